@@ -1,0 +1,91 @@
+"""Run every check and test: style, types, arrows, manifest, examples, and last pytest, windows included."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from machine import ROOT, has_display, has_virtual_screen, on_screen, program, say, screen_environment, stop
+
+QUICK = (
+    ("style", ["ruff", "check", "--output-format=concise", "."]),
+    ("format", ["ruff", "format", "--check", "."]),
+    ("types", ["mypy"]),
+    ("arrows", ["lint-imports"]),
+    ("manifest", ["npe2", "validate", "src/napari_skipseg/napari.yaml"]),
+)
+EXAMPLE_SECONDS = 300
+SHOWN_LINES = 40
+
+
+def main(slow: bool) -> None:
+    """Run all of it, even after a failure; end with one sentence that names what failed."""
+    failed = [name for name, command in QUICK if not passes(name, [program(command[0]), *command[1:]], ROOT)]
+    if not (has_display() or has_virtual_screen()):
+        say("Tests: no display and no xvfb-run here, so those in a window cannot run")
+        failed.append("windows (install the packages xvfb and xauth)")
+    failed += failing_examples()
+    if not tests_pass(slow):
+        failed.append("tests")
+    if failed:
+        stop(f"Failed: {', '.join(failed)}. The lines above say why; 'make format' mends style and format.")
+
+
+def passes(name: str, command: list[str], folder: Path) -> bool:
+    """Tell whether a command succeeds, in one line; if it does not, show the end of what it wrote."""
+    began = time.monotonic()
+    try:
+        ended = subprocess.run(
+            command,
+            cwd=folder,
+            env=screen_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=EXAMPLE_SECONDS,
+            check=False,
+        )
+        failure = "" if ended.returncode == 0 else ended.stdout.rstrip() or f"exit code {ended.returncode}"
+    except subprocess.TimeoutExpired:
+        failure = f"It did not end within {EXAMPLE_SECONDS} s."
+    except OSError as error:
+        failure = str(error)
+    if failure:
+        say("\n".join(failure.splitlines()[-SHOWN_LINES:]))
+    say(f"Check: {name} {'failed' if failure else 'passed'} ({time.monotonic() - began:.1f} s)")
+    return not failure
+
+
+def failing_examples() -> list[str]:
+    """Run each example in an empty folder; return the names of those that fail."""
+    failed = []
+    for script in sorted((ROOT / "examples").glob("*.py")):
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            name = f"examples/{script.name}"
+            if not passes(name, on_screen([program("python"), str(script)]), Path(folder)):
+                failed.append(name)
+    return failed
+
+
+def tests_pass(slow: bool) -> bool:
+    """Run pytest, in a virtual screen where there is no display."""
+    left_out = ["gpu"] if slow else ["slow", "gpu"]
+    if not (has_display() or has_virtual_screen()):
+        left_out.append("gui")
+    marks = " and ".join(f"not {mark}" for mark in left_out)
+    say(f"Tests: pytest -m '{marks}'")
+    command = on_screen([program("python"), "-m", "pytest", "-m", marks])
+    ended = subprocess.run(command, cwd=ROOT, env=screen_environment(), stdin=subprocess.DEVNULL, check=False)
+    return ended.returncode == 0
+
+
+if __name__ == "__main__":
+    try:
+        main("--slow" in sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,145 @@
+"""Set the environment up: system packages, the virtual environment, this checkout with the extras named.
+
+`python scripts/setup.py EXTRA...` only looks when all is there: a stamp in the environment holds what was
+installed from what.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any
+
+from machine import ROOT, VENV, program, say, stop
+from system_packages import provide_system_packages
+
+STAMP = VENV / "napari-skipseg-setup.json"
+LOG = VENV / "napari-skipseg-setup.log"
+SHOWN_LINES = 10
+CONTAINED = {"test": {"all"}}
+
+
+def main(extras: list[str]) -> None:
+    """Leave an environment in which this checkout is installed, editable, with `extras`."""
+    if os.name == "posix":
+        provide_system_packages()
+    version = make_environment()
+    have = installed_extras(version)
+    wanted = set(extras).union(*(CONTAINED.get(extra, set()) for extra in extras))
+    if wanted <= have:
+        say(f"Environment: ready (Python {version} in {VENV})")
+        return
+    install(sorted(have | wanted), version)
+
+
+def make_environment() -> str:
+    """Return the version of the environment's Python; make the environment where none is usable."""
+    has_python = can_run("sys") and not was_moved() and is_of_asked_version()
+    if has_python and can_run("pip"):
+        return environment_version()
+    if VENV.exists() and any(VENV.iterdir()) and not (VENV / "pyvenv.cfg").exists():
+        stop(f"{VENV} is not a virtual environment: name another folder with VENV=...")
+    say(f"Environment: making {VENV} with Python {sys.version.split()[0]}")
+    base = getattr(sys, "_base_executable", sys.executable)
+    command = [base, "-m", "venv", *([] if has_python else ["--clear"]), str(VENV)]
+    made = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    if made.returncode or not can_run("pip"):
+        stop(
+            f"{base} cannot make an environment in {VENV}: install its venv module "
+            f"(Debian and Ubuntu: apt-get install python3.{sys.version_info.minor}-venv) and run this again."
+        )
+    return environment_version()
+
+
+def can_run(module: str) -> bool:
+    """Tell whether the environment's Python runs and can import `module`."""
+    try:
+        ended = subprocess.run(
+            [program("python"), "-c", f"import {module}"], capture_output=True, check=False
+        )
+    except OSError:
+        return False
+    return ended.returncode == 0
+
+
+def was_moved() -> bool:
+    """Tell whether the environment was made elsewhere: its programs would start the old one."""
+    return bool(read_stamp().get("environment", str(VENV)) != str(VENV))
+
+
+def is_of_asked_version() -> bool:
+    """Tell whether the environment has the Python that PYTHON asks for, if it asks."""
+    return not os.environ.get("PYTHON") or environment_version().startswith(f"3.{sys.version_info.minor}.")
+
+
+def environment_version() -> str:
+    """Return the version of the environment's Python."""
+    code = "import platform; print(platform.python_version())"
+    ended = subprocess.run([program("python"), "-c", code], capture_output=True, text=True, check=False)
+    return ended.stdout.strip()
+
+
+def read_stamp() -> dict[str, Any]:
+    """Return what the last whole installation wrote down; empty where there was none."""
+    try:
+        stamp: dict[str, Any] = json.loads(STAMP.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stamp
+
+
+def installed_extras(version: str) -> set[str]:
+    """Return the extras that the stamp vouches for: none if the files or the checkout are others now."""
+    stamp = read_stamp()
+    if stamp.get("made_from") != made_from(version) or not is_installed_from_here():
+        return set()
+    return set(stamp["extras"])
+
+
+def made_from(version: str) -> dict[str, str]:
+    """Return what an installation depends on: the files' hash, the checkout, the Python version."""
+    digest = hashlib.sha256()
+    for name in ("pyproject.toml", "constraints.txt"):
+        digest.update((ROOT / name).read_bytes())
+    return {"sha256": digest.hexdigest(), "checkout": str(ROOT), "python": version}
+
+
+def is_installed_from_here() -> bool:
+    """Tell whether the package in the environment is the editable one of this checkout."""
+    records = [
+        *VENV.glob("lib/python*/site-packages/napari_skipseg-*.dist-info/direct_url.json"),
+        *VENV.glob("Lib/site-packages/napari_skipseg-*.dist-info/direct_url.json"),
+    ]
+    urls = [json.loads(record.read_text(encoding="utf-8")).get("url") for record in records]
+    return urls == [ROOT.as_uri()]
+
+
+def install(extras: list[str], version: str) -> None:
+    """Install this checkout with extras by pip, held to constraints.txt; write the stamp at the end."""
+    wanted = f".[{','.join(extras)}]"
+    say(f"Packages: installing {wanted} (minutes the first time)")
+    STAMP.unlink(missing_ok=True)
+    began = time.monotonic()
+    pip = [program("python"), "-m", "pip", "--disable-pip-version-check", "--no-input", "install"]
+    command = [*pip, "--progress-bar", "off", "-c", "constraints.txt", "-e", wanted]
+    with LOG.open("w", encoding="utf-8") as log:
+        ended = subprocess.run(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, check=False
+        )
+    if ended.returncode:
+        say("\n".join(LOG.read_text(encoding="utf-8", errors="replace").splitlines()[-SHOWN_LINES:]))
+        stop(f"pip could not install the packages: mend what {LOG} says at its end and run this again.")
+    stamp = {"made_from": made_from(version), "extras": extras, "environment": str(VENV)}
+    STAMP.write_text(json.dumps(stamp) + "\n", encoding="utf-8")
+    say(f"Packages: ready after {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        stop("Stopped; run it again to go on.")

@@ -1,0 +1,31 @@
+"""Errors a user can act on: each message says what happened and what to do about it."""
+
+from __future__ import annotations
+
+
+class SkipsegError(Exception):
+    """A fault the user can mend. The message is one clear sentence fit for a dialog or a terminal."""
+
+
+class FileError(SkipsegError):
+    """A file cannot be read or written."""
+
+
+class InputError(SkipsegError):
+    """An image, its axes or its values cannot be used for the operation asked for."""
+
+
+class ModelError(SkipsegError):
+    """A model folder is missing, damaged, unsafe or of another kind than asked for."""
+
+
+class SpecError(SkipsegError):
+    """A network or training setting is unknown or impossible."""
+
+
+class DeviceError(SkipsegError):
+    """The device asked for is not there."""
+
+
+class EngineError(SkipsegError):
+    """The engine process ended or answered with something unexpected."""

@@ -1,0 +1,1 @@
+"""Images: stacks with their physical truth, files, normalisation, tiles and the synthetic sample."""

@@ -1,0 +1,184 @@
+"""A stack: an array with its axes, voxel size and unit, as one value."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.errors import InputError
+
+AXES = "TCZYX"
+"""The axes that a stack may have: time, channel (RGB included), space; each once at most, Y and X always."""
+
+
+class ArrayLike(Protocol):
+    """Anything that has a shape and a dtype and can be sliced: numpy, memory map, dask, zarr."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:  # noqa: D102
+        ...
+
+    @property
+    def dtype(self) -> Any:  # noqa: D102
+        ...
+
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Stack:
+    """An image of any size with its physical truth.
+
+    data: any sliceable array; never read whole.
+    axes: one letter of `AXES` per dimension of `data`, such as "ZYX" or "TCYX".
+    voxel_size: (z, y, x) in `unit`; 1.0 where the stack has no such axis or nothing is known.
+    origin: (z, y, x) of the first voxel's centre in `unit`.
+    unit: a unit of length ("nm", "µm", ...), or "pixel" where the voxel size is not known.
+    """
+
+    data: ArrayLike
+    axes: str
+    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    unit: str = "pixel"
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    name: str = "image"
+
+    def __post_init__(self) -> None:
+        check_axes(self.axes, len(self.data.shape))
+        if len(self.voxel_size) != 3 or not all(np.isfinite(size) and size > 0 for size in self.voxel_size):
+            raise InputError(f"The voxel size {self.voxel_size} is not usable: give three positive numbers.")
+        if len(self.origin) != 3 or not all(np.isfinite(place) for place in self.origin):
+            raise InputError(f"The origin {self.origin} is not usable: give three finite numbers.")
+        if 0 in self.data.shape:
+            raise InputError(f"The image '{self.name}' is empty: its shape is {tuple(self.data.shape)}.")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of all axes."""
+        return tuple(int(length) for length in self.data.shape)
+
+    def length(self, axis: str) -> int:
+        """Return the length of `axis`, 1 where the stack has no such axis."""
+        return self.shape[self.axes.index(axis)] if axis in self.axes else 1
+
+    @property
+    def space(self) -> str:
+        """The axes of space: "YX" or "ZYX"."""
+        return "".join(axis for axis in self.axes if axis in "ZYX")
+
+    def channel(self, index: int) -> Stack:
+        """Return the stack of one channel; a stack without channels is returned as it is.
+
+        Raises:
+            InputError: there is no such channel.
+        """
+        if "C" not in self.axes:
+            return self
+        count = self.length("C")
+        if not 0 <= index < count:
+            raise InputError(f"Channel {index} does not exist: '{self.name}' has channels 0 to {count - 1}.")
+        position = self.axes.index("C")
+        return replace(self, data=_Channel(self.data, position, index), axes=self.axes.replace("C", ""))
+
+    def slices(self, axes: str) -> Iterator[tuple[int | slice, ...]]:
+        """Yield the index of every part that holds only `axes` (say "YX"): each slice, channel and time."""
+        loops = [range(n) if a not in axes else range(1) for n, a in zip(self.shape, self.axes, strict=True)]
+        for place in np.ndindex(*(len(loop) for loop in loops)):
+            yield tuple(int(p) if a not in axes else slice(None) for p, a in zip(place, self.axes, strict=True))
+
+    def read(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
+        """Return the voxels at `index` in memory.
+
+        Raises:
+            InputError: they are complex numbers or no numbers at all.
+        """
+        values = np.asarray(self.data[index])
+        if values.dtype.kind not in "buif":
+            raise InputError(f"'{self.name}' holds {values.dtype} values: convert it to 8-bit, 16-bit or float grey.")
+        return values
+
+
+class LazyArray:
+    """An array that is read where it is looked at: slicing gives numpy, `np.asarray` reads it whole.
+
+    A subclass sets `shape` and `dtype` and gives the voxels of a complete index in `_read`.
+    """
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._read(complete_index(key, self.shape))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[...], dtype=dtype)
+
+    def _read(self, index: tuple[int | slice, ...]) -> Any:
+        raise NotImplementedError
+
+
+class _Channel(LazyArray):
+    """One channel of an array."""
+
+    def __init__(self, data: ArrayLike, position: int, index: int) -> None:
+        self._data, self._position, self._index = data, position, index
+        self.shape = tuple(n for axis, n in enumerate(data.shape) if axis != position)
+        self.dtype = data.dtype
+
+    def _read(self, index: tuple[int | slice, ...]) -> Any:
+        return self._data[(*index[: self._position], self._index, *index[self._position :])]
+
+
+def complete_index(key: Any, shape: tuple[int, ...]) -> tuple[int | slice, ...]:
+    """Return one integer (not negative) or slice per axis of `shape` for any basic index `key`.
+
+    Raises:
+        IndexError: there are too many indices, one is out of range, or one is neither integer nor slice.
+    """
+    given = list(key) if isinstance(key, tuple) else [key]
+    ellipses = [place for place, part in enumerate(given) if part is Ellipsis]
+    if len(ellipses) > 1 or len(given) - len(ellipses) > len(shape):
+        raise IndexError(f"{key} is no index of an array of {len(shape)} dimensions")
+    place = ellipses[0] if ellipses else len(given)
+    given[place : place + 1] = [slice(None)] * (len(shape) - len(given) + len(ellipses))
+    return tuple(_complete_part(part, length) for part, length in zip(given, shape, strict=True))
+
+
+def _complete_part(part: Any, length: int) -> int | slice:
+    if isinstance(part, slice):
+        return part
+    if isinstance(part, bool | np.bool_) or not hasattr(part, "__index__"):
+        raise IndexError(f"{part!r} is no index: use integers and slices")
+    place = operator.index(part)
+    if not -length <= place < length:
+        raise IndexError(f"index {place} is out of range for an axis of length {length}")
+    return place % length
+
+
+def check_axes(axes: str, dimensions: int) -> None:
+    """Raise InputError, with the cure, where `axes` do not describe an array of `dimensions`."""
+    unknown = sorted(set(axes) - set(AXES))
+    if unknown:
+        raise InputError(f"The axes '{axes}' have unknown letters ({', '.join(unknown)}): use {', '.join(AXES)}.")
+    if len(set(axes)) != len(axes):
+        raise InputError(f"The axes '{axes}' name an axis twice.")
+    if len(axes) != dimensions:
+        raise InputError(f"The axes '{axes}' name {len(axes)} dimensions, the image has {dimensions}.")
+    if "Y" not in axes or "X" not in axes:
+        raise InputError(f"The axes '{axes}' lack Y or X: an image needs both.")
+    space = [axis for axis in axes if axis in "ZYX"]
+    if space != sorted(space, key="ZYX".index):
+        raise InputError(f"The axes '{axes}' are in another order than Z, Y, X: transpose the image.")

@@ -1,0 +1,231 @@
+"""A network over any stack, tile by tile; each output voxel is written once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict
+from itertools import chain, combinations
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.devices import Device, choose_device, versions
+from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.images.normalize import Normalization, measure
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.tiles import Tile, plan_tiles, reflected
+from napari_skipseg.inference.backends import Backend, Pixels, TileOutput, make_backend
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.outputs import AttentionMap, Prediction
+from napari_skipseg.models.model import Model
+from napari_skipseg.progress import Progress
+
+LARGEST_TILE = {2: 1024, 3: 96}
+"""Longest side of a tile in voxels, where the user names none."""
+
+BackendMaker = Callable[[Model, Device, tuple[int, ...]], Backend]
+
+
+def iter_predict(
+    stack: Stack,
+    model: Model,
+    options: SegmentOptions,
+    folder: Path | None = None,
+    backend_maker: BackendMaker = make_backend,
+) -> Generator[Progress, None, Prediction]:
+    """Yield after each tile; return the prediction. Cancel by closing the generator.
+
+    Results are memory-mapped files in `folder`, or arrays in memory where it is None.
+
+    Raises:
+        SkipsegError: the stack does not fit the model, its values cannot be used, no such device, a full disk.
+    """
+    stack = select_channel(stack, model, options)
+    check_fits(stack, model)
+    yield Progress(0, 1, "measuring the grey values")
+    normalization = measure(stack)
+    seen = "ZYX"[-model.description.spec.dimensions :]
+    tiles = _plan(stack, model, options, seen)
+    device = choose_device(options.device)
+    yield Progress(0, 1, f"preparing the network on {device.title}")
+    backend = backend_maker(model, device, tiles[0].size)
+    prediction = _allocate(stack, model, options, seen, folder)
+    prediction.recipe.update(_recipe(stack, model, options, normalization, backend, device, tiles))
+    parts = list(stack.slices(seen if "C" not in stack.axes else seen + "C"))
+    total = len(parts) * len(tiles)
+    for done, (part, tile) in enumerate(((p, t) for p in parts for t in tiles), start=1):
+        image = _read(stack, part, tile, normalization)
+        _write(prediction, part, tile, _run(backend, image, options.flips), stack.axes)
+        yield Progress(done, total, f"tile {done} of {total}")
+    return prediction
+
+
+def select_channel(stack: Stack, model: Model, options: SegmentOptions) -> Stack:
+    """Return the channel that the options name where the network takes one, else all that the network takes.
+
+    Raises:
+        InputError: the image has several channels and none was chosen, or another number than the network takes.
+    """
+    channels, wanted = stack.length("C"), model.description.spec.in_channels
+    if wanted == 1:
+        if channels > 1 and options.channel is None:
+            raise InputError(
+                f"'{stack.name}' has {channels} channels and {model.description.name} takes one: choose which "
+                f"(0 to {channels - 1})."
+            )
+        return stack.channel(options.channel or 0)
+    if channels != wanted:
+        raise InputError(f"'{stack.name}' has {channels} channels, {model.description.name} takes {wanted}.")
+    return stack
+
+
+def check_fits(stack: Stack, model: Model) -> None:
+    """Raise InputError where a 3D model meets an image without Z."""
+    if model.description.spec.dimensions == 3 and stack.length("Z") < 2:
+        raise InputError(
+            f"{model.description.name} is a 3D model and '{stack.name}' has no Z axis: choose a 2D model, or name the "
+            "axes (such as ZYX)."
+        )
+
+
+def _plan(stack: Stack, model: Model, options: SegmentOptions, seen: str) -> tuple[Tile, ...]:
+    side = options.tile or LARGEST_TILE[len(seen)]
+    shape = tuple(stack.length(axis) for axis in seen)
+    return plan_tiles(shape, (side,) * len(seen), model.description.margin, model.network.stride)
+
+
+def _allocate(
+    stack: Stack, model: Model, options: SegmentOptions, seen: str, folder: Path | None
+) -> Prediction:
+    axes = stack.axes.replace("C", "")
+    shape = tuple(stack.length(axis) for axis in axes)
+    names = model.description.class_names
+    classes = (len(names),) if len(names) > 1 else ()
+    probability = _array((*classes, *shape), folder, "probability")
+    maps = []
+    strides = model.network.attention_strides if options.attention else ()
+    for level, stride in enumerate(strides, start=1):
+        per_axis = tuple(stride if axis in seen else 1 for axis in axes)
+        size = tuple(-(-length // step) for length, step in zip(shape, per_axis, strict=True))
+        maps.append(AttentionMap(level, per_axis, _array(size, folder, f"attention_{level}")))
+    named = ("C" if classes else "") + axes
+    return Prediction(probability, named, stack.voxel_size, stack.unit, stack.origin, names, tuple(maps))
+
+
+def _array(shape: tuple[int, ...], folder: Path | None, name: str) -> Pixels:
+    if folder is None:
+        return np.zeros(shape, np.float32)
+    file = folder / f"{name}.npy"
+    try:
+        mapped: Pixels = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
+        _reserve(file)
+    except OSError as error:
+        raise FileError(
+            f"There is no room for the results in {folder} ({error.strerror}): free some space, or segment less."
+        ) from error
+    return mapped
+
+
+def _reserve(file: Path) -> None:
+    """Take the file's space on the disk now: a memory map that finds the disk full later would kill the process."""
+    import os
+
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+
+
+def _read(stack: Stack, part: tuple[int | slice, ...], tile: Tile, normalization: Normalization) -> Pixels:
+    """Return the tile's pixels (C, *space) in standard units, mirrored where the tile reaches beyond the image."""
+    seen = "ZYX"[-len(tile.start) :]
+    index = list(part)
+    mirror = []
+    for axis, start, size in zip(seen, tile.start, tile.size, strict=True):
+        length = stack.length(axis)
+        places = reflected(length, start, size)
+        first = int(places.min())
+        index[stack.axes.index(axis)] = slice(first, int(places.max()) + 1)
+        mirror.append(places - first)
+    values = stack.read(tuple(index))
+    left = [axis for axis, at in zip(stack.axes, part, strict=True) if isinstance(at, slice)]
+    order = [left.index(axis) for axis in ("C", *seen) if axis in left]
+    values = values.transpose(order)
+    if "C" not in left:
+        values = values[None]
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise InputError(
+            f"'{stack.name}' holds NaN or infinite values: replace them (numpy.nan_to_num) and try again."
+        )
+    if any(len(places) != length for places, length in zip(mirror, values.shape[1:], strict=True)):
+        values = values[np.ix_(range(values.shape[0]), *mirror)]
+    return normalization.apply(values)
+
+
+def _run(backend: Backend, image: Pixels, flips: bool) -> TileOutput:
+    """Return the backend's output; with `flips` the mean over all mirrored copies of the image."""
+    if not flips:
+        return backend.run(image)
+    total: list[NDArray[np.float64]] = []
+    count = 0
+    for axes in _subsets(range(1, image.ndim)):
+        flipped = backend.run(np.ascontiguousarray(np.flip(image, axes)))
+        back = [np.flip(flipped.probability, axes)]
+        back += [np.flip(attention, tuple(axis - 1 for axis in axes)) for attention in flipped.attentions]
+        total = (
+            [t + b for t, b in zip(total, back, strict=True)]
+            if total
+            else [b.astype(np.float64) for b in back]
+        )
+        count += 1
+    mean = [(values / count).astype(np.float32) for values in total]
+    return TileOutput(mean[0], tuple(mean[1:]))
+
+
+def _subsets(items: range) -> Iterator[tuple[int, ...]]:
+    return chain.from_iterable(combinations(items, size) for size in range(len(items) + 1))
+
+
+def _write(
+    prediction: Prediction, part: tuple[int | slice, ...], tile: Tile, output: TileOutput, axes: str
+) -> None:
+    place: list[int | slice] = [at for at, axis in zip(part, axes, strict=True) if axis != "C"]
+    fixed = len(place) - len(tile.keep)
+    probability = output.probability[(slice(None), *tile.keep_in_read)]
+    if len(prediction.class_names) > 1:
+        prediction.probability[(slice(None), *place[:fixed], *tile.keep)] = probability
+    else:
+        prediction.probability[(*place[:fixed], *tile.keep)] = probability[0]
+    for attention, values in zip(prediction.attentions, output.attentions, strict=False):
+        stride = attention.stride[-1]
+        kept = values[tile.keep_in_read_of_level(stride)]
+        attention.data[(*place[:fixed], *tile.keep_of_level(stride))] = kept
+
+
+def _recipe(
+    stack: Stack,
+    model: Model,
+    options: SegmentOptions,
+    normalization: Normalization,
+    backend: Backend,
+    device: Device,
+    tiles: tuple[Tile, ...],
+) -> dict[str, object]:
+    return {
+        "operation": "segment",
+        "input": {
+            "name": stack.name,
+            "shape": stack.shape,
+            "axes": stack.axes,
+            "dtype": str(stack.data.dtype),
+        },
+        "model": model.description.name,
+        "model_sha256": model.description.weights_sha256,
+        "options": asdict(options),
+        "normalization": asdict(normalization),
+        "tile": tiles[0].size,
+        "backend": backend.name,
+        "precision": backend.precision,
+        "device": device.name,
+        "versions": versions(),
+    }

@@ -1,0 +1,114 @@
+"""What a model says of itself: everything in `model.json`, loadable without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from napari_skipseg.errors import ModelError, SkipsegError
+from napari_skipseg.networks.specs import NetworkSpec, first_fault
+
+FORMAT_VERSION = 1
+BOUNDARY_CLASSES = ("membrane", "boundary")
+"""Names of classes that part cells: the ISBI scores take the probability of cell, one minus theirs."""
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class ClassLabel:
+    """A class by name, and the value that stood for it in the training labels."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    name: str
+    label: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a user must know before trusting a model."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    summary: str = ""
+    data: str = ""
+    terms: str = ""
+    commands: tuple[str, ...] = ()
+    scores: dict[str, float] = field(default_factory=dict)
+    scores_on: str = ""
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How a model came to be: settings as given, and its curves as (step, value) pairs."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    curves: dict[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    parent: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """All of a model but its weights.
+
+    margin: image pixels at a tile's border that the network's zero padding may have touched (read, then thrown away).
+    voxel_size: (z, y, x) of the training data in `unit`; z means nothing to a 2D network.
+    normalization: how grey values become network input; "stack" = zero mean, unit deviation over the stack.
+    weights_sha256: of `weights.safetensors`.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    name: str
+    spec: Annotated[NetworkSpec, Field(discriminator="network")]
+    classes: tuple[ClassLabel, ...]
+    margin: int
+    weights_sha256: str
+    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    unit: str = "pixel"
+    normalization: Literal["stack"] = "stack"
+    card: Card = field(default_factory=Card)
+    training: TrainingRecord = field(default_factory=TrainingRecord)
+    format_version: Literal[1] = 1
+
+    def __post_init__(self) -> None:
+        expected = 1 if len(self.classes) == 1 else len(self.classes) + 1
+        if not self.classes or self.spec.out_channels != expected:
+            raise ModelError(
+                f"Model '{self.name}' names {len(self.classes)} classes but its network returns "
+                f"{self.spec.out_channels} channels."
+            )
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in the model's order: label 1, 2, … of its binary output."""
+        return tuple(label.name for label in self.classes)
+
+
+_ADAPTER: TypeAdapter[ModelDescription] = TypeAdapter(ModelDescription)
+
+
+def description_from_json(text: str | bytes, place: str) -> ModelDescription:
+    """Return the description in `text`, the content of a `model.json` found at `place` (for messages).
+
+    Raises:
+        ModelError: not JSON, an unknown key, a missing or impossible value.
+    """
+    try:
+        return _ADAPTER.validate_json(text)
+    except ValidationError as error:
+        raise ModelError(f"The model at {place} has an invalid model.json: {first_fault(error)}.") from error
+    except SkipsegError as error:
+        raise ModelError(f"The model at {place} has an invalid model.json: {error}") from error
+
+
+def description_to_json(description: ModelDescription) -> str:
+    """Return `description` as readable JSON; `description_from_json` gives the same value back."""
+    return json.dumps(_ADAPTER.dump_python(description, mode="json"), indent=1, ensure_ascii=False) + "\n"

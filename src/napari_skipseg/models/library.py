@@ -1,0 +1,62 @@
+"""The library that finds models by name: the built-in ones and the user's own. Loads without torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from napari_skipseg.errors import ModelError
+from napari_skipseg.models.description import ModelDescription
+from napari_skipseg.models.folder import DESCRIPTION_FILE, read_description
+
+BUILT_IN = Path(__file__).parent / "builtin"
+DEFAULT_MODEL = "em-membrane"
+FOLDER_VARIABLE = "NAPARI_SKIPSEG_MODELS"
+
+
+def user_folder() -> Path:
+    """Return where the user's own models lie: `NAPARI_SKIPSEG_MODELS`, else the user's data folder."""
+    if FOLDER_VARIABLE in os.environ:
+        return Path(os.environ[FOLDER_VARIABLE])
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share"))
+    return base / "napari-skipseg" / "models"
+
+
+def find_models() -> dict[str, Path]:
+    """Return the folder of every model by name: the default first, then built-in ones, then the user's own."""
+    found: dict[str, Path] = {}
+    for place in (BUILT_IN, user_folder()):
+        if place.is_dir():
+            folders = sorted(folder for folder in place.iterdir() if (folder / DESCRIPTION_FILE).is_file())
+            for folder in folders:
+                found.setdefault(folder.name, folder)
+    return dict(sorted(found.items(), key=lambda item: item[0] != DEFAULT_MODEL))
+
+
+def locate_model(name: str) -> Path:
+    """Return the folder of the model called `name`, which may also be a path.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    found = find_models()
+    if name in found:
+        return found[name]
+    path = Path(name).expanduser()
+    if path.exists() or path.suffix or os.sep in name or "/" in name:
+        return path
+    known = ", ".join(found) or "none"
+    raise ModelError(
+        f"There is no model called '{name}'. Known models: {known}; or give the path of a model folder."
+    )
+
+
+def describe_model(name: str) -> ModelDescription:
+    """Return the description of the model called `name` (or lying at that path)."""
+    return read_description(locate_model(name))

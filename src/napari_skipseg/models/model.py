@@ -1,0 +1,89 @@
+"""A trained network as one value: its description and the network itself, read from and written to a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from napari_skipseg.errors import ModelError
+from napari_skipseg.models.description import ModelDescription, description_to_json
+from napari_skipseg.models.folder import DESCRIPTION_FILE, WEIGHTS_FILE, read_description, read_weights
+from napari_skipseg.networks.build import build
+from napari_skipseg.networks.network import Network
+
+
+@dataclass(frozen=True)
+class Model:
+    """A description and its network, in eval mode, float32, on the CPU."""
+
+    description: ModelDescription
+    network: Network
+
+
+def read_model(folder: Path) -> Model:
+    """Return the model in `folder`.
+
+    Raises:
+        ModelError: the folder is no model, its hash is wrong, or its weights do not fit its network.
+    """
+    description = read_description(folder)
+    network = build(description.spec)
+    try:
+        tensors = load(read_weights(folder, description))
+        widened = {
+            name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+        }
+        network.load_state_dict(widened)
+    except (SafetensorError, RuntimeError) as error:
+        raise ModelError(
+            f"The weights of model '{description.name}' do not fit the network its {DESCRIPTION_FILE} describes."
+        ) from error
+    return Model(description, network.eval())
+
+
+def write_model(folder: Path, description: ModelDescription, network: Network) -> Model:
+    """Write a new model to `folder`, whole or not at all; return it as it will be read back.
+
+    Weights are stored in half precision, batch-norm statistics in float32.
+
+    Raises:
+        ModelError: `folder` is already there (a model is never overwritten) or cannot be written.
+    """
+    if folder.exists():
+        raise ModelError(f"'{folder}' already exists; a model is never overwritten: choose another name.")
+    content = save({name: _stored(name, tensor) for name, tensor in network.state_dict().items()})
+    description = replace(description, weights_sha256=hashlib.sha256(content).hexdigest())
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise ModelError(f"The model cannot be written to '{folder}': {error.strerror}.") from error
+    try:
+        (draft / WEIGHTS_FILE).write_bytes(content)
+        (draft / DESCRIPTION_FILE).write_text(description_to_json(description), encoding="utf-8")
+        draft.chmod(0o755)
+        os.rename(draft, folder)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise ModelError(f"The model cannot be written to '{folder}': {error.strerror}.") from error
+    return read_model(folder)
+
+
+def as_stored(network: Network) -> Network:
+    """Return `network` with its weights rounded as `write_model` stores them, so that scores are those of the file."""
+    state = network.state_dict()
+    network.load_state_dict({name: _stored(name, tensor).to(tensor.dtype) for name, tensor in state.items()})
+    return network
+
+
+def _stored(name: str, tensor: Tensor) -> Tensor:
+    keep = not tensor.is_floating_point() or name.endswith(("running_mean", "running_var"))
+    return (tensor if keep else tensor.half()).detach().cpu().contiguous()

@@ -1,0 +1,1 @@
+"""Networks built on skip connections, one paper per module."""

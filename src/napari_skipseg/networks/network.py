@@ -1,0 +1,78 @@
+"""What every network is and returns."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from napari_skipseg.networks.specs import NetworkSpec
+
+
+class NetworkOutput(NamedTuple):
+    """What a network returns.
+
+    logits: (N, out_channels, *space), before sigmoid (one channel) or softmax (several).
+    attentions: one (N, 1, *space / stride) map in [0, 1] per attending gate, finest level first.
+    """
+
+    logits: Tensor
+    attentions: tuple[Tensor, ...]
+
+
+class Network(nn.Module):
+    """A network of any size of input: pads by reflection to a multiple of its stride, and crops what it returns.
+
+    Shape: (N, in_channels, *space) -> logits (N, out_channels, *space) and the attention maps of its gates.
+    """
+
+    spec: NetworkSpec
+    stride: int
+    """Image pixels per pixel of the deepest level; tile origins lie on multiples of it."""
+    attention_strides: tuple[int, ...]
+    """Image pixels per pixel of each attention map, in the order of `NetworkOutput.attentions`."""
+
+    def forward(self, image: Tensor) -> NetworkOutput:
+        """Return logits and attention maps of `image`, both cropped to its size."""
+        size = image.shape[2:]
+        missing = [-length % self.stride for length in size]
+        for axis, extra in enumerate(missing, start=2):
+            if extra:
+                image = image.index_select(axis, _reflected(image.shape[axis], extra, image.device))
+        logits, attentions = self.run(image)
+        if any(missing):
+            logits = _crop(logits, size, 1)
+            attentions = tuple(
+                _crop(attention, size, stride)
+                for attention, stride in zip(attentions, self.attention_strides, strict=True)
+            )
+        return NetworkOutput(logits, attentions)
+
+    def run(self, image: Tensor) -> NetworkOutput:
+        """Return the output for an image whose sides are multiples of `stride`."""
+        raise TypeError(f"{type(self).__name__} does not say how it runs")
+
+
+def _reflected(length: int, extra: int, device: torch.device) -> Tensor:
+    """Return the positions 0 … length - 1 and `extra` more, mirrored at the ends as often as it takes."""
+    period = max(1, 2 * (length - 1))
+    folded = torch.arange(length + extra, device=device) % period
+    return torch.minimum(folded, period - folded)
+
+
+def _crop(tensor: Tensor, size: torch.Size, stride: int) -> Tensor:
+    space = tuple(slice(0, -(-length // stride)) for length in size)
+    return tensor[(slice(None), slice(None), *space)]
+
+
+def class_probability(logits: Tensor) -> Tensor:
+    """Return the probability of each class but the background: (N, C, *space) -> (N, classes, *space)."""
+    if logits.shape[1] == 1:
+        return torch.sigmoid(logits)
+    return torch.softmax(logits, dim=1)[:, 1:]
+
+
+def count_trainable(network: nn.Module) -> int:
+    """Return the number of trainable parameters (batch norm counts 2 per channel)."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)

@@ -1,0 +1,37 @@
+"""Long work is a generator of `Progress`; the caller owns the loop, the bar and the cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a long operation is: `done` of `total` steps, and what is being done now."""
+
+    done: int
+    total: int
+    message: str = ""
+
+    @property
+    def fraction(self) -> float:
+        """Share of the work that is done, in [0, 1]."""
+        return self.done / self.total if self.total else 1.0
+
+
+def run_to_end(
+    work: Generator[Progress, None, Result], on_progress: Callable[[Progress], None] | None = None
+) -> Result:
+    """Return the result of `work`, calling `on_progress` with each `Progress` on the way."""
+    while True:
+        try:
+            progress = next(work)
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result
+        if on_progress is not None:
+            on_progress(progress)

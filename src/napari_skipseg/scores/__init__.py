@@ -1,0 +1,1 @@
+"""Scores: overlap of masks, and the ISBI 2012 scores."""

@@ -1,0 +1,1 @@
+"""Training: samples, augmentation, losses, and the fit that turns settings into a model."""

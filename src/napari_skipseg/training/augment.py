@@ -1,0 +1,107 @@
+"""Augmentation in 2D and 3D: one spatial transform for image and labels together, then grey values.
+
+The warp is that of Drozdzal et al. 2016 and Ronneberger et al. 2015: a coarse grid of random displacements, interpolated
+by cubic B-splines, with its outermost control points fixed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from napari_skipseg.training.settings import Augmentation
+
+
+def draw(generator: torch.Generator, low: float, high: float) -> float:
+    """Return a number drawn evenly from [low, high)."""
+    return low + (high - low) * float(torch.rand((), generator=generator))
+
+
+def draw_matrix(options: Augmentation, dimensions: int, generator: torch.Generator) -> Tensor:
+    """Return a (dimensions, dimensions) matrix: flips, axis swaps, then rotation, scale and shear in Y-X."""
+    angle = math.radians(draw(generator, -options.rotation, options.rotation))
+    zoom = math.exp(draw(generator, -1, 1) * math.log1p(options.scale))
+    shear = math.tan(draw(generator, -options.shear, options.shear))
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    matrix = torch.eye(dimensions)
+    matrix[-2:, -2:] = zoom * turn @ torch.tensor([[1.0, shear], [0.0, 1.0]])
+    if options.flips:
+        signs = torch.randint(0, 2, (dimensions,), generator=generator) * 2 - 1
+        matrix = matrix @ torch.diag(signs.float())
+    if options.swap_axes:
+        matrix = matrix[:, torch.randperm(dimensions, generator=generator)]
+    return matrix
+
+
+def spline_basis(length: int, spans: int) -> Tensor:
+    """Return the (length, spans + 3) weights of uniform cubic B-splines at `length` even places over `spans` spans."""
+    place = torch.linspace(0, spans, length)
+    knots = torch.arange(-1, spans + 2).float()
+    distance = (place[:, None] - knots[None]).abs()
+    near = 2 / 3 - distance**2 + distance**3 / 2
+    far = (2 - distance).clamp(min=0) ** 3 / 6
+    return torch.where(distance < 1, near, far)
+
+
+def draw_warp(options: Augmentation, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Return random displacements (dimensions, *shape) in voxels; zero where `warp_sigma` is 0."""
+    controls = (options.warp_grid + 3,) * len(shape)
+    field = torch.randn((len(shape), *controls), generator=generator) * options.warp_sigma
+    inner = (slice(None), *[slice(1, -1)] * len(shape))
+    anchored = torch.zeros_like(field)
+    anchored[inner] = field[inner]
+    for axis, length in enumerate(shape, start=1):
+        basis = spline_basis(length, options.warp_grid)
+        anchored = torch.tensordot(basis, anchored, dims=([1], [axis])).movedim(0, axis)
+    return anchored
+
+
+def sampling_grid(
+    options: Augmentation, shape: tuple[int, ...], centre: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Return where each voxel of a patch of `shape` around `centre` comes from: (*shape, dimensions), in voxels."""
+    axes = [torch.arange(length) - (length - 1) / 2 for length in shape]
+    place = torch.stack(torch.meshgrid(*axes, indexing="ij"))  # (dimensions, *shape)
+    place = place + draw_warp(options, shape, generator)
+    place = torch.tensordot(draw_matrix(options, len(shape), generator), place, dims=1)
+    return place.movedim(0, -1) + centre
+
+
+def resample(image: Tensor, labels: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+    """Return image (C, *shape) by linear and labels (*shape) by nearest interpolation at `grid`, mirrored at borders."""
+    size = torch.tensor(labels.shape, dtype=torch.float32)
+    normal = (2 * grid + 1) / size - 1  # grid_sample's convention without aligned corners
+    normal = normal.flip(-1)[None]
+    warped = functional.grid_sample(
+        image[None], normal, mode="bilinear", padding_mode="reflection", align_corners=False
+    )
+    moved = functional.grid_sample(
+        labels[None, None].float(), normal, mode="nearest", padding_mode="reflection", align_corners=False
+    )
+    return warped[0], moved[0, 0].round().to(labels.dtype)
+
+
+def vary_greys(options: Augmentation, image: Tensor, generator: torch.Generator) -> Tensor:
+    """Return `image` (C, *space) blurred, with other gain and offset, and noisy."""
+    if options.blur > 0 and draw(generator, 0, 1) < 0.3:
+        image = _blur(image, draw(generator, 0.2, max(0.2, options.blur)))
+    gain = math.exp(draw(generator, -1, 1) * math.log1p(options.gain))
+    image = image * gain + draw(generator, -options.offset, options.offset)
+    if options.noise > 0:
+        image = image + torch.randn(image.shape, generator=generator) * draw(generator, 0, options.noise)
+    return image
+
+
+def _blur(image: Tensor, sigma: float) -> Tensor:
+    radius = math.ceil(3 * sigma)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).view(1, 1, -1)
+    for axis in range(1, image.ndim):
+        moved = image.movedim(axis, -1)
+        lines = moved.reshape(-1, 1, moved.shape[-1])
+        padded = functional.pad(lines, (radius, radius), mode="replicate")
+        image = functional.conv1d(padded, kernel).reshape(moved.shape).movedim(-1, axis)
+    return image

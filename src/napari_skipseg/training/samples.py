@@ -1,0 +1,160 @@
+"""Training samples: random patches of labelled stacks, each a function of seed and number alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from napari_skipseg.errors import InputError, SpecError
+from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.normalize import Normalization, measure
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.training.augment import resample, sampling_grid, vary_greys
+from napari_skipseg.training.losses import IGNORED
+from napari_skipseg.training.settings import Augmentation, TrainSettings, held_out
+
+READ_AROUND = 1.6
+"""A patch is read with surroundings of this factor, so that a turned patch finds real pixels at its corners."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A run of slices with their labels.
+
+    image: (C, Z, Y, X) float32 in standard units. target: (Z, Y, X) int16: 0 = background, 1… = classes, -1 = ignored.
+    """
+
+    image: NDArray[np.float32]
+    target: NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What is trained on and what is held out, with the stack that the voxel size comes from."""
+
+    training: tuple[Labelled, ...]
+    validation: tuple[Labelled, ...]
+    stack: Stack
+
+
+def read_data(settings: TrainSettings) -> TrainingData:
+    """Return the labelled slices of `settings`, split into those to train on and those held out.
+
+    Raises:
+        SkipsegError: a file that cannot be read, labels that do not fit, a class that never occurs, nothing left.
+    """
+    chosen = held_out(settings.validate)
+    training: list[Labelled] = []
+    validation: list[Labelled] = []
+    number = 0
+    stack = None
+    for image_path, label_path in zip(settings.images, settings.labels, strict=True):
+        stack = read_stack(image_path, voxel_size=settings.voxel_size, unit=settings.unit)
+        labelled = _read_pair(stack, read_stack(label_path), settings)
+        depth = labelled.target.shape[0]
+        is_held_out = [number + z in chosen for z in range(depth)]
+        training += _runs(labelled, [not held for held in is_held_out])
+        validation += _runs(labelled, is_held_out)
+        number += depth
+    if chosen and max(chosen) >= number:
+        raise SpecError(f"Slice {max(chosen)} cannot be held out: the images have slices 0 to {number - 1}.")
+    if stack is None or not training:
+        raise SpecError("No slice is left to train on: hold out fewer.")
+    _check_classes(training, settings)
+    return TrainingData(tuple(training), tuple(validation), stack)
+
+
+def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> Labelled:
+    if "T" in stack.axes:
+        raise InputError(f"'{stack.name}' is a time series; train on single stacks.")
+    if stack.length("C") != settings.spec.in_channels:
+        raise InputError(
+            f"'{stack.name}' has {stack.length('C')} channels, the network takes {settings.spec.in_channels}."
+        )
+    space = tuple(stack.length(axis) for axis in "ZYX")
+    truth = tuple(labels.length(axis) for axis in "ZYX")
+    if space != truth or labels.length("C") * labels.length("T") != 1:
+        raise InputError(
+            f"Labels '{labels.name}' of shape {labels.shape} do not fit '{stack.name}' of {stack.shape}."
+        )
+    everything = (slice(None),) * len(labels.shape)
+    values = labels.read(everything).reshape(space)
+    if values.dtype.kind == "f" and not (values == np.round(values)).all():
+        raise InputError(f"'{labels.name}' holds fractions, not labels: save it as whole numbers.")
+    target = np.zeros(space, np.int16)
+    for index, label in enumerate(settings.classes, start=1):
+        target[values == label.label] = index
+    if settings.ignore is not None:
+        target[values == settings.ignore] = IGNORED
+    normalization = measure(stack, settings.seed)
+    return Labelled(_channels_first(stack, normalization), target)
+
+
+def _channels_first(stack: Stack, normalization: Normalization) -> NDArray[np.float32]:
+    values: NDArray[Any] = normalization.apply(stack.read((slice(None),) * len(stack.shape)))
+    if "C" in stack.axes:
+        values = np.moveaxis(values, stack.axes.index("C"), 0)
+    else:
+        values = values[None]
+    return np.ascontiguousarray(values if "Z" in stack.axes else values[:, None])
+
+
+def _runs(labelled: Labelled, wanted: list[bool]) -> list[Labelled]:
+    """Return the stretches of neighbouring slices that are wanted."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(np.int8)))
+    return [
+        Labelled(labelled.image[:, start:stop], labelled.target[start:stop])
+        for start, stop in edges.reshape(-1, 2).tolist()
+    ]
+
+
+def _check_classes(training: list[Labelled], settings: TrainSettings) -> None:
+    counted = sum(
+        np.bincount(run.target[run.target >= 0].ravel(), minlength=len(settings.classes) + 1)
+        for run in training
+    )
+    for count, label in zip(np.asarray(counted)[1:], settings.classes, strict=True):
+        if count == 0:
+            raise InputError(f"No pixel is labelled {label.name} ({label.label}) in the slices to train on.")
+    if np.asarray(counted)[0] == 0:
+        raise InputError("Every labelled pixel belongs to a class: training needs background too.")
+
+
+def draw_sample(
+    runs: tuple[Labelled, ...], patch: tuple[int, ...], options: Augmentation, seed: int, number: int
+) -> tuple[Tensor, Tensor]:
+    """Return sample `number`: image (C, *patch) and target (*patch); the same for the same seed and number.
+
+    A 2D patch comes from one slice, a 3D one from a run of slices; runs are drawn by their size.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+    sizes = torch.tensor([float(run.target.size) for run in runs])
+    run = runs[int(torch.multinomial(sizes, 1, generator=generator))]
+    image, target = run.image, run.target
+    if len(patch) == 2:
+        z = int(torch.randint(0, target.shape[0], (), generator=generator))
+        image, target = image[:, z], target[z]
+    read, centre = [], []
+    for length, side in zip(target.shape, patch, strict=True):
+        middle = float(torch.rand((), generator=generator)) * max(0, length - side) + min(side, length) / 2
+        reach = READ_AROUND * side / 2
+        start, stop = max(0, int(middle - reach)), min(length, int(middle + reach) + 1)
+        read.append(slice(start, stop))
+        centre.append(middle - 0.5 - start)
+    pixels = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *read)]))
+    labels = torch.from_numpy(np.ascontiguousarray(target[tuple(read)]))
+    grid = sampling_grid(options, patch, torch.tensor(centre), generator)
+    pixels, labels = resample(pixels, labels, grid)
+    return vary_greys(options, pixels, generator), labels
+
+
+def draw_batch(runs: tuple[Labelled, ...], settings: TrainSettings, step: int) -> tuple[Tensor, Tensor]:
+    """Return the batch of `step`: images (N, C, *patch) and targets (N, *patch)."""
+    numbers = range(step * settings.batch, (step + 1) * settings.batch)
+    drawn = [draw_sample(runs, settings.patch, settings.augmentation, settings.seed, n) for n in numbers]
+    return torch.stack([image for image, _ in drawn]), torch.stack([target for _, target in drawn])

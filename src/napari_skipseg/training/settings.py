@@ -1,0 +1,135 @@
+"""What a training run needs to know: one frozen value, from which command line and JSON derive. Loads without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from napari_skipseg.errors import SpecError
+from napari_skipseg.models.description import Card, ClassLabel
+from napari_skipseg.networks.specs import NetworkSpec, UNetSpec, first_fault
+
+_STRICT = ConfigDict(extra="forbid")
+LossName = Literal["bce", "dice", "bce+dice"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How a sample is varied: geometry for image and labels together, then grey values.
+
+    rotation: degrees to either side, in the Y-X plane. scale: factor to either side of 1. shear: radians to either side.
+    warp_sigma: pixels, of the displacements of a `warp_grid`-per-axis cubic B-spline whose border stays in place.
+    gain, offset, noise: in standard deviations of the stack. blur: largest Gaussian sigma in pixels.
+    swap_axes: exchange the axes of space (cubic voxels only).
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    flips: bool = True
+    swap_axes: bool = False
+    rotation: float = 180.0
+    scale: float = 0.15
+    shear: float = 0.1
+    warp_grid: int = 3
+    warp_sigma: float = 8.0
+    gain: float = 0.25
+    offset: float = 0.25
+    noise: float = 0.2
+    blur: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """A whole training run.
+
+    images, labels: files, one label file per image. classes: names, and the label values that stand for them; other
+    values are background. ignore: a label value whose pixels do not count. validate: slices held out, as "20-24",
+    numbered along Z over all images in order. voxel_size: (z, y, x) in `unit`, where the files do not say.
+    patch: (z, y, x) or (y, x) of a sample, in voxels. start_from: a model whose weights are the first ones.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    name: str
+    images: tuple[str, ...]
+    labels: tuple[str, ...]
+    classes: tuple[ClassLabel, ...]
+    ignore: int | None = None
+    validate: str = ""
+    spec: Annotated[NetworkSpec, Field(discriminator="network")] = field(default_factory=UNetSpec)
+    start_from: str | None = None
+    patch: tuple[int, ...] = (256, 256)
+    batch: int = 4
+    steps: int = 3000
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 1e-4
+    warm_up: float = 0.05
+    loss: LossName = "bce+dice"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    validate_every: int = 250
+    seed: int = 0
+    voxel_size: tuple[float, float, float] | None = None
+    unit: str | None = None
+    card: Card = field(default_factory=Card)
+
+    def __post_init__(self) -> None:
+        if not self.name or any(mark in self.name for mark in "/\\") or self.name.startswith("."):
+            raise SpecError(f"'{self.name}' cannot name a model: give a plain name such as my-membranes.")
+        if not self.images or len(self.images) != len(self.labels):
+            raise SpecError(
+                f"{len(self.images)} images and {len(self.labels)} label files were given; training needs one label "
+                "file for each image, and at least one."
+            )
+        names = [label.name for label in self.classes]
+        values = [label.label for label in self.classes]
+        if not names or len(set(names)) != len(names) or len(set(values)) != len(values):
+            raise SpecError(
+                "Name at least one class, each with a name and a label value of its own (NAME=VALUE)."
+            )
+        if self.ignore is not None and self.ignore in values:
+            raise SpecError(f"Label value {self.ignore} is both a class and the value to ignore.")
+        if len(self.patch) != self.spec.dimensions or min(self.patch) < 8:
+            raise SpecError(
+                f"A {self.spec.dimensions}D network needs a patch of {self.spec.dimensions} lengths >= 8."
+            )
+        if min(self.batch, self.steps, self.validate_every) < 1 or self.learning_rate <= 0:
+            raise SpecError("Batch, steps, validate_every and learning_rate must be positive.")
+        held_out(self.validate)
+
+
+_ADAPTER: TypeAdapter[TrainSettings] = TypeAdapter(TrainSettings)
+
+
+def settings_from_json(text: str | bytes) -> TrainSettings:
+    """Return the settings in `text`.
+
+    Raises:
+        SpecError: not JSON, an unknown key, a missing or impossible value.
+    """
+    try:
+        return _ADAPTER.validate_json(text)
+    except ValidationError as error:
+        raise SpecError(f"The training settings are not valid: {first_fault(error)}.") from error
+
+
+def settings_to_dict(settings: TrainSettings) -> dict[str, Any]:
+    """Return `settings` as values that JSON can hold."""
+    values: dict[str, Any] = _ADAPTER.dump_python(settings, mode="json")
+    return values
+
+
+def held_out(text: str) -> frozenset[int]:
+    """Return the slice numbers in `text`, such as "20-24" or "0,5,10-12"; none for an empty text.
+
+    Raises:
+        SpecError: `text` is no such list.
+    """
+    numbers: set[int] = set()
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        first, _, last = part.partition("-")
+        if not first.isdigit() or (last and not last.isdigit()):
+            raise SpecError(f"'{text}' is no list of slices: write it like 20-24 or 0,5,10-12.")
+        numbers.update(range(int(first), int(last or first) + 1))
+    return frozenset(numbers)

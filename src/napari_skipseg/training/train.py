@@ -1,0 +1,117 @@
+"""From training settings to a model folder: read, fit, score, measure the margin, write."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from napari_skipseg.devices import choose_device, versions
+from napari_skipseg.errors import FileError, ModelError, SpecError
+from napari_skipseg.inference.backends import TorchBackend
+from napari_skipseg.inference.margin import measure_margin
+from napari_skipseg.models.description import Card, ModelDescription, TrainingRecord
+from napari_skipseg.models.library import locate_model
+from napari_skipseg.models.model import Model, as_stored, read_model, write_model
+from napari_skipseg.networks.build import build
+from napari_skipseg.networks.network import Network
+from napari_skipseg.progress import Progress
+from napari_skipseg.training.checkpoint import FitState
+from napari_skipseg.training.evaluate import score_held_out
+from napari_skipseg.training.fit import iter_fit
+from napari_skipseg.training.samples import TrainingData, read_data
+from napari_skipseg.training.settings import TrainSettings, settings_to_dict
+
+CURVE_POINTS = 100
+
+
+def iter_train(settings: TrainSettings, folder: Path, device_name: str = "auto") -> Generator[Progress, None, Path]:
+    """Yield as training goes on; return the new model's folder, `folder` / name.
+
+    A checkpoint lies in `folder` / name.training until the model is written: the same call resumes from it.
+
+    Raises:
+        SkipsegError: bad settings, unreadable or unfit images, a model of that name is already there, a full disk.
+    """
+    target, scratch = folder / settings.name, folder / f"{settings.name}.training"
+    if target.exists():
+        raise ModelError(f"'{target}' already exists; a model is never overwritten: choose another name.")
+    device = choose_device(device_name)
+    yield Progress(0, settings.steps, f"reading the images; training on {device.title}")
+    data = read_data(settings)
+    network = start(settings)
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"The folder '{scratch}' cannot be made: {error.strerror}. Choose another one.") from error
+    checkpoint = scratch / "checkpoint.safetensors"
+    state = yield from iter_fit(settings, data, network, checkpoint, torch.device(device.name))
+    yield Progress(settings.steps, settings.steps, "scoring and measuring the margin")
+    network = as_stored(network.to(device="cpu", memory_format=torch.contiguous_format))
+    write_model(target, describe(settings, data, network, state), network)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def start(settings: TrainSettings) -> Network:
+    """Return the network of `settings`, seeded afresh or with the weights of the model it starts from.
+
+    Raises:
+        ModelError: there is no such model.
+        SpecError: it has another network.
+    """
+    torch.manual_seed(settings.seed)
+    if settings.start_from is None:
+        return build(settings.spec)
+    parent = read_model(locate_model(settings.start_from))
+    if parent.description.spec != settings.spec:
+        raise SpecError(
+            f"Model '{settings.start_from}' has another network than the settings name; start from a model with the "
+            "same one, or leave start_from out."
+        )
+    return parent.network
+
+
+def describe(settings: TrainSettings, data: TrainingData, network: Network, state: FitState) -> ModelDescription:
+    """Return the description of a fitted network: with its margin, its curves, and its scores where slices were held out."""
+    draft = ModelDescription(
+        settings.name,
+        settings.spec,
+        settings.classes,
+        margin=0,
+        weights_sha256="",
+        voxel_size=data.stack.voxel_size,
+        unit=data.stack.unit,
+        card=settings.card,
+        training=TrainingRecord(
+            settings=settings_to_dict(settings),
+            curves={name: _thinned(curve) for name, curve in state.curves.items()},
+            versions=versions(),
+            parent=settings.start_from,
+        ),
+    )
+    backend = TorchBackend(Model(draft, network), choose_device("cpu"), "f32")
+    dimensions = settings.spec.dimensions
+    first = data.training[0].image
+    image = first if dimensions == 3 else first[:, 0]
+    margin = measure_margin(backend, np.ascontiguousarray(image), network.stride)
+    return replace(draft, margin=margin, card=_with_scores(settings, data, backend))
+
+
+def _with_scores(settings: TrainSettings, data: TrainingData, backend: TorchBackend) -> Card:
+    if not data.validation:
+        return settings.card
+    names = tuple(label.name for label in settings.classes)
+    scores = score_held_out(backend, data.validation, names, settings.spec.dimensions)
+    return replace(settings.card, scores=scores, scores_on=f"slices {settings.validate}, held out of training")
+
+
+def _thinned(curve: list[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    """Return at most `CURVE_POINTS` points of a curve, each the mean of its neighbours in a bin."""
+    size = -(-len(curve) // CURVE_POINTS)
+    bins = [curve[start : start + size] for start in range(0, len(curve), size)]
+    return tuple((points[-1][0], round(float(np.mean([value for _, value in points])), 5)) for points in bins)

@@ -1,0 +1,204 @@
+"""The walls of the house: who may import a GUI, who may import torch, what no module may hold."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parent.parent / "src" / "napari_skipseg"
+FILES = sorted(SOURCE.rglob("*.py"))
+GUI = ("napari", "qtpy", "PyQt6", "PySide6", "magicgui", "superqt", "pyqtgraph", "vispy")
+
+# Names of modules, and of packages with all they hold. All others must load without torch.
+MAY_IMPORT_TORCH = (
+    "napari_skipseg.networks",
+    "napari_skipseg.inference",
+    "napari_skipseg.training",
+    "napari_skipseg.models.model",
+    "napari_skipseg.jobs.worker",
+)
+LOADS_WITHOUT_TORCH = ("napari_skipseg.networks.specs",)
+PRINTS = ("cli.py",)
+UNSAFE_MODULES = ("pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
+LINES_OF_A_MODULE = 300
+LINES_OF_A_FUNCTION = 40
+
+IMPORT_ALL = """
+import importlib, json, sys
+
+asked = json.loads(sys.stdin.read())
+
+
+class Wall:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in asked["blocked"]:
+            raise ImportError(f"{name} is a GUI package, and the engine has none")
+
+
+sys.meta_path.insert(0, Wall())
+troubles = {}
+for name in asked["modules"]:
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        troubles[name] = f"{type(error).__name__}: {error}"
+    if asked["without"] in sys.modules:
+        troubles[name] = f"imports {asked['without']}"
+        break
+print("\\n" + json.dumps(troubles))
+"""
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = [module_name(path) for path in FILES if path.name != "__main__.py"]
+
+
+def is_within(module: str, names: tuple[str, ...]) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in names)
+
+
+def is_gui(module: str) -> bool:
+    return is_within(module, ("napari_skipseg.widgets",))
+
+
+def may_import_torch(module: str) -> bool:
+    return is_within(module, MAY_IMPORT_TORCH) and module not in LOADS_WITHOUT_TORCH
+
+
+def troubles_of_importing(
+    modules: list[str], blocked: tuple[str, ...] = (), without: str = ""
+) -> dict[str, str]:
+    """Return what fails when each is imported in a fresh process, up to the first that loads `without`."""
+    ended = subprocess.run(
+        [sys.executable, "-c", IMPORT_ALL],
+        input=json.dumps({"modules": modules, "blocked": blocked, "without": without}),
+        env=dict(os.environ, QT_QPA_PLATFORM="offscreen", QT_API=os.environ.get("QT_API", "pyqt6")),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    found: dict[str, str] = json.loads(ended.stdout.splitlines()[-1])
+    return found
+
+
+def nodes() -> Iterator[tuple[Path, ast.AST]]:
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            yield path.relative_to(SOURCE), node
+
+
+def imported_names(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return []
+
+
+def is_call_of(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name
+
+
+def is_unsafe(node: ast.AST) -> bool:
+    """Whether the node brings a pickle in: by a module, by `torch.load`, or by an argument that allows it."""
+    if any(name.partition(".")[0] in UNSAFE_MODULES or name == "torch.load" for name in imported_names(node)):
+        return True
+    if isinstance(node, ast.Attribute) and node.attr == "load":
+        return isinstance(node.value, ast.Name) and node.value.id == "torch"
+    if isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant):
+        return (node.arg, node.value.value) in (("weights_only", False), ("allow_pickle", True))
+    return False
+
+
+def test_the_package_is_found() -> None:
+    assert {"napari_skipseg", "napari_skipseg.errors", "napari_skipseg.networks.specs"} <= set(MODULES)
+
+
+def test_engine_loads_where_no_gui_is_installed() -> None:
+    engine = [name for name in MODULES if not is_gui(name)]
+    assert troubles_of_importing(engine, blocked=GUI) == {}
+
+
+def test_all_but_the_networks_weights_and_worker_load_without_torch() -> None:
+    light = [name for name in MODULES if not is_gui(name) and not may_import_torch(name)]
+    assert troubles_of_importing(light, without="torch") == {}
+
+
+def test_gui_never_loads_torch() -> None:
+    if not all(importlib.util.find_spec(name) for name in ("napari", "qtpy")):
+        pytest.skip("napari is not installed")
+    gui = [name for name in MODULES if is_gui(name)]
+    assert troubles_of_importing(gui, without="torch") == {}
+
+
+def test_only_widgets_name_a_gui_package() -> None:
+    offenders = [
+        (str(path), name)
+        for path, node in nodes()
+        for name in imported_names(node)
+        if name.partition(".")[0] in GUI and path.parts[0] != "widgets"
+    ]
+    assert offenders == []
+
+
+def test_no_pickle_is_ever_loaded() -> None:
+    assert [(str(path), node.lineno) for path, node in nodes() if is_unsafe(node)] == []
+
+
+@pytest.mark.parametrize(
+    ("code", "unsafe"),
+    [
+        ("import pickle", True),
+        ("from torch import load", True),
+        ("torch.load(path)", True),
+        ("torch.hub.load_state(path, weights_only=False)", True),
+        ("numpy.load(path, allow_pickle=True)", True),
+        ("numpy.load(path, allow_pickle=False)", False),
+        ("safetensors.torch.load_file(path)", False),
+    ],
+)
+def test_a_pickle_is_recognised(code: str, unsafe: bool) -> None:
+    assert any(is_unsafe(node) for node in ast.walk(ast.parse(code))) is unsafe
+
+
+def test_no_module_is_longer_than_300_lines() -> None:
+    lengths = {str(path.relative_to(SOURCE)): len(path.read_text("utf-8").splitlines()) for path in FILES}
+    assert {path: length for path, length in lengths.items() if length > LINES_OF_A_MODULE} == {}
+
+
+def test_no_function_is_longer_than_40_lines() -> None:
+    lengths = {
+        f"{path}:{node.name}": (node.end_lineno or node.lineno) - node.lineno + 1
+        for path, node in nodes()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: length for name, length in lengths.items() if length > LINES_OF_A_FUNCTION} == {}
+
+
+def test_source_holds_no_assert() -> None:
+    assert [(str(path), node.lineno) for path, node in nodes() if isinstance(node, ast.Assert)] == []
+
+
+def test_only_the_command_line_prints() -> None:
+    prints = [(str(path), node.lineno) for path, node in nodes() if is_call_of(node, "print")]
+    assert [found for found in prints if found[0] not in PRINTS] == []
+
+
+def test_source_holds_no_todo() -> None:
+    left = re.compile(r"\b(TODO|FIXME|XXX)\b")
+    assert [str(path) for path in FILES if left.search(path.read_text(encoding="utf-8"))] == []
