@@ -1,1 +1,83 @@
-"""napari-skipseg."""
+"""Segment EM and volumetric stacks with networks built on skip connections.
+
+    import napari_skipseg as skipseg
+
+    model = skipseg.load_model("em-membrane")
+    prediction = skipseg.segment("stack.tif", model)
+    skipseg.save_prediction(prediction, Path("results"), "stack", threshold=0.5)
+
+Importing the package imports neither torch nor any GUI; the names below are fetched when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from napari_skipseg.api import load_model, segment
+    from napari_skipseg.errors import SkipsegError
+    from napari_skipseg.images.files import read_stack, write_ome_tiff
+    from napari_skipseg.images.stack import Stack
+    from napari_skipseg.images.synthetic import make_sample
+    from napari_skipseg.inference.options import SegmentOptions
+    from napari_skipseg.inference.outputs import Prediction
+    from napari_skipseg.inference.predict import iter_predict
+    from napari_skipseg.inference.saving import save_prediction
+    from napari_skipseg.models.library import find_models
+    from napari_skipseg.networks.build import build
+    from napari_skipseg.networks.specs import ResidualFCNSpec, UNetSpec
+    from napari_skipseg.progress import Progress, run_to_end
+    from napari_skipseg.scores.isbi import score_isbi
+    from napari_skipseg.scores.overlap import score_overlap
+
+_HOMES = {
+    "load_model": "api",
+    "segment": "api",
+    "SkipsegError": "errors",
+    "read_stack": "images.files",
+    "write_ome_tiff": "images.files",
+    "Stack": "images.stack",
+    "make_sample": "images.synthetic",
+    "SegmentOptions": "inference.options",
+    "Prediction": "inference.outputs",
+    "iter_predict": "inference.predict",
+    "save_prediction": "inference.saving",
+    "find_models": "models.library",
+    "build": "networks.build",
+    "ResidualFCNSpec": "networks.specs",
+    "UNetSpec": "networks.specs",
+    "Progress": "progress",
+    "run_to_end": "progress",
+    "score_isbi": "scores.isbi",
+    "score_overlap": "scores.overlap",
+}
+
+__all__ = [
+    "Prediction",
+    "Progress",
+    "ResidualFCNSpec",
+    "SegmentOptions",
+    "SkipsegError",
+    "Stack",
+    "UNetSpec",
+    "build",
+    "find_models",
+    "iter_predict",
+    "load_model",
+    "make_sample",
+    "read_stack",
+    "run_to_end",
+    "save_prediction",
+    "score_isbi",
+    "score_overlap",
+    "segment",
+    "write_ome_tiff",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Fetch a public name from its module when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

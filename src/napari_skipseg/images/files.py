@@ -6,6 +6,7 @@ import errno
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,10 @@ def read_stack(
 ) -> Stack:
     """Return the image in a TIFF, ImageJ TIFF or OME-TIFF, its voxels read only where they are looked at.
 
-    The first series of the file at full resolution. Axes of length 1 are left out, except Y and X. RGB
-    samples become C; pages of which the file says nothing become Z, or T where there is a Z already. Order
-    and type stay as in the file; byte order becomes the machine's. Where x and y are known but z is not, z
-    takes y's size. Resolution tags of a plain TIFF count only below 1 µm per pixel: what is coarser (72, 96,
-    300 dpi) is a print size.
+    The first series of the file at full resolution. Axes of length 1 are left out, except Y and X. RGB samples become
+    C; pages of which the file says nothing become Z, or T where there is a Z already. Order and type stay; byte order
+    becomes the machine's. Where x and y are known but z is not, z takes y's size. Resolution tags of a plain TIFF
+    count only below 1 µm per pixel: what is coarser (72, 96, 300 dpi) is a print size.
 
     axes: letters of "TCZYX", one per axis, in place of what the file says; they name, they do not transpose.
     voxel_size: (z, y, x) in `unit`, in place of the file's.
@@ -66,15 +66,9 @@ def read_stack(
         file.close()
         raise
     z, y, x = calibration.voxel_size
-    known = (z or (y if "Z" in names else 1.0), y, x)
-    return Stack(
-        data,
-        names,
-        voxel_size=known if voxel_size is None else voxel_size,
-        unit=unit or calibration.unit,
-        origin=calibration.origin,
-        name=path.name.removesuffix(path.suffix).removesuffix(".ome"),
-    )
+    size = voxel_size or (z or (y if "Z" in names else 1.0), y, x)
+    name = path.name.removesuffix(path.suffix).removesuffix(".ome")
+    return Stack(data, names, size, unit or calibration.unit, calibration.origin, name)
 
 
 def _name_axes(path: Path, series: Any, axes: str | None) -> tuple[str, tuple[int, ...]]:
@@ -176,11 +170,18 @@ def write_ome_tiff(
         channel_names,
         description,
     )
+    with _replacing(path) as part:
+        _write_pages(part, stack, planar, dtype, xml)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Yield the path of a file to write beside `path`; it takes that name at the end, or disappears on any fault."""
     part = path.with_name(path.name + ".part")
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        _write_pages(part, stack, planar, dtype, xml)
+        yield part
         part.replace(path)
     except OSError as error:
         raise FileError(_write_fault(path, error)) from error

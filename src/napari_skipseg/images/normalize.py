@@ -50,9 +50,7 @@ def measure(stack: Stack, seed: int = 0) -> Normalization:
 def check_values(values: NDArray[Any], name: str) -> None:
     """Raise InputError where `values` cannot be an image's grey values."""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise InputError(
-            f"'{name}' holds NaN or infinite values: replace them (numpy.nan_to_num) and try again."
-        )
+        raise InputError(f"'{name}' holds NaN or infinite values: replace them (numpy.nan_to_num) and try again.")
     lowest, highest = values.min(), values.max()
     if lowest == highest:
         raise InputError(f"'{name}' is constant (every value is {lowest}): there is nothing to segment.")

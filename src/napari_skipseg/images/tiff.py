@@ -133,7 +133,7 @@ def _check_pages(path: Path, file: Any, series: Any) -> None:
     bits = page.bitspersample if isinstance(page.bitspersample, int) else sum(page.bitspersample)
     claimed = max(math.prod(page.shape), math.prod(page.chunks)) * bits // 8
     for part in series:
-        if part is None or len(part.dataoffsets) < math.prod(part.chunked):
+        if part is None or min(len(part.dataoffsets), len(part.databytecounts)) < math.prod(part.chunked):
             raise _cut_short(path)
         end = max((a + b for a, b in zip(part.dataoffsets, part.databytecounts, strict=False)), default=0)
         if end > part.parent.filehandle.size:

@@ -39,26 +39,19 @@ class Tile:
         """Return `keep_of_level` counted from the tile's first map pixel."""
         firsts = (start // stride for start in self.start)
         return tuple(
-            slice(k.start - first, k.stop - first)
-            for k, first in zip(self.keep_of_level(stride), firsts, strict=True)
+            slice(k.start - first, k.stop - first) for k, first in zip(self.keep_of_level(stride), firsts, strict=True)
         )
 
 
-def plan_tiles(
-    shape: tuple[int, ...], largest: tuple[int, ...], margin: int, stride: int
-) -> tuple[Tile, ...]:
+def plan_tiles(shape: tuple[int, ...], largest: tuple[int, ...], margin: int, stride: int) -> tuple[Tile, ...]:
     """Return the tiles that cover `shape`, none larger than `largest` (nor smaller than margins and stride need).
 
     Raises:
         ValueError: lengths that do not match in number, or are not positive.
     """
     if len(shape) != len(largest) or min(*shape, *largest, stride) < 1 or margin < 0:
-        raise ValueError(
-            f"cannot plan tiles of {largest} over {shape} with margin {margin} and stride {stride}"
-        )
-    axes = [
-        tuple(_plan_axis(length, most, margin, stride)) for length, most in zip(shape, largest, strict=True)
-    ]
+        raise ValueError(f"cannot plan tiles of {largest} over {shape} with margin {margin} and stride {stride}")
+    axes = [tuple(_plan_axis(length, most, margin, stride)) for length, most in zip(shape, largest, strict=True)]
     return tuple(
         Tile(
             tuple(start for start, _, _ in parts),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -81,7 +82,8 @@ class OpenVINOBackend:
         has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self.precision = precision or ("bf16" if has_bf16 else "f32")
         full_shape = (1, model.description.spec.in_channels, *shape)
-        with torch.inference_mode():
+        with torch.inference_mode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of sizes, which are fixed here
             converted = openvino.convert_model(
                 Probabilities(model.network).eval(), example_input=torch.zeros(full_shape), input=[full_shape]
             )
@@ -112,8 +114,5 @@ def _openvino() -> Any:
 
 def _torch_has_bf16(device: str) -> bool:
     if device == "cuda":
-        return torch.cuda.is_bf16_supported()
-    if device == "cpu":
-        capabilities = torch.backends.cpu.get_cpu_capability()
-        return "AVX512" in capabilities and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return False
+        return bool(torch.cuda.is_bf16_supported())
+    return device == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

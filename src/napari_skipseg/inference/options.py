@@ -35,6 +35,4 @@ class SegmentOptions:
         if not 0 <= self.threshold <= 1:
             raise InputError(f"The threshold must lie between 0 and 1, not at {self.threshold}.")
         if self.tile < 0:
-            raise InputError(
-                f"A tile of {self.tile} voxels is impossible: give 0 (chosen for you) or 32 and more."
-            )
+            raise InputError(f"A tile of {self.tile} voxels is impossible: give 0 (chosen for you) or 32 and more.")

@@ -44,7 +44,7 @@ class Prediction:
     recipe: dict[str, Any] = field(default_factory=dict)
 
     def binary(self, threshold: float) -> Any:
-        """Return labels (uint8): 0 = background, 1, 2, … = the classes. A dask array, computed where it is looked at."""
+        """Return labels, uint8, as a lazy dask array: 0 = background, 1, 2, … = the classes."""
         return binarize(self.probability, threshold, has_class_axis=len(self.class_names) > 1)
 
 

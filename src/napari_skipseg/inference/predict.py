@@ -95,9 +95,7 @@ def _plan(stack: Stack, model: Model, options: SegmentOptions, seen: str) -> tup
     return plan_tiles(shape, (side,) * len(seen), model.description.margin, model.network.stride)
 
 
-def _allocate(
-    stack: Stack, model: Model, options: SegmentOptions, seen: str, folder: Path | None
-) -> Prediction:
+def _allocate(stack: Stack, model: Model, options: SegmentOptions, seen: str, folder: Path | None) -> Prediction:
     axes = stack.axes.replace("C", "")
     shape = tuple(stack.length(axis) for axis in axes)
     names = model.description.class_names
@@ -154,11 +152,9 @@ def _read(stack: Stack, part: tuple[int | slice, ...], tile: Tile, normalization
     if "C" not in left:
         values = values[None]
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise InputError(
-            f"'{stack.name}' holds NaN or infinite values: replace them (numpy.nan_to_num) and try again."
-        )
+        raise InputError(f"'{stack.name}' holds NaN or infinite values: replace them (numpy.nan_to_num) and try again.")
     if any(len(places) != length for places, length in zip(mirror, values.shape[1:], strict=True)):
-        values = values[np.ix_(range(values.shape[0]), *mirror)]
+        values = values[np.ix_(np.arange(values.shape[0]), *mirror)]
     return normalization.apply(values)
 
 
@@ -172,11 +168,7 @@ def _run(backend: Backend, image: Pixels, flips: bool) -> TileOutput:
         flipped = backend.run(np.ascontiguousarray(np.flip(image, axes)))
         back = [np.flip(flipped.probability, axes)]
         back += [np.flip(attention, tuple(axis - 1 for axis in axes)) for attention in flipped.attentions]
-        total = (
-            [t + b for t, b in zip(total, back, strict=True)]
-            if total
-            else [b.astype(np.float64) for b in back]
-        )
+        total = [t + b for t, b in zip(total, back, strict=True)] if total else [b.astype(np.float64) for b in back]
         count += 1
     mean = [(values / count).astype(np.float32) for values in total]
     return TileOutput(mean[0], tuple(mean[1:]))
@@ -186,9 +178,7 @@ def _subsets(items: range) -> Iterator[tuple[int, ...]]:
     return chain.from_iterable(combinations(items, size) for size in range(len(items) + 1))
 
 
-def _write(
-    prediction: Prediction, part: tuple[int | slice, ...], tile: Tile, output: TileOutput, axes: str
-) -> None:
+def _write(prediction: Prediction, part: tuple[int | slice, ...], tile: Tile, output: TileOutput, axes: str) -> None:
     place: list[int | slice] = [at for at, axis in zip(part, axes, strict=True) if axis != "C"]
     fixed = len(place) - len(tile.keep)
     probability = output.probability[(slice(None), *tile.keep_in_read)]

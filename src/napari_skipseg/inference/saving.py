@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,43 +20,50 @@ Depth = Literal["uint8", "float32"]
 def save_prediction(
     prediction: Prediction, folder: Path, name: str, threshold: float, dtype: Depth = "uint8"
 ) -> list[Path]:
-    """Return the files written: probability, binary and attention maps of the stack called `name`, in `folder`.
+    """Return the files written to `folder`: probability, binary and attention maps of the stack called `name`.
 
-    dtype: "uint8" stores probability and attention as 0-255, "float32" as they are. Each file is whole or not there.
+    Files of those names are replaced; all appear when the last one is whole.
+
+    dtype: "uint8" stores probability and attention as 0-255, "float32" as they are.
 
     Raises:
         FileError: the folder cannot be made, or a file not be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder))
     except OSError as error:
-        raise FileError(f"The folder '{folder}' cannot be made: {error.strerror}. Choose another one.") from error
-    recipe = prediction.recipe | {"threshold": threshold}
-    several = len(prediction.class_names) > 1
-    written = [folder / f"{name}_probability.tif", folder / f"{name}_binary.tif"]
-    write_ome_tiff(
-        written[0],
-        _Scaled(prediction.probability, dtype),
-        prediction.axes,
-        prediction.voxel_size,
-        prediction.unit,
-        prediction.origin,
-        prediction.class_names if several else None,
-        json.loads(json.dumps(recipe)),
-    )
-    write_ome_tiff(
-        written[1],
-        _Computed(prediction.binary(threshold)),
-        prediction.axes.replace("C", ""),
-        prediction.voxel_size,
-        prediction.unit,
-        prediction.origin,
-        description=json.loads(json.dumps(recipe)),
-    )
+        raise FileError(f"Nothing can be written to '{folder}': {error.strerror}. Choose another folder.") from error
+    try:
+        drafts = _write_all(prediction, draft, name, threshold, dtype)
+        return [file.replace(folder / file.name) for file in drafts]
+    except OSError as error:
+        raise FileError(f"The results cannot be moved to '{folder}': {error.strerror}.") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def plain_name(file_name: str) -> str:
+    """Return a file's name without its ending: "stack" for "stack.ome.tif"."""
+    for ending in (".ome.tiff", ".ome.tif", ".ome.btf"):
+        if file_name.lower().endswith(ending):
+            return file_name[: -len(ending)]
+    return Path(file_name).stem
+
+
+def _write_all(prediction: Prediction, folder: Path, name: str, threshold: float, dtype: Depth) -> list[Path]:
+    recipe = json.loads(json.dumps(prediction.recipe | {"threshold": threshold}))
+    space = prediction.axes.replace("C", "")
+    placed = (prediction.voxel_size, prediction.unit, prediction.origin)
+    classes = prediction.class_names if "C" in prediction.axes else None
+    files = [folder / f"{name}_probability.tif", folder / f"{name}_binary.tif"]
+    probability = _Scaled(prediction.probability, dtype)
+    write_ome_tiff(files[0], probability, prediction.axes, *placed, channel_names=classes, description=recipe)
+    write_ome_tiff(files[1], _Computed(prediction.binary(threshold)), space, *placed, description=recipe)
     for attention in prediction.attentions:
-        written.append(folder / f"{name}_attention_{attention.level}.tif")
-        _write_attention(written[-1], prediction, attention, dtype, recipe)
-    return written
+        files.append(folder / f"{name}_attention_{attention.level}.tif")
+        _write_attention(files[-1], prediction, attention, dtype, recipe)
+    return files
 
 
 def _write_attention(
@@ -68,15 +77,8 @@ def _write_attention(
     origin = dict(zip("ZYX", prediction.origin, strict=True))
     z, y, x = (sizes[axis] * stride.get(axis, 1) for axis in "ZYX")
     oz, oy, ox = (origin[axis] + sizes[axis] * offset.get(axis, 0.0) for axis in "ZYX")
-    write_ome_tiff(
-        path,
-        _Scaled(attention.data, dtype),
-        axes,
-        (z, y, x),
-        prediction.unit,
-        (oz, oy, ox),
-        description=json.loads(json.dumps(recipe)),
-    )
+    data = _Scaled(attention.data, dtype)
+    write_ome_tiff(path, data, axes, (z, y, x), prediction.unit, (oz, oy, ox), description=recipe)
 
 
 class _Scaled:

@@ -112,3 +112,31 @@ def description_from_json(text: str | bytes, place: str) -> ModelDescription:
 def description_to_json(description: ModelDescription) -> str:
     """Return `description` as readable JSON; `description_from_json` gives the same value back."""
     return json.dumps(_ADAPTER.dump_python(description, mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+
+def card_as_text(description: ModelDescription) -> str:
+    """Return what a user must know of a model, as lines of plain text."""
+    spec, card = description.spec, description.card
+    z, y, x = (f"{size:g}" for size in description.voxel_size)
+    curves = description.training.curves
+    facts = {
+        "Model": description.name,
+        "Summary": card.summary,
+        "Network": f"{spec.dimensions}D {spec.network}, skip {spec.skip}, {spec.in_channels} input channel(s)",
+        "Classes": ", ".join(f"{i} = {name}" for i, name in enumerate(description.class_names, start=1)),
+        "Trained on": card.data,
+        "Terms": card.terms,
+        "Voxel size": f"{z} × {y} × {x} {description.unit} (z, y, x)",
+        "Preprocessing": "grey values to zero mean and unit deviation over the whole stack",
+        "Margin": f"{description.margin} pixels",
+        "Scores": ", ".join(f"{name} {value:.4f}" for name, value in card.scores.items()),
+        "Scored on": card.scores_on,
+        "Curves": "; ".join(f"{name} {c[0][1]:.3f} → {c[-1][1]:.3f} (step {c[-1][0]})" for name, c in curves.items()),
+        "Commands": "\n".join(card.commands),
+        "Parent": description.training.parent or "",
+        "SHA-256": description.weights_sha256,
+    }
+    width = max(map(len, facts))
+    return "\n".join(
+        f"{key:{width}}  " + text.replace("\n", "\n" + " " * (width + 2)) for key, text in facts.items() if text
+    )

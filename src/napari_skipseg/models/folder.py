@@ -25,9 +25,7 @@ def read_description(folder: Path) -> ModelDescription:
             f"{WEIGHTS_FILE}, as `napari-skipseg train` writes it."
         )
     if not folder.is_dir():
-        raise ModelError(
-            f"There is no model folder at '{folder}'. `napari-skipseg models` lists the known ones."
-        )
+        raise ModelError(f"There is no model folder at '{folder}'. `napari-skipseg models` lists the known ones.")
     file = folder / DESCRIPTION_FILE
     try:
         text = file.read_bytes()

@@ -52,9 +52,7 @@ def locate_model(name: str) -> Path:
     if path.exists() or path.suffix or os.sep in name or "/" in name:
         return path
     known = ", ".join(found) or "none"
-    raise ModelError(
-        f"There is no model called '{name}'. Known models: {known}; or give the path of a model folder."
-    )
+    raise ModelError(f"There is no model called '{name}'. Known models: {known}; or give the path of a model folder.")
 
 
 def describe_model(name: str) -> ModelDescription:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
@@ -38,9 +37,7 @@ def read_model(folder: Path) -> Model:
     network = build(description.spec)
     try:
         tensors = load(read_weights(folder, description))
-        widened = {
-            name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
-        }
+        widened = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
         network.load_state_dict(widened)
     except (SafetensorError, RuntimeError) as error:
         raise ModelError(
@@ -70,7 +67,7 @@ def write_model(folder: Path, description: ModelDescription, network: Network) -
         (draft / WEIGHTS_FILE).write_bytes(content)
         (draft / DESCRIPTION_FILE).write_text(description_to_json(description), encoding="utf-8")
         draft.chmod(0o755)
-        os.rename(draft, folder)
+        draft.rename(folder)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise ModelError(f"The model cannot be written to '{folder}': {error.strerror}.") from error

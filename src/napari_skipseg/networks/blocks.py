@@ -92,9 +92,7 @@ class Block(nn.Module):
     Shape: (N, in_channels, *space) -> (N, 4·width (bottleneck) or width, *space, halved or doubled).
     """
 
-    def __init__(
-        self, options: BlockOptions, name: BlockName, in_channels: int, width: int, resize: Resize
-    ) -> None:
+    def __init__(self, options: BlockOptions, name: BlockName, in_channels: int, width: int, resize: Resize) -> None:
         super().__init__()
         self.branch = nn.Sequential(*BRANCHES[name](options, in_channels, width, resize))
         self.out_channels = 4 * width if name == "bottleneck" else width

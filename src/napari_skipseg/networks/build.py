@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from napari_skipseg.networks.network import Network
+import torch
+
+from napari_skipseg.networks.network import Network, count_trainable
 from napari_skipseg.networks.residual_fcn import ResidualFCN
 from napari_skipseg.networks.specs import NetworkSpec, UNetSpec
 from napari_skipseg.networks.unet import UNet
@@ -11,3 +13,9 @@ from napari_skipseg.networks.unet import UNet
 def build(spec: NetworkSpec) -> Network:
     """Return the network that `spec` describes, freshly initialised from torch's random state."""
     return UNet(spec) if isinstance(spec, UNetSpec) else ResidualFCN(spec)
+
+
+def count_parameters(spec: NetworkSpec) -> int:
+    """Return the trainable parameters of the network that `spec` describes, without making its weights."""
+    with torch.device("meta"):
+        return count_trainable(build(spec))

@@ -25,9 +25,7 @@ class LongSkip(nn.Module):
         super().__init__()
         self.merge = spec.skip
         target = narrow_to if spec.projection == "narrow" else skip_channels
-        self.out_channels = {"none": up_channels, "sum": target, "org": up_channels + skip_channels}[
-            spec.skip
-        ]
+        self.out_channels = {"none": up_channels, "sum": target, "org": up_channels + skip_channels}[spec.skip]
         convolution = LAYERS[spec.dimensions].convolution
         self.project_up: nn.Module = nn.Identity()
         self.project_skip: nn.Module = nn.Identity()
@@ -92,15 +90,13 @@ class ResidualFCN(Network):
             features = stage(features)
             skips.append(features)
         features = self.across(features)
-        for join, stage in zip(self.joins, self.up, strict=False):  # type: ignore[arg-type]
+        for join, stage in zip(self.joins, self.up, strict=False):
             features = stage(join(features, skips.pop()))
         features = self.last(self.joins[-1](features, skips.pop()))
         return NetworkOutput(self.classifier(features), ())
 
 
-def _stage(
-    options: BlockOptions, stage: Stage, in_channels: int, resizes: tuple[Resize, ...]
-) -> nn.Sequential:
+def _stage(options: BlockOptions, stage: Stage, in_channels: int, resizes: tuple[Resize, ...]) -> nn.Sequential:
     """Return the blocks of a stage: the first halves, the last doubles, where `resizes` says so."""
     blocks: list[Block] = []
     for number in range(stage.repetition):

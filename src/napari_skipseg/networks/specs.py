@@ -30,7 +30,7 @@ class UNetSpec:
     in_channels: int = 1
     out_channels: int = 1
     skip: Skip = "sat"
-    widths: tuple[int, ...] = (32, 64, 128, 256, 512)
+    widths: tuple[int, ...] = (32, 64, 128, 256)
     select_init: SelectInit = "uniform01"
     gate_norm: bool = True
     dropout: float = 0.0
@@ -100,9 +100,7 @@ class ResidualFCNSpec:
         if self.width < 1 or not self.stages:
             raise SpecError("The residual FCN needs a first width of at least 1 and at least one stage.")
         if self.across.repetition < 2:
-            raise SpecError(
-                "The stage across needs 2 blocks or more: its first one halves, its last one doubles."
-            )
+            raise SpecError("The stage across needs 2 blocks or more: its first one halves, its last one doubles.")
 
 
 NetworkSpec = UNetSpec | ResidualFCNSpec

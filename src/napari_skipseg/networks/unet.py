@@ -67,12 +67,10 @@ class UNet(Network):
         """Return the output for an image whose sides are multiples of `stride`."""
         features = self.encoder[0](image)
         crossed = []
-        for encode, gate in zip(self.encoder[1:], self.gates, strict=True):  # type: ignore[arg-type]
+        for encode, gate in zip(self.encoder[1:], self.gates, strict=True):
             crossed.append(gate(features))
             features = encode(self.pool(features))  # (N, widths[level], *space / 2^level)
-        for up, decode, across in zip(
-            reversed(self.up), reversed(self.decoder), reversed(crossed), strict=True
-        ):
+        for up, decode, across in zip(reversed(self.up), reversed(self.decoder), reversed(crossed), strict=True):
             features = decode(torch.cat([up(features), across], dim=1))
         attentions = tuple(crossed) if self.attention_strides else ()
         return NetworkOutput(self.classifier(features), attentions)

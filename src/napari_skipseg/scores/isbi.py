@@ -124,13 +124,9 @@ def probability_from_image(image: ArrayLike) -> NDArray[Any]:
     if values.dtype.kind == "b":
         return values.astype(np.float64)
     if values.dtype.kind not in "ui":
-        raise InputError(
-            f"A probability image of type {values.dtype} cannot be scored: save it as 8-bit or float."
-        )
+        raise InputError(f"A probability image of type {values.dtype} cannot be scored: save it as 8-bit or float.")
     if values.size and values.min() < 0:
-        raise InputError(
-            "The probability image has negative values: save it as unsigned 8-bit, 16-bit or float."
-        )
+        raise InputError("The probability image has negative values: save it as unsigned 8-bit, 16-bit or float.")
     scaled: NDArray[Any] = values / np.float64(np.iinfo(values.dtype).max)
     return scaled
 
@@ -146,18 +142,14 @@ def _checked_probability(cell: ArrayLike) -> NDArray[Any]:
     if values.dtype.kind not in "buif":
         raise InputError(f"The prediction holds values of type {values.dtype}: give a probability in [0, 1].")
     if values.ndim not in (2, 3):
-        raise InputError(
-            f"The prediction has {values.ndim} axes: give one slice (Y, X) or one stack (Z, Y, X)."
-        )
+        raise InputError(f"The prediction has {values.ndim} axes: give one slice (Y, X) or one stack (Z, Y, X).")
     if values.size == 0:
         raise InputError(f"The prediction is empty: its shape is {values.shape}.")
     low, high = float(values.min()), float(values.max())
     if math.isnan(low) or math.isnan(high):
         raise InputError("The prediction holds NaN: replace those pixels by a probability in [0, 1].")
     if low < 0 or high > 1:
-        raise InputError(
-            f"The prediction runs from {low:g} to {high:g}: scale it to a probability of cell in [0, 1]."
-        )
+        raise InputError(f"The prediction runs from {low:g} to {high:g}: scale it to a probability of cell in [0, 1].")
     return values
 
 
@@ -166,16 +158,12 @@ def _checked_truth(truth: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_
     if values.dtype.kind not in "buif":
         raise InputError(f"The truth holds values of type {values.dtype}: give a mask, 0 on membranes.")
     if values.shape != shape:
-        raise InputError(
-            f"The prediction has shape {shape}, the truth {values.shape}: give both for the same slices."
-        )
+        raise InputError(f"The prediction has shape {shape}, the truth {values.shape}: give both for the same slices.")
     if values.dtype.kind == "f" and np.isnan(values).any():
         raise InputError("The truth holds NaN: give a mask, 0 on membranes and above 0 inside cells.")
     cells: NDArray[np.bool_] = values > 0
     if not cells.any():
-        raise InputError(
-            "The truth has no cell: nothing to score. It must be above 0 inside cells, 0 on membranes."
-        )
+        raise InputError("The truth has no cell: nothing to score. It must be above 0 inside cells, 0 on membranes.")
     return cells
 
 

@@ -53,9 +53,7 @@ class OverlapScores:
         )
 
 
-def score_overlap(
-    prediction_mask: ArrayLike, truth_mask: ArrayLike, counted: ArrayLike | None = None
-) -> OverlapScores:
+def score_overlap(prediction_mask: ArrayLike, truth_mask: ArrayLike, counted: ArrayLike | None = None) -> OverlapScores:
     """Return the scores of `prediction_mask` against `truth_mask`, over all pixels or those `counted`.
 
     All are masks of one shape, of any number of axes: booleans, or numbers where 0 is outside, others inside.
@@ -72,14 +70,10 @@ def score_overlap(
     if counted is not None:
         where = _as_mask(counted, "counted region")
         if where.shape != truth.shape:
-            raise InputError(
-                f"The counted region has shape {where.shape}, the masks {truth.shape}: make them equal."
-            )
+            raise InputError(f"The counted region has shape {where.shape}, the masks {truth.shape}: make them equal.")
         prediction, truth = prediction[where], truth[where]
     if truth.size == 0:
-        raise InputError(
-            "There is no pixel to score: the masks are empty, or the counted region leaves none."
-        )
+        raise InputError("There is no pixel to score: the masks are empty, or the counted region leaves none.")
     hits = int(np.count_nonzero(prediction & truth))
     predicted, true = int(np.count_nonzero(prediction)), int(np.count_nonzero(truth))
     return OverlapScores.from_counts(

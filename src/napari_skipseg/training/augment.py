@@ -1,7 +1,7 @@
 """Augmentation in 2D and 3D: one spatial transform for image and labels together, then grey values.
 
-The warp is that of Drozdzal et al. 2016 and Ronneberger et al. 2015: a coarse grid of random displacements, interpolated
-by cubic B-splines, with its outermost control points fixed.
+The warp is that of Drozdzal et al. 2016 and Ronneberger et al. 2015: a coarse grid of random displacements,
+interpolated by cubic B-splines, with its outermost control points fixed.
 """
 
 from __future__ import annotations
@@ -59,19 +59,17 @@ def draw_warp(options: Augmentation, shape: tuple[int, ...], generator: torch.Ge
     return anchored
 
 
-def sampling_grid(
-    options: Augmentation, shape: tuple[int, ...], centre: Tensor, generator: torch.Generator
-) -> Tensor:
+def sampling_grid(options: Augmentation, shape: tuple[int, ...], centre: Tensor, generator: torch.Generator) -> Tensor:
     """Return where each voxel of a patch of `shape` around `centre` comes from: (*shape, dimensions), in voxels."""
     axes = [torch.arange(length) - (length - 1) / 2 for length in shape]
     place = torch.stack(torch.meshgrid(*axes, indexing="ij"))  # (dimensions, *shape)
     place = place + draw_warp(options, shape, generator)
-    place = torch.tensordot(draw_matrix(options, len(shape), generator), place, dims=1)
-    return place.movedim(0, -1) + centre
+    turned: Tensor = torch.tensordot(draw_matrix(options, len(shape), generator), place, dims=1)
+    return turned.movedim(0, -1) + centre
 
 
 def resample(image: Tensor, labels: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
-    """Return image (C, *shape) by linear and labels (*shape) by nearest interpolation at `grid`, mirrored at borders."""
+    """Return image (C, *shape) by linear and labels (*shape) by nearest interpolation at `grid`, mirrored."""
     size = torch.tensor(labels.shape, dtype=torch.float32)
     normal = (2 * grid + 1) / size - 1  # grid_sample's convention without aligned corners
     normal = normal.flip(-1)[None]

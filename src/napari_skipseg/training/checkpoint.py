@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,12 +52,10 @@ def write_checkpoint(
     try:
         contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         save_file(contiguous, draft, metadata={"fit": json.dumps(numbers)})
-        os.replace(draft, file)
+        draft.replace(file)
     except (OSError, SafetensorError) as error:
         draft.unlink(missing_ok=True)
-        raise FileError(
-            f"The checkpoint {file} cannot be written ({error}): free some space and resume."
-        ) from error
+        raise FileError(f"The checkpoint {file} cannot be written ({error}): free some space and resume.") from error
 
 
 def read_checkpoint(
@@ -85,10 +82,7 @@ def read_checkpoint(
         number, slot = name.split(".", 1)
         slots.setdefault(int(number), {})[slot] = tensor
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    curves = {
-        name: [(int(step), float(value)) for step, value in curve]
-        for name, curve in numbers["curves"].items()
-    }
+    curves = {name: [(int(step), float(value)) for step, value in curve] for name, curve in numbers["curves"].items()}
     return FitState(numbers["step"], curves, float(numbers["best_loss"]), _under(tensors, "best."))
 
 

@@ -61,7 +61,8 @@ def iter_fit(
 def make_optimizer(settings: TrainSettings, network: nn.Module) -> torch.optim.Optimizer:
     """Return AdamW with weight decay on convolution kernels only: not on biases, batch norm or select weights."""
     plain = {id(module.weight) for module in network.modules() if isinstance(module, Select)}
-    kernels, others = [], []
+    kernels: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for parameter in network.parameters():
         (others if parameter.ndim < 2 or id(parameter) in plain else kernels).append(parameter)
     groups = [
@@ -76,9 +77,7 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
     rise = max(1, round(settings.warm_up * settings.steps))
     if step < rise:
         return settings.learning_rate * (step + 1) / rise
-    return (
-        settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, settings.steps - rise)))
-    )
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, settings.steps - rise)))
 
 
 def _take_step(
@@ -89,9 +88,7 @@ def _take_step(
     step: int,
     device: torch.device,
 ) -> float:
-    torch.manual_seed(
-        settings.seed * 1_000_003 + step
-    )  # dropout: so that a resumed run repeats the same masks
+    torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout: so that a resumed run repeats the same masks
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(settings, step)
     images, targets = draw_batch(data.training, settings, step)
@@ -132,14 +129,10 @@ def _validate(
     state.record("held-out Dice", 2 * overlap / max(1.0, sizes))
     if value <= state.best_loss:
         state.best_loss = value
-        state.best_weights = {
-            name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()
-        }
+        state.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
 
 
-def _validation_windows(
-    runs: tuple[Labelled, ...], dimensions: int
-) -> Generator[tuple[Tensor, Tensor], None, None]:
+def _validation_windows(runs: tuple[Labelled, ...], dimensions: int) -> Generator[tuple[Tensor, Tensor], None, None]:
     """Yield the middle window (at most 512 a side) of each held-out slice, or of each run in 3D, as a batch of one."""
     for run in runs:
         middle = tuple(

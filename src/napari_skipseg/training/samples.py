@@ -79,9 +79,7 @@ def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> Labelled
     space = tuple(stack.length(axis) for axis in "ZYX")
     truth = tuple(labels.length(axis) for axis in "ZYX")
     if space != truth or labels.length("C") * labels.length("T") != 1:
-        raise InputError(
-            f"Labels '{labels.name}' of shape {labels.shape} do not fit '{stack.name}' of {stack.shape}."
-        )
+        raise InputError(f"Labels '{labels.name}' of shape {labels.shape} do not fit '{stack.name}' of {stack.shape}.")
     everything = (slice(None),) * len(labels.shape)
     values = labels.read(everything).reshape(space)
     if values.dtype.kind == "f" and not (values == np.round(values)).all():
@@ -97,10 +95,7 @@ def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> Labelled
 
 def _channels_first(stack: Stack, normalization: Normalization) -> NDArray[np.float32]:
     values: NDArray[Any] = normalization.apply(stack.read((slice(None),) * len(stack.shape)))
-    if "C" in stack.axes:
-        values = np.moveaxis(values, stack.axes.index("C"), 0)
-    else:
-        values = values[None]
+    values = np.moveaxis(values, stack.axes.index("C"), 0) if "C" in stack.axes else values[None]
     return np.ascontiguousarray(values if "Z" in stack.axes else values[:, None])
 
 
@@ -115,8 +110,7 @@ def _runs(labelled: Labelled, wanted: list[bool]) -> list[Labelled]:
 
 def _check_classes(training: list[Labelled], settings: TrainSettings) -> None:
     counted = sum(
-        np.bincount(run.target[run.target >= 0].ravel(), minlength=len(settings.classes) + 1)
-        for run in training
+        np.bincount(run.target[run.target >= 0].ravel(), minlength=len(settings.classes) + 1) for run in training
     )
     for count, label in zip(np.asarray(counted)[1:], settings.classes, strict=True):
         if count == 0:

@@ -19,7 +19,7 @@ LossName = Literal["bce", "dice", "bce+dice"]
 class Augmentation:
     """How a sample is varied: geometry for image and labels together, then grey values.
 
-    rotation: degrees to either side, in the Y-X plane. scale: factor to either side of 1. shear: radians to either side.
+    rotation: degrees to either side, in the Y-X plane. scale: factor to either side of 1. shear: radians, likewise.
     warp_sigma: pixels, of the displacements of a `warp_grid`-per-axis cubic B-spline whose border stays in place.
     gain, offset, noise: in standard deviations of the stack. blur: largest Gaussian sigma in pixels.
     swap_axes: exchange the axes of space (cubic voxels only).
@@ -85,15 +85,11 @@ class TrainSettings:
         names = [label.name for label in self.classes]
         values = [label.label for label in self.classes]
         if not names or len(set(names)) != len(names) or len(set(values)) != len(values):
-            raise SpecError(
-                "Name at least one class, each with a name and a label value of its own (NAME=VALUE)."
-            )
+            raise SpecError("Name at least one class, each with a name and a label value of its own (NAME=VALUE).")
         if self.ignore is not None and self.ignore in values:
             raise SpecError(f"Label value {self.ignore} is both a class and the value to ignore.")
         if len(self.patch) != self.spec.dimensions or min(self.patch) < 8:
-            raise SpecError(
-                f"A {self.spec.dimensions}D network needs a patch of {self.spec.dimensions} lengths >= 8."
-            )
+            raise SpecError(f"A {self.spec.dimensions}D network needs a patch of {self.spec.dimensions} lengths >= 8.")
         if min(self.batch, self.steps, self.validate_every) < 1 or self.learning_rate <= 0:
             raise SpecError("Batch, steps, validate_every and learning_rate must be positive.")
         held_out(self.validate)

@@ -51,7 +51,7 @@ def iter_train(settings: TrainSettings, folder: Path, device_name: str = "auto")
     checkpoint = scratch / "checkpoint.safetensors"
     state = yield from iter_fit(settings, data, network, checkpoint, torch.device(device.name))
     yield Progress(settings.steps, settings.steps, "scoring and measuring the margin")
-    network = as_stored(network.to(device="cpu", memory_format=torch.contiguous_format))
+    network = as_stored(network.to("cpu"))
     write_model(target, describe(settings, data, network, state), network)
     shutil.rmtree(scratch, ignore_errors=True)
     return target
@@ -77,7 +77,7 @@ def start(settings: TrainSettings) -> Network:
 
 
 def describe(settings: TrainSettings, data: TrainingData, network: Network, state: FitState) -> ModelDescription:
-    """Return the description of a fitted network: with its margin, its curves, and its scores where slices were held out."""
+    """Return the description of a fitted network: its margin, its curves, its scores on held-out slices."""
     draft = ModelDescription(
         settings.name,
         settings.spec,

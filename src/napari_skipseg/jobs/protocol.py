@@ -1,0 +1,205 @@
+"""What viewer and engine process say to each other: one JSON object per line. Arrays never cross, only where they lie.
+
+To the engine's standard input go jobs (`SegmentJob`, `DevicesJob`) and commands (`Cancel`, `Quit`); from its standard
+output come events. A job ends with exactly one of `Segmented`, `DevicesFound`, `Failed`, `Cancelled`, which bears its
+number. Loads without torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter
+
+from napari_skipseg.devices import Device
+from napari_skipseg.inference.options import SegmentOptions
+
+INPUT_FILE = "input.npy"
+PROBABILITY_FILE = "probability.npy"
+NO_JOB = 0
+"""The number of a failure that belongs to no job: a line that the engine could not read. Jobs count from 1."""
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class SegmentJob:
+    """Segment the array in `folder`/input.npy; the results go into the same folder. The rest is as in `Stack`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    number: int
+    folder: str
+    axes: str
+    voxel_size: tuple[float, float, float]
+    unit: str
+    origin: tuple[float, float, float]
+    name: str
+    model: str
+    model_sha256: str
+    options: SegmentOptions
+    kind: Literal["segment"] = "segment"
+
+
+@dataclass(frozen=True)
+class DevicesJob:
+    """Say which devices there are to compute on."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    number: int
+    kind: Literal["devices"] = "devices"
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Stop job `number` within a tile; nothing happens where it has ended already."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    number: int
+    kind: Literal["cancel"] = "cancel"
+
+
+@dataclass(frozen=True)
+class Quit:
+    """End the engine process, in the middle of a job too."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    kind: Literal["quit"] = "quit"
+
+
+@dataclass(frozen=True)
+class Ready:
+    """The engine has loaded its libraries and takes jobs."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    pid: int
+    kind: Literal["ready"] = "ready"
+
+
+@dataclass(frozen=True)
+class ProgressMade:
+    """How far job `number` is."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    number: int
+    done: int
+    total: int
+    message: str
+    kind: Literal["progress"] = "progress"
+
+
+@dataclass(frozen=True)
+class AttentionFile:
+    """One attention map; `file` lies in the job's folder."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    level: int
+    stride: tuple[int, ...]
+    file: str
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """The result of a `SegmentJob`: a `Prediction` whose arrays lie in the job's folder."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    number: int
+    axes: str
+    voxel_size: tuple[float, float, float]
+    unit: str
+    origin: tuple[float, float, float]
+    class_names: tuple[str, ...]
+    attentions: tuple[AttentionFile, ...]
+    recipe: dict[str, Any]
+    kind: Literal["segmented"] = "segmented"
+
+
+@dataclass(frozen=True)
+class DeviceReport:
+    """What there is to compute on: the device that "auto" chooses, all that can be chosen, and what speeds up the CPU."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    chosen: Device
+    available: tuple[str, ...]
+    has_openvino: bool
+
+
+@dataclass(frozen=True)
+class DevicesFound:
+    """The result of a `DevicesJob`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    number: int
+    report: DeviceReport
+    kind: Literal["devices"] = "devices"
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Job `number` failed: the name of a `SkipsegError` class, its sentence, and the traceback."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    number: int
+    error: str
+    message: str
+    details: str
+    kind: Literal["failed"] = "failed"
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """Job `number` was stopped; it left no result."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    number: int
+    kind: Literal["cancelled"] = "cancelled"
+
+
+Job = SegmentJob | DevicesJob
+Request = Job | Cancel | Quit
+End = Segmented | DevicesFound | Failed | Cancelled
+Event = Ready | ProgressMade | End
+
+_REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])
+_EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
+
+
+def request_to_line(request: Request) -> bytes:
+    """Return `request` as one line of JSON."""
+    return _REQUESTS.dump_json(request) + b"\n"
+
+
+def request_from_line(line: bytes) -> Request:
+    """Return the request in `line`.
+
+    Raises:
+        ValueError: no JSON, an unknown kind or key, a missing value.
+        InputError: options that are impossible.
+    """
+    return _REQUESTS.validate_json(line)
+
+
+def event_to_line(event: Event) -> bytes:
+    """Return `event` as one line of JSON."""
+    return _EVENTS.dump_json(event) + b"\n"
+
+
+def event_from_line(line: bytes) -> Event:
+    """Return the event in `line`.
+
+    Raises:
+        ValueError: no JSON, an unknown kind or key, a missing value.
+    """
+    return _EVENTS.validate_json(line)

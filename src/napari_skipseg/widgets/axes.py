@@ -1,0 +1,106 @@
+"""What the axes of a layer are: letters, voxel sizes and units, as napari keeps them and as a stack wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_skipseg.errors import InputError
+from napari_skipseg.images.ome import METRES, find_unit
+from napari_skipseg.images.stack import check_axes
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+
+UNITS = ("nm", "µm", "Å", "mm", "pixel")
+"""The units that the panel offers."""
+
+GUESSED_AXES = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}
+_LETTERS = {"t": "T", "c": "C", "ch": "C", "z": "Z", "y": "Y", "x": "X"} | {
+    word: letter
+    for letter, words in {
+        "T": "time frame frames",
+        "C": "channel channels",
+        "Z": "depth plane planes slice slices section",
+        "Y": "row rows height",
+        "X": "column columns width",
+    }.items()
+    for word in words.split()
+}
+
+
+def axes_of(layer: Layer) -> str:
+    """Return one letter per dimension of the layer, from its axis labels where they say it, else by their number.
+
+    RGB samples are no dimension of a napari layer and have no letter here.
+    """
+    named = "".join(_LETTERS.get(str(label).strip().lower(), "?") for label in layer.axis_labels)
+    if "?" not in named and len(set(named)) == len(named):
+        return named
+    return GUESSED_AXES.get(layer.ndim, "?" * layer.ndim)
+
+
+def voxel_size_of(layer: Layer, axes: str) -> tuple[tuple[float, float, float], str]:
+    """Return the (z, y, x) voxel size of a layer with such axes, and its unit: "pixel" where none is known.
+
+    Sizes in other units than that of x are converted to it.
+    """
+    sizes, unit = along_space(np.abs(layer.scale), layer.units, axes, default=1.0)
+    return sizes, unit
+
+
+def origin_of(layer: Layer, axes: str) -> tuple[float, float, float]:
+    """Return the (z, y, x) place of the layer's first voxel, in the unit of `voxel_size_of`."""
+    return along_space(layer.translate, layer.units, axes, default=0.0)[0]
+
+
+def along_space(
+    values: Sequence[float], units: Sequence[Any], axes: str, default: float
+) -> tuple[tuple[float, float, float], str]:
+    """Return the values of z, y and x in the unit of x, `default` where there is no such axis."""
+    if not {"Y", "X"} <= set(axes):
+        return (default, default, default), "pixel"
+    names = [find_unit(str(unit)) or "pixel" for unit in units]
+    unit = names[axes.index("X")]
+    found = []
+    for letter in "ZYX":
+        value, own = default, unit
+        if letter in axes:
+            value, own = float(values[axes.index(letter)]), names[axes.index(letter)]
+        if own != unit and own in METRES and unit in METRES:
+            value = float(f"{value * METRES[own] / METRES[unit]:.12g}")
+        found.append(value)
+    return (found[0], found[1], found[2]), unit
+
+
+def set_calibration(layer: Layer, axes: str, voxel_size: tuple[float, float, float], unit: str) -> None:
+    """Give the layer these axes, (z, y, x) voxel size and unit. Time and channels keep their own.
+
+    Raises:
+        InputError: the axes do not describe the layer.
+    """
+    check_layer_axes(layer, axes)
+    scale, units = list(layer.scale), list(layer.units)
+    for letter, size in zip("ZYX", voxel_size, strict=True):
+        if letter in axes:
+            place = axes.index(letter)
+            scale[place] = -size if scale[place] < 0 else size
+            units[place] = unit
+    layer.axis_labels = tuple(axes.lower())
+    if not np.array_equal(layer.scale, scale):
+        layer.scale = scale
+    layer.units = units
+
+
+def check_layer_axes(layer: Layer, axes: str) -> None:
+    """Raise InputError where `axes` do not describe the dimensions of the layer."""
+    if is_rgb(layer) and "C" in axes:
+        raise InputError("The colours of an RGB image are its channels: leave C out of the axes.")
+    check_axes(axes, layer.ndim)
+
+
+def is_rgb(layer: Layer) -> bool:
+    """Return whether the layer holds RGB(A) samples behind its dimensions."""
+    return bool(getattr(layer, "rgb", False))

@@ -1,0 +1,132 @@
+"""Files and the sample for napari: TIFF in with axes and voxel size, OME-TIFF out, a synthetic EM stack."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.widgets.axes import GUESSED_AXES, along_space
+
+LayerData = tuple[Any, dict[str, Any], str]
+
+IN_MEMORY = 256 * 2**20
+"""Bytes up to which a file is read at once; a larger one is read where it is looked at."""
+
+_RGB_TYPES = ("uint8", "uint16", "float32")
+
+
+def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
+    """Return the reader of TIFF files, None where a path is something else."""
+    paths = [path] if isinstance(path, str) else list(path)
+    tiffs = all(Path(each).suffix.lower() in (".tif", ".tiff") for each in paths)
+    return read_layers if paths and tiffs else None
+
+
+def read_layers(path: str | Sequence[str]) -> list[LayerData]:
+    """Return the layers in one or several TIFF files, each with scale, translate, units and axis labels.
+
+    Channels become layers of their own, RGB stays one layer; labels written by this plugin come back as labels.
+
+    Raises:
+        FileError: a file cannot be read.
+        InputError: its axes or values are not those of an image.
+    """
+    paths = [path] if isinstance(path, str) else list(path)
+    return [_layer_of(read_stack(each), read_recipe(each)) for each in paths]
+
+
+def _layer_of(stack: Stack, recipe: Mapping[str, Any] | None) -> LayerData:
+    axes, metadata = stack.axes, layer_arguments(stack)
+    if recipe is not None:
+        metadata["metadata"] = {"skipseg": {"recipe": dict(recipe)}}
+        if recipe.get("layer") == "labels":
+            return _in_reach(stack), metadata, "labels"
+    if "C" not in axes:
+        return _in_reach(stack), metadata, "image"
+    if axes.endswith("C") and stack.length("C") in (3, 4) and np.dtype(stack.data.dtype).name in _RGB_TYPES:
+        return _in_reach(stack), {**metadata, "rgb": True}, "image"
+    return _in_reach(stack), {**metadata, "channel_axis": axes.index("C")}, "image"
+
+
+def layer_arguments(stack: Stack) -> dict[str, Any]:
+    """Return name, scale, translate, units and axis labels of the layer that shows `stack`, channels left out."""
+    axes = stack.axes.replace("C", "")
+    sizes, places = dict(zip("ZYX", stack.voxel_size, strict=True)), dict(zip("ZYX", stack.origin, strict=True))
+    return {
+        "name": stack.name,
+        "scale": [sizes.get(axis, 1.0) for axis in axes],
+        "translate": [places.get(axis, 0.0) for axis in axes],
+        "units": [stack.unit if axis in "ZYX" else "pixel" for axis in axes],
+        "axis_labels": tuple(axes.lower()),
+    }
+
+
+def _in_reach(stack: Stack) -> Any:
+    """Return the voxels: in memory where they are few, else as a dask array of planes."""
+    from dask import array
+
+    if math.prod(stack.shape) * np.dtype(stack.data.dtype).itemsize <= IN_MEMORY:
+        return np.asarray(stack.data)
+    chunks = tuple(
+        n if axis in "YX" or stack.axes.endswith("C") and axis == "C" else 1
+        for axis, n in zip(stack.axes, stack.shape, strict=True)
+    )
+    return array.from_array(stack.data, chunks=chunks, name=False)
+
+
+def write_image(path: str, data: Any, attributes: Mapping[str, Any]) -> list[str]:
+    """Write an image layer as OME-TIFF with its axes, voxel size and unit; return the path.
+
+    Raises:
+        FileError: the file cannot be written.
+        InputError: OME-TIFF cannot hold such an image.
+    """
+    array = data[0] if attributes.get("multiscale") else data
+    if array.dtype == np.float16:
+        array = array.astype(np.float32)
+    _write(path, array, attributes, {"layer": "image"})
+    return [path]
+
+
+def write_labels(path: str, data: Any, attributes: Mapping[str, Any]) -> list[str]:
+    """Write a labels layer as OME-TIFF in the smallest type that holds its values; return the path.
+
+    Raises:
+        FileError: the file cannot be written.
+        InputError: OME-TIFF cannot hold such labels.
+    """
+    array = data[0] if attributes.get("multiscale") else data
+    if array.dtype.itemsize > 1:
+        lowest, highest = int(array.min()), int(array.max())
+        array = array.astype(np.result_type(np.min_scalar_type(lowest), np.min_scalar_type(highest)))
+    _write(path, array, attributes, {"layer": "labels"})
+    return [path]
+
+
+def _write(path: str, array: Any, attributes: Mapping[str, Any], description: dict[str, Any]) -> None:
+    rgb = bool(attributes.get("rgb"))
+    ndim = array.ndim - int(rgb)
+    axes = "".join(str(label) for label in attributes.get("axis_labels") or ()).upper()
+    if len(axes) != ndim or not set(axes) <= set("TCZYX"):
+        axes = GUESSED_AXES.get(ndim, "?" * ndim)
+    units = attributes.get("units") or ("pixel",) * ndim
+    if isinstance(units, str):
+        units = (units,) * ndim
+    scale = np.abs(attributes.get("scale", np.ones(ndim)))
+    sizes, unit = along_space(scale, units, axes, default=1.0)
+    places, _ = along_space(attributes.get("translate", np.zeros(ndim)), units, axes, default=0.0)
+    write_ome_tiff(path, array, axes + "C" * rgb, sizes, unit, places, description=description)
+
+
+def make_em_stack() -> list[LayerData]:
+    """Return the synthetic EM stack (16, 512, 512) as one image layer with its voxel size."""
+    from napari_skipseg.images.synthetic import make_sample
+
+    stack = make_sample().stack
+    return [(stack.data, layer_arguments(stack), "image")]

@@ -1,0 +1,197 @@
+"""Layers to stacks, and predictions to layers: probability, binary and attention maps over their image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.outputs import Prediction
+from napari_skipseg.widgets.axes import is_rgb, origin_of, voxel_size_of
+from napari_skipseg.widgets.placement import Cut, Placement, place_over
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image, Layer
+
+KEY = "skipseg"
+"""The key in `layer.metadata` under which a result says what it is and which recipe made it."""
+
+CLASS_COLORS = ("#2ee6c5", "#ffb347", "#7aa2ff", "#ff7ab6", "#c5f06b", "#d59bff")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A prediction, and of what it is: the image's axes without RGB samples, and the positions it was cut to."""
+
+    prediction: Prediction
+    axes: str
+    positions: dict[int, int]
+    source: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """One layer to show: `role` names it and finds it again."""
+
+    role: str
+    kind: str
+    data: Any
+    placement: Placement
+    looks: dict[str, Any]
+
+
+def stack_of(layer: Layer, axes: str, positions: dict[int, int] | None = None) -> Stack:
+    """Return the stack of an image layer with such axes, cut to `positions` (axis number -> position).
+
+    Raises:
+        InputError: the axes do not describe the layer, or it is empty.
+    """
+    data = data_of(layer)
+    full = axes + ("C" if is_rgb(layer) else "")
+    size, unit = voxel_size_of(layer, axes)
+    origin = list(origin_of(layer, axes))
+    for axis, place in (positions or {}).items():
+        if axes[axis] in "ZYX":
+            origin["ZYX".index(axes[axis])] += place * size["ZYX".index(axes[axis])]
+    if positions:
+        data = Cut(data, positions)
+    return Stack(data, full, size, unit, (origin[0], origin[1], origin[2]), layer.name)
+
+
+def data_of(layer: Layer) -> Any:
+    """Return the layer's voxels; of a multiscale image the finest."""
+    return layer.data[0] if getattr(layer, "multiscale", False) else layer.data
+
+
+def is_result(layer: Layer) -> bool:
+    """Return whether the layer shows a result of this plugin."""
+    return "role" in layer.metadata.get(KEY, {})
+
+
+def show(viewer: ViewerModel, layer: Image, shown: Shown, threshold: float) -> None:
+    """Show a prediction over its image: new layers the first time, the same layers updated from then on."""
+    selected = set(viewer.layers.selection)
+    wanted = list(_results(layer, shown, threshold))
+    for old in _results_in(viewer, shown.source):
+        if old.metadata[KEY]["role"] not in {result.role for result in wanted}:
+            viewer.layers.remove(old)
+    for result in wanted:
+        metadata = {
+            KEY: {
+                "role": result.role,
+                "source": shown.source,
+                "threshold": threshold,
+                "recipe": shown.prediction.recipe,
+            }
+        }
+        old = _find(viewer, shown.source, result.role)
+        if old is not None and old.ndim != result.data.ndim:
+            viewer.layers.remove(old)
+            old = None
+        if old is None:
+            _add(viewer, layer, result, metadata)
+        else:
+            _update(old, result, metadata)
+    viewer.layers.selection = {each for each in selected if each in viewer.layers}
+
+
+def set_threshold(viewer: ViewerModel, shown: Shown, threshold: float) -> None:
+    """Show the binary layer of a prediction at another threshold; the network does not run."""
+    binary = _find(viewer, shown.source, "binary")
+    if binary is not None and binary.metadata[KEY]["threshold"] != threshold:
+        binary.data = _over_channels(shown.prediction.binary(threshold), shown, data_length(shown, binary))
+        binary.editable = False
+        binary.metadata[KEY]["threshold"] = threshold
+
+
+def data_length(shown: Shown, binary: Layer) -> int:
+    """Return over how many channels a result is repeated."""
+    return int(binary.data.shape[shown.axes.index("C")]) if shown.axes.find("C") > 0 else 1
+
+
+def _results(layer: Image, shown: Shown, threshold: float) -> Iterator[Result]:
+    """Yield the results from the bottom of the layer list up."""
+    prediction, names = shown.prediction, shown.prediction.class_names
+    channels = int(data_of(layer).shape[shown.axes.index("C")]) if "C" in shown.axes else 1
+    for attention in reversed(prediction.attentions):
+        data = _over_channels(attention.data, shown, channels)
+        place = _place(layer, shown, attention.stride, attention.offset)
+        looks = {"colormap": "viridis", "contrast_limits": (0, 1), "blending": "additive", "visible": False}
+        yield Result(f"attention {attention.level}", "image", data, place, looks)
+    flat = (1,) * len(shown.axes.replace("C", ""))
+    whole = _place(layer, shown, flat, (0,) * len(flat))
+    for number, name in enumerate(names):
+        several = len(names) > 1
+        values = prediction.probability[number] if several else prediction.probability
+        looks = {"colormap": "magma", "contrast_limits": (0, 1), "blending": "additive"}
+        role = f"probability {name}" if several else "probability"
+        yield Result(role, "image", _over_channels(values, shown, channels), whole, looks)
+    data = _over_channels(prediction.binary(threshold), shown, channels)
+    yield Result("binary", "labels", data, whole, {"opacity": 0.5})
+
+
+def _place(layer: Image, shown: Shown, stride: tuple[float, ...], offset: tuple[float, ...]) -> Placement:
+    """Return the placement of a result with such stride and offset along the axes without channels."""
+    strides, offsets = list(stride), list(offset)
+    channel = shown.axes.find("C")
+    if channel >= 0:
+        strides.insert(channel, 1)
+        offsets.insert(channel, 0)
+    for axis, position in shown.positions.items():
+        offsets[axis] += position
+    return place_over(layer, tuple(strides), tuple(offsets), dropped=int(channel == 0))
+
+
+def _over_channels(data: Any, shown: Shown, channels: int) -> Any:
+    """Return `data` repeated (not copied) along a channel axis that is not the first; napari repeats along that."""
+    channel = shown.axes.find("C")
+    if channel <= 0:
+        return data
+    index = (slice(None),) * channel
+    shape = (*data.shape[:channel], channels, *data.shape[channel:])
+    if isinstance(data, np.ndarray):
+        return np.broadcast_to(data[(*index, None)], shape)
+    from dask import array
+
+    return array.broadcast_to(data[(*index, None)], shape)
+
+
+def _results_in(viewer: ViewerModel, source: str) -> list[Layer]:
+    return [layer for layer in viewer.layers if is_result(layer) and layer.metadata[KEY]["source"] == source]
+
+
+def _find(viewer: ViewerModel, source: str, role: str) -> Layer | None:
+    found = [layer for layer in _results_in(viewer, source) if layer.metadata[KEY]["role"] == role]
+    return found[0] if found else None
+
+
+def _add(viewer: ViewerModel, layer: Image, result: Result, metadata: dict[str, Any]) -> None:
+    taken = any(other.name == result.role for other in viewer.layers)
+    name = f"{layer.name}: {result.role}" if taken else result.role
+    arguments = {"name": name, "metadata": metadata, **result.placement.arguments(), **result.looks}
+    if result.kind == "labels":
+        _add_labels(viewer, result, arguments)
+    else:
+        viewer.add_image(result.data, rgb=False, **arguments)
+
+
+def _add_labels(viewer: ViewerModel, result: Result, arguments: dict[str, Any]) -> None:
+    from napari.utils.colormaps import DirectLabelColormap
+
+    colors: dict[int | None, str] = {None: "transparent", 0: "transparent"}
+    colors.update(enumerate(CLASS_COLORS, start=1))
+    added = viewer.add_labels(result.data, colormap=DirectLabelColormap(color_dict=colors), **arguments)
+    added.editable = False
+
+
+def _update(old: Layer, result: Result, metadata: dict[str, Any]) -> None:
+    old.data = result.data
+    for name, value in result.placement.arguments().items():
+        setattr(old, name, value)
+    old.metadata = {**old.metadata, **metadata}
+    if result.kind == "labels":
+        old.editable = False
