@@ -58,9 +58,7 @@ def make_environment() -> str:
 def can_run(module: str) -> bool:
     """Tell whether the environment's Python runs and can import `module`."""
     try:
-        ended = subprocess.run(
-            [program("python"), "-c", f"import {module}"], capture_output=True, check=False
-        )
+        ended = subprocess.run([program("python"), "-c", f"import {module}"], capture_output=True, check=False)
     except OSError:
         return False
     return ended.returncode == 0

@@ -78,9 +78,7 @@ def may_import_torch(module: str) -> bool:
     return is_within(module, MAY_IMPORT_TORCH) and module not in LOADS_WITHOUT_TORCH
 
 
-def troubles_of_importing(
-    modules: list[str], blocked: tuple[str, ...] = (), without: str = ""
-) -> dict[str, str]:
+def troubles_of_importing(modules: list[str], blocked: tuple[str, ...] = (), without: str = "") -> dict[str, str]:
     """Return what fails when each is imported in a fresh process, up to the first that loads `without`."""
     ended = subprocess.run(
         [sys.executable, "-c", IMPORT_ALL],

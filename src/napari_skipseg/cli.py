@@ -1,27 +1,15 @@
-"""The command line: the same calls as Python. Only here are errors and progress shown on a terminal."""
+"""The command line: the same calls as Python."""
 
 from __future__ import annotations
 
-import json
-import signal
-import sys
-import tempfile
-import traceback
-from collections.abc import Generator
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
-from rich.table import Table
 
-from napari_skipseg.errors import FileError, InputError, SkipsegError
-from napari_skipseg.progress import Progress, Result, run_to_end
+from napari_skipseg.errors import InputError
+from napari_skipseg.terminal import report, report_rows, run_shown, watch
 
 app = typer.Typer(
     name="napari-skipseg",
@@ -32,7 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Add --verbose to any command to see the whole traceback of an error.",
 )
-shown = Console(stderr=True, highlight=False)
 
 
 class Depth(StrEnum):
@@ -67,28 +54,13 @@ def segment(
     """Segment an image; write IN_probability.tif, IN_binary.tif and IN_attention_1.tif, … to OUT_DIR."""
     from napari_skipseg.images.files import read_stack
     from napari_skipseg.inference.options import SegmentOptions
-    from napari_skipseg.inference.saving import plain_name, save_prediction
 
     options = SegmentOptions(device, threshold, tile, tta, channel, attention)
     stack = read_stack(image, axes, voxel_size, unit)
-    from napari_skipseg.api import load_model
-    from napari_skipseg.inference.predict import iter_predict
+    from napari_skipseg.api import iter_segment_to_folder, load_model
 
-    loaded = load_model(model)
-    made = not out_dir.exists()
-    try:
-        try:
-            out_dir.mkdir(parents=True, exist_ok=True)
-            scratch = tempfile.TemporaryDirectory(prefix=".skipseg-", dir=out_dir)
-        except OSError as error:
-            raise FileError(f"Nothing can be written to '{out_dir}': {error.strerror}. Choose another one.") from error
-        with scratch as folder:
-            prediction = _watch(iter_predict(stack, loaded, options, Path(folder)), f"segmenting {image.name}")
-            written = save_prediction(prediction, out_dir, plain_name(image.name), threshold, dtype.value)
-    finally:
-        if made and out_dir.is_dir() and not any(out_dir.iterdir()):
-            out_dir.rmdir()
-    for file in written:
+    work = iter_segment_to_folder(stack, load_model(model), options, out_dir, image.name, dtype.value)
+    for file in watch(work, f"segmenting {image.name}"):
         typer.echo(str(file))
 
 
@@ -101,6 +73,7 @@ def train(
     labels: Annotated[list[Path] | None, typer.Option(help="Its labels; as many as images, in the same order.")] = None,
     classes: Annotated[list[str] | None, typer.Option("--class", metavar="NAME=VALUE", help="A class; repeat.")] = None,
     ignore: Annotated[int | None, typer.Option(help="Label value of pixels that do not count.")] = None,
+    widen: Annotated[int | None, typer.Option(help="Voxels by which classes grow (for truths of thin lines).")] = None,
     validate: Annotated[str | None, typer.Option(help="Slices held out for validation, such as 20-24.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the new model.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the new model; by default your model folder.")] = None,
@@ -120,31 +93,14 @@ def train(
     device: Device = "auto",
 ) -> None:
     """Train a model from labelled images; stopped at any moment, the same command resumes."""
+    flags = dict(locals())
     from napari_skipseg.models.library import user_folder
     from napari_skipseg.training.flags import settings_from_flags
 
-    spec = {"network": network, "skip": skip, "dimensions": dimensions, "widths": _numbers(widths)}
-    flags = {
-        "images": [str(path) for path in images or []] or None,
-        "labels": [str(path) for path in labels or []] or None,
-        "ignore": ignore,
-        "validate": validate,
-        "name": name,
-        "patch": _numbers(patch),
-        "batch": batch,
-        "steps": steps,
-        "learning_rate": learning_rate,
-        "loss": loss,
-        "seed": seed,
-        "start_from": start_from,
-        "voxel_size": voxel_size,
-        "unit": unit,
-    }
-    chosen = settings_from_flags(settings, flags, spec, classes or [])
+    chosen = settings_from_flags(settings, flags)
     from napari_skipseg.training.train import iter_train
 
-    written = _watch(iter_train(chosen, out or user_folder(), device), f"training {chosen.name}")
-    typer.echo(str(written))
+    typer.echo(str(watch(iter_train(chosen, out or user_folder(), device), f"training {chosen.name}")))
 
 
 @app.command()
@@ -159,7 +115,7 @@ def score(
     """Compare a prediction with the truth: Dice, IoU, precision, recall, FPR, FNR, or the ISBI 2012 scores."""
     from napari_skipseg.inference.scoring import score_files
 
-    _report({}, score_files(prediction, truth, isbi, membrane, threshold), as_json)
+    report(score_files(prediction, truth, isbi, membrane, threshold), as_json)
 
 
 @app.command()
@@ -179,7 +135,7 @@ def networks(as_json: AsJson = False) -> None:
         for preset in PRESETS
         for spec in variants(preset)
     ]
-    _report_rows(rows, as_json)
+    report_rows(rows, as_json)
 
 
 @app.command()
@@ -206,7 +162,7 @@ def models(
         }
         for key, description in found.items()
     ]
-    _report_rows(rows, as_json)
+    report_rows(rows, as_json)
 
 
 @app.command()
@@ -225,7 +181,7 @@ def doctor(as_json: AsJson = False) -> None:
         "your models": str(user_folder()),
         **{f"{package} version": version for package, version in devices.versions().items()},
     }
-    _report({}, facts, as_json)
+    report(facts, as_json)
 
 
 @app.command()
@@ -243,71 +199,7 @@ def demo(
 
 def main() -> None:
     """Run the command line; an error is one sentence, and the exit code tells."""
-    verbose = "--verbose" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--verbose"]
-    signal.signal(signal.SIGTERM, _stop)
-    try:
-        app()
-    except SkipsegError as error:
-        _fail(str(error), verbose)
-    except KeyboardInterrupt:
-        _fail("Stopped; nothing half-written was left.", verbose, 130)
-    except MemoryError:
-        _fail("There is not enough memory: choose a smaller --tile, or close other programs.", verbose)
-    except Exception as error:
-        _fail(f"Something unexpected went wrong ({type(error).__name__}: {error}).", verbose)
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _fail(message: str, verbose: bool, code: int = 1) -> None:
-    if verbose:
-        traceback.print_exc()
-    shown.print(f"Error: {' '.join(message.split())}", style="red", markup=False, soft_wrap=True)
-    sys.exit(code)
-
-
-def _watch(work: Generator[Progress, None, Result], title: str) -> Result:
-    """Return the result of `work` while a bar with the time left is shown on a terminal."""
-    if not shown.is_terminal:
-        return run_to_end(work)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[at]}"))
-    with Bar(*columns, console=shown, transient=True) as bar:
-        task = bar.add_task(title, total=None, at="")
-        return run_to_end(work, lambda p: bar.update(task, completed=p.done, total=p.total, at=p.message))
-
-
-def _numbers(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        return [int(part) for part in text.replace("x", ",").split(",")]
-    except ValueError as error:
-        raise InputError(f"'{text}' is no list of numbers: write it like 256,256.") from error
-
-
-def _report(head: dict[str, Any], facts: Any, as_json: bool) -> None:
-    values = head | (facts if isinstance(facts, dict) else asdict(facts))
-    if as_json:
-        typer.echo(json.dumps(values, ensure_ascii=False))
-        return
-    width = max(len(key) for key in values)
-    for key, value in values.items():
-        typer.echo(f"{key:{width}}  {f'{value:.5f}' if isinstance(value, float) else value}")
-
-
-def _report_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False))
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for key in rows[0] if rows else ():
-        table.add_column(key.replace("_", " "), justify="right" if isinstance(rows[0][key], int) else "left")
-    for row in rows:
-        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
-    Console(highlight=False).print(table)
+    run_shown(app)
 
 
 if __name__ == "__main__":

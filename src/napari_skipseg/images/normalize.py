@@ -13,6 +13,14 @@ from napari_skipseg.images.stack import Stack
 
 SAMPLED_SLICES = 32
 SAMPLED_SIDE = 1024
+EXAMINED_SLICES = 8
+"""How many of the sampled slices are examined for looking like labels."""
+FLAT = 0.8
+"""Share of pixels like their neighbours from which on an image of whole numbers is taken for labels.
+
+Only pixels that differ from the most common value count. Measured: labels of nuclei, neurites and mitochondria
+0.87-0.98, raw EM and fluorescence below 0.06, EM cut down to 4 grey levels 0.71, EM enlarged
+fourfold by repeating pixels 0.76."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +42,17 @@ def measure(stack: Stack, seed: int = 0) -> Normalization:
     """Return the mean and standard deviation of up to 32 slices (of up to 1024² pixels each) drawn with `seed`.
 
     Raises:
-        InputError: NaN or infinite values, a constant image, or an image of only two values (a mask).
+        InputError: NaN or infinite values, a constant image, or an image of labels instead of grey values.
     """
     generator = np.random.default_rng(seed)
     places = list(stack.slices("YX"))
     if len(places) > SAMPLED_SLICES:
         chosen = np.sort(generator.choice(len(places), SAMPLED_SLICES, replace=False))
         places = [places[number] for number in chosen]
-    values = np.concatenate([_window(stack, place, generator).ravel() for place in places])
+    windows = [_window(stack, place, generator) for place in places]
+    values = np.concatenate([window.ravel() for window in windows])
     check_values(values, stack.name)
+    check_not_labels(windows, stack.name)
     mean, deviation = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
     return Normalization(mean, deviation)
 
@@ -59,6 +69,25 @@ def check_values(values: NDArray[Any], name: str) -> None:
             f"'{name}' holds only two values ({lowest} and {highest}): it looks like a mask of labels. "
             "Choose the raw image."
         )
+
+
+def check_not_labels(windows: list[NDArray[Any]], name: str) -> None:
+    """Raise InputError where 2D `windows` of whole numbers are flat areas: labels of classes or of instances."""
+    if windows[0].dtype.kind not in "ui":
+        return
+    examined = windows[:: -(-len(windows) // EXAMINED_SLICES)]
+    values, counts = np.unique(np.concatenate([window.ravel() for window in examined]), return_counts=True)
+    background = values[counts.argmax()]
+    for axis in (0, 1):
+        same = counted = 0
+        for window in examined:
+            lines = np.moveaxis(window, axis, 0)
+            inside = lines[:-1] != background
+            same += np.count_nonzero((lines[1:] == lines[:-1]) & inside)
+            counted += np.count_nonzero(inside)
+        if same <= FLAT * counted:
+            return
+    raise InputError(f"'{name}' looks like an image of labels (flat areas of equal value): choose the raw image.")
 
 
 def _window(stack: Stack, place: tuple[int | slice, ...], generator: np.random.Generator) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from types import TracebackType
 
-from napari_skipseg.errors import EngineError
+from napari_skipseg.errors import EngineError, SkipsegError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Prediction
@@ -23,13 +23,14 @@ from napari_skipseg.jobs.child import WAKE, Child, error_of
 from napari_skipseg.jobs.protocol import (
     INPUT_FILE,
     NO_JOB,
+    Cancelled,
     DeviceReport,
     DevicesFound,
     DevicesJob,
+    End,
     Failed,
     Job,
     ProgressMade,
-    Ready,
     Segmented,
     SegmentJob,
 )
@@ -76,8 +77,8 @@ class Engine:
             stack = stack.channel(options.channel)
         with self._busy():
             child = yield from self._start()
-            run = make_run_folder(self._session.make_folder())
-            with self._cleaned(run):
+            run = self._session.new_run()
+            with _removed_on_failure(run):
                 yield from copy_stack(stack, run / INPUT_FILE)
                 job = SegmentJob(
                     next(self._numbers),
@@ -94,7 +95,8 @@ class Engine:
                 result = yield from self._ask(child, job)
                 if not isinstance(result, Segmented):
                     raise _unexpected(result)
-                (run / INPUT_FILE).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    (run / INPUT_FILE).unlink()
                 return open_prediction(result, run)
 
     def ask_devices(self) -> Generator[Progress, None, DeviceReport]:
@@ -131,24 +133,14 @@ class Engine:
         finally:
             self._alone.release()
 
-    @contextlib.contextmanager
-    def _cleaned(self, run: Path) -> Iterator[None]:
-        """Remove the folder of a run that gives no result, once the engine has let go of it."""
-        try:
-            yield
-        except BaseException:
-            self._after_settling(shutil.rmtree, run, True)
-            raise
-
     def _start(self) -> Generator[Progress, None, Child]:
         while self._settling is not None and self._settling.is_alive():
             yield Progress(0, 1, "stopping the last run")
             self._settling.join(WAKE)
         return self._session.start()
 
-    def _ask(self, child: Child, job: Job) -> Generator[Progress, None, object]:
-        """Return the job's result; when closed in mid-run, tell the engine to stop and see to it in the background."""
-        answered = False
+    def _ask(self, child: Child, job: Job) -> Generator[Progress, None, End]:
+        """Return the job's result; closed in mid-run, tell the engine to stop and see to it in the background."""
         shown = Progress(0, 1, "starting the engine")
         child.send(job)
         try:
@@ -157,17 +149,72 @@ class Engine:
                 if isinstance(event, ProgressMade) and event.number == job.number:
                     shown = Progress(event.done, event.total, event.message)
                 elif isinstance(event, Failed) and event.number in (job.number, NO_JOB):
-                    answered = event.error != EngineError.__name__
                     raise error_of(event)
-                elif event is not None and not isinstance(event, Ready) and event.number == job.number:
-                    answered = True
+                elif isinstance(event, Segmented | DevicesFound | Cancelled) and event.number == job.number:
                     return event
                 yield shown
         except EngineError:
             child.end()
-            answered = True
             raise
-        finally:
-            if not answered:
-                self._settling = threading.Thread(target=child.settle, args=(job.number,), daemon=True)
-                self._settling.start()
+        except SkipsegError:
+            raise
+        except BaseException:
+            folder = Path(job.folder) if isinstance(job, SegmentJob) else None
+            self._settling = threading.Thread(target=_settle, args=(child, job.number, folder), daemon=True)
+            self._settling.start()
+            raise
+
+
+class _Session:
+    """The process and the folder of an engine, apart from it: they must end with it, and after it was forgotten."""
+
+    def __init__(self) -> None:
+        self.child: Child | None = None
+        self.folder: Path | None = None
+        self.closed = False
+        self._changing = threading.Lock()
+
+    def start(self) -> Child:
+        with self._changing:
+            if self.closed:
+                raise EngineError("The engine was closed: make a new one.")
+            if self.child is not None and self.child.has_ended():
+                self.child.end()
+                self.child = None
+            self.child = self.child or Child()
+            return self.child
+
+    def new_run(self) -> Path:
+        with self._changing:
+            if self.closed:
+                raise EngineError("The engine was closed: make a new one.")
+            if self.folder is None or not self.folder.is_dir():
+                self.folder = make_session_folder()
+            return make_run_folder(self.folder)
+
+    def close(self) -> None:
+        with self._changing:
+            self.closed = True
+            if self.child is not None:
+                self.child.end()
+            if self.folder is not None:
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _removed_on_failure(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _settle(child: Child, number: int, folder: Path | None) -> None:
+    child.cancel(number)
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unexpected(end: End) -> EngineError:
+    return EngineError(f"The engine answered with something unexpected ({end.kind}): press Segment again.")

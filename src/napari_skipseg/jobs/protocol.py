@@ -7,10 +7,10 @@ number. Loads without torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
 
 from napari_skipseg.devices import Device
 from napari_skipseg.inference.options import SegmentOptions
@@ -23,11 +23,9 @@ NO_JOB = 0
 _STRICT = ConfigDict(extra="forbid")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class SegmentJob:
     """Segment the array in `folder`/input.npy; the results go into the same folder. The rest is as in `Stack`."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     number: int
     folder: str
@@ -42,50 +40,40 @@ class SegmentJob:
     kind: Literal["segment"] = "segment"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class DevicesJob:
     """Say which devices there are to compute on."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     number: int
     kind: Literal["devices"] = "devices"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Cancel:
     """Stop job `number` within a tile; nothing happens where it has ended already."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     number: int
     kind: Literal["cancel"] = "cancel"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Quit:
     """End the engine process, in the middle of a job too."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     kind: Literal["quit"] = "quit"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Ready:
     """The engine has loaded its libraries and takes jobs."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     pid: int
     kind: Literal["ready"] = "ready"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class ProgressMade:
     """How far job `number` is."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     number: int
     done: int
@@ -94,22 +82,18 @@ class ProgressMade:
     kind: Literal["progress"] = "progress"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class AttentionFile:
     """One attention map; `file` lies in the job's folder."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     level: int
     stride: tuple[int, ...]
     file: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Segmented:
     """The result of a `SegmentJob`: a `Prediction` whose arrays lie in the job's folder."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     number: int
     axes: str
@@ -122,33 +106,27 @@ class Segmented:
     kind: Literal["segmented"] = "segmented"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class DeviceReport:
-    """What there is to compute on: the device that "auto" chooses, all that can be chosen, and what speeds up the CPU."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    """What there is to compute on: the device that "auto" chooses, those that can be chosen, and OpenVINO."""
 
     chosen: Device
     available: tuple[str, ...]
     has_openvino: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class DevicesFound:
     """The result of a `DevicesJob`."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     number: int
     report: DeviceReport
     kind: Literal["devices"] = "devices"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Failed:
     """Job `number` failed: the name of a `SkipsegError` class, its sentence, and the traceback."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     number: int
     error: str
@@ -157,11 +135,9 @@ class Failed:
     kind: Literal["failed"] = "failed"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_STRICT)
 class Cancelled:
     """Job `number` was stopped; it left no result."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     number: int
     kind: Literal["cancelled"] = "cancelled"

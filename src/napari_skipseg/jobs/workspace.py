@@ -71,7 +71,7 @@ def sweep_dead_sessions() -> None:
     """Remove this user's folders of sessions whose process is gone."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
         pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if pid.isdigit() and _is_mine(folder) and not psutil.pid_exists(int(pid)):
+        if pid.isdigit() and _is_mine(folder) and _has_ended(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -79,6 +79,16 @@ def _is_mine(folder: Path) -> bool:
     try:
         return folder.is_dir() and not folder.is_symlink() and (os.name == "nt" or folder.stat().st_uid == os.getuid())
     except OSError:
+        return False
+
+
+def _has_ended(pid: int) -> bool:
+    """Return whether the process is gone, or waits only for its parent to notice (a container's may never)."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
         return False
 
 

@@ -30,8 +30,4 @@ PRESETS = (
 def variants(preset: Preset) -> tuple[NetworkSpec, ...]:
     """Return the preset in 2D and 3D, a U-Net with every gate too."""
     skips: tuple[Skip, ...] = GATES if isinstance(preset.spec, UNetSpec) else (preset.spec.skip,)
-    return tuple(
-        replace(preset.spec, dimensions=dimensions, skip=skip)
-        for dimensions in (2, 3)
-        for skip in skips
-    )
+    return tuple(replace(preset.spec, dimensions=dimensions, skip=skip) for dimensions in (2, 3) for skip in skips)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +12,23 @@ from napari_skipseg.errors import FileError, SpecError
 from napari_skipseg.training.settings import TrainSettings, settings_from_json
 
 PATCHES = {2: [256, 256], 3: [32, 64, 64]}
+SPEC_FLAGS = ("network", "skip", "dimensions", "widths")
 REQUIRED = {"name": "--name", "images": "--images", "labels": "--labels", "classes": "--class"}
 
 
-def settings_from_flags(
-    file: Path | None, flags: dict[str, Any], spec: dict[str, Any], classes: list[str]
-) -> TrainSettings:
-    """Return the settings in `file` with every flag that is not None in its place.
+def settings_from_flags(file: Path | None, flags: dict[str, Any]) -> TrainSettings:
+    """Return the settings in `file`, with every flag in its place that is not None and that settings know.
 
     Raises:
         FileError: the file cannot be read.
         SpecError: it or a flag is not valid, or something needed was not given.
     """
     values = _read(file)
-    values |= {key: value for key, value in flags.items() if value is not None}
-    network = values.get("spec", {"network": "unet"})
-    values["spec"] = network | {key: value for key, value in spec.items() if value is not None}
-    if classes:
-        values["classes"] = [_class(text) for text in classes]
+    given = {key: _READERS.get(key, _same)(flag) for key, flag in flags.items() if flag not in (None, [])}
+    known = {field.name for field in fields(TrainSettings)}
+    values |= {key: flag for key, flag in given.items() if key in known}
+    spec = {key: flag for key, flag in given.items() if key in SPEC_FLAGS}
+    values["spec"] = values.get("spec", {"network": "unet"}) | spec
     missing = [flag for key, flag in REQUIRED.items() if not values.get(key)]
     if missing:
         raise SpecError(f"Training needs {', '.join(missing)}: give them as flags or in a settings file.")
@@ -54,3 +55,23 @@ def _class(text: str) -> dict[str, Any]:
     if not name or not value.lstrip("-").isdigit():
         raise SpecError(f"'{text}' is no class: write NAME=VALUE, such as membrane=0.")
     return {"name": name, "label": int(value)}
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.replace("x", ",").split(",")]
+    except ValueError as error:
+        raise SpecError(f"'{text}' is no list of numbers: write it like 256,256.") from error
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "images": lambda paths: [str(path) for path in paths],
+    "labels": lambda paths: [str(path) for path in paths],
+    "classes": lambda texts: [_class(text) for text in texts],
+    "widths": _numbers,
+    "patch": _numbers,
+}

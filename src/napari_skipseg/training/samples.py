@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor
 
 from napari_skipseg.errors import InputError, SpecError
@@ -87,10 +88,23 @@ def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> Labelled
     target = np.zeros(space, np.int16)
     for index, label in enumerate(settings.classes, start=1):
         target[values == label.label] = index
+    if settings.widen:
+        target = _widen(target, settings)
     if settings.ignore is not None:
         target[values == settings.ignore] = IGNORED
     normalization = measure(stack, settings.seed)
     return Labelled(_channels_first(stack, normalization), target)
+
+
+def _widen(target: NDArray[np.int16], settings: TrainSettings) -> NDArray[np.int16]:
+    """Return `target` with its classes grown over the background, within slices for a 2D network."""
+    cross = ndimage.generate_binary_structure(settings.spec.dimensions, 1)
+    cross = cross if settings.spec.dimensions == 3 else cross[None]
+    grown = target.copy()
+    for label in range(len(settings.classes), 0, -1):
+        reached = ndimage.binary_dilation(target == label, cross, iterations=settings.widen)
+        grown[reached & (target == 0)] = label
+    return grown
 
 
 def _channels_first(stack: Stack, normalization: Normalization) -> NDArray[np.float32]:

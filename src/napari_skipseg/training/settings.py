@@ -45,7 +45,8 @@ class TrainSettings:
     """A whole training run.
 
     images, labels: files, one label file per image. classes: names, and the label values that stand for them; other
-    values are background. ignore: a label value whose pixels do not count. validate: slices held out, as "20-24",
+    values are background. ignore: a label value whose pixels do not count. widen: voxels by which every class grows
+    over the background, for truths drawn as thin lines. validate: slices held out, as "20-24",
     numbered along Z over all images in order. voxel_size: (z, y, x) in `unit`, where the files do not say.
     patch: (z, y, x) or (y, x) of a sample, in voxels. start_from: a model whose weights are the first ones.
     """
@@ -57,6 +58,7 @@ class TrainSettings:
     labels: tuple[str, ...]
     classes: tuple[ClassLabel, ...]
     ignore: int | None = None
+    widen: int = 0
     validate: str = ""
     spec: Annotated[NetworkSpec, Field(discriminator="network")] = field(default_factory=UNetSpec)
     start_from: str | None = None
@@ -90,8 +92,8 @@ class TrainSettings:
             raise SpecError(f"Label value {self.ignore} is both a class and the value to ignore.")
         if len(self.patch) != self.spec.dimensions or min(self.patch) < 8:
             raise SpecError(f"A {self.spec.dimensions}D network needs a patch of {self.spec.dimensions} lengths >= 8.")
-        if min(self.batch, self.steps, self.validate_every) < 1 or self.learning_rate <= 0:
-            raise SpecError("Batch, steps, validate_every and learning_rate must be positive.")
+        if min(self.batch, self.steps, self.validate_every) < 1 or self.learning_rate <= 0 or self.widen < 0:
+            raise SpecError("Batch, steps, validate_every and learning_rate must be positive, widen not negative.")
         held_out(self.validate)
 
 

@@ -74,7 +74,7 @@ def _in_reach(stack: Stack) -> Any:
     if math.prod(stack.shape) * np.dtype(stack.data.dtype).itemsize <= IN_MEMORY:
         return np.asarray(stack.data)
     chunks = tuple(
-        n if axis in "YX" or stack.axes.endswith("C") and axis == "C" else 1
+        n if axis in "YX" or (stack.axes.endswith("C") and axis == "C") else 1
         for axis, n in zip(stack.axes, stack.shape, strict=True)
     )
     return array.from_array(stack.data, chunks=chunks, name=False)

@@ -108,6 +108,14 @@ def set_threshold(viewer: ViewerModel, shown: Shown, threshold: float) -> None:
         binary.metadata[KEY]["threshold"] = threshold
 
 
+def follow(viewer: ViewerModel, layer: Image, shown: Shown) -> None:
+    """Move the results of an image to where it lies now."""
+    for result in _results(layer, shown, 0.5):
+        old = _find(viewer, shown.source, result.role)
+        if old is not None:
+            _place_at(old, result.placement)
+
+
 def data_length(shown: Shown, binary: Layer) -> int:
     """Return over how many channels a result is repeated."""
     return int(binary.data.shape[shown.axes.index("C")]) if shown.axes.find("C") > 0 else 1
@@ -188,10 +196,14 @@ def _add_labels(viewer: ViewerModel, result: Result, arguments: dict[str, Any]) 
     added.editable = False
 
 
+def _place_at(old: Layer, placement: Placement) -> None:
+    for name, value in placement.arguments().items():
+        setattr(old, name, value)
+
+
 def _update(old: Layer, result: Result, metadata: dict[str, Any]) -> None:
     old.data = result.data
-    for name, value in result.placement.arguments().items():
-        setattr(old, name, value)
+    _place_at(old, result.placement)
     old.metadata = {**old.metadata, **metadata}
     if result.kind == "labels":
         old.editable = False

@@ -32,9 +32,7 @@ class Placement:
         return dict(vars(self))
 
 
-def place_over(
-    layer: Layer, stride: tuple[float, ...], offset: tuple[float, ...], dropped: int = 0
-) -> Placement:
+def place_over(layer: Layer, stride: tuple[float, ...], offset: tuple[float, ...], dropped: int = 0) -> Placement:
     """Return the placement of a result whose pixel i has its centre at voxel `i * stride + offset` of `layer`.
 
     stride, offset: one number per dimension of the layer, its first `dropped` dimensions included; these the result

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from napari.qt.threading import GeneratorWorker, create_worker
+from qtpy.QtCore import QObject
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.progress import Progress
@@ -36,7 +37,36 @@ class ClosingWorker(GeneratorWorker):  # type: ignore[misc]
             self._gen.close()
 
 
+class _Listener(QObject):  # type: ignore[misc]
+    """Hears of a worker in the GUI thread, and no more once its owner has gone."""
+
+    def __init__(
+        self,
+        owner: QObject,
+        on_progress: Callable[[Progress], None],
+        on_outcome: Callable[[Outcome], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        super().__init__(owner)
+        self._on_progress, self._on_outcome, self._on_end = on_progress, on_outcome, on_end
+
+    def hear_progress(self, progress: Progress) -> None:
+        """Pass on how far the work is."""
+        self._on_progress(progress)
+
+    def hear_outcome(self, outcome: Outcome | None) -> None:
+        """Pass on how the work ended."""
+        if outcome is not None:
+            self._on_outcome(outcome)
+
+    def hear_end(self) -> None:
+        """Pass on that the work ended."""
+        self._on_end()
+        self.deleteLater()
+
+
 def start_work(
+    owner: QObject,
     work: Work,
     description: str,
     on_progress: Callable[[Progress], None],
@@ -45,7 +75,8 @@ def start_work(
 ) -> ClosingWorker:
     """Start `work` in a thread, shown in napari's activity dock; return its worker, whose `quit` cancels.
 
-    on_outcome: called unless the work was cancelled. on_end: called in any case, last. All in the GUI thread.
+    on_outcome: called unless the work was cancelled. on_end: called in any case, last. All in the GUI thread, and only
+    while `owner` lives.
     """
 
     def relay() -> Generator[Progress, None, Outcome]:
@@ -59,13 +90,18 @@ def start_work(
             return Outcome(fault=f"{description} failed ({type(error).__name__}: {first_line(error)}). Try again.")
         return Outcome(value)
 
-    relay.__name__ = description
+    relay.__name__ = relay.__qualname__ = description
+    listener = _Listener(owner, on_progress, on_outcome, on_end)
     return create_worker(
         relay,
         _start_thread=True,
         _progress={"desc": description},
         _worker_class=ClosingWorker,
-        _connect={"yielded": on_progress, "returned": on_outcome, "finished": on_end},
+        _connect={
+            "yielded": listener.hear_progress,
+            "returned": listener.hear_outcome,
+            "finished": listener.hear_end,
+        },
     )
 
 
@@ -80,19 +116,23 @@ class TimeLeft:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._first: tuple[int, float] | None = None
+        self._latest = (0, 0.0)
 
     def describe(self, progress: Progress) -> str:
         """Return the progress in words, such as "tile 3 of 40, about 12 s left"."""
         now = self._clock()
-        if progress.done < 1:
+        if progress.done < 1 or progress.done >= progress.total:
             return progress.message
         if self._first is None:
-            self._first = progress.done, now
-        done, since = self._first
-        if progress.done <= done or progress.done >= progress.total:
+            self._first = self._latest = progress.done, now
+        if progress.done > self._latest[0]:
+            self._latest = progress.done, now
+        steps = self._latest[0] - self._first[0]
+        if steps < 1:
             return progress.message
-        left = (now - since) / (progress.done - done) * (progress.total - progress.done)
-        return f"{progress.message}, about {in_words(left)} left"
+        pace = (self._latest[1] - self._first[1]) / steps
+        left = pace * (progress.total - progress.done) - (now - self._latest[1])
+        return f"{progress.message}, about {in_words(max(left, 1.0))} left"
 
 
 def in_words(seconds: float) -> str:

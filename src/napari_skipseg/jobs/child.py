@@ -1,0 +1,182 @@
+"""The engine process from outside: requests in, events out, and what became of it. Never imports torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from queue import Empty, SimpleQueue
+from typing import IO, TypeVar
+
+from napari_skipseg import errors
+from napari_skipseg.errors import EngineError, SkipsegError
+from napari_skipseg.jobs.protocol import (
+    Cancel,
+    Cancelled,
+    DevicesFound,
+    Event,
+    Failed,
+    Quit,
+    Ready,
+    Request,
+    Segmented,
+    event_from_line,
+    request_to_line,
+)
+
+Fault = TypeVar("Fault", bound=SkipsegError)
+
+COMMAND = (sys.executable, "-P", "-m", "napari_skipseg.jobs.worker")
+"""-P: a file in the folder where the viewer was started must not take a library's place."""
+WAKE = 0.1
+"""Longest wait for an event, in seconds, before the caller may look at something else."""
+GRACE = 3.0
+"""Seconds that a cancelled job has to stop before its process is killed."""
+LAST_WORDS = 40
+"""Lines of standard error that are kept for the details of an error."""
+
+
+class Child:
+    """One engine process; it starts with the object and is not started twice."""
+
+    def __init__(self) -> None:
+        try:
+            self._process = subprocess.Popen(
+                COMMAND,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
+        except OSError as error:
+            raise EngineError(f"The engine process cannot be started ({error}): install the package again.") from error
+        self._lines: SimpleQueue[bytes | None] = SimpleQueue()
+        self._last_words: deque[str] = deque(maxlen=LAST_WORDS)
+        self._is_ready = False
+        self._was_stopped = False
+        self._listen = threading.Thread(target=_read_events, args=(self._process.stdout, self._lines), daemon=True)
+        self._overhear = threading.Thread(
+            target=_read_errors, args=(self._process.stderr, self._last_words), daemon=True
+        )
+        self._listen.start()
+        self._overhear.start()
+
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return self._process.pid
+
+    def has_ended(self) -> bool:
+        """Return whether the process is gone."""
+        return self._process.poll() is not None
+
+    def send(self, request: Request) -> None:
+        """Hand `request` to the process; where it is gone, `next_event` will say so."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError, ValueError):
+                self._process.stdin.write(request_to_line(request))
+                self._process.stdin.flush()
+
+    def next_event(self, timeout: float) -> Event | None:
+        """Return the next event, None where there is none within `timeout` seconds.
+
+        Raises:
+            EngineError: the process ended, or said something that is no event.
+        """
+        try:
+            line = self._lines.get(timeout=timeout)
+        except Empty:
+            return None
+        if line is None:
+            self._lines.put(None)
+            raise self._why_it_ended()
+        try:
+            event = event_from_line(line)
+        except ValueError as error:
+            text = line.decode("utf-8", "replace").rstrip()
+            if not self._is_ready:
+                self._last_words.append(text)
+                return None
+            raise with_details(
+                EngineError("The engine answered with something unexpected: press Segment again."), text
+            ) from error
+        self._is_ready = self._is_ready or isinstance(event, Ready)
+        return event
+
+    def cancel(self, number: int) -> None:
+        """Stop job `number` and return when it has stopped; end the process where that takes longer than `GRACE`."""
+        self.send(Cancel(number))
+        until = time.monotonic() + GRACE
+        with contextlib.suppress(EngineError):
+            while time.monotonic() < until:
+                event = self.next_event(WAKE)
+                if isinstance(event, Segmented | DevicesFound | Failed | Cancelled) and event.number == number:
+                    return
+        self.end()
+
+    def end(self) -> None:
+        """End the process, whatever it is doing, and return when it is gone."""
+        self._was_stopped = self._was_stopped or not self.has_ended()
+        self.send(Quit())
+        with contextlib.suppress(OSError):
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+        try:
+            self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _why_it_ended(self) -> EngineError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        self._overhear.join(1)
+        how = "was stopped" if self._was_stopped else _how(self._process.returncode)
+        return with_details(
+            EngineError(
+                f"The engine process {how}; the viewer and its layers are safe: press Segment again, with a smaller "
+                "tile if memory was short."
+            ),
+            "\n".join(self._last_words),
+        )
+
+
+def _how(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    return f"was killed by {name}" + (" (the system most likely ran out of memory)" if name == "SIGKILL" else "")
+
+
+def error_of(failed: Failed) -> SkipsegError:
+    """Return the error that the engine met, of the same kind and with the same sentence."""
+    kind = getattr(errors, failed.error, EngineError)
+    return with_details(kind(failed.message), failed.details)
+
+
+def with_details(error: Fault, details: str) -> Fault:
+    """Return `error` with `details` (a traceback, last words) as its attribute of that name."""
+    error.details = details  # type: ignore[attr-defined]
+    return error
+
+
+def _read_events(stream: IO[bytes], lines: SimpleQueue[bytes | None]) -> None:
+    with stream:
+        for line in stream:
+            lines.put(line)
+    lines.put(None)
+
+
+def _read_errors(stream: IO[bytes], last_words: deque[str]) -> None:
+    with stream:
+        for line in stream:
+            last_words.append(line.decode("utf-8", "replace").rstrip())

@@ -1,0 +1,65 @@
+"""What a terminal shows: results as text, table or JSON on stdout; progress and errors on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Generator
+from dataclasses import asdict
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from napari_skipseg.progress import Progress, Result, run_to_end
+
+
+def fail(message: str, code: int = 1, show_traceback: bool = False) -> NoReturn:
+    """End the program with `code` after one line on stderr, below the traceback where it is asked for."""
+    if show_traceback:
+        traceback.print_exc()
+    _on_stderr().print(f"Error: {' '.join(message.split())}", style="red", markup=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def watch(work: Generator[Progress, None, Result], title: str) -> Result:
+    """Return the result of `work` while a bar with the time left is shown, where stderr is a terminal."""
+    console = _on_stderr()
+    if not console.is_terminal:
+        return run_to_end(work)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[at]}"))
+    with Bar(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=None, at="")
+        return run_to_end(work, lambda p: bar.update(task, completed=p.done, total=p.total, at=p.message))
+
+
+def report(facts: Any, as_json: bool) -> None:
+    """Show names with their values; `facts` is a mapping or a dataclass."""
+    values: dict[str, Any] = facts if isinstance(facts, dict) else asdict(facts)
+    if as_json:
+        typer.echo(json.dumps(values, ensure_ascii=False))
+        return
+    width = max(len(key) for key in values)
+    for key, value in values.items():
+        typer.echo(f"{key:{width}}  {f'{value:.5f}' if isinstance(value, float) else value}")
+
+
+def report_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Show a table whose columns are the keys of its rows."""
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for key in rows[0] if rows else ():
+        table.add_column(key.replace("_", " "), justify="right" if isinstance(rows[0][key], int) else "left")
+    for row in rows:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
+    Console(highlight=False).print(table)
+
+
+def _on_stderr() -> Console:
+    return Console(stderr=True, highlight=False)

@@ -1,0 +1,131 @@
+"""A model's card, a click away: what it is, what it was trained on, on which terms, how well it does."""
+
+from __future__ import annotations
+
+from html import escape
+
+from qtpy.QtCore import QPointF, QRectF, QSize, Qt
+from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPen
+from qtpy.QtWidgets import (
+    QDialog,
+    QDialogButtonBox,
+    QFrame,
+    QGridLayout,
+    QLabel,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_skipseg.models.description import ModelDescription
+
+LINE = QColor("#5aa9ff")
+COLUMNS = 2
+
+
+class CardDialog(QDialog):  # type: ignore[misc]
+    """A window with the card of one model."""
+
+    def __init__(self, description: ModelDescription, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setWindowTitle(f"Model card: {description.name}")
+        self.text = QLabel(card_html(description))
+        self.text.setTextFormat(Qt.TextFormat.RichText)
+        self.text.setWordWrap(True)
+        self.text.setTextInteractionFlags(
+            Qt.TextInteractionFlag.TextSelectableByMouse | Qt.TextInteractionFlag.LinksAccessibleByMouse
+        )
+        self.text.setOpenExternalLinks(True)
+        self.curves = [CurvePlot(name, points) for name, points in description.training.curves.items() if points]
+        inner = QWidget()
+        column = QVBoxLayout(inner)
+        column.addWidget(self.text)
+        grid = QGridLayout()
+        for number, curve in enumerate(self.curves):
+            grid.addWidget(curve, number // COLUMNS, number % COLUMNS)
+        column.addLayout(grid)
+        column.addStretch(1)
+        scroll = QScrollArea()
+        scroll.setWidgetResizable(True)
+        scroll.setFrameShape(QFrame.Shape.NoFrame)
+        scroll.setWidget(inner)
+        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+        buttons.rejected.connect(self.close)
+        layout = QVBoxLayout(self)
+        layout.addWidget(scroll)
+        layout.addWidget(buttons)
+        self.resize(620, 640)
+
+
+def card_html(description: ModelDescription) -> str:
+    """Return the card as HTML: a heading, the summary, and a table of what is known."""
+    card, spec = description.card, description.spec
+    sizes = " × ".join(f"{size:g}" for size in description.voxel_size[-spec.dimensions :])
+    rows = {
+        "Network": f"{spec.dimensions}D {spec.network}, skips: {spec.skip}",
+        "Classes": ", ".join(description.class_names),
+        "Input": f"{spec.in_channels} channel{'s' * (spec.in_channels > 1)}; zero mean, unit deviation over the stack",
+        "Voxel size": f"{sizes} {description.unit}",
+        "Trained on": card.data,
+        "Terms": card.terms,
+        "Scores on": card.scores_on,
+        "Scores": "\n".join(f"{name} {value:.4g}" for name, value in card.scores.items()),
+        "Commands": "\n".join(card.commands),
+        "Fine-tuned from": description.training.parent or "",
+        "Weights": f"SHA-256 {description.weights_sha256[:16]}…",
+    }
+    cells = "".join(
+        f"<tr><td style='padding: 3px 14px 3px 0'><b>{name}</b></td><td style='padding: 3px 0'>"
+        f"{escape(text).replace(chr(10), '<br>')}</td></tr>"
+        for name, text in rows.items()
+        if text
+    )
+    return f"<h2>{escape(description.name)}</h2><p>{escape(card.summary)}</p><table>{cells}</table>"
+
+
+class CurvePlot(QWidget):  # type: ignore[misc]
+    """One training curve: values over steps, with the range of both."""
+
+    def __init__(self, name: str, points: tuple[tuple[int, float], ...]) -> None:
+        super().__init__()
+        self._name, self._points = name, points
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.setToolTip(f"{name}: {points[-1][1]:.4g} at step {points[-1][0]}")
+
+    def sizeHint(self) -> QSize:  # noqa: N802
+        """Return a size at which two curves fit side by side."""
+        return QSize(260, 140)
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
+        """Draw the frame, the range and the curve."""
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        height = painter.fontMetrics().height()
+        frame = QRectF(self.rect()).adjusted(46, height + 6, -6, -height - 6)
+        text = self.palette().windowText().color()
+        painter.setPen(text)
+        painter.drawText(QRectF(self.rect()), Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignHCenter, self._name)
+        steps, values = [step for step, _ in self._points], [value for _, value in self._points]
+        low, high = min(values), max(values)
+        left = QRectF(0, frame.top(), frame.left() - 4, frame.height())
+        painter.drawText(left, Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignRight, f"{high:.3g}")
+        painter.drawText(left, Qt.AlignmentFlag.AlignBottom | Qt.AlignmentFlag.AlignRight, f"{low:.3g}")
+        below = QRectF(frame.left(), frame.bottom() + 2, frame.width(), height)
+        painter.drawText(below, Qt.AlignmentFlag.AlignRight, f"step {steps[-1]}")
+        painter.drawText(below, Qt.AlignmentFlag.AlignLeft, f"{steps[0]}")
+        text.setAlpha(90)
+        painter.setPen(text)
+        painter.drawRect(frame)
+        painter.setPen(QPen(LINE, 1.6))
+        width, tall = max(1, steps[-1] - steps[0]), (high - low) or 1.0
+        painter.drawPolyline(
+            [
+                QPointF(
+                    frame.left() + (step - steps[0]) / width * frame.width(),
+                    frame.bottom() - (value - low) / tall * frame.height(),
+                )
+                for step, value in self._points
+            ]
+        )
+        painter.end()

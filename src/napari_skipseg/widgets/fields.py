@@ -1,0 +1,174 @@
+"""Small fields for forms: how they say what is wrong, a number without noise, a list that is fresh when opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QAbstractSpinBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QSizePolicy,
+    QWidget,
+)
+
+from napari_skipseg.widgets.axes import UNITS
+
+FAULT_COLOR = "rgba(214, 69, 80, 110)"
+WARNING_COLOR = "rgba(224, 165, 40, 90)"
+
+
+def mark(field: QWidget, fault: str, hint: str = "") -> None:
+    """Colour the field and put the reason into its tooltip; without a fault, its plain look and `hint`."""
+    kind = type(field).__mro__[1].__name__ if type(field).__module__.startswith("napari_skipseg") else ""
+    kind = kind or type(field).__name__
+    field.setStyleSheet(f"{kind} {{ background-color: {FAULT_COLOR}; }}" if fault else "")
+    field.setToolTip(fault or hint)
+
+
+class Message(QLabel):  # type: ignore[misc]
+    """One line under the form: what is wrong, what to look out for, or how it went."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setWordWrap(True)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
+        self.say("")
+
+    def say(self, text: str, color: str = "transparent") -> None:
+        """Show `text`; an empty one hides the line."""
+        self.setText(text)
+        self.setVisible(bool(text))
+        self.setStyleSheet(f"QLabel {{ background-color: {color}; border-radius: 3px; padding: 5px; }}")
+
+
+class FreshCombo(QComboBox):  # type: ignore[misc]
+    """A list of choices that asks for them again when it is opened, and never widens the panel."""
+
+    opening = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setMinimumContentsLength(8)
+
+    def showPopup(self) -> None:  # noqa: N802
+        """Open the list."""
+        self.opening.emit()
+        super().showPopup()
+
+    def offer(self, choices: list[tuple[str, object]], chosen: object) -> None:
+        """Offer (text, value) pairs and choose the one with value `chosen`, else the first; emits nothing."""
+        self.blockSignals(True)
+        self.clear()
+        for text, value in choices:
+            self.addItem(text, value)
+        values = [value for _, value in choices]
+        self.setCurrentIndex(values.index(chosen) if chosen in values else min(0, len(values) - 1))
+        self.blockSignals(False)
+
+
+class PlainNumber(QDoubleSpinBox):  # type: ignore[misc]
+    """A number written as 50 rather than 50.000000, without buttons."""
+
+    def __init__(self, hint: str) -> None:
+        super().__init__()
+        self.setDecimals(6)
+        self.setRange(0.0, 1e9)
+        self.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
+        self.setKeyboardTracking(False)
+        self.setAlignment(Qt.AlignmentFlag.AlignHCenter)
+        self.setMinimumWidth(46)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.hint = hint
+
+    def textFromValue(self, value: float) -> str:  # noqa: N802
+        """Return the number as it is written."""
+        return f"{value:.7g}"
+
+
+class VoxelSizeField(QWidget):  # type: ignore[misc]
+    """z, y and x of a voxel and their unit, in one row."""
+
+    edited = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = {axis: PlainNumber(f"voxel size along {axis.lower()}") for axis in "ZYX"}
+        self.unit = FreshCombo()
+        self.unit.setMinimumContentsLength(3)
+        self.unit.offer([(unit, unit) for unit in UNITS], "pixel")
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(4)
+        for place, number in enumerate(self.numbers.values()):
+            if place:
+                row.addWidget(QLabel("×"))
+            row.addWidget(number, 1)
+            number.valueChanged.connect(self._tell)
+        row.addWidget(self.unit)
+        self.unit.activated.connect(self._tell)
+
+    def _tell(self) -> None:
+        self.edited.emit()
+
+    def show_size(self, voxel_size: tuple[float, float, float], unit: str, has_z: bool) -> None:
+        """Show a voxel size; emits nothing."""
+        for number, size in zip(self.numbers.values(), voxel_size, strict=True):
+            number.blockSignals(True)
+            number.setValue(size)
+            number.blockSignals(False)
+        self.numbers["Z"].setEnabled(has_z)
+        offered = UNITS if unit in UNITS else (*UNITS, unit)
+        self.unit.offer([(name, name) for name in offered], unit)
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """The (z, y, x) voxel size in the field."""
+        z, y, x = (float(number.value()) for number in self.numbers.values())
+        return z, y, x
+
+    def mark(self, fault: str) -> None:
+        """Colour the numbers that are wrong."""
+        for number in self.numbers.values():
+            mark(number, fault if number.value() <= 0 else "", number.hint)
+
+
+class AxesField(QLineEdit):  # type: ignore[misc]
+    """The letters of the axes, always large."""
+
+    edited = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setMaxLength(5)
+        self.textEdited.connect(self._raise)
+
+    def _raise(self, text: str) -> None:
+        place = self.cursorPosition()
+        self.setText(text.upper())
+        self.setCursorPosition(place)
+        self.edited.emit()
+
+
+class Links:
+    """Connections to events that outlive a widget, cut when the widget goes."""
+
+    def __init__(self) -> None:
+        self._ties: list[tuple[object, Callable[..., None]]] = []
+
+    def tie(self, event: object, callback: Callable[..., None]) -> None:
+        """Call `callback` at `event`, a napari event emitter, until `cut`."""
+        event.connect(callback)  # type: ignore[attr-defined]
+        self._ties.append((event, callback))
+
+    def cut(self, *_: object) -> None:
+        """Cut all."""
+        for event, callback in self._ties:
+            event.disconnect(callback)  # type: ignore[attr-defined]
+        self._ties.clear()

@@ -1,0 +1,276 @@
+"""The form of the Segment tab: image, channel, axes, voxel size, model, device, extent, options, threshold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QLabel, QPushButton, QSpinBox, QWidget
+from superqt import QCollapsible, QLabeledDoubleSlider
+
+from napari_skipseg.errors import SkipsegError
+from napari_skipseg.models.description import ModelDescription
+from napari_skipseg.models.library import describe_model, find_models, locate_model
+from napari_skipseg.widgets.axes import axes_of, set_calibration, voxel_size_of
+from napari_skipseg.widgets.card import CardDialog
+from napari_skipseg.widgets.checks import Choices, asks_channel, channels, find_faults
+from napari_skipseg.widgets.fields import AxesField, FreshCombo, Links, VoxelSizeField, mark
+from napari_skipseg.widgets.layers import is_result
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+    from napari_skipseg.jobs.protocol import DeviceReport
+
+NO_MODEL = "There is no model: train one with napari-skipseg train, or copy a model folder into your models."
+RGB = ("red", "green", "blue", "alpha")
+
+
+class SegmentForm(QWidget):  # type: ignore[misc]
+    """What to segment and how. `read` gives the choices, `changed` says that they may be others now."""
+
+    changed = Signal()
+    placed = Signal()
+    threshold_moved = Signal(float)
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self.links = Links()
+        self._layer_links = Links()
+        self._layer: Image | None = None
+        self._described: tuple[str, ModelDescription | None, str] = ("", None, "")
+        self._make_fields()
+        self._lay_out()
+        self._connect()
+        self._offer_models()
+        self._offer_images()
+
+    def _make_fields(self) -> None:
+        self.image, self.channel, self.model = FreshCombo(), FreshCombo(), FreshCombo()
+        self.device, self.extent = FreshCombo(), FreshCombo()
+        self.axes, self.voxel_size = AxesField(), VoxelSizeField()
+        self.card = QPushButton("Card")
+        self.card.setToolTip("What this model is, what it was trained on, and how well it does")
+        self.device_note = QLabel("asking the engine…")
+        self.device_note.setWordWrap(True)
+        self.device_note.setStyleSheet("QLabel { font-size: 8pt; }")
+        self.device.offer([("auto", "auto")], "auto")
+        self.tile, self.flips = QSpinBox(), QCheckBox("average over mirrored copies")
+        self.tile.setRange(0, 8192)
+        self.tile.setSingleStep(32)
+        self.tile.setSpecialValueText("auto")
+        self.tile.setToolTip("Longest side of a tile in voxels; smaller tiles need less memory")
+        self.flips.setToolTip("Test-time flips: a little better, 4 times slower in 2D and 8 times in 3D")
+        self.threshold = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
+        self.threshold.setRange(0.0, 1.0)
+        self.threshold.setSingleStep(0.01)
+        self.threshold.setDecimals(2)
+        self.threshold.setValue(0.5)
+        self.threshold.setToolTip("Probability above which a voxel is set in the binary layer; moving it is instant")
+
+    def _lay_out(self) -> None:
+        form = self._form = QFormLayout(self)
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setVerticalSpacing(7)
+        form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Image", self.image)
+        form.addRow("Channel", self.channel)
+        form.addRow("Axes", self.axes)
+        form.addRow("Voxel size", self.voxel_size)
+        form.addRow("Model", _side_by_side(self.model, self.card))
+        form.addRow("Device", self.device)
+        form.addRow("", self.device_note)
+        form.addRow("Segment", self.extent)
+        form.addRow("Threshold", self.threshold)
+        inner = QWidget()
+        options = QFormLayout(inner)
+        options.setContentsMargins(12, 0, 0, 0)
+        options.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        options.addRow("Tile", self.tile)
+        options.addRow("Flips", self.flips)
+        self.options = QCollapsible("Options", expandedIcon="▾", collapsedIcon="▸")
+        self.options.layout().setContentsMargins(0, 0, 0, 0)
+        self.options.setDuration(0)
+        self.options.setContent(inner)
+        self.options.collapse(animate=False)
+        form.addRow(self.options)
+
+    def _connect(self) -> None:
+        self.image.activated.connect(self._choose_image)
+        self.axes.edited.connect(self._write_calibration)
+        self.voxel_size.edited.connect(self._write_calibration)
+        self.model.opening.connect(self._offer_models)
+        self.card.clicked.connect(self._show_card)
+        self.threshold.valueChanged.connect(self.threshold_moved)
+        for signal in (
+            self.channel.activated,
+            self.model.activated,
+            self.device.activated,
+            self.extent.activated,
+            self.tile.valueChanged,
+            self.flips.toggled,
+        ):
+            signal.connect(self.check)
+        layers = self._viewer.layers.events
+        for event in (layers.inserted, layers.removed, layers.renamed):
+            self.links.tie(event, self._offer_images)
+
+    def read(self) -> Choices:
+        """Return the choices as they stand."""
+        name = self.model.currentData()
+        if name != self._described[0] or name is None:
+            self._described = _describe(name)
+        unit = self.voxel_size.unit.currentData()
+        return Choices(
+            self._layer,
+            self.axes.text(),
+            self.voxel_size.voxel_size,
+            unit,
+            *self._described[1:],
+            channel=self.channel.currentData(),
+            device=self.device.currentData() or "auto",
+            tile=self.tile.value(),
+            flips=self.flips.isChecked(),
+            threshold=float(self.threshold.value()),
+            whole=self.extent.currentData() != "current",
+        )
+
+    def check(self) -> None:
+        """Bring the fields in line with the choices, mark what is wrong, and say that they changed."""
+        self._offer_channels(self.read())
+        self._offer_extents(self.read())
+        faults = find_faults(self.read())
+        fields = {
+            "image": self.image,
+            "axes": self.axes,
+            "channel": self.channel,
+            "model": self.model,
+            "tile": self.tile,
+        }
+        for name, field in fields.items():
+            mark(field, faults.get(name, ""), self._hint(name))
+        self.voxel_size.mark(faults.get("voxel size", ""))
+        self.card.setEnabled(self._described[1] is not None)
+        self.changed.emit()
+
+    def _hint(self, name: str) -> str:
+        if name == "axes":
+            return "One letter per axis: T time, C channel, Z Y X space"
+        if name == "model" and self._described[1] is not None:
+            return self._described[1].card.summary
+        return self.tile.toolTip() if name == "tile" else ""
+
+    def _offer_images(self, event: Any = None) -> None:
+        from napari.layers import Image
+
+        images = [layer for layer in self._viewer.layers if isinstance(layer, Image) and not is_result(layer)]
+        self.image.offer([(layer.name, layer) for layer in images], self._layer)
+        self._choose_image()
+
+    def _choose_image(self, index: int = 0) -> None:
+        layer = self.image.currentData()
+        if layer is not self._layer:
+            self._layer_links.cut()
+            self._layer = layer
+            if layer is not None:
+                for name in ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels"):
+                    self._layer_links.tie(layer.events[name], self._on_placed)
+                self._layer_links.tie(layer.events.data, self._show_calibration)
+        self._show_calibration()
+
+    def _on_placed(self, event: Any = None) -> None:
+        self._show_calibration()
+        self.placed.emit()
+
+    def _show_calibration(self, event: Any = None) -> None:
+        layer = self._layer
+        self.axes.setEnabled(layer is not None)
+        self.voxel_size.setEnabled(layer is not None)
+        if layer is None:
+            self.axes.setText("")
+        elif not self.axes.hasFocus() or not find_faults(self.read()).get("axes"):
+            axes = axes_of(layer)
+            self.axes.setText(axes)
+            self.voxel_size.show_size(*voxel_size_of(layer, axes), "Z" in axes)
+        self.check()
+
+    def _write_calibration(self) -> None:
+        """Write what the fields say to the layer, where it is right."""
+        choices = self.read()
+        faults = find_faults(choices)
+        if choices.layer is not None and "axes" not in faults and "voxel size" not in faults:
+            self._layer_links.cut()
+            set_calibration(choices.layer, choices.axes, choices.voxel_size, choices.unit)
+            self._layer = None
+            self._choose_image()
+            self.placed.emit()
+        self.check()
+
+    def _offer_channels(self, choices: Choices) -> None:
+        asked = asks_channel(choices)
+        self._form.setRowVisible(self.channel, asked)
+        count = channels(choices) if asked else 0
+        names = RGB if getattr(choices.layer, "rgb", False) else [str(number) for number in range(count)]
+        self.channel.offer(
+            [("choose…", None), *((names[number], number) for number in range(count))], self.channel.currentData()
+        )
+
+    def _offer_extents(self, choices: Choices) -> None:
+        cuts = bool(choices.loops) and "axes" not in find_faults(choices)
+        self._form.setRowVisible(self.extent, cuts)
+        current = "current slice" if choices.seen == "YX" else "current volume"
+        whole = "whole stack" if choices.seen == "YX" else "all volumes"
+        chosen = self.extent.currentData() if cuts else "whole"
+        self.extent.offer([(whole, "whole"), (current, "current")], chosen)
+
+    def _offer_models(self) -> None:
+        names = list(find_models())
+        self.model.offer([(name, name) for name in names], self.model.currentData())
+
+    def model_folder(self) -> Path:
+        """Return the folder of the chosen model.
+
+        Raises:
+            ModelError: it has gone.
+        """
+        return locate_model(str(self.model.currentData()))
+
+    def show_devices(self, report: DeviceReport) -> None:
+        """Offer the devices that there are, and say what auto means."""
+        chosen = report.chosen
+        self.device.offer([(name, name) for name in ("auto", *report.available)], self.device.currentData())
+        extra = ", with OpenVINO" if chosen.name == "cpu" and report.has_openvino else ""
+        self.device_note.setText(f"auto: {chosen.title}{extra} ({chosen.reason})")
+
+    def cut_links(self) -> None:
+        """Let go of the viewer's events."""
+        self.links.cut()
+        self._layer_links.cut()
+
+    def _show_card(self) -> None:
+        description = self._described[1]
+        if description is not None:
+            self.card_dialog = CardDialog(description, self)
+            self.card_dialog.show()
+
+
+def _describe(name: str | None) -> tuple[str, ModelDescription | None, str]:
+    if name is None:
+        return "", None, NO_MODEL
+    try:
+        return name, describe_model(name), ""
+    except SkipsegError as error:
+        return name, None, str(error)
+
+
+def _side_by_side(wide: QWidget, narrow: QWidget) -> QWidget:
+    widget = QWidget()
+    row = QHBoxLayout(widget)
+    row.setContentsMargins(0, 0, 0, 0)
+    row.addWidget(wide, 1)
+    row.addWidget(narrow)
+    return widget

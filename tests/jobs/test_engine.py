@@ -1,0 +1,273 @@
+"""The viewer's engine: what it gives, and that it survives whatever happens to its process."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from small_stacks import make_stack
+
+from napari_skipseg.devices import choose_device
+from napari_skipseg.errors import EngineError, InputError, ModelError
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.predict import iter_predict
+from napari_skipseg.jobs import worker, workspace
+from napari_skipseg.jobs.client import Engine
+from napari_skipseg.models.model import read_model
+from napari_skipseg.progress import Progress, run_to_end
+
+OPTIONS = SegmentOptions(device="cpu", tile=48)
+LONG = (150, 128, 128)
+"""Thousands of tiles of 48: seconds of work."""
+
+
+def started(engine: Engine, model_folder: Path):
+    """A long run that has finished its first tile."""
+    work = engine.segment(make_stack(LONG), model_folder, OPTIONS)
+    for progress in work:
+        if progress.done > 0:
+            return work
+    raise RuntimeError("the run ended early")
+
+
+def run_folders(temporary: Path) -> list[Path]:
+    return list(temporary.glob("napari-skipseg-*/run-*"))
+
+
+def test_results_are_those_of_the_same_call_in_this_process(engine: Engine, model_folder: Path) -> None:
+    stack = make_stack()
+    expected = run_to_end(iter_predict(stack, read_model(model_folder), OPTIONS))
+    found = run_to_end(engine.segment(stack, model_folder, OPTIONS))
+    assert isinstance(found.probability, np.memmap)
+    np.testing.assert_array_equal(found.probability, expected.probability)
+    assert len(found.attentions) == len(expected.attentions) == 1
+    np.testing.assert_array_equal(found.attentions[0].data, expected.attentions[0].data)
+    assert found.attentions[0].stride == expected.attentions[0].stride
+    for name in ("axes", "voxel_size", "unit", "origin", "class_names"):
+        assert getattr(found, name) == getattr(expected, name)
+    assert found.recipe == json.loads(json.dumps(expected.recipe))
+
+
+def test_progress_only_grows_and_ends_whole(engine: Engine, model_folder: Path) -> None:
+    fractions = [progress.fraction for progress in engine.segment(make_stack(), model_folder, OPTIONS)]
+    assert fractions == sorted(fractions)
+    assert fractions[0] == 0
+    assert fractions[-1] == 1
+
+
+def test_second_run_is_warm(engine: Engine, model_folder: Path) -> None:
+    run_to_end(engine.segment(make_stack(), model_folder, OPTIONS))
+    pid, messages = engine.pid, []
+    run_to_end(engine.segment(make_stack(), model_folder, OPTIONS), lambda progress: messages.append(progress.message))
+    assert pid is not None
+    assert engine.pid == pid
+    assert "reading the model" not in messages
+
+
+def test_channel_is_chosen_before_anything_is_copied(engine: Engine, model_folder: Path) -> None:
+    stack = make_stack((64, 64, 3), "YXC")
+    options = SegmentOptions(device="cpu", channel=1, tile=48)
+    expected = run_to_end(iter_predict(stack, read_model(model_folder), options))
+    found = run_to_end(engine.segment(stack, model_folder, options))
+    np.testing.assert_array_equal(found.probability, expected.probability)
+
+
+def test_a_later_run_leaves_earlier_arrays_alone_and_unused_ones_go(
+    engine: Engine, model_folder: Path, temporary: Path
+) -> None:
+    gc.collect()
+    before = len(run_folders(temporary))
+    first = run_to_end(engine.segment(make_stack(), model_folder, OPTIONS))
+    kept, view = first.probability.copy(), first.probability[1]
+    second = run_to_end(engine.segment(make_stack((2, 64, 64)), model_folder, OPTIONS))
+    np.testing.assert_array_equal(first.probability, kept)
+    files = sorted(file.name for folder in run_folders(temporary) for file in folder.iterdir())
+    assert files == ["attention_1.npy"] * 2 + ["probability.npy"] * 2
+    del first, second
+    gc.collect()
+    assert len(run_folders(temporary)) == before + 1
+    np.testing.assert_array_equal(view, kept[1])
+    del view
+    assert len(run_folders(temporary)) == before
+
+
+def test_cancel_stops_the_run_and_the_engine_stays_warm(engine: Engine, model_folder: Path, temporary: Path) -> None:
+    work = started(engine, model_folder)
+    pid, start = engine.pid, time.monotonic()
+    work.close()
+    assert time.monotonic() - start < 0.1
+    found = run_to_end(engine.segment(make_stack(), model_folder, OPTIONS))
+    assert time.monotonic() - start < 3
+    assert found.probability.shape == (3, 60, 70)
+    assert engine.pid == pid
+    del found
+    assert run_folders(temporary) == []
+
+
+def test_one_call_at_a_time(engine: Engine, model_folder: Path) -> None:
+    work = started(engine, model_folder)
+    with pytest.raises(EngineError, match="at work: wait until it is done, or cancel"):
+        next(engine.ask_devices())
+    work.close()
+    assert run_to_end(engine.ask_devices()).chosen.name == choose_device().name
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_killed_engine_is_one_sentence_and_the_next_run_works(
+    engine: Engine, model_folder: Path, temporary: Path
+) -> None:
+    work = started(engine, model_folder)
+    pid = engine.pid
+    psutil.Process(pid).kill()
+    with pytest.raises(
+        EngineError, match=r"killed by SIGKILL \(the system most likely ran out of memory\); the viewer"
+    ):
+        run_to_end(work)
+    assert run_folders(temporary) == []
+    found = run_to_end(engine.segment(make_stack(), model_folder, OPTIONS))
+    assert found.probability.shape == (3, 60, 70)
+    assert engine.pid not in (None, pid)
+
+
+def test_a_yield_comes_at_least_every_fifth_of_a_second(engine: Engine, model_folder: Path) -> None:
+    engine._session.child.end()  # a cold start is the longest wait
+    last, longest = time.monotonic(), 0.0
+    for progress in engine.segment(make_stack(), model_folder, OPTIONS):
+        assert isinstance(progress, Progress)
+        now = time.monotonic()
+        longest, last = max(longest, now - last), now
+    assert longest < 1  # 0.2 with both cores to ourselves
+
+
+def test_nan_is_an_input_error_with_its_sentence_and_traceback(
+    engine: Engine, model_folder: Path, temporary: Path
+) -> None:
+    values = np.random.default_rng(0).random((64, 64), np.float32)
+    values[3, 4] = np.nan
+    with pytest.raises(InputError, match="'dirty' holds NaN or infinite values") as caught:
+        run_to_end(engine.segment(Stack(values, "YX", name="dirty"), model_folder, OPTIONS))
+    assert "Traceback" in caught.value.details
+    assert run_folders(temporary) == []
+    assert engine.pid is not None
+
+
+def test_damaged_model_is_a_model_error(engine: Engine, model_folder: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(model_folder, damaged)
+    with (damaged / "weights.safetensors").open("ab") as opened:
+        opened.write(b"x")
+    with pytest.raises(ModelError, match="SHA-256"):
+        run_to_end(engine.segment(make_stack(), damaged, OPTIONS))
+    with pytest.raises(ModelError, match="There is no model folder"):
+        run_to_end(engine.segment(make_stack(), tmp_path / "absent", OPTIONS))
+
+
+def test_device_that_is_not_there_is_named(engine: Engine, model_folder: Path) -> None:
+    report = run_to_end(engine.ask_devices())
+    assert "cpu" in report.available
+    assert report.chosen.name in report.available
+    assert report.chosen == choose_device()
+
+
+def test_engine_runs_at_low_priority_and_goes_first(engine: Engine) -> None:
+    run_to_end(engine.ask_devices())
+    assert engine.pid is not None
+    if sys.platform != "win32":
+        assert psutil.Process(engine.pid).nice() >= min(19, psutil.Process().nice() + worker.NICENESS)
+    score = Path(f"/proc/{engine.pid}/oom_score_adj")
+    if score.exists():
+        assert int(score.read_text()) == worker.OUT_OF_MEMORY_SCORE
+
+
+def test_stray_prints_of_libraries_do_no_harm(
+    temporary: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, os, threading\n"
+        "print('hello from a start-up file')\n"
+        "threading.Timer(0.5, lambda: (print('printed'), os.write(1, b'from C\\n'))).start()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Engine() as engine:
+        found = run_to_end(engine.segment(make_stack(), model_folder, OPTIONS))
+        assert found.probability.shape == (3, 60, 70)
+        said = "\n".join(engine._session.child._last_words)
+        assert "hello from a start-up file" in said
+        assert "printed" in said
+        assert "from C" in said
+
+
+def test_close_ends_process_and_folder_in_mid_run_and_for_good(temporary: Path, model_folder: Path) -> None:
+    before = set(temporary.iterdir())
+    engine = Engine()
+    done = run_to_end(engine.segment(make_stack(), model_folder, OPTIONS))
+    kept = done.probability.copy()
+    work = started(engine, model_folder)
+    pid = engine.pid
+    (folder,) = set(temporary.iterdir()) - before
+    if sys.platform != "win32":
+        assert folder.stat().st_mode & 0o777 == 0o700
+    engine.close()
+    assert not psutil.pid_exists(pid)
+    assert set(temporary.iterdir()) == before
+    with pytest.raises(EngineError, match="was stopped"):
+        run_to_end(work)
+    with pytest.raises(EngineError, match="was closed"):
+        run_to_end(engine.ask_devices())
+    np.testing.assert_array_equal(done.probability, kept)
+
+
+def test_forgotten_engine_takes_its_process_and_folder_along(temporary: Path, model_folder: Path) -> None:
+    before = set(temporary.iterdir())
+    engine = Engine()
+    run_to_end(engine.segment(make_stack(), model_folder, OPTIONS))
+    pid = engine.pid
+    del engine
+    gc.collect()
+    assert not psutil.pid_exists(pid)
+    assert set(temporary.iterdir()) == before
+
+
+def test_client_never_imports_torch() -> None:
+    code = "import sys, napari_skipseg.jobs.client; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_engine_ends_with_a_viewer_that_was_killed_and_its_folder_is_swept(
+    engine: Engine, model_folder: Path, temporary: Path
+) -> None:
+    code = (
+        "import os, signal, sys, numpy\n"
+        "from napari_skipseg.images.stack import Stack\n"
+        "from napari_skipseg.inference.options import SegmentOptions\n"
+        "from napari_skipseg.jobs.client import Engine\n"
+        "engine = Engine()\n"
+        f"values = numpy.random.default_rng(0).random({LONG}, numpy.float32)\n"
+        f"for progress in engine.segment(Stack(values, 'ZYX'), {str(model_folder)!r}, SegmentOptions(tile=48)):\n"
+        "    if progress.done:\n"
+        "        sys.stdout.write(f'{engine.pid}\\n'); sys.stdout.flush()\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=False)
+    deadline = time.monotonic() + 10
+    while not workspace._has_ended(int(ended.stdout)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    before = set(temporary.iterdir())
+    with Engine() as other:
+        run_to_end(other.segment(make_stack(), model_folder, OPTIONS))
+        (own,) = set(temporary.iterdir()) - before
+        assert before - set(temporary.iterdir()), "the folder of the killed viewer is still there"
+        assert own.is_dir()

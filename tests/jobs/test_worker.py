@@ -1,0 +1,85 @@
+"""The engine process's own rules: what it answers, and when it ends."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import fields
+
+import pytest
+from pydantic import ValidationError
+
+from napari_skipseg.errors import DeviceError, EngineError, InputError
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.jobs import protocol
+from napari_skipseg.jobs.child import COMMAND
+from napari_skipseg.jobs.worker import explain
+
+JOB = protocol.SegmentJob(
+    7, "/tmp/run", "ZYX", (50.0, 4.0, 4.0), "nm", (0.0, 0.0, 0.0), "é", "/m", "ab", SegmentOptions(tile=64)
+)
+
+
+@pytest.mark.parametrize("request_", [JOB, protocol.DevicesJob(1), protocol.Cancel(7), protocol.Quit()])
+def test_a_request_survives_its_line(request_: protocol.Request) -> None:
+    line = protocol.request_to_line(request_)
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+    assert protocol.request_from_line(line) == request_
+
+
+def test_unknown_keys_and_kinds_are_refused() -> None:
+    for line in (b'{"kind": "cancel", "number": 1, "more": 2}', b'{"kind": "dance"}', b"hello", b'{"kind": "cancel"}'):
+        with pytest.raises(ValidationError):
+            protocol.request_from_line(line)
+    line = protocol.request_to_line(JOB).replace(b'"tile":64', b'"tile":-1')
+    with pytest.raises(InputError, match="tile of -1"):
+        protocol.request_from_line(line)
+
+
+def test_every_event_has_its_own_kind() -> None:
+    kinds = [
+        next(field.default for field in fields(event) if field.name == "kind")
+        for event in (
+            protocol.Ready,
+            protocol.ProgressMade,
+            protocol.Segmented,
+            protocol.DevicesFound,
+            protocol.Failed,
+            protocol.Cancelled,
+        )
+    ]
+    assert len(set(kinds)) == len(kinds)
+
+
+def test_memory_faults_name_the_cure() -> None:
+    for error in (
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        RuntimeError("Exception from src/inference: std::bad_alloc"),
+    ):
+        shown = explain(error)
+        assert isinstance(shown, EngineError)
+        assert "choose a smaller tile" in str(shown)
+
+
+def test_other_faults_are_one_sentence() -> None:
+    assert explain(DeviceError("no such device")).args == ("no such device",)
+    shown = explain(KeyError("a\nb"))
+    assert isinstance(shown, EngineError)
+    assert str(shown).startswith("The engine failed (KeyError: ")
+    assert "\n" not in str(shown)
+
+
+def test_engine_answers_a_line_it_cannot_read_and_ends_with_its_input() -> None:
+    child = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert child.stdin
+    assert child.stdout
+    child.stdin.write(b'{"kind": "dance"}\n')
+    child.stdin.flush()
+    answer = protocol.event_from_line(child.stdout.readline())
+    assert isinstance(answer, protocol.Failed)
+    assert answer.number == protocol.NO_JOB
+    child.stdin.close()
+    assert child.wait(10) == 0
+    child.stdout.close()
