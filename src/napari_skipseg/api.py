@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Generator
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Prediction
 from napari_skipseg.inference.predict import iter_predict
-from napari_skipseg.inference.saving import Depth, plain_name, save_prediction
+from napari_skipseg.inference.saving import Depth, plain_name, save_prediction, scratch_folder
 from napari_skipseg.models.library import DEFAULT_MODEL, locate_model
 from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.progress import Progress, run_to_end
@@ -57,16 +55,6 @@ def iter_segment_to_folder(
     Raises:
         SkipsegError: the stack does not fit the model, or the folder cannot be written.
     """
-    made = not folder.exists()
-    try:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            scratch = tempfile.TemporaryDirectory(prefix=".skipseg-", dir=folder)
-        except OSError as error:
-            raise FileError(f"Nothing can be written to '{folder}': {error.strerror}. Choose another one.") from error
-        with scratch as place:
-            prediction = yield from iter_predict(stack, model, options, Path(place))
-            return save_prediction(prediction, folder, plain_name(name), options.threshold, dtype)
-    finally:
-        if made and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
+    with scratch_folder(folder) as scratch:
+        prediction = yield from iter_predict(stack, model, options, scratch)
+        return save_prediction(prediction, folder, plain_name(name), options.threshold, dtype)

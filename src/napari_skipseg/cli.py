@@ -14,7 +14,6 @@ from napari_skipseg.terminal import report, report_rows, run_shown, watch
 app = typer.Typer(
     name="napari-skipseg",
     help="Segment EM and volumetric stacks with networks built on skip connections.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Generator
 from dataclasses import asdict
+from types import FrameType
 from typing import Any, NoReturn
 
 import typer
@@ -15,7 +17,38 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from napari_skipseg.errors import SkipsegError
 from napari_skipseg.progress import Progress, Result, run_to_end
+
+STOPPED = 130
+"""Exit code of a command that was stopped by Ctrl-C or a signal."""
+
+
+def run_shown(app: typer.Typer) -> NoReturn:
+    """Run the command that the arguments name, and exit: an error is one line, and the exit code tells.
+
+    0 = done, 1 = failed, 2 = a wrong command line, 130 = stopped. `--verbose` anywhere shows the traceback too.
+    """
+    verbose = "--verbose" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--verbose"]
+    if len(sys.argv) == 1:
+        sys.argv.append("--help")
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        code = app(standalone_mode=False)
+    except SkipsegError as error:
+        fail(str(error), show_traceback=verbose)
+    except MemoryError:
+        fail("There is not enough memory: choose a smaller tile, or close other programs.", show_traceback=verbose)
+    except (KeyboardInterrupt, typer.Abort):
+        code = STOPPED
+    except Exception as error:
+        if hasattr(error, "format_message"):  # a wrong command line; typer keeps the class of these to itself
+            fail(f"{error.format_message().rstrip('.')}. See `{_help_of(error)}`.", 2, verbose)
+        fail(f"Something unexpected went wrong ({type(error).__name__}: {error}).", show_traceback=verbose)
+    if code == STOPPED:
+        fail("Stopped; nothing half-written was left.", STOPPED)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def fail(message: str, code: int = 1, show_traceback: bool = False) -> NoReturn:
@@ -59,6 +92,16 @@ def report_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     for row in rows:
         table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
     Console(highlight=False).print(table)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _help_of(error: Exception) -> str:
+    """Return the command that explains the command line that `error` is about."""
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path if context else 'napari-skipseg'} --help"
 
 
 def _on_stderr() -> Console:

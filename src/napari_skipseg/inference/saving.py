@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +21,11 @@ Depth = Literal["uint8", "float32"]
 
 
 def save_prediction(
-    prediction: Prediction, folder: Path, name: str, threshold: float, dtype: Depth = "uint8"
+    prediction: Prediction,
+    folder: str | os.PathLike[str],
+    name: str,
+    threshold: float = 0.5,
+    dtype: Depth = "uint8",
 ) -> list[Path]:
     """Return the files written to `folder`: probability, binary and attention maps of the stack called `name`.
 
@@ -29,18 +36,38 @@ def save_prediction(
     Raises:
         FileError: the folder cannot be made, or a file not be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder))
-    except OSError as error:
-        raise FileError(f"Nothing can be written to '{folder}': {error.strerror}. Choose another folder.") from error
-    try:
+    folder = Path(folder)
+    with scratch_folder(folder) as draft:
         drafts = _write_all(prediction, draft, name, threshold, dtype)
-        return [file.replace(folder / file.name) for file in drafts]
-    except OSError as error:
-        raise FileError(f"The results cannot be moved to '{folder}': {error.strerror}.") from error
+        try:
+            return [file.replace(folder / file.name) for file in drafts]
+        except OSError as error:
+            raise FileError(f"The results cannot be moved to '{folder}': {error.strerror}.") from error
+
+
+@contextmanager
+def scratch_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new folder inside `folder`, gone at the end; so is `folder`, where it was made here and stays empty.
+
+    Raises:
+        FileError: `folder` cannot be made, or nothing be written to it.
+    """
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=".skipseg-", dir=folder))
+        except OSError as error:
+            reason = error.strerror or error
+            raise FileError(f"Nothing can be written to '{folder}' ({reason}): choose another folder.") from error
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        for place in made:
+            if place.is_dir() and not any(place.iterdir()):
+                place.rmdir()
 
 
 def plain_name(file_name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -85,6 +86,8 @@ class ModelDescription:
                 f"Model '{self.name}' names {len(self.classes)} classes but its network returns "
                 f"{self.spec.out_channels} channels."
             )
+        if self.margin < 0 or not all(0 < size < math.inf for size in self.voxel_size):
+            raise ModelError(f"Model '{self.name}' needs a margin of 0 or more and a voxel size of positive numbers.")
 
     @property
     def class_names(self) -> tuple[str, ...]:

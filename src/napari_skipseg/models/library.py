@@ -33,10 +33,15 @@ def find_models() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for place in (BUILT_IN, user_folder()):
         if place.is_dir():
-            folders = sorted(folder for folder in place.iterdir() if (folder / DESCRIPTION_FILE).is_file())
+            folders = sorted(folder for folder in place.iterdir() if _is_model(folder))
             for folder in folders:
                 found.setdefault(folder.name, folder)
     return dict(sorted(found.items(), key=lambda item: item[0] != DEFAULT_MODEL))
+
+
+def _is_model(folder: Path) -> bool:
+    """Return whether `folder` holds a finished model; one that is being written has a name with a dot in front."""
+    return not folder.name.startswith(".") and (folder / DESCRIPTION_FILE).is_file()
 
 
 def locate_model(name: str) -> Path:

@@ -54,7 +54,7 @@ class ResidualFCN(Network):
     def __init__(self, spec: ResidualFCNSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.stride = 2 ** (len(spec.stages) + 1)
+        self.stride = spec.stride
         self.attention_strides = ()
         layers = LAYERS[spec.dimensions]
         options = BlockOptions(spec.dimensions, spec.norm, spec.dropout, spec.short_skips)

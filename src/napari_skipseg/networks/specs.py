@@ -44,6 +44,11 @@ class UNetSpec:
         if min(self.widths) < 1:
             raise SpecError("Every width of a U-Net must be at least 1 channel.")
 
+    @property
+    def stride(self) -> int:
+        """Image pixels per pixel of the deepest level."""
+        return int(2 ** (len(self.widths) - 1))
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -101,6 +106,11 @@ class ResidualFCNSpec:
             raise SpecError("The residual FCN needs a first width of at least 1 and at least one stage.")
         if self.across.repetition < 2:
             raise SpecError("The stage across needs 2 blocks or more: its first one halves, its last one doubles.")
+
+    @property
+    def stride(self) -> int:
+        """Image pixels per pixel of the deepest level, the inside of the stage across."""
+        return int(2 ** (len(self.stages) + 1))
 
 
 NetworkSpec = UNetSpec | ResidualFCNSpec

@@ -42,7 +42,7 @@ class UNet(Network):
         self.spec = spec
         layers = LAYERS[spec.dimensions]
         levels = spec.widths[:-1]
-        self.stride = 2 ** len(levels)
+        self.stride = spec.stride
         gated = range(len(levels)) if spec.skip in ("at", "sat") else ()
         self.attention_strides = tuple(2**level for level in gated)
 

@@ -44,14 +44,16 @@ def iter_fit(
             if state.step % SHOWN_EVERY == 0 or last:
                 state.record("training loss", sum(running) / len(running))
                 running.clear()
-                yield Progress(state.step, settings.steps, _in_words(state))
             if state.step % settings.validate_every == 0 or last:
                 _validate(settings, data, network, state, device)
                 write_checkpoint(checkpoint, settings_to_dict(settings), state, network, optimizer)
                 saved = state.step
-    finally:
+            if state.step % SHOWN_EVERY == 0 or last:
+                yield Progress(state.step, settings.steps, _in_words(state))
+    except GeneratorExit:  # at a yield, between two steps: after any other fault a step may be half done
         if state.step != saved:
             write_checkpoint(checkpoint, settings_to_dict(settings), state, network, optimizer)
+        raise
     if state.best_weights:
         network.load_state_dict(state.best_weights)
     network.eval()

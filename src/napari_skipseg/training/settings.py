@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -94,7 +96,16 @@ class TrainSettings:
             raise SpecError(f"A {self.spec.dimensions}D network needs a patch of {self.spec.dimensions} lengths >= 8.")
         if min(self.batch, self.steps, self.validate_every) < 1 or self.learning_rate <= 0 or self.widen < 0:
             raise SpecError("Batch, steps, validate_every and learning_rate must be positive, widen not negative.")
+        self._check_reach()
         held_out(self.validate)
+
+    def _check_reach(self) -> None:
+        """Refuse patches too small for the network: its deepest level needs two pixels, or batch norm has no spread."""
+        stride = self.spec.stride
+        if min(self.patch) < stride:
+            raise SpecError(f"This network halves down to 1/{stride}: every length of the patch must be >= {stride}.")
+        if self.batch * math.prod(-(-length // stride) for length in self.patch) < 2:
+            raise SpecError("One pixel is left of a batch at the network's deepest level: enlarge the patch or batch.")
 
 
 _ADAPTER: TypeAdapter[TrainSettings] = TypeAdapter(TrainSettings)
@@ -126,8 +137,9 @@ def held_out(text: str) -> frozenset[int]:
     """
     numbers: set[int] = set()
     for part in filter(None, (part.strip() for part in text.split(","))):
-        first, _, last = part.partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
+        found = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if last < first:
             raise SpecError(f"'{text}' is no list of slices: write it like 20-24 or 0,5,10-12.")
-        numbers.update(range(int(first), int(last or first) + 1))
+        numbers.update(range(first, last + 1))
     return frozenset(numbers)

@@ -20,13 +20,17 @@ from napari_skipseg.widgets.axes import UNITS
 
 FAULT_COLOR = "rgba(214, 69, 80, 110)"
 WARNING_COLOR = "rgba(224, 165, 40, 90)"
+PLAIN_STYLE = "plain_style"
+"""The name of a field's property that holds its style where nothing is wrong."""
 
 
 def mark(field: QWidget, fault: str, hint: str = "") -> None:
     """Colour the field and put the reason into its tooltip; without a fault, its plain look and `hint`."""
-    kind = type(field).__mro__[1].__name__ if type(field).__module__.startswith("napari_skipseg") else ""
-    kind = kind or type(field).__name__
-    field.setStyleSheet(f"{kind} {{ background-color: {FAULT_COLOR}; }}" if fault else "")
+    kind = field.metaObject().className()
+    plain = field.property(PLAIN_STYLE) or ""
+    colored = f"{kind} {{ background-color: {FAULT_COLOR}; }}" if fault else ""
+    if field.styleSheet() != plain + colored:
+        field.setStyleSheet(plain + colored)
     field.setToolTip(fault or hint)
 
 
@@ -83,7 +87,7 @@ class PlainNumber(QDoubleSpinBox):  # type: ignore[misc]
         self.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
         self.setKeyboardTracking(False)
         self.setAlignment(Qt.AlignmentFlag.AlignHCenter)
-        self.setMinimumWidth(46)
+        self.setProperty(PLAIN_STYLE, "QDoubleSpinBox { min-width: 38px; padding: 0px; }")  # napari's own is 90 px
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.hint = hint
 

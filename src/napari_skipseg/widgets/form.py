@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from napari_skipseg.jobs.protocol import DeviceReport
 
 NO_MODEL = "There is no model: train one with napari-skipseg train, or copy a model folder into your models."
+FLAT = "QPushButton, QPushButton:checked { text-align: left; border: none; background: transparent; padding: 3px 0px; }"
 RGB = ("red", "green", "blue", "alpha")
 
 
@@ -94,6 +95,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         options.addRow("Flips", self.flips)
         self.options = QCollapsible("Options", expandedIcon="▾", collapsedIcon="▸")
         self.options.layout().setContentsMargins(0, 0, 0, 0)
+        self.options.toggleButton().setStyleSheet(FLAT)
         self.options.setDuration(0)
         self.options.setContent(inner)
         self.options.collapse(animate=False)

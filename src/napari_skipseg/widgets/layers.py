@@ -139,7 +139,7 @@ def _results(layer: Image, shown: Shown, threshold: float) -> Iterator[Result]:
         role = f"probability {name}" if several else "probability"
         yield Result(role, "image", _over_channels(values, shown, channels), whole, looks)
     data = _over_channels(prediction.binary(threshold), shown, channels)
-    yield Result("binary", "labels", data, whole, {"opacity": 0.5})
+    yield Result("binary", "labels", data, whole, {"opacity": 0.4})
 
 
 def _place(layer: Image, shown: Shown, stride: tuple[float, ...], offset: tuple[float, ...]) -> Placement:

@@ -21,7 +21,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
         column.addWidget(self.tabs)
-        self.setMinimumWidth(310)
+        self.setMinimumWidth(330)
         # these outlive the window's side of the panel, so that neither events nor the engine do
         close, cut = self.engine.close, self.segment_tab.form.cut_links
         self.destroyed.connect(lambda: (close(), cut()))

@@ -180,17 +180,18 @@ class SegmentTab(QWidget):  # type: ignore[misc]
         show(self._viewer, layer, self._shown[source], float(self.form.threshold.value()))
         self._tell("")
 
-    def _current(self) -> Shown | None:
+    def result(self) -> Shown | None:
+        """Return the result of the image in the form, None where it was not segmented."""
         layer = self.form.read().layer
         return None if layer is None else self._shown.get(str(layer.unique_id))
 
     def _move_threshold(self, threshold: float) -> None:
-        shown = self._current()
+        shown = self.result()
         if shown is not None:
             set_threshold(self._viewer, shown, threshold)
 
     def _follow_image(self) -> None:
-        layer, shown = self.form.read().layer, self._current()
+        layer, shown = self.form.read().layer, self.result()
         if layer is not None and shown is not None:
             follow(self._viewer, layer, shown)
 
@@ -214,7 +215,7 @@ class SegmentTab(QWidget):  # type: ignore[misc]
         self.cancel_button.setVisible(running)
         self.cancel_button.setEnabled(running)
         self.progress.setVisible(running)
-        self.save_button.setEnabled(self._current() is not None and not running)
+        self.save_button.setEnabled(self.result() is not None and not running)
         self._say()
 
     def _say(self) -> None:
@@ -241,7 +242,7 @@ class SegmentTab(QWidget):  # type: ignore[misc]
 
     def _ask_where_to_save(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Folder for the results")
-        choices, shown = self.form.read(), self._current()
+        choices, shown = self.form.read(), self.result()
         if not folder or shown is None or choices.layer is None:
             return
         name = file_name(choices.layer.name)
