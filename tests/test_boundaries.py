@@ -20,13 +20,22 @@ GUI = ("napari", "qtpy", "PyQt6", "PySide6", "magicgui", "superqt", "pyqtgraph",
 
 # Names of modules, and of packages with all they hold. All others must load without torch.
 MAY_IMPORT_TORCH = (
+    "napari_skipseg.api",
     "napari_skipseg.networks",
     "napari_skipseg.inference",
     "napari_skipseg.training",
     "napari_skipseg.models.model",
     "napari_skipseg.jobs.worker",
 )
-LOADS_WITHOUT_TORCH = ("napari_skipseg.networks.specs",)
+LOADS_WITHOUT_TORCH = (
+    "napari_skipseg.inference.options",
+    "napari_skipseg.inference.outputs",
+    "napari_skipseg.inference.saving",
+    "napari_skipseg.inference.scoring",
+    "napari_skipseg.networks.specs",
+    "napari_skipseg.training.flags",
+    "napari_skipseg.training.settings",
+)
 PRINTS = ("cli.py",)
 UNSAFE_MODULES = ("pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
 LINES_OF_A_MODULE = 300

@@ -4,7 +4,7 @@
 
     model = skipseg.load_model("em-membrane")
     prediction = skipseg.segment("stack.tif", model)
-    skipseg.save_prediction(prediction, Path("results"), "stack", threshold=0.5)
+    skipseg.save_prediction(prediction, "results", "stack", threshold=0.5)
 
 Importing the package imports neither torch nor any GUI; the names below are fetched when they are first used.
 """
@@ -81,3 +81,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -57,4 +57,6 @@ def iter_segment_to_folder(
     """
     with scratch_folder(folder) as scratch:
         prediction = yield from iter_predict(stack, model, options, scratch)
-        return save_prediction(prediction, folder, plain_name(name), options.threshold, dtype)
+        written = save_prediction(prediction, folder, plain_name(name), options.threshold, dtype)
+        del prediction  # Windows removes no file that is still mapped
+        return written

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 
 class SkipsegError(Exception):
-    """A fault the user can mend. The message is one clear sentence fit for a dialog or a terminal."""
+    """A fault the user can mend. The message is one clear sentence fit for a dialog or a terminal.
+
+    details: what a developer wants to see besides, such as the traceback of another process.
+    """
+
+    details: str = ""
 
 
 class FileError(SkipsegError):

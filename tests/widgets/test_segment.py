@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 import numpy as np
 import pytest
+from napari.utils.notifications import notification_manager
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFileDialog
+
+from napari_skipseg.images.files import read_stack
 
 pytestmark = pytest.mark.gui
 
 
-def press_segment(qtbot, panel, wait: bool = True) -> None:
+def press(qtbot, panel, wait: bool = True) -> None:
     tab = panel.segment_tab
     assert tab.segment_button.isEnabled(), tab.message.text()
     qtbot.mouseClick(tab.segment_button, Qt.MouseButton.LeftButton)
     assert tab.is_running
     if wait:
-        qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
+        qtbot.waitUntil(lambda: not tab.is_running, timeout=120_000)
+
+
+def choose(combo, value: object) -> None:
+    index = [combo.itemData(number) for number in range(combo.count())].index(value)
+    combo.setCurrentIndex(index)
+    combo.activated.emit(index)
 
 
 def ramp(*shape: int) -> np.ndarray:
@@ -27,7 +41,7 @@ def test_segment_shows_probability_binary_and_hidden_attention(open_panel, qtbot
     viewer, panel = open_panel()
     image = ramp(4, 32, 48)
     viewer.add_image(image, name="em", scale=(50, 4, 4), units="nm", axis_labels=("z", "y", "x"))
-    press_segment(qtbot, panel)
+    press(qtbot, panel)
     assert [layer.name for layer in viewer.layers] == ["em", "attention 2", "attention 1", "probability", "binary"]
     np.testing.assert_allclose(viewer.layers["probability"].data, image / 255, atol=1e-6)
     assert viewer.layers["probability"].contrast_limits == [0, 1]
@@ -37,3 +51,220 @@ def test_segment_shows_probability_binary_and_hidden_attention(open_panel, qtbot
     for layer in viewer.layers:
         assert [str(unit) for unit in layer.units] == ["nanometer"] * 3
         assert layer.axis_labels == ("z", "y", "x")
+    stack, model, options = engine.calls[0]
+    assert (stack.voxel_size, stack.unit, model, options.threshold) == ((50.0, 4.0, 4.0), "nm", "tiny-2d", 0.5)
+
+
+def test_threshold_moves_the_binary_layer_without_a_run(open_panel, qtbot, engine):
+    viewer, panel = open_panel()
+    image = ramp(32, 48)
+    viewer.add_image(image)
+    press(qtbot, panel)
+    panel.segment_tab.form.threshold.setValue(0.25)
+    np.testing.assert_array_equal(np.asarray(viewer.layers["binary"].data), image / 255 > 0.25)
+    press(qtbot, panel)
+    np.testing.assert_array_equal(np.asarray(viewer.layers["binary"].data), image / 255 > 0.25)
+    assert (len(engine.calls), len(viewer.layers)) == (2, 5)
+
+
+def test_current_slice_is_segmented_alone_and_shown_at_its_place(open_panel, qtbot, engine):
+    viewer, panel = open_panel()
+    viewer.add_image(ramp(5, 32, 48), scale=(50, 4, 4))
+    choose(panel.segment_tab.form.extent, "current")
+    viewer.dims.set_current_step(0, 3)
+    press(qtbot, panel)
+    assert engine.calls[0][0].shape == (1, 32, 48)
+    np.testing.assert_array_equal(np.asarray(engine.calls[0][0].data)[0], ramp(5, 32, 48)[3])
+    assert viewer.layers["probability"].data.shape == (1, 32, 48)
+    assert viewer.layers["probability"].translate[0] == 150
+    assert viewer.dims.current_step[0] == 3
+
+
+def test_rgb_asks_for_a_channel_first(open_panel, qtbot, engine):
+    viewer, panel = open_panel()
+    image = np.stack([ramp(32, 48), 255 - ramp(32, 48), np.zeros((32, 48), np.uint8)], -1)
+    viewer.add_image(image, rgb=True, name="photo")
+    tab = panel.segment_tab
+    assert not tab.segment_button.isEnabled()
+    assert tab.message.text() == tab.form.channel.toolTip() == "Choose the channel to segment."
+    choose(tab.form.channel, 1)
+    press(qtbot, panel)
+    np.testing.assert_allclose(viewer.layers["probability"].data, image[..., 1] / 255, atol=1e-6)
+
+
+def test_time_series_goes_through_time_and_depth(open_panel, qtbot, engine):
+    viewer, panel = open_panel()
+    viewer.add_image(ramp(2, 3, 32, 48), axis_labels=("t", "z", "y", "x"))
+    press(qtbot, panel)
+    assert engine.calls[0][0].axes == "TZYX"
+    assert viewer.layers["binary"].data.shape == (2, 3, 32, 48)
+
+
+def test_what_is_wrong_is_said_and_segment_is_off(open_panel, qtbot):
+    viewer, panel = open_panel()
+    tab, form = panel.segment_tab, panel.segment_tab.form
+    assert not tab.segment_button.isEnabled()
+    assert tab.message.text().startswith("Open an image first")
+    layer = viewer.add_image(ramp(3, 32, 48), name="em")
+    assert tab.segment_button.isEnabled()
+    form.axes.setText("ZXY")
+    form.axes.textEdited.emit("zxy")
+    assert "another order" in tab.message.text()
+    assert "background-color" in form.axes.styleSheet()
+    assert not tab.segment_button.isEnabled()
+    form.axes.textEdited.emit("TYX")
+    assert layer.axis_labels == ("t", "y", "x")
+    choose(form.model, "tiny-3d")
+    assert "tiny-3d is a 3D model and 'em' has no Z axis" in form.model.toolTip()
+    assert not tab.segment_button.isEnabled()
+    choose(form.model, "tiny-2d")
+    form.tile.setValue(5)
+    assert "32" in tab.message.text()
+    form.tile.setValue(0)
+    assert tab.segment_button.isEnabled()
+    assert form.axes.styleSheet() == ""
+    viewer.layers.remove(layer)
+    viewer.add_image(np.ones((0, 8, 8)), name="nothing", contrast_limits=(0, 1))
+    assert "'nothing' is empty" in tab.message.text()
+
+
+def test_images_come_and_go_in_the_list(open_panel):
+    viewer, panel = open_panel()
+    combo = panel.segment_tab.form.image
+    first, _ = viewer.add_image(ramp(8, 8), name="a"), viewer.add_labels(np.zeros((8, 8), int))
+    viewer.add_image(ramp(8, 8), name="b")
+    first.name = "renamed"
+    assert [combo.itemText(number) for number in range(combo.count())] == ["renamed", "b"]
+    assert combo.currentText() == "renamed"
+    viewer.layers.remove(first)
+    assert combo.currentText() == "b"
+
+
+def test_voxel_size_is_shown_and_edited(open_panel, qtbot):
+    viewer, panel = open_panel()
+    field = panel.segment_tab.form.voxel_size
+    layer = viewer.add_image(ramp(3, 32, 48), scale=(50, 4, 4), units="nm")
+    assert [number.text() for number in field.numbers.values()] == ["50", "4", "4"]
+    assert field.unit.currentText() == "nm"
+    press(qtbot, panel)
+    field.numbers["X"].setValue(8)
+    choose(field.unit, "µm")
+    assert list(layer.scale) == [50, 4, 8]
+    assert [str(unit) for unit in layer.units] == ["micrometer"] * 3
+    assert list(viewer.layers["probability"].scale) == [50, 4, 8]
+    assert viewer.layers["probability"].units == layer.units
+    layer.scale = (1, 2, 3)
+    assert field.voxel_size == (1.0, 2.0, 3.0)
+
+
+def test_cancel_stops_and_changes_nothing(open_panel, qtbot, engine):
+    viewer, panel = open_panel()
+    viewer.add_image(ramp(32, 48))
+    engine.steps, engine.pause = 200, 0.05
+    tab = panel.segment_tab
+    press(qtbot, panel, wait=False)
+    qtbot.waitUntil(lambda: "left" in tab.progress_text.text(), timeout=20_000)
+    assert not tab.segment_button.isEnabled()
+    start = time.monotonic()
+    qtbot.mouseClick(tab.cancel_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=5_000)
+    assert time.monotonic() - start < 2
+    assert engine.cancelled
+    assert len(viewer.layers) == 1
+    assert tab.message.text() == "Cancelled. Nothing was changed."
+    assert tab.segment_button.isEnabled()
+    assert not tab.cancel_button.isVisible()
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, None])
+def test_an_engine_that_fails_says_so_and_can_run_again(open_panel, qtbot, engine, dead_engine_error, kind):
+    viewer, panel = open_panel()
+    viewer.add_image(ramp(32, 48))
+    engine.fault = dead_engine_error if kind is None else kind("what\nis this")
+    seen = len(notification_manager.records)
+    press(qtbot, panel)
+    expected = str(dead_engine_error) if kind is None else f"({kind.__name__}: what)"
+    assert expected in panel.segment_tab.message.text()
+    assert expected in notification_manager.records[seen].message
+    assert len(viewer.layers) == 1
+    engine.fault = None
+    press(qtbot, panel)
+    assert len(viewer.layers) == 5
+
+
+def test_results_are_saved_with_their_voxel_size(open_panel, qtbot, tmp_path, monkeypatch):
+    viewer, panel = open_panel()
+    tab = panel.segment_tab
+    viewer.add_image(ramp(3, 32, 48), name="my/em", scale=(50, 4, 4), units="nm")
+    assert not tab.save_button.isEnabled()
+    press(qtbot, panel)
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path))
+    qtbot.mouseClick(tab.save_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"my_em_{kind}.tif" for kind in ("attention_1", "attention_2", "binary", "probability")
+    ]
+    stack = read_stack(tmp_path / "my_em_probability.tif")
+    assert (stack.voxel_size, stack.unit, stack.axes) == ((50.0, 4.0, 4.0), "nm", "ZYX")
+    np.testing.assert_array_equal(np.asarray(stack.data), ramp(3, 32, 48))
+
+
+def test_the_device_and_why_it_is_no_gpu_are_told(open_panel):
+    _, panel = open_panel()
+    form = panel.segment_tab.form
+    assert form.device_note.text() == "auto: CPU, 2 cores, with OpenVINO (no GPU: this torch was built without CUDA)"
+    assert [form.device.itemText(number) for number in range(form.device.count())] == ["auto", "cpu"]
+
+
+def test_the_card_is_a_click_away(open_panel, qtbot):
+    viewer, panel = open_panel()
+    viewer.add_image(ramp(8, 8))
+    qtbot.mouseClick(panel.segment_tab.form.card, Qt.MouseButton.LeftButton)
+    dialog = panel.segment_tab.form.card_dialog
+    assert dialog.isVisible()
+    assert "made-up &lt;numbers&gt;" in dialog.text.text()
+    assert len(dialog.curves) == 2
+    dialog.close()
+
+
+def test_no_text_is_cut(open_panel, qtbot):
+    viewer, panel = open_panel()
+    viewer.add_image(ramp(3, 32, 48))
+    tab = panel.segment_tab
+    qtbot.waitUntil(lambda: tab.width() >= tab.minimumSizeHint().width(), timeout=5_000)
+    assert tab.width() <= tab.parent().width()
+
+
+def test_closing_the_panel_ends_the_engine_in_mid_run(open_panel, qtbot, engine):
+    viewer, panel = open_panel()
+    viewer.add_image(ramp(32, 48))
+    engine.steps, engine.pause = 20, 0.05
+    press(qtbot, panel, wait=False)
+    viewer.window.remove_dock_widget(panel)
+    panel.deleteLater()
+    qtbot.waitUntil(lambda: engine.closed, timeout=5_000)
+    viewer.add_image(ramp(8, 8))
+
+
+def test_the_real_engine_segments_is_killed_and_segments_again(open_panel, qtbot):
+    from napari_skipseg.jobs.client import Engine
+
+    with Engine() as real:
+        viewer, panel = open_panel(real)
+        tab = panel.segment_tab
+        viewer.add_image(np.random.default_rng(0).integers(0, 255, (40, 256, 256), np.uint8), name="em")
+        tab.form.tile.setValue(64)
+        press(qtbot, panel, wait=False)
+        qtbot.waitUntil(lambda: tab.progress.value() > 0, timeout=120_000)
+        os.kill(real.pid, signal.SIGKILL)
+        qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
+        assert "engine" in tab.message.text().lower()
+        assert [layer.name for layer in viewer.layers] == ["em"]
+        choose(tab.form.extent, "current")
+        tab.form.tile.setValue(0)
+        press(qtbot, panel)
+        probability = np.asarray(viewer.layers["probability"].data)
+        assert probability.shape == (1, 256, 256)
+        assert 0 < probability.min() < probability.max() < 1
+        attention = viewer.layers["attention 1"].data
+        assert attention.shape == (1, 256, 256)

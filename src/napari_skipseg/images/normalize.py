@@ -83,8 +83,8 @@ def check_not_labels(windows: list[NDArray[Any]], name: str) -> None:
         for window in examined:
             lines = np.moveaxis(window, axis, 0)
             inside = lines[:-1] != background
-            same += np.count_nonzero((lines[1:] == lines[:-1]) & inside)
-            counted += np.count_nonzero(inside)
+            same += int(np.count_nonzero((lines[1:] == lines[:-1]) & inside))
+            counted += int(np.count_nonzero(inside))
         if same <= FLAT * counted:
             return
     raise InputError(f"'{name}' looks like an image of labels (flat areas of equal value): choose the raw image.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import warnings
 from typing import Any, NamedTuple, Protocol
@@ -59,7 +60,7 @@ class TorchBackend:
         self.precision = precision or ("bf16" if _torch_has_bf16(device.name) else "f32")
         dimensions = model.description.spec.dimensions
         self._format = torch.channels_last if dimensions == 2 else torch.channels_last_3d
-        network = Probabilities(model.network).eval().to(self._device)
+        network = Probabilities(copy.deepcopy(model.network)).eval().to(self._device)  # the model's stays on the CPU
         self._network = network.to(memory_format=self._format)  # type: ignore[call-overload]
 
     def run(self, image: Pixels) -> TileOutput:
@@ -83,7 +84,7 @@ class OpenVINOBackend:
         self.precision = precision or ("bf16" if has_bf16 else "f32")
         full_shape = (1, model.description.spec.in_channels, *shape)
         with torch.inference_mode(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of sizes, which are fixed here
+            warnings.simplefilter("ignore")  # of the tracer, about sizes that are fixed here
             converted = openvino.convert_model(
                 Probabilities(model.network).eval(), example_input=torch.zeros(full_shape), input=[full_shape]
             )

@@ -15,34 +15,26 @@ STRIDES = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
 def measure_margin(backend: Backend, image: Pixels, stride: int) -> int:
-    """Return the smallest margin, in voxels, at which the middle of a tile agrees with the whole image.
+    """Return the smallest margin, in voxels, at which a tile agrees with the whole image.
 
-    image: (C, *space) in standard units. Where no margin that fits into the image is enough, the largest that fits.
+    The tile is the far half of the image along its long axes, so that it has a border of its own on one side and the
+    image's on the other. Where no margin that fits into it is enough, the largest that fits.
+
+    image: (C, *space) in standard units.
     """
-    dimensions = image.ndim - 1
-    sides = [min(length, WHOLE[dimensions]) // stride * stride for length in image.shape[1:]]
+    most = WHOLE[image.ndim - 1]
+    sides = [min(length, most) // stride * stride or length for length in image.shape[1:]]
+    starts = [side // 2 // stride * stride if 2 * side >= max(sides) else 0 for side in sides]
     whole_image = image[(slice(None), *(slice(0, side) for side in sides))]
+    cut = (slice(None), *(slice(start, None) for start in starts))
     whole = backend.run(np.ascontiguousarray(whole_image)).probability > 0.5
-    cut = tuple(slice(_quarter(side, stride), side - _quarter(side, stride)) for side in sides)
-    tile = backend.run(np.ascontiguousarray(whole_image[(slice(None), *cut)])).probability > 0.5
-    differs = tile != whole[(slice(None), *cut)]
+    tile = backend.run(np.ascontiguousarray(whole_image[cut])).probability > 0.5
+    differs = tile != whole[cut]
     margin = 0
     for margin in (step * stride for step in STRIDES):
-        inner = tuple(_inside(part, side, margin) for part, side in zip(cut, sides, strict=True))
-        kept = differs[(slice(None), *inner)]
+        kept = differs[(slice(None), *(slice(margin if start else 0, None) for start in starts))]
         if kept.size == 0:
             return margin - stride
         if kept.mean() <= 1 - AGREEMENT:
             return margin
     return margin
-
-
-def _quarter(side: int, stride: int) -> int:
-    return side // 4 // stride * stride
-
-
-def _inside(part: slice, side: int, margin: int) -> slice:
-    """Return the part of a tile that lies `margin` inside it; at the image's own border nothing is cut off."""
-    first = 0 if part.start == 0 else margin
-    length = part.stop - part.start
-    return slice(first, length if part.stop == side else max(first, length - margin))

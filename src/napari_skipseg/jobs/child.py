@@ -165,7 +165,7 @@ def error_of(failed: Failed) -> SkipsegError:
 
 def with_details(error: Fault, details: str) -> Fault:
     """Return `error` with `details` (a traceback, last words) as its attribute of that name."""
-    error.details = details  # type: ignore[attr-defined]
+    error.details = details
     return error
 
 

@@ -80,8 +80,7 @@ class ModelDescription:
     format_version: Literal[1] = 1
 
     def __post_init__(self) -> None:
-        expected = 1 if len(self.classes) == 1 else len(self.classes) + 1
-        if not self.classes or self.spec.out_channels != expected:
+        if not self.classes or self.spec.out_channels != output_channels(len(self.classes)):
             raise ModelError(
                 f"Model '{self.name}' names {len(self.classes)} classes but its network returns "
                 f"{self.spec.out_channels} channels."
@@ -93,6 +92,11 @@ class ModelDescription:
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes in the model's order: label 1, 2, … of its binary output."""
         return tuple(label.name for label in self.classes)
+
+
+def output_channels(classes: int) -> int:
+    """Return the output channels of a network of so many classes: one for one class, else one more for background."""
+    return 1 if classes == 1 else classes + 1
 
 
 _ADAPTER: TypeAdapter[ModelDescription] = TypeAdapter(ModelDescription)

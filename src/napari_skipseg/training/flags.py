@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from napari_skipseg.errors import FileError, SpecError
+from napari_skipseg.models.description import output_channels
 from napari_skipseg.training.settings import TrainSettings, settings_from_json
 
 PATCHES = {2: [256, 256], 3: [32, 64, 64]}
@@ -28,11 +30,15 @@ def settings_from_flags(file: Path | None, flags: dict[str, Any]) -> TrainSettin
     known = {field.name for field in fields(TrainSettings)}
     values |= {key: flag for key, flag in given.items() if key in known}
     spec = {key: flag for key, flag in given.items() if key in SPEC_FLAGS}
-    values["spec"] = values.get("spec", {"network": "unet"}) | spec
+    network = values.setdefault("spec", {"network": "unet"})
+    if not isinstance(network, dict):
+        raise SpecError(f"The settings '{file}' must give the spec as one JSON object.")
+    network |= spec
     missing = [flag for key, flag in REQUIRED.items() if not values.get(key)]
     if missing:
         raise SpecError(f"Training needs {', '.join(missing)}: give them as flags or in a settings file.")
-    values.setdefault("patch", PATCHES.get(values["spec"].get("dimensions", 2), [256, 256]))
+    network.setdefault("out_channels", output_channels(len(values["classes"])))
+    values.setdefault("patch", PATCHES[3 if network.get("dimensions") == 3 else 2])
     return settings_from_json(json.dumps(values))
 
 
@@ -52,7 +58,7 @@ def _read(file: Path | None) -> dict[str, Any]:
 
 def _class(text: str) -> dict[str, Any]:
     name, _, value = text.rpartition("=")
-    if not name or not value.lstrip("-").isdigit():
+    if not name or not re.fullmatch("-?[0-9]+", value):
         raise SpecError(f"'{text}' is no class: write NAME=VALUE, such as membrane=0.")
     return {"name": name, "label": int(value)}
 

@@ -149,7 +149,9 @@ def draw_sample(
         image, target = image[:, z], target[z]
     read, centre = [], []
     for length, side in zip(target.shape, patch, strict=True):
-        middle = float(torch.rand((), generator=generator)) * max(0, length - side) + min(side, length) / 2
+        free = length - side
+        first = int(torch.rand((), generator=generator) * (free + 1)) if free > 0 else free // 2
+        middle = first + side / 2  # on whole voxels: a patch that is not turned or warped is not blurred either
         reach = READ_AROUND * side / 2
         start, stop = max(0, int(middle - reach)), min(length, int(middle + reach) + 1)
         read.append(slice(start, stop))

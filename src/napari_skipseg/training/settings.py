@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from napari_skipseg.errors import SpecError
-from napari_skipseg.models.description import Card, ClassLabel
+from napari_skipseg.models.description import Card, ClassLabel, output_channels
 from napari_skipseg.networks.specs import NetworkSpec, UNetSpec, first_fault
 
 _STRICT = ConfigDict(extra="forbid")
@@ -22,7 +22,8 @@ class Augmentation:
     """How a sample is varied: geometry for image and labels together, then grey values.
 
     rotation: degrees to either side, in the Y-X plane. scale: factor to either side of 1. shear: radians, likewise.
-    warp_sigma: pixels, of the displacements of a `warp_grid`-per-axis cubic B-spline whose border stays in place.
+    warp_sigma: voxels, of the displacements of a cubic B-spline of `warp_grid` spans per axis, its outermost control
+    points fixed.
     gain, offset, noise: in standard deviations of the stack. blur: largest Gaussian sigma in pixels.
     swap_axes: exchange the axes of space (cubic voxels only).
     """
@@ -40,6 +41,16 @@ class Augmentation:
     offset: float = 0.25
     noise: float = 0.2
     blur: float = 1.0
+
+    def __post_init__(self) -> None:
+        factors = (self.scale, self.warp_sigma, self.gain, self.offset, self.noise, self.blur)
+        if not all(0 <= factor < math.inf for factor in factors) or self.warp_grid < 1:
+            raise SpecError(
+                "Augmentation needs scale, warp_sigma, gain, offset, noise and blur of 0 or more, and a warp_grid of "
+                "at least 1."
+            )
+        if not (math.isfinite(self.rotation) and abs(self.shear) < 1.5):
+            raise SpecError("Augmentation needs a rotation in degrees and a shear below 1.5 radians.")
 
 
 @dataclass(frozen=True)
@@ -94,13 +105,20 @@ class TrainSettings:
             raise SpecError(f"Label value {self.ignore} is both a class and the value to ignore.")
         if len(self.patch) != self.spec.dimensions or min(self.patch) < 8:
             raise SpecError(f"A {self.spec.dimensions}D network needs a patch of {self.spec.dimensions} lengths >= 8.")
-        if min(self.batch, self.steps, self.validate_every) < 1 or self.learning_rate <= 0 or self.widen < 0:
-            raise SpecError("Batch, steps, validate_every and learning_rate must be positive, widen not negative.")
-        self._check_reach()
+        if min(self.batch, self.steps, self.validate_every) < 1 or not 0 < self.learning_rate < math.inf:
+            raise SpecError("Batch, steps, validate_every and learning_rate must be positive.")
+        if self.widen < 0 or not 0 <= self.weight_decay < math.inf or not 0 <= self.warm_up <= 1:
+            raise SpecError("Neither widen nor weight_decay may be negative, and warm_up is a share from 0 to 1.")
+        self._check_network()
         held_out(self.validate)
 
-    def _check_reach(self) -> None:
-        """Refuse patches too small for the network: its deepest level needs two pixels, or batch norm has no spread."""
+    def _check_network(self) -> None:
+        """Refuse a network of other classes, and patches that leave its deepest level one pixel: no spread to norm."""
+        channels = output_channels(len(self.classes))
+        if self.spec.out_channels != channels:
+            raise SpecError(
+                f"{len(self.classes)} classes need a network of {channels} output channels: set out_channels to that."
+            )
         stride = self.spec.stride
         if min(self.patch) < stride:
             raise SpecError(f"This network halves down to 1/{stride}: every length of the patch must be >= {stride}.")

@@ -15,7 +15,7 @@ from napari_skipseg.errors import FileError, ModelError, SpecError
 from napari_skipseg.inference.backends import TorchBackend
 from napari_skipseg.inference.margin import measure_margin
 from napari_skipseg.models.description import Card, ModelDescription, TrainingRecord
-from napari_skipseg.models.library import locate_model
+from napari_skipseg.models.library import describe_model, locate_model
 from napari_skipseg.models.model import Model, as_stored, read_model, write_model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.network import Network
@@ -44,6 +44,7 @@ def iter_train(settings: TrainSettings, folder: Path, device_name: str = "auto")
     yield Progress(0, settings.steps, f"reading the images; training on {device.title}")
     data = read_data(settings)
     network = start(settings)
+    parent = None if settings.start_from is None else describe_model(settings.start_from).name
     try:
         scratch.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -52,7 +53,7 @@ def iter_train(settings: TrainSettings, folder: Path, device_name: str = "auto")
     state = yield from iter_fit(settings, data, network, checkpoint, torch.device(device.name))
     yield Progress(settings.steps, settings.steps, "scoring and measuring the margin")
     network = as_stored(network.to("cpu"))
-    write_model(target, describe(settings, data, network, state), network)
+    write_model(target, describe(settings, data, network, state, parent), network)
     shutil.rmtree(scratch, ignore_errors=True)
     return target
 
@@ -76,7 +77,9 @@ def start(settings: TrainSettings) -> Network:
     return parent.network
 
 
-def describe(settings: TrainSettings, data: TrainingData, network: Network, state: FitState) -> ModelDescription:
+def describe(
+    settings: TrainSettings, data: TrainingData, network: Network, state: FitState, parent: str | None
+) -> ModelDescription:
     """Return the description of a fitted network: its margin, its curves, its scores on held-out slices."""
     draft = ModelDescription(
         settings.name,
@@ -91,7 +94,7 @@ def describe(settings: TrainSettings, data: TrainingData, network: Network, stat
             settings=settings_to_dict(settings),
             curves={name: _thinned(curve) for name, curve in state.curves.items()},
             versions=versions(),
-            parent=settings.start_from,
+            parent=parent,
         ),
     )
     backend = TorchBackend(Model(draft, network), choose_device("cpu"), "f32")

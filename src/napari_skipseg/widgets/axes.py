@@ -39,7 +39,8 @@ def axes_of(layer: Layer) -> str:
     named = "".join(_LETTERS.get(str(label).strip().lower(), "?") for label in layer.axis_labels)
     if "?" not in named and len(set(named)) == len(named):
         return named
-    return GUESSED_AXES.get(layer.ndim, "?" * layer.ndim)
+    ndim = int(layer.ndim)
+    return GUESSED_AXES.get(ndim, "?" * ndim)
 
 
 def voxel_size_of(layer: Layer, axes: str) -> tuple[tuple[float, float, float], str]:

@@ -33,6 +33,7 @@ def open_demo(headless_folder: Path | None = None) -> list[Path]:
     try:
         viewer.window.resize(*SIZE)
         _, panel = viewer.window.add_plugin_dock_widget("napari-skipseg", "SkipSeg")
+        _wait(lambda: False, 0.3)  # the window takes its size, so that the image fills it
         viewer.open_sample("napari-skipseg", "em_stack")
         tab = panel.segment_tab
         tab.segment_button.click()

@@ -87,7 +87,7 @@ class PlainNumber(QDoubleSpinBox):  # type: ignore[misc]
         self.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
         self.setKeyboardTracking(False)
         self.setAlignment(Qt.AlignmentFlag.AlignHCenter)
-        self.setProperty(PLAIN_STYLE, "QDoubleSpinBox { min-width: 38px; padding: 0px; }")  # napari's own is 90 px
+        self.setProperty(PLAIN_STYLE, "QDoubleSpinBox { min-width: 32px; padding: 0px; }")  # napari's own is 90 px
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
         self.hint = hint
 
@@ -105,7 +105,7 @@ class VoxelSizeField(QWidget):  # type: ignore[misc]
         super().__init__()
         self.numbers = {axis: PlainNumber(f"voxel size along {axis.lower()}") for axis in "ZYX"}
         self.unit = FreshCombo()
-        self.unit.setMinimumContentsLength(3)
+        self.unit.setMinimumContentsLength(2)
         self.unit.offer([(unit, unit) for unit in UNITS], "pixel")
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
@@ -114,6 +114,7 @@ class VoxelSizeField(QWidget):  # type: ignore[misc]
             if place:
                 row.addWidget(QLabel("×"))
             row.addWidget(number, 1)
+            number.setValue(1.0)
             number.valueChanged.connect(self._tell)
         row.addWidget(self.unit)
         self.unit.activated.connect(self._tell)

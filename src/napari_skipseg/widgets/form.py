@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QIcon, QPixmap
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QLabel, QPushButton, QSpinBox, QWidget
 from superqt import QCollapsible, QLabeledDoubleSlider
 
@@ -40,14 +41,14 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         super().__init__()
         self._viewer = viewer
         self.links = Links()
-        self._layer_links = Links()
+        self._layer_links, self._name_links = Links(), Links()
         self._layer: Image | None = None
         self._described: tuple[str, ModelDescription | None, str] = ("", None, "")
         self._make_fields()
         self._lay_out()
         self._connect()
         self._offer_models()
-        self._offer_images()
+        self._follow_list()
 
     def _make_fields(self) -> None:
         self.image, self.channel, self.model = FreshCombo(), FreshCombo(), FreshCombo()
@@ -59,7 +60,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.device_note.setWordWrap(True)
         self.device_note.setStyleSheet("QLabel { font-size: 8pt; }")
         self.device.offer([("auto", "auto")], "auto")
-        self.tile, self.flips = QSpinBox(), QCheckBox("average over mirrored copies")
+        self.tile, self.flips = QSpinBox(), QCheckBox("average mirrored copies")
         self.tile.setRange(0, 8192)
         self.tile.setSingleStep(32)
         self.tile.setSpecialValueText("auto")
@@ -93,9 +94,10 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         options.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         options.addRow("Tile", self.tile)
         options.addRow("Flips", self.flips)
-        self.options = QCollapsible("Options", expandedIcon="▾", collapsedIcon="▸")
+        self.options = QCollapsible("▸ Options", expandedIcon=_no_icon(), collapsedIcon=_no_icon())
         self.options.layout().setContentsMargins(0, 0, 0, 0)
         self.options.toggleButton().setStyleSheet(FLAT)
+        self.options.toggled.connect(lambda opened: self.options.setText(("▾" if opened else "▸") + " Options"))
         self.options.setDuration(0)
         self.options.setContent(inner)
         self.options.collapse(animate=False)
@@ -118,8 +120,8 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         ):
             signal.connect(self.check)
         layers = self._viewer.layers.events
-        for event in (layers.inserted, layers.removed, layers.renamed):
-            self.links.tie(event, self._offer_images)
+        for event in (layers.inserted, layers.removed):
+            self.links.tie(event, self._follow_list)
 
     def read(self) -> Choices:
         """Return the choices as they stand."""
@@ -165,6 +167,12 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         if name == "model" and self._described[1] is not None:
             return self._described[1].card.summary
         return self.tile.toolTip() if name == "tile" else ""
+
+    def _follow_list(self, event: Any = None) -> None:
+        self._name_links.cut()
+        for layer in self._viewer.layers:
+            self._name_links.tie(layer.events.name, self._offer_images)
+        self._offer_images()
 
     def _offer_images(self, event: Any = None) -> None:
         from napari.layers import Image
@@ -252,6 +260,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         """Let go of the viewer's events."""
         self.links.cut()
         self._layer_links.cut()
+        self._name_links.cut()
 
     def _show_card(self) -> None:
         description = self._described[1]
@@ -267,6 +276,13 @@ def _describe(name: str | None) -> tuple[str, ModelDescription | None, str]:
         return name, describe_model(name), ""
     except SkipsegError as error:
         return name, None, str(error)
+
+
+def _no_icon() -> QIcon:
+    """Return an icon that shows nothing: superqt's own would keep the colour of the first theme."""
+    pixmap = QPixmap(1, 1)
+    pixmap.fill(Qt.GlobalColor.transparent)
+    return QIcon(pixmap)
 
 
 def _side_by_side(wide: QWidget, narrow: QWidget) -> QWidget:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
 from napari_skipseg.jobs.client import Engine
@@ -17,20 +17,28 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.engine = Engine() if engine is None else engine
         self.segment_tab = SegmentTab(napari_viewer, self.engine)
         self.tabs = QTabWidget()
-        self.tabs.addTab(_scrolled(self.segment_tab), "Segment")
+        self.tabs.addTab(Scrolled(self.segment_tab), "Segment")
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
         column.addWidget(self.tabs)
-        self.setMinimumWidth(330)
         # these outlive the window's side of the panel, so that neither events nor the engine do
         close, cut = self.engine.close, self.segment_tab.form.cut_links
         self.destroyed.connect(lambda: (close(), cut()))
 
 
-def _scrolled(tab: QWidget) -> QScrollArea:
-    area = QScrollArea()
-    area.setWidgetResizable(True)
-    area.setFrameShape(QFrame.Shape.NoFrame)
-    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    area.setWidget(tab)
-    return area
+class Scrolled(QScrollArea):  # type: ignore[misc]
+    """A tab that scrolls down when it is too high, and is never narrower than its text."""
+
+    def __init__(self, tab: QWidget) -> None:
+        super().__init__()
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidget(tab)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
+        """Take the width that the tab needs whenever its layout changes."""
+        if event.type() == QEvent.Type.LayoutRequest and watched is self.widget():
+            bar = self.verticalScrollBar().sizeHint().width()
+            self.setMinimumWidth(self.widget().minimumSizeHint().width() + bar)
+        return bool(super().eventFilter(watched, event))

@@ -92,7 +92,7 @@ def start_work(
 
     relay.__name__ = relay.__qualname__ = description
     listener = _Listener(owner, on_progress, on_outcome, on_end)
-    return create_worker(
+    worker: ClosingWorker = create_worker(
         relay,
         _start_thread=True,
         _progress={"desc": description},
@@ -103,6 +103,7 @@ def start_work(
             "finished": listener.hear_end,
         },
     )
+    return worker
 
 
 def first_line(error: Exception) -> str:

@@ -1,0 +1,73 @@
+"""The models that ship with the package: complete, undamaged, small enough, and honest about their data."""
+
+import hashlib
+
+import pytest
+
+from napari_skipseg.models.description import BOUNDARY_CLASSES, card_as_text
+from napari_skipseg.models.folder import read_description
+from napari_skipseg.models.library import BUILT_IN, DEFAULT_MODEL, find_models
+from napari_skipseg.networks.build import count_parameters
+from napari_skipseg.networks.specs import ResidualFCNSpec, UNetSpec
+
+MEBIBYTES = {"em-membrane": 16, "em-membrane-residual": 25, "em-boundary-3d": 8}
+
+
+def test_three_models_ship_with_the_package():
+    assert sorted(folder.parent.name for folder in BUILT_IN.glob("*/model.json")) == sorted(MEBIBYTES)
+    assert next(iter(find_models())) == DEFAULT_MODEL == "em-membrane"
+
+
+@pytest.mark.parametrize("name", MEBIBYTES)
+def test_a_built_in_model_is_complete(name):
+    description = read_description(BUILT_IN / name)
+    card = description.card
+    assert description.name == name
+    assert all((card.summary, card.data, card.terms, card.commands, card.scores, card.scores_on))
+    assert any("napari-skipseg train" in command for command in card.commands)
+    assert all(0.5 < score <= 1 for score in card.scores.values())
+    assert description.unit != ""
+    assert description.margin > 0
+    assert "training loss" in description.training.curves
+    assert description.training.settings["classes"] == [
+        {"name": label.name, "label": label.label} for label in description.classes
+    ]
+    assert card.terms in card_as_text(description).replace("\n               ", "\n")
+
+
+@pytest.mark.parametrize("name", MEBIBYTES)
+def test_the_weights_of_a_built_in_model_are_the_ones_it_names(name):
+    file = BUILT_IN / name / "weights.safetensors"
+    assert hashlib.sha256(file.read_bytes()).hexdigest() == read_description(BUILT_IN / name).weights_sha256
+    size = sum(part.stat().st_size for part in (BUILT_IN / name).iterdir())
+    assert size <= MEBIBYTES[name] * 2**20
+
+
+@pytest.mark.parametrize("name", MEBIBYTES)
+def test_no_path_of_the_machine_it_was_trained_on_is_left_in_a_built_in_model(name):
+    text = (BUILT_IN / name / "model.json").read_text(encoding="utf-8")
+    assert not any(root in text for root in ('"/', '"C:', "/home/", "/root/", "/work/", "/tmp/"))
+
+
+def test_the_default_is_a_sat_unet_for_non_commercial_use():
+    description = read_description(BUILT_IN / "em-membrane")
+    assert isinstance(description.spec, UNetSpec)
+    assert (description.spec.dimensions, description.spec.skip) == (2, "sat")
+    assert description.class_names == ("membrane",)
+    assert description.voxel_size == (50, 4, 4)
+    assert description.unit == "nm"
+    assert "non-commercial" in description.card.terms
+
+
+def test_the_residual_one_is_the_network_of_table_1():
+    description = read_description(BUILT_IN / "em-membrane-residual")
+    assert isinstance(description.spec, ResidualFCNSpec)
+    assert count_parameters(description.spec) == 11_451_745
+    assert "non-commercial" in description.card.terms
+
+
+def test_the_one_for_volumes_is_a_3d_sat_unet():
+    description = read_description(BUILT_IN / "em-boundary-3d")
+    assert isinstance(description.spec, UNetSpec)
+    assert (description.spec.dimensions, description.spec.skip) == (3, "sat")
+    assert description.class_names[0] in BOUNDARY_CLASSES

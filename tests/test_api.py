@@ -1,0 +1,137 @@
+"""The Python API: one line to load, one to segment, one to save; and nothing heavy before it is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+import napari_skipseg as skipseg
+from napari_skipseg.models.description import ClassLabel, ModelDescription
+from napari_skipseg.models.library import FOLDER_VARIABLE
+from napari_skipseg.models.model import Model, write_model
+
+RNG = np.random.default_rng(2)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    spec = skipseg.UNetSpec(widths=(4, 8))
+    torch.manual_seed(0)
+    description = ModelDescription("tiny", spec, (ClassLabel("membrane", 0),), margin=12, weights_sha256="")
+    write_model(folder / "tiny", description, skipseg.build(spec))
+    return folder
+
+
+@pytest.fixture
+def model(library: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(library))
+    return skipseg.load_model("tiny")
+
+
+def test_every_public_name_resolves() -> None:
+    assert sorted(skipseg.__all__) == skipseg.__all__
+    for name in skipseg.__all__:
+        assert getattr(skipseg, name).__name__ == name
+        assert name in dir(skipseg)
+    with pytest.raises(AttributeError, match="no attribute 'segmentation'"):
+        skipseg.segmentation  # noqa: B018
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, napari_skipseg; "
+        "print([n for n in ('torch', 'openvino', 'numpy', 'napari', 'qtpy', 'dask') if n in sys.modules])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.strip() == "[]"
+
+
+def test_array_stack_and_file_give_the_same(model: Model, tmp_path: Path) -> None:
+    image = RNG.integers(0, 256, (2, 40, 50)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "image.tif", image)
+    of_array = skipseg.segment(image, model, device="cpu")
+    stack = skipseg.Stack(image, "ZYX", (50.0, 4.0, 4.0), "nm")
+    for same in (stack, tmp_path / "image.tif", str(tmp_path / "image.tif")):
+        np.testing.assert_array_equal(skipseg.segment(same, model, device="cpu").probability, of_array.probability)
+    assert of_array.axes == "ZYX"
+    assert skipseg.segment(stack, model, device="cpu").voxel_size == (50.0, 4.0, 4.0)
+
+
+def test_dask_arrays_are_segmented(model: Model) -> None:
+    from dask import array
+
+    image = RNG.integers(0, 256, (2, 40, 50)).astype(np.uint8)
+    lazy = skipseg.segment(array.from_array(image, chunks=(1, 20, 20)), model, device="cpu")
+    np.testing.assert_array_equal(lazy.probability, skipseg.segment(image, model, device="cpu").probability)
+
+
+def test_axes_and_options_are_named(model: Model) -> None:
+    rgb = RNG.integers(0, 256, (30, 40, 3)).astype(np.uint8)
+    prediction = skipseg.segment(rgb, model, axes="YXC", channel=1, device="cpu", attention=False)
+    assert (prediction.axes, prediction.attentions) == ("YX", ())
+    np.testing.assert_array_equal(
+        prediction.probability, skipseg.segment(rgb[..., 1].copy(), model, device="cpu").probability
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "message"),
+    [
+        ((30,), "", "lack Y or X"),
+        ((2, 2, 2, 30, 30), "", "name 4 dimensions, the image has 5"),
+        ((30, 30), "ZYX", "name 3 dimensions, the image has 2"),
+        ((30, 30, 3), "YXS", "unknown letters"),
+        ((0, 30, 30), "ZYX", "empty"),
+    ],
+)
+def test_wrong_axes_are_explained(model: Model, shape: tuple[int, ...], axes: str, message: str) -> None:
+    with pytest.raises(skipseg.SkipsegError, match=message):
+        skipseg.segment(RNG.random(shape).astype(np.float32), model, axes=axes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": 1.5}, "between 0 and 1"),
+        ({"threshold": float("nan")}, "between 0 and 1"),
+        ({"tile": -1}, "impossible"),
+        ({"device": "tpu"}, "no device"),
+    ],
+)
+def test_impossible_options_are_explained(model: Model, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(skipseg.SkipsegError, match=message):
+        skipseg.segment(RNG.random((30, 30)).astype(np.float32), model, **options)
+
+
+def test_a_prediction_is_saved_and_read_again(model: Model, tmp_path: Path) -> None:
+    stack = skipseg.Stack(RNG.integers(0, 256, (2, 40, 50)).astype(np.uint8), "ZYX", (50.0, 4.0, 4.0), "nm")
+    prediction = skipseg.segment(stack, model, device="cpu")
+    written = skipseg.save_prediction(prediction, str(tmp_path / "results"), "cells")
+    assert [file.name for file in written] == ["cells_probability.tif", "cells_binary.tif", "cells_attention_1.tif"]
+    again = skipseg.read_stack(written[1])
+    assert (again.axes, again.voxel_size, again.unit) == ("ZYX", (50.0, 4.0, 4.0), "nm")
+    np.testing.assert_array_equal(np.asarray(again.data), prediction.binary(0.5))
+
+
+def test_segmenting_leaves_the_model_as_it_was(model: Model) -> None:
+    before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    first = skipseg.segment(RNG.random((30, 30)).astype(np.float32), model, device="cpu")
+    assert first.recipe["model"] == "tiny"
+    assert not model.network.training
+    for name, tensor in model.network.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_own_models_are_found_by_name_and_by_folder(model: Model, library: Path) -> None:
+    assert skipseg.find_models()["tiny"] == library / "tiny"
+    assert skipseg.load_model(library / "tiny").description == model.description
+    with pytest.raises(skipseg.SkipsegError, match=r"no model called 'tinny'.*Known models:.*tiny"):
+        skipseg.load_model("tinny")

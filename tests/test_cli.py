@@ -1,0 +1,649 @@
+"""The command line: what it writes, what it says, and that bad input gets one clear sentence and leaves nothing."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from numpy.typing import NDArray
+
+from napari_skipseg import api, cli
+from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
+from napari_skipseg.inference.outputs import to_uint8
+from napari_skipseg.models.description import ClassLabel, ModelDescription
+from napari_skipseg.models.folder import read_description
+from napari_skipseg.models.library import FOLDER_VARIABLE
+from napari_skipseg.models.model import write_model
+from napari_skipseg.networks.build import build
+from napari_skipseg.networks.specs import UNetSpec
+from napari_skipseg.scores.isbi import score_isbi
+from napari_skipseg.scores.overlap import score_overlap
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def files(self) -> list[Path]:
+        return [Path(line) for line in self.out.splitlines()]
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two tiny models, 2D and 3D, of random weights."""
+    folder = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    for name, dimensions in (("tiny", 2), ("tiny-3d", 3)):
+        spec = UNetSpec(dimensions=dimensions, widths=(4, 8))
+        description = ModelDescription(name, spec, (ClassLabel("membrane", 0),), margin=12, weights_sha256="")
+        write_model(folder / name, description, build(spec))
+    return folder
+
+
+@pytest.fixture
+def run(library: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in this process."""
+    monkeypatch.setenv(FOLDER_VARIABLE, str(library))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["napari-skipseg", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), shown.out, shown.err)
+
+    return run
+
+
+def start(library: Path, *arguments: object) -> subprocess.Popen[str]:
+    """Start the command line in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "napari_skipseg.cli", *map(str, arguments)],
+        env=os.environ | {FOLDER_VARIABLE: str(library)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(seen: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 90
+    while not seen():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def grey(*shape: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(4).integers(0, 256, shape).astype(np.uint8)
+
+
+def whole(path: Path) -> Any:
+    stack = read_stack(path)
+    return stack.read((slice(None),) * len(stack.shape))
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    tifffile.imwrite(tmp_path / "cells.tif", grey(3, 40, 50))
+    return tmp_path / "cells.tif"
+
+
+def fails(ran: Ran, *words: str, code: int = 1) -> None:
+    """Say that a run failed with one line that holds `words`."""
+    assert ran.code == code
+    assert ran.err.startswith("Error: ")
+    assert ran.err.endswith(".\n") or ran.err.endswith("`.\n")
+    assert ran.err.count("\n") == 1
+    assert "Traceback" not in ran.err
+    assert "unexpected" not in ran.err
+    assert ran.out == ""
+    for word in words:
+        assert word in ran.err
+
+
+# ---------------------------------------------------------------------------------------------------------- segment
+
+
+def test_segment_writes_probability_and_labels(run: Run, image: Path, tmp_path: Path, library: Path) -> None:
+    ran = run("segment", image, tmp_path / "out", "--model", "tiny", "--device", "cpu")
+    assert (ran.code, ran.err) == (0, "")
+    assert [file.name for file in ran.files] == ["cells_probability.tif", "cells_binary.tif"]
+    assert sorted((tmp_path / "out").iterdir()) == sorted(ran.files)
+    prediction = api.segment(image, api.load_model(library / "tiny"), device="cpu")
+    np.testing.assert_array_equal(whole(ran.files[0]), to_uint8(prediction.probability))
+    np.testing.assert_array_equal(whole(ran.files[1]), prediction.probability > 0.5)
+    assert whole(ran.files[1]).dtype == np.uint8
+
+
+def test_segment_with_all_options(run: Run, image: Path, tmp_path: Path, library: Path) -> None:
+    options = ["--attention", "--threshold", 0.45, "--tta", "--tile", 32, "--dtype", "float32"]
+    size = ["--voxel-size", 50, 4, 8, "--unit", "nm"]
+    ran = run("segment", image, tmp_path / "out", "--model", library / "tiny", "--device", "cpu", *options, *size)
+    assert [file.name for file in ran.files] == ["cells_probability.tif", "cells_binary.tif", "cells_attention_1.tif"]
+    model = api.load_model("tiny")
+    expected = api.segment(image, model, device="cpu", flips=True, tile=32)
+    probability = whole(ran.files[0])
+    assert probability.dtype == np.float32
+    np.testing.assert_array_equal(probability, expected.probability)
+    np.testing.assert_array_equal(whole(ran.files[1]), expected.probability > 0.45)
+    np.testing.assert_array_equal(whole(ran.files[2]), expected.attentions[0].data)
+    for file in ran.files:
+        stack, recipe = read_stack(file), read_recipe(file)
+        assert (stack.axes, stack.voxel_size, stack.unit) == ("ZYX", (50.0, 4.0, 8.0), "nm")
+        assert recipe is not None
+        assert (recipe["threshold"], recipe["options"]["flips"], recipe["model"]) == (0.45, True, "tiny")
+        assert recipe["model_sha256"] == model.description.weights_sha256
+
+
+def test_segment_a_volume_with_a_3d_model(run: Run, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "volume.tif", grey(17, 21, 30))
+    ran = run("segment", tmp_path / "volume.tif", tmp_path / "out", "--model", "tiny-3d", "--attention", "--tile", 28)
+    assert (ran.code, [whole(file).shape for file in ran.files]) == (0, [(17, 21, 30)] * 3)
+
+
+def test_segment_keeps_the_scale_of_an_imagej_file(run: Run, tmp_path: Path) -> None:
+    notes = {"spacing": 0.05, "unit": "um", "axes": "ZYX"}
+    tifffile.imwrite(tmp_path / "a.tif", grey(3, 30, 32), imagej=True, resolution=(250, 125), metadata=notes)
+    for file in run("segment", tmp_path / "a.tif", tmp_path / "out", "--model", "tiny").files:
+        stack = read_stack(file)
+        assert (stack.axes, stack.unit) == ("ZYX", "µm")
+        assert stack.voxel_size == pytest.approx((0.05, 0.008, 0.004))
+
+
+def test_segment_keeps_scale_and_origin_of_an_ome_tiff(run: Run, tmp_path: Path) -> None:
+    place = ((50.0, 4.0, 4.0), "nm", (100.0, 20.0, 40.0))
+    write_ome_tiff(tmp_path / "b.ome.tif", grey(2, 3, 30, 32), "TZYX", *place)
+    ran = run("segment", tmp_path / "b.ome.tif", tmp_path / "out", "--model", "tiny", "--attention")
+    assert [file.name for file in ran.files] == ["b_probability.tif", "b_binary.tif", "b_attention_1.tif"]
+    for file in ran.files:
+        stack = read_stack(file)
+        assert (stack.axes, stack.shape) == ("TZYX", (2, 3, 30, 32))
+        assert (stack.voxel_size, stack.unit, stack.origin) == place
+
+
+def test_segment_one_channel_or_with_named_axes(run: Run, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "rgb.tif", grey(30, 32, 3), photometric="rgb")
+    assert run("segment", tmp_path / "rgb.tif", tmp_path / "out", "--model", "tiny", "--channel", 1).code == 0
+    assert read_stack(tmp_path / "out" / "rgb_binary.tif").axes == "YX"
+    tifffile.imwrite(tmp_path / "t.tif", grey(4, 30, 32))
+    assert run("segment", tmp_path / "t.tif", tmp_path / "out", "--model", "tiny", "--axes", "TYX").code == 0
+    assert read_stack(tmp_path / "out" / "t_binary.tif").axes == "TYX"
+
+
+def test_segmenting_again_replaces_the_results(run: Run, image: Path, tmp_path: Path) -> None:
+    first = run("segment", image, tmp_path, "--model", "tiny").files[1].read_bytes()
+    second = run("segment", image, tmp_path, "--model", "tiny").files[1].read_bytes()
+    third = run("segment", image, tmp_path, "--model", "tiny", "--threshold", 0.4).files[1].read_bytes()
+    assert first == second != third
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+# -------------------------------------------------------------------------------------------------------- bad input
+
+
+def _corrupt(path: Path) -> None:
+    tifffile.imwrite(path, grey(20, 64, 64))
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+BAD_IMAGES: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
+    "missing": (lambda path: None, ("does not exist", "check the name")),
+    "folder": (lambda path: path.mkdir(), ("is a folder",)),
+    "text": (lambda path: path.write_text("not an image"), ("not a TIFF", "export")),
+    "nothing": (lambda path: path.write_bytes(b""), ("not a TIFF",)),
+    "cut short": (_corrupt, ("cut short",)),
+    "empty": (lambda path: tifffile.imwrite(path, np.zeros((0, 5, 5), np.uint8)), ("cells.tif",)),
+    "constant": (lambda path: tifffile.imwrite(path, np.full((9, 9), 7, np.uint8)), ("constant", "every value is 7")),
+    "NaN": (lambda path: tifffile.imwrite(path, np.full((9, 9), np.nan, np.float32)), ("NaN", "nan_to_num")),
+    "mask": (lambda path: tifffile.imwrite(path, (grey(9, 9) > 99).astype(np.uint8)), ("mask", "raw image")),
+    "class labels": (lambda path: tifffile.imwrite(path, grey(90, 90) // 64), ("label", "raw image")),
+    "colour": (lambda path: tifffile.imwrite(path, grey(9, 9, 3), photometric="rgb"), ("3 channels", "choose which")),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*zero-size")
+@pytest.mark.parametrize("fault", BAD_IMAGES)
+def test_a_bad_image_gets_one_sentence(run: Run, tmp_path: Path, fault: str) -> None:
+    make, words = BAD_IMAGES[fault]
+    make(tmp_path / "cells.tif")
+    fails(run("segment", tmp_path / "cells.tif", tmp_path / "new" / "out", "--model", "tiny"), *words)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--axes", "ZY"], ("axes 'ZY'", "2 dimensions")),
+        (["--axes", "ZYS"], ("unknown letters (S)",)),
+        (["--axes", "XYZ"], ("another order",)),
+        (["--axes", "TYX", "--model", "tiny-3d"], ("3D model", "no Z", "choose a 2D model")),
+        (["--device", "cuda"], ("no CUDA GPU", "--device auto or cpu")),
+        (["--device", "mps"], ("no Apple GPU",)),
+        (["--device", "tpu"], ("'tpu' is no device", "auto, cpu, cuda, mps")),
+        (["--threshold", "1.5"], ("between 0 and 1",)),
+        (["--tile", "-5"], ("tile",)),
+        (["--voxel-size", "0", "4", "4"], ("positive",)),
+        (["--unit", "furlong"], ("furlong",)),
+        (["--channel", "7", "--axes", "CYX"], ("channels 0 to 2",)),
+        (["--model", "em-membrain"], ("no model called 'em-membrain'", "Known models", "tiny")),
+        (["--model", "nowhere/model"], ("no model folder", "napari-skipseg models")),
+    ],
+)
+def test_a_wrong_option_gets_one_sentence(
+    run: Run, image: Path, tmp_path: Path, options: list[str], words: tuple[str, ...]
+) -> None:
+    if options == ["--device", "cuda"] and torch.cuda.is_available():
+        pytest.skip("there is a CUDA GPU here")
+    if options == ["--device", "mps"] and torch.backends.mps.is_available():
+        pytest.skip("there is an Apple GPU here")
+    chosen = [] if "--model" in options else ["--model", "tiny"]
+    fails(run("segment", image, tmp_path / "out", *chosen, *options), *words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["segment"], ("Missing argument 'IN'", "napari-skipseg segment --help")),
+        (["segment", "a.tif"], ("Missing argument 'OUT_DIR'",)),
+        (["segment", "a.tif", "out", "--thresold", "0.4"], ("--thresold", "--threshold")),
+        (["segment", "a.tif", "out", "--threshold", "high"], ("'high'", "--threshold")),
+        (["segment", "a.tif", "out", "--dtype", "int8"], ("'int8'", "uint8", "float32")),
+        (["segment", "a.tif", "out", "--voxel-size", "4", "4"], ("--voxel-size", "3")),
+        (["segmentt"], ("segmentt", "napari-skipseg --help")),
+        (["score", "a.tif"], ("TRUTH",)),
+    ],
+)
+def test_a_wrong_command_line_gets_one_sentence(run: Run, arguments: list[str], words: tuple[str, ...]) -> None:
+    fails(run(*arguments), *words, code=2)
+
+
+def test_no_arguments_show_the_help(run: Run) -> None:
+    bare, asked = run(), run("--help")
+    assert bare == asked
+    assert bare.code == 0
+    assert all(name in bare.out for name in ("segment", "train", "score", "networks", "models", "doctor", "--verbose"))
+    assert "OUT_DIR" in run("segment", "--help").out
+
+
+@pytest.mark.parametrize("fault", ["hash", "key", "weights", "empty", "json", "network"])
+def test_a_damaged_model_gets_one_sentence(run: Run, image: Path, tmp_path: Path, library: Path, fault: str) -> None:
+    folder = shutil.copytree(library / "tiny", tmp_path / "model")
+    file = folder / "model.json"
+    values = json.loads(file.read_text(encoding="utf-8"))
+    words = {
+        "hash": ("SHA-256", "copy the whole folder again"),
+        "key": ("invalid model.json", "colour"),
+        "weights": ("no readable weights.safetensors",),
+        "empty": ("is not a model", "model.json"),
+        "json": ("invalid model.json",),
+        "network": ("do not fit the network",),
+    }[fault]
+    if fault == "hash":
+        content = bytearray((folder / "weights.safetensors").read_bytes())
+        content[-1] ^= 1
+        (folder / "weights.safetensors").write_bytes(content)
+    elif fault == "weights":
+        (folder / "weights.safetensors").unlink()
+    elif fault == "empty":
+        file.unlink()
+    else:
+        values["spec"]["widths"] = [4, 9] if fault == "network" else values["spec"]["widths"]
+        text = json.dumps(values | ({"colour": "red"} if fault == "key" else {}))
+        file.write_text(text[:-9] if fault == "json" else text, encoding="utf-8")
+    fails(run("segment", image, tmp_path / "out", "--model", folder), *words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["net.pt", "net.pth", "net.pkl", "net.pickle", "net.ckpt", "net.bin", "missing.PT"])
+def test_a_pickle_is_never_loaded(run: Run, image: Path, tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    if "missing" not in name:
+        torch.save({"weights": torch.zeros(1)}, file)
+    fails(run("segment", image, tmp_path / "out", "--model", file), "can run code", "model.json")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pickle_under_another_name_is_no_model(run: Run, image: Path, tmp_path: Path, library: Path) -> None:
+    folder = shutil.copytree(library / "tiny", tmp_path / "model")
+    torch.save({"weights": torch.zeros(1)}, folder / "weights.safetensors")
+    fails(run("segment", image, tmp_path / "out", "--model", folder), "SHA-256")
+    fails(run("segment", image, tmp_path / "out", "--model", image), "model folder")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["reserving", "writing"])
+def test_a_full_disk_leaves_nothing(
+    run: Run, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def full(*given: Any, **named: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if place == "reserving":
+        monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    else:
+        monkeypatch.setattr(tifffile.TiffWriter, "write", full)
+    fails(run("segment", image, tmp_path / "out", "--model", "tiny"), "space")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out").mkdir()
+    fails(run("segment", image, tmp_path / "out", "--model", "tiny"), "space")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_out_dir_that_is_a_file_is_left_alone(run: Run, image: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("notes")
+    fails(run("segment", image, tmp_path / "out", "--model", "tiny"), "choose another folder")
+    assert (tmp_path / "out").read_text() == "notes"
+
+
+def test_nan_in_the_last_tile_leaves_nothing(run: Run, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((1100, 1100)).astype(np.float32)
+    values[:2, :2] = values[-2:, -2:] = values[:2, -2:] = values[-2:, :2] = np.nan
+    tifffile.imwrite(tmp_path / "cells.tif", values)
+    fails(run("segment", tmp_path / "cells.tif", tmp_path / "out", "--model", "tiny"), "NaN")
+    assert not (tmp_path / "out").exists()
+
+
+def test_verbose_shows_the_traceback(run: Run, tmp_path: Path) -> None:
+    arguments = ["segment", tmp_path / "missing.tif", tmp_path / "out"]
+    for ran in (run("--verbose", *arguments), run(*arguments, "--verbose")):
+        assert ran.code == 1
+        assert ran.err.startswith("Traceback")
+        assert ran.err.splitlines()[-1].startswith("Error: ")
+
+
+def test_the_unexpected_gets_one_sentence_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise RuntimeError("first line\nsecond line")
+
+    monkeypatch.setattr("napari_skipseg.devices.choose_device", broken)
+    ran = run("doctor")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == "Error: Something unexpected went wrong (RuntimeError: first line second line).\n"
+
+
+def test_too_little_memory_is_said_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("napari_skipseg.devices.choose_device", full)
+    fails(run("doctor"), "not enough memory", "tile")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to answer")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_leaves_nothing(tmp_path: Path, library: Path, number: int) -> None:
+    tifffile.imwrite(tmp_path / "cells.tif", grey(400, 128, 128))
+    process = start(library, "segment", tmp_path / "cells.tif", tmp_path / "new" / "out", "--model", "tiny", "--tta")
+    wait_for(lambda: any((tmp_path / "new").glob("out/.skipseg-*/attention_1.npy")) or _has_results(tmp_path), process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert err == "Error: Stopped; nothing half-written was left.\n"
+    assert not (tmp_path / "new").exists()
+
+
+def _has_results(tmp_path: Path) -> bool:
+    return any((tmp_path / "new").glob("out/.skipseg-*/probability.npy"))
+
+
+def test_a_fresh_process_does_the_same(tmp_path: Path, library: Path, image: Path) -> None:
+    process = start(library, "segment", image, tmp_path / "out", "--model", "tiny", "--device", "cpu")
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert [Path(line).name for line in out.splitlines()] == ["cells_probability.tif", "cells_binary.tif"]
+
+
+# ------------------------------------------------------------------------------------------- networks, models, doctor
+
+
+def test_networks_name_their_parameters(run: Run) -> None:
+    rows = json.loads(run("networks", "--json").out)
+    assert {"name", "dimensions", "skip", "trainable_parameters"} <= rows[0].keys()
+    found = {(row["name"], row["dimensions"], row["skip"]): row["trainable_parameters"] for row in rows}
+    assert found["residual-fcn", 2, "sum"] == 11_451_745
+    assert 11_042_273 in found.values()
+    assert {skip for name, dimensions, skip in found if (name, dimensions) == ("unet", 3)} == {"org", "st", "at", "sat"}
+    shown = run("networks")
+    assert (shown.code, "11,451,745" in shown.out, "residual-fcn" in shown.out) == (0, True, True)
+
+
+def test_models_are_listed_and_described(run: Run, library: Path) -> None:
+    rows = {row["name"]: row for row in json.loads(run("models", "--json").out)}
+    assert (rows["tiny"]["network"], rows["tiny-3d"]["network"]) == ("2D unet", "3D unet")
+    assert (rows["tiny"]["skip"], rows["tiny"]["classes"]) == ("sat", "membrane")
+    assert "tiny-3d" in run("models").out
+    described = json.loads(run("models", "tiny", "--json").out)
+    assert described["weights_sha256"] == read_description(library / "tiny").weights_sha256
+    card = run("models", "tiny").out
+    assert "2D unet, skip sat" in card
+    assert "1 = membrane" in card
+    fails(run("models", "tinny"), "no model called 'tinny'", "Known models")
+
+
+def test_doctor_says_what_is_there(run: Run, library: Path) -> None:
+    facts = json.loads(run("doctor", "--json").out)
+    assert facts["device"].startswith(("cpu", "cuda", "mps"))
+    assert facts["why"]
+    assert "tiny" in facts["models"]
+    assert facts["your models"] == str(library)
+    assert facts["torch version"] == torch.__version__.split("+")[0] or facts["torch version"] == torch.__version__
+    assert "OpenVINO" in run("doctor").out
+
+
+# ------------------------------------------------------------------------------------------------------------ score
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> tuple[Path, Path, NDArray[np.float64], NDArray[np.uint8]]:
+    """Files of a probability of cell (uint8) and a truth (0 = membrane), and their values."""
+    truth = np.full((2, 64, 64), 255, np.uint8)
+    truth[:, ::16] = truth[:, :, ::16] = 0
+    noise = np.random.default_rng(0).normal(0, 60, truth.shape)
+    cell = np.clip(truth * 0.7 + 40 + noise, 0, 255).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "cell.tif", cell)
+    tifffile.imwrite(tmp_path / "membrane.tif", 255 - cell)
+    tifffile.imwrite(tmp_path / "truth.tif", truth)
+    return tmp_path / "cell.tif", tmp_path / "truth.tif", cell / 255, truth
+
+
+def test_score_gives_the_overlap(run: Run, scored: Any) -> None:
+    prediction, truth_file, cell, truth = scored
+    found = json.loads(run("score", prediction, truth_file, "--json").out)
+    expected = score_overlap(cell > 0.5, truth > 0)
+    assert found["dice"] == expected.dice
+    assert (found["false_positive_rate"], found["true_positives"]) == (
+        expected.false_positive_rate,
+        expected.true_positives,
+    )
+    lower = json.loads(run("score", prediction, truth_file, "--threshold", 0.3, "--json").out)
+    assert lower["recall"] == score_overlap(cell > 0.3, truth > 0).recall
+    assert f"{expected.dice:.5f}" in run("score", prediction, truth_file).out
+
+
+def test_score_takes_the_probability_of_membrane(run: Run, scored: Any) -> None:
+    prediction, truth_file, cell, truth = scored
+    found = json.loads(run("score", prediction.with_name("membrane.tif"), truth_file, "--membrane", "--json").out)
+    assert found["dice"] == score_overlap(1 - cell > 0.5, truth == 0).dice
+
+
+def test_score_gives_the_isbi_scores(run: Run, scored: Any) -> None:
+    prediction, truth_file, cell, truth = scored
+    expected = score_isbi(cell, truth)
+    found = json.loads(run("score", prediction, truth_file, "--isbi", "--json").out)
+    assert (found["v_rand"], found["v_info"]) == (expected.v_rand, expected.v_info)
+    turned = run("score", prediction.with_name("membrane.tif"), truth_file, "--isbi", "--membrane", "--json")
+    assert json.loads(turned.out)["v_rand"] == pytest.approx(expected.v_rand, abs=1e-3)
+    shown = run("score", prediction, truth_file, "--isbi").out
+    assert f"{expected.v_rand:.5f}" in shown
+    assert f"{expected.v_info:.5f}" in shown
+
+
+def test_score_labels_as_they_are(run: Run, tmp_path: Path) -> None:
+    labels, truth = grey(40, 40) // 100, grey(40, 40)[::-1].copy() // 128
+    tifffile.imwrite(tmp_path / "labels.tif", labels)
+    tifffile.imwrite(tmp_path / "truth.tif", truth)
+    found = json.loads(run("score", tmp_path / "labels.tif", tmp_path / "truth.tif", "--json").out)
+    assert found["dice"] == score_overlap(labels > 0, truth > 0).dice
+
+
+def test_score_refuses_what_cannot_be_compared(run: Run, scored: Any, tmp_path: Path) -> None:
+    prediction, truth_file, _, _ = scored
+    tifffile.imwrite(tmp_path / "small.tif", grey(2, 30, 30))
+    fails(run("score", tmp_path / "small.tif", truth_file), "shape")
+    tifffile.imwrite(tmp_path / "big.tif", np.full((2, 64, 64), 7, np.float32))
+    fails(run("score", tmp_path / "big.tif", truth_file, "--isbi"), "[0, 1]")
+    tifffile.imwrite(tmp_path / "rgb.tif", grey(64, 64, 3), photometric="rgb")
+    fails(run("score", tmp_path / "rgb.tif", tmp_path / "rgb.tif"), "YXC")
+    fails(run("score", prediction, tmp_path / "missing.tif"), "does not exist")
+
+
+# ------------------------------------------------------------------------------------------------------------ train
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """An image with dark lines, and its labels: 0 on the lines, 255 beside them."""
+    truth = np.full((4, 48, 48), 255, np.uint8)
+    truth[:, ::12] = truth[:, :, ::12] = 0
+    tifffile.imwrite(tmp_path / "raw.tif", (truth // 2 + grey(4, 48, 48) // 4).astype(np.uint8))
+    tifffile.imwrite(tmp_path / "labels.tif", truth)
+    return tmp_path / "raw.tif", tmp_path / "labels.tif"
+
+
+TINY = ["--class", "membrane=0", "--widths", "4,8", "--patch", "32,32", "--batch", 1, "--device", "cpu"]
+
+
+def test_train_with_flags_then_segment(run: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    images = ["--images", pair[0], "--labels", pair[1]]
+    more = ["--validate", "3", "--steps", 3, "--name", "mine", "--out", tmp_path / "models", "--seed", 5]
+    size = ["--voxel-size", 50, 4, 4, "--unit", "nm"]
+    ran = run("train", *images, *TINY, *more, *size, "--skip", "at", "--loss", "dice")
+    assert (ran.code, ran.err, ran.files) == (0, "", [tmp_path / "models" / "mine"])
+    assert [folder.name for folder in (tmp_path / "models").iterdir()] == ["mine"]
+    description = read_description(ran.files[0])
+    assert (description.spec.skip, description.spec.widths) == ("at", (4, 8))
+    assert (description.class_names, description.voxel_size, description.unit) == (("membrane",), (50, 4, 4), "nm")
+    settings = description.training.settings
+    assert (settings["steps"], settings["seed"], settings["loss"]) == (3, 5, "dice")
+    assert {"Dice membrane", "V_rand", "V_info"} == set(description.card.scores)
+    assert "slices 3" in description.card.scores_on
+    assert run("segment", pair[0], tmp_path / "out", "--model", ran.files[0]).code == 0
+    assert "Scores" in run("models", ran.files[0]).out
+
+
+def test_train_with_a_settings_file_and_flags_over_it(run: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:
+    settings = {
+        "name": "written",
+        "images": [str(pair[0])],
+        "labels": [str(pair[1])],
+        "classes": [{"name": "membrane", "label": 0}],
+        "spec": {"network": "unet", "dimensions": 3, "widths": [2, 4], "skip": "org"},
+        "patch": [8, 16, 16],
+        "batch": 1,
+        "steps": 9,
+    }
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps(settings), encoding="utf-8")
+    ran = run("train", file, "--steps", 2, "--name", "flagged", "--skip", "sat", "--out", tmp_path / "models")
+    assert (ran.code, ran.files) == (0, [tmp_path / "models" / "flagged"])
+    description = read_description(ran.files[0])
+    assert (description.spec.dimensions, description.spec.widths, description.spec.skip) == (3, (2, 4), "sat")
+    assert description.training.settings["steps"] == 2
+    assert run("segment", pair[0], tmp_path / "out", "--model", ran.files[0]).code == 0
+    fails(run("train", file, "--name", "flagged", "--out", tmp_path / "models"), "never overwritten", "another name")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--class", "membrane"], ("NAME=VALUE", "membrane=0")),
+        (["--class", "membrane=7"], ("No pixel is labelled membrane (7)",)),
+        (["--class", "membrane=0", "--class", "cell=255"], ("background",)),
+        (["--ignore", "0"], ("both a class and the value to ignore",)),
+        (["--skip", "sum"], ("org, st, at, sat",)),
+        (["--network", "vgg"], ("unet", "residual-fcn")),
+        (["--patch", "32"], ("patch of 2 lengths",)),
+        (["--patch", "32,wide"], ("256,256",)),
+        (["--steps", "0"], ("positive",)),
+        (["--validate", "9"], ("Slice 9", "0 to 3")),
+        (["--validate", "0-3"], ("No slice is left",)),
+        (["--validate", "last"], ("20-24",)),
+        (["--name", "../mine"], ("plain name",)),
+        (["--images", "other.tif"], ("2 images and 1 label",)),
+        (["--start-from", "nothing"], ("no model called 'nothing'",)),
+        (["--loss", "l2"], ("loss", "bce+dice")),
+    ],
+)
+def test_a_wrong_setting_gets_one_sentence(
+    run: Run, pair: tuple[Path, Path], tmp_path: Path, change: list[str], words: tuple[str, ...]
+) -> None:
+    base = TINY[2:] if "--class" in change else TINY
+    arguments = ["--images", pair[0], "--labels", pair[1], *base, "--steps", 2, "--name", "mine", *change]
+    fails(run("train", *arguments, "--out", tmp_path / "models"), *words)
+    assert not (tmp_path / "models").exists()
+
+
+def test_training_needs_images_labels_classes_and_a_name(run: Run, tmp_path: Path) -> None:
+    fails(run("train"), "--name, --images, --labels, --class", "settings file")
+    fails(run("train", tmp_path / "missing.json"), "missing.json", "cannot be read")
+    (tmp_path / "broken.json").write_text("{", encoding="utf-8")
+    fails(run("train", tmp_path / "broken.json"), "not valid JSON")
+    (tmp_path / "unknown.json").write_text('{"nam": "mine"}', encoding="utf-8")
+    fails(run("train", tmp_path / "unknown.json"), "Training needs")
+
+
+def test_training_killed_in_the_middle_resumes(
+    run: Run, pair: tuple[Path, Path], tmp_path: Path, library: Path
+) -> None:
+    settings = {
+        "name": "mine",
+        "images": [str(pair[0])],
+        "labels": [str(pair[1])],
+        "classes": [{"name": "membrane", "label": 0}],
+        "validate": "3",
+        "spec": {"network": "unet", "widths": [4, 8]},
+        "patch": [32, 32],
+        "batch": 1,
+        "steps": 60,
+        "validate_every": 5,
+    }
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps(settings), encoding="utf-8")
+    checkpoint = tmp_path / "killed" / "mine.training" / "checkpoint.safetensors"
+    process = start(library, "train", file, "--out", tmp_path / "killed", "--device", "cpu")
+    wait_for(checkpoint.exists, process)
+    process.kill()
+    process.communicate(timeout=60)
+    assert checkpoint.exists()
+    assert not (tmp_path / "killed" / "mine").exists()
+    resumed = run("train", file, "--out", tmp_path / "killed", "--device", "cpu")
+    through = run("train", file, "--out", tmp_path / "through", "--device", "cpu")
+    assert (resumed.code, through.code) == (0, 0)
+    assert not checkpoint.parent.exists()
+    first, second = (read_description(ran.files[0]) for ran in (resumed, through))
+    assert first.weights_sha256 == second.weights_sha256
+    assert first.training.curves["held-out loss"] == second.training.curves["held-out loss"]
+    assert len(first.training.curves["held-out loss"]) == 12

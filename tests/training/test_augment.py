@@ -1,0 +1,214 @@
+"""Augmentation: geometry for image and labels together, then grey values."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from napari_skipseg.training import augment, samples
+from napari_skipseg.training.augment import draw_matrix, draw_warp, resample, sampling_grid, spline_basis, vary_greys
+from napari_skipseg.training.samples import Labelled, draw_sample
+from napari_skipseg.training.settings import Augmentation
+
+NOTHING = Augmentation(
+    flips=False, rotation=0, scale=0, shear=0, warp_sigma=0, gain=0, offset=0, noise=0, blur=0
+)  # fmt: skip
+PATCHES = {2: (24, 32), 3: (8, 16, 24)}
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def moved_only(**options):
+    """Augmentation that leaves grey values alone."""
+    return Augmentation(gain=0, offset=0, noise=0, blur=0, **options)
+
+
+def random_run(shape=(6, 40, 50), seed=0, channels=1):
+    generator = np.random.default_rng(seed)
+    image = generator.normal(size=(channels, *shape)).astype(np.float32)
+    return Labelled(image, generator.integers(-1, 3, shape, dtype=np.int16))
+
+
+def blocks(shape=(24, 96, 96)):
+    """An image equal to its labels: random blocks of 12 voxels a side."""
+    coarse = np.random.default_rng(0).integers(0, 3, [length // 12 for length in shape], dtype=np.int16)
+    labels = coarse.repeat(12, 0).repeat(12, 1).repeat(12, 2)
+    return Labelled(labels[None].astype(np.float32), labels)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_no_augmentation_gives_image_and_labels_back(dimensions):
+    patch = PATCHES[dimensions]
+    image, labels = torch.randn(2, *patch), torch.randint(-1, 3, patch, dtype=torch.int16)
+    centre = torch.tensor([(length - 1) / 2 for length in patch])
+    grid = sampling_grid(NOTHING, patch, centre, seeded())
+    same, same_labels = resample(image, labels, grid)
+    assert torch.allclose(same, image, atol=1e-4)
+    assert torch.equal(same_labels, labels)
+    assert same_labels.dtype == torch.int16
+    assert torch.equal(vary_greys(NOTHING, image, seeded()), image)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("number", range(5))
+def test_without_augmentation_a_sample_is_a_part_of_the_stack(dimensions, number):
+    run = random_run(channels=2)
+    patch = (16, 20) if dimensions == 2 else (3, 16, 20)
+    image, labels = (tensor.numpy() for tensor in draw_sample((run,), patch, NOTHING, 0, number))
+    deep = (1,) * (3 - dimensions) + patch
+    parts = np.lib.stride_tricks.sliding_window_view(run.target, deep).reshape(-1, *patch)
+    images = np.lib.stride_tricks.sliding_window_view(run.image, (1, *deep)).reshape(2, -1, *patch)
+    found = np.flatnonzero((parts == labels).all(tuple(range(1, dimensions + 1))))
+    assert len(found) == 1
+    assert np.allclose(images[:, found[0]], image, atol=1e-4)
+
+
+def test_a_patch_larger_than_the_stack_is_filled_by_reflection():
+    run = random_run((2, 9, 12))
+    image, labels = draw_sample((run,), (15, 16), NOTHING, 0, 0)
+    assert image.shape == (1, 15, 16)
+    inner = labels[3:12, 2:14].numpy()
+    assert any(np.array_equal(inner, run.target[z]) for z in range(2))
+    outer = np.pad(inner, ((3, 3), (2, 2)), mode="symmetric")
+    assert np.array_equal(labels.numpy(), outer)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_flips_and_swaps_give_one_of_the_symmetries_exactly(dimensions):
+    side = 8
+    options = Augmentation(True, True, 0, 0, 0, 3, 0, 0, 0, 0, 0)
+    labels = torch.arange(side**dimensions).reshape([side] * dimensions)
+    centre = torch.full((dimensions,), (side - 1) / 2)
+    seen = set()
+    for seed in range(40):
+        grid = sampling_grid(options, (side,) * dimensions, centre, seeded(seed))
+        image, moved = resample(labels[None].float(), labels, grid)
+        assert torch.equal(moved.flatten().sort().values, labels.flatten())
+        assert torch.allclose(image[0], moved.float(), atol=1e-2)
+        seen.add(tuple(moved.flatten()[:3].tolist()))
+    assert len(seen) == 8 if dimensions == 2 else len(seen) > 15
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("number", range(4))
+def test_image_and_labels_move_together(dimensions, number):
+    patch = (48, 48) if dimensions == 2 else (16, 32, 32)
+    options = moved_only(swap_axes=dimensions == 2, rotation=180, shear=0.2, warp_sigma=2)
+    image, labels = draw_sample((blocks(),), patch, options, 0, number)
+    pure = (image[0] - image[0].round()).abs() < 1e-3  # away from edges, or an edge met exactly
+    assert pure.float().mean() > 0.4
+    agree = image[0].round().to(labels.dtype) == labels
+    assert agree[pure].float().mean() > 0.98
+    assert agree.float().mean() > 0.85
+
+
+def test_rotation_turns_about_the_middle_by_the_drawn_angle():
+    matrix = draw_matrix(moved_only(flips=False, rotation=30, scale=0, shear=0, warp_sigma=0), 3, seeded(5))
+    assert matrix[0].tolist() == [1, 0, 0]
+    assert matrix[:, 0].tolist() == [1, 0, 0]
+    turn = matrix[1:, 1:]
+    assert torch.allclose(turn @ turn.T, torch.eye(2), atol=1e-6)
+    assert abs(math.degrees(math.atan2(turn[1, 0], turn[0, 0]))) <= 30
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.15, 0.5])
+def test_scale_lies_within_its_factor_and_shear_keeps_areas(scale):
+    options = moved_only(rotation=180, scale=scale, shear=0.4)
+    areas = [abs(float(torch.linalg.det(draw_matrix(options, 2, seeded(seed))))) for seed in range(50)]
+    assert all((1 + scale) ** -2 - 1e-5 <= area <= (1 + scale) ** 2 + 1e-5 for area in areas)
+
+
+@pytest.mark.parametrize(("length", "spans"), [(2, 1), (7, 3), (64, 3), (65, 5)])
+def test_spline_weights_sum_to_one_and_are_those_of_a_cubic_b_spline(length, spans):
+    basis = spline_basis(length, spans)
+    assert basis.shape == (length, spans + 3)
+    assert torch.allclose(basis.sum(1), torch.ones(length), atol=1e-5)
+    assert basis.min() >= 0
+    assert basis[0, :4].tolist() == pytest.approx([1 / 6, 2 / 3, 1 / 6, 0], abs=1e-6)
+    assert basis[-1, -3:].tolist() == pytest.approx([1 / 6, 2 / 3, 1 / 6], abs=1e-5)
+
+
+def test_spline_weights_reproduce_straight_lines():
+    knots = torch.arange(-1, 5).float()
+    assert torch.allclose(spline_basis(31, 3) @ knots, torch.linspace(0, 3, 31), atol=1e-5)
+
+
+def test_warps_are_anchored_at_their_outermost_control_points():
+    options = Augmentation(warp_sigma=10, warp_grid=3)
+    shape = (33, 49)
+    fields = torch.stack([draw_warp(options, shape, seeded(seed)) for seed in range(400)])
+    assert fields.shape == (400, 2, *shape)
+    free = [(spline_basis(length, 3)[:, 1:-1] ** 2).sum(1) for length in shape]
+    expected = 10 * (free[0][:, None] * free[1][None]).sqrt()
+    assert torch.allclose(fields.std((0, 1)), expected, rtol=0.15)
+    assert expected[0, 0] < 0.7 * expected.max()
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_warp_of_sigma_0_moves_nothing(dimensions):
+    assert not draw_warp(Augmentation(warp_sigma=0), PATCHES[dimensions], seeded()).any()
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_sample_is_a_function_of_seed_and_number(dimensions):
+    runs = (random_run(), random_run(seed=1))
+    patch = PATCHES[dimensions] if dimensions == 2 else (4, 16, 16)
+
+    def draw(seed, number):
+        torch.manual_seed(np.random.default_rng().integers(1000))  # the global state does not matter
+        return draw_sample(runs, patch, Augmentation(), seed, number)
+
+    image, labels = draw(3, 17)
+    again, labels_again = draw(3, 17)
+    assert torch.equal(image, again)
+    assert torch.equal(labels, labels_again)
+    assert not torch.equal(image, draw(3, 18)[0])
+    assert not torch.equal(image, draw(4, 17)[0])
+
+
+def test_runs_are_drawn_by_their_size(monkeypatch):
+    small, large = (Labelled(np.full((1, depth, 16, 16), depth, np.float32), np.zeros((depth, 16, 16), np.int16))
+                    for depth in (1, 9))  # fmt: skip
+    drawn = [float(draw_sample((small, large), (8, 8), NOTHING, 0, n)[0].mean()) for n in range(200)]
+    assert np.mean(np.isclose(drawn, 9)) == pytest.approx(0.9, abs=0.06)
+
+
+def test_ignored_pixels_stay_ignored():
+    run = Labelled(np.zeros((1, 2, 40, 40), np.float32), np.full((2, 40, 40), -1, np.int16))
+    assert torch.equal(draw_sample((run,), (16, 16), Augmentation(), 0, 0)[1].unique(), torch.tensor([-1]).short())
+
+
+def test_gain_and_offset_are_drawn_within_their_bounds():
+    image = torch.tensor([[[0.0, 1.0]]])
+    options = Augmentation(gain=0.25, offset=0.5, noise=0, blur=0)
+    varied = torch.stack([vary_greys(options, image, seeded(seed))[0, 0] for seed in range(200)])
+    offset, gain = varied[:, 0], varied[:, 1] - varied[:, 0]
+    assert 0.4 < offset.abs().max() <= 0.5
+    assert 1 / 1.25 - 1e-5 <= gain.min() < 0.85
+    assert 1.18 < gain.max() <= 1.25 + 1e-5
+
+
+def test_noise_grows_up_to_its_bound():
+    options = Augmentation(gain=0, offset=0, noise=0.2, blur=0)
+    spreads = [float(vary_greys(options, torch.zeros(1, 64, 64), seeded(seed)).std()) for seed in range(40)]
+    assert 0.15 < max(spreads) < 0.21
+    assert min(spreads) < 0.05
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 11), (2, 5, 9, 11)])
+def test_blur_keeps_flat_images_and_spreads_a_point_as_a_gaussian(shape):
+    flat = torch.full(shape, 3.0)
+    assert torch.allclose(augment._blur(flat, 1.0), flat, atol=1e-5)
+    point = torch.zeros(1, 21, 21)
+    point[0, 10, 10] = 1
+    blurred = augment._blur(point, 1.5)[0]
+    assert float(blurred.sum()) == pytest.approx(1, abs=1e-4)
+    assert float(blurred[10, 13] / blurred[10, 10]) == pytest.approx(math.exp(-0.5 * (3 / 1.5) ** 2), rel=1e-3)
+    assert torch.allclose(blurred, blurred.T, atol=1e-7)
+
+
+def test_a_turned_patch_is_read_with_surroundings():
+    assert math.sqrt(2) < samples.READ_AROUND

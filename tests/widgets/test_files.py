@@ -1,0 +1,108 @@
+"""The reader, the writers and the sample, as napari calls them; and the demonstration."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+from napari.components import ViewerModel
+from npe2 import PluginManifest
+
+from napari_skipseg.errors import FileError
+from napari_skipseg.widgets import files
+from napari_skipseg.widgets.files import get_reader, make_em_stack, read_layers, write_image, write_labels
+
+
+def add(viewer: ViewerModel, layer_data) -> None:
+    data, attributes, kind = layer_data
+    getattr(viewer, f"add_{kind}")(data, **attributes)
+
+
+def test_the_manifest_is_valid_and_its_commands_exist():
+    manifest = PluginManifest.from_distribution("napari-skipseg")
+    manifest.validate_imports()
+    assert [sample.display_name for sample in manifest.contributions.sample_data] == ["EM stack (synthetic)"]
+    assert manifest.contributions.menus["napari/layers/segment"][0].command == "napari-skipseg.panel"
+
+
+def test_an_image_survives_the_file_with_its_place(tmp_path):
+    viewer = ViewerModel()
+    image = np.arange(60, dtype=np.uint16).reshape(3, 4, 5)
+    layer = viewer.add_image(
+        image, scale=(50, 4, 4), translate=(100, 8, 4), units="nm", axis_labels=("z", "y", "x"), name="em"
+    )
+    path = str(tmp_path / "em.ome.tif")
+    data, attributes, _ = layer.as_layer_data_tuple()
+    assert write_image(path, data, attributes) == [path]
+    add(viewer, get_reader(path)(path)[0])
+    back = viewer.layers[-1]
+    np.testing.assert_array_equal(back.data, image)
+    assert (list(back.scale), list(back.translate)) == ([50, 4, 4], [100, 8, 4])
+    assert (back.units, back.axis_labels) == (layer.units, ("z", "y", "x"))
+
+
+def test_labels_come_back_as_labels(tmp_path):
+    viewer = ViewerModel()
+    labels = np.array([[0, 1], [300, 2]])
+    layer = viewer.add_labels(labels, scale=(4, 4), units="nm")
+    path = str(tmp_path / "labels.tif")
+    data, attributes, _ = layer.as_layer_data_tuple()
+    write_labels(path, data, attributes)
+    back = read_layers(path)[0]
+    assert back[2] == "labels"
+    assert back[0].dtype == np.uint16
+    np.testing.assert_array_equal(back[0], labels)
+
+
+def test_rgb_is_one_layer_and_channels_are_several(tmp_path):
+    viewer = ViewerModel()
+    tifffile.imwrite(tmp_path / "rgb.tif", np.zeros((8, 9, 3), np.uint8), photometric="rgb")
+    tifffile.imwrite(
+        tmp_path / "channels.ome.tif",
+        np.zeros((2, 3, 8, 9), np.uint8),
+        metadata={"axes": "CZYX"},
+        photometric="minisblack",
+    )
+    add(viewer, read_layers(str(tmp_path / "rgb.tif"))[0])
+    assert viewer.layers[0].rgb
+    add(viewer, read_layers(str(tmp_path / "channels.ome.tif"))[0])
+    assert [layer.data.shape for layer in viewer.layers[1:]] == [(3, 8, 9)] * 2
+
+
+def test_a_large_file_is_read_where_it_is_looked_at(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "IN_MEMORY", 0)
+    image = np.random.default_rng(0).integers(0, 255, (3, 40, 50), np.uint8)
+    tifffile.imwrite(tmp_path / "big.tif", image)
+    data = read_layers(str(tmp_path / "big.tif"))[0][0]
+    assert data.chunks == ((1, 1, 1), (40,), (50,))
+    np.testing.assert_array_equal(np.asarray(data[1]), image[1])
+
+
+def test_a_broken_file_is_told_in_one_sentence(tmp_path):
+    (tmp_path / "broken.tif").write_bytes(b"no image")
+    assert get_reader("picture.png") is None
+    with pytest.raises(FileError, match=r"broken\.tif"):
+        read_layers(str(tmp_path / "broken.tif"))
+
+
+def test_the_sample_has_its_voxel_size():
+    data, attributes, kind = make_em_stack()[0]
+    assert (data.shape, kind, attributes["scale"], attributes["units"]) == (
+        (16, 512, 512),
+        "image",
+        [50.0, 4.0, 4.0],
+        ["nm"] * 3,
+    )
+
+
+@pytest.mark.gui
+def test_the_demonstration_leaves_a_picture_and_the_results(tmp_path, qapp):
+    from napari_skipseg.widgets.demo import open_demo
+
+    written = open_demo(tmp_path / "demo")
+    assert [path.name for path in written][:3] == [
+        "napari-skipseg-demo.png",
+        "em-sample_probability.tif",
+        "em-sample_binary.tif",
+    ]
+    assert all(path.stat().st_size > 1000 for path in written)
