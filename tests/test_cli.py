@@ -99,6 +99,11 @@ def grey(*shape: int) -> NDArray[np.uint8]:
     return np.random.default_rng(4).integers(0, 256, shape).astype(np.uint8)
 
 
+def write_tiff(path: Path, values: NDArray[Any], photometric: str = "minisblack", **more: Any) -> None:
+    """Write a plain TIFF; left to itself, tifffile stores a stack of 3 or 4 slices as colours."""
+    tifffile.imwrite(path, values, photometric=photometric, **more)
+
+
 def whole(path: Path) -> Any:
     stack = read_stack(path)
     return stack.read((slice(None),) * len(stack.shape))
@@ -106,7 +111,7 @@ def whole(path: Path) -> Any:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    tifffile.imwrite(tmp_path / "cells.tif", grey(3, 40, 50))
+    write_tiff(tmp_path / "cells.tif", grey(3, 40, 50))
     return tmp_path / "cells.tif"
 
 
@@ -158,14 +163,14 @@ def test_segment_with_all_options(run: Run, image: Path, tmp_path: Path, library
 
 
 def test_segment_a_volume_with_a_3d_model(run: Run, tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "volume.tif", grey(17, 21, 30))
+    write_tiff(tmp_path / "volume.tif", grey(17, 21, 30))
     ran = run("segment", tmp_path / "volume.tif", tmp_path / "out", "--model", "tiny-3d", "--attention", "--tile", 28)
     assert (ran.code, [whole(file).shape for file in ran.files]) == (0, [(17, 21, 30)] * 3)
 
 
 def test_segment_keeps_the_scale_of_an_imagej_file(run: Run, tmp_path: Path) -> None:
     notes = {"spacing": 0.05, "unit": "um", "axes": "ZYX"}
-    tifffile.imwrite(tmp_path / "a.tif", grey(3, 30, 32), imagej=True, resolution=(250, 125), metadata=notes)
+    write_tiff(tmp_path / "a.tif", grey(3, 30, 32), imagej=True, resolution=(250, 125), metadata=notes)
     for file in run("segment", tmp_path / "a.tif", tmp_path / "out", "--model", "tiny").files:
         stack = read_stack(file)
         assert (stack.axes, stack.unit) == ("ZYX", "µm")
@@ -184,10 +189,10 @@ def test_segment_keeps_scale_and_origin_of_an_ome_tiff(run: Run, tmp_path: Path)
 
 
 def test_segment_one_channel_or_with_named_axes(run: Run, tmp_path: Path) -> None:
-    tifffile.imwrite(tmp_path / "rgb.tif", grey(30, 32, 3), photometric="rgb")
+    write_tiff(tmp_path / "rgb.tif", grey(30, 32, 3), photometric="rgb")
     assert run("segment", tmp_path / "rgb.tif", tmp_path / "out", "--model", "tiny", "--channel", 1).code == 0
     assert read_stack(tmp_path / "out" / "rgb_binary.tif").axes == "YX"
-    tifffile.imwrite(tmp_path / "t.tif", grey(4, 30, 32))
+    write_tiff(tmp_path / "t.tif", grey(4, 30, 32))
     assert run("segment", tmp_path / "t.tif", tmp_path / "out", "--model", "tiny", "--axes", "TYX").code == 0
     assert read_stack(tmp_path / "out" / "t_binary.tif").axes == "TYX"
 
@@ -204,7 +209,7 @@ def test_segmenting_again_replaces_the_results(run: Run, image: Path, tmp_path: 
 
 
 def _corrupt(path: Path) -> None:
-    tifffile.imwrite(path, grey(20, 64, 64))
+    write_tiff(path, grey(20, 64, 64))
     path.write_bytes(path.read_bytes()[:5000])
 
 
@@ -214,12 +219,15 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "text": (lambda path: path.write_text("not an image"), ("not a TIFF", "export")),
     "nothing": (lambda path: path.write_bytes(b""), ("not a TIFF",)),
     "cut short": (_corrupt, ("cut short",)),
-    "empty": (lambda path: tifffile.imwrite(path, np.zeros((0, 5, 5), np.uint8)), ("cells.tif",)),
-    "constant": (lambda path: tifffile.imwrite(path, np.full((9, 9), 7, np.uint8)), ("constant", "every value is 7")),
-    "NaN": (lambda path: tifffile.imwrite(path, np.full((9, 9), np.nan, np.float32)), ("NaN", "nan_to_num")),
-    "mask": (lambda path: tifffile.imwrite(path, (grey(9, 9) > 99).astype(np.uint8)), ("mask", "raw image")),
-    "class labels": (lambda path: tifffile.imwrite(path, grey(90, 90) // 64), ("label", "raw image")),
-    "colour": (lambda path: tifffile.imwrite(path, grey(9, 9, 3), photometric="rgb"), ("3 channels", "choose which")),
+    "empty": (lambda path: write_tiff(path, np.zeros((0, 5, 5), np.uint8)), ("cells.tif",)),
+    "constant": (lambda path: write_tiff(path, np.full((9, 9), 7, np.uint8)), ("constant", "every value is 7")),
+    "NaN": (lambda path: write_tiff(path, np.full((9, 9), np.nan, np.float32)), ("NaN", "nan_to_num")),
+    "mask": (lambda path: write_tiff(path, (grey(9, 9) > 99).astype(np.uint8)), ("mask", "raw image")),
+    "class labels": (
+        lambda path: write_tiff(path, np.kron(grey(9, 9) // 64, np.ones((9, 9), np.uint8))),
+        ("label", "raw image"),
+    ),
+    "colour": (lambda path: write_tiff(path, grey(9, 9, 3), photometric="rgb"), ("3 channels", "choose which")),
 }
 
 
@@ -269,7 +277,7 @@ def test_a_wrong_option_gets_one_sentence(
         (["segment"], ("Missing argument 'IN'", "napari-skipseg segment --help")),
         (["segment", "a.tif"], ("Missing argument 'OUT_DIR'",)),
         (["segment", "a.tif", "out", "--thresold", "0.4"], ("--thresold", "--threshold")),
-        (["segment", "a.tif", "out", "--threshold", "high"], ("'high'", "--threshold")),
+        (["segment", "a.tif", "out", "--threshold", "high"], ("valid number", "--threshold")),
         (["segment", "a.tif", "out", "--dtype", "int8"], ("'int8'", "uint8", "float32")),
         (["segment", "a.tif", "out", "--voxel-size", "4", "4"], ("--voxel-size", "3")),
         (["segmentt"], ("segmentt", "napari-skipseg --help")),
@@ -361,7 +369,7 @@ def test_an_out_dir_that_is_a_file_is_left_alone(run: Run, image: Path, tmp_path
 def test_nan_in_the_last_tile_leaves_nothing(run: Run, tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((1100, 1100)).astype(np.float32)
     values[:2, :2] = values[-2:, -2:] = values[:2, -2:] = values[-2:, :2] = np.nan
-    tifffile.imwrite(tmp_path / "cells.tif", values)
+    write_tiff(tmp_path / "cells.tif", values)
     fails(run("segment", tmp_path / "cells.tif", tmp_path / "out", "--model", "tiny"), "NaN")
     assert not (tmp_path / "out").exists()
 
@@ -395,7 +403,7 @@ def test_too_little_memory_is_said_so(run: Run, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to answer")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_leaves_nothing(tmp_path: Path, library: Path, number: int) -> None:
-    tifffile.imwrite(tmp_path / "cells.tif", grey(400, 128, 128))
+    write_tiff(tmp_path / "cells.tif", grey(400, 128, 128))
     process = start(library, "segment", tmp_path / "cells.tif", tmp_path / "new" / "out", "--model", "tiny", "--tta")
     wait_for(lambda: any((tmp_path / "new").glob("out/.skipseg-*/attention_1.npy")) or _has_results(tmp_path), process)
     process.send_signal(number)
@@ -426,8 +434,6 @@ def test_networks_name_their_parameters(run: Run) -> None:
     assert found["residual-fcn", 2, "sum"] == 11_451_745
     assert 11_042_273 in found.values()
     assert {skip for name, dimensions, skip in found if (name, dimensions) == ("unet", 3)} == {"org", "st", "at", "sat"}
-    shown = run("networks")
-    assert (shown.code, "11,451,745" in shown.out, "residual-fcn" in shown.out) == (0, True, True)
 
 
 def test_models_are_listed_and_described(run: Run, library: Path) -> None:
@@ -463,9 +469,9 @@ def scored(tmp_path: Path) -> tuple[Path, Path, NDArray[np.float64], NDArray[np.
     truth[:, ::16] = truth[:, :, ::16] = 0
     noise = np.random.default_rng(0).normal(0, 60, truth.shape)
     cell = np.clip(truth * 0.7 + 40 + noise, 0, 255).astype(np.uint8)
-    tifffile.imwrite(tmp_path / "cell.tif", cell)
-    tifffile.imwrite(tmp_path / "membrane.tif", 255 - cell)
-    tifffile.imwrite(tmp_path / "truth.tif", truth)
+    write_tiff(tmp_path / "cell.tif", cell)
+    write_tiff(tmp_path / "membrane.tif", 255 - cell)
+    write_tiff(tmp_path / "truth.tif", truth)
     return tmp_path / "cell.tif", tmp_path / "truth.tif", cell / 255, truth
 
 
@@ -503,19 +509,19 @@ def test_score_gives_the_isbi_scores(run: Run, scored: Any) -> None:
 
 def test_score_labels_as_they_are(run: Run, tmp_path: Path) -> None:
     labels, truth = grey(40, 40) // 100, grey(40, 40)[::-1].copy() // 128
-    tifffile.imwrite(tmp_path / "labels.tif", labels)
-    tifffile.imwrite(tmp_path / "truth.tif", truth)
+    write_tiff(tmp_path / "labels.tif", labels)
+    write_tiff(tmp_path / "truth.tif", truth)
     found = json.loads(run("score", tmp_path / "labels.tif", tmp_path / "truth.tif", "--json").out)
     assert found["dice"] == score_overlap(labels > 0, truth > 0).dice
 
 
 def test_score_refuses_what_cannot_be_compared(run: Run, scored: Any, tmp_path: Path) -> None:
     prediction, truth_file, _, _ = scored
-    tifffile.imwrite(tmp_path / "small.tif", grey(2, 30, 30))
+    write_tiff(tmp_path / "small.tif", grey(2, 30, 30))
     fails(run("score", tmp_path / "small.tif", truth_file), "shape")
-    tifffile.imwrite(tmp_path / "big.tif", np.full((2, 64, 64), 7, np.float32))
+    write_tiff(tmp_path / "big.tif", np.full((2, 64, 64), 7, np.float32))
     fails(run("score", tmp_path / "big.tif", truth_file, "--isbi"), "[0, 1]")
-    tifffile.imwrite(tmp_path / "rgb.tif", grey(64, 64, 3), photometric="rgb")
+    write_tiff(tmp_path / "rgb.tif", grey(64, 64, 3), photometric="rgb")
     fails(run("score", tmp_path / "rgb.tif", tmp_path / "rgb.tif"), "YXC")
     fails(run("score", prediction, tmp_path / "missing.tif"), "does not exist")
 
@@ -528,8 +534,8 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     """An image with dark lines, and its labels: 0 on the lines, 255 beside them."""
     truth = np.full((4, 48, 48), 255, np.uint8)
     truth[:, ::12] = truth[:, :, ::12] = 0
-    tifffile.imwrite(tmp_path / "raw.tif", (truth // 2 + grey(4, 48, 48) // 4).astype(np.uint8))
-    tifffile.imwrite(tmp_path / "labels.tif", truth)
+    write_tiff(tmp_path / "raw.tif", (truth // 2 + grey(4, 48, 48) // 4).astype(np.uint8))
+    write_tiff(tmp_path / "labels.tif", truth)
     return tmp_path / "raw.tif", tmp_path / "labels.tif"
 
 
@@ -627,8 +633,8 @@ def test_training_killed_in_the_middle_resumes(
         "spec": {"network": "unet", "widths": [4, 8]},
         "patch": [32, 32],
         "batch": 1,
-        "steps": 60,
-        "validate_every": 5,
+        "steps": 20,
+        "validate_every": 2,
     }
     file = tmp_path / "settings.json"
     file.write_text(json.dumps(settings), encoding="utf-8")
@@ -646,4 +652,4 @@ def test_training_killed_in_the_middle_resumes(
     first, second = (read_description(ran.files[0]) for ran in (resumed, through))
     assert first.weights_sha256 == second.weights_sha256
     assert first.training.curves["held-out loss"] == second.training.curves["held-out loss"]
-    assert len(first.training.curves["held-out loss"]) == 12
+    assert len(first.training.curves["held-out loss"]) == 10

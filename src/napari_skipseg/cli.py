@@ -104,8 +104,8 @@ def train(
 
 @app.command()
 def score(
-    prediction: Annotated[Path, typer.Argument(help="Probabilities or labels.")],
-    truth: Annotated[Path, typer.Argument(help="True labels; with --isbi 0 = membrane.")],
+    prediction: Annotated[Path, typer.Argument(metavar="PREDICTION", help="Probabilities or labels.")],
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="True labels; with --isbi 0 = membrane.")],
     isbi: Annotated[bool, typer.Option("--isbi", help="V_rand and V_info after thinning; takes P(cell).")] = False,
     membrane: Annotated[bool, typer.Option("--membrane", help="PREDICTION is P(membrane), not P(cell).")] = False,
     threshold: Annotated[float, typer.Option(help="Probability above which a pixel counts as predicted.")] = 0.5,

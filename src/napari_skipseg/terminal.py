@@ -35,7 +35,7 @@ def run_shown(app: typer.Typer) -> NoReturn:
         sys.argv.append("--help")
     signal.signal(signal.SIGTERM, _stop)
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name=app.info.name, standalone_mode=False)
     except SkipsegError as error:
         fail(str(error), show_traceback=verbose)
     except MemoryError:

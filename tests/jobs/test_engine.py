@@ -44,6 +44,15 @@ def run_folders(temporary: Path) -> list[Path]:
     return list(temporary.glob("napari-skipseg-*/run-*"))
 
 
+def test_a_slice_is_normalised_as_its_whole_stack(engine: Engine, model_folder: Path) -> None:
+    whole = make_stack()
+    part = Stack(whole.read((slice(1, 2),)), "ZYX", whole.voxel_size, whole.unit, name="part")
+    expected = run_to_end(iter_predict(whole, read_model(model_folder), OPTIONS))
+    found = run_to_end(engine.segment(part, model_folder, OPTIONS, whole))
+    np.testing.assert_array_equal(found.probability[0], expected.probability[1])
+    assert found.recipe["normalization"] == json.loads(json.dumps(expected.recipe))["normalization"]
+
+
 def test_results_are_those_of_the_same_call_in_this_process(engine: Engine, model_folder: Path) -> None:
     stack = make_stack()
     expected = run_to_end(iter_predict(stack, read_model(model_folder), OPTIONS))

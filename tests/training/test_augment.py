@@ -144,7 +144,6 @@ def test_warps_are_anchored_at_their_outermost_control_points():
     free = [(spline_basis(length, 3)[:, 1:-1] ** 2).sum(1) for length in shape]
     expected = 10 * (free[0][:, None] * free[1][None]).sqrt()
     assert torch.allclose(fields.std((0, 1)), expected, rtol=0.15)
-    assert expected[0, 0] < 0.7 * expected.max()
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])

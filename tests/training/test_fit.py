@@ -163,7 +163,7 @@ def test_a_full_disk_leaves_the_checkpoint_of_before(tmp_path, monkeypatch):
     run(settings_of(), file, stop_after=3)
     before = file.read_bytes()
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(FileError, match="cannot be written.*No space left.*free some space and resume"):
+    with pytest.raises(FileError, match=r"cannot be written.*No space left.*free some space and resume"):
         run(settings_of(), file)
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]

@@ -62,15 +62,17 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.calls: list[tuple[Stack, str, SegmentOptions]] = []
+        self.wholes: list[Stack | None] = []
         self.steps, self.pause = 4, 0.0
         self.fault: Exception | None = None
         self.closed = self.cancelled = False
 
     def segment(
-        self, stack: Stack, model_folder: Path | str, options: SegmentOptions
+        self, stack: Stack, model_folder: Path | str, options: SegmentOptions, whole: Stack | None = None
     ) -> Generator[Progress, None, Prediction]:
         description = read_description(locate_model(str(model_folder)))
         self.calls.append((stack, description.name, options))
+        self.wholes.append(whole)
         try:
             for step in range(1, self.steps + 1):
                 time.sleep(self.pause)

@@ -75,6 +75,7 @@ def test_current_slice_is_segmented_alone_and_shown_at_its_place(open_panel, qtb
     press(qtbot, panel)
     assert engine.calls[0][0].shape == (1, 32, 48)
     np.testing.assert_array_equal(np.asarray(engine.calls[0][0].data)[0], ramp(5, 32, 48)[3])
+    assert engine.wholes[0].shape == (5, 32, 48)
     assert viewer.layers["probability"].data.shape == (1, 32, 48)
     assert viewer.layers["probability"].translate[0] == 150
     assert viewer.dims.current_step[0] == 3

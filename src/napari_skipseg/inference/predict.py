@@ -33,10 +33,12 @@ def iter_predict(
     options: SegmentOptions,
     folder: Path | None = None,
     backend_maker: BackendMaker = make_backend,
+    normalization: Normalization | None = None,
 ) -> Generator[Progress, None, Prediction]:
     """Yield after each tile; return the prediction. Cancel by closing the generator.
 
-    Results are memory-mapped files in `folder`, or arrays in memory where it is None.
+    Results are memory-mapped files in `folder`, or arrays in memory where it is None. `normalization` is measured on
+    the stack, unless it was measured before, say on the whole of which `stack` is one slice.
 
     Raises:
         SkipsegError: the stack does not fit the model, its values cannot be used, no such device, a full disk.
@@ -44,7 +46,7 @@ def iter_predict(
     stack = select_channel(stack, model, options)
     check_fits(stack, model)
     yield Progress(0, 1, "measuring the grey values")
-    normalization = measure(stack)
+    normalization = normalization or measure(stack)
     seen = "ZYX"[-model.description.spec.dimensions :]
     tiles = _plan(stack, model, options, seen)
     device = choose_device(options.device)

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from napari_skipseg.errors import EngineError, SkipsegError
+from napari_skipseg.images.normalize import measure
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Prediction
@@ -62,10 +63,11 @@ class Engine:
         return None if child is None or child.has_ended() else child.pid
 
     def segment(
-        self, stack: Stack, model_folder: Path | str, options: SegmentOptions
+        self, stack: Stack, model_folder: Path | str, options: SegmentOptions, whole: Stack | None = None
     ) -> Generator[Progress, None, Prediction]:
         """Return the prediction of the model (a folder, or a name in the library); its arrays are memory-mapped files.
 
+        whole: what `stack` is a part of, so that its grey values are normalised as the whole's are.
         The files live as long as the arrays do, whatever is run next (see `jobs.workspace`).
 
         Raises:
@@ -75,10 +77,13 @@ class Engine:
         description = read_description(model)
         if options.channel is not None and description.spec.in_channels == 1:
             stack = stack.channel(options.channel)
+            whole = None if whole is None else whole.channel(options.channel)
         with self._busy():
             child = yield from self._start()
             run = self._session.new_run()
             with _removed_on_failure(run):
+                yield Progress(0, 1, "measuring the grey values")
+                normalization = None if whole is None else measure(whole)
                 yield from copy_stack(stack, run / INPUT_FILE)
                 job = SegmentJob(
                     next(self._numbers),
@@ -91,6 +96,7 @@ class Engine:
                     str(model),
                     description.weights_sha256,
                     options,
+                    normalization,
                 )
                 result = yield from self._ask(child, job)
                 if not isinstance(result, Segmented):

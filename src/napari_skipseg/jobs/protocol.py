@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from napari_skipseg.devices import Device
+from napari_skipseg.images.normalize import Normalization
 from napari_skipseg.inference.options import SegmentOptions
 
 INPUT_FILE = "input.npy"
@@ -37,6 +38,7 @@ class SegmentJob:
     model: str
     model_sha256: str
     options: SegmentOptions
+    normalization: Normalization | None = None
     kind: Literal["segment"] = "segment"
 
 

@@ -137,7 +137,8 @@ class Worker:
             self._warm = WarmModel(job)
         values = np.load(Path(job.folder) / protocol.INPUT_FILE, mmap_mode="r")
         stack = Stack(values, job.axes, job.voxel_size, job.unit, job.origin, job.name)
-        work = iter_predict(stack, self._warm.model, job.options, Path(job.folder), self._warm.backend)
+        warm, folder = self._warm, Path(job.folder)
+        work = iter_predict(stack, warm.model, job.options, folder, warm.backend, job.normalization)
         while job.number != self._cancelled:
             try:
                 progress = next(work)

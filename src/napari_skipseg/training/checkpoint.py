@@ -70,7 +70,7 @@ def read_checkpoint(
         return FitState()
     try:
         with safe_open(file, framework="pt") as opened:
-            numbers = json.loads(opened.metadata()["fit"])
+            numbers = json.loads((opened.metadata() or {})["fit"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise SpecError(f"The checkpoint {file} is damaged; delete it to start anew.") from error

@@ -40,7 +40,7 @@ class SegmentingEngine(Protocol):
     """What the tab asks of an engine; `jobs.client.Engine` is one."""
 
     def segment(
-        self, stack: Stack, model_folder: Path | str, options: SegmentOptions
+        self, stack: Stack, model_folder: Path | str, options: SegmentOptions, whole: Stack | None = None
     ) -> Generator[Progress, None, Prediction]:
         """Return the prediction."""
         ...
@@ -114,10 +114,11 @@ class SegmentTab(QWidget):  # type: ignore[misc]
             positions = {axis: place[axis] for axis in choices.loops}
         try:
             stack = stack_of(layer, axes, positions)
+            whole = stack_of(layer, axes) if positions else None
         except SkipsegError as error:
             self._fail(str(error))
             return
-        work = partial(self._engine.segment, stack, self.form.model_folder(), choices.options())
+        work = partial(self._engine.segment, stack, self.form.model_folder(), choices.options(), whole)
         self._tell("")
         self._left = TimeLeft()
         self._start(work, f"Segmenting {layer.name}", partial(self._show, layer, axes, positions))

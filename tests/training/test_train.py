@@ -1,0 +1,163 @@
+"""From settings to a model folder: a real, small training."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+from napari_skipseg.errors import ModelError, SpecError
+from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.synthetic import make_isotropic_sample, make_sample
+from napari_skipseg.models.description import Card, ClassLabel
+from napari_skipseg.models.model import read_model
+from napari_skipseg.networks.specs import UNetSpec
+from napari_skipseg.progress import run_to_end
+from napari_skipseg.training.settings import Augmentation, TrainSettings, settings_from_json
+from napari_skipseg.training.train import iter_train
+
+SPEC = UNetSpec(widths=(8, 16, 32))
+
+
+def write_sample(folder, sample):
+    stack = sample.stack
+    write_ome_tiff(folder / "image.tif", stack.data, "ZYX", stack.voxel_size, stack.unit)
+    tifffile.imwrite(folder / "labels.tif", (1 - sample.membrane) * np.uint8(255), metadata={"axes": "ZYX"}, ome=True)
+    return {"images": (str(folder / "image.tif"),), "labels": (str(folder / "labels.tif"),)}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return write_sample(tmp_path_factory.mktemp("sample"), make_sample((6, 96, 96)))
+
+
+def settings_of(files, name="small", **options):
+    values = {
+        "spec": SPEC,
+        "patch": (64, 64),
+        "steps": 60,
+        "learning_rate": 5e-3,
+        "validate": "5",
+        "validate_every": 30,
+        "augmentation": Augmentation(warp_sigma=2),
+        "card": Card(summary="finds membranes", terms="synthetic"),
+    }
+    return TrainSettings(name, classes=(ClassLabel("membrane", 0),), **files, **values | options)
+
+
+@pytest.fixture(scope="module")
+def trained(files, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return run_to_end(iter_train(settings_of(files), folder, "cpu"))
+
+
+def test_training_lowers_the_loss_and_finds_membranes_in_the_slice_held_out(trained):
+    description = read_model(trained).description
+    curve = [value for _, value in description.training.curves["training loss"]]
+    assert len(curve) == 6
+    assert curve[-1] < curve[0] - 0.3
+    assert description.card.scores["Dice membrane"] > 0.3
+    assert set(description.card.scores) == {"Dice membrane", "V_rand", "V_info"}
+    assert description.card.scores_on == "slices 5, held out of training"
+
+
+def test_a_trained_model_says_how_it_came_to_be(trained, files):
+    description = read_model(trained).description
+    assert description.name == trained.name == "small"
+    assert description.spec == SPEC
+    assert description.classes == (ClassLabel("membrane", 0),)
+    assert (description.voxel_size, description.unit) == ((50, 4, 4), "nm")
+    assert description.card.terms == "synthetic"
+    assert settings_from_json(json.dumps(description.training.settings)) == settings_of(files)
+    assert description.training.versions["torch"]
+    assert description.training.parent is None
+    assert description.margin % 4 == 0
+    assert description.margin > 0
+
+
+def test_nothing_but_the_model_is_left_behind(trained):
+    assert [path.name for path in trained.parent.iterdir()] == ["small"]
+
+
+def test_a_model_of_that_name_is_not_trained_over(trained, files):
+    before = (trained / "model.json").read_bytes()
+    with pytest.raises(ModelError, match="never overwritten"):
+        next(iter_train(settings_of(files), trained.parent, "cpu"))
+    assert (trained / "model.json").read_bytes() == before
+
+
+def test_training_on_from_a_model_starts_with_its_weights_and_names_it(trained, files, tmp_path):
+    settings = settings_of(files, "tuned", start_from=str(trained), steps=1, learning_rate=1e-9)
+    tuned = read_model(run_to_end(iter_train(settings, tmp_path, "cpu")))
+    assert tuned.description.training.parent == "small"
+    assert tuned.description.weights_sha256 != ""
+    for (name, first), second in zip(
+        read_model(trained).network.named_parameters(), tuned.network.parameters(), strict=True
+    ):
+        assert torch.allclose(first, second, atol=1e-3), name
+
+
+def test_training_on_from_another_network_is_refused(trained, files, tmp_path):
+    settings = settings_of(files, "tuned", start_from=str(trained), spec=replace(SPEC, skip="st"))
+    with pytest.raises(SpecError, match="has another network than the settings name"):
+        run_to_end(iter_train(settings, tmp_path, "cpu"))
+    with pytest.raises(ModelError, match="no model called 'nobody'"):
+        run_to_end(iter_train(settings_of(files, start_from="nobody"), tmp_path, "cpu"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_that_was_closed_goes_on_where_it_stopped(files, tmp_path):
+    settings = settings_of(files, steps=20, validate_every=20, spec=UNetSpec(widths=(4, 8)))
+    straight = run_to_end(iter_train(settings, tmp_path / "straight", "cpu"))
+    work = iter_train(settings, tmp_path / "resumed", "cpu")
+    while next(work).done < 10:
+        pass
+    work.close()
+    assert [path.name for path in (tmp_path / "resumed").iterdir()] == ["small.training"]
+    done = []
+    resumed = run_to_end(iter_train(settings, tmp_path / "resumed", "cpu"), lambda progress: done.append(progress.done))
+    assert done == [0, 20, 20]
+    assert (resumed / "weights.safetensors").read_bytes() == (straight / "weights.safetensors").read_bytes()
+
+
+def test_without_a_slice_held_out_a_model_has_no_scores(files, tmp_path):
+    settings = settings_of(files, steps=1, validate="", spec=UNetSpec(widths=(4, 8)))
+    description = read_model(run_to_end(iter_train(settings, tmp_path, "cpu"))).description
+    assert description.card.scores == {}
+    assert set(description.training.curves) == {"training loss"}
+
+
+def test_several_classes_and_ignored_pixels(tmp_path):
+    sample = make_sample((3, 64, 64))
+    labels = sample.membrane.copy()
+    labels[:, 20:30, 20:40], labels[:, :8] = 2, 9
+    paths = write_sample(tmp_path, sample)
+    tifffile.imwrite(paths["labels"][0], labels, metadata={"axes": "ZYX"}, ome=True)
+    classes = (ClassLabel("membrane", 1), ClassLabel("mitochondrion", 2))
+    settings = TrainSettings(
+        "two", **paths, classes=classes, ignore=9, steps=2, patch=(32, 32), validate="2",
+        spec=UNetSpec(widths=(4, 8), out_channels=3),
+    )  # fmt: skip
+    model = read_model(run_to_end(iter_train(settings, tmp_path / "out", "cpu")))
+    assert model.description.class_names == ("membrane", "mitochondrion")
+    assert {"Dice membrane", "Dice mitochondrion"} <= model.description.card.scores.keys()
+    assert model.network(torch.zeros(1, 1, 16, 16)).logits.shape == (1, 3, 16, 16)
+
+
+def test_a_volume_is_trained_on_in_3d(tmp_path):
+    paths = write_sample(tmp_path, make_isotropic_sample((24, 64, 64)))
+    settings = settings_of(
+        paths,
+        steps=3,
+        patch=(16, 32, 32),
+        spec=UNetSpec(dimensions=3, widths=(4, 8)),
+        validate="16-23",
+        augmentation=Augmentation(swap_axes=True, warp_sigma=1),
+    )
+    model = read_model(run_to_end(iter_train(settings, tmp_path / "out", "cpu")))
+    assert model.description.spec.dimensions == 3
+    assert model.description.voxel_size == (8, 8, 8)
+    assert 0 <= model.description.card.scores["Dice membrane"] <= 1
+    assert model.network(torch.zeros(1, 1, 5, 9, 7)).logits.shape == (1, 1, 5, 9, 7)

@@ -1,0 +1,66 @@
+"""Flags of a command line and a settings file become settings."""
+
+import json
+
+import pytest
+
+from napari_skipseg.errors import FileError, SpecError
+from napari_skipseg.models.description import ClassLabel
+from napari_skipseg.training.flags import settings_from_flags
+
+NEEDED = {"name": "mine", "images": ["a.tif"], "labels": ["b.tif"], "classes": ["membrane=0"]}
+
+
+def test_flags_alone_are_enough():
+    settings = settings_from_flags(None, NEEDED | {"skip": "st", "widths": "8,16", "patch": "64,32", "steps": 7})
+    assert settings.classes == (ClassLabel("membrane", 0),)
+    assert (settings.spec.skip, settings.spec.widths) == ("st", (8, 16))
+    assert (settings.patch, settings.steps) == ((64, 32), 7)
+
+
+def test_flags_go_over_the_file_and_what_is_not_given_stays(tmp_path):
+    file = tmp_path / "settings.json"
+    values = {"spec": {"network": "unet", "skip": "at", "widths": [4, 8]}, "steps": 5, "batch": 3}
+    file.write_text(json.dumps(values))
+    settings = settings_from_flags(file, NEEDED | {"skip": "org", "steps": 9, "batch": None})
+    assert (settings.spec.skip, settings.spec.widths) == ("org", (4, 8))
+    assert (settings.steps, settings.batch) == (9, 3)
+
+
+def test_several_classes_give_the_network_a_channel_each_and_one_for_background():
+    settings = settings_from_flags(None, NEEDED | {"classes": ["membrane=255", "a=b=-1"]})
+    assert settings.classes == (ClassLabel("membrane", 255), ClassLabel("a=b", -1))
+    assert settings.spec.out_channels == 3
+
+
+def test_the_patch_has_the_dimensions_of_the_network():
+    assert settings_from_flags(None, NEEDED).patch == (256, 256)
+    assert settings_from_flags(None, NEEDED | {"dimensions": 3}).patch == (32, 64, 64)
+
+
+@pytest.mark.parametrize("text", ["membrane", "=3", "membrane=", "membrane=x", "membrane=--5", "membrane=²"])
+def test_what_is_no_class_is_refused_with_an_example(text):
+    with pytest.raises(SpecError, match="write NAME=VALUE, such as membrane=0"):
+        settings_from_flags(None, NEEDED | {"classes": [text]})
+
+
+@pytest.mark.parametrize(("key", "flag"), [("name", "--name"), ("images", "--images"), ("classes", "--class")])
+def test_a_missing_flag_is_named(key, flag):
+    with pytest.raises(SpecError, match=f"Training needs {flag}"):
+        settings_from_flags(None, {name: value for name, value in NEEDED.items() if name != key})
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [("{", "not valid JSON"), ("[]", "one JSON object"), ('{"spec": "unet"}', "spec as one JSON object")],
+)
+def test_a_file_that_is_no_settings_is_refused(tmp_path, text, fault):
+    file = tmp_path / "settings.json"
+    file.write_text(text)
+    with pytest.raises(SpecError, match=fault):
+        settings_from_flags(file, NEEDED)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileError, match=r"nothing\.json' cannot be read"):
+        settings_from_flags(tmp_path / "nothing.json", NEEDED)

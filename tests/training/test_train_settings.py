@@ -1,0 +1,115 @@
+"""Training settings: every fault is one sentence, told before anything is read."""
+
+import json
+
+import pytest
+
+from napari_skipseg.errors import SpecError
+from napari_skipseg.models.description import ClassLabel
+from napari_skipseg.networks.specs import ResidualFCNSpec, Stage, UNetSpec
+from napari_skipseg.training.settings import Augmentation, TrainSettings, held_out, settings_from_json, settings_to_dict
+
+MEMBRANE = {"name": "membrane", "label": 0}
+GOOD = {"name": "mine", "images": ["a.tif"], "labels": ["b.tif"], "classes": [MEMBRANE]}
+
+
+def read(**values):
+    return settings_from_json(json.dumps(GOOD | values))
+
+
+def test_defaults_are_a_sat_unet_on_one_class():
+    settings = read()
+    assert settings == TrainSettings("mine", ("a.tif",), ("b.tif",), (ClassLabel("membrane", 0),))
+    assert settings.spec == UNetSpec()
+    assert settings.augmentation == Augmentation()
+
+
+def test_settings_survive_json():
+    settings = TrainSettings(
+        "x",
+        ("a", "b"),
+        ("c", "d"),
+        (ClassLabel("m", 0), ClassLabel("n", 3)),
+        ignore=9,
+        validate="1-2",
+        spec=ResidualFCNSpec(dimensions=3, out_channels=3, stages=(Stage("basic", 8, 2),)),
+        start_from="parent",
+        patch=(16, 32, 32),
+        augmentation=Augmentation(swap_axes=True, rotation=5),
+        voxel_size=(8, 8, 8),
+        unit="nm",
+    )
+    assert settings_from_json(json.dumps(settings_to_dict(settings))) == settings
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"classes": []}, "Name at least one class"),
+        ({"classes": [MEMBRANE, MEMBRANE]}, "name and a label value of its own"),
+        ({"classes": [MEMBRANE, {"name": "other", "label": 0}]}, "label value of its own"),
+        ({"classes": [MEMBRANE, {"name": "other", "label": 1}]}, "2 classes need a network of 3 output channels"),
+        ({"spec": {"network": "unet", "out_channels": 2}}, "1 classes need a network of 1 output channels"),
+        ({"ignore": 0}, "both a class and the value to ignore"),
+        ({"images": []}, "0 images and 1 label files"),
+        ({"images": ["a.tif", "c.tif"]}, "2 images and 1 label files"),
+        ({"name": ""}, "cannot name a model"),
+        ({"name": "../mine"}, "cannot name a model"),
+        ({"name": ".hidden"}, "cannot name a model"),
+        ({"patch": [64]}, "a patch of 2 lengths"),
+        ({"patch": [32, 64, 64]}, "a patch of 2 lengths"),
+        ({"patch": [4, 64]}, "lengths >= 8"),
+        ({"patch": [64, 64], "spec": {"network": "unet", "dimensions": 3}}, "a patch of 3 lengths"),
+        ({"patch": [16, 64], "spec": {"network": "residual-fcn"}}, "1/32: every length of the patch must be >= 32"),
+        ({"patch": [8, 8], "spec": {"network": "unet", "widths": [4, 4, 4, 4, 4]}}, "must be >= 16"),
+        ({"patch": [8, 8], "batch": 1}, "One pixel is left"),
+        ({"batch": 0}, "must be positive"),
+        ({"steps": 0}, "must be positive"),
+        ({"validate_every": 0}, "must be positive"),
+        ({"learning_rate": 0}, "must be positive"),
+        ({"learning_rate": "fast"}, "learning_rate"),
+        ({"weight_decay": -1}, "negative"),
+        ({"warm_up": 2}, "share from 0 to 1"),
+        ({"widen": -1}, "negative"),
+        ({"validate": "last"}, "no list of slices"),
+        ({"validate": "5-3"}, "no list of slices"),
+        ({"loss": "mse"}, "loss"),
+        ({"colour": "red"}, "colour"),
+        ({"spec": {"network": "unet", "colour": "red"}}, "colour"),
+        ({"spec": {"network": "unet", "skip": "sum"}}, "skip is one of"),
+        ({"augmentation": {"colour": 1}}, "colour"),
+        ({"augmentation": {"scale": -2}}, "0 or more"),
+        ({"augmentation": {"warp_grid": 0}}, "warp_grid"),
+        ({"augmentation": {"shear": 2}}, "shear below 1.5"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_sentence(values, fault):
+    with pytest.raises(SpecError, match=fault) as caught:
+        read(**values)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", GOOD)
+def test_what_is_missing_is_named(missing):
+    with pytest.raises(SpecError, match=f"not valid: {missing}"):
+        settings_from_json(json.dumps({key: value for key, value in GOOD.items() if key != missing}))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"'])
+def test_what_is_no_json_object_is_refused(text):
+    with pytest.raises(SpecError, match="training settings are not valid"):
+        settings_from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "slices"),
+    [("", set()), ("7", {7}), ("20-24", {20, 21, 22, 23, 24}), ("0, 5,10-12", {0, 5, 10, 11, 12}), ("3-3", {3})],
+)
+def test_slices_are_held_out_by_number_and_range(text, slices):
+    assert held_out(text) == slices
+
+
+@pytest.mark.parametrize("text", ["a", "-3", "3-", "5-3", "1-2-3", "1.5", "²", "0-99999999999", "1;2"])
+def test_what_is_no_list_of_slices_is_refused_with_an_example(text):
+    with pytest.raises(SpecError, match="write it like 20-24"):
+        held_out(text)
