@@ -13,6 +13,7 @@ import tifffile
 import torch
 
 import napari_skipseg as skipseg
+from napari_skipseg.inference import backends
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.library import FOLDER_VARIABLE
 from napari_skipseg.models.model import Model, write_model
@@ -33,6 +34,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def model(library: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
     monkeypatch.setenv(FOLDER_VARIABLE, str(library))
+    monkeypatch.setattr(backends, "has_openvino", lambda: False)  # torch is ready sooner
     return skipseg.load_model("tiny")
 
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg import api, cli
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
+from napari_skipseg.inference import backends
 from napari_skipseg.inference.outputs import to_uint8
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.folder import read_description
@@ -60,9 +61,10 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(library: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in this process."""
+    """Run the command line in this process; with torch, which is ready sooner than OpenVINO."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(library))
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(backends, "has_openvino", lambda: False)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
 
     def run(*arguments: object) -> Ran:

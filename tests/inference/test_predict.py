@@ -209,7 +209,8 @@ def test_closing_the_generator_stops_within_a_tile() -> None:
 
 def test_progress_counts_every_tile() -> None:
     stack = Stack(grey(2, 40, 40), "ZYX")
-    seen = [(p.done, p.total) for p in iter_predict(stack, make_model(margin=0), SegmentOptions("cpu", tile=20), None)]
+    work = iter_predict(stack, make_model(margin=0), SegmentOptions("cpu", tile=20), None, identity)
+    seen = [(progress.done, progress.total) for progress in work]
     assert seen[-1] == (8, 8)
     assert [done for done, total in seen if total == 8] == list(range(1, 9))
 

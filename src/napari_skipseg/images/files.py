@@ -6,7 +6,7 @@ import errno
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +57,13 @@ def read_stack(
     path = Path(path)
     unit = None if unit is None else check_unit(unit)
     file, series = open_tiff(path)
-    try:
+    with ExitStack() as on_failure:
+        on_failure.callback(file.close)
         with refusing(path):
             names, shape = _name_axes(path, series, axes)
             calibration = _read_calibration(file, series)
         data = lazy_array(path, file, series, shape)
-    except BaseException:
-        file.close()
-        raise
+        on_failure.pop_all()
     z, y, x = calibration.voxel_size
     size = voxel_size or (z or (y if "Z" in names else 1.0), y, x)
     name = path.name.removesuffix(path.suffix).removesuffix(".ome")

@@ -6,7 +6,7 @@ import logging
 import math
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -69,13 +69,12 @@ def open_tiff(path: Path) -> tuple[Any, Any]:
         if start[:2] not in (b"II", b"MM", b"EP") or len(start) < 4:
             raise FileError(f"'{path}' is not a TIFF file: export the image as TIFF.")
         file = tifffile.TiffFile(path)
-        try:
+        with ExitStack() as on_failure:
+            on_failure.callback(file.close)
             _check_claims(path, file)
             series = file.series[0]
             _check_pages(path, file, series)
-        except BaseException:
-            file.close()
-            raise
+            on_failure.pop_all()
     return file, series
 
 

@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from types import TracebackType
 
-from napari_skipseg.errors import EngineError, SkipsegError
+from napari_skipseg.errors import EngineError
 from napari_skipseg.images.normalize import measure
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
@@ -162,9 +162,7 @@ class Engine:
         except EngineError:
             child.end()
             raise
-        except SkipsegError:
-            raise
-        except BaseException:
+        except (GeneratorExit, KeyboardInterrupt):
             folder = Path(job.folder) if isinstance(job, SegmentJob) else None
             self._settling = threading.Thread(target=_settle, args=(child, job.number, folder), daemon=True)
             self._settling.start()
@@ -209,11 +207,10 @@ class _Session:
 
 @contextlib.contextmanager
 def _removed_on_failure(folder: Path) -> Iterator[None]:
-    try:
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(shutil.rmtree, folder, ignore_errors=True)
         yield
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        on_failure.pop_all()
 
 
 def _settle(child: Child, number: int, folder: Path | None) -> None:
