@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.library import FOLDER_VARIABLE
 from napari_skipseg.models.model import Model, write_model
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 RNG = np.random.default_rng(2)
 
 
@@ -27,7 +30,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = skipseg.UNetSpec(widths=(4, 8))
     torch.manual_seed(0)
     description = ModelDescription("tiny", spec, (ClassLabel("membrane", 0),), margin=12, weights_sha256="")
-    write_model(folder / "tiny", description, skipseg.build(spec))
+    for name in ("tiny", "em-membrane"):  # the built-in model, where there is one, goes before the second
+        write_model(folder / name, replace(description, name=name), skipseg.build(spec))
     return folder
 
 
@@ -137,3 +141,12 @@ def test_own_models_are_found_by_name_and_by_folder(model: Model, library: Path)
     assert skipseg.load_model(library / "tiny").description == model.description
     with pytest.raises(skipseg.SkipsegError, match=r"no model called 'tinny'.*Known models:.*tiny"):
         skipseg.load_model("tinny")
+
+
+def test_the_examples_run(model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(EXAMPLES / "segment_a_stack.py"))["main"](tmp_path)
+    assert {file.name for file in tmp_path.glob("*.tif")} > {"sample_probability.tif", "sample_binary.tif"}
+    runpy.run_path(str(EXAMPLES / "score_against_truth.py"))["main"]()
+    shown = capsys.readouterr().out
+    assert "membrane covers" in shown
+    assert "V_rand" in shown

@@ -85,19 +85,9 @@ class Engine:
                 yield Progress(0, 1, "measuring the grey values")
                 normalization = None if whole is None else measure(whole)
                 yield from copy_stack(stack, run / INPUT_FILE)
-                job = SegmentJob(
-                    next(self._numbers),
-                    str(run),
-                    stack.axes,
-                    stack.voxel_size,
-                    stack.unit,
-                    stack.origin,
-                    stack.name,
-                    str(model),
-                    description.weights_sha256,
-                    options,
-                    normalization,
-                )
+                named = (str(model), description.weights_sha256)
+                place = (stack.axes, stack.voxel_size, stack.unit, stack.origin, stack.name)
+                job = SegmentJob(next(self._numbers), str(run), *place, *named, options, normalization)
                 result = yield from self._ask(child, job)
                 if not isinstance(result, Segmented):
                     raise _unexpected(result)

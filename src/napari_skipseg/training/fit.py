@@ -95,7 +95,7 @@ def _take_step(
         group["lr"] = learning_rate(settings, step)
     images, targets = draw_batch(data.training, settings, step)
     network.train()
-    value = loss(settings.loss, _logits(network, images, device), targets.to(device))
+    value = loss(settings.loss, _logits(network, images, device), targets.to(device), settings.class_weight)
     if not torch.isfinite(value):
         raise SpecError(f"The loss is not finite at step {step}: train with a smaller learning rate.")
     optimizer.zero_grad(set_to_none=True)
@@ -122,7 +122,7 @@ def _validate(
         for image, target in _validation_windows(data.validation, settings.spec.dimensions):
             logits = _logits(network, image, device)
             truth = target.to(device)
-            losses.append(float(loss(settings.loss, logits, truth)))
+            losses.append(float(loss(settings.loss, logits, truth, settings.class_weight)))
             predicted = (class_probability(logits) > 0.5).any(dim=1) & (truth >= 0)
             overlap += float((predicted & (truth > 0)).sum())
             sizes += float(predicted.sum() + (truth > 0).sum())

@@ -59,9 +59,10 @@ class TrainSettings:
 
     images, labels: files, one label file per image. classes: names, and the label values that stand for them; other
     values are background. ignore: a label value whose pixels do not count. widen: voxels by which every class grows
-    over the background, for truths drawn as thin lines. validate: slices held out, as "20-24",
-    numbered along Z over all images in order. voxel_size: (z, y, x) in `unit`, where the files do not say.
-    patch: (z, y, x) or (y, x) of a sample, in voxels. start_from: a model whose weights are the first ones.
+    over the background, for truths drawn as thin lines. validate: slices held out, as "20-24", numbered along Z over
+    all images in order. voxel_size: (z, y, x) in `unit`, where the files do not say. patch: (z, y, x) or (y, x) of a
+    sample, in voxels. start_from: a model whose weights are the first ones. class_weight: how much more a pixel of a
+    class counts in the cross-entropy than one of the background: above 1, gaps in membranes close.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -82,6 +83,7 @@ class TrainSettings:
     weight_decay: float = 1e-4
     warm_up: float = 0.05
     loss: LossName = "bce+dice"
+    class_weight: float = 1.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     validate_every: int = 250
     seed: int = 0
@@ -107,6 +109,8 @@ class TrainSettings:
             raise SpecError(f"A {self.spec.dimensions}D network needs a patch of {self.spec.dimensions} lengths >= 8.")
         if min(self.batch, self.steps, self.validate_every) < 1 or not 0 < self.learning_rate < math.inf:
             raise SpecError("Batch, steps, validate_every and learning_rate must be positive.")
+        if not 0 < self.class_weight < math.inf:
+            raise SpecError(f"class_weight must be positive, not {self.class_weight}: 1 weighs all pixels the same.")
         if self.widen < 0 or not 0 <= self.weight_decay < math.inf or not 0 <= self.warm_up <= 1:
             raise SpecError("Neither widen nor weight_decay may be negative, and warm_up is a share from 0 to 1.")
         self._check_network()
