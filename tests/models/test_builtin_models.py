@@ -32,7 +32,7 @@ def test_a_built_in_model_is_complete(name):
     assert description.training.settings["classes"] == [
         {"name": label.name, "label": label.label} for label in description.classes
     ]
-    assert card.terms in card_as_text(description).replace("\n               ", "\n")
+    assert card.terms in card_as_text(description).replace("\n              ", "\n")
 
 
 @pytest.mark.parametrize("name", MEBIBYTES)

@@ -36,11 +36,11 @@ def test_a_description_survives_json(description):
 def test_the_card_says_what_a_user_must_know():
     lines = card_as_text(FULL).splitlines()
     assert [line.split("  ")[0] for line in lines if not line.startswith(" ")] == [
-        "Model", "Summary", "Network", "Classes", "Trained on", "Terms", "Voxel size", "Preprocessing", "Margin",
-        "Scores", "Scored on", "Curves", "Commands", "Parent", "SHA-256",
+        "Model", "Summary", "Network", "Classes", "Input", "Voxel size", "Trained on", "Terms", "Scores", "Scores on",
+        "Commands", "Started from", "Margin", "SHA-256", "Curves",
     ]  # fmt: skip
     text = "\n".join(lines)
-    assert "3D unet, skip st, 1 input channel(s)" in text
+    assert "3D unet, skip st" in text
     assert "1 = membrane, 2 = mitochondrion" in text
     assert "non-commercial" in text
     assert "8 × 4.5 × 4.5 nm (z, y, x)" in text
@@ -50,12 +50,12 @@ def test_the_card_says_what_a_user_must_know():
 
 def test_the_values_of_a_card_stand_in_one_column():
     lines = card_as_text(FULL).splitlines()
-    assert {line.find(line[15:].strip()) for line in lines} == {15}
+    assert {line.find(line[14:].strip()) for line in lines} == {14}
 
 
 def test_what_is_not_known_is_not_mentioned():
     text = card_as_text(BARE)
-    assert not any(word in text for word in ("Terms", "Scores", "Curves", "Commands", "Parent", "Summary"))
+    assert not any(word in text for word in ("Terms", "Scores", "Curves", "Commands", "Started", "Summary"))
     assert text.endswith("ab12")
 
 

@@ -86,7 +86,8 @@ def _write_all(prediction: Prediction, folder: Path, name: str, threshold: float
     files = [folder / f"{name}_probability.tif", folder / f"{name}_binary.tif"]
     probability = _Scaled(prediction.probability, dtype)
     write_ome_tiff(files[0], probability, prediction.axes, *placed, channel_names=classes, description=recipe)
-    write_ome_tiff(files[1], _Computed(prediction.binary(threshold)), space, *placed, description=recipe)
+    labels = _Computed(prediction.binary(threshold))
+    write_ome_tiff(files[1], labels, space, *placed, description=recipe | {"layer": "labels"})
     for attention in prediction.attentions:
         files.append(folder / f"{name}_attention_{attention.level}.tif")
         _write_attention(files[-1], prediction, attention, dtype, recipe)

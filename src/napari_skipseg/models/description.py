@@ -121,29 +121,35 @@ def description_to_json(description: ModelDescription) -> str:
     return json.dumps(_ADAPTER.dump_python(description, mode="json"), indent=1, ensure_ascii=False) + "\n"
 
 
-def card_as_text(description: ModelDescription) -> str:
-    """Return what a user must know of a model, as lines of plain text."""
+def card_facts(description: ModelDescription) -> dict[str, str]:
+    """Return what a user must know of a model besides name and summary, by heading; what is not known is left out."""
     spec, card = description.spec, description.card
-    z, y, x = (f"{size:g}" for size in description.voxel_size)
-    curves = description.training.curves
+    sizes = " × ".join(f"{size:g}" for size in description.voxel_size[-spec.dimensions :])
+    channels = f"{spec.in_channels} channel{'s' * (spec.in_channels > 1)}"
     facts = {
-        "Model": description.name,
-        "Summary": card.summary,
-        "Network": f"{spec.dimensions}D {spec.network}, skip {spec.skip}, {spec.in_channels} input channel(s)",
+        "Network": f"{spec.dimensions}D {spec.network}, skip {spec.skip}",
         "Classes": ", ".join(f"{i} = {name}" for i, name in enumerate(description.class_names, start=1)),
+        "Input": f"{channels}; grey values to zero mean and unit deviation over the whole stack",
+        "Voxel size": f"{sizes} {description.unit} ({', '.join('zyx'[-spec.dimensions :])})",
         "Trained on": card.data,
         "Terms": card.terms,
-        "Voxel size": f"{z} × {y} × {x} {description.unit} (z, y, x)",
-        "Preprocessing": "grey values to zero mean and unit deviation over the whole stack",
-        "Margin": f"{description.margin} pixels",
         "Scores": ", ".join(f"{name} {value:.4f}" for name, value in card.scores.items()),
-        "Scored on": card.scores_on,
-        "Curves": "; ".join(f"{name} {c[0][1]:.3f} → {c[-1][1]:.3f} (step {c[-1][0]})" for name, c in curves.items()),
+        "Scores on": card.scores_on,
         "Commands": "\n".join(card.commands),
-        "Parent": description.training.parent or "",
+        "Started from": description.training.parent or "",
+        "Margin": f"{description.margin} pixels",
         "SHA-256": description.weights_sha256,
     }
+    return {heading: text for heading, text in facts.items() if text}
+
+
+def card_as_text(description: ModelDescription) -> str:
+    """Return a model's card as lines of plain text."""
+    curves = description.training.curves
+    ends = (f"{name} {c[0][1]:.3f} → {c[-1][1]:.3f} (step {c[-1][0]})" for name, c in curves.items())
+    facts = {"Model": description.name, "Summary": description.card.summary, **card_facts(description)}
+    facts["Curves"] = "\n".join(ends)
     width = max(map(len, facts))
     return "\n".join(
-        f"{key:{width}}  " + text.replace("\n", "\n" + " " * (width + 2)) for key, text in facts.items() if text
+        f"{heading:{width}}  " + text.replace("\n", "\n" + " " * (width + 2)) for heading, text in facts.items() if text
     )

@@ -75,7 +75,8 @@ def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> Labelled
         raise InputError(f"'{stack.name}' is a time series; train on single stacks.")
     if stack.length("C") != settings.spec.in_channels:
         raise InputError(
-            f"'{stack.name}' has {stack.length('C')} channels, the network takes {settings.spec.in_channels}."
+            f"'{stack.name}' has {stack.length('C')} channels, the network takes {settings.spec.in_channels}: set "
+            "in_channels, or, where these are slices, save them as ImageJ TIFF or OME-TIFF with a Z axis."
         )
     space = tuple(stack.length(axis) for axis in "ZYX")
     truth = tuple(labels.length(axis) for axis in "ZYX")

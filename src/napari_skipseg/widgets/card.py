@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_skipseg.models.description import ModelDescription
+from napari_skipseg.models.description import ModelDescription, card_facts
 
 LINE = QColor("#5aa9ff")
 COLUMNS = 2
@@ -60,28 +60,12 @@ class CardDialog(QDialog):  # type: ignore[misc]
 
 def card_html(description: ModelDescription) -> str:
     """Return the card as HTML: a heading, the summary, and a table of what is known."""
-    card, spec = description.card, description.spec
-    sizes = " × ".join(f"{size:g}" for size in description.voxel_size[-spec.dimensions :])
-    rows = {
-        "Network": f"{spec.dimensions}D {spec.network}, skips: {spec.skip}",
-        "Classes": ", ".join(description.class_names),
-        "Input": f"{spec.in_channels} channel{'s' * (spec.in_channels > 1)}; zero mean, unit deviation over the stack",
-        "Voxel size": f"{sizes} {description.unit}",
-        "Trained on": card.data,
-        "Terms": card.terms,
-        "Scores on": card.scores_on,
-        "Scores": "\n".join(f"{name} {value:.4g}" for name, value in card.scores.items()),
-        "Commands": "\n".join(card.commands),
-        "Fine-tuned from": description.training.parent or "",
-        "Weights": f"SHA-256 {description.weights_sha256[:16]}…",
-    }
     cells = "".join(
         f"<tr><td style='padding: 3px 14px 3px 0'><b>{name}</b></td><td style='padding: 3px 0'>"
         f"{escape(text).replace(chr(10), '<br>')}</td></tr>"
-        for name, text in rows.items()
-        if text
+        for name, text in card_facts(description).items()
     )
-    return f"<h2>{escape(description.name)}</h2><p>{escape(card.summary)}</p><table>{cells}</table>"
+    return f"<h2>{escape(description.name)}</h2><p>{escape(description.card.summary)}</p><table>{cells}</table>"
 
 
 class CurvePlot(QWidget):  # type: ignore[misc]
