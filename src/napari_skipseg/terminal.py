@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import time
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import asdict
 from types import FrameType
 from typing import Any, NoReturn
@@ -20,6 +21,8 @@ from rich.table import Table
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.progress import Progress, Result, run_to_end
 
+LINE_EVERY = 60.0
+"""Seconds between lines of progress in a log file."""
 STOPPED = 130
 """Exit code of a command that was stopped by Ctrl-C or a signal."""
 
@@ -60,14 +63,26 @@ def fail(message: str, code: int = 1, show_traceback: bool = False) -> NoReturn:
 
 
 def watch(work: Generator[Progress, None, Result], title: str) -> Result:
-    """Return the result of `work` while a bar with the time left is shown, where stderr is a terminal."""
+    """Return the result of `work`; a bar with the time left is shown, or a line a minute where there is no terminal."""
     console = _on_stderr()
     if not console.is_terminal:
-        return run_to_end(work)
+        return run_to_end(work, _a_line_a_minute(console, title))
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[at]}"))
     with Bar(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=None, at="")
         return run_to_end(work, lambda p: bar.update(task, completed=p.done, total=p.total, at=p.message))
+
+
+def _a_line_a_minute(console: Console, title: str) -> Callable[[Progress], None]:
+    last = time.monotonic()
+
+    def show(progress: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_EVERY:
+            last = time.monotonic()
+            console.print(f"{title}: {progress.fraction:.0%}, {progress.message}", markup=False, soft_wrap=True)
+
+    return show
 
 
 def report(facts: Any, as_json: bool) -> None:

@@ -23,6 +23,11 @@ def test_cross_entropy_by_hand():
     assert float(loss("bce", logits_of(TWO_BY_TWO), TRUTH)) == pytest.approx(expected)
 
 
+def test_pixels_of_a_class_count_by_their_weight():
+    expected = -(3 * math.log(0.9) + math.log(0.8) + 3 * math.log(0.6) + math.log(0.5)) / 8
+    assert float(loss("bce", logits_of(TWO_BY_TWO), TRUTH, class_weight=3.0)) == pytest.approx(expected)
+
+
 def test_dice_by_hand():
     # overlap 0.9 + 0.6, sizes 2.2 and 2
     expected = -(2 * 1.5 + 1) / (2.2 + 2 + 1)

@@ -71,6 +71,7 @@ def test_settings_survive_json():
         ({"weight_decay": -1}, "negative"),
         ({"warm_up": 2}, "share from 0 to 1"),
         ({"widen": -1}, "negative"),
+        ({"class_weight": 0.0}, "class_weight must be positive"),
         ({"validate": "last"}, "no list of slices"),
         ({"validate": "5-3"}, "no list of slices"),
         ({"loss": "mse"}, "loss"),
