@@ -33,7 +33,7 @@ def open_demo(headless_folder: Path | None = None) -> list[Path]:
     try:
         viewer.window.resize(*SIZE)
         _, panel = viewer.window.add_plugin_dock_widget("napari-skipseg", "SkipSeg")
-        _wait(lambda: False, 0.3)  # the window takes its size, so that the image fills it
+        wait_for(lambda: False, 0.3)  # the window takes its size, so that the image fills it
         viewer.open_sample("napari-skipseg", "em_stack")
         tab = panel.segment_tab
         tab.segment_button.click()
@@ -54,21 +54,21 @@ def _make_folder(folder: Path) -> None:
 
 
 def _record(viewer: Any, tab: Any, folder: Path) -> list[Path]:
-    if not _wait(lambda: not tab.is_running, PATIENCE):
+    if not wait_for(lambda: not tab.is_running, PATIENCE):
         raise EngineError(f"The demonstration was not done after {PATIENCE / 60:.0f} minutes: try a faster machine.")
     shown = tab.result()
     if shown is None:
         raise EngineError(tab.message.text() or "The demonstration gave no result: run napari-skipseg doctor.")
     from napari_skipseg.inference.saving import save_prediction
 
-    _wait(lambda: False, 1.0)
+    wait_for(lambda: False, 1.0)
     picture = folder / SCREENSHOT
     viewer.screenshot(str(picture), canvas_only=False, flash=False)
     threshold = float(tab.form.threshold.value())
     return [picture, *save_prediction(shown.prediction, folder, "em-sample", threshold)]
 
 
-def _wait(done: Callable[[], bool], seconds: float) -> bool:
+def wait_for(done: Callable[[], bool], seconds: float) -> bool:
     """Let the window live until `done`, or for so many seconds; return whether it was done."""
     from qtpy.QtCore import QEventLoop, QTimer
 
