@@ -81,6 +81,15 @@ def test_nothing_but_the_model_is_left_behind(trained):
     assert [path.name for path in trained.parent.iterdir()] == ["small"]
 
 
+def test_without_held_out_slices_the_scores_are_the_parents_and_named_so(trained, files, tmp_path):
+    parent = read_model(trained).description
+    settings = settings_of(files, "all", start_from=str(trained), steps=1, validate="")
+    card = read_model(run_to_end(iter_train(settings, tmp_path, "cpu"))).description.card
+    assert parent.card.scores
+    assert card.scores == parent.card.scores
+    assert card.scores_on == f"{parent.card.scores_on}, by small, from which this one went on with all slices"
+
+
 def test_a_model_of_that_name_is_not_trained_over(trained, files):
     before = (trained / "model.json").read_bytes()
     with pytest.raises(ModelError, match="never overwritten"):

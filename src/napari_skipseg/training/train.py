@@ -44,7 +44,7 @@ def iter_train(settings: TrainSettings, folder: Path, device_name: str = "auto")
     yield Progress(0, settings.steps, f"reading the images; training on {device.title}")
     data = read_data(settings)
     network = start(settings)
-    parent = None if settings.start_from is None else describe_model(settings.start_from).name
+    parent = None if settings.start_from is None else describe_model(settings.start_from)
     try:
         scratch.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -78,9 +78,12 @@ def start(settings: TrainSettings) -> Network:
 
 
 def describe(
-    settings: TrainSettings, data: TrainingData, network: Network, state: FitState, parent: str | None
+    settings: TrainSettings, data: TrainingData, network: Network, state: FitState, parent: ModelDescription | None
 ) -> ModelDescription:
-    """Return the description of a fitted network: its margin, its curves, its scores on held-out slices."""
+    """Return the description of a fitted network: its margin, its curves, its scores on held-out slices.
+
+    Where no slice was held out, it names the scores of its parent, the model it started from, as such.
+    """
     draft = ModelDescription(
         settings.name,
         settings.spec,
@@ -94,7 +97,7 @@ def describe(
             settings=settings_to_dict(settings),
             curves={name: _thinned(curve) for name, curve in state.curves.items()},
             versions=versions(),
-            parent=parent,
+            parent=None if parent is None else parent.name,
         ),
     )
     backend = TorchBackend(Model(draft, network), choose_device("cpu"), "f32")
@@ -102,15 +105,27 @@ def describe(
     first = data.training[0].image
     image = first if dimensions == 3 else first[:, 0]
     margin = measure_margin(backend, np.ascontiguousarray(image), network.stride)
-    return replace(draft, margin=margin, card=_with_scores(settings, data, backend))
+    return replace(draft, margin=margin, card=_with_scores(settings, data, backend, parent))
 
 
-def _with_scores(settings: TrainSettings, data: TrainingData, backend: TorchBackend) -> Card:
+def _with_scores(
+    settings: TrainSettings, data: TrainingData, backend: TorchBackend, parent: ModelDescription | None
+) -> Card:
+    if not data.validation and parent is not None:
+        return inherit_scores(settings.card, parent)
     if not data.validation:
         return settings.card
     names = tuple(label.name for label in settings.classes)
     scores = score_held_out(backend, data.validation, names, settings.spec.dimensions)
     return replace(settings.card, scores=scores, scores_on=f"slices {settings.validate}, held out of training")
+
+
+def inherit_scores(card: Card, parent: ModelDescription) -> Card:
+    """Return `card` with the scores of the model that the training started from, named as its."""
+    if card.scores or not parent.card.scores:
+        return card
+    scores_on = f"{parent.card.scores_on}, by {parent.name}, from which this one went on with all slices"
+    return replace(card, scores=parent.card.scores, scores_on=scores_on)
 
 
 def _thinned(curve: list[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
