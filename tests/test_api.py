@@ -16,8 +16,8 @@ import torch
 
 import napari_skipseg as skipseg
 from napari_skipseg.inference import backends
+from napari_skipseg.models.catalog import FOLDER_VARIABLE
 from napari_skipseg.models.description import ClassLabel, ModelDescription
-from napari_skipseg.models.library import FOLDER_VARIABLE
 from napari_skipseg.models.model import Model, write_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -24,9 +24,9 @@ from napari_skipseg import api, cli
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.inference import backends
 from napari_skipseg.inference.outputs import to_uint8
+from napari_skipseg.models.catalog import FOLDER_VARIABLE
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.folder import read_description
-from napari_skipseg.models.library import FOLDER_VARIABLE
 from napari_skipseg.models.model import write_model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import UNetSpec

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from napari_skipseg.inference.outputs import Prediction
     from napari_skipseg.inference.predict import iter_predict
     from napari_skipseg.inference.saving import save_prediction
-    from napari_skipseg.models.library import find_models
+    from napari_skipseg.models.catalog import find_models
     from napari_skipseg.networks.build import build
     from napari_skipseg.networks.specs import ResidualFCNSpec, UNetSpec
     from napari_skipseg.progress import Progress, run_to_end
@@ -43,7 +43,7 @@ _HOMES = {
     "Prediction": "inference.outputs",
     "iter_predict": "inference.predict",
     "save_prediction": "inference.saving",
-    "find_models": "models.library",
+    "find_models": "models.catalog",
     "build": "networks.build",
     "ResidualFCNSpec": "networks.specs",
     "UNetSpec": "networks.specs",

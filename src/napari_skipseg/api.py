@@ -13,7 +13,7 @@ from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Prediction
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.saving import Depth, plain_name, save_prediction, scratch_folder
-from napari_skipseg.models.library import DEFAULT_MODEL, locate_model
+from napari_skipseg.models.catalog import DEFAULT_MODEL, locate_model
 from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.progress import Progress, run_to_end
 

@@ -93,7 +93,7 @@ def train(
 ) -> None:
     """Train a model from labelled images; stopped at any moment, the same command resumes."""
     flags = dict(locals())
-    from napari_skipseg.models.library import user_folder
+    from napari_skipseg.models.catalog import user_folder
     from napari_skipseg.training.flags import settings_from_flags
 
     chosen = settings_from_flags(settings, flags)
@@ -142,15 +142,15 @@ def models(
     name: Annotated[str | None, typer.Argument(help="Show the card of this model.")] = None, as_json: AsJson = False
 ) -> None:
     """List the models, or show the card of one."""
-    from napari_skipseg.models import library
+    from napari_skipseg.models import catalog
     from napari_skipseg.models.description import card_as_text, description_to_json
     from napari_skipseg.models.folder import read_description
 
     if name is not None:
-        description = library.describe_model(name)
+        description = catalog.describe_model(name)
         typer.echo(description_to_json(description).strip() if as_json else card_as_text(description))
         return
-    found = {key: read_description(folder) for key, folder in library.find_models().items()}
+    found = {key: read_description(folder) for key, folder in catalog.find_models().items()}
     rows = [
         {
             "name": key,
@@ -168,7 +168,7 @@ def models(
 def doctor(as_json: AsJson = False) -> None:
     """Say what this machine computes on, and why it is not the GPU."""
     from napari_skipseg import devices
-    from napari_skipseg.models.library import find_models, user_folder
+    from napari_skipseg.models.catalog import find_models, user_folder
 
     chosen = devices.choose_device()
     openvino = "installed" if devices.has_openvino() else 'missing: pip install "napari-skipseg[openvino]" doubles it'

@@ -4,9 +4,9 @@ import hashlib
 
 import pytest
 
+from napari_skipseg.models.catalog import BUILT_IN, DEFAULT_MODEL, find_models
 from napari_skipseg.models.description import BOUNDARY_CLASSES, card_as_text
 from napari_skipseg.models.folder import read_description
-from napari_skipseg.models.library import BUILT_IN, DEFAULT_MODEL, find_models
 from napari_skipseg.networks.build import count_parameters
 from napari_skipseg.networks.specs import ResidualFCNSpec, UNetSpec
 

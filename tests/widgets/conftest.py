@@ -15,8 +15,8 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import AttentionMap, Prediction
 from napari_skipseg.jobs.protocol import DeviceReport
+from napari_skipseg.models.catalog import FOLDER_VARIABLE, locate_model
 from napari_skipseg.models.folder import read_description
-from napari_skipseg.models.library import FOLDER_VARIABLE, locate_model
 from napari_skipseg.progress import Progress
 
 MODELS = {"tiny-2d": 2, "tiny-3d": 3}
@@ -54,7 +54,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def only_tiny_models(model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The library holds nothing but the tiny models."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(model_folder))
-    monkeypatch.setattr("napari_skipseg.models.library.BUILT_IN", tmp_path / "no built-in models")
+    monkeypatch.setattr("napari_skipseg.models.catalog.BUILT_IN", tmp_path / "no built-in models")
 
 
 class FakeEngine:

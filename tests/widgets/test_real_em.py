@@ -9,14 +9,14 @@ import pytest
 import tifffile
 from qtpy.QtCore import Qt
 
-import napari_skipseg.models.library
+import napari_skipseg.models.catalog
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.scores.isbi import score_isbi
 
 pytestmark = [pytest.mark.gui, pytest.mark.data]
 SLICES = range(21, 23)
-BUILT_IN = Path(napari_skipseg.models.library.__file__).parent / "builtin"
+BUILT_IN = Path(napari_skipseg.models.catalog.__file__).parent / "builtin"
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def em_file(data_folder: Path, tmp_path: Path) -> Path:
 def test_real_em_is_opened_segmented_thresholded_and_saved(
     open_panel, qtbot, em_file, data_folder, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("napari_skipseg.models.library.BUILT_IN", BUILT_IN)
+    monkeypatch.setattr("napari_skipseg.models.catalog.BUILT_IN", BUILT_IN)
     with Engine() as engine:
         viewer, panel = open_panel(engine)
         tab = panel.segment_tab

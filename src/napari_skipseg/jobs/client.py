@@ -36,8 +36,8 @@ from napari_skipseg.jobs.protocol import (
     SegmentJob,
 )
 from napari_skipseg.jobs.workspace import copy_stack, make_run_folder, make_session_folder, open_prediction
+from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.folder import read_description
-from napari_skipseg.models.library import locate_model
 from napari_skipseg.progress import Progress
 
 
@@ -65,7 +65,7 @@ class Engine:
     def segment(
         self, stack: Stack, model_folder: Path | str, options: SegmentOptions, whole: Stack | None = None
     ) -> Generator[Progress, None, Prediction]:
-        """Return the prediction of the model (a folder, or a name in the library); its arrays are memory-mapped files.
+        """Return the prediction of the model (a folder, or a name in the catalog); its arrays are memory-mapped files.
 
         whole: what `stack` is a part of, so that its grey values are normalised as the whole's are.
         The files live as long as the arrays do, whatever is run next (see `jobs.workspace`).

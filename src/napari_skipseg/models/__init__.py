@@ -1,1 +1,1 @@
-"""Models: a trained network as one value, its folder on disk, and the library that finds it."""
+"""Models: a trained network as one value, its folder on disk, and the catalog that finds it."""

@@ -14,8 +14,8 @@ from napari_skipseg.devices import choose_device, versions
 from napari_skipseg.errors import FileError, ModelError, SpecError
 from napari_skipseg.inference.backends import TorchBackend
 from napari_skipseg.inference.margin import measure_margin
+from napari_skipseg.models.catalog import describe_model, locate_model
 from napari_skipseg.models.description import Card, ModelDescription, TrainingRecord
-from napari_skipseg.models.library import describe_model, locate_model
 from napari_skipseg.models.model import Model, as_stored, read_model, write_model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.network import Network

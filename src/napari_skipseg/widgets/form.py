@@ -11,8 +11,8 @@ from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QLabel, QPushBut
 from superqt import QCollapsible, QLabeledDoubleSlider
 
 from napari_skipseg.errors import SkipsegError
+from napari_skipseg.models.catalog import describe_model, find_models, locate_model
 from napari_skipseg.models.description import ModelDescription
-from napari_skipseg.models.library import describe_model, find_models, locate_model
 from napari_skipseg.widgets.axes import axes_of, set_calibration, voxel_size_of
 from napari_skipseg.widgets.card import CardDialog
 from napari_skipseg.widgets.checks import Choices, asks_channel, channels, find_faults

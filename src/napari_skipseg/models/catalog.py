@@ -1,4 +1,4 @@
-"""The library that finds models by name: the built-in ones and the user's own. Loads without torch."""
+"""The catalog that finds models by name: the built-in ones and the user's own. Loads without torch."""
 
 from __future__ import annotations
 
