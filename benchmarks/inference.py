@@ -11,6 +11,7 @@ float32. Two ratios count: over the default, and over the fastest tuned row that
 from __future__ import annotations
 
 import argparse
+import copy
 import datetime
 import platform
 import time
@@ -34,16 +35,16 @@ def monai_run(model: Model, image: np.ndarray, window: int, overlap: float, tune
     network = Probabilities(model.network).eval()
     tensor = torch.from_numpy(image)[None]
     if tuned:
-        network = network.to(memory_format=torch.channels_last)
-        tensor = tensor.contiguous(memory_format=torch.channels_last)
+        network = copy.deepcopy(network).to(torch.bfloat16, memory_format=torch.channels_last)
 
     def predictor(patch: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=tuned):
-            return network(patch)[0]
+        if tuned:
+            patch = patch.to(torch.bfloat16, memory_format=torch.channels_last)
+        return network(patch)[0].float()
 
     def run() -> np.ndarray:
         with torch.inference_mode():
-            return sliding_window_inference(tensor, (window, window), 4, predictor, overlap)[0, 0].numpy()
+            return sliding_window_inference(tensor, (window, window), 1, predictor, overlap)[0, 0].numpy()
 
     return run
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import napari
+from PIL import Image
 from qtpy.QtWidgets import QApplication
 
 from napari_skipseg.widgets.demo import PATIENCE, SIZE, wait_for
@@ -49,6 +50,8 @@ def main() -> None:
         application.processEvents()
     tab.form.card_dialog.grab().save(str(PICTURES / "card.png"))
     viewer.close()
+    for picture in PICTURES.glob("*.png"):
+        Image.open(picture).convert("RGB").quantize(128).save(picture, optimize=True)
 
 
 if __name__ == "__main__":

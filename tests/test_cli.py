@@ -518,6 +518,19 @@ def test_score_gives_the_isbi_scores(run: Run, scored: Any) -> None:
     assert f"{expected.v_info:.5f}" in shown
 
 
+def test_score_refuses_grey_values_as_truth(run: Run, scored: Any, tmp_path: Path) -> None:
+    prediction, _, cell, _ = scored
+    write_tiff(tmp_path / "raw.tif", np.random.default_rng(0).integers(0, 256, cell.shape).astype(np.uint8))
+    fails(run("score", prediction, tmp_path / "raw.tif", "--isbi"), "grey values, not labels")
+
+
+def test_score_asks_for_the_flag_where_our_own_file_holds_the_probability_of_membrane(
+    run: Run, image: Path, tmp_path: Path
+) -> None:
+    ran = run("segment", image, tmp_path / "out", "--model", "tiny")
+    fails(run("score", ran.files[0], ran.files[1], "--isbi"), "add --membrane")
+
+
 def test_score_labels_as_they_are(run: Run, tmp_path: Path) -> None:
     labels, truth = grey(40, 40) // 100, grey(40, 40)[::-1].copy() // 128
     write_tiff(tmp_path / "labels.tif", labels)

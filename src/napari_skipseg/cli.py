@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,16 @@ VoxelSize = Annotated[tuple[float, float, float] | None, typer.Option(metavar="Z
 Unit = Annotated[str | None, typer.Option(help="Unit of the voxel size: nm, µm, …")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback(invoke_without_command=True)
+def show_version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Segment EM and volumetric stacks with networks built on skip connections."""
+    if version:
+        typer.echo(metadata.version("napari-skipseg"))
+        raise typer.Exit
 
 
 @app.command()

@@ -74,7 +74,7 @@ def select_channel(stack: Stack, model: Model, options: SegmentOptions) -> Stack
         if channels > 1 and options.channel is None:
             raise InputError(
                 f"'{stack.name}' has {channels} channels and {model.description.name} takes one: choose which "
-                f"(0 to {channels - 1})."
+                f"(0 to {channels - 1}), in a shell with --channel."
             )
         return stack.channel(options.channel or 0)
     if channels != wanted:
@@ -212,6 +212,7 @@ def _recipe(
             "dtype": str(stack.data.dtype),
         },
         "model": model.description.name,
+        "classes": model.description.class_names,
         "model_sha256": model.description.weights_sha256,
         "options": asdict(options),
         "normalization": asdict(normalization),

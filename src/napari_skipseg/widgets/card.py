@@ -22,6 +22,7 @@ from napari_skipseg.models.description import ModelDescription, card_facts
 
 LINE = QColor("#5aa9ff")
 COLUMNS = 2
+LONGEST_WORD = 40
 
 
 class CardDialog(QDialog):  # type: ignore[misc]
@@ -49,23 +50,30 @@ class CardDialog(QDialog):  # type: ignore[misc]
         scroll = QScrollArea()
         scroll.setWidgetResizable(True)
         scroll.setFrameShape(QFrame.Shape.NoFrame)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         scroll.setWidget(inner)
         close = QPushButton("Close")
         close.clicked.connect(self.close)
         layout = QVBoxLayout(self)
         layout.addWidget(scroll)
         layout.addWidget(close, 0, Qt.AlignmentFlag.AlignRight)
-        self.resize(620, 640)
+        self.resize(660, 680)
 
 
 def card_html(description: ModelDescription) -> str:
     """Return the card as HTML: a heading, the summary, and a table of what is known."""
     cells = "".join(
         f"<tr><td style='padding: 3px 14px 3px 0'><b>{name}</b></td><td style='padding: 3px 0'>"
-        f"{escape(text).replace(chr(10), '<br>')}</td></tr>"
+        f"{escape(_breakable(text)).replace(chr(10), '<br>')}</td></tr>"
         for name, text in card_facts(description).items()
     )
     return f"<h2>{escape(description.name)}</h2><p>{escape(description.card.summary)}</p><table>{cells}</table>"
+
+
+def _breakable(text: str) -> str:
+    """Return `text` with places to break in words that are longer than a line of the card."""
+    parts = (word[:LONGEST_WORD] + "…" if len(word) > LONGEST_WORD else word for word in text.split(" "))
+    return " ".join(parts).replace("/", "/\u200b")
 
 
 class CurvePlot(QWidget):  # type: ignore[misc]

@@ -135,13 +135,15 @@ def _tile_fault(tile: int) -> str:
 def find_warning(choices: Choices) -> str:
     """Return what may make the result poor though it can be computed, empty where nothing does."""
     model = choices.model
-    if model is None or choices.layer is None or model.unit not in METRES or choices.unit not in METRES:
+    if model is None or choices.layer is None or model.unit not in METRES:
         return ""
+    sizes = " × ".join(f"{model.voxel_size['ZYX'.index(axis)]:g}" for axis in choices.seen)
+    if choices.unit not in METRES:
+        return f"The voxel size is not known; {model.name} was trained at {sizes} {model.unit}."
     factor = METRES[choices.unit] / METRES[model.unit]
     ratios = [
         choices.voxel_size["ZYX".index(axis)] * factor / model.voxel_size["ZYX".index(axis)] for axis in choices.seen
     ]
     if all(1 / FAR_OFF < ratio < FAR_OFF for ratio in ratios):
         return ""
-    sizes = " × ".join(f"{model.voxel_size['ZYX'.index(axis)]:g}" for axis in choices.seen)
     return f"{model.name} was trained at {sizes} {model.unit} per voxel; this image differs much, so look closely."

@@ -128,18 +128,19 @@ def _results(layer: Image, shown: Shown, threshold: float) -> Iterator[Result]:
     for attention in reversed(prediction.attentions):
         data = _over_channels(attention.data, shown, channels)
         place = _place(layer, shown, attention.stride, attention.offset)
-        looks = {"colormap": "viridis", "contrast_limits": (0, 1), "blending": "additive", "visible": False}
+        looks = {"colormap": "viridis", "contrast_limits": (0, 1), "blending": "translucent", "opacity": 0.75}
+        looks["visible"] = False
         yield Result(f"attention {attention.level}", "image", data, place, looks)
     flat = (1,) * len(shown.axes.replace("C", ""))
     whole = _place(layer, shown, flat, (0,) * len(flat))
     for number, name in enumerate(names):
         several = len(names) > 1
         values = prediction.probability[number] if several else prediction.probability
-        looks = {"colormap": "magma", "contrast_limits": (0, 1), "blending": "additive"}
+        looks = {"colormap": "magma", "contrast_limits": (0, 1), "blending": "additive", "opacity": 0.6}
         role = f"probability {name}" if several else "probability"
         yield Result(role, "image", _over_channels(values, shown, channels), whole, looks)
     data = _over_channels(prediction.binary(threshold), shown, channels)
-    yield Result("binary", "labels", data, whole, {"opacity": 0.4})
+    yield Result("binary", "labels", data, whole, {"opacity": 0.25})
 
 
 def _place(layer: Image, shown: Shown, stride: tuple[float, ...], offset: tuple[float, ...]) -> Placement:
