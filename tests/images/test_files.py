@@ -409,8 +409,8 @@ READ_ALL = """
         except SkipsegError as error:
             found = str(error)
         print(json.dumps([row["file"], found]), flush=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps(["peak", peak]))
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(json.dumps(["peak", int(status["VmHWM"].split()[0])]))  # ru_maxrss would count the parent at the fork
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -103,7 +104,7 @@ class Stack:
         return values
 
 
-class LazyArray:
+class LazyArray(ABC):
     """An array that is read where it is looked at: slicing gives numpy, `np.asarray` reads it whole.
 
     A subclass sets `shape` and `dtype` and gives the voxels of a complete index in `_read`.
@@ -126,8 +127,9 @@ class LazyArray:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self[...], dtype=dtype)
 
+    @abstractmethod
     def _read(self, index: tuple[int | slice, ...]) -> Any:
-        raise NotImplementedError
+        """Return the voxels at `index`, which names every axis."""
 
 
 class _Channel(LazyArray):
