@@ -95,7 +95,18 @@ def start(library: Path, *arguments: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=None if os.name == "nt" else _heed_interrupts,
     )
+
+
+def _heed_interrupts() -> None:
+    """A job that a script starts in the background ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def own_lines(err: str) -> list[str]:
+    """What the program itself said: hwloc, a library of libraries, grumbles where a container hides /sys."""
+    return [line for line in err.splitlines() if not line.startswith("hwloc/")]
 
 
 def wait_for(seen: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -420,7 +431,7 @@ def test_a_stopped_run_leaves_nothing(tmp_path: Path, library: Path, number: int
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert err == "Error: Stopped; nothing half-written was left.\n"
+    assert own_lines(err) == ["Error: Stopped; nothing half-written was left."]
     assert not (tmp_path / "new").exists()
 
 
@@ -431,7 +442,7 @@ def _has_results(tmp_path: Path) -> bool:
 def test_a_fresh_process_does_the_same(tmp_path: Path, library: Path, image: Path) -> None:
     process = start(library, "segment", image, tmp_path / "out", "--model", "tiny", "--device", "cpu")
     out, err = process.communicate(timeout=120)
-    assert (process.returncode, err) == (0, "")
+    assert (process.returncode, own_lines(err)) == (0, [])
     assert [Path(line).name for line in out.splitlines()] == ["cells_probability.tif", "cells_binary.tif"]
 
 
