@@ -60,7 +60,7 @@ def test_training_lowers_the_loss_and_finds_membranes_in_the_slice_held_out(trai
     assert curve[-1] < curve[0] - 0.3
     assert description.card.scores["Dice membrane"] > 0.3
     assert set(description.card.scores) == {"Dice membrane", "V_rand", "V_info"}
-    assert description.card.scores_on == "slices 5, held out of training"
+    assert description.card.scores_on == "slices 5, held out of training but used to choose the weights"
 
 
 def test_a_trained_model_says_how_it_came_to_be(trained, files):

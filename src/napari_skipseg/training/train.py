@@ -117,7 +117,8 @@ def _with_scores(
         return settings.card
     names = tuple(label.name for label in settings.classes)
     scores = score_held_out(backend, data.validation, names, settings.spec.dimensions)
-    return replace(settings.card, scores=scores, scores_on=f"slices {settings.validate}, held out of training")
+    scores_on = f"slices {settings.validate}, held out of training but used to choose the weights"
+    return replace(settings.card, scores=scores, scores_on=scores_on)
 
 
 def inherit_scores(card: Card, parent: ModelDescription) -> Card:
