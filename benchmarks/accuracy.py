@@ -163,8 +163,11 @@ def run(name: str, row: Row, folder: Path, out: Path, seed: int, steps: int) -> 
 
 
 def table(out: Path) -> str:
-    """Return the table of all runs in `out` as Markdown: the mean over seeds, and the spread where there are several."""
-    lines = ["| network | parameters | V_rand | V_info | Dice | seeds | minutes a run |", "|---|---|---|---|---|---|---|"]
+    """Return the runs in `out` as a Markdown table: the mean over seeds, and the spread where there are several."""
+    lines = [
+        "| network | parameters | V_rand | V_info | Dice | seeds | minutes a run |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, row in ROWS.items():
         runs = [json.loads(file.read_text()) for file in sorted(out.glob(f"{name}-[0-9].json"))]
         if not runs:

@@ -8,8 +8,8 @@ import torch
 
 from napari_skipseg.training import augment, samples
 from napari_skipseg.training.augment import draw_matrix, draw_warp, resample, sampling_grid, spline_basis, vary_greys
+from napari_skipseg.training.augmentation import Augmentation
 from napari_skipseg.training.samples import Labelled, draw_sample
-from napari_skipseg.training.settings import Augmentation
 
 NOTHING = Augmentation(
     flips=False, rotation=0, scale=0, shear=0, warp_sigma=0, gain=0, offset=0, noise=0, blur=0

@@ -15,7 +15,8 @@ from napari_skipseg.models.description import Card, ClassLabel
 from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.training.settings import Augmentation, TrainSettings, settings_from_json
+from napari_skipseg.training.augmentation import Augmentation
+from napari_skipseg.training.settings import TrainSettings, settings_from_json
 from napari_skipseg.training.train import iter_train
 
 SPEC = UNetSpec(widths=(8, 16, 32))

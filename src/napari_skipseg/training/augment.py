@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from napari_skipseg.training.settings import Augmentation
+from napari_skipseg.training.augmentation import Augmentation
 
 
 def draw(generator: torch.Generator, low: float, high: float) -> float:

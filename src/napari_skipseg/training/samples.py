@@ -16,8 +16,9 @@ from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.normalize import Normalization, measure
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.training.augment import resample, sampling_grid, vary_greys
+from napari_skipseg.training.augmentation import Augmentation
 from napari_skipseg.training.losses import IGNORED
-from napari_skipseg.training.settings import Augmentation, TrainSettings, held_out
+from napari_skipseg.training.settings import TrainSettings, held_out
 
 READ_AROUND = 1.6
 """A patch is read with surroundings of this factor, so that a turned patch finds real pixels at its corners."""

@@ -1,0 +1,41 @@
+"""The command line: the same calls as Python."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from napari_skipseg.cli.demo import demo
+from napari_skipseg.cli.lists import doctor, models, networks
+from napari_skipseg.cli.score import score
+from napari_skipseg.cli.segment import segment
+from napari_skipseg.cli.train import train
+from napari_skipseg.terminal import run_shown
+
+app = typer.Typer(
+    name="napari-skipseg",
+    help="Segment EM and volumetric stacks with networks built on skip connections.",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    epilog="Add --verbose to any command to see the whole traceback of an error.",
+)
+for command in (segment, train, score, networks, models, doctor, demo):
+    app.command()(command)
+
+
+@app.callback(invoke_without_command=True)
+def show_version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Segment EM and volumetric stacks with networks built on skip connections."""
+    if version:
+        typer.echo(metadata.version("napari-skipseg"))
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; an error is one sentence, and the exit code tells."""
+    run_shown(app)

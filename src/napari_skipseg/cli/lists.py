@@ -1,0 +1,73 @@
+"""What there is: the commands `networks`, `models` and `doctor`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from napari_skipseg.cli.options import AsJson
+from napari_skipseg.terminal import report, report_rows
+
+
+def networks(as_json: AsJson = False) -> None:
+    """List the networks with their trainable parameters."""
+    from napari_skipseg.networks.build import count_parameters
+    from napari_skipseg.networks.presets import PRESETS, variants
+
+    rows = [
+        {
+            "name": preset.name,
+            "dimensions": spec.dimensions,
+            "skip": spec.skip,
+            "trainable_parameters": count_parameters(spec),
+            "title": preset.title,
+        }
+        for preset in PRESETS
+        for spec in variants(preset)
+    ]
+    report_rows(rows, as_json)
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show the card of this model.")] = None, as_json: AsJson = False
+) -> None:
+    """List the models, or show the card of one."""
+    from napari_skipseg.models import catalog
+    from napari_skipseg.models.description import card_as_text, description_to_json
+    from napari_skipseg.models.folder import read_description
+
+    if name is not None:
+        description = catalog.describe_model(name)
+        typer.echo(description_to_json(description).strip() if as_json else card_as_text(description))
+        return
+    found = {key: read_description(folder) for key, folder in catalog.find_models().items()}
+    rows = [
+        {
+            "name": key,
+            "network": f"{description.spec.dimensions}D {description.spec.network}",
+            "skip": description.spec.skip,
+            "classes": ", ".join(description.class_names),
+            "summary": description.card.summary,
+        }
+        for key, description in found.items()
+    ]
+    report_rows(rows, as_json)
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine computes on, and why it is not the GPU."""
+    from napari_skipseg import devices
+    from napari_skipseg.models.catalog import find_models, user_folder
+
+    chosen = devices.choose_device()
+    openvino = "installed" if devices.has_openvino() else 'missing: pip install "napari-skipseg[openvino]" doubles it'
+    facts = {
+        "device": f"{chosen.name} ({chosen.title})",
+        "why": chosen.reason,
+        "CPU speed-up by OpenVINO": openvino,
+        "models": ", ".join(find_models()) or "none",
+        "your models": str(user_folder()),
+        **{f"{package} version": version for package, version in devices.versions().items()},
+    }
+    report(facts, as_json)

@@ -1,0 +1,21 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Depth(StrEnum):
+    """How probabilities are stored."""
+
+    uint8 = "uint8"
+    float32 = "float32"
+
+
+VoxelSize = Annotated[tuple[float, float, float] | None, typer.Option(metavar="Z Y X", help="Voxel size.")]
+Unit = Annotated[str | None, typer.Option(help="Unit of the voxel size: nm, µm, …")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -1,0 +1,39 @@
+"""The command `segment`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from napari_skipseg.cli.options import Depth, Device, Unit, VoxelSize
+from napari_skipseg.terminal import watch
+
+
+def segment(
+    image: Annotated[Path, typer.Argument(metavar="IN", help="A TIFF, ImageJ TIFF or OME-TIFF.")],
+    out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Folder for the results; made if missing.")],
+    model: Annotated[str, typer.Option(help="A model's name, or its folder.")] = "em-membrane",
+    device: Device = "auto",
+    attention: Annotated[bool, typer.Option("--attention", help="Write the attention maps too.")] = False,
+    threshold: Annotated[float, typer.Option(help="Probability above which a voxel is labelled.")] = 0.5,
+    tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored copies (4 passes in 2D, 8 in 3D).")] = False,
+    channel: Annotated[int | None, typer.Option(help="Which channel, counted from 0.")] = None,
+    axes: Annotated[str | None, typer.Option(help="Names of the axes, such as ZYX, where the file is wrong.")] = None,
+    voxel_size: VoxelSize = None,
+    unit: Unit = None,
+    tile: Annotated[int, typer.Option(help="Longest side of a tile; 0 = chosen.")] = 0,
+    dtype: Annotated[Depth, typer.Option(help="How probabilities are stored.")] = Depth.uint8,
+) -> None:
+    """Segment an image; write IN_probability.tif, IN_binary.tif and IN_attention_1.tif, … to OUT_DIR."""
+    from napari_skipseg.images.files import read_stack
+    from napari_skipseg.inference.options import SegmentOptions
+
+    options = SegmentOptions(device, threshold, tile, tta, channel, attention)
+    stack = read_stack(image, axes, voxel_size, unit)
+    from napari_skipseg.api import iter_segment_to_folder, load_model
+
+    work = iter_segment_to_folder(stack, load_model(model), options, out_dir, image.name, dtype.value)
+    for file in watch(work, f"segmenting {image.name}"):
+        typer.echo(str(file))
