@@ -25,12 +25,15 @@ def segment(
     unit: Unit = None,
     tile: Annotated[int, typer.Option(help="Longest side of a tile; 0 = chosen.")] = 0,
     dtype: Annotated[Depth, typer.Option(help="How probabilities are stored.")] = Depth.uint8,
+    samples: Annotated[int, typer.Option(help="Passes with dropout on: mean and uncertainty; 0 = none.")] = 0,
+    dropout: Annotated[float | None, typer.Option(help="Rate in those passes; else that of the training.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of those passes.")] = 0,
 ) -> None:
-    """Segment an image; write IN_probability.tif, IN_binary.tif and IN_attention_1.tif, … to OUT_DIR."""
+    """Segment an image; write IN_probability.tif, IN_binary.tif and, where asked for, maps of attention and uncertainty."""
     from napari_skipseg.images.files import read_stack
     from napari_skipseg.inference.options import SegmentOptions
 
-    options = SegmentOptions(device, threshold, tile, tta, channel, attention)
+    options = SegmentOptions(device, threshold, tile, tta, channel, attention, samples, dropout, seed)
     stack = read_stack(image, axes, voxel_size, unit)
     from napari_skipseg.api import iter_segment_to_folder, load_model
 

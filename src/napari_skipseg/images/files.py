@@ -1,4 +1,4 @@
-"""Image files: any TIFF in as a `Stack`, OME-TIFF out, nothing half-written."""
+"""Image files: any TIFF or picture in as a `Stack`, OME-TIFF out, nothing half-written."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from napari_skipseg.images.ome import (
     read_ome,
     read_resolution,
 )
+from napari_skipseg.images.pictures import is_picture, read_picture
 from napari_skipseg.images.stack import ArrayLike, Stack, check_axes
 from napari_skipseg.images.tiff import open_tiff, refusing
 from napari_skipseg.images.tiff_pages import lazy_array
@@ -41,7 +42,7 @@ def read_stack(
 ) -> Stack:
     """Return the image in a TIFF, ImageJ TIFF or OME-TIFF, its voxels read only where they are looked at.
 
-    The first series of the file at full resolution. Axes of length 1 are left out, except Y and X. RGB samples become
+    Files named .png, .jpg, .jpeg or .bmp are pictures, read whole: see `read_picture`. Of a TIFF, the first series of the file at full resolution. Axes of length 1 are left out, except Y and X. RGB samples become
     C; pages of which the file says nothing become Z, or T where there is a Z already. Order and type stay; byte order
     becomes the machine's. Where x and y are known but z is not, z takes y's size. Resolution tags of a plain TIFF
     count only below 1 µm per pixel: what is coarser (72, 96, 300 dpi) is a print size.
@@ -51,11 +52,13 @@ def read_stack(
     unit: of `voxel_size`; given alone, of the file's own numbers.
 
     Raises:
-        FileError: no such file, a folder, not a TIFF, damaged, cut short, or compressed in an unknown way.
+        FileError: no such file, a folder, no TIFF or picture, damaged, cut short, or compressed in an unknown way.
         InputError: the axes, the voxel size, the unit or the type of the voxels cannot be used.
     """
     path = Path(path)
     unit = None if unit is None else check_unit(unit)
+    if is_picture(path):
+        return read_picture(path, axes, voxel_size, unit or "pixel")
     file, series = open_tiff(path)
     with ExitStack() as on_failure:
         on_failure.callback(file.close)
@@ -126,8 +129,10 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Return the recipe that `write_ome_tiff` stored in a file (its `description`), None where there is none.
 
     Raises:
-        FileError: no such file, not a TIFF, or damaged.
+        FileError: no such file, no TIFF or picture, or damaged.
     """
+    if is_picture(Path(path)):
+        return None
     file, _ = open_tiff(Path(path))
     with refusing(Path(path)), file:
         return None if file.ome_metadata is None else find_recipe(file.ome_metadata)

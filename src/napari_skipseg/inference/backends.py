@@ -20,10 +20,14 @@ Pixels = NDArray[np.float32]
 
 
 class TileOutput(NamedTuple):
-    """Of one tile: probability (classes, *space) and one attention map (*space / stride) per gate, all in [0, 1]."""
+    """Of one tile: probability (classes, *space) and one attention map (*space / stride) per gate, all in [0, 1].
+
+    uncertainty: the standard deviation of probability over samples, in its shape; None where nothing was sampled.
+    """
 
     probability: Pixels
     attentions: tuple[Pixels, ...]
+    uncertainty: Pixels | None = None
 
 
 class Backend(Protocol):

@@ -1,4 +1,4 @@
-"""What a segmentation returns: probability, binary labels and attention maps, with where they lie in space."""
+"""What a segmentation returns: probability, binary, attention and uncertainty, with where they lie in space."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Prediction:
     """A segmented stack.
 
     probability: float32 in [0, 1]; the axes of the stack without its channels, behind a class axis where the model has
-    several classes. axes: letters of `probability`, "C" for the classes.
+    several classes. axes: letters of `probability`, "C" for the classes. uncertainty: the standard deviation of
+    probability over samples with dropout, float32 in [0, 0.5] in its shape; None where nothing was sampled.
     """
 
     probability: NDArray[np.float32]
@@ -42,6 +43,7 @@ class Prediction:
     class_names: tuple[str, ...]
     attentions: tuple[AttentionMap, ...] = ()
     recipe: dict[str, Any] = field(default_factory=dict)
+    uncertainty: NDArray[np.float32] | None = None
 
     def binary(self, threshold: float) -> Any:
         """Return labels, uint8, as a lazy dask array: 0 = background, 1, 2, … = the classes."""

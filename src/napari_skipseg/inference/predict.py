@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator
 from dataclasses import asdict
-from itertools import chain, combinations
+from itertools import product
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from napari_skipseg.devices import Device, choose_device, versions
 from napari_skipseg.errors import FileError, InputError
@@ -16,15 +15,15 @@ from napari_skipseg.images.normalize import Normalization, measure
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import Tile, plan_tiles, reflected
 from napari_skipseg.inference.backends import Backend, Pixels, TileOutput, make_backend
+from napari_skipseg.inference.dropout import dropout_rate
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import AttentionMap, Prediction
+from napari_skipseg.inference.passes import BackendMaker, choose_passes
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import Progress
 
 LARGEST_TILE = {2: 1024, 3: 96}
 """Longest side of a tile in voxels, where the user names none."""
-
-BackendMaker = Callable[[Model, Device, tuple[int, ...]], Backend]
 
 
 def iter_predict(
@@ -35,32 +34,52 @@ def iter_predict(
     backend_maker: BackendMaker = make_backend,
     normalization: Normalization | None = None,
 ) -> Generator[Progress, None, Prediction]:
-    """Yield after each tile; return the prediction. Cancel by closing the generator.
+    """Yield after each pass over a tile; return the prediction. Cancel by closing the generator.
 
     Results are memory-mapped files in `folder`, or arrays in memory where it is None. `normalization` is measured on
-    the stack, unless it was measured before, say on the whole of which `stack` is one slice.
+    the stack, unless it was measured before, say on the whole of which `stack` is one slice. `backend_maker` is not
+    asked for samples: those take torch.
 
     Raises:
         SkipsegError: the stack does not fit the model, its values cannot be used, no such device, a full disk.
     """
     stack = select_channel(stack, model, options)
     check_fits(stack, model)
+    if options.samples:
+        dropout_rate(model, options)  # it says what is wrong before anything is read
     yield Progress(0, 1, "measuring the grey values")
     normalization = normalization or measure(stack)
     seen = "ZYX"[-model.description.spec.dimensions :]
     tiles = _plan(stack, model, options, seen)
     device = choose_device(options.device)
     yield Progress(0, 1, f"preparing the network on {device.title}")
-    backend = backend_maker(model, device, tiles[0].size)
+    passes = choose_passes(model, device, tiles[0].size, options, backend_maker)
     prediction = _allocate(stack, model, options, seen, folder)
-    prediction.recipe.update(_recipe(stack, model, options, normalization, backend, device, tiles))
+    prediction.recipe.update(_recipe(stack, model, options, normalization, passes.backend, device, tiles))
     parts = list(stack.slices(seen if "C" not in stack.axes else seen + "C"))
-    total = len(parts) * len(tiles)
-    for done, (part, tile) in enumerate(((p, t) for p in parts for t in tiles), start=1):
-        image = _read(stack, part, tile, normalization)
-        _write(prediction, part, tile, _run(backend, image, options.flips), stack.axes)
-        yield Progress(done, total, f"tile {done} of {total}")
+    count = len(parts) * len(tiles)
+    for done, ((in_stack, part), (in_part, tile)) in enumerate(product(enumerate(parts), enumerate(tiles))):
+        work = passes.run(_read(stack, part, tile, normalization), (in_stack, in_part))
+        output = yield from _report(work, done, count, passes.per_tile)
+        _write(prediction, part, tile, output, stack.axes)
+        yield Progress((done + 1) * passes.per_tile, count * passes.per_tile, f"tile {done + 1} of {count}")
     return prediction
+
+
+def _report(
+    work: Generator[None, None, TileOutput], done: int, count: int, per_tile: int
+) -> Generator[Progress, None, TileOutput]:
+    """Yield between the passes over a tile, so that cancelling need not wait for the last; return its output."""
+    passes = 0
+    while True:
+        try:
+            next(work)
+        except StopIteration as stop:
+            output: TileOutput = stop.value
+            return output
+        passes += 1
+        message = f"tile {done + 1} of {count}, pass {passes} of {per_tile}"
+        yield Progress(done * per_tile + passes, count * per_tile, message)
 
 
 def select_channel(stack: Stack, model: Model, options: SegmentOptions) -> Stack:
@@ -103,6 +122,7 @@ def _allocate(stack: Stack, model: Model, options: SegmentOptions, seen: str, fo
     names = model.description.class_names
     classes = (len(names),) if len(names) > 1 else ()
     probability = _array((*classes, *shape), folder, "probability")
+    uncertainty = _array((*classes, *shape), folder, "uncertainty") if options.samples else None
     maps = []
     strides = model.network.attention_strides if options.attention else ()
     for level, stride in enumerate(strides, start=1):
@@ -110,7 +130,8 @@ def _allocate(stack: Stack, model: Model, options: SegmentOptions, seen: str, fo
         size = tuple(-(-length // step) for length, step in zip(shape, per_axis, strict=True))
         maps.append(AttentionMap(level, per_axis, _array(size, folder, f"attention_{level}")))
     named = ("C" if classes else "") + axes
-    return Prediction(probability, named, stack.voxel_size, stack.unit, stack.origin, names, tuple(maps))
+    placed = (stack.voxel_size, stack.unit, stack.origin)
+    return Prediction(probability, named, *placed, names, tuple(maps), uncertainty=uncertainty)
 
 
 def _array(shape: tuple[int, ...], folder: Path | None, name: str) -> Pixels:
@@ -160,34 +181,15 @@ def _read(stack: Stack, part: tuple[int | slice, ...], tile: Tile, normalization
     return normalization.apply(values)
 
 
-def _run(backend: Backend, image: Pixels, flips: bool) -> TileOutput:
-    """Return the backend's output; with `flips` the mean over all mirrored copies of the image."""
-    if not flips:
-        return backend.run(image)
-    total: list[NDArray[np.float64]] = []
-    count = 0
-    for axes in _subsets(range(1, image.ndim)):
-        flipped = backend.run(np.ascontiguousarray(np.flip(image, axes)))
-        back = [np.flip(flipped.probability, axes)]
-        back += [np.flip(attention, tuple(axis - 1 for axis in axes)) for attention in flipped.attentions]
-        total = [t + b for t, b in zip(total, back, strict=True)] if total else [b.astype(np.float64) for b in back]
-        count += 1
-    mean = [(values / count).astype(np.float32) for values in total]
-    return TileOutput(mean[0], tuple(mean[1:]))
-
-
-def _subsets(items: range) -> Iterator[tuple[int, ...]]:
-    return chain.from_iterable(combinations(items, size) for size in range(len(items) + 1))
-
-
 def _write(prediction: Prediction, part: tuple[int | slice, ...], tile: Tile, output: TileOutput, axes: str) -> None:
     place: list[int | slice] = [at for at, axis in zip(part, axes, strict=True) if axis != "C"]
     fixed = len(place) - len(tile.keep)
-    probability = output.probability[(slice(None), *tile.keep_in_read)]
-    if len(prediction.class_names) > 1:
-        prediction.probability[(slice(None), *place[:fixed], *tile.keep)] = probability
-    else:
-        prediction.probability[(*place[:fixed], *tile.keep)] = probability[0]
+    classes = (slice(None),) if len(prediction.class_names) > 1 else ()
+    pairs = ((prediction.probability, output.probability), (prediction.uncertainty, output.uncertainty))
+    for whole, part_of_it in pairs:
+        if whole is not None and part_of_it is not None:
+            kept = part_of_it[(slice(None), *tile.keep_in_read)]
+            whole[(*classes, *place[:fixed], *tile.keep)] = kept if classes else kept[0]
     for attention, values in zip(prediction.attentions, output.attentions, strict=False):
         stride = attention.stride[-1]
         kept = values[tile.keep_in_read_of_level(stride)]

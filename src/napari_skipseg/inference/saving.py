@@ -27,11 +27,12 @@ def save_prediction(
     threshold: float = 0.5,
     dtype: Depth = "uint8",
 ) -> list[Path]:
-    """Return the files written to `folder`: probability, binary and attention maps of the stack called `name`.
+    """Return the files written to `folder`: probability, binary, uncertainty and attention maps where there are any.
 
-    Files of those names are replaced; all appear when the last one is whole.
+    They begin with `name`, the stack's. Files of those names are replaced; all appear when the last one is whole.
 
-    dtype: "uint8" stores probability and attention as 0-255, "float32" as they are.
+    dtype: "uint8" stores probability and attention as 0-255, "float32" as they are. Uncertainty is float32 either way:
+    what Fiji shows under the pointer is the standard deviation itself, and small ones are not rounded away.
 
     Raises:
         FileError: the folder cannot be made, or a file not be written.
@@ -88,6 +89,10 @@ def _write_all(prediction: Prediction, folder: Path, name: str, threshold: float
     write_ome_tiff(files[0], probability, prediction.axes, *placed, channel_names=classes, description=recipe)
     labels = _Computed(prediction.binary(threshold))
     write_ome_tiff(files[1], labels, space, *placed, description=recipe | {"layer": "labels"})
+    if prediction.uncertainty is not None:
+        files.append(folder / f"{name}_uncertainty.tif")
+        deviation = _Scaled(prediction.uncertainty, "float32")
+        write_ome_tiff(files[-1], deviation, prediction.axes, *placed, channel_names=classes, description=recipe)
     for attention in prediction.attentions:
         files.append(folder / f"{name}_attention_{attention.level}.tif")
         _write_attention(files[-1], prediction, attention, dtype, recipe)

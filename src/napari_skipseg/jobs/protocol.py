@@ -18,6 +18,7 @@ from napari_skipseg.inference.options import SegmentOptions
 
 INPUT_FILE = "input.npy"
 PROBABILITY_FILE = "probability.npy"
+UNCERTAINTY_FILE = "uncertainty.npy"
 NO_JOB = 0
 """The number of a failure that belongs to no job: a line that the engine could not read. Jobs count from 1."""
 
@@ -105,6 +106,7 @@ class Segmented:
     class_names: tuple[str, ...]
     attentions: tuple[AttentionFile, ...]
     recipe: dict[str, Any]
+    has_uncertainty: bool
     kind: Literal["segmented"] = "segmented"
 
 

@@ -46,6 +46,7 @@ MEMORY_FAULTS = ("out of memory", "can't allocate memory", "bad_alloc", "bad all
 class WarmModel:
     """A model and the backends made for it, so that the next run of the same model and tile starts at once.
 
+    Backends that sample with dropout are not among them: they are made for their run, in no time.
     It serves one requested device: a backend moves its network there.
     """
 
@@ -163,6 +164,7 @@ def _describe(prediction: Prediction, number: int) -> protocol.Segmented:
         prediction.class_names,
         attentions,
         prediction.recipe,
+        prediction.uncertainty is not None,
     )
 
 

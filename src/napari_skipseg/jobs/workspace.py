@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import EngineError, FileError, InputError, SkipsegError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.outputs import AttentionMap, Prediction
-from napari_skipseg.jobs.protocol import PROBABILITY_FILE, Segmented
+from napari_skipseg.jobs.protocol import PROBABILITY_FILE, UNCERTAINTY_FILE, Segmented
 from napari_skipseg.progress import Progress
 
 LARGEST_PART = 2**28
@@ -161,6 +161,7 @@ def open_prediction(result: Segmented, folder: Path) -> Prediction:
         result.class_names,
         attentions,
         result.recipe,
+        _open(folder / UNCERTAINTY_FILE) if result.has_uncertainty else None,
     )
 
 

@@ -14,7 +14,7 @@ class NetworkOutput(NamedTuple):
     """What a network returns.
 
     logits: (N, out_channels, *space), before sigmoid (one channel) or softmax (several).
-    attentions: one (N, 1, *space / stride) map in [0, 1] per attending gate, finest level first.
+    attentions: one (N, 1, *space / stride) map in [0, 1] per map of an attending long skip, finest level first.
     """
 
     logits: Tensor
@@ -32,6 +32,12 @@ class Network(nn.Module):
     """Image pixels per pixel of the deepest level; tile origins lie on multiples of it."""
     attention_strides: tuple[int, ...]
     """Image pixels per pixel of each attention map, in the order of `NetworkOutput.attentions`."""
+
+    def __init__(self, spec: NetworkSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.stride = spec.stride
+        self.attention_strides = spec.attention_strides
 
     def forward(self, image: Tensor) -> NetworkOutput:
         """Return logits and attention maps of `image`, both cropped to its size."""

@@ -2,46 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from napari_skipseg.networks.blocks import Block, BlockOptions, Resize, activate
+from napari_skipseg.networks.gates import GateOptions
 from napari_skipseg.networks.layers import LAYERS
+from napari_skipseg.networks.long_skip import LongSkip
 from napari_skipseg.networks.network import Network, NetworkOutput
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage
-
-
-class LongSkip(nn.Module):
-    """How features from the contracting path join the expanding one: summed as in the paper, or concatenated.
-
-    Where widths differ a sum needs 1×1 convolutions. The paper does not say which; the authors' code has had two rules:
-    `skip-width` brings the expanding path to the skip's width and leaves the skip untouched, `narrow` (January 2017)
-    brings both to the inner width of the stage that follows.
-
-    Shape: (N, up_channels, *space), (N, skip_channels, *space) -> (N, out_channels, *space).
-    """
-
-    def __init__(self, spec: ResidualFCNSpec, up_channels: int, skip_channels: int, narrow_to: int) -> None:
-        super().__init__()
-        self.merge = spec.skip
-        target = narrow_to if spec.projection == "narrow" else skip_channels
-        self.out_channels = {"none": up_channels, "sum": target, "org": up_channels + skip_channels}[spec.skip]
-        convolution = LAYERS[spec.dimensions].convolution
-        self.project_up: nn.Module = nn.Identity()
-        self.project_skip: nn.Module = nn.Identity()
-        if spec.skip == "sum" and up_channels != target:
-            self.project_up = convolution(up_channels, target, 1)
-        if spec.skip == "sum" and skip_channels != target:
-            self.project_skip = convolution(skip_channels, target, 1)
-
-    def forward(self, up: Tensor, skip: Tensor) -> Tensor:
-        """Return what the next expanding stage takes."""
-        if self.merge == "org":
-            return torch.cat([up, skip], dim=1)
-        if self.merge == "sum":
-            summed: Tensor = self.project_up(up) + self.project_skip(skip)
-            return summed
-        return up
 
 
 class ResidualFCN(Network):
@@ -52,10 +20,7 @@ class ResidualFCN(Network):
     """
 
     def __init__(self, spec: ResidualFCNSpec) -> None:
-        super().__init__()
-        self.spec = spec
-        self.stride = spec.stride
-        self.attention_strides = ()
+        super().__init__(spec)
         layers = LAYERS[spec.dimensions]
         options = BlockOptions(spec.dimensions, spec.norm, spec.dropout, spec.short_skips)
 
@@ -67,16 +32,20 @@ class ResidualFCN(Network):
         )
         self.across = _stage(options, spec.across, skip_widths[-1], ("halve", "double"))
 
+        gate_options = GateOptions.of(spec)
+        narrow = spec.projection == "narrow"
         channels = spec.across.out_width
         joins, ups = [], []
-        for stage, skip_channels in zip(reversed(spec.stages), reversed(skip_widths[1:]), strict=True):
-            join = LongSkip(spec, channels, skip_channels, stage.width)
-            ups.append(_stage(options, stage, join.out_channels, ("double",)))
+        for stage, skip_channels, skip in zip(
+            reversed(spec.stages), reversed(skip_widths[1:]), reversed(spec.skips[1:]), strict=True
+        ):
+            join = LongSkip(gate_options, channels, skip_channels, skip, stage.width if narrow else None)
+            ups.append(_stage(options, stage, join.joined_channels, ("double",)))
             joins.append(join)
             channels = stage.out_width
-        joins.append(LongSkip(spec, channels, spec.width, spec.width))
+        joins.append(LongSkip(gate_options, channels, spec.width, spec.skips[0]))
         self.joins, self.up = nn.ModuleList(joins), nn.ModuleList(ups)
-        self.last = layers.convolution(joins[-1].out_channels, spec.width, 3, padding=1)
+        self.last = layers.convolution(joins[-1].joined_channels, spec.width, 3, padding=1)
         self.classifier = nn.Sequential(
             *activate(options, spec.width), layers.convolution(spec.width, spec.out_channels, 1)
         )
@@ -90,10 +59,12 @@ class ResidualFCN(Network):
             features = stage(features)
             skips.append(features)
         features = self.across(features)
-        for join, stage in zip(self.joins, self.up, strict=False):
-            features = stage(join(features, skips.pop()))
-        features = self.last(self.joins[-1](features, skips.pop()))
-        return NetworkOutput(self.classifier(features), ())
+        attentions: tuple[Tensor, ...] = ()
+        for join, stage in zip(self.joins, (*self.up, self.last), strict=True):
+            joined = join(features, skips.pop())
+            attentions = (*joined.attentions, *attentions)
+            features = stage(joined.features)
+        return NetworkOutput(self.classifier(features), attentions)
 
 
 def _stage(options: BlockOptions, stage: Stage, in_channels: int, resizes: tuple[Resize, ...]) -> nn.Sequential:

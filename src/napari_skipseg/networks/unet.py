@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from napari_skipseg.networks.gates import Gate
+from napari_skipseg.networks.gates import GateOptions
 from napari_skipseg.networks.layers import LAYERS
+from napari_skipseg.networks.long_skip import LongSkip
 from napari_skipseg.networks.network import Network, NetworkOutput
 from napari_skipseg.networks.specs import UNetSpec
 
@@ -31,20 +31,16 @@ class ConvolutionPair(nn.Sequential):
 
 
 class UNet(Network):
-    """A U-Net of `len(widths) - 1` gated levels above a bottom.
+    """A U-Net of `len(widths) - 1` long skips above a bottom.
 
     The decoder's first convolution of a level takes the up-convolved features and what the gate passes, and returns as
     many channels as the skip has: so org - sat = Σ (C - 1)·C·3^d - Σ gate parameters.
     """
 
     def __init__(self, spec: UNetSpec) -> None:
-        super().__init__()
-        self.spec = spec
+        super().__init__(spec)
         layers = LAYERS[spec.dimensions]
         levels = spec.widths[:-1]
-        self.stride = spec.stride
-        gated = range(len(levels)) if spec.skip in ("at", "sat") else ()
-        self.attention_strides = tuple(2**level for level in gated)
 
         def pair(in_channels: int, out_channels: int) -> ConvolutionPair:
             return ConvolutionPair(spec.dimensions, in_channels, out_channels, spec.dropout)
@@ -52,25 +48,26 @@ class UNet(Network):
         inputs = (spec.in_channels, *levels)
         self.encoder = nn.ModuleList(pair(i, o) for i, o in zip(inputs, spec.widths, strict=True))
         self.pool = layers.max_pool(2)
-        self.gates = nn.ModuleList(
-            Gate(spec.dimensions, width, spec.skip, spec.select_init, spec.gate_norm) for width in levels
-        )
+        options = GateOptions.of(spec)
+        gates = [LongSkip(options, width, width, skip) for width, skip in zip(levels, spec.skips, strict=True)]
+        self.gates = nn.ModuleList(gates)
         self.up = nn.ModuleList(
             layers.up_convolution(below, width, 2, stride=2)
             for width, below in zip(levels, spec.widths[1:], strict=True)
         )
-        crossing = (1 if self.attention_strides else width for width in levels)
-        self.decoder = nn.ModuleList(pair(w + c, w) for w, c in zip(levels, crossing, strict=True))
+        self.decoder = nn.ModuleList(pair(g.joined_channels, w) for g, w in zip(gates, levels, strict=True))
         self.classifier = layers.convolution(levels[0], spec.out_channels, 1)
 
     def run(self, image: Tensor) -> NetworkOutput:
         """Return the output for an image whose sides are multiples of `stride`."""
         features = self.encoder[0](image)
-        crossed = []
-        for encode, gate in zip(self.encoder[1:], self.gates, strict=True):
-            crossed.append(gate(features))
+        skips = []
+        for encode in self.encoder[1:]:
+            skips.append(features)
             features = encode(self.pool(features))  # (N, widths[level], *space / 2^level)
-        for up, decode, across in zip(reversed(self.up), reversed(self.decoder), reversed(crossed), strict=True):
-            features = decode(torch.cat([up(features), across], dim=1))
-        attentions = tuple(crossed) if self.attention_strides else ()
+        attentions: tuple[Tensor, ...] = ()
+        for up, gate, decode in zip(reversed(self.up), reversed(self.gates), reversed(self.decoder), strict=True):
+            joined = gate(up(features), skips.pop())
+            attentions = (*joined.attentions, *attentions)
+            features = decode(joined.features)
         return NetworkOutput(self.classifier(features), attentions)

@@ -11,34 +11,59 @@ from napari_skipseg.training.settings import LossName
 
 IGNORED = -1
 DICE_SMOOTH = 1.0
+FOCUS = 2.0
+"""γ of the focal loss, as Lin et al. 2017 found best."""
+SMALLEST_WEIGHT = 1e-6
 
 
 def loss(name: LossName, logits: Tensor, target: Tensor, class_weight: float = 1.0) -> Tensor:
-    """Return the loss as a scalar: cross-entropy ("bce"), the paper's Dice, or their sum.
+    """Return the loss as a scalar: one of the cross-entropies, the paper's Dice, or the sum of two ("bce+dice").
 
     Shape: logits (N, C, *space), target (N, *space) with 0 = background, 1… = classes, -1 = not counted. With one
     channel the network's output is the logit of class 1, with several it goes through a softmax over the channels.
-    Pixels of a class count `class_weight` times in the cross-entropy.
+    Pixels of a class count `class_weight` times in the cross-entropies. Where no pixel counts, the loss is finite and
+    its gradient 0.
     """
     counted = target != IGNORED
     total = logits.new_zeros(())
-    if "bce" in name:
-        total = total + cross_entropy(logits, target, counted, class_weight)
-    if "dice" in name:
-        total = total + dice_loss(logits, target, counted)
+    for part in name.split("+"):
+        match part:
+            case "bce":
+                total = total + cross_entropy(logits, target, counted, class_weight)
+            case "focal":
+                total = total + focal_loss(logits, target, counted, class_weight)
+            case "balanced":
+                total = total + balanced_cross_entropy(logits, target, counted, class_weight)
+            case "dice":
+                total = total + dice_loss(logits, target, counted)
     return total
 
 
 def cross_entropy(logits: Tensor, target: Tensor, counted: Tensor, class_weight: float = 1.0) -> Tensor:
     """Return the mean cross-entropy over the pixels that count; those of a class count `class_weight` times."""
-    if logits.shape[1] == 1:
-        values = functional.binary_cross_entropy_with_logits(
-            logits[:, 0], (target == 1).to(logits.dtype), reduction="none"
-        )
-    else:
-        values = functional.cross_entropy(logits, target.clamp(min=0).long(), reduction="none")
-    weights = counted * torch.where(target > 0, class_weight, 1.0)
-    return (values * weights).sum() / weights.sum().clamp(min=1)
+    return _weighted_mean(_entropy(logits, target), _weights(target, counted, class_weight))
+
+
+def focal_loss(logits: Tensor, target: Tensor, counted: Tensor, class_weight: float = 1.0) -> Tensor:
+    """Return the mean of -(1 - p)^2 log p, p the probability of the true class (Lin et al. 2017, eq. 4, γ = 2).
+
+    Their α is `class_weight`; the mean is over the pixels that count, where they divide by the number of anchors.
+    """
+    entropy = _entropy(logits, target)
+    return _weighted_mean((1 - torch.exp(-entropy)) ** FOCUS * entropy, _weights(target, counted, class_weight))
+
+
+def balanced_cross_entropy(logits: Tensor, target: Tensor, counted: Tensor, class_weight: float = 1.0) -> Tensor:
+    """Return the cross-entropy in which all classes there, background included, weigh the same over the whole batch.
+
+    The mean over classes of the mean over their pixels: for two classes that of HED (Xie & Tu 2015, eq. 2), here
+    divided by the number of pixels. With a `class_weight` a class counts so often as the background.
+    """
+    share = torch.zeros_like(target, dtype=logits.dtype)
+    for label in range(max(2, logits.shape[1])):
+        own = counted & (target == label)
+        share = share + own / own.sum().clamp(min=1)
+    return _weighted_mean(_entropy(logits, target), share * _weights(target, counted, class_weight))
 
 
 def dice_loss(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
@@ -53,3 +78,20 @@ def dice_loss(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
     overlap = (probability * truth).sum(dims)
     sizes = probability.sum(dims) + truth.sum(dims)
     return -((2 * overlap + DICE_SMOOTH) / (sizes + DICE_SMOOTH)).mean()
+
+
+def _entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Return -log of the true class's probability per pixel, (N, *space); anything where the target is no class."""
+    if logits.shape[1] == 1:
+        return functional.binary_cross_entropy_with_logits(
+            logits[:, 0], (target == 1).to(logits.dtype), reduction="none"
+        )
+    return functional.cross_entropy(logits, target.clamp(min=0).long(), reduction="none")
+
+
+def _weights(target: Tensor, counted: Tensor, class_weight: float) -> Tensor:
+    return counted * torch.where(target > 0, class_weight, 1.0)
+
+
+def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    return (values * weights).sum() / weights.sum().clamp(min=SMALLEST_WEIGHT)

@@ -1,4 +1,4 @@
-"""Layers to stacks, and predictions to layers: probability, binary and attention maps over their image."""
+"""Layers to stacks, and predictions to layers: probability, binary, uncertainty and attention over their image."""
 
 from __future__ import annotations
 
@@ -133,12 +133,16 @@ def _results(layer: Image, shown: Shown, threshold: float) -> Iterator[Result]:
         yield Result(f"attention {attention.level}", "image", data, place, looks)
     flat = (1,) * len(shown.axes.replace("C", ""))
     whole = _place(layer, shown, flat, (0,) * len(flat))
-    for number, name in enumerate(names):
-        several = len(names) > 1
-        values = prediction.probability[number] if several else prediction.probability
-        looks = {"colormap": "magma", "contrast_limits": (0, 1), "blending": "additive", "opacity": 0.6}
-        role = f"probability {name}" if several else "probability"
-        yield Result(role, "image", _over_channels(values, shown, channels), whole, looks)
+    additive = {"blending": "additive", "opacity": 0.6}
+    hidden = {"colormap": "inferno", "contrast_limits": (0, 0.5), **additive, "visible": False}
+    seen = {"colormap": "magma", "contrast_limits": (0, 1), **additive}
+    for kind, values, looks in (
+        ("uncertainty", prediction.uncertainty, hidden),
+        ("probability", prediction.probability, seen),
+    ):
+        for number, name in enumerate(names if values is not None else ()):
+            of_class, role = (values[number], f"{kind} {name}") if len(names) > 1 else (values, kind)
+            yield Result(role, "image", _over_channels(of_class, shown, channels), whole, looks)
     data = _over_channels(prediction.binary(threshold), shown, channels)
     yield Result("binary", "labels", data, whole, {"opacity": 0.25})
 

@@ -1,0 +1,109 @@
+"""Monte Carlo dropout: several passes with dropout on give a mean and say how sure the network is of it.
+
+Drozdzal et al. 2016 average such passes at test time (figure 2d, table 2; rate 0.2) and do not say how many. Batch norm
+keeps its trained statistics here: those of a single tile would make the result depend on the tiling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from napari_skipseg.devices import Device
+from napari_skipseg.errors import InputError
+from napari_skipseg.inference.backends import Pixels, TileOutput, TorchBackend
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.models.model import Model
+
+CHANNEL_DROPOUT = (nn.Dropout2d, nn.Dropout3d)
+DROPOUT = (nn.Dropout, *CHANNEL_DROPOUT)
+
+Place = tuple[int, int]
+"""Of a tile: the number of its part of the stack (a slice, say), and its own in that part."""
+
+
+def dropout_rate(model: Model, options: SegmentOptions) -> float:
+    """Return the rate at which samples drop: the options' one, else that of the model's training.
+
+    Raises:
+        InputError: none is given and the model was trained without dropout, so that all samples would be the same.
+    """
+    if options.dropout is not None:
+        return options.dropout
+    trained = model.description.spec.dropout
+    if not trained:
+        raise InputError(
+            f"{model.description.name} was trained without dropout, so its samples would be all the same: give a "
+            "dropout rate, such as 0.2 (in a shell with --dropout 0.2)."
+        )
+    return trained
+
+
+class DropoutBackend(TorchBackend):
+    """torch with dropout on, at `rate`, and batch norm in evaluation. (An exported network has no dropout any more.)
+
+    The layers stay in evaluation mode, in which they let everything pass; masks are drawn behind them, from generators
+    of the backend's own, so that nothing else that draws random numbers is disturbed, or disturbs.
+
+    Raises:
+        InputError: the network has no dropout layers.
+    """
+
+    def __init__(self, model: Model, device: Device, rate: float, precision: str | None = None) -> None:
+        super().__init__(model, device, precision)
+        self._kept = 1 - rate
+        self._channels, self._values = torch.Generator(self._device), torch.Generator(self._device)
+        layers = [module for module in self._network.modules() if isinstance(module, DROPOUT)]
+        if not layers:
+            raise InputError(f"{model.description.name} has no dropout layers: segment without samples.")
+        for layer in layers:
+            layer.register_forward_hook(self._drop)
+
+    def draw(self, seed: int, sample: int, place: Place) -> None:
+        """Choose the masks of the next run, the same ones whenever the arguments are the same on the same device.
+
+        What drops whole channels drops the same ones in every tile of a sample: another choice would show as an edge
+        between tiles. What drops single values draws anew in each tile.
+        """
+        self._channels.manual_seed(_mix(seed, 0, sample))
+        self._values.manual_seed(_mix(seed, 1, sample, *place))
+
+    def _drop(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Return `output` with part of it set to 0 and the rest scaled up, as the layer does in training."""
+        if isinstance(layer, CHANNEL_DROPOUT):
+            mask = output.new_empty((*output.shape[:2], *(1,) * (output.ndim - 2)))
+            generator = self._channels
+        else:
+            mask, generator = torch.empty_like(output), self._values
+        return output * mask.bernoulli_(self._kept, generator=generator).div_(self._kept)
+
+
+def _mix(seed: int, *numbers: int) -> int:
+    mixed: int = np.random.SeedSequence(seed, spawn_key=numbers).generate_state(1, np.uint64)[0].item()
+    return mixed >> 1  # every generator takes 63 bits
+
+
+def iter_samples(
+    backend: DropoutBackend, samples: int, seed: int, image: Pixels, place: Place
+) -> Generator[None, None, TileOutput]:
+    """Yield between samples; return their mean and, as uncertainty, the standard deviation of their probability.
+
+    The deviation is that of the samples themselves (divided by their number), so it lies in [0, 0.5]. Only running
+    sums are kept (Welford 1962), not the samples.
+    """
+    for count in range(1, samples + 1):
+        backend.draw(seed, count, place)
+        output = backend.run(image)
+        values = [values.astype(np.float64) for values in (output.probability, *output.attentions)]
+        if count == 1:
+            means, squares = values, np.zeros_like(values[0])
+        else:
+            yield
+            before = values[0] - means[0]
+            means = [mean + (value - mean) / count for mean, value in zip(means, values, strict=True)]
+            squares += before * (values[0] - means[0])
+    probability, *attentions = (mean.astype(np.float32) for mean in means)
+    return TileOutput(probability, tuple(attentions), np.sqrt(squares / samples).astype(np.float32))

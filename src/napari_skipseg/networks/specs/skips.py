@@ -1,0 +1,95 @@
+"""What every network's specification has: its dimensions, its channels, and what crosses its long skips."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pydantic import ConfigDict
+
+from napari_skipseg.errors import SpecError
+
+Skip = Literal["none", "sum", "org", "st", "at", "sat", "additive", "reduce"]
+"""What crosses a long skip connection: nothing; its features, summed; its features, concatenated (`org`); selected
+features (`st`); one attention map of all features (`at`); one attention map of the selected features (`sat`); the
+features times an attention map that the expanding path asks for (`additive`, Attention U-Net); a 1×1 convolution to
+one channel, the plain baseline of the attention map (`reduce`)."""
+
+SKIPS: tuple[Skip, ...] = ("none", "sum", "org", "st", "at", "sat", "additive", "reduce")
+SELECTING: tuple[Skip, ...] = ("st", "sat")
+MAPPING: tuple[Skip, ...] = ("at", "sat", "reduce")
+"""Skips that pass maps in place of features."""
+ATTENDING: tuple[Skip, ...] = ("at", "sat", "additive")
+"""Skips that make an attention map."""
+SelectInit = Literal["glorot", "ones", "uniform01"]
+
+
+@dataclass(frozen=True)
+class SkipSpec(ABC):
+    """The part that all specifications share.
+
+    skip: what crosses every long skip. level_skips: the same per level, finest first, where levels differ; then `skip`
+    counts for none of them. select_init, gate_norm, gate_maps: of the gates (see `networks.gates`); gate_maps > 1 lets
+    that many maps cross where the paper has one. dropout: rate.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    dimensions: Literal[2, 3] = 2
+    in_channels: int = 1
+    out_channels: int = 1
+    skip: Skip = "sat"
+    level_skips: tuple[Skip, ...] = ()
+    select_init: SelectInit = "uniform01"
+    gate_norm: bool = True
+    gate_maps: int = 1
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.dimensions not in (2, 3):
+            raise SpecError(f"A network has 2 or 3 dimensions, not {self.dimensions}.")
+        if self.in_channels < 1 or self.out_channels < 1:
+            raise SpecError("A network needs at least one input and one output channel.")
+        if not 0 <= self.dropout < 1:
+            raise SpecError(f"Dropout must lie in [0, 1), not {self.dropout}.")
+        for skip in (self.skip, *self.level_skips):
+            if skip not in SKIPS:
+                raise SpecError(f"'{skip}' is no skip: choose one of {', '.join(SKIPS)}.")
+        if self.level_skips and len(self.level_skips) != self.levels:
+            raise SpecError(
+                f"This network has {self.levels} long skips and level_skips names {len(self.level_skips)}: name one per "
+                "level, finest first, or leave it empty."
+            )
+        if self.gate_maps < 1:
+            raise SpecError("A gate passes at least one map: set gate_maps to 1 or more.")
+        if self.gate_maps > 1 and not any(skip in MAPPING for skip in self.skips):
+            raise SpecError(
+                f"gate_maps is {self.gate_maps}, but no long skip has a gate that makes maps: set skip to one of "
+                f"{', '.join(MAPPING)}, or gate_maps to 1."
+            )
+
+    @property
+    @abstractmethod
+    def levels(self) -> int:
+        """Number of long skips; each level but the finest has half the resolution of the one above."""
+
+    @property
+    def skips(self) -> tuple[Skip, ...]:
+        """What crosses each long skip, finest level first."""
+        return self.level_skips or (self.skip,) * self.levels
+
+    @property
+    def stride(self) -> int:
+        """Image pixels per pixel of the deepest level."""
+        return int(2**self.levels)
+
+    @property
+    def attention_strides(self) -> tuple[int, ...]:
+        """Image pixels per pixel of each attention map of a long skip, finest level first."""
+        return tuple(
+            int(2**level)
+            for level, skip in enumerate(self.skips)
+            if skip in ATTENDING
+            for _ in range(self.gate_maps if skip in MAPPING else 1)
+        )
