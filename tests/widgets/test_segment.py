@@ -119,9 +119,9 @@ def test_what_is_wrong_is_said_and_segment_is_off(open_panel, qtbot):
     assert "tiny-3d is a 3D model and 'em' has no Z axis" in form.model.toolTip()
     assert not tab.segment_button.isEnabled()
     choose(form.model, "tiny-2d")
-    form.tile.setValue(5)
+    form.options.tile.setValue(5)
     assert "32" in tab.message.text()
-    form.tile.setValue(0)
+    form.options.tile.setValue(0)
     assert tab.segment_button.isEnabled()
     assert form.axes.styleSheet() == ""
     viewer.layers.remove(layer)
@@ -254,7 +254,7 @@ def test_the_real_engine_segments_is_killed_and_segments_again(open_panel, qtbot
         viewer, panel = open_panel(real)
         tab = panel.segment_tab
         viewer.add_image(np.random.default_rng(0).integers(0, 255, (40, 256, 256), np.uint8), name="em")
-        tab.form.tile.setValue(64)
+        tab.form.options.tile.setValue(64)
         press(qtbot, panel, wait=False)
         qtbot.waitUntil(lambda: tab.progress.value() > 0, timeout=120_000)
         os.kill(real.pid, signal.SIGKILL)
@@ -262,7 +262,7 @@ def test_the_real_engine_segments_is_killed_and_segments_again(open_panel, qtbot
         assert "engine" in tab.message.text().lower()
         assert [layer.name for layer in viewer.layers] == ["em"]
         choose(tab.form.extent, "current")
-        tab.form.tile.setValue(0)
+        tab.form.options.tile.setValue(0)
         press(qtbot, panel)
         probability = np.asarray(viewer.layers["probability"].data)
         assert probability.shape == (1, 256, 256)

@@ -29,7 +29,7 @@ def segment(
     dropout: Annotated[float | None, typer.Option(help="Rate in those passes; else that of the training.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of those passes.")] = 0,
 ) -> None:
-    """Segment an image; write IN_probability.tif, IN_binary.tif and, where asked for, maps of attention and uncertainty."""
+    """Segment an image; write IN_probability.tif, IN_binary.tif and, where asked for, attention and uncertainty."""
     from napari_skipseg.images.files import read_stack
     from napari_skipseg.inference.options import SegmentOptions
 

@@ -42,10 +42,11 @@ def read_stack(
 ) -> Stack:
     """Return the image in a TIFF, ImageJ TIFF or OME-TIFF, its voxels read only where they are looked at.
 
-    Files named .png, .jpg, .jpeg or .bmp are pictures, read whole: see `read_picture`. Of a TIFF, the first series of the file at full resolution. Axes of length 1 are left out, except Y and X. RGB samples become
-    C; pages of which the file says nothing become Z, or T where there is a Z already. Order and type stay; byte order
-    becomes the machine's. Where x and y are known but z is not, z takes y's size. Resolution tags of a plain TIFF
-    count only below 1 µm per pixel: what is coarser (72, 96, 300 dpi) is a print size.
+    Files named .png, .jpg, .jpeg or .bmp are pictures, read whole: see `read_picture`. Of a TIFF, the first series of
+    the file at full resolution. Axes of length 1 are left out, except Y and X. RGB samples become C; pages of which
+    the file says nothing become Z, or T where there is a Z already. Order and type stay; byte order becomes the
+    machine's. Where x and y are known but z is not, z takes y's size. Resolution tags of a plain TIFF count only below
+    1 µm per pixel: what is coarser (72, 96, 300 dpi) is a print size.
 
     axes: letters of "TCZYX", one per axis, in place of what the file says; they name, they do not transpose.
     voxel_size: (z, y, x) in `unit`, in place of the file's.

@@ -105,4 +105,5 @@ def _greys_of_palette(path: Path, picture: Image.Image) -> NDArray[Any]:
         raise InputError(
             f"'{path}' has a palette of colours: save it as RGB, or, where its values are labels, as 8-bit grey."
         )
-    return colours[numbers, 0]
+    greys: NDArray[np.uint8] = colours[numbers, 0]
+    return greys

@@ -45,7 +45,11 @@ class Card:
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """How a model came to be: settings as given, and its curves as (step, value) pairs."""
+    """How a model came to be: settings as given, and its curves as (step, value) pairs.
+
+    updates: mean |W_end - W_begin| of each convolution, one value per epoch, from the first layer to the last; empty
+    where no epoch was named. select_start: the weights of each select step when training began, by its module's name.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
@@ -53,6 +57,8 @@ class TrainingRecord:
     curves: dict[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     parent: str | None = None
+    updates: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    select_start: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

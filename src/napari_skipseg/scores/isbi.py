@@ -18,24 +18,21 @@ not above 0.2; as a 32-bit image in Fiji it would be, by rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.progress import Progress, run_to_end
-from napari_skipseg.scores.table import Agreement, compiled, group_pixels, label_components, tabulate
+from napari_skipseg.scores.flood import OUTSIDE, SEED, UNSEEN, flood_slice, pad_transposed
+from napari_skipseg.scores.table import Agreement, group_pixels, label_components, tabulate
 
 THRESHOLDS: tuple[float, ...] = tuple(accumulate([0.0] + [0.1] * 10))
 """0, 0.1, …, 1 as Fiji's loop adds them up: the last is 0.9999999999999999, so P = 1 is above every one."""
-
-DAM, UNSEEN, QUEUED, SEED, OUTSIDE = 0, -1, -2, -3, -4
-"""States of a pixel while its slice is flooded; segments are 1, 2, …"""
-
 
 @dataclass(frozen=True)
 class IsbiScores:
@@ -46,6 +43,9 @@ class IsbiScores:
     v_rand_split … v_info_merge: their parts at that threshold, means over the slices; 1 = no split.
     thresholds, v_rand_by_threshold, v_info_by_threshold: the means at every threshold.
     n_slices: slices that were scored; one without any true cell is left out.
+    slices: their numbers, from 0.
+    rand_by_slice, information_by_slice: V_rand at `v_rand_threshold` and V_info at `v_info_threshold`, with their
+        parts, of each of `slices`; the scores above are their means.
     """
 
     v_rand: float
@@ -60,6 +60,16 @@ class IsbiScores:
     v_rand_by_threshold: tuple[float, ...]
     v_info_by_threshold: tuple[float, ...]
     n_slices: int
+    slices: tuple[int, ...]
+    rand_by_slice: tuple[Agreement, ...]
+    information_by_slice: tuple[Agreement, ...]
+
+
+class SliceScores(NamedTuple):
+    """V_rand (`rand`) and V_info (`information`) of one slice at each of `THRESHOLDS`."""
+
+    rand: tuple[Agreement, ...]
+    information: tuple[Agreement, ...]
 
 
 def score_isbi(cell_probability: ArrayLike, truth: ArrayLike) -> IsbiScores:
@@ -76,17 +86,57 @@ def score_isbi(cell_probability: ArrayLike, truth: ArrayLike) -> IsbiScores:
 
 def iter_score_isbi(cell_probability: ArrayLike, truth: ArrayLike) -> Generator[Progress, None, IsbiScores]:
     """Yield after each slice; return what `score_isbi` does."""
+    return combine_slices((yield from iter_score_slices(cell_probability, truth)))
+
+
+def iter_score_slices(
+    cell_probability: ArrayLike, truth: ArrayLike
+) -> Generator[Progress, None, list[SliceScores | None]]:
+    """Yield after each slice; return their scores at every threshold, None for a slice without any true cell.
+
+    Arguments and errors are those of `score_isbi`; a truth without any cell is no error here. `combine_slices`
+    makes of one such list, or of several joined, the scores of a stack.
+    """
     probability = _checked_probability(cell_probability)
     cells = _checked_truth(truth, probability.shape)
     slices = list(zip(_as_slices(probability), _as_slices(cells), strict=True))
-    rand, information = [], []
+    scores: list[SliceScores | None] = []
     for done, (proposal_slice, true_slice) in enumerate(slices, start=1):
-        if true_slice.any():
-            by_threshold = _score_slice(proposal_slice, true_slice)
-            rand.append([both[0] for both in by_threshold])
-            information.append([both[1] for both in by_threshold])
+        scores.append(_score_slice(proposal_slice, true_slice) if true_slice.any() else None)
         yield Progress(done, len(slices), "scoring slices")
-    return _summarise(_mean(rand), _mean(information), len(rand))
+    return scores
+
+
+def combine_slices(scores: Sequence[SliceScores | None]) -> IsbiScores:
+    """Return the scores of slices taken for one stack: means over them, then the best threshold for them all.
+
+    Raises:
+        InputError: no slice has a true cell.
+    """
+    scored = [(number, score) for number, score in enumerate(scores) if score is not None]
+    if not scored:
+        raise InputError("The truth has no cell: nothing to score. It must be above 0 inside cells, 0 on membranes.")
+    numbers = tuple(number for number, _ in scored)
+    by_slice = [score for _, score in scored]
+    rand, information = _mean([score.rand for score in by_slice]), _mean([score.information for score in by_slice])
+    best_rand, best_info = _best(rand), _best(information)
+    return IsbiScores(
+        v_rand=rand[best_rand].score,
+        v_info=information[best_info].score,
+        v_rand_threshold=THRESHOLDS[best_rand],
+        v_info_threshold=THRESHOLDS[best_info],
+        v_rand_split=rand[best_rand].split,
+        v_rand_merge=rand[best_rand].merge,
+        v_info_split=information[best_info].split,
+        v_info_merge=information[best_info].merge,
+        thresholds=THRESHOLDS,
+        v_rand_by_threshold=tuple(mean.score for mean in rand),
+        v_info_by_threshold=tuple(mean.score for mean in information),
+        n_slices=len(scored),
+        slices=numbers,
+        rand_by_slice=tuple(score.rand[best_rand] for score in by_slice),
+        information_by_slice=tuple(score.information[best_info] for score in by_slice),
+    )
 
 
 def thin(cell: ArrayLike, threshold: float = 0.0) -> NDArray[np.int32]:
@@ -104,14 +154,14 @@ def thin(cell: ArrayLike, threshold: float = 0.0) -> NDArray[np.int32]:
     probability = _checked_probability(cell)
     thinned = np.empty(probability.shape, np.int32)
     for source, target in zip(_as_slices(probability), _as_slices(thinned), strict=True):
-        state = _pad_transposed(source > threshold, SEED, UNSEEN)
-        _flood_slice(state.reshape(-1), state.shape[1])
+        state = pad_transposed(source > threshold, SEED, UNSEEN)
+        flood_slice(state.reshape(-1), state.shape[1])
         target[:] = state[1:-1, 1:-1].T
     return thinned
 
 
 def probability_from_image(image: ArrayLike) -> NDArray[Any]:
-    """Return the probability in [0, 1] that a image stands for: integers over their type's maximum.
+    """Return the probability in [0, 1] that an image stands for: integers over their type's maximum.
 
     Integers become doubles and masks 0 and 1; floating-point images are returned as they are.
 
@@ -162,8 +212,6 @@ def _checked_truth(truth: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_
     if values.dtype.kind == "f" and np.isnan(values).any():
         raise InputError("The truth holds NaN: give a mask, 0 on membranes and above 0 inside cells.")
     cells: NDArray[np.bool_] = values > 0
-    if not cells.any():
-        raise InputError("The truth has no cell: nothing to score. It must be above 0 inside cells, 0 on membranes.")
     return cells
 
 
@@ -171,29 +219,32 @@ def _as_slices(values: NDArray[Any]) -> NDArray[Any]:
     return values.reshape(-1, *values.shape[-2:])
 
 
-def _score_slice(probability: NDArray[Any], cells: NDArray[np.bool_]) -> list[tuple[Agreement, Agreement]]:
+def _score_slice(probability: NDArray[Any], cells: NDArray[np.bool_]) -> SliceScores:
     """Return V_rand and V_info at each of `THRESHOLDS`; the pixels above rising ones only become fewer."""
-    truth = _pad_transposed(cells, SEED, OUTSIDE)
+    truth = pad_transposed(cells, SEED, OUTSIDE)
     true_segments = label_components(truth.reshape(-1), truth.shape[1], SEED, 0)
     true_pixels = group_pixels(truth.reshape(-1), true_segments)
     widened = probability.astype(np.float64)
-    scores: list[tuple[Agreement, Agreement]] = []
+    rand: list[Agreement] = []
+    information: list[Agreement] = []
     seeds_before = -1
     for threshold in THRESHOLDS:
         above = widened > threshold
         seeds = int(np.count_nonzero(above))
         if seeds == seeds_before:  # the same pixels, hence the same scores
-            scores.append(scores[-1])
+            rand.append(rand[-1])
+            information.append(information[-1])
             continue
         seeds_before = seeds
-        state = _pad_transposed(above, SEED, UNSEEN)
-        segments = _flood_slice(state.reshape(-1), state.shape[1])
+        state = pad_transposed(above, SEED, UNSEEN)
+        segments = flood_slice(state.reshape(-1), state.shape[1])
         table = tabulate(true_pixels, state.reshape(-1), segments)
-        scores.append((table.rand(), table.information()))
-    return scores
+        rand.append(table.rand())
+        information.append(table.information())
+    return SliceScores(tuple(rand), tuple(information))
 
 
-def _mean(slices: list[list[Agreement]]) -> list[Agreement]:
+def _mean(slices: list[tuple[Agreement, ...]]) -> list[Agreement]:
     """Return the means over the slices, threshold by threshold."""
     return [
         Agreement(*(math.fsum(values) / len(slices) for values in zip(*at_threshold, strict=True)))
@@ -201,74 +252,6 @@ def _mean(slices: list[list[Agreement]]) -> list[Agreement]:
     ]
 
 
-def _summarise(rand: list[Agreement], information: list[Agreement], n_slices: int) -> IsbiScores:
-    v_rand = tuple(mean.score for mean in rand)
-    v_info = tuple(mean.score for mean in information)
-    best_rand, best_info = v_rand.index(max(v_rand)), v_info.index(max(v_info))
-    return IsbiScores(
-        v_rand=v_rand[best_rand],
-        v_info=v_info[best_info],
-        v_rand_threshold=THRESHOLDS[best_rand],
-        v_info_threshold=THRESHOLDS[best_info],
-        v_rand_split=rand[best_rand].split,
-        v_rand_merge=rand[best_rand].merge,
-        v_info_split=information[best_info].split,
-        v_info_merge=information[best_info].merge,
-        thresholds=THRESHOLDS,
-        v_rand_by_threshold=v_rand,
-        v_info_by_threshold=v_info,
-        n_slices=n_slices,
-    )
-
-
-def _pad_transposed(mask: NDArray[np.bool_], inside: int, outside: int) -> NDArray[np.int32]:
-    """Return (X + 2, Y + 2) states, so that Fiji's scan (x outer, y inner) runs straight through memory."""
-    height, width = mask.shape
-    state = np.full((width + 2, height + 2), OUTSIDE, np.int32)
-    state[1:-1, 1:-1] = np.where(mask.T, np.int32(inside), np.int32(outside))
-    return state
-
-
-def _flood_slice(state: NDArray[np.int32], column: int) -> int:
-    """Turn SEED and UNSEEN pixels of a padded slice into segments and dams; return the number of segments."""
-    seeds = label_components(state, column, SEED, 0)
-    _flood(state, column)
-    return label_components(state, column, UNSEEN, seeds)  # border that no cell touches
-
-
-@compiled
-def _flood(state: NDArray[np.int32], column: int) -> None:
-    """Grow all segments together through UNSEEN pixels; where two meet a DAM stays (order: W, N, E, S)."""
-    neighbours = (-column, -1, column, 1)
-    queue = np.empty(state.size, np.int32)
-    end = 0
-    for pixel in range(state.size):
-        if state[pixel] == UNSEEN:
-            for step in neighbours:
-                if state[pixel + step] > 0:
-                    state[pixel] = QUEUED
-                    queue[end] = pixel
-                    end += 1
-                    break
-    touched = False
-    place = 0
-    while place < end:
-        pixel = queue[place]
-        place += 1
-        for step in neighbours:
-            label = state[pixel + step]
-            here = state[pixel]
-            if label > 0:
-                if here == QUEUED or (here == DAM and touched):
-                    state[pixel] = label
-                elif here > 0 and here != label:
-                    state[pixel] = DAM
-                    touched = False
-            elif label == DAM:
-                if here == QUEUED:
-                    state[pixel] = DAM
-                    touched = True
-            elif label == UNSEEN:
-                state[pixel + step] = QUEUED
-                queue[end] = pixel + step
-                end += 1
+def _best(means: list[Agreement]) -> int:
+    """Return the place of the highest score, the lowest of several."""
+    return max(range(len(means)), key=lambda place: means[place].score)

@@ -77,6 +77,7 @@ class Contingency:
             same = float(truth == proposal)
             return Agreement(same, same, same)
         shared = truth + proposal - _entropy(self.joint, self.singletons, pixels)
+        shared = min(max(shared, 0.0), truth, proposal)  # which rounding may leave by a last digit
         return Agreement(2 * shared / (truth + proposal), shared / proposal, shared / truth)
 
 

@@ -2,6 +2,11 @@
 
 The warp is that of Drozdzal et al. 2016 and Ronneberger et al. 2015: a coarse grid of random displacements,
 interpolated by cubic B-splines, with its outermost control points fixed.
+
+MONAI's transforms do not do this: `Rand2DElastic` spaces its control points by pixels, fixes none of them, and
+upsamples their positions by cubic convolution, which goes through the control points and overshoots between them where
+a B-spline smooths; `Rand3DElastic` smooths uniform noise of each voxel by a Gaussian instead; and both draw from a
+state that they carry along, where a sample here is a function of seed and number.
 """
 
 from __future__ import annotations
@@ -21,7 +26,12 @@ def draw(generator: torch.Generator, low: float, high: float) -> float:
 
 
 def draw_matrix(options: Augmentation, dimensions: int, generator: torch.Generator) -> Tensor:
-    """Return a (dimensions, dimensions) matrix: flips, axis swaps, then rotation, scale and shear in Y-X."""
+    """Return a (dimensions, dimensions) matrix: flips, axis swaps, then rotation, scale and shear in Y-X.
+
+    The shear leans the X axis by an angle and keeps areas: [[1, tan s], [0, 1]]. Keras, with which Drozdzal et al.
+    trained, has [[1, -sin s], [0, cos s]]: the same lean the other way, and X scaled by cos s besides (to 0.92 at their
+    0.41 radians). Scale is an option of its own here, so the shear has none.
+    """
     angle = math.radians(draw(generator, -options.rotation, options.rotation))
     zoom = math.exp(draw(generator, -1, 1) * math.log1p(options.scale))
     shear = math.tan(draw(generator, -options.shear, options.shear))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,30 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from napari_skipseg.errors import FileError, SpecError
+from napari_skipseg.training.settings import TrainSettings, settings_from_json, settings_to_dict
 
 Curves = dict[str, list[tuple[int, float]]]
+NUMBERS = ("step", "curves", "recent", "best_loss", "stale", "updates", "select_start")
+"""Fields of `FitState` that are kept as JSON; the others are tensors."""
 
 
 @dataclass
 class FitState:
-    """Where a fit stands: steps done, curves, and the best weights seen on the held-out slices."""
+    """Where a fit stands: steps done, curves, and the best weights seen on the held-out slices.
+
+    recent: training losses since the last point of their curve. stale: validations since a lower held-out loss.
+    updates, select_start: as in `TrainingRecord`. epoch_begin: the kernels when this epoch began.
+    """
 
     step: int = 0
     curves: Curves = field(default_factory=dict)
+    recent: list[float] = field(default_factory=list)
     best_loss: float = float("inf")
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    stale: int = 0
+    updates: dict[str, list[float]] = field(default_factory=dict)
+    epoch_begin: dict[str, Tensor] = field(default_factory=dict)
+    select_start: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
     def record(self, curve: str, value: float) -> None:
         """Add `value` to `curve` at the present step."""
@@ -32,11 +44,7 @@ class FitState:
 
 
 def write_checkpoint(
-    file: Path,
-    settings: dict[str, Any],
-    state: FitState,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    file: Path, settings: TrainSettings, state: FitState, network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
     """Write everything that an exact resume needs; the file of before stays until the new one is whole.
 
@@ -45,9 +53,10 @@ def write_checkpoint(
     """
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in state.best_weights.items()}
+    tensors |= {f"begin.{name}": tensor for name, tensor in state.epoch_begin.items()}
     for number, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{slot}": torch.as_tensor(value) for slot, value in slots.items()}
-    numbers = {"step": state.step, "curves": state.curves, "best_loss": state.best_loss, "settings": settings}
+    numbers = {name: getattr(state, name) for name in NUMBERS} | {"settings": settings_to_dict(settings)}
     draft = file.with_name(file.name + ".part")
     try:
         contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -59,7 +68,7 @@ def write_checkpoint(
 
 
 def read_checkpoint(
-    file: Path, settings: dict[str, Any], network: nn.Module, optimizer: torch.optim.Optimizer
+    file: Path, settings: TrainSettings, network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> FitState:
     """Return the state in `file` after loading it into `network` and `optimizer`; a new state where there is none.
 
@@ -74,7 +83,7 @@ def read_checkpoint(
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise SpecError(f"The checkpoint {file} is damaged; delete it to start anew.") from error
-    if numbers["settings"] != json.loads(json.dumps(settings)):
+    if not _is_same_run(numbers["settings"], settings):
         raise SpecError(f"The checkpoint {file} belongs to other settings; choose another name or delete it.")
     network.load_state_dict(_under(tensors, "network."))
     slots: dict[int, dict[str, Tensor]] = {}
@@ -82,8 +91,28 @@ def read_checkpoint(
         number, slot = name.split(".", 1)
         slots.setdefault(int(number), {})[slot] = tensor
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    curves = {name: [(int(step), float(value)) for step, value in curve] for name, curve in numbers["curves"].items()}
-    return FitState(numbers["step"], curves, float(numbers["best_loss"]), _under(tensors, "best."))
+    state = FitState(best_weights=_under(tensors, "best."))
+    for name in NUMBERS:
+        setattr(state, name, numbers.get(name, getattr(state, name)))
+    state.curves = {name: [(int(step), value) for step, value in curve] for name, curve in state.curves.items()}
+    state.select_start = {name: tuple(weights) for name, weights in state.select_start.items()}
+    begin = _under(tensors, "begin.")
+    state.epoch_begin = {name: begin[name] for name in convolutions_in_depth_order(network)} if begin else {}
+    return state
+
+
+def _is_same_run(written: dict[str, Any], settings: TrainSettings) -> bool:
+    """Return whether a checkpoint's settings train the same; what an older version did not know has its default."""
+    try:
+        found = settings_from_json(json.dumps(written))
+    except SpecError:
+        return False
+    return _as_trained(found) == _as_trained(settings)
+
+
+def _as_trained(settings: TrainSettings) -> TrainSettings:
+    used = settings.training_protocol
+    return replace(settings, learning_rate=used.learning_rate, weight_decay=used.weight_decay, warm_up=used.warm_up)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,19 @@ from torch import Tensor
 from napari_skipseg.errors import InputError, SpecError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.normalize import Normalization, measure
+from napari_skipseg.images.pictures import is_lossy
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.training.augment import resample, sampling_grid, vary_greys
 from napari_skipseg.training.augmentation import Augmentation
+from napari_skipseg.training.faults import spoil_sections
 from napari_skipseg.training.losses import IGNORED
 from napari_skipseg.training.settings import TrainSettings, held_out
 
 READ_AROUND = 1.6
 """A patch is read with surroundings of this factor, so that a turned patch finds real pixels at its corners."""
+
+FEW_LABELS = 16
+"""Labels in a JPEG of up to so many values are taken as they are; compression that changed labels leaves more."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,10 @@ def read_data(settings: TrainSettings) -> TrainingData:
     stack = None
     for image_path, label_path in zip(settings.images, settings.labels, strict=True):
         stack = read_stack(image_path, voxel_size=settings.voxel_size, unit=settings.unit)
-        labelled = _read_pair(stack, read_stack(label_path), settings)
+        labels = read_stack(label_path)
+        if is_lossy(Path(label_path)):
+            _check_lossy(labels)
+        labelled = _read_pair(stack, labels, settings)
         depth = labelled.target.shape[0]
         is_held_out = [number + z in chosen for z in range(depth)]
         training += _runs(labelled, [not held for held in is_held_out])
@@ -71,6 +80,12 @@ def read_data(settings: TrainSettings) -> TrainingData:
     return TrainingData(tuple(training), tuple(validation), stack)
 
 
+def _check_lossy(labels: Stack) -> None:
+    """Raise InputError where the compression of a JPEG has blurred the edges of its labels into other values."""
+    if len(np.unique(labels.read((slice(None),) * len(labels.shape)))) > FEW_LABELS:
+        raise InputError(f"The labels '{labels.name}' are a JPEG, which has changed their values: save them as PNG.")
+
+
 def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> Labelled:
     if "T" in stack.axes:
         raise InputError(f"'{stack.name}' is a time series; train on single stacks.")
@@ -81,6 +96,8 @@ def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> Labelled
         )
     space = tuple(stack.length(axis) for axis in "ZYX")
     truth = tuple(labels.length(axis) for axis in "ZYX")
+    if labels.axes == "YXC":
+        raise InputError(f"The labels '{labels.name}' do not fit: they have colours; save them as grey, value = label.")
     if space != truth or labels.length("C") * labels.length("T") != 1:
         raise InputError(f"Labels '{labels.name}' of shape {labels.shape} do not fit '{stack.name}' of {stack.shape}.")
     everything = (slice(None),) * len(labels.shape)
@@ -162,7 +179,7 @@ def draw_sample(
     labels = torch.from_numpy(np.ascontiguousarray(target[tuple(read)]))
     grid = sampling_grid(options, patch, torch.tensor(centre), generator)
     pixels, labels = resample(pixels, labels, grid)
-    return vary_greys(options, pixels, generator), labels
+    return spoil_sections(options, vary_greys(options, pixels, generator), generator), labels
 
 
 def draw_batch(runs: tuple[Labelled, ...], settings: TrainSettings, step: int) -> tuple[Tensor, Tensor]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -13,9 +13,11 @@ from napari_skipseg.errors import SpecError
 from napari_skipseg.models.description import Card, ClassLabel, output_channels
 from napari_skipseg.networks.specs import NetworkSpec, UNetSpec, first_fault
 from napari_skipseg.training.augmentation import Augmentation
+from napari_skipseg.training.protocols import PROTOCOLS, Protocol, ProtocolName
 
 _STRICT = ConfigDict(extra="forbid")
-LossName = Literal["bce", "dice", "bce+dice"]
+LossName = Literal["bce", "dice", "bce+dice", "focal", "focal+dice", "balanced", "balanced+dice"]
+Precision = Literal["auto", "bf16", "f32"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class TrainSettings:
     all images in order. voxel_size: (z, y, x) in `unit`, where the files do not say. patch: (z, y, x) or (y, x) of a
     sample, in voxels. start_from: a model whose weights are the first ones. class_weight: how much more a pixel of a
     class counts in the cross-entropy than one of the background: above 1, gaps in membranes close.
+    protocol: optimiser, rates and first weights by name; a learning_rate, weight_decay or warm_up given here goes in
+    place of the protocol's. accumulate: parts that a step takes its batch in, one after the other, for batches that do
+    not fit into memory. precision: bf16, f32, or auto: bf16 where the device has it. patience: validations without a
+    lower held-out loss after which training stops; 0 = never. epoch: steps over which the weight-update map takes one
+    column; 0 = no map.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -44,13 +51,18 @@ class TrainSettings:
     patch: tuple[int, ...] = (256, 256)
     batch: int = 4
     steps: int = 3000
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 1e-4
-    warm_up: float = 0.05
+    protocol: ProtocolName = "modern"
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    warm_up: float | None = None
+    accumulate: int = 1
+    precision: Precision = "auto"
     loss: LossName = "bce+dice"
     class_weight: float = 1.0
     augmentation: Augmentation = field(default_factory=Augmentation)
     validate_every: int = 250
+    patience: int = 0
+    epoch: int = 0
     seed: int = 0
     voxel_size: tuple[float, float, float] | None = None
     unit: str | None = None
@@ -72,14 +84,38 @@ class TrainSettings:
             raise SpecError(f"Label value {self.ignore} is both a class and the value to ignore.")
         if len(self.patch) != self.spec.dimensions or min(self.patch) < 8:
             raise SpecError(f"A {self.spec.dimensions}D network needs a patch of {self.spec.dimensions} lengths >= 8.")
-        if min(self.batch, self.steps, self.validate_every) < 1 or not 0 < self.learning_rate < math.inf:
-            raise SpecError("Batch, steps, validate_every and learning_rate must be positive.")
         if not 0 < self.class_weight < math.inf:
             raise SpecError(f"class_weight must be positive, not {self.class_weight}: 1 weighs all pixels the same.")
-        if self.widen < 0 or not 0 <= self.weight_decay < math.inf or not 0 <= self.warm_up <= 1:
-            raise SpecError("Neither widen nor weight_decay may be negative, and warm_up is a share from 0 to 1.")
+        if self.widen < 0:
+            raise SpecError("widen may not be negative: it is the number of voxels by which classes grow.")
+        self._check_protocol()
         self._check_network()
-        held_out(self.validate)
+        if self.patience and not held_out(self.validate):
+            raise SpecError("Patience needs slices held out to watch: name some with validate, such as 20-24.")
+
+    @property
+    def training_protocol(self) -> Protocol:
+        """The protocol, with what these settings give in place of its own."""
+        named = PROTOCOLS[self.protocol]
+        given = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "warm_up")}
+        return replace(named, **{name: value for name, value in given.items() if value is not None})
+
+    def _check_protocol(self) -> None:
+        _check_name("protocol", self.protocol, tuple(PROTOCOLS))
+        _check_name("loss", self.loss, get_args(LossName))
+        _check_name("precision", self.precision, get_args(Precision))
+        protocol = self.training_protocol
+        if min(self.batch, self.steps, self.validate_every) < 1 or not 0 < protocol.learning_rate < math.inf:
+            raise SpecError("Batch, steps, validate_every and learning_rate must be positive.")
+        if not 0 <= protocol.weight_decay < math.inf or not 0 <= protocol.warm_up <= 1:
+            raise SpecError("weight_decay may not be negative, and warm_up is a share from 0 to 1.")
+        if min(self.patience, self.epoch) < 0:
+            raise SpecError("Neither patience nor epoch may be negative: 0 switches them off.")
+        if self.accumulate < 1 or self.batch % self.accumulate:
+            raise SpecError(
+                f"A batch of {self.batch} cannot be taken in {self.accumulate} equal parts: choose an accumulate that "
+                "divides the batch."
+            )
 
     def _check_network(self) -> None:
         """Refuse a network of other classes, and patches that leave its deepest level one pixel: no spread to norm."""
@@ -91,8 +127,13 @@ class TrainSettings:
         stride = self.spec.stride
         if min(self.patch) < stride:
             raise SpecError(f"This network halves down to 1/{stride}: every length of the patch must be >= {stride}.")
-        if self.batch * math.prod(-(-length // stride) for length in self.patch) < 2:
+        if self.batch // self.accumulate * math.prod(-(-length // stride) for length in self.patch) < 2:
             raise SpecError("One pixel is left of a batch at the network's deepest level: enlarge the patch or batch.")
+
+
+def _check_name(what: str, name: str, names: tuple[str, ...]) -> None:
+    if name not in names:
+        raise SpecError(f"There is no {what} '{name}': choose one of {', '.join(names)}.")
 
 
 _ADAPTER: TypeAdapter[TrainSettings] = TypeAdapter(TrainSettings)

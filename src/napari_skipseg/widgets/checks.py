@@ -27,7 +27,8 @@ class Choices:
     """What the form says.
 
     model: None where there is none, or it cannot be read; `model_fault` then says why.
-    voxel_size: (z, y, x) in `unit`. whole: the whole stack rather than the current slice.
+    voxel_size: (z, y, x) in `unit`. dropout: of samples, None for the rate of the model's training. whole: the whole
+    stack rather than the current slice.
     """
 
     layer: Image | None
@@ -40,13 +41,23 @@ class Choices:
     device: str = "auto"
     tile: int = 0
     flips: bool = False
+    samples: int = 0
+    dropout: float | None = None
     threshold: float = 0.5
     whole: bool = True
 
     def options(self) -> SegmentOptions:
         """Return the engine's options."""
         channel = self.channel if asks_channel(self) else None
-        return SegmentOptions(self.device, self.threshold, self.tile, self.flips, channel)
+        return SegmentOptions(
+            self.device,
+            self.threshold,
+            self.tile,
+            self.flips,
+            channel,
+            samples=self.samples,
+            dropout=self.dropout if self.samples else None,
+        )
 
     @property
     def seen(self) -> str:
@@ -76,11 +87,16 @@ def asks_channel(choices: Choices) -> bool:
 
 
 def find_faults(choices: Choices) -> dict[str, str]:
-    """Return what is wrong: a reason for each of "image", "axes", "voxel size", "channel", "model", "tile" that is."""
+    """Return what is wrong: a reason for each field that is, by its name.
+
+    The names are "image", "axes", "voxel size", "channel", "model", "tile", "samples" and "dropout".
+    """
     found = {
         "image": _image_fault(choices.layer),
         "model": choices.model_fault,
         "tile": _tile_fault(choices.tile),
+        "samples": _samples_fault(choices),
+        "dropout": _dropout_fault(choices),
     }
     if choices.layer is not None:
         found["axes"] = _axes_fault(choices.layer, choices.axes)
@@ -130,6 +146,21 @@ def _fit_fault(choices: Choices) -> str:
 
 def _tile_fault(tile: int) -> str:
     return "" if tile == 0 or tile >= SMALLEST_TILE else f"A tile needs {SMALLEST_TILE} voxels or more (0 = auto)."
+
+
+def _samples_fault(choices: Choices) -> str:
+    if choices.samples == 1:
+        return "Uncertainty needs 2 samples or more (0 = off)."
+    if choices.samples and choices.flips:
+        return "Mirrored copies and Monte Carlo samples cannot be averaged together: switch one of them off."
+    return ""
+
+
+def _dropout_fault(choices: Choices) -> str:
+    model = choices.model
+    if not choices.samples or choices.dropout or model is None or model.spec.dropout:
+        return ""
+    return f"{model.name} was trained without dropout: choose a rate for the samples, such as 0.2."
 
 
 def find_warning(choices: Choices) -> str:

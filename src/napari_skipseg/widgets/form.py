@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QIcon, QPixmap
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QLabel, QPushButton, QSpinBox, QWidget
-from superqt import QCollapsible, QLabeledDoubleSlider
+from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QPushButton, QWidget
+from superqt import QLabeledDoubleSlider
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.models.catalog import describe_model, find_models, locate_model
@@ -18,6 +17,7 @@ from napari_skipseg.widgets.card import CardDialog
 from napari_skipseg.widgets.checks import Choices, asks_channel, channels, find_faults
 from napari_skipseg.widgets.fields import AxesField, FreshCombo, Links, VoxelSizeField, mark
 from napari_skipseg.widgets.layers import is_result
+from napari_skipseg.widgets.options import OptionsFold
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from napari_skipseg.jobs.protocol import DeviceReport
 
 NO_MODEL = "There is no model: train one with napari-skipseg train, or copy a model folder into your models."
-FLAT = "QPushButton, QPushButton:checked { text-align: left; border: none; background: transparent; padding: 3px 0px; }"
 RGB = ("red", "green", "blue", "alpha")
 
 
@@ -60,12 +59,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.device_note.setWordWrap(True)
         self.device_note.setStyleSheet("QLabel { font-size: 8pt; }")
         self.device.offer([("auto", "auto")], "auto")
-        self.tile, self.flips = QSpinBox(), QCheckBox("average mirrored copies")
-        self.tile.setRange(0, 8192)
-        self.tile.setSingleStep(32)
-        self.tile.setSpecialValueText("auto")
-        self.tile.setToolTip("Longest side of a tile in voxels; smaller tiles need less memory")
-        self.flips.setToolTip("Test-time flips: a little better, 4 times slower in 2D and 8 times in 3D")
+        self.options = OptionsFold()
         self.threshold = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
         self.threshold.setRange(0.0, 1.0)
         self.threshold.setSingleStep(0.01)
@@ -88,19 +82,6 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         form.addRow("", self.device_note)
         form.addRow("Segment", self.extent)
         form.addRow("Threshold", self.threshold)
-        inner = QWidget()
-        options = QFormLayout(inner)
-        options.setContentsMargins(12, 0, 0, 0)
-        options.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        options.addRow("Tile", self.tile)
-        options.addRow("Flips", self.flips)
-        self.options = QCollapsible("▸ Options", expandedIcon=_no_icon(), collapsedIcon=_no_icon())
-        self.options.layout().setContentsMargins(0, 0, 0, 0)
-        self.options.toggleButton().setStyleSheet(FLAT)
-        self.options.toggled.connect(lambda opened: self.options.setText(("▾" if opened else "▸") + " Options"))
-        self.options.setDuration(0)
-        self.options.setContent(inner)
-        self.options.collapse(animate=False)
         form.addRow(self.options)
 
     def _connect(self) -> None:
@@ -115,8 +96,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
             self.model.activated,
             self.device.activated,
             self.extent.activated,
-            self.tile.valueChanged,
-            self.flips.toggled,
+            self.options.edited,
         ):
             signal.connect(self.check)
         layers = self._viewer.layers.events
@@ -137,8 +117,10 @@ class SegmentForm(QWidget):  # type: ignore[misc]
             *self._described[1:],
             channel=self.channel.currentData(),
             device=self.device.currentData() or "auto",
-            tile=self.tile.value(),
-            flips=self.flips.isChecked(),
+            tile=self.options.tile.value(),
+            flips=self.options.flips.isChecked(),
+            samples=self.options.samples.value(),
+            dropout=self.options.rate,
             threshold=float(self.threshold.value()),
             whole=self.extent.currentData() != "current",
         )
@@ -153,10 +135,10 @@ class SegmentForm(QWidget):  # type: ignore[misc]
             "axes": self.axes,
             "channel": self.channel,
             "model": self.model,
-            "tile": self.tile,
         }
         for name, field in fields.items():
             mark(field, faults.get(name, ""), self._hint(name))
+        self.options.mark(faults)
         self.voxel_size.mark(faults.get("voxel size", ""))
         self.card.setEnabled(self._described[1] is not None)
         self.changed.emit()
@@ -166,7 +148,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
             return "One letter per axis: T time, C channel, Z Y X space"
         if name == "model" and self._described[1] is not None:
             return self._described[1].card.summary
-        return self.tile.toolTip() if name == "tile" else ""
+        return ""
 
     def _follow_list(self, event: Any = None) -> None:
         self._name_links.cut()
@@ -276,13 +258,6 @@ def _describe(name: str | None) -> tuple[str, ModelDescription | None, str]:
         return name, describe_model(name), ""
     except SkipsegError as error:
         return name, None, str(error)
-
-
-def _no_icon() -> QIcon:
-    """Return an icon that shows nothing: superqt's own would keep the colour of the first theme."""
-    pixmap = QPixmap(1, 1)
-    pixmap.fill(Qt.GlobalColor.transparent)
-    return QIcon(pixmap)
 
 
 def _side_by_side(wide: QWidget, narrow: QWidget) -> QWidget:

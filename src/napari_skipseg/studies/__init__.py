@@ -1,0 +1,1 @@
+"""The analyses of the papers: from models and settings to numbers and pictures."""
