@@ -30,8 +30,10 @@ from napari_skipseg.models.model import Model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.gates import Select
 from napari_skipseg.networks.network import Network, NetworkOutput, count_trainable
+from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.training.evaluate import score_held_out
 from napari_skipseg.training.fit import iter_fit
+from napari_skipseg.training.optimizers import initialise
 from napari_skipseg.training.samples import read_data
 from napari_skipseg.training.settings import TrainSettings, settings_from_json
 
@@ -39,11 +41,11 @@ HELD_OUT = "20-24"
 
 
 class Foreign(Network):
-    """A network of another package, padded and cropped as ours are."""
+    """A network of another package, padded and cropped as one of ours with as many levels is."""
 
-    def __init__(self, inner: nn.Module, stride: int) -> None:
-        super().__init__()
-        self.inner, self.stride, self.attention_strides = inner, stride, ()
+    def __init__(self, inner: nn.Module, levels: int) -> None:
+        super().__init__(UNetSpec(widths=(1,) * (levels + 1), skip="org"))
+        self.inner = inner
 
     def run(self, image: torch.Tensor) -> NetworkOutput:
         return NetworkOutput(self.inner(image), ())
@@ -51,13 +53,13 @@ class Foreign(Network):
 
 def basic_unet() -> Network:
     """MONAI's BasicUNet with its default widths (32, 32, 64, 128, 256, 32) and instance norm."""
-    return Foreign(BasicUNet(spatial_dims=2, in_channels=1, out_channels=1), 16)
+    return Foreign(BasicUNet(spatial_dims=2, in_channels=1, out_channels=1), 4)
 
 
 def attention_unet() -> Network:
     """MONAI's AttentionUnet with the widths of our U-Net."""
     channels, strides = (32, 64, 128, 256), (2, 2, 2)
-    return Foreign(AttentionUnet(2, 1, 1, channels=channels, strides=strides), 8)
+    return Foreign(AttentionUnet(2, 1, 1, channels=channels, strides=strides), 3)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ def settings_of(name: str, row: Row, folder: Path, seed: int, steps: int) -> Tra
 def make_network(settings: TrainSettings, row: Row) -> Network:
     """Return the row's network, made from the seed."""
     torch.manual_seed(settings.seed)
-    return build(settings.spec) if row.foreign is None else row.foreign()
+    network = build(settings.spec) if row.foreign is None else row.foreign()
+    initialise(network, settings.training_protocol)
+    return network
 
 
 def channels_off(network: Network) -> list[float]:

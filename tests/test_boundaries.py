@@ -32,8 +32,12 @@ LOADS_WITHOUT_TORCH = (
     "napari_skipseg.inference.outputs",
     "napari_skipseg.inference.saving",
     "napari_skipseg.inference.scoring",
+    "napari_skipseg.models.selection",
+    "napari_skipseg.networks.presets",
     "napari_skipseg.networks.specs",
+    "napari_skipseg.training.augmentation",
     "napari_skipseg.training.flags",
+    "napari_skipseg.training.protocols",
     "napari_skipseg.training.settings",
 )
 UNSAFE_MODULES = ("pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")

@@ -1,14 +1,18 @@
-"""What a terminal shows: results as text, table or JSON on stdout; progress and errors on stderr."""
+"""What a terminal shows: results as text, table or JSON on stdout (or as a CSV file), progress and errors on stderr."""
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -18,7 +22,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from napari_skipseg.errors import SkipsegError
+from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.progress import Progress, Result, run_to_end
 
 LINE_EVERY = 60.0
@@ -97,16 +101,50 @@ def report(facts: Any, as_json: bool) -> None:
 
 
 def report_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Show a table whose columns are the keys of its rows."""
+    """Show a table whose columns are the keys of its first row; where a later row has no value, a cell is empty."""
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for key in rows[0] if rows else ():
-        table.add_column(key.replace("_", " "), justify="right" if isinstance(rows[0][key], int) else "left")
-    for row in rows:
-        table.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row.values()))
-    Console(highlight=False).print(table)
+    columns = list(rows[0]) if rows else []
+    cells = {key: [_cell(row.get(key)) for row in rows] for key in columns}
+    for key in columns:
+        header, number = key.replace("_", " "), isinstance(rows[0][key], int | float)
+        if number:  # a column of numbers is as narrow as they are, so that none of them is cut off
+            header = textwrap.fill(header, max(map(len, [*header.split(), *cells[key]])))
+        table.add_column(header, justify="right" if number else "left")
+    for row in zip(*cells.values(), strict=True):
+        table.add_row(*row)
+    Console(highlight=False, markup=False).print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.5f}"
+    return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write a table, its columns all the keys of its rows; the file appears whole or, on any fault, not at all.
+
+    Raises:
+        FileError: the file cannot be written: no such folder, no permission, no space.
+    """
+    if path.is_dir():
+        raise FileError(f"'{path}' is a folder: give the name of a CSV file.")
+    part = path.with_name(path.name + ".part")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    try:
+        with part.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        part.replace(path)
+    except OSError as error:
+        raise FileError(f"'{path}' cannot be written ({error.strerror or error}): choose another place.") from error
+    finally:
+        with suppress(OSError):  # where there is no such folder, nothing is there to remove
+            part.unlink(missing_ok=True)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,22 @@ def test_results_are_those_of_the_same_call_in_this_process(engine: Engine, mode
     for name in ("axes", "voxel_size", "unit", "origin", "class_names"):
         assert getattr(found, name) == getattr(expected, name)
     assert found.recipe == json.loads(json.dumps(expected.recipe))
+
+
+def test_samples_run_on_torch_between_runs_that_need_not(engine: Engine, model_folder: Path) -> None:
+    stack, sampled = make_stack(), replace(OPTIONS, samples=3, dropout=0.3, seed=4)
+    model = read_model(model_folder)
+    plain = run_to_end(iter_predict(stack, model, OPTIONS))
+    expected = run_to_end(iter_predict(stack, model, sampled))
+    for options, wanted in ((OPTIONS, plain), (sampled, expected), (OPTIONS, plain), (sampled, expected)):
+        found = run_to_end(engine.segment(stack, model_folder, options))
+        np.testing.assert_array_equal(found.probability, wanted.probability)
+        assert found.recipe == json.loads(json.dumps(wanted.recipe))
+        assert (found.uncertainty is None) == (wanted.uncertainty is None)
+        if found.uncertainty is not None:
+            np.testing.assert_array_equal(found.uncertainty, wanted.uncertainty)
+            assert isinstance(found.uncertainty, np.memmap)
+    assert expected.recipe["backend"] == "torch"
 
 
 def test_progress_only_grows_and_ends_whole(engine: Engine, model_folder: Path) -> None:

@@ -1,12 +1,17 @@
-"""The residual FCN of Drozdzal et al. 2016: its stages, its blocks, its skips."""
+"""The residual FCN of Drozdzal et al. 2016: its stages, its blocks in both orders, its skips."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from napari_skipseg.networks.blocks import Block, BlockOptions
-from napari_skipseg.networks.build import build
-from napari_skipseg.networks.residual_fcn import LongSkip, _stage
+from napari_skipseg.networks.build import build, count_parameters
+from napari_skipseg.networks.gates import GateOptions
+from napari_skipseg.networks.long_skip import LongSkip
+from napari_skipseg.networks.residual_fcn import _stage
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage
 
 CONVOLUTIONS = nn.Conv2d | nn.Conv3d
@@ -108,24 +113,57 @@ def test_a_block_does_not_change_what_the_long_skip_holds():
         assert torch.equal(image, before)
 
 
-def projections(**options):
-    join = LongSkip(ResidualFCNSpec(**options), 16, 8, 2)
-    sides = (join.project_up, join.project_skip)
-    return [None if isinstance(side, nn.Identity) else tuple(side.weight.shape[:2]) for side in sides]
+def widths_of_joins(**options):
+    """Of each long skip, deepest first: the widths that its projections of the expanding path and the skip go to."""
+    with torch.device("meta"):
+        joins = build(ResidualFCNSpec(**options)).joins
+    sides = [(join.project_up, join.project_skip) for join in joins]
+    return [tuple(getattr(side, "out_channels", None) for side in pair) for pair in sides]
 
 
 def test_sums_bring_widths_together_by_one_of_two_rules():
-    assert projections() == [(8, 16), None]
-    assert projections(projection="narrow") == [(2, 16), (2, 8)]
-    assert projections(skip="org") == [None, None]
-    assert projections(skip="none") == [None, None]
+    assert widths_of_joins() == [(512, None), (256, None), (128, None), (32, None), (None, None)]
+    assert widths_of_joins(projection="narrow") == [(128, 128), (64, 64), (32, 32), (32, None), (None, None)]
+    assert widths_of_joins(skip="org") == [(None, None)] * 5
+    assert widths_of_joins(skip="none") == [(None, None)] * 5
 
 
 def test_long_skips_are_summed_concatenated_or_left_out():
     up, skip = torch.randn(2, 1, 8, 4, 4)
-    assert torch.equal(LongSkip(ResidualFCNSpec(), 8, 8, 8)(up, skip), up + skip)
-    assert torch.equal(LongSkip(ResidualFCNSpec(skip="org"), 8, 8, 8)(up, skip), torch.cat([up, skip], 1))
-    assert torch.equal(LongSkip(ResidualFCNSpec(skip="none"), 8, 8, 8)(up, skip), up)
+    options = GateOptions(2, "ones", norm=True)
+    joined = {name: LongSkip(options, 8, 8, name)(up, skip).features for name in ("sum", "org", "none")}
+    assert torch.equal(joined["sum"], up + skip)
+    assert torch.equal(joined["org"], torch.cat([up, skip], 1))
+    assert torch.equal(joined["none"], up)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_sat_on_the_long_skips_gives_one_map_per_level(dimensions):
+    stages = (Stage("simple", 4, 1), Stage("basic", 4, 1), Stage("bottleneck", 2, 1), Stage("simple", 4, 1))
+    spec = ResidualFCNSpec(
+        dimensions=dimensions, skip="sat", width=3, stages=stages, across=Stage("bottleneck", 2, 2), out_channels=2
+    )
+    network = build(spec).eval()
+    size = (37, 20, 3)[:dimensions]
+    with torch.no_grad():
+        logits, attentions = network(torch.randn(1, 1, *size))
+    assert logits.shape == (1, 2, *size)
+    assert network.attention_strides == ResidualFCNSpec(skip="sat").attention_strides == (1, 2, 4, 8, 16)
+    shapes = [(37, 20, 3), (19, 10, 2), (10, 5, 1), (5, 3, 1), (3, 2, 1)]
+    assert [attention.shape for attention in attentions] == [(1, 1, *shape[:dimensions]) for shape in shapes]
+    assert all(attention.min() >= 0 and attention.max() <= 1 for attention in attentions)
+
+
+def test_long_skips_may_differ_per_level():
+    skips = ("sat", "none", "sum", "at")
+    stages = (Stage("simple", 4, 1), Stage("basic", 6, 1), Stage("bottleneck", 2, 1))
+    spec = ResidualFCNSpec(level_skips=skips, width=3, stages=stages, across=Stage("simple", 5, 2))
+    network = build(spec).eval()
+    assert [join.joined_channels for join in reversed(network.joins)] == [4 + 1, 6, 6, 5 + 1]
+    with torch.no_grad():
+        attentions = network(torch.randn(1, 1, 16, 32)).attentions
+    assert [attention.shape[2:] for attention in attentions] == [(16, 32), (2, 4)]
+    assert network.attention_strides == (1, 8)
 
 
 def test_kernels_start_he_normal_and_biases_at_zero():
@@ -134,3 +172,103 @@ def test_kernels_start_he_normal_and_biases_at_zero():
     kernel = network.down[0][0].branch[-1].weight
     assert kernel.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
     assert all(not bias.any() for name, bias in network.named_parameters() if name.endswith("bias"))
+
+
+POST = BlockOptions(2, norm=True, dropout=0.0, short_skips=True, order="post-activation")
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("block", ["bottleneck", "basic", "simple"])
+def test_a_silent_post_activation_stage_is_the_relu_of_its_shortcut(block, dimensions):
+    options = replace(POST, dimensions=dimensions)
+    stage = Stage(block, 2, 3)
+    image = torch.randn(2, stage.out_width, *(8, 12, 4)[:dimensions])
+    down, up = (_stage(options, stage, stage.out_width, (resize,)).eval() for resize in ("halve", "double"))
+    silence([*down, *up])
+    every_second = (..., *[slice(None, None, 2)] * dimensions)
+    with torch.no_grad():
+        assert torch.equal(down(image), image[every_second].relu())
+        assert torch.equal(up(image), doubled(image).relu())
+
+
+def branch_by_hand(block, name, image, resize):
+    """The branch of a post-activation block whose batch norm changes nothing: its convolutions, ReLU between."""
+    convolutions = [layer for layer in block.branch if isinstance(layer, CONVOLUTIONS)]
+    if name == "simple":
+        pooled = functional.max_pool2d(image, 2) if resize == "halve" else image
+        convolved = functional.conv2d(pooled, convolutions[0].weight, convolutions[0].bias, padding=1)
+        return doubled(convolved) if resize == "double" else convolved
+    stride = 2 if resize == "halve" else 1
+    for number, layer in enumerate(convolutions):
+        if number == len(convolutions) - 1 and resize == "double":
+            image = doubled(image)
+        padding = layer.weight.shape[-1] // 2
+        image = functional.conv2d(image, layer.weight, layer.bias, stride=1 if number else stride, padding=padding)
+        image = image.relu() if number < len(convolutions) - 1 else image
+    return image
+
+
+@pytest.mark.parametrize("name", ["bottleneck", "basic", "simple"])
+@pytest.mark.parametrize("resize", ["keep", "halve", "double"])
+@pytest.mark.parametrize("short_skips", [True, False])
+def test_a_post_activation_block_is_the_relu_of_convolutions_and_shortcut(name, resize, short_skips):
+    block = Block(replace(POST, short_skips=short_skips), name, 5, 3, resize).eval()
+    for module in block.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.0
+    image = torch.randn(2, 5, 8, 6)
+    shortcut = image[..., ::2, ::2] if resize == "halve" else doubled(image) if resize == "double" else image
+    with torch.no_grad():
+        expected = branch_by_hand(block, name, image, resize)
+        if short_skips:
+            expected = expected + functional.conv2d(shortcut, block.project.weight, block.project.bias)
+        assert torch.allclose(block(image), expected.relu(), atol=1e-6)
+
+
+def names(layers):
+    return [type(layer).__name__ for layer in layers]
+
+
+def test_the_order_of_each_block_s_layers():
+    pre, post = (
+        {name: names(Block(options, name, 5, 3, "keep").branch) for name in ("bottleneck", "basic", "simple")}
+        for options in (replace(POST, order="pre-activation"), POST)
+    )
+    unit = ["BatchNorm2d", "ReLU", "Conv2d"]
+    assert pre == {
+        "bottleneck": [*unit * 3, "Dropout"],
+        "basic": [*unit, "Dropout", *unit],
+        "simple": [*unit, "Dropout"],
+    }
+    assert post == {
+        "bottleneck": ["Conv2d", *unit * 2, "BatchNorm2d", "Dropout"],
+        "basic": ["Conv2d", "Dropout", *unit, "BatchNorm2d"],
+        "simple": ["Conv2d", "BatchNorm2d", "Dropout"],
+    }
+
+
+def test_in_post_activation_order_the_outer_convolutions_are_activated_and_the_classifier_is_bare():
+    pre, post = (
+        build(ResidualFCNSpec(width=4, stages=(Stage("basic", 4, 1),), across=Stage("basic", 4, 2), block_order=order))
+        for order in ("pre-activation", "post-activation")
+    )
+    assert (type(pre.first), type(pre.last)) == (nn.Conv2d, nn.Conv2d)
+    assert names(pre.classifier) == ["BatchNorm2d", "ReLU", "Conv2d"]
+    assert names(post.first) == names(post.last) == ["Conv2d", "BatchNorm2d", "ReLU"]
+    assert names(post.classifier) == ["Conv2d"]
+
+
+def test_post_activation_without_batch_norm_does_not_change_what_the_long_skip_holds():
+    image = torch.randn(1, 4, 8, 8)
+    before = image.clone()
+    for short_skips in (True, False):
+        Block(replace(POST, norm=False, short_skips=short_skips), "simple", 4, 4, "halve")(image)
+        assert torch.equal(image, before)
+
+
+def test_table_1_keeps_its_size_in_either_order_but_for_batch_norm():
+    """Pre-activation normalises the input of every convolution, post-activation its output."""
+    assert count_parameters(ResidualFCNSpec(norm=False)) == 11_399_009
+    assert count_parameters(ResidualFCNSpec(norm=False, block_order="post-activation")) == 11_399_009
+    assert count_parameters(ResidualFCNSpec()) == 11_451_745
+    assert count_parameters(ResidualFCNSpec(block_order="post-activation")) == 11_453_793

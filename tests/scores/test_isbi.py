@@ -15,10 +15,13 @@ from skimage.metrics import adapted_rand_error
 from skimage.segmentation import watershed
 
 from napari_skipseg.errors import InputError
+from napari_skipseg.progress import run_to_end
 from napari_skipseg.scores import table
 from napari_skipseg.scores.isbi import (
     THRESHOLDS,
+    combine_slices,
     iter_score_isbi,
+    iter_score_slices,
     membrane_to_cell,
     probability_from_image,
     score_isbi,
@@ -230,12 +233,47 @@ def test_slices_are_averaged_before_the_best_threshold_is_taken():
     assert scores.v_info == 0.5
 
 
+def test_scores_of_slices_are_those_at_the_threshold_of_the_stack():
+    truth = np.stack([voronoi(seed, 40, 12, 2) for seed in range(3)])
+    probability = 0.5 * truth + 0.5 * blobs(5, truth.shape)
+    scores = score_isbi(probability, truth)
+    rand, info = THRESHOLDS.index(scores.v_rand_threshold), THRESHOLDS.index(scores.v_info_threshold)
+    alone = [score_isbi(part, cells) for part, cells in zip(probability, truth, strict=True)]
+    assert [part.score for part in scores.rand_by_slice] == [each.v_rand_by_threshold[rand] for each in alone]
+    assert [part.score for part in scores.information_by_slice] == [each.v_info_by_threshold[info] for each in alone]
+    for part in ("score", "split", "merge"):
+        mean = math.fsum(getattr(each, part) for each in scores.rand_by_slice) / 3
+        assert mean == getattr(scores, "v_rand" if part == "score" else f"v_rand_{part}")
+
+
+def test_slices_of_several_files_score_like_one_stack():
+    truth = np.stack([voronoi(seed, 32, 9, 2) for seed in range(3)])
+    probability = blobs(5, truth.shape)
+    lists = [run_to_end(iter_score_slices(probability[part], truth[part])) for part in (slice(0, 1), slice(1, 3))]
+    assert combine_slices(lists[0] + lists[1]) == score_isbi(probability, truth)
+
+
 def test_slices_without_a_true_cell_are_left_out():
     truth = np.stack([voronoi(1, 40, 9, 3), np.zeros((40, 40), bool)])
     probability = np.stack([blobs(1, (40, 40)), blobs(2, (40, 40))])
     both, first = score_isbi(probability, truth), score_isbi(probability[0], truth[0])
     assert both == first
     assert both.n_slices == 1
+    swapped = score_isbi(probability[::-1], truth[::-1])
+    assert (swapped.slices, swapped.rand_by_slice) == ((1,), both.rand_by_slice)
+
+
+def test_independent_segments_share_no_information_and_never_less():
+    truth = np.array([[1, 1, 1, 0, 1, 1, 1]] * 3, bool)
+    truth[1, :] = False
+    cells = np.ones_like(truth)
+    cells[:, [1, 5]] = False
+    for proposal in (cells, ~cells, np.roll(cells, 1, axis=1)):
+        scores = score_isbi(proposal, truth)
+        assert 0 <= scores.v_info <= 1
+        assert 0 <= scores.v_info_split <= 1
+        assert 0 <= scores.v_info_merge <= 1
+    assert_same_scores(cells, truth)
 
 
 def test_the_values_of_a_truth_do_not_matter():
@@ -359,3 +397,13 @@ def test_real_predictions_score_as_the_definition_says(em_cells):
     truth = em_cells[:2, 200:296, 100:196]
     probability = ndimage.gaussian_filter(truth.astype(np.float32), (0, 2, 2))
     assert_same_scores(probability, truth)
+
+
+@pytest.mark.data
+def test_real_grey_values_taken_for_probabilities_score_as_the_definition_says(data_folder, em_cells):
+    tifffile = pytest.importorskip("tifffile")
+    raw = tifffile.imread(data_folder / "isbi2012" / "train-volume-00-24.tif", key=20)
+    place = slice(100, 228), slice(200, 328)
+    assert_same_scores(probability_from_image(raw[place]), em_cells[0][place])
+    smooth = ndimage.gaussian_filter(raw.astype(np.float32) / np.float32(255), 2)
+    assert_same_scores(smooth[place], em_cells[0][place])

@@ -5,15 +5,21 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
+from scipy.interpolate import BSpline
 
 from napari_skipseg.training import augment, samples
 from napari_skipseg.training.augment import draw_matrix, draw_warp, resample, sampling_grid, spline_basis, vary_greys
-from napari_skipseg.training.augmentation import Augmentation
+from napari_skipseg.training.augmentation import AUGMENTATIONS, Augmentation
 from napari_skipseg.training.samples import Labelled, draw_sample
 
-NOTHING = Augmentation(
-    flips=False, rotation=0, scale=0, shear=0, warp_sigma=0, gain=0, offset=0, noise=0, blur=0
-)  # fmt: skip
+NOTHING = AUGMENTATIONS["none"]
+DROZDZAL = AUGMENTATIONS["drozdzal"]
+FROM_OLD = [
+    ((24, 32), [-0.2204, -0.353, -0.4047, -0.6208], [0, 2, 2, 1, 0, -1, 1, 0, 2, 1, 2, 1]),
+    ((4, 16, 16), [-0.4067, -0.1336, 0.2579, -0.0742], [-1, -1, -1, -1, 0, -1, 1, 2, 2, -1, 1, 1]),
+]
+"""What 0.1.0 drew: some grey values and labels of a sample."""
 PATCHES = {2: (24, 32), 3: (8, 16, 24)}
 
 
@@ -92,6 +98,60 @@ def test_flips_and_swaps_give_one_of_the_symmetries_exactly(dimensions):
     assert len(seen) == 8 if dimensions == 2 else len(seen) > 15
 
 
+def waves(shape=(20, 80, 80)):
+    """A smooth image of wavelengths of about 30 voxels, and the labels 0, 5, 9 that its values are cut into."""
+    image = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=shape), 8, mode="reflect")
+    image = (image / image.std()).astype(np.float32)
+    return Labelled(image[None], np.array([0, 5, 9], np.int16)[np.digitize(image, (-0.4, 0.5))])
+
+
+@pytest.mark.parametrize("patch", [(40, 48), (12, 32, 40)])
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("options", [DROZDZAL, moved_only(swap_axes=True, shear=0.41)], ids=["drozdzal", "swapped"])
+def test_labels_cut_from_an_image_are_those_cut_from_the_moved_image(patch, number, options):
+    run = waves()
+    image, labels = (tensor.numpy() for tensor in draw_sample((run,), patch, options, 1, number))
+    assert set(np.unique(labels)) <= {0, 5, 9}
+    assert len(np.unique(labels)) > 1
+    assert labels.dtype == np.int16
+    edge = np.minimum(np.abs(image[0] + 0.4), np.abs(image[0] - 0.5)) < 0.2  # nearest is half a voxel off linear
+    assert edge.mean() < 0.6
+    assert np.array_equal(labels[~edge], np.array([0, 5, 9])[np.digitize(image[0], (-0.4, 0.5))][~edge])
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_moving_is_that_of_scipy_linear_and_nearest_mirrored_at_the_border(dimensions, seed):
+    shape = PATCHES[dimensions]
+    image, labels = torch.randn(1, *shape, generator=seeded(9)), torch.arange(math.prod(shape)).reshape(shape) % 1000
+    centre = torch.tensor([(length - 1) / 2 for length in shape])
+    options = moved_only(swap_axes=True, rotation=25, shear=0.41, warp_sigma=6)
+    grid = sampling_grid(options, shape, centre, seeded(seed))
+    assert (grid < 0).any()
+    moved, moved_labels = resample(image, labels, grid)
+    places = grid.movedim(-1, 0).numpy()
+    linear = ndimage.map_coordinates(image[0].numpy(), places, order=1, mode="reflect")
+    assert np.allclose(moved[0], linear, atol=1e-4)
+    nearest = ndimage.map_coordinates(labels.numpy(), places, order=0, mode="reflect")
+    assert (moved_labels.numpy() == nearest).mean() > 0.999  # but for places half-way between two voxels
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_without_a_warp_the_moving_is_scipys_affine_transform(dimensions, seed):
+    shape = PATCHES[dimensions]
+    image, labels = torch.randn(1, *shape, generator=seeded(9)), torch.zeros(shape)
+    centre = torch.tensor([(length - 1) / 2 for length in shape])
+    options = moved_only(swap_axes=True, rotation=25, scale=0.2, shear=0.41, warp_sigma=0)
+    moved, _ = resample(image, labels, sampling_grid(options, shape, centre, seeded(seed)))
+    generator = seeded(seed)
+    draw_warp(options, shape, generator)
+    matrix = draw_matrix(options, dimensions, generator).double()
+    offset = centre - matrix @ centre.double()
+    expected = ndimage.affine_transform(image[0].numpy(), matrix.numpy(), offset.numpy(), order=1, mode="reflect")
+    assert np.allclose(moved[0], expected, atol=1e-3)
+
+
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("number", range(4))
 def test_image_and_labels_move_together(dimensions, number):
@@ -112,6 +172,19 @@ def test_rotation_turns_about_the_middle_by_the_drawn_angle():
     turn = matrix[1:, 1:]
     assert torch.allclose(turn @ turn.T, torch.eye(2), atol=1e-6)
     assert abs(math.degrees(math.atan2(turn[1, 0], turn[0, 0]))) <= 30
+
+
+def test_the_shear_leans_one_axis_by_its_angle_and_is_that_of_keras_but_for_the_length():
+    options = moved_only(flips=False, rotation=0, scale=0, shear=0.41, warp_sigma=0)
+    angles = []
+    for seed in range(50):
+        matrix = draw_matrix(options, 2, seeded(seed)).numpy()
+        angle = math.atan(matrix[0, 1])
+        keras = np.array([[1, -math.sin(-angle)], [0, math.cos(-angle)]])
+        assert np.allclose(matrix @ np.diag([1, math.cos(angle)]), keras, atol=1e-6)
+        angles.append(angle)
+    assert -0.41 <= min(angles) < -0.35
+    assert 0.35 < max(angles) <= 0.41
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.15, 0.5])
@@ -146,9 +219,40 @@ def test_warps_are_anchored_at_their_outermost_control_points():
     assert torch.allclose(fields.std((0, 1)), expected, rtol=0.15)
 
 
+@pytest.mark.parametrize("shape", [(24, 32), (9, 24, 32)])
+def test_the_papers_warp_is_a_cubic_b_spline_of_6_control_points_a_side_the_outer_ones_at_rest(shape):
+    drawn = torch.randn((len(shape), *[6] * len(shape)), generator=seeded(4)).double().numpy() * 10
+    controls = np.zeros_like(drawn)
+    inner = (slice(None), *[slice(1, 5)] * len(shape))
+    controls[inner] = drawn[inner]
+    for axis, length in enumerate(shape, start=1):
+        spline = BSpline(np.arange(-3, 7), controls, 3, axis=axis)
+        controls = spline(np.linspace(0, 3, length))
+    assert np.allclose(draw_warp(DROZDZAL, shape, seeded(4)), controls, atol=1e-3)
+
+
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_a_warp_of_sigma_0_moves_nothing(dimensions):
     assert not draw_warp(Augmentation(warp_sigma=0), PATCHES[dimensions], seeded()).any()
+
+
+def test_the_papers_augmentation_leaves_grey_values_alone_and_sizes_too():
+    image = torch.randn(1, 16, 16, generator=seeded())
+    assert torch.equal(vary_greys(DROZDZAL, image, seeded()), image)
+    areas = [abs(float(torch.linalg.det(draw_matrix(DROZDZAL, 2, seeded(seed))))) for seed in range(20)]
+    assert np.allclose(areas, 1, atol=1e-5)
+
+
+def test_the_default_is_among_the_named_ones_and_nothing_else_has_its_name():
+    assert AUGMENTATIONS["default"] == Augmentation()
+    assert len(set(AUGMENTATIONS.values())) == len(AUGMENTATIONS)
+
+
+@pytest.mark.parametrize(("patch", "values", "labels"), FROM_OLD)
+def test_the_default_draws_what_it_always_drew(patch, values, labels):
+    image, drawn = draw_sample((random_run((9, 60, 70)),), patch, Augmentation(), 3, 17)
+    assert image.flatten()[::150][:4].tolist() == pytest.approx(values, abs=1e-3)
+    assert drawn.flatten()[::40][:12].tolist() == labels
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])

@@ -1,22 +1,26 @@
-"""The fit: optimiser, learning rate, checkpoints, exact resume."""
+"""The fit: steps, parts of a batch, early stopping, checkpoints, exact resume."""
 
 import errno
-import math
+import json
 import os
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from napari_skipseg.errors import FileError, SpecError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.networks.build import build
-from napari_skipseg.networks.specs import UNetSpec
+from napari_skipseg.networks.specs import ResidualFCNSpec, Stage, UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.training import checkpoint, fit
-from napari_skipseg.training.fit import iter_fit, learning_rate, make_optimizer
+from napari_skipseg.training.fit import iter_fit
+from napari_skipseg.training.optimizers import learning_rate, make_optimizer
+from napari_skipseg.training.protocols import PROTOCOLS
 from napari_skipseg.training.samples import Labelled, TrainingData
 from napari_skipseg.training.settings import TrainSettings
 
@@ -32,6 +36,7 @@ def settings_of(**options):
         "steps": 6,
         "validate_every": 2,
         "learning_rate": 0.01,
+        "validate": "2",
     }
     return TrainSettings("t", ("a.tif",), ("b.tif",), (ClassLabel("membrane", 0),), **values | options)
 
@@ -113,11 +118,11 @@ def test_the_best_weights_on_the_held_out_slices_are_kept(tmp_path, monkeypatch)
     values = iter([0.5, 0.2, 0.9])
     seen = []
 
-    def pretend(_settings, _data, network, state, _device):
+    def pretend(run):
         value = next(values)
-        seen.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
-        if value < state.best_loss:
-            state.best_loss, state.best_weights = value, seen[-1]
+        seen.append({name: tensor.clone() for name, tensor in run.network.state_dict().items()})
+        if value < run.state.best_loss:
+            run.state.best_loss, run.state.best_weights = value, seen[-1]
 
     monkeypatch.setattr(fit, "_validate", pretend)
     network, state = run(settings_of(), tmp_path / "file")
@@ -179,42 +184,6 @@ def test_a_fault_within_a_step_writes_no_checkpoint_of_it(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("dimensions", [2, 3])
-def test_weight_decay_falls_on_kernels_only(dimensions):
-    settings = settings_of(
-        spec=UNetSpec(dimensions=dimensions, widths=(2, 4)), patch=(16,) * dimensions, weight_decay=0.1
-    )
-    network = network_of(settings)
-    names = {id(parameter): name for name, parameter in network.named_parameters()}
-    decayed, plain = make_optimizer(settings, network).param_groups
-    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0)
-    kernels = {names[id(p)] for p in decayed["params"]}
-    others = {names[id(p)] for p in plain["params"]}
-    assert kernels | others == set(names.values())
-    assert not kernels & others
-    assert all(p.ndim == dimensions + 2 for p in decayed["params"])
-    assert "gates.0.select.weight" in others
-    assert "gates.0.attend.convolution.weight" in kernels
-    assert {"gates.0.attend.norm.weight", "encoder.0.1.weight", "classifier.bias"} <= others
-
-
-def test_the_learning_rate_rises_then_falls_as_half_a_cosine():
-    settings = settings_of(steps=100, learning_rate=2.0, warm_up=0.1)
-    rates = [learning_rate(settings, step) for step in range(100)]
-    assert rates[:3] == pytest.approx([0.2, 0.4, 0.6])
-    assert rates[9] == rates[10] == 2
-    assert rates[55] == pytest.approx(1)
-    assert rates[70] == pytest.approx(1 + math.cos(math.pi * 60 / 90))
-    assert 0 < rates[-1] < 0.001
-    assert max(rates) == 2
-
-
-@pytest.mark.parametrize("warm_up", [0.0, 1.0])
-def test_the_learning_rate_has_values_at_both_ends_of_warm_up(warm_up):
-    settings = settings_of(steps=4, warm_up=warm_up)
-    assert all(0 <= learning_rate(settings, step) <= 0.01 for step in range(5))
-
-
 def test_each_step_sets_the_rate_of_the_optimizer(tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(fit, "make_optimizer", lambda *given: made.append(make_optimizer(*given)) or made[0])
@@ -222,3 +191,150 @@ def test_each_step_sets_the_rate_of_the_optimizer(tmp_path, monkeypatch):
     work = iter_fit(settings, DATA, network_of(settings), tmp_path / "file", CPU)
     rates = [made[0].param_groups[1]["lr"] for _ in work]
     assert rates == [learning_rate(settings, step) for step in range(3)]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("stop_after", [1, 4, 5])
+def test_every_protocol_resumes_exactly_with_its_best_weights_its_patience_and_its_map(tmp_path, protocol, stop_after):
+    settings = settings_of(protocol=protocol, learning_rate=None, patience=9, epoch=3, accumulate=2, seed=4)
+    straight, state = run(settings, tmp_path / "straight")
+    run(settings, tmp_path / "resumed", stop_after)
+    resumed, resumed_state = run(settings, tmp_path / "resumed")
+    assert_equal_weights(straight, resumed)
+    for name in (*checkpoint.NUMBERS, "best_weights"):
+        first, second = getattr(state, name), getattr(resumed_state, name)
+        if name != "best_weights":
+            assert first == second, name
+        else:
+            assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
+    assert all(len(column) == 2 and min(column) > 0 for column in state.updates.values())
+
+
+def test_the_curve_goes_on_between_its_points(tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "SHOWN_EVERY", 4)
+    settings = settings_of(steps=8, validate_every=3)
+    _, state = run(settings, tmp_path / "straight")
+    kept = tmp_path / "kept"
+    work = iter_fit(settings, DATA, network_of(settings), tmp_path / "running", CPU)
+    next(work)
+    shutil.copy(tmp_path / "running", kept)  # step 3: three losses since the last point
+    work.close()
+    assert run(settings, kept)[1].curves == state.curves
+
+
+def test_a_checkpoint_of_before_protocols_is_resumed(tmp_path):
+    settings = settings_of(validate_every=3)
+    straight, _ = run(settings, tmp_path / "straight")
+    run(settings, tmp_path / "old", stop_after=3)
+    with safe_open(tmp_path / "old", framework="pt") as opened:
+        numbers = json.loads(opened.metadata()["fit"])
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    new = ("protocol", "accumulate", "precision", "patience", "epoch")
+    numbers["settings"] = {key: value for key, value in numbers["settings"].items() if key not in new}
+    numbers["settings"] |= {"weight_decay": 1e-4, "warm_up": 0.05}
+    numbers = {key: value for key, value in numbers.items() if key in ("step", "curves", "best_loss", "settings")}
+    save_file(tensors, tmp_path / "old", metadata={"fit": json.dumps(numbers)})
+    resumed, _ = run(settings, tmp_path / "old")
+    assert_equal_weights(straight, resumed)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(tmp_path):
+    first, second, other = (run(settings_of(seed=s), tmp_path / str(n))[0] for n, s in enumerate((3, 3, 4)))
+    assert_equal_weights(first, second)
+    assert not torch.equal(first.classifier.weight, other.classifier.weight)
+
+
+WITHOUT_NORM = ResidualFCNSpec(
+    norm=False, width=4, stages=(Stage("simple", 4, 1),), across=Stage("simple", 4, 2), dropout=0
+)
+
+
+@pytest.mark.parametrize("name", ["bce", "focal"])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(tmp_path, monkeypatch, name):
+    gradients, values = [], []
+
+    class Watched(torch.optim.SGD):
+        def step(self):
+            gradients.append([p.grad.clone() for group in self.param_groups for p in group["params"]])
+
+    monkeypatch.setattr(fit, "make_optimizer", lambda _settings, network: Watched(network.parameters(), 0.1))
+    for parts in (1, 2, 4):
+        settings = settings_of(spec=WITHOUT_NORM, batch=4, steps=1, accumulate=parts, precision="f32", loss=name)
+        _, state = run(settings, tmp_path / str(parts))
+        values.append(state.curves["training loss"][0][1])
+    assert values == pytest.approx([values[0]] * 3, rel=1e-5)
+    for parts in gradients[1:]:
+        for whole, summed in zip(gradients[0], parts, strict=True):
+            assert torch.allclose(whole, summed, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind"), [("auto", torch.bfloat16), ("bf16", torch.bfloat16), ("f32", torch.float32)]
+)
+def test_convolutions_compute_in_the_precision_asked_for(tmp_path, precision, kind):
+    settings = settings_of(steps=1, precision=precision)
+    network = network_of(settings)
+    found = []
+    network.classifier.register_forward_hook(lambda _module, _inputs, output: found.append(output.dtype))
+    run_to_end(iter_fit(settings, DATA, network, tmp_path / "file", CPU))
+    assert set(found) == {kind}
+
+
+def pretend_losses(monkeypatch, *losses):
+    values = iter(losses)
+
+    def pretend(run):
+        value = next(values)
+        run.state.stale = 0 if value < run.state.best_loss else run.state.stale + 1
+        run.state.best_loss = min(value, run.state.best_loss)
+
+    monkeypatch.setattr(fit, "_validate", pretend)
+
+
+def test_training_stops_after_so_many_validations_without_a_lower_loss(tmp_path, monkeypatch):
+    settings = settings_of(steps=20, validate_every=2, validate="2", patience=2)
+    pretend_losses(monkeypatch, 0.5, 0.4, 0.4, 0.3, 0.3, 0.31)
+    _, state = run(settings, tmp_path / "file")
+    assert state.step == 12
+    assert state.curves["training loss"][-1][0] == 12
+    assert [p.done for p in iter_fit(settings, DATA, network_of(settings), tmp_path / "file", CPU)] == []
+
+
+def test_patience_is_remembered_over_a_resume(tmp_path, monkeypatch):
+    settings = settings_of(steps=20, validate_every=2, validate="2", patience=2)
+    pretend_losses(monkeypatch, 0.5, 0.6)
+    run(settings, tmp_path / "file", stop_after=5)
+    pretend_losses(monkeypatch, 0.6)
+    assert run(settings, tmp_path / "file")[1].step == 6
+
+
+def test_validation_counts_how_long_the_loss_has_not_fallen(tmp_path):
+    settings = settings_of(steps=4, validate_every=1, learning_rate=1e-30, warm_up=0.0)
+    _, state = run(settings, tmp_path / "file")
+    losses = [value for _, value in state.curves["held-out loss"]]
+    assert state.stale == len(losses) - 1 - losses.index(min(losses))
+
+
+def test_the_map_holds_the_net_change_of_every_convolution_over_each_whole_epoch(tmp_path):
+    settings = settings_of(steps=7, epoch=3)
+    network = network_of(settings)
+    seen = []
+    work = iter_fit(settings, DATA, network, tmp_path / "file", CPU)
+    before = network.encoder[0][0].weight.detach().clone()
+    for progress in work:
+        if progress.done in (3, 6):
+            now = network.encoder[0][0].weight.detach().clone()
+            seen.append(float((now - before).abs().mean()))
+            before = now
+    state = run_to_end(iter_fit(settings, DATA, network, tmp_path / "file", CPU))
+    assert state.updates["encoder.0.0"] == seen
+    assert next(iter(state.updates)) == "encoder.0.0"
+    assert list(state.updates)[-1] == "classifier"
+
+
+def test_without_an_epoch_there_is_no_map_and_the_first_select_weights_are_kept(tmp_path):
+    settings = settings_of(steps=2)
+    start = network_of(settings).gates[0].select.weight.tolist()
+    _, state = run(settings, tmp_path / "file")
+    assert state.updates == state.epoch_begin == {}
+    assert state.select_start == {"gates.0.select": tuple(round(weight, 5) for weight in start)}

@@ -1,13 +1,15 @@
 """Losses against values computed by hand."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 
 from napari_skipseg.training.losses import IGNORED, loss
+from napari_skipseg.training.settings import LossName
 
-NAMES = ("bce", "dice", "bce+dice")
+NAMES = get_args(LossName)
 
 
 def logits_of(probabilities):
@@ -34,9 +36,43 @@ def test_dice_by_hand():
     assert float(loss("dice", logits_of(TWO_BY_TWO), TRUTH)) == pytest.approx(expected)
 
 
-def test_the_third_loss_is_the_sum_of_both():
-    parts = [float(loss(name, logits_of(TWO_BY_TWO), TRUTH)) for name in NAMES]
-    assert parts[2] == pytest.approx(parts[0] + parts[1])
+@pytest.mark.parametrize("name", ["bce+dice", "focal+dice", "balanced+dice"])
+def test_a_name_with_plus_is_the_sum_of_both(name):
+    whole, *parts = (float(loss(each, logits_of(TWO_BY_TWO), TRUTH)) for each in (name, *name.split("+")))
+    assert whole == pytest.approx(sum(parts))
+
+
+def test_focal_by_hand():
+    true = (0.9, 0.8, 0.6, 0.5)
+    expected = -sum((1 - p) ** 2 * math.log(p) for p in true) / 4
+    assert float(loss("focal", logits_of(TWO_BY_TWO), TRUTH)) == pytest.approx(expected)
+    expected = -sum(w * (1 - p) ** 2 * math.log(p) for w, p in zip((3, 1, 3, 1), true, strict=True)) / 8
+    assert float(loss("focal", logits_of(TWO_BY_TWO), TRUTH, class_weight=3.0)) == pytest.approx(expected)
+
+
+def test_balanced_by_hand():
+    target = torch.tensor([[[1, 0], [0, 0]]])  # one pixel of the class weighs as much as three of the background
+    background = -(math.log(0.8) + math.log(0.4) + math.log(0.5)) / 3
+    value = float(loss("balanced", logits_of(TWO_BY_TWO), target))
+    assert value == pytest.approx((-math.log(0.9) + background) / 2)
+    value = float(loss("balanced", logits_of(TWO_BY_TWO), target, class_weight=3.0))
+    assert value == pytest.approx((-3 * math.log(0.9) + background) / 4)
+
+
+def test_classes_are_balanced_over_the_whole_batch():
+    logits = torch.logit(torch.tensor([0.9, 0.2, 0.6, 0.5])).view(2, 1, 1, 2)
+    target = torch.tensor([[[1, 0]], [[IGNORED, 0]]])
+    expected = -math.log(0.9) / 2 - (math.log(0.8) + math.log(0.5)) / 4
+    assert float(loss("balanced", logits, target)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("weight", [0.1, 1.0, 5.0])
+def test_a_class_that_is_not_there_has_no_weight(weight):
+    expected = -(math.log(0.1) + math.log(0.8) + math.log(0.4) + math.log(0.5)) / 4
+    value = loss("balanced", logits_of(TWO_BY_TWO), torch.zeros(1, 2, 2), class_weight=weight)
+    assert float(value) == pytest.approx(expected)
+    value = loss("balanced", logits_of(TWO_BY_TWO), torch.ones(1, 2, 2), class_weight=weight)
+    assert float(value) == pytest.approx(-(math.log(0.9) + math.log(0.2) + math.log(0.6) + math.log(0.5)) / 4)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 5), (1, 3, 4, 5)])
@@ -62,6 +98,8 @@ def test_several_classes_by_hand():
     logits = probabilities.log().T.reshape(1, 2, 3).movedim(2, 1)[..., None]
     target = torch.tensor([[[0], [1]]])
     assert float(loss("bce", logits, target)) == pytest.approx(-(math.log(0.7) + math.log(0.6)) / 2, rel=1e-5)
+    expected = -(0.3**2 * math.log(0.7) + 0.4**2 * math.log(0.6)) / 2
+    assert float(loss("focal", logits, target)) == pytest.approx(expected, rel=1e-5)
     first, second = -(2 * 0.6 + 1) / (0.8 + 1 + 1), -1 / (0.4 + 0 + 1)
     assert float(loss("dice", logits, target)) == pytest.approx((first + second) / 2, rel=1e-5)
 
@@ -92,3 +130,19 @@ def test_a_batch_in_which_nothing_counts_has_a_finite_loss_without_gradient(name
     value.backward()
     assert torch.isfinite(value)
     assert not logits.grad.any()
+
+
+def test_several_classes_weigh_the_same_when_balanced():
+    logits = torch.randn(1, 4, 2, 3)  # background and three classes, the last of which is not there
+    target = torch.tensor([[[0, 0, 0], [1, 1, 2]]])
+    entropy = -logits.log_softmax(1).gather(1, target[:, None])[0, 0]
+    expected = (entropy[0].mean() + entropy[1, :2].mean() + entropy[1, 2]) / 3
+    assert float(loss("balanced", logits, target)) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_classes_by_softmax_have_the_loss_of_one_by_sigmoid(name):
+    logits = torch.randn(2, 1, 4, 4, dtype=torch.float64)
+    target = torch.randint(-1, 2, (2, 4, 4))
+    two = torch.cat([torch.zeros_like(logits), logits], dim=1)
+    assert float(loss(name, two, target, 2.0)) == pytest.approx(float(loss(name, logits, target, 2.0)))

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 import torch
 
-from napari_skipseg.errors import ModelError, SpecError
+from napari_skipseg.errors import InputError, ModelError, SpecError
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.synthetic import make_isotropic_sample, make_sample
 from napari_skipseg.models.description import Card, ClassLabel
@@ -17,7 +17,7 @@ from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.training.augmentation import Augmentation
 from napari_skipseg.training.settings import TrainSettings, settings_from_json
-from napari_skipseg.training.train import iter_train
+from napari_skipseg.training.train import iter_train, start
 
 SPEC = UNetSpec(widths=(8, 16, 32))
 
@@ -171,3 +171,51 @@ def test_a_volume_is_trained_on_in_3d(tmp_path):
     assert model.description.voxel_size == (8, 8, 8)
     assert 0 <= model.description.card.scores["Dice membrane"] <= 1
     assert model.network(torch.zeros(1, 1, 5, 9, 7)).logits.shape == (1, 1, 5, 9, 7)
+
+
+@pytest.mark.parametrize("protocol", ["adadelta-glorot", "rmsprop-he"])
+def test_a_protocol_of_the_papers_sets_the_first_weights_and_trains(files, tmp_path, protocol):
+    spec = UNetSpec(widths=(4, 8))
+    settings = settings_of(files, protocol=protocol, learning_rate=None, spec=spec, steps=4, validate_every=2, epoch=2)
+    first, modern = start(settings), start(replace(settings, protocol="modern"))
+    assert torch.equal(first.gates[0].select.weight, modern.gates[0].select.weight)
+    assert not torch.equal(first.encoder[0][0].weight, modern.encoder[0][0].weight)
+    assert not first.encoder[0][0].bias.any()
+    record = read_model(run_to_end(iter_train(settings, tmp_path, "cpu"))).description.training
+    assert record.settings["protocol"] == protocol
+    assert (next(iter(record.updates)), list(record.updates)[-1]) == ("encoder.0.0", "classifier")
+    assert all(len(row) == 2 and min(row) > 0 for row in record.updates.values())
+    weights = first.gates[0].select.weight.tolist()
+    assert record.select_start == {"gates.0.select": tuple(round(weight, 5) for weight in weights)}
+
+
+def test_a_model_that_is_trained_on_keeps_its_weights_under_every_protocol(trained, files):
+    settings = settings_of(files, "tuned", start_from=str(trained), protocol="rmsprop-he")
+    parent = read_model(trained).network
+    for (name, first), second in zip(parent.named_parameters(), start(settings).parameters(), strict=True):
+        assert torch.equal(first, second), name
+
+
+def test_labels_of_one_class_alone_are_refused_before_training(files, tmp_path):
+    tifffile.imwrite(tmp_path / "one.tif", np.zeros((6, 96, 96), np.uint8), metadata={"axes": "ZYX"}, ome=True)
+    settings = settings_of({**files, "labels": (str(tmp_path / "one.tif"),)})
+    with pytest.raises(InputError, match="training needs background too"):
+        run_to_end(iter_train(settings, tmp_path / "out", "cpu"))
+    settings = replace(settings, classes=(ClassLabel("membrane", 7),))
+    with pytest.raises(InputError, match="No pixel is labelled membrane"):
+        run_to_end(iter_train(settings, tmp_path / "out", "cpu"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_of_several_channels_is_trained_on(tmp_path):
+    sample = make_sample((2, 64, 64))
+    image = np.stack([sample.stack.data] * 3, axis=1)
+    write_ome_tiff(tmp_path / "image.tif", image, "ZCYX", (50, 4, 4), "nm")
+    tifffile.imwrite(tmp_path / "labels.tif", sample.membrane, metadata={"axes": "ZYX"}, ome=True)
+    paths = {"images": (str(tmp_path / "image.tif"),), "labels": (str(tmp_path / "labels.tif"),)}
+    settings = TrainSettings(
+        "rgb", **paths, classes=(ClassLabel("membrane", 1),), steps=2, patch=(32, 32),
+        spec=UNetSpec(widths=(4, 8), in_channels=3),
+    )  # fmt: skip
+    model = read_model(run_to_end(iter_train(settings, tmp_path / "out", "cpu")))
+    assert model.network(torch.zeros(1, 3, 16, 16)).logits.shape == (1, 1, 16, 16)

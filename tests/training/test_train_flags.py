@@ -1,12 +1,18 @@
 """Flags of a command line and a settings file become settings."""
 
 import json
+from dataclasses import fields
 
 import pytest
 
+from napari_skipseg.cli.train import FLAGS
 from napari_skipseg.errors import FileError, SpecError
 from napari_skipseg.models.description import ClassLabel
-from napari_skipseg.training.flags import settings_from_flags
+from napari_skipseg.networks.presets import PRESETS
+from napari_skipseg.networks.specs import ResidualFCNSpec, UNetSpec
+from napari_skipseg.training.augmentation import AUGMENTATIONS
+from napari_skipseg.training.flags import SPEC_FLAGS, settings_from_flags
+from napari_skipseg.training.settings import TrainSettings
 
 NEEDED = {"name": "mine", "images": ["a.tif"], "labels": ["b.tif"], "classes": ["membrane=0"]}
 
@@ -64,3 +70,57 @@ def test_a_file_that_is_no_settings_is_refused(tmp_path, text, fault):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileError, match=r"nothing\.json' cannot be read"):
         settings_from_flags(tmp_path / "nothing.json", NEEDED)
+
+
+def test_the_flags_of_a_protocol_become_settings():
+    flags = {
+        "protocol": "rmsprop-he",
+        "loss": "focal+dice",
+        "batch": 8,
+        "accumulate": 2,
+        "validate": "1-2",
+        "patience": 5,
+        "epoch": 30,
+        "precision": "f32",
+        "class_weight": 2.0,
+    }
+    settings = settings_from_flags(None, NEEDED | flags | {"dropout": 0.25})
+    assert {name: getattr(settings, name) for name in flags} == flags
+    assert settings.spec.dropout == 0.25
+
+
+def test_a_preset_goes_in_place_of_the_files_network_and_flags_over_it(tmp_path):
+    file = tmp_path / "settings.json"
+    file.write_text(json.dumps({"spec": {"network": "unet", "widths": [4, 8]}}))
+    settings = settings_from_flags(file, NEEDED | {"preset": "residual-fcn-short", "dropout": 0.5, "dimensions": 3})
+    assert settings.spec == ResidualFCNSpec(dimensions=3, skip="none", dropout=0.5)
+    assert settings.patch == (32, 64, 64)
+
+
+def test_a_preset_has_as_many_outputs_as_the_classes_need():
+    settings = settings_from_flags(None, NEEDED | {"preset": "unet", "classes": ["a=1", "b=2"]})
+    assert settings.spec.out_channels == 3
+
+
+def test_a_preset_of_another_network_is_refused():
+    with pytest.raises(SpecError, match="Preset 'unet-deep' is a unet, not a residual-fcn: leave out"):
+        settings_from_flags(None, NEEDED | {"preset": "unet-deep", "network": "residual-fcn"})
+    assert settings_from_flags(None, NEEDED | {"preset": "unet", "network": "unet"}).spec == UNetSpec()
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_an_augmentation_is_named(name):
+    assert settings_from_flags(None, NEEDED | {"augment": name}).augmentation == AUGMENTATIONS[name]
+
+
+@pytest.mark.parametrize(
+    ("flag", "names"), [("preset", [preset.name for preset in PRESETS]), ("augment", list(AUGMENTATIONS))]
+)
+def test_an_unknown_name_is_refused_with_the_choices(flag, names):
+    with pytest.raises(SpecError, match=f"'nothing': choose one of {', '.join(names)}."):
+        settings_from_flags(None, NEEDED | {flag: "nothing"})
+
+
+def test_every_flag_of_the_command_is_a_setting_or_belongs_to_the_network():
+    known = {field.name for field in fields(TrainSettings)} | set(SPEC_FLAGS) | {"preset", "augment"}
+    assert set(FLAGS) <= known

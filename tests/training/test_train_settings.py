@@ -72,13 +72,21 @@ def test_settings_survive_json():
         ({"weight_decay": -1}, "negative"),
         ({"warm_up": 2}, "share from 0 to 1"),
         ({"widen": -1}, "negative"),
+        ({"protocol": "adam"}, "protocol: Input should be 'modern', 'adadelta-glorot' or 'rmsprop-he'"),
+        ({"precision": "f16"}, "precision: Input should be 'auto', 'bf16' or 'f32'"),
+        ({"patience": 3}, "Patience needs slices held out to watch: name some with validate"),
+        ({"patience": -1}, "0 switches them off"),
+        ({"epoch": -1}, "0 switches them off"),
+        ({"accumulate": 0}, "cannot be taken in 0 equal parts"),
+        ({"accumulate": 3}, "A batch of 4 cannot be taken in 3 equal parts"),
+        ({"accumulate": 4, "patch": [8, 8]}, "One pixel is left"),
         ({"class_weight": 0.0}, "class_weight must be positive"),
         ({"validate": "last"}, "no list of slices"),
         ({"validate": "5-3"}, "no list of slices"),
-        ({"loss": "mse"}, "loss"),
+        ({"loss": "mse"}, "loss: Input should be 'bce', .*'focal'.* or 'balanced.dice'"),
         ({"colour": "red"}, "colour"),
         ({"spec": {"network": "unet", "colour": "red"}}, "colour"),
-        ({"spec": {"network": "unet", "skip": "sum"}}, "skip is one of"),
+        ({"spec": {"network": "unet", "skip": "glue"}}, "skip"),
         ({"augmentation": {"colour": 1}}, "colour"),
         ({"augmentation": {"scale": -2}}, "0 or more"),
         ({"augmentation": {"warp_grid": 0}}, "warp_grid"),
@@ -115,3 +123,29 @@ def test_slices_are_held_out_by_number_and_range(text, slices):
 def test_what_is_no_list_of_slices_is_refused_with_an_example(text):
     with pytest.raises(SpecError, match="write it like 20-24"):
         held_out(text)
+
+
+NEEDED = ("x", ("a",), ("b",), (ClassLabel("m", 0),))
+
+
+@pytest.mark.parametrize("values", [{"protocol": "adam"}, {"loss": "mse"}, {"precision": "f16"}])
+def test_an_unknown_name_is_refused_from_python_too_with_the_choices(values):
+    (what, name), *_ = values.items()
+    with pytest.raises(SpecError, match=f"There is no {what} '{name}': choose one of .*, "):
+        TrainSettings(*NEEDED, **values)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "rate", "decay", "warm_up"),
+    [("modern", 1.5e-3, 1e-4, 0.05), ("adadelta-glorot", 1.0, 0.0, 0.0), ("rmsprop-he", 1e-3, 2e-3, 0.0)],
+)
+def test_a_protocol_brings_its_rates_and_what_is_given_goes_over_them(protocol, rate, decay, warm_up):
+    used = read(protocol=protocol).training_protocol
+    assert (used.learning_rate, used.weight_decay, used.warm_up) == (rate, decay, warm_up)
+    used = read(protocol=protocol, learning_rate=0.5, weight_decay=0.0, warm_up=0.0).training_protocol
+    assert (used.learning_rate, used.weight_decay, used.warm_up) == (0.5, 0.0, 0.0)
+
+
+def test_settings_of_before_protocols_mean_the_same():
+    used = read(learning_rate=1.5e-3, weight_decay=1e-4, warm_up=0.05)
+    assert used.training_protocol == read().training_protocol

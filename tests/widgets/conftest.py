@@ -58,7 +58,7 @@ def only_tiny_models(model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 class FakeEngine:
-    """Probability = grey value / 255, attention = every 2nd pixel; the rest as the engine does it."""
+    """Probability = grey value / 255, uncertainty = a tenth of it, attention = every 2nd pixel; the rest as it is."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Stack, str, SegmentOptions]] = []
@@ -99,6 +99,7 @@ class FakeEngine:
             ("membrane",),
             maps,
             {"model": description.name},
+            probability / 10 if options.samples else None,
         )
 
     def ask_devices(self) -> Generator[Progress, None, DeviceReport]:

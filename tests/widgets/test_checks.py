@@ -25,6 +25,14 @@ def test_right_choices_have_no_fault_and_give_the_engines_options(choices):
     options = replace(choices, tile=64, flips=True, threshold=0.3, channel=2, device="cpu").options()
     assert (options.tile, options.flips, options.threshold, options.device) == (64, True, 0.3, "cpu")
     assert options.channel is None
+    assert (options.samples, options.dropout) == (0, None)
+
+
+def test_the_dropout_rate_reaches_the_engine_with_samples_only(choices):
+    sampled = replace(choices, samples=8, dropout=0.25)
+    assert find_faults(sampled) == {}
+    assert (sampled.options().samples, sampled.options().dropout) == (8, 0.25)
+    assert replace(sampled, samples=0).options().dropout is None
 
 
 @pytest.mark.parametrize(
@@ -38,10 +46,19 @@ def test_right_choices_have_no_fault_and_give_the_engines_options(choices):
         ({"voxel_size": (50, 0, 4)}, "voxel size"),
         ({"model": None, "model_fault": "The model is damaged."}, "model"),
         ({"tile": 31}, "tile"),
+        ({"samples": 1, "dropout": 0.2}, "samples"),
+        ({"samples": 8, "dropout": 0.2, "flips": True}, "samples"),
+        ({"samples": 8}, "dropout"),
     ],
 )
 def test_a_wrong_field_is_named(choices, change, field):
     assert list(find_faults(replace(choices, **change))) == [field]
+
+
+def test_a_model_trained_with_dropout_needs_no_rate(choices):
+    trained = replace(choices.model, spec=replace(choices.model.spec, dropout=0.5))
+    assert find_faults(replace(choices, samples=8, model=trained)) == {}
+    assert "trained without dropout" in find_faults(replace(choices, samples=8))["dropout"]
 
 
 def test_a_3d_model_needs_depth(choices):

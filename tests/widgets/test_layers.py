@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from napari.components import ViewerModel
@@ -146,6 +148,23 @@ def test_segmenting_again_updates_the_layers_and_keeps_what_the_user_set():
     assert not viewer.layers["binary"].editable
 
 
+def test_uncertainty_lies_hidden_over_the_image_and_goes_with_the_next_run_that_has_none():
+    viewer = ViewerModel()
+    layer = viewer.add_image(np.zeros((2, 8, 8)), scale=(50, 4, 4), name="em")
+    plain = predict((2, 8, 8), "ZYX", (1, 2, 2))
+    sampled = replace(plain, uncertainty=plain.probability / 4)
+    show(viewer, layer, shown_of(layer, sampled, "ZYX"), 0.5)
+    assert [each.name for each in viewer.layers] == ["em", "attention 1", "uncertainty", "probability", "binary"]
+    uncertainty = viewer.layers["uncertainty"]
+    assert (uncertainty.visible, uncertainty.contrast_limits, uncertainty.colormap.name) == (False, [0, 0.5], "inferno")
+    assert list(uncertainty.scale) == [50, 4, 4]
+    show(viewer, layer, shown_of(layer, replace(plain, uncertainty=plain.probability / 2), "ZYX"), 0.5)
+    assert viewer.layers["uncertainty"] is uncertainty
+    np.testing.assert_array_equal(uncertainty.data, plain.probability / 2)
+    show(viewer, layer, shown_of(layer, plain, "ZYX"), 0.5)
+    assert "uncertainty" not in viewer.layers
+
+
 def test_results_move_with_their_image():
     viewer = ViewerModel()
     layer = viewer.add_image(np.zeros((2, 8, 8)))
@@ -163,6 +182,10 @@ def test_each_class_has_its_probability_and_the_labels_name_the_likeliest():
     prediction = predict((8, 8), "CYX", (2, 2), names=("membrane", "mitochondrion"))
     shown = shown_of(layer, prediction, "YX")
     show(viewer, layer, shown, 0.9)
+    assert "uncertainty mitochondrion" not in viewer.layers
+    sampled = replace(prediction, uncertainty=prediction.probability / 2)
+    show(viewer, layer, replace(shown, prediction=sampled), 0.9)
+    np.testing.assert_array_equal(viewer.layers["uncertainty mitochondrion"].data, prediction.probability[1] / 2)
     np.testing.assert_array_equal(viewer.layers["probability mitochondrion"].data, prediction.probability[1])
     set_threshold(viewer, shown, 0.0)
     labels = np.asarray(viewer.layers["binary"].data)

@@ -67,6 +67,27 @@ def test_threshold_moves_the_binary_layer_without_a_run(open_panel, qtbot, engin
     assert (len(engine.calls), len(viewer.layers)) == (2, 5)
 
 
+def test_samples_ask_for_a_dropout_rate_and_show_uncertainty(open_panel, qtbot, engine):
+    viewer, panel = open_panel()
+    image, tab = ramp(32, 48), panel.segment_tab
+    viewer.add_image(image)
+    options = tab.form.options
+    options.expand(animate=False)
+    assert not options.dropout.isEnabled()
+    options.samples.setValue(8)
+    assert not tab.segment_button.isEnabled()
+    assert "trained without dropout" in tab.message.text()
+    assert "trained without dropout" in options.dropout.toolTip()
+    options.dropout.setValue(0.2)
+    press(qtbot, panel)
+    asked = engine.calls[0][2]
+    assert (asked.samples, asked.dropout) == (8, 0.2)
+    np.testing.assert_allclose(viewer.layers["uncertainty"].data, image / 2550, atol=1e-6)
+    options.samples.setValue(0)
+    press(qtbot, panel)
+    assert "uncertainty" not in viewer.layers
+
+
 def test_current_slice_is_segmented_alone_and_shown_at_its_place(open_panel, qtbot, engine):
     viewer, panel = open_panel()
     viewer.add_image(ramp(5, 32, 48), scale=(50, 4, 4))
@@ -232,6 +253,7 @@ def test_no_text_is_cut(open_panel, qtbot):
     viewer, panel = open_panel()
     viewer.add_image(ramp(3, 32, 48))
     tab = panel.segment_tab
+    tab.form.options.expand(animate=False)
     qtbot.waitUntil(lambda: tab.width() >= tab.minimumSizeHint().width(), timeout=5_000)
     assert tab.width() <= tab.parent().width()
 

@@ -11,6 +11,7 @@ from napari_skipseg.cli.demo import demo
 from napari_skipseg.cli.lists import doctor, models, networks
 from napari_skipseg.cli.score import score
 from napari_skipseg.cli.segment import segment
+from napari_skipseg.cli.study import app as study
 from napari_skipseg.cli.train import train
 from napari_skipseg.terminal import run_shown
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 for command in (segment, train, score, networks, models, doctor, demo):
     app.command()(command)
+app.add_typer(study, name="study")
 
 
 @app.callback(invoke_without_command=True)

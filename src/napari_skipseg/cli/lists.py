@@ -10,23 +10,46 @@ from napari_skipseg.cli.options import AsJson
 from napari_skipseg.terminal import report, report_rows
 
 
-def networks(as_json: AsJson = False) -> None:
-    """List the networks with their trainable parameters."""
+def networks(
+    name: Annotated[str | None, typer.Argument(help="Show this network with each of its skips.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the networks with their trainable parameters; --json has each of them with each of its skips."""
     from napari_skipseg.networks.build import count_parameters
-    from napari_skipseg.networks.presets import PRESETS, variants
+    from napari_skipseg.networks.presets import PRESETS, find_preset, variants
 
-    rows = [
+    presets = PRESETS if name is None else (find_preset(name),)
+    if as_json:
+        rows = [
+            {
+                "name": preset.name,
+                "dimensions": spec.dimensions,
+                "skip": spec.skip,
+                "trainable_parameters": count_parameters(spec),
+                "title": preset.title,
+            }
+            for preset in presets
+            for spec in variants(preset)
+        ]
+        report_rows(rows, as_json)
+        return
+    lines = [
         {
             "name": preset.name,
-            "dimensions": spec.dimensions,
-            "skip": spec.skip,
-            "trainable_parameters": count_parameters(spec),
-            "title": preset.title,
+            "network": preset.title,
+            "skip": skip,
+            **{
+                f"parameters_in_{spec.dimensions}D": count_parameters(spec)
+                for spec in variants(preset)
+                if spec.skip == skip
+            },
         }
-        for preset in PRESETS
-        for spec in variants(preset)
+        for preset in presets
+        for skip in ((name and preset.skips) or (preset.spec.skip,))
     ]
-    report_rows(rows, as_json)
+    report_rows(lines, as_json)
+    if name is None:
+        typer.echo("\nEach is listed with the skip it has by default: `napari-skipseg networks NAME` has its others.")
 
 
 def models(

@@ -2,24 +2,68 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from napari_skipseg.cli.options import AsJson
-from napari_skipseg.terminal import report
+from napari_skipseg.errors import InputError
+from napari_skipseg.scores.summary import Summary
+from napari_skipseg.terminal import report, report_rows, watch, write_csv
 
 
 def score(
-    prediction: Annotated[Path, typer.Argument(metavar="PREDICTION", help="Probabilities or labels.")],
-    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="True labels; with --isbi 0 = membrane.")],
+    prediction: Annotated[Path, typer.Argument(metavar="PREDICTION", help="Probabilities or labels, or a folder.")],
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="True labels, or a folder; with --isbi 0 = membrane.")],
     isbi: Annotated[bool, typer.Option("--isbi", help="V_rand and V_info after thinning; takes P(cell).")] = False,
+    instances: Annotated[
+        bool, typer.Option("--instances", help="Adapted Rand error and variation of information of instances.")
+    ] = False,
     membrane: Annotated[bool, typer.Option("--membrane", help="PREDICTION is P(membrane), not P(cell).")] = False,
     threshold: Annotated[float, typer.Option(help="Probability above which a pixel counts as predicted.")] = 0.5,
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", metavar="NAME=VALUE", help="A class of labels; repeat for several.")
+    ] = None,
+    per_image: Annotated[bool, typer.Option("--per-image", help="Show every slice, or every file of folders.")] = False,
+    csv: Annotated[Path | None, typer.Option(help="CSV file to write, a row for each image included.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a prediction with the truth: Dice, IoU, precision, recall, FPR, FNR, or the ISBI 2012 scores."""
-    from napari_skipseg.inference.scoring import score_files
+    """Compare predictions with truths: Dice, IoU, precision, recall, FPR and FNR; the ISBI 2012 scores; instances."""
+    from napari_skipseg.inference.scoring import Measure, ScoreOptions, find_pairs, iter_score_pairs
 
-    report(score_files(prediction, truth, isbi, membrane, threshold), as_json)
+    if isbi and instances:
+        raise InputError("--isbi and --instances are two comparisons: give one of them.")
+    measure: Measure = "isbi" if isbi else "instances" if instances else "overlap"
+    options = ScoreOptions(measure, membrane, threshold, _read_classes(classes or []))
+    summaries = watch(iter_score_pairs(find_pairs(prediction, truth, options), options), "scoring")
+    if csv is not None:
+        write_csv(csv, [row for summary in summaries for row in summary.rows()])
+    if as_json:
+        scores = {summary.class_name: summary.as_json(per_image) for summary in summaries}
+        report({"classes": scores} if classes else scores[""], as_json)
+        return
+    report_rows([row for summary in summaries for row in _shown(summary, per_image)], as_json)
+    if measure == "isbi":
+        pooled = summaries[0].pooled
+        best = f"V_rand {pooled['v_rand_threshold']:.1f}, V_info {pooled['v_info_threshold']:.1f}"
+        typer.echo(f"Best thresholds, each the same for all {pooled['n_slices']} slices: {best}")
+
+
+def _read_classes(texts: list[str]) -> dict[str, int]:
+    classes: dict[str, int] = {}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        if not name or not re.fullmatch("-?[0-9]+", value):
+            raise InputError(f"'{text}' is no class: write NAME=VALUE, such as membrane=0.")
+        if name in classes:
+            raise InputError(f"The class '{name}' is given twice: give each class one name and one value.")
+        classes[name] = int(value)
+    return classes
+
+
+def _shown(summary: Summary, per_image: bool) -> list[dict[str, Any]]:
+    """Return the rows of a table without counts and thresholds, so that it fits a terminal."""
+    columns = {"class", "image", *summary.mean}
+    return [{key: value for key, value in row.items() if key in columns} for row in summary.rows(per_image)]

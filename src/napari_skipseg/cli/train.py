@@ -2,48 +2,103 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import typer
 
 from napari_skipseg.cli.options import Device, Unit, VoxelSize
+from napari_skipseg.networks.specs import NETWORK_NAMES, SKIPS
+from napari_skipseg.progress import run_to_end
 from napari_skipseg.terminal import watch
+from napari_skipseg.training.augmentation import AUGMENTATIONS
+from napari_skipseg.training.protocols import PROTOCOLS
+from napari_skipseg.training.settings import LossName, Precision
+
+Text = str | None
+Number = int | None
+Fraction = float | None
+
+
+def _flag(help: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, **more)
+
+
+def _one_of(names: tuple[str, ...]) -> str:
+    return ", ".join(names)
+
+
+FLAGS: dict[str, Any] = {
+    "images": Annotated[list[Path] | None, _flag("An image; repeat for several.")],
+    "labels": Annotated[list[Path] | None, _flag("Its labels; as many as images, in the same order.")],
+    "classes": Annotated[list[str] | None, _flag("A class; repeat.", "--class", metavar="NAME=VALUE")],
+    "ignore": Annotated[Number, _flag("Label value of pixels that do not count.")],
+    "widen": Annotated[Number, _flag("Voxels by which classes grow (for truths of thin lines).")],
+    "validate": Annotated[Text, _flag("Slices held out for validation, such as 20-24.")],
+    "name": Annotated[Text, _flag("Name of the new model.")],
+    "preset": Annotated[
+        Text, _flag("A network of `napari-skipseg networks` by name; the five flags below go over it.")
+    ],
+    "network": Annotated[Text, _flag(f"{_one_of(NETWORK_NAMES)}.")],
+    "skip": Annotated[Text, _flag(f"What crosses the long skips: {_one_of(SKIPS)}.")],
+    "dimensions": Annotated[Number, _flag("2 or 3.")],
+    "widths": Annotated[Text, _flag("Channels per level of a U-Net, such as 32,64,128,256.")],
+    "dropout": Annotated[Fraction, _flag("Share of the features that dropout sets to 0 while training.")],
+    "patch": Annotated[Text, _flag("Size of a training patch, such as 256,256.")],
+    "batch": Annotated[Number, _flag("Patches per step.")],
+    "accumulate": Annotated[Number, _flag("Parts in which a step takes its batch, to save memory.")],
+    "steps": Annotated[Number, _flag("Training steps.")],
+    "protocol": Annotated[Text, _flag(f"Optimiser, rates and first weights: {_one_of(tuple(PROTOCOLS))}.")],
+    "learning_rate": Annotated[Fraction, _flag("Highest learning rate; by default the protocol's.")],
+    "loss": Annotated[Text, _flag(f"{_one_of(get_args(LossName))}.")],
+    "class_weight": Annotated[Fraction, _flag("How often a class's pixel counts in the loss, background once.")],
+    "augment": Annotated[Text, _flag(f"How samples are varied: {_one_of(tuple(AUGMENTATIONS))}.")],
+    "precision": Annotated[Text, _flag(f"{_one_of(get_args(Precision))}.")],
+    "patience": Annotated[Number, _flag("Stop after so many validations without a lower loss; 0 = never.")],
+    "epoch": Annotated[Number, _flag("Steps per column of the weight-update map; 0 = no map.")],
+    "seed": Annotated[Number, _flag("Seed of weights, samples and augmentation.")],
+    "start_from": Annotated[Text, _flag("A model whose weights are the first ones.")],
+    "voxel_size": VoxelSize,
+    "unit": Unit,
+}
+"""The options that become settings, each named as its field."""
 
 
 def train(
     settings: Annotated[
         Path | None, typer.Argument(metavar="[SETTINGS.json]", help="Settings; flags override.")
     ] = None,
-    images: Annotated[list[Path] | None, typer.Option(help="An image; repeat for several.")] = None,
-    labels: Annotated[list[Path] | None, typer.Option(help="Its labels; as many as images, in the same order.")] = None,
-    classes: Annotated[list[str] | None, typer.Option("--class", metavar="NAME=VALUE", help="A class; repeat.")] = None,
-    ignore: Annotated[int | None, typer.Option(help="Label value of pixels that do not count.")] = None,
-    widen: Annotated[int | None, typer.Option(help="Voxels by which classes grow (for truths of thin lines).")] = None,
-    validate: Annotated[str | None, typer.Option(help="Slices held out for validation, such as 20-24.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the new model.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the new model; by default your model folder.")] = None,
-    network: Annotated[str | None, typer.Option(help="unet or residual-fcn.")] = None,
-    skip: Annotated[str | None, typer.Option(help="org, st, at, sat (unet); none, sum, org (residual-fcn).")] = None,
-    dimensions: Annotated[int | None, typer.Option(help="2 or 3.")] = None,
-    widths: Annotated[str | None, typer.Option(help="Channels per level of a U-Net, such as 32,64,128,256.")] = None,
-    patch: Annotated[str | None, typer.Option(help="Size of a training patch, such as 256,256.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Patches per step.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
-    loss: Annotated[str | None, typer.Option(help="bce, dice or bce+dice.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of weights, samples and augmentation.")] = None,
-    start_from: Annotated[str | None, typer.Option(help="A model whose weights are the first ones.")] = None,
-    voxel_size: VoxelSize = None,
-    unit: Unit = None,
     device: Device = "auto",
+    **flags: Any,
 ) -> None:
-    """Train a model from labelled images; stopped at any moment, the same command resumes."""
-    flags = dict(locals())
+    """Train a model from labelled images; stopped at any moment, the same command resumes.
+
+    Several devices: torchrun --nproc-per-node 2 -m napari_skipseg.cli train …
+    """
     from napari_skipseg.models.catalog import user_folder
     from napari_skipseg.training.flags import settings_from_flags
 
     chosen = settings_from_flags(settings, flags)
+    from napari_skipseg.training.distributed import started_by_torchrun
     from napari_skipseg.training.train import iter_train
 
-    typer.echo(str(watch(iter_train(chosen, out or user_folder(), device), f"training {chosen.name}")))
+    processes = started_by_torchrun()
+    work = iter_train(chosen, out or user_folder(), device, processes)
+    if processes.is_first:
+        typer.echo(str(watch(work, f"training {chosen.name}")))
+    else:
+        run_to_end(work)
+
+
+def _signature() -> inspect.Signature:
+    """Return the signature of `train` with `FLAGS` in place of its `**flags`: typer takes the options from it."""
+    own = list(inspect.signature(train, eval_str=True).parameters.values())[:-1]
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=FLAGS[name]) for name in FLAGS
+    ]
+    return inspect.Signature([*own, *more])
+
+
+train.__signature__ = _signature()  # type: ignore[attr-defined]

@@ -95,13 +95,14 @@ def iter_samples(
     sums are kept (Welford 1962), not the samples.
     """
     for count in range(1, samples + 1):
+        if count > 1:
+            yield
         backend.draw(seed, count, place)
         output = backend.run(image)
         values = [values.astype(np.float64) for values in (output.probability, *output.attentions)]
         if count == 1:
             means, squares = values, np.zeros_like(values[0])
         else:
-            yield
             before = values[0] - means[0]
             means = [mean + (value - mean) / count for mean, value in zip(means, values, strict=True)]
             squares += before * (values[0] - means[0])

@@ -1,10 +1,11 @@
-"""Scores of files: a prediction against its truth, read from TIFF."""
+"""Scores of files: predictions against their truths, read from TIFF or PNG."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,36 +13,213 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.normalize import check_not_labels
+from napari_skipseg.inference.pairs import Pair, pair_files
 from napari_skipseg.models.description import BOUNDARY_CLASSES
-from napari_skipseg.scores.isbi import membrane_to_cell, probability_from_image, score_isbi
-from napari_skipseg.scores.overlap import score_overlap
+from napari_skipseg.progress import Progress, run_to_end
+from napari_skipseg.scores.instances import InstanceScores, pool_instances, score_instances
+from napari_skipseg.scores.isbi import (
+    SliceScores,
+    combine_slices,
+    iter_score_slices,
+    membrane_to_cell,
+    probability_from_image,
+)
+from napari_skipseg.scores.overlap import OverlapScores, pool_overlap, score_overlap
+from napari_skipseg.scores.summary import Summary
 
 MOST_LABELS = 31
 """Integer images whose largest value is at most this hold labels; others hold probabilities scaled by their type."""
 
+Measure = Literal["overlap", "isbi", "instances"]
 
-def score_files(prediction: Path, truth: Path, isbi: bool, membrane: bool, threshold: float) -> dict[str, Any]:
-    """Return scores by name: overlap of the foregrounds, or V_rand and V_info where `isbi`.
 
-    prediction: integers are probabilities scaled by their type's maximum; for the overlap, images of labels up to 31
-    are labels, above 0 = foreground. truth: above 0 = foreground; with `isbi` 0 = membrane. membrane: the prediction
-    is that of membrane, so its complement is scored with `isbi`, and truth 0 is the foreground without it.
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What is measured, and how files are read.
+
+    measure: "overlap" (Dice and its kin), "isbi" (V_rand, V_info) or "instances" (adapted Rand, variation of
+        information).
+    membrane: the prediction is that of membrane, so its complement is scored with "isbi", and truth 0 is the
+        foreground of "overlap".
+    threshold: probability above which a pixel counts as predicted, for "overlap".
+    classes: names and label values of classes whose overlap is measured one by one, in images of labels. The values
+        are the truth's; so are the prediction's, unless it is a file of ours that names the class.
 
     Raises:
-        SkipsegError: a file that cannot be read, shapes that differ, values that are no probabilities.
+        InputError: options that exclude each other.
     """
-    predicted, true = _whole(prediction), _whole(truth)
-    _check_truth(true, truth)
+
+    measure: Measure = "overlap"
+    membrane: bool = False
+    threshold: float = 0.5
+    classes: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.classes and (self.measure != "overlap" or self.membrane):
+            raise InputError("Classes have an overlap only: leave out isbi, instances and membrane, or the classes.")
+        if self.measure == "instances" and self.membrane:
+            raise InputError("Instances are labels, not a probability of membrane: leave out membrane.")
+
+
+def score_files(
+    prediction: Path, truth: Path, isbi: bool = False, membrane: bool = False, threshold: float = 0.5
+) -> dict[str, Any]:
+    """Return the pooled scores of one pair of files by name: overlap of the foregrounds, V_rand and V_info if `isbi`.
+
+    The rest as for `iter_score_pairs`.
+    """
+    options = ScoreOptions("isbi" if isbi else "overlap", membrane, threshold)
+    (summary,) = run_to_end(iter_score_pairs(pair_files(prediction, truth), options))
+    return dict(summary.pooled)
+
+
+def score_folders(predictions: Path, truths: Path, options: ScoreOptions | None = None) -> list[Summary]:
+    """Return the scores of a folder of predictions against a folder of truths, paired by name (`pair_files`).
+
+    The rest as for `iter_score_pairs`.
+    """
+    options = options or ScoreOptions()
+    return run_to_end(iter_score_pairs(find_pairs(predictions, truths, options), options))
+
+
+def find_pairs(predictions: Path, truths: Path, options: ScoreOptions) -> list[Pair]:
+    """Return what `pair_files` does; of our own files the labels where labels are scored, else the probability."""
+    labels = options.classes or options.measure == "instances"
+    return pair_files(predictions, truths, "_binary" if labels else "_probability")
+
+
+def iter_score_pairs(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[Summary]]:
+    """Yield after each pair; return the scores: one summary, or one for each of the classes that were named.
+
+    An image is a slice where there is one pair, a file where there are several; with "isbi" it is always a slice, and
+    all slices of all files share their best threshold. Images without any true cell or object are left out with
+    "isbi" and "instances". The pooled instances of a stack are those of the volume.
+
+    Predictions of integers are probabilities scaled by their type's maximum; but images of 0 and 1 are masks, and for
+    the overlap images of values up to 31 are labels, above 0 = foreground. Truths: above 0 = foreground; with "isbi"
+    0 = membrane.
+
+    Raises:
+        SkipsegError: a file that cannot be read, shapes that differ, values that are no probabilities or labels.
+    """
+    return (yield from _MEASURES[options.measure](pairs, options))
+
+
+def _iter_overlap(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[Summary]]:
+    scores: dict[str, dict[str, OverlapScores]] = {name: {} for name in options.classes or ("",)}
+    for done, pair in enumerate(pairs, start=1):
+        predicted, true = _read_pair(pair)
+        for class_name, (mask, true_mask) in _masks(pair, predicted, true, options).items():
+            for name, place in _places(pair.name, true.shape, by_slice=len(pairs) == 1):
+                scores[class_name][name] = score_overlap(mask[place], true_mask[place])
+        yield Progress(done, len(pairs), pair.name)
+    return [
+        Summary(
+            asdict(pool_overlap(images.values())), {name: asdict(score) for name, score in images.items()}, class_name
+        )
+        for class_name, images in scores.items()
+    ]
+
+
+def _iter_isbi(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[Summary]]:
+    names: list[str] = []
+    slices: list[SliceScores | None] = []
+    for done, pair in enumerate(pairs, start=1):
+        predicted, true = _read_pair(pair)
+        _check_polarity(pair.prediction, options.membrane)
+        probability = probability_from_image(predicted > 0 if _largest_label(predicted) == 1 else predicted)
+        cell = membrane_to_cell(probability) if options.membrane else probability
+        slices += run_to_end(iter_score_slices(cell, true))
+        file = pair.name if len(pairs) > 1 or true.ndim == 2 else ""
+        names += [f"{file} {name}".strip() for name, _ in _places("", true.shape, by_slice=True)]
+        yield Progress(done, len(pairs), pair.name)
+    scores = combine_slices(slices)
+    images = {
+        names[number]: {
+            "v_rand": rand.score,
+            "v_info": information.score,
+            "v_rand_split": rand.split,
+            "v_rand_merge": rand.merge,
+            "v_info_split": information.split,
+            "v_info_merge": information.merge,
+        }
+        for number, rand, information in zip(
+            scores.slices, scores.rand_by_slice, scores.information_by_slice, strict=True
+        )
+    }
+    return [Summary({key: value for key, value in asdict(scores).items() if not isinstance(value, tuple)}, images)]
+
+
+def _iter_instances(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[Summary]]:
+    wholes: list[InstanceScores] = []
+    images: dict[str, dict[str, float]] = {}
+    for done, pair in enumerate(pairs, start=1):
+        predicted, true = _read_pair(pair)
+        if true.any() or len(pairs) == 1:
+            wholes.append(score_instances(predicted, true))
+        for name, place in _places(pair.name, true.shape, by_slice=len(pairs) == 1):
+            if true[place].any():
+                images[name] = asdict(score_instances(predicted[place], true[place]))
+        yield Progress(done, len(pairs), pair.name)
+    if not wholes:
+        raise InputError("The truths have no labelled object: nothing to score. Their labels must differ from 0.")
+    return [Summary(asdict(pool_instances(wholes)), images)]
+
+
+_MEASURES: dict[Measure, Callable[[Sequence[Pair], ScoreOptions], Generator[Progress, None, list[Summary]]]] = {
+    "overlap": _iter_overlap,
+    "isbi": _iter_isbi,
+    "instances": _iter_instances,
+}
+
+
+def _places(name: str, shape: tuple[int, ...], by_slice: bool) -> Iterator[tuple[str, Any]]:
+    """Yield the images of a file with their names: its slices, or the whole."""
+    if by_slice and len(shape) == 3:
+        yield from ((f"slice {number}", number) for number in range(shape[0]))
+    else:
+        yield name, ...
+
+
+def _masks(
+    pair: Pair, predicted: NDArray[Any], true: NDArray[Any], options: ScoreOptions
+) -> dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Return a predicted and a true mask for each class, or for the foreground under an empty name."""
+    if options.classes:
+        values = _predicted_labels(pair.prediction, predicted, options.classes)
+        return {name: (predicted == values[name], true == value) for name, value in options.classes.items()}
+    mask = (
+        predicted > 0
+        if _largest_label(predicted) is not None
+        else probability_from_image(predicted) > options.threshold
+    )
+    return {"": (mask, true == 0 if options.membrane else true > 0)}
+
+
+def _largest_label(values: NDArray[Any]) -> int | None:
+    """Return the largest value of an image of labels, None for an image of probabilities."""
+    largest = int(values.max()) if values.dtype.kind in "bui" else None
+    return largest if largest is None or largest <= MOST_LABELS else None
+
+
+def _predicted_labels(path: Path, predicted: NDArray[Any], classes: Mapping[str, int]) -> dict[str, int]:
+    """Return the label value of each class in a prediction: a file of ours numbers its classes from 1."""
+    recipe = _recipe(path)
+    if predicted.dtype.kind not in "bui" or (recipe and recipe.get("layer") != "labels"):
+        raise InputError(f"'{path}' holds no labels but probabilities: classes are scored in images of labels.")
+    ours = {name: number for number, name in enumerate(recipe.get("classes", ()), start=1)}
+    return {name: ours.get(name, value) for name, value in classes.items()}
+
+
+def _read_pair(pair: Pair) -> tuple[NDArray[Any], NDArray[Any]]:
+    predicted, true = _whole(pair.prediction), _whole(pair.truth)
+    _check_truth(true, pair.truth)
     if predicted.shape != true.shape:
-        raise InputError(f"The prediction's shape {predicted.shape} is not the truth's {true.shape}.")
-    if isbi:
-        _check_polarity(prediction, membrane)
-        probability = probability_from_image(predicted)
-        scores = asdict(score_isbi(membrane_to_cell(probability) if membrane else probability, true))
-        return {key: value for key, value in scores.items() if not isinstance(value, tuple)}
-    labels = predicted.dtype.kind in "bui" and int(predicted.max()) <= MOST_LABELS
-    mask = predicted > 0 if labels else probability_from_image(predicted) > threshold
-    return asdict(score_overlap(mask, true == 0 if membrane else true > 0))
+        raise InputError(
+            f"The prediction's shape {predicted.shape} is not the truth's {true.shape} ('{pair.prediction}' against "
+            f"'{pair.truth}')."
+        )
+    return predicted, true
 
 
 def _check_truth(values: NDArray[Any], path: Path) -> None:
@@ -59,12 +237,17 @@ def _check_truth(values: NDArray[Any], path: Path) -> None:
 
 def _check_polarity(prediction: Path, membrane: bool) -> None:
     """Raise InputError where a prediction of ours, which is the probability of membrane, is taken for that of cell."""
-    recipe = read_recipe(prediction) or {}
+    recipe = _recipe(prediction)
     names = recipe.get("classes", [])
     if not membrane and names and names[0] in BOUNDARY_CLASSES:
         raise InputError(
             f"'{prediction}' is the probability of {names[0]}, as {recipe.get('model')} gives it: add --membrane."
         )
+
+
+def _recipe(path: Path) -> dict[str, Any]:
+    """Return the recipe of a file of ours, empty for any other."""
+    return read_recipe(path) or {}
 
 
 def _whole(path: Path) -> NDArray[Any]:

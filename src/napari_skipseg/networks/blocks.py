@@ -1,8 +1,12 @@
-"""The pre-activation blocks of Drozdzal et al. 2016 (section 2, figure 1): bottleneck, basic and simple.
+"""The residual blocks of Drozdzal et al. 2016 (section 2, figure 1): bottleneck, basic and simple, in two orders.
 
-All go batch norm, ReLU, convolution. The first block of a contracting stage halves the resolution, the last of an
-expanding one doubles it (nearest neighbour). The shortcut is the input, decimated or repeated, with a 1×1 convolution
-only where the channel counts differ.
+Pre-activation, the paper's: batch norm, ReLU, convolution, and the shortcut is added. Post-activation, that of the
+first ResNet (He et al. 2015): convolution, batch norm, ReLU; the last batch norm stands before the sum, the last ReLU
+after it.
+
+The first block of a contracting stage halves the resolution, the last of an expanding one doubles it (nearest
+neighbour). The shortcut is the input, decimated or repeated, with a 1×1 convolution only where the channel counts
+differ.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from napari_skipseg.networks.layers import LAYERS
-from napari_skipseg.networks.specs import BlockName
+from napari_skipseg.networks.specs import BlockName, BlockOrder
 
 Resize = Literal["keep", "halve", "double"]
 
@@ -27,12 +31,31 @@ class BlockOptions:
     norm: bool
     dropout: float
     short_skips: bool
+    order: BlockOrder = "pre-activation"
+
+    @property
+    def activates_first(self) -> bool:
+        """Whether batch norm and ReLU come before a convolution (pre-activation), not behind it."""
+        return self.order == "pre-activation"
 
 
 def activate(options: BlockOptions, channels: int) -> list[nn.Module]:
-    """Return the layers before a convolution: batch norm (where asked) and ReLU."""
-    norm = [LAYERS[options.dimensions].batch_norm(channels)] if options.norm else []
-    return [*norm, nn.ReLU(inplace=options.norm)]
+    """Return the layers between two convolutions: batch norm (where asked) and ReLU."""
+    return [*_norm(options, channels), nn.ReLU(inplace=options.norm)]
+
+
+def _norm(options: BlockOptions, channels: int) -> list[nn.Module]:
+    return [LAYERS[options.dimensions].batch_norm(channels)] if options.norm else []
+
+
+def _enter(options: BlockOptions, channels: int) -> list[nn.Module]:
+    """Return what stands before the first convolution of a branch."""
+    return activate(options, channels) if options.activates_first else []
+
+
+def _leave(options: BlockOptions, channels: int) -> list[nn.Module]:
+    """Return what stands right behind the last convolution of a branch."""
+    return [] if options.activates_first else _norm(options, channels)
 
 
 def _double() -> nn.Module:
@@ -43,13 +66,14 @@ def bottleneck(options: BlockOptions, in_channels: int, width: int, resize: Resi
     """Return 1×1 (strided), 3×3 and 1×1 convolutions to 4·width channels; doubling comes before the last one."""
     layers = LAYERS[options.dimensions]
     return [
-        *activate(options, in_channels),
+        *_enter(options, in_channels),
         layers.convolution(in_channels, width, 1, stride=2 if resize == "halve" else 1),
         *activate(options, width),
         layers.convolution(width, width, 3, padding=1),
         *activate(options, width),
         *([_double()] if resize == "double" else []),
         layers.convolution(width, 4 * width, 1),
+        *_leave(options, 4 * width),
         nn.Dropout(options.dropout),
     ]
 
@@ -58,12 +82,13 @@ def basic(options: BlockOptions, in_channels: int, width: int, resize: Resize) -
     """Return two 3×3 convolutions (the first strided) with dropout between; doubling comes before the second."""
     layers = LAYERS[options.dimensions]
     return [
-        *activate(options, in_channels),
+        *_enter(options, in_channels),
         layers.convolution(in_channels, width, 3, stride=2 if resize == "halve" else 1, padding=1),
         nn.Dropout(options.dropout),
         *activate(options, width),
         *([_double()] if resize == "double" else []),
         layers.convolution(width, width, 3, padding=1),
+        *_leave(options, width),
     ]
 
 
@@ -71,9 +96,10 @@ def simple(options: BlockOptions, in_channels: int, width: int, resize: Resize) 
     """Return one 3×3 convolution after a max-pool (halving), with dropout and doubling behind it."""
     layers = LAYERS[options.dimensions]
     return [
-        *activate(options, in_channels),
+        *_enter(options, in_channels),
         *([layers.max_pool(2)] if resize == "halve" else []),
         layers.convolution(in_channels, width, 3, padding=1),
+        *_leave(options, width),
         nn.Dropout(options.dropout),
         *([_double()] if resize == "double" else []),
     ]
@@ -87,7 +113,7 @@ BRANCHES: dict[BlockName, Callable[[BlockOptions, int, int, Resize], list[nn.Mod
 
 
 class Block(nn.Module):
-    """A residual branch and, with short skips, the shortcut it is added to.
+    """A residual branch and, with short skips, the shortcut it is added to; in post-activation order a ReLU of that.
 
     Shape: (N, in_channels, *space) -> (N, 4·width (bottleneck) or width, *space, halved or doubled).
     """
@@ -102,15 +128,18 @@ class Block(nn.Module):
         self.project: nn.Module = nn.Identity()
         if options.short_skips and in_channels != self.out_channels:
             self.project = LAYERS[options.dimensions].convolution(in_channels, self.out_channels, 1)
+        self.end: nn.Module = nn.Identity() if options.activates_first else nn.ReLU(inplace=True)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the block's output."""
-        if not self.short_skip:
-            branch: Tensor = self.branch(features)
-            return branch
-        shortcut = features
+        ended: Tensor = self.end(
+            self._shortcut(features) + self.branch(features) if self.short_skip else self.branch(features)
+        )
+        return ended
+
+    def _shortcut(self, features: Tensor) -> Tensor:
         if self.resize == "halve":
             every_second = (slice(None, None, 2),) * (features.ndim - 2)
-            shortcut = features[(slice(None), slice(None), *every_second)]
-        summed: Tensor = self.project(self.enlarge(shortcut)) + self.branch(features)
-        return summed
+            features = features[(slice(None), slice(None), *every_second)]
+        shortcut: Tensor = self.project(self.enlarge(features))
+        return shortcut

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from napari_skipseg.networks.di2in import DI2IN
 from napari_skipseg.networks.network import Network, count_trainable
 from napari_skipseg.networks.residual_fcn import ResidualFCN
-from napari_skipseg.networks.specs import NetworkSpec, ResidualFCNSpec, UNetSpec
+from napari_skipseg.networks.specs import DI2INSpec, NetworkSpec, ResidualFCNSpec, TiramisuSpec, UNetSpec, VNetSpec
+from napari_skipseg.networks.tiramisu import Tiramisu
 from napari_skipseg.networks.unet import UNet
+from napari_skipseg.networks.vnet import VNet
 
 
 def build(spec: NetworkSpec) -> Network:
@@ -17,9 +24,31 @@ def build(spec: NetworkSpec) -> Network:
             return UNet(spec)
         case ResidualFCNSpec():
             return ResidualFCN(spec)
+        case VNetSpec():
+            return VNet(spec)
+        case TiramisuSpec():
+            return Tiramisu(spec)
+        case DI2INSpec():
+            return DI2IN(spec)
 
 
 def count_parameters(spec: NetworkSpec) -> int:
     """Return the trainable parameters of the network that `spec` describes, without making its weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), _Unfilled():
         return count_trainable(build(spec))
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves new tensors unfilled: of meta tensors `normal_` would load torch's compiler first, for seconds."""
+
+    FILLING = frozenset(
+        {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, nn.init.kaiming_uniform_, nn.init.uniform_}
+    )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        if func in self.FILLING:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)

@@ -160,7 +160,7 @@ class Gate(nn.Module):
             attention: Tensor = self.attend(skip, signal)
             return Crossed(skip * attention, (attention,))
         crossed: Tensor = self.attend(self.select(skip))
-        return Crossed(crossed, crossed.split(1, dim=1) if self.skip in ATTENDING else ())
+        return Crossed(crossed, crossed.chunk(self.out_channels, dim=1) if self.skip in ATTENDING else ())
 
     def fold(self) -> None:
         """Turn select, attend's convolution and its batch norm into one 1×1 convolution, for inference alone."""

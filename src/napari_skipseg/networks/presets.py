@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from napari_skipseg.errors import SpecError
 from napari_skipseg.networks.specs import (
     SKIPS,
     TABLE_1,
@@ -71,6 +72,19 @@ PRESETS = (
     ),
     _residual("-post", "post-activation blocks (ResNet)", block_order="post-activation"),
 )
+
+
+def find_preset(name: str) -> Preset:
+    """Return the preset called `name`.
+
+    Raises:
+        SpecError: there is none.
+    """
+    for preset in PRESETS:
+        if preset.name == name:
+            return preset
+    known = ", ".join(preset.name for preset in PRESETS)
+    raise SpecError(f"There is no network called '{name}'. Known networks: {known}.")
 
 
 def variants(preset: Preset) -> tuple[NetworkSpec, ...]:

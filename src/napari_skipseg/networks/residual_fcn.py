@@ -17,14 +17,15 @@ class ResidualFCN(Network):
 
     Across halves on entry and doubles on exit, so a 512×512 image is 16×16 inside it. The head goes: sum with Down 1,
     3×3 convolution, batch norm, ReLU, 1×1 convolution (the authors' order of May 2017, the one that fits Table 1).
+    In post-activation order batch norm and ReLU follow the first convolution too, since no block begins with them.
     """
 
     def __init__(self, spec: ResidualFCNSpec) -> None:
         super().__init__(spec)
         layers = LAYERS[spec.dimensions]
-        options = BlockOptions(spec.dimensions, spec.norm, spec.dropout, spec.short_skips)
+        options = BlockOptions(spec.dimensions, spec.norm, spec.dropout, spec.short_skips, spec.block_order)
 
-        self.first = layers.convolution(spec.in_channels, spec.width, 3, padding=1)
+        self.first = _outer(options, spec.in_channels, spec.width)
         skip_widths = (spec.width, *(stage.out_width for stage in spec.stages))
         self.down = nn.ModuleList(
             _stage(options, stage, channels, ("halve",))
@@ -45,10 +46,10 @@ class ResidualFCN(Network):
             channels = stage.out_width
         joins.append(LongSkip(gate_options, channels, spec.width, spec.skips[0]))
         self.joins, self.up = nn.ModuleList(joins), nn.ModuleList(ups)
-        self.last = layers.convolution(joins[-1].joined_channels, spec.width, 3, padding=1)
-        self.classifier = nn.Sequential(
-            *activate(options, spec.width), layers.convolution(spec.width, spec.out_channels, 1)
-        )
+        self.last = _outer(options, joins[-1].joined_channels, spec.width)
+        classifier = layers.convolution(spec.width, spec.out_channels, 1)
+        before = activate(options, spec.width) if options.activates_first else []
+        self.classifier = nn.Sequential(*before, classifier)
         self.apply(_he_normal)
 
     def run(self, image: Tensor) -> NetworkOutput:
@@ -65,6 +66,12 @@ class ResidualFCN(Network):
             attentions = (*joined.attentions, *attentions)
             features = stage(joined.features)
         return NetworkOutput(self.classifier(features), attentions)
+
+
+def _outer(options: BlockOptions, in_channels: int, width: int) -> nn.Module:
+    """Return the 3-wide convolution that begins or ends the network, with what the order puts behind it."""
+    convolution = LAYERS[options.dimensions].convolution(in_channels, width, 3, padding=1)
+    return convolution if options.activates_first else nn.Sequential(convolution, *activate(options, width))
 
 
 def _stage(options: BlockOptions, stage: Stage, in_channels: int, resizes: tuple[Resize, ...]) -> nn.Sequential:

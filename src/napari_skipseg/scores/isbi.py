@@ -34,6 +34,7 @@ from napari_skipseg.scores.table import Agreement, group_pixels, label_component
 THRESHOLDS: tuple[float, ...] = tuple(accumulate([0.0] + [0.1] * 10))
 """0, 0.1, …, 1 as Fiji's loop adds them up: the last is 0.9999999999999999, so P = 1 is above every one."""
 
+
 @dataclass(frozen=True)
 class IsbiScores:
     """The challenge's two scores of one stack, in [0, 1], 1 = the same segmentation.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +82,15 @@ def score_overlap(prediction_mask: ArrayLike, truth_mask: ArrayLike, counted: Ar
         false_positives=predicted - hits,
         false_negatives=true - hits,
         true_negatives=truth.size - predicted - true + hits,
+    )
+
+
+def pool_overlap(scores: Iterable[OverlapScores]) -> OverlapScores:
+    """Return the scores over the pixels of all images together: their counts are added, not their ratios averaged."""
+    counts = [(s.true_positives, s.false_positives, s.false_negatives, s.true_negatives) for s in scores]
+    hits, false_alarms, misses, rejections = (sum(column) for column in zip(*counts, strict=True))
+    return OverlapScores.from_counts(
+        true_positives=hits, false_positives=false_alarms, false_negatives=misses, true_negatives=rejections
     )
 
 

@@ -42,6 +42,11 @@ class FitState:
         """Add `value` to `curve` at the present step."""
         self.curves.setdefault(curve, []).append((self.step, value))
 
+    def record_recent(self) -> None:
+        """Add the mean of the recent training losses to their curve."""
+        self.record("training loss", sum(self.recent) / len(self.recent))
+        self.recent.clear()
+
 
 def write_checkpoint(
     file: Path, settings: TrainSettings, state: FitState, network: nn.Module, optimizer: torch.optim.Optimizer
@@ -91,13 +96,11 @@ def read_checkpoint(
         number, slot = name.split(".", 1)
         slots.setdefault(int(number), {})[slot] = tensor
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
-    state = FitState(best_weights=_under(tensors, "best."))
+    state = FitState(best_weights=_under(tensors, "best."), epoch_begin=_under(tensors, "begin."))
     for name in NUMBERS:
         setattr(state, name, numbers.get(name, getattr(state, name)))
     state.curves = {name: [(int(step), value) for step, value in curve] for name, curve in state.curves.items()}
     state.select_start = {name: tuple(weights) for name, weights in state.select_start.items()}
-    begin = _under(tensors, "begin.")
-    state.epoch_begin = {name: begin[name] for name in convolutions_in_depth_order(network)} if begin else {}
     return state
 
 

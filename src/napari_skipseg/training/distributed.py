@@ -61,7 +61,8 @@ class Processes:
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         summed = flat if group.get_backend() == "nccl" else flat.cpu()
         group.all_reduce(summed)
-        parts = (summed / self.count).to(flat.device).split([tensor.numel() for tensor in tensors])
+        mean = (summed / self.count).to(flat.device)
+        parts = torch.split(mean, [tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))
 
@@ -122,7 +123,7 @@ def own_device(device: Device, processes: Processes) -> torch.device:
 
 @contextmanager
 def joined(processes: Processes, device: torch.device) -> Generator[None, None, None]:
-    """Connect all processes for what is within: by NCCL between GPUs, by gloo otherwise. Alone there is nothing to do."""
+    """Connect all processes for what is within, by NCCL between GPUs, by gloo otherwise; nothing to do for one."""
     if processes.count == 1:
         yield
         return

@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from napari_skipseg.errors import FileError, SpecError
 from napari_skipseg.models.description import output_channels
+from napari_skipseg.networks.presets import PRESETS
+from napari_skipseg.networks.specs import spec_to_dict
+from napari_skipseg.training.augmentation import AUGMENTATIONS
 from napari_skipseg.training.settings import TrainSettings, settings_from_json
 
 PATCHES = {2: [256, 256], 3: [32, 64, 64]}
-SPEC_FLAGS = ("network", "skip", "dimensions", "widths")
+SPEC_FLAGS = ("network", "skip", "dimensions", "widths", "dropout")
 REQUIRED = {"name": "--name", "images": "--images", "labels": "--labels", "classes": "--class"}
 
 
 def settings_from_flags(file: Path | None, flags: dict[str, Any]) -> TrainSettings:
     """Return the settings in `file`, with every flag in its place that is not None and that settings know.
+
+    A preset goes in place of the file's network, and the flags of the network over it.
 
     Raises:
         FileError: the file cannot be read.
@@ -30,6 +35,10 @@ def settings_from_flags(file: Path | None, flags: dict[str, Any]) -> TrainSettin
     known = {field.name for field in fields(TrainSettings)}
     values |= {key: flag for key, flag in given.items() if key in known}
     spec = {key: flag for key, flag in given.items() if key in SPEC_FLAGS}
+    if "augment" in given:
+        values["augmentation"] = asdict(_choose("augmentation", given["augment"], AUGMENTATIONS))
+    if "preset" in given:
+        values["spec"] = _preset(given["preset"], spec.get("network"))
     network = values.setdefault("spec", {"network": "unet"})
     if not isinstance(network, dict):
         raise SpecError(f"The settings '{file}' must give the spec as one JSON object.")
@@ -54,6 +63,20 @@ def _read(file: Path | None) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise SpecError(f"The settings '{file}' must be one JSON object.")
     return values
+
+
+def _choose(what: str, name: str, choices: dict[str, Any]) -> Any:
+    if name not in choices:
+        raise SpecError(f"There is no {what} '{name}': choose one of {', '.join(choices)}.")
+    return choices[name]
+
+
+def _preset(name: str, network: str | None) -> dict[str, Any]:
+    """Return the network of a preset; its output channels follow from the classes."""
+    values = spec_to_dict(_choose("preset", name, {preset.name: preset.spec for preset in PRESETS}))
+    if network not in (None, values["network"]):
+        raise SpecError(f"Preset '{name}' is a {values['network']}, not a {network}: leave out --network or --preset.")
+    return {key: value for key, value in values.items() if key != "out_channels"}
 
 
 def _class(text: str) -> dict[str, Any]:

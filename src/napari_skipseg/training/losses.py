@@ -57,7 +57,7 @@ def balanced_cross_entropy(logits: Tensor, target: Tensor, counted: Tensor, clas
     """Return the cross-entropy in which all classes there, background included, weigh the same over the whole batch.
 
     The mean over classes of the mean over their pixels: for two classes that of HED (Xie & Tu 2015, eq. 2), here
-    divided by the number of pixels. With a `class_weight` a class counts so often as the background.
+    divided by the number of pixels. A class counts `class_weight` times as much as the background.
     """
     share = torch.zeros_like(target, dtype=logits.dtype)
     for label in range(max(2, logits.shape[1])):

@@ -78,4 +78,4 @@ def _fan_in(module: nn.Module) -> float:
     """Return how many products each output pixel of a convolution sums."""
     if isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d):
         return module.weight.shape[0] / module.groups * math.prod(module.kernel_size) / math.prod(module.stride)
-    return float(module.weight[0].numel())  # type: ignore[operator,index]
+    return float(module.weight[0].numel())  # type: ignore[index]

@@ -66,8 +66,8 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(
             "rmsprop-he",
             "RMSprop at a constant rate from He's normal weights, with weight decay",
-            "Drozdzal et al. 2016, section 2, with rho and epsilon of the authors' code; Keras adds the paper's decay as "
-            "0.001 Σw² to the loss, which is torch's weight_decay of 0.002",
+            "Drozdzal et al. 2016, section 2, with rho and epsilon of the authors' code; Keras adds the paper's decay "
+            "to the loss as 0.001 Σw², which is torch's weight_decay of 0.002",
             "rmsprop",
             learning_rate=1e-3,
             weight_decay=2e-3,

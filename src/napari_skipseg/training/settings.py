@@ -90,7 +90,7 @@ class TrainSettings:
             raise SpecError("widen may not be negative: it is the number of voxels by which classes grow.")
         self._check_protocol()
         self._check_network()
-        if self.patience and not held_out(self.validate):
+        if not held_out(self.validate) and self.patience:
             raise SpecError("Patience needs slices held out to watch: name some with validate, such as 20-24.")
 
     @property

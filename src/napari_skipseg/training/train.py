@@ -21,18 +21,23 @@ from napari_skipseg.networks.build import build
 from napari_skipseg.networks.network import Network
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.checkpoint import FitState
+from napari_skipseg.training.distributed import ALONE, Processes, joined, own_device
 from napari_skipseg.training.evaluate import score_held_out
 from napari_skipseg.training.fit import iter_fit
+from napari_skipseg.training.optimizers import initialise
 from napari_skipseg.training.samples import TrainingData, read_data
 from napari_skipseg.training.settings import TrainSettings, settings_to_dict
 
 CURVE_POINTS = 100
 
 
-def iter_train(settings: TrainSettings, folder: Path, device_name: str = "auto") -> Generator[Progress, None, Path]:
+def iter_train(
+    settings: TrainSettings, folder: Path, device_name: str = "auto", processes: Processes = ALONE
+) -> Generator[Progress, None, Path]:
     """Yield as training goes on; return the new model's folder, `folder` / name.
 
-    A checkpoint lies in `folder` / name.training until the model is written: the same call resumes from it.
+    A checkpoint lies in `folder` / name.training until the model is written: the same call resumes from it. Of several
+    `processes` each calls this; the first one writes the model.
 
     Raises:
         SkipsegError: bad settings, unreadable or unfit images, a model of that name is already there, a full disk.
@@ -40,6 +45,7 @@ def iter_train(settings: TrainSettings, folder: Path, device_name: str = "auto")
     target, scratch = folder / settings.name, folder / f"{settings.name}.training"
     if target.exists():
         raise ModelError(f"'{target}' already exists; a model is never overwritten: choose another name.")
+    processes.share(settings)  # refused now, not after the images were read
     device = choose_device(device_name)
     yield Progress(0, settings.steps, f"reading the images; training on {device.title}")
     data = read_data(settings)
@@ -50,7 +56,11 @@ def iter_train(settings: TrainSettings, folder: Path, device_name: str = "auto")
     except OSError as error:
         raise FileError(f"The folder '{scratch}' cannot be made: {error.strerror}. Choose another one.") from error
     checkpoint = scratch / "checkpoint.safetensors"
-    state = yield from iter_fit(settings, data, network, checkpoint, torch.device(device.name))
+    own = own_device(device, processes)
+    with joined(processes, own):
+        state = yield from iter_fit(settings, data, network, checkpoint, own, processes)
+    if not processes.is_first:
+        return target
     yield Progress(settings.steps, settings.steps, "scoring and measuring the margin")
     network = as_stored(network.to("cpu"))
     write_model(target, describe(settings, data, network, state, parent), network)
@@ -67,7 +77,9 @@ def start(settings: TrainSettings) -> Network:
     """
     torch.manual_seed(settings.seed)
     if settings.start_from is None:
-        return build(settings.spec)
+        network = build(settings.spec)
+        initialise(network, settings.training_protocol)
+        return network
     parent = read_model(locate_model(settings.start_from))
     if parent.description.spec != settings.spec:
         raise SpecError(
@@ -98,6 +110,8 @@ def describe(
             curves={name: _thinned(curve) for name, curve in state.curves.items()},
             versions=versions(),
             parent=None if parent is None else parent.name,
+            updates={name: tuple(float(f"{value:.5g}") for value in row) for name, row in state.updates.items()},
+            select_start=state.select_start,
         ),
     )
     backend = TorchBackend(Model(draft, network), choose_device("cpu"), "f32")

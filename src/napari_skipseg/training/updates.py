@@ -1,4 +1,4 @@
-"""What a training leaves behind of its network: how much each convolution moved per epoch, and the first select weights.
+"""What a training records of its network: how far each convolution moved in an epoch, and the first select weights.
 
 The weight-update map is that of Drozdzal et al. 2016, Figure 4: layer × epoch, the mean |W_end - W_begin| of every
 convolution. It is the net change over an epoch, not the sum of its steps.
@@ -45,12 +45,12 @@ def convolutions_in_depth_order(network: Network) -> tuple[str, ...]:
 
 def kernels(network: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     """Return a copy of the kernels of the convolutions called `names`, on the CPU."""
-    return {name: network.get_submodule(name).weight.detach().cpu().clone() for name in names}
+    return {name: network.get_parameter(f"{name}.weight").detach().cpu().clone() for name in names}
 
 
 def mean_updates(begin: dict[str, Tensor], end: dict[str, Tensor]) -> dict[str, float]:
-    """Return the mean |W_end - W_begin| of each kernel in `begin`, in its order."""
-    return {name: float((end[name] - before).abs().mean()) for name, before in begin.items()}
+    """Return the mean |W_end - W_begin| of each kernel in `end`, in its order."""
+    return {name: float((after - begin[name]).abs().mean()) for name, after in end.items()}
 
 
 def select_weights(network: nn.Module) -> dict[str, tuple[float, ...]]:

@@ -21,6 +21,8 @@ KEY = "skipseg"
 """The key in `layer.metadata` under which a result says what it is and which recipe made it."""
 
 CLASS_COLORS = ("#2ee6c5", "#ffb347", "#7aa2ff", "#ff7ab6", "#c5f06b", "#d59bff")
+HIDDEN_MAP = {"blending": "translucent", "opacity": 0.75, "visible": False}
+"""How a map looks that one calls up to read it: added to a bright image it would drown."""
 
 
 @dataclass(frozen=True)
@@ -128,19 +130,17 @@ def _results(layer: Image, shown: Shown, threshold: float) -> Iterator[Result]:
     for attention in reversed(prediction.attentions):
         data = _over_channels(attention.data, shown, channels)
         place = _place(layer, shown, attention.stride, attention.offset)
-        looks = {"colormap": "viridis", "contrast_limits": (0, 1), "blending": "translucent", "opacity": 0.75}
-        looks["visible"] = False
+        looks = {"colormap": "viridis", "contrast_limits": (0, 1), **HIDDEN_MAP}
         yield Result(f"attention {attention.level}", "image", data, place, looks)
     flat = (1,) * len(shown.axes.replace("C", ""))
     whole = _place(layer, shown, flat, (0,) * len(flat))
-    additive = {"blending": "additive", "opacity": 0.6}
-    hidden = {"colormap": "inferno", "contrast_limits": (0, 0.5), **additive, "visible": False}
-    seen = {"colormap": "magma", "contrast_limits": (0, 1), **additive}
-    for kind, values, looks in (
-        ("uncertainty", prediction.uncertainty, hidden),
-        ("probability", prediction.probability, seen),
-    ):
-        for number, name in enumerate(names if values is not None else ()):
+    seen = {"colormap": "magma", "contrast_limits": (0, 1), "blending": "additive", "opacity": 0.6}
+    kinds = [("probability", prediction.probability, seen)]
+    if prediction.uncertainty is not None:
+        hidden = {"colormap": "inferno", "contrast_limits": (0, 0.5), **HIDDEN_MAP}
+        kinds.insert(0, ("uncertainty", prediction.uncertainty, hidden))
+    for kind, values, looks in kinds:
+        for number, name in enumerate(names):
             of_class, role = (values[number], f"{kind} {name}") if len(names) > 1 else (values, kind)
             yield Result(role, "image", _over_channels(of_class, shown, channels), whole, looks)
     data = _over_channels(prediction.binary(threshold), shown, channels)

@@ -32,6 +32,8 @@ class OptionsFold(QCollapsible):  # type: ignore[misc]
         self.tile.setSpecialValueText("auto")
         self.samples, self.dropout = QSpinBox(), QDoubleSpinBox()
         self.samples.setRange(0, 1000)
+        self.samples.setSingleStep(10)
+        self.samples.setKeyboardTracking(False)  # the 1 of a 10 that is being typed is no fault
         self.samples.setSpecialValueText("off")
         self.dropout.setRange(0.0, 0.95)
         self.dropout.setSingleStep(0.05)

@@ -70,7 +70,25 @@ def spec_to_dict(spec: NetworkSpec) -> dict[str, Any]:
 
 
 def first_fault(error: ValidationError) -> str:
-    """Return the first fault of a pydantic error in words: which key, and why."""
+    """Return the first fault of a pydantic error in words: which setting, and why."""
     fault = error.errors()[0]
-    place = ".".join(str(part) for part in fault["loc"]) or "the value"
+    *parents, name = fault["loc"] or ("the value",)
+    place = ".".join(str(part) for part in (*parents, name) if part is name or part not in NETWORK_NAMES)
+    found, context = fault["input"], fault.get("ctx", {})
+    match fault["type"]:
+        case "literal_error":
+            return f"{place} is {found!r}: choose {context['expected']}"
+        case "union_tag_invalid":
+            return f"{_choice(fault['loc'], context)} is {context['tag']!r}: choose one of {context['expected_tags']}"
+        case "union_tag_not_found":
+            return f"{_choice(fault['loc'], context)} is missing"
+        case "unexpected_keyword_argument":
+            return f"there is no setting called {place}"
+        case "missing":
+            return f"{place} is missing"
     return f"{place}: {fault['msg']}"
+
+
+def _choice(parents: tuple[int | str, ...], context: dict[str, Any]) -> str:
+    """Return the place of the setting that chooses among kinds, such as the network."""
+    return ".".join([*map(str, parents), context["discriminator"].strip("'")])

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict
 
 from napari_skipseg.errors import SpecError
-from napari_skipseg.networks.specs.skips import Skip, SkipSpec
+from napari_skipseg.networks.specs.skips import Skip, SkipSpec, refuse_unknown_names
 
 BlockName = Literal["bottleneck", "basic", "simple"]
 BlockOrder = Literal["pre-activation", "post-activation"]
@@ -25,6 +25,7 @@ class Stage:
     repetition: int
 
     def __post_init__(self) -> None:
+        refuse_unknown_names(self)
         if self.width < 1 or self.repetition < 1:
             raise SpecError("A stage needs a width and a repetition of at least 1.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict
 
@@ -23,6 +23,22 @@ MAPPING: tuple[Skip, ...] = ("at", "sat", "reduce")
 ATTENDING: tuple[Skip, ...] = ("at", "sat", "additive")
 """Skips that make an attention map."""
 SelectInit = Literal["glorot", "ones", "uniform01"]
+
+
+def refuse_unknown_names(settings: object) -> None:
+    """Compare the fields of `settings` that have named choices with these; pydantic does so for parsed JSON alone.
+
+    Raises:
+        SpecError: a field has another value.
+    """
+    for name, hint in get_type_hints(type(settings)).items():
+        if get_origin(hint) is Literal and getattr(settings, name) not in get_args(hint):
+            raise _unknown(name, getattr(settings, name), get_args(hint))
+
+
+def _unknown(name: str, value: object, choices: tuple[object, ...]) -> SpecError:
+    *first, last = map(repr, choices)
+    return SpecError(f"{name} is {value!r}: choose {', '.join(first) + ' or ' if first else ''}{last}.")
 
 
 @dataclass(frozen=True)
@@ -47,15 +63,17 @@ class SkipSpec(ABC):
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.dimensions not in (2, 3):
-            raise SpecError(f"A network has 2 or 3 dimensions, not {self.dimensions}.")
+        for name, value in vars(self).items():
+            if isinstance(value, list):  # as good as a tuple to write, but JSON gives tuples back
+                object.__setattr__(self, name, tuple(value))
+        refuse_unknown_names(self)
+        for skip in self.level_skips:
+            if skip not in SKIPS:
+                raise _unknown("level_skips", skip, SKIPS)
         if self.in_channels < 1 or self.out_channels < 1:
             raise SpecError("A network needs at least one input and one output channel.")
         if not 0 <= self.dropout < 1:
             raise SpecError(f"Dropout must lie in [0, 1), not {self.dropout}.")
-        for skip in (self.skip, *self.level_skips):
-            if skip not in SKIPS:
-                raise SpecError(f"'{skip}' is no skip: choose one of {', '.join(SKIPS)}.")
         if self.level_skips and len(self.level_skips) != self.levels:
             raise SpecError(
                 f"This network has {self.levels} long skips and level_skips names {len(self.level_skips)}: name one per "

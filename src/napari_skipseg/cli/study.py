@@ -1,0 +1,106 @@
+"""The commands `study …`: the analyses of the papers, as tables and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from napari_skipseg.cli.options import AsJson, Device
+from napari_skipseg.errors import SpecError
+from napari_skipseg.terminal import report_rows, watch
+
+if TYPE_CHECKING:
+    from napari_skipseg.studies.results import StudyResult
+
+app = typer.Typer(help="The analyses of the two papers, as tables and pictures.", rich_markup_mode=None)
+
+OutDir = Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Folder for the results; made if missing.")]
+Slice = Annotated[int | None, typer.Option("--slice", help="Which slice, counted from 0; by default the middle one.")]
+Channel = Annotated[int | None, typer.Option(help="Which channel of the image, counted from 0.")]
+
+
+@app.command()
+def channels(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, or its folder.")],
+    out_dir: OutDir,
+    image: Annotated[Path | None, typer.Option(help="An image, to see features before and after selection.")] = None,
+    number: Slice = None,
+    channel: Channel = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which channels each gate has switched off (SAT, figure 5): channels.csv, channels.png and features.png."""
+    from napari_skipseg.images.files import read_stack
+    from napari_skipseg.models.catalog import locate_model
+    from napari_skipseg.studies.channels import iter_channels
+
+    stack = None if image is None else read_stack(image)
+    work = iter_channels(locate_model(model), out_dir, stack, number, channel)
+    show(watch(work, f"the channels of {model}"), as_json)
+
+
+@app.command()
+def attention(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The image to look at.")],
+    out_dir: OutDir,
+    model: Annotated[list[str], typer.Option(help="A model's name, or its folder; repeat to compare several.")],
+    number: Slice = None,
+    truth: Annotated[Path | None, typer.Option(help="Its true labels, as the models were trained on.")] = None,
+    threshold: Annotated[float, typer.Option(help="Probability above which a pixel is labelled.")] = 0.5,
+    channel: Channel = None,
+    as_json: AsJson = False,
+) -> None:
+    """What the gates of several models attend to in one image (SAT, figures 6 and 7): attention.png and the maps."""
+    from napari_skipseg.api import load_model
+    from napari_skipseg.images.files import read_stack
+    from napari_skipseg.studies.attention import iter_attention
+
+    labels = None if truth is None else read_stack(truth)
+    models = [load_model(name) for name in model]
+    work = iter_attention(read_stack(image), models, out_dir, number, labels, threshold, channel)
+    show(watch(work, f"attention in {image.name}"), as_json)
+
+
+@app.command()
+def costs(
+    out_dir: OutDir,
+    network: Annotated[list[str] | None, typer.Option(help="A network's name; repeat for several.")] = None,
+    skip: Annotated[list[str] | None, typer.Option(help="org, st, at, sat, …; repeat for several.")] = None,
+    dimensions: Annotated[list[int] | None, typer.Option(help="2 or 3; repeat for both.")] = None,
+    size: Annotated[list[str] | None, typer.Option(help="Of the image, such as 256,256 or 32,64,64; repeat.")] = None,
+    device: Device = "cpu",
+    training: Annotated[bool, typer.Option("--training", help="Measure a training step as well.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Parameters, memory and time of the networks with every skip (SAT, table 3): costs.csv and costs.png."""
+    from napari_skipseg.studies.costs import CostSettings, cost_summary, iter_costs
+
+    standard = CostSettings()
+    settings = CostSettings(
+        tuple(network or standard.networks),
+        tuple(skip or standard.skips),
+        tuple(dimensions or standard.dimensions),
+        standard.sizes | {len(lengths): lengths for lengths in map(_lengths, size or ())},
+        device,
+        training,
+    )
+    result = watch(iter_costs(settings, out_dir), "costs")
+    show(result if as_json else result._replace(rows=cost_summary(result.rows)), as_json)
+
+
+def show(result: StudyResult, as_json: bool) -> None:
+    """Print the table of a study, and below it the files; as JSON the table alone."""
+    report_rows(result.rows, as_json)
+    if not as_json:
+        typer.echo("\n" + "\n".join(str(file) for file in result.files))
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    try:
+        lengths = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        lengths = ()
+    if len(lengths) not in (2, 3):
+        raise SpecError(f"'{text}' is no size: give lengths such as 256,256 (2D) or 32,64,64 (3D).")
+    return lengths

@@ -1,0 +1,268 @@
+"""Files and folders score as their arrays do; what does not fit together is refused in one sentence."""
+
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+
+from napari_skipseg.errors import FileError, InputError, SkipsegError
+from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.inference.pairs import pair_files
+from napari_skipseg.inference.scoring import ScoreOptions, find_pairs, iter_score_pairs, score_files, score_folders
+from napari_skipseg.progress import run_to_end
+from napari_skipseg.scores.instances import score_instances
+from napari_skipseg.scores.isbi import score_isbi
+from napari_skipseg.scores.overlap import score_overlap
+
+
+def em(seed, shape=(3, 24, 32)):
+    """Cells (255) between membranes (0), and a noisy probability of cell, uint8."""
+    truth = np.full(shape, 255, np.uint8)
+    truth[..., ::8, :] = 0
+    truth[..., :, ::8] = 0
+    noise = np.random.default_rng(seed).normal(0, 70, shape)
+    return np.clip(truth * 0.6 + 50 + noise, 0, 255).astype(np.uint8), truth
+
+
+def png(path: Path, image):
+    path.write_bytes(imagecodecs.png_encode(image))
+
+
+def score_pair(prediction, truth, options=None):
+    options = options or ScoreOptions()
+    return run_to_end(iter_score_pairs(find_pairs(prediction, truth, options), options))
+
+
+@pytest.fixture
+def stack(tmp_path):
+    """Files of a probability of cell and of its truth, and their values."""
+    cell, truth = em(0)
+    tifffile.imwrite(tmp_path / "cell.tif", cell, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "truth.tif", truth, photometric="minisblack")
+    return tmp_path / "cell.tif", tmp_path / "truth.tif", cell, truth
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Predictions as our own runs leave them, truths as TIFF and PNG of two sizes; and the values by name."""
+    predictions, truths, values = tmp_path / "predicted", tmp_path / "true", {}
+    predictions.mkdir()
+    truths.mkdir()
+    for seed, (name, shape) in enumerate({"a": (24, 32), "b": (40, 40)}.items()):
+        cell, truth = em(seed, shape)
+        tifffile.imwrite(predictions / f"{name}_probability.tif", cell)
+        tifffile.imwrite(predictions / f"{name}_binary.tif", (cell > 127).astype(np.uint8))
+        tifffile.imwrite(predictions / f"{name}_attention_1.tif", cell)
+        values[name] = cell, truth
+    (predictions / "notes.txt").write_text("nothing to score")
+    tifffile.imwrite(truths / "a.tif", values["a"][1])
+    png(truths / "b.png", values["b"][1])
+    return predictions, truths, values
+
+
+def test_a_stack_is_scored_slice_by_slice_and_pooled(stack):
+    prediction_file, truth_file, cell, truth = stack
+    (summary,) = score_pair(prediction_file, truth_file)
+    dice = [score_overlap(cell[z] > 127.5, truth[z]).dice for z in range(3)]
+    assert list(summary.images) == ["slice 0", "slice 1", "slice 2"]
+    assert [image["dice"] for image in summary.images.values()] == dice
+    assert summary.mean["dice"] == pytest.approx(np.mean(dice), abs=1e-15)
+    assert summary.deviation["dice"] == pytest.approx(np.std(dice, ddof=1), abs=1e-15)
+    assert summary.pooled["dice"] == score_overlap(cell > 127.5, truth).dice
+    assert score_files(prediction_file, truth_file) == summary.pooled
+
+
+def test_isbi_slices_are_shown_at_the_best_threshold(stack):
+    prediction_file, truth_file, cell, truth = stack
+    (summary,) = score_pair(prediction_file, truth_file, ScoreOptions("isbi"))
+    expected = score_isbi(cell / 255, truth)
+    assert [image["v_rand"] for image in summary.images.values()] == [rand.score for rand in expected.rand_by_slice]
+    assert summary.mean["v_rand"] == pytest.approx(expected.v_rand, abs=1e-15)
+    assert summary.pooled["v_rand_threshold"] == expected.v_rand_threshold
+    assert score_files(prediction_file, truth_file, isbi=True)["v_info"] == expected.v_info
+
+
+def test_a_mask_of_0_and_1_scores_with_isbi_as_one_of_0_and_255(stack, tmp_path):
+    _, truth_file, cell, truth = stack
+    tifffile.imwrite(tmp_path / "mask.tif", (cell > 90).astype(np.uint8), photometric="minisblack")
+    scores = score_files(tmp_path / "mask.tif", truth_file, isbi=True)
+    assert scores["v_rand"] == score_isbi(cell > 90, truth).v_rand
+    assert scores["v_rand_threshold"] == 0
+    tifffile.imwrite(tmp_path / "membrane.tif", (cell <= 90).astype(np.uint8), photometric="minisblack")
+    assert score_files(tmp_path / "membrane.tif", truth_file, isbi=True, membrane=True) == scores
+
+
+def test_folders_are_paired_by_name_and_scored_file_by_file(folders):
+    predictions, truths, values = folders
+    (summary,) = score_folders(predictions, truths)
+    dice = [score_overlap(cell > 127.5, truth).dice for cell, truth in values.values()]
+    assert {name: image["dice"] for name, image in summary.images.items()} == {"a.tif": dice[0], "b.png": dice[1]}
+    assert summary.mean["dice"] == pytest.approx(np.mean(dice), abs=1e-15)
+    hits = sum(np.count_nonzero((cell > 127.5) & (truth > 0)) for cell, truth in values.values())
+    assert summary.pooled["true_positives"] == hits
+
+
+def test_isbi_slices_of_all_files_share_their_threshold(folders, tmp_path):
+    predictions, truths, values = folders
+    (summary,) = score_folders(predictions, truths, ScoreOptions("isbi"))
+    parts = [score_isbi(cell / 255, truth) for cell, truth in values.values()]
+    means = np.mean([part.v_rand_by_threshold for part in parts], axis=0)
+    assert list(summary.images) == ["a.tif", "b.png"]
+    assert summary.pooled["v_rand"] == pytest.approx(means.max(), abs=1e-15)
+    assert summary.pooled["n_slices"] == 2
+
+
+def test_slices_of_stacks_in_folders_are_named_by_file_and_number(tmp_path):
+    for folder, number in (("p", 0), ("t", 1)):
+        (tmp_path / folder).mkdir()
+        for name in "ab":
+            tifffile.imwrite(tmp_path / folder / f"{name}.tif", em(0, (2, 16, 16))[number], photometric="minisblack")
+    (summary,) = score_folders(tmp_path / "p", tmp_path / "t", ScoreOptions("isbi"))
+    assert list(summary.images) == ["a.tif slice 0", "a.tif slice 1", "b.tif slice 0", "b.tif slice 1"]
+    (summary,) = score_folders(tmp_path / "p", tmp_path / "t")
+    assert list(summary.images) == ["a.tif", "b.tif"]
+
+
+def test_classes_are_scored_one_by_one(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 3, (2, 12, 12)).astype(np.uint8)
+    truth = np.where(np.random.default_rng(1).random(labels.shape) < 0.2, 0, labels).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "p.tif", labels, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "t.tif", truth, photometric="minisblack")
+    options = ScoreOptions(classes={"nucleus": 2, "membrane": 1})
+    nucleus, membrane = score_pair(tmp_path / "p.tif", tmp_path / "t.tif", options)
+    assert (nucleus.class_name, membrane.class_name) == ("nucleus", "membrane")
+    assert nucleus.pooled["dice"] == score_overlap(labels == 2, truth == 2).dice
+    assert membrane.images["slice 1"]["dice"] == score_overlap(labels[1] == 1, truth[1] == 1).dice
+
+
+def test_a_file_of_ours_knows_its_own_numbers_of_classes(tmp_path):
+    truth = np.array([[0, 0, 9, 9], [0, 7, 7, 9]], np.uint8)
+    ours = np.array([[1, 1, 0, 0], [1, 0, 2, 0]], np.uint8)
+    size = ((1.0, 1.0, 1.0), "pixel")
+    recipe = {"classes": ["membrane", "nucleus"], "layer": "labels"}
+    write_ome_tiff(tmp_path / "p_binary.tif", ours, "YX", *size, description=recipe)
+    tifffile.imwrite(tmp_path / "t.tif", truth)
+    membrane, nucleus = score_pair(
+        tmp_path / "p_binary.tif", tmp_path / "t.tif", ScoreOptions(classes={"membrane": 0, "nucleus": 7})
+    )
+    assert membrane.pooled["dice"] == 1
+    assert nucleus.pooled["recall"] == 0.5
+    write_ome_tiff(tmp_path / "p.tif", ours, "YX", *size, description={"classes": ["membrane", "nucleus"]})
+    with pytest.raises(InputError, match="holds no labels"):
+        score_pair(tmp_path / "p.tif", tmp_path / "t.tif", ScoreOptions(classes={"membrane": 0}))
+
+
+def test_instances_of_a_stack_are_those_of_the_volume_and_of_each_slice(tmp_path):
+    truth = np.zeros((3, 8, 8), np.uint16)
+    truth[:2, :4], truth[:2, 5:] = 300, 400
+    predicted = truth.astype(np.uint32) * 100
+    predicted[1, :4] = 5
+    tifffile.imwrite(tmp_path / "p.tif", predicted, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "t.tif", truth, photometric="minisblack")
+    (summary,) = score_pair(tmp_path / "p.tif", tmp_path / "t.tif", ScoreOptions("instances"))
+    assert summary.pooled["adapted_rand_error"] == score_instances(predicted, truth).adapted_rand_error > 0
+    assert {name: image["adapted_rand_error"] for name, image in summary.images.items()} == {"slice 0": 0, "slice 1": 0}
+
+
+def test_folders_of_instances_pool_without_mixing_their_labels(folders):
+    predictions, truths, values = folders
+    for name in values:
+        labels = np.repeat(np.arange(1, 5, dtype=np.uint8), 40).reshape(8, 20)
+        tifffile.imwrite(predictions / f"{name}_binary.tif", labels)
+        (truths / "b.png").unlink(missing_ok=True)
+        tifffile.imwrite(truths / f"{name}.tif", labels)
+    (summary,) = score_folders(predictions, truths, ScoreOptions("instances"))
+    assert summary.pooled["adapted_rand_error"] == 0
+    assert summary.pooled["variation_of_information"] == 0
+    assert summary.pooled["pixels"] == 320
+
+
+def test_our_own_two_files_are_told_apart_by_what_is_measured(folders):
+    predictions, truths, _ = folders
+    assert find_pairs(predictions, truths, ScoreOptions())[0].prediction.name == "a_probability.tif"
+    labels = find_pairs(predictions, truths, ScoreOptions(classes={"cell": 1}))
+    assert [pair.prediction.name for pair in labels] == ["a_binary.tif", "b_binary.tif"]
+    (predictions / "a_binary.tif").unlink()
+    assert find_pairs(predictions, truths, ScoreOptions("instances"))[0].prediction.name == "a_probability.tif"
+
+
+def test_a_name_is_whole_even_where_it_ends_like_ours(tmp_path):
+    (tmp_path / "p").mkdir()
+    (tmp_path / "t").mkdir()
+    for folder in "pt":
+        tifffile.imwrite(tmp_path / folder / "cells_binary.ome.tif", em(0, (16, 16))[1])
+    ((name, prediction, _),) = pair_files(tmp_path / "p", tmp_path / "t")
+    assert (name, prediction.name) == ("cells_binary.ome.tif", "cells_binary.ome.tif")
+
+
+def leave_unpaired(kind, predictions, truths):
+    if kind == "prediction":
+        tifffile.imwrite(predictions / "c.tif", np.zeros((8, 8), np.uint8))
+    elif kind == "truth":
+        png(truths / "c.png", np.zeros((8, 8), np.uint8))
+    elif kind == "two predictions":
+        tifffile.imwrite(predictions / "a.tif", np.zeros((8, 8), np.uint8))
+    elif kind == "two truths":
+        png(truths / "a.png", np.zeros((8, 8), np.uint8))
+    elif kind == "no image":
+        for file in truths.iterdir():
+            file.unlink()
+    elif kind == "damaged":
+        (truths / "b.png").write_bytes(b"\x89PNG and then nothing")
+    elif kind == "other size":
+        png(truths / "b.png", np.zeros((8, 8), np.uint8))
+    elif kind == "colours":
+        png(truths / "b.png", np.zeros((8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("prediction", "c.tif' has no truth"),
+        ("truth", "c.png' has no prediction"),
+        ("two predictions", "a.tif and a_probability.tif .* could both be 'a'"),
+        ("two truths", "a.png and a.tif"),
+        ("no image", "holds no TIFF or PNG"),
+        ("damaged", "b.png' is no PNG"),
+        ("other size", "shape"),
+        ("colours", "YXC"),
+    ],
+)
+def test_folders_that_do_not_fit_together_are_refused(folders, kind, message):
+    predictions, truths, _ = folders
+    leave_unpaired(kind, predictions, truths)
+    with pytest.raises(SkipsegError, match=message):
+        score_folders(predictions, truths)
+
+
+def test_a_file_and_a_folder_do_not_pair(folders, tmp_path):
+    predictions, truths, _ = folders
+    with pytest.raises(InputError, match="a file and a folder"):
+        pair_files(predictions, truths / "a.tif")
+    with pytest.raises(FileError, match="does not exist"):
+        pair_files(predictions, tmp_path / "nowhere")
+
+
+def test_truths_without_anything_to_score_are_refused(stack, tmp_path):
+    prediction_file, _, _, truth = stack
+    tifffile.imwrite(tmp_path / "empty.tif", truth * 0, photometric="minisblack")
+    with pytest.raises(InputError, match="no labelled object"):
+        score_pair(prediction_file, tmp_path / "empty.tif", ScoreOptions("instances"))
+    with pytest.raises(InputError, match="no cell"):
+        score_pair(prediction_file, tmp_path / "empty.tif", ScoreOptions("isbi"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"measure": "isbi", "classes": {"a": 1}},
+        {"measure": "instances", "classes": {"a": 1}},
+        {"membrane": True, "classes": {"a": 1}},
+        {"measure": "instances", "membrane": True},
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(options):
+    with pytest.raises(InputError, match="leave out"):
+        ScoreOptions(**options)

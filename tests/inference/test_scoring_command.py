@@ -1,0 +1,126 @@
+"""The command `score`: its table, JSON and CSV hold the same numbers, and a CSV file is whole or not there."""
+
+import csv
+import json
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_skipseg import cli
+from napari_skipseg.errors import FileError
+from napari_skipseg.scores.overlap import score_overlap
+from napari_skipseg.terminal import write_csv
+
+
+@pytest.fixture
+def score(monkeypatch, capsys):
+    """Run `score` in this process; return its exit code and what it said."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def score(*arguments):
+        monkeypatch.setattr(sys, "argv", ["napari-skipseg", "score", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), shown.out, shown.err
+
+    return score
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A prediction and a truth of labels 0, 1, 2, and their values."""
+    truth = np.random.default_rng(0).integers(0, 3, (3, 12, 16)).astype(np.uint8)
+    labels = np.where(np.random.default_rng(1).random(truth.shape) < 0.3, 0, truth).astype(np.uint8)
+    for name, values in (("labels.tif", labels), ("truth.tif", truth)):
+        tifffile.imwrite(tmp_path / name, values, photometric="minisblack")
+    return tmp_path / "labels.tif", tmp_path / "truth.tif", labels, truth
+
+
+def test_table_json_and_csv_hold_the_same_numbers(score, files, tmp_path):
+    prediction, truth_file, labels, truth = files
+    code, table, errors = score(prediction, truth_file, "--per-image", "--csv", tmp_path / "scores.csv")
+    assert (code, errors) == (0, "")
+    lines = [line.split() for line in table.splitlines()]
+    assert [line[0] for line in lines[-6:]] == ["slice", "slice", "slice", "pooled", "mean", "sd"]
+    with (tmp_path / "scores.csv").open(newline="", encoding="utf-8") as handle:
+        rows = {row["image"]: row for row in csv.DictReader(handle)}
+    assert list(rows) == ["slice 0", "slice 1", "slice 2", "pooled", "mean", "sd"]
+    dice = [score_overlap(labels[z], truth[z]).dice for z in range(3)]
+    assert [float(rows[f"slice {z}"]["dice"]) for z in range(3)] == dice
+    assert float(rows["pooled"]["dice"]) == score_overlap(labels, truth).dice
+    assert float(rows["mean"]["dice"]) == pytest.approx(np.mean(dice), abs=1e-15)
+    assert float(rows["sd"]["dice"]) == pytest.approx(np.std(dice, ddof=1), abs=1e-15)
+    assert (rows["mean"]["true_positives"], int(rows["pooled"]["true_positives"])) == ("", np.count_nonzero(labels))
+    found = json.loads(score(prediction, truth_file, "--json", "--per-image")[1])
+    assert [image["dice"] for image in found["images"]] == dice
+    assert found["mean"]["dice"] == float(rows["mean"]["dice"])
+    assert found["standard_deviation"]["dice"] == float(rows["sd"]["dice"])
+    assert f"{found['dice']:.5f}" == lines[-3][1]
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_table_fits_a_terminal_of_80_columns_with_all_digits(score, files):
+    for flags in ((), ("--isbi",), ("--instances",), ("--class", "one=1", "--class", "two=2")):
+        code, table, errors = score(*files[:2], "--per-image", *flags)
+        assert (code, errors) == (0, ""), flags
+        assert "…" not in table
+        assert max(map(len, table.splitlines())) <= 80
+
+
+def test_classes_have_rows_of_their_own(score, files, tmp_path):
+    prediction, truth_file, labels, truth = files
+    classes = ("--class", "one=1", "--class", "two=2")
+    score(prediction, truth_file, *classes, "--csv", tmp_path / "scores.csv")
+    with (tmp_path / "scores.csv").open(newline="", encoding="utf-8") as handle:
+        rows = [row for row in csv.DictReader(handle) if row["image"] == "pooled"]
+    expected = {name: score_overlap(labels == value, truth == value).dice for name, value in (("one", 1), ("two", 2))}
+    assert {row["class"]: float(row["dice"]) for row in rows} == expected
+    found = json.loads(score(prediction, truth_file, *classes, "--json")[1])
+    assert {name: scores["dice"] for name, scores in found["classes"].items()} == expected
+    assert "images" not in found["classes"]["one"]
+
+
+def test_isbi_names_the_best_thresholds(score, files):
+    prediction, truth_file, _, truth = files
+    tifffile.imwrite(prediction, np.where(truth > 0, 0.85, 0.25).astype(np.float32), photometric="minisblack")
+    _, table, _ = score(prediction, truth_file, "--isbi", "--per-image")
+    assert table.splitlines()[-1] == "Best thresholds, each the same for all 3 slices: V_rand 0.3, V_info 0.3"
+    found = json.loads(score(prediction, truth_file, "--isbi", "--json")[1])
+    assert {"v_rand", "v_info", "v_rand_threshold", "n_slices"} <= found.keys()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--isbi", "--instances"), "two comparisons"),
+        (("--class", "membrane"), "'membrane' is no class"),
+        (("--class", "a=1", "--class", "a=2"), "given twice"),
+        (("--class", "a=1", "--isbi"), "leave out"),
+        (("--csv", "missing/scores.csv"), "cannot be written"),
+        (("--csv", "."), "is a folder"),
+    ],
+)
+def test_what_does_not_go_together_is_said_in_one_line(score, files, tmp_path, monkeypatch, flags, message):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    code, out, errors = score(*files[:2], *flags)
+    assert (code, out) == (1, "")
+    assert message in errors
+    assert len(errors.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")  # noqa: PTH110
+def test_a_full_disk_leaves_the_table_of_before(tmp_path):
+    write_csv(tmp_path / "scores.csv", [{"dice": 0.5}])
+    (tmp_path / "scores.csv.part").symlink_to("/dev/full")
+    with pytest.raises(FileError, match="No space left"):
+        write_csv(tmp_path / "scores.csv", [{"dice": 0.25}])
+    assert (tmp_path / "scores.csv").read_text() == "dice\n0.5\n"
+    assert [file.name for file in tmp_path.iterdir()] == ["scores.csv"]
