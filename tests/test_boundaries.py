@@ -24,6 +24,7 @@ MAY_IMPORT_TORCH = (
     "napari_skipseg.networks",
     "napari_skipseg.inference",
     "napari_skipseg.training",
+    "napari_skipseg.studies",
     "napari_skipseg.models.model",
     "napari_skipseg.jobs.worker",
 )

@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from napari_skipseg.inference.saving import save_prediction
     from napari_skipseg.models.catalog import find_models
     from napari_skipseg.networks.build import build
-    from napari_skipseg.networks.specs import ResidualFCNSpec, UNetSpec
+    from napari_skipseg.networks.specs import DI2INSpec, ResidualFCNSpec, TiramisuSpec, UNetSpec, VNetSpec
     from napari_skipseg.progress import Progress, run_to_end
+    from napari_skipseg.scores.instances import score_instances
     from napari_skipseg.scores.isbi import score_isbi
     from napari_skipseg.scores.overlap import score_overlap
+    from napari_skipseg.training.settings import TrainSettings
+    from napari_skipseg.training.train import iter_train
 
 _HOMES = {
     "load_model": "api",
@@ -45,30 +48,42 @@ _HOMES = {
     "save_prediction": "inference.saving",
     "find_models": "models.catalog",
     "build": "networks.build",
+    "VNetSpec": "networks.specs",
+    "TiramisuSpec": "networks.specs",
+    "DI2INSpec": "networks.specs",
     "ResidualFCNSpec": "networks.specs",
     "UNetSpec": "networks.specs",
     "Progress": "progress",
     "run_to_end": "progress",
     "score_isbi": "scores.isbi",
     "score_overlap": "scores.overlap",
+    "TrainSettings": "training.settings",
+    "iter_train": "training.train",
+    "score_instances": "scores.instances",
 }
 
 __all__ = [
+    "DI2INSpec",
     "Prediction",
     "Progress",
     "ResidualFCNSpec",
     "SegmentOptions",
     "SkipsegError",
     "Stack",
+    "TiramisuSpec",
+    "TrainSettings",
     "UNetSpec",
+    "VNetSpec",
     "build",
     "find_models",
     "iter_predict",
+    "iter_train",
     "load_model",
     "make_sample",
     "read_stack",
     "run_to_end",
     "save_prediction",
+    "score_instances",
     "score_isbi",
     "score_overlap",
     "segment",

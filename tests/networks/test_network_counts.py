@@ -1,94 +1,156 @@
 """The parameter counts of the papers: Drozdzal et al. 2016 (Table 1 and its variants), Asgari Taghanaki et al. 2019."""
 
+import json
+import sys
+
 import pytest
 import torch
 
-from napari_skipseg.networks.build import build, count_parameters
-from napari_skipseg.networks.gates import Gate
+from napari_skipseg import cli
+from napari_skipseg.networks.build import count_parameters, outline
 from napari_skipseg.networks.network import count_trainable
-from napari_skipseg.networks.presets import PRESETS, variants
-from napari_skipseg.networks.specs import GATES, TABLE_1, ResidualFCNSpec, Stage, UNetSpec
-
-FIRST = Stage("simple", 32, 1)
-
-
-def main_stages(block, *repetitions):
-    """The stages of Table 1 after the first, of another block or repetition."""
-    inner = (32, 64, 128, 256)
-    stages = [Stage(block, width, times) for width, times in zip(inner, repetitions, strict=True)]
-    return {"stages": (FIRST, *stages[:3]), "across": stages[3]}
-
+from napari_skipseg.networks.presets import PRESETS, find_preset, variants
+from napari_skipseg.networks.specs import NETWORK_NAMES, SKIPS, UNetSpec
 
 RESIDUAL = {
-    "Table 1, narrow projection": ({"projection": "narrow"}, 11_042_273, 11_093_665),
-    "Table 1": ({}, 11_451_745, 11_504_481),
-    "only short": ({"skip": "none"}, 11_567_393, 11_622_113),
-    "only long, narrow": ({"short_skips": False, "projection": "narrow"}, 10_261_217, 10_312_609),
-    "only long": ({"short_skips": False}, 10_757_601, 10_810_337),
-    "neither": ({"skip": "none", "short_skips": False}, 10_180_097, 10_234_817),
-    "concatenated": ({"skip": "org"}, 12_018_785, 12_075_361),
-    "two first stages, concatenated": ({"skip": "org", "stages": (FIRST, *TABLE_1)}, 12_048_769, 12_105_537),
-    "no batch norm": ({"norm": False}, 11_399_009, 11_399_009),
-    "basic blocks": (main_stages("basic", 3, 8, 10, 3), 10_482_145, 10_500_065),
-    "figure 4b": ({"short_skips": False, **main_stages("simple", 9, 9, 9, 9)}, 8_495_073, 8_507_489),
-    "figure 4c": ({"short_skips": False, **main_stages("simple", 3, 3, 3, 3)}, 2_621_025, 2_624_993),
-    "figure 4d": ({"short_skips": False, "norm": False, **main_stages("simple", 7, 7, 7, 7)}, 6_527_457, 6_527_457),
+    "residual-fcn-narrow": (11_042_273, 11_093_665),
+    "residual-fcn": (11_451_745, 11_504_481),
+    "residual-fcn-short": (11_567_393, 11_622_113),
+    "residual-fcn-long-narrow": (10_261_217, 10_312_609),
+    "residual-fcn-long": (10_757_601, 10_810_337),
+    "residual-fcn-plain": (10_180_097, 10_234_817),
+    "residual-fcn-concat": (12_018_785, 12_075_361),
+    "residual-fcn-two-first": (12_048_769, 12_105_537),
+    "residual-fcn-no-norm": (11_399_009, 11_399_009),
+    "residual-fcn-basic": (10_482_145, 10_500_065),
+    "residual-fcn-figure-4b": (8_495_073, 8_507_489),
+    "residual-fcn-figure-4c": (2_621_025, 2_624_993),
+    "residual-fcn-figure-4d": (6_527_457, 6_527_457),
 }
+"""In 2D: trainable parameters, and these with the statistics of batch norm, as Keras counts."""
 
 
-@pytest.mark.parametrize("variant", RESIDUAL)
-def test_residual_fcn_has_the_parameters_of_the_paper(variant):
-    options, trainable, with_statistics = RESIDUAL[variant]
-    with torch.device("meta"):
-        network = build(ResidualFCNSpec(**options))
-    statistics = sum(b.numel() for name, b in network.named_buffers() if name.endswith(("_mean", "_var")))
-    assert count_trainable(network) == trainable
-    assert trainable + statistics == with_statistics
+def spec_of(name, dimensions, skip=None):
+    preset = find_preset(name)
+    (spec,) = (s for s in variants(preset) if (s.dimensions, s.skip) == (dimensions, skip or preset.spec.skip))
+    return spec
 
 
-def gate_parameters(dimensions, skip, norm, channels=24):
-    return count_trainable(Gate(dimensions, channels, skip, "ones", norm))
+def saving(name, dimensions):
+    """How many parameters sat has fewer than org."""
+    org, sat = (count_parameters(spec_of(name, dimensions, skip)) for skip in ("org", "sat"))
+    return org - sat
 
 
-@pytest.mark.parametrize("dimensions", [2, 3])
-def test_gates_of_c_channels_have_0_c_c1_and_2c1_parameters(dimensions):
-    counts = [gate_parameters(dimensions, skip, norm=False) for skip in ("org", "st", "at", "sat")]
-    assert counts == [0, 24, 25, 49]
-    counts = [gate_parameters(dimensions, skip, norm=True) for skip in ("org", "st", "at", "sat")]
-    assert counts == [0, 24, 27, 51]
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_residual_fcn_has_the_parameters_of_the_paper(name):
+    network = outline(spec_of(name, 2))
+    statistics = sum(b.numel() for key, b in network.named_buffers() if key.endswith(("_mean", "_var")))
+    trainable = count_trainable(network)
+    assert (trainable, trainable + statistics) == RESIDUAL[name]
+    assert count_parameters(spec_of(name, 2)) == trainable
 
 
-@pytest.mark.parametrize(("dimensions", "channels", "fewer"), [(3, 1, 574_103), (2, 3, 191_063)])
-def test_sat_saves_what_the_paper_says(dimensions, channels, fewer):
-    org, sat = (
-        count_parameters(
-            UNetSpec(dimensions=dimensions, in_channels=channels, skip=skip, widths=(32, 64, 128, 256), gate_norm=True)
-        )
-        for skip in ("org", "sat")
-    )
-    assert org - sat == fewer
+def test_di2in_has_the_papers_parameters():
+    assert count_parameters(spec_of("di2in", 3, "org")) == 2_353_089
+    assert count_parameters(spec_of("di2in", 3, "sat")) == 2_063_053
+
+
+def test_unets_save_what_the_paper_says():
+    assert saving("unet", 3) == 574_103
+    assert saving("unet-rgb", 2) == 191_063
+
+
+def test_the_kernels_that_vnet_saves_are_those_of_the_paper():
+    flat, deep = saving("vnet", 2), saving("vnet", 3)
+    assert deep - flat == 43_040 * (5**3 - 5**2)
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_each_gate_of_a_unet_adds_its_parameters_and_saves_kernels(dimensions):
     widths = (8, 16, 32)
-    org, st, at, sat = (
-        count_parameters(UNetSpec(dimensions=dimensions, skip=skip, widths=widths, gate_norm=False)) for skip in GATES
+    org, st, at, sat, reduce = (
+        count_parameters(UNetSpec(dimensions=dimensions, skip=skip, widths=widths, gate_norm=False))
+        for skip in ("org", "st", "at", "sat", "reduce")
     )
     kernels = sum((width - 1) * width * 3**dimensions for width in widths[:-1])
     assert st - org == 8 + 16
-    assert org - at == kernels - (8 + 16 + 2)
+    assert org - at == org - reduce == kernels - (8 + 16 + 2)
     assert org - sat == kernels - (2 * (8 + 16) + 2)
 
 
 def test_counting_makes_no_weights():
     wide = UNetSpec(widths=(4096, 4096, 4096))
     assert count_parameters(wide) > 1_000_000_000
+    assert {tensor.device.type for tensor in outline(wide).state_dict().values()} == {"meta"}
+    before = torch.get_rng_state()
+    count_parameters(UNetSpec(widths=(4, 8)))
+    assert torch.equal(torch.get_rng_state(), before), "counting draws no random numbers"
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
-def test_every_preset_exists_in_2d_and_3d(preset):
-    specs = variants(preset)
-    assert {spec.dimensions for spec in specs} == {2, 3}
-    assert {spec.skip for spec in specs} == (set(GATES) if preset.spec.network == "unet" else {preset.spec.skip})
-    assert all(count_parameters(spec) > 0 for spec in specs)
+def test_the_presets_have_every_network_with_every_skip_in_2d_and_3d():
+    assert {preset.spec.network for preset in PRESETS} == set(NETWORK_NAMES)
+    assert len({preset.name for preset in PRESETS}) == len(PRESETS)
+    for preset in PRESETS:
+        skips = SKIPS if preset.skips else (preset.spec.skip,)
+        pairs = [(spec.dimensions, spec.skip) for spec in variants(preset)]
+        assert pairs == [(dimensions, skip) for dimensions in (2, 3) for skip in skips], preset.name
+    everywhere = {preset.spec.network for preset in PRESETS if preset.skips == SKIPS}
+    assert everywhere == set(NETWORK_NAMES)
+
+
+# ---------------------------------------------------------------------------------------------------- command line
+
+
+@pytest.fixture
+def listed(monkeypatch, capsys):
+    """What `napari-skipseg networks` prints."""
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def listed(*arguments):
+        monkeypatch.setattr(sys, "argv", ["napari-skipseg", "networks", *arguments])
+        with pytest.raises(SystemExit):
+            cli.main()
+        return capsys.readouterr()
+
+    return listed
+
+
+def test_the_json_list_has_all_counts_of_the_papers(listed):
+    rows = json.loads(listed("--json").out)
+    assert all({"name", "dimensions", "skip", "trainable_parameters"} <= row.keys() for row in rows)
+    found = {(row["name"], row["dimensions"], row["skip"]): row["trainable_parameters"] for row in rows}
+    assert len(found) == len(rows) == sum(len(variants(preset)) for preset in PRESETS)
+    assert (found["di2in", 3, "org"], found["di2in", 3, "sat"]) == (2_353_089, 2_063_053)
+    assert found["unet", 3, "org"] - found["unet", 3, "sat"] == 574_103
+    assert found["unet-rgb", 2, "org"] - found["unet-rgb", 2, "sat"] == 191_063
+    saved = [found["vnet", dimensions, "org"] - found["vnet", dimensions, "sat"] for dimensions in (2, 3)]
+    assert saved[1] - saved[0] == 43_040 * (5**3 - 5**2)
+    in_2d = {name: count for (name, dimensions, _), count in found.items() if dimensions == 2 and name in RESIDUAL}
+    expected = {name: trainable for name, (trainable, _) in RESIDUAL.items()}
+    in_2d["residual-fcn"] = found["residual-fcn", 2, "sum"]
+    assert in_2d == expected
+
+
+def test_the_table_has_a_line_per_network_and_that_of_one_network_a_line_per_skip(listed, monkeypatch):
+    monkeypatch.setattr("napari_skipseg.networks.build.count_parameters", lambda spec: 1_000 * spec.dimensions)
+    every, one = listed().out, listed("vnet").out
+    assert [line.split()[0] for line in every.splitlines() if "2,000" in line] == [preset.name for preset in PRESETS]
+    assert "networks NAME" in every
+    lines = [line.split() for line in one.splitlines() if "2,000" in line]
+    assert [line[-3:] for line in lines] == [[skip, "2,000", "3,000"] for skip in SKIPS]
+    assert {line[0] for line in lines} == {"vnet"}
+
+
+def test_one_network_is_listed_alone_in_json_too(listed):
+    rows = json.loads(listed("di2in", "--json").out)
+    assert {row["name"] for row in rows} == {"di2in"}
+    assert len(rows) == 2 * len(SKIPS)
+
+
+def test_an_unknown_network_gets_the_names_there_are(listed):
+    err = listed("vgg").err
+    assert "no network called 'vgg'" in err
+    assert "residual-fcn-narrow" in err
+    assert len(err.strip().splitlines()) == 1

@@ -21,6 +21,7 @@ from napari_skipseg.jobs.protocol import (
     DevicesFound,
     Event,
     Failed,
+    Inspected,
     Quit,
     Ready,
     Request,
@@ -104,7 +105,7 @@ class Child:
                 self._last_words.append(text)
                 return None
             raise with_details(
-                EngineError("The engine answered with something unexpected: press Segment again."), text
+                EngineError("The engine answered with something unexpected: try again."), text
             ) from error
         self._is_ready = self._is_ready or isinstance(event, Ready)
         return event
@@ -116,7 +117,10 @@ class Child:
         with contextlib.suppress(EngineError):
             while time.monotonic() < until:
                 event = self.next_event(WAKE)
-                if isinstance(event, Segmented | DevicesFound | Failed | Cancelled) and event.number == number:
+                if (
+                    isinstance(event, Segmented | Inspected | DevicesFound | Failed | Cancelled)
+                    and event.number == number
+                ):
                     return
         self.end()
 
@@ -140,7 +144,7 @@ class Child:
         how = "was stopped" if self._was_stopped else _how(self._process.returncode)
         return with_details(
             EngineError(
-                f"The engine process {how}; the viewer and its layers are safe: press Segment again, with a smaller "
+                f"The engine process {how}; the viewer and its layers are safe: try again, with a smaller "
                 "tile if memory was short."
             ),
             "\n".join(self._last_words),

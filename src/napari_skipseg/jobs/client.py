@@ -21,6 +21,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Prediction
 from napari_skipseg.jobs.child import WAKE, Child, error_of
+from napari_skipseg.jobs.inspection import Inspection, Part, cut_part, open_inspection
 from napari_skipseg.jobs.protocol import (
     INPUT_FILE,
     NO_JOB,
@@ -30,6 +31,8 @@ from napari_skipseg.jobs.protocol import (
     DevicesJob,
     End,
     Failed,
+    Inspected,
+    InspectJob,
     Job,
     ProgressMade,
     Segmented,
@@ -61,6 +64,11 @@ class Engine:
         """The engine process, None where it does not run."""
         child = self._session.child
         return None if child is None or child.has_ended() else child.pid
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call is at work, so that another one would be refused."""
+        return self._alone.locked()
 
     def segment(
         self, stack: Stack, model_folder: Path | str, options: SegmentOptions, whole: Stack | None = None
@@ -94,6 +102,41 @@ class Engine:
                 with contextlib.suppress(OSError):
                     (run / INPUT_FILE).unlink()
                 return open_prediction(result, run)
+
+    def inspect(
+        self, stack: Stack, model_folder: Path | str, place: str, part: Part, channel: int | None = None
+    ) -> Generator[Progress, None, Inspection]:
+        """Return what the model's gates make of `part` of the stack; its arrays are memory-mapped files.
+
+        place: of the gate whose features are wanted, such as "long skip 1". part: of what size may be had from
+        `inspection.choose_part`. Grey values are normalised as the whole stack's are.
+
+        Raises:
+            SkipsegError: as for `segment`; ModelError where there is no such gate.
+        """
+        model = locate_model(str(model_folder)).resolve()
+        description = read_description(model)
+        if channel is not None and description.spec.in_channels == 1:
+            stack = stack.channel(channel)
+        with self._busy():
+            child = yield from self._start()
+            run = self._session.new_run()
+            with _removed_on_failure(run):
+                yield Progress(0, 1, "measuring the grey values")
+                normalization = measure(stack)
+                yield Progress(0, 1, "reading the image")
+                cut = cut_part(stack, part, "ZYX"[-description.spec.dimensions :])
+                yield from copy_stack(cut, run / INPUT_FILE)
+                start = {axis: places.start for axis, places in part.items()}
+                named = (str(model), description.weights_sha256)
+                number = next(self._numbers)
+                job = InspectJob(number, str(run), cut.axes, start, cut.name, *named, place, normalization)
+                result = yield from self._ask(child, job)
+                if not isinstance(result, Inspected):
+                    raise _unexpected(result)
+                with contextlib.suppress(OSError):
+                    (run / INPUT_FILE).unlink()
+                return open_inspection(job, result)
 
     def ask_devices(self) -> Generator[Progress, None, DeviceReport]:
         """Return what there is to compute on; warms the engine up, too.
@@ -146,14 +189,14 @@ class Engine:
                     shown = Progress(event.done, event.total, event.message)
                 elif isinstance(event, Failed) and event.number in (job.number, NO_JOB):
                     raise error_of(event)
-                elif isinstance(event, Segmented | DevicesFound | Cancelled) and event.number == job.number:
+                elif isinstance(event, Segmented | Inspected | DevicesFound | Cancelled) and event.number == job.number:
                     return event
                 yield shown
         except EngineError:
             child.end()
             raise
         except (GeneratorExit, KeyboardInterrupt):
-            folder = Path(job.folder) if isinstance(job, SegmentJob) else None
+            folder = None if isinstance(job, DevicesJob) else Path(job.folder)
             self._settling = threading.Thread(target=_settle, args=(child, job.number, folder), daemon=True)
             self._settling.start()
             raise
@@ -210,4 +253,4 @@ def _settle(child: Child, number: int, folder: Path | None) -> None:
 
 
 def _unexpected(end: End) -> EngineError:
-    return EngineError(f"The engine answered with something unexpected ({end.kind}): press Segment again.")
+    return EngineError(f"The engine answered with something unexpected ({end.kind}): try again.")

@@ -1,8 +1,8 @@
 """What viewer and engine process say to each other: one JSON object per line. Arrays never cross, only where they lie.
 
-To the engine's standard input go jobs (`SegmentJob`, `DevicesJob`) and commands (`Cancel`, `Quit`); from its standard
-output come events. A job ends with exactly one of `Segmented`, `DevicesFound`, `Failed`, `Cancelled`, which bears its
-number. Loads without torch.
+To the engine's standard input go jobs (`SegmentJob`, `InspectJob`, `DevicesJob`) and commands (`Cancel`, `Quit`); from
+its standard output come events. A job ends with exactly one of `Segmented`, `Inspected`, `DevicesFound`, `Failed`,
+`Cancelled`, which bears its number. Loads without torch.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from napari_skipseg.inference.options import SegmentOptions
 INPUT_FILE = "input.npy"
 PROBABILITY_FILE = "probability.npy"
 UNCERTAINTY_FILE = "uncertainty.npy"
+BEFORE_FILE = "before.npy"
+AFTER_FILE = "after.npy"
 NO_JOB = 0
 """The number of a failure that belongs to no job: a line that the engine could not read. Jobs count from 1."""
 
@@ -41,6 +43,26 @@ class SegmentJob:
     options: SegmentOptions
     normalization: Normalization | None = None
     kind: Literal["segment"] = "segment"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class InspectJob:
+    """Show what the gates of a model make of the array in `folder`/input.npy; the results go into the same folder.
+
+    axes: of the array, those that the model sees at once behind its channels where it has some. start: where in the
+    image it begins, by axis letter. place: of the gate whose features are wanted.
+    """
+
+    number: int
+    folder: str
+    axes: str
+    start: dict[str, int]
+    name: str
+    model: str
+    model_sha256: str
+    place: str
+    normalization: Normalization
+    kind: Literal["inspect"] = "inspect"
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -111,6 +133,31 @@ class Segmented:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class GateMapFile:
+    """One attention map: of the gate at `place`, its `number`-th; `file` lies in the job's folder."""
+
+    place: str
+    number: int
+    stride: int
+    file: str
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Inspected:
+    """The result of an `InspectJob`: features before and after the gate's select step, and the maps of all gates.
+
+    limits: the values of the features to show as black and white.
+    """
+
+    number: int
+    stride: int
+    limits: tuple[float, float]
+    maps: tuple[GateMapFile, ...]
+    recipe: dict[str, Any]
+    kind: Literal["inspected"] = "inspected"
+
+
+@dataclass(frozen=True, config=_STRICT)
 class DeviceReport:
     """What there is to compute on: the device that "auto" chooses, those that can be chosen, and OpenVINO."""
 
@@ -147,9 +194,9 @@ class Cancelled:
     kind: Literal["cancelled"] = "cancelled"
 
 
-Job = SegmentJob | DevicesJob
+Job = SegmentJob | InspectJob | DevicesJob
 Request = Job | Cancel | Quit
-End = Segmented | DevicesFound | Failed | Cancelled
+End = Segmented | Inspected | DevicesFound | Failed | Cancelled
 Event = Ready | ProgressMade | End
 
 _REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])

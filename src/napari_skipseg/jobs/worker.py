@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
@@ -28,8 +28,10 @@ from napari_skipseg.errors import EngineError, ModelError, SkipsegError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.outputs import Prediction
 from napari_skipseg.jobs import protocol
-from napari_skipseg.jobs.protocol import End, Event, Job, SegmentJob
+from napari_skipseg.jobs.inspection import iter_inspect
+from napari_skipseg.jobs.protocol import End, Event, InspectJob, Job, SegmentJob
 from napari_skipseg.models.folder import read_description
+from napari_skipseg.progress import Progress
 
 if TYPE_CHECKING:
     from napari_skipseg.inference.backends import Backend
@@ -47,18 +49,17 @@ class WarmModel:
     """A model and the backends made for it, so that the next run of the same model and tile starts at once.
 
     Backends that sample with dropout are not among them: they are made for their run, in no time.
-    It serves one requested device: a backend moves its network there.
     """
 
-    def __init__(self, job: SegmentJob) -> None:
+    def __init__(self, job: SegmentJob | InspectJob) -> None:
         from napari_skipseg.models.model import read_model
 
         self.model = read_model(Path(job.model))
         self._key = _warm_key(job)
         self._backends: dict[tuple[str, tuple[int, ...]], Backend] = {}
 
-    def serves(self, job: SegmentJob) -> bool:
-        """Return whether `job` asks for the same model, unchanged on disk, on the same device."""
+    def serves(self, job: SegmentJob | InspectJob) -> bool:
+        """Return whether `job` asks for the same model, unchanged on disk."""
         return self._key == _warm_key(job)
 
     def backend(self, model: Model, device: Device, shape: tuple[int, ...]) -> Backend:
@@ -73,11 +74,11 @@ class WarmModel:
         return self._backends[key]
 
 
-def _warm_key(job: SegmentJob) -> tuple[object, ...]:
+def _warm_key(job: SegmentJob | InspectJob) -> tuple[object, ...]:
     description = read_description(Path(job.model))
     if description.weights_sha256 != job.model_sha256:
-        raise ModelError(f"The model in '{job.model}' was changed just now: press Segment again to use it as it is.")
-    return job.model, description, job.options.device
+        raise ModelError(f"The model in '{job.model}' was changed just now: try again to use it as it is.")
+    return job.model, description
 
 
 class Worker:
@@ -123,31 +124,45 @@ class Worker:
     def _run(self, job: Job) -> End:
         try:
             if isinstance(job, SegmentJob):
-                return self._segment(job)
+                return self._follow(self._segment(job), job.number)
+            if isinstance(job, InspectJob):
+                return self._follow(self._inspect(job), job.number)
             return protocol.DevicesFound(job.number, look_at_devices())
         except Exception as error:
             shown = explain(error)
             return protocol.Failed(job.number, type(shown).__name__, str(shown), traceback.format_exc())
 
-    def _segment(self, job: SegmentJob) -> End:
-        from napari_skipseg.inference.predict import iter_predict
-
-        if self._warm is None or not self._warm.serves(job):
-            self._send(protocol.ProgressMade(job.number, 0, 1, "reading the model"))
-            self._warm = None
-            self._warm = WarmModel(job)
-        values = np.load(Path(job.folder) / protocol.INPUT_FILE, mmap_mode="r")
-        stack = Stack(values, job.axes, job.voxel_size, job.unit, job.origin, job.name)
-        warm, folder = self._warm, Path(job.folder)
-        work = iter_predict(stack, warm.model, job.options, folder, warm.backend, job.normalization)
-        while job.number != self._cancelled:
+    def _follow(self, work: Generator[Progress, None, End], number: int) -> End:
+        while number != self._cancelled:
             try:
                 progress = next(work)
             except StopIteration as stop:
-                return _describe(stop.value, job.number)
-            self._send(protocol.ProgressMade(job.number, **asdict(progress)))
+                end: End = stop.value
+                return end
+            self._send(protocol.ProgressMade(number, **asdict(progress)))
         work.close()
-        return protocol.Cancelled(job.number)
+        return protocol.Cancelled(number)
+
+    def _warm_up(self, job: SegmentJob | InspectJob) -> Generator[Progress, None, WarmModel]:
+        if self._warm is None or not self._warm.serves(job):
+            yield Progress(0, 1, "reading the model")
+            self._warm = None
+            self._warm = WarmModel(job)
+        return self._warm
+
+    def _segment(self, job: SegmentJob) -> Generator[Progress, None, End]:
+        from napari_skipseg.inference.predict import iter_predict
+
+        warm = yield from self._warm_up(job)
+        folder = Path(job.folder)
+        values = np.load(folder / protocol.INPUT_FILE, mmap_mode="r")
+        stack = Stack(values, job.axes, job.voxel_size, job.unit, job.origin, job.name)
+        prediction = yield from iter_predict(stack, warm.model, job.options, folder, warm.backend, job.normalization)
+        return _describe(prediction, job.number)
+
+    def _inspect(self, job: InspectJob) -> Generator[Progress, None, End]:
+        warm = yield from self._warm_up(job)
+        return (yield from iter_inspect(job, warm.model))
 
 
 def _describe(prediction: Prediction, number: int) -> protocol.Segmented:
@@ -173,10 +188,12 @@ def explain(error: Exception) -> SkipsegError:
     if isinstance(error, SkipsegError):
         return error
     if isinstance(error, MemoryError) or any(fault in str(error).lower() for fault in MEMORY_FAULTS):
-        return EngineError("The engine ran out of memory: choose a smaller tile, such as 256 (64 for a volume).")
+        return EngineError(
+            "The engine ran out of memory: choose a smaller tile, such as 256 (64 for a volume), or crop the image."
+        )
     said = (str(error).strip().splitlines() or [""])[0].rstrip(".:")
     return EngineError(
-        f"The engine failed ({type(error).__name__}: {said}): press Segment again, and report the details where it "
+        f"The engine failed ({type(error).__name__}: {said}): try again, and report the details where it "
         "fails once more."
     )
 

@@ -151,9 +151,9 @@ def open_prediction(result: Segmented, folder: Path) -> Prediction:
     Raises:
         EngineError: a file is missing or damaged.
     """
-    attentions = tuple(AttentionMap(a.level, a.stride, _open(folder / a.file)) for a in result.attentions)
+    attentions = tuple(AttentionMap(a.level, a.stride, open_array(folder / a.file)) for a in result.attentions)
     return Prediction(
-        _open(folder / PROBABILITY_FILE),
+        open_array(folder / PROBABILITY_FILE),
         result.axes,
         result.voxel_size,
         result.unit,
@@ -161,15 +161,20 @@ def open_prediction(result: Segmented, folder: Path) -> Prediction:
         result.class_names,
         attentions,
         result.recipe,
-        _open(folder / UNCERTAINTY_FILE) if result.has_uncertainty else None,
+        open_array(folder / UNCERTAINTY_FILE) if result.has_uncertainty else None,
     )
 
 
-def _open(file: Path) -> NDArray[np.float32]:
+def open_array(file: Path) -> NDArray[np.float32]:
+    """Return the array in a result's file, memory-mapped; the file goes when the array is no longer used.
+
+    Raises:
+        EngineError: it is missing or damaged.
+    """
     try:
         values: NDArray[np.float32] = np.load(file, mmap_mode="r")
     except (OSError, ValueError) as error:
-        raise EngineError(f"The engine's result {file.name} cannot be read: press Segment again.") from error
+        raise EngineError(f"The engine's result {file.name} cannot be read: try again.") from error
     weakref.finalize(values.base, _discard, file).atexit = False
     return values
 

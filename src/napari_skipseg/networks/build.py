@@ -34,13 +34,22 @@ def build(spec: NetworkSpec) -> Network:
 
 def count_parameters(spec: NetworkSpec) -> int:
     """Return the trainable parameters of the network that `spec` describes, without making its weights."""
-    with torch.device("meta"), _Unfilled():
-        return count_trainable(build(spec))
+    return count_trainable(outline(spec))
 
 
-class _Unfilled(TorchFunctionMode):
-    """Leaves new tensors unfilled: of meta tensors `normal_` would load torch's compiler first, for seconds."""
+def outline(spec: NetworkSpec) -> Network:
+    """Return the network that `spec` describes with the shapes of its weights only, on torch's "meta" device."""
+    with _Shapes():
+        return build(spec)
 
+
+class _Shapes(TorchFunctionMode):
+    """Makes tensors without memory and leaves them unfilled.
+
+    `torch.device("meta")` alone is slower: there `normal_` first loads torch's compiler, for seconds.
+    """
+
+    MAKING = frozenset({torch.empty, torch.zeros, torch.ones, torch.tensor})
     FILLING = frozenset(
         {Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, nn.init.kaiming_uniform_, nn.init.uniform_}
     )
@@ -51,4 +60,6 @@ class _Unfilled(TorchFunctionMode):
         named = kwargs or {}
         if func in self.FILLING:
             return args[0] if args else named["tensor"]
+        if func in self.MAKING:
+            named = named | {"device": "meta"}
         return func(*args, **named)

@@ -10,9 +10,6 @@ from napari_skipseg.networks.long_skip import LongSkip
 from napari_skipseg.networks.network import Network, NetworkOutput
 from napari_skipseg.networks.specs import DI2INSpec
 
-LINEAR = {2: "bilinear", 3: "trilinear"}
-"""Linear interpolation in torch's words, by dimensions."""
-
 
 class ActivatedConvolution(nn.Sequential):
     """3-wide convolution, batch norm, ReLU.
@@ -56,7 +53,7 @@ class DI2IN(Network):
         self.encoder = nn.ModuleList(convolution(i, o) for i, o in zip(inputs, widths, strict=True))
         self.down = nn.ModuleList(end(convolution(width, width, stride=2)) for width in widths)
         self.bottom = end(convolution(bottom, bottom), convolution(bottom, bottom))
-        self.up = nn.Upsample(scale_factor=2, mode=LINEAR[spec.dimensions], align_corners=False)
+        self.up = nn.Upsample(scale_factor=2, mode=layers.linear, align_corners=False)
         options = GateOptions.of(spec)
         below = (*(width // 2 for width in widths[1:]), bottom)
         gates = [LongSkip(options, b, width, skip) for b, width, skip in zip(below, widths, spec.skips, strict=True)]

@@ -13,8 +13,8 @@ from napari_skipseg.networks.specs import Skip
 class LongSkip(Gate):
     """How features of the contracting path join the expanding one: summed, or concatenated behind a gate, or not.
 
-    Where widths differ a sum needs 1×1 convolutions. Drozdzal et al. 2016 do not say which; their code has had two rules:
-    the expanding path is brought to the skip's width and the skip stays as it is, or (January 2017) both are
+    Where widths differ a sum needs 1×1 convolutions. Drozdzal et al. 2016 do not say which; their code has had two
+    rules: the expanding path is brought to the skip's width and the skip stays as it is, or (January 2017) both are
     brought to a narrower width (`narrow_to`).
 
     Shape: (N, up_channels, *space), (N, channels, *space) -> features (N, joined_channels, *space).

@@ -42,7 +42,7 @@ class Tiramisu(Network):
 
     Where a level's skip is gated, so are its dense blocks inside (`DenseBlock`); the bottom block follows the deepest
     level. The saving of 20.7 % in the SAT paper (17.1 % of `org`) cannot be checked, its layout not being known: here
-    FC-DenseNet103 in 2D saves 29.0 % of `org`, and 25.0 % by the gates of the long skips alone. `NetworkOutput` has the
+    FC-DenseNet103 in 2D saves 29.0 % of `org`, and 25.1 % by the gates of the long skips alone. `NetworkOutput` has the
     attention maps of the long skips only.
     """
 

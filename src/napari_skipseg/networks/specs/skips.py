@@ -76,8 +76,8 @@ class SkipSpec(ABC):
             raise SpecError(f"Dropout must lie in [0, 1), not {self.dropout}.")
         if self.level_skips and len(self.level_skips) != self.levels:
             raise SpecError(
-                f"This network has {self.levels} long skips and level_skips names {len(self.level_skips)}: name one per "
-                "level, finest first, or leave it empty."
+                f"This network has {self.levels} long skips and level_skips names {len(self.level_skips)}: name one "
+                "per level, finest first, or leave it empty."
             )
         if self.gate_maps < 1:
             raise SpecError("A gate passes at least one map: set gate_maps to 1 or more.")

@@ -1,0 +1,287 @@
+"""Short and long skips taken away: the same training with both, with either, and with neither.
+
+Drozdzal et al. 2016, section 3.2, figure 3 and table 3: how much of what the residual FCN learns is owed to its long
+skips, and how much to the shortcut of every block.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from napari_skipseg.devices import choose_device
+from napari_skipseg.errors import DeviceError, FileError, SkipsegError, SpecError
+from napari_skipseg.inference.saving import scratch_folder
+from napari_skipseg.models.description import ModelDescription
+from napari_skipseg.models.folder import read_description
+from napari_skipseg.networks.build import count_parameters
+from napari_skipseg.networks.specs import ResidualFCNSpec
+from napari_skipseg.progress import Progress
+from napari_skipseg.studies.pictures import COLOURS, new_figure, write_figure
+from napari_skipseg.studies.results import move_into, read_table, write_table
+from napari_skipseg.training.samples import read_data
+from napari_skipseg.training.settings import TrainSettings, held_out, settings_from_json, settings_to_dict
+from napari_skipseg.training.train import iter_train
+
+TRAINED = "trained"
+TABLE, PICTURE, SETTINGS, MODELS = "ablation.csv", "ablation.png", "settings.json", "models"
+Curve = tuple[tuple[int, float], ...]
+
+
+class Variant(NamedTuple):
+    """One training of an ablation: a name for files, a title for people, and what it changes in the network's spec."""
+
+    name: str
+    title: str
+    changes: dict[str, Any]
+
+
+NO_LONG: dict[str, Any] = {"skip": "none", "level_skips": (), "gate_maps": 1}
+VARIANTS = (
+    Variant("long-short", "long and short skips", {"short_skips": True}),
+    Variant("short", "only short skips", {"short_skips": True, **NO_LONG}),
+    Variant("long", "only long skips", {"short_skips": False}),
+)
+"""The three of figure 3, in its order."""
+NEITHER = Variant("plain", "no skips", {"short_skips": False, **NO_LONG})
+"""The fourth, of which the paper says only that it could not be trained."""
+
+
+@dataclass(frozen=True)
+class AblationRow:
+    """What became of one variant (table 3); None where it was not trained, or something is not known.
+
+    best_held_out_loss: the lowest, at `step`. training_loss: at the same step, the mean of the last steps before it.
+    held_out_dice, v_rand, v_info: of the weights kept, on whole slices, as on the model's card; of several classes the
+    mean Dice. seconds: of the training with its scoring, where it ran without a break. state: "trained", or why not.
+    """
+
+    variant: str
+    trainable_parameters: int
+    best_held_out_loss: float | None = None
+    training_loss: float | None = None
+    step: int | None = None
+    held_out_dice: float | None = None
+    v_rand: float | None = None
+    v_info: float | None = None
+    seconds: float | None = None
+    state: str = TRAINED
+
+
+def plan_ablation(settings: TrainSettings, variants: Sequence[Variant] = VARIANTS) -> tuple[TrainSettings, ...]:
+    """Return the settings of each variant, called after it; else they are the same.
+
+    What crosses the long skips is what `settings` say, a sum where they say nothing.
+
+    Raises:
+        SpecError: another network than the residual FCN, no slices held out, or a model to start from.
+    """
+    spec = settings.spec
+    if not isinstance(spec, ResidualFCNSpec):
+        raise SpecError(
+            f"Of the networks only the residual FCN has short skips to take away, and these settings train a "
+            f"{spec.network}: set the network to residual-fcn."
+        )
+    if not held_out(settings.validate):
+        raise SpecError("An ablation compares losses on slices held out: name some with validate, such as 20-24.")
+    if settings.start_from is not None:
+        raise SpecError("The variants of an ablation are different networks and start afresh: leave start_from out.")
+    if set(spec.skips) == {"none"}:
+        spec = replace(spec, skip="sum", level_skips=())
+    return tuple(
+        replace(settings, name=f"{settings.name}-{variant.name}", spec=replace(spec, **variant.changes))
+        for variant in variants
+    )
+
+
+def iter_ablation(
+    settings: TrainSettings, folder: Path, device_name: str = "auto", variants: Sequence[Variant] = VARIANTS
+) -> Generator[Progress, None, tuple[AblationRow, ...]]:
+    """Yield as the variants are trained, one after the other; return a row for each.
+
+    In `folder` lie the models, ablation.csv and ablation.png, the latter two written anew after each variant, and the
+    settings. The same call resumes: what is trained is kept, and a training that was stopped goes on from its
+    checkpoint to the very same weights. What goes wrong in one training, such as a loss that is not finite, is its
+    row's state, and the others go on.
+
+    Raises:
+        SkipsegError: bad settings, unreadable or unfit images, no such device, a full disk, or `folder` holds an
+            ablation with other settings.
+    """
+    plan = plan_ablation(settings, variants)
+    device = choose_device(device_name)
+    total = settings.steps * len(plan)
+    yield Progress(0, total, f"reading the images; training on {device.title}")
+    models = folder / MODELS
+    if not all((models / own.name).exists() for own in plan):
+        read_data(settings)  # what is wrong with the images is said now, and once
+    _keep_settings(settings, folder)
+    rows: list[AblationRow] = []
+    for number, (variant, own) in enumerate(zip(variants, plan, strict=True)):
+        at = Progress(number * settings.steps, total, variant.title)
+        rows.append((yield from _iter_variant(variant, own, folder, device_name, at)))
+        _write(rows, variants, plan, folder)
+    return tuple(rows)
+
+
+def _keep_settings(settings: TrainSettings, folder: Path) -> None:
+    """Write `settings` to `folder`, or raise where an ablation with other ones is in it."""
+    kept = folder / SETTINGS
+    if kept.exists():
+        try:
+            same = settings_from_json(kept.read_bytes()) == settings
+        except (OSError, SkipsegError):
+            same = False
+        if not same:
+            raise SpecError(f"'{folder}' holds an ablation with other settings: choose another folder, or delete it.")
+        return
+    text = json.dumps(settings_to_dict(settings), indent=1, ensure_ascii=False) + "\n"
+    with scratch_folder(folder) as scratch:
+        draft = scratch / SETTINGS
+        try:
+            draft.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise FileError(f"Nothing can be written to '{folder}' ({error.strerror or error}).") from error
+        move_into([draft], folder)
+
+
+def _iter_variant(
+    variant: Variant, settings: TrainSettings, folder: Path, device_name: str, at: Progress
+) -> Generator[Progress, None, AblationRow]:
+    """Yield as the variant is trained, from `at` on; return its row, at once where its model is already there."""
+    row = AblationRow(variant.name, count_parameters(settings.spec))
+    target = folder / MODELS / settings.name
+    begun = (target.parent / f"{settings.name}.training" / "checkpoint.safetensors").exists()
+    seconds = _known_seconds(variant, folder)
+    try:
+        if not target.exists():
+            took = yield from _timed(iter_train(settings, target.parent, device_name), at)
+            seconds = None if begun else round(took, 2)
+        return _fill(row, read_description(target), seconds)
+    except (FileError, DeviceError):
+        raise
+    except (SkipsegError, MemoryError, RuntimeError) as error:  # torch's out of memory is a RuntimeError
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        return replace(row, state=f"failed: {reason[:200]}")
+
+
+def _timed(work: Generator[Progress, None, Path], at: Progress) -> Generator[Progress, None, float]:
+    """Yield what `work` does, counted from `at` on; return the seconds it took, without those spent at a yield."""
+    seconds = 0.0
+    with closing(work):
+        while True:
+            begin = perf_counter()
+            progress = next(work, None)
+            seconds += perf_counter() - begin
+            if progress is None:
+                return seconds
+            yield Progress(at.done + progress.done, at.total, f"{at.message}: {progress.message}")
+
+
+def _known_seconds(variant: Variant, folder: Path) -> float | None:
+    """Return what an earlier call measured."""
+    found = (row.get("seconds") for row in read_table(folder / TABLE) if row.get("variant") == variant.name)
+    try:
+        return float(next(found, None) or "")
+    except ValueError:
+        return None
+
+
+def _fill(row: AblationRow, description: ModelDescription, seconds: float | None) -> AblationRow:
+    curves, scores = description.training.curves, description.card.scores
+    step, best = _lowest(curves["held-out loss"])
+    dice = [scores[f"Dice {name}"] for name in description.class_names if f"Dice {name}" in scores]
+    return replace(
+        row,
+        best_held_out_loss=best,
+        training_loss=_at(curves["training loss"], step),
+        step=step,
+        held_out_dice=round(float(np.mean(dice)), 5) if dice else None,
+        v_rand=scores.get("V_rand"),
+        v_info=scores.get("V_info"),
+        seconds=seconds,
+    )
+
+
+def _lowest(curve: Curve) -> tuple[int, float]:
+    return min(curve, key=lambda point: point[1])
+
+
+def _at(curve: Curve, step: int) -> float:
+    """Return the curve's value at the point that `step` counts to: the first one at or behind it."""
+    return next((value for reached, value in curve if reached >= step), curve[-1][1])
+
+
+def _write(
+    rows: Sequence[AblationRow], variants: Sequence[Variant], plan: Sequence[TrainSettings], folder: Path
+) -> None:
+    """Write table and picture of the variants that are done."""
+    panels = []
+    for row, variant, own in zip(rows, variants, plan, strict=False):
+        trained = row.state == TRAINED
+        curves = read_description(folder / MODELS / own.name).training.curves if trained else {}
+        panels.append(AblationPanel(variant.title, curves, row.step, row.state))
+    with scratch_folder(folder) as scratch:
+        drafts = [write_table(scratch / TABLE, [asdict(row) for row in rows])]
+        drafts.append(write_figure(draw_ablation(panels), scratch / PICTURE))
+        move_into(drafts, folder)
+
+
+class AblationPanel(NamedTuple):
+    """One variant of the picture: its curves by name, none where it was not trained; the step of its weights."""
+
+    title: str
+    curves: dict[str, Curve]
+    step: int | None
+    state: str
+
+
+def draw_ablation(panels: Sequence[AblationPanel]) -> Figure:
+    """Return one column per variant, all with the same axes: training and held-out loss, below the held-out Dice
+    (figure 3). A dotted line marks the weights that were kept."""
+    figure = new_figure(3.4 * len(panels) + 0.6, 5.6)
+    axes = figure.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 2))
+    for column, panel in zip(axes.T, panels, strict=True):
+        column[0].set_title(panel.title, fontsize=10)
+        for axis, names in zip(column, (("training loss", "held-out loss"), ("held-out Dice",)), strict=True):
+            for name in names:
+                _show_curve(axis, name, panel)
+            axis.spines[["top", "right"]].set_visible(False)
+            if panel.step is not None:
+                axis.axvline(panel.step, color="0.5", linewidth=0.8, linestyle=":")
+        if not panel.curves:
+            column[0].text(0.5, 0.5, panel.state, transform=column[0].transAxes, ha="center", wrap=True, fontsize=8)
+        column[1].set_xlabel("step")
+    axes[0, 0].set_ylabel("loss")
+    axes[1, 0].set_ylabel("held-out Dice")
+    axes[0, 0].set_ylim(0, _ceiling(panels))
+    axes[1, 0].set_ylim(0, 1)
+    handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+CURVE_COLOURS = {"training loss": COLOURS[0], "held-out loss": COLOURS[1], "held-out Dice": COLOURS[2]}
+
+
+def _show_curve(axis: Any, name: str, panel: AblationPanel) -> None:
+    points = panel.curves.get(name, ())
+    if points:
+        axis.plot(*zip(*points, strict=True), color=CURVE_COLOURS[name], label=name, linewidth=1.4)
+
+
+def _ceiling(panels: Sequence[AblationPanel]) -> float | None:
+    """Return where the losses' axis ends: a few wild ones, as before batch norm has settled, are cut off."""
+    losses = [value for panel in panels for name, curve in panel.curves.items() if "loss" in name for _, value in curve]
+    return 1.1 * float(np.percentile(losses, 95)) if losses else None
