@@ -30,6 +30,7 @@ def test_features_and_attention_are_those_of_the_study(engine: Engine, model_fol
     np.testing.assert_allclose(found.attentions[0].data, expected.attentions[0], atol=1e-5)
     assert (found.axes, found.stride, found.before.shape, found.start) == ("YX", 1, (4, 60, 70), {"Z": 1})
     assert found.limits[0] == found.before.min() < found.limits[1] <= found.before.max()
+    assert found.clearest == int(expected.after.std(axis=(1, 2)).argmax())
     assert (found.recipe["gate"], found.recipe["model"]) == ("long skip 1", "tiny")
 
 
@@ -86,5 +87,5 @@ def test_request_and_result_survive_their_lines() -> None:
     )
     assert protocol.request_from_line(protocol.request_to_line(job)) == job
     files = (protocol.GateMapFile("long skip 1", 1, 2, "gate_map_0.npy"),)
-    result = protocol.Inspected(3, 2, (0.0, 1.5), files, {"gate": "long skip 1"})
+    result = protocol.Inspected(3, 2, (0.0, 1.5), 1, files, {"gate": "long skip 1"})
     assert protocol.event_from_line(protocol.event_to_line(result)) == result

@@ -44,7 +44,7 @@ def test_the_row_of_a_map_tells_its_gate_and_values(tmp_path):
     stack = grey_stack(4, 21, 24)
     result = run_to_end(iter_attention(stack, [AT], tmp_path, number=1))
     with torch.inference_mode():
-        values = (stack.data[1].astype(np.float32) - stack.data.mean()) / stack.data.std()
+        values = ((stack.data[1] - stack.data.mean()) / stack.data.std()).astype(np.float32)
         expected = AT.network(torch.from_numpy(values)[None, None]).attentions[0]
     (row,) = result.rows
     assert (row["model"], row["map"], row["gate"], row["stride"]) == ("at", 1, "long skip 1", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -87,6 +88,46 @@ def costs(
     )
     result = watch(iter_costs(settings, out_dir), "costs")
     show(result if as_json else result._replace(rows=cost_summary(result.rows)), as_json)
+
+
+@app.command()
+def updates(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Models trained with --epoch N, by name or folder.")
+    ],
+    out_dir: OutDir,
+    own_scale: Annotated[bool, typer.Option("--own-scale", help="Colours of each model to its own scale.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """How far each convolution moved in each epoch (Drozdzal, figure 4): NAME_updates.csv and updates.png."""
+    from napari_skipseg.models.catalog import locate_model
+    from napari_skipseg.studies.updates import iter_updates
+
+    work = iter_updates([locate_model(model) for model in models], out_dir, own_scale)
+    show(watch(work, "weight updates"), as_json)
+
+
+@app.command()
+def ablation(
+    settings: Annotated[Path, typer.Argument(metavar="SETTINGS.json", help="As for train, of a residual FCN.")],
+    out_dir: OutDir,
+    steps: Annotated[int | None, typer.Option(help="Training steps of each variant.")] = None,
+    epoch: Annotated[int | None, typer.Option(help="Steps per column of the weight-update map; 0 = no map.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, samples and augmentation.")] = None,
+    device: Device = "auto",
+    all_variants: Annotated[bool, typer.Option("--all", help="Train the network without any skip as well.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train with long and short skips, with either alone, and compare (Drozdzal, figure 3, table 3); resumes."""
+    from napari_skipseg.training.flags import settings_from_flags
+
+    chosen = settings_from_flags(settings, {"steps": steps, "epoch": epoch, "seed": seed})
+    from napari_skipseg.studies.ablation import NEITHER, PICTURE, TABLE, VARIANTS, iter_ablation
+    from napari_skipseg.studies.results import StudyResult
+
+    variants = (*VARIANTS, NEITHER) if all_variants else VARIANTS
+    rows = watch(iter_ablation(chosen, out_dir, device, variants), f"ablation of {chosen.name}")
+    show(StudyResult([asdict(row) for row in rows], [out_dir / TABLE, out_dir / PICTURE]), as_json)
 
 
 def show(result: StudyResult, as_json: bool) -> None:

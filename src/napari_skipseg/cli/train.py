@@ -9,7 +9,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from napari_skipseg.cli.options import Device, Unit, VoxelSize
-from napari_skipseg.networks.specs import NETWORK_NAMES, SKIPS
+from napari_skipseg.networks.specs import NETWORK_NAMES, SKIPS, SelectInit
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.terminal import watch
 from napari_skipseg.training.augmentation import AUGMENTATIONS
@@ -38,11 +38,15 @@ FLAGS: dict[str, Any] = {
     "validate": Annotated[Text, _flag("Slices held out for validation, such as 20-24.")],
     "name": Annotated[Text, _flag("Name of the new model.")],
     "preset": Annotated[
-        Text, _flag("A network of `napari-skipseg networks` by name; the five flags below go over it.")
+        Text, _flag("A network of `napari-skipseg networks` by name; the seven flags below go over it.")
     ],
     "network": Annotated[Text, _flag(f"{_one_of(NETWORK_NAMES)}.")],
     "skip": Annotated[Text, _flag(f"What crosses the long skips: {_one_of(SKIPS)}.")],
+    "select_init": Annotated[
+        Text, _flag(f"How the select weights of st and sat start: {_one_of(get_args(SelectInit))}.")
+    ],
     "dimensions": Annotated[Number, _flag("2 or 3.")],
+    "in_channels": Annotated[Number, _flag("Channels of the images, such as 3 for RGB.")],
     "widths": Annotated[Text, _flag("Channels per level of a U-Net, such as 32,64,128,256.")],
     "dropout": Annotated[Fraction, _flag("Share of the features that dropout sets to 0 while training.")],
     "patch": Annotated[Text, _flag("Size of a training patch, such as 256,256.")],

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from napari_skipseg.devices import Device, has_openvino
 from napari_skipseg.models.model import Model
+from napari_skipseg.networks.gates import fold_gates
 from napari_skipseg.networks.network import Network, class_probability
 
 Pixels = NDArray[np.float32]
@@ -64,7 +65,7 @@ class TorchBackend:
         self.precision = precision or ("bf16" if _torch_has_bf16(device.name) else "f32")
         dimensions = model.description.spec.dimensions
         self._format = torch.channels_last if dimensions == 2 else torch.channels_last_3d
-        network = Probabilities(copy.deepcopy(model.network)).eval().to(self._device)  # the model's stays on the CPU
+        network = _ready(model).to(self._device)
         self._network = network.to(memory_format=self._format)  # type: ignore[call-overload]
 
     def run(self, image: Pixels) -> TileOutput:
@@ -89,9 +90,7 @@ class OpenVINOBackend:
         full_shape = (1, model.description.spec.in_channels, *shape)
         with torch.inference_mode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the tracer, about sizes that are fixed here
-            converted = openvino.convert_model(
-                Probabilities(model.network).eval(), example_input=torch.zeros(full_shape), input=[full_shape]
-            )
+            converted = openvino.convert_model(_ready(model), example_input=torch.zeros(full_shape), input=[full_shape])
         options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self.precision}
         self._request = core.compile_model(converted, "CPU", options).create_infer_request()
 
@@ -100,6 +99,13 @@ class OpenVINOBackend:
         self._request.infer({0: np.ascontiguousarray(image[None])}, share_inputs=True)
         outputs = [tensor.data[0].copy() for tensor in self._request.output_tensors]
         return TileOutput(outputs[0], tuple(attention[0] for attention in outputs[1:]))
+
+
+def _ready(model: Model) -> Probabilities:
+    """Return a copy of the model's network, each gate folded into one convolution; the model keeps its own."""
+    network = Probabilities(copy.deepcopy(model.network)).eval()
+    fold_gates(network)
+    return network
 
 
 def make_backend(model: Model, device: Device, shape: tuple[int, ...]) -> Backend:

@@ -51,8 +51,8 @@ class Inspection:
     """What one gate saw and let through in a part of an image, and the attention maps of all gates.
 
     place: of the gate, such as "long skip 1". axes: those that the model sees at once, "YX" or "ZYX". before, after:
-    the features on both sides of its select step, (C, *space / stride). limits: the values to show as black and white.
-    start: the first voxel of the part, by axis letter.
+    the features on both sides of its select step, (C, *space / stride). limits: the values to show as black and white. clearest: the channel that varies
+    most behind the gate. start: the first voxel of the part, by axis letter.
     """
 
     place: str
@@ -61,6 +61,7 @@ class Inspection:
     before: NDArray[np.float32]
     after: NDArray[np.float32]
     limits: tuple[float, float]
+    clearest: int
     attentions: tuple[GateMap, ...]
     start: dict[str, int]
     recipe: dict[str, Any]
@@ -137,16 +138,18 @@ def _write(
     job: protocol.InspectJob, model: Model, gates: tuple[GateFeatures, ...], chosen: GateFeatures
 ) -> protocol.Inspected:
     folder = Path(job.folder)
+    after = chosen.after
     np.save(folder / protocol.BEFORE_FILE, chosen.before)
-    np.save(folder / protocol.AFTER_FILE, chosen.after)
-    maps = []
+    np.save(folder / protocol.AFTER_FILE, after)
+    maps: list[protocol.GateMapFile] = []
     for gate in gates:
         for number, attention in enumerate(gate.attentions, start=1):
             maps.append(protocol.GateMapFile(gate.place, number, gate.stride, f"gate_map_{len(maps)}.npy"))
             np.save(folder / maps[-1].file, attention)
     low, high = float(chosen.before.min()), float(np.percentile(chosen.before, BRIGHT))
     limits = (low, high if high > low else low + 1.0)
-    return protocol.Inspected(job.number, chosen.stride, limits, tuple(maps), _recipe(job, model))
+    clearest = int(after.reshape(len(after), -1).std(axis=1).argmax())
+    return protocol.Inspected(job.number, chosen.stride, limits, clearest, tuple(maps), _recipe(job, model))
 
 
 def _recipe(job: protocol.InspectJob, model: Model) -> dict[str, Any]:
@@ -180,6 +183,7 @@ def open_inspection(job: protocol.InspectJob, result: protocol.Inspected) -> Ins
         open_array(folder / protocol.BEFORE_FILE),
         open_array(folder / protocol.AFTER_FILE),
         result.limits,
+        result.clearest,
         tuple(GateMap(m.place, m.number, m.stride, open_array(folder / m.file)) for m in result.maps),
         dict(job.start),
         result.recipe,

@@ -146,12 +146,13 @@ class GateMapFile:
 class Inspected:
     """The result of an `InspectJob`: features before and after the gate's select step, and the maps of all gates.
 
-    limits: the values of the features to show as black and white.
+    limits: the values of the features to show as black and white. clearest: the channel that varies most behind the gate.
     """
 
     number: int
     stride: int
     limits: tuple[float, float]
+    clearest: int
     maps: tuple[GateMapFile, ...]
     recipe: dict[str, Any]
     kind: Literal["inspected"] = "inspected"

@@ -53,7 +53,8 @@ class UpdateMap:
         parts = np.split(self.values, self.edges)
         sums = np.stack([part.sum(axis=0) for part in parts])
         total = sums.sum(axis=0)
-        return np.divide(sums, total, out=np.full_like(sums, np.nan), where=total > 0)
+        shares: NDArray[np.float64] = np.divide(sums, total, out=np.full_like(sums, np.nan), where=total > 0)
+        return shares
 
 
 def read_updates(description: ModelDescription) -> UpdateMap:

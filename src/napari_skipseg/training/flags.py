@@ -17,7 +17,7 @@ from napari_skipseg.training.augmentation import AUGMENTATIONS
 from napari_skipseg.training.settings import TrainSettings, settings_from_json
 
 PATCHES = {2: [256, 256], 3: [32, 64, 64]}
-SPEC_FLAGS = ("network", "skip", "dimensions", "widths", "dropout")
+SPEC_FLAGS = ("network", "skip", "select_init", "dimensions", "in_channels", "widths", "dropout")
 REQUIRED = {"name": "--name", "images": "--images", "labels": "--labels", "classes": "--class"}
 
 

@@ -6,6 +6,7 @@ from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
 from napari_skipseg.jobs.client import Engine
+from napari_skipseg.widgets.inspect import InspectTab
 from napari_skipseg.widgets.segment import SegmentTab
 
 
@@ -16,14 +17,16 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         super().__init__()
         self.engine = Engine() if engine is None else engine
         self.segment_tab = SegmentTab(napari_viewer, self.engine)
+        self.inspect_tab = InspectTab(napari_viewer, self.engine, self.segment_tab)
         self.tabs = QTabWidget()
         self.tabs.addTab(Scrolled(self.segment_tab), "Segment")
+        self.tabs.addTab(Scrolled(self.inspect_tab), "Inspect")
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
         column.addWidget(self.tabs)
         # these outlive the window's side of the panel, so that neither events nor the engine do
-        close, cut = self.engine.close, self.segment_tab.form.cut_links
-        self.destroyed.connect(lambda: (close(), cut()))
+        close, cut, cut_theme = self.engine.close, self.segment_tab.form.cut_links, self.inspect_tab.links.cut
+        self.destroyed.connect(lambda: (close(), cut(), cut_theme()))
 
 
 class Scrolled(QScrollArea):  # type: ignore[misc]
