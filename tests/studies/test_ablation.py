@@ -24,11 +24,12 @@ from napari_skipseg.studies import ablation as study
 from napari_skipseg.studies.ablation import (
     NEITHER,
     VARIANTS,
-    AblationPanel,
-    draw_ablation,
+    AblationRow,
+    ablation_summary,
     iter_ablation,
     plan_ablation,
 )
+from napari_skipseg.studies.curves import CurvePanel, draw_curves
 from napari_skipseg.training.settings import TrainSettings, settings_to_dict
 
 SPEC = ResidualFCNSpec(width=4, stages=(Stage("simple", 4, 1),), across=Stage("simple", 4, 2))
@@ -132,13 +133,38 @@ def test_the_picture_has_a_column_per_variant_with_shared_axes(done):
     assert picture.shape[:2] == (round(5.6 * 110), round(10.8 * 110))
     assert len(np.unique(picture[..., :3].reshape(-1, 3), axis=0)) > 50
     curves = read_description(folder / "models" / NAMES[0]).training.curves
-    panels = [AblationPanel(title, curves, 10, "trained") for title in ("one", "two")]
-    axes = draw_ablation(panels).axes
+    panels = [CurvePanel(title, curves, 10, "trained") for title in ("one", "two")]
+    axes = draw_curves(panels).axes
     assert [axis.get_title() for axis in axes] == ["one", "two", "", ""]
     assert axes[0].get_ylim() == axes[1].get_ylim()
     assert axes[0].get_xlim() == axes[3].get_xlim()
     assert axes[0].lines[1].get_xydata() == pytest.approx(np.array(curves["held-out loss"]))
     assert axes[2].lines[0].get_xydata() == pytest.approx(np.array(curves["held-out Dice"]))
+
+
+def test_losses_far_above_those_of_training_are_cut_off_and_it_is_said_so():
+    training = ((10, 0.8), (20, 0.5))
+    calm = CurvePanel("calm", {"training loss": training, "held-out loss": ((20, 1.0),)}, 20, "trained")
+    wild = CurvePanel("wild", {"training loss": training, "held-out loss": ((20, 90.0),)}, 20, "trained")
+    axis = draw_curves([calm]).axes[0]
+    assert (axis.get_ylim(), axis.get_ylabel()) == (pytest.approx((0, 1.05)), "loss")
+    axis = draw_curves([calm, wild]).axes[0]
+    assert (axis.get_ylim(), axis.get_ylabel()) == (pytest.approx((0, 1.6)), "loss (what is higher is cut off)")
+
+
+def test_a_training_that_failed_says_why_in_its_panel():
+    texts = draw_curves([CurvePanel("none", {}, None, "failed: The loss is not finite.")]).axes[0].texts
+    assert [" ".join(text.get_text().split()) for text in texts] == ["failed: The loss is not finite."]
+
+
+def test_a_terminal_shows_why_a_variant_failed_only_where_one_did(done):
+    _, rows, _ = done
+    first = ablation_summary(rows)[0]
+    assert first["held-out"] == f"{rows[0].best_held_out_loss:.4f}"
+    assert "state" not in first
+    failed = ablation_summary((*rows, AblationRow("plain", 7, state="failed: no memory")))
+    assert [row["state"] for row in failed] == ["trained"] * 3 + ["failed: no memory"]
+    assert failed[3]["held-out"] is None
 
 
 def test_what_is_trained_is_not_trained_again(done, settings, monkeypatch):

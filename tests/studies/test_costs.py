@@ -1,6 +1,7 @@
 """Costs are measured: memory byte for byte as counted by hand, parameters as torch counts them."""
 
 import csv
+import json
 import re
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from napari_skipseg.cli.study import _lengths
+from napari_skipseg.cli.study import _lengths, app
 from napari_skipseg.errors import FileError, SpecError
 from napari_skipseg.networks.build import build, count_parameters
 from napari_skipseg.networks.specs import UNetSpec
@@ -84,7 +85,7 @@ def test_rows_tell_parameters_saving_and_costs(tmp_path):
     assert all(0 < row["kept_mib"] <= row["training_mib"] for row in result.rows)
     assert all(row["forward_seconds"] > 0 for row in result.rows)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["costs.csv", "costs.png"]
-    assert cost_summary(result.rows)[1]["saving"] == f"{sat['saving_percent']:.1f} %"
+    assert cost_summary(result.rows)[1]["saving"] == f"{sat['saving_percent']:.2f}"
 
 
 def test_a_network_that_fails_is_a_row_and_the_others_go_on(tmp_path, monkeypatch):
@@ -160,3 +161,13 @@ def test_a_folder_that_cannot_be_made_is_named_before_anything_is_measured(tmp_p
     (tmp_path / "file").write_text("")
     with pytest.raises(FileError, match="Nothing can be written to"):
         next(iter_costs(SMALL, tmp_path / "file" / "out"))
+
+
+def test_the_command_prints_a_row_per_network_and_the_files(tmp_path, capsys):
+    arguments = ["costs", str(tmp_path), "--network", "unet", "--skip", "org", "--skip", "sat", "--size", "16,16"]
+    app([*arguments, "--dimensions", "2"], standalone_mode=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[2] for line in lines if line.startswith("unet 2D")] == ["org", "sat"]
+    assert lines[-2:] == [str(tmp_path / "costs.csv"), str(tmp_path / "costs.png")]
+    app([*arguments, "--dimensions", "2", "--json"], standalone_mode=False)
+    assert [row["size"] for row in json.loads(capsys.readouterr().out)] == ["16×16", "16×16"]

@@ -71,7 +71,7 @@ def test_the_table_holds_the_record_from_input_to_output(save, tmp_path):
 def test_the_rows_name_the_thirds_shares_at_the_first_and_last_epoch(save, tmp_path):
     result = run_to_end(iter_updates([save("seven", SEVEN)], tmp_path / "out"))
     thirds = {"input_third": 0.4, "centre_third": 0.4, "output_third": 0.2}
-    assert result.rows[0] == {"model": "seven", "convolutions": 7, "epoch": 1, "mean_update": 1.4286} | thirds
+    assert result.rows[0] == {"model": "seven", "layers": 7, "epoch": 1, "mean_update": 1.4286} | thirds
     assert result.rows[1]["epoch"] == 2
     assert result.rows[1]["output_third"] == 0.4
 

@@ -93,7 +93,7 @@ def costs(
 @app.command()
 def updates(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="Models trained with --epoch N, by name or folder.")
+        list[str], typer.Argument(metavar="MODEL", help="Models trained with --epoch N, by name or folder.")
     ],
     out_dir: OutDir,
     own_scale: Annotated[bool, typer.Option("--own-scale", help="Colours of each model to its own scale.")] = False,
@@ -122,12 +122,13 @@ def ablation(
     from napari_skipseg.training.flags import settings_from_flags
 
     chosen = settings_from_flags(settings, {"steps": steps, "epoch": epoch, "seed": seed})
-    from napari_skipseg.studies.ablation import NEITHER, PICTURE, TABLE, VARIANTS, iter_ablation
+    from napari_skipseg.studies.ablation import NEITHER, PICTURE, TABLE, VARIANTS, ablation_summary, iter_ablation
     from napari_skipseg.studies.results import StudyResult
 
     variants = (*VARIANTS, NEITHER) if all_variants else VARIANTS
     rows = watch(iter_ablation(chosen, out_dir, device, variants), f"ablation of {chosen.name}")
-    show(StudyResult([asdict(row) for row in rows], [out_dir / TABLE, out_dir / PICTURE]), as_json)
+    table = [asdict(row) for row in rows] if as_json else ablation_summary(rows)
+    show(StudyResult(table, [out_dir / TABLE, out_dir / PICTURE]), as_json)
 
 
 def show(result: StudyResult, as_json: bool) -> None:

@@ -55,6 +55,11 @@ class Calibration:
     unit: str = "pixel"
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
+    def size_of(self, axes: str) -> tuple[float, float, float]:
+        """Return (z, y, x) sizes of an image with such axes: an unknown z takes y's, or 1 where there is no Z."""
+        z, y, x = self.voxel_size
+        return (z or (y if "Z" in axes else 1.0), y, x)
+
 
 def find_unit(name: str | None) -> str | None:
     """Return the unit that `name` spells (micron, um and \\\\u00B5m spell µm), None where unknown."""
@@ -74,7 +79,7 @@ def check_unit(name: str) -> str:
     return unit
 
 
-def _number(value: Any) -> float | None:
+def positive_number(value: Any) -> float | None:
     """Return `value` as a positive, finite number, None where it is none."""
     try:
         number = float(value)
@@ -83,7 +88,7 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) and number > 0 else None
 
 
-def _convert(value: float, unit: str, into: str) -> float:
+def convert_length(value: float, unit: str, into: str) -> float:
     """Return `value` in another unit; 12 digits, so that 0.05 µm are 50 nm."""
     return value if unit == into else float(f"{value * METRES[unit] / METRES[into]:.12g}")
 
@@ -104,7 +109,7 @@ def read_ome(description: str, size: tuple[int, int]) -> Calibration:
         return Calibration()
     pixels = images[0].attrib
     units = {axis: find_unit(pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "ZYX"}
-    sizes = {axis: _number(pixels.get(f"PhysicalSize{axis}")) for axis in "ZYX"}
+    sizes = {axis: positive_number(pixels.get(f"PhysicalSize{axis}")) for axis in "ZYX"}
     unit, x = units["X"], sizes["X"]
     if x is None or unit is None:
         return Calibration()
@@ -113,7 +118,7 @@ def read_ome(description: str, size: tuple[int, int]) -> Calibration:
         value, its_unit = sizes[axis], units[axis]
         if value is None or its_unit is None or (its_unit != unit and "pixel" in (its_unit, unit)):
             return None
-        return _convert(value, its_unit, unit)
+        return convert_length(value, its_unit, unit)
 
     return Calibration((same_unit("Z"), same_unit("Y") or x, x), unit, _origin(images[0], unit))
 
@@ -130,7 +135,7 @@ def _origin(pixels: ElementTree.Element, unit: str) -> tuple[float, float, float
         except ValueError:
             place = 0.0
         known = its_unit is not None and math.isfinite(place) and (its_unit == unit or "pixel" not in (its_unit, unit))
-        origin.append(_convert(place, its_unit, unit) if known and its_unit is not None else 0.0)
+        origin.append(convert_length(place, its_unit, unit) if known and its_unit is not None else 0.0)
     return (origin[0], origin[1], origin[2])
 
 
@@ -142,12 +147,12 @@ def read_imagej(notes: Mapping[str, Any], resolution: tuple[float | None, float 
     """
     name = str(notes.get("unit", ""))
     unit, per_y, per_x = find_unit(name), resolution[0], resolution[1]
-    spacing = _number(notes.get("spacing")) or 1.0
+    spacing = positive_number(notes.get("spacing")) or 1.0
     if name.strip().casefold() in ("inch", "inches", "in"):
         unit, per_y, per_x = "cm", per_y and per_y / 2.54, per_x and per_x / 2.54
         spacing *= 2.54
     if unit in (None, "pixel") or per_x is None or (unit == "cm" and METRES["cm"] / per_x >= PRINT_SIZE):
-        return Calibration((_number(notes.get("spacing")), 1.0, 1.0))
+        return Calibration((positive_number(notes.get("spacing")), 1.0, 1.0))
     x = _inverse(per_x)
     return Calibration((spacing, _inverse(per_y) if per_y else x, x), str(unit))
 

@@ -44,7 +44,7 @@ def refusing(path: Path, what: str = "The file") -> Iterator[None]:
     except FileNotFoundError as error:
         raise FileError(f"'{path}' does not exist: check the name.") from error
     except IsADirectoryError as error:
-        raise FileError(f"'{path}' is a folder: give a TIFF file.") from error
+        raise FileError(f"'{path}' is a folder: give an image file, or the folder of an OME-Zarr.") from error
     except PermissionError as error:
         raise FileError(f"'{path}' may not be read: ask its owner for permission.") from error
     except MemoryError as error:
@@ -62,7 +62,7 @@ def open_tiff(path: Path) -> tuple[Any, Any]:
         FileError: there is no such file, it is no TIFF, cut short, damaged or claims an impossible size.
     """
     if path.is_dir():
-        raise FileError(f"'{path}' is a folder: give a TIFF file.")
+        raise FileError(f"'{path}' is a folder: give an image file, or the folder of an OME-Zarr.")
     with refusing(path):
         with path.open("rb") as handle:
             start = handle.read(4)

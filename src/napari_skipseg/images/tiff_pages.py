@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import FileError
+from napari_skipseg.images.mapped import map_voxels
 from napari_skipseg.images.stack import ArrayLike, LazyArray
 from napari_skipseg.images.tiff import WHOLE_PAGE, refusing
 
@@ -36,24 +37,11 @@ def lazy_array(path: Path, file: Any, series: Any, shape: tuple[int, ...]) -> Ar
     with refusing(path):
         if series.dataoffset is not None and series.transform is None:
             file.close()
-            stored = np.dtype(file.byteorder + series.dtype.char)
-            if stored.itemsize == 1 or stored.isnative:
-                return np.memmap(path, series.dtype, "r", series.dataoffset, shape)
-            return _Swapped(np.memmap(path, stored, "r", series.dataoffset, shape))
+            return map_voxels(path, np.dtype(file.byteorder + series.dtype.char), series.dataoffset, shape)
         array = TiffArray(path, file, series, shape)
     if 0 not in shape:
         array[(0,) * len(shape)]
     return array
-
-
-class _Swapped(LazyArray):
-    """A memory map of foreign byte order, given in native order."""
-
-    def __init__(self, stored: NDArray[Any]) -> None:
-        self._stored, self.shape, self.dtype = stored, stored.shape, stored.dtype.newbyteorder("=")
-
-    def _read(self, index: Index) -> Any:
-        return self._stored[index].astype(self.dtype)
 
 
 class TiffArray(LazyArray):

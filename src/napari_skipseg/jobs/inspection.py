@@ -51,8 +51,9 @@ class Inspection:
     """What one gate saw and let through in a part of an image, and the attention maps of all gates.
 
     place: of the gate, such as "long skip 1". axes: those that the model sees at once, "YX" or "ZYX". before, after:
-    the features on both sides of its select step, (C, *space / stride). limits: the values to show as black and white. clearest: the channel that varies
-    most behind the gate. start: the first voxel of the part, by axis letter.
+    the features on both sides of its select step, (C, *space / stride). limits: the values to show as
+    black and white. clearest: the channel that varies most behind the gate. start: the first voxel of the part, by
+    axis letter.
     """
 
     place: str

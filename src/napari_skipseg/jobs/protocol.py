@@ -146,7 +146,8 @@ class GateMapFile:
 class Inspected:
     """The result of an `InspectJob`: features before and after the gate's select step, and the maps of all gates.
 
-    limits: the values of the features to show as black and white. clearest: the channel that varies most behind the gate.
+    limits: the values of the features to show as black and white. clearest: the channel that varies most behind
+    the gate.
     """
 
     number: int

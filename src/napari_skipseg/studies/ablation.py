@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from napari_skipseg.devices import choose_device
 from napari_skipseg.errors import DeviceError, FileError, SkipsegError, SpecError
@@ -26,15 +25,15 @@ from napari_skipseg.models.folder import read_description
 from napari_skipseg.networks.build import count_parameters
 from napari_skipseg.networks.specs import ResidualFCNSpec
 from napari_skipseg.progress import Progress
-from napari_skipseg.studies.pictures import COLOURS, new_figure, write_figure
-from napari_skipseg.studies.results import move_into, read_table, write_table
+from napari_skipseg.studies.curves import Curve, CurvePanel, draw_curves
+from napari_skipseg.studies.pictures import write_figure
+from napari_skipseg.studies.results import Row, move_into, read_table, write_table
 from napari_skipseg.training.samples import read_data
 from napari_skipseg.training.settings import TrainSettings, held_out, settings_from_json, settings_to_dict
 from napari_skipseg.training.train import iter_train
 
 TRAINED = "trained"
 TABLE, PICTURE, SETTINGS, MODELS = "ablation.csv", "ablation.png", "settings.json", "models"
-Curve = tuple[tuple[int, float], ...]
 
 
 class Variant(NamedTuple):
@@ -125,10 +124,12 @@ def iter_ablation(
     if not all((models / own.name).exists() for own in plan):
         read_data(settings)  # what is wrong with the images is said now, and once
     _keep_settings(settings, folder)
+    known = _known_seconds(folder)
     rows: list[AblationRow] = []
     for number, (variant, own) in enumerate(zip(variants, plan, strict=True)):
         at = Progress(number * settings.steps, total, variant.title)
-        rows.append((yield from _iter_variant(variant, own, folder, device_name, at)))
+        row = AblationRow(variant.name, count_parameters(own.spec), seconds=known.get(variant.name))
+        rows.append((yield from _iter_variant(row, own, models, device_name, at)))
         _write(rows, variants, plan, folder)
     return tuple(rows)
 
@@ -155,25 +156,23 @@ def _keep_settings(settings: TrainSettings, folder: Path) -> None:
 
 
 def _iter_variant(
-    variant: Variant, settings: TrainSettings, folder: Path, device_name: str, at: Progress
+    row: AblationRow, settings: TrainSettings, models: Path, device_name: str, at: Progress
 ) -> Generator[Progress, None, AblationRow]:
-    """Yield as the variant is trained, from `at` on; return its row, at once where its model is already there."""
-    row = AblationRow(variant.name, count_parameters(settings.spec))
-    target = folder / MODELS / settings.name
-    begun = (target.parent / f"{settings.name}.training" / "checkpoint.safetensors").exists()
-    seconds = _known_seconds(variant, folder)
+    """Yield as a variant is trained, from `at` on; return its row, at once where its model is already there."""
+    target = models / settings.name
+    begun = (models / f"{settings.name}.training" / "checkpoint.safetensors").exists()
     try:
         if not target.exists():
-            took = yield from _timed(iter_train(settings, target.parent, device_name), at)
-            seconds = None if begun else round(took, 2)
-        return _fill(row, read_description(target), seconds)
+            took = yield from _timed(iter_train(settings, models, device_name), at)
+            row = replace(row, seconds=None if begun else round(took, 2))
+        return _fill(row, read_description(target))
     except (FileError, DeviceError):
         raise
     except (SkipsegError, MemoryError, RuntimeError) as error:  # torch's out of memory is a RuntimeError
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        return replace(row, state=f"failed: {reason[:200]}")
+        return replace(row, seconds=None, state=f"failed: {reason[:200]}")
 
 
 def _timed(work: Generator[Progress, None, Path], at: Progress) -> Generator[Progress, None, float]:
@@ -189,16 +188,16 @@ def _timed(work: Generator[Progress, None, Path], at: Progress) -> Generator[Pro
             yield Progress(at.done + progress.done, at.total, f"{at.message}: {progress.message}")
 
 
-def _known_seconds(variant: Variant, folder: Path) -> float | None:
-    """Return what an earlier call measured."""
-    found = (row.get("seconds") for row in read_table(folder / TABLE) if row.get("variant") == variant.name)
+def _known_seconds(folder: Path) -> dict[str, float]:
+    """Return what an earlier call measured, by variant."""
+    found = {row.get("variant", ""): row.get("seconds", "") for row in read_table(folder / TABLE)}
     try:
-        return float(next(found, None) or "")
+        return {name: float(seconds) for name, seconds in found.items() if seconds}
     except ValueError:
-        return None
+        return {}
 
 
-def _fill(row: AblationRow, description: ModelDescription, seconds: float | None) -> AblationRow:
+def _fill(row: AblationRow, description: ModelDescription) -> AblationRow:
     curves, scores = description.training.curves, description.card.scores
     step, best = _lowest(curves["held-out loss"])
     dice = [scores[f"Dice {name}"] for name in description.class_names if f"Dice {name}" in scores]
@@ -210,8 +209,30 @@ def _fill(row: AblationRow, description: ModelDescription, seconds: float | None
         held_out_dice=round(float(np.mean(dice)), 5) if dice else None,
         v_rand=scores.get("V_rand"),
         v_info=scores.get("V_info"),
-        seconds=seconds,
     )
+
+
+def ablation_summary(rows: Sequence[AblationRow]) -> list[Row]:
+    """Return the rows as a terminal shows them, narrow enough for one; why one failed only where one did."""
+    failed = any(row.state != TRAINED for row in rows)
+    return [
+        {
+            "variant": row.variant,
+            "held-out": _short(row.best_held_out_loss),
+            "training": _short(row.training_loss),
+            "step": row.step,
+            "Dice": _short(row.held_out_dice),
+            "V_rand": _short(row.v_rand),
+            "V_info": _short(row.v_info),
+            "seconds": None if row.seconds is None else round(row.seconds),
+        }
+        | ({"state": row.state} if failed else {})
+        for row in rows
+    ]
+
+
+def _short(value: float | None) -> str | None:
+    return None if value is None else f"{value:.4f}"
 
 
 def _lowest(curve: Curve) -> tuple[int, float]:
@@ -231,57 +252,8 @@ def _write(
     for row, variant, own in zip(rows, variants, plan, strict=False):
         trained = row.state == TRAINED
         curves = read_description(folder / MODELS / own.name).training.curves if trained else {}
-        panels.append(AblationPanel(variant.title, curves, row.step, row.state))
+        panels.append(CurvePanel(variant.title, curves, row.step, row.state))
     with scratch_folder(folder) as scratch:
         drafts = [write_table(scratch / TABLE, [asdict(row) for row in rows])]
-        drafts.append(write_figure(draw_ablation(panels), scratch / PICTURE))
+        drafts.append(write_figure(draw_curves(panels), scratch / PICTURE))
         move_into(drafts, folder)
-
-
-class AblationPanel(NamedTuple):
-    """One variant of the picture: its curves by name, none where it was not trained; the step of its weights."""
-
-    title: str
-    curves: dict[str, Curve]
-    step: int | None
-    state: str
-
-
-def draw_ablation(panels: Sequence[AblationPanel]) -> Figure:
-    """Return one column per variant, all with the same axes: training and held-out loss, below the held-out Dice
-    (figure 3). A dotted line marks the weights that were kept."""
-    figure = new_figure(3.4 * len(panels) + 0.6, 5.6)
-    axes = figure.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 2))
-    for column, panel in zip(axes.T, panels, strict=True):
-        column[0].set_title(panel.title, fontsize=10)
-        for axis, names in zip(column, (("training loss", "held-out loss"), ("held-out Dice",)), strict=True):
-            for name in names:
-                _show_curve(axis, name, panel)
-            axis.spines[["top", "right"]].set_visible(False)
-            if panel.step is not None:
-                axis.axvline(panel.step, color="0.5", linewidth=0.8, linestyle=":")
-        if not panel.curves:
-            column[0].text(0.5, 0.5, panel.state, transform=column[0].transAxes, ha="center", wrap=True, fontsize=8)
-        column[1].set_xlabel("step")
-    axes[0, 0].set_ylabel("loss")
-    axes[1, 0].set_ylabel("held-out Dice")
-    axes[0, 0].set_ylim(0, _ceiling(panels))
-    axes[1, 0].set_ylim(0, 1)
-    handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=2, frameon=False)
-    return figure
-
-
-CURVE_COLOURS = {"training loss": COLOURS[0], "held-out loss": COLOURS[1], "held-out Dice": COLOURS[2]}
-
-
-def _show_curve(axis: Any, name: str, panel: AblationPanel) -> None:
-    points = panel.curves.get(name, ())
-    if points:
-        axis.plot(*zip(*points, strict=True), color=CURVE_COLOURS[name], label=name, linewidth=1.4)
-
-
-def _ceiling(panels: Sequence[AblationPanel]) -> float | None:
-    """Return where the losses' axis ends: a few wild ones, as before batch norm has settled, are cut off."""
-    losses = [value for panel in panels for name, curve in panel.curves.items() if "loss" in name for _, value in curve]
-    return 1.1 * float(np.percentile(losses, 95)) if losses else None

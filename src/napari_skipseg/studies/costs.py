@@ -112,7 +112,7 @@ def _measure(name: str, dimensions: int, skip: str, settings: CostSettings, devi
         spec = _spec(name, dimensions, skip)
         parameters = count_parameters(spec)
         whole = count_parameters(_spec(name, dimensions, "org"))
-        saving = round(100 * (whole - parameters) / whole, 2)
+        saving = round(100 * (whole - parameters) / whole, 2) + 0.0  # no -0.0
         row = replace(row, trainable_parameters=parameters, saving_percent=saving)
         return replace(row, **_run(spec, settings, torch.device(device.name)))
     except (SkipsegError, MemoryError, RuntimeError, ValueError) as error:  # torch's out of memory is a RuntimeError
@@ -179,22 +179,37 @@ def _parse(text: dict[str, str]) -> CostRow | None:
         return None
 
 
-def cost_summary(rows: Iterable[Row]) -> list[Row]:
-    """Return the rows as a terminal shows them: whole KiB and milliseconds, and only what was measured."""
-    lines = []
-    for row in rows:
-        line = {"network": f"{row['network']} {row['dimensions']}D", "skip": row["skip"]}
-        line["parameters"] = row["trainable_parameters"]
-        line["saving"] = None if row["saving_percent"] is None else f"{row['saving_percent']:.1f} %"
-        for name in ("forward", "kept", "training"):
-            for key, unit, factor in ((f"{name}_mib", "KiB", 1024), (f"{name}_seconds", "ms", 1000)):
-                if row.get(key) is not None:
-                    line[f"{name} {unit}"] = round(row[key] * factor)
-        if row["state"] != MEASURED:
-            line["saving"] = row["state"]
-        lines.append(line)
-    return lines
+def cost_summary(rows: list[Row]) -> list[Row]:
+    """Return the rows as a terminal of 80 columns shows them: only what was measured, rounded."""
+    measured = {key: heading for key, heading in HEADINGS.items() if any(row[key] is not None for row in rows)}
+    failed = any(row["state"] != MEASURED for row in rows)
+    return [
+        {
+            "network": f"{row['network']} {row['dimensions']}D",
+            "skip": row["skip"],
+            "parameters": row["trainable_parameters"],
+            "saving": "" if row["saving_percent"] is None else f"{row['saving_percent']:.2f}",
+            **{heading: _rounded(key, row[key]) for key, heading in measured.items()},
+            **({"state": row["state"]} if failed else {}),
+        }
+        for row in rows
+    ]
 
+
+def _rounded(key: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2f}" if key.endswith("seconds") else f"{value:.1f}"
+
+
+HEADINGS = {
+    "forward_mib": "MiB",
+    "forward_seconds": "s",
+    "kept_mib": "kept",
+    "training_mib": "step",
+    "training_seconds": "step s",
+}
+"""What a terminal calls the costs: MiB and seconds of a forward pass, MiB kept, MiB and seconds of a training step."""
 
 MEASURES = {
     "trainable_parameters": ("trainable parameters", "{:,.0f}"),

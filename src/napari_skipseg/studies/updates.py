@@ -25,8 +25,8 @@ from napari_skipseg.studies.results import Row, StudyResult, move_into, write_ta
 THIRDS = ("input_third", "centre_third", "output_third")
 UPDATE_COLOURS = "viridis"
 PANELS_PER_ROW = 4
-SHOWN_DECADES = 2
-"""The colour scale ends this many powers of ten below the largest update: what moves less shows as still."""
+SHOWN_DECADES = 3
+"""The colour scale ends at most this many powers of ten below the largest update: what moves less shows as still."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ def share_rows(found: UpdateMap) -> list[Row]:
     return [
         {
             "model": found.name,
-            "convolutions": len(found.layers),
+            "layers": len(found.layers),
             "epoch": epoch,
             "mean_update": float(f"{found.values[:, epoch - 1].mean():.5g}"),
             **{name: _share(share[epoch - 1]) for name, share in zip(THIRDS, found.shares, strict=True)},
@@ -136,37 +136,46 @@ def draw_updates(maps: Sequence[UpdateMap], own_scale: bool = False) -> Figure:
     """
     columns = min(len(maps), PANELS_PER_ROW)
     rows = math.ceil(len(maps) / columns)
-    figure = new_figure(3.3 * columns + 1.2, 4.6 * rows)
+    figure = new_figure((3.9 if own_scale else 3.3) * columns + 1.2, 4.6 * rows)
     axes = figure.subplots(rows, columns, squeeze=False)
-    highest = max(float(found.values.max()) for found in maps)
-    shown: Any = None
     for number, (axis, found) in enumerate(zip(axes.flat, maps, strict=False)):
-        shown = _show_map(axis, found, float(found.values.max()) if own_scale else highest)
+        _show_map(axis, found, _scale([found] if own_scale else maps))
         if number % columns == 0:
             axis.set_ylabel("convolution, from input to output")
         if own_scale:
-            figure.colorbar(shown, ax=axis, extend="min")
+            _add_scale(figure, axis, axis.images[0], [found])
     for axis in list(axes.flat)[len(maps) :]:
         axis.set_axis_off()
     if not own_scale:
-        figure.colorbar(shown, ax=axes, extend="min", label="mean |ΔW| in the epoch", pad=0.01)
+        _add_scale(figure, axes, axes[0, 0].images[0], maps)
     return figure
 
 
-def _show_map(axis: Any, found: UpdateMap, highest: float) -> Any:
+def _add_scale(figure: Figure, axes: Any, image: Any, maps: Sequence[UpdateMap]) -> None:
+    still = any((found.values < image.norm.vmin).any() for found in maps)
+    figure.colorbar(image, ax=axes, extend="min" if still else "neither", label="mean |ΔW| in the epoch", pad=0.01)
+
+
+def _scale(maps: Sequence[UpdateMap]) -> LogNorm:
+    """Return the colour scale from the smallest to the largest update, but of `SHOWN_DECADES` at most."""
+    values = np.concatenate([found.values.ravel() for found in maps])
+    moved = values[values > 0]
+    top = float(moved.max()) if moved.size else 1.0
+    lowest = float(moved.min()) if moved.size else 0.0
+    return LogNorm(min(max(lowest, top / 10**SHOWN_DECADES), top / 2), top, clip=True)
+
+
+def _show_map(axis: Any, found: UpdateMap, scale: LogNorm) -> None:
     layers, epochs = found.values.shape
-    top = highest or 1.0
-    scale = LogNorm(top / 10**SHOWN_DECADES, top, clip=True)
     box = (0.5, epochs + 0.5, layers + 0.5, 0.5)
-    shown = axis.imshow(found.values, aspect="auto", cmap=UPDATE_COLOURS, norm=scale, extent=box)
+    axis.imshow(found.values, aspect="auto", cmap=UPDATE_COLOURS, norm=scale, extent=box)
     for edge in found.edges:
         axis.axhline(edge + 0.5, color="white", linewidth=0.8, linestyle=(0, (4, 4)))
     start, end = (_percent(found.shares[1, epoch]) for epoch in (0, -1))
-    axis.set_title(f"{found.name}\ncentre third: {start} of all updates, then {end}", fontsize=9)
+    axis.set_title(f"{found.name}\ncentre third: {start} of updates, then {end}", fontsize=9)
     axis.set_xlabel("epoch")
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.yaxis.get_major_locator().set_params(integer=True)
-    return shown
 
 
 def _percent(share: float) -> str:

@@ -83,7 +83,8 @@ def look_at(viewer: ViewerModel, layer: Image) -> tuple[int, ...]:
     """Return the voxel of `layer` in the middle of the view, at the position of the sliders."""
     point = list(viewer.dims.point)
     displayed = viewer.dims.displayed
-    for axis, place in zip(displayed, viewer.camera.center[-len(displayed) :], strict=True):
+    camera = getattr(viewer, "scene", viewer).camera  # napari 0.9 moved it
+    for axis, place in zip(displayed, camera.center[-len(displayed) :], strict=True):
         point[axis] = place
     eye = SimpleNamespace(dims=SimpleNamespace(point=point), layers=viewer.layers)
     return current_position(eye, layer)

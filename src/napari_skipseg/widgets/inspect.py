@@ -235,6 +235,8 @@ class InspectTab(QWidget):  # type: ignore[misc]
         if layer not in self._viewer.layers:
             self._tell(f"'{layer.name}' was removed meanwhile: its gates are not shown.")
             return
+        there = {str(other.unique_id) for other in self._viewer.layers}
+        self._seen = {source: seen for source, seen in self._seen.items() if source in there}
         seen = self._seen[str(layer.unique_id)] = Seen(inspection, axes, self.all_maps.isChecked())
         show_gates(self._viewer, layer, seen)
         self._tell(f"Shown: {inspection.place} of {where}. A slider below the image goes through its channels.")

@@ -28,6 +28,7 @@ class ModelPlots(QWidget):  # type: ignore[misc]
         self.gate = FreshCombo()
         self.channels, self.updates, self.curves = ChannelPlot(), UpdateMap(), CurvesPlot()
         self.channels_note, self.updates_note, self.curves_note = (_note() for _ in range(3))
+        self.updates_unit = QLabel("mean |W_end − W_begin|")
         self._selection: dict[str, GateSelection] = {}
         self._description: ModelDescription | None = None
         column = QVBoxLayout(self)
@@ -36,7 +37,7 @@ class ModelPlots(QWidget):  # type: ignore[misc]
         column.addLayout(_heading("Channels", self.gate))
         for widget in (self.channels, self.channels_note):
             column.addWidget(widget)
-        column.addLayout(_heading("Weight updates"))
+        column.addLayout(_heading("Weight updates", self.updates_unit))
         for widget in (self.updates, self.updates_note):
             column.addWidget(widget)
         column.addLayout(_heading("Curves"))
@@ -81,9 +82,10 @@ class ModelPlots(QWidget):  # type: ignore[misc]
     def _show_updates(self, description: ModelDescription) -> None:
         updates = description.training.updates
         self.updates.setVisible(bool(updates))
+        self.updates_unit.setVisible(bool(updates))
+        self.updates_note.setVisible(not updates)
         if updates:
             self.updates.show_updates(updates)
-            self.updates_note.setText("Mean |W_end − W_begin| of every convolution, by epoch.")
         else:
             self.updates_note.setText("Not recorded: train with --epoch N to record them, N steps being an epoch.")
 
@@ -126,7 +128,7 @@ def _heading(text: str, beside: QWidget | None = None) -> QHBoxLayout:
     row.addWidget(QLabel(f"<b>{text}</b>"))
     row.addStretch(1)
     if beside is not None:
-        row.addWidget(beside, 1)
+        row.addWidget(beside, int(isinstance(beside, FreshCombo)))
     return row
 
 

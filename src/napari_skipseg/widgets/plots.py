@@ -16,11 +16,15 @@ from qtpy.QtWidgets import QToolTip
 if TYPE_CHECKING:
     from napari_skipseg.models.selection import GateSelection
 
-HEIGHT = 170
+HEIGHT = 162
 BAR, OFF, LINES = "#5aa9ff", "#ff8a5c", ("#5aa9ff", "#ffb347", "#2ee6c5", "#ff7ab6")
 FIRST_BAR_WIDTH = 0.8
 TICK = 0.07
 """How far the mark of a channel that is off goes below the axis."""
+
+
+LEGEND_ROOM = 0.3
+"""Free height above the curves, as a share of theirs."""
 
 
 class Colors(NamedTuple):
@@ -52,7 +56,7 @@ class Plot(pyqtgraph.PlotWidget):  # type: ignore[misc]
         self.getAxis("bottom").setHeight(40)
         for axis in ("bottom", "left"):
             self.getAxis(axis).enableAutoSIPrefix(False)
-        self.plotItem.setContentsMargins(0, 4, 8, 0)
+        self.plotItem.setContentsMargins(0, 4, 8, 6)
         self.plotItem.hideButtons()
         self.plotItem.setMouseEnabled(False, False)
 
@@ -143,7 +147,6 @@ class UpdateMap(Plot):
         self.plotItem.invertY(True)
         self.bar = pyqtgraph.ColorBarItem(width=12, colorMap=colors, interactive=False, colorMapMenu=False)
         self.bar.setImageItem(self.image, insert_in=self.plotItem)
-        self.bar.axis.setLogMode(False, True)
 
     def _axes(self) -> list[Any]:
         return [*super()._axes(), *(self.bar.getAxis(side) for side in ("left", "right", "top", "bottom"))]
@@ -157,6 +160,7 @@ class UpdateMap(Plot):
         self.image.setImage(np.log10(np.maximum(self._values, 10**low)), autoLevels=False)
         self.image.setRect(0.5, 0.5, self._values.shape[1], self._values.shape[0])
         self.bar.setLevels((low, high))
+        self.bar.axis.setTicks([[(place, f"{10**place:.0e}") for place in (low, (low + high) / 2, high)]])
         self.setXRange(0.5, self._values.shape[1] + 0.5, padding=0)
         self.setYRange(0.5, self._values.shape[0] + 0.5, padding=0)
 
@@ -173,7 +177,7 @@ class CurvesPlot(Plot):
 
     def __init__(self) -> None:
         super().__init__("step", "loss")
-        self.legend = self.plotItem.addLegend(offset=(-8, 4))
+        self.legend = self.plotItem.addLegend(offset=(-4, 1), colCount=2)
 
     def use(self, colors: Colors) -> None:
         """Draw in these colours."""
@@ -189,4 +193,7 @@ class CurvesPlot(Plot):
             steps, values = zip(*points, strict=True)
             pen = pyqtgraph.mkPen(LINES[number % len(LINES)], width=1.6)
             self.plotItem.plot(list(steps), list(values), name=name, pen=pen, antialias=True)
-        self.plotItem.autoRange()
+        heights = [value for points in curves.values() for _, value in points]
+        room = LEGEND_ROOM * (max(heights) - min(heights))
+        self.setXRange(min(p[0][0] for p in curves.values()), max(p[-1][0] for p in curves.values()))
+        self.setYRange(min(heights), max(heights) + room)

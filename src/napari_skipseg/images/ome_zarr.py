@@ -1,0 +1,258 @@
+"""OME-Zarr 0.1 to 0.5, and plain zarr arrays, as a `Stack`: axes, voxel size, unit and place of its finest level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from napari_skipseg.errors import FileError
+from napari_skipseg.images.axes import name_axes
+from napari_skipseg.images.ome import Calibration, convert_length, find_unit, positive_number
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.tiff import refusing
+from napari_skipseg.images.zarr_array import ZarrArray
+from napari_skipseg.images.zarr_nodes import Node, is_node, read_node, store_root
+
+OURS = "napari-skipseg"
+"""The attribute under which we keep what was run."""
+
+NEWEST = (0, 5)
+"""The newest version of OME-Zarr that is understood."""
+
+GUESSED = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}
+"""The axes of an array that does not name them."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution: where its array lies, the names of its axes (one letter each, "?" unknown), its calibration."""
+
+    path: Path
+    names: str
+    calibration: Calibration
+
+
+def read_zarr(
+    path: Path,
+    axes: str | None = None,
+    voxel_size: tuple[float, float, float] | None = None,
+    unit: str | None = None,
+) -> Stack:
+    """Return the finest level of an OME-Zarr image, or the array that `path` names, read chunk by chunk.
+
+    Axes, voxel size, unit and origin come from the multiscales, the transformations of dataset and multiscale
+    composed; sizes in several units become those of x. Of a file that bioformats2raw made, its first image. A plain
+    array has the axes that its dimension names say, else YX, ZYX, TZYX or TCZYX. Chunks that are missing hold the
+    fill value, as the standard wants.
+
+    Raises:
+        FileError: no such folder, a plate, a newer version, damaged, or stored in an unknown way.
+        InputError: the axes, the voxel size, the unit or the type of the voxels cannot be used.
+    """
+    return _stack_of(path, find_levels(path)[0], axes, voxel_size, unit)
+
+
+def read_zarr_levels(path: Path) -> list[Stack]:
+    """Return all levels of an OME-Zarr image, finest first, or the one array that `path` names.
+
+    Raises:
+        FileError, InputError: as `read_zarr`.
+    """
+    return [_stack_of(path, level) for level in find_levels(path)]
+
+
+def _stack_of(
+    path: Path,
+    level: Level,
+    axes: str | None = None,
+    voxel_size: tuple[float, float, float] | None = None,
+    unit: str | None = None,
+) -> Stack:
+    data = ZarrArray(read_node(level.path))
+    known = level.names or GUESSED.get(data.ndim, "?" * data.ndim)
+    if len(known) != data.ndim:
+        raise FileError(f"'{path}' names {len(known)} axes for {data.ndim} dimensions: export it again.")
+    names, shape = name_axes(path, list(zip(known, data.shape, strict=True)), axes)
+    size = voxel_size or level.calibration.size_of(names)
+    origin = level.calibration.origin
+    return Stack(data.without_single(shape), names, size, unit or level.calibration.unit, origin, _name_of(path))
+
+
+def _name_of(path: Path) -> str:
+    """Return a name for the image: its store's, and the path inside the store."""
+    place = path.absolute()
+    root = store_root(place)
+    name = root.name.removesuffix(".zarr").removesuffix(".ome") or root.name
+    return "_".join((name, *place.relative_to(root).parts))
+
+
+def find_levels(path: Path) -> list[Level]:
+    """Return the levels of the image at `path`, finest first; where it names an array, that one.
+
+    Raises:
+        FileError: there is no image, or it cannot be understood.
+    """
+    node = find_image(path)
+    with refusing(path, "The metadata of"):
+        if node.array is None:
+            return _levels(node)
+        return [_level_of_array(node)]
+
+
+def find_image(path: Path) -> Node:
+    """Return the group or array of the image at `path`.
+
+    Raises:
+        FileError: it holds none, or several, and which one to name.
+    """
+    node = read_node(path)
+    with refusing(path, "The metadata of"):
+        if node.array is not None or "multiscales" in node.ome:
+            return node
+        if "bioformats2raw.layout" in node.ome or "bioformats2raw.layout" in node.attributes:
+            return find_image(path / "0")
+        if "plate" in node.ome:
+            field = path / str(node.ome["plate"]["wells"][0]["path"]) / "0"
+            raise FileError(f"'{path}' is a plate of many images: give the path of one field, such as '{field}'.")
+        if "well" in node.ome:
+            field = path / str(node.ome["well"]["images"][0]["path"])
+            raise FileError(f"'{path}' is a well of several fields: give the path of one, such as '{field}'.")
+        inside = next(node.children(), None)
+    if inside is None:
+        raise FileError(f"'{path}' holds no image: give the folder of an OME-Zarr image.")
+    raise FileError(f"'{path}' is a group without an image of its own: give a path inside it, such as '{inside}'.")
+
+
+def _level_of_array(node: Node) -> Level:
+    """Return the level that an array is of the image around it, else the array by itself."""
+    place = node.path.absolute()
+    for parent in place.parents:
+        if not is_node(parent):
+            break
+        around = read_node(parent)
+        if "multiscales" in around.ome and _is_understood(around):
+            found = [level for level in _levels(around) if level.path.absolute() == place]
+            if found:
+                return found[0]
+    told = node.array or {}
+    names = told.get("dimension_names") or node.attributes.get("_ARRAY_DIMENSIONS") or ()
+    letters = "".join(_letter(name) for name in names)
+    return Level(node.path, "" if "?" in letters else letters, Calibration())
+
+
+def _levels(node: Node) -> list[Level]:
+    if not _is_understood(node):
+        inside = next(node.children(), node.path)
+        raise FileError(
+            f"'{node.path}' is OME-Zarr {_version(node)}, which is not understood yet: give the path of its array, "
+            f"such as '{inside}', with its axes and voxel size."
+        )
+    multiscale = node.ome["multiscales"][0]
+    names, units = _read_axes(multiscale.get("axes"))
+    levels = []
+    for dataset in multiscale["datasets"]:
+        steps = [*dataset.get("coordinateTransformations", ()), *multiscale.get("coordinateTransformations", ())]
+        unknown = [step["type"] for step in steps if step["type"] != "identity" and step["type"] not in _placing(step)]
+        if unknown:
+            raise FileError(f"'{node.path}' places its voxels by '{unknown[0]}', which cannot be read: export it again.")
+        levels.append(Level(_inside(node.path, dataset["path"]), names, _calibrate(names, units, steps)))
+    return levels
+
+
+def _placing(step: dict[str, Any]) -> list[str]:
+    """Return the kinds of placing that a transformation gives numbers for."""
+    return [kind for kind in ("scale", "translation") if kind in step]
+
+
+def _version(node: Node) -> str:
+    return str(node.ome.get("version") or node.ome["multiscales"][0].get("version") or "0.4")
+
+
+def _is_understood(node: Node) -> bool:
+    major, _, minor = _version(node).partition(".")
+    return (int(major), int(minor.partition(".")[0] or 0)) <= NEWEST
+
+
+def _inside(folder: Path, path: str) -> Path:
+    """Return the folder of a dataset, which must lie inside its group."""
+    parts = PurePosixPath(path).parts
+    if not parts or ".." in parts or PurePosixPath(path).is_absolute():
+        raise FileError(f"'{folder}' points outside of itself ('{path}'), which is unsafe: export it again.")
+    return folder.joinpath(*parts)
+
+
+def _read_axes(axes: Sequence[Any] | None) -> tuple[str, tuple[str | None, ...]]:
+    """Return one letter for each axis, and its unit; OME-Zarr 0.1 and 0.2 say nothing, 0.3 says only names."""
+    if axes is None:
+        return "TCZYX", (None,) * 5
+    told = [axis if isinstance(axis, dict) else {"name": axis} for axis in axes]
+    letters = [_letter(axis.get("name"), axis.get("type")) for axis in told]
+    unnamed = [place for place, axis in enumerate(told) if letters[place] == "?" and axis.get("type") == "space"]
+    free = [axis for axis in "ZYX" if axis not in letters]
+    for place, letter in zip(reversed(unnamed), reversed(free), strict=False):
+        letters[place] = letter
+    return "".join(letters), tuple(find_unit(axis.get("unit")) for axis in told)
+
+
+def _letter(name: Any, kind: str | None = None) -> str:
+    """Return the letter of an axis: by its name, else by its type, "?" where neither tells."""
+    letter = str(name or "").upper()
+    if letter in ("T", "C", "Z", "Y", "X"):
+        return letter
+    words = {"TIME": "T", "CHANNEL": "C", "CHANNELS": "C"}
+    return words.get(letter) or words.get(str(kind).upper(), "?")
+
+
+def _calibrate(names: str, units: Sequence[str | None], steps: Sequence[dict[str, Any]]) -> Calibration:
+    """Return where the voxels of a dataset lie, by transformations done one after the other."""
+    scale, place = _compose(steps, len(names))
+    told = {name: (positive_number(s), p, u) for name, s, p, u in zip(names, scale, place, units, strict=True)}
+    x, _, unit = told.get("X", (None, 0.0, None))
+    if not any(step.get("type") == "scale" for step in steps) or x is None:
+        return Calibration()
+
+    def in_unit(axis: str) -> tuple[float | None, float]:
+        size, where, its_unit = told.get(axis, (None, 0.0, None))
+        if its_unit == unit or size is None:
+            return size, where
+        if its_unit in (None, "pixel") or unit in (None, "pixel"):
+            return None, 0.0
+        return convert_length(size, its_unit, unit), convert_length(where, its_unit, unit)
+
+    (z, oz), (y, oy), (_, ox) = (in_unit(axis) for axis in "ZYX")
+    return Calibration((z, y or x, x), unit or "pixel", (oz, oy, ox))
+
+
+def _compose(steps: Sequence[dict[str, Any]], axes: int) -> tuple[list[float], list[float]]:
+    """Return scale and translation that do what `steps` do one after the other."""
+    scale, place = [1.0] * axes, [0.0] * axes
+    for step in steps:
+        values = [float(value) for value in step.get(step["type"], [1.0] * axes)]
+        if step["type"] == "translation":
+            place = [old + new for old, new in zip(place, values, strict=True)]
+        else:
+            scale = [old * new for old, new in zip(scale, values, strict=True)]
+            place = [old * new for old, new in zip(place, values, strict=True)]
+    return scale, place
+
+
+def read_zarr_recipe(path: Path) -> dict[str, Any] | None:
+    """Return the recipe that we stored in an OME-Zarr, None where there is none.
+
+    Raises:
+        FileError: no such folder, no image, or damaged.
+    """
+    ours = find_image(path).attributes.get(OURS)
+    recipe = ours.get("recipe") if isinstance(ours, dict) else None
+    return recipe if isinstance(recipe, dict) else None
+
+
+def is_label_image(path: Path) -> bool:
+    """Return whether an OME-Zarr image says that it holds labels.
+
+    Raises:
+        FileError: no such folder, no image, or damaged.
+    """
+    return "image-label" in find_image(path).ome

@@ -1,0 +1,140 @@
+"""The levels of a pyramid: which there are, and how each is made from the finer one, in little memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LARGEST_PLANE_SIDE = 512
+"""Levels are added until Y and X are no longer than this ..."""
+
+LARGEST_VOLUME = 2**26
+"""... and the voxels of one time and channel no more than this: napari shows the last level in 3D."""
+
+Region = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class PyramidLevel:
+    """One level: its lengths, and how many voxels of the finest one lie along each axis of one of its own."""
+
+    shape: tuple[int, ...]
+    factor: tuple[int, ...]
+
+
+def plan_levels(
+    shape: tuple[int, ...], axes: str, voxel_size: tuple[float, float, float]
+) -> tuple[PyramidLevel, ...]:
+    """Return the levels for an image, the finest first.
+
+    From one to the next, an axis of space is halved (rounded up) where its voxels are less than twice as long as the
+    shortest: Z of serial sections stays until Y and X have caught up.
+    """
+    levels = [PyramidLevel(shape, (1,) * len(shape))]
+    size = dict(zip("ZYX", voxel_size, strict=True))
+    while _is_large(levels[-1].shape, axes):
+        last = levels[-1]
+        sides = {axis: size[axis] * factor for axis, factor in zip(axes, last.factor, strict=True) if axis in size}
+        shortest = min(sides.values())
+        halved = [
+            axis in sides and sides[axis] < 2 * shortest and length > 1
+            for axis, length in zip(axes, last.shape, strict=True)
+        ]
+        if not any(halved):
+            break
+        steps = [2 if half else 1 for half in halved]
+        levels.append(
+            PyramidLevel(
+                tuple(-(-length // step) for length, step in zip(last.shape, steps, strict=True)),
+                tuple(factor * step for factor, step in zip(last.factor, steps, strict=True)),
+            )
+        )
+    return tuple(levels)
+
+
+def _is_large(shape: tuple[int, ...], axes: str) -> bool:
+    length = dict(zip(axes, shape, strict=True))
+    voxels = math.prod(length.get(axis, 1) for axis in "ZYX")
+    return max(length["Y"], length["X"]) > LARGEST_PLANE_SIDE or voxels > LARGEST_VOLUME
+
+
+def average(values: NDArray[Any], steps: tuple[int, ...]) -> NDArray[Any]:
+    """Return the means of blocks of `steps` (1 or 2) voxels, whole numbers rounded half up; a rest is its own block."""
+    kind = values.dtype
+    if kind.kind == "f":
+        total = _sum_of_blocks(values.astype(np.result_type(kind, np.float32), copy=False), steps)
+        return (total / math.prod(steps)).astype(kind)
+    wide = np.dtype(np.uint16 if kind.itemsize == 1 and kind.kind in "ub" else np.int64)
+    total = _sum_of_blocks(values.astype(wide), steps)
+    count = math.prod(steps)
+    return ((total + count // 2) // count).astype(kind)
+
+
+def _sum_of_blocks(values: NDArray[Any], steps: tuple[int, ...]) -> NDArray[Any]:
+    for axis, step in enumerate(steps):
+        if step == 2:
+            first, second = _pairs(values, axis)
+            values = first + second
+    return values
+
+
+def _pairs(values: NDArray[Any], axis: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the first and the second of each two voxels along `axis`; the last one alone is its own second."""
+    even: list[slice] = [slice(None)] * values.ndim
+    odd = even.copy()
+    even[axis], odd[axis] = slice(0, None, 2), slice(1, None, 2)
+    first, second = values[tuple(even)], values[tuple(odd)]
+    if first.shape[axis] > second.shape[axis]:
+        end = even.copy()
+        end[axis] = slice(-1, None)
+        second = np.concatenate([second, first[tuple(end)]], axis=axis)
+    return first, second
+
+
+def most_common(values: NDArray[Any], steps: tuple[int, ...]) -> NDArray[Any]:
+    """Return the most common value of blocks of `steps` (1 or 2) voxels; of equally common ones the highest.
+
+    So a label that fills half of a block outlasts the background.
+    """
+    parts = [values]
+    for axis, step in enumerate(steps):
+        if step == 2:
+            parts = [half for part in parts for half in _pairs(part, axis)]
+    ordered = np.sort(np.stack(parts), axis=0)
+    best, longest = ordered[0].copy(), np.ones(ordered.shape[1:], np.uint8)
+    run = longest.copy()
+    for previous, value in zip(ordered[:-1], ordered[1:], strict=True):
+        run = np.where(value == previous, run + 1, 1).astype(np.uint8)
+        better = run >= longest
+        best[better] = value[better]
+        longest = np.maximum(longest, run)
+    return best
+
+
+def regions(shape: tuple[int, ...], chunks: tuple[int, ...], largest: int) -> Iterator[Region]:
+    """Yield the parts of an array in C order: each whole chunks, as many as fit into `largest` voxels, at least one."""
+    size = list(chunks)
+    for axis in reversed(range(len(shape))):
+        room = max(1, largest // math.prod(size))
+        whole = -(-shape[axis] // chunks[axis])
+        size[axis] = chunks[axis] * min(whole, room)
+        if room < whole:
+            break
+    for corner in product(*(range(0, length, step) for length, step in zip(shape, size, strict=True))):
+        yield tuple(
+            slice(start, min(start + step, length)) for start, step, length in zip(corner, size, shape, strict=True)
+        )
+
+
+def region_below(region: Region, steps: tuple[int, ...], finer: tuple[int, ...]) -> Region:
+    """Return the part of the finer level, of shape `finer`, that `region` of the next one is made from."""
+    return tuple(
+        slice(part.start * step, min(part.stop * step, length))
+        for part, step, length in zip(region, steps, finer, strict=True)
+    )

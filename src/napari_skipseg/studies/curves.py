@@ -1,0 +1,70 @@
+"""Training curves of several models side by side (Drozdzal et al. 2016, figure 3). No torch."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+
+from napari_skipseg.studies.pictures import COLOURS, new_figure
+
+Curve = tuple[tuple[int, float], ...]
+"""Points of (step, value)."""
+CURVE_COLOURS = {"training loss": COLOURS[0], "held-out loss": COLOURS[1], "held-out Dice": COLOURS[2]}
+REASON_WIDTH = 36
+"""Letters in a line of why a training failed."""
+CUT_AT = 2
+"""The losses' axis ends at most at this many times the highest training loss: held-out losses of networks that train
+badly may be a hundred times as high."""
+
+
+class CurvePanel(NamedTuple):
+    """One training of the picture.
+
+    curves: by name, as in `TrainingRecord`; none where it was not trained, and then `state` says why. step: of the
+    weights that were kept.
+    """
+
+    title: str
+    curves: dict[str, Curve]
+    step: int | None
+    state: str
+
+
+def draw_curves(panels: Sequence[CurvePanel]) -> Figure:
+    """Return one column per variant, all with the same axes: training and held-out loss, below the held-out Dice
+    (figure 3). A dotted line marks the weights that were kept."""
+    figure = new_figure(3.4 * len(panels) + 0.6, 5.6)
+    axes = figure.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 2))
+    for column, panel in zip(axes.T, panels, strict=True):
+        column[0].set_title(panel.title, fontsize=10)
+        for axis, names in zip(column, (("training loss", "held-out loss"), ("held-out Dice",)), strict=True):
+            for name in names:
+                _show_curve(axis, name, panel)
+            axis.spines[["top", "right"]].set_visible(False)
+            if panel.step is not None:
+                axis.axvline(panel.step, color="0.5", linewidth=0.8, linestyle=":")
+        if not panel.curves:
+            reason = textwrap.fill(panel.state, REASON_WIDTH)
+            column[0].text(0.5, 0.5, reason, transform=column[0].transAxes, ha="center", va="center", fontsize=8)
+        column[1].set_xlabel("step")
+    top, most = CUT_AT * _highest(panels, "training loss"), 1.05 * _highest(panels, "training loss", "held-out loss")
+    axes[0, 0].set_ylabel("loss" if most <= top else "loss (what is higher is cut off)")
+    axes[1, 0].set_ylabel("held-out Dice")
+    axes[0, 0].set_ylim(0, min(top, most) or None)
+    axes[1, 0].set_ylim(0, 1)
+    handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def _show_curve(axis: Any, name: str, panel: CurvePanel) -> None:
+    points = panel.curves.get(name, ())
+    if points:
+        axis.plot(*zip(*points, strict=True), color=CURVE_COLOURS[name], label=name, linewidth=1.4)
+
+
+def _highest(panels: Sequence[CurvePanel], *names: str) -> float:
+    return max((value for panel in panels for name in names for _, value in panel.curves.get(name, ())), default=0.0)
