@@ -97,7 +97,7 @@ def holds_labels(path: str | os.PathLike[str]) -> bool:
     """
     recipe = read_recipe(path)
     if recipe is not None and "layer" in recipe:
-        return recipe["layer"] == "labels"
+        return bool(recipe["layer"] == "labels")
     place = _check_path(path)
     if is_picture(place) or not is_zarr(place):
         return False

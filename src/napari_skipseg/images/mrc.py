@@ -115,7 +115,7 @@ def _stored_type(path: Path, header: Header, byte_order: str) -> np.dtype[Any]:
         raise FileError(f"'{path}' has voxels of an unknown kind (mode {mode}): save it as mode 0, 1, 2, 6 or 12.")
     if mode == 0 and _holds_unsigned_bytes(header, byte_order):
         return np.dtype("u1")
-    return np.dtype(MODES[mode]).newbyteorder(byte_order)  # type: ignore[call-overload,no-any-return]
+    return np.dtype(f"{byte_order}{MODES[mode]}")
 
 
 def _holds_unsigned_bytes(header: Header, byte_order: str) -> bool:

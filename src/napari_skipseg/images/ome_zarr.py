@@ -13,10 +13,8 @@ from napari_skipseg.images.ome import Calibration, convert_length, find_unit, po
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiff import refusing
 from napari_skipseg.images.zarr_array import ZarrArray
+from napari_skipseg.images.zarr_layout import OURS
 from napari_skipseg.images.zarr_nodes import Node, is_node, read_node, store_root
-
-OURS = "napari-skipseg"
-"""The attribute under which we keep what was run."""
 
 NEWEST = (0, 5)
 """The newest version of OME-Zarr that is understood."""
@@ -156,7 +154,9 @@ def _levels(node: Node) -> list[Level]:
         steps = [*dataset.get("coordinateTransformations", ()), *multiscale.get("coordinateTransformations", ())]
         unknown = [step["type"] for step in steps if step["type"] != "identity" and step["type"] not in _placing(step)]
         if unknown:
-            raise FileError(f"'{node.path}' places its voxels by '{unknown[0]}', which cannot be read: export it again.")
+            raise FileError(
+                f"'{node.path}' places its voxels by '{unknown[0]}', which cannot be read: export it again."
+            )
         levels.append(Level(_inside(node.path, dataset["path"]), names, _calibrate(names, units, steps)))
     return levels
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,7 @@ class PyramidLevel:
     factor: tuple[int, ...]
 
 
-def plan_levels(
-    shape: tuple[int, ...], axes: str, voxel_size: tuple[float, float, float]
-) -> tuple[PyramidLevel, ...]:
+def plan_levels(shape: tuple[int, ...], axes: str, voxel_size: tuple[float, float, float]) -> tuple[PyramidLevel, ...]:
     """Return the levels for an image, the finest first.
 
     From one to the next, an axis of space is halved (rounded up) where its voxels are less than twice as long as the
@@ -107,9 +105,10 @@ def most_common(values: NDArray[Any], steps: tuple[int, ...]) -> NDArray[Any]:
         if step == 2:
             parts = [half for part in parts for half in _pairs(part, axis)]
     ordered = np.sort(np.stack(parts), axis=0)
-    best, longest = ordered[0].copy(), np.ones(ordered.shape[1:], np.uint8)
+    best: NDArray[Any] = ordered[0].copy()
+    longest = np.ones(ordered.shape[1:], np.uint8)
     run = longest.copy()
-    for previous, value in zip(ordered[:-1], ordered[1:], strict=True):
+    for previous, value in pairwise(ordered):
         run = np.where(value == previous, run + 1, 1).astype(np.uint8)
         better = run >= longest
         best[better] = value[better]

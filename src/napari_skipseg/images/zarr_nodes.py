@@ -77,7 +77,9 @@ def read_node(path: Path) -> Node:
 
 def _read_json(file: Path) -> dict[str, Any]:
     if file.stat().st_size > LARGEST_METADATA:
-        raise FileError(f"'{file}' has over {LARGEST_METADATA // 2**20} MiB of metadata: it is damaged, export it again.")
+        raise FileError(
+            f"'{file}' has over {LARGEST_METADATA // 2**20} MiB of metadata: it is damaged, export it again."
+        )
     return _dictionary(json.loads(file.read_bytes()))
 
 

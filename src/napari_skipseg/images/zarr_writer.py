@@ -1,122 +1,37 @@
 """OME-Zarr 0.5 out: the whole store with its metadata first, then chunk by chunk, then the pyramid; resumable.
 
-Chunks are plain zarr 3 chunks, one file each, compressed by zstd with its checksum: it halves membranes and labels at
-several hundred MB/s, every zarr 3 reader has it, and a flipped bit is found. Without sharding: a shard has one
-writer, so tiles would have to be as large as shards, and a killed run would lose a whole one.
+Chunks are plain zarr 3 chunks, one file each, compressed by zstd at its quickest level with its checksum: every zarr 3
+reader has it, and a flipped bit is found. There is no sharding: a shard has one writer, so a tile would have to keep
+as much as a shard holds, and a killed run would lose that much. zarr writes a chunk beside its name and renames it
+(since 3.1.3), so a file is whole or not there.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import tempfile
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
-from napari_skipseg.errors import FileError, InputError
-from napari_skipseg.images.ome import check_unit
-from napari_skipseg.images.ome_zarr import OURS
-from napari_skipseg.images.pyramid import (
-    PyramidLevel,
-    Region,
-    average,
-    most_common,
-    plan_levels,
-    region_below,
-    regions,
-)
-from napari_skipseg.images.stack import ArrayLike, Stack
+from napari_skipseg.errors import FileError
+from napari_skipseg.images.pyramid import Region, average, most_common, region_below, regions
+from napari_skipseg.images.stack import ArrayLike
 from napari_skipseg.images.write_faults import telling_faults
-from napari_skipseg.images.zarr_metadata import attributes_of
+from napari_skipseg.images.zarr_layout import OURS, Layout, attributes_of
 from napari_skipseg.images.zarr_nodes import is_node, read_node
 from napari_skipseg.progress import Progress, run_to_end
 
-Kind = Literal["image", "labels"]
-
-CHUNK = 2**20
-"""Bytes of a default chunk, uncompressed."""
-
-MANY_CHUNKS = 20_000
-"""Default chunks grow, up to 16 times, while there would be more of them than this."""
-
 AT_ONCE = 2**23
 """Voxels of a level that are written at once; up to 8 times as many of the finer one are read for them."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a store is for: shape and axes (in the order TCZYX), place, kind of values, chunks, and what was run.
-
-    chunks: one length per axis; what a tile keeps should be whole chunks. Default: planes of about 1 MiB, right for
-    results that are made slice by slice; results of 3D tiles should give their own.
-    kind: "labels" are reduced to the most common value of a block, an "image" to its mean.
-    """
-
-    shape: tuple[int, ...]
-    axes: str
-    dtype: str
-    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    unit: str = "pixel"
-    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    chunks: tuple[int, ...] | None = None
-    kind: Kind = "image"
-    channel_names: tuple[str, ...] | None = None
-    description: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        Stack(_Shape(self.shape, self.dtype), self.axes, self.voxel_size, check_unit(self.unit), self.origin)
-        if list(self.axes) != sorted(self.axes, key="TCZYX".index):
-            raise InputError(f"OME-Zarr has its axes in the order T, C, Z, Y, X, not '{self.axes}': transpose.")
-        if np.dtype(self.dtype).kind not in "buif":
-            raise InputError(f"OME-Zarr is not written with {self.dtype} values: convert them to numbers.")
-        if self.kind == "labels" and np.dtype(self.dtype).kind == "f":
-            raise InputError(f"Labels are whole numbers, not {self.dtype}: convert them.")
-        channels = dict(zip(self.axes, self.shape, strict=True)).get("C", 1)
-        if self.channel_names is not None and len(self.channel_names) != channels:
-            raise InputError(f"There are {len(self.channel_names)} names for {channels} channels: give one for each.")
-        if self.chunks is not None and (len(self.chunks) != len(self.shape) or min(self.chunks) < 1):
-            raise ValueError(f"chunks {self.chunks} do not fit the shape {self.shape}")
-
-    @property
-    def levels(self) -> tuple[PyramidLevel, ...]:
-        """The levels of the pyramid, the finest first."""
-        return plan_levels(self.shape, self.axes, self.voxel_size)
-
-    def chunks_of(self, level: PyramidLevel) -> tuple[int, ...]:
-        """Return the shape of the chunks of a level."""
-        wanted = self.chunks or default_chunks(self.shape, self.axes, np.dtype(self.dtype).itemsize)
-        return tuple(min(chunk, length) for chunk, length in zip(wanted, level.shape, strict=True))
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """An array of which only shape and type are known."""
-
-    shape: tuple[int, ...]
-    dtype: Any
-
-    def __getitem__(self, key: Any) -> Any:
-        raise IndexError("it has no voxels")
-
-
-def default_chunks(shape: tuple[int, ...], axes: str, itemsize: int) -> tuple[int, ...]:
-    """Return one-slice chunks of about 1 MiB, of up to 16 MiB where there would be more than 20,000 files."""
-    side = 2 ** (int(math.log2(CHUNK // itemsize)) // 2)
-    planes = math.prod(n for n, axis in zip(shape, axes, strict=True) if axis not in "YX")
-    area = math.prod(n for n, axis in zip(shape, axes, strict=True) if axis in "YX")
-    for _ in range(2):
-        if planes * -(-area // side**2) > MANY_CHUNKS:
-            side *= 2
-    return tuple(min(side, n) if axis in "YX" else 1 for n, axis in zip(shape, axes, strict=True))
 
 
 class OmeZarrWriter:
@@ -152,14 +67,11 @@ class OmeZarrWriter:
     def is_written(self, region: Region, level: int = 0) -> bool:
         """Return whether every chunk that `region` touches is there."""
         array = self.arrays[level]
+        folder = self.path / str(level)
         numbers = [
             range(part.start // chunk, -(-part.stop // chunk)) for part, chunk in zip(region, array.chunks, strict=True)
         ]
-        folder = self.path / str(level)
-        return all(
-            (folder / array.metadata.encode_chunk_key(place)).is_file()
-            for place in np.stack(np.meshgrid(*numbers, indexing="ij"), -1).reshape(-1, len(numbers)).tolist()
-        )
+        return all((folder / array.metadata.encode_chunk_key(place)).is_file() for place in product(*numbers))
 
     def is_complete(self) -> bool:
         """Return whether every chunk of the finest level is there."""
@@ -204,7 +116,7 @@ def create_ome_zarr(path: str | os.PathLike[str], layout: Layout) -> OmeZarrWrit
         draft = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
         try:
             store = draft / "store"
-            _make_store(store, layout)
+            _make_store(store, layout, _plain_name(path))
             if path.exists():
                 _check_same(path, store)
                 _remove_partial(path)
@@ -215,8 +127,8 @@ def create_ome_zarr(path: str | os.PathLike[str], layout: Layout) -> OmeZarrWrit
     return OmeZarrWriter(path, layout)
 
 
-def _make_store(path: Path, layout: Layout) -> None:
-    zarr.create_group(path, zarr_format=3, attributes=attributes_of(layout))
+def _make_store(path: Path, layout: Layout, name: str) -> None:
+    zarr.create_group(path, zarr_format=3, attributes=attributes_of(layout, name))
     for number, level in enumerate(layout.levels):
         zarr.create_array(
             path / str(number),
@@ -228,6 +140,10 @@ def _make_store(path: Path, layout: Layout) -> None:
             dimension_names=tuple(layout.axes.lower()),
             zarr_format=3,
         )
+
+
+def _plain_name(path: Path) -> str:
+    return path.name.removesuffix(".part").removesuffix(".zarr").removesuffix(".ome") or path.name
 
 
 def _check_same(path: Path, draft: Path) -> None:
@@ -257,24 +173,36 @@ def iter_write_ome_zarr(
 ) -> Generator[Progress, None, None]:
     """Write a whole array and its pyramid, a few chunks at a time; yield after each part.
 
-    The store appears under its name when it is whole; until then it is `<name>.part`, from which a write of the same
-    layout goes on. A store that we wrote is replaced; anything else of that name is left alone.
+    The store appears under its name when it is whole, never before; until then it is `<name>.part`. A store that we
+    wrote is replaced; anything else of that name is left alone.
+
+    array: anything that can be sliced, with the layout's shape.
 
     Raises:
         FileError: the store cannot be written, or something else is there.
         InputError: the layout cannot be stored.
     """
     path = Path(path)
-    if path.exists() and not (is_node(path) and OURS in read_node(path).attributes):
-        raise FileError(f"'{path}' is there already and not ours: choose another name, or remove it.")
-    writer = create_ome_zarr(path.with_name(path.name + ".part"), layout)
-    parts = list(regions(layout.shape, writer.arrays[0].chunks, AT_ONCE))
+    part = path.with_name(path.name + ".part")
+    for place in (path, part):
+        if place.exists() and not (is_node(place) and OURS in read_node(place).attributes):
+            raise FileError(f"'{place}' is there already and not ours: choose another name, or remove it.")
+    if tuple(array.shape) != layout.shape:
+        raise ValueError(f"an array of {array.shape} for a layout of {layout.shape}")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        yield from _fill(create_ome_zarr(part, layout), array)
+        with telling_faults(path):
+            if path.exists():
+                shutil.rmtree(path)
+            part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _fill(writer: OmeZarrWriter, array: ArrayLike) -> Generator[Progress, None, None]:
+    parts = list(regions(writer.layout.shape, writer.arrays[0].chunks, AT_ONCE))
     for done, region in enumerate(parts, start=1):
-        if not writer.is_written(region):
-            writer.write(region, np.asarray(array[region]))
+        writer.write(region, np.asarray(array[region], writer.layout.dtype))
         yield Progress(done, len(parts), "writing")
     yield from writer.iter_pyramid()
-    with telling_faults(path):
-        if path.exists():
-            shutil.rmtree(path)
-        writer.path.rename(path)

@@ -1,4 +1,4 @@
-"""Files and the sample for napari: TIFF in with axes and voxel size, OME-TIFF out, a synthetic EM stack."""
+"""Files and the sample for napari: TIFF, OME-Zarr and MRC in with axes and voxel size, OME-TIFF out, an EM stack."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
+from napari_skipseg.images.files import holds_labels, read_levels, read_recipe, write_ome_tiff
+from napari_skipseg.images.mrc import is_mrc
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.zarr_nodes import is_zarr
 from napari_skipseg.widgets.axes import GUESSED_AXES, along_space
 
 LayerData = tuple[Any, dict[str, Any], str]
@@ -22,36 +24,41 @@ _RGB_TYPES = ("uint8", "uint16", "float32")
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
-    """Return the reader of TIFF files, None where a path is something else."""
-    paths = [path] if isinstance(path, str) else list(path)
-    tiffs = all(Path(each).suffix.lower() in (".tif", ".tiff") for each in paths)
-    return read_layers if paths and tiffs else None
+    """Return the reader of TIFF, OME-Zarr and MRC, None where a path is something else."""
+    paths = [Path(each) for each in ([path] if isinstance(path, str) else path)]
+    known = all(each.suffix.lower() in (".tif", ".tiff") or is_zarr(each) or is_mrc(each) for each in paths)
+    return read_layers if paths and known else None
 
 
 def read_layers(path: str | Sequence[str]) -> list[LayerData]:
-    """Return the layers in one or several TIFF files, each with scale, translate, units and axis labels.
+    """Return the layers in one or several files, each with scale, translate, units and axis labels.
 
-    Channels become layers of their own, RGB stays one layer; labels written by this plugin come back as labels.
+    Channels become layers of their own, RGB stays one layer; labels that a file names as such are labels. Of a large
+    OME-Zarr all levels are given, so that napari reads only what the screen shows.
 
     Raises:
         FileError: a file cannot be read.
         InputError: its axes or values are not those of an image.
     """
     paths = [path] if isinstance(path, str) else list(path)
-    return [_layer_of(read_stack(each), read_recipe(each)) for each in paths]
+    return [_layer_of(read_levels(each), read_recipe(each), holds_labels(each)) for each in paths]
 
 
-def _layer_of(stack: Stack, recipe: Mapping[str, Any] | None) -> LayerData:
+def _layer_of(levels: list[Stack], recipe: Mapping[str, Any] | None, labels: bool) -> LayerData:
+    stack = levels[0]
     axes, metadata = stack.axes, layer_arguments(stack)
     if recipe is not None:
         metadata["metadata"] = {"skipseg": {"recipe": dict(recipe)}}
-        if recipe.get("layer") == "labels":
-            return _in_reach(stack), metadata, "labels"
+    data = _in_reach(stack)
+    if len(levels) > 1 and not isinstance(data, np.ndarray):
+        data, metadata["multiscale"] = [_lazy(level) for level in levels], True
+    if labels:
+        return data, metadata, "labels"
     if "C" not in axes:
-        return _in_reach(stack), metadata, "image"
+        return data, metadata, "image"
     if axes.endswith("C") and stack.length("C") in (3, 4) and np.dtype(stack.data.dtype).name in _RGB_TYPES:
-        return _in_reach(stack), {**metadata, "rgb": True}, "image"
-    return _in_reach(stack), {**metadata, "channel_axis": axes.index("C")}, "image"
+        return data, {**metadata, "rgb": True}, "image"
+    return data, {**metadata, "channel_axis": axes.index("C")}, "image"
 
 
 def layer_arguments(stack: Stack) -> dict[str, Any]:
@@ -68,12 +75,17 @@ def layer_arguments(stack: Stack) -> dict[str, Any]:
 
 
 def _in_reach(stack: Stack) -> Any:
-    """Return the voxels: in memory where they are few, else as a dask array of planes."""
-    from dask import array
-
+    """Return the voxels: in memory where they are few, else as a dask array."""
     if math.prod(stack.shape) * np.dtype(stack.data.dtype).itemsize <= IN_MEMORY:
         return np.asarray(stack.data)
-    chunks = tuple(
+    return _lazy(stack)
+
+
+def _lazy(stack: Stack) -> Any:
+    """Return the voxels as a dask array of the file's own chunks, else of planes."""
+    from dask import array
+
+    chunks = getattr(stack.data, "chunks", None) or tuple(
         n if axis in "YX" or (stack.axes.endswith("C") and axis == "C") else 1
         for axis, n in zip(stack.axes, stack.shape, strict=True)
     )
