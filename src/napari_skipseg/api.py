@@ -30,7 +30,7 @@ def load_model(name: str | PathLike[str] = DEFAULT_MODEL) -> Model:
 def segment(image: Stack | ArrayLike | str | PathLike[str], model: Model, axes: str = "", **options: Any) -> Prediction:
     """Return probability, attention maps and, through `.binary(threshold)`, labels of `image`.
 
-    image: a stack, an array (numpy, dask, zarr), or the path of a TIFF or picture. axes: letters of "TCZYX", where the
+    image: a stack, an array (numpy, dask, zarr), or the path of a file. axes: letters of "TCZYX", where the
     image has channels or is otherwise than YX, ZYX or TZYX. options: fields of `SegmentOptions`.
 
     Raises:

@@ -12,6 +12,8 @@ import psutil
 from napari_skipseg.errors import DeviceError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+UNTESTED = "not tested by us on a GPU yet"
+"""What is said of CUDA and MPS until `pytest -m gpu` has passed on real hardware."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def cpu_title() -> str:
 
 
 def has_openvino() -> bool:
-    """Return whether OpenVINO is installed, which makes the CPU about twice as fast."""
+    """Return whether OpenVINO is installed, which makes the CPU two to three times as fast."""
     return util.find_spec("openvino") is not None
 
 

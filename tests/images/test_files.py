@@ -16,6 +16,7 @@ import tifffile
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.images import tiff_pages
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
+from napari_skipseg.images.mapped import MappedArray
 
 ISBI = (50.0, 4.0, 4.0)
 
@@ -252,7 +253,7 @@ def test_every_type_is_read_in_native_order(tmp_path, dtype, byteorder, compress
 def test_plain_numbers_are_memory_mapped_and_pages_read_one_by_one(tmp_path, monkeypatch):
     values = random((50, 64, 64), "uint16")
     imwrite(tmp_path / "a.tif", values)
-    assert isinstance(read_stack(tmp_path / "a.tif").data, np.memmap)
+    assert isinstance(read_stack(tmp_path / "a.tif").data, MappedArray)
     imwrite(tmp_path / "b.tif", values, compression="zlib")
     stack = read_stack(tmp_path / "b.tif")
     decoded = []
@@ -301,7 +302,7 @@ def test_what_is_no_image_file_gets_a_sentence(tmp_path):
     imwrite(tmp_path / "complex.tif", np.zeros((4, 4), np.complex64))
     for name, sentence in {
         "missing.tif": "does not exist: check the name",
-        ".": "is a folder: give a TIFF file",
+        ".": "is a folder: give an image file, or the folder of an OME-Zarr",
         "empty.tif": "is not a TIFF file: export the image as TIFF",
         "photo.tif": "is not a TIFF file: export the image as TIFF",
         "text.tif": "is damaged and cannot be read: copy or export it again",

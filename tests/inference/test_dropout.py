@@ -37,7 +37,7 @@ CPU = Device("cpu", "CPU", "for the test")
 @pytest.fixture(autouse=True)
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that results can be compared to the last bits, on any processor."""
-    monkeypatch.setattr(backends, "_torch_has_bf16", lambda device: False)
+    monkeypatch.setattr(backends.torch_backend, "best_precision", lambda device: "f32")
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mrcfile
 import numpy as np
 import pytest
 import tifffile
@@ -9,6 +10,8 @@ from napari.components import ViewerModel
 from npe2 import PluginManifest
 
 from napari_skipseg.errors import FileError
+from napari_skipseg.images.zarr_layout import Layout
+from napari_skipseg.images.zarr_writer import write_ome_zarr
 from napari_skipseg.widgets import files
 from napari_skipseg.widgets.files import get_reader, make_em_stack, read_layers, write_image, write_labels
 
@@ -76,6 +79,44 @@ def test_a_large_file_is_read_where_it_is_looked_at(tmp_path, monkeypatch):
     data = read_layers(str(tmp_path / "big.tif"))[0][0]
     assert data.chunks == ((1, 1, 1), (40,), (50,))
     np.testing.assert_array_equal(np.asarray(data[1]), image[1])
+
+
+def test_an_ome_zarr_opens_with_its_place_and_a_large_one_with_its_levels(tmp_path, monkeypatch):
+    image = np.random.default_rng(0).integers(0, 255, (2, 3, 600, 700), np.uint8)
+    told = Layout(image.shape, "CZYX", "uint8", (50, 4, 4), "nm", (100, 8, 4), description={"model": "a"})
+    write_ome_zarr(tmp_path / "em.ome.zarr", image, told)
+    path = str(tmp_path / "em.ome.zarr")
+    for small in (True, False):
+        monkeypatch.setattr(files, "IN_MEMORY", 2**30 if small else 0)
+        viewer = ViewerModel()
+        (layer_data,) = get_reader(path)(path)
+        add(viewer, layer_data)
+        assert [layer.multiscale for layer in viewer.layers] == [not small] * 2
+        finest = viewer.layers[1].data if small else viewer.layers[1].data[0]
+        np.testing.assert_array_equal(np.asarray(finest), image[1])
+        assert (list(viewer.layers[0].scale), list(viewer.layers[0].translate)) == ([50, 4, 4], [100, 8, 4])
+        assert [str(unit) for unit in viewer.layers[0].units] == ["nanometer"] * 3
+        assert viewer.layers[0].metadata["skipseg"]["recipe"] == {"model": "a"}
+
+
+def test_labels_in_an_ome_zarr_are_labels_and_an_mrc_has_its_voxel_size(tmp_path):
+    labels = np.arange(30, dtype=np.uint16).reshape(5, 6)
+    write_ome_zarr(tmp_path / "cells.zarr", labels, Layout((5, 6), "YX", "uint16", (1, 4, 4), "nm", kind="labels"))
+    with mrcfile.new(tmp_path / "tomo.rec", labels.astype(np.int16)[None]) as file:
+        file.voxel_size = 13.3
+    viewer = ViewerModel()
+    for name in ("cells.zarr", "tomo.rec"):
+        add(viewer, get_reader(str(tmp_path / name))(str(tmp_path / name))[0])
+    assert [type(layer).__name__ for layer in viewer.layers] == ["Labels", "Image"]
+    assert [str(unit) for unit in viewer.layers[1].units] == ["angstrom"] * 2
+    assert list(viewer.layers[1].scale) == [13.3, 13.3]
+
+
+def test_napari_asks_this_reader_for_zarr_folders_and_mrc(tmp_path):
+    reader = PluginManifest.from_distribution("napari-skipseg").contributions.readers[0]
+    assert reader.accepts_directories
+    assert {"*.tif", "*.zarr", "*.mrc", "*.rec"} <= set(reader.filename_patterns)
+    assert get_reader(str(tmp_path)) is None
 
 
 def test_a_broken_file_is_told_in_one_sentence(tmp_path):

@@ -12,7 +12,7 @@ from napari_skipseg.terminal import watch
 
 
 def segment(
-    image: Annotated[Path, typer.Argument(metavar="IN", help="A TIFF, ImageJ TIFF, OME-TIFF, PNG or JPEG.")],
+    image: Annotated[Path, typer.Argument(metavar="IN", help="A TIFF, OME-TIFF, OME-Zarr, MRC, PNG or JPEG.")],
     out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Folder for the results; made if missing.")],
     model: Annotated[str, typer.Option(help="A model's name, or its folder.")] = "em-membrane",
     device: Device = "auto",

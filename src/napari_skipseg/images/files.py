@@ -21,7 +21,8 @@ __all__ = ["holds_labels", "read_levels", "read_recipe", "read_stack", "write_om
 PACKED = (".zip", ".ozx", ".gz", ".bz2", ".xz", ".zst", ".tar", ".7z")
 """Endings of files that hold other files or are compressed as a whole: they cannot be read in parts."""
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""How an address begins: `Path` makes one slash of two, and C:/ has only one letter."""
 
 
 def read_stack(
@@ -108,7 +109,7 @@ def holds_labels(path: str | os.PathLike[str]) -> bool:
 
 def _check_path(path: str | os.PathLike[str]) -> Path:
     text = os.fspath(path)
-    if _ADDRESS.match(text):
+    if _ADDRESS.match(text) and not Path(text).exists():
         raise FileError(f"'{text}' is an address, and nothing is downloaded: copy the image here and give its path.")
     place = Path(text)
     if place.suffix.lower() in PACKED and place.is_file():

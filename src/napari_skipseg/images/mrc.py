@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.axes import name_axes
-from napari_skipseg.images.mapped import map_voxels
+from napari_skipseg.images.mapped import MappedArray
 from napari_skipseg.images.ome import Calibration
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiff import refusing
@@ -66,7 +66,7 @@ def read_mrc(
     return Stack(data.reshape(kept), names, size_of_voxel, unit or calibration.unit, calibration.origin, path.stem)
 
 
-def _map_sections(path: Path, header: Header, stored: np.dtype[Any]) -> Any:
+def _map_sections(path: Path, header: Header, stored: np.dtype[Any]) -> MappedArray:
     """Return the voxels in the order z, y, x, or t, z, y, x of a stack of volumes."""
     columns, rows, sections, depth = (int(header[key]) for key in ("nx", "ny", "nz", "mz"))
     shape: tuple[int, ...] = (sections, rows, columns)
@@ -79,7 +79,7 @@ def _map_sections(path: Path, header: Header, stored: np.dtype[Any]) -> Any:
         raise FileError(f"'{path}' is cut short (it has {size} bytes, not {wanted}): copy it again.")
     if 0 in shape:
         raise InputError(f"'{path}' is empty: its shape is {shape}.")
-    return map_voxels(path, stored, offset, shape).transpose(order)
+    return MappedArray(path, stored, offset, shape).transpose(order)
 
 
 def _read_header(path: Path) -> tuple[Header, str]:

@@ -58,7 +58,9 @@ def read_zarr_levels(path: Path) -> list[Stack]:
     Raises:
         FileError, InputError: as `read_zarr`.
     """
-    return [_stack_of(path, level) for level in find_levels(path)]
+    finest, *coarser = find_levels(path)
+    first = _stack_of(path, finest)
+    return [first, *(_stack_of(path, level, first.axes) for level in coarser)]
 
 
 def _stack_of(

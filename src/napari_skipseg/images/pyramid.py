@@ -38,15 +38,13 @@ def plan_levels(shape: tuple[int, ...], axes: str, voxel_size: tuple[float, floa
     size = dict(zip("ZYX", voxel_size, strict=True))
     while _is_large(levels[-1].shape, axes):
         last = levels[-1]
-        sides = {axis: size[axis] * factor for axis, factor in zip(axes, last.factor, strict=True) if axis in size}
+        sides = {
+            axis: size[axis] * factor
+            for axis, factor, length in zip(axes, last.factor, last.shape, strict=True)
+            if axis in size and length > 1
+        }
         shortest = min(sides.values())
-        halved = [
-            axis in sides and sides[axis] < 2 * shortest and length > 1
-            for axis, length in zip(axes, last.shape, strict=True)
-        ]
-        if not any(halved):
-            break
-        steps = [2 if half else 1 for half in halved]
+        steps = [2 if axis in sides and sides[axis] < 2 * shortest else 1 for axis in axes]
         levels.append(
             PyramidLevel(
                 tuple(-(-length // step) for length, step in zip(last.shape, steps, strict=True)),
@@ -66,19 +64,18 @@ def average(values: NDArray[Any], steps: tuple[int, ...]) -> NDArray[Any]:
     """Return the means of blocks of `steps` (1 or 2) voxels, whole numbers rounded half up; a rest is its own block."""
     kind = values.dtype
     if kind.kind == "f":
-        total = _sum_of_blocks(values.astype(np.result_type(kind, np.float32), copy=False), steps)
+        total = _sum_of_blocks(values, steps, np.result_type(kind, np.float32))
         return (total / math.prod(steps)).astype(kind)
     wide = np.dtype(np.uint16 if kind.itemsize == 1 and kind.kind in "ub" else np.int64)
-    total = _sum_of_blocks(values.astype(wide), steps)
+    total = _sum_of_blocks(values, steps, wide)
     count = math.prod(steps)
     return ((total + count // 2) // count).astype(kind)
 
 
-def _sum_of_blocks(values: NDArray[Any], steps: tuple[int, ...]) -> NDArray[Any]:
+def _sum_of_blocks(values: NDArray[Any], steps: tuple[int, ...], wide: np.dtype[Any]) -> NDArray[Any]:
     for axis, step in enumerate(steps):
         if step == 2:
-            first, second = _pairs(values, axis)
-            values = first + second
+            values = np.add(*_pairs(values, axis), dtype=wide)
     return values
 
 

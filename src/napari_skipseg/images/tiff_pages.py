@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.mapped import map_voxels
+from napari_skipseg.images.mapped import MappedArray
 from napari_skipseg.images.stack import ArrayLike, LazyArray
 from napari_skipseg.images.tiff import WHOLE_PAGE, refusing
 
@@ -37,7 +37,7 @@ def lazy_array(path: Path, file: Any, series: Any, shape: tuple[int, ...]) -> Ar
     with refusing(path):
         if series.dataoffset is not None and series.transform is None:
             file.close()
-            return map_voxels(path, np.dtype(file.byteorder + series.dtype.char), series.dataoffset, shape)
+            return MappedArray(path, np.dtype(file.byteorder + series.dtype.char), series.dataoffset, shape)
         array = TiffArray(path, file, series, shape)
     if 0 not in shape:
         array[(0,) * len(shape)]
@@ -79,7 +79,7 @@ class TiffArray(LazyArray):
             if page.is_final and self._series.transform is None:
                 stored = np.dtype(page.parent.byteorder + self.dtype.char)
                 handle = page.parent.filehandle
-                return np.asarray(np.memmap(handle.path, stored, "r", page.dataoffsets[0], shape)[inner])
+                return np.asarray(MappedArray(Path(handle.path), stored, page.dataoffsets[0], shape)[inner])
             if math.prod(shape) * self.dtype.itemsize <= WHOLE_PAGE or page.keyframe.imagedepth > 1:
                 whole: NDArray[Any] = self._decoded(page, number, None)
                 return whole.reshape(shape)[inner]

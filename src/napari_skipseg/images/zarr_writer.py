@@ -30,7 +30,10 @@ from napari_skipseg.images.zarr_layout import OURS, Layout, attributes_of
 from napari_skipseg.images.zarr_nodes import is_node, read_node
 from napari_skipseg.progress import Progress, run_to_end
 
-AT_ONCE = 2**23
+PART = ".part"
+"""Ending of a store that is being written as a whole and is not finished."""
+
+AT_ONCE = 2**22
 """Voxels of a level that are written at once; up to 8 times as many of the finer one are read for them."""
 
 
@@ -39,6 +42,7 @@ class OmeZarrWriter:
 
     def __init__(self, path: Path, layout: Layout) -> None:
         self.path, self.layout = path, layout
+        self._named = path.with_name(path.name.removesuffix(PART))
         kept = {"write_empty_chunks": True}  # a chunk of zeros is a file too: there is no other mark of what is done
         self.arrays = tuple(
             zarr.open_array(path / str(number), mode="r+").with_config(kept) for number in range(len(layout.levels))
@@ -61,7 +65,7 @@ class OmeZarrWriter:
         )
         if not whole:
             raise ValueError(f"{region} is not made of whole chunks of {array.chunks} in {array.shape}")
-        with telling_faults(self.path):
+        with telling_faults(self._named):
             array[region] = values
 
     def is_written(self, region: Region, level: int = 0) -> bool:
@@ -95,7 +99,7 @@ class OmeZarrWriter:
             if not self.is_written(region, number):
                 finer, level = levels[number - 1], levels[number]
                 steps = tuple(new // old for old, new in zip(finer.factor, level.factor, strict=True))
-                with telling_faults(self.path):
+                with telling_faults(self._named):
                     values = np.asarray(self.arrays[number - 1][region_below(region, steps, finer.shape)])
                 self._write(number, region, reduce(values, steps))
             yield Progress(done, len(parts), f"pyramid, level {number}")
@@ -143,7 +147,7 @@ def _make_store(path: Path, layout: Layout, name: str) -> None:
 
 
 def _plain_name(path: Path) -> str:
-    return path.name.removesuffix(".part").removesuffix(".zarr").removesuffix(".ome") or path.name
+    return path.name.removesuffix(PART).removesuffix(".zarr").removesuffix(".ome") or path.name
 
 
 def _check_same(path: Path, draft: Path) -> None:
@@ -183,7 +187,7 @@ def iter_write_ome_zarr(
         InputError: the layout cannot be stored.
     """
     path = Path(path)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(path.name + PART)
     for place in (path, part):
         if place.exists() and not (is_node(place) and OURS in read_node(place).attributes):
             raise FileError(f"'{place}' is there already and not ours: choose another name, or remove it.")

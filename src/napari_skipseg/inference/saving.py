@@ -72,8 +72,8 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
 
 
 def plain_name(file_name: str) -> str:
-    """Return a file's name without its ending: "stack" for "stack.ome.tif"."""
-    for ending in (".ome.tiff", ".ome.tif", ".ome.btf"):
+    """Return a file's name without its ending: "stack" for "stack.ome.tif" and "stack.ome.zarr"."""
+    for ending in (".ome.tiff", ".ome.tif", ".ome.btf", ".ome.zarr"):
         if file_name.lower().endswith(ending):
             return file_name[: -len(ending)]
     return Path(file_name).stem

@@ -1,0 +1,74 @@
+"""Compiled networks kept on disk between processes, in the user's cache folder.
+
+An entry is a file with the SHA-256 of its content in front. What is damaged is not there; what cannot be written is not
+kept: neither is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+FOLDER_VARIABLE = "NAPARI_SKIPSEG_CACHE"
+LIMIT = 2**30
+"""Bytes of all entries; beyond it those go that were used longest ago."""
+HASH_LENGTH = hashlib.sha256().digest_size
+PRIVATE = 0o700
+
+
+def cache_folder() -> Path:
+    """Return where compiled networks lie: `NAPARI_SKIPSEG_CACHE`, else in the user's cache folder."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    if named:
+        return Path(named)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "napari-skipseg" / "compiled"
+
+
+def read_entry(key: str) -> bytes | None:
+    """Return what was kept under `key`, or None where there is nothing whole."""
+    try:
+        file = cache_folder() / key
+        content = file.read_bytes()
+        kept = content[HASH_LENGTH:]
+        if hashlib.sha256(kept).digest() != content[:HASH_LENGTH]:
+            return None
+        os.utime(file)
+    except (OSError, RuntimeError):
+        return None
+    return kept
+
+
+def write_entry(key: str, content: bytes) -> None:
+    """Keep `content` under `key`, whole or not at all, and make room for it."""
+    with contextlib.suppress(OSError, RuntimeError):  # the latter where there is no home folder
+        folder = cache_folder()
+        folder.mkdir(PRIVATE, parents=True, exist_ok=True)
+        number, draft = tempfile.mkstemp(prefix=".", dir=folder)
+        try:
+            with os.fdopen(number, "wb") as file:
+                file.write(hashlib.sha256(content).digest() + content)
+            Path(draft).replace(folder / key)
+        finally:
+            Path(draft).unlink(missing_ok=True)
+        _make_room(folder)
+
+
+def _make_room(folder: Path) -> None:
+    """Remove the entries used longest ago until all that is left is within the limit."""
+    found = sorted(((file, file.stat()) for file in folder.iterdir()), key=lambda item: item[1].st_mtime)
+    total = sum(facts.st_size for _, facts in found)
+    for file, facts in found:
+        if total <= LIMIT:
+            return
+        file.unlink(missing_ok=True)
+        total -= facts.st_size

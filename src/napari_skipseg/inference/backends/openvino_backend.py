@@ -1,0 +1,125 @@
+"""OpenVINO on the CPU. Converting and compiling take seconds, so what comes out is kept on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import sys
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from napari_skipseg import networks
+from napari_skipseg.inference.backends import compiled, folding
+from napari_skipseg.inference.backends.interface import Pixels, TileOutput
+from napari_skipseg.models.model import Model
+from napari_skipseg.networks.specs import spec_to_dict
+
+
+class OpenVINOBackend:
+    """OpenVINO on the CPU, compiled for one tile size; bfloat16 where the processor computes in it.
+
+    A model that lies in a folder is converted once per tile size and machine; a draft each time.
+    """
+
+    name = "openvino"
+
+    def __init__(self, model: Model, shape: tuple[int, ...], precision: str | None = None) -> None:
+        self.precision = precision or best_precision()
+        options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self.precision}
+        kept = bool(model.description.weights_sha256)
+        key = _key(model, shape, self.precision) if kept else ""
+        network = _read(key, options) if kept else None
+        if network is None:
+            network = _core().compile_model(_convert(model, shape), "CPU", options)
+            if kept:
+                _write(key, network)
+        self._request = network.create_infer_request()
+
+    def run(self, image: Pixels) -> TileOutput:
+        """Return the output for `image` (C, *space)."""
+        self._request.infer({0: np.ascontiguousarray(image[None])}, share_inputs=True)
+        outputs = [tensor.data[0].copy() for tensor in self._request.output_tensors]
+        return TileOutput(outputs[0], tuple(attention[0] for attention in outputs[1:]))
+
+
+def best_precision() -> str:
+    """Return the precision in which the processor computes fastest, good enough for a binary result."""
+    return "bf16" if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+
+
+def _openvino() -> Any:
+    """Return OpenVINO with its telemetry off: without that package it falls back to a stub that sends nothing."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+@cache
+def _core() -> Any:
+    return _openvino().Core()
+
+
+def _convert(model: Model, shape: tuple[int, ...]) -> Any:
+    """Return the network in OpenVINO's own form.
+
+    A small image shows torch's tracer the same path as a whole tile, if neither needs padding. The tracer's own check
+    runs the network twice more and loads torch.distributed for it: tests compare the outputs instead.
+    """
+    stride, channels = model.network.stride, model.description.spec.in_channels
+    padded = any(length % stride for length in shape)
+    example = torch.zeros(1, channels, *(shape if padded else (min(length, 2 * stride) for length in shape)))
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the tracer, about sizes that are fixed here
+        traced = torch.jit.trace(folding.ready(model), example, check_trace=False)  # type: ignore[no-untyped-call]
+        return _openvino().convert_model(traced, example_input=example, input=[(1, channels, *shape)])
+
+
+def _read(key: str, options: dict[str, str]) -> Any:
+    """Return the compiled network kept under `key`, or None where there is none that loads."""
+    content = compiled.read_entry(key)
+    if content is not None:
+        with contextlib.suppress(RuntimeError):
+            return _core().import_model(io.BytesIO(content), "CPU", options)
+    return None
+
+
+def _write(key: str, network: Any) -> None:
+    with contextlib.suppress(RuntimeError):
+        exported = network.export_model()
+        compiled.write_entry(key, exported.getvalue() if isinstance(exported, io.BytesIO) else bytes(exported))
+
+
+def _key(model: Model, shape: tuple[int, ...], precision: str) -> str:
+    """Return a name for all that the compiled network depends on; the weights count as they are, not as described."""
+    core = _core()
+    facts = {
+        "spec": spec_to_dict(model.description.spec),
+        "shape": shape,
+        "precision": precision,
+        "versions": (_openvino().get_version(), str(torch.__version__), _code_hash()),
+        "processor": [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")],
+        "threads": torch.get_num_threads(),
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, tensor in model.network.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+@cache
+def _code_hash() -> str:
+    """Return the hash of the code that says what a network computes."""
+    sources = [*(file for folder in networks.__path__ for file in Path(folder).rglob("*.py")), Path(folding.__file__)]
+    digest = hashlib.sha256()
+    for file in sorted(sources):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,101 @@
+"""torch on the CPU, on CUDA or on an Apple GPU. What is for GPUs alone is marked so, and tested by `pytest -m gpu`."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from napari_skipseg.devices import Device
+from napari_skipseg.inference.backends.folding import BATCH_NORM, ready
+from napari_skipseg.inference.backends.interface import Pixels, TileOutput
+from napari_skipseg.models.model import Model
+
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+
+class TorchBackend:
+    """torch with weights of the precision and channels-last, gates and batch norms folded; sigmoid in float32.
+
+    The batch norms that are left stay in float32 themselves. On CUDA pixels cross through pinned memory.
+
+    Raises:
+        FloatingPointError: (by `run`) values became too large for half precision.
+    """
+
+    name = "torch"
+
+    def __init__(self, model: Model, device: Device, precision: str | None = None) -> None:
+        self._device = torch.device(device.name)
+        self.precision = precision or best_precision(device.name)
+        self._dtype = DTYPES[self.precision]
+        channels_last = torch.channels_last if model.description.spec.dimensions == 2 else torch.channels_last_3d
+        self._format = torch.contiguous_format if device.name == "mps" else channels_last
+        network = _cast(ready(model), self._dtype).to(self._device)
+        self._network = network.to(memory_format=self._format)  # type: ignore[call-overload]
+        self._pinned: list[Tensor] = []
+
+    def run(self, image: Pixels) -> TileOutput:
+        """Return the output for `image` (C, *space)."""
+        with torch.inference_mode(), _repeatable(self._device):
+            tensor = self._upload(torch.from_numpy(image)[None])
+            probability, *attentions = self._download(self._network(tensor))
+        if self.precision == "f16" and not np.isfinite(probability).all():
+            raise FloatingPointError("values became too large for half precision")
+        return TileOutput(probability, tuple(attention[0] for attention in attentions))
+
+    def _upload(self, image: Tensor) -> Tensor:
+        if self._device.type == "cuda":  # GPU
+            image = self._pin(0, image)
+        tensor = image.to(self._device, non_blocking=True)
+        return tensor.to(self._dtype).contiguous(memory_format=self._format)
+
+    def _download(self, outputs: tuple[Tensor, ...]) -> list[Pixels]:
+        if self._device.type == "cuda":  # GPU
+            pinned = [self._pin(place, output) for place, output in enumerate(outputs, start=1)]
+            torch.cuda.current_stream(self._device).synchronize()
+            return [output[0].numpy().copy() for output in pinned]
+        return [output[0].cpu().numpy() for output in outputs]
+
+    def _pin(self, place: int, values: Tensor) -> Tensor:
+        """Return pinned memory that `values` are being copied to: the same one for each tile of a size."""
+        if place == len(self._pinned):
+            self._pinned.append(torch.empty(0))
+        if self._pinned[place].shape != values.shape:
+            self._pinned[place] = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        return self._pinned[place].copy_(values, non_blocking=True)
+
+
+def best_precision(device: str) -> str:
+    """Return the precision in which torch computes fastest on `device`, good enough for a binary result."""
+    if device == "cuda":  # GPU: tensor cores take bfloat16 from capability 8.0 on, half precision from 7.0
+        capability = torch.cuda.get_device_capability()
+        return "bf16" if capability >= (8, 0) else "f16" if capability >= (7, 0) else "f32"
+    return "bf16" if device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "f32"
+
+
+def release_memory() -> None:
+    """Give memory on the GPU that no tensor holds any more back to other programs."""
+    if torch.cuda.is_initialized():  # GPU
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()
+
+
+def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return `network` itself, its weights cast to `dtype`, but not those of batch norms."""
+    for module in network.modules():
+        if not isinstance(module, BATCH_NORM):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
+    return network
+
+
+def _repeatable(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """On CUDA, let the same tile give the same bytes, and float32 be float32."""
+    if device.type != "cuda":
+        return contextlib.nullcontext()
+    return torch.backends.cudnn.flags(  # type: ignore[no-untyped-call,no-any-return]  # GPU
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    )
