@@ -82,6 +82,7 @@ ROWS = {
     "unet-at": Row("U-Net, at", {"skip": "at"}),
     "unet-sat": Row("U-Net, sat, select from uniform [0, 1]", {"skip": "sat"}),
     "unet-sat-glorot": Row("U-Net, sat, select from Glorot (paper)", {"skip": "sat", "select_init": "glorot"}),
+    "unet-deep-sat": Row("U-Net of 5 resolutions, sat", {"skip": "sat", "widths": [32, 64, 128, 256, 512]}),
     "monai-basic-unet": Row("MONAI BasicUNet", foreign=basic_unet),
     "monai-attention-unet": Row("MONAI AttentionUnet", foreign=attention_unet),
     "unet-sat-adadelta": Row("U-Net, sat, Adadelta + Glorot", {"skip": "sat"}, {"protocol": "adadelta-glorot"}),

@@ -152,6 +152,13 @@ def test_losses_far_above_those_of_training_are_cut_off_and_it_is_said_so():
     assert (axis.get_ylim(), axis.get_ylabel()) == (pytest.approx((0, 1.6)), "loss (what is higher is cut off)")
 
 
+def test_losses_below_0_as_dice_is_are_in_the_picture():
+    curves = {"training loss": ((10, 0.6), (20, -0.5)), "held-out loss": ((20, -0.6),)}
+    bottom, top = draw_curves([CurvePanel("dice", curves, 20, "trained")]).axes[0].get_ylim()
+    assert bottom < -0.6
+    assert top > 0.6
+
+
 def test_a_training_that_failed_says_why_in_its_panel():
     texts = draw_curves([CurvePanel("none", {}, None, "failed: The loss is not finite.")]).axes[0].texts
     assert [" ".join(text.get_text().split()) for text in texts] == ["failed: The loss is not finite."]

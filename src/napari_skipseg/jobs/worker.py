@@ -34,7 +34,7 @@ from napari_skipseg.models.folder import read_description
 from napari_skipseg.progress import Progress
 
 if TYPE_CHECKING:
-    from napari_skipseg.inference.backends import Backend
+    from napari_skipseg.inference.backends import FallbackBackend
     from napari_skipseg.models.model import Model
 
 NICENESS = 10
@@ -48,7 +48,8 @@ MEMORY_FAULTS = ("out of memory", "can't allocate memory", "bad_alloc", "bad all
 class WarmModel:
     """A model and the backends made for it, so that the next run of the same model and tile starts at once.
 
-    Backends that sample with dropout are not among them: they are made for their run, in no time.
+    Backends that sample with dropout are not among them: they are made for their run, in no time. Nor is one kept in
+    which another had to take over: the next run begins with the fastest again.
     """
 
     def __init__(self, job: SegmentJob | InspectJob) -> None:
@@ -56,17 +57,19 @@ class WarmModel:
 
         self.model = read_model(Path(job.model))
         self._key = _warm_key(job)
-        self._backends: dict[tuple[str, tuple[int, ...]], Backend] = {}
+        self._backends: dict[tuple[str, tuple[int, ...]], FallbackBackend] = {}
 
     def serves(self, job: SegmentJob | InspectJob) -> bool:
         """Return whether `job` asks for the same model, unchanged on disk."""
         return self._key == _warm_key(job)
 
-    def backend(self, model: Model, device: Device, shape: tuple[int, ...]) -> Backend:
-        """Return a backend for tiles of `shape`, a kept one where there is one."""
+    def backend(self, model: Model, device: Device, shape: tuple[int, ...]) -> FallbackBackend:
+        """Return a backend for tiles of `shape`, a kept one where there is one that never failed."""
         from napari_skipseg.inference.backends import make_backend
 
         key = (device.name, shape)
+        if key in self._backends and self._backends[key].notes:
+            del self._backends[key]
         if key not in self._backends:
             while len(self._backends) >= KEPT_BACKENDS:
                 del self._backends[next(iter(self._backends))]

@@ -16,8 +16,8 @@ CURVE_COLOURS = {"training loss": COLOURS[0], "held-out loss": COLOURS[1], "held
 REASON_WIDTH = 36
 """Letters in a line of why a training failed."""
 CUT_AT = 2
-"""The losses' axis ends at most at this many times the highest training loss: held-out losses of networks that train
-badly may be a hundred times as high."""
+"""The losses' axis is at most this many times as long as the training loss needs: held-out losses of networks that
+train badly may be a hundred times as high."""
 
 
 class CurvePanel(NamedTuple):
@@ -50,10 +50,12 @@ def draw_curves(panels: Sequence[CurvePanel]) -> Figure:
             reason = textwrap.fill(panel.state, REASON_WIDTH)
             column[0].text(0.5, 0.5, reason, transform=column[0].transAxes, ha="center", va="center", fontsize=8)
         column[1].set_xlabel("step")
-    top, most = CUT_AT * _highest(panels, "training loss"), 1.05 * _highest(panels, "training loss", "held-out loss")
+    training, both = _losses(panels, "training loss"), _losses(panels, "training loss", "held-out loss")
+    bottom = min(0.0, *both) * 1.05  # Dice is a loss below 0
+    top, most = bottom + CUT_AT * (max(training) - bottom), max(both) + 0.05 * (max(both) - bottom)
     axes[0, 0].set_ylabel("loss" if most <= top else "loss (what is higher is cut off)")
     axes[1, 0].set_ylabel("held-out Dice")
-    axes[0, 0].set_ylim(0, min(top, most) or None)
+    axes[0, 0].set_ylim(bottom, min(top, most) if max(both) > bottom else None)
     axes[1, 0].set_ylim(0, 1)
     handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=2, frameon=False)
@@ -66,5 +68,5 @@ def _show_curve(axis: Any, name: str, panel: CurvePanel) -> None:
         axis.plot(*zip(*points, strict=True), color=CURVE_COLOURS[name], label=name, linewidth=1.4)
 
 
-def _highest(panels: Sequence[CurvePanel], *names: str) -> float:
-    return max((value for panel in panels for name in names for _, value in panel.curves.get(name, ())), default=0.0)
+def _losses(panels: Sequence[CurvePanel], *names: str) -> list[float]:
+    return [value for panel in panels for name in names for _, value in panel.curves.get(name, ())] or [0.0]

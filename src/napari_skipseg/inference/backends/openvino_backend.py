@@ -106,7 +106,6 @@ def _key(model: Model, shape: tuple[int, ...], precision: str) -> str:
         "precision": precision,
         "versions": (_openvino().get_version(), str(torch.__version__), _code_hash()),
         "processor": [core.get_property("CPU", name) for name in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES")],
-        "threads": torch.get_num_threads(),
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in model.network.state_dict().items():

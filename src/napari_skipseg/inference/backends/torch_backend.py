@@ -78,7 +78,7 @@ def best_precision(device: str) -> str:
 
 def release_memory() -> None:
     """Give memory on the GPU that no tensor holds any more back to other programs."""
-    if torch.cuda.is_initialized():  # GPU
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # GPU
         with contextlib.suppress(RuntimeError):
             torch.cuda.empty_cache()
 
@@ -96,6 +96,6 @@ def _repeatable(device: torch.device) -> contextlib.AbstractContextManager[None]
     """On CUDA, let the same tile give the same bytes, and float32 be float32."""
     if device.type != "cuda":
         return contextlib.nullcontext()
-    return torch.backends.cudnn.flags(  # type: ignore[no-untyped-call,no-any-return]  # GPU
+    return torch.backends.cudnn.flags(  # GPU
         enabled=True, benchmark=False, deterministic=True, allow_tf32=False
     )

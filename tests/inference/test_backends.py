@@ -1,0 +1,532 @@
+"""Backends: folding and precisions change nothing that can be seen, faults fall through, entries on disk are trusted
+only when whole, and nothing asks the network."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from identity import make_model
+from torch import nn
+
+from napari_skipseg.devices import UNTESTED, Device, has_openvino
+from napari_skipseg.errors import InputError
+from napari_skipseg.images.normalize import measure
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.synthetic import make_sample
+from napari_skipseg.inference import backends
+from napari_skipseg.inference.backends import (
+    Choice,
+    FallbackBackend,
+    OpenVINOBackend,
+    OutOfMemoryError,
+    TileOutput,
+    TorchBackend,
+    choose_backends,
+    compiled,
+    make_backend,
+    notes_of,
+    openvino_backend,
+    torch_backend,
+    try_backend,
+)
+from napari_skipseg.inference.backends.folding import BATCH_NORM, fold_batch_norms
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.jobs.protocol import SegmentJob
+from napari_skipseg.jobs.worker import WarmModel
+from napari_skipseg.models.catalog import BUILT_IN
+from napari_skipseg.models.description import ClassLabel, ModelDescription
+from napari_skipseg.models.model import Model, read_model, write_model
+from napari_skipseg.networks.build import build
+from napari_skipseg.networks.specs import DI2INSpec, ResidualFCNSpec, Stage, TiramisuSpec, UNetSpec, VNetSpec
+
+RNG = np.random.default_rng(3)
+CPU = Device("cpu", "CPU", "for the test")
+GPU = Device("cuda", "Some GPU", "the fastest device here")
+IMAGE = RNG.normal(size=(1, 32, 32)).astype(np.float32)
+needs_openvino = pytest.mark.skipif(not has_openvino(), reason="OpenVINO is not installed")
+
+RESIDUAL = ResidualFCNSpec(
+    width=4, stages=(Stage("simple", 6, 1), Stage("bottleneck", 4, 2)), across=Stage("basic", 10, 2)
+)
+SMALL = (
+    UNetSpec(widths=(4, 6, 8)),
+    RESIDUAL,
+    replace(RESIDUAL, block_order="post-activation"),
+    VNetSpec(widths=(4, 6, 8), convolutions=(1, 2, 1), kernel=3),
+    TiramisuSpec(width=6, growth=4, layers=(2, 3), bottom_layers=2, bottleneck=2),
+    DI2INSpec(widths=(4, 6)),
+)
+SPECS = [
+    replace(small, dimensions=dimensions, skip=skip)
+    for number, small in enumerate(SMALL)
+    for dimensions in (2, 3)
+    for skip in (("sat", "sum"), ("st", "additive"))[(number + dimensions) % 2]
+]
+NAMES = [f"{spec.network}-{getattr(spec, 'block_order', '')}-{spec.dimensions}d-{spec.skip}" for spec in SPECS]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(compiled.FOLDER_VARIABLE, str(tmp_path / "compiled"))
+    return tmp_path / "compiled"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """So small a network is fastest on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def trained(spec: Any) -> Model:
+    """A model whose batch norms are as training leaves them: none is where it started."""
+    torch.manual_seed(0)
+    network = build(spec).eval()
+    for norm in network.modules():
+        if isinstance(norm, BATCH_NORM):
+            nn.init.uniform_(norm.weight, 0.7, 1.3)
+            nn.init.uniform_(norm.bias, -0.3, 0.3)
+            nn.init.uniform_(norm.running_mean, -0.3, 0.3)
+            nn.init.uniform_(norm.running_var, 0.5, 1.5)
+    return Model(ModelDescription("m", spec, (ClassLabel("membrane", 1),), 0, ""), network)
+
+
+def image_for(spec: Any) -> np.ndarray:
+    return RNG.normal(size=(spec.in_channels, *((24, 40) if spec.dimensions == 2 else (8, 16, 8)))).astype(np.float32)
+
+
+def in_a_folder(model: Model) -> Model:
+    """The model, described as one that lies in a folder."""
+    return replace(model, description=replace(model.description, weights_sha256="0" * 64))
+
+
+# --------------------------------------------------------------------------------------------------------- folding
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=NAMES)
+def test_folded_batch_norms_change_nothing(spec: Any) -> None:
+    model = trained(spec)
+    folded = copy.deepcopy(model.network)
+    fold_batch_norms(folded)
+    image = torch.from_numpy(image_for(spec))[None]
+    with torch.inference_mode():
+        before, after = model.network(image), folded(image)
+    assert before.logits.std() > 1e-3
+    assert torch.allclose(after.logits, before.logits, rtol=1e-4, atol=1e-4 * float(before.logits.abs().max()))
+    for here, there in zip(after.attentions, before.attentions, strict=True):
+        assert torch.allclose(here, there, atol=1e-4)
+
+
+def test_only_a_batch_norm_right_behind_a_convolution_is_folded() -> None:
+    def left(network: nn.Module) -> int:
+        fold_batch_norms(network)
+        return sum(isinstance(module, BATCH_NORM) for module in network.modules())
+
+    assert left(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)).eval()) == 0
+    assert left(nn.Sequential(nn.ConvTranspose3d(1, 2, 3), nn.BatchNorm3d(2)).eval()) == 0
+    assert left(nn.Sequential(nn.BatchNorm2d(1), nn.Conv2d(1, 2, 3)).eval()) == 1
+    assert left(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout(0.5), nn.BatchNorm2d(2)).eval()) == 1
+    assert left(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.BatchNorm2d(2)).eval()) == 1
+    assert left(nn.ModuleList([nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)]).eval()) == 1
+    assert left(trained(replace(SMALL[0], skip="org")).network) == 0
+    behind_dropout = RESIDUAL.across.repetition
+    assert left(trained(replace(RESIDUAL, block_order="post-activation")).network) == behind_dropout
+    blocks, classifier = 2 * (1 + 2) + 2, 1
+    assert left(trained(RESIDUAL).network) == blocks + classifier + behind_dropout
+
+
+# ------------------------------------------------------------------------------------------------------- precision
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=NAMES)
+def test_half_precision_weights_run_in_every_network(spec: Any) -> None:
+    model, image = trained(spec), image_for(spec)
+    half, plain = TorchBackend(model, CPU, "bf16"), TorchBackend(model, CPU, "f32")
+    kinds = {
+        isinstance(module, BATCH_NORM): parameter.dtype
+        for module in half._network.modules()
+        for parameter in module.parameters(recurse=False)
+    }
+    assert kinds.pop(False) == torch.bfloat16
+    assert set(kinds.values()) <= {torch.float32}
+    for here, there in zip(half.run(image), plain.run(image), strict=True):
+        if isinstance(there, np.ndarray):
+            assert here.dtype == np.float32
+            assert np.abs(here - there).mean() < 0.05
+    assert all(parameter.dtype == torch.float32 for parameter in model.network.parameters())
+
+
+def sample_image(side: int) -> np.ndarray:
+    values = np.asarray(make_sample((1, side, side), seed=7).stack.read((0,)))
+    return measure(Stack(values, "YX")).apply(values)[None]
+
+
+@pytest.mark.parametrize("name", ["torch", pytest.param("openvino", marks=needs_openvino)])
+def test_half_precision_gives_the_same_membranes(name: str) -> None:
+    model, image = read_model(BUILT_IN / "em-membrane"), sample_image(384)
+    whole = TorchBackend(model, CPU, "f32").run(image).probability > 0.5
+    half = TorchBackend(model, CPU, "bf16") if name == "torch" else OpenVINOBackend(model, (384, 384), "bf16")
+    assert 0.05 < whole.mean() < 0.95
+    assert ((half.run(image).probability > 0.5) == whole).mean() >= 0.999
+
+
+def test_what_is_too_large_for_half_precision_is_a_fault() -> None:
+    model = trained(SMALL[0])
+    with torch.no_grad():
+        model.network.classifier.weight.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="too large"):
+        TorchBackend(model, CPU, "f16").run(IMAGE)
+
+
+# --------------------------------------------------------------------------------------------- entries on the disk
+
+
+def refuse(*given: Any) -> Any:
+    raise AssertionError("the entry on disk should have been taken")
+
+
+@needs_openvino
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_a_network_is_converted_once(dimensions: int, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, shape = in_a_folder(make_model(dimensions)), (32, 24, 16)[:dimensions]
+    image = RNG.normal(size=(1, *shape)).astype(np.float32)
+    first = OpenVINOBackend(model, shape).run(image)
+    assert len(list(cache.iterdir())) == 1
+    assert cache.stat().st_mode & 0o077 == 0 or sys.platform == "win32"
+    monkeypatch.setattr(openvino_backend, "_convert", refuse)
+    again = OpenVINOBackend(model, shape).run(image)
+    np.testing.assert_array_equal(again.probability, first.probability)
+    np.testing.assert_array_equal(again.attentions[0], first.attentions[0])
+
+
+@needs_openvino
+@pytest.mark.parametrize("fault", ["bit", "cut", "empty", "garbage", "folder"])
+def test_a_damaged_entry_is_replaced(fault: str, cache: Path) -> None:
+    model = in_a_folder(make_model())
+    first = OpenVINOBackend(model, (32, 32)).run(IMAGE)
+    (entry,) = cache.iterdir()
+    whole = entry.read_bytes()
+    if fault == "bit":
+        entry.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
+    elif fault == "garbage":
+        compiled.write_entry(entry.name, b"not a network")
+    elif fault == "folder":
+        entry.unlink()
+        entry.mkdir()
+    else:
+        entry.write_bytes(whole[: {"cut": len(whole) // 2, "empty": 0}[fault]])
+    again = OpenVINOBackend(model, (32, 32)).run(IMAGE)
+    np.testing.assert_array_equal(again.probability, first.probability)
+    if fault != "folder":
+        assert compiled.read_entry(entry.name) is not None
+        assert entry.stat().st_size == len(whole)
+
+
+@needs_openvino
+def test_a_cache_that_cannot_be_written_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv(compiled.FOLDER_VARIABLE, str(tmp_path / "file"))
+    model = in_a_folder(make_model())
+    assert OpenVINOBackend(model, (32, 32)).run(IMAGE).probability.shape == (1, 32, 32)
+    assert (tmp_path / "file").read_text() == "no folder"
+
+
+@needs_openvino
+def test_a_draft_is_not_kept(cache: Path) -> None:
+    OpenVINOBackend(make_model(), (32, 32))
+    assert not cache.exists()
+
+
+@needs_openvino
+def test_another_network_tile_precision_or_version_has_another_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, changed = make_model(), make_model()
+    changed.network.classifier.bias.data += 1
+    keys = [
+        openvino_backend._key(model, (32, 32), "f32"),
+        openvino_backend._key(changed, (32, 32), "f32"),
+        openvino_backend._key(make_model(skip="at"), (32, 32), "f32"),
+        openvino_backend._key(model, (32, 40), "f32"),
+        openvino_backend._key(model, (32, 32), "bf16"),
+    ]
+    assert openvino_backend._key(make_model(), (32, 32), "f32") == keys[0]
+    monkeypatch.setattr(openvino_backend, "_code_hash", lambda: "another version of the networks' code")
+    assert len({*keys, openvino_backend._key(model, (32, 32), "f32")}) == 6
+
+
+def test_entries_used_longest_ago_make_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "LIMIT", 400)
+    for age, name in enumerate("abc"):
+        compiled.write_entry(name, bytes(100))
+        os.utime(cache / name, (1000 + age, 1000 + age))
+    assert compiled.read_entry("a") == bytes(100)  # used just now
+    compiled.write_entry("d", bytes(100))
+    assert sorted(file.name for file in cache.iterdir()) == ["a", "c", "d"]
+    compiled.write_entry("e", bytes(500))
+    assert list(cache.iterdir()) == []
+
+
+# -------------------------------------------------------------------------------------------------------- fallback
+
+
+class Fragile:
+    """Returns the image as its probability, until it fails at the run numbered `fails_at`."""
+
+    name, precision = "fragile", "f32"
+
+    def __init__(self, error: Exception | None = None, fails_at: int = 0) -> None:
+        self.error, self.fails_at, self.runs = error, fails_at, 0
+
+    def run(self, image: Any) -> TileOutput:
+        self.runs += 1
+        if self.error is not None and self.runs > self.fails_at:
+            raise self.error
+        return TileOutput(image, ())
+
+
+def chain(*made: Fragile | Exception) -> FallbackBackend:
+    def maker(result: Fragile | Exception) -> Any:
+        def make(model: Model, shape: tuple[int, ...]) -> Any:
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+        return make
+
+    choices = tuple(Choice(f"number {n}", f"reason {n}", maker(result)) for n, result in enumerate(made, start=1))
+    return FallbackBackend(choices, make_model(), (32, 32))
+
+
+def test_a_backend_that_fails_in_a_run_hands_the_tile_on() -> None:
+    last = Fragile()
+    backend = chain(Fragile(RuntimeError("the device is lost.\nstack"), fails_at=2), last)
+    assert backend.reason == "number 1 in f32: reason 1"
+    for tile in range(4):
+        assert backend.run(IMAGE + tile).probability is not None
+        np.testing.assert_array_equal(backend.run(IMAGE + tile).probability, IMAGE + tile)
+    assert last.runs == 6
+    assert backend.notes == ["number 1 failed (RuntimeError: the device is lost); number 2 goes on."]
+    assert backend.reason == "number 2 in f32: reason 2"
+    assert notes_of(backend) == tuple(backend.notes)
+    assert notes_of(last) == ()
+
+
+def test_a_backend_that_cannot_be_prepared_is_passed_over() -> None:
+    backend = chain(ImportError("no such library"), Fragile(ValueError()), OSError("cannot"), Fragile())
+    np.testing.assert_array_equal(backend.run(IMAGE).probability, IMAGE)
+    assert [note.split(";")[0] for note in backend.notes] == [
+        "number 1 failed (ImportError: no such library)",
+        "number 2 failed (ValueError: )",
+        "number 3 failed (OSError: cannot)",
+    ]
+
+
+def test_the_last_fault_is_raised_as_it_is_each_time() -> None:
+    backend = chain(Fragile(RuntimeError("first")), Fragile(RuntimeError("last")))
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="last"):
+            backend.run(IMAGE)
+    with pytest.raises(RuntimeError, match="cannot be made"):
+        chain(RuntimeError("cannot be made"))
+
+
+def test_what_the_user_can_mend_is_not_hidden() -> None:
+    backend = chain(Fragile(InputError("the image is empty")), Fragile())
+    with pytest.raises(InputError, match="empty"):
+        backend.run(IMAGE)
+    assert backend.notes == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("Exception from src/inference: std::bad_alloc"),
+        MemoryError(),
+    ],
+)
+def test_short_memory_is_said_so_where_nothing_is_left(error: Exception) -> None:
+    backend = chain(Fragile(error), Fragile())
+    backend.run(IMAGE)
+    assert backend.notes == ["number 1 ran out of memory; number 2 goes on."]
+    with pytest.raises(OutOfMemoryError, match=r"tile of 32 × 32 voxels \(number 1\): choose a smaller one"):
+        chain(Fragile(error)).run(IMAGE)
+
+
+def titles(device: Device) -> list[str]:
+    return [choice.title for choice in choose_backends(device)]
+
+
+def test_the_fastest_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "has_openvino", lambda: True)
+    assert titles(CPU) == ["OpenVINO on the CPU", "torch on the CPU"]
+    monkeypatch.setattr(backends, "best_precision", lambda device: "bf16")
+    assert titles(GPU) == ["torch on Some GPU", "OpenVINO on the CPU", "torch on the CPU"]
+    assert UNTESTED in choose_backends(GPU)[0].reason
+    monkeypatch.setattr(backends, "best_precision", lambda device: "f16")
+    assert titles(GPU) == ["torch on Some GPU", "torch on Some GPU", "OpenVINO on the CPU", "torch on the CPU"]
+    monkeypatch.setattr(backends, "has_openvino", lambda: False)
+    assert titles(CPU) == ["torch on the CPU"]
+    assert choose_backends(CPU)[0].reason == "OpenVINO, which is faster, is not installed"
+
+
+def test_without_the_gpu_that_was_chosen_the_cpu_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the GPU")
+    monkeypatch.setattr(backends, "best_precision", lambda device: "bf16")
+    monkeypatch.setattr(torch_backend, "best_precision", lambda device: "f32")
+    monkeypatch.setattr(backends, "has_openvino", lambda: False)
+    backend = make_backend(make_model(), GPU, (32, 32))
+    assert (backend.name, len(backend.notes)) == ("torch", 1)
+    assert backend.notes[0].startswith("torch on Some GPU failed (")
+    assert backend.notes[0].endswith("; torch on the CPU goes on.")
+    np.testing.assert_array_equal(
+        backend.run(IMAGE).probability, TorchBackend(make_model(), CPU).run(IMAGE).probability
+    )
+
+
+@needs_openvino
+def test_where_openvino_breaks_torch_goes_on_and_the_doctor_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert try_backend(CPU).notes == []
+    assert try_backend(CPU).reason.startswith("OpenVINO on the CPU in ")
+
+    def broken(self: Any, image: Any) -> Any:
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr(OpenVINOBackend, "run", broken)
+    assert try_backend(CPU).notes == [
+        "OpenVINO on the CPU failed (RuntimeError: could not create a primitive); torch on the CPU goes on."
+    ]
+    assert try_backend(CPU).name == "torch"
+
+
+def test_the_engine_keeps_only_a_backend_that_never_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "has_openvino", lambda: False)
+    model = make_model()
+    written = write_model(tmp_path / "m", model.description, model.network)
+    placed = ("YX", (1.0, 1.0, 1.0), "nm", (0.0, 0.0, 0.0), "em")
+    named = (str(tmp_path / "m"), written.description.weights_sha256)
+    job = SegmentJob(1, str(tmp_path), *placed, *named, SegmentOptions("cpu"))
+    warm = WarmModel(job)
+    first = warm.backend(warm.model, CPU, (32, 32))
+    assert warm.backend(warm.model, CPU, (32, 32)) is first
+    first.notes.append("something failed")
+    assert warm.backend(warm.model, CPU, (32, 32)) is not first
+
+
+# --------------------------------------------------------------------------------------------------------- network
+
+NO_NETWORK = """
+import sys
+
+tried = []
+
+def watch(event, given):
+    if event in ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname"):
+        tried.append((event, repr(given)))
+        raise OSError("there is no network here")
+
+sys.addaudithook(watch)
+import numpy as np, psutil
+sys.path.insert(0, sys.argv[1])
+from identity import make_model
+from napari_skipseg.devices import Device
+from napari_skipseg.inference.backends import OpenVINOBackend, TorchBackend
+from napari_skipseg.models.model import write_model
+from pathlib import Path
+
+model = make_model()
+model = write_model(Path(sys.argv[2]), model.description, model.network)
+image = np.zeros((1, 32, 32), np.float32)
+makers = [lambda: TorchBackend(model, Device("cpu", "", ""))]
+if sys.argv[3] == "True":
+    makers += [lambda: OpenVINOBackend(model, (32, 32))] * 2  # the second one from the disk
+shapes = [maker().run(image).probability.shape for maker in makers]
+connections = psutil.Process().net_connections()
+print(set(shapes), tried, connections, "telemetry loaded:", bool(sys.modules.get("openvino_telemetry")))
+"""
+
+
+def test_no_backend_asks_anything_of_the_network(tmp_path: Path) -> None:
+    given = [str(Path(__file__).parent), str(tmp_path / "model"), str(has_openvino())]
+    ended = subprocess.run(
+        [sys.executable, "-c", NO_NETWORK, *given], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip() == "{(1, 32, 32)} [] [] telemetry loaded: False"
+
+
+# ------------------------------------------------------------------------------------------------------------- GPU
+
+CUDA = Device("cuda", "GPU", "for the test")
+
+
+def gpu(test: Any) -> Any:
+    missing = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+    return pytest.mark.gpu(missing(test))
+
+
+@gpu
+@pytest.mark.parametrize("spec", SPECS, ids=NAMES)
+def test_a_gpu_computes_what_the_cpu_does(spec: Any) -> None:
+    model, image = trained(spec), image_for(spec)
+    here, there = (TorchBackend(model, device, "f32").run(image) for device in (CUDA, CPU))
+    np.testing.assert_allclose(here.probability, there.probability, atol=1e-4)
+    for ours, theirs in zip(here.attentions, there.attentions, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@gpu
+def test_a_gpu_gives_the_same_membranes_and_the_same_bytes_again() -> None:
+    model, image = read_model(BUILT_IN / "em-membrane"), sample_image(512)
+    whole = TorchBackend(model, CPU, "f32").run(image).probability > 0.5
+    backend = TorchBackend(model, CUDA)
+    first, other = backend.run(image), backend.run(image[:, ::-1].copy())
+    assert backend.precision in ("bf16", "f16")
+    assert ((first.probability > 0.5) == whole).mean() >= 0.999
+    assert np.abs(first.probability - other.probability).max() > 0.1, "a result is not overwritten by the next"
+    np.testing.assert_array_equal(backend.run(image).probability, first.probability)
+
+
+@gpu
+def test_a_gpus_memory_is_free_afterwards() -> None:
+    before = torch.cuda.memory_allocated()
+    backend = TorchBackend(make_model(), CUDA)
+    backend.run(IMAGE)
+    assert torch.cuda.memory_allocated() > before
+    del backend
+    gc.collect()
+    torch_backend.release_memory()
+    assert torch.cuda.memory_allocated() == before
+
+
+@gpu
+def test_a_gpu_without_memory_hands_the_tile_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "has_openvino", lambda: False)
+    model = make_model()
+    backend = make_backend(model, CUDA, (32, 32))
+    upload = TorchBackend._upload
+
+    def hungry(self: TorchBackend, image: torch.Tensor) -> torch.Tensor:
+        if self._device.type == "cuda":
+            torch.empty(2**50, dtype=torch.uint8, device="cuda")
+        return upload(self, image)
+
+    monkeypatch.setattr(TorchBackend, "_upload", hungry)
+    np.testing.assert_allclose(
+        backend.run(IMAGE).probability, TorchBackend(model, CPU).run(IMAGE).probability, atol=1e-6
+    )
+    assert backend.notes == ["torch on GPU ran out of memory; torch on the CPU goes on."]
