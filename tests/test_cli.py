@@ -623,7 +623,7 @@ def test_train_with_a_settings_file_and_flags_over_it(run: Run, pair: tuple[Path
         (["--class", "membrane=7"], ("No pixel is labelled membrane (7)",)),
         (["--class", "membrane=0", "--class", "cell=255"], ("background",)),
         (["--ignore", "0"], ("both a class and the value to ignore",)),
-        (["--skip", "sum"], ("org, st, at, sat",)),
+        (["--skip", "dense"], ("sum", "org", "sat", "additive")),
         (["--network", "vgg"], ("unet", "residual-fcn")),
         (["--patch", "32"], ("patch of 2 lengths",)),
         (["--patch", "32,wide"], ("256,256",)),
