@@ -2,9 +2,18 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compiled networks go to a folder of the tests, not to the user's; child processes inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NAPARI_SKIPSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

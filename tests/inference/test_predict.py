@@ -14,10 +14,12 @@ import torch
 from identity import Identity, always, identity, make_model, strided_mean
 from numpy.typing import NDArray
 
+from napari_skipseg.devices import Device
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.normalize import Normalization, measure
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference import predict
+from napari_skipseg.inference.backends import Choice, FallbackBackend, TileOutput
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Prediction
 from napari_skipseg.inference.predict import iter_predict
@@ -323,3 +325,34 @@ def test_the_recipe_says_what_was_run() -> None:
     assert (recipe["backend"], recipe["device"]) == ("identity", "cpu")
     assert math.prod(recipe["tile"]) <= 20 * 20
     assert "torch" in recipe["versions"]
+
+
+def test_a_backend_that_fails_in_mid_run_is_replaced_and_the_run_goes_on() -> None:
+    class Fragile(Identity):
+        left = 2
+
+        def run(self, image: NDArray[np.float32]) -> TileOutput:
+            self.left -= 1
+            if self.left < 0:
+                raise RuntimeError("the driver is gone")
+            return super().run(image)
+
+    def fragile_first(model: Model, device: Device, shape: tuple[int, ...]) -> FallbackBackend:
+        choices = (
+            Choice("the GPU", "fastest", Fragile),
+            Choice("the CPU", "always there", lambda model, shape: identity(model, device, shape)),
+        )
+        return FallbackBackend(choices, model, shape)
+
+    stack = Stack(grey(5, 20, 30), "ZYX")
+    work = iter_predict(stack, make_model(), SegmentOptions(device="cpu"), None, fragile_first)
+    messages = []
+    try:
+        while True:
+            messages.append(next(work).message)
+    except StopIteration as stop:
+        prediction = stop.value
+    assert np.allclose(prediction.probability, normalized(stack))
+    note = "the GPU failed (RuntimeError: the driver is gone); the CPU goes on."
+    assert [message for message in messages if note in message] == messages[-3:]
+    assert prediction.recipe["notes"] == (note,)

@@ -14,7 +14,7 @@ from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.normalize import Normalization, measure
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import Tile, plan_tiles, reflected
-from napari_skipseg.inference.backends import Backend, Pixels, TileOutput, make_backend
+from napari_skipseg.inference.backends import Backend, Pixels, TileOutput, make_backend, notes_of
 from napari_skipseg.inference.dropout import dropout_rate
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import AttentionMap, Prediction
@@ -62,7 +62,10 @@ def iter_predict(
         work = passes.run(_read(stack, part, tile, normalization), (in_stack, in_part))
         output = yield from _report(work, done, count, passes.per_tile)
         _write(prediction, part, tile, output, stack.axes)
-        yield Progress((done + 1) * passes.per_tile, count * passes.per_tile, f"tile {done + 1} of {count}")
+        if notes := notes_of(passes.backend):  # one failed, the next took its place
+            prediction.recipe.update(backend=passes.backend.name, precision=passes.backend.precision, notes=notes)
+        message = ". ".join((f"tile {done + 1} of {count}", *notes[-1:]))
+        yield Progress((done + 1) * passes.per_tile, count * passes.per_tile, message)
     return prediction
 
 
