@@ -19,6 +19,7 @@ import pytest
 import tifffile
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 
 from napari_skipseg import api, cli
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
@@ -687,3 +688,28 @@ def test_training_killed_in_the_middle_resumes(
     assert first.weights_sha256 == second.weights_sha256
     assert first.training.curves["held-out loss"] == second.training.curves["held-out loss"]
     assert len(first.training.curves["held-out loss"]) == 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_training_stopped_by_the_user_saves_the_step_it_is_at(
+    pair: tuple[Path, Path], tmp_path: Path, library: Path, number: int
+) -> None:
+    arguments = ["--images", pair[0], "--labels", pair[1], *TINY, "--steps", 100_000, "--name", "mine"]
+    process = start(library, "train", *arguments, "--out", tmp_path, "--device", "cpu")
+    scratch = tmp_path / "mine.training"
+    wait_for(scratch.exists, process)  # images are read, steps begin
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    with safe_open(scratch / "checkpoint.safetensors", framework="np") as opened:
+        assert json.loads(opened.metadata()["fit"])["step"] >= 1
+
+
+def test_scoring_a_membrane_probability_without_saying_so_is_noted(run: Run, image: Path, tmp_path: Path) -> None:
+    assert run("segment", image, tmp_path / "out", "--model", "tiny").code == 0
+    truth = tmp_path / "truth.tif"
+    write_tiff(truth, (grey(3, 40, 50) > 99).astype(np.uint8))
+    noted = run("score", tmp_path / "out" / "cells_probability.tif", truth)
+    assert noted.code == 0
+    assert "add --membrane" in noted.err
+    assert "--membrane" not in run("score", tmp_path / "out" / "cells_probability.tif", truth, "--membrane").err

@@ -27,7 +27,9 @@ def load_model(name: str | PathLike[str] = DEFAULT_MODEL) -> Model:
     return read_model(locate_model(str(name)))
 
 
-def segment(image: Stack | ArrayLike | str | PathLike[str], model: Model, axes: str = "", **options: Any) -> Prediction:
+def segment(
+    image: Stack | ArrayLike | str | PathLike[str], model: Model | str | PathLike[str], axes: str = "", **options: Any
+) -> Prediction:
     """Return probability, attention maps and, through `.binary(threshold)`, labels of `image`.
 
     image: a stack, an array (numpy, dask, zarr), or the path of a file. axes: letters of "TCZYX", where the
@@ -42,7 +44,8 @@ def segment(image: Stack | ArrayLike | str | PathLike[str], model: Model, axes: 
         stack = image
     else:
         stack = Stack(image, axes or "TZYX"[-len(image.shape) :])
-    return run_to_end(iter_predict(stack, model, SegmentOptions(**options)))
+    loaded = model if isinstance(model, Model) else load_model(model)
+    return run_to_end(iter_predict(stack, loaded, SegmentOptions(**options)))
 
 
 def iter_segment_to_folder(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import signal
@@ -9,7 +10,7 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -67,14 +68,64 @@ def fail(message: str, code: int = 1, show_traceback: bool = False) -> NoReturn:
 
 
 def watch(work: Generator[Progress, None, Result], title: str) -> Result:
-    """Return the result of `work`; a bar with the time left is shown, or a line a minute where there is no terminal."""
+    """Return the result of `work`; a bar with the time left is shown, or a line a minute where there is no terminal.
+
+    Ctrl-C (or a request to end) closes `work` at its next step, so that it leaves things in order; a second one stops
+    at once.
+    """
     console = _on_stderr()
-    if not console.is_terminal:
-        return run_to_end(work, _a_line_a_minute(console, title))
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[at]}"))
-    with Bar(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=None, at="")
-        return run_to_end(work, lambda p: bar.update(task, completed=p.done, total=p.total, at=p.message))
+    with _stopping_between_steps() as check, contextlib.closing(work):
+        if not console.is_terminal:
+            return run_to_end(work, _both(check, _a_line_a_minute(console, title)))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[at]}"),
+        )
+        with Bar(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(title, total=None, at="")
+
+            def show(progress: Progress) -> None:
+                bar.update(task, completed=progress.done, total=progress.total, at=progress.message)
+
+            return run_to_end(work, _both(check, show))
+
+
+@contextlib.contextmanager
+def _stopping_between_steps() -> Iterator[Callable[[], None]]:
+    """Yield a function that raises KeyboardInterrupt where the user asked to stop since; a second time it is raised at
+    once."""
+    asked = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    def check() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in signals}
+    for number in signals:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, note)
+    try:
+        yield check
+    finally:
+        for number in signals:
+            signal.signal(number, before[number])
+
+
+def _both(check: Callable[[], None], show: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    def shown(progress: Progress) -> None:
+        check()
+        show(progress)
+
+    return shown
 
 
 def _a_line_a_minute(console: Console, title: str) -> Callable[[Progress], None]:

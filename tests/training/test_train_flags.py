@@ -124,3 +124,17 @@ def test_an_unknown_name_is_refused_with_the_choices(flag, names):
 def test_every_flag_of_the_command_is_a_setting_or_belongs_to_the_network():
     known = {field.name for field in fields(TrainSettings)} | set(SPEC_FLAGS) | {"preset", "augment"}
     assert set(FLAGS) <= known
+
+
+@pytest.mark.parametrize(
+    ("flags", "fault"),
+    [
+        ({"network": "residual-fcn", "widths": "8,16"}, "--widths is for unet, vnet, di2in: give the width, stages"),
+        ({"preset": "fc-densenet56", "widths": "8,16"}, "growth and layers of a Tiramisu"),
+        ({"skip": "org", "select_init": "glorot"}, "--select-init needs a gate that selects: set --skip to st or sat"),
+        ({"network": "residual-fcn", "select_init": "ones"}, "--select-init needs a gate that selects"),
+    ],
+)
+def test_flags_that_mean_nothing_to_the_network_are_refused(flags, fault):
+    with pytest.raises(SpecError, match=fault):
+        settings_from_flags(None, NEEDED | flags)

@@ -31,13 +31,18 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Compare predictions with truths: Dice, IoU, precision, recall, FPR and FNR; the ISBI 2012 scores; instances."""
-    from napari_skipseg.inference.scoring import Measure, ScoreOptions, find_pairs, iter_score_pairs
+    from napari_skipseg.inference.scoring import Measure, ScoreOptions, boundary_of, find_pairs, iter_score_pairs
 
     if isbi and instances:
         raise InputError("--isbi and --instances are two comparisons: give one of them.")
     measure: Measure = "isbi" if isbi else "instances" if instances else "overlap"
     options = ScoreOptions(measure, membrane, threshold, _read_classes(classes or []))
-    summaries = watch(iter_score_pairs(find_pairs(prediction, truth, options), options), "scoring")
+    pairs = find_pairs(prediction, truth, options)
+    summaries = watch(iter_score_pairs(pairs, options), "scoring")
+    boundary = boundary_of(pairs[0].prediction) if measure == "overlap" and not (membrane or classes) else ""
+    if boundary:
+        note = f"Note: PREDICTION finds {boundary}, and all above 0 in TRUTH was taken for {boundary}"
+        typer.echo(f"{note}; where 0 is {boundary}, add --membrane.", err=True)
     if csv is not None:
         write_csv(csv, [row for summary in summaries for row in summary.rows()])
     if as_json:

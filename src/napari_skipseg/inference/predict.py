@@ -96,7 +96,7 @@ def select_channel(stack: Stack, model: Model, options: SegmentOptions) -> Stack
         if channels > 1 and options.channel is None:
             raise InputError(
                 f"'{stack.name}' has {channels} channels and {model.description.name} takes one: choose which "
-                f"(0 to {channels - 1}), in a shell with --channel."
+                f"(0 to {channels - 1}), in a shell with --channel; where these are slices, name the axes (--axes ZYX)."
             )
         return stack.channel(options.channel or 0)
     if channels != wanted:

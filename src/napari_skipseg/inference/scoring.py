@@ -237,12 +237,16 @@ def _check_truth(values: NDArray[Any], path: Path) -> None:
 
 def _check_polarity(prediction: Path, membrane: bool) -> None:
     """Raise InputError where a prediction of ours, which is the probability of membrane, is taken for that of cell."""
-    recipe = _recipe(prediction)
-    names = recipe.get("classes", [])
-    if not membrane and names and names[0] in BOUNDARY_CLASSES:
-        raise InputError(
-            f"'{prediction}' is the probability of {names[0]}, as {recipe.get('model')} gives it: add --membrane."
-        )
+    boundary = boundary_of(prediction)
+    if not membrane and boundary:
+        model = _recipe(prediction).get("model")
+        raise InputError(f"'{prediction}' is the probability of {boundary}, as {model} gives it: add --membrane.")
+
+
+def boundary_of(prediction: Path) -> str:
+    """Return the boundary class whose probability a file of ours holds, such as membrane; empty for any other file."""
+    names = _recipe(prediction).get("classes", [])
+    return str(names[0]) if names and names[0] in BOUNDARY_CLASSES else ""
 
 
 def _recipe(path: Path) -> dict[str, Any]:
@@ -253,5 +257,8 @@ def _recipe(path: Path) -> dict[str, Any]:
 def _whole(path: Path) -> NDArray[Any]:
     stack = read_stack(path)
     if set(stack.axes) - set("ZYX"):
-        raise InputError(f"'{path}' has axes {stack.axes}: scores take a slice (YX) or a stack (ZYX).")
+        raise InputError(
+            f"'{path}' has axes {stack.axes}: scores take a slice (YX) or a stack (ZYX); where C are slices, save it "
+            "as ImageJ TIFF or OME-TIFF with a Z axis."
+        )
     return np.asarray(stack.read((slice(None),) * len(stack.shape)))

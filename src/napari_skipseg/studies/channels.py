@@ -141,6 +141,21 @@ def selection_rows(gates: Sequence[GateSelection]) -> list[Row]:
     ]
 
 
+def weight_rows(gates: Sequence[GateSelection]) -> list[Row]:
+    """Return one row per channel: its gate, and its select weight at start (None where not recorded) and end."""
+    return [
+        {
+            "gate": gate.name,
+            "channel": channel,
+            "start_weight": float(gate.start[channel]) if gate.start.size else None,
+            "end_weight": round(float(weight), 5),
+            "off": bool(weight <= 0),
+        }
+        for gate in gates
+        for channel, weight in enumerate(gate.weights)
+    ]
+
+
 def _percent(fraction: float | None) -> float | None:
     return None if fraction is None else round(100 * fraction, 2)
 
@@ -148,7 +163,7 @@ def _percent(fraction: float | None) -> float | None:
 def iter_channels(
     model_folder: Path, folder: Path, stack: Stack | None = None, number: int | None = None, channel: int | None = None
 ) -> Generator[Progress, None, StudyResult]:
-    """Yield as the study goes on; return its table and the files in `folder`: channels.csv and channels.png.
+    """Yield as the study goes on; return its table and the files in `folder`: channels.csv and .png, weights.csv.
 
     With a `stack` there is features.png too: a few channels of slice `number` (the middle one) before and after the
     select step of every gate.
@@ -165,7 +180,7 @@ def iter_channels(
         )
     rows = selection_rows(gates)
     with scratch_folder(folder) as scratch:
-        drafts = [write_table(scratch / "channels.csv", rows)]
+        drafts = [write_table(scratch / "channels.csv", rows), write_table(scratch / "weights.csv", weight_rows(gates))]
         drafts.append(write_figure(draw_channels(gates), scratch / "channels.png"))
         if stack is not None:
             yield Progress(1, 3, "running the network")

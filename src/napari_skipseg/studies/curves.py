@@ -15,6 +15,7 @@ Curve = tuple[tuple[int, float], ...]
 CURVE_COLOURS = {"training loss": COLOURS[0], "held-out loss": COLOURS[1], "held-out Dice": COLOURS[2]}
 REASON_WIDTH = 36
 """Letters in a line of why a training failed."""
+FEW_POINTS = 20
 CUT_AT = 2
 """The losses' axis is at most this many times as long as the training loss needs: held-out losses of networks that
 train badly may be a hundred times as high."""
@@ -65,7 +66,8 @@ def draw_curves(panels: Sequence[CurvePanel]) -> Figure:
 def _show_curve(axis: Any, name: str, panel: CurvePanel) -> None:
     points = panel.curves.get(name, ())
     if points:
-        axis.plot(*zip(*points, strict=True), color=CURVE_COLOURS[name], label=name, linewidth=1.4)
+        marker = "o" if len(points) < FEW_POINTS else None  # a line of one point is not seen
+        axis.plot(*zip(*points, strict=True), color=CURVE_COLOURS[name], label=name, linewidth=1.4, marker=marker, ms=3)
 
 
 def _losses(panels: Sequence[CurvePanel], *names: str) -> list[float]:

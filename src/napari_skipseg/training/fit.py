@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ HALF_BY_ITSELF = ("cpu", "cuda")
 """Devices on which precision "auto" means bf16."""
 VALIDATION_SIDE = 512
 SHOWN_EVERY = 10
+SAVED_EVERY = 60.0
+"""Seconds between checkpoints: what a kill costs at most."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def iter_fit(
     device: torch.device,
     processes: Processes = ALONE,
 ) -> Generator[Progress, None, FitState]:
-    """Yield every few steps; return the end state, with `network` at its best weights, in eval mode.
+    """Yield after each step; return the end state, with `network` at its best weights, in eval mode.
 
     The same settings and network give the same weights, bit for bit on a CPU with as many threads. Killed at any
     moment, the same call goes on from `checkpoint` and ends with those weights. Closing the generator writes a
@@ -59,18 +62,19 @@ def iter_fit(
     """
     run = _begin(settings, data, network, checkpoint, device, processes)
     state = run.state
-    saved = state.step
+    saved, saved_at = state.step, time.monotonic()
     try:
         while not _has_ended(run):
             _take_step(run)
-            shown = state.step % SHOWN_EVERY == 0 or state.step == settings.steps
-            if shown:
+            if state.step % SHOWN_EVERY == 0 or state.step == settings.steps:
                 state.record_recent()
             if state.step % settings.validate_every == 0 or state.step == settings.steps:
                 _validate_and_save(run, checkpoint)
-                saved = state.step
-            if shown or _has_ended(run):
-                yield Progress(state.step, settings.steps, _in_words(state))
+                saved, saved_at = state.step, time.monotonic()
+            elif processes.is_first and time.monotonic() - saved_at > SAVED_EVERY:
+                write_checkpoint(checkpoint, settings, state, network, run.optimizer)
+                saved, saved_at = state.step, time.monotonic()
+            yield Progress(state.step, settings.steps, _in_words(state))
     except GeneratorExit:  # at a yield, between two steps: after any other fault a step may be half done
         if state.step != saved and processes.is_first:
             write_checkpoint(checkpoint, settings, state, network, run.optimizer)

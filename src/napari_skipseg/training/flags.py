@@ -12,12 +12,18 @@ from typing import Any
 from napari_skipseg.errors import FileError, SpecError
 from napari_skipseg.models.description import output_channels
 from napari_skipseg.networks.presets import PRESETS
-from napari_skipseg.networks.specs import spec_to_dict
+from napari_skipseg.networks.specs import SELECTING, spec_to_dict
 from napari_skipseg.training.augmentation import AUGMENTATIONS
 from napari_skipseg.training.settings import TrainSettings, settings_from_json
 
 PATCHES = {2: [256, 256], 3: [32, 64, 64]}
 SPEC_FLAGS = ("network", "skip", "select_init", "dimensions", "in_channels", "widths", "dropout")
+WIDE = ("unet", "vnet", "di2in")
+STAGED = {
+    "residual-fcn": "give the width, stages and across of a residual FCN",
+    "tiramisu": "give the width, growth and layers of a Tiramisu",
+}
+"""Networks that have no list of widths, and what they have in its place."""
 REQUIRED = {"name": "--name", "images": "--images", "labels": "--labels", "classes": "--class"}
 
 
@@ -43,12 +49,23 @@ def settings_from_flags(file: Path | None, flags: dict[str, Any]) -> TrainSettin
     if not isinstance(network, dict):
         raise SpecError(f"The settings '{file}' must give the spec as one JSON object.")
     network |= spec
+    _check_flags(network, spec)
     missing = [flag for key, flag in REQUIRED.items() if not values.get(key)]
     if missing:
         raise SpecError(f"Training needs {', '.join(missing)}: give them as flags or in a settings file.")
     network.setdefault("out_channels", output_channels(len(values["classes"])))
     values.setdefault("patch", PATCHES[3 if network.get("dimensions") == 3 else 2])
     return settings_from_json(json.dumps(values))
+
+
+def _check_flags(network: dict[str, Any], flags: dict[str, Any]) -> None:
+    """Refuse flags that mean nothing to the network."""
+    name = network.get("network", "unet")
+    if "widths" in flags and name in STAGED:
+        raise SpecError(f"--widths is for {', '.join(WIDE)}: {STAGED[name]} in a settings file, under spec.")
+    skips = network.get("level_skips") or [network.get("skip", "sum" if name == "residual-fcn" else "sat")]
+    if "select_init" in flags and not any(skip in SELECTING for skip in skips):
+        raise SpecError(f"--select-init needs a gate that selects: set --skip to {' or '.join(SELECTING)}.")
 
 
 def _read(file: Path | None) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from napari_skipseg.training.settings import TrainSettings, held_out
 READ_AROUND = 1.6
 """A patch is read with surroundings of this factor, so that a turned patch finds real pixels at its corners."""
 
+MOST_NAMED = 8
 FEW_LABELS = 16
 """Labels in a JPEG of up to so many values are taken as they are; compression that changed labels leaves more."""
 
@@ -61,12 +62,14 @@ def read_data(settings: TrainSettings) -> TrainingData:
     validation: list[Labelled] = []
     number = 0
     stack = None
+    values: set[int] = set()
     for image_path, label_path in zip(settings.images, settings.labels, strict=True):
         stack = read_stack(image_path, voxel_size=settings.voxel_size, unit=settings.unit)
         labels = read_stack(label_path)
         if is_lossy(Path(label_path)):
             _check_lossy(labels)
-        labelled = _read_pair(stack, labels, settings)
+        labelled, found = _read_pair(stack, labels, settings)
+        values |= found
         depth = labelled.target.shape[0]
         is_held_out = [number + z in chosen for z in range(depth)]
         training += _runs(labelled, [not held for held in is_held_out])
@@ -76,7 +79,7 @@ def read_data(settings: TrainSettings) -> TrainingData:
         raise SpecError(f"Slice {max(chosen)} cannot be held out: the images have slices 0 to {number - 1}.")
     if stack is None or not training:
         raise SpecError("No slice is left to train on: hold out fewer.")
-    _check_classes(training, settings)
+    _check_classes(training, settings, values)
     return TrainingData(tuple(training), tuple(validation), stack)
 
 
@@ -86,7 +89,8 @@ def _check_lossy(labels: Stack) -> None:
         raise InputError(f"The labels '{labels.name}' are a JPEG, which has changed their values: save them as PNG.")
 
 
-def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> Labelled:
+def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> tuple[Labelled, set[int]]:
+    """Return image and target, and the values that the labels hold."""
     if "T" in stack.axes:
         raise InputError(f"'{stack.name}' is a time series; train on single stacks.")
     if stack.length("C") != settings.spec.in_channels:
@@ -112,7 +116,7 @@ def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> Labelled
     if settings.ignore is not None:
         target[values == settings.ignore] = IGNORED
     normalization = measure(stack, settings.seed)
-    return Labelled(_channels_first(stack, normalization), target)
+    return Labelled(_channels_first(stack, normalization), target), {int(value) for value in np.unique(values)}
 
 
 def _widen(target: NDArray[np.int16], settings: TrainSettings) -> NDArray[np.int16]:
@@ -141,13 +145,16 @@ def _runs(labelled: Labelled, wanted: list[bool]) -> list[Labelled]:
     ]
 
 
-def _check_classes(training: list[Labelled], settings: TrainSettings) -> None:
+def _check_classes(training: list[Labelled], settings: TrainSettings, values: set[int]) -> None:
     counted = sum(
         np.bincount(run.target[run.target >= 0].ravel(), minlength=len(settings.classes) + 1) for run in training
     )
     for count, label in zip(np.asarray(counted)[1:], settings.classes, strict=True):
         if count == 0:
-            raise InputError(f"No pixel is labelled {label.name} ({label.label}) in the slices to train on.")
+            raise InputError(
+                f"No pixel is labelled {label.name} ({label.label}) in the slices to train on; the labels hold "
+                f"{', '.join(map(str, sorted(values)[:MOST_NAMED]))}{', …' * (len(values) > MOST_NAMED)}."
+            )
     if np.asarray(counted)[0] == 0:
         raise InputError("Every labelled pixel belongs to a class: training needs background too.")
 
