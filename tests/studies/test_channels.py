@@ -90,11 +90,12 @@ def test_channels_are_chosen_evenly_among_on_and_off_ones():
 def test_the_study_writes_a_table_and_two_pictures(tmp_path):
     write(tmp_path / "m", NETWORKS["unet"])
     result = run_to_end(iter_channels(tmp_path / "m", tmp_path / "out", grey_stack(4, 20, 24), number=2))
-    assert [file.name for file in result.files] == ["channels.csv", "channels.png", "features.png"]
+    assert [file.name for file in result.files] == ["channels.csv", "weights.csv", "channels.png", "features.png"]
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
         "channels.csv",
         "channels.png",
         "features.png",
+        "weights.csv",
     ]
     with (tmp_path / "out" / "channels.csv").open(newline="") as handle:
         rows = list(csv.DictReader(handle))
@@ -112,7 +113,7 @@ def result_pictures(result):
 def test_a_3d_model_takes_the_volume_around_the_slice(tmp_path):
     write(tmp_path / "m", UNetSpec(dimensions=3, widths=(2, 3)))
     result = run_to_end(iter_channels(tmp_path / "m", tmp_path / "out", grey_stack(5, 12, 12), number=4))
-    assert [file.name for file in result.files] == ["channels.csv", "channels.png", "features.png"]
+    assert [file.name for file in result.files] == ["channels.csv", "weights.csv", "channels.png", "features.png"]
 
 
 def test_a_model_without_select_step_is_refused_and_leaves_nothing(tmp_path):

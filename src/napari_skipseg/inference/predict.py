@@ -62,11 +62,18 @@ def iter_predict(
         work = passes.run(_read(stack, part, tile, normalization), (in_stack, in_part))
         output = yield from _report(work, done, count, passes.per_tile)
         _write(prediction, part, tile, output, stack.axes)
-        if notes := notes_of(passes.backend):  # one failed, the next took its place
-            prediction.recipe.update(backend=passes.backend.name, precision=passes.backend.precision, notes=notes)
-        message = ". ".join((f"tile {done + 1} of {count}", *notes[-1:]))
-        yield Progress((done + 1) * passes.per_tile, count * passes.per_tile, message)
+        fault = _note_fault(prediction, passes.backend)
+        yield Progress((done + 1) * passes.per_tile, count * passes.per_tile, f"tile {done + 1} of {count}{fault}")
     return prediction
+
+
+def _note_fault(prediction: Prediction, backend: Backend) -> str:
+    """Return what to say where one backend failed and the next took its place; the recipe says it too."""
+    notes = notes_of(backend)
+    if not notes:
+        return ""
+    prediction.recipe.update(backend=backend.name, precision=backend.precision, notes=notes)
+    return f". {notes[-1]}"
 
 
 def _report(
