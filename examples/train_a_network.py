@@ -2,7 +2,7 @@
 
     python examples/train_a_network.py
 
-Half a minute on a laptop, so the model is no good: with your own images raise `widths`, `patch`, `batch` and `steps`,
+A minute at most, so the model is no good: with your own images raise `widths`, `patch`, `batch` and `steps`,
 or use `napari-skipseg train`. Killed, the same call goes on where it stopped.
 """
 
@@ -30,7 +30,7 @@ def main() -> None:
         validate="2",
         spec=skipseg.UNetSpec(skip="sat", widths=(8, 16, 32)),
         patch=(64, 64),
-        steps=60,
+        steps=40,
         validate_every=20,
     )
     folder = skipseg.run_to_end(skipseg.iter_train(settings, Path("models")))
