@@ -77,6 +77,7 @@ def test_settings_survive_json():
         ({"patience": 3}, "Patience needs slices held out to watch: name some with validate"),
         ({"patience": -1}, "0 switches them off"),
         ({"epoch": -1}, "0 switches them off"),
+        ({"epoch": 50, "steps": 10}, "An epoch of 50 steps never ends in 10"),
         ({"accumulate": 0}, "cannot be taken in 0 equal parts"),
         ({"accumulate": 3}, "A batch of 4 cannot be taken in 3 equal parts"),
         ({"accumulate": 4, "patch": [8, 8]}, "One pixel is left"),

@@ -83,7 +83,9 @@ class TrainSettings:
         if self.ignore is not None and self.ignore in values:
             raise SpecError(f"Label value {self.ignore} is both a class and the value to ignore.")
         if len(self.patch) != self.spec.dimensions or min(self.patch) < 8:
-            raise SpecError(f"A {self.spec.dimensions}D network needs a patch of {self.spec.dimensions} lengths >= 8.")
+            given = ", ".join(map(str, self.patch))
+            dimensions = self.spec.dimensions
+            raise SpecError(f"A {dimensions}D network needs a patch of {dimensions} lengths >= 8, not {given}.")
         if not 0 < self.class_weight < math.inf:
             raise SpecError(f"class_weight must be positive, not {self.class_weight}: 1 weighs all pixels the same.")
         if self.widen < 0:
@@ -111,6 +113,8 @@ class TrainSettings:
             raise SpecError("weight_decay may not be negative, and warm_up is a share from 0 to 1.")
         if min(self.patience, self.epoch) < 0:
             raise SpecError("Neither patience nor epoch may be negative: 0 switches them off.")
+        if self.epoch > self.steps:
+            raise SpecError(f"An epoch of {self.epoch} steps never ends in {self.steps}: shorten it, or train more.")
         if self.accumulate < 1 or self.batch % self.accumulate:
             raise SpecError(
                 f"A batch of {self.batch} cannot be taken in {self.accumulate} equal parts: choose an accumulate that "
