@@ -219,7 +219,7 @@ def test_a_variant_that_fails_is_a_row_and_the_others_go_on(done, settings, tmp_
 
 
 def test_a_loss_that_is_not_finite_is_the_state_of_every_row(settings, tmp_path):
-    wild = replace(settings, learning_rate=1e30, steps=6, warm_up=0.0)
+    wild = replace(settings, learning_rate=1e30, steps=6, epoch=2, warm_up=0.0)
     rows = run_to_end(iter_ablation(wild, tmp_path, "cpu"))
     assert all(row.state.startswith("failed: The loss is not finite at step") for row in rows)
 
