@@ -84,7 +84,7 @@ def main() -> None:
     sample = skipseg.make_sample((1, arguments.size, arguments.size), seed=7).stack
     stack = skipseg.Stack(np.asarray(sample.read((0,))), "YX")
     image = measure(stack).apply(stack.data)[None]
-    reference = TorchBackend(model, skipseg_device(), "f32").run(image).probability[0] > 0.5
+    reference = TorchBackend(model, skipseg_device(), "f32").run(image[None]).probability[0, 0] > 0.5
 
     runs: dict[str, Run] = {
         "MONAI default: f32, window 256, overlap 0.25": monai_run(model, image, 256, 0.25, False),

@@ -166,12 +166,12 @@ def test_segment_writes_probability_and_labels(run: Run, image: Path, tmp_path: 
 
 
 def test_segment_with_all_options(run: Run, image: Path, tmp_path: Path, library: Path) -> None:
-    options = ["--attention", "--threshold", 0.45, "--tta", "--tile", 32, "--dtype", "float32"]
+    options = ["--attention", "--threshold", 0.45, "--average", 4, "--tile", 32, "--dtype", "float32"]
     size = ["--voxel-size", 50, 4, 8, "--unit", "nm"]
     ran = run("segment", image, tmp_path / "out", "--model", library / "tiny", "--device", "cpu", *options, *size)
     assert [file.name for file in ran.files] == ["cells_probability.tif", "cells_binary.tif", "cells_attention_1.tif"]
     model = api.load_model("tiny")
-    expected = api.segment(image, model, device="cpu", flips=True, tile=32)
+    expected = api.segment(image, model, device="cpu", average=4, tile=32)
     probability = whole(ran.files[0])
     assert probability.dtype == np.float32
     np.testing.assert_array_equal(probability, expected.probability)
@@ -181,7 +181,7 @@ def test_segment_with_all_options(run: Run, image: Path, tmp_path: Path, library
         stack, recipe = read_stack(file), read_recipe(file)
         assert (stack.axes, stack.voxel_size, stack.unit) == ("ZYX", (50.0, 4.0, 8.0), "nm")
         assert recipe is not None
-        assert (recipe["threshold"], recipe["options"]["flips"], recipe["model"]) == (0.45, True, "tiny")
+        assert (recipe["threshold"], recipe["options"]["average"], recipe["model"]) == (0.45, 4, "tiny")
         assert recipe["model_sha256"] == model.description.weights_sha256
 
 

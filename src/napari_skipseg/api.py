@@ -9,10 +9,12 @@ from typing import Any
 
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.stack import ArrayLike, Stack
+from napari_skipseg.inference.grid import Focus
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Prediction
+from napari_skipseg.inference.outputs import Depth, Prediction
 from napari_skipseg.inference.predict import iter_predict
-from napari_skipseg.inference.saving import Depth, plain_name, save_prediction, scratch_folder
+from napari_skipseg.inference.saving import Format, plain_name
+from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.catalog import DEFAULT_MODEL, locate_model
 from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.progress import Progress, run_to_end
@@ -49,17 +51,23 @@ def segment(
 
 
 def iter_segment_to_folder(
-    stack: Stack, model: Model, options: SegmentOptions, folder: Path, name: str, dtype: Depth = "uint8"
-) -> Generator[Progress, None, list[Path]]:
+    stack: Stack,
+    model: Model,
+    options: SegmentOptions,
+    folder: Path,
+    name: str,
+    dtype: Depth = "uint8",
+    form: Format = "tiff",
+    restart: bool = False,
+) -> Generator[Progress, Focus | None, list[Path]]:
     """Yield as segmentation goes on; return the files written to `folder`, named after `name` without its ending.
 
-    Tiles go to a scratch file beside the results; stopped or failed, nothing is left, nor a folder that was made here.
+    What was stopped or failed lies in `<name>.unfinished` there, and the same call goes on with it; `restart` throws it
+    away.
 
     Raises:
-        SkipsegError: the stack does not fit the model, or the folder cannot be written.
+        SkipsegError: the stack does not fit the model, another run lies there, or the folder cannot be written.
     """
-    with scratch_folder(folder) as scratch:
-        prediction = yield from iter_predict(stack, model, options, scratch)
-        written = save_prediction(prediction, folder, plain_name(name), options.threshold, dtype)
-        del prediction  # Windows removes no file that is still mapped
-        return written
+    return (
+        yield from iter_segment(stack, model, options, FolderTarget(folder, plain_name(name), dtype, form, restart))
+    )

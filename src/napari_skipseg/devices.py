@@ -6,6 +6,7 @@ import os
 import platform
 from dataclasses import dataclass
 from importlib import metadata, util
+from pathlib import Path
 
 import psutil
 
@@ -14,6 +15,9 @@ from napari_skipseg.errors import DeviceError
 DEVICES = ("auto", "cpu", "cuda", "mps")
 UNTESTED = "not tested by us on a GPU yet"
 """What is said of CUDA and MPS until `pytest -m gpu` has passed on real hardware."""
+CONTROL_GROUPS = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
+"""Where Linux says how much memory a container or a cluster's job may take, and which group this process is in."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,62 @@ def cpu_title() -> str:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gibibytes = psutil.virtual_memory().total / 2**30
     return f"CPU, {cores} cores, {gibibytes:.0f} GiB of memory"
+
+
+def free_memory(name: str) -> int:
+    """Return the bytes that are free for us on the device called `name`: "cpu", "cuda" or "mps".
+
+    What torch holds on a GPU and does not use counts as free. On the CPU the limit of a container, or of a job on a
+    cluster, counts as much as what the machine has left.
+    """
+    if name == "cuda":  # GPU
+        import torch
+
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    if name == "mps":  # GPU
+        import torch
+
+        return max(0, torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
+    return min([int(psutil.virtual_memory().available), *_left_in_groups()])
+
+
+def _left_in_groups() -> list[int]:
+    """Return the bytes left in each control group with a memory limit that this process is in, and in those above."""
+    version_1 = ("limit_in_bytes", "usage_in_bytes", "total_")
+    found = []
+    for line in _read_text(OWN_GROUPS).splitlines():
+        _, controllers, group = (*line.split(":", 2), "", "")[:3]
+        if "memory" in controllers.split(","):
+            found += _left_above(CONTROL_GROUPS / "memory", group, *version_1)
+        elif not controllers:
+            found += _left_above(CONTROL_GROUPS, group, "max", "current", "")
+    return found
+
+
+def _left_above(root: Path, group: str, limit: str, usage: str, prefix: str) -> list[int]:
+    """Return the bytes left in `group` and in all above it; file pages that the kernel can drop do not count as used.
+
+    Inside a container `root` may be the group itself, whatever its name outside.
+    """
+    parts = [part for part in group.split("/") if part not in ("", "..")]
+    left = []
+    for length in range(len(parts), -1, -1):
+        folder = root.joinpath(*parts[:length])
+        most, used = (_read_text(folder / f"memory.{name}").strip() for name in (limit, usage))
+        if most.isdecimal() and used.isdecimal():  # "max" where there is no limit
+            facts = dict(fact.split()[:2] for fact in _read_text(folder / "memory.stat").splitlines() if " " in fact)
+            pages = (facts.get(f"{prefix}{kind}_file", "0") for kind in ("active", "inactive"))
+            droppable = sum(int(count) for count in pages if count.isdecimal())
+            left.append(max(0, int(most) - max(0, int(used) - droppable)))
+    return left
+
+
+def _read_text(file: Path) -> str:
+    """Return what is in `file`; nothing where it is not there or not to be read."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def has_openvino() -> bool:

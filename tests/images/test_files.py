@@ -395,13 +395,14 @@ def test_ome_xml_that_claims_too_much_is_refused_at_once(tmp_path, pixels):
 
 
 READ_ALL = """
-    import csv, json, resource, sys
+    import csv, json, resource, sys, time
     from pathlib import Path
     resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
     from napari_skipseg.errors import SkipsegError
     from napari_skipseg.images.files import read_stack
     folder = Path(sys.argv[1])
     for row in csv.DictReader((folder / "manifest.csv").open()):
+        begun = time.process_time()
         try:
             stack = read_stack(folder / row["file"])
             values = stack.read((...,))
@@ -409,9 +410,9 @@ READ_ALL = """
             found = [str(stack.shape), str(values.dtype), stack.axes, *extremes]
         except SkipsegError as error:
             found = str(error)
-        print(json.dumps([row["file"], found]), flush=True)
+        print(json.dumps([row["file"], found, time.process_time() - begun]), flush=True)
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    print(json.dumps(["peak", int(status["VmHWM"].split()[0])]))  # ru_maxrss would count the parent at the fork
+    print(json.dumps(["peak", int(status["VmHWM"].split()[0]), 0]))  # ru_maxrss would count the parent at the fork
 """
 
 
@@ -427,7 +428,9 @@ def test_real_and_hostile_files_are_read_exactly_or_refused_in_seconds_and_littl
     done = run(READ_ALL, data_folder / "formats")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    found = dict(json.loads(line) for line in done.stdout.splitlines())
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert max(seconds for _, _, seconds in lines) < 5
+    found = {name: facts for name, facts, _ in lines}
     assert found.pop("peak") < 512 * 1024
     assert found.keys() == rows.keys()
     refused = {name for name, values in found.items() if isinstance(values, str)}

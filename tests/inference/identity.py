@@ -56,7 +56,7 @@ def strided_mean(image: Pixels, stride: int) -> Pixels:
 
 
 class Identity:
-    """Returns the image's first channel for every class, and its strided means as attention."""
+    """Returns each image's first channel for every class, and its strided means as attention."""
 
     name, precision = "identity", "f32"
 
@@ -65,12 +65,13 @@ class Identity:
         self.classes = len(model.description.classes)
         self.runs = 0
 
-    def run(self, image: Pixels) -> TileOutput:
-        assert image.shape[1:] == self.shape, "every tile has the size that the backend was made for"
-        assert image.dtype == np.float32
+    def run(self, images: Pixels) -> TileOutput:
+        assert images.shape[2:] == self.shape, "every tile has the size that the backend was made for"
+        assert images.dtype == np.float32
         self.runs += 1
-        attentions = tuple(strided_mean(image[0], stride) for stride in self.strides)
-        return TileOutput(np.stack([image[0]] * self.classes), attentions)
+        first = images[:, 0]
+        attentions = tuple(np.stack([strided_mean(image, stride) for image in first]) for stride in self.strides)
+        return TileOutput(np.stack([first] * self.classes, axis=1), attentions)
 
 
 def identity(model: Model, device: Device, shape: tuple[int, ...]) -> Backend:

@@ -20,7 +20,7 @@ from identity import make_model
 from torch import nn
 
 from napari_skipseg.devices import UNTESTED, Device, has_openvino
-from napari_skipseg.errors import InputError
+from napari_skipseg.errors import DeviceError, InputError
 from napari_skipseg.images.normalize import measure
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic import make_sample
@@ -29,7 +29,7 @@ from napari_skipseg.inference.backends import (
     Choice,
     FallbackBackend,
     OpenVINOBackend,
-    OutOfMemoryError,
+    Pinned,
     TileOutput,
     TorchBackend,
     choose_backends,
@@ -53,7 +53,7 @@ from napari_skipseg.networks.specs import DI2INSpec, ResidualFCNSpec, Stage, Tir
 RNG = np.random.default_rng(3)
 CPU = Device("cpu", "CPU", "for the test")
 GPU = Device("cuda", "Some GPU", "the fastest device here")
-IMAGE = RNG.normal(size=(1, 32, 32)).astype(np.float32)
+IMAGES = RNG.normal(size=(1, 1, 32, 32)).astype(np.float32)
 needs_openvino = pytest.mark.skipif(not has_openvino(), reason="OpenVINO is not installed")
 
 RESIDUAL = ResidualFCNSpec(
@@ -104,8 +104,9 @@ def trained(spec: Any) -> Model:
     return Model(ModelDescription("m", spec, (ClassLabel("membrane", 1),), 0, ""), network)
 
 
-def image_for(spec: Any) -> np.ndarray:
-    return RNG.normal(size=(spec.in_channels, *((24, 40) if spec.dimensions == 2 else (8, 16, 8)))).astype(np.float32)
+def images_for(spec: Any) -> np.ndarray:
+    size = (24, 40) if spec.dimensions == 2 else (8, 16, 8)
+    return RNG.normal(size=(2, spec.in_channels, *size)).astype(np.float32)
 
 
 def in_a_folder(model: Model) -> Model:
@@ -121,7 +122,7 @@ def test_folded_batch_norms_change_nothing(spec: Any) -> None:
     model = trained(spec)
     folded = copy.deepcopy(model.network)
     fold_batch_norms(folded)
-    image = torch.from_numpy(image_for(spec))[None]
+    image = torch.from_numpy(images_for(spec))
     with torch.inference_mode():
         before, after = model.network(image), folded(image)
     assert before.logits.std() > 1e-3
@@ -153,7 +154,7 @@ def test_only_a_batch_norm_right_behind_a_convolution_is_folded() -> None:
 
 @pytest.mark.parametrize("spec", SPECS, ids=NAMES)
 def test_half_precision_weights_run_in_every_network(spec: Any) -> None:
-    model, image = trained(spec), image_for(spec)
+    model, images = trained(spec), images_for(spec)
     half, plain = TorchBackend(model, CPU, "bf16"), TorchBackend(model, CPU, "f32")
     kinds = {
         isinstance(module, BATCH_NORM): parameter.dtype
@@ -162,25 +163,25 @@ def test_half_precision_weights_run_in_every_network(spec: Any) -> None:
     }
     assert kinds.pop(False) == torch.bfloat16
     assert set(kinds.values()) <= {torch.float32}
-    for here, there in zip(half.run(image), plain.run(image), strict=True):
+    for here, there in zip(half.run(images), plain.run(images), strict=True):
         if isinstance(there, np.ndarray):
             assert here.dtype == np.float32
             assert np.abs(here - there).mean() < 0.05
     assert all(parameter.dtype == torch.float32 for parameter in model.network.parameters())
 
 
-def sample_image(side: int) -> np.ndarray:
+def sample_images(side: int) -> np.ndarray:
     values = np.asarray(make_sample((1, side, side), seed=7).stack.read((0,)))
-    return measure(Stack(values, "YX")).apply(values)[None]
+    return measure(Stack(values, "YX")).apply(values)[None, None]
 
 
 @pytest.mark.parametrize("name", ["torch", pytest.param("openvino", marks=needs_openvino)])
 def test_half_precision_gives_the_same_membranes(name: str) -> None:
-    model, image = read_model(BUILT_IN / "em-membrane"), sample_image(384)
-    whole = TorchBackend(model, CPU, "f32").run(image).probability > 0.5
+    model, images = read_model(BUILT_IN / "em-membrane"), sample_images(384)
+    whole = TorchBackend(model, CPU, "f32").run(images).probability > 0.5
     half = TorchBackend(model, CPU, "bf16") if name == "torch" else OpenVINOBackend(model, (384, 384), "bf16")
     assert 0.05 < whole.mean() < 0.95
-    assert ((half.run(image).probability > 0.5) == whole).mean() >= 0.999
+    assert ((half.run(images).probability > 0.5) == whole).mean() >= 0.999
 
 
 def test_what_is_too_large_for_half_precision_is_a_fault() -> None:
@@ -188,7 +189,7 @@ def test_what_is_too_large_for_half_precision_is_a_fault() -> None:
     with torch.no_grad():
         model.network.classifier.weight.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="too large"):
-        TorchBackend(model, CPU, "f16").run(IMAGE)
+        TorchBackend(model, CPU, "f16").run(IMAGES)
 
 
 # --------------------------------------------------------------------------------------------- entries on the disk
@@ -202,12 +203,12 @@ def refuse(*given: Any) -> Any:
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_a_network_is_converted_once(dimensions: int, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, shape = in_a_folder(make_model(dimensions)), (32, 24, 16)[:dimensions]
-    image = RNG.normal(size=(1, *shape)).astype(np.float32)
-    first = OpenVINOBackend(model, shape).run(image)
+    images = RNG.normal(size=(2, 1, *shape)).astype(np.float32)
+    first = OpenVINOBackend(model, shape).run(images)
     assert len(list(cache.iterdir())) == 1
     assert cache.stat().st_mode & 0o077 == 0 or sys.platform == "win32"
     monkeypatch.setattr(openvino_backend, "_convert", refuse)
-    again = OpenVINOBackend(model, shape).run(image)
+    again = OpenVINOBackend(model, shape).run(images)
     np.testing.assert_array_equal(again.probability, first.probability)
     np.testing.assert_array_equal(again.attentions[0], first.attentions[0])
 
@@ -216,7 +217,7 @@ def test_a_network_is_converted_once(dimensions: int, cache: Path, monkeypatch: 
 @pytest.mark.parametrize("fault", ["bit", "cut", "empty", "garbage", "folder"])
 def test_a_damaged_entry_is_replaced(fault: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = in_a_folder(make_model())
-    first = OpenVINOBackend(model, (32, 32)).run(IMAGE)
+    first = OpenVINOBackend(model, (32, 32)).run(IMAGES)
     (entry,) = cache.iterdir()
     whole = entry.read_bytes()
     if fault == "bit":
@@ -228,11 +229,11 @@ def test_a_damaged_entry_is_replaced(fault: str, cache: Path, monkeypatch: pytes
         entry.mkdir()
     else:
         entry.write_bytes(whole[: {"cut": len(whole) // 2, "empty": 0}[fault]])
-    again = OpenVINOBackend(model, (32, 32)).run(IMAGE)
+    again = OpenVINOBackend(model, (32, 32)).run(IMAGES)
     np.testing.assert_array_equal(again.probability, first.probability)
     if fault != "folder":  # nothing can take the place of a folder: there it is converted every time
         monkeypatch.setattr(openvino_backend, "_convert", refuse)
-        kept = OpenVINOBackend(model, (32, 32)).run(IMAGE)
+        kept = OpenVINOBackend(model, (32, 32)).run(IMAGES)
         np.testing.assert_array_equal(kept.probability, first.probability)
 
 
@@ -241,7 +242,7 @@ def test_a_cache_that_cannot_be_written_is_no_fault(tmp_path: Path, monkeypatch:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv(compiled.FOLDER_VARIABLE, str(tmp_path / "file"))
     model = in_a_folder(make_model())
-    assert OpenVINOBackend(model, (32, 32)).run(IMAGE).probability.shape == (1, 32, 32)
+    assert OpenVINOBackend(model, (32, 32)).run(IMAGES).probability.shape == (1, 1, 32, 32)
     assert (tmp_path / "file").read_text() == "no folder"
 
 
@@ -283,18 +284,18 @@ def test_entries_used_longest_ago_make_room(cache: Path, monkeypatch: pytest.Mon
 
 
 class Fragile:
-    """Returns the image as its probability, until it fails at the run numbered `fails_at`."""
+    """Returns the images as their probability, until it fails at the run numbered `fails_at`."""
 
     name, precision = "fragile", "f32"
 
     def __init__(self, error: Exception | None = None, fails_at: int = 0) -> None:
         self.error, self.fails_at, self.runs = error, fails_at, 0
 
-    def run(self, image: Any) -> TileOutput:
+    def run(self, images: Any) -> TileOutput:
         self.runs += 1
         if self.error is not None and self.runs > self.fails_at:
             raise self.error
-        return TileOutput(image, ())
+        return TileOutput(images, ())
 
 
 def chain(*made: Fragile | Exception) -> FallbackBackend:
@@ -307,7 +308,7 @@ def chain(*made: Fragile | Exception) -> FallbackBackend:
         return make
 
     choices = tuple(Choice(f"number {n}", f"reason {n}", maker(result)) for n, result in enumerate(made, start=1))
-    return FallbackBackend(choices, make_model(), (32, 32))
+    return FallbackBackend(choices, make_model(skip="org"), (32, 32))
 
 
 def test_a_backend_that_fails_in_a_run_hands_the_tile_on() -> None:
@@ -315,8 +316,8 @@ def test_a_backend_that_fails_in_a_run_hands_the_tile_on() -> None:
     backend = chain(Fragile(RuntimeError("the device is lost.\nstack"), fails_at=2), last)
     assert backend.reason == "number 1 in f32: reason 1"
     for tile in range(4):
-        assert backend.run(IMAGE + tile).probability is not None
-        np.testing.assert_array_equal(backend.run(IMAGE + tile).probability, IMAGE + tile)
+        assert backend.run(IMAGES + tile).probability is not None
+        np.testing.assert_array_equal(backend.run(IMAGES + tile).probability, IMAGES + tile)
     assert last.runs == 6
     assert backend.notes == ["number 1 failed (RuntimeError: the device is lost); number 2 goes on."]
     assert backend.reason == "number 2 in f32: reason 2"
@@ -326,7 +327,7 @@ def test_a_backend_that_fails_in_a_run_hands_the_tile_on() -> None:
 
 def test_a_backend_that_cannot_be_prepared_is_passed_over() -> None:
     backend = chain(ImportError("no such library"), Fragile(ValueError()), OSError("cannot"), Fragile())
-    np.testing.assert_array_equal(backend.run(IMAGE).probability, IMAGE)
+    np.testing.assert_array_equal(backend.run(IMAGES).probability, IMAGES)
     assert [note.split(";")[0] for note in backend.notes] == [
         "number 1 failed (ImportError: no such library)",
         "number 2 failed (ValueError: )",
@@ -338,7 +339,7 @@ def test_the_last_fault_is_raised_as_it_is_each_time() -> None:
     backend = chain(Fragile(RuntimeError("first")), Fragile(RuntimeError("last")))
     for _ in range(2):
         with pytest.raises(RuntimeError, match="last"):
-            backend.run(IMAGE)
+            backend.run(IMAGES)
     with pytest.raises(RuntimeError, match="cannot be made"):
         chain(RuntimeError("cannot be made"))
 
@@ -346,25 +347,16 @@ def test_the_last_fault_is_raised_as_it_is_each_time() -> None:
 def test_what_the_user_can_mend_is_not_hidden() -> None:
     backend = chain(Fragile(InputError("the image is empty")), Fragile())
     with pytest.raises(InputError, match="empty"):
-        backend.run(IMAGE)
+        backend.run(IMAGES)
     assert backend.notes == []
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
-        RuntimeError("Exception from src/inference: std::bad_alloc"),
-        MemoryError(),
-    ],
-)
-def test_short_memory_is_said_so_where_nothing_is_left(error: Exception) -> None:
-    backend = chain(Fragile(error), Fragile())
-    backend.run(IMAGE)
-    assert backend.notes == ["number 1 ran out of memory; number 2 goes on."]
-    with pytest.raises(OutOfMemoryError, match=r"tile of 32 × 32 voxels \(number 1\): choose a smaller one"):
-        chain(Fragile(error)).run(IMAGE)
+def test_a_device_whose_memory_is_short_to_the_last_hands_the_tile_on() -> None:
+    backend = chain(Fragile(MemoryError()), Fragile())
+    np.testing.assert_array_equal(backend.run(IMAGES).probability, IMAGES)
+    *steps, last = backend.notes
+    assert [note.split("; ")[1] for note in steps] == [f"tiles of {n} × {n} go on there." for n in (24, 20, 18)]
+    assert last == "number 1 ran out of memory; number 2 goes on."
 
 
 def titles(device: Device) -> list[str]:
@@ -395,8 +387,77 @@ def test_without_the_gpu_that_was_chosen_the_cpu_goes_on(monkeypatch: pytest.Mon
     assert backend.notes[0].startswith("torch on Some GPU failed (")
     assert backend.notes[0].endswith("; torch on the CPU goes on.")
     np.testing.assert_array_equal(
-        backend.run(IMAGE).probability, TorchBackend(make_model(), CPU).run(IMAGE).probability
+        backend.run(IMAGES).probability, TorchBackend(make_model(), CPU).run(IMAGES).probability
     )
+
+
+# ---------------------------------------------------------------------------------------------------------- pinned
+
+
+@needs_openvino
+@pytest.mark.parametrize("pinned", [Pinned("openvino", "f32"), Pinned("torch", "f32")])
+def test_a_pinned_backend_is_taken_even_where_another_is_faster(pinned: Pinned) -> None:
+    backend = make_backend(make_model(), CPU, (32, 32), pinned)
+    assert (backend.name, backend.precision) == pinned
+    assert backend.reason.endswith(f" on the CPU in {pinned.precision}: what this run was begun with")
+    assert backend.notes == []
+    plain = TorchBackend(make_model(), CPU, "f32").run(IMAGES)
+    np.testing.assert_allclose(backend.run(IMAGES).probability, plain.probability, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "pinned", [Pinned("openvino", "f16"), Pinned("torch", "f16"), Pinned("torch", "f64"), Pinned("tensorflow", "f32")]
+)
+def test_what_is_pinned_and_cannot_be_had_is_said_so(pinned: Pinned) -> None:
+    with pytest.raises(DeviceError) as caught:
+        make_backend(make_model(), CPU, (32, 32), pinned)
+    said = f"This run was begun with {pinned.name} in {pinned.precision}, which cannot be had here: begin it anew."
+    assert str(caught.value) == said
+
+
+def test_pinned_openvino_that_is_not_installed_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> Any:
+        raise ImportError("No module named 'openvino'")
+
+    monkeypatch.setattr(openvino_backend, "_openvino", missing)
+    monkeypatch.setattr(backends, "has_openvino", lambda: False)
+    openvino_backend._core.cache_clear()
+    with pytest.raises(DeviceError, match="begun with openvino in f32, which cannot be had here: begin it anew"):
+        make_backend(make_model(), CPU, (32, 32), Pinned("openvino", "f32"))
+    assert make_backend(make_model(), CPU, (32, 32)).name == "torch"
+
+
+@needs_openvino
+def test_a_pinned_backend_that_fails_in_the_run_hands_the_tile_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Any, images: Any) -> Any:
+        raise RuntimeError("could not create a primitive")
+
+    backend = make_backend(make_model(), CPU, (32, 32), Pinned("openvino", "f32"))
+    monkeypatch.setattr(OpenVINOBackend, "run", broken)
+    assert backend.run(IMAGES).probability.shape == (1, 1, 32, 32)
+    assert backend.notes == [
+        "OpenVINO on the CPU failed (RuntimeError: could not create a primitive); torch on the CPU goes on."
+    ]
+
+
+# ----------------------------------------------------------------------------------------------------- many images
+
+
+@pytest.mark.parametrize("spec", SPECS[:2], ids=NAMES[:2])
+@pytest.mark.parametrize("openvino", [False, pytest.param(True, marks=needs_openvino)])
+def test_an_image_on_the_cpu_does_not_depend_on_those_beside_it(
+    spec: Any, openvino: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "has_openvino", lambda: openvino)
+    images = images_for(spec)
+    backend = make_backend(trained(spec), CPU, images.shape[2:])
+    assert backend.name == ("openvino" if openvino else "torch")
+    together = backend.run(images)
+    for number in range(len(images)):
+        alone = backend.run(images[number : number + 1])
+        np.testing.assert_array_equal(together.probability[number], alone.probability[0])
+        for here, there in zip(together.attentions, alone.attentions, strict=True):
+            np.testing.assert_array_equal(here[number], there[0])
 
 
 @needs_openvino
@@ -404,7 +465,7 @@ def test_where_openvino_breaks_torch_goes_on_and_the_doctor_sees_it(monkeypatch:
     assert try_backend(CPU).notes == []
     assert try_backend(CPU).reason.startswith("OpenVINO on the CPU in ")
 
-    def broken(self: Any, image: Any) -> Any:
+    def broken(self: Any, images: Any) -> Any:
         raise RuntimeError("could not create a primitive")
 
     monkeypatch.setattr(OpenVINOBackend, "run", broken)
@@ -451,11 +512,11 @@ from pathlib import Path
 
 model = make_model()
 model = write_model(Path(sys.argv[2]), model.description, model.network)
-image = np.zeros((1, 32, 32), np.float32)
+images = np.zeros((1, 1, 32, 32), np.float32)
 makers = [lambda: TorchBackend(model, Device("cpu", "", ""))]
 if sys.argv[3] == "True":
     makers += [lambda: OpenVINOBackend(model, (32, 32))] * 2  # the second one from the disk
-shapes = [maker().run(image).probability.shape for maker in makers]
+shapes = [maker().run(images).probability.shape for maker in makers]
 connections = psutil.Process().net_connections()
 print(set(shapes), tried, connections, "telemetry loaded:", bool(sys.modules.get("openvino_telemetry")))
 """
@@ -467,7 +528,7 @@ def test_no_backend_asks_anything_of_the_network(tmp_path: Path) -> None:
         [sys.executable, "-c", NO_NETWORK, *given], capture_output=True, text=True, timeout=120, check=False
     )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.strip() == "{(1, 32, 32)} [] [] telemetry loaded: False"
+    assert ended.stdout.strip() == "{(1, 1, 32, 32)} [] [] telemetry loaded: False"
 
 
 # ------------------------------------------------------------------------------------------------------------- GPU
@@ -483,8 +544,8 @@ def gpu(test: Any) -> Any:
 @gpu
 @pytest.mark.parametrize("spec", SPECS, ids=NAMES)
 def test_a_gpu_computes_what_the_cpu_does(spec: Any) -> None:
-    model, image = trained(spec), image_for(spec)
-    here, there = (TorchBackend(model, device, "f32").run(image) for device in (CUDA, CPU))
+    model, images = trained(spec), images_for(spec)
+    here, there = (TorchBackend(model, device, "f32").run(images) for device in (CUDA, CPU))
     np.testing.assert_allclose(here.probability, there.probability, atol=1e-4)
     for ours, theirs in zip(here.attentions, there.attentions, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
@@ -492,21 +553,21 @@ def test_a_gpu_computes_what_the_cpu_does(spec: Any) -> None:
 
 @gpu
 def test_a_gpu_gives_the_same_membranes_and_the_same_bytes_again() -> None:
-    model, image = read_model(BUILT_IN / "em-membrane"), sample_image(512)
-    whole = TorchBackend(model, CPU, "f32").run(image).probability > 0.5
+    model, images = read_model(BUILT_IN / "em-membrane"), sample_images(512)
+    whole = TorchBackend(model, CPU, "f32").run(images).probability > 0.5
     backend = TorchBackend(model, CUDA)
-    first, other = backend.run(image), backend.run(image[:, ::-1].copy())
+    first, other = backend.run(images), backend.run(images[:, :, ::-1].copy())
     assert backend.precision in ("bf16", "f16")
     assert ((first.probability > 0.5) == whole).mean() >= 0.999
     assert np.abs(first.probability - other.probability).max() > 0.1, "a result is not overwritten by the next"
-    np.testing.assert_array_equal(backend.run(image).probability, first.probability)
+    np.testing.assert_array_equal(backend.run(images).probability, first.probability)
 
 
 @gpu
 def test_a_gpus_memory_is_free_afterwards() -> None:
     before = torch.cuda.memory_allocated()
     backend = TorchBackend(make_model(), CUDA)
-    backend.run(IMAGE)
+    backend.run(IMAGES)
     assert torch.cuda.memory_allocated() > before
     del backend
     gc.collect()
@@ -521,13 +582,14 @@ def test_a_gpu_without_memory_hands_the_tile_to_the_cpu(monkeypatch: pytest.Monk
     backend = make_backend(model, CUDA, (32, 32))
     upload = TorchBackend._upload
 
-    def hungry(self: TorchBackend, image: torch.Tensor) -> torch.Tensor:
+    def hungry(self: TorchBackend, images: torch.Tensor) -> torch.Tensor:
         if self._device.type == "cuda":
             torch.empty(2**50, dtype=torch.uint8, device="cuda")
-        return upload(self, image)
+        return upload(self, images)
 
     monkeypatch.setattr(TorchBackend, "_upload", hungry)
     np.testing.assert_allclose(
-        backend.run(IMAGE).probability, TorchBackend(model, CPU).run(IMAGE).probability, atol=1e-6
+        backend.run(IMAGES).probability, TorchBackend(model, CPU).run(IMAGES).probability, atol=1e-6
     )
-    assert backend.notes == ["torch on GPU ran out of memory; torch on the CPU goes on."]
+    assert backend.notes[0] == "torch on GPU ran out of memory; tiles of 24 × 24 go on there."
+    assert backend.notes[-1] == "torch on GPU ran out of memory; torch on the CPU goes on."

@@ -100,13 +100,13 @@ def test_at_rate_0_samples_are_the_plain_run(model: Model) -> None:
 
 @pytest.mark.parametrize("model", [make_model(), residual_model()], ids=["unet", "residual"])
 def test_mean_and_deviation_are_those_of_the_passes(model: Model) -> None:
-    image = RNG.normal(size=(1, 24, 32)).astype(np.float32)
+    images = RNG.normal(size=(2, 1, 24, 32)).astype(np.float32)
     backend = DropoutBackend(model, CPU, 0.4)
     passes = []
     for sample in range(1, 8):
-        backend.draw(3, sample, (0, 5))
-        passes.append(backend.run(image))
-    found = yielded(iter_samples(backend, 7, 3, image, (0, 5)))
+        backend.draw(3, sample, [(0, 5), (1, 5)])
+        passes.append(backend.run(images))
+    found = run_to_end(iter_samples(backend, 7, 3, images, [(0, 5), (1, 5)]))
     probabilities = np.stack([output.probability for output in passes])
     np.testing.assert_allclose(found.probability, probabilities.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(found.uncertainty, probabilities.std(axis=0), atol=1e-6)
@@ -116,20 +116,12 @@ def test_mean_and_deviation_are_those_of_the_passes(model: Model) -> None:
         assert np.abs(attention - passes[0].attentions[level]).max() > 1e-3
 
 
-def yielded(work: Any) -> Any:
-    while True:
-        try:
-            next(work)
-        except StopIteration as stop:
-            return stop.value
-
-
 @pytest.mark.parametrize("model", [make_model(), residual_model()], ids=["unet", "residual"])
 def test_samples_are_drawn_as_torchs_own_dropout_draws(model: Model) -> None:
     rate, count = 0.3, 200
-    image = RNG.normal(size=(1, 8, 8)).astype(np.float32)
+    image = RNG.normal(size=(1, 1, 8, 8)).astype(np.float32)
     backend = DropoutBackend(model, CPU, rate)
-    found = yielded(iter_samples(backend, count, 0, image, (0, 0)))
+    found = run_to_end(iter_samples(backend, count, 0, image, [(0, 0)]))
     network = backends.Probabilities(build(model.description.spec))
     network.network.load_state_dict(model.network.state_dict())
     for module in network.eval().modules():
@@ -138,7 +130,7 @@ def test_samples_are_drawn_as_torchs_own_dropout_draws(model: Model) -> None:
             module.train()
     torch.manual_seed(0)
     with torch.inference_mode():
-        passes = np.stack([network(torch.from_numpy(image)[None])[0][0].numpy() for _ in range(count)])
+        passes = np.stack([network(torch.from_numpy(image))[0].numpy() for _ in range(count)])
     error = 5 * passes.std(axis=0) * np.sqrt(2 / count)
     assert (np.abs(found.probability - passes.mean(axis=0)) < error).all()
     np.testing.assert_allclose(found.uncertainty.mean(), passes.std(axis=0).mean(), rtol=0.15)
@@ -168,23 +160,44 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(model: Model) -
 
 
 def test_a_tile_is_the_same_whatever_ran_before_it() -> None:
-    image = RNG.normal(size=(1, 16, 16)).astype(np.float32)
+    image = RNG.normal(size=(1, 1, 16, 16)).astype(np.float32)
     backend, fresh = (DropoutBackend(residual_model(), CPU, 0.4) for _ in range(2))
-    forwards = [yielded(iter_samples(backend, 3, 0, image, (1, tile))) for tile in range(3)]
+    forwards = [run_to_end(iter_samples(backend, 3, 0, image, [(1, tile)])) for tile in range(3)]
     for tile in (2, 0, 1):
-        again = yielded(iter_samples(fresh, 3, 0, image, (1, tile)))
+        again = run_to_end(iter_samples(fresh, 3, 0, image, [(1, tile)]))
         np.testing.assert_array_equal(again.probability, forwards[tile].probability)
         np.testing.assert_array_equal(again.uncertainty, forwards[tile].uncertainty)
+
+
+@pytest.mark.parametrize("model", [make_model(), make_model(3), residual_model()], ids=["2D", "3D", "residual"])
+def test_an_images_samples_do_not_depend_on_those_beside_it(model: Model) -> None:
+    shape = (16,) * model.description.spec.dimensions
+    images = RNG.normal(size=(3, 1, *shape)).astype(np.float32)
+    backend, places = DropoutBackend(model, CPU, 0.4), [(0, 1), (2, 0), (0, 7)]
+    together = run_to_end(iter_samples(backend, 3, 1, images, places))
+    for number, (image, place) in enumerate(zip(images, places, strict=True)):
+        alone = run_to_end(iter_samples(backend, 3, 1, image[None], [place]))
+        np.testing.assert_allclose(together.probability[number], alone.probability[0], atol=1e-4)
+        np.testing.assert_allclose(together.uncertainty[number], alone.uncertainty[0], atol=1e-4)
+        for here, there in zip(together.attentions, alone.attentions, strict=True):
+            np.testing.assert_allclose(here[number], there[0], atol=1e-4)
+
+
+def test_masks_drawn_for_other_images_are_refused() -> None:
+    backend = DropoutBackend(make_model(), CPU, 0.4)
+    backend.draw(0, 1, [(0, 0), (0, 1)])
+    with pytest.raises(ValueError, match="drawn for 2 images, not for 3"):
+        backend.run(np.zeros((3, 1, 16, 16), np.float32))
 
 
 def test_single_values_are_drawn_anew_in_each_tile_and_slice() -> None:
     values = np.repeat(grey(1, 24, 24), 2, axis=0)
     first, second = sampled(values, residual_model()).probability
     assert np.abs(first - second).max() > 1e-3
-    image = RNG.normal(size=(1, 16, 16)).astype(np.float32)
+    image = RNG.normal(size=(1, 1, 16, 16)).astype(np.float32)
     backend = DropoutBackend(residual_model(), CPU, 0.4)
     places = ((0, 0), (0, 1), (1, 0))
-    drawn = [yielded(iter_samples(backend, 2, 0, image, place)).probability for place in places]
+    drawn = [run_to_end(iter_samples(backend, 2, 0, image, [place])).probability for place in places]
     assert min(np.abs(drawn[0] - drawn[1]).max(), np.abs(drawn[0] - drawn[2]).max()) > 1e-3
 
 
@@ -232,17 +245,20 @@ def test_samples_run_on_torch_and_the_recipe_says_so() -> None:
 def test_progress_counts_passes_and_closing_stops_within_one(monkeypatch: pytest.MonkeyPatch) -> None:
     options = SegmentOptions("cpu", tile=24, samples=5, dropout=0.2)
     stack, model = Stack(grey(40, 40), "YX"), make_model(margin=0)
-    seen = [(progress.done, progress.total) for progress in iter_predict(stack, model, options)]
-    assert seen[2:] == [(done, 20) for done in range(1, 21)]
+    seen = list(iter_predict(stack, model, options))
+    assert {(progress.done, progress.total) for progress in seen} >= {(5, 20), (10, 20), (15, 20), (20, 20)}
+    assert (seen[-1].done, seen[-1].total) == (20, 20)
+    assert sum("pass" in progress.message for progress in seen) == 4 * 4
     runs = []
     run = DropoutBackend.run
-    monkeypatch.setattr(DropoutBackend, "run", lambda self, image: runs.append(1) or run(self, image))
+    monkeypatch.setattr(DropoutBackend, "run", lambda self, images: runs.append(1) or run(self, images))
     work = iter_predict(stack, model, options)
-    for progress in work:
-        if progress.done == 7:
-            assert progress.message == "tile 2 of 4, pass 2 of 5"
-            work.close()
-    assert len(runs) == 7
+    between = (progress for progress in work if "pass" in progress.message)
+    for _ in range(4 + 2):
+        message = next(between).message
+    assert message.endswith("of 4, pass 2 of 5")
+    work.close()
+    assert len(runs) == 5 + 2
 
 
 @pytest.mark.parametrize(
@@ -250,7 +266,7 @@ def test_progress_counts_passes_and_closing_stops_within_one(monkeypatch: pytest
     [
         ({"samples": 1}, r"2 samples or more \(0 = none\), not 1"),
         ({"samples": -3}, "not -3"),
-        ({"samples": 4, "flips": True}, "choose one of them"),
+        ({"samples": 4, "average": 4}, "choose one of them"),
         ({"dropout": 0.2}, "ask for some, such as 10"),
         ({"samples": 4, "dropout": 1.0}, "less than 1, not 1.0"),
         ({"samples": 4, "dropout": -0.1}, "at least 0"),

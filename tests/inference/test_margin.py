@@ -19,10 +19,10 @@ class FeelsBorders:
     def __init__(self, reach: int) -> None:
         self.reach = reach
 
-    def run(self, image: Pixels) -> TileOutput:
-        inner = np.zeros(image.shape[1:], bool)
-        inner[tuple(slice(self.reach, None) for _ in image.shape[1:])] = True
-        return TileOutput(np.where(inner, image > 0, image <= 0).astype(np.float32), ())
+    def run(self, images: Pixels) -> TileOutput:
+        inner = np.zeros(images.shape[2:], bool)
+        inner[tuple(slice(self.reach, None) for _ in images.shape[2:])] = True
+        return TileOutput(np.where(inner, images > 0, images <= 0).astype(np.float32), ())
 
 
 def checkered(*shape: int) -> Pixels:

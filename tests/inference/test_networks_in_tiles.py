@@ -58,11 +58,11 @@ def test_too_small_a_margin_shows() -> None:
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
-def test_mean_over_flips_follows_a_flip_of_the_image(dimensions: int) -> None:
+def test_mean_over_copies_follows_a_flip_of_the_image(dimensions: int) -> None:
     values, model = RNG.integers(0, 256, (16,) * dimensions).astype(np.uint8), make_model(dimensions, (2, 3, 4))
-    once = in_float32(values, model, flips=True)
+    once = in_float32(values, model, average=8)
     for axis in range(dimensions):
-        again = in_float32(np.flip(values, axis).copy(), model, flips=True)
+        again = in_float32(np.flip(values, axis).copy(), model, average=8)
         np.testing.assert_allclose(np.flip(again.probability, axis), once.probability, atol=1e-5)
         for here, there in zip(again.attentions, once.attentions, strict=True):
             np.testing.assert_allclose(np.flip(here.data, axis), there.data, atol=1e-5)
@@ -73,9 +73,9 @@ def test_mean_over_flips_follows_a_flip_of_the_image(dimensions: int) -> None:
 @pytest.mark.parametrize(("dimensions", "shape"), [(2, (64, 48)), (2, (37, 51)), (3, (16, 24, 20))])
 def test_openvino_agrees_with_torch(dimensions: int, shape: tuple[int, ...]) -> None:
     model = make_model(dimensions, (4, 6, 8), classes=("membrane", "mitochondrion"), in_channels=2)
-    image = RNG.normal(size=(2, *shape)).astype(np.float32)
-    fast, plain = OpenVINOBackend(model, shape, "f32").run(image), TorchBackend(model, CPU, "f32").run(image)
-    assert fast.probability.shape == plain.probability.shape == (2, *shape)
+    images = RNG.normal(size=(3, 2, *shape)).astype(np.float32)
+    fast, plain = OpenVINOBackend(model, shape, "f32").run(images), TorchBackend(model, CPU, "f32").run(images)
+    assert fast.probability.shape == plain.probability.shape == (3, 2, *shape)
     assert [a.shape for a in fast.attentions] == [a.shape for a in plain.attentions]
     for here, there in zip((fast.probability, *fast.attentions), (plain.probability, *plain.attentions), strict=True):
         assert here.dtype == np.float32
@@ -86,18 +86,18 @@ def test_openvino_agrees_with_torch(dimensions: int, shape: tuple[int, ...]) -> 
 def test_half_precision_stays_near(maker: Any) -> None:
     if maker is OpenVINOBackend and not has_openvino():
         pytest.skip("OpenVINO is not installed")
-    model, image = make_model(widths=(4, 8)), RNG.normal(size=(1, 64, 64)).astype(np.float32)
+    model, images = make_model(widths=(4, 8)), RNG.normal(size=(1, 1, 64, 64)).astype(np.float32)
     half = maker(model, (64, 64), "bf16")
     assert half.precision == "bf16"
-    assert np.abs(half.run(image).probability - TorchBackend(model, CPU, "f32").run(image).probability).max() < 0.1
+    assert np.abs(half.run(images).probability - TorchBackend(model, CPU, "f32").run(images).probability).max() < 0.1
 
 
 def test_a_result_is_not_overwritten_by_the_next_tile() -> None:
     model = make_model()
     backend = make_backend(model, CPU, (32, 32))
-    first = backend.run(RNG.normal(size=(1, 32, 32)).astype(np.float32))
+    first = backend.run(RNG.normal(size=(1, 1, 32, 32)).astype(np.float32))
     kept = first.probability.copy()
-    backend.run(RNG.normal(size=(1, 32, 32)).astype(np.float32))
+    backend.run(RNG.normal(size=(1, 1, 32, 32)).astype(np.float32))
     np.testing.assert_array_equal(first.probability, kept)
 
 
@@ -125,7 +125,7 @@ sys.path.insert(0, sys.argv[1])
 from identity import make_model
 from napari_skipseg.inference.backends import OpenVINOBackend
 
-shape = OpenVINOBackend(make_model(), (32, 32)).run(np.zeros((1, 32, 32), np.float32)).probability.shape
+shape = OpenVINOBackend(make_model(), (32, 32)).run(np.zeros((1, 1, 32, 32), np.float32)).probability.shape
 time.sleep(0.5)
 print(shape, tried, "telemetry loaded:", bool(sys.modules.get("openvino_telemetry")))
 """
@@ -138,4 +138,4 @@ def test_openvino_asks_nothing_of_the_network() -> None:
         [sys.executable, "-c", NO_NETWORK, here], capture_output=True, text=True, timeout=120, check=False
     )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.strip() == "(1, 32, 32) [] telemetry loaded: False"
+    assert ended.stdout.strip() == "(1, 1, 32, 32) [] telemetry loaded: False"

@@ -30,7 +30,7 @@ def make_prediction(classes: int = 1) -> Prediction:
         (100.0, 20.0, 30.0),
         ("membrane", "mitochondrion")[:classes],
         (AttentionMap(1, (1, 1, 1), RNG.random(shape).astype(np.float32)), coarse),
-        {"operation": "segment", "tile": (64, 64), "options": {"flips": False}},
+        {"operation": "segment", "tile": (64, 64), "options": {"average": 1}},
     )
 
 
@@ -90,7 +90,7 @@ def test_the_recipe_can_be_read_from_every_file(tmp_path: Path) -> None:
         assert recipe == {
             "operation": "segment",
             "tile": [64, 64],
-            "options": {"flips": False},
+            "options": {"average": 1},
             "threshold": 0.25,
         }
 

@@ -133,8 +133,8 @@ def test_openvino_agrees_with_torch_on_a_di2in(dimensions, shape):
     description = ModelDescription("d", spec, (ClassLabel("membrane", 1),), 0, weights_sha256="")
     image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
     model = Model(description, build_awake(spec, torch.from_numpy(image)[None]))
-    fast = OpenVINOBackend(model, shape, "f32").run(image)
-    plain = TorchBackend(model, Device("cpu", "CPU", "for the test"), "f32").run(image)
+    fast = OpenVINOBackend(model, shape, "f32").run(image[None])
+    plain = TorchBackend(model, Device("cpu", "CPU", "for the test"), "f32").run(image[None])
     assert plain.probability.std() > 0.01
     for here, there in zip((fast.probability, *fast.attentions), (plain.probability, *plain.attentions), strict=True):
         np.testing.assert_allclose(here, there, atol=1e-5)

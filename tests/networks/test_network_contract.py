@@ -220,15 +220,15 @@ def test_openvino_and_torch_agree(spec, network, awaken):
     classes = tuple(ClassLabel(f"class {n}", n) for n in range(1, max(2, spec.out_channels)))
     model = Model(ModelDescription("m", spec, classes, 0, ""), awaken(network))
     size = odd_size(spec)
-    image = image_for(spec, size)[0].numpy()
-    fast = OpenVINOBackend(model, size, "f32").run(image)
-    plain = TorchBackend(model, Device("cpu", "CPU", "for the test"), "f32").run(image)
+    images = image_for(spec, size, batch=2).numpy()
+    fast = OpenVINOBackend(model, size, "f32").run(images)
+    plain = TorchBackend(model, Device("cpu", "CPU", "for the test"), "f32").run(images)
     with torch.inference_mode():
-        output = network(torch.from_numpy(image)[None])
+        output = network(torch.from_numpy(images))
     wanted = (class_probability(output.logits), *output.attentions)
     for ours in (fast, plain):
         for here, there in zip((ours.probability, *ours.attentions), wanted, strict=True):
-            np.testing.assert_allclose(here, there[0].numpy().reshape(here.shape), atol=1e-4)
+            np.testing.assert_allclose(here, there.numpy().reshape(here.shape), atol=1e-4)
 
 
 @pytest.mark.parametrize("small", SMALL, ids=NETWORK_NAMES)

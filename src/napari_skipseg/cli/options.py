@@ -15,6 +15,20 @@ class Depth(StrEnum):
     float32 = "float32"
 
 
+class FormatFlag(StrEnum):
+    """What results are written as."""
+
+    tiff = "tiff"
+    ome_zarr = "ome-zarr"
+
+
+class PlanesFlag(StrEnum):
+    """Along which axes a 2D network runs."""
+
+    xy = "xy"
+    xyz = "xyz"
+
+
 VoxelSize = Annotated[tuple[float, float, float] | None, typer.Option(metavar="Z Y X", help="Voxel size.")]
 Unit = Annotated[str | None, typer.Option(help="Unit of the voxel size: nm, µm, …")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from napari_skipseg.cli.options import Depth, Device, Unit, VoxelSize
+from napari_skipseg.cli.options import Depth, Device, FormatFlag, PlanesFlag, Unit, VoxelSize
 from napari_skipseg.terminal import watch
 
 
@@ -18,25 +18,36 @@ def segment(
     device: Device = "auto",
     attention: Annotated[bool, typer.Option("--attention", help="Write the attention maps too.")] = False,
     threshold: Annotated[float, typer.Option(help="Probability above which a voxel is labelled.")] = 0.5,
-    tta: Annotated[bool, typer.Option("--tta", help="Average over mirrored copies (4 passes in 2D, 8 in 3D).")] = False,
+    average: Annotated[int, typer.Option(help="Average over 4 or 8 mirrored and turned copies.")] = 1,
+    planes: Annotated[
+        PlanesFlag, typer.Option(help="xyz: a 2D network along all three axes, averaged.")
+    ] = PlanesFlag.xy,
+    rescale: Annotated[bool, typer.Option("--rescale", help="Bring the image to the model's voxel size.")] = False,
     channel: Annotated[int | None, typer.Option(help="Which channel, counted from 0.")] = None,
     axes: Annotated[str | None, typer.Option(help="Names of the axes, such as ZYX, where the file is wrong.")] = None,
     voxel_size: VoxelSize = None,
     unit: Unit = None,
     tile: Annotated[int, typer.Option(help="Longest side of a tile; 0 = chosen.")] = 0,
     dtype: Annotated[Depth, typer.Option(help="How probabilities are stored.")] = Depth.uint8,
+    form: Annotated[FormatFlag, typer.Option("--format", help="What the results are written as.")] = FormatFlag.tiff,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw away an unfinished run that lies there.")] = False,
     samples: Annotated[int, typer.Option(help="Passes with dropout on: mean and uncertainty; 0 = none.")] = 0,
     dropout: Annotated[float | None, typer.Option(help="Rate in those passes; else that of the training.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of those passes.")] = 0,
 ) -> None:
-    """Segment an image; write IN_probability.tif, IN_binary.tif and, where asked for, attention and uncertainty."""
+    """Segment an image; write IN_probability.tif, IN_binary.tif and, where asked for, attention and uncertainty.
+
+    Stopped or killed, the same command goes on where it was.
+    """
     from napari_skipseg.images.files import read_stack
     from napari_skipseg.inference.options import SegmentOptions
 
-    options = SegmentOptions(device, threshold, tile, tta, channel, attention, samples, dropout, seed)
+    shown = (device, threshold, tile, average, channel, planes.value, rescale)
+    options = SegmentOptions(*shown, attention, samples, dropout, seed)
     stack = read_stack(image, axes, voxel_size, unit)
     from napari_skipseg.api import iter_segment_to_folder, load_model
 
-    work = iter_segment_to_folder(stack, load_model(model), options, out_dir, image.name, dtype.value)
+    target = (out_dir, image.name, dtype.value, form.value, restart)
+    work = iter_segment_to_folder(stack, load_model(model), options, *target)
     for file in watch(work, f"segmenting {image.name}"):
         typer.echo(str(file))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from napari_skipseg.images.tiff_stack import read_tiff, read_tiff_recipe
 from napari_skipseg.images.tiff_writer import write_ome_tiff
 from napari_skipseg.images.zarr_nodes import METADATA, is_zarr
 
-__all__ = ["holds_labels", "read_levels", "read_recipe", "read_stack", "write_ome_tiff"]
+__all__ = ["holds_labels", "place_of", "read_levels", "read_recipe", "read_stack", "write_ome_tiff"]
 
 PACKED = (".zip", ".ozx", ".gz", ".bz2", ".xz", ".zst", ".tar", ".7z")
 """Endings of files that hold other files or are compressed as a whole: they cannot be read in parts."""
@@ -47,8 +48,12 @@ def read_stack(
         FileError: no such file, an address, no image, damaged, cut short, or stored in an unknown way.
         InputError: the axes, the voxel size, the unit or the type of the voxels cannot be used.
     """
-    place = _check_path(path)
+    place = place_of(path)
     unit = None if unit is None else check_unit(unit)
+    return replace(_read(place, axes, voxel_size, unit), file=str(place.absolute()))
+
+
+def _read(place: Path, axes: str | None, voxel_size: tuple[float, float, float] | None, unit: str | None) -> Stack:
     if is_picture(place):
         return read_picture(place, axes, voxel_size, unit or "pixel")
     if is_zarr(place):
@@ -66,7 +71,7 @@ def read_levels(path: str | os.PathLike[str]) -> list[Stack]:
     Raises:
         FileError, InputError: as `read_stack`.
     """
-    place = _check_path(path)
+    place = place_of(path)
     if is_picture(place) or not is_zarr(place):
         return [read_stack(place)]
     from napari_skipseg.images.ome_zarr import read_zarr_levels
@@ -80,7 +85,7 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     Raises:
         FileError: no such file, no image, or damaged.
     """
-    place = _check_path(path)
+    place = place_of(path)
     if is_picture(place) or (is_mrc(place) and not is_zarr(place)):
         return None
     if is_zarr(place):
@@ -99,7 +104,7 @@ def holds_labels(path: str | os.PathLike[str]) -> bool:
     recipe = read_recipe(path)
     if recipe is not None and "layer" in recipe:
         return bool(recipe["layer"] == "labels")
-    place = _check_path(path)
+    place = place_of(path)
     if is_picture(place) or not is_zarr(place):
         return False
     from napari_skipseg.images.ome_zarr import is_label_image
@@ -107,7 +112,12 @@ def holds_labels(path: str | os.PathLike[str]) -> bool:
     return is_label_image(place)
 
 
-def _check_path(path: str | os.PathLike[str]) -> Path:
+def place_of(path: str | os.PathLike[str]) -> Path:
+    """Return the file, or the folder of a zarr, that a path names; it need not be there.
+
+    Raises:
+        FileError: the path is an address, or of a file that is packed.
+    """
     text = os.fspath(path)
     if _ADDRESS.match(text) and not Path(text).exists():
         raise FileError(f"'{text}' is an address, and nothing is downloaded: copy the image here and give its path.")

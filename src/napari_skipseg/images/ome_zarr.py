@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -60,7 +60,8 @@ def read_zarr_levels(path: Path) -> list[Stack]:
     """
     finest, *coarser = find_levels(path)
     first = _stack_of(path, finest)
-    return [first, *(_stack_of(path, level, first.axes) for level in coarser)]
+    others = (replace(_stack_of(path, level, first.axes), file=str(level.path.absolute())) for level in coarser)
+    return [first, *others]
 
 
 def _stack_of(
@@ -77,7 +78,8 @@ def _stack_of(
     names, shape = name_axes(path, list(zip(known, data.shape, strict=True)), axes)
     size = voxel_size or level.calibration.size_of(names)
     origin = level.calibration.origin
-    return Stack(data.without_single(shape), names, size, unit or level.calibration.unit, origin, _name_of(path))
+    length = unit or level.calibration.unit
+    return Stack(data.without_single(shape), names, size, length, origin, _name_of(path), str(path.absolute()))
 
 
 def _name_of(path: Path) -> str:

@@ -40,6 +40,7 @@ class Stack:
     voxel_size: (z, y, x) in `unit`; 1.0 where the stack has no such axis or nothing is known.
     origin: (z, y, x) of the first voxel's centre in `unit`.
     unit: a unit of length ("nm", "µm", ...), or "pixel" where the voxel size is not known.
+    file: the absolute path that `read_stack` opened, "" where the image is only in memory.
     """
 
     data: ArrayLike
@@ -48,6 +49,7 @@ class Stack:
     unit: str = "pixel"
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     name: str = "image"
+    file: str = ""
 
     def __post_init__(self) -> None:
         check_axes(self.axes, len(self.data.shape))

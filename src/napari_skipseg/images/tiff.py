@@ -26,6 +26,9 @@ EXPANSION = 10_000
 
 zlib reaches 1,032 and LZW about 2,700; only an invented size goes beyond."""
 
+SEPARATE = 2
+"""The planar configuration of pages that hold one colour after the other."""
+
 MOST_PLANES = 4_000_000
 """An OME-XML that claims more planes is refused: tifffile makes a list of them."""
 
@@ -118,13 +121,7 @@ def _check_pages(path: Path, file: Any, series: Any) -> None:
     if file.is_imagej and series.kind != "imagej":
         raise _cut_short(path)
     page = series.keyframe
-    if series.dtype is None or page.dtype is None:
-        raise FileError(f"'{path}' has pixels of an unknown kind: save it as 8-bit, 16-bit or float grey.")
-    if series.dtype.kind == "c":
-        raise InputError(f"'{path}' holds complex numbers: save their magnitude.")
-    if page.compression not in tifffile.TIFF.DECOMPRESSORS:
-        kind = getattr(page.compression, "name", page.compression)
-        raise FileError(f"'{path}' is compressed by {kind}, which cannot be read: save it uncompressed.")
+    _check_kind(path, series)
     if series.dataoffset is not None:
         if series.dataoffset + math.prod(series.get_shape(False)) * series.dtype.itemsize > file.filehandle.size:
             raise _cut_short(path)
@@ -135,7 +132,45 @@ def _check_pages(path: Path, file: Any, series: Any) -> None:
         if part is None or min(len(part.dataoffsets), len(part.databytecounts)) < math.prod(part.chunked):
             raise _cut_short(path)
         end = max((a + b for a, b in zip(part.dataoffsets, part.databytecounts, strict=False)), default=0)
-        if end > part.parent.filehandle.size:
+        if end > part.parent.filehandle.size or not _has_its_data(part):
             raise _cut_short(path)
         if claimed > max(WHOLE_PAGE, EXPANSION * sum(part.databytecounts)):
             raise FileError(f"'{path}' claims to be far larger than its data: export it again.")
+
+
+def _check_kind(path: Path, series: Any) -> None:
+    """Refuse voxels of a kind that cannot be read, an image without any, and one among whose pages are others."""
+    page = series.keyframe
+    if series.dtype is None or page.dtype is None:
+        raise FileError(f"'{path}' has pixels of an unknown kind: save it as 8-bit, 16-bit or float grey.")
+    if series.dtype.kind == "c":
+        raise InputError(f"'{path}' holds complex numbers: save their magnitude.")
+    if 0 in series.get_shape(False):
+        raise InputError(f"'{path}' is empty: its shape is {tuple(series.get_shape(False))}.")
+    if page.compression not in tifffile.TIFF.DECOMPRESSORS:
+        kind = getattr(page.compression, "name", page.compression)
+        raise FileError(f"'{path}' is compressed by {kind}, which cannot be read: save it uncompressed.")
+    _check_order(path, series)
+
+
+def _check_order(path: Path, series: Any) -> None:
+    """Refuse a stack in the middle of which a few pages are of another size or kind: without them slices would move."""
+    if series.kind != "generic":
+        return
+    numbers = [part.index for part in series if part is not None and len(part.treeindex) == 1]
+    others = sorted(set(range(numbers[0], numbers[-1])) - set(numbers)) if numbers else []
+    if others and 4 * len(others) <= len(numbers):
+        raise FileError(
+            f"Page {others[0]} of '{path}' has another size or kind than the pages around it: it is damaged; copy or "
+            "export it again."
+        )
+
+
+def _has_its_data(page: Any) -> bool:
+    """Return whether all strips of a page are in the file.
+
+    Tiles and colours may be left out on purpose, as slide scanners do, and are 0 then; but not all of a page.
+    """
+    places = zip(page.dataoffsets, page.databytecounts, strict=False)
+    there = [offset > 0 and (count > 0 or page.is_final) for offset, count in places]
+    return any(there) if page.keyframe.is_tiled or page.keyframe.planarconfig == SEPARATE else all(there)

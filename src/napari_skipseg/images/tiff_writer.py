@@ -26,6 +26,11 @@ LARGEST_PLANE = 64 * 2**20
 TILE = 512
 """Side of those tiles, in pixels."""
 
+EFFORT = 1
+"""The level of zlib: about twice as fast as its default, files 0 to 5 % larger (masks 50 %, of next to nothing).
+
+No predictor: it makes soft probabilities 12 % smaller, but sharp ones and masks larger."""
+
 
 def write_ome_tiff(
     path: str | os.PathLike[str],
@@ -93,6 +98,7 @@ def _write_pages(part: Path, stack: Stack, planar: int, dtype: np.dtype[Any], xm
                 photometric="rgb" if rgb else "minisblack",
                 planarconfig="contig" if len(page) == 3 else None,
                 compression="zlib",
+                compressionargs={"level": EFFORT},
                 description=xml,
                 software="napari-skipseg",
                 metadata=None,

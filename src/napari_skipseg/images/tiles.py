@@ -1,15 +1,21 @@
 """Tile geometry: which voxels a tile reads, and which of them it keeps. Plain numbers; no array is touched.
 
 Tiles of one fixed size start on multiples of the network's stride and overlap by twice the margin. Every voxel is kept
-by exactly one tile. The first tile starts at the image's border and the last one ends less than a stride beyond it, so
-that a tile sees the borders just as the whole image would.
+by exactly one tile, and what a tile keeps is whole chunks. The first tile starts at the image's border and the last one
+ends less than a stride beyond it, so that a tile sees the borders just as the whole image would.
+
+Where the network wants another voxel size than the image has, a tile reads voxels of the network's grid and keeps
+voxels of the image's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from functools import cached_property
+from itertools import pairwise
+from math import prod
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +23,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile: voxels [start, start + size) of each axis are read, `keep` are kept.
+    """One tile: voxels [start, start + size) of each axis of the network's grid are read, `keep` of the image's kept.
 
     `start + size` may lie beyond the image: what is missing is filled by reflection.
     """
@@ -28,7 +34,7 @@ class Tile:
 
     @property
     def keep_in_read(self) -> tuple[slice, ...]:
-        """Return `keep` counted from the tile's first voxel."""
+        """Return `keep` counted from the tile's first voxel, where image and network have one grid."""
         return tuple(slice(k.start - s, k.stop - s) for k, s in zip(self.keep, self.start, strict=True))
 
     def keep_of_level(self, stride: int) -> tuple[slice, ...]:
@@ -36,48 +42,169 @@ class Tile:
         return tuple(slice(-(-k.start // stride), -(-k.stop // stride)) for k in self.keep)
 
     def keep_in_read_of_level(self, stride: int) -> tuple[slice, ...]:
-        """Return `keep_of_level` counted from the tile's first map pixel."""
+        """Return `keep_of_level` counted from the tile's first map pixel, where image and network have one grid."""
         firsts = (start // stride for start in self.start)
         return tuple(
             slice(k.start - first, k.stop - first) for k, first in zip(self.keep_of_level(stride), firsts, strict=True)
         )
 
 
-def plan_tiles(shape: tuple[int, ...], largest: tuple[int, ...], margin: int, stride: int) -> tuple[Tile, ...]:
+@dataclass(frozen=True)
+class AxisPlan:
+    """The tiles along one axis: where each starts, and the borders between what they keep.
+
+    length: of the image. seen: of the network's grid, which covers the same stretch. chunk: borders are multiples of
+    it, but for the last one.
+    """
+
+    length: int
+    seen: int
+    size: int
+    chunk: int
+    starts: tuple[int, ...]
+    borders: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TilePlan(Sequence[Tile]):
+    """All tiles, the last axis fastest; made when they are asked for, so that millions of them take no memory."""
+
+    axes: tuple[AxisPlan, ...]
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """Number of tiles along each axis."""
+        return tuple(len(axis.starts) for axis in self.axes)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """The size that all tiles have, in voxels of the network's grid."""
+        return tuple(axis.size for axis in self.axes)
+
+    @property
+    def chunk(self) -> tuple[int, ...]:
+        """Lengths of chunks of which every tile keeps whole ones."""
+        return tuple(min(axis.chunk, axis.length) for axis in self.axes)
+
+    @property
+    def is_rescaled(self) -> bool:
+        """Whether the network's grid is another than the image's."""
+        return any(axis.seen != axis.length for axis in self.axes)
+
+    def __len__(self) -> int:
+        return prod(self.counts)
+
+    @overload
+    def __getitem__(self, number: int) -> Tile: ...
+
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[Tile]: ...
+
+    def __getitem__(self, number: int | slice) -> Tile | Sequence[Tile]:
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(len(self)))]
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"there is no tile {number} of {len(self)}")
+        places = [int(place) for place in np.unravel_index(number % len(self), self.counts)]
+        return Tile(
+            tuple(axis.starts[place] for axis, place in zip(self.axes, places, strict=True)),
+            self.size,
+            tuple(
+                slice(axis.borders[place], axis.borders[place + 1])
+                for axis, place in zip(self.axes, places, strict=True)
+            ),
+        )
+
+
+def plan_tiles(
+    shape: tuple[int, ...],
+    largest: tuple[int, ...],
+    margin: int,
+    stride: int,
+    chunk: int = 1,
+    seen: tuple[int, ...] | None = None,
+) -> TilePlan:
     """Return the tiles that cover `shape`, none larger than `largest` (nor smaller than margins and stride need).
+
+    chunk: what a tile keeps is made of whole chunks of this length, of shorter ones where `largest` leaves less room.
+    seen: lengths of the network's grid where it is another than the image's; margin, stride and largest count in it.
 
     Raises:
         ValueError: lengths that do not match in number, or are not positive.
     """
-    if len(shape) != len(largest) or min(*shape, *largest, stride) < 1 or margin < 0:
+    seen = seen or shape
+    if not len(shape) == len(largest) == len(seen) or min(*shape, *largest, *seen, stride, chunk) < 1 or margin < 0:
         raise ValueError(f"cannot plan tiles of {largest} over {shape} with margin {margin} and stride {stride}")
-    axes = [tuple(_plan_axis(length, most, margin, stride)) for length, most in zip(shape, largest, strict=True)]
-    return tuple(
-        Tile(
-            tuple(start for start, _, _ in parts),
-            tuple(size for _, size, _ in parts),
-            tuple(keep for _, _, keep in parts),
+    margin = _up(margin, stride)
+    return TilePlan(
+        tuple(
+            _plan_axis(_Axis(length, network, margin, stride), most, chunk)
+            for length, network, most in zip(shape, seen, largest, strict=True)
         )
-        for parts in product(*axes)
     )
 
 
-def _plan_axis(length: int, largest: int, margin: int, stride: int) -> Iterator[tuple[int, int, slice]]:
-    """Yield (start, size, keep) along one axis; sizes are equal and as small as their number allows."""
-    whole = _up(length, stride)
-    margin = _up(margin, stride)
-    most = max(largest // stride * stride, 2 * margin + stride)
-    if whole <= most:
-        yield 0, whole, slice(0, length)
-        return
-    count = -(-(whole - 2 * margin) // (most - 2 * margin))
-    step = _up(-(-(whole - 2 * margin) // count), stride)
-    size = step + 2 * margin
-    for number in range(count):
-        last = number == count - 1
-        start = whole - size if last else number * step
-        first = 0 if number == 0 else number * step + margin
-        yield start, size, slice(first, length if last else (number + 1) * step + margin)
+@dataclass(frozen=True)
+class _Axis:
+    """What one axis asks of its tiles."""
+
+    length: int
+    seen: int
+    margin: int
+    stride: int
+
+    @property
+    def whole(self) -> int:
+        return _up(self.seen, self.stride)
+
+    @property
+    def reach(self) -> int:
+        """How far a tile reads beyond what it keeps: interpolation back takes a voxel of the larger kind, and one."""
+        if self.seen == self.length:
+            return self.margin
+        return self.margin + max(1, -(-self.seen // self.length)) + 1
+
+    def first(self, border: int) -> int:
+        """Where a tile must start, at the latest, that keeps from `border` on."""
+        place = border * self.seen // self.length - self.reach
+        return max(0, place // self.stride * self.stride) if border else 0
+
+    def borders(self, size: int, chunk: int) -> tuple[int, ...] | None:
+        """Return the borders between tiles of `size` that each keep as much as they can, None where they keep none."""
+        borders = [0]
+        while self.whole - self.first(borders[-1]) > size:
+            end = self.first(borders[-1]) + size - self.reach
+            border = max(0, end) * self.length // self.seen // chunk * chunk
+            if border <= borders[-1]:
+                return None
+            borders.append(border)
+        return (*borders, self.length)
+
+
+def _plan_axis(axis: _Axis, largest: int, chunk: int) -> AxisPlan:
+    """Return the fewest tiles no longer than `largest`, and of those the shortest."""
+    if axis.whole <= largest // axis.stride * axis.stride:
+        return AxisPlan(axis.length, axis.seen, axis.whole, chunk, (0,), (0, axis.length))
+    most = max(largest // axis.stride, 1) * axis.stride
+    if axis.seen == axis.length:
+        chunk = _up(min(chunk, max(axis.stride, most - 2 * axis.margin)), axis.stride)
+    while (borders := axis.borders(most, chunk)) is None:
+        if chunk > 1 and axis.seen != axis.length:
+            chunk = max(1, chunk * 3 // 4)
+        else:
+            most += axis.stride
+    low, high = 0, most // axis.stride
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried = axis.borders(middle * axis.stride, chunk)
+        if tried is not None and len(tried) == len(borders):
+            high = middle
+        else:
+            low = middle
+    size = high * axis.stride
+    borders = axis.borders(size, chunk) or borders
+    starts = tuple(min(axis.first(border), axis.whole - size) for border, _ in pairwise(borders))
+    return AxisPlan(axis.length, axis.seen, size, chunk, starts, borders)
 
 
 def _up(length: int, stride: int) -> int:

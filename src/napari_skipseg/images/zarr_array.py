@@ -15,6 +15,7 @@ from napari_skipseg.images.axes import kept_places
 from napari_skipseg.images.stack import LazyArray
 from napari_skipseg.images.tiff import refusing
 from napari_skipseg.images.zarr_nodes import Node, check_harmless
+from napari_skipseg.images.zarr_store import open_store
 
 Index = tuple[int | slice, ...]
 
@@ -81,7 +82,7 @@ class ZarrArray(LazyArray):
 def _open(node: Node) -> Any:
     check_harmless(node)
     with refusing(node.path, "The metadata of"):
-        array = zarr.open_array(node.path, mode="r")
+        array = zarr.open_array(open_store(node), mode="r")
         dtype = np.dtype(array.dtype)
         if dtype.kind == "c":
             raise InputError(f"'{node.path}' holds complex numbers: save their magnitude.")

@@ -6,7 +6,8 @@ keeps its trained statistics here: those of a single tile would make the result 
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from napari_skipseg.devices import Device
 from napari_skipseg.errors import InputError
+from napari_skipseg.inference.averaging import iter_average
 from napari_skipseg.inference.backends import Pixels, TileOutput, TorchBackend
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.model import Model
@@ -55,30 +57,44 @@ class DropoutBackend(TorchBackend):
     def __init__(self, model: Model, device: Device, rate: float, precision: str | None = None) -> None:
         super().__init__(model, device, precision)
         self._kept = 1 - rate
-        self._channels, self._values = torch.Generator(self._device), torch.Generator(self._device)
+        self._channels = torch.Generator(self._device)
+        self._values: list[torch.Generator] = []  # one for each image
         layers = [module for module in self._network.modules() if isinstance(module, DROPOUT)]
         if not layers:
             raise InputError(f"{model.description.name} has no dropout layers: segment without samples.")
         for layer in layers:
             layer.register_forward_hook(self._drop)
 
-    def draw(self, seed: int, sample: int, place: Place) -> None:
-        """Choose the masks of the next run, the same ones whenever the arguments are the same on the same device.
+    def draw(self, seed: int, sample: int, places: Sequence[Place]) -> None:
+        """Choose the masks of the next run, for one image at each place.
 
+        An image's are the same ones whenever the arguments are the same on the same device, whatever runs beside it.
         What drops whole channels drops the same ones in every tile of a sample: another choice would show as an edge
         between tiles. What drops single values draws anew in each tile.
         """
         self._channels.manual_seed(_mix(seed, 0, sample))
-        self._values.manual_seed(_mix(seed, 1, sample, *place))
+        self._values = [torch.Generator(self._device).manual_seed(_mix(seed, 1, sample, *place)) for place in places]
+
+    def run(self, images: Pixels) -> TileOutput:
+        """Return the output for `images` (N, C, *space) with the masks drawn for them.
+
+        Raises:
+            ValueError: masks were drawn for another number of images.
+        """
+        if len(images) != len(self._values):
+            raise ValueError(f"masks were drawn for {len(self._values)} images, not for {len(images)}")
+        return super().run(images)
 
     def _drop(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Return `output` with part of it set to 0 and the rest scaled up, as the layer does in training."""
         if isinstance(layer, CHANNEL_DROPOUT):
-            mask = output.new_empty((*output.shape[:2], *(1,) * (output.ndim - 2)))
-            generator = self._channels
+            mask = output.new_empty((1, output.shape[1], *(1,) * (output.ndim - 2)))
+            mask.bernoulli_(self._kept, generator=self._channels)
         else:
-            mask, generator = torch.empty_like(output), self._values
-        return output * mask.bernoulli_(self._kept, generator=generator).div_(self._kept)
+            mask = torch.empty_like(output)
+            for number, generator in enumerate(self._values):
+                mask[number : number + 1].bernoulli_(self._kept, generator=generator)
+        return output * mask.div_(self._kept)
 
 
 def _mix(seed: int, *numbers: int) -> int:
@@ -87,24 +103,12 @@ def _mix(seed: int, *numbers: int) -> int:
 
 
 def iter_samples(
-    backend: DropoutBackend, samples: int, seed: int, image: Pixels, place: Place
+    backend: DropoutBackend, samples: int, seed: int, images: Pixels, places: Sequence[Place]
 ) -> Generator[None, None, TileOutput]:
-    """Yield between samples; return their mean and, as uncertainty, the standard deviation of their probability.
+    """Yield between samples; return their mean, with their deviation. images: (N, C, *space), each with its place."""
 
-    The deviation is that of the samples themselves (divided by their number), so it lies in [0, 0.5]. Only running
-    sums are kept (Welford 1962), not the samples.
-    """
-    for count in range(1, samples + 1):
-        if count > 1:
-            yield
-        backend.draw(seed, count, place)
-        output = backend.run(image)
-        values = [values.astype(np.float64) for values in (output.probability, *output.attentions)]
-        if count == 1:
-            means, squares = values, np.zeros_like(values[0])
-        else:
-            before = values[0] - means[0]
-            means = [mean + (value - mean) / count for mean, value in zip(means, values, strict=True)]
-            squares += before * (values[0] - means[0])
-    probability, *attentions = (mean.astype(np.float32) for mean in means)
-    return TileOutput(probability, tuple(attentions), np.sqrt(squares / samples).astype(np.float32))
+    def run(sample: int) -> TileOutput:
+        backend.draw(seed, sample, places)
+        return backend.run(images)
+
+    return (yield from iter_average([partial(run, sample) for sample in range(1, samples + 1)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_skipseg.inference.backends import Backend, Pixels
 
@@ -27,8 +28,8 @@ def measure_margin(backend: Backend, image: Pixels, stride: int) -> int:
     starts = [side // 2 // stride * stride if 2 * side >= max(sides) else 0 for side in sides]
     whole_image = image[(slice(None), *(slice(0, side) for side in sides))]
     cut = (slice(None), *(slice(start, None) for start in starts))
-    whole = backend.run(np.ascontiguousarray(whole_image)).probability > 0.5
-    tile = backend.run(np.ascontiguousarray(whole_image[cut])).probability > 0.5
+    whole = _binary(backend, whole_image)
+    tile = _binary(backend, whole_image[cut])
     differs = tile != whole[cut]
     margin = 0
     for margin in (step * stride for step in STRIDES):
@@ -38,3 +39,10 @@ def measure_margin(backend: Backend, image: Pixels, stride: int) -> int:
         if kept.mean() <= 1 - AGREEMENT:
             return margin
     return margin
+
+
+def _binary(backend: Backend, image: Pixels) -> NDArray[np.bool_]:
+    """Return where the probabilities (classes, *space) of `image` (C, *space) are above one half."""
+    output = backend.run(np.ascontiguousarray(image[None]))
+    binary: NDArray[np.bool_] = output.probability[0] > 0.5
+    return binary

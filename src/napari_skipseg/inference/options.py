@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from pydantic import ConfigDict
 
 from napari_skipseg.devices import DEVICES
 from napari_skipseg.errors import InputError
+
+Planes = Literal["xy", "xyz"]
+AVERAGES = (1, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -16,8 +19,10 @@ class SegmentOptions:
     """Options of a segmentation.
 
     threshold: probability above which a voxel belongs to a class. tile: longest side of a tile in voxels, 0 = chosen.
-    flips: average over mirrored copies (2^dimensions passes). channel: which channel, where the image has several and
-    the network takes one. samples: passes with dropout on, for a mean and a standard deviation; 0 = one pass without.
+    average: over how many mirrored and turned copies of a tile, 1 = the tile alone. channel: which channel, where the
+    image has several and the network takes one. planes: "xyz" runs a 2D network along all three axes of a volume and
+    averages. rescale: bring the image to the voxel size that the model was trained at, tile by tile; results come back
+    on the image's own grid. samples: passes with dropout on, for a mean and a standard deviation; 0 = one pass without.
     dropout: the rate in those passes, None = the one that the network was trained with; Drozdzal et al. 2016 took 0.2
     (figure 2d). seed: of those passes.
     """
@@ -27,8 +32,10 @@ class SegmentOptions:
     device: str = "auto"
     threshold: float = 0.5
     tile: int = 0
-    flips: bool = False
+    average: int = 1
     channel: int | None = None
+    planes: Planes = "xy"
+    rescale: bool = False
     attention: bool = True
     samples: int = 0
     dropout: float | None = None
@@ -41,13 +48,19 @@ class SegmentOptions:
             raise InputError(f"The threshold must lie between 0 and 1, not at {self.threshold}.")
         if self.tile < 0:
             raise InputError(f"A tile of {self.tile} voxels is impossible: give 0 (chosen for you) or 32 and more.")
+        if self.average not in AVERAGES:
+            raise InputError(f"An average of {self.average} copies is none of ours: choose 1, 4 or 8.")
+        if self.planes not in get_args(Planes):
+            raise InputError(f"'{self.planes}' names no planes: choose one of {', '.join(get_args(Planes))}.")
         self._check_samples()
 
     def _check_samples(self) -> None:
         if self.samples < 0 or self.samples == 1:
             raise InputError(f"A mean and a deviation need 2 samples or more (0 = none), not {self.samples}.")
-        if self.samples and self.flips:
-            raise InputError("Mirrored copies and Monte Carlo samples cannot be averaged together: choose one of them.")
+        if (self.samples > 0) + (self.average > 1) + (self.planes == "xyz") > 1:
+            raise InputError(
+                "Copies, Monte Carlo samples and three planes cannot be averaged together: choose one of them."
+            )
         if self.dropout is not None and not self.samples:
             raise InputError(
                 "A dropout rate acts in Monte Carlo samples only: ask for some, such as 10, or leave it out."

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from napari_skipseg.images.stack import LazyArray
+from napari_skipseg.progress import Progress
+
+Depth = Literal["uint8", "float32"]
+"""How shares of 1 are stored: as 0-255, or as they are."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class Prediction:
 
     probability: float32 in [0, 1]; the axes of the stack without its channels, behind a class axis where the model has
     several classes. axes: letters of `probability`, "C" for the classes. uncertainty: the standard deviation of
-    probability over samples with dropout, float32 in [0, 0.5] in its shape; None where nothing was sampled.
+    probability over samples, copies or planes, float32 in [0, 0.5] in its shape; None where nothing was averaged.
     """
 
     probability: NDArray[np.float32]
@@ -51,24 +57,54 @@ class Prediction:
 
 
 def binarize(probability: NDArray[np.float32], threshold: float, has_class_axis: bool) -> Any:
-    """Return a lazy array of labels: the most probable class where its probability exceeds `threshold`, else 0.
+    """Return `Binary` as a lazy dask array, in chunks of a slice."""
+    from dask import array
+
+    labels = Binary(probability, threshold, has_class_axis)
+    return array.from_array(labels, chunks=(*(1,) * (labels.ndim - 2), *labels.shape[-2:]), asarray=True)
+
+
+class Binary(LazyArray):
+    """Labels of probabilities, computed where they are looked at; what the probabilities become, they follow.
 
     Shape: (*space), or (classes, *space) where `has_class_axis` -> (*space), uint8.
     """
-    from dask import array
 
-    classes = (probability.shape[0],) if has_class_axis else ()
-    space = probability.shape[len(classes) :]
-    lazy = array.from_array(probability, chunks=(*classes, *(1,) * (len(space) - 2), *space[-2:]))
-    if not has_class_axis:
-        return lazy.map_blocks(lambda block: (block > threshold).astype(np.uint8), dtype=np.uint8)
-    return lazy.map_blocks(lambda block: _label(block, threshold), dtype=np.uint8, drop_axis=0)
+    def __init__(self, probability: NDArray[np.float32], threshold: float, has_class_axis: bool) -> None:
+        self._probability, self._threshold, self._has_class_axis = probability, threshold, has_class_axis
+        self.shape = probability.shape[1:] if has_class_axis else probability.shape
+        self.dtype = np.dtype(np.uint8)
+
+    def _read(self, index: tuple[int | slice, ...]) -> Any:
+        values = np.asarray(self._probability[(slice(None), *index) if self._has_class_axis else index])
+        return label(values if self._has_class_axis else values[None], self._threshold)
 
 
-def _label(probability: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
+def label(probability: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
+    """Return the most probable class (from 1) where its probability exceeds `threshold`, else 0.
+
+    Shape: (classes, *space) -> (*space).
+    """
+    if len(probability) == 1:
+        above: NDArray[np.uint8] = (probability[0] > threshold).astype(np.uint8)
+        return above
     best = probability.argmax(axis=0)
     labels: NDArray[np.uint8] = np.where(probability.max(axis=0) > threshold, best + 1, 0).astype(np.uint8)
     return labels
+
+
+@dataclass(frozen=True)
+class Opened(Progress):
+    """The arrays of a prediction are there, empty, and fill from now on."""
+
+    prediction: Prediction | None = None
+
+
+@dataclass(frozen=True)
+class Written(Progress):
+    """A part of the results was written: along each axis of the results without classes, [start, stop)."""
+
+    region: tuple[tuple[int, int], ...] = ()
 
 
 def to_uint8(probability: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -1,30 +1,37 @@
-"""How often the network sees a tile, and what becomes of it: once, mirrored in every way, or with dropout on."""
+"""How often the network sees a tile: once, in mirrored and turned copies, with dropout on, or along all three axes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
-from itertools import chain, combinations
 from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from napari_skipseg.devices import Device
 from napari_skipseg.inference.backends import Backend, Pixels, TileOutput
+from napari_skipseg.inference.copies import iter_copies, symmetries
 from napari_skipseg.inference.dropout import DropoutBackend, Place, dropout_rate, iter_samples
 from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.planes import count_batches, iter_planes, plane_shapes
 from napari_skipseg.models.model import Model
 
 BackendMaker = Callable[[Model, Device, tuple[int, ...]], Backend]
 
 
 class Passes(NamedTuple):
-    """What runs, how often per tile, and a generator that yields between the passes and returns the tile's output."""
+    """What runs, how often per tile, and a generator that yields between the passes and returns the tiles' output.
 
-    backend: Backend
+    backends: one for each size that the network sees. run: takes images (N, C, *space), all of the tile's size, and the
+    place of each; it yields `per_tile` - 1 times. With several passes the output has an uncertainty.
+    """
+
+    backends: tuple[Backend, ...]
     per_tile: int
-    run: Callable[[Pixels, Place], Generator[None, None, TileOutput]]
+    run: Callable[[Pixels, Sequence[Place]], Generator[None, None, TileOutput]]
+
+    @property
+    def backend(self) -> Backend:
+        """The one that a recipe names; the others were made alike for other sizes, and each may fail by itself."""
+        return self.backends[0]
 
 
 def choose_passes(
@@ -32,39 +39,36 @@ def choose_passes(
 ) -> Passes:
     """Return the passes that the options ask for. Samples take torch, everything else what `backend_maker` makes.
 
+    shape: of a tile in space; (Z, Y, X) too where a 2D network is to run along all three axes.
+
     Raises:
         InputError: samples of a model that has no dropout, with no rate given.
+        ValueError: three planes of what is no volume, or for a 3D network.
     """
     if options.samples:
         dropout = DropoutBackend(model, device, dropout_rate(model, options))
-        return Passes(dropout, options.samples, partial(iter_samples, dropout, options.samples, options.seed))
-    backend = backend_maker(model, device, shape)
-    if options.flips:
-        return Passes(backend, 2 ** len(shape), partial(iter_flips, backend))
-    return Passes(backend, 1, partial(iter_once, backend))
+        return Passes((dropout,), options.samples, partial(iter_samples, dropout, options.samples, options.seed))
+    if options.planes == "xyz":
+        if len(shape) != 3 or model.description.spec.dimensions != 2:
+            raise ValueError(f"three planes take a 2D network and a 3D tile, not {model.description.name} and {shape}")
+        backends = _make(model, device, plane_shapes(shape), backend_maker)
+        return Passes(tuple(backends.values()), count_batches(shape), partial(iter_planes, backends))
+    ways = symmetries(options.average, len(shape))
+    backends = _make(model, device, (way.shape(shape) for way in ways), backend_maker)
+    if len(ways) == 1:
+        backend = backends[shape]
+        return Passes((backend,), 1, partial(iter_once, backend))
+    return Passes(tuple(backends.values()), len(ways), partial(iter_copies, backends, ways))
 
 
-def iter_once(backend: Backend, image: Pixels, place: Place) -> Generator[None, None, TileOutput]:
+def iter_once(backend: Backend, images: Pixels, places: Sequence[Place]) -> Generator[None, None, TileOutput]:
     """Return the backend's output."""
     yield from ()
-    return backend.run(image)
+    return backend.run(images)
 
 
-def iter_flips(backend: Backend, image: Pixels, place: Place) -> Generator[None, None, TileOutput]:
-    """Yield between passes; return the mean over all mirrored copies of the image."""
-    total: list[NDArray[np.float64]] = []
-    count = 0
-    for axes in _subsets(range(1, image.ndim)):
-        if count:
-            yield
-        flipped = backend.run(np.ascontiguousarray(np.flip(image, axes)))
-        back = [np.flip(flipped.probability, axes)]
-        back += [np.flip(attention, tuple(axis - 1 for axis in axes)) for attention in flipped.attentions]
-        total = [t + b for t, b in zip(total, back, strict=True)] if total else [b.astype(np.float64) for b in back]
-        count += 1
-    mean = [(values / count).astype(np.float32) for values in total]
-    return TileOutput(mean[0], tuple(mean[1:]))
-
-
-def _subsets(items: range) -> Iterator[tuple[int, ...]]:
-    return chain.from_iterable(combinations(items, size) for size in range(len(items) + 1))
+def _make(
+    model: Model, device: Device, shapes: Iterable[tuple[int, ...]], backend_maker: BackendMaker
+) -> dict[tuple[int, ...], Backend]:
+    """Return one backend for each size, in the order in which they come."""
+    return {shape: backend_maker(model, device, shape) for shape in dict.fromkeys(shapes)}

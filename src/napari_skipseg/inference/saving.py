@@ -1,4 +1,4 @@
-"""A prediction on disk: OME-TIFF files with voxel size and recipe. Viewer, shell and Python write the same."""
+"""Results on disk: OME-TIFF or OME-Zarr with voxel size and recipe. Viewer, shell and Python write the same."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +16,27 @@ import numpy as np
 
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import write_ome_tiff
-from napari_skipseg.inference.outputs import AttentionMap, Prediction, to_uint8
+from napari_skipseg.images.stack import ArrayLike
+from napari_skipseg.images.zarr_layout import OURS
+from napari_skipseg.images.zarr_nodes import is_node, read_node
+from napari_skipseg.inference.outputs import AttentionMap, Binary, Depth, Prediction, to_uint8
 
-Depth = Literal["uint8", "float32"]
+Format = Literal["tiff", "ome-zarr"]
+ENDINGS: dict[Format, str] = {"tiff": ".tif", "ome-zarr": ".ome.zarr"}
+
+
+@dataclass(frozen=True)
+class SavedArray:
+    """One file to write: `<stack's name>_<name>`, its values as they are stored, its axes and its place in space."""
+
+    name: str
+    data: ArrayLike
+    axes: str
+    voxel_size: tuple[float, float, float]
+    unit: str
+    origin: tuple[float, float, float]
+    class_names: tuple[str, ...] | None
+    recipe: Mapping[str, Any]
 
 
 def save_prediction(
@@ -39,11 +58,37 @@ def save_prediction(
     """
     folder = Path(folder)
     with scratch_folder(folder) as draft:
-        drafts = _write_all(prediction, draft, name, threshold, dtype)
+        files = []
+        for saved in _arrays_of(prediction, threshold, dtype):
+            files.append(draft / f"{name}_{saved.name}.tif")
+            write_tiff(files[-1], saved)
         try:
-            return [file.replace(folder / file.name) for file in drafts]
+            return [file.replace(folder / file.name) for file in files]
         except OSError as error:
             raise FileError(f"The results cannot be moved to '{folder}': {error.strerror}.") from error
+
+
+def write_tiff(path: Path, saved: SavedArray) -> None:
+    """Write one result as OME-TIFF.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    write_ome_tiff(
+        path, saved.data, saved.axes, saved.voxel_size, saved.unit, saved.origin,
+        channel_names=saved.class_names, description=saved.recipe,
+    )  # fmt: skip
+
+
+def check_replaceable(folder: Path, name: str, names: list[str], form: Format) -> None:
+    """Raise FileError where one of the results would take the place of something that we did not write."""
+    for each in names:
+        target = folder / f"{name}_{each}{ENDINGS[form]}"
+        if not target.exists():
+            continue
+        ours = target.is_file() if form == "tiff" else is_node(target) and OURS in read_node(target).attributes
+        if not ours:
+            raise FileError(f"'{target}' is there already and not ours: choose another folder, or remove it.")
 
 
 @contextmanager
@@ -79,30 +124,26 @@ def plain_name(file_name: str) -> str:
     return Path(file_name).stem
 
 
-def _write_all(prediction: Prediction, folder: Path, name: str, threshold: float, dtype: Depth) -> list[Path]:
+def _arrays_of(prediction: Prediction, threshold: float, dtype: Depth) -> Iterator[SavedArray]:
     recipe = json.loads(json.dumps(prediction.recipe | {"threshold": threshold}))
     space = prediction.axes.replace("C", "")
     placed = (prediction.voxel_size, prediction.unit, prediction.origin)
     classes = prediction.class_names if "C" in prediction.axes else None
-    files = [folder / f"{name}_probability.tif", folder / f"{name}_binary.tif"]
-    probability = _Scaled(prediction.probability, dtype)
-    write_ome_tiff(files[0], probability, prediction.axes, *placed, channel_names=classes, description=recipe)
-    labels = _Computed(prediction.binary(threshold))
-    write_ome_tiff(files[1], labels, space, *placed, description=recipe | {"layer": "labels"})
+    yield SavedArray("probability", _Scaled(prediction.probability, dtype), prediction.axes, *placed, classes, recipe)
+    labels = Binary(prediction.probability, threshold, classes is not None)
+    yield SavedArray("binary", labels, space, *placed, None, recipe | {"layer": "labels"})
     if prediction.uncertainty is not None:
-        files.append(folder / f"{name}_uncertainty.tif")
         deviation = _Scaled(prediction.uncertainty, "float32")
-        write_ome_tiff(files[-1], deviation, prediction.axes, *placed, channel_names=classes, description=recipe)
+        yield SavedArray("uncertainty", deviation, prediction.axes, *placed, classes, recipe)
     for attention in prediction.attentions:
-        files.append(folder / f"{name}_attention_{attention.level}.tif")
-        _write_attention(files[-1], prediction, attention, dtype, recipe)
-    return files
+        place = _place_of(prediction, attention)
+        yield SavedArray(f"attention_{attention.level}", _Scaled(attention.data, dtype), space, *place, None, recipe)
 
 
-def _write_attention(
-    path: Path, prediction: Prediction, attention: AttentionMap, dtype: Depth, recipe: dict[str, Any]
-) -> None:
-    """Write a map with the voxel size and origin at which it lies exactly over the stack."""
+def _place_of(
+    prediction: Prediction, attention: AttentionMap
+) -> tuple[tuple[float, float, float], str, tuple[float, float, float]]:
+    """Return the voxel size, unit and origin at which a map lies exactly over the stack."""
     axes = prediction.axes.replace("C", "")
     stride = dict(zip(axes, attention.stride, strict=True))
     offset = dict(zip(axes, attention.offset, strict=True))
@@ -110,8 +151,7 @@ def _write_attention(
     origin = dict(zip("ZYX", prediction.origin, strict=True))
     z, y, x = (sizes[axis] * stride.get(axis, 1) for axis in "ZYX")
     oz, oy, ox = (origin[axis] + sizes[axis] * offset.get(axis, 0.0) for axis in "ZYX")
-    data = _Scaled(attention.data, dtype)
-    write_ome_tiff(path, data, axes, (z, y, x), prediction.unit, (oz, oy, ox), description=recipe)
+    return (z, y, x), prediction.unit, (oz, oy, ox)
 
 
 class _Scaled:
@@ -123,13 +163,3 @@ class _Scaled:
     def __getitem__(self, key: Any) -> Any:
         values = self._data[key]
         return to_uint8(values) if self.dtype == np.uint8 else values
-
-
-class _Computed:
-    """A lazy array whose parts are computed when they are read."""
-
-    def __init__(self, data: Any) -> None:
-        self._data, self.shape, self.dtype = data, data.shape, data.dtype
-
-    def __getitem__(self, key: Any) -> Any:
-        return np.asarray(self._data[key])

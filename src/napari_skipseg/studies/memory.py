@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
+from napari_skipseg.inference.memory import StorageMeter
 from napari_skipseg.networks.gates import fold_gates
 from napari_skipseg.networks.network import Network
 
@@ -32,44 +30,6 @@ class Meter(Protocol):
     @property
     def peak(self) -> int:
         """Bytes at the most."""
-
-
-class StorageMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the storages of all tensors that operations make while it is on, each once and until it is freed.
-
-    Tensors that were there before (weights, the image) do not count, nor do views and what is changed in place. What a
-    kernel takes for itself and gives back, such as oneDNN's scratch memory, is not seen.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.live = 0
-        self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation, then count what it made."""
-        for tensor in _tensors((args, kwargs)):
-            self._meet(tensor, is_new=False)
-        result = func(*args, **(kwargs or {}))
-        for tensor in _tensors(result):
-            self._meet(tensor, is_new=True)
-        return result
-
-    def _meet(self, tensor: Tensor, is_new: bool) -> None:
-        storage = tensor.untyped_storage()
-        key = id(storage)  # torch gives a storage one Python object as long as it lives
-        if key in self._known:
-            return
-        self._known.add(key)
-        size = storage.nbytes() if is_new else 0
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._part, key, size).atexit = False
-
-    def _part(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
 
 
 class CudaMeter:
@@ -174,7 +134,3 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
     elif device.type == "mps":
         torch.mps.synchronize()
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    return (value for value in tree_iter(values) if isinstance(value, Tensor))

@@ -40,6 +40,9 @@ def score_held_out(
 def _predict(backend: Backend, run: Labelled, dimensions: int) -> NDArray[np.float32]:
     """Return probabilities (classes, Z, Y, X) of a run of slices."""
     if dimensions == 3:
-        return backend.run(run.image).probability
-    slices = [backend.run(np.ascontiguousarray(run.image[:, z])).probability for z in range(run.image.shape[1])]
-    return np.stack(slices, axis=1)
+        probability = backend.run(run.image[None]).probability
+    else:
+        slices = (np.ascontiguousarray(run.image[None, :, z]) for z in range(run.image.shape[1]))
+        probability = np.stack([backend.run(each).probability for each in slices], axis=2)
+    predicted: NDArray[np.float32] = probability[0]
+    return predicted

@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import torch
-
 from napari_skipseg.errors import SkipsegError
+from napari_skipseg.inference.backends.halving import Choice, HalvingBackend, OutOfMemoryError, is_out_of_memory
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.backends.torch_backend import release_memory
 from napari_skipseg.models.model import Model
 
-MEMORY_FAULTS = ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation")
-"""How torch and OpenVINO say, in a RuntimeError, that memory is short."""
-
-
-class OutOfMemoryError(SkipsegError):
-    """The last device there was has no memory for a tile."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A backend that could be made: what and where it is, why it stands at its place, and what makes it."""
-
-    title: str
-    reason: str
-    make: Callable[[Model, tuple[int, ...]], Backend]
-
 
 class FallbackBackend:
-    """The first backend of `choices` that works. Where it fails the next one is prepared and takes the same tile.
+    """The first backend of `choices` that works. Where it fails the next one is prepared and takes the same tiles.
 
-    notes: a sentence for each that failed.
+    Where memory is short, each first goes on with fewer images at once and with smaller tiles. Those of `later` take
+    over in a run only: none of them is the first.
+
+    notes: a sentence for each that failed, and for each step down.
 
     Raises:
-        OutOfMemoryError: (by `run` too) the last one has no memory for a tile. Its other faults are raised as they are.
+        OutOfMemoryError: (by `run` too) the last one has no memory for the smallest tile. Its other faults are raised
+            as they are.
     """
 
-    def __init__(self, choices: tuple[Choice, ...], model: Model, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, choices: tuple[Choice, ...], model: Model, shape: tuple[int, ...], later: tuple[Choice, ...] = ()
+    ) -> None:
         self.notes: list[str] = []
         self._left = list(choices)
         self._model, self._shape = model, shape
         self._backend = self._prepare()
+        self._left += later
 
     @property
     def name(self) -> str:
@@ -59,51 +46,37 @@ class FallbackBackend:
         """What computes now, where, in which precision, and why."""
         return f"{self._left[0].title} in {self.precision}: {self._left[0].reason}"
 
-    def run(self, image: Pixels) -> TileOutput:
-        """Return the output for `image` (C, *space)."""
+    def run(self, images: Pixels) -> TileOutput:
+        """Return the output for `images` (N, C, *space)."""
         while True:
             try:
-                return self._backend.run(image)
-            except SkipsegError:
-                raise
+                return self._backend.run(images)
             except Exception as error:
-                self._note(error)
+                self._pass_over(error)
             del self._backend
             release_memory()
             self._backend = self._prepare()
 
-    def _prepare(self) -> Backend:
+    def _prepare(self) -> HalvingBackend:
         while True:
             try:
-                return self._left[0].make(self._model, self._shape)
-            except SkipsegError:
-                raise
+                return HalvingBackend(self._left[0], self._model, self._shape, self.notes)
             except Exception as error:
-                self._note(error)
+                self._pass_over(error)
             release_memory()
 
-    def _note(self, error: Exception) -> None:
-        """Note that the present choice failed and leave it behind; raise where it is the last."""
+    def _pass_over(self, error: Exception) -> None:
+        """Note that the present choice failed and leave it behind; raise where it is the last, or not at fault."""
         failed, *rest = self._left
-        if not rest:
-            if is_out_of_memory(error):
-                size = " × ".join(map(str, self._shape))
-                raise OutOfMemoryError(
-                    f"There is not enough memory for a tile of {size} voxels ({failed.title}): choose a smaller one, "
-                    "in a shell with --tile 256 (64 for a volume)."
-                ) from error
+        short = is_out_of_memory(error)
+        if short:  # in higher precision the same device would need more
+            rest = [choice for choice in rest if choice.title != failed.title]
+        if not rest or (isinstance(error, SkipsegError) and not isinstance(error, OutOfMemoryError)):
             raise error
         self._left = rest
         said = (str(error).strip().splitlines() or [""])[0].rstrip(".:")[:200]
-        fault = "ran out of memory" if is_out_of_memory(error) else f"failed ({type(error).__name__}: {said})"
+        fault = "ran out of memory" if short else f"failed ({type(error).__name__}: {said})"
         self.notes.append(f"{failed.title} {fault}; {rest[0].title} goes on.")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` says that memory is short, on any device."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(fault in str(error).lower() for fault in MEMORY_FAULTS)
 
 
 def notes_of(backend: Backend) -> tuple[str, ...]:

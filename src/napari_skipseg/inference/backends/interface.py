@@ -11,9 +11,9 @@ Pixels = NDArray[np.float32]
 
 
 class TileOutput(NamedTuple):
-    """Of one tile: probability (classes, *space) and one attention map (*space / stride) per gate, all in [0, 1].
+    """Of N tiles: probability (N, classes, *space) and per gate an attention map (N, *space / stride), in [0, 1].
 
-    uncertainty: the standard deviation of probability over samples, in its shape; None where nothing was sampled.
+    uncertainty: the standard deviation of probability over passes, in its shape; None where there was one pass.
     """
 
     probability: Pixels
@@ -34,6 +34,6 @@ class Backend(Protocol):
         """The numbers it computes in: f32, bf16 or f16."""
         ...
 
-    def run(self, image: Pixels) -> TileOutput:
-        """Return the output for `image` (C, *space), float32 in standard units."""
+    def run(self, images: Pixels) -> TileOutput:
+        """Return the output for `images` (N, C, *space), float32 in standard units; any N of 1 and more."""
         ...

@@ -19,7 +19,8 @@ DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 class TorchBackend:
     """torch with weights of the precision and channels-last, gates and batch norms folded; sigmoid in float32.
 
-    The batch norms that are left stay in float32 themselves. On CUDA pixels cross through pinned memory.
+    The batch norms that are left stay in float32 themselves. On CUDA pixels cross through pinned memory, which torch
+    keeps for the next tile, and results are read where they arrive.
 
     Raises:
         FloatingPointError: (by `run`) values became too large for half precision.
@@ -35,37 +36,28 @@ class TorchBackend:
         self._format = torch.contiguous_format if device.name == "mps" else channels_last
         network = _cast(ready(model), self._dtype).to(self._device)
         self._network = network.to(memory_format=self._format)  # type: ignore[call-overload]
-        self._pinned: list[Tensor] = []
 
-    def run(self, image: Pixels) -> TileOutput:
-        """Return the output for `image` (C, *space)."""
+    def run(self, images: Pixels) -> TileOutput:
+        """Return the output for `images` (N, C, *space), all of them computed together."""
         with torch.inference_mode(), _repeatable(self._device):
-            tensor = self._upload(torch.from_numpy(image)[None])
+            tensor = self._upload(torch.from_numpy(images))
             probability, *attentions = self._download(self._network(tensor))
         if self.precision == "f16" and not np.isfinite(probability).all():
             raise FloatingPointError("values became too large for half precision")
-        return TileOutput(probability, tuple(attention[0] for attention in attentions))
+        return TileOutput(probability, tuple(attention[:, 0] for attention in attentions))
 
-    def _upload(self, image: Tensor) -> Tensor:
-        if self._device.type == "cuda":  # GPU
-            image = self._pin(0, image)
-        tensor = image.to(self._device, non_blocking=True)
+    def _upload(self, images: Tensor) -> Tensor:
+        if self._device.type == "cuda":  # GPU: the next line does not wait for what crosses from pinned memory
+            images = images.pin_memory()
+        tensor = images.to(self._device, non_blocking=True)
         return tensor.to(self._dtype).contiguous(memory_format=self._format)
 
     def _download(self, outputs: tuple[Tensor, ...]) -> list[Pixels]:
-        if self._device.type == "cuda":  # GPU
-            pinned = [self._pin(place, output) for place, output in enumerate(outputs, start=1)]
+        arrived = [output.contiguous() for output in outputs]
+        if self._device.type == "cuda":  # GPU: torch lets them arrive in pinned memory, all on their way at once
+            arrived = [output.to("cpu", non_blocking=True) for output in arrived]
             torch.cuda.current_stream(self._device).synchronize()
-            return [output[0].numpy().copy() for output in pinned]
-        return [output[0].cpu().numpy() for output in outputs]
-
-    def _pin(self, place: int, values: Tensor) -> Tensor:
-        """Return pinned memory that `values` are being copied to: the same one for each tile of a size."""
-        if place == len(self._pinned):
-            self._pinned.append(torch.empty(0))
-        if self._pinned[place].shape != values.shape:
-            self._pinned[place] = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        return self._pinned[place].copy_(values, non_blocking=True)
+        return [output.cpu().numpy() for output in arrived]
 
 
 def best_precision(device: str) -> str:

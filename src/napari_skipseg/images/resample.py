@@ -1,0 +1,79 @@
+"""Resampling between the image's grid and the network's: linear, and averaging where it goes to larger voxels.
+
+Both grids cover the same stretch: voxel i of n stands for [i, i + 1) / n of it. What a voxel becomes depends on its
+place in the whole alone, so that parts resampled one by one fit together without a seam.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.images.stack import Stack
+
+SAME = 0.05
+"""Relative difference up to which two voxel sizes count as the same."""
+
+
+def network_lengths(stack: Stack, axes: str, wanted: tuple[float, float, float]) -> tuple[int, ...]:
+    """Return the lengths along `axes` of the grid with voxels of the size `wanted` (z, y, x), in the stack's unit.
+
+    Along an axis whose voxels are within 5 % of that, and where the stack is one voxel long, it is the stack's own.
+    """
+    sizes = zip("ZYX", stack.voxel_size, wanted, strict=True)
+    factor = {axis: here / there for axis, here, there in sizes}
+    return tuple(
+        stack.length(axis)
+        if abs(math.log(factor[axis])) <= SAME or stack.length(axis) == 1
+        else max(1, round(stack.length(axis) * factor[axis]))
+        for axis in axes
+    )
+
+
+def source_range(step: float, places: NDArray[np.intp], limit: int) -> tuple[int, int]:
+    """Return the voxels [first, last) of a grid of `limit` that those at `places` of another one are made of.
+
+    step: how many voxels of the former one of the latter is long; 1.0 is a grid of the same voxels.
+    """
+    if step == 1:
+        return int(places.min()), int(places.max()) + 1
+    reach = max(step, 1.0)
+    first = math.ceil((places.min() + 0.5) * step - 0.5 - reach)
+    last = math.floor((places.max() + 0.5) * step - 0.5 + reach)
+    return min(max(first, 0), limit - 1), min(max(last, 0), limit - 1) + 1
+
+
+def resample_axis(
+    values: NDArray[np.float32], axis: int, first: int, limit: int, step: float, places: NDArray[np.intp]
+) -> NDArray[np.float32]:
+    """Return the voxels at `places` along `axis`, made of `values`, whose first is voxel `first` of a grid of `limit`.
+
+    `values` must reach as far as `source_range` says.
+    """
+    if step == 1:
+        wanted = places - first
+        if wanted.size == values.shape[axis] and bool((np.diff(wanted) == 1).all()):
+            return values
+        taken: NDArray[np.float32] = np.take(values, wanted, axis)
+        return taken
+    start, stop = source_range(step, places, limit)
+    weights = _weights(step, places, start, stop)
+    cut = np.take(values, np.arange(start - first, stop - first), axis)
+    resampled: NDArray[np.float32] = np.moveaxis(np.moveaxis(cut, axis, -1) @ weights.T, -1, axis)
+    return resampled
+
+
+def _weights(step: float, places: NDArray[np.intp], start: int, stop: int) -> NDArray[np.float32]:
+    """Return what each voxel in [start, stop) gives to each place (rows): a triangle of sum 1.
+
+    Its half width is a voxel of the larger kind.
+    """
+    centres = (places + 0.5) * step - 0.5
+    distance = np.abs(centres[:, None] - np.arange(start, stop)[None]) / max(step, 1.0)
+    weights = np.maximum(0.0, 1.0 - distance)
+    nothing = weights.sum(axis=1) == 0  # at the very border, between the last centre and the end
+    weights[nothing, np.abs(distance[nothing]).argmin(axis=1)] = 1.0
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.asarray(weights, np.float32)

@@ -1,0 +1,134 @@
+"""Reading, network and writing at the same time: one thread reads ahead, one writes behind, the caller's computes."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from napari_skipseg.inference.backends import Pixels, TileOutput
+from napari_skipseg.inference.grid import Focus, Order, Unit
+from napari_skipseg.inference.outputs import Written
+from napari_skipseg.inference.passes import Passes
+from napari_skipseg.progress import Progress
+
+AHEAD = 2
+"""Batches that are read, or being read, before the network takes them."""
+BEHIND = 2
+"""Batches that wait to be written; the network waits when there are more."""
+
+Reader = Callable[[Unit], Pixels]
+Writer = Callable[[Unit, TileOutput, int], None]
+Region = tuple[tuple[int, int], ...]
+
+
+@dataclass
+class Pace:
+    """Seconds in which the network computed, and that passed, both since its first batch was done."""
+
+    network: float = 0.0
+    passed: float = 0.0
+    _begun: float = 0.0
+
+    def computed(self, seconds: float) -> None:
+        """Count seconds in which the network computed."""
+        self.network += seconds if self._begun else 0.0
+
+    def tick(self) -> None:
+        """Count what passed since the last tick."""
+        now = time.perf_counter()
+        self.passed += now - self._begun if self._begun else 0.0
+        self._begun = now
+
+    @property
+    def busy(self) -> float:
+        """Share of the time in which the network computed; 1 where there was one batch only."""
+        return self.network / self.passed if self.network else 1.0
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Units in, pieces out. `batch` images go through the network at a time: the last ones with empty ones beside
+    them, so that what an image becomes never depends on how many there are."""
+
+    unit: Callable[[int], Unit]
+    region: Callable[[Unit], Region]
+    read: Reader
+    passes: Passes
+    write: Writer
+    batch: int
+    pace: Pace
+
+    def iter_run(self, order: Order, total: int, fault: Callable[[], str]) -> Generator[Progress, Focus | None, None]:
+        """Yield after each pass, and `Written` after each unit; a focus sent back puts what is left in another order.
+
+        fault: returns what to say of faults that were got over.
+        """
+        reading: deque[tuple[list[Unit], Future[Pixels]]] = deque()
+        writing: deque[tuple[list[Unit], Future[None]]] = deque()
+        written = total - len(order)
+        reader, writer = ThreadPoolExecutor(1, "reading"), ThreadPoolExecutor(1, "writing")
+        try:
+            while len(order) or reading or writing:
+                while len(order) and len(reading) < AHEAD:
+                    units = [self.unit(order.take()) for _ in range(min(self.batch, len(order)))]
+                    reading.append((units, reader.submit(self._read, units)))
+                if reading:
+                    units, read = reading.popleft()
+                    output = yield from self._compute(units, read.result(), order, written, total)
+                    writing.append((units, writer.submit(self._write, units, output)))
+                    self.pace.tick()
+                while writing and (len(writing) > BEHIND or not reading or writing[0][1].done()):
+                    units, done = writing.popleft()
+                    done.result()
+                    for unit in units:
+                        written += 1
+                        message = f"tile {written} of {total}{fault()}"
+                        steps = self.passes.per_tile
+                        focus = yield Written(written * steps, total * steps, message, self.region(unit))
+                        _look(order, focus)
+        finally:
+            reader.shutdown(wait=True, cancel_futures=True)
+            writer.shutdown(wait=True, cancel_futures=True)
+
+    def _compute(
+        self, units: Sequence[Unit], images: Pixels, order: Order, written: int, total: int
+    ) -> Generator[Progress, Focus | None, TileOutput]:
+        """Yield between passes, so that cancelling need not wait for the last; return their output."""
+        empty = [(0, 0)] * (len(images) - len(units))
+        work = self.passes.run(images, [*(unit.place for unit in units), *empty])
+        steps, passed = self.passes.per_tile, 0
+        while True:
+            start = time.perf_counter()
+            try:
+                next(work)
+            except StopIteration as stop:
+                output: TileOutput = stop.value
+                self.pace.computed(time.perf_counter() - start)
+                return output
+            self.pace.computed(time.perf_counter() - start)
+            passed += 1
+            message = f"tile {min(written + 1, total)} of {total}, pass {passed} of {steps}"
+            _look(order, (yield Progress(min(written * steps + passed, total * steps), total * steps, message)))
+
+    def _read(self, units: Sequence[Unit]) -> Pixels:
+        images = [self.read(unit) for unit in units]
+        if len(images) == 1 and self.batch == 1:
+            return images[0][None]
+        batch = np.zeros((self.batch, *images[0].shape), np.float32)
+        for number, image in enumerate(images):
+            batch[number] = image
+        return batch
+
+    def _write(self, units: Sequence[Unit], output: TileOutput) -> None:
+        for number, unit in enumerate(units):
+            self.write(unit, output, number)
+
+
+def _look(order: Order, focus: Focus | None) -> None:
+    if focus is not None:
+        order.look(focus)

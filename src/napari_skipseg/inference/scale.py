@@ -1,0 +1,63 @@
+"""The grid that the network sees: the stack's own, or one with voxels of the size that the model was trained at."""
+
+from __future__ import annotations
+
+import math
+
+from napari_skipseg.errors import InputError
+from napari_skipseg.images.ome import METRES
+from napari_skipseg.images.resample import SAME, network_lengths
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.models.description import ModelDescription
+
+SMALLEST, LARGEST = 1 / 16, 16.0
+"""How many times as long as the image's the network's grid may be along an axis."""
+
+
+def trained_voxel_size(description: ModelDescription, unit: str, seen: str) -> tuple[float, float, float] | None:
+    """Return the voxel size (z, y, x) that the model expects, in `unit`; None where one of the two is not known.
+
+    A 2D network along all three axes expects voxels as long in z as in its planes.
+    """
+    if description.unit not in METRES or unit not in METRES:
+        return None
+    factor = METRES[description.unit] / METRES[unit]
+    z, y, x = (size * factor for size in description.voxel_size)
+    return (math.sqrt(y * x) if description.spec.dimensions < len(seen) else z, y, x)
+
+
+def scale_of(stack: Stack, description: ModelDescription, seen: str) -> dict[str, float]:
+    """Return, for each axis the network sees, how many of its voxels one of the stack is long: 1 where nearly the same.
+
+    Empty where one of the two voxel sizes is not known.
+    """
+    wanted = trained_voxel_size(description, stack.unit, seen)
+    if wanted is None:
+        return {}
+    pairs = dict(zip("ZYX", zip(stack.voxel_size, wanted, strict=True), strict=True))
+    factors = {axis: pairs[axis][0] / pairs[axis][1] for axis in seen}
+    return {axis: 1.0 if abs(math.log(factor)) <= SAME else factor for axis, factor in factors.items()}
+
+
+def seen_lengths(stack: Stack, description: ModelDescription, seen: str, rescale: bool) -> tuple[int, ...]:
+    """Return the lengths along `seen` of the grid that the network sees.
+
+    Raises:
+        InputError: a rescaling is asked for and a voxel size is not known, or the two are too far apart.
+    """
+    if not rescale:
+        return tuple(stack.length(axis) for axis in seen)
+    wanted = trained_voxel_size(description, stack.unit, seen)
+    if wanted is None:
+        whose = f"'{stack.name}'" if stack.unit not in METRES else description.name
+        raise InputError(
+            f"The voxel size of {whose} is not known, so it cannot be rescaled: give it (in a shell with --voxel-size "
+            "and --unit), or segment without rescaling."
+        )
+    for axis, factor in scale_of(stack, description, seen).items():
+        if not SMALLEST <= factor <= LARGEST:
+            raise InputError(
+                f"Along {axis} '{stack.name}' has voxels {factor:.3g} times as long as {description.name} was trained "
+                "at: check the voxel size, or segment without rescaling."
+            )
+    return network_lengths(stack, seen, wanted)

@@ -1,0 +1,150 @@
+"""Where results are written while a run goes on: memory, memory-mapped files for a viewer, or OME-Zarr."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.errors import FileError
+from napari_skipseg.images.stack import LazyArray, Stack
+from napari_skipseg.images.write_faults import telling_faults
+from napari_skipseg.images.zarr_layout import Layout
+from napari_skipseg.images.zarr_writer import OmeZarrWriter, create_ome_zarr
+from napari_skipseg.inference.outputs import Depth, to_uint8
+from napari_skipseg.inference.results import UNCERTAINTY, Piece, ResultArray
+
+
+class Store(Protocol):
+    """Takes the pieces of a run; they may come from another thread, one at a time."""
+
+    def write(self, piece: Piece) -> None:
+        """Write a piece.
+
+        Raises:
+            FileError: the disk is full or closed to us.
+        """
+        ...
+
+
+class ArrayStore:
+    """float32 arrays, in memory, or memory-mapped in files `<name>.npy` of a folder.
+
+    Raises:
+        FileError: there is no room for the files.
+    """
+
+    def __init__(self, results: tuple[ResultArray, ...], folder: Path | None = None) -> None:
+        self.arrays = {result.name: _array(result.shape, folder, result.name) for result in results}
+
+    def write(self, piece: Piece) -> None:
+        """Write a piece."""
+        self.arrays[piece.name][piece.region] = piece.values
+
+
+def _array(shape: tuple[int, ...], folder: Path | None, name: str) -> NDArray[np.float32]:
+    if folder is None:
+        return np.zeros(shape, np.float32)
+    file = folder / f"{name}.npy"
+    try:
+        mapped: NDArray[np.float32] = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
+        _reserve(file)
+    except OSError as error:
+        raise FileError(
+            f"There is no room for the results in {folder} ({error.strerror}): free some space, or segment less."
+        ) from error
+    return mapped
+
+
+def _reserve(file: Path) -> None:
+    """Take the file's space on the disk now: a memory map that finds the disk full later would kill the process."""
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+
+
+class ZarrStore:
+    """OME-Zarr 0.5 stores `<prefix>_<name>.ome.zarr`; what is there already of the same layout is continued.
+
+    Raises:
+        FileError: something else is there, or nothing can be written.
+    """
+
+    def __init__(
+        self, results: tuple[ResultArray, ...], prefix: Path, stack: Stack, facts: Mapping[str, Any], depth: Depth,
+        class_names: tuple[str, ...],
+    ) -> None:  # fmt: skip
+        self._results = {result.name: result for result in results}
+        self._depth = depth
+        self.writers: dict[str, OmeZarrWriter] = {}
+        for result in results:
+            layout = _layout(result, stack, facts, stored_dtype(result, depth), class_names)
+            self.writers[result.name] = create_ome_zarr(
+                prefix.with_name(f"{prefix.name}_{result.name}.ome.zarr"), layout
+            )
+
+    def write(self, piece: Piece) -> None:
+        """Write a piece, which is whole chunks: each appears whole or not at all."""
+        result = self._results[piece.name]
+        values = to_uint8(piece.values) if _is_scaled(result, self._depth) else piece.values
+        order = stored_order(result.axes)
+        region = tuple(piece.region[axis] for axis in order)
+        self.writers[piece.name].write(region, values.transpose(order))
+
+    def plane_view(self, name: str) -> TransposedArray:
+        """Return the finest level of a result, its axes in the order of the result's own."""
+        result = self._results[name]
+        return TransposedArray(self.writers[name].arrays[0], stored_order(result.axes))
+
+
+class TransposedArray(LazyArray):
+    """An array whose axis i is axis `order.index(i)` of the one behind it."""
+
+    def __init__(self, data: Any, order: tuple[int, ...]) -> None:
+        self._data, self._order = data, order
+        self.shape = tuple(int(data.shape[order.index(axis)]) for axis in range(len(order)))
+        self.dtype = np.dtype(data.dtype)
+
+    def _read(self, index: tuple[int | slice, ...]) -> Any:
+        with telling_faults(Path(str(getattr(self._data, "store_path", "results")))):
+            values = np.asarray(self._data[tuple(index[axis] for axis in self._order)])
+        kept = [axis for axis in self._order if isinstance(index[axis], slice)]
+        return values.transpose(np.argsort(kept)) if values.ndim else values[()]
+
+
+def stored_order(axes: str) -> tuple[int, ...]:
+    """Return which of `axes` comes where in OME-Zarr, whose order is T, C, Z, Y, X."""
+    return tuple(sorted(range(len(axes)), key=lambda place: "TCZYX".index(axes[place])))
+
+
+def stored_dtype(result: ResultArray, depth: Depth) -> str:
+    """Return the type that a result is stored in."""
+    return "uint8" if result.is_labels or _is_scaled(result, depth) else "float32"
+
+
+def _is_scaled(result: ResultArray, depth: Depth) -> bool:
+    """Return whether 0-255 are stored. An uncertainty never is: small ones would be rounded away."""
+    return depth == "uint8" and not result.is_labels and result.name != UNCERTAINTY
+
+
+def _layout(
+    result: ResultArray, stack: Stack, facts: Mapping[str, Any], dtype: str, class_names: tuple[str, ...]
+) -> Layout:
+    order = stored_order(result.axes)
+    size, origin = result.placed(stack)
+    return Layout(
+        tuple(result.shape[axis] for axis in order),
+        "".join(result.axes[axis] for axis in order),
+        dtype,
+        size,
+        stack.unit,
+        origin,
+        tuple(result.chunks[axis] for axis in order),
+        "labels" if result.is_labels else "image",
+        class_names if "C" in result.axes else None,
+        {**facts, "layer": "labels"} if result.is_labels else facts,
+    )
