@@ -19,7 +19,7 @@ from pathlib import Path
 from file_to_file import all_rows, make_sample, measure_rows, print_results, verdicts
 from measuring import print_place, print_table
 from overhead import Measured, measure_overhead
-from peak import best_convolutions, copy_bytes_per_second, flops_per_pixel, layer_kinds
+from peak import LayerKind, best_convolutions, copy_bytes_per_second, flops_per_pixel, layer_kinds
 from volume import Setting, measure_volumes
 
 import napari_skipseg as skipseg
@@ -81,13 +81,11 @@ def print_overhead(measured: Measured, kind: str, needed: float, most: float) ->
     print(f"\nreading, tiling and writing add {measured.overhead:.1%} to the network (target 10 %).\n", flush=True)
 
 
-def print_layers(kinds, most: float) -> None:
-    """Print where the network's time goes, and how far each kind of layer is from the peak."""
+def print_layers(kinds: dict[str, LayerKind], most: float) -> None:
+    """Print where the network's time goes, how far each kind of layer is from the peak, and what the roofline allows."""
     bandwidth = copy_bytes_per_second()
     total = sum(kind.seconds for kind in kinds.values())
-    print(
-        f"layers by OpenVINO's own clock, {total:.3f} s a tile; copying memory moves {bandwidth / 1e9:.1f} GB/s here:\n"
-    )
+    print(f"layers by OpenVINO's own clock, {total:.3f} s a tile; copying memory moves {bandwidth / 1e9:.1f} GB/s:\n")
     rows = [
         (
             title,
@@ -100,6 +98,14 @@ def print_layers(kinds, most: float) -> None:
         if kind.seconds
     ]
     print_table(("layers", "share of time", "GFLOP/s", "share of peak", "GB/s in and out"), rows)
+    flops = sum(kind.flops for kind in kinds.values())
+    bound = sum(max(kind.flops / most, kind.moved / bandwidth) for kind in kinds.values())
+    print(
+        f"\nthe network reaches {flops / total / most:.1%} of the peak; with every layer at the roofline, which is the"
+    )
+    print(
+        f"convolution's peak or the copy's bandwidth, whichever allows less, it would reach {flops / bound / most:.1%}."
+    )
 
 
 def volume(asked: argparse.Namespace, work: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whole processes from a TIFF to files: ours beside MONAI, torch_em and nnU-Net, same weights, interleaved, and scored."""
+"""Whole processes from a TIFF to files: ours beside MONAI, torch_em and nnU-Net, same weights, in turns, scored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import tifffile
 import torch
 import zarr
-from measuring import OURS, Failure, print_table, run_process
+from measuring import OURS, FailedError, print_table, run_process
 from numpy.typing import NDArray
 
 import napari_skipseg as skipseg
@@ -166,7 +166,7 @@ def measure_rows(rows: list[Row], sample: Sample, work: Path, model: str, rounds
             out = work / "out" / str(rows.index(row))
             try:
                 seconds = [_run(row, image, out, work, model) for image in (sample.small, sample.image)]
-            except Failure as failure:
+            except FailedError as failure:
                 print(f"left out: {row.title}: {failure}\n", flush=True)
                 left.remove(row)
                 continue

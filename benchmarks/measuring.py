@@ -1,4 +1,4 @@
-"""What all benchmarks of the engine share: whole processes timed and their memory watched, tables, where figures hold."""
+"""What all benchmarks of the engine share: processes timed, their memory watched, tables, where figures hold."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Finished(NamedTuple):
     output: str
 
 
-class Failure(Exception):
+class FailedError(Exception):
     """A process ended with an error; the text is the last line that it wrote."""
 
 
@@ -84,7 +84,7 @@ def run_process(command: Sequence[str | Path], watch: bool = False, **environmen
     """Return how a command ended, started with `environment` beside what is set here.
 
     Raises:
-        Failure: it ended with an error.
+        FailedError: it ended with an error.
     """
     with tempfile.TemporaryFile("w+") as output:
         start = time.perf_counter()
@@ -101,7 +101,7 @@ def run_process(command: Sequence[str | Path], watch: bool = False, **environmen
         output.seek(0)
         text = output.read().strip()
     if code:
-        raise Failure(text.splitlines()[-1] if text else f"exit code {code}")
+        raise FailedError(text.splitlines()[-1] if text else f"exit code {code}")
     return Finished(seconds, watcher.peak, text)
 
 

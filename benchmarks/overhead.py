@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 import time
 from collections.abc import Callable
@@ -59,7 +61,8 @@ def measure_overhead(image: Path, model: Model, name: str, out: Path, arguments:
     times: dict[str, list[float]] = {"whole": [], "prepare": [], "network": []}
     for _ in range(rounds + 1):
         shutil.rmtree(out, ignore_errors=True)
-        times["whole"].append(seconds_of(lambda: app(command, standalone_mode=False)))
+        with contextlib.redirect_stdout(io.StringIO()):
+            times["whole"].append(seconds_of(lambda: app(command, standalone_mode=False)))
         times["prepare"].append(seconds_of(lambda: make_ready(stack, model, options)))
         times["network"] += [seconds_of(lambda: backend.run(images)) for _ in range(4)]
     batches = -(-len(run.grid) // run.batch)

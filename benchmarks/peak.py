@@ -99,7 +99,7 @@ def torch_seconds(channels: int, side: int, precision: str, seconds: float) -> f
 
 
 def least_seconds(call: Callable[[], Any], seconds: float) -> float:
-    """Return the least time of a call that is repeated for so many seconds, three times or more, after one to warm up."""
+    """Return the least time of a call repeated for so many seconds, three times or more, after one to warm up."""
     call()
     times: list[float] = []
     while len(times) < 3 or sum(times) < seconds:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import OURS, Failure, Finished, mebibytes, print_table, run_process
+from measuring import OURS, FailedError, Finished, mebibytes, print_table, run_process
 
 import napari_skipseg as skipseg
 from napari_skipseg.images.zarr_layout import Layout
@@ -65,7 +65,7 @@ def segment_volume(shape: tuple[int, int, int], setting: Setting, model: str) ->
     shutil.rmtree(out, ignore_errors=True)
     try:
         return run_process(command(volume, out, setting, model), watch=True)
-    except Failure as failure:
+    except FailedError as failure:
         print(f"{'×'.join(map(str, shape))}: {failure}\n")
         return None
     finally:

@@ -169,14 +169,16 @@ def test_segment_with_all_options(run: Run, image: Path, tmp_path: Path, library
     options = ["--attention", "--threshold", 0.45, "--average", 4, "--tile", 32, "--dtype", "float32"]
     size = ["--voxel-size", 50, 4, 8, "--unit", "nm"]
     ran = run("segment", image, tmp_path / "out", "--model", library / "tiny", "--device", "cpu", *options, *size)
-    assert [file.name for file in ran.files] == ["cells_probability.tif", "cells_binary.tif", "cells_attention_1.tif"]
+    kinds = ["probability", "binary", "uncertainty", "attention_1"]
+    assert [file.name for file in ran.files] == [f"cells_{kind}.tif" for kind in kinds]
     model = api.load_model("tiny")
     expected = api.segment(image, model, device="cpu", average=4, tile=32)
     probability = whole(ran.files[0])
     assert probability.dtype == np.float32
     np.testing.assert_array_equal(probability, expected.probability)
     np.testing.assert_array_equal(whole(ran.files[1]), expected.probability > 0.45)
-    np.testing.assert_array_equal(whole(ran.files[2]), expected.attentions[0].data)
+    np.testing.assert_array_equal(whole(ran.files[2]), expected.uncertainty)
+    np.testing.assert_array_equal(whole(ran.files[3]), expected.attentions[0].data)
     for file in ran.files:
         stack, recipe = read_stack(file), read_recipe(file)
         assert (stack.axes, stack.voxel_size, stack.unit) == ("ZYX", (50.0, 4.0, 8.0), "nm")

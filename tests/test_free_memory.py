@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from napari_skipseg import devices
 from napari_skipseg.devices import free_memory
@@ -78,14 +79,27 @@ def test_what_cannot_be_read_is_no_limit(groups: Path, text: str) -> None:
     assert free_memory("cpu") == 4000 * MIB
 
 
+def test_a_gpu_has_what_the_driver_leaves_and_what_torch_keeps_for_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (500 * MIB, 900 * MIB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 70 * MIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 30 * MIB)
+    assert free_memory("cuda") == 540 * MIB
+
+
+def test_an_apple_gpu_has_what_metal_recommends_less_what_torch_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 500 * MIB)
+    for taken, left in ((0, 500), (120, 380), (700, 0)):
+        monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda taken=taken: taken * MIB)
+        assert free_memory("mps") == left * MIB
+
+
 def test_here_there_is_some() -> None:
     assert 0 < free_memory("cpu") <= psutil.virtual_memory().total
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_has_some_and_what_torch_keeps_for_later_counts() -> None:
-    import torch
-
     before = free_memory("cuda")
     block = torch.zeros(64 * MIB, dtype=torch.uint8, device="cuda")
     taken = free_memory("cuda")

@@ -9,10 +9,11 @@ from typing import Any
 
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.stack import ArrayLike, Stack
-from napari_skipseg.inference.grid import Focus
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Depth, Prediction
+from napari_skipseg.inference.outputs import Depth, Focus, Prediction
+from napari_skipseg.inference.planning import iter_plan
 from napari_skipseg.inference.predict import iter_predict
+from napari_skipseg.inference.run_plan import RunPlan
 from napari_skipseg.inference.saving import Format, plain_name
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.catalog import DEFAULT_MODEL, locate_model
@@ -71,3 +72,21 @@ def iter_segment_to_folder(
     return (
         yield from iter_segment(stack, model, options, FolderTarget(folder, plain_name(name), dtype, form, restart))
     )
+
+
+def iter_plan_for_folder(
+    stack: Stack,
+    model: Model,
+    options: SegmentOptions,
+    folder: Path,
+    name: str,
+    dtype: Depth = "uint8",
+    form: Format = "tiff",
+    restart: bool = False,
+) -> Generator[Progress, Focus | None, RunPlan]:
+    """Yield while one tile is measured; return what `iter_segment_to_folder` with the same arguments would take.
+
+    Raises:
+        SkipsegError: the stack does not fit the model.
+    """
+    return (yield from iter_plan(stack, model, options, folder, dtype, form))

@@ -55,7 +55,9 @@ def run_shown(app: typer.Typer) -> NoReturn:
             fail(f"{error.format_message().rstrip('.')}. See `{_help_of(error)}`.", 2, verbose)
         fail(f"Something unexpected went wrong ({type(error).__name__}: {error}).", show_traceback=verbose)
     if code == STOPPED:
-        fail("Stopped; nothing half-written was left.", STOPPED)
+        fail(
+            "Stopped; no result is half-written, and the same command goes on from what is done where it can.", STOPPED
+        )
     sys.exit(code if isinstance(code, int) else 0)
 
 

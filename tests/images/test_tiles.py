@@ -1,5 +1,9 @@
 """Tile geometry: every voxel is kept once, with its margin around it."""
 
+import time
+from itertools import pairwise
+from math import ceil, floor, prod
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -139,3 +143,155 @@ def test_reflection_is_that_of_numpy(length, start, size):
     before, after = max(0, -start), max(0, start + size - length)
     expected = np.pad(places, (before, after), mode="reflect")[start + before :][:size]
     assert reflected(length, start, size).tolist() == expected.tolist()
+
+
+@st.composite
+def chunked_rows(draw):
+    """(length, largest, margin, stride, chunk) of one axis."""
+    stride = draw(st.sampled_from([1, 2, 3, 4, 8, 16]))
+    return (
+        draw(st.integers(1, 3000)),
+        draw(st.integers(1, 600)),
+        draw(st.integers(0, 40)),
+        stride,
+        draw(st.sampled_from([1, 7, 16, 64, 100, 512])),
+    )
+
+
+def planned(length, largest, margin, stride, chunk, seen=None):
+    """The plan of one axis, and its tiles as (start, size, keep)."""
+    plan = plan_tiles((length,), (largest,), margin, stride, chunk, seen and (seen,))
+    return plan.axes[0], [(tile.start[0], tile.size[0], tile.keep[0]) for tile in plan]
+
+
+@settings(max_examples=300, deadline=None)
+@given(chunked_rows())
+def test_every_border_but_the_last_is_a_multiple_of_the_plans_chunk(row):
+    axis, tiles = planned(*row)
+    length, _, _, stride, _ = row
+    keeps = [keep for _, _, keep in tiles]
+    assert (keeps[0].start, keeps[-1].stop) == (0, length)
+    for keep, following in pairwise(keeps):
+        assert keep.stop == following.start
+        assert keep.stop % axis.chunk == 0
+    for start, size, keep in tiles:
+        assert keep.stop - keep.start >= 1
+        assert start % stride == size % stride == 0
+    assert len(tiles) == 1 or axis.chunk % stride == 0
+
+
+@settings(max_examples=300, deadline=None)
+@given(chunked_rows())
+def test_no_tile_could_keep_a_chunk_more_so_that_fewer_would_not_do(row):
+    axis, tiles = planned(*row)
+    length, _, margin, stride, _ = row
+    margin = ceil(margin / stride) * stride
+    for _, size, keep in tiles[:-1]:
+        latest = max(0, keep.start - margin)
+        assert latest + size < ceil(length / stride) * stride
+        assert keep.stop + axis.chunk + margin > latest + size
+
+
+@settings(max_examples=300, deadline=None)
+@given(chunked_rows())
+def test_tiles_are_no_larger_than_their_number_takes(row):
+    length, _, margin, stride, chunk = row
+    _, tiles = planned(*row)
+    size = tiles[0][1]
+    if size > stride:
+        smaller, fewer = planned(length, size - stride, margin, stride, chunk)
+        assert len(fewer) > len(tiles) or fewer[0][1] >= size or smaller.chunk < planned(*row)[0].chunk
+
+
+@pytest.mark.parametrize(
+    ("length", "count", "size"), [(2048, 2, 1056), (4096, 4, 1088), (1024, 1, 1024), (1088, 1, 1088), (1100, 2, 624)]
+)
+def test_chunks_of_512_by_hand(length, count, size):
+    axis, tiles = planned(length, 1088, 32, 16, 512)
+    assert (len(tiles), axis.size, axis.chunk) == (count, size, 512)
+    assert all(border % 512 == 0 for border in axis.borders[:-1])
+
+
+def test_a_million_voxels_along_every_axis_are_planned_at_once():
+    start = time.perf_counter()
+    plan = plan_tiles((10**6,) * 3, (1088,) * 3, 32, 16, 512)
+    assert time.perf_counter() - start < 1
+    assert plan.counts == (977,) * 3
+    assert len(plan) == 977**3
+    assert plan[-1].keep == (slice(999424, 10**6),) * 3
+
+
+@settings(max_examples=60, deadline=None)
+@given(plans(), st.data())
+def test_a_plan_is_a_sequence_of_its_tiles(plan, data):
+    tiles = plan_tiles(*plan)
+    everything = list(tiles)
+    assert len(everything) == len(tiles) == prod(tiles.counts)
+    number = data.draw(st.integers(-len(tiles), len(tiles) - 1))
+    part = slice(*(data.draw(st.none() | st.integers(-99, 99)) for _ in range(2)), data.draw(st.sampled_from([1, 2, -1])))
+    assert tiles[number] == everything[number]
+    assert tiles[part] == everything[part]
+    assert everything[number] in tiles
+    assert [tile.start for tile in everything] == sorted(tile.start for tile in everything)
+    for beyond in (len(tiles), -len(tiles) - 1):
+        with pytest.raises(IndexError, match="there is no tile"):
+            tiles[beyond]
+
+
+@st.composite
+def rescaled_rows(draw):
+    """(length, largest, margin, stride, chunk, seen) of one axis."""
+    length, *others = draw(chunked_rows())
+    factor = draw(st.sampled_from([1 / 16, 0.3, 0.5, 0.64, 0.9, 1.0, 1.1, 1.37, 2.0, 3.5, 16.0]) | st.floats(0.07, 15))
+    return length, *others, max(1, round(length * factor))
+
+
+@settings(max_examples=400, deadline=None)
+@given(rescaled_rows())
+def test_a_rescaled_row_keeps_whole_chunks_and_every_voxel_once(row):
+    length, _, _, stride, _, seen = row
+    axis, tiles = planned(*row)
+    assert [keep.start for _, _, keep in tiles] == [0, *(keep.stop for _, _, keep in tiles)][:-1]
+    assert tiles[-1][2].stop == length
+    for start, size, keep in tiles:
+        assert keep.stop > keep.start
+        assert start % stride == size % stride == 0
+        assert 0 <= start <= start + size < seen + stride
+        assert keep.start % axis.chunk == 0
+    assert len(tiles) == 1 or axis.chunk % stride == 0
+
+
+@settings(max_examples=400, deadline=None)
+@given(rescaled_rows())
+def test_a_rescaled_tile_reads_what_interpolation_takes_and_the_margin_beyond(row):
+    _, _, margin, _, _, seen = row
+    axis, tiles = planned(*row)
+    step = seen / axis.length
+    more = margin if step != 1 else 0
+    for start, size, keep in tiles:
+        first, last = interpolated(step, keep.start, keep.stop)
+        assert start <= max(0, first - more)
+        assert min(seen - 1, last + more) < start + size
+
+
+@settings(max_examples=400, deadline=None)
+@given(rescaled_rows())
+def test_a_rescaled_tile_holds_the_map_pixels_that_interpolation_takes(row):
+    *_, stride, _, seen = row
+    axis, tiles = planned(*row)
+    step = seen / axis.length
+    for level in {1, stride} | ({2, 4} if stride % 4 == 0 else set()):
+        for start, size, keep in tiles:
+            kept = Tile((start,), (size,), (keep,)).keep_of_level(level)[0]
+            if kept.start < kept.stop:
+                first, last = interpolated(step, kept.start, kept.stop)
+                assert start // level <= max(0, first)
+                assert min(ceil(seen / level) - 1, last) < (start + size) // level
+
+
+def interpolated(step, start, stop):
+    """First and last voxel of a grid `step` times as fine that give something to [start, stop)."""
+    if step == 1:
+        return start, stop - 1
+    reach = max(step, 1)
+    return ceil((start + 0.5) * step - 0.5 - reach + 1e-9), floor((stop - 0.5) * step - 0.5 + reach - 1e-9)

@@ -326,12 +326,14 @@ def test_a_backend_that_fails_in_a_run_hands_the_tile_on() -> None:
 
 
 def test_a_backend_that_cannot_be_prepared_is_passed_over() -> None:
-    backend = chain(ImportError("no such library"), Fragile(ValueError()), OSError("cannot"), Fragile())
+    deep = RuntimeError("Exception from src/core.cpp:117:\nException from src/plugin.cpp:54:\nNo such operation.\n\n")
+    backend = chain(ImportError("no such library"), Fragile(ValueError()), OSError("cannot"), deep, Fragile())
     np.testing.assert_array_equal(backend.run(IMAGES).probability, IMAGES)
     assert [note.split(";")[0] for note in backend.notes] == [
         "number 1 failed (ImportError: no such library)",
         "number 2 failed (ValueError: )",
         "number 3 failed (OSError: cannot)",
+        "number 4 failed (RuntimeError: No such operation)",
     ]
 
 

@@ -229,6 +229,7 @@ def test_parts_need_no_attention_map() -> None:
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError("MPS backend out of memory"),
         RuntimeError("Exception from src/inference: std::bad_alloc"),
+        RuntimeError("Check 'ptr' failed at src/cpu_memory.cpp:257:\nFailed to allocate 457703424 bytes of memory"),
         MemoryError(),
         OutOfMemoryError(),
     ],

@@ -65,7 +65,7 @@ def test_the_tile_is_the_largest_that_takes_its_share_of_what_is_free(
 
 def test_a_volume_takes_smaller_tiles_where_less_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     sides = []
-    for memory in (PLENTY, 2**28, 2**25, 2**22, 0):
+    for memory in (PLENTY, 2**28, 2**25, 2**23, 0):
         free(monkeypatch, cpu=memory)
         sides.append(choose(DEEP).side)
     assert sides == sorted(sides, reverse=True)

@@ -15,11 +15,29 @@ from napari_skipseg.jobs.child import COMMAND
 from napari_skipseg.jobs.worker import explain
 
 JOB = protocol.SegmentJob(
-    7, "/tmp/run", "ZYX", (50.0, 4.0, 4.0), "nm", (0.0, 0.0, 0.0), "é", "/m", "ab", SegmentOptions(tile=64)
+    7,
+    "/tmp/run",
+    "",
+    (3, 40, 50),
+    "ZYX",
+    (50.0, 4.0, 4.0),
+    "nm",
+    (0.0, 0.0, 0.0),
+    "é",
+    "/m",
+    "ab",
+    SegmentOptions(tile=64),
+)
+
+PLAN = protocol.PlanJob(
+    8, "/tmp", (3, 40, 50), "uint8", "ZYX", (50.0, 4.0, 4.0), "nm", "é", "/m", "ab", SegmentOptions(average=8)
 )
 
 
-@pytest.mark.parametrize("request_", [JOB, protocol.DevicesJob(1), protocol.Cancel(7), protocol.Quit()])
+@pytest.mark.parametrize(
+    "request_",
+    [JOB, PLAN, protocol.DevicesJob(1), protocol.Look(7, {"Z": (3.0, 3.0)}), protocol.Cancel(7), protocol.Quit()],
+)
 def test_a_request_survives_its_line(request_: protocol.Request) -> None:
     line = protocol.request_to_line(request_)
     assert line.count(b"\n") == 1
@@ -42,7 +60,10 @@ def test_every_event_has_its_own_kind() -> None:
         for event in (
             protocol.Ready,
             protocol.ProgressMade,
+            protocol.ResultsOpened,
+            protocol.TileWritten,
             protocol.Segmented,
+            protocol.Planned,
             protocol.DevicesFound,
             protocol.Failed,
             protocol.Cancelled,

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from napari_skipseg.cli.study import _lengths, app
 from napari_skipseg.errors import FileError, SpecError
+from napari_skipseg.inference.memory import StorageMeter
 from napari_skipseg.networks.build import build, count_parameters
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.studies import costs
 from napari_skipseg.studies.costs import CostSettings, cost_panels, cost_summary, iter_costs
-from napari_skipseg.studies.memory import StorageMeter, measure_inference, measure_training
+from napari_skipseg.studies.memory import measure_inference, measure_training
 
 KIB = 1024
 SMALL = CostSettings(("unet",), ("org", "sat"), (2,), {2: (16, 16)})

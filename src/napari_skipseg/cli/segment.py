@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
 from napari_skipseg.cli.options import Depth, Device, FormatFlag, PlanesFlag, Unit, VoxelSize
-from napari_skipseg.terminal import watch
+from napari_skipseg.terminal import report, watch
+
+if TYPE_CHECKING:
+    from napari_skipseg.inference.options import SegmentOptions
 
 
 def segment(
@@ -34,20 +38,43 @@ def segment(
     samples: Annotated[int, typer.Option(help="Passes with dropout on: mean and uncertainty; 0 = none.")] = 0,
     dropout: Annotated[float | None, typer.Option(help="Rate in those passes; else that of the training.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of those passes.")] = 0,
+    plan: Annotated[bool, typer.Option("--plan", help="Measure one tile; say what the run takes.")] = False,
 ) -> None:
-    """Segment an image; write IN_probability.tif, IN_binary.tif and, where asked for, attention and uncertainty.
-
-    Stopped or killed, the same command goes on where it was.
-    """
-    from napari_skipseg.images.files import read_stack
+    """Segment an image into OUT_DIR. Stopped or killed, the same command goes on where it was."""
     from napari_skipseg.inference.options import SegmentOptions
 
-    shown = (device, threshold, tile, average, channel, planes.value, rescale)
-    options = SegmentOptions(*shown, attention, samples, dropout, seed)
-    stack = read_stack(image, axes, voxel_size, unit)
-    from napari_skipseg.api import iter_segment_to_folder, load_model
+    shown = SegmentOptions(device, threshold, tile, average, channel, planes.value, rescale)
+    options = replace(shown, attention=attention, samples=samples, dropout=dropout, seed=seed)
+    _segment(image, (axes, voxel_size, unit), model, options, Writing(out_dir, dtype.value, form.value, restart, plan))
 
-    target = (out_dir, image.name, dtype.value, form.value, restart)
+
+class Writing(NamedTuple):
+    """Where results go and how."""
+
+    folder: Path
+    depth: Literal["uint8", "float32"]
+    form: Literal["tiff", "ome-zarr"]
+    restart: bool
+    plan_only: bool
+
+
+def _segment(
+    image: Path,
+    calibration: tuple[str | None, tuple[float, float, float] | None, str | None],
+    model: str,
+    options: SegmentOptions,
+    writing: Writing,
+) -> None:
+    from napari_skipseg.images.files import read_stack
+
+    stack = read_stack(image, *calibration)
+    from napari_skipseg.api import iter_plan_for_folder, iter_segment_to_folder, load_model
+
+    target = (writing.folder, image.name, writing.depth, writing.form, writing.restart)
+    if writing.plan_only:
+        plan = watch(iter_plan_for_folder(stack, load_model(model), options, *target), "measuring one tile")
+        report(plan.describe(), as_json=False)
+        return
     work = iter_segment_to_folder(stack, load_model(model), options, *target)
     for file in watch(work, f"segmenting {image.name}"):
         typer.echo(str(file))

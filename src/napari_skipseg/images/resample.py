@@ -7,6 +7,7 @@ place in the whole alone, so that parts resampled one by one fit together withou
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,21 +60,26 @@ def resample_axis(
         taken: NDArray[np.float32] = np.take(values, wanted, axis)
         return taken
     start, stop = source_range(step, places, limit)
-    weights = _weights(step, places, start, stop)
-    cut = np.take(values, np.arange(start - first, stop - first), axis)
-    resampled: NDArray[np.float32] = np.moveaxis(np.moveaxis(cut, axis, -1) @ weights.T, -1, axis)
+    along = [-1 if number == axis else 1 for number in range(values.ndim)]
+    shape = tuple(len(places) if number == axis else length for number, length in enumerate(values.shape))
+    resampled = np.zeros(shape, np.float32)
+    for voxels, weights in _shares(step, places, start, stop):
+        part = np.take(values, voxels - first, axis)
+        part *= weights.reshape(along)
+        resampled += part
     return resampled
 
 
-def _weights(step: float, places: NDArray[np.intp], start: int, stop: int) -> NDArray[np.float32]:
-    """Return what each voxel in [start, stop) gives to each place (rows): a triangle of sum 1.
+def _shares(
+    step: float, places: NDArray[np.intp], start: int, stop: int
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+    """Yield a voxel in [start, stop) for each place and what it gives to it, until all that give something have come.
 
-    Its half width is a voxel of the larger kind.
+    What the voxels give is a triangle of sum 1, whose half width is a voxel of the larger kind.
     """
+    reach = max(step, 1.0)
     centres = (places + 0.5) * step - 0.5
-    distance = np.abs(centres[:, None] - np.arange(start, stop)[None]) / max(step, 1.0)
-    weights = np.maximum(0.0, 1.0 - distance)
-    nothing = weights.sum(axis=1) == 0  # at the very border, between the last centre and the end
-    weights[nothing, np.abs(distance[nothing]).argmin(axis=1)] = 1.0
-    weights /= weights.sum(axis=1, keepdims=True)
-    return np.asarray(weights, np.float32)
+    voxels = np.ceil(centres - reach).astype(np.intp) + np.arange(math.floor(2 * reach) + 1)[:, None]
+    weights = np.maximum(0.0, 1.0 - np.abs(voxels - centres) / reach) * ((voxels >= start) & (voxels < stop))
+    weights /= weights.sum(axis=0)
+    yield from zip(np.clip(voxels, start, stop - 1), weights.astype(np.float32), strict=True)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from math import prod
+from math import ceil, prod
 from typing import overload
 
 import numpy as np
@@ -123,11 +123,13 @@ def plan_tiles(
     stride: int,
     chunk: int = 1,
     seen: tuple[int, ...] | None = None,
+    shrink: bool = True,
 ) -> TilePlan:
     """Return the tiles that cover `shape`, none larger than `largest` (nor smaller than margins and stride need).
 
     chunk: what a tile keeps is made of whole chunks of this length, of shorter ones where `largest` leaves less room.
     seen: lengths of the network's grid where it is another than the image's; margin, stride and largest count in it.
+    shrink: make tiles as short as their number allows; without it every image that takes several has tiles of one size.
 
     Raises:
         ValueError: lengths that do not match in number, or are not positive.
@@ -138,7 +140,7 @@ def plan_tiles(
     margin = _up(margin, stride)
     return TilePlan(
         tuple(
-            _plan_axis(_Axis(length, network, margin, stride), most, chunk)
+            _plan_axis(_Axis(length, network, margin, stride), most, chunk, shrink)
             for length, network, most in zip(shape, seen, largest, strict=True)
         )
     )
@@ -153,16 +155,30 @@ class _Axis:
     margin: int
     stride: int
 
-    @property
+    @cached_property
     def whole(self) -> int:
         return _up(self.seen, self.stride)
 
-    @property
+    @cached_property
+    def is_rescaled(self) -> bool:
+        return self.seen != self.length
+
+    @cached_property
     def reach(self) -> int:
-        """How far a tile reads beyond what it keeps: interpolation back takes a voxel of the larger kind, and one."""
-        if self.seen == self.length:
+        """How far a tile reads beyond what it keeps: the margin, and what interpolation back to the image takes.
+
+        Interpolation takes a voxel of the larger kind around each centre, in maps of one pixel per stride too.
+        """
+        if not self.is_rescaled:
             return self.margin
-        return self.margin + max(1, -(-self.seen // self.length)) + 1
+        pixels = 1 + abs(self.seen / self.length - 1) / 2
+        return max(self.margin + ceil(pixels), ceil(self.stride * pixels))
+
+    def room(self, size: int) -> int:
+        """How many voxels of the image a tile of `size` keeps at the least, between two others."""
+        if not self.is_rescaled:
+            return size - 2 * self.reach
+        return (size - 2 * self.reach - self.stride) * self.length // self.seen
 
     def first(self, border: int) -> int:
         """Where a tile must start, at the latest, that keeps from `border` on."""
@@ -181,20 +197,17 @@ class _Axis:
         return (*borders, self.length)
 
 
-def _plan_axis(axis: _Axis, largest: int, chunk: int) -> AxisPlan:
+def _plan_axis(axis: _Axis, largest: int, chunk: int, shrink: bool) -> AxisPlan:
     """Return the fewest tiles no longer than `largest`, and of those the shortest."""
-    if axis.whole <= largest // axis.stride * axis.stride:
+    most = largest // axis.stride * axis.stride
+    if axis.whole <= most:
         return AxisPlan(axis.length, axis.seen, axis.whole, chunk, (0,), (0, axis.length))
-    most = max(largest // axis.stride, 1) * axis.stride
-    if axis.seen == axis.length:
-        chunk = _up(min(chunk, max(axis.stride, most - 2 * axis.margin)), axis.stride)
-    while (borders := axis.borders(most, chunk)) is None:
-        if chunk > 1 and axis.seen != axis.length:
-            chunk = max(1, chunk * 3 // 4)
-        else:
-            most += axis.stride
+    while axis.room(most) < axis.stride:
+        most += axis.stride
+    chunk = min(_up(chunk, axis.stride), axis.room(most) // axis.stride * axis.stride)
+    borders = axis.borders(most, chunk) or (0, axis.length)
     low, high = 0, most // axis.stride
-    while high - low > 1:
+    while shrink and high - low > 1:
         middle = (low + high) // 2
         tried = axis.borders(middle * axis.stride, chunk)
         if tried is not None and len(tried) == len(borders):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import Tile, TilePlan
 from napari_skipseg.inference.dropout import Place
+from napari_skipseg.inference.outputs import Focus
 
 Region = tuple[slice, ...]
 
@@ -78,24 +80,14 @@ class Grid:
         return tuple(max(1, -(-kept[axis] // stride)) if axis in kept else 1 for axis in self.axes)
 
 
-@dataclass(frozen=True)
-class Focus:
-    """What is looked at: along each axis of a result (T, Z, Y, X) the voxels in view, or the one that is shown.
-
-    An axis that is not named counts as in view all along.
-    """
-
-    view: dict[str, tuple[float, float]] = field(default_factory=dict)
-
-
 class Order:
     """Which unit comes next: those left are taken in their order, the nearest to the focus first once there is one."""
 
     def __init__(self, grid: Grid, done: Iterable[int] = ()) -> None:
         self._grid = grid
-        left = np.ones(len(grid), bool)
-        left[list(done)] = False
-        self._queue: NDArray[np.intp] = np.flatnonzero(left)
+        self._left = np.ones(len(grid), bool)
+        self._left[list(done)] = False
+        self._queue: NDArray[np.intp] = np.flatnonzero(self._left)
         self._next = 0
 
     def __len__(self) -> int:
@@ -104,37 +96,54 @@ class Order:
     def take(self) -> int:
         """Return the number of the next unit, which is then no longer left."""
         number = int(self._queue[self._next])
+        self._left[number] = False
         self._next += 1
         return number
 
     def look(self, focus: Focus) -> None:
-        """Put the units that are left in order: first by time and slice, then by distance from the view's centre."""
-        left = np.sort(self._queue[self._next :])
-        keys = [np.zeros(len(left))]
-        for axis in reversed(self._grid.axes):
-            low, high = focus.view.get(axis, (-np.inf, np.inf))
-            start, stop = self._intervals(axis)
-            gap = np.maximum(0.0, np.maximum(start - high, low - (stop - 1)))
-            if high > low and np.isfinite(high - low):
-                keys[0] += np.square((start + stop - 1) / 2 - (low + high) / 2)[self._along(axis, left)]
-            keys.append(gap[self._along(axis, left)])
+        """Put the units that are left in order.
+
+        First by distance from the time and the slice that are shown, then those in view, then by distance from the
+        view's centre.
+        """
+        left = np.flatnonzero(self._left)
+        keys = [np.broadcast_to(key, self._lengths).ravel()[left] for key in self._keys(focus)]
         self._queue = left[np.lexsort(keys)]
         self._next = 0
 
-    def _intervals(self, axis: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return where what is kept starts and stops along an axis: of each tile, or of each position."""
+    def _keys(self, focus: Focus) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return what units are sorted by, the last first; each spreads over the axes of `_lengths`."""
+        from_centre, from_view = np.zeros(1), np.zeros(1)
+        from_shown = np.zeros(1, np.intp)
+        for axis in (axis for axis in "TZYX" if axis in self._grid.axes and axis in focus.view):
+            low, high = sorted(focus.view[axis])
+            gap = self._gap(axis, low, high)
+            if low == high:
+                ranks = np.unique(gap, return_inverse=True)[1].reshape(gap.shape)
+                from_shown = from_shown * (int(ranks.max()) + 1) + ranks
+                continue
+            from_view = from_view + np.square(gap)
+            if np.isfinite(high - low):
+                from_centre = from_centre + np.square(self._gap(axis, (low + high) / 2, (low + high) / 2))
+        return from_centre, from_view, from_shown
+
+    @property
+    def _axes(self) -> str:
+        """The axes that units are numbered along, the last fastest."""
+        return self._grid.looped + self._grid.seen
+
+    @property
+    def _lengths(self) -> tuple[int, ...]:
+        return (*self._grid.loops, *self._grid.tiles.counts)
+
+    def _gap(self, axis: str, low: float, high: float) -> NDArray[np.float64]:
+        """Return how far [low, high] is from what is kept along an axis: of each tile, or of each position."""
         if axis in self._grid.seen:
             borders = np.asarray(self._grid.tiles.axes[self._grid.seen.index(axis)].borders, float)
-            return borders[:-1], borders[1:]
-        places = np.arange(self._grid.shape[self._grid.axes.index(axis)], dtype=float)
-        return places, places + 1
-
-    def _along(self, axis: str, numbers: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return which tile or position along an axis each of the units is."""
-        parts, tiles = np.divmod(numbers, len(self._grid.tiles))
-        if axis in self._grid.seen:
-            return np.unravel_index(tiles, self._grid.tiles.counts)[self._grid.seen.index(axis)]
-        return np.unravel_index(parts, self._grid.loops)[self._grid.looped.index(axis)]
+        else:
+            borders = np.arange(self._grid.shape[self._grid.axes.index(axis)] + 1, dtype=float)
+        gap = np.maximum(0.0, np.maximum(borders[:-1] - high, low - (borders[1:] - 1)))
+        return gap.reshape([-1 if each == axis else 1 for each in self._axes])
 
 
 def make_grid(stack: Stack, seen: str, tiles: TilePlan) -> Grid:

@@ -94,6 +94,16 @@ def label(probability: NDArray[np.float32], threshold: float) -> NDArray[np.uint
 
 
 @dataclass(frozen=True)
+class Focus:
+    """What is looked at: along each axis of a result (T, Z, Y, X) the voxels in view, or the one that is shown.
+
+    An axis that is not named counts as in view all along.
+    """
+
+    view: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Opened(Progress):
     """The arrays of a prediction are there, empty, and fill from now on."""
 

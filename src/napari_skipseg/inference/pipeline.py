@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from napari_skipseg.inference.backends import Pixels, TileOutput
-from napari_skipseg.inference.grid import Focus, Order, Unit
-from napari_skipseg.inference.outputs import Written
+from napari_skipseg.inference.grid import Order, Unit
+from napari_skipseg.inference.outputs import Focus, Written
 from napari_skipseg.inference.passes import Passes
 from napari_skipseg.progress import Progress
 

@@ -15,9 +15,9 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
 from napari_skipseg.inference.backends import TileOutput, make_backend, notes_of, openvino_backend, torch_backend
 from napari_skipseg.inference.dropout import dropout_rate
-from napari_skipseg.inference.grid import Focus, Grid, Order, Unit, make_grid
+from napari_skipseg.inference.grid import Grid, Order, Unit, make_grid
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import AttentionMap, Opened, Prediction
+from napari_skipseg.inference.outputs import AttentionMap, Focus, Opened, Prediction
 from napari_skipseg.inference.passes import BackendMaker, Passes, choose_passes
 from napari_skipseg.inference.pipeline import Pace, Pipeline
 from napari_skipseg.inference.results import PROBABILITY, UNCERTAINTY, ResultArray, pieces, results_of
@@ -34,7 +34,10 @@ CHUNK = {2: 512, 3: 64}
 
 @dataclass(frozen=True)
 class Run:
-    """All that is settled before the first tile: what is read, what computes, and what is written."""
+    """All that is settled before the first tile: what is read, what computes, and what is written.
+
+    tile_bytes: memory that a batch takes in the network.
+    """
 
     stack: Stack
     model: Model
@@ -43,6 +46,7 @@ class Run:
     normalization: Normalization
     passes: Passes
     batch: int
+    tile_bytes: int
     results: tuple[ResultArray, ...]
     recipe: dict[str, Any]
     pace: Pace = field(default_factory=Pace)
@@ -55,17 +59,19 @@ def iter_predict(
     folder: Path | None = None,
     backend_maker: BackendMaker = make_backend,
     normalization: Normalization | None = None,
+    preview: bool = False,
 ) -> Generator[Progress, Focus | None, Prediction]:
     """Yield `Opened` when its arrays are there, `Written` after each tile, and progress; return the prediction.
 
     Cancel by closing the generator; send a `Focus` to have what is looked at first. Results are memory-mapped files in
     `folder`, or arrays in memory where it is None. `normalization` is measured on the stack, unless it was measured
     before, say on the whole of which `stack` is one slice. `backend_maker` is not asked for samples: those take torch.
+    preview: take tiles of one size, whatever the size of the stack, for which a warm engine is ready.
 
     Raises:
         SkipsegError: the stack does not fit the model, its values cannot be used, no such device, a full disk.
     """
-    run = yield from iter_prepare(stack, model, options, backend_maker, normalization)
+    run = yield from iter_prepare(stack, model, options, backend_maker, normalization, preview=preview)
     store = ArrayStore(run.results, folder)
     prediction = _predicted(run, store)
     _look_ahead = yield Opened(0, 1, "the first tile", prediction)
@@ -81,6 +87,7 @@ def iter_prepare(
     normalization: Normalization | None = None,
     pinned: Mapping[str, Any] | None = None,
     with_binary: bool = False,
+    preview: bool = False,
 ) -> Generator[Progress, Focus | None, Run]:
     """Yield while things are measured and prepared; return what is settled before the first tile.
 
@@ -102,10 +109,10 @@ def iter_prepare(
     device = choose_device(options.device)
     yield Progress(0, 1, f"preparing the network on {device.title}")
     choice = _choice(model, device, options, pinned)
-    grid = _grid(stack, model, seen, lengths, choice)
+    grid = _grid(stack, model, seen, lengths, choice, preview)
     passes = choose_passes(model, device, grid.tiles.size, options, backend_maker)
     results = results_of(grid, model, options, with_binary)
-    settled = Run(stack, model, options, grid, normalization, passes, choice.batch, results, {})
+    settled = Run(stack, model, options, grid, normalization, passes, choice.batch, choice.bytes, results, {})
     settled.recipe.update(_recipe(settled, device, choice))
     return settled
 
@@ -196,10 +203,10 @@ def _choice(model: Model, device: Device, options: SegmentOptions, pinned: Mappi
     return choose_tile(model, device, precision, options.tile, options.planes)
 
 
-def _grid(stack: Stack, model: Model, seen: str, lengths: tuple[int, ...], choice: TileChoice) -> Grid:
+def _grid(stack: Stack, model: Model, seen: str, lengths: tuple[int, ...], choice: TileChoice, preview: bool) -> Grid:
     shape = tuple(stack.length(axis) for axis in seen)
     margin, stride = model.description.margin, model.network.stride
-    tiles = plan_tiles(shape, (choice.side,) * len(seen), margin, stride, CHUNK[len(seen)], lengths)
+    tiles = plan_tiles(shape, (choice.side,) * len(seen), margin, stride, CHUNK[len(seen)], lengths, not preview)
     return make_grid(stack, seen, tiles)
 
 

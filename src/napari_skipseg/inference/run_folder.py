@@ -2,10 +2,10 @@
 
 It lies beside the results as `<name>.unfinished` and goes when they are whole:
 
-    run.json    what the run is of (its key), what was settled when it began (its recipe), and, when all is written,
-                the files that are being moved to their place
+    run.json    what the run is of (its key), what was settled when it began (its recipe), what changed of that since,
+                and, when all is written, the files that are being moved to their place
     done        the numbers of the units whose results are written, 8 bytes each, in the order of their ends
-    lock        which process is at work on it
+    lock        held by the process that is at work on it, whose number it says
     *.ome.zarr  the results so far, each a store that any viewer opens
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,13 +22,14 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import psutil
 
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.write_faults import telling_faults
+from napari_skipseg.inference.run_lock import RunLock
 
 ENDING = ".unfinished"
-_FACTS, _JOURNAL, _LOCK = "run.json", "done", "lock"
+_FACTS, _JOURNAL, _REPLACED = "run.json", "done", "replaced-"
+_OURS = r"\.?{name}_(probability|binary|uncertainty|attention_\d+)\.(tif|ome\.zarr)(\.part|-\w+)?"
 _NUMBER = np.dtype("<u8")
 
 
@@ -37,39 +38,46 @@ class RunFolder:
     no use: nothing was done, or all is finished.
 
     key: what the run is of, as JSON; a run of another key is not continued. restart: throw away what is there.
+    lasting: whether the run can be continued at all; where not, nothing of it is kept.
 
     Raises:
         FileError: another process is at work on it, it holds a run of another key, or nothing can be written.
     """
 
-    def __init__(self, folder: Path, name: str, key: Mapping[str, Any], restart: bool = False) -> None:
+    def __init__(
+        self, folder: Path, name: str, key: Mapping[str, Any], restart: bool = False, lasting: bool = True
+    ) -> None:
         self.path = folder / f"{name}{ENDING}"
-        self._key: dict[str, Any] = json.loads(json.dumps(key))
-        self._made = [place for place in (folder, *folder.parents) if not place.exists()]
         self.recipe: dict[str, Any] | None = None
+        self.changes: dict[str, Any] = {}
+        self._key: dict[str, Any] = json.loads(json.dumps(key))
+        self._lasting = lasting
+        self._ours = re.compile(_OURS.format(name=re.escape(name)))
         self._moving: list[str] | None = None
-        with telling_faults(self.path):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock()
-            if restart:
-                self._empty()
-            self._begin()
+        self._made = [place for place in (folder, *folder.parents) if not place.exists()]
+        self._lock = RunLock(self.path)
+        with contextlib.ExitStack() as leaving:
+            leaving.callback(self._leave)
+            with telling_faults(self.path):
+                folder.mkdir(parents=True, exist_ok=True)
+                self._lock.take()
+                if restart:
+                    self._empty()
+                self._begin()
+            leaving.pop_all()
 
     def _begin(self) -> None:
         facts = self._read_facts()
-        if facts is None:
+        if facts is None or not facts["lasting"]:
             self._empty()
         elif facts["key"] != self._key:
-            differs = sorted(
-                name for name in {*facts["key"], *self._key} if facts["key"].get(name) != self._key.get(name)
-            )
-            self._unlock()
+            differs = [name for name in {**self._key, **facts["key"]} if facts["key"].get(name) != self._key.get(name)]
             raise FileError(
-                f"'{self.path}' holds an unfinished run with another {', '.join(differs)}: finish it first with the "
+                f"'{self.path}' holds an unfinished run that differs in {', '.join(differs)}: finish it first with the "
                 "command that began it, or throw it away (in a shell with --restart)."
             )
         else:
-            self.recipe, self._moving = facts["recipe"], facts["moving"]
+            self.recipe, self.changes, self._moving = facts["recipe"], facts["changes"], facts["moving"]
 
     def _read_facts(self) -> dict[str, Any] | None:
         """Return what was begun here, None where nothing was that can be gone on with."""
@@ -77,7 +85,10 @@ class RunFolder:
             facts = json.loads((self.path / _FACTS).read_bytes())
         except (OSError, ValueError):
             return None
-        return facts if isinstance(facts, dict) and {"key", "recipe", "moving"} <= facts.keys() else None
+        kinds = {"key": dict, "recipe": dict, "changes": dict, "moving": list | None, "lasting": bool}
+        if not isinstance(facts, dict) or facts.keys() != kinds.keys():
+            return None
+        return facts if all(isinstance(facts[name], kind) for name, kind in kinds.items()) else None
 
     def begin(self, recipe: Mapping[str, Any]) -> None:
         """Write down what was settled, so that a continued run takes it again.
@@ -88,9 +99,24 @@ class RunFolder:
         self.recipe = json.loads(json.dumps(recipe))
         self._write_facts()
 
+    def change(self, changes: Mapping[str, Any]) -> None:
+        """Write down what is otherwise than the recipe says, from now on.
+
+        Raises:
+            FileError: nothing can be written.
+        """
+        self.changes = json.loads(json.dumps(changes))
+        self._write_facts()
+
     def _write_facts(self) -> None:
         part = self.path / f"{_FACTS}.part"
-        facts = {"key": self._key, "recipe": self.recipe, "moving": self._moving}
+        facts = {
+            "key": self._key,
+            "recipe": self.recipe,
+            "changes": self.changes,
+            "moving": self._moving,
+            "lasting": self._lasting,
+        }
         with telling_faults(self.path / _FACTS):
             part.write_text(json.dumps(facts, indent=1), encoding="utf-8")
             part.replace(self.path / _FACTS)
@@ -98,29 +124,37 @@ class RunFolder:
     @property
     def is_whole(self) -> bool:
         """Whether all results are written, and at most not all of them in their place."""
-        return self._moving is not None
+        return self._moving is not None and all(
+            (self.path / name).exists() or (self.path.parent / name).exists() for name in self._moving
+        )
 
-    def move_results(self, files: list[Path] | None = None) -> list[Path]:
+    def finish(self, files: list[Path]) -> None:
+        """Write down that these `files`, in this folder, are the whole results: from now on only moving them is left.
+
+        Raises:
+            FileError: nothing can be written.
+        """
+        self._moving = [file.name for file in files]
+        self._write_facts()
+
+    def waiting(self) -> list[Path]:
+        """Return the results that are whole and not yet in their place."""
+        return [self.path / name for name in self._moving or () if (self.path / name).exists()]
+
+    def move_results(self) -> list[Path]:
         """Return where the results lie when all have been moved out, in place of older ones.
-
-        files: the results, as they lie in this folder; None goes on with those of a move that was cut short.
 
         Raises:
             FileError: one cannot be moved.
         """
-        if files is not None:
-            self._moving = [file.name for file in files]
-            self._write_facts()
-        places = []
-        for name in self._moving or ():
-            file, target = self.path / name, self.path.parent / name
+        for file in self.waiting():
+            target, replaced = self.path.parent / file.name, self.path / f"{_REPLACED}{file.name}"
             with telling_faults(target):
-                if file.exists() and target.is_dir() and not target.is_symlink():
-                    shutil.rmtree(target)
-                if file.exists():
-                    file.replace(target)
-            places.append(target)
-        return places
+                if file.is_dir() and (target.exists() or target.is_symlink()):
+                    _remove(replaced)
+                    target.replace(replaced)  # a kill leaves the old store or the new one, and never half of one
+                file.replace(target)
+        return [self.path.parent / name for name in self._moving or ()]
 
     def done(self) -> list[int]:
         """Return the numbers of the units that are done."""
@@ -137,38 +171,30 @@ class RunFolder:
         Raises:
             FileError: nothing can be written.
         """
-        with (
-            telling_faults(self.path / _JOURNAL),
-            (self.path / _JOURNAL).open("r+b" if self._has_journal() else "wb") as file,
-        ):
+        journal = self.path / _JOURNAL
+        with telling_faults(journal), journal.open("r+b" if journal.exists() else "wb") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(end // _NUMBER.itemsize * _NUMBER.itemsize)
             file.write(np.array([number], _NUMBER).tobytes())
 
-    def _has_journal(self) -> bool:
-        return (self.path / _JOURNAL).exists()
-
-    def _lock(self) -> None:
-        self.path.mkdir(exist_ok=True)
-        holder = _read_json(self.path / _LOCK)
-        if holder and holder.get("host") == platform.node() and _is_alive(holder):
-            raise FileError(
-                f"'{self.path}' is being written by another process ({holder['pid']}): wait for it, or end it first."
-            )
-        (self.path / _LOCK).write_text(json.dumps(_me()), encoding="ascii")
-
-    def _unlock(self) -> None:
-        with contextlib.suppress(OSError):
-            (self.path / _LOCK).unlink(missing_ok=True)
+    def discard(self) -> None:
+        """Keep nothing of the run: it is of no use."""
+        self._lasting = False
 
     def _empty(self) -> None:
+        """Remove all that is ours, first what says that there is a run."""
+        for name in (_FACTS, f"{_FACTS}.part", _JOURNAL):
+            (self.path / name).unlink(missing_ok=True)
         for place in self.path.iterdir():
-            if place.name == _LOCK:
-                continue
-            if place.is_dir():
-                shutil.rmtree(place)
-            else:
-                place.unlink()
+            if place.name.startswith(_REPLACED) or self._ours.fullmatch(place.name):
+                _remove(place)
+
+    def _leave(self) -> None:
+        """Let go of the folder, and remove it and those made for it where they are empty."""
+        self._lock.release()
+        for place in (self.path, *self._made):
+            with contextlib.suppress(OSError):
+                place.rmdir()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -176,33 +202,14 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._unlock()
-        if kind is None or not self.done():
-            shutil.rmtree(self.path, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            for place in self._made:
-                place.rmdir()
+        if kind is None or not self._lasting or not self.done():
+            with contextlib.suppress(OSError):
+                self._empty()
+        self._leave()
 
 
-def _me() -> dict[str, Any]:
-    process = psutil.Process()
-    return {"host": platform.node(), "pid": process.pid, "started": process.create_time()}
-
-
-def _is_alive(holder: dict[str, Any]) -> bool:
-    """Return whether the process that left a lock is still there, and another one than this."""
-    if holder.get("pid") == os.getpid():
-        return False
-    try:
-        process = psutil.Process(int(holder["pid"]))
-        return bool(process.create_time() == holder.get("started") and process.status() != psutil.STATUS_ZOMBIE)
-    except (psutil.Error, KeyError, TypeError, ValueError):
-        return False
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+def _remove(place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,10 +80,13 @@ def write_tiff(path: Path, saved: SavedArray) -> None:
     )  # fmt: skip
 
 
-def check_replaceable(folder: Path, name: str, names: list[str], form: Format) -> None:
-    """Raise FileError where one of the results would take the place of something that we did not write."""
-    for each in names:
-        target = folder / f"{name}_{each}{ENDINGS[form]}"
+def check_replaceable(targets: Iterable[Path], form: Format) -> None:
+    """Raise where one of the results would take the place of something else: of no file, or of no store of ours.
+
+    Raises:
+        FileError: it would, or what lies there cannot be read.
+    """
+    for target in targets:
         if not target.exists():
             continue
         ours = target.is_file() if form == "tiff" else is_node(target) and OURS in read_node(target).attributes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.stack import LazyArray, Stack
+from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.write_faults import telling_faults
-from napari_skipseg.images.zarr_layout import Layout
+from napari_skipseg.images.zarr_array import ZarrArray
+from napari_skipseg.images.zarr_layout import OURS, Layout
+from napari_skipseg.images.zarr_nodes import read_node
 from napari_skipseg.images.zarr_writer import OmeZarrWriter, create_ome_zarr
+from napari_skipseg.inference.grid import Grid, Region, Unit
 from napari_skipseg.inference.outputs import Depth, to_uint8
+from napari_skipseg.inference.plane_view import PlaneView
 from napari_skipseg.inference.results import UNCERTAINTY, Piece, ResultArray
 
 
@@ -95,25 +100,37 @@ class ZarrStore:
         region = tuple(piece.region[axis] for axis in order)
         self.writers[piece.name].write(region, values.transpose(order))
 
-    def plane_view(self, name: str) -> TransposedArray:
-        """Return the finest level of a result, its axes in the order of the result's own."""
-        result = self._results[name]
-        return TransposedArray(self.writers[name].arrays[0], stored_order(result.axes))
+    def holds(self, grid: Grid, unit: Unit) -> bool:
+        """Return whether all that a unit gives is there."""
+        return all(self._holds(result, grid.region(unit, max(result.stride))) for result in self._results.values())
+
+    def _holds(self, result: ResultArray, region: Region) -> bool:
+        whole = (slice(0, result.shape[0]), *region) if "C" in result.axes else region
+        return self.writers[result.name].is_written(tuple(whole[axis] for axis in stored_order(result.axes)))
+
+    def plane_view(self, name: str) -> PlaneView:
+        """Return the finest level of a result, its axes in the order of the result's own.
+
+        Raises:
+            FileError: it is damaged.
+        """
+        result, path = self._results[name], self.writers[name].path
+        return PlaneView(ZarrArray(read_node(path / "0")), stored_order(result.axes), path.parent)
 
 
-class TransposedArray(LazyArray):
-    """An array whose axis i is axis `order.index(i)` of the one behind it."""
+def tell_changes(path: Path, changes: Mapping[str, Any]) -> None:
+    """Write into the recipe of the store at `path` what became otherwise in the run.
 
-    def __init__(self, data: Any, order: tuple[int, ...]) -> None:
-        self._data, self._order = data, order
-        self.shape = tuple(int(data.shape[order.index(axis)]) for axis in range(len(order)))
-        self.dtype = np.dtype(data.dtype)
-
-    def _read(self, index: tuple[int | slice, ...]) -> Any:
-        with telling_faults(Path(str(getattr(self._data, "store_path", "results")))):
-            values = np.asarray(self._data[tuple(index[axis] for axis in self._order)])
-        kept = [axis for axis in self._order if isinstance(index[axis], slice)]
-        return values.transpose(np.argsort(kept)) if values.ndim else values[()]
+    Raises:
+        FileError: nothing can be written, or there is no store of ours.
+    """
+    file = path / "zarr.json"
+    with telling_faults(file):
+        node = json.loads(file.read_bytes())
+        node["attributes"][OURS]["recipe"].update(changes)
+        part = file.with_name(f"{file.name}.part")
+        part.write_text(json.dumps(node, indent=2), encoding="utf-8")
+        part.replace(file)
 
 
 def stored_order(axes: str) -> tuple[int, ...]:

@@ -17,15 +17,12 @@ from napari_skipseg import errors
 from napari_skipseg.errors import EngineError, SkipsegError
 from napari_skipseg.jobs.protocol import (
     Cancel,
-    Cancelled,
-    DevicesFound,
+    End,
     Event,
     Failed,
-    Inspected,
     Quit,
     Ready,
     Request,
-    Segmented,
     event_from_line,
     request_to_line,
 )
@@ -117,10 +114,7 @@ class Child:
         with contextlib.suppress(EngineError):
             while time.monotonic() < until:
                 event = self.next_event(WAKE)
-                if (
-                    isinstance(event, Segmented | Inspected | DevicesFound | Failed | Cancelled)
-                    and event.number == number
-                ):
+                if isinstance(event, End) and event.number == number:
                     return
         self.end()
 

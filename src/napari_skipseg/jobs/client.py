@@ -8,37 +8,48 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import tempfile
 import threading
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
 from napari_skipseg.errors import EngineError
-from napari_skipseg.images.normalize import measure
+from napari_skipseg.images.normalize import Normalization, measure
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Prediction
+from napari_skipseg.inference.outputs import Focus, Opened, Prediction, Written
+from napari_skipseg.inference.run_plan import RunPlan
 from napari_skipseg.jobs.child import WAKE, Child, error_of
 from napari_skipseg.jobs.inspection import Inspection, Part, cut_part, open_inspection
 from napari_skipseg.jobs.protocol import (
     INPUT_FILE,
     NO_JOB,
-    Cancelled,
     DeviceReport,
     DevicesFound,
     DevicesJob,
     End,
+    Event,
     Failed,
     Inspected,
     InspectJob,
     Job,
+    Look,
+    PlanJob,
+    Planned,
     ProgressMade,
+    ResultsOpened,
     Segmented,
     SegmentJob,
+    TileWritten,
 )
-from napari_skipseg.jobs.workspace import copy_stack, make_run_folder, make_session_folder, open_prediction
+from napari_skipseg.jobs.session import Session
+from napari_skipseg.jobs.workspace import copy_stack, open_prediction
 from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.progress import Progress
@@ -53,7 +64,7 @@ class Engine:
     """
 
     def __init__(self) -> None:
-        self._session = _Session()
+        self._session = Session()
         self._alone = threading.Lock()
         self._settling: threading.Thread | None = None
         self._numbers = count(1)
@@ -71,11 +82,21 @@ class Engine:
         return self._alone.locked()
 
     def segment(
-        self, stack: Stack, model_folder: Path | str, options: SegmentOptions, whole: Stack | None = None
-    ) -> Generator[Progress, None, Prediction]:
+        self,
+        stack: Stack,
+        model_folder: Path | str,
+        options: SegmentOptions,
+        whole: Stack | None = None,
+        normalization: Normalization | None = None,
+        preview: bool = False,
+    ) -> Generator[Progress, Focus | None, Prediction]:
         """Return the prediction of the model (a folder, or a name in the catalog); its arrays are memory-mapped files.
 
-        whole: what `stack` is a part of, so that its grey values are normalised as the whole's are.
+        Before that `Opened` brings it while it is still empty, and `Written` tells which part has come; a `Focus` sent
+        back puts what is left in another order.
+
+        whole: what `stack` is a part of, so that its grey values are normalised as the whole's are. normalization: the
+        same, measured before. preview: as in `iter_predict`. A stack that lies in a file is read there; another one is copied first.
         The files live as long as the arrays do, whatever is run next (see `jobs.workspace`).
 
         Raises:
@@ -83,25 +104,53 @@ class Engine:
         """
         model = locate_model(str(model_folder)).resolve()
         description = read_description(model)
-        if options.channel is not None and description.spec.in_channels == 1:
+        if options.channel is not None and description.spec.in_channels == 1 and not stack.file:
             stack = stack.channel(options.channel)
             whole = None if whole is None else whole.channel(options.channel)
         with self._busy():
             child = yield from self._start()
             run = self._session.new_run()
             with _removed_on_failure(run):
-                yield Progress(0, 1, "measuring the grey values")
-                normalization = None if whole is None else measure(whole)
-                yield from copy_stack(stack, run / INPUT_FILE)
+                if whole is not None and normalization is None:
+                    yield Progress(0, 1, "measuring the grey values")
+                    normalization = measure(whole)
+                if not stack.file:
+                    yield from copy_stack(stack, run / INPUT_FILE)
                 named = (str(model), description.weights_sha256)
-                place = (stack.axes, stack.voxel_size, stack.unit, stack.origin, stack.name)
-                job = SegmentJob(next(self._numbers), str(run), *place, *named, options, normalization)
-                result = yield from self._ask(child, job)
-                if not isinstance(result, Segmented):
+                place = (stack.file, stack.shape, stack.axes, stack.voxel_size, stack.unit, stack.origin, stack.name)
+                job = SegmentJob(next(self._numbers), str(run), *place, *named, options, normalization, preview)
+                opened: list[Prediction] = []
+
+                def open_results(event: ResultsOpened) -> Progress:
+                    opened.append(open_prediction(event, run))
+                    return Opened(0, 1, "the first tile", opened[0])
+
+                result = yield from self._ask(child, job, open_results)
+                if not isinstance(result, Segmented) or not opened:
                     raise _unexpected(result)
                 with contextlib.suppress(OSError):
                     (run / INPUT_FILE).unlink()
-                return open_prediction(result, run)
+                return replace(opened[0], recipe=result.recipe)
+
+    def plan(
+        self, stack: Stack, model_folder: Path | str, options: SegmentOptions
+    ) -> Generator[Progress, None, RunPlan]:
+        """Return what segmenting the stack would take, measured on one tile of noise; no voxel is read.
+
+        Raises:
+            SkipsegError: as for `segment`.
+        """
+        model = locate_model(str(model_folder)).resolve()
+        description = read_description(model)
+        with self._busy():
+            child = yield from self._start()
+            image = (stack.shape, str(np.dtype(stack.data.dtype)), stack.axes, stack.voxel_size, stack.unit, stack.name)
+            named = (str(model), description.weights_sha256)
+            job = PlanJob(next(self._numbers), tempfile.gettempdir(), *image, *named, options)
+            result = yield from self._ask(child, job)
+            if not isinstance(result, Planned):
+                raise _unexpected(result)
+            return result.plan
 
     def inspect(
         self, stack: Stack, model_folder: Path | str, place: str, part: Part, channel: int | None = None
@@ -178,64 +227,43 @@ class Engine:
             self._settling.join(WAKE)
         return self._session.start()
 
-    def _ask(self, child: Child, job: Job) -> Generator[Progress, None, End]:
+    def _ask(
+        self, child: Child, job: Job, on_opened: Callable[[ResultsOpened], Progress] | None = None
+    ) -> Generator[Progress, Focus | None, End]:
         """Return the job's result; closed in mid-run, tell the engine to stop and see to it in the background."""
         shown = Progress(0, 1, "starting the engine")
         child.send(job)
         try:
             while True:
                 event = child.next_event(WAKE)
-                if isinstance(event, ProgressMade) and event.number == job.number:
-                    shown = Progress(event.done, event.total, event.message)
-                elif isinstance(event, Failed) and event.number in (job.number, NO_JOB):
+                if isinstance(event, Failed) and event.number in (job.number, NO_JOB):
                     raise error_of(event)
-                elif isinstance(event, Segmented | Inspected | DevicesFound | Cancelled) and event.number == job.number:
+                if isinstance(event, End) and event.number == job.number:
                     return event
-                yield shown
+                if isinstance(event, ResultsOpened) and event.number == job.number and on_opened is not None:
+                    shown = on_opened(event)
+                else:
+                    shown = _shown(event, job.number) or Progress(shown.done, shown.total, shown.message)
+                focus = yield shown
+                if focus is not None:
+                    child.send(Look(job.number, focus.view))
         except EngineError:
             child.end()
             raise
         except (GeneratorExit, KeyboardInterrupt):
-            folder = None if isinstance(job, DevicesJob) else Path(job.folder)
+            folder = Path(job.folder) if isinstance(job, SegmentJob | InspectJob) else None
             self._settling = threading.Thread(target=_settle, args=(child, job.number, folder), daemon=True)
             self._settling.start()
             raise
 
 
-class _Session:
-    """The process and the folder of an engine, apart from it: they must end with it, and after it was forgotten."""
-
-    def __init__(self) -> None:
-        self.child: Child | None = None
-        self.folder: Path | None = None
-        self.closed = False
-        self._changing = threading.Lock()
-
-    def start(self) -> Child:
-        with self._changing:
-            if self.closed:
-                raise EngineError("The engine was closed: make a new one.")
-            if self.child is not None and self.child.has_ended():
-                self.child.end()
-                self.child = None
-            self.child = self.child or Child()
-            return self.child
-
-    def new_run(self) -> Path:
-        with self._changing:
-            if self.closed:
-                raise EngineError("The engine was closed: make a new one.")
-            if self.folder is None or not self.folder.is_dir():
-                self.folder = make_session_folder()
-            return make_run_folder(self.folder)
-
-    def close(self) -> None:
-        with self._changing:
-            self.closed = True
-            if self.child is not None:
-                self.child.end()
-            if self.folder is not None:
-                shutil.rmtree(self.folder, ignore_errors=True)
+def _shown(event: Event | None, number: int) -> Progress | None:
+    """Return what an event says of how far job `number` is; None where it says nothing."""
+    if isinstance(event, ProgressMade) and event.number == number:
+        return Progress(event.done, event.total, event.message)
+    if isinstance(event, TileWritten) and event.number == number:
+        return Written(event.done, event.total, event.message, event.region)
+    return None
 
 
 @contextlib.contextmanager

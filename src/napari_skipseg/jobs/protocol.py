@@ -1,8 +1,8 @@
 """What viewer and engine process say to each other: one JSON object per line. Arrays never cross, only where they lie.
 
-To the engine's standard input go jobs (`SegmentJob`, `InspectJob`, `DevicesJob`) and commands (`Cancel`, `Quit`); from
-its standard output come events. A job ends with exactly one of `Segmented`, `Inspected`, `DevicesFound`, `Failed`,
-`Cancelled`, which bears its number. Loads without torch.
+To the engine's standard input go jobs (`SegmentJob`, `PlanJob`, `InspectJob`, `DevicesJob`) and commands (`Look`,
+`Cancel`, `Quit`); from its standard output come events. A job ends with exactly one of `Segmented`, `Planned`,
+`Inspected`, `DevicesFound`, `Failed`, `Cancelled`, which bears its number. Loads without torch.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from napari_skipseg.devices import Device
 from napari_skipseg.images.normalize import Normalization
 from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.run_plan import RunPlan
 
 INPUT_FILE = "input.npy"
 PROBABILITY_FILE = "probability.npy"
@@ -29,10 +30,16 @@ _STRICT = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, config=_STRICT)
 class SegmentJob:
-    """Segment the array in `folder`/input.npy; the results go into the same folder. The rest is as in `Stack`."""
+    """Segment the array in `folder`/input.npy; the results go into the same folder. The rest is as in `Stack`.
+
+    file: the image lies there, as `read_stack` opens it, and not in `folder`; "" where it was copied. preview: as in
+    `iter_predict`.
+    """
 
     number: int
     folder: str
+    file: str
+    shape: tuple[int, ...]
     axes: str
     voxel_size: tuple[float, float, float]
     unit: str
@@ -42,7 +49,26 @@ class SegmentJob:
     model_sha256: str
     options: SegmentOptions
     normalization: Normalization | None = None
+    preview: bool = False
     kind: Literal["segment"] = "segment"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class PlanJob:
+    """Say what a `SegmentJob` of such an image would take. folder: where its results would lie."""
+
+    number: int
+    folder: str
+    shape: tuple[int, ...]
+    dtype: str
+    axes: str
+    voxel_size: tuple[float, float, float]
+    unit: str
+    name: str
+    model: str
+    model_sha256: str
+    options: SegmentOptions
+    kind: Literal["plan"] = "plan"
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -71,6 +97,15 @@ class DevicesJob:
 
     number: int
     kind: Literal["devices"] = "devices"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Look:
+    """Do first what is looked at in job `number`: along each axis of its results the voxels in view."""
+
+    number: int
+    view: dict[str, tuple[float, float]]
+    kind: Literal["look"] = "look"
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -117,8 +152,8 @@ class AttentionFile:
 
 
 @dataclass(frozen=True, config=_STRICT)
-class Segmented:
-    """The result of a `SegmentJob`: a `Prediction` whose arrays lie in the job's folder."""
+class ResultsOpened:
+    """The files of a `SegmentJob`'s results are there: a `Prediction` whose arrays fill from now on."""
 
     number: int
     axes: str
@@ -129,7 +164,37 @@ class Segmented:
     attentions: tuple[AttentionFile, ...]
     recipe: dict[str, Any]
     has_uncertainty: bool
+    kind: Literal["opened"] = "opened"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TileWritten:
+    """How far job `number` is, and which part of its results is there now: [start, stop) along each axis of space."""
+
+    number: int
+    done: int
+    total: int
+    message: str
+    region: tuple[tuple[int, int], ...]
+    kind: Literal["written"] = "written"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Segmented:
+    """The end of a `SegmentJob`: its results are whole, and this is how they were made."""
+
+    number: int
+    recipe: dict[str, Any]
     kind: Literal["segmented"] = "segmented"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Planned:
+    """The result of a `PlanJob`."""
+
+    number: int
+    plan: RunPlan
+    kind: Literal["planned"] = "planned"
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -196,10 +261,10 @@ class Cancelled:
     kind: Literal["cancelled"] = "cancelled"
 
 
-Job = SegmentJob | InspectJob | DevicesJob
-Request = Job | Cancel | Quit
-End = Segmented | Inspected | DevicesFound | Failed | Cancelled
-Event = Ready | ProgressMade | End
+Job = SegmentJob | PlanJob | InspectJob | DevicesJob
+Request = Job | Look | Cancel | Quit
+End = Segmented | Planned | Inspected | DevicesFound | Failed | Cancelled
+Event = Ready | ProgressMade | ResultsOpened | TileWritten | End
 
 _REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])

@@ -15,73 +15,30 @@ import sys
 import threading
 import traceback
 from collections.abc import Generator, Iterable
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import psutil
 
-from napari_skipseg.devices import Device, choose_device, has_openvino, why_no_cuda, why_no_mps
-from napari_skipseg.errors import EngineError, ModelError, SkipsegError
-from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.outputs import Prediction
+from napari_skipseg.devices import choose_device, has_openvino, why_no_cuda, why_no_mps
+from napari_skipseg.errors import EngineError, InputError, SkipsegError
+from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.stack import ArrayLike, Stack
+from napari_skipseg.inference.outputs import Focus, Opened, Prediction, Written
 from napari_skipseg.jobs import protocol
 from napari_skipseg.jobs.inspection import iter_inspect
-from napari_skipseg.jobs.protocol import End, Event, InspectJob, Job, SegmentJob
-from napari_skipseg.models.folder import read_description
+from napari_skipseg.jobs.protocol import End, Event, InspectJob, Job, Look, PlanJob, SegmentJob
+from napari_skipseg.jobs.warm import ModelJob, WarmModel
 from napari_skipseg.progress import Progress
-
-if TYPE_CHECKING:
-    from napari_skipseg.inference.backends import FallbackBackend
-    from napari_skipseg.models.model import Model
 
 NICENESS = 10
 OUT_OF_MEMORY_SCORE = 500
 """Of 1000: when the system runs out of memory, the engine goes first and the viewer stays."""
-KEPT_BACKENDS = 2
 MEMORY_FAULTS = ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation")
 """How torch and OpenVINO say, in a RuntimeError, that memory is short."""
-
-
-class WarmModel:
-    """A model and the backends made for it, so that the next run of the same model and tile starts at once.
-
-    Backends that sample with dropout are not among them: they are made for their run, in no time. Nor is one kept in
-    which another had to take over: the next run begins with the fastest again.
-    """
-
-    def __init__(self, job: SegmentJob | InspectJob) -> None:
-        from napari_skipseg.models.model import read_model
-
-        self.model = read_model(Path(job.model))
-        self._key = _warm_key(job)
-        self._backends: dict[tuple[str, tuple[int, ...]], FallbackBackend] = {}
-
-    def serves(self, job: SegmentJob | InspectJob) -> bool:
-        """Return whether `job` asks for the same model, unchanged on disk."""
-        return self._key == _warm_key(job)
-
-    def backend(self, model: Model, device: Device, shape: tuple[int, ...]) -> FallbackBackend:
-        """Return a backend for tiles of `shape`, a kept one where there is one that never failed."""
-        from napari_skipseg.inference.backends import make_backend
-
-        key = (device.name, shape)
-        if key in self._backends and self._backends[key].notes:
-            del self._backends[key]
-        if key not in self._backends:
-            while len(self._backends) >= KEPT_BACKENDS:
-                del self._backends[next(iter(self._backends))]
-            self._backends[key] = make_backend(model, device, shape)
-        return self._backends[key]
-
-
-def _warm_key(job: SegmentJob | InspectJob) -> tuple[object, ...]:
-    description = read_description(Path(job.model))
-    if description.weights_sha256 != job.model_sha256:
-        raise ModelError(f"The model in '{job.model}' was changed just now: try again to use it as it is.")
-    return job.model, description
 
 
 class Worker:
@@ -92,6 +49,7 @@ class Worker:
         self._writing = threading.Lock()
         self._jobs: SimpleQueue[Job] = SimpleQueue()
         self._cancelled = protocol.NO_JOB
+        self._look: Look | None = None
         self._warm: WarmModel | None = None
 
     def listen(self, requests: Iterable[bytes]) -> None:
@@ -107,6 +65,8 @@ class Worker:
                 break
             if isinstance(request, protocol.Cancel):
                 self._cancelled = request.number
+            elif isinstance(request, Look):
+                self._look = request
             else:
                 self._jobs.put(request)
         os._exit(0)
@@ -128,6 +88,8 @@ class Worker:
         try:
             if isinstance(job, SegmentJob):
                 return self._follow(self._segment(job), job.number)
+            if isinstance(job, PlanJob):
+                return self._follow(self._plan(job), job.number)
             if isinstance(job, InspectJob):
                 return self._follow(self._inspect(job), job.number)
             return protocol.DevicesFound(job.number, look_at_devices())
@@ -135,45 +97,93 @@ class Worker:
             shown = explain(error)
             return protocol.Failed(job.number, type(shown).__name__, str(shown), traceback.format_exc())
 
-    def _follow(self, work: Generator[Progress, None, End], number: int) -> End:
+    def _follow(self, work: Generator[Progress, Focus | None, End], number: int) -> End:
+        focus: Focus | None = None
         while number != self._cancelled:
             try:
-                progress = next(work)
+                progress = work.send(focus)
             except StopIteration as stop:
                 end: End = stop.value
                 return end
-            self._send(protocol.ProgressMade(number, **asdict(progress)))
+            self._send(_event_of(progress, number))
+            look, self._look = self._look, None
+            focus = Focus(look.view) if look is not None and look.number == number else None
         work.close()
         return protocol.Cancelled(number)
 
-    def _warm_up(self, job: SegmentJob | InspectJob) -> Generator[Progress, None, WarmModel]:
+    def _warm_up(self, job: ModelJob) -> Generator[Progress, Focus | None, WarmModel]:
         if self._warm is None or not self._warm.serves(job):
             yield Progress(0, 1, "reading the model")
             self._warm = None
             self._warm = WarmModel(job)
         return self._warm
 
-    def _segment(self, job: SegmentJob) -> Generator[Progress, None, End]:
+    def _segment(self, job: SegmentJob) -> Generator[Progress, Focus | None, End]:
         from napari_skipseg.inference.predict import iter_predict
 
         warm = yield from self._warm_up(job)
         folder = Path(job.folder)
-        values = np.load(folder / protocol.INPUT_FILE, mmap_mode="r")
+        values = _open_input(job)
         stack = Stack(values, job.axes, job.voxel_size, job.unit, job.origin, job.name)
-        prediction = yield from iter_predict(stack, warm.model, job.options, folder, warm.backend, job.normalization)
-        return _describe(prediction, job.number)
+        prepared = (folder, warm.backend, job.normalization, job.preview)
+        prediction = yield from iter_predict(stack, warm.model, job.options, *prepared)
+        return protocol.Segmented(job.number, prediction.recipe)
 
-    def _inspect(self, job: InspectJob) -> Generator[Progress, None, End]:
+    def _plan(self, job: PlanJob) -> Generator[Progress, Focus | None, End]:
+        from napari_skipseg.inference.planning import iter_plan
+
+        warm = yield from self._warm_up(job)
+        stack = Stack(NoVoxels(job.shape, np.dtype(job.dtype)), job.axes, job.voxel_size, job.unit, name=job.name)
+        folder = Path(job.folder)
+        plan = yield from iter_plan(stack, warm.model, job.options, folder, None, backend_maker=warm.backend)
+        return protocol.Planned(job.number, plan)
+
+    def _inspect(self, job: InspectJob) -> Generator[Progress, Focus | None, End]:
         warm = yield from self._warm_up(job)
         return (yield from iter_inspect(job, warm.model))
 
 
-def _describe(prediction: Prediction, number: int) -> protocol.Segmented:
+@dataclass(frozen=True)
+class NoVoxels:
+    """An image of which only shape and type are known."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __getitem__(self, key: Any) -> Any:
+        raise ValueError("there are no voxels to read")
+
+
+def _open_input(job: SegmentJob) -> ArrayLike:
+    """Return the voxels of a job, those of its file where it names one.
+
+    Raises:
+        FileError: the file is gone.
+        InputError: it holds another image now than the viewer shows.
+    """
+    if not job.file:
+        copied: ArrayLike = np.load(Path(job.folder) / protocol.INPUT_FILE, mmap_mode="r")
+        return copied
+    found = read_stack(job.file, axes=job.axes).data
+    if tuple(found.shape) != job.shape:
+        raise InputError(f"'{job.file}' is another image now than the viewer shows: open it again.")
+    return found
+
+
+def _event_of(progress: Progress, number: int) -> Event:
+    if isinstance(progress, Opened) and progress.prediction is not None:
+        return _describe(progress.prediction, number)
+    if isinstance(progress, Written):
+        return protocol.TileWritten(number, progress.done, progress.total, progress.message, progress.region)
+    return protocol.ProgressMade(number, progress.done, progress.total, progress.message)
+
+
+def _describe(prediction: Prediction, number: int) -> protocol.ResultsOpened:
     attentions = tuple(
         protocol.AttentionFile(attention.level, attention.stride, f"attention_{attention.level}.npy")
         for attention in prediction.attentions
     )
-    return protocol.Segmented(
+    return protocol.ResultsOpened(
         number,
         prediction.axes,
         prediction.voxel_size,

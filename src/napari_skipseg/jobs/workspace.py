@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import EngineError, FileError, InputError, SkipsegError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.outputs import AttentionMap, Prediction
-from napari_skipseg.jobs.protocol import PROBABILITY_FILE, UNCERTAINTY_FILE, Segmented
+from napari_skipseg.jobs.protocol import PROBABILITY_FILE, UNCERTAINTY_FILE, ResultsOpened
 from napari_skipseg.progress import Progress
 
 LARGEST_PART = 2**28
@@ -145,7 +145,7 @@ def _read(stack: Stack, part: tuple[int | slice, ...], dtype: np.dtype[Any]) -> 
         ) from error
 
 
-def open_prediction(result: Segmented, folder: Path) -> Prediction:
+def open_prediction(result: ResultsOpened, folder: Path) -> Prediction:
     """Return the prediction that lies in `folder`, memory-mapped; a file goes when its array is no longer used.
 
     Raises:

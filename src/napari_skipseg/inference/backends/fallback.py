@@ -74,9 +74,15 @@ class FallbackBackend:
         if not rest or (isinstance(error, SkipsegError) and not isinstance(error, OutOfMemoryError)):
             raise error
         self._left = rest
-        said = (str(error).strip().splitlines() or [""])[0].rstrip(".:")[:200]
-        fault = "ran out of memory" if short else f"failed ({type(error).__name__}: {said})"
+        fault = "ran out of memory" if short else f"failed ({type(error).__name__}: {_gist(error)})"
         self.notes.append(f"{failed.title} {fault}; {rest[0].title} goes on.")
+
+
+def _gist(error: Exception) -> str:
+    """Return the first line of what went wrong; where OpenVINO says in which of its files, those come before it."""
+    lines = str(error).strip().splitlines()
+    said = [line for line in lines if not line.startswith("Exception from ")] or lines or [""]
+    return said[0].rstrip(".:")[:200]
 
 
 def notes_of(backend: Backend) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ MEMORY_FAULTS = (
     "out of memory",
     "not enough memory",
     "can't allocate memory",
+    "failed to allocate",
     "alloc_failed",
     "bad_alloc",
     "bad allocation",

@@ -1,0 +1,120 @@
+"""A plan from one measured tile: how long a run will take, and how much memory and disk."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from napari_skipseg.devices import choose_device, free_memory
+from napari_skipseg.images.normalize import Normalization
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.backends import FallbackBackend, make_backend
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.outputs import Depth, Focus
+from napari_skipseg.inference.passes import BackendMaker
+from napari_skipseg.inference.pipeline import AHEAD, BEHIND
+from napari_skipseg.inference.predict import Run, iter_prepare
+from napari_skipseg.inference.run_plan import RunPlan
+from napari_skipseg.inference.saving import Format
+from napari_skipseg.inference.stores import stored_dtype
+from napari_skipseg.models.model import Model
+from napari_skipseg.progress import Progress
+
+PYRAMID = 4 / 3
+"""How much larger a result is with its coarser levels, at the most."""
+MEASURED_PASSES = 3
+"""Passes over the trial tile that are timed, where a tile takes more."""
+FLOAT = 4
+
+
+def iter_plan(
+    stack: Stack,
+    model: Model,
+    options: SegmentOptions,
+    folder: Path,
+    depth: Depth | None = "uint8",
+    form: Format = "tiff",
+    backend_maker: BackendMaker = make_backend,
+) -> Generator[Progress, Focus | None, RunPlan]:
+    """Yield while one tile of noise goes through the network; return what the whole stack would take.
+
+    No voxel of the stack is read. depth: None stands for the viewer's results, float32 files in `folder`.
+
+    Raises:
+        SkipsegError: the stack does not fit the model, or no such device.
+    """
+    run = yield from iter_prepare(
+        stack, model, options, backend_maker, Normalization(0.0, 1.0), None, depth is not None
+    )
+    yield Progress(0, 1, "measuring one tile")
+    seconds = yield from _measure(run)
+    device = choose_device(options.device)
+    batches = -(-len(run.grid) // run.batch)
+    on_gpu = run.tile_bytes if device.name != "cpu" else 0
+    return RunPlan(
+        _title(run),
+        run.grid.tiles.size,
+        run.batch,
+        len(run.grid),
+        run.passes.per_tile,
+        seconds / run.batch,
+        seconds * batches,
+        _memory(run, on_gpu),
+        free_memory("cpu"),
+        on_gpu,
+        free_memory(device.name) if on_gpu else 0,
+        _disk(run, depth, form),
+        shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free,
+    )
+
+
+def _measure(run: Run) -> Generator[Progress, Focus | None, float]:
+    """Return the seconds that a batch takes; the first pass warms up."""
+    shape = (run.batch, run.model.description.spec.in_channels, *run.grid.tiles.size)
+    images = np.random.default_rng(0).standard_normal(shape, np.float32)
+    places = [(0, number) for number in range(run.batch)]
+    _pass(run.passes.run(images, places), 1)
+    yield Progress(0, 1, "measuring one tile")
+    count = min(MEASURED_PASSES, run.passes.per_tile)
+    start = time.perf_counter()
+    _pass(run.passes.run(images, places), count)
+    return (time.perf_counter() - start) / count * run.passes.per_tile
+
+
+def _pass(work: Generator[None, None, object], count: int) -> None:
+    for _ in range(count):
+        if next(work, StopIteration) is StopIteration:
+            return
+
+
+def _title(run: Run) -> str:
+    backend = run.passes.backend
+    return backend.reason if isinstance(backend, FallbackBackend) else f"{backend.name} in {backend.precision}"
+
+
+def _memory(run: Run, on_gpu: int) -> int:
+    """Return what the process takes: what it holds now, a tile in the network, and tiles that wait on either side."""
+    classes = len(run.model.description.class_names)
+    channels = run.model.description.spec.in_channels
+    tile = run.batch * math.prod(run.grid.tiles.size) * FLOAT
+    waiting = tile * ((AHEAD + 1) * channels + (BEHIND + 1) * classes * (2 if run.passes.per_tile > 1 else 1))
+    held: int = psutil.Process().memory_info().rss
+    return held + waiting + (0 if on_gpu else run.tile_bytes)
+
+
+def _disk(run: Run, depth: Depth | None, form: Format) -> int:
+    total = 0.0
+    for result in run.results:
+        voxels = math.prod(result.shape)
+        if depth is None:
+            total += voxels * FLOAT
+        else:
+            size = voxels * np.dtype(stored_dtype(result, depth)).itemsize
+            total += size * (PYRAMID if form == "ome-zarr" else 2)  # a TIFF is written beside the store it is made of
+    return math.ceil(total)
