@@ -82,7 +82,7 @@ def print_overhead(measured: Measured, kind: str, needed: float, most: float) ->
 
 
 def print_layers(kinds: dict[str, LayerKind], most: float) -> None:
-    """Print where the network's time goes, how far each kind of layer is from the peak, and what the roofline allows."""
+    """Print where the network's time goes, how far its layers are from the peak, and what the roofline allows."""
     bandwidth = copy_bytes_per_second()
     total = sum(kind.seconds for kind in kinds.values())
     print(f"layers by OpenVINO's own clock, {total:.3f} s a tile; copying memory moves {bandwidth / 1e9:.1f} GB/s:\n")
@@ -101,11 +101,9 @@ def print_layers(kinds: dict[str, LayerKind], most: float) -> None:
     flops = sum(kind.flops for kind in kinds.values())
     bound = sum(max(kind.flops / most, kind.moved / bandwidth) for kind in kinds.values())
     print(
-        f"\nthe network reaches {flops / total / most:.1%} of the peak; with every layer at the roofline, which is the"
+        f"\nThe network reaches {flops / total / most:.1%} of the peak; with every layer at the roofline (the peak, or"
     )
-    print(
-        f"convolution's peak or the copy's bandwidth, whichever allows less, it would reach {flops / bound / most:.1%}."
-    )
+    print(f"the bandwidth of copying, whichever takes longer) it would reach {flops / bound / most:.1%}.")
 
 
 def volume(asked: argparse.Namespace, work: Path) -> None:

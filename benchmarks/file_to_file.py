@@ -135,14 +135,15 @@ def make_sample(work: Path, model: Model, slices: int, size: int) -> Sample:
 
 def whole_image_probability(model: Model, image: Path) -> NDArray[np.float32]:
     """Return the probability (Z, Y, X) of whole slices in float32 by torch, one after the other."""
-    stack = skipseg.read_stack(image)
-    normalization = measure(stack)
+    stored = tifffile.imread(image)
+    stored = stored.reshape(-1, *stored.shape[-2:])
+    normalization = measure(skipseg.Stack(stored, "ZYX"))
     network = Probabilities(model.network).eval()
     slices = []
-    for number in range(stack.length("Z")):
-        values = normalization.apply(stack.read((number, slice(None), slice(None))))
+    for values in stored:
+        tensor = torch.from_numpy(normalization.apply(values))[None, None]
         with torch.inference_mode():
-            slices.append(network(torch.from_numpy(values)[None, None])[0][0, 0].numpy())
+            slices.append(network(tensor)[0][0, 0].numpy())
     return np.stack(slices)
 
 

@@ -19,7 +19,7 @@ import psutil
 
 from napari_skipseg.devices import cpu_title, versions
 
-OURS = (sys.executable, "-m", "napari_skipseg.cli")
+OURS = (str(Path(sys.executable).with_name("napari-skipseg")),)
 """How the package's own command line is started."""
 
 SAMPLED_EVERY = 0.2
@@ -128,9 +128,14 @@ def cpu_name() -> str:
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    print("\n".join(f"| {' | '.join(line)} |" for line in lines), flush=True)
+    """Print a Markdown table; `print_row` goes on with it."""
+    for row in (heads, ["---"] * len(heads), *rows):
+        print_row(row)
+
+
+def print_row(cells: Sequence[str]) -> None:
+    """Print a line of a Markdown table, at once."""
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def mebibytes(count: int) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import OURS, FailedError, Finished, mebibytes, print_table, run_process
+from measuring import OURS, FailedError, Finished, mebibytes, print_row, print_table, run_process
 
 import napari_skipseg as skipseg
 from napari_skipseg.images.zarr_layout import Layout
@@ -42,7 +43,7 @@ def measure_volumes(setting: Setting) -> None:
     check_room(setting.work, max(map(np.prod, shapes)))
     start = start_up(setting, model)
     print(f"network {setting.network}, start-up {start:.1f} s (not in ns per voxel), memory in MiB\n")
-    rows: list[tuple[str, ...]] = []
+    print_table(HEADS, [])
     first = 0.0
     for shape in shapes:
         finished = segment_volume(shape, setting, model)
@@ -53,20 +54,18 @@ def measure_volumes(setting: Setting) -> None:
         first = first or each
         title = f"{voxels / 2**30:.2f} GiB ({'×'.join(map(str, shape))})"
         time = (f"{finished.seconds:.1f}", f"{voxels / finished.seconds / 1e6:.2f}", f"{each * 1e9:.1f}")
-        rows.append((title, f"{voxels:,}", *time, f"{each / first:.3f}", *map(mebibytes, finished.peak)))
-        print_table(HEADS, rows)
-        print()
+        print_row((title, f"{voxels:,}", *time, f"{each / first:.3f}", *map(mebibytes, finished.peak)))
 
 
 def segment_volume(shape: tuple[int, int, int], setting: Setting, model: str) -> Finished | None:
-    """Return how the command line ended on a volume made now; None, and a line, where it failed."""
+    """Return how the command line ended on a volume made now; None where it failed, which is told."""
     volume, out = setting.work / "volume.ome.zarr", setting.work / "volume-out"
     make_volume(volume, shape)
     shutil.rmtree(out, ignore_errors=True)
     try:
         return run_process(command(volume, out, setting, model), watch=True)
     except FailedError as failure:
-        print(f"{'×'.join(map(str, shape))}: {failure}\n")
+        print(f"{'×'.join(map(str, shape))}: {failure}", file=sys.stderr)
         return None
     finally:
         if not setting.keep:

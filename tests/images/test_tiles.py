@@ -228,7 +228,9 @@ def test_a_plan_is_a_sequence_of_its_tiles(plan, data):
     everything = list(tiles)
     assert len(everything) == len(tiles) == prod(tiles.counts)
     number = data.draw(st.integers(-len(tiles), len(tiles) - 1))
-    part = slice(*(data.draw(st.none() | st.integers(-99, 99)) for _ in range(2)), data.draw(st.sampled_from([1, 2, -1])))
+    part = slice(
+        *(data.draw(st.none() | st.integers(-99, 99)) for _ in range(2)), data.draw(st.sampled_from([1, 2, -1]))
+    )
     assert tiles[number] == everything[number]
     assert tiles[part] == everything[part]
     assert everything[number] in tiles

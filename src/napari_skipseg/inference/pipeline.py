@@ -50,6 +50,29 @@ class Pace:
         return self.network / self.passed if self.network else 1.0
 
 
+@dataclass
+class _Count:
+    """How many units of a run are through the network and how many are written, and what was said of it last."""
+
+    total: int
+    steps: int
+    computed: int
+    written: int
+    done: int = 0
+
+    def passed(self, passes: int, units: int) -> Progress:
+        """Return what to say after so many passes over so many units. It never goes back: writing is behind."""
+        self.done = max(self.done, self.computed * self.steps + passes * units)
+        message = f"tile {self.computed + 1} of {self.total}, pass {passes} of {self.steps}"
+        return Progress(self.done, self.total * self.steps, message)
+
+    def wrote(self, region: Region, fault: str) -> Written:
+        """Return what to say of one unit more that is written."""
+        self.written += 1
+        self.done = max(self.done, self.written * self.steps)
+        return Written(self.done, self.total * self.steps, f"tile {self.written} of {self.total}{fault}", region)
+
+
 @dataclass(frozen=True)
 class Pipeline:
     """Units in, pieces out. `batch` images go through the network at a time: the last ones with empty ones beside
@@ -70,7 +93,8 @@ class Pipeline:
         """
         reading: deque[tuple[list[Unit], Future[Pixels]]] = deque()
         writing: deque[tuple[list[Unit], Future[None]]] = deque()
-        written = total - len(order)
+        begun = total - len(order)
+        count = _Count(total, self.passes.per_tile, begun, begun)
         reader, writer = ThreadPoolExecutor(1, "reading"), ThreadPoolExecutor(1, "writing")
         try:
             while len(order) or reading or writing:
@@ -79,29 +103,26 @@ class Pipeline:
                     reading.append((units, reader.submit(self._read, units)))
                 if reading:
                     units, read = reading.popleft()
-                    output = yield from self._compute(units, read.result(), order, written, total)
+                    output = yield from self._compute(units, read.result(), order, count)
                     writing.append((units, writer.submit(self._write, units, output)))
                     self.pace.tick()
-                while writing and (len(writing) > BEHIND or not reading or writing[0][1].done()):
+                is_first = count.written == begun  # it is to be seen at once, not when the second one is computed
+                while writing and (is_first or len(writing) > BEHIND or not reading or writing[0][1].done()):
                     units, done = writing.popleft()
                     done.result()
                     for unit in units:
-                        written += 1
-                        message = f"tile {written} of {total}{fault()}"
-                        steps = self.passes.per_tile
-                        focus = yield Written(written * steps, total * steps, message, self.region(unit))
-                        _look(order, focus)
+                        _look(order, (yield count.wrote(self.region(unit), fault())))
         finally:
             reader.shutdown(wait=True, cancel_futures=True)
             writer.shutdown(wait=True, cancel_futures=True)
 
     def _compute(
-        self, units: Sequence[Unit], images: Pixels, order: Order, written: int, total: int
+        self, units: Sequence[Unit], images: Pixels, order: Order, count: _Count
     ) -> Generator[Progress, Focus | None, TileOutput]:
         """Yield between passes, so that cancelling need not wait for the last; return their output."""
         empty = [(0, 0)] * (len(images) - len(units))
         work = self.passes.run(images, [*(unit.place for unit in units), *empty])
-        steps, passed = self.passes.per_tile, 0
+        passed = 0
         while True:
             start = time.perf_counter()
             try:
@@ -109,11 +130,11 @@ class Pipeline:
             except StopIteration as stop:
                 output: TileOutput = stop.value
                 self.pace.computed(time.perf_counter() - start)
+                count.computed += len(units)
                 return output
             self.pace.computed(time.perf_counter() - start)
             passed += 1
-            message = f"tile {min(written + 1, total)} of {total}, pass {passed} of {steps}"
-            _look(order, (yield Progress(min(written * steps + passed, total * steps), total * steps, message)))
+            _look(order, (yield count.passed(passed, len(units))))
 
     def _read(self, units: Sequence[Unit]) -> Pixels:
         images = [self.read(unit) for unit in units]

@@ -36,7 +36,7 @@ CHUNK = {2: 512, 3: 64}
 class Run:
     """All that is settled before the first tile: what is read, what computes, and what is written.
 
-    tile_bytes: memory that a batch takes in the network.
+    tile_bytes: memory that a batch takes in the network. focus: what to look at first, sent while this was settled.
     """
 
     stack: Stack
@@ -49,6 +49,7 @@ class Run:
     tile_bytes: int
     results: tuple[ResultArray, ...]
     recipe: dict[str, Any]
+    focus: Focus | None = None
     pace: Pace = field(default_factory=Pace)
 
 
@@ -74,8 +75,8 @@ def iter_predict(
     run = yield from iter_prepare(stack, model, options, backend_maker, normalization, preview=preview)
     store = ArrayStore(run.results, folder)
     prediction = _predicted(run, store)
-    _look_ahead = yield Opened(0, 1, "the first tile", prediction)
-    yield from iter_fill(run, store, focus=_look_ahead)
+    focus = yield Opened(0, 1, "the first tile", prediction)
+    yield from iter_fill(run, store, focus=focus)
     return prediction
 
 
@@ -103,16 +104,17 @@ def iter_prepare(
     lengths = seen_lengths(stack, model.description, seen, options.rescale)
     if normalization is None and pinned is not None:
         normalization = Normalization(**pinned["normalization"])
+    focus = None
     if normalization is None:
-        yield Progress(0, 1, "measuring the grey values")
+        focus = yield Progress(0, 1, "measuring the grey values")
         normalization = measure(stack)
     device = choose_device(options.device)
-    yield Progress(0, 1, f"preparing the network on {device.title}")
+    focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
     choice = _choice(model, device, options, pinned)
     grid = _grid(stack, model, seen, lengths, choice, preview)
     passes = choose_passes(model, device, grid.tiles.size, options, backend_maker)
     results = results_of(grid, model, options, with_binary)
-    settled = Run(stack, model, options, grid, normalization, passes, choice.batch, choice.bytes, results, {})
+    settled = Run(stack, model, options, grid, normalization, passes, choice.batch, choice.bytes, results, {}, focus)
     settled.recipe.update(_recipe(settled, device, choice))
     return settled
 
@@ -141,8 +143,9 @@ def iter_fill(
     read = partial(read_pixels, run.stack, run.grid, normalization=run.normalization)
     pipeline = Pipeline(run.grid.unit, region, read, run.passes, write, run.batch, run.pace)
     order = Order(run.grid, done)
-    if focus is not None:
-        order.look(focus)
+    first = focus or run.focus
+    if first is not None:
+        order.look(first)
     yield from pipeline.iter_run(order, len(run.grid), partial(_note_faults, run))
 
 

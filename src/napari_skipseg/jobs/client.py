@@ -96,7 +96,8 @@ class Engine:
         back puts what is left in another order.
 
         whole: what `stack` is a part of, so that its grey values are normalised as the whole's are. normalization: the
-        same, measured before. preview: as in `iter_predict`. A stack that lies in a file is read there; another one is copied first.
+        same, measured before. preview: as in `iter_predict`. A stack that lies in a file is read there; another one is
+        copied first.
         The files live as long as the arrays do, whatever is run next (see `jobs.workspace`).
 
         Raises:
@@ -119,18 +120,22 @@ class Engine:
                 named = (str(model), description.weights_sha256)
                 place = (stack.file, stack.shape, stack.axes, stack.voxel_size, stack.unit, stack.origin, stack.name)
                 job = SegmentJob(next(self._numbers), str(run), *place, *named, options, normalization, preview)
-                opened: list[Prediction] = []
+                return (yield from self._fill(child, job, run))
 
-                def open_results(event: ResultsOpened) -> Progress:
-                    opened.append(open_prediction(event, run))
-                    return Opened(0, 1, "the first tile", opened[0])
+    def _fill(self, child: Child, job: SegmentJob, run: Path) -> Generator[Progress, Focus | None, Prediction]:
+        """Return the prediction of a job whose results come into the folder `run`."""
+        opened: list[Prediction] = []
 
-                result = yield from self._ask(child, job, open_results)
-                if not isinstance(result, Segmented) or not opened:
-                    raise _unexpected(result)
-                with contextlib.suppress(OSError):
-                    (run / INPUT_FILE).unlink()
-                return replace(opened[0], recipe=result.recipe)
+        def open_results(event: ResultsOpened) -> Progress:
+            opened.append(open_prediction(event, run))
+            return Opened(0, 1, "the first tile", opened[0])
+
+        result = yield from self._ask(child, job, open_results)
+        if not isinstance(result, Segmented) or not opened:
+            raise _unexpected(result)
+        with contextlib.suppress(OSError):
+            (run / INPUT_FILE).unlink()
+        return replace(opened[0], recipe=result.recipe)
 
     def plan(
         self, stack: Stack, model_folder: Path | str, options: SegmentOptions

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.ome import METRES
-from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.options import Planes, SegmentOptions
+from napari_skipseg.inference.scale import scale_of, seen_lengths, trained_voxel_size
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.widgets.axes import check_layer_axes, is_rgb
 from napari_skipseg.widgets.layers import data_of
@@ -27,8 +30,9 @@ class Choices:
     """What the form says.
 
     model: None where there is none, or it cannot be read; `model_fault` then says why.
-    voxel_size: (z, y, x) in `unit`. dropout: of samples, None for the rate of the model's training. whole: the whole
-    stack rather than the current slice.
+    voxel_size: (z, y, x) in `unit`. average, planes, rescale: as in `SegmentOptions`; the last two count only where the
+    form offers them. dropout: of samples, None for the rate of the model's training. whole: the whole stack rather than
+    the current slice.
     """
 
     layer: Image | None
@@ -40,7 +44,9 @@ class Choices:
     channel: int | None = None
     device: str = "auto"
     tile: int = 0
-    flips: bool = False
+    average: int = 1
+    planes: Planes = "xy"
+    rescale: bool = False
     samples: int = 0
     dropout: float | None = None
     threshold: float = 0.5
@@ -48,13 +54,14 @@ class Choices:
 
     def options(self) -> SegmentOptions:
         """Return the engine's options."""
-        channel = self.channel if asks_channel(self) else None
         return SegmentOptions(
             self.device,
             self.threshold,
             self.tile,
-            self.flips,
-            channel,
+            self.average,
+            channel=self.channel if asks_channel(self) else None,
+            planes="xyz" if self.in_three_planes else "xy",
+            rescale=self.rescale and find_rescaling(self) is not None,
             samples=self.samples,
             dropout=self.dropout if self.samples else None,
         )
@@ -65,9 +72,27 @@ class Choices:
         return "ZYX" if self.model is not None and self.model.spec.dimensions == 3 else "YX"
 
     @property
+    def in_three_planes(self) -> bool:
+        """Whether a 2D model is to see a volume along all three axes."""
+        return self.planes == "xyz" and offers_planes(self)
+
+    @property
+    def spanned(self) -> str:
+        """The axes that are segmented together: those that the model sees at once, or in three planes all of space."""
+        return "ZYX" if self.in_three_planes else self.seen
+
+    @property
     def loops(self) -> tuple[int, ...]:
         """The axes of the layer, by number, along which the model goes step by step."""
-        return tuple(n for n, axis in enumerate(self.axes) if axis not in self.seen + "C")
+        return tuple(n for n, axis in enumerate(self.axes) if axis not in self.spanned + "C")
+
+
+class Rescaling(NamedTuple):
+    """How the image's voxels differ from the model's, in a sentence; the size to rescale to; and what that means."""
+
+    difference: str
+    size: str
+    hint: str
 
 
 def channels(choices: Choices) -> int:
@@ -86,15 +111,75 @@ def asks_channel(choices: Choices) -> bool:
     return channels(choices) > 1 and takes == 1
 
 
+def offers_planes(choices: Choices) -> bool:
+    """Return whether a 2D model could see the image along three axes."""
+    return choices.model is not None and choices.model.spec.dimensions == 2 and _depth(choices) > 1
+
+
+def _depth(choices: Choices) -> int:
+    """Return the length along Z, 1 where there is none."""
+    if choices.layer is None or "Z" not in choices.axes or len(choices.axes) != choices.layer.ndim:
+        return 1
+    return int(data_of(choices.layer).shape[choices.axes.index("Z")])
+
+
+def find_rescaling(choices: Choices) -> Rescaling | None:
+    """Return what rescaling would do; None where voxel sizes agree within 5 %, or where one of them is not known."""
+    factors, model, seen = _scale(choices), choices.model, choices.spanned
+    if model is None or all(factor == 1 for factor in factors.values()):
+        return None
+    trained = trained_voxel_size(model, choices.unit, seen)
+    if trained is None:
+        return None
+    size = _in_words(trained, choices.unit, seen)
+    here = _in_words(choices.voxel_size, choices.unit, seen)
+    kind = "Pixels" if seen == "YX" else "Voxels"
+    hint = f"Show the model {kind.lower()} of {size}, resampled tile by tile; results come back on the image's own grid"
+    work = prod(factors.values())
+    hint += (
+        f". About {float(f'{work:.2g}'):g} times slower"
+        if work > 1.2
+        else ". Fewer voxels to segment, so faster" * (work < 0.8)
+    )
+    return Rescaling(f"{kind} are {here}; {model.name} was trained at {size}.", size, hint)
+
+
+def _in_words(voxel_size: tuple[float, float, float], unit: str, seen: str) -> str:
+    """Return the sizes along the axes seen, one number where they are all the same: "50 × 4 × 4 nm", or "4 nm"."""
+    sizes = [f"{voxel_size['ZYX'.index(axis)]:.4g}" for axis in seen]
+    return f"{sizes[0] if len(set(sizes)) == 1 else ' × '.join(sizes)} {unit}"
+
+
+def _scale(choices: Choices) -> dict[str, float]:
+    """Return how many of the model's voxels one of the image is long, by axis; empty where that is not known."""
+    stack = _stack(choices)
+    return {} if choices.model is None or stack is None else scale_of(stack, choices.model, choices.spanned)
+
+
+def _stack(choices: Choices) -> Stack | None:
+    """Return the image as the form describes it; None where that is no image."""
+    layer = choices.layer
+    if layer is None:
+        return None
+    axes = choices.axes + "C" * is_rgb(layer)
+    try:
+        return Stack(data_of(layer), axes, choices.voxel_size, choices.unit, name=layer.name)
+    except InputError:
+        return None
+
+
 def find_faults(choices: Choices) -> dict[str, str]:
     """Return what is wrong: a reason for each field that is, by its name.
 
-    The names are "image", "axes", "voxel size", "channel", "model", "tile", "samples" and "dropout".
+    The names are "image", "axes", "voxel size", "channel", "model", "rescale", "tile", "planes", "samples" and
+    "dropout".
     """
     found = {
         "image": _image_fault(choices.layer),
         "model": choices.model_fault,
+        "rescale": _rescale_fault(choices),
         "tile": _tile_fault(choices.tile),
+        "planes": _together("Three axes", "mirrored copies") if _are_both_averaged(choices) else "",
         "samples": _samples_fault(choices),
         "dropout": _dropout_fault(choices),
     }
@@ -139,8 +224,19 @@ def _fit_fault(choices: Choices) -> str:
     model, layer = choices.model, choices.layer
     if model is None or layer is None or model.spec.dimensions == 2:
         return ""
-    if "Z" not in choices.axes or data_of(layer).shape[choices.axes.index("Z")] < 2:
+    if _depth(choices) < 2:
         return f"{model.name} is a 3D model and '{layer.name}' has no Z axis: choose a 2D model, or set the axes."
+    return ""
+
+
+def _rescale_fault(choices: Choices) -> str:
+    stack, model = _stack(choices), choices.model
+    if not choices.rescale or stack is None or model is None or not _scale(choices):
+        return ""
+    try:
+        seen_lengths(stack, model, choices.spanned, rescale=True)
+    except InputError as error:
+        return str(error)
     return ""
 
 
@@ -151,9 +247,19 @@ def _tile_fault(tile: int) -> str:
 def _samples_fault(choices: Choices) -> str:
     if choices.samples == 1:
         return "Uncertainty needs 2 samples or more (0 = off)."
-    if choices.samples and choices.flips:
-        return "Mirrored copies and Monte Carlo samples cannot be averaged together: switch one of them off."
+    if choices.samples and choices.average > 1:
+        return _together("Mirrored copies", "Monte Carlo samples")
+    if choices.samples and choices.in_three_planes:
+        return _together("Three axes", "Monte Carlo samples")
     return ""
+
+
+def _are_both_averaged(choices: Choices) -> bool:
+    return choices.average > 1 and choices.in_three_planes and not choices.samples
+
+
+def _together(one: str, other: str) -> str:
+    return f"{one} and {other} cannot be averaged together: switch one of them off."
 
 
 def _dropout_fault(choices: Choices) -> str:
@@ -168,13 +274,10 @@ def find_warning(choices: Choices) -> str:
     model = choices.model
     if model is None or choices.layer is None or model.unit not in METRES:
         return ""
-    sizes = " × ".join(f"{model.voxel_size['ZYX'.index(axis)]:g}" for axis in choices.seen)
     if choices.unit not in METRES:
-        return f"The voxel size is not known; {model.name} was trained at {sizes} {model.unit}."
-    factor = METRES[choices.unit] / METRES[model.unit]
-    ratios = [
-        choices.voxel_size["ZYX".index(axis)] * factor / model.voxel_size["ZYX".index(axis)] for axis in choices.seen
-    ]
-    if all(1 / FAR_OFF < ratio < FAR_OFF for ratio in ratios):
+        sizes = _in_words(model.voxel_size, model.unit, choices.seen)
+        return f"The voxel size is not known; {model.name} was trained at {sizes}."
+    if choices.rescale or all(1 / FAR_OFF < factor < FAR_OFF for factor in _scale(choices).values()):
         return ""
-    return f"{model.name} was trained at {sizes} {model.unit} per voxel; this image differs much, so look closely."
+    kind = "pixels" if choices.spanned == "YX" else "voxels"
+    return f"{model.name} was not trained on such {kind}: rescale while segmenting, or look closely at the result."

@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_skipseg.images.files import holds_labels, read_levels, read_recipe, write_ome_tiff
+from napari_skipseg.errors import FileError
+from napari_skipseg.images.files import holds_labels, place_of, read_levels, read_recipe, write_ome_tiff
 from napari_skipseg.images.mrc import is_mrc
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.zarr_nodes import is_zarr
+from napari_skipseg.images.zarr_nodes import METADATA, is_zarr
 from napari_skipseg.widgets.axes import GUESSED_AXES, along_space
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
 
 LayerData = tuple[Any, dict[str, Any], str]
 
@@ -47,11 +51,14 @@ def read_layers(path: str | Sequence[str]) -> list[LayerData]:
 def _layer_of(levels: list[Stack], recipe: Mapping[str, Any] | None, labels: bool) -> LayerData:
     stack = levels[0]
     axes, metadata = stack.axes, layer_arguments(stack)
-    if recipe is not None:
-        metadata["metadata"] = {"skipseg": {"recipe": dict(recipe)}}
-    data = _in_reach(stack)
+    told: dict[str, Any] = {} if recipe is None else {"recipe": dict(recipe)}
+    data = finest = _in_reach(stack)
     if len(levels) > 1 and not isinstance(data, np.ndarray):
-        data, metadata["multiscale"] = [_lazy(level) for level in levels], True
+        data, metadata["multiscale"] = [finest, *(_lazy(level) for level in levels[1:])], True
+    if not labels and "C" not in axes and not isinstance(finest, np.ndarray):
+        told |= {"file": stack.file, "array": finest.name, "stamp": _stamp(stack.file)}
+    if told:
+        metadata["metadata"] = {"skipseg": told}
     if labels:
         return data, metadata, "labels"
     if "C" not in axes:
@@ -59,6 +66,31 @@ def _layer_of(levels: list[Stack], recipe: Mapping[str, Any] | None, labels: boo
     if axes.endswith("C") and stack.length("C") in (3, 4) and np.dtype(stack.data.dtype).name in _RGB_TYPES:
         return data, {**metadata, "rgb": True}, "image"
     return data, {**metadata, "channel_axis": axes.index("C")}, "image"
+
+
+def file_of(layer: Layer, data: Any) -> str:
+    """Return the file whose voxels are `data`, the layer's finest, all and as they are; "" where there is none.
+
+    Raises:
+        FileError: the file has changed since it was opened, or is gone.
+    """
+    told = layer.metadata.get("skipseg", {})
+    file = str(told.get("file", ""))
+    if not file or getattr(data, "name", "") != told.get("array"):
+        return ""
+    stamp = _stamp(file)
+    if not stamp:
+        raise FileError(f"'{file}' is no longer there: put it back, or open the image from where it is now.")
+    if stamp != told.get("stamp", stamp):
+        raise FileError(f"'{file}' has changed since it was opened: open it again.")
+    return file
+
+
+def _stamp(file: str) -> list[tuple[str, int, int]]:
+    """Return name, size and time of change of a file, or of the metadata of a zarr; empty where it is gone."""
+    place = place_of(file)
+    found = [place] if place.is_file() else [place / name for name in METADATA if (place / name).is_file()]
+    return [(each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in found]
 
 
 def layer_arguments(stack: Stack) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The form of the Segment tab: image, channel, axes, voxel size, model, device, extent, options, threshold."""
+"""The form of the Segment tab: image, axes, voxel size, model, rescaling, device, extent, options, threshold."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QLabel, QPushButton, QWidget
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QLabel, QPushButton, QWidget
 from superqt import QLabeledDoubleSlider
 
 from napari_skipseg.errors import SkipsegError
@@ -14,7 +14,7 @@ from napari_skipseg.models.catalog import describe_model, find_models, locate_mo
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.widgets.axes import axes_of, set_calibration, voxel_size_of
 from napari_skipseg.widgets.card import CardDialog
-from napari_skipseg.widgets.checks import Choices, asks_channel, channels, find_faults
+from napari_skipseg.widgets.checks import Choices, asks_channel, channels, find_faults, find_rescaling, offers_planes
 from napari_skipseg.widgets.fields import AxesField, FreshCombo, Links, VoxelSizeField, mark
 from napari_skipseg.widgets.layers import is_result
 from napari_skipseg.widgets.options import OptionsFold
@@ -53,6 +53,8 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.image, self.channel, self.model = FreshCombo(), FreshCombo(), FreshCombo()
         self.device, self.extent = FreshCombo(), FreshCombo()
         self.axes, self.voxel_size = AxesField(), VoxelSizeField()
+        self.difference, self.rescale = QLabel(), QCheckBox()
+        self.difference.setWordWrap(True)
         self.card = QPushButton("Card")
         self.card.setToolTip("What this model is, what it was trained on, and how well it does")
         self.device_note = QLabel("asking the engine…")
@@ -78,6 +80,8 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         form.addRow("Axes", self.axes)
         form.addRow("Voxel size", self.voxel_size)
         form.addRow("Model", _side_by_side(self.model, self.card))
+        form.addRow(self.difference)
+        form.addRow(self.rescale)
         form.addRow("Device", self.device)
         form.addRow("", self.device_note)
         form.addRow("Segment", self.extent)
@@ -97,6 +101,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
             self.device.activated,
             self.extent.activated,
             self.options.edited,
+            self.rescale.clicked,
         ):
             signal.connect(self.check)
         layers = self._viewer.layers.events
@@ -118,7 +123,9 @@ class SegmentForm(QWidget):  # type: ignore[misc]
             channel=self.channel.currentData(),
             device=self.device.currentData() or "auto",
             tile=self.options.tile.value(),
-            flips=self.options.flips.isChecked(),
+            average=self.options.average.currentData(),
+            planes=self.options.planes.currentData(),
+            rescale=self.rescale.isChecked(),
             samples=self.options.samples.value(),
             dropout=self.options.rate,
             threshold=float(self.threshold.value()),
@@ -128,8 +135,10 @@ class SegmentForm(QWidget):  # type: ignore[misc]
     def check(self) -> None:
         """Bring the fields in line with the choices, mark what is wrong, and say that they changed."""
         self._offer_channels(self.read())
+        self.options.offer_planes(offers_planes(self.read()))
         self._offer_extents(self.read())
         faults = find_faults(self.read())
+        self._offer_rescaling(self.read(), faults.get("rescale", ""))
         fields = {
             "image": self.image,
             "axes": self.axes,
@@ -214,10 +223,19 @@ class SegmentForm(QWidget):  # type: ignore[misc]
     def _offer_extents(self, choices: Choices) -> None:
         cuts = bool(choices.loops) and "axes" not in find_faults(choices)
         self._form.setRowVisible(self.extent, cuts)
-        current = "current slice" if choices.seen == "YX" else "current volume"
-        whole = "whole stack" if choices.seen == "YX" else "all volumes"
+        current = "current slice" if choices.spanned == "YX" else "current volume"
+        whole = "whole stack" if choices.spanned == "YX" else "all volumes"
         chosen = self.extent.currentData() if cuts else "whole"
         self.extent.offer([(whole, "whole"), (current, "current")], chosen)
+
+    def _offer_rescaling(self, choices: Choices, fault: str) -> None:
+        rescaling = find_rescaling(choices)
+        if rescaling is not None:
+            self.difference.setText(rescaling.difference)
+            self.rescale.setText(f"Rescale to {rescaling.size} while segmenting")
+            mark(self.rescale, fault, rescaling.hint)
+        for row in (self.difference, self.rescale):
+            self._form.setRowVisible(row, rescaling is not None)
 
     def _offer_models(self) -> None:
         names = list(find_models())

@@ -11,6 +11,7 @@ import numpy as np
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.outputs import Prediction
 from napari_skipseg.widgets.axes import is_rgb, origin_of, voxel_size_of
+from napari_skipseg.widgets.files import file_of
 from napari_skipseg.widgets.placement import Cut, Placement, place_over
 
 if TYPE_CHECKING:
@@ -49,10 +50,14 @@ class Result:
 def stack_of(layer: Layer, axes: str, positions: dict[int, int] | None = None) -> Stack:
     """Return the stack of an image layer with such axes, cut to `positions` (axis number -> position).
 
+    It names its file where the layer shows all of that, as it is.
+
     Raises:
         InputError: the axes do not describe the layer, or it is empty.
+        FileError: its file has changed since it was opened, or is gone.
     """
     data = data_of(layer)
+    file = "" if positions else file_of(layer, data)
     full = axes + ("C" if is_rgb(layer) else "")
     size, unit = voxel_size_of(layer, axes)
     origin = list(origin_of(layer, axes))
@@ -61,7 +66,7 @@ def stack_of(layer: Layer, axes: str, positions: dict[int, int] | None = None) -
             origin["ZYX".index(axes[axis])] += place * size["ZYX".index(axes[axis])]
     if positions:
         data = Cut(data, positions)
-    return Stack(data, full, size, unit, (origin[0], origin[1], origin[2]), layer.name)
+    return Stack(data, full, size, unit, (origin[0], origin[1], origin[2]), layer.name, file)
 
 
 def data_of(layer: Layer) -> Any:

@@ -1,22 +1,28 @@
-"""The folded-away options of the Segment tab: tile, mirrored copies, Monte Carlo samples and their dropout."""
+"""The folded-away options of the Segment tab: tile, averages over copies or planes, Monte Carlo samples and dropout."""
 
 from __future__ import annotations
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QIcon, QPixmap
-from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QFormLayout, QSpinBox, QWidget
+from qtpy.QtWidgets import QDoubleSpinBox, QFormLayout, QSpinBox, QWidget
 from superqt import QCollapsible
 
-from napari_skipseg.widgets.fields import mark
+from napari_skipseg.widgets.fields import FreshCombo, mark
 
 FLAT = "QPushButton, QPushButton:checked { text-align: left; border: none; background: transparent; padding: 3px 0px; }"
 HINTS = {
     "tile": "Longest side of a tile in voxels; smaller tiles need less memory",
-    "flips": "Test-time flips: a little better, 4 times slower in 2D and 8 times in 3D",
-    "samples": "Passes with dropout on: probability is their mean, uncertainty their standard deviation; on torch, and "
-    "as many times slower",
-    "dropout": "Share of the features that each sample leaves out",
+    "average": "Average the results of mirrored and turned copies of the image: a little better, and an uncertainty "
+    "layer shows where the copies disagree. 4 copies are 4 times slower, 8 copies 8 times",
+    "planes": "How a 2D model sees the volume: slice by slice in XY, or along all three axes, whose results are "
+    "averaged. The latter suits voxels as deep as they are wide, is 3 times slower or more, and gives an uncertainty "
+    "layer but no attention",
+    "samples": "Passes with dropout on: the probability is their mean, the uncertainty layer their standard deviation. "
+    "10 samples are 10 times slower or more: they run on torch",
+    "dropout": "Share of the features that each sample leaves out, from 0 to 0.95",
 }
+AVERAGES = (("one pass", 1), ("4 copies", 4), ("8 copies", 8))
+PLANES = (("XY slices", "xy"), ("all three axes", "xyz"))
 
 
 class OptionsFold(QCollapsible):  # type: ignore[misc]
@@ -26,7 +32,9 @@ class OptionsFold(QCollapsible):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__("▸ Options", expandedIcon=_no_icon(), collapsedIcon=_no_icon())
-        self.tile, self.flips = QSpinBox(), QCheckBox("average mirrored copies")
+        self.tile, self.average, self.planes = QSpinBox(), FreshCombo(), FreshCombo()
+        self.average.offer(list(AVERAGES), 1)
+        self.planes.offer(list(PLANES), "xy")
         self.tile.setRange(0, 8192)
         self.tile.setSingleStep(32)
         self.tile.setSpecialValueText("auto")
@@ -41,17 +49,23 @@ class OptionsFold(QCollapsible):  # type: ignore[misc]
         self.dropout.setEnabled(False)
         self._lay_out()
         self.mark({})
-        for signal in (self.tile.valueChanged, self.flips.toggled, self.dropout.valueChanged):
+        for signal in (
+            self.tile.valueChanged,
+            self.average.activated,
+            self.planes.activated,
+            self.dropout.valueChanged,
+        ):
             signal.connect(self._tell)
         self.samples.valueChanged.connect(self._follow_samples)
 
     def _lay_out(self) -> None:
         inner = QWidget()
-        rows = QFormLayout(inner)
+        rows = self._rows = QFormLayout(inner)
         rows.setContentsMargins(12, 0, 0, 0)
         rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         rows.addRow("Tile", self.tile)
-        rows.addRow("Flips", self.flips)
+        rows.addRow("Average", self.average)
+        rows.addRow("Planes", self.planes)
         rows.addRow("Monte Carlo samples", self.samples)
         rows.addRow("Dropout rate", self.dropout)
         self.layout().setContentsMargins(0, 0, 0, 0)
@@ -60,6 +74,12 @@ class OptionsFold(QCollapsible):  # type: ignore[misc]
         self.setDuration(0)
         self.setContent(inner)
         self.collapse(animate=False)
+
+    def offer_planes(self, offered: bool) -> None:
+        """Show the choice of planes, or hide it."""
+        self._rows.setRowVisible(self.planes, offered)
+        if self.isExpanded():
+            self.expand(animate=False)  # to the height that the rows have now
 
     def _follow_samples(self, samples: int) -> None:
         self.dropout.setEnabled(samples > 0)

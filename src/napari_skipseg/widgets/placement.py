@@ -1,8 +1,13 @@
-"""Where a result lies: over its image, whatever the image's scale, rotation, shear, affine and units are."""
+"""Where a result lies: over its image, whatever the image's scale, rotation, shear, affine and units are.
+
+And what of an image is on screen, and arrays cut to such a part.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,15 +78,60 @@ def _shear_matrix(layer: Layer) -> NDArray[Any]:
 
 def current_position(viewer: ViewerModel, layer: Layer) -> tuple[int, ...]:
     """Return the voxel of `layer` at which the viewer's sliders stand."""
-    point = np.asarray(viewer.dims.point, float)[-layer.ndim :]
+    place = np.round(_voxel_at(viewer, layer, viewer.dims.point)).astype(int)
+    return tuple(int(p) for p in np.clip(place, 0, _lengths(layer) - 1))
+
+
+def visible_box(viewer: ViewerModel, layer: Layer) -> tuple[tuple[int, int], ...]:
+    """Return the first and the last voxel on screen along each dimension of `layer`.
+
+    They are the same where a slider stands. Along what is out of sight altogether they are the nearest there is; in a
+    view of three dimensions all is in sight.
+    """
+    shown = [axis - viewer.dims.ndim + layer.ndim for axis in viewer.dims.displayed]
+    last = _lengths(layer) - 1
+    if viewer.dims.ndisplay == 2:
+        corners = [_voxel_at(viewer, layer, corner) for corner in _view_corners(viewer)]
+        low, high = np.floor(np.min(corners, axis=0)), np.ceil(np.max(corners, axis=0))
+    else:
+        low, high = np.zeros(layer.ndim), last
+    at = current_position(viewer, layer)
+    spans = zip(np.clip(low, 0, last), np.clip(high, 0, last), strict=True)
+    return tuple(
+        (int(first), int(end)) if axis in shown else (at[axis], at[axis]) for axis, (first, end) in enumerate(spans)
+    )
+
+
+def _view_corners(viewer: ViewerModel) -> list[list[float]]:
+    """Return the corners of what the canvas shows, in the viewer's space.
+
+    Counted from the camera: `layer.corner_pixels` of a multiscale image lag behind it.
+    """
+    camera = getattr(viewer, "scene", viewer).camera  # napari 0.9 moved it
+    size = viewer.canvas.size if hasattr(viewer, "canvas") else viewer._canvas_size
+    axes = viewer.dims.displayed
+    corners = []
+    for signs in product((-0.5, 0.5), repeat=2):
+        corner = list(viewer.dims.point)
+        for axis, centre, length, sign in zip(axes, camera.center[-2:], size, signs, strict=True):
+            corner[axis] = centre + sign * length / camera.zoom
+        corners.append(corner)
+    return corners
+
+
+def _voxel_at(viewer: ViewerModel, layer: Layer, place: Sequence[float]) -> NDArray[Any]:
+    """Return where a point of the viewer's space lies in voxels of `layer`, which may have no voxel there."""
+    point = np.asarray(place, float)[-layer.ndim :]
     point = np.concatenate([np.zeros(layer.ndim - len(point)), point])
     shown = getattr(viewer.layers.extent, "units", None)
     if shown is not None and len(shown) >= layer.ndim:
         point *= [_factor(*units) for units in zip(shown[-layer.ndim :], layer.units, strict=True)]
-    place = np.round(layer.world_to_data(point)).astype(int)
+    return np.asarray(layer.world_to_data(point))
+
+
+def _lengths(layer: Layer) -> NDArray[Any]:
     data = layer.data[0] if getattr(layer, "multiscale", False) else layer.data
-    lengths = np.asarray(data.shape[: layer.ndim])
-    return tuple(int(p) for p in np.clip(place, 0, lengths - 1))
+    return np.asarray(data.shape[: layer.ndim])
 
 
 def _factor(unit: Any, wanted: Any) -> float:
@@ -92,20 +142,43 @@ def _factor(unit: Any, wanted: Any) -> float:
 
 
 class Cut(LazyArray):
-    """An array with some axes cut to one position: axis number -> position. They stay, with length 1."""
+    """An array with some axes cut: axis number -> position, or slice of positions. They stay, with length 1 or more."""
 
-    def __init__(self, data: ArrayLike, positions: dict[int, int]) -> None:
-        self._data, self._positions = data, positions
-        self.shape = tuple(1 if axis in positions else int(n) for axis, n in enumerate(data.shape))
+    def __init__(self, data: ArrayLike, parts: Mapping[int, int | slice]) -> None:
+        self._data = data
+        self._places = {
+            axis: range(int(data.shape[axis]))[part if isinstance(part, slice) else slice(part, part + 1)]
+            for axis, part in parts.items()
+        }
+        self.shape = tuple(len(self._places.get(axis, range(int(n)))) for axis, n in enumerate(data.shape))
         self.dtype = data.dtype
 
     def _read(self, index: tuple[int | slice, ...]) -> Any:
         return self._data[tuple(self._moved(axis, part) for axis, part in enumerate(index))]
 
     def _moved(self, axis: int, part: int | slice) -> int | slice:
-        if axis not in self._positions:
+        if axis not in self._places:
             return part
-        first = self._positions[axis]
         if isinstance(part, int):
-            return first
-        return slice(first, first + len(range(*part.indices(1))))
+            return self._places[axis][part]
+        places = self._places[axis][part]
+        return slice(places.start, places.stop if places.stop >= 0 else None, places.step)
+
+
+class Repeated(LazyArray):
+    """An array repeated, not copied, along a new axis; what the array becomes, it follows."""
+
+    def __init__(self, data: ArrayLike, axis: int, count: int) -> None:
+        self._data, self._axis, self._count = data, axis, count
+        self.shape = (*data.shape[:axis], count, *data.shape[axis:])
+        self.dtype = data.dtype
+
+    def _read(self, index: tuple[int | slice, ...]) -> Any:
+        part = index[self._axis]
+        values = np.asarray(self._data[(*index[: self._axis], *index[self._axis + 1 :])])
+        if isinstance(part, int):
+            return values
+        place = sum(isinstance(each, slice) for each in index[: self._axis])
+        count = len(range(self._count)[part])
+        shape = (*values.shape[:place], count, *values.shape[place:])
+        return np.broadcast_to(np.expand_dims(values, place), shape)

@@ -1,0 +1,167 @@
+"""Runs in processes of their own that are killed, as by `kill -9`, at a moment that is named."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from identity import make_model
+from zarr.storage import _local
+
+from napari_skipseg.images import tiff_writer
+from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.zarr_writer import OmeZarrWriter
+from napari_skipseg.inference import predict
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.run_folder import RunFolder
+from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
+from napari_skipseg.models.model import Model
+from napari_skipseg.progress import run_to_end
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["napari_skipseg.api", "napari_skipseg.inference.to_folder", "tifffile", "zarr"])
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A run: of which file, into which folder, as what, with which options; with torch alone where `torch`."""
+
+    file: Path
+    folder: Path
+    form: Any = "tiff"
+    depth: Any = "uint8"
+    tile: int = 200
+    torch: bool = False
+
+    def model(self) -> Model:
+        return make_model(widths=(2, 3, 4), classes=("membrane", "vesicle"))
+
+    def work(self) -> Any:
+        target = FolderTarget(self.folder, self.file.name.split(".")[0], self.depth, self.form)
+        return iter_segment(read_stack(self.file), self.model(), SegmentOptions("cpu", tile=self.tile), target)
+
+    def run(self) -> list[Path]:
+        """Run in this process."""
+        if not self.torch:
+            return run_to_end(self.work())
+        with (
+            mock.patch.object(predict, "has_openvino", return_value=False),
+            mock.patch("napari_skipseg.inference.backends.has_openvino", return_value=False),
+        ):
+            return run_to_end(self.work())
+
+
+def kill(asked: Asked, moment: str, count: int = 1) -> None:
+    """Run in another process, which is killed at the `count`-th time that `moment` comes."""
+    process = PROCESSES.Process(target=_run_until, args=(asked, moment, count))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL, f"{moment} {count} never came ({process.exitcode})"
+
+
+def _run_until(asked: Asked, moment: str, count: int) -> None:
+    left = iter(range(count - 1, -1, -1))
+
+    def die() -> None:
+        if next(left) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    MOMENTS[moment](die)
+    asked.run()
+
+
+def _after(owner: Any, name: str) -> Callable[[Callable[[], None]], None]:
+    def patch(die: Callable[[], None]) -> None:
+        real = getattr(owner, name)
+
+        def patched(*given: Any, **named: Any) -> Any:
+            found = real(*given, **named)
+            die()
+            return found
+
+        setattr(owner, name, patched)
+
+    return patch
+
+
+def _within_chunk(die: Callable[[], None]) -> None:
+    """Chunks are written beside their name: of the last one half is there."""
+    real = _local._put
+
+    def patched(path: Path, value: Any, exclusive: bool = False) -> Any:
+        if "c" in path.parts[-5:]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            half = path.with_suffix(".0123.partial")
+            half.write_bytes(bytes(value.as_buffer_like())[: len(value) // 2])
+            die()
+            half.unlink()
+        return real(path, value, exclusive)
+
+    _local._put = patched
+
+
+def _within_note(die: Callable[[], None]) -> None:
+    """Of the last number that is noted 3 bytes are there."""
+    real = RunFolder.note
+
+    def patched(self: RunFolder, number: int) -> None:
+        before = (self.path / "done").read_bytes() if (self.path / "done").exists() else b""
+        real(self, number)
+        whole = (self.path / "done").read_bytes()
+        (self.path / "done").write_bytes(whole[: len(before) + 3])
+        die()
+        (self.path / "done").write_bytes(whole)
+
+    RunFolder.note = patched  # type: ignore[method-assign]
+
+
+def _within_pyramid(die: Callable[[], None]) -> None:
+    real = OmeZarrWriter._write
+
+    def patched(self: OmeZarrWriter, level: int, *given: Any) -> None:
+        real(self, level, *given)
+        if level:
+            die()
+
+    OmeZarrWriter._write = patched  # type: ignore[method-assign]
+
+
+def _within_tiff(die: Callable[[], None]) -> None:
+    real = tiff_writer._planes
+
+    def patched(*given: Any) -> Any:
+        for plane in real(*given):
+            yield plane
+            die()
+
+    tiff_writer._planes = patched
+
+
+def _between_moves(die: Callable[[], None]) -> None:
+    real = Path.replace
+
+    def patched(self: Path, target: Any) -> Path:
+        found = real(self, target)
+        if self.parent.suffix == ".unfinished" and Path(target).parent != self.parent:
+            die()
+        return found
+
+    Path.replace = patched  # type: ignore[method-assign]
+
+
+MOMENTS: dict[str, Callable[[Callable[[], None]], None]] = {
+    "begun": _after(RunFolder, "begin"),
+    "tile noted": _after(RunFolder, "note"),
+    "noting": _within_note,
+    "chunk": _within_chunk,
+    "pyramid": _within_pyramid,
+    "tiff": _within_tiff,
+    "all written": _after(RunFolder, "finish"),
+    "moved": _between_moves,
+}

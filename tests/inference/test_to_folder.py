@@ -1,0 +1,681 @@
+"""Runs on disk: killed, stopped, short of space or led astray, they end with the same bytes or with one sentence."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from identity import Identity, always, identity, make_model
+from killed_runs import PROCESSES, Asked, kill
+from numpy.typing import NDArray
+from zarr.storage import _local
+
+from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.images.files import holds_labels, read_levels, read_recipe, read_stack, write_ome_tiff
+from napari_skipseg.images.stack import LazyArray, Stack
+from napari_skipseg.images.zarr_chunks import is_finished
+from napari_skipseg.images.zarr_layout import Layout
+from napari_skipseg.images.zarr_writer import create_ome_zarr, write_ome_zarr
+from napari_skipseg.inference import predict, to_folder
+from napari_skipseg.inference.backends import Choice, FallbackBackend
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.outputs import Written
+from napari_skipseg.inference.tile_choice import TileChoice
+from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
+from napari_skipseg.models.model import Model
+from napari_skipseg.progress import run_to_end
+
+RNG = np.random.default_rng(5)
+CELLS = RNG.integers(0, 256, (2, 530, 600)).astype(np.uint8)
+PLACE = ((50.0, 4.0, 8.0), "nm", (100.0, 20.0, 30.0))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As many threads in every process: so small a network is fastest on one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("input") / "cells.ome.tif"
+    write_ome_tiff(file, CELLS, "ZYX", *PLACE)
+    return file
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What a run without any fault leaves; each kind of run is done once."""
+    known: dict[Asked, dict[str, bytes]] = {}
+
+    def run(asked: Asked) -> dict[str, bytes]:
+        kind = replace(asked, file=cells, folder=Path())
+        if kind not in known:
+            folder = tmp_path_factory.mktemp("undisturbed")
+            replace(kind, folder=folder).run()
+            known[kind] = files_in(folder)
+        return known[kind]
+
+    return run
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def whole(path: Path) -> Any:
+    stack = read_stack(path)
+    return stack.read((slice(None),) * len(stack.shape))
+
+
+def quickly(
+    stack: Stack, folder: Path, model: Model | None = None, restart: bool = False, form: Any = "tiff", **options: Any
+) -> Any:
+    """The work of a run with an identity network, whose result is known by hand."""
+    target = FolderTarget(folder, "cells", form=form, restart=restart)
+    chosen = SegmentOptions(**({"device": "cpu", "tile": 200} | options))
+    return iter_segment(stack, model or make_model(), chosen, target, identity)
+
+
+def stop_after(work: Any, tiles: int) -> None:
+    """Close a run after so many tiles, as Ctrl-C does."""
+    for progress in work:
+        tiles -= isinstance(progress, Written)
+        if not tiles:
+            break
+    work.close()
+
+
+# ----------------------------------------------------------------------------------------------------------- killed
+
+
+@pytest.mark.parametrize(
+    ("form", "depth", "moment", "count"),
+    [
+        ("tiff", "uint8", "begun", 1),
+        ("tiff", "uint8", "tile noted", 1),
+        ("tiff", "float32", "chunk", 17),
+        ("ome-zarr", "uint8", "noting", 4),
+        ("ome-zarr", "float32", "tile noted", 5),
+        ("ome-zarr", "uint8", "pyramid", 2),
+        ("ome-zarr", "float32", "all written", 1),
+        ("ome-zarr", "uint8", "moved", 2),
+        ("tiff", "uint8", "tiff", 3),
+        ("tiff", "float32", "moved", 1),
+    ],
+)
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    cells: Path, tmp_path: Path, undisturbed: Any, form: str, depth: str, moment: str, count: int
+) -> None:
+    asked = Asked(cells, tmp_path / "out", form, depth)
+    kill(asked, moment, count)
+    assert (tmp_path / "out" / "cells.unfinished").is_dir()
+    asked.run()
+    found = files_in(tmp_path / "out")
+    assert found == undisturbed(asked)
+    assert any("attention_2" in name for name in found)
+
+
+def test_a_run_killed_again_and_again_goes_on_to_the_same_bytes(cells: Path, tmp_path: Path, undisturbed: Any) -> None:
+    asked = Asked(cells, tmp_path)
+    for moment, count in (("tile noted", 2), ("chunk", 9), ("noting", 1), ("tiff", 1), ("moved", 3)):
+        kill(asked, moment, count)
+    asked.run()
+    assert files_in(tmp_path) == undisturbed(asked)
+
+
+def test_older_results_are_there_until_the_new_ones_are_whole(cells: Path, tmp_path: Path, undisturbed: Any) -> None:
+    asked = Asked(cells, tmp_path, "ome-zarr")
+    older = quickly(read_stack(cells), tmp_path, form="ome-zarr", attention=False)
+    run_to_end(older)
+    before = files_in(tmp_path)
+    kill(asked, "pyramid", 2)
+    assert {name: content for name, content in files_in(tmp_path).items() if "unfinished" not in name} == before
+    kill(asked, "moved", 1)
+    asked.run()
+    assert files_in(tmp_path) == undisturbed(asked)
+
+
+def test_only_what_is_left_is_computed(cells: Path, tmp_path: Path) -> None:
+    backend = Identity(make_model(), (200, 200))
+    stop_after(quickly(read_stack(cells), tmp_path), 6)
+    target = FolderTarget(tmp_path, "cells")
+    options = SegmentOptions("cpu", tile=200)
+    seen = [*iter_segment(read_stack(cells), make_model(), options, target, always(backend))]
+    assert 0 < backend.runs <= seen[-1].total - 6
+    assert [each.done for each in seen if isinstance(each, Written)][-1] == seen[-1].total
+
+
+def test_a_run_goes_on_with_its_own_tile(
+    cells: Path, tmp_path: Path, undisturbed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Asked(cells, tmp_path, tile=0)
+    expected = undisturbed(asked)
+    kill(asked, "tile noted", 1)
+    monkeypatch.setattr(predict, "choose_tile", lambda *given: TileChoice(96, 3, 0, "another"))
+    asked.run()
+    assert files_in(tmp_path) == expected
+
+
+def test_a_run_goes_on_with_its_own_backend_and_precision(cells: Path, tmp_path: Path, undisturbed: Any) -> None:
+    asked = Asked(cells, tmp_path, depth="float32", torch=True)
+    kill(asked, "tile noted", 3)
+    replace(asked, torch=False).run()
+    assert files_in(tmp_path) == undisturbed(asked)
+    recipe = read_recipe(tmp_path / "cells_probability.tif")
+    assert recipe is not None
+    assert (recipe["backend"], recipe["precision"]) == ("torch", "f32")
+
+
+def test_a_run_whose_facts_are_lost_or_damaged_is_begun_anew(cells: Path, tmp_path: Path, undisturbed: Any) -> None:
+    asked = Asked(cells, tmp_path)
+    facts = tmp_path / "cells.unfinished" / "run.json"
+    for damage in (None, b"", b'{"key": 1', b"[]", b"{}", b"\xff\xfe"):
+        kill(asked, "tile noted", 2)
+        if damage is None:
+            facts.unlink()
+        else:
+            facts.write_bytes(damage)
+    (tmp_path / "cells.unfinished" / "cells_binary.tif.part").write_bytes(b"half a file")
+    (tmp_path / "cells.unfinished" / ".cells_binary.ome.zarr-ab_12cd3").mkdir()
+    asked.run()
+    assert files_in(tmp_path) == undisturbed(asked)
+
+
+def test_chunks_that_were_lost_are_made_again(cells: Path, tmp_path: Path, undisturbed: Any) -> None:
+    asked = Asked(cells, tmp_path)
+    kill(asked, "tiff", 1)
+    shutil.rmtree(tmp_path / "cells.unfinished" / "cells_binary.ome.zarr")
+    next((tmp_path / "cells.unfinished" / "cells_probability.ome.zarr").glob("0/c/1/*/*/0")).unlink()
+    with (tmp_path / "cells.unfinished" / "done").open("ab") as journal:
+        journal.write(np.array([2**40], "<u8").tobytes())
+    asked.run()
+    assert files_in(tmp_path) == undisturbed(asked)
+
+
+def test_results_taken_away_in_mid_move_are_made_again(cells: Path, tmp_path: Path, undisturbed: Any) -> None:
+    for form in ("ome-zarr", "tiff"):
+        asked = Asked(cells, tmp_path / form, form)
+        kill(asked, "moved", 2)
+        moved = next(path for path in (tmp_path / form).iterdir() if path.suffix != ".unfinished")
+        shutil.rmtree(moved) if moved.is_dir() else moved.unlink()
+        asked.run()
+        assert files_in(tmp_path / form) == undisturbed(asked)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
+def test_a_run_killed_at_any_time_goes_on_to_the_same_bytes(
+    cells: Path, tmp_path: Path, undisturbed: Any, form: str
+) -> None:
+    chance = np.random.default_rng(len(form))
+    for depth in ("uint8", "float32"):
+        asked = Asked(cells, tmp_path / depth, form, depth)
+        expected = undisturbed(asked)
+        for _ in range(13):
+            process = PROCESSES.Process(target=asked.run)
+            process.start()
+            process.join(chance.uniform(0.02, 3.0))
+            process.kill()
+            process.join()
+            if not (tmp_path / depth / "cells.unfinished").exists() and files_in(tmp_path / depth) == expected:
+                shutil.rmtree(tmp_path / depth)
+        asked.run()
+        assert files_in(tmp_path / depth) == expected
+
+
+# ---------------------------------------------------------------------------------------------------------- stopped
+
+
+def test_what_was_stopped_before_its_first_tile_leaves_nothing(cells: Path, tmp_path: Path) -> None:
+    work = quickly(read_stack(cells), tmp_path / "new" / "out")
+    for progress in work:
+        if "preparing" in progress.message:
+            assert (tmp_path / "new" / "out" / "cells.unfinished").is_dir()
+            break
+    work.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_stopped_later_can_be_looked_at_and_goes_on(cells: Path, tmp_path: Path) -> None:
+    stop_after(quickly(read_stack(cells), tmp_path / "stopped"), 7)
+    unfinished = tmp_path / "stopped" / "cells.unfinished"
+    assert list((tmp_path / "stopped").iterdir()) == [unfinished]
+    assert not (unfinished / "lock").exists()
+    kinds = ("attention_1", "binary", "probability")
+    assert sorted(unfinished.glob("*.zarr")) == [unfinished / f"cells_{kind}.ome.zarr" for kind in kinds]
+    store = unfinished / "cells_probability.ome.zarr"
+    assert not is_finished(store)
+    assert (read_stack(store).voxel_size, read_stack(store).unit, read_stack(store).origin) == PLACE
+    seen = whole(store)
+    run_to_end(quickly(read_stack(cells), tmp_path / "stopped"))
+    run_to_end(quickly(read_stack(cells), tmp_path / "through"))
+    assert files_in(tmp_path / "stopped") == files_in(tmp_path / "through")
+    final = whole(tmp_path / "stopped" / "cells_probability.tif")
+    assert 0 < (seen != 0).sum() < (final != 0).sum()
+    np.testing.assert_array_equal(seen[seen != 0], final[seen != 0])
+
+
+def test_a_stack_of_no_file_leaves_nothing_where_it_is_stopped(tmp_path: Path) -> None:
+    stack = Stack(CELLS, "ZYX")
+    stop_after(quickly(stack, tmp_path), 3)
+    assert list(tmp_path.iterdir()) == []
+    assert len(run_to_end(quickly(stack, tmp_path))) == 3
+
+
+def test_a_stack_of_no_file_throws_away_no_run_of_a_file(cells: Path, tmp_path: Path) -> None:
+    stop_after(quickly(read_stack(cells), tmp_path), 3)
+    before = files_in(tmp_path)
+    with pytest.raises(FileError, match="differs in input"):
+        run_to_end(quickly(Stack(CELLS, "ZYX", *PLACE), tmp_path))
+    assert files_in(tmp_path) == before
+
+
+# ------------------------------------------------------------------------------------------------------- another run
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"threshold": 0.25}, "threshold"),
+        ({"attention": False}, "attention"),
+        ({"tile": 96}, "tile"),
+        ({"average": 4}, "average"),
+        ({"form": "ome-zarr"}, "format"),
+        ({"model": make_model(name="other")}, "model"),
+        ({"threshold": 0.1, "average": 8}, "threshold, average"),
+    ],
+)
+def test_a_run_of_another_kind_is_not_touched(cells: Path, tmp_path: Path, change: dict[str, Any], word: str) -> None:
+    stop_after(quickly(read_stack(cells), tmp_path), 2)
+    before = files_in(tmp_path)
+    with pytest.raises(FileError, match=rf"differs in {word}: finish it first .* --restart\)\.$") as fault:
+        run_to_end(quickly(read_stack(cells), tmp_path, **change))
+    assert "\n" not in str(fault.value)
+    assert files_in(tmp_path) == before
+    run_to_end(quickly(read_stack(cells), tmp_path))
+    assert [file.suffix for file in tmp_path.iterdir()] == [".tif"] * 3
+
+
+def test_a_run_of_another_image_is_thrown_away_where_that_is_asked_for(cells: Path, tmp_path: Path) -> None:
+    image = Path(shutil.copy2(cells, tmp_path / "cells.ome.tif"))
+    stop_after(quickly(read_stack(image), tmp_path / "out"), 2)
+    write_ome_tiff(image, CELLS[:, ::-1], "ZYX", *PLACE)
+    with pytest.raises(FileError, match="differs in input:"):
+        run_to_end(quickly(read_stack(image), tmp_path / "out"))
+    run_to_end(quickly(read_stack(image), tmp_path / "out", restart=True))
+    run_to_end(quickly(read_stack(image), tmp_path / "through"))
+    assert files_in(tmp_path / "out") == files_in(tmp_path / "through")
+
+
+def test_two_runs_at_once_are_refused(cells: Path, tmp_path: Path) -> None:
+    first = quickly(read_stack(cells), tmp_path)
+    while not isinstance(next(first), Written):
+        pass
+    for restart in (False, True):
+        with pytest.raises(FileError, match=f"being written by another run \\(process {os.getpid()}\\)"):
+            run_to_end(quickly(read_stack(cells), tmp_path, restart=restart))
+    assert len(run_to_end(first)) == 3
+    assert sorted(tmp_path.glob("*.unfinished")) == []
+
+
+# ------------------------------------------------------------------------------------------------------- a full disk
+
+
+@pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
+@pytest.mark.parametrize("piece", [1, 30, 61])
+def test_a_full_disk_is_one_sentence_and_what_was_written_goes_on(
+    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Any, piece: int
+) -> None:
+    calls = []
+    put = _local._put
+
+    def full(path: Path, *given: Any, **named: Any) -> Any:
+        if "c" in path.parts[-5:]:
+            calls.append(path)
+            if len(calls) >= piece:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return put(path, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_local, "_put", full)
+        with pytest.raises(
+            FileError, match=r"no space left to write .* free some space or choose another folder"
+        ) as fault:
+            run_to_end(quickly(read_stack(cells), tmp_path / "out", form=form))
+    assert "\n" not in str(fault.value)
+    assert len(calls) >= piece
+    assert (tmp_path / "out").exists() == (piece > 1)
+    run_to_end(quickly(read_stack(cells), tmp_path / "out", form=form))
+    run_to_end(quickly(read_stack(cells), tmp_path / "through", form=form))
+    assert files_in(tmp_path / "out") == files_in(tmp_path / "through")
+
+
+def test_a_disk_that_is_full_when_the_tiff_is_written(
+    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: Any, **named: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tifffile.TiffWriter, "write", full)
+        with pytest.raises(FileError, match="no space left"):
+            run_to_end(quickly(read_stack(cells), tmp_path / "out"))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["cells.unfinished"]
+    run_to_end(quickly(read_stack(cells), tmp_path / "out"))
+    run_to_end(quickly(read_stack(cells), tmp_path / "through"))
+    assert files_in(tmp_path / "out") == files_in(tmp_path / "through")
+
+
+def _with_small_files(asked: Asked, largest: int, said: Path) -> None:
+    import signal
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    try:
+        asked.run()
+    except FileError as error:
+        said.write_text(str(error)[:500])
+
+
+@pytest.mark.parametrize("largest", [4_000, 100_000])
+def test_a_file_system_that_takes_no_more_ends_in_one_sentence(
+    cells: Path, tmp_path: Path, undisturbed: Any, largest: int
+) -> None:
+    asked = Asked(cells, tmp_path / "out", depth="float32")
+    process = PROCESSES.Process(target=_with_small_files, args=(asked, largest, tmp_path / "said"))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    assert (tmp_path / "said").read_text().endswith("is larger than the file system allows: choose another disk.")
+    asked.run()
+    assert files_in(tmp_path / "out") == undisturbed(asked)
+
+
+# --------------------------------------------------------------------------------------------- folders and other files
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(cells: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("notes")
+    for folder in (tmp_path / "out", tmp_path / "out" / "below"):
+        with pytest.raises(FileError, match=r"choose another|create it"):
+            run_to_end(quickly(read_stack(cells), folder))
+    assert files_in(tmp_path) == {"out": b"notes"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_is_refused(cells: Path, tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    for folder in (tmp_path, tmp_path / "below"):
+        with pytest.raises(FileError, match="may not be written: choose a folder"):
+            run_to_end(quickly(read_stack(cells), folder))
+    tmp_path.chmod(0o700)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_read_only_disk_is_refused_before_any_work(
+    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(self: Path, *given: Any, **named: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", closed)
+    with pytest.raises(FileError, match="may not be written: choose a folder"):
+        next(quickly(read_stack(cells), tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        ("tiff", "cells_probability.tif"),
+        ("tiff", "cells_attention_1.tif"),
+        ("ome-zarr", "cells_binary.ome.zarr"),
+        ("ome-zarr", "cells_attention_1.ome.zarr"),
+        ("ome-zarr", "cells_uncertainty.ome.zarr"),
+    ],
+)
+def test_a_foreign_folder_in_the_place_of_a_result_is_refused_before_any_work(
+    cells: Path, tmp_path: Path, form: Any, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "notes.txt").write_text("of ten years")
+    average = 4 if "uncertainty" in name else 1
+    with pytest.raises(FileError, match=f"{name}' is there already and not ours"):
+        next(quickly(read_stack(cells), tmp_path, form=form, average=average))
+    assert files_in(tmp_path) == {f"{name}/notes.txt": b"of ten years"}
+
+
+def test_a_foreign_store_that_appears_meanwhile_is_left_alone(cells: Path, tmp_path: Path) -> None:
+    work = quickly(read_stack(cells), tmp_path, form="ome-zarr")
+    while not isinstance(next(work), Written):
+        pass
+    (tmp_path / "cells_binary.ome.zarr").mkdir()
+    (tmp_path / "cells_binary.ome.zarr" / "notes.txt").write_text("of ten years")
+    with pytest.raises(FileError, match="not ours"):
+        run_to_end(work)
+    shutil.move(tmp_path / "cells_binary.ome.zarr", tmp_path / "mine")
+    backend = Identity(make_model(), (200, 200))
+    target = FolderTarget(tmp_path, "cells", form="ome-zarr")
+    run_to_end(iter_segment(read_stack(cells), make_model(), SegmentOptions("cpu", tile=200), target, always(backend)))
+    assert backend.runs == 0
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "of ten years"
+    assert all(is_finished(store) for store in tmp_path.glob("*.ome.zarr"))
+
+
+def test_files_of_others_in_the_folder_of_a_run_are_kept(cells: Path, tmp_path: Path) -> None:
+    (tmp_path / "cells.unfinished" / "drafts").mkdir(parents=True)
+    (tmp_path / "cells.unfinished" / "drafts" / "chapter 1.txt").write_text("It was a dark night.")
+    run_to_end(quickly(read_stack(cells), tmp_path))
+    assert [*files_in(tmp_path / "cells.unfinished")] == ["drafts/chapter 1.txt"]
+
+
+@pytest.mark.parametrize("name", ["two words", "d.v2", "Zellkörper_細胞", "a [1]+(b)", "cells_probability", "-x", "%d"])
+@pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
+def test_any_name_will_do(tmp_path: Path, name: str, form: Any) -> None:
+    write_ome_tiff(tmp_path / f"{name}.ome.tif", CELLS[0, :60, :70], "YX", *PLACE)
+    stack = read_stack(tmp_path / f"{name}.ome.tif")
+    target = FolderTarget(tmp_path / "new" / "out", name, form=form)
+    for stopped in (True, False):
+        work = iter_segment(stack, make_model(), SegmentOptions("cpu", tile=40), target, identity)
+        if stopped:
+            stop_after(work, 2)
+            assert [path.name for path in target.folder.iterdir()] == [f"{name}.unfinished"]
+        else:
+            files = run_to_end(work)
+    kinds = ("probability", "binary", "attention_1")
+    assert [file.name for file in files] == [f"{name}_{kind}{to_folder.ENDINGS[form]}" for kind in kinds]
+    assert sorted(target.folder.iterdir()) == sorted(files)
+
+
+# -------------------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("fault", ["changed", "removed"])
+def test_an_image_that_changes_while_it_is_read_gives_no_results(cells: Path, tmp_path: Path, fault: str) -> None:
+    image = Path(shutil.copy2(cells, tmp_path / "cells.ome.tif"))
+    work = quickly(read_stack(image), tmp_path / "out")
+    while not isinstance(next(work), Written):
+        pass
+    aside = image.rename(tmp_path / "aside.ome.tif")
+    if fault == "changed":
+        write_ome_tiff(image, 255 - CELLS, "ZYX", *PLACE)
+    with pytest.raises(FileError, match=f"was {fault} while it was read"):
+        run_to_end(work)
+    if fault == "changed":  # of what was written nothing is sure, whatever comes back later
+        assert not (tmp_path / "out").exists()
+    else:
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["cells.unfinished"]
+    aside.replace(image)
+    run_to_end(quickly(read_stack(image), tmp_path / "out"))
+    run_to_end(quickly(read_stack(image), tmp_path / "through"))
+    assert files_in(tmp_path / "out") == files_in(tmp_path / "through")
+
+
+def test_a_zarr_that_grows_while_it_is_read_gives_no_results(tmp_path: Path) -> None:
+    layout = Layout((2, 530, 600), "ZYX", "uint8", chunks=(1, 64, 600))
+    image = tmp_path / "cells.ome.zarr"
+    writer = create_ome_zarr(image, layout)
+    writer.write((slice(0, 2), slice(0, 512), slice(0, 600)), CELLS[:, :512])
+    work = quickly(read_stack(image), tmp_path / "out")
+    while not isinstance(next(work), Written):
+        pass
+    writer.write((slice(0, 2), slice(512, 530), slice(0, 600)), CELLS[:, 512:])
+    with pytest.raises(FileError, match="changed while it was read"):
+        run_to_end(work)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stack_damaged_in_its_middle_keeps_what_was_written(tmp_path: Path) -> None:
+    image = tmp_path / "cells.tif"
+    tifffile.imwrite(image, np.concatenate([CELLS] * 3), photometric="minisblack", compression="zlib", rowsperstrip=53)
+    with tifffile.TiffFile(image) as file:
+        place = file.pages[3].dataoffsets[5]
+    content = bytearray(image.read_bytes())
+    content[place : place + 2000] = bytes(2000)
+    image.write_bytes(content)
+    with pytest.raises(FileError, match=r"cells\.tif"):
+        run_to_end(quickly(read_stack(image), tmp_path / "out", tile=0))
+    unfinished = tmp_path / "out" / "cells.unfinished"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [unfinished.name]
+    seen = whole(unfinished / "cells_probability.ome.zarr")
+    assert seen[0].any()
+    assert not seen[3:].any()
+    with pytest.raises(FileError, match=r"cells\.tif"):  # it goes on, and meets the same damage
+        run_to_end(quickly(read_stack(image), tmp_path / "out", tile=0))
+    np.testing.assert_array_equal(whole(unfinished / "cells_probability.ome.zarr")[0], seen[0])
+
+
+def test_nan_in_the_last_slice_keeps_what_was_written(tmp_path: Path) -> None:
+    values = RNG.random((4, 80, 90)).astype(np.float32)
+    values[3, 40, 50] = np.nan
+    tifffile.imwrite(tmp_path / "cells.tif", values, photometric="minisblack")
+    with pytest.raises(InputError, match="NaN"):
+        run_to_end(quickly(read_stack(tmp_path / "cells.tif"), tmp_path / "out"))
+    assert whole(tmp_path / "out" / "cells.unfinished" / "cells_probability.ome.zarr")[0].any()
+
+
+# ------------------------------------------------------------------------------------------------------ what is written
+
+
+def test_both_formats_hold_the_same_of_a_time_lapse_with_classes(tmp_path: Path) -> None:
+    values = RNG.integers(0, 256, (2, 3, 70, 610)).astype(np.uint8)
+    write_ome_tiff(tmp_path / "cells.ome.tif", values, "TZYX", *PLACE)
+    model = make_model(widths=(2, 3, 4), classes=("membrane", "vesicle", "axon"))
+    stack = read_stack(tmp_path / "cells.ome.tif")
+    options = SegmentOptions("cpu", tile=200, average=4)
+    tiffs, stores = (
+        run_to_end(iter_segment(stack, model, options, FolderTarget(tmp_path / form, "cells", "float32", form)))
+        for form in ("tiff", "ome-zarr")
+    )
+    prediction = run_to_end(predict.iter_predict(stack, model, options))
+    assert [read_stack(file).axes for file in tiffs] == ["CTZYX", "TZYX", "CTZYX", *["TZYX"] * 3]
+    assert [read_stack(file).axes for file in stores] == ["TCZYX", "TZYX", "TCZYX", *["TZYX"] * 3]
+    assert prediction.uncertainty is not None
+    expected = [
+        prediction.probability,
+        np.asarray(prediction.binary(0.5)),
+        prediction.uncertainty,
+        *(attention.data for attention in prediction.attentions),
+    ]
+    for tiff, store, right in zip(tiffs, stores, expected, strict=True):
+        np.testing.assert_array_equal(whole(tiff), right)
+        stored = whole(store)
+        np.testing.assert_array_equal(stored.swapaxes(0, 1) if stored.ndim == 5 else stored, right)
+        one, other = read_stack(tiff), read_stack(store)
+        assert (one.voxel_size, one.unit, one.origin) == (other.voxel_size, other.unit, other.origin)
+        assert read_recipe(tiff) == read_recipe(store)
+        assert holds_labels(tiff) == holds_labels(store) == ("binary" in tiff.name)
+        assert is_finished(store)
+        levels = read_levels(store)
+        assert levels[0].shape == other.shape
+        assert len(levels) == (2 if other.shape[-1] > 512 else 1)
+    assert (read_stack(tiffs[0]).voxel_size, read_stack(tiffs[0]).unit, read_stack(tiffs[0]).origin) == PLACE
+    assert read_stack(tiffs[-1]).voxel_size == (50.0, 8.0, 16.0)
+    node = json.loads((stores[0] / "zarr.json").read_text())["attributes"]["ome"]
+    assert [channel["label"] for channel in node["omero"]["channels"]] == ["membrane", "vesicle", "axon"]
+    with tifffile.TiffFile(tiffs[0]) as file:
+        assert all(name in str(file.ome_metadata) for name in ("membrane", "vesicle", "axon"))
+
+
+def test_a_volume_in_3d_tiles_is_the_same_in_both_formats(tmp_path: Path) -> None:
+    values = RNG.integers(0, 256, (70, 75, 80)).astype(np.uint8)
+    write_ome_zarr(tmp_path / "cells.ome.zarr", values, Layout(values.shape, "ZYX", "uint8", *PLACE))
+    stack = read_stack(tmp_path / "cells.ome.zarr")
+    model = make_model(3, (2, 3))
+    tiffs, stores = (
+        run_to_end(quickly(stack, tmp_path / form, model, form=form, tile=80)) for form in ("tiff", "ome-zarr")
+    )
+    for tiff, store in zip(tiffs, stores, strict=True):
+        np.testing.assert_array_equal(whole(tiff), whole(store))
+        assert is_finished(store)
+
+
+def test_a_backend_that_fails_in_mid_run_is_told_in_every_file(
+    cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(Identity):
+        def run(self, images: Any) -> Any:
+            if self.runs == 5:
+                raise RuntimeError("the cable is loose")
+            return super().run(images)
+
+    def maker(model: Model, device: Any, shape: tuple[int, ...]) -> Any:
+        first = Choice("a GPU", "fast", lambda model, shape: Failing(model, shape))
+        second = Choice("the CPU", "slow", lambda model, shape: Identity(model, shape))
+        return FallbackBackend((first, second), model, shape)
+
+    monkeypatch.setattr(Identity, "name", "steady", raising=True)
+    monkeypatch.setattr(Failing, "name", "loose", raising=False)
+    for form in ("tiff", "ome-zarr"):
+        target = FolderTarget(tmp_path / form, "cells", form=form)
+        options = SegmentOptions("cpu", tile=200)
+        stop_after(iter_segment(read_stack(cells), make_model(), options, target, maker), 9)
+        for file in run_to_end(quickly(read_stack(cells), tmp_path / form, form=form)):
+            recipe = read_recipe(file)
+            assert recipe is not None
+            assert recipe["backend"] == "steady"
+            assert ["cable" in note for note in recipe["notes"]] == [True]
+
+
+# ----------------------------------------------------------------------------------------------------------- memory
+
+
+class Lazy(LazyArray):
+    """A stack that is made where it is looked at, and knows the largest part that was."""
+
+    shape, dtype = (200, 128, 160), np.dtype("uint8")
+    largest = 0
+
+    def _read(self, index: tuple[int | slice, ...]) -> NDArray[np.uint8]:
+        z, y, x = np.ogrid[tuple(np.s_[:length] for length in self.shape)]
+        parts = (
+            axis[tuple(part if n == place else 0 for n in range(3))]
+            for place, (axis, part) in enumerate(zip((z, y, x), index, strict=True))
+        )
+        values = np.asarray(sum(np.meshgrid(*map(np.atleast_1d, parts), indexing="ij")) * 7 % 251, np.uint8)
+        self.largest = max(self.largest, values.size)
+        return values[tuple(0 if isinstance(part, int) else slice(None) for part in index)]
+
+
+@pytest.mark.parametrize(("dimensions", "tile", "largest"), [(2, 96, 128 * 160), (3, 48, 128 * 160 * 2)])
+@pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
+def test_a_stack_is_never_whole_in_memory(tmp_path: Path, dimensions: int, tile: int, largest: int, form: Any) -> None:
+    lazy = Lazy()
+    assert lazy[3, 4, 5] == (12 * 7) % 251
+    files = run_to_end(quickly(Stack(lazy, "ZYX"), tmp_path, make_model(dimensions), form=form, tile=tile))
+    assert 0 < lazy.largest <= max(largest, tile**3 if dimensions == 3 else 0)
+    assert read_stack(files[0]).shape == lazy.shape
