@@ -150,3 +150,16 @@ def test_the_examples_run(model: Model, tmp_path: Path, capsys: pytest.CaptureFi
     shown = capsys.readouterr().out
     assert "membrane covers" in shown
     assert "V_rand" in shown
+
+
+@pytest.mark.parametrize(("form", "ending"), [("tiff", ".tif"), ("ome-zarr", ".ome.zarr")])
+def test_a_file_is_segmented_into_a_folder(model: Model, tmp_path: Path, form: Any, ending: str) -> None:
+    image = RNG.integers(0, 256, (2, 40, 50)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "cells.tif", image)
+    written = skipseg.segment_to_folder(
+        tmp_path / "cells.tif", model, tmp_path / "out", form=form, dtype="float32", attention=False, device="cpu"
+    )
+    assert [file.name for file in written] == [f"cells_{kind}{ending}" for kind in ("probability", "binary")]
+    assert sorted(tmp_path.joinpath("out").iterdir()) == sorted(written)
+    expected = skipseg.segment(image, model, device="cpu").probability
+    np.testing.assert_array_equal(np.asarray(skipseg.read_stack(written[0]).data), expected)

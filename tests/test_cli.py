@@ -425,21 +425,63 @@ def test_too_little_memory_is_said_so(run: Run, monkeypatch: pytest.MonkeyPatch)
     fails(run("doctor"), "not enough memory", "tile")
 
 
+STOPPED = "Error: Stopped; no result is half-written, and the same command goes on from what is done where it can."
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to answer")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_leaves_nothing(tmp_path: Path, library: Path, number: int) -> None:
-    write_tiff(tmp_path / "cells.tif", grey(400, 128, 128))
-    process = start(library, "segment", tmp_path / "cells.tif", tmp_path / "new" / "out", "--model", "tiny", "--tta")
-    wait_for(lambda: any((tmp_path / "new").glob("out/.skipseg-*/attention_1.npy")) or _has_results(tmp_path), process)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_or_killed_command_goes_on(tmp_path: Path, library: Path, number: int) -> None:
+    write_tiff(tmp_path / "my cells.v2.tif", grey(60, 128, 128))
+    options = ["--model", "tiny", "--device", "cpu", "--average", 8, "--attention", "--format", "ome-zarr"]
+    command = ["segment", tmp_path / "my cells.v2.tif", tmp_path / "new" / "out", *options]
+    process = start(library, *command)
+    unfinished = tmp_path / "new" / "out" / "my cells.v2.unfinished"
+    journal = unfinished / "done"
+    wait_for(lambda: journal.exists() and journal.stat().st_size >= 3 * 8, process)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (130, "")
-    assert own_lines(err) == ["Error: Stopped; nothing half-written was left."]
+    if number == signal.SIGKILL:
+        assert process.returncode == -signal.SIGKILL
+    else:
+        assert (process.returncode, out, own_lines(err)) == (130, "", [STOPPED])
+    assert list((tmp_path / "new" / "out").iterdir()) == [unfinished]
+    done = journal.stat().st_size // 8
+    assert 3 <= done < 60
+    again = start(library, *command)
+    out, err = again.communicate(timeout=120)
+    assert (again.returncode, own_lines(err)) == (0, [])
+    assert sorted((tmp_path / "new" / "out").iterdir()) == sorted(Path(line) for line in out.splitlines())
+    through = start(library, *command[:2], tmp_path / "through", *options)
+    assert through.communicate(timeout=120)[1] is not None
+    assert _content(tmp_path / "new" / "out") == _content(tmp_path / "through")
+
+
+def _content(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to answer")
+def test_a_command_stopped_before_its_first_tile_leaves_nothing(tmp_path: Path, library: Path) -> None:
+    write_tiff(tmp_path / "cells.tif", grey(400, 128, 128))
+    many = ["--samples", 100_000, "--dropout", 0.5]
+    process = start(library, "segment", tmp_path / "cells.tif", tmp_path / "new" / "out", "--model", "tiny", *many)
+    wait_for((tmp_path / "new" / "out" / "cells.unfinished" / "run.json").exists, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, own_lines(err)) == (130, "", [STOPPED])
     assert not (tmp_path / "new").exists()
 
 
-def _has_results(tmp_path: Path) -> bool:
-    return any((tmp_path / "new").glob("out/.skipseg-*/probability.npy"))
+def test_another_run_that_lies_there_gets_one_sentence(run: Run, image: Path, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((40, 50, 60)).astype(np.float32)
+    values[33, 5, 5] = np.nan
+    write_tiff(tmp_path / "nan.tif", values)
+    command = ["segment", tmp_path / "nan.tif", tmp_path / "out", "--model", "tiny"]
+    fails(run(*command), "NaN")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["nan.unfinished"]
+    fails(run(*command, "--threshold", 0.3), "differs in threshold", "--restart")
+    fails(run(*command, "--threshold", 0.3, "--restart"), "NaN")
+    fails(run(*command), "differs in threshold", "--restart")
 
 
 def test_a_fresh_process_does_the_same(tmp_path: Path, library: Path, image: Path) -> None:

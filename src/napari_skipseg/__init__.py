@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari_skipseg.api import load_model, segment
+    from napari_skipseg.api import load_model, segment, segment_to_folder
     from napari_skipseg.errors import SkipsegError
     from napari_skipseg.images.files import read_stack, write_ome_tiff
     from napari_skipseg.images.stack import Stack
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "load_model": "api",
     "segment": "api",
+    "segment_to_folder": "api",
     "SkipsegError": "errors",
     "read_stack": "images.files",
     "write_ome_tiff": "images.files",
@@ -87,6 +88,7 @@ __all__ = [
     "score_isbi",
     "score_overlap",
     "segment",
+    "segment_to_folder",
     "write_ome_tiff",
 ]
 

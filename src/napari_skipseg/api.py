@@ -11,9 +11,7 @@ from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Depth, Focus, Prediction
-from napari_skipseg.inference.planning import iter_plan
 from napari_skipseg.inference.predict import iter_predict
-from napari_skipseg.inference.run_plan import RunPlan
 from napari_skipseg.inference.saving import Format, plain_name
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.catalog import DEFAULT_MODEL, locate_model
@@ -41,14 +39,41 @@ def segment(
     Raises:
         SkipsegError: the image does not fit the model, or an option is impossible.
     """
+    return run_to_end(iter_predict(_stack_of(image, axes), _model_of(model), SegmentOptions(**options)))
+
+
+def segment_to_folder(
+    image: Stack | ArrayLike | str | PathLike[str],
+    model: Model | str | PathLike[str],
+    folder: str | PathLike[str],
+    name: str = "",
+    axes: str = "",
+    dtype: Depth = "uint8",
+    form: Format = "tiff",
+    restart: bool = False,
+    **options: Any,
+) -> list[Path]:
+    """Return the files written to `folder`: what `segment` gives, of an image of any size, in the memory of a tile.
+
+    name: what the files' names begin with; the image's where none is given. form: "tiff" (OME-TIFF) or "ome-zarr" (0.5,
+    with a pyramid). Killed, the same call goes on where it was; `restart` throws away what is unfinished.
+
+    Raises:
+        SkipsegError: as `segment`, or another run lies there, or the folder cannot be written.
+    """
+    stack = _stack_of(image, axes)
+    target = (Path(folder), name or stack.name, dtype, form, restart)
+    return run_to_end(iter_segment_to_folder(stack, _model_of(model), SegmentOptions(**options), *target))
+
+
+def _stack_of(image: Stack | ArrayLike | str | PathLike[str], axes: str) -> Stack:
     if isinstance(image, str | PathLike):
-        stack = read_stack(Path(image), axes=axes or None)
-    elif isinstance(image, Stack):
-        stack = image
-    else:
-        stack = Stack(image, axes or "TZYX"[-len(image.shape) :])
-    loaded = model if isinstance(model, Model) else load_model(model)
-    return run_to_end(iter_predict(stack, loaded, SegmentOptions(**options)))
+        return read_stack(Path(image), axes=axes or None)
+    return image if isinstance(image, Stack) else Stack(image, axes or "TZYX"[-len(image.shape) :])
+
+
+def _model_of(model: Model | str | PathLike[str]) -> Model:
+    return model if isinstance(model, Model) else load_model(model)
 
 
 def iter_segment_to_folder(
@@ -72,21 +97,3 @@ def iter_segment_to_folder(
     return (
         yield from iter_segment(stack, model, options, FolderTarget(folder, plain_name(name), dtype, form, restart))
     )
-
-
-def iter_plan_for_folder(
-    stack: Stack,
-    model: Model,
-    options: SegmentOptions,
-    folder: Path,
-    name: str,
-    dtype: Depth = "uint8",
-    form: Format = "tiff",
-    restart: bool = False,
-) -> Generator[Progress, Focus | None, RunPlan]:
-    """Yield while one tile is measured; return what `iter_segment_to_folder` with the same arguments would take.
-
-    Raises:
-        SkipsegError: the stack does not fit the model.
-    """
-    return (yield from iter_plan(stack, model, options, folder, dtype, form))

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import zarr
 
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import read_recipe, read_stack
+from napari_skipseg.images.zarr_layout import Layout
+from napari_skipseg.images.zarr_writer import write_ome_zarr
 from napari_skipseg.inference.outputs import AttentionMap, Prediction, binarize, to_uint8
-from napari_skipseg.inference.saving import plain_name, save_prediction, scratch_folder
+from napari_skipseg.inference.saving import check_replaceable, plain_name, save_prediction, scratch_folder
 
 RNG = np.random.default_rng(1)
 
@@ -148,8 +151,21 @@ def test_a_scratch_folder_is_gone_whatever_ends_it(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
+def test_only_what_is_ours_is_replaced(tmp_path: Path) -> None:
+    store, file = tmp_path / "ours.ome.zarr", tmp_path / "ours.tif"
+    write_ome_zarr(store, RNG.random((4, 5)).astype(np.float32), Layout((4, 5), "YX", "float32"))
+    file.write_text("a file may be replaced")
+    check_replaceable([file, tmp_path / "missing.tif"], "tiff")
+    check_replaceable([store, tmp_path / "missing.ome.zarr"], "ome-zarr")
+    foreign = tmp_path / "theirs.ome.zarr"
+    zarr.create_array(foreign, shape=(4, 5), dtype="u1")
+    for target, form in ((store, "tiff"), (tmp_path, "tiff"), (file, "ome-zarr"), (foreign, "ome-zarr")):
+        with pytest.raises(FileError, match=f"{target.name}' is there already and not ours: choose another folder"):
+            check_replaceable([target], form)
+
+
 def test_names_lose_their_endings() -> None:
-    names = {"a.tif": "a", "b.ome.tif": "b", "c.OME.TIFF": "c", "d.v2.tif": "d.v2", "e": "e"}
+    names = {"a.tif": "a", "x.ome.zarr": "x", "b.ome.tif": "b", "c.OME.TIFF": "c", "d.v2.tif": "d.v2", "e": "e"}
     assert {name: plain_name(name) for name in names} == names
 
 

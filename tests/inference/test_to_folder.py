@@ -16,19 +16,20 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from identity import Identity, always, identity, make_model
+from identity import Identity, identity, make_model
 from killed_runs import PROCESSES, Asked, kill
 from numpy.typing import NDArray
 from zarr.storage import _local
 
-from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.errors import FileError, SkipsegError
+from napari_skipseg.images import normalize
 from napari_skipseg.images.files import holds_labels, read_levels, read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.stack import LazyArray, Stack
 from napari_skipseg.images.zarr_chunks import is_finished
 from napari_skipseg.images.zarr_layout import Layout
 from napari_skipseg.images.zarr_writer import create_ome_zarr, write_ome_zarr
 from napari_skipseg.inference import predict, to_folder
-from napari_skipseg.inference.backends import Choice, FallbackBackend
+from napari_skipseg.inference.backends import Choice, FallbackBackend, best_precision
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Written
 from napari_skipseg.inference.tile_choice import TileChoice
@@ -37,7 +38,7 @@ from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
 
 RNG = np.random.default_rng(5)
-CELLS = RNG.integers(0, 256, (2, 530, 600)).astype(np.uint8)
+CELLS = RNG.integers(0, 256, (2, 520, 300)).astype(np.uint8)
 PLACE = ((50.0, 4.0, 8.0), "nm", (100.0, 20.0, 30.0))
 
 
@@ -83,12 +84,33 @@ def whole(path: Path) -> Any:
 
 
 def quickly(
-    stack: Stack, folder: Path, model: Model | None = None, restart: bool = False, form: Any = "tiff", **options: Any
+    stack: Stack,
+    folder: Path,
+    model: Model | None = None,
+    restart: bool = False,
+    form: Any = "tiff",
+    maker: Any = identity,
+    **options: Any,
 ) -> Any:
     """The work of a run with an identity network, whose result is known by hand."""
     target = FolderTarget(folder, "cells", form=form, restart=restart)
     chosen = SegmentOptions(**({"device": "cpu", "tile": 200} | options))
-    return iter_segment(stack, model or make_model(), chosen, target, identity)
+    return iter_segment(stack, model or make_model(), chosen, target, maker)
+
+
+class Counted:
+    """Makes identity networks, and counts how often they run."""
+
+    def __init__(self) -> None:
+        self.made: list[Identity] = []
+
+    def __call__(self, model: Model, device: object, shape: tuple[int, ...]) -> Identity:
+        self.made.append(Identity(model, shape))
+        return self.made[-1]
+
+    @property
+    def runs(self) -> int:
+        return sum(backend.runs for backend in self.made)
 
 
 def stop_after(work: Any, tiles: int) -> None:
@@ -151,12 +173,10 @@ def test_older_results_are_there_until_the_new_ones_are_whole(cells: Path, tmp_p
 
 
 def test_only_what_is_left_is_computed(cells: Path, tmp_path: Path) -> None:
-    backend = Identity(make_model(), (200, 200))
     stop_after(quickly(read_stack(cells), tmp_path), 6)
-    target = FolderTarget(tmp_path, "cells")
-    options = SegmentOptions("cpu", tile=200)
-    seen = [*iter_segment(read_stack(cells), make_model(), options, target, always(backend))]
-    assert 0 < backend.runs <= seen[-1].total - 6
+    counted = Counted()
+    seen = [*quickly(read_stack(cells), tmp_path, maker=counted)]
+    assert 0 < counted.runs <= seen[-1].total - 6
     assert [each.done for each in seen if isinstance(each, Written)][-1] == seen[-1].total
 
 
@@ -178,22 +198,27 @@ def test_a_run_goes_on_with_its_own_backend_and_precision(cells: Path, tmp_path:
     assert files_in(tmp_path) == undisturbed(asked)
     recipe = read_recipe(tmp_path / "cells_probability.tif")
     assert recipe is not None
-    assert (recipe["backend"], recipe["precision"]) == ("torch", "f32")
+    assert (recipe["backend"], recipe["precision"]) == ("torch", best_precision("cpu"))
 
 
-def test_a_run_whose_facts_are_lost_or_damaged_is_begun_anew(cells: Path, tmp_path: Path, undisturbed: Any) -> None:
-    asked = Asked(cells, tmp_path)
-    facts = tmp_path / "cells.unfinished" / "run.json"
-    for damage in (None, b"", b'{"key": 1', b"[]", b"{}", b"\xff\xfe"):
-        kill(asked, "tile noted", 2)
-        if damage is None:
-            facts.unlink()
-        else:
-            facts.write_bytes(damage)
-    (tmp_path / "cells.unfinished" / "cells_binary.tif.part").write_bytes(b"half a file")
-    (tmp_path / "cells.unfinished" / ".cells_binary.ome.zarr-ab_12cd3").mkdir()
-    asked.run()
-    assert files_in(tmp_path) == undisturbed(asked)
+@pytest.mark.parametrize("damage", [None, b"", b'{"key": 1', b"[]", b"{}", b"\xff\xfe", "a key", "a kind"])
+def test_a_run_whose_facts_are_lost_or_damaged_is_begun_anew(cells: Path, tmp_path: Path, damage: Any) -> None:
+    stop_after(quickly(read_stack(cells), tmp_path / "out"), 2)
+    unfinished = tmp_path / "out" / "cells.unfinished"
+    facts = unfinished / "run.json"
+    if isinstance(damage, bytes):
+        facts.write_bytes(damage)
+    elif damage is None:
+        facts.unlink()
+    else:
+        told = json.loads(facts.read_bytes())
+        told = told | {"recipe": None} if damage == "a kind" else {"key": told["key"]}
+        facts.write_text(json.dumps(told))
+    (unfinished / "cells_binary.tif.part").write_bytes(b"half a file")
+    (unfinished / ".cells_binary.ome.zarr-ab_12cd3").mkdir()
+    run_to_end(quickly(read_stack(cells), tmp_path / "out"))
+    run_to_end(quickly(read_stack(cells), tmp_path / "through"))
+    assert files_in(tmp_path / "out") == files_in(tmp_path / "through")
 
 
 def test_chunks_that_were_lost_are_made_again(cells: Path, tmp_path: Path, undisturbed: Any) -> None:
@@ -336,8 +361,7 @@ def test_two_runs_at_once_are_refused(cells: Path, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------- a full disk
 
 
-@pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
-@pytest.mark.parametrize("piece", [1, 30, 61])
+@pytest.mark.parametrize(("form", "piece"), [("tiff", 1), ("tiff", 20), ("ome-zarr", 2), ("ome-zarr", 38)])
 def test_a_full_disk_is_one_sentence_and_what_was_written_goes_on(
     cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Any, piece: int
 ) -> None:
@@ -359,7 +383,7 @@ def test_a_full_disk_is_one_sentence_and_what_was_written_goes_on(
             run_to_end(quickly(read_stack(cells), tmp_path / "out", form=form))
     assert "\n" not in str(fault.value)
     assert len(calls) >= piece
-    assert (tmp_path / "out").exists() == (piece > 1)
+    assert (tmp_path / "out").exists() == (piece > 2)  # a tile is three pieces
     run_to_end(quickly(read_stack(cells), tmp_path / "out", form=form))
     run_to_end(quickly(read_stack(cells), tmp_path / "through", form=form))
     assert files_in(tmp_path / "out") == files_in(tmp_path / "through")
@@ -468,10 +492,9 @@ def test_a_foreign_store_that_appears_meanwhile_is_left_alone(cells: Path, tmp_p
     with pytest.raises(FileError, match="not ours"):
         run_to_end(work)
     shutil.move(tmp_path / "cells_binary.ome.zarr", tmp_path / "mine")
-    backend = Identity(make_model(), (200, 200))
-    target = FolderTarget(tmp_path, "cells", form="ome-zarr")
-    run_to_end(iter_segment(read_stack(cells), make_model(), SegmentOptions("cpu", tile=200), target, always(backend)))
-    assert backend.runs == 0
+    counted = Counted()
+    run_to_end(quickly(read_stack(cells), tmp_path, form="ome-zarr", maker=counted))
+    assert counted.runs == 0
     assert (tmp_path / "mine" / "notes.txt").read_text() == "of ten years"
     assert all(is_finished(store) for store in tmp_path.glob("*.ome.zarr"))
 
@@ -483,7 +506,7 @@ def test_files_of_others_in_the_folder_of_a_run_are_kept(cells: Path, tmp_path: 
     assert [*files_in(tmp_path / "cells.unfinished")] == ["drafts/chapter 1.txt"]
 
 
-@pytest.mark.parametrize("name", ["two words", "d.v2", "Zellkörper_細胞", "a [1]+(b)", "cells_probability", "-x", "%d"])
+@pytest.mark.parametrize("name", ["two words", "d.v2", "Zellkörper_細胞", "a [1]+(b)", "x_binary", "-x", "%d"])
 @pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
 def test_any_name_will_do(tmp_path: Path, name: str, form: Any) -> None:
     write_ome_tiff(tmp_path / f"{name}.ome.tif", CELLS[0, :60, :70], "YX", *PLACE)
@@ -526,46 +549,46 @@ def test_an_image_that_changes_while_it_is_read_gives_no_results(cells: Path, tm
 
 
 def test_a_zarr_that_grows_while_it_is_read_gives_no_results(tmp_path: Path) -> None:
-    layout = Layout((2, 530, 600), "ZYX", "uint8", chunks=(1, 64, 600))
+    layout = Layout((2, 520, 300), "ZYX", "uint8", chunks=(1, 64, 300))
     image = tmp_path / "cells.ome.zarr"
     writer = create_ome_zarr(image, layout)
-    writer.write((slice(0, 2), slice(0, 512), slice(0, 600)), CELLS[:, :512])
+    writer.write((slice(0, 2), slice(0, 512), slice(0, 300)), CELLS[:, :512])
     work = quickly(read_stack(image), tmp_path / "out")
     while not isinstance(next(work), Written):
         pass
-    writer.write((slice(0, 2), slice(512, 530), slice(0, 600)), CELLS[:, 512:])
+    writer.write((slice(0, 2), slice(512, 520), slice(0, 300)), CELLS[:, 512:])
     with pytest.raises(FileError, match="changed while it was read"):
         run_to_end(work)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_stack_damaged_in_its_middle_keeps_what_was_written(tmp_path: Path) -> None:
-    image = tmp_path / "cells.tif"
-    tifffile.imwrite(image, np.concatenate([CELLS] * 3), photometric="minisblack", compression="zlib", rowsperstrip=53)
-    with tifffile.TiffFile(image) as file:
-        place = file.pages[3].dataoffsets[5]
-    content = bytearray(image.read_bytes())
-    content[place : place + 2000] = bytes(2000)
-    image.write_bytes(content)
-    with pytest.raises(FileError, match=r"cells\.tif"):
-        run_to_end(quickly(read_stack(image), tmp_path / "out", tile=0))
+@pytest.mark.parametrize("kind", ["tiff", "zarr", "NaN"])
+def test_a_stack_damaged_in_its_middle_keeps_what_was_written(tmp_path: Path, kind: str) -> None:
+    values = RNG.random((40, 60, 70)).astype(np.float32)
+    sampled = np.random.default_rng(0).choice(40, normalize.SAMPLED_SLICES, replace=False)  # grey values are measured
+    slice_, image = max(set(range(40)) - set(sampled)), tmp_path / ("cells.zarr" if kind == "zarr" else "cells.tif")
+    if kind == "zarr":
+        write_ome_zarr(image, values, Layout(values.shape, "ZYX", "float32", chunks=(1, 60, 70)))
+        os.truncate(image / "0" / "c" / str(slice_) / "0" / "0", 500)
+    else:
+        values[slice_, 30, 35] = np.nan if kind == "NaN" else 0
+        tifffile.imwrite(image, values, photometric="minisblack", compression="zlib")
+    if kind == "tiff":
+        with tifffile.TiffFile(image) as file:
+            place = file.pages[slice_].dataoffsets[0]
+        content = bytearray(image.read_bytes())
+        content[place : place + 2000] = bytes(2000)
+        image.write_bytes(content)
     unfinished = tmp_path / "out" / "cells.unfinished"
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [unfinished.name]
-    seen = whole(unfinished / "cells_probability.ome.zarr")
-    assert seen[0].any()
-    assert not seen[3:].any()
-    with pytest.raises(FileError, match=r"cells\.tif"):  # it goes on, and meets the same damage
-        run_to_end(quickly(read_stack(image), tmp_path / "out", tile=0))
-    np.testing.assert_array_equal(whole(unfinished / "cells_probability.ome.zarr")[0], seen[0])
-
-
-def test_nan_in_the_last_slice_keeps_what_was_written(tmp_path: Path) -> None:
-    values = RNG.random((4, 80, 90)).astype(np.float32)
-    values[3, 40, 50] = np.nan
-    tifffile.imwrite(tmp_path / "cells.tif", values, photometric="minisblack")
-    with pytest.raises(InputError, match="NaN"):
-        run_to_end(quickly(read_stack(tmp_path / "cells.tif"), tmp_path / "out"))
-    assert whole(tmp_path / "out" / "cells.unfinished" / "cells_probability.ome.zarr")[0].any()
+    for _ in range(2):  # it goes on, and meets the same damage
+        with pytest.raises(SkipsegError, match=r"cells\.|'cells'") as fault:
+            run_to_end(quickly(read_stack(image), tmp_path / "out"))
+        assert "\n" not in str(fault.value)
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [unfinished.name]
+        seen = whole(unfinished / "cells_probability.ome.zarr")
+        assert seen[0].any()
+        assert not seen[slice_:].any()
+        assert not (unfinished / "lock").exists()
 
 
 # ------------------------------------------------------------------------------------------------------ what is written
@@ -582,8 +605,8 @@ def test_both_formats_hold_the_same_of_a_time_lapse_with_classes(tmp_path: Path)
         for form in ("tiff", "ome-zarr")
     )
     prediction = run_to_end(predict.iter_predict(stack, model, options))
-    assert [read_stack(file).axes for file in tiffs] == ["CTZYX", "TZYX", "CTZYX", *["TZYX"] * 3]
-    assert [read_stack(file).axes for file in stores] == ["TCZYX", "TZYX", "TCZYX", *["TZYX"] * 3]
+    assert [read_stack(file).axes for file in tiffs] == ["CTZYX", "TZYX", "CTZYX", *["TZYX"] * 2]
+    assert [read_stack(file).axes for file in stores] == ["TCZYX", "TZYX", "TCZYX", *["TZYX"] * 2]
     assert prediction.uncertainty is not None
     expected = [
         prediction.probability,
@@ -602,7 +625,7 @@ def test_both_formats_hold_the_same_of_a_time_lapse_with_classes(tmp_path: Path)
         assert is_finished(store)
         levels = read_levels(store)
         assert levels[0].shape == other.shape
-        assert len(levels) == (2 if other.shape[-1] > 512 else 1)
+        assert (len(levels) > 1) == (other.shape[-1] > 512)
     assert (read_stack(tiffs[0]).voxel_size, read_stack(tiffs[0]).unit, read_stack(tiffs[0]).origin) == PLACE
     assert read_stack(tiffs[-1]).voxel_size == (50.0, 8.0, 16.0)
     node = json.loads((stores[0] / "zarr.json").read_text())["attributes"]["ome"]
@@ -671,11 +694,12 @@ class Lazy(LazyArray):
         return values[tuple(0 if isinstance(part, int) else slice(None) for part in index)]
 
 
-@pytest.mark.parametrize(("dimensions", "tile", "largest"), [(2, 96, 128 * 160), (3, 48, 128 * 160 * 2)])
+@pytest.mark.parametrize(("dimensions", "tile", "largest"), [(2, 0, 128 * 160), (3, 80, 80**3)])
 @pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
 def test_a_stack_is_never_whole_in_memory(tmp_path: Path, dimensions: int, tile: int, largest: int, form: Any) -> None:
     lazy = Lazy()
     assert lazy[3, 4, 5] == (12 * 7) % 251
-    files = run_to_end(quickly(Stack(lazy, "ZYX"), tmp_path, make_model(dimensions), form=form, tile=tile))
-    assert 0 < lazy.largest <= max(largest, tile**3 if dimensions == 3 else 0)
+    stack, model = Stack(lazy, "ZYX"), make_model(dimensions, skip="org")
+    files = run_to_end(quickly(stack, tmp_path, model, form=form, tile=tile))
+    assert 0 < lazy.largest <= largest
     assert read_stack(files[0]).shape == lazy.shape

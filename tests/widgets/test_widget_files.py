@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mrcfile
 import numpy as np
 import pytest
 import tifffile
 from napari.components import ViewerModel
+from napari.layers import Image
 from npe2 import PluginManifest
 
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.zarr_layout import Layout
 from napari_skipseg.images.zarr_writer import write_ome_zarr
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.jobs import client
+from napari_skipseg.jobs.client import Engine
+from napari_skipseg.jobs.protocol import INPUT_FILE
+from napari_skipseg.jobs.workspace import copy_stack
+from napari_skipseg.progress import run_to_end
 from napari_skipseg.widgets import files
 from napari_skipseg.widgets.files import get_reader, make_em_stack, read_layers, write_image, write_labels
+from napari_skipseg.widgets.layers import stack_of
 
 
 def add(viewer: ViewerModel, layer_data) -> None:
@@ -97,6 +107,72 @@ def test_an_ome_zarr_opens_with_its_place_and_a_large_one_with_its_levels(tmp_pa
         assert (list(viewer.layers[0].scale), list(viewer.layers[0].translate)) == ([50, 4, 4], [100, 8, 4])
         assert [str(unit) for unit in viewer.layers[0].units] == ["nanometer"] * 3
         assert viewer.layers[0].metadata["skipseg"]["recipe"] == {"model": "a"}
+
+
+@pytest.fixture
+def large_file(tmp_path, monkeypatch) -> Callable:
+    """Write an image that counts as large, open it as layers, and give the first."""
+
+    def open_it(name: str, image: np.ndarray, axes: str = "ZYX"):
+        monkeypatch.setattr(files, "IN_MEMORY", 0)
+        path = tmp_path / name
+        if name.endswith(".zarr"):
+            write_ome_zarr(path, image, Layout(image.shape, axes, str(image.dtype), (50, 4, 4), "nm"))
+        else:
+            tifffile.imwrite(
+                path, image, metadata={"axes": axes}, photometric="rgb" if axes[-1] == "C" else "minisblack"
+            )
+        viewer = ViewerModel()
+        add(viewer, read_layers(str(path))[0])
+        return viewer.layers[0]
+
+    return open_it
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, shape, np.uint8)
+
+
+@pytest.mark.parametrize("name", ["em.tif", "em.ome.tif", "em.ome.zarr"])
+def test_a_stack_names_its_file_while_the_layer_shows_all_of_it(large_file, tmp_path, name):
+    layer = large_file(name, noise(3, 600, 700))
+    assert stack_of(layer, "ZYX").file == str(tmp_path / name)
+    assert stack_of(layer, "TYX").file == str(tmp_path / name)
+    assert stack_of(layer, "ZYX", {0: 1}).file == ""
+    data = layer.data[0] if layer.multiscale else layer.data
+    layer.data = [data[1:], data[1:, ::2, ::2]] if layer.multiscale else data[1:]
+    assert stack_of(layer, "ZYX").file == ""
+
+
+def test_channels_colours_and_small_images_are_copied(large_file, tmp_path):
+    assert stack_of(large_file("channels.ome.tif", noise(2, 3, 40, 50), "CZYX"), "ZYX").file == ""
+    assert stack_of(large_file("rgb.tif", noise(40, 50, 3), "YXC"), "YX").file == ""
+    assert stack_of(Image(noise(3, 40, 50)), "ZYX").file == ""
+
+
+def test_a_file_that_is_gone_or_another_one_now_is_told(large_file, tmp_path):
+    layer = large_file("em.tif", noise(3, 40, 50))
+    tifffile.imwrite(tmp_path / "new.tif", noise(3, 41, 50), photometric="minisblack")
+    (tmp_path / "new.tif").replace(tmp_path / "em.tif")
+    with pytest.raises(FileError, match=r"em\.tif' has changed since it was opened: open it again\."):
+        stack_of(layer, "ZYX")
+    (tmp_path / "em.tif").unlink()
+    with pytest.raises(FileError, match=r"em\.tif' is no longer there"):
+        stack_of(layer, "ZYX")
+
+
+def test_the_engine_reads_a_large_file_where_it_is_and_copies_what_was_changed(large_file, monkeypatch):
+    image, copied = noise(3, 64, 80), []
+    monkeypatch.setattr(client, "copy_stack", lambda stack, file: copied.append(file) or copy_stack(stack, file))
+    layer, options = large_file("em.tif", image), SegmentOptions(device="cpu")
+    with Engine() as engine:
+        read = run_to_end(engine.segment(stack_of(layer, "ZYX"), "tiny-2d", options))
+        assert copied == []
+        layer.data = layer.data + 0
+        again = run_to_end(engine.segment(stack_of(layer, "ZYX"), "tiny-2d", options))
+    assert [file.name for file in copied] == [INPUT_FILE]
+    np.testing.assert_array_equal(read.probability, again.probability)
+    assert np.ptp(read.probability) > 0
 
 
 def test_labels_in_an_ome_zarr_are_labels_and_an_mrc_has_its_voxel_size(tmp_path):

@@ -68,13 +68,14 @@ def _segment(
     from napari_skipseg.images.files import read_stack
 
     stack = read_stack(image, *calibration)
-    from napari_skipseg.api import iter_plan_for_folder, iter_segment_to_folder, load_model
+    from napari_skipseg.api import iter_segment_to_folder, load_model
+    from napari_skipseg.inference.planning import iter_plan
 
-    target = (writing.folder, image.name, writing.depth, writing.form, writing.restart)
+    loaded, folder, how = load_model(model), writing.folder, (writing.depth, writing.form)
     if writing.plan_only:
-        plan = watch(iter_plan_for_folder(stack, load_model(model), options, *target), "measuring one tile")
+        plan = watch(iter_plan(stack, loaded, options, folder, *how), "measuring one tile")
         report(plan.describe(), as_json=False)
         return
-    work = iter_segment_to_folder(stack, load_model(model), options, *target)
+    work = iter_segment_to_folder(stack, loaded, options, folder, image.name, *how, writing.restart)
     for file in watch(work, f"segmenting {image.name}"):
         typer.echo(str(file))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
+from napari_skipseg.images.resample import resample_axis, source_range
 from napari_skipseg.images.stack import Stack
 
 SAMPLED_SLICES = 32
@@ -38,23 +41,44 @@ class Normalization:
         return normalized
 
 
-def measure(stack: Stack, seed: int = 0) -> Normalization:
+def measure(stack: Stack, seed: int = 0, lengths: Mapping[str, int] | None = None) -> Normalization:
     """Return the mean and standard deviation of up to 32 slices (of up to 1024² pixels each) drawn with `seed`.
+
+    lengths: by axis, of the grid that a network sees, where that is another than the stack's own: its voxels are then
+    what is measured, since those of means of several differ less.
 
     Raises:
         InputError: NaN or infinite values, a constant image, or an image of labels instead of grey values.
     """
-    generator = np.random.default_rng(seed)
-    places = list(stack.slices("YX"))
-    if len(places) > SAMPLED_SLICES:
-        chosen = np.sort(generator.choice(len(places), SAMPLED_SLICES, replace=False))
-        places = [places[number] for number in chosen]
-    windows = [_window(stack, place, generator) for place in places]
+    windows = _draw(stack, seed, {})
     values = np.concatenate([window.ravel() for window in windows])
     check_values(values, stack.name)
     check_not_labels(windows, stack.name)
+    if lengths and any(stack.length(axis) != length for axis, length in lengths.items()):
+        values = np.concatenate([window.ravel() for window in _draw(stack, seed, lengths)])
+        check_values(values, stack.name)
     mean, deviation = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
     return Normalization(mean, deviation)
+
+
+def _draw(stack: Stack, seed: int, lengths: Mapping[str, int]) -> list[NDArray[Any]]:
+    """Return 2D windows of slices drawn at random, on a grid of other `lengths` along some axes."""
+    generator = np.random.default_rng(seed)
+    shape = {axis: lengths.get(axis, stack.length(axis)) for axis in stack.axes}
+    loops = {axis: length for axis, length in shape.items() if axis not in "YX"}
+    count = math.prod(loops.values())
+    numbers = np.arange(count)
+    if count > SAMPLED_SLICES:
+        numbers = np.sort(generator.choice(count, SAMPLED_SLICES, replace=False))
+    windows = []
+    for number in numbers:
+        place = np.unravel_index(number, tuple(loops.values())) if loops else ()
+        ranges = {axis: (int(at), int(at) + 1) for axis, at in zip(loops, place, strict=True)}
+        for axis in "YX":
+            start = int(generator.integers(0, max(1, shape[axis] - SAMPLED_SIDE + 1)))
+            ranges[axis] = (start, min(start + SAMPLED_SIDE, shape[axis]))
+        windows.append(_window(stack, shape, ranges))
+    return windows
 
 
 def check_values(values: NDArray[Any], name: str) -> None:
@@ -90,11 +114,15 @@ def check_not_labels(windows: list[NDArray[Any]], name: str) -> None:
     raise InputError(f"'{name}' looks like an image of labels (flat areas of equal value): choose the raw image.")
 
 
-def _window(stack: Stack, place: tuple[int | slice, ...], generator: np.random.Generator) -> NDArray[Any]:
-    """Return one slice, or a window of `SAMPLED_SIDE`² pixels of it drawn at random."""
-    index = list(place)
-    for axis in "YX":
-        length = stack.length(axis)
-        start = int(generator.integers(0, max(1, length - SAMPLED_SIDE + 1)))
-        index[stack.axes.index(axis)] = slice(start, min(start + SAMPLED_SIDE, length))
-    return stack.read(tuple(index))
+def _window(stack: Stack, shape: dict[str, int], ranges: dict[str, tuple[int, int]]) -> NDArray[Any]:
+    """Return the values (2D) in `ranges` of a grid of `shape`, which are the stack's own where that is its grid."""
+    places = {axis: np.arange(*ranges[axis]) for axis in stack.axes}
+    step = {axis: stack.length(axis) / shape[axis] for axis in stack.axes}
+    sources = {axis: source_range(step[axis], places[axis], stack.length(axis)) for axis in stack.axes}
+    values = stack.read(tuple(slice(*sources[axis]) for axis in stack.axes))
+    for number, axis in enumerate(stack.axes):
+        if step[axis] != 1:
+            values = resample_axis(
+                values.astype(np.float32), number, sources[axis][0], stack.length(axis), step[axis], places[axis]
+            )
+    return values.reshape([len(places[axis]) for axis in stack.axes if axis in "YX"])

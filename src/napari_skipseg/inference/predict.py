@@ -107,7 +107,7 @@ def iter_prepare(
     focus = None
     if normalization is None:
         focus = yield Progress(0, 1, "measuring the grey values")
-        normalization = measure(stack)
+        normalization = measure(stack, lengths=dict(zip(seen, lengths, strict=True)))
     device = choose_device(options.device)
     focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
     choice = _choice(model, device, options, pinned)

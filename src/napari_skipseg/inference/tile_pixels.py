@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,9 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import AxisPlan, reflected
 from napari_skipseg.inference.backends import Pixels
 from napari_skipseg.inference.grid import Grid, Unit
+
+MOST_READ = 2**25
+"""Voxels read at once for a tile of larger ones; it is put together from parts where it is made of more."""
 
 
 def read_pixels(stack: Stack, grid: Grid, unit: Unit, normalization: Normalization) -> Pixels:
@@ -24,16 +29,27 @@ def read_pixels(stack: Stack, grid: Grid, unit: Unit, normalization: Normalizati
         axis: reflected(plan.seen, start, size)
         for axis, plan, start, size in zip(grid.seen, grid.tiles.axes, unit.tile.start, unit.tile.size, strict=True)
     }
+    return np.ascontiguousarray(_pixels(stack, grid, unit, places, normalization))
+
+
+def _pixels(
+    stack: Stack, grid: Grid, unit: Unit, places: dict[str, NDArray[np.intp]], normalization: Normalization
+) -> Pixels:
+    """Return the pixels (C, *space) at these places of the network's grid."""
     plans = dict(zip(grid.seen, grid.tiles.axes, strict=True))
     ranges = {axis: source_range(_step(plans[axis]), places[axis], plans[axis].length) for axis in grid.seen}
+    longest = max(grid.seen, key=lambda axis: len(places[axis]))
+    if len(places[longest]) > 1 and prod(stop - start for start, stop in ranges.values()) > MOST_READ:
+        halves = (places | {longest: half} for half in np.array_split(places[longest], 2))
+        parts = [_pixels(stack, grid, unit, half, normalization) for half in halves]
+        return np.concatenate(parts, axis=1 + grid.seen.index(longest))
     values = _read(stack, unit, ranges)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise InputError(f"'{stack.name}' holds NaN or infinite values: replace them (numpy.nan_to_num) and try again.")
     pixels = normalization.apply(values)
     for number, axis in enumerate(grid.seen, start=1):
-        plan = plans[axis]
-        pixels = resample_axis(pixels, number, ranges[axis][0], plan.length, _step(plan), places[axis])
-    return np.ascontiguousarray(pixels)
+        pixels = resample_axis(pixels, number, ranges[axis][0], plans[axis].length, _step(plans[axis]), places[axis])
+    return pixels
 
 
 def _read(stack: Stack, unit: Unit, ranges: dict[str, tuple[int, int]]) -> NDArray[np.generic]:
@@ -58,7 +74,8 @@ def keep_map_pixels(grid: Grid, unit: Unit, attention: Pixels, stride: int) -> P
     if not grid.tiles.is_rescaled:
         kept: Pixels = attention[unit.tile.keep_in_read_of_level(stride)]
         return kept
-    return _back(grid, unit, attention[None], stride)[0]
+    mapped: Pixels = _back(grid, unit, attention[None], stride)[0]
+    return mapped
 
 
 def _back(grid: Grid, unit: Unit, values: Pixels, stride: int) -> Pixels:

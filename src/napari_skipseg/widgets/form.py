@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from napari_skipseg.jobs.protocol import DeviceReport
 
 NO_MODEL = "There is no model: train one with napari-skipseg train, or copy a model folder into your models."
+NOTE = "QLabel { font-size: 8pt; }"
 RGB = ("red", "green", "blue", "alpha")
 
 
@@ -55,11 +56,12 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.axes, self.voxel_size = AxesField(), VoxelSizeField()
         self.difference, self.rescale = QLabel(), QCheckBox()
         self.difference.setWordWrap(True)
+        self.difference.setStyleSheet(NOTE)
         self.card = QPushButton("Card")
         self.card.setToolTip("What this model is, what it was trained on, and how well it does")
         self.device_note = QLabel("asking the engine…")
         self.device_note.setWordWrap(True)
-        self.device_note.setStyleSheet("QLabel { font-size: 8pt; }")
+        self.device_note.setStyleSheet(NOTE)
         self.device.offer([("auto", "auto")], "auto")
         self.options = OptionsFold()
         self.threshold = QLabeledDoubleSlider(Qt.Orientation.Horizontal)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from napari.utils.notifications import show_error
-from qtpy.QtCore import Signal
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.stack import Stack
@@ -23,11 +20,12 @@ from napari_skipseg.models.selection import GateSelection, read_selection
 from napari_skipseg.networks.specs import SELECTING
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.checks import Choices, asks_channel, find_faults
-from napari_skipseg.widgets.fields import FAULT_COLOR, FreshCombo, Links, Message, mark
+from napari_skipseg.widgets.engine import BusyEngine
+from napari_skipseg.widgets.fields import FAULT_COLOR, FreshCombo, Links, mark
 from napari_skipseg.widgets.form import NO_MODEL
 from napari_skipseg.widgets.gate_layers import Seen, describe_part, follow_gates, look_at, show_channel, show_gates
+from napari_skipseg.widgets.job_tab import JobTab
 from napari_skipseg.widgets.layers import data_of, stack_of
-from napari_skipseg.widgets.work import Outcome, start_work
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -40,13 +38,8 @@ SEGMENT_FIELDS = ("image", "axes", "channel")
 """The fields of the Segment tab that count here too."""
 
 
-class InspectingEngine(Protocol):
+class InspectingEngine(BusyEngine, Protocol):
     """What the tab asks of an engine; `jobs.client.Engine` is one."""
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether another call is at work."""
-        ...
 
     def inspect(
         self, stack: Stack, model_folder: Path | str, place: str, part: Part, channel: int | None = None
@@ -55,19 +48,15 @@ class InspectingEngine(Protocol):
         ...
 
 
-class InspectTab(QWidget):  # type: ignore[misc]
+class InspectTab(JobTab):
     """Model, plots, Show gates and Cancel, one line of what is wrong or how it went.
 
     It looks at the image, axes and channel of the Segment tab. The plots are made when the tab is opened first.
     """
 
-    finished = Signal(bool)
-
     def __init__(self, viewer: ViewerModel, engine: InspectingEngine, segment_tab: SegmentTab) -> None:
-        super().__init__()
+        super().__init__(engine)
         self._viewer, self._engine, self._segment_tab = viewer, engine, segment_tab
-        self._worker: Any = None
-        self._told = ("", "")
         self._seen: dict[str, Seen] = {}
         self._description: ModelDescription | None = None
         self._model_fault = ""
@@ -81,11 +70,8 @@ class InspectTab(QWidget):  # type: ignore[misc]
         self.network.setWordWrap(True)
         self.all_maps = QCheckBox("attention of all gates")
         self.all_maps.setToolTip("Add the attention maps of all gates, not only of the one chosen above")
-        self.show_button, self.cancel_button = QPushButton("Show gates on this slice"), QPushButton("Cancel")
-        for button in (self.show_button, self.cancel_button):
-            button.setMinimumHeight(30)
-        self.cancel_button.hide()
-        self.progress_text, self.message = Message(), Message()
+        self.show_button = QPushButton("Show gates on this slice")
+        self.show_button.setMinimumHeight(30)
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Model", self.model)
@@ -106,17 +92,16 @@ class InspectTab(QWidget):  # type: ignore[misc]
         self.model.opening.connect(self._offer_models)
         self.model.activated.connect(self._read_model)
         self.show_button.clicked.connect(self.show_gates)
-        self.cancel_button.clicked.connect(self.cancel)
-        self._segment_tab.form.changed.connect(self._forget_and_check)
+        self._segment_tab.form.changed.connect(self.forget_and_check)
         self._segment_tab.form.placed.connect(self._follow_image)
-        self._segment_tab.finished.connect(self._check)
+        self._segment_tab.finished.connect(self.check)
 
     def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
         """Make the plots the first time, with the model of the Segment tab; look what is wrong each time."""
         super().showEvent(event)
         if self.plots is None:
             self._open()
-        self._check()
+        self.check()
 
     def _open(self) -> None:
         from napari_skipseg.widgets.model_plots import ModelPlots
@@ -124,7 +109,7 @@ class InspectTab(QWidget):  # type: ignore[misc]
         plots = self.plots = ModelPlots()
         plots.use_theme(self._viewer.theme)
         self._column.insertWidget(1, plots)
-        plots.gate_changed.connect(self._forget_and_check)
+        plots.gate_changed.connect(self.forget_and_check)
         plots.channel_chosen.connect(self._show_channel)
         self.links.tie(self._viewer.events.theme, lambda event: plots.use_theme(self._viewer.theme))
         self._offer_models()
@@ -147,12 +132,7 @@ class InspectTab(QWidget):  # type: ignore[misc]
                 self.plots.show_model(description, selection)
         self.network.setText("" if description is None else in_a_line(description))
         mark(self.model, self._model_fault, "" if description is None else description.card.summary)
-        self._forget_and_check()
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the engine is at work for this tab."""
-        return self._worker is not None
+        self.forget_and_check()
 
     def _choices(self) -> Choices:
         """Return what the Segment tab says, for the model of this tab."""
@@ -185,61 +165,23 @@ class InspectTab(QWidget):  # type: ignore[misc]
         try:
             stack, folder = stack_of(layer, choices.axes), locate_model(str(self.model.currentData()))
         except SkipsegError as error:
-            self._fail(str(error))
+            self.fail(str(error))
             return
         gate = str(self.plots.gate.currentData())
         work = partial(self._engine.inspect, stack, folder, gate, part, channel)
         done = partial(self._show, layer, choices.axes, describe_part(part, lengths, choices.seen))
-        self._start(work, f"Looking at {layer.name}", done)
-
-    def cancel(self) -> None:
-        """Cancel what runs; nothing changes in the viewer."""
-        if self._worker is not None:
-            self._worker.quit()
-            self.cancel_button.setEnabled(False)
-            self.progress_text.say("cancelling…")
-            self._tell("Cancelled. Nothing was changed.")
-
-    def _start(self, work: Any, description: str, on_value: Any) -> None:
-        self._succeeded = False
-
-        def wait_and_work() -> Generator[Progress, None, Any]:
-            while self._engine.is_busy:
-                yield Progress(0, 1, "starting the engine")
-                time.sleep(0.05)
-            return (yield from work())
-
-        def end(outcome: Outcome) -> None:
-            if outcome.fault:
-                self._fail(outcome.fault)
-            else:
-                on_value(outcome.value)
-                self._succeeded = True
-
-        self._tell("")
-        self._worker = start_work(self, wait_and_work, description, self._show_progress, end, self._release)
-        self.progress_text.say("starting the engine")
-        self._check()
-
-    def _show_progress(self, progress: Progress) -> None:
-        if self._worker is not None and self.cancel_button.isEnabled():
-            self.progress_text.say(progress.message)
-
-    def _release(self) -> None:
-        self._worker = None
-        self.progress_text.say("")
-        self._check()
-        self.finished.emit(self._succeeded)
+        self._segment_tab.plan.stop()
+        self.start(work, f"Looking at {layer.name}", done)
 
     def _show(self, layer: Image, axes: str, where: str, inspection: Inspection) -> None:
         if layer not in self._viewer.layers:
-            self._tell(f"'{layer.name}' was removed meanwhile: its gates are not shown.")
+            self.tell(f"'{layer.name}' was removed meanwhile: its gates are not shown.")
             return
         there = {str(other.unique_id) for other in self._viewer.layers}
         self._seen = {source: seen for source, seen in self._seen.items() if source in there}
         seen = self._seen[str(layer.unique_id)] = Seen(inspection, axes, self.all_maps.isChecked())
         show_gates(self._viewer, layer, seen)
-        self._tell(f"Shown: {inspection.place} of {where}. A slider below the image goes through its channels.")
+        self.tell(f"Shown: {inspection.place} of {where}. A slider below the image goes through its channels.")
 
     def _follow_image(self) -> None:
         layer = self._segment_tab.form.read().layer
@@ -252,28 +194,15 @@ class InspectTab(QWidget):  # type: ignore[misc]
         if layer is not None:
             show_channel(self._viewer, layer, channel)
 
-    def _fail(self, fault: str) -> None:
-        self._tell(fault, FAULT_COLOR)
-        show_error(fault)
-
-    def _tell(self, text: str, color: str = "transparent") -> None:
-        self._told = (text, color)
-        self._check()
-
-    def _forget_and_check(self) -> None:
-        self._told = ("", "")
-        self._check()
-
-    def _check(self) -> None:
+    def check(self) -> None:
         """Show gates is on when all is right and nothing runs; otherwise the line below says why."""
+        super().check()
         if self.plots is None:
             return
         fault, volume = self._fault(), self._choices().seen == "ZYX"
         self.show_button.setText("Show gates in this volume" if volume else "Show gates on this slice")
         self.show_button.setEnabled(not fault and not self.is_running)
         self.show_button.setToolTip(fault or "Add the features before and after the gate, and its attention, as layers")
-        self.cancel_button.setVisible(self.is_running)
-        self.cancel_button.setEnabled(self.is_running)
         self.message.say(*(self._told if self._told[0] or not fault else (fault, FAULT_COLOR)))
 
 

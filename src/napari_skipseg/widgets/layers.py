@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.outputs import Prediction
+from napari_skipseg.inference.outputs import Binary, Prediction
 from napari_skipseg.widgets.axes import is_rgb, origin_of, voxel_size_of
 from napari_skipseg.widgets.files import file_of
-from napari_skipseg.widgets.placement import Cut, Placement, place_over
+from napari_skipseg.widgets.placement import Cut, Placement, Repeated, place_over
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -28,12 +28,19 @@ HIDDEN_MAP = {"blending": "translucent", "opacity": 0.75, "visible": False}
 
 @dataclass(frozen=True)
 class Shown:
-    """A prediction, and of what it is: the image's axes without RGB samples, and the positions it was cut to."""
+    """A prediction, and of what it is: the image's axes without RGB samples, and where the part begins that it was cut
+    to (axis number -> position).
+
+    source: what its layers are found by, whatever their names. prefix: of those names. is_whole: whether all of it was
+    segmented, rather than stopped.
+    """
 
     prediction: Prediction
     axes: str
     positions: dict[int, int]
     source: str
+    prefix: str = ""
+    is_whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -83,9 +90,7 @@ def show(viewer: ViewerModel, layer: Image, shown: Shown, threshold: float) -> N
     """Show a prediction over its image: new layers the first time, the same layers updated from then on."""
     selected = set(viewer.layers.selection)
     wanted = list(_results(layer, shown, threshold))
-    for old in _results_in(viewer, shown.source):
-        if old.metadata[KEY]["role"] not in {result.role for result in wanted}:
-            viewer.layers.remove(old)
+    remove_results(viewer, shown.source, but={result.role for result in wanted})
     for result in wanted:
         metadata = {
             KEY: {
@@ -100,7 +105,7 @@ def show(viewer: ViewerModel, layer: Image, shown: Shown, threshold: float) -> N
             viewer.layers.remove(old)
             old = None
         if old is None:
-            _add(viewer, layer, result, metadata)
+            _add(viewer, layer, result, metadata, shown.prefix)
         else:
             _update(old, result, metadata)
     viewer.layers.selection = {each for each in selected if each in viewer.layers}
@@ -110,7 +115,7 @@ def set_threshold(viewer: ViewerModel, shown: Shown, threshold: float) -> None:
     """Show the binary layer of a prediction at another threshold; the network does not run."""
     binary = _find(viewer, shown.source, "binary")
     if binary is not None and binary.metadata[KEY]["threshold"] != threshold:
-        binary.data = _over_channels(shown.prediction.binary(threshold), shown, data_length(shown, binary))
+        binary.data = _over_channels(_labels(shown, threshold), shown, data_length(shown, binary))
         binary.editable = False
         binary.metadata[KEY]["threshold"] = threshold
 
@@ -121,6 +126,25 @@ def follow(viewer: ViewerModel, layer: Image, shown: Shown) -> None:
         old = _find(viewer, shown.source, result.role)
         if old is not None:
             _place_at(old, result.placement)
+
+
+def tell_recipe(viewer: ViewerModel, shown: Shown) -> None:
+    """Write into the layers of a prediction, those that are left, which recipe made it; draw them as they are now."""
+    for layer in results_in(viewer, shown.source):
+        layer.metadata[KEY]["recipe"] = shown.prediction.recipe
+        layer.refresh()
+
+
+def remove_results(viewer: ViewerModel, source: str, but: Container[str] = ()) -> None:
+    """Remove the layers of a prediction, other than those whose roles are named."""
+    for old in results_in(viewer, source):
+        if old.metadata[KEY]["role"] not in but:
+            viewer.layers.remove(old)
+
+
+def results_in(viewer: ViewerModel, source: str) -> list[Layer]:
+    """Return the layers that show a prediction."""
+    return [layer for layer in viewer.layers if is_result(layer) and layer.metadata[KEY]["source"] == source]
 
 
 def data_length(shown: Shown, binary: Layer) -> int:
@@ -148,8 +172,13 @@ def _results(layer: Image, shown: Shown, threshold: float) -> Iterator[Result]:
         for number, name in enumerate(names):
             of_class, role = (values[number], f"{kind} {name}") if len(names) > 1 else (values, kind)
             yield Result(role, "image", _over_channels(of_class, shown, channels), whole, looks)
-    data = _over_channels(prediction.binary(threshold), shown, channels)
+    data = _over_channels(_labels(shown, threshold), shown, channels)
     yield Result("binary", "labels", data, whole, {"opacity": 0.25})
+
+
+def _labels(shown: Shown, threshold: float) -> Binary:
+    """Return the labels of a prediction: unlike those of dask they follow while it fills, as napari keeps no copy."""
+    return Binary(shown.prediction.probability, threshold, len(shown.prediction.class_names) > 1)
 
 
 def _place(layer: Image, shown: Shown, stride: tuple[float, ...], offset: tuple[float, ...]) -> Placement:
@@ -169,27 +198,21 @@ def _over_channels(data: Any, shown: Shown, channels: int) -> Any:
     channel = shown.axes.find("C")
     if channel <= 0:
         return data
-    index = (slice(None),) * channel
-    shape = (*data.shape[:channel], channels, *data.shape[channel:])
     if isinstance(data, np.ndarray):
-        return np.broadcast_to(data[(*index, None)], shape)
-    from dask import array
-
-    return array.broadcast_to(data[(*index, None)], shape)
-
-
-def _results_in(viewer: ViewerModel, source: str) -> list[Layer]:
-    return [layer for layer in viewer.layers if is_result(layer) and layer.metadata[KEY]["source"] == source]
+        shape = (*data.shape[:channel], channels, *data.shape[channel:])
+        return np.broadcast_to(np.expand_dims(data, channel), shape)
+    return Repeated(data, channel, channels)
 
 
 def _find(viewer: ViewerModel, source: str, role: str) -> Layer | None:
-    found = [layer for layer in _results_in(viewer, source) if layer.metadata[KEY]["role"] == role]
+    found = [layer for layer in results_in(viewer, source) if layer.metadata[KEY]["role"] == role]
     return found[0] if found else None
 
 
-def _add(viewer: ViewerModel, layer: Image, result: Result, metadata: dict[str, Any]) -> None:
-    taken = any(other.name == result.role for other in viewer.layers)
-    name = f"{layer.name}: {result.role}" if taken else result.role
+def _add(viewer: ViewerModel, layer: Image, result: Result, metadata: dict[str, Any], prefix: str) -> None:
+    name = prefix + result.role
+    if any(other.name == name for other in viewer.layers):
+        name = f"{layer.name}: {name}"
     arguments = {"name": name, "metadata": metadata, **result.placement.arguments(), **result.looks}
     if result.kind == "labels":
         _add_labels(viewer, result, arguments)

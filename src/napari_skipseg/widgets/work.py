@@ -7,15 +7,17 @@ import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from napari.qt.threading import GeneratorWorker, create_worker
 from qtpy.QtCore import QObject
+from superqt.utils import create_worker as create_quiet_worker
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.progress import Progress
 
-Work = Callable[[], Generator[Progress, None, Any]]
+Work = Callable[[], Generator[Progress, Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,16 @@ def start_work(
     on_progress: Callable[[Progress], None],
     on_outcome: Callable[[Outcome], None],
     on_end: Callable[[], None],
+    is_quiet: bool = False,
 ) -> ClosingWorker:
     """Start `work` in a thread, shown in napari's activity dock; return its worker, whose `quit` cancels.
 
-    on_outcome: called unless the work was cancelled. on_end: called in any case, last. All in the GUI thread, and only
-    while `owner` lives.
+    What is sent to the worker, once it was heard of, comes to the work. on_outcome: called unless the work was
+    cancelled. on_end: called in any case, last. All in the GUI thread, and only while `owner` lives. is_quiet: nothing
+    is shown, and the window closes without asking.
     """
 
-    def relay() -> Generator[Progress, None, Outcome]:
+    def relay() -> Generator[Progress, Any, Outcome]:
         try:
             value = yield from work()
         except SkipsegError as error:
@@ -92,10 +96,10 @@ def start_work(
 
     relay.__name__ = relay.__qualname__ = description
     listener = _Listener(owner, on_progress, on_outcome, on_end)
-    worker: ClosingWorker = create_worker(
+    create = create_quiet_worker if is_quiet else partial(create_worker, _progress={"desc": description})
+    worker: ClosingWorker = create(
         relay,
         _start_thread=True,
-        _progress={"desc": description},
         _worker_class=ClosingWorker,
         _connect={
             "yielded": listener.hear_progress,

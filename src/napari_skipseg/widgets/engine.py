@@ -1,0 +1,52 @@
+"""What the tabs ask of an engine, which takes one call at a time; `jobs.client.Engine` is one."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from napari_skipseg.images.normalize import Normalization
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.outputs import Focus, Prediction
+from napari_skipseg.inference.run_plan import RunPlan
+from napari_skipseg.progress import Progress
+
+if TYPE_CHECKING:
+    from napari_skipseg.jobs.protocol import DeviceReport
+
+
+class BusyEngine(Protocol):
+    """What every tab asks."""
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call is at work, so that another one would be refused."""
+        ...
+
+
+class SegmentingEngine(BusyEngine, Protocol):
+    """What the Segment tab asks."""
+
+    def segment(
+        self,
+        stack: Stack,
+        model_folder: Path | str,
+        options: SegmentOptions,
+        whole: Stack | None = None,
+        normalization: Normalization | None = None,
+        preview: bool = False,
+    ) -> Generator[Progress, Focus | None, Prediction]:
+        """Return the prediction, after it was `Opened` empty and each part `Written`."""
+        ...
+
+    def plan(
+        self, stack: Stack, model_folder: Path | str, options: SegmentOptions
+    ) -> Generator[Progress, None, RunPlan]:
+        """Return what segmenting the stack would take."""
+        ...
+
+    def ask_devices(self) -> Generator[Progress, None, DeviceReport]:
+        """Return what there is to compute on."""
+        ...

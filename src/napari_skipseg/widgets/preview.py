@@ -1,0 +1,146 @@
+"""A look ahead: only what is on screen, in one pass, with the grey values of the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from napari_skipseg.images.normalize import Normalization
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.widgets.checks import Choices
+from napari_skipseg.widgets.fields import Links
+from napari_skipseg.widgets.layers import KEY, data_of, remove_results, results_in, stack_of
+from napari_skipseg.widgets.placement import Cut, visible_box
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image, Layer
+
+LEAST_SIDES = {2: {"Y": 1024, "X": 1024}, 3: {"Z": 64, "Y": 96, "X": 96}}
+"""Of what is segmented, in voxels, where the image is as long: so that the tile is always the same, and ready."""
+TILE_OF_VOLUME = 96
+GRID = 32
+"""A part begins on a multiple of it, as tiles of the whole would."""
+NAMES = "preview "
+SOURCE_OF = "{} preview"
+ASIDE = "aside"
+"""The mark of a result that is hidden as long as a preview of the same image is on show."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What is on screen of an image: its part as a stack, where that begins (axis number -> position), the whole."""
+
+    stack: Stack
+    start: dict[int, int]
+    whole: Stack
+    options: SegmentOptions
+
+
+def cut_to_view(viewer: ViewerModel, choices: Choices) -> View:
+    """Return what is on screen of the image, with as much around it as makes a tile.
+
+    One pass is enough for a look: nothing is averaged, and there is no attention.
+
+    Raises:
+        SkipsegError: as `stack_of`.
+    """
+    layer = choices.layer
+    if layer is None or choices.model is None:
+        raise ValueError("nothing is chosen")
+    choices = replace(choices, planes="xy", average=1, samples=0)
+    dimensions = choices.model.spec.dimensions if choices.model is not None else 2
+    parts = find_part(
+        visible_box(viewer, layer), data_of(layer).shape, choices.axes, LEAST_SIDES[dimensions], viewer.dims.ndisplay
+    )
+    whole = stack_of(layer, choices.axes)
+    options = replace(choices.options(), attention=False)
+    if dimensions == 3 and not options.tile:
+        options = replace(options, tile=TILE_OF_VOLUME)
+    return View(cut_stack(whole, parts), {axis: part.start for axis, part in parts.items()}, whole, options)
+
+
+def find_part(
+    box: Sequence[tuple[int, int]], shape: Sequence[int], axes: str, least: dict[str, int], ndisplay: int
+) -> dict[int, slice]:
+    """Return the part of an image to segment for a view of it, by axis number; channels have no say.
+
+    box: the first and last voxel on screen along each axis. least: how long the part is at least, along the axes that
+    the network sees at once.
+    """
+    part = {}
+    for axis, (low, high) in enumerate(box):
+        if axes[axis] in least:
+            part[axis] = _widened(low, high + 1, least[axes[axis]], int(shape[axis]))
+        elif axes[axis] != "C":
+            # a network that goes slice by slice would need all of a volume for a view in three dimensions
+            middle = (low + high) // 2
+            part[axis] = slice(middle, middle + 1) if ndisplay > 2 else slice(low, high + 1)
+    return part
+
+
+def _widened(low: int, stop: int, least: int, length: int) -> slice:
+    side = min(least, length)
+    if stop - low <= side:
+        first = min(max(0, (low + stop - side) // 2), length - side)
+        aligned = first // GRID * GRID
+        # where rounding down would lose the last voxels in view, the part rather ends with the image
+        return slice(aligned, aligned + side) if stop <= aligned + side else slice(first, first + side)
+    return slice(low // GRID * GRID, min(length, -(-stop // GRID) * GRID))
+
+
+def cut_stack(stack: Stack, parts: dict[int, slice]) -> Stack:
+    """Return a part of a stack: axis number -> positions."""
+    origin = list(stack.origin)
+    for axis, part in parts.items():
+        if stack.axes[axis] in "ZYX":
+            place = "ZYX".index(stack.axes[axis])
+            origin[place] += part.start * stack.voxel_size[place]
+    moved = (origin[0], origin[1], origin[2])
+    return replace(stack, data=Cut(stack.data, parts), origin=moved, file="")
+
+
+def set_results_aside(viewer: ViewerModel, layer: Image) -> None:
+    """Hide the results of an image, so that a preview is not seen through them."""
+    for result in results_in(viewer, str(layer.unique_id)):
+        if result.visible:
+            result.visible = False
+            result.metadata[KEY][ASIDE] = True
+
+
+def bring_results_back(viewer: ViewerModel) -> None:
+    """Show the results again that were hidden for previews which are no longer there."""
+    for result in viewer.layers:
+        told = result.metadata.get(KEY, {})
+        if told.get(ASIDE) and not results_in(viewer, SOURCE_OF.format(told["source"])):
+            del told[ASIDE]
+            result.visible = True
+
+
+def remove_preview(viewer: ViewerModel, layer: Image) -> None:
+    """Remove the preview of an image."""
+    remove_results(viewer, SOURCE_OF.format(layer.unique_id))
+
+
+class GreyValues:
+    """How the values of images were normalised in earlier runs; forgotten when an image gets other values."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int | None], Normalization] = {}
+        self._links = Links()
+
+    def keep(self, layer: Layer, channel: int | None, recipe: dict[str, Any]) -> None:
+        """Keep what a run's recipe says of the image."""
+        if "normalization" in recipe:
+            self._known[str(layer.unique_id), channel] = Normalization(**recipe["normalization"])
+            self._links.tie(layer.events.data, self._forget)
+
+    def find(self, layer: Layer, channel: int | None) -> Normalization | None:
+        """Return how the image was normalised, None where it never was."""
+        return self._known.get((str(layer.unique_id), channel))
+
+    def _forget(self, event: Any) -> None:
+        source = str(event.source.unique_id)
+        self._known = {key: value for key, value in self._known.items() if key[0] != source}
