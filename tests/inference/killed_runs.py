@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pytest
 from identity import make_model
 from zarr.storage import _local
 
@@ -23,6 +24,9 @@ from napari_skipseg.inference.run_folder import RunFolder
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
+
+if os.name == "nt":
+    pytest.skip("Windows has no forkserver and no SIGKILL", allow_module_level=True)
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["napari_skipseg.api", "napari_skipseg.inference.to_folder", "tifffile", "zarr"])

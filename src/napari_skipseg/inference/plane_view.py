@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any, cast
 
@@ -72,7 +73,8 @@ class _SlabFile:
         self._counts, self._dtype = counts, data.dtype
         self._height, self._width = data.shape[-2:]
         with telling_faults(folder / "slab"):
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  # it closes when the slab goes
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+            weakref.finalize(self, self._file.close)
             for top in range(0, self._height, data.chunks[-2]):
                 rows = data[(*region, slice(top, min(top + data.chunks[-2], self._height)))]
                 for number, part in enumerate(rows.reshape(-1, *rows.shape[-2:])):

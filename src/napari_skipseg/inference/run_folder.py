@@ -55,6 +55,9 @@ class RunFolder:
         self._ours = re.compile(_OURS.format(name=re.escape(name)))
         self._moving: list[str] | None = None
         self._made = [place for place in (folder, *folder.parents) if not place.exists()]
+        nearest = next(place for place in (folder, *folder.parents) if place.exists())
+        if not nearest.is_dir():
+            raise FileError(f"'{nearest}' is a file: choose another folder.")
         self._lock = RunLock(self.path)
         with contextlib.ExitStack() as leaving:
             leaving.callback(self._leave)

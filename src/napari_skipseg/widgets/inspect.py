@@ -171,7 +171,7 @@ class InspectTab(JobTab):
         work = partial(self._engine.inspect, stack, folder, gate, part, channel)
         done = partial(self._show, layer, choices.axes, describe_part(part, lengths, choices.seen))
         self._segment_tab.plan.stop()
-        self.start(work, f"Looking at {layer.name}", done)
+        self.start(self.when_free(work), f"Looking at {layer.name}", done)
 
     def _show(self, layer: Image, axes: str, where: str, inspection: Inspection) -> None:
         if layer not in self._viewer.layers:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from functools import partial
 from typing import Any
 
 from napari.utils.notifications import show_error
@@ -54,7 +53,7 @@ class JobTab(QWidget):  # type: ignore[misc]
         on_progress: Callable[[Progress], None] = lambda _: None,
         on_stop: Callable[[], str] = lambda: "",
     ) -> None:
-        """Start a job as soon as the engine is free.
+        """Start a job.
 
         on_value: called with what it returns. on_stop: called where it was cancelled or failed; returns what became of
         it, empty where nothing was changed.
@@ -63,10 +62,8 @@ class JobTab(QWidget):  # type: ignore[misc]
         self._left = TimeLeft()
         self._on_value, self._on_progress, self._on_stop = on_value, on_progress, on_stop
         self._told = ("", "")
-        self._worker = start_work(
-            self, partial(self._when_free, work), description, self._hear, self._end, self._release
-        )
-        self.show_progress(Progress(0, 1, "starting the engine"))
+        self._worker = start_work(self, work, description, self._hear, self._end, self._release)
+        self.show_progress(Progress(0, 1, "starting"))
         self.check()
 
     def send(self, value: object) -> None:
@@ -85,11 +82,16 @@ class JobTab(QWidget):  # type: ignore[misc]
         """Return whether the engine would refuse a call; asked from the job's thread."""
         return self._engine_at_work.is_busy
 
-    def _when_free(self, work: Work) -> Generator[Progress, Any, Any]:
-        while self.is_engine_taken():
-            yield Progress(0, 1, "starting the engine")
-            time.sleep(0.05)
-        return (yield from work())
+    def when_free(self, work: Work) -> Work:
+        """Return `work` such that it begins as soon as the engine is free."""
+
+        def wait_and_work() -> Generator[Progress, Any, Any]:
+            while self.is_engine_taken():
+                yield Progress(0, 1, "starting the engine")
+                time.sleep(0.02)
+            return (yield from work())
+
+        return wait_and_work
 
     def _hear(self, progress: Progress) -> None:
         self._heard = True

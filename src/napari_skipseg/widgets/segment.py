@@ -132,10 +132,11 @@ class SegmentTab(JobTab):
             positions = self._positions(choices)
             stack = stack_of(layer, choices.axes, positions)
             whole = stack_of(layer, choices.axes) if positions else None
+            model = self.form.model_folder()
         except SkipsegError as error:
             self.fail(str(error))
             return
-        work = partial(self._engine.segment, stack, self.form.model_folder(), choices.options(), whole)
+        work = partial(self._engine.segment, stack, model, choices.options(), whole)
         part = Part(choices.axes, positions, str(layer.unique_id))
         self._fill(work, choices, Filling(self, self._viewer, layer, part, self._results.find_whole(layer)))
 
@@ -146,14 +147,12 @@ class SegmentTab(JobTab):
         if layer is None or not self._may_start(choices):
             return
         try:
-            view = cut_to_view(self._viewer, choices)
+            view, model = cut_to_view(self._viewer, choices), self.form.model_folder()
         except SkipsegError as error:
             self.fail(str(error))
             return
         known = self._grey_values.find(layer, view.options.channel)
-        work = partial(
-            self._engine.segment, view.stack, self.form.model_folder(), view.options, view.whole, known, preview=True
-        )
+        work = partial(self._engine.segment, view.stack, model, view.options, view.whole, known, preview=True)
         part = Part(choices.axes, view.start, SOURCE_OF.format(layer.unique_id), NAMES)
         self._fill(work, choices, Filling(self, self._viewer, layer, part, None))
 
@@ -198,7 +197,8 @@ class SegmentTab(JobTab):
             return said
 
         name = "Previewing" if is_preview else "Segmenting"
-        self.start(partial(look_first, work, filling.focus()), f"{name} {layer.name}", finish, hear, stop)
+        looking = partial(look_first, work, filling.focus())
+        self.start(self.when_free(looking), f"{name} {layer.name}", finish, hear, stop)
 
     def _look_soon(self, event: Any = None) -> None:
         if self.is_running:
