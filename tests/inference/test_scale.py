@@ -207,3 +207,12 @@ def test_voxel_sizes_too_far_apart_are_refused(voxel: float, times: str) -> None
     stack = Stack(cells(20, 20), "YX", (1.0, 4.0, voxel), "nm", name="slice")
     with pytest.raises(InputError, match=f"Along X 'slice' has voxels {times} times as long.*check the voxel size"):
         through_identity(stack, at(make_model(), 1.0, 4.0, 4.0))
+
+
+def test_three_planes_of_voxels_that_are_no_cubes_need_rescaling() -> None:
+    description = make_model().description
+    flat = Stack(np.zeros((10, 20, 20), np.uint8), "ZYX", (50.0, 4.0, 4.0), "nm", name="sections")
+    with pytest.raises(InputError, match=r"'sections' are 50 × 4 × 4 nm: rescale too"):
+        seen_lengths(flat, description, "ZYX", rescale=False)
+    for known in (replace(flat, voxel_size=(5.0, 4.0, 4.0)), replace(flat, unit="pixel")):
+        assert seen_lengths(known, description, "ZYX", rescale=False) == (10, 20, 20)

@@ -8,10 +8,13 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.ome import METRES
 from napari_skipseg.images.resample import SAME, network_lengths
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.description import ModelDescription
 
 SMALLEST, LARGEST = 1 / 16, 16.0
 """How many times as long as the image's the network's grid may be along an axis."""
+UNLIKE = 1.5
+"""How many times as long as its shortest side a voxel may be that counts as a cube."""
 
 
 def trained_voxel_size(description: ModelDescription, unit: str, seen: str) -> tuple[float, float, float] | None:
@@ -43,9 +46,12 @@ def seen_lengths(stack: Stack, description: ModelDescription, seen: str, rescale
     """Return the lengths along `seen` of the grid that the network sees.
 
     Raises:
-        InputError: a rescaling is asked for and a voxel size is not known, or the two are too far apart.
+        InputError: a rescaling is asked for and a voxel size is not known, or the two are too far apart; none is asked
+            for, and a 2D network would see voxels of unlike sides along the three axes.
     """
     if not rescale:
+        if len(seen) > description.spec.dimensions:
+            _check_isotropic(stack)
         return tuple(stack.length(axis) for axis in seen)
     wanted = trained_voxel_size(description, stack.unit, seen)
     if wanted is None:
@@ -61,3 +67,23 @@ def seen_lengths(stack: Stack, description: ModelDescription, seen: str, rescale
                 "at: check the voxel size, or segment without rescaling."
             )
     return network_lengths(stack, seen, wanted)
+
+
+def lengths_of(stack: Stack, description: ModelDescription, options: SegmentOptions) -> dict[str, int]:
+    """Return the lengths of the grid that the network sees, by axis.
+
+    Raises:
+        InputError: as `seen_lengths`.
+    """
+    seen = "ZYX" if options.planes == "xyz" else "ZYX"[-description.spec.dimensions :]
+    return dict(zip(seen, seen_lengths(stack, description, seen, options.rescale), strict=True))
+
+
+def _check_isotropic(stack: Stack) -> None:
+    """Raise InputError where voxels are known to be no cubes."""
+    if stack.unit in METRES and max(stack.voxel_size) > UNLIKE * min(stack.voxel_size):
+        sides = " × ".join(f"{side:g}" for side in stack.voxel_size)
+        raise InputError(
+            f"Along three axes a network must see equal voxels, and those of '{stack.name}' are {sides} {stack.unit}: "
+            "rescale too (in a shell with --rescale), or segment with planes xy."
+        )

@@ -25,6 +25,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Focus, Opened, Prediction, Written
 from napari_skipseg.inference.run_plan import RunPlan
+from napari_skipseg.inference.scale import lengths_of
 from napari_skipseg.jobs.child import WAKE, Child, error_of
 from napari_skipseg.jobs.inspection import Inspection, Part, cut_part, open_inspection
 from napari_skipseg.jobs.protocol import (
@@ -114,7 +115,7 @@ class Engine:
             with _removed_on_failure(run):
                 if whole is not None and normalization is None:
                     yield Progress(0, 1, "measuring the grey values")
-                    normalization = measure(whole)
+                    normalization = measure(whole, lengths=lengths_of(whole, description, options))
                 if not stack.file:
                     yield from copy_stack(stack, run / INPUT_FILE)
                 named = (str(model), description.weights_sha256)

@@ -179,7 +179,7 @@ def find_faults(choices: Choices) -> dict[str, str]:
         "model": choices.model_fault,
         "rescale": _rescale_fault(choices),
         "tile": _tile_fault(choices.tile),
-        "planes": _together("Three axes", "mirrored copies") if _are_both_averaged(choices) else "",
+        "planes": _planes_fault(choices),
         "samples": _samples_fault(choices),
         "dropout": _dropout_fault(choices),
     }
@@ -230,11 +230,22 @@ def _fit_fault(choices: Choices) -> str:
 
 
 def _rescale_fault(choices: Choices) -> str:
+    return _scale_fault(choices, rescale=True) if choices.rescale and _scale(choices) else ""
+
+
+def _planes_fault(choices: Choices) -> str:
+    if choices.average > 1 and choices.in_three_planes and not choices.samples:
+        return _together("Three axes", "mirrored copies")
+    return _scale_fault(choices, rescale=False) if choices.in_three_planes and not choices.rescale else ""
+
+
+def _scale_fault(choices: Choices, rescale: bool) -> str:
+    """Return what keeps the model from seeing the image at such a scale."""
     stack, model = _stack(choices), choices.model
-    if not choices.rescale or stack is None or model is None or not _scale(choices):
+    if stack is None or model is None:
         return ""
     try:
-        seen_lengths(stack, model, choices.spanned, rescale=True)
+        seen_lengths(stack, model, choices.spanned, rescale)
     except InputError as error:
         return str(error)
     return ""
@@ -252,10 +263,6 @@ def _samples_fault(choices: Choices) -> str:
     if choices.samples and choices.in_three_planes:
         return _together("Three axes", "Monte Carlo samples")
     return ""
-
-
-def _are_both_averaged(choices: Choices) -> bool:
-    return choices.average > 1 and choices.in_three_planes and not choices.samples
 
 
 def _together(one: str, other: str) -> str:
