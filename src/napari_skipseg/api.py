@@ -12,7 +12,7 @@ from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Depth, Focus, Prediction
 from napari_skipseg.inference.predict import iter_predict
-from napari_skipseg.inference.saving import Format, plain_name
+from napari_skipseg.inference.saving import Format
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.catalog import DEFAULT_MODEL, locate_model
 from napari_skipseg.models.model import Model, read_model
@@ -86,7 +86,7 @@ def iter_segment_to_folder(
     form: Format = "tiff",
     restart: bool = False,
 ) -> Generator[Progress, Focus | None, list[Path]]:
-    """Yield as segmentation goes on; return the files written to `folder`, named after `name` without its ending.
+    """Yield as segmentation goes on; return the files written to `folder`, whose names begin with `name`.
 
     What was stopped or failed lies in `<name>.unfinished` there, and the same call goes on with it; `restart` throws it
     away.
@@ -94,6 +94,4 @@ def iter_segment_to_folder(
     Raises:
         SkipsegError: the stack does not fit the model, another run lies there, or the folder cannot be written.
     """
-    return (
-        yield from iter_segment(stack, model, options, FolderTarget(folder, plain_name(name), dtype, form, restart))
-    )
+    return (yield from iter_segment(stack, model, options, FolderTarget(folder, name, dtype, form, restart)))

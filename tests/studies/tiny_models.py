@@ -32,4 +32,4 @@ def write(folder, spec):
 def grey_stack(*shape, axes="ZYX"):
     """Grey values that differ from slice to slice, with a voxel size."""
     values = np.random.default_rng(3).integers(0, 200, shape).astype(np.uint8)
-    return Stack(values, axes, (50.0, 4.0, 4.0), "nm", (1000.0, 0.0, 8.0), "cells.tif")
+    return Stack(values, axes, (50.0, 4.0, 4.0), "nm", (1000.0, 0.0, 8.0), "cells")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 
@@ -179,10 +180,11 @@ def test_voxel_size_is_shown_and_edited(open_panel, qtbot):
     assert field.voxel_size == (1.0, 2.0, 3.0)
 
 
-def test_cancel_stops_and_changes_nothing(open_panel, qtbot, engine):
+def test_cancel_stops_at_once_and_what_was_done_stays(open_panel, qtbot, engine):
     viewer, panel = open_panel()
-    viewer.add_image(ramp(32, 48))
-    engine.steps, engine.pause = 200, 0.05
+    image = ramp(32, 48)
+    viewer.add_image(image)
+    engine.steps, engine.pause = 16, 0.2
     tab = panel.segment_tab
     press(qtbot, panel, wait=False)
     qtbot.waitUntil(lambda: "left" in tab.progress_text.text(), timeout=20_000)
@@ -192,10 +194,50 @@ def test_cancel_stops_and_changes_nothing(open_panel, qtbot, engine):
     qtbot.waitUntil(lambda: not tab.is_running, timeout=5_000)
     assert time.monotonic() - start < 2
     assert engine.cancelled
-    assert len(viewer.layers) == 1
-    assert tab.message.text() == "Cancelled. Nothing was changed."
+    probability = viewer.layers["probability"].data
+    done = int((probability.max(axis=1) > 0).sum())
+    assert 0 < done < 32
+    np.testing.assert_allclose(probability[1:done], image[1:done] / 255, atol=1e-6)
+    assert re.fullmatch(r"Stopped: \d+ of 16 tiles are done; the rest is empty\.", tab.message.text())
     assert tab.segment_button.isEnabled()
     assert not tab.cancel_button.isVisible()
+    assert not tab.save_button.isEnabled()
+    assert "stopped" in tab.save_button.toolTip()
+    engine.pause = 0.0
+    press(qtbot, panel)
+    assert tab.save_button.isEnabled()
+    np.testing.assert_allclose(viewer.layers["probability"].data, image / 255, atol=1e-6)
+
+
+def test_cancel_before_anything_is_there_changes_nothing(open_panel, qtbot, engine):
+    viewer, panel = open_panel()
+    viewer.add_image(ramp(32, 48))
+    engine.pause = 0.5
+    press(qtbot, panel, wait=False)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 5, timeout=5_000)
+    qtbot.mouseClick(panel.segment_tab.cancel_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not panel.segment_tab.is_running, timeout=5_000)
+    assert len(viewer.layers) == 1
+    assert panel.segment_tab.message.text() == "Cancelled. Nothing was changed."
+
+
+def test_cancel_brings_an_earlier_whole_result_back(open_panel, qtbot, engine):
+    viewer, panel = open_panel()
+    image, tab = ramp(32, 48), panel.segment_tab
+    layer = viewer.add_image(image)
+    press(qtbot, panel)
+    viewer.layers["probability"].opacity = 0.3
+    layer.data = 255 - image
+    engine.steps, engine.pause = 16, 0.1
+    press(qtbot, panel, wait=False)
+    qtbot.waitUntil(lambda: viewer.layers["probability"].data[1].max() > 0.9, timeout=20_000)
+    qtbot.mouseClick(tab.cancel_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=5_000)
+    np.testing.assert_allclose(viewer.layers["probability"].data, image / 255, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(viewer.layers["binary"].data), image / 255 > 0.5)
+    assert viewer.layers["probability"].opacity == 0.3
+    assert re.fullmatch(r"Stopped: \d+ of 16 tiles (is|are) done; the earlier result is back\.", tab.message.text())
+    assert tab.save_button.isEnabled()
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, ValueError, None])
@@ -206,9 +248,12 @@ def test_an_engine_that_fails_says_so_and_can_run_again(open_panel, qtbot, engin
     seen = len(notification_manager.records)
     press(qtbot, panel)
     expected = str(dead_engine_error) if kind is None else f"({kind.__name__}: what)"
-    assert expected in panel.segment_tab.message.text()
+    text = panel.segment_tab.message.text()
+    assert expected in text
+    assert text.endswith(" 2 of 4 tiles are done; the rest is empty.")
     assert expected in notification_manager.records[seen].message
-    assert len(viewer.layers) == 1
+    assert viewer.layers["probability"].data[15].min() > 0
+    assert viewer.layers["probability"].data[16:].max() == 0
     engine.fault = None
     press(qtbot, panel)
     assert len(viewer.layers) == 5
@@ -282,7 +327,8 @@ def test_the_real_engine_segments_is_killed_and_segments_again(open_panel, qtbot
         os.kill(real.pid, signal.SIGKILL)
         qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
         assert "engine" in tab.message.text().lower()
-        assert [layer.name for layer in viewer.layers] == ["em"]
+        assert tab.message.text().endswith("done; the rest is empty.")
+        assert np.count_nonzero(viewer.layers["probability"].data) > 0
         choose(tab.form.extent, "current")
         tab.form.options.tile.setValue(0)
         press(qtbot, panel)

@@ -76,6 +76,6 @@ def _segment(
         plan = watch(iter_plan(stack, loaded, options, folder, *how), "measuring one tile")
         report(plan.describe(), as_json=False)
         return
-    work = iter_segment_to_folder(stack, loaded, options, folder, image.name, *how, writing.restart)
+    work = iter_segment_to_folder(stack, loaded, options, folder, stack.name, *how, writing.restart)
     for file in watch(work, f"segmenting {image.name}"):
         typer.echo(str(file))

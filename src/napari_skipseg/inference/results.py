@@ -18,6 +18,8 @@ from napari_skipseg.inference.tile_pixels import keep_map_pixels, keep_pixels
 from napari_skipseg.models.model import Model
 
 PROBABILITY, BINARY, UNCERTAINTY = "probability", "binary", "uncertainty"
+ATTENTION = "attention_"
+"""How the names of attention maps begin; their level follows."""
 
 
 @dataclass(frozen=True)
@@ -59,23 +61,29 @@ class Piece(NamedTuple):
     values: NDArray[Any]
 
 
+def names_of(model: Model, options: SegmentOptions) -> list[str]:
+    """Return the names of the arrays that the options ask for, in the order in which they are told of."""
+    averaged = options.samples or options.average > 1 or options.planes != "xy"
+    levels = len(model.network.attention_strides) if options.attention and options.planes == "xy" else 0
+    attentions = [f"{ATTENTION}{level}" for level in range(1, levels + 1)]
+    return [PROBABILITY, BINARY, *([UNCERTAINTY] if averaged else []), *attentions]
+
+
 def results_of(grid: Grid, model: Model, options: SegmentOptions, with_binary: bool) -> tuple[ResultArray, ...]:
-    """Return the arrays that the options ask for, the probability last: where it is written, all is."""
+    """Return these arrays, the probability last: where it is written, all is. The viewer makes its own binary."""
+    names = [name for name in names_of(model, options) if with_binary or name != BINARY]
+    return tuple(_result(name, grid, model) for name in sorted(names, key=lambda name: name == PROBABILITY))
+
+
+def _result(name: str, grid: Grid, model: Model) -> ResultArray:
+    level = int(name.removeprefix(ATTENTION)) if name.startswith(ATTENTION) else 0
+    stride = model.network.attention_strides[level - 1] if level else 1
+    steps = tuple(stride if axis in grid.seen else 1 for axis in grid.axes)
     classes = len(model.description.class_names)
-    flat = (1,) * len(grid.axes)
-    lead = ("C", (classes,), (1,)) if classes > 1 else ("", (), ())
-    whole = (lead[0] + grid.axes, (*lead[1], *grid.shape), flat, (*lead[2], *grid.chunks()))
-    results = []
-    if options.attention and options.planes == "xy":
-        for level, stride in enumerate(model.network.attention_strides, start=1):
-            steps = tuple(stride if axis in grid.seen else 1 for axis in grid.axes)
-            place = (grid.axes, grid.shape_of_level(stride), steps, grid.chunks(stride))
-            results.append(ResultArray(f"attention_{level}", *place, level))
-    if options.samples or options.average > 1 or options.planes != "xy":
-        results.append(ResultArray(UNCERTAINTY, *whole))
-    if with_binary:
-        results.append(ResultArray(BINARY, grid.axes, grid.shape, flat, grid.chunks()))
-    return (*results, ResultArray(PROBABILITY, *whole))
+    shape, chunks = grid.shape_of_level(stride), grid.chunks(stride)
+    if classes == 1 or name not in (PROBABILITY, UNCERTAINTY):
+        return ResultArray(name, grid.axes, shape, steps, chunks, level)
+    return ResultArray(name, f"C{grid.axes}", (classes, *shape), steps, (1, *chunks), level)
 
 
 def in_order(results: tuple[ResultArray, ...]) -> list[ResultArray]:

@@ -18,7 +18,7 @@ from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Depth, Focus
 from napari_skipseg.inference.passes import BackendMaker
 from napari_skipseg.inference.predict import Run, iter_fill, iter_prepare
-from napari_skipseg.inference.results import BINARY, PROBABILITY, UNCERTAINTY, in_order
+from napari_skipseg.inference.results import in_order, names_of
 from napari_skipseg.inference.run_folder import RunFolder
 from napari_skipseg.inference.saving import ENDINGS, Format, SavedArray, check_replaceable, write_tiff
 from napari_skipseg.inference.stores import ZarrStore, tell_changes
@@ -61,7 +61,7 @@ def iter_segment(
         SkipsegError: the stack does not fit the model, the image changes while it is read, another run lies there, or
             the folder cannot be written.
     """
-    check_replaceable((target.file(name) for name in _names(model, options)), target.form)
+    check_replaceable((target.file(name) for name in names_of(model, options)), target.form)
     before = fingerprint(Path(stack.file)) if stack.file else None
     key = _key(stack, model, options, target, before)
     with RunFolder(target.folder, target.name, key, target.restart, lasting=before is not None) as place:
@@ -155,14 +155,6 @@ def _arrays_of(run: Run, store: ZarrStore, recipe: dict[str, Any]) -> Iterator[S
         told = recipe | {"layer": "labels"} if result.is_labels else recipe
         data = store.plane_view(result.name)
         yield SavedArray(result.name, data, result.axes, size, run.stack.unit, origin, classes, told)
-
-
-def _names(model: Model, options: SegmentOptions) -> list[str]:
-    """Return the names of the results that a run will have."""
-    averaged = options.samples or options.average > 1 or options.planes != "xy"
-    levels = len(model.network.attention_strides) if options.attention and options.planes == "xy" else 0
-    attentions = [f"attention_{level}" for level in range(1, levels + 1)]
-    return [PROBABILITY, BINARY, *([UNCERTAINTY] if averaged else []), *attentions]
 
 
 def _key(

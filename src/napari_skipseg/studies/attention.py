@@ -14,7 +14,7 @@ from napari_skipseg.devices import versions
 from napari_skipseg.errors import InputError, ModelError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.outputs import AttentionMap, Prediction
-from napari_skipseg.inference.saving import plain_name, save_prediction, scratch_folder
+from napari_skipseg.inference.saving import save_prediction, scratch_folder
 from napari_skipseg.models.model import Model
 from napari_skipseg.networks.specs import ATTENDING
 from napari_skipseg.progress import Progress
@@ -94,7 +94,7 @@ def iter_attention(
             view = read_view(stack, model, number, channel)
             classes = None if truth is None else read_truth(truth, view, model.description)
             prediction = predict_view(view, model)
-            drafts += save_prediction(prediction, scratch, f"{plain_name(stack.name)}_{name}", threshold)
+            drafts += save_prediction(prediction, scratch, f"{stack.name}_{name}", threshold)
             lines.append(_line(view, prediction, threshold, classes))
             rows += attention_rows(prediction)
         yield Progress(len(models), len(models) + 1, "drawing")

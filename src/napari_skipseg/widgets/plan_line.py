@@ -17,6 +17,7 @@ from napari_skipseg.widgets.work import Outcome, start_work
 SETTLED = 800
 """Milliseconds for which the choices stand before they are planned for."""
 MOST_KEPT = 64
+MEASURING = "measuring what a run takes…"
 QUIET = "QLabel { font-size: 8pt; }"
 
 
@@ -57,7 +58,7 @@ class PlanLine(QWidget):  # type: ignore[misc]
         if key in self._plans:
             self._show(self._plans[key])
         else:
-            self._hide()
+            self._say(MEASURING)
             self._timer.start()
 
     def keep(self, key: Hashable) -> None:
@@ -69,7 +70,7 @@ class PlanLine(QWidget):  # type: ignore[misc]
         """Show no plan, and measure none."""
         self.stop()
         self._key = None
-        self._hide()
+        self._say("")
 
     def stop(self) -> None:
         """Measure no longer; the engine is free soon."""
@@ -79,6 +80,7 @@ class PlanLine(QWidget):  # type: ignore[misc]
             self._worker = None
         if self._key not in self._plans:
             self._key = None
+            self._say("")
 
     def _measure(self) -> None:
         if self._work is None:
@@ -88,27 +90,33 @@ class PlanLine(QWidget):  # type: ignore[misc]
             return
         key = self._key
 
-        def keep(outcome: Outcome) -> None:
+        def take(outcome: Outcome) -> None:
             if isinstance(outcome.value, RunPlan):
-                while len(self._plans) >= MOST_KEPT:
-                    del self._plans[next(iter(self._plans))]
-                self._plans[key] = outcome.value
-                if key == self._key:
-                    self._show(outcome.value)
+                self._remember(key, outcome.value)
+            if key == self._key:
+                self._show(self._plans.get(key))
 
         def end() -> None:
             if self._worker is worker:
                 self._worker = None
 
-        worker = start_work(self, self._work, "Planning", lambda _: None, keep, end, is_quiet=True)
+        worker = start_work(self, self._work, "Planning", lambda _: None, take, end, is_quiet=True)
         self._worker = worker
 
-    def _show(self, plan: RunPlan) -> None:
-        self.summary.say(plan.summary)
-        self.summary.setStyleSheet(QUIET)
-        self.summary.setToolTip("\n".join(f"{name}: {said}" for name, said in plan.describe().items()))
+    def _remember(self, key: Hashable, plan: RunPlan) -> None:
+        while len(self._plans) >= MOST_KEPT:
+            del self._plans[next(iter(self._plans))]
+        self._plans[key] = plan
+
+    def _show(self, plan: RunPlan | None) -> None:
+        if plan is None:
+            self._say("")
+            return
+        self._say(plan.summary, "\n".join(f"{name}: {said}" for name, said in plan.describe().items()))
         self.warning.say(plan.warnings[0] if plan.warnings else "", WARNING_COLOR)
 
-    def _hide(self) -> None:
-        self.summary.say("")
+    def _say(self, text: str, hint: str = "") -> None:
+        self.summary.say(text)
+        self.summary.setStyleSheet(QUIET)
+        self.summary.setToolTip(hint)
         self.warning.say("")

@@ -1,0 +1,95 @@
+"""The plan above the Segment button: quiet, measured when the choices have settled, never in the way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+
+from napari_skipseg.errors import EngineError
+
+pytestmark = pytest.mark.gui
+
+
+@pytest.fixture
+def open_tab(open_panel):
+    def open_it():
+        viewer, panel = open_panel()
+        viewer.add_image(np.full((3, 32, 48), 9, np.uint8), name="em", scale=(50, 4, 4), units="nm")
+        return viewer, panel.segment_tab
+
+    return open_it
+
+
+def choose_extent(tab, extent: str) -> None:
+    combo = tab.form.extent
+    combo.setCurrentIndex(combo.findData(extent))
+    combo.activated.emit(combo.currentIndex())
+
+
+def test_the_plan_is_shown_when_it_is_measured_and_measured_once_for_the_same_choices(open_tab, qtbot, engine):
+    _, tab = open_tab()
+    line = tab.plan
+    qtbot.waitUntil(lambda: "memory" in line.summary.text(), timeout=5_000)
+    assert line.summary.text() == "about 12 s, 1.0 GB of memory, up to 512 MB of disk"
+    assert "tiles: 40 of 64 × 64 voxels, 0.3 s a tile (measured)" in line.summary.toolTip()
+    assert not line.warning.isVisible()
+    assert (engine.planned[0][0], engine.planned[0][1]) == ((3, 32, 48), "tiny-2d")
+    tab.form.threshold.setValue(0.3)
+    choose_extent(tab, "current")
+    assert line.summary.text() == "measuring what a run takes…"
+    qtbot.waitUntil(lambda: len(engine.planned) == 2 and "memory" in line.summary.text(), timeout=5_000)
+    assert engine.planned[1][0] == (1, 32, 48)
+    choose_extent(tab, "whole")
+    assert "memory" in line.summary.text()
+    qtbot.wait(1000)
+    assert len(engine.planned) == 2
+
+
+def test_what_is_short_is_told_in_sight(open_tab, qtbot, engine):
+    engine.memory_free = 2**28
+    _, tab = open_tab()
+    qtbot.waitUntil(lambda: tab.plan.warning.isVisible(), timeout=5_000)
+    assert "choose a smaller tile" in tab.plan.warning.text()
+    assert tab.segment_button.isEnabled()
+    assert tab.message.text() == ""
+
+
+def test_a_fault_of_planning_is_quiet(open_tab, qtbot, engine):
+    engine.plan_fault = EngineError("The engine is ill.")
+    _, tab = open_tab()
+    qtbot.waitUntil(lambda: len(engine.planned) == 1 and not tab.plan.summary.isVisible(), timeout=5_000)
+    assert tab.message.text() == ""
+    assert tab.segment_button.isEnabled()
+
+
+@pytest.mark.parametrize("button", ["segment_button", "preview_button"])
+def test_a_run_does_not_wait_for_the_plan(open_tab, qtbot, engine, button):
+    engine.plan_pause = 30.0
+    _, tab = open_tab()
+    qtbot.waitUntil(lambda: len(engine.planned) == 1, timeout=5_000)
+    assert getattr(tab, button).isEnabled()
+    qtbot.mouseClick(getattr(tab, button), Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=5_000)
+    assert engine.plan_cancelled
+    assert len(engine.calls) == 1
+    assert tab.message.text() == ""
+    qtbot.waitUntil(lambda: len(engine.planned) == 2, timeout=5_000)
+    tab.plan.stop()
+    qtbot.waitUntil(lambda: not engine.is_busy, timeout=5_000)
+
+
+def test_nothing_is_planned_while_a_run_goes_on_or_something_is_wrong(open_tab, qtbot, engine):
+    viewer, tab = open_tab()
+    tab.form.options.tile.setValue(5)
+    qtbot.wait(1000)
+    assert engine.planned == []
+    tab.form.options.tile.setValue(0)
+    engine.steps, engine.pause = 40, 0.05
+    tab.segment()
+    tab.form.options.tile.setValue(64)
+    qtbot.wait(1000)
+    assert (engine.planned, tab.plan.summary.isVisible()) == ([], False)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
+    qtbot.waitUntil(lambda: len(engine.planned) == 1, timeout=5_000)
+    assert engine.planned[0][2].tile == 64
