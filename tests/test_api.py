@@ -146,8 +146,10 @@ def test_own_models_are_found_by_name_and_by_folder(model: Model, library: Path)
 def test_the_examples_run(model: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(EXAMPLES / "segment_a_stack.py"))["main"](tmp_path)
     assert {file.name for file in tmp_path.glob("*.tif")} > {"sample_probability.tif", "sample_binary.tif"}
+    runpy.run_path(str(EXAMPLES / "segment_a_large_file.py"))["main"](tmp_path / "large")
     runpy.run_path(str(EXAMPLES / "score_against_truth.py"))["main"]()
     shown = capsys.readouterr().out
+    assert "large_uncertainty.ome.zarr: (2, 256, 256), voxels of (50.0, 4.0, 4.0) nm" in shown
     assert "membrane covers" in shown
     assert "V_rand" in shown
 

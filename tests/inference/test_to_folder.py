@@ -441,16 +441,6 @@ def test_a_file_in_the_place_of_the_folder_is_refused(cells: Path, tmp_path: Pat
     assert files_in(tmp_path) == {"out": b"notes"}
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written_is_refused(cells: Path, tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    for folder in (tmp_path, tmp_path / "below"):
-        with pytest.raises(FileError, match="may not be written: choose a folder"):
-            run_to_end(quickly(read_stack(cells), folder))
-    tmp_path.chmod(0o700)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_read_only_disk_is_refused_before_any_work(
     cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

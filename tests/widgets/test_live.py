@@ -106,6 +106,18 @@ def test_where_a_tile_takes_several_passes_the_share_is_told(filling):
     assert made.stop(0.5)[1] == "25 % is done; the rest is empty."
 
 
+def test_an_earlier_result_comes_back_into_the_same_layers(filling):
+    viewer, made = filling
+    before = made.part.show(empty_prediction(4, 8, 8), is_whole=True)
+    layers = list(viewer.layers)
+    made.earlier = before
+    assert made.stop(0.5) == (before, "the earlier result is back.")
+    made.hear(written(1, 8, (1, 2), (0, 4), (0, 8)))
+    assert made.stop(0.5) == (before, "1 of 8 tiles is done; the earlier result is back.")
+    assert list(viewer.layers) == layers
+    assert viewer.layers["probability"].data is before.prediction.probability
+
+
 def test_a_run_stopped_before_its_first_tile_leaves_no_layers(filling):
     viewer, made = filling
     assert made.stop(0.5) == (None, "")
@@ -131,11 +143,11 @@ def test_the_focus_is_told_until_the_results_are_open_and_then_only_news_are():
 
     first, newer, last = Focus({"Z": (1, 1)}), Focus({"Z": (2, 2)}), Focus({"Z": (3, 3)})
     steps = look_first(work, first)
-    told = [None, None, newer, None, last]
+    progress = [steps.send(focus) for focus in (None, None, None, newer, None)]
+    assert [each.done for each in progress] == [0, 0, 0, 1, 2]
     with pytest.raises(StopIteration, match="done"):
-        for focus in (None, *told):
-            steps.send(focus)
-    assert heard == [first, first if told[1] is None else told[1], newer, None, last]
+        steps.send(last)
+    assert heard == [first, first, newer, None, last]
 
 
 def test_layers_appear_at_once_and_the_threshold_moves_while_they_fill(open_panel, qtbot, engine):
@@ -150,8 +162,8 @@ def test_layers_appear_at_once_and_the_threshold_moves_while_they_fill(open_pane
     assert viewer.layers["probability"].data[:, 20:].max() == 0
     binary = viewer.layers["binary"]
     tab.form.threshold.setValue(0.2)
-    qtbot.waitUntil(lambda: binary.get_value(viewer.dims.point[:1] + (3, 3)) == 1, timeout=5_000)
-    assert binary.get_value(viewer.dims.point[:1] + (31, 3)) == 0
+    qtbot.waitUntil(lambda: binary.get_value((*viewer.dims.point[:1], 3, 3)) == 1, timeout=5_000)
+    assert binary.get_value((*viewer.dims.point[:1], 31, 3)) == 0
     assert tab.is_running
     assert not tab.save_button.isEnabled()
     qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)

@@ -80,7 +80,7 @@ def test_a_run_does_not_wait_for_the_plan(open_tab, qtbot, engine, button):
 
 
 def test_nothing_is_planned_while_a_run_goes_on_or_something_is_wrong(open_tab, qtbot, engine):
-    viewer, tab = open_tab()
+    _, tab = open_tab()
     tab.form.options.tile.setValue(5)
     qtbot.wait(1000)
     assert engine.planned == []

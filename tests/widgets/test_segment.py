@@ -230,7 +230,8 @@ def test_cancel_brings_an_earlier_whole_result_back(open_panel, qtbot, engine):
     layer.data = 255 - image
     engine.steps, engine.pause = 16, 0.1
     press(qtbot, panel, wait=False)
-    qtbot.waitUntil(lambda: viewer.layers["probability"].data[1].max() > 0.9, timeout=20_000)
+    qtbot.waitUntil(lambda: "of 16" in tab.progress_text.text(), timeout=20_000)
+    assert viewer.layers["probability"].data[1].max() > 0.9
     qtbot.mouseClick(tab.cancel_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=5_000)
     np.testing.assert_allclose(viewer.layers["probability"].data, image / 255, atol=1e-6)

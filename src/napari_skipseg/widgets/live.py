@@ -86,7 +86,8 @@ class Filling(QObject):  # type: ignore[misc]
             return self.earlier, ""
         if self.earlier is not None:
             show(self._viewer, self.layer, self.earlier, threshold)
-            return self.earlier, f"{self._how_much()} done; the earlier result is back."
+            done = f"{self._how_much()} done; " if self._tiles else ""
+            return self.earlier, f"{done}the earlier result is back."
         if not self._tiles:
             remove_results(self._viewer, self.shown.source)
             return None, ""
