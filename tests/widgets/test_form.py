@@ -69,6 +69,7 @@ def test_averages_of_two_kinds_are_a_fault_until_one_is_off(open_panel):
     viewer, panel = open_panel()
     tab, options = panel.segment_tab, panel.segment_tab.form.options
     add_volume(viewer)
+    viewer.layers[0].scale = (4, 4, 4)
     options.expand(animate=False)
     choose(options.average, 8)
     assert tab.form.read().options().average == 8

@@ -7,9 +7,9 @@ import pytest
 from qtpy.QtCore import Qt
 
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.widgets.preview import LEAST_SIDES, cut_stack, find_part
+from napari_skipseg.widgets.preview import cut_stack, find_part
 
-FLAT, DEEP = LEAST_SIDES[2], LEAST_SIDES[3]
+FLAT, DEEP = {"Y": 1024, "X": 1024}, {"Z": 64, "Y": 96, "X": 96}
 
 
 def press(qtbot, panel) -> None:
@@ -69,19 +69,19 @@ def test_preview_segments_what_is_on_screen_and_segment_takes_its_place(open_pan
     camera.center, camera.zoom = (0, 4 * 1400, 4 * 800), 1.0
     press(qtbot, panel)
     stack, _, options = engine.calls[0]
-    assert (stack.shape, stack.origin, engine.previews) == ((1, 1024, 1024), (100.0, 1904.0, 1152.0), [True])
-    assert (options.attention, options.samples, options.dropout) == (False, 0, None)
+    assert (stack.shape, stack.origin, engine.previews) == ((1, 576, 576), (100.0, 3696.0, 2048.0), [True])
+    assert (options.tile, options.attention, options.samples, options.dropout) == (576, False, 0, None)
     assert engine.wholes[0].shape == image.shape
     assert [layer.name for layer in viewer.layers] == ["em", "preview probability", "preview binary"]
     probability = viewer.layers["preview probability"]
-    np.testing.assert_allclose(probability.data, image[2:, 476:, 288:1312] / 255, atol=1e-6)
-    assert list(probability.translate) == [100, 1904, 1152]
+    np.testing.assert_allclose(probability.data, image[2:, 924:, 512:1088] / 255, atol=1e-6)
+    assert list(probability.translate) == [100, 3696, 2048]
     assert probability.metadata["skipseg"]["role"] == "probability"
     assert panel.segment_tab.form.image.count() == 1
     panel.segment_tab.form.threshold.setValue(0.25)
     np.testing.assert_array_equal(np.asarray(viewer.layers["preview binary"].data), probability.data > 0.25)
     viewer.layers["em"].translate = (0, 8, 8)
-    assert list(viewer.layers["preview binary"].translate) == [100, 1912, 1160]
+    assert list(viewer.layers["preview binary"].translate) == [100, 3704, 2056]
     assert not panel.segment_tab.save_button.isEnabled()
     camera.center = (0, 0, 0)
     press(qtbot, panel)

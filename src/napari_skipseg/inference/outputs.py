@@ -86,7 +86,7 @@ def label(probability: NDArray[np.float32], threshold: float) -> NDArray[np.uint
     Shape: (classes, *space) -> (*space).
     """
     if len(probability) == 1:
-        above: NDArray[np.uint8] = (probability[0] > threshold).astype(np.uint8)
+        above: NDArray[np.uint8] = (probability[0] > threshold).view(np.uint8)
         return above
     best = probability.argmax(axis=0)
     labels: NDArray[np.uint8] = np.where(probability.max(axis=0) > threshold, best + 1, 0).astype(np.uint8)

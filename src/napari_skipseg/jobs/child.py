@@ -33,7 +33,7 @@ COMMAND = (sys.executable, "-P", "-m", "napari_skipseg.jobs.worker")
 """-P: a file in the folder where the viewer was started must not take a library's place."""
 WAKE = 0.1
 """Longest wait for an event, in seconds, before the caller may look at something else."""
-GRACE = 3.0
+GRACE = 8.0
 """Seconds that a cancelled job has to stop before its process is killed."""
 LAST_WORDS = 40
 """Lines of standard error that are kept for the details of an error."""

@@ -234,9 +234,11 @@ def _rescale_fault(choices: Choices) -> str:
 
 
 def _planes_fault(choices: Choices) -> str:
-    if choices.average > 1 and choices.in_three_planes and not choices.samples:
+    if not choices.in_three_planes or choices.samples:
+        return ""
+    if choices.average > 1:
         return _together("Three axes", "mirrored copies")
-    return _scale_fault(choices, rescale=False) if choices.in_three_planes and not choices.rescale else ""
+    return "" if choices.rescale else _scale_fault(choices, rescale=False)
 
 
 def _scale_fault(choices: Choices, rescale: bool) -> str:

@@ -51,7 +51,7 @@ def show_gates(viewer: ViewerModel, layer: Image, seen: Seen) -> None:
         if known is not None and known.ndim == each.data.ndim:
             known.data = each.data
             known.metadata = _metadata(layer, seen, each.role)
-            _place_at(known, each.placement)
+            place_at(known, each.placement)
             continue
         if known is not None:
             viewer.layers.remove(known)
@@ -67,7 +67,7 @@ def follow_gates(viewer: ViewerModel, layer: Image, seen: Seen) -> None:
     placed = {each.role: each.placement for each in _wanted(layer, seen)}
     for old in _gate_layers(viewer, layer):
         if old.metadata[KEY]["role"] in placed:
-            _place_at(old, placed[old.metadata[KEY]["role"]])
+            place_at(old, placed[old.metadata[KEY]["role"]])
 
 
 def show_channel(viewer: ViewerModel, layer: Image, channel: int) -> None:
@@ -164,8 +164,3 @@ def _bordered(matrix: Any) -> Any:
     larger = np.eye(len(matrix) + 1)
     larger[1:, 1:] = matrix
     return larger
-
-
-def _place_at(old: Layer, placement: Placement) -> None:
-    for name, value in placement.arguments().items():
-        setattr(old, name, value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,15 @@ import numpy as np
 
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.outputs import Binary, Prediction
+from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.axes import is_rgb, origin_of, voxel_size_of
 from napari_skipseg.widgets.files import file_of
-from napari_skipseg.widgets.placement import Cut, Placement, Repeated, place_over
+from napari_skipseg.widgets.placement import Cut, Placement, Repeated, place_at, place_over
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Layer
+    from napari.utils.colormaps import DirectLabelColormap
 
 KEY = "skipseg"
 """The key in `layer.metadata` under which a result says what it is and which recipe made it."""
@@ -125,7 +127,7 @@ def follow(viewer: ViewerModel, layer: Image, shown: Shown) -> None:
     for result in _results(layer, shown, 0.5):
         old = _find(viewer, shown.source, result.role)
         if old is not None:
-            _place_at(old, result.placement)
+            place_at(old, result.placement)
 
 
 def tell_recipe(viewer: ViewerModel, shown: Shown) -> None:
@@ -221,22 +223,27 @@ def _add(viewer: ViewerModel, layer: Image, result: Result, metadata: dict[str, 
 
 
 def _add_labels(viewer: ViewerModel, result: Result, arguments: dict[str, Any]) -> None:
+    added = viewer.add_labels(result.data, colormap=_class_colors(), **arguments)
+    added.editable = False
+
+
+def _class_colors() -> DirectLabelColormap:
     from napari.utils.colormaps import DirectLabelColormap
 
     colors: dict[int | None, str] = {None: "transparent", 0: "transparent"}
     colors.update(enumerate(CLASS_COLORS, start=1))
-    added = viewer.add_labels(result.data, colormap=DirectLabelColormap(color_dict=colors), **arguments)
-    added.editable = False
+    return DirectLabelColormap(color_dict=colors)
 
 
-def _place_at(old: Layer, placement: Placement) -> None:
-    for name, value in placement.arguments().items():
-        setattr(old, name, value)
+def iter_prepare_colors() -> Generator[Progress, None, None]:
+    """Have napari compile what colours labels, which takes it seconds, before the first result comes."""
+    yield Progress(0, 1, "preparing the colours")
+    _class_colors().map(np.zeros(1, np.uint8))
 
 
 def _update(old: Layer, result: Result, metadata: dict[str, Any]) -> None:
     old.data = result.data
-    _place_at(old, result.placement)
+    place_at(old, result.placement)
     old.metadata = {**old.metadata, **metadata}
     if result.kind == "labels":
         old.editable = False

@@ -58,6 +58,19 @@ def place_over(layer: Layer, stride: tuple[float, ...], offset: tuple[float, ...
     )
 
 
+def place_at(layer: Layer, placement: Placement) -> None:
+    """Give a layer this placement; what it has already is not set again, as each change reads a slice anew."""
+    now = {
+        **{name: getattr(layer, name) for name in placement.arguments()},
+        "shear": _shear_matrix(layer),
+        "affine": layer.affine.affine_matrix,
+    }
+    for name, value in placement.arguments().items():
+        is_same = np.array_equal(now[name], value) if isinstance(value, np.ndarray) else tuple(now[name]) == value
+        if not is_same:
+            setattr(layer, name, value)
+
+
 def _linear(layer: Layer) -> NDArray[Any]:
     """Return the matrix that takes steps in voxels to steps in the layer's own space, before its affine."""
     zero = np.asarray(layer.data_to_world(np.zeros(layer.ndim)))

@@ -22,12 +22,13 @@ from napari_skipseg.widgets.engine import SegmentingEngine
 from napari_skipseg.widgets.fields import FAULT_COLOR, WARNING_COLOR
 from napari_skipseg.widgets.form import SegmentForm
 from napari_skipseg.widgets.job_tab import JobTab
-from napari_skipseg.widgets.layers import Shown, data_of, stack_of
+from napari_skipseg.widgets.layers import Shown, data_of, iter_prepare_colors, stack_of
 from napari_skipseg.widgets.live import Filling, Part, look_first
 from napari_skipseg.widgets.placement import current_position
 from napari_skipseg.widgets.plan_line import PlanLine
 from napari_skipseg.widgets.preview import (
     NAMES,
+    PREVIEW_HINT,
     SOURCE_OF,
     GreyValues,
     bring_results_back,
@@ -46,10 +47,6 @@ PRIMARY = """
 QPushButton:enabled { background-color: #3f66c8; color: white; font-weight: 600; }
 QPushButton:enabled:hover { background-color: #4f78dc; }
 """
-PREVIEW_HINT = (
-    "Segment only what is on screen, to see in a moment whether model and voxel size suit the image: in one pass, "
-    "without attention and without averages. Of a volume, a slab around the slice. Segment takes its place"
-)
 SAVE_HINT = "Write probability, binary and attention of this image as OME-TIFF into a folder"
 STOPPED_HINT = "This result was stopped before it was whole: segment again to save it"
 SETTLED = 150
@@ -70,6 +67,7 @@ class SegmentTab(JobTab):
         self._connect()
         self.check()
         self._ask_devices()
+        start_work(self, iter_prepare_colors, "Preparing", lambda _: None, lambda _: None, lambda: None, is_quiet=True)
 
     def _make_widgets(self) -> None:
         self.form = SegmentForm(self._viewer)
@@ -175,10 +173,8 @@ class SegmentTab(JobTab):
 
         def hear(progress: Progress) -> None:
             if isinstance(progress, Opened) and progress.prediction is not None:
-                if is_preview:
-                    set_results_aside(self._viewer, layer)
-                else:
-                    remove_preview(self._viewer, layer)
+                make_room = set_results_aside if is_preview else remove_preview
+                make_room(self._viewer, layer)
                 self._results.keep(filling.open(progress.prediction, float(self.form.threshold.value())))
                 self._grey_values.keep(layer, choices.options().channel, progress.prediction.recipe)
             elif isinstance(progress, Written):

@@ -78,9 +78,8 @@ def start_work(
 ) -> ClosingWorker:
     """Start `work` in a thread, shown in napari's activity dock; return its worker, whose `quit` cancels.
 
-    What is sent to the worker, once it was heard of, comes to the work. on_outcome: called unless the work was
-    cancelled. on_end: called in any case, last. All in the GUI thread, and only while `owner` lives. is_quiet: nothing
-    is shown, and the window closes without asking.
+    What is sent to it, once it was heard of, comes to the work. on_outcome: called unless it was cancelled. on_end:
+    called in any case, last. All in the GUI thread, while `owner` lives. is_quiet: shown nowhere, and not asked about.
     """
 
     def relay() -> Generator[Progress, Any, Outcome]:
