@@ -125,7 +125,7 @@ def test_a_model_without_select_step_is_refused_and_leaves_nothing(tmp_path):
 
 def test_a_slice_that_is_not_there_is_refused_and_leaves_nothing(tmp_path):
     write(tmp_path / "m", UNetSpec(widths=(3, 4)))
-    with pytest.raises(InputError, match=r"There is no slice 4 in 'cells.tif': it has slices 0 to 3\."):
+    with pytest.raises(InputError, match=r"There is no slice 4 in 'cells': it has slices 0 to 3\."):
         run_to_end(iter_channels(tmp_path / "m", tmp_path / "out", grey_stack(4, 20, 24), number=4))
     assert not (tmp_path / "out").exists()
 

@@ -122,6 +122,17 @@ def test_grey_values_are_those_of_the_whole_and_measured_once(open_panel, qtbot,
 
 
 @pytest.mark.gui
+def test_grey_values_of_a_rescaled_image_are_measured_each_time(open_panel, qtbot, engine):
+    viewer, panel = open_panel()
+    viewer.add_image(np.full((3, 32, 48), 9, np.uint8), name="em", scale=(50, 8, 8), units=["nm"] * 3)
+    press(qtbot, panel)
+    panel.segment_tab.form.rescale.setChecked(True)
+    press(qtbot, panel)
+    press(qtbot, panel)
+    assert engine.normalizations == [None, None, None]
+
+
+@pytest.mark.gui
 def test_a_result_is_not_seen_through_a_preview_and_comes_back_after_it(open_panel, qtbot):
     viewer, panel = open_panel()
     viewer.add_image(np.full((3, 32, 48), 9, np.uint8), name="em")

@@ -100,8 +100,7 @@ def check_not_labels(windows: list[NDArray[Any]], name: str) -> None:
     if windows[0].dtype.kind not in "ui":
         return
     examined = windows[:: -(-len(windows) // EXAMINED_SLICES)]
-    values, counts = np.unique(np.concatenate([window.ravel() for window in examined]), return_counts=True)
-    background = values[counts.argmax()]
+    background = _most_common(np.concatenate([window.ravel() for window in examined]))
     for axis in (0, 1):
         same = counted = 0
         for window in examined:
@@ -112,6 +111,14 @@ def check_not_labels(windows: list[NDArray[Any]], name: str) -> None:
         if same <= FLAT * counted:
             return
     raise InputError(f"'{name}' looks like an image of labels (flat areas of equal value): choose the raw image.")
+
+
+def _most_common(values: NDArray[Any]) -> Any:
+    """Return the value that comes most often, the lowest of several."""
+    if values.dtype.itemsize <= 2 and values.dtype.kind == "u":
+        return values.dtype.type(np.bincount(values).argmax())
+    found, counts = np.unique(values, return_counts=True)
+    return found[counts.argmax()]
 
 
 def _window(stack: Stack, shape: dict[str, int], ranges: dict[str, tuple[int, int]]) -> NDArray[Any]:

@@ -132,21 +132,24 @@ def remove_preview(viewer: ViewerModel, layer: Image) -> None:
 
 
 class GreyValues:
-    """How the values of images were normalised in earlier runs; forgotten when an image gets other values."""
+    """How the values of images were normalised in earlier runs; forgotten when an image gets other values.
+
+    Those of a rescaled image are not kept: they depend on the scale.
+    """
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, int | None], Normalization] = {}
         self._links = Links()
 
-    def keep(self, layer: Layer, channel: int | None, recipe: dict[str, Any]) -> None:
+    def keep(self, layer: Layer, options: SegmentOptions, recipe: dict[str, Any]) -> None:
         """Keep what a run's recipe says of the image."""
-        if "normalization" in recipe:
-            self._known[str(layer.unique_id), channel] = Normalization(**recipe["normalization"])
+        if "normalization" in recipe and not options.rescale:
+            self._known[str(layer.unique_id), options.channel] = Normalization(**recipe["normalization"])
             self._links.tie(layer.events.data, self._forget)
 
-    def find(self, layer: Layer, channel: int | None) -> Normalization | None:
+    def find(self, layer: Layer, options: SegmentOptions) -> Normalization | None:
         """Return how the image was normalised, None where it never was."""
-        return self._known.get((str(layer.unique_id), channel))
+        return None if options.rescale else self._known.get((str(layer.unique_id), options.channel))
 
     def _forget(self, event: Any) -> None:
         source = str(event.source.unique_id)

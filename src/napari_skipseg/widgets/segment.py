@@ -149,7 +149,7 @@ class SegmentTab(JobTab):
         except SkipsegError as error:
             self.fail(str(error))
             return
-        known = self._grey_values.find(layer, view.options.channel)
+        known = self._grey_values.find(layer, view.options)
         work = partial(self._engine.segment, view.stack, model, view.options, view.whole, known, preview=True)
         part = Part(choices.axes, view.start, SOURCE_OF.format(layer.unique_id), NAMES)
         self._fill(work, choices, Filling(self, self._viewer, layer, part, None))
@@ -176,7 +176,7 @@ class SegmentTab(JobTab):
                 make_room = set_results_aside if is_preview else remove_preview
                 make_room(self._viewer, layer)
                 self._results.keep(filling.open(progress.prediction, float(self.form.threshold.value())))
-                self._grey_values.keep(layer, choices.options().channel, progress.prediction.recipe)
+                self._grey_values.keep(layer, choices.options(), progress.prediction.recipe)
             elif isinstance(progress, Written):
                 filling.hear(progress)
 
