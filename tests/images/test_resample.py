@@ -114,7 +114,7 @@ def parts(draw: Any) -> tuple[int, int, list[int]]:
     return length, new, sorted({0, new, *draw(st.lists(st.integers(0, new), max_size=4))})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(parts(), st.integers(0, 9))
 def test_parts_made_of_no_more_than_they_need_equal_the_whole_to_the_bit(
     cut: tuple[int, int, list[int]], seed: int

@@ -93,12 +93,12 @@ def test_three_stages_take_the_time_of_one() -> None:
     start = time.perf_counter()
     run_to_end(watch.work())
     passed = time.perf_counter() - start
-    assert passed < 0.6 * 3 * 0.02 * 40
-    assert watch.pace.busy >= 0.8
+    assert passed < 0.8 * 3 * 0.02 * 40
+    assert watch.pace.busy >= 0.6
 
 
 @pytest.mark.parametrize(
-    ("slow", "least", "most"), [("reading", 0.0, 0.5), ("writing", 0.0, 0.5), ("network", 0.9, 1.0)]
+    ("slow", "least", "most"), [("reading", 0.0, 0.5), ("writing", 0.0, 0.5), ("network", 0.7, 1.0)]
 )
 def test_the_share_in_which_the_network_computes_is_measured(slow: str, least: float, most: float) -> None:
     watch = Watch(0.002, units=20)

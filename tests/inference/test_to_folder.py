@@ -128,15 +128,15 @@ def stop_after(work: Any, tiles: int) -> None:
     ("form", "depth", "moment", "count"),
     [
         ("tiff", "uint8", "begun", 1),
-        ("tiff", "uint8", "tile noted", 1),
+        pytest.param("tiff", "uint8", "tile noted", 1, marks=pytest.mark.slow),
         ("tiff", "float32", "chunk", 17),
-        ("ome-zarr", "uint8", "noting", 4),
+        pytest.param("ome-zarr", "uint8", "noting", 4, marks=pytest.mark.slow),
         ("ome-zarr", "float32", "tile noted", 5),
         ("ome-zarr", "uint8", "pyramid", 2),
-        ("ome-zarr", "float32", "all written", 1),
+        pytest.param("ome-zarr", "float32", "all written", 1, marks=pytest.mark.slow),
         ("ome-zarr", "uint8", "moved", 2),
         ("tiff", "uint8", "tiff", 3),
-        ("tiff", "float32", "moved", 1),
+        pytest.param("tiff", "float32", "moved", 1, marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_goes_on_to_the_same_bytes(

@@ -131,9 +131,9 @@ def test_cancel_stops_the_run_and_the_engine_stays_warm(engine: Engine, model_fo
     work = started(engine, model_folder)
     pid, start = engine.pid, time.monotonic()
     work.close()
-    assert time.monotonic() - start < 0.1
+    assert time.monotonic() - start < 0.5
     found = run_to_end(engine.segment(make_stack(), model_folder, OPTIONS))
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 10
     assert found.probability.shape == (3, 60, 70)
     assert engine.pid == pid
     del found
