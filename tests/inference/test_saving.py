@@ -12,7 +12,7 @@ import tifffile
 import zarr
 
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.files import read_recipe, read_stack
+from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.zarr_layout import Layout
 from napari_skipseg.images.zarr_writer import write_ome_zarr
 from napari_skipseg.inference.outputs import AttentionMap, Prediction, binarize, to_uint8
@@ -154,12 +154,16 @@ def test_a_scratch_folder_is_gone_whatever_ends_it(tmp_path: Path) -> None:
 def test_only_what_is_ours_is_replaced(tmp_path: Path) -> None:
     store, file = tmp_path / "ours.ome.zarr", tmp_path / "ours.tif"
     write_ome_zarr(store, RNG.random((4, 5)).astype(np.float32), Layout((4, 5), "YX", "float32"))
-    file.write_text("a file may be replaced")
+    write_ome_tiff(file, np.zeros((4, 5), np.uint8), "YX", (1, 1, 1), "pixel", description={"operation": "segment"})
+    text, picture = tmp_path / "notes.tif", tmp_path / "theirs.tif"
+    text.write_text("of ten years")
+    tifffile.imwrite(picture, np.zeros((4, 5), np.uint8))
     check_replaceable([file, tmp_path / "missing.tif"], "tiff")
     check_replaceable([store, tmp_path / "missing.ome.zarr"], "ome-zarr")
     foreign = tmp_path / "theirs.ome.zarr"
     zarr.create_array(foreign, shape=(4, 5), dtype="u1")
-    for target, form in ((store, "tiff"), (tmp_path, "tiff"), (file, "ome-zarr"), (foreign, "ome-zarr")):
+    tiffs = [(target, "tiff") for target in (store, tmp_path, text, picture)]
+    for target, form in (*tiffs, (file, "ome-zarr"), (foreign, "ome-zarr")):
         with pytest.raises(FileError, match=f"{target.name}' is there already and not ours: choose another folder"):
             check_replaceable([target], form)
 

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from napari_skipseg.errors import FileError
-from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.errors import FileError, SkipsegError
+from napari_skipseg.images.files import read_recipe, write_ome_tiff
 from napari_skipseg.images.stack import ArrayLike
 from napari_skipseg.images.zarr_layout import OURS
 from napari_skipseg.images.zarr_nodes import is_node, read_node
@@ -81,17 +81,23 @@ def write_tiff(path: Path, saved: SavedArray) -> None:
 
 
 def check_replaceable(targets: Iterable[Path], form: Format) -> None:
-    """Raise where one of the results would take the place of something else: of no file, or of no store of ours.
+    """Raise where one of the results would take the place of something that bears no recipe of ours.
 
     Raises:
         FileError: it would, or what lies there cannot be read.
     """
     for target in targets:
-        if not target.exists():
-            continue
-        ours = target.is_file() if form == "tiff" else is_node(target) and OURS in read_node(target).attributes
-        if not ours:
+        if target.exists() and not _is_ours(target, form):
             raise FileError(f"'{target}' is there already and not ours: choose another folder, or remove it.")
+
+
+def _is_ours(target: Path, form: Format) -> bool:
+    if form == "ome-zarr":
+        return is_node(target) and OURS in read_node(target).attributes
+    try:
+        return target.is_file() and read_recipe(target) is not None
+    except SkipsegError:
+        return False
 
 
 @contextmanager
