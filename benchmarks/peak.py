@@ -35,7 +35,7 @@ DTYPES = {"bf16": torch.bfloat16, "f32": torch.float32}
 class Convolution(NamedTuple):
     """The best convolution that was found."""
 
-    library: str
+    backend: str
     channels: int
     side: int
     flops_per_second: float
@@ -43,16 +43,16 @@ class Convolution(NamedTuple):
     @property
     def title(self) -> str:
         """What it was, in words."""
-        return f"{self.library}, {self.channels} channels, {self.side}²"
+        return f"{self.backend}, {self.channels} channels, {self.side}²"
 
 
 def best_convolutions(precision: str, seconds: float = 1.0) -> list[Convolution]:
-    """Return the best convolution of each library, the best first; each is tried for so many seconds."""
+    """Return the best convolution of each backend, the best first; each is tried for so many seconds."""
     found = []
-    for library, measured in (("OpenVINO", openvino_seconds), ("torch", torch_seconds)):
+    for backend, measured in (("OpenVINO", openvino_seconds), ("torch", torch_seconds)):
         tried = [
             Convolution(
-                library, channels, side, operations(channels, side) / measured(channels, side, precision, seconds)
+                backend, channels, side, operations(channels, side) / measured(channels, side, precision, seconds)
             )
             for channels in CHANNELS
             for side in SIDES

@@ -57,6 +57,7 @@ def main() -> None:
             application.processEvents()
         viewer.screenshot(str(PICTURES / name), canvas_only=False, flash=False)
 
+    wait(lambda: tab.plan.summary.text().startswith("about"))
     viewer.status = "Ready"
     shoot("panel.png")
     for layer in viewer.layers:

@@ -285,8 +285,7 @@ class SegmentTab(JobTab):
         if shown is None or choices.layer is None:
             return
         name = file_name(choices.layer.name)
-        folder = ask_folder(self, name)
-        if folder is not None:
+        if (folder := ask_folder(self, name)) is not None:
             self.save(folder, name, choices, shown)
 
     def save(self, folder: Path, name: str, choices: Choices, shown: Shown) -> None:
