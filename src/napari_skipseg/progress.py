@@ -35,3 +35,14 @@ def run_to_end(
             return result
         if on_progress is not None:
             on_progress(progress)
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration in words: 12 s, 3 min, 1 h 20 min, 3 days."""
+    if seconds < 59.5:
+        return f"{max(1, -int(-seconds // 1))} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{round(hours / 24)} days"

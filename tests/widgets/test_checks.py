@@ -9,10 +9,10 @@ import pytest
 from napari.layers import Image
 
 from napari_skipseg.models.catalog import describe_model
-from napari_skipseg.progress import Progress
+from napari_skipseg.progress import Progress, in_words
 from napari_skipseg.widgets.checks import Choices, find_faults, find_rescaling, find_warning, offers_planes
 from napari_skipseg.widgets.segment import file_name
-from napari_skipseg.widgets.work import TimeLeft, in_words
+from napari_skipseg.widgets.work import TimeLeft
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from napari_skipseg.progress import in_words
+
 GIBIBYTE = 2**30
 LITTLE = 0.9
 """Share of what is free from which on a plan warns."""
@@ -81,14 +83,3 @@ def in_bytes(count: int) -> str:
             value = count / size
             return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
     return f"{max(1, round(count / 2**10))} kB"
-
-
-def in_words(seconds: float) -> str:
-    """Return a duration in words: 12 s, 3 min, 1 h 20 min, 3 days."""
-    if seconds < 59.5:
-        return f"{max(1, -int(-seconds // 1))} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours = minutes // 60
-    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{round(hours / 24)} days"

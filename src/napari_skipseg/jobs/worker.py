@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import psutil
 
-from napari_skipseg.devices import choose_device, has_openvino, why_no_cuda, why_no_mps
+from napari_skipseg.devices import MEMORY_FAULTS, choose_device, has_openvino, why_no_cuda, why_no_mps
 from napari_skipseg.errors import EngineError, InputError, SkipsegError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.stack import ArrayLike, Stack
@@ -37,8 +37,6 @@ from napari_skipseg.progress import Progress
 NICENESS = 10
 OUT_OF_MEMORY_SCORE = 500
 """Of 1000: when the system runs out of memory, the engine goes first and the viewer stays."""
-MEMORY_FAULTS = ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation")
-"""How torch and OpenVINO say, in a RuntimeError, that memory is short."""
 
 
 class Worker:

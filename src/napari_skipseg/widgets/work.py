@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from qtpy.QtCore import QObject
 from superqt.utils import create_worker as create_quiet_worker
 
 from napari_skipseg.errors import SkipsegError
-from napari_skipseg.progress import Progress
+from napari_skipseg.progress import Progress, in_words
 
 Work = Callable[[], Generator[Progress, Any, Any]]
 
@@ -137,11 +136,3 @@ class TimeLeft:
         pace = (self._latest[1] - self._first[1]) / steps
         left = pace * (progress.total - progress.done) - (now - self._latest[1])
         return f"{progress.message}, about {in_words(max(left, 1.0))} left"
-
-
-def in_words(seconds: float) -> str:
-    """Return a duration in words: 12 s, 3 min, 1 h 20 min."""
-    if seconds < 59.5:
-        return f"{max(1, math.ceil(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -8,22 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from napari_skipseg.devices import MEMORY_FAULTS
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.tiles import Tile, TilePlan, plan_tiles
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.backends.torch_backend import release_memory
 from napari_skipseg.models.model import Model
 
-MEMORY_FAULTS = (
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-    "failed to allocate",
-    "alloc_failed",
-    "bad_alloc",
-    "bad allocation",
-)
-"""How torch, cuDNN and OpenVINO say, in a RuntimeError, that memory is short."""
 ALL = slice(None)
 
 
