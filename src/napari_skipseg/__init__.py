@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari_skipseg.api import load_model, segment, segment_to_folder
+    from napari_skipseg.api import finetune, load_model, segment, segment_to_folder
     from napari_skipseg.errors import SkipsegError
     from napari_skipseg.images.files import read_stack, write_ome_tiff
     from napari_skipseg.images.stack import Stack
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from napari_skipseg.scores.instances import score_instances
     from napari_skipseg.scores.isbi import score_isbi
     from napari_skipseg.scores.overlap import score_overlap
+    from napari_skipseg.training.corrected import Corrected
+    from napari_skipseg.training.finetune import iter_finetune
+    from napari_skipseg.training.finetune_settings import FinetuneSettings
     from napari_skipseg.training.settings import TrainSettings
     from napari_skipseg.training.train import iter_train
 
@@ -38,6 +41,7 @@ _HOMES = {
     "load_model": "api",
     "segment": "api",
     "segment_to_folder": "api",
+    "finetune": "api",
     "SkipsegError": "errors",
     "read_stack": "images.files",
     "write_ome_tiff": "images.files",
@@ -58,13 +62,18 @@ _HOMES = {
     "run_to_end": "progress",
     "score_isbi": "scores.isbi",
     "score_overlap": "scores.overlap",
+    "iter_finetune": "training.finetune",
+    "Corrected": "training.corrected",
+    "FinetuneSettings": "training.finetune_settings",
     "TrainSettings": "training.settings",
     "iter_train": "training.train",
     "score_instances": "scores.instances",
 }
 
 __all__ = [
+    "Corrected",
     "DI2INSpec",
+    "FinetuneSettings",
     "Prediction",
     "Progress",
     "ResidualFCNSpec",
@@ -77,6 +86,8 @@ __all__ = [
     "VNetSpec",
     "build",
     "find_models",
+    "finetune",
+    "iter_finetune",
     "iter_predict",
     "iter_train",
     "load_model",

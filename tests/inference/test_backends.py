@@ -41,8 +41,6 @@ from napari_skipseg.inference.backends import (
     try_backend,
 )
 from napari_skipseg.inference.backends.folding import BATCH_NORM, fold_batch_norms
-from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.jobs.protocol import SegmentJob
 from napari_skipseg.jobs.warm import WarmModel
 from napari_skipseg.models.catalog import BUILT_IN
 from napari_skipseg.models.description import ClassLabel, ModelDescription
@@ -481,10 +479,8 @@ def test_the_engine_keeps_only_a_backend_that_never_failed(tmp_path: Path, monke
     monkeypatch.setattr(backends, "has_openvino", lambda: False)
     model = make_model()
     written = write_model(tmp_path / "m", model.description, model.network)
-    placed = ("YX", (1.0, 1.0, 1.0), "nm", (0.0, 0.0, 0.0), "em")
     named = (str(tmp_path / "m"), written.description.weights_sha256)
-    job = SegmentJob(1, str(tmp_path), "", (32, 32), *placed, *named, SegmentOptions("cpu"))
-    warm = WarmModel(job)
+    warm = WarmModel(*named)
     first = warm.backend(warm.model, CPU, (32, 32))
     assert warm.backend(warm.model, CPU, (32, 32)) is first
     first.notes.append("something failed")

@@ -8,7 +8,7 @@ from small_stacks import make_stack
 
 from napari_skipseg.errors import InputError, ModelError
 from napari_skipseg.images.normalize import measure
-from napari_skipseg.jobs import inspection, protocol
+from napari_skipseg.jobs import events, inspection, requests
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.inspection import choose_part, cut_part
 from napari_skipseg.models.model import read_model
@@ -82,10 +82,10 @@ def test_a_part_has_its_channels_first_and_only_the_axes_seen() -> None:
 
 
 def test_request_and_result_survive_their_lines() -> None:
-    job = protocol.InspectJob(
+    job = requests.InspectJob(
         3, "/run", "CYX", {"Z": 2}, "é", "/m", "ab", "long skip 1", measure(make_stack((40, 50), "YX"))
     )
-    assert protocol.request_from_line(protocol.request_to_line(job)) == job
-    files = (protocol.GateMapFile("long skip 1", 1, 2, "gate_map_0.npy"),)
-    result = protocol.Inspected(3, 2, (0.0, 1.5), 1, files, {"gate": "long skip 1"})
-    assert protocol.event_from_line(protocol.event_to_line(result)) == result
+    assert requests.request_from_line(requests.request_to_line(job)) == job
+    files = (events.GateMapFile("long skip 1", 1, 2, "gate_map_0.npy"),)
+    result = events.Inspected(3, 2, (0.0, 1.5), 1, files, {"gate": "long skip 1"})
+    assert events.event_from_line(events.event_to_line(result)) == result

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 
 from napari_skipseg.errors import DeviceError, EngineError, InputError
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.jobs import protocol
+from napari_skipseg.jobs import events, requests
 from napari_skipseg.jobs.child import COMMAND
 from napari_skipseg.jobs.worker import explain
 
-JOB = protocol.SegmentJob(
+JOB = requests.SegmentJob(
     7,
     "/tmp/run",
     "",
@@ -29,44 +29,44 @@ JOB = protocol.SegmentJob(
     SegmentOptions(tile=64),
 )
 
-PLAN = protocol.PlanJob(
+PLAN = requests.PlanJob(
     8, "/tmp", (3, 40, 50), "uint8", "ZYX", (50.0, 4.0, 4.0), "nm", "é", "/m", "ab", SegmentOptions(average=8)
 )
 
 
 @pytest.mark.parametrize(
     "request_",
-    [JOB, PLAN, protocol.DevicesJob(1), protocol.Look(7, {"Z": (3.0, 3.0)}), protocol.Cancel(7), protocol.Quit()],
+    [JOB, PLAN, requests.DevicesJob(1), requests.Look(7, {"Z": (3.0, 3.0)}), requests.Cancel(7), requests.Quit()],
 )
-def test_a_request_survives_its_line(request_: protocol.Request) -> None:
-    line = protocol.request_to_line(request_)
+def test_a_request_survives_its_line(request_: requests.Request) -> None:
+    line = requests.request_to_line(request_)
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
-    assert protocol.request_from_line(line) == request_
+    assert requests.request_from_line(line) == request_
 
 
 def test_unknown_keys_and_kinds_are_refused() -> None:
     for line in (b'{"kind": "cancel", "number": 1, "more": 2}', b'{"kind": "dance"}', b"hello", b'{"kind": "cancel"}'):
         with pytest.raises(ValidationError):
-            protocol.request_from_line(line)
-    line = protocol.request_to_line(JOB).replace(b'"tile":64', b'"tile":-1')
+            requests.request_from_line(line)
+    line = requests.request_to_line(JOB).replace(b'"tile":64', b'"tile":-1')
     with pytest.raises(InputError, match="tile of -1"):
-        protocol.request_from_line(line)
+        requests.request_from_line(line)
 
 
 def test_every_event_has_its_own_kind() -> None:
     kinds = [
         next(field.default for field in fields(event) if field.name == "kind")
         for event in (
-            protocol.Ready,
-            protocol.ProgressMade,
-            protocol.ResultsOpened,
-            protocol.TileWritten,
-            protocol.Segmented,
-            protocol.Planned,
-            protocol.DevicesFound,
-            protocol.Failed,
-            protocol.Cancelled,
+            events.Ready,
+            events.ProgressMade,
+            events.ResultsOpened,
+            events.TileWritten,
+            events.Segmented,
+            events.Planned,
+            events.DevicesFound,
+            events.Failed,
+            events.Cancelled,
         )
     ]
     assert len(set(kinds)) == len(kinds)
@@ -98,9 +98,9 @@ def test_engine_answers_a_line_it_cannot_read_and_ends_with_its_input() -> None:
     assert child.stdout
     child.stdin.write(b'{"kind": "dance"}\n')
     child.stdin.flush()
-    answer = protocol.event_from_line(child.stdout.readline())
-    assert isinstance(answer, protocol.Failed)
-    assert answer.number == protocol.NO_JOB
+    answer = events.event_from_line(child.stdout.readline())
+    assert isinstance(answer, events.Failed)
+    assert answer.number == events.NO_JOB
     child.stdin.close()
     assert child.wait(10) == 0
     child.stdout.close()

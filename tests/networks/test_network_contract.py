@@ -173,6 +173,38 @@ def test_padding_is_a_reflection_at_the_far_end(spec, network):
         assert torch.allclose(attention, full[(..., *(slice(-(-n // stride)) for n in size))], atol=1e-5)
 
 
+def test_a_network_is_what_lies_deep_and_then_its_last_decoder_level(spec, network, awaken):
+    image = image_for(spec, [2 * network.stride] * spec.dimensions, batch=3)
+    with torch.inference_mode():
+        whole, deep = awaken(network).run(image), network.deep(image)
+        kept = [tensor.clone() for tensor in (deep.features, deep.skip, *deep.attentions)]
+        for again in (network.finish(deep), network.finish(deep)):  # `finish` leaves what it is given as it is
+            assert torch.equal(again.logits, whole.logits)
+            assert [a.shape for a in again.attentions] == [a.shape for a in whole.attentions]
+            assert all(torch.equal(*pair) for pair in zip(again.attentions, whole.attentions, strict=True))
+        one = network.finish(deep.of(torch.tensor([2])))
+    assert all(torch.equal(*pair) for pair in zip((deep.features, deep.skip, *deep.attentions), kept, strict=True))
+    assert len(deep.features) == len(deep.skip) == 3
+    assert [n // 2 for n in deep.skip.shape[2:]] == list(deep.features.shape[2:])
+    assert torch.allclose(one.logits, whole.logits[2:], atol=1e-5 * float(whole.logits.abs().max()))
+
+
+def test_the_parts_are_those_that_gradients_reach_from_the_end(spec, network, awaken):
+    with torch.no_grad():
+        deep = awaken(network).deep(image_for(spec, [2 * network.stride] * spec.dimensions, batch=4))
+    network.finish(deep).logits.square().sum().backward()
+    reached = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
+    last = {f"{part}.{name}" for part in network.parts.last for name in parameters_of(network, part)}
+    decoder = {f"{part}.{name}" for part in network.parts.decoder for name in parameters_of(network, part)}
+    everything = {name for name, _ in network.named_parameters()}
+    assert reached == last <= decoder < everything
+    assert {f"{network.head}.{name}" for name in ("weight", "bias")} < last
+
+
+def parameters_of(network, part):
+    return [name for name, _ in network.get_submodule(part).named_parameters()]
+
+
 def test_the_specification_survives_json(spec):
     assert spec_from_dict(json.loads(json.dumps(spec_to_dict(spec)))) == spec
 

@@ -91,6 +91,7 @@ from napari_skipseg.networks.build import build
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.training import fit
 from napari_skipseg.training.distributed import joined, started_by_torchrun
+from napari_skipseg.training.learning import Keep
 from napari_skipseg.training.samples import Labelled, TrainingData
 from napari_skipseg.training.settings import settings_from_json
 
@@ -107,15 +108,25 @@ def full(*_):
     raise SkipsegError("the disk is full")
 
 
-def attempt(name, image):
+def attempt(name, image, keeps=False):
     data = TrainingData((Labelled(image, target),), (Labelled(image, target),), Stack(target, "ZYX"))
     torch.manual_seed(0)
     work = fit.iter_fit(settings, data, build(settings.spec), folder / name, torch.device("cpu"), processes)
     try:
-        state = run_to_end(work)
+        state = stop_after_a_step(work, keeps) if name == "kept" else run_to_end(work)
         said.append(f"{name}: stopped at {state.step}, stale {state.stale}")
     except SkipsegError as error:
         said.append(f"{name}: {error}")
+
+
+def stop_after_a_step(work, keeps):
+    try:
+        next(work)
+        work.send(Keep() if keeps else None)
+        while True:
+            next(work)
+    except StopIteration as stop:
+        return stop.value
 
 
 with joined(processes, torch.device("cpu")):
@@ -125,6 +136,7 @@ with joined(processes, torch.device("cpu")):
     fit.write_checkpoint = real
     fit.learning_rate = lambda *_: 0.0  # no step changes the weights: the held-out loss never falls again
     attempt("early", image)
+    attempt("kept", image, keeps=processes.rank == 1)
     attempt("early" if processes.is_first else "elsewhere", image)
 (folder / f"said-{processes.rank}").write_text("\\n".join(said))
 """
@@ -142,7 +154,8 @@ def test_a_failure_and_the_end_reach_all_processes(tmp_path):
     assert first[1] == "full: the disk is full"
     assert second[1] == "full: Another process of this training failed; its own message says why."
     assert first[2] == second[2] == "early: stopped at 9, stale 2"
-    assert all("Not all processes of this training see" in said[3] for said in (first, second))
+    assert first[3] == second[3] == "kept: stopped at 1, stale 0"  # any process may hear it
+    assert all("Not all processes of this training see" in said[4] for said in (first, second))
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_read(tmp_path):

@@ -16,6 +16,7 @@ from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.training.augmentation import Augmentation
+from napari_skipseg.training.learning import Keep
 from napari_skipseg.training.settings import TrainSettings, settings_from_json
 from napari_skipseg.training.train import iter_train, start
 
@@ -128,8 +129,28 @@ def test_a_training_that_was_closed_goes_on_where_it_stopped(files, tmp_path):
     assert [path.name for path in (tmp_path / "resumed").iterdir()] == ["small.training"]
     done = []
     resumed = run_to_end(iter_train(settings, tmp_path / "resumed", "cpu"), lambda progress: done.append(progress.done))
-    assert done == [0, *range(11, 21), 20]
+    assert done == [0, *range(11, 21), 20, 20]  # the last but one is the picture of the last validation
     assert (resumed / "weights.safetensors").read_bytes() == (straight / "weights.safetensors").read_bytes()
+
+
+def test_a_training_told_to_keep_the_best_writes_its_model(files, tmp_path):
+    settings = settings_of(files, steps=50, validate_every=20, spec=UNetSpec(widths=(4, 8)))
+    work = iter_train(settings, tmp_path, "cpu")
+    while next(work).done < 3:
+        pass
+    told = work.send(Keep())
+    assert told.message == "scoring and measuring the margin"
+    model = read_model(run_to_end(work))
+    assert [step for step, _ in model.description.training.curves["held-out loss"]] == [3]
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
+
+
+def test_before_the_first_step_there_is_nothing_to_keep(files, tmp_path):
+    work = iter_train(settings_of(files), tmp_path, "cpu")
+    next(work)
+    with pytest.raises(SpecError, match="has not begun, so there is nothing to keep yet: cancel it, or wait"):
+        work.send(Keep())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_slice_held_out_a_model_has_no_scores(files, tmp_path):

@@ -18,7 +18,7 @@ from napari_skipseg.images.zarr_writer import write_ome_zarr
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.jobs import client
 from napari_skipseg.jobs.client import Engine
-from napari_skipseg.jobs.protocol import INPUT_FILE
+from napari_skipseg.jobs.requests import INPUT_FILE
 from napari_skipseg.jobs.workspace import copy_stack
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.widgets import files

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from napari_skipseg.cli.corrections import app as corrections
 from napari_skipseg.cli.demo import demo
+from napari_skipseg.cli.finetune import finetune
 from napari_skipseg.cli.lists import doctor, models, networks
 from napari_skipseg.cli.score import score
 from napari_skipseg.cli.segment import segment
@@ -23,8 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Add --verbose to any command to see the whole traceback of an error.",
 )
-for command in (segment, train, score, networks, models, doctor, demo):
+for command in (segment, train, finetune, score, networks, models, doctor, demo):
     app.command()(command)
+app.add_typer(corrections, name="corrections")
 app.add_typer(study, name="study")
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Iterable, Iterator
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +45,27 @@ class ZarrArray(LazyArray):
         fewer.chunks = tuple(self.chunks[place] for place in fewer._places)
         return fewer
 
+    def written(self) -> Iterator[tuple[slice, ...]]:
+        """Yield the part of every chunk whose file is there, in order; of others all voxels have the fill value.
+
+        All of them are yielded where the fill value is not 0.
+
+        Raises:
+            FileError: the folder cannot be read, or is gone.
+        """
+        counts = [range(-(-n // chunk)) for n, chunk in zip(self.shape, self.chunks, strict=True)]
+        places: Iterable[tuple[int, ...]] = product(*counts)
+        if not self._array.fill_value:
+            with refusing(self._node.path, "The folder of"):
+                stored = sorted(_stored_chunks(self._node.path, self._array.ndim))
+            places = (tuple(chunk[place] for place in self._places) for chunk in stored)
+        for place in places:
+            if all(number in count for number, count in zip(place, counts, strict=True)):
+                yield tuple(
+                    slice(number * chunk, min(n, (number + 1) * chunk))
+                    for number, chunk, n in zip(place, self.chunks, self.shape, strict=True)
+                )
+
     def _read(self, index: Index) -> NDArray[Any]:
         forward, turned = zip(*(_forward(part, n) for part, n in zip(index, self.shape, strict=True)), strict=True)
         whole: list[int | slice] = [0] * self._array.ndim
@@ -77,6 +101,20 @@ class ZarrArray(LazyArray):
 
     def _key(self, place: tuple[int, ...]) -> str:
         return str(self._array.metadata.encode_chunk_key(place))
+
+
+def _stored_chunks(folder: Path, dimensions: int) -> Iterator[tuple[int, ...]]:
+    """Yield the number along each axis of every chunk with a file in `folder`; keys are c/0/1, 0/1 or 0.1."""
+    for parent, _, names in os.walk(folder, onerror=_raise):
+        for name in names:
+            parts = (Path(parent) / name).relative_to(folder).as_posix().replace(".", "/").split("/")
+            numbers = parts[1:] if parts[0] == "c" else parts
+            if len(numbers) == dimensions and all(part.isdecimal() for part in numbers):
+                yield tuple(map(int, numbers))
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _open(node: Node) -> Any:

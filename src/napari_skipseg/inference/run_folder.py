@@ -25,7 +25,7 @@ import numpy as np
 
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.write_faults import telling_faults
-from napari_skipseg.inference.run_lock import RunLock
+from napari_skipseg.locks import FolderLock
 
 ENDING = ".unfinished"
 _FACTS, _JOURNAL, _REPLACED = "run.json", "done", "replaced-"
@@ -58,7 +58,10 @@ class RunFolder:
         nearest = next(place for place in (folder, *folder.parents) if place.exists())
         if not nearest.is_dir():
             raise FileError(f"'{nearest}' is a file: choose another folder.")
-        self._lock = RunLock(self.path)
+        self._lock = FolderLock(
+            self.path,
+            f"'{self.path}' is being written by another run (process {{holder}}): wait for it, or end it first.",
+        )
         with contextlib.ExitStack() as leaving:
             leaving.callback(self._leave)
             with telling_faults(self.path):

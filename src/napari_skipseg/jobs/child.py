@@ -15,17 +15,8 @@ from typing import IO, TypeVar
 
 from napari_skipseg import errors
 from napari_skipseg.errors import EngineError, SkipsegError
-from napari_skipseg.jobs.protocol import (
-    Cancel,
-    End,
-    Event,
-    Failed,
-    Quit,
-    Ready,
-    Request,
-    event_from_line,
-    request_to_line,
-)
+from napari_skipseg.jobs.events import End, Event, Failed, Ready, event_from_line
+from napari_skipseg.jobs.requests import Cancel, Quit, Request, request_to_line
 
 Fault = TypeVar("Fault", bound=SkipsegError)
 
@@ -37,6 +28,10 @@ GRACE = 8.0
 """Seconds that a cancelled job has to stop before its process is killed."""
 LAST_WORDS = 40
 """Lines of standard error that are kept for the details of an error."""
+
+
+class EngineEndedError(EngineError):
+    """The engine's process ended in mid-job."""
 
 
 class Child:
@@ -85,7 +80,8 @@ class Child:
         """Return the next event, None where there is none within `timeout` seconds.
 
         Raises:
-            EngineError: the process ended, or said something that is no event.
+            EngineEndedError: the process ended.
+            EngineError: it said something that is no event.
         """
         try:
             line = self._lines.get(timeout=timeout)
@@ -131,13 +127,13 @@ class Child:
             self._process.kill()
             self._process.wait()
 
-    def _why_it_ended(self) -> EngineError:
+    def _why_it_ended(self) -> EngineEndedError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
         self._overhear.join(1)
         how = "was stopped" if self._was_stopped else _how(self._process.returncode)
         return with_details(
-            EngineError(
+            EngineEndedError(
                 f"The engine process {how}; the viewer and its layers are safe: try again, with a smaller "
                 "tile if memory was short."
             ),

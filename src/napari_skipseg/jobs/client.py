@@ -7,15 +7,10 @@ new process. Everything raised is a `SkipsegError`, fit for a generator worker o
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
-import threading
-import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -26,61 +21,34 @@ from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Focus, Opened, Prediction, Written
 from napari_skipseg.inference.run_plan import RunPlan
 from napari_skipseg.inference.scale import lengths_of
-from napari_skipseg.jobs.child import WAKE, Child, error_of
-from napari_skipseg.jobs.inspection import Inspection, Part, cut_part, open_inspection
-from napari_skipseg.jobs.protocol import (
-    INPUT_FILE,
-    NO_JOB,
+from napari_skipseg.jobs.calls import expected, removed_on_failure
+from napari_skipseg.jobs.child import Child
+from napari_skipseg.jobs.events import (
     DeviceReport,
     DevicesFound,
-    DevicesJob,
-    End,
     Event,
-    Failed,
     Inspected,
-    InspectJob,
-    Job,
-    Look,
-    PlanJob,
     Planned,
-    ProgressMade,
     ResultsOpened,
     Segmented,
-    SegmentJob,
     TileWritten,
 )
-from napari_skipseg.jobs.session import Session
+from napari_skipseg.jobs.inspection import Inspection, Part, cut_part, open_inspection
+from napari_skipseg.jobs.requests import INPUT_FILE, DevicesJob, InspectJob, PlanJob, SegmentJob
+from napari_skipseg.jobs.teaching_calls import TeachingCalls
 from napari_skipseg.jobs.workspace import copy_stack, open_prediction
 from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.progress import Progress
 
 
-class Engine:
+class Engine(TeachingCalls):
     """The engine process: started by the first call, kept warm between calls, ended by `close` or with the viewer.
 
     A call is a generator: it yields at least every 0.1 s and returns its result. Closing it cancels the job and returns
     at once: the engine is told to stop, and killed where it has not after `child.GRACE` seconds. One call at a time.
     A context manager, too.
     """
-
-    def __init__(self) -> None:
-        self._session = Session()
-        self._alone = threading.Lock()
-        self._settling: threading.Thread | None = None
-        self._numbers = count(1)
-        self._finalize = weakref.finalize(self, self._session.close)
-
-    @property
-    def pid(self) -> int | None:
-        """The engine process, None where it does not run."""
-        child = self._session.child
-        return None if child is None or child.has_ended() else child.pid
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether a call is at work, so that another one would be refused."""
-        return self._alone.locked()
 
     def segment(
         self,
@@ -112,7 +80,7 @@ class Engine:
         with self._busy():
             child = yield from self._start()
             run = self._session.new_run()
-            with _removed_on_failure(run):
+            with removed_on_failure(run):
                 if whole is not None and normalization is None:
                     yield Progress(0, 1, "measuring the grey values")
                     normalization = measure(whole, lengths=lengths_of(whole, description, options))
@@ -127,13 +95,17 @@ class Engine:
         """Return the prediction of a job whose results come into the folder `run`."""
         opened: list[Prediction] = []
 
-        def open_results(event: ResultsOpened) -> Progress:
-            opened.append(open_prediction(event, run))
-            return Opened(0, 1, "the first tile", opened[0])
+        def hear(event: Event) -> Progress | None:
+            if isinstance(event, ResultsOpened):
+                opened.append(open_prediction(event, run))
+                return Opened(0, 1, "the first tile", opened[0])
+            if isinstance(event, TileWritten):
+                return Written(event.done, event.total, event.message, event.region)
+            return None
 
-        result = yield from self._ask(child, job, open_results)
-        if not isinstance(result, Segmented) or not opened:
-            raise _unexpected(result)
+        result = expected((yield from self._ask(child, job, hear, (run,))), Segmented)
+        if not opened:
+            raise EngineError("The engine gave no results: try again.")
         with contextlib.suppress(OSError):
             (run / INPUT_FILE).unlink()
         return replace(opened[0], recipe=result.recipe)
@@ -153,10 +125,7 @@ class Engine:
             image = (stack.shape, str(np.dtype(stack.data.dtype)), stack.axes, stack.voxel_size, stack.unit, stack.name)
             named = (str(model), description.weights_sha256)
             job = PlanJob(next(self._numbers), tempfile.gettempdir(), *image, *named, options)
-            result = yield from self._ask(child, job)
-            if not isinstance(result, Planned):
-                raise _unexpected(result)
-            return result.plan
+            return expected((yield from self._ask(child, job)), Planned).plan
 
     def inspect(
         self, stack: Stack, model_folder: Path | str, place: str, part: Part, channel: int | None = None
@@ -176,7 +145,7 @@ class Engine:
         with self._busy():
             child = yield from self._start()
             run = self._session.new_run()
-            with _removed_on_failure(run):
+            with removed_on_failure(run):
                 yield Progress(0, 1, "measuring the grey values")
                 normalization = measure(stack)
                 yield Progress(0, 1, "reading the image")
@@ -186,9 +155,7 @@ class Engine:
                 named = (str(model), description.weights_sha256)
                 number = next(self._numbers)
                 job = InspectJob(number, str(run), cut.axes, start, cut.name, *named, place, normalization)
-                result = yield from self._ask(child, job)
-                if not isinstance(result, Inspected):
-                    raise _unexpected(result)
+                result = expected((yield from self._ask(child, job, leftovers=(run,))), Inspected)
                 with contextlib.suppress(OSError):
                     (run / INPUT_FILE).unlink()
                 return open_inspection(job, result)
@@ -201,90 +168,7 @@ class Engine:
         """
         with self._busy():
             child = yield from self._start()
-            result = yield from self._ask(child, DevicesJob(next(self._numbers)))
-            if not isinstance(result, DevicesFound):
-                raise _unexpected(result)
-            return result.report
-
-    def close(self) -> None:
-        """End the engine process, in the middle of a job too, and remove the temporary folder."""
-        self._finalize()
+            return expected((yield from self._ask(child, DevicesJob(next(self._numbers)))), DevicesFound).report
 
     def __enter__(self) -> Engine:
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    @contextlib.contextmanager
-    def _busy(self) -> Iterator[None]:
-        if not self._alone.acquire(blocking=False):
-            raise EngineError("The engine is at work: wait until it is done, or cancel it first.")
-        try:
-            yield
-        finally:
-            self._alone.release()
-
-    def _start(self) -> Generator[Progress, None, Child]:
-        while self._settling is not None and self._settling.is_alive():
-            yield Progress(0, 1, "stopping the last run")
-            self._settling.join(WAKE)
-        return self._session.start()
-
-    def _ask(
-        self, child: Child, job: Job, on_opened: Callable[[ResultsOpened], Progress] | None = None
-    ) -> Generator[Progress, Focus | None, End]:
-        """Return the job's result; closed in mid-run, tell the engine to stop and see to it in the background."""
-        shown = Progress(0, 1, "starting the engine")
-        child.send(job)
-        try:
-            while True:
-                event = child.next_event(WAKE)
-                if isinstance(event, Failed) and event.number in (job.number, NO_JOB):
-                    raise error_of(event)
-                if isinstance(event, End) and event.number == job.number:
-                    return event
-                if isinstance(event, ResultsOpened) and event.number == job.number and on_opened is not None:
-                    shown = on_opened(event)
-                else:
-                    shown = _shown(event, job.number) or Progress(shown.done, shown.total, shown.message)
-                focus = yield shown
-                if focus is not None:
-                    child.send(Look(job.number, focus.view))
-        except EngineError:
-            child.end()
-            raise
-        except (GeneratorExit, KeyboardInterrupt):
-            folder = Path(job.folder) if isinstance(job, SegmentJob | InspectJob) else None
-            self._settling = threading.Thread(target=_settle, args=(child, job.number, folder), daemon=True)
-            self._settling.start()
-            raise
-
-
-def _shown(event: Event | None, number: int) -> Progress | None:
-    """Return what an event says of how far job `number` is; None where it says nothing."""
-    if isinstance(event, ProgressMade) and event.number == number:
-        return Progress(event.done, event.total, event.message)
-    if isinstance(event, TileWritten) and event.number == number:
-        return Written(event.done, event.total, event.message, event.region)
-    return None
-
-
-@contextlib.contextmanager
-def _removed_on_failure(folder: Path) -> Iterator[None]:
-    with contextlib.ExitStack() as on_failure:
-        on_failure.callback(shutil.rmtree, folder, ignore_errors=True)
-        yield
-        on_failure.pop_all()
-
-
-def _settle(child: Child, number: int, folder: Path | None) -> None:
-    child.cancel(number)
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _unexpected(end: End) -> EngineError:
-    return EngineError(f"The engine answered with something unexpected ({end.kind}): try again.")

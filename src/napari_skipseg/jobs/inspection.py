@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import FileError, ModelError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.jobs import protocol
+from napari_skipseg.jobs import events
+from napari_skipseg.jobs.requests import INPUT_FILE, InspectJob
 from napari_skipseg.jobs.workspace import open_array
 from napari_skipseg.progress import Progress
 
@@ -106,7 +107,7 @@ def cut_part(stack: Stack, part: Part, seen: str) -> Stack:
     return replace(stack, data=values, axes="".join(kept))
 
 
-def iter_inspect(job: protocol.InspectJob, model: Model) -> Generator[Progress, None, protocol.Inspected]:
+def iter_inspect(job: InspectJob, model: Model) -> Generator[Progress, None, events.Inspected]:
     """Yield between the steps; return what lies in the job's folder. The network runs in float32, in one piece.
 
     Raises:
@@ -116,7 +117,7 @@ def iter_inspect(job: protocol.InspectJob, model: Model) -> Generator[Progress, 
     from napari_skipseg.studies.channels import gate_features
 
     folder = Path(job.folder)
-    stack = Stack(np.load(folder / protocol.INPUT_FILE), job.axes, name=job.name)
+    stack = Stack(np.load(folder / INPUT_FILE), job.axes, name=job.name)
     stack = select_channel(stack, model, SegmentOptions())
     check_fits(stack, model)
     values = stack.read((slice(None),) * len(stack.axes))
@@ -135,25 +136,23 @@ def iter_inspect(job: protocol.InspectJob, model: Model) -> Generator[Progress, 
         ) from error
 
 
-def _write(
-    job: protocol.InspectJob, model: Model, gates: tuple[GateFeatures, ...], chosen: GateFeatures
-) -> protocol.Inspected:
+def _write(job: InspectJob, model: Model, gates: tuple[GateFeatures, ...], chosen: GateFeatures) -> events.Inspected:
     folder = Path(job.folder)
     after = chosen.after
-    np.save(folder / protocol.BEFORE_FILE, chosen.before)
-    np.save(folder / protocol.AFTER_FILE, after)
-    maps: list[protocol.GateMapFile] = []
+    np.save(folder / events.BEFORE_FILE, chosen.before)
+    np.save(folder / events.AFTER_FILE, after)
+    maps: list[events.GateMapFile] = []
     for gate in gates:
         for number, attention in enumerate(gate.attentions, start=1):
-            maps.append(protocol.GateMapFile(gate.place, number, gate.stride, f"gate_map_{len(maps)}.npy"))
+            maps.append(events.GateMapFile(gate.place, number, gate.stride, f"gate_map_{len(maps)}.npy"))
             np.save(folder / maps[-1].file, attention)
     low, high = float(chosen.before.min()), float(np.percentile(chosen.before, BRIGHT))
     limits = (low, high if high > low else low + 1.0)
     clearest = int(after.reshape(len(after), -1).std(axis=1).argmax())
-    return protocol.Inspected(job.number, chosen.stride, limits, clearest, tuple(maps), _recipe(job, model))
+    return events.Inspected(job.number, chosen.stride, limits, clearest, tuple(maps), _recipe(job, model))
 
 
-def _recipe(job: protocol.InspectJob, model: Model) -> dict[str, Any]:
+def _recipe(job: InspectJob, model: Model) -> dict[str, Any]:
     from napari_skipseg.devices import versions
 
     return {
@@ -170,7 +169,7 @@ def _recipe(job: protocol.InspectJob, model: Model) -> dict[str, Any]:
     }
 
 
-def open_inspection(job: protocol.InspectJob, result: protocol.Inspected) -> Inspection:
+def open_inspection(job: InspectJob, result: events.Inspected) -> Inspection:
     """Return the inspection that lies in the job's folder, memory-mapped; a file goes when it is no longer used.
 
     Raises:
@@ -181,8 +180,8 @@ def open_inspection(job: protocol.InspectJob, result: protocol.Inspected) -> Ins
         job.place,
         job.axes.replace("C", ""),
         result.stride,
-        open_array(folder / protocol.BEFORE_FILE),
-        open_array(folder / protocol.AFTER_FILE),
+        open_array(folder / events.BEFORE_FILE),
+        open_array(folder / events.AFTER_FILE),
         result.limits,
         result.clearest,
         tuple(GateMap(m.place, m.number, m.stride, open_array(folder / m.file)) for m in result.maps),

@@ -1,4 +1,4 @@
-"""What the engine process keeps between jobs: the last model, read and made ready."""
+"""What the engine process keeps between jobs: the last models, read and made ready."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 
 from napari_skipseg.devices import Device
 from napari_skipseg.errors import ModelError
-from napari_skipseg.jobs.protocol import InspectJob, PlanJob, SegmentJob
 from napari_skipseg.models.folder import read_description
 
 if TYPE_CHECKING:
     from napari_skipseg.inference.backends import FallbackBackend
     from napari_skipseg.models.model import Model
 
-ModelJob = SegmentJob | PlanJob | InspectJob
-
 KEPT_BACKENDS = 4
+KEPT_MODELS = 2
+"""A model that was fine-tuned, and the one that came of it."""
 
 
 class WarmModel:
@@ -25,18 +24,16 @@ class WarmModel:
     Backends that sample with dropout are not among them: they are made for their run, in no time. Nor is one kept in
     which another had to take over: the next run begins with the fastest again. A turned tile, or a block in three
     planes, takes several at a time.
+
+    key: what tells it from other models, and from itself after a change on disk.
     """
 
-    def __init__(self, job: ModelJob) -> None:
+    def __init__(self, folder: str, weights_sha256: str) -> None:
         from napari_skipseg.models.model import read_model
 
-        self.model = read_model(Path(job.model))
-        self._key = _warm_key(job)
+        self.model = read_model(Path(folder))
+        self.key = _warm_key(folder, weights_sha256)
         self._backends: dict[tuple[str, tuple[int, ...]], FallbackBackend] = {}
-
-    def serves(self, job: ModelJob) -> bool:
-        """Return whether `job` asks for the same model, unchanged on disk."""
-        return self._key == _warm_key(job)
 
     def backend(self, model: Model, device: Device, shape: tuple[int, ...]) -> FallbackBackend:
         """Return a backend for tiles of `shape`, a kept one where there is one that never failed."""
@@ -52,8 +49,35 @@ class WarmModel:
         return self._backends[key]
 
 
-def _warm_key(job: ModelJob) -> tuple[object, ...]:
-    description = read_description(Path(job.model))
-    if description.weights_sha256 != job.model_sha256:
-        raise ModelError(f"The model in '{job.model}' was changed just now: try again to use it as it is.")
-    return job.model, description
+class WarmModels:
+    """The models that were asked for last."""
+
+    def __init__(self) -> None:
+        self._kept: list[WarmModel] = []
+
+    def find(self, folder: str, weights_sha256: str) -> WarmModel | None:
+        """Return the model in `folder` where it is kept, unchanged on disk.
+
+        Raises:
+            ModelError: the model there has other weights than those named.
+        """
+        key = _warm_key(folder, weights_sha256)
+        self._kept.sort(key=lambda warm: warm.key != key)
+        return self._kept[0] if self._kept and self._kept[0].key == key else None
+
+    def read(self, folder: str, weights_sha256: str) -> WarmModel:
+        """Return the model in `folder`, read anew and kept; the one that was not asked for the longest goes.
+
+        Raises:
+            ModelError: there is no such model, or it has other weights than those named.
+        """
+        del self._kept[KEPT_MODELS - 1 :]
+        self._kept.insert(0, WarmModel(folder, weights_sha256))
+        return self._kept[0]
+
+
+def _warm_key(folder: str, weights_sha256: str) -> tuple[object, ...]:
+    description = read_description(Path(folder))
+    if description.weights_sha256 != weights_sha256:
+        raise ModelError(f"The model in '{folder}' was changed just now: try again to use it as it is.")
+    return folder, description

@@ -15,7 +15,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, BinaryIO
@@ -24,19 +23,40 @@ import numpy as np
 import psutil
 
 from napari_skipseg.devices import MEMORY_FAULTS, choose_device, has_openvino, why_no_cuda, why_no_mps
-from napari_skipseg.errors import EngineError, InputError, SkipsegError
-from napari_skipseg.images.files import read_stack
-from napari_skipseg.images.stack import ArrayLike, Stack
+from napari_skipseg.errors import EngineError, SkipsegError
+from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.outputs import Focus, Opened, Prediction, Written
-from napari_skipseg.jobs import protocol
+from napari_skipseg.jobs import events
+from napari_skipseg.jobs.events import NO_JOB, End, Event
+from napari_skipseg.jobs.inputs import NoVoxels, open_voxels
 from napari_skipseg.jobs.inspection import iter_inspect
-from napari_skipseg.jobs.protocol import End, Event, InspectJob, Job, Look, PlanJob, SegmentJob
-from napari_skipseg.jobs.warm import ModelJob, WarmModel
+from napari_skipseg.jobs.requests import (
+    INPUT_FILE,
+    Cancel,
+    DevicesJob,
+    FinetuneJob,
+    InspectJob,
+    Job,
+    KeepBest,
+    LessonJob,
+    Look,
+    PlanJob,
+    Quit,
+    SegmentJob,
+    TrainJob,
+    request_from_line,
+)
+from napari_skipseg.jobs.teaching import iter_finetune_for, iter_lesson_for, iter_train_for, write_picture
+from napari_skipseg.jobs.warm import WarmModel, WarmModels
+from napari_skipseg.models.folder import read_description
 from napari_skipseg.progress import Progress
+from napari_skipseg.training.learning import Keep, Learned, Pictured
 
 NICENESS = 10
 OUT_OF_MEMORY_SCORE = 500
 """Of 1000: when the system runs out of memory, the engine goes first and the viewer stays."""
+
+Work = Generator[Progress, Any, End]
 
 
 class Worker:
@@ -46,25 +66,28 @@ class Worker:
         self._events = events
         self._writing = threading.Lock()
         self._jobs: SimpleQueue[Job] = SimpleQueue()
-        self._cancelled = protocol.NO_JOB
+        self._cancelled = NO_JOB
         self._look: Look | None = None
-        self._warm: WarmModel | None = None
+        self._keeping = NO_JOB
+        self._warm = WarmModels()
 
     def listen(self, requests: Iterable[bytes]) -> None:
         """Take jobs and commands until the stream ends, then end the process, whatever it is doing."""
         for line in requests:
             try:
-                request = protocol.request_from_line(line)
+                request = request_from_line(line)
             except (ValueError, SkipsegError) as error:
                 message = "The engine was asked for something it does not know: restart the viewer."
-                self._send(protocol.Failed(protocol.NO_JOB, EngineError.__name__, message, str(error)))
+                self._send(events.Failed(NO_JOB, EngineError.__name__, message, str(error)))
                 continue
-            if isinstance(request, protocol.Quit):
+            if isinstance(request, Quit):
                 break
-            if isinstance(request, protocol.Cancel):
+            if isinstance(request, Cancel):
                 self._cancelled = request.number
             elif isinstance(request, Look):
                 self._look = request
+            elif isinstance(request, KeepBest):
+                self._keeping = request.number
             else:
                 self._jobs.put(request)
         os._exit(0)
@@ -73,115 +96,117 @@ class Worker:
         """Load the libraries, say `Ready`, then run jobs for ever."""
         import napari_skipseg.inference.predict  # noqa: F401
 
-        self._send(protocol.Ready(os.getpid()))
+        self._send(events.Ready(os.getpid()))
         while True:
             self._send(self._run(self._jobs.get()))
 
     def _send(self, event: Event) -> None:
         with self._writing, contextlib.suppress(BrokenPipeError):
-            self._events.write(protocol.event_to_line(event))
+            self._events.write(events.event_to_line(event))
             self._events.flush()
 
     def _run(self, job: Job) -> End:
         try:
-            if isinstance(job, SegmentJob):
-                return self._follow(self._segment(job), job.number)
-            if isinstance(job, PlanJob):
-                return self._follow(self._plan(job), job.number)
-            if isinstance(job, InspectJob):
-                return self._follow(self._inspect(job), job.number)
-            return protocol.DevicesFound(job.number, look_at_devices())
+            if isinstance(job, DevicesJob):
+                return events.DevicesFound(job.number, look_at_devices())
+            return self._follow(self._work_on(job), job)
         except Exception as error:
             shown = explain(error)
-            return protocol.Failed(job.number, type(shown).__name__, str(shown), traceback.format_exc())
+            return events.Failed(job.number, type(shown).__name__, str(shown), traceback.format_exc())
 
-    def _follow(self, work: Generator[Progress, Focus | None, End], number: int) -> End:
-        focus: Focus | None = None
-        while number != self._cancelled:
+    def _work_on(self, job: Job) -> Work:
+        if isinstance(job, SegmentJob):
+            return self._segment(job)
+        if isinstance(job, PlanJob):
+            return self._plan(job)
+        if isinstance(job, InspectJob):
+            return self._inspect(job)
+        if isinstance(job, FinetuneJob):
+            return self._finetune(job)
+        if isinstance(job, TrainJob):
+            return iter_train_for(job)
+        if isinstance(job, LessonJob):
+            return iter_lesson_for(job)
+        raise ValueError(f"{job.kind} is no job of many steps")
+
+    def _follow(self, work: Work, job: Job) -> End:
+        command: Focus | Keep | None = None
+        while job.number != self._cancelled:
             try:
-                progress = work.send(focus)
+                progress = work.send(command)
             except StopIteration as stop:
                 end: End = stop.value
                 return end
-            self._send(_event_of(progress, number))
-            look, self._look = self._look, None
-            focus = Focus(look.view) if look is not None and look.number == number else None
+            self._send(_event_of(progress, job))
+            command = self._take_command(job.number)
         work.close()
-        return protocol.Cancelled(number)
+        return events.Cancelled(job.number)
 
-    def _warm_up(self, job: ModelJob) -> Generator[Progress, Focus | None, WarmModel]:
-        if self._warm is None or not self._warm.serves(job):
+    def _take_command(self, number: int) -> Focus | Keep | None:
+        """Return what job `number` was told since it was asked last."""
+        if self._keeping == number:
+            self._keeping = NO_JOB
+            return Keep()
+        look, self._look = self._look, None
+        return Focus(look.view) if look is not None and look.number == number else None
+
+    def _warm_up(self, folder: str, weights_sha256: str) -> Generator[Progress, Any, WarmModel]:
+        warm = self._warm.find(folder, weights_sha256)
+        if warm is None:
             yield Progress(0, 1, "reading the model")
-            self._warm = None
-            self._warm = WarmModel(job)
-        return self._warm
+            warm = self._warm.read(folder, weights_sha256)
+        return warm
 
-    def _segment(self, job: SegmentJob) -> Generator[Progress, Focus | None, End]:
+    def _segment(self, job: SegmentJob) -> Work:
         from napari_skipseg.inference.predict import iter_predict
 
-        warm = yield from self._warm_up(job)
+        warm = yield from self._warm_up(job.model, job.model_sha256)
         folder = Path(job.folder)
-        values = _open_input(job)
+        values = open_voxels(job.file, folder / INPUT_FILE, job.axes, job.shape)
         stack = Stack(values, job.axes, job.voxel_size, job.unit, job.origin, job.name)
         prepared = (folder, warm.backend, job.normalization, job.preview)
         prediction = yield from iter_predict(stack, warm.model, job.options, *prepared)
-        return protocol.Segmented(job.number, prediction.recipe)
+        return events.Segmented(job.number, prediction.recipe)
 
-    def _plan(self, job: PlanJob) -> Generator[Progress, Focus | None, End]:
+    def _plan(self, job: PlanJob) -> Work:
         from napari_skipseg.inference.planning import iter_plan
 
-        warm = yield from self._warm_up(job)
+        warm = yield from self._warm_up(job.model, job.model_sha256)
         stack = Stack(NoVoxels(job.shape, np.dtype(job.dtype)), job.axes, job.voxel_size, job.unit, name=job.name)
         folder = Path(job.folder)
         plan = yield from iter_plan(stack, warm.model, job.options, folder, None, backend_maker=warm.backend)
-        return protocol.Planned(job.number, plan)
+        return events.Planned(job.number, plan)
 
-    def _inspect(self, job: InspectJob) -> Generator[Progress, Focus | None, End]:
-        warm = yield from self._warm_up(job)
+    def _inspect(self, job: InspectJob) -> Work:
+        warm = yield from self._warm_up(job.model, job.model_sha256)
         return (yield from iter_inspect(job, warm.model))
 
-
-@dataclass(frozen=True)
-class NoVoxels:
-    """An image of which only shape and type are known."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def __getitem__(self, key: Any) -> Any:
-        raise ValueError("there are no voxels to read")
+    def _finetune(self, job: FinetuneJob) -> Work:
+        warm = yield from self._warm_up(job.model, job.model_sha256)
+        taught = yield from iter_finetune_for(job, warm.model)
+        yield from self._warm_up(taught.folder, read_description(Path(taught.folder)).weights_sha256)
+        return taught
 
 
-def _open_input(job: SegmentJob) -> ArrayLike:
-    """Return the voxels of a job, those of its file where it names one.
-
-    Raises:
-        FileError: the file is gone.
-        InputError: it holds another image now than the viewer shows.
-    """
-    if not job.file:
-        copied: ArrayLike = np.load(Path(job.folder) / protocol.INPUT_FILE, mmap_mode="r")
-        return copied
-    found = read_stack(job.file, axes=job.axes).data
-    if tuple(found.shape) != job.shape:
-        raise InputError(f"'{job.file}' is another image now than the viewer shows: open it again.")
-    return found
-
-
-def _event_of(progress: Progress, number: int) -> Event:
+def _event_of(progress: Progress, job: Job) -> Event:
+    number, how_far = job.number, (job.number, progress.done, progress.total, progress.message)
     if isinstance(progress, Opened) and progress.prediction is not None:
         return _describe(progress.prediction, number)
     if isinstance(progress, Written):
-        return protocol.TileWritten(number, progress.done, progress.total, progress.message, progress.region)
-    return protocol.ProgressMade(number, progress.done, progress.total, progress.message)
+        return events.TileWritten(*how_far, progress.region)
+    if isinstance(progress, Learned):
+        return events.CurvesMoved(*how_far, progress.step, progress.values)
+    if isinstance(progress, Pictured) and isinstance(job, FinetuneJob | TrainJob):
+        return events.TilePictured(*how_far, *write_picture(progress, Path(job.folder)))
+    return events.ProgressMade(*how_far)
 
 
-def _describe(prediction: Prediction, number: int) -> protocol.ResultsOpened:
+def _describe(prediction: Prediction, number: int) -> events.ResultsOpened:
     attentions = tuple(
-        protocol.AttentionFile(attention.level, attention.stride, f"attention_{attention.level}.npy")
+        events.AttentionFile(attention.level, attention.stride, f"attention_{attention.level}.npy")
         for attention in prediction.attentions
     )
-    return protocol.ResultsOpened(
+    return events.ResultsOpened(
         number,
         prediction.axes,
         prediction.voxel_size,
@@ -209,11 +234,11 @@ def explain(error: Exception) -> SkipsegError:
     )
 
 
-def look_at_devices() -> protocol.DeviceReport:
+def look_at_devices() -> events.DeviceReport:
     """Return what there is to compute on."""
     faults = {"cpu": "", "cuda": why_no_cuda(), "mps": why_no_mps()}
     available = tuple(name for name, fault in faults.items() if not fault)
-    return protocol.DeviceReport(choose_device("auto"), available, has_openvino())
+    return events.DeviceReport(choose_device("auto"), available, has_openvino())
 
 
 def take_streams() -> tuple[BinaryIO, BinaryIO]:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import EngineError, FileError, InputError, SkipsegError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.outputs import AttentionMap, Prediction
-from napari_skipseg.jobs.protocol import PROBABILITY_FILE, UNCERTAINTY_FILE, ResultsOpened
+from napari_skipseg.jobs.events import PROBABILITY_FILE, UNCERTAINTY_FILE, ResultsOpened
 from napari_skipseg.progress import Progress
 
 LARGEST_PART = 2**28

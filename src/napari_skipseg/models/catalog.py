@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from napari_skipseg.errors import ModelError
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.folder import DESCRIPTION_FILE, read_description
+from napari_skipseg.user_folders import data_folder
 
 BUILT_IN = Path(__file__).parent / "builtin"
 DEFAULT_MODEL = "em-membrane"
@@ -17,15 +17,7 @@ FOLDER_VARIABLE = "NAPARI_SKIPSEG_MODELS"
 
 def user_folder() -> Path:
     """Return where the user's own models lie: `NAPARI_SKIPSEG_MODELS`, else the user's data folder."""
-    if FOLDER_VARIABLE in os.environ:
-        return Path(os.environ[FOLDER_VARIABLE])
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share"))
-    return base / "napari-skipseg" / "models"
+    return data_folder("models", FOLDER_VARIABLE)
 
 
 def find_models() -> dict[str, Path]:

@@ -49,6 +49,8 @@ class TrainingRecord:
 
     updates: mean |W_end - W_begin| of each convolution, one value per epoch, from the first layer to the last; empty
     where no epoch was named. select_start: the weights of each select step when training began, by its module's name.
+    parent, parent_sha256: the model it started from, and the SHA-256 of its weights. report: how it compares with the
+    parent (a `Report` of the training), where it was fine-tuned.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -59,6 +61,8 @@ class TrainingRecord:
     parent: str | None = None
     updates: dict[str, tuple[float, ...]] = field(default_factory=dict)
     select_start: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    parent_sha256: str | None = None
+    report: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,8 @@ class ModelDescription:
     margin: image pixels at a tile's border that the network's zero padding may have touched (read, then thrown away).
     voxel_size: (z, y, x) of the training data in `unit`; z means nothing to a 2D network.
     normalization: how grey values become network input; "stack" = zero mean, unit deviation over the stack.
-    weights_sha256: of `weights.safetensors`.
+    weights_sha256: of `weights.safetensors`. sample_sha256: of `sample.safetensors`, patches of what it was trained on;
+    None where there is no such file.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -83,6 +88,7 @@ class ModelDescription:
     normalization: Literal["stack"] = "stack"
     card: Card = field(default_factory=Card)
     training: TrainingRecord = field(default_factory=TrainingRecord)
+    sample_sha256: str | None = None
     format_version: Literal[1] = 1
 
     def __post_init__(self) -> None:
@@ -142,11 +148,16 @@ def card_facts(description: ModelDescription) -> dict[str, str]:
         "Scores": ", ".join(f"{name} {value:.4f}" for name, value in card.scores.items()),
         "Scores on": card.scores_on,
         "Commands": "\n".join(card.commands),
-        "Started from": description.training.parent or "",
+        "Started from": _parent_in_words(description.training),
         "Margin": f"{description.margin} pixels",
         "SHA-256": description.weights_sha256,
     }
     return {heading: text for heading, text in facts.items() if text}
+
+
+def _parent_in_words(training: TrainingRecord) -> str:
+    weights = f" (SHA-256 {training.parent_sha256})" if training.parent_sha256 else ""
+    return f"{training.parent or ''}{weights}"
 
 
 def card_as_text(description: ModelDescription) -> str:

@@ -10,6 +10,7 @@ from napari_skipseg.models.description import ModelDescription, description_from
 
 DESCRIPTION_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
+SAMPLE_FILE = "sample.safetensors"
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".bin")
 
 
@@ -40,16 +41,29 @@ def read_weights(folder: Path, description: ModelDescription) -> bytes:
     Raises:
         ModelError: the file is missing or is not the one that the description names.
     """
-    file = folder / WEIGHTS_FILE
+    return _read_checked(folder / WEIGHTS_FILE, description, description.weights_sha256, "weights")
+
+
+def read_sample(folder: Path, description: ModelDescription) -> bytes:
+    """Return the content of the file with the model's own sample, checked likewise.
+
+    Raises:
+        ModelError: the model has none, the file is missing or is not the one that the description names.
+    """
+    return _read_checked(folder / SAMPLE_FILE, description, description.sample_sha256 or "", "sample")
+
+
+def _read_checked(file: Path, description: ModelDescription, sha256: str, what: str) -> bytes:
     try:
         content = file.read_bytes()
     except OSError as error:
         raise ModelError(
-            f"Model '{description.name}' has no readable {WEIGHTS_FILE} in '{folder}': copy the whole folder again."
+            f"Model '{description.name}' has no readable {file.name} in '{file.parent}': copy the whole folder again."
         ) from error
-    if hashlib.sha256(content).hexdigest() != description.weights_sha256:
+    if hashlib.sha256(content).hexdigest() != sha256:
+        verb = "are not the ones" if what == "weights" else "is not the one"
         raise ModelError(
-            f"The weights of model '{description.name}' are not the ones its {DESCRIPTION_FILE} names (SHA-256 "
+            f"The {what} of model '{description.name}' {verb} its {DESCRIPTION_FILE} names (SHA-256 "
             "differs): the file was changed or damaged; copy the whole folder again."
         )
     return content

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from napari_skipseg.errors import ModelError
 from napari_skipseg.models.description import ModelDescription, description_to_json
-from napari_skipseg.models.folder import DESCRIPTION_FILE, WEIGHTS_FILE, read_description, read_weights
+from napari_skipseg.models.folder import DESCRIPTION_FILE, SAMPLE_FILE, WEIGHTS_FILE, read_description, read_weights
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.network import Network
 
@@ -46,10 +46,10 @@ def read_model(folder: Path) -> Model:
     return Model(description, network.eval())
 
 
-def write_model(folder: Path, description: ModelDescription, network: Network) -> Model:
+def write_model(folder: Path, description: ModelDescription, network: Network, sample: bytes | None = None) -> Model:
     """Write a new model to `folder`, whole or not at all; return it as it will be read back.
 
-    Weights are stored in half precision, batch-norm statistics in float32.
+    Weights are stored in half precision, batch-norm statistics in float32. sample: the content of its sample file.
 
     Raises:
         ModelError: `folder` is already there (a model is never overwritten) or cannot be written.
@@ -57,7 +57,8 @@ def write_model(folder: Path, description: ModelDescription, network: Network) -
     if folder.exists():
         raise ModelError(f"'{folder}' already exists; a model is never overwritten: choose another name.")
     content = save({name: _stored(name, tensor) for name, tensor in network.state_dict().items()})
-    description = replace(description, weights_sha256=hashlib.sha256(content).hexdigest())
+    sampled = None if sample is None else hashlib.sha256(sample).hexdigest()
+    description = replace(description, weights_sha256=hashlib.sha256(content).hexdigest(), sample_sha256=sampled)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -65,6 +66,8 @@ def write_model(folder: Path, description: ModelDescription, network: Network) -
         raise ModelError(f"The model cannot be written to '{folder}': {error.strerror}.") from error
     try:
         (draft / WEIGHTS_FILE).write_bytes(content)
+        if sample is not None:
+            (draft / SAMPLE_FILE).write_bytes(sample)
         (draft / DESCRIPTION_FILE).write_text(description_to_json(description), encoding="utf-8")
         draft.chmod(0o755)
         draft.rename(folder)

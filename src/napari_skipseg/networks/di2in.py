@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from napari_skipseg.networks.gates import GateOptions
 from napari_skipseg.networks.layers import LAYERS
 from napari_skipseg.networks.long_skip import LongSkip
-from napari_skipseg.networks.network import Network, NetworkOutput
+from napari_skipseg.networks.network import Deep, Network, NetworkOutput, Parts
 from napari_skipseg.networks.specs import DI2INSpec
 
 
@@ -62,9 +62,11 @@ class DI2IN(Network):
             end(convolution(gate.joined_channels, width // 2)) for gate, width in zip(gates, widths, strict=True)
         )
         self.classifier = layers.convolution(widths[0] // 2, spec.out_channels, 1)
+        self.parts = Parts(("gates.0", "decoder.0", "classifier"), ("gates", "decoder", "classifier"))
+        self.head = "classifier"
 
-    def run(self, image: Tensor) -> NetworkOutput:
-        """Return the output for an image whose sides are multiples of `stride`."""
+    def deep(self, image: Tensor) -> Deep:
+        """Return what the last decoder level needs of an image whose sides are multiples of `stride`."""
         features = image
         skips = []
         for encode, down in zip(self.encoder, self.down, strict=True):
@@ -72,8 +74,14 @@ class DI2IN(Network):
             features = down(skips[-1])
         features = self.bottom(features)
         attentions: tuple[Tensor, ...] = ()
-        for gate, decode in zip(reversed(self.gates), reversed(self.decoder), strict=True):
-            joined = gate(self.up(features), skips.pop())
+        for level in range(len(self.gates) - 1, 0, -1):
+            joined = self.gates[level](self.up(features), skips.pop())
             attentions = (*joined.attentions, *attentions)
-            features = decode(joined.features)
-        return NetworkOutput(self.classifier(features), attentions)
+            features = self.decoder[level](joined.features)
+        return Deep(features, skips.pop(), attentions)
+
+    def finish(self, deep: Deep) -> NetworkOutput:
+        """Return the output by the last decoder level; `deep` stays as it is."""
+        joined = self.gates[0](self.up(deep.features), deep.skip)
+        logits = self.classifier(self.decoder[0](joined.features))
+        return NetworkOutput(logits, (*joined.attentions, *deep.attentions))

@@ -21,8 +21,33 @@ class NetworkOutput(NamedTuple):
     attentions: tuple[Tensor, ...]
 
 
+class Deep(NamedTuple):
+    """All that the last decoder level needs of an image: what lies below it, computed once, can be kept.
+
+    features: (N, C, *space / 2), what the last up-step takes. skip: (N, C', *space), what crosses the finest long skip.
+    attentions: the maps of the levels below, finest first. Each tensor can be indexed by N.
+    """
+
+    features: Tensor
+    skip: Tensor
+    attentions: tuple[Tensor, ...] = ()
+
+    def of(self, samples: Tensor | slice) -> Deep:
+        """Return that of some samples: an index, or a slice, along N."""
+        return Deep(self.features[samples], self.skip[samples], tuple(map_[samples] for map_ in self.attentions))
+
+
+class Parts(NamedTuple):
+    """Names of submodules. last: those that run in `Network.finish`. decoder: the whole expanding path, with `last`."""
+
+    last: tuple[str, ...]
+    decoder: tuple[str, ...]
+
+
 class Network(nn.Module):
     """A network of any size of input: pads by reflection to a multiple of its stride, and crops what it returns.
+
+    It runs in two parts, `deep` and `finish`, so that the last decoder level can be trained on what lies below it.
 
     Shape: (N, in_channels, *space) -> logits (N, out_channels, *space) and the attention maps of its gates.
     """
@@ -32,6 +57,9 @@ class Network(nn.Module):
     """Image pixels per pixel of the deepest level; tile origins lie on multiples of it."""
     attention_strides: tuple[int, ...]
     """Image pixels per pixel of each attention map, in the order of `NetworkOutput.attentions`."""
+    parts: Parts
+    head: str
+    """Name of the last convolution, 1 wide, whose outputs are the logits."""
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
@@ -57,7 +85,15 @@ class Network(nn.Module):
 
     def run(self, image: Tensor) -> NetworkOutput:
         """Return the output for an image whose sides are multiples of `stride`."""
-        raise TypeError(f"{type(self).__name__} does not say how it runs")
+        return self.finish(self.deep(image))
+
+    def deep(self, image: Tensor) -> Deep:
+        """Return what the last decoder level needs of an image whose sides are multiples of `stride`."""
+        raise TypeError(f"{type(self).__name__} does not say how it begins")
+
+    def finish(self, deep: Deep) -> NetworkOutput:
+        """Return the output by the last decoder level; `deep` stays as it is."""
+        raise TypeError(f"{type(self).__name__} does not say how it ends")
 
 
 def _reflected(length: int, extra: int, device: torch.device) -> Tensor:

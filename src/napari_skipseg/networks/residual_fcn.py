@@ -8,7 +8,7 @@ from napari_skipseg.networks.blocks import Block, BlockOptions, Resize, activate
 from napari_skipseg.networks.gates import GateOptions
 from napari_skipseg.networks.layers import LAYERS
 from napari_skipseg.networks.long_skip import LongSkip
-from napari_skipseg.networks.network import Network, NetworkOutput
+from napari_skipseg.networks.network import Deep, Network, NetworkOutput, Parts
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage
 
 
@@ -50,10 +50,18 @@ class ResidualFCN(Network):
         classifier = layers.convolution(spec.width, spec.out_channels, 1)
         before = activate(options, spec.width) if options.activates_first else []
         self.classifier = nn.Sequential(*before, classifier)
+        self.parts = Parts(
+            (f"up.{len(ups) - 1}", f"joins.{len(joins) - 1}", "last", "classifier"),
+            ("up", "joins", "last", "classifier"),
+        )
+        self.head = f"classifier.{len(before)}"
         self.apply(_he_normal)
 
-    def run(self, image: Tensor) -> NetworkOutput:
-        """Return the output for an image whose sides are multiples of `stride`."""
+    def deep(self, image: Tensor) -> Deep:
+        """Return what the last decoder level needs of an image whose sides are multiples of `stride`.
+
+        That level is the last expanding stage, which doubles, and the head behind it.
+        """
         features = self.first(image)
         skips = [features]
         for stage in self.down:
@@ -61,11 +69,17 @@ class ResidualFCN(Network):
             skips.append(features)
         features = self.across(features)
         attentions: tuple[Tensor, ...] = ()
-        for join, stage in zip(self.joins, (*self.up, self.last), strict=True):
+        for join, stage in zip(self.joins[:-1], (*self.up[:-1], nn.Identity()), strict=True):
             joined = join(features, skips.pop())
             attentions = (*joined.attentions, *attentions)
             features = stage(joined.features)
-        return NetworkOutput(self.classifier(features), attentions)
+        return Deep(features, skips.pop(), attentions)
+
+    def finish(self, deep: Deep) -> NetworkOutput:
+        """Return the output by the last decoder level; `deep` stays as it is."""
+        joined = self.joins[-1](self.up[-1](deep.features), deep.skip)
+        logits = self.classifier(self.last(joined.features))
+        return NetworkOutput(logits, (*joined.attentions, *deep.attentions))
 
 
 def _outer(options: BlockOptions, in_channels: int, width: int) -> nn.Module:

@@ -9,7 +9,7 @@ from napari_skipseg.networks.dense import DenseBlock, DenseOptions
 from napari_skipseg.networks.gates import Gate, GateOptions
 from napari_skipseg.networks.layers import LAYERS
 from napari_skipseg.networks.long_skip import LongSkip
-from napari_skipseg.networks.network import Network, NetworkOutput
+from napari_skipseg.networks.network import Deep, Network, NetworkOutput, Parts
 from napari_skipseg.networks.specs import Skip, TiramisuSpec
 
 DENSE_GATES: tuple[Skip, ...] = ("st", "at", "sat", "reduce")
@@ -76,10 +76,13 @@ class Tiramisu(Network):
             below = up[-1].out_channels
         self.transitions_up, self.joins, self.up = (nn.ModuleList(part) for part in (transitions_up, joins, up))
         self.classifier = layers.convolution(joins[-1].joined_channels + below, spec.out_channels, 1)
+        decoder = ("transitions_up", "joins", "up")
+        self.parts = Parts((*(f"{part}.{len(up) - 1}" for part in decoder), "classifier"), (*decoder, "classifier"))
+        self.head = "classifier"
         self.apply(_he_uniform)
 
-    def run(self, image: Tensor) -> NetworkOutput:
-        """Return the output for an image whose sides are multiples of `stride`."""
+    def deep(self, image: Tensor) -> Deep:
+        """Return what the last decoder level needs of an image whose sides are multiples of `stride`."""
         features = self.first(image)
         skips = []
         for block, transition in zip(self.down, self.transitions_down, strict=True):
@@ -87,12 +90,18 @@ class Tiramisu(Network):
             features = transition(skips[-1])  # (N, channels, *space / 2^level)
         new = self.bottom(features)
         attentions: tuple[Tensor, ...] = ()
-        for transition, join, block in zip(self.transitions_up, self.joins, self.up, strict=True):
+        for transition, join, block in zip(self.transitions_up[:-1], self.joins[:-1], self.up[:-1], strict=True):
             joined = join(transition(new), skips.pop())
             attentions = (*joined.attentions, *attentions)
-            features = joined.features
-            new = block(features)
-        return NetworkOutput(self.classifier(torch.cat([features, new], dim=1)), attentions)
+            new = block(joined.features)
+        return Deep(new, skips.pop(), attentions)
+
+    def finish(self, deep: Deep) -> NetworkOutput:
+        """Return the output by the last decoder level; `deep` stays as it is."""
+        joined = self.joins[-1](self.transitions_up[-1](deep.features), deep.skip)
+        new = self.up[-1](joined.features)
+        logits = self.classifier(torch.cat([joined.features, new], dim=1))
+        return NetworkOutput(logits, (*joined.attentions, *deep.attentions))
 
 
 def _he_uniform(module: nn.Module) -> None:

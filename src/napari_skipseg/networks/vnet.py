@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from napari_skipseg.networks.gates import GateOptions
 from napari_skipseg.networks.layers import LAYERS
 from napari_skipseg.networks.long_skip import LongSkip
-from napari_skipseg.networks.network import Network, NetworkOutput
+from napari_skipseg.networks.network import Deep, Network, NetworkOutput, Parts
 from napari_skipseg.networks.specs import VNetSpec
 
 
@@ -98,20 +98,28 @@ class VNet(Network):
             for gate, width, convolutions in zip(gates, levels, spec.convolutions[:-1], strict=True)
         )
         self.classifier = layers.convolution(2 * levels[0], spec.out_channels, 1)
+        self.parts = Parts(("up.0", "gates.0", "decoder.0", "classifier"), ("up", "gates", "decoder", "classifier"))
+        self.head = "classifier"
 
-    def run(self, image: Tensor) -> NetworkOutput:
-        """Return the output for an image whose sides are multiples of `stride`."""
+    def deep(self, image: Tensor) -> Deep:
+        """Return what the last decoder level needs of an image whose sides are multiples of `stride`."""
         features = self.encoder[0](image)
         skips = []
         for down, encode in zip(self.down, self.encoder[1:], strict=True):
             skips.append(features)
             features = encode(down(features))  # (N, widths[level], *space / 2^level)
         attentions: tuple[Tensor, ...] = ()
-        for up, gate, decode in zip(reversed(self.up), reversed(self.gates), reversed(self.decoder), strict=True):
-            joined = gate(up(features), skips.pop())
+        for level in range(len(self.gates) - 1, 0, -1):
+            joined = self.gates[level](self.up[level](features), skips.pop())
             attentions = (*joined.attentions, *attentions)
-            features = decode(joined.features)
-        return NetworkOutput(self.classifier(features), attentions)
+            features = self.decoder[level](joined.features)
+        return Deep(features, skips.pop(), attentions)
+
+    def finish(self, deep: Deep) -> NetworkOutput:
+        """Return the output by the last decoder level; `deep` stays as it is."""
+        joined = self.gates[0](self.up[0](deep.features), deep.skip)
+        logits = self.classifier(self.decoder[0](joined.features))
+        return NetworkOutput(logits, (*joined.attentions, *deep.attentions))
 
 
 def _expanding_stage(spec: VNetSpec, joined_channels: int, channels: int, convolutions: int) -> ResidualStage:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from napari_skipseg.errors import FileError, SpecError
-from napari_skipseg.training.settings import TrainSettings, settings_from_json, settings_to_dict
 
 Curves = dict[str, list[tuple[int, float]]]
-NUMBERS = ("step", "curves", "recent", "best_loss", "stale", "updates", "select_start")
-"""Fields of `FitState` that are kept as JSON; the others are tensors."""
+NUMBERS = ("step", "curves", "recent", "best_loss", "stale", "updates", "select_start", "ended")
+"""Fields of `FitState` that are kept as JSON and that a resumed fit ends with as one in one go does."""
+TIMES = ("seconds",)
+"""The same for those that differ from run to run; the other fields are tensors."""
 
 
 @dataclass
@@ -25,7 +27,8 @@ class FitState:
     """Where a fit stands: steps done, curves, and the best weights seen on the held-out slices.
 
     recent: training losses since the last point of their curve. stale: validations since a lower held-out loss.
-    updates, select_start: as in `TrainingRecord`. epoch_begin: the kernels when this epoch began.
+    updates, select_start: as in `TrainingRecord`. epoch_begin: the kernels when this epoch began. ended: whether it was
+    told to keep the best and end, or ran out of time. seconds: what it took so far.
     """
 
     step: int = 0
@@ -37,6 +40,8 @@ class FitState:
     updates: dict[str, list[float]] = field(default_factory=dict)
     epoch_begin: dict[str, Tensor] = field(default_factory=dict)
     select_start: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    ended: bool = False
+    seconds: float = 0.0
 
     def record(self, curve: str, value: float) -> None:
         """Add `value` to `curve` at the present step."""
@@ -49,9 +54,11 @@ class FitState:
 
 
 def write_checkpoint(
-    file: Path, settings: TrainSettings, state: FitState, network: nn.Module, optimizer: torch.optim.Optimizer
+    file: Path, settings: dict[str, Any], state: FitState, network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
     """Write everything that an exact resume needs; the file of before stays until the new one is whole.
+
+    settings: what tells this run from others, as values that JSON can hold.
 
     Raises:
         FileError: the disk is full or the folder cannot be written.
@@ -61,7 +68,7 @@ def write_checkpoint(
     tensors |= {f"begin.{name}": tensor for name, tensor in state.epoch_begin.items()}
     for number, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{slot}": torch.as_tensor(value) for slot, value in slots.items()}
-    numbers = {name: getattr(state, name) for name in NUMBERS} | {"settings": settings_to_dict(settings)}
+    numbers = {name: getattr(state, name) for name in NUMBERS + TIMES} | {"settings": settings}
     draft = file.with_name(file.name + ".part")
     try:
         contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -73,9 +80,11 @@ def write_checkpoint(
 
 
 def read_checkpoint(
-    file: Path, settings: TrainSettings, network: nn.Module, optimizer: torch.optim.Optimizer
+    file: Path, is_same_run: Callable[[dict[str, Any]], bool], network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> FitState:
     """Return the state in `file` after loading it into `network` and `optimizer`; a new state where there is none.
+
+    is_same_run: whether settings that were written are those of this run.
 
     Raises:
         SpecError: the checkpoint belongs to other settings, or is damaged.
@@ -88,7 +97,7 @@ def read_checkpoint(
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise SpecError(f"The checkpoint {file} is damaged; delete it to start anew.") from error
-    if not _is_same_run(numbers["settings"], settings):
+    if not is_same_run(numbers["settings"]):
         raise SpecError(f"The checkpoint {file} belongs to other settings; choose another name or delete it.")
     network.load_state_dict(_under(tensors, "network."))
     slots: dict[int, dict[str, Tensor]] = {}
@@ -97,25 +106,11 @@ def read_checkpoint(
         slots.setdefault(int(number), {})[slot] = tensor
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     state = FitState(best_weights=_under(tensors, "best."), epoch_begin=_under(tensors, "begin."))
-    for name in NUMBERS:
+    for name in NUMBERS + TIMES:
         setattr(state, name, numbers.get(name, getattr(state, name)))
     state.curves = {name: [(int(step), value) for step, value in curve] for name, curve in state.curves.items()}
     state.select_start = {name: tuple(weights) for name, weights in state.select_start.items()}
     return state
-
-
-def _is_same_run(written: dict[str, Any], settings: TrainSettings) -> bool:
-    """Return whether a checkpoint's settings train the same; what an older version did not know has its default."""
-    try:
-        found = settings_from_json(json.dumps(written))
-    except SpecError:
-        return False
-    return _as_trained(found) == _as_trained(settings)
-
-
-def _as_trained(settings: TrainSettings) -> TrainSettings:
-    used = settings.training_protocol
-    return replace(settings, learning_rate=used.learning_rate, weight_decay=used.weight_decay, warm_up=used.warm_up)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

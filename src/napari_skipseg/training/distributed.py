@@ -46,13 +46,21 @@ class Processes:
         Raises:
             SpecError: the batch cannot be divided so.
         """
-        parts = self.count * settings.accumulate
-        if settings.batch % parts:
+        return replace(settings, batch=self.part_of(settings.batch, settings.accumulate), accumulate=1)
+
+    def part_of(self, batch: int, accumulate: int = 1) -> int:
+        """Return the samples of one backward pass: of one process, and of one part where accumulated.
+
+        Raises:
+            SpecError: the batch cannot be divided so.
+        """
+        parts = self.count * accumulate
+        if batch % parts:
             raise SpecError(
-                f"A batch of {settings.batch} cannot be shared by {self.count} processes in {settings.accumulate} "
-                f"parts each: choose a batch that {parts} divides."
+                f"A batch of {batch} cannot be shared by {self.count} processes in {accumulate} parts each: choose a "
+                f"batch that {parts} divides."
             )
-        return replace(settings, batch=settings.batch // parts, accumulate=1)
+        return batch // parts
 
     def average(self, tensors: list[Tensor]) -> None:
         """Put in place of each tensor its mean over all processes."""

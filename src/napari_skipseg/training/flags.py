@@ -96,14 +96,24 @@ def _preset(name: str, network: str | None) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key != "out_channels"}
 
 
-def _class(text: str) -> dict[str, Any]:
+def read_class(text: str) -> dict[str, Any]:
+    """Return the class that NAME=VALUE names.
+
+    Raises:
+        SpecError: it names none.
+    """
     name, _, value = text.rpartition("=")
     if not name or not re.fullmatch("-?[0-9]+", value):
         raise SpecError(f"'{text}' is no class: write NAME=VALUE, such as membrane=0.")
     return {"name": name, "label": int(value)}
 
 
-def _numbers(text: str) -> list[int]:
+def read_numbers(text: str) -> list[int]:
+    """Return the numbers of a text such as 256,256 or 256x256.
+
+    Raises:
+        SpecError: it holds something else.
+    """
     try:
         return [int(part) for part in text.replace("x", ",").split(",")]
     except ValueError as error:
@@ -117,7 +127,7 @@ def _same(value: Any) -> Any:
 _READERS: dict[str, Callable[[Any], Any]] = {
     "images": lambda paths: [str(path) for path in paths],
     "labels": lambda paths: [str(path) for path in paths],
-    "classes": lambda texts: [_class(text) for text in texts],
-    "widths": _numbers,
-    "patch": _numbers,
+    "classes": lambda texts: [read_class(text) for text in texts],
+    "widths": read_numbers,
+    "patch": read_numbers,
 }

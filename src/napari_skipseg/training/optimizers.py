@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol as Contract
 
 import torch
 from torch import nn
@@ -10,12 +11,23 @@ from torch import nn
 from napari_skipseg.networks.gates import Select
 from napari_skipseg.networks.network import Network
 from napari_skipseg.training.protocols import Protocol
-from napari_skipseg.training.settings import TrainSettings
 from napari_skipseg.training.updates import CONVOLUTIONS, convolutions_in_depth_order
 
 
-def make_optimizer(settings: TrainSettings, network: nn.Module) -> torch.optim.Optimizer:
-    """Return the protocol's optimiser, with weight decay on convolution kernels only.
+class Scheduled(Contract):
+    """Settings that say how and how long to train."""
+
+    @property
+    def training_protocol(self) -> Protocol:
+        """The protocol, with all rates."""
+
+    @property
+    def steps(self) -> int:
+        """How many steps."""
+
+
+def make_optimizer(settings: Scheduled, network: nn.Module) -> torch.optim.Optimizer:
+    """Return the protocol's optimiser of what requires a gradient, with weight decay on convolution kernels only.
 
     Not on biases, batch norm or select weights. Adadelta and RMSprop take the decay as L2 in the gradient, AdamW apart
     from it. Torch's RMSprop adds epsilon outside the root, g / (sqrt(v) + ε); with ε = 1e-8 that differs from inside
@@ -26,6 +38,8 @@ def make_optimizer(settings: TrainSettings, network: nn.Module) -> torch.optim.O
     decayed: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for parameter in network.parameters():
+        if not parameter.requires_grad:
+            continue
         (others if parameter.ndim < 2 or id(parameter) in plain else decayed).append(parameter)
     groups = [
         {"params": decayed, "weight_decay": protocol.weight_decay},
@@ -41,7 +55,7 @@ def make_optimizer(settings: TrainSettings, network: nn.Module) -> torch.optim.O
             return torch.optim.RMSprop(groups, lr=rate, alpha=decay, eps=epsilon)
 
 
-def learning_rate(settings: TrainSettings, step: int) -> float:
+def learning_rate(settings: Scheduled, step: int) -> float:
     """Return the rate at `step`: a linear rise over the `warm_up` share, then constant or half a cosine down to 0."""
     protocol = settings.training_protocol
     rise = max(1, round(protocol.warm_up * settings.steps))

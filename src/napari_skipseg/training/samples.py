@@ -173,16 +173,33 @@ def draw_sample(
     if len(patch) == 2:
         z = int(torch.randint(0, target.shape[0], (), generator=generator))
         image, target = image[:, z], target[z]
-    read, centre = [], []
+    middle = []
     for length, side in zip(target.shape, patch, strict=True):
         free = length - side
         first = int(torch.rand((), generator=generator) * (free + 1)) if free > 0 else free // 2
-        middle = first + side / 2  # on whole voxels: a patch that is not turned or warped is not blurred either
+        middle.append(first + side / 2)  # on whole voxels: a patch that is not turned or warped is not blurred either
+    return cut_sample(image, target, tuple(middle), patch, options, generator)
+
+
+def cut_sample(
+    image: NDArray[Any],
+    target: NDArray[Any],
+    middle: tuple[float, ...],
+    patch: tuple[int, ...],
+    options: Augmentation,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Return the patch around `middle`, varied: image (C, *patch) float32 and target (*patch).
+
+    image: (C, *space), floats of any precision. target: (*space).
+    """
+    read, centre = [], []
+    for length, side, place in zip(target.shape, patch, middle, strict=True):
         reach = READ_AROUND * side / 2
-        start, stop = max(0, int(middle - reach)), min(length, int(middle + reach) + 1)
+        start, stop = max(0, int(place - reach)), min(length, int(place + reach) + 1)
         read.append(slice(start, stop))
-        centre.append(middle - 0.5 - start)
-    pixels = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *read)]))
+        centre.append(place - 0.5 - start)
+    pixels = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *read)])).float()
     labels = torch.from_numpy(np.ascontiguousarray(target[tuple(read)]))
     grid = sampling_grid(options, patch, torch.tensor(centre), generator)
     pixels, labels = resample(pixels, labels, grid)

@@ -24,7 +24,9 @@ from napari_skipseg.training.checkpoint import FitState
 from napari_skipseg.training.distributed import ALONE, Processes, joined, own_device
 from napari_skipseg.training.evaluate import score_held_out
 from napari_skipseg.training.fit import iter_fit
+from napari_skipseg.training.learning import Keep
 from napari_skipseg.training.optimizers import initialise
+from napari_skipseg.training.remembered import sample_of_training, sample_to_bytes
 from napari_skipseg.training.samples import TrainingData, read_data
 from napari_skipseg.training.settings import TrainSettings, settings_to_dict
 
@@ -33,21 +35,26 @@ CURVE_POINTS = 100
 
 def iter_train(
     settings: TrainSettings, folder: Path, device_name: str = "auto", processes: Processes = ALONE
-) -> Generator[Progress, None, Path]:
+) -> Generator[Progress, Keep | None, Path]:
     """Yield as training goes on; return the new model's folder, `folder` / name.
 
-    A checkpoint lies in `folder` / name.training until the model is written: the same call resumes from it. Of several
-    `processes` each calls this; the first one writes the model.
+    Where curves go on the progress is a `Learned`; after each validation a `Pictured` follows. A `Keep` sent back ends
+    the training there, and the best weights become the model. A checkpoint lies in `folder` / name.training until the
+    model is written: the same call resumes from it. Of several `processes` each calls this; the first one writes the
+    model.
 
     Raises:
-        SkipsegError: bad settings, unreadable or unfit images, a model of that name is already there, a full disk.
+        SkipsegError: bad settings, unreadable or unfit images, a model of that name is already there, a full disk; or a
+            `Keep` came before the first step.
     """
     target, scratch = folder / settings.name, folder / f"{settings.name}.training"
     if target.exists():
         raise ModelError(f"'{target}' already exists; a model is never overwritten: choose another name.")
     processes.share(settings)  # refused now, not after the images were read
     device = choose_device(device_name)
-    yield Progress(0, settings.steps, f"reading the images; training on {device.title}")
+    command = yield Progress(0, settings.steps, f"reading the images; training on {device.title}")
+    if isinstance(command, Keep):
+        raise SpecError("The training has not begun, so there is nothing to keep yet: cancel it, or wait for a step.")
     data = read_data(settings)
     network = start(settings)
     parent = None if settings.start_from is None else describe_model(settings.start_from)
@@ -63,7 +70,8 @@ def iter_train(
         return target
     yield Progress(settings.steps, settings.steps, "scoring and measuring the margin")
     network = as_stored(network.to("cpu"))
-    write_model(target, describe(settings, data, network, state, parent), network)
+    sample = sample_of_training(data, len(settings.classes), settings.spec.dimensions, settings.seed)
+    write_model(target, describe(settings, data, network, state, parent), network, sample_to_bytes(sample))
     shutil.rmtree(scratch, ignore_errors=True)
     return target
 
@@ -107,7 +115,7 @@ def describe(
         card=settings.card,
         training=TrainingRecord(
             settings=settings_to_dict(settings),
-            curves={name: _thinned(curve) for name, curve in state.curves.items()},
+            curves={name: thin_curve(curve) for name, curve in state.curves.items()},
             versions=versions(),
             parent=None if parent is None else parent.name,
             updates={name: tuple(float(f"{value:.5g}") for value in row) for name, row in state.updates.items()},
@@ -143,7 +151,7 @@ def inherit_scores(card: Card, parent: ModelDescription) -> Card:
     return replace(card, scores=parent.card.scores, scores_on=scores_on)
 
 
-def _thinned(curve: list[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+def thin_curve(curve: list[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
     """Return at most `CURVE_POINTS` points of a curve, each the mean of its neighbours in a bin."""
     size = -(-len(curve) // CURVE_POINTS)
     bins = [curve[start : start + size] for start in range(0, len(curve), size)]

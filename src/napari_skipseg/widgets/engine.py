@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,7 +14,11 @@ from napari_skipseg.inference.run_plan import RunPlan
 from napari_skipseg.progress import Progress
 
 if TYPE_CHECKING:
-    from napari_skipseg.jobs.protocol import DeviceReport
+    from napari_skipseg.jobs.events import DeviceReport
+    from napari_skipseg.jobs.teaching_calls import CorrectedStack
+    from napari_skipseg.training.finetune_settings import FinetuneSettings
+    from napari_skipseg.training.learning import Finetuned, Keep, Lesson
+    from napari_skipseg.training.settings import TrainSettings
 
 
 class BusyEngine(Protocol):
@@ -49,4 +53,36 @@ class SegmentingEngine(BusyEngine, Protocol):
 
     def ask_devices(self) -> Generator[Progress, None, DeviceReport]:
         """Return what there is to compute on."""
+        ...
+
+
+class TeachingEngine(BusyEngine, Protocol):
+    """What the Fine-tune tab asks."""
+
+    def plan_lesson(
+        self, settings: FinetuneSettings, images: Sequence[CorrectedStack], device: str = "auto"
+    ) -> Generator[Progress, None, Lesson]:
+        """Return what would be learnt from corrected images."""
+        ...
+
+    def finetune(
+        self,
+        settings: FinetuneSettings,
+        images: Sequence[CorrectedStack],
+        target: Path,
+        device: str = "auto",
+        restart: bool = False,
+    ) -> Generator[Progress, Keep | None, Finetuned]:
+        """Return the new model and how it compares with the old one; a `Keep` sent back ends it with the best."""
+        ...
+
+    def train(
+        self,
+        settings: TrainSettings,
+        target: Path,
+        device: str = "auto",
+        written: Mapping[str, Stack] | None = None,
+        restart: bool = False,
+    ) -> Generator[Progress, Keep | None, Path]:
+        """Return the folder of a model trained from scratch."""
         ...

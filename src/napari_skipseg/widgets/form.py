@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
-    from napari_skipseg.jobs.protocol import DeviceReport
+    from napari_skipseg.jobs.events import DeviceReport
 
 NO_MODEL = "There is no model: train one with napari-skipseg train, or copy a model folder into your models."
 NOTE = "QLabel { font-size: 8pt; }"

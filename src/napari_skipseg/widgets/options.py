@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QIcon, QPixmap
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QDoubleSpinBox, QFormLayout, QSpinBox, QWidget
-from superqt import QCollapsible
 
 from napari_skipseg.widgets.fields import FreshCombo, mark
+from napari_skipseg.widgets.folds import Fold
 
-FLAT = "QPushButton, QPushButton:checked { text-align: left; border: none; background: transparent; padding: 3px 0px; }"
 HINTS = {
     "tile": "Longest side of a tile in voxels; smaller tiles need less memory",
     "average": "Average the results of mirrored and turned copies of the image: a little better, and an uncertainty "
@@ -25,13 +23,13 @@ AVERAGES = (("one pass", 1), ("4 copies", 4), ("8 copies", 8))
 PLANES = (("XY slices", "xy"), ("all three axes", "xyz"))
 
 
-class OptionsFold(QCollapsible):  # type: ignore[misc]
+class OptionsFold(Fold):
     """What few people change. `edited` says that one of the fields was."""
 
     edited = Signal()
 
     def __init__(self) -> None:
-        super().__init__("▸ Options", expandedIcon=_no_icon(), collapsedIcon=_no_icon())
+        super().__init__("Options")
         self.tile, self.average, self.planes = QSpinBox(), FreshCombo(), FreshCombo()
         self.average.offer(list(AVERAGES), 1)
         self.planes.offer(list(PLANES), "xy")
@@ -68,18 +66,12 @@ class OptionsFold(QCollapsible):  # type: ignore[misc]
         rows.addRow("Planes", self.planes)
         rows.addRow("Monte Carlo samples", self.samples)
         rows.addRow("Dropout rate", self.dropout)
-        self.layout().setContentsMargins(0, 0, 0, 0)
-        self.toggleButton().setStyleSheet(FLAT)
-        self.toggled.connect(lambda opened: self.setText(("▾" if opened else "▸") + " Options"))
-        self.setDuration(0)
-        self.setContent(inner)
-        self.collapse(animate=False)
+        self.fill(inner)
 
     def offer_planes(self, offered: bool) -> None:
         """Show the choice of planes, or hide it."""
         self._rows.setRowVisible(self.planes, offered)
-        if self.isExpanded():
-            self.expand(animate=False)  # to the height that the rows have now
+        self.fit()
 
     def _follow_samples(self, samples: int) -> None:
         self.dropout.setEnabled(samples > 0)
@@ -97,10 +89,3 @@ class OptionsFold(QCollapsible):  # type: ignore[misc]
         """Colour the fields that are wrong, and say what each is for."""
         for name, hint in HINTS.items():
             mark(getattr(self, name), faults.get(name, ""), hint)
-
-
-def _no_icon() -> QIcon:
-    """Return an icon that shows nothing: superqt's own would keep the colour of the first theme."""
-    pixmap = QPixmap(1, 1)
-    pixmap.fill(Qt.GlobalColor.transparent)
-    return QIcon(pixmap)

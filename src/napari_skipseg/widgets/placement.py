@@ -142,6 +142,15 @@ def _voxel_at(viewer: ViewerModel, layer: Layer, place: Sequence[float]) -> NDAr
     return np.asarray(layer.world_to_data(point))
 
 
+def world_at(viewer: ViewerModel, layer: Layer, voxel: Sequence[float]) -> NDArray[Any]:
+    """Return where a voxel of `layer` lies in the viewer's space, along the dimensions of the layer."""
+    point = np.asarray(layer.data_to_world(np.asarray(voxel, float)))
+    shown = getattr(viewer.layers.extent, "units", None)
+    if shown is not None and len(shown) >= layer.ndim:
+        point = point * [_factor(own, seen) for seen, own in zip(shown[-layer.ndim :], layer.units, strict=True)]
+    return point
+
+
 def _lengths(layer: Layer) -> NDArray[Any]:
     data = layer.data[0] if getattr(layer, "multiscale", False) else layer.data
     return np.asarray(data.shape[: layer.ndim])

@@ -1,4 +1,4 @@
-"""What a run will take, measured beside the window while the choices stand, and said in a quiet line."""
+"""What the engine says of the choices, such as what a run will take, asked beside the window while they stand."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ MEASURING = "measuring what a run takes…"
 QUIET = "QLabel { font-size: 8pt; }"
 
 
-Planning = Callable[[], Generator[Progress, Any, RunPlan]]
-"""What is asked of the engine to plan; called when the choices have settled."""
+Question = Callable[[], Generator[Progress, Any, Any]]
+"""What is asked of the engine; called when the choices have settled."""
 
 
-class PlanLine(QWidget):  # type: ignore[misc]
-    """The plan for the choices in one line, how it comes about in its tooltip, and a warning where something is short.
+class SettledLine(QWidget):  # type: ignore[misc]
+    """What the engine says of the choices, asked when they have settled, in one quiet line; and a warning below.
 
-    Faults of planning are not told: the run itself will tell them.
+    A subclass says how an answer is shown. Faults are not told, unless it tells them.
     """
 
-    def __init__(self, engine: BusyEngine) -> None:
+    def __init__(self, engine: BusyEngine, asking: str) -> None:
         super().__init__()
-        self._engine = engine
-        self._plans: dict[Hashable, RunPlan] = {}
+        self._engine, self._asking = engine, asking
+        self._answers: dict[Hashable, Any] = {}
         self._key: Hashable = None
-        self._work: Planning | None = None
+        self._work: Question | None = None
         self._worker: Any = None
         self.summary, self.warning = Message(), Message()
         column = QVBoxLayout(self)
@@ -47,42 +47,57 @@ class PlanLine(QWidget):  # type: ignore[misc]
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.setInterval(SETTLED)
-        self._timer.timeout.connect(self._measure)
+        self._timer.timeout.connect(self._ask)
 
-    def follow(self, key: Hashable, work: Planning) -> None:
-        """Show the plan for the choices that `key` stands for: at once where it is known, else when it is measured."""
+    def follow(self, key: Hashable, work: Question) -> None:
+        """Show the answer for the choices that `key` stands for: at once where it is known, else when it comes."""
         if key == self._key:
             return
         self.stop()
         self._key, self._work = key, work
-        if key in self._plans:
-            self._show(self._plans[key])
+        if key in self._answers:
+            self.show_answer(self._answers[key])
         else:
-            self._say(MEASURING)
+            self.say(self._asking)
             self._timer.start()
 
     def keep(self, key: Hashable) -> None:
-        """Show the plan for these choices on, and none for others; measure nothing."""
+        """Show the answer for these choices on, and none for others; ask nothing."""
         if key != self._key:
             self.clear()
 
     def clear(self) -> None:
-        """Show no plan, and measure none."""
+        """Show no answer, and ask for none."""
         self.stop()
         self._key = None
-        self._say("")
+        self.say("")
 
     def stop(self) -> None:
-        """Measure no longer; the engine is free soon."""
+        """Ask no longer; the engine is free soon."""
         self._timer.stop()
         if self._worker is not None:
             self._worker.quit()
             self._worker = None
-        if self._key not in self._plans:
+        if self._key not in self._answers:
             self._key = None
-            self._say("")
+            self.say("")
 
-    def _measure(self) -> None:
+    def show_answer(self, answer: Any) -> None:
+        """Say what the engine answered."""
+        self.say(str(answer))
+
+    def show_fault(self, fault: str) -> None:
+        """Say why there is no answer."""
+        self.say("")
+
+    def say(self, text: str, hint: str = "", warning: str = "") -> None:
+        """Show this in the line and in its tooltip, and this in the warning."""
+        self.summary.say(text)
+        self.summary.setStyleSheet(QUIET)
+        self.summary.setToolTip(hint)
+        self.warning.say(warning, WARNING_COLOR)
+
+    def _ask(self) -> None:
         if self._work is None:
             return
         if self._engine.is_busy:
@@ -91,10 +106,12 @@ class PlanLine(QWidget):  # type: ignore[misc]
         key = self._key
 
         def take(outcome: Outcome) -> None:
-            if isinstance(outcome.value, RunPlan):
+            if not outcome.fault:
                 self._remember(key, outcome.value)
-            if key == self._key:
-                self._show(self._plans.get(key))
+            if key == self._key and outcome.fault:
+                self.show_fault(outcome.fault)
+            elif key == self._key:
+                self.show_answer(outcome.value)
 
         def end() -> None:
             if self._worker is worker:
@@ -103,20 +120,22 @@ class PlanLine(QWidget):  # type: ignore[misc]
         worker = start_work(self, self._work, "Planning", lambda _: None, take, end, is_quiet=True)
         self._worker = worker
 
-    def _remember(self, key: Hashable, plan: RunPlan) -> None:
-        while len(self._plans) >= MOST_KEPT:
-            del self._plans[next(iter(self._plans))]
-        self._plans[key] = plan
+    def _remember(self, key: Hashable, answer: Any) -> None:
+        while len(self._answers) >= MOST_KEPT:
+            del self._answers[next(iter(self._answers))]
+        self._answers[key] = answer
 
-    def _show(self, plan: RunPlan | None) -> None:
-        if plan is None:
-            self._say("")
-            return
-        self._say(plan.summary, "\n".join(f"{name}: {said}" for name, said in plan.describe().items()))
-        self.warning.say(plan.warnings[0] if plan.warnings else "", WARNING_COLOR)
 
-    def _say(self, text: str, hint: str = "") -> None:
-        self.summary.say(text)
-        self.summary.setStyleSheet(QUIET)
-        self.summary.setToolTip(hint)
-        self.warning.say("")
+class PlanLine(SettledLine):
+    """What a run will take, how that comes about in the tooltip, and a warning where something is short.
+
+    Faults of planning are not told: the run itself will tell them.
+    """
+
+    def __init__(self, engine: BusyEngine) -> None:
+        super().__init__(engine, MEASURING)
+
+    def show_answer(self, answer: RunPlan) -> None:
+        """Say what a run will take."""
+        hint = "\n".join(f"{name}: {said}" for name, said in answer.describe().items())
+        self.say(answer.summary, hint, answer.warnings[0] if answer.warnings else "")

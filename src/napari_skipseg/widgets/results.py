@@ -38,6 +38,10 @@ class Results:
         there = shown is not None and shown.is_whole and results_in(self._viewer, shown.source)
         return shown if there else None
 
+    def on_show(self, layer: Image | None) -> tuple[Shown, ...]:
+        """Return what there is of an image and has a layer: a preview before the result that it hides."""
+        return tuple(shown for shown in reversed(self._all(layer)) if results_in(self._viewer, shown.source))
+
     def set_threshold(self, layer: Image | None, threshold: float) -> None:
         """Show what there is of an image at another threshold."""
         for shown in self._all(layer):

@@ -61,7 +61,7 @@ class SegmentTab(JobTab):
         self._viewer, self._engine = viewer, engine
         self._asking: Any = None
         self._filling: Filling | None = None
-        self._results = Results(viewer)
+        self.results = Results(viewer)
         self._grey_values = GreyValues()
         self._make_widgets()
         self._connect()
@@ -136,7 +136,7 @@ class SegmentTab(JobTab):
             return
         work = partial(self._engine.segment, stack, model, choices.options(), whole)
         part = Part(choices.axes, positions, str(layer.unique_id))
-        self._fill(work, choices, Filling(self, self._viewer, layer, part, self._results.find_whole(layer)))
+        self._fill(work, choices, Filling(self, self._viewer, layer, part, self.results.find_whole(layer)))
 
     def preview(self) -> None:
         """Segment what is on screen."""
@@ -175,21 +175,21 @@ class SegmentTab(JobTab):
             if isinstance(progress, Opened) and progress.prediction is not None:
                 make_room = set_results_aside if is_preview else remove_preview
                 make_room(self._viewer, layer)
-                self._results.keep(filling.open(progress.prediction, float(self.form.threshold.value())))
+                self.results.keep(filling.open(progress.prediction, float(self.form.threshold.value())))
                 self._grey_values.keep(layer, choices.options(), progress.prediction.recipe)
             elif isinstance(progress, Written):
                 filling.hear(progress)
 
         def finish(prediction: Prediction) -> None:
-            self._results.keep(filling.finish(prediction))
+            self.results.keep(filling.finish(prediction))
             if layer not in self._viewer.layers:
                 self.tell(f"'{layer.name}' was removed meanwhile; its result stays.")
 
         def stop() -> str:
             shown, said = filling.stop(float(self.form.threshold.value()))
-            self._results.drop(filling.part.source)
+            self.results.drop(filling.part.source)
             if shown is not None:
-                self._results.keep(shown)
+                self.results.keep(shown)
             return said
 
         name = "Previewing" if is_preview else "Segmenting"
@@ -216,13 +216,13 @@ class SegmentTab(JobTab):
 
     def result(self) -> Shown | None:
         """Return the result of the image in the form, None where it was not segmented."""
-        return self._results.find(self.form.read().layer)
+        return self.results.find(self.form.read().layer)
 
     def _move_threshold(self, threshold: float) -> None:
-        self._results.set_threshold(self.form.read().layer, threshold)
+        self.results.set_threshold(self.form.read().layer, threshold)
 
     def _follow_image(self) -> None:
-        self._results.follow(self.form.read().layer)
+        self.results.follow(self.form.read().layer)
 
     def _bring_back(self, event: Any = None) -> None:
         bring_results_back(self._viewer)

@@ -1,8 +1,7 @@
-"""What viewer and engine process say to each other: one JSON object per line. Arrays never cross, only where they lie.
+"""What the engine process answers: one JSON object per line. Arrays never cross, only where they lie.
 
-To the engine's standard input go jobs (`SegmentJob`, `PlanJob`, `InspectJob`, `DevicesJob`) and commands (`Look`,
-`Cancel`, `Quit`); from its standard output come events. A job ends with exactly one of `Segmented`, `Planned`,
-`Inspected`, `DevicesFound`, `Failed`, `Cancelled`, which bears its number. Loads without torch.
+A job of `jobs.requests` ends with exactly one of `Segmented`, `Planned`, `Inspected`, `LessonPlanned`, `Taught`,
+`Trained`, `DevicesFound`, `Failed`, `Cancelled`, which bears its number. Loads without torch.
 """
 
 from __future__ import annotations
@@ -13,11 +12,9 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from napari_skipseg.devices import Device
-from napari_skipseg.images.normalize import Normalization
-from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.run_plan import RunPlan
+from napari_skipseg.training.learning import Lesson, Report
 
-INPUT_FILE = "input.npy"
 PROBABILITY_FILE = "probability.npy"
 UNCERTAINTY_FILE = "uncertainty.npy"
 BEFORE_FILE = "before.npy"
@@ -26,101 +23,6 @@ NO_JOB = 0
 """The number of a failure that belongs to no job: a line that the engine could not read. Jobs count from 1."""
 
 _STRICT = ConfigDict(extra="forbid")
-
-
-@dataclass(frozen=True, config=_STRICT)
-class SegmentJob:
-    """Segment the array in `folder`/input.npy; the results go into the same folder. The rest is as in `Stack`.
-
-    file: the image lies there, as `read_stack` opens it, and not in `folder`; "" where it was copied. preview: as in
-    `iter_predict`.
-    """
-
-    number: int
-    folder: str
-    file: str
-    shape: tuple[int, ...]
-    axes: str
-    voxel_size: tuple[float, float, float]
-    unit: str
-    origin: tuple[float, float, float]
-    name: str
-    model: str
-    model_sha256: str
-    options: SegmentOptions
-    normalization: Normalization | None = None
-    preview: bool = False
-    kind: Literal["segment"] = "segment"
-
-
-@dataclass(frozen=True, config=_STRICT)
-class PlanJob:
-    """Say what a `SegmentJob` of such an image would take. folder: where its results would lie."""
-
-    number: int
-    folder: str
-    shape: tuple[int, ...]
-    dtype: str
-    axes: str
-    voxel_size: tuple[float, float, float]
-    unit: str
-    name: str
-    model: str
-    model_sha256: str
-    options: SegmentOptions
-    kind: Literal["plan"] = "plan"
-
-
-@dataclass(frozen=True, config=_STRICT)
-class InspectJob:
-    """Show what the gates of a model make of the array in `folder`/input.npy; the results go into the same folder.
-
-    axes: of the array, those that the model sees at once behind its channels where it has some. start: where in the
-    image it begins, by axis letter. place: of the gate whose features are wanted.
-    """
-
-    number: int
-    folder: str
-    axes: str
-    start: dict[str, int]
-    name: str
-    model: str
-    model_sha256: str
-    place: str
-    normalization: Normalization
-    kind: Literal["inspect"] = "inspect"
-
-
-@dataclass(frozen=True, config=_STRICT)
-class DevicesJob:
-    """Say which devices there are to compute on."""
-
-    number: int
-    kind: Literal["devices"] = "devices"
-
-
-@dataclass(frozen=True, config=_STRICT)
-class Look:
-    """Do first what is looked at in job `number`: along each axis of its results the voxels in view."""
-
-    number: int
-    view: dict[str, tuple[float, float]]
-    kind: Literal["look"] = "look"
-
-
-@dataclass(frozen=True, config=_STRICT)
-class Cancel:
-    """Stop job `number` within a tile; nothing happens where it has ended already."""
-
-    number: int
-    kind: Literal["cancel"] = "cancel"
-
-
-@dataclass(frozen=True, config=_STRICT)
-class Quit:
-    """End the engine process, in the middle of a job too."""
-
-    kind: Literal["quit"] = "quit"
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -225,6 +127,61 @@ class Inspected:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class LessonPlanned:
+    """The result of a `LessonJob`."""
+
+    number: int
+    lesson: Lesson
+    kind: Literal["lesson"] = "lesson"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class CurvesMoved:
+    """How far a training is, and the newest values of its curves."""
+
+    number: int
+    done: int
+    total: int
+    message: str
+    step: int
+    values: dict[str, float]
+    kind: Literal["learned"] = "learned"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TilePictured:
+    """What the network makes of one tile now: array files in the job's folder, "" where nothing is held out."""
+
+    number: int
+    done: int
+    total: int
+    message: str
+    image: str
+    probability: str
+    target: str
+    kind: Literal["pictured"] = "pictured"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Taught:
+    """The result of a `FinetuneJob`: the new model's folder, and how it compares with the old one."""
+
+    number: int
+    folder: str
+    report: Report
+    kind: Literal["taught"] = "taught"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Trained:
+    """The result of a `TrainJob`: the new model's folder."""
+
+    number: int
+    folder: str
+    kind: Literal["trained"] = "trained"
+
+
+@dataclass(frozen=True, config=_STRICT)
 class DeviceReport:
     """What there is to compute on: the device that "auto" chooses, those that can be chosen, and OpenVINO."""
 
@@ -261,28 +218,10 @@ class Cancelled:
     kind: Literal["cancelled"] = "cancelled"
 
 
-Job = SegmentJob | PlanJob | InspectJob | DevicesJob
-Request = Job | Look | Cancel | Quit
-End = Segmented | Planned | Inspected | DevicesFound | Failed | Cancelled
-Event = Ready | ProgressMade | ResultsOpened | TileWritten | End
+End = Segmented | Planned | Inspected | LessonPlanned | Taught | Trained | DevicesFound | Failed | Cancelled
+Event = Ready | ProgressMade | ResultsOpened | TileWritten | CurvesMoved | TilePictured | End
 
-_REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
-
-
-def request_to_line(request: Request) -> bytes:
-    """Return `request` as one line of JSON."""
-    return _REQUESTS.dump_json(request) + b"\n"
-
-
-def request_from_line(line: bytes) -> Request:
-    """Return the request in `line`.
-
-    Raises:
-        ValueError: no JSON, an unknown kind or key, a missing value.
-        InputError: options that are impossible.
-    """
-    return _REQUESTS.validate_json(line)
 
 
 def event_to_line(event: Event) -> bytes:

@@ -1,0 +1,143 @@
+"""The commands `corrections …`: what was painted over which image, out into label files, in from them, and away."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from napari_skipseg.cli.options import AsJson
+from napari_skipseg.errors import InputError
+from napari_skipseg.terminal import report_rows
+
+if TYPE_CHECKING:
+    from napari_skipseg.corrections.catalog import Found
+
+SHORT = 12
+"""Characters of a key that are shown; as many as tell it from all others will do."""
+
+app = typer.Typer(help="What was corrected: list, export, import, delete.", rich_markup_mode=None)
+
+
+class WhatFlag(StrEnum):
+    """What is exported."""
+
+    target = "target"
+    strokes = "strokes"
+
+
+Whose = Annotated[str, typer.Argument(metavar="KEY|IMAGE", help="A key of the list, or the image that was corrected.")]
+
+
+@app.callback(invoke_without_command=True)
+def show_list_by_default(context: typer.Context) -> None:
+    """What was corrected: list, export, import, delete."""
+    if context.invoked_subcommand is None:
+        show_list()
+
+
+@app.command("list")
+def show_list(as_json: AsJson = False) -> None:
+    """List the corrections on this computer, those changed last first."""
+    from napari_skipseg.corrections.catalog import corrections_folder, find_corrections
+
+    found = find_corrections()
+    rows = [
+        {
+            "key": one.subject.key if as_json else one.subject.key[:SHORT],
+            "image": one.subject.name,
+            "shape": " × ".join(map(str, one.subject.shape)),
+            "classes": ", ".join(f"{each.name} = {each.value}" for each in one.classes),
+            "changed": time.strftime("%Y-%m-%d %H:%M", time.localtime(one.changed)) if one.changed else "never",
+            "state": _state(one),
+            "file": one.subject.file,
+        }
+        for one in found
+    ]
+    if not rows and not as_json:
+        typer.echo(f"There are no corrections in '{corrections_folder()}'.")
+        return
+    report_rows(rows, as_json)
+
+
+@app.command()
+def export(
+    whose: Whose,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A TIFF, or a folder with the ending .zarr.")],
+    what: Annotated[
+        WhatFlag, typer.Option(help="target: strokes and reviewed regions, as they train; strokes: these alone.")
+    ] = WhatFlag.target,
+) -> None:
+    """Write corrections as labels: 0 = not looked at, 1 = background, 2 and more = the classes."""
+    from napari_skipseg.corrections.exchange import export_corrections
+
+    typer.echo(export_corrections(_find(whose), out, what=what.value))
+
+
+@app.command("import")
+def import_(
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="The image that the labels are of.")],
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Labels: 1 = background, 2 and more = classes.")],
+) -> None:
+    """Take labels over as corrections of an image; where they are 0, what there is stays."""
+    from napari_skipseg.corrections.exchange import import_labels
+    from napari_skipseg.corrections.store import open_corrections
+    from napari_skipseg.images.files import read_stack
+
+    corrections = open_corrections(read_stack(image))
+    try:
+        count = import_labels(corrections, labels)
+        is_kept = corrections.checkpoint()
+        fault = corrections.fault
+    finally:
+        corrections.close()
+    if not is_kept:
+        raise InputError(fault or "The labels could not be written: try again.")
+    typer.echo(f"{count:,} pixels taken over as corrections of '{corrections.subject.name}'.")
+
+
+@app.command()
+def delete(
+    whose: Whose,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete corrections, for good."""
+    from napari_skipseg.corrections.catalog import remove
+
+    found = _find(whose)
+    if not yes:
+        typer.confirm(f"Delete the corrections of '{found.subject.name}' for good?", abort=True)
+    remove(found)
+    typer.echo(f"The corrections of '{found.subject.name}' are deleted.")
+
+
+def _state(found: Found) -> str:
+    if found.is_open:
+        return "open"
+    return "empty" if found.is_empty else "not closed: open the image to restore" if found.was_interrupted else "closed"
+
+
+def _find(whose: str) -> Found:
+    """Return the corrections that a key, its beginning, or an image names."""
+    from napari_skipseg.corrections.catalog import find_by_file, find_corrections, find_for
+    from napari_skipseg.images.files import read_stack
+    from napari_skipseg.images.identity import identify
+
+    if not Path(whose).exists():
+        named = [found for found in find_corrections() if found.subject.key.startswith(whose)]
+        if len(named) == 1:
+            return named[0]
+        how = "several corrections have keys that begin so" if named else "there is neither such a key nor such a file"
+        raise InputError(f"'{whose}': {how}; see `napari-skipseg corrections list`.")
+    found = find_for(identify(read_stack(whose)))
+    if found is not None:
+        return found
+    if (older := find_by_file(whose)) is not None:
+        raise InputError(
+            f"'{whose}' was changed since it was corrected: name those corrections by their key, "
+            f"{older.subject.key[:SHORT]}."
+        )
+    raise InputError(f"'{whose}' has no corrections: see `napari-skipseg corrections list`.")

@@ -1,0 +1,184 @@
+"""The chunks of a sparse array as an OME-Zarr 0.5 of one level, each in a file that is whole or not there.
+
+zarr itself writes a chunk beside its name and renames it, but brings neither to disk: after a power cut the file could
+be empty. So the files are written here, and are what zarr 3 would write: bytes, compressed by zstd with a checksum.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numcodecs.zstd import Zstd
+from numpy.typing import NDArray
+
+from napari_skipseg.corrections.durable import PARTIAL, make_folders, sync_folder, write_durably, write_whole_file
+from napari_skipseg.corrections.sparse_array import Place, chunk_shape
+from napari_skipseg.errors import FileError
+from napari_skipseg.images.zarr_layout import UNITS
+
+ARRAY = "0"
+"""Name of the array in its group."""
+
+_CODEC: Any = Zstd(level=1, checksum=True)
+_CHUNKS = "c"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the voxels of a sparse array lie: shape, axes, and (z, y, x) of voxel size and origin in `unit`."""
+
+    shape: tuple[int, ...]
+    axes: str
+    voxel_size: tuple[float, float, float]
+    unit: str
+    origin: tuple[float, float, float]
+
+
+class ChunkFiles:
+    """The store at `path`, a folder with the ending .zarr."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self.path, self._chunks = path, chunk_shape(shape)
+
+    def create(self, grid: Grid, told: Mapping[str, Any] | None = None) -> None:
+        """Write the metadata, where they are missing or others; chunks that are there stay.
+
+        told: attributes of the group besides its OME metadata.
+
+        Raises:
+            OSError: nothing can be written.
+        """
+        make_folders(self.path / ARRAY)
+        group = _group(grid, told or {})
+        for file, node in ((self.path / ARRAY / "zarr.json", _array(grid)), (self.path / "zarr.json", group)):
+            content = json.dumps(node, indent=1).encode()
+            if not file.is_file() or file.read_bytes() != content:
+                write_durably(file, content)
+
+    def places(self) -> Iterator[Place]:
+        """Yield the chunks that have a file."""
+        yield from _walk(self.path / ARRAY / _CHUNKS, len(self._chunks), ())
+
+    def is_empty(self) -> bool:
+        """Return whether no chunk has a file."""
+        return next(self.places(), None) is None
+
+    def remove_partial(self) -> None:
+        """Remove what a killed process left of files that it was writing; nobody must be writing now.
+
+        Raises:
+            OSError: one cannot be removed.
+        """
+        for file in self.path.rglob(f"*{PARTIAL}"):
+            file.unlink()
+
+    def read(self, place: Place) -> NDArray[np.uint8]:
+        """Return a chunk, which has a file.
+
+        Raises:
+            FileError: it is damaged.
+        """
+        file = self._file(place)
+        try:
+            values = np.frombuffer(_CODEC.decode(file.read_bytes()), np.uint8).reshape(self._chunks)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise FileError(
+                f"The corrections in '{file}' are damaged and cannot be read: check the disk; if you remove this file, "
+                "all others stay."
+            ) from error
+        return values.copy()
+
+    def write(self, place: Place, values: NDArray[np.uint8]) -> None:
+        """Write a chunk; one of zeros has no file. After a power cut it may be as before, until `sync`.
+
+        Raises:
+            OSError: it cannot be written; its file is as it was before.
+        """
+        file = self._file(place)
+        if values.any():
+            make_folders(file.parent)
+            write_whole_file(file, _CODEC.encode(np.ascontiguousarray(values)))
+        else:
+            file.unlink(missing_ok=True)
+
+    def sync(self, places: Iterable[Place]) -> None:
+        """Bring to disk which of these chunks have a file.
+
+        Raises:
+            OSError: the disk is at fault.
+        """
+        for folder in {self._file(place).parent for place in places}:
+            sync_folder(folder)
+
+    def write_new(self, place: Place, values: NDArray[np.uint8]) -> None:
+        """Write a chunk of a store that nobody reads yet, and that is of no use after a power cut.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        file = self._file(place)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(_CODEC.encode(np.ascontiguousarray(values)))
+
+    def _file(self, place: Place) -> Path:
+        return self.path.joinpath(ARRAY, _CHUNKS, *map(str, place))
+
+
+def _walk(folder: Path, depth: int, above: Place) -> Iterator[Place]:
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        inside = sorted(entries, key=lambda entry: entry.name)
+    for entry in inside:
+        if entry.name.isdigit() and depth > 1:
+            yield from _walk(Path(entry.path), depth - 1, (*above, int(entry.name)))
+        elif entry.name.isdigit():
+            yield (*above, int(entry.name))
+
+
+def _array(grid: Grid) -> dict[str, Any]:
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(grid.shape),
+        "data_type": "uint8",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk_shape(grid.shape))}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0,
+        "codecs": [
+            {"name": "bytes"},
+            {"name": "zstd", "configuration": {"level": 1, "checksum": True}},
+        ],
+        "attributes": {},
+        "dimension_names": list(grid.axes.lower()),
+    }
+
+
+def _group(grid: Grid, told: Mapping[str, Any]) -> dict[str, Any]:
+    sizes, origin = (dict(zip("ZYX", values, strict=True)) for values in (grid.voxel_size, grid.origin))
+    multiscale = {
+        "name": "corrections",
+        "axes": [_axis(axis, grid.unit) for axis in grid.axes],
+        "datasets": [
+            {
+                "path": ARRAY,
+                "coordinateTransformations": [
+                    {"type": "scale", "scale": [float(sizes.get(axis, 1.0)) for axis in grid.axes]},
+                    {"type": "translation", "translation": [float(origin.get(axis, 0.0)) for axis in grid.axes]},
+                ],
+            }
+        ],
+    }
+    ome = {"version": "0.5", "multiscales": [multiscale], "image-label": {}}
+    return {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome, **told}}
+
+
+def _axis(axis: str, unit: str) -> dict[str, str]:
+    told = {"name": axis.lower(), "type": "time" if axis == "T" else "space"}
+    return told | {"unit": UNITS[unit]} if axis in "ZYX" and unit in UNITS else told

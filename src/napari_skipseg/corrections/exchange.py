@@ -1,0 +1,169 @@
+"""Corrections out to label files that any program reads, and labels of any program in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.corrections.catalog import Found, lock_of
+from napari_skipseg.corrections.coding import HIGHEST, CorrectionClass
+from napari_skipseg.corrections.saved import Saved, Target, load_saved, write_whole
+from napari_skipseg.corrections.store import Corrections
+from napari_skipseg.corrections.subject import Subject
+from napari_skipseg.errors import InputError
+from napari_skipseg.images.files import read_stack, write_ome_tiff
+from napari_skipseg.images.ome import METRES, convert_length
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.write_faults import telling_faults
+
+Form = Literal["tiff", "ome-zarr"]
+What = Literal["target", "strokes"]
+
+AT_ONCE = 2**24
+"""Voxels of labels that are read at once."""
+
+SAME_SIZE = 0.01
+"""Relative difference up to which two voxel sizes are one, as programs round them."""
+
+
+class _Readable(NamedTuple):
+    saved: Saved
+    subject: Subject
+    classes: tuple[CorrectionClass, ...]
+
+
+def form_of(path: str | os.PathLike[str]) -> Form:
+    """Return the form of file that an ending asks for: OME-Zarr for .zarr, else TIFF."""
+    return "ome-zarr" if Path(path).suffix.lower() == ".zarr" else "tiff"
+
+
+def export_corrections(
+    corrections: Corrections | Found, path: str | os.PathLike[str], form: Form | None = None, what: What = "target"
+) -> Path:
+    """Return the file or folder of labels, written to `path`, in place of an older one.
+
+    0 = not looked at, 1 = background, 2 and more = the classes, whose names are in its description. At the image's
+    voxel size; OME-TIFF is written plane by plane, OME-Zarr with only the chunks in which something is.
+
+    form: by default what the ending says. what: all that trains ("target"), or only what was painted ("strokes").
+
+    Raises:
+        FileError: it cannot be written, something else is there, or a window has the corrections open.
+    """
+    path = Path(path)
+    with _reading(corrections) as (saved, subject, classes), telling_faults(path):
+        told = {"layer": "labels", "classes": {str(one.value): one.name for one in classes}}
+        array = Target(saved, only_strokes=what == "strokes")
+        if (form or form_of(path)) == "ome-zarr":
+            return write_whole(array, subject, path, told)
+        write_ome_tiff(
+            path, array, subject.axes, subject.voxel_size, subject.unit, subject.origin, description=told
+        )  # fmt: skip
+        return path
+
+
+def snapshot_found(found: Found, folder: Path) -> Path:
+    """Return `folder`, written as `Corrections.snapshot` does, of corrections that are not open.
+
+    Raises:
+        FileError: it cannot be written, or a window has them open.
+    """
+    with _reading(found) as (saved, subject, _), telling_faults(folder):
+        return write_whole(Target(saved), subject, folder)
+
+
+@contextmanager
+def _reading(corrections: Corrections | Found) -> Iterator[_Readable]:
+    """Yield what is to be written; those that are not open are locked meanwhile."""
+    if isinstance(corrections, Corrections):
+        yield _Readable(corrections.saved, corrections.subject, corrections.classes)
+        return
+    lock = lock_of(corrections.folder, corrections.subject.name)
+    with telling_faults(corrections.folder):
+        lock.take()
+    try:
+        with telling_faults(corrections.folder):
+            saved = load_saved(corrections.folder, corrections.subject.shape)
+        yield _Readable(saved, corrections.subject, corrections.classes)
+    finally:
+        lock.release()
+
+
+def import_labels(corrections: Corrections, path: str | os.PathLike[str]) -> int:
+    """Return how many pixels of labels were taken over as strokes from a file; where it is 0, what there is stays.
+
+    1 = background, 2 and more = the classes. Nothing is taken over where anything is wrong.
+
+    Raises:
+        FileError: the file cannot be read.
+        InputError: it has another shape or voxel size than the image, or values that are no labels.
+    """
+    labels = read_stack(path)
+    _check_place(labels, corrections.subject, Path(path).name)
+    shape = corrections.strokes.shape
+    values: NDArray[Any]
+    for _, values in _blocks(labels, shape):
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high > HIGHEST:
+            wrong = low if low < 0 else high
+            raise InputError(
+                f"'{Path(path).name}' holds the value {wrong}: corrections are 0 = not looked at, 1 = background and "
+                f"2 to {HIGHEST} = the classes; number its labels so."
+            )
+    count = 0
+    for box, values in _blocks(labels, shape):
+        painted = values > 0
+        if painted.any():
+            with corrections.strokes.lock:
+                corrections.strokes[box] = np.where(painted, values, corrections.strokes[box])
+            count += int(painted.sum())
+    return count
+
+
+def _check_place(labels: Stack, subject: Subject, name: str) -> None:
+    if np.dtype(labels.data.dtype).kind == "f":
+        raise InputError(f"'{name}' holds {labels.data.dtype} values, and labels are whole numbers: convert it.")
+    if _long(labels.shape) != _long(subject.shape):
+        raise InputError(
+            f"'{name}' has the shape {labels.shape}, '{subject.name}' has {subject.shape}: give labels of this image, "
+            "at its full size."
+        )
+    size = _size_in(labels, subject.unit)
+    own = [size[axis] for axis in subject.axes if axis in "ZYX"]
+    wanted = [dict(zip("ZYX", subject.voxel_size, strict=True))[axis] for axis in subject.axes if axis in "ZYX"]
+    if size and not np.allclose(own, wanted, rtol=SAME_SIZE, atol=0):
+        told = " × ".join(f"{length:g}" for length in own)
+        image = " × ".join(f"{length:g}" for length in wanted)
+        raise InputError(
+            f"'{name}' has voxels of {told} {subject.unit}, '{subject.name}' of {image}: give labels of this image, or "
+            "correct the voxel size in one of the two."
+        )
+
+
+def _size_in(labels: Stack, unit: str) -> dict[str, float]:
+    """Return the voxel size of the labels in `unit`, per axis; nothing where either is not known."""
+    if labels.unit not in METRES or unit not in METRES:
+        return {}
+    return {axis: convert_length(n, labels.unit, unit) for axis, n in zip("ZYX", labels.voxel_size, strict=True)}
+
+
+def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape without its axes of length 1: files leave them out."""
+    return tuple(n for n in shape[:-2] if n > 1) + shape[-2:]
+
+
+def _blocks(labels: Stack, shape: tuple[int, ...]) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
+    """Yield the labels a few rows of a slice at a time, with the part of the array of `shape` that they are for."""
+    kept = [axis for axis, n in enumerate(shape) if n > 1 or axis >= len(shape) - 2]
+    rows = max(1, AT_ONCE // shape[-1])
+    for place in np.ndindex(*shape[:-2]):
+        for top in range(0, shape[-2], rows):
+            box = (*(slice(n, n + 1) for n in place), slice(top, min(top + rows, shape[-2])), slice(0, shape[-1]))
+            lengths = [part.stop - part.start for part in box]
+            yield box, labels.read(tuple(box[axis] for axis in kept)).reshape(lengths)

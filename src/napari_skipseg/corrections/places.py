@@ -1,0 +1,157 @@
+"""Where to look next: the places of which a network is least sure, spread over the stack."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.errors import InputError
+from napari_skipseg.images.stack import ArrayLike
+from napari_skipseg.progress import Progress
+
+DONE = 0.5
+"""Share of a block from which on it counts as looked at."""
+
+LEAST = 1e-3
+"""Score below which there is nothing to look at."""
+
+NEAR = 0.05
+"""Share of the slices within which one that is near a chosen one counts less."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A block that is worth a look. center, box: in voxels along the axes of the stack without C. score: mean entropy
+    in bits, or mean standard deviation. reason: why, in words.
+    """
+
+    center: tuple[int, ...]
+    box: tuple[tuple[int, int], ...]
+    score: float
+    reason: str
+
+
+def iter_rank_places(
+    probability: ArrayLike,
+    axes: str,
+    class_names: Sequence[str],
+    reviewed: ArrayLike,
+    uncertainty: ArrayLike | None = None,
+    strokes: ArrayLike | None = None,
+    count: int = 40,
+    side: int = 128,
+) -> Generator[Progress, None, tuple[Place, ...]]:
+    """Return up to `count` blocks of one slice, those most worth a look first; yield after each slice.
+
+    The score of a block is the mean standard deviation of the copies where `uncertainty` is given, else the mean
+    entropy of the probability. Slices near a chosen one count less, and there the same spot least. Blocks of which
+    half or more is reviewed or painted are left out, and so are those of which the network is sure.
+
+    probability, uncertainty: (classes, *space) or (*space), read a band at a time; whole numbers stand for 0 to 1.
+    axes: of space, C left out or in front. reviewed, strokes: (*space), not 0 where that was done.
+    side: of a block, in pixels; those of a slice are all about the same size.
+
+    Raises:
+        InputError: the shapes do not fit.
+    """
+    shape = tuple(int(n) for n in reviewed.shape)
+    measured = probability if uncertainty is None else uncertainty
+    for array in (probability, measured):
+        if tuple(array.shape)[-len(shape) :] != shape or len(shape) != len(axes.replace("C", "")):
+            raise InputError(f"The result has the shape {tuple(array.shape)}, the image {shape}: segment it again.")
+    rows, columns = (_parts(n, side) for n in shape[-2:])
+    planes = list(np.ndindex(*shape[:-2]))
+    number = _Measured(measured, len(shape)).classes
+    scores = np.zeros((len(planes), len(rows), len(columns), number), np.float32)
+    for done, plane in enumerate(planes):
+        for row, (top, bottom) in enumerate(rows):
+            band = (*plane, slice(top, bottom), slice(0, shape[-1]))
+            found = _doubt(_Measured(measured, len(shape)).read(band), uncertainty is None)
+            for column, (left, right) in enumerate(columns):
+                block = (*band[:-1], slice(left, right))
+                if not _is_done(block, reviewed, strokes):
+                    scores[done, row, column] = found[:, :, left:right].mean(axis=(1, 2))
+        yield Progress(done + 1, len(planes), "looking for places")
+    chosen = _choose(scores.sum(axis=-1), count)
+    return tuple(
+        _describe(scores[where], planes[where[0]], rows[where[1]], columns[where[2]], class_names, uncertainty is None)
+        for where in chosen
+    )
+
+
+class _Measured:
+    """Probabilities or deviations as (classes, rows, columns) floats."""
+
+    def __init__(self, data: ArrayLike, dimensions: int) -> None:
+        self._data, self._has_classes = data, len(data.shape) > dimensions
+        self.classes = int(data.shape[0]) if self._has_classes else 1
+
+    def read(self, band: tuple[int | slice, ...]) -> NDArray[np.float32]:
+        values: NDArray[Any] = np.asarray(self._data[(slice(None), *band) if self._has_classes else band])
+        full = float(np.iinfo(values.dtype).max) if values.dtype.kind in "iu" else 1.0
+        return (values if self._has_classes else values[None]).astype(np.float32) / np.float32(full)
+
+
+def _doubt(values: NDArray[np.float32], is_probability: bool) -> NDArray[np.float32]:
+    """Return what each class adds to the entropy in bits, or to the mean deviation; the background's goes to all."""
+    if not is_probability:
+        return values / np.float32(len(values))
+    own = _bits(values)
+    rest = _bits(np.clip(1 - values.sum(axis=0, keepdims=True), 0, 1))
+    return own + rest / np.float32(len(values))
+
+
+def _bits(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return -values * np.log2(np.clip(values, np.float32(1e-7), 1))
+
+
+def _is_done(block: tuple[int | slice, ...], reviewed: ArrayLike, strokes: ArrayLike | None) -> bool:
+    seen = np.asarray(reviewed[block]) > 0
+    if strokes is not None:
+        seen |= np.asarray(strokes[block]) > 0
+    return bool(seen.mean() >= DONE)
+
+
+def _parts(length: int, side: int) -> list[tuple[int, int]]:
+    """Return the ends of parts of about the same length, of at most `side`."""
+    number = math.ceil(length / side)
+    return [(length * part // number, length * (part + 1) // number) for part in range(number)]
+
+
+def _choose(scores: NDArray[np.float32], count: int) -> list[tuple[int, int, int]]:
+    """Return where the best blocks lie, each after those before it made others around it less worth a look."""
+    chosen: list[tuple[int, int, int]] = []
+    left = np.where(scores >= LEAST, scores, 0)
+    slices = np.arange(len(scores))
+    reach = max(1.0, NEAR * len(scores))
+    while len(chosen) < count and left.max(initial=0) > 0:
+        plane, row, column = (int(n) for n in np.unravel_index(int(left.argmax()), left.shape))
+        chosen.append((plane, row, column))
+        near = np.exp(-np.abs(slices - plane) / reach).astype(np.float32)
+        left *= (1 - near / 2)[:, None, None]
+        left[:, row, column] *= 1 - near
+        left[plane, row, column] = 0
+    return chosen
+
+
+def _describe(
+    scores: NDArray[np.float32],
+    plane: tuple[int, ...],
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    class_names: Sequence[str],
+    is_entropy: bool,
+) -> Place:
+    box = (*((n, n + 1) for n in plane), rows, columns)
+    center = tuple((low + high) // 2 for low, high in box)
+    about = f" about {class_names[int(scores.argmax())]}" if 1 < len(class_names) == len(scores) else ""
+    score = float(scores.sum())
+    reason = f"the network wavers{about}: entropy {score:.2f} on average"
+    if not is_entropy:
+        reason = f"the copies disagree{about}: ±{score:.2f}"
+    return Place(center, box, score, reason)

@@ -1,0 +1,126 @@
+"""The two arrays of corrections as they are on disk: their chunks, and what the journal says came after."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.corrections.chunk_files import ChunkFiles
+from napari_skipseg.corrections.journal import journals, read_journal
+from napari_skipseg.corrections.sparse_array import Place, SparseArray
+from napari_skipseg.corrections.subject import Subject
+from napari_skipseg.corrections.tallies import target_of
+from napari_skipseg.errors import FileError
+from napari_skipseg.images.stack import LazyArray
+from napari_skipseg.images.zarr_nodes import is_node, read_node
+
+NAMES = ("strokes", "reviewed")
+
+MARK = "napari-skipseg-corrections"
+"""The attribute by which a store of ours is known that lacks the chunks in which nothing is."""
+
+
+class Saved(NamedTuple):
+    """strokes: what was painted. reviewed: what was found right. files: where the chunks of both lie."""
+
+    strokes: SparseArray
+    reviewed: SparseArray
+    files: tuple[ChunkFiles, ChunkFiles]
+
+    @property
+    def arrays(self) -> tuple[SparseArray, SparseArray]:
+        """Both, in the order of their files."""
+        return self.strokes, self.reviewed
+
+    @property
+    def pairs(self) -> tuple[tuple[SparseArray, ChunkFiles], ...]:
+        """Each with the files of its chunks."""
+        return tuple(zip(self.arrays, self.files, strict=True))
+
+
+def load_saved(folder: Path, shape: tuple[int, ...]) -> Saved:
+    """Return the corrections in `folder`, to the last whole record of the journal; chunks are read when looked at.
+
+    Raises:
+        FileError: a chunk that the journal writes to is damaged.
+        OSError: they cannot be read.
+    """
+    strokes, reviewed = (ChunkFiles(folder / f"{name}.zarr", shape) for name in NAMES)
+    saved = Saved(
+        SparseArray(shape, strokes.places(), strokes.read),
+        SparseArray(shape, reviewed.places(), reviewed.read),
+        (strokes, reviewed),
+    )
+    saved.reviewed.lock = saved.strokes.lock
+    for file in journals(folder):
+        for entry in read_journal(file):
+            ends = [start + n for start, n in zip(entry.corner, entry.values.shape, strict=True)]
+            saved.arrays[entry.array][tuple(map(slice, entry.corner, ends))] = entry.values
+    return saved
+
+
+def write_whole(array: Target, subject: Subject, path: Path, told: Mapping[str, Any] | None = None) -> Path:
+    """Return `path`, an OME-Zarr that has only the chunks in which something is, in place of an older one of ours.
+
+    It appears under its name when it is whole. told: what it says of itself besides, as JSON.
+
+    Raises:
+        FileError: something else is there, or a chunk is damaged.
+        OSError: it cannot be written.
+    """
+    if path.exists() and not is_whole(path):
+        raise FileError(f"'{path}' is there already and not ours: choose another name, or remove it.")
+    part = path.with_name(path.name + ".part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        files = ChunkFiles(part, subject.shape)
+        files.create(subject.grid, {MARK: dict(told or {})})
+        for place in array.places():
+            values = array.piece(place)
+            if values.any():
+                files.write_new(place, values)
+        if path.exists():
+            shutil.rmtree(path)
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return path
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether `path` is an OME-Zarr that `write_whole` wrote."""
+    return is_node(path) and MARK in read_node(path).attributes
+
+
+class Target(LazyArray):
+    """What of the corrections trains, or only the strokes, read where it is looked at."""
+
+    def __init__(self, saved: Saved, only_strokes: bool = False) -> None:
+        self.shape, self.dtype = saved.strokes.shape, saved.strokes.dtype
+        self._saved, self._arrays = saved, saved.arrays[:1] if only_strokes else saved.arrays
+
+    def places(self) -> list[Place]:
+        """Return the chunks in which something may be."""
+        return sorted(set().union(*(array.places() for array in self._arrays)))
+
+    def piece(self, place: Place) -> NDArray[np.uint8]:
+        """Return one chunk."""
+        with self._saved.strokes.lock:
+            return self._merge([array.piece(place) for array in self._arrays])
+
+    def _read(self, index: tuple[int | slice, ...]) -> Any:
+        with self._saved.strokes.lock:
+            return self._merge([array[index] for array in self._arrays])
+
+    def _merge(self, values: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        return target_of(*values) if len(values) > 1 else values[0]
+
+
+def place_of_box(box: tuple[slice, ...], chunks: tuple[int, ...]) -> Place:
+    """Return the chunk in which a box lies that lies in one."""
+    return tuple(part.start // n for part, n in zip(box, chunks, strict=True))

@@ -1,0 +1,300 @@
+"""An array of bytes that holds only the chunks in which something is, for a stack of any size."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.corrections.indexing import bounds_of, fitted, is_basic, points_of, ranges_of
+
+Place = tuple[int, ...]
+"""Which chunk: its number along each axis."""
+
+Box = tuple[slice, ...]
+"""A part of the array: one slice per axis, with start and stop."""
+
+SIDE = 256
+"""Length of a chunk along Y and X; along the other axes it is 1."""
+
+DENSE = 2**16
+"""Points are looked up one by one where the box around them has more voxels than this, and than four per point."""
+
+
+class Kept(NamedTuple):
+    """A chunk as it was at one moment. stamp: the number of the last write to it."""
+
+    values: NDArray[np.uint8]
+    stamp: int
+
+
+def chunk_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of the chunks of an array of `shape`, whose last two axes are Y and X."""
+    return tuple(min(SIDE, n) if axis >= len(shape) - 2 else 1 for axis, n in enumerate(shape))
+
+
+class SparseArray:
+    """An array of bytes that reads and writes as numpy does, and holds the chunks that were written to; all else is 0.
+
+    Reading gives a fresh numpy array, or a scalar. Several threads may use it at once.
+
+    stored: chunks that `load` gives when they are looked at; without `load` all is in memory.
+    memory: bytes beyond which chunks that can be loaded again are let go.
+    on_write: is told of each write that changes something, chunk by chunk and in order: which part, and its values
+    from now on (a copy).
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(
+        self,
+        shape: Iterable[int],
+        stored: Iterable[Place] = (),
+        load: Callable[[Place], NDArray[np.uint8]] | None = None,
+        memory: int = 512 * 2**20,
+    ) -> None:
+        self.shape: tuple[int, ...] = tuple(int(n) for n in shape)
+        self.chunks = chunk_shape(self.shape)
+        self.on_write: Callable[[Box, NDArray[np.uint8]], None] | None = None
+        self.lock = threading.RLock()
+        self._load, self._stored = load, set(stored)
+        self._there = set(self._stored)
+        self._most = max(1, memory // math.prod(self.chunks))
+        self._held: dict[Place, NDArray[np.uint8]] = {}
+        self._clean: dict[Place, None] = {}
+        self._dirty: dict[Place, int] = {}
+        self._writes = 0
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of voxels."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that a dense array of this shape would take."""
+        return self.size
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that are in memory."""
+        return len(self._held) * math.prod(self.chunks)
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Bytes in memory that are in no file of chunks yet."""
+        return len(self._dirty) * math.prod(self.chunks)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("a sparse array cannot be looked at as a dense one without a copy")
+        return np.asarray(self[...], dtype=dtype)
+
+    def __getitem__(self, key: Any) -> Any:
+        with self.lock:
+            if is_basic(key):
+                asked = ranges_of(key, self.shape)
+                values = self._read(asked.axes)[asked.turn]
+                return values.reshape(asked.shape) if asked.shape else values.reshape(-1)[0]
+            return self._read_points(points_of(key, self.shape))
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        with self.lock:
+            if is_basic(key):
+                asked = ranges_of(key, self.shape)
+                values = fitted(value, asked.shape).reshape([len(axis) for axis in asked.axes])
+                self._write(asked.axes, values[asked.turn])
+            else:
+                points = points_of(key, self.shape)
+                values = fitted(value, points[0].shape)
+                self._write_points(tuple(places.ravel() for places in points), values.ravel())
+
+    def max(self, axis: None = None, out: None = None, **others: Any) -> np.uint8:
+        """Return the highest value, chunk by chunk; that of one axis or into an array is not to be had."""
+        if axis is not None or out is not None:
+            raise ValueError("only the highest value of the whole array can be asked for")
+        return np.uint8(max((int(chunk.max()) for _, chunk in self.pieces()), default=0))
+
+    def copy(self) -> SparseArray:
+        """Return an array of its own with the same values, all in memory; nobody is told of what is written to it."""
+        alone = SparseArray(self.shape)
+        with self.lock:
+            alone._held = {place: chunk.copy() for place, chunk in self.pieces()}
+        alone._dirty, alone._there = dict.fromkeys(alone._held, 0), set(alone._held)
+        return alone
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SparseArray:
+        return self.copy()
+
+    def places(self) -> set[Place]:
+        """Return the chunks that are there; all others are 0."""
+        with self.lock:
+            return set(self._there)
+
+    def pieces(self) -> Iterator[tuple[Place, NDArray[np.uint8]]]:
+        """Yield each chunk that is there, in order, as a copy of a full chunk: beyond the array's end it is 0."""
+        for place in sorted(self.places()):
+            yield place, self.piece(place)
+
+    def piece(self, place: Place) -> NDArray[np.uint8]:
+        """Return a copy of one chunk; of zeros where there is none."""
+        with self.lock:
+            chunk = self._chunk(place)
+            return np.zeros(self.chunks, np.uint8) if chunk is None else chunk.copy()
+
+    def is_empty(self) -> bool:
+        """Return whether all is 0; no chunk is loaded for that."""
+        with self.lock:
+            return self._stored <= self._dirty.keys() and not any(self._held[place].any() for place in self._dirty)
+
+    def dirty(self) -> list[Place]:
+        """Return the chunks that are not in their files as they are now."""
+        with self.lock:
+            return sorted(self._dirty)
+
+    def keep(self, place: Place) -> Kept:
+        """Return a copy of one chunk to be stored, and which write was the last to it."""
+        with self.lock:
+            return Kept(self.piece(place), self._dirty.get(place, 0))
+
+    def stored(self, place: Place, kept: Kept) -> None:
+        """Be told that a chunk is in its file now as `keep` gave it; one of zeros has no file."""
+        with self.lock:
+            is_there = bool(kept.values.any())
+            (self._stored.add if is_there else self._stored.discard)(place)
+            if self._dirty.get(place) == kept.stamp:
+                del self._dirty[place]
+                if is_there:
+                    self._clean[place] = None
+                    self._let_go()
+                else:
+                    self._held.pop(place, None)
+                    self._there.discard(place)
+
+    def _read(self, axes: tuple[range, ...]) -> NDArray[np.uint8]:
+        out = np.zeros([len(axis) for axis in axes], np.uint8)
+        for place in self._touched(axes):
+            if (chunk := self._chunk(place)) is not None:
+                there, inside = self._overlap(axes, place)
+                out[there] = chunk[inside]
+        return out
+
+    def _write(self, axes: tuple[range, ...], values: NDArray[np.uint8]) -> None:
+        if not all(axes):
+            return
+        something = bool(values.any())
+        for place in self._touched(axes, only_there=not something):
+            there, inside = self._overlap(axes, place)
+            self._put(place, inside, values[there])
+
+    def _touched(self, axes: tuple[range, ...], only_there: bool = True) -> Iterator[Place]:
+        """Yield the chunks in which the ranges have places."""
+        if not all(axes):
+            return
+        spans = [range(axis[0] // n, axis[-1] // n + 1) for axis, n in zip(axes, self.chunks, strict=True)]
+        if only_there and len(self._there) < math.prod(len(span) for span in spans):
+            places = [place for place in self._there if all(n in span for n, span in zip(place, spans, strict=True))]
+            yield from places
+        else:
+            yield from (place for place in product(*spans) if not only_there or place in self._there)
+
+    def _overlap(self, axes: tuple[range, ...], place: Place) -> tuple[Box, Box]:
+        """Return the part of the ranges that lies in a chunk, and which part of the chunk that is."""
+        there, inside = [], []
+        for axis, number, n in zip(axes, place, self.chunks, strict=True):
+            low = max(0, -(-(number * n - axis.start) // axis.step))
+            high = min(len(axis), -(-((number + 1) * n - axis.start) // axis.step))
+            first = axis.start + low * axis.step - number * n
+            there.append(slice(low, max(low, high)))
+            inside.append(slice(first, max(first, first + (high - low - 1) * axis.step + 1), axis.step))
+        return tuple(there), tuple(inside)
+
+    def _put(self, place: Place, inside: Box, values: NDArray[np.uint8]) -> None:
+        """Write into one chunk, and tell of it where that changes anything."""
+        chunk = self._chunk(place)
+        if chunk is None:
+            if not values.any():
+                return
+            chunk = self._held[place] = np.zeros(self.chunks, np.uint8)
+            self._there.add(place)
+        elif np.array_equal(chunk[inside], values):
+            return
+        chunk[inside] = values
+        self._writes += 1
+        self._clean.pop(place, None)
+        self._dirty[place] = self._writes
+        if self.on_write is not None:
+            corner = [number * n for number, n in zip(place, self.chunks, strict=True)]
+            box = tuple(slice(low + part.start, low + part.stop) for low, part in zip(corner, inside, strict=True))
+            self.on_write(box, chunk[tuple(slice(part.start, part.stop) for part in inside)].copy())
+
+    def _read_points(self, points: tuple[NDArray[np.intp], ...]) -> NDArray[np.uint8]:
+        out = np.zeros(points[0].shape, np.uint8)
+        if not out.size:
+            return out
+        box = bounds_of(points)
+        if box.size <= max(DENSE, 4 * out.size):
+            dense = self._read(box.ranges)
+            return dense[tuple(places - low for places, low in zip(points, box.corner, strict=True))]
+        flat, found = tuple(places.ravel() for places in points), out.reshape(-1)
+        for place, chosen, local in self._groups(flat):
+            if (chunk := self._chunk(place)) is not None:
+                found[chosen] = chunk[local]
+        return out
+
+    def _write_points(self, points: tuple[NDArray[np.intp], ...], values: NDArray[np.uint8]) -> None:
+        if not values.size:
+            return
+        box = bounds_of(points)
+        if box.size <= max(DENSE, 4 * values.size):
+            dense = self._read(box.ranges)
+            dense[tuple(places - low for places, low in zip(points, box.corner, strict=True))] = values
+            self._write(box.ranges, dense)
+            return
+        for place, chosen, local in self._groups(points):
+            around = bounds_of(local)
+            inside = tuple(slice(axis.start, axis.stop) for axis in around.ranges)
+            new = self.piece(place)[inside]
+            new[tuple(places - low for places, low in zip(local, around.corner, strict=True))] = values[chosen]
+            self._put(place, inside, new)
+
+    def _groups(
+        self, points: tuple[NDArray[np.intp], ...]
+    ) -> Iterator[tuple[Place, NDArray[np.intp], tuple[NDArray[np.intp], ...]]]:
+        """Yield chunk by chunk which of the points lie in it, in their order, and where in it."""
+        grid = tuple(-(-length // n) for length, n in zip(self.shape, self.chunks, strict=True))
+        number = np.ravel_multi_index(tuple(p // n for p, n in zip(points, self.chunks, strict=True)), grid)
+        order = np.argsort(number, kind="stable")
+        ends = np.flatnonzero(np.diff(number[order])) + 1
+        for chosen in np.split(order, ends):
+            place = tuple(int(n) for n in np.unravel_index(number[chosen[0]], grid))
+            yield place, chosen, tuple(p[chosen] - k * n for p, k, n in zip(points, place, self.chunks, strict=True))
+
+    def _chunk(self, place: Place) -> NDArray[np.uint8] | None:
+        """Return a chunk itself, loaded where it was not in memory; None where there is none."""
+        if place in self._clean:
+            self._clean[place] = self._clean.pop(place)  # the last one to go
+        chunk = self._held.get(place)
+        if chunk is None and place in self._stored and self._load is not None:
+            chunk = self._held[place] = self._load(place)
+            self._clean[place] = None
+            self._let_go()
+        return chunk
+
+    def _let_go(self) -> None:
+        while len(self._held) > self._most and len(self._clean) > 1:
+            del self._held[oldest := next(iter(self._clean))]
+            del self._clean[oldest]

@@ -1,0 +1,108 @@
+"""What corrections are of: the image they were painted over, with what is on disk about it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from napari_skipseg.corrections.chunk_files import Grid
+from napari_skipseg.corrections.coding import CorrectionClass
+from napari_skipseg.corrections.durable import write_durably
+from napari_skipseg.errors import FileError, SkipsegError
+from napari_skipseg.images.fingerprint import fingerprint
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.write_faults import telling_faults
+
+FILE = "corrections.json"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The image that was corrected.
+
+    key: what `images.identity.identify` says. name: its layer's or file's. file: its path, "" where it was only in
+    memory. file_fingerprint: what that file was when it was corrected. shape, axes: those of the corrections, without
+    C. voxel_size, origin: (z, y, x) in `unit`.
+    """
+
+    key: str
+    name: str
+    file: str
+    shape: tuple[int, ...]
+    axes: str
+    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    unit: str = "pixel"
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    file_fingerprint: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels of the corrections lie."""
+        return Grid(self.shape, self.axes, self.voxel_size, self.unit, self.origin)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is on disk about corrections besides their voxels. changed: when they last were, in seconds since 1970."""
+
+    subject: Subject
+    classes: tuple[CorrectionClass, ...] = ()
+    changed: float = 0.0
+
+
+_RECORD = TypeAdapter(Record)
+
+
+def subject_of(stack: Stack, key: str) -> Subject:
+    """Return what corrections of `stack` are of. An image whose file is gone has no fingerprint."""
+    lengths = [(axis, length) for axis, length in zip(stack.axes, stack.shape, strict=True) if axis != "C"]
+    try:
+        told = fingerprint(stack.file) if stack.file else {}
+    except SkipsegError:
+        told = {}
+    return Subject(
+        key,
+        stack.name,
+        stack.file,
+        tuple(length for _, length in lengths),
+        "".join(axis for axis, _ in lengths),
+        stack.voxel_size,
+        stack.unit,
+        stack.origin,
+        told,
+    )
+
+
+def read_record(folder: Path) -> Record | None:
+    """Return what the folder says of its corrections, None where it says nothing that can be understood."""
+    try:
+        return _RECORD.validate_json((folder / FILE).read_bytes())
+    except (OSError, ValidationError, SkipsegError):
+        return None
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write that down, in place of what was there.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    with telling_faults(folder / FILE):
+        write_durably(folder / FILE, json.dumps(asdict(record), indent=1).encode())
+
+
+def check_same(subject: Subject, record: Record) -> None:
+    """Raise where the corrections on disk are of another shape.
+
+    Raises:
+        FileError: they are.
+    """
+    if record.subject.shape != subject.shape:
+        raise FileError(
+            f"The corrections of '{subject.name}' have the shape {record.subject.shape}, the image has "
+            f"{subject.shape}: export them with the command `corrections export`, then delete them."
+        )

@@ -1,0 +1,145 @@
+"""What every call of the engine needs: the process, one call at a time, a question and its answer. No torch."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+import weakref
+from collections.abc import Callable, Generator, Iterator
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from napari_skipseg.errors import EngineError
+from napari_skipseg.inference.outputs import Focus
+from napari_skipseg.jobs.child import WAKE, Child, error_of
+from napari_skipseg.jobs.events import NO_JOB, End, Event, Failed, ProgressMade
+from napari_skipseg.jobs.requests import Job, KeepBest, Look
+from napari_skipseg.jobs.session import Session
+from napari_skipseg.progress import Progress
+from napari_skipseg.training.learning import Keep
+
+Command = Focus | Keep
+Answer = TypeVar("Answer", bound=End)
+
+
+class Calls:
+    """The engine process: started by the first call, kept warm between calls, ended by `close` or with its owner.
+
+    A call is a generator: it yields at least every 0.1 s and returns its result. Closing it cancels the job and returns
+    at once: the engine is told to stop, and killed where it has not after `child.GRACE` seconds. One call at a time.
+    A context manager, too.
+    """
+
+    def __init__(self) -> None:
+        self._session = Session()
+        self._alone = threading.Lock()
+        self._settling: threading.Thread | None = None
+        self._numbers = count(1)
+        self._finalize = weakref.finalize(self, self._session.close)
+
+    @property
+    def pid(self) -> int | None:
+        """The engine process, None where it does not run."""
+        child = self._session.child
+        return None if child is None or child.has_ended() else child.pid
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call is at work, so that another one would be refused."""
+        return self._alone.locked()
+
+    def close(self) -> None:
+        """End the engine process, in the middle of a job too, and remove the temporary folder."""
+        self._finalize()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _busy(self) -> Iterator[None]:
+        if not self._alone.acquire(blocking=False):
+            raise EngineError("The engine is at work: wait until it is done, or cancel it first.")
+        try:
+            yield
+        finally:
+            self._alone.release()
+
+    def _start(self) -> Generator[Progress, None, Child]:
+        while self._settling is not None and self._settling.is_alive():
+            yield Progress(0, 1, "stopping the last run")
+            self._settling.join(WAKE)
+        return self._session.start()
+
+    def _ask(
+        self,
+        child: Child,
+        job: Job,
+        hear: Callable[[Event], Progress | None] = lambda _: None,
+        leftovers: tuple[Path, ...] = (),
+    ) -> Generator[Progress, Command | None, End]:
+        """Return the job's result; closed in mid-run, tell the engine to stop and see to it in the background.
+
+        hear: says what to yield for an event of this job, None for nothing new. leftovers: folders that go when the
+        engine has stopped.
+        """
+        shown = Progress(0, 1, "starting the engine")
+        child.send(job)
+        try:
+            while True:
+                event = child.next_event(WAKE)
+                if isinstance(event, Failed) and event.number in (job.number, NO_JOB):
+                    raise error_of(event)
+                if isinstance(event, End) and event.number == job.number:
+                    return event
+                heard = None if event is None or getattr(event, "number", NO_JOB) != job.number else _heard(event, hear)
+                shown = heard or Progress(shown.done, shown.total, shown.message)
+                command = yield shown
+                if isinstance(command, Focus):
+                    child.send(Look(job.number, command.view))
+                elif command is not None:
+                    child.send(KeepBest(job.number))
+        except EngineError:
+            child.end()
+            raise
+        except (GeneratorExit, KeyboardInterrupt):
+            self._settling = threading.Thread(target=_settle, args=(child, job.number, leftovers), daemon=True)
+            self._settling.start()
+            raise
+
+
+def _heard(event: Event, hear: Callable[[Event], Progress | None]) -> Progress | None:
+    """Return what an event says of how far its job is; None where it says nothing."""
+    if isinstance(event, ProgressMade):
+        return Progress(event.done, event.total, event.message)
+    return hear(event)
+
+
+def _settle(child: Child, number: int, leftovers: tuple[Path, ...]) -> None:
+    child.cancel(number)
+    for folder in leftovers:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def removed_on_failure(folder: Path) -> Iterator[None]:
+    """Remove `folder` where what is done meanwhile fails."""
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield
+        on_failure.pop_all()
+
+
+def expected(end: End, kind: type[Answer]) -> Answer:
+    """Return the end of a job as the kind that it must be.
+
+    Raises:
+        EngineError: it is another one.
+    """
+    if not isinstance(end, kind):
+        raise EngineError(f"The engine answered with something unexpected ({end.kind}): try again.")
+    return end

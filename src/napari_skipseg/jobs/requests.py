@@ -1,0 +1,213 @@
+"""What the viewer asks of the engine process: one JSON object per line. Arrays never cross, only where they lie.
+
+To the engine's standard input go jobs (`SegmentJob`, `PlanJob`, `InspectJob`, `LessonJob`, `FinetuneJob`, `TrainJob`,
+`DevicesJob`) and commands (`Look`, `KeepBest`, `Cancel`, `Quit`). What comes back is in `jobs.events`. Loads without
+torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from napari_skipseg.images.normalize import Normalization
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.training.finetune_settings import FinetuneSettings
+from napari_skipseg.training.settings import TrainSettings
+
+INPUT_FILE = "input.npy"
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class SegmentJob:
+    """Segment the array in `folder`/input.npy; the results go into the same folder. The rest is as in `Stack`.
+
+    file: the image lies there, as `read_stack` opens it, and not in `folder`; "" where it was copied. preview: as in
+    `iter_predict`.
+    """
+
+    number: int
+    folder: str
+    file: str
+    shape: tuple[int, ...]
+    axes: str
+    voxel_size: tuple[float, float, float]
+    unit: str
+    origin: tuple[float, float, float]
+    name: str
+    model: str
+    model_sha256: str
+    options: SegmentOptions
+    normalization: Normalization | None = None
+    preview: bool = False
+    kind: Literal["segment"] = "segment"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class PlanJob:
+    """Say what a `SegmentJob` of such an image would take. folder: where its results would lie."""
+
+    number: int
+    folder: str
+    shape: tuple[int, ...]
+    dtype: str
+    axes: str
+    voxel_size: tuple[float, float, float]
+    unit: str
+    name: str
+    model: str
+    model_sha256: str
+    options: SegmentOptions
+    kind: Literal["plan"] = "plan"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class InspectJob:
+    """Show what the gates of a model make of the array in `folder`/input.npy; the results go into the same folder.
+
+    axes: of the array, those that the model sees at once behind its channels where it has some. start: where in the
+    image it begins, by axis letter. place: of the gate whose features are wanted.
+    """
+
+    number: int
+    folder: str
+    axes: str
+    start: dict[str, int]
+    name: str
+    model: str
+    model_sha256: str
+    place: str
+    normalization: Normalization
+    kind: Literal["inspect"] = "inspect"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class CorrectedImage:
+    """An image with its corrections; the rest is as in `Stack`.
+
+    file: the image lies there, as `read_stack` opens it; "" where it was copied. copy: the array file it was copied
+    into; "" where it lies in a file, or where its voxels are not needed. channel: the one to learn from; None where the
+    image has no others. labels: where the corrections lie, as `read_stack` opens them. values: what each of their
+    values from 2 on stands for in the settings' classes; 1 for a class that is not learnt.
+    """
+
+    file: str
+    copy: str
+    shape: tuple[int, ...]
+    dtype: str
+    axes: str
+    voxel_size: tuple[float, float, float]
+    unit: str
+    origin: tuple[float, float, float]
+    name: str
+    channel: int | None
+    labels: str
+    values: dict[int, int]
+
+
+@dataclass(frozen=True, config=_STRICT)
+class LessonJob:
+    """Say what a `FinetuneJob` of these images would learn from."""
+
+    number: int
+    settings: FinetuneSettings
+    images: tuple[CorrectedImage, ...]
+    device: str
+    kind: Literal["lesson"] = "lesson"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class FinetuneJob:
+    """Fine-tune a model. folder: where pictures of what it makes of a tile go. target: the folder of the models.
+
+    It goes on from the checkpoint of the same job, where one lies in `target`; restart: that is thrown away first.
+    """
+
+    number: int
+    folder: str
+    settings: FinetuneSettings
+    images: tuple[CorrectedImage, ...]
+    target: str
+    device: str
+    model: str
+    model_sha256: str
+    restart: bool = False
+    kind: Literal["finetune"] = "finetune"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TrainJob:
+    """Train a model from scratch; the rest is as in `FinetuneJob`."""
+
+    number: int
+    folder: str
+    settings: TrainSettings
+    target: str
+    device: str
+    restart: bool = False
+    kind: Literal["train"] = "train"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DevicesJob:
+    """Say which devices there are to compute on."""
+
+    number: int
+    kind: Literal["devices"] = "devices"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Look:
+    """Do first what is looked at in job `number`: along each axis of its results the voxels in view."""
+
+    number: int
+    view: dict[str, tuple[float, float]]
+    kind: Literal["look"] = "look"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class KeepBest:
+    """End the training of job `number` now, and keep the best weights so far."""
+
+    number: int
+    kind: Literal["keep"] = "keep"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Cancel:
+    """Stop job `number` within a tile; nothing happens where it has ended already."""
+
+    number: int
+    kind: Literal["cancel"] = "cancel"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Quit:
+    """End the engine process, in the middle of a job too."""
+
+    kind: Literal["quit"] = "quit"
+
+
+Job = SegmentJob | PlanJob | InspectJob | LessonJob | FinetuneJob | TrainJob | DevicesJob
+Request = Job | Look | KeepBest | Cancel | Quit
+
+_REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])
+
+
+def request_to_line(request: Request) -> bytes:
+    """Return `request` as one line of JSON."""
+    return _REQUESTS.dump_json(request) + b"\n"
+
+
+def request_from_line(line: bytes) -> Request:
+    """Return the request in `line`.
+
+    Raises:
+        ValueError: no JSON, an unknown kind or key, a missing value.
+        SkipsegError: options or settings that are impossible.
+    """
+    return _REQUESTS.validate_json(line)

@@ -1,0 +1,239 @@
+"""Fine-tuning as a task for the fit: patches with partial labels, an old network that is not to be forgotten."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from napari_skipseg.errors import SpecError
+from napari_skipseg.networks.network import Deep, Network, class_probability
+from napari_skipseg.training.finetune_settings import (
+    RATES,
+    FinetuneSettings,
+    Reach,
+    finetune_from_json,
+    finetune_to_dict,
+)
+from napari_skipseg.training.lesson_patches import Batch, LessonPatches
+from napari_skipseg.training.losses import loss
+from napari_skipseg.training.partial_labels import merge_unknown, remembering_loss
+from napari_skipseg.training.protocols import PROTOCOLS
+from napari_skipseg.training.task import MEMORY_FORMAT, Pace, Validation, in_precision, logits_of
+from napari_skipseg.training.train_task import picture_of
+
+BATCH_NORM = (nn.BatchNorm2d, nn.BatchNorm3d)
+PATCH = {2: (256, 256), 3: (32, 64, 64)}
+QUICK_PATCH = {2: (128, 128), 3: (16, 48, 48)}
+"""Size of a patch by dimensions, where the settings name none."""
+BATCH = {2: 4, 3: 2}
+QUICK_BATCH = 8
+REMEMBERING = 2.0
+"""What the old network's answers weigh beside the labels."""
+VALIDATIONS = {"quick": 4, "normal": 12, "full": 12}
+"""How often a fit looks at what is held out, by reach."""
+FEATURES = 96
+"""Patches whose features are computed once, where only the last level is trained."""
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a fine-tuning works with: where its patches come from, and what is held out.
+
+    held_out: windows of the corrections and of the model's own sample. teacher: the old network, None where nothing is
+    to be remembered.
+    """
+
+    patches: LessonPatches
+    held_out: tuple[Batch, ...]
+    teacher: Network | None
+
+
+def patch_of(settings: FinetuneSettings, network: Network) -> tuple[int, ...]:
+    """Return the size of a patch: the one named, or that of the reach, in whole strides of the network.
+
+    Raises:
+        SpecError: the one named has other dimensions than the network.
+    """
+    dimensions = network.spec.dimensions
+    patch = settings.patch or (QUICK_PATCH if settings.reach == "quick" else PATCH)[dimensions]
+    if len(patch) != dimensions or min(patch) < 8:
+        given = ", ".join(map(str, patch))
+        raise SpecError(f"A {dimensions}D network needs a patch of {dimensions} lengths >= 8, not {given}.")
+    return tuple(-(-side // network.stride) * network.stride for side in patch)
+
+
+def batch_of(settings: FinetuneSettings, dimensions: int) -> int:
+    """Return the patches of a step, all processes together."""
+    return settings.batch or (QUICK_BATCH if settings.reach == "quick" else BATCH[dimensions])
+
+
+def trained_parts(network: Network, reach: Reach) -> list[nn.Module]:
+    """Return the parts of `network` that the reach lets move."""
+    if reach == "full":
+        return [network]
+    names = network.parts.last if reach == "quick" else network.parts.decoder
+    return [network.get_submodule(name) for name in names]
+
+
+def set_modes(network: Network, settings: FinetuneSettings) -> None:
+    """Put what is trained into training mode, but for frozen batch norms, and all else into evaluation mode."""
+    network.eval()
+    for part in trained_parts(network, settings.reach):
+        part.train()
+        for module in part.modules():
+            if isinstance(module, BATCH_NORM) and settings.batch_norm == "frozen":
+                module.eval()
+
+
+class _Prepared(NamedTuple):
+    """A batch with what the network makes of it below its last level, and the old network's answers."""
+
+    batch: Batch
+    deep: Deep
+    answers: Tensor | None
+
+
+class FinetuneTask:
+    """Training of the decoder or of all, on patches drawn afresh for every step."""
+
+    def __init__(
+        self, settings: FinetuneSettings, lessons: Lessons, steps: int, batch: int, device: torch.device
+    ) -> None:
+        self.settings, self.lessons, self.device, self._batch = settings, lessons, device, batch
+        rate = settings.learning_rate or RATES[settings.reach]
+        self.pace = Pace(
+            steps=steps,
+            training_protocol=replace(PROTOCOLS["modern"], learning_rate=rate),
+            validate_every=max(1, -(-steps // VALIDATIONS[settings.reach])),
+            shown_every=max(1, min(10, steps // 10)),
+            seed=settings.seed,
+            minutes=settings.minutes,
+        )
+        if lessons.teacher is not None:
+            dimensions = len(lessons.patches.patch)
+            lessons.teacher.to(device=device, memory_format=MEMORY_FORMAT[dimensions])  # type: ignore[call-overload]
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings as a checkpoint keeps them."""
+        return finetune_to_dict(self.settings)
+
+    def is_same_run(self, written: dict[str, Any]) -> bool:
+        """Return whether a checkpoint with the settings `written` is one of these."""
+        try:
+            return finetune_from_json(json.dumps(written)) == self.settings
+        except SpecError:
+            return False
+
+    def parameters(self, network: Network) -> Sequence[nn.Parameter]:
+        """Return the parameters that the reach allows to move."""
+        return [parameter for part in trained_parts(network, self.settings.reach) for parameter in part.parameters()]
+
+    def set_modes(self, network: Network) -> None:
+        """Put what is trained into training mode, but for frozen batch norms."""
+        set_modes(network, self.settings)
+
+    def loss(self, network: Network, number: int) -> Tensor:
+        """Return the loss of part `number` of all batches."""
+        batch = self.lessons.patches.draw(range(number * self._batch, (number + 1) * self._batch))
+        logits = logits_of(network, batch.images, self.device, self.settings.precision)
+        return self._loss_of(logits, batch, self._answers(batch))
+
+    def _loss_of(self, logits: Tensor, batch: Batch, answers: Tensor | None) -> Tensor:
+        targets = batch.targets.to(self.device)
+        merged = merge_unknown(logits, batch.judged.to(self.device))
+        value = loss(self.settings.loss, merged, targets, self.settings.class_weight)
+        if answers is None:
+            return value
+        kept, recalled = self.lessons.patches.plan.kept, batch.recalled.to(self.device)
+        return value + REMEMBERING * remembering_loss(logits, answers, kept, recalled, targets <= 0)
+
+    def _answers(self, batch: Batch) -> Tensor | None:
+        """Return the old network's probabilities (N, old classes, *space); 0 for patches that need none."""
+        asked = batch.recalled.any(dim=1)
+        if self.lessons.teacher is None or not bool(asked.any()):
+            return None
+        with torch.no_grad():
+            logits = logits_of(self.lessons.teacher, batch.images[asked], self.device, self.settings.precision)
+            found = class_probability(logits)
+            if bool(asked.all()):
+                return found
+            answers = found.new_zeros(len(asked), *found.shape[1:])
+            answers[asked.to(self.device)] = found
+        return answers
+
+    def validate(self, network: Network) -> Validation | None:
+        """Return the loss on what is held out, own sample included, and Dice of the classes that the labels judge."""
+        losses: list[float] = []
+        learnt = self.lessons.patches.plan.learnt
+        overlap, sizes = torch.zeros(len(learnt)), torch.zeros(len(learnt))
+        picture, shown = None, -1
+        with torch.inference_mode():
+            for number, batch in enumerate(self.lessons.held_out):
+                logits = self._held_out_logits(network, number)
+                losses.append(float(self._loss_of(logits, batch, self._held_out_answers(number))))
+                if not bool(batch.judged[:, learnt[-1] - 1].all()):
+                    continue
+                probability = class_probability(logits).cpu()
+                for column, label in enumerate(learnt):
+                    true = batch.targets == label
+                    predicted = (probability[:, label - 1] > 0.5) & (batch.targets >= 0)
+                    overlap[column] += 2 * (predicted & true).sum()
+                    sizes[column] += predicted.sum() + true.sum()
+                most = int((batch.targets == learnt[-1]).sum())
+                if most > shown:
+                    shown, picture = most, picture_of(batch.images, probability[:, [learnt[-1] - 1]], batch.targets)
+        dice = float((overlap / sizes.clamp(min=1)).mean())
+        return Validation(sum(losses) / len(losses), {"held-out Dice": dice}, picture)
+
+    def _held_out_logits(self, network: Network, number: int) -> Tensor:
+        return logits_of(network, self.lessons.held_out[number].images, self.device, self.settings.precision)
+
+    def _held_out_answers(self, number: int) -> Tensor | None:
+        return self._answers(self.lessons.held_out[number])
+
+
+class QuickTask(FinetuneTask):
+    """Training of the last level and its gate, on features that are computed once: what lies below stays as it is."""
+
+    def __init__(
+        self,
+        settings: FinetuneSettings,
+        lessons: Lessons,
+        steps: int,
+        batch: int,
+        device: torch.device,
+        network: Network,
+    ) -> None:
+        super().__init__(settings, lessons, steps, batch, device)
+        network.to(device=device, memory_format=MEMORY_FORMAT[network.spec.dimensions])  # type: ignore[call-overload]
+        network.eval()
+        count = max(1, min(steps, FEATURES // batch))
+        drawn = (lessons.patches.draw(range(number * batch, (number + 1) * batch)) for number in range(count))
+        self._learnt = [self._prepare(network, each) for each in drawn]
+        self._kept_back = [self._prepare(network, each) for each in lessons.held_out]
+
+    def _prepare(self, network: Network, batch: Batch) -> _Prepared:
+        images = batch.images.to(device=self.device).to(memory_format=MEMORY_FORMAT[batch.images.ndim - 2])
+        with torch.no_grad(), in_precision(self.device, self.settings.precision):
+            deep = network.deep(images)
+        return _Prepared(batch, deep, self._answers(batch))
+
+    def loss(self, network: Network, number: int) -> Tensor:
+        """Return the loss of part `number` of all batches, which come round again and again."""
+        prepared = self._learnt[number % len(self._learnt)]
+        return self._loss_of(self._finish(network, prepared), prepared.batch, prepared.answers)
+
+    def _finish(self, network: Network, prepared: _Prepared) -> Tensor:
+        with in_precision(self.device, self.settings.precision):
+            return network.finish(prepared.deep).logits.float()
+
+    def _held_out_logits(self, network: Network, number: int) -> Tensor:
+        return self._finish(network, self._kept_back[number])
+
+    def _held_out_answers(self, number: int) -> Tensor | None:
+        return self._kept_back[number].answers

@@ -1,0 +1,92 @@
+"""What a training tells while it runs and when it ends, and what it can be told. Loads without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict
+
+from napari_skipseg.progress import Progress
+
+
+class Keep:
+    """A command to a training, sent back through its `yield`: stop here, and keep the best weights so far."""
+
+
+@dataclass(frozen=True)
+class Learned(Progress):
+    """The curves of a training went on: their newest values at `step`, by name such as "held-out Dice"."""
+
+    step: int = 0
+    values: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pictured(Progress):
+    """What the network makes of one held-out tile now.
+
+    image: (Y, X) float32 in standard units. probability: (Y, X) float32 of the class that is learnt. target: (Y, X)
+    int16 as in `Labelled`. All three None where nothing is held out.
+    """
+
+    image: NDArray[np.float32] | None = None
+    probability: NDArray[np.float32] | None = None
+    target: NDArray[np.int16] | None = None
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One score of the old and the new model, old None where that model does not know the class.
+
+    on: what was scored: "held-out corrections" or "its own sample". score: "Dice", "FPR", "FNR" or "V_rand".
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    on: str
+    class_name: str
+    score: str
+    old: float | None
+    new: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """The old model beside the new one; `reason` says in one sentence why the new one is better or not."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    rows: tuple[ScoreRow, ...]
+    is_better: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A new model: its folder, and how it compares with the one it started from."""
+
+    folder: Path
+    report: Report
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a fine-tuning will learn from, told before it starts.
+
+    pixels: labelled ones by class name, "background" included, to train on; held_out: those kept for scores. places:
+    blocks with labels to train on and held out. slices: slices with labels. seconds: how long it will take, about;
+    None where that is not known yet. facts: more of it for the record.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    pixels: dict[str, int]
+    held_out: dict[str, int]
+    places: tuple[int, int]
+    slices: int
+    seconds: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)

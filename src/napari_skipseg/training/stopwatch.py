@@ -1,0 +1,150 @@
+"""How long a fine-tuning takes on this machine, measured on a step or two."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from napari_skipseg.devices import choose_device
+from napari_skipseg.errors import FileError
+from napari_skipseg.models.catalog import locate_model
+from napari_skipseg.models.model import read_model
+from napari_skipseg.networks.head import grow_classes
+from napari_skipseg.networks.network import Deep, Network
+from napari_skipseg.training.class_plan import ClassPlan
+from napari_skipseg.training.distributed import Processes
+from napari_skipseg.training.finetune_settings import STEPS, FinetuneSettings
+from napari_skipseg.training.finetune_task import FEATURES, batch_of, patch_of, set_modes, trained_parts
+from napari_skipseg.training.lesson_patches import RECALLED_EVERY
+from napari_skipseg.training.material import MOST_SCORED
+from napari_skipseg.training.places import Split
+from napari_skipseg.training.task import MEMORY_FORMAT, in_precision, logits_of
+
+FEWEST_STEPS = 10
+BESIDES = 0.15
+"""What patches and validations take besides the steps, as a share of them."""
+SECONDS_PER_PATCH = 0.01
+SECONDS_PER_PLACE = 0.03
+"""To score a held-out place with both models."""
+START = 2.0
+"""Seconds to read the images, to measure the margin and to write the model."""
+
+
+def time_of(work: Callable[[], object]) -> float:
+    """Return the seconds that `work` takes, once it was done before: a first time takes longer."""
+    work()
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def steps_of(settings: FinetuneSettings, seconds_per_step: float) -> int:
+    """Return how many steps: those named, those that fit into the minutes named, or those of the reach."""
+    if settings.steps:
+        return settings.steps
+    if settings.minutes:
+        return max(FEWEST_STEPS, int(settings.minutes * 60 / max(1e-3, seconds_per_step)))
+    return STEPS[settings.reach]
+
+
+def agree_on_steps(
+    settings: FinetuneSettings,
+    plan: ClassPlan,
+    network: Network,
+    device: torch.device,
+    note: Path,
+    processes: Processes,
+) -> int:
+    """Return the steps of a fine-tuning that is about to begin; those fitted to its minutes are kept in `note`.
+
+    The same number in all processes, and again when it is resumed.
+
+    Raises:
+        FileError: the note cannot be written.
+    """
+    if settings.steps or not settings.minutes:
+        return steps_of(settings, 1.0)
+    known = int(processes.highest(_read_note(note)))
+    if known:
+        return known
+    batch = processes.part_of(batch_of(settings, network.spec.dimensions))
+    steps = int(processes.highest(steps_of(settings, _seconds_of_step(settings, plan, network, batch, device))))
+    if processes.is_first:
+        try:
+            note.write_text(str(steps), encoding="utf-8")
+        except OSError as error:
+            raise FileError(f"'{note}' cannot be written ({error.strerror}): free some space and resume.") from error
+    return steps
+
+
+def _read_note(note: Path) -> int:
+    text = note.read_text(encoding="utf-8") if note.exists() else ""
+    return int(text) if text.isdecimal() else 0
+
+
+def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, split: Split, device_name: str) -> float:
+    """Return about how many seconds a fine-tuning takes."""
+    parent = read_model(locate_model(settings.model)).network
+    network = grow_classes(parent, plan.kept, channels=plan.channels)
+    device = torch.device(choose_device(device_name).name)
+    besides = START + SECONDS_PER_PLACE * min(MOST_SCORED, len(split.held_out))
+    if settings.minutes and not settings.steps:
+        return settings.minutes * 60 + besides
+    batch = batch_of(settings, network.spec.dimensions)
+    steps = steps_of(settings, 1.0)
+    if settings.reach == "quick":
+        step, look = _time_step(network, settings, batch, device)
+        patches = min(steps * batch, FEATURES)
+        asked = _share_asked(settings, plan)
+        seconds = steps * step + patches * (SECONDS_PER_PATCH + look / batch * (1 + asked))
+    else:
+        seconds = steps * _seconds_of_step(settings, plan, network, batch, device)
+    return besides + (min(seconds, settings.minutes * 60) if settings.minutes else seconds)
+
+
+def _seconds_of_step(
+    settings: FinetuneSettings, plan: ClassPlan, network: Network, batch: int, device: torch.device
+) -> float:
+    step, look = _time_step(network, settings, batch, device)
+    return (step + look * _share_asked(settings, plan) + batch * SECONDS_PER_PATCH) * (1 + BESIDES)
+
+
+def _share_asked(settings: FinetuneSettings, plan: ClassPlan) -> float:
+    """Return which share of the patches the old network is asked about."""
+    if not settings.remember:
+        return 0.0
+    return 1 / RECALLED_EVERY if all(plan.judged[: len(plan.kept)]) else 1.0
+
+
+def _time_step(network: Network, settings: FinetuneSettings, batch: int, device: torch.device) -> tuple[float, float]:
+    """Return the seconds of a step, and of a look at a batch by which nothing is learnt."""
+    network = copy.deepcopy(network)
+    network.to(device=device, memory_format=MEMORY_FORMAT[network.spec.dimensions])  # type: ignore[call-overload]
+    set_modes(network, settings)
+    trained = {parameter for part in trained_parts(network, settings.reach) for parameter in part.parameters()}
+    for parameter in network.parameters():
+        parameter.requires_grad_(parameter in trained)
+    images = torch.zeros(batch, network.spec.in_channels, *patch_of(settings, network), device=device)
+    images = images.to(memory_format=MEMORY_FORMAT[network.spec.dimensions])
+
+    def look() -> Deep:
+        with torch.no_grad(), in_precision(device, settings.precision):
+            return network.deep(images)
+
+    deep = look()
+    optimizer = torch.optim.AdamW([parameter for parameter in network.parameters() if parameter.requires_grad])
+
+    def learn() -> None:
+        if settings.reach == "quick":
+            with in_precision(device, settings.precision):
+                logits = network.finish(deep).logits.float()
+        else:
+            logits = logits_of(network, images, device, settings.precision)
+        logits.square().mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return time_of(learn), time_of(look)

@@ -1,0 +1,99 @@
+"""What a fit learns, and how fast: the contract between the loop in `fit` and each kind of training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from typing import Protocol as Contract
+
+import torch
+from torch import Tensor, nn
+
+from napari_skipseg.networks.network import Network
+from napari_skipseg.training.learning import Pictured
+from napari_skipseg.training.protocols import Protocol
+from napari_skipseg.training.settings import Precision
+
+MEMORY_FORMAT = {2: torch.channels_last, 3: torch.channels_last_3d}
+HALF_BY_ITSELF = ("cpu", "cuda")
+"""Devices on which precision "auto" means bf16."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a fit goes on, whatever it learns; the words are those of `TrainSettings`.
+
+    shown_every: steps over which a point of the training loss is the mean; 0 = 10. minutes: after which it ends and
+    keeps the best; 0 = never. The learning rate then falls with time, where that goes
+    faster than the steps, so that a fit that runs out of time ends at a low rate too.
+    """
+
+    steps: int
+    training_protocol: Protocol
+    validate_every: int
+    accumulate: int = 1
+    patience: int = 0
+    epoch: int = 0
+    seed: int = 0
+    shown_every: int = 0
+    minutes: float = 0.0
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How a network does on what is held out.
+
+    loss: the lowest one names the best weights. values: for more curves, such as "held-out Dice". picture: one held-out
+    tile, whose progress the loop fills in.
+    """
+
+    loss: float
+    values: dict[str, float] = field(default_factory=dict)
+    picture: Pictured | None = None
+
+
+class Task(Contract):
+    """One kind of training, as the loop sees it."""
+
+    @property
+    def pace(self) -> Pace:
+        """How the fit goes on."""
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings as a checkpoint keeps them, values that JSON can hold."""
+
+    def is_same_run(self, written: dict[str, Any]) -> bool:
+        """Return whether a checkpoint with the settings `written` is one of this task."""
+
+    def parameters(self, network: Network) -> Sequence[nn.Parameter]:
+        """Return what is trained; all else stays as it is."""
+
+    def set_modes(self, network: Network) -> None:
+        """Put each module into training or evaluation mode, before each step."""
+
+    def loss(self, network: Network, number: int) -> Tensor:
+        """Return the loss of part `number` of all batches: a function of number, weights and torch's random state.
+
+        With several processes and parts, step s takes the parts (s · processes + rank) · accumulate and on.
+        """
+
+    def validate(self, network: Network) -> Validation | None:
+        """Return how the network, in evaluation mode, does on what is held out; None where nothing is.
+
+        Of several processes only the first one validates. Torch's random state may not matter.
+        """
+
+
+def in_precision(device: torch.device, precision: Precision) -> torch.autocast:
+    """Return the context in which a network computes in `precision` on `device`."""
+    half = precision == "bf16" or (precision == "auto" and device.type in HALF_BY_ITSELF)
+    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+
+
+def logits_of(network: Network, images: Tensor, device: torch.device, precision: Precision) -> Tensor:
+    """Return the network's logits (N, channels, *space) of `images`, float32 on `device`."""
+    images = images.to(device=device).to(memory_format=MEMORY_FORMAT[images.ndim - 2])
+    with in_precision(device, precision):
+        logits: Tensor = network(images).logits
+    return logits.float()

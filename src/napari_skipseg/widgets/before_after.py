@@ -1,0 +1,69 @@
+"""What the old model made of an image, kept beside what the new one makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from napari_skipseg.widgets.layers import Shown, remove_results, results_in, show
+from napari_skipseg.widgets.placement import visible_box
+from napari_skipseg.widgets.preview import SOURCE_OF
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+BEFORE = "before "
+BEFORE_OF = "{} before"
+
+
+def find_before(viewer: ViewerModel, layer: Image | None, offers: Sequence[Shown]) -> Shown | None:
+    """Return the first of what is shown of an image that reaches into the middle of the view, None where none does."""
+    if layer is None:
+        return None
+    middle = [(low + high) // 2 for low, high in visible_box(viewer, layer)]
+    return next((shown for shown in offers if _reaches(shown, middle)), None)
+
+
+def _reaches(shown: Shown, place: Sequence[int]) -> bool:
+    axes = [axis for axis, letter in enumerate(shown.axes) if letter != "C"]
+    lengths = shown.prediction.probability.shape[-len(axes) :]
+    starts = [shown.positions.get(axis, 0) for axis in axes]
+    return len(shown.axes) == len(place) and all(
+        start <= place[axis] < start + length for axis, start, length in zip(axes, starts, lengths, strict=True)
+    )
+
+
+class BeforeAfter:
+    """The layers of before, hidden until they are wanted; those of after are the preview of the same image."""
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        self._viewer = viewer
+        self._source = ""
+
+    def keep(self, layer: Image, shown: Shown | None, threshold: float) -> bool:
+        """Keep what is shown of an image as before, in place of an earlier one; return whether there is anything."""
+        self.drop()
+        if shown is None or layer not in self._viewer.layers:
+            return False
+        self._source = str(layer.unique_id)
+        prediction = replace(shown.prediction, attentions=(), uncertainty=None)
+        before = replace(shown, prediction=prediction, source=BEFORE_OF.format(self._source), prefix=BEFORE)
+        show(self._viewer, layer, before, threshold)
+        for each in results_in(self._viewer, before.source):
+            each.visible = False
+        return True
+
+    def compare(self, before: bool) -> None:
+        """Show before in place of after, or the other way round."""
+        for each in results_in(self._viewer, BEFORE_OF.format(self._source)):
+            each.visible = before
+        for each in results_in(self._viewer, SOURCE_OF.format(self._source)):
+            each.visible = not before
+
+    def drop(self) -> None:
+        """Remove what was kept."""
+        if self._source:
+            remove_results(self._viewer, BEFORE_OF.format(self._source))
+        self._source = ""

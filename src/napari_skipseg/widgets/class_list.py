@@ -1,0 +1,196 @@
+"""The list of classes to paint with: which one is in the brush, its colour and name, how much of it there is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from qtpy.QtCore import QEvent, QObject, Qt, Signal
+from qtpy.QtGui import QColor, QMouseEvent
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QColorDialog,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_skipseg.corrections.coding import BACKGROUND, CorrectionClass
+from napari_skipseg.widgets.class_colors import BACKGROUND_COLOR
+
+CHOSEN = "QFrame#row { background-color: rgba(99, 137, 255, 95); border-radius: 4px; }"
+PLAIN = "QFrame#row { background-color: transparent; border-radius: 4px; }"
+NAME = "QLineEdit { background: transparent; border: none; padding: 0px; }"
+NAME_EDITED = "QLineEdit { padding: 0px 2px; }"
+JUDGED_HINT = (
+    "Learn {name} from these corrections: whatever was painted or accepted and is not {name} then counts as a place "
+    "without it. Untick a class that you did not look at"
+)
+
+
+class ClassRow(QFrame):  # type: ignore[misc]
+    """One class. A click chooses it; a double click on the name renames it; the swatch recolours it."""
+
+    chosen = Signal(int)
+    renamed = Signal(int, str)
+    recolored = Signal(int, str)
+    ticked = Signal()
+
+    def __init__(self, name: str, value: int, color: str, is_fixed: bool) -> None:
+        super().__init__()
+        self.setObjectName("row")
+        self.value, self._name, self._color = value, name, color
+        self.swatch, self.name, self.count, self.judged = QPushButton(), QLineEdit(name), QLabel(), QCheckBox()
+        self.swatch.setFixedSize(16, 16)
+        self.swatch.setStyleSheet(f"QPushButton {{ background-color: {color}; border-radius: 8px; }}")
+        self.swatch.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.swatch.setEnabled(not is_fixed)
+        self.swatch.clicked.connect(self._ask_color)
+        self.count.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        self.judged.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.judged.setToolTip(JUDGED_HINT.format(name=name))
+        self.judged.clicked.connect(self.ticked)
+        self._rest()
+        self.name.editingFinished.connect(self._rename)
+        if not is_fixed:
+            self.name.setToolTip(f"Paint with {name}; double-click to rename it")
+            self.swatch.setToolTip("Another colour")
+        self.is_fixed = is_fixed
+        self.name.installEventFilter(self)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(6, 3, 4, 3)
+        row.setSpacing(6)
+        for widget, stretch in ((self.swatch, 0), (self.name, 1), (self.count, 0), (self.judged, 0)):
+            row.addWidget(widget, stretch)
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:  # noqa: N802
+        """Choose this class."""
+        self.chosen.emit(self.value)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
+        """Choose the class with a click on its name; let the name be written with two."""
+        if self.name.isReadOnly() and event.type() == QEvent.Type.MouseButtonPress:
+            self.chosen.emit(self.value)
+            return True
+        if event.type() == QEvent.Type.MouseButtonDblClick and not self.is_fixed:
+            self.edit()
+            return True
+        return bool(super().eventFilter(watched, event))
+
+    def edit(self) -> None:
+        """Let the name be written."""
+        self.name.setReadOnly(False)
+        self.name.setStyleSheet(NAME_EDITED)
+        self.name.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.name.setFocus()
+        self.name.selectAll()
+
+    def _rest(self) -> None:
+        self.name.setReadOnly(True)
+        self.name.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.name.setStyleSheet(NAME)
+        self.name.deselect()
+
+    def _rename(self) -> None:
+        if self.name.isReadOnly():
+            return
+        self._rest()
+        wanted = self.name.text().strip()
+        self.name.setText(self._name)
+        self.renamed.emit(self.value, wanted)
+
+    def _ask_color(self) -> None:
+        color = QColorDialog.getColor(QColor(self._color), self, f"Colour of {self._name}")
+        if color.isValid():
+            self.recolored.emit(self.value, color.name())
+
+
+class ClassList(QWidget):  # type: ignore[misc]
+    """Background and the classes.
+
+    A class is ticked as soon as there is anything of it, unless the user said otherwise.
+    """
+
+    chosen = Signal(int)
+    renamed = Signal(int, str)
+    recolored = Signal(int, str)
+    judged_changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[int, ClassRow] = {}
+        self._classes: tuple[CorrectionClass, ...] = ()
+        self._said: dict[int, bool] = {}
+        self._column = QVBoxLayout(self)
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self._column.setSpacing(1)
+        self.heading = QLabel("pixels  learn")
+        self.heading.setAlignment(Qt.AlignmentFlag.AlignRight)
+        self.heading.setStyleSheet("QLabel { font-size: 7pt; }")
+        self._column.addWidget(self.heading)
+
+    def show_classes(self, classes: Sequence[CorrectionClass]) -> None:
+        """Show these classes; what the user ticked stays."""
+        if tuple(classes) == self._classes and self.rows:
+            return
+        self._classes = tuple(classes)
+        for row in self.rows.values():
+            self._column.removeWidget(row)
+            row.hide()
+            row.deleteLater()
+        self.rows = {}
+        self.heading.setVisible(len(classes) > 1)
+        self._add(ClassRow("background", BACKGROUND, BACKGROUND_COLOR, is_fixed=True))
+        for each in classes:
+            self._add(ClassRow(each.name, each.value, each.color, is_fixed=False))
+
+    def _add(self, row: ClassRow) -> None:
+        self.rows[row.value] = row
+        self._column.addWidget(row)
+        row.chosen.connect(self.chosen)
+        row.renamed.connect(self.renamed)
+        row.recolored.connect(self.recolored)
+        row.ticked.connect(self._say_judged)
+        # one class alone is what the corrections are for
+        row.judged.setVisible(row.value != BACKGROUND and len(self._classes) > 1)
+        row.setStyleSheet(PLAIN)
+
+    def forget(self) -> None:
+        """Show the ticks of other corrections from now on."""
+        self._said = {}
+
+    def mark_chosen(self, value: int) -> None:
+        """Show which class is in the brush."""
+        for row in self.rows.values():
+            row.setStyleSheet(CHOSEN if row.value == value else PLAIN)
+
+    def show_counts(self, pixels: Mapping[int, int]) -> None:
+        """Show how many pixels there are of each value, and tick what there is."""
+        for value, row in self.rows.items():
+            count = pixels.get(value, 0)
+            row.count.setText(short(count))
+            row.count.setToolTip(f"{count:,} pixels painted or accepted")
+            row.judged.setChecked(self._said.get(value, count > 0))
+
+    def judged(self) -> tuple[CorrectionClass, ...]:
+        """Return the classes that are learnt from the corrections."""
+        if len(self._classes) == 1:
+            return self._classes
+        return tuple(each for each in self._classes if self.rows[each.value].judged.isChecked())
+
+    def _say_judged(self) -> None:
+        row = self.sender()
+        if isinstance(row, ClassRow):
+            self._said[row.value] = bool(row.judged.isChecked())
+            self.judged_changed.emit()
+
+
+def short(count: int) -> str:
+    """Return a number of pixels in few letters: 950, 12.3k, 4.5M."""
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{float(f'{count / size:.3g}'):g}{letter}"
+    return str(count)

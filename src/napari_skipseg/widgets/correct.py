@@ -1,0 +1,296 @@
+"""The Correct tab: strokes over an image and what was accepted, on disk at once; and where to look next."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from napari.utils.notifications import show_error
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtOpenGLWidgets import QOpenGLWidget
+from qtpy.QtWidgets import QLabel, QPushButton, QVBoxLayout
+
+from napari_skipseg.corrections.coding import CorrectionClass
+from napari_skipseg.corrections.store import Corrections
+from napari_skipseg.errors import SkipsegError
+from napari_skipseg.widgets.correct_actions import CorrectActions
+from napari_skipseg.widgets.correct_body import QUIET, CorrectBody
+from napari_skipseg.widgets.correct_layers import CorrectionLayers
+from napari_skipseg.widgets.correction_files import What, ask_export, ask_import
+from napari_skipseg.widgets.engine import BusyEngine
+from napari_skipseg.widgets.fields import FAULT_COLOR, Links
+from napari_skipseg.widgets.identities import Identities, corrected_stack
+from napari_skipseg.widgets.job_tab import JobTab
+from napari_skipseg.widgets.offers import Offers, press
+from napari_skipseg.widgets.reopening import Reopening
+from napari_skipseg.widgets.saving import file_name
+from napari_skipseg.widgets.segment import PRIMARY, SegmentTab
+from napari_skipseg.widgets.sessions import Session, Sessions, closing, find_correcting_fault, iter_open
+from napari_skipseg.widgets.work import Outcome, start_work
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+WHAT_FOR = (
+    "Paint over what is wrong and accept what is right: a model is fine-tuned with it. Every stroke is on disk within "
+    "a second."
+)
+DELETED = "The layer of corrections was deleted. Nothing is lost: Correct brings it back."
+OTHER_VOXELS = "'{}' shows other voxels now: the corrections of the earlier ones are kept on disk."
+LOOKED_AT = 300
+"""Milliseconds between two looks at how much there is, and whether it is on disk."""
+
+
+class CorrectTab(JobTab):
+    """Offers, Correct, the controls of what is being corrected, one line of what is wrong or how it went.
+
+    It corrects the image that the Segment tab has chosen. session: its corrections, None where they are not open.
+    """
+
+    def __init__(self, viewer: ViewerModel, engine: BusyEngine, segment_tab: SegmentTab) -> None:
+        super().__init__(engine)
+        self._viewer, self.segment_tab = viewer, segment_tab
+        self.sessions, self.identities, self.links = Sessions(), Identities(), Links()
+        self.session: Session | None = None
+        self._is_wanted = self._is_opening = False
+        self._closing: set[str] = set()
+        self._fault_told = ""
+        self.actions = CorrectActions(viewer, self)
+        self.reopening = Reopening(viewer, self)
+        self._make_widgets()
+        self._connect()
+        self.reopening.find_interrupted()
+        self.check()
+
+    def _make_widgets(self) -> None:
+        self.offers, self.body = Offers(), CorrectBody()
+        self.correct_button = QPushButton("Correct")
+        self.correct_button.setStyleSheet(PRIMARY)
+        self.correct_button.setMinimumHeight(30)
+        self.correct_button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.what_for = QLabel(WHAT_FOR)
+        self.what_for.setWordWrap(True)
+        self.what_for.setStyleSheet(QUIET)
+        self._timer = QTimer(self)
+        self._timer.setInterval(LOOKED_AT)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(10, 10, 10, 10)
+        column.setSpacing(8)
+        widgets = self.offers, self.correct_button, self.what_for, self.body, self.cancel_button
+        for widget in (*widgets, self.progress_text, self.message):
+            column.addWidget(widget)
+        column.addStretch(1)
+
+    def _connect(self) -> None:
+        body, actions = self.body, self.actions
+        self.correct_button.clicked.connect(self.correct)
+        for name, action in actions.by_name().items():
+            body.buttons[name].clicked.connect(partial(press, action))
+        more = (body.undo, actions.undo), (body.redo, actions.redo), (body.add_class, actions.add_class)
+        for button, action in more:
+            button.clicked.connect(partial(press, action))
+        body.classes.chosen.connect(self._choose_class)
+        body.classes.renamed.connect(actions.rename_class)
+        body.classes.recolored.connect(actions.recolor_class)
+        body.places.chosen.connect(actions.go_to)
+        body.import_file.triggered.connect(lambda: self._ask_import(folder=False))
+        body.import_zarr.triggered.connect(lambda: self._ask_import(folder=True))
+        body.export_target.triggered.connect(lambda: self._ask_export("target"))
+        body.export_strokes.triggered.connect(lambda: self._ask_export("strokes"))
+        self.segment_tab.form.changed.connect(self.forget_and_check)
+        self.identities.told.connect(self._follow_identity)
+        self._timer.timeout.connect(self.show_amounts)
+        self.offers.changed.connect(self.check)
+        self.links.tie(self._viewer.layers.events.removed, self._follow_removal)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether corrections are being stored that are no longer on show."""
+        return bool(self._closing)
+
+    def corrections(self) -> Corrections | None:
+        """Return the corrections of the image that is chosen, None where they are not open."""
+        return None if self.session is None else self.session.corrections
+
+    def judged_classes(self) -> tuple[CorrectionClass, ...]:
+        """Return the classes that the corrections of the image tell about, whatever else was not looked at."""
+        return () if self.session is None else self.body.classes.judged()
+
+    def correct(self) -> None:
+        """Open the corrections of the image, those there are already too, and make them ready to be painted."""
+        choices = self.segment_tab.form.read()
+        layer = choices.layer
+        if layer is None or find_correcting_fault(choices) or self._is_opening:
+            return
+        if self.session is not None:
+            self._enter(self.session)
+            return
+        if self.identities.fault(layer):
+            self.identities.forget(layer)
+        known = self.identities.find(layer, choices.axes)
+        self._is_wanted = known is None or known.key in self._closing
+        if known is None or self._is_wanted:
+            self.check()
+            return
+        elsewhere = self.sessions.find(known.key)
+        if elsewhere is not None and elsewhere.layers.image in self._viewer.layers:
+            name = elsewhere.layers.image.name
+            self.complain(f"'{layer.name}' has the same voxels as '{name}', which is being corrected: choose that one.")
+        elif elsewhere is not None:
+            elsewhere.layers.follow(layer)
+            self.check()
+            self._enter(elsewhere)
+        else:
+            self._open(layer, choices.axes, known.key)
+
+    def _open(self, layer: Image, axes: str, key: str) -> None:
+        try:
+            stack = corrected_stack(layer, axes)
+        except SkipsegError as error:
+            self.complain(str(error))
+            return
+
+        def take(outcome: Outcome) -> None:
+            if outcome.fault:
+                self.complain(outcome.fault)
+                return
+            layers = CorrectionLayers(self._viewer, layer, axes, outcome.value, self.actions.by_name())
+            layers.class_chosen.connect(self.body.classes.mark_chosen)
+            layers.told.connect(self.complain)
+            session = Session(outcome.value, layers)
+            self.sessions.keep(session)
+            self._fault_told = ""
+            if layer in self._viewer.layers:
+                self.check()
+                self.actions.name_model_classes(session)
+                self._enter(session)
+            else:
+                self._follow_removal()
+
+        def end() -> None:
+            self._is_opening = False
+            self.check()
+
+        self._is_opening = True
+        self.check()
+        work = partial(iter_open, stack, key)
+        start_work(self, work, "Opening the corrections", lambda _: None, take, end, is_quiet=True)
+
+    def _enter(self, session: Session) -> None:
+        session.layers.show()
+        self.offers.settle(session.key)
+        self._told = ("", "")
+        self.check()
+        self.show_classes()
+        self.give_keys_back()
+
+    def give_keys_back(self) -> None:
+        """Let keys go to the image again, not to a field of the panel."""
+        canvas = self.window().findChild(QOpenGLWidget)
+        if canvas is not None:
+            canvas.setFocus()
+
+    def check(self) -> None:
+        """Show the controls of what is being corrected, or how to begin; the line below says what is wrong."""
+        super().check()
+        choices = self.segment_tab.form.read()
+        fault = find_correcting_fault(choices)
+        session = self.sessions.find_of(choices.layer)
+        if session is not self.session:
+            self.session = session
+            self.body.classes.forget()
+            self.body.places.show_places((), "")
+            self.show_classes()
+        is_shown = session is not None and session.layers.is_shown
+        self.correct_button.setEnabled(not fault and not self._is_opening and not self._is_wanted)
+        self.correct_button.setToolTip(fault or WHAT_FOR)
+        self.what_for.setVisible(not is_shown)
+        self.body.setVisible(is_shown)
+        self.body.pause(self.is_running)
+        self.reopening.offer(choices, fault)
+        self.correct_button.setVisible(not is_shown and not self.offers.restores)
+        if session is not None and not is_shown and not self._told[0]:
+            self.message.say(DELETED)
+        else:
+            self.message.say(*(self._told if self._told[0] or not fault else (fault, FAULT_COLOR)))
+        (self._timer.start if any(self.sessions) else self._timer.stop)()
+
+    def _follow_identity(self) -> None:
+        """Go on with what waited for it, once an image is known; leave corrections that are of other voxels."""
+        choices = self.segment_tab.form.read()
+        known = None if choices.layer is None else self.identities.find(choices.layer, choices.axes)
+        if self.session is not None and known is not None and known.key != self.session.key:
+            name = self.session.layers.image.name
+            self._leave(self.session)
+            self.tell(OTHER_VOXELS.format(name))
+        self.check()
+        self.reopening.follow_identity()
+        if self._is_wanted and known is not None:
+            self._is_wanted = False
+            self.correct()
+        elif self._is_wanted and (fault := self.identities.fault(choices.layer)):
+            self._is_wanted = False
+            self.complain(fault)
+
+    def _follow_removal(self, event: Any = None) -> None:
+        for session in self.sessions.abandoned(self._viewer):
+            self._leave(session)
+        self.check()
+
+    def _leave(self, session: Session) -> None:
+        """Take the layers away and close the corrections, beside the window."""
+
+        def end() -> None:
+            self._closing.discard(session.key)
+            self.identities.forget(session.layers.image)
+            self._follow_identity()
+
+        self.sessions.take_out(session)
+        self._closing.add(session.key)
+        session.layers.remove()
+        start_work(self, closing(session), "Storing corrections", lambda _: None, self._hear_fault, end, is_quiet=True)
+        self.check()
+
+    def _hear_fault(self, outcome: Outcome) -> None:
+        if outcome.fault:
+            self.fail(outcome.fault)
+
+    def show_amounts(self) -> None:
+        """Say how much was corrected, and whether it is on disk."""
+        for session in self.sessions:
+            if session.corrections.fault and session.corrections.fault != self._fault_told:
+                show_error(session.corrections.fault)
+                self._fault_told = session.corrections.fault
+        if self.session is not None and self.isVisible():
+            corrections = self.session.corrections
+            self.body.show_amount(corrections.summary(), corrections.subject.axes)
+            self.body.show_saved(corrections.flush(timeout=0), corrections.fault)
+
+    def show_classes(self) -> None:
+        """Show the classes as they are now."""
+        if self.session is not None:
+            self.body.classes.show_classes(self.session.corrections.classes)
+            strokes = self.session.layers.strokes
+            if strokes is not None:
+                self.body.classes.mark_chosen(int(strokes.selected_label))
+            self.show_amounts()
+
+    def complain(self, fault: str) -> None:
+        """Say what cannot be done, in the line."""
+        self.tell(fault, FAULT_COLOR)
+
+    def _choose_class(self, value: int) -> None:
+        if self.session is not None:
+            self.session.layers.choose_class(value)
+
+    def _ask_import(self, folder: bool) -> None:
+        if self.session is not None and (path := ask_import(self, folder)) is not None:
+            self.actions.import_from(path)
+
+    def _ask_export(self, what: What) -> None:
+        if self.session is None:
+            return
+        name = file_name(self.session.layers.image.name)
+        if (path := ask_export(self, name)) is not None:
+            self.actions.export_to(path, what)

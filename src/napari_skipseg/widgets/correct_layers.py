@@ -1,0 +1,198 @@
+"""The two layers of corrections: what is painted, and what was accepted; over their image wherever that goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_skipseg.corrections.coding import BACKGROUND, FIRST_CLASS, NOT_LOOKED_AT
+from napari_skipseg.corrections.store import Corrections
+from napari_skipseg.errors import SkipsegError
+from napari_skipseg.widgets.assigned import take_over
+from napari_skipseg.widgets.class_colors import colormap_of
+from napari_skipseg.widgets.correct_keys import bind_keys
+from napari_skipseg.widgets.fields import Links
+from napari_skipseg.widgets.layers import KEY, is_result
+from napari_skipseg.widgets.placement import place_at, place_over
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image, Labels, Layer
+
+STROKES, REVIEWED = "{} corrections", "{} accepted"
+ACCEPTED_OPACITY = 0.16
+PLACING = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+
+
+class CorrectionLayers(QObject):  # type: ignore[misc]
+    """The layers of one image's corrections.
+
+    strokes, reviewed: the layers, whatever they are called by now; None before `show`. class_chosen: with its value.
+    told: why something was put back.
+    """
+
+    class_chosen = Signal(int)
+    told = Signal(str)
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        image: Image,
+        axes: str,
+        corrections: Corrections,
+        actions: Mapping[str, Callable[[], None]],
+    ) -> None:
+        super().__init__()
+        self._viewer, self.image, self._axes = viewer, image, axes
+        self.corrections, self._actions = corrections, actions
+        self.strokes: Labels | None = None
+        self.reviewed: Labels | None = None
+        self._links, self._image_links = Links(), Links()
+        self._links.tie(viewer.layers.events.inserted, self._rise_soon)
+        self.follow(image)
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether there is a layer to paint in."""
+        return self.strokes is not None and self.strokes in self._viewer.layers
+
+    def follow(self, image: Image) -> None:
+        """Lie over this image, wherever it goes."""
+        self.image = image
+        self._image_links.cut()
+        for name in PLACING:
+            self._image_links.tie(image.events[name], self._place)
+        self._place()
+
+    def show(self) -> None:
+        """Add the layers that are not there, and make the strokes ready to be painted."""
+        if self.reviewed is None or self.reviewed not in self._viewer.layers:
+            self.reviewed = self._add(REVIEWED, self.corrections.reviewed, ACCEPTED_OPACITY)
+            self.reviewed.editable = False
+        if not self.is_shown:
+            strokes = self.strokes = self._add(STROKES, self.corrections.strokes, 0.7)
+            bind_keys(strokes, self._actions)
+            strokes.events.selected_label.connect(self._keep_to_classes)
+            strokes.events.data.connect(self._take_over)
+            strokes.brush_size = 8
+            strokes.selected_label = FIRST_CLASS
+        self.activate()
+
+    def activate(self) -> None:
+        """Make the strokes the active layer, with the brush in hand."""
+        if self.is_shown and self.strokes is not None:
+            self.strokes.visible = True
+            self._viewer.layers.selection.active = self.strokes
+            if self.strokes.mode in ("pan_zoom", "transform"):
+                self.strokes.mode = "paint"
+
+    def _add(self, name: str, data: Any, opacity: float) -> Labels:
+        placement = place_over(self.image, (1.0,) * self.image.ndim, (0.0,) * self.image.ndim, self._dropped())
+        return self._viewer.add_labels(
+            data,
+            name=name.format(self.image.name),
+            opacity=opacity,
+            colormap=colormap_of(self.corrections.classes),
+            metadata={KEY: {"corrections": self.corrections.subject.key}},
+            **placement.arguments(),
+        )
+
+    def _dropped(self) -> int:
+        return int(self._axes.startswith("C"))
+
+    def _place(self, event: Any = None) -> None:
+        image = self.image
+        if image.ndim != len(self._axes):
+            return
+        placement = place_over(image, (1.0,) * image.ndim, (0.0,) * image.ndim, self._dropped())
+        for layer in self._mine():
+            place_at(layer, placement)
+
+    def _mine(self) -> list[Labels]:
+        return [layer for layer in (self.reviewed, self.strokes) if layer is not None and layer in self._viewer.layers]
+
+    def color(self) -> None:
+        """Show the classes in the colours that they have now."""
+        for layer in self._mine():
+            layer.colormap = colormap_of(self.corrections.classes)
+            layer.selected_label = layer.selected_label
+
+    def refresh(self) -> None:
+        """Draw both layers as the corrections stand."""
+        for layer in self._mine():
+            layer.refresh(extent=False)
+
+    def refresh_accepted(self) -> None:
+        """Draw what is accepted as it stands; the strokes are drawn already."""
+        if self.reviewed is not None and self.reviewed in self._viewer.layers:
+            self.reviewed.refresh(extent=False)
+
+    def step_class(self, step: int) -> None:
+        """Paint with the class so many further in the list."""
+        if self.strokes is not None:
+            values = self._values()
+            here = values.index(self.strokes.selected_label) if self.strokes.selected_label in values else 0
+            self.strokes.selected_label = values[(here + step) % len(values)]
+
+    def choose_class(self, value: int) -> None:
+        """Paint with a class."""
+        if self.strokes is not None:
+            self.strokes.selected_label = value
+            self.activate()
+
+    def _values(self) -> list[int]:
+        return [BACKGROUND, *(each.value for each in self.corrections.classes)]
+
+    def _keep_to_classes(self, event: Any) -> None:
+        """Let nothing be painted that no class was named for; 0 rubs out."""
+        strokes = self.strokes
+        if strokes is None:
+            return
+        chosen, values = int(strokes.selected_label), self._values()
+        if chosen != NOT_LOOKED_AT and chosen not in values:
+            higher = [value for value in values if value > chosen]
+            strokes.selected_label = min(higher, default=max(values))
+            if not higher:
+                self.told.emit(f"No class has the value {chosen}: add one with + first.")
+            return
+        self.class_chosen.emit(chosen)
+
+    def _take_over(self, event: Any) -> None:
+        """Write an array that was assigned to the layer into the corrections, and have the layer show these again."""
+        strokes = self.strokes
+        if strokes is None or strokes.data is self.corrections.strokes:
+            return
+        try:
+            take_over(self.corrections, strokes.data)
+        except SkipsegError as error:
+            self.told.emit(str(error))
+        strokes.data = self.corrections.strokes
+
+    def _rise_soon(self, event: Any) -> None:
+        if is_result(event.value):
+            QTimer.singleShot(0, self._rise)
+
+    def _rise(self) -> None:
+        """Lie above results that came later."""
+        layers = self._viewer.layers
+        for layer in self._mine():
+            place = layers.index(layer)
+            if any(is_result(other) for other in layers[place + 1 :]):
+                layers.move(place, len(layers))
+
+    def remove(self) -> None:
+        """Take the layers out of the viewer and let go of its events; the corrections stay as they are."""
+        self.cut()
+        for layer in self._mine():
+            self._viewer.layers.remove(layer)
+
+    def cut(self) -> None:
+        """Let go of the viewer's events."""
+        self._links.cut()
+        self._image_links.cut()
+
+    def owns(self, layer: Layer) -> bool:
+        """Return whether a layer is one of these two."""
+        return layer is self.strokes or layer is self.reviewed

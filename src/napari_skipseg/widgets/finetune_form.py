@@ -1,0 +1,298 @@
+"""The form of the Fine-tune tab: where to start, what to call it, how far it may move; the rest folded away."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QButtonGroup,
+    QCheckBox,
+    QDoubleSpinBox,
+    QFormLayout,
+    QLabel,
+    QLineEdit,
+    QRadioButton,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_skipseg.errors import SkipsegError
+from napari_skipseg.models.catalog import describe_model, find_models, user_folder
+from napari_skipseg.models.description import ClassLabel, ModelDescription
+from napari_skipseg.training.augmentation import AUGMENTATIONS
+from napari_skipseg.training.finetune_settings import AUTO, BatchNorm, FinetuneSettings, Reach
+from napari_skipseg.training.settings import LossName, held_out
+from napari_skipseg.widgets.fields import FreshCombo, mark
+from napari_skipseg.widgets.folds import Fold
+
+REACHES: dict[Reach, tuple[str, str]] = {
+    "quick": ("Quick", "the last level: seconds"),
+    "normal": ("Normal", "the decoder: minutes"),
+    "full": ("Full", "all of it: longest"),
+}
+REACH_HINTS = {
+    "quick": "Only the last level, its gate and the classifier learn. For a few strokes",
+    "normal": "The whole decoder learns. For a new class, or for corrections on several slices",
+    "full": "Every weight learns. For another kind of image, with many corrections",
+}
+HINTS = {
+    "steps": "Training steps",
+    "minutes": "Minutes after which training stops and keeps the best weights",
+    "rate": "Highest learning rate",
+    "validate": "What is not learnt from, but compared on: auto = a fifth of the places; or slices such as 5-9",
+    "loss": "What is made small",
+    "augment": "How the patches are varied",
+    "norm": "Whether the running statistics of batch norm may move: frozen suits few corrections",
+    "remember": "Keep what the model knew: mix in its own sample, and hold its other classes where they were",
+    "seed": "Another seed draws other patches, and holds out other places",
+}
+NO_MODEL = "There is no model to start from: train one from scratch below."
+
+
+@dataclass(frozen=True)
+class FinetuneChoices:
+    """What the form says; model None where there is none or it cannot be read, which `model_fault` then says."""
+
+    model: ModelDescription | None
+    model_fault: str
+    name: str
+    reach: Reach
+    steps: int
+    minutes: float
+    rate: float
+    validate: str
+    loss: LossName
+    augment: str
+    norm: BatchNorm
+    remember: bool
+    seed: int
+
+    def settings(
+        self, images: tuple[str, ...], classes: tuple[ClassLabel, ...], name: str | None = None
+    ) -> FinetuneSettings:
+        """Return the engine's settings for these images.
+
+        Raises:
+            SpecError: something is impossible.
+        """
+        return FinetuneSettings(
+            "" if self.model is None else self.model.name,
+            self.name if name is None else name,
+            images,
+            tuple(f"corrections of {image}" for image in images),
+            classes,
+            self.reach,
+            self.remember,
+            self.validate,
+            self.steps,
+            self.minutes,
+            self.rate or None,
+            loss=self.loss,
+            augmentation=AUGMENTATIONS[self.augment],
+            batch_norm=self.norm,
+            seed=self.seed,
+        )
+
+
+class FinetuneForm(QWidget):  # type: ignore[misc]
+    """Start from, new model, how far, learn from, and the fold. `changed` says that the choices may be others now."""
+
+    changed = Signal()
+
+    def __init__(self, sources: QWidget) -> None:
+        super().__init__()
+        self._suggested = ""
+        self._described: tuple[str, ModelDescription | None, str] = ("", None, NO_MODEL)
+        self.model, self.name = FreshCombo(), QLineEdit()
+        self.reaches = {reach: QRadioButton(f"{title}: {what}") for reach, (title, what) in REACHES.items()}
+        self.fold = DetailsFold()
+        self.follow_model = True
+        self._lay_out(sources)
+        self._connect()
+        self.offer_models()
+
+    def _lay_out(self, sources: QWidget) -> None:
+        form = self._form = QFormLayout(self)
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setVerticalSpacing(7)
+        form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        group = QButtonGroup(self)
+        far = QVBoxLayout()
+        far.setSpacing(2)
+        for reach, button in self.reaches.items():
+            button.setToolTip(REACH_HINTS[reach])
+            group.addButton(button)
+            far.addWidget(button)
+        self.reaches["quick"].setChecked(True)
+        form.addRow("Start from", self.model)
+        form.addRow("New model", self.name)
+        for title, field in (("How far", far), ("Learn from", sources)):
+            label = QLabel(title)
+            label.setAlignment(Qt.AlignmentFlag.AlignTop)
+            form.addRow(label, field)
+
+    def _connect(self) -> None:
+        self.model.opening.connect(self.offer_models)
+        self.model.activated.connect(self._choose)
+        self.name.textEdited.connect(self._tell)
+        self.fold.edited.connect(self.changed)
+        for button in self.reaches.values():
+            button.toggled.connect(lambda on: self.changed.emit() if on else None)
+
+    def offer_models(self, chosen: str | None = None) -> None:
+        """Offer the models that there are, and choose one, by default the same as before."""
+        names = list(find_models())
+        self.model.offer([(name, name) for name in names], chosen or self.model.currentData())
+        self._described = _describe(self.model.currentData())
+        self.suggest_name()
+
+    def _tell(self) -> None:
+        self.changed.emit()
+
+    def _choose(self) -> None:
+        self.follow_model = False
+        self._described = _describe(self.model.currentData())
+        self.suggest_name()
+        self.changed.emit()
+
+    def show_sources(self, shown: bool) -> None:
+        """Show what can be learnt from, or leave it out."""
+        self._form.setRowVisible(self._form.rowCount() - 1, shown)
+
+    def start_from(self, name: str | None) -> None:
+        """Start from the model that is chosen elsewhere, as long as none was chosen here."""
+        if self.follow_model and name is not None and name != self.model.currentData():
+            self.offer_models(name)
+
+    def suggest_name(self) -> None:
+        """Put a fresh name into its field, unless the user has written one that is still free."""
+        written = self.name.text()
+        if written in ("", self._suggested) or why_not_named(written):
+            self._suggested = fresh_name(str(self.model.currentData() or "model"))
+            self.name.setText(self._suggested)
+
+    def read(self) -> FinetuneChoices:
+        """Return the choices as they stand."""
+        reach = next(reach for reach, button in self.reaches.items() if button.isChecked())
+        fold = self.fold
+        return FinetuneChoices(
+            *self._described[1:],
+            self.name.text().strip(),
+            reach,
+            fold.steps.value(),
+            float(fold.minutes.value()),
+            float(fold.rate.value()),
+            fold.validate.text().strip() or AUTO,
+            fold.loss.currentData(),
+            fold.augment.currentData(),
+            fold.norm.currentData(),
+            fold.remember.isChecked(),
+            fold.seed.value(),
+        )
+
+    def find_faults(self) -> dict[str, str]:
+        """Return what is wrong, by field; and mark it."""
+        choices = self.read()
+        faults = {"model": choices.model_fault, "name": why_not_named(choices.name), "validate": ""}
+        try:
+            if choices.validate != AUTO and not held_out(choices.validate):
+                faults["validate"] = "Name slices to hold out, such as 5-9, or auto."
+        except SkipsegError as error:
+            faults["validate"] = str(error)
+        summary = "" if choices.model is None else choices.model.card.summary
+        mark(self.model, faults["model"], summary)
+        mark(self.name, faults["name"], "A new model is written; the one you start from stays as it is")
+        mark(self.fold.validate, faults["validate"], HINTS["validate"])
+        return {field: fault for field, fault in faults.items() if fault}
+
+
+class DetailsFold(Fold):
+    """What few people change. `edited` says that one of the fields was."""
+
+    edited = Signal()
+
+    def __init__(self) -> None:
+        super().__init__("Details")
+        self.steps, self.seed, self.minutes, self.rate = QSpinBox(), QSpinBox(), QDoubleSpinBox(), QDoubleSpinBox()
+        self.validate, self.loss, self.augment, self.norm = QLineEdit(AUTO), FreshCombo(), FreshCombo(), FreshCombo()
+        self.remember = QCheckBox("what the model knew")
+        self.remember.setChecked(True)
+        self.steps.setRange(0, 100_000)
+        self.steps.setSingleStep(50)
+        self.steps.setSpecialValueText("auto")
+        self.minutes.setRange(0.0, 10_000.0)
+        self.minutes.setDecimals(1)
+        self.minutes.setSpecialValueText("no limit")
+        self.rate.setDecimals(5)
+        self.rate.setRange(0.0, 1.0)
+        self.rate.setSingleStep(1e-4)
+        self.rate.setSpecialValueText("auto")
+        self.seed.setRange(0, 10**6)
+        self.loss.offer([(name, name) for name in get_args(LossName)], "bce+dice")
+        self.augment.offer([(name, name) for name in AUGMENTATIONS], "default")
+        self.norm.offer([(name, name) for name in get_args(BatchNorm)], "frozen")
+        self._lay_out()
+        for number in (self.steps, self.seed, self.minutes, self.rate):
+            number.setKeyboardTracking(False)
+            number.valueChanged.connect(self._tell)
+        for combo in (self.loss, self.augment, self.norm):
+            combo.activated.connect(self._tell)
+        self.validate.editingFinished.connect(self._tell)
+        self.remember.clicked.connect(self._tell)
+
+    def _tell(self) -> None:
+        self.edited.emit()
+
+    def _lay_out(self) -> None:
+        inner = QWidget()
+        rows = QFormLayout(inner)
+        rows.setContentsMargins(12, 0, 0, 0)
+        rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        for title, name in (
+            ("Remember", "remember"),
+            ("Held out", "validate"),
+            ("Steps", "steps"),
+            ("Minutes", "minutes"),
+            ("Learning rate", "rate"),
+            ("Loss", "loss"),
+            ("Augmentation", "augment"),
+            ("Batch norm", "norm"),
+            ("Seed", "seed"),
+        ):
+            field = getattr(self, name)
+            field.setToolTip(HINTS[name])
+            rows.addRow(title, field)
+        self.fill(inner)
+
+
+def why_not_named(name: str) -> str:
+    """Return why a new model cannot have this name, empty where it can."""
+    if not name or name.startswith(".") or any(mark in name for mark in "/\\"):
+        return "Give the new model a plain name, such as my-membranes."
+    if name in find_models() or (user_folder() / name).exists():
+        return f"A model called {name} is there already, and is never overwritten: choose another name."
+    return ""
+
+
+def fresh_name(start: str) -> str:
+    """Return a name for a model that starts from the one called `start`: NAME-tuned, NAME-tuned-2 and so on."""
+    base = re.sub(r"-tuned(-\d+)?$", "", Path(start).name) + "-tuned"
+    number = 1
+    while why_not_named(name := base if number == 1 else f"{base}-{number}"):
+        number += 1
+    return name
+
+
+def _describe(name: str | None) -> tuple[str, ModelDescription | None, str]:
+    if name is None:
+        return "", None, NO_MODEL
+    try:
+        return name, describe_model(name), ""
+    except SkipsegError as error:
+        return name, None, str(error)

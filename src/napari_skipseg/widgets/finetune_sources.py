@@ -1,0 +1,176 @@
+"""What can be learnt from: the image with its corrections that is open, and those that were corrected earlier."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Container, Generator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QListWidget, QListWidgetItem
+
+from napari_skipseg.corrections.catalog import Found, find_corrections
+from napari_skipseg.corrections.coding import BACKGROUND, CorrectionClass
+from napari_skipseg.corrections.store import Corrections, open_corrections
+from napari_skipseg.corrections.subject import Subject
+from napari_skipseg.errors import InputError
+from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.identity import identify
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.jobs.teaching_calls import CorrectedStack
+from napari_skipseg.models.description import ClassLabel, ModelDescription
+from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.class_list import short
+from napari_skipseg.widgets.offers import day_of
+
+MOST_ROWS = 4
+
+
+@dataclass(frozen=True)
+class Source:
+    """Corrections that can be learnt from.
+
+    key: of their image. version: what tells them from themselves with another stroke. open: gives the image with its
+    corrections; called beside the window. is_present: it is the image that is open.
+    """
+
+    key: str
+    name: str
+    detail: str
+    version: tuple[object, ...]
+    classes: tuple[CorrectionClass, ...]
+    open: Callable[[], tuple[Stack, Callable[[Path], Path]]]
+    is_present: bool = False
+
+
+def open_source(stack: Stack, corrections: Corrections, is_present: bool) -> Source:
+    """Return an image that is open, with its corrections."""
+    summary = corrections.summary()
+    total = sum(summary.pixels.values())
+    where = f" on {summary.slices} slices" if summary.slices > 1 else ""
+    return Source(
+        corrections.subject.key,
+        stack.name,
+        f"{short(total)} pixels{where}",
+        (corrections.version, total),
+        corrections.classes,
+        lambda: (stack, corrections.snapshot),
+        is_present,
+    )
+
+
+def earlier_sources(but: Container[str]) -> list[Source]:
+    """Return the corrections made earlier whose image lies in a file that is still there.
+
+    but: the keys of images to leave out.
+    """
+    found = [one for one in find_corrections() if one.subject.key not in but and not one.is_empty and one.subject.file]
+    return [_earlier(one) for one in found if Path(one.subject.file).exists()]
+
+
+def _earlier(found: Found) -> Source:
+    version, day = (found.changed,), day_of(found.changed)
+    return Source(
+        found.subject.key, found.subject.name, day, version, found.classes, lambda: _open_earlier(found.subject)
+    )
+
+
+def _open_earlier(subject: Subject) -> tuple[Stack, Callable[[Path], Path]]:
+    """Return the image of earlier corrections, and what writes them.
+
+    Raises:
+        SkipsegError: its file cannot be read, or holds another image now.
+    """
+    stack = read_stack(subject.file)
+    kept = [place for place, axis in enumerate(stack.axes) if axis != "C"]
+    if len(kept) == len(subject.axes):
+        letters = list(stack.axes)
+        for place, axis in zip(kept, subject.axes, strict=True):
+            letters[place] = axis
+        stack = replace(stack, axes="".join(letters), voxel_size=subject.voxel_size, unit=subject.unit)
+    if tuple(stack.length(axis) for axis in subject.axes) != subject.shape or identify(stack) != subject.key:
+        raise InputError(
+            f"'{subject.name}' holds another image now than when it was corrected: untick it, or correct it anew."
+        )
+
+    def write(folder: Path) -> Path:
+        with contextlib.closing(open_corrections(stack, subject.key)) as corrections:
+            return corrections.snapshot(folder)
+
+    return replace(stack, name=subject.name), write
+
+
+def iter_open_sources(
+    sources: Sequence[Source], labels: Sequence[ClassLabel], model: ModelDescription, channel: int | None
+) -> Generator[Progress, None, list[CorrectedStack]]:
+    """Return what the engine learns from: the images with their corrections, coded as the classes that are learnt.
+
+    labels: the classes that are learnt, and their values. channel: the one to learn from, where an image has several
+    and the model takes one.
+
+    Raises:
+        SkipsegError: an image or its corrections cannot be read, or a channel has to be chosen.
+    """
+    opened = []
+    for source in sources:
+        yield Progress(0, 1, f"opening {source.name}")
+        stack, write = source.open()
+        asked = stack.length("C") > 1 and model.spec.in_channels == 1
+        if asked and channel is None:
+            raise InputError(f"'{stack.name}' has {stack.length('C')} channels: choose one in the Segment tab.")
+        opened.append(CorrectedStack(stack, write, coding_of(source.classes, labels), channel if asked else None))
+    return opened
+
+
+def coding_of(classes: Sequence[CorrectionClass], labels: Sequence[ClassLabel]) -> dict[int, int]:
+    """Return what each value of corrections stands for: a class that is learnt, else background of all of those."""
+    values = {label.name: label.label for label in labels}
+    return {each.value: values.get(each.name, BACKGROUND) for each in classes}
+
+
+class SourceList(QListWidget):  # type: ignore[misc]
+    """Images with corrections, each with a tick: the present one has it at first, earlier ones have not."""
+
+    ticked = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sources: list[Source] = []
+        self._unticked: set[str] = set()
+        self._ticked: set[str] = set()
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.setSelectionMode(QListWidget.SelectionMode.NoSelection)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.itemChanged.connect(self._hear)
+
+    def show_sources(self, sources: list[Source]) -> None:
+        """Show these; what the user ticked stays."""
+        self._sources = sources
+        self.blockSignals(True)
+        self.clear()
+        for source in sources:
+            item = QListWidgetItem(f"{source.name}: {source.detail}")
+            item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsUserCheckable)
+            item.setCheckState(Qt.CheckState.Checked if self._is_ticked(source) else Qt.CheckState.Unchecked)
+            classes = ", ".join(each.name for each in source.classes)
+            item.setToolTip(f"{source.name}, {source.detail}\nclasses: {classes}")
+            self.addItem(item)
+        self.blockSignals(False)
+        row = self.sizeHintForRow(0) if sources else 0
+        self.setFixedHeight(row * min(len(sources), MOST_ROWS) + 2 * self.frameWidth() + 4)
+
+    def chosen(self) -> list[Source]:
+        """Return those that are ticked."""
+        return [source for source in self._sources if self._is_ticked(source)]
+
+    def _is_ticked(self, source: Source) -> bool:
+        return source.key not in self._unticked if source.is_present else source.key in self._ticked
+
+    def _hear(self, item: QListWidgetItem) -> None:
+        source = self._sources[self.row(item)]
+        is_on = item.checkState() == Qt.CheckState.Checked
+        (self._ticked.add if is_on else self._ticked.discard)(source.key)
+        (self._unticked.discard if is_on else self._unticked.add)(source.key)
+        self.ticked.emit()

@@ -1,0 +1,58 @@
+"""What a fine-tuning will learn from and hold out, and how long it will take, before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from napari_skipseg.progress import in_words
+from napari_skipseg.training.learning import Lesson
+from napari_skipseg.widgets.class_list import short
+from napari_skipseg.widgets.engine import BusyEngine
+from napari_skipseg.widgets.plan_line import SettledLine
+
+LOOKING = "looking at the corrections…"
+
+
+class LessonLine(SettledLine):
+    """The lesson in two sentences, more of it in the tooltip; and why there is none, with the cure."""
+
+    def __init__(self, engine: BusyEngine) -> None:
+        super().__init__(engine, LOOKING)
+
+    def show_answer(self, answer: Lesson) -> None:
+        """Say what will be learnt from, held out, and how long it takes."""
+        self.say(describe_lesson(answer), explain_lesson(answer))
+
+    def show_fault(self, fault: str) -> None:
+        """Say why nothing can be learnt."""
+        self.say("", warning=fault)
+
+
+def describe_lesson(lesson: Lesson) -> str:
+    """Return what will be learnt from, held out, and how long it takes, in a few words."""
+    trained, held = lesson.places
+    learns = f"Learns from {_counted(lesson.pixels)} pixels in {_many(trained, 'place')}"
+    where = f" on {_many(lesson.slices, 'slice')}" if lesson.slices > 1 else ""
+    kept = f"; {_many(held, 'place')} held out to compare old and new." if held else "."
+    takes = "" if lesson.seconds is None else f" Takes about {in_words(lesson.seconds)}."
+    return learns + where + kept + takes
+
+
+def explain_lesson(lesson: Lesson) -> str:
+    """Return the numbers in full, a line for each class."""
+    lines = [
+        f"{name}: {count:,} pixels to learn from, {lesson.held_out.get(name, 0):,} held out"
+        for name, count in lesson.pixels.items()
+    ]
+    return "\n".join([*lines, *(f"{name}: {value}" for name, value in lesson.facts.items())])
+
+
+def _counted(pixels: Mapping[str, int]) -> str:
+    """Return the classes first and the background last: "1.2k membrane and 3k background"."""
+    named = sorted(pixels, key=lambda name: name == "background")
+    parts = [f"{short(pixels[name])} {name}" for name in named]
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"

@@ -1,0 +1,114 @@
+"""How a new model compares with the one it started from: the scores side by side, and a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+from itertools import groupby
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+
+from napari_skipseg.training.learning import Report, ScoreRow
+from napari_skipseg.widgets.fields import WARNING_COLOR, Message
+
+GOOD_COLOR = "rgba(46, 170, 110, 90)"
+BETTER, WORSE = "#3ecf8e", "#ff8a5c"
+LOWER_IS_BETTER = ("FPR", "FNR")
+EVEN = 0.0005
+"""Scores that differ by less look the same in the table, and count as such."""
+MEANINGS = {
+    "Dice": "overlap of prediction and corrections: 1 = the same",
+    "FPR": "share of the background that is taken for the class: 0 = none",
+    "FNR": "share of the class that is missed: 0 = none",
+    "V_rand": "how well the cells come apart (ISBI 2012): 1 = as in the truth",
+}
+
+
+class ReportTable(QWidget):  # type: ignore[misc]
+    """The table, what it comes to, and what can be done with the new model.
+
+    used: the user wants the new model though it is not better. compared: before is wanted in place of after.
+    """
+
+    used = Signal()
+    compared = Signal(bool)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.verdict = QLabel(), Message()
+        self.table.setTextFormat(Qt.TextFormat.RichText)
+        self.table.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.table.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.table.setWordWrap(True)
+        self.use_button, self.before_button = QPushButton("Use it"), QPushButton("Show before")
+        self.use_button.setToolTip("Make the new model the choice in the Segment tab, and segment the view with it")
+        self.before_button.setToolTip("Switch between the old model's result in this view and the new model's")
+        self.before_button.setCheckable(True)
+        self.use_button.clicked.connect(self.used)
+        self.before_button.toggled.connect(self._compare)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.use_button)
+        buttons.addWidget(self.before_button)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(6)
+        column.addWidget(self.verdict)
+        column.addWidget(self.table)
+        column.addLayout(buttons)
+        self.hide()
+
+    def show_report(self, report: Report) -> None:
+        """Show a report."""
+        self.verdict.say(report.reason, GOOD_COLOR if report.is_better else WARNING_COLOR)
+        self.table.setText(report_html(report))
+        self.table.setToolTip("\n".join(f"{score}: {said}" for score, said in MEANINGS.items()))
+        self.table.setVisible(bool(report.rows))
+        self.use_button.setVisible(not report.is_better)
+        self.offer_before(False)
+        self.show()
+
+    def offer_before(self, offered: bool) -> None:
+        """Offer the switch between before and after, after at first."""
+        self.before_button.setChecked(False)
+        self.before_button.setVisible(offered)
+
+    def _compare(self, before: bool) -> None:
+        self.before_button.setText("Show after" if before else "Show before")
+        self.compared.emit(before)
+
+
+def report_html(report: Report) -> str:
+    """Return the scores as a table: a heading for each thing that was scored on, a row for each class and score."""
+    rows = [
+        "<tr><td></td><td></td><td align='right' style='padding: 1px 8px'>old</td>"
+        "<td align='right' style='padding: 1px 4px'>new</td><td></td></tr>"
+    ]
+    for heading, group in groupby(report.rows, key=lambda row: row.on):
+        rows.append(f"<tr><td colspan='5' style='padding-top: 5px'><b>On {escape(heading)}</b></td></tr>")
+        rows.extend(_rows(group))
+    return f"<table cellspacing='0' width='100%'>{''.join(rows)}</table>"
+
+
+def _rows(group: Iterator[ScoreRow]) -> Iterator[str]:
+    told = ""
+    for row in group:
+        name = "" if row.class_name == told else escape(row.class_name)
+        told = row.class_name
+        old = "–" if row.old is None else f"{row.old:.3f}"
+        color, arrow = _look(row)
+        yield (
+            f"<tr><td>{name}</td><td style='padding-left: 6px'>{escape(row.score)}</td>"
+            f"<td align='right' style='padding: 1px 8px'>{old}</td>"
+            f"<td align='right' style='padding: 1px 4px'><b>{row.new:.3f}</b></td>"
+            f"<td style='color: {color}'>{arrow}</td></tr>"
+        )
+
+
+def _look(row: ScoreRow) -> tuple[str, str]:
+    """Return colour and arrow of a change: which way it went, and whether that is good."""
+    if row.old is None or abs(row.new - row.old) < EVEN:
+        return "gray", ""
+    is_up = row.new > row.old
+    is_better = is_up != (row.score in LOWER_IS_BETTER)
+    return BETTER if is_better else WORSE, "▲" if is_up else "▼"

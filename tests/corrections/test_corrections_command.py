@@ -1,0 +1,102 @@
+"""The command `corrections`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_skipseg import cli
+from napari_skipseg.corrections.catalog import find_corrections
+from napari_skipseg.corrections.store import open_corrections
+from napari_skipseg.images.files import read_stack
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process: its code, and what it wrote to both outputs."""
+    monkeypatch.setenv("COLUMNS", "300")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["napari-skipseg", "corrections", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), shown.out, shown.err
+
+    return run
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    values = np.random.default_rng(1).integers(0, 256, (3, 40, 50)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "cells.tif", values, photometric="minisblack")
+    return tmp_path / "cells.tif"
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    values = np.zeros((3, 40, 50), np.uint8)
+    values[1, 5:10, 5:10] = 2
+    tifffile.imwrite(tmp_path / "labels.tif", values, photometric="minisblack")
+    return tmp_path / "labels.tif"
+
+
+def test_labels_go_in_and_out(run: Run, image: Path, labels: Path, tmp_path: Path) -> None:
+    assert run("import", image, labels) == (0, "25 pixels taken over as corrections of 'cells'.\n", "")
+    assert run("export", image, tmp_path / "out.tif") == (0, f"{tmp_path / 'out.tif'}\n", "")
+    np.testing.assert_array_equal(read_stack(tmp_path / "out.tif").data[...], read_stack(labels).data[...])
+    key = find_corrections()[0].subject.key
+    assert run("export", key[:10], tmp_path / "out.zarr", "--what", "strokes")[0] == 0
+    np.testing.assert_array_equal(read_stack(tmp_path / "out.zarr").data[...], read_stack(labels).data[...])
+
+
+def test_they_are_listed(run: Run, image: Path, labels: Path, folder: Path) -> None:
+    assert run() == (0, f"There are no corrections in '{folder}'.\n", "")
+    assert run("list", "--json") == (0, "[]\n", "")
+    run("import", image, labels)
+    code, out, _ = run("list")
+    assert (code, "cells" in out, "3 × 40 × 50" in out, "closed" in out) == (0, True, True, True)
+    (row,) = json.loads(run("list", "--json")[1])
+    assert (row["key"], row["file"]) == (find_corrections()[0].subject.key, str(image))
+    corrections = open_corrections(read_stack(image))
+    assert json.loads(run("list", "--json")[1])[0]["state"] == "open"
+    corrections.close()
+
+
+def test_they_are_deleted_when_that_is_meant(
+    run: Run, image: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("import", image, labels)
+    monkeypatch.setattr("typer.confirm", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run("delete", image)[0] == 130
+    assert len(find_corrections()) == 1
+    assert run("delete", image, "--yes") == (0, "The corrections of 'cells' are deleted.\n", "")
+    assert find_corrections() == ()
+
+
+def test_what_is_not_there_is_told(run: Run, image: Path, labels: Path, tmp_path: Path) -> None:
+    code, out, err = run("export", image, tmp_path / "out.tif")
+    assert (code, out, err.startswith("Error: "), "has no corrections" in err) == (1, "", True, True)
+    assert "neither such a key nor such a file" in run("delete", "0123", "--yes")[2]
+    run("import", image, labels)
+    key = find_corrections()[0].subject.key
+    values = read_stack(image).data[...].copy()
+    values[0, 0, 0] ^= 1
+    tifffile.imwrite(image, values, photometric="minisblack")
+    code, _, err = run("export", image, tmp_path / "out.tif")
+    assert (code, "was changed since it was corrected" in err, key[:12] in err) == (1, True, True)
+
+
+def test_labels_that_do_not_fit_are_refused(run: Run, image: Path, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "wrong.tif", np.zeros((3, 40, 51), np.uint8), photometric="minisblack")
+    code, out, err = run("import", image, tmp_path / "wrong.tif")
+    assert (code, out, "'wrong.tif' has the shape (3, 40, 51)" in err) == (1, "", True)

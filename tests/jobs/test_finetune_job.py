@@ -1,0 +1,263 @@
+"""Lessons, fine-tuning and training through the engine: what comes back, what is told, and what survives a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from small_stacks import make_stack
+
+from napari_skipseg.errors import EngineError, FileError, InputError, ModelError
+from napari_skipseg.images.files import read_stack, write_ome_tiff
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.jobs import child, events, requests
+from napari_skipseg.jobs.client import Engine
+from napari_skipseg.jobs.inputs import open_labels
+from napari_skipseg.jobs.teaching_calls import CorrectedStack
+from napari_skipseg.models.description import ClassLabel
+from napari_skipseg.models.model import read_model
+from napari_skipseg.networks.specs import UNetSpec
+from napari_skipseg.progress import run_to_end
+from napari_skipseg.training.finetune_settings import FinetuneSettings
+from napari_skipseg.training.learning import Finetuned, Keep, Learned, Lesson, Pictured, Report, ScoreRow
+from napari_skipseg.training.settings import TrainSettings
+
+STUB = Path(__file__).parent / "stub_teacher.py"
+
+
+@pytest.fixture(scope="module")
+def teacher(temporary: Path) -> Iterator[Engine]:
+    """An engine whose fine-tuning is a stub."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(child, "COMMAND", (sys.executable, "-P", str(STUB)))
+        with Engine() as engine:
+            yield engine
+
+
+def settings_for(model_folder: Path, name: str = "new") -> FinetuneSettings:
+    return FinetuneSettings(str(model_folder), name, ("sample",), ("corrections",), (ClassLabel("membrane", 2),))
+
+
+def corrected(stack: Stack | None = None, membrane: int = 30) -> CorrectedStack:
+    """A stack with 20 pixels of background and some of membrane."""
+    stack = make_stack() if stack is None else stack
+    labels = np.zeros([stack.length(axis) for axis in "ZYX"], np.uint8)
+    labels[0, 0, :20], labels[0, 1, :membrane] = 1, 2
+
+    def write(folder: Path) -> Path:
+        array = zarr.create_array(folder, shape=labels.shape, dtype="uint8", chunks=(1, 64, 64))
+        array[...] = labels
+        return folder
+
+    return CorrectedStack(stack, write)
+
+
+def until(work, is_reached: Callable):
+    for progress in work:
+        if is_reached(progress):
+            return progress
+    raise RuntimeError("the work ended early")
+
+
+def test_requests_and_events_of_teaching_survive_their_lines() -> None:
+    settings = FinetuneSettings("m", "n", ("a",), ("b",), (ClassLabel("x", 2),))
+    place = ((50.0, 4.0, 4.0), "nm", (0.0, 0.0, 0.0), "é", None, "/l", {3: 2})
+    image = requests.CorrectedImage("", "/run/i.npy", (3, 4, 5), "uint8", "ZYX", *place)
+    spec = UNetSpec(widths=(4, 8))
+    train = TrainSettings("n", ("a",), ("b",), (ClassLabel("x", 1),), spec=spec)
+    for asked in (
+        requests.LessonJob(1, settings, (image,), "cpu"),
+        requests.FinetuneJob(2, "/run", settings, (image, image), "/models", "cpu", "/m", "ab", restart=True),
+        requests.TrainJob(3, "/run", train, "/models", "auto"),
+        requests.KeepBest(3),
+    ):
+        assert requests.request_from_line(requests.request_to_line(asked)) == asked
+    report = Report((ScoreRow("its own sample", "x", "V_rand", None, 0.5),), False, "Not better.")
+    lesson = Lesson({"x": 3}, {"x": 1}, (2, 1), 4, None, {"shape": [1]})
+    for told in (
+        events.LessonPlanned(1, lesson),
+        events.CurvesMoved(1, 2, 3, "s", 2, {"training loss": 0.5}),
+        events.TilePictured(1, 2, 3, "s", "i.npy", "p.npy", ""),
+        events.Taught(1, "/models/n", report),
+        events.Trained(1, "/models/n"),
+    ):
+        assert events.event_from_line(events.event_to_line(told)) == told
+
+
+def test_a_lesson_is_planned_without_the_voxels_and_a_refusal_has_its_cure(teacher: Engine, model_folder: Path) -> None:
+    lesson = run_to_end(teacher.plan_lesson(settings_for(model_folder), [corrected()]))
+    assert lesson.pixels == {"background": 20, "membrane": 30}
+    assert (lesson.places, lesson.slices, lesson.seconds) == ((1, 0), 1, 12.5)
+    assert lesson.facts["shape"] == [3, 60, 70]
+    with pytest.raises(InputError, match="paint some"):
+        run_to_end(teacher.plan_lesson(settings_for(model_folder), [corrected(membrane=0)]))
+    assert not teacher.is_busy
+
+
+def test_curves_pictures_and_the_report_come_back(
+    teacher: Engine, model_folder: Path, tmp_path: Path, temporary: Path
+) -> None:
+    heard: list[object] = []
+    stack = make_stack((3, 2, 60, 70), "ZCYX")
+    one = corrected(stack)
+    image = CorrectedStack(stack, one.write_labels, {2: 1}, channel=1)
+    work = teacher.finetune(settings_for(model_folder), [image, corrected()], tmp_path)
+    done = run_to_end(work, heard.append)
+    assert done == Finetuned(
+        tmp_path / "new", Report((ScoreRow("held-out corrections", "membrane", "Dice", 0.5, 0.75),), True, "Better.")
+    )
+    facts = json.loads((done.folder / "facts.json").read_text())
+    assert facts == {"begun": 0, "ended": 40, "parent": "tiny", "background": 70, "membrane": 30}
+    learned = [progress for progress in heard if isinstance(progress, Learned)]
+    assert [progress.step for progress in learned] == list(range(1, 41))
+    assert learned[3].values == {"training loss": 0.25}
+    pictured = next(progress for progress in heard if isinstance(progress, Pictured))
+    np.testing.assert_array_equal(pictured.image, np.asarray(stack.data)[0, 1])
+    assert pictured.probability.shape == pictured.target.shape == (60, 70)
+    assert list(temporary.glob("napari-skipseg-*/run-*")) == []
+    assert not (tmp_path / "new.training").exists()
+
+
+def test_keep_ends_it_with_a_model_and_cancel_leaves_nothing(
+    teacher: Engine, model_folder: Path, tmp_path: Path, temporary: Path
+) -> None:
+    work = teacher.finetune(settings_for(model_folder, "kept"), [corrected()], tmp_path)
+    until(work, lambda progress: isinstance(progress, Learned))
+    work.send(Keep())
+    done = run_to_end(work)
+    assert json.loads((done.folder / "facts.json").read_text())["ended"] < 40
+    work = teacher.finetune(settings_for(model_folder, "dropped"), [corrected()], tmp_path)
+    until(work, lambda progress: isinstance(progress, Learned) and progress.step > 6)
+    work.close()
+    assert not teacher.is_busy
+    run_to_end(teacher.plan_lesson(settings_for(model_folder), [corrected()]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]
+    assert list(temporary.glob("napari-skipseg-*/run-*")) == []
+
+
+def test_a_killed_engine_goes_on_from_its_checkpoint(teacher: Engine, model_folder: Path, tmp_path: Path) -> None:
+    work = teacher.finetune(settings_for(model_folder, "killed"), [corrected()], tmp_path)
+    for step in (7, 23):
+        until(work, lambda progress, step=step: isinstance(progress, Learned) and progress.step >= step)
+        os.kill(teacher.pid, signal.SIGKILL)
+    done = run_to_end(work)
+    facts = json.loads((done.folder / "facts.json").read_text())
+    assert 20 <= facts["begun"] < 40
+    assert facts["ended"] == 40
+
+
+def test_an_engine_that_dies_before_it_has_learnt_anything_is_one_sentence(
+    teacher: Engine, model_folder: Path, tmp_path: Path
+) -> None:
+    run_to_end(teacher.plan_lesson(settings_for(model_folder), [corrected()]))
+    work = teacher.finetune(settings_for(model_folder), [corrected()], tmp_path)
+    next(work)
+    os.kill(teacher.pid, signal.SIGKILL)
+    with pytest.raises(EngineError, match=r"The engine process was killed by SIGKILL .* the viewer and its layers"):
+        run_to_end(work)
+    assert not teacher.is_busy
+
+
+def test_a_restart_throws_away_what_an_earlier_run_left(teacher: Engine, model_folder: Path, tmp_path: Path) -> None:
+    for restart, begun in ((False, 30), (True, 0)):
+        name = f"restart-{restart}"
+        (tmp_path / f"{name}.training").mkdir()
+        (tmp_path / f"{name}.training" / "step").write_text("30")
+        work = teacher.finetune(settings_for(model_folder, name), [corrected()], tmp_path, restart=restart)
+        assert json.loads((run_to_end(work).folder / "facts.json").read_text())["begun"] == begun
+
+
+def test_a_model_is_trained_from_layers_and_files(engine: Engine, tmp_path: Path) -> None:
+    image = make_stack((2, 40, 40))
+    labels = Stack((np.asarray(image.data) > 127).astype(np.int64), "ZYX", image.voxel_size, image.unit, name="truth")
+    write_ome_tiff(tmp_path / "labels.ome.tif", np.uint8(labels.data), "ZYX", (50, 4, 4), "nm")
+    settings = TrainSettings(
+        "fresh",
+        ("layer em", "layer em"),
+        ("layer truth", str(tmp_path / "labels.ome.tif")),
+        (ClassLabel("bright", 1),),
+        spec=UNetSpec(widths=(4, 8)),
+        patch=(32, 32),
+        batch=2,
+        steps=3,
+    )
+    written = {"layer em": image, "layer truth": labels}
+    folder = run_to_end(engine.train(settings, tmp_path / "models", "cpu", written))
+    assert folder == tmp_path / "models" / "fresh"
+    description = read_model(folder).description
+    assert (description.class_names, description.voxel_size, description.unit) == (("bright",), (50, 4, 4), "nm")
+    assert not (tmp_path / "models" / "fresh.training").exists()
+
+
+def test_labels_too_large_for_a_file_and_a_folder_that_cannot_be_made_are_refused(
+    engine: Engine, tmp_path: Path
+) -> None:
+    huge = Stack(np.full((2, 40, 40), 2**40), "ZYX", name="huge")
+    settings = TrainSettings(
+        "x", ("em",), ("huge",), (ClassLabel("a", 1),), spec=UNetSpec(widths=(4, 8)), patch=(32, 32)
+    )
+    with pytest.raises(InputError, match="'huge' holds labels above"):
+        run_to_end(engine.train(settings, tmp_path, "cpu", {"em": make_stack((2, 40, 40)), "huge": huge}))
+    (tmp_path / "file").write_text("")
+    stacks = {"em": make_stack((2, 40, 40)), "huge": make_stack((2, 40, 40))}
+    with pytest.raises(FileError, match="cannot be made"):
+        run_to_end(engine.train(settings, tmp_path / "file" / "models", "cpu", stacks))
+
+
+def test_written_layers_keep_values_and_calibration(tmp_path: Path) -> None:
+    from napari_skipseg.jobs.teaching_calls import write_layer
+
+    values = np.random.default_rng(0).integers(0, 1000, (2, 30, 40))
+    written = read_stack(write_layer(Stack(values, "ZYX", (50.0, 4.0, 4.0), "nm", name="t"), tmp_path / "t.ome.tif"))
+    np.testing.assert_array_equal(written.data[...], values)
+    assert (written.voxel_size, written.unit) == ((50.0, 4.0, 4.0), "nm")
+
+
+def test_labels_are_recoded_where_they_are_read_and_say_where_they_are(tmp_path: Path) -> None:
+    labels = np.zeros((1, 60, 70), np.uint8)
+    labels[0, 2, :4] = 1, 2, 3, 4
+    array = zarr.create_array(
+        tmp_path / "l", shape=labels.shape, dtype="uint8", chunks=(1, 30, 30), dimension_names=["z", "y", "x"]
+    )
+    array[:, :30, :30] = labels[:, :30, :30]
+    place = ((1.0, 1.0, 1.0), "nm", (0.0, 0.0, 0.0), "em", None, str(tmp_path / "l"))
+    image = requests.CorrectedImage("", "", (2, 1, 60, 70), "uint8", "CZYX", *place, {2: 1, 3: 2, 4: 4})
+    opened = open_labels(image)
+    assert opened.shape == (1, 60, 70)
+    np.testing.assert_array_equal(opened[0, 2, :5], [1, 1, 2, 4, 0])
+    assert list(opened.written()) == [(slice(0, 1), slice(0, 30), slice(0, 30))]
+
+
+def test_a_few_strokes_make_a_new_model_beside_the_old_one(engine: Engine, model_folder: Path, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (4, 128, 128)).astype(np.uint8)
+    labels = np.zeros(values.shape, np.uint8)
+    labels[:, 20:40, 10:100], labels[:, 60:80, 10:100] = 1, 2
+
+    def write(folder: Path) -> Path:
+        array = zarr.create_array(
+            folder, shape=labels.shape, dtype="uint8", chunks=(1, 128, 128), dimension_names=["z", "y", "x"]
+        )
+        array[...] = labels
+        return folder
+
+    image = CorrectedStack(Stack(values, "ZYX", (50.0, 4.0, 4.0), "nm", name="em"), write)
+    settings = replace(settings_for(model_folder), reach="quick", steps=3, remember=False)
+    lesson = run_to_end(engine.plan_lesson(settings, [image], "cpu"))
+    assert lesson.pixels["membrane"] + lesson.held_out["membrane"] == 4 * 20 * 90
+    heard: list[object] = []
+    done = run_to_end(engine.finetune(settings, [image], tmp_path, "cpu"), heard.append)
+    assert done.folder == tmp_path / "new"
+    assert {(row.on, row.score) for row in done.report.rows} >= {("held-out corrections", "Dice")}
+    assert read_model(done.folder).description.training.parent is not None
+    assert max(progress.step for progress in heard if isinstance(progress, Learned)) == 3
+    assert any(isinstance(progress, Pictured) for progress in heard)
+    with pytest.raises(ModelError, match="never overwritten"):
+        run_to_end(engine.finetune(settings, [image], tmp_path, "cpu"))

@@ -1,0 +1,111 @@
+"""The command `finetune`: the table of the old model against the new one, and one sentence where it cannot be."""
+
+import json
+import signal
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+
+import napari_skipseg as skipseg
+from napari_skipseg import cli
+from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.models.catalog import FOLDER_VARIABLE
+from napari_skipseg.models.description import ClassLabel, ModelDescription
+from napari_skipseg.models.folder import read_description
+from napari_skipseg.models.model import write_model
+from napari_skipseg.networks.build import build
+from napari_skipseg.networks.specs import UNetSpec
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a tiny model, an image and its labels."""
+    torch.manual_seed(0)
+    spec = UNetSpec(widths=(4, 8))
+    description = ModelDescription("tiny", spec, (ClassLabel("membrane", 0),), margin=8, weights_sha256="")
+    write_model(tmp_path / "models" / "tiny", description, build(spec))
+    labels = np.ones((2, 128, 128), np.uint8)
+    labels[:, ::16], labels[:, 60:64] = 2, 0
+    image = (RNG.normal(100, 10, labels.shape) + 60 * (labels == 2)).astype(np.uint8)
+    write_ome_tiff(tmp_path / "image.tif", image, "ZYX", (50, 4, 4), "nm")
+    tifffile.imwrite(tmp_path / "labels.tif", labels, metadata={"axes": "ZYX"}, ome=True)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    return tmp_path
+
+
+@pytest.fixture
+def run(folder, monkeypatch, capsys):
+    def run(*more):
+        given = ("--model", "tiny", "--name", "new", "--images", "image.tif", "--labels", "labels.tif")
+        quick = ("--steps", "2", "--patch", "32,32", "--augment", "none", "--device", "cpu")
+        monkeypatch.setattr(sys, "argv", ["napari-skipseg", "finetune", *given, *quick, *more])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = capsys.readouterr()
+        return int(ended.value.code or 0), shown.out, shown.err
+
+    return run
+
+
+def test_a_new_class_becomes_a_new_model_and_a_table(run, folder):
+    code, out, _ = run("--class", "mitochondrion=2", "--reach", "quick")
+    lines = out.splitlines()
+    assert code == 0
+    assert lines[0].split() == ["on", "class", "name", "score", "old", "new"]
+    assert any("mitochondrion" in line and "Dice" in line for line in lines)
+    assert lines[-2].startswith("The new model ")
+    assert lines[-1] == str(folder / "models" / "new")
+    model = read_description(folder / "models" / "new")
+    assert model.class_names == ("membrane", "mitochondrion")
+    assert model.training.settings["reach"] == "quick"
+    assert model.training.settings["patch"] == [32, 32]
+
+
+def test_json_holds_the_same_and_the_models_own_classes_are_the_default(run, folder):
+    code, out, _ = run("--json", "--validate", "1", "--out", "elsewhere")
+    told = json.loads(out)
+    assert code == 0
+    assert told["folder"] == "elsewhere/new"
+    assert {row["class_name"] for row in told["rows"]} == {"membrane"}
+    assert all(row["old"] is not None for row in told["rows"])
+    assert isinstance(told["is_better"], bool)
+    assert (folder / "elsewhere" / "new" / "model.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("more", "fault"),
+    [
+        (("--class", "mitochondrion=3"), "hold the value 2, for which no class is named"),
+        (("--class", "mitochondrion=1"), "Classes have values from 2 on"),
+        (("--class", "mitochondrion"), "'mitochondrion' is no class: write NAME=VALUE"),
+        (("--reach", "far"), "reach"),
+        (("--labels", "labels.tif"), "1 images and 2 label files were given"),
+        (("--augment", "much"), "There is no augmentation 'much': choose one of default"),
+        (("--validate", "7"), "Slice 7 cannot be held out"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_and_nothing_is_written(run, folder, more, fault):
+    code, out, err = run(*more)
+    assert code == 1
+    assert fault in err
+    assert len([line for line in err.splitlines() if line.startswith("Error")]) == 1
+    assert out == ""
+    assert [path.name for path in (folder / "models").iterdir()] == ["tiny"]
+
+
+def test_python_fine_tunes_arrays(folder):
+    image, labels = tifffile.imread("image.tif"), tifffile.imread("labels.tif")
+    result = skipseg.finetune(
+        image, labels, "tiny", "from-python", {"mitochondrion": 2}, device="cpu", reach="quick", steps=2, patch=(32, 32)
+    )
+    assert result.folder == folder / "models" / "from-python"
+    assert skipseg.load_model("from-python").description.class_names == ("membrane", "mitochondrion")

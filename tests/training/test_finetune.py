@@ -1,0 +1,319 @@
+"""From a model and corrections to a new model: what moves, what is remembered, what is told, and what is left."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from napari_skipseg.errors import InputError, ModelError, SpecError
+from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.synthetic import make_isotropic_sample, make_sample
+from napari_skipseg.models.catalog import FOLDER_VARIABLE
+from napari_skipseg.models.description import ClassLabel, card_facts
+from napari_skipseg.models.folder import SAMPLE_FILE
+from napari_skipseg.models.model import read_model
+from napari_skipseg.networks.specs import UNetSpec
+from napari_skipseg.progress import run_to_end
+from napari_skipseg.training.augmentation import AUGMENTATIONS
+from napari_skipseg.training.class_plan import plan_classes
+from napari_skipseg.training.corrected import Corrected, iter_plan_lesson
+from napari_skipseg.training.finetune import iter_finetune
+from napari_skipseg.training.finetune_settings import FinetuneSettings, finetune_from_json
+from napari_skipseg.training.learning import Keep, Learned, Pictured, Report, ScoreRow
+from napari_skipseg.training.remembered import remembered_of
+from napari_skipseg.training.report import CORRECTIONS, OWN_SAMPLE, compare
+from napari_skipseg.training.settings import TrainSettings
+from napari_skipseg.training.train import iter_train
+
+MITO = (ClassLabel("mitochondrion", 2),)
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """A folder with a tiny model that was trained on the membranes of a synthetic sample."""
+    folder = tmp_path_factory.mktemp("models")
+    sample = make_sample((4, 96, 96))
+    files = {"images": (str(folder / "image.tif"),), "labels": (str(folder / "labels.tif"),)}
+    write_ome_tiff(folder / "image.tif", sample.stack.data, "ZYX", sample.stack.voxel_size, "nm")
+    write_ome_tiff(folder / "labels.tif", sample.membrane, "ZYX", sample.stack.voxel_size, "nm")
+    settings = TrainSettings(
+        "membranes", **files, classes=(ClassLabel("membrane", 1),), validate="3", patch=(64, 64), steps=60,
+        spec=UNetSpec(widths=(8, 16)), learning_rate=1e-2, augmentation=AUGMENTATIONS["none"],
+    )  # fmt: skip
+    run_to_end(iter_train(settings, folder / "models", "cpu"))
+    return folder / "models"
+
+
+@pytest.fixture(autouse=True)
+def _models(library, monkeypatch):
+    monkeypatch.setenv(FOLDER_VARIABLE, str(library))
+
+
+def squares(depth=2, side=192):
+    """Return an image with bright squares, and dense labels of them: background 1, squares 2."""
+    labels = np.ones((depth, side, side), np.uint8)
+    for z, y, x in np.ndindex(depth, side // 32, side // 32):
+        if (z + y + x) % 2:
+            labels[z, 32 * y + 8 : 32 * y + 24, 32 * x + 8 : 32 * x + 24] = 2
+    image = RNG.normal(100, 10, labels.shape) + 60 * (labels == 2)
+    return Corrected(Stack(image.astype(np.uint8), "ZYX", (50, 4, 4), "nm", name="squares"), labels, "squares")
+
+
+def settings_of(name="new", **options):
+    values = {
+        "reach": "full",
+        "steps": 30,
+        "learning_rate": 1e-2,
+        "patch": (64, 64),
+        "augmentation": AUGMENTATIONS["none"],
+        "classes": MITO,
+        "precision": "f32",
+    }
+    return FinetuneSettings("membranes", name, ("squares.tif",), ("labels.tif",), **values | options)
+
+
+def finetuned(folder, settings, *corrected):
+    return run_to_end(iter_finetune(settings, corrected or (squares(),), folder, "cpu"))
+
+
+def scores(report, on, class_name):
+    return {row.score: (row.old, row.new) for row in report.rows if (row.on, row.class_name) == (on, class_name)}
+
+
+@pytest.fixture(scope="module")
+def result(library, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(FOLDER_VARIABLE, str(library))
+        return finetuned(tmp_path_factory.mktemp("new"), settings_of(steps=80, learning_rate=4e-3))
+
+
+def test_a_new_class_is_found_on_what_was_held_out(result):
+    held = scores(result.report, CORRECTIONS, "mitochondrion")
+    assert held["Dice"][0] is None
+    assert held["Dice"][1] > 0.8
+    assert held["FNR"][1] < 0.3
+    assert result.report.is_better, result.report.reason
+    assert "mitochondrion" in result.report.reason
+
+
+def test_both_models_are_scored_on_the_old_ones_own_sample(result):
+    own = scores(result.report, OWN_SAMPLE, "membrane")
+    assert own.keys() == {"Dice", "FPR", "FNR"}
+    assert own["Dice"][0] > 0.5
+    assert own["Dice"][1] > own["Dice"][0] - 0.05
+
+
+def test_the_new_model_says_how_it_came_to_be(result, library):
+    model, parent = read_model(result.folder).description, read_model(library / "membranes").description
+    assert model.class_names == ("membrane", "mitochondrion")
+    assert model.classes[1] == ClassLabel("mitochondrion", 2)
+    assert (model.voxel_size, model.unit) == (parent.voxel_size, parent.unit)
+    record = model.training
+    assert (record.parent, record.parent_sha256) == ("membranes", parent.weights_sha256)
+    assert parent.weights_sha256 in card_facts(model)["Started from"]
+    assert finetune_from_json(json.dumps(record.settings)) == settings_of(steps=80, learning_rate=4e-3)
+    assert record.report["is_better"] is True
+    assert set(record.curves) == {"training loss", "held-out loss", "held-out Dice"}
+    assert model.card.scores["Dice mitochondrion"] > 0.8
+    assert "squares.tif" in model.card.data
+    assert model.margin > 0
+    assert not list(result.folder.parent.glob("*.training"))
+
+
+def test_the_new_models_own_sample_holds_old_and_new_patches(result, library):
+    description = read_model(result.folder).description
+    content = (result.folder / SAMPLE_FILE).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == description.sample_sha256
+    assert (library / "membranes" / SAMPLE_FILE).exists()
+    sample = remembered_of(result.folder, description)
+    assert sample.judged.any(axis=0).all()
+    assert not sample.judged.all(axis=1).any()
+
+
+def changed(before, after):
+    return {name for name, tensor in before.items() if not torch.allclose(tensor, after[name], atol=2e-3)}
+
+
+@pytest.mark.parametrize("reach", ["quick", "normal", "full"])
+def test_only_what_the_reach_allows_moves(library, tmp_path, reach):
+    result = finetuned(tmp_path, settings_of(reach=reach, steps=8, learning_rate=2e-2, patch=(32, 32)))
+    parent, new = read_model(library / "membranes").network, read_model(result.folder).network
+    before, after = parent.state_dict(), new.state_dict()
+    del before["classifier.weight"], before["classifier.bias"]
+    moved = {name.split(".")[0] for name in changed(before, after)}
+    parts = parent.parts.last if reach == "quick" else parent.parts.decoder
+    assert moved - {"encoder"} <= {part.split(".")[0] for part in parts}
+    assert ("encoder" in moved) == (reach == "full")
+    assert all(torch.equal(before[name], after[name]) for name in before if "running" in name)
+
+
+def test_batch_norm_statistics_follow_where_asked(library, tmp_path):
+    result = finetuned(tmp_path, settings_of(batch_norm="updated", steps=4))
+    before = read_model(library / "membranes").network.state_dict()
+    after = read_model(result.folder).network.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before if "running_mean" in name)
+
+
+def test_quick_trains_the_last_level_on_features_computed_once(library, tmp_path):
+    result = finetuned(tmp_path, settings_of(reach="quick", steps=60, batch=4))
+    assert scores(result.report, CORRECTIONS, "mitochondrion")["Dice"][1] > 0.6
+    assert read_model(result.folder).description.margin == read_model(library / "membranes").description.margin
+
+
+def test_without_remembering_classes_that_the_labels_do_not_judge_are_dropped(tmp_path):
+    result = finetuned(tmp_path, settings_of(remember=False, steps=4))
+    model = read_model(result.folder).description
+    assert (model.class_names, model.spec.out_channels) == (("mitochondrion",), 1)
+    assert {row.on for row in result.report.rows} == {CORRECTIONS}
+
+
+def test_strokes_of_the_models_own_class_are_enough(tmp_path):
+    corrected = squares()
+    strokes = np.where(RNG.random(corrected.labels.shape) < 0.02, corrected.labels, 0).astype(np.uint8)
+    result = finetuned(tmp_path, settings_of(classes=(), steps=60), Corrected(corrected.stack, strokes, "squares"))
+    held = scores(result.report, CORRECTIONS, "membrane")
+    assert held["Dice"][1] > 0.8 > held["Dice"][0]
+    assert "V_rand" not in held  # nothing whole to flood
+    assert read_model(result.folder).network.spec.out_channels == 1
+
+
+def test_membranes_of_whole_slices_are_scored_by_v_rand(library, tmp_path):
+    sample = make_sample((3, 160, 160), seed=1)
+    corrected = Corrected(sample.stack, sample.membrane + np.uint8(1), "sample")
+    result = finetuned(tmp_path, settings_of(classes=(), steps=2, validate="2"), corrected)
+    old, new = scores(result.report, CORRECTIONS, "membrane")["V_rand"]
+    assert 0 < old <= 1
+    assert 0 < new <= 1
+
+
+def test_a_volume_is_fine_tuned_in_3d(tmp_path, monkeypatch):
+    sample = make_isotropic_sample((24, 64, 64))
+    image, labels = tmp_path / "image.tif", tmp_path / "labels.tif"
+    write_ome_tiff(image, sample.stack.data, "ZYX", (8, 8, 8), "nm")
+    write_ome_tiff(labels, sample.membrane, "ZYX", (8, 8, 8), "nm")
+    spec = UNetSpec(dimensions=3, widths=(4, 8))
+    training = TrainSettings(
+        "membranes", (str(image),), (str(labels),), (ClassLabel("membrane", 1),), spec=spec, patch=(16, 32, 32), steps=2
+    )
+    run_to_end(iter_train(training, tmp_path / "models", "cpu"))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
+    corrected = Corrected(sample.stack, sample.mitochondria + np.uint8(1), "sample")
+    result = finetuned(tmp_path, settings_of(steps=2, patch=(16, 32, 32)), corrected)
+    assert read_model(result.folder).network.spec.dimensions == 3
+    assert scores(result.report, CORRECTIONS, "mitochondrion").keys() == {"Dice", "FPR", "FNR"}
+
+
+def test_progress_tells_curves_and_a_picture_and_keep_ends_it(tmp_path):
+    work = iter_finetune(settings_of(steps=120), (squares(),), tmp_path, "cpu")
+    told, command = [], None
+    while True:
+        try:
+            told.append(work.send(command))
+        except StopIteration as stop:
+            result = stop.value
+            break
+        command = Keep() if isinstance(told[-1], Pictured) else None
+    pictures = [each for each in told if isinstance(each, Pictured)]
+    assert len(pictures) == 1
+    assert pictures[0].image.shape == pictures[0].probability.shape == pictures[0].target.shape
+    assert {"held-out loss", "held-out Dice"} <= {
+        name for each in told if isinstance(each, Learned) for name in each.values
+    }
+    curve = read_model(result.folder).description.training.curves["held-out loss"]
+    assert curve[-1][0] < 120
+
+
+def test_keep_before_the_first_step_is_refused(tmp_path):
+    work = iter_finetune(settings_of(), (squares(),), tmp_path, "cpu")
+    next(work)
+    with pytest.raises(SpecError, match="nothing to keep yet"):
+        work.send(Keep())
+
+
+def test_a_fine_tuning_that_was_closed_goes_on_where_it_stopped(tmp_path):
+    settings, corrected = settings_of(steps=12), (squares(),)
+    straight = run_to_end(iter_finetune(settings, corrected, tmp_path / "straight", "cpu"))
+    work = iter_finetune(settings, corrected, tmp_path / "resumed", "cpu")
+    steps = 0
+    while steps < 5:
+        steps = max(steps, getattr(next(work), "step", 0))
+    work.close()
+    assert [path.name for path in (tmp_path / "resumed").iterdir()] == ["new.training"]
+    with pytest.raises(SpecError, match="belongs to other settings"):
+        run_to_end(iter_finetune(replace(settings, seed=3), corrected, tmp_path / "resumed", "cpu"))
+    resumed = run_to_end(iter_finetune(settings, corrected, tmp_path / "resumed", "cpu"))
+    for name in ("weights.safetensors", "sample.safetensors"):
+        assert (resumed.folder / name).read_bytes() == (straight.folder / name).read_bytes()
+    assert resumed.report == straight.report
+
+
+def test_minutes_end_a_fine_tuning(tmp_path):
+    result = finetuned(tmp_path, settings_of(steps=0, minutes=0.03))
+    assert read_model(result.folder).description.training.curves["held-out loss"]
+
+
+def test_a_model_of_that_name_is_not_written_over_and_the_old_one_stays(library, tmp_path):
+    before = {path.name: path.read_bytes() for path in (library / "membranes").iterdir()}
+    finetuned(tmp_path, settings_of(steps=1))
+    with pytest.raises(ModelError, match="never overwritten"):
+        next(iter_finetune(settings_of(steps=1), (squares(),), tmp_path, "cpu"))
+    assert {path.name: path.read_bytes() for path in (library / "membranes").iterdir()} == before
+
+
+def test_what_cannot_be_learnt_from_leaves_nothing_behind(tmp_path):
+    empty = squares()
+    empty.labels[:] = 0
+    with pytest.raises(InputError, match="No voxel is labelled"):
+        finetuned(tmp_path, settings_of(), empty)
+    with pytest.raises(SpecError, match="A 2D network needs a patch of 2 lengths"):
+        finetuned(tmp_path, settings_of(patch=(16, 32, 32)))
+    with pytest.raises(ModelError, match="no model called 'gone'"):
+        finetuned(tmp_path, replace(settings_of(), model="gone"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("reach", ["quick", "normal"])
+def test_the_lesson_tells_numbers_and_time_before_it_starts(reach):
+    lesson = run_to_end(iter_plan_lesson(settings_of(reach=reach), (squares(),), "cpu"))
+    assert lesson.pixels["mitochondrion"] > lesson.held_out["mitochondrion"] > 0
+    assert lesson.slices == 2
+    assert 0 < lesson.seconds < 600
+    timed = run_to_end(iter_plan_lesson(settings_of(reach=reach, steps=0, minutes=2), (squares(),), "cpu"))
+    assert 120 < timed.seconds < 150
+
+
+def row(on, score, old, new, class_name="membrane"):
+    return {(on, class_name, score): old} if old is not None else {}, {(on, class_name, score): new}
+
+
+PLAN = plan_classes(
+    settings_of(), type("Parent", (), {"classes": (ClassLabel("membrane", 1),), "class_names": ("membrane",)})
+)
+
+
+@pytest.mark.parametrize(
+    ("found", "is_better", "reason"),
+    [
+        ([row(CORRECTIONS, "Dice", 0.7, 0.8)], True, "Dice membrane 0.700 → 0.800"),
+        ([row(CORRECTIONS, "Dice", 0.8, 0.8)], False, "no better on the held-out corrections"),
+        ([row(CORRECTIONS, "Dice", None, 0.1, "mitochondrion")], False, "does not find mitochondrion yet"),
+        (
+            [row(CORRECTIONS, "Dice", 0.7, 0.9), row(OWN_SAMPLE, "V_rand", 0.95, 0.9)],
+            False,
+            "V_rand of membrane fell from 0.950 to 0.900",
+        ),
+    ],
+)
+def test_a_report_says_in_a_sentence_whether_the_new_model_is_better(found, is_better, reason):
+    old = {key: value for first, _ in found for key, value in first.items()}
+    new = {key: value for _, second in found for key, value in second.items()}
+    report = compare(old, new, PLAN)
+    assert isinstance(report, Report)
+    assert report.is_better is is_better
+    assert reason in report.reason
+    assert all(isinstance(each, ScoreRow) for each in report.rows)

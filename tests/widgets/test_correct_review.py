@@ -1,0 +1,267 @@
+"""Accepting, looking for places, and earlier corrections: with real keys and buttons in a real window."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hand import Hand, correct, open_and_correct, put_away, ramp, segment
+from qtpy.QtCore import Qt
+
+from napari_skipseg.corrections.catalog import find_corrections
+from napari_skipseg.corrections.store import open_corrections
+from napari_skipseg.images.files import read_stack, write_ome_tiff
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.widgets.demo import wait_for
+from napari_skipseg.widgets.places_list import is_done
+
+pytestmark = pytest.mark.gui
+
+LEFT = Qt.MouseButton.LeftButton
+
+
+def test_an_accepted_slice_holds_the_prediction_at_the_threshold_and_strokes_stay_apart(open_panel, qtbot):
+    image = ramp(3, 32, 48)
+    viewer, panel, hand = open_and_correct(open_panel, qtbot, image, is_segmented=True)
+    tab = panel.correct_tab
+    corrections, strokes = tab.corrections(), tab.session.layers.strokes
+    viewer.dims.set_current_step(0, 1)
+    hand.drag((10, 10), (10, 40))
+    painted = np.asarray(strokes.data).copy()
+    panel.segment_tab.form.threshold.setValue(0.6)
+    hand.press(Qt.Key.Key_A)
+    expected = np.zeros_like(image)
+    expected[1] = 1 + (image[1] / 255 > 0.6)
+    np.testing.assert_array_equal(corrections.reviewed, expected)
+    panel.segment_tab.form.threshold.setValue(0.1)
+    np.testing.assert_array_equal(corrections.reviewed, expected)
+    np.testing.assert_array_equal(strokes.data, painted)
+    assert tab.body.amount.text() == "1,536 pixels on 1 slice (1,536 accepted)"
+    hand.press(Qt.Key.Key_T)
+    assert not np.asarray(corrections.reviewed).any()
+    np.testing.assert_array_equal(strokes.data, painted)
+
+
+def test_a_drawn_box_and_the_view_are_accepted(open_panel, qtbot):
+    image = ramp(3, 64, 64)
+    viewer, panel, hand = open_and_correct(open_panel, qtbot, image, is_segmented=True)
+    tab = panel.correct_tab
+    reviewed, layers = tab.corrections().reviewed, list(viewer.layers)
+    viewer.dims.set_current_step(0, 2)
+    hand.press(Qt.Key.Key_D)
+    assert viewer.layers.selection.active.mode == "add_rectangle"
+    hand.drag((8, 10), (20, 20), (40, 50))
+    qtbot.waitUntil(lambda: list(viewer.layers) == layers, timeout=5_000)
+    assert viewer.layers.selection.active is tab.session.layers.strokes
+    at = np.argwhere(np.asarray(reviewed))
+    assert (at[:, 0] == 2).all()
+    np.testing.assert_allclose([at[:, 1:].min(axis=0), at[:, 1:].max(axis=0)], [[8, 10], [40, 50]], atol=1)
+    hand.press(Qt.Key.Key_T)
+    hand.press(Qt.Key.Key_D)
+    hand.press(Qt.Key.Key_Escape)
+    qtbot.waitUntil(lambda: list(viewer.layers) == layers, timeout=5_000)
+    assert not np.asarray(reviewed).any()
+    camera = getattr(viewer, "scene", viewer).camera
+    camera.zoom *= 4
+    hand.press(Qt.Key.Key_S)
+    seen = np.asarray(reviewed)
+    assert 0 < np.count_nonzero(seen) < 64 * 64
+    assert not seen[:2].any()
+
+
+def test_without_a_prediction_nothing_can_be_accepted(open_panel, qtbot):
+    viewer, panel, hand = open_and_correct(open_panel, qtbot, ramp(3, 32, 48))
+    tab = panel.correct_tab
+    for key in (Qt.Key.Key_A, Qt.Key.Key_S, Qt.Key.Key_N):
+        hand.press(key)
+        assert tab.message.text().startswith("Segment first")
+    choose = panel.segment_tab.form.extent
+    choose.setCurrentIndex(1)
+    segment(qtbot, panel)
+    viewer.dims.set_current_step(0, 2)
+    hand.press(Qt.Key.Key_A)
+    assert tab.message.text().startswith("Segment first")
+    viewer.dims.set_current_step(0, 1)
+    hand.press(Qt.Key.Key_A)
+    assert np.asarray(tab.corrections().reviewed)[1].all()
+    viewer.dims.ndisplay = 3
+    hand.press(Qt.Key.Key_A)
+    assert "2D view" in tab.message.text()
+
+
+def test_the_next_place_is_where_the_network_wavers_and_done_ones_drop_out(open_panel, qtbot):
+    image = np.zeros((5, 256, 256), np.uint8)
+    image[3, :128, 128:] = 128
+    image[1, 128:, :128] = 64
+    viewer, panel, hand = open_and_correct(open_panel, qtbot, image, is_segmented=True, scale=(50, 4, 4))
+    tab = panel.correct_tab
+    places = tab.body.places
+    hand.press(Qt.Key.Key_N)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
+    assert [place.center[0] for place in places.places()] == [3, 1]
+    assert "entropy 1.00" in places.item(0).text()
+    assert viewer.dims.current_step[0] == 3
+    camera = getattr(viewer, "scene", viewer).camera
+    np.testing.assert_allclose(camera.center[-2:], (64 * 4, 192 * 4))
+    hand.press(Qt.Key.Key_N)
+    assert viewer.dims.current_step[0] == 1
+    hand.press(Qt.Key.Key_A)
+    assert is_done(tab.corrections(), places.places()[1])
+    hand.press(Qt.Key.Key_N)
+    assert viewer.dims.current_step[0] == 3
+    assert [place.center[0] for place in places.places()] == [3]
+    hand.press(Qt.Key.Key_A)
+    hand.press(Qt.Key.Key_N)
+    assert tab.message.text().startswith("Nothing is left to look at")
+    assert not places.isVisible()
+
+
+def test_corrections_are_offered_when_the_image_comes_back(open_panel, qtbot):
+    viewer, panel, hand = open_and_correct(open_panel, qtbot, ramp(3, 32, 48))
+    tab = panel.correct_tab
+    hand.drag((10, 10), (10, 40))
+    painted = np.asarray(tab.corrections().strokes)
+    put_away(qtbot, viewer, panel)
+    viewer.add_image(ramp(3, 32, 48), name="again")
+    qtbot.waitUntil(lambda: tab.offers.restores, timeout=10_000)
+    text = tab.offers.of_image.label.text()
+    assert text.startswith("You corrected this image on ")
+    assert text.endswith(f": {np.count_nonzero(painted):,} pixels on 1 slice.")
+    assert not tab.correct_button.isVisible()
+    qtbot.mouseClick(tab.offers.of_image.button, LEFT)
+    qtbot.waitUntil(lambda: tab.session is not None and tab.session.layers.is_shown, timeout=10_000)
+    np.testing.assert_array_equal(tab.session.layers.strokes.data, painted)
+    assert tab.offers.of_image is None
+
+
+def test_other_voxels_in_the_image_part_it_from_its_corrections(open_panel, qtbot):
+    viewer, panel, hand = open_and_correct(open_panel, qtbot, ramp(32, 48))
+    tab = panel.correct_tab
+    hand.drag((10, 10), (10, 40))
+    viewer.layers["em"].data = 255 - ramp(32, 48)
+    qtbot.waitUntil(lambda: tab.session is None and not tab.is_closing, timeout=10_000)
+    assert [layer.name for layer in viewer.layers] == ["em"]
+    assert tab.message.text() == "'em' shows other voxels now: the corrections of the earlier ones are kept on disk."
+    corrections = open_corrections(Stack(ramp(32, 48), "YX"))
+    assert np.asarray(corrections.strokes).any()
+    corrections.close()
+
+
+def test_the_same_voxels_twice_and_another_window_are_refused(open_panel, qtbot):
+    viewer, panel, _ = open_and_correct(open_panel, qtbot, ramp(32, 48))
+    tab, combo = panel.correct_tab, panel.segment_tab.form.image
+    viewer.add_image(ramp(32, 48), name="twin")
+    combo.setCurrentIndex(1)
+    combo.activated.emit(1)
+    qtbot.waitUntil(tab.correct_button.isEnabled, timeout=10_000)
+    tab.correct()
+    qtbot.waitUntil(lambda: bool(tab.message.text()), timeout=10_000)
+    assert tab.message.text().startswith("'twin' has the same voxels as 'em'")
+    viewer.layers.clear()
+    elsewhere = open_corrections(Stack(255 - ramp(32, 48), "YX"))
+    viewer.add_image(255 - ramp(32, 48), name="em")
+    qtbot.waitUntil(tab.correct_button.isEnabled, timeout=10_000)
+    tab.correct()
+    qtbot.waitUntil(lambda: "is being corrected in another window" in tab.message.text(), timeout=10_000)
+    elsewhere.close()
+    correct(qtbot, panel)
+
+
+def test_labels_go_out_to_a_file_and_come_back(open_panel, qtbot, tmp_path):
+    _, panel, hand = open_and_correct(open_panel, qtbot, ramp(3, 32, 48), scale=(50, 4, 4), units="nm")
+    tab, file = panel.correct_tab, tmp_path / "labels.ome.tif"
+    hand.drag((10, 10), (10, 40))
+    painted = np.asarray(tab.corrections().strokes)
+    tab.actions.export_to(file, "target")
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
+    stack = read_stack(file)
+    np.testing.assert_array_equal(np.asarray(stack.data), painted)
+    assert (stack.voxel_size, stack.unit) == ((50.0, 4.0, 4.0), "nm")
+    more = np.zeros((3, 32, 48), np.uint8)
+    more[2, 5:9, 5:9] = 4
+    write_ome_tiff(file, more, "ZYX", (50.0, 4.0, 4.0), "nm")
+    tab.actions.import_from(file)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
+    np.testing.assert_array_equal(np.asarray(tab.corrections().strokes), np.maximum(painted, more))
+    assert [each.value for each in tab.corrections().classes] == [2, 4]
+    write_ome_tiff(file, more[:2], "ZYX", (50.0, 4.0, 4.0), "nm")
+    tab.actions.import_from(file)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
+    assert "has the shape (2, 32, 48)" in tab.message.text()
+    np.testing.assert_array_equal(np.asarray(tab.corrections().strokes), np.maximum(painted, more))
+
+
+def test_a_file_that_changed_since_says_so_and_keeps_the_earlier_corrections(open_panel, qtbot, tmp_path):
+    file = tmp_path / "em.tif"
+    write_ome_tiff(file, ramp(32, 48), "YX", (1.0, 4.0, 4.0), "nm")
+    viewer, panel = open_panel()
+    tab = panel.correct_tab
+    viewer.open(str(file), plugin="napari-skipseg")
+    correct(qtbot, panel)
+    Hand(viewer, panel).drag((10, 10), (10, 40))
+    put_away(qtbot, viewer, panel)
+    write_ome_tiff(file, 255 - ramp(32, 48), "YX", (1.0, 4.0, 4.0), "nm")
+    viewer.open(str(file), plugin="napari-skipseg")
+    qtbot.waitUntil(lambda: tab.offers.of_image is not None, timeout=10_000)
+    assert tab.offers.of_image.label.text().startswith("The file of this image has changed since you corrected it on")
+    correct(qtbot, panel)
+    assert not np.asarray(tab.corrections().strokes).any()
+    viewer.layers.clear()
+    file.unlink()
+    earlier = next(found for found in find_corrections() if not found.is_empty)
+    tab.reopening.open(earlier)
+    assert tab.message.text().startswith(f"'{file}' cannot be opened")
+
+
+PAINTER = """
+import sys, time
+import napari
+from hand import Hand, correct
+from pytestqt.qtbot import QtBot
+from napari_skipseg.widgets.demo import wait_for
+from napari_skipseg.widgets.panel import SkipSegPanel
+viewer = napari.Viewer()
+panel = SkipSegPanel(viewer)
+viewer.window.add_dock_widget(panel)
+viewer.open(sys.argv[1], plugin="napari-skipseg")
+tab = panel.correct_tab
+panel.tabs.setCurrentIndex(1)
+wait_for(tab.correct_button.isEnabled, 20)
+tab.correct()
+wait_for(lambda: tab.session is not None and tab.session.layers.is_shown, 20)
+wait_for(lambda: False, 0.3)
+hand = Hand(viewer, panel)
+hand.drag((10, 10), (10, 40))
+print(int((tab.corrections().strokes[...] > 0).sum()), flush=True)
+wait_for(lambda: False, 60)
+"""
+
+
+def test_a_killed_napari_loses_no_stroke_and_the_next_one_brings_it_back(open_panel, qtbot, tmp_path):
+    file = tmp_path / "em.tif"
+    write_ome_tiff(file, ramp(3, 32, 48), "ZYX", (50.0, 4.0, 4.0), "nm")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", PAINTER, str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+        painted = int(child.stdout.readline())
+        wait_for(lambda: False, 1.0)
+        child.send_signal(signal.SIGKILL)
+    assert painted > 0
+    viewer, panel = open_panel()
+    tab = panel.correct_tab
+    panel.tabs.setCurrentIndex(1)
+    qtbot.waitUntil(lambda: bool(tab.offers.interrupted), timeout=10_000)
+    offer = next(iter(tab.offers.interrupted.values()))
+    assert "napari ended unexpectedly while you corrected 'em'" in offer.label.text()
+    qtbot.mouseClick(offer.button, LEFT)
+    qtbot.waitUntil(lambda: tab.session is not None and tab.session.layers.is_shown, timeout=20_000)
+    assert np.count_nonzero(tab.corrections().strokes[...]) == painted
+    assert not tab.offers.interrupted
+    assert list(tab.session.layers.strokes.scale) == [50, 4, 4]
+    Hand(viewer, panel).drag((25, 10), (25, 40))
+    assert np.count_nonzero(tab.corrections().strokes[...]) > painted

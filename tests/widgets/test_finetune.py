@@ -1,0 +1,393 @@
+"""The Fine-tune tab in a real window: what it asks of the engine, and what becomes of the model that comes back."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+
+from napari_skipseg.errors import EngineError, InputError
+from napari_skipseg.models.catalog import FOLDER_VARIABLE, locate_model
+from napari_skipseg.models.description import ClassLabel
+from napari_skipseg.progress import Progress
+from napari_skipseg.training.learning import Finetuned, Keep, Learned, Lesson, Pictured, Report, ScoreRow
+from napari_skipseg.widgets.finetune_form import fresh_name
+
+pytestmark = pytest.mark.gui
+
+ROWS = (
+    ScoreRow("held-out corrections", "membrane", "Dice", 0.5, 0.75),
+    ScoreRow("held-out corrections", "membrane", "FNR", 0.25, 0.125),
+    ScoreRow("its own sample", "membrane", "V_rand", 0.9, 0.9),
+)
+BETTER = Report(ROWS, True, "It is better: Dice 0.750 in place of 0.500.")
+WORSE = Report(ROWS, False, "It is not better.")
+
+
+class Teaching:
+    """What the fake engine does when it teaches: ten steps, then a copy of the model under the new name."""
+
+    def __init__(self, engine) -> None:
+        self.engine, self.report = engine, BETTER
+        self.lessons, self.jobs, self.trained, self.kept = [], [], [], 0
+        self.refusal: Exception | None = None
+        self.steps, self.pause = 10, 0.0
+
+    def plan_lesson(self, settings, images, device="auto"):
+        yield Progress(0, 1, "looking")
+        self.lessons.append((settings, [image.stack.name for image in images]))
+        if self.refusal is not None:
+            raise self.refusal
+        return Lesson({"background": 2000, "membrane": 1500}, {"membrane": 40}, (3, 1), 2, 12.4)
+
+    def finetune(self, settings, images, target, device="auto", restart=False):
+        self.engine.is_busy = True
+        try:
+            folder = Path(target) / f"labels of {settings.name}"
+            labels = [np.asarray(_read(image.write_labels(folder / str(n)))) for n, image in enumerate(images)]
+            shutil.rmtree(folder)
+            self.jobs.append((settings, labels, [dict(image.values) for image in images], device, restart))
+            yield from self._steps()
+            shutil.copytree(locate_model(settings.model), Path(target) / settings.name)
+        finally:
+            self.engine.is_busy = False
+        return Finetuned(Path(target) / settings.name, self.report)
+
+    def train(self, settings, target, device="auto", written=None, restart=False):
+        self.trained.append((settings, written))
+        yield from self._steps()
+        shutil.copytree(locate_model("tiny-2d"), Path(target) / settings.name)
+        return Path(target) / settings.name
+
+    def _steps(self):
+        for step in range(1, self.steps + 1):
+            time.sleep(self.pause)
+            values = {"training loss": 1 / step, "held-out Dice": 1 - 1 / step}
+            told = yield Learned(step, self.steps, f"step {step}", step, values)
+            if isinstance(told, Keep):
+                self.kept = step
+                return
+            tile = np.full((20, 30), step / self.steps, np.float32)
+            yield Pictured(step, self.steps, f"step {step}", tile * 0, tile, np.zeros((20, 30), np.int16))
+            if self.engine.fault is not None and step == 4:
+                raise self.engine.fault
+
+
+def _read(folder: Path):
+    from napari_skipseg.images.files import read_stack
+
+    return read_stack(folder).data[...]
+
+
+@pytest.fixture
+def teaching(engine) -> Teaching:
+    taught = Teaching(engine)
+    engine.plan_lesson, engine.finetune, engine.train = taught.plan_lesson, taught.finetune, taught.train
+    return taught
+
+
+@pytest.fixture
+def open_tab(open_panel, qtbot, teaching, model_folder, tmp_path, monkeypatch):
+    """Open the panel with an image; give (viewer, panel, tab), the Fine-tune tab in front."""
+    models = shutil.copytree(model_folder, tmp_path / "models")
+    monkeypatch.setenv(FOLDER_VARIABLE, str(models))
+
+    def open_it(with_engine=None, image=None):
+        viewer, panel = open_panel(with_engine)
+        values = np.linspace(0, 255, 3 * 64 * 80).reshape(3, 64, 80).astype(np.uint8) if image is None else image
+        viewer.add_image(values, name="em", scale=(50, 4, 4), units="nm")
+        panel.tabs.setCurrentIndex([panel.tabs.tabText(n) for n in range(panel.tabs.count())].index("Fine-tune"))
+        return viewer, panel, panel.finetune_tab
+
+    return open_it
+
+
+def correct(panel, qtbot) -> None:
+    """Paint a stroke of membrane and one of background on the first slice."""
+    panel.correct_tab.correct()
+    qtbot.waitUntil(lambda: panel.correct_tab.corrections() is not None, timeout=20_000)
+    strokes = panel.correct_tab.corrections().strokes
+    strokes[0, 10:14, 5:60] = 2
+    strokes[0, 30:34, 5:60] = 1
+
+
+def ready(panel, qtbot, lesson: str = "Learns from") -> None:
+    tab = panel.finetune_tab
+    correct(panel, qtbot)
+    qtbot.waitUntil(lambda: lesson in tab.lesson.summary.text(), timeout=20_000)
+
+
+def press(qtbot, button) -> None:
+    assert button.isEnabled()
+    qtbot.mouseClick(button, Qt.MouseButton.LeftButton)
+
+
+def unfold(tab, qtbot):
+    """Open the part that trains from scratch; give its form."""
+    tab.scratch_fold.expand(animate=False)
+    qtbot.waitUntil(lambda: tab.scratch.train_button.visibleRegion().boundingRect().height() > 10, timeout=5_000)
+    return tab.scratch
+
+
+def finish(panel, qtbot) -> None:
+    """Wait until the training has ended and the view is segmented."""
+    qtbot.waitUntil(lambda: not panel.finetune_tab.is_running and not panel.segment_tab.is_running, timeout=60_000)
+
+
+def test_without_corrections_the_button_says_what_to_do(open_tab):
+    _, _, tab = open_tab()
+    assert not tab.tune_button.isEnabled()
+    assert tab.message.text().startswith("Nothing is corrected yet: open the Correct tab")
+    assert (tab.form.model.currentText(), tab.form.name.text()) == ("tiny-2d", "tiny-2d-tuned")
+    assert not tab.sources.isVisible()
+    assert tab.width() <= tab.parent().width()
+
+
+def test_what_will_be_learnt_is_told_before_the_start_and_follows_what_is_painted(open_tab, qtbot, teaching):
+    _, panel, tab = open_tab()
+    ready(panel, qtbot)
+    assert tab.lesson.summary.text() == (
+        "Learns from 1.5k membrane and 2k background pixels in 3 places on 2 slices; 1 place held out to compare old "
+        "and new. Takes about 13 s."
+    )
+    assert "membrane: 1,500 pixels to learn from, 40 held out" in tab.lesson.summary.toolTip()
+    assert tab.sources.item(0).text() == "em: 440 pixels"
+    (settings, names), asked = teaching.lessons[-1], len(teaching.lessons)
+    assert (settings.classes, names) == ((ClassLabel("membrane", 2),), ["em"])
+    assert (settings.model, settings.reach, settings.remember, settings.validate) == ("tiny-2d", "quick", True, "auto")
+    tab.form.name.setText("another-name")
+    tab.form.name.textEdited.emit("another-name")
+    qtbot.wait(1200)
+    assert len(teaching.lessons) == asked
+    panel.correct_tab.corrections().strokes[1, 0, :10] = 2
+    qtbot.waitUntil(lambda: len(teaching.lessons) > asked, timeout=10_000)
+    assert tab.sources.item(0).text() == "em: 450 pixels on 2 slices"
+
+
+def test_a_refusal_shows_its_cure_before_the_start(open_tab, qtbot, teaching):
+    teaching.refusal = InputError("Nothing of membrane is held out: paint more of it.")
+    _, panel, tab = open_tab()
+    correct(panel, qtbot)
+    qtbot.waitUntil(lambda: tab.lesson.warning.isVisible(), timeout=20_000)
+    assert tab.lesson.warning.text() == "Nothing of membrane is held out: paint more of it."
+
+
+def test_a_better_model_becomes_the_choice_and_the_view_is_segmented_anew_with_before_and_after(
+    open_tab, qtbot, teaching, engine
+):
+    viewer, panel, tab = open_tab()
+    panel.segment_tab.preview()
+    qtbot.waitUntil(lambda: not panel.segment_tab.is_running, timeout=20_000)
+    old = viewer.layers["preview probability"].data
+    ready(panel, qtbot)
+    press(qtbot, tab.tune_button)
+    finish(panel, qtbot)
+    settings, labels, values, device, restart = teaching.jobs[0]
+    assert (settings.name, device, restart, values) == ("tiny-2d-tuned", "auto", True, [{2: 2}])
+    assert (labels[0].shape, int((labels[0] == 2).sum()), int((labels[0] == 1).sum())) == ((3, 64, 80), 220, 220)
+    assert panel.segment_tab.form.model.currentText() == "tiny-2d-tuned"
+    assert (engine.calls[-1][1], engine.previews[-1]) == ("tiny-2d", True)
+    assert tab.report.verdict.text() == "It is better: Dice 0.750 in place of 0.500."
+    assert not tab.report.use_button.isVisible()
+    shown = {layer.name: layer.visible for layer in viewer.layers if "probability" in layer.name}
+    assert shown == {"preview probability": True, "before probability": False}
+    assert viewer.layers["before probability"].data is old
+    press(qtbot, tab.report.before_button)
+    shown = {layer.name: layer.visible for layer in viewer.layers if "probability" in layer.name}
+    assert shown == {"preview probability": False, "before probability": True}
+    assert tab.report.before_button.text() == "Show after"
+    assert (tab.form.model.currentText(), tab.form.name.text()) == ("tiny-2d-tuned", "tiny-2d-tuned-2")
+
+
+def test_without_a_result_the_old_model_segments_the_view_first(open_tab, qtbot, engine):
+    viewer, panel, tab = open_tab()
+    ready(panel, qtbot)
+    press(qtbot, tab.tune_button)
+    finish(panel, qtbot)
+    assert engine.previews == [True, True]
+    assert {"before probability", "preview probability"} <= {layer.name for layer in viewer.layers}
+
+
+def test_a_model_that_is_not_better_is_kept_and_is_the_choice_only_when_the_user_says_so(open_tab, qtbot, teaching):
+    teaching.report = WORSE
+    _, panel, tab = open_tab()
+    ready(panel, qtbot)
+    press(qtbot, tab.tune_button)
+    finish(panel, qtbot)
+    assert panel.segment_tab.form.model.currentText() == "tiny-2d"
+    assert tab.message.text() == "tiny-2d-tuned is kept beside tiny-2d, which stays the choice."
+    press(qtbot, tab.report.use_button)
+    finish(panel, qtbot)
+    assert panel.segment_tab.form.model.currentText() == "tiny-2d-tuned"
+    assert not tab.report.use_button.isVisible()
+
+
+def test_curves_and_the_tile_move_and_the_table_holds_old_and_new(open_tab, qtbot, teaching):
+    _, panel, tab = open_tab()
+    ready(panel, qtbot)
+    press(qtbot, tab.tune_button)
+    finish(panel, qtbot)
+    assert tab.plots.loss.curves() == {"training loss": [(n, 1 / n) for n in range(1, 11)]}
+    assert tab.plots.scores.curves()["held-out Dice"][-1] == (10, 0.9)
+    np.testing.assert_array_equal(tab.plots.predicted.over.image, np.ones((20, 30), np.float32))
+    assert tab.plots.loss.describe(3.2, 0) == "training loss: 0.3333 (step 3)"
+    table = tab.report.table.text()
+    assert "<b>On held-out corrections</b>" in table
+    assert table.index("0.500") < table.index("0.750") < table.index("▲") < table.index("0.250") < table.index("▼")
+    assert tab.width() <= tab.parent().width()
+
+
+def test_stop_keeps_the_best_and_cancel_changes_nothing(open_tab, qtbot, teaching):
+    teaching.steps, teaching.pause = 1000, 0.01
+    viewer, panel, tab = open_tab()
+    ready(panel, qtbot)
+    press(qtbot, tab.tune_button)
+    qtbot.waitUntil(lambda: tab.keep_button.isEnabled(), timeout=20_000)
+    press(qtbot, tab.keep_button)
+    assert not tab.keep_button.isEnabled()
+    finish(panel, qtbot)
+    assert 0 < teaching.kept < 1000
+    assert panel.segment_tab.form.model.currentText() == "tiny-2d-tuned"
+    press(qtbot, tab.tune_button)
+    qtbot.waitUntil(lambda: "step" in tab.progress_text.text(), timeout=20_000)
+    painted = panel.correct_tab.corrections().strokes
+    painted[2, 3, :7] = 2
+    press(qtbot, tab.cancel_button)
+    finish(panel, qtbot)
+    assert tab.message.text() == "Cancelled. Nothing was changed."
+    assert not (locate_model("tiny-2d").parent / "tiny-2d-tuned-2").exists()
+    assert int((painted[2] == 2).sum()) == 7
+
+
+def test_after_a_fault_the_same_choices_go_on_from_the_checkpoint_and_others_start_anew(
+    open_tab, qtbot, teaching, engine
+):
+    _, panel, tab = open_tab()
+    ready(panel, qtbot)
+    engine.fault = EngineError("It went wrong: try again.")
+    for _ in range(2):
+        press(qtbot, tab.tune_button)
+        finish(panel, qtbot)
+        assert tab.message.text() == "It went wrong: try again."
+    panel.correct_tab.corrections().strokes[1, 0, :10] = 2
+    press(qtbot, tab.tune_button)
+    finish(panel, qtbot)
+    assert [job[-1] for job in teaching.jobs] == [True, False, True]
+    engine.fault = None
+
+
+def test_corrections_of_an_earlier_image_can_be_learnt_from_too(open_tab, qtbot, teaching, tmp_path):
+    from napari_skipseg.corrections.coding import CorrectionClass
+    from napari_skipseg.corrections.store import open_corrections
+    from napari_skipseg.images.files import read_stack, write_ome_tiff
+
+    values = np.random.default_rng(0).integers(0, 255, (2, 40, 50), np.uint8)
+    write_ome_tiff(tmp_path / "earlier.ome.tif", values, "ZYX", (50.0, 4.0, 4.0), "nm")
+    earlier = open_corrections(read_stack(tmp_path / "earlier.ome.tif"))
+    earlier.name_classes((CorrectionClass("vesicle", 2, "#ff0000"), CorrectionClass("membrane", 3, "#00ff00")))
+    earlier.strokes[1, 5, :] = 3
+    earlier.strokes[1, 7, :20] = 2
+    earlier.close()
+    _, panel, tab = open_tab()
+    ready(panel, qtbot)
+    assert [tab.sources.item(n).checkState() for n in range(2)] == [Qt.CheckState.Checked, Qt.CheckState.Unchecked]
+    tab.sources.item(1).setCheckState(Qt.CheckState.Checked)
+    press(qtbot, tab.tune_button)
+    finish(panel, qtbot)
+    settings, labels, coding, _, _ = teaching.jobs[0]
+    assert settings.images[0] == "em"
+    assert settings.images[1].startswith("earlier")
+    assert coding == [{2: 2}, {2: 1, 3: 2}]
+    np.testing.assert_array_equal(np.unique(labels[1], return_counts=True), [[0, 2, 3], [3930, 20, 50]])
+
+
+def test_names_that_are_taken_or_impossible_are_refused_and_fresh_ones_are_offered(open_tab, qtbot):
+    _, panel, tab = open_tab()
+    ready(panel, qtbot)
+    for name, fault in (
+        ("tiny-3d", "A model called tiny-3d is there already"),
+        ("a/b", "Give the new model a plain name"),
+        ("", "Give the new model a plain name"),
+    ):
+        tab.form.name.setText(name)
+        tab.form.name.textEdited.emit(name)
+        assert tab.message.text().startswith(fault)
+        assert not tab.tune_button.isEnabled()
+    (locate_model("tiny-2d").parent / "tiny-2d-tuned").mkdir()
+    assert fresh_name("tiny-2d") == fresh_name("tiny-2d-tuned") == fresh_name("tiny-2d-tuned-7") == "tiny-2d-tuned-2"
+
+
+def test_the_details_become_settings(open_tab, qtbot, teaching):
+    _, panel, tab = open_tab()
+    ready(panel, qtbot)
+    tab.form.reaches["full"].setChecked(True)
+    fold = tab.form.fold
+    fold.steps.setValue(7)
+    fold.minutes.setValue(2.5)
+    fold.rate.setValue(0.002)
+    fold.validate.setText("1-2")
+    fold.remember.setChecked(False)
+    fold.norm.setCurrentIndex(fold.norm.findData("updated"))
+    fold.augment.setCurrentIndex(fold.augment.findData("none"))
+    fold.seed.setValue(3)
+    press(qtbot, tab.tune_button)
+    finish(panel, qtbot)
+    found = teaching.jobs[0][0]
+    assert (found.reach, found.steps, found.minutes, found.learning_rate) == ("full", 7, 2.5, 0.002)
+    assert (found.validate, found.remember, found.batch_norm, found.seed) == ("1-2", False, "updated", 3)
+    assert not found.augmentation.flips
+
+
+def test_a_model_is_trained_from_scratch_from_layers(open_tab, qtbot, teaching):
+    viewer, panel, tab = open_tab()
+    viewer.add_labels(np.ones((3, 64, 80), np.int64), name="truth", scale=(50, 4, 4))
+    form = unfold(tab, qtbot)
+    press(qtbot, form.train_button)
+    assert tab.message.text() == "Give the new model a plain name, such as my-membranes."
+    form.name.setText("fresh")
+    press(qtbot, form.train_button)
+    assert tab.message.text() == "Name at least one class, with its value in the labels: such as membrane=1."
+    form.classes.setText("membrane=1, mitochondrion=2")
+    form.network.setCurrentIndex(form.network.findData("vnet"))
+    form.network.activated.emit(form.network.currentIndex())
+    form.steps.setValue(12)
+    press(qtbot, form.train_button)
+    finish(panel, qtbot)
+    settings, written = teaching.trained[0]
+    assert (settings.spec.network, settings.spec.dimensions, settings.spec.out_channels) == ("vnet", 2, 3)
+    assert (settings.steps, settings.voxel_size, settings.unit) == (12, (50.0, 4.0, 4.0), "nm")
+    assert settings.classes == (ClassLabel("membrane", 1), ClassLabel("mitochondrion", 2))
+    assert {stack.name for stack in written.values()} == {"em", "truth"}
+    assert tab.message.text().startswith("Trained fresh, V_rand 0.500.")
+    assert panel.segment_tab.form.model.currentText() == "fresh"
+
+
+def test_a_model_is_trained_from_scratch_from_folders_by_the_names_of_files(open_tab, qtbot, teaching, tmp_path):
+    _, panel, tab = open_tab()
+    for folder, names in (("images", ("a.ome.tif", "b.tif")), ("labels", ("b.png", "a.tif", "c.tif"))):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_bytes(b"")
+    form = unfold(tab, qtbot)
+    form.name.setText("fresh")
+    form.classes.setText("membrane=1")
+    form.kind.setCurrentIndex(1)
+    form.kind.activated.emit(1)
+    press(qtbot, form.train_button)
+    assert tab.message.text() == "Images are missing: '' is no file or folder. Choose one."
+    form.image_folder.text.setText(str(tmp_path / "images"))
+    form.label_folder.text.setText(str(tmp_path / "labels"))
+    press(qtbot, form.train_button)
+    finish(panel, qtbot)
+    settings, written = teaching.trained[0]
+    assert written == {}
+    assert [Path(path).name for path in settings.images] == ["a.ome.tif", "b.tif"]
+    assert [Path(path).name for path in settings.labels] == ["a.tif", "b.png"]
+    (tmp_path / "labels" / "b.png").unlink()
+    form.name.setText("other")
+    press(qtbot, form.train_button)
+    assert "b.tif' has no labels: put a file called b.tif into" in tab.message.text()
