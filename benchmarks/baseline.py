@@ -1,4 +1,4 @@
-"""The plain way that fine-tuning is measured against: MONAI's BasicUNet from scratch, for as long, on the same labels."""
+"""The plain way that fine-tuning is measured against: MONAI's BasicUNet from scratch, as long, on the same labels."""
 
 from __future__ import annotations
 

@@ -24,13 +24,11 @@ import numpy as np
 import tifffile
 from baseline import train_basic_unet
 from measuring import print_place, print_table
-from napari_skipseg.corrections.places import iter_rank_places
-from napari_skipseg.training.corrected import Corrected
-from napari_skipseg.training.finetune import iter_finetune
 from numpy.typing import NDArray
 from strokes import correct_place, paint_share, paint_strokes
 
 import napari_skipseg as skipseg
+from napari_skipseg.corrections.places import iter_rank_places
 from napari_skipseg.corrections.sparse_array import SparseArray
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic import make_sample
@@ -41,6 +39,8 @@ from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.scores.isbi import score_isbi
 from napari_skipseg.scores.overlap import score_overlap
+from napari_skipseg.training.corrected import Corrected
+from napari_skipseg.training.finetune import iter_finetune
 from napari_skipseg.training.finetune_settings import FinetuneSettings, Reach
 
 LEARNT, SCORED = slice(0, 5), slice(5, 10)

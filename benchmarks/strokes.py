@@ -57,7 +57,7 @@ def paint_stroke(painted: Labels, inside: NDArray[np.bool_], value: int, generat
     angle = generator.uniform(0, 2 * np.pi)
     line = np.zeros_like(inside)
     for _ in range(LENGTH):
-        y, x = (int(round(float(at))) for at in place)
+        y, x = (round(float(at)) for at in place)
         if not (0 <= y < inside.shape[0] and 0 <= x < inside.shape[1] and inside[y, x]):
             break
         line[y, x] = True
@@ -74,8 +74,5 @@ def correct_place(painted: Labels, predicted: Labels, truth: Labels, generator: 
     """
     for value, wrong in ((2, (predicted < 2) & (truth == 2)), (BACKGROUND, (predicted == 2) & (truth == BACKGROUND))):
         pieces, count = ndimage.label(wrong)
-        if count:
-            inside = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-        else:
-            inside = truth == value
+        inside = pieces == 1 + int(np.argmax(np.bincount(pieces.ravel())[1:])) if count else truth == value
         paint_stroke(painted, inside, value, generator)

@@ -9,10 +9,11 @@ import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compiled networks go to a folder of the tests, not to the user's; child processes inherit it."""
+def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compiled networks and corrections go to folders of the tests, not to the user's; child processes inherit them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NAPARI_SKIPSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        for kind in ("CACHE", "CORRECTIONS"):
+            patch.setenv(f"NAPARI_SKIPSEG_{kind}", str(tmp_path_factory.mktemp(kind.lower())))
         yield
 
 

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from napari_skipseg.corrections.catalog import (
-    FOLDER_VARIABLE, corrections_folder, find_by_file, find_corrections, find_for, remove,
+    FOLDER_VARIABLE,
+    corrections_folder,
+    find_by_file,
+    find_corrections,
+    find_for,
+    remove,
 )  # fmt: skip
 from napari_skipseg.corrections.coding import CorrectionClass
 from napari_skipseg.corrections.store import open_corrections

@@ -143,8 +143,8 @@ def test_a_full_disk_loses_nothing_and_says_so(tmp_path: Path, monkeypatch: pyte
     notes.append(0, (0, 0, 0), values_of(2))
     assert not notes.flush(5)
     assert notes.fault == (
-        f"The corrections cannot be written to '{tmp_path}' (No space left on device): free some space there; they stay "
-        "in memory, and are written as soon as that is possible."
+        f"The corrections cannot be written to '{tmp_path}' (No space left on device): free some space there; they "
+        "stay in memory, and are written as soon as that is possible."
     )
     notes.append(0, (0, 0, 0), values_of(3))
     time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""An engine process whose fine-tuning is a stub: 40 steps of 20 ms, a checkpoint at every fifth; no network runs."""
+"""An engine process whose fine-tuning is a stub: 40 steps of 20 ms unless told, a checkpoint at every fifth."""
 
 from __future__ import annotations
 
@@ -49,15 +49,16 @@ def iter_finetune(
     checkpoint = scratch / "step"
     begun = step = int(checkpoint.read_text()) if checkpoint.exists() else 0
     image = np.asarray(corrected[0].stack.data[...], np.float32).reshape(-1, *corrected[0].stack.shape[-2:])[0]
-    while step < STEPS:
+    steps = settings.steps or STEPS
+    while step < steps:
         time.sleep(PAUSE)
         step += 1
         if step % EVERY == 0:
             checkpoint.write_text(str(step))
-        told = yield Learned(step, STEPS, f"step {step}", step, {"training loss": 1 / step})
-        if isinstance(told, Keep):
+        told = yield Learned(step, steps, f"step {step}", step, {"training loss": 1 / step})
+        picture = Pictured(step, steps, f"step {step}", image, image / 255, np.zeros(image.shape, np.int16))
+        if isinstance(told, Keep) or isinstance((yield picture), Keep):
             break
-        yield Pictured(step, STEPS, f"step {step}", image, image / 255, np.zeros(image.shape, np.int16))
     made = folder / settings.name
     made.mkdir()
     for name in ("model.json", "weights.safetensors"):

@@ -34,12 +34,16 @@ STUB = Path(__file__).parent / "stub_teacher.py"
 
 
 @pytest.fixture(scope="module")
-def teacher(temporary: Path) -> Iterator[Engine]:
+def stub_engine(temporary: Path) -> Iterator[Engine]:
+    with Engine() as engine:
+        yield engine
+
+
+@pytest.fixture
+def teacher(stub_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """An engine whose fine-tuning is a stub."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(child, "COMMAND", (sys.executable, "-P", str(STUB)))
-        with Engine() as engine:
-            yield engine
+    monkeypatch.setattr(child, "COMMAND", (sys.executable, "-P", str(STUB)))
+    return stub_engine
 
 
 def settings_for(model_folder: Path, name: str = "new") -> FinetuneSettings:
@@ -129,12 +133,12 @@ def test_curves_pictures_and_the_report_come_back(
 def test_keep_ends_it_with_a_model_and_cancel_leaves_nothing(
     teacher: Engine, model_folder: Path, tmp_path: Path, temporary: Path
 ) -> None:
-    work = teacher.finetune(settings_for(model_folder, "kept"), [corrected()], tmp_path)
+    work = teacher.finetune(replace(settings_for(model_folder, "kept"), steps=1000), [corrected()], tmp_path)
     until(work, lambda progress: isinstance(progress, Learned))
     work.send(Keep())
     done = run_to_end(work)
-    assert json.loads((done.folder / "facts.json").read_text())["ended"] < 40
-    work = teacher.finetune(settings_for(model_folder, "dropped"), [corrected()], tmp_path)
+    assert json.loads((done.folder / "facts.json").read_text())["ended"] < 1000
+    work = teacher.finetune(replace(settings_for(model_folder, "dropped"), steps=1000), [corrected()], tmp_path)
     until(work, lambda progress: isinstance(progress, Learned) and progress.step > 6)
     work.close()
     assert not teacher.is_busy
@@ -144,14 +148,14 @@ def test_keep_ends_it_with_a_model_and_cancel_leaves_nothing(
 
 
 def test_a_killed_engine_goes_on_from_its_checkpoint(teacher: Engine, model_folder: Path, tmp_path: Path) -> None:
-    work = teacher.finetune(settings_for(model_folder, "killed"), [corrected()], tmp_path)
-    for step in (7, 23):
+    work = teacher.finetune(replace(settings_for(model_folder, "killed"), steps=200), [corrected()], tmp_path)
+    for step in (7, 60):
         until(work, lambda progress, step=step: isinstance(progress, Learned) and progress.step >= step)
         os.kill(teacher.pid, signal.SIGKILL)
     done = run_to_end(work)
     facts = json.loads((done.folder / "facts.json").read_text())
-    assert 20 <= facts["begun"] < 40
-    assert facts["ended"] == 40
+    assert 60 <= facts["begun"] < 200
+    assert facts["ended"] == 200
 
 
 def test_an_engine_that_dies_before_it_has_learnt_anything_is_one_sentence(

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from napari_skipseg import user_folders
 from napari_skipseg.errors import ModelError
 from napari_skipseg.models import catalog
 from napari_skipseg.models.description import ClassLabel, ModelDescription, description_to_json
@@ -83,8 +84,8 @@ def test_a_pickle_given_as_a_model_is_refused_by_what_it_is(own, tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="XDG folders are for Linux")
 def test_without_a_variable_models_lie_in_the_users_data_folder(tmp_path, monkeypatch):
     monkeypatch.delenv("NAPARI_SKIPSEG_MODELS", raising=False)
-    monkeypatch.setattr(catalog.sys, "platform", "linux")
+    monkeypatch.setattr(user_folders.sys, "platform", "linux")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     assert catalog.user_folder() == tmp_path / "napari-skipseg" / "models"
-    monkeypatch.setattr(catalog.sys, "platform", "darwin")
+    monkeypatch.setattr(user_folders.sys, "platform", "darwin")
     assert catalog.user_folder().parts[-4:] == ("Library", "Application Support", "napari-skipseg", "models")

@@ -4,52 +4,52 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from napari_skipseg.cli.options import AsJson, Device
-from napari_skipseg.errors import SpecError
+from napari_skipseg.cli.options import AsJson, Device, add_flags, flag, one_of
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.terminal import report, report_rows, watch
 from napari_skipseg.training.augmentation import AUGMENTATIONS
 from napari_skipseg.training.finetune_settings import BatchNorm, Reach
 from napari_skipseg.training.settings import LossName, Precision
 
+if TYPE_CHECKING:
+    from napari_skipseg.training.learning import Finetuned
 
-def _one_of(names: tuple[str, ...]) -> str:
-    return ", ".join(names)
+FLAGS: dict[str, Any] = {
+    "classes": Annotated[
+        list[str] | None,
+        flag("A class of the labels; repeat. By default the model's, from 2 on.", "--class", metavar="NAME=VALUE"),
+    ],
+    "reach": Annotated[str | None, flag(f"How far the network may move: {one_of(get_args(Reach))}.")],
+    "validate": Annotated[str | None, flag("What is held out: auto, or slices such as 5-9.")],
+    "remember": Annotated[bool | None, flag("Keep what the model knew.", "--remember/--no-remember")],
+    "steps": Annotated[int | None, flag("Training steps; by default those of the reach, or as many as fit.")],
+    "minutes": Annotated[float | None, flag("Stop and keep the best after so long.")],
+    "learning_rate": Annotated[float | None, flag("Highest learning rate; by default that of the reach.")],
+    "patch": Annotated[str | None, flag("Size of a training patch, such as 256,256.")],
+    "batch": Annotated[int | None, flag("Patches per step.")],
+    "loss": Annotated[str | None, flag(f"{one_of(get_args(LossName))}.")],
+    "class_weight": Annotated[float | None, flag("How often a class's voxel counts in the loss, background once.")],
+    "augment": Annotated[str | None, flag(f"How patches are varied: {one_of(tuple(AUGMENTATIONS))}.")],
+    "batch_norm": Annotated[str | None, flag(f"Its statistics: {one_of(get_args(BatchNorm))}.")],
+    "precision": Annotated[str | None, flag(f"{one_of(get_args(Precision))}.")],
+    "seed": Annotated[int | None, flag("Seed of patches, augmentation and of what is held out.")],
+}
+"""The options that become settings, each named as its field; what is not given keeps its default."""
 
 
 def finetune(
     model: Annotated[str, typer.Option(help="The model to start from, by name or folder.")],
     name: Annotated[str, typer.Option(help="Name of the new model.")],
     images: Annotated[list[Path], typer.Option(help="A corrected image; repeat for several.")],
-    labels: Annotated[
-        list[Path],
-        typer.Option(help="Its labels, in the same order: 0 = not looked at, 1 = background, 2… = classes."),
-    ],
-    classes: Annotated[
-        list[str] | None,
-        typer.Option("--class", metavar="NAME=VALUE", help="A class of the labels; by default the model's, from 2 on."),
-    ] = None,
-    reach: Annotated[str, typer.Option(help=f"How far the network may move: {_one_of(get_args(Reach))}.")] = "normal",
-    validate: Annotated[str, typer.Option(help="What is held out: auto, or slices such as 5-9.")] = "auto",
-    remember: Annotated[bool, typer.Option(help="Keep what the model knew.")] = True,
-    steps: Annotated[int, typer.Option(help="Training steps; 0 = those of the reach, or as many as fit.")] = 0,
-    minutes: Annotated[float, typer.Option(help="Stop and keep the best after so long; 0 = never.")] = 0.0,
-    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
-    patch: Annotated[str | None, typer.Option(help="Size of a training patch, such as 256,256.")] = None,
-    batch: Annotated[int, typer.Option(help="Patches per step; 0 = chosen.")] = 0,
-    loss: Annotated[str, typer.Option(help=f"{_one_of(get_args(LossName))}.")] = "bce+dice",
-    class_weight: Annotated[float, typer.Option(help="How often a class's voxel counts, background once.")] = 1.0,
-    augment: Annotated[str, typer.Option(help=f"How patches are varied: {_one_of(tuple(AUGMENTATIONS))}.")] = "default",
-    batch_norm: Annotated[str, typer.Option(help=f"Its statistics: {_one_of(get_args(BatchNorm))}.")] = "frozen",
-    precision: Annotated[str, typer.Option(help=f"{_one_of(get_args(Precision))}.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of patches, augmentation and of what is held out.")] = 0,
+    labels: Annotated[list[Path], typer.Option(help="Its labels: 0 = not looked at, 1 = background, 2… = classes.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the new model; by default your model folder.")] = None,
     device: Device = "auto",
     as_json: AsJson = False,
+    **flags: Any,
 ) -> None:
     """Fine-tune a model on corrected images, and compare it with the old one; stopped, the same command resumes.
 
@@ -58,44 +58,21 @@ def finetune(
     from napari_skipseg.models.catalog import user_folder
     from napari_skipseg.training.finetune_flags import finetune_from_flags
 
-    if augment not in AUGMENTATIONS:
-        raise SpecError(f"There is no augmentation '{augment}': choose one of {_one_of(tuple(AUGMENTATIONS))}.")
-    settings = finetune_from_flags(
-        {
-            "model": model,
-            "name": name,
-            "images": [str(image) for image in images],
-            "labels": [str(label) for label in labels],
-            "reach": reach,
-            "validate": validate,
-            "remember": remember,
-            "steps": steps,
-            "minutes": minutes,
-            "learning_rate": learning_rate,
-            "batch": batch,
-            "loss": loss,
-            "class_weight": class_weight,
-            "augmentation": asdict(AUGMENTATIONS[augment]),
-            "batch_norm": batch_norm,
-            "precision": precision,
-            "seed": seed,
-        },
-        classes or [],
-        patch,
-    )
+    files = {"images": [str(image) for image in images], "labels": [str(label) for label in labels]}
+    settings = finetune_from_flags({"model": model, "name": name, **files, **flags})
     from napari_skipseg.training.corrected import read_corrected
     from napari_skipseg.training.distributed import started_by_torchrun
     from napari_skipseg.training.finetune import iter_finetune
 
     processes = started_by_torchrun()
     work = iter_finetune(settings, read_corrected(settings), out or user_folder(), device, processes)
-    if not processes.is_first:
+    if processes.is_first:
+        _show(watch(work, f"fine-tuning {name}"), as_json)
+    else:
         run_to_end(work)
-        return
-    _show(watch(work, f"fine-tuning {name}"), as_json)
 
 
-def _show(finetuned: Any, as_json: bool) -> None:
+def _show(finetuned: Finetuned, as_json: bool) -> None:
     """Show the table of the old model against the new one, and where that lies."""
     rows = [asdict(row) for row in finetuned.report.rows]
     if as_json:
@@ -105,3 +82,6 @@ def _show(finetuned: Any, as_json: bool) -> None:
     report_rows(rows, as_json)
     typer.echo(finetuned.report.reason)
     typer.echo(str(finetuned.folder))
+
+
+add_flags(finetune, FLAGS)

@@ -134,10 +134,11 @@ def _check_place(labels: Stack, subject: Subject, name: str) -> None:
             f"'{name}' has the shape {labels.shape}, '{subject.name}' has {subject.shape}: give labels of this image, "
             "at its full size."
         )
-    size = _size_in(labels, subject.unit)
-    own = [size[axis] for axis in subject.axes if axis in "ZYX"]
-    wanted = [dict(zip("ZYX", subject.voxel_size, strict=True))[axis] for axis in subject.axes if axis in "ZYX"]
-    if size and not np.allclose(own, wanted, rtol=SAME_SIZE, atol=0):
+    if labels.unit not in METRES or subject.unit not in METRES:
+        return  # one of the two sizes is not known
+    wanted = _sizes(subject.voxel_size, subject.axes, subject.unit, subject.unit)
+    own = _sizes(labels.voxel_size, subject.axes, labels.unit, subject.unit)
+    if not np.allclose(own, wanted, rtol=SAME_SIZE, atol=0):
         told = " × ".join(f"{length:g}" for length in own)
         image = " × ".join(f"{length:g}" for length in wanted)
         raise InputError(
@@ -146,11 +147,9 @@ def _check_place(labels: Stack, subject: Subject, name: str) -> None:
         )
 
 
-def _size_in(labels: Stack, unit: str) -> dict[str, float]:
-    """Return the voxel size of the labels in `unit`, per axis; nothing where either is not known."""
-    if labels.unit not in METRES or unit not in METRES:
-        return {}
-    return {axis: convert_length(n, labels.unit, unit) for axis, n in zip("ZYX", labels.voxel_size, strict=True)}
+def _sizes(size: tuple[float, float, float], axes: str, unit: str, into: str) -> list[float]:
+    """Return a voxel size along those axes that are there, in another unit."""
+    return [convert_length(n, unit, into) for axis, n in zip("ZYX", size, strict=True) if axis in axes]
 
 
 def _long(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -61,49 +61,47 @@ def iter_rank_places(
     """
     shape = tuple(int(n) for n in reviewed.shape)
     measured = probability if uncertainty is None else uncertainty
-    for array in (probability, measured):
-        if tuple(array.shape)[-len(shape) :] != shape or len(shape) != len(axes.replace("C", "")):
-            raise InputError(f"The result has the shape {tuple(array.shape)}, the image {shape}: segment it again.")
-    rows, columns = (_parts(n, side) for n in shape[-2:])
-    planes = list(np.ndindex(*shape[:-2]))
-    number = _Measured(measured, len(shape)).classes
-    scores = np.zeros((len(planes), len(rows), len(columns), number), np.float32)
+    _check_shapes((probability, measured), shape, len(axes.replace("C", "")))
+    rows, columns, planes = _parts(shape[-2], side), _parts(shape[-1], side), list(np.ndindex(*shape[:-2]))
+    doubts = _Doubts(measured, len(shape), uncertainty is None)
+    scores = np.zeros((len(planes), len(rows), len(columns), doubts.classes), np.float32)
     for done, plane in enumerate(planes):
         for row, (top, bottom) in enumerate(rows):
-            band = (*plane, slice(top, bottom), slice(0, shape[-1]))
-            found = _doubt(_Measured(measured, len(shape)).read(band), uncertainty is None)
+            found = doubts.read((*plane, slice(top, bottom), slice(0, shape[-1])))
             for column, (left, right) in enumerate(columns):
-                block = (*band[:-1], slice(left, right))
-                if not _is_done(block, reviewed, strokes):
+                if not _is_done((*plane, slice(top, bottom), slice(left, right)), reviewed, strokes):
                     scores[done, row, column] = found[:, :, left:right].mean(axis=(1, 2))
         yield Progress(done + 1, len(planes), "looking for places")
-    chosen = _choose(scores.sum(axis=-1), count)
     return tuple(
-        _describe(scores[where], planes[where[0]], rows[where[1]], columns[where[2]], class_names, uncertainty is None)
-        for where in chosen
+        _describe(scores[z, y, x], planes[z], rows[y], columns[x], class_names, uncertainty is None)
+        for z, y, x in _choose(scores.sum(axis=-1), count)
     )
 
 
-class _Measured:
-    """Probabilities or deviations as (classes, rows, columns) floats."""
+def _check_shapes(results: Sequence[ArrayLike], shape: tuple[int, ...], dimensions: int) -> None:
+    for array in results:
+        if tuple(array.shape)[-len(shape) :] != shape or len(shape) != dimensions:
+            raise InputError(f"The result has the shape {tuple(array.shape)}, the image {shape}: segment it again.")
 
-    def __init__(self, data: ArrayLike, dimensions: int) -> None:
-        self._data, self._has_classes = data, len(data.shape) > dimensions
+
+class _Doubts:
+    """What each class adds to the entropy in bits, or to the mean deviation: (classes, rows, columns).
+
+    That of the background goes to all of them alike.
+    """
+
+    def __init__(self, data: ArrayLike, dimensions: int, is_probability: bool) -> None:
+        self._data, self._has_classes, self._is_probability = data, len(data.shape) > dimensions, is_probability
         self.classes = int(data.shape[0]) if self._has_classes else 1
 
     def read(self, band: tuple[int | slice, ...]) -> NDArray[np.float32]:
-        values: NDArray[Any] = np.asarray(self._data[(slice(None), *band) if self._has_classes else band])
-        full = float(np.iinfo(values.dtype).max) if values.dtype.kind in "iu" else 1.0
-        return (values if self._has_classes else values[None]).astype(np.float32) / np.float32(full)
-
-
-def _doubt(values: NDArray[np.float32], is_probability: bool) -> NDArray[np.float32]:
-    """Return what each class adds to the entropy in bits, or to the mean deviation; the background's goes to all."""
-    if not is_probability:
-        return values / np.float32(len(values))
-    own = _bits(values)
-    rest = _bits(np.clip(1 - values.sum(axis=0, keepdims=True), 0, 1))
-    return own + rest / np.float32(len(values))
+        stored: NDArray[Any] = np.asarray(self._data[(slice(None), *band) if self._has_classes else band])
+        full = float(np.iinfo(stored.dtype).max) if stored.dtype.kind in "iu" else 1.0
+        values = (stored if self._has_classes else stored[None]).astype(np.float32) / np.float32(full)
+        if not self._is_probability:
+            return values / np.float32(len(values))
+        rest = np.clip(1 - values.sum(axis=0, keepdims=True), 0, 1)
+        return _bits(values) + _bits(rest) / np.float32(len(values))
 
 
 def _bits(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -193,9 +193,8 @@ class SparseArray:
         return out
 
     def _write(self, axes: tuple[range, ...], values: NDArray[np.uint8]) -> None:
-        if not all(axes):
-            return
-        something = bool(values.any())
+        apart = tuple(slice(None if step else 1) for step in values.strides)  # what is broadcast is looked at once
+        something = bool(values[apart].any())
         for place in self._touched(axes, only_there=not something):
             there, inside = self._overlap(axes, place)
             self._put(place, inside, values[there])

@@ -43,8 +43,11 @@ MANY = 256 * 2**20
 REVIEWS = 1000
 """Reviews that can be taken back."""
 
+AT_ONCE = 128
+"""Chunks that are copied and written together."""
+
 WRITERS = 8
-"""Chunks that are written at once."""
+"""Threads that write them."""
 
 _PAUSE = 10.0
 """Seconds until a checkpoint that failed is tried again."""
@@ -79,7 +82,8 @@ class Corrections:
         self.strokes, self.reviewed = self._saved.arrays
         self.version, self._changed = 0, 0.0
         self._reviews: deque[tuple[Box, bytes]] = deque(maxlen=REVIEWS)
-        self._fault, self._failed_at, self._is_closed = "", 0.0, False
+        self._fault, self._failed_at = "", 0.0
+        self._is_closed, self._is_let_go = False, False
         self._checkpointing = threading.Lock()
         self._journal = Journal(folder, self._look_at_size)
         for number, array in enumerate(self._saved.arrays):
@@ -177,14 +181,17 @@ class Corrections:
         written meanwhile goes to a new journal.
         """
         with self._checkpointing:
+            if self._is_let_go:
+                return False
             with self.strokes.lock:
                 number = self._journal.begin_new()
                 changed = [(array, files, array.dirty()) for array, files in self._saved.pairs]
-            if not self._journal.flush(60.0):
-                return False
             try:
                 for array, files, places in changed:
-                    _store(array, files, places)
+                    for first in range(0, len(places), AT_ONCE):
+                        if not self._store(array, files, places[first : first + AT_ONCE]):
+                            return False
+                    files.sync(places)
                 if self._changed > self._record.changed:
                     self._tell(changed=self._changed)
                 self._journal.remove_before(number)
@@ -193,6 +200,17 @@ class Corrections:
                 return False
             self._fault = ""
             return True
+
+    def _store(self, array: SparseArray, files: ChunkFiles, places: Sequence[Place]) -> bool:
+        """Return whether these chunks are in their files; what is in them must be in the journal first."""
+        kept = [array.keep(place) for place in places]
+        if not self._journal.flush(60.0):
+            return False
+        with ThreadPoolExecutor(WRITERS, "corrections checkpoint") as writers:  # most of the time goes by waiting
+            deque(writers.map(files.write, places, [one.values for one in kept]), maxlen=0)
+        for place, one in zip(places, kept, strict=True):
+            array.stored(place, one)
+        return True
 
     def snapshot(self, folder: Path) -> Path:
         """Return `folder`, written as an OME-Zarr of what trains now: the strokes, and where there are none what was
@@ -222,6 +240,8 @@ class Corrections:
             for array in self._saved.arrays:
                 array.on_write = None
         is_whole = self.checkpoint()
+        with self._checkpointing:
+            self._is_let_go = True
         is_kept = self._journal.close()
         atexit.unregister(self.flush)
         if is_whole:
@@ -251,19 +271,6 @@ class Corrections:
         if not self._checkpointing.locked() and (not self._fault or time.monotonic() > self._failed_at + _PAUSE):
             with contextlib.suppress(RuntimeError):  # Python is ending: the journal has it all
                 threading.Thread(target=self.checkpoint, name="corrections checkpoint", daemon=True).start()
-
-
-def _store(array: SparseArray, files: ChunkFiles, places: Sequence[Place]) -> None:
-    """Write chunks into their files, several at once: most of the time goes by waiting for the disk."""
-
-    def store(place: Place) -> None:
-        kept = array.keep(place)
-        files.write(place, kept.values)
-        array.stored(place, kept)
-
-    with ThreadPoolExecutor(WRITERS, "corrections checkpoint") as writers:
-        deque(writers.map(store, places), maxlen=0)
-    files.sync(places)
 
 
 def open_corrections(stack: Stack, key: str = "") -> Corrections:

@@ -14,7 +14,7 @@ import torch
 from pydantic import TypeAdapter
 
 from napari_skipseg.devices import choose_device, versions
-from napari_skipseg.errors import FileError, ModelError, SpecError
+from napari_skipseg.errors import ModelError, SpecError
 from napari_skipseg.inference.backends import TorchBackend
 from napari_skipseg.inference.margin import measure_margin
 from napari_skipseg.models.catalog import locate_model
@@ -34,6 +34,7 @@ from napari_skipseg.training.learning import Finetuned, Keep, Lesson, Report
 from napari_skipseg.training.lesson_patches import LessonPatches
 from napari_skipseg.training.material import Material, iter_read_material
 from napari_skipseg.training.places import thinned
+from napari_skipseg.training.priming import iter_prime
 from napari_skipseg.training.remembered import (
     Remembered,
     join_samples,
@@ -43,7 +44,7 @@ from napari_skipseg.training.remembered import (
 )
 from napari_skipseg.training.report import CORRECTIONS, Examination, Scores, compare, examine, predictor
 from napari_skipseg.training.stopwatch import agree_on_steps
-from napari_skipseg.training.train import thin_curve
+from napari_skipseg.training.train import make_scratch, thin_curve
 from napari_skipseg.training.windows import as_batches, recalled_batches, windows_of
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -108,10 +109,7 @@ def iter_finetune(
     device = choose_device(device_name)
     own = own_device(device, processes)
     course = yield from _refusing_keep(_iter_prepare(settings, corrected, parent, own, processes))
-    try:
-        scratch.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"The folder '{scratch}' cannot be made: {error.strerror}. Choose another one.") from error
+    make_scratch(scratch)
     with joined(processes, own):
         report, network, state = yield from _iter_train(course, scratch)
     if report is None:
@@ -195,7 +193,12 @@ def _iter_begin(course: _Course, scratch: Path) -> Generator[Progress, None, _St
     torch.manual_seed(course.settings.seed)
     network = grow_classes(model.network, plan.kept, channels=plan.channels)
     yield Progress(0, 1, "preparing the first patches")
-    return _Start(examination, before, network, _task(course, old, network, scratch))
+    lessons = _lessons(course, old)
+    resumed = course.processes.highest(float((scratch / CHECKPOINT).exists())) > 0
+    is_new = len(plan.classes) > len(plan.kept)
+    if is_new and course.settings.reach != "quick" and not resumed:
+        yield from iter_prime(course.settings, lessons, network, course.device, course.processes)
+    return _Start(examination, before, network, _task(course, lessons, network, scratch))
 
 
 def _score(course: _Course, examination: Examination, network: Network, columns: dict[str, int]) -> Scores:
@@ -203,8 +206,8 @@ def _score(course: _Course, examination: Examination, network: Network, columns:
     return examination.score(predictor(network, course.device, course.settings.precision), columns)
 
 
-def _task(course: _Course, old: Network, network: Network, scratch: Path) -> FinetuneTask:
-    """Return what the fit learns."""
+def _lessons(course: _Course, old: Network) -> Lessons:
+    """Return what patches are drawn from and what is held out while the fit goes on."""
     settings, plan, material = course.settings, course.plan, course.material
     patch = patch_of(settings, course.parent.network)
     recalled = course.remembered if settings.remember else None
@@ -214,9 +217,14 @@ def _task(course: _Course, old: Network, network: Network, scratch: Path) -> Fin
     held_out = list(as_batches(windows, plan, settings.remember))
     if recalled is not None:
         held_out += recalled_batches(recalled, plan, RECALLED)
-    lessons = Lessons(patches, tuple(held_out), old if settings.remember and plan.kept else None)
+    return Lessons(patches, tuple(held_out), old if settings.remember and plan.kept else None)
+
+
+def _task(course: _Course, lessons: Lessons, network: Network, scratch: Path) -> FinetuneTask:
+    """Return what the fit learns."""
+    settings = course.settings
     batch = course.processes.part_of(batch_of(settings, course.dimensions))
-    steps = agree_on_steps(settings, plan, network, course.device, scratch / STEPS_NOTE, course.processes)
+    steps = agree_on_steps(settings, course.plan, network, course.device, scratch / STEPS_NOTE, course.processes)
     if settings.reach == "quick":
         return QuickTask(settings, lessons, steps, batch, course.device, network)
     return FinetuneTask(settings, lessons, steps, batch, course.device)

@@ -18,7 +18,7 @@ Reach = Literal["quick", "normal", "full"]
 BatchNorm = Literal["frozen", "updated"]
 STEPS: dict[str, int] = {"quick": 40, "normal": 300, "full": 600}
 """Steps by reach, where the settings name none."""
-RATES: dict[str, float] = {"quick": 6e-3, "normal": 3e-4, "full": 3e-4}
+RATES: dict[str, float] = {"quick": 6e-3, "normal": 6e-4, "full": 6e-4}
 """Highest learning rates by reach, where the settings name none."""
 AUTO = "auto"
 

@@ -32,10 +32,13 @@ QUICK_PATCH = {2: (128, 128), 3: (16, 48, 48)}
 """Size of a patch by dimensions, where the settings name none."""
 BATCH = {2: 4, 3: 2}
 QUICK_BATCH = 8
-REMEMBERING = 2.0
-"""What the old network's answers weigh beside the labels."""
+REMEMBERING = 5.0
+"""What the old network's answers weigh beside the labels in training; where weights are chosen both weigh the same."""
 VALIDATIONS = {"quick": 4, "normal": 12, "full": 12}
 """How often a fit looks at what is held out, by reach."""
+GENEROUS = 3
+"""Where minutes end a fit, it gets so many times the steps that fit into them by our measure, which other programs may
+disturb; and it looks at what is held out so much more often, counted by steps."""
 FEATURES = 96
 """Patches whose features are computed once, where only the last level is trained."""
 
@@ -105,11 +108,12 @@ class FinetuneTask:
         self, settings: FinetuneSettings, lessons: Lessons, steps: int, batch: int, device: torch.device
     ) -> None:
         self.settings, self.lessons, self.device, self._batch = settings, lessons, device, batch
+        fitted = settings.minutes > 0 and not settings.steps
         rate = settings.learning_rate or RATES[settings.reach]
         self.pace = Pace(
             steps=steps,
             training_protocol=replace(PROTOCOLS["modern"], learning_rate=rate),
-            validate_every=max(1, -(-steps // VALIDATIONS[settings.reach])),
+            validate_every=max(1, -(-steps // (VALIDATIONS[settings.reach] * (GENEROUS if fitted else 1)))),
             shown_every=max(1, min(10, steps // 10)),
             seed=settings.seed,
             minutes=settings.minutes,
@@ -141,16 +145,16 @@ class FinetuneTask:
         """Return the loss of part `number` of all batches."""
         batch = self.lessons.patches.draw(range(number * self._batch, (number + 1) * self._batch))
         logits = logits_of(network, batch.images, self.device, self.settings.precision)
-        return self._loss_of(logits, batch, self._answers(batch))
+        return self._loss_of(logits, batch, self._answers(batch), REMEMBERING)
 
-    def _loss_of(self, logits: Tensor, batch: Batch, answers: Tensor | None) -> Tensor:
+    def _loss_of(self, logits: Tensor, batch: Batch, answers: Tensor | None, remembering: float) -> Tensor:
         targets = batch.targets.to(self.device)
         merged = merge_unknown(logits, batch.judged.to(self.device))
         value = loss(self.settings.loss, merged, targets, self.settings.class_weight)
         if answers is None:
             return value
         kept, recalled = self.lessons.patches.plan.kept, batch.recalled.to(self.device)
-        return value + REMEMBERING * remembering_loss(logits, answers, kept, recalled, targets <= 0)
+        return value + remembering * remembering_loss(logits, answers, kept, recalled, targets <= 0)
 
     def _answers(self, batch: Batch) -> Tensor | None:
         """Return the old network's probabilities (N, old classes, *space); 0 for patches that need none."""
@@ -175,7 +179,7 @@ class FinetuneTask:
         with torch.inference_mode():
             for number, batch in enumerate(self.lessons.held_out):
                 logits = self._held_out_logits(network, number)
-                losses.append(float(self._loss_of(logits, batch, self._held_out_answers(number))))
+                losses.append(float(self._loss_of(logits, batch, self._held_out_answers(number), 1.0)))
                 if not bool(batch.judged[:, learnt[-1] - 1].all()):
                     continue
                 probability = class_probability(logits).cpu()
@@ -226,7 +230,7 @@ class QuickTask(FinetuneTask):
     def loss(self, network: Network, number: int) -> Tensor:
         """Return the loss of part `number` of all batches, which come round again and again."""
         prepared = self._learnt[number % len(self._learnt)]
-        return self._loss_of(self._finish(network, prepared), prepared.batch, prepared.answers)
+        return self._loss_of(self._finish(network, prepared), prepared.batch, prepared.answers, REMEMBERING)
 
     def _finish(self, network: Network, prepared: _Prepared) -> Tensor:
         with in_precision(self.device, self.settings.precision):

@@ -255,4 +255,4 @@ def _placed(run: _Run, picture: Pictured) -> Pictured:
 
 def _in_words(state: FitState) -> str:
     latest = (f"{name} {curve[-1][1]:.3f}" for name, curve in state.curves.items())
-    return f"step {state.step}, " + ", ".join(latest)
+    return ", ".join([f"step {state.step}", *latest])

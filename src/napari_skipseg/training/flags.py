@@ -42,7 +42,7 @@ def settings_from_flags(file: Path | None, flags: dict[str, Any]) -> TrainSettin
     values |= {key: flag for key, flag in given.items() if key in known}
     spec = {key: flag for key, flag in given.items() if key in SPEC_FLAGS}
     if "augment" in given:
-        values["augmentation"] = asdict(_choose("augmentation", given["augment"], AUGMENTATIONS))
+        values["augmentation"] = asdict(choose("augmentation", given["augment"], AUGMENTATIONS))
     if "preset" in given:
         values["spec"] = _preset(given["preset"], spec.get("network"))
     network = values.setdefault("spec", {"network": "unet"})
@@ -82,7 +82,12 @@ def _read(file: Path | None) -> dict[str, Any]:
     return values
 
 
-def _choose(what: str, name: str, choices: dict[str, Any]) -> Any:
+def choose(what: str, name: str, choices: dict[str, Any]) -> Any:
+    """Return the choice called `name`.
+
+    Raises:
+        SpecError: there is none; the message lists them.
+    """
     if name not in choices:
         raise SpecError(f"There is no {what} '{name}': choose one of {', '.join(choices)}.")
     return choices[name]
@@ -90,7 +95,7 @@ def _choose(what: str, name: str, choices: dict[str, Any]) -> Any:
 
 def _preset(name: str, network: str | None) -> dict[str, Any]:
     """Return the network of a preset; its output channels follow from the classes."""
-    values = spec_to_dict(_choose("preset", name, {preset.name: preset.spec for preset in PRESETS}))
+    values = spec_to_dict(choose("preset", name, {preset.name: preset.spec for preset in PRESETS}))
     if network not in (None, values["network"]):
         raise SpecError(f"Preset '{name}' is a {values['network']}, not a {network}: leave out --network or --preset.")
     return {key: value for key, value in values.items() if key != "out_channels"}

@@ -18,7 +18,7 @@ from napari_skipseg.networks.network import Deep, Network
 from napari_skipseg.training.class_plan import ClassPlan
 from napari_skipseg.training.distributed import Processes
 from napari_skipseg.training.finetune_settings import STEPS, FinetuneSettings
-from napari_skipseg.training.finetune_task import FEATURES, batch_of, patch_of, set_modes, trained_parts
+from napari_skipseg.training.finetune_task import FEATURES, GENEROUS, batch_of, patch_of, set_modes, trained_parts
 from napari_skipseg.training.lesson_patches import RECALLED_EVERY
 from napari_skipseg.training.material import MOST_SCORED
 from napari_skipseg.training.places import Split
@@ -47,7 +47,7 @@ def steps_of(settings: FinetuneSettings, seconds_per_step: float) -> int:
     if settings.steps:
         return settings.steps
     if settings.minutes:
-        return max(FEWEST_STEPS, int(settings.minutes * 60 / max(1e-3, seconds_per_step)))
+        return max(FEWEST_STEPS, int(GENEROUS * settings.minutes * 60 / max(1e-3, seconds_per_step)))
     return STEPS[settings.reach]
 
 

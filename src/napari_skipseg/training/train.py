@@ -58,10 +58,7 @@ def iter_train(
     data = read_data(settings)
     network = start(settings)
     parent = None if settings.start_from is None else describe_model(settings.start_from)
-    try:
-        scratch.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"The folder '{scratch}' cannot be made: {error.strerror}. Choose another one.") from error
+    make_scratch(scratch)
     checkpoint = scratch / "checkpoint.safetensors"
     own = own_device(device, processes)
     with joined(processes, own):
@@ -74,6 +71,18 @@ def iter_train(
     write_model(target, describe(settings, data, network, state, parent), network, sample_to_bytes(sample))
     shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def make_scratch(scratch: Path) -> None:
+    """Make the folder of the checkpoint.
+
+    Raises:
+        FileError: it cannot be made.
+    """
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"The folder '{scratch}' cannot be made: {error.strerror}. Choose another one.") from error
 
 
 def start(settings: TrainSettings) -> Network:

@@ -42,10 +42,14 @@ class Message(QLabel):  # type: ignore[misc]
         self.setWordWrap(True)
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
+        self._said: tuple[str, str] | None = None
         self.say("")
 
     def say(self, text: str, color: str = "transparent") -> None:
         """Show `text`; an empty one hides the line."""
+        if (text, color) == self._said:  # to style it anew would draw the whole window
+            return
+        self._said = text, color
         self.setText(text)
         self.setVisible(bool(text))
         self.setStyleSheet(f"QLabel {{ background-color: {color}; border-radius: 3px; padding: 5px; }}")

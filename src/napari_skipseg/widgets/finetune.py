@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.models.catalog import describe_model, find_models, user_folder
 from napari_skipseg.progress import Progress
-from napari_skipseg.training.learning import Finetuned, Keep, Learned, Lesson, Pictured
+from napari_skipseg.training.learning import Finetuned, Keep, Learned, Lesson
 from napari_skipseg.widgets.before_after import BeforeAfter, find_before
 from napari_skipseg.widgets.checks import find_faults
 from napari_skipseg.widgets.engine import TeachingEngine
@@ -26,6 +26,7 @@ from napari_skipseg.widgets.folds import Fold
 from napari_skipseg.widgets.job_tab import JobTab
 from napari_skipseg.widgets.layers import Shown
 from napari_skipseg.widgets.lesson_line import LessonLine
+from napari_skipseg.widgets.pacing import Paced
 from napari_skipseg.widgets.report_table import ReportTable
 from napari_skipseg.widgets.scratch_form import ScratchForm
 from napari_skipseg.widgets.segment import PRIMARY
@@ -82,6 +83,7 @@ class FinetuneTab(JobTab):
         self.progress.setTextVisible(False)
         self.progress.setFixedHeight(8)
         self.report = ReportTable()
+        self._pace = Paced(self, self._draw)
         self._looking = QTimer(self)
         self._looking.setInterval(LOOKED_AT)
 
@@ -216,16 +218,7 @@ class FinetuneTab(JobTab):
         self.report.hide()
         if self.plots is not None:
             self.plots.start()
-        self.start(self.when_free(work), description, finish, self._hear_training)
-
-    def _hear_training(self, progress: Progress) -> None:
-        if self.plots is None:
-            return
-        if isinstance(progress, Learned):
-            self.plots.show_learned(progress)
-            self.keep_button.setEnabled(not self._is_keeping)
-        elif isinstance(progress, Pictured):
-            self.plots.show_picture(progress)
+        self.start(self.when_free(work), description, finish)
 
     def keep_best(self) -> None:
         """End the training, and keep the best weights so far."""
@@ -267,21 +260,31 @@ class FinetuneTab(JobTab):
             self._segment_tab.preview()
 
     def show_progress(self, progress: Progress) -> None:
-        """Say how far the job is, and show it."""
-        super().show_progress(progress)
-        self.progress.setRange(0, progress.total if progress.done else 0)
-        self.progress.setValue(progress.done)
+        """Say how far the job is, and show it, soon."""
+        self._pace.hear(progress)
+
+    def _draw(self, heard: list[Progress]) -> None:
+        if self.is_running:
+            super().show_progress(heard[-1])
+            self.progress.setRange(0, heard[-1].total if heard[-1].done else 0)
+            self.progress.setValue(heard[-1].done)
+            has_begun = any(isinstance(progress, Learned) for progress in heard)
+            self.keep_button.setEnabled((has_begun or self.keep_button.isEnabled()) and not self._is_keeping)
+        if self.plots is not None:
+            self.plots.show_progress(heard)
 
     def check(self) -> None:
         """Fine-tune is on when all is right and nothing runs; otherwise the line below says why."""
         super().check()
         fault, running = self._material.fault(), self.is_running
+        if not running:
+            self._pace.flush()
         self._is_keeping = self._is_keeping and running
         self.tune_button.setVisible(not running)
-        self.tune_button.setEnabled(not fault)
+        self.tune_button.setEnabled(not fault and self._waiting is None)
         self.tune_button.setToolTip(fault or "Make a new model of the one above, from what was corrected")
         self.keep_button.setVisible(running)
-        self.keep_button.setEnabled(False)
+        self.keep_button.setEnabled(self.keep_button.isEnabled() and running and not self._is_keeping)
         self.progress.setVisible(running)
         self.scratch.train_button.setEnabled(not running)
         for part in (self.form, self.form.fold):

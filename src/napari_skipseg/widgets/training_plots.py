@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyqtgraph
 from qtpy.QtCore import QRectF
 from qtpy.QtWidgets import QGridLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
+from napari_skipseg.progress import Progress
 from napari_skipseg.training.learning import Learned, Pictured
 from napari_skipseg.widgets.layers import CLASS_COLORS
 from napari_skipseg.widgets.plots import LINES, Colors, Plot, theme_colors
@@ -53,14 +54,19 @@ class LiveCurves(Plot):
         self._points, self._lines = {}, {}
         self.hide()
 
-    def add(self, step: int, values: Mapping[str, float], steps: int) -> None:
-        """Let the curves of these names go on; steps that were done again replace what was there.
+    def add(self, learned: Sequence[Learned], is_mine: Callable[[str], bool]) -> None:
+        """Let the curves whose names are ours go on; steps that were done again replace what was there."""
+        for each in learned:
+            for name in filter(is_mine, each.values):
+                points = self._points.setdefault(name, [])
+                while points and points[-1][0] >= each.step:
+                    points.pop()
+                points.append((each.step, each.values[name]))
+        if self._points:
+            self._draw(max(each.total for each in learned))
 
-        steps: how many there will be.
-        """
-        for name, value in values.items():
-            points = self._points.setdefault(name, [])
-            points[:] = [point for point in points if point[0] < step] + [(step, value)]
+    def _draw(self, steps: int) -> None:
+        for name, points in self._points.items():
             if name not in self._lines:
                 pen = pyqtgraph.mkPen(LINES[len(self._lines) % len(LINES)], width=1.6)
                 look = {"symbol": "o", "symbolSize": 4, "symbolPen": None, "symbolBrush": pen.color()}
@@ -68,7 +74,8 @@ class LiveCurves(Plot):
             self._lines[name].setData(*map(list, zip(*points, strict=True)))
         heights = [height for points in self._points.values() for _, height in points]
         span = max(max(heights) - min(heights), LEAST_SPAN)
-        self.setXRange(0, max(steps, step), padding=0.02)
+        last = max(points[-1][0] for points in self._points.values())
+        self.setXRange(0, max(steps, last), padding=0.02)
         self.setYRange(min(heights), min(heights) + (1 + LEGEND_ROOM) * span)
         self.show()
 
@@ -147,16 +154,17 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
         self.scores.start()
         self._tiles.hide()
 
-    def show_learned(self, learned: Learned) -> None:
-        """Let the curves go on."""
-        losses = {name: value for name, value in learned.values.items() if "loss" in name}
-        others = {name: value for name, value in learned.values.items() if name not in losses}
-        if losses:
-            self.loss.add(learned.step, losses, learned.total)
-        if others:
-            self.scores.add(learned.step, others, learned.total)
+    def show_progress(self, heard: Sequence[Progress]) -> None:
+        """Let the curves go on, and show the newest picture."""
+        learned = [progress for progress in heard if isinstance(progress, Learned)]
+        pictured = [progress for progress in heard if isinstance(progress, Pictured)]
+        if learned:
+            self.loss.add(learned, lambda name: "loss" in name)
+            self.scores.add(learned, lambda name: "loss" not in name)
+        if pictured:
+            self._show_picture(pictured[-1])
 
-    def show_picture(self, picture: Pictured) -> None:
+    def _show_picture(self, picture: Pictured) -> None:
         """Show what the network makes of the tile now."""
         if picture.image is None or picture.probability is None or picture.target is None:
             return

@@ -11,10 +11,14 @@ from typing import Any
 
 from napari.qt.threading import GeneratorWorker, create_worker
 from qtpy.QtCore import QObject
+from qtpy.QtWidgets import QLabel, QWidget
 from superqt.utils import create_worker as create_quiet_worker
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.progress import Progress, in_words
+
+SPINNER_SPEED = 15
+"""Percent of its own speed at which a moving picture in the window goes."""
 
 Work = Callable[[], Generator[Progress, Any, Any]]
 
@@ -49,6 +53,7 @@ class _Listener(QObject):  # type: ignore[misc]
         on_end: Callable[[], None],
     ) -> None:
         super().__init__(owner)
+        _calm_spinners(owner)
         self._on_progress, self._on_outcome, self._on_end = on_progress, on_outcome, on_end
 
     def hear_progress(self, progress: Progress) -> None:
@@ -106,6 +111,18 @@ def start_work(
         },
     )
     return worker
+
+
+def _calm_spinners(owner: QObject) -> None:
+    """Let what turns in the window while work goes on turn slowly.
+
+    Each of its pictures, 30 in a second, has the whole window drawn: without a GPU that takes half a processor core
+    away from the work.
+    """
+    window = owner.window() if isinstance(owner, QWidget) else None
+    for label in [] if window is None else window.findChildren(QLabel):
+        if label.movie() is not None:
+            label.movie().setSpeed(SPINNER_SPEED)
 
 
 def first_line(error: Exception) -> str:
