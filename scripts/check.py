@@ -79,7 +79,7 @@ def tests_pass(slow: bool) -> bool:
         left_out.append("gui")
     marks = " and ".join(f"not {mark}" for mark in left_out)
     say(f"Tests: pytest -m '{marks}'")
-    command = on_screen([program("python"), "-m", "pytest", "-m", marks])
+    command = on_screen([program("python"), "-m", "pytest", "--durations=20", "-m", marks])
     ended = subprocess.run(command, cwd=ROOT, env=screen_environment(), stdin=subprocess.DEVNULL, check=False)
     return ended.returncode == 0
 

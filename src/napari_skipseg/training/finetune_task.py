@@ -27,7 +27,7 @@ from napari_skipseg.training.task import MEMORY_FORMAT, Pace, Validation, in_pre
 from napari_skipseg.training.train_task import picture_of
 
 BATCH_NORM = (nn.BatchNorm2d, nn.BatchNorm3d)
-PATCH = {2: (256, 256), 3: (32, 64, 64)}
+PATCH = {2: (192, 192), 3: (32, 64, 64)}
 QUICK_PATCH = {2: (128, 128), 3: (16, 48, 48)}
 """Size of a patch by dimensions, where the settings name none."""
 BATCH = {2: 4, 3: 2}
