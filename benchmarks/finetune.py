@@ -17,11 +17,13 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
+import zarr
 from baseline import train_basic_unet
 from measuring import print_place, print_table
 from numpy.typing import NDArray
@@ -34,6 +36,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic import make_sample
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.jobs.client import Engine
+from napari_skipseg.jobs.teaching_calls import CorrectedStack
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.progress import run_to_end
@@ -103,18 +106,17 @@ def quick(asked: argparse.Namespace, work: Path) -> None:
     sample = make_sample((1, 512, 512), seed=3)
     truth = (1 + sample.membrane).astype(np.uint8)
     strokes = paint_strokes(truth[0], 10, seed=0)[None]
-    labels = work / "strokes.zarr"
-    shutil.rmtree(labels, ignore_errors=True)
-    skipseg_snapshot(strokes, labels)
+    corrected = CorrectedStack(sample.stack, partial(write_snapshot, strokes))
     rows = []
     with Engine() as engine:
         options = SegmentOptions(device=asked.device)
         run_to_end(engine.segment(sample.stack, BASE, options, preview=True))
+        run_to_end(engine.plan_lesson(settings_for("lesson", "quick"), [corrected], asked.device))
         for number in range(asked.rounds):
             settings = settings_for(f"quick-{number}", "quick")
             shutil.rmtree(work / settings.name, ignore_errors=True)
             start = time.perf_counter()
-            run_to_end(engine.finetune(settings, [(sample.stack, labels)], work, asked.device))
+            run_to_end(engine.finetune(settings, [corrected], work, asked.device))
             trained = time.perf_counter()
             run_to_end(engine.segment(sample.stack, work / settings.name, options, preview=True))
             rows.append((trained - start, time.perf_counter() - trained))
@@ -123,12 +125,12 @@ def quick(asked: argparse.Namespace, work: Path) -> None:
     print_table(heads, [(str(n), f"{a:.1f}", f"{b:.1f}", f"{a + b:.1f}", "15") for n, (a, b) in enumerate(rows)])
 
 
-def skipseg_snapshot(strokes: NDArray[np.uint8], place: Path) -> None:
-    """Write strokes as the viewer hands them to the engine."""
-    import zarr
-
+def write_snapshot(strokes: NDArray[np.uint8], folder: Path) -> Path:
+    """Return where strokes were written as the viewer hands them to the engine."""
+    place = folder / "strokes.zarr"
     array = zarr.create_array(place, shape=strokes.shape, chunks=(1, 256, 256), dtype="uint8", fill_value=0)
     array[:] = strokes
+    return place
 
 
 def mitochondria(asked: argparse.Namespace, work: Path) -> None:

@@ -85,7 +85,7 @@ class Walk:
         tab.tune_button.click()
         self.wait(lambda: not tab.report.isHidden() and not tab.is_running and not segment_tab.is_running)
         self.rest(1.0)
-        shoot("loop-4-better.png")
+        shoot("loop-4-compared.png")
 
     def shoot(self, name: str) -> None:
         """Save a picture of the window."""
