@@ -106,6 +106,11 @@ class ModelDescription:
         return tuple(label.name for label in self.classes)
 
 
+def can_name(name: str) -> bool:
+    """Return whether `name` can be a model's: not empty, no path, not hidden."""
+    return bool(name) and not name.startswith(".") and not any(mark in name for mark in "/\\")
+
+
 def output_channels(classes: int) -> int:
     """Return the output channels of a network of so many classes: one for one class, else one more for background."""
     return 1 if classes == 1 else classes + 1

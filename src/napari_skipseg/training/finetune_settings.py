@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from napari_skipseg.errors import SpecError
-from napari_skipseg.models.description import ClassLabel
+from napari_skipseg.models.description import ClassLabel, can_name
 from napari_skipseg.networks.specs import first_fault
 from napari_skipseg.training.augmentation import Augmentation
 from napari_skipseg.training.settings import LossName, Precision, held_out
@@ -61,7 +61,7 @@ class FinetuneSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.name or any(mark in self.name for mark in "/\\") or self.name.startswith("."):
+        if not can_name(self.name):
             raise SpecError(f"'{self.name}' cannot name a model: give a plain name such as my-membranes.")
         if not self.images or len(self.images) != len(self.labels):
             raise SpecError(

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from napari_skipseg.errors import SpecError
-from napari_skipseg.models.description import Card, ClassLabel, output_channels
+from napari_skipseg.models.description import Card, ClassLabel, can_name, output_channels
 from napari_skipseg.networks.specs import NetworkSpec, UNetSpec, first_fault
 from napari_skipseg.training.augmentation import Augmentation
 from napari_skipseg.training.protocols import PROTOCOLS, Protocol, ProtocolName
@@ -69,7 +69,7 @@ class TrainSettings:
     card: Card = field(default_factory=Card)
 
     def __post_init__(self) -> None:
-        if not self.name or any(mark in self.name for mark in "/\\") or self.name.startswith("."):
+        if not can_name(self.name):
             raise SpecError(f"'{self.name}' cannot name a model: give a plain name such as my-membranes.")
         if not self.images or len(self.images) != len(self.labels):
             raise SpecError(

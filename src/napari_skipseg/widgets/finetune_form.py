@@ -22,13 +22,14 @@ from qtpy.QtWidgets import (
 )
 
 from napari_skipseg.errors import SkipsegError
-from napari_skipseg.models.catalog import describe_model, find_models, user_folder
-from napari_skipseg.models.description import ClassLabel, ModelDescription
+from napari_skipseg.models.catalog import find_models, user_folder
+from napari_skipseg.models.description import ClassLabel, ModelDescription, can_name
 from napari_skipseg.training.augmentation import AUGMENTATIONS
 from napari_skipseg.training.finetune_settings import AUTO, BatchNorm, FinetuneSettings, Reach
 from napari_skipseg.training.settings import LossName, held_out
 from napari_skipseg.widgets.fields import FreshCombo, mark
 from napari_skipseg.widgets.folds import Fold
+from napari_skipseg.widgets.form import describe_or_fault
 
 REACHES: dict[Reach, tuple[str, str]] = {
     "quick": ("Quick", "the last level: seconds"),
@@ -149,7 +150,7 @@ class FinetuneForm(QWidget):  # type: ignore[misc]
         """Offer the models that there are, and choose one, by default the same as before."""
         names = list(find_models())
         self.model.offer([(name, name) for name in names], chosen or self.model.currentData())
-        self._described = _describe(self.model.currentData())
+        self._described = describe_or_fault(self.model.currentData(), NO_MODEL)
         self.suggest_name()
 
     def _tell(self) -> None:
@@ -157,7 +158,7 @@ class FinetuneForm(QWidget):  # type: ignore[misc]
 
     def _choose(self) -> None:
         self.follow_model = False
-        self._described = _describe(self.model.currentData())
+        self._described = describe_or_fault(self.model.currentData(), NO_MODEL)
         self.suggest_name()
         self.changed.emit()
 
@@ -273,7 +274,7 @@ class DetailsFold(Fold):
 
 def why_not_named(name: str) -> str:
     """Return why a new model cannot have this name, empty where it can."""
-    if not name or name.startswith(".") or any(mark in name for mark in "/\\"):
+    if not can_name(name):
         return "Give the new model a plain name, such as my-membranes."
     if name in find_models() or (user_folder() / name).exists():
         return f"A model called {name} is there already, and is never overwritten: choose another name."
@@ -287,12 +288,3 @@ def fresh_name(start: str) -> str:
     while why_not_named(name := base if number == 1 else f"{base}-{number}"):
         number += 1
     return name
-
-
-def _describe(name: str | None) -> tuple[str, ModelDescription | None, str]:
-    if name is None:
-        return "", None, NO_MODEL
-    try:
-        return name, describe_model(name), ""
-    except SkipsegError as error:
-        return name, None, str(error)

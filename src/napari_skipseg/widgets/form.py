@@ -114,7 +114,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         """Return the choices as they stand."""
         name = self.model.currentData()
         if name != self._described[0] or name is None:
-            self._described = _describe(name)
+            self._described = describe_or_fault(name, NO_MODEL)
         unit = self.voxel_size.unit.currentData()
         return Choices(
             self._layer,
@@ -271,9 +271,10 @@ class SegmentForm(QWidget):  # type: ignore[misc]
             self.card_dialog.show()
 
 
-def _describe(name: str | None) -> tuple[str, ModelDescription | None, str]:
+def describe_or_fault(name: str | None, missing: str) -> tuple[str, ModelDescription | None, str]:
+    """Return a model's name, its description and what is wrong with it; no name is wrong by being `missing`."""
     if name is None:
-        return "", None, NO_MODEL
+        return "", None, missing
     try:
         return name, describe_model(name), ""
     except SkipsegError as error:
