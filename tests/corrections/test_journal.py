@@ -53,7 +53,7 @@ def test_it_comes_to_disk_without_being_asked(tmp_path: Path) -> None:
     while numbers(tmp_path) != [1]:
         assert time.monotonic() < end
         time.sleep(0.01)
-    assert notes.flush(0)
+    assert notes.flush(5)
     notes.close()
 
 

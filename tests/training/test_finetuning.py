@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from napari_skipseg.api import segment
 from napari_skipseg.errors import InputError, ModelError, SpecError
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.stack import Stack
@@ -23,6 +24,7 @@ from napari_skipseg.training.class_plan import plan_classes
 from napari_skipseg.training.corrected import Corrected, iter_plan_lesson
 from napari_skipseg.training.finetune import iter_finetune
 from napari_skipseg.training.finetune_settings import FinetuneSettings, finetune_from_json
+from napari_skipseg.training.finetune_task import HOLDING
 from napari_skipseg.training.learning import Keep, Learned, Pictured, Report, ScoreRow
 from napari_skipseg.training.remembered import remembered_of
 from napari_skipseg.training.report import CORRECTIONS, OWN_SAMPLE, compare
@@ -180,6 +182,23 @@ def test_strokes_of_the_models_own_class_are_enough(tmp_path):
     assert held["Dice"][1] > 0.8 > held["Dice"][0]
     assert "V_rand" not in held  # nothing whole to flood
     assert read_model(result.folder).network.spec.out_channels == 1
+
+
+def test_quick_leaves_what_nobody_painted_as_it_was(library, tmp_path, monkeypatch):
+    sample = make_sample((2, 96, 96), seed=5)
+    labels = np.zeros(sample.stack.shape, np.uint8)
+    labels[0, 8:88:16, 10:80] = 1  # lines that say "background", over membranes too
+    labels[1, 40:44, 10:80] = 2
+    corrected = Corrected(sample.stack, labels, "lines")
+    probability = {}
+    for name, weight in (("held", HOLDING["quick"]), ("loose", 0.0)):
+        monkeypatch.setitem(HOLDING, "quick", weight)
+        settings = settings_of(name, reach="quick", classes=(), remember=True)
+        made = finetuned(tmp_path, settings, corrected)
+        probability[name] = segment(sample.stack, str(made.folder)).probability
+    before = segment(sample.stack, "membranes").probability
+    moved = {name: np.abs(each - before)[labels == 0].mean() for name, each in probability.items()}
+    assert moved["held"] < 0.8 * moved["loose"]
 
 
 def test_membranes_of_whole_slices_are_scored_by_v_rand(library, tmp_path):

@@ -20,7 +20,7 @@ from napari_skipseg.training.finetune_settings import (
     finetune_to_dict,
 )
 from napari_skipseg.training.lesson_patches import Batch, LessonPatches
-from napari_skipseg.training.losses import loss
+from napari_skipseg.training.losses import IGNORED, loss
 from napari_skipseg.training.partial_labels import merge_unknown, remembering_loss
 from napari_skipseg.training.protocols import PROTOCOLS
 from napari_skipseg.training.task import MEMORY_FORMAT, Pace, Validation, in_precision, logits_of
@@ -34,6 +34,9 @@ BATCH = {2: 4, 3: 2}
 QUICK_BATCH = 8
 REMEMBERING = 5.0
 """What the old network's answers weigh beside the labels in training; where weights are chosen both weigh the same."""
+HOLDING = {"quick": 2.0, "normal": 0.0, "full": 0.0}
+"""What they weigh beside the strokes on the pixels that nobody painted, by reach: the last level alone, taught by a few
+strokes over the hardest spots, would give up what was right beside them. Deeper reaches tell such spots apart."""
 VALIDATIONS = {"quick": 4, "normal": 12, "full": 12}
 """How often a fit looks at what is held out, by reach."""
 GENEROUS = 3
@@ -154,11 +157,18 @@ class FinetuneTask:
         if answers is None:
             return value
         kept, recalled = self.lessons.patches.plan.kept, batch.recalled.to(self.device)
-        return value + remembering * remembering_loss(logits, answers, kept, recalled, targets <= 0)
+        value = value + remembering * remembering_loss(logits, answers, kept, recalled, targets <= 0)
+        holding = HOLDING[self.settings.reach]
+        if holding == 0:
+            return value
+        held = batch.judged.to(self.device) & (torch.arange(batch.judged.shape[1], device=self.device) < len(kept))
+        return value + holding * remembering_loss(logits, answers, kept, held, targets == IGNORED)
 
     def _answers(self, batch: Batch) -> Tensor | None:
         """Return the old network's probabilities (N, old classes, *space); 0 for patches that need none."""
         asked = batch.recalled.any(dim=1)
+        if HOLDING[self.settings.reach] > 0:
+            asked = asked | (batch.targets == IGNORED).flatten(1).any(dim=1)
         if self.lessons.teacher is None or not bool(asked.any()):
             return None
         with torch.no_grad():
