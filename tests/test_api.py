@@ -162,6 +162,7 @@ def test_a_file_is_segmented_into_a_folder(model: Model, tmp_path: Path, form: A
         tmp_path / "cells.tif", model, tmp_path / "out", form=form, dtype="float32", attention=False, device="cpu"
     )
     assert [file.name for file in written] == [f"cells_{kind}{ending}" for kind in ("probability", "binary")]
-    assert sorted(tmp_path.joinpath("out").iterdir()) == sorted(written)
+    sidecars = [tmp_path / "out" / f"cells_{kind}.json" for kind in ("recipe", "times")]
+    assert sorted(tmp_path.joinpath("out").iterdir()) == sorted([*written, *sidecars])
     expected = skipseg.segment(image, model, device="cpu").probability
     np.testing.assert_array_equal(np.asarray(skipseg.read_stack(written[0]).data), expected)

@@ -141,6 +141,14 @@ def image(tmp_path: Path) -> Path:
     return tmp_path / "cells.tif"
 
 
+def results_in(folder: Path) -> list[Path]:
+    """What lies in `folder` but the recipe and the times of a run, which must be there too."""
+    there = sorted(folder.iterdir())
+    results = [file for file in there if file.suffix != ".json"]
+    assert [file.name.rpartition("_")[2] for file in there if file.suffix == ".json"] == ["recipe.json", "times.json"]
+    return results
+
+
 def fails(ran: Ran, *words: str, code: int = 1) -> None:
     """Say that a run failed with one line that holds `words`."""
     assert ran.code == code
@@ -161,7 +169,7 @@ def test_segment_writes_probability_and_labels(run: Run, image: Path, tmp_path: 
     ran = run("segment", image, tmp_path / "out", "--model", "tiny", "--device", "cpu")
     assert (ran.code, ran.err) == (0, "")
     assert [file.name for file in ran.files] == ["cells_probability.tif", "cells_binary.tif"]
-    assert sorted((tmp_path / "out").iterdir()) == sorted(ran.files)
+    assert results_in(tmp_path / "out") == sorted(ran.files)
     prediction = api.segment(image, api.load_model(library / "tiny"), device="cpu")
     np.testing.assert_array_equal(whole(ran.files[0]), to_uint8(prediction.probability))
     np.testing.assert_array_equal(whole(ran.files[1]), prediction.probability > 0.5)
@@ -186,7 +194,8 @@ def test_segment_with_all_options(run: Run, image: Path, tmp_path: Path, library
         stack, recipe = read_stack(file), read_recipe(file)
         assert (stack.axes, stack.voxel_size, stack.unit) == ("ZYX", (50.0, 4.0, 8.0), "nm")
         assert recipe is not None
-        assert (recipe["threshold"], recipe["options"]["average"], recipe["model"]) == (0.45, 4, "tiny")
+        asked = recipe["options"]
+        assert (asked["threshold"], asked["average"], recipe["model"]) == (0.45, 4, "tiny")
         assert recipe["model_sha256"] == model.description.weights_sha256
 
 
@@ -230,7 +239,7 @@ def test_segmenting_again_replaces_the_results(run: Run, image: Path, tmp_path: 
     second = run("segment", image, tmp_path, "--model", "tiny").files[1].read_bytes()
     third = run("segment", image, tmp_path, "--model", "tiny", "--threshold", 0.4).files[1].read_bytes()
     assert first == second != third
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 5
 
 
 # -------------------------------------------------------------------------------------------------------- bad input
@@ -386,7 +395,7 @@ def test_a_full_disk_leaves_no_results(
     left = {file.name for file in (tmp_path / "out").iterdir()} if (tmp_path / "out").exists() else set()
     assert left == (set() if place == "tiles" else {"cells.unfinished"})
     ran = run("segment", image, tmp_path / "out", "--model", "tiny")
-    assert (ran.code, sorted((tmp_path / "out").iterdir())) == (0, sorted(ran.files))
+    assert (ran.code, results_in(tmp_path / "out")) == (0, sorted(ran.files))
 
 
 def _telling(fault: Callable[..., None]) -> Callable[..., None]:
@@ -444,23 +453,23 @@ LONGER = ["--model", "tiny", "--device", "cpu", "--average", 8, "--attention", "
 
 
 @pytest.fixture(scope="module")
-def undisturbed(library: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """What a command leaves that nobody stopped."""
+def undisturbed(library: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """An image, and what a command leaves of it that nobody stopped."""
     folder = tmp_path_factory.mktemp("undisturbed")
     write_tiff(folder / "my cells.v2.tif", grey(40, 128, 128))
     process = start(library, "segment", folder / "my cells.v2.tif", folder / "out", *LONGER)
     process.communicate(timeout=120)
     assert process.returncode == 0
-    return _content(folder / "out")
+    return folder / "my cells.v2.tif", _content(folder / "out")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to answer")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_or_killed_command_goes_on(
-    run: Run, tmp_path: Path, library: Path, undisturbed: dict[str, bytes], number: int
+    run: Run, tmp_path: Path, library: Path, undisturbed: tuple[Path, dict[str, bytes]], number: int
 ) -> None:
-    write_tiff(tmp_path / "my cells.v2.tif", grey(40, 128, 128))
-    command = ["segment", tmp_path / "my cells.v2.tif", tmp_path / "new" / "out", *LONGER]
+    image, expected = undisturbed
+    command = ["segment", image, tmp_path / "new" / "out", *LONGER]
     process = start(library, *command)
     unfinished = tmp_path / "new" / "out" / "my cells.v2.unfinished"
     journal = unfinished / "done"
@@ -475,12 +484,13 @@ def test_a_stopped_or_killed_command_goes_on(
     assert 3 <= journal.stat().st_size // 8 < 40
     ran = run(*command)
     assert (ran.code, own_lines(ran.err)) == (0, [])
-    assert sorted((tmp_path / "new" / "out").iterdir()) == sorted(ran.files)
-    assert _content(tmp_path / "new" / "out") == undisturbed
+    assert results_in(tmp_path / "new" / "out") == sorted(ran.files)
+    assert _content(tmp_path / "new" / "out") == expected
 
 
 def _content(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.endswith("_times.json")]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to answer")

@@ -15,7 +15,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from napari_skipseg.api import finetune, load_model, segment, segment_to_folder
+    from napari_skipseg.api import find_objects, finetune, load_model, run_batch, run_recipe, segment, segment_to_folder
+    from napari_skipseg.batch.run import iter_batch
+    from napari_skipseg.batch.settings import BatchSettings
     from napari_skipseg.errors import SkipsegError
     from napari_skipseg.images.files import read_stack, write_ome_tiff
     from napari_skipseg.images.stack import Stack
@@ -27,9 +29,13 @@ if TYPE_CHECKING:
     from napari_skipseg.models.catalog import find_models
     from napari_skipseg.networks.build import build
     from napari_skipseg.networks.specs import DI2INSpec, ResidualFCNSpec, TiramisuSpec, UNetSpec, VNetSpec
+    from napari_skipseg.objects.measure import measure_objects
+    from napari_skipseg.objects.options import ObjectOptions
+    from napari_skipseg.objects.whole import iter_find_objects
     from napari_skipseg.progress import Progress, run_to_end
     from napari_skipseg.scores.instances import score_instances
     from napari_skipseg.scores.isbi import score_isbi
+    from napari_skipseg.scores.matching import score_matching
     from napari_skipseg.scores.overlap import score_overlap
     from napari_skipseg.training.corrected import Corrected
     from napari_skipseg.training.finetune import iter_finetune
@@ -41,7 +47,15 @@ _HOMES = {
     "load_model": "api",
     "segment": "api",
     "segment_to_folder": "api",
+    "run_recipe": "api",
+    "run_batch": "api",
+    "BatchSettings": "batch.settings",
+    "iter_batch": "batch.run",
     "finetune": "api",
+    "find_objects": "api",
+    "ObjectOptions": "objects.options",
+    "iter_find_objects": "objects.whole",
+    "measure_objects": "objects.measure",
     "SkipsegError": "errors",
     "read_stack": "images.files",
     "write_ome_tiff": "images.files",
@@ -68,12 +82,15 @@ _HOMES = {
     "TrainSettings": "training.settings",
     "iter_train": "training.train",
     "score_instances": "scores.instances",
+    "score_matching": "scores.matching",
 }
 
 __all__ = [
+    "BatchSettings",
     "Corrected",
     "DI2INSpec",
     "FinetuneSettings",
+    "ObjectOptions",
     "Prediction",
     "Progress",
     "ResidualFCNSpec",
@@ -86,17 +103,24 @@ __all__ = [
     "VNetSpec",
     "build",
     "find_models",
+    "find_objects",
     "finetune",
+    "iter_batch",
+    "iter_find_objects",
     "iter_finetune",
     "iter_predict",
     "iter_train",
     "load_model",
     "make_sample",
+    "measure_objects",
     "read_stack",
+    "run_batch",
+    "run_recipe",
     "run_to_end",
     "save_prediction",
     "score_instances",
     "score_isbi",
+    "score_matching",
     "score_overlap",
     "segment",
     "segment_to_folder",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Depth, Focus, Prediction
+from napari_skipseg.inference.outputs import Depth, Focus, Format, Prediction
 from napari_skipseg.inference.predict import iter_predict
-from napari_skipseg.inference.saving import Format
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.catalog import DEFAULT_MODEL, locate_model, user_folder
 from napari_skipseg.models.description import ClassLabel
@@ -21,6 +24,10 @@ from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.training.corrected import pair_labels
 from napari_skipseg.training.finetune_settings import FinetuneSettings
 from napari_skipseg.training.learning import Finetuned
+
+if TYPE_CHECKING:
+    from napari_skipseg.batch.run import BatchResult
+    from napari_skipseg.objects.options import ObjectOptions
 
 Image = Stack | ArrayLike | str | PathLike[str]
 """An image: a stack, an array (numpy, dask, zarr), or the path of a file."""
@@ -69,6 +76,89 @@ def segment_to_folder(
     stack = _stack_of(image, axes)
     target = (Path(folder), name or stack.name, dtype, form, restart)
     return run_to_end(iter_segment_to_folder(stack, _model_of(model), SegmentOptions(**options), *target))
+
+
+def run_recipe(
+    recipe: str | PathLike[str],
+    folder: str | PathLike[str] = "",
+    image: Image | None = None,
+    model: str | PathLike[str] = "",
+    restart: bool = False,
+) -> list[Path]:
+    """Return the files written to `folder` by the run that `recipe` tells of: the same bytes, on the same machine.
+
+    recipe: a `_recipe.json`, or a result that bears one. folder: "again" beside it where none is given. image: another
+    one than the recipe's. model: where the recipe's model lies now. Differences that may change the bytes are warnings.
+
+    Raises:
+        SkipsegError: the recipe is not valid; its model or image are gone, or others now; otherwise as `segment`.
+    """
+    from napari_skipseg.inference.recipe_sources import read_recipe_file
+    from napari_skipseg.inference.repeat import AGAIN, iter_repeat, prepare_repeat
+
+    told, near = read_recipe_file(recipe), Path(recipe).absolute().parent
+    repeat = prepare_repeat(told, None if image is None else _stack_of(image, ""), near, str(model))
+    for warning in repeat.warnings:
+        warnings.warn(warning, stacklevel=2)
+    return run_to_end(iter_repeat(repeat, Path(folder) if folder else near / AGAIN, restart))
+
+
+def find_objects(
+    probability: Image | Prediction, axes: str = "", class_names: Sequence[str] = (), **options: Any
+) -> NDArray[np.uint32]:
+    """Return the objects in `probability` as labels, 0 = none: components, parted objects or cells.
+
+    Shape: (*space) or (T, *space), without channels. probability: what `segment` gave, a stack, an array or the path of
+    a file; it and the labels must fit into memory (`iter_find_objects` needs a block). axes: as for `segment`.
+    class_names: of its channels, where it does not say them. options: fields of `ObjectOptions`, such as
+    method="cells".
+
+    Raises:
+        SkipsegError: there is no such class, an option is impossible, or the values are no probabilities.
+    """
+    from napari_skipseg.objects.files import read_probability
+    from napari_skipseg.objects.find import ObjectSearch
+    from napari_skipseg.objects.options import ObjectOptions
+
+    names, labels = tuple(class_names), False
+    if isinstance(probability, Prediction):
+        stack = Stack(probability.probability, probability.axes, probability.voxel_size)
+        names = names or tuple(probability.class_names)
+    elif isinstance(probability, str | PathLike):
+        read = read_probability(probability, axes or None)
+        stack, names, labels = read.stack, names or read.class_names, read.labels
+    else:
+        stack = _stack_of(probability, axes)
+    return ObjectSearch(stack, names, labels).find(ObjectOptions(**options))
+
+
+def run_batch(
+    inputs: str | PathLike[str],
+    output: str | PathLike[str],
+    model: str | PathLike[str] = DEFAULT_MODEL,
+    objects: ObjectOptions | None = None,
+    dtype: Depth = "uint8",
+    form: Format = "tiff",
+    retry: bool = False,
+    settings: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> BatchResult:
+    """Return what became of every image in `inputs`: a folder, an image, or a pattern with *, ? and **.
+
+    Results, records, a summary and a report go to a folder in `output` that is named after model and recipe. What is
+    done with the same recipe is skipped; killed, the same call goes on where it was. A file that fails stops no other:
+    its row says why. objects: how objects are found too. retry: do again only what failed the last time. settings:
+    further fields of `BatchSettings`, such as recursive, truth or workers. options: fields of `SegmentOptions`.
+
+    Raises:
+        SkipsegError: there are no inputs or no such model, another run holds the folder, or it cannot be written.
+    """
+    from napari_skipseg.batch.run import iter_batch
+    from napari_skipseg.batch.settings import BatchSettings, ask
+
+    request = ask(str(model), SegmentOptions(**options), dtype, form, objects)
+    asked = BatchSettings(str(inputs), str(output), request, **(settings or {}))
+    return run_to_end(iter_batch(asked, retry))
 
 
 def finetune(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata, util
 from pathlib import Path
 
@@ -160,6 +161,11 @@ def has_openvino() -> bool:
 
 def versions() -> dict[str, str]:
     """Return the versions of what results depend on, for recipes and reports."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     names = ("napari-skipseg", "torch", "openvino", "numpy", "tifffile", "napari")
     found = {"python": platform.python_version()}
     for name in names:

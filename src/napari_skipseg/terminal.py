@@ -94,6 +94,12 @@ def watch(work: Generator[Progress, None, Result], title: str) -> Result:
             return run_to_end(work, _both(check, show))
 
 
+def follow(work: Generator[Progress, None, Result], show: Callable[[Progress], None]) -> Result:
+    """Return the result of `work`, calling `show` with each step; Ctrl-C as for `watch`."""
+    with _stopping_between_steps() as check, contextlib.closing(work):
+        return run_to_end(work, _both(check, show))
+
+
 @contextlib.contextmanager
 def _stopping_between_steps() -> Iterator[Callable[[], None]]:
     """Yield a function that raises KeyboardInterrupt where the user asked to stop since; a second time it is raised at

@@ -323,6 +323,7 @@ def test_the_shell_writes_uncertainty(tmp_path: Path) -> None:
     ran = CliRunner().invoke(cli.app, command)
     assert ran.exit_code == 0, ran.output
     names = sorted(file.name for file in (tmp_path / "out").iterdir())
-    assert names == ["em_binary.tif", "em_probability.tif", "em_uncertainty.tif"]
+    kinds = ("binary.tif", "probability.tif", "recipe.json", "times.json", "uncertainty.tif")
+    assert names == [f"em_{kind}" for kind in kinds]
     written = (read_recipe(tmp_path / "out" / "em_uncertainty.tif") or {})["options"]
     assert (written["samples"], written["dropout"], written["seed"]) == (3, 0.5, 2)

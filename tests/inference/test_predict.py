@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.devices import Device
 from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.images.identity import identify
 from napari_skipseg.images.normalize import Normalization, measure
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference import stores
@@ -237,7 +238,9 @@ def test_normalization_is_of_the_whole_stack_however_tiled() -> None:
         assert through_identity(stack, model, tile=tile).recipe["normalization"] == pytest.approx(expected)
 
 
-def test_a_lazy_stack_is_read_by_tiles() -> None:
+def test_a_lazy_stack_is_read_by_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("napari_skipseg.images.identity.WHOLE", 0)
+
     class Watched:
         shape, dtype, largest = (60, 64, 64), np.dtype("uint8"), 0
 
@@ -319,10 +322,12 @@ def test_several_classes_make_a_class_axis_and_labels() -> None:
 
 
 def test_the_recipe_says_what_was_run() -> None:
-    stack = Stack(grey(30, 41), "YX", name="slice 7")
+    stack = Stack(grey(30, 41), "YX", name="slice 7", unit="nm", file="/data/a.tif")
     recipe = through_identity(stack, make_model(margin=4), tile=20, average=4).recipe
     assert recipe["operation"] == "segment"
-    assert recipe["input"] == {"name": "slice 7", "shape": (30, 41), "axes": "YX", "dtype": "uint8"}
+    told = {"name": "slice 7", "file": "/data/a.tif", "shape": (30, 41), "axes": "YX", "dtype": "uint8", "unit": "nm"}
+    place = {"sha256": identify(stack), "voxel_size": (1.0, 1.0, 1.0), "origin": (0.0, 0.0, 0.0)}
+    assert recipe["inputs"] == (told | place,)
     assert recipe["model"] == "tiny"
     assert recipe["options"]["average"] == 4
     assert (recipe["backend"], recipe["device"]) == ("identity", "cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def test_files_have_names_types_and_values(tmp_path: Path) -> None:
         "cells_attention_1.tif",
         "cells_attention_3.tif",
     ]
-    assert sorted(tmp_path.joinpath("new", "results").iterdir()) == sorted(written)
+    recipe = tmp_path / "new" / "results" / "cells_recipe.json"
+    assert sorted(tmp_path.joinpath("new", "results").iterdir()) == sorted([*written, recipe])
     probability, binary, fine, coarse = map(whole, written)
     assert {array.dtype for array in (probability, binary, fine, coarse)} == {np.dtype("uint8")}
     np.testing.assert_array_equal(probability, np.round(prediction.probability * 255))
@@ -87,15 +89,18 @@ def test_several_classes_are_channels_with_names(tmp_path: Path) -> None:
 
 
 def test_the_recipe_can_be_read_from_every_file(tmp_path: Path) -> None:
-    for file in save_prediction(make_prediction(), tmp_path, "cells", 0.25):
+    files = save_prediction(make_prediction(), tmp_path, "cells", 0.25)
+    for file in files:
         recipe = dict(read_recipe(file) or {})
         assert recipe.pop("layer", "image") == ("labels" if "binary" in file.name else "image")
         assert recipe == {
             "operation": "segment",
             "tile": [64, 64],
-            "options": {"average": 1},
-            "threshold": 0.25,
+            "options": {"average": 1, "threshold": 0.25},
+            "depth": "uint8",
+            "form": "tiff",
         }
+    assert json.loads((tmp_path / "cells_recipe.json").read_bytes()) == recipe
 
 
 def test_the_same_prediction_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -177,6 +177,8 @@ def test_a_tile_of_many_voxels_is_read_in_parts(monkeypatch: pytest.MonkeyPatch)
     assert watched.largest == 16 * 160 * 160
     watched.largest = 0
     monkeypatch.setattr(tile_pixels, "MOST_READ", 5000)
+    monkeypatch.setattr("napari_skipseg.images.identity.WHOLE", 0)
+    monkeypatch.setattr("napari_skipseg.images.identity.SIDE", 64)
     np.testing.assert_array_equal(run_to_end(work()).probability, whole)
     assert watched.largest <= 5000
 

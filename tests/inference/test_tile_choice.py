@@ -8,7 +8,8 @@ from identity import make_model
 from napari_skipseg.devices import Device
 from napari_skipseg.inference import tile_choice
 from napari_skipseg.inference.memory import FACTORS, FLOAT, tile_bytes
-from napari_skipseg.inference.tile_choice import MOST_AT_ONCE, SHARE, VOXELS_AT_ONCE, TileChoice, choose_tile
+from napari_skipseg.inference.recipe import MOST_AT_ONCE
+from napari_skipseg.inference.tile_choice import SHARE, VOXELS_AT_ONCE, TileChoice, choose_tile
 from napari_skipseg.models.model import Model
 
 CPU, CUDA = Device("cpu", "CPU", ""), Device("cuda", "GPU", "")

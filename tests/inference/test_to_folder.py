@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from zarr.storage import _local
 
 from napari_skipseg.errors import FileError, SkipsegError
+from napari_skipseg.images import identity as identity_of_images
 from napari_skipseg.images import normalize
 from napari_skipseg.images.files import holds_labels, read_levels, read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.stack import LazyArray, Stack
@@ -74,7 +75,9 @@ def undisturbed(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    """All but the times, which no two runs share."""
+    files = [file for file in folder.rglob("*") if file.is_file() and not file.name.endswith("_times.json")]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def whole(path: Path) -> Any:
@@ -332,7 +335,7 @@ def test_a_run_of_another_kind_is_not_touched(cells: Path, tmp_path: Path, chang
     assert "\n" not in str(fault.value)
     assert files_in(tmp_path) == before
     run_to_end(quickly(read_stack(cells), tmp_path))
-    assert [file.suffix for file in tmp_path.iterdir()] == [".tif"] * 3
+    assert sorted(file.suffix for file in tmp_path.iterdir()) == [".json"] * 2 + [".tif"] * 3
 
 
 def test_a_run_of_another_image_is_thrown_away_where_that_is_asked_for(cells: Path, tmp_path: Path) -> None:
@@ -511,7 +514,8 @@ def test_any_name_will_do(tmp_path: Path, name: str, form: Any) -> None:
             files = run_to_end(work)
     kinds = ("probability", "binary", "attention_1")
     assert [file.name for file in files] == [f"{name}_{kind}{to_folder.ENDINGS[form]}" for kind in kinds]
-    assert sorted(target.folder.iterdir()) == sorted(files)
+    sidecars = [target.folder / f"{name}_{kind}.json" for kind in ("recipe", "times")]
+    assert sorted(target.folder.iterdir()) == sorted([*files, *sidecars])
 
 
 # -------------------------------------------------------------------------------------------------------- bad input
@@ -553,7 +557,11 @@ def test_a_zarr_that_grows_while_it_is_read_gives_no_results(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["tiff", "zarr", "NaN"])
-def test_a_stack_damaged_in_its_middle_keeps_what_was_written(tmp_path: Path, kind: str) -> None:
+def test_a_stack_damaged_in_its_middle_keeps_what_was_written(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity_of_images, "WHOLE", 0)  # of a large stack only a sample is hashed for the recipe
+    monkeypatch.setattr(identity_of_images, "BLOCKS", 1)
     values = RNG.random((40, 60, 70)).astype(np.float32)
     sampled = np.random.default_rng(0).choice(40, normalize.SAMPLED_SLICES, replace=False)  # grey values are measured
     slice_, image = max(set(range(40)) - set(sampled)), tmp_path / ("cells.zarr" if kind == "zarr" else "cells.tif")
@@ -610,7 +618,7 @@ def test_both_formats_hold_the_same_of_a_time_lapse_with_classes(tmp_path: Path)
         np.testing.assert_array_equal(stored.swapaxes(0, 1) if stored.ndim == 5 else stored, right)
         one, other = read_stack(tiff), read_stack(store)
         assert (one.voxel_size, one.unit, one.origin) == (other.voxel_size, other.unit, other.origin)
-        assert read_recipe(tiff) == read_recipe(store)
+        assert read_recipe(tiff) == {**(read_recipe(store) or {}), "form": "tiff"}
         assert holds_labels(tiff) == holds_labels(store) == ("binary" in tiff.name)
         assert is_finished(store)
         levels = read_levels(store)

@@ -68,6 +68,12 @@ def test_results_are_those_of_the_same_call_in_this_process(engine: Engine, mode
     assert found.recipe == json.loads(json.dumps(expected.recipe))
 
 
+def test_what_is_pinned_is_taken_rather_than_chosen(engine: Engine, model_folder: Path) -> None:
+    pinned = {"side": 40, "batch": 1, "device": "cpu"}
+    found = run_to_end(engine.segment(make_stack(), model_folder, SegmentOptions("auto"), pinned=pinned))
+    assert (found.recipe["side"], found.recipe["options"]["tile"], found.recipe["options"]["device"]) == (40, 0, "auto")
+
+
 def test_samples_run_on_torch_between_runs_that_need_not(engine: Engine, model_folder: Path) -> None:
     stack, sampled = make_stack(), replace(OPTIONS, samples=3, dropout=0.3, seed=4)
     model = read_model(model_folder)

@@ -79,7 +79,7 @@ def test_requests_and_events_of_teaching_survive_their_lines() -> None:
     train = TrainSettings("n", ("a",), ("b",), (ClassLabel("x", 1),), spec=spec)
     for asked in (
         requests.LessonJob(1, settings, (image,), "cpu"),
-        requests.FinetuneJob(2, "/run", settings, (image, image), "/models", "cpu", "/m", "ab", restart=True),
+        requests.FinetuneJob(2, "/run", settings, (image, image), "/models", "cpu", "/m", "ab"),
         requests.TrainJob(3, "/run", train, "/models", "auto"),
         requests.KeepBest(3),
     ):
@@ -168,15 +168,6 @@ def test_an_engine_that_dies_before_it_has_learnt_anything_is_one_sentence(
     with pytest.raises(EngineError, match=r"The engine process was killed by SIGKILL .* the viewer and its layers"):
         run_to_end(work)
     assert not teacher.is_busy
-
-
-def test_a_restart_throws_away_what_an_earlier_run_left(teacher: Engine, model_folder: Path, tmp_path: Path) -> None:
-    for restart, begun in ((False, 30), (True, 0)):
-        name = f"restart-{restart}"
-        (tmp_path / f"{name}.training").mkdir()
-        (tmp_path / f"{name}.training" / "step").write_text("30")
-        work = teacher.finetune(settings_for(model_folder, name), [corrected()], tmp_path, restart=restart)
-        assert json.loads((run_to_end(work).folder / "facts.json").read_text())["begun"] == begun
 
 
 def test_a_model_is_trained_from_layers_and_files(engine: Engine, tmp_path: Path) -> None:

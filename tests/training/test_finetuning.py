@@ -19,6 +19,7 @@ from napari_skipseg.models.folder import SAMPLE_FILE
 from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
+from napari_skipseg.training import shares
 from napari_skipseg.training.augmentation import AUGMENTATIONS
 from napari_skipseg.training.class_plan import plan_classes
 from napari_skipseg.training.corrected import Corrected, iter_plan_lesson
@@ -271,6 +272,24 @@ def test_a_fine_tuning_that_was_closed_goes_on_where_it_stopped(tmp_path):
     assert resumed.report == straight.report
 
 
+def test_a_checkpoint_of_other_corrections_is_refused_or_thrown_away(tmp_path):
+    settings, first = settings_of(steps=12), squares()
+    other = Corrected(first.stack, np.where(first.labels == 2, 1, 2).astype(np.uint8), first.name)
+    work = iter_finetune(settings, (first,), tmp_path, "cpu")
+    while not isinstance(told := next(work), Learned) or told.step < 6:
+        pass
+    work.close()
+    with pytest.raises(SpecError, match="belongs to other settings"):
+        run_to_end(iter_finetune(settings, (other,), tmp_path, "cpu"))
+    steps = [
+        each.step
+        for each in iter_finetune(settings, (other,), tmp_path, "cpu", afresh=True)
+        if isinstance(each, Learned)
+    ]
+    assert steps[0] == 1
+    assert not list(tmp_path.glob("*.training"))
+
+
 def test_minutes_end_a_fine_tuning(tmp_path):
     result = finetuned(tmp_path, settings_of(steps=0, minutes=0.03))
     assert read_model(result.folder).description.training.curves["held-out loss"]
@@ -336,3 +355,32 @@ def test_a_report_says_in_a_sentence_whether_the_new_model_is_better(found, is_b
     assert report.is_better is is_better
     assert reason in report.reason
     assert all(isinstance(each, ScoreRow) for each in report.rows)
+
+
+def test_a_rare_class_learnt_from_as_many_strokes_is_not_found_too_often(tmp_path, monkeypatch):
+    dense = squares(depth=2, side=192)
+    rare = dense.labels.copy()
+    rare[:, :, 64:] = 1
+    image = dense.stack.data.copy()
+    image[:, :, 64:] = np.random.default_rng(1).normal(115, 20, image[:, :, 64:].shape)  # half way to a square
+    strokes = np.zeros_like(rare)
+    strokes[:, 10:180:8, ::3] = rare[:, 10:180:8, ::3]
+    strokes[:, :, 70:][strokes[:, :, 70:] == 1] = 0
+    corrected = Corrected(Stack(image, "ZYX", (50, 4, 4), "nm", name="rare"), strokes, "rare")
+    found = {}
+    for name, dense_from in (("matched", shares.DENSE), ("unmatched", 0.0)):
+        monkeypatch.setattr(shares, "DENSE", dense_from)
+        made = finetuned(tmp_path, settings_of(name, reach="quick", steps=40), corrected)
+        found[name] = float((segment(corrected.stack, str(made.folder)).probability[1] > 0.5).mean())
+    assert found["matched"] < found["unmatched"]
+
+
+@pytest.mark.parametrize(("labelled", "changes"), [(1.0, False), (0.1, True)])
+def test_dense_labels_show_the_share_themselves(tmp_path, monkeypatch, labelled, changes):
+    asked: list[object] = []
+    monkeypatch.setattr(shares, "find_shares", lambda found, learnt: asked.append(learnt) or learnt)
+    corrected = squares()
+    kept = np.random.default_rng(0).random(corrected.labels.shape) < labelled
+    sparse = Corrected(corrected.stack, np.where(kept, corrected.labels, 0).astype(np.uint8), "squares")
+    finetuned(tmp_path, settings_of(reach="quick", steps=2), sparse)
+    assert bool(asked) == changes

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from napari_skipseg.images.normalize import Normalization
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import AttentionMap, Focus, Opened, Prediction, Written
+from napari_skipseg.inference.recipe import Recipe, SegmentRequest, describe_input, recipe_to_dict
 from napari_skipseg.inference.run_plan import RunPlan
 from napari_skipseg.jobs.events import DeviceReport
 from napari_skipseg.models.catalog import FOLDER_VARIABLE, locate_model
@@ -76,6 +78,7 @@ class FakeEngine:
         self.wholes: list[Stack | None] = []
         self.normalizations: list[Normalization | None] = []
         self.previews: list[bool] = []
+        self.pinned: list[dict[str, int | str] | None] = []
         self.sent: list[Focus] = []
         self.planned: list[tuple[tuple[int, ...], str, SegmentOptions]] = []
         self.plan_fault: Exception | None = None
@@ -92,15 +95,18 @@ class FakeEngine:
         whole: Stack | None = None,
         normalization: Normalization | None = None,
         preview: bool = False,
+        pinned: dict[str, int | str] | None = None,
     ) -> Generator[Progress, Focus | None, Prediction]:
         description = read_description(locate_model(str(model_folder)))
         self.calls.append((stack, description.name, options))
         self.wholes.append(whole)
         self.normalizations.append(normalization)
         self.previews.append(preview)
+        self.pinned.append(pinned)
         self.is_busy = True
         try:
             full = _predicted(stack.channel(options.channel or 0), description, options)
+            full = replace(full, recipe=_recipe(stack, description, options))
             empty = _emptied(full)
             self._look((yield Opened(0, 1, "the first tile", empty)))
             for step in range(1, self.steps + 1):
@@ -114,7 +120,7 @@ class FakeEngine:
             raise
         finally:
             self.is_busy = False
-        return replace(empty, recipe={**empty.recipe, "ended": True})
+        return replace(empty, recipe={**empty.recipe, "notes": ("ended",)})
 
     def _look(self, focus: Focus | None) -> None:
         if focus is not None:
@@ -155,9 +161,14 @@ def _predicted(stack: Stack, description: ModelDescription, options: SegmentOpti
         AttentionMap(level, stride, probability[tuple(slice(None, None, step) for step in stride)].copy())
         for level in ((1, 2) if options.attention else ())
     )
-    recipe = {"model": description.name, "normalization": {"mean": 100.0, "deviation": 50.0}}
     named = (stack.axes, stack.voxel_size, stack.unit, stack.origin, ("membrane",))
-    return Prediction(probability, *named, maps, recipe, probability / 10 if options.samples else None)
+    return Prediction(probability, *named, maps, {}, probability / 10 if options.samples else None)
+
+
+def _recipe(stack: Stack, description: ModelDescription, options: SegmentOptions) -> dict[str, Any]:
+    request = SegmentRequest(description.name, description.weights_sha256, options)
+    chosen = (("membrane",), Normalization(100.0, 50.0), 0, (64, 64), 64, 1, "fake", "f32", "cpu", (), {"torch": "2"})
+    return recipe_to_dict(Recipe(request, (describe_input(stack),), *chosen))
 
 
 def _emptied(full: Prediction) -> Prediction:

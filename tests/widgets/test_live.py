@@ -168,7 +168,7 @@ def test_layers_appear_at_once_and_the_threshold_moves_while_they_fill(open_pane
     assert not tab.save_button.isEnabled()
     qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
     assert np.asarray(binary.data).all()
-    assert viewer.layers["probability"].metadata["skipseg"]["recipe"]["ended"]
+    assert viewer.layers["probability"].metadata["skipseg"]["recipe"]["notes"] == ("ended",)
 
 
 def test_the_engine_hears_where_one_looks_at_the_start_and_when_that_changes(open_panel, qtbot, engine):

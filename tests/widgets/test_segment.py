@@ -269,9 +269,8 @@ def test_results_are_saved_with_their_voxel_size(open_panel, qtbot, tmp_path, mo
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path))
     qtbot.mouseClick(tab.save_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        f"my_em_{kind}.tif" for kind in ("attention_1", "attention_2", "binary", "probability")
-    ]
+    kinds = ("attention_1.tif", "attention_2.tif", "binary.tif", "probability.tif", "recipe.json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"my_em_{kind}" for kind in kinds]
     stack = read_stack(tmp_path / "my_em_probability.tif")
     assert (stack.voxel_size, stack.unit, stack.axes) == ((50.0, 4.0, 4.0), "nm", "ZYX")
     np.testing.assert_array_equal(np.asarray(stack.data), ramp(3, 32, 48))

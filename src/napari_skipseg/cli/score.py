@@ -19,7 +19,7 @@ def score(
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="True labels, or a folder; with --isbi 0 = membrane.")],
     isbi: Annotated[bool, typer.Option("--isbi", help="V_rand and V_info after thinning; takes P(cell).")] = False,
     instances: Annotated[
-        bool, typer.Option("--instances", help="Adapted Rand error and variation of information of instances.")
+        bool, typer.Option("--instances", help="Adapted Rand, VI and average precision of instances.")
     ] = False,
     membrane: Annotated[bool, typer.Option("--membrane", help="PREDICTION is P(membrane), not P(cell).")] = False,
     threshold: Annotated[float, typer.Option(help="Probability above which a pixel counts as predicted.")] = 0.5,
@@ -68,7 +68,22 @@ def _read_classes(texts: list[str]) -> dict[str, int]:
     return classes
 
 
+_SHORT = {
+    "adapted_rand_error": "rand_error",
+    "adapted_rand_precision": "rand_prec.",
+    "adapted_rand_recall": "rand_recall",
+    "variation_of_information": "VI",
+    "variation_split": "VI_split",
+    "variation_merge": "VI_merge",
+    "average_precision": "AP",
+    "average_precision_50": "AP_50",
+}
+"""The columns of instances in a terminal; CSV and JSON have the names in full."""
+
+
 def _shown(summary: Summary, per_image: bool) -> list[dict[str, Any]]:
-    """Return the rows of a table without counts and thresholds, so that it fits a terminal."""
+    """Return the rows of a table without counts and thresholds, its columns named so that it fits a terminal."""
     columns = {"class", "image", *summary.mean}
-    return [{key: value for key, value in row.items() if key in columns} for row in summary.rows(per_image)]
+    return [
+        {_SHORT.get(key, key): value for key, value in row.items() if key in columns} for row in summary.rows(per_image)
+    ]

@@ -13,6 +13,8 @@ from napari_skipseg.progress import Progress
 
 Depth = Literal["uint8", "float32"]
 """How shares of 1 are stored: as 0-255, or as they are."""
+Format = Literal["tiff", "ome-zarr"]
+"""What results are written as: OME-TIFF, or OME-Zarr 0.5."""
 
 
 @dataclass(frozen=True)
@@ -121,3 +123,9 @@ def to_uint8(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return probabilities as 0-255."""
     scaled: NDArray[np.uint8] = np.round(probability * 255).astype(np.uint8)
     return scaled
+
+
+def file_name(name: str) -> str:
+    """Return an image's name without what a file name cannot hold."""
+    kept = "".join("_" if letter in '<>:"/\\|?*' or ord(letter) < 32 else letter for letter in name)
+    return kept.strip(" .") or "image"

@@ -16,12 +16,11 @@ from napari_skipseg.images.normalize import Normalization
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.backends import FallbackBackend, make_backend
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Depth, Focus
+from napari_skipseg.inference.outputs import Depth, Focus, Format
 from napari_skipseg.inference.passes import BackendMaker
 from napari_skipseg.inference.pipeline import AHEAD, BEHIND
 from napari_skipseg.inference.predict import Run, iter_prepare
 from napari_skipseg.inference.run_plan import RunPlan
-from napari_skipseg.inference.saving import Format
 from napari_skipseg.inference.stores import stored_dtype
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import Progress

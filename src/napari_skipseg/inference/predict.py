@@ -20,6 +20,7 @@ from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import AttentionMap, Focus, Opened, Prediction
 from napari_skipseg.inference.passes import BackendMaker, Passes, choose_passes
 from napari_skipseg.inference.pipeline import Pace, Pipeline
+from napari_skipseg.inference.recipe import Recipe, SegmentRequest, describe_input, recipe_to_dict
 from napari_skipseg.inference.results import PROBABILITY, UNCERTAINTY, ResultArray, pieces, results_of
 from napari_skipseg.inference.scale import seen_lengths
 from napari_skipseg.inference.stores import ArrayStore, Store
@@ -30,6 +31,8 @@ from napari_skipseg.progress import Progress
 
 CHUNK = {2: 512, 3: 64}
 """What a tile keeps is whole chunks of this length, where the tile is long enough."""
+SEED = 0
+"""Of the sample that grey values are measured on."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +64,21 @@ def iter_predict(
     backend_maker: BackendMaker = make_backend,
     normalization: Normalization | None = None,
     preview: bool = False,
+    pinned: Mapping[str, Any] | None = None,
 ) -> Generator[Progress, Focus | None, Prediction]:
     """Yield `Opened` when its arrays are there, `Written` after each tile, and progress; return the prediction.
 
     Cancel by closing the generator; send a `Focus` to have what is looked at first. Results are memory-mapped files in
     `folder`, or arrays in memory where it is None. `normalization` is measured on the stack, unless it was measured
     before, say on the whole of which `stack` is one slice. `backend_maker` is not asked for samples: those take torch.
-    preview: take tiles of one size, whatever the size of the stack, for which a warm engine is ready.
+    preview: take tiles of one size, whatever the size of the stack, for which a warm engine is ready. pinned: as in
+    `iter_prepare`.
 
     Raises:
         SkipsegError: the stack does not fit the model, its values cannot be used, no such device, a full disk.
     """
-    run = yield from iter_prepare(stack, model, options, backend_maker, normalization, preview=preview)
+    run = yield from iter_prepare(stack, model, options, backend_maker, normalization, pinned, preview=preview)
+    name_input(run, stack)
     store = ArrayStore(run.results, folder)
     prediction = _predicted(run, store)
     focus = yield Opened(0, 1, "the first tile", prediction)
@@ -92,7 +98,8 @@ def iter_prepare(
 ) -> Generator[Progress, Focus | None, Run]:
     """Yield while things are measured and prepared; return what is settled before the first tile.
 
-    pinned: the recipe of a run that is continued, whose tile, batch and grey values are taken again.
+    pinned: the recipe of a run that is continued or repeated, whose device, side, batch and grey values (where it has
+    them) are taken again. The recipe of what is returned lacks its input: see `name_input`.
 
     Raises:
         SkipsegError: as `iter_predict`.
@@ -102,13 +109,13 @@ def iter_prepare(
     if options.samples:
         dropout_rate(model, options)  # it says what is wrong before anything is read
     lengths = seen_lengths(stack, model.description, seen, options.rescale)
-    if normalization is None and pinned is not None:
+    if normalization is None and pinned is not None and "normalization" in pinned:
         normalization = Normalization(**pinned["normalization"])
     focus = None
     if normalization is None:
         focus = yield Progress(0, 1, "measuring the grey values")
-        normalization = measure(stack, lengths=dict(zip(seen, lengths, strict=True)))
-    device = choose_device(options.device)
+        normalization = measure(stack, SEED, dict(zip(seen, lengths, strict=True)))
+    device = choose_device(options.device if pinned is None else pinned["device"])
     focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
     choice = _choice(model, device, options, pinned)
     grid = _grid(stack, model, seen, lengths, choice, preview)
@@ -157,6 +164,15 @@ def _note_faults(run: Run) -> str:
     backend = run.passes.backend
     run.recipe.update(backend=backend.name, precision=backend.precision, notes=tuple(notes))
     return f". {notes[-1]}"
+
+
+def name_input(run: Run, stack: Stack) -> None:
+    """Write into the recipe of a run which image it reads, all of it as it was given.
+
+    Raises:
+        SkipsegError: the image cannot be read.
+    """
+    run.recipe["inputs"] = (asdict(describe_input(stack)),)
 
 
 def select_channel(stack: Stack, model: Model, options: SegmentOptions) -> Stack:
@@ -231,21 +247,22 @@ def _predicted(run: Run, store: ArrayStore) -> Prediction:
     )
 
 
-def _recipe(run: Run, device: Device, choice: TileChoice) -> dict[str, object]:
-    stack, description = run.stack, run.model.description
-    return {
-        "operation": "segment",
-        "input": {"name": stack.name, "shape": stack.shape, "axes": stack.axes, "dtype": str(stack.data.dtype)},
-        "model": description.name,
-        "classes": description.class_names,
-        "model_sha256": description.weights_sha256,
-        "options": asdict(run.options),
-        "normalization": asdict(run.normalization),
-        "tile": run.grid.tiles.size,
-        "side": choice.side,
-        "batch": choice.batch,
-        "backend": run.passes.backend.name,
-        "precision": run.passes.backend.precision,
-        "device": device.name,
-        "versions": versions(),
-    }
+def _recipe(run: Run, device: Device, choice: TileChoice) -> dict[str, Any]:
+    description, backend = run.model.description, run.passes.backend
+    request = SegmentRequest(description.name, description.weights_sha256, run.options)
+    recipe = Recipe(
+        request,
+        (),
+        description.class_names,
+        run.normalization,
+        SEED,
+        run.grid.tiles.size,
+        choice.side,
+        choice.batch,
+        backend.name,
+        backend.precision,
+        device.name,
+        (),
+        versions(),
+    )
+    return recipe_to_dict(recipe)

@@ -29,7 +29,8 @@ from napari_skipseg.locks import FolderLock
 
 ENDING = ".unfinished"
 _FACTS, _JOURNAL, _REPLACED = "run.json", "done", "replaced-"
-_OURS = r"\.?{name}_(probability|binary|uncertainty|attention_\d+)\.(tif|ome\.zarr)(\.part|-\w+)?"
+_RESULT = r"(probability|binary|uncertainty|attention_\d+)\.(tif|ome\.zarr)"
+_OURS = r"\.?{name}_(" + _RESULT + r"|(recipe|times)\.json)(\.part|-\w+)?"
 _NUMBER = np.dtype("<u8")
 
 
@@ -52,7 +53,7 @@ class RunFolder:
         self.changes: dict[str, Any] = {}
         self._key: dict[str, Any] = json.loads(json.dumps(key))
         self._lasting = lasting
-        self._ours = re.compile(_OURS.format(name=re.escape(name)))
+        self._ours = re.compile(_OURS.replace("{name}", re.escape(name)))
         self._moving: list[str] | None = None
         self._made = [place for place in (folder, *folder.parents) if not place.exists()]
         nearest = next(place for place in (folder, *folder.parents) if place.exists())

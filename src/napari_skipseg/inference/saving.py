@@ -10,18 +10,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images.files import read_recipe, write_ome_tiff
 from napari_skipseg.images.stack import ArrayLike
+from napari_skipseg.images.write_faults import telling_faults
 from napari_skipseg.images.zarr_layout import OURS
 from napari_skipseg.images.zarr_nodes import is_node, read_node
-from napari_skipseg.inference.outputs import AttentionMap, Binary, Depth, Prediction, to_uint8
+from napari_skipseg.inference.outputs import AttentionMap, Binary, Depth, Format, Prediction, to_uint8
+from napari_skipseg.inference.recipe import RECIPE_FILE, dict_to_json
 
-Format = Literal["tiff", "ome-zarr"]
 ENDINGS: dict[Format, str] = {"tiff": ".tif", "ome-zarr": ".ome.zarr"}
 
 
@@ -48,7 +49,8 @@ def save_prediction(
 ) -> list[Path]:
     """Return the files written to `folder`: probability, binary, uncertainty and attention maps where there are any.
 
-    They begin with `name`, the stack's. Files of those names are replaced; all appear when the last one is whole.
+    They begin with `name`, the stack's. Files of those names are replaced; all appear when the last one is whole. The
+    recipe lies beside them as `<name>_recipe.json`.
 
     dtype: "uint8" stores probability and attention as 0-255, "float32" as they are. Uncertainty is float32 either way:
     what Fiji shows under the pointer is the standard deviation itself, and small ones are not rounded away.
@@ -59,11 +61,16 @@ def save_prediction(
     folder = Path(folder)
     with scratch_folder(folder) as draft:
         files = []
-        for saved in _arrays_of(prediction, threshold, dtype):
+        recipe = _recipe_of(prediction, threshold, dtype)
+        for saved in _arrays_of(prediction, threshold, dtype, recipe):
             files.append(draft / f"{name}_{saved.name}.tif")
             write_tiff(files[-1], saved)
+        sidecar = draft / f"{name}_{RECIPE_FILE}"
+        write_text(sidecar, dict_to_json(recipe))
         try:
-            return [file.replace(folder / file.name) for file in files]
+            moved = [file.replace(folder / file.name) for file in files]
+            sidecar.replace(folder / sidecar.name)
+            return moved
         except OSError as error:
             raise FileError(f"The results cannot be moved to '{folder}': {error.strerror}.") from error
 
@@ -80,6 +87,16 @@ def write_tiff(path: Path, saved: SavedArray) -> None:
     )  # fmt: skip
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a small file.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    with telling_faults(path):
+        path.write_text(text, encoding="utf-8")
+
+
 def check_replaceable(targets: Iterable[Path], form: Format) -> None:
     """Raise where one of the results would take the place of something that bears no recipe of ours.
 
@@ -92,12 +109,23 @@ def check_replaceable(targets: Iterable[Path], form: Format) -> None:
 
 
 def _is_ours(target: Path, form: Format) -> bool:
+    if target.suffix == ".json":
+        return _is_sidecar(target)
     if form == "ome-zarr":
         return is_node(target) and OURS in read_node(target).attributes
     try:
         return target.is_file() and read_recipe(target) is not None
     except SkipsegError:
         return False
+
+
+def _is_sidecar(target: Path) -> bool:
+    """Return whether a file holds a recipe, or the times of a run."""
+    try:
+        told = json.loads(target.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(told, dict) and ("operation" in told or {"begin", "end", "machine"} <= told.keys())
 
 
 @contextmanager
@@ -133,8 +161,16 @@ def plain_name(file_name: str) -> str:
     return Path(file_name).stem
 
 
-def _arrays_of(prediction: Prediction, threshold: float, dtype: Depth) -> Iterator[SavedArray]:
-    recipe = json.loads(json.dumps(prediction.recipe | {"threshold": threshold}))
+def _recipe_of(prediction: Prediction, threshold: float, dtype: Depth) -> dict[str, Any]:
+    """Return the recipe of a prediction as it is saved: at another threshold, it may be, than it was asked for."""
+    options = {**prediction.recipe.get("options", {}), "threshold": threshold}
+    told: dict[str, Any] = json.loads(
+        json.dumps(prediction.recipe | {"options": options, "depth": dtype, "form": "tiff"})
+    )
+    return told
+
+
+def _arrays_of(prediction: Prediction, threshold: float, dtype: Depth, recipe: dict[str, Any]) -> Iterator[SavedArray]:
     space = prediction.axes.replace("C", "")
     placed = (prediction.voxel_size, prediction.unit, prediction.origin)
     classes = prediction.class_names if "C" in prediction.axes else None

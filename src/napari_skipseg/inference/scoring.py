@@ -24,6 +24,7 @@ from napari_skipseg.scores.isbi import (
     membrane_to_cell,
     probability_from_image,
 )
+from napari_skipseg.scores.matching import MatchingScores, pool_matching, score_matching
 from napari_skipseg.scores.overlap import OverlapScores, pool_overlap, score_overlap
 from napari_skipseg.scores.summary import Summary
 
@@ -38,7 +39,7 @@ class ScoreOptions:
     """What is measured, and how files are read.
 
     measure: "overlap" (Dice and its kin), "isbi" (V_rand, V_info) or "instances" (adapted Rand, variation of
-        information).
+        information, average precision).
     membrane: the prediction is that of membrane, so its complement is scored with "isbi", and truth 0 is the
         foreground of "overlap".
     threshold: probability above which a pixel counts as predicted, for "overlap".
@@ -152,18 +153,21 @@ def _iter_isbi(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progre
 
 def _iter_instances(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[Summary]]:
     wholes: list[InstanceScores] = []
+    matchings: list[MatchingScores] = []
     images: dict[str, dict[str, float]] = {}
     for done, pair in enumerate(pairs, start=1):
         predicted, true = _read_pair(pair)
         if true.any() or len(pairs) == 1:
             wholes.append(score_instances(predicted, true))
+            matchings.append(score_matching(predicted, true))
         for name, place in _places(pair.name, true.shape, by_slice=len(pairs) == 1):
             if true[place].any():
-                images[name] = asdict(score_instances(predicted[place], true[place]))
+                matching = score_matching(predicted[place], true[place])
+                images[name] = asdict(score_instances(predicted[place], true[place])) | matching.named()
         yield Progress(done, len(pairs), pair.name)
     if not wholes:
         raise InputError("The truths have no labelled object: nothing to score. Their labels must differ from 0.")
-    return [Summary(asdict(pool_instances(wholes)), images)]
+    return [Summary(asdict(pool_instances(wholes)) | pool_matching(matchings).named(), images)]
 
 
 _MEASURES: dict[Measure, Callable[[Sequence[Pair], ScoreOptions], Generator[Progress, None, list[Summary]]]] = {

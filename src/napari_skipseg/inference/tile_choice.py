@@ -8,6 +8,7 @@ from napari_skipseg.devices import Device, free_memory
 from napari_skipseg.inference.memory import FACTORS, FLOAT, NetworkMemory, measure_memory
 from napari_skipseg.inference.options import Planes
 from napari_skipseg.inference.planes import SLICES
+from napari_skipseg.inference.recipe import MOST_AT_ONCE
 from napari_skipseg.models.model import Model
 
 SHARE = 0.5
@@ -24,7 +25,6 @@ KEEPS_OF_PLANES = (256, 128, 64, 32)
 """What a block keeps that a 2D network sees in three planes."""
 VOXELS_AT_ONCE = 16 * 2**20
 """Voxels that keep a GPU busy. A CPU is busy with one tile: 256² takes as long alone as among 4 (measured in torch)."""
-MOST_AT_ONCE = 32
 BLOCK_ARRAYS = 3
 """Arrays per class of a block that is seen in three planes: mean, squares and output; each channel is one besides."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from napari_skipseg.devices import versions
 from napari_skipseg.errors import FileError
@@ -15,33 +15,55 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.backends import Pinned, make_backend
 from napari_skipseg.inference.grid import Unit
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Depth, Focus
+from napari_skipseg.inference.outputs import Depth, Focus, Format
 from napari_skipseg.inference.passes import BackendMaker
-from napari_skipseg.inference.predict import Run, iter_fill, iter_prepare
+from napari_skipseg.inference.predict import Run, iter_fill, iter_prepare, name_input
+from napari_skipseg.inference.recipe import RECIPE_FILE, TIMES_FILE, dict_to_json
 from napari_skipseg.inference.results import in_order, names_of
 from napari_skipseg.inference.run_folder import RunFolder
-from napari_skipseg.inference.saving import ENDINGS, Format, SavedArray, check_replaceable, write_tiff
+from napari_skipseg.inference.run_times import RunTimes
+from napari_skipseg.inference.saving import ENDINGS, SavedArray, check_replaceable, write_text, write_tiff
 from napari_skipseg.inference.stores import ZarrStore, tell_changes
 from napari_skipseg.models.model import Model
+from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
 
+PINNED = ("normalization", "side", "batch", "backend", "precision", "device")
+"""What of a recipe is taken again by a run that repeats it."""
 CHANGING = ("backend", "precision", "notes")
 """What of a recipe a fault in the run may change."""
 
 
 @dataclass(frozen=True)
 class FolderTarget:
-    """Where results go and how: `<name>_probability.tif` and so on in `folder`; restart throws away a run begun."""
+    """Where results go and how: `<name>_probability.tif` and so on in `folder`; restart throws away a run begun.
+
+    objects: how objects are to be found in the probability afterwards, for the recipe.
+    """
 
     folder: Path
     name: str
     depth: Depth = "uint8"
     form: Format = "tiff"
     restart: bool = False
+    objects: ObjectOptions | None = None
 
     def file(self, result: str) -> Path:
         """Return where a result of this name goes."""
         return self.folder / f"{self.name}_{result}{ENDINGS[self.form]}"
+
+    def sidecar(self, name: str) -> Path:
+        """Return where `RECIPE_FILE` or `TIMES_FILE` goes."""
+        return self.folder / f"{self.name}_{name}"
+
+
+@runtime_checkable
+class PinnableMaker(Protocol):
+    """A maker of backends that can be asked for a certain one."""
+
+    def pinned(self, pinned: Pinned) -> BackendMaker:
+        """Return what makes no other backend than the one that a run was begun with."""
+        ...
 
 
 def iter_segment(
@@ -50,34 +72,38 @@ def iter_segment(
     options: SegmentOptions,
     target: FolderTarget,
     backend_maker: BackendMaker = make_backend,
+    pinned: Mapping[str, Any] | None = None,
 ) -> Generator[Progress, Focus | None, list[Path]]:
-    """Yield as segmentation goes on; return the files written.
+    """Yield as segmentation goes on; return the files written. Its recipe and its times lie beside them.
 
     Tiles go to OME-Zarr stores in `<name>.unfinished` beside the results. What was stopped, killed or failed after its
     first tile stays there, and the same call goes on with it, with the tile, backend and precision that it began with;
     its results are then the same bytes. A stack that lies in no file is always begun anew, and nothing of it stays.
 
+    pinned: of the recipe of a run that is repeated, what is to be taken again: side, batch and device, and where they
+    are named backend, precision and normalization.
+
     Raises:
         SkipsegError: the stack does not fit the model, the image changes while it is read, another run lies there, or
             the folder cannot be written.
     """
-    check_replaceable((target.file(name) for name in names_of(model, options)), target.form)
+    times = RunTimes("preparing")
+    sidecars = (target.sidecar(name) for name in (RECIPE_FILE, TIMES_FILE))
+    check_replaceable([*(target.file(name) for name in names_of(model, options)), *sidecars], target.form)
     before = fingerprint(Path(stack.file)) if stack.file else None
-    key = _key(stack, model, options, target, before)
+    key = _key(stack, model, options, target, before, pinned)
     with RunFolder(target.folder, target.name, key, target.restart, lasting=before is not None) as place:
         if not place.is_whole:
-            run, store = yield from _prepare(stack, model, options, target, place, backend_maker)
-            done = [number for number in place.done() if number < len(run.grid)]
-            done = [number for number in done if store.holds(run.grid, run.grid.unit(number))]
+            run, store = yield from _prepare(stack, model, options, target, place, backend_maker, pinned)
+            done = _done(run, store, place)
+            times.enter("tiles")
             yield from iter_fill(run, store, done, partial(_note, run, place))
+            times.enter("writing")
             _note_changes(run, place)
             _check_input(stack, place, before)
-            place.finish((yield from _finish(run, store, place, target)))
-        check_replaceable((target.folder / file.name for file in place.waiting()), target.form)
-        for file in place.waiting():
-            if place.changes and target.form == "ome-zarr":
-                tell_changes(file, place.changes)
-        return place.move_results()
+            files = yield from _finish(run, store, place, target)
+            place.finish([*files, *_write_sidecars(place, target, times.to_json(bool(done)))])
+        return _move(place, target)
 
 
 def _prepare(
@@ -87,19 +113,28 @@ def _prepare(
     target: FolderTarget,
     place: RunFolder,
     maker: BackendMaker,
+    pinned: Mapping[str, Any] | None,
 ) -> Generator[Progress, Focus | None, tuple[Run, ZarrStore]]:
     """Yield while things are prepared, as they were where the run goes on; return it with what it writes to."""
     begun = place.recipe
-    if begun is not None and not options.samples and maker is make_backend:
-        now = begun | place.changes
-        maker = partial(make_backend, pinned=Pinned(now["backend"], now["precision"]))
-    run = yield from iter_prepare(stack, model, options, maker, pinned=begun, with_binary=True)
+    given = begun or pinned
+    now = {**(given or {}), **place.changes}
+    if "backend" in now and not options.samples:
+        maker = _pin(maker, Pinned(now["backend"], now["precision"]))
+    run = yield from iter_prepare(stack, model, options, maker, pinned=given, with_binary=True)
     if begun is None:
-        place.begin(run.recipe)
+        name_input(run, stack)
+        objects = None if target.objects is None else asdict(target.objects)
+        place.begin(run.recipe | {"depth": target.depth, "form": target.form, "objects": objects})
     run.recipe.update((place.recipe or {}) | place.changes)
-    facts = (place.recipe or {}) | {"threshold": options.threshold}
     names = model.description.class_names
-    return run, ZarrStore(run.results, place.path / target.name, run.stack, facts, target.depth, names)
+    return run, ZarrStore(run.results, place.path / target.name, run.stack, place.recipe or {}, target.depth, names)
+
+
+def _pin(maker: BackendMaker, pinned: Pinned) -> BackendMaker:
+    if isinstance(maker, PinnableMaker):
+        return maker.pinned(pinned)
+    return partial(make_backend, pinned=pinned) if maker is make_backend else maker
 
 
 def _note(run: Run, place: RunFolder, unit: Unit) -> None:
@@ -139,12 +174,35 @@ def _finish(
             yield from store.writers[result.name].iter_pyramid()
             files.append(store.writers[result.name].path)
         return files
-    recipe = (place.recipe or {}) | place.changes | {"threshold": run.options.threshold}
-    for saved in _arrays_of(run, store, recipe):
+    for saved in _arrays_of(run, store, (place.recipe or {}) | place.changes):
         file = place.path / target.file(saved.name).name
         yield Progress(len(run.grid), len(run.grid), f"writing {file.name}")
         write_tiff(file, saved)
         files.append(file)
+    return files
+
+
+def _done(run: Run, store: ZarrStore, place: RunFolder) -> list[int]:
+    """Return the numbers of the units that are there from before."""
+    known = [number for number in place.done() if number < len(run.grid)]
+    return [number for number in known if store.holds(run.grid, run.grid.unit(number))]
+
+
+def _move(place: RunFolder, target: FolderTarget) -> list[Path]:
+    """Return where the results lie now, each with what changed in the run."""
+    check_replaceable((target.folder / file.name for file in place.waiting()), target.form)
+    for file in place.waiting():
+        if place.changes and file.is_dir():
+            tell_changes(file, place.changes)
+    return [file for file in place.move_results() if file.suffix != ".json"]
+
+
+def _write_sidecars(place: RunFolder, target: FolderTarget, times: str) -> list[Path]:
+    """Return the files that say how the run was made and how long it took, in the run's folder."""
+    texts = {RECIPE_FILE: dict_to_json((place.recipe or {}) | place.changes), TIMES_FILE: times}
+    files = [place.path / target.sidecar(name).name for name in texts]
+    for file, text in zip(files, texts.values(), strict=True):
+        write_text(file, text)
     return files
 
 
@@ -158,7 +216,12 @@ def _arrays_of(run: Run, store: ZarrStore, recipe: dict[str, Any]) -> Iterator[S
 
 
 def _key(
-    stack: Stack, model: Model, options: SegmentOptions, target: FolderTarget, before: dict[str, Any] | None
+    stack: Stack,
+    model: Model,
+    options: SegmentOptions,
+    target: FolderTarget,
+    before: dict[str, Any] | None,
+    pinned: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Return all that results depend on, but what is settled by the run itself; the names are told to the user."""
     packages = {f"version of {name}": version for name, version in versions().items()}
@@ -170,5 +233,7 @@ def _key(
         **asdict(options),
         "format": target.form,
         "dtype": target.depth,
+        "objects": None if target.objects is None else asdict(target.objects),
+        "what is pinned": None if pinned is None else {name: pinned.get(name) for name in PINNED},
         **packages,
     }

@@ -58,6 +58,7 @@ class Engine(TeachingCalls):
         whole: Stack | None = None,
         normalization: Normalization | None = None,
         preview: bool = False,
+        pinned: dict[str, int | str] | None = None,
     ) -> Generator[Progress, Focus | None, Prediction]:
         """Return the prediction of the model (a folder, or a name in the catalog); its arrays are memory-mapped files.
 
@@ -65,9 +66,8 @@ class Engine(TeachingCalls):
         back puts what is left in another order.
 
         whole: what `stack` is a part of, so that its grey values are normalised as the whole's are. normalization: the
-        same, measured before. preview: as in `iter_predict`. A stack that lies in a file is read there; another one is
-        copied first.
-        The files live as long as the arrays do, whatever is run next (see `jobs.workspace`).
+        same, measured before. preview, pinned: as in `iter_predict`. A stack that lies in a file is read there; another
+        one is copied first. The files live as long as the arrays do, whatever is run next (see `jobs.workspace`).
 
         Raises:
             SkipsegError: the error of the engine; EngineError where its process ended or another call is at work.
@@ -88,7 +88,7 @@ class Engine(TeachingCalls):
                     yield from copy_stack(stack, run / INPUT_FILE)
                 named = (str(model), description.weights_sha256)
                 place = (stack.file, stack.shape, stack.axes, stack.voxel_size, stack.unit, stack.origin, stack.name)
-                job = SegmentJob(next(self._numbers), str(run), *place, *named, options, normalization, preview)
+                job = SegmentJob(next(self._numbers), str(run), *place, *named, options, normalization, preview, pinned)
                 return (yield from self._fill(child, job, run))
 
     def _fill(self, child: Child, job: SegmentJob, run: Path) -> Generator[Progress, Focus | None, Prediction]:

@@ -26,8 +26,8 @@ _STRICT = ConfigDict(extra="forbid")
 class SegmentJob:
     """Segment the array in `folder`/input.npy; the results go into the same folder. The rest is as in `Stack`.
 
-    file: the image lies there, as `read_stack` opens it, and not in `folder`; "" where it was copied. preview: as in
-    `iter_predict`.
+    file: the image lies there, as `read_stack` opens it, and not in `folder`; "" where it was copied. preview, pinned:
+    as in `iter_predict`.
     """
 
     number: int
@@ -44,6 +44,7 @@ class SegmentJob:
     options: SegmentOptions
     normalization: Normalization | None = None
     preview: bool = False
+    pinned: dict[str, int | str] | None = None
     kind: Literal["segment"] = "segment"
 
 
@@ -124,7 +125,7 @@ class LessonJob:
 class FinetuneJob:
     """Fine-tune a model. folder: where pictures of what it makes of a tile go. target: the folder of the models.
 
-    It goes on from the checkpoint of the same job, where one lies in `target`; restart: that is thrown away first.
+    It goes on from a checkpoint of the same settings and corrections, where one lies in `target`.
     """
 
     number: int
@@ -135,13 +136,12 @@ class FinetuneJob:
     device: str
     model: str
     model_sha256: str
-    restart: bool = False
     kind: Literal["finetune"] = "finetune"
 
 
 @dataclass(frozen=True, config=_STRICT)
 class TrainJob:
-    """Train a model from scratch; the rest is as in `FinetuneJob`."""
+    """Train a model from scratch; the rest is as in `FinetuneJob`. restart: its checkpoint is thrown away first."""
 
     number: int
     folder: str

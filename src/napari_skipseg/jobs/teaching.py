@@ -46,8 +46,9 @@ def iter_finetune_for(job: FinetuneJob, parent: Model) -> Generator[Progress, Ke
     """
     from napari_skipseg.training.finetune import iter_finetune
 
-    _prepare(job)
-    done = yield from iter_finetune(job.settings, _corrected(job), Path(job.target), job.device, parent=parent)
+    _make(Path(job.target))
+    where = (Path(job.target), job.device)
+    done = yield from iter_finetune(job.settings, _corrected(job), *where, parent=parent, afresh=True)
     return Taught(job.number, str(done.folder), done.report)
 
 
@@ -59,7 +60,9 @@ def iter_train_for(job: TrainJob) -> Generator[Progress, Keep | None, Trained]:
     """
     from napari_skipseg.training.train import iter_train
 
-    _prepare(job)
+    _make(Path(job.target))
+    if job.restart:
+        shutil.rmtree(Path(job.target) / f"{job.settings.name}.training", ignore_errors=True)
     return Trained(job.number, str((yield from iter_train(job.settings, Path(job.target), job.device))))
 
 
@@ -69,15 +72,12 @@ def _corrected(job: FinetuneJob | LessonJob) -> tuple[Corrected, ...]:
     return tuple(Corrected(open_corrected(image), open_labels(image), image.name) for image in job.images)
 
 
-def _prepare(job: FinetuneJob | TrainJob) -> None:
-    """Make the folder of the models; throw away what an earlier run left, where that is wanted."""
-    target = Path(job.target)
+def _make(target: Path) -> None:
+    """Make the folder of the models."""
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileError(f"The folder '{target}' cannot be made: {error.strerror}. Choose another one.") from error
-    if job.restart:
-        shutil.rmtree(target / f"{job.settings.name}.training", ignore_errors=True)
 
 
 def write_picture(picture: Pictured, folder: Path) -> tuple[str, str, str]:

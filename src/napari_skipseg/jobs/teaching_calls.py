@@ -75,14 +75,13 @@ class TeachingCalls(Calls):
         images: Sequence[CorrectedStack],
         target: Path,
         device: str = "auto",
-        restart: bool = False,
     ) -> Generator[Progress, Keep | None, Finetuned]:
         """Return the new model, which lies in `target`, and how it compares with the old one.
 
         Yields `Learned` where its curves move and `Pictured` with what it makes of one tile; a `Keep` sent back ends
         training with the best weights so far. What is painted meanwhile does not count. Where the engine's process
-        ends, a new one goes on from the last checkpoint; closed, the call leaves nothing. restart: throw away the
-        checkpoint that an earlier call of such settings left.
+        ends, a new one goes on from the last checkpoint, as does a call of the same settings and corrections after
+        the viewer's end; closed, the call leaves nothing.
 
         Raises:
             SkipsegError: the error of the engine; EngineError where its process ended before it had learnt anything.
@@ -99,7 +98,7 @@ class TeachingCalls(Calls):
                     labels = image.write_labels(run / f"labels_{number}")
                     described.append((yield from _copy(image, run / f"image_{number}.npy", labels)))
                 named = (str(target), device, str(model), description.weights_sha256)
-                job = FinetuneJob(next(self._numbers), str(run), settings, tuple(described), *named, restart)
+                job = FinetuneJob(next(self._numbers), str(run), settings, tuple(described), *named)
                 taught = expected((yield from self._teach(job, run)), Taught)
             shutil.rmtree(run, ignore_errors=True)
             return Finetuned(Path(taught.folder), taught.report)
@@ -114,6 +113,7 @@ class TeachingCalls(Calls):
     ) -> Generator[Progress, Keep | None, Path]:
         """Return the folder of a model trained from scratch, which lies in `target`; the rest is as in `finetune`.
 
+        restart: throw away the checkpoint that an earlier call of such settings left.
         written: images and labels that lie in no file; those that the settings name by these names are written first.
 
         Raises:
@@ -156,7 +156,9 @@ class TeachingCalls(Calls):
                 if reached <= begun or self._session.closed:
                     raise
             begun = reached
-            job = replace(job, number=next(self._numbers), restart=False)
+            job = replace(job, number=next(self._numbers))
+            if isinstance(job, TrainJob):
+                job = replace(job, restart=False)
             yield Progress(0, 1, "the engine ended: going on from the last checkpoint")
 
 

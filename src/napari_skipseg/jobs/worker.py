@@ -163,8 +163,8 @@ class Worker:
         warm = yield from self._warm_up(job.model, job.model_sha256)
         folder = Path(job.folder)
         values = open_voxels(job.file, folder / INPUT_FILE, job.axes, job.shape)
-        stack = Stack(values, job.axes, job.voxel_size, job.unit, job.origin, job.name)
-        prepared = (folder, warm.backend, job.normalization, job.preview)
+        stack = Stack(values, job.axes, job.voxel_size, job.unit, job.origin, job.name, job.file)
+        prepared = (folder, warm.backend, job.normalization, job.preview, job.pinned)
         prediction = yield from iter_predict(stack, warm.model, job.options, *prepared)
         return events.Segmented(job.number, prediction.recipe)
 

@@ -71,7 +71,7 @@ def score_instances(prediction: ArrayLike, truth: ArrayLike) -> InstanceScores:
     Raises:
         InputError: shapes that differ, values that are no integers, a truth without any label.
     """
-    predicted, true = _as_labels(prediction, "prediction"), _as_labels(truth, "truth")
+    predicted, true = as_labels(prediction, "prediction"), as_labels(truth, "truth")
     if predicted.shape != true.shape:
         raise InputError(
             f"The prediction has shape {predicted.shape}, the truth {true.shape}: give both for one image."
@@ -108,7 +108,12 @@ def pool_instances(scores: Sequence[InstanceScores]) -> InstanceScores:
     )
 
 
-def _as_labels(values: ArrayLike, name: str) -> NDArray[Any]:
+def as_labels(values: ArrayLike, name: str) -> NDArray[Any]:
+    """Return an array of labels; `name` is what an error calls it.
+
+    Raises:
+        InputError: the values are no integers.
+    """
     array = np.asarray(values)
     if array.dtype.kind not in "bui":
         raise InputError(f"The {name} holds values of type {array.dtype}: give an image of integer labels.")

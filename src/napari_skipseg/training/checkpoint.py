@@ -79,6 +79,18 @@ def write_checkpoint(
         raise FileError(f"The checkpoint {file} cannot be written ({error}): free some space and resume.") from error
 
 
+def belongs_to(file: Path, is_same_run: Callable[[dict[str, Any]], bool]) -> bool:
+    """Return whether `file` is a checkpoint that this run can go on from.
+
+    is_same_run: whether settings that were written are those of this run.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return is_same_run(json.loads((opened.metadata() or {})["fit"])["settings"])
+    except (SafetensorError, OSError, KeyError, ValueError):
+        return False
+
+
 def read_checkpoint(
     file: Path, is_same_run: Callable[[dict[str, Any]], bool], network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> FitState:

@@ -23,12 +23,19 @@ from napari_skipseg.models.model import Model, as_stored, read_model, write_mode
 from napari_skipseg.networks.head import grow_classes
 from napari_skipseg.networks.network import Network
 from napari_skipseg.progress import Progress, Result
-from napari_skipseg.training.checkpoint import FitState
+from napari_skipseg.training.checkpoint import FitState, belongs_to
 from napari_skipseg.training.class_plan import ClassPlan, plan_classes
 from napari_skipseg.training.corrected import Corrected, check_images, describe_lesson, iter_find_places
 from napari_skipseg.training.distributed import ALONE, Processes, joined, own_device
 from napari_skipseg.training.finetune_settings import FinetuneSettings, finetune_to_dict
-from napari_skipseg.training.finetune_task import FinetuneTask, Lessons, QuickTask, batch_of, patch_of
+from napari_skipseg.training.finetune_task import (
+    FinetuneTask,
+    Lessons,
+    QuickTask,
+    batch_of,
+    is_record_of,
+    patch_of,
+)
 from napari_skipseg.training.fit import iter_learn
 from napari_skipseg.training.learning import Finetuned, Keep, Lesson, Report
 from napari_skipseg.training.lesson_patches import LessonPatches
@@ -43,6 +50,7 @@ from napari_skipseg.training.remembered import (
     sample_to_bytes,
 )
 from napari_skipseg.training.report import CORRECTIONS, Examination, Scores, compare, examine, predictor
+from napari_skipseg.training.shares import match_shares
 from napari_skipseg.training.stopwatch import agree_on_steps
 from napari_skipseg.training.train import make_scratch, thin_curve
 from napari_skipseg.training.windows import as_batches, recalled_batches, windows_of
@@ -90,6 +98,7 @@ def iter_finetune(
     device_name: str = "auto",
     processes: Processes = ALONE,
     parent: Model | None = None,
+    afresh: bool = False,
 ) -> Generator[Progress, Keep | None, Finetuned]:
     """Yield as fine-tuning goes on; return the new model's folder, `folder` / name, and how it compares with the old.
 
@@ -97,7 +106,8 @@ def iter_finetune(
     ends the training with the best weights so far. A checkpoint lies in `folder` / name.training until the model is
     written: the same call resumes from it. Of several `processes` each calls this; the first one writes the model.
 
-    parent: the model that `settings.model` names, where it was read before; it stays as it is.
+    parent: the model that `settings.model` names, where it was read before; it stays as it is. afresh: a checkpoint of
+    other settings or other corrections is thrown away, not refused.
 
     Raises:
         SkipsegError: labels that do not fit or do not teach anything, a model of that name is already there, no such
@@ -111,7 +121,7 @@ def iter_finetune(
     course = yield from _refusing_keep(_iter_prepare(settings, corrected, parent, own, processes))
     make_scratch(scratch)
     with joined(processes, own):
-        report, network, state = yield from _iter_train(course, scratch)
+        report, network, state = yield from _iter_train(course, scratch, afresh)
     if report is None:
         return Finetuned(target, Report((), False, "Another process writes the model."))
     yield Progress(1, 1, "writing the model")
@@ -163,25 +173,26 @@ def _iter_prepare(
 
 
 def _iter_train(
-    course: _Course, scratch: Path
+    course: _Course, scratch: Path, afresh: bool
 ) -> Generator[Progress, Keep | None, tuple[Report | None, Network, FitState]]:
     """Yield while the old model is scored and the new one fitted; return their report, the network and its curves.
 
     No report in other processes than the first.
     """
     plan = course.plan
-    start = yield from _refusing_keep(_iter_begin(course, scratch))
+    start = yield from _refusing_keep(_iter_begin(course, scratch, afresh))
     network = start.network
     state = yield from iter_learn(start.task, network, scratch / CHECKPOINT, course.device, course.processes)
     if not course.processes.is_first:
         return None, network, state
     yield Progress(1, 1, "scoring the new model")
+    match_shares(network, start.task.lessons, course.material, course.settings, course.device)
     network = as_stored(network)
     after = _score(course, start.examination, network, {name: number for number, name in enumerate(plan.names)})
     return compare(start.before, after, plan), network.to("cpu"), state
 
 
-def _iter_begin(course: _Course, scratch: Path) -> Generator[Progress, None, _Start]:
+def _iter_begin(course: _Course, scratch: Path, afresh: bool) -> Generator[Progress, None, _Start]:
     """Yield while the old model is scored and the first patches are drawn; return what the fit begins with."""
     plan, model = course.plan, course.parent
     old = copy.deepcopy(model.network).eval()
@@ -194,6 +205,9 @@ def _iter_begin(course: _Course, scratch: Path) -> Generator[Progress, None, _St
     network = grow_classes(model.network, plan.kept, channels=plan.channels)
     yield Progress(0, 1, "preparing the first patches")
     lessons = _lessons(course, old)
+    if afresh and not belongs_to(scratch / CHECKPOINT, lambda written: is_record_of(written, course.settings, lessons)):
+        shutil.rmtree(scratch)
+        make_scratch(scratch)
     resumed = course.processes.highest(float((scratch / CHECKPOINT).exists())) > 0
     is_new = len(plan.classes) > len(plan.kept)
     if is_new and course.settings.reach != "quick" and not resumed:
@@ -217,7 +231,7 @@ def _lessons(course: _Course, old: Network) -> Lessons:
     held_out = list(as_batches(windows, plan, settings.remember))
     if recalled is not None:
         held_out += recalled_batches(recalled, plan, RECALLED)
-    return Lessons(patches, tuple(held_out), old if settings.remember and plan.kept else None)
+    return Lessons(patches, tuple(held_out), old if settings.remember and plan.kept else None, material.sha256())
 
 
 def _task(course: _Course, lessons: Lessons, network: Network, scratch: Path) -> FinetuneTask:

@@ -42,6 +42,7 @@ VALIDATIONS = {"quick": 4, "normal": 12, "full": 12}
 GENEROUS = 3
 """Where minutes end a fit, it gets so many times the steps that fit into them by our measure, which other programs may
 disturb; and it looks at what is held out so much more often, counted by steps."""
+LEARNT_FROM = "learnt_from_sha256"
 FEATURES = 96
 """Patches whose features are computed once, where only the last level is trained."""
 
@@ -51,12 +52,13 @@ class Lessons:
     """What a fine-tuning works with: where its patches come from, and what is held out.
 
     held_out: windows of the corrections and of the model's own sample. teacher: the old network, None where nothing is
-    to be remembered.
+    to be remembered. sha256: of all that is learnt from, so that no checkpoint goes on with other corrections.
     """
 
     patches: LessonPatches
     held_out: tuple[Batch, ...]
     teacher: Network | None
+    sha256: str = ""
 
 
 def patch_of(settings: FinetuneSettings, network: Network) -> tuple[int, ...]:
@@ -96,6 +98,15 @@ def set_modes(network: Network, settings: FinetuneSettings) -> None:
                 module.eval()
 
 
+def is_record_of(written: dict[str, Any], settings: FinetuneSettings, lessons: Lessons) -> bool:
+    """Return whether a checkpoint with what is `written` is one of these settings, learning from the same."""
+    known = {name: value for name, value in written.items() if name != LEARNT_FROM}
+    try:
+        return written.get(LEARNT_FROM) == lessons.sha256 and finetune_from_json(json.dumps(known)) == settings
+    except SpecError:
+        return False
+
+
 class _Prepared(NamedTuple):
     """A batch with what the network makes of it below its last level, and the old network's answers."""
 
@@ -127,14 +138,11 @@ class FinetuneTask:
 
     def record(self) -> dict[str, Any]:
         """Return the settings as a checkpoint keeps them."""
-        return finetune_to_dict(self.settings)
+        return finetune_to_dict(self.settings) | {LEARNT_FROM: self.lessons.sha256}
 
     def is_same_run(self, written: dict[str, Any]) -> bool:
         """Return whether a checkpoint with the settings `written` is one of these."""
-        try:
-            return finetune_from_json(json.dumps(written)) == self.settings
-        except SpecError:
-            return False
+        return is_record_of(written, self.settings, self.lessons)
 
     def parameters(self, network: Network) -> Sequence[nn.Parameter]:
         """Return the parameters that the reach allows to move."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +27,7 @@ AROUND = 0.75
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
-@dataclass(frozen=True)
-class Region:
+class Region(NamedTuple):
     """A part of an image around places with labels, of as many dimensions as the network.
 
     image: (C, *space) float16 in standard units. target: (*space) int8, -1 where nothing is known or it is held out,
@@ -58,6 +59,15 @@ class Material:
     training: tuple[Spot, ...]
     held_out: tuple[Spot, ...]
     labels: tuple[int, ...]
+
+    def sha256(self) -> str:
+        """Return 64 hex digits that change with any voxel or label that is learnt from."""
+        digest = hashlib.sha256()
+        for region in self.regions:
+            for values in region:
+                digest.update(repr((values.shape, values.dtype)).encode())
+                digest.update(np.ascontiguousarray(values).data)
+        return digest.hexdigest()
 
 
 def iter_read_material(

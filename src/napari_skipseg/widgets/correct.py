@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QLabel, QPushButton, QVBoxLayout
 from napari_skipseg.corrections.coding import CorrectionClass
 from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.errors import SkipsegError
+from napari_skipseg.inference.outputs import file_name
 from napari_skipseg.widgets.correct_actions import CorrectActions
 from napari_skipseg.widgets.correct_body import QUIET, CorrectBody
 from napari_skipseg.widgets.correct_layers import CorrectionLayers
@@ -23,7 +24,6 @@ from napari_skipseg.widgets.identities import Identities, corrected_stack
 from napari_skipseg.widgets.job_tab import JobTab
 from napari_skipseg.widgets.offers import Offers, press
 from napari_skipseg.widgets.reopening import Reopening
-from napari_skipseg.widgets.saving import file_name
 from napari_skipseg.widgets.segment import PRIMARY, SegmentTab
 from napari_skipseg.widgets.sessions import Session, Sessions, closing, find_correcting_fault, iter_open
 from napari_skipseg.widgets.work import Outcome, start_work

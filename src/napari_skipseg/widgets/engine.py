@@ -41,6 +41,7 @@ class SegmentingEngine(BusyEngine, Protocol):
         whole: Stack | None = None,
         normalization: Normalization | None = None,
         preview: bool = False,
+        pinned: dict[str, int | str] | None = None,
     ) -> Generator[Progress, Focus | None, Prediction]:
         """Return the prediction, after it was `Opened` empty and each part `Written`."""
         ...
@@ -71,7 +72,6 @@ class TeachingEngine(BusyEngine, Protocol):
         images: Sequence[CorrectedStack],
         target: Path,
         device: str = "auto",
-        restart: bool = False,
     ) -> Generator[Progress, Keep | None, Finetuned]:
         """Return the new model and how it compares with the old one; a `Keep` sent back ends it with the best."""
         ...

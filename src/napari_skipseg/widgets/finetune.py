@@ -164,12 +164,11 @@ class FinetuneTab(JobTab):
         except SkipsegError as error:
             self.fail(str(error))
             return
-        open_all, job = material.opening(), (settings, material.version())
-        restart, self._unfinished = job != self._unfinished, job
+        open_all = material.opening()
 
         def work() -> Generator[Progress, Keep | None, Finetuned]:
             images = yield from open_all()
-            return (yield from self._engine.finetune(settings, images, user_folder(), place.device, restart))
+            return (yield from self._engine.finetune(settings, images, user_folder(), place.device))
 
         self._waiting = partial(self._begin, work, f"Fine-tuning {settings.name}", partial(self._finish, place.layer))
         if self._find_before(place.layer) is None:
@@ -228,7 +227,7 @@ class FinetuneTab(JobTab):
             self.send(Keep())
 
     def _finish(self, layer: Image | None, done: Finetuned) -> None:
-        self._made, self._unfinished = done.folder.name, None
+        self._made = done.folder.name
         self.report.show_report(done.report)
         self.form.offer_models()
         if done.report.is_better:

@@ -35,9 +35,3 @@ def iter_save(
 
     yield Progress(0, 1, "writing the results")
     return save_prediction(prediction, folder, name, threshold)
-
-
-def file_name(name: str) -> str:
-    """Return a layer's name without what a file name cannot hold."""
-    kept = "".join("_" if letter in '<>:"/\\|?*' or ord(letter) < 32 else letter for letter in name)
-    return kept.strip(" .") or "image"

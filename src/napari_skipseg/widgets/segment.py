@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.utils.notifications import show_info
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout
@@ -37,7 +35,8 @@ from napari_skipseg.widgets.preview import (
     set_results_aside,
 )
 from napari_skipseg.widgets.results import Results
-from napari_skipseg.widgets.saving import ask_folder, file_name, iter_save
+from napari_skipseg.widgets.run_again import AgainButton, Asked
+from napari_skipseg.widgets.save_button import SaveButton
 from napari_skipseg.widgets.work import Outcome, Work, start_work
 
 if TYPE_CHECKING:
@@ -47,8 +46,6 @@ PRIMARY = """
 QPushButton:enabled { background-color: #3f66c8; color: white; font-weight: 600; }
 QPushButton:enabled:hover { background-color: #4f78dc; }
 """
-SAVE_HINT = "Write probability, binary and attention of this image as OME-TIFF into a folder"
-STOPPED_HINT = "This result was stopped before it was whole: segment again to save it"
 SETTLED = 150
 """Milliseconds for which the view rests before the engine hears of it."""
 
@@ -77,7 +74,7 @@ class SegmentTab(JobTab):
         self.segment_button.setMinimumHeight(30)
         self.preview_button.setMinimumHeight(30)
         self.preview_button.setToolTip(PREVIEW_HINT)
-        self.save_button = QPushButton("Save results…")
+        self.save_button, self.again_button = SaveButton(self), AgainButton(self, self._viewer)
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
         self.progress.setFixedHeight(8)
@@ -98,7 +95,7 @@ class SegmentTab(JobTab):
         column.addWidget(self.form)
         column.addWidget(self.plan)
         column.addLayout(buttons)
-        for widget in (self.progress, self.progress_text, self.message, self.save_button):
+        for widget in (self.progress, self.progress_text, self.message, self.again_button, self.save_button):
             column.addWidget(widget)
         column.addStretch(1)
 
@@ -108,7 +105,6 @@ class SegmentTab(JobTab):
         self.form.threshold_moved.connect(self._move_threshold)
         self.segment_button.clicked.connect(self.segment)
         self.preview_button.clicked.connect(self.preview)
-        self.save_button.clicked.connect(self._ask_where_to_save)
         self._looking.timeout.connect(self._look)
         dims, camera = self._viewer.dims.events, getattr(self._viewer, "scene", self._viewer).camera.events
         for event in (dims.current_step, dims.ndisplay, dims.order, camera.center, camera.zoom):
@@ -122,6 +118,10 @@ class SegmentTab(JobTab):
 
     def segment(self) -> None:
         """Segment what the form says; the layers appear at once and fill."""
+        self.segment_as(None)
+
+    def segment_as(self, asked: Asked | None) -> None:
+        """Segment what the form says, with what is `asked` rather than the form's options where that is given."""
         choices = self.form.read()
         layer = choices.layer
         if layer is None or not self._may_start(choices):
@@ -134,7 +134,8 @@ class SegmentTab(JobTab):
         except SkipsegError as error:
             self.fail(str(error))
             return
-        work = partial(self._engine.segment, stack, model, choices.options(), whole)
+        options, pinned = asked or Asked(choices.options())
+        work = partial(self._engine.segment, stack, model, options, whole, pinned=pinned)
         part = Part(choices.axes, positions, str(layer.unique_id))
         self._fill(work, choices, Filling(self, self._viewer, layer, part, self.results.find_whole(layer)))
 
@@ -236,10 +237,8 @@ class SegmentTab(JobTab):
         self.preview_button.setEnabled(not faults and not running)
         self.preview_button.setVisible(not running)
         self.progress.setVisible(running)
-        result = self.result()
-        is_partial = result is not None and not result.is_whole
-        self.save_button.setEnabled(result is not None and not is_partial and not running)
-        self.save_button.setToolTip(STOPPED_HINT if is_partial and not running else SAVE_HINT)
+        self.save_button.follow()
+        self.again_button.follow()
         if self._told[0]:
             self.message.say(*self._told)
         elif faults:
@@ -279,21 +278,3 @@ class SegmentTab(JobTab):
             self._asking = None
 
         self._asking = start_work(self, self._engine.ask_devices, "Looking for devices", lambda _: None, answer, end)
-
-    def _ask_where_to_save(self) -> None:
-        choices, shown = self.form.read(), self.result()
-        if shown is None or choices.layer is None:
-            return
-        name = file_name(choices.layer.name)
-        if (folder := ask_folder(self, name)) is not None:
-            self.save(folder, name, choices, shown)
-
-    def save(self, folder: Path, name: str, choices: Choices, shown: Shown) -> None:
-        """Write the result of an image into `folder`, beside the window."""
-
-        def tell(files: list[Path]) -> None:
-            self.tell(f"Saved {len(files)} files in {folder}.")
-            show_info(f"SkipSeg saved {', '.join(file.name for file in files)} in {folder}.")
-
-        write = partial(iter_save, shown.prediction, folder, name, choices.threshold)
-        self.start(write, "Saving results", tell)

@@ -87,4 +87,4 @@ def _gist(error: Exception) -> str:
 
 def notes_of(backend: Backend) -> tuple[str, ...]:
     """Return what failed before `backend` took over; nothing where it stands alone."""
-    return tuple(backend.notes) if isinstance(backend, FallbackBackend) else ()
+    return tuple(getattr(backend, "notes", ()))

@@ -1,0 +1,196 @@
+"""What the files of a batch share in one process: the model, read once, and what runs it, made once a size of tile."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from napari_skipseg.batch.faults import StoppedError
+from napari_skipseg.batch.place import RunPlace, write_text
+from napari_skipseg.devices import Device, choose_device, has_openvino
+from napari_skipseg.errors import ModelError
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.recipe import SegmentRequest
+from napari_skipseg.models.catalog import locate_model
+
+if TYPE_CHECKING:
+    from napari_skipseg.inference.backends import Backend, Pinned, Pixels, TileOutput
+    from napari_skipseg.inference.passes import BackendMaker
+    from napari_skipseg.models.model import Model
+
+KEPT = 8
+"""Backends that are kept ready: one for each size of tile, and where tiles are turned, for each turn."""
+CHOSEN = {"side": int, "batch": int, "device": str}
+"""What of a recipe all files of a run share, so that it does not hang on the memory that is free when each begins."""
+
+Key = tuple[str, tuple[int, ...], "Pinned | None"]
+
+
+class Engine:
+    """The model that `request` names, and its backends. Threads share it: the network computes for one file at a time,
+    from its first tile to its last, so that others read and write meanwhile.
+
+    Raises:
+        ModelError: there is no such model, or it has other weights than those named.
+        DeviceError: the device asked for is not there.
+        FileError: nothing can be written to the run's folder.
+    """
+
+    def __init__(self, request: SegmentRequest, place: RunPlace) -> None:
+        self.model = _read_model(request)
+        self.chosen = _chosen(self.model, request.options, place)
+        self._backends: dict[Key, Backend] = {}
+        self._making = threading.Lock()
+        self._changed = threading.Condition()
+        self._holder: Turn | None = None
+        self._closed = False
+
+    def taken(self, stack: Stack, options: SegmentOptions) -> Stack:
+        """Return what the model looks at: the channel that was chosen, or all of them.
+
+        Raises:
+            InputError: the image has other channels than the network takes.
+        """
+        from napari_skipseg.inference.predict import select_channel
+
+        return select_channel(stack, self.model, options)
+
+    def turn(self) -> Turn:
+        """Return what runs the network for one file."""
+        return Turn(self)
+
+    def close(self) -> None:
+        """Let the network compute no more: who waits for it, or asks for it, gets a StoppedError."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def take(self, turn: Turn) -> None:
+        """Wait until the network is free, or this file's already."""
+        with self._changed:
+            while not self._closed and self._holder not in (None, turn):
+                self._changed.wait()
+            if self._closed:
+                raise StoppedError("The batch was stopped: start it again to go on.")
+            self._holder = turn
+
+    def give_back(self, turn: Turn) -> None:
+        """Let another file have the network."""
+        with self._changed:
+            if self._holder is turn:
+                self._holder = None
+                self._changed.notify_all()
+
+    def backend(self, model: Model, device: Device, shape: tuple[int, ...], pinned: Pinned | None) -> Backend:
+        """Return a backend, a kept one where there is one in which none had to take over from another."""
+        from napari_skipseg.inference.backends import make_backend, notes_of
+
+        key = (device.name, shape, pinned)
+        with self._making:
+            if key in self._backends and notes_of(self._backends[key]):
+                del self._backends[key]
+            if key not in self._backends:
+                while len(self._backends) >= KEPT:
+                    del self._backends[next(iter(self._backends))]
+                self._backends[key] = make_backend(model, device, shape, pinned)
+            return self._backends[key]
+
+
+class Turn:
+    """What runs the network for one file: a `BackendMaker` whose backends wait until the network is free.
+
+    seconds: in which the network computed. waited: until it was free.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.seconds = 0.0
+        self.waited = 0.0
+
+    def __call__(self, model: Model, device: Device, shape: tuple[int, ...]) -> Backend:
+        """Return a backend for tiles of `shape`."""
+        return WaitingBackend(self._engine.backend(model, device, shape, None), self)
+
+    def pinned(self, pinned: Pinned) -> BackendMaker:
+        """Return a maker of what a run was begun with."""
+
+        def make(model: Model, device: Device, shape: tuple[int, ...]) -> Backend:
+            return WaitingBackend(self._engine.backend(model, device, shape, pinned), self)
+
+        return make
+
+    def run(self, compute: Callable[[], TileOutput]) -> TileOutput:
+        """Return what `compute` gives when it is this file's turn."""
+        asked = time.perf_counter()
+        self._engine.take(self)
+        start = time.perf_counter()
+        self.waited += start - asked
+        try:
+            return compute()
+        finally:
+            self.seconds += time.perf_counter() - start
+
+    def end(self) -> None:
+        """Let another file have the network: this one needs it no more."""
+        self._engine.give_back(self)
+
+
+class WaitingBackend:
+    """A backend that computes when it is a file's turn."""
+
+    def __init__(self, backend: Backend, turn: Turn) -> None:
+        self._backend, self._turn = backend, turn
+
+    @property
+    def name(self) -> str:
+        """What computes now."""
+        return self._backend.name
+
+    @property
+    def precision(self) -> str:
+        """The precision it computes in now."""
+        return self._backend.precision
+
+    @property
+    def notes(self) -> list[str]:
+        """A sentence for each backend that failed before this one took over."""
+        from napari_skipseg.inference.backends import notes_of
+
+        return list(notes_of(self._backend))
+
+    def run(self, images: Pixels) -> TileOutput:
+        """Return the output for `images` (N, C, *space)."""
+        return self._turn.run(lambda: self._backend.run(images))
+
+
+def _read_model(request: SegmentRequest) -> Model:
+    from napari_skipseg.models.model import read_model
+
+    model = read_model(locate_model(request.model))
+    if model.description.weights_sha256 != request.model_sha256:
+        raise ModelError(f"The model '{request.model}' has other weights than those asked for: start the batch anew.")
+    return model
+
+
+def _chosen(model: Model, options: SegmentOptions, place: RunPlace) -> dict[str, Any]:
+    """Return the tile and the device that all files of the run take: those it was begun with, else the best now."""
+    from napari_skipseg.inference.backends import openvino_backend, torch_backend
+    from napari_skipseg.inference.tile_choice import choose_tile
+
+    try:
+        begun = json.loads(place.choice.read_bytes())
+        if isinstance(begun, dict) and all(isinstance(begun.get(name), kind) for name, kind in CHOSEN.items()):
+            return {name: begun[name] for name in CHOSEN}
+    except (OSError, ValueError):
+        pass  # nothing was chosen yet, or it cannot be read
+    device = choose_device(options.device)
+    fast = device.name == "cpu" and has_openvino() and not options.samples
+    precision = openvino_backend.best_precision() if fast else torch_backend.best_precision(device.name)
+    tile = choose_tile(model, device, precision, options.tile, options.planes)
+    chosen = {"side": tile.side, "batch": tile.batch, "device": device.name}
+    write_text(place.choice, json.dumps(chosen) + "\n")
+    return chosen

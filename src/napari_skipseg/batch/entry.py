@@ -1,0 +1,219 @@
+"""One file of a batch, from the image to its record: a call that any process can make, with no state but the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from napari_skipseg.batch.engine import Engine, Turn
+from napari_skipseg.batch.faults import StoppedError, fault_of_folder, reason_of
+from napari_skipseg.batch.finding import iter_objects
+from napari_skipseg.batch.inputs import UNFINISHED, Entry
+from napari_skipseg.batch.place import RunPlace, write_bytes
+from napari_skipseg.batch.records import (
+    Record,
+    is_of_another,
+    known,
+    outputs_of,
+    read_record,
+    still_holds,
+    write_record,
+)
+from napari_skipseg.batch.settings import BatchSettings
+from napari_skipseg.batch.thumbnails import draw_thumbnail
+from napari_skipseg.batch.truths import find_truth, score
+from napari_skipseg.errors import SkipsegError
+from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.outputs import Focus, Written
+from napari_skipseg.progress import Progress
+
+if TYPE_CHECKING:
+    from napari_skipseg.inference.to_folder import FolderTarget
+
+
+class Outcome(NamedTuple):
+    """What became of a file now: "skipped" where its record holds already."""
+
+    state: Literal["done", "skipped", "failed"]
+    record: Record
+
+
+def segment_entry(
+    settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine
+) -> Generator[Progress, Focus | None, Outcome]:
+    """Yield while a file is segmented, its objects are found and it is scored; return what became of it.
+
+    Whatever is wrong with the file becomes the reason in its record. Closed or killed, the same call goes on from its
+    last tile.
+
+    Raises:
+        FileError: nothing can be written to the run's folder any more.
+        StoppedError: the engine was closed meanwhile.
+    """
+    begun = read_record(place.record(entry))
+    try:
+        if begun is not None and not still_holds(begun, place.path, entry.file):
+            if is_of_another(begun, place.path, entry.file):
+                return Outcome("failed", _refused(begun, entry))
+            begun = None
+        if begun is not None:
+            entry = entry._replace(name=begun.name)  # a file that came since may have changed what it would be called
+        if begun is not None and begun.state == "done":
+            return Outcome("skipped", _score_again(begun, settings, entry, place, engine))
+        record = yield from _iter_work(settings, entry, place, engine, begun)
+    except StoppedError:
+        raise
+    except Exception as error:
+        fault = fault_of_folder(error, place.path)
+        if fault is not None:
+            raise fault from error
+        record = _failed(entry, place, error)
+    write_record(place.record(entry), record)
+    return Outcome("done" if record.state == "done" else "failed", record)
+
+
+def _refused(begun: Record, entry: Entry) -> Record:
+    """Return the record, which is not to be kept, of a file that would write over the results of another image."""
+    reason = f"The results of another image of this name lie there ('{begun.file}'): choose another output folder."
+    return Record(entry.file, entry.relative, entry.name, "failed", reason=reason)
+
+
+def _failed(entry: Entry, place: RunPlace, error: Exception) -> Record:
+    """Return the record of a file that failed; where it failed after it was segmented, that is kept."""
+    begun = read_record(place.record(entry))
+    if begun is not None and begun.state != "done" and still_holds(begun, place.path, entry.file):
+        return replace(begun, state="failed", reason=reason_of(error))
+    return Record(entry.file, entry.relative, entry.name, "failed", known(entry.file), reason=reason_of(error))
+
+
+def _iter_work(
+    settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine, begun: Record | None
+) -> Generator[Progress, Focus | None, Record]:
+    """Yield while what is left of a file is done; return its record. begun: of one that is segmented already."""
+    request = settings.request
+    stack = read_stack(entry.file, settings.axes or None, settings.voxel_size, settings.unit or None)
+    record = begun or (yield from _iter_segmented(stack, settings, entry, place, engine))
+    results = {_result_of(file, entry): file for file in record.files(place.path)}
+    seconds = dict(record.seconds)
+    if request.objects is not None:
+        since = time.perf_counter()
+        taken, names = engine.taken(stack, request.options), engine.model.description.class_names
+        asked = (names, request.objects, entry.name, request.form)
+        results |= yield from iter_objects(taken, results["probability"], *asked)
+        seconds["objects"] = time.perf_counter() - since
+    yield Progress(1, 1, "its picture and scores")
+    since = time.perf_counter()
+    picture = _picture(stack, results["probability"], settings, entry, place)
+    files = outputs_of(list(results.values()), place.path)
+    seconds["picture"] = time.perf_counter() - since
+    record = replace(record, state="done", reason="", outputs=files, seconds=seconds, thumbnail=picture)
+    record = _scored(record, settings, entry, place, engine)
+    parts = ("segmenting", "objects", "picture", "scores")
+    return replace(record, seconds=record.seconds | {"all": sum(record.seconds.get(part, 0.0) for part in parts)})
+
+
+def _iter_segmented(
+    stack: Stack, settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine
+) -> Generator[Progress, Focus | None, Record]:
+    """Yield while a file is segmented; return a record of that, written where more than moments are still to come."""
+    from napari_skipseg.inference.to_folder import FolderTarget
+
+    start, request = time.perf_counter(), settings.request
+    before = known(entry.file)
+    outdated = _is_outdated(place, entry, before)
+    how = (request.depth, request.form, outdated, request.objects)
+    turn = engine.turn()
+    try:
+        target = FolderTarget(place.results(entry), entry.name, *how)
+        files = yield from _iter_segment(stack, settings, target, engine, turn)
+    finally:
+        turn.end()
+    outputs, size = outputs_of(files, place.path), math.prod(stack.shape) * np.dtype(stack.data.dtype).itemsize
+    seconds = {"segmenting": time.perf_counter() - start - turn.waited, "network": turn.seconds}
+    image = (stack.shape, stack.axes, size)
+    record = Record(entry.file, entry.relative, entry.name, "segmented", before, outputs, seconds, *image)
+    if request.objects is not None or settings.truth:
+        write_record(place.record(entry), record)
+    return record
+
+
+def _iter_segment(
+    stack: Stack, settings: BatchSettings, target: FolderTarget, engine: Engine, turn: Turn
+) -> Generator[Progress, Focus | None, list[Path]]:
+    """Yield as `to_folder.iter_segment` does; the network is free for the next file once the last tile is written."""
+    from napari_skipseg.inference.to_folder import iter_segment
+
+    work = iter_segment(stack, engine.model, settings.request.options, target, turn, engine.chosen)
+    focus: Focus | None = None
+    with contextlib.closing(work):
+        while True:
+            try:
+                progress = work.send(focus)
+            except StopIteration as stop:
+                files: list[Path] = stop.value
+                return files
+            if isinstance(progress, Written) and progress.done >= progress.total:
+                turn.end()
+            focus = yield progress
+
+
+def _is_outdated(place: RunPlace, entry: Entry, before: dict[str, Any] | None) -> bool:
+    """Return whether an unfinished run lies there that is of what the file held before: it is thrown away."""
+    try:
+        facts = json.loads((place.results(entry) / f"{entry.name}{UNFINISHED}" / "run.json").read_bytes())
+        return bool(facts["key"]["input"] != before)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _result_of(file: Path, entry: Entry) -> str:
+    """Return "probability" for NAME_probability.tif, and "objects table" for NAME_objects.csv."""
+    name = file.name.removeprefix(f"{entry.name}_").partition(".")[0]
+    return f"{name} table" if file.suffix == ".csv" else name
+
+
+def _picture(stack: Stack, probability: Path, settings: BatchSettings, entry: Entry, place: RunPlace) -> str:
+    """Return where the thumbnail lies within the run's folder, "" where none could be drawn."""
+    try:
+        content = draw_thumbnail(stack, probability, settings.request.options.channel or 0)
+    except (SkipsegError, ValueError, MemoryError):
+        return ""
+    write_bytes(place.thumbnail(entry), content)
+    return place.thumbnail(entry).relative_to(place.path).as_posix()
+
+
+def _score_again(record: Record, settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine) -> Record:
+    """Return the record of a file that is done, scored where its truth is another than it was."""
+    scored = _scored(record, settings, entry, place, engine)
+    if scored != record:
+        write_record(place.record(entry), scored)
+    return scored
+
+
+def _scored(record: Record, settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine) -> Record:
+    """Return `record` with scores, or a note why there are none; a fault of the truth is none of the file."""
+    if not settings.truth:
+        return record
+    try:
+        truth = find_truth(settings, entry)
+        if truth is None:
+            return replace(record, scores={}, truth=None, note="no truth of its name")
+        found = (known(str(truth)) or {}) | {"label": settings.truth_label}
+        if record.scores and found == record.truth:
+            return record
+        start = time.perf_counter()
+        results = {_result_of(file, entry): file for file in record.files(place.path)}
+        scores = score(results, truth, engine.model.description, settings.truth_label)
+        seconds = record.seconds | {"scores": time.perf_counter() - start}
+        return replace(record, scores=scores, truth=found, note="", seconds=seconds)
+    except (SkipsegError, ValueError, MemoryError) as error:
+        return replace(record, scores={}, truth=None, note=f"Not scored: {reason_of(error)}")

@@ -1,0 +1,207 @@
+"""Which files a batch is of: every image in a folder or behind a pattern, an OME-Zarr being one and not a folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from napari_skipseg.batch.settings import BatchSettings
+from napari_skipseg.errors import FileError, InputError, SkipsegError
+from napari_skipseg.images import mrc, pictures
+from napari_skipseg.images.files import place_of, read_recipe
+from napari_skipseg.images.zarr_nodes import is_zarr
+from napari_skipseg.inference.saving import plain_name
+
+SETTINGS_FILE = "batch.json"
+RECORDS = "records"
+"""What makes a folder the folder of a run: nothing in it is an input."""
+UNFINISHED = ".unfinished"
+ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".lsm", ".stk", *pictures.ENDINGS, *mrc.ENDINGS)
+"""Endings of images; what has another one is an image where it begins as a TIFF does."""
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+OURS = re.compile(r"_(probability|binary|uncertainty|objects|attention_\d+)\.(tif|ome\.zarr)$")
+"""How the names of results end."""
+WILD = re.compile(r"[*?\[]")
+PARTS = re.compile(r"(\*\*/|\*\*|\*|\?|\[[^\]/]+\])")
+
+
+class Entry(NamedTuple):
+    """One input. file: its absolute path. relative: where it lies within the inputs, with slashes. name: of its
+    results, which tells them from those of the other inputs beside it."""
+
+    file: str
+    relative: str
+    name: str
+
+    @property
+    def folder(self) -> str:
+        """The folder within the inputs, and so within the results; "" = the outermost."""
+        parent = str(PurePosixPath(self.relative).parent)
+        return "" if parent == "." else parent
+
+
+class Inputs(NamedTuple):
+    """What was found. others: how many files were left out, being no images. ours: how many, being results of ours."""
+
+    entries: tuple[Entry, ...]
+    others: int
+    ours: int
+
+
+def find_inputs(settings: BatchSettings) -> Inputs:
+    """Return the images that `settings` name, in the order of their paths, and how many files were left out.
+
+    Hidden files, results of ours (what bears a recipe) and folders of runs are left out. An image that is damaged is
+    there: its failure is told. Links to folders are not followed.
+
+    Raises:
+        FileError: there is no such folder, it cannot be read, or it holds no image.
+        InputError: the output lies in an input or among the inputs.
+    """
+    place = place_of(os.path.expanduser(settings.inputs)).absolute()  # noqa: PTH111 - it may be an address
+    if place.is_dir() and not _is_store(place):
+        base, pattern = place, ""
+    elif place.exists() or place.is_symlink():
+        _check_output(settings, place.parent)
+        return Inputs((Entry(str(place), place.name, plain_name(place.name)),), 0, 0)
+    else:
+        base, pattern = _split(settings.inputs, place)
+    _check_output(settings, base)
+    return _find(settings, base, pattern)
+
+
+def _split(inputs: str, place: Path) -> tuple[Path, str]:
+    """Return the folder in which inputs are looked for, and the pattern of their paths in it."""
+    wild = next((number for number, part in enumerate(place.parts) if WILD.search(part)), None)
+    if wild is None:
+        raise FileError(f"'{inputs}' does not exist: check the name.")
+    base = Path(*place.parts[:wild])
+    if not base.is_dir():
+        raise FileError(f"The folder '{base}' does not exist: check the name.")
+    return base, "/".join(place.parts[wild:])
+
+
+def _find(settings: BatchSettings, base: Path, pattern: str) -> Inputs:
+    expression = re.compile(_expression(pattern) if pattern else ".*", re.DOTALL)
+    found: list[str] = []
+    others = ours = 0
+    for file in _walk(base, settings.recursive or "/" in pattern or "**" in pattern):
+        relative = file.relative_to(base).as_posix()
+        if not expression.fullmatch(relative):
+            continue
+        if not _is_image(file):
+            others += 1
+        elif _is_ours(file):
+            ours += 1
+        else:
+            found.append(relative)
+    if not found:
+        left = f", only {others + ours} files that are none or results of ours" if others + ours else ""
+        raise FileError(f"'{settings.inputs}' holds no image{left}: check the name, or look into its folders too.")
+    return Inputs(_named(base, found), others, ours)
+
+
+def _check_output(settings: BatchSettings, base: Path) -> None:
+    output, place = Path(settings.output).expanduser().resolve(), base.resolve()
+    for folder in (output, *output.parents):
+        if _is_store(folder):
+            raise InputError(
+                f"The output '{settings.output}' lies in an image ('{folder}'): choose a folder elsewhere."
+            )
+    if not settings.inside and (output == place or place in output.parents):
+        raise InputError(
+            f"The output '{settings.output}' lies among the inputs: choose a folder elsewhere, or ask for it (in a "
+            "shell with --inside)."
+        )
+
+
+def _walk(folder: Path, recursive: bool) -> Iterator[Path]:
+    """Yield files and OME-Zarr stores, sorted."""
+    try:
+        places = sorted(os.scandir(folder), key=lambda place: place.name)
+    except OSError as error:
+        raise FileError(f"The folder '{folder}' cannot be read ({error.strerror}): check your permission.") from error
+    for place in places:
+        path = Path(place.path)
+        if place.name.startswith("."):
+            continue
+        if not _is_folder(place) or _is_store(path):
+            yield path
+        elif recursive and not place.is_symlink() and not _is_run(path):
+            yield from _walk(path, recursive)
+
+
+def _is_folder(place: os.DirEntry[str]) -> bool:
+    try:
+        return place.is_dir()
+    except OSError:
+        return False
+
+
+def _is_store(path: Path) -> bool:
+    try:
+        return is_zarr(path)
+    except OSError:
+        return False
+
+
+def _is_run(folder: Path) -> bool:
+    return folder.name.endswith(UNFINISHED) or ((folder / SETTINGS_FILE).is_file() and (folder / RECORDS).is_dir())
+
+
+def _is_image(file: Path) -> bool:
+    if file.is_dir() or file.suffix.lower() in ENDINGS:
+        return file.is_file() or file.is_dir() or file.is_symlink()  # what is none of these would never end
+    try:
+        if not file.is_file():
+            return False
+        with file.open("rb") as handle:
+            return handle.read(4) in TIFF_STARTS
+    except OSError:
+        return False
+
+
+def _is_ours(file: Path) -> bool:
+    if not OURS.search(file.name):
+        return False
+    try:
+        return read_recipe(file) is not None
+    except SkipsegError:
+        return False
+
+
+def _named(base: Path, found: list[str]) -> tuple[Entry, ...]:
+    """Return the entries; where several would write the same name, they keep their endings in it."""
+    names = {relative: plain_name(PurePosixPath(relative).name) for relative in found}
+    while True:
+        counts = Counter(_result(relative, name) for relative, name in names.items())
+        clashing = {
+            relative: PurePosixPath(relative).name
+            for relative, name in names.items()
+            if counts[_result(relative, name)] > 1
+        }
+        if all(names[relative] == name for relative, name in clashing.items()):
+            return tuple(Entry(str(base / relative), relative, name) for relative, name in names.items())
+        names.update(clashing)
+
+
+def _result(relative: str, name: str) -> str:
+    """Return what tells results from others, on file systems too that take A for a."""
+    return str(PurePosixPath(relative).with_name(name)).casefold()
+
+
+def _expression(pattern: str) -> str:
+    """Return a pattern of paths as a regular expression: * and ? stay within a folder, ** is any folders."""
+    known = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    told = ""
+    for part in PARTS.split(pattern):
+        if PARTS.fullmatch(part) and part not in known:
+            inside = part[1:-1].replace("\\", r"\\").replace("[", r"\[")
+            told += f"[^{inside[1:]}]" if inside.startswith("!") else f"[{inside}]"
+        else:
+            told += known.get(part) or re.escape(part)
+    return told

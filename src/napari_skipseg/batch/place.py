@@ -1,0 +1,114 @@
+"""The folder of one run of a batch: results, records, summary and report, and the lock that it is held by."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from napari_skipseg.batch.inputs import RECORDS, SETTINGS_FILE, Entry
+from napari_skipseg.batch.settings import BatchSettings, settings_to_json
+from napari_skipseg.devices import versions
+from napari_skipseg.errors import FileError
+from napari_skipseg.images.write_faults import replacing, telling_faults
+from napari_skipseg.locks import FolderLock
+
+SUMMARY_FILE, REPORT_FILE, CHOICE_FILE = "summary.csv", "report.html", "chosen.json"
+
+LONGEST = 200
+"""Bytes of a file's name from which on its record is called by a hash of it: file systems take 255."""
+
+
+@dataclass(frozen=True)
+class RunPlace:
+    """Where what lies in the folder `path` of a run, which need not exist."""
+
+    path: Path
+
+    def results(self, entry: Entry) -> Path:
+        """Return the folder of a file's results: the tree of the inputs is kept."""
+        return self.path / entry.folder
+
+    def record(self, entry: Entry) -> Path:
+        """Return where is written what became of a file."""
+        return self._kept(entry, ".json")
+
+    def thumbnail(self, entry: Entry) -> Path:
+        """Return where the small picture of a file's result goes."""
+        return self._kept(entry, ".jpg")
+
+    def _kept(self, entry: Entry, ending: str) -> Path:
+        name = PurePosixPath(entry.relative).name
+        if len(os.fsencode(name)) > LONGEST:
+            name = hashlib.sha256(os.fsencode(name)).hexdigest()
+        return self.path / RECORDS / entry.folder / f"{name}{ending}"
+
+    @property
+    def choice(self) -> Path:
+        """Return where the tile is noted that all files of the run take."""
+        return self.path / CHOICE_FILE
+
+    @contextlib.contextmanager
+    def held(self, settings: BatchSettings) -> Iterator[None]:
+        """Hold the folder, made where it is missing, with `settings` in it; one that stays empty goes again.
+
+        Raises:
+            FileError: another run holds it, or nothing can be written.
+        """
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        lock = FolderLock(
+            self.path,
+            f"'{self.path}' is being written by another run (process {{holder}}): wait for it, or end it first.",
+        )
+        with contextlib.ExitStack() as leaving:
+            leaving.callback(_remove_empty, made)
+            with telling_faults(self.path):
+                _check_folder(self.path)
+                self.path.mkdir(parents=True, exist_ok=True)
+                lock.take()
+            leaving.callback(lock.release)
+            with telling_faults(self.path / RECORDS):
+                (self.path / RECORDS).mkdir(exist_ok=True)
+            write_text(self.path / SETTINGS_FILE, settings_to_json(settings))
+            yield
+
+
+def place_of_run(settings: BatchSettings) -> RunPlace:
+    """Return the folder of the run that `settings` ask for."""
+    return RunPlace(Path(settings.output).expanduser().absolute() / settings.run_name(versions()))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8; the file appears whole or not at all, and its folder is made.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content`, as `write_text`.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    with telling_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as part:
+        part.write_bytes(content)
+
+
+def _check_folder(path: Path) -> None:
+    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not nearest.is_dir():
+        raise FileError(f"'{nearest}' is a file: choose another folder.")
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()

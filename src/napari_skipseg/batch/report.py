@@ -1,0 +1,135 @@
+"""The end of a batch on paper: a CSV of all files, and one page that needs nothing but a browser."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from napari_skipseg.batch.place import RunPlace, write_text
+from napari_skipseg.batch.rows import Row
+from napari_skipseg.batch.settings import BatchSettings, settings_to_json
+from napari_skipseg.devices import versions
+from napari_skipseg.progress import in_words
+
+COLUMNS = ("file", "state", "size", "bytes", "seconds", "reason", "note")
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #1c1e21;
+       background: #fff; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid #dcdfe4; vertical-align: top; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.file { overflow-wrap: anywhere; } img { width: 96px; image-rendering: auto; display: block; border-radius: 3px; }
+.failed { color: #b3261e; } .done { color: #1b6e3c; } .skipped, .waiting { color: #5f6570; }
+pre { background: #f3f4f6; padding: 1rem; overflow-x: auto; font-size: 13px; border-radius: 4px; }
+@media (prefers-color-scheme: dark) { body { background: #16181c; color: #e4e6ea; } pre { background: #23262c; }
+  th, td { border-color: #363a42; } .failed { color: #ff8a80; } .done { color: #7bd88f; }
+  .skipped, .waiting { color: #9aa0aa; } }
+@media print { body { margin: 0; max-width: none; } tr { break-inside: avoid; } }
+"""
+
+
+def write_summary(path: Path, rows: Sequence[Row], place: RunPlace) -> None:
+    """Write a CSV with a row for each file: what became of it, how long it took, its scores, its results.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    scores = _score_names(rows)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*COLUMNS, *scores, "results"])
+    for row in rows:
+        seconds = f"{row.seconds:.3f}" if row.seconds else ""
+        told = [row.relative, row.state, row.size, row.bytes or "", seconds, row.reason, row.note]
+        results = ";".join(_within(output, place) for output in row.outputs)
+        writer.writerow([*map(_harmless, told), *(row.scores.get(name, "") for name in scores), results])
+    write_text(path, text.getvalue())
+
+
+def write_report(path: Path, rows: Sequence[Row], place: RunPlace, settings: BatchSettings, seconds: float) -> None:
+    """Write one page in HTML with all pictures in it: results, scores, times, failures, and the recipe.
+
+    seconds: that the batch took this time.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    counts = {state: sum(row.state == state for row in rows) for state in ("done", "skipped", "failed", "waiting")}
+    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    failed = [row for row in rows if row.state == "failed"]
+    parts = [
+        f"<h1>{_text(settings.request.model)}: {len(rows)} files</h1>",
+        f"<p>{told}; {in_words(seconds)}. Results in <code>{_text(place.path)}</code></p>",
+        _failures(failed) if failed else "",
+        "<h2>Files</h2>",
+        _table(rows),
+        "<h2>Recipe</h2>",
+        f"<pre>{_text(settings_to_json(settings))}</pre>",
+        f"<p>{_text(', '.join(f'{name} {version}' for name, version in versions().items()))}</p>",
+    ]
+    page = "\n".join(part for part in parts if part)
+    title = _text(f"{settings.request.model}: {told}")
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
+    write_text(
+        path,
+        f'<!DOCTYPE html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>{page}</body></html>\n',
+    )
+
+
+def _failures(rows: Sequence[Row]) -> str:
+    lines = "".join(f"<li>{_text(row.relative)}: {_text(row.reason)}</li>" for row in rows)
+    return f'<h2 class="failed">Failed</h2><ul>{lines}</ul>'
+
+
+def _table(rows: Sequence[Row]) -> str:
+    scores = _score_names(rows)
+    heads = "".join(f'<th class="number">{_text(name.replace("_", " "))}</th>' for name in scores)
+    first = "<th>Result</th><th>File</th><th>State</th><th>Size</th>"
+    lines = [f'<tr>{first}<th class="number">Seconds</th>{heads}<th>Notes</th></tr>']
+    for row in rows:
+        seconds = f"{row.seconds:.1f}" if row.seconds else ""
+        numbers = [seconds, *(_number(row.scores.get(name)) for name in scores)]
+        cells = [
+            f'<td>{_picture(row)}</td><td class="file">{_text(row.relative)}</td>',
+            f'<td class="{row.state}">{row.state}</td><td>{_text(row.size)}</td>',
+            *(f'<td class="number">{number}</td>' for number in numbers),
+            f"<td>{_text(row.reason or row.note)}</td>",
+        ]
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return f"<table>{''.join(lines)}</table>"
+
+
+def _picture(row: Row) -> str:
+    try:
+        content = Path(row.thumbnail).read_bytes() if row.thumbnail else b""
+    except OSError:
+        content = b""
+    if not content:
+        return ""
+    return f'<img alt="{_text(row.relative)}" src="data:image/jpeg;base64,{base64.b64encode(content).decode("ascii")}">'
+
+
+def _score_names(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row.scores))
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
+
+
+def _harmless(value: object) -> object:
+    """Return a cell that no spreadsheet takes for a formula, whatever a file is called."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t")) else value
+
+
+def _within(output: str, place: RunPlace) -> str:
+    return Path(output).relative_to(place.path).as_posix()

@@ -1,0 +1,167 @@
+"""The table of a batch, a row a file, and the events that say what changed of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from napari_skipseg.batch.entry import Outcome
+from napari_skipseg.batch.inputs import Entry
+from napari_skipseg.batch.place import RunPlace
+from napari_skipseg.batch.records import State, read_record
+from napari_skipseg.progress import Progress
+
+STEPS = 1000
+"""Into how many steps a file is divided in the progress of the whole."""
+FINISHED: tuple[State, ...] = ("done", "skipped", "failed")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file in the table.
+
+    relative: where it lies within the inputs, which tells it from the others. done, total: tiles. message: what is
+    being done. seconds_left: until it is done, None where that is not known yet. seconds: that it took. size: such as
+    "25 × 512 × 512", "" until it was opened; bytes: of the image. reason: why it failed. note: what else is to be said.
+    thumbnail, outputs: paths, where there are any.
+    """
+
+    relative: str
+    file: str
+    state: State = "waiting"
+    done: int = 0
+    total: int = 0
+    message: str = ""
+    seconds_left: float | None = None
+    seconds: float = 0.0
+    size: str = ""
+    bytes: int = 0
+    reason: str = ""
+    note: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+    thumbnail: str = ""
+    outputs: tuple[str, ...] = ()
+
+    @property
+    def fraction(self) -> float:
+        """Share of it that is done, in [0, 1]."""
+        if self.state in FINISHED:
+            return 1.0
+        return min(self.done / self.total, 1.0) if self.total else 0.0
+
+
+@dataclass(frozen=True)
+class BatchOpened(Progress):
+    """The first event: all rows, the run's folder, and how many files were left out (no images; results of ours)."""
+
+    rows: tuple[Row, ...] = ()
+    folder: str = ""
+    others: int = 0
+    ours: int = 0
+
+
+@dataclass(frozen=True)
+class FileChanged(Progress):
+    """A row is another now. seconds_left: of the whole batch, None where that is not known yet."""
+
+    row: Row = field(default_factory=lambda: Row("", ""))
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class Retry:
+    """A command: do again what failed; relatives: only these, all where there are none."""
+
+    relatives: tuple[str, ...] = ()
+
+
+class Board:
+    """The rows of a batch as they are now."""
+
+    def __init__(self, entries: Iterable[Entry], place: RunPlace) -> None:
+        self.rows = {entry.relative: Row(entry.relative, entry.file) for entry in entries}
+        self._place = place
+        self._begun: dict[str, tuple[float, int]] = {}
+        self._start = time.monotonic()
+        self._reached: dict[str, int] = {}
+        self._skipped = self._steps = self._ended = 0
+
+    def opened(self, others: int, ours: int) -> BatchOpened:
+        """Return the first event."""
+        how_far = self._how_far()
+        return BatchOpened(
+            how_far.done, how_far.total, "", tuple(self.rows.values()), str(self._place.path), others, ours
+        )
+
+    def recall(self, entries: Iterable[Entry]) -> None:
+        """Note what became of files another time, where that is known."""
+        for entry in entries:
+            record = read_record(self._place.record(entry))
+            if record is not None and record.state != "segmented":
+                self.told(Outcome("skipped" if record.state == "done" else "failed", record), entry)
+
+    def told(self, news: Progress | Outcome | None, entry: Entry | None = None) -> Progress:
+        """Note what is new of a file, and return what to say of it; None: nothing is new."""
+        if entry is None or news is None:
+            return self._how_far()
+        return self._finished(entry, news) if isinstance(news, Outcome) else self._moved(entry, news)
+
+    def is_meant(self, entry: Entry, command: Retry) -> bool:
+        """Return whether a file failed and is to be done again."""
+        named = not command.relatives or entry.relative in command.relatives
+        return named and self.rows[entry.relative].state == "failed"
+
+    def waits(self, entry: Entry) -> FileChanged:
+        """Note that a file is to be done again."""
+        self._begun.pop(entry.relative, None)
+        return self._change(Row(entry.relative, entry.file))
+
+    def _moved(self, entry: Entry, progress: Progress) -> FileChanged:
+        now = time.monotonic()
+        begun, first = self._begun.setdefault(entry.relative, (now, 0))
+        row = self.rows[entry.relative]
+        tiles = progress.total > 1 or row.total <= 1
+        done, total = (progress.done, progress.total) if tiles else (row.done, row.total)
+        if row.total != total:
+            begun, first = self._begun[entry.relative] = (now, done)
+        left = (now - begun) * (total - done) / (done - first) if done > first else None
+        return self._change(
+            replace(row, state="running", done=done, total=total, message=progress.message, seconds_left=left)
+        )
+
+    def _finished(self, entry: Entry, outcome: Outcome) -> FileChanged:
+        record = outcome.record
+        row = Row(
+            entry.relative,
+            entry.file,
+            outcome.state,
+            seconds=record.seconds.get("all", 0.0),
+            size=" × ".join(map(str, record.shape)),
+            bytes=record.bytes,
+            reason=record.reason,
+            note=record.note or ("done before, with the same recipe" if outcome.state == "skipped" else ""),
+            scores=record.scores,
+            thumbnail=str(self._place.path / record.thumbnail) if record.thumbnail else "",
+            outputs=tuple(str(self._place.path / output.file) for output in record.outputs),
+        )
+        self._skipped += outcome.state == "skipped"
+        return self._change(row)
+
+    def _change(self, row: Row) -> FileChanged:
+        before = self.rows[row.relative]
+        self.rows[row.relative] = row
+        reached = self._reached.get(row.relative, 0)
+        steps = int(row.fraction * STEPS)
+        self._reached[row.relative] = max(reached, steps) if row.state == "running" else steps  # objects count anew
+        self._steps += self._reached[row.relative] - reached
+        self._ended += (row.state in FINISHED) - (before.state in FINISHED)
+        how_far = self._how_far()
+        worked = how_far.done / STEPS - self._skipped
+        rest = len(self.rows) - how_far.done / STEPS
+        left = (time.monotonic() - self._start) * rest / worked if worked > 0 else None
+        return FileChanged(how_far.done, how_far.total, how_far.message, row, left)
+
+    def _how_far(self) -> Progress:
+        told = f"{self._ended} of {len(self.rows)} files"
+        return Progress(self._steps, len(self.rows) * STEPS, told)

@@ -1,0 +1,108 @@
+"""A batch from its settings to its report: one generator for shell, tab and Python."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+from napari_skipseg.batch.inputs import Entry, Inputs, find_inputs
+from napari_skipseg.batch.lanes import Message, iter_lanes
+from napari_skipseg.batch.place import REPORT_FILE, SUMMARY_FILE, RunPlace, place_of_run
+from napari_skipseg.batch.records import read_record
+from napari_skipseg.batch.report import write_report, write_summary
+from napari_skipseg.batch.rows import Board, Retry, Row
+from napari_skipseg.batch.settings import BatchSettings
+from napari_skipseg.batch.truths import check_truth
+from napari_skipseg.errors import InputError
+from napari_skipseg.progress import Progress
+
+Runner = Callable[[BatchSettings, "deque[Entry]", RunPlace], Generator[Message | None, None, None]]
+"""What works on the files that are waiting, here or elsewhere, and says what is new of them; see `lanes.iter_lanes`."""
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What became of a batch. folder: of the run; summary, report: in it. others, ours: files that were left out, being
+    no images, or results of ours. seconds: that it took this time."""
+
+    folder: Path
+    summary: Path
+    report: Path
+    rows: tuple[Row, ...]
+    others: int
+    ours: int
+    seconds: float
+
+    def count(self, state: str) -> int:
+        """Return how many files are in that state."""
+        return sum(row.state == state for row in self.rows)
+
+    def describe(self) -> str:
+        """Return the result in one sentence: how many files were done, skipped and failed."""
+        said = [f"{self.count('done')} done"]
+        if self.count("skipped"):
+            said.append(f"{self.count('skipped')} done before with the same recipe and skipped")
+        if self.count("failed"):
+            said.append(f"{self.count('failed')} failed")
+        left = [f"{self.others} files that are no images"] if self.others else []
+        left += [f"{self.ours} results of ours"] if self.ours else []
+        told = f"{len(self.rows)} files: {', '.join(said)}."
+        return f"{told} Left out: {' and '.join(left)}." if left else told
+
+
+def iter_batch(
+    settings: BatchSettings, retry: bool = False, runner: Runner | None = None
+) -> Generator[Progress, Retry | None, BatchResult]:
+    """Yield `BatchOpened`, then `FileChanged` whenever a row changes; return what became of all files.
+
+    Every file of the inputs becomes results in the run's folder, OUT/<model>-<hash of the recipe>/, and a failure a
+    reason. What is done with the same recipe is skipped; what was stopped or killed goes on at its next tile. Close it
+    to stop; send a `Retry` to have failed files done again while it runs.
+
+    retry: only what failed the last time is done. runner: what works on the files; None = what the settings say.
+
+    Raises:
+        SkipsegError: there are no inputs or no model, the output may not lie there, another run holds it, it cannot be
+            written, or the disk is full.
+    """
+    start = time.monotonic()
+    runner = runner or _runner(settings)
+    found = find_inputs(settings)
+    check_truth(settings, len(found.entries))
+    place = place_of_run(settings)
+    entries = _failed(found, place) if retry else found.entries
+    if not entries:
+        raise InputError(f"Nothing failed in '{place.path}': there is nothing to do again.")
+    with place.held(settings):
+        board, waiting = Board(found.entries, place), deque(entries)
+        if retry:
+            board.recall(entry for entry in found.entries if entry not in entries)
+        yield board.opened(found.others, found.ours)
+        with contextlib.closing(runner(settings, waiting, place)) as work:
+            for message in work:
+                command = yield board.told(None) if message is None else board.told(message.news, message.entry)
+                if command is not None:
+                    for entry in [entry for entry in found.entries if board.is_meant(entry, command)]:
+                        waiting.append(entry)
+                        yield board.waits(entry)
+        rows, seconds = tuple(board.rows.values()), time.monotonic() - start
+        summary, report = place.path / SUMMARY_FILE, place.path / REPORT_FILE
+        write_summary(summary, rows, place)
+        write_report(report, rows, place, settings, seconds)
+    return BatchResult(place.path, summary, report, rows, found.others, found.ours, seconds)
+
+
+def _runner(settings: BatchSettings) -> Runner:
+    if settings.workers or settings.scheduler:
+        raise InputError("This version works in one process: leave out workers and scheduler.")
+    return iter_lanes
+
+
+def _failed(found: Inputs, place: RunPlace) -> tuple[Entry, ...]:
+    """Return the files that failed the last time."""
+    known = {entry: read_record(place.record(entry)) for entry in found.entries}
+    return tuple(entry for entry, record in known.items() if record is not None and record.state == "failed")

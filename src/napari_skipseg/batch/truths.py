@@ -1,0 +1,99 @@
+"""Scores of a batch's results where truth lies in a second folder, under the same names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_skipseg.batch.inputs import ENDINGS, Entry
+from napari_skipseg.batch.settings import BatchSettings
+from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.images.zarr_nodes import is_zarr
+from napari_skipseg.inference.pairs import Pair
+from napari_skipseg.inference.saving import plain_name
+from napari_skipseg.progress import run_to_end
+
+if TYPE_CHECKING:
+    from napari_skipseg.models.description import ModelDescription
+
+SHOWN = ("dice", "iou", "precision", "recall")
+"""Scores of a class that are kept, of all that are measured."""
+OF_OBJECTS = ("adapted_rand_error", "average_precision")
+
+
+def check_truth(settings: BatchSettings, files: int) -> None:
+    """Raise where there is no truth at all, or one image of labels for several images.
+
+    Raises:
+        FileError: there is no such folder or file.
+        InputError: a file for several images.
+    """
+    place = Path(settings.truth).expanduser()
+    if not settings.truth:
+        return
+    if not place.exists():
+        raise FileError(f"The truth '{settings.truth}' does not exist: check the name.")
+    if files > 1 and (place.is_file() or is_zarr(place)):
+        raise InputError(f"The truth '{settings.truth}' is one image for {files}: give a folder with labels for each.")
+
+
+def find_truth(settings: BatchSettings, entry: Entry) -> Path | None:
+    """Return the labels of an image: in the same folder within the truths, of the same name, whatever its ending.
+
+    Raises:
+        InputError: several could be it.
+    """
+    if not settings.truth:
+        return None
+    place = Path(settings.truth).expanduser().absolute()
+    if place.is_file() or is_zarr(place):
+        return place
+    exact = place / entry.relative
+    if exact.exists():
+        return exact
+    folder, name = place / entry.folder, plain_name(Path(entry.relative).name)
+    if not folder.is_dir():
+        return None
+    found = [file for file in sorted(folder.iterdir()) if plain_name(file.name) == name and _is_image(file)]
+    if len(found) > 1:
+        raise InputError(f"{found[0].name} and {found[1].name} in '{folder}' could both be its truth: leave one there.")
+    return found[0] if found else None
+
+
+def _is_image(file: Path) -> bool:
+    return is_zarr(file) if file.is_dir() else file.suffix.lower() in ENDINGS
+
+
+def score(
+    results: dict[str, Path], truth: Path, description: ModelDescription, label: int | None = None
+) -> dict[str, float]:
+    """Return the scores of a file's results against its truth: of each class its overlap, of objects theirs.
+
+    results: by name, such as "binary". In the truth each class has the value that the model's description gives it. The
+    class of a model that has one is what has the value `label`; where that is None, all that is 0 where the description
+    says 0, else all above 0.
+
+    Raises:
+        SkipsegError: the truth cannot be read, or does not fit.
+    """
+    from napari_skipseg.inference.scoring import ScoreOptions, iter_score_pairs
+
+    classes = {each.name: each.label for each in description.classes}
+    several = len(classes) > 1
+    if several or label:
+        options = ScoreOptions(classes=classes if several or label is None else dict.fromkeys(classes, label))
+    else:
+        options = ScoreOptions(membrane=label == 0 or (label is None and 0 in classes.values()))
+    told: dict[str, float] = {}
+    for summary in run_to_end(iter_score_pairs([Pair(truth.name, results["binary"], truth)], options)):
+        before = f"{summary.class_name} " if several else ""
+        told |= {f"{before}{name}": value for name, value in _numbers(summary.pooled, SHOWN).items()}
+    if "objects" in results:
+        pairs = [Pair(truth.name, results["objects"], truth)]
+        for summary in run_to_end(iter_score_pairs(pairs, ScoreOptions("instances"))):
+            told |= _numbers(summary.pooled, OF_OBJECTS)
+    return told
+
+
+def _numbers(scores: Any, names: tuple[str, ...]) -> dict[str, float]:
+    return {name: float(scores[name]) for name in names if isinstance(scores.get(name), int | float)}

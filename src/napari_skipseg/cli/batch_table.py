@@ -1,0 +1,100 @@
+"""A batch in a terminal: a table that lives while it runs, or a line a file where there is no terminal."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from napari_skipseg.batch.rows import FINISHED, BatchOpened, FileChanged, Row
+from napari_skipseg.progress import Progress, in_words
+from napari_skipseg.terminal import follow
+
+if TYPE_CHECKING:
+    from napari_skipseg.batch.run import BatchResult
+
+SHOWN = 12
+"""Rows of files that ended, besides those at work."""
+STYLES = {"done": "green", "failed": "red", "skipped": "dim", "running": "bold"}
+PER_SECOND = 5
+
+
+def show_batch(work: Generator[Progress, Any, BatchResult]) -> BatchResult:
+    """Return the result of `work`, shown on stderr while it goes on; Ctrl-C stops it at its next tile."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        return follow(work, _Lines(console).show)
+    table = _LiveTable()
+    with Live(console=console, refresh_per_second=PER_SECOND, transient=True, get_renderable=table.draw):
+        return follow(work, table.show)
+
+
+class _Lines:
+    """A line for each file that ended."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def show(self, progress: Progress) -> None:
+        if isinstance(progress, FileChanged) and progress.row.state in FINISHED:
+            row = progress.row
+            told = row.reason or row.note or row.size
+            seconds = f" in {in_words(row.seconds)}" if row.state == "done" else ""
+            line = f"{progress.message}: {_plain(row.relative)} {row.state}{seconds}{f', {told}' if told else ''}"
+            self._console.print(line, markup=False, soft_wrap=True)
+
+
+class _LiveTable:
+    """Files at work, those that ended last, those that failed, and how far the whole is."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, Row] = {}
+        self._ended: deque[Row] = deque(maxlen=SHOWN)
+        self._whole = Progress(0, 1)
+        self._left: float | None = None
+        self._folder = ""
+
+    def show(self, progress: Progress) -> None:
+        self._whole = progress
+        if isinstance(progress, BatchOpened):
+            self._folder = progress.folder
+        if isinstance(progress, FileChanged):
+            self._left, row = progress.seconds_left, progress.row
+            self._running.pop(row.relative, None)
+            if row.state == "running":
+                self._running[row.relative] = row
+            elif row.state in FINISHED:
+                self._ended.append(row)
+
+    def draw(self) -> Group:
+        table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+        table.add_column("file", overflow="ellipsis", no_wrap=True, ratio=3)
+        table.add_column("state")
+        table.add_column("progress", justify="right")
+        table.add_column("size", justify="right", no_wrap=True)
+        table.add_column("", overflow="ellipsis", no_wrap=True, ratio=3)
+        for row in [*self._ended, *self._running.values()]:
+            table.add_row(*(Text(_plain(cell), style=STYLES.get(row.state, "")) for cell in _cells(row)))
+        left = f", about {in_words(self._left)} left" if self._left else ""
+        told = Text(f"{self._whole.message}{left} → {_plain(self._folder)}", overflow="ellipsis", no_wrap=True)
+        return Group(table, ProgressBar(total=1.0, completed=self._whole.fraction), told)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    running = row.state == "running"
+    left = f", {in_words(row.seconds_left)} left" if running and row.seconds_left else ""
+    how_far = f"{row.fraction:.0%}" if running else f"{row.seconds:.1f} s" if row.state == "done" else ""
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in list(row.scores.items())[:2])
+    told = row.message + left if running else row.reason or row.note or scores
+    return row.relative, row.state, how_far, row.size, told
+
+
+def _plain(text: str) -> str:
+    """Return a text that every terminal can show, whatever a file is called."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)

@@ -1,0 +1,108 @@
+"""The command `objects`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
+
+import typer
+
+from napari_skipseg.cli.options import AsJson, FormatFlag, Unit, VoxelSize, add_flags, flag, one_of
+from napari_skipseg.objects.options import Border, Method, ObjectOptions, ObjectPlanes, Seeds
+from napari_skipseg.terminal import report, watch
+
+if TYPE_CHECKING:
+    from napari_skipseg.objects.files import ObjectFiles
+    from napari_skipseg.objects.whole import Form
+
+_DEFAULT = ObjectOptions()
+_FOUND_IN = ("_probability", "_binary")
+
+_FLAGS: dict[str, Any] = {
+    "method": Annotated[str | None, flag(f"How: {one_of(get_args(Method))} (default {_DEFAULT.method}).")],
+    "class_name": Annotated[str | None, flag("The class; the only or first one where left out.", "--class")],
+    "threshold": Annotated[
+        float | None, flag(f"Probability above which a voxel belongs to the class (default {_DEFAULT.threshold}).")
+    ],
+    "seeds": Annotated[str | None, flag(f"What parts objects: {one_of(get_args(Seeds))} (default {_DEFAULT.seeds}).")],
+    "seed_distance": Annotated[
+        float | None, flag(f"Closer seeds are one, in voxels of X (default {_DEFAULT.seed_distance:g}).")
+    ],
+    "merge": Annotated[
+        float | None, flag(f"Cells whose boundary has a lower mean probability are one (default {_DEFAULT.merge}).")
+    ],
+    "smallest": Annotated[int | None, flag("Fewest voxels of an object.")],
+    "largest": Annotated[int | None, flag("Most voxels of an object; 0 = no limit.")],
+    "fill_holes": Annotated[bool | None, flag("Fill the holes of each object.", "--fill-holes")],
+    "border": Annotated[str | None, flag(f"Objects at the image's border: {one_of(get_args(Border))}.")],
+    "planes": Annotated[str | None, flag(f"Objects of the volume or of slices: {one_of(get_args(ObjectPlanes))}.")],
+}
+"""Those of `ObjectOptions`; what is not given has its default there."""
+
+
+def objects(
+    probability: Annotated[Path, typer.Argument(metavar="PROBABILITY", help="A probability, or a binary image.")],
+    out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Folder for the results; made if missing.")],
+    image: Annotated[Path | None, flag("Image whose grey values are measured.", metavar="IN")] = None,
+    truth: Annotated[Path | None, flag("True labels to score against.", metavar="TRUTH")] = None,
+    axes: Annotated[str | None, flag("Names of the axes, such as ZYX, where the file is wrong.")] = None,
+    voxel_size: VoxelSize = None,
+    unit: Unit = None,
+    form: Annotated[FormatFlag, flag("What the labels are written as.", "--format")] = FormatFlag.tiff,
+    as_json: AsJson = False,
+    **flags: Any,
+) -> None:
+    """Find the objects in a probability, as labels, and measure them: NAME_objects.tif and NAME_objects.csv."""
+    options = ObjectOptions(**{name: value for name, value in flags.items() if value is not None})
+    files = _write(_Wanted(probability, (axes, voxel_size, unit), image, out_dir, form.value), options)
+    scores = {} if truth is None else _scores(files.labels, truth)
+    if as_json:
+        report({"objects": files.count, "files": [str(files.labels), str(files.table)], **scores}, as_json)
+        return
+    typer.echo(f"{files.labels}\n{files.table}")
+    report({"objects": files.count, **scores}, as_json)
+
+
+add_flags(objects, _FLAGS)
+
+
+class _Wanted(NamedTuple):
+    """What is read, and where it goes."""
+
+    probability: Path
+    calibration: tuple[str | None, tuple[float, float, float] | None, str | None]
+    image: Path | None
+    folder: Path
+    form: Form
+
+
+def _write(wanted: _Wanted, options: ObjectOptions) -> ObjectFiles:
+    from napari_skipseg.devices import versions
+    from napari_skipseg.images.files import read_stack
+    from napari_skipseg.inference.recipe import describe_input
+    from napari_skipseg.inference.saving import check_replaceable
+    from napari_skipseg.objects.files import iter_write_objects, read_probability
+    from napari_skipseg.objects.whole import ObjectsTarget
+
+    found = read_probability(wanted.probability, *wanted.calibration)
+    image = None if wanted.image is None else read_stack(wanted.image)
+    recipe = {"operation": "objects", "inputs": [vars(describe_input(found.stack))], "versions": versions()}
+    target = ObjectsTarget(wanted.folder, _plain(found.stack.name), wanted.form, recipe)
+    check_replaceable([target.file], wanted.form)
+    work = iter_write_objects(found.stack, found.class_names, options, target, image, found.labels)
+    return watch(work, f"finding objects in {wanted.probability.name}")
+
+
+def _plain(name: str) -> str:
+    """Return the name of the image that a probability is of."""
+    for ending in _FOUND_IN:
+        name = name.removesuffix(ending)
+    return name
+
+
+def _scores(labels: Path, truth: Path) -> dict[str, float]:
+    from napari_skipseg.inference.pairs import Pair
+    from napari_skipseg.inference.scoring import ScoreOptions, iter_score_pairs
+
+    (summary,) = watch(iter_score_pairs([Pair(truth.name, labels, truth)], ScoreOptions("instances")), "scoring")
+    return dict(summary.pooled)

@@ -1,0 +1,232 @@
+"""A recipe: what a run was asked for, what it was asked of, and what was chosen for it; enough to repeat it.
+
+It holds no times and no results, so that the same run on the same machine writes the same recipe. It is one JSON object
+in the layers' metadata, in the files' own metadata, and beside them as `<name>_recipe.json`. Loads without torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from napari_skipseg.errors import FileError, InputError, SkipsegError
+from napari_skipseg.images.identity import identify
+from napari_skipseg.images.normalize import Normalization
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.outputs import Depth, Format
+from napari_skipseg.networks.specs import first_fault
+from napari_skipseg.objects.options import ObjectOptions
+
+FORMAT_VERSION = 1
+MOST_AT_ONCE = 32
+"""Tiles that go into one run of the network, at the most."""
+OPERATION = "segment"
+RECIPE_FILE, TIMES_FILE = "recipe.json", "times.json"
+"""What is written beside `<name>_probability.tif`, behind the same `<name>_`."""
+LAYER = "layer"
+"""The key that a file of labels has besides, so that viewers show it as such."""
+_HEAD = {"operation": OPERATION, "format_version": FORMAT_VERSION}
+_COMPARED = ("tile", "batch", "backend", "precision", "device")
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class SegmentRequest:
+    """What is asked for, whatever the input.
+
+    model: its name or its folder; model_sha256: of its weights, which says which one it is. options: as asked, so that
+    a device may be "auto" and a tile 0. depth, form: how results are stored. objects: how objects are found in the
+    probability, None where they are not asked for.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    model: str
+    model_sha256: str
+    options: SegmentOptions = field(default_factory=SegmentOptions)
+    depth: Depth = "uint8"
+    form: Format = "tiff"
+    objects: ObjectOptions | None = None
+
+
+@dataclass(frozen=True)
+class RecipeInput:
+    """One image that was read: where from, which one by its content (`images.identity`), and how it was taken.
+
+    file: an absolute path, "" where the image was only in memory. The rest is as in `Stack`.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    name: str
+    file: str
+    sha256: str
+    shape: tuple[int, ...]
+    axes: str
+    dtype: str
+    voxel_size: tuple[float, float, float]
+    unit: str
+    origin: tuple[float, float, float]
+
+
+def describe_input(stack: Stack) -> RecipeInput:
+    """Return what a recipe says of an image; of a large one a sample of blocks is read.
+
+    Raises:
+        FileError, InputError: the voxels cannot be read or are no numbers.
+    """
+    z, y, x = map(float, stack.voxel_size)
+    oz, oy, ox = map(float, stack.origin)
+    dtype = np.dtype(stack.data.dtype).name
+    told = (stack.name, stack.file, identify(stack), stack.shape, stack.axes, dtype)
+    return RecipeInput(*told, (z, y, x), stack.unit, (oz, oy, ox))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the bytes of a run's results.
+
+    classes: of the model, in its order. normalization: of the grey values, measured on a sample drawn with `seed`.
+    tile: what the network saw at once, in voxels. side, batch: the longest side and the number of tiles that it was
+    planned with. backend, precision, device: what computed. notes: what failed on the way and what took over. versions:
+    of what results depend on.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    request: SegmentRequest
+    inputs: tuple[RecipeInput, ...]
+    classes: tuple[str, ...]
+    normalization: Normalization
+    seed: int
+    tile: tuple[int, ...]
+    side: int
+    batch: int
+    backend: str
+    precision: str
+    device: str
+    notes: tuple[str, ...]
+    versions: dict[str, str]
+
+    def __post_init__(self) -> None:
+        mean, deviation = self.normalization.mean, self.normalization.deviation
+        if not math.isfinite(mean) or not 0 < deviation < math.inf:
+            raise InputError(f"Grey values of mean {mean} and deviation {deviation} are impossible.")
+        if self.side < 1 or not 1 <= self.batch <= MOST_AT_ONCE:
+            raise InputError(f"{self.batch} tiles of {self.side} voxels at once are impossible.")
+
+
+_ASKED = tuple(each.name for each in fields(SegmentRequest))
+
+
+@cache
+def _adapter() -> TypeAdapter[Recipe]:
+    return TypeAdapter(Recipe)
+
+
+def request_hash(request: SegmentRequest, versions: Mapping[str, str]) -> str:
+    """Return a SHA-256, in hexadecimal, of what is asked for and of the `versions` that answer it."""
+    told = {**asdict(request), "versions": dict(versions)}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Return `recipe` as one flat mapping: what was asked for and what was chosen side by side."""
+    values = asdict(recipe)
+    return {**_HEAD, **values.pop("request"), **values}
+
+
+def recipe_to_json(recipe: Recipe) -> str:
+    """Return `recipe` as readable JSON; `recipe_from_json` gives the same value back."""
+    return dict_to_json(recipe_to_dict(recipe))
+
+
+def dict_to_json(values: Mapping[str, Any]) -> str:
+    """Return what `recipe_to_dict` gives as readable JSON."""
+    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+
+
+def recipe_from_json(text: str | bytes, place: str = "The recipe") -> Recipe:
+    """Return the recipe in `text`, found at `place` (for messages).
+
+    Raises:
+        FileError: no JSON, another format version, an unknown key, a missing or impossible value.
+    """
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{place} is no JSON ({error}): give a recipe that a run wrote.") from error
+    return recipe_from_dict(values, place)
+
+
+def recipe_from_dict(values: object, place: str = "The recipe") -> Recipe:
+    """Return the recipe in what JSON held, or in the metadata of a file or layer; strictly, as `recipe_from_json`.
+
+    Raises:
+        FileError: as `recipe_from_json`.
+    """
+    if not isinstance(values, Mapping) or "operation" not in values:
+        raise FileError(f"{place} holds no recipe: give one that a run wrote.")
+    _check_head(values, place)
+    rest = {name: value for name, value in values.items() if name not in (*_HEAD, LAYER)}
+    unknown = sorted(
+        set(map(str, rest)) - {each.name for each in fields(Recipe)} - set(_ASKED) | {"request"} & set(rest)
+    )
+    if unknown:
+        raise FileError(f"{place} has the unknown key '{unknown[0]}': remove it, or correct its name.")
+    request = {name: rest.pop(name) for name in _ASKED if name in rest}
+    try:
+        return _adapter().validate_python({"request": request, **rest})
+    except ValidationError as error:
+        raise FileError(f"{place} is not valid: {first_fault(error).replace('request.', '', 1)}.") from error
+    except SkipsegError as error:
+        raise FileError(f"{place} is not valid: {error}") from error
+
+
+def _check_head(values: Mapping[str, Any], place: str) -> None:
+    if values["operation"] != OPERATION:
+        raise FileError(
+            f"{place} is of a run that cannot be repeated ('{values['operation']}'): give one of a segmentation."
+        )
+    version = values.get("format_version")
+    if version != FORMAT_VERSION:
+        told = "an earlier SkipSeg" if version is None else f"another SkipSeg (format version {version})"
+        raise FileError(
+            f"{place} was written by {told}, this one reads format version {FORMAT_VERSION}: segment again, or install "
+            "that version."
+        )
+
+
+def differences(before: Recipe, now: Recipe) -> list[str]:
+    """Return in what a run is otherwise than an earlier one, in words; names do not count, contents do."""
+    found = []
+    if [each.sha256 for each in before.inputs] != [each.sha256 for each in now.inputs]:
+        found.append("another image")
+    if before.request.model_sha256 != now.request.model_sha256:
+        found.append("another model")
+    if before.normalization != now.normalization:
+        found.append("grey values normalised otherwise")
+    told, new = asdict(before), asdict(now)
+    pairs = [(name, told[name], new[name]) for name in _COMPARED]
+    pairs += [(name, value, new["request"]["options"][name]) for name, value in told["request"]["options"].items()]
+    found += [f"{name} {_in_words(value)} (was {_in_words(old)})" for name, old, value in pairs if old != value]
+    return found + version_differences(before.versions, now.versions)
+
+
+def version_differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return which versions are others than before, in words."""
+    names = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    return [f"{name} {now.get(name, 'missing')} (was {before.get(name, 'missing')})" for name in names]
+
+
+def _in_words(value: object) -> str:
+    return " × ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,109 @@
+"""What a recipe needs, found again: itself in a file, its model by its weights, its image by its voxels. No torch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from napari_skipseg.errors import FileError, InputError, ModelError, SkipsegError
+from napari_skipseg.images.files import place_of, read_recipe, read_stack
+from napari_skipseg.images.identity import identify
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.zarr_nodes import METADATA
+from napari_skipseg.inference.recipe import Recipe, RecipeInput, recipe_from_dict, recipe_from_json
+from napari_skipseg.models.catalog import find_models, locate_model
+from napari_skipseg.models.folder import read_description
+
+
+def read_recipe_file(path: str | os.PathLike[str]) -> Recipe:
+    """Return the recipe in a .json file, or the one that a result bears.
+
+    Raises:
+        FileError: there is none, it cannot be read, or it is not valid.
+    """
+    file, place = Path(path), f"'{path}'"
+    if file.suffix.lower() == ".json" and file.name not in METADATA:
+        try:
+            return recipe_from_json(file.read_bytes(), place)
+        except OSError as error:
+            raise FileError(f"{place} cannot be read ({error.strerror}): give a recipe that a run wrote.") from error
+    told = read_recipe(file)
+    if told is None:
+        raise FileError(f"{place} bears no recipe: give a result of SkipSeg's, or the _recipe.json beside it.")
+    return recipe_from_dict(told, place)
+
+
+def find_model(recipe: Recipe, named: str = "") -> Path:
+    """Return the folder of the model that a recipe was made with: `named`, by its own name, or by its weights.
+
+    Raises:
+        ModelError: it is not here, or what bears its name has other weights.
+    """
+    name, sha256 = recipe.request.model, recipe.request.model_sha256
+    if named:
+        folder = locate_model(named)
+        if read_description(folder).weights_sha256 != sha256:
+            raise ModelError(
+                f"'{named}' has other weights than the recipe's model '{name}' (SHA-256 {sha256[:12]}…): give that one."
+            )
+        return folder
+    known = _known_weights()
+    mine = sorted(
+        (folder for folder, weights in known.items() if weights == sha256), key=lambda each: each.name != name
+    )
+    if mine:
+        return mine[0]
+    others = [folder for folder in known if folder.name == name]
+    if others:
+        raise ModelError(
+            f"The model '{name}' has other weights (SHA-256 {known[others[0]][:12]}…) than when the recipe was written "
+            f"({sha256[:12]}…): give the folder of the old one with --model."
+        )
+    raise ModelError(f"The model '{name}' (SHA-256 {sha256[:12]}…) is not here: give its folder with --model.")
+
+
+def _known_weights() -> dict[Path, str]:
+    """Return the hash of every model's weights, of those that can be read."""
+    found = {}
+    for folder in find_models().values():
+        try:
+            found[folder] = read_description(folder).weights_sha256
+        except SkipsegError:
+            continue
+    return found
+
+
+def find_input(told: RecipeInput, near: Path) -> Stack:
+    """Return the image that a recipe tells of, from where it was, or `near` the recipe or above it.
+
+    Raises:
+        FileError: it is gone, or holds something else now.
+    """
+    name = Path(told.file).name
+    if not told.file:
+        raise FileError(f"'{told.name}' was segmented from memory, not from a file: give the image with --input.")
+    places = [place for place in (Path(told.file), near / name, near.parent / name) if place_of(place).exists()]
+    if not places:
+        raise FileError(f"'{told.file}' is no longer there: put it back, or say with --input where the image is now.")
+    for place in places:
+        stack = _read_as(place, told)
+        if stack is not None:
+            return stack
+    raise FileError(
+        f"'{places[0]}' holds another image now than when the recipe was written: put the old one back, or give "
+        "with --input the one to segment."
+    )
+
+
+def _read_as(place: Path, told: RecipeInput) -> Stack | None:
+    """Return the image at `place` as it was taken, None where it is another one."""
+    stack = read_stack(place)
+    if stack.axes != told.axes:
+        try:
+            stack = read_stack(place, axes=told.axes)
+        except InputError:
+            return None
+    if stack.shape != told.shape or identify(stack) != told.sha256:
+        return None
+    return replace(stack, voxel_size=told.voxel_size, unit=told.unit, origin=told.origin, name=told.name)

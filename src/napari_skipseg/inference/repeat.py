@@ -1,0 +1,139 @@
+"""A recipe repeated: its model and image found again by their content, and what was chosen for them taken again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from napari_skipseg.devices import Device, choose_device, has_openvino, versions
+from napari_skipseg.errors import DeviceError, FileError
+from napari_skipseg.images.files import read_recipe, read_stack
+from napari_skipseg.images.identity import identify
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.backends import OpenVINOBackend, TorchBackend, openvino_backend, torch_backend
+from napari_skipseg.inference.outputs import Focus, file_name
+from napari_skipseg.inference.predict import select_channel
+from napari_skipseg.inference.recipe import Recipe, recipe_to_dict, version_differences
+from napari_skipseg.inference.recipe_sources import find_input, find_model
+from napari_skipseg.inference.results import PROBABILITY
+from napari_skipseg.inference.saving import check_replaceable
+from napari_skipseg.inference.to_folder import PINNED, FolderTarget, iter_segment
+from napari_skipseg.models.model import Model, read_model
+from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.progress import Progress
+
+AGAIN = "again"
+"""The folder beside a recipe that its results go to where none is named."""
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A run to do again: of which image, with which model, and what is pinned of what was chosen for it.
+
+    warnings: what is different here, one sentence each.
+    """
+
+    recipe: Recipe
+    stack: Stack
+    model: Model
+    pinned: dict[str, Any]
+    warnings: tuple[str, ...]
+
+
+def prepare_repeat(
+    recipe: Recipe, image: Stack | None = None, near: str | os.PathLike[str] = ".", model: str = ""
+) -> Repeat:
+    """Return what a recipe says, ready to be run.
+
+    image: another one than the recipe's. near: the folder that the recipe lies in. model: where its model lies, if not
+    among those that are known.
+
+    Raises:
+        SkipsegError: model or image are gone or others now.
+    """
+    folder = find_model(recipe, model)
+    if image is None:
+        if len(recipe.inputs) != 1:
+            raise FileError(f"The recipe names {len(recipe.inputs)} inputs: give one with --input.")
+        stack, is_same = find_input(recipe.inputs[0], Path(near)), True
+    else:
+        stack, is_same = image, identify(image) in [told.sha256 for told in recipe.inputs]
+    pinned, warnings = pin(recipe, is_same)
+    return Repeat(recipe, stack, read_model(folder), pinned, tuple(warnings))
+
+
+def iter_repeat(repeat: Repeat, folder: Path, restart: bool = False) -> Generator[Progress, Focus | None, list[Path]]:
+    """Yield as the run goes on; return the files written to `folder`.
+
+    Raises:
+        SkipsegError: as `iter_segment`.
+    """
+    request = repeat.recipe.request
+    name = file_name(repeat.stack.name)
+    target = FolderTarget(folder, name, request.depth, request.form, restart, request.objects)
+    files = yield from iter_segment(repeat.stack, repeat.model, request.options, target, pinned=repeat.pinned)
+    if request.objects is not None:
+        files += yield from _iter_objects(repeat, target, request.objects)
+    return files
+
+
+def _iter_objects(
+    repeat: Repeat, target: FolderTarget, options: ObjectOptions
+) -> Generator[Progress, Focus | None, list[Path]]:
+    """Yield while objects are found in the probability and measured there and in the image; return the files."""
+    from napari_skipseg.objects.files import iter_write_objects
+    from napari_skipseg.objects.whole import ObjectsTarget
+
+    probability = target.file(PROBABILITY)
+    told = {**(read_recipe(probability) or {}), "layer": "labels"}
+    place = ObjectsTarget(target.folder, target.name, target.form, told)
+    check_replaceable([place.file], target.form)
+    image = select_channel(repeat.stack, repeat.model, repeat.recipe.request.options)
+    names = repeat.model.description.class_names
+    found = yield from iter_write_objects(read_stack(probability), names, options, place, image)
+    return [found.labels, found.table]
+
+
+def pin(recipe: Recipe, is_same: bool) -> tuple[dict[str, Any], list[str]]:
+    """Return what of a recipe's choices can be taken again here, and in sentences what cannot.
+
+    is_same: whether the image is the recipe's, so that its grey values are known.
+    """
+    told, warnings = recipe_to_dict(recipe), list(_differences(recipe))
+    pinned = {name: told[name] for name in PINNED if is_same or name != "normalization"}
+    try:
+        device = choose_device(recipe.device)
+    except DeviceError:
+        warnings.append(
+            f"There is no {recipe.device} device here: the run takes what there is, and its bytes may differ."
+        )
+        pinned["device"] = recipe.request.options.device
+        device = choose_device(recipe.request.options.device)
+    if not recipe.request.options.samples and not _can_compute(recipe, device):
+        warnings.append(
+            f"{recipe.backend} in {recipe.precision} cannot be had here: the run takes what is fastest, and its bytes "
+            "may differ."
+        )
+        pinned = {name: value for name, value in pinned.items() if name not in ("backend", "precision")}
+    return pinned, warnings
+
+
+def _can_compute(recipe: Recipe, device: Device) -> bool:
+    """Return whether the recipe's backend is here and computes in its precision."""
+    if recipe.backend == OpenVINOBackend.name:
+        return has_openvino() and recipe.precision in ("f32", openvino_backend.best_precision())
+    return recipe.backend == TorchBackend.name and recipe.precision in (
+        "f32",
+        torch_backend.best_precision(device.name),
+    )
+
+
+def _differences(recipe: Recipe) -> Iterator[str]:
+    others = version_differences(recipe.versions, versions())
+    if others:
+        yield f"The versions are others than the recipe's, so that the bytes may differ: {', '.join(others)}."
+    if recipe.notes:
+        yield f"In the run of the recipe something failed midway, so that the bytes may differ: {recipe.notes[-1]}"

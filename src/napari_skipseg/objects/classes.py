@@ -1,0 +1,103 @@
+"""The class whose objects are found, and its probability as numbers from 0 to 1 whatever a file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.errors import InputError
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.objects.options import ObjectOptions
+
+PARTING = ("membrane", "boundary", "wall", "border")
+"""Names of classes that part cells; the first that a probability has is the one that "cells" takes."""
+
+MOST_LABELS = 31
+"""Whole numbers of an image up to this are labels, where its file does not say what they are."""
+
+
+@dataclass(frozen=True)
+class ClassProbability:
+    """One class of an image of probabilities or labels, read as float32 in [0, 1].
+
+    channel: its place along C, None where there is no C. value: the label that is the class, where `labels`; 0 = any.
+    """
+
+    stack: Stack
+    channel: int | None
+    value: int
+    labels: bool
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """The lengths along T, Z, Y and X."""
+        t, z, y, x = (self.stack.length(axis) for axis in "TZYX")
+        return t, z, y, x
+
+    def read(self, time: int, z: slice, y: slice, x: slice) -> NDArray[np.float32]:
+        """Return a block, shape (Z, Y, X).
+
+        Raises:
+            InputError: values that are no probabilities.
+        """
+        places: dict[str, int | slice] = {"T": time, "C": self.channel or 0, "Z": z, "Y": y, "X": x}
+        values = self.stack.read(tuple(places[axis] for axis in self.stack.axes))
+        return self._scaled(values if "Z" in self.stack.axes else values[None])
+
+    def _scaled(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        if self.labels or values.dtype.kind == "b":
+            mask: NDArray[np.bool_] = values == self.value if self.value and values.dtype.kind != "b" else values != 0
+            return mask.astype(np.float32)
+        if values.dtype.kind == "u":
+            return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
+        if values.dtype.kind != "f":
+            raise InputError(
+                f"'{self.stack.name}' holds {values.dtype} values: give a probability, or say that it holds labels."
+            )
+        low, high = float(values.min(initial=0)), float(values.max(initial=0))
+        if not (low >= 0 and high <= 1):
+            raise InputError(
+                f"'{self.stack.name}' has values from {low:g} to {high:g}: probabilities lie between 0 and 1."
+            )
+        return values.astype(np.float32, copy=False)
+
+
+def class_probability(
+    stack: Stack, class_names: Sequence[str], options: ObjectOptions, labels: bool = False
+) -> ClassProbability:
+    """Return the class that `options` name, of an image with its classes along C, or of labels 1, 2, … in their order.
+
+    Raises:
+        InputError: there is no such class, or too few names.
+    """
+    names = tuple(class_names)
+    if not labels and names and "C" not in stack.axes and len(names) > 1:
+        names = names[:1]
+    place = _place(names, options)
+    if labels:
+        return ClassProbability(stack, 0 if "C" in stack.axes else None, place + 1 if names else 0, True)
+    if place >= stack.length("C"):
+        raise InputError(f"'{stack.name}' has {stack.length('C')} channels, none for the class '{names[place]}'.")
+    return ClassProbability(stack, place if "C" in stack.axes else None, 0, False)
+
+
+def _place(names: tuple[str, ...], options: ObjectOptions) -> int:
+    if options.class_name:
+        if options.class_name not in names:
+            known = f"its classes are {', '.join(names)}" if names else "its classes have no names"
+            raise InputError(f"There is no class '{options.class_name}': {known}.")
+        return names.index(options.class_name)
+    if options.method == "cells":
+        return next((names.index(name) for name in PARTING if name in names), 0)
+    return 0
+
+
+def holds_few_values(stack: Stack) -> bool:
+    """Return whether an image of whole numbers holds none above 31: then they are labels, not a probability."""
+    if stack.data.dtype.kind not in "bui":
+        return False
+    return all(int(stack.read(place).max()) <= MOST_LABELS for place in stack.slices("YX"))

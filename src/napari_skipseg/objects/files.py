@@ -1,0 +1,81 @@
+"""Objects from file to files: the labels and the table of their measurements beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.objects.classes import class_probability, holds_few_values
+from napari_skipseg.objects.measure import iter_measure
+from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.objects.whole import ObjectsTarget, iter_find_objects
+from napari_skipseg.progress import Progress
+
+
+class ProbabilityFile(NamedTuple):
+    """An image in which objects can be found: its classes' names where it says them, and whether it holds labels."""
+
+    stack: Stack
+    class_names: tuple[str, ...]
+    labels: bool
+
+
+@dataclass(frozen=True)
+class ObjectFiles:
+    """What was written: the image of labels, the table of measurements; and how many objects there are."""
+
+    labels: Path
+    table: Path
+    count: int
+
+
+def read_probability(
+    path: str | PathLike[str],
+    axes: str | None = None,
+    voxel_size: tuple[float, float, float] | None = None,
+    unit: str | None = None,
+) -> ProbabilityFile:
+    """Return a probability, a binary image or labels of classes, read only where they are looked at.
+
+    A file of ours says which it is. Of others, whole numbers up to 31 throughout are labels.
+
+    Raises:
+        FileError, InputError: as `images.files.read_stack`.
+    """
+    stack = read_stack(path, axes, voxel_size, unit)
+    recipe = read_recipe(path) or {}
+    names = tuple(str(name) for name in recipe.get("classes", ()))
+    labels = holds_labels(path) or (not names and holds_few_values(stack))
+    return ProbabilityFile(stack, names, labels)
+
+
+def iter_write_objects(
+    probability: Stack,
+    class_names: Sequence[str],
+    options: ObjectOptions,
+    target: ObjectsTarget,
+    image: Stack | None = None,
+    labels: bool = False,
+) -> Generator[Progress, None, ObjectFiles]:
+    """Yield while objects are found and measured; return `<name>_objects.tif` (or .ome.zarr) and `<name>_objects.csv`.
+
+    image: grey values to measure. The rest as `iter_find_objects`. Memory holds a block, and the table.
+
+    Raises:
+        FileError, InputError: as `iter_find_objects` and `iter_measure`.
+    """
+    found = yield from iter_find_objects(probability, class_names, options, target, labels)
+    chosen = class_probability(probability, class_names, options, labels)
+    measured = yield from iter_measure(read_stack(found.file, _axes_of(probability)), image, chosen, options.planes)
+    table = target.folder / f"{target.name}_objects.csv"
+    measured.write_csv(table)
+    return ObjectFiles(found.file, table, found.count)
+
+
+def _axes_of(stack: Stack) -> str:
+    return "".join(axis for axis in "TZYX" if axis in stack.axes)

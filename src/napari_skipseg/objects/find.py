@@ -1,0 +1,145 @@
+"""Objects of a probability in memory, such as the slab that is viewed; a changed option redoes only what follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.images.stack import ArrayLike, Stack
+from napari_skipseg.objects.basins import Edges, Window
+from napari_skipseg.objects.classes import ClassProbability, class_probability
+from napari_skipseg.objects.graph import Graph, Seeding, combine, join_maxima, join_weak
+from napari_skipseg.objects.landscape import level_of, reach_of
+from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.objects.parts import Spacing, find_parts, relabel
+from napari_skipseg.objects.selection import number_objects
+
+
+class Settled(NamedTuple):
+    """A graph, and which of its nodes each label, from 1 on, belongs to."""
+
+    graph: Graph
+    places: NDArray[np.int64]
+
+
+def find_objects(
+    probability: ArrayLike,
+    axes: str,
+    class_names: Sequence[str] = (),
+    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    options: ObjectOptions | None = None,
+    labels: bool = False,
+) -> NDArray[np.uint32]:
+    """Return the objects in a probability: 0 = none, then 1, 2, … in the order of their first voxels.
+
+    Shape: that of `probability` without C. probability: float in [0, 1], or unsigned integers, 0 to the largest of
+    their type; booleans are a mask. labels: it holds labels instead, 1, 2, … in the order of `class_names`. axes:
+    letters of "TCZYX"; each time is an image of its own. class_names: of the channels. voxel_size: (z, y, x).
+
+    Raises:
+        InputError: there is no such class, or the values are no probabilities.
+    """
+    stack = Stack(probability, axes, voxel_size)
+    return ObjectSearch(stack, tuple(class_names), labels).find(options or ObjectOptions())
+
+
+@dataclass
+class ObjectSearch:
+    """Finds objects in one image in memory, again and again with other options.
+
+    What the threshold (and the kind of seeds), the seeds' distance, merging and selection give is kept, each of them
+    until something changes on which it depends.
+    """
+
+    stack: Stack
+    class_names: tuple[str, ...] = ()
+    labels: bool = False
+    _kept: dict[str, tuple[Any, Any]] = field(default_factory=dict, repr=False)
+
+    def find(self, options: ObjectOptions) -> NDArray[np.uint32]:
+        """Return the objects, as `find_objects` does."""
+        chosen = class_probability(self.stack, self.class_names, options, self.labels)
+        time, depth, rows, columns = chosen.shape
+        spacing, whole = spacing_of(self.stack, options), (time * depth, rows, columns)
+        grounds: tuple[Any, ...] = (
+            chosen.channel,
+            chosen.value,
+            options.method,
+            options.threshold,
+            options.seeds,
+            options.planes,
+        )
+        grounds += (options.fill_holes, reach_of(options))
+        found, raw = self._once("parts", grounds, lambda: _all_parts(chosen, options, spacing))
+        seeded = self._once("seeds", (*grounds, options.seed_distance), lambda: seed(raw, options, spacing, whole))
+        merged = self._once("cells", (*grounds, options.seed_distance, options.merge), lambda: merge(seeded, options))
+        result = relabel(found, number_objects(merged.graph, options)[merged.places]).reshape(chosen.shape)
+        return _in_axes(result, self.stack.axes)
+
+    def _once(self, step: str, grounds: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
+        known, result = self._kept.get(step, (None, None))
+        if known != grounds:
+            result = compute()
+            self._kept[step] = grounds, result
+        return result
+
+
+def spacing_of(stack: Stack, options: ObjectOptions) -> Spacing:
+    """Return the sides of a voxel in those of X; 0 along z where slices are looked at one by one."""
+    z, y, x = stack.voxel_size
+    return (z / x if options.planes == "volume" else 0.0), y / x, 1.0
+
+
+def seed(graph: Graph, options: ObjectOptions, spacing: Spacing, whole: tuple[int, int, int]) -> Settled:
+    """Return the graph with seeds joined that are closer than the distance asked for."""
+    if options.method == "components":
+        return Settled(graph, np.arange(len(graph.nodes.size)))
+    return Settled(*join_maxima(graph, Seeding(level_of(options), -1.0, options.seed_distance), spacing, whole))
+
+
+def merge(seeded: Settled, options: ObjectOptions) -> Settled:
+    """Return the graph with cells joined whose boundary is weak."""
+    if options.method != "cells":
+        return seeded
+    graph, places = join_weak(seeded.graph, options.merge)
+    return Settled(graph, places[seeded.places])
+
+
+def _all_parts(chosen: ClassProbability, options: ObjectOptions, spacing: Spacing) -> tuple[NDArray[np.uint32], Graph]:
+    """Return the parts of all times, as labels, shape (T·Z, Y, X), and as one graph."""
+    times, depth, rows, columns = chosen.shape
+    labels = np.empty((times * depth, rows, columns), np.uint32)
+    graphs: list[Graph] = []
+    before = 0
+    everything = slice(None)
+    for time in range(times):
+        start = (time * depth, 0, 0)
+        window = Window(start, (depth, rows, columns), labels.shape, depth, options.planes == "volume")
+        block = chosen.read(time, everything, everything, everything)
+        parts = find_parts(block, (0, 0, 0), window, options, spacing)
+        labels[time * depth : (time + 1) * depth] = shift_labels(parts.labels, before)
+        graphs.append(Graph(parts.graph.nodes, shift(parts.graph.edges, before)))
+        before += len(parts.graph.nodes.size)
+    return labels, combine(graphs)
+
+
+def shift(edges: Edges, before: int) -> Edges:
+    """Return edges whose nodes stand behind `before` others."""
+    return edges._replace(one=edges.one + before, other=edges.other + before)
+
+
+def shift_labels(labels: NDArray[np.uint32], before: int) -> NDArray[np.uint32]:
+    """Return labels behind `before` others; 0 stays 0."""
+    return np.where(labels, labels + np.uint32(before), np.uint32(0)) if before else labels
+
+
+def _in_axes(objects: NDArray[np.uint32], axes: str) -> NDArray[np.uint32]:
+    """Return an array (T, Z, Y, X) with the axes that an image has, in its order."""
+    wanted = [axis for axis in axes if axis != "C"]
+    absent = tuple(place for place, axis in enumerate("TZYX") if axis not in wanted)
+    left = [axis for axis in "TZYX" if axis in wanted]
+    return objects.squeeze(absent).transpose([left.index(axis) for axis in wanted])

@@ -1,0 +1,57 @@
+"""A table of measurements: for a layer's features, and for a CSV file."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.images.write_faults import replacing
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns of one length, each with its name; units stand in the names, as in "volume (nm³)"."""
+
+    names: tuple[str, ...]
+    columns: tuple[NDArray[Any], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.columns) or len({len(column) for column in self.columns}) > 1:
+            raise ValueError("a table has one name for each column, and columns of one length")
+
+    def __len__(self) -> int:
+        return len(self.columns[0]) if self.columns else 0
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return the column of a name."""
+        return self.columns[self.names.index(name)]
+
+    def as_features(self) -> dict[str, NDArray[Any]]:
+        """Return the columns by name, led by a row for label 0, the background: what a labels layer takes."""
+        features = {}
+        for name, column in zip(self.names, self.columns, strict=True):
+            empty = np.zeros(1, column.dtype) if column.dtype.kind in "iu" else np.full(1, np.nan, column.dtype)
+            features[name] = np.concatenate([empty, column])
+        return {"index": features["label"], **features} if "label" in features else features
+
+    def write_csv(self, path: Path) -> None:
+        """Write a CSV file, floats with 7 digits; it appears whole, or not at all.
+
+        Raises:
+            FileError: it cannot be written.
+        """
+        with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.writer(handle, lineterminator="\n")
+            writer.writerow(self.names)
+            writer.writerows(zip(*(_texts(column) for column in self.columns), strict=True))
+
+
+def _texts(column: NDArray[Any]) -> list[str]:
+    if column.dtype.kind == "f":
+        return ["" if np.isnan(value) else f"{value:.7g}" for value in column.tolist()]
+    return [str(value) for value in column.tolist()]

@@ -1,0 +1,137 @@
+"""`napari-skipseg batch` and `skipseg.run_batch`: the same batch, told in a terminal and in Python."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from batch_folders import write_image
+from rich.console import Console
+
+import napari_skipseg as skipseg
+from napari_skipseg import cli
+from napari_skipseg.batch.rows import BatchOpened, FileChanged, Row
+from napari_skipseg.batch.settings import settings_from_json
+from napari_skipseg.cli.batch_table import _Lines, _LiveTable
+from napari_skipseg.objects.options import ObjectOptions
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(tiny: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def command(*arguments: object) -> Ran:
+        given = ["batch", *map(str, arguments), "--model", str(tiny), "--device", "cpu"]
+        monkeypatch.setattr(sys, "argv", ["napari-skipseg", *given])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), shown.out, shown.err)
+
+    return command
+
+
+def test_a_folder_is_segmented_and_told_of(tmp_path: Path, command: Callable[..., Ran]) -> None:
+    write_image(tmp_path / "in" / "a.tif", 1)
+    write_image(tmp_path / "in" / "deep" / "b.tif", 2)
+    ran = command(tmp_path / "in", tmp_path / "out", "--recursive", "--threshold", 0.4, "--objects", "components")
+    assert ran.code == 0
+    first, folder, summary, report = ran.out.splitlines()
+    assert first == "2 files: 2 done."
+    assert Path(summary).parent == Path(report).parent == Path(folder)
+    assert (Path(folder) / "deep" / "b_objects.csv").is_file()
+    assert "1 of 2 files: " in ran.err
+    settings = settings_from_json((Path(folder) / "batch.json").read_text())
+    assert settings.recursive
+    assert settings.request.options.threshold == 0.4
+    assert not settings.request.options.attention
+    assert settings.request.objects == ObjectOptions("components")
+
+
+def test_a_failed_file_is_named_and_the_exit_code_tells(tmp_path: Path, command: Callable[..., Ran]) -> None:
+    write_image(tmp_path / "in" / "a.tif", 1)
+    (tmp_path / "in" / "bad.tif").write_text("no image")
+    ran = command(tmp_path / "in", tmp_path / "out", "--channel", 0)
+    assert ran.code == 1
+    assert ran.out.splitlines()[0] == "2 files: 1 done, 1 failed."
+    assert "failed  bad.tif: " in ran.out
+    write_image(tmp_path / "in" / "bad.tif", 2)
+    again = command(tmp_path / "in", tmp_path / "out", "--channel", 0, "--retry")
+    assert (again.code, again.out.splitlines()[0]) == (
+        0,
+        "2 files: 1 done, 1 done before with the same recipe and skipped.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("in", "in"), "lies among the inputs"),
+        (("nowhere", "out"), "does not exist"),
+        (("in", "out", "--smallest", "5"), "Say how objects are found"),
+        (("in", "out", "--workers", "-1"), "-1 workers are impossible"),
+        (("in", "out", "--threshold", "2"), "between 0 and 1"),
+        (("in", "out", "--retry"), "Nothing failed"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(
+    tmp_path: Path, command: Callable[..., Ran], arguments: tuple[str, ...], message: str
+) -> None:
+    write_image(tmp_path / "in" / "a.tif")
+    inputs, output, *more = arguments
+    ran = command(tmp_path / inputs, tmp_path / output, *more)
+    assert ran.code == 1
+    assert message in ran.err
+    assert len([line for line in ran.err.splitlines() if not line.startswith("hwloc/")]) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_python_runs_the_same_batch(tmp_path: Path, tiny: Path) -> None:
+    write_image(tmp_path / "in" / "deep" / "a.tif", 1)
+    result = skipseg.run_batch(
+        tmp_path / "in", tmp_path / "out", tiny, settings={"recursive": True}, device="cpu", attention=False
+    )
+    assert [(row.relative, row.state) for row in result.rows] == [("deep/a.tif", "done")]
+    assert result.report.is_file()
+
+
+def test_the_table_shows_what_runs_and_how_far_the_whole_is() -> None:
+    table, console = _LiveTable(), Console(file=io.StringIO(), width=120)
+    rows = tuple(Row(f"{number}.tif", "") for number in range(3))
+    table.show(BatchOpened(0, 3000, "0 of 3 files", rows, "/results"))
+    table.show(FileChanged(500, 3000, "0 of 3 files", Row("0.tif", "", "running", 1, 2, "tile 1 of 2", 90.0), 200.0))
+    table.show(
+        FileChanged(1500, 3000, "1 of 3 files", Row("1\x1b[2J.tif", "", "failed", reason="It is no image."), 200.0)
+    )
+    console.print(table.draw())
+    shown = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
+    assert "50%" in shown
+    assert "tile 1 of 2, 2 min left" in shown
+    assert "1\N{REPLACEMENT CHARACTER}[2J.tif" in shown
+    assert "It is no image." in shown
+    assert "1 of 3 files, about 3 min left → /results" in shown
+
+
+def test_without_a_terminal_each_end_is_a_line() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    lines = _Lines(console)
+    lines.show(FileChanged(0, 2000, "0 of 2 files", Row("a.tif", "", "running")))
+    lines.show(FileChanged(1000, 2000, "1 of 2 files", Row("a.tif", "", "done", seconds=3.0, size="40 × 40")))
+    lines.show(FileChanged(2000, 2000, "2 of 2 files", Row("b.tif", "", "failed", reason="No image.")))
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines() == [
+        "1 of 2 files: a.tif done in 3 s, 40 × 40",
+        "2 of 2 files: b.tif failed, No image.",
+    ]

@@ -1,0 +1,89 @@
+"""The end of a batch on paper: every file is there, whatever it is called, and nothing is fetched from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from batch_folders import run, settings_for, write_image
+from PIL import Image
+
+from napari_skipseg.batch.run import BatchResult
+
+ODD = "=1+1 <b onclick=ü>.tif" if os.name != "nt" else "=1+1 ü.tif"
+
+
+class Page(HTMLParser):
+    """The cells of the table, the pictures, and whatever would fetch or run something."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.cells: list[list[str]] = []
+        self.pictures: list[str] = []
+        self.active: list[str] = []
+        self._in_cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "tr":
+            self.cells.append([])
+        self._in_cell = tag in ("td", "th", "img") and self._in_cell | (tag != "img")
+        if tag in ("td", "th"):
+            self.cells[-1].append("")
+        if tag == "img":
+            self.pictures.append(given["src"] or "")
+        if tag in ("script", "link", "iframe", "object") or any(name.startswith("on") for name in given):
+            self.active.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_cell = self._in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data: str) -> None:
+        if self._in_cell:
+            self.cells[-1][-1] += data
+
+
+@pytest.fixture
+def result(tmp_path: Path, tiny: Path) -> BatchResult:
+    write_image(tmp_path / "in" / "a.tif", 1)
+    write_image(tmp_path / "in" / "deep" / "b.tif", 2, slices=3)
+    (tmp_path / "in" / "bad.tif").write_text("no image")
+    write_image(tmp_path / "in" / ODD, 3)
+    return run(settings_for(tmp_path / "in", tmp_path / "out", tiny, recursive=True))
+
+
+def test_the_report_is_one_page_with_all_files_and_pictures(result: BatchResult) -> None:
+    text = result.report.read_text(encoding="utf-8")
+    page = Page(text)
+    heads, *rows = page.cells
+    assert heads == ["Result", "File", "State", "Size", "Seconds", "Notes"]
+    assert [row[1:3] for row in rows] == [[row.relative, row.state] for row in result.rows]
+    assert len(page.pictures) == 3
+    for picture in page.pictures:
+        kind, _, content = picture.partition(",")
+        assert kind == "data:image/jpeg;base64"
+        with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+            assert image.size == (40, 40)
+    assert page.active == []
+    assert not re.search(r"(src|href)=.?http", text)
+    assert "not a TIFF" in text
+    assert "model_sha256" in text
+    assert result.folder.name in text
+
+
+def test_the_summary_has_a_row_for_each_file(result: BatchResult) -> None:
+    with result.summary.open(newline="", encoding="utf-8") as handle:
+        rows = {row["file"]: row for row in csv.DictReader(handle)}
+    assert len(rows) == 4
+    assert rows["deep/b.tif"]["results"] == "deep/b_probability.tif;deep/b_binary.tif"
+    assert rows["deep/b.tif"]["size"] == "3 × 40 × 40"
+    assert rows["bad.tif"]["state"] == "failed"
+    assert "not a TIFF" in rows["bad.tif"]["reason"]
+    assert any(name.startswith("'=1+1") for name in rows)

@@ -1,0 +1,114 @@
+"""Objects measured: the numbers of scikit-image, from any blocks, with their units; the table they go into."""
+
+import csv
+
+import numpy as np
+import pytest
+from made import bumpy, finished
+from skimage.measure import marching_cubes, mesh_surface_area, regionprops
+
+from napari_skipseg.errors import InputError
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.objects.classes import class_probability
+from napari_skipseg.objects.find import find_objects
+from napari_skipseg.objects.measure import iter_measure, measure_objects
+from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.objects.table import Table
+
+SIZE, ORIGIN = (3.0, 2.0, 2.0), (10.0, 0.0, -4.0)
+
+
+def volume():
+    probability = bumpy((12, 30, 36), sigma=1.6)
+    labels = find_objects(probability, "ZYX", options=ObjectOptions("watershed", threshold=0.55, seed_distance=2))
+    grey = np.random.default_rng(0).integers(0, 4000, labels.shape).astype(np.uint16)
+    return Stack(labels, "ZYX", SIZE, "nm", ORIGIN), Stack(grey, "ZYX"), Stack(probability, "ZYX")
+
+
+def test_a_volume_is_measured_as_scikit_image_does():
+    labels, grey, probability = volume()
+    table = measure_objects(labels, grey, class_probability(probability, (), ObjectOptions()))
+    regions = regionprops(labels.data, grey.data, spacing=SIZE)
+    assert len(table) == len(regions) > 20
+    for row, region in enumerate(regions):
+        vertices, faces, _, _ = marching_cubes(np.pad(region.image, 1).astype(np.float32), 0.5, spacing=SIZE)
+        expected = {
+            "label": region.label,
+            "voxels": region.num_pixels,
+            "volume (nm³)": region.area,
+            "surface (nm²)": mesh_surface_area(vertices, faces),
+            "position z (nm)": region.centroid[0] + 10,
+            "position y (nm)": region.centroid[1],
+            "position x (nm)": region.centroid[2] - 4,
+            "bounding box z start": region.bbox[0],
+            "bounding box x end": region.bbox[5],
+            "major axis (nm)": region.axis_major_length,
+            "minor axis (nm)": region.axis_minor_length,
+            "intensity mean": region.intensity_mean,
+            "intensity sd": region.intensity_std,
+            "intensity min": region.intensity_min,
+            "intensity max": region.intensity_max,
+            "mean probability": probability.data[labels.data == region.label].mean(),
+        }
+        found = {name: table.column(name)[row] for name in expected}
+        assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
+def test_slices_are_measured_as_scikit_image_does():
+    labels = find_objects(bumpy((4, 40, 50)), "ZYX", options=ObjectOptions(planes="slices", threshold=0.55))
+    table = measure_objects(Stack(labels, "ZYX", SIZE, "nm"), planes="slices")
+    assert "volume (nm³)" not in table.names
+    for z in range(4):
+        for region in regionprops(labels[z], spacing=(2.0, 2.0)):
+            row = region.label - 1
+            assert table.column("area (nm²)")[row] == region.area
+            assert table.column("perimeter (nm)")[row] == pytest.approx(region.perimeter)
+            assert table.column("major axis (nm)")[row] == pytest.approx(region.axis_major_length, abs=1e-6)
+            assert table.column("position z (nm)")[row] == 3 * z
+
+
+@pytest.mark.parametrize("largest", [40, 500, 3000])
+def test_any_block_gives_the_same_measurements(largest):
+    labels, grey, _ = volume()
+    for planes in ("volume", "slices"):
+        whole = measure_objects(labels, grey, planes=planes)
+        blockwise = finished(iter_measure(labels, grey, planes=planes, largest=largest))
+        assert blockwise.names == whole.names
+        for name, one, other in zip(whole.names, whole.columns, blockwise.columns, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+def test_channels_are_measured_one_by_one_and_gaps_in_the_numbers_stay():
+    labels = np.zeros((6, 6), np.uint16)
+    labels[1:3, 1:3], labels[4, 4] = 7, 3
+    image = np.stack([np.full((6, 6), 5.0), np.arange(36.0).reshape(6, 6)])
+    table = measure_objects(Stack(labels, "YX"), Stack(image, "CYX"))
+    assert table.column("label").tolist() == [3, 7]
+    assert table.column("channel 0 intensity mean").tolist() == [5, 5]
+    assert table.column("channel 1 intensity max").tolist() == [28, 14]
+    assert "position z (pixel)" not in table.names
+
+
+def test_an_image_of_another_shape_and_labels_that_are_none_are_refused():
+    with pytest.raises(InputError, match="give their image"):
+        measure_objects(Stack(np.ones((4, 5), np.uint8), "YX"), Stack(np.ones((4, 6), np.uint8), "YX"))
+    with pytest.raises(InputError, match="whole numbers"):
+        measure_objects(Stack(np.ones((4, 5), np.float32), "YX"))
+    with pytest.raises(InputError, match="no labels"):
+        measure_objects(Stack(np.full((4, 5), -1), "YX"))
+
+
+def test_no_objects_give_an_empty_table(tmp_path):
+    table = measure_objects(Stack(np.zeros((4, 5), np.uint8), "YX"))
+    assert len(table) == 0
+    table.write_csv(tmp_path / "none.csv")
+    assert (tmp_path / "none.csv").read_text(encoding="utf-8").count("\n") == 1
+
+
+def test_a_table_becomes_features_and_a_file(tmp_path):
+    table = Table(("label", "volume (µm³)"), (np.array([1, 2]), np.array([0.1, np.nan])))
+    assert table.as_features()["index"].tolist() == [0, 1, 2]
+    table.write_csv(tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(newline="", encoding="utf-8") as handle:
+        assert list(csv.reader(handle)) == [["label", "volume (µm³)"], ["1", "0.1"], ["2", ""]]
+    assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]

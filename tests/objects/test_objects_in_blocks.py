@@ -1,0 +1,130 @@
+"""Objects of a volume that is never whole in memory: the same, voxel by voxel, as of the whole, whatever the blocks."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from made import bumpy, finished
+
+from napari_skipseg.errors import FileError
+from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.objects import blocks
+from napari_skipseg.objects.blocks import plan_blocks
+from napari_skipseg.objects.files import iter_write_objects, read_probability
+from napari_skipseg.objects.find import find_objects
+from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.objects.whole import ObjectsTarget, iter_find_objects
+
+SHAPE, SIZE = (11, 33, 29), (2.5, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("method", "seeds"),
+    [
+        ("components", "distance"),
+        ("watershed", "distance"),
+        ("watershed", "probability"),
+        ("cells", "distance"),
+        ("cells", "probability"),
+    ],
+)
+@pytest.mark.parametrize("block", [(4, 12, 15), (11, 33, 10), (6, 17, 29)])
+def test_any_block_gives_what_the_whole_gives(method, seeds, block, tmp_path):
+    for number, (planes, holes) in enumerate(itertools.product(("volume", "slices"), (False, True))):
+        values = np.round(bumpy(SHAPE, number) * 40) / 40  # with plateaus, so that there are ties
+        options = ObjectOptions(
+            method, seeds=seeds, planes=planes, fill_holes=holes, seed_distance=4, merge=0.55, smallest=3
+        )
+        whole = find_objects(values.astype(np.float32), "ZYX", (), SIZE, options)
+        stack = Stack(values.astype(np.float32), "ZYX", SIZE, "nm")
+        found = finished(iter_find_objects(stack, (), options, ObjectsTarget(tmp_path, str(number)), block=block))
+        assert found.count == whole.max() > 1
+        assert np.array_equal(read_stack(found.file).data[...], whole)
+
+
+@pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
+def test_files_hold_place_recipe_and_times(form, tmp_path):
+    values = np.stack([bumpy((5, 20, 24), seed) for seed in (1, 2)])
+    stack = Stack(values, "TZYX", (30.0, 4.0, 4.0), "nm", (60.0, 8.0, 0.0))
+    options = ObjectOptions("watershed", seed_distance=3)
+    target = ObjectsTarget(tmp_path / "new", "cell", form, {"operation": "objects", "seed": 3})
+    found = finished(iter_find_objects(stack, (), options, target, block=(2, 16, 10)))
+    read = read_stack(found.file)
+    assert (read.axes, read.voxel_size, read.unit, read.origin) == ("TZYX", stack.voxel_size, "nm", stack.origin)
+    assert read.data.dtype == np.uint32
+    assert np.array_equal(read.data[...], find_objects(values, "TZYX", (), stack.voxel_size, options))
+    recipe = read_recipe(found.file)
+    assert (recipe["seed"], recipe["objects"]["method"]) == (3, "watershed")
+    assert holds_labels(found.file)
+    assert [place.name for place in found.file.parent.iterdir()] == [found.file.name]
+
+
+def test_the_same_search_writes_the_same_bytes(tmp_path):
+    stack = Stack(bumpy((5, 20, 24)), "ZYX")
+    for name in ("a", "b"):
+        finished(iter_find_objects(stack, (), ObjectOptions(), ObjectsTarget(tmp_path / name, "x")))
+    assert (tmp_path / "a" / "x_objects.tif").read_bytes() == (tmp_path / "b" / "x_objects.tif").read_bytes()
+
+
+def test_what_is_stopped_leaves_nothing(tmp_path):
+    work = iter_find_objects(
+        Stack(bumpy((5, 20, 24)), "ZYX"), (), ObjectOptions(), ObjectsTarget(tmp_path, "x"), block=(2, 9, 9)
+    )
+    next(work)
+    work.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_a_file_is_told(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(FileError, match="out"):
+        finished(
+            iter_find_objects(Stack(bumpy((5, 9, 9)), "ZYX"), (), ObjectOptions(), ObjectsTarget(tmp_path / "out", "x"))
+        )
+
+
+def test_blocks_cover_the_image_once_and_read_what_they_depend_on(monkeypatch):
+    monkeypatch.setattr(blocks, "LARGEST", 2**20)
+    for options in (ObjectOptions(), ObjectOptions("watershed"), ObjectOptions("cells", planes="slices")):
+        spacing = (2.0 if options.planes == "volume" else 0.0, 1.0, 1.0)
+        seen = np.zeros((2 * 40, 300, 700), np.uint8)
+        for block in plan_blocks((2, 40, 300, 700), options, spacing):
+            window = block.window
+            place = tuple(slice(a, a + n) for a, n in zip(window.start, window.shape, strict=True))
+            seen[place] += 1
+            assert all(part.start % chunk == 0 for part, chunk in zip(place[1:], blocks.CHUNK[1:], strict=True))
+            inside = [part.start + low for part, low in zip(block.read, block.low, strict=True)]
+            assert inside == [window.start[0] % 40, *window.start[1:]]
+        assert seen.min() == seen.max() == 1
+
+
+def test_labels_and_their_measurements_come_together(tmp_path):
+    stack = Stack(bumpy((5, 20, 24)), "ZYX", (2.0, 1.0, 1.0), "nm")
+    grey = Stack(np.random.default_rng(0).integers(0, 255, (5, 20, 24)).astype(np.uint8), "ZYX")
+    files = finished(iter_write_objects(stack, (), ObjectOptions(), ObjectsTarget(tmp_path, "x"), grey))
+    head, *rows = files.table.read_text(encoding="utf-8").splitlines()
+    assert len(rows) == files.count
+    assert {"volume (nm³)", "intensity mean", "mean probability"} <= set(head.split(","))
+
+
+def test_a_file_says_whether_it_holds_labels(tmp_path):
+    from napari_skipseg.images.files import write_ome_tiff
+
+    values = np.round(bumpy((20, 30)) * 255).astype(np.uint8)
+    place = ("YX", (1.0, 1.0, 1.0), "pixel")
+    write_ome_tiff(tmp_path / "foreign.tif", values, *place)
+    write_ome_tiff(tmp_path / "mask.tif", (values > 128).astype(np.uint8), *place)
+    recipe = json.loads('{"classes": ["a", "b"], "layer": "labels"}')
+    write_ome_tiff(tmp_path / "ours.tif", values // 100, *place, description=recipe)
+    write_ome_tiff(tmp_path / "dark.tif", values // 10, *place, description={"classes": ["a"]})
+    assert [
+        read_probability(tmp_path / name).labels for name in ("foreign.tif", "mask.tif", "ours.tif", "dark.tif")
+    ] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+    assert read_probability(tmp_path / "ours.tif").class_names == ("a", "b")

@@ -1,0 +1,218 @@
+"""`napari-skipseg run`: a recipe again from the shell, or one sentence that says why not."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+import napari_skipseg as skipseg
+from napari_skipseg import cli
+from napari_skipseg.images.files import read_stack, write_ome_tiff
+from napari_skipseg.inference import backends, predict, repeat
+from napari_skipseg.models.catalog import FOLDER_VARIABLE
+from napari_skipseg.models.description import ClassLabel, ModelDescription
+from napari_skipseg.models.model import write_model
+from napari_skipseg.networks.build import build
+from napari_skipseg.networks.specs import UNetSpec
+
+PLACE = ((50.0, 4.0, 4.0), "nm")
+
+
+class Ran(NamedTuple):
+    """What a command left: its exit code, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def names(self) -> list[str]:
+        return [Path(line).name for line in self.out.splitlines()]
+
+
+Run = Callable[..., Ran]
+
+
+def grey(seed: int = 4) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (2, 40, 50)).astype(np.uint8)
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "models"
+    torch.manual_seed(0)
+    spec = UNetSpec(dimensions=2, widths=(4, 8))
+    description = ModelDescription("tiny", spec, (ClassLabel("membrane", 0),), margin=8, weights_sha256="")
+    write_model(folder / "tiny", description, build(spec))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def only_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Which is ready sooner than OpenVINO, and for so small a network fastest on one thread."""
+    for module in (backends, predict, repeat):
+        monkeypatch.setattr(module, "has_openvino", lambda: False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run(library: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["napari-skipseg", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        shown = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), shown.out, shown.err)
+
+    return run
+
+
+@pytest.fixture
+def recipe(run: Run, tmp_path: Path) -> Path:
+    """The recipe of a run with options of its own."""
+    write_ome_tiff(tmp_path / "cells.tif", grey(), "ZYX", *PLACE)
+    options = ["--model", "tiny", "--threshold", 0.45, "--average", 4, "--attention", "--dtype", "float32"]
+    ran = run("segment", tmp_path / "cells.tif", tmp_path / "out", *options)
+    assert (ran.code, ran.err) == (0, "")
+    return tmp_path / "out" / "cells_recipe.json"
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """All files but the times, which no two runs share."""
+    files = [file for file in folder.iterdir() if file.is_file()]
+    return {file.name: file.read_bytes() for file in files if not file.name.endswith("_times.json")}
+
+
+def test_the_same_recipe_gives_the_same_bytes(run: Run, recipe: Path, tmp_path: Path) -> None:
+    ran = run("run", recipe, tmp_path / "second")
+    assert (ran.code, ran.err) == (0, "")
+    kinds = ("probability", "binary", "uncertainty", "attention_1")
+    assert ran.names == [f"cells_{kind}.tif" for kind in kinds]
+    assert files_in(tmp_path / "second") == files_in(recipe.parent)
+
+
+@pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
+def test_a_result_that_bears_a_recipe_will_do(run: Run, recipe: Path, tmp_path: Path, form: str) -> None:
+    ran = run("segment", tmp_path / "cells.tif", tmp_path / form, "--model", "tiny", "--format", form)
+    binary = Path(ran.out.splitlines()[1])
+    ran = run("run", binary)
+    assert (ran.code, ran.err) == (0, "")
+    assert (tmp_path / form / "again" / "cells_recipe.json").read_bytes() == (
+        tmp_path / form / "cells_recipe.json"
+    ).read_bytes()
+    np.testing.assert_array_equal(read_stack(Path(ran.out.splitlines()[1])).data[...], read_stack(binary).data[...])
+
+
+def test_other_images_are_segmented_with_the_same_settings(run: Run, recipe: Path, tmp_path: Path) -> None:
+    for seed, name in enumerate(("a.tif", "b.tif")):
+        write_ome_tiff(tmp_path / name, grey(seed), "ZYX", *PLACE)
+    ran = run("run", recipe, tmp_path / "out", "--input", tmp_path / "a.tif", "--input", tmp_path / "b.tif")
+    assert (ran.code, ran.err, len(ran.names)) == (0, "", 8)
+    told = [json.loads((tmp_path / "out" / f"{name}_recipe.json").read_bytes()) for name in "ab"]
+    assert [each["inputs"][0]["file"] for each in told] == [str(tmp_path / f"{name}.tif") for name in "ab"]
+    assert [each["options"]["average"] for each in told] == [4, 4]
+
+
+def test_other_versions_are_a_warning(run: Run, recipe: Path, tmp_path: Path) -> None:
+    told = json.loads(recipe.read_bytes())
+    told["versions"]["torch"] = "1.0"
+    recipe.write_text(json.dumps(told))
+    ran = run("run", recipe, tmp_path / "second")
+    assert ran.code == 0
+    assert ran.err.startswith("Warning: The versions are others than the recipe's")
+    assert "(was 1.0)" in ran.err
+    assert ran.err.count("\n") == 1
+
+
+def with_key(told: dict[str, Any]) -> None:
+    told["colour"] = "red"
+
+
+def with_version(told: dict[str, Any]) -> None:
+    told["format_version"] = 9
+
+
+def with_model(told: dict[str, Any]) -> None:
+    told["model_sha256"] = "ab" * 32
+
+
+def with_unknown_model(told: dict[str, Any]) -> None:
+    told.update(model="gone", model_sha256="ab" * 32)
+
+
+def with_image(told: dict[str, Any]) -> None:
+    told["inputs"][0]["sha256"] = "ab" * 32
+
+
+def with_place(told: dict[str, Any]) -> None:
+    told["inputs"][0]["file"] = "/nowhere/lost.tif"
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (with_key, "has the unknown key 'colour'"),
+        (with_version, "format version 9"),
+        (with_model, "The model 'tiny' has other weights"),
+        (with_unknown_model, "The model 'gone' (SHA-256 abababababab…) is not here"),
+        (with_image, "holds another image now"),
+        (with_place, "'/nowhere/lost.tif' is no longer there"),
+    ],
+)
+def test_what_cannot_be_repeated_is_refused_in_one_sentence(
+    run: Run, recipe: Path, tmp_path: Path, edit: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    told = json.loads(recipe.read_bytes())
+    edit(told)
+    recipe.write_text(json.dumps(told))
+    ran = run("run", recipe, tmp_path / "second")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith("Error: ")
+    assert said in ran.err
+    assert ran.err.count("\n") == 1
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_file_without_a_recipe_is_refused(run: Run, recipe: Path, tmp_path: Path) -> None:
+    for file, said in ((tmp_path / "cells.tif", "bears no recipe"), (tmp_path / "none.json", "cannot be read")):
+        ran = run("run", file)
+        assert (ran.code, ran.out) == (1, "")
+        assert said in ran.err
+
+
+def test_a_model_may_have_been_moved(run: Run, recipe: Path, library: Path, tmp_path: Path) -> None:
+    (library / "tiny").rename(tmp_path / "elsewhere")
+    ran = run("run", recipe, tmp_path / "second")
+    assert "is not here: give its folder with --model." in ran.err
+    ran = run("run", recipe, tmp_path / "second", "--model", tmp_path / "elsewhere")
+    assert ran.code == 0
+    assert files_in(tmp_path / "second") == files_in(recipe.parent)
+
+
+def test_python_runs_a_recipe_too(recipe: Path, tmp_path: Path) -> None:
+    written = skipseg.run_recipe(recipe)
+    assert [file.parent for file in written] == [recipe.parent / "again"] * 4
+    assert files_in(recipe.parent / "again") == files_in(recipe.parent)
+    told = json.loads(recipe.read_bytes())
+    told["versions"]["torch"] = "1.0"
+    recipe.write_text(json.dumps(told))
+    image = grey(3)
+    with pytest.warns(UserWarning, match="versions are others"):
+        written = skipseg.run_recipe(recipe, tmp_path / "second", image=image)
+    expected = skipseg.segment(image, "tiny", average=4)
+    np.testing.assert_array_equal(read_stack(written[0]).data[...], expected.probability)

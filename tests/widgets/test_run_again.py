@@ -1,0 +1,155 @@
+"""Run again: the form says what the recipe of the selected layer says, and the same is segmented once more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hand import ramp, segment
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QComboBox
+
+from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.saving import save_prediction
+
+pytestmark = pytest.mark.gui
+
+
+@pytest.fixture
+def opened(open_panel, qtbot, engine):
+    """An image called em that was segmented with options of its own; nothing of the form is left as it was."""
+    viewer, panel = open_panel()
+    tab = panel.segment_tab
+    layer = viewer.add_image(ramp(32, 48), name="em", scale=(4, 4), units="nm")
+    tab.form.threshold.setValue(0.25)
+    tab.form.options.tile.setValue(128)
+    choose(tab.form.options.average, 4)
+    segment(qtbot, panel)
+    tab.form.threshold.setValue(0.75)
+    tab.form.options.tile.setValue(0)
+    choose(tab.form.options.average, 1)
+    return viewer, panel, layer
+
+
+def choose(combo: QComboBox, value: object) -> None:
+    index = [combo.itemData(number) for number in range(combo.count())].index(value)
+    combo.setCurrentIndex(index)
+    combo.activated.emit(index)
+
+
+def press(qtbot, panel) -> None:
+    tab = panel.segment_tab
+    assert tab.again_button.isEnabled()
+    qtbot.mouseClick(tab.again_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
+
+
+def test_the_button_is_there_while_a_result_is_selected(opened):
+    viewer, panel, layer = opened
+    button = panel.segment_tab.again_button
+    viewer.layers.selection = {layer}
+    assert not button.isVisible()
+    viewer.layers.selection = {viewer.layers["binary"]}
+    assert button.isVisible()
+    viewer.layers.selection = set()
+    assert not button.isVisible()
+
+
+def test_the_same_is_segmented_once_more_and_the_form_says_it(opened, qtbot, engine):
+    viewer, panel, _ = opened
+    form = panel.segment_tab.form
+    viewer.layers.selection = {viewer.layers["probability"]}
+    press(qtbot, panel)
+    assert engine.calls[1][1:] == engine.calls[0][1:]
+    assert engine.pinned == [None, {"side": 64, "batch": 1, "device": "cpu"}]
+    assert (form.threshold.value(), form.options.tile.value(), form.options.average.currentData()) == (0.25, 128, 4)
+    np.testing.assert_array_equal(np.asarray(viewer.layers["binary"].data), ramp(32, 48) / 255 > 0.25)
+    assert panel.segment_tab.message.text() == "Run again as before."
+
+
+def test_an_option_that_the_form_does_not_have_is_kept(opened, qtbot, engine):
+    viewer, panel, _ = opened
+    recipe = viewer.layers["probability"].metadata["skipseg"]["recipe"]
+    told = {**recipe["options"], "seed": 7, "attention": False}
+    viewer.layers["probability"].metadata["skipseg"]["recipe"] = {**recipe, "options": told}
+    viewer.layers.selection = {viewer.layers["probability"]}
+    press(qtbot, panel)
+    assert engine.calls[1][2] == replace(engine.calls[0][2], seed=7, attention=False)
+
+
+def test_what_is_different_is_said_in_one_sentence(opened, qtbot, engine):
+    viewer, panel, layer = opened
+    layer.data = 255 - ramp(32, 48)
+    recipe = viewer.layers["probability"].metadata["skipseg"]["recipe"]
+    viewer.layers["probability"].metadata["skipseg"]["recipe"] = {**recipe, "tile": (32, 32), "versions": {}}
+    viewer.layers.selection = {viewer.layers["probability"]}
+    press(qtbot, panel)
+    assert panel.segment_tab.message.text() == (
+        "Run again; different from before: another image, tile 64 × 64 (was 32 × 32), torch 2 (was missing)."
+    )
+
+
+def test_another_image_that_was_chosen_meanwhile_is_left_alone(opened, qtbot, engine):
+    viewer, panel, layer = opened
+    viewer.add_image(np.zeros((20, 20)), name="other")
+    choose(panel.segment_tab.form.image, viewer.layers["other"])
+    viewer.layers.selection = {viewer.layers["probability"]}
+    press(qtbot, panel)
+    assert engine.calls[1][0].name == "em"
+    assert panel.segment_tab.form.image.currentData() is layer
+
+
+def test_a_result_from_a_file_brings_its_image_along(open_panel, qtbot, engine, tmp_path):
+    viewer, panel = open_panel()
+    write_ome_tiff(tmp_path / "em.ome.tif", ramp(32, 48), "YX", (50.0, 4.0, 4.0), "nm")
+    viewer.open(str(tmp_path / "em.ome.tif"), plugin="napari-skipseg")
+    segment(qtbot, panel)
+    prediction = panel.segment_tab.result().prediction
+    told = prediction.recipe["inputs"][0] | {"file": str(tmp_path / "em.ome.tif")}
+    files = save_prediction(replace(prediction, recipe=prediction.recipe | {"inputs": (told,)}), tmp_path, "em")
+    viewer.layers.clear()
+    qtbot.wait(300)  # where layers come and go between two drawings, the software OpenGL of a test machine crashes
+    viewer.open(str(files[0]), plugin="napari-skipseg")
+    viewer.layers.selection = {viewer.layers[0]}
+    press(qtbot, panel)
+    np.testing.assert_array_equal(np.asarray(engine.calls[1][0].data), ramp(32, 48))
+    assert panel.segment_tab.message.text() == "Run again as before."
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model": "gone", "model_sha256": "ab" * 32}, "The model 'gone' (SHA-256 abababababab…) is not here"),
+        ({"format_version": 3}, "was written by another SkipSeg (format version 3)"),
+        ({"colour": "red"}, "has the unknown key 'colour'"),
+    ],
+)
+def test_what_is_in_the_way_is_said_and_nothing_starts(opened, qtbot, engine, change, said):
+    viewer, panel, _ = opened
+    recipe = viewer.layers["binary"].metadata["skipseg"]["recipe"]
+    viewer.layers["binary"].metadata["skipseg"]["recipe"] = {**recipe, **change}
+    viewer.layers.selection = {viewer.layers["binary"]}
+    press(qtbot, panel)
+    assert said in panel.segment_tab.message.text()
+    assert len(engine.calls) == 1
+
+
+def test_an_image_that_is_closed_and_in_no_file_is_asked_for(opened, qtbot, engine):
+    viewer, panel, layer = opened
+    viewer.layers.remove(layer)
+    viewer.layers.selection = {viewer.layers["binary"]}
+    press(qtbot, panel)
+    assert "is not open, and lies in no file" in panel.segment_tab.message.text()
+    assert len(engine.calls) == 1
+
+
+def test_a_preview_is_not_run_again(open_panel, qtbot, engine):
+    viewer, panel = open_panel()
+    viewer.add_image(ramp(32, 48), name="em")
+    qtbot.mouseClick(panel.segment_tab.preview_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not panel.segment_tab.is_running, timeout=60_000)
+    viewer.layers.selection = {viewer.layers["preview probability"]}
+    assert not panel.segment_tab.again_button.isVisible()
+    assert engine.calls[0][2] != SegmentOptions()
