@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import threading
 import weakref
@@ -12,16 +13,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from napari_skipseg.batch.rows import Retry
 from napari_skipseg.errors import EngineError
 from napari_skipseg.inference.outputs import Focus
 from napari_skipseg.jobs.child import WAKE, Child, error_of
 from napari_skipseg.jobs.events import NO_JOB, End, Event, Failed, ProgressMade
-from napari_skipseg.jobs.requests import Job, KeepBest, Look
+from napari_skipseg.jobs.requests import Job, KeepBest, Look, Request, RetryFailed
 from napari_skipseg.jobs.session import Session
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.learning import Keep
 
-Command = Focus | Keep
+Command = Focus | Keep | Retry
 Answer = TypeVar("Answer", bound=End)
 
 
@@ -99,10 +101,8 @@ class Calls:
                 heard = None if event is None or getattr(event, "number", NO_JOB) != job.number else _heard(event, hear)
                 shown = heard or Progress(shown.done, shown.total, shown.message)
                 command = yield shown
-                if isinstance(command, Focus):
-                    child.send(Look(job.number, command.view))
-                elif command is not None:
-                    child.send(KeepBest(job.number))
+                if command is not None:
+                    child.send(_request_of(command, job.number))
         except EngineError:
             child.end()
             raise
@@ -117,6 +117,15 @@ def _heard(event: Event, hear: Callable[[Event], Progress | None]) -> Progress |
     if isinstance(event, ProgressMade):
         return Progress(event.done, event.total, event.message)
     return hear(event)
+
+
+def _request_of(command: Command, number: int) -> Request:
+    """Return what tells the engine a command for job `number`."""
+    if isinstance(command, Focus):
+        return Look(number, command.view)
+    if isinstance(command, Retry):
+        return RetryFailed(number, json.dumps(command.relatives))
+    return KeepBest(number)
 
 
 def _settle(child: Child, number: int, leftovers: tuple[Path, ...]) -> None:

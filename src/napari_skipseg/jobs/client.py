@@ -21,6 +21,7 @@ from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Focus, Opened, Prediction, Written
 from napari_skipseg.inference.run_plan import RunPlan
 from napari_skipseg.inference.scale import lengths_of
+from napari_skipseg.jobs.batching_calls import BatchingCalls
 from napari_skipseg.jobs.calls import expected, removed_on_failure
 from napari_skipseg.jobs.child import Child
 from napari_skipseg.jobs.events import (
@@ -33,6 +34,7 @@ from napari_skipseg.jobs.events import (
     Segmented,
     TileWritten,
 )
+from napari_skipseg.jobs.finding_calls import FindingCalls
 from napari_skipseg.jobs.inspection import Inspection, Part, cut_part, open_inspection
 from napari_skipseg.jobs.requests import INPUT_FILE, DevicesJob, InspectJob, PlanJob, SegmentJob
 from napari_skipseg.jobs.teaching_calls import TeachingCalls
@@ -42,7 +44,7 @@ from napari_skipseg.models.folder import read_description
 from napari_skipseg.progress import Progress
 
 
-class Engine(TeachingCalls):
+class Engine(BatchingCalls, FindingCalls, TeachingCalls):
     """The engine process: started by the first call, kept warm between calls, ended by `close` or with the viewer.
 
     A call is a generator: it yields at least every 0.1 s and returns its result. Closing it cancels the job and returns

@@ -1,7 +1,8 @@
 """What the engine process answers: one JSON object per line. Arrays never cross, only where they lie.
 
 A job of `jobs.requests` ends with exactly one of `Segmented`, `Planned`, `Inspected`, `LessonPlanned`, `Taught`,
-`Trained`, `DevicesFound`, `Failed`, `Cancelled`, which bears its number. Loads without torch.
+`Trained`, `ObjectsFound`, `BatchEnded`, `DevicesFound`, `Failed`, `Cancelled`, which bears its number. Loads without
+torch.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ PROBABILITY_FILE = "probability.npy"
 UNCERTAINTY_FILE = "uncertainty.npy"
 BEFORE_FILE = "before.npy"
 AFTER_FILE = "after.npy"
+TABLE_FILE = "table.npz"
 NO_JOB = 0
 """The number of a failure that belongs to no job: a line that the engine could not read. Jobs count from 1."""
 
@@ -182,6 +184,58 @@ class Trained:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class ObjectsFound:
+    """The result of an `ObjectsJob`: how many there are, the labels and the table of measurements in its folder.
+
+    columns: the names of the table's columns, in its file's order.
+    """
+
+    number: int
+    count: int
+    labels: str
+    columns: tuple[str, ...]
+    recipe: dict[str, Any]
+    kind: Literal["objects"] = "objects"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class BatchStarted:
+    """The table of a `BatchJob`, as `batch.rows.BatchOpened` has it. rows: in JSON, see `jobs.batching`."""
+
+    number: int
+    done: int
+    total: int
+    message: str
+    rows: str
+    folder: str
+    others: int
+    ours: int
+    kind: Literal["batch started"] = "batch started"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class RowChanged:
+    """A row of that table is another now. row: a list of it in JSON."""
+
+    number: int
+    done: int
+    total: int
+    message: str
+    row: str
+    seconds_left: float | None
+    kind: Literal["row"] = "row"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class BatchEnded:
+    """The result of a `BatchJob`: a `batch.run.BatchResult` in JSON."""
+
+    number: int
+    result: str
+    kind: Literal["batch"] = "batch"
+
+
+@dataclass(frozen=True, config=_STRICT)
 class DeviceReport:
     """What there is to compute on: the device that "auto" chooses, those that can be chosen, and OpenVINO."""
 
@@ -218,8 +272,11 @@ class Cancelled:
     kind: Literal["cancelled"] = "cancelled"
 
 
-End = Segmented | Planned | Inspected | LessonPlanned | Taught | Trained | DevicesFound | Failed | Cancelled
-Event = Ready | ProgressMade | ResultsOpened | TileWritten | CurvesMoved | TilePictured | End
+Result = Segmented | Planned | Inspected | LessonPlanned | Taught | Trained | ObjectsFound | BatchEnded | DevicesFound
+End = Result | Failed | Cancelled
+Event = (
+    Ready | ProgressMade | ResultsOpened | TileWritten | CurvesMoved | TilePictured | BatchStarted | RowChanged | End
+)
 
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
 

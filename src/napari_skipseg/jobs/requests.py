@@ -1,19 +1,21 @@
 """What the viewer asks of the engine process: one JSON object per line. Arrays never cross, only where they lie.
 
 To the engine's standard input go jobs (`SegmentJob`, `PlanJob`, `InspectJob`, `LessonJob`, `FinetuneJob`, `TrainJob`,
-`DevicesJob`) and commands (`Look`, `KeepBest`, `Cancel`, `Quit`). What comes back is in `jobs.events`. Loads without
-torch.
+`ObjectsJob`, `BatchJob`, `DevicesJob`) and commands (`Look`, `KeepBest`, `RetryFailed`, `Cancel`, `Quit`). What comes
+back is in `jobs.events`. Loads without torch.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
+from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.images.normalize import Normalization
 from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.training.finetune_settings import FinetuneSettings
 from napari_skipseg.training.settings import TrainSettings
 
@@ -153,6 +155,54 @@ class TrainJob:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class PlacedImage:
+    """An image, and where its voxels lie; the rest is as in `Stack`.
+
+    file: the image lies there, as `read_stack` opens it; "" where it lies in `copy`, an array file. part: of the
+    array's first axis, where the image is one of several there.
+    """
+
+    file: str
+    copy: str
+    part: int | None
+    shape: tuple[int, ...]
+    axes: str
+    voxel_size: tuple[float, float, float]
+    unit: str
+    origin: tuple[float, float, float]
+    name: str
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ObjectsJob:
+    """Find and measure the objects in a probability, or in labels of classes where `labels`.
+
+    folder: where the results go. image: grey values to measure, None for none. recipe: what is kept with the results
+    besides the options and the input.
+    """
+
+    number: int
+    folder: str
+    probability: PlacedImage
+    class_names: tuple[str, ...]
+    labels: bool
+    options: ObjectOptions
+    image: PlacedImage | None = None
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    kind: Literal["objects"] = "objects"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class BatchJob:
+    """Segment a folder of images. retry: only those that failed the last time."""
+
+    number: int
+    settings: BatchSettings
+    retry: bool = False
+    kind: Literal["batch"] = "batch"
+
+
+@dataclass(frozen=True, config=_STRICT)
 class DevicesJob:
     """Say which devices there are to compute on."""
 
@@ -178,6 +228,15 @@ class KeepBest:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class RetryFailed:
+    """Do again the files that failed in batch `number`. relatives: a list in JSON of only these; "[]" = all."""
+
+    number: int
+    relatives: str = "[]"
+    kind: Literal["retry"] = "retry"
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Cancel:
     """Stop job `number` within a tile; nothing happens where it has ended already."""
 
@@ -192,8 +251,8 @@ class Quit:
     kind: Literal["quit"] = "quit"
 
 
-Job = SegmentJob | PlanJob | InspectJob | LessonJob | FinetuneJob | TrainJob | DevicesJob
-Request = Job | Look | KeepBest | Cancel | Quit
+Job = SegmentJob | PlanJob | InspectJob | LessonJob | FinetuneJob | TrainJob | ObjectsJob | BatchJob | DevicesJob
+Request = Job | Look | KeepBest | RetryFailed | Cancel | Quit
 
 _REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import json
 import os
 import signal
 import sys
@@ -22,16 +23,21 @@ from typing import Any, BinaryIO
 import numpy as np
 import psutil
 
+from napari_skipseg.batch.rows import Retry
 from napari_skipseg.devices import MEMORY_FAULTS, choose_device, has_openvino, why_no_cuda, why_no_mps
 from napari_skipseg.errors import EngineError, SkipsegError
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.outputs import Focus, Opened, Prediction, Written
+from napari_skipseg.inference.outputs import Focus
 from napari_skipseg.jobs import events
+from napari_skipseg.jobs.answers import event_of
+from napari_skipseg.jobs.batching import iter_batch_for
 from napari_skipseg.jobs.events import NO_JOB, End, Event
+from napari_skipseg.jobs.finding import iter_find_for
 from napari_skipseg.jobs.inputs import NoVoxels, open_voxels
 from napari_skipseg.jobs.inspection import iter_inspect
 from napari_skipseg.jobs.requests import (
     INPUT_FILE,
+    BatchJob,
     Cancel,
     DevicesJob,
     FinetuneJob,
@@ -40,23 +46,26 @@ from napari_skipseg.jobs.requests import (
     KeepBest,
     LessonJob,
     Look,
+    ObjectsJob,
     PlanJob,
     Quit,
+    RetryFailed,
     SegmentJob,
     TrainJob,
     request_from_line,
 )
-from napari_skipseg.jobs.teaching import iter_finetune_for, iter_lesson_for, iter_train_for, write_picture
+from napari_skipseg.jobs.teaching import iter_finetune_for, iter_lesson_for, iter_train_for
 from napari_skipseg.jobs.warm import WarmModel, WarmModels
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.progress import Progress
-from napari_skipseg.training.learning import Keep, Learned, Pictured
+from napari_skipseg.training.learning import Keep
 
 NICENESS = 10
 OUT_OF_MEMORY_SCORE = 500
 """Of 1000: when the system runs out of memory, the engine goes first and the viewer stays."""
 
 Work = Generator[Progress, Any, End]
+Command = Focus | Keep | Retry
 
 
 class Worker:
@@ -69,6 +78,7 @@ class Worker:
         self._cancelled = NO_JOB
         self._look: Look | None = None
         self._keeping = NO_JOB
+        self._retry: RetryFailed | None = None
         self._warm = WarmModels()
 
     def listen(self, requests: Iterable[bytes]) -> None:
@@ -88,6 +98,8 @@ class Worker:
                 self._look = request
             elif isinstance(request, KeepBest):
                 self._keeping = request.number
+            elif isinstance(request, RetryFailed):
+                self._retry = request
             else:
                 self._jobs.put(request)
         os._exit(0)
@@ -112,7 +124,7 @@ class Worker:
             return self._follow(self._work_on(job), job)
         except Exception as error:
             shown = explain(error)
-            return events.Failed(job.number, type(shown).__name__, str(shown), traceback.format_exc())
+            return events.Failed(job.number, type(shown).__name__, _text(str(shown)), _text(traceback.format_exc()))
 
     def _work_on(self, job: Job) -> Work:
         if isinstance(job, SegmentJob):
@@ -127,26 +139,33 @@ class Worker:
             return iter_train_for(job)
         if isinstance(job, LessonJob):
             return iter_lesson_for(job)
+        if isinstance(job, ObjectsJob):
+            return iter_find_for(job)
+        if isinstance(job, BatchJob):
+            return iter_batch_for(job)
         raise ValueError(f"{job.kind} is no job of many steps")
 
     def _follow(self, work: Work, job: Job) -> End:
-        command: Focus | Keep | None = None
+        command: Command | None = None
         while job.number != self._cancelled:
             try:
                 progress = work.send(command)
             except StopIteration as stop:
                 end: End = stop.value
                 return end
-            self._send(_event_of(progress, job))
+            self._send(event_of(progress, job))
             command = self._take_command(job.number)
         work.close()
         return events.Cancelled(job.number)
 
-    def _take_command(self, number: int) -> Focus | Keep | None:
+    def _take_command(self, number: int) -> Command | None:
         """Return what job `number` was told since it was asked last."""
         if self._keeping == number:
             self._keeping = NO_JOB
             return Keep()
+        retry, self._retry = self._retry, None
+        if retry is not None and retry.number == number:
+            return Retry(tuple(json.loads(retry.relatives)))
         look, self._look = self._look, None
         return Focus(look.view) if look is not None and look.number == number else None
 
@@ -188,37 +207,6 @@ class Worker:
         return taught
 
 
-def _event_of(progress: Progress, job: Job) -> Event:
-    number, how_far = job.number, (job.number, progress.done, progress.total, progress.message)
-    if isinstance(progress, Opened) and progress.prediction is not None:
-        return _describe(progress.prediction, number)
-    if isinstance(progress, Written):
-        return events.TileWritten(*how_far, progress.region)
-    if isinstance(progress, Learned):
-        return events.CurvesMoved(*how_far, progress.step, progress.values)
-    if isinstance(progress, Pictured) and isinstance(job, FinetuneJob | TrainJob):
-        return events.TilePictured(*how_far, *write_picture(progress, Path(job.folder)))
-    return events.ProgressMade(*how_far)
-
-
-def _describe(prediction: Prediction, number: int) -> events.ResultsOpened:
-    attentions = tuple(
-        events.AttentionFile(attention.level, attention.stride, f"attention_{attention.level}.npy")
-        for attention in prediction.attentions
-    )
-    return events.ResultsOpened(
-        number,
-        prediction.axes,
-        prediction.voxel_size,
-        prediction.unit,
-        prediction.origin,
-        prediction.class_names,
-        attentions,
-        prediction.recipe,
-        prediction.uncertainty is not None,
-    )
-
-
 def explain(error: Exception) -> SkipsegError:
     """Return `error` as one that the user can act on."""
     if isinstance(error, SkipsegError):
@@ -232,6 +220,11 @@ def explain(error: Exception) -> SkipsegError:
         f"The engine failed ({type(error).__name__}: {said}): try again, and report the details where it "
         "fails once more."
     )
+
+
+def _text(said: str) -> str:
+    """Return `said` such that it can be sent, whatever the files in it are called."""
+    return said.encode("utf-8", "backslashreplace").decode()
 
 
 def look_at_devices() -> events.DeviceReport:

@@ -34,7 +34,7 @@ BATCH = {2: 4, 3: 2}
 QUICK_BATCH = 8
 REMEMBERING = 5.0
 """What the old network's answers weigh beside the labels in training; where weights are chosen both weigh the same."""
-HOLDING = {"quick": 2.0, "normal": 0.0, "full": 0.0}
+HOLDING = {"quick": 4.0, "normal": 0.0, "full": 0.0}
 """What they weigh beside the strokes on the pixels that nobody painted, by reach: the last level alone, taught by a few
 strokes over the hardest spots, would give up what was right beside them. Deeper reaches tell such spots apart."""
 VALIDATIONS = {"quick": 4, "normal": 12, "full": 12}

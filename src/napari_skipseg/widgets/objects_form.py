@@ -1,0 +1,213 @@
+"""The form of the Objects tab: where objects are found, how, and what counts as one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QVBoxLayout, QWidget
+from superqt import QLabeledDoubleSlider
+
+from napari_skipseg.objects.options import FARTHEST_SEEDS, Method, ObjectOptions
+from napari_skipseg.widgets.axes import voxel_size_of
+from napari_skipseg.widgets.fields import FreshCombo
+from napari_skipseg.widgets.objects_size import SizeField
+from napari_skipseg.widgets.objects_sources import Source
+
+if TYPE_CHECKING:
+    from napari.layers import Layer
+
+NOTE = "QLabel { font-size: 8pt; }"
+METHODS: dict[Method, tuple[str, str]] = {
+    "components": ("Connected components", "What hangs together above the threshold is one object."),
+    "watershed": ("Watershed", "Objects that touch are parted where they are narrow."),
+    "cells": ("Cells between membranes", "Cells are what the boundary encloses; they fill the image."),
+}
+SEEDS = (("distance to the edge", "distance"), ("probability", "probability"))
+PLANES = (("the volume", "volume"), ("each slice", "slices"))
+NOTES = {
+    "threshold": "Above it a voxel belongs to the class.",
+    "seed distance": "Seeds that lie closer, in voxels of X, are one: more joins.",
+    "merge": "Cells with a fainter boundary between them are one.",
+}
+CHOOSE = "choose a layer…"
+
+
+class ObjectsForm(QWidget):  # type: ignore[misc]
+    """In which layer, of which class, and how. `changed` says that the options may be others, `moved` the layer."""
+
+    changed = Signal()
+    moved = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._source: Source | None = None
+        self._chosen_method = False
+        self._make_fields()
+        self._lay_out()
+        self._connect()
+        self.show_source(None)
+
+    def _make_fields(self) -> None:
+        self.layer, self.class_name, self.method, self.planes = (FreshCombo() for _ in range(4))
+        self.seeds, self.measured = FreshCombo(), FreshCombo()
+        self.layer.setToolTip("A result, or another layer with a probability or labels")
+        self.measured.setToolTip("The image whose grey values are measured in each object")
+        self.method_note = _note("")
+        self.planes.offer(list(PLANES), "volume")
+        self.planes.setToolTip("Objects that go through the slices, or objects of each slice on its own")
+        self.seeds.offer(list(SEEDS), "distance")
+        self.seeds.setToolTip("What seeds are the highest places of: an object or cell grows from each")
+        self.threshold, self.merge = _slider(1.0, 0.01, 0.5), _slider(1.0, 0.01, 0.5)
+        self.seed_distance = _slider(FARTHEST_SEEDS, 0.5, 10.0)
+        self.seed_distance.setDecimals(1)
+        self.smallest = SizeField()
+        self.fill_holes, self.no_border = QCheckBox("fill holes"), QCheckBox("without those at the border")
+        self.fill_holes.setToolTip("Background that one object encloses becomes part of it")
+        self.no_border.setToolTip("Leave out objects that touch the border of the image: they are cut off there")
+
+    def _lay_out(self) -> None:
+        form = self._form = QFormLayout(self)
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setVerticalSpacing(5)
+        form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Find in", self.layer)
+        form.addRow("Class", self.class_name)
+        form.addRow("Method", _noted(self.method, self.method_note))
+        form.addRow("Objects of", self.planes)
+        self._threshold_row = _noted(self.threshold, _note(NOTES["threshold"]))
+        self._distance_row = _noted(self.seed_distance, _note(NOTES["seed distance"]))
+        self._merge_row = _noted(self.merge, _note(NOTES["merge"]))
+        form.addRow("Threshold", self._threshold_row)
+        form.addRow("Seeds by", self.seeds)
+        form.addRow("Seed distance", self._distance_row)
+        form.addRow("Merge below", self._merge_row)
+        form.addRow("Smallest", self.smallest)
+        form.addRow("", self.fill_holes)
+        form.addRow("", self.no_border)
+        form.addRow("Grey values", self.measured)
+
+    def _connect(self) -> None:
+        self.method.activated.connect(self._choose_method)
+        self.class_name.activated.connect(self._follow_class)
+        for signal in (
+            self.planes.activated,
+            self.seeds.activated,
+            self.threshold.valueChanged,
+            self.merge.valueChanged,
+            self.seed_distance.valueChanged,
+            self.smallest.changed,
+            self.fill_holes.toggled,
+            self.no_border.toggled,
+        ):
+            signal.connect(self._tell)
+        self.layer.activated.connect(self.moved)
+
+    def offer_layers(self, layers: list[Layer], chosen: Layer | None) -> None:
+        """Offer layers to find objects in; without a chosen one the user is asked."""
+        entries: list[tuple[str, object]] = [(layer.name, layer) for layer in layers]
+        self.layer.offer(entries if chosen is not None else [(CHOOSE, None), *entries], chosen)
+
+    def show_source(self, source: Source | None) -> None:
+        """Fit the fields to what objects are found in."""
+        names = () if source is None else source.class_names
+        before = self._source
+        self._source = source
+        self.class_name.offer([(name, name) for name in names], self.class_name.currentData())
+        self._form.setRowVisible(self.class_name, len(names) > 1)
+        self._form.setRowVisible(self.planes, source is not None and source.length("Z") > 1)
+        if source is None or before is None or before.layer is not source.layer:
+            self._chosen_method = False
+        self._follow_class()
+
+    def offer_measured(self, layers: list[Layer]) -> None:
+        """Offer images whose grey values can be measured."""
+        chosen = self.measured.currentData()
+        first = layers[0] if layers else None
+        offered: list[tuple[str, object]] = [*((layer.name, layer) for layer in layers), ("not measured", None)]
+        self.measured.offer(offered, chosen if chosen in layers else first)
+        self._form.setRowVisible(self.measured, bool(layers))
+
+    def read(self) -> ObjectOptions:
+        """Return the options as they stand."""
+        depth = 1 if self._source is None else self._source.length("Z")
+        return ObjectOptions(
+            self.method.currentData() or "components",
+            class_name=self.class_name.currentData() or "" if self.class_name.count() > 1 else "",
+            threshold=round(float(self.threshold.value()), 2),
+            seeds=self.seeds.currentData(),
+            seed_distance=float(self.seed_distance.value()),
+            merge=round(float(self.merge.value()), 2),
+            smallest=self.smallest.value(),
+            fill_holes=self.fill_holes.isChecked(),
+            border="remove" if self.no_border.isChecked() else "keep",
+            planes=self.planes.currentData() if depth > 1 else "volume",
+        )
+
+    def _follow_class(self) -> None:
+        """Suggest cells where the class is a boundary."""
+        parts_cells = self._source is not None and self._source.parts_cells(self.class_name.currentData() or "")
+        now: Any = self.method.currentData()
+        if not self._chosen_method:
+            now = "cells" if parts_cells else "components"
+        offered = [
+            (f"{text} (suggested)" if parts_cells and method == "cells" else text, method)
+            for method, (text, _) in METHODS.items()
+        ]
+        self.method.offer(list(offered), now)
+        self._tell()
+
+    def _choose_method(self) -> None:
+        self._chosen_method = True
+        self._tell()
+
+    def _tell(self) -> None:
+        options = self.read()
+        self.method_note.setText(METHODS[options.method][1])
+        is_labels = self._source is not None and self._source.labels
+        has_seeds = options.method != "components"
+        self._form.setRowVisible(self._threshold_row, not is_labels)
+        self._form.setRowVisible(self.seeds, has_seeds and not is_labels)
+        self._form.setRowVisible(self._distance_row, has_seeds)
+        self._form.setRowVisible(self._merge_row, options.method == "cells")
+        self._show_voxel(options)
+        self.changed.emit()
+
+    def _show_voxel(self, options: ObjectOptions) -> None:
+        """Tell the field of sizes what a voxel is."""
+        source = self._source
+        if source is None:
+            self.smallest.set_voxel(1.0, "voxels")
+            return
+        sizes, unit = voxel_size_of(source.layer, source.axes)
+        flat = options.planes == "slices" or source.length("Z") == 1
+        volume = sizes[1] * sizes[2] * (1.0 if flat else sizes[0])
+        self.smallest.set_voxel(volume, "" if unit == "pixel" else f"{unit}{'²' if flat else '³'}")
+
+
+def _slider(highest: float, step: float, value: float) -> QLabeledDoubleSlider:
+    slider = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
+    slider.setRange(0.0, highest)
+    slider.setSingleStep(step)
+    slider.setDecimals(2)
+    slider.setValue(value)
+    return slider
+
+
+def _note(text: str) -> QLabel:
+    note = QLabel(text)
+    note.setWordWrap(True)
+    note.setStyleSheet(NOTE)
+    return note
+
+
+def _noted(field: QWidget, note: QLabel) -> QWidget:
+    """Return a field with a line of explanation under it."""
+    both = QWidget()
+    column = QVBoxLayout(both)
+    column.setContentsMargins(0, 0, 0, 0)
+    column.setSpacing(0)
+    column.addWidget(field)
+    column.addWidget(note)
+    return both

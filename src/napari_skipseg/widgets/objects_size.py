@@ -1,0 +1,66 @@
+"""A field for the smallest size of an object: in voxels, and what that is in the image's unit."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QSlider, QSpinBox, QVBoxLayout, QWidget
+
+NOTE = "QLabel { font-size: 8pt; }"
+LARGEST = 10**7
+STEPS = 210
+DECADE = 30
+"""Steps of the slider for ten times the size."""
+
+
+class SizeField(QWidget):  # type: ignore[misc]
+    """A slider over all sizes, a tenfold in the same way everywhere; the number beside it, and its meaning below."""
+
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._voxel = (1.0, "")
+        self.slider, self.number, self.note = QSlider(Qt.Orientation.Horizontal), QSpinBox(), QLabel()
+        self.slider.setRange(0, STEPS)
+        self.number.setRange(0, LARGEST)
+        self.number.setKeyboardTracking(False)
+        self.number.setStyleSheet("QSpinBox { min-width: 56px; }")
+        self.note.setStyleSheet(NOTE)
+        row = QHBoxLayout()
+        row.addWidget(self.slider, 1)
+        row.addWidget(self.number)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(0)
+        column.addLayout(row)
+        column.addWidget(self.note)
+        self.slider.valueChanged.connect(lambda step: self.number.setValue(size_at(step)))
+        self.number.valueChanged.connect(self._follow)
+        self._say()
+
+    def value(self) -> int:
+        """Return the size in voxels."""
+        return int(self.number.value())
+
+    def set_voxel(self, size: float, unit: str) -> None:
+        """Say what a voxel is: so much of a unit, "" where that is not known."""
+        self._voxel = size, unit
+        self._say()
+
+    def _follow(self, size: int) -> None:
+        if size_at(self.slider.value()) != size:
+            self.slider.blockSignals(True)
+            self.slider.setValue(min(range(STEPS + 1), key=lambda step: abs(size_at(step) - size)))
+            self.slider.blockSignals(False)
+        self._say()
+        self.changed.emit()
+
+    def _say(self) -> None:
+        size, (voxel, unit) = self.value(), self._voxel
+        measure = f" = {size * voxel:,.4g} {unit}" if unit else ""
+        self.note.setText(f"Objects from {size:,} voxels{measure} on." if size > 1 else "Objects of any size.")
+
+
+def size_at(step: int) -> int:
+    """Return the number of voxels at a step of the slider: 0, then 1 to 10 million."""
+    return round(10 ** (step / DECADE)) if step else 0

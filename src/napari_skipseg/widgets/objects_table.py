@@ -1,0 +1,151 @@
+"""The table of objects: one row each, sortable by every measurement, quick with hundreds of thousands of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
+
+from napari_skipseg.objects.table import Table
+
+HEIGHT = 190
+PADDING = 30
+"""Pixels beside the name of a column, for the arrow that says how the rows are sorted."""
+NOT_SHOWN = "bounding box"
+"""How columns begin that only the file and the layer's features have."""
+_NO_PLACE = QModelIndex()
+
+
+class ObjectsModel(QAbstractTableModel):  # type: ignore[misc]
+    """Measurements in the order in which they are sorted; `rows` are those of the table, `places` those on show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.show_table(None)
+
+    def show_table(self, table: Table | None) -> None:
+        """Show another table, in its own order."""
+        self.beginResetModel()
+        self._table = table if table is not None else Table((), ())
+        self._shown = [n for n, name in enumerate(self._table.names) if not name.startswith(NOT_SHOWN)]
+        self._put_in_order(np.arange(len(self._table)))
+        self.endResetModel()
+
+    def _put_in_order(self, order: NDArray[np.intp]) -> None:
+        self._order = order
+        self._place = np.empty_like(order)
+        self._place[order] = np.arange(len(order))
+
+    def rowCount(self, parent: QModelIndex = _NO_PLACE) -> int:  # noqa: N802
+        """Return the number of objects."""
+        return 0 if parent.isValid() else len(self._table)
+
+    def columnCount(self, parent: QModelIndex = _NO_PLACE) -> int:  # noqa: N802
+        """Return the number of columns on show."""
+        return 0 if parent.isValid() else len(self._shown)
+
+    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        """Return the text of a cell."""
+        if role == Qt.ItemDataRole.TextAlignmentRole:
+            return int(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        if role != Qt.ItemDataRole.DisplayRole or not index.isValid():
+            return None
+        value = self._table.columns[self._shown[index.column()]][self._order[index.row()]]
+        if isinstance(value, np.floating):
+            return "" if np.isnan(value) else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+        return f"{value:,}"
+
+    def headerData(  # noqa: N802
+        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
+    ) -> Any:
+        """Return the name of a column."""
+        is_name = orientation == Qt.Orientation.Horizontal and role == Qt.ItemDataRole.DisplayRole
+        return self._table.names[self._shown[section]] if is_name and section < len(self._shown) else None
+
+    def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
+        """Sort by a column; objects without a value there come last."""
+        if not 0 <= column < len(self._shown):
+            return
+        values = self._table.columns[self._shown[column]]
+        if order == Qt.SortOrder.DescendingOrder:
+            values = -values.astype(np.float64)
+        self.layoutAboutToBeChanged.emit()
+        before = self.persistentIndexList()
+        rows = [self._order[index.row()] for index in before]
+        self._put_in_order(np.argsort(values, kind="stable"))
+        after = [self.index(int(self._place[row]), index.column()) for row, index in zip(rows, before, strict=True)]
+        self.changePersistentIndexList(before, after)
+        self.layoutChanged.emit()
+
+    def row_at(self, place: int) -> int:
+        """Return the table's row that is on show at a place."""
+        return int(self._order[place])
+
+    def place_of(self, label: int) -> int | None:
+        """Return where an object is on show, None where it is not there."""
+        labels = self._table.column("label") if "label" in self._table.names else np.empty(0, np.int64)
+        row = int(np.searchsorted(labels, label))
+        return int(self._place[row]) if row < len(labels) and labels[row] == label else None
+
+
+class ObjectsTable(QTableView):  # type: ignore[misc]
+    """The rows on screen. `chosen` is emitted with the table's row that the user went to."""
+
+    chosen = Signal(int)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = ObjectsModel()
+        self.setModel(self.rows)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+        self.setFixedHeight(HEIGHT)
+        self.setMinimumWidth(120)
+        self.setWordWrap(False)
+        side = self.verticalHeader()
+        side.hide()
+        side.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
+        side.setDefaultSectionSize(20)
+        self.horizontalHeader().setDefaultAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        self.setSortingEnabled(True)
+        self.clicked.connect(lambda index: self._choose(index))
+        self._is_led = False
+
+    def show_table(self, table: Table | None) -> None:
+        """Show another table, sorted by label."""
+        self.rows.show_table(table)
+        self.sortByColumn(0, Qt.SortOrder.AscendingOrder)
+        text = self.horizontalHeader().fontMetrics()
+        for column in range(self.rows.columnCount()):
+            name = str(self.rows.headerData(column, Qt.Orientation.Horizontal))
+            self.setColumnWidth(column, text.horizontalAdvance(name) + PADDING)
+
+    def currentChanged(self, current: QModelIndex, previous: QModelIndex) -> None:  # noqa: N802
+        """Go to the object that the arrow keys lead to."""
+        super().currentChanged(current, previous)
+        if self.hasFocus() and not self._is_led and current.isValid() and current.row() != previous.row():
+            self._choose(current)
+
+    def select_label(self, label: int) -> None:
+        """Select the row of an object and show it; emits nothing."""
+        place = self.rows.place_of(label)
+        if place is None:
+            self.clearSelection()
+            return
+        if place == self.currentIndex().row() and self.selectionModel().hasSelection():
+            return
+        self._is_led = True
+        try:
+            self.selectRow(place)
+            self.scrollTo(self.rows.index(place, 0), QAbstractItemView.ScrollHint.PositionAtCenter)
+            self.horizontalScrollBar().setValue(0)
+        finally:
+            self._is_led = False
+
+    def _choose(self, index: QModelIndex) -> None:
+        self.chosen.emit(self.rows.row_at(index.row()))

@@ -1,0 +1,118 @@
+"""What the engine makes of a search for objects: the same as in memory, measured, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_skipseg.errors import InputError
+from napari_skipseg.images.files import read_recipe, read_stack
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.zarr_layout import Layout
+from napari_skipseg.images.zarr_writer import write_ome_zarr
+from napari_skipseg.jobs import events, requests
+from napari_skipseg.jobs.client import Engine
+from napari_skipseg.jobs.finding_calls import find_array_file
+from napari_skipseg.objects.classes import class_probability
+from napari_skipseg.objects.find import find_objects
+from napari_skipseg.objects.measure import measure_objects
+from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.progress import run_to_end
+
+SIZE, UNIT = (50.0, 4.0, 4.0), "nm"
+OPTIONS = ObjectOptions(smallest=3)
+
+
+def make_probability(seed: int = 0) -> Stack:
+    """Random blocks of 4 x 4 pixels, and where they lie."""
+    coarse = np.random.default_rng(seed).random((3, 8, 9)).astype(np.float32)
+    return Stack(np.kron(coarse, np.ones((1, 4, 4), np.float32)), "ZYX", SIZE, UNIT, (100.0, 0.0, 8.0), "em")
+
+
+def test_objects_are_those_found_in_memory_with_their_measurements_and_a_recipe(engine: Engine) -> None:
+    probability = make_probability()
+    image = replace(probability, data=(np.arange(3 * 32 * 36) % 251).astype(np.uint8).reshape(3, 32, 36))
+    found = run_to_end(
+        engine.find_objects(probability, ("membrane",), OPTIONS, image, recipe={"segmentation": {"model": "tiny"}})
+    )
+    expected = find_objects(probability.data, "ZYX", ("membrane",), SIZE, OPTIONS)
+    stack = read_stack(found.labels)
+    np.testing.assert_array_equal(stack.read((...,)), expected)
+    assert (stack.axes, stack.voxel_size, stack.unit, stack.origin) == ("ZYX", SIZE, UNIT, (100.0, 0.0, 8.0))
+    assert found.count == expected.max() == len(found.table)
+    table = measure_objects(
+        replace(probability, data=expected), image, class_probability(probability, ("membrane",), OPTIONS)
+    )
+    assert found.table.names == table.names
+    for mine, theirs in zip(found.table.columns, table.columns, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    recipe = read_recipe(found.labels)
+    assert found.recipe == recipe
+    assert (recipe["operation"], recipe["objects"]["smallest"], recipe["layer"]) == ("objects", 3, "labels")
+    assert (recipe["inputs"][0]["name"], recipe["segmentation"]) == ("em", {"model": "tiny"})
+
+
+def test_the_same_search_writes_the_same_bytes(engine: Engine) -> None:
+    one, other = (run_to_end(engine.find_objects(make_probability(), (), OPTIONS)) for _ in range(2))
+    assert one.labels != other.labels
+    files = [{f.relative_to(each.labels): f.read_bytes() for f in each.labels.rglob("*.*")} for each in (one, other)]
+    assert files[0] == files[1]
+
+
+def test_an_image_in_a_file_is_read_there_and_labels_are_labels(engine: Engine, tmp_path: Path) -> None:
+    values = (np.asarray(make_probability().data) * 3).astype(np.uint8)
+    write_ome_zarr(tmp_path / "labels.ome.zarr", values, Layout(values.shape, "ZYX", "uint8", SIZE, UNIT))
+    stack = read_stack(tmp_path / "labels.ome.zarr")
+    options = ObjectOptions(class_name="two")
+    found = run_to_end(engine.find_objects(stack, ("one", "two"), options, labels=True))
+    np.testing.assert_array_equal(
+        read_stack(found.labels).read((...,)), find_objects(values, "ZYX", ("one", "two"), SIZE, options, labels=True)
+    )
+    assert "mean probability" not in found.table.names
+
+
+def test_a_result_of_the_engine_is_not_copied(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save(tmp_path / "probability.npy", np.stack([make_probability(seed).data for seed in range(3)]))
+    mapped = np.load(tmp_path / "probability.npy", mmap_mode="r")
+    assert find_array_file(mapped) == (str(tmp_path / "probability.npy"), None)
+    assert find_array_file(mapped[2]) == (str(tmp_path / "probability.npy"), 2)
+    assert find_array_file(mapped[1:]) == find_array_file(mapped[1, 0]) == find_array_file(mapped[:, 0]) == ("", None)
+    assert find_array_file(np.asarray(mapped)) == ("", None)
+    monkeypatch.setattr("napari_skipseg.jobs.finding_calls.copy_stack", None)
+    found = run_to_end(engine.find_objects(replace(make_probability(), data=mapped[1]), (), OPTIONS))
+    np.testing.assert_array_equal(
+        read_stack(found.labels).read((...,)), find_objects(mapped[1], "ZYX", (), SIZE, OPTIONS)
+    )
+
+
+def test_what_is_no_probability_is_one_sentence_and_the_engine_stays_free(engine: Engine, temporary: Path) -> None:
+    before = set(temporary.iterdir())
+    wrong = replace(make_probability(), data=np.full((3, 8, 8), 7, np.float32))
+    with pytest.raises(InputError, match="has values from 0 to 7: probabilities lie between 0 and 1"):
+        run_to_end(engine.find_objects(wrong, (), OPTIONS))
+    with pytest.raises(InputError, match="There is no class 'nucleus': its classes are membrane"):
+        run_to_end(engine.find_objects(make_probability(), ("membrane",), ObjectOptions(class_name="nucleus")))
+    assert not engine.is_busy
+    assert set(temporary.iterdir()) == before
+
+
+def test_a_search_that_is_given_up_leaves_nothing(engine: Engine, temporary: Path) -> None:
+    run_to_end(engine.ask_devices())
+    before = set(temporary.iterdir())
+    work = engine.find_objects(make_probability(), (), OPTIONS)
+    while "reading" not in next(work).message:
+        pass
+    work.close()
+    assert run_to_end(engine.find_objects(make_probability(), (), OPTIONS)).count > 0
+    assert len(set(temporary.iterdir()) - before) == 1
+
+
+def test_a_search_and_its_result_survive_their_lines() -> None:
+    place = requests.PlacedImage("", "/c.npy", 2, (3, 4), "YX", SIZE, UNIT, (0.0, 0.0, 0.0), "é")
+    job = requests.ObjectsJob(3, "/run", place, ("a",), False, OPTIONS, place, {"segmentation": {}})
+    assert requests.request_from_line(requests.request_to_line(job)) == job
+    result = events.ObjectsFound(3, 7, "found_objects.ome.zarr", ("label",), {"operation": "objects"})
+    assert events.event_from_line(events.event_to_line(result)) == result
