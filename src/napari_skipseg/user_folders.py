@@ -20,3 +20,18 @@ def data_folder(name: str, variable: str) -> Path:
     else:
         base = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share"))
     return base / "napari-skipseg" / name
+
+
+def cache_folder(name: str, variable: str) -> Path:
+    """Return the user's folder `name` of what can be had again, likewise (XDG_CACHE_HOME, ~/Library/Caches,
+    LOCALAPPDATA). It need not exist.
+    """
+    if variable in os.environ:
+        return Path(os.environ[variable])
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "napari-skipseg" / name

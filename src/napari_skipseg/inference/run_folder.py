@@ -16,7 +16,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -74,7 +74,7 @@ class RunFolder:
             leaving.pop_all()
 
     def _begin(self) -> None:
-        facts = self._read_facts()
+        facts = _read_facts(self.path)
         if facts is None or not facts["lasting"]:
             self._empty()
         elif facts["key"] != self._key:
@@ -85,17 +85,6 @@ class RunFolder:
             )
         else:
             self.recipe, self.changes, self._moving = facts["recipe"], facts["changes"], facts["moving"]
-
-    def _read_facts(self) -> dict[str, Any] | None:
-        """Return what was begun here, None where nothing was that can be gone on with."""
-        try:
-            facts = json.loads((self.path / _FACTS).read_bytes())
-        except (OSError, ValueError):
-            return None
-        kinds = {"key": dict, "recipe": dict, "changes": dict, "moving": list | None, "lasting": bool}
-        if not isinstance(facts, dict) or facts.keys() != kinds.keys():
-            return None
-        return facts if all(isinstance(facts[name], kind) for name, kind in kinds.items()) else None
 
     def begin(self, recipe: Mapping[str, Any]) -> None:
         """Write down what was settled, so that a continued run takes it again.
@@ -178,11 +167,7 @@ class RunFolder:
         Raises:
             FileError: nothing can be written.
         """
-        journal = self.path / _JOURNAL
-        with telling_faults(journal), journal.open("r+b" if journal.exists() else "wb") as file:
-            end = file.seek(0, os.SEEK_END)
-            file.seek(end // _NUMBER.itemsize * _NUMBER.itemsize)
-            file.write(np.array([number], _NUMBER).tobytes())
+        note_units(self.path, [number])
 
     def discard(self) -> None:
         """Keep nothing of the run: it is of no use."""
@@ -213,6 +198,43 @@ class RunFolder:
             with contextlib.suppress(OSError):
                 self._empty()
         self._leave()
+
+
+def recipe_of(path: Path) -> dict[str, Any]:
+    """Return what was settled of the run that was begun in the folder `path`, with what changed since.
+
+    Raises:
+        FileError: there is none that can be gone on with.
+    """
+    facts = _read_facts(path)
+    if facts is None or facts["recipe"] is None:
+        raise FileError(f"There is no unfinished run in '{path}' any more: start it again.")
+    return {**facts["recipe"], **facts["changes"]}
+
+
+def note_units(path: Path, numbers: Iterable[int]) -> None:
+    """Write down in the folder `path` of a run that these units are done; one process at a time may.
+
+    Raises:
+        FileError: nothing can be written.
+    """
+    journal = path / _JOURNAL
+    with telling_faults(journal), journal.open("r+b" if journal.exists() else "wb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(end // _NUMBER.itemsize * _NUMBER.itemsize)
+        file.write(np.array(list(numbers), _NUMBER).tobytes())
+
+
+def _read_facts(path: Path) -> dict[str, Any] | None:
+    """Return what was begun in the folder `path`, None where nothing was that can be gone on with."""
+    try:
+        facts = json.loads((path / _FACTS).read_bytes())
+    except (OSError, ValueError):
+        return None
+    kinds = {"key": dict, "recipe": dict, "changes": dict, "moving": list | None, "lasting": bool}
+    if not isinstance(facts, dict) or facts.keys() != kinds.keys():
+        return None
+    return facts if all(isinstance(facts[name], kind) for name, kind in kinds.items()) else None
 
 
 def _remove(place: Path) -> None:

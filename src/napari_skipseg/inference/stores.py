@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,20 +75,22 @@ def _reserve(file: Path) -> None:
 class ZarrStore:
     """OME-Zarr 0.5 stores `<prefix>_<name>.ome.zarr`; what is there already of the same layout is continued.
 
+    open_writer: gives the writer of a store; `OmeZarrWriter` itself leaves one alone that others are writing to.
+
     Raises:
         FileError: something else is there, or nothing can be written.
     """
 
     def __init__(
         self, results: tuple[ResultArray, ...], prefix: Path, stack: Stack, facts: Mapping[str, Any], depth: Depth,
-        class_names: tuple[str, ...],
+        class_names: tuple[str, ...], open_writer: Callable[[Path, Layout], OmeZarrWriter] = create_ome_zarr,
     ) -> None:  # fmt: skip
         self._results = {result.name: result for result in results}
         self._depth = depth
         self.writers: dict[str, OmeZarrWriter] = {}
         for result in results:
             layout = _layout(result, stack, facts, stored_dtype(result, depth), class_names)
-            self.writers[result.name] = create_ome_zarr(
+            self.writers[result.name] = open_writer(
                 prefix.with_name(f"{prefix.name}_{result.name}.ome.zarr"), layout
             )
 

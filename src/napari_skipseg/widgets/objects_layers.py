@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 SOURCE_OF = "{} objects"
 LEAST_BOX = 48
 """Sides in voxels of the place that an object is shown in, at the least: a speck does not fill the view."""
+CLICK = 3
+"""Pixels that the mouse may move in a click."""
 LARGEST_BOX = 2**24
 """Voxels of an object's bounding box up to which the slice is looked for that shows it best."""
 
@@ -46,7 +48,7 @@ class ShownObjects:
 
 @dataclass(frozen=True, eq=False)
 class LoadedObjects:
-    """Objects in reach of the window: levels of labels, the finest first; folder: what goes with them, None for none."""
+    """Objects in reach of the window: levels of labels, the finest first; the folder that goes with them, if any."""
 
     levels: list[Any]
     folder: Path | None
@@ -78,10 +80,11 @@ def iter_load(
 def show_objects(viewer: ViewerModel, source: Source, loaded: LoadedObjects) -> ShownObjects:
     """Show objects over their image in place of earlier ones; return what is shown."""
     levels = [_over_channels(level, source) for level in loaded.levels]
-    data, multiscale = (levels, True) if len(levels) > 1 else (levels[0], False)
+    multiscale = len(levels) > 1
+    data: Any = levels if multiscale else levels[0]
     told = {"role": FOUND, "source": SOURCE_OF.format(source.layer.unique_id), "recipe": loaded.found.recipe}
-    old = _find(viewer, told["source"], FOUND)
-    if old is not None and (multiscale or old.multiscale or old.ndim != data.ndim):
+    old = _find(viewer, str(told["source"]), FOUND)
+    if old is not None and (multiscale or old.multiscale or old.ndim != levels[0].ndim):
         viewer.layers.remove(old)
         old = None
     layer = _put(viewer, source, data, {}, told, old, f"{source.name} objects", multiscale)
@@ -202,3 +205,26 @@ def _fullest(shown: ShownObjects, row: int, depth: tuple[int, int]) -> int:
     there = np.asarray(data_of(shown.layer)[index]) == table.column("label")[row]
     counts = there.sum(axis=tuple(axis for axis, letter in enumerate(axes) if letter != "Z"))
     return int(counts.argmax())
+
+
+def follow_image(shown: ShownObjects) -> None:
+    """Move objects to where their image lies now."""
+    axes = shown.source.axes
+    if shown.source.layer.ndim == len(axes):
+        flat = (1,) * len(axes)
+        place_at(shown.layer, place_over(shown.source.layer, flat, (0,) * len(axes), dropped=int(axes[0] == "C")))
+
+
+def pick_label(layer: Labels, event: Any) -> Generator[None, None, None]:
+    """Select the object under a click; where the mouse is dragged, the view moves as ever."""
+    begun = np.asarray(event.pos)
+    yield
+    while event.type == "mouse_move":
+        yield
+    if layer.mode != "pan_zoom" or np.abs(np.asarray(event.pos) - begun).max() > CLICK:
+        return
+    looking = {"view_direction": event.view_direction, "dims_displayed": event.dims_displayed, "world": True}
+    value = layer.get_value(event.position, **looking)
+    label = value[-1] if isinstance(value, tuple) else value
+    if label:
+        layer.selected_label = int(label)

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 MOST = 2**28
 """Voxels that are scored at once, at the most: they are in memory several times over."""
 MEANING = (
-    "Adapted Rand error and variation of information (VI) say how well voxels are grouped: 0 = as in the truth. VI split "
-    "counts what is cut into too many objects, VI merge what is joined. Both leave out voxels that the truth leaves at 0. "
-    "Average precision (AP) counts objects that overlap: 1 = all found and none too many, the mean over overlaps of 0.5 "
-    "to 0.95"
+    "Adapted Rand error and variation of information (VI) say how well voxels are grouped: 0 = as in the truth. VI "
+    "split counts what is cut into too many objects, VI merge what is joined. Both leave out voxels that the truth "
+    "leaves at 0. Average precision (AP) counts objects that overlap: 1 = all found and none too many, the mean over "
+    "overlaps of 0.5 to 0.95"
 )
 
 
@@ -41,7 +41,9 @@ class ObjectScores:
     def in_words(self) -> str:
         """Return the scores, one thought a line."""
         found, match = self.instances, self.matching
-        hits, false, missed = (counts[0] for counts in (match.true_positives, match.false_positives, match.false_negatives))
+        hits, false, missed = (
+            counts[0] for counts in (match.true_positives, match.false_positives, match.false_negatives)
+        )
         return (
             f"Adapted Rand error {found.adapted_rand_error:.3f}\n"
             f"VI {found.variation_of_information:.3f} bits "

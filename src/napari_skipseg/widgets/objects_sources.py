@@ -100,7 +100,7 @@ def _rank(layer: Layer) -> int | None:
     kind = np.dtype(data_of(layer).dtype).kind
     if kind == "f":
         low, high = layer.contrast_limits_range
-        return 0 if 0 <= low and high <= 1 else None
+        return 0 if low >= 0 and high <= 1 else None
     return 2 if kind in "bu" else None
 
 
@@ -118,7 +118,9 @@ def find_measured(viewer: ViewerModel, source: Source) -> list[Layer]:
     """Return the images whose grey values can be measured: those of the same voxels that are no result."""
     from napari.layers import Image
 
-    return [layer for layer in viewer.layers if isinstance(layer, Image) and not is_result(layer) and _fits(layer, source)]
+    return [
+        layer for layer in viewer.layers if isinstance(layer, Image) and not is_result(layer) and _fits(layer, source)
+    ]
 
 
 def find_truths(viewer: ViewerModel, source: Source) -> list[Layer]:

@@ -113,7 +113,7 @@ class ObjectsTable(QTableView):  # type: ignore[misc]
         side.setDefaultSectionSize(20)
         self.horizontalHeader().setDefaultAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         self.setSortingEnabled(True)
-        self.clicked.connect(lambda index: self._choose(index))
+        self.clicked.connect(self._choose)
         self._is_led = False
 
     def show_table(self, table: Table | None) -> None:

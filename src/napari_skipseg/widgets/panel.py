@@ -6,9 +6,11 @@ from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
 from napari_skipseg.jobs.client import Engine
+from napari_skipseg.widgets.batch import BatchTab
 from napari_skipseg.widgets.correct import CorrectTab
 from napari_skipseg.widgets.finetune import FinetuneTab
 from napari_skipseg.widgets.inspect import InspectTab
+from napari_skipseg.widgets.objects import ObjectsTab
 from napari_skipseg.widgets.segment import SegmentTab
 
 
@@ -21,23 +23,38 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.segment_tab = SegmentTab(napari_viewer, self.engine)
         self.correct_tab = CorrectTab(napari_viewer, self.engine, self.segment_tab)
         self.finetune_tab = FinetuneTab(napari_viewer, self.engine, self.segment_tab, self.correct_tab)
+        self.objects_tab = ObjectsTab(napari_viewer, self.engine, self.segment_tab)
+        self.batch_tab = BatchTab(napari_viewer, self.engine, self.segment_tab)
         self.inspect_tab = InspectTab(napari_viewer, self.engine, self.segment_tab)
         self.tabs = QTabWidget()
         self.tabs.addTab(Scrolled(self.segment_tab), "Segment")
         self.tabs.addTab(Scrolled(self.correct_tab), "Correct")
         self.tabs.addTab(Scrolled(self.finetune_tab), "Fine-tune")
+        self.tabs.addTab(Scrolled(self.objects_tab), "Objects")
+        self.tabs.addTab(Scrolled(self.batch_tab), "Batch")
         self.tabs.addTab(Scrolled(self.inspect_tab), "Inspect")
+        self.batch_tab.form.wanted.connect(self.show_tab)
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
         column.addWidget(self.tabs)
         # these outlive the window's side of the panel, so that neither events nor the engine do
-        store, cut_correct = self.correct_tab.sessions.close_all, self.correct_tab.links.cut
-        cut_identities = self.correct_tab.identities.links.cut
-        close, cut, cut_theme = self.engine.close, self.segment_tab.form.cut_links, self.inspect_tab.links.cut
-        cut_curves = self.finetune_tab.links.cut
-        self.destroyed.connect(
-            lambda: (store(), cut_correct(), cut_identities(), close(), cut(), cut_theme(), cut_curves())
+        ends = (
+            self.correct_tab.sessions.close_all,
+            self.correct_tab.links.cut,
+            self.correct_tab.identities.links.cut,
+            self.engine.close,
+            self.segment_tab.form.cut_links,
+            self.inspect_tab.links.cut,
+            self.finetune_tab.links.cut,
+            self.objects_tab.links.cut,
+            self.objects_tab.source_links.cut,
         )
+        self.destroyed.connect(lambda: [end() for end in ends])
+
+    def show_tab(self, name: str) -> None:
+        """Bring the tab of that name to the front."""
+        names = [self.tabs.tabText(number) for number in range(self.tabs.count())]
+        self.tabs.setCurrentIndex(names.index(name))
 
 
 class Scrolled(QScrollArea):  # type: ignore[misc]

@@ -1,0 +1,145 @@
+"""A large image in blocks: units of its grid that several processes fill, each its own chunks of the same stores.
+
+The file is begun, and ended, as one that is stopped and gone on with: what was settled lies in its unfinished run, and
+who ends it finds every unit done. So what comes out is what one process gives, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_skipseg.batch.engine import Engine, Turn
+from napari_skipseg.batch.inputs import UNFINISHED, Entry
+from napari_skipseg.batch.place import RunPlace
+from napari_skipseg.batch.settings import BatchSettings
+from napari_skipseg.errors import DeviceError, SkipsegError
+from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.zarr_nodes import is_zarr
+from napari_skipseg.inference.outputs import Written
+from napari_skipseg.progress import Progress, run_to_end
+
+if TYPE_CHECKING:
+    from napari_skipseg.inference.predict import Run
+    from napari_skipseg.inference.stores import Store, ZarrStore
+
+LARGE = 2 * 2**30
+"""Voxels from which on an OME-Zarr is cut into blocks."""
+MOST_UNITS = 64
+"""Units of a block, at the most: what a worker loses that dies."""
+A_WORKER = 4
+"""Blocks for each worker, at the least, so that all end together."""
+
+
+def is_large(settings: BatchSettings, entry: Entry) -> bool:
+    """Return whether an image is to be segmented in blocks; what cannot be read is not, and fails where it is read."""
+    import math
+
+    try:
+        if not is_zarr(Path(entry.file)):
+            return False
+        return math.prod(_stack(settings, entry).shape) >= LARGE
+    except (SkipsegError, ValueError, OSError, MemoryError):
+        return False
+
+
+def cut(units: int, workers: int) -> Iterator[range]:
+    """Yield ranges of units, in their order, as many as keep so many workers busy."""
+    length = max(1, min(MOST_UNITS, -(-units // (A_WORKER * max(1, workers)))))
+    for start in range(0, units, length):
+        yield range(start, min(start + length, units))
+
+
+def count_units(settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine) -> int:
+    """Return how many units a file that was begun has.
+
+    Raises:
+        SkipsegError: it cannot be gone on with.
+    """
+    turn = engine.turn()
+    try:
+        return len(_prepare(settings, entry, place, engine, turn).grid)
+    finally:
+        turn.end()
+
+
+def iter_block(
+    settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine, units: range
+) -> Generator[Progress, None, None]:
+    """Yield after each of the `units` of a file that was begun; those that are there already are left alone.
+
+    Raises:
+        SkipsegError: the file cannot be gone on with, nothing can be written, or what computes fails: no other takes
+            over, as the rest of the file would be another's.
+    """
+    from napari_skipseg.inference.predict import iter_fill
+
+    turn = engine.turn()
+    try:
+        run = _prepare(settings, entry, place, engine, turn)
+        store = _open_store(settings, entry, place, run)
+        left = {number for number in units if not store.holds(run.grid, run.grid.unit(number))}
+        others = (number for number in range(len(run.grid)) if number not in left)
+        done = len(units) - len(left)
+        for progress in iter_fill(run, _Strict(store, run), others):
+            done += isinstance(progress, Written)
+            yield Progress(done, len(units), progress.message)
+    finally:
+        turn.end()
+
+
+class _Strict:
+    """A store that takes nothing of a backend that took over from another."""
+
+    def __init__(self, store: Store, run: Run) -> None:
+        self._store, self._run = store, run
+
+    def write(self, piece: Any) -> None:
+        from napari_skipseg.inference.backends import notes_of
+
+        notes = [note for backend in self._run.passes.backends for note in notes_of(backend)]
+        if notes:
+            raise DeviceError(f"A block could not be computed as its file was begun: {notes[-1]}")
+        self._store.write(piece)
+
+
+def _stack(settings: BatchSettings, entry: Entry) -> Stack:
+    return read_stack(entry.file, settings.axes or None, settings.voxel_size, settings.unit or None)
+
+
+def _begun(entry: Entry, place: RunPlace) -> Path:
+    return place.results(entry) / f"{entry.name}{UNFINISHED}"
+
+
+def _prepare(settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine, turn: Turn) -> Run:
+    """Return all that was settled when the file was begun."""
+    from napari_skipseg.inference.backends import Pinned
+    from napari_skipseg.inference.predict import iter_prepare
+    from napari_skipseg.inference.run_folder import recipe_of
+
+    options, recipe = settings.request.options, recipe_of(_begun(entry, place))
+    maker = turn if options.samples else turn.pinned(Pinned(recipe["backend"], recipe["precision"]))
+    work = iter_prepare(
+        _stack(settings, entry), engine.model, options, maker, pinned=recipe, with_binary=True
+    )
+    return run_to_end(work)
+
+
+def _open_store(settings: BatchSettings, entry: Entry, place: RunPlace, run: Run) -> ZarrStore:
+    """Return the stores that were made when the file was begun; others are writing to them."""
+    from napari_skipseg.images.zarr_writer import OmeZarrWriter
+    from napari_skipseg.inference.run_folder import recipe_of
+    from napari_skipseg.inference.stores import ZarrStore
+
+    begun = _begun(entry, place)
+    names, recipe = engine_names(run), recipe_of(begun)
+    return ZarrStore(
+        run.results, begun / entry.name, run.stack, recipe, settings.request.depth, names, OmeZarrWriter
+    )
+
+
+def engine_names(run: Run) -> tuple[str, ...]:
+    """Return the names of the classes that the network of a run tells apart."""
+    return run.model.description.class_names

@@ -1,0 +1,176 @@
+"""What a process of a cluster does of a batch: one call, JSON in and JSON out, that any worker can answer.
+
+Dask calls `answer` by its name, so that nothing of ours is ever pickled. Beside it there is only the disk that all
+machines share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import asdict
+from typing import Any
+
+from napari_skipseg.batch.blocks import count_units, iter_block
+from napari_skipseg.batch.engine import Engine
+from napari_skipseg.batch.entry import Outcome, segment_entry
+from napari_skipseg.batch.faults import fault_of_folder, reason_of
+from napari_skipseg.batch.inputs import UNFINISHED, Entry
+from napari_skipseg.batch.place import RunPlace
+from napari_skipseg.batch.settings import BatchSettings
+from napari_skipseg.batch.worker_engine import UnfitError, asked_of, engine_of, take_cores, use_threads
+from napari_skipseg.errors import SkipsegError
+from napari_skipseg.inference.outputs import Written
+from napari_skipseg.locks import is_held
+from napari_skipseg.progress import Progress
+
+LANES = 2
+"""Files or blocks at work in one process: one has the network, the other is prepared for it or written after it."""
+EVERY = 0.2
+"""Seconds between two messages of one file, at the least."""
+PATIENCE = 90.0
+"""Seconds for which a file is waited for that another process, given up by the cluster, may still hold."""
+
+_ALONE = threading.Semaphore(1)
+_TOGETHER = threading.Semaphore(LANES)
+_AT_WORK: dict[str, int] = {}
+
+
+def answer(told: str) -> str:
+    """Return as JSON what became of a task, told as JSON; nothing is raised, as every fault is an answer.
+
+    The task "settle" says what computes here, "file" is one file from the image to its record, "begin" only what comes
+    before its second tile, "block" the units `start` to `stop` of one begun.
+    """
+    asked = json.loads(told)
+    post = Post(asked)
+    _AT_WORK[post.topic] = _AT_WORK.get(post.topic, 0) + 1
+    try:
+        return json.dumps(_answer(asked, post))
+    except UnfitError as error:
+        return json.dumps({"reply": "fault", "reason": f"The worker {post.address} cannot help: {error}"})
+    except SkipsegError as error:
+        return json.dumps({"reply": "fault", "reason": str(error)})
+    except Exception as error:
+        return json.dumps({"reply": "failed", "reason": reason_of(error)})
+    finally:
+        _AT_WORK[post.topic] -= 1
+
+
+def at_work(topic: str) -> int:
+    """Return how many tasks of a batch are at work in this process."""
+    return _AT_WORK.get(topic, 0)
+
+
+class Post:
+    """What ties a task to the one who asked for it: news go there, and it says whether they are wanted still."""
+
+    def __init__(self, asked: dict[str, Any]) -> None:
+        from distributed import get_worker
+        from distributed.worker import thread_state
+
+        self.topic, self._ticket = str(asked["topic"]), asked["ticket"]
+        self._worker, self._key, self._last = get_worker(), thread_state.key, 0.0
+        self.address: str = self._worker.address
+        self.name = str(self._worker.name)
+        self.threads: int = self._worker.state.nthreads
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether nobody gave the task up meanwhile: who asked for it, or the scheduler."""
+        state = self._worker.state.tasks.get(self._key)
+        return state is not None and state.state != "cancelled"
+
+    def tell(self, progress: Progress) -> None:
+        """Send news, unless the last ones are quite new."""
+        now = time.monotonic()
+        if now - self._last >= EVERY:
+            self._last = now
+            told = [self._ticket, progress.done, progress.total, progress.message]
+            self._worker.log_event(self.topic, told)
+
+
+def _answer(asked: dict[str, Any], post: Post) -> dict[str, Any]:
+    if asked["cores"]:
+        take_cores(post.name, asked["cores"])
+    else:
+        use_threads(post.threads)
+    settings, place = asked_of(asked)
+    with _lane(settings):
+        engine = engine_of(asked, settings, place)
+        if engine is None:
+            return {"reply": "no model", "address": post.address}
+        if asked["task"] == "settle":
+            return {"reply": "settled", "computes": engine.natural}
+        entry = Entry(*asked["entry"])
+        if asked["task"] == "block":
+            return _block(settings, entry, place, engine, range(asked["start"], asked["stop"]), post)
+        return _file(settings, entry, place, engine, post, asked["task"] == "begin")
+
+
+@contextlib.contextmanager
+def _lane(settings: BatchSettings) -> Iterator[None]:
+    """Wait until there are few enough at work here; samples are drawn for one file at a time."""
+    with _TOGETHER:
+        if settings.request.options.samples:
+            with _ALONE:
+                yield
+        else:
+            yield
+
+
+def _file(
+    settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine, post: Post, only_begin: bool
+) -> dict[str, Any]:
+    """Segment a file, or only begin it, which is what a batch leaves that is stopped after its first tile."""
+    _await_others(place, entry, post)
+    with contextlib.closing(segment_entry(settings, entry, place, engine)) as work:
+        outcome = _follow(work, post, only_begin)
+    if outcome is not None:
+        return {"reply": "outcome", "state": outcome.state, "record": asdict(outcome.record)}
+    if not post.is_wanted:
+        return {"reply": "stopped"}
+    return {"reply": "begun", "units": count_units(settings, entry, place, engine)}
+
+
+def _follow(
+    work: Generator[Progress, None, Outcome], post: Post, only_begin: bool
+) -> Outcome | None:
+    """Return what became of a file; None where it was begun and more is to come, or is not wanted any more."""
+    while post.is_wanted:
+        try:
+            progress = next(work)
+        except StopIteration as stop:
+            outcome: Outcome = stop.value
+            return outcome
+        post.tell(progress)
+        if only_begin and isinstance(progress, Written) and progress.done < progress.total:
+            return None
+    return None
+
+
+def _block(
+    settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine, units: range, post: Post
+) -> dict[str, Any]:
+    try:
+        with contextlib.closing(iter_block(settings, entry, place, engine, units)) as work:
+            for progress in work:
+                post.tell(progress)
+                if not post.is_wanted:
+                    return {"reply": "stopped"}
+    except Exception as error:
+        fault = fault_of_folder(error, place.path)
+        if fault is not None:
+            raise fault from error
+        return {"reply": "failed", "reason": reason_of(error)}
+    return {"reply": "filled"}
+
+
+def _await_others(place: RunPlace, entry: Entry, post: Post) -> None:
+    """Wait while a process holds the file that was thought to be gone, and is about to notice."""
+    begun, until = place.results(entry) / f"{entry.name}{UNFINISHED}", time.monotonic() + PATIENCE
+    while is_held(begun) and post.is_wanted and time.monotonic() < until:
+        time.sleep(EVERY)

@@ -1,0 +1,259 @@
+"""The Batch tab: a folder of images segmented in the engine, a table of what becomes of each, and the way to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from napari.utils.notifications import show_info
+from qtpy.QtCore import QUrl
+from qtpy.QtGui import QShowEvent
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout
+
+from napari_skipseg.batch.rows import FINISHED, BatchOpened, FileChanged, Retry, Row
+from napari_skipseg.batch.run import BatchResult
+from napari_skipseg.batch.settings import BatchSettings
+from napari_skipseg.errors import SkipsegError
+from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.progress import Progress, in_words
+from napari_skipseg.widgets.batch_choices import describe_objects, describe_request, recall, remember
+from napari_skipseg.widgets.batch_form import LINK_COLOR, BatchForm
+from napari_skipseg.widgets.batch_inputs import InputsLine
+from napari_skipseg.widgets.batch_opening import RowsOnShow, iter_read
+from napari_skipseg.widgets.batch_table import BatchTable
+from napari_skipseg.widgets.engine import BusyEngine
+from napari_skipseg.widgets.fields import FAULT_COLOR, WARNING_COLOR
+from napari_skipseg.widgets.job_tab import JobTab
+from napari_skipseg.widgets.pacing import Paced
+from napari_skipseg.widgets.segment import PRIMARY
+from napari_skipseg.widgets.work import Outcome, start_work
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_skipseg.widgets.segment import SegmentTab
+
+START_HINT = "Segment every image; what is done with the same recipe is skipped, what was stopped goes on at its tile"
+STOP_HINT = "Stop within a tile; what is done stays, and Start goes on from there"
+RETRY_HINT = "Do again what failed, with the model and options of this batch"
+TABLE_HINT = "Double-click a row to open the image with its results"
+
+
+class BatchingEngine(BusyEngine, Protocol):
+    """What the tab asks of an engine; `jobs.client.Engine` is one."""
+
+    def batch(self, settings: BatchSettings, retry: bool = False) -> Generator[Progress, Retry | None, BatchResult]:
+        """Return what became of all images of a folder; a `Retry` sent back has failed ones done again."""
+        ...
+
+
+class BatchTab(JobTab):
+    """Form, what it names, Start and Stop, how far it is, the table, Retry failed, and the report at the end.
+
+    Model and options are those of the Segment tab, objects are found as `read_objects` says.
+    """
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        engine: BatchingEngine,
+        segment_tab: SegmentTab,
+        read_objects: Callable[[], ObjectOptions] = ObjectOptions,
+    ) -> None:
+        super().__init__(engine)
+        self._engine, self._segment_tab, self._read_objects = engine, segment_tab, read_objects
+        self._on_show = RowsOnShow(viewer)
+        self._opening: Any = None
+        self._settings: BatchSettings | None = None
+        self._seconds_left: float | None = None
+        self._was_shown = False
+        self._make_widgets()
+        self._lay_out()
+        self._connect()
+
+    def _make_widgets(self) -> None:
+        self.form, self.inputs, self.table = BatchForm(), InputsLine(), BatchTable()
+        self.table.setToolTip(TABLE_HINT)
+        self.table.hide()
+        self.start_button, self.retry_button = QPushButton("Start"), QPushButton("Retry failed")
+        self.start_button.setStyleSheet(PRIMARY)
+        self.start_button.setMinimumHeight(30)
+        self.start_button.setToolTip(START_HINT)
+        self.retry_button.setToolTip(RETRY_HINT)
+        self.cancel_button.setText("Stop")
+        self.cancel_button.setToolTip(STOP_HINT)
+        self.progress, self.links = QProgressBar(), QLabel()
+        self.progress.setTextVisible(False)
+        self.progress.setFixedHeight(8)
+        self.links.setOpenExternalLinks(True)
+        self.links.hide()
+        self._pace = Paced(self, self._draw)
+
+    def _lay_out(self) -> None:
+        buttons, below = QHBoxLayout(), QHBoxLayout()
+        buttons.addWidget(self.start_button, 2)
+        buttons.addWidget(self.cancel_button, 1)
+        below.addWidget(self.retry_button)
+        below.addWidget(self.links)
+        below.addStretch(1)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(10, 10, 10, 10)
+        column.setSpacing(8)
+        column.addWidget(self.form)
+        column.addWidget(self.inputs)
+        column.addLayout(buttons)
+        for widget in (self.progress, self.progress_text, self.message):
+            column.addWidget(widget)
+        column.addWidget(self.table, 1)
+        column.addLayout(below)
+        column.addStretch(0)
+
+    def _connect(self) -> None:
+        self.form.changed.connect(self.forget_and_check)
+        self._segment_tab.form.changed.connect(self._follow)
+        self._segment_tab.form.threshold_moved.connect(self._follow)
+        self.start_button.clicked.connect(self.run)
+        self.retry_button.clicked.connect(self.retry)
+        self.table.opened.connect(self.open_row)
+
+    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
+        """Show the choices of the last session the first time; look what there is each time."""
+        super().showEvent(event)
+        if not self._was_shown:
+            self._was_shown = True
+            self.form.show_choices(recall())
+        self.inputs.looks += 1
+        self.check()
+
+    def _follow(self, *_: object) -> None:
+        if self.isVisible():
+            self.check()
+
+    def run(self) -> None:
+        """Start the batch that the form asks for; it goes on where it was stopped."""
+        if self.is_running:
+            return
+        try:
+            self._settings = self._read()
+        except SkipsegError as error:
+            self.fail(str(error))
+            return
+        remember(self.form.read())
+        self._begin(self._settings)
+
+    def retry(self) -> None:
+        """Do again what failed: at once, or after all else where the batch is at work."""
+        if self.is_running:
+            self.send(Retry())
+        elif self._settings is not None:
+            self._begin(self._settings, retry=True)
+
+    def _begin(self, settings: BatchSettings, retry: bool = False) -> None:
+        self.links.hide()
+        self.inputs.stop()
+        self._segment_tab.plan.stop()
+        work = partial(self._engine.batch, settings, retry)
+        self.start(self.when_free(work), f"Batch of {Path(settings.inputs).name}", self._finish, on_stop=self._stop)
+
+    def _read(self) -> BatchSettings:
+        """Return the batch that the form asks for.
+
+        Raises:
+            SkipsegError: it cannot be.
+        """
+        return self.form.read().settings(self._segment_tab.form.read(), self._read_objects())
+
+    def show_progress(self, progress: Progress) -> None:
+        """Say how far the batch is, and show it, soon."""
+        self._pace.hear(progress)
+
+    def _draw(self, heard: list[Progress]) -> None:
+        opened = [place for place, progress in enumerate(heard) if isinstance(progress, BatchOpened)]
+        if opened:
+            self._open_table(heard[opened[-1]].rows)  # type: ignore[attr-defined]
+        later = heard[opened[-1] :] if opened else heard
+        self.table.rows.change([progress.row for progress in later if isinstance(progress, FileChanged)])
+        latest = heard[-1]
+        told = [progress for progress in heard if isinstance(progress, FileChanged)]
+        if told:
+            self._seconds_left = told[-1].seconds_left
+        if self.is_running and self.cancel_button.isEnabled():
+            left = f", about {in_words(self._seconds_left)} left" if self._seconds_left else ""
+            self.progress_text.say(f"{latest.message}{left}")
+            self.progress.setRange(0, latest.total if latest.done else 0)
+            self.progress.setValue(latest.done)
+        self._follow_rows()
+
+    def _open_table(self, rows: tuple[Row, ...]) -> None:
+        self._seconds_left = None
+        self.table.rows.show_rows(rows)
+        self.table.show()
+
+    def _follow_rows(self) -> None:
+        """Offer to do again what failed."""
+        failed = self.table.rows.count("failed")
+        self.retry_button.setVisible(failed > 0)
+        self.retry_button.setText(f"Retry failed ({failed})")
+
+    def _finish(self, result: BatchResult) -> None:
+        self._pace.flush()
+        self._open_table(result.rows)
+        links = (("Report", result.report), ("Folder", result.folder))
+        self.links.setText(" · ".join(_link(text, place) for text, place in links))
+        self.links.show()
+        self.tell(result.describe(), WARNING_COLOR if result.count("failed") else "transparent")
+        show_info(f"SkipSeg's batch has ended. {result.describe()}")
+
+    def _stop(self) -> str:
+        """Return what became of a batch that was stopped or failed."""
+        self._pace.flush()
+        rows = self.table.rows
+        rows.change([Row(row.relative, row.file) for row in rows.rows if row.state == "running"])
+        ended = sum(row.state in FINISHED for row in rows.rows)
+        return f"{ended} of {len(rows.rows)} files are done; Start goes on from there." if rows.rows else ""
+
+    def open_row(self, row: Row) -> None:
+        """Show the image of a row, and its results."""
+        if self._opening is not None or self._on_show.bring_back(row):
+            return
+
+        def take(outcome: Outcome) -> None:
+            if outcome.fault:
+                self.fail(outcome.fault)
+            else:
+                self._on_show.show(row, outcome.value)
+
+        def end() -> None:
+            self._opening = None
+
+        name = f"Opening {Path(row.file).name}"
+        self._opening = start_work(self, partial(iter_read, row), name, lambda _: None, take, end)
+
+    def check(self) -> None:
+        """Start is on when all is right and nothing runs; otherwise the line below says why."""
+        super().check()
+        choices, segment, running = self.form.read(), self._segment_tab.form.read(), self.is_running
+        fault = choices.fault(segment)
+        self.form.setEnabled(not running)
+        self.start_button.setVisible(not running)
+        self.start_button.setEnabled(not fault)
+        self.progress.setVisible(running)
+        self._follow_rows()
+        self.message.say(*(self._told if self._told[0] or not fault or running else (fault, FAULT_COLOR)))
+        try:
+            self.form.show_request(describe_request(segment), describe_objects(self._read_objects()))
+            settings = None if fault or running or not self.isVisible() else self._read()
+        except SkipsegError:
+            settings = None
+        if settings is not None:
+            self.inputs.look(settings)
+        elif not running:
+            self.inputs.clear()
+
+
+def _link(text: str, place: Path) -> str:
+    address = escape(QUrl.fromLocalFile(str(place)).toString(), quote=True)
+    return f"<a href='{address}' style='color: {LINK_COLOR}'>{text}</a>"

@@ -1,0 +1,131 @@
+"""What is chosen in the Batch tab, remembered from one session to the next; and the batch that comes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter
+
+from napari_skipseg.batch.place import write_text
+from napari_skipseg.batch.settings import BatchSettings, ask
+from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.inference.outputs import Depth, Format
+from napari_skipseg.user_folders import data_folder
+from napari_skipseg.widgets.checks import Choices, find_faults
+
+if TYPE_CHECKING:
+    from napari_skipseg.objects.options import ObjectOptions
+
+FOLDER_VARIABLE = "NAPARI_SKIPSEG_BATCH"
+LAST_FILE = "last.json"
+SEGMENT_FIELDS = ("model", "tile", "samples", "dropout")
+"""Fields of the Segment tab whose faults are of every image, and not of the one that it shows."""
+
+
+@dataclass(frozen=True)
+class BatchChoices:
+    """The form of the tab. objects: find them too. calibrated: axes and voxel size are those of the Segment tab. The
+    rest is as in `BatchSettings` and `SegmentRequest`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    inputs: str = ""
+    recursive: bool = False
+    output: str = ""
+    objects: bool = False
+    truth: str = ""
+    form: Format = "tiff"
+    depth: Depth = "uint8"
+    attention: bool = False
+    calibrated: bool = False
+    inside: bool = False
+    truth_label: int | None = None
+
+    def fault(self, segment: Choices) -> str:
+        """Return what is wrong, besides what only a look into the folder tells; empty where nothing is."""
+        if not self.inputs:
+            return "Choose a folder of images, or type a pattern such as /data/*.tif."
+        if not self.output:
+            return "Choose a folder for the results."
+        if segment.model is None:
+            return segment.model_fault
+        faults = find_faults(replace(segment, layer=None))
+        told = [faults[field] for field in SEGMENT_FIELDS if field in faults]
+        if not told and self.calibrated and segment.layer is None:
+            return "Axes and voxel size are to be those of the Segment tab: open an image there, or untick it."
+        return told[0] if told else ""
+
+    def settings(self, segment: Choices, objects: ObjectOptions) -> BatchSettings:
+        """Return the batch that is asked for.
+
+        segment: of the Segment tab, on whose model and options it rests. objects: how they are found where asked for.
+
+        Raises:
+            ModelError: the model is gone or damaged.
+            InputError: options exclude each other.
+        """
+        if segment.model is None:
+            raise InputError(segment.model_fault)
+        options = replace(segment.options(), attention=self.attention)
+        found = _named(objects, segment) if self.objects else None
+        request = ask(segment.model.name, options, self.depth, self.form, found)
+        more = {"axes": segment.axes, "voxel_size": segment.voxel_size, "unit": segment.unit} if self.calibrated else {}
+        truth = (self.truth, self.truth_label, self.inside)
+        return BatchSettings(self.inputs, self.output, request, self.recursive, *truth, **more)  # type: ignore[arg-type]
+
+
+def _named(objects: ObjectOptions, segment: Choices) -> ObjectOptions:
+    """Return `objects` for the model that is chosen: where that has no such class, its first is taken."""
+    known = () if segment.model is None else segment.model.class_names
+    return objects if objects.class_name in known else replace(objects, class_name="")
+
+
+def describe_request(segment: Choices) -> str:
+    """Return in a line with which model and options the Segment tab would segment."""
+    options = segment.options()
+    parts = [str(segment.model.name if segment.model else "no model"), f"above {options.threshold:.2f}"]
+    parts += [options.device] if options.device != "auto" else []
+    parts += [f"channel {options.channel}"] if options.channel is not None else []
+    parts += [f"tiles of {options.tile}"] if options.tile else []
+    parts += [f"{options.average} copies"] if options.average > 1 else []
+    parts += ["all three axes"] if options.planes == "xyz" else []
+    parts += ["rescaled to the model's voxels"] if options.rescale else []
+    parts += [f"{options.samples} samples"] if options.samples else []
+    return ", ".join(parts)
+
+
+def describe_objects(objects: ObjectOptions) -> str:
+    """Return in a line how objects would be found."""
+    names = {"components": "connected components", "watershed": "watershed", "cells": "cells between membranes"}
+    least = f", {objects.smallest} voxels or more" if objects.smallest else ""
+    at = f"merged below {objects.merge:.2f}" if objects.method == "cells" else f"above {objects.threshold:.2f}"
+    return f"find them: {names[objects.method]} {at}{least}"
+
+
+@cache
+def _adapter() -> TypeAdapter[BatchChoices]:
+    return TypeAdapter(BatchChoices)
+
+
+def last_file() -> Path:
+    """Return where the choices of the last batch lie."""
+    return data_folder("batch", FOLDER_VARIABLE) / LAST_FILE
+
+
+def remember(choices: BatchChoices) -> None:
+    """Keep choices for the next session, where that can be written."""
+    with contextlib.suppress(FileError):
+        write_text(last_file(), json.dumps(asdict(choices), indent=1) + "\n")
+
+
+def recall() -> BatchChoices:
+    """Return the choices of the last batch, the plain ones where there are none to be read."""
+    try:
+        return _adapter().validate_json(last_file().read_bytes())
+    except (OSError, ValueError):
+        return BatchChoices()

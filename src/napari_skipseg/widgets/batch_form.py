@@ -1,0 +1,161 @@
+"""The form of the Batch tab: which images, where the results go, how they are written; the rest is other tabs' form."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QSpinBox, QWidget
+
+from napari_skipseg.widgets.batch_choices import BatchChoices
+from napari_skipseg.widgets.fields import FreshCombo
+from napari_skipseg.widgets.folds import Fold
+from napari_skipseg.widgets.scratch_form import FolderField
+
+HINTS = {
+    "inputs": "A folder, one image, or a pattern such as /data/**/*.tif; TIFF, OME-Zarr (one entry), MRC and pictures",
+    "recursive": "Look into the folders within it too; the results keep the tree",
+    "output": "Each recipe gets a folder of its own in here, called by model and recipe: nothing is written over",
+    "objects": "Find and measure the objects of each image: labels and a CSV, as the Objects tab says now",
+    "truth": "Labels under the same names as the images: each result is scored against them. May stay empty",
+    "form": "What the results are written as; OME-Zarr suits large volumes",
+    "depth": "How probabilities are stored: 0-255, or as they are in four times the space",
+    "truth_label": "Value of the class in the truth; else as the model was trained",
+    "attention": "Write the attention maps of every image too",
+    "calibrated": "Take axes and voxel size that the Segment tab shows for all images, in place of what the files say",
+    "inside": "Let the results lie in the folder of the images, or within it",
+}
+FORMATS = (("OME-TIFF", "tiff"), ("OME-Zarr", "ome-zarr"))
+DEPTHS = (("8-bit", "uint8"), ("float", "float32"))
+LINK_COLOR = "#8fb0ff"
+UNTOLD = -1
+"""Stands in the field for no value of the truth's."""
+
+
+class BatchForm(QWidget):  # type: ignore[misc]
+    """`read` gives the choices, `changed` says that they may be others now. wanted: a tab is to be shown, by name."""
+
+    changed = Signal()
+    wanted = Signal(str)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs, self.output, self.truth = FolderField("Images"), FolderField("Results"), FolderField("Truth")
+        self.recursive, self.objects = QCheckBox("and in the folders within it"), QCheckBox()
+        self.model, self.form = QLabel(), FreshCombo()
+        self.model.setWordWrap(True)
+        self.model.setTextFormat(Qt.TextFormat.RichText)
+        self.model.linkActivated.connect(self.wanted)
+        self.form.offer(list(FORMATS), "tiff")
+        fold = self.fold = DetailsFold()
+        self._fields: dict[str, Any] = {
+            "inputs": self.inputs,
+            "recursive": self.recursive,
+            "output": self.output,
+            "objects": self.objects,
+            "truth": self.truth,
+            "form": self.form,
+            "depth": fold.stored,
+            "attention": fold.attention,
+            "calibrated": fold.calibrated,
+            "inside": fold.inside,
+            "truth_label": fold.truth_label,
+        }
+        self._lay_out()
+        self._connect()
+        self.show_choices(BatchChoices())
+
+    def _lay_out(self) -> None:
+        form = QFormLayout(self)
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setVerticalSpacing(7)
+        form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Images", self.inputs)
+        form.addRow("", self.recursive)
+        form.addRow("Results", self.output)
+        form.addRow("Model", self.model)
+        form.addRow("Objects", self.objects)
+        form.addRow("Truth", self.truth)
+        form.addRow("Written as", self.form)
+        form.addRow(self.fold)
+        for name, field in self._fields.items():
+            field.setToolTip(HINTS[name])
+        self.inputs.text.setPlaceholderText("folder, or pattern such as /data/*.tif")
+        self.truth.text.setPlaceholderText("none: no scores")
+
+    def _connect(self) -> None:
+        for field in self._fields.values():
+            if isinstance(field, FolderField):
+                field.text.textChanged.connect(self._tell)
+            elif isinstance(field, QCheckBox):
+                field.toggled.connect(self._tell)
+            elif isinstance(field, QSpinBox):
+                field.valueChanged.connect(self._tell)
+            else:
+                field.activated.connect(self._tell)
+
+    def _tell(self) -> None:
+        self.changed.emit()
+
+    def read(self) -> BatchChoices:
+        """Return the choices as they stand."""
+        return BatchChoices(**{name: _value(field) for name, field in self._fields.items()})
+
+    def show_choices(self, choices: BatchChoices) -> None:
+        """Show choices; emits nothing."""
+        self.blockSignals(True)
+        for name, field in self._fields.items():
+            _show(field, getattr(choices, name))
+        self.blockSignals(False)
+
+    def show_request(self, model: str, objects: str) -> None:
+        """Say with which model and options the images are segmented, and how objects are found."""
+        link = f"<a href='Segment' style='color: {LINK_COLOR}'>as in the Segment tab</a>"
+        self.model.setText(f"{escape(model)}, {link}")
+        self.objects.setText(objects)
+
+
+class DetailsFold(Fold):
+    """What few people change."""
+
+    def __init__(self) -> None:
+        super().__init__("Details")
+        self.stored, self.truth_label = FreshCombo(), QSpinBox()
+        self.stored.offer(list(DEPTHS), "uint8")
+        self.truth_label.setRange(UNTOLD, 2**31 - 1)
+        self.truth_label.setSpecialValueText("as trained")
+        self.attention, self.calibrated = QCheckBox("attention maps"), QCheckBox("as in the Segment tab")
+        self.inside = QCheckBox("may lie among the images")
+        inner = QWidget()
+        rows = QFormLayout(inner)
+        rows.setContentsMargins(12, 0, 0, 0)
+        rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        rows.addRow("Probability", self.stored)
+        rows.addRow("Write too", self.attention)
+        rows.addRow("Axes, voxel size", self.calibrated)
+        rows.addRow("Results", self.inside)
+        rows.addRow("Class in truth", self.truth_label)
+        self.fill(inner)
+
+
+def _value(field: Any) -> Any:
+    if isinstance(field, FolderField):
+        return field.text.text().strip()
+    if isinstance(field, QCheckBox):
+        return field.isChecked()
+    if isinstance(field, QSpinBox):
+        return None if field.value() == UNTOLD else field.value()
+    return field.currentData()
+
+
+def _show(field: Any, value: Any) -> None:
+    if isinstance(field, FolderField):
+        field.text.setText(value)
+    elif isinstance(field, QCheckBox):
+        field.setChecked(value)
+    elif isinstance(field, QSpinBox):
+        field.setValue(UNTOLD if value is None else value)
+    else:
+        field.setCurrentIndex(max(field.findData(value), 0))

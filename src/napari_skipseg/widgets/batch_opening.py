@@ -1,0 +1,95 @@
+"""A row of a batch in the viewer: the image, and over it what the batch made of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_skipseg.batch.rows import Row
+from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.files import LayerData, read_layers
+from napari_skipseg.widgets.layers import HIDDEN_MAP
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+
+RESULT = re.compile(r"_(attention_\d+|uncertainty|probability|binary|objects)\.(tif|ome\.zarr)$")
+LOOKS: dict[str, dict[str, Any]] = {
+    "attention": {"colormap": "viridis", **HIDDEN_MAP},
+    "uncertainty": {"colormap": "inferno", **HIDDEN_MAP},
+    "probability": {"colormap": "magma", "blending": "additive", "opacity": 0.6},
+    "binary": {"opacity": 0.25},
+    "objects": {"opacity": 0.5},
+}
+"""Of results, from the bottom of the layer list up."""
+
+
+def iter_read(row: Row) -> Generator[Progress, None, list[LayerData]]:
+    """Yield file by file; return the layers of a row's image and results.
+
+    Raises:
+        FileError: a file cannot be read.
+        InputError: it holds no image.
+    """
+    kinds = {file: _kind(file) for file in row.outputs}
+    shown = sorted((file for file in row.outputs if kinds[file]), key=lambda file: list(LOOKS).index(kinds[file]))
+    layers: list[LayerData] = []
+    for number, file in enumerate((row.file, *shown)):
+        yield Progress(number, len(shown) + 1, f"reading {Path(file).name}")
+        for data, arguments, kind in read_layers(file):
+            looks = {} if file == row.file else _looks(kinds[file], data, kind, "objects" in kinds.values())
+            layers.append((data, {**arguments, **looks}, kind))
+    return layers
+
+
+def _kind(file: str) -> str:
+    found = RESULT.search(file)
+    return "" if found is None else found.group(1).partition("_")[0]
+
+
+def _looks(result: str, data: Any, kind: str, has_objects: bool) -> dict[str, Any]:
+    looks = dict(LOOKS[result])
+    if kind == "image":
+        dtype = np.dtype((data[0] if isinstance(data, list) else data).dtype)
+        looks["contrast_limits"] = (0, 255 if dtype.kind in "ui" else 1)
+    if result == "binary" and has_objects:
+        looks["visible"] = False
+    return looks
+
+
+class RowsOnShow:
+    """Which rows are in the viewer. What was opened before is hidden, not removed: someone may have painted on it."""
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        self._viewer = viewer
+        self._shown: dict[str, tuple[Row, dict[Layer, bool]]] = {}
+
+    def bring_back(self, row: Row) -> bool:
+        """Show a row again where all its layers are there and its results are the same; return whether they were."""
+        known, layers = self._shown.get(row.relative, (None, {}))
+        if known != row or not all(layer in self._viewer.layers for layer in layers):
+            return False
+        self._put_in_front(layers)
+        return True
+
+    def show(self, row: Row, found: list[LayerData]) -> None:
+        """Add the layers of a row."""
+        there = set(self._viewer.layers)
+        for data, arguments, kind in found:
+            getattr(self._viewer, f"add_{kind}")(data, **arguments)
+        layers = {layer: bool(layer.visible) for layer in self._viewer.layers if layer not in there}
+        self._shown[row.relative] = (row, layers)
+        self._put_in_front(layers)
+
+    def _put_in_front(self, layers: dict[Layer, bool]) -> None:
+        """Show these layers as they were when they were new, and no other rows'."""
+        for _, others in self._shown.values():
+            for layer in others:
+                layer.visible = layers.get(layer, False)
+        self._viewer.layers.selection.active = next(iter(layers))
+        self._viewer.reset_view()

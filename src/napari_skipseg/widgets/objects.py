@@ -1,0 +1,298 @@
+"""The Objects tab: objects of a probability or of labels, live on screen, then of the whole stack, and their table."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from napari.utils.notifications import show_info
+from qtpy.QtGui import QHideEvent, QShowEvent
+
+from napari_skipseg.errors import SkipsegError
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.jobs.finding import FoundObjects
+from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.engine import BusyEngine
+from napari_skipseg.widgets.fields import FAULT_COLOR, Links
+from napari_skipseg.widgets.layers import KEY, data_of, stack_of
+from napari_skipseg.widgets.objects_body import ObjectsBody
+from napari_skipseg.widgets.objects_files import ask_file, iter_save, without_channels
+from napari_skipseg.widgets.objects_layers import (
+    LoadedObjects,
+    ShownObjects,
+    follow_image,
+    iter_load,
+    pick_label,
+    show_object,
+    show_objects,
+)
+from napari_skipseg.widgets.objects_preview import iter_warm_up
+from napari_skipseg.widgets.objects_scores import ObjectScores, iter_score
+from napari_skipseg.widgets.objects_sources import (
+    Source,
+    describe_source,
+    find_measured,
+    find_sources,
+    find_truths,
+    is_certain,
+    result_layer,
+)
+from napari_skipseg.widgets.work import start_work
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+
+    from napari_skipseg.widgets.segment import SegmentTab
+
+NOTHING = "Segment an image first, or choose a layer with a probability or labels."
+AT_WORK = "The Segment tab is at work: wait until it is done."
+
+
+class FindingEngine(BusyEngine, Protocol):
+    """What the tab asks of an engine; `jobs.client.Engine` is one."""
+
+    def find_objects(
+        self,
+        probability: Stack,
+        class_names: Sequence[str],
+        options: ObjectOptions,
+        image: Stack | None = None,
+        labels: bool = False,
+        recipe: Mapping[str, Any] | None = None,
+    ) -> Generator[Progress, None, FoundObjects]:
+        """Return the objects of a whole stack and their measurements."""
+        ...
+
+
+class ObjectsTab(ObjectsBody):
+    """Reads the form, looks ahead, finds the objects in the engine, and shows them as a layer and a table."""
+
+    def __init__(self, viewer: ViewerModel, engine: FindingEngine, segment_tab: SegmentTab) -> None:
+        super().__init__(engine, viewer)
+        self._engine, self._segment_tab = engine, segment_tab
+        self._shown: dict[str, ShownObjects] = {}
+        self._source: Source | None = None
+        self._is_warm = False
+        self.links, self.source_links = Links(), Links()
+        self._connect()
+
+    def _connect(self) -> None:
+        self.form.changed.connect(self._change)
+        self.form.moved.connect(self._choose_source)
+        self.form.layer.opening.connect(self._offer)
+        self.preview.toggled.connect(self._toggle_preview)
+        self.look.told.connect(self._tell_look)
+        self.find_button.clicked.connect(self.find)
+        self.save_button.clicked.connect(self._ask_file)
+        self.table.chosen.connect(self._go_to)
+        self.score_box.asked.connect(self.score)
+        self._soon.timeout.connect(self._look)
+        self._segment_tab.finished.connect(self._take_result)
+        self._segment_tab.form.changed.connect(self._check_seen)
+        self._segment_tab.form.placed.connect(self._follow_image)
+        layers, dims = self._viewer.layers.events, self._viewer.dims.events
+        camera = getattr(self._viewer, "scene", self._viewer).camera.events
+        for event in (layers.inserted, layers.removed):
+            self.links.tie(event, self._offer_seen)
+        for event in (dims.current_step, dims.ndisplay, dims.order, camera.center, camera.zoom):
+            self.links.tie(event, self._look_soon)
+
+    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
+        """Offer what there is now; make ready what a search needs the first time."""
+        super().showEvent(event)
+        self._offer()
+        if not self._is_warm:
+            self._is_warm = True
+            start_work(self, iter_warm_up, "Preparing", lambda _: None, lambda _: None, lambda: None, is_quiet=True)
+        self._look_soon()
+
+    def hideEvent(self, event: QHideEvent) -> None:  # noqa: N802
+        """Look at nothing meanwhile."""
+        super().hideEvent(event)
+        self._soon.stop()
+
+    def _take_result(self, succeeded: bool) -> None:
+        """Take the result that has just come, where the user is not busy with something else."""
+        found = result_layer(self._viewer, self._segment_tab.results, self._segment_tab.form.read().layer)
+        if succeeded and found is not None and not self.is_running:
+            self._set_source(found)
+        self._check_seen()
+        self._look_soon()
+
+    def _offer_seen(self, event: Any = None) -> None:
+        if self.isVisible() or self._source is not None:
+            self._offer()
+
+    def _offer(self) -> None:
+        """Offer the layers there are; without a choice so far, the result on show or what else is one for certain."""
+        layers = find_sources(self._viewer)
+        chosen = None if self._source is None else self._source.layer
+        if chosen not in layers:
+            result = result_layer(self._viewer, self._segment_tab.results, self._segment_tab.form.read().layer)
+            chosen = result or next((layer for layer in layers if is_certain(layer)), None)
+        self._set_source(chosen)
+
+    def _choose_source(self) -> None:
+        self._set_source(self.form.layer.currentData())
+        self._look_soon()
+
+    def _set_source(self, layer: Layer | None) -> None:
+        before = None if self._source is None else self._source.layer
+        self.form.offer_layers(find_sources(self._viewer), layer)
+        source = self._source = None if layer is None else describe_source(self._viewer, layer)
+        if before is not layer:
+            self.source_links.cut()
+            if layer is not None:
+                self.source_links.tie(layer.events.data, self._look_soon)
+            self.look.stop()
+            self.score_box.scores.say("")
+            self._told = ("", "")
+        self.form.show_source(source)
+        self.form.offer_measured([] if source is None else find_measured(self._viewer, source))
+        self.score_box.offer([] if source is None else find_truths(self._viewer, source))
+        if before is not layer:
+            self.table.show_table(None if (shown := self.result()) is None else shown.table)
+        self.check()
+
+    def result(self) -> ShownObjects | None:
+        """Return the objects on show of what is chosen, None where there are none."""
+        self._shown = {key: shown for key, shown in self._shown.items() if shown.layer in self._viewer.layers}
+        return None if self._source is None else self._shown.get(str(self._source.layer.unique_id))
+
+    def _change(self) -> None:
+        self.forget_and_check()
+        self._look()
+
+    def _toggle_preview(self, is_on: bool) -> None:
+        if is_on:
+            self._look()
+        else:
+            self.look.stop()
+            self.preview_note.say("")
+
+    def _look_soon(self, event: Any = None) -> None:
+        if self.preview.isChecked():
+            self._soon.start()
+
+    def _look(self) -> None:
+        source = self._source
+        if not self.preview.isChecked() or not self.isVisible() or source is None or self._fault():
+            return
+        self.look.follow(source, self.form.read())
+
+    def _tell_look(self, said: str, is_fault: bool) -> None:
+        self.preview_note.say(said, FAULT_COLOR if is_fault else "transparent")
+
+    def find(self) -> None:
+        """Find the objects of the whole stack; the layer and the table appear when that is done."""
+        source = self._source
+        if source is None or self.is_running or self._fault():
+            return
+        measured = self.form.measured.currentData()
+        try:
+            stack = stack_of(source.layer, source.axes)
+            image = None if measured is None else stack_of(measured, describe_source(self._viewer, measured).axes)
+        except SkipsegError as error:
+            self.fail(str(error))
+            return
+        told = source.layer.metadata.get(KEY, {}).get("recipe")
+        recipe = {"segmentation": told} if told else {}
+        asked = (source.class_names, self.form.read(), image, source.labels, recipe)
+        shape = tuple(source.length(axis) for axis in source.voxel_axes)
+
+        def work() -> Generator[Progress, None, LoadedObjects]:
+            return iter_load(self._engine.find_objects(stack, *asked), shape)
+
+        self.start(self.when_free(work), f"Finding objects in {source.name}", partial(self._show, source))
+
+    def _show(self, source: Source, loaded: LoadedObjects) -> None:
+        if source.layer not in self._viewer.layers:
+            self.tell(f"'{source.layer.name}' was removed meanwhile: its objects are not shown.")
+            return
+        self.preview.setChecked(False)
+        shown = show_objects(self._viewer, source, loaded)
+        self._shown[str(source.layer.unique_id)] = shown
+        if pick_label not in shown.layer.mouse_drag_callbacks:
+            shown.layer.mouse_drag_callbacks.append(pick_label)
+            self.links.tie(shown.layer.events.selected_label, self._follow_label)
+        self._viewer.layers.selection.active = shown.layer
+        self.table.show_table(shown.table)
+        self.score_box.scores.say("")
+        count = loaded.found.count
+        self.tell(f"{count:,} object{'' if count == 1 else 's'} found. A click on a row goes there.")
+
+    def _go_to(self, row: int) -> None:
+        shown = self.result()
+        if shown is not None:
+            show_object(self._viewer, shown, row)
+
+    def _follow_label(self, event: Any) -> None:
+        shown = self.result()
+        if shown is not None and event.source is shown.layer:
+            self.table.select_label(int(shown.layer.selected_label))
+
+    def _follow_image(self) -> None:
+        for shown in self._shown.values():
+            follow_image(shown)
+        self._look_soon()
+
+    def _ask_file(self) -> None:
+        shown = self.result()
+        if shown is not None and (file := ask_file(self, shown.source.name)) is not None:
+            self.save(shown, file)
+
+    def save(self, shown: ShownObjects, file: Path) -> None:
+        """Write objects and their measurements, beside the window."""
+
+        def tell(files: list[Path]) -> None:
+            self.tell(f"Saved {' and '.join(each.name for each in files)} in {file.parent}.")
+            show_info(f"SkipSeg saved {', '.join(each.name for each in files)} in {file.parent}.")
+
+        self.start(partial(iter_save, shown, file), "Saving objects", tell)
+
+    def score(self) -> None:
+        """Score the objects on show against the chosen truth."""
+        shown, truth = self.result(), self.score_box.truth.currentData()
+        if shown is None or truth is None or self.is_running:
+            return
+        try:
+            found, true = without_channels(shown), stack_of(truth, describe_source(self._viewer, truth).axes)
+        except SkipsegError as error:
+            self.fail(str(error))
+            return
+
+        def tell(scores: ObjectScores) -> None:
+            self.score_box.scores.say(scores.in_words())
+
+        self.start(partial(iter_score, found, true), "Scoring objects", tell)
+
+    def _fault(self) -> str:
+        """Return why objects cannot be found, empty where they can."""
+        source = self._source
+        if source is None:
+            return NOTHING
+        if 0 in data_of(source.layer).shape:
+            return f"'{source.layer.name}' is empty: choose another layer."
+        return AT_WORK if self._segment_tab.is_running else ""
+
+    def _check_seen(self) -> None:
+        if self.isVisible():
+            self.check()
+
+    def check(self) -> None:
+        """Find objects is on when all is right and nothing runs; otherwise the line below says why."""
+        super().check()
+        fault, shown, running = self._fault(), self.result(), self.is_running
+        self.find_button.setEnabled(not fault and not running)
+        self.find_button.setToolTip(fault or "Find the objects of the whole stack, and measure them")
+        self.preview.setEnabled(not fault)
+        self.progress.setVisible(running)
+        self.table.setVisible(shown is not None)
+        self.save_button.setVisible(shown is not None)
+        self.save_button.setEnabled(not running)
+        self.score_box.button.setEnabled(shown is not None and not running)
+        self.message.say(*(self._told if self._told[0] or not fault else (fault, FAULT_COLOR)))

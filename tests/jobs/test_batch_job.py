@@ -1,0 +1,227 @@
+"""A batch in the engine: its table arrives whole, and it goes on after whatever happens to the process."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_skipseg.batch.records import read_record
+from napari_skipseg.batch.rows import BatchOpened, FileChanged, Retry, Row
+from napari_skipseg.batch.run import BatchResult
+from napari_skipseg.batch.settings import BatchSettings, ask
+from napari_skipseg.errors import EngineError, FileError
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.jobs import batching, events, requests
+from napari_skipseg.jobs.client import Engine
+from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.progress import Progress, run_to_end
+
+LONG = (120, 64, 64)
+"""Slices of a stack that takes the tiny model a second or two."""
+
+
+def write_stack(file: Path, shape: tuple[int, ...], seed: int = 0) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+    tifffile.imwrite(file, values, photometric="minisblack", metadata={"axes": "ZYX"[-len(shape) :]})
+    return file
+
+
+def settings_for(inputs: Path, output: Path, model: Path, **more: object) -> BatchSettings:
+    options = SegmentOptions(device="cpu", attention=False, tile=32)
+    return BatchSettings(str(inputs), str(output), ask(str(model), options), **more)  # type: ignore[arg-type]
+
+
+def results_in(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.glob("*.tif"))}
+
+
+def states(result: BatchResult) -> dict[str, str]:
+    return {row.relative: row.state for row in result.rows}
+
+
+def until_tile(work: Iterator[Progress], relative: str, tile: int) -> None:
+    """Follow a batch until so many tiles of a file are done."""
+    for progress in work:
+        if isinstance(progress, FileChanged) and progress.row.relative == relative and progress.row.done >= tile:
+            return
+    raise RuntimeError("the batch ended early")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two small images and one that is broken."""
+    write_stack(tmp_path / "in" / "a.tif", (2, 40, 40), 1)
+    write_stack(tmp_path / "in" / "b.tif", (40, 40), 2)
+    (tmp_path / "in" / "broken.tif").write_bytes(b"II*\0 nothing more")
+    return tmp_path / "in"
+
+
+@pytest.fixture(scope="module")
+def long_run(engine: Engine, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, BatchResult]:
+    """A folder with a long stack, and what an undisturbed batch makes of it."""
+    place = tmp_path_factory.mktemp("long")
+    write_stack(place / "in" / "long.tif", LONG)
+    result = run_to_end(engine.batch(settings_for(place / "in", place / "out", model_folder)))
+    assert states(result) == {"long.tif": "done"}
+    return place / "in", result
+
+
+def test_a_batch_and_its_commands_survive_their_lines() -> None:
+    request = requests.BatchJob(3, settings_stub(ObjectOptions("watershed", smallest=9)), retry=True)
+    for line in (request, requests.RetryFailed(3, '["a.tif"]')):
+        assert requests.request_from_line(requests.request_to_line(line)) == line
+
+
+def settings_stub(objects: ObjectOptions | None = None) -> BatchSettings:
+    from napari_skipseg.inference.recipe import SegmentRequest
+
+    request = SegmentRequest("m", "ab", SegmentOptions(), "uint8", "ome-zarr", objects)
+    return BatchSettings("/in/*.tif", "/out", request, True, "/truth", 255, True, "ZYX", (50.0, 4.0, 4.0), "nm")
+
+
+def test_rows_survive_their_lines_whatever_the_files_are_called() -> None:
+    name = os.fsdecode(b"\xff \xe9.tif")
+    row = Row(name, f"/in/{name}", "done", scores={"dice": 0.5}, outputs=(f"/out/{name}", "/out/b"), seconds_left=1.5)
+    for progress in (BatchOpened(1, 2, "m", (row, row), "/out", 3, 4), FileChanged(1, 2, "m", row, 2.5)):
+        event = batching.event_of_batch(progress, 7)
+        assert event is not None
+        assert event.number == 7
+        assert batching.progress_of_batch(events.event_from_line(events.event_to_line(event))) == progress
+    undefined = FileChanged(1, 2, "m", Row("a", "/a", scores={"dice": float("nan")}))
+    event = batching.event_of_batch(undefined, 7)
+    assert event is not None
+    found = batching.progress_of_batch(events.event_from_line(events.event_to_line(event)))
+    assert isinstance(found, FileChanged)
+    assert np.isnan(found.row.scores["dice"])
+
+
+def test_a_folder_becomes_results_a_table_and_a_report(
+    engine: Engine, model_folder: Path, folder: Path, tmp_path: Path
+) -> None:
+    heard: list[Progress] = []
+    result = run_to_end(engine.batch(settings_for(folder, tmp_path / "out", model_folder)), heard.append)
+    assert states(result) == {"a.tif": "done", "b.tif": "done", "broken.tif": "failed"}
+    (opened,) = [progress for progress in heard if isinstance(progress, BatchOpened)]
+    assert [row.state for row in opened.rows] == ["waiting"] * 3
+    assert Path(opened.folder) == result.folder
+    last = {progress.row.relative: progress.row for progress in heard if isinstance(progress, FileChanged)}
+    assert tuple(last[row.relative] for row in result.rows) == result.rows
+    assert "is cut short or lacks planes: copy it again" in last["broken.tif"].reason
+    assert result.report.is_file()
+    assert Path(last["a.tif"].thumbnail).is_file()
+    again = run_to_end(engine.batch(settings_for(folder, tmp_path / "out", model_folder)))
+    assert states(again) == {"a.tif": "skipped", "b.tif": "skipped", "broken.tif": "failed"}
+
+
+def test_what_failed_is_done_again_while_the_rest_runs_and_afterwards(
+    engine: Engine, model_folder: Path, folder: Path, tmp_path: Path
+) -> None:
+    write_stack(folder / "z.tif", (30, 64, 64))
+    settings, mended = settings_for(folder, tmp_path / "out", model_folder), False
+    work = engine.batch(settings)
+    command: Retry | None = None
+    seen: list[str] = []
+    try:
+        while True:
+            progress = work.send(command)
+            command = None
+            if isinstance(progress, FileChanged) and progress.row.relative == "broken.tif":
+                seen.append(progress.row.state)
+                if progress.row.state == "failed" and not mended:
+                    write_stack(folder / "broken.tif", (40, 40), 3)
+                    command, mended = Retry(("broken.tif",)), True
+    except StopIteration as stop:
+        result = stop.value
+    assert states(result)["broken.tif"] == "done"
+    assert [state for number, state in enumerate(seen) if state != (seen[number - 1] if number else "")][-3:] == [
+        "waiting",
+        "running",
+        "done",
+    ]
+    (folder / "b.tif").write_bytes(b"II*\0")
+    assert states(run_to_end(engine.batch(settings)))["b.tif"] == "failed"
+    write_stack(folder / "b.tif", (40, 40), 2)
+    retried = run_to_end(engine.batch(settings, retry=True))
+    assert set(states(retried).values()) == {"done", "skipped"}
+
+
+def test_faults_arrive_as_they_are(engine: Engine, model_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="does not exist: check the name"):
+        run_to_end(engine.batch(settings_for(tmp_path / "gone", tmp_path / "out", model_folder)))
+
+
+def test_stopped_it_goes_on_at_its_tile_and_the_engine_stays_warm(
+    engine: Engine, model_folder: Path, long_run: tuple[Path, BatchResult], tmp_path: Path
+) -> None:
+    inputs, whole = long_run
+    settings = settings_for(inputs, tmp_path / "out", model_folder)
+    work, pid = engine.batch(settings), engine.pid
+    until_tile(work, "long.tif", 20)
+    work.close()
+    tiles: list[int] = []
+    result = run_to_end(engine.batch(settings), lambda progress: tiles.append(_tile(progress)))
+    assert engine.pid == pid
+    assert min(tile for tile in tiles if tile) >= 20
+    assert results_in(result.folder) == results_in(whole.folder)
+
+
+def _tile(progress: Progress) -> int:
+    return progress.row.done if isinstance(progress, FileChanged) and progress.row.total > 1 else 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_killed_engine_is_started_anew_and_goes_on_at_its_tile(
+    engine: Engine, model_folder: Path, long_run: tuple[Path, BatchResult], tmp_path: Path
+) -> None:
+    inputs, whole = long_run
+    work = engine.batch(settings_for(inputs, tmp_path / "out", model_folder))
+    until_tile(work, "long.tif", 20)
+    killed = engine.pid
+    assert killed is not None
+    os.kill(killed, signal.SIGKILL)
+    heard: list[Progress] = []
+    result = run_to_end(work, heard.append)
+    assert engine.pid != killed
+    assert "the engine ended: going on where it was" in {progress.message for progress in heard}
+    begun = next(place for place, progress in enumerate(heard) if isinstance(progress, BatchOpened))
+    assert min(tile for tile in map(_tile, heard[begun:]) if tile) >= 20
+    assert results_in(result.folder) == results_in(whole.folder)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_an_engine_that_gets_no_further_is_told_of_and_a_start_goes_on(
+    engine: Engine, model_folder: Path, folder: Path, tmp_path: Path
+) -> None:
+    settings = settings_for(folder, tmp_path / "out", model_folder)
+    with pytest.raises(EngineError, match="was killed by SIGKILL"):
+        kill_whenever_it_opens(engine, engine.batch(settings))
+    assert states(run_to_end(engine.batch(settings)))["a.tif"] in ("done", "skipped")
+
+
+def kill_whenever_it_opens(engine: Engine, work: Iterator[Progress]) -> None:
+    """Follow a batch; kill the engine as soon as it has opened its table, each time."""
+    for progress in work:
+        if isinstance(progress, BatchOpened) and engine.pid is not None:
+            os.kill(engine.pid, signal.SIGKILL)
+
+
+def test_what_a_viewer_left_is_gone_on_with_by_the_next(
+    model_folder: Path, long_run: tuple[Path, BatchResult], tmp_path: Path, engine: Engine
+) -> None:
+    inputs, whole = long_run
+    settings = settings_for(inputs, tmp_path / "out", model_folder)
+    with Engine() as first:
+        until_tile(first.batch(settings), "long.tif", 20)
+    (run,) = (tmp_path / "out").iterdir()
+    record = run / "records" / "long.tif.json"
+    assert read_record(record) is None
+    result = run_to_end(engine.batch(settings))
+    assert results_in(result.folder) == results_in(whole.folder)
+    assert read_record(record) is not None
