@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import napari
+import numpy as np
 from PIL import Image
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QWidget
 
+from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.synthetic import make_sample
+from napari_skipseg.widgets.batch_choices import FOLDER_VARIABLE
 from napari_skipseg.widgets.demo import PATIENCE, SIZE, wait_for
 
 LARGE = (1400, 900)
+WIDE = 600
+"""Pixels of the panel's width in which the table of a batch shows a score, too."""
+SMALL = 4
+"""Stacks of the batch that have come to their end when its picture is taken."""
+SMALLEST = 300
+"""Pixels of a cell in the picture of objects."""
 PICTURES = Path(__file__).parents[1] / "docs" / "images"
 
 
@@ -22,13 +35,41 @@ def wait(done: Callable[[], bool]) -> None:
         sys.exit("The pictures were not ready in time.")
 
 
+def open_tab(panel: QWidget, name: str) -> None:
+    """Open one of the panel's tabs."""
+    tabs = panel.tabs
+    tabs.setCurrentIndex([tabs.tabText(number) for number in range(tabs.count())].index(name))
+
+
+def find_objects(viewer: napari.Viewer, panel: QWidget) -> None:
+    """Find the cells of each slice, and go to one of them."""
+    tab = panel.objects_tab
+    viewer.window.resize(*LARGE)
+    open_tab(panel, "Objects")
+    wait(tab.find_button.isEnabled)
+    tab.form.planes.setCurrentIndex(tab.form.planes.findData("slices"))
+    tab.form.planes.activated.emit(tab.form.planes.currentIndex())
+    tab.form.threshold.setValue(0.4)
+    tab.form.smallest.number.setValue(SMALLEST)
+    tab.find_button.click()
+    wait(lambda: not tab.is_running)
+    if tab.result() is None:
+        sys.exit(tab.message.text())
+    areas = tab.result().table.column("area (nm²)")
+    tab.table.sortByColumn(2, Qt.SortOrder.DescendingOrder)
+    tab.table.chosen.emit(int(areas.argmax()))
+    viewer.reset_view()
+    viewer.status = "Ready"
+
+
 def inspect(viewer: napari.Viewer, panel: QWidget) -> None:
     """Show what the first gate lets through of the image alone."""
     tab = panel.inspect_tab
     viewer.window.resize(*LARGE)
     for layer in list(viewer.layers)[1:]:
         viewer.layers.remove(layer)
-    panel.tabs.setCurrentIndex(1)
+    wait_for(lambda: False, 0.3)  # software OpenGL does not survive layers that come at once
+    open_tab(panel, "Inspect")
     wait(lambda: tab.plots is not None and tab.show_button.isEnabled())
     tab.show_button.click()
     wait(lambda: not tab.is_running)
@@ -39,8 +80,47 @@ def inspect(viewer: napari.Viewer, panel: QWidget) -> None:
     viewer.status = "Ready"
 
 
+def write_folder(folder: Path) -> None:
+    """Write stacks cut from the sample, one of them cut short, and beside them their truth."""
+    sample = make_sample()
+    for place in ("images", "truth"):
+        (folder / place).mkdir()
+    calibration = (sample.stack.voxel_size, sample.stack.unit)
+    for number, name in enumerate(("cerebellum_1", "cerebellum_2", "cortex_1", "cortex_2", "cortex_3", "retina_1")):
+        depth, side = (4, 256) if number < SMALL else (14, 400)
+        start = 40 * number % (512 - side)
+        part = (slice(0, depth), slice(start, start + side), slice(start, start + side))
+        cells = np.where(sample.membrane[part], 0, 255).astype(np.uint8)
+        for place, values in (("images", np.asarray(sample.stack.data)[part]), ("truth", cells)):
+            write_ome_tiff(folder / place / f"{name}.ome.tif", values, "ZYX", *calibration)
+    broken = folder / "images" / "cerebellum_2.ome.tif"
+    broken.write_bytes(broken.read_bytes()[:50_000])
+
+
+def batch(viewer: napari.Viewer, panel: QWidget, folder: Path) -> None:
+    """Show a batch at work on stacks in `folder`, and one of its results."""
+    tab = panel.batch_tab
+    viewer.window.resize(*LARGE)
+    while viewer.layers:
+        viewer.layers.pop()
+        wait_for(lambda: False, 0.3)
+    open_tab(panel, "Batch")
+    wait_for(lambda: False, 0.5)
+    dock = panel.parent()
+    dock.parent().resizeDocks([dock], [WIDE], Qt.Orientation.Horizontal)
+    for field, name in ((tab.form.inputs, "images"), (tab.form.output, "results"), (tab.form.truth, "truth")):
+        field.text.setText(str(folder / name))
+    wait(lambda: "6 images" in tab.inputs.summary.text())
+    tab.start_button.click()
+    wait(lambda: tab.table.rows.count("done") >= SMALL - 1)
+    tab.open_row(next(row for row in tab.table.rows.rows if row.state == "done"))
+    wait(lambda: len(viewer.layers) > 1 and any(row.done > 1 for row in tab.table.rows.rows))
+    wait_for(lambda: False, 0.7)
+    viewer.status = "Ready"
+
+
 def main() -> None:
-    """Segment the sample, then show the panel, the first gate's attention, the model's card, and a look into it."""
+    """Segment the sample; show the panel, attention, the model's card, objects, a look inside, and a batch."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     viewer = napari.Viewer()
     viewer.window.resize(*SIZE)
@@ -69,8 +149,20 @@ def main() -> None:
         application.processEvents()
     tab.form.card_dialog.grab().save(str(PICTURES / "card.png"))
     tab.form.card_dialog.close()
+    for layer in viewer.layers:
+        layer.visible = layer.name == "EM sample (synthetic)"
+    find_objects(viewer, panel)
+    wait_for(lambda: False, 0.5)
+    shoot("objects.png")
     inspect(viewer, panel)
     shoot("inspect.png")
+    with tempfile.TemporaryDirectory(prefix="em-") as folder:
+        os.environ[FOLDER_VARIABLE] = folder
+        write_folder(Path(folder))
+        batch(viewer, panel, Path(folder))
+        shoot("batch.png")
+        panel.batch_tab.cancel()
+        wait(lambda: not panel.batch_tab.is_running)
     viewer.close()
     for picture in PICTURES.glob("*.png"):
         method = Image.Quantize.FASTOCTREE if picture.name == "inspect.png" else None  # it keeps small marks' colours

@@ -53,7 +53,14 @@ def labels(tmp_path: Path) -> Path:
 
 
 def test_labels_go_in_and_out(run: Run, image: Path, labels: Path, tmp_path: Path) -> None:
-    assert run("import", image, labels) == (0, "25 pixels taken over as corrections of 'cells'.\n", "")
+    code, told, _ = run("import", image, labels)
+    assert (code, told.splitlines()[0]) == (0, "25 pixels taken over as corrections of 'cells':")
+    counts = np.unique_counts(read_stack(labels).data[...])
+    assert told.splitlines()[1:] == [
+        f"  {value} = {'background' if value == 1 else 'a class without a name; name it in the Correct tab'}: {count}"
+        for value, count in zip(counts.values.tolist(), counts.counts.tolist(), strict=True)
+        if value
+    ]
     assert run("export", image, tmp_path / "out.tif") == (0, f"{tmp_path / 'out.tif'}\n", "")
     np.testing.assert_array_equal(read_stack(tmp_path / "out.tif").data[...], read_stack(labels).data[...])
     key = find_corrections()[0].subject.key

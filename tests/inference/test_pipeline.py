@@ -206,7 +206,7 @@ def filled(
     stack: Stack, model: Model, maker: Maker, batch: int, side: int, foci: Sequence[Focus | None]
 ) -> tuple[dict[str, NDArray[Any]], list[tuple[tuple[int, int], ...]]]:
     """The arrays of a run whose view moves before and after each event, and the regions in their order."""
-    pinned = {"side": side, "batch": batch, "normalization": {"mean": 100.0, "deviation": 50.0}}
+    pinned = {"side": side, "batch": batch, "device": "cpu", "normalization": {"mean": 100.0, "deviation": 50.0}}
     run = run_to_end(iter_prepare(stack, model, SegmentOptions("cpu"), maker, pinned=pinned))
     store = ArrayStore(run.results)
     left, regions = list(foci), []

@@ -42,7 +42,13 @@ def iter_plan_lesson(settings: Any, corrected: tuple[Corrected, ...], device_nam
 
 
 def iter_finetune(
-    settings: Any, corrected: Any, folder: Path, device_name: str = "auto", processes: Any = None, parent: Any = None
+    settings: Any,
+    corrected: Any,
+    folder: Path,
+    device_name: str = "auto",
+    processes: Any = None,
+    parent: Any = None,
+    afresh: bool = False,
 ) -> Any:
     scratch = folder / f"{settings.name}.training"
     scratch.mkdir(exist_ok=True)

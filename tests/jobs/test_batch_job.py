@@ -22,8 +22,10 @@ from napari_skipseg.jobs.client import Engine
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress, run_to_end
 
-LONG = (120, 64, 64)
-"""Slices of a stack that takes the tiny model a second or two."""
+LONG = (40, 64, 64)
+"""A stack of 160 tiles."""
+BEGUN = 8
+"""Tiles after which a run is disturbed."""
 
 
 def write_stack(file: Path, shape: tuple[int, ...], seed: int = 0) -> Path:
@@ -34,7 +36,7 @@ def write_stack(file: Path, shape: tuple[int, ...], seed: int = 0) -> Path:
 
 
 def settings_for(inputs: Path, output: Path, model: Path, **more: object) -> BatchSettings:
-    options = SegmentOptions(device="cpu", attention=False, tile=32)
+    options = SegmentOptions(device="cpu", attention=False, tile=48)
     return BatchSettings(str(inputs), str(output), ask(str(model), options), **more)  # type: ignore[arg-type]
 
 
@@ -123,7 +125,7 @@ def test_a_folder_becomes_results_a_table_and_a_report(
 def test_what_failed_is_done_again_while_the_rest_runs_and_afterwards(
     engine: Engine, model_folder: Path, folder: Path, tmp_path: Path
 ) -> None:
-    write_stack(folder / "z.tif", (30, 64, 64))
+    write_stack(folder / "z.tif", (12, 64, 64))
     settings, mended = settings_for(folder, tmp_path / "out", model_folder), False
     work = engine.batch(settings)
     command: Retry | None = None
@@ -163,12 +165,12 @@ def test_stopped_it_goes_on_at_its_tile_and_the_engine_stays_warm(
     inputs, whole = long_run
     settings = settings_for(inputs, tmp_path / "out", model_folder)
     work, pid = engine.batch(settings), engine.pid
-    until_tile(work, "long.tif", 20)
+    until_tile(work, "long.tif", BEGUN)
     work.close()
     tiles: list[int] = []
     result = run_to_end(engine.batch(settings), lambda progress: tiles.append(_tile(progress)))
     assert engine.pid == pid
-    assert min(tile for tile in tiles if tile) >= 20
+    assert min(tile for tile in tiles if tile) >= BEGUN
     assert results_in(result.folder) == results_in(whole.folder)
 
 
@@ -182,7 +184,7 @@ def test_a_killed_engine_is_started_anew_and_goes_on_at_its_tile(
 ) -> None:
     inputs, whole = long_run
     work = engine.batch(settings_for(inputs, tmp_path / "out", model_folder))
-    until_tile(work, "long.tif", 20)
+    until_tile(work, "long.tif", BEGUN)
     killed = engine.pid
     assert killed is not None
     os.kill(killed, signal.SIGKILL)
@@ -191,7 +193,7 @@ def test_a_killed_engine_is_started_anew_and_goes_on_at_its_tile(
     assert engine.pid != killed
     assert "the engine ended: going on where it was" in {progress.message for progress in heard}
     begun = next(place for place, progress in enumerate(heard) if isinstance(progress, BatchOpened))
-    assert min(tile for tile in map(_tile, heard[begun:]) if tile) >= 20
+    assert min(tile for tile in map(_tile, heard[begun:]) if tile) >= BEGUN
     assert results_in(result.folder) == results_in(whole.folder)
 
 
@@ -218,7 +220,7 @@ def test_what_a_viewer_left_is_gone_on_with_by_the_next(
     inputs, whole = long_run
     settings = settings_for(inputs, tmp_path / "out", model_folder)
     with Engine() as first:
-        until_tile(first.batch(settings), "long.tif", 20)
+        until_tile(first.batch(settings), "long.tif", BEGUN)
     (run,) = (tmp_path / "out").iterdir()
     record = run / "records" / "long.tif.json"
     assert read_record(record) is None

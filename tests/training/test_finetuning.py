@@ -301,6 +301,8 @@ def test_a_model_of_that_name_is_not_written_over_and_the_old_one_stays(library,
     with pytest.raises(ModelError, match="never overwritten"):
         next(iter_finetune(settings_of(steps=1), (squares(),), tmp_path, "cpu"))
     assert {path.name: path.read_bytes() for path in (library / "membranes").iterdir()} == before
+    with pytest.raises(ModelError, match="'em-membrane' is a built-in model; a model is never overwritten"):
+        next(iter_finetune(settings_of("em-membrane"), (squares(),), tmp_path, "cpu"))
 
 
 def test_what_cannot_be_learnt_from_leaves_nothing_behind(tmp_path):

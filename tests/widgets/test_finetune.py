@@ -174,6 +174,10 @@ def test_a_refusal_shows_its_cure_before_the_start(open_tab, qtbot, teaching):
     correct(panel, qtbot)
     qtbot.waitUntil(lambda: tab.lesson.warning.isVisible(), timeout=20_000)
     assert tab.lesson.warning.text() == "Nothing of membrane is held out: paint more of it."
+    assert not tab.tune_button.isEnabled()
+    teaching.refusal = None
+    panel.correct_tab.corrections().strokes[1, 0, :10] = 2
+    qtbot.waitUntil(tab.tune_button.isEnabled, timeout=20_000)
 
 
 def test_a_better_model_becomes_the_choice_and_the_view_is_segmented_anew_with_before_and_after(

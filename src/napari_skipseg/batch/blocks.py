@@ -6,6 +6,7 @@ who ends it finds every unit done. So what comes out is what one process gives, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +36,6 @@ A_WORKER = 4
 
 def is_large(settings: BatchSettings, entry: Entry) -> bool:
     """Return whether an image is to be segmented in blocks; what cannot be read is not, and fails where it is read."""
-    import math
-
     try:
         if not is_zarr(Path(entry.file)):
             return False
@@ -90,6 +89,17 @@ def iter_block(
         turn.end()
 
 
+def note_block(entry: Entry, place: RunPlace, units: range) -> None:
+    """Write down that the `units` of a file that was begun are done.
+
+    Raises:
+        FileError: nothing can be written.
+    """
+    from napari_skipseg.inference.run_folder import note_units
+
+    note_units(_begun(entry, place), units)
+
+
 class _Strict:
     """A store that takes nothing of a backend that took over from another."""
 
@@ -121,9 +131,7 @@ def _prepare(settings: BatchSettings, entry: Entry, place: RunPlace, engine: Eng
 
     options, recipe = settings.request.options, recipe_of(_begun(entry, place))
     maker = turn if options.samples else turn.pinned(Pinned(recipe["backend"], recipe["precision"]))
-    work = iter_prepare(
-        _stack(settings, entry), engine.model, options, maker, pinned=recipe, with_binary=True
-    )
+    work = iter_prepare(_stack(settings, entry), engine.model, options, maker, pinned=recipe, with_binary=True)
     return run_to_end(work)
 
 
@@ -133,13 +141,6 @@ def _open_store(settings: BatchSettings, entry: Entry, place: RunPlace, run: Run
     from napari_skipseg.inference.run_folder import recipe_of
     from napari_skipseg.inference.stores import ZarrStore
 
-    begun = _begun(entry, place)
-    names, recipe = engine_names(run), recipe_of(begun)
-    return ZarrStore(
-        run.results, begun / entry.name, run.stack, recipe, settings.request.depth, names, OmeZarrWriter
-    )
-
-
-def engine_names(run: Run) -> tuple[str, ...]:
-    """Return the names of the classes that the network of a run tells apart."""
-    return run.model.description.class_names
+    begun, names = _begun(entry, place), run.model.description.class_names
+    how = (settings.request.depth, names, OmeZarrWriter)
+    return ZarrStore(run.results, begun / entry.name, run.stack, recipe_of(begun), *how)

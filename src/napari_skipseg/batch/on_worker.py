@@ -19,6 +19,7 @@ from napari_skipseg.batch.engine import Engine
 from napari_skipseg.batch.entry import Outcome, segment_entry
 from napari_skipseg.batch.faults import fault_of_folder, reason_of
 from napari_skipseg.batch.inputs import UNFINISHED, Entry
+from napari_skipseg.batch.lanes import LANES
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.worker_engine import UnfitError, asked_of, engine_of, take_cores, use_threads
@@ -27,16 +28,16 @@ from napari_skipseg.inference.outputs import Written
 from napari_skipseg.locks import is_held
 from napari_skipseg.progress import Progress
 
-LANES = 2
-"""Files or blocks at work in one process: one has the network, the other is prepared for it or written after it."""
 EVERY = 0.2
 """Seconds between two messages of one file, at the least."""
+AT_WORK = ("running", "paused", "closing_gracefully")
+"""What Dask says of a worker whose results somebody waits for."""
 PATIENCE = 90.0
 """Seconds for which a file is waited for that another process, given up by the cluster, may still hold."""
 
 _ALONE = threading.Semaphore(1)
 _TOGETHER = threading.Semaphore(LANES)
-_AT_WORK: dict[str, int] = {}
+_COUNTS: dict[str, int] = {}
 
 
 def answer(told: str) -> str:
@@ -47,7 +48,7 @@ def answer(told: str) -> str:
     """
     asked = json.loads(told)
     post = Post(asked)
-    _AT_WORK[post.topic] = _AT_WORK.get(post.topic, 0) + 1
+    _COUNTS[post.topic] = _COUNTS.get(post.topic, 0) + 1
     try:
         return json.dumps(_answer(asked, post))
     except UnfitError as error:
@@ -57,12 +58,12 @@ def answer(told: str) -> str:
     except Exception as error:
         return json.dumps({"reply": "failed", "reason": reason_of(error)})
     finally:
-        _AT_WORK[post.topic] -= 1
+        _COUNTS[post.topic] -= 1
 
 
 def at_work(topic: str) -> int:
     """Return how many tasks of a batch are at work in this process."""
-    return _AT_WORK.get(topic, 0)
+    return _COUNTS.get(topic, 0)
 
 
 class Post:
@@ -80,9 +81,9 @@ class Post:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether nobody gave the task up meanwhile: who asked for it, or the scheduler."""
+        """Whether nobody gave the task up meanwhile: who asked for it, or the scheduler, which may be gone."""
         state = self._worker.state.tasks.get(self._key)
-        return state is not None and state.state != "cancelled"
+        return state is not None and state.state != "cancelled" and self._worker.status.name in AT_WORK
 
     def tell(self, progress: Progress) -> None:
         """Send news, unless the last ones are quite new."""
@@ -136,9 +137,7 @@ def _file(
     return {"reply": "begun", "units": count_units(settings, entry, place, engine)}
 
 
-def _follow(
-    work: Generator[Progress, None, Outcome], post: Post, only_begin: bool
-) -> Outcome | None:
+def _follow(work: Generator[Progress, None, Outcome], post: Post, only_begin: bool) -> Outcome | None:
     """Return what became of a file; None where it was begun and more is to come, or is not wanted any more."""
     while post.is_wanted:
         try:
@@ -171,6 +170,6 @@ def _block(
 
 def _await_others(place: RunPlace, entry: Entry, post: Post) -> None:
     """Wait while a process holds the file that was thought to be gone, and is about to notice."""
-    begun, until = place.results(entry) / f"{entry.name}{UNFINISHED}", time.monotonic() + PATIENCE
-    while is_held(begun) and post.is_wanted and time.monotonic() < until:
+    until = time.monotonic() + PATIENCE
+    while is_held(place.results(entry) / f"{entry.name}{UNFINISHED}") and post.is_wanted and time.monotonic() < until:
         time.sleep(EVERY)

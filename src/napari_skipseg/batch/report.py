@@ -22,8 +22,10 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid #dcdfe4; vertical-align: top; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.file { overflow-wrap: anywhere; } img { width: 96px; image-rendering: auto; display: block; border-radius: 3px; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number, td.size, td[class] { white-space: nowrap; }
+td.file { overflow-wrap: anywhere; white-space: normal; min-width: 10rem; }
+img { width: 96px; image-rendering: auto; display: block; border-radius: 3px; }
 .failed { color: #b3261e; } .done { color: #1b6e3c; } .skipped, .waiting { color: #5f6570; }
 pre { background: #f3f4f6; padding: 1rem; overflow-x: auto; font-size: 13px; border-radius: 4px; }
 @media (prefers-color-scheme: dark) { body { background: #16181c; color: #e4e6ea; } pre { background: #23262c; }
@@ -96,7 +98,7 @@ def _table(rows: Sequence[Row]) -> str:
         numbers = [seconds, *(_number(row.scores.get(name)) for name in scores)]
         cells = [
             f'<td>{_picture(row)}</td><td class="file">{_text(row.relative)}</td>',
-            f'<td class="{row.state}">{row.state}</td><td>{_text(row.size)}</td>',
+            f'<td class="{row.state}">{row.state}</td><td class="size">{_text(row.size)}</td>',
             *(f'<td class="number">{number}</td>' for number in numbers),
             f"<td>{_text(row.reason or row.note)}</td>",
         ]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
+from napari_skipseg.batch.cluster import iter_cluster
 from napari_skipseg.batch.inputs import Entry, Inputs, find_inputs
 from napari_skipseg.batch.lanes import Message, iter_lanes
 from napari_skipseg.batch.place import REPORT_FILE, SUMMARY_FILE, RunPlace, place_of_run
@@ -97,9 +98,7 @@ def iter_batch(
 
 
 def _runner(settings: BatchSettings) -> Runner:
-    if settings.workers or settings.scheduler:
-        raise InputError("This version works in one process: leave out workers and scheduler.")
-    return iter_lanes
+    return iter_cluster if settings.workers or settings.scheduler else iter_lanes
 
 
 def _failed(found: Inputs, place: RunPlace) -> tuple[Entry, ...]:

@@ -14,7 +14,7 @@ from napari_skipseg.batch.inputs import SETTINGS_FILE
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.sent_models import find_sent
 from napari_skipseg.batch.settings import BatchSettings, settings_from_json
-from napari_skipseg.devices import Device, choose_device, versions
+from napari_skipseg.devices import Device, choose_device, has_openvino, versions
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.recipe import SegmentRequest
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 KEPT = 2
 """Engines that are kept: of this run, and of one before."""
+THREADS = Path("/proc/self/task")
+"""Where Linux lists the threads of a process: each has its own cores."""
 IGNORED = ("napari",)
 """Versions that may differ: no results depend on them."""
 
@@ -60,15 +62,16 @@ class WorkerEngine(Engine):
 
 
 def _natural(device: str, samples: bool) -> list[str]:
-    from napari_skipseg.inference import backends
+    """Return the name and the precision of the backend that this machine would choose."""
+    from napari_skipseg.inference.backends import OpenVINOBackend, TorchBackend, openvino_backend, torch_backend
 
-    if device == "cpu" and backends.has_openvino() and not samples:
-        return [backends.OpenVINOBackend.name, backends.openvino_backend.best_precision()]
-    return [backends.TorchBackend.name, backends.best_precision(device)]
+    if device == "cpu" and has_openvino() and not samples:
+        return [OpenVINOBackend.name, openvino_backend.best_precision()]
+    return [TorchBackend.name, torch_backend.best_precision(device)]
 
 
 def _pinned(settled: list[str], natural: list[str]) -> Pinned:
-    from napari_skipseg.inference.backends import OpenVINOBackend, Pinned, has_openvino
+    from napari_skipseg.inference.backends import OpenVINOBackend, Pinned
 
     name, precision = settled
     if precision not in (natural[1], "f32") or (name == OpenVINOBackend.name and not has_openvino()):
@@ -99,7 +102,7 @@ def asked_of(asked: dict[str, Any]) -> tuple[BatchSettings, RunPlace]:
         seen = ""
     if seen != asked["settings"]:
         raise UnfitError(
-            f"it does not see '{place.path}': put images and results on a disk that all machines have at the same place."
+            f"it does not see '{place.path}': put images and results where all machines see them at the same path."
         )
     return settings, place
 
@@ -128,8 +131,8 @@ def take_cores(name: str, shares: list[list[int]]) -> None:
     """Compute on the cores of the worker called `name` only, one of `shares`, and with as many threads."""
     cores = shares[int(name) % len(shares)]
     if not _settled.is_set() and hasattr(os, "sched_setaffinity"):
-        for thread in os.listdir("/proc/self/task") if os.path.isdir("/proc/self/task") else ["0"]:
-            os.sched_setaffinity(int(thread), cores)
+        for thread in THREADS.iterdir() if THREADS.is_dir() else [Path("0")]:
+            os.sched_setaffinity(int(thread.name), cores)
     use_threads(len(cores))
 
 

@@ -83,20 +83,24 @@ def import_(
     labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Labels: 1 = background, 2 and more = classes.")],
 ) -> None:
     """Take labels over as corrections of an image; where they are 0, what there is stays."""
+    from napari_skipseg.corrections.coding import BACKGROUND
     from napari_skipseg.corrections.exchange import import_labels
     from napari_skipseg.corrections.store import open_corrections
     from napari_skipseg.images.files import read_stack
 
     corrections = open_corrections(read_stack(image))
     try:
-        count = import_labels(corrections, labels)
+        counts = import_labels(corrections, labels)
         is_kept = corrections.checkpoint()
         fault = corrections.fault
     finally:
         corrections.close()
     if not is_kept:
         raise InputError(fault or "The labels could not be written: try again.")
-    typer.echo(f"{count:,} pixels taken over as corrections of '{corrections.subject.name}'.")
+    typer.echo(f"{sum(counts.values()):,} pixels taken over as corrections of '{corrections.subject.name}':")
+    names = {BACKGROUND: "background"} | {one.value: one.name for one in corrections.classes}
+    for value, count in counts.items():
+        typer.echo(f"  {value} = {names.get(value, 'a class without a name; name it in the Correct tab')}: {count:,}")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,8 +96,8 @@ def _reading(corrections: Corrections | Found) -> Iterator[_Readable]:
         lock.release()
 
 
-def import_labels(corrections: Corrections, path: str | os.PathLike[str]) -> int:
-    """Return how many pixels of labels were taken over as strokes from a file; where it is 0, what there is stays.
+def import_labels(corrections: Corrections, path: str | os.PathLike[str]) -> dict[int, int]:
+    """Return how many pixels of each value were taken over as strokes from a file; where it is 0, what there is stays.
 
     1 = background, 2 and more = the classes. Nothing is taken over where anything is wrong.
 
@@ -116,14 +117,15 @@ def import_labels(corrections: Corrections, path: str | os.PathLike[str]) -> int
                 f"'{Path(path).name}' holds the value {wrong}: corrections are 0 = not looked at, 1 = background and "
                 f"2 to {HIGHEST} = the classes; number its labels so."
             )
-    count = 0
+    counts: Counter[int] = Counter()
     for box, values in _blocks(labels, shape):
         painted = values > 0
         if painted.any():
             with corrections.strokes.lock:
                 corrections.strokes[box] = np.where(painted, values, corrections.strokes[box])
-            count += int(painted.sum())
-    return count
+            found, often = np.unique(values[painted], return_counts=True)
+            counts.update(dict(zip(found.tolist(), often.tolist(), strict=True)))
+    return dict(sorted(counts.items()))
 
 
 def _check_place(labels: Stack, subject: Subject, name: str) -> None:

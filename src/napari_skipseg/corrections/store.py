@@ -22,7 +22,7 @@ from napari_skipseg.corrections.catalog import corrections_folder, is_left_open,
 from napari_skipseg.corrections.chunk_files import ChunkFiles
 from napari_skipseg.corrections.coding import CorrectionClass
 from napari_skipseg.corrections.durable import make_folders
-from napari_skipseg.corrections.journal import Journal, refusal
+from napari_skipseg.corrections.journal import Journal, journals, refusal
 from napari_skipseg.corrections.saved import Saved, Target, load_saved, place_of_box, write_whole
 from napari_skipseg.corrections.sparse_array import Box, Place, SparseArray
 from napari_skipseg.corrections.subject import Record, Subject, check_same, read_record, subject_of, write_record
@@ -74,13 +74,13 @@ class Corrections:
             with telling_faults(folder):
                 make_folders(folder)
                 was_left = is_left_open(folder)
+                self.version, self._changed = 0, max((file.stat().st_mtime for file in journals(folder)), default=0.0)
                 self._lock.take()
                 leaving.callback(self._lock.release)
                 self._saved = self._load(subject)
             self.was_interrupted = was_left
             leaving.pop_all()
         self.strokes, self.reviewed = self._saved.arrays
-        self.version, self._changed = 0, 0.0
         self._reviews: deque[tuple[Box, bytes]] = deque(maxlen=REVIEWS)
         self._fault, self._failed_at = "", 0.0
         self._is_closed, self._is_let_go = False, False

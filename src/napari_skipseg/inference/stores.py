@@ -90,9 +90,7 @@ class ZarrStore:
         self.writers: dict[str, OmeZarrWriter] = {}
         for result in results:
             layout = _layout(result, stack, facts, stored_dtype(result, depth), class_names)
-            self.writers[result.name] = open_writer(
-                prefix.with_name(f"{prefix.name}_{result.name}.ome.zarr"), layout
-            )
+            self.writers[result.name] = open_writer(prefix.with_name(f"{prefix.name}_{result.name}.ome.zarr"), layout)
 
     def write(self, piece: Piece) -> None:
         """Write a piece, which is whole chunks: each appears whole or not at all."""

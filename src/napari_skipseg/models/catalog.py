@@ -31,6 +31,18 @@ def find_models() -> dict[str, Path]:
     return dict(sorted(found.items(), key=lambda item: item[0] != DEFAULT_MODEL))
 
 
+def check_free(name: str, folder: Path) -> None:
+    """Raise where a new model in `folder` cannot be called `name`, because one is, there or among the built-in ones.
+
+    Raises:
+        ModelError: it is taken.
+    """
+    taken = next((place for place in (folder, BUILT_IN) if (place / name).exists()), None)
+    if taken is not None:
+        what = f"'{taken / name}' already exists" if taken == folder else f"'{name}' is a built-in model"
+        raise ModelError(f"{what}; a model is never overwritten: choose another name.")
+
+
 def _is_model(folder: Path) -> bool:
     """Return whether `folder` holds a finished model; one that is being written has a name with a dot in front."""
     return not folder.name.startswith(".") and (folder / DESCRIPTION_FILE).is_file()

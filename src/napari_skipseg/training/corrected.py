@@ -27,6 +27,7 @@ from napari_skipseg.training.settings import held_out
 BLOCK = 4096
 """Longest side of what is read at once of labels that do not say where they are."""
 SAME_SCALE = 0.01
+MASK = " In a mask of 0 and 1 turn 1 into 2, the class, and 0 into 1, the background."
 
 
 @runtime_checkable
@@ -209,7 +210,7 @@ def _check_counts(counts: tuple[int, ...], names: tuple[str, ...], values: tuple
         if count == 0:
             raise InputError(
                 f"No voxel is labelled {name} ({value}): paint some, or leave out that class, which these labels then "
-                "do not judge."
+                f"do not judge.{MASK if sum(counts) == counts[values.index(BACKGROUND)] else ''}"
             )
 
 

@@ -14,10 +14,10 @@ import torch
 from pydantic import TypeAdapter
 
 from napari_skipseg.devices import choose_device, versions
-from napari_skipseg.errors import ModelError, SpecError
+from napari_skipseg.errors import SpecError
 from napari_skipseg.inference.backends import TorchBackend
 from napari_skipseg.inference.margin import measure_margin
-from napari_skipseg.models.catalog import locate_model
+from napari_skipseg.models.catalog import check_free, locate_model
 from napari_skipseg.models.description import Card, ModelDescription, TrainingRecord
 from napari_skipseg.models.model import Model, as_stored, read_model, write_model
 from napari_skipseg.networks.head import grow_classes
@@ -114,8 +114,7 @@ def iter_finetune(
             device, a full disk.
     """
     target, scratch = folder / settings.name, folder / f"{settings.name}.training"
-    if target.exists():
-        raise ModelError(f"'{target}' already exists; a model is never overwritten: choose another name.")
+    check_free(settings.name, folder)
     device = choose_device(device_name)
     own = own_device(device, processes)
     course = yield from _refusing_keep(_iter_prepare(settings, corrected, parent, own, processes))

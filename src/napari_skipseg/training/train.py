@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from napari_skipseg.devices import choose_device, versions
-from napari_skipseg.errors import FileError, ModelError, SpecError
+from napari_skipseg.errors import FileError, SpecError
 from napari_skipseg.inference.backends import TorchBackend
 from napari_skipseg.inference.margin import measure_margin
-from napari_skipseg.models.catalog import describe_model, locate_model
+from napari_skipseg.models.catalog import check_free, describe_model, locate_model
 from napari_skipseg.models.description import Card, ModelDescription, TrainingRecord
 from napari_skipseg.models.model import Model, as_stored, read_model, write_model
 from napari_skipseg.networks.build import build
@@ -48,8 +48,7 @@ def iter_train(
             `Keep` came before the first step.
     """
     target, scratch = folder / settings.name, folder / f"{settings.name}.training"
-    if target.exists():
-        raise ModelError(f"'{target}' already exists; a model is never overwritten: choose another name.")
+    check_free(settings.name, folder)
     processes.share(settings)  # refused now, not after the images were read
     device = choose_device(device_name)
     command = yield Progress(0, settings.steps, f"reading the images; training on {device.title}")

@@ -255,5 +255,5 @@ class BatchTab(JobTab):
 
 
 def _link(text: str, place: Path) -> str:
-    address = escape(QUrl.fromLocalFile(str(place)).toString(), quote=True)
+    address = escape(bytes(QUrl.fromLocalFile(str(place)).toEncoded()).decode(), quote=True)
     return f"<a href='{address}' style='color: {LINK_COLOR}'>{text}</a>"

@@ -24,7 +24,7 @@ class FileCell(QStyledItemDelegate):  # type: ignore[misc]
         """Draw the cell."""
         row: Row = index.data(ROW_ROLE)
         _draw_ground(painter, option, index, self)
-        told = row.reason or (row.message if row.state == "running" else row.note)
+        told = _without_file(row) or (row.message if row.state == "running" else row.note)
         box = option.rect.adjusted(4, 3, -4, -3)
         upper = QRect(box.left(), box.top(), box.width(), box.height() // 2 if told else box.height())
         painter.save()
@@ -64,6 +64,11 @@ class ProgressCell(QStyledItemDelegate):  # type: ignore[misc]
         above = QRect(box.left(), box.top(), box.width(), box.height() // 2 + 2)
         _write(painter, above, str(index.data()), option.palette.text().color(), Qt.TextElideMode.ElideRight)
         painter.restore()
+
+
+def _without_file(row: Row) -> str:
+    """Return why a file failed without its name, which stands above it."""
+    return row.reason.removeprefix(f"'{row.file}' ")
 
 
 def _draw_ground(

@@ -28,7 +28,7 @@ HINTS = {
 }
 FORMATS = (("OME-TIFF", "tiff"), ("OME-Zarr", "ome-zarr"))
 DEPTHS = (("8-bit", "uint8"), ("float", "float32"))
-LINK_COLOR = "#8fb0ff"
+LINK_COLOR = "#7d9df5"
 UNTOLD = -1
 """Stands in the field for no value of the truth's."""
 

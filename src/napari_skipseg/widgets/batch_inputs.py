@@ -40,12 +40,16 @@ class InputsLine(SettledLine):
     def show_answer(self, answer: Inputs) -> None:
         """Say how many images there are."""
         count = len(answer.entries)
-        left = [f"{answer.others} that are no images"] if answer.others else []
-        left += [f"{answer.ours} results of ours"] if answer.ours else []
+        left = [_counted(answer.others, "other file")] if answer.others else []
+        left += [_counted(answer.ours, "result") + " of ours"] if answer.ours else []
         names = "\n".join(entry.relative for entry in answer.entries[:20]) + ("\n…" if count > 20 else "")
-        told = f"{count} image{'s' if count != 1 else ''}"
+        told = _counted(count, "image")
         self.say(f"{told}; left out: {', '.join(left)}" if left else told, names)
 
     def show_fault(self, fault: str) -> None:
         """Say why there are none."""
         self.say("", warning=fault)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count != 1 else ''}"

@@ -19,9 +19,9 @@ SORT_ROLE = Qt.ItemDataRole.UserRole
 
 PICTURE, FILE, STATE, PROGRESS, TIME, SIZE = range(6)
 HEADS = ("", "File", "State", "Progress", "Time", "Size")
-WIDTHS = {PICTURE: PICTURE_SIDE + 8, STATE: 58, PROGRESS: 72, TIME: 64, SIZE: 104}
-SCORE_WIDTH = 74
-NARROWEST = 130
+WIDTHS = {PICTURE: PICTURE_SIDE + 6, STATE: 56, PROGRESS: 64, TIME: 58, SIZE: 100}
+SCORE_WIDTH = 70
+NARROWEST = 160
 """Pixels of the column of names."""
 MOST_PICTURES = 400
 """Kept in memory: of the rows that are looked at."""
@@ -105,7 +105,7 @@ class BatchRows(QAbstractTableModel):  # type: ignore[misc]
         texts: dict[int, Callable[[], str]] = {
             FILE: lambda: plain(row.relative),
             STATE: lambda: row.state,
-            PROGRESS: lambda: f"{row.done} of {row.total}" if row.state == "running" and row.total else "",
+            PROGRESS: lambda: f"{row.done} of {row.total}" if row.state == "running" and row.total > 1 else "",
             TIME: lambda: _time(row),
             SIZE: lambda: row.size,
         }
@@ -194,11 +194,11 @@ class BatchTable(QTableView):  # type: ignore[misc]
 
     def _fit(self, *_: object) -> None:
         """Give the names what the other columns leave of the width."""
-        for column in range(self.rows.columnCount()):
-            if column != FILE:
-                self.setColumnWidth(column, WIDTHS.get(column, SCORE_WIDTH))
-        fixed = sum(WIDTHS[column] for column in (PICTURE, STATE, PROGRESS, TIME))
-        self.setColumnWidth(FILE, max(NARROWEST, self.viewport().width() - fixed))
+        others = [column for column in range(self.rows.columnCount()) if column != FILE]
+        for column in others:
+            self.setColumnWidth(column, WIDTHS.get(column, SCORE_WIDTH))
+        taken = sum(WIDTHS.get(column, SCORE_WIDTH) for column in others)
+        self.setColumnWidth(FILE, max(NARROWEST, self.viewport().width() - taken))
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
         """Fit the column of names."""

@@ -72,6 +72,7 @@ class FinetuneTab(JobTab):
         self.form = FinetuneForm(self.sources)
         self._material = Material(self.form, self.sources, self._segment_tab, self._correct_tab)
         self.lesson = LessonLine(self._engine)
+        self.lesson.answered.connect(self.check)
         self.scratch, self.scratch_fold = ScratchForm(self._viewer), Fold("Train from scratch")
         self.scratch_fold.fill(self.scratch)
         self.tune_button, self.keep_button = QPushButton("Fine-tune"), QPushButton("Stop, keep the best")
@@ -280,7 +281,7 @@ class FinetuneTab(JobTab):
             self._pace.flush()
         self._is_keeping = self._is_keeping and running
         self.tune_button.setVisible(not running)
-        self.tune_button.setEnabled(not fault and self._waiting is None)
+        self.tune_button.setEnabled(not fault and not self.lesson.refused and self._waiting is None)
         self.tune_button.setToolTip(fault or "Make a new model of the one above, from what was corrected")
         self.keep_button.setVisible(running)
         self.keep_button.setEnabled(self.keep_button.isEnabled() and running and not self._is_keeping)

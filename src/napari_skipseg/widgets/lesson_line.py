@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from qtpy.QtCore import Signal
+
 from napari_skipseg.progress import in_words
 from napari_skipseg.training.learning import Lesson
 from napari_skipseg.widgets.class_list import short
@@ -14,18 +16,31 @@ LOOKING = "looking at the corrections…"
 
 
 class LessonLine(SettledLine):
-    """The lesson in two sentences, more of it in the tooltip; and why there is none, with the cure."""
+    """The lesson in two sentences, more of it in the tooltip; and why there is none, with the cure.
+
+    refused: nothing can be learnt from what there is, as far as is known. answered: that may have changed.
+    """
+
+    answered = Signal()
 
     def __init__(self, engine: BusyEngine) -> None:
         super().__init__(engine, LOOKING)
+        self.refused = False
 
     def show_answer(self, answer: Lesson) -> None:
         """Say what will be learnt from, held out, and how long it takes."""
         self.say(describe_lesson(answer), explain_lesson(answer))
+        self._settle(False)
 
     def show_fault(self, fault: str) -> None:
         """Say why nothing can be learnt."""
         self.say("", warning=fault)
+        self._settle(True)
+
+    def _settle(self, refused: bool) -> None:
+        if refused != self.refused:
+            self.refused = refused
+            self.answered.emit()
 
 
 def describe_lesson(lesson: Lesson) -> str:

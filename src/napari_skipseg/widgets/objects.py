@@ -144,7 +144,7 @@ class ObjectsTab(ObjectsBody):
         before = None if self._source is None else self._source.layer
         self.form.offer_layers(find_sources(self._viewer), layer)
         source = self._source = None if layer is None else describe_source(self._viewer, layer)
-        if before is not layer:
+        if before != layer:
             self.source_links.cut()
             if layer is not None:
                 self.source_links.tie(layer.events.data, self._look_soon)
@@ -154,7 +154,7 @@ class ObjectsTab(ObjectsBody):
         self.form.show_source(source)
         self.form.offer_measured([] if source is None else find_measured(self._viewer, source))
         self.score_box.offer([] if source is None else find_truths(self._viewer, source))
-        if before is not layer:
+        if before != layer:
             self.table.show_table(None if (shown := self.result()) is None else shown.table)
         self.check()
 
@@ -232,12 +232,14 @@ class ObjectsTab(ObjectsBody):
 
     def _follow_label(self, event: Any) -> None:
         shown = self.result()
-        if shown is not None and event.source is shown.layer:
+        if shown is not None and event.source == shown.layer:
             self.table.select_label(int(shown.layer.selected_label))
 
     def _follow_image(self) -> None:
         for shown in self._shown.values():
             follow_image(shown)
+        if (shown_now := self.result()) is not None and not shown_now.is_measured_as_it_lies():
+            self.tell("The voxel size is another one now: find the objects again to measure them with it.")
         self._look_soon()
 
     def _ask_file(self) -> None:

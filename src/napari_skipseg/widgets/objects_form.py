@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 
 NOTE = "QLabel { font-size: 8pt; }"
 METHODS: dict[Method, tuple[str, str]] = {
-    "components": ("Connected components", "What hangs together above the threshold is one object."),
-    "watershed": ("Watershed", "Objects that touch are parted where they are narrow."),
-    "cells": ("Cells between membranes", "Cells are what the boundary encloses; they fill the image."),
+    "components": ("Connected components", "What hangs together is one object."),
+    "watershed": ("Watershed", "Touching objects are parted where narrow."),
+    "cells": ("Cells between membranes", "A cell is what the boundary encloses."),
 }
 SEEDS = (("distance to the edge", "distance"), ("probability", "probability"))
 PLANES = (("the volume", "volume"), ("each slice", "slices"))
 NOTES = {
     "threshold": "Above it a voxel belongs to the class.",
-    "seed distance": "Seeds that lie closer, in voxels of X, are one: more joins.",
-    "merge": "Cells with a fainter boundary between them are one.",
+    "seed distance": "Closer seeds become one (voxels of X).",
+    "merge": "Cells with a fainter boundary are one.",
 }
+SUGGESTED = "This class is a boundary: cells are suggested."
 CHOOSE = "choose a layer…"
 
 
@@ -117,7 +118,7 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
         self.class_name.offer([(name, name) for name in names], self.class_name.currentData())
         self._form.setRowVisible(self.class_name, len(names) > 1)
         self._form.setRowVisible(self.planes, source is not None and source.length("Z") > 1)
-        if source is None or before is None or before.layer is not source.layer:
+        if source is None or before is None or before.layer != source.layer:
             self._chosen_method = False
         self._follow_class()
 
@@ -132,11 +133,12 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
     def read(self) -> ObjectOptions:
         """Return the options as they stand."""
         depth = 1 if self._source is None else self._source.length("Z")
+        is_labels = self._source is not None and self._source.labels
         return ObjectOptions(
             self.method.currentData() or "components",
             class_name=self.class_name.currentData() or "" if self.class_name.count() > 1 else "",
             threshold=round(float(self.threshold.value()), 2),
-            seeds=self.seeds.currentData(),
+            seeds="distance" if is_labels else self.seeds.currentData(),
             seed_distance=float(self.seed_distance.value()),
             merge=round(float(self.merge.value()), 2),
             smallest=self.smallest.value(),
@@ -151,11 +153,8 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
         now: Any = self.method.currentData()
         if not self._chosen_method:
             now = "cells" if parts_cells else "components"
-        offered = [
-            (f"{text} (suggested)" if parts_cells and method == "cells" else text, method)
-            for method, (text, _) in METHODS.items()
-        ]
-        self.method.offer(list(offered), now)
+        self.method.offer([(text, method) for method, (text, _) in METHODS.items()], now)
+        self.method.setToolTip(SUGGESTED if parts_cells else "How objects are told apart")
         self._tell()
 
     def _choose_method(self) -> None:
@@ -164,7 +163,9 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
 
     def _tell(self) -> None:
         options = self.read()
-        self.method_note.setText(METHODS[options.method][1])
+        parts_cells = self._source is not None and self._source.parts_cells(options.class_name)
+        is_odd = parts_cells and options.method != "cells"
+        self.method_note.setText(SUGGESTED if is_odd else METHODS[options.method][1])
         is_labels = self._source is not None and self._source.labels
         has_seeds = options.method != "components"
         self._form.setRowVisible(self._threshold_row, not is_labels)

@@ -16,9 +16,10 @@ from napari_skipseg.corrections.places import Place
 from napari_skipseg.jobs.finding import FoundObjects
 from napari_skipseg.objects.table import Table
 from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.axes import voxel_size_of
 from napari_skipseg.widgets.files import read_layers
 from napari_skipseg.widgets.layers import KEY, data_of
-from napari_skipseg.widgets.objects_sources import FOUND, LOOK, Source
+from napari_skipseg.widgets.objects_sources import FOUND, LOOK, Source, unwrapped
 from napari_skipseg.widgets.placement import Repeated, current_position, place_at, place_over
 from napari_skipseg.widgets.places_list import go_to
 from napari_skipseg.widgets.preview import ASIDE
@@ -38,12 +39,17 @@ LARGEST_BOX = 2**24
 
 @dataclass(frozen=True, eq=False)
 class ShownObjects:
-    """Objects that are on show: of what, in which layer, and their measurements."""
+    """Objects that are on show: of what, in which layer, their measurements, and the voxel size of these."""
 
     source: Source
     layer: Labels
     table: Table
     recipe: dict[str, Any]
+    voxel_size: tuple[float, float, float]
+
+    def is_measured_as_it_lies(self) -> bool:
+        """Return whether the voxels still have the size with which the objects were measured."""
+        return voxel_size_of(self.layer, self.source.axes[-self.layer.ndim :])[0] == self.voxel_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +97,8 @@ def show_objects(viewer: ViewerModel, source: Source, loaded: LoadedObjects) -> 
     layer.features = loaded.found.table.as_features()
     if loaded.folder is not None:
         weakref.finalize(layer, shutil.rmtree, loaded.folder, ignore_errors=True)
-    return ShownObjects(source, layer, loaded.found.table, loaded.found.recipe)
+    size, _ = voxel_size_of(layer, source.axes[-layer.ndim :])
+    return ShownObjects(source, layer, loaded.found.table, loaded.found.recipe, size)
 
 
 def show_look(viewer: ViewerModel, source: Source, found: NDArray[np.uint32], start: Mapping[int, int]) -> None:
@@ -141,7 +148,7 @@ def _put(
         return old
     selected = set(viewer.layers.selection)
     arguments = {"name": name, "opacity": 0.6, "metadata": {KEY: told}, "multiscale": multiscale}
-    layer = viewer.add_labels(data, **arguments, **place.arguments())
+    layer: Labels = unwrapped(viewer.add_labels(data, **arguments, **place.arguments()))
     layer.editable = False
     viewer.layers.selection = {each for each in selected if each in viewer.layers}
     return layer
@@ -159,7 +166,7 @@ def _is(layer: Layer, role: str) -> bool:
 
 def _find(viewer: ViewerModel, source: str, role: str) -> Labels | None:
     found = [layer for layer in viewer.layers if _is(layer, role) and layer.metadata[KEY]["source"] == source]
-    return found[0] if found else None
+    return unwrapped(found[0]) if found else None
 
 
 def show_object(viewer: ViewerModel, shown: ShownObjects, row: int) -> None:

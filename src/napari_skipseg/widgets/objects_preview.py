@@ -16,8 +16,8 @@ from napari_skipseg.objects.options import Method, ObjectOptions
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers import data_of, stack_of
 from napari_skipseg.widgets.objects_layers import remove_look, show_look
-from napari_skipseg.widgets.objects_sources import Source
-from napari_skipseg.widgets.placement import visible_box
+from napari_skipseg.widgets.objects_sources import Source, unwrapped
+from napari_skipseg.widgets.placement import current_position, visible_box
 from napari_skipseg.widgets.work import Outcome, start_work
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 DEPTH = 8
 """Slices before and behind the one on screen that are looked at, where objects go through them."""
-MOST = 2**23
-"""Voxels that are looked at, at the most: a look should take a second or two."""
+MOST = 2**22
+"""Voxels that are looked at, at the most, so that a look takes a second: 512 x 512 in 16 slices."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Wish:
         """Return whether another wish is of the same voxels."""
         return (
             other is not None
-            and other.source.layer is self.source.layer
+            and other.source.layer == self.source.layer
             and other.data is self.data
             and (other.part, other.source.class_names) == (self.part, self.source.class_names)
         )
@@ -52,15 +52,14 @@ class Wish:
 
 def find_slab(viewer: ViewerModel, source: Source, options: ObjectOptions) -> dict[int, slice]:
     """Return what is on screen of a layer, by axis number, with some slices around; at most `MOST` voxels."""
-    part = {}
+    part, at = {}, current_position(viewer, source.layer)
     for axis, (low, high) in enumerate(visible_box(viewer, source.layer)):
         letter, length = source.axes[axis], int(data_of(source.layer).shape[axis])
         if letter in "YX":
             part[axis] = slice(low, high + 1)
         elif letter in "ZT":
-            middle = low if low == high else (low + high) // 2
             around = DEPTH if letter == "Z" and options.planes == "volume" else 0
-            part[axis] = slice(max(0, middle - around), min(length, middle + around + 1))
+            part[axis] = slice(max(0, at[axis] - around), min(length, at[axis] + around + 1))
     planes = [axis for axis in part if source.axes[axis] in "YX"]
     while math.prod(each.stop - each.start for each in part.values()) > MOST:
         widest = max(planes, key=lambda axis: part[axis].stop - part[axis].start)
@@ -91,7 +90,7 @@ class ObjectsPreview(QObject):  # type: ignore[misc]
     def follow(self, source: Source, options: ObjectOptions) -> None:
         """Look at what is on screen now, with these options, as soon as the last look is done."""
         self._is_on = True
-        self._wish = Wish(source, data_of(source.layer), find_slab(self._viewer, source, options), options)
+        self._wish = Wish(source, unwrapped(data_of(source.layer)), find_slab(self._viewer, source, options), options)
         self._begin()
 
     def stop(self) -> None:

@@ -8,6 +8,8 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QSlider, QSpinBox, QVBoxLayout, 
 NOTE = "QLabel { font-size: 8pt; }"
 LARGEST = 10**7
 STEPS = 210
+TENS = 1000
+"""A size from which on it is written in whole numbers."""
 DECADE = 30
 """Steps of the slider for ten times the size."""
 
@@ -57,8 +59,10 @@ class SizeField(QWidget):  # type: ignore[misc]
 
     def _say(self) -> None:
         size, (voxel, unit) = self.value(), self._voxel
-        measure = f" = {size * voxel:,.4g} {unit}" if unit else ""
-        self.note.setText(f"Objects from {size:,} voxels{measure} on." if size > 1 else "Objects of any size.")
+        total = size * voxel
+        measure = f" = {total:,.0f} {unit}" if total >= TENS else f" = {total:.4g} {unit}"
+        known = f"Objects from {size:,} voxels{measure if unit else ''} on."
+        self.note.setText(known if size > 1 else "Objects of any size.")
 
 
 def size_at(step: int) -> int:

@@ -56,20 +56,25 @@ def describe_source(viewer: ViewerModel, layer: Layer) -> Source:
 
     axes, labels = axes_of(layer), isinstance(layer, Labels)
     told = layer.metadata.get(KEY, {})
-    names = _class_names(layer, told, axes)
+    names = _class_names(layer, told, axes, labels)
     origin = next((other for other in viewer.layers if str(other.unique_id) == told.get("source")), layer)
-    return Source(layer, axes, names, labels, origin.name)
+    return Source(unwrapped(layer), axes, names, labels, origin.name)
 
 
-def _class_names(layer: Layer, told: dict[str, Any], axes: str) -> tuple[str, ...]:
+def unwrapped(value: Any) -> Any:
+    """Return what napari hands to plugins in a wrapper, made anew each time, as it is."""
+    return getattr(value, "__wrapped__", value)
+
+
+def _class_names(layer: Layer, told: dict[str, Any], axes: str, labels: bool) -> tuple[str, ...]:
     """Return the classes of a layer, in the order of its channels or of the values of its labels."""
     role, classes = str(told.get("role", "")), tuple(map(str, (told.get("recipe") or {}).get("classes", ())))
     if role.startswith("probability "):
         return (role.removeprefix("probability "),)
-    if "C" in axes and not role:
+    if "C" in axes and not (role or labels):
         count = int(data_of(layer).shape[axes.index("C")])
         return classes if len(classes) == count else tuple(f"channel {number}" for number in range(count))
-    return classes if role == "binary" or layer._type_string == "labels" or len(classes) == 1 else ()
+    return classes if labels or len(classes) == 1 else ()
 
 
 def find_sources(viewer: ViewerModel) -> list[Layer]:
@@ -130,12 +135,12 @@ def find_truths(viewer: ViewerModel, source: Source) -> list[Layer]:
     return [
         layer
         for layer in reversed(viewer.layers)
-        if isinstance(layer, Labels) and not is_result(layer) and layer is not source.layer and _fits(layer, source)
+        if isinstance(layer, Labels) and not is_result(layer) and layer != source.layer and _fits(layer, source)
     ]
 
 
 def _fits(layer: Layer, source: Source) -> bool:
-    if layer is source.layer:
+    if layer == source.layer:
         return False
     axes = axes_of(layer)
     shape = dict(zip(axes, data_of(layer).shape, strict=False))

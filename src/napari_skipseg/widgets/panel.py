@@ -24,7 +24,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.correct_tab = CorrectTab(napari_viewer, self.engine, self.segment_tab)
         self.finetune_tab = FinetuneTab(napari_viewer, self.engine, self.segment_tab, self.correct_tab)
         self.objects_tab = ObjectsTab(napari_viewer, self.engine, self.segment_tab)
-        self.batch_tab = BatchTab(napari_viewer, self.engine, self.segment_tab)
+        self.batch_tab = BatchTab(napari_viewer, self.engine, self.segment_tab, self.objects_tab.form.read)
         self.inspect_tab = InspectTab(napari_viewer, self.engine, self.segment_tab)
         self.tabs = QTabWidget()
         self.tabs.addTab(Scrolled(self.segment_tab), "Segment")

@@ -1,0 +1,174 @@
+"""Files at work in many processes: tasks of a Dask cluster, with news of them as of one process."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+from functools import cache
+from queue import Empty
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from napari_skipseg.batch import blocks
+from napari_skipseg.batch.dask_client import open_cluster
+from napari_skipseg.batch.entry import Outcome
+from napari_skipseg.batch.inputs import Entry
+from napari_skipseg.batch.lanes import LANES, WAKE, Message
+from napari_skipseg.batch.place import RunPlace
+from napari_skipseg.batch.records import Record, known, write_record
+from napari_skipseg.batch.settings import BatchSettings
+from napari_skipseg.batch.tasks import Desk, Reply, Task
+from napari_skipseg.errors import EngineError
+from napari_skipseg.progress import Progress
+
+MOST_TRIES = 3
+"""How often a block is tried before its file fails."""
+
+
+def iter_cluster(
+    settings: BatchSettings, waiting: deque[Entry], place: RunPlace
+) -> Generator[Message | None, None, None]:
+    """Yield what is new of the files that are `waiting`, as `lanes.iter_lanes` does; workers of a cluster do them.
+
+    A worker that dies has its file gone on with by another. Closed, it stops each file at its next tile.
+
+    Raises:
+        SkipsegError: there is no such cluster, it goes away, a worker cannot help, or nothing can be written any more.
+    """
+    with open_cluster(settings) as cluster:
+        desk = Desk(cluster, settings, place)
+        try:
+            yield from _iter_settle(desk)
+            yield from _Batch(desk, waiting).iter_work()
+        finally:
+            desk.stop()
+
+
+def _iter_settle(desk: Desk) -> Generator[None, None, None]:
+    """Yield until one worker has settled what all of them compute with, and on which tile."""
+    desk.give(Task("settle"))
+    while desk.computes is None:
+        try:
+            reply = desk.hear(WAKE)
+        except Empty:
+            yield None
+            continue
+        if reply is not None and isinstance(reply.news, dict):
+            if reply.news["reply"] != "settled":
+                raise EngineError(f"No worker could begin: {reply.news['reason']}")
+            desk.computes = reply.news["computes"]
+
+
+@dataclass
+class _Large:
+    """A file in blocks. total: its units. left: blocks that are not done. reached: units that are done, by block."""
+
+    total: int
+    left: int
+    reached: dict[range, int] = field(default_factory=dict)
+
+    @property
+    def progress(self) -> Progress:
+        """How far it is."""
+        done = sum(self.reached.values())
+        return Progress(done, self.total, f"tile {done} of {self.total}, in blocks")
+
+
+class _Batch:
+    """Which task comes next, and what follows from those that are done."""
+
+    def __init__(self, desk: Desk, waiting: deque[Entry]) -> None:
+        self._desk, self._waiting = desk, waiting
+        self._ready: deque[Task] = deque()
+        self._larges: dict[Entry, _Large] = {}
+
+    def iter_work(self) -> Generator[Message | None, None, None]:
+        """Yield news until nothing waits and all is done."""
+        while True:
+            self._give()
+            if not self._desk.working:
+                return
+            try:
+                reply = self._desk.hear(WAKE)
+            except Empty:
+                yield None
+                continue
+            message = None if reply is None else self._follow(reply)
+            if message is not None:
+                yield message
+
+    def _give(self) -> None:
+        """Give out as many tasks as keep the workers busy."""
+        room = (1 if self._desk.settings.request.options.samples else LANES) * self._desk.workers
+        while len(self._desk.working) < room and (self._ready or self._waiting):
+            if self._ready:
+                self._desk.give(self._ready.popleft())
+                continue
+            entry = self._waiting.popleft()
+            is_large = blocks.is_large(self._desk.settings, entry)
+            self._desk.give(Task("begin" if is_large else "file", entry))
+
+    def _follow(self, reply: Reply) -> Message | None:
+        task, news = reply
+        if task.entry is None:
+            return None
+        if isinstance(news, Progress):
+            return Message(task.entry, self._moved(task, task.entry, news))
+        if news["reply"] == "outcome":
+            self._larges.pop(task.entry, None)
+            return Message(task.entry, Outcome(news["state"], _record_of(news["record"])))
+        if news["reply"] == "begun":
+            return self._begun(task.entry, news["units"])
+        if news["reply"] == "filled":
+            return self._filled(task, task.entry)
+        if news["reply"] == "failed" and task.kind == "block" and task.tries + 1 < MOST_TRIES:
+            self._ready.append(replace(task, tries=task.tries + 1))
+            return None
+        if news["reply"] == "stopped":  # the scheduler gave it up, and nobody asked for that
+            self._ready.append(task)
+            return None
+        return self._failed(task.entry, news["reason"])
+
+    def _moved(self, task: Task, entry: Entry, progress: Progress) -> Progress:
+        large = self._larges.get(entry)
+        if large is None or task.kind != "block":
+            return progress
+        large.reached[task.units] = max(progress.done, large.reached.get(task.units, 0))
+        return large.progress
+
+    def _begun(self, entry: Entry, units: int) -> Message:
+        found = list(blocks.cut(units, self._desk.workers))
+        self._larges[entry] = _Large(units, len(found))
+        self._ready.extend(Task("block", entry, block) for block in found)
+        return Message(entry, self._larges[entry].progress)
+
+    def _filled(self, task: Task, entry: Entry) -> Message | None:
+        large = self._larges.get(entry)
+        if large is None:
+            return None
+        blocks.note_block(entry, self._desk.place, task.units)
+        large.reached[task.units] = len(task.units)
+        large.left -= 1
+        if not large.left:
+            self._ready.append(Task("file", entry))
+        return Message(entry, large.progress)
+
+    def _failed(self, entry: Entry, reason: str) -> Message:
+        """Say of a file that it failed, where no worker could; what was begun of it stays."""
+        self._larges.pop(entry, None)
+        self._desk.forget(entry)
+        self._ready = deque(task for task in self._ready if task.entry != entry)
+        record = Record(entry.file, entry.relative, entry.name, "failed", known(entry.file), reason=reason)
+        write_record(self._desk.place.record(entry), record)
+        return Message(entry, Outcome("failed", record))
+
+
+@cache
+def _adapter() -> TypeAdapter[Record]:
+    return TypeAdapter(Record)
+
+
+def _record_of(values: dict[str, Any]) -> Record:
+    return _adapter().validate_python(values)

@@ -1,0 +1,165 @@
+"""A Dask cluster, this machine's own or another one: opened, checked and left again, with nothing said in between."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from napari_skipseg.batch.lanes import LANES
+from napari_skipseg.batch.settings import BatchSettings
+from napari_skipseg.errors import EngineError, InputError
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+LOOPBACK = "127.0.0.1"
+CONNECTING = 10
+"""Seconds in which a scheduler has to answer."""
+NOISY = ("distributed", "tornado", "asyncio", "bokeh")
+COMPARED = ("distributed", "dask")
+SILENT = logging.CRITICAL + 1
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that answers. name: for messages. cores: of this machine's workers, each's share; () elsewhere."""
+
+    client: Client
+    name: str
+    cores: tuple[tuple[int, ...], ...]
+
+    def gone(self) -> EngineError:
+        """Return what to say when it answers no more."""
+        return EngineError(
+            f"{self.name} went away while the batch ran: what is done stays; start the same batch again once it is "
+            "there, and it goes on."
+        )
+
+
+@contextlib.contextmanager
+def open_cluster(settings: BatchSettings) -> Iterator[Cluster]:
+    """Yield the cluster that `settings` name: workers of this machine, gone at the end, or those of a scheduler.
+
+    Raises:
+        InputError: Dask's distributed is not installed.
+        EngineError: no scheduler answers there, it is of another version, or workers cannot be started.
+    """
+    try:
+        import distributed
+    except ImportError as error:
+        raise InputError(
+            "Several processes need Dask's distributed, which is not installed: pip install 'napari-skipseg[cluster]'."
+        ) from error
+    with contextlib.ExitStack() as leaving:
+        leaving.enter_context(_quiet())
+        if settings.scheduler:
+            client = _connect(settings.scheduler, distributed)
+            leaving.callback(_leave, client)
+            name = f"The Dask scheduler at '{settings.scheduler}'"
+            _check_versions(client, name)
+            yield Cluster(client, name, ())
+        else:
+            shares = share_cores(settings.workers)
+            client = leaving.enter_context(_own_cluster(shares, distributed))
+            yield Cluster(client, "The workers of this machine", shares)
+
+
+def share_cores(workers: int) -> tuple[tuple[int, ...], ...]:
+    """Return for each worker the cores that it computes on; where there are fewer than workers, they share them."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    if workers >= len(cores):
+        return tuple((cores[number % len(cores)],) for number in range(workers))
+    borders = [len(cores) * number // workers for number in range(workers + 1)]
+    return tuple(tuple(cores[first:last]) for first, last in pairwise(borders))
+
+
+def _connect(address: str, distributed: Any) -> Client:
+    try:
+        _knock(address)
+        return distributed.Client(address, timeout=CONNECTING, set_as_default=False)
+    except (OSError, ValueError, TimeoutError, ImportError) as error:
+        raise EngineError(
+            f"There is no Dask scheduler at '{address}' ({_reason(error)}): start one with `dask scheduler`, and give "
+            "the address that it shows, such as tcp://host:8786."
+        ) from error
+
+
+def _knock(address: str) -> None:
+    """Raise where nobody listens: a client of Dask that found nobody leaves threads behind."""
+    place = urlsplit(address if "://" in address else f"tcp://{address}")
+    if place.hostname is None or place.port is None:
+        raise ValueError("an address has a host and a port")
+    if place.scheme in ("tcp", "tls"):
+        socket.create_connection((place.hostname, place.port), CONNECTING).close()
+
+
+def _check_versions(client: Client, name: str) -> None:
+    try:
+        found = client.get_versions()
+        there, here = found["scheduler"]["packages"], found["client"]["packages"]
+    except (OSError, TimeoutError, KeyError, TypeError) as error:
+        raise EngineError(f"{name} does not answer as a scheduler does ({_reason(error)}): start it anew.") from error
+    for package in COMPARED:
+        if there.get(package) != here.get(package):
+            raise EngineError(
+                f"{name} runs {package} {there.get(package, 'of no version')}, and this machine has "
+                f"{here.get(package)}: install the same version on both."
+            )
+
+
+@contextlib.contextmanager
+def _own_cluster(shares: tuple[tuple[int, ...], ...], distributed: Any) -> Iterator[Client]:
+    options = {"host": LOOPBACK, "dashboard_address": f"{LOOPBACK}:0", "scheduler_kwargs": {"dashboard": False}}
+    try:
+        cluster = distributed.LocalCluster(
+            n_workers=len(shares),
+            threads_per_worker=LANES,
+            processes=True,
+            silence_logs=SILENT,
+            env={"PYTHONWARNINGS": "ignore"},
+            **options,
+        )
+    except (OSError, RuntimeError, TimeoutError) as error:
+        raise EngineError(f"The workers could not be started ({_reason(error)}): try fewer of them.") from error
+    with contextlib.ExitStack() as leaving:
+        leaving.callback(cluster.close, timeout=CONNECTING)
+        client = distributed.Client(cluster, timeout=CONNECTING, set_as_default=False)
+        leaving.callback(_leave, client)
+        yield client
+
+
+def _leave(client: Client) -> None:
+    with contextlib.suppress(OSError, TimeoutError, RuntimeError):
+        client.close(timeout=CONNECTING)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep from the terminal what Dask says to those who look after it."""
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in NOISY]
+    loggers = [logging.getLogger(name) for name in {*NOISY, *names}]
+    before = [(logger, logger.level, logger.disabled) for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(SILENT)
+            logger.disabled = True
+        try:
+            yield
+        finally:
+            for logger, level, disabled in before:
+                logger.setLevel(level)
+                logger.disabled = disabled
+
+
+def _reason(error: BaseException) -> str:
+    said = str(error).strip().splitlines()
+    return (said[0] if said else type(error).__name__).rstrip(".:")

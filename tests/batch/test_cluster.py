@@ -1,0 +1,221 @@
+"""A batch on a cluster of programs: the bytes of one process, whatever dies, and one sentence where it cannot be."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from batch_folders import ended, results_in, run, settings_for, states, write_image, write_tiny_model
+from cluster_programs import scheduler, wait_for_workers, worker
+
+from napari_skipseg.batch import blocks, dask_client, sent_models, worker_engine
+from napari_skipseg.batch.rows import BatchOpened, FileChanged
+from napari_skipseg.batch.run import BatchResult, iter_batch
+from napari_skipseg.batch.settings import BatchSettings
+from napari_skipseg.batch.tasks import Desk
+from napari_skipseg.errors import ModelError, SkipsegError
+from napari_skipseg.images.zarr_layout import Layout
+from napari_skipseg.images.zarr_writer import write_ome_zarr
+
+pytest.importorskip("distributed")
+
+
+class Programs(NamedTuple):
+    address: str
+    scheduler: subprocess.Popen[bytes]
+    workers: tuple[subprocess.Popen[bytes], ...]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+    """A scheduler with two workers, which keep what is sent to them in a folder of their own."""
+    folder = tmp_path_factory.mktemp("cluster")
+    kept = {sent_models.FOLDER_VARIABLE: str(folder / "sent")}
+    with scheduler(folder) as (address, process), contextlib.ExitStack() as leaving:
+        workers = [leaving.enter_context(worker(folder, address, **kept)) for _ in range(2)]
+        wait_for_workers(address, 2)
+        yield Programs(address, process, tuple(workers))
+
+
+def write_store(path: Path, slices: int = 6, side: int = 200) -> Path:
+    """An OME-Zarr of noise, of several tiles a slice."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(slices).integers(0, 256, (slices, side, side)).astype(np.uint8)
+    write_ome_zarr(path, values, Layout(values.shape, "ZYX", "uint8", (30.0, 4.0, 4.0), "nm"))
+    return path
+
+
+def elsewhere(settings: BatchSettings, output: Path, address: str) -> BatchSettings:
+    """The same batch on a cluster."""
+    return dataclasses.replace(settings, output=str(output), scheduler=address)
+
+
+def run_until(settings: BatchSettings, done: int, then: Callable[[], None]) -> BatchResult:
+    """Run a batch, and do something once so many tiles of a file are done."""
+    work, left = iter_batch(settings), [then]
+    while True:
+        try:
+            event = next(work)
+        except StopIteration as stop:
+            assert not left
+            result: BatchResult = stop.value
+            return result
+        if left and isinstance(event, FileChanged) and event.row.state == "running" and event.row.done >= done:
+            left.pop()()
+
+
+def test_files_on_a_cluster_are_those_of_one_process(cluster: Programs, tmp_path: Path, tiny: Path) -> None:
+    for number in range(3):
+        write_image(tmp_path / "in" / f"{number}.tif", number, slices=3)
+    (tmp_path / "in" / "bad.tif").write_bytes(b"II*\0 no picture")
+    plain = settings_for(tmp_path / "in", tmp_path / "one", tiny)
+    one = run(plain)
+    events = list(iter_batch(elsewhere(plain, tmp_path / "many", cluster.address)))
+    assert isinstance(events[0], BatchOpened)
+    assert sorted(ended(events)) == ["0.tif", "1.tif", "2.tif", "bad.tif"]
+    assert events[-1].fraction == 1
+    again = run(elsewhere(plain, tmp_path / "many", cluster.address))
+    assert states(again) == dict.fromkeys(("0.tif", "1.tif", "2.tif"), "skipped") | {"bad.tif": "failed"}
+    assert again.rows[3].reason == one.rows[3].reason
+    assert results_in(again.folder) == results_in(one.folder)
+
+
+@pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
+def test_a_large_store_in_blocks_is_that_of_one_process(
+    cluster: Programs, tmp_path: Path, tiny: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_store(tmp_path / "in" / "large.ome.zarr", 2)
+    plain = settings_for(tmp_path / "in", tmp_path / "one", tiny, form=form)
+    one = run(plain)
+    monkeypatch.setattr(blocks, "LARGE", 1000)
+    events = list(iter_batch(elsewhere(plain, tmp_path / "many", cluster.address)))
+    told = [event.row for event in events if isinstance(event, FileChanged)]
+    assert any("in blocks" in row.message for row in told)
+    assert told[-1].state == "done"
+    assert results_in(tmp_path / "many" / one.folder.name) == results_in(one.folder)
+
+
+def test_a_stopped_batch_leaves_nobody_at_work_and_goes_on(
+    cluster: Programs, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "LARGE", 1000)
+    write_store(tmp_path / "in" / "large.ome.zarr", 3)
+    plain = settings_for(tmp_path / "in", tmp_path / "one", tiny, form="ome-zarr")
+    settings = elsewhere(plain, tmp_path / "many", cluster.address)
+    work = iter_batch(settings)
+    for event in work:
+        if isinstance(event, FileChanged) and event.row.done >= 3:
+            break
+    work.close()
+    folder = tmp_path / "many" / run(plain).folder.name
+    left = len(list(folder.rglob("0/c/*/*/*")))
+    assert left > 0
+    assert not (folder / "large_probability.ome.zarr").exists()
+    assert states(run(settings)) == {"large.ome.zarr": "done"}
+    assert results_in(folder) == results_in(tmp_path / "one" / folder.name)
+
+
+def test_a_worker_without_the_model_gets_it_by_its_hash(
+    cluster: Programs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tiny_model(tmp_path / "models" / "mine", ("membrane", "vesicle"))
+    write_image(tmp_path / "in" / "a.tif", 3)
+    monkeypatch.setenv("NAPARI_SKIPSEG_MODELS", str(tmp_path / "models"))
+    settings = settings_for(tmp_path / "in", tmp_path / "out", Path("mine"), scheduler=cluster.address)
+    sent: list[str] = []
+    monkeypatch.setattr(Desk, "_send_model", lambda self, to, real=Desk._send_model: (sent.append(to), real(self, to)))
+    assert states(run(settings)) == {"a.tif": "done"}
+    assert len(sent) in (1, 2)
+    assert len(set(sent)) == len(sent)
+    shutil.rmtree(tmp_path / "out")
+    sent.clear()
+    assert states(run(settings)) == {"a.tif": "done"}
+    assert sent == []
+
+
+def test_a_model_whose_weights_are_others_is_not_kept(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(sent_models.FOLDER_VARIABLE, str(tmp_path / "sent"))
+    description, weights = sent_models.read_files(tiny)
+    with pytest.raises(ModelError, match="SHA-256"):
+        sent_models.keep_sent(description, weights[:-1] + b"?")
+    assert list((tmp_path / "sent").iterdir()) == []
+    kept = Path(sent_models.keep_sent(description, weights))
+    assert sent_models.keep_sent(description, weights) == str(kept)
+    assert sent_models.find_sent("no such model", kept.name) == kept
+    assert sent_models.find_sent("no such model", "0" * 64) is None
+
+
+def test_a_scheduler_that_is_not_there_is_said_in_one_sentence(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(dask_client, "CONNECTING", 0.5)
+    write_image(tmp_path / "in" / "a.tif")
+    for address in ("tcp://127.0.0.1:9", "nonsense", "tcp://127.0.0.1"):
+        with pytest.raises(SkipsegError, match="There is no Dask scheduler at") as raised:
+            run(settings_for(tmp_path / "in", tmp_path / "out", tiny, scheduler=address))
+        assert "\n" not in str(raised.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_another_version_is_refused(
+    cluster: Programs, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distributed import Client
+
+    write_image(tmp_path / "in" / "a.tif")
+    settings = settings_for(tmp_path / "in", tmp_path / "out", tiny, scheduler=cluster.address)
+    real = Client.get_versions
+
+    def older(self: Client) -> dict[str, dict[str, dict[str, str]]]:
+        found = real(self)
+        found["scheduler"]["packages"]["distributed"] = "2023.1.0"
+        return found
+
+    monkeypatch.setattr(Client, "get_versions", older)
+    with pytest.raises(SkipsegError, match=r"runs distributed 2023.1.0, and this machine has .* install the same"):
+        run(settings)
+    monkeypatch.undo()
+    with pytest.raises(worker_engine.UnfitError, match=r"it has torch .* and this machine 1.0: install the same"):
+        worker_engine.asked_of({"versions": worker_engine.versions() | {"torch": "1.0"}})
+
+
+def test_workers_that_do_not_see_the_folder_are_refused(tmp_path: Path) -> None:
+    asked = {"versions": worker_engine.versions(), "folder": str(tmp_path / "none"), "settings": ""}
+    with pytest.raises(SkipsegError):
+        worker_engine.asked_of(asked)
+
+
+def test_a_killed_worker_has_its_blocks_done_by_another(
+    cluster: Programs, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "LARGE", 1000)
+    write_store(tmp_path / "in" / "large.ome.zarr", 4)
+    plain = settings_for(tmp_path / "in", tmp_path / "one", tiny, form="ome-zarr")
+    settings = elsewhere(plain, tmp_path / "many", cluster.address)
+    result = run_until(settings, 6, cluster.workers[0].kill)
+    assert states(result) == {"large.ome.zarr": "done"}
+    assert results_in(result.folder) == results_in(run(plain).folder)
+
+
+def test_a_scheduler_that_goes_away_stops_the_batch_and_it_goes_on(
+    cluster: Programs, tmp_path: Path, tiny: Path
+) -> None:
+    """The last of all: nothing is left of the cluster."""
+    for number in range(3):
+        write_image(tmp_path / "in" / f"{number}.tif", number, slices=8)
+    plain = settings_for(tmp_path / "in", tmp_path / "one", tiny)
+    settings = elsewhere(plain, tmp_path / "many", cluster.address)
+    with pytest.raises(SkipsegError, match="went away while the batch ran: what is done stays"):
+        run_until(settings, 2, cluster.scheduler.kill)
+    result = run(dataclasses.replace(plain, output=str(tmp_path / "many")))
+    assert set(states(result).values()) <= {"done", "skipped"}
+    assert results_in(result.folder) == results_in(run(plain).folder)

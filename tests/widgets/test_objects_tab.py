@@ -1,0 +1,355 @@
+"""The Objects tab in a real window: live objects on screen, those of the whole stack, their table, files and scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hand import Hand, segment
+from napari.components import ViewerModel
+from napari.utils._proxies import PublicOnlyProxy
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFileDialog
+
+from napari_skipseg.errors import EngineError
+from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.jobs.finding import FoundObjects
+from napari_skipseg.objects.classes import class_probability
+from napari_skipseg.objects.find import find_objects
+from napari_skipseg.objects.measure import measure_objects
+from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.objects.table import Table
+from napari_skipseg.objects.whole import ObjectsTarget, iter_find_objects
+from napari_skipseg.progress import Progress, run_to_end
+from napari_skipseg.widgets import objects_preview
+from napari_skipseg.widgets.demo import wait_for
+from napari_skipseg.widgets.objects_files import without_channels
+from napari_skipseg.widgets.objects_layers import iter_load, place_of, show_objects
+from napari_skipseg.widgets.objects_sources import describe_source, find_measured, find_sources, find_truths, is_certain
+from napari_skipseg.widgets.objects_table import ObjectsTable
+
+pytestmark = pytest.mark.gui
+LEFT = Qt.MouseButton.LeftButton
+SHAPE, SIZE = (3, 40, 60), (50.0, 4.0, 4.0)
+
+
+def blobs() -> np.ndarray:
+    """Grey 255 in boxes of 5 x 6 pixels: three that go through all slices, one in the last slice; 0 elsewhere."""
+    image = np.zeros(SHAPE, np.uint8)
+    for y, x in ((5, 5), (5, 30), (25, 20)):
+        image[:, y : y + 5, x : x + 6] = 255
+    image[2, 30:33, 50:54] = 255
+    return image
+
+
+@pytest.fixture
+def engine(engine, tmp_path: Path):
+    """The engine without a process, which also finds objects."""
+
+    def find(
+        probability: Stack,
+        class_names: Sequence[str],
+        options: ObjectOptions,
+        image: Stack | None = None,
+        labels: bool = False,
+        recipe: dict | None = None,
+    ) -> Generator[Progress, None, FoundObjects]:
+        engine.calls.append((probability, class_names, options, image, labels))
+        folder = tmp_path / f"objects-{len(engine.calls)}"
+        for step in range(engine.steps):
+            time.sleep(engine.pause)
+            yield Progress(step, engine.steps, f"block {step}")
+            if engine.fault is not None:
+                raise engine.fault
+        target = ObjectsTarget(folder, "found", "ome-zarr", {"operation": "objects", **(recipe or {})})
+        found = yield from iter_find_objects(probability, class_names, options, target, labels)
+        chosen = class_probability(probability, class_names, options, labels)
+        axes = "".join(axis for axis in "TZYX" if axis in probability.axes)
+        table = measure_objects(read_stack(found.file, axes), image, chosen, options.planes)
+        return FoundObjects(found.file, found.count, table, read_recipe(found.file) or {})
+
+    engine.find_objects = find
+    return engine
+
+
+@pytest.fixture
+def open_tab(open_panel: Callable, qtbot):
+    """Open the panel with an image, segmented unless told otherwise, at its Objects tab; give (viewer, panel, tab)."""
+
+    def open_it(image: np.ndarray | None = None, is_segmented: bool = True, with_engine=None, **looks):
+        viewer, panel = open_panel(with_engine)
+        panel.objects_tab._viewer = PublicOnlyProxy(viewer)  # as napari gives it to plugins
+        looks = {"scale": SIZE, "units": "nm", "translate": (0, 8, 0), **looks}
+        viewer.add_image(blobs() if image is None else image, name="em", **looks)
+        if is_segmented:
+            segment(qtbot, panel)
+        bar = panel.tabs.tabBar()
+        place = [bar.tabText(n) for n in range(bar.count())].index("Objects")
+        qtbot.mouseClick(bar, LEFT, pos=bar.tabRect(place).center())
+        wait_for(lambda: False, 0.3)
+        return viewer, panel, panel.objects_tab
+
+    return open_it
+
+
+def choose(combo, value: object) -> None:
+    index = combo.findData(value)
+    assert index >= 0
+    combo.setCurrentIndex(index)
+    combo.activated.emit(index)
+
+
+def settle(qtbot, tab) -> None:
+    """Wait until the last look is on show."""
+    wait_for(lambda: False, 0.2)
+    qtbot.waitUntil(lambda: not tab.look.is_at_work, timeout=60_000)
+
+
+def press_find(qtbot, tab, wait: bool = True) -> None:
+    assert tab.find_button.isEnabled(), tab.message.text()
+    qtbot.mouseClick(tab.find_button, LEFT)
+    assert tab.is_running
+    if wait:
+        qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
+
+
+def test_the_slab_on_screen_is_found_anew_while_sliders_move_and_lies_exactly_over_the_image(
+    open_tab, qtbot, monkeypatch
+):
+    viewer, panel, tab = open_tab()
+    form = tab.form
+    assert (form.layer.currentText(), form.method.currentText()) == ("probability", "Cells between membranes")
+    choose(form.method, "components")
+    assert form.method_note.text() == "This class is a boundary: cells are suggested."
+    tab.preview.click()
+    settle(qtbot, tab)
+    look = viewer.layers["em objects (preview)"]
+    options = ObjectOptions(threshold=0.5)
+    np.testing.assert_array_equal(look.data, find_objects(blobs(), "ZYX", options=options))
+    assert (list(look.scale), list(look.translate)) == ([50, 4, 4], [0, 8, 0])
+    assert [str(unit) for unit in look.units] == ["nanometer"] * 3
+    assert tab.preview_note.text() == "4 objects in 3 slices on screen"
+    form.smallest.number.setValue(13)
+    settle(qtbot, tab)
+    assert form.smallest.note.text() == "Objects from 13 voxels = 10,400 nm³ on."
+    assert (tab.preview_note.text(), look.data.max()) == ("3 objects in 3 slices on screen", 3)
+    choose(form.planes, "slices")
+    assert form.smallest.note.text() == "Objects from 13 voxels = 208 nm² on."
+    settle(qtbot, tab)
+    assert tab.preview_note.text() == "3 objects in the slice on screen"
+    assert look.data.shape == (1, 40, 60)
+    form.smallest.number.setValue(0)
+    viewer.dims.set_current_step(0, 2)
+    settle(qtbot, tab)
+    assert (tab.preview_note.text(), list(look.translate)) == ("4 objects in the slice on screen", [100, 8, 0])
+    monkeypatch.setattr(objects_preview, "MOST", 1200)
+    assert objects_preview.find_slab(viewer, tab._source, form.read())[2] != slice(0, 60)
+    tab.preview.click()
+    assert "em objects (preview)" not in viewer.layers
+    assert panel.tabs.tabBar().sizeHint().width() <= panel.tabs.width()
+
+
+def test_of_many_wishes_the_last_one_is_shown_and_stages_are_kept(open_tab, qtbot, monkeypatch):
+    _, _, tab = open_tab()
+    from napari_skipseg.objects.find import ObjectSearch
+
+    asked, made = [], []
+    find, read = ObjectSearch.find, objects_preview.prepare
+    monkeypatch.setattr(
+        ObjectSearch, "find", lambda self, options: (time.sleep(0.2), asked.append(options), find(self, options))[2]
+    )
+    monkeypatch.setattr(objects_preview, "prepare", lambda wish: (made.append(wish), read(wish))[1])
+    wait_for(lambda: False, 1.0)
+    asked.clear()
+    tab.preview.click()
+    begun = time.perf_counter()
+    for threshold in (0.1, 0.2, 0.3, 0.4, 0.6):
+        tab.form.threshold.setValue(threshold)
+    assert time.perf_counter() - begun < 0.2
+    settle(qtbot, tab)
+    assert [options.threshold for options in asked] == [0.5, 0.6]
+    assert len(made) == 1
+    tab.preview.click()
+
+
+def test_objects_of_the_whole_stack_are_a_layer_with_measurements_and_a_table_that_leads_to_each(
+    open_tab, qtbot, engine
+):
+    viewer, panel, tab = open_tab()
+    choose(tab.form.method, "components")
+    press_find(qtbot, tab)
+    probability, names, options, image, labels = engine.calls[-1]
+    assert (probability.name, names, image.name, labels) == ("probability", ("membrane",), "em", False)
+    layer = viewer.layers["em objects"]
+    np.testing.assert_array_equal(layer.data, find_objects(blobs(), "ZYX", options=options))
+    assert (list(layer.scale), list(layer.translate), layer.editable) == ([50, 4, 4], [0, 8, 0], False)
+    told = layer.metadata["skipseg"]
+    assert (told["recipe"]["objects"]["method"], told["recipe"]["segmentation"]["operation"]) == (
+        "components",
+        "segment",
+    )
+    assert list(layer.features["volume (nm³)"][1:]) == [90 * 800, 90 * 800, 90 * 800, 12 * 800]
+    assert list(layer.features["intensity mean"][1:]) == [255] * 4
+    assert tab.message.text() == "4 objects found. A click on a row goes there."
+    table, model = tab.table, tab.table.rows
+    assert (model.rowCount(), model.headerData(2, Qt.Orientation.Horizontal)) == (4, "volume (nm³)")
+    table.sortByColumn(1, Qt.SortOrder.AscendingOrder)
+    assert [model.index(n, 0).data() for n in range(4)] == ["4", "1", "2", "3"]
+    qtbot.mouseClick(table.viewport(), LEFT, pos=table.visualRect(model.index(0, 1)).center())
+    assert (layer.selected_label, viewer.dims.current_step[0]) == (4, 2)
+    camera = getattr(viewer, "scene", viewer).camera
+    np.testing.assert_allclose(camera.center[-2:], (8 + 4 * 31, 4 * 51))
+    wait_for(lambda: False, 0.3)
+    hand = Hand(viewer, panel)
+    hand.click((27, 22))
+    assert (layer.selected_label, table.currentIndex().row()) == (3, 3)
+    tab.form.layer.opening.emit()
+    assert [tab.form.layer.itemText(n) for n in range(tab.form.layer.count())] == ["probability", "binary", "em"]
+
+
+def test_objects_go_into_files_and_are_scored(open_tab, qtbot, tmp_path, monkeypatch):
+    viewer, _, tab = open_tab()
+    choose(tab.form.method, "components")
+    press_find(qtbot, tab)
+    layer = viewer.layers["em objects"]
+    for name, kind in (("out.tif", "OME-TIFF"), ("out", "OME-Zarr (*.ome.zarr)")):
+        monkeypatch.setattr(
+            QFileDialog, "getSaveFileName", lambda *_, name=name, kind=kind: (str(tmp_path / name), kind)
+        )
+        monkeypatch.setattr("napari_skipseg.widgets.objects_files.QMessageBox.question", lambda *_: None)
+        (tmp_path / "out.csv").unlink(missing_ok=True)
+        qtbot.mouseClick(tab.save_button, LEFT)
+        qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
+        file = tmp_path / (name if "." in name else "out.ome.zarr")
+        stack = read_stack(file)
+        np.testing.assert_array_equal(stack.read((...,)), layer.data)
+        assert (stack.voxel_size, stack.unit, stack.origin, holds_labels(file)) == (SIZE, "nm", (0.0, 8.0, 0.0), True)
+        assert read_recipe(file)["objects"]["method"] == "components"
+        assert (tmp_path / "out.csv").read_text().startswith("label,voxels,volume (nm³)")
+        assert tab.message.text() == f"Saved {file.name} and out.csv in {tmp_path}."
+    assert not tab.score_box.isVisible()
+    truth = np.where(layer.data == 4, 0, layer.data)
+    truth[truth == 2] = 1
+    viewer.add_labels(truth, name="truth", scale=SIZE, units="nm")
+    wait_for(lambda: tab.score_box.isVisible(), 2)
+    qtbot.mouseClick(tab.score_box.button, LEFT)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
+    said = tab.score_box.scores.text()
+    assert said.startswith("Adapted Rand error 0.252\nVI 0.667 bits (split 0.667, merge 0.000)\nAP 0.230; at overlap")
+    assert said.endswith("(2 found, 2 too many, 0 missed)")
+    viewer.layers["em"].scale = (50, 2, 2)
+    wait_for(lambda: False, 0.2)
+    assert list(layer.scale) == [50, 2, 2]
+    assert "find the objects again" in tab.message.text()
+
+
+def test_nothing_to_find_in_a_fault_and_cancel_are_one_sentence(open_tab, qtbot, engine):
+    viewer, _, tab = open_tab(is_segmented=False)
+    assert tab.message.text() == "Segment an image first, or choose a layer with a probability or labels."
+    assert not tab.find_button.isEnabled()
+    assert tab.form.layer.currentText() == "choose a layer…"
+    viewer.add_image(np.full((8, 8), 0.5, np.float32), name="other", contrast_limits=(0, 1))
+    assert tab.form.layer.currentText() == "other"
+    assert tab.form.method.currentText() == "Connected components"
+    engine.steps, engine.pause = 200, 0.02
+    press_find(qtbot, tab, wait=False)
+    qtbot.waitUntil(lambda: "block" in tab.progress_text.text(), timeout=20_000)
+    qtbot.mouseClick(tab.cancel_button, LEFT)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
+    assert tab.message.text() == "Cancelled. Nothing was changed."
+    engine.steps, engine.pause, engine.fault = 2, 0.0, EngineError("It went wrong: try again.")
+    press_find(qtbot, tab)
+    assert tab.message.text() == "It went wrong: try again."
+    engine.fault = None
+    viewer.layers["other"].data = np.full((8, 8), 7, np.float32)
+    tab.preview.click()
+    settle(qtbot, tab)
+    assert "probabilities lie between 0 and 1" in tab.preview_note.text()
+    assert [layer.name for layer in viewer.layers] == ["em", "other"]
+
+
+def test_the_real_engine_finds_what_a_search_in_memory_finds(open_tab, qtbot):
+    from napari_skipseg.jobs.client import Engine
+
+    with Engine() as real:
+        viewer, _, tab = open_tab(is_segmented=False, with_engine=real)
+        viewer.add_image(blobs()[None] / np.float32(255), name="p", axis_labels=("t", "z", "y", "x"))
+        wait_for(lambda: False, 0.3)
+        press_find(qtbot, tab)
+        expected = find_objects(blobs()[None], "TZYX")
+        np.testing.assert_array_equal(viewer.layers["p objects"].data, expected)
+        assert tab.message.text() == "4 objects found. A click on a row goes there."
+
+
+def test_layers_are_offered_by_what_they_hold():
+    viewer = ViewerModel()
+    em = viewer.add_image(np.zeros((3, 8, 8), np.uint8), name="em")
+    maps = viewer.add_image(np.zeros((2, 3, 8, 8), np.float32), name="maps", contrast_limits=(0, 1), axis_labels="czyx")
+    kind = {"role": "probability membrane", "source": str(em.unique_id), "recipe": {"classes": ["membrane", "vesicle"]}}
+    viewer.add_image(np.zeros((3, 8, 8), np.float32), name="result", metadata={"skipseg": kind}, contrast_limits=(0, 1))
+    viewer.add_image(np.zeros((3, 8, 8)), name="attention", metadata={"skipseg": {"role": "attention 1", "source": ""}})
+    viewer.add_labels(np.zeros((3, 8, 8), np.uint8), name="binary", metadata={"skipseg": {**kind, "role": "binary"}})
+    truth = viewer.add_labels(np.zeros((3, 8, 8), np.uint8), name="truth")
+    viewer.add_labels(np.zeros((3, 8, 9), np.uint8), name="smaller")
+    sources = find_sources(viewer)
+    assert [layer.name for layer in sources] == ["result", "maps", "smaller", "truth", "binary", "em"]
+    assert [is_certain(layer) for layer in sources] == [True] * 5 + [False]
+    named = {layer.name: describe_source(viewer, layer) for layer in sources}
+    assert named["result"].class_names == ("membrane",)
+    assert named["result"].name == "em"
+    assert named["result"].parts_cells("")
+    assert named["maps"].class_names == ("channel 0", "channel 1")
+    assert (named["binary"].class_names, named["binary"].labels) == (("membrane", "vesicle"), True)
+    assert find_measured(viewer, named["result"]) == [em, maps]
+    assert find_truths(viewer, named["result"]) == [truth]
+
+
+def test_objects_too_large_for_memory_stay_in_their_folder_and_repeat_over_channels(tmp_path, monkeypatch):
+    monkeypatch.setattr("napari_skipseg.widgets.files.IN_MEMORY", 0)
+    viewer = ViewerModel()
+    values = np.stack([blobs() / np.float32(255)] * 2, axis=1)
+    viewer.add_image(values, name="p", axis_labels=("z", "c", "y", "x"), scale=(50, 1, 4, 4))
+    source = describe_source(viewer, viewer.layers[0])
+    stack = Stack(blobs() / np.float32(255), "ZYX", SIZE)
+
+    def find():
+        found = yield from iter_find_objects(stack, (), ObjectOptions(), ObjectsTarget(tmp_path, "found", "ome-zarr"))
+        return FoundObjects(found.file, found.count, measure_objects(read_stack(found.file, "ZYX")), {})
+
+    loaded = run_to_end(iter_load(find(), SHAPE))
+    assert loaded.folder == tmp_path
+    shown = show_objects(viewer, source, loaded)
+    expected = find_objects(blobs(), "ZYX")
+    for channel in range(2):
+        np.testing.assert_array_equal(np.asarray(shown.layer.data[:, channel]), expected)
+    assert list(shown.layer.scale) == [50, 1, 4, 4]
+    assert without_channels(shown).axes == "ZYX"
+    np.testing.assert_array_equal(without_channels(shown).read((...,)), expected)
+    assert place_of(shown, 3) == {"Z": (2, (2, 3)), "Y": (31, (8, 55)), "X": (51, (28, 76))}
+    assert place_of(shown, 0)["Z"] == (0, (0, 3))
+
+
+def test_a_table_of_a_hundred_thousand_rows_is_sorted_at_once(qtbot):
+    count = 100_000
+    values = np.random.default_rng(0).random(count)
+    values[7] = np.nan
+    table = ObjectsTable()
+    qtbot.addWidget(table)
+    table.show_table(
+        Table(("label", "volume (nm³)", "bounding box z start"), (np.arange(1, count + 1), values, values))
+    )
+    assert table.rows.columnCount() == 2
+    begun = time.perf_counter()
+    table.sortByColumn(1, Qt.SortOrder.DescendingOrder)
+    assert time.perf_counter() - begun < 1.0
+    assert table.rows.row_at(0) == np.nanargmax(values)
+    assert table.rows.row_at(count - 1) == 7
+    assert table.rows.index(count - 1, 1).data() == ""
+    table.select_label(8)
+    assert table.currentIndex().row() == count - 1
+    table.select_label(count + 5)
+    assert not table.selectionModel().hasSelection()

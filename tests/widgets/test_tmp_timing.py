@@ -1,0 +1,311 @@
+"""The Batch tab in a real window: what it asks of the engine, what its table shows, and the way to the results."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from qtpy.QtCore import QPoint, Qt
+
+from napari_skipseg.batch.rows import BatchOpened, FileChanged, Retry, Row
+from napari_skipseg.batch.run import BatchResult
+from napari_skipseg.errors import EngineError
+from napari_skipseg.jobs.client import Engine
+from napari_skipseg.widgets.batch_choices import FOLDER_VARIABLE
+from napari_skipseg.widgets.batch_table import FILE, PICTURE, PROGRESS, STATE, TIME, BatchRows, describe_row
+from napari_skipseg.widgets.demo import wait_for
+
+pytestmark = pytest.mark.gui
+
+LEFT = Qt.MouseButton.LeftButton
+REASON = "is cut short or lacks planes: copy it again."
+
+
+class Batching:
+    """What the fake engine does with a folder: each .tif is done in ten tiles, and what is called broken fails."""
+
+    def __init__(self) -> None:
+        self.asked, self.sent, self.pause, self.fault, self.closed = [], [], 0.0, None, False
+
+    def batch(self, settings, retry=False):
+        self.asked.append((settings, retry))
+        files = sorted(Path(settings.inputs).glob("*.tif"))
+        rows = {file.name: Row(file.name, str(file)) for file in files}
+        yield BatchOpened(0, len(rows), "0 files", tuple(rows.values()), settings.output)
+        try:
+            for number, row in enumerate(list(rows.values())):
+                for tile in range(1, 11):
+                    time.sleep(self.pause)
+                    now = replace(row, state="running", done=tile, total=10, message=f"tile {tile}", seconds_left=75.0)
+                    command = yield FileChanged(number, len(rows), f"{number} of {len(rows)} files", now, 3600.0)
+                    self.sent += [command] if command is not None else []
+                    if self.fault is not None and tile == 5:
+                        raise self.fault
+                rows[row.relative] = self._ended(row, Path(settings.output))
+                yield FileChanged(number + 1, len(rows), "", rows[row.relative], None)
+        except GeneratorExit:
+            self.closed = True
+            raise
+        report = Path(settings.output) / "a & b" / "report.html"
+        return BatchResult(report.parent, report, report, tuple(rows.values()), 1, 0, 2.0)
+
+    def _ended(self, row: Row, output: Path) -> Row:
+        if row.relative.startswith("broken"):
+            return replace(row, state="failed", reason=f"'{row.file}' {REASON}")
+        files = tuple(str(output / row.relative.replace(".tif", f"_{kind}.tif")) for kind in ("probability", "binary"))
+        size = {"size": "2 × 30 × 40", "bytes": 2400 * len(row.relative), "seconds": float(len(row.relative))}
+        return replace(row, state="done", outputs=files, scores={"dice": 0.5 + len(row.relative) / 100}, **size)
+
+
+@pytest.fixture
+def batching(engine) -> Batching:
+    found = Batching()
+    engine.batch = found.batch
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two images, one that is broken, and a text; beside it results of the images."""
+    for name, seed in (("long_name", 1), ("one", 2)):
+        values = np.random.default_rng(seed).integers(0, 256, (2, 30, 40)).astype(np.uint8)
+        for file in (f"in/{name}.tif", f"out/{name}_probability.tif", f"out/{name}_binary.tif"):
+            (tmp_path / file).parent.mkdir(exist_ok=True)
+            tifffile.imwrite(tmp_path / file, values, photometric="minisblack", metadata={"axes": "ZYX"})
+    (tmp_path / "in" / "broken.tif").write_bytes(b"II*\0")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+@pytest.fixture
+def open_tab(open_panel, batching, folder, monkeypatch):
+    """Open the panel with the Batch tab in front, and the folders chosen where asked for; give viewer and panel."""
+    monkeypatch.setenv(FOLDER_VARIABLE, str(folder / "remembered"))
+
+    def open_it(with_engine=None, chosen=True):
+        viewer, panel = open_panel(with_engine)
+        panel.show_tab("Batch")
+        panel.batch_tab._pace._timer.setInterval(20)
+        wait_for(lambda: False, 0.3)
+        if chosen:
+            panel.batch_tab.form.inputs.text.setText(str(folder / "in"))
+            panel.batch_tab.form.output.text.setText(str(folder / "out"))
+        return viewer, panel
+
+    return open_it
+
+
+def press(qtbot, button) -> None:
+    assert button.isEnabled()
+    assert button.isVisible()
+    qtbot.mouseClick(button, LEFT)
+
+
+def run(qtbot, tab) -> None:
+    press(qtbot, tab.start_button)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
+
+
+def states(tab) -> dict[str, str]:
+    return {row.relative: row.state for row in tab.table.rows.rows}
+
+
+def double_click(qtbot, tab, name: str) -> None:
+    place = tab.table.visualRect(tab.table.place_of(name)).center()
+    qtbot.mouseClick(tab.table.viewport(), LEFT, pos=QPoint(place))
+    qtbot.mouseDClick(tab.table.viewport(), LEFT, pos=QPoint(place))
+    wait_for(lambda: tab._opening is None, 10)
+    wait_for(lambda: False, 0.3)
+
+
+def test_start_waits_for_folders_and_says_what_they_hold(open_tab, qtbot, folder, batching):
+    _, panel = open_tab(chosen=False)
+    tab = panel.batch_tab
+    assert not tab.start_button.isEnabled()
+    assert tab.message.text() == "Choose a folder of images, or type a pattern such as /data/*.tif."
+    tab.form.inputs.text.setText(str(folder / "in"))
+    assert tab.message.text() == "Choose a folder for the results."
+    tab.form.output.text.setText(str(folder / "out"))
+    assert tab.start_button.isEnabled()
+    qtbot.waitUntil(lambda: tab.inputs.summary.text() == "3 images; left out: 1 other file", timeout=10_000)
+    tab.form.output.text.setText(str(folder / "in" / "out"))
+    qtbot.waitUntil(lambda: "lies among the inputs" in tab.inputs.warning.text(), timeout=10_000)
+    tab.form.inputs.text.setText(str(folder / "gone"))
+    qtbot.waitUntil(lambda: "gone' does not exist: check the name." in tab.inputs.warning.text(), timeout=10_000)
+    assert tab.width() <= tab.parent().width()
+
+
+def test_what_is_asked_is_what_segment_and_objects_tab_say(open_tab, qtbot, batching, folder):
+    viewer, panel = open_tab()
+    tab, form = panel.batch_tab, panel.segment_tab.form
+    viewer.add_image(np.zeros((3, 64, 80), np.uint8), name="em", scale=(50, 4, 4), units="nm")
+    form.threshold.setValue(0.6)
+    form.options.tile.setValue(64)
+    panel.objects_tab.form.threshold.setValue(0.7)
+    tab.check()
+    assert tab.form.model.text().startswith("tiny-2d, above 0.60, tiles of 64, <a href='Segment'")
+    tab.form.objects.click()
+    tab.form.recursive.click()
+    tab.form.truth.text.setText(str(folder / "in"))
+    tab.form.fold.calibrated.click()
+    tab.form.form.setCurrentIndex(1)
+    tab.form.form.activated.emit(1)
+    assert tab.form.objects.text() == "find them: connected components above 0.70"
+    run(qtbot, tab)
+    ((settings, retry),) = batching.asked
+    request = settings.request
+    assert (request.model, request.form, request.depth, retry) == ("tiny-2d", "ome-zarr", "uint8", False)
+    assert (request.options.threshold, request.options.tile, request.options.attention) == (0.6, 64, False)
+    assert request.objects is not None
+    assert (request.objects.method, request.objects.threshold) == ("components", 0.7)
+    assert (settings.inputs, settings.recursive, settings.truth) == (str(folder / "in"), True, str(folder / "in"))
+    assert (settings.axes, settings.voxel_size, settings.unit) == ("ZYX", (50.0, 4.0, 4.0), "nm")
+    tab.form.wanted.emit("Segment")
+    assert panel.segment_tab.isVisible()
+
+
+def test_the_table_follows_is_sorted_and_failed_files_are_done_again(open_tab, qtbot, batching):
+    _, panel = open_tab()
+    tab, rows = panel.batch_tab, panel.batch_tab.table.rows
+    batching.pause = 0.05
+    press(qtbot, tab.start_button)
+    qtbot.waitUntil(lambda: "running" in states(tab).values(), timeout=10_000)
+    number = next(number for number, row in enumerate(rows.rows) if row.state == "running")
+    assert rows.index(number, PROGRESS).data().endswith("of 10")
+    assert rows.index(number, TIME).data() == "1 min left"
+    assert tab.progress_text.text().endswith("of 3 files, about 1 h 0 min left")
+    assert not tab.form.isEnabled()
+    qtbot.waitUntil(lambda: rows.count("failed") == 1, timeout=10_000)
+    press(qtbot, tab.retry_button)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
+    assert batching.sent == [Retry()]
+    assert states(tab) == {"broken.tif": "failed", "long_name.tif": "done", "one.tif": "done"}
+    assert tab.message.text().startswith("3 files: 2 done, 1 failed.")
+    assert "a%20&amp;%20b/report.html'" in tab.links.text()
+    assert REASON in rows.index(0, STATE).data(Qt.ItemDataRole.ToolTipRole)
+    assert tab.table.shown_names() == ["broken.tif", "long_name.tif", "one.tif"]
+    header = tab.table.horizontalHeader()
+    dice = header.count() - 1
+    assert rows.headerData(dice, Qt.Orientation.Horizontal, Qt.ItemDataRole.DisplayRole) == "dice"
+    tab.table.sortByColumn(dice, Qt.SortOrder.AscendingOrder)
+    assert tab.table.shown_names() == ["broken.tif", "one.tif", "long_name.tif"]
+    qtbot.mouseClick(header.viewport(), LEFT, pos=QPoint(header.sectionViewportPosition(FILE) + 20, 8))
+    assert tab.table.shown_names() == ["broken.tif", "long_name.tif", "one.tif"]
+    press(qtbot, tab.retry_button)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
+    assert [retry for _, retry in batching.asked] == [False, True]
+
+
+def test_stopped_or_failed_it_says_that_start_goes_on(open_tab, qtbot, batching):
+    _, panel = open_tab()
+    tab = panel.batch_tab
+    batching.pause = 0.05
+    press(qtbot, tab.start_button)
+    qtbot.waitUntil(lambda: states(tab).get("long_name.tif") == "running", timeout=10_000)
+    press(qtbot, tab.cancel_button)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
+    assert batching.closed
+    assert states(tab) == {"broken.tif": "failed", "long_name.tif": "waiting", "one.tif": "waiting"}
+    assert tab.message.text() == "Stopped: 1 of 3 files are done; Start goes on from there."
+    batching.pause, batching.fault = 0.0, EngineError("The engine process was killed: try again.")
+    run(qtbot, tab)
+    told = "The engine process was killed: try again. 0 of 3 files are done; Start goes on from there."
+    assert tab.message.text() == told
+    assert tab.start_button.isEnabled()
+
+
+def test_a_double_click_opens_image_and_results_and_hides_those_of_the_last(open_tab, qtbot, batching):
+    viewer, panel = open_tab()
+    tab = panel.batch_tab
+    run(qtbot, tab)
+    double_click(qtbot, tab, "one.tif")
+    assert [layer.name for layer in viewer.layers] == ["one", "one_probability", "one_binary"]
+    probability = viewer.layers["one_probability"]
+    assert (probability.contrast_limits, probability.blending) == ([0, 255], "additive")
+    double_click(qtbot, tab, "long_name.tif")
+    assert len(viewer.layers) == 6
+    seen = [layer.name for layer in viewer.layers if layer.visible]
+    assert seen == ["long_name", "long_name_probability", "long_name_binary"]
+    double_click(qtbot, tab, "one.tif")
+    assert len(viewer.layers) == 6
+    assert [layer.name for layer in viewer.layers if layer.visible] == ["one", "one_probability", "one_binary"]
+    double_click(qtbot, tab, "broken.tif")
+    assert "broken.tif' is damaged and cannot be read" in tab.message.text()
+    assert len(viewer.layers) == 6
+
+
+def test_choices_are_remembered_and_what_is_damaged_is_not(open_tab, qtbot, folder):
+    _, panel = open_tab()
+    panel.batch_tab.form.recursive.click()
+    panel.batch_tab.form.fold.truth_label.setValue(255)
+    chosen = panel.batch_tab.form.read()
+    run(qtbot, panel.batch_tab)
+    _, again = open_tab(chosen=False)
+    assert again.batch_tab.form.read() == chosen
+    assert chosen.truth_label == 255
+    (folder / "remembered" / "last.json").write_text('{"unknown": 1}')
+    _, third = open_tab(chosen=False)
+    assert third.batch_tab.form.read().inputs == ""
+
+
+T0=time.perf_counter()
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_the_real_engine_goes_on_after_stop_and_kill(open_tab, qtbot, folder):
+    values = np.random.default_rng(5).integers(0, 256, (40, 64, 64)).astype(np.uint8)
+    tifffile.imwrite(folder / "in" / "volume.tif", values, photometric="minisblack", metadata={"axes": "ZYX"})
+    with Engine() as engine:
+        _, panel = open_tab(engine)
+        print('T', round(time.perf_counter()-T0,1), '_, panel = open_tab(engine)', engine.pid, flush=True)
+        tab = panel.batch_tab
+        panel.segment_tab.form.options.tile.setValue(48)
+
+        def is_at_work() -> bool:
+            return any(row.relative == "volume.tif" and row.done > 2 for row in tab.table.rows.rows)
+
+        press(qtbot, tab.start_button)
+        print('T', round(time.perf_counter()-T0,1), 'press(qtbot, tab.start_button)', engine.pid, flush=True)
+        qtbot.waitUntil(is_at_work, timeout=60_000)
+        print('T', round(time.perf_counter()-T0,1), 'qtbot.waitUntil(is_at_work, timeout=60_000)', engine.pid, flush=True)
+        press(qtbot, tab.cancel_button)
+        print('T', round(time.perf_counter()-T0,1), 'press(qtbot, tab.cancel_button)', engine.pid, flush=True)
+        qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
+        print('T', round(time.perf_counter()-T0,1), 'qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)', engine.pid, flush=True)
+        assert states(tab)["volume.tif"] == "waiting"
+        press(qtbot, tab.start_button)
+        print('T', round(time.perf_counter()-T0,1), 'press(qtbot, tab.start_button)', engine.pid, flush=True)
+        qtbot.waitUntil(is_at_work, timeout=60_000)
+        print('T', round(time.perf_counter()-T0,1), 'qtbot.waitUntil(is_at_work, timeout=60_000)', engine.pid, flush=True)
+        os.kill(engine.pid, signal.SIGKILL)
+        print('T', round(time.perf_counter()-T0,1), 'os.kill(engine.pid, signal.SIGKILL)', engine.pid, flush=True)
+        qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
+        print('T', round(time.perf_counter()-T0,1), 'qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)', engine.pid, flush=True)
+        told = states(tab)
+        assert told.pop("broken.tif") == "failed"
+        assert set(told.values()) <= {"done", "skipped"}
+        assert "report.html" in tab.links.text()
+        row = next(row for row in tab.table.rows.rows if row.relative == "volume.tif")
+        picture = tab.table.rows.index(tab.table.rows.rows.index(row), PICTURE).data(Qt.ItemDataRole.DecorationRole)
+        assert (picture.width(), picture.height()) == (40, 40)
+        (target,) = (place for place in (folder / "out").iterdir() if place.is_dir())
+        assert (target / "volume_probability.tif").is_file()
+
+
+
+def test_thousands_of_rows_change_quickly(qapp):
+    model = BatchRows()
+    rows = [Row(f"{number}.tif", f"/in/{number}.tif") for number in range(5000)]
+    start = time.perf_counter()
+    model.show_rows(rows)
+    model.change([replace(row, state="done", scores={"dice": 0.5}, seconds=2.0) for row in rows[:500]])
+    assert time.perf_counter() - start < 0.2
+    assert (model.rowCount(), model.columnCount(), model.count("done")) == (5000, 7, 500)
+    odd = Row(os.fsdecode(b"\xff.tif"), os.fsdecode(b"/in/\xff.tif"), "failed", reason="It failed.")
+    model.show_rows([odd])
+    assert model.index(0, FILE).data() == "\N{REPLACEMENT CHARACTER}.tif"
+    assert describe_row(odd) == "/in/\N{REPLACEMENT CHARACTER}.tif\nIt failed."
