@@ -272,6 +272,7 @@ def test_nothing_to_find_in_a_fault_and_cancel_are_one_sentence(open_tab, qtbot,
     assert [layer.name for layer in viewer.layers] == ["em", "other"]
 
 
+@pytest.mark.slow
 def test_the_real_engine_finds_what_a_search_in_memory_finds(open_tab, qtbot):
     from napari_skipseg.jobs.client import Engine
 
