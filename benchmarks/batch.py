@@ -3,7 +3,7 @@
     python benchmarks/batch.py stacks [--files 100] [--model em-membrane] --work DIR
     python benchmarks/batch.py tiny [--files 1000] --work DIR
     python benchmarks/batch.py kills [--kills 500] --work DIR
-    python benchmarks/batch.py workers [--files 12] [--model em-membrane] --work DIR
+    python benchmarks/batch.py workers [--files 40] [--model em-membrane] --work DIR
 
 stacks: stacks of 25 x 512², files to files in one process, over the network's time in runs of single stacks, which are
 timed before and after. tiny: images of 64² and a network of next to no weights: what a file costs beyond its network.
@@ -279,13 +279,13 @@ def workers(asked: argparse.Namespace, work: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("stacks", "tiny", "kills", "workers"))
-    parser.add_argument("--files", type=int, help="100 stacks, 1000 tiny files, or 12 stacks for workers")
+    parser.add_argument("--files", type=int, help="100 stacks, 1000 tiny files, or 40 stacks for workers")
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="em-membrane")
     parser.add_argument("--work", type=Path)
     asked = parser.parse_args()
-    asked.files = asked.files or {"stacks": 100, "tiny": 1000, "kills": 0, "workers": 12}[asked.part]
+    asked.files = asked.files or {"stacks": 100, "tiny": 1000, "kills": 0, "workers": 40}[asked.part]
     work = asked.work or Path(tempfile.mkdtemp(prefix="batch-"))
     work.mkdir(parents=True, exist_ok=True)
     try:

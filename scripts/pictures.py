@@ -161,7 +161,6 @@ def main() -> None:
         write_folder(Path(folder))
         batch(viewer, panel, Path(folder))
         shoot("batch.png")
-        panel.batch_tab.cancel()
         wait(lambda: not panel.batch_tab.is_running)
     viewer.close()
     for picture in PICTURES.glob("*.png"):

@@ -156,7 +156,8 @@ def test_what_is_asked_is_what_segment_and_objects_tab_say(open_tab, qtbot, batc
     tab.form.fold.calibrated.click()
     tab.form.form.setCurrentIndex(1)
     tab.form.form.activated.emit(1)
-    assert tab.form.objects.text() == "find them: connected components above 0.70"
+    assert tab.form.way.isVisible()
+    assert tab.form.way.text().startswith("connected components above 0.70, <a href='Objects'")
     run(qtbot, tab)
     ((settings, retry),) = batching.asked
     request = settings.request

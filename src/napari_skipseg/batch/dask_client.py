@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -119,14 +121,15 @@ def _check_versions(client: Client, name: str) -> None:
 def _own_cluster(shares: tuple[tuple[int, ...], ...], distributed: Any) -> Iterator[Client]:
     options = {"host": LOOPBACK, "dashboard_address": f"{LOOPBACK}:0", "scheduler_kwargs": {"dashboard": False}}
     try:
-        cluster = distributed.LocalCluster(
-            n_workers=len(shares),
-            threads_per_worker=LANES,
-            processes=True,
-            silence_logs=SILENT,
-            env={"PYTHONWARNINGS": "ignore"},
-            **options,
-        )
+        with _uninterrupted():
+            cluster = distributed.LocalCluster(
+                n_workers=len(shares),
+                threads_per_worker=LANES,
+                processes=True,
+                silence_logs=SILENT,
+                env={"PYTHONWARNINGS": "ignore"},
+                **options,
+            )
     except (OSError, RuntimeError, TimeoutError) as error:
         raise EngineError(f"The workers could not be started ({_reason(error)}): try fewer of them.") from error
     with contextlib.ExitStack() as leaving:
@@ -134,6 +137,19 @@ def _own_cluster(shares: tuple[tuple[int, ...], ...], distributed: Any) -> Itera
         client = distributed.Client(cluster, timeout=CONNECTING, set_as_default=False)
         leaving.callback(_leave, client)
         yield client
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Have processes that are started here ignore Ctrl-C, which a terminal sends to all: this one stops them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
 def _leave(client: Client) -> None:

@@ -174,9 +174,15 @@ class Desk:
         self._cancel(list(self._futures.values()))
         self.working.clear()
         with contextlib.suppress(OSError, TimeoutError, RuntimeError):
-            while any(client.run(at_work, self._topic).values()) and time.monotonic() < until:
+            while time.monotonic() < until and any(self._at_work().values()):
                 time.sleep(0.1)
             client.unsubscribe_topic(self._topic)
+
+    def _at_work(self) -> dict[str, int]:
+        """Return for each worker how many tasks are at work there; a worker that does not answer is not waited for."""
+        client, limit = self.cluster.client, STOPPING / 4
+        found: dict[str, int] = client.sync(client._run, at_work, self._topic, callback_timeout=limit)
+        return found
 
     def _cancel(self, futures: list[Any]) -> None:
         with contextlib.suppress(OSError, TimeoutError, RuntimeError):

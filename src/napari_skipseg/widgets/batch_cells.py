@@ -10,7 +10,7 @@ from napari_skipseg.batch.rows import Row
 
 PICTURE_SIDE = 40
 ROW_ROLE = Qt.ItemDataRole.UserRole + 1
-FAILED = QColor("#ff8a5c")
+FAILED = QColor("#e8663c")
 BAR, GROOVE = QColor("#3f66c8"), QColor(128, 128, 128, 70)
 FAINT = 150
 """Of 255: how strong what is said stands below a name."""

@@ -104,7 +104,7 @@ def describe_objects(objects: ObjectOptions) -> str:
     names = {"components": "connected components", "watershed": "watershed", "cells": "cells between membranes"}
     least = f", {objects.smallest} voxels or more" if objects.smallest else ""
     at = f"merged below {objects.merge:.2f}" if objects.method == "cells" else f"above {objects.threshold:.2f}"
-    return f"find them: {names[objects.method]} {at}{least}"
+    return f"{names[objects.method]} {at}{least}"
 
 
 @cache

@@ -28,7 +28,7 @@ HINTS = {
 }
 FORMATS = (("OME-TIFF", "tiff"), ("OME-Zarr", "ome-zarr"))
 DEPTHS = (("8-bit", "uint8"), ("float", "float32"))
-LINK_COLOR = "#7d9df5"
+LINK_COLOR = "#5f86f0"
 UNTOLD = -1
 """Stands in the field for no value of the truth's."""
 
@@ -42,11 +42,12 @@ class BatchForm(QWidget):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.inputs, self.output, self.truth = FolderField("Images"), FolderField("Results"), FolderField("Truth")
-        self.recursive, self.objects = QCheckBox("and in the folders within it"), QCheckBox()
-        self.model, self.form = QLabel(), FreshCombo()
-        self.model.setWordWrap(True)
-        self.model.setTextFormat(Qt.TextFormat.RichText)
-        self.model.linkActivated.connect(self.wanted)
+        self.recursive, self.objects = QCheckBox("and in the folders within it"), QCheckBox("find them too")
+        self.model, self.way, self.form = QLabel(), QLabel(), FreshCombo()
+        for line in (self.model, self.way):
+            line.setWordWrap(True)
+            line.setTextFormat(Qt.TextFormat.RichText)
+            line.linkActivated.connect(self.wanted)
         self.form.offer(list(FORMATS), "tiff")
         fold = self.fold = DetailsFold()
         self._fields: dict[str, Any] = {
@@ -67,7 +68,7 @@ class BatchForm(QWidget):  # type: ignore[misc]
         self.show_choices(BatchChoices())
 
     def _lay_out(self) -> None:
-        form = QFormLayout(self)
+        form = self._layout = QFormLayout(self)
         form.setContentsMargins(0, 0, 0, 0)
         form.setVerticalSpacing(7)
         form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
@@ -77,6 +78,7 @@ class BatchForm(QWidget):  # type: ignore[misc]
         form.addRow("Results", self.output)
         form.addRow("Model", self.model)
         form.addRow("Objects", self.objects)
+        form.addRow("", self.way)
         form.addRow("Truth", self.truth)
         form.addRow("Written as", self.form)
         form.addRow(self.fold)
@@ -112,9 +114,9 @@ class BatchForm(QWidget):  # type: ignore[misc]
 
     def show_request(self, model: str, objects: str) -> None:
         """Say with which model and options the images are segmented, and how objects are found."""
-        link = f"<a href='Segment' style='color: {LINK_COLOR}'>as in the Segment tab</a>"
-        self.model.setText(f"{escape(model)}, {link}")
-        self.objects.setText(objects)
+        self.model.setText(f"{escape(model)}, {_link('Segment')}")
+        self.way.setText(f"{escape(objects)}, {_link('Objects')}")
+        self._layout.setRowVisible(self.way, self.objects.isChecked())
 
 
 class DetailsFold(Fold):
@@ -138,6 +140,10 @@ class DetailsFold(Fold):
         rows.addRow("Results", self.inside)
         rows.addRow("Class in truth", self.truth_label)
         self.fill(inner)
+
+
+def _link(tab: str) -> str:
+    return f"<a href='{tab}' style='color: {LINK_COLOR}'>as in the {tab} tab</a>"
 
 
 def _value(field: Any) -> Any:
