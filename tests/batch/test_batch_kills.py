@@ -39,7 +39,7 @@ def kill_often(settings: BatchSettings, undisturbed: dict[str, bytes], rounds: i
     return killed
 
 
-@pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
+@pytest.mark.parametrize("form", ["tiff", pytest.param("ome-zarr", marks=pytest.mark.slow)])
 def test_a_killed_batch_goes_on_to_the_same_bytes(tmp_path: Path, tiny: Path, form: str) -> None:
     inputs = folder_of(tmp_path / "in")
     more = {"recursive": True, "form": form, "objects": ObjectOptions("components")}

@@ -23,6 +23,7 @@ def own_workers() -> list[psutil.Process]:
     return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_of_this_machine_changes_no_byte(
     tmp_path: Path, tiny: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -142,6 +142,7 @@ with joined(processes, torch.device("cpu")):
 """
 
 
+@pytest.mark.slow
 def test_a_failure_and_the_end_reach_all_processes(tmp_path):
     settings = settings_of(steps=20, patience=2)
     (tmp_path / "settings.json").write_text(json.dumps(settings_to_dict(settings)))

@@ -71,7 +71,8 @@ def test_colour_pictures_of_different_sizes_train_a_network_of_three_channels(dr
         assert run.image[0].mean() > run.image[1].mean() + 0.1
     model = run_to_end(iter_train(settings, tmp_path / "models", "cpu"))
     written = segment(monkeypatch, drawn[2][0], tmp_path / "out", model)
-    assert written == ["picture2_attention_1.tif", "picture2_binary.tif", "picture2_probability.tif"]
+    results = ["picture2_attention_1.tif", "picture2_binary.tif", "picture2_probability.tif"]
+    assert written == [*results, "picture2_recipe.json", "picture2_times.json"]
     assert read_stack(tmp_path / "out" / "picture2_probability.tif").shape == (56, 56)
 
 

@@ -255,6 +255,7 @@ def test_choices_are_remembered_and_what_is_damaged_is_not(open_tab, qtbot, fold
     assert third.batch_tab.form.read().inputs == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_the_real_engine_goes_on_after_stop_and_kill(open_tab, qtbot, folder):
     values = np.random.default_rng(5).integers(0, 256, (40, 64, 64)).astype(np.uint8)
