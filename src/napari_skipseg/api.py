@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.formats import Format
 from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Depth, Focus, Format, Prediction
+from napari_skipseg.inference.outputs import Depth, Focus, Prediction
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.catalog import DEFAULT_MODEL, locate_model, user_folder

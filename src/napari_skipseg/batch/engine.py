@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_skipseg.batch.faults import StoppedError
 from napari_skipseg.batch.place import RunPlace, write_text
-from napari_skipseg.devices import Device, choose_device, has_openvino
+from napari_skipseg.devices import Device, choose_device
 from napari_skipseg.errors import ModelError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
@@ -178,8 +178,7 @@ def _read_model(request: SegmentRequest) -> Model:
 
 def _chosen(model: Model, options: SegmentOptions, place: RunPlace) -> dict[str, Any]:
     """Return the tile and the device that all files of the run take: those it was begun with, else the best now."""
-    from napari_skipseg.inference.backends import openvino_backend, torch_backend
-    from napari_skipseg.inference.tile_choice import choose_tile
+    from napari_skipseg.inference.predict import best_choice
 
     try:
         begun = json.loads(place.choice.read_bytes())
@@ -188,9 +187,7 @@ def _chosen(model: Model, options: SegmentOptions, place: RunPlace) -> dict[str,
     except (OSError, ValueError):
         pass  # nothing was chosen yet, or it cannot be read
     device = choose_device(options.device)
-    fast = device.name == "cpu" and has_openvino() and not options.samples
-    precision = openvino_backend.best_precision() if fast else torch_backend.best_precision(device.name)
-    tile = choose_tile(model, device, precision, options.tile, options.planes)
+    tile = best_choice(model, device, options)
     chosen = {"side": tile.side, "batch": tile.batch, "device": device.name}
     write_text(place.choice, json.dumps(chosen) + "\n")
     return chosen

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from napari_skipseg.batch.inputs import UNFINISHED
 from napari_skipseg.images.files import read_recipe, read_stack
+from napari_skipseg.images.formats import Format
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.write_faults import telling_faults
-from napari_skipseg.inference.outputs import Format
 from napari_skipseg.objects.files import iter_write_objects
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.whole import ObjectsTarget

@@ -12,8 +12,8 @@ from napari_skipseg.objects.options import Border, Method, ObjectOptions, Object
 from napari_skipseg.terminal import report, watch
 
 if TYPE_CHECKING:
+    from napari_skipseg.images.formats import Format
     from napari_skipseg.objects.files import ObjectFiles
-    from napari_skipseg.objects.whole import Form
 
 _DEFAULT = ObjectOptions()
 _FOUND_IN = ("_probability", "_binary")
@@ -73,7 +73,7 @@ class _Wanted(NamedTuple):
     calibration: tuple[str | None, tuple[float, float, float] | None, str | None]
     image: Path | None
     folder: Path
-    form: Form
+    form: Format
 
 
 def _write(wanted: _Wanted, options: ObjectOptions) -> ObjectFiles:

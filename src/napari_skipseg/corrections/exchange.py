@@ -19,11 +19,11 @@ from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.corrections.subject import Subject
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
+from napari_skipseg.images.formats import Format
 from napari_skipseg.images.ome import METRES, convert_length
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.write_faults import telling_faults
 
-Form = Literal["tiff", "ome-zarr"]
 What = Literal["target", "strokes"]
 
 AT_ONCE = 2**24
@@ -39,13 +39,13 @@ class _Readable(NamedTuple):
     classes: tuple[CorrectionClass, ...]
 
 
-def form_of(path: str | os.PathLike[str]) -> Form:
+def form_of(path: str | os.PathLike[str]) -> Format:
     """Return the form of file that an ending asks for: OME-Zarr for .zarr, else TIFF."""
     return "ome-zarr" if Path(path).suffix.lower() == ".zarr" else "tiff"
 
 
 def export_corrections(
-    corrections: Corrections | Found, path: str | os.PathLike[str], form: Form | None = None, what: What = "target"
+    corrections: Corrections | Found, path: str | os.PathLike[str], form: Format | None = None, what: What = "target"
 ) -> Path:
     """Return the file or folder of labels, written to `path`, in place of an older one.
 

@@ -13,7 +13,6 @@ from napari_skipseg.progress import Progress
 
 Depth = Literal["uint8", "float32"]
 """How shares of 1 are stored: as 0-255, or as they are."""
-Format = Literal["tiff", "ome-zarr"]
 """What results are written as: OME-TIFF, or OME-Zarr 0.5."""
 
 

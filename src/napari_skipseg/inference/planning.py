@@ -12,11 +12,12 @@ import numpy as np
 import psutil
 
 from napari_skipseg.devices import choose_device, free_memory
+from napari_skipseg.images.formats import Format
 from napari_skipseg.images.normalize import Normalization
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.backends import FallbackBackend, make_backend
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Depth, Focus, Format
+from napari_skipseg.inference.outputs import Depth, Focus
 from napari_skipseg.inference.passes import BackendMaker
 from napari_skipseg.inference.pipeline import AHEAD, BEHIND
 from napari_skipseg.inference.predict import Run, iter_prepare

@@ -217,6 +217,11 @@ def check_fits(stack: Stack, model: Model, options: SegmentOptions | None = None
 def _choice(model: Model, device: Device, options: SegmentOptions, pinned: Mapping[str, Any] | None) -> TileChoice:
     if pinned is not None:
         return TileChoice(pinned["side"], pinned["batch"], 0, "as this run was begun")
+    return best_choice(model, device, options)
+
+
+def best_choice(model: Model, device: Device, options: SegmentOptions) -> TileChoice:
+    """Return the tile for what would compute on `device`."""
     fast = device.name == "cpu" and has_openvino() and not options.samples
     precision = openvino_backend.best_precision() if fast else torch_backend.best_precision(device.name)
     return choose_tile(model, device, precision, options.tile, options.planes)

@@ -18,11 +18,12 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from napari_skipseg.errors import FileError, InputError, SkipsegError
+from napari_skipseg.images.formats import Format
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.normalize import Normalization
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Depth, Format
+from napari_skipseg.inference.outputs import Depth
 from napari_skipseg.networks.specs import first_fault
 from napari_skipseg.objects.options import ObjectOptions
 

@@ -16,14 +16,13 @@ import numpy as np
 
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images.files import read_recipe, write_ome_tiff
+from napari_skipseg.images.formats import Format
 from napari_skipseg.images.stack import ArrayLike
 from napari_skipseg.images.write_faults import telling_faults
 from napari_skipseg.images.zarr_layout import OURS
 from napari_skipseg.images.zarr_nodes import is_node, read_node
-from napari_skipseg.inference.outputs import AttentionMap, Binary, Depth, Format, Prediction, to_uint8
+from napari_skipseg.inference.outputs import AttentionMap, Binary, Depth, Prediction, to_uint8
 from napari_skipseg.inference.recipe import RECIPE_FILE, dict_to_json
-
-ENDINGS: dict[Format, str] = {"tiff": ".tif", "ome-zarr": ".ome.zarr"}
 
 
 @dataclass(frozen=True)

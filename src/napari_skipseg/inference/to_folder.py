@@ -11,18 +11,19 @@ from typing import Any, Protocol, runtime_checkable
 from napari_skipseg.devices import versions
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.fingerprint import check_unchanged, fingerprint
+from napari_skipseg.images.formats import ENDINGS, Format
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.backends import Pinned, make_backend
 from napari_skipseg.inference.grid import Unit
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Depth, Focus, Format
+from napari_skipseg.inference.outputs import Depth, Focus
 from napari_skipseg.inference.passes import BackendMaker
 from napari_skipseg.inference.predict import Run, iter_fill, iter_prepare, name_input
 from napari_skipseg.inference.recipe import RECIPE_FILE, TIMES_FILE, dict_to_json
 from napari_skipseg.inference.results import in_order, names_of
 from napari_skipseg.inference.run_folder import RunFolder
 from napari_skipseg.inference.run_times import RunTimes
-from napari_skipseg.inference.saving import ENDINGS, SavedArray, check_replaceable, write_text, write_tiff
+from napari_skipseg.inference.saving import SavedArray, check_replaceable, write_text, write_tiff
 from napari_skipseg.inference.stores import ZarrStore, tell_changes
 from napari_skipseg.models.model import Model
 from napari_skipseg.objects.options import ObjectOptions

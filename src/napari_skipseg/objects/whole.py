@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import zarr
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
 from napari_skipseg.errors import InputError
+from napari_skipseg.images.formats import ENDINGS, Format
 from napari_skipseg.images.stack import LazyArray, Stack
 from napari_skipseg.images.tiff_writer import write_ome_tiff
 from napari_skipseg.images.write_faults import telling_faults
@@ -31,8 +32,6 @@ from napari_skipseg.objects.seams import Seams
 from napari_skipseg.objects.selection import number_objects
 from napari_skipseg.progress import Progress
 
-Form = Literal["tiff", "ome-zarr"]
-ENDINGS: dict[Form, str] = {"tiff": ".tif", "ome-zarr": ".ome.zarr"}
 MOST_PARTS = 2**32 - 2
 SLAB = 2**26
 """Most voxels of a slab that is kept while planes of it are written."""
@@ -44,7 +43,7 @@ class ObjectsTarget:
 
     folder: Path
     name: str
-    form: Form = "tiff"
+    form: Format = "tiff"
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -14,7 +14,8 @@ from pydantic import ConfigDict, TypeAdapter
 from napari_skipseg.batch.place import write_text
 from napari_skipseg.batch.settings import BatchSettings, ask
 from napari_skipseg.errors import FileError, InputError
-from napari_skipseg.inference.outputs import Depth, Format
+from napari_skipseg.images.formats import Format
+from napari_skipseg.inference.outputs import Depth
 from napari_skipseg.user_folders import data_folder
 from napari_skipseg.widgets.checks import Choices, find_faults
 
