@@ -31,6 +31,7 @@ from strokes import correct_place, paint_share, paint_strokes
 
 import napari_skipseg as skipseg
 from napari_skipseg.corrections.places import iter_rank_places
+from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.corrections.sparse_array import SparseArray
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic import make_sample
@@ -125,12 +126,12 @@ def quick(asked: argparse.Namespace, work: Path) -> None:
     print_table(heads, [(str(n), f"{a:.1f}", f"{b:.1f}", f"{a + b:.1f}", "15") for n, (a, b) in enumerate(rows)])
 
 
-def write_snapshot(strokes: NDArray[np.uint8], folder: Path) -> Path:
+def write_snapshot(strokes: NDArray[np.uint8], folder: Path) -> Snapshot:
     """Return where strokes were written as the viewer hands them to the engine."""
     place = folder / "strokes.zarr"
     array = zarr.create_array(place, shape=strokes.shape, chunks=(1, 256, 256), dtype="uint8", fill_value=0)
     array[:] = strokes
-    return place
+    return Snapshot(place)
 
 
 def mitochondria(asked: argparse.Namespace, work: Path) -> None:

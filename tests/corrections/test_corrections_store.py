@@ -282,17 +282,19 @@ def test_a_snapshot_is_what_trains_and_has_only_what_there_is(image: Stack, tmp_
     corrections = open_corrections(image)
     corrections.strokes[0, 5:20, 300:350] = 2
     corrections.review((slice(0, 1), slice(0, 10), slice(0, 400)), np.ones((10, 400)))
-    path = corrections.snapshot(tmp_path / "labels")
+    path, strokes = corrections.snapshot(tmp_path / "labels")
     found = read_stack(path)
     target = np.where(np.asarray(corrections.strokes) > 0, corrections.strokes, corrections.reviewed)
     np.testing.assert_array_equal(found.data[...], target)
     assert (found.axes, found.voxel_size, found.unit, found.origin) == ("ZYX", (40, 5, 5), "nm", (10, 20, 30))
     assert holds_labels(path)
     assert len(list(path.glob("0/c/*/*/*"))) == 2
+    np.testing.assert_array_equal(read_stack(strokes).data[...], corrections.strokes)
+    assert len(list(strokes.glob("0/c/*/*/*"))) == 1
     corrections.strokes[0] = 0
     corrections.reviewed[0] = 0
     corrections.strokes[2, 0, 0] = 1
-    assert corrections.snapshot(path) == path
+    assert corrections.snapshot(path) == (path, None)
     assert [file.relative_to(path).as_posix() for file in path.glob("0/c/*/*/*")] == ["0/c/2/0/0"]
     corrections.close()
 
@@ -313,7 +315,7 @@ def test_channels_are_left_out(shape: tuple[int, ...], axes: str, tmp_path: Path
     space = tuple(n for n, axis in zip(shape, axes, strict=True) if axis != "C")
     assert (corrections.strokes.shape, corrections.subject.axes) == (space, axes.replace("C", ""))
     corrections.strokes[..., 3, 4] = 2
-    found = read_stack(corrections.snapshot(tmp_path / "labels"))
+    found = read_stack(corrections.snapshot(tmp_path / "labels").labels)
     assert (found.shape, found.axes) == (space, axes.replace("C", ""))
     corrections.close()
 

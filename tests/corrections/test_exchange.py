@@ -68,7 +68,7 @@ def test_those_that_are_not_open_are_written_too(corrections: Corrections, tmp_p
     corrections.close()
     export_corrections(found, tmp_path / "labels.tif")
     np.testing.assert_array_equal(read_stack(tmp_path / "labels.tif").data[...], expected)
-    np.testing.assert_array_equal(read_stack(snapshot_found(found, tmp_path / "new")).data[...], expected)
+    np.testing.assert_array_equal(read_stack(snapshot_found(found, tmp_path / "new").labels).data[...], expected)
     assert not find_corrections()[0].is_open
 
 

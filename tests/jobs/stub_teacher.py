@@ -26,6 +26,7 @@ class Corrected:
     stack: Stack
     labels: ArrayLike
     name: str
+    strokes: ArrayLike | None = None
 
 
 def _counts(corrected: tuple[Corrected, ...]) -> dict[str, int]:

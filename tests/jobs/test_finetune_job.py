@@ -15,12 +15,13 @@ import pytest
 import zarr
 from small_stacks import make_stack
 
+from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.errors import EngineError, FileError, InputError, ModelError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.jobs import child, events, requests
 from napari_skipseg.jobs.client import Engine
-from napari_skipseg.jobs.inputs import open_labels
+from napari_skipseg.jobs.inputs import open_labels, open_strokes
 from napari_skipseg.jobs.teaching_calls import CorrectedStack
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.models.model import read_model
@@ -59,7 +60,7 @@ def corrected(stack: Stack | None = None, membrane: int = 30) -> CorrectedStack:
     def write(folder: Path) -> Path:
         array = zarr.create_array(folder, shape=labels.shape, dtype="uint8", chunks=(1, 64, 64))
         array[...] = labels
-        return folder
+        return Snapshot(folder)
 
     return CorrectedStack(stack, write)
 
@@ -73,7 +74,7 @@ def until(work, is_reached: Callable):
 
 def test_requests_and_events_of_teaching_survive_their_lines() -> None:
     settings = FinetuneSettings("m", "n", ("a",), ("b",), (ClassLabel("x", 2),))
-    place = ((50.0, 4.0, 4.0), "nm", (0.0, 0.0, 0.0), "é", None, "/l", {3: 2})
+    place = ((50.0, 4.0, 4.0), "nm", (0.0, 0.0, 0.0), "é", None, "/l", "/s", {3: 2})
     image = requests.CorrectedImage("", "/run/i.npy", (3, 4, 5), "uint8", "ZYX", *place)
     spec = UNetSpec(widths=(4, 8))
     train = TrainSettings("n", ("a",), ("b",), (ClassLabel("x", 1),), spec=spec)
@@ -223,8 +224,10 @@ def test_labels_are_recoded_where_they_are_read_and_say_where_they_are(tmp_path:
         tmp_path / "l", shape=labels.shape, dtype="uint8", chunks=(1, 30, 30), dimension_names=["z", "y", "x"]
     )
     array[:, :30, :30] = labels[:, :30, :30]
-    place = ((1.0, 1.0, 1.0), "nm", (0.0, 0.0, 0.0), "em", None, str(tmp_path / "l"))
+    place = ((1.0, 1.0, 1.0), "nm", (0.0, 0.0, 0.0), "em", None, str(tmp_path / "l"), "")
     image = requests.CorrectedImage("", "", (2, 1, 60, 70), "uint8", "CZYX", *place, {2: 1, 3: 2, 4: 4})
+    assert open_strokes(image) is None
+    np.testing.assert_array_equal(open_strokes(replace(image, strokes=image.labels))[0, 2, :5], [1, 2, 3, 4, 0])
     opened = open_labels(image)
     assert opened.shape == (1, 60, 70)
     np.testing.assert_array_equal(opened[0, 2, :5], [1, 1, 2, 4, 0])
@@ -241,7 +244,7 @@ def test_a_few_strokes_make_a_new_model_beside_the_old_one(engine: Engine, model
             folder, shape=labels.shape, dtype="uint8", chunks=(1, 128, 128), dimension_names=["z", "y", "x"]
         )
         array[...] = labels
-        return folder
+        return Snapshot(folder)
 
     image = CorrectedStack(Stack(values, "ZYX", (50.0, 4.0, 4.0), "nm", name="em"), write)
     settings = replace(settings_for(model_folder), reach="quick", steps=3, remember=False)

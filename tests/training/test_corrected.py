@@ -24,6 +24,7 @@ from napari_skipseg.training.corrected import (
 from napari_skipseg.training.finetune_settings import FinetuneSettings
 from napari_skipseg.training.material import iter_read_material
 from napari_skipseg.training.places import total
+from napari_skipseg.training.windows import windows_of
 
 PARENT = ModelDescription("old", UNetSpec(widths=(4, 8)), (ClassLabel("membrane", 0),), 4, "")
 MITO = (ClassLabel("mitochondrion", 2),)
@@ -137,6 +138,52 @@ def test_what_is_held_out_is_no_target():
     both = np.maximum(region.target, region.held_out)
     assert np.array_equal(both, np.select([labels[0] == 0, labels[0] == 1], [-1, 0], 2))  # membrane is class 1
     assert sum(place.counts[1] for place in split.held_out) == (region.held_out == 2).sum()
+
+
+def with_strokes():
+    """Two accepted slices, over the second of which three strokes were painted."""
+    labels, strokes = dense(2, 256, 256), np.zeros((2, 256, 256), np.uint8)
+    strokes[1, 10, 10:20] = strokes[1, 200, 10:20] = 2
+    strokes[1, 60, 10:30] = 1
+    return np.where(strokes > 0, strokes, labels), strokes
+
+
+def test_painted_voxels_are_counted_apart_from_accepted_ones():
+    labels, strokes = with_strokes()
+    corrected = (Corrected(image_of(2, 256, 256), labels, "cells", strokes),)
+    plan = plan_classes(SETTINGS, PARENT)
+    split = run_to_end(iter_find_places(SETTINGS, corrected, plan, 2))
+    assert split.painted == (0, 1)
+    counts = np.array(total(split.training, 4)) + np.array(total(split.held_out, 4))
+    assert counts.tolist() == [(labels == 1).sum(), (labels == 2).sum(), 20, 20]
+    assert total(split.training, 4)[3] == total(split.held_out, 4)[3] == 10
+    material = run_to_end(iter_read_material(corrected, split, plan, (64, 64), 0))
+    assert [kind.is_painted for kind in material.kinds] == [False, False, True, True]
+    accepted = sum(region.accepted.sum() for region in material.regions)
+    assert accepted == ((labels > 0) & (strokes == 0)).sum()
+    (spot,) = material.painted(material.held_out)
+    (window,) = windows_of(material, (spot,), 0, 16, only_painted=True)
+    assert (window[1] == 2).sum() == 10
+    assert (window[1] >= 0).sum() == sum(spot.counts[2:])
+
+
+def test_where_all_was_painted_nothing_is_counted_apart():
+    labels, _ = with_strokes()
+    corrected = (Corrected(image_of(2, 256, 256), labels, "cells", labels),)
+    plan = plan_classes(SETTINGS, PARENT)
+    split = run_to_end(iter_find_places(SETTINGS, corrected, plan, 2))
+    assert split == replace(places_of(labels), painted=())
+    material = run_to_end(iter_read_material(corrected, split, plan, (64, 64), 0))
+    assert material.painted(material.held_out) == ()
+
+
+def test_a_class_that_was_only_accepted_is_not_counted_apart():
+    labels, strokes = with_strokes()
+    strokes[strokes == 2] = 0
+    corrected = (Corrected(image_of(2, 256, 256), labels, "cells", strokes),)
+    split = run_to_end(iter_find_places(SETTINGS, corrected, plan_classes(SETTINGS, PARENT), 2))
+    assert split.painted == (0,)
+    assert {len(place.counts) for place in (*split.training, *split.held_out)} == {3}
 
 
 def test_strokes_far_apart_take_the_memory_of_their_surroundings_only():

@@ -19,7 +19,7 @@ from napari_skipseg.training.augmentation import AUGMENTATIONS
 from napari_skipseg.training.class_plan import plan_classes
 from napari_skipseg.training.finetune_settings import FinetuneSettings
 from napari_skipseg.training.lesson_patches import LessonPatches
-from napari_skipseg.training.material import Material, Region, Spot
+from napari_skipseg.training.material import Kind, Material, Region, Spot
 from napari_skipseg.training.remembered import (
     MOST_BYTES,
     Remembered,
@@ -61,7 +61,12 @@ def material(target):
         for y in range(0, 512, 128)
         for x in range(0, 512, 128)
     ]
-    return Material((Region(image, target, held),), tuple(spots[4:]), tuple(spots[:4]), (0, 2))
+    return Material(
+        (Region(image, target, held, np.zeros(target.shape, bool)),),
+        tuple(spots[4:]),
+        tuple(spots[:4]),
+        (Kind(0, False), Kind(2, False)),
+    )
 
 
 def test_a_sample_fits_into_ten_megabytes_and_comes_back_from_its_bytes():

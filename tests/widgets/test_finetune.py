@@ -48,7 +48,7 @@ class Teaching:
         self.engine.is_busy = True
         try:
             folder = Path(target) / f"labels of {settings.name}"
-            labels = [np.asarray(_read(image.write_labels(folder / str(n)))) for n, image in enumerate(images)]
+            labels = [np.asarray(_read(image.write_labels(folder / str(n)).labels)) for n, image in enumerate(images)]
             shutil.rmtree(folder)
             self.jobs.append((settings, labels, [dict(image.values) for image in images], device))
             yield from self._steps()
@@ -205,6 +205,36 @@ def test_a_better_model_becomes_the_choice_and_the_view_is_segmented_anew_with_b
     assert shown == {"preview probability": False, "before probability": True}
     assert tab.report.before_button.text() == "Show after"
     assert (tab.form.model.currentText(), tab.form.name.text()) == ("tiny-2d-tuned", "tiny-2d-tuned-2")
+
+
+def test_old_and_new_are_never_on_show_together_whatever_is_segmented_next(open_tab, qtbot):
+    viewer, panel, tab = open_tab()
+    button = tab.report.before_button
+
+    def shown():
+        return {layer.name for layer in viewer.layers if layer.visible and "em" not in layer.name}
+
+    ready(panel, qtbot)
+    press(qtbot, tab.tune_button)
+    finish(panel, qtbot)
+    press(qtbot, button)
+    assert shown() == {"before probability", "before binary"}
+    for segment, after in (
+        (panel.segment_tab.segment, {"probability", "binary"}),
+        (panel.segment_tab.segment, {"probability", "binary"}),
+        (panel.segment_tab.preview, {"preview probability", "preview binary"}),
+    ):
+        segment()
+        finish(panel, qtbot)
+        assert (shown(), button.text()) == (after, "Show before")
+        press(qtbot, button)
+        assert (shown(), button.text()) == ({"before probability", "before binary"}, "Show after")
+        press(qtbot, button)
+        assert (shown(), button.text()) == (after, "Show before")
+        press(qtbot, button)
+    for name in ("before probability", "before binary"):
+        viewer.layers.remove(name)
+    assert (shown(), button.isVisible()) == ({"preview probability", "preview binary"}, False)
 
 
 def test_without_a_result_the_old_model_segments_the_view_first(open_tab, qtbot, engine):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.corrections.catalog import Found, lock_of
 from napari_skipseg.corrections.coding import HIGHEST, CorrectionClass
-from napari_skipseg.corrections.saved import Saved, Target, load_saved, write_whole
+from napari_skipseg.corrections.saved import Saved, Snapshot, Target, load_saved, write_snapshot, write_whole
 from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.corrections.subject import Subject
 from napari_skipseg.errors import InputError
@@ -69,14 +69,14 @@ def export_corrections(
         return path
 
 
-def snapshot_found(found: Found, folder: Path) -> Path:
-    """Return `folder`, written as `Corrections.snapshot` does, of corrections that are not open.
+def snapshot_found(found: Found, folder: Path) -> Snapshot:
+    """Return what trains, written as `Corrections.snapshot` does, of corrections that are not open.
 
     Raises:
         FileError: it cannot be written, or a window has them open.
     """
     with _reading(found) as (saved, subject, _), telling_faults(folder):
-        return write_whole(Target(saved), subject, folder)
+        return write_snapshot(saved, subject, folder)
 
 
 @contextmanager

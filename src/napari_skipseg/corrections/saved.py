@@ -92,6 +92,28 @@ def write_whole(array: Target, subject: Subject, path: Path, told: Mapping[str, 
     return path
 
 
+class Snapshot(NamedTuple):
+    """Where what trains was written. labels: strokes, and where there are none what was reviewed. strokes: they alone;
+    None where nothing was reviewed."""
+
+    labels: Path
+    strokes: Path | None = None
+
+
+def write_snapshot(saved: Saved, subject: Subject, path: Path) -> Snapshot:
+    """Write what trains as `path` and, where something was reviewed, the strokes alone beside it.
+
+    Raises:
+        FileError: something else is there, or a chunk is damaged.
+        OSError: it cannot be written.
+    """
+    labels = write_whole(Target(saved), subject, path)
+    if saved.reviewed.is_empty():
+        return Snapshot(labels)
+    beside = path.with_name(f"{path.name}_strokes")
+    return Snapshot(labels, write_whole(Target(saved, only_strokes=True), subject, beside))
+
+
 def is_whole(path: Path) -> bool:
     """Return whether `path` is an OME-Zarr that `write_whole` wrote."""
     return is_node(path) and MARK in read_node(path).attributes

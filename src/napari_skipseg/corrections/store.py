@@ -23,7 +23,7 @@ from napari_skipseg.corrections.chunk_files import ChunkFiles
 from napari_skipseg.corrections.coding import CorrectionClass
 from napari_skipseg.corrections.durable import make_folders
 from napari_skipseg.corrections.journal import Journal, journals, refusal
-from napari_skipseg.corrections.saved import Saved, Target, load_saved, place_of_box, write_whole
+from napari_skipseg.corrections.saved import Saved, Snapshot, load_saved, place_of_box, write_snapshot
 from napari_skipseg.corrections.sparse_array import Box, Place, SparseArray
 from napari_skipseg.corrections.subject import Record, Subject, check_same, read_record, subject_of, write_record
 from napari_skipseg.corrections.tallies import Summary, Tallies
@@ -212,15 +212,16 @@ class Corrections:
             array.stored(place, one)
         return True
 
-    def snapshot(self, folder: Path) -> Path:
-        """Return `folder`, written as an OME-Zarr of what trains now: the strokes, and where there are none what was
-        reviewed. It has only the chunks in which something is; `images.files.read_stack` reads it.
+    def snapshot(self, folder: Path) -> Snapshot:
+        """Return what trains now, written as `folder`: the strokes, and where there are none what was reviewed; and
+        beside it the strokes alone where something was. They are OME-Zarr stores that have only the chunks in which
+        something is; `images.files.read_stack` reads them.
 
         Raises:
             FileError: it cannot be written.
         """
         with telling_faults(folder):
-            return write_whole(Target(self._saved), self.subject, Path(folder))
+            return write_snapshot(self._saved, self.subject, Path(folder))
 
     @property
     def saved(self) -> Saved:

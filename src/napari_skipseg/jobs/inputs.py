@@ -55,6 +55,15 @@ def open_labels(image: CorrectedImage) -> ArrayLike:
     return Recoded(labels, moved) if moved and isinstance(labels, ZarrArray) else labels
 
 
+def open_strokes(image: CorrectedImage) -> ArrayLike | None:
+    """Return those of the corrections that were painted, which are not 0; None where all were.
+
+    Raises:
+        FileError: they are gone.
+    """
+    return read_stack(image.strokes, axes=image.axes.replace("C", "")).data if image.strokes else None
+
+
 class Recoded(LazyArray):
     """Labels with other values: each that is named by the one it stands for."""
 

@@ -94,7 +94,8 @@ class CorrectedImage:
 
     file: the image lies there, as `read_stack` opens it; "" where it was copied. copy: the array file it was copied
     into; "" where it lies in a file, or where its voxels are not needed. channel: the one to learn from; None where the
-    image has no others. labels: where the corrections lie, as `read_stack` opens them. values: what each of their
+    image has no others. labels: where the corrections lie, as `read_stack` opens them. strokes: those of them that were
+    painted; "" where all were. values: what each of their
     values from 2 on stands for in the settings' classes; 1 for a class that is not learnt.
     """
 
@@ -109,6 +110,7 @@ class CorrectedImage:
     name: str
     channel: int | None
     labels: str
+    strokes: str
     values: dict[int, int]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from napari_skipseg.errors import FileError
 from napari_skipseg.jobs.events import LessonPlanned, Taught, Trained
-from napari_skipseg.jobs.inputs import open_corrected, open_labels
+from napari_skipseg.jobs.inputs import open_corrected, open_labels, open_strokes
 from napari_skipseg.jobs.requests import FinetuneJob, LessonJob, TrainJob
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.learning import Keep, Pictured
@@ -69,7 +69,9 @@ def iter_train_for(job: TrainJob) -> Generator[Progress, Keep | None, Trained]:
 def _corrected(job: FinetuneJob | LessonJob) -> tuple[Corrected, ...]:
     from napari_skipseg.training.corrected import Corrected
 
-    return tuple(Corrected(open_corrected(image), open_labels(image), image.name) for image in job.images)
+    return tuple(
+        Corrected(open_corrected(image), open_labels(image), image.name, open_strokes(image)) for image in job.images
+    )
 
 
 def _make(target: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.errors import EngineError, InputError
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.stack import LazyArray, Stack
@@ -34,13 +35,13 @@ TeachingJob = TypeVar("TeachingJob", FinetuneJob, TrainJob)
 class CorrectedStack:
     """An image and what corrects it.
 
-    write_labels: writes the corrections as they are now into a folder, and returns where, for `read_stack`. values:
+    write_labels: writes the corrections as they are now under a path, and returns where they lie. values:
     what their values from 2 on stand for in the settings' classes, where not the same; 1 for a class that is not
     learnt. channel: the one to learn from; None where the image has no others.
     """
 
     stack: Stack
-    write_labels: Callable[[Path], Path]
+    write_labels: Callable[[Path], Snapshot]
     values: Mapping[int, int] = field(default_factory=dict)
     channel: int | None = None
 
@@ -162,7 +163,7 @@ class TeachingCalls(Calls):
             yield Progress(0, 1, "the engine ended: going on from the last checkpoint")
 
 
-def _describe(image: CorrectedStack, copy: str, labels: Path) -> CorrectedImage:
+def _describe(image: CorrectedStack, copy: str, labels: Snapshot) -> CorrectedImage:
     stack, channel = image.stack, image.channel
     if not stack.file and channel is not None:
         stack, channel = stack.channel(channel), None
@@ -177,12 +178,13 @@ def _describe(image: CorrectedStack, copy: str, labels: Path) -> CorrectedImage:
         stack.origin,
         stack.name,
         channel,
-        str(labels),
+        str(labels.labels),
+        str(labels.strokes or ""),
         dict(image.values),
     )
 
 
-def _copy(image: CorrectedStack, file: Path, labels: Path) -> Generator[Progress, None, CorrectedImage]:
+def _copy(image: CorrectedStack, file: Path, labels: Snapshot) -> Generator[Progress, None, CorrectedImage]:
     """Return what the engine is told of an image, after copying it where it lies in no file."""
     if image.stack.file:
         return _describe(image, "", labels)

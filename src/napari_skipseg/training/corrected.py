@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Protocol, runtime_checkable
 
@@ -27,6 +27,8 @@ from napari_skipseg.training.settings import held_out
 BLOCK = 4096
 """Longest side of what is read at once of labels that do not say where they are."""
 SAME_SCALE = 0.01
+ACCEPTED = 256
+"""What is added to a label that was accepted, to count it apart."""
 MASK = " In a mask of 0 and 1 turn 1 into 2, the class, and 0 into 1, the background."
 
 
@@ -42,12 +44,14 @@ class Sparse(Protocol):
 class Corrected:
     """An image and its labels: 0 = not looked at, 1 = background, 2… = classes, over its axes without C.
 
-    labels: whole numbers up to 255; of those that say where they are `written`, nothing else is read.
+    labels: whole numbers up to 255; of those that say where they are `written`, nothing else is read. strokes: those of
+    them that were painted, where the others are a model's answers that somebody accepted; None where all were painted.
     """
 
     stack: Stack
     labels: ArrayLike
     name: str
+    strokes: ArrayLike | None = None
 
     @property
     def axes(self) -> str:
@@ -105,7 +109,8 @@ def iter_find_places(
 ) -> Generator[Progress, None, Split]:
     """Yield while labels are read; return the places with labels, to train on and held out.
 
-    The counts of a place are those of the background and of the classes that the labels judge, in the plan's order.
+    The counts of a place are those of the background and of the classes that the labels judge, in the plan's order,
+    then those of the painted ones alone where others were accepted.
 
     Raises:
         InputError: nothing labelled, a value without a class, a class (or the background) without a voxel to train on
@@ -118,7 +123,7 @@ def iter_find_places(
     if chosen and max(chosen) >= sum(lengths):
         raise SpecError(f"Slice {max(chosen)} cannot be held out: the images have slices 0 to {sum(lengths) - 1}.")
     runs = _runs(chosen, sum(lengths))
-    rows = [np.zeros((0, KEYS + len(columns)), np.int64)]
+    rows = [np.zeros((0, KEYS + 2 * len(columns)), np.int64)]
     for number, each in enumerate(corrected):
         first = sum(lengths[:number])
         for found in _count(number, each, columns, runs[first : first + lengths[number]]):
@@ -129,10 +134,13 @@ def iter_find_places(
     if not len(census):
         raise InputError("No voxel is labelled: paint some strokes of each class, and some of the background.")
     names = ("background", *(plan.names[number - 1] for number in plan.values.values()))
-    _check_counts(tuple(census[:, KEYS:].sum(axis=0).tolist()), names, columns)
-    split = part_places(census, dimensions, sizes, bool(chosen), settings.seed)
+    counted, painted = np.split(census[:, KEYS:].sum(axis=0), 2)
+    _check_counts(tuple(counted.tolist()), names, columns)
+    again = np.flatnonzero(painted) if np.any(painted < counted) else np.array([], np.intp)
+    kept = np.concatenate([np.arange(KEYS + len(columns)), KEYS + len(columns) + again])
+    split = part_places(census[:, kept], dimensions, sizes, bool(chosen), settings.seed)
     _check_split(split, names, settings.validate)
-    return split
+    return replace(split, painted=tuple(again.tolist()))
 
 
 def _runs(chosen: frozenset[int], length: int) -> NDArray[np.int64]:
@@ -149,19 +157,22 @@ def _count(
     number: int, corrected: Corrected, columns: tuple[int, ...], runs: NDArray[np.int64]
 ) -> Iterator[NDArray[np.int64]]:
     """Yield the rows of a census for each slice of each part of the labels."""
+    both = (*columns, *(ACCEPTED + value for value in columns))
     for block in _blocks(corrected):
         values = read_labels(corrected, block)
         start = dict(zip(corrected.axes, (part.start for part in block), strict=True))
         _check_values(values, corrected, columns)
+        values = values + ACCEPTED * read_accepted(corrected, block, values)
         for time, z in product(range(values.shape[0]), range(values.shape[1])):
             plane = values[time, z]
             if not plane.any():
                 continue
-            cells = count_cells(plane, (start["Y"], start["X"]), columns)
+            cells = count_cells(plane, (start["Y"], start["X"]), both)
+            painted, accepted = np.split(cells[:, 2:], 2, axis=1)
             at, depth = time + start.get("T", 0), z + start.get("Z", 0)
             keys = np.full((len(cells), 3), [number, at, depth], np.int64)
             run = np.full((len(cells), 1), runs[at * corrected.stack.length("Z") + depth], np.int64)
-            yield np.concatenate([keys, cells[:, :2], run, cells[:, 2:]], axis=1)
+            yield np.concatenate([keys, cells[:, :2], run, painted + accepted, painted], axis=1)
 
 
 def _blocks(corrected: Corrected) -> Iterator[tuple[slice, ...]]:
@@ -178,7 +189,20 @@ def _blocks(corrected: Corrected) -> Iterator[tuple[slice, ...]]:
 
 def read_labels(corrected: Corrected, block: tuple[slice, ...]) -> NDArray[Any]:
     """Return the labels in `block`, one slice per axis, as (T, Z, Y, X)."""
-    values = np.asarray(corrected.labels[block])
+    return _in_order(corrected, np.asarray(corrected.labels[block]))
+
+
+def read_accepted(corrected: Corrected, block: tuple[slice, ...], labels: NDArray[Any]) -> NDArray[np.uint16]:
+    """Return 1 where the `labels` of `block` were accepted, 0 where they were painted or there are none."""
+    if corrected.strokes is None:
+        return np.zeros(labels.shape, np.uint16)
+    strokes = _in_order(corrected, np.asarray(corrected.strokes[block]))
+    accepted: NDArray[np.uint16] = ((labels > 0) & (strokes == 0)).astype(np.uint16)
+    return accepted
+
+
+def _in_order(corrected: Corrected, values: NDArray[Any]) -> NDArray[Any]:
+    """Return values over the axes of the labels as (T, Z, Y, X)."""
     order = [corrected.axes.index(axis) for axis in "TZYX" if axis in corrected.axes]
     missing = tuple(place for place, axis in enumerate("TZYX") if axis not in corrected.axes)
     return np.expand_dims(values.transpose(order), missing)

@@ -202,7 +202,7 @@ def _iter_begin(course: _Course, scratch: Path, afresh: bool) -> Generator[Progr
         before = _score(course, examination, old, {plan.names[new]: number for new, number in enumerate(plan.kept)})
     torch.manual_seed(course.settings.seed)
     network = grow_classes(model.network, plan.kept, channels=plan.channels)
-    yield Progress(0, 1, "preparing the first patches")
+    yield Progress(0, 1, "reading what is held out")
     lessons = _lessons(course, old)
     if afresh and not belongs_to(scratch / CHECKPOINT, lambda written: is_record_of(written, course.settings, lessons)):
         shutil.rmtree(scratch)
@@ -211,7 +211,10 @@ def _iter_begin(course: _Course, scratch: Path, afresh: bool) -> Generator[Progr
     is_new = len(plan.classes) > len(plan.kept)
     if is_new and course.settings.reach != "quick" and not resumed:
         yield from iter_prime(course.settings, lessons, network, course.device, course.processes)
-    return _Start(examination, before, network, _task(course, lessons, network, scratch))
+    task = _task(course, lessons, network, scratch)
+    if isinstance(task, QuickTask):
+        yield from task.iter_prepare(network)
+    return _Start(examination, before, network, task)
 
 
 def _score(course: _Course, examination: Examination, network: Network, columns: dict[str, int]) -> Scores:
@@ -226,7 +229,9 @@ def _lessons(course: _Course, old: Network) -> Lessons:
     recalled = course.remembered if settings.remember else None
     patches = LessonPatches(material, plan, recalled, patch, settings.augmentation, settings.seed, settings.remember)
     spots = thinned(material.held_out, VALIDATED[settings.reach], settings.seed)
-    windows = list(windows_of(material, spots, course.parent.description.margin, course.parent.network.stride))
+    around = (course.parent.description.margin, course.parent.network.stride)
+    windows = list(windows_of(material, spots, *around))
+    windows += windows_of(material, material.painted(spots), *around, only_painted=True)
     held_out = list(as_batches(windows, plan, settings.remember))
     if recalled is not None:
         held_out += recalled_batches(recalled, plan, RECALLED)
@@ -239,7 +244,7 @@ def _task(course: _Course, lessons: Lessons, network: Network, scratch: Path) ->
     batch = course.processes.part_of(batch_of(settings, course.dimensions))
     steps = agree_on_steps(settings, course.plan, network, course.device, scratch / STEPS_NOTE, course.processes)
     if settings.reach == "quick":
-        return QuickTask(settings, lessons, steps, batch, course.device, network)
+        return QuickTask(settings, lessons, steps, batch, course.device)
     return FinetuneTask(settings, lessons, steps, batch, course.device)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from napari_skipseg.errors import SpecError
 from napari_skipseg.networks.network import Deep, Network, class_probability
+from napari_skipseg.progress import Progress
 from napari_skipseg.training.finetune_settings import (
     RATES,
     FinetuneSettings,
@@ -222,22 +223,25 @@ class FinetuneTask:
 class QuickTask(FinetuneTask):
     """Training of the last level and its gate, on features that are computed once: what lies below stays as it is."""
 
-    def __init__(
-        self,
-        settings: FinetuneSettings,
-        lessons: Lessons,
-        steps: int,
-        batch: int,
-        device: torch.device,
-        network: Network,
-    ) -> None:
-        super().__init__(settings, lessons, steps, batch, device)
-        network.to(device=device, memory_format=MEMORY_FORMAT[network.spec.dimensions])  # type: ignore[call-overload]
+    _learnt: list[_Prepared]
+    _kept_back: list[_Prepared]
+
+    def iter_prepare(self, network: Network) -> Generator[Progress, None, None]:
+        """Yield while the features are computed, which has to be done before the first step."""
+        network.to(  # type: ignore[call-overload]
+            device=self.device, memory_format=MEMORY_FORMAT[network.spec.dimensions]
+        )
         network.eval()
-        count = max(1, min(steps, FEATURES // batch))
-        drawn = (lessons.patches.draw(range(number * batch, (number + 1) * batch)) for number in range(count))
-        self._learnt = [self._prepare(network, each) for each in drawn]
-        self._kept_back = [self._prepare(network, each) for each in lessons.held_out]
+        self._learnt, self._kept_back = [], []
+        patches, batch, kept_back = self.lessons.patches, self._batch, self.lessons.held_out
+        count = max(1, min(self.pace.steps, FEATURES // batch))
+        for number in range(count):
+            yield Progress(number, count + len(kept_back), "preparing patches")
+            drawn = patches.draw(range(number * batch, (number + 1) * batch))
+            self._learnt.append(self._prepare(network, drawn))
+        for number, each in enumerate(kept_back):
+            yield Progress(count + number, count + len(kept_back), "preparing patches")
+            self._kept_back.append(self._prepare(network, each))
 
     def _prepare(self, network: Network, batch: Batch) -> _Prepared:
         images = batch.images.to(device=self.device).to(memory_format=MEMORY_FORMAT[batch.images.ndim - 2])

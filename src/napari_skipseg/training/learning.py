@@ -42,7 +42,8 @@ class Pictured(Progress):
 class ScoreRow:
     """One score of the old and the new model, old None where that model does not know the class.
 
-    on: what was scored: "held-out corrections" or "its own sample". score: "Dice", "FPR", "FNR" or "V_rand".
+    on: what was scored: "held-out corrections", of those the "held-out strokes" alone where others were a model's
+    answers that somebody accepted, or "its own sample". score: "Dice", "FPR", "FNR" or "V_rand".
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")

@@ -14,7 +14,7 @@ from napari_skipseg.training.augment import draw
 from napari_skipseg.training.augmentation import Augmentation
 from napari_skipseg.training.class_plan import ClassPlan
 from napari_skipseg.training.losses import IGNORED
-from napari_skipseg.training.material import Material, Spot
+from napari_skipseg.training.material import Kind, Material, Region, Spot
 from napari_skipseg.training.remembered import Remembered
 from napari_skipseg.training.samples import cut_sample
 
@@ -72,7 +72,7 @@ class LessonPatches:
         column = int(there[int(torch.randint(0, len(there), (), generator=generator))])
         spot = self.material.training[int(torch.multinomial(counts[:, column].sqrt(), 1, generator=generator))]
         region = self.material.regions[spot.region]
-        places = labelled_places(region.target, spot, self.material.labels[column])
+        places = labelled_places(region, spot, self.material.kinds[column])
         place = places[int(torch.randint(0, len(places), (), generator=generator))].tolist()
         middle = []
         for length, side, at in zip(region.target.shape, self.patch, place, strict=True):
@@ -106,12 +106,15 @@ class LessonPatches:
         return old & ~judged
 
 
-def labelled_places(target: NDArray[np.int8], spot: Spot, label: int) -> NDArray[np.intp]:
-    """Return the places (number, dimensions) of the voxels of `spot` that are `label`, at least one.
+def labelled_places(region: Region, spot: Spot, kind: Kind) -> NDArray[np.intp]:
+    """Return the places (number, dimensions) of the voxels of `spot` that are of that kind, at least one.
 
     Where none is left, as in a place whose labels are partly held out, the middle of the spot.
     """
-    found: NDArray[np.intp] = np.argwhere(target[spot.box] == label) + np.array([part.start for part in spot.box])
+    there = region.target[spot.box] == kind.label
+    if kind.is_painted:
+        there &= ~region.accepted[spot.box]
+    found: NDArray[np.intp] = np.argwhere(there) + np.array([part.start for part in spot.box])
     if len(found):
         return found
     return np.array([[(part.start + part.stop) // 2 for part in spot.box]])

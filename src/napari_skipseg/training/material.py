@@ -14,7 +14,7 @@ from napari_skipseg.images.normalize import measure
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.class_plan import ClassPlan
-from napari_skipseg.training.corrected import Corrected, read_labels
+from napari_skipseg.training.corrected import Corrected, read_accepted, read_labels
 from napari_skipseg.training.losses import IGNORED
 from napari_skipseg.training.places import Place, Split, thinned
 
@@ -31,12 +31,21 @@ class Region(NamedTuple):
     """A part of an image around places with labels, of as many dimensions as the network.
 
     image: (C, *space) float16 in standard units. target: (*space) int8, -1 where nothing is known or it is held out,
-    0 = background, 1… = the new model's classes. held_out: the same of what is held out.
+    0 = background, 1… = the new model's classes. held_out: the same of what is held out. accepted: (*space), where
+    either is a model's answer that somebody accepted, and was not painted.
     """
 
     image: NDArray[np.float16]
     target: NDArray[np.int8]
     held_out: NDArray[np.int8]
+    accepted: NDArray[np.bool_]
+
+
+class Kind(NamedTuple):
+    """Voxels that are counted together: those of a label, and whether of them only the painted ones."""
+
+    label: int
+    is_painted: bool
 
 
 @dataclass(frozen=True)
@@ -52,13 +61,19 @@ class Spot:
 class Material:
     """All that is learnt from: regions, and the spots in them that are trained on and held out.
 
-    labels: what the counts of a spot count: 0, then the numbers of the classes that the labels judge.
+    kinds: what the counts of a spot count: 0, then the numbers of the classes that the labels judge; where some were
+    accepted, those of them that were painted too, which are so drawn as often.
     """
 
     regions: tuple[Region, ...]
     training: tuple[Spot, ...]
     held_out: tuple[Spot, ...]
-    labels: tuple[int, ...]
+    kinds: tuple[Kind, ...]
+
+    def painted(self, spots: Sequence[Spot]) -> tuple[Spot, ...]:
+        """Return those of `spots` in which something was painted, where others were accepted; else none."""
+        columns = [column for column, kind in enumerate(self.kinds) if kind.is_painted]
+        return tuple(spot for spot in spots if any(spot.counts[column] for column in columns))
 
     def sha256(self) -> str:
         """Return 64 hex digits that change with any voxel or label that is learnt from."""
@@ -90,20 +105,22 @@ def iter_read_material(
             yield Progress(number, len(corrected), f"reading {each.name}")
             normalization = normalization or measure(each.stack)
             image = normalization.apply(_read_image(each.stack, time, box)).astype(np.float16)
-            target = _read_target(each, time, box, plan)
+            target, accepted = _read_target(each, time, box, plan)
             held = np.full_like(target, IGNORED)
             for place in split.held_out:
                 if (place.image, place.time) == (number, time):
                     part = _within(place.box, box)
                     held[part], target[part] = target[part], IGNORED
             flat = len(patch) == 2
-            region = Region(image, target, held)
-            regions.append(Region(image[:, 0], target[0], held[0]) if flat else region)
+            region = Region(image, target, held, accepted)
+            regions.append(Region(image[:, 0], target[0], held[0], accepted[0]) if flat else region)
             for place in inside:
                 part = _within(place.box, box)
                 spots[place] = Spot(len(regions) - 1, part[1:] if flat else part, place.counts)
     in_order = [tuple(spots[place] for place in places) for places in (training, held_out)]
-    return Material(tuple(regions), in_order[0], in_order[1], (0, *plan.values.values()))
+    labels = (0, *plan.values.values())
+    kinds = (*(Kind(label, False) for label in labels), *(Kind(labels[column], True) for column in split.painted))
+    return Material(tuple(regions), in_order[0], in_order[1], kinds)
 
 
 def _boxes(
@@ -160,13 +177,16 @@ def _read_image(stack: Stack, time: int, box: Box) -> NDArray[np.float32]:
     return whole
 
 
-def _read_target(corrected: Corrected, time: int, box: Box, plan: ClassPlan) -> NDArray[np.int8]:
-    """Return the labels (Z, Y, X) in `box` as targets."""
+def _read_target(
+    corrected: Corrected, time: int, box: Box, plan: ClassPlan
+) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+    """Return the labels (Z, Y, X) in `box` as targets, and where they were accepted."""
     parts = {"T": slice(time, time + 1), **dict(zip("ZYX", (slice(*side) for side in box), strict=True))}
-    labels = read_labels(corrected, tuple(parts[axis] for axis in corrected.axes))[0]
+    block = tuple(parts[axis] for axis in corrected.axes)
+    labels = read_labels(corrected, block)
+    accepted = read_accepted(corrected, block, labels)[0].astype(bool)
     table = np.full(256, IGNORED, np.int8)
     table[1] = 0
     for value, number in plan.values.items():
         table[value] = number
-    target: NDArray[np.int8] = table[labels.astype(np.uint8)]
-    return target
+    return table[labels[0].astype(np.uint8)], accepted

@@ -34,10 +34,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Split:
-    """The places to train on and those held out."""
+    """The places to train on and those held out.
+
+    painted: which of the first columns of their counts follow once more, of the painted voxels alone; none where all
+    labels were painted.
+    """
 
     training: tuple[Place, ...]
     held_out: tuple[Place, ...]
+    painted: tuple[int, ...] = ()
 
 
 def count_cells(plane: NDArray[np.uint8], corner: tuple[int, int], values: Sequence[int]) -> NDArray[np.int64]:

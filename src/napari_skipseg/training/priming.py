@@ -32,7 +32,8 @@ def iter_prime(
     sides = zip(patch_of(quick, network), lessons.patches.patch, strict=True)
     patches = replace(lessons.patches, patch=tuple(min(pair) for pair in sides))
     steps = STEPS["quick"]
-    task = QuickTask(quick, Lessons(patches, (), lessons.teacher), steps, QUICK_BATCH, device, network)
+    task = QuickTask(quick, Lessons(patches, (), lessons.teacher), steps, QUICK_BATCH, device)
+    yield from task.iter_prepare(network)
     parameters = list(task.parameters(network))
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.0)
     for step in range(steps):

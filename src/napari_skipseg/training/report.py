@@ -25,10 +25,14 @@ from napari_skipseg.training.task import logits_of
 from napari_skipseg.training.windows import Window, whole_windows, windows_of
 
 CORRECTIONS = "held-out corrections"
+STROKES = "held-out strokes"
+"""Scored apart from what was accepted, which is the old model's own answer: there no other can be better."""
 OWN_SAMPLE = "its own sample"
 VOXELS_AT_ONCE = 2**19
 FORGOTTEN = {"V_rand": 0.02, "Dice": 0.05}
 """What a class may lose at most on the model's own sample, by score."""
+GIVEN_UP = 0.05
+"""Dice that a class may lose on all corrections together where it gained on the strokes."""
 FOUND = 0.3
 """Dice from which on a new class counts as found."""
 
@@ -53,9 +57,14 @@ def predictor(network: Network, device: torch.device, precision: Precision) -> P
 
 @dataclass(frozen=True)
 class Examination:
-    """What models are scored on: windows on held-out corrections, some of them whole, and a model's own sample."""
+    """What models are scored on: windows on held-out corrections and a model's own sample.
+
+    painted: the same windows with the strokes alone, where others were accepted. whole: those in which every voxel is
+    labelled.
+    """
 
     windows: tuple[Window, ...]
+    painted: tuple[Window, ...]
     whole: tuple[Window, ...]
     remembered: Remembered | None
     plan: ClassPlan
@@ -66,11 +75,17 @@ class Examination:
         judged = {self.plan.names[number - 1]: number for number in self.plan.learnt}
         known = {name: number for name, number in judged.items() if name in columns}
         scores |= _named(CORRECTIONS, _overlaps(self.windows, predict, known, columns))
+        scores |= _named(STROKES, _overlaps(self.painted, predict, self._painted(known), columns))
         boundary = {name: number for name, number in known.items() if name in BOUNDARY_CLASSES}
         scores |= _v_rand(CORRECTIONS, self.whole, predict, boundary, columns)
         if self.remembered is not None and len(self.remembered):
             scores |= self._score_sample(self.remembered, predict, columns)
         return scores
+
+    def _painted(self, classes: Mapping[str, int]) -> dict[str, int]:
+        """Return those of the classes, by name, that the strokes show."""
+        shown = [np.unique(target) for _, target in self.painted]
+        return {name: label for name, label in classes.items() if any(label in found for found in shown)}
 
     def _score_sample(self, sample: Remembered, predict: Predict, columns: Mapping[str, int]) -> Scores:
         scores: Scores = {}
@@ -93,9 +108,11 @@ def examine(
 ) -> Examination:
     """Return what the old and the new model are scored on."""
     windows = tuple(windows_of(material, material.held_out, margin, stride))
+    spots = material.painted(material.held_out)
+    painted = tuple(windows_of(material, spots, margin, stride, only_painted=True))
     boundary = any(plan.names[number - 1] in BOUNDARY_CLASSES for number in plan.learnt)
     whole = tuple(whole_windows(material, stride)) if boundary else ()
-    return Examination(windows, whole, remembered, plan)
+    return Examination(windows, painted, whole, remembered, plan)
 
 
 def _batches(windows: Sequence[Window], predict: Predict) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int8]]]:
@@ -166,11 +183,25 @@ def _judge(rows: tuple[ScoreRow, ...], plan: ClassPlan) -> tuple[bool, str]:
                 f"The new model does not find {row.class_name} yet: its Dice on the held-out corrections is "
                 f"{row.new:.3f}; correct more places, or let it train longer."
             )
-    gain = float(np.mean([row.new - (row.old or 0.0) for row in learnt])) if learnt else 0.0
-    told = ", ".join(
-        f"{row.class_name} {row.new:.3f}" if row.old is None else f"{row.class_name} {row.old:.3f} → {row.new:.3f}"
-        for row in learnt
-    )
+    painted = {row.class_name: row for row in rows if row.on == STROKES and row.score == "Dice"}
+    judged = [painted.get(row.class_name, row) for row in learnt]
+    gain = float(np.mean([row.new - (row.old or 0.0) for row in judged])) if judged else 0.0
     if gain <= 0:
-        return False, f"The new model is no better on the held-out corrections: Dice {told}."
-    return True, f"The new model is better on the held-out corrections: Dice {told}."
+        return False, f"The new model is no better on the {_told(judged)}."
+    for row in learnt:
+        if row.class_name in painted and (row.old or 0.0) - row.new > GIVEN_UP:
+            return False, (
+                f"The new model is better on the {_told(judged)}, but away from them it gives up what you accepted: on "
+                f"all corrections together Dice of {row.class_name} fell from {row.old:.3f} to {row.new:.3f}."
+            )
+    return True, f"The new model is better on the {_told(judged)}."
+
+
+def _told(rows: Sequence[ScoreRow]) -> str:
+    """Return on what, and from which Dice to which, as a part of a sentence."""
+    on = STROKES if any(row.on == STROKES for row in rows) else CORRECTIONS
+    moves = (
+        f"{row.class_name} {row.new:.3f}" if row.old is None else f"{row.class_name} {row.old:.3f} → {row.new:.3f}"
+        for row in rows
+    )
+    return f"{on}: Dice {', '.join(moves)}"

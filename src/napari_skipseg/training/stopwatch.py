@@ -18,7 +18,15 @@ from napari_skipseg.networks.network import Deep, Network
 from napari_skipseg.training.class_plan import ClassPlan
 from napari_skipseg.training.distributed import Processes
 from napari_skipseg.training.finetune_settings import STEPS, FinetuneSettings
-from napari_skipseg.training.finetune_task import FEATURES, GENEROUS, batch_of, patch_of, set_modes, trained_parts
+from napari_skipseg.training.finetune_task import (
+    FEATURES,
+    GENEROUS,
+    HOLDING,
+    batch_of,
+    patch_of,
+    set_modes,
+    trained_parts,
+)
 from napari_skipseg.training.lesson_patches import RECALLED_EVERY
 from napari_skipseg.training.material import MOST_SCORED
 from napari_skipseg.training.places import Split
@@ -117,6 +125,8 @@ def _share_asked(settings: FinetuneSettings, plan: ClassPlan) -> float:
     """Return which share of the patches the old network is asked about."""
     if not settings.remember:
         return 0.0
+    if HOLDING[settings.reach] > 0:  # about what nobody painted, which most patches have
+        return 1.0
     return 1 / RECALLED_EVERY if all(plan.judged[: len(plan.kept)]) else 1.0
 
 

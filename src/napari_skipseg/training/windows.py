@@ -26,17 +26,26 @@ Window = tuple[NDArray[np.float32], NDArray[np.int8]]
 """An image (C, *space) in standard units, and the target (*space) of what is held out there."""
 
 
-def windows_of(material: Material, spots: Sequence[Spot], margin: int, stride: int) -> Iterator[Window]:
-    """Yield a window for each of the held-out `spots`, with a margin around it; only the spot's own labels count."""
+def windows_of(
+    material: Material, spots: Sequence[Spot], margin: int, stride: int, only_painted: bool = False
+) -> Iterator[Window]:
+    """Yield a window for each of the held-out `spots`, with a margin around it; only the spot's own labels count.
+
+    only_painted: of those only the ones that were painted rather than accepted.
+    """
     for spot in spots:
         region = material.regions[spot.region]
         around = [margin if part.stop - part.start > 1 else 0 for part in spot.box]
-        yield _window(region, spot.box, around, stride)
+        yield _window(region, spot.box, around, stride, only_painted)
 
 
-def _window(region: Region, box: tuple[slice, ...], around: Sequence[int], stride: int) -> Window:
+def _window(
+    region: Region, box: tuple[slice, ...], around: Sequence[int], stride: int, only_painted: bool = False
+) -> Window:
     target = np.full_like(region.held_out, IGNORED)
     target[box] = region.held_out[box]
+    if only_painted:
+        target[region.accepted] = IGNORED
     parts, missing = [], []
     for part, more, length in zip(box, around, target.shape, strict=True):
         side = -(-(part.stop - part.start + 2 * more) // stride) * stride

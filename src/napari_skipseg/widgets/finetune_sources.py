@@ -12,6 +12,7 @@ from qtpy.QtWidgets import QListWidget, QListWidgetItem
 
 from napari_skipseg.corrections.catalog import Found, find_corrections
 from napari_skipseg.corrections.coding import BACKGROUND, CorrectionClass
+from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.corrections.store import Corrections, open_corrections
 from napari_skipseg.corrections.subject import Subject
 from napari_skipseg.errors import InputError
@@ -40,7 +41,7 @@ class Source:
     detail: str
     version: tuple[object, ...]
     classes: tuple[CorrectionClass, ...]
-    open: Callable[[], tuple[Stack, Callable[[Path], Path]]]
+    open: Callable[[], tuple[Stack, Callable[[Path], Snapshot]]]
     is_present: bool = False
 
 
@@ -76,7 +77,7 @@ def _earlier(found: Found) -> Source:
     )
 
 
-def _open_earlier(subject: Subject) -> tuple[Stack, Callable[[Path], Path]]:
+def _open_earlier(subject: Subject) -> tuple[Stack, Callable[[Path], Snapshot]]:
     """Return the image of earlier corrections, and what writes them.
 
     Raises:
@@ -94,7 +95,7 @@ def _open_earlier(subject: Subject) -> tuple[Stack, Callable[[Path], Path]]:
             f"'{subject.name}' holds another image now than when it was corrected: untick it, or correct it anew."
         )
 
-    def write(folder: Path) -> Path:
+    def write(folder: Path) -> Snapshot:
         with contextlib.closing(open_corrections(stack, subject.key)) as corrections:
             return corrections.snapshot(folder)
 
