@@ -15,7 +15,7 @@ import torch
 
 import napari_skipseg as skipseg
 from napari_skipseg import cli
-from napari_skipseg.images.files import read_stack, write_ome_tiff
+from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.inference import backends, predict, repeat
 from napari_skipseg.models.catalog import FOLDER_VARIABLE
 from napari_skipseg.models.description import ClassLabel, ModelDescription
@@ -216,3 +216,81 @@ def test_python_runs_a_recipe_too(recipe: Path, tmp_path: Path) -> None:
         written = skipseg.run_recipe(recipe, tmp_path / "second", image=image)
     expected = skipseg.segment(image, "tiny", average=4)
     np.testing.assert_array_equal(read_stack(written[0]).data[...], expected.probability)
+
+
+# ----------------------------------------------------------------------------------------------------------- objects
+
+
+@pytest.fixture
+def found(run: Run, recipe: Path, tmp_path: Path) -> Path:
+    """The folder with objects that were found in a probability, and whose grey values were measured."""
+    flags = ["--method", "watershed", "--threshold", 0.4, "--smallest", 2, "--image", tmp_path / "cells.tif"]
+    ran = run("objects", recipe.with_name("cells_probability.tif"), tmp_path / "objects", *flags)
+    assert (ran.code, ran.err) == (0, "")
+    return tmp_path / "objects"
+
+
+def test_objects_bear_and_lie_beside_their_recipe(found: Path) -> None:
+    told = json.loads((found / "cells_objects_recipe.json").read_bytes())
+    assert (told["operation"], told["objects"]["smallest"], told["class_names"]) == ("objects", 2, ["membrane"])
+    assert [Path(each["file"]).name for each in told["inputs"]] == ["cells_probability.tif", "cells.tif"]
+    assert read_recipe(found / "cells_objects.tif") == told | {"layer": "labels"}
+    times = json.loads((found / "cells_objects_times.json").read_bytes())
+    assert list(times["seconds"]) == ["preparing", "objects"]
+
+
+@pytest.mark.parametrize("name", ["cells_objects_recipe.json", "cells_objects.tif"])
+def test_the_same_recipe_gives_the_same_objects(run: Run, found: Path, tmp_path: Path, name: str) -> None:
+    ran = run("run", found / name, tmp_path / "second")
+    assert (ran.code, ran.err, ran.names) == (0, "", ["cells_objects.tif", "cells_objects.csv"])
+    assert files_in(tmp_path / "second") == files_in(found)
+    assert "intensity mean" in (tmp_path / "second" / "cells_objects.csv").read_text(encoding="utf-8").splitlines()[0]
+
+
+def test_objects_of_another_probability_are_found_alike(run: Run, found: Path, recipe: Path, tmp_path: Path) -> None:
+    write_ome_tiff(tmp_path / "other.tif", grey(7), "ZYX", *PLACE)
+    run("run", recipe, tmp_path / "others", "--input", tmp_path / "other.tif")
+    other = tmp_path / "others" / "other_probability.tif"
+    ran = run("run", found / "cells_objects.tif", tmp_path / "again", "--input", other)
+    assert (ran.code, ran.names) == (0, ["other_objects.tif", "other_objects.csv"])
+    assert ran.err.startswith("Warning: The grey values of 'cells' are not measured")
+    expected = skipseg.find_objects(other, method="watershed", threshold=0.4, smallest=2)
+    np.testing.assert_array_equal(read_stack(tmp_path / "again" / "other_objects.tif").data[...], expected)
+    assert expected.any()
+
+
+def with_no_input(told: dict[str, Any]) -> None:
+    told["inputs"] = []
+
+
+def with_method(told: dict[str, Any]) -> None:
+    told["objects"]["method"] = "magic"
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (with_key, "has the unknown key 'colour'"),
+        (with_version, "format version 9"),
+        (with_image, "holds another image now"),
+        (with_place, "'/nowhere/lost.tif' is no longer there"),
+        (with_no_input, "is not valid: Objects are found in one image, and not in 0."),
+        (with_method, "method"),
+    ],
+)
+def test_objects_that_cannot_be_found_again_are_refused_in_one_sentence(
+    run: Run, found: Path, tmp_path: Path, edit: Callable[[dict[str, Any]], None], said: str
+) -> None:
+    told = json.loads((found / "cells_objects_recipe.json").read_bytes())
+    edit(told)
+    (found / "cells_objects_recipe.json").write_text(json.dumps(told))
+    ran = run("run", found / "cells_objects_recipe.json", tmp_path / "second")
+    assert (ran.code, ran.out) == (1, "")
+    assert said in ran.err
+    assert ran.err.count("\n") == 1
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_recipe_of_objects_has_no_model(run: Run, found: Path) -> None:
+    ran = run("run", found / "cells_objects.tif", "--model", "tiny")
+    assert ran.err == "Error: A recipe of objects has no model: leave it out.\n"

@@ -11,6 +11,7 @@ import torch
 
 import napari_skipseg as skipseg
 from napari_skipseg import cli
+from napari_skipseg.cli.finetune import _iter_noted
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.models.catalog import FOLDER_VARIABLE
 from napari_skipseg.models.description import ClassLabel, ModelDescription
@@ -18,6 +19,11 @@ from napari_skipseg.models.folder import read_description
 from napari_skipseg.models.model import write_model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import UNetSpec
+from napari_skipseg.progress import Progress, run_to_end
+from napari_skipseg.training.corrected import read_corrected
+from napari_skipseg.training.finetune import iter_finetune
+from napari_skipseg.training.finetune_flags import finetune_from_flags
+from napari_skipseg.training.learning import Learned
 
 RNG = np.random.default_rng(0)
 
@@ -68,6 +74,54 @@ def test_a_new_class_becomes_a_new_model_and_a_table(run, folder):
     assert model.class_names == ("membrane", "mitochondrion")
     assert model.training.settings["reach"] == "quick"
     assert model.training.settings["patch"] == [32, 32]
+
+
+def test_the_plan_is_told_before_the_start(run):
+    code, out, err = run("--validate", "1")
+    lines = err.splitlines()
+    assert code == 0
+    told = "Labels on 2 slices: learns from 1 place, compares old and new on 1 place. Takes about "
+    assert lines[0].startswith(told)
+    assert lines[1:3] == [
+        "  background  14,848 pixels to learn from, 14,848 held out",
+        "  membrane    1,024 pixels to learn from, 1,024 held out",
+    ]
+    assert "learns from" not in out
+    assert "resumed" not in err
+
+
+def test_a_name_that_is_taken_is_refused_before_anything_is_planned(run):
+    code, out, err = run("--name", "tiny")
+    assert (code, out) == (1, "")
+    assert err.startswith("Error: ")
+    assert "tiny" in err
+
+
+def test_what_goes_on_from_a_checkpoint_says_where_and_leaves_room_for_the_time_left(capsys):
+    def work():
+        yield Progress(1, 1, "preparing the first patches")
+        yield Progress(31, 40, "step 31, training loss 0.533")
+        yield Learned(32, 40, "step 32, training loss 0.533, held-out loss 0.412, held-out Dice 0.712", 32, {"a": 1.0})
+        return "done"
+
+    said = []
+    assert run_to_end(_iter_noted(work()), lambda progress: said.append(progress.message)) == "done"
+    assert said == ["preparing the first patches", "step 31", "step 32, held-out Dice 0.712"]
+    assert capsys.readouterr().err == "Goes on from its checkpoint: resumed at step 30.\n"
+
+
+def test_the_same_command_says_where_it_goes_on(run, folder):
+    files = {"images": ["image.tif"], "labels": ["labels.tif"]}
+    settings = finetune_from_flags(
+        {"model": "tiny", "name": "new", **files, "steps": 4, "patch": "32,32", "augment": "none"}
+    )
+    work = iter_finetune(settings, read_corrected(settings), folder / "models", "cpu")
+    while not next(work).message.startswith("step 2"):
+        pass
+    work.close()
+    code, _, err = run("--steps", "4")
+    assert code == 0
+    assert err.splitlines()[-1] == "Goes on from its checkpoint: resumed at step 2."
 
 
 def test_json_holds_the_same_and_the_models_own_classes_are_the_default(run, folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import signal
 import sys
@@ -42,6 +43,8 @@ def run_shown(app: typer.Typer) -> NoReturn:
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     signal.signal(signal.SIGTERM, _stop)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file's name goes out as the bytes that it is of
     try:
         code = app(prog_name=app.info.name, standalone_mode=False)
     except SkipsegError as error:

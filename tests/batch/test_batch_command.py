@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import typer
 from batch_folders import write_image
 from rich.console import Console
 
@@ -19,6 +21,7 @@ from napari_skipseg.batch.rows import BatchOpened, FileChanged, Row
 from napari_skipseg.batch.settings import settings_from_json
 from napari_skipseg.cli.batch_table import _Lines, _LiveTable
 from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.terminal import run_shown
 
 
 class Ran(NamedTuple):
@@ -135,3 +138,20 @@ def test_without_a_terminal_each_end_is_a_line() -> None:
         "1 of 2 files: a.tif done in 3 s, 40 × 40",
         "2 of 2 files: b.tif failed, No image.",
     ]
+
+
+def test_a_name_of_any_bytes_is_printed_as_these_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def say(word: str) -> None:
+        typer.echo(os.fsdecode(b"caf\xe9.tif"))
+
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.setattr(sys, "argv", ["napari-skipseg", "word"])
+    with pytest.raises(SystemExit):
+        run_shown(app)
+    stdout.flush()
+    assert stdout.buffer.getvalue() == b"caf\xe9.tif\n"  # type: ignore[attr-defined]

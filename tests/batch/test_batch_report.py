@@ -63,7 +63,7 @@ def test_the_report_is_one_page_with_all_files_and_pictures(result: BatchResult)
     text = result.report.read_text(encoding="utf-8")
     page = Page(text)
     heads, *rows = page.cells
-    assert heads == ["Result", "File", "State", "Size", "Seconds", "Notes"]
+    assert heads == ["Result", "File", "State", "Size", "Seconds"]
     assert [row[1:3] for row in rows] == [[row.relative, row.state] for row in result.rows]
     assert len(page.pictures) == 3
     for picture in page.pictures:
@@ -76,6 +76,15 @@ def test_the_report_is_one_page_with_all_files_and_pictures(result: BatchResult)
     assert "not a TIFF" in text
     assert "model_sha256" in text
     assert result.folder.name in text
+
+
+def test_the_page_fits_any_screen(result: BatchResult) -> None:
+    text = result.report.read_text(encoding="utf-8")
+    assert '<div class="wide"><table>' in text
+    assert "div.wide { overflow-x: auto; }" in text  # many scores move by themselves, and not the page
+    assert "max-height: 96px" in text
+    assert re.search(r"@media screen and \(max-width: 50rem\) .*tr { display: grid;", text, re.DOTALL)
+    assert text.count('<td class="number" data-name="Seconds">') == len(result.rows)
 
 
 def test_the_summary_has_a_row_for_each_file(result: BatchResult) -> None:

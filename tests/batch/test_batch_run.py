@@ -36,8 +36,12 @@ from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.batch.settings import settings_from_json, settings_to_json
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.files import read_recipe, read_stack
+from napari_skipseg.inference import repeat
 from napari_skipseg.inference.predict import iter_predict
+from napari_skipseg.inference.recipe_sources import read_recipe_file
+from napari_skipseg.inference.repeat import iter_repeat, prepare_repeat
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
+from napari_skipseg.models.catalog import FOLDER_VARIABLE
 from napari_skipseg.models.model import read_model
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import run_to_end
@@ -235,7 +239,7 @@ def test_one_bad_file_never_stops_the_rest(three: Path, tmp_path: Path, tiny: Pa
     }.items():  # fmt: skip
         assert words in failed[name]
     assert all(reason.endswith(".") or reason.endswith(".)") for reason in failed.values())
-    assert result.describe() == "11 files: 2 done, 9 failed. Left out: 1 files that are no images."
+    assert result.describe() == "11 files: 2 done, 9 failed. Left out: 1 file that is no image."
     assert not list(result.folder.glob("*.unfinished"))
 
 
@@ -254,6 +258,29 @@ def test_names_that_no_terminal_can_show_are_names(three: Path, tmp_path: Path, 
     result = run(settings_for(three, tmp_path / "out", tiny))
     assert set(states(result).values()) == {"done"}
     assert states(run(settings_for(three, tmp_path / "out", tiny)))[odd.name] == "skipped"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone takes names of any bytes")
+@pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
+def test_a_name_that_is_no_utf8_is_a_name(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr(repeat, "has_openvino", lambda: False)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tiny.parent))
+    odd = write_image(tmp_path / "in" / "a.tif").rename(tmp_path / "in" / os.fsdecode(b"caf\xe9.tif"))
+    settings = settings_for(tmp_path / "in", tmp_path / "out", tiny, form=form, objects=ObjectOptions())
+    result = run(settings)
+    assert states(result) == {odd.name: "done"}
+    assert states(run(settings)) == {odd.name: "skipped"}
+    images = [Path(file) for file in result.rows[0].outputs if not file.endswith(".csv")]
+    sidecar = result.folder / f"{odd.stem}_recipe.json"
+    recipes = [read_recipe_file(file) for file in (*images, sidecar)]
+    assert [recipe.inputs[0].file for recipe in recipes] == [str(odd)] * 4
+    again = run_to_end(iter_repeat(prepare_repeat(recipes[-1]), tmp_path / "again"))
+    assert (tmp_path / "again" / sidecar.name).read_bytes() == sidecar.read_bytes()
+    assert [file.name for file in again] == [Path(file).name for file in result.rows[0].outputs]
+    for page in (result.summary, result.report):
+        assert r"caf\udce9.tif" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -569,6 +596,25 @@ def test_where_objects_fail_the_segmentation_is_kept(three: Path, tmp_path: Path
     again = run(settings)
     assert set(states(again).values()) == {"failed"}
     assert before == {file: file.stat().st_mtime_ns for file in result.folder.glob("*.tif")}
+
+
+@pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
+def test_each_file_of_a_batch_can_be_done_again_by_its_recipe(
+    three: Path, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr(repeat, "has_openvino", lambda: False)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tiny.parent))
+    taken = {"axes": "TYX", "voxel_size": (1.0, 30.0, 30.0), "unit": "nm"}
+    options = ObjectOptions("watershed", smallest=3)
+    settings = settings_for(three / "deep", tmp_path / "out", tiny, form=form, objects=options, **taken)
+    folder = run(settings).folder
+    whole = {name: content for name, content in results_in(folder).items() if name != "chosen.json"}
+    ending = "tif" if form == "tiff" else "ome.zarr"
+    for name in ("c_recipe.json", f"c_objects.{ending}", f"c_probability.{ending}"):
+        prepared = prepare_repeat(read_recipe_file(folder / name), near=folder)
+        assert prepared.warnings == ()
+        run_to_end(iter_repeat(prepared, tmp_path / name))
+        assert results_in(tmp_path / name) == whole
 
 
 # ---------------------------------------------------------------------------------------------------------- settings

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import dask
@@ -11,16 +19,26 @@ from batch_folders import results_in, run, settings_for, states, write_image
 from cluster_programs import PRELOAD
 
 from napari_skipseg.batch import dask_client
+from napari_skipseg.batch.on_worker import share_of
+from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.rows import FileChanged
 from napari_skipseg.batch.run import iter_batch
+from napari_skipseg.batch.worker_engine import WorkerEngine
+from napari_skipseg.devices import free_memory
+from napari_skipseg.inference import memory_share
+from napari_skipseg.inference.memory_share import ALONE
 
 pytest.importorskip("distributed")
 
 
 def own_workers() -> list[psutil.Process]:
     """The processes of this one that were spawned, but for the one that tracks their resources."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # one that ends at this moment
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 @pytest.mark.slow
@@ -52,3 +70,63 @@ def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     assert dask_client.share_cores(1) == ((2, 3, 5, 7, 11),)
     assert dask_client.share_cores(2) == ((2, 3), (5, 7, 11))
     assert dask_client.share_cores(6) == ((2,), (3,), (5,), (7,), (11,), (2,))
+
+
+def test_workers_of_this_machine_choose_a_tile_for_their_share_of_its_memory(
+    tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_share, "free_memory", lambda name: 12 * 2**20)
+    request = settings_for(tmp_path, tmp_path / "out", tiny, tile=0).request
+    sides = []
+    for workers in (0, 8):
+        place = RunPlace(tmp_path / str(workers))
+        share = share_of({"cores": [[0]] * workers}, 0) if workers else ALONE
+        engine = WorkerEngine(request, place, None, share)
+        assert json.loads(place.choice.read_bytes()) == engine.chosen
+        sides.append(engine.chosen["side"])
+    assert sides[1] < sides[0]
+
+
+def test_workers_of_a_cluster_count_what_dask_gives_each() -> None:
+    assert share_of({"cores": []}, 2**20).of("cpu") == 2**20
+    assert share_of({"cores": []}, 0).of("cpu") > free_memory("cpu") // 2
+
+
+ASKS = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows hands no such thing on")
+def test_what_is_started_uninterrupted_stays_so_whoever_is_started_later() -> None:
+    told: list[str] = []
+    go_on = threading.Event()
+
+    def restart() -> None:
+        go_on.wait(10)
+        told.append(subprocess.run([sys.executable, "-c", ASKS], capture_output=True, text=True).stdout.strip())
+
+    with dask_client._uninterrupted():
+        thread = threading.Thread(target=restart)
+        thread.start()
+    go_on.set()
+    thread.join()
+    assert told == ["True"]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows hands no such thing on")
+def test_ctrl_c_reaches_neither_a_worker_nor_the_one_in_its_place(tmp_path: Path, tiny: Path) -> None:
+    with dask_client.open_cluster(settings_for(tmp_path, tmp_path / "out", tiny, workers=1)) as cluster:
+        (first,) = own_workers()
+        os.kill(first.pid, signal.SIGINT)
+        first.kill()
+        until = time.monotonic() + 30
+        while not [worker for worker in own_workers() if worker.pid != first.pid]:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        (second,) = [worker for worker in own_workers() if worker.pid != first.pid]
+        for _ in range(20):  # from its first moment on
+            os.kill(second.pid, signal.SIGINT)
+            time.sleep(0.1)
+        cluster.client.wait_for_workers(1, timeout=30)
+        assert cluster.client.submit(os.getpid).result(timeout=30) == second.pid

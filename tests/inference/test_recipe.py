@@ -246,7 +246,7 @@ def test_an_image_in_memory_is_named_by_its_content(tmp_path: Path) -> None:
     prediction = run_to_end(iter_predict(stack, make_model(), SegmentOptions(tile=40)))
     told = recipe_from_dict(prediction.recipe).inputs[0]
     assert (told.file, told.sha256) == ("", identify(stack))
-    with pytest.raises(FileError, match=r"from memory, not from a file: give the image with --input\.$"):
+    with pytest.raises(FileError, match=r"in memory only, and in no file: give the image with --input\.$"):
         find_input(told, tmp_path)
 
 

@@ -202,3 +202,28 @@ def test_a_file_system_without_locks_grants_them(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(fcntl, "flock", unknown)
     with RunFolder(tmp_path, "cells", KEY) as place:
         assert json.loads((place.path / "lock").read_text()) == os.getpid()
+
+
+def test_only_what_is_ours_goes_with_a_run_whatever_it_is_called(tmp_path: Path) -> None:
+    name = "a.b(c)+"
+    place = RunFolder(tmp_path, name, KEY)
+    ours = (
+        f"{name}_probability.tif",
+        f".{name}_binary.ome.zarr-x1",
+        f"{name}_attention_2.tif.part",
+        f"{name}_times.json",
+    )
+    others = ("b_probability.tif", f"{name}_probability.png", "aXb(c)+_binary.tif", f"x{name}_recipe.json")
+    for file in (*ours, *others):
+        (place.path / file).write_bytes(b"")
+    place.begin({})
+    stop(place, discard=True)
+    assert {file.name for file in place.path.iterdir()} == set(others)
+
+
+def test_ten_thousand_names_cost_no_time_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile_one(*given: Any) -> Any:
+        raise AssertionError("an expression is compiled for a name")
+
+    monkeypatch.setattr("napari_skipseg.inference.run_folder.re.compile", compile_one)
+    stop(opened(tmp_path), discard=True)

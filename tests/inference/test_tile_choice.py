@@ -6,8 +6,9 @@ import pytest
 from identity import make_model
 
 from napari_skipseg.devices import Device
-from napari_skipseg.inference import tile_choice
+from napari_skipseg.inference import memory_share
 from napari_skipseg.inference.memory import FACTORS, FLOAT, tile_bytes
+from napari_skipseg.inference.memory_share import MemoryShare
 from napari_skipseg.inference.recipe import MOST_AT_ONCE
 from napari_skipseg.inference.tile_choice import SHARE, VOXELS_AT_ONCE, TileChoice, choose_tile
 from napari_skipseg.models.model import Model
@@ -19,7 +20,7 @@ DEEP = make_model(3, (4, 8), margin=6)
 
 
 def free(monkeypatch: pytest.MonkeyPatch, cpu: int = PLENTY, cuda: int = PLENTY) -> None:
-    monkeypatch.setattr(tile_choice, "free_memory", {"cpu": cpu, "cuda": cuda}.__getitem__)
+    monkeypatch.setattr(memory_share, "free_memory", {"cpu": cpu, "cuda": cuda}.__getitem__)
 
 
 def choose(model: Model, device: Device = CPU, wanted: int = 0, planes: str = "xy") -> TileChoice:
@@ -144,3 +145,19 @@ def test_the_reason_is_a_sentence_in_numbers(monkeypatch: pytest.MonkeyPatch) ->
     free(monkeypatch, cpu=20 * 10**9)
     choice = choose(make_model(widths=(16, 32), margin=32))
     assert choice.reason == f"tiles of 1088 × 1088: {choice.bytes / 10**9:.1f} GB of 20 GB free"
+
+
+def test_processes_that_share_a_machine_share_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = round(tile_bytes(FLAT, (1040, 1040), 1, "f32") * FACTORS["cpu"] / SHARE) + 4
+    free(monkeypatch, cpu=needed)
+    sides = [choose_tile(FLAT, CPU, "f32", 0, "xy", MemoryShare(count)).side for count in (1, 2, 4, 16)]
+    assert sides == [1040, 528, 272, 144]
+    free(monkeypatch, cpu=PLENTY)
+    assert choose_tile(FLAT, CPU, "f32", 0, "xy", MemoryShare(most=needed)).side == 1040
+    assert choose_tile(FLAT, CPU, "f32", 0, "xy", MemoryShare(most=needed // 2)).side == 528
+
+
+def test_a_limit_of_the_computers_memory_is_none_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    free(monkeypatch, cpu=1000, cuda=1000)
+    share = MemoryShare(2, 300)
+    assert (share.of("cpu"), share.of("cuda")) == (300, 500)

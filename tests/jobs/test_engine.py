@@ -74,6 +74,16 @@ def test_what_is_pinned_is_taken_rather_than_chosen(engine: Engine, model_folder
     assert (found.recipe["side"], found.recipe["options"]["tile"], found.recipe["options"]["device"]) == (40, 0, "auto")
 
 
+def test_the_backend_of_a_recipe_is_taken_again_where_it_is_here(engine: Engine, model_folder: Path) -> None:
+    first = run_to_end(engine.segment(make_stack(), model_folder, OPTIONS)).recipe
+    wanted = {"side": first["side"], "batch": 1, "device": "cpu", "backend": "torch", "precision": "f32"}
+    found = run_to_end(engine.segment(make_stack(), model_folder, OPTIONS, pinned=wanted))
+    assert (found.recipe["backend"], found.recipe["precision"]) == ("torch", "f32")
+    there_is_none = wanted | {"backend": "abacus"}
+    other = run_to_end(engine.segment(make_stack(), model_folder, OPTIONS, pinned=there_is_none))
+    assert (other.recipe["backend"], other.recipe["precision"]) == (first["backend"], first["precision"])
+
+
 def test_samples_run_on_torch_between_runs_that_need_not(engine: Engine, model_folder: Path) -> None:
     stack, sampled = make_stack(), replace(OPTIONS, samples=3, dropout=0.3, seed=4)
     model = read_model(model_folder)

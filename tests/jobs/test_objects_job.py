@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,5 +115,5 @@ def test_a_search_and_its_result_survive_their_lines() -> None:
     place = requests.PlacedImage("", "/c.npy", 2, (3, 4), "YX", SIZE, UNIT, (0.0, 0.0, 0.0), "é")
     job = requests.ObjectsJob(3, "/run", place, ("a",), False, OPTIONS, place, {"segmentation": {}})
     assert requests.request_from_line(requests.request_to_line(job)) == job
-    result = events.ObjectsFound(3, 7, "found_objects.ome.zarr", ("label",), {"operation": "objects"})
+    result = events.ObjectsFound(3, 7, "found_objects.ome.zarr", ("label",), {"file": os.fsdecode(b"caf\xe9.tif")})
     assert events.event_from_line(events.event_to_line(result)) == result

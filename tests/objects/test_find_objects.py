@@ -9,9 +9,12 @@ from scipy import ndimage
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.models import description
+from napari_skipseg.objects.classes import class_probability
 from napari_skipseg.objects.find import ObjectSearch, find_objects
 from napari_skipseg.objects.landscape import distance
 from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 
 
 @pytest.mark.parametrize("shape", [(40, 50), (9, 30, 40)])
@@ -156,3 +159,12 @@ def test_values_that_are_no_probabilities_are_refused():
         find_objects(np.full((4, 4), 3, np.int32), "YX")
     with pytest.raises(InputError, match="between 0 and 1"):
         find_objects(np.full((4, 4), np.nan), "YX")
+
+
+def test_what_parts_cells_is_said_in_one_place():
+    assert BOUNDARY_CLASSES is description.BOUNDARY_CLASSES
+    values = np.stack([np.zeros((8, 9)), cells((8, 9))]).astype(np.float32)
+    for name in BOUNDARY_CLASSES:
+        chosen = class_probability(Stack(values, "CYX"), ("vesicle", name), ObjectOptions("cells"))
+        assert chosen.channel == 1
+    assert class_probability(Stack(values, "CYX"), ("vesicle", "soma"), ObjectOptions("cells")).channel == 0

@@ -211,6 +211,27 @@ def test_classes_are_added_named_recoloured_and_kept(open_panel, qtbot):
     assert [each.name for each in tab.corrections().classes] == ["membrane", "mitochondrion"]
 
 
+def test_a_new_class_asks_for_its_name_and_goes_by_a_number_until_it_has_one(open_panel, qtbot):
+    _, panel, _ = open_and_correct(open_panel, qtbot, ramp(32, 48))
+    tab, body = panel.correct_tab, panel.correct_tab.body
+    qtbot.mouseClick(body.add_class, Qt.MouseButton.LeftButton)
+    name = body.classes.rows[3].name
+    assert panel.window().focusWidget() is name
+    assert (name.text(), name.placeholderText()) == ("", "its name, such as mitochondrion")
+    qtbot.keyClick(name, Qt.Key.Key_Return)
+    assert (name.text(), name.isReadOnly()) == ("class 2", True)
+    assert [each.name for each in tab.corrections().classes] == ["membrane", "class 2"]
+    assert not tab.message.text()
+    tab.corrections().strokes[10:14, 5:40] = 3
+    tab.corrections().strokes[20:24, 5:40] = 1
+    panel.tabs.setCurrentIndex(2)
+    fault = "Name the new class 'class 2' first: double-click its name in the Correct tab."
+    qtbot.waitUntil(lambda: panel.finetune_tab.message.text() == fault, timeout=5_000)
+    assert not panel.finetune_tab.tune_button.isEnabled()
+    tab.actions.rename_class(3, "vesicle")
+    qtbot.waitUntil(lambda: panel.finetune_tab.message.text() != fault, timeout=5_000)
+
+
 def test_colours_and_channels_are_no_axis_of_the_corrections(open_panel, qtbot):
     viewer, panel, hand = open_and_correct(open_panel, qtbot, np.stack([ramp(32, 48)] * 3, -1), rgb=True)
     tab = panel.correct_tab

@@ -47,6 +47,58 @@ def test_an_accepted_slice_holds_the_prediction_at_the_threshold_and_strokes_sta
     np.testing.assert_array_equal(strokes.data, painted)
 
 
+def test_undo_takes_back_what_was_done_last_and_ctrl_z_keeps_to_strokes(open_panel, qtbot):
+    _, panel, hand = open_and_correct(open_panel, qtbot, ramp(3, 32, 48), is_segmented=True)
+    tab = panel.correct_tab
+    corrections, buttons = tab.corrections(), tab.body.buttons
+
+    def stands():
+        return int(np.count_nonzero(corrections.strokes)), int(np.count_nonzero(corrections.reviewed))
+
+    hand.drag((10, 10), (10, 40))
+    first, _ = stands()
+    hand.press(Qt.Key.Key_A)
+    accepted = np.asarray(corrections.reviewed)
+    assert stands() == (first, 32 * 48)
+    qtbot.mouseClick(buttons["undo"], LEFT)
+    assert stands() == (first, 0)
+    assert tab.message.text() == "What was accepted last is taken back; your strokes are still there."
+    hand.press(Qt.Key.Key_U)
+    assert stands() == (0, 0)
+    hand.press(Qt.Key.Key_U)
+    assert tab.message.text().startswith("There is nothing to undo")
+    qtbot.mouseClick(buttons["redo"], LEFT)
+    assert stands() == (first, 0)
+    hand.press(Qt.Key.Key_U, Qt.KeyboardModifier.ShiftModifier)
+    assert stands() == (first, 32 * 48)
+    np.testing.assert_array_equal(corrections.reviewed, accepted)
+    hand.drag((25, 10), (25, 40))
+    both, _ = stands()
+    assert both > first
+    hand.press(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert stands() == (first, 32 * 48)
+    hand.press(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+    assert stands() == (0, 32 * 48)
+    hand.press(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier)
+    assert stands() == (first, 32 * 48)
+    hand.press(Qt.Key.Key_U)
+    assert stands() == (0, 32 * 48)
+    hand.press(Qt.Key.Key_U)
+    assert stands() == (0, 0)
+
+
+def test_what_is_accepted_has_one_colour_of_its_own_through_which_the_result_is_seen(open_panel, qtbot):
+    _, panel, hand = open_and_correct(open_panel, qtbot, ramp(3, 32, 48), is_segmented=True)
+    layers, tab = panel.correct_tab.session.layers, panel.correct_tab
+    hand.press(Qt.Key.Key_A)
+    colors = [tuple(layers.reviewed.get_color(value)) for value in (1, 2, 7)]
+    assert colors[0] == colors[1] == colors[2]
+    assert colors[0] not in [tuple(layers.strokes.get_color(value)) for value in (1, 2)]
+    assert layers.reviewed.opacity < 0.3
+    tab.actions.recolor_class(2, "#123456")
+    assert tuple(layers.reviewed.get_color(2)) == colors[0]
+
+
 def test_a_drawn_box_and_the_view_are_accepted(open_panel, qtbot):
     image = ramp(3, 64, 64)
     viewer, panel, hand = open_and_correct(open_panel, qtbot, image, is_segmented=True)
@@ -119,6 +171,47 @@ def test_the_next_place_is_where_the_network_wavers_and_done_ones_drop_out(open_
     hand.press(Qt.Key.Key_N)
     assert tab.message.text().startswith("Nothing is left to look at")
     assert not places.isVisible()
+
+
+def test_the_place_is_framed_until_it_is_reviewed_and_the_frame_is_never_painted(open_panel, qtbot):
+    image = np.zeros((5, 256, 256), np.uint8)
+    image[3, :128, 128:] = 128
+    image[1, 128:, :128] = 64
+    viewer, panel, hand = open_and_correct(
+        open_panel, qtbot, image, is_segmented=True, scale=(50, 4, 4), translate=(0, 8, 8), units="nm"
+    )
+    tab = panel.correct_tab
+    strokes, camera = tab.session.layers.strokes, getattr(viewer, "scene", viewer).camera
+    hand.press(Qt.Key.Key_N)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
+    frame = viewer.layers["em place"]
+    assert tab.body.places.item(0).text().startswith("z 3, y 64, x 192  ")
+    corners = np.array([frame.data_to_world(corner) for corner in frame.data[0]])
+    np.testing.assert_allclose(corners.min(axis=0), (150, 8 - 2, 8 + 512 - 2))
+    np.testing.assert_allclose(corners.max(axis=0), (150, 8 + 510, 8 + 1022))
+    assert frame.units == strokes.units
+    assert not frame.editable
+    assert (viewer.layers.selection.active, strokes.mode) == (strokes, "paint")
+    width = frame.edge_width[0]
+    camera.zoom *= 2
+    np.testing.assert_allclose(frame.edge_width[0], width / 2)
+    hand.drag((40, 180), (40, 200))
+    assert np.asarray(strokes.data).any()
+    viewer.layers["em"].translate = (0, 16, 16)
+    np.testing.assert_allclose(frame.translate, (0, 16, 16))
+    hand.press(Qt.Key.Key_N)
+    assert viewer.layers["em place"] is frame
+    np.testing.assert_allclose(frame.data[0].mean(axis=0), (1, 191.5, 63.5))
+    hand.press(Qt.Key.Key_A)
+    qtbot.waitUntil(lambda: "em place" not in viewer.layers, timeout=5_000)
+    assert viewer.layers.selection.active is strokes
+    hand.press(Qt.Key.Key_N)
+    assert "em place" in viewer.layers
+    viewer.add_image(ramp(32, 48), name="other")
+    combo = panel.segment_tab.form.image
+    combo.setCurrentIndex(combo.findText("other"))
+    combo.activated.emit(combo.currentIndex())
+    assert "em place" not in viewer.layers
 
 
 def test_corrections_are_offered_when_the_image_comes_back(open_panel, qtbot):

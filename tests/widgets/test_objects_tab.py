@@ -153,6 +153,28 @@ def test_the_slab_on_screen_is_found_anew_while_sliders_move_and_lies_exactly_ov
     assert panel.tabs.tabBar().sizeHint().width() <= panel.tabs.width()
 
 
+def test_objects_may_be_too_large_too_and_the_two_sizes_never_cross(open_tab, qtbot):
+    viewer, _, tab = open_tab()
+    form = tab.form
+    choose(form.method, "components")
+    tab.preview.click()
+    settle(qtbot, tab)
+    sizes = np.bincount(find_objects(blobs(), "ZYX", options=ObjectOptions()).ravel())[1:]
+    assert (form.read().largest, form.largest.note.text()) == (0, "However large.")
+    form.largest.number.setValue(int(sizes.max()) - 1)
+    settle(qtbot, tab)
+    assert form.read().largest == sizes.max() - 1
+    assert form.largest.note.text() == f"Objects up to {sizes.max() - 1:,} voxels = {(sizes.max() - 1) * 800:,} nm³."
+    assert viewer.layers["em objects (preview)"].data.max() == len(sizes) - (sizes == sizes.max()).sum()
+    form.smallest.number.setValue(5000)
+    assert (form.read().smallest, form.read().largest) == (5000, 5000)
+    form.largest.number.setValue(20)
+    assert (form.read().smallest, form.read().largest) == (20, 20)
+    form.largest.number.setValue(0)
+    assert (form.read().smallest, form.read().largest) == (20, 0)
+    settle(qtbot, tab)
+
+
 def test_of_many_wishes_the_last_one_is_shown_and_stages_are_kept(open_tab, qtbot, monkeypatch):
     _, _, tab = open_tab()
     from napari_skipseg.objects.find import ObjectSearch

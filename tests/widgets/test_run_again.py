@@ -63,7 +63,8 @@ def test_the_same_is_segmented_once_more_and_the_form_says_it(opened, qtbot, eng
     viewer.layers.selection = {viewer.layers["probability"]}
     press(qtbot, panel)
     assert engine.calls[1][1:] == engine.calls[0][1:]
-    assert engine.pinned == [None, {"side": 64, "batch": 1, "device": "cpu"}]
+    chosen = {"side": 64, "batch": 1, "backend": "fake", "precision": "f32", "device": "cpu"}
+    assert engine.pinned == [None, chosen]
     assert (form.threshold.value(), form.options.tile.value(), form.options.average.currentData()) == (0.25, 128, 4)
     np.testing.assert_array_equal(np.asarray(viewer.layers["binary"].data), ramp(32, 48) / 255 > 0.25)
     assert panel.segment_tab.message.text() == "Run again as before."

@@ -16,6 +16,7 @@ from napari_skipseg.batch.dask_client import open_cluster
 from napari_skipseg.batch.entry import Outcome
 from napari_skipseg.batch.inputs import Entry
 from napari_skipseg.batch.lanes import LANES, WAKE, Message
+from napari_skipseg.batch.openings import clear_crashes
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.records import Record, known, write_record
 from napari_skipseg.batch.settings import BatchSettings
@@ -44,6 +45,7 @@ def iter_cluster(
             yield from _Batch(desk, waiting).iter_work()
         finally:
             desk.stop()
+            clear_crashes(place)
 
 
 def _iter_settle(desk: Desk) -> Generator[None, None, None]:

@@ -7,11 +7,11 @@ import logging
 import os
 import signal
 import socket
-import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -141,15 +141,18 @@ def _own_cluster(shares: tuple[tuple[int, ...], ...], distributed: Any) -> Itera
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Have processes that are started here ignore Ctrl-C, which a terminal sends to all: this one stops them."""
-    if threading.current_thread() is not threading.main_thread():
+    """Have Ctrl-C, which a terminal sends to all, not reach processes that threads begun here start: this one stops
+    them. Threads and processes take over which signals are held back where they are begun, so that this holds for
+    workers too that Dask starts anew in place of dead ones."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where nothing of the kind is handed on
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # begun later, it would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _leave(client: Client) -> None:

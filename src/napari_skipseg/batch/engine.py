@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -9,10 +10,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from napari_skipseg.batch.faults import StoppedError
+from napari_skipseg.batch.openings import Opening, Openings
 from napari_skipseg.batch.place import RunPlace, write_text
 from napari_skipseg.devices import Device, choose_device
 from napari_skipseg.errors import ModelError
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.memory_share import ALONE, MemoryShare
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.recipe import SegmentRequest
 from napari_skipseg.models.catalog import locate_model
@@ -32,7 +35,7 @@ Key = tuple[str, tuple[int, ...], "Pinned | None"]
 
 class Engine:
     """The model that `request` names, and its backends. Threads share it: the network computes for one file at a time,
-    from its first tile to its last, so that others read and write meanwhile.
+    from its first tile to its last, so that others read and write meanwhile. share: of the memory of its machine.
 
     Raises:
         ModelError: there is no such model, or it has other weights than those named.
@@ -40,14 +43,15 @@ class Engine:
         FileError: nothing can be written to the run's folder.
     """
 
-    def __init__(self, request: SegmentRequest, place: RunPlace) -> None:
+    def __init__(self, request: SegmentRequest, place: RunPlace, share: MemoryShare = ALONE) -> None:
         self.model = _read_model(request)
-        self.chosen = _chosen(self.model, request.options, place)
+        self.chosen = _chosen(self.model, request.options, place, share)
         self._backends: dict[Key, Backend] = {}
         self._making = threading.Lock()
         self._changed = threading.Condition()
         self._holder: Turn | None = None
         self._closed = False
+        self.openings = Openings(place, lambda: self._closed)
 
     def taken(self, stack: Stack, options: SegmentOptions) -> Stack:
         """Return what the model looks at: the channel that was chosen, or all of them.
@@ -59,15 +63,19 @@ class Engine:
 
         return select_channel(stack, self.model, options)
 
-    def turn(self) -> Turn:
-        """Return what runs the network for one file."""
-        return Turn(self)
+    def turn(self, opening: Opening | None = None) -> Turn:
+        """Return what runs the network for one file, which it may be that is being opened."""
+        return Turn(self, opening)
 
     def close(self) -> None:
         """Let the network compute no more: who waits for it, or asks for it, gets a StoppedError."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def is_free_for(self, turn: Turn) -> bool:
+        """Return whether a file need not wait for the network at this moment."""
+        return self._holder in (None, turn)
 
     def take(self, turn: Turn) -> None:
         """Wait until the network is free, or this file's already."""
@@ -106,8 +114,8 @@ class Turn:
     seconds: in which the network computed. waited: until it was free.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, opening: Opening | None = None) -> None:
+        self._engine, self._opening = engine, opening
         self.seconds = 0.0
         self.waited = 0.0
 
@@ -126,7 +134,9 @@ class Turn:
     def run(self, compute: Callable[[], TileOutput]) -> TileOutput:
         """Return what `compute` gives when it is this file's turn."""
         asked = time.perf_counter()
-        self._engine.take(self)
+        opening = None if self._engine.is_free_for(self) else self._opening
+        with contextlib.nullcontext() if opening is None else opening.waiting():
+            self._engine.take(self)
         start = time.perf_counter()
         self.waited += start - asked
         try:
@@ -176,7 +186,7 @@ def _read_model(request: SegmentRequest) -> Model:
     return model
 
 
-def _chosen(model: Model, options: SegmentOptions, place: RunPlace) -> dict[str, Any]:
+def _chosen(model: Model, options: SegmentOptions, place: RunPlace, share: MemoryShare) -> dict[str, Any]:
     """Return the tile and the device that all files of the run take: those it was begun with, else the best now."""
     from napari_skipseg.inference.predict import best_choice
 
@@ -187,7 +197,7 @@ def _chosen(model: Model, options: SegmentOptions, place: RunPlace) -> dict[str,
     except (OSError, ValueError):
         pass  # nothing was chosen yet, or it cannot be read
     device = choose_device(options.device)
-    tile = best_choice(model, device, options)
+    tile = best_choice(model, device, options, share)
     chosen = {"side": tile.side, "batch": tile.batch, "device": device.name}
     write_text(place.choice, json.dumps(chosen) + "\n")
     return chosen

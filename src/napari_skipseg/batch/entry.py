@@ -17,6 +17,7 @@ from napari_skipseg.batch.engine import Engine, Turn
 from napari_skipseg.batch.faults import StoppedError, fault_of_folder, reason_of
 from napari_skipseg.batch.finding import iter_objects
 from napari_skipseg.batch.inputs import UNFINISHED, Entry
+from napari_skipseg.batch.openings import Opening
 from napari_skipseg.batch.place import RunPlace, write_bytes
 from napari_skipseg.batch.records import (
     Record,
@@ -30,7 +31,7 @@ from napari_skipseg.batch.records import (
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.thumbnails import draw_thumbnail
 from napari_skipseg.batch.truths import find_truth, score
-from napari_skipseg.errors import SkipsegError
+from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.outputs import Focus, Written
@@ -99,9 +100,13 @@ def _iter_work(
     settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine, begun: Record | None
 ) -> Generator[Progress, Focus | None, Record]:
     """Yield while what is left of a file is done; return its record. begun: of one that is segmented already."""
-    request = settings.request
-    stack = read_stack(entry.file, settings.axes or None, settings.voxel_size, settings.unit or None)
-    record = begun or (yield from _iter_segmented(stack, settings, entry, place, engine))
+    request, opening = settings.request, engine.openings.look_at(entry)
+    if opening.note.is_hopeless:
+        raise FileError(opening.note.reason)
+    with opening:
+        stack = read_stack(entry.file, settings.axes or None, settings.voxel_size, settings.unit or None)
+        record = begun or (yield from _iter_segmented(stack, settings, entry, place, engine, opening))
+        opening.passed()
     results = {_result_of(file, entry): file for file in record.files(place.path)}
     seconds = dict(record.seconds)
     if request.objects is not None:
@@ -122,7 +127,7 @@ def _iter_work(
 
 
 def _iter_segmented(
-    stack: Stack, settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine
+    stack: Stack, settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine, opening: Opening
 ) -> Generator[Progress, Focus | None, Record]:
     """Yield while a file is segmented; return a record of that, written where more than moments are still to come."""
     from napari_skipseg.inference.to_folder import FolderTarget
@@ -131,10 +136,10 @@ def _iter_segmented(
     before = known(entry.file)
     outdated = _is_outdated(place, entry, before)
     how = (request.depth, request.form, outdated, request.objects)
-    turn = engine.turn()
+    turn = engine.turn(opening)
     try:
         target = FolderTarget(place.results(entry), entry.name, *how)
-        files = yield from _iter_segment(stack, settings, target, engine, turn)
+        files = yield from _iter_segment(stack, settings, target, engine, turn, opening)
     finally:
         turn.end()
     outputs, size = outputs_of(files, place.path), math.prod(stack.shape) * np.dtype(stack.data.dtype).itemsize
@@ -147,7 +152,7 @@ def _iter_segmented(
 
 
 def _iter_segment(
-    stack: Stack, settings: BatchSettings, target: FolderTarget, engine: Engine, turn: Turn
+    stack: Stack, settings: BatchSettings, target: FolderTarget, engine: Engine, turn: Turn, opening: Opening
 ) -> Generator[Progress, Focus | None, list[Path]]:
     """Yield as `to_folder.iter_segment` does; the network is free for the next file once the last tile is written."""
     from napari_skipseg.inference.to_folder import iter_segment
@@ -161,6 +166,8 @@ def _iter_segment(
             except StopIteration as stop:
                 files: list[Path] = stop.value
                 return files
+            if progress.done:
+                opening.passed()
             if isinstance(progress, Written) and progress.done >= progress.total:
                 turn.end()
             focus = yield progress

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from napari_skipseg.batch.settings import BatchSettings
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.images import mrc, pictures
 from napari_skipseg.images.files import place_of, read_recipe
@@ -100,7 +101,7 @@ def _find(settings: BatchSettings, base: Path, pattern: str) -> Inputs:
         else:
             found.append(relative)
     if not found:
-        left = f", only {others + ours} files that are none or results of ours" if others + ours else ""
+        left = f", only {counted(others + ours, 'other file')}" if others + ours else ""
         raise FileError(f"'{settings.inputs}' holds no image{left}: check the name, or look into its folders too.")
     return Inputs(_named(base, found), others, ours)
 

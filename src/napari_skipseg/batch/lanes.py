@@ -13,6 +13,7 @@ from napari_skipseg.batch.engine import Engine
 from napari_skipseg.batch.entry import Outcome, segment_entry
 from napari_skipseg.batch.faults import StoppedError
 from napari_skipseg.batch.inputs import Entry
+from napari_skipseg.batch.openings import crashes_told
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.progress import Progress
@@ -40,6 +41,13 @@ def iter_lanes(
     Raises:
         SkipsegError: the model cannot be had, or nothing can be written any more.
     """
+    with crashes_told(place):
+        yield from _iter_lanes(settings, waiting, place)
+
+
+def _iter_lanes(
+    settings: BatchSettings, waiting: deque[Entry], place: RunPlace
+) -> Generator[Message | None, None, None]:
     engine = Engine(settings.request, place)
     news: SimpleQueue[Message | Exception] = SimpleQueue()
     lanes = [

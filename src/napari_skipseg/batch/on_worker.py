@@ -24,6 +24,7 @@ from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.worker_engine import UnfitError, asked_of, engine_of, take_cores, use_threads
 from napari_skipseg.errors import SkipsegError
+from napari_skipseg.inference.memory_share import MemoryShare
 from napari_skipseg.inference.outputs import Written
 from napari_skipseg.locks import is_held
 from napari_skipseg.progress import Progress
@@ -78,6 +79,7 @@ class Post:
         self.address: str = self._worker.address
         self.name = str(self._worker.name)
         self.threads: int = self._worker.state.nthreads
+        self.memory = int(self._worker.memory_manager.memory_limit or 0)
 
     @property
     def is_wanted(self) -> bool:
@@ -101,7 +103,7 @@ def _answer(asked: dict[str, Any], post: Post) -> dict[str, Any]:
         use_threads(post.threads)
     settings, place = asked_of(asked)
     with _lane(settings):
-        engine = engine_of(asked, settings, place)
+        engine = engine_of(asked, settings, place, share_of(asked, post.memory))
         if engine is None:
             return {"reply": "no model", "address": post.address}
         if asked["task"] == "settle":
@@ -110,6 +112,15 @@ def _answer(asked: dict[str, Any], post: Post) -> dict[str, Any]:
         if asked["task"] == "block":
             return _block(settings, entry, place, engine, range(asked["start"], asked["stop"]), post)
         return _file(settings, entry, place, engine, post, asked["task"] == "begin")
+
+
+def share_of(asked: dict[str, Any], memory: int) -> MemoryShare:
+    """Return what a worker counts as its own of its machine's memory.
+
+    Workers of this machine share what is free, and what a GPU has. Those of a cluster have `memory` bytes, which Dask
+    gives each (0 = no limit); a GPU is theirs alone.
+    """
+    return MemoryShare(max(1, len(asked["cores"])), memory)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from napari_skipseg.batch.place import RunPlace, write_text
 from napari_skipseg.batch.rows import Row
 from napari_skipseg.batch.settings import BatchSettings, settings_to_json
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.devices import versions
 from napari_skipseg.progress import in_words
 
@@ -23,14 +24,21 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid #dcdfe4; vertical-align: top; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-td.number, td.size, td[class] { white-space: nowrap; }
-td.file { overflow-wrap: anywhere; white-space: normal; min-width: 10rem; }
-img { width: 96px; image-rendering: auto; display: block; border-radius: 3px; }
+td { white-space: nowrap; } td.file { overflow-wrap: anywhere; white-space: normal; min-width: 14rem; width: 99%; }
+td.file p { margin: .15rem 0 0; font-size: 13px; }
+div.wide { overflow-x: auto; } code, li { overflow-wrap: anywhere; }
+img { max-width: 96px; max-height: 96px; display: block; border-radius: 3px; }
 .failed { color: #b3261e; } .done { color: #1b6e3c; } .skipped, .waiting { color: #5f6570; }
 pre { background: #f3f4f6; padding: 1rem; overflow-x: auto; font-size: 13px; border-radius: 4px; }
 @media (prefers-color-scheme: dark) { body { background: #16181c; color: #e4e6ea; } pre { background: #23262c; }
   th, td { border-color: #363a42; } .failed { color: #ff8a80; } .done { color: #7bd88f; }
   .skipped, .waiting { color: #9aa0aa; } }
+@media screen and (max-width: 50rem) { tr.heads { display: none; }
+  table, tbody { display: block; } tr { display: grid; grid-template-columns: 112px 1fr; padding: .5rem 0;
+  border-bottom: 1px solid #8886; } td, td.file { border: 0; padding: 0; grid-column: 2; min-width: 0; width: auto; }
+  td.picture { grid-column: 1; grid-row: 1 / span 99; } td:empty { display: none; } td.number { text-align: left; }
+  td[data-name]::before { content: attr(data-name) ": "; }
+  td.file { font-weight: 600; } td.file p { font-weight: 400; } }
 @media print { body { margin: 0; max-width: none; } tr { break-inside: avoid; } }
 """
 
@@ -65,7 +73,7 @@ def write_report(path: Path, rows: Sequence[Row], place: RunPlace, settings: Bat
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     failed = [row for row in rows if row.state == "failed"]
     parts = [
-        f"<h1>{_text(settings.request.model)}: {len(rows)} files</h1>",
+        f"<h1>{_text(settings.request.model)}: {counted(len(rows), 'file')}</h1>",
         f"<p>{told}; {in_words(seconds)}. Results in <code>{_text(place.path)}</code></p>",
         _failures(failed) if failed else "",
         "<h2>Files</h2>",
@@ -90,20 +98,24 @@ def _failures(rows: Sequence[Row]) -> str:
 
 def _table(rows: Sequence[Row]) -> str:
     scores = _score_names(rows)
-    heads = "".join(f'<th class="number">{_text(name.replace("_", " "))}</th>' for name in scores)
-    first = "<th>Result</th><th>File</th><th>State</th><th>Size</th>"
-    lines = [f'<tr>{first}<th class="number">Seconds</th>{heads}<th>Notes</th></tr>']
+    names = ["Seconds", *(_text(name.replace("_", " ")) for name in scores)]
+    heads = "".join(f'<th class="number">{name}</th>' for name in names)
+    lines = [f'<tr class="heads"><th>Result</th><th>File</th><th>State</th><th>Size</th>{heads}</tr>']
     for row in rows:
-        seconds = f"{row.seconds:.1f}" if row.seconds else ""
-        numbers = [seconds, *(_number(row.scores.get(name)) for name in scores)]
+        numbers = [f"{row.seconds:.1f}" if row.seconds else "", *(_number(row.scores.get(name)) for name in scores)]
+        note = row.reason or row.note
+        kind = "failed" if row.reason else "skipped"
+        told = f'<p class="{kind}">{_text(note)}</p>' if note else ""
         cells = [
-            f'<td>{_picture(row)}</td><td class="file">{_text(row.relative)}</td>',
-            f'<td class="{row.state}">{row.state}</td><td class="size">{_text(row.size)}</td>',
-            *(f'<td class="number">{number}</td>' for number in numbers),
-            f"<td>{_text(row.reason or row.note)}</td>",
+            f'<td class="picture">{_picture(row)}</td><td class="file">{_text(row.relative)}{told}</td>',
+            f'<td class="{row.state}">{row.state}</td><td>{_text(row.size)}</td>',
+            *(
+                f'<td class="number" data-name="{name}">{number}</td>'
+                for name, number in zip(names, numbers, strict=True)
+            ),
         ]
         lines.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table>{''.join(lines)}</table>"
+    return f'<div class="wide"><table>{"".join(lines)}</table></div>'
 
 
 def _picture(row: Row) -> str:

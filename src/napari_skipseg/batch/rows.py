@@ -10,6 +10,7 @@ from napari_skipseg.batch.entry import Outcome
 from napari_skipseg.batch.inputs import Entry
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.records import State, read_record
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.progress import Progress
 
 STEPS = 1000
@@ -163,5 +164,5 @@ class Board:
         return FileChanged(how_far.done, how_far.total, how_far.message, row, left)
 
     def _how_far(self) -> Progress:
-        told = f"{self._ended} of {len(self.rows)} files"
+        told = f"{self._ended} of {counted(len(self.rows), 'file')}"
         return Progress(self._steps, len(self.rows) * STEPS, told)

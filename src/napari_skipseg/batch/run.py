@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from napari_skipseg.batch.cluster import iter_cluster
 from napari_skipseg.batch.inputs import Entry, Inputs, find_inputs
 from napari_skipseg.batch.lanes import Message, iter_lanes
+from napari_skipseg.batch.openings import give_chance
 from napari_skipseg.batch.place import REPORT_FILE, SUMMARY_FILE, RunPlace, place_of_run
 from napari_skipseg.batch.records import read_record
 from napari_skipseg.batch.report import write_report, write_summary
 from napari_skipseg.batch.rows import Board, Retry, Row
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.truths import check_truth
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.errors import InputError
 from napari_skipseg.progress import Progress
 
@@ -49,9 +51,10 @@ class BatchResult:
             said.append(f"{self.count('skipped')} done before with the same recipe and skipped")
         if self.count("failed"):
             said.append(f"{self.count('failed')} failed")
-        left = [f"{self.others} files that are no images"] if self.others else []
-        left += [f"{self.ours} results of ours"] if self.ours else []
-        told = f"{len(self.rows)} files: {', '.join(said)}."
+        others = counted(self.others, "file that is no image", "files that are no images")
+        ours = counted(self.ours, "result of ours", "results of ours")
+        left = [told for told, count in ((others, self.others), (ours, self.ours)) if count]
+        told = f"{counted(len(self.rows), 'file')}: {', '.join(said)}."
         return f"{told} Left out: {' and '.join(left)}." if left else told
 
 
@@ -70,8 +73,7 @@ def iter_batch(
         SkipsegError: there are no inputs or no model, the output may not lie there, another run holds it, it cannot be
             written, or the disk is full.
     """
-    start = time.monotonic()
-    runner = runner or _runner(settings)
+    start, runner = time.monotonic(), runner or _runner(settings)
     found = find_inputs(settings)
     check_truth(settings, len(found.entries))
     place = place_of_run(settings)
@@ -79,7 +81,7 @@ def iter_batch(
     if not entries:
         raise InputError(f"Nothing failed in '{place.path}': there is nothing to do again.")
     with place.held(settings):
-        board, waiting = Board(found.entries, place), deque(entries)
+        board, waiting = Board(found.entries, place), deque(_given_chance(place, entries) if retry else entries)
         if retry:
             board.recall(entry for entry in found.entries if entry not in entries)
         yield board.opened(found.others, found.ours)
@@ -87,7 +89,8 @@ def iter_batch(
             for message in work:
                 command = yield board.told(None) if message is None else board.told(message.news, message.entry)
                 if command is not None:
-                    for entry in [entry for entry in found.entries if board.is_meant(entry, command)]:
+                    meant = [entry for entry in found.entries if board.is_meant(entry, command)]
+                    for entry in _given_chance(place, meant):
                         waiting.append(entry)
                         yield board.waits(entry)
         rows, seconds = tuple(board.rows.values()), time.monotonic() - start
@@ -99,6 +102,13 @@ def iter_batch(
 
 def _runner(settings: BatchSettings) -> Runner:
     return iter_cluster if settings.workers or settings.scheduler else iter_lanes
+
+
+def _given_chance(place: RunPlace, entries: Sequence[Entry]) -> Sequence[Entry]:
+    """Return files that failed, those at which the process crashed to be opened once more."""
+    for entry in entries:
+        give_chance(place, entry)
+    return entries
 
 
 def _failed(found: Inputs, place: RunPlace) -> tuple[Entry, ...]:

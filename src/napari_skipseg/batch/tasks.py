@@ -16,6 +16,7 @@ from napari_skipseg.batch.on_worker import answer, at_work
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.sent_models import hash_of, keep_sent, read_files
 from napari_skipseg.batch.settings import BatchSettings, settings_to_json
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.devices import versions
 from napari_skipseg.errors import EngineError, SkipsegError
 from napari_skipseg.locks import is_held
@@ -127,7 +128,8 @@ class Desk:
             answered: dict[str, Any] = json.loads(done.result(timeout=STOPPING))
         except KilledWorker as error:
             workers = len(getattr(error, "history", ())) or 1
-            reason = f"{workers} workers ended while they had it, of too little memory most likely: choose a smaller "
+            ended = f"{counted(workers, 'worker')} ended while having it"
+            reason = f"{ended}, of too little memory most likely: choose a smaller "
             return {"reply": "failed", "reason": f"{reason}tile, such as 256 (64 for a volume), or fewer workers."}
         except (OSError, TimeoutError) as error:
             raise self.cluster.gone() from error

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from napari_skipseg.batch.engine import Engine
 from napari_skipseg.batch.inputs import SETTINGS_FILE
+from napari_skipseg.batch.openings import tell_crashes
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.sent_models import find_sent
 from napari_skipseg.batch.settings import BatchSettings, settings_from_json
 from napari_skipseg.devices import Device, choose_device, has_openvino, versions
 from napari_skipseg.errors import SkipsegError
+from napari_skipseg.inference.memory_share import MemoryShare
 from napari_skipseg.inference.recipe import SegmentRequest
 
 if TYPE_CHECKING:
@@ -41,15 +43,16 @@ class UnfitError(SkipsegError):
 class WorkerEngine(Engine):
     """An engine that computes with what the run was settled on, where this machine would choose otherwise.
 
-    settled: a backend's name and its precision; None: what this machine chooses is to be settled on.
+    settled: a backend's name and its precision; None: what this machine chooses is to be settled on. share: of this
+    machine's memory, as other workers are here too.
 
     Raises:
         SkipsegError: as `Engine`.
         UnfitError: this machine cannot compute so.
     """
 
-    def __init__(self, request: SegmentRequest, place: RunPlace, settled: list[str] | None) -> None:
-        super().__init__(request, place)
+    def __init__(self, request: SegmentRequest, place: RunPlace, settled: list[str] | None, share: MemoryShare) -> None:
+        super().__init__(request, place, share)
         choose_device(self.chosen["device"])
         self.natural = _natural(self.chosen["device"], bool(request.options.samples))
         self._pinned: Pinned | None = None
@@ -107,7 +110,9 @@ def asked_of(asked: dict[str, Any]) -> tuple[BatchSettings, RunPlace]:
     return settings, place
 
 
-def engine_of(asked: dict[str, Any], settings: BatchSettings, place: RunPlace) -> WorkerEngine | None:
+def engine_of(
+    asked: dict[str, Any], settings: BatchSettings, place: RunPlace, share: MemoryShare
+) -> WorkerEngine | None:
     """Return this process's engine for a run, made for its first task; None where the model is not here.
 
     Raises:
@@ -120,7 +125,8 @@ def engine_of(asked: dict[str, Any], settings: BatchSettings, place: RunPlace) -
             if folder is None:
                 return None
             request = replace(settings.request, model=str(folder))
-            _engines[key] = WorkerEngine(request, place, asked["computes"])
+            tell_crashes(place)
+            _engines[key] = WorkerEngine(request, place, asked["computes"], share)
             while len(_engines) > KEPT:
                 _engines.popitem(last=False)
         _engines.move_to_end(key)

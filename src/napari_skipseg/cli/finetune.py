@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import contextlib
+import re
+from collections.abc import Generator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from napari_skipseg.cli.options import AsJson, Device, add_flags, flag, one_of
-from napari_skipseg.progress import run_to_end
+from napari_skipseg.progress import Progress, in_words, run_to_end
 from napari_skipseg.terminal import report, report_rows, watch
 from napari_skipseg.training.augmentation import AUGMENTATIONS
 from napari_skipseg.training.finetune_settings import BatchNorm, Reach
 from napari_skipseg.training.settings import LossName, Precision
 
 if TYPE_CHECKING:
-    from napari_skipseg.training.learning import Finetuned
+    from napari_skipseg.training.learning import Finetuned, Lesson
 
+STEP = re.compile(r"step (\d+)")
 FLAGS: dict[str, Any] = {
     "classes": Annotated[
         list[str] | None,
@@ -55,21 +59,55 @@ def finetune(
 
     Several devices: torchrun --nproc-per-node 2 -m napari_skipseg.cli finetune …
     """
-    from napari_skipseg.models.catalog import user_folder
+    from napari_skipseg.models.catalog import check_free, user_folder
     from napari_skipseg.training.finetune_flags import finetune_from_flags
 
     files = {"images": [str(image) for image in images], "labels": [str(label) for label in labels]}
     settings = finetune_from_flags({"model": model, "name": name, **files, **flags})
-    from napari_skipseg.training.corrected import read_corrected
+    from napari_skipseg.training.corrected import iter_plan_lesson, read_corrected
     from napari_skipseg.training.distributed import started_by_torchrun
     from napari_skipseg.training.finetune import iter_finetune
 
-    processes = started_by_torchrun()
-    work = iter_finetune(settings, read_corrected(settings), out or user_folder(), device, processes)
-    if processes.is_first:
-        _show(watch(work, f"fine-tuning {name}"), as_json)
-    else:
+    processes, folder, corrected = started_by_torchrun(), out or user_folder(), read_corrected(settings)
+    work = iter_finetune(settings, corrected, folder, device, processes)
+    if not processes.is_first:
         run_to_end(work)
+        return
+    check_free(name, folder)
+    lesson = watch(iter_plan_lesson(settings, corrected, device), "looking at the labels")
+    # a step was measured on one device alone
+    _note(lesson if processes.count == 1 else replace(lesson, seconds=None))
+    _show(watch(_iter_noted(work), f"fine-tuning {name}"), as_json)
+
+
+def _note(lesson: Lesson) -> None:
+    """Say on stderr what will be learnt from, what is held out, and how long it takes."""
+    trained, held = (f"{count} place{'s' * (count != 1)}" for count in lesson.places)
+    takes = "" if lesson.seconds is None else f" Takes about {in_words(lesson.seconds)}."
+    slices = f"{lesson.slices} slice{'s' * (lesson.slices != 1)}"
+    typer.echo(f"Labels on {slices}: learns from {trained}, compares old and new on {held}.{takes}", err=True)
+    width = max(len(class_name) for class_name in lesson.pixels)
+    for class_name, count in lesson.pixels.items():
+        kept = lesson.held_out.get(class_name, 0)
+        typer.echo(f"  {class_name:{width}}  {count:,} pixels to learn from, {kept:,} held out", err=True)
+
+
+def _iter_noted(work: Generator[Progress, Any, Finetuned]) -> Generator[Progress, None, Finetuned]:
+    """Yield and return what `work` does, in words that leave room for the time left; say once where it goes on."""
+    begun = False
+    with contextlib.closing(work):
+        while True:
+            try:
+                progress = next(work)
+            except StopIteration as stop:
+                finetuned: Finetuned = stop.value
+                return finetuned
+            if not begun and (found := STEP.match(progress.message)):
+                begun = True
+                if (done := int(found[1]) - 1) > 0:
+                    typer.echo(f"Goes on from its checkpoint: resumed at step {done}.", err=True)
+            said = [part for part in progress.message.split(", ") if " loss " not in part]
+            yield replace(progress, message=", ".join(said))
 
 
 def _show(finetuned: Finetuned, as_json: bool) -> None:

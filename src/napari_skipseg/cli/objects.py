@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from napari_skipseg.objects.files import ObjectFiles
 
 _DEFAULT = ObjectOptions()
-_FOUND_IN = ("_probability", "_binary")
 
 _FLAGS: dict[str, Any] = {
     "method": Annotated[str | None, flag(f"How: {one_of(get_args(Method))} (default {_DEFAULT.method}).")],
@@ -77,27 +76,14 @@ class _Wanted(NamedTuple):
 
 
 def _write(wanted: _Wanted, options: ObjectOptions) -> ObjectFiles:
-    from napari_skipseg.devices import versions
     from napari_skipseg.images.files import read_stack
-    from napari_skipseg.inference.recipe import describe_input
-    from napari_skipseg.inference.saving import check_replaceable
-    from napari_skipseg.objects.files import iter_write_objects, read_probability
-    from napari_skipseg.objects.whole import ObjectsTarget
+    from napari_skipseg.inference.objects_to_folder import ObjectsAsked, iter_objects_to_folder
+    from napari_skipseg.objects.files import read_probability
 
     found = read_probability(wanted.probability, *wanted.calibration)
     image = None if wanted.image is None else read_stack(wanted.image)
-    recipe = {"operation": "objects", "inputs": [vars(describe_input(found.stack))], "versions": versions()}
-    target = ObjectsTarget(wanted.folder, _plain(found.stack.name), wanted.form, recipe)
-    check_replaceable([target.file], wanted.form)
-    work = iter_write_objects(found.stack, found.class_names, options, target, image, found.labels)
+    work = iter_objects_to_folder(ObjectsAsked(found, options, image, wanted.form), wanted.folder)
     return watch(work, f"finding objects in {wanted.probability.name}")
-
-
-def _plain(name: str) -> str:
-    """Return the name of the image that a probability is of."""
-    for ending in _FOUND_IN:
-        name = name.removesuffix(ending)
-    return name
 
 
 def _scores(labels: Path, truth: Path) -> dict[str, float]:

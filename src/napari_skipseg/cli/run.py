@@ -21,7 +21,7 @@ def run(
     model: Annotated[str, typer.Option(help="Where the recipe's model lies now.")] = "",
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an unfinished run that lies there.")] = False,
 ) -> None:
-    """Segment again as a recipe says: the same image and model, and what was chosen for them."""
+    """Segment, or find objects, again as a recipe says: the same image and model, and what was chosen for them."""
     from napari_skipseg.images.files import read_stack
     from napari_skipseg.inference.recipe_sources import read_recipe_file
     from napari_skipseg.inference.repeat import AGAIN, iter_repeat, prepare_repeat
@@ -37,5 +37,5 @@ def run(
                 typer.echo(f"Warning: {warning}", err=True)
         said = repeat.warnings
         work = iter_repeat(repeat, near / AGAIN if out_dir is None else out_dir, restart)
-        for written in watch(work, f"segmenting {repeat.stack.name}"):
+        for written in watch(work, repeat.title):
             typer.echo(str(written))

@@ -16,9 +16,11 @@ from napari_skipseg.images.tiles import plan_tiles
 from napari_skipseg.inference.backends import TileOutput, make_backend, notes_of, openvino_backend, torch_backend
 from napari_skipseg.inference.dropout import dropout_rate
 from napari_skipseg.inference.grid import Grid, Order, Unit, make_grid
+from napari_skipseg.inference.memory_share import ALONE, MemoryShare
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import AttentionMap, Focus, Opened, Prediction
 from napari_skipseg.inference.passes import BackendMaker, Passes, choose_passes
+from napari_skipseg.inference.pinning import rather
 from napari_skipseg.inference.pipeline import Pace, Pipeline
 from napari_skipseg.inference.recipe import Recipe, SegmentRequest, describe_input, recipe_to_dict
 from napari_skipseg.inference.results import PROBABILITY, UNCERTAINTY, ResultArray, pieces, results_of
@@ -72,12 +74,13 @@ def iter_predict(
     `folder`, or arrays in memory where it is None. `normalization` is measured on the stack, unless it was measured
     before, say on the whole of which `stack` is one slice. `backend_maker` is not asked for samples: those take torch.
     preview: take tiles of one size, whatever the size of the stack, for which a warm engine is ready. pinned: as in
-    `iter_prepare`.
+    `iter_prepare`; a backend in its precision besides, which are taken where they can be had here.
 
     Raises:
         SkipsegError: the stack does not fit the model, its values cannot be used, no such device, a full disk.
     """
-    run = yield from iter_prepare(stack, model, options, backend_maker, normalization, pinned, preview=preview)
+    maker = rather(backend_maker, pinned)
+    run = yield from iter_prepare(stack, model, options, maker, normalization, pinned, preview=preview)
     name_input(run, stack)
     store = ArrayStore(run.results, folder)
     prediction = _predicted(run, store)
@@ -220,11 +223,11 @@ def _choice(model: Model, device: Device, options: SegmentOptions, pinned: Mappi
     return best_choice(model, device, options)
 
 
-def best_choice(model: Model, device: Device, options: SegmentOptions) -> TileChoice:
-    """Return the tile for what would compute on `device`."""
+def best_choice(model: Model, device: Device, options: SegmentOptions, share: MemoryShare = ALONE) -> TileChoice:
+    """Return the tile for what would compute on `device`, in this process's share of its memory."""
     fast = device.name == "cpu" and has_openvino() and not options.samples
     precision = openvino_backend.best_precision() if fast else torch_backend.best_precision(device.name)
-    return choose_tile(model, device, precision, options.tile, options.planes)
+    return choose_tile(model, device, precision, options.tile, options.planes, share)
 
 
 def _grid(stack: Stack, model: Model, seen: str, lengths: tuple[int, ...], choice: TileChoice, preview: bool) -> Grid:

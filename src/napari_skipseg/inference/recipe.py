@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
@@ -36,8 +37,14 @@ RECIPE_FILE, TIMES_FILE = "recipe.json", "times.json"
 LAYER = "layer"
 """The key that a file of labels has besides, so that viewers show it as such."""
 _HEAD = {"operation": OPERATION, "format_version": FORMAT_VERSION}
+CHOSEN = ("side", "batch", "backend", "precision", "device")
+"""What was chosen for a run by what there was, and is taken again by one that repeats it."""
+PINNED = ("normalization", *CHOSEN)
+"""What is taken again where the image is the same too."""
 _COMPARED = ("tile", "batch", "backend", "precision", "device")
 _STRICT = ConfigDict(extra="forbid")
+_NO_LETTERS = re.compile("[\ud800-\udfff]")
+"""What Python reads bytes of a file's name as that are no UTF-8; JSON can say it, as UTF-8 cannot."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,11 @@ def _adapter() -> TypeAdapter[Recipe]:
     return TypeAdapter(Recipe)
 
 
+def chosen_of(recipe: Recipe) -> dict[str, int | str]:
+    """Return what was chosen for a run, as one that repeats it is told; in the viewer and in a shell alike."""
+    return {name: getattr(recipe, name) for name in CHOSEN}
+
+
 def request_hash(request: SegmentRequest, versions: Mapping[str, str]) -> str:
     """Return a SHA-256, in hexadecimal, of what is asked for and of the `versions` that answer it."""
     told = {**asdict(request), "versions": dict(versions)}
@@ -152,8 +164,9 @@ def recipe_to_json(recipe: Recipe) -> str:
 
 
 def dict_to_json(values: Mapping[str, Any]) -> str:
-    """Return what `recipe_to_dict` gives as readable JSON."""
-    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+    """Return what `recipe_to_dict` gives as readable JSON that UTF-8 can hold, whatever bytes a file's name is of."""
+    text = json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+    return _NO_LETTERS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def recipe_from_json(text: str | bytes, place: str = "The recipe") -> Recipe:
@@ -162,11 +175,19 @@ def recipe_from_json(text: str | bytes, place: str = "The recipe") -> Recipe:
     Raises:
         FileError: no JSON, another format version, an unknown key, a missing or impossible value.
     """
+    return recipe_from_dict(read_json(text, place), place)
+
+
+def read_json(text: str | bytes, place: str = "The recipe") -> object:
+    """Return what is in a recipe's `text`, found at `place` (for messages).
+
+    Raises:
+        FileError: it is no JSON.
+    """
     try:
-        values = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FileError(f"{place} is no JSON ({error}): give a recipe that a run wrote.") from error
-    return recipe_from_dict(values, place)
 
 
 def recipe_from_dict(values: object, place: str = "The recipe") -> Recipe:
@@ -177,13 +198,9 @@ def recipe_from_dict(values: object, place: str = "The recipe") -> Recipe:
     """
     if not isinstance(values, Mapping) or "operation" not in values:
         raise FileError(f"{place} holds no recipe: give one that a run wrote.")
-    _check_head(values, place)
+    check_head(values, place)
     rest = {name: value for name, value in values.items() if name not in (*_HEAD, LAYER)}
-    unknown = sorted(
-        set(map(str, rest)) - {each.name for each in fields(Recipe)} - set(_ASKED) | {"request"} & set(rest)
-    )
-    if unknown:
-        raise FileError(f"{place} has the unknown key '{unknown[0]}': remove it, or correct its name.")
+    check_keys(rest, {each.name for each in fields(Recipe)} - {"request"} | set(_ASKED), place)
     request = {name: rest.pop(name) for name in _ASKED if name in rest}
     try:
         return _adapter().validate_python({"request": request, **rest})
@@ -193,8 +210,24 @@ def recipe_from_dict(values: object, place: str = "The recipe") -> Recipe:
         raise FileError(f"{place} is not valid: {error}") from error
 
 
-def _check_head(values: Mapping[str, Any], place: str) -> None:
-    if values["operation"] != OPERATION:
+def check_keys(values: Mapping[str, Any], known: set[str], place: str) -> None:
+    """Raise where a recipe has a key that is not `known`.
+
+    Raises:
+        FileError: it has.
+    """
+    unknown = sorted(set(map(str, values)) - known)
+    if unknown:
+        raise FileError(f"{place} has the unknown key '{unknown[0]}': remove it, or correct its name.")
+
+
+def check_head(values: Mapping[str, Any], place: str, operation: str = OPERATION) -> None:
+    """Raise where a recipe is not one of this `operation`, as this version writes it.
+
+    Raises:
+        FileError: it is not.
+    """
+    if values["operation"] != operation:
         raise FileError(
             f"{place} is of a run that cannot be repeated ('{values['operation']}'): give one of a segmentation."
         )
@@ -202,8 +235,8 @@ def _check_head(values: Mapping[str, Any], place: str) -> None:
     if version != FORMAT_VERSION:
         told = "an earlier SkipSeg" if version is None else f"another SkipSeg (format version {version})"
         raise FileError(
-            f"{place} was written by {told}, this one reads format version {FORMAT_VERSION}: segment again, or install "
-            "that version."
+            f"{place} was written by {told}, this one reads format version {FORMAT_VERSION}: do it again from the "
+            "image, or install that version."
         )
 
 
@@ -221,6 +254,13 @@ def differences(before: Recipe, now: Recipe) -> list[str]:
     pairs += [(name, value, new["request"]["options"][name]) for name, value in told["request"]["options"].items()]
     found += [f"{name} {_in_words(value)} (was {_in_words(old)})" for name, old, value in pairs if old != value]
     return found + version_differences(before.versions, now.versions)
+
+
+def version_warning(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return a sentence where versions are others than before, nothing where they are not."""
+    others = version_differences(before, now)
+    told = f"The versions are others than the recipe's, so that the bytes may differ: {', '.join(others)}."
+    return [told] if others else []
 
 
 def version_differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from napari_skipseg.images.files import place_of, read_recipe, read_stack
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr_nodes import METADATA
-from napari_skipseg.inference.recipe import Recipe, RecipeInput, recipe_from_dict, recipe_from_json
+from napari_skipseg.inference import recipe_objects
+from napari_skipseg.inference.recipe import Recipe, RecipeInput, read_json, recipe_from_dict
+from napari_skipseg.inference.recipe_objects import ObjectsRecipe, objects_recipe_from_dict
 from napari_skipseg.models.catalog import find_models, locate_model
 from napari_skipseg.models.folder import read_description
 
 
-def read_recipe_file(path: str | os.PathLike[str]) -> Recipe:
+def read_recipe_file(path: str | os.PathLike[str]) -> Recipe | ObjectsRecipe:
     """Return the recipe in a .json file, or the one that a result bears.
 
     Raises:
@@ -25,12 +28,18 @@ def read_recipe_file(path: str | os.PathLike[str]) -> Recipe:
     file, place = Path(path), f"'{path}'"
     if file.suffix.lower() == ".json" and file.name not in METADATA:
         try:
-            return recipe_from_json(file.read_bytes(), place)
+            return _recipe_of(read_json(file.read_bytes(), place), place)
         except OSError as error:
             raise FileError(f"{place} cannot be read ({error.strerror}): give a recipe that a run wrote.") from error
     told = read_recipe(file)
     if told is None:
         raise FileError(f"{place} bears no recipe: give a result of SkipSeg's, or the _recipe.json beside it.")
+    return _recipe_of(told, place)
+
+
+def _recipe_of(told: object, place: str) -> Recipe | ObjectsRecipe:
+    if isinstance(told, Mapping) and told.get("operation") == recipe_objects.OPERATION:
+        return objects_recipe_from_dict(told, place)
     return recipe_from_dict(told, place)
 
 
@@ -82,7 +91,7 @@ def find_input(told: RecipeInput, near: Path) -> Stack:
     """
     name = Path(told.file).name
     if not told.file:
-        raise FileError(f"'{told.name}' was segmented from memory, not from a file: give the image with --input.")
+        raise FileError(f"'{told.name}' was in memory only, and in no file: give the image with --input.")
     places = [place for place in (Path(told.file), near / name, near.parent / name) if place_of(place).exists()]
     if not places:
         raise FileError(f"'{told.file}' is no longer there: put it back, or say with --input where the image is now.")

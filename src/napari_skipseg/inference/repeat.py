@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from napari_skipseg.devices import Device, choose_device, has_openvino, versions
-from napari_skipseg.errors import DeviceError, FileError
+from napari_skipseg.errors import DeviceError, FileError, InputError
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.backends import OpenVINOBackend, TorchBackend, openvino_backend, torch_backend
 from napari_skipseg.inference.outputs import Focus, file_name
 from napari_skipseg.inference.predict import select_channel
-from napari_skipseg.inference.recipe import Recipe, recipe_to_dict, version_differences
+from napari_skipseg.inference.recipe import Recipe, chosen_of, version_warning
+from napari_skipseg.inference.recipe_objects import ObjectsRecipe
 from napari_skipseg.inference.recipe_sources import find_input, find_model
+from napari_skipseg.inference.repeat_objects import ObjectsRepeat, iter_repeat_objects, prepare_objects
 from napari_skipseg.inference.results import PROBABILITY
 from napari_skipseg.inference.saving import check_replaceable
-from napari_skipseg.inference.to_folder import PINNED, FolderTarget, iter_segment
+from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
@@ -42,11 +44,16 @@ class Repeat:
     pinned: dict[str, Any]
     warnings: tuple[str, ...]
 
+    @property
+    def title(self) -> str:
+        """What is done, for a bar."""
+        return f"segmenting {self.stack.name}"
+
 
 def prepare_repeat(
-    recipe: Recipe, image: Stack | None = None, near: str | os.PathLike[str] = ".", model: str = ""
-) -> Repeat:
-    """Return what a recipe says, ready to be run.
+    recipe: Recipe | ObjectsRecipe, image: Stack | None = None, near: str | os.PathLike[str] = ".", model: str = ""
+) -> Repeat | ObjectsRepeat:
+    """Return what a recipe says, of a segmentation or of objects, ready to be run.
 
     image: another one than the recipe's. near: the folder that the recipe lies in. model: where its model lies, if not
     among those that are known.
@@ -54,6 +61,10 @@ def prepare_repeat(
     Raises:
         SkipsegError: model or image are gone or others now.
     """
+    if isinstance(recipe, ObjectsRecipe):
+        if model:
+            raise InputError("A recipe of objects has no model: leave it out.")
+        return prepare_objects(recipe, image, Path(near))
     folder = find_model(recipe, model)
     if image is None:
         if len(recipe.inputs) != 1:
@@ -65,12 +76,16 @@ def prepare_repeat(
     return Repeat(recipe, stack, read_model(folder), pinned, tuple(warnings))
 
 
-def iter_repeat(repeat: Repeat, folder: Path, restart: bool = False) -> Generator[Progress, Focus | None, list[Path]]:
+def iter_repeat(
+    repeat: Repeat | ObjectsRepeat, folder: Path, restart: bool = False
+) -> Generator[Progress, Focus | None, list[Path]]:
     """Yield as the run goes on; return the files written to `folder`.
 
     Raises:
-        SkipsegError: as `iter_segment`.
+        SkipsegError: as `iter_segment`, or as `iter_objects_to_folder`.
     """
+    if isinstance(repeat, ObjectsRepeat):
+        return (yield from iter_repeat_objects(repeat, folder))
     request = repeat.recipe.request
     name = file_name(repeat.stack.name)
     target = FolderTarget(folder, name, request.depth, request.form, restart, request.objects)
@@ -102,8 +117,10 @@ def pin(recipe: Recipe, is_same: bool) -> tuple[dict[str, Any], list[str]]:
 
     is_same: whether the image is the recipe's, so that its grey values are known.
     """
-    told, warnings = recipe_to_dict(recipe), list(_differences(recipe))
-    pinned = {name: told[name] for name in PINNED if is_same or name != "normalization"}
+    pinned: dict[str, Any] = dict(chosen_of(recipe))
+    warnings = list(_differences(recipe))
+    if is_same:
+        pinned["normalization"] = asdict(recipe.normalization)
     try:
         device = choose_device(recipe.device)
     except DeviceError:
@@ -132,8 +149,6 @@ def _can_compute(recipe: Recipe, device: Device) -> bool:
 
 
 def _differences(recipe: Recipe) -> Iterator[str]:
-    others = version_differences(recipe.versions, versions())
-    if others:
-        yield f"The versions are others than the recipe's, so that the bytes may differ: {', '.join(others)}."
+    yield from version_warning(recipe.versions, versions())
     if recipe.notes:
         yield f"In the run of the recipe something failed midway, so that the bytes may differ: {recipe.notes[-1]}"

@@ -30,7 +30,8 @@ from napari_skipseg.locks import FolderLock
 ENDING = ".unfinished"
 _FACTS, _JOURNAL, _REPLACED = "run.json", "done", "replaced-"
 _RESULT = r"(probability|binary|uncertainty|attention_\d+)\.(tif|ome\.zarr)"
-_OURS = r"\.?{name}_(" + _RESULT + r"|(recipe|times)\.json)(\.part|-\w+)?"
+_OURS = re.compile(rf"_({_RESULT}|(recipe|times)\.json)(\.part|-\w+)?")
+"""How the names of what is ours go on behind the run's own."""
 _NUMBER = np.dtype("<u8")
 
 
@@ -53,7 +54,7 @@ class RunFolder:
         self.changes: dict[str, Any] = {}
         self._key: dict[str, Any] = json.loads(json.dumps(key))
         self._lasting = lasting
-        self._ours = re.compile(_OURS.replace("{name}", re.escape(name)))
+        self._name = name
         self._moving: list[str] | None = None
         self._made = [place for place in (folder, *folder.parents) if not place.exists()]
         nearest = next(place for place in (folder, *folder.parents) if place.exists())
@@ -178,8 +179,12 @@ class RunFolder:
         for name in (_FACTS, f"{_FACTS}.part", _JOURNAL):
             (self.path / name).unlink(missing_ok=True)
         for place in self.path.iterdir():
-            if place.name.startswith(_REPLACED) or self._ours.fullmatch(place.name):
+            if place.name.startswith(_REPLACED) or self._is_ours(place.name):
                 _remove(place)
+
+    def _is_ours(self, name: str) -> bool:
+        begun = (self._name, f".{self._name}")
+        return any(name.startswith(each) and _OURS.fullmatch(name, len(each)) for each in begun)
 
     def _leave(self) -> None:
         """Let go of the folder, and remove it and those made for it where they are empty."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from datetime import UTC, datetime
 from typing import Any
 
 from napari_skipseg.devices import cpu_title
+from napari_skipseg.inference.recipe import dict_to_json
 
 
 class RunTimes:
@@ -43,4 +43,4 @@ class RunTimes:
             "seconds": {part: round(seconds, 3) for part, seconds in self._seconds.items()},
             "machine": {"name": platform.node(), "system": platform.platform(), "processor": cpu_title()},
         }
-        return json.dumps(told, indent=1, ensure_ascii=False) + "\n"
+        return dict_to_json(told)

@@ -14,8 +14,8 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.normalize import check_not_labels
 from napari_skipseg.inference.pairs import Pair, pair_files
-from napari_skipseg.models.description import BOUNDARY_CLASSES
 from napari_skipseg.progress import Progress, run_to_end
+from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.scores.instances import InstanceScores, pool_instances, score_instances
 from napari_skipseg.scores.isbi import (
     SliceScores,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from napari_skipseg.devices import Device, free_memory
+from napari_skipseg.devices import Device
 from napari_skipseg.inference.memory import FACTORS, FLOAT, NetworkMemory, measure_memory
+from napari_skipseg.inference.memory_share import ALONE, MemoryShare
 from napari_skipseg.inference.options import Planes
 from napari_skipseg.inference.planes import SLICES
 from napari_skipseg.inference.recipe import MOST_AT_ONCE
@@ -42,7 +43,9 @@ class TileChoice:
     reason: str
 
 
-def choose_tile(model: Model, device: Device, precision: str, wanted: int, planes: Planes) -> TileChoice:
+def choose_tile(
+    model: Model, device: Device, precision: str, wanted: int, planes: Planes, share: MemoryShare = ALONE
+) -> TileChoice:
     """Return the largest tile of which a run takes at most `SHARE` of the free memory, and as many as keep it busy.
 
     Sides are what a tile keeps and a margin on both ends. wanted: the side that the user names, taken as it is; 0 = to
@@ -51,7 +54,7 @@ def choose_tile(model: Model, device: Device, precision: str, wanted: int, plane
     stride = model.network.stride
     border = 2 * _up(model.description.margin, stride)
     smallest = border + stride
-    room = _Room(model, device.name, planes, measure_memory(model, precision))
+    room = _Room(model, device.name, planes, measure_memory(model, precision), share)
     if wanted:
         side = wanted
     else:
@@ -66,12 +69,12 @@ def choose_tile(model: Model, device: Device, precision: str, wanted: int, plane
 class _Room:
     """What there is room for on a device, and in the computer's own memory where that is another."""
 
-    def __init__(self, model: Model, device: str, planes: Planes, memory: NetworkMemory) -> None:
+    def __init__(self, model: Model, device: str, planes: Planes, memory: NetworkMemory, share: MemoryShare) -> None:
         self.device = device
         self.in_planes = planes == "xyz"
         self.spec = model.description.spec
         self.dimensions = 3 if self.in_planes else self.spec.dimensions
-        self.free = {name: free_memory(name) for name in {device, "cpu"}}
+        self.free = {name: share.of(name) for name in {device, "cpu"}}
         self._classes = len(model.description.classes)
         self._memory = memory
 

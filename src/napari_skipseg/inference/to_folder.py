@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from napari_skipseg.devices import versions
 from napari_skipseg.errors import FileError
@@ -18,8 +18,9 @@ from napari_skipseg.inference.grid import Unit
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Depth, Focus
 from napari_skipseg.inference.passes import BackendMaker
+from napari_skipseg.inference.pinning import only
 from napari_skipseg.inference.predict import Run, iter_fill, iter_prepare, name_input
-from napari_skipseg.inference.recipe import RECIPE_FILE, TIMES_FILE, dict_to_json
+from napari_skipseg.inference.recipe import PINNED, RECIPE_FILE, TIMES_FILE, dict_to_json
 from napari_skipseg.inference.results import in_order, names_of
 from napari_skipseg.inference.run_folder import RunFolder
 from napari_skipseg.inference.run_times import RunTimes
@@ -29,8 +30,6 @@ from napari_skipseg.models.model import Model
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
 
-PINNED = ("normalization", "side", "batch", "backend", "precision", "device")
-"""What of a recipe is taken again by a run that repeats it."""
 CHANGING = ("backend", "precision", "notes")
 """What of a recipe a fault in the run may change."""
 
@@ -56,15 +55,6 @@ class FolderTarget:
     def sidecar(self, name: str) -> Path:
         """Return where `RECIPE_FILE` or `TIMES_FILE` goes."""
         return self.folder / f"{self.name}_{name}"
-
-
-@runtime_checkable
-class PinnableMaker(Protocol):
-    """A maker of backends that can be asked for a certain one."""
-
-    def pinned(self, pinned: Pinned) -> BackendMaker:
-        """Return what makes no other backend than the one that a run was begun with."""
-        ...
 
 
 def iter_segment(
@@ -121,7 +111,7 @@ def _prepare(
     given = begun or pinned
     now = {**(given or {}), **place.changes}
     if "backend" in now and not options.samples:
-        maker = _pin(maker, Pinned(now["backend"], now["precision"]))
+        maker = only(maker, Pinned(now["backend"], now["precision"]))
     run = yield from iter_prepare(stack, model, options, maker, pinned=given, with_binary=True)
     if begun is None:
         name_input(run, stack)
@@ -130,12 +120,6 @@ def _prepare(
     run.recipe.update((place.recipe or {}) | place.changes)
     names = model.description.class_names
     return run, ZarrStore(run.results, place.path / target.name, run.stack, place.recipe or {}, target.depth, names)
-
-
-def _pin(maker: BackendMaker, pinned: Pinned) -> BackendMaker:
-    if isinstance(maker, PinnableMaker):
-        return maker.pinned(pinned)
-    return partial(make_backend, pinned=pinned) if maker is make_backend else maker
 
 
 def _note(run: Run, place: RunFolder, unit: Unit) -> None:

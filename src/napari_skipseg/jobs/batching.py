@@ -6,8 +6,9 @@ Loads without torch.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,21 @@ def iter_batch_for(job: BatchJob) -> Generator[Progress, Retry | None, events.Ba
     Raises:
         SkipsegError: as for `iter_batch`.
     """
-    with contextlib.closing(iter_batch(job.settings, job.retry)) as work:
+    with _leaving_crashes_to_the_batch(), contextlib.closing(iter_batch(job.settings, job.retry)) as work:
         result = yield from work
     return events.BatchEnded(job.number, result_to_text(result))
+
+
+@contextlib.contextmanager
+def _leaving_crashes_to_the_batch() -> Iterator[None]:
+    """Have the batch note in its folder where this process crashes, and not standard error."""
+    was_on = faulthandler.is_enabled()
+    faulthandler.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            faulthandler.enable()
 
 
 def event_of_batch(progress: Progress, number: int) -> events.BatchStarted | events.RowChanged | None:

@@ -7,6 +7,7 @@ torch.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -282,8 +283,8 @@ _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="
 
 
 def event_to_line(event: Event) -> bytes:
-    """Return `event` as one line of JSON."""
-    return _EVENTS.dump_json(event) + b"\n"
+    """Return `event` as one line of JSON, in ASCII: so the names of files cross that are no text."""
+    return json.dumps(_EVENTS.dump_python(event, mode="json")).encode("ascii") + b"\n"
 
 
 def event_from_line(line: bytes) -> Event:
@@ -292,4 +293,4 @@ def event_from_line(line: bytes) -> Event:
     Raises:
         ValueError: no JSON, an unknown kind or key, a missing value.
     """
-    return _EVENTS.validate_json(line)
+    return _EVENTS.validate_python(json.loads(line))

@@ -18,6 +18,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.jobs import events
 from napari_skipseg.jobs.inputs import open_voxels
 from napari_skipseg.jobs.requests import ObjectsJob, PlacedImage
+from napari_skipseg.objects.files import ProbabilityFile
 from napari_skipseg.objects.table import Table
 from napari_skipseg.progress import Progress
 
@@ -41,8 +42,7 @@ def iter_find_for(job: ObjectsJob) -> Generator[Progress, None, events.ObjectsFo
     Raises:
         SkipsegError: there is no such class, the values are no probabilities, the disk is full.
     """
-    from napari_skipseg.devices import versions
-    from napari_skipseg.inference.recipe import describe_input
+    from napari_skipseg.inference.objects_to_folder import ObjectsAsked, describe_objects
     from napari_skipseg.objects.classes import class_probability
     from napari_skipseg.objects.measure import iter_measure
     from napari_skipseg.objects.whole import ObjectsTarget, iter_find_objects
@@ -50,8 +50,9 @@ def iter_find_for(job: ObjectsJob) -> Generator[Progress, None, events.ObjectsFo
     probability = open_placed(job.probability)
     image = None if job.image is None else open_placed(job.image)
     yield Progress(0, 1, "reading the image")
-    told = {"operation": "objects", "inputs": [vars(describe_input(probability))], "versions": versions()}
-    target = ObjectsTarget(Path(job.folder), NAME, "ome-zarr", {**told, **job.recipe})
+    source = ProbabilityFile(probability, tuple(job.class_names), job.labels)
+    recipe = describe_objects(ObjectsAsked(source, job.options, image, "ome-zarr"))
+    target = ObjectsTarget(Path(job.folder), NAME, "ome-zarr", {**recipe, **job.recipe})
     found = yield from iter_find_objects(probability, job.class_names, job.options, target, job.labels)
     chosen = class_probability(probability, job.class_names, job.options, job.labels)
     axes = "".join(axis for axis in "TZYX" if axis in probability.axes)

@@ -11,10 +11,24 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from napari_skipseg.errors import ModelError, SkipsegError
 from napari_skipseg.networks.specs import NetworkSpec, first_fault
+from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
+
+__all__ = [
+    "BOUNDARY_CLASSES",
+    "FORMAT_VERSION",
+    "Card",
+    "ClassLabel",
+    "ModelDescription",
+    "TrainingRecord",
+    "can_name",
+    "card_as_text",
+    "card_facts",
+    "description_from_json",
+    "description_to_json",
+    "output_channels",
+]
 
 FORMAT_VERSION = 1
-BOUNDARY_CLASSES = ("membrane", "boundary")
-"""Names of classes that part cells: the ISBI scores take the probability of cell, one minus theirs."""
 
 _STRICT = ConfigDict(extra="forbid")
 

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.options import ObjectOptions
-
-PARTING = ("membrane", "boundary", "wall", "border")
-"""Names of classes that part cells; the first that a probability has is the one that "cells" takes."""
+from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 
 MOST_LABELS = 31
 """Whole numbers of an image up to this are labels, where its file does not say what they are."""
@@ -92,7 +90,7 @@ def _place(names: tuple[str, ...], options: ObjectOptions) -> int:
             raise InputError(f"There is no class '{options.class_name}': {known}.")
         return names.index(options.class_name)
     if options.method == "cells":
-        return next((names.index(name) for name in PARTING if name in names), 0)
+        return next((names.index(name) for name in BOUNDARY_CLASSES if name in names), 0)
     return 0
 
 

@@ -38,6 +38,10 @@ class Pictured(Progress):
     target: NDArray[np.int16] | None = None
 
 
+EVEN = 0.0005
+"""Scores that differ by less look the same in a table, and count as such."""
+
+
 @dataclass(frozen=True)
 class ScoreRow:
     """One score of the old and the new model, old None where that model does not know the class.

@@ -17,7 +17,7 @@ from napari_skipseg.progress import run_to_end
 from napari_skipseg.scores.isbi import SliceScores, combine_slices, iter_score_slices
 from napari_skipseg.scores.overlap import OverlapScores, pool_overlap, score_overlap
 from napari_skipseg.training.class_plan import ClassPlan
-from napari_skipseg.training.learning import Report, ScoreRow
+from napari_skipseg.training.learning import EVEN, Report, ScoreRow
 from napari_skipseg.training.material import Material
 from napari_skipseg.training.remembered import Remembered
 from napari_skipseg.training.settings import Precision
@@ -186,7 +186,7 @@ def _judge(rows: tuple[ScoreRow, ...], plan: ClassPlan) -> tuple[bool, str]:
     painted = {row.class_name: row for row in rows if row.on == STROKES and row.score == "Dice"}
     judged = [painted.get(row.class_name, row) for row in learnt]
     gain = float(np.mean([row.new - (row.old or 0.0) for row in judged])) if judged else 0.0
-    if gain <= 0:
+    if gain < EVEN:
         return False, f"The new model is no better on the {_told(judged)}."
     for row in learnt:
         if row.class_name in painted and (row.old or 0.0) - row.new > GIVEN_UP:

@@ -11,12 +11,15 @@ from qtpy.QtCore import QObject, QTimer
 
 from napari_skipseg.widgets.fields import Links
 from napari_skipseg.widgets.layers import KEY
+from napari_skipseg.widgets.placement import pixel_of
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Labels, Shapes
 
 NAME = "draw what is right"
+WIDTH = 2.0
+"""Pixels of the screen."""
 
 
 class BoxDrawing(QObject):  # type: ignore[misc]
@@ -41,7 +44,7 @@ class BoxDrawing(QObject):  # type: ignore[misc]
             name=NAME,
             edge_color="#ffffff",
             face_color="#ffffff22",
-            edge_width=max(1.0, _pixel(viewer, over)),
+            edge_width=max(1.0, WIDTH * pixel_of(viewer, over)),
             metadata={KEY: {"drawing": True}},
             axis_labels=over.axis_labels,
             **same,
@@ -77,10 +80,3 @@ class BoxDrawing(QObject):  # type: ignore[misc]
         self._on_end()
         if drawn:
             self._on_drawn(drawn[-1])
-
-
-def _pixel(viewer: ViewerModel, layer: Labels) -> float:
-    """Return how many voxels of a layer two pixels of the screen are."""
-    camera = getattr(viewer, "scene", viewer).camera
-    step = float(np.abs(layer.scale[-1])) or 1.0
-    return 2.0 / max(float(camera.zoom) * step, 1e-9)

@@ -16,6 +16,7 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBox
 from napari_skipseg.batch.rows import FINISHED, BatchOpened, FileChanged, Retry, Row
 from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.batch.settings import BatchSettings
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress, in_words
@@ -213,7 +214,8 @@ class BatchTab(JobTab):
         rows = self.table.rows
         rows.change([Row(row.relative, row.file) for row in rows.rows if row.state == "running"])
         ended = sum(row.state in FINISHED for row in rows.rows)
-        return f"{ended} of {len(rows.rows)} files are done; Start goes on from there." if rows.rows else ""
+        told = f"{ended} of {counted(len(rows.rows), 'file')} {'is' if len(rows.rows) == 1 else 'are'} done"
+        return f"{told}; Start goes on from there." if rows.rows else ""
 
     def open_row(self, row: Row) -> None:
         """Show the image of a row, and its results."""

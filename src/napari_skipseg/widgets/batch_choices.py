@@ -103,9 +103,10 @@ def describe_request(segment: Choices) -> str:
 def describe_objects(objects: ObjectOptions) -> str:
     """Return in a line how objects would be found."""
     names = {"components": "connected components", "watershed": "watershed", "cells": "cells between membranes"}
-    least = f", {objects.smallest} voxels or more" if objects.smallest else ""
+    sizes = f", {objects.smallest} voxels or more" if objects.smallest else ""
+    sizes += f", {objects.largest} at most" if objects.largest else ""
     at = f"merged below {objects.merge:.2f}" if objects.method == "cells" else f"above {objects.threshold:.2f}"
-    return f"{names[objects.method]} {at}{least}"
+    return f"{names[objects.method]} {at}{sizes}"
 
 
 @cache

@@ -8,6 +8,7 @@ from typing import Any
 from napari_skipseg.batch.inputs import Inputs, find_inputs
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.truths import check_truth
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.plan_line import SettledLine
 
@@ -40,16 +41,12 @@ class InputsLine(SettledLine):
     def show_answer(self, answer: Inputs) -> None:
         """Say how many images there are."""
         count = len(answer.entries)
-        left = [_counted(answer.others, "other file")] if answer.others else []
-        left += [_counted(answer.ours, "result") + " of ours"] if answer.ours else []
+        left = [counted(answer.others, "other file")] if answer.others else []
+        left += [counted(answer.ours, "result of ours", "results of ours")] if answer.ours else []
         names = "\n".join(entry.relative for entry in answer.entries[:20]) + ("\n…" if count > 20 else "")
-        told = _counted(count, "image")
+        told = counted(count, "image")
         self.say(f"{told}; left out: {', '.join(left)}" if left else told, names)
 
     def show_fault(self, fault: str) -> None:
         """Say why there are none."""
         self.say("", warning=fault)
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' if count != 1 else ''}"

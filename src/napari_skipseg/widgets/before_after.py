@@ -12,7 +12,7 @@ from napari_skipseg.widgets.preview import SOURCE_OF
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Image
+    from napari.layers import Image, Layer
 
 BEFORE = "before "
 BEFORE_OF = "{} before"
@@ -36,11 +36,17 @@ def _reaches(shown: Shown, place: Sequence[int]) -> bool:
 
 
 class BeforeAfter:
-    """The layers of before, hidden until they are wanted; those of after are the preview of the same image."""
+    """The layers of before, hidden until they are wanted; those of after are all other results of the same image."""
 
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = viewer
         self._source = ""
+        self._hidden: list[Layer] = []
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is anything of before to show."""
+        return bool(self._before())
 
     def keep(self, layer: Image, shown: Shown | None, threshold: float) -> bool:
         """Keep what is shown of an image as before, in place of an earlier one; return whether there is anything."""
@@ -51,19 +57,27 @@ class BeforeAfter:
         prediction = replace(shown.prediction, attentions=(), uncertainty=None)
         before = replace(shown, prediction=prediction, source=BEFORE_OF.format(self._source), prefix=BEFORE)
         show(self._viewer, layer, before, threshold)
-        for each in results_in(self._viewer, before.source):
+        for each in self._before():
             each.visible = False
         return True
 
     def compare(self, before: bool) -> None:
-        """Show before in place of after, or the other way round."""
-        for each in results_in(self._viewer, BEFORE_OF.format(self._source)):
+        """Show before in place of after, or the other way round: of after what was on show."""
+        for each in self._before():
             each.visible = before
-        for each in results_in(self._viewer, SOURCE_OF.format(self._source)):
+        if before:
+            after = [*results_in(self._viewer, self._source), *results_in(self._viewer, SOURCE_OF.format(self._source))]
+            self._hidden = [each for each in after if each.visible]
+        for each in self._hidden:
             each.visible = not before
+        if not before:
+            self._hidden = []
+
+    def _before(self) -> list[Layer]:
+        return results_in(self._viewer, BEFORE_OF.format(self._source))
 
     def drop(self) -> None:
         """Remove what was kept."""
         if self._source:
             remove_results(self._viewer, BEFORE_OF.format(self._source))
-        self._source = ""
+        self._source, self._hidden = "", []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 BACKGROUND_COLOR = "#ff5a5f"
 UNNAMED_COLOR = "#ffffff"
+ACCEPTED_COLOR = "#3f7bff"
+"""Of all that was accepted, whatever it says there: in the colours of its classes it would hide the result below."""
 
 
 def add_classes(classes: Sequence[CorrectionClass], names: Sequence[str]) -> tuple[CorrectionClass, ...]:
@@ -71,6 +74,11 @@ def fresh_name(classes: Sequence[CorrectionClass]) -> str:
     return f"class {number}"
 
 
+def is_unnamed(name: str) -> bool:
+    """Return whether a class is called as `fresh_name` calls one that nobody has named yet."""
+    return re.fullmatch(r"class \d+", name.casefold()) is not None
+
+
 def colormap_of(classes: Sequence[CorrectionClass]) -> DirectLabelColormap:
     """Return the colours of a layer that holds corrections."""
     from napari.utils.colormaps import DirectLabelColormap
@@ -78,3 +86,10 @@ def colormap_of(classes: Sequence[CorrectionClass]) -> DirectLabelColormap:
     colors: dict[int | None, str] = {None: UNNAMED_COLOR, NOT_LOOKED_AT: "transparent", BACKGROUND: BACKGROUND_COLOR}
     colors.update({each.value: each.color for each in classes})
     return DirectLabelColormap(color_dict=colors)
+
+
+def accepted_colormap() -> DirectLabelColormap:
+    """Return the colours of a layer that holds what was accepted."""
+    from napari.utils.colormaps import DirectLabelColormap
+
+    return DirectLabelColormap(color_dict={None: ACCEPTED_COLOR, NOT_LOOKED_AT: "transparent"})

@@ -19,12 +19,14 @@ from qtpy.QtWidgets import (
 )
 
 from napari_skipseg.corrections.coding import BACKGROUND, CorrectionClass
-from napari_skipseg.widgets.class_colors import BACKGROUND_COLOR
+from napari_skipseg.widgets.class_colors import BACKGROUND_COLOR, is_unnamed
 
 CHOSEN = "QFrame#row { background-color: rgba(99, 137, 255, 95); border-radius: 4px; }"
 PLAIN = "QFrame#row { background-color: transparent; border-radius: 4px; }"
 NAME = "QLineEdit { background: transparent; border: none; padding: 0px; }"
+NAME_ASKED = NAME.replace("}", "font-style: italic; }")
 NAME_EDITED = "QLineEdit { padding: 0px 2px; }"
+ASK = "its name, such as mitochondrion"
 JUDGED_HINT = (
     "Learn {name} from these corrections: whatever was painted or accepted and is not {name} then counts as a place "
     "without it. Untick a class that you did not look at"
@@ -56,7 +58,7 @@ class ClassRow(QFrame):  # type: ignore[misc]
         self._rest()
         self.name.editingFinished.connect(self._rename)
         if not is_fixed:
-            self.name.setToolTip(f"Paint with {name}; double-click to rename it")
+            self.name.setToolTip(f"Paint with {name}; double-click to {'name' if is_unnamed(name) else 'rename'} it")
             self.swatch.setToolTip("Another colour")
         self.is_fixed = is_fixed
         self.name.installEventFilter(self)
@@ -88,17 +90,23 @@ class ClassRow(QFrame):  # type: ignore[misc]
         self.name.setFocus()
         self.name.selectAll()
 
+    def ask_name(self) -> None:
+        """Ask for the name of a class that has none of its own yet."""
+        self.edit()
+        self.name.clear()
+        self.name.setPlaceholderText(ASK)
+
     def _rest(self) -> None:
         self.name.setReadOnly(True)
         self.name.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self.name.setStyleSheet(NAME)
+        self.name.setStyleSheet(NAME_ASKED if is_unnamed(self._name) else NAME)
         self.name.deselect()
 
     def _rename(self) -> None:
         if self.name.isReadOnly():
             return
         self._rest()
-        wanted = self.name.text().strip()
+        wanted = self.name.text().strip() or self._name
         self.name.setText(self._name)
         self.renamed.emit(self.value, wanted)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from napari.utils.notifications import show_error
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import QLabel, QPushButton, QVBoxLayout
@@ -87,9 +86,7 @@ class CorrectTab(JobTab):
         self.correct_button.clicked.connect(self.correct)
         for name, action in actions.by_name().items():
             body.buttons[name].clicked.connect(partial(press, action))
-        more = (body.undo, actions.undo), (body.redo, actions.redo), (body.add_class, actions.add_class)
-        for button, action in more:
-            button.clicked.connect(partial(press, action))
+        body.add_class.clicked.connect(partial(press, actions.add_class))
         body.classes.chosen.connect(self._choose_class)
         body.classes.renamed.connect(actions.rename_class)
         body.classes.recolored.connect(actions.recolor_class)
@@ -198,6 +195,8 @@ class CorrectTab(JobTab):
         fault = find_correcting_fault(choices)
         session = self.sessions.find_of(choices.layer)
         if session is not self.session:
+            if self.session is not None:
+                self.session.layers.mark.hide()
             self.session = session
             self.body.classes.forget()
             self.body.places.show_places((), "")
@@ -260,9 +259,10 @@ class CorrectTab(JobTab):
         """Say how much was corrected, and whether it is on disk."""
         for session in self.sessions:
             if session.corrections.fault and session.corrections.fault != self._fault_told:
-                show_error(session.corrections.fault)
                 self._fault_told = session.corrections.fault
-        if self.session is not None and self.isVisible():
+                self.fail(session.corrections.fault)
+        self.actions.settle_place()
+        if self.session is not None:
             corrections = self.session.corrections
             self.body.show_amount(corrections.summary(), corrections.subject.axes)
             self.body.show_saved(corrections.flush(timeout=0), corrections.fault)

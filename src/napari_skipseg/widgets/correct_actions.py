@@ -22,6 +22,7 @@ from napari_skipseg.widgets.class_colors import (
     rename_class,
 )
 from napari_skipseg.widgets.correction_files import What, iter_export, iter_import
+from napari_skipseg.widgets.deeds import Kind
 from napari_skipseg.widgets.places_list import go_to, is_done, iter_find_places
 from napari_skipseg.widgets.review import Box, read_accepted, rectangle_box, slice_box, view_box
 from napari_skipseg.widgets.sessions import Session
@@ -33,6 +34,17 @@ if TYPE_CHECKING:
     from napari_skipseg.widgets.correct import CorrectTab
 
 NO_PLACES = "Nothing is left to look at: all that the model is unsure of was painted or accepted."
+NO_ACCEPTANCE = "Nothing is accepted."
+UNDONE: dict[Kind | None, str] = {
+    "stroke": "The last stroke is undone.",
+    "acceptance": "What was accepted last is taken back; your strokes are still there.",
+    None: "There is nothing to undo since these corrections were opened.",
+}
+REDONE: dict[Kind | None, str] = {
+    "stroke": "The stroke is there again.",
+    "acceptance": "It is accepted again.",
+    None: "There is nothing to redo.",
+}
 UNSURE_FIRST = "Segment first: places to look at are those where the prediction is unsure."
 
 
@@ -49,6 +61,8 @@ class CorrectActions:
         return {
             "previous class": partial(self._step_class, -1),
             "next class": partial(self._step_class, 1),
+            "undo": self.undo,
+            "redo": self.redo,
             "accept slice": self.accept_slice,
             "accept view": self.accept_view,
             "accept rectangle": self.draw_rectangle,
@@ -62,14 +76,19 @@ class CorrectActions:
             session.layers.step_class(step)
 
     def undo(self) -> None:
-        """Undo the last stroke."""
-        if (strokes := self._strokes()) is not None:
-            strokes.undo()
+        """Undo what was done last, be it a stroke or an acceptance."""
+        if (session := self._tab.session) is not None:
+            self._tell_deed(session, UNDONE, session.layers.deeds.undo())
 
     def redo(self) -> None:
-        """Redo the stroke that was undone last."""
-        if (strokes := self._strokes()) is not None:
-            strokes.redo()
+        """Do again what was undone last."""
+        if (session := self._tab.session) is not None:
+            self._tell_deed(session, REDONE, session.layers.deeds.redo())
+
+    def _tell_deed(self, session: Session, told: dict[Kind | None, str], deed: Kind | None) -> None:
+        session.layers.refresh_accepted()
+        self._tab.show_amounts()
+        self._tab.tell(told[deed])
 
     def _strokes(self) -> Labels | None:
         session = self._tab.session
@@ -115,14 +134,14 @@ class CorrectActions:
                 name: value_of(corrections.classes, name) for each in offers for name in each.prediction.class_names
             }
             box, accepted = read_accepted(offers, find_box(), threshold, values, whole)
-            corrections.review(box, accepted)
+            session.layers.deeds.accept(box, accepted)
         except SkipsegError as error:
             self._tab.complain(str(error))
             return
         session.layers.refresh_accepted()
         self._tab.show_amounts()
         sides = [side.stop - side.start for side in box if side.stop - side.start > 1]
-        told = f"Accepted {' × '.join(map(str, sides)) or 1} pixels (T takes it back)."
+        told = f"Accepted {' × '.join(map(str, sides)) or 1} pixels (U undoes it)."
         others = [each.name for each in self._tab.judged_classes() if each.value not in values.values()]
         if others:
             told += f" What you did not paint as {' or '.join(others)} there counts as without it: else untick it."
@@ -131,10 +150,8 @@ class CorrectActions:
     def take_back(self) -> None:
         """Take back what was accepted last."""
         if (session := self._tab.session) is not None:
-            box = session.corrections.take_back_review()
-            session.layers.refresh_accepted()
-            self._tab.show_amounts()
-            self._tab.tell("Nothing is accepted." if box is None else "Taken back; your strokes are still there.")
+            taken = session.layers.deeds.take_back()
+            self._tell_deed(session, UNDONE | {None: NO_ACCEPTANCE}, "acceptance" if taken else None)
 
     def next_place(self, step: int) -> None:
         """Go to the next place where a correction would teach most; look for places where that is not known."""
@@ -164,6 +181,7 @@ class CorrectActions:
         places, done = self._tab.body.places, partial(is_done, session.corrections)
         places.step(step, done)
         if not places.count():
+            session.layers.mark.hide()
             self._tab.tell(NO_PLACES)
 
     def go_to(self, place: Place) -> None:
@@ -171,8 +189,19 @@ class CorrectActions:
         session = self._tab.session
         if session is not None:
             go_to(self._viewer, session.layers.strokes or session.layers.image, place)
+            if (strokes := self._strokes()) is not None:
+                session.layers.mark.show(strokes, session.layers.image.name, place)
             session.layers.activate()
             self._tab.tell(place.reason[:1].upper() + place.reason[1:] + ".")
+
+    def settle_place(self) -> None:
+        """Frame the place no longer in which half was painted or accepted, or whose strokes' layer has gone."""
+        session = self._tab.session
+        mark = None if session is None else session.layers.mark
+        if session is None or mark is None or mark.place is None:
+            return
+        if not session.layers.is_shown or is_done(session.corrections, mark.place):
+            mark.hide()
 
     def add_class(self) -> None:
         """Add a class, ready to be named and painted."""
@@ -181,7 +210,7 @@ class CorrectActions:
             self._change(session, partial(add_classes, names=[name]))
             value = value_of(session.corrections.classes, name)
             session.layers.choose_class(value)
-            self._tab.body.classes.rows[value].edit()
+            self._tab.body.classes.rows[value].ask_name()
 
     def rename_class(self, value: int, name: str) -> None:
         """Give a class another name."""

@@ -20,6 +20,8 @@ class Action(NamedTuple):
 ACTIONS = {
     "previous class": Action("Q", "◂ Class", "Paint with the class above"),
     "next class": Action("W", "Class ▸", "Paint with the class below"),
+    "undo": Action("U", "Undo", "Undo what was done last, stroke or acceptance; Ctrl-Z is napari's, for strokes"),
+    "redo": Action("Shift-U", "Redo", "Do again what was undone last"),
     "accept slice": Action("A", "Slice", "All of this slice is right: the prediction as it stands, with your strokes"),
     "accept view": Action(
         "S", "View", "All that is on screen is right: the prediction as it stands, with your strokes"

@@ -11,10 +11,12 @@ from napari_skipseg.corrections.coding import BACKGROUND, FIRST_CLASS, NOT_LOOKE
 from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.widgets.assigned import take_over
-from napari_skipseg.widgets.class_colors import colormap_of
+from napari_skipseg.widgets.class_colors import accepted_colormap, colormap_of
 from napari_skipseg.widgets.correct_keys import bind_keys
+from napari_skipseg.widgets.deeds import Deeds
 from napari_skipseg.widgets.fields import Links
 from napari_skipseg.widgets.layers import KEY, is_result
+from napari_skipseg.widgets.place_mark import PlaceMark
 from napari_skipseg.widgets.placement import place_at, place_over
 
 if TYPE_CHECKING:
@@ -22,15 +24,16 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer
 
 STROKES, REVIEWED = "{} corrections", "{} accepted"
-ACCEPTED_OPACITY = 0.16
+ACCEPTED_OPACITY, STROKES_OPACITY = 0.22, 0.7
 PLACING = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 
 
 class CorrectionLayers(QObject):  # type: ignore[misc]
     """The layers of one image's corrections.
 
-    strokes, reviewed: the layers, whatever they are called by now; None before `show`. class_chosen: with its value.
-    told: why something was put back.
+    strokes, reviewed: the layers, whatever they are called by now; None before `show`. deeds: what was done, so that it
+    can be undone. mark: around the place that is looked at. class_chosen: with its value. told: why something was put
+    back.
     """
 
     class_chosen = Signal(int)
@@ -49,6 +52,7 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
         self.corrections, self._actions = corrections, actions
         self.strokes: Labels | None = None
         self.reviewed: Labels | None = None
+        self.deeds, self.mark = Deeds(corrections), PlaceMark(viewer)
         self._links, self._image_links = Links(), Links()
         self._links.tie(viewer.layers.events.inserted, self._rise_soon)
         self.follow(image)
@@ -69,11 +73,14 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
     def show(self) -> None:
         """Add the layers that are not there, and make the strokes ready to be painted."""
         if self.reviewed is None or self.reviewed not in self._viewer.layers:
-            self.reviewed = self._add(REVIEWED, self.corrections.reviewed, ACCEPTED_OPACITY)
+            looks = {"opacity": ACCEPTED_OPACITY, "colormap": accepted_colormap()}
+            self.reviewed = self._add(REVIEWED, self.corrections.reviewed, looks)
             self.reviewed.editable = False
         if not self.is_shown:
-            strokes = self.strokes = self._add(STROKES, self.corrections.strokes, 0.7)
+            looks = {"opacity": STROKES_OPACITY, "colormap": colormap_of(self.corrections.classes)}
+            strokes = self.strokes = self._add(STROKES, self.corrections.strokes, looks)
             bind_keys(strokes, self._actions)
+            self.deeds.follow(strokes)
             strokes.events.selected_label.connect(self._keep_to_classes)
             strokes.events.data.connect(self._take_over)
             strokes.brush_size = 8
@@ -88,14 +95,13 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
             if self.strokes.mode in ("pan_zoom", "transform"):
                 self.strokes.mode = "paint"
 
-    def _add(self, name: str, data: Any, opacity: float) -> Labels:
+    def _add(self, name: str, data: Any, looks: dict[str, Any]) -> Labels:
         placement = place_over(self.image, (1.0,) * self.image.ndim, (0.0,) * self.image.ndim, self._dropped())
         return self._viewer.add_labels(
             data,
             name=name.format(self.image.name),
-            opacity=opacity,
-            colormap=colormap_of(self.corrections.classes),
             metadata={KEY: {"corrections": self.corrections.subject.key}},
+            **looks,
             **placement.arguments(),
         )
 
@@ -107,7 +113,7 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
         if image.ndim != len(self._axes):
             return
         placement = place_over(image, (1.0,) * image.ndim, (0.0,) * image.ndim, self._dropped())
-        for layer in self._mine():
+        for layer in (*self._mine(), *self.mark.layers()):
             place_at(layer, placement)
 
     def _mine(self) -> list[Labels]:
@@ -115,9 +121,9 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
 
     def color(self) -> None:
         """Show the classes in the colours that they have now."""
-        for layer in self._mine():
-            layer.colormap = colormap_of(self.corrections.classes)
-            layer.selected_label = layer.selected_label
+        if self.is_shown and self.strokes is not None:
+            self.strokes.colormap = colormap_of(self.corrections.classes)
+            self.strokes.selected_label = self.strokes.selected_label
 
     def refresh(self) -> None:
         """Draw both layers as the corrections stand."""
@@ -185,13 +191,15 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
     def remove(self) -> None:
         """Take the layers out of the viewer and let go of its events; the corrections stay as they are."""
         self.cut()
-        for layer in self._mine():
+        for layer in (*self.mark.layers(), *self._mine()):
             self._viewer.layers.remove(layer)
 
     def cut(self) -> None:
         """Let go of the viewer's events."""
         self._links.cut()
         self._image_links.cut()
+        self.deeds.cut()
+        self.mark.cut()
 
     def owns(self, layer: Layer) -> bool:
         """Return whether a layer is one of these two."""

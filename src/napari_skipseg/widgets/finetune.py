@@ -110,6 +110,9 @@ class FinetuneTab(JobTab):
         self.keep_button.clicked.connect(self.keep_best)
         self.report.used.connect(lambda: self.use(self._made))
         self.report.compared.connect(self._comparison.compare)
+        self._segment_tab.opening.connect(self.report.show_after)
+        removed = self._viewer.layers.events.removed
+        self.links.tie(removed, lambda event: self.report.keep_before(self._comparison.is_there))
         self.scratch.started.connect(self.train)
         self.scratch_fold.toggled.connect(self.scratch.offer_layers)
         self._segment_tab.form.changed.connect(self._follow)

@@ -14,6 +14,7 @@ from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.finetune_settings import FinetuneSettings
 from napari_skipseg.widgets.axes import axes_of
+from napari_skipseg.widgets.class_colors import is_unnamed
 from napari_skipseg.widgets.finetune_form import FinetuneForm
 from napari_skipseg.widgets.finetune_sources import (
     Source,
@@ -115,10 +116,18 @@ class Material:
         names = [label.name for label in self.labels()]
         if not names:
             return "Tick a class in the Correct tab that is to be learnt."
+        if unnamed := self._unnamed(names):
+            return f"Name the new class '{unnamed}' first: double-click its name in the Correct tab."
         for source in sources:
             if not any(each.name in names for each in source.classes):
                 return f"The corrections of '{source.name}' do not tell about {', '.join(names)}: untick it."
         return ""
+
+    def _unnamed(self, names: list[str]) -> str:
+        """Return the first class that would come into the new model without anybody having named it."""
+        model = self._form.read().model
+        known = () if model is None else model.class_names
+        return next((name for name in names if is_unnamed(name) and name not in known), "")
 
     def settings(self, name: str | None = None) -> FinetuneSettings:
         """Return the engine's settings; `name` in place of the new model's.

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any
 
-from napari.utils.notifications import show_error
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QPushButton, QWidget
 
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.engine import BusyEngine
 from napari_skipseg.widgets.fields import FAULT_COLOR, Message
+from napari_skipseg.widgets.popups import pop_up_fault
 from napari_skipseg.widgets.work import Outcome, TimeLeft, Work, start_work
 
 UNCHANGED = "Cancelled. Nothing was changed."
@@ -124,7 +124,7 @@ class JobTab(QWidget):  # type: ignore[misc]
     def fail(self, fault: str) -> None:
         """Say what went wrong, in the line and in a notification."""
         self.tell(fault, FAULT_COLOR)
-        show_error(fault)
+        pop_up_fault(fault)
 
     def tell(self, text: str, color: str = "transparent") -> None:
         """Say something that stays in the line until the choices change."""

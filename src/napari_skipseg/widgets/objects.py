@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from napari.utils.notifications import show_info
 from qtpy.QtGui import QHideEvent, QShowEvent
 
 from napari_skipseg.errors import SkipsegError
@@ -18,21 +16,10 @@ from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.engine import BusyEngine
 from napari_skipseg.widgets.fields import FAULT_COLOR, Links
 from napari_skipseg.widgets.layers import KEY, data_of, stack_of
-from napari_skipseg.widgets.objects_body import ObjectsBody
-from napari_skipseg.widgets.objects_files import ask_file, iter_save, without_channels
-from napari_skipseg.widgets.objects_layers import (
-    LoadedObjects,
-    ShownObjects,
-    follow_image,
-    iter_load,
-    pick_label,
-    show_object,
-    show_objects,
-)
+from napari_skipseg.widgets.objects_layers import LoadedObjects, iter_load
+from napari_skipseg.widgets.objects_on_show import ObjectsOnShow
 from napari_skipseg.widgets.objects_preview import iter_warm_up
-from napari_skipseg.widgets.objects_scores import ObjectScores, iter_score
 from napari_skipseg.widgets.objects_sources import (
-    Source,
     describe_source,
     find_measured,
     find_sources,
@@ -68,16 +55,14 @@ class FindingEngine(BusyEngine, Protocol):
         ...
 
 
-class ObjectsTab(ObjectsBody):
+class ObjectsTab(ObjectsOnShow):
     """Reads the form, looks ahead, finds the objects in the engine, and shows them as a layer and a table."""
 
     def __init__(self, viewer: ViewerModel, engine: FindingEngine, segment_tab: SegmentTab) -> None:
         super().__init__(engine, viewer)
         self._engine, self._segment_tab = engine, segment_tab
-        self._shown: dict[str, ShownObjects] = {}
-        self._source: Source | None = None
         self._is_warm = False
-        self.links, self.source_links = Links(), Links()
+        self.source_links = Links()
         self._connect()
 
     def _connect(self) -> None:
@@ -94,6 +79,7 @@ class ObjectsTab(ObjectsBody):
         self._segment_tab.finished.connect(self._take_result)
         self._segment_tab.form.changed.connect(self._check_seen)
         self._segment_tab.form.placed.connect(self._follow_image)
+        self._segment_tab.form.placed.connect(self._look_soon)
         layers, dims = self._viewer.layers.events, self._viewer.dims.events
         camera = getattr(self._viewer, "scene", self._viewer).camera.events
         for event in (layers.inserted, layers.removed):
@@ -158,11 +144,6 @@ class ObjectsTab(ObjectsBody):
             self.table.show_table(None if (shown := self.result()) is None else shown.table)
         self.check()
 
-    def result(self) -> ShownObjects | None:
-        """Return the objects on show of what is chosen, None where there are none."""
-        self._shown = {key: shown for key, shown in self._shown.items() if shown.layer in self._viewer.layers}
-        return None if self._source is None else self._shown.get(str(self._source.layer.unique_id))
-
     def _change(self) -> None:
         self.forget_and_check()
         self._look()
@@ -207,70 +188,7 @@ class ObjectsTab(ObjectsBody):
         def work() -> Generator[Progress, None, LoadedObjects]:
             return iter_load(self._engine.find_objects(stack, *asked), shape)
 
-        self.start(self.when_free(work), f"Finding objects in {source.name}", partial(self._show, source))
-
-    def _show(self, source: Source, loaded: LoadedObjects) -> None:
-        if source.layer not in self._viewer.layers:
-            self.tell(f"'{source.layer.name}' was removed meanwhile: its objects are not shown.")
-            return
-        self.preview.setChecked(False)
-        shown = show_objects(self._viewer, source, loaded)
-        self._shown[str(source.layer.unique_id)] = shown
-        if pick_label not in shown.layer.mouse_drag_callbacks:
-            shown.layer.mouse_drag_callbacks.append(pick_label)
-            self.links.tie(shown.layer.events.selected_label, self._follow_label)
-        self._viewer.layers.selection.active = shown.layer
-        self.table.show_table(shown.table)
-        self.score_box.scores.say("")
-        count = loaded.found.count
-        self.tell(f"{count:,} object{'' if count == 1 else 's'} found. A click on a row goes there.")
-
-    def _go_to(self, row: int) -> None:
-        shown = self.result()
-        if shown is not None:
-            show_object(self._viewer, shown, row)
-
-    def _follow_label(self, event: Any) -> None:
-        shown = self.result()
-        if shown is not None and event.source == shown.layer:
-            self.table.select_label(int(shown.layer.selected_label))
-
-    def _follow_image(self) -> None:
-        for shown in self._shown.values():
-            follow_image(shown)
-        if (shown_now := self.result()) is not None and not shown_now.is_measured_as_it_lies():
-            self.tell("The voxel size is another one now: find the objects again to measure them with it.")
-        self._look_soon()
-
-    def _ask_file(self) -> None:
-        shown = self.result()
-        if shown is not None and (file := ask_file(self, shown.source.name)) is not None:
-            self.save(shown, file)
-
-    def save(self, shown: ShownObjects, file: Path) -> None:
-        """Write objects and their measurements, beside the window."""
-
-        def tell(files: list[Path]) -> None:
-            self.tell(f"Saved {' and '.join(each.name for each in files)} in {file.parent}.")
-            show_info(f"SkipSeg saved {', '.join(each.name for each in files)} in {file.parent}.")
-
-        self.start(partial(iter_save, shown, file), "Saving objects", tell)
-
-    def score(self) -> None:
-        """Score the objects on show against the chosen truth."""
-        shown, truth = self.result(), self.score_box.truth.currentData()
-        if shown is None or truth is None or self.is_running:
-            return
-        try:
-            found, true = without_channels(shown), stack_of(truth, describe_source(self._viewer, truth).axes)
-        except SkipsegError as error:
-            self.fail(str(error))
-            return
-
-        def tell(scores: ObjectScores) -> None:
-            self.score_box.scores.say(scores.in_words())
-
-        self.start(partial(iter_score, found, true), "Scoring objects", tell)
+        self.start(self.when_free(work), f"Finding objects in {source.name}", partial(self.show_found, source))
 
     def _fault(self) -> str:
         """Return why objects cannot be found, empty where they can."""

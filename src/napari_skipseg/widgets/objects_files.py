@@ -53,6 +53,7 @@ def iter_save(shown: ShownObjects, file: Path) -> Generator[Progress, None, list
         FileError: nothing can be written, or something else lies there.
     """
     stack = without_channels(shown)
+    recipe = {**shown.recipe, "form": "ome-zarr" if file.name.endswith(ZARR) else "tiff"}
     yield Progress(0, 1, f"writing {file.name}")
     if file.name.endswith(ZARR):
         from napari_skipseg.images.zarr_layout import Layout
@@ -60,12 +61,10 @@ def iter_save(shown: ShownObjects, file: Path) -> Generator[Progress, None, list
 
         check_replaceable([file], "ome-zarr")
         place = (stack.voxel_size, stack.unit, stack.origin)
-        layout = Layout(stack.shape, stack.axes, "uint32", *place, kind="labels", description=shown.recipe)
+        layout = Layout(stack.shape, stack.axes, "uint32", *place, kind="labels", description=recipe)
         yield from iter_write_ome_zarr(file, stack.data, layout)
     else:
-        write_ome_tiff(
-            file, stack.data, stack.axes, stack.voxel_size, stack.unit, stack.origin, description=shown.recipe
-        )
+        write_ome_tiff(file, stack.data, stack.axes, stack.voxel_size, stack.unit, stack.origin, description=recipe)
     table = table_beside(file)
     shown.table.write_csv(table)
     return [file, table]

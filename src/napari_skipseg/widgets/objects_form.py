@@ -62,7 +62,8 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
         self.threshold, self.merge = _slider(1.0, 0.01, 0.5), _slider(1.0, 0.01, 0.5)
         self.seed_distance = _slider(FARTHEST_SEEDS, 0.5, 10.0)
         self.seed_distance.setDecimals(1)
-        self.smallest = SizeField()
+        self.smallest = SizeField("Objects from {} on.", "Objects of any size.", 7)
+        self.largest = SizeField("Objects up to {}.", "However large.", 9)
         self.fill_holes, self.no_border = QCheckBox("fill holes"), QCheckBox("without those at the border")
         self.fill_holes.setToolTip("Background that one object encloses becomes part of it")
         self.no_border.setToolTip("Leave out objects that touch the border of the image: they are cut off there")
@@ -85,6 +86,7 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
         form.addRow("Seed distance", self._distance_row)
         form.addRow("Merge below", self._merge_row)
         form.addRow("Smallest", self.smallest)
+        form.addRow("Largest", self.largest)
         form.addRow("", self.fill_holes)
         form.addRow("", self.no_border)
         form.addRow("Grey values", self.measured)
@@ -98,11 +100,12 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
             self.threshold.valueChanged,
             self.merge.valueChanged,
             self.seed_distance.valueChanged,
-            self.smallest.changed,
             self.fill_holes.toggled,
             self.no_border.toggled,
         ):
             signal.connect(self._tell)
+        self.smallest.changed.connect(self._move_smallest)
+        self.largest.changed.connect(self._move_largest)
         self.layer.activated.connect(self.moved)
 
     def offer_layers(self, layers: list[Layer], chosen: Layer | None) -> None:
@@ -141,11 +144,25 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
             seeds="distance" if is_labels else self.seeds.currentData(),
             seed_distance=float(self.seed_distance.value()),
             merge=round(float(self.merge.value()), 2),
-            smallest=self.smallest.value(),
+            smallest=min(self.smallest.value(), self.largest.value() or self.smallest.value()),
+            largest=self.largest.value(),
             fill_holes=self.fill_holes.isChecked(),
             border="remove" if self.no_border.isChecked() else "keep",
             planes=self.planes.currentData() if depth > 1 else "volume",
         )
+
+    def _move_smallest(self) -> None:
+        """Have the largest size be at least the smallest; both sliders tell then."""
+        if 0 < self.largest.value() < self.smallest.value():
+            self.largest.set_value(self.smallest.value())
+        else:
+            self._tell()
+
+    def _move_largest(self) -> None:
+        if 0 < self.largest.value() < self.smallest.value():
+            self.smallest.set_value(self.largest.value())
+        else:
+            self._tell()
 
     def _follow_class(self) -> None:
         """Suggest cells where the class is a boundary."""
@@ -179,12 +196,14 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
         """Tell the field of sizes what a voxel is."""
         source = self._source
         if source is None:
-            self.smallest.set_voxel(1.0, "voxels")
+            self.smallest.set_voxel(1.0, "")
+            self.largest.set_voxel(1.0, "")
             return
         sizes, unit = voxel_size_of(source.layer, source.axes)
         flat = options.planes == "slices" or source.length("Z") == 1
         volume = sizes[1] * sizes[2] * (1.0 if flat else sizes[0])
-        self.smallest.set_voxel(volume, "" if unit == "pixel" else f"{unit}{'²' if flat else '³'}")
+        for field in (self.smallest, self.largest):
+            field.set_voxel(volume, "" if unit == "pixel" else f"{unit}{'²' if flat else '³'}")
 
 
 def _slider(highest: float, step: float, value: float) -> QLabeledDoubleSlider:

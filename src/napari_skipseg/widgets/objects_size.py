@@ -1,4 +1,4 @@
-"""A field for the smallest size of an object: in voxels, and what that is in the image's unit."""
+"""A field for the smallest or the largest size of an object: in voxels, and what that is in the image's unit."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QSlider, QSpinBox, QVBoxLayout, QWidget
 
 NOTE = "QLabel { font-size: 8pt; }"
-LARGEST = 10**7
-STEPS = 210
 TENS = 1000
 """A size from which on it is written in whole numbers."""
 DECADE = 30
@@ -15,16 +13,20 @@ DECADE = 30
 
 
 class SizeField(QWidget):  # type: ignore[misc]
-    """A slider over all sizes, a tenfold in the same way everywhere; the number beside it, and its meaning below."""
+    """A slider over all sizes, a tenfold in the same way everywhere; the number beside it, and its meaning below.
+
+    told: what a size means, with {} in its place; free: what 0 means. decades: up to which power of ten it goes.
+    """
 
     changed = Signal()
 
-    def __init__(self) -> None:
+    def __init__(self, told: str, free: str, decades: int) -> None:
         super().__init__()
+        self._told, self._free, self._steps = told, free, decades * DECADE
         self._voxel = (1.0, "")
         self.slider, self.number, self.note = QSlider(Qt.Orientation.Horizontal), QSpinBox(), QLabel()
-        self.slider.setRange(0, STEPS)
-        self.number.setRange(0, LARGEST)
+        self.slider.setRange(0, self._steps)
+        self.number.setRange(0, 10**decades)
         self.number.setKeyboardTracking(False)
         self.number.setStyleSheet("QSpinBox { min-width: 56px; }")
         self.note.setStyleSheet(NOTE)
@@ -44,6 +46,10 @@ class SizeField(QWidget):  # type: ignore[misc]
         """Return the size in voxels."""
         return int(self.number.value())
 
+    def set_value(self, size: int) -> None:
+        """Show another size."""
+        self.number.setValue(size)
+
     def set_voxel(self, size: float, unit: str) -> None:
         """Say what a voxel is: so much of a unit, "" where that is not known."""
         self._voxel = size, unit
@@ -52,7 +58,7 @@ class SizeField(QWidget):  # type: ignore[misc]
     def _follow(self, size: int) -> None:
         if size_at(self.slider.value()) != size:
             self.slider.blockSignals(True)
-            self.slider.setValue(min(range(STEPS + 1), key=lambda step: abs(size_at(step) - size)))
+            self.slider.setValue(min(range(self._steps + 1), key=lambda step: abs(size_at(step) - size)))
             self.slider.blockSignals(False)
         self._say()
         self.changed.emit()
@@ -61,10 +67,10 @@ class SizeField(QWidget):  # type: ignore[misc]
         size, (voxel, unit) = self.value(), self._voxel
         total = size * voxel
         measure = f" = {total:,.0f} {unit}" if total >= TENS else f" = {total:.4g} {unit}"
-        known = f"Objects from {size:,} voxels{measure if unit else ''} on."
-        self.note.setText(known if size > 1 else "Objects of any size.")
+        voxels = f"{size:,} voxel{'' if size == 1 else 's'}{measure if unit else ''}"
+        self.note.setText(self._told.format(voxels) if size else self._free)
 
 
 def size_at(step: int) -> int:
-    """Return the number of voxels at a step of the slider: 0, then 1 to 10 million."""
+    """Return the number of voxels at a step of the slider: 0, then 1, and ten times as many each `DECADE` steps."""
     return round(10 ** (step / DECADE)) if step else 0

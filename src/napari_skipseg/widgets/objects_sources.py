@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_skipseg.objects.classes import PARTING
+from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.widgets.axes import axes_of, is_rgb
 from napari_skipseg.widgets.layers import KEY, data_of, is_result, results_in
 
@@ -47,7 +47,7 @@ class Source:
 
     def parts_cells(self, class_name: str) -> bool:
         """Return whether a class, or else the only or first one, is a boundary between cells."""
-        return (class_name or next(iter(self.class_names), "")) in PARTING
+        return (class_name or next(iter(self.class_names), "")) in BOUNDARY_CLASSES
 
 
 def describe_source(viewer: ViewerModel, layer: Layer) -> Source:
@@ -113,7 +113,8 @@ def result_layer(viewer: ViewerModel, results: Results, image: Image | None) -> 
     """Return the probability that is on show of an image, of a boundary where it has one; None where there is none."""
     for shown in results.on_show(image):
         layers = [layer for layer in results_in(viewer, shown.source) if _rank(layer) == 0]
-        parting = [layer for layer in layers if layer.metadata[KEY]["role"].removeprefix("probability ") in PARTING]
+        names = [layer.metadata[KEY]["role"].removeprefix("probability ") for layer in layers]
+        parting = [layer for layer, name in zip(layers, names, strict=True) if name in BOUNDARY_CLASSES]
         if layers:
             return (parting or layers)[0]
     return None

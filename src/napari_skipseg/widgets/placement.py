@@ -151,6 +151,14 @@ def world_at(viewer: ViewerModel, layer: Layer, voxel: Sequence[float]) -> NDArr
     return point
 
 
+def pixel_of(viewer: ViewerModel, layer: Layer) -> float:
+    """Return how many voxels of `layer` a pixel of the screen is, along its last dimension."""
+    camera = getattr(viewer, "scene", viewer).camera
+    zero, one = [0.0] * layer.ndim, [*([0.0] * (layer.ndim - 1)), 1.0]
+    step = float(np.linalg.norm(world_at(viewer, layer, one) - world_at(viewer, layer, zero)))
+    return 1.0 / max(float(camera.zoom) * step, 1e-9)
+
+
 def _lengths(layer: Layer) -> NDArray[Any]:
     data = layer.data[0] if getattr(layer, "multiscale", False) else layer.data
     return np.asarray(data.shape[: layer.ndim])

@@ -38,6 +38,7 @@ class PlacesList(QListWidget):  # type: ignore[misc]
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setFixedHeight(118)
         self.setUniformItemSizes(True)
+        self.setStyleSheet("QListWidget { font-size: 8pt; }")
         self.itemClicked.connect(lambda item: self.chosen.emit(item.data(Qt.ItemDataRole.UserRole)))
         self.hide()
 
@@ -77,9 +78,8 @@ class PlacesList(QListWidget):  # type: ignore[misc]
 
 
 def _where(place: Place, axes: str) -> str:
-    """Return the slice of a place, or where in the slice where there is only one."""
-    hidden = [f"{axis.lower()} {at}" for axis, at in zip(axes, place.center, strict=True) if axis not in "YX"]
-    return ", ".join(hidden) or f"y {place.center[-2]}, x {place.center[-1]}"
+    """Return the middle of a place in voxels, as napari's sliders count them."""
+    return ", ".join(f"{axis.lower()} {at}" for axis, at in zip(axes, place.center, strict=True))
 
 
 def is_done(corrections: Corrections, place: Place) -> bool:

@@ -6,14 +6,13 @@ from collections.abc import Generator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from napari.utils.notifications import show_info
-
 from napari_skipseg.corrections.catalog import Found, find_corrections
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.axes import axes_of
 from napari_skipseg.widgets.checks import Choices
 from napari_skipseg.widgets.offers import changed_text, restore_text
+from napari_skipseg.widgets.popups import pop_up
 from napari_skipseg.widgets.work import Outcome, first_line, start_work
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from napari_skipseg.widgets.correct import CorrectTab
 
 
-LOST = "napari ended unexpectedly while you corrected an image: the Correct tab of SkipSeg brings it back."
+LOST = "Corrections wait in the Correct tab: napari ended unexpectedly while you painted them."
 
 
 class Reopening:
@@ -59,7 +58,7 @@ class Reopening:
             for found in lost:
                 self._tab.offers.offer_interrupted(found, partial(self.open, found))
             if lost:
-                show_info(LOST)
+                pop_up(LOST)
 
         name = "Looking for corrections"
         start_work(self._tab, iter_find_interrupted, name, lambda _: None, offer, lambda: None, is_quiet=True)

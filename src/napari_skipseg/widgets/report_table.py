@@ -9,14 +9,12 @@ from itertools import groupby
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_skipseg.training.learning import Report, ScoreRow
+from napari_skipseg.training.learning import EVEN, Report, ScoreRow
 from napari_skipseg.widgets.fields import WARNING_COLOR, Message
 
 GOOD_COLOR = "rgba(46, 170, 110, 90)"
 BETTER, WORSE = "#3ecf8e", "#ff8a5c"
 LOWER_IS_BETTER = ("FPR", "FNR")
-EVEN = 0.0005
-"""Scores that differ by less look the same in the table, and count as such."""
 MEANINGS = {
     "Dice": "overlap of prediction and corrections: 1 = the same",
     "FPR": "share of the background that is taken for the class: 0 = none",
@@ -70,8 +68,17 @@ class ReportTable(QWidget):  # type: ignore[misc]
 
     def offer_before(self, offered: bool) -> None:
         """Offer the switch between before and after, after at first."""
-        self.before_button.setChecked(False)
+        self.show_after()
         self.before_button.setVisible(offered)
+
+    def keep_before(self, is_there: bool) -> None:
+        """Offer the switch no longer where before has gone."""
+        if not is_there and not self.before_button.isHidden():
+            self.offer_before(False)
+
+    def show_after(self) -> None:
+        """Show after, as long as before is not asked for again."""
+        self.before_button.setChecked(False)
 
     def _compare(self, before: bool) -> None:
         self.before_button.setText("Show after" if before else "Show before")

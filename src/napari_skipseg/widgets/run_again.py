@@ -10,7 +10,7 @@ from qtpy.QtWidgets import QComboBox, QPushButton
 
 from napari_skipseg.errors import InputError, SkipsegError
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.recipe import OPERATION, Recipe, differences, recipe_from_dict
+from napari_skipseg.inference.recipe import OPERATION, Recipe, chosen_of, differences, recipe_from_dict
 from napari_skipseg.inference.recipe_sources import find_model
 from napari_skipseg.widgets.form import SegmentForm
 from napari_skipseg.widgets.layers import KEY, data_of, is_result
@@ -65,11 +65,11 @@ class AgainButton(QPushButton):  # type: ignore[misc]
         self._repeated = recipe if self._tab.is_running else None
 
     def _pinned(self, recipe: Recipe) -> dict[str, int | str] | None:
-        """Return what is taken again of a recipe's choices: tile and batch hang on the memory that is free."""
+        """Return what is taken again of a recipe's choices, None where its device is not here."""
         device = self._tab.form.device
         if recipe.device not in [device.itemData(number) for number in range(device.count())]:
             return None
-        return {"side": recipe.side, "batch": recipe.batch, "device": recipe.device}
+        return chosen_of(recipe)
 
     def _told(self) -> Mapping[str, Any]:
         """Return the recipe of the selected layer, empty where it has none, or is a look ahead."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QTimer, Signal
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout
 
@@ -51,7 +51,12 @@ SETTLED = 150
 
 
 class SegmentTab(JobTab):
-    """Form, plan, Segment, Preview and Cancel, progress, one line of what is wrong or how it went, Save results."""
+    """Form, plan, Segment, Preview and Cancel, progress, one line of what is wrong or how it went, Save results.
+
+    opening: new results of an image are about to take the place of those on show.
+    """
+
+    opening = Signal()
 
     def __init__(self, viewer: ViewerModel, engine: SegmentingEngine) -> None:
         super().__init__(engine)
@@ -174,6 +179,7 @@ class SegmentTab(JobTab):
 
         def hear(progress: Progress) -> None:
             if isinstance(progress, Opened) and progress.prediction is not None:
+                self.opening.emit()
                 make_room = set_results_aside if is_preview else remove_preview
                 make_room(self._viewer, layer)
                 self.results.keep(filling.open(progress.prediction, float(self.form.threshold.value())))

@@ -1,0 +1,48 @@
+"""What pops up: its first line is read whole in napari's own popup, and nothing of the sentence is lost."""
+
+from __future__ import annotations
+
+import pytest
+from napari._qt.dialogs.qt_notification import NapariQtNotification
+from qtpy.QtGui import QFontMetrics
+
+from napari_skipseg.widgets.popups import FITS, head_of, headed
+from napari_skipseg.widgets.reopening import LOST
+
+
+@pytest.mark.parametrize(
+    ("text", "head"),
+    [
+        (LOST, "Corrections wait in the Correct tab"),
+        (
+            "The engine process ended unexpectedly (killed). Press Segment to start a new one.",
+            "The engine process ended unexpectedly",
+        ),
+        ("There is not enough memory: choose a smaller tile, or close programs.", "There is not enough memory"),
+        ("Training mine failed (RuntimeError: the loss is odd). Try again.", "Training mine failed"),
+        ("No voxel is labelled mitochondrion anywhere in these labels: paint.", "No voxel is labelled mitochondrion…"),
+        ("Oh: this is what went wrong with all of it today.", "Oh: this is what went wrong with all…"),
+    ],
+)
+def test_a_long_text_is_headed_by_what_fits_into_the_line(text, head):
+    assert head_of(text) == head
+    assert len(head) <= FITS
+    assert headed(text) == f"{head}\n{text}"
+
+
+def test_a_short_text_pops_up_as_it_is():
+    assert headed("Cancelled. Nothing was changed.") == "Cancelled. Nothing was changed."
+
+
+@pytest.mark.gui
+def test_the_line_is_read_whole_in_the_window(make_napari_viewer):
+    viewer = make_napari_viewer(show=True)
+    text = "The corrections cannot be written to disk (no space left): free some space, and paint on."
+    popup = NapariQtNotification(headed(text), "info", parent=viewer.window._qt_window)
+    popup.show()
+    width_of = QFontMetrics(popup.message.font()).horizontalAdvance
+    for line in (head_of(text), head_of(LOST), "The quick brown fox jumps over lazy dogs"):
+        assert len(line) <= FITS
+        assert width_of(line) <= popup.message.width()
+    assert popup.message.text() == f"The corrections cannot be written to…\n{text}"
+    popup.close()
