@@ -14,6 +14,7 @@ from napari_skipseg.cli.finetune import finetune
 from napari_skipseg.cli.lists import doctor, models, networks
 from napari_skipseg.cli.objects import objects
 from napari_skipseg.cli.run import run
+from napari_skipseg.cli.sample import sample
 from napari_skipseg.cli.score import score
 from napari_skipseg.cli.segment import segment
 from napari_skipseg.cli.study import app as study
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     epilog="Add --verbose to any command to see the whole traceback of an error.",
 )
-for command in (segment, objects, batch, run, train, finetune, score, networks, models, doctor, demo):
+for command in (segment, objects, batch, run, train, finetune, score, networks, models, doctor, sample, demo):
     app.command()(command)
 app.add_typer(corrections, name="corrections")
 app.add_typer(study, name="study")

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from napari_skipseg.models.description import BOUNDARY_CLASSES
 from napari_skipseg.networks.network import Network, class_probability
 from napari_skipseg.progress import run_to_end
+from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.scores.isbi import SliceScores, combine_slices, iter_score_slices
 from napari_skipseg.scores.overlap import OverlapScores, pool_overlap, score_overlap
 from napari_skipseg.training.class_plan import ClassPlan

@@ -1,0 +1,201 @@
+"""How long the window does not answer: `xvfb-run -a python benchmarks/window.py [--side 8192] [--strokes 8]`.
+
+Strokes of real mouse events, 60 a second, in a real napari, in a Labels layer of napari's own and in a layer of
+corrections in turns, and in the latter while the engine fine-tunes. A gap is the time between two ticks of a timer that
+wants 2 ms: for so long clicks and keys wait. Under software OpenGL drawing is part of every gap, so the bare napari of
+the same run is what ours is held against. Nothing else should run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from measuring import print_place, print_table
+from qtpy.QtCore import QEvent, QPointF, Qt, QTimer
+from qtpy.QtGui import QMouseEvent
+from qtpy.QtOpenGLWidgets import QOpenGLWidget
+from qtpy.QtWidgets import QApplication
+
+from napari_skipseg.images.synthetic import make_sample
+from napari_skipseg.widgets.demo import wait_for
+
+PERIOD = 2
+"""Milliseconds that the timer wants between two ticks."""
+EVENTS, PER_SECOND = 120, 60
+"""Mouse events of a stroke."""
+PATIENCE = 300
+SMALL = 512
+"""Side of the slice that is fine-tuned on."""
+
+
+class Gaps:
+    """The times between two ticks of a timer, in milliseconds."""
+
+    def __init__(self) -> None:
+        self.found: list[float] = []
+        self._timer, self._last = QTimer(), 0.0
+        self._timer.setTimerType(Qt.TimerType.PreciseTimer)
+        self._timer.timeout.connect(self._tick)
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        self.found.append((now - self._last) * 1e3)
+        self._last = now
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Collect the gaps of what is done meanwhile."""
+        self._last = time.perf_counter()
+        self._timer.start(PERIOD)
+        yield
+        self._timer.stop()
+
+    def row(self, title: str) -> tuple[str, ...]:
+        """Return what a table tells: median, 99th percentile, longest, and how many were over 50 ms."""
+        gaps = np.array(self.found)
+        figures = (np.median(gaps), np.percentile(gaps, 99), gaps.max())
+        return title, *(f"{figure:.0f}" for figure in figures), f"{int((gaps > 50).sum())} of {len(gaps)}"
+
+
+class Mouse:
+    """A mouse over the canvas of a viewer."""
+
+    def __init__(self, window: object) -> None:
+        self._canvas = window.findChild(QOpenGLWidget)  # type: ignore[attr-defined]
+
+    def stroke(self, number: int) -> None:
+        """Draw a wave from left to right over the middle of the canvas, in real time."""
+        width, height = self._canvas.width(), self._canvas.height()
+        xs = np.linspace(0.3, 0.7, EVENTS) * width
+        ys = (0.35 + 0.03 * (number % 10) + 0.05 * np.sin(np.linspace(0, 9, EVENTS))) * height
+        held = Qt.MouseButton.LeftButton
+        self._send(QEvent.Type.MouseButtonPress, held, held, xs[0], ys[0])
+        for x, y in zip(xs, ys, strict=True):
+            began = time.perf_counter()
+            self._send(QEvent.Type.MouseMove, Qt.MouseButton.NoButton, held, x, y)
+            while time.perf_counter() - began < 1 / PER_SECOND:
+                QApplication.processEvents()
+        self._send(QEvent.Type.MouseButtonRelease, held, Qt.MouseButton.NoButton, xs[-1], ys[-1])
+
+    def _send(self, kind: QEvent.Type, button: Qt.MouseButton, held: Qt.MouseButton, x: float, y: float) -> None:
+        place = QPointF(x, y)
+        glob = self._canvas.mapToGlobal(place)
+        QApplication.sendEvent(
+            self._canvas, QMouseEvent(kind, place, glob, button, held, Qt.KeyboardModifier.NoModifier)
+        )
+
+
+def wait(done: Callable[[], bool], what: str) -> None:
+    """Let the window live until `done`."""
+    if not wait_for(done, PATIENCE):
+        sys.exit(f"{what} did not come within {PATIENCE} s")
+
+
+def painted(title: str, mouse: Mouse, strokes: int) -> tuple[str, ...]:
+    """Return the row of so many strokes."""
+    mouse.stroke(0)  # the first draws what is drawn once
+    wait_for(lambda: False, 1.0)
+    gaps = Gaps()
+    with gaps.watched():
+        for number in range(strokes):
+            mouse.stroke(number)
+    return gaps.row(title)
+
+
+def bare(side: int, strokes: int) -> tuple[str, ...]:
+    """Return the row of napari's own Labels layer."""
+    import napari
+
+    viewer = napari.Viewer()
+    viewer.add_image(np.zeros((2, side, side), np.uint8))
+    layer = viewer.add_labels(np.zeros((2, side, side), np.uint8))
+    layer.mode, layer.brush_size, layer.selected_label = "paint", 8, 2
+    wait_for(lambda: False, 1.0)
+    row = painted(f"napari's own Labels, {side}²", Mouse(viewer.window._qt_window), strokes)
+    viewer.close()
+    return row
+
+
+def ours(side: int, strokes: int) -> tuple[str, ...]:
+    """Return the row of a layer of corrections."""
+    import napari
+
+    viewer = napari.Viewer()
+    image = np.random.default_rng(0).integers(0, 255, (2, side, side), np.uint8)
+    _, panel = viewer.window.add_plugin_dock_widget("napari-skipseg", "SkipSeg")
+    viewer.add_image(image, name="large")
+    open_corrections(panel)
+    row = painted(f"corrections, {side}²", Mouse(viewer.window._qt_window), strokes)
+    viewer.close()
+    return row
+
+
+def open_corrections(panel: object) -> None:
+    """Press Correct and wait for the layers."""
+    panel.tabs.setCurrentIndex(1)  # type: ignore[attr-defined]
+    tab = panel.correct_tab  # type: ignore[attr-defined]
+    wait(tab.correct_button.isEnabled, "the Correct button")
+    tab.correct_button.click()
+    wait(lambda: tab.session is not None and tab.session.layers.is_shown, "the corrections")
+    wait_for(lambda: False, 1.0)
+
+
+def while_training(strokes: int) -> list[tuple[str, ...]]:
+    """Return the rows of a window in which the engine fine-tunes, left alone and painted in."""
+    import napari
+
+    sample = make_sample((2, SMALL, SMALL))
+    viewer = napari.Viewer()
+    _, panel = viewer.window.add_plugin_dock_widget("napari-skipseg", "SkipSeg")
+    viewer.add_image(sample.stack.data, name="sample", scale=sample.stack.voxel_size, units="nm")
+    open_corrections(panel)
+    target = panel.correct_tab.corrections().strokes
+    target[:, 100:400:40, 50:450] = 1 + sample.membrane[:, 100:400:40, 50:450]
+    names = [panel.tabs.tabText(number) for number in range(panel.tabs.count())]
+    panel.tabs.setCurrentIndex(names.index("Fine-tune"))
+    tab = panel.finetune_tab
+    tab.form.reaches["full"].click()
+    wait(tab.tune_button.isEnabled, "the lesson")
+    tab.tune_button.click()
+    wait(lambda: "training loss" in tab.progress_text.text(), "the first step")
+    alone = Gaps()
+    with alone.watched():
+        wait_for(lambda: False, 20)
+    rows = [alone.row("left alone while the engine fine-tunes (full)")]
+    rows.append(
+        painted(f"corrections, {SMALL}², while the engine fine-tunes", Mouse(viewer.window._qt_window), strokes)
+    )
+    if not tab.is_running:
+        sys.exit("the training ended before the strokes did")
+    tab.cancel_button.click()
+    wait(lambda: not tab.is_running, "the end")
+    viewer.close()
+    return rows
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--side", type=int, default=8192)
+    parser.add_argument("--strokes", type=int, default=8)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {f"NAPARI_SKIPSEG_{kind}": str(Path(folder) / kind) for kind in ("CORRECTIONS", "MODELS")}
+        rows = []
+        for side in (SMALL, asked.side):
+            rows += [bare(side, asked.strokes), ours(side, asked.strokes)]
+        rows += while_training(asked.strokes)
+    print_place(f"{asked.strokes} strokes of {EVENTS} mouse events, {PER_SECOND} a second")
+    print_table(("what", "median gap, ms", "99 %", "longest", "over 50 ms"), rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""The command `sample`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from napari_skipseg.errors import FileError
+from napari_skipseg.images.files import write_ome_tiff
+
+NAME = "em-sample"
+
+
+def sample(
+    out_dir: Annotated[Path, typer.Argument(help="Folder for the files, made where it is missing.")],
+    slices: Annotated[int, typer.Option(help="Slices.")] = 16,
+    side: Annotated[int, typer.Option(help="Length of a slice's sides, in pixels.")] = 512,
+    seed: Annotated[int, typer.Option(help="Another seed gives another tissue; the same one the same bytes.")] = 0,
+) -> None:
+    """Write the synthetic EM stack that napari's File > Open Sample shows, and its truth, as OME-TIFF."""
+    from napari_skipseg.images.synthetic import make_sample
+
+    made = make_sample((slices, side, side), seed)
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"The folder '{out_dir}' cannot be made: {error.strerror}. Choose another one.") from error
+    stack = made.stack
+    for ending, values in (("", stack.data), ("_membranes", made.membrane), ("_mitochondria", made.mitochondria)):
+        file = out_dir / f"{NAME}{ending}.tif"
+        write_ome_tiff(file, values, stack.axes, stack.voxel_size, stack.unit)
+        typer.echo(str(file))
