@@ -15,6 +15,7 @@ import tifffile
 import torch
 
 import napari_skipseg as skipseg
+from napari_skipseg.errors import SpecError
 from napari_skipseg.inference import backends
 from napari_skipseg.models.catalog import FOLDER_VARIABLE
 from napari_skipseg.models.description import ClassLabel, ModelDescription
@@ -154,12 +155,20 @@ def test_the_examples_run(model: Model, tmp_path: Path, capsys: pytest.CaptureFi
     assert "V_rand" in shown
 
 
+def test_an_option_that_is_misspelt_is_one_sentence(model: Model) -> None:
+    image = RNG.integers(0, 256, (40, 50)).astype(np.uint8)
+    with pytest.raises(SpecError, match=r"There is no option 'treshold': did you mean 'threshold'.*average"):
+        skipseg.segment(image, model, treshold=0.3)
+    with pytest.raises(SpecError, match=r"There is no option 'cheese': the options are method.*planes"):
+        skipseg.find_objects(image / 255, cheese=1)
+
+
 @pytest.mark.parametrize(("form", "ending"), [("tiff", ".tif"), ("ome-zarr", ".ome.zarr")])
 def test_a_file_is_segmented_into_a_folder(model: Model, tmp_path: Path, form: Any, ending: str) -> None:
     image = RNG.integers(0, 256, (2, 40, 50)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "cells.tif", image)
     written = skipseg.segment_to_folder(
-        tmp_path / "cells.tif", model, tmp_path / "out", form=form, dtype="float32", attention=False, device="cpu"
+        tmp_path / "cells.tif", model, tmp_path / "out", form=form, dtype="float32", device="cpu"
     )
     assert [file.name for file in written] == [f"cells_{kind}{ending}" for kind in ("probability", "binary")]
     sidecars = [tmp_path / "out" / f"cells_{kind}.json" for kind in ("recipe", "times")]

@@ -128,6 +128,37 @@ def test_other_images_are_segmented_with_the_same_settings(run: Run, recipe: Pat
     assert [each["options"]["average"] for each in told] == [4, 4]
 
 
+def test_recipes_of_one_folder_keep_their_names(run: Run, library: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    write_ome_tiff(tmp_path / "in" / "a.tif", grey(1), "ZYX", *PLACE)
+    write_ome_tiff(tmp_path / "in" / "a.tiff", grey(2), "ZYX", *PLACE)
+    folder = Path(run("batch", tmp_path / "in", tmp_path / "out", "--model", "tiny").out.splitlines()[1])
+    for name in ("a.tif", "a.tiff"):
+        ran = run("run", folder / f"{name}_recipe.json")
+        assert (ran.code, ran.names[0]) == (0, f"{name}_probability.tif")
+        again = folder / "again" / f"{name}_probability.tif"
+        assert again.read_bytes() == (folder / again.name).read_bytes()
+
+
+def test_results_of_another_recipe_are_not_written_over(run: Run, recipe: Path, tmp_path: Path) -> None:
+    assert run("run", recipe).code == 0
+    before = files_in(recipe.parent / "again")
+    told = json.loads(recipe.read_bytes())
+    told["options"]["threshold"] = 0.3
+    recipe.write_text(json.dumps(told))
+    ran = run("run", recipe)
+    assert (ran.code, "results of another recipe lie there" in ran.err) == (1, True)
+    assert files_in(recipe.parent / "again") == before
+
+
+@pytest.mark.parametrize(("name", "text"), [("cells_objects.csv", "label,voxels"), ("notes", "some text")])
+def test_what_cannot_bear_a_recipe_is_told_what_is_wanted(run: Run, tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    ran = run("run", tmp_path / name)
+    assert ran.code == 1
+    assert "bears no recipe: give a result of SkipSeg's, or the _recipe.json beside it" in ran.err
+
+
 def test_other_versions_are_a_warning(run: Run, recipe: Path, tmp_path: Path) -> None:
     told = json.loads(recipe.read_bytes())
     told["versions"]["torch"] = "1.0"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_skipseg.errors import SpecError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.formats import Format
 from napari_skipseg.images.stack import ArrayLike, Stack
@@ -21,6 +24,7 @@ from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.catalog import DEFAULT_MODEL, locate_model, user_folder
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.models.model import Model, read_model
+from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.training.corrected import pair_labels
 from napari_skipseg.training.finetune_settings import FinetuneSettings
@@ -28,7 +32,8 @@ from napari_skipseg.training.learning import Finetuned
 
 if TYPE_CHECKING:
     from napari_skipseg.batch.run import BatchResult
-    from napari_skipseg.objects.options import ObjectOptions
+
+Options = TypeVar("Options", SegmentOptions, ObjectOptions)
 
 Image = Stack | ArrayLike | str | PathLike[str]
 """An image: a stack, an array (numpy, dask, zarr), or the path of a file."""
@@ -52,7 +57,7 @@ def segment(image: Image, model: Model | str | PathLike[str], axes: str = "", **
     Raises:
         SkipsegError: the image does not fit the model, or an option is impossible.
     """
-    return run_to_end(iter_predict(_stack_of(image, axes), _model_of(model), SegmentOptions(**options)))
+    return run_to_end(iter_predict(_stack_of(image, axes), _model_of(model), _made(SegmentOptions, options)))
 
 
 def segment_to_folder(
@@ -69,14 +74,16 @@ def segment_to_folder(
     """Return the files written to `folder`: what `segment` gives, of an image of any size, in the memory of a tile.
 
     name: what the files' names begin with; the image's where none is given. form: "tiff" (OME-TIFF) or "ome-zarr" (0.5,
-    with a pyramid). Killed, the same call goes on where it was; `restart` throws away what is unfinished.
+    with a pyramid). Killed, the same call goes on where it was; `restart` throws away what is unfinished. options: as
+    for `segment`; attention maps are written where asked for (attention=True), as in the shell.
 
     Raises:
         SkipsegError: as `segment`, or another run lies there, or the folder cannot be written.
     """
     stack = _stack_of(image, axes)
     target = (Path(folder), name or stack.name, dtype, form, restart)
-    return run_to_end(iter_segment_to_folder(stack, _model_of(model), SegmentOptions(**options), *target))
+    chosen = _made(SegmentOptions, {"attention": False, **options})
+    return run_to_end(iter_segment_to_folder(stack, _model_of(model), chosen, *target))
 
 
 def run_recipe(
@@ -88,20 +95,23 @@ def run_recipe(
 ) -> list[Path]:
     """Return the files written to `folder` by the run that `recipe` tells of: the same bytes, on the same machine.
 
-    recipe: a `_recipe.json`, or a result that bears one. folder: "again" beside it where none is given. image: another
-    one than the recipe's. model: where the recipe's model lies now. Differences that may change the bytes are warnings.
+    recipe: a `_recipe.json`, or a result that bears one; files are called as that one. folder: "again" beside it where
+    none is given. image: another one than the recipe's. model: where the recipe's model lies now. Differences that may
+    change the bytes are warnings.
 
     Raises:
-        SkipsegError: the recipe is not valid; its model or image are gone, or others now; otherwise as `segment`.
+        SkipsegError: the recipe is not valid; its model or image are gone, or others now; results of another recipe lie
+            there; otherwise as `segment`.
     """
-    from napari_skipseg.inference.recipe_sources import read_recipe_file
+    from napari_skipseg.inference.recipe_sources import name_of_run, read_recipe_file
     from napari_skipseg.inference.repeat import AGAIN, iter_repeat, prepare_repeat
 
     told, near = read_recipe_file(recipe), Path(recipe).absolute().parent
     repeat = prepare_repeat(told, None if image is None else _stack_of(image, ""), near, str(model))
     for warning in repeat.warnings:
         warnings.warn(warning, stacklevel=2)
-    return run_to_end(iter_repeat(repeat, Path(folder) if folder else near / AGAIN, restart))
+    name = name_of_run(recipe) if image is None else ""
+    return run_to_end(iter_repeat(repeat, Path(folder) if folder else near / AGAIN, restart, name))
 
 
 def find_objects(
@@ -119,7 +129,6 @@ def find_objects(
     """
     from napari_skipseg.objects.files import read_probability
     from napari_skipseg.objects.find import ObjectSearch
-    from napari_skipseg.objects.options import ObjectOptions
 
     names, labels = tuple(class_names), False
     if isinstance(probability, Prediction):
@@ -130,7 +139,7 @@ def find_objects(
         stack, names, labels = read.stack, names or read.class_names, read.labels
     else:
         stack = _stack_of(probability, axes)
-    return ObjectSearch(stack, names, labels).find(ObjectOptions(**options))
+    return ObjectSearch(stack, names, labels).find(_made(ObjectOptions, options))
 
 
 def run_batch(
@@ -144,12 +153,13 @@ def run_batch(
     settings: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> BatchResult:
-    """Return what became of every image in `inputs`: a folder, an image, or a pattern with *, ? and **.
+    """Return what became of every image in `inputs`, in `.rows`: a folder, an image, or a pattern with *, ? and **.
 
     Results, records, a summary and a report go to a folder in `output` that is named after model and recipe. What is
     done with the same recipe is skipped; killed, the same call goes on where it was. A file that fails stops no other:
     its row says why. objects: how objects are found too. retry: do again only what failed the last time. settings:
-    further fields of `BatchSettings`, such as recursive, truth or workers. options: fields of `SegmentOptions`.
+    further fields of `BatchSettings`, such as recursive, truth or workers. options: fields of `SegmentOptions`;
+    attention maps are written where asked for (attention=True), so that the shell's batch goes to the same folder.
 
     Raises:
         SkipsegError: there are no inputs or no such model, another run holds the folder, or it cannot be written.
@@ -157,7 +167,7 @@ def run_batch(
     from napari_skipseg.batch.run import iter_batch
     from napari_skipseg.batch.settings import BatchSettings, ask
 
-    request = ask(str(model), SegmentOptions(**options), dtype, form, objects)
+    request = ask(str(model), _made(SegmentOptions, {"attention": False, **options}), dtype, form, objects)
     asked = BatchSettings(str(inputs), str(output), request, **(settings or {}))
     return run_to_end(iter_batch(asked, retry))
 
@@ -197,6 +207,21 @@ def finetune(
     )
     corrected = [pair_labels(image, label) for image, label in pairs]
     return run_to_end(iter_finetune(settings, corrected, Path(folder or user_folder()), device))
+
+
+def _made(kind: type[Options], options: Mapping[str, Any]) -> Options:
+    """Return options of a kind.
+
+    Raises:
+        SpecError: there is no such option.
+    """
+    known = [each.name for each in fields(kind)]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        near = get_close_matches(unknown[0], known, 1)
+        meant = f"did you mean '{near[0]}'? The options" if near else "the options"
+        raise SpecError(f"There is no option '{unknown[0]}': {meant} are {', '.join(known)}.")
+    return kind(**options)
 
 
 def _list(images: Image | Sequence[Image]) -> list[Image]:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 import napari_skipseg as skipseg
 from napari_skipseg import cli
-from napari_skipseg.batch.rows import BatchOpened, FileChanged, Row
+from napari_skipseg.batch.rows import BatchOpened, BatchWaits, FileChanged, Row
 from napari_skipseg.batch.settings import settings_from_json
 from napari_skipseg.cli.batch_table import _Lines, _LiveTable
 from napari_skipseg.objects.options import ObjectOptions
@@ -86,7 +86,8 @@ def test_a_failed_file_is_named_and_the_exit_code_tells(tmp_path: Path, command:
         (("in", "out", "--smallest", "5"), "Say how objects are found"),
         (("in", "out", "--workers", "-1"), "-1 workers are impossible"),
         (("in", "out", "--threshold", "2"), "between 0 and 1"),
-        (("in", "out", "--retry"), "Nothing failed"),
+        (("in", "out", "--retry"), "No run with this recipe"),
+        (("in", "out", "--voxel-size", "50", "4", "4"), "A voxel size needs its unit"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(
@@ -103,11 +104,10 @@ def test_what_cannot_be_is_one_sentence(
 
 def test_python_runs_the_same_batch(tmp_path: Path, tiny: Path) -> None:
     write_image(tmp_path / "in" / "deep" / "a.tif", 1)
-    result = skipseg.run_batch(
-        tmp_path / "in", tmp_path / "out", tiny, settings={"recursive": True}, device="cpu", attention=False
-    )
+    result = skipseg.run_batch(tmp_path / "in", tmp_path / "out", tiny, settings={"recursive": True}, device="cpu")
     assert [(row.relative, row.state) for row in result.rows] == [("deep/a.tif", "done")]
     assert result.report.is_file()
+    assert not list(result.folder.rglob("*attention*"))
 
 
 def test_the_table_shows_what_runs_and_how_far_the_whole_is() -> None:
@@ -130,11 +130,16 @@ def test_the_table_shows_what_runs_and_how_far_the_whole_is() -> None:
 def test_without_a_terminal_each_end_is_a_line() -> None:
     console = Console(file=io.StringIO(), width=120)
     lines = _Lines(console)
+    for _ in range(3):
+        lines.show(BatchWaits(0, 2000, "0 of 2 files: starting the network"))
     lines.show(FileChanged(0, 2000, "0 of 2 files", Row("a.tif", "", "running")))
+    lines.show(FileChanged(0, 2000, "0 of 2 files", Row("a.tif", "", "running", 1, 2, "tile 1 of 2")))
     lines.show(FileChanged(1000, 2000, "1 of 2 files", Row("a.tif", "", "done", seconds=3.0, size="40 × 40")))
     lines.show(FileChanged(2000, 2000, "2 of 2 files", Row("b.tif", "", "failed", reason="No image.")))
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().splitlines() == [
+        "0 of 2 files: starting the network",
+        "0 of 2 files: a.tif 0%, reading",
         "1 of 2 files: a.tif done in 3 s, 40 × 40",
         "2 of 2 files: b.tif failed, No image.",
     ]

@@ -78,6 +78,23 @@ def test_the_report_is_one_page_with_all_files_and_pictures(result: BatchResult)
     assert result.folder.name in text
 
 
+def test_a_second_start_keeps_what_the_first_did(tmp_path: Path, tiny: Path) -> None:
+    write_image(tmp_path / "in" / "a.tif", 1)
+    (tmp_path / "truth").mkdir()
+    Image.new("L", (40, 40), 1).save(tmp_path / "truth" / "a.png")
+    settings = settings_for(tmp_path / "in", tmp_path / "out", tiny, truth=str(tmp_path / "truth"))
+    (first,) = run(settings).rows
+    write_image(tmp_path / "in" / "b.tif", 2)
+    second = run(settings)
+    with second.summary.open(newline="", encoding="utf-8") as handle:
+        a, b = csv.DictReader(handle)
+    assert (a["state"], a["ended"], b["state"]) == ("done before", first.ended, "done")
+    assert float(a["seconds"]) == pytest.approx(first.seconds, abs=0.001)
+    assert float(a["membrane dice"]) == pytest.approx(first.scores["membrane dice"])
+    assert second.rows[0].note == f"done before on {first.ended[:10]}, with the same recipe"
+    assert f"1 done, 1 done on {first.ended[:10]}</title>" in second.report.read_text(encoding="utf-8")
+
+
 def test_the_page_fits_any_screen(result: BatchResult) -> None:
     text = result.report.read_text(encoding="utf-8")
     assert '<div class="wide"><table>' in text

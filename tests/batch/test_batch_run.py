@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ from zarr.storage import _local
 
 from napari_skipseg.batch import entry as entry_module
 from napari_skipseg.batch.engine import Turn
-from napari_skipseg.batch.rows import BatchOpened, FileChanged, Retry
+from napari_skipseg.batch.inputs import Entry
+from napari_skipseg.batch.rows import BatchOpened, BatchWaits, FileChanged, Retry
 from napari_skipseg.batch.run import iter_batch
-from napari_skipseg.batch.settings import settings_from_json, settings_to_json
+from napari_skipseg.batch.settings import BatchSettings, settings_from_json, settings_to_json
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.inference import repeat
@@ -133,7 +135,8 @@ def test_a_second_start_skips_what_is_done_and_says_so(three: Path, tmp_path: Pa
     before = {file: file.stat().st_mtime_ns for file in first.folder.glob("*.tif")}
     second = run(settings)
     assert states(second) == {"a.tif": "skipped", "b.tif": "skipped"}
-    assert {row.note for row in second.rows} == {"done before, with the same recipe"}
+    day = first.rows[0].ended[:10]
+    assert {row.note for row in second.rows} == {f"done before on {day}, with the same recipe"}
     assert second.describe() == "2 files: 0 done, 2 done before with the same recipe and skipped."
     assert before == {file: file.stat().st_mtime_ns for file in first.folder.glob("*.tif")}
 
@@ -181,7 +184,7 @@ def test_a_file_keeps_the_name_of_its_results_when_another_of_that_name_comes(
     Image.fromarray(np.random.default_rng(5).integers(0, 256, (SIDE, SIDE)).astype(np.uint8)).save(three / "a.png")
     shutil.copy(first.rows[0].outputs[1], tmp_path / "truth" / "a.tif")
     rows = {row.relative: row for row in run(settings).rows}
-    assert (rows["a.tif"].state, rows["a.tif"].scores["dice"]) == ("skipped", 1)
+    assert (rows["a.tif"].state, rows["a.tif"].scores["membrane dice"]) == ("skipped", 1)
     assert Path(rows["a.png"].outputs[0]).name == "a.png_probability.tif"
 
 
@@ -295,16 +298,16 @@ def test_a_name_that_is_no_utf8_is_a_name(
 def test_whatever_goes_wrong_with_a_file_is_its_reason(
     three: Path, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
-    real = entry_module.read_stack
+    real = entry_module.read_entry
 
-    def read(file: Any, *given: Any) -> Any:
-        if Path(file).name == "a.tif":
+    def read(asked: BatchSettings, entry: Entry) -> Any:
+        if entry.relative == "a.tif":
             if isinstance(error, PermissionError):
                 monkeypatch.setattr(tifffile, "TiffFile", fail)
             else:
                 raise error
         try:
-            return real(file, *given)
+            return real(asked, entry)
         finally:
             monkeypatch.setattr(tifffile, "TiffFile", opened)
 
@@ -312,7 +315,7 @@ def test_whatever_goes_wrong_with_a_file_is_its_reason(
         raise error
 
     opened = tifffile.TiffFile
-    monkeypatch.setattr(entry_module, "read_stack", read)
+    monkeypatch.setattr(entry_module, "read_entry", read)
     (three / "b.tif").unlink()
     result = run(settings_for(three, tmp_path / "out", tiny))
     assert states(result) == {"a.tif": "failed"}
@@ -510,15 +513,15 @@ def test_scores_come_with_truth_of_the_same_name(three: Path, tmp_path: Path, ti
     Image.fromarray(255 * binary).save(tmp_path / "truth" / "a.png")
     rows = {row.relative: row for row in run(settings).rows}
     assert rows["a.tif"].state == "skipped"
-    assert rows["a.tif"].scores["dice"] == 1
+    assert rows["a.tif"].scores["membrane dice"] == 1
     assert rows["b.tif"].scores == {}
     assert rows["b.tif"].note.endswith("no truth of its name")
     half = binary.copy()
     half[: SIDE // 2] = 0
     Image.fromarray(255 * half).save(tmp_path / "truth" / "a.png")
     rows = {row.relative: row for row in run(settings).rows}
-    assert rows["a.tif"].scores["recall"] == 1
-    assert 0 < rows["a.tif"].scores["precision"] < 1
+    assert rows["a.tif"].scores["membrane recall"] == 1
+    assert 0 < rows["a.tif"].scores["membrane precision"] < 1
 
 
 def test_the_label_of_the_class_in_the_truth_can_be_named(three: Path, tmp_path: Path, tiny: Path) -> None:
@@ -529,7 +532,7 @@ def test_the_label_of_the_class_in_the_truth_can_be_named(three: Path, tmp_path:
     for truth, label, dice in (("inverted", 0, 1.0), ("inverted", None, 0.0), ("inverted", 7, 0.0), ("named", 9, 1.0)):
         told = {"truth": str(tmp_path / f"{truth}.png"), "truth_label": label}
         (row,) = run(settings_for(three / "a.tif", tmp_path / "out", tiny, **told)).rows
-        assert (row.state, row.scores["dice"]) == ("skipped", dice)
+        assert (row.state, row.scores["membrane dice"]) == ("skipped", dice)
 
 
 def test_a_truth_that_does_not_fit_is_no_failure_of_the_file(three: Path, tmp_path: Path, tiny: Path) -> None:
@@ -571,10 +574,54 @@ def test_objects_are_found_and_measured(three: Path, tmp_path: Path, tiny: Path)
     np.testing.assert_array_equal(np.asarray(found.data) > 0, mask > 0)
     table = Path(row.outputs[3]).read_text().splitlines()
     assert len(table) == np.asarray(found.data).max() + 1
-    assert {"dice", "adapted_rand_error"} <= set(row.scores)
+    assert {"membrane dice", "adapted_rand_error"} <= set(row.scores)
+    assert row.note == ""
     told = read_recipe(row.outputs[2])
     assert told is not None
     assert (told["layer"], told["objects"]["method"]) == ("labels", "components")
+
+
+def test_objects_are_not_scored_against_a_mask(three: Path, tmp_path: Path, tiny: Path) -> None:
+    truth = tmp_path / "truth.png"
+    Image.fromarray(np.where(np.arange(SIDE) % 8 > 2, 255, 0).astype(np.uint8)[None].repeat(SIDE, 0)).save(truth)
+    options = ObjectOptions("components")
+    (row,) = run(settings_for(three / "a.tif", tmp_path / "out", tiny, objects=options, truth=str(truth))).rows
+    assert set(row.scores) == {f"membrane {name}" for name in ("dice", "iou", "precision", "recall")}
+    assert "mask of one label: give instances" in row.note
+
+
+def test_axes_are_those_of_files_with_as_many_dimensions(three: Path, tmp_path: Path, tiny: Path) -> None:
+    values = np.random.default_rng(1).integers(0, 256, (3, SIDE, SIDE)).astype(np.uint8)
+    tifffile.imwrite(three / "plain.tif", values, photometric="rgb", planarconfig="separate")
+    result = run(settings_for(three, tmp_path / "out", tiny, axes="ZYX"))
+    assert states(result) == {"a.tif": "done", "b.tif": "done", "plain.tif": "done"}
+    axes = [read_stack(row.outputs[0]).axes for row in result.rows]
+    assert axes == ["YX", "YX", "ZYX"]
+
+
+def test_a_stack_that_was_saved_without_its_axes_is_truth_for_an_image_of_its_shape(tmp_path: Path, tiny: Path) -> None:
+    write_image(tmp_path / "in" / "a.tif", 3, slices=4)
+    labels = np.random.default_rng(0).integers(0, 5, (4, SIDE, SIDE)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "truth.tif", labels, photometric="rgb", planarconfig="separate")
+    assert read_stack(tmp_path / "truth.tif").axes == "CYX"
+    truth = str(tmp_path / "truth.tif")
+    (row,) = run(settings_for(tmp_path / "in", tmp_path / "out", tiny, truth=truth)).rows
+    assert (row.note, "membrane dice" in row.scores) == ("", True)
+
+
+def test_a_forgotten_option_is_told_by_the_runs_that_there_are(three: Path, tmp_path: Path, tiny: Path) -> None:
+    first = run(settings_for(three, tmp_path / "out", tiny))
+    with pytest.raises(SkipsegError, match=f"No run with this recipe .*, the runs there are {first.folder.name}"):
+        run(settings_for(three, tmp_path / "out", tiny, threshold=0.25), retry=True)
+    with pytest.raises(SkipsegError, match="Nothing failed"):
+        run(settings_for(three, tmp_path / "out", tiny), retry=True)
+
+
+def test_what_the_batch_waits_for_is_told_before_a_file_moves(three: Path, tmp_path: Path, tiny: Path) -> None:
+    events = list(iter_batch(settings_for(three, tmp_path / "out", tiny)))
+    assert isinstance(events[1], BatchWaits)
+    assert events[1].message == "0 of 2 files: starting the network"
+    assert not isinstance(events[-1], BatchWaits)
 
 
 def test_progress_never_goes_back_where_objects_follow(three: Path, tmp_path: Path, tiny: Path) -> None:
@@ -621,7 +668,7 @@ def test_each_file_of_a_batch_can_be_done_again_by_its_recipe(
 
 
 def test_settings_survive_json_and_refuse_what_they_do_not_know(three: Path, tmp_path: Path, tiny: Path) -> None:
-    settings = settings_for(three, tmp_path / "out", tiny, voxel_size=(1.0, 2.0, 3.0), recursive=True)
+    settings = settings_for(three, tmp_path / "out", tiny, voxel_size=(1.0, 2.0, 3.0), unit="nm", recursive=True)
     text = settings_to_json(settings)
     assert settings_from_json(text) == settings
     result = run(settings)
@@ -632,6 +679,8 @@ def test_settings_survive_json_and_refuse_what_they_do_not_know(three: Path, tmp
         settings_from_json(text.replace('"format_version": 1', '"format_version": 99'))
     with pytest.raises(SkipsegError, match="is no JSON"):
         settings_from_json("{")
+    with pytest.raises(SkipsegError, match="A voxel size needs its unit"):
+        replace(settings, unit="")
 
 
 def test_a_probability_is_that_of_the_image_in_memory(three: Path, tmp_path: Path, tiny: Path) -> None:

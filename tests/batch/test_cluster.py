@@ -15,7 +15,7 @@ import pytest
 from batch_folders import ended, results_in, run, settings_for, states, write_image, write_tiny_model
 from cluster_programs import scheduler, wait_for_workers, worker
 
-from napari_skipseg.batch import blocks, dask_client, sent_models, worker_engine
+from napari_skipseg.batch import blocks, dask_client, sent_models, tasks, worker_engine
 from napari_skipseg.batch.rows import BatchOpened, FileChanged
 from napari_skipseg.batch.run import BatchResult, iter_batch
 from napari_skipseg.batch.settings import BatchSettings
@@ -23,6 +23,7 @@ from napari_skipseg.batch.tasks import Desk
 from napari_skipseg.errors import ModelError, SkipsegError
 from napari_skipseg.images.zarr_layout import Layout
 from napari_skipseg.images.zarr_writer import write_ome_zarr
+from napari_skipseg.progress import run_to_end
 
 pytest.importorskip("distributed")
 
@@ -69,6 +70,17 @@ def run_until(settings: BatchSettings, done: int, then: Callable[[], None]) -> B
             return result
         if left and isinstance(event, FileChanged) and event.row.state == "running" and event.row.done >= done:
             left.pop()()
+
+
+def test_a_scheduler_without_workers_is_told_of(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "LACKING", 0.3)
+    write_image(tmp_path / "in" / "a.tif", 1)
+    with scheduler(tmp_path) as (address, _):
+        work = iter_batch(elsewhere(settings_for(tmp_path / "in", tmp_path / "out", tiny), tmp_path / "out", address))
+        told = next(event.message for event in work if "none" in event.message)
+        assert told == f"0 of 1 file: waiting for workers: none has come to {address} yet"
+        with worker(tmp_path, address, **{sent_models.FOLDER_VARIABLE: str(tmp_path / "sent")}):
+            assert states(run_to_end(work)) == {"a.tif": "done"}
 
 
 def test_files_on_a_cluster_are_those_of_one_process(cluster: Programs, tmp_path: Path, tiny: Path) -> None:

@@ -57,16 +57,16 @@ def end_at(settings: BatchSettings, how: str) -> int:
 
 def _run_to_its_end(settings: BatchSettings, how: str) -> None:
     torch.set_num_threads(1)
-    read = entry_module.read_stack
+    read = entry_module.read_entry
 
-    def open_it(file: Any, *given: Any) -> Any:
-        if Path(file).name == "bad.tif":
+    def open_it(asked: BatchSettings, entry: Entry) -> Any:
+        if entry.relative == "bad.tif":
             time.sleep(0.05)  # so that its neighbour is being opened too
             ctypes.string_at(0) if how == CRASH else os.kill(os.getpid(), signal.SIGKILL)
-        return read(file, *given)
+        return read(asked, entry)
 
     with (
-        mock.patch.object(entry_module, "read_stack", open_it),
+        mock.patch.object(entry_module, "read_entry", open_it),
         mock.patch("napari_skipseg.inference.backends.has_openvino", return_value=False),
     ):
         run(settings)

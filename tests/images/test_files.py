@@ -9,6 +9,7 @@ import sys
 import textwrap
 import tracemalloc
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -235,7 +236,19 @@ def test_the_user_has_the_last_word(tmp_path):
     with pytest.raises(InputError, match="'furlong' is not a unit of length: use one of"):
         read_stack(tmp_path / "a.tif", unit="furlong")
     with pytest.raises(InputError, match="give three positive numbers"):
-        read_stack(tmp_path / "a.tif", voxel_size=(0, 1, 1))
+        read_stack(tmp_path / "a.tif", voxel_size=(0, 1, 1), unit="nm")
+
+
+def test_a_voxel_size_without_a_unit_is_refused(tmp_path):
+    values = np.zeros((2, 8, 8), np.uint8)
+    known = {"resolution": (250, 250), "metadata": {"axes": "ZYX", "unit": "um", "spacing": 0.05}}
+    tifffile.imwrite(tmp_path / "known.tif", values, imagej=True, **known)
+    with pytest.raises(InputError, match=r"The voxel size 50 4 4 has no unit, .* in µm: give the unit too .*--unit"):
+        read_stack(tmp_path / "known.tif", voxel_size=(50, 4, 4))
+    assert read_stack(tmp_path / "known.tif", voxel_size=(50, 4, 4), unit="nm").unit == "nm"
+    (tmp_path / "plain.png").write_bytes(imagecodecs.png_encode(values[0]))
+    with pytest.raises(InputError, match="says no unit of its own: give the unit too"):
+        read_stack(tmp_path / "plain.png", voxel_size=(50, 4, 4))
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int64", "uint64", "float16", "float64", "int8", "uint32"])

@@ -369,7 +369,7 @@ def test_what_is_the_same_here_needs_no_warning() -> None:
     [
         ({"versions": {**versions(), "torch": "1.0"}}, set(), r"versions .*: torch .* \(was 1\.0\)"),
         ({"backend": "openvino"}, {"backend", "precision"}, "openvino in f32 cannot be had here"),
-        ({"precision": "f12"}, {"backend", "precision"}, "torch in f12 cannot be had here"),
+        ({"precision": "f16"}, {"backend", "precision"}, "torch in f16 cannot be had here"),
         ({"notes": ("the GPU failed.",)}, set(), "something failed midway, .*: the GPU failed"),
     ],
 )
@@ -378,6 +378,11 @@ def test_what_cannot_be_had_here_is_told(change: dict[str, Any], lacking: set[st
     assert set(to_folder.PINNED) - set(pinned) == lacking
     with pytest.raises(InputError, match=said):
         raise InputError(warning)
+
+
+def test_a_precision_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(FileError, match="'fp16x' is no precision: it is one of f32, bf16, f16"):
+        recipe_from_dict(recipe_to_dict(HERE) | {"precision": "fp16x"})
 
 
 def test_a_device_that_is_not_here_gives_way_to_the_one_that_is() -> None:

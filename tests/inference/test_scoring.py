@@ -12,7 +12,7 @@ from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.inference.pairs import pair_files
 from napari_skipseg.inference.scoring import ScoreOptions, find_pairs, iter_score_pairs, score_files, score_folders
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.scores.instances import score_instances
+from napari_skipseg.scores.instances import MaskError, score_instances
 from napari_skipseg.scores.isbi import score_isbi
 from napari_skipseg.scores.overlap import score_overlap
 
@@ -266,3 +266,28 @@ def test_truths_without_anything_to_score_are_refused(stack, tmp_path):
 def test_options_that_exclude_each_other_are_refused(options):
     with pytest.raises(InputError, match="leave out"):
         ScoreOptions(**options)
+
+
+def test_a_truth_that_is_a_mask_tells_no_objects_apart(tmp_path):
+    truth, found = np.zeros((20, 20), np.uint8), np.zeros((20, 20), np.uint8)
+    truth[2:8, 2:8] = truth[10:18, 10:18] = 255
+    found[2:8, 2:8], found[10:18, 10:18] = 1, 2
+    for name, values in (("truth", truth), ("found", found)):
+        png(tmp_path / f"{name}.png", values)
+    pairs = pair_files(tmp_path / "found.png", tmp_path / "truth.png")
+    with pytest.raises(MaskError, match="a mask of one label: give instances"):
+        run_to_end(iter_score_pairs(pairs, ScoreOptions("instances")))
+    (summary,) = run_to_end(iter_score_pairs(pairs, ScoreOptions()))
+    assert summary.pooled["dice"] == 1
+
+
+def test_a_stack_saved_without_its_axes_takes_those_of_its_partner(tmp_path):
+    labels = np.random.default_rng(0).integers(0, 5, (4, 16, 16)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "plain.tif", labels, photometric="rgb", planarconfig="separate")
+    write_ome_tiff(tmp_path / "known.tif", labels, "ZYX", (1.0, 1.0, 1.0), "nm")
+    for found, true in (("known", "plain"), ("plain", "known")):
+        pairs = pair_files(tmp_path / f"{found}.tif", tmp_path / f"{true}.tif")
+        (summary,) = run_to_end(iter_score_pairs(pairs, ScoreOptions("instances")))
+        assert (summary.pooled["adapted_rand_error"], len(summary.images)) == (0, 4)
+    with pytest.raises(InputError, match="has axes CYX"):
+        run_to_end(iter_score_pairs(pair_files(tmp_path / "plain.tif", tmp_path / "plain.tif"), ScoreOptions()))

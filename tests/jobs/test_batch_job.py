@@ -227,3 +227,16 @@ def test_what_a_viewer_left_is_gone_on_with_by_the_next(
     result = run_to_end(engine.batch(settings))
     assert results_in(result.folder) == results_in(whole.folder)
     assert read_record(record) is not None
+
+
+def test_names_that_are_no_text_cross_to_the_engine() -> None:
+    name = os.fsdecode(b"/in/caf\xe9.tif")
+    place = ((2, 8, 8), "ZYX", (1.0, 1.0, 1.0), "nm", (0.0, 0.0, 0.0))
+    job = requests.SegmentJob(1, "/tmp", name, *place, name, "tiny", "ab", SegmentOptions(), pinned={"side": 64})
+    line = requests.request_to_line(job)
+    assert line.isascii()
+    assert requests.request_from_line(line) == job
+    with pytest.raises(ValueError, match="strange"):
+        requests.request_from_line(line.replace(b'"number"', b'"strange": 1, "number"'))
+    with pytest.raises(ValueError, match="Unterminated"):
+        requests.request_from_line(line[:-3])

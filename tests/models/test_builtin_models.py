@@ -6,7 +6,8 @@ import re
 import pytest
 
 from napari_skipseg.models.catalog import BUILT_IN, DEFAULT_MODEL, find_models
-from napari_skipseg.models.description import BOUNDARY_CLASSES, card_as_text
+from napari_skipseg.models.description import card_as_text
+from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.networks.build import count_parameters
 from napari_skipseg.networks.specs import ResidualFCNSpec, UNetSpec

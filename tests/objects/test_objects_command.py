@@ -87,6 +87,64 @@ def test_a_wrong_option_or_something_of_others_in_the_way_is_one_sentence(object
     assert not (tmp_path / "out").exists()
 
 
+def test_what_does_not_fit_as_truth_is_refused_before_the_work(objects, probability, tmp_path):
+    write_ome_tiff(tmp_path / "truth.tif", np.ones((3, 4), np.uint8), "YX", (1.0, 4.0, 4.0), "nm")
+    code, shown, errors = objects(probability, tmp_path / "out", "--truth", tmp_path / "truth.tif")
+    assert (code, shown) == (1, "")
+    assert "shape (40, 60) is not the truth's (3, 4)" in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_mask_as_truth_gives_no_scores_and_a_note(objects, probability, tmp_path):
+    mask = np.where(cells((40, 60)) > 0, 0, 255).astype(np.uint8)
+    write_ome_tiff(tmp_path / "truth.tif", mask, "YX", (1.0, 4.0, 4.0), "nm")
+    code, shown, errors = objects(probability, tmp_path / "out", "--truth", tmp_path / "truth.tif", "--json")
+    assert (code, set(json.loads(shown))) == (0, {"objects", "files"})
+    assert "mask of one label: give instances" in errors
+
+
+def test_objects_are_not_looked_for_in_objects(objects, probability, tmp_path):
+    assert objects(probability, tmp_path / "out")[0] == 0
+    for file in ("em_objects.tif", "em_objects.ome.zarr"):
+        code, _, errors = objects(tmp_path / "out" / file, tmp_path / "again")
+        assert (code, "holds objects, as they were found already" in errors) == (1, True)
+        assert objects(probability, tmp_path / "out", "--format", "ome-zarr")[0] == 0
+
+
+def test_a_file_that_does_not_say_what_it_holds_is_warned_about(objects, tmp_path):
+    image = (255 * bumpy((20, 30))).astype(np.uint8)
+    for name, values, doubt in (
+        ("raw", image, "is read as probability × 255"),
+        ("labels", image // 40, "is read as labels of classes"),
+        ("mask", np.where(image > 99, 255, 0).astype(np.uint8), ""),
+        ("bits", (image > 99).astype(np.uint8), ""),
+        ("share", bumpy((20, 30)), ""),
+    ):
+        write_ome_tiff(tmp_path / f"{name}.tif", values, "YX", (1.0, 1.0, 1.0), "pixel")
+        code, _, errors = objects(tmp_path / f"{name}.tif", tmp_path / "out")
+        assert (code, doubt in errors, bool(errors)) == (0, True, bool(doubt))
+
+
+def test_labels_in_another_format_do_not_stay_beside_a_new_table(objects, probability, tmp_path):
+    out = tmp_path / "out"
+    for form, other in (("tiff", "ome.zarr"), ("ome-zarr", "tif"), ("tiff", "ome.zarr")):
+        assert objects(probability, out, "--format", form)[0] == 0
+        assert not (out / f"em_objects.{other}").exists()
+    (out / "em_objects.ome.zarr").mkdir()
+    (out / "em_objects.ome.zarr" / "mine.txt").write_text("mine")
+    code, _, errors = objects(probability, out)
+    assert (code, "not ours" in errors) == (1, True)
+    assert (out / "em_objects.ome.zarr" / "mine.txt").exists()
+
+
+def test_a_table_says_what_it_holds_and_is_saved(tmp_path):
+    labels = np.kron(np.arange(1, 3), np.ones((4, 4))).astype(np.uint8)
+    table = skipseg.measure_objects(skipseg.Stack(labels, "YX", (1.0, 4.0, 4.0), "nm"))
+    assert repr(table).startswith("Table of 2 rows: label, voxels, area (nm²)")
+    table.write_csv(str(tmp_path / "table.csv"))
+    assert (tmp_path / "table.csv").read_text().splitlines()[1].startswith("1,16,256,")
+
+
 def test_python_takes_arrays_and_stacks():
     values = bumpy((20, 30))
     found = skipseg.find_objects(values, method="watershed", seed_distance=4)

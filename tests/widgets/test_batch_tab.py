@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from qtpy.QtCore import QPoint, Qt
+from qtpy.QtCore import QEvent, QPoint, Qt
+from qtpy.QtWidgets import QApplication
 
 from napari_skipseg.batch.rows import BatchOpened, FileChanged, Retry, Row
 from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.errors import EngineError
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.widgets.batch_choices import FOLDER_VARIABLE
-from napari_skipseg.widgets.batch_table import FILE, PICTURE, PROGRESS, STATE, TIME, BatchRows, describe_row
+from napari_skipseg.widgets.batch_table import FILE, PICTURE, PROGRESS, STATE, TIME, BatchRows, BatchTable, describe_row
 from napari_skipseg.widgets.demo import wait_for
 
 pytestmark = pytest.mark.gui
@@ -102,7 +103,7 @@ def open_tab(open_panel, batching, folder, monkeypatch):
 
 
 def press(qtbot, button) -> None:
-    assert button.isEnabled()
+    qtbot.waitUntil(button.isEnabled, timeout=10_000)
     assert button.isVisible()
     qtbot.mouseClick(button, LEFT)
 
@@ -110,6 +111,11 @@ def press(qtbot, button) -> None:
 def run(qtbot, tab) -> None:
     press(qtbot, tab.start_button)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
+
+
+def choose(combo, value: object) -> None:
+    combo.setCurrentIndex(combo.findData(value))
+    combo.activated.emit(combo.currentIndex())
 
 
 def states(tab) -> dict[str, str]:
@@ -132,13 +138,49 @@ def test_start_waits_for_folders_and_says_what_they_hold(open_tab, qtbot, folder
     tab.form.inputs.text.setText(str(folder / "in"))
     assert tab.message.text() == "Choose a folder for the results."
     tab.form.output.text.setText(str(folder / "out"))
-    assert tab.start_button.isEnabled()
     qtbot.waitUntil(lambda: tab.inputs.summary.text() == "3 images; left out: 1 other file", timeout=10_000)
-    tab.form.output.text.setText(str(folder / "in" / "out"))
-    qtbot.waitUntil(lambda: "lies among the inputs" in tab.inputs.warning.text(), timeout=10_000)
-    tab.form.inputs.text.setText(str(folder / "gone"))
-    qtbot.waitUntil(lambda: "gone' does not exist: check the name." in tab.inputs.warning.text(), timeout=10_000)
+    assert tab.start_button.isEnabled()
     assert tab.width() <= tab.parent().width()
+
+
+@pytest.mark.parametrize(
+    ("field", "named", "said"),
+    [
+        ("output", "in/out", "or tick Details › may lie among the images."),
+        ("output", "in/notes.txt", "in/notes.txt' is none: choose another one."),
+        ("output", "/proc/foo", "The folder '/proc/foo' cannot be made there: choose one where you may write."),
+        ("truth", "no truth", "no truth' does not exist: check the name."),
+        ("inputs", "gone", "gone' does not exist: check the name."),
+        ("inputs", "empty", "empty' holds no image: check the name, or look into its folders too."),
+    ],
+)
+def test_start_waits_until_all_is_right_and_what_is_wrong_is_said_once(open_tab, qtbot, folder, field, named, said):
+    _, panel = open_tab()
+    tab = panel.batch_tab
+    (folder / "empty").mkdir()
+    before = sorted(folder.rglob("*"))
+    getattr(tab.form, field).text.setText(str(folder / named))
+    assert not tab.start_button.isEnabled()
+    qtbot.waitUntil(lambda: said in tab.message.text(), timeout=10_000)
+    assert not tab.start_button.isEnabled()
+    assert said in tab.start_button.toolTip()
+    assert not tab.inputs.warning.isVisible()
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_what_was_mended_elsewhere_lets_start_go(open_tab, qtbot, folder):
+    _, panel = open_tab()
+    tab = panel.batch_tab
+    tab.form.truth.text.setText(str(folder / "truth"))
+    qtbot.waitUntil(lambda: "truth' does not exist" in tab.message.text(), timeout=10_000)
+    (folder / "truth").mkdir()
+    QApplication.sendEvent(tab.inputs, QEvent(QEvent.Type.WindowActivate))
+    qtbot.waitUntil(tab.start_button.isEnabled, timeout=10_000)
+    assert not tab.message.text()
+    tab.form.output.text.setText(str(folder / "in" / "out"))
+    qtbot.waitUntil(lambda: "may lie among the images" in tab.message.text(), timeout=10_000)
+    tab.form.fold.inside.click()
+    qtbot.waitUntil(tab.start_button.isEnabled, timeout=10_000)
 
 
 def test_what_is_asked_is_what_segment_and_objects_tab_say(open_tab, qtbot, batching, folder):
@@ -157,6 +199,9 @@ def test_what_is_asked_is_what_segment_and_objects_tab_say(open_tab, qtbot, batc
     tab.form.form.setCurrentIndex(1)
     tab.form.form.activated.emit(1)
     assert tab.form.way.isVisible()
+    assert tab.form.way.text().startswith("cells between membranes merged below 0.50, <a href='Objects'")
+    choose(panel.objects_tab.form.method, "components")
+    tab.check()
     assert tab.form.way.text().startswith("connected components above 0.70, <a href='Objects'")
     run(qtbot, tab)
     ((settings, retry),) = batching.asked
@@ -193,9 +238,16 @@ def test_the_table_follows_is_sorted_and_failed_files_are_done_again(open_tab, q
     assert tab.table.shown_names() == ["broken.tif", "long_name.tif", "one.tif"]
     header = tab.table.horizontalHeader()
     dice = header.count() - 1
-    assert rows.headerData(dice, Qt.Orientation.Horizontal, Qt.ItemDataRole.DisplayRole) == "dice"
+    assert rows.headerData(dice, Qt.Orientation.Horizontal, Qt.ItemDataRole.DisplayRole) == "membrane\ndice"
+    assert [header.visualIndex(column) for column in (PICTURE, FILE, STATE, dice)] == [0, 1, 2, 3]
+    right = header.sectionViewportPosition(dice) + header.sectionSize(dice)
+    assert right <= tab.table.viewport().width() <= tab.width()
     tab.table.sortByColumn(dice, Qt.SortOrder.AscendingOrder)
     assert tab.table.shown_names() == ["broken.tif", "one.tif", "long_name.tif"]
+    tab.table.selectRow(0)
+    assert tab.row_line.text().endswith(f"broken.tif' {REASON}")
+    tab.table.selectRow(1)
+    assert tab.row_line.text() == "one.tif: dice 0.570"
     qtbot.mouseClick(header.viewport(), LEFT, pos=QPoint(header.sectionViewportPosition(FILE) + 20, 8))
     assert tab.table.shown_names() == ["broken.tif", "long_name.tif", "one.tif"]
     press(qtbot, tab.retry_button)
@@ -237,8 +289,50 @@ def test_a_double_click_opens_image_and_results_and_hides_those_of_the_last(open
     assert len(viewer.layers) == 6
     assert [layer.name for layer in viewer.layers if layer.visible] == ["one", "one_probability", "one_binary"]
     double_click(qtbot, tab, "broken.tif")
-    assert "broken.tif' is damaged and cannot be read" in tab.message.text()
+    assert "broken.tif' is damaged and cannot be read" in tab.row_line.text()
+    assert tab.message.text().startswith("3 files: 2 done, 1 failed.")
     assert len(viewer.layers) == 6
+    double_click(qtbot, tab, "one.tif")
+    assert tab.row_line.text() == "one.tif: dice 0.570"
+
+
+def test_an_image_that_is_open_already_is_shown_and_not_opened_once_more(open_tab, qtbot, folder):
+    viewer, panel = open_tab()
+    viewer.open(str(folder / "in" / "one.tif"), plugin="napari-skipseg")
+    viewer.add_image(np.zeros((2, 30, 40)), name="over it")
+    tab = panel.batch_tab
+    run(qtbot, tab)
+    viewer.layers["one"].visible = False
+    double_click(qtbot, tab, "one.tif")
+    assert [layer.name for layer in viewer.layers] == ["over it", "one", "one_probability", "one_binary"]
+    assert viewer.layers["one"].visible
+    run(qtbot, tab)
+    double_click(qtbot, tab, "one.tif")
+    assert len(viewer.layers) == 4
+
+
+def test_the_most_telling_score_and_its_class_follow_the_state_and_a_wider_dock_shows_more(qtbot):
+    table = BatchTable()
+    qtbot.addWidget(table)
+    header = table.horizontalHeader()
+    table.rows.class_names = ("membrane", "vesicle")
+    scores = {"membrane iou": 0.4, "membrane dice": 0.5, "vesicle dice": 0.6}
+    long = "a_long_name_of_a_file_from_the_microscope_of_monday.tif"
+    table.rows.show_rows([Row(long, f"/in/{long}", "done", scores=scores)])
+    seen = {}
+    for width in (300, 500, 900):
+        table.resize(width, 240)
+        table.show()
+        order = [header.logicalIndex(place) for place in range(header.count())]
+        names = [table.rows.headerData(n, Qt.Orientation.Horizontal, Qt.ItemDataRole.DisplayRole) for n in order]
+        ends = [header.sectionViewportPosition(n) + header.sectionSize(n) for n in order]
+        seen[width] = [name for name, end in zip(names, ends, strict=True) if end <= table.viewport().width()]
+    assert seen[300] == ["", "File", "State", "membrane\ndice"]
+    assert seen[500][:6] == [*seen[300], "Progress", "Time"]
+    assert len(seen[900]) == header.count()
+    table.rows.change([Row(long, f"/in/{long}", "done", scores={"average_precision": 0.7, **scores})])
+    names = [header.logicalIndex(3), header.count() - 1]
+    assert names[0] == names[1]
 
 
 def test_choices_are_remembered_and_what_is_damaged_is_not(open_tab, qtbot, folder):

@@ -25,11 +25,18 @@ from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.table import Table
 from napari_skipseg.objects.whole import ObjectsTarget, iter_find_objects
 from napari_skipseg.progress import Progress, run_to_end
-from napari_skipseg.widgets import objects_preview
+from napari_skipseg.widgets import objects_files, objects_preview
 from napari_skipseg.widgets.demo import wait_for
 from napari_skipseg.widgets.objects_files import without_channels
 from napari_skipseg.widgets.objects_layers import iter_load, place_of, show_objects
-from napari_skipseg.widgets.objects_sources import describe_source, find_measured, find_sources, find_truths, is_certain
+from napari_skipseg.widgets.objects_sources import (
+    describe_source,
+    find_measured,
+    find_sources,
+    find_truths,
+    is_certain,
+    suggest_method,
+)
 from napari_skipseg.widgets.objects_table import ObjectsTable
 
 pytestmark = pytest.mark.gui
@@ -216,6 +223,8 @@ def test_objects_of_the_whole_stack_are_a_layer_with_measurements_and_a_table_th
     )
     assert list(layer.features["volume (nm³)"][1:]) == [90 * 800, 90 * 800, 90 * 800, 12 * 800]
     assert list(layer.features["intensity mean"][1:]) == [255] * 4
+    panel.show_tab("Segment")
+    panel.show_tab("Objects")
     assert tab.message.text() == "4 objects found. A click on a row goes there."
     table, model = tab.table, tab.table.rows
     assert (model.rowCount(), model.headerData(2, Qt.Orientation.Horizontal)) == (4, "volume (nm³)")
@@ -227,10 +236,20 @@ def test_objects_of_the_whole_stack_are_a_layer_with_measurements_and_a_table_th
     np.testing.assert_allclose(camera.center[-2:], (8 + 4 * 31, 4 * 51))
     wait_for(lambda: False, 0.3)
     hand = Hand(viewer, panel)
+    frame = viewer.layers["em objects place"]
+    assert viewer.layers.selection.active == layer
+    np.testing.assert_array_equal(frame.data[0].min(axis=0), (2, 28.5, 48.5))
+    np.testing.assert_array_equal(frame.data[0].max(axis=0), (2, 33.5, 54.5))
+    np.testing.assert_array_equal(frame.scale, layer.scale)
     hand.click((27, 22))
     assert (layer.selected_label, table.currentIndex().row()) == (3, 3)
+    np.testing.assert_array_equal(frame.data[0].min(axis=0), (2, 23.5, 18.5))
     tab.form.layer.opening.emit()
-    assert [tab.form.layer.itemText(n) for n in range(tab.form.layer.count())] == ["probability", "binary", "em"]
+    offered = [tab.form.layer.itemText(n) for n in range(tab.form.layer.count())]
+    assert offered == ["probability", "binary", "em (image, read as probability)"]
+    viewer.layers.remove(layer)
+    wait_for(lambda: False, 0.3)
+    assert "em objects place" not in viewer.layers
 
 
 def test_objects_go_into_files_and_are_scored(open_tab, qtbot, tmp_path, monkeypatch):
@@ -267,6 +286,25 @@ def test_objects_go_into_files_and_are_scored(open_tab, qtbot, tmp_path, monkeyp
     wait_for(lambda: False, 0.2)
     assert list(layer.scale) == [50, 2, 2]
     assert "find the objects again" in tab.message.text()
+
+
+def test_what_saving_replaces_is_asked_once_with_what_it_belongs_to(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(objects_files.QMessageBox, "question", lambda _, __, text: asked.append(text))
+    for chosen, kind in (("x", "OME-Zarr (*.ome.zarr)"), ("x.tif", "OME-TIFF (*.tif)")):
+        monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, told=(str(tmp_path / chosen), kind): told)
+        (tmp_path / "x.tif").touch()
+        assert objects_files.ask_file(None, "em") == tmp_path / ("x.ome.zarr" if chosen == "x" else "x.tif")
+        assert asked == []
+    (tmp_path / "x.csv").touch()
+    (tmp_path / "x.ome.zarr").mkdir()
+    assert objects_files.ask_file(None, "em") is None
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "x"), "OME-Zarr (*.ome.zarr)"))
+    assert objects_files.ask_file(None, "em") is None
+    assert asked == [
+        "x.csv in this folder will be replaced. x.ome.zarr stays, but its measurements go. Go on?",
+        "x.ome.zarr, x.csv in this folder will be replaced. x.tif stays, but its measurements go. Go on?",
+    ]
 
 
 def test_nothing_to_find_in_a_fault_and_cancel_are_one_sentence(open_tab, qtbot, engine):
@@ -324,7 +362,8 @@ def test_layers_are_offered_by_what_they_hold():
     named = {layer.name: describe_source(viewer, layer) for layer in sources}
     assert named["result"].class_names == ("membrane",)
     assert named["result"].name == "em"
-    assert named["result"].parts_cells("")
+    assert named["result"].suggested("") == "cells"
+    assert (named["maps"].suggested("channel 0"), suggest_method(["axon", "wall"])) == ("components", "cells")
     assert named["maps"].class_names == ("channel 0", "channel 1")
     assert (named["binary"].class_names, named["binary"].labels) == (("membrane", "vesicle"), True)
     assert find_measured(viewer, named["result"]) == [em, maps]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from napari._qt.dialogs.qt_notification import NapariQtNotification
 from qtpy.QtGui import QFontMetrics
 
+from napari_skipseg.widgets import popups
 from napari_skipseg.widgets.popups import FITS, head_of, headed
 from napari_skipseg.widgets.reopening import LOST
 
@@ -46,3 +49,8 @@ def test_the_line_is_read_whole_in_the_window(make_napari_viewer):
         assert width_of(line) <= popup.message.width()
     assert popup.message.text() == f"The corrections cannot be written to…\n{text}"
     popup.close()
+
+
+def test_all_that_pops_up_goes_through_one_place():
+    files = Path(popups.__file__).parent.glob("*.py")
+    assert [file.name for file in files if "utils.notifications" in file.read_text("utf-8")] == ["popups.py"]

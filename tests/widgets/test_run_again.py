@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import skimage.io
 from hand import ramp, segment
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox
 
+from napari_skipseg.errors import EngineError
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.saving import save_prediction
+from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.files import open_image
 
 pytestmark = pytest.mark.gui
 
@@ -117,6 +122,59 @@ def test_a_result_from_a_file_brings_its_image_along(open_panel, qtbot, engine, 
     press(qtbot, panel)
     np.testing.assert_array_equal(np.asarray(engine.calls[1][0].data), ramp(32, 48))
     assert panel.segment_tab.message.text() == "Run again as before."
+
+
+def test_a_picture_is_opened_too(open_panel, qtbot, engine, tmp_path):
+    viewer, panel = open_panel()
+    skimage.io.imsave(tmp_path / "pic.png", ramp(32, 48))
+    open_image(viewer, str(tmp_path / "pic.png"))
+    segment(qtbot, panel)
+    prediction = panel.segment_tab.result().prediction
+    told = prediction.recipe["inputs"][0] | {"file": str(tmp_path / "pic.png")}
+    files = save_prediction(replace(prediction, recipe=prediction.recipe | {"inputs": (told,)}), tmp_path, "pic")
+    viewer.layers.clear()
+    qtbot.wait(300)  # where layers come and go between two drawings, the software OpenGL of a test machine crashes
+    viewer.open(str(files[0]), plugin="napari-skipseg")
+    assert panel.segment_tab.form.image.count() == 0
+    viewer.layers.selection = {viewer.layers[0]}
+    press(qtbot, panel)
+    assert panel.segment_tab.message.text() == "Run again as before."
+    np.testing.assert_array_equal(np.asarray(engine.calls[1][0].data), ramp(32, 48))
+    assert panel.segment_tab.form.image.count() == 1
+    viewer.layers.selection = {viewer.layers["pic_probability"]}
+    press(qtbot, panel)
+    assert len(engine.calls) == 3
+    assert panel.segment_tab.form.image.count() == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ObjectOptions("cells", "membrane", 0.333, "probability", 7.5, 0.2, 5, 900, True, "remove"),
+        ObjectOptions("components", threshold=0.7, largest=3),
+    ],
+)
+def test_objects_that_a_recipe_asks_for_are_found_again_too(opened, qtbot, engine, options):
+    viewer, panel, _ = opened
+    asked = []
+
+    def find(probability, class_names, options, image=None, labels=False, recipe=None):
+        asked.append((probability.name, class_names, options, image.name))
+        yield Progress(0, 1, "")
+        raise EngineError("That is enough: try again.")
+
+    engine.find_objects = find
+    tab = panel.objects_tab
+    recipe = viewer.layers["probability"].metadata["skipseg"]["recipe"]
+    viewer.layers["probability"].metadata["skipseg"]["recipe"] = {**recipe, "objects": asdict(options)}
+    viewer.layers.selection = {viewer.layers["probability"]}
+    press(qtbot, panel)
+    qtbot.waitUntil(lambda: bool(asked) and not tab.is_running, timeout=20_000)
+    assert asked == [("probability", ("membrane",), options, "em")]
+    viewer.add_labels(np.zeros((32, 48), np.uint8))  # as when they are found
+    assert panel.segment_tab.message.text() == "Run again as before. The Objects tab finds its objects too."
+    shown = tab.form.read()
+    assert shown == replace(options, class_name="", threshold=round(options.threshold, 2))
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_skipseg.batch.engine import Engine, Turn
-from napari_skipseg.batch.inputs import UNFINISHED, Entry
+from napari_skipseg.batch.inputs import UNFINISHED, Entry, read_entry
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.errors import DeviceError, SkipsegError
-from napari_skipseg.images.files import read_stack
-from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr_nodes import is_zarr
 from napari_skipseg.inference.outputs import Written
 from napari_skipseg.progress import Progress, run_to_end
@@ -39,7 +37,7 @@ def is_large(settings: BatchSettings, entry: Entry) -> bool:
     try:
         if not is_zarr(Path(entry.file)):
             return False
-        return math.prod(_stack(settings, entry).shape) >= LARGE
+        return math.prod(read_entry(settings, entry).shape) >= LARGE
     except (SkipsegError, ValueError, OSError, MemoryError):
         return False
 
@@ -115,10 +113,6 @@ class _Strict:
         self._store.write(piece)
 
 
-def _stack(settings: BatchSettings, entry: Entry) -> Stack:
-    return read_stack(entry.file, settings.axes or None, settings.voxel_size, settings.unit or None)
-
-
 def _begun(entry: Entry, place: RunPlace) -> Path:
     return place.results(entry) / f"{entry.name}{UNFINISHED}"
 
@@ -131,7 +125,7 @@ def _prepare(settings: BatchSettings, entry: Entry, place: RunPlace, engine: Eng
 
     options, recipe = settings.request.options, recipe_of(_begun(entry, place))
     maker = turn if options.samples else turn.pinned(Pinned(recipe["backend"], recipe["precision"]))
-    work = iter_prepare(_stack(settings, entry), engine.model, options, maker, pinned=recipe, with_binary=True)
+    work = iter_prepare(read_entry(settings, entry), engine.model, options, maker, pinned=recipe, with_binary=True)
     return run_to_end(work)
 
 

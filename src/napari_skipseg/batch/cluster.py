@@ -15,7 +15,7 @@ from napari_skipseg.batch import blocks
 from napari_skipseg.batch.dask_client import open_cluster
 from napari_skipseg.batch.entry import Outcome
 from napari_skipseg.batch.inputs import Entry
-from napari_skipseg.batch.lanes import LANES, WAKE, Message
+from napari_skipseg.batch.lanes import LANES, WAKE, Message, waiting_for
 from napari_skipseg.batch.openings import clear_crashes
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.records import Record, known, write_record
@@ -38,6 +38,7 @@ def iter_cluster(
     Raises:
         SkipsegError: there is no such cluster, it goes away, a worker cannot help, or nothing can be written any more.
     """
+    yield waiting_for("connecting to the cluster" if settings.scheduler else "starting the workers")
     with open_cluster(settings) as cluster:
         desk = Desk(cluster, settings, place)
         try:
@@ -48,19 +49,26 @@ def iter_cluster(
             clear_crashes(place)
 
 
-def _iter_settle(desk: Desk) -> Generator[None, None, None]:
+def _iter_settle(desk: Desk) -> Generator[Message | None, None, None]:
     """Yield until one worker has settled what all of them compute with, and on which tile."""
+    yield waiting_for("starting the network on a worker")
     desk.give(Task("settle"))
     while desk.computes is None:
         try:
             reply = desk.hear(WAKE)
         except Empty:
-            yield None
+            yield _what_lacks(desk)
             continue
         if reply is not None and isinstance(reply.news, dict):
             if reply.news["reply"] != "settled":
                 raise EngineError(f"No worker could begin: {reply.news['reason']}")
             desk.computes = reply.news["computes"]
+
+
+def _what_lacks(desk: Desk) -> Message | None:
+    """Return what is said where a cluster has no workers, None where it has."""
+    lacking = desk.lacking()
+    return waiting_for(lacking) if lacking else None
 
 
 @dataclass
@@ -95,7 +103,7 @@ class _Batch:
             try:
                 reply = self._desk.hear(WAKE)
             except Empty:
-                yield None
+                yield _what_lacks(self._desk)
                 continue
             message = None if reply is None else self._follow(reply)
             if message is not None:

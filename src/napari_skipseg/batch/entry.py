@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Generator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -16,7 +17,7 @@ import numpy as np
 from napari_skipseg.batch.engine import Engine, Turn
 from napari_skipseg.batch.faults import StoppedError, fault_of_folder, reason_of
 from napari_skipseg.batch.finding import iter_objects
-from napari_skipseg.batch.inputs import UNFINISHED, Entry
+from napari_skipseg.batch.inputs import UNFINISHED, Entry, read_entry
 from napari_skipseg.batch.openings import Opening
 from napari_skipseg.batch.place import RunPlace, write_bytes
 from napari_skipseg.batch.records import (
@@ -32,7 +33,6 @@ from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.thumbnails import draw_thumbnail
 from napari_skipseg.batch.truths import find_truth, score
 from napari_skipseg.errors import FileError, SkipsegError
-from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.outputs import Focus, Written
 from napari_skipseg.progress import Progress
@@ -78,6 +78,7 @@ def segment_entry(
         if fault is not None:
             raise fault from error
         record = _failed(entry, place, error)
+    record = replace(record, ended=datetime.now().astimezone().isoformat(timespec="seconds"))
     write_record(place.record(entry), record)
     return Outcome("done" if record.state == "done" else "failed", record)
 
@@ -104,7 +105,7 @@ def _iter_work(
     if opening.note.is_hopeless:
         raise FileError(opening.note.reason)
     with opening:
-        stack = read_stack(entry.file, settings.axes or None, settings.voxel_size, settings.unit or None)
+        stack = read_entry(settings, entry)
         record = begun or (yield from _iter_segmented(stack, settings, entry, place, engine, opening))
         opening.passed()
     results = {_result_of(file, entry): file for file in record.files(place.path)}
@@ -219,8 +220,8 @@ def _scored(record: Record, settings: BatchSettings, entry: Entry, place: RunPla
             return record
         start = time.perf_counter()
         results = {_result_of(file, entry): file for file in record.files(place.path)}
-        scores = score(results, truth, engine.model.description, settings.truth_label)
+        scores, note = score(results, truth, engine.model.description, settings.truth_label)
         seconds = record.seconds | {"scores": time.perf_counter() - start}
-        return replace(record, scores=scores, truth=found, note="", seconds=seconds)
+        return replace(record, scores=scores, truth=found, note=note, seconds=seconds)
     except (SkipsegError, ValueError, MemoryError) as error:
         return replace(record, scores={}, truth=None, note=f"Not scored: {reason_of(error)}")

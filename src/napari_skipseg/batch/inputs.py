@@ -13,7 +13,8 @@ from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.wording import counted
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.images import mrc, pictures
-from napari_skipseg.images.files import place_of, read_recipe
+from napari_skipseg.images.files import place_of, read_recipe, read_stack
+from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr_nodes import is_zarr
 from napari_skipseg.inference.saving import plain_name
 
@@ -132,7 +133,7 @@ def _walk(folder: Path, recursive: bool) -> Iterator[Path]:
             continue
         if not _is_folder(place) or _is_store(path):
             yield path
-        elif recursive and not place.is_symlink() and not _is_run(path):
+        elif recursive and not place.is_symlink() and not is_run(path):
             yield from _walk(path, recursive)
 
 
@@ -150,7 +151,8 @@ def _is_store(path: Path) -> bool:
         return False
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is that of a run, whole or not: nothing in it is an input."""
     return folder.name.endswith(UNFINISHED) or ((folder / SETTINGS_FILE).is_file() and (folder / RECORDS).is_dir())
 
 
@@ -173,6 +175,27 @@ def _is_ours(file: Path) -> bool:
         return read_recipe(file) is not None
     except SkipsegError:
         return False
+
+
+def read_entry(settings: BatchSettings, entry: Entry) -> Stack:
+    """Return an image as `settings` take it: their axes are those of files with as many dimensions, others keep theirs.
+
+    Raises:
+        FileError, InputError: as `images.files.read_stack`.
+    """
+    size = (settings.voxel_size, settings.unit or None)
+    if not settings.axes:
+        return read_stack(entry.file, None, *size)
+    try:
+        return read_stack(entry.file, settings.axes, *size)
+    except InputError as error:
+        try:
+            plain = read_stack(entry.file, None, *size)
+        except InputError:
+            raise error from None
+        if len(plain.shape) == len(settings.axes):
+            raise
+        return plain
 
 
 def _named(base: Path, found: list[str]) -> tuple[Entry, ...]:

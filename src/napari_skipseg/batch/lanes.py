@@ -25,10 +25,15 @@ WAKE = 0.1
 
 
 class Message(NamedTuple):
-    """What is new of a file: how far it is, or what became of it."""
+    """What is new of a file: how far it is, or what became of it; without one, what the whole waits for."""
 
-    entry: Entry
+    entry: Entry | None
     news: Progress | Outcome
+
+
+def waiting_for(what: str) -> Message:
+    """Return what is said until a file moves again."""
+    return Message(None, Progress(0, 0, what))
 
 
 def iter_lanes(
@@ -48,6 +53,7 @@ def iter_lanes(
 def _iter_lanes(
     settings: BatchSettings, waiting: deque[Entry], place: RunPlace
 ) -> Generator[Message | None, None, None]:
+    yield waiting_for("starting the network")
     engine = Engine(settings.request, place)
     news: SimpleQueue[Message | Exception] = SimpleQueue()
     lanes = [

@@ -6,6 +6,7 @@ import base64
 import csv
 import html
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from napari_skipseg.batch.wording import counted
 from napari_skipseg.devices import versions
 from napari_skipseg.progress import in_words
 
-COLUMNS = ("file", "state", "size", "bytes", "seconds", "reason", "note")
+COLUMNS = ("file", "state", "ended", "size", "bytes", "seconds", "reason", "note")
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #1c1e21;
        background: #fff; }
@@ -55,7 +56,7 @@ def write_summary(path: Path, rows: Sequence[Row], place: RunPlace) -> None:
     writer.writerow([*COLUMNS, *scores, "results"])
     for row in rows:
         seconds = f"{row.seconds:.3f}" if row.seconds else ""
-        told = [row.relative, row.state, row.size, row.bytes or "", seconds, row.reason, row.note]
+        told = [row.relative, _state(row), row.ended, row.size, row.bytes or "", seconds, row.reason, row.note]
         results = ";".join(_within(output, place) for output in row.outputs)
         writer.writerow([*map(_harmless, told), *(row.scores.get(name, "") for name in scores), results])
     write_text(path, text.getvalue())
@@ -69,12 +70,11 @@ def write_report(path: Path, rows: Sequence[Row], place: RunPlace, settings: Bat
     Raises:
         FileError: it cannot be written.
     """
-    counts = {state: sum(row.state == state for row in rows) for state in ("done", "skipped", "failed", "waiting")}
-    told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    told = describe_states(rows)
     failed = [row for row in rows if row.state == "failed"]
     parts = [
-        f"<h1>{_text(settings.request.model)}: {counted(len(rows), 'file')}</h1>",
-        f"<p>{told}; {in_words(seconds)}. Results in <code>{_text(place.path)}</code></p>",
+        f"<h1>{_text(settings.request.model)}: {counted(len(rows), 'file')}, {told}</h1>",
+        f"<p>{told}; {in_words(seconds)} this time. Results in <code>{_text(place.path)}</code></p>",
         _failures(failed) if failed else "",
         "<h2>Files</h2>",
         _table(rows),
@@ -89,6 +89,19 @@ def write_report(path: Path, rows: Sequence[Row], place: RunPlace, settings: Bat
         path,
         f'<!DOCTYPE html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>{page}</body></html>\n',
     )
+
+
+def describe_states(rows: Sequence[Row]) -> str:
+    """Return how many files are in which state, and on which days those were done that were so before."""
+    days = Counter(row.ended[:10] for row in rows if row.state == "skipped")
+    counts = Counter(row.state for row in rows)
+    told = [f"{counts['done']} done"] if counts["done"] else []
+    told += [f"{count} done {f'on {day}' if day else 'before'}" for day, count in sorted(days.items())]
+    return ", ".join(told + [f"{counts[state]} {state}" for state in ("failed", "waiting") if counts[state]])
+
+
+def _state(row: Row) -> str:
+    return "done before" if row.state == "skipped" else row.state
 
 
 def _failures(rows: Sequence[Row]) -> str:
@@ -108,7 +121,7 @@ def _table(rows: Sequence[Row]) -> str:
         told = f'<p class="{kind}">{_text(note)}</p>' if note else ""
         cells = [
             f'<td class="picture">{_picture(row)}</td><td class="file">{_text(row.relative)}{told}</td>',
-            f'<td class="{row.state}">{row.state}</td><td>{_text(row.size)}</td>',
+            f'<td class="{row.state}">{_state(row)}</td><td>{_text(row.size)}</td>',
             *(
                 f'<td class="number" data-name="{name}">{number}</td>'
                 for name, number in zip(names, numbers, strict=True)

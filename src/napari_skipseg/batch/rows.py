@@ -25,7 +25,8 @@ class Row:
     relative: where it lies within the inputs, which tells it from the others. done, total: tiles. message: what is
     being done. seconds_left: until it is done, None where that is not known yet. seconds: that it took. size: such as
     "25 × 512 × 512", "" until it was opened; bytes: of the image. reason: why it failed. note: what else is to be said.
-    thumbnail, outputs: paths, where there are any.
+    ended: when that was, as in 2026-03-01T22:15:00+01:00, "" where it is not known. thumbnail, outputs: paths, where
+    there are any.
     """
 
     relative: str
@@ -43,6 +44,7 @@ class Row:
     scores: dict[str, float] = field(default_factory=dict)
     thumbnail: str = ""
     outputs: tuple[str, ...] = ()
+    ended: str = ""
 
     @property
     def fraction(self) -> float:
@@ -71,6 +73,11 @@ class FileChanged(Progress):
 
 
 @dataclass(frozen=True)
+class BatchWaits(Progress):
+    """No file moves yet; message: what is waited for, behind how far the whole is."""
+
+
+@dataclass(frozen=True)
 class Retry:
     """A command: do again what failed; relatives: only these, all where there are none."""
 
@@ -87,6 +94,7 @@ class Board:
         self._start = time.monotonic()
         self._reached: dict[str, int] = {}
         self._skipped = self._steps = self._ended = 0
+        self._waits = ""
 
     def opened(self, others: int, ours: int) -> BatchOpened:
         """Return the first event."""
@@ -104,8 +112,13 @@ class Board:
 
     def told(self, news: Progress | Outcome | None, entry: Entry | None = None) -> Progress:
         """Note what is new of a file, and return what to say of it; None: nothing is new."""
+        if entry is None and isinstance(news, Progress):
+            self._waits = news.message
         if entry is None or news is None:
-            return self._how_far()
+            how_far = self._how_far()
+            told = f"{how_far.message}: {self._waits}"
+            return BatchWaits(how_far.done, how_far.total, told) if self._waits else how_far
+        self._waits = ""
         return self._finished(entry, news) if isinstance(news, Outcome) else self._moved(entry, news)
 
     def is_meant(self, entry: Entry, command: Retry) -> bool:
@@ -141,7 +154,8 @@ class Board:
             size=" × ".join(map(str, record.shape)),
             bytes=record.bytes,
             reason=record.reason,
-            note=record.note or ("done before, with the same recipe" if outcome.state == "skipped" else ""),
+            note=_note_of(outcome),
+            ended=record.ended,
             scores=record.scores,
             thumbnail=str(self._place.path / record.thumbnail) if record.thumbnail else "",
             outputs=tuple(str(self._place.path / output.file) for output in record.outputs),
@@ -166,3 +180,12 @@ class Board:
     def _how_far(self) -> Progress:
         told = f"{self._ended} of {counted(len(self.rows), 'file')}"
         return Progress(self._steps, len(self.rows) * STEPS, told)
+
+
+def _note_of(outcome: Outcome) -> str:
+    """Return what is to be said of a file besides; of one that was done before also when."""
+    record = outcome.record
+    if outcome.state != "skipped":
+        return record.note
+    day = f" on {record.ended[:10]}" if record.ended else ""
+    return f"done before{day}, with the same recipe" + (f"; {record.note}" if record.note else "")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_skipseg.batch.cluster import iter_cluster
-from napari_skipseg.batch.inputs import Entry, Inputs, find_inputs
+from napari_skipseg.batch.inputs import Entry, Inputs, find_inputs, is_run
 from napari_skipseg.batch.lanes import Message, iter_lanes
 from napari_skipseg.batch.openings import give_chance
 from napari_skipseg.batch.place import REPORT_FILE, SUMMARY_FILE, RunPlace, place_of_run
@@ -79,7 +79,7 @@ def iter_batch(
     place = place_of_run(settings)
     entries = _failed(found, place) if retry else found.entries
     if not entries:
-        raise InputError(f"Nothing failed in '{place.path}': there is nothing to do again.")
+        raise InputError(_nothing_failed(place))
     with place.held(settings):
         board, waiting = Board(found.entries, place), deque(_given_chance(place, entries) if retry else entries)
         if retry:
@@ -109,6 +109,16 @@ def _given_chance(place: RunPlace, entries: Sequence[Entry]) -> Sequence[Entry]:
     for entry in entries:
         give_chance(place, entry)
     return entries
+
+
+def _nothing_failed(place: RunPlace) -> str:
+    if place.path.is_dir():
+        return f"Nothing failed in '{place.path}': there is nothing to do again."
+    output = place.path.parent
+    runs = sorted(folder.name for folder in output.glob("*") if is_run(folder)) if output.is_dir() else []
+    there = f"the runs there are {', '.join(runs)}" if runs else "there are no runs"
+    told = f"No run with this recipe is in '{output}', {there}"
+    return f"{told}: give the model and all options that the run was begun with."
 
 
 def _failed(found: Inputs, place: RunPlace) -> tuple[Entry, ...]:

@@ -60,6 +60,8 @@ class BatchSettings:
             raise InputError("A batch needs inputs: give a folder, an image, or a pattern such as 'data/*.tif'.")
         if not self.output:
             raise InputError("A batch needs a folder for its results: give one.")
+        if self.voxel_size and not self.unit:
+            raise InputError("A voxel size needs its unit: give it too (in a shell with --unit, such as nm).")
         if self.workers < 0:
             raise InputError(f"{self.workers} workers are impossible: give 0 (this process) or more.")
         if self.workers and self.scheduler:

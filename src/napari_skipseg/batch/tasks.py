@@ -27,6 +27,8 @@ COUNTED = 2.0
 """Seconds after which the workers are counted again."""
 STOPPING = 20.0
 """Seconds in which workers have to come to the end of a tile when the batch is stopped."""
+LACKING = 5.0
+"""Seconds without any worker after which that is told."""
 READY = "running"
 
 
@@ -61,7 +63,8 @@ class Desk:
         self._topic = f"skipseg-{uuid.uuid4().hex}"
         self._futures: dict[int, Any] = {}
         self._news: SimpleQueue[tuple[int, Any]] = SimpleQueue()
-        self._given, self._workers, self._counted = 0, 1, 0.0
+        self._given, self._workers, self._counted = 0, 0, 0.0
+        self._seen, self._begun = time.monotonic(), False
         self._sent: set[str] = set()
         self._model = locate_model(self.settings.request.model)
         self._told = {
@@ -77,12 +80,26 @@ class Desk:
     @property
     def workers(self) -> int:
         """How many workers there are, 1 where there are none yet."""
+        self._count()
+        return max(1, self._workers)
+
+    def lacking(self) -> str:
+        """Return what is waited for where there have been no workers for some seconds; else ""."""
+        self._count()
+        if time.monotonic() - self._seen < LACKING:
+            return ""
+        place = self.settings.scheduler or "this machine"
+        how = "none is left at" if self._begun else "none has come to"
+        return f"waiting for workers: {how} {place}{'' if self._begun else ' yet'}"
+
+    def _count(self) -> None:
         now = time.monotonic()
         if now - self._counted > COUNTED:
             self._counted = now
             with contextlib.suppress(OSError, TimeoutError):
-                self._workers = max(1, len(self.cluster.client.nthreads()))
-        return self._workers
+                self._workers = len(self.cluster.client.nthreads())
+        if self._workers:
+            self._seen, self._begun = now, True
 
     def give(self, task: Task) -> None:
         """Have a worker do a task; one that dies is done again by another."""

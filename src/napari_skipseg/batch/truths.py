@@ -12,6 +12,7 @@ from napari_skipseg.images.zarr_nodes import is_zarr
 from napari_skipseg.inference.pairs import Pair
 from napari_skipseg.inference.saving import plain_name
 from napari_skipseg.progress import run_to_end
+from napari_skipseg.scores.instances import MaskError
 
 if TYPE_CHECKING:
     from napari_skipseg.models.description import ModelDescription
@@ -66,10 +67,11 @@ def _is_image(file: Path) -> bool:
 
 def score(
     results: dict[str, Path], truth: Path, description: ModelDescription, label: int | None = None
-) -> dict[str, float]:
-    """Return the scores of a file's results against its truth: of each class its overlap, of objects theirs.
+) -> tuple[dict[str, float], str]:
+    """Return the scores of a file's results against its truth, and a note why some are missing ("" = all are there).
 
-    results: by name, such as "binary". In the truth each class has the value that the model's description gives it. The
+    Of each class its overlap, such as "membrane dice", of objects theirs; these not against a mask. results: by name,
+    such as "binary". In the truth each class has the value that the model's description gives it. The
     class of a model that has one is what has the value `label`; where that is None, all that is 0 where the description
     says 0, else all above 0.
 
@@ -86,13 +88,16 @@ def score(
         options = ScoreOptions(membrane=label == 0 or (label is None and 0 in classes.values()))
     told: dict[str, float] = {}
     for summary in run_to_end(iter_score_pairs([Pair(truth.name, results["binary"], truth)], options)):
-        before = f"{summary.class_name} " if several else ""
-        told |= {f"{before}{name}": value for name, value in _numbers(summary.pooled, SHOWN).items()}
+        class_name = summary.class_name or description.class_names[0]
+        told |= {f"{class_name} {name}": value for name, value in _numbers(summary.pooled, SHOWN).items()}
     if "objects" in results:
         pairs = [Pair(truth.name, results["objects"], truth)]
-        for summary in run_to_end(iter_score_pairs(pairs, ScoreOptions("instances"))):
-            told |= _numbers(summary.pooled, OF_OBJECTS)
-    return told
+        try:
+            (summary,) = run_to_end(iter_score_pairs(pairs, ScoreOptions("instances")))
+        except MaskError as error:
+            return told, str(error)
+        told |= _numbers(summary.pooled, OF_OBJECTS)
+    return told, ""
 
 
 def _numbers(scores: Any, names: tuple[str, ...]) -> dict[str, float]:

@@ -19,8 +19,10 @@ BATCH: dict[str, Any] = {
     "inside": Annotated[bool, flag("OUT may lie among the inputs.", "--inside")],
     "workers": Annotated[int | None, flag("Processes of this machine; 0 = this one alone.")],
     "scheduler": Annotated[str | None, flag("Address of a Dask scheduler, such as tcp://host:8786.")],
-    "axes": Annotated[str | None, flag("Names of the axes, such as ZYX, where the files are wrong.")],
-    "voxel_size": Annotated[tuple[float, float, float] | None, flag("Voxel size.", metavar="Z Y X")],
+    "axes": Annotated[
+        str | None, flag("Names of the axes, such as ZYX; files of another number of dimensions keep their own.")
+    ],
+    "voxel_size": Annotated[tuple[float, float, float] | None, flag("Voxel size; give --unit too.", metavar="Z Y X")],
     "unit": Annotated[str | None, flag("Unit of the voxel size: nm, µm, …")],
 }
 """The options that become settings of the batch, each named as its field; what is not given keeps its default."""

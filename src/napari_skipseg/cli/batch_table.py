@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from napari_skipseg.batch.rows import FINISHED, BatchOpened, FileChanged, Row
+from napari_skipseg.batch.rows import FINISHED, BatchOpened, BatchWaits, FileChanged, Row
 from napari_skipseg.progress import Progress, in_words
-from napari_skipseg.terminal import follow
+from napari_skipseg.terminal import LINE_EVERY, follow
 
 if TYPE_CHECKING:
     from napari_skipseg.batch.run import BatchResult
@@ -36,17 +37,34 @@ def show_batch(work: Generator[Progress, Any, BatchResult]) -> BatchResult:
 
 
 class _Lines:
-    """A line for each file that ended."""
+    """A line for each file that ended; what is waited for at once, and every minute in which nothing ended."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._said, self._last = "", time.monotonic()
 
     def show(self, progress: Progress) -> None:
+        if isinstance(progress, BatchWaits):
+            self._say(progress.message, progress.message)
+        elif isinstance(progress, FileChanged) and progress.row.state == "running":
+            row = progress.row
+            at_work = f"{progress.message}: {_plain(row.relative)} {row.fraction:.0%}, {row.message or 'reading'}"
+            self._say(at_work, "running")
+        self._show_end(progress)
+
+    def _say(self, line: str, kind: str) -> None:
+        """Print a line of another kind than the last one, or where a minute went by."""
+        if kind != self._said or time.monotonic() - self._last >= LINE_EVERY:
+            self._said, self._last = kind, time.monotonic()
+            self._console.print(line, markup=False, soft_wrap=True)
+
+    def _show_end(self, progress: Progress) -> None:
         if isinstance(progress, FileChanged) and progress.row.state in FINISHED:
             row = progress.row
             told = row.reason or row.note or row.size
             seconds = f" in {in_words(row.seconds)}" if row.state == "done" else ""
             line = f"{progress.message}: {_plain(row.relative)} {row.state}{seconds}{f', {told}' if told else ''}"
+            self._said, self._last = "running", time.monotonic()
             self._console.print(line, markup=False, soft_wrap=True)
 
 
@@ -56,7 +74,7 @@ class _LiveTable:
     def __init__(self) -> None:
         self._running: dict[str, Row] = {}
         self._ended: deque[Row] = deque(maxlen=SHOWN)
-        self._whole = Progress(0, 1)
+        self._whole = Progress(0, 1, "looking for images")
         self._left: float | None = None
         self._folder = ""
 

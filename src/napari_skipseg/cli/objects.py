@@ -53,7 +53,7 @@ def objects(
 ) -> None:
     """Find the objects in a probability, as labels, and measure them: NAME_objects.tif and NAME_objects.csv."""
     options = ObjectOptions(**{name: value for name, value in flags.items() if value is not None})
-    files = _write(_Wanted(probability, (axes, voxel_size, unit), image, out_dir, form.value), options)
+    files = _write(_Wanted(probability, (axes, voxel_size, unit), image, truth, out_dir, form.value), options)
     scores = {} if truth is None else _scores(files.labels, truth)
     if as_json:
         report({"objects": files.count, "files": [str(files.labels), str(files.table)], **scores}, as_json)
@@ -71,6 +71,7 @@ class _Wanted(NamedTuple):
     probability: Path
     calibration: tuple[str | None, tuple[float, float, float] | None, str | None]
     image: Path | None
+    truth: Path | None
     folder: Path
     form: Format
 
@@ -78,10 +79,17 @@ class _Wanted(NamedTuple):
 def _write(wanted: _Wanted, options: ObjectOptions) -> ObjectFiles:
     from napari_skipseg.images.files import read_stack
     from napari_skipseg.inference.objects_to_folder import ObjectsAsked, iter_objects_to_folder
-    from napari_skipseg.objects.files import read_probability
+    from napari_skipseg.objects.files import doubt_about, read_probability
 
     found = read_probability(wanted.probability, *wanted.calibration)
     image = None if wanted.image is None else read_stack(wanted.image)
+    if wanted.truth is not None:
+        from napari_skipseg.inference.truth_files import check_truth
+
+        check_truth(found.stack, wanted.truth)
+    doubt = doubt_about(found)
+    if doubt:
+        typer.echo(f"Warning: {doubt}", err=True)
     work = iter_objects_to_folder(ObjectsAsked(found, options, image, wanted.form), wanted.folder)
     return watch(work, f"finding objects in {wanted.probability.name}")
 
@@ -89,6 +97,11 @@ def _write(wanted: _Wanted, options: ObjectOptions) -> ObjectFiles:
 def _scores(labels: Path, truth: Path) -> dict[str, float]:
     from napari_skipseg.inference.pairs import Pair
     from napari_skipseg.inference.scoring import ScoreOptions, iter_score_pairs
+    from napari_skipseg.scores.instances import MaskError
 
-    (summary,) = watch(iter_score_pairs([Pair(truth.name, labels, truth)], ScoreOptions("instances")), "scoring")
+    try:
+        (summary,) = watch(iter_score_pairs([Pair(truth.name, labels, truth)], ScoreOptions("instances")), "scoring")
+    except MaskError as error:
+        typer.echo(f"Note: {error}", err=True)
+        return {}
     return dict(summary.pooled)

@@ -31,7 +31,9 @@ class PlanesFlag(StrEnum):
     xyz = "xyz"
 
 
-VoxelSize = Annotated[tuple[float, float, float] | None, typer.Option(metavar="Z Y X", help="Voxel size.")]
+VoxelSize = Annotated[
+    tuple[float, float, float] | None, typer.Option(metavar="Z Y X", help="Voxel size; give --unit too.")
+]
 Unit = Annotated[str | None, typer.Option(help="Unit of the voxel size: nm, µm, …")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -23,7 +23,7 @@ def run(
 ) -> None:
     """Segment, or find objects, again as a recipe says: the same image and model, and what was chosen for them."""
     from napari_skipseg.images.files import read_stack
-    from napari_skipseg.inference.recipe_sources import read_recipe_file
+    from napari_skipseg.inference.recipe_sources import name_of_run, read_recipe_file
     from napari_skipseg.inference.repeat import AGAIN, iter_repeat, prepare_repeat
 
     told, near = read_recipe_file(recipe), recipe.absolute().parent
@@ -36,6 +36,7 @@ def run(
             if warning not in said:
                 typer.echo(f"Warning: {warning}", err=True)
         said = repeat.warnings
-        work = iter_repeat(repeat, near / AGAIN if out_dir is None else out_dir, restart)
+        name = name_of_run(recipe) if file is None else ""
+        work = iter_repeat(repeat, near / AGAIN if out_dir is None else out_dir, restart, name)
         for written in watch(work, repeat.title):
             typer.echo(str(written))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from napari_skipseg.errors import FileError
+from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.mrc import is_mrc, read_mrc
 from napari_skipseg.images.ome import check_unit
 from napari_skipseg.images.pictures import is_picture, read_picture
@@ -41,7 +41,7 @@ def read_stack(
     type stay; byte order becomes the machine's. Where x and y are known but z is not, z takes y's size.
 
     axes: letters of "TCZYX", one per axis, in place of what the file says; they name, they do not transpose.
-    voxel_size: (z, y, x) in `unit`, in place of the file's.
+    voxel_size: (z, y, x) in `unit`, in place of the file's; never without a unit, which may be "pixel".
     unit: of `voxel_size`; given alone, of the file's own numbers.
 
     Raises:
@@ -50,7 +50,15 @@ def read_stack(
     """
     place = place_of(path)
     unit = None if unit is None else check_unit(unit)
-    return replace(_read(place, axes, voxel_size, unit), file=str(place.absolute()))
+    stack = replace(_read(place, axes, voxel_size, unit), file=str(place.absolute()))
+    if voxel_size is not None and unit is None:
+        sizes = " ".join(f"{size:g}" for size in voxel_size)
+        known = "says no unit of its own" if stack.unit == "pixel" else f"gives its voxel size in {stack.unit}"
+        raise InputError(
+            f"The voxel size {sizes} has no unit, and '{place}' {known}: give the unit too (in a shell with --unit, "
+            "such as nm)."
+        )
+    return stack
 
 
 def _read(place: Path, axes: str | None, voxel_size: tuple[float, float, float] | None, unit: str | None) -> Stack:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from napari_skipseg.devices import versions
-from napari_skipseg.images.formats import Format
+from napari_skipseg.images.formats import ENDINGS, Format
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.write_faults import replacing
+from napari_skipseg.images.write_faults import replacing, telling_faults
 from napari_skipseg.inference.recipe import RECIPE_FILE, TIMES_FILE, describe_input, dict_to_json
 from napari_skipseg.inference.recipe_objects import ObjectsRecipe, objects_recipe_to_dict
 from napari_skipseg.inference.run_times import RunTimes
@@ -26,13 +27,15 @@ _FOUND_IN = ("_probability", "_binary")
 @dataclass(frozen=True)
 class ObjectsAsked:
     """What objects are asked for. image: whose grey values are measured. segmentation: the recipe that the probability
-    came of, where that is known and lies nowhere else."""
+    came of, where that is known and lies nowhere else. name: what the results are called, "" = as the image is that the
+    probability is of."""
 
     source: ProbabilityFile
     options: ObjectOptions
     image: Stack | None = None
     form: Format = "tiff"
     segmentation: dict[str, Any] | None = None
+    name: str = ""
 
 
 def describe_objects(asked: ObjectsAsked) -> dict[str, Any]:
@@ -50,8 +53,9 @@ def describe_objects(asked: ObjectsAsked) -> dict[str, Any]:
 def iter_objects_to_folder(asked: ObjectsAsked, folder: Path) -> Generator[Progress, None, ObjectFiles]:
     """Yield while objects are found and measured; return `<name>_objects.tif` (or .ome.zarr) and `<name>_objects.csv`.
 
-    Recipe and times lie beside them as `<name>_objects_recipe.json` and `<name>_objects_times.json`. name: of the image
-    that the probability is of.
+    Recipe and times lie beside them as `<name>_objects_recipe.json` and `<name>_objects_times.json`.
+    A file of the same objects in another format goes: it would not be what the table tells of. name: of the image that
+    the probability is of, where `asked` names none.
 
     Raises:
         SkipsegError: as `iter_write_objects`; something that is not ours lies there.
@@ -59,16 +63,46 @@ def iter_objects_to_folder(asked: ObjectsAsked, folder: Path) -> Generator[Progr
     times, source = RunTimes("preparing"), asked.source
     yield Progress(0, 1, "reading the image")
     recipe = describe_objects(asked)
-    target = ObjectsTarget(folder, name_of_objects(source.stack.name), asked.form, recipe)
+    target = ObjectsTarget(folder, asked.name or name_of_objects(source.stack.name), asked.form, recipe)
     sidecars = {name: folder / f"{target.name}_objects_{name}" for name in (RECIPE_FILE, TIMES_FILE)}
     check_replaceable([target.file, *sidecars.values()], asked.form)
+    check_other_forms(target)
     times.enter("objects")
     found = (source.class_names, asked.options, target, asked.image, source.labels)
     files = yield from iter_write_objects(source.stack, *found)
+    remove_other_forms(target)
     for name, text in ((RECIPE_FILE, dict_to_json(recipe)), (TIMES_FILE, times.to_json(continued=False))):
         with replacing(sidecars[name]) as part:
             part.write_text(text, encoding="utf-8")
     return files
+
+
+def check_other_forms(target: ObjectsTarget) -> None:
+    """Raise where objects of the same name lie there in another format, and are not ours.
+
+    Raises:
+        FileError: they do.
+    """
+    for other in _other_forms(target):
+        check_replaceable([other.file], other.form)
+
+
+def remove_other_forms(target: ObjectsTarget) -> None:
+    """Remove objects of the same name in another format.
+
+    Raises:
+        FileError: they cannot be removed.
+    """
+    for other in _other_forms(target):
+        with telling_faults(other.file):
+            if other.file.is_dir():
+                shutil.rmtree(other.file)
+            else:
+                other.file.unlink(missing_ok=True)
+
+
+def _other_forms(target: ObjectsTarget) -> list[ObjectsTarget]:
+    return [replace(target, form=form) for form in ENDINGS if form != target.form]
 
 
 def name_of_objects(name: str) -> str:

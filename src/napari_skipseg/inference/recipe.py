@@ -36,6 +36,8 @@ RECIPE_FILE, TIMES_FILE = "recipe.json", "times.json"
 """What is written beside `<name>_probability.tif`, behind the same `<name>_`."""
 LAYER = "layer"
 """The key that a file of labels has besides, so that viewers show it as such."""
+PRECISIONS = ("f32", "bf16", "f16")
+"""What is computed in."""
 _HEAD = {"operation": OPERATION, "format_version": FORMAT_VERSION}
 CHOSEN = ("side", "batch", "backend", "precision", "device")
 """What was chosen for a run by what there was, and is taken again by one that repeats it."""
@@ -129,6 +131,8 @@ class Recipe:
         mean, deviation = self.normalization.mean, self.normalization.deviation
         if not math.isfinite(mean) or not 0 < deviation < math.inf:
             raise InputError(f"Grey values of mean {mean} and deviation {deviation} are impossible.")
+        if self.precision not in PRECISIONS:
+            raise InputError(f"'{self.precision}' is no precision: it is one of {', '.join(PRECISIONS)}.")
         if self.side < 1 or not 1 <= self.batch <= MOST_AT_ONCE:
             raise InputError(f"{self.batch} tiles of {self.side} voxels at once are impossible.")
 

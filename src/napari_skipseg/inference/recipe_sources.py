@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,11 @@ from napari_skipseg.inference.recipe_objects import ObjectsRecipe, objects_recip
 from napari_skipseg.models.catalog import find_models, locate_model
 from napari_skipseg.models.folder import read_description
 
+_NAMED = re.compile(
+    r"(.+?)(?:_objects)?_recipe\.json|(.+?)_(?:probability|binary|uncertainty|objects|attention_\d+)\.(?:tif|ome\.zarr)"
+)
+"""Names of recipes and of what bears one, by what stands before."""
+
 
 def read_recipe_file(path: str | os.PathLike[str]) -> Recipe | ObjectsRecipe:
     """Return the recipe in a .json file, or the one that a result bears.
@@ -31,10 +37,48 @@ def read_recipe_file(path: str | os.PathLike[str]) -> Recipe | ObjectsRecipe:
             return _recipe_of(read_json(file.read_bytes(), place), place)
         except OSError as error:
             raise FileError(f"{place} cannot be read ({error.strerror}): give a recipe that a run wrote.") from error
-    told = read_recipe(file)
+    told = read_recipe(file) if _may_bear_one(file) else None
     if told is None:
         raise FileError(f"{place} bears no recipe: give a result of SkipSeg's, or the _recipe.json beside it.")
     return _recipe_of(told, place)
+
+
+def _may_bear_one(file: Path) -> bool:
+    """Return whether a file is a TIFF or part of a store, the only ones with recipes, or cannot be opened at all."""
+    try:
+        with file.open("rb") as handle:
+            return file.name in METADATA or handle.read(2) in (b"II", b"MM")
+    except OSError:
+        return True
+
+
+def name_of_run(path: str | os.PathLike[str]) -> str:
+    """Return what results of the run are called whose recipe, or one of whose results, lies at `path`; "" = unknown."""
+    found = _NAMED.fullmatch(Path(path).name)
+    return (found[1] or found[2]) if found else ""
+
+
+def check_same_recipe(place: Path, inputs: tuple[str, ...], asked: object) -> None:
+    """Raise where the results that lie beside the recipe at `place` are of other inputs, or were asked for otherwise.
+
+    inputs: the SHA-256 of the images. asked: the `SegmentRequest`; of objects their options and format. What cannot be
+    read as a recipe is no matter here.
+
+    Raises:
+        FileError: they are.
+    """
+    if not place.is_file():
+        return
+    try:
+        there = read_recipe_file(place)
+    except SkipsegError:
+        return
+    told: object = (there.objects, there.form) if isinstance(there, ObjectsRecipe) else there.request
+    if tuple(each.sha256 for each in there.inputs) != inputs or told != asked:
+        raise FileError(
+            f"The results of another recipe lie there ('{place}'): give another folder for these (OUT_DIR), or remove "
+            "those."
+        )
 
 
 def _recipe_of(told: object, place: str) -> Recipe | ObjectsRecipe:

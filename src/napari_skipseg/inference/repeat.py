@@ -14,11 +14,12 @@ from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.backends import OpenVINOBackend, TorchBackend, openvino_backend, torch_backend
+from napari_skipseg.inference.objects_to_folder import check_other_forms, remove_other_forms
 from napari_skipseg.inference.outputs import Focus, file_name
 from napari_skipseg.inference.predict import select_channel
-from napari_skipseg.inference.recipe import Recipe, chosen_of, version_warning
+from napari_skipseg.inference.recipe import RECIPE_FILE, Recipe, chosen_of, version_warning
 from napari_skipseg.inference.recipe_objects import ObjectsRecipe
-from napari_skipseg.inference.recipe_sources import find_input, find_model
+from napari_skipseg.inference.recipe_sources import check_same_recipe, find_input, find_model
 from napari_skipseg.inference.repeat_objects import ObjectsRepeat, iter_repeat_objects, prepare_objects
 from napari_skipseg.inference.results import PROBABILITY
 from napari_skipseg.inference.saving import check_replaceable
@@ -77,17 +78,18 @@ def prepare_repeat(
 
 
 def iter_repeat(
-    repeat: Repeat | ObjectsRepeat, folder: Path, restart: bool = False
+    repeat: Repeat | ObjectsRepeat, folder: Path, restart: bool = False, name: str = ""
 ) -> Generator[Progress, Focus | None, list[Path]]:
-    """Yield as the run goes on; return the files written to `folder`.
+    """Yield as the run goes on; return the files written to `folder`. name: what they are called, "" = as the image.
 
     Raises:
-        SkipsegError: as `iter_segment`, or as `iter_objects_to_folder`.
+        SkipsegError: as `iter_segment`, or as `iter_objects_to_folder`; results of another recipe lie there.
     """
     if isinstance(repeat, ObjectsRepeat):
-        return (yield from iter_repeat_objects(repeat, folder))
+        return (yield from iter_repeat_objects(repeat, folder, name))
     request = repeat.recipe.request
-    name = file_name(repeat.stack.name)
+    name = name or file_name(repeat.stack.name)
+    check_same_recipe(folder / f"{name}_{RECIPE_FILE}", (identify(repeat.stack),), request)
     target = FolderTarget(folder, name, request.depth, request.form, restart, request.objects)
     files = yield from iter_segment(repeat.stack, repeat.model, request.options, target, pinned=repeat.pinned)
     if request.objects is not None:
@@ -106,9 +108,11 @@ def _iter_objects(
     told = {**(read_recipe(probability) or {}), "layer": "labels"}
     place = ObjectsTarget(target.folder, target.name, target.form, told)
     check_replaceable([place.file], target.form)
+    check_other_forms(place)
     image = select_channel(repeat.stack, repeat.model, repeat.recipe.request.options)
     names = repeat.model.description.class_names
     found = yield from iter_write_objects(read_stack(probability), names, options, place, image)
+    remove_other_forms(place)
     return [found.labels, found.table]
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from napari_skipseg.devices import versions
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.objects_to_folder import ObjectsAsked, iter_objects_to_folder
-from napari_skipseg.inference.recipe import version_warning
+from napari_skipseg.inference.objects_to_folder import ObjectsAsked, iter_objects_to_folder, name_of_objects
+from napari_skipseg.inference.recipe import RECIPE_FILE, version_warning
 from napari_skipseg.inference.recipe_objects import ObjectsRecipe
-from napari_skipseg.inference.recipe_sources import find_input
+from napari_skipseg.inference.recipe_sources import check_same_recipe, find_input
 from napari_skipseg.objects.files import ProbabilityFile, read_probability
 from napari_skipseg.progress import Progress
 
@@ -58,11 +58,15 @@ def _other(stack: Stack, recipe: ObjectsRecipe) -> ProbabilityFile:
     return ProbabilityFile(stack, told.class_names or recipe.class_names, told.labels)
 
 
-def iter_repeat_objects(repeat: ObjectsRepeat, folder: Path) -> Generator[Progress, None, list[Path]]:
-    """Yield as the search goes on; return the files written to `folder`.
+def iter_repeat_objects(repeat: ObjectsRepeat, folder: Path, name: str = "") -> Generator[Progress, None, list[Path]]:
+    """Yield as the search goes on; return the files written to `folder`. name: as in `ObjectsAsked`.
 
     Raises:
-        SkipsegError: as `iter_objects_to_folder`.
+        SkipsegError: as `iter_objects_to_folder`; results of another recipe lie there.
     """
-    files = yield from iter_objects_to_folder(repeat.asked, folder)
+    name = name or name_of_objects(repeat.asked.source.stack.name)
+    stacks = [stack for stack in (repeat.asked.source.stack, repeat.asked.image) if stack is not None]
+    told = (repeat.asked.options, repeat.asked.form)
+    check_same_recipe(folder / f"{name}_objects_{RECIPE_FILE}", tuple(map(identify, stacks)), told)
+    files = yield from iter_objects_to_folder(replace(repeat.asked, name=name), folder)
     return [files.labels, files.table]

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.files import read_recipe, read_stack
+from napari_skipseg.images.files import read_recipe
 from napari_skipseg.images.normalize import check_not_labels
 from napari_skipseg.inference.pairs import Pair, pair_files
+from napari_skipseg.inference.truth_files import read_both
 from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
-from napari_skipseg.scores.instances import InstanceScores, pool_instances, score_instances
+from napari_skipseg.scores.instances import MASK, InstanceScores, MaskError, is_mask, pool_instances, score_instances
 from napari_skipseg.scores.isbi import (
     SliceScores,
     combine_slices,
@@ -94,14 +95,16 @@ def iter_score_pairs(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[
 
     An image is a slice where there is one pair, a file where there are several; with "isbi" it is always a slice, and
     all slices of all files share their best threshold. Images without any true cell or object are left out with
-    "isbi" and "instances". The pooled instances of a stack are those of the volume.
+    "isbi" and "instances". The pooled instances of a stack are those of the volume. Where its shape is the other's, a
+    file that names other axes than Z, Y and X takes those of its partner.
 
     Predictions of integers are probabilities scaled by their type's maximum; but images of 0 and 1 are masks, and for
     the overlap images of values up to 31 are labels, above 0 = foreground. Truths: above 0 = foreground; with "isbi"
     0 = membrane.
 
     Raises:
-        SkipsegError: a file that cannot be read, shapes that differ, values that are no probabilities or labels.
+        SkipsegError: a file that cannot be read, shapes that differ, values that are no probabilities or labels, truths
+            that are masks where instances are asked for.
     """
     return (yield from _MEASURES[options.measure](pairs, options))
 
@@ -155,8 +158,10 @@ def _iter_instances(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[P
     wholes: list[InstanceScores] = []
     matchings: list[MatchingScores] = []
     images: dict[str, dict[str, float]] = {}
+    masks = 0
     for done, pair in enumerate(pairs, start=1):
         predicted, true = _read_pair(pair)
+        masks += is_mask(true)
         if true.any() or len(pairs) == 1:
             wholes.append(score_instances(predicted, true))
             matchings.append(score_matching(predicted, true))
@@ -167,6 +172,8 @@ def _iter_instances(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[P
         yield Progress(done, len(pairs), pair.name)
     if not wholes:
         raise InputError("The truths have no labelled object: nothing to score. Their labels must differ from 0.")
+    if masks == len(wholes):
+        raise MaskError(MASK)
     return [Summary(asdict(pool_instances(wholes)) | pool_matching(matchings).named(), images)]
 
 
@@ -216,13 +223,10 @@ def _predicted_labels(path: Path, predicted: NDArray[Any], classes: Mapping[str,
 
 
 def _read_pair(pair: Pair) -> tuple[NDArray[Any], NDArray[Any]]:
-    predicted, true = _whole(pair.prediction), _whole(pair.truth)
+    found, labels = read_both(pair.prediction, pair.truth)
+    everything = (slice(None),) * len(found.shape)
+    predicted, true = found.read(everything), labels.read(everything)
     _check_truth(true, pair.truth)
-    if predicted.shape != true.shape:
-        raise InputError(
-            f"The prediction's shape {predicted.shape} is not the truth's {true.shape} ('{pair.prediction}' against "
-            f"'{pair.truth}')."
-        )
     return predicted, true
 
 
@@ -256,13 +260,3 @@ def boundary_of(prediction: Path) -> str:
 def _recipe(path: Path) -> dict[str, Any]:
     """Return the recipe of a file of ours, empty for any other."""
     return read_recipe(path) or {}
-
-
-def _whole(path: Path) -> NDArray[Any]:
-    stack = read_stack(path)
-    if set(stack.axes) - set("ZYX"):
-        raise InputError(
-            f"'{path}' has axes {stack.axes}: scores take a slice (YX) or a stack (ZYX); where C are slices, save it "
-            "as ImageJ TIFF or OME-TIFF with a Z axis."
-        )
-    return np.asarray(stack.read((slice(None),) * len(stack.shape)))

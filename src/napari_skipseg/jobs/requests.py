@@ -7,6 +7,7 @@ back is in `jobs.events`. Loads without torch.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -260,8 +261,8 @@ _REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discrimin
 
 
 def request_to_line(request: Request) -> bytes:
-    """Return `request` as one line of JSON."""
-    return _REQUESTS.dump_json(request) + b"\n"
+    """Return `request` as one line of JSON, in ASCII: so the names of files cross that are no text."""
+    return json.dumps(_REQUESTS.dump_python(request, mode="json")).encode("ascii") + b"\n"
 
 
 def request_from_line(line: bytes) -> Request:
@@ -271,4 +272,4 @@ def request_from_line(line: bytes) -> Request:
         ValueError: no JSON, an unknown kind or key, a missing value.
         SkipsegError: options or settings that are impossible.
     """
-    return _REQUESTS.validate_json(line)
+    return _REQUESTS.validate_python(json.loads(line))

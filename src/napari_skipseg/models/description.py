@@ -11,10 +11,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from napari_skipseg.errors import ModelError, SkipsegError
 from napari_skipseg.networks.specs import NetworkSpec, first_fault
-from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 
 __all__ = [
-    "BOUNDARY_CLASSES",
     "FORMAT_VERSION",
     "Card",
     "ClassLabel",

@@ -6,8 +6,12 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.classes import class_probability, holds_few_values
@@ -15,6 +19,9 @@ from napari_skipseg.objects.measure import iter_measure
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.whole import ObjectsTarget, iter_find_objects
 from napari_skipseg.progress import Progress
+
+OBJECTS_TYPE = np.dtype(np.uint32)
+"""What objects are written as; images of classes have fewer bits."""
 
 
 class ProbabilityFile(NamedTuple):
@@ -45,13 +52,43 @@ def read_probability(
     A file of ours says which it is. Of others, whole numbers up to 31 throughout are labels.
 
     Raises:
-        FileError, InputError: as `images.files.read_stack`.
+        FileError: as `images.files.read_stack`.
+        InputError: so too; it holds objects that were found already.
     """
     stack = read_stack(path, axes, voxel_size, unit)
     recipe = read_recipe(path) or {}
+    if recipe.get("layer") == "labels" and stack.data.dtype == OBJECTS_TYPE:
+        raise InputError(
+            f"'{path}' holds objects, as they were found already: give the probability, or the binary image, that they "
+            "are to be found in."
+        )
     names = tuple(str(name) for name in recipe.get("classes", ()))
     labels = holds_labels(path) or (not names and holds_few_values(stack))
     return ProbabilityFile(stack, names, labels)
+
+
+def doubt_about(found: ProbabilityFile) -> str:
+    """Return in a sentence what a file without a recipe of ours is taken for, where that may be wrong; else "".
+
+    What is sure: values of 0 and 1, or of 0 and the largest of their type, and fractions.
+    """
+    stack = found.stack
+    if stack.data.dtype.kind == "f" or (stack.file and read_recipe(stack.file) is not None):
+        return ""
+    largest = 1 if stack.data.dtype.kind == "b" else int(np.iinfo(stack.data.dtype).max)
+    if all(_is_mask(stack.read(place), largest) for place in stack.slices("YX")):
+        return ""
+    if found.labels:
+        return f"'{stack.name}' says not what it holds, and is read as labels of classes: all above 0 is one class."
+    return (
+        f"'{stack.name}' says not what it holds, and is read as probability × {largest}: where it is a raw image, "
+        "segment it first."
+    )
+
+
+def _is_mask(values: NDArray[Any], largest: int) -> bool:
+    low = values[values != 0]
+    return bool(not low.size or ((low == low[0]).all() and int(low[0]) in (1, largest)))
 
 
 def iter_write_objects(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from numpy.typing import NDArray
 
 from napari_skipseg.images.write_faults import replacing
 
+SHOWN = 20
+"""Names of columns that a table shows of itself."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Table:
     """Columns of one length, each with its name; units stand in the names, as in "volume (nm³)"."""
 
@@ -23,6 +27,11 @@ class Table:
     def __post_init__(self) -> None:
         if len(self.names) != len(self.columns) or len({len(column) for column in self.columns}) > 1:
             raise ValueError("a table has one name for each column, and columns of one length")
+
+    def __repr__(self) -> str:
+        rest = len(self.names) - SHOWN
+        names = ", ".join(self.names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+        return f"Table of {len(self)} row{'s' * (len(self) != 1)}: {names}"
 
     def __len__(self) -> int:
         return len(self.columns[0]) if self.columns else 0
@@ -39,13 +48,13 @@ class Table:
             features[name] = np.concatenate([empty, column])
         return {"index": features["label"], **features} if "label" in features else features
 
-    def write_csv(self, path: Path) -> None:
+    def write_csv(self, path: str | PathLike[str]) -> None:
         """Write a CSV file, floats with 7 digits; it appears whole, or not at all.
 
         Raises:
             FileError: it cannot be written.
         """
-        with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as handle:
+        with replacing(Path(path)) as part, part.open("w", newline="", encoding="utf-8") as handle:
             writer = csv.writer(handle, lineterminator="\n")
             writer.writerow(self.names)
             writer.writerows(zip(*(_texts(column) for column in self.columns), strict=True))

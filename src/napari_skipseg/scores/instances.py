@@ -17,6 +17,13 @@ from skimage.metrics import contingency_table, variation_of_information
 
 from napari_skipseg.errors import InputError
 
+MASK = "The truth is a mask of one label: give instances, each with a number of its own, for the objects' scores."
+"""Why objects are not scored against a mask."""
+
+
+class MaskError(InputError):
+    """The truth tells no object from another."""
+
 
 @dataclass(frozen=True)
 class InstanceScores:
@@ -90,6 +97,12 @@ def score_instances(prediction: ArrayLike, truth: ArrayLike) -> InstanceScores:
         split=max(0.0, float(split)),  # rounding leaves -0.0 or less where there is none
         merge=max(0.0, float(merge)),
     )
+
+
+def is_mask(truth: NDArray[Any]) -> bool:
+    """Return whether one single label occurs in `truth` besides 0: it says where objects are, and not which."""
+    labelled = truth[truth != 0]
+    return bool(labelled.size and (labelled == labelled[0]).all())
 
 
 def pool_instances(scores: Sequence[InstanceScores]) -> InstanceScores:

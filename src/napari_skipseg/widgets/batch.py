@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from napari.utils.notifications import show_info
 from qtpy.QtCore import QUrl
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout
@@ -24,11 +23,13 @@ from napari_skipseg.widgets.batch_choices import describe_objects, describe_requ
 from napari_skipseg.widgets.batch_form import LINK_COLOR, BatchForm
 from napari_skipseg.widgets.batch_inputs import InputsLine
 from napari_skipseg.widgets.batch_opening import RowsOnShow, iter_read
-from napari_skipseg.widgets.batch_table import BatchTable
+from napari_skipseg.widgets.batch_table import BatchTable, describe_end
+from napari_skipseg.widgets.checks import Choices
 from napari_skipseg.widgets.engine import BusyEngine
-from napari_skipseg.widgets.fields import FAULT_COLOR, WARNING_COLOR
+from napari_skipseg.widgets.fields import FAULT_COLOR, WARNING_COLOR, Message
 from napari_skipseg.widgets.job_tab import JobTab
 from napari_skipseg.widgets.pacing import Paced
+from napari_skipseg.widgets.popups import pop_up, pop_up_fault
 from napari_skipseg.widgets.segment import PRIMARY
 from napari_skipseg.widgets.work import Outcome, start_work
 
@@ -54,7 +55,7 @@ class BatchingEngine(BusyEngine, Protocol):
 class BatchTab(JobTab):
     """Form, what it names, Start and Stop, how far it is, the table, Retry failed, and the report at the end.
 
-    Model and options are those of the Segment tab, objects are found as `read_objects` says.
+    Model and options are those of the Segment tab, objects are found as `read_objects` says for the model's classes.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class BatchTab(JobTab):
         viewer: ViewerModel,
         engine: BatchingEngine,
         segment_tab: SegmentTab,
-        read_objects: Callable[[], ObjectOptions] = ObjectOptions,
+        read_objects: Callable[[Sequence[str]], ObjectOptions],
     ) -> None:
         super().__init__(engine)
         self._engine, self._segment_tab, self._read_objects = engine, segment_tab, read_objects
@@ -76,7 +77,7 @@ class BatchTab(JobTab):
         self._connect()
 
     def _make_widgets(self) -> None:
-        self.form, self.inputs, self.table = BatchForm(), InputsLine(), BatchTable()
+        self.form, self.inputs, self.table, self.row_line = BatchForm(), InputsLine(), BatchTable(), Message()
         self.table.setToolTip(TABLE_HINT)
         self.table.hide()
         self.start_button, self.retry_button = QPushButton("Start"), QPushButton("Retry failed")
@@ -109,6 +110,7 @@ class BatchTab(JobTab):
         for widget in (self.progress, self.progress_text, self.message):
             column.addWidget(widget)
         column.addWidget(self.table, 1)
+        column.addWidget(self.row_line)
         column.addLayout(below)
         column.addStretch(0)
 
@@ -119,6 +121,8 @@ class BatchTab(JobTab):
         self.start_button.clicked.connect(self.run)
         self.retry_button.clicked.connect(self.retry)
         self.table.opened.connect(self.open_row)
+        self.table.chosen.connect(self._tell_row)
+        self.inputs.told.connect(self.check)
 
     def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
         """Show the choices of the last session the first time; look what there is each time."""
@@ -143,6 +147,8 @@ class BatchTab(JobTab):
             self.fail(str(error))
             return
         remember(self.form.read())
+        model = self._segment_tab.form.read().model
+        self.table.rows.class_names = () if model is None else model.class_names
         self._begin(self._settings)
 
     def retry(self) -> None:
@@ -154,10 +160,10 @@ class BatchTab(JobTab):
 
     def _begin(self, settings: BatchSettings, retry: bool = False) -> None:
         self.links.hide()
-        self.inputs.stop()
         self._segment_tab.plan.stop()
         work = partial(self._engine.batch, settings, retry)
         self.start(self.when_free(work), f"Batch of {Path(settings.inputs).name}", self._finish, on_stop=self._stop)
+        self.inputs.stop()
 
     def _read(self) -> BatchSettings:
         """Return the batch that the form asks for.
@@ -165,7 +171,11 @@ class BatchTab(JobTab):
         Raises:
             SkipsegError: it cannot be.
         """
-        return self.form.read().settings(self._segment_tab.form.read(), self._read_objects())
+        segment = self._segment_tab.form.read()
+        return self.form.read().settings(segment, self._objects(segment))
+
+    def _objects(self, segment: Choices) -> ObjectOptions:
+        return self._read_objects(() if segment.model is None else segment.model.class_names)
 
     def show_progress(self, progress: Progress) -> None:
         """Say how far the batch is, and show it, soon."""
@@ -187,11 +197,19 @@ class BatchTab(JobTab):
             self.progress.setRange(0, latest.total if latest.done else 0)
             self.progress.setValue(latest.done)
         self._follow_rows()
+        self._tell_row()
 
     def _open_table(self, rows: tuple[Row, ...]) -> None:
         self._seconds_left = None
         self.table.rows.show_rows(rows)
         self.table.show()
+        self._tell_row()
+
+    def _tell_row(self, fault: str = "") -> None:
+        """Say of the selected row what its cells have no room for; or what was wrong when it was opened."""
+        row = self.table.selected()
+        told = fault or ("" if row is None else describe_end(row))
+        self.row_line.say(told, FAULT_COLOR if fault or (row is not None and row.reason) else "transparent")
 
     def _follow_rows(self) -> None:
         """Offer to do again what failed."""
@@ -206,7 +224,7 @@ class BatchTab(JobTab):
         self.links.setText(" · ".join(_link(text, place) for text, place in links))
         self.links.show()
         self.tell(result.describe(), WARNING_COLOR if result.count("failed") else "transparent")
-        show_info(f"SkipSeg's batch has ended. {result.describe()}")
+        pop_up(f"SkipSeg's batch has ended. {result.describe()}")
 
     def _stop(self) -> str:
         """Return what became of a batch that was stopped or failed."""
@@ -219,12 +237,17 @@ class BatchTab(JobTab):
 
     def open_row(self, row: Row) -> None:
         """Show the image of a row, and its results."""
-        if self._opening is not None or self._on_show.bring_back(row):
+        if self._opening is not None:
             return
+        self._tell_row()
+        if self._on_show.bring_back(row):
+            return
+        is_open = bool(self._on_show.images(row))
 
         def take(outcome: Outcome) -> None:
             if outcome.fault:
-                self.fail(outcome.fault)
+                self._tell_row(outcome.fault)
+                pop_up_fault(outcome.fault)
             else:
                 self._on_show.show(row, outcome.value)
 
@@ -232,28 +255,38 @@ class BatchTab(JobTab):
             self._opening = None
 
         name = f"Opening {Path(row.file).name}"
-        self._opening = start_work(self, partial(iter_read, row), name, lambda _: None, take, end)
+        self._opening = start_work(self, partial(iter_read, row, not is_open), name, lambda _: None, take, end)
 
     def check(self) -> None:
         """Start is on when all is right and nothing runs; otherwise the line below says why."""
         super().check()
         choices, segment, running = self.form.read(), self._segment_tab.form.read(), self.is_running
-        fault = choices.fault(segment)
+        fault, settings = choices.fault(segment), None
+        self.form.show_request(describe_request(segment), describe_objects(self._objects(segment)))
+        if not (fault or running) and self.isVisible():
+            try:
+                settings = self._read()
+            except SkipsegError as error:
+                fault = str(error)
+        self._look(settings)
+        fault = fault or self.inputs.fault
         self.form.setEnabled(not running)
         self.start_button.setVisible(not running)
-        self.start_button.setEnabled(not fault)
+        self.start_button.setEnabled(self.inputs.is_right)
+        self.start_button.setToolTip(fault or START_HINT)
         self.progress.setVisible(running)
         self._follow_rows()
-        self.message.say(*(self._told if self._told[0] or not fault or running else (fault, FAULT_COLOR)))
-        try:
-            self.form.show_request(describe_request(segment), describe_objects(self._read_objects()))
-            settings = None if fault or running or not self.isVisible() else self._read()
-        except SkipsegError:
-            settings = None
+        is_told = running or not fault or (self._told[0] and not self.inputs.fault)
+        self.message.say(*(self._told if is_told else (fault, FAULT_COLOR)))
+
+    def _look(self, settings: BatchSettings | None) -> None:
+        """Look up what a batch names; without one, forget what was found, unless it is at work."""
+        self.inputs.blockSignals(True)
         if settings is not None:
             self.inputs.look(settings)
-        elif not running:
+        elif not self.is_running:
             self.inputs.clear()
+        self.inputs.blockSignals(False)
 
 
 def _link(text: str, place: Path) -> str:

@@ -73,17 +73,10 @@ class BatchChoices:
         if segment.model is None:
             raise InputError(segment.model_fault)
         options = replace(segment.options(), attention=self.attention)
-        found = _named(objects, segment) if self.objects else None
-        request = ask(segment.model.name, options, self.depth, self.form, found)
+        request = ask(segment.model.name, options, self.depth, self.form, objects if self.objects else None)
         more = {"axes": segment.axes, "voxel_size": segment.voxel_size, "unit": segment.unit} if self.calibrated else {}
         truth = (self.truth, self.truth_label, self.inside)
         return BatchSettings(self.inputs, self.output, request, self.recursive, *truth, **more)  # type: ignore[arg-type]
-
-
-def _named(objects: ObjectOptions, segment: Choices) -> ObjectOptions:
-    """Return `objects` for the model that is chosen: where that has no such class, its first is taken."""
-    known = () if segment.model is None else segment.model.class_names
-    return objects if objects.class_name in known else replace(objects, class_name="")
 
 
 def describe_request(segment: Choices) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_skipseg.batch.rows import Row
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.files import LayerData, read_layers
+from napari_skipseg.widgets.files import LayerData, add_layers, opened_from, read_layers
 from napari_skipseg.widgets.layers import HIDDEN_MAP
 
 if TYPE_CHECKING:
@@ -29,8 +29,12 @@ LOOKS: dict[str, dict[str, Any]] = {
 """Of results, from the bottom of the layer list up."""
 
 
-def iter_read(row: Row) -> Generator[Progress, None, list[LayerData]]:
-    """Yield file by file; return the layers of a row's image and results.
+Read = list[tuple[str, list[LayerData]]]
+"""Files, and the layers in each, from the bottom up."""
+
+
+def iter_read(row: Row, with_image: bool = True) -> Generator[Progress, None, Read]:
+    """Yield file by file; return the layers of a row's results and, unless that is open already, of its image.
 
     Raises:
         FileError: a file cannot be read.
@@ -38,13 +42,15 @@ def iter_read(row: Row) -> Generator[Progress, None, list[LayerData]]:
     """
     kinds = {file: _kind(file) for file in row.outputs}
     shown = sorted((file for file in row.outputs if kinds[file]), key=lambda file: list(LOOKS).index(kinds[file]))
-    layers: list[LayerData] = []
-    for number, file in enumerate((row.file, *shown)):
+    read: Read = []
+    for number, file in enumerate([row.file, *shown] if with_image else shown):
         yield Progress(number, len(shown) + 1, f"reading {Path(file).name}")
+        layers: list[LayerData] = []
         for data, arguments, kind in read_layers(file):
             looks = {} if file == row.file else _looks(kinds[file], data, kind, "objects" in kinds.values())
             layers.append((data, {**arguments, **looks}, kind))
-    return layers
+        read.append((file, layers))
+    return read
 
 
 def _kind(file: str) -> str:
@@ -72,24 +78,33 @@ class RowsOnShow:
     def bring_back(self, row: Row) -> bool:
         """Show a row again where all its layers are there and its results are the same; return whether they were."""
         known, layers = self._shown.get(row.relative, (None, {}))
-        if known != row or not all(layer in self._viewer.layers for layer in layers):
+        if known is None or known.outputs != row.outputs or not all(layer in self._viewer.layers for layer in layers):
             return False
         self._put_in_front(layers)
         return True
 
-    def show(self, row: Row, found: list[LayerData]) -> None:
-        """Add the layers of a row."""
-        there = set(self._viewer.layers)
-        for data, arguments, kind in found:
-            getattr(self._viewer, f"add_{kind}")(data, **arguments)
-        layers = {layer: bool(layer.visible) for layer in self._viewer.layers if layer not in there}
+    def images(self, row: Row) -> list[Layer]:
+        """Return the layers that show a row's image already, whoever opened them."""
+        opened = [(layer, opened_from(layer)) for layer in self._viewer.layers]
+        return [layer for layer, file in opened if file and Path(file) == Path(row.file)]
+
+    def show(self, row: Row, read: Read) -> None:
+        """Add the layers of a row, over its image where that is open already."""
+        for layer in self._shown.pop(row.relative, (row, {}))[1]:
+            layer.visible = False
+        layers = dict.fromkeys(self.images(row), True)
+        for file, found in read:
+            layers |= {layer: bool(layer.visible) for layer in add_layers(self._viewer, found, file)}
         self._shown[row.relative] = (row, layers)
         self._put_in_front(layers)
 
     def _put_in_front(self, layers: dict[Layer, bool]) -> None:
-        """Show these layers as they were when they were new, and no other rows'."""
+        """Show these layers as they were when they were new, above all others, and no other rows'."""
         for _, others in self._shown.values():
             for layer in others:
                 layer.visible = layers.get(layer, False)
+        stack = self._viewer.layers
+        for layer in layers:
+            stack.move(stack.index(layer), len(stack))
         self._viewer.layers.selection.active = next(iter(layers))
         self._viewer.reset_view()

@@ -10,6 +10,7 @@ from qtpy.QtGui import QPixmap, QResizeEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from napari_skipseg.batch.rows import Row
+from napari_skipseg.batch.truths import OF_OBJECTS
 from napari_skipseg.progress import in_words
 from napari_skipseg.widgets.batch_cells import PICTURE_SIDE, ROW_ROLE, FileCell, ProgressCell
 
@@ -20,20 +21,26 @@ SORT_ROLE = Qt.ItemDataRole.UserRole
 PICTURE, FILE, STATE, PROGRESS, TIME, SIZE = range(6)
 HEADS = ("", "File", "State", "Progress", "Time", "Size")
 WIDTHS = {PICTURE: PICTURE_SIDE + 6, STATE: 56, PROGRESS: 64, TIME: 58, SIZE: 100}
-SCORE_WIDTH = 70
-NARROWEST = 160
-"""Pixels of the column of names."""
+SCORE_WIDTH = 76
+NARROWEST, NARROW = 90, 160
+"""Pixels of the column of names: where picture, state and first score leave no more, and else at the least."""
+LOWEST = 186
+"""Pixels of the table: three rows, so that the line below it is on a small screen too."""
+TELLING = ("average_precision", "dice")
+"""Scores that stand beside the state, the first one that there is."""
+SHORT = {"adapted_rand_error": "Rand error", "average_precision": "precision (AP)"}
 MOST_PICTURES = 400
 """Kept in memory: of the rows that are looked at."""
 
 
 class BatchRows(QAbstractTableModel):  # type: ignore[misc]
-    """The rows of a batch as they are now, behind the fixed columns one for each score."""
+    """The rows of a batch as they are now, behind the fixed columns one for each score. class_names: of its model."""
 
     def __init__(self) -> None:
         super().__init__()
         self.rows: list[Row] = []
         self.scores: list[str] = []
+        self.class_names: Sequence[str] = ()
         self._places: dict[str, int] = {}
         self._pictures: dict[str, QPixmap] = {}
 
@@ -79,7 +86,22 @@ class BatchRows(QAbstractTableModel):  # type: ignore[misc]
         """Return the title of a column."""
         if orientation != Qt.Orientation.Horizontal or role != Qt.ItemDataRole.DisplayRole:
             return None
-        return HEADS[section] if section < len(HEADS) else self.scores[section - len(HEADS)].replace("_", " ")
+        return HEADS[section] if section < len(HEADS) else self._title(self.scores[section - len(HEADS)])
+
+    def _title(self, score: str) -> str:
+        """Return the name of a score below that of its class."""
+        class_name, _, name = score.rpartition(" ")
+        if not class_name and name not in OF_OBJECTS and len(self.class_names) == 1:
+            class_name = self.class_names[0]
+        return f"{class_name or 'objects'}\n{SHORT.get(name, name)}"
+
+    def first_score(self) -> int | None:
+        """Return the column of the score that tells most, None where there is none."""
+        for name in TELLING:
+            for place, score in enumerate(self.scores):
+                if score.rpartition(" ")[2] == name:
+                    return len(HEADS) + place
+        return len(HEADS) if self.scores else None
 
     def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         """Return what a cell shows, sorts by, or tells."""
@@ -145,11 +167,21 @@ def _time(row: Row) -> str:
     return f"{row.seconds:.1f} s" if 0 < row.seconds < 10 else in_words(row.seconds) if row.seconds else ""
 
 
+def describe_end(row: Row) -> str:
+    """Return why a file failed, or else what is said of it and its scores, in a line."""
+    told = (plain(row.reason), row.note, _scores(row)) if row.reason else (row.message, row.note, _scores(row))
+    said = "; ".join(line for line in told if line)
+    return said if row.reason or not said else f"{plain(row.relative)}: {said}"
+
+
+def _scores(row: Row) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in row.scores.items())
+
+
 def describe_row(row: Row) -> str:
     """Return all that is known of a file, a line each."""
-    scores = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in row.scores.items())
     size = f"{row.size} voxels, {row.bytes / 2**20:.3g} MiB" if row.size else ""
-    told = (plain(row.file), size, row.reason or row.message, row.note, scores)
+    told = (plain(row.file), size, row.reason or row.message, row.note, _scores(row))
     return "\n".join(line for line in told if line)
 
 
@@ -159,9 +191,10 @@ def plain(text: str) -> str:
 
 
 class BatchTable(QTableView):  # type: ignore[misc]
-    """The rows, sortable by each column. opened: a file is to be shown in the viewer."""
+    """The rows, sortable by each column. opened: a file is to be shown in the viewer. chosen: the selection changed."""
 
     opened = Signal(object)
+    chosen = Signal()
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,7 +214,7 @@ class BatchTable(QTableView):  # type: ignore[misc]
         self.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.setShowGrid(False)
         self.setWordWrap(False)
-        self.setMinimumHeight(240)
+        self.setMinimumHeight(LOWEST)
         self.verticalHeader().hide()
         self.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
         self.verticalHeader().setDefaultSectionSize(PICTURE_SIDE + 6)
@@ -190,15 +223,28 @@ class BatchTable(QTableView):  # type: ignore[misc]
         self.rows.columnsInserted.connect(self._fit)
         self.rows.modelReset.connect(self._fit)
         self.doubleClicked.connect(lambda index: self.opened.emit(index.data(ROW_ROLE)))
+        self.selectionModel().selectionChanged.connect(lambda *_: self.chosen.emit())
         self._fit()
 
+    def selected(self) -> Row | None:
+        """Return the row that is selected, as it is now."""
+        rows = self.selectionModel().selectedRows()
+        return rows[0].data(ROW_ROLE) if rows else None
+
     def _fit(self, *_: object) -> None:
-        """Give the names what the other columns leave of the width."""
-        others = [column for column in range(self.rows.columnCount()) if column != FILE]
-        for column in others:
-            self.setColumnWidth(column, WIDTHS.get(column, SCORE_WIDTH))
-        taken = sum(WIDTHS.get(column, SCORE_WIDTH) for column in others)
-        self.setColumnWidth(FILE, max(NARROWEST, self.viewport().width() - taken))
+        """Have the most telling score follow the state; give the names what the other columns leave of the width."""
+        score = self.rows.first_score()
+        first = [PICTURE, FILE, STATE] if score is None else [PICTURE, FILE, STATE, score]
+        order = first + [column for column in range(self.rows.columnCount()) if column not in first]
+        header = self.horizontalHeader()
+        for place, column in enumerate(order):
+            header.moveSection(header.visualIndex(column), place)
+        widths = {column: WIDTHS.get(column, SCORE_WIDTH) for column in order if column != FILE}
+        for column, width in widths.items():
+            self.setColumnWidth(column, width)
+        free = self.viewport().width() - sum(widths[column] for column in first if column != FILE)
+        least = min(max(free, NARROWEST), NARROW)
+        self.setColumnWidth(FILE, max(least, self.viewport().width() - sum(widths.values())))
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
         """Fit the column of names."""

@@ -17,6 +17,7 @@ from napari_skipseg.images.zarr_nodes import METADATA, is_zarr
 from napari_skipseg.widgets.axes import GUESSED_AXES, along_space
 
 if TYPE_CHECKING:
+    from napari.components import ViewerModel
     from napari.layers import Layer
 
 LayerData = tuple[Any, dict[str, Any], str]
@@ -46,6 +47,32 @@ def read_layers(path: str | Sequence[str]) -> list[LayerData]:
     """
     paths = [path] if isinstance(path, str) else list(path)
     return [_layer_of(read_levels(each), read_recipe(each), holds_labels(each)) for each in paths]
+
+
+def open_image(viewer: ViewerModel, file: str) -> list[Layer]:
+    """Return the layers that show a file, any that we read: also pictures, which napari does not ask this reader for.
+
+    Raises:
+        FileError: the file cannot be read.
+        InputError: its axes or values are not those of an image.
+    """
+    return add_layers(viewer, read_layers(file), file)
+
+
+def add_layers(viewer: ViewerModel, found: Sequence[LayerData], file: str) -> list[Layer]:
+    """Return the layers that show what was read of a file; they say where that lies."""
+    layers: list[Layer] = []
+    for data, arguments, kind in found:
+        metadata = arguments.get("metadata", {})
+        told = {**metadata, "skipseg": {**metadata.get("skipseg", {}), "opened": file}}
+        added = getattr(viewer, f"add_{kind}")(data, **{**arguments, "metadata": told})
+        layers += added if isinstance(added, list) else [added]
+    return layers
+
+
+def opened_from(layer: Layer) -> str:
+    """Return the file that a layer was opened from, whoever read it; "" where it was none."""
+    return str(layer.source.path or layer.metadata.get("skipseg", {}).get("opened", ""))
 
 
 def _layer_of(levels: list[Stack], recipe: Mapping[str, Any] | None, labels: bool) -> LayerData:

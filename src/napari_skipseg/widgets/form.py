@@ -16,7 +16,7 @@ from napari_skipseg.widgets.axes import axes_of, set_calibration, voxel_size_of
 from napari_skipseg.widgets.card import CardDialog
 from napari_skipseg.widgets.checks import Choices, asks_channel, channels, find_faults, find_rescaling, offers_planes
 from napari_skipseg.widgets.fields import AxesField, FreshCombo, Links, VoxelSizeField, mark
-from napari_skipseg.widgets.layers import is_result
+from napari_skipseg.widgets.layers import is_ours
 from napari_skipseg.widgets.options import OptionsFold
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
     def _offer_images(self, event: Any = None) -> None:
         from napari.layers import Image
 
-        images = [layer for layer in self._viewer.layers if isinstance(layer, Image) and not is_result(layer)]
+        images = [layer for layer in self._viewer.layers if isinstance(layer, Image) and not is_ours(layer)]
         self.image.offer([(layer.name, layer) for layer in images], self._layer)
         self._choose_image()
 

@@ -88,6 +88,12 @@ def is_result(layer: Layer) -> bool:
     return "role" in layer.metadata.get(KEY, {})
 
 
+def is_ours(layer: Layer) -> bool:
+    """Return whether the layer shows a result of this plugin, made here or read from a file."""
+    recipe = layer.metadata.get(KEY, {}).get("recipe") or {}
+    return is_result(layer) or "operation" in recipe
+
+
 def show(viewer: ViewerModel, layer: Image, shown: Shown, threshold: float) -> None:
     """Show a prediction over its image: new layers the first time, the same layers updated from then on."""
     selected = set(viewer.layers.selection)

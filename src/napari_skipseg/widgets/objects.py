@@ -112,6 +112,7 @@ class ObjectsTab(ObjectsOnShow):
     def _offer_seen(self, event: Any = None) -> None:
         if self.isVisible() or self._source is not None:
             self._offer()
+        self._check_mark()
 
     def _offer(self) -> None:
         """Offer the layers there are; without a choice so far, the result on show or what else is one for certain."""
@@ -124,6 +125,7 @@ class ObjectsTab(ObjectsOnShow):
 
     def _choose_source(self) -> None:
         self._set_source(self.form.layer.currentData())
+        self._check_mark()
         self._look_soon()
 
     def _set_source(self, layer: Layer | None) -> None:
@@ -137,10 +139,13 @@ class ObjectsTab(ObjectsOnShow):
             self.look.stop()
             self.score_box.scores.say("")
             self._told = ("", "")
+        self.form.blockSignals(True)  # the options are the same, and what was told stays
         self.form.show_source(source)
+        self.form.blockSignals(False)
         self.form.offer_measured([] if source is None else find_measured(self._viewer, source))
         self.score_box.offer([] if source is None else find_truths(self._viewer, source))
         if before != layer:
+            self._look_soon()
             self.table.show_table(None if (shown := self.result()) is None else shown.table)
         self.check()
 
@@ -149,6 +154,7 @@ class ObjectsTab(ObjectsOnShow):
         self._look()
 
     def _toggle_preview(self, is_on: bool) -> None:
+        self.unmark()
         if is_on:
             self._look()
         else:
@@ -170,6 +176,18 @@ class ObjectsTab(ObjectsOnShow):
 
     def find(self) -> None:
         """Find the objects of the whole stack; the layer and the table appear when that is done."""
+        self._find(self.form.read())
+
+    def find_again(self, options: ObjectOptions) -> None:
+        """Find objects in the Segment tab's result as a recipe says; the form says it too."""
+        if self.is_running:
+            return
+        image = self._segment_tab.form.read().layer
+        self._set_source(result_layer(self._viewer, self._segment_tab.results, image, options))
+        self.form.show_options(options)
+        self._find(options)
+
+    def _find(self, options: ObjectOptions) -> None:
         source = self._source
         if source is None or self.is_running or self._fault():
             return
@@ -182,7 +200,7 @@ class ObjectsTab(ObjectsOnShow):
             return
         told = source.layer.metadata.get(KEY, {}).get("recipe")
         recipe = {"segmentation": told} if told else {}
-        asked = (source.class_names, self.form.read(), image, source.labels, recipe)
+        asked = (source.class_names, options, image, source.labels, recipe)
         shape = tuple(source.length(axis) for axis in source.voxel_axes)
 
         def work() -> Generator[Progress, None, LoadedObjects]:

@@ -26,11 +26,21 @@ def ask_file(parent: QWidget, name: str) -> Path | None:
     if not chosen:
         return None
     file = with_ending(Path(chosen), ZARR if "Zarr" in kind else TIFF)
-    others = [path.name for path in (file, table_beside(file)) if path.exists() and path != Path(chosen)]
-    question = f"{', '.join(others)} in this folder will be replaced. Go on?"
-    if others and QMessageBox.question(parent, "Replace objects?", question) != QMessageBox.StandardButton.Yes:
+    question = _question(file, Path(chosen))
+    if question and QMessageBox.question(parent, "Replace objects?", question) != QMessageBox.StandardButton.Yes:
         return None
     return file
+
+
+def _question(file: Path, confirmed: Path) -> str:
+    """Return what to ask before objects go into `file`; "" where nothing else is replaced than what was confirmed."""
+    table = table_beside(file)
+    others = [path.name for path in (file, table) if path.exists() and path != confirmed]
+    if not others:
+        return ""
+    twin = table.with_name(table.stem + (TIFF if file.name.endswith(ZARR) else ZARR))
+    left = f" {twin.name} stays, but its measurements go." if table.exists() and twin.exists() else ""
+    return f"{', '.join(others)} in this folder will be replaced.{left} Go on?"
 
 
 def with_ending(file: Path, ending: str) -> Path:

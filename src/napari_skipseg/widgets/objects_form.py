@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
@@ -12,7 +14,7 @@ from napari_skipseg.objects.options import FARTHEST_SEEDS, Method, ObjectOptions
 from napari_skipseg.widgets.axes import voxel_size_of
 from napari_skipseg.widgets.fields import FreshCombo
 from napari_skipseg.widgets.objects_size import SizeField
-from napari_skipseg.widgets.objects_sources import Source
+from napari_skipseg.widgets.objects_sources import Source, is_certain, suggest_method
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -32,6 +34,7 @@ NOTES = {
 }
 SUGGESTED = "This class is a boundary: cells are suggested."
 CHOOSE = "choose a layer…"
+READ_AS = "{} (image, read as probability)"
 
 
 class ObjectsForm(QWidget):  # type: ignore[misc]
@@ -110,7 +113,9 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
 
     def offer_layers(self, layers: list[Layer], chosen: Layer | None) -> None:
         """Offer layers to find objects in; without a chosen one the user is asked."""
-        entries: list[tuple[str, object]] = [(layer.name, layer) for layer in layers]
+        entries: list[tuple[str, object]] = [
+            (layer.name if is_certain(layer) else READ_AS.format(layer.name), layer) for layer in layers
+        ]
         self.layer.offer(entries if chosen is not None else [(CHOOSE, None), *entries], chosen)
 
     def show_source(self, source: Source | None) -> None:
@@ -151,6 +156,41 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
             planes=self.planes.currentData() if depth > 1 else "volume",
         )
 
+    def read_for(self, class_names: Sequence[str]) -> ObjectOptions:
+        """Return the options for the results of a model with these classes: its first where it has not the chosen one,
+        and the method that is suggested for them where none was chosen."""
+        options = self.read()
+        class_name = options.class_name if options.class_name in class_names else ""
+        method = options.method if self._chosen_method else suggest_method(class_names, class_name)
+        return replace(options, class_name=class_name, method=method)
+
+    def show_options(self, options: ObjectOptions) -> None:
+        """Show options as if they had been chosen, as far as there are fields for them now."""
+        self.blockSignals(True)
+        self._chosen_method = True
+        choices = (
+            (self.class_name, options.class_name),
+            (self.method, options.method),
+            (self.seeds, options.seeds),
+            (self.planes, options.planes),
+        )
+        for combo, value in choices:
+            if (place := combo.findData(value)) >= 0:
+                combo.setCurrentIndex(place)
+        for slider, number in (
+            (self.threshold, options.threshold),
+            (self.merge, options.merge),
+            (self.seed_distance, options.seed_distance),
+        ):
+            slider.setValue(number)
+        self.largest.set_value(0)
+        self.smallest.set_value(options.smallest)
+        self.largest.set_value(options.largest)
+        self.fill_holes.setChecked(options.fill_holes)
+        self.no_border.setChecked(options.border == "remove")
+        self.blockSignals(False)
+        self._tell()
+
     def _move_smallest(self) -> None:
         """Have the largest size be at least the smallest; both sliders tell then."""
         if 0 < self.largest.value() < self.smallest.value():
@@ -166,13 +206,14 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
 
     def _follow_class(self) -> None:
         """Suggest cells where the class is a boundary."""
-        parts_cells = self._source is not None and self._source.parts_cells(self.class_name.currentData() or "")
-        now: Any = self.method.currentData()
-        if not self._chosen_method:
-            now = "cells" if parts_cells else "components"
+        suggested = self._suggested(self.class_name.currentData() or "")
+        now: Any = self.method.currentData() if self._chosen_method else suggested
         self.method.offer([(text, method) for method, (text, _) in METHODS.items()], now)
-        self.method.setToolTip(SUGGESTED if parts_cells else "How objects are told apart")
+        self.method.setToolTip(SUGGESTED if suggested == "cells" else "How objects are told apart")
         self._tell()
+
+    def _suggested(self, class_name: str) -> Method:
+        return "components" if self._source is None else self._source.suggested(class_name)
 
     def _choose_method(self) -> None:
         self._chosen_method = True
@@ -180,8 +221,7 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
 
     def _tell(self) -> None:
         options = self.read()
-        parts_cells = self._source is not None and self._source.parts_cells(options.class_name)
-        is_odd = parts_cells and options.method != "cells"
+        is_odd = self._suggested(options.class_name) == "cells" and options.method != "cells"
         self.method_note.setText(SUGGESTED if is_odd else METHODS[options.method][1])
         is_labels = self._source is not None and self._source.labels
         has_seeds = options.method != "components"

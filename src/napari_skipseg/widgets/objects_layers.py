@@ -180,6 +180,17 @@ def show_object(viewer: ViewerModel, shown: ShownObjects, row: int) -> None:
     go_to(viewer, shown.source.layer, Place(center, box, 0.0, ""))
 
 
+def frame_of(viewer: ViewerModel, shown: ShownObjects, row: int) -> Place:
+    """Return what to frame of an object in the slice on screen, in voxels of its layer."""
+    axes = shown.source.axes[-shown.layer.ndim :]
+    at = current_position(viewer, shown.layer)
+    box = [(place, place + 1) for place in at]
+    for letter in "YX":
+        low, stop = (int(shown.table.column(f"bounding box {letter.lower()} {end}")[row]) for end in ("start", "end"))
+        box[axes.index(letter)] = low - 1, stop + 1
+    return Place(at, tuple(box), 0.0, "")
+
+
 def place_of(shown: ShownObjects, row: int) -> dict[str, tuple[int, tuple[int, int]]]:
     """Return where an object lies, in voxels: along each axis the middle, and [start, stop) of what to look at."""
     table, place = shown.table, {}

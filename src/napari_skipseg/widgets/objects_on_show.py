@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.utils.notifications import show_info
-
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.widgets.engine import BusyEngine
 from napari_skipseg.widgets.fields import Links
@@ -18,12 +16,15 @@ from napari_skipseg.widgets.objects_layers import (
     LoadedObjects,
     ShownObjects,
     follow_image,
+    frame_of,
     pick_label,
     show_object,
     show_objects,
 )
 from napari_skipseg.widgets.objects_scores import ObjectScores, iter_score
 from napari_skipseg.widgets.objects_sources import Source, describe_source
+from napari_skipseg.widgets.place_mark import PlaceMark
+from napari_skipseg.widgets.popups import pop_up
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -36,7 +37,8 @@ class ObjectsOnShow(ObjectsBody):
         super().__init__(engine, viewer)
         self._shown: dict[str, ShownObjects] = {}
         self._source: Source | None = None
-        self.links = Links()
+        self.links, self.mark = Links(), PlaceMark(viewer)
+        self._marked: ShownObjects | None = None
 
     def result(self) -> ShownObjects | None:
         """Return the objects on show of what is chosen, None where there are none."""
@@ -49,6 +51,7 @@ class ObjectsOnShow(ObjectsBody):
             self.tell(f"'{source.layer.name}' was removed meanwhile: its objects are not shown.")
             return
         self.preview.setChecked(False)
+        self.unmark()
         shown = show_objects(self._viewer, source, loaded)
         self._shown[str(source.layer.unique_id)] = shown
         if pick_label not in shown.layer.mouse_drag_callbacks:
@@ -64,13 +67,36 @@ class ObjectsOnShow(ObjectsBody):
         shown = self.result()
         if shown is not None:
             show_object(self._viewer, shown, row)
+            self._frame(shown, row)
 
     def _follow_label(self, event: Any) -> None:
         shown = self.result()
         if shown is not None and event.source == shown.layer:
-            self.table.select_label(int(shown.layer.selected_label))
+            label = int(shown.layer.selected_label)
+            self.table.select_label(label)
+            if (place := self.table.rows.place_of(label)) is not None:
+                self._frame(shown, self.table.rows.row_at(place))
+
+    def _frame(self, shown: ShownObjects, row: int) -> None:
+        """Draw a frame around an object, in the slice on screen; its layer stays the active one."""
+        if self._marked is not shown:
+            self.unmark()
+        self._marked = shown
+        self.mark.show(shown.layer, shown.layer.name, frame_of(self._viewer, shown, row))
+        self._viewer.layers.selection.active = shown.layer
+
+    def unmark(self) -> None:
+        """Take the frame around an object away."""
+        self._marked = None
+        self.mark.hide()
+
+    def _check_mark(self) -> None:
+        """Take the frame away where its objects are not on show any longer."""
+        if self._marked is not None and self._marked is not self.result():
+            self.unmark()
 
     def _follow_image(self) -> None:
+        self.unmark()
         for shown in self._shown.values():
             follow_image(shown)
         if (shown_now := self.result()) is not None and not shown_now.is_measured_as_it_lies():
@@ -86,7 +112,7 @@ class ObjectsOnShow(ObjectsBody):
 
         def tell(files: list[Path]) -> None:
             self.tell(f"Saved {' and '.join(each.name for each in files)} in {file.parent}.")
-            show_info(f"SkipSeg saved {', '.join(each.name for each in files)} in {file.parent}.")
+            pop_up(f"SkipSeg saved {', '.join(each.name for each in files)} in {file.parent}.")
 
         self.start(partial(iter_save, shown, file), "Saving objects", tell)
 

@@ -57,9 +57,9 @@ def iter_score(found: Stack, truth: Stack) -> Generator[Progress, None, ObjectSc
     """Return how objects compare with true ones, stacks of the same voxels.
 
     Raises:
-        InputError: there are too many voxels, or the truth holds no object.
+        InputError: there are too many voxels, or the truth tells no object from another.
     """
-    from napari_skipseg.scores.instances import score_instances
+    from napari_skipseg.scores.instances import MASK, MaskError, is_mask, score_instances
     from napari_skipseg.scores.matching import score_matching
 
     if math.prod(found.shape) > MOST:
@@ -69,6 +69,8 @@ def iter_score(found: Stack, truth: Stack) -> Generator[Progress, None, ObjectSc
     yield Progress(0, 2, "reading the truth")
     ours, theirs = (stack.read((...,)) for stack in (found, truth))  # type: ignore[arg-type]
     theirs = theirs.reshape(ours.shape)
+    if is_mask(theirs):
+        raise MaskError(MASK)
     yield Progress(0, 2, "comparing voxels")
     instances = score_instances(ours, theirs)
     yield Progress(1, 2, "comparing objects")

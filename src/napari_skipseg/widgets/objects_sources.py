@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_skipseg.objects.options import Method, ObjectOptions
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.widgets.axes import axes_of, is_rgb
-from napari_skipseg.widgets.layers import KEY, data_of, is_result, results_in
+from napari_skipseg.widgets.layers import KEY, data_of, is_ours, is_result, results_in
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -45,9 +47,15 @@ class Source:
         """Return the length of an axis, 1 where there is none."""
         return int(data_of(self.layer).shape[self.axes.index(axis)]) if axis in self.axes else 1
 
-    def parts_cells(self, class_name: str) -> bool:
-        """Return whether a class, or else the only or first one, is a boundary between cells."""
-        return (class_name or next(iter(self.class_names), "")) in BOUNDARY_CLASSES
+    def suggested(self, class_name: str) -> Method:
+        """Return how objects of a class, or else of the only one, are found best."""
+        return suggest_method(self.class_names, class_name)
+
+
+def suggest_method(class_names: Sequence[str], class_name: str = "") -> Method:
+    """Return how objects of a class are found best: cells where it, or without one any that there is, is a boundary."""
+    asked = (class_name,) if class_name else class_names
+    return "cells" if any(name in BOUNDARY_CLASSES for name in asked) else "components"
 
 
 def describe_source(viewer: ViewerModel, layer: Layer) -> Source:
@@ -109,24 +117,33 @@ def _rank(layer: Layer) -> int | None:
     return 2 if kind in "bu" else None
 
 
-def result_layer(viewer: ViewerModel, results: Results, image: Image | None) -> Layer | None:
-    """Return the probability that is on show of an image, of a boundary where it has one; None where there is none."""
+def result_layer(
+    viewer: ViewerModel, results: Results, image: Image | None, options: ObjectOptions | None = None
+) -> Layer | None:
+    """Return the probability that is on show of an image, None where there is none.
+
+    Of several classes it is that of a boundary where there is one; with `options` of the class that these name, or of
+    the first one for what is no cells.
+    """
     for shown in results.on_show(image):
         layers = [layer for layer in results_in(viewer, shown.source) if _rank(layer) == 0]
         names = [layer.metadata[KEY]["role"].removeprefix("probability ") for layer in layers]
-        parting = [layer for layer, name in zip(layers, names, strict=True) if name in BOUNDARY_CLASSES]
+        wanted: Sequence[str] = BOUNDARY_CLASSES
+        if options is not None and (options.class_name or options.method != "cells"):
+            wanted = (options.class_name,)
+        chosen = [layer for layer, name in zip(layers, names, strict=True) if name in wanted]
         if layers:
-            return (parting or layers)[0]
+            return (chosen or layers)[0]
     return None
 
 
 def find_measured(viewer: ViewerModel, source: Source) -> list[Layer]:
-    """Return the images whose grey values can be measured: those of the same voxels that are no result."""
+    """Return the images whose grey values can be measured: of the same voxels, no results, the source's own first."""
     from napari.layers import Image
 
-    return [
-        layer for layer in viewer.layers if isinstance(layer, Image) and not is_result(layer) and _fits(layer, source)
-    ]
+    origin = source.layer.metadata.get(KEY, {}).get("source")
+    images = [layer for layer in viewer.layers if isinstance(layer, Image) and not is_ours(layer)]
+    return sorted((layer for layer in images if _fits(layer, source)), key=lambda each: str(each.unique_id) != origin)
 
 
 def find_truths(viewer: ViewerModel, source: Source) -> list[Layer]:

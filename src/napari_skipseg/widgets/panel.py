@@ -24,7 +24,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.correct_tab = CorrectTab(napari_viewer, self.engine, self.segment_tab)
         self.finetune_tab = FinetuneTab(napari_viewer, self.engine, self.segment_tab, self.correct_tab)
         self.objects_tab = ObjectsTab(napari_viewer, self.engine, self.segment_tab)
-        self.batch_tab = BatchTab(napari_viewer, self.engine, self.segment_tab, self.objects_tab.form.read)
+        self.batch_tab = BatchTab(napari_viewer, self.engine, self.segment_tab, self.objects_tab.form.read_for)
         self.inspect_tab = InspectTab(napari_viewer, self.engine, self.segment_tab)
         self.tabs = QTabWidget()
         self.tabs.addTab(Scrolled(self.segment_tab), "Segment")
@@ -34,6 +34,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.tabs.addTab(Scrolled(self.batch_tab), "Batch")
         self.tabs.addTab(Scrolled(self.inspect_tab), "Inspect")
         self.batch_tab.form.wanted.connect(self.show_tab)
+        self.segment_tab.again_button.objects_wanted.connect(self.objects_tab.find_again)
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
         column.addWidget(self.tabs)
@@ -47,6 +48,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
             self.inspect_tab.links.cut,
             self.finetune_tab.links.cut,
             self.objects_tab.links.cut,
+            self.objects_tab.mark.cut,
             self.objects_tab.source_links.cut,
         )
         self.destroyed.connect(lambda: [end() for end in ends])

@@ -1,4 +1,4 @@
-"""A frame around the place that is looked at: a layer that is neither painted nor saved by anything of ours."""
+"""A frame around the place or object that is looked at: a layer that is neither painted nor saved by ours."""
 
 from __future__ import annotations
 

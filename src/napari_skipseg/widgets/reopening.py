@@ -11,13 +11,14 @@ from napari_skipseg.errors import SkipsegError
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.axes import axes_of
 from napari_skipseg.widgets.checks import Choices
+from napari_skipseg.widgets.files import open_image
 from napari_skipseg.widgets.offers import changed_text, restore_text
 from napari_skipseg.widgets.popups import pop_up
 from napari_skipseg.widgets.work import Outcome, first_line, start_work
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Image, Layer
+    from napari.layers import Image
 
     from napari_skipseg.widgets.correct import CorrectTab
 
@@ -69,7 +70,7 @@ class Reopening:
 
         name = found.subject.file
         try:
-            layers: list[Layer] = self._viewer.open(name, plugin="napari-skipseg")
+            layers = open_image(self._viewer, name)
         except (OSError, ValueError, RuntimeError, SkipsegError) as error:
             self._tab.complain(f"'{name}' cannot be opened: open the image from where it is now. ({first_line(error)})")
             return

@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QPushButton
 
 from napari_skipseg.errors import InputError, SkipsegError
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.recipe import OPERATION, Recipe, chosen_of, differences, recipe_from_dict
 from napari_skipseg.inference.recipe_sources import find_model
+from napari_skipseg.widgets.files import open_image, opened_from
 from napari_skipseg.widgets.form import SegmentForm
-from napari_skipseg.widgets.layers import KEY, data_of, is_result
+from napari_skipseg.widgets.layers import KEY, data_of, is_ours
 from napari_skipseg.widgets.preview import SOURCE_OF
 from napari_skipseg.widgets.work import first_line
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from napari_skipseg.widgets.segment import SegmentTab
 
 HINT = "Segment once more as the recipe of the selected layer says: the same image, model and settings"
+OBJECTS_FOLLOW = "The Objects tab finds its objects too."
 PLACE = "The recipe of the selected layer"
 
 
@@ -35,7 +38,12 @@ class Asked(NamedTuple):
 
 
 class AgainButton(QPushButton):  # type: ignore[misc]
-    """Shown while the selected layer bears a recipe; fills the form with what that says, and starts."""
+    """Shown while the selected layer bears a recipe; fills the form with what that says, and starts.
+
+    objects_wanted: what was segmented again had its objects found with these options.
+    """
+
+    objects_wanted = Signal(object)
 
     def __init__(self, tab: SegmentTab, viewer: ViewerModel) -> None:
         super().__init__("Run again")
@@ -93,7 +101,7 @@ class AgainButton(QPushButton):  # type: ignore[misc]
                 return layer
         if told is not None:
             for layer in images:
-                if told.file and Path(told.file) == Path(str(layer.source.path or "")):
+                if told.file and Path(told.file) == Path(opened_from(layer)):
                     return layer
             for layer in images:
                 if layer.name == told.name and tuple(data_of(layer).shape) == told.shape:
@@ -104,7 +112,7 @@ class AgainButton(QPushButton):  # type: ignore[misc]
         if not file:
             raise InputError("The image of this result is not open, and lies in no file: open it, and press Segment.")
         try:
-            opened: list[Layer] = self._viewer.open(file, plugin="napari-skipseg")
+            opened = open_image(self._viewer, file)
         except (OSError, ValueError, RuntimeError, SkipsegError) as error:
             raise InputError(
                 f"'{file}' cannot be opened: open the image from where it is now. ({first_line(error)})"
@@ -122,7 +130,12 @@ class AgainButton(QPushButton):  # type: ignore[misc]
         except SkipsegError as error:
             self._tab.tell(str(error))
             return
-        self._tab.tell(f"Run again; different from before: {', '.join(others)}." if others else "Run again as before.")
+        told = f"Run again; different from before: {', '.join(others)}." if others else "Run again as before."
+        if (objects := recipe.request.objects) is None:
+            self._tab.tell(told)
+            return
+        self._tab.tell(f"{told} {OBJECTS_FOLLOW}")
+        self.objects_wanted.emit(objects)
 
 
 def fill_form(form: SegmentForm, recipe: Recipe, layer: Image, model: str) -> None:
@@ -157,4 +170,4 @@ def _choose(combo: QComboBox, value: object) -> None:
 def _can_be_segmented(layer: Layer) -> bool:
     from napari.layers import Image
 
-    return isinstance(layer, Image) and not is_result(layer) and "recipe" not in layer.metadata.get(KEY, {})
+    return isinstance(layer, Image) and not is_ours(layer)

@@ -6,12 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari.utils.notifications import show_info
 from qtpy.QtWidgets import QPushButton
 
 from napari_skipseg.inference.outputs import file_name
 from napari_skipseg.widgets.checks import Choices
 from napari_skipseg.widgets.layers import Shown
+from napari_skipseg.widgets.popups import pop_up
 from napari_skipseg.widgets.saving import ask_folder, iter_save
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class SaveButton(QPushButton):  # type: ignore[misc]
 
         def tell(files: list[Path]) -> None:
             self._tab.tell(f"Saved {len(files)} files in {folder}.")
-            show_info(f"SkipSeg saved {', '.join(file.name for file in files)} in {folder}.")
+            pop_up(f"SkipSeg saved {', '.join(file.name for file in files)} in {folder}.")
 
         write = partial(iter_save, shown.prediction, folder, name, choices.threshold)
         self._tab.start(write, "Saving results", tell)

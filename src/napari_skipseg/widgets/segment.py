@@ -65,6 +65,7 @@ class SegmentTab(JobTab):
         self._filling: Filling | None = None
         self.results = Results(viewer)
         self._grey_values = GreyValues()
+        self._heard_of: Choices | None = None
         self._make_widgets()
         self._connect()
         self.check()
@@ -105,7 +106,7 @@ class SegmentTab(JobTab):
         column.addStretch(1)
 
     def _connect(self) -> None:
-        self.form.changed.connect(self.forget_and_check)
+        self.form.changed.connect(self._follow_form)
         self.form.placed.connect(self._follow_image)
         self.form.threshold_moved.connect(self._move_threshold)
         self.segment_button.clicked.connect(self.segment)
@@ -227,6 +228,14 @@ class SegmentTab(JobTab):
 
     def _move_threshold(self, threshold: float) -> None:
         self.results.set_threshold(self.form.read().layer, threshold)
+
+    def _follow_form(self) -> None:
+        """Say no longer how it went where the choices are others now; new layers alone do not change them."""
+        before, self._heard_of = self._heard_of, self.form.read()
+        if self._heard_of != before:
+            self.forget_and_check()
+        else:
+            self.check()
 
     def _follow_image(self) -> None:
         self.results.follow(self.form.read().layer)

@@ -1,0 +1,71 @@
+"""Whether a prediction and its truth, two files, are of the same voxels: told by what they say of themselves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from napari_skipseg.errors import InputError
+from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.stack import Stack
+
+
+def read_both(prediction: Path, truth: Path) -> tuple[Stack, Stack]:
+    """Return two images whose axes are of space and whose shapes are equal; nothing of them is read yet.
+
+    Of equal shape, one that names other axes than Z, Y and X takes those of the other: a stack of 3 or 4 slices that
+    was saved without a word of them passes for one of colours.
+
+    Raises:
+        SkipsegError: one of them cannot be read, has other axes or another shape.
+    """
+    found, true = read_stack(prediction), read_stack(truth)
+    found, true = _alike(found, true), _alike(true, found)
+    _check(found, true)
+    return found, true
+
+
+def check_truth(image: Stack, truth: Path) -> None:
+    """Raise where a file cannot be the truth of what is found in `image`, whatever its channels.
+
+    Raises:
+        SkipsegError: it cannot be read, has other axes or another shape.
+    """
+    true = read_stack(truth)
+    one = image if "C" not in image.axes else replace(image, data=_Shape(image), axes=image.axes.replace("C", ""))
+    _check(one, _alike(true, one))
+
+
+class _Shape:
+    """What is left of an image without its channels, of which nothing is read."""
+
+    def __init__(self, image: Stack) -> None:
+        lengths = zip(image.axes, image.shape, strict=True)
+        self.shape = tuple(length for axis, length in lengths if axis != "C")
+        self.dtype = image.data.dtype
+
+    def __getitem__(self, key: object) -> object:
+        raise ValueError("only the shape is known")
+
+
+def _alike(stack: Stack, other: Stack) -> Stack:
+    is_clear = _is_of_space(stack) or not _is_of_space(other)
+    return stack if is_clear or stack.shape != other.shape else replace(stack, axes=other.axes)
+
+
+def _is_of_space(stack: Stack) -> bool:
+    return set(stack.axes) <= set("ZYX")
+
+
+def _check(found: Stack, true: Stack) -> None:
+    for stack in (found, true):
+        if not _is_of_space(stack):
+            raise InputError(
+                f"'{stack.file}' has axes {stack.axes}: scores take a slice (YX) or a stack (ZYX); where C are slices, "
+                "save it as ImageJ TIFF or OME-TIFF with a Z axis."
+            )
+    if found.shape != true.shape:
+        raise InputError(
+            f"The prediction's shape {found.shape} is not the truth's {true.shape} ('{found.file}' against "
+            f"'{true.file}'): give the labels of this image."
+        )
