@@ -7,10 +7,10 @@ import pytest
 
 from napari_skipseg.models.catalog import BUILT_IN, DEFAULT_MODEL, find_models
 from napari_skipseg.models.description import card_as_text
-from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.networks.build import count_parameters
 from napari_skipseg.networks.specs import ResidualFCNSpec, UNetSpec
+from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 
 MEBIBYTES = {"em-membrane": 16, "em-membrane-residual": 25, "em-boundary-3d": 8}
 

@@ -14,7 +14,7 @@ from napari.utils._proxies import PublicOnlyProxy
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
-from napari_skipseg.errors import EngineError
+from napari_skipseg.errors import EngineError, InputError
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.jobs.finding import FoundObjects
@@ -29,6 +29,7 @@ from napari_skipseg.widgets import objects_files, objects_preview
 from napari_skipseg.widgets.demo import wait_for
 from napari_skipseg.widgets.objects_files import without_channels
 from napari_skipseg.widgets.objects_layers import iter_load, place_of, show_objects
+from napari_skipseg.widgets.objects_scores import iter_score
 from napari_skipseg.widgets.objects_sources import (
     describe_source,
     find_measured,
@@ -415,3 +416,9 @@ def test_a_table_of_a_hundred_thousand_rows_is_sorted_at_once(qtbot):
     assert table.currentIndex().row() == count - 1
     table.select_label(count + 5)
     assert not table.selectionModel().hasSelection()
+
+
+def test_a_mask_of_one_label_is_no_truth_of_objects():
+    found = Stack(np.arange(16).reshape(1, 4, 4), "ZYX")
+    with pytest.raises(InputError, match="a mask of one label: give instances"):
+        run_to_end(iter_score(found, Stack(255 * (found.data > 7), "ZYX")))

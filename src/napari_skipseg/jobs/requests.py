@@ -262,7 +262,7 @@ _REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discrimin
 
 def request_to_line(request: Request) -> bytes:
     """Return `request` as one line of JSON, in ASCII: so the names of files cross that are no text."""
-    return json.dumps(_REQUESTS.dump_python(request, mode="json")).encode("ascii") + b"\n"
+    return json.dumps(_REQUESTS.dump_python(request, mode="json"), separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def request_from_line(line: bytes) -> Request:
