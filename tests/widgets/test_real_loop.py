@@ -28,6 +28,7 @@ from napari_skipseg.widgets.demo import wait_for
 pytestmark = [
     pytest.mark.gui,
     pytest.mark.data,
+    pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL"),
 ]
