@@ -24,7 +24,7 @@ def lines_with(word: str) -> str:
 
 
 @pytest.mark.gui
-def test_a_script_opens_an_image_and_the_panel(make_napari_viewer, engine, monkeypatch, tmp_path):
+def test_a_script_opens_an_image_and_the_panel(make_napari_viewer, engine, qtbot, monkeypatch, tmp_path):
     viewer = make_napari_viewer(show=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(napari, "Viewer", lambda: viewer)
@@ -37,6 +37,9 @@ def test_a_script_opens_an_image_and_the_panel(make_napari_viewer, engine, monke
     (dock,) = viewer.window.dock_widgets.values()
     assert type(dock).__name__ == "SkipSegPanel"
     assert dock.segment_tab.form.read().layer is viewer.layers["em-sample"]
+    qtbot.waitUntil(lambda: "asking" not in dock.segment_tab.form.device_note.text(), timeout=60_000)
+    qtbot.waitUntil(lambda: not dock.segment_tab.is_running, timeout=60_000)
+    qtbot.wait(1_000)  # a plan that began before the window closes must come to its end
 
 
 def test_the_sample_is_written_with_its_voxel_size(monkeypatch, tmp_path):
