@@ -12,20 +12,6 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from napari_skipseg.errors import ModelError, SkipsegError
 from napari_skipseg.networks.specs import NetworkSpec, first_fault
 
-__all__ = [
-    "FORMAT_VERSION",
-    "Card",
-    "ClassLabel",
-    "ModelDescription",
-    "TrainingRecord",
-    "can_name",
-    "card_as_text",
-    "card_facts",
-    "description_from_json",
-    "description_to_json",
-    "output_channels",
-]
-
 FORMAT_VERSION = 1
 
 _STRICT = ConfigDict(extra="forbid")
