@@ -19,6 +19,7 @@ FULL = 65535
 
 
 _NOWHERE = -1
+_NO_BASIN = -(2**31)
 
 
 class Window(NamedTuple):
@@ -87,23 +88,22 @@ def climb(
     for a climb that goes on in the next voxel along -z, -y, -x, +x, +y, +z, be it outside of the block; 0 at a top,
     -1 outside of all basins.
     """
-    labels = np.zeros(window.shape, np.uint32)
-    ways = np.zeros(window.shape, np.int8)
-    _climb(height, low, labels.reshape(-1), ways.reshape(-1), np.array(window.shape), window.linked)
-    return labels, ways
+    found = np.empty(window.shape, np.int32)
+    ways = np.empty(window.shape, np.int8)
+    _climb(height, low, found.reshape(-1), ways.reshape(-1), np.array(window.shape), window.linked)
+    return found.view(np.uint32), ways
 
 
 @compiled
 def _climb(
     height: NDArray[np.float32],
     low: NDArray[np.int64],
-    labels: NDArray[np.uint32],
+    found: NDArray[np.int32],
     ways: NDArray[np.int8],
     shape: NDArray[np.int64],
     linked: bool,
 ) -> None:
     depth, rows, columns = shape[0], shape[1], shape[2]
-    parent = np.empty(labels.size, np.int32)
     steps = (-rows * columns, -columns, -1, 1, columns, rows * columns)
     place = 0
     for z in range(depth):
@@ -118,10 +118,10 @@ def _climb(
                     or (way == 5 and y == rows - 1)
                     or (way == 6 and z == depth - 1)
                 )
-                parent[place] = -1 if way == _NOWHERE else place if leaves or way == 0 else place + steps[way - 1]
+                found[place] = _NO_BASIN if way == _NOWHERE else place if leaves or way == 0 else place + steps[way - 1]
                 ways[place] = way
                 place += 1
-    _number(parent, labels)
+    _number(found)
 
 
 @compiled
@@ -147,23 +147,24 @@ def _way_up(height: NDArray[np.float32], z: int, y: int, x: int, linked: bool) -
 
 
 @compiled
-def _number(parent: NDArray[np.int32], labels: NDArray[np.uint32]) -> None:
+def _number(found: NDArray[np.int32]) -> None:
+    """Replace the place that each voxel climbs to, its own at a top, by the label of the top."""
     last = 0
-    for start in range(labels.size):
-        if parent[start] < 0:
-            continue
+    for start in range(found.size):
         place = start
-        while parent[place] != place and labels[place] == 0:
-            place = parent[place]
-        label = labels[place]
-        if label == 0:
+        while found[place] >= 0 and found[place] != place:
+            place = found[place]
+        if found[place] == place:
             last += 1
-            label = last
-            labels[place] = label
+            found[place] = -last
+        label = found[place]
         place = start
-        while labels[place] == 0:
-            labels[place] = label
-            place = parent[place]
+        while found[place] >= 0:
+            above = found[place]
+            found[place] = label
+            place = above
+    for place in range(found.size):
+        found[place] = 0 if found[place] == _NO_BASIN else -found[place]
 
 
 def describe(labels: NDArray[np.uint32], height: NDArray[np.float32] | None, count: int, window: Window) -> Nodes:

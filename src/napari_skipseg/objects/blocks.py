@@ -18,7 +18,7 @@ CHUNK = (16, 256, 256)
 SIDE = 256
 """The sides of a block that looks far around itself."""
 
-LARGEST = 2**25
+LARGEST = 2**24
 """Voxels of a block that looks at most one voxel around: whole planes where they fit, to read each only once."""
 
 

@@ -13,20 +13,28 @@ from napari_skipseg.scores.table import compiled
 _EMPTY = -1
 
 
+def strength_of(probability: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Return how strong a boundary is at each voxel: 65535 = probability 1."""
+    strength = np.empty(probability.shape, np.uint16)
+    for plane, values in zip(strength, probability, strict=True):
+        plane[:] = values.astype(np.float64) * FULL + 0.5
+    return strength
+
+
 def contacts(
     labels: NDArray[np.uint32],
     height: NDArray[np.float32],
-    probability: NDArray[np.float32],
+    strength: NDArray[np.uint16],
     window: Window,
     across: int = -1,
 ) -> Edges:
     """Return the pairs of different labels above 0 that touch by their faces.
 
-    All arrays have the window's shape. across: the one axis along which contacts count, of a window of length 2 along
-    it; all axes where it is -1.
+    All arrays have the window's shape. strength: as `strength_of`. across: the one axis along which contacts count, of
+    a window of length 2 along it; all axes where it is -1.
     """
     starts, whole = np.array(window.start), np.array(window.whole)
-    table = _tabulate(labels, height, probability, starts, whole, window.linked, across)
+    table = _tabulate(labels, height, strength, starts, whole, window.linked, across)
     rows = np.flatnonzero(table.keys != _EMPTY)
     rows = rows[np.argsort(table.keys[rows])]
     keys = table.keys[rows]
@@ -57,7 +65,7 @@ class _Contacts(NamedTuple):
 def _tabulate(
     labels: NDArray[np.uint32],
     height: NDArray[np.float32],
-    probability: NDArray[np.float32],
+    strength: NDArray[np.uint16],
     start: NDArray[np.int64],
     whole: NDArray[np.int64],
     linked: bool,
@@ -74,7 +82,7 @@ def _tabulate(
         count = 0
         for axis in range(3):
             if (across < 0 or axis == across) and (linked or axis > 0) and (axis > 0 or z + 1 < depth):
-                count = _list(labels, height, probability, z, axis, first, whole[2], found, count)
+                count = _list(labels, height, strength, z, axis, first, whole[2], found, count)
         done = 0
         while done < count:
             done, used = _add(table, found, done, count, used)
@@ -87,7 +95,7 @@ def _tabulate(
 def _list(
     labels: NDArray[np.uint32],
     height: NDArray[np.float32],
-    probability: NDArray[np.float32],
+    strength: NDArray[np.uint16],
     z: int,
     axis: int,
     first: int,
@@ -105,8 +113,7 @@ def _list(
                 keys[count] = (np.int64(min(one, other)) << 32) | np.int64(max(one, other))
                 saddles[count] = min(height[z, y, x], height[z + deep, y + down, x + right])
                 places[count] = (first + y * stride + x) * 3 + axis
-                wall = max(probability[z, y, x], probability[z + deep, y + down, x + right])
-                walls[count] = int(wall * FULL + 0.5)
+                walls[count] = max(strength[z, y, x], strength[z + deep, y + down, x + right])
                 count += 1
     return count
 
@@ -144,7 +151,7 @@ def _make(room: int) -> _Table:
 
 @compiled
 def _grown(table: _Table) -> _Table:
-    more = _make(4 * table.keys.size)
+    more = _make(2 * table.keys.size)
     for old in range(table.keys.size):
         if table.keys[old] != _EMPTY:
             new = _slot(more.keys, table.keys[old])

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.images.stack import ArrayLike, Stack
-from napari_skipseg.objects.basins import Edges, Window
+from napari_skipseg.objects.basins import Window
 from napari_skipseg.objects.classes import ClassProbability, class_probability
-from napari_skipseg.objects.graph import Graph, Seeding, combine, join_maxima, join_weak
+from napari_skipseg.objects.graph import Graph, Seeding, combine, join_maxima, join_weak, shift
 from napari_skipseg.objects.landscape import level_of, reach_of
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.parts import Spacing, find_parts, relabel
+from napari_skipseg.objects.parts import Spacing, find_parts
+from napari_skipseg.objects.relabel import relabel, shift_labels
 from napari_skipseg.objects.selection import number_objects
 
 
@@ -125,16 +126,6 @@ def _all_parts(chosen: ClassProbability, options: ObjectOptions, spacing: Spacin
         graphs.append(Graph(parts.graph.nodes, shift(parts.graph.edges, before)))
         before += len(parts.graph.nodes.size)
     return labels, combine(graphs)
-
-
-def shift(edges: Edges, before: int) -> Edges:
-    """Return edges whose nodes stand behind `before` others."""
-    return edges._replace(one=edges.one + before, other=edges.other + before)
-
-
-def shift_labels(labels: NDArray[np.uint32], before: int) -> NDArray[np.uint32]:
-    """Return labels behind `before` others; 0 stays 0."""
-    return np.where(labels, labels + np.uint32(before), np.uint32(0)) if before else labels
 
 
 def _in_axes(objects: NDArray[np.uint32], axes: str) -> NDArray[np.uint32]:

@@ -6,7 +6,7 @@ the order of their first voxels, and ties are settled by places in the image.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from napari_skipseg.objects.landscape import NEVER
 from napari_skipseg.scores.table import compiled
 
 Groups = NDArray[np.int64]
+Rows = TypeVar("Rows", Nodes, Edges)
 
 
 class Graph(NamedTuple):
@@ -149,9 +150,23 @@ def _weakest(
 
 def combine(graphs: list[Graph]) -> Graph:
     """Return one graph of several; their edges must name places in the nodes of all, one after the other."""
-    nodes = (np.concatenate(parts) for parts in zip(*(graph.nodes for graph in graphs), strict=True))
-    edges = (np.concatenate(parts) for parts in zip(*(graph.edges for graph in graphs), strict=True))
-    return Graph(Nodes(*nodes), Edges(*edges))
+    return Graph(join_rows([graph.nodes for graph in graphs]), join_rows([graph.edges for graph in graphs]))
+
+
+def shift(edges: Edges, before: int) -> Edges:
+    """Return edges whose nodes stand behind `before` others."""
+    return edges._replace(one=edges.one + before, other=edges.other + before)
+
+
+def join_rows(parts: list[Rows]) -> Rows:
+    """Return the rows of nodes, or of edges, one after the other."""
+    return type(parts[0])(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def no_graph() -> Graph:
+    """Return a graph of nothing."""
+    whole, heights, marks = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.bool_)
+    return Graph(Nodes(whole, whole, marks, heights, whole, marks), no_edges())
 
 
 def no_edges() -> Edges:
@@ -189,17 +204,23 @@ def _join_nodes(nodes: Nodes, places: Groups) -> Nodes:
 
 def _join_edges(edges: Edges, places: Groups) -> Edges:
     """Return the edges between groups, in the order of their ends; those inside a group are gone."""
-    one, other = places[edges.one], places[edges.other]
-    kept = np.flatnonzero(one != other)
-    low, high = np.minimum(one[kept], other[kept]), np.maximum(one[kept], other[kept])
-    key = low << 32 | high
-    order = np.lexsort((edges.where[kept], -edges.saddle[kept], key))
-    key = key[order]
-    begins = np.flatnonzero(np.diff(key, prepend=-1))
-    rows = kept[order]
+    rows, key = _in_key_order(edges, places)
     if not rows.size:
         return no_edges()
-    tops = rows[begins]
+    begins = np.flatnonzero(np.diff(key, prepend=-1))
+    key, tops = key[begins], rows[begins]
     strength = np.add.reduceat(edges.strength[rows], begins)
     contacts = np.add.reduceat(edges.contacts[rows], begins, dtype=np.int64)
-    return Edges(key[begins] >> 32, key[begins] & 0xFFFFFFFF, edges.saddle[tops], edges.where[tops], strength, contacts)
+    return Edges(key >> 32, key & 0xFFFFFFFF, edges.saddle[tops], edges.where[tops], strength, contacts)
+
+
+def _in_key_order(edges: Edges, places: Groups) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the edges between groups, by their groups and the highest pass first, and the key of their groups."""
+    one, other = places[edges.one], places[edges.other]
+    kept = np.flatnonzero(one != other)
+    one, other = one[kept], other[kept]
+    key = np.minimum(one, other) << 32
+    key |= np.maximum(one, other)
+    del one, other
+    order = np.lexsort((edges.where[kept], -edges.saddle[kept], key))
+    return kept[order], key[order]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,19 @@ STEPS = 64
 """Distances are multiples of 1/64 voxel, so that rounding does not depend on where a block begins."""
 
 _FAR = np.float32(1e12)
+
+
+class Probability(Protocol):
+    """The probability of a block, float32 in [0, 1], shape (Z, Y, X), where it is looked at."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The lengths along Z, Y and X."""
+        ...
+
+    def __getitem__(self, place: Any) -> NDArray[np.float32]:
+        """Return a part of it."""
+        ...
 
 
 def reach_of(options: ObjectOptions) -> float:
@@ -44,20 +57,23 @@ def level_of(options: ObjectOptions) -> float:
 
 
 def landscape(
-    probability: NDArray[np.float32], options: ObjectOptions, spacing: tuple[float, float, float]
+    probability: Probability, options: ObjectOptions, spacing: tuple[float, float, float]
 ) -> NDArray[np.float32]:
     """Return the height of each voxel: its top is the middle of an object, or of a cell.
 
     Shape: (Z, Y, X) -> (Z, Y, X). spacing: (z, y, x) in voxels of X; where slices are apart, z is 0.
     """
-    if options.method == "cells":
-        if options.seeds == "probability":
-            return -probability
-        inside = probability <= options.threshold
-        return np.where(inside, distance(inside, spacing, reach_of(options)), -probability)
-    mask = probability > options.threshold
-    height = probability if options.seeds == "probability" else distance(mask, spacing, reach_of(options))
-    return np.where(mask, height, NEVER)
+    cells, by_distance = options.method == "cells", options.seeds == "distance"
+    inside = np.empty(probability.shape, np.bool_)
+    for z in range(len(inside)):
+        inside[z] = (probability[z] > options.threshold) != cells
+    height = distance(inside, spacing, reach_of(options)) if by_distance else np.empty(inside.shape, np.float32)
+    for z, plane in enumerate(height):
+        values = probability[z]
+        if not by_distance:
+            plane[:] = -values if cells else values
+        np.copyto(plane, -values if cells else NEVER, where=~inside[z])
+    return height
 
 
 def distance(mask: NDArray[np.bool_], spacing: tuple[float, float, float], reach: float) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import cc3d
@@ -10,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.objects.basins import Window, climb, describe
-from napari_skipseg.objects.contacts import contacts
-from napari_skipseg.objects.graph import Graph, Seeding, join_maxima, no_edges
-from napari_skipseg.objects.landscape import landscape, level_of, tolerance_of
+from napari_skipseg.objects.contacts import contacts, strength_of
+from napari_skipseg.objects.graph import Graph, Seeding, join_maxima, no_edges, shift
+from napari_skipseg.objects.landscape import Probability, landscape, level_of, tolerance_of
 from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.objects.relabel import join_labels
 
 Spacing = tuple[float, float, float]
 
@@ -23,21 +25,38 @@ of them to the graph of the whole, which has to fit into memory."""
 
 
 class Parts(NamedTuple):
-    """Labels 1, 2, … of a block, its voxels' heights and probabilities, and the graph of the labels.
+    """Labels 1, 2, … of a block and their graph, and what joins it with the blocks beside it.
 
-    The label n is the node n - 1. ways: where climbs leave the block, as `basins.climb` says; None for components.
-    around: the heights of the block and what is known around it, where `low` is the block's begin.
+    The label n is the node n - 1. ways: by axis and end, 0 or -1, the ways up from the voxels of that face, as
+    `basins.climb` says; none for components. seams: by axis, where the image goes on before the block.
     """
 
     labels: NDArray[np.uint32]
     graph: Graph
-    ways: NDArray[np.int8] | None
-    around: NDArray[np.float32]
+    ways: dict[tuple[int, int], NDArray[np.int8]]
+    seams: dict[int, Seam]
+
+
+class Seam(NamedTuple):
+    """Heights and strengths, as `contacts.strength_of`, of two planes: the last one before a block and its first."""
+
+    height: NDArray[np.float32]
+    strength: NDArray[np.uint16]
+
+
+class _Ground(NamedTuple):
+    """Heights and strengths of a block and of what matters around it; the block begins there at `low`."""
+
+    height: NDArray[np.float32]
+    strength: NDArray[np.uint16]
     low: tuple[int, int, int]
+
+    def at(self, place: tuple[slice, ...]) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
+        return self.height[place], self.strength[place]
 
 
 def find_parts(
-    probability: NDArray[np.float32],
+    probability: Probability,
     low: tuple[int, int, int],
     window: Window,
     options: ObjectOptions,
@@ -48,21 +67,55 @@ def find_parts(
     probability: of the block and of what its heights depend on around it; the block begins there at `low`.
     spacing: (z, y, x) in voxels of X; 0 along z where slices are looked at one by one.
     """
-    core = tuple(slice(start, start + length) for start, length in zip(low, window.shape, strict=True))
     if options.method == "components":
-        labels, count = _components(probability[core] > options.threshold, window)
-        parts = _with_graph(labels, count, None, probability[core], window, options)
-        return Parts(*parts, None, probability, low)
+        return _find_components(probability[...], low, window, options)
     height = landscape(probability, options, spacing)
     wide, begin = _widened(window, low, probability.shape, spacing)
-    labels, ways = climb(height, np.array(begin), wide)
-    inner = tuple(
-        slice(start - first, start - first + length)
-        for start, first, length in zip(low, begin, window.shape, strict=True)
+    around = _less(begin, [min(1, start) for start in begin])
+    near = tuple(
+        slice(first, start + length + 1) for first, start, length in zip(around, begin, wide.shape, strict=True)
     )
-    labels, count = _joined(labels, height, probability, begin, wide, options, inner)
-    labels, graph = _with_graph(labels, count, height[core], probability[core], window, options)
-    return Parts(labels, graph, ways[inner], height, low)
+    ground = _Ground(height[near].copy(), strength_of(probability[near]), _less(low, around))
+    del height
+    labels, ways = climb(ground.height, np.array(_less(begin, around)), wide)
+    inner = _place(_less(low, begin), window)
+    faces = {(axis, end): np.take(ways[inner], end, axis) for axis in window.spatial for end in (0, -1)}
+    del ways
+    groups = _join_noise(labels, ground.at(_place(_less(begin, around), wide)), wide, options)
+    labels, count = join_labels(labels[inner], groups)
+    labels, graph = _with_graph(labels, count, ground, window, options)
+    return Parts(labels, graph, faces, _seams(ground, window))
+
+
+def _find_components(
+    probability: NDArray[np.float32], low: tuple[int, int, int], window: Window, options: ObjectOptions
+) -> Parts:
+    labels, count = _components(probability[_place(low, window)] > options.threshold, window)
+    if not options.fill_holes:
+        return Parts(labels, Graph(describe(labels, None, count, window), no_edges()), {}, {})
+    ground = _Ground(probability, strength_of(probability), low)
+    labels, graph = _with_graph(labels, count, ground, window, options)
+    return Parts(labels, graph, {}, _seams(ground, window))
+
+
+def _place(start: tuple[int, int, int], window: Window) -> tuple[slice, ...]:
+    return tuple(slice(first, first + length) for first, length in zip(start, window.shape, strict=True))
+
+
+def _less(places: tuple[int, int, int], before: Sequence[int]) -> tuple[int, int, int]:
+    z, y, x = (place - less for place, less in zip(places, before, strict=True))
+    return z, y, x
+
+
+def _seams(ground: _Ground, window: Window) -> dict[int, Seam]:
+    seams = {}
+    for axis in window.spatial:
+        if not window.begins(axis):
+            two = list(_place(ground.low, window))
+            two[axis] = slice(ground.low[axis] - 1, ground.low[axis] + 1)
+            height, strength = ground.at(tuple(two))
+            seams[axis] = Seam(height.copy(), strength.copy())
+    return seams
 
 
 def margin_of(spacing: Spacing) -> tuple[int, int, int]:
@@ -86,40 +139,25 @@ def _widened(
     return wide, (low[0] - before[0], low[1] - before[1], low[2] - before[2])
 
 
-def _joined(
+def _join_noise(
     labels: NDArray[np.uint32],
-    height: NDArray[np.float32],
-    probability: NDArray[np.float32],
-    begin: tuple[int, int, int],
+    values: tuple[NDArray[np.float32], NDArray[np.uint16]],
     wide: Window,
     options: ObjectOptions,
-    inner: tuple[slice, ...],
-) -> tuple[NDArray[np.uint32], int]:
-    """Return the labels of the inner part, 1, 2, … without gaps, with noise joined, and how many they are."""
-    part = tuple(slice(start, start + length) for start, length in zip(begin, wide.shape, strict=True))
+) -> NDArray[np.int64]:
+    """Return the group of each label, from label 1 on: basins that noise has made are joined. values: as in `Seam`."""
     count = int(labels.max(initial=0))
-    nodes = describe(labels, height[part], count, wide)
-    edges = contacts(labels, height[part], probability[part], wide)
-    graph = Graph(nodes, edges._replace(one=edges.one - 1, other=edges.other - 1))
+    nodes = describe(labels, values[0], count, wide)
+    edges = contacts(labels, *values, wide)
     noise = Seeding(level_of(options), tolerance_of(options), 0.0)
-    _, places = join_maxima(graph, noise, (1.0, 1.0, 1.0), wide.whole, _open_nodes(labels, count, wide))
-    joined = relabel(labels[inner], places.astype(np.uint32) + 1)
-    there = np.zeros(count + 1, np.bool_)
-    there[joined] = True
-    numbers = np.cumsum(there[1:], dtype=np.uint32)
-    return relabel(joined, numbers), int(numbers[-1]) if count else 0
-
-
-def relabel(labels: NDArray[np.uint32], numbers: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Return the number of each label, `numbers[0]` for label 1; 0 stays 0."""
-    return np.concatenate([np.zeros(1, np.uint32), numbers]).take(labels)
+    open_ = _open_nodes(labels, count, wide)
+    return join_maxima(Graph(nodes, shift(edges, -1)), noise, (1.0, 1.0, 1.0), wide.whole, open_)[1]
 
 
 def _with_graph(
     labels: NDArray[np.uint32],
     count: int,
-    height: NDArray[np.float32] | None,
-    probability: NDArray[np.float32],
+    ground: _Ground,
     window: Window,
     options: ObjectOptions,
 ) -> tuple[NDArray[np.uint32], Graph]:
@@ -129,12 +167,10 @@ def _with_graph(
         background, more = _components(labels == 0, window)
         labels = np.where(labels == 0, background + np.uint32(solid), labels)
         count += more
-    nodes = describe(labels, height, count, window)
+    values = ground.at(_place(ground.low, window))
+    nodes = describe(labels, None if options.method == "components" else values[0], count, window)
     nodes.hollow[solid:] = True
-    if options.method == "components" and not options.fill_holes:
-        return labels, Graph(nodes, no_edges())
-    edges = contacts(labels, probability if height is None else height, probability, window)
-    return labels, Graph(nodes, edges._replace(one=edges.one - 1, other=edges.other - 1))
+    return labels, Graph(nodes, shift(contacts(labels, *values, window), -1))
 
 
 def _components(mask: NDArray[np.bool_], window: Window) -> tuple[NDArray[np.uint32], int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections import deque
 from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,26 +15,23 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
-from napari_skipseg.errors import InputError
 from napari_skipseg.images.formats import ENDINGS, Format
 from napari_skipseg.images.stack import LazyArray, Stack
 from napari_skipseg.images.tiff_writer import write_ome_tiff
 from napari_skipseg.images.write_faults import telling_faults
 from napari_skipseg.images.zarr_layout import Layout
 from napari_skipseg.images.zarr_writer import iter_write_ome_zarr
-from napari_skipseg.objects.basins import Edges, Nodes
 from napari_skipseg.objects.blocks import CHUNK, Block, plan_blocks
 from napari_skipseg.objects.classes import ClassProbability, class_probability
-from napari_skipseg.objects.find import merge, seed, shift, shift_labels, spacing_of
-from napari_skipseg.objects.graph import Graph, Seeding, join_maxima, join_parts, no_edges
-from napari_skipseg.objects.landscape import level_of, tolerance_of
+from napari_skipseg.objects.find import spacing_of
+from napari_skipseg.objects.gathered import Gathered
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.parts import Spacing, find_parts
-from napari_skipseg.objects.seams import Seams
-from napari_skipseg.objects.selection import number_objects
+from napari_skipseg.objects.parts import Parts, Spacing, find_parts
 from napari_skipseg.progress import Progress
 
-MOST_PARTS = 2**32 - 2
+AT_ONCE = 2
+"""Blocks that are computed at once: more would not leave the objects of a large volume within 2 GiB of memory."""
+
 SLAB = 2**26
 """Most voxels of a slab that is kept while planes of it are written."""
 
@@ -103,66 +102,40 @@ def _iter_parts(
             dtype=np.uint32,
             compressors=[ZstdCodec(level=1)],
         )
-    gathered = _Gathered(Seams(options.method != "components" or options.fill_holes))
-    for done, each in enumerate(blocks, start=1):
-        numbered = gathered.add(chosen, each, options, spacing)
+    gathered = Gathered(options, spacing, chosen.stack.name)
+    for done, (each, parts) in enumerate(_iter_computed(chosen, blocks, options, spacing), start=1):
+        numbered = gathered.add(parts, each.window)
         place = tuple(
             slice(start, start + length) for start, length in zip(each.window.start, each.window.shape, strict=True)
         )
         with telling_faults(folder):
             labels[place] = numbered
         yield Progress(done, len(blocks), "finding objects")
-    return labels, gathered.settle(options, spacing, whole)
+    return labels, gathered.settle(whole)
 
 
-class _Gathered:
-    """The graph of all blocks so far."""
-
-    def __init__(self, seams: Seams) -> None:
-        self._seams, self._count = seams, 0
-        self._pairs = [np.empty((0, 2), np.int64)]
-        self._nodes: list[Nodes] = []
-        self._edges = [no_edges()]
-
-    def add(
-        self, chosen: ClassProbability, block: Block, options: ObjectOptions, spacing: Spacing
-    ) -> NDArray[np.uint32]:
-        """Return the labels of a block, counted through all blocks."""
-        probability = chosen.read(block.time, *block.read)
-        parts = find_parts(probability, block.low, block.window, options, spacing)
-        if self._count + len(parts.graph.nodes.size) > MOST_PARTS:
-            raise InputError(f"'{chosen.stack.name}' falls into too many parts: raise the threshold, or smooth it.")
-        labels = shift_labels(parts.labels, self._count)
-        pairs, edges = self._seams.join(parts, labels, probability, block.window)
-        self._pairs.append(pairs - 1)
-        self._edges += [_compact(shift(each, -1)) for each in edges]
-        self._edges.append(_compact(shift(parts.graph.edges, self._count)))
-        self._nodes.append(parts.graph.nodes)
-        self._count += len(parts.graph.nodes.size)
-        return labels
-
-    def settle(self, options: ObjectOptions, spacing: Spacing, whole: tuple[int, int, int]) -> NDArray[np.uint32]:
-        """Return the number of the object of each label, from label 1 on."""
-        graph = Graph(
-            Nodes(*(np.concatenate(column) for column in zip(*self._nodes, strict=True))),
-            Edges(*(np.concatenate(column) for column in zip(*self._edges, strict=True))),
-        )
-        self._nodes.clear()
-        self._edges.clear()
-        graph, places = join_parts(graph, np.concatenate(self._pairs))
-        if options.method != "components":
-            noise = Seeding(level_of(options), tolerance_of(options), 0.0)
-            graph, step = join_maxima(graph, noise, spacing, whole)
-            places = step[places]
-        merged = merge(seed(graph, options, spacing, whole), options)
-        numbers: NDArray[np.uint32] = number_objects(merged.graph, options)[merged.places][places]
-        return numbers
+def _iter_computed(
+    chosen: ClassProbability, blocks: list[Block], options: ObjectOptions, spacing: Spacing
+) -> Generator[tuple[Block, Parts], None, None]:
+    """Yield each block with its parts, in order; some are computed while the next is read and the last is written."""
+    waiting: deque[tuple[Block, Future[Parts]]] = deque()
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        for block in blocks:
+            values = chosen.look_at(block.time, *block.read)
+            waiting.append((block, pool.submit(find_parts, values, block.low, block.window, options, spacing)))
+            del values
+            if len(waiting) > AT_ONCE:
+                yield _first_of(waiting)
+        while waiting:
+            yield _first_of(waiting)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _compact(edges: Edges) -> Edges:
-    """Return edges in three quarters of the memory; there are tens of millions in a volume of many cells."""
-    one, other = edges.one.astype(np.uint32), edges.other.astype(np.uint32)
-    return edges._replace(one=one, other=other, contacts=edges.contacts.astype(np.uint32))
+def _first_of(waiting: deque[tuple[Block, Future[Parts]]]) -> tuple[Block, Parts]:
+    block, parts = waiting.popleft()
+    return block, parts.result()
 
 
 class _Numbered(LazyArray):

@@ -1,0 +1,98 @@
+"""The graph of a large image, gathered block by block in little more memory than the graph of the whole needs."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.errors import InputError
+from napari_skipseg.objects.basins import Edges, Nodes, Window
+from napari_skipseg.objects.find import merge, seed
+from napari_skipseg.objects.graph import Graph, Seeding, join_maxima, join_parts, join_rows, no_graph, shift
+from napari_skipseg.objects.landscape import level_of, tolerance_of
+from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.objects.parts import Parts, Spacing
+from napari_skipseg.objects.relabel import shift_labels
+from napari_skipseg.objects.seams import Seams
+from napari_skipseg.objects.selection import number_objects
+
+MOST_PARTS = 2**32 - 2
+
+MOST_NEW = 2**20
+"""Nodes and edges that are gathered, beside a quarter of those that are joined already, before they are joined too."""
+
+
+class Gathered:
+    """The graph of all blocks so far; they are added in C order.
+
+    The label n of a block stands behind those of the blocks before it. Parts of one basin in several blocks become one
+    node again and again meanwhile, so that memory holds hardly more than the joined graph.
+    """
+
+    def __init__(self, options: ObjectOptions, spacing: Spacing, name: str) -> None:
+        """Begin with nothing. name: of the image, as errors tell it."""
+        self._options, self._spacing, self._name = options, spacing, name
+        self._seams = Seams(options.method != "components" or options.fill_holes)
+        self._joined = no_graph()
+        self._places: NDArray[np.uint32] = np.empty(0, np.uint32)
+        self._nodes: list[Nodes] = []
+        self._edges: list[Edges] = []
+        self._pairs: list[NDArray[np.int64]] = []
+        self._count = self._new = 0
+
+    def add(self, parts: Parts, window: Window) -> NDArray[np.uint32]:
+        """Return the labels of a block, counted through all blocks.
+
+        Raises:
+            InputError: there are more parts than labels.
+        """
+        count = len(parts.graph.nodes.size)
+        if self._count + count > MOST_PARTS:
+            raise InputError(f"'{self._name}' falls into too many parts: raise the threshold, or smooth it.")
+        pairs, edges = self._seams.join(parts, self._count, window)
+        labels = shift_labels(parts.labels, self._count)
+        self._pairs.append(pairs - 1)
+        for each, before in [*((seam, -1) for seam in edges), (parts.graph.edges, self._count)]:
+            self._edges.append(_compact(shift(each, before)))
+            self._new += len(each.one)
+        self._nodes.append(parts.graph.nodes)
+        self._count += count
+        self._new += count
+        if self._new > max(MOST_NEW, (len(self._joined.nodes.size) + len(self._joined.edges.one)) // 4):
+            self._join()
+        return labels
+
+    def settle(self, whole: tuple[int, int, int]) -> NDArray[np.uint32]:
+        """Return the number of the object of each label, from label 1 on. whole: the shape of the image."""
+        self._join()
+        options, graph = self._options, self._joined
+        steps = np.arange(len(graph.nodes.size))
+        if options.method != "components":
+            noise = Seeding(level_of(options), tolerance_of(options), 0.0)
+            graph, steps = join_maxima(graph, noise, self._spacing, whole)
+        merged = merge(seed(graph, options, self._spacing, whole), options)
+        numbers: NDArray[np.uint32] = number_objects(merged.graph, options)[merged.places][steps]
+        return numbers[self._places]
+
+    def _join(self) -> None:
+        """Join the parts that are one by all pairs so far."""
+        known = len(self._joined.nodes.size)
+        fresh = np.arange(known, known + self._count - len(self._places), dtype=np.uint32)
+        self._places = np.concatenate([self._places, fresh])
+        pairs = self._places[np.concatenate([np.empty((0, 2), np.int64), *self._pairs])]
+        self._joined, step = join_parts(self._take(), pairs)
+        places: NDArray[np.uint32] = step.astype(np.uint32)
+        self._places = places[self._places]
+
+    def _take(self) -> Graph:
+        """Return the graph of what is joined and all that came since; of these, nothing is kept."""
+        joined, nodes, edges = self._joined, self._nodes, self._edges
+        self._joined, self._nodes, self._edges, self._pairs, self._new = no_graph(), [], [], [], 0
+        there = [each._replace(one=self._places[each.one], other=self._places[each.other]) for each in edges]
+        return Graph(join_rows([joined.nodes, *nodes]), join_rows([joined.edges, *there]))
+
+
+def _compact(edges: Edges) -> Edges:
+    """Return edges in three quarters of the memory; there are millions in a volume of many cells."""
+    one, other = edges.one.astype(np.uint32), edges.other.astype(np.uint32)
+    return edges._replace(one=one, other=other, contacts=edges.contacts.astype(np.uint32))
