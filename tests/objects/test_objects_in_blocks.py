@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from made import bumpy, finished
 
-from napari_skipseg.errors import FileError
+from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.objects import blocks
+from napari_skipseg.objects import blocks, gathered
 from napari_skipseg.objects.blocks import plan_blocks
 from napari_skipseg.objects.files import iter_write_objects, read_probability
 from napari_skipseg.objects.find import find_objects
+from napari_skipseg.objects.graph import join_parts
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.whole import ObjectsTarget, iter_find_objects
 
@@ -42,6 +43,30 @@ def test_any_block_gives_what_the_whole_gives(method, seeds, block, tmp_path):
         found = finished(iter_find_objects(stack, (), options, ObjectsTarget(tmp_path, str(number)), block=block))
         assert found.count == whole.max() > 1
         assert np.array_equal(read_stack(found.file).data[...], whole)
+
+
+@pytest.mark.parametrize("method", ["components", "watershed", "cells"])
+def test_parts_that_are_joined_while_blocks_come_give_the_same(method, tmp_path, monkeypatch):
+    monkeypatch.setattr(gathered, "MOST_NEW", 60)
+    joined = []
+    monkeypatch.setattr(gathered, "join_parts", lambda *given: joined.append(given) or join_parts(*given))
+    values = np.round(bumpy(SHAPE, 4) * 40) / np.float32(40)
+    options = ObjectOptions(method, fill_holes=True, seed_distance=4, merge=0.55)
+    stack = Stack(values, "ZYX", SIZE, "nm")
+    found = finished(iter_find_objects(stack, (), options, ObjectsTarget(tmp_path, "x"), block=(4, 9, 8)))
+    assert len(joined) > 3
+    assert np.array_equal(read_stack(found.file).data[...], find_objects(values, "ZYX", (), SIZE, options))
+
+
+def test_what_is_wrong_in_a_later_block_is_told_and_leaves_nothing(tmp_path):
+    values = bumpy((9, 20, 24))
+    values[7] = 3
+    work = iter_find_objects(
+        Stack(values, "ZYX"), (), ObjectOptions("cells"), ObjectsTarget(tmp_path, "x"), block=(2, 9, 9)
+    )
+    with pytest.raises(InputError, match="probabilities lie between 0 and 1"):
+        finished(work)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("form", ["tiff", "ome-zarr"])

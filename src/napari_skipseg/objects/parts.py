@@ -69,19 +69,13 @@ def find_parts(
     """
     if options.method == "components":
         return _find_components(probability[...], low, window, options)
-    height = landscape(probability, options, spacing)
     wide, begin = _widened(window, low, probability.shape, spacing)
-    around = _less(begin, [min(1, start) for start in begin])
-    near = tuple(
-        slice(first, start + length + 1) for first, start, length in zip(around, begin, wide.shape, strict=True)
-    )
-    ground = _Ground(height[near].copy(), strength_of(probability[near]), _less(low, around))
-    del height
-    labels, ways = climb(ground.height, np.array(_less(begin, around)), wide)
-    inner = _place(_less(low, begin), window)
+    ground, begin = _look(landscape(probability, options, spacing), probability, low, (wide, begin))
+    labels, ways = climb(ground.height, np.array(begin), wide)
+    inner = _place(_less(ground.low, begin), window)
     faces = {(axis, end): np.take(ways[inner], end, axis) for axis in window.spatial for end in (0, -1)}
     del ways
-    groups = _join_noise(labels, ground.at(_place(_less(begin, around), wide)), wide, options)
+    groups = _join_noise(labels, ground.at(_place(begin, wide)), wide, options)
     labels, count = join_labels(labels[inner], groups)
     labels, graph = _with_graph(labels, count, ground, window, options)
     return Parts(labels, graph, faces, _seams(ground, window))
@@ -96,6 +90,22 @@ def _find_components(
     ground = _Ground(probability, strength_of(probability), low)
     labels, graph = _with_graph(labels, count, ground, window, options)
     return Parts(labels, graph, {}, _seams(ground, window))
+
+
+def _look(
+    height: NDArray[np.float32],
+    probability: Probability,
+    low: tuple[int, int, int],
+    wide: tuple[Window, tuple[int, int, int]],
+) -> tuple[_Ground, tuple[int, int, int]]:
+    """Return what basins in the wide window depend on, one voxel around it, and where it begins in that.
+
+    height, probability: known farther around; the block begins there at `low`, the wide window at `wide[1]`.
+    """
+    window, begin = wide
+    first = _less(begin, [min(1, start) for start in begin])
+    near = tuple(slice(a, b + length + 1) for a, b, length in zip(first, begin, window.shape, strict=True))
+    return _Ground(height[near].copy(), strength_of(probability[near]), _less(low, first)), _less(begin, first)
 
 
 def _place(start: tuple[int, int, int], window: Window) -> tuple[slice, ...]:
