@@ -93,9 +93,13 @@ def why_no_mps() -> str:
 
 def cpu_title() -> str:
     """Return what the CPU is: how many cores and how much memory."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     gibibytes = psutil.virtual_memory().total / 2**30
-    return f"CPU, {cores} cores, {gibibytes:.0f} GiB of memory"
+    return f"CPU, {len(cores())} cores, {gibibytes:.0f} GiB of memory"
+
+
+def cores() -> list[int]:
+    """Return the numbers of the CPU's cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def free_memory(name: str) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import product
 from typing import NamedTuple
 
+from napari_skipseg.devices import cores, free_memory
 from napari_skipseg.objects.basins import Window
 from napari_skipseg.objects.landscape import reach_of
 from napari_skipseg.objects.options import ObjectOptions
@@ -20,6 +21,10 @@ SIDE = 256
 
 LARGEST = 2**24
 """Voxels of a block that looks at most one voxel around: whole planes where they fit, to read each only once."""
+
+
+MEMORY_FOR_ONE = 2**33
+"""Bytes of free memory for each block that is computed beside two others; each takes up to half a GiB."""
 
 
 class Block(NamedTuple):
@@ -59,6 +64,11 @@ def plan_blocks(
             options.planes == "volume",
         )
         yield Block(time, window, (z, y, x), (low[0], low[1], low[2]))
+
+
+def blocks_at_once() -> int:
+    """Return how many blocks may be computed at once: one a core, and more than two only where memory is plenty."""
+    return min(len(cores()), max(2, free_memory("cpu") // MEMORY_FOR_ONE))
 
 
 def _size(lengths: tuple[int, ...], far: bool) -> tuple[int, int, int]:

@@ -8,17 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.objects.basins import FULL, Edges, Window
+from napari_skipseg.objects.landscape import Probability
 from napari_skipseg.scores.table import compiled
 
 _EMPTY = -1
 
 
-def strength_of(probability: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Return how strong a boundary is at each voxel: 65535 = probability 1."""
-    strength = np.empty(probability.shape, np.uint16)
-    for plane, values in zip(strength, probability, strict=True):
-        plane[:] = values.astype(np.float64) * FULL + 0.5
-    return strength
+def strength_of(probability: Probability, z: slice, y: slice, x: slice) -> NDArray[np.uint16]:
+    """Return how strong a boundary is at each voxel of a part of a block: 65535 = probability 1."""
+    planes = range(probability.shape[0])[z]
+    return np.stack([(probability[plane, y, x].astype(np.float64) * FULL + 0.5).astype(np.uint16) for plane in planes])
 
 
 def contacts(

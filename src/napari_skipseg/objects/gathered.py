@@ -25,8 +25,8 @@ MOST_NEW = 2**20
 class Gathered:
     """The graph of all blocks so far; they are added in C order.
 
-    The label n of a block stands behind those of the blocks before it. Parts of one basin in several blocks become one
-    node again and again meanwhile, so that memory holds hardly more than the joined graph.
+    The label n of a block stands behind those of the blocks before it. Whenever it is due, `join` makes parts of one
+    basin in several blocks one node, so that memory holds little more than the joined graph.
     """
 
     def __init__(self, options: ObjectOptions, spacing: Spacing, name: str) -> None:
@@ -58,14 +58,17 @@ class Gathered:
         self._nodes.append(parts.graph.nodes)
         self._count += count
         self._new += count
-        if self._new > max(MOST_NEW, (len(self._joined.nodes.size) + len(self._joined.edges.one)) // 4):
-            self._join()
         return labels
+
+    @property
+    def is_due(self) -> bool:
+        """Whether so much is new that it should be joined; that takes several times the memory of what is new."""
+        return self._new > max(MOST_NEW, (len(self._joined.nodes.size) + len(self._joined.edges.one)) // 4)
 
     def settle(self, whole: tuple[int, int, int]) -> NDArray[np.uint32]:
         """Return the number of the object of each label, from label 1 on. whole: the shape of the image."""
-        self._join()
-        options, graph = self._options, self._joined
+        self.join()
+        options, graph, self._joined = self._options, self._joined, no_graph()
         steps = np.arange(len(graph.nodes.size))
         if options.method != "components":
             noise = Seeding(level_of(options), tolerance_of(options), 0.0)
@@ -74,13 +77,14 @@ class Gathered:
         numbers: NDArray[np.uint32] = number_objects(merged.graph, options)[merged.places][steps]
         return numbers[self._places]
 
-    def _join(self) -> None:
+    def join(self) -> None:
         """Join the parts that are one by all pairs so far."""
         known = len(self._joined.nodes.size)
         fresh = np.arange(known, known + self._count - len(self._places), dtype=np.uint32)
         self._places = np.concatenate([self._places, fresh])
         pairs = self._places[np.concatenate([np.empty((0, 2), np.int64), *self._pairs])]
-        self._joined, step = join_parts(self._take(), pairs)
+        (nodes, edges), step = join_parts(self._take(), pairs)
+        self._joined = Graph(nodes, _compact(edges))
         places: NDArray[np.uint32] = step.astype(np.uint32)
         self._places = places[self._places]
 

@@ -87,7 +87,8 @@ def _find_components(
     labels, count = _components(probability[_place(low, window)] > options.threshold, window)
     if not options.fill_holes:
         return Parts(labels, Graph(describe(labels, None, count, window), no_edges()), {}, {})
-    ground = _Ground(probability, strength_of(probability), low)
+    everything = slice(None)
+    ground = _Ground(probability, strength_of(probability, everything, everything, everything), low)
     labels, graph = _with_graph(labels, count, ground, window, options)
     return Parts(labels, graph, {}, _seams(ground, window))
 
@@ -104,8 +105,9 @@ def _look(
     """
     window, begin = wide
     first = _less(begin, [min(1, start) for start in begin])
-    near = tuple(slice(a, b + length + 1) for a, b, length in zip(first, begin, window.shape, strict=True))
-    return _Ground(height[near].copy(), strength_of(probability[near]), _less(low, first)), _less(begin, first)
+    z, y, x = (slice(a, b + length + 1) for a, b, length in zip(first, begin, window.shape, strict=True))
+    height = height[z, y, x].copy()  # all there was around may go now
+    return _Ground(height, strength_of(probability, z, y, x), _less(low, first)), _less(begin, first)
 
 
 def _place(start: tuple[int, int, int], window: Window) -> tuple[slice, ...]:

@@ -21,16 +21,14 @@ from napari_skipseg.images.tiff_writer import write_ome_tiff
 from napari_skipseg.images.write_faults import telling_faults
 from napari_skipseg.images.zarr_layout import Layout
 from napari_skipseg.images.zarr_writer import iter_write_ome_zarr
-from napari_skipseg.objects.blocks import CHUNK, Block, plan_blocks
+from napari_skipseg.objects.basins import Window
+from napari_skipseg.objects.blocks import CHUNK, Block, blocks_at_once, plan_blocks
 from napari_skipseg.objects.classes import ClassProbability, class_probability
 from napari_skipseg.objects.find import spacing_of
 from napari_skipseg.objects.gathered import Gathered
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.parts import Parts, Spacing, find_parts
 from napari_skipseg.progress import Progress
-
-AT_ONCE = 2
-"""Blocks that are computed at once: more would not leave the objects of a large volume within 2 GiB of memory."""
 
 SLAB = 2**26
 """Most voxels of a slab that is kept while planes of it are written."""
@@ -103,29 +101,37 @@ def _iter_parts(
             compressors=[ZstdCodec(level=1)],
         )
     gathered = Gathered(options, spacing, chosen.stack.name)
-    for done, (each, parts) in enumerate(_iter_computed(chosen, blocks, options, spacing), start=1):
-        numbered = gathered.add(parts, each.window)
-        place = tuple(
-            slice(start, start + length) for start, length in zip(each.window.start, each.window.shape, strict=True)
-        )
+    done = 0
+    for window, parts in _iter_computed(chosen, blocks, options, spacing, gathered):
+        place = tuple(slice(start, start + length) for start, length in zip(window.start, window.shape, strict=True))
         with telling_faults(folder):
-            labels[place] = numbered
+            labels[place] = gathered.add(parts, window)
+        del parts
+        done += 1
         yield Progress(done, len(blocks), "finding objects")
     return labels, gathered.settle(whole)
 
 
 def _iter_computed(
-    chosen: ClassProbability, blocks: list[Block], options: ObjectOptions, spacing: Spacing
-) -> Generator[tuple[Block, Parts], None, None]:
-    """Yield each block with its parts, in order; some are computed while the next is read and the last is written."""
-    waiting: deque[tuple[Block, Future[Parts]]] = deque()
-    pool = ThreadPoolExecutor(AT_ONCE)
+    chosen: ClassProbability, blocks: list[Block], options: ObjectOptions, spacing: Spacing, gathered: Gathered
+) -> Generator[tuple[Window, Parts], None, None]:
+    """Yield the window and the parts of each block, in order; meanwhile others are computed, and the next is read.
+
+    What is gathered is joined when no block is under way, so that both never need their memory at once.
+    """
+    waiting: deque[tuple[Window, Future[Parts]]] = deque()
+    at_once = blocks_at_once()
+    pool = ThreadPoolExecutor(at_once)
     try:
         for block in blocks:
+            if gathered.is_due:
+                while waiting:
+                    yield _first_of(waiting)
+                gathered.join()
             values = chosen.look_at(block.time, *block.read)
-            waiting.append((block, pool.submit(find_parts, values, block.low, block.window, options, spacing)))
+            waiting.append((block.window, pool.submit(find_parts, values, block.low, block.window, options, spacing)))
             del values
-            if len(waiting) > AT_ONCE:
+            if len(waiting) > at_once:
                 yield _first_of(waiting)
         while waiting:
             yield _first_of(waiting)
@@ -133,9 +139,9 @@ def _iter_computed(
         pool.shutdown(cancel_futures=True)
 
 
-def _first_of(waiting: deque[tuple[Block, Future[Parts]]]) -> tuple[Block, Parts]:
-    block, parts = waiting.popleft()
-    return block, parts.result()
+def _first_of(waiting: deque[tuple[Window, Future[Parts]]]) -> tuple[Window, Parts]:
+    window, parts = waiting.popleft()
+    return window, parts.result()
 
 
 class _Numbered(LazyArray):
