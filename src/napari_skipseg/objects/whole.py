@@ -101,13 +101,13 @@ def _iter_parts(
             compressors=[ZstdCodec(level=1)],
         )
     gathered = Gathered(options, spacing, chosen.stack.name)
-    done = 0
-    for window, parts in _iter_computed(chosen, blocks, options, spacing, gathered):
+    computed = _iter_computed(chosen, blocks, options, spacing, gathered)
+    for done in range(1, len(blocks) + 1):
+        window, parts = next(computed)
         place = tuple(slice(start, start + length) for start, length in zip(window.start, window.shape, strict=True))
         with telling_faults(folder):
             labels[place] = gathered.add(parts, window)
         del parts
-        done += 1
         yield Progress(done, len(blocks), "finding objects")
     return labels, gathered.settle(whole)
 
