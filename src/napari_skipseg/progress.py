@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -35,6 +36,27 @@ def run_to_end(
             return result
         if on_progress is not None:
             on_progress(progress)
+
+
+class TimeLeft:
+    """How long work still takes, at the speed it had since its steps were counted anew: what was there before, as of a
+    run that is gone on with, took no time."""
+
+    def __init__(self) -> None:
+        self._since, self._first, self._total, self._reached = time.monotonic(), 0, -1, 0
+
+    def after(self, progress: Progress) -> float | None:
+        """Return the seconds left as of `progress`; None where that is not known yet, or nothing is left."""
+        if progress.total != self._total or progress.done < self._reached:
+            self._since, self._first, self._total = time.monotonic(), progress.done, progress.total
+        self._reached = progress.done
+        done, rest = progress.done - self._first, progress.total - progress.done
+        return (time.monotonic() - self._since) * rest / done if done > 0 and rest > 0 else None
+
+
+def about_left(seconds: float | None) -> str:
+    """Return a time left as it stands behind what is done, such as ", about 3 min left"; "" where it is not known."""
+    return f", about {in_words(seconds)} left" if seconds else ""
 
 
 def in_words(seconds: float) -> str:

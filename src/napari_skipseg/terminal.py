@@ -20,12 +20,15 @@ from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.spinner import Spinner
 from rich.table import Table
+from rich.text import Text
 
 from napari_skipseg.errors import FileError, SkipsegError
-from napari_skipseg.progress import Progress, Result, run_to_end
+from napari_skipseg.progress import Progress, Result, TimeLeft, about_left, run_to_end
 
 LINE_EVERY = 60.0
 """Seconds between lines of progress in a log file."""
@@ -104,6 +107,15 @@ def follow(work: Generator[Progress, None, Result], show: Callable[[Progress], N
 
 
 @contextlib.contextmanager
+def saying(what: str) -> Iterator[None]:
+    """Show in a terminal what is being done, and that it goes on, until it is; a log file is not told."""
+    console = _on_stderr()
+    shown = Live(Spinner("dots", Text(what)), console=console, transient=True)
+    with shown if console.is_terminal else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
 def _stopping_between_steps() -> Iterator[Callable[[], None]]:
     """Yield a function that raises KeyboardInterrupt where the user asked to stop since; a second time it is raised at
     once."""
@@ -140,13 +152,16 @@ def _both(check: Callable[[], None], show: Callable[[Progress], None]) -> Callab
 
 
 def _a_line_a_minute(console: Console, title: str) -> Callable[[Progress], None]:
-    last = time.monotonic()
+    last, left = time.monotonic(), TimeLeft()
 
     def show(progress: Progress) -> None:
         nonlocal last
+        seconds = left.after(progress)
         if time.monotonic() - last >= LINE_EVERY:
             last = time.monotonic()
-            console.print(f"{title}: {progress.fraction:.0%}, {progress.message}", markup=False, soft_wrap=True)
+            told = f", {progress.message}" if progress.message else ""
+            line = f"{title}: {progress.fraction:.0%}{told}{about_left(seconds)}"
+            console.print(line, markup=False, soft_wrap=True)
 
     return show
 

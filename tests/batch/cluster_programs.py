@@ -11,8 +11,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from napari_skipseg.batch.run import BatchResult
+
 PRELOAD = Path(__file__).with_name("worker_preload.py")
 STARTING = 120
+ENDING_AMONG_OTHERS = ("a.tif", "crash.tif", "kill.tif", "b.tif", "c.tif")
+"""Images of which two end whoever reads them, as `worker_preload` has it."""
 
 
 @contextlib.contextmanager
@@ -30,11 +34,15 @@ def scheduler(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 
 @contextlib.contextmanager
-def worker(folder: Path, address: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Yield the process of a worker; it is restarted by none when it is killed."""
-    options = ("--no-nanny", "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1", "--preload", str(PRELOAD))
-    with _program(folder, "worker", address, *options, "--local-directory", str(folder), **environment) as process:
+def worker(folder: Path, address: str, nanny: bool = False, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Yield the process of a worker, or with a nanny, which starts another one when it ends, that of the nanny."""
+    options = ("--nanny" if nanny else "--no-nanny", "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1")
+    where = ("--preload", str(PRELOAD), "--local-directory", str(folder))
+    with _program(folder, "worker", address, *options, *where, **environment) as process:
         yield process
+        if nanny:
+            process.terminate()
+            process.wait(STARTING)
 
 
 @contextlib.contextmanager
@@ -47,6 +55,17 @@ def _program(folder: Path, name: str, *options: str, **environment: str) -> Iter
         finally:
             process.kill()
             process.wait()
+
+
+def check_ended(result: BatchResult) -> None:
+    """Check that of `ENDING_AMONG_OTHERS` those failed that end their workers, and why, and no other one."""
+    reasons = {row.relative: row.reason for row in result.rows if row.state == "failed"}
+    assert sorted(reasons) == ["crash.tif", "kill.tif"]
+    assert all(row.state == "done" for row in result.rows if row.relative not in reasons)
+    assert reasons["crash.tif"].startswith("The process crashed 3 times in a row while this file was opened, so it is")
+    assert reasons["kill.tif"].startswith(
+        "4 workers ended one after another while having it alone, of too little memor"
+    )
 
 
 def wait_for_workers(address: str, count: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from batch_folders import ended, results_in, run, settings_for, states, write_image, write_tiny_model
-from cluster_programs import scheduler, wait_for_workers, worker
+from cluster_programs import ENDING_AMONG_OTHERS, check_ended, scheduler, wait_for_workers, worker
 
 from napari_skipseg.batch import blocks, dask_client, sent_models, tasks, worker_engine
 from napari_skipseg.batch.rows import BatchOpened, FileChanged
@@ -83,6 +84,20 @@ def test_a_scheduler_without_workers_is_told_of(tmp_path: Path, tiny: Path, monk
             assert states(run_to_end(work)) == {"a.tif": "done"}
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_files_that_end_the_workers_of_a_cluster_fail_and_no_other_one_does(tmp_path: Path, tiny: Path) -> None:
+    for number, name in enumerate(ENDING_AMONG_OTHERS):
+        write_image(tmp_path / "in" / name, number, slices=30)
+    kept = {sent_models.FOLDER_VARIABLE: str(tmp_path / "sent")}
+    with scheduler(tmp_path) as (address, _), contextlib.ExitStack() as leaving:
+        for _ in range(2):
+            leaving.enter_context(worker(tmp_path, address, nanny=True, **kept))
+        wait_for_workers(address, 2)
+        plain = settings_for(tmp_path / "in", tmp_path / "out", tiny)
+        check_ended(run(elsewhere(plain, tmp_path / "out", address)))
+
+
 def test_files_on_a_cluster_are_those_of_one_process(cluster: Programs, tmp_path: Path, tiny: Path) -> None:
     for number in range(3):
         write_image(tmp_path / "in" / f"{number}.tif", number, slices=3)
@@ -111,6 +126,20 @@ def test_a_large_store_in_blocks_is_that_of_one_process(
     told = [event.row for event in events if isinstance(event, FileChanged)]
     assert any("in blocks" in row.message for row in told)
     assert told[-1].state == "done"
+    assert results_in(tmp_path / "many" / one.folder.name) == results_in(one.folder)
+
+
+def test_the_pyramids_of_a_large_store_are_made_in_blocks_too(
+    cluster: Programs, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "LARGE", 1000)
+    write_store(tmp_path / "in" / "large.ome.zarr", 2, 1100)
+    plain = settings_for(tmp_path / "in", tmp_path / "one", tiny, form="ome-zarr", tile=272)
+    one = run(plain)
+    assert len(list((one.folder / "large_probability.ome.zarr").glob("[0-9]"))) == 3
+    events = list(iter_batch(elsewhere(plain, tmp_path / "many", cluster.address)))
+    told = {event.row.message for event in events if isinstance(event, FileChanged)}
+    assert {"pyramid, level 1, part 36 of 36, in blocks", "pyramid, level 2, part 16 of 16, in blocks"} <= told
     assert results_in(tmp_path / "many" / one.folder.name) == results_in(one.folder)
 
 

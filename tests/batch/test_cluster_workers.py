@@ -16,10 +16,11 @@ import dask
 import psutil
 import pytest
 from batch_folders import results_in, run, settings_for, states, write_image
-from cluster_programs import PRELOAD
+from cluster_programs import ENDING_AMONG_OTHERS, PRELOAD, check_ended
 
 from napari_skipseg.batch import dask_client
 from napari_skipseg.batch.on_worker import share_of
+from napari_skipseg.batch.openings import CRASHES
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.rows import FileChanged
 from napari_skipseg.batch.run import iter_batch
@@ -63,6 +64,25 @@ def test_a_killed_worker_of_this_machine_changes_no_byte(
     assert states(run(settings_for(tmp_path / "in", tmp_path / "many", tiny))) == dict.fromkeys(
         ("0.tif", "1.tif", "2.tif", "3.tif"), "skipped"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_files_that_end_their_workers_fail_and_no_other_one_does(
+    tmp_path: Path, tiny: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(ENDING_AMONG_OTHERS):
+        write_image(tmp_path / "in" / name, number, slices=60)  # long enough to be at work while workers end
+    with dask.config.set({"distributed.worker.preload": [str(PRELOAD)]}):
+        result = run(settings_for(tmp_path / "in", tmp_path / "many", tiny, workers=2))
+    check_ended(result)
+    assert capfd.readouterr() == ("", "")
+    assert own_workers() == []
+    again = run(settings_for(tmp_path / "in", tmp_path / "many", tiny), retry=True)  # where nothing ends it
+    assert again.count("failed") == 0
+    whole = run(settings_for(tmp_path / "in", tmp_path / "one", tiny))
+    found = {name: content for name, content in results_in(result.folder).items() if not name.startswith(CRASHES)}
+    assert found == results_in(whole.folder)
 
 
 def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +136,10 @@ def test_what_is_started_uninterrupted_stays_so_whoever_is_started_later() -> No
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows hands no such thing on")
 def test_ctrl_c_reaches_neither_a_worker_nor_the_one_in_its_place(tmp_path: Path, tiny: Path) -> None:
-    with dask_client.open_cluster(settings_for(tmp_path, tmp_path / "out", tiny, workers=1)) as cluster:
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "100ms"}),  # in which there is none in its place yet
+        dask_client.open_cluster(settings_for(tmp_path, tmp_path / "out", tiny, workers=1)) as cluster,
+    ):
         (first,) = own_workers()
         os.kill(first.pid, signal.SIGINT)
         first.kill()

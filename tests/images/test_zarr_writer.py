@@ -17,7 +17,7 @@ from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images import zarr_writer
 from napari_skipseg.images.files import holds_labels, read_levels, read_recipe, read_stack
 from napari_skipseg.images.zarr_layout import Layout, default_chunks
-from napari_skipseg.images.zarr_writer import create_ome_zarr, iter_write_ome_zarr, write_ome_zarr
+from napari_skipseg.images.zarr_writer import OmeZarrWriter, create_ome_zarr, iter_write_ome_zarr, write_ome_zarr
 from napari_skipseg.progress import run_to_end
 
 
@@ -198,6 +198,24 @@ def test_whole_chunks_of_the_pyramid_are_left_alone(tmp_path):
     run_to_end(create_ome_zarr(tmp_path / "a.zarr", layout()).iter_pyramid())
     assert content(tmp_path / "a.zarr") == before
     assert (tmp_path / "a.zarr" / "1" / "zarr.json").stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize("kind", ["image", "labels"])
+def test_a_pyramid_that_several_shared_out_is_that_of_one(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(zarr_writer, "AT_ONCE", 2**14)
+    told = layout((2, 1300, 1200), kind=kind)
+    for name in "ab":
+        writer = create_ome_zarr(tmp_path / f"{name}.zarr", told)
+        writer.write(tuple(slice(0, length) for length in told.shape), noise(told.shape))
+    run_to_end(writer.iter_pyramid())
+    many = [OmeZarrWriter(tmp_path / "a.zarr", told) for _ in range(3)]
+    assert all(len(writer.parts(level)) > 1 for level in (1, 2))
+    for level in (1, 2):
+        for number, region in reversed(list(enumerate(writer.parts(level)))):
+            many[number % 3].write_coarser(level, region)
+            assert many[0].is_written(region, level)
+    for level in "12":
+        assert content(tmp_path / "a.zarr" / level) == content(tmp_path / "b.zarr" / level)
 
 
 KILLED = """

@@ -24,6 +24,8 @@ from napari_skipseg.inference.backends import Pinned
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.recipe import (
+    BACKENDS,
+    CHOSEN_DEVICES,
     Recipe,
     RecipeInput,
     SegmentRequest,
@@ -126,6 +128,10 @@ def test_what_was_asked_for_and_what_was_chosen_lie_side_by_side() -> None:
         ({"side": None}, "side: "),
         ({"side": 0}, "1 tiles of 0 voxels at once are impossible"),
         ({"batch": 10**9}, "1000000000 tiles of 32 voxels at once are impossible"),
+        ({"backend": "tensorflow"}, "'tensorflow' is no backend: it is one of torch, openvino"),
+        ({"precision": "f64"}, "'f64' is no precision: it is one of f32, bf16, f16"),
+        ({"device": "gpu"}, "'gpu' is no device that computes: it is one of cpu, cuda, mps"),
+        ({"device": "auto"}, "'auto' is no device that computes: it is one of cpu, cuda, mps"),
         ({"normalization": {"mean": 1.0, "deviation": 0.0}}, "of mean 1.0 and deviation 0.0 are impossible"),
         ({"normalization": {"mean": float("nan"), "deviation": 1.0}}, "of mean nan and deviation 1.0 are impossible"),
         ({"format_version": 2}, r"written by another SkipSeg \(format version 2\)"),
@@ -139,6 +145,14 @@ def test_a_recipe_edited_by_hand_is_refused_in_one_sentence(change: dict[str, An
         recipe_from_json(json.dumps(told | change), "'a.json'")
     assert str(fault.value).endswith(".")
     assert "\n" not in str(fault.value)
+
+
+def test_what_computes_is_known_by_its_name() -> None:
+    assert {backends.TorchBackend.name, backends.OpenVINOBackend.name} == set(BACKENDS)
+    for backend in BACKENDS:
+        for device in CHOSEN_DEVICES:
+            known = replace(RECIPE, backend=backend, device=device)
+            assert recipe_from_json(recipe_to_json(known)) == known
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"\xff\xfe", b"[]", b"{}", b"3", b'"segment"', b"[" * 10**5])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.zarr_layout import Layout
 from napari_skipseg.images.zarr_writer import write_ome_zarr
-from napari_skipseg.inference.outputs import AttentionMap, Prediction, binarize, to_uint8
+from napari_skipseg.inference.outputs import AttentionMap, Prediction, Stored, binarize, to_uint8
 from napari_skipseg.inference.saving import check_replaceable, plain_name, save_prediction, scratch_folder
 
 RNG = np.random.default_rng(1)
@@ -75,6 +76,16 @@ def test_float32_is_stored_as_it_is(tmp_path: Path) -> None:
     np.testing.assert_array_equal(attentions[1], prediction.attentions[1].data)
     assert probability.dtype == attentions[0].dtype == np.float32
     assert binary.dtype == np.uint8
+
+
+def test_shares_are_read_as_the_files_hold_them(tmp_path: Path) -> None:
+    values = make_prediction().probability
+    probability, *_ = save_prediction(replace(make_prediction(), probability=values), tmp_path, "cells")
+    stored = Stored(values, "uint8")
+    assert (stored.shape, stored.dtype) == (values.shape, np.uint8)
+    np.testing.assert_array_equal(np.asarray(stored), whole(probability))
+    np.testing.assert_array_equal(stored[1, ..., 3:5], whole(probability)[1, ..., 3:5])
+    np.testing.assert_array_equal(Stored(values, "float32")[...], values)
 
 
 def test_several_classes_are_channels_with_names(tmp_path: Path) -> None:

@@ -8,12 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
+from napari_skipseg.batch.run import iter_batch
+from napari_skipseg.batch.settings import BatchSettings, ask
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.files import read_recipe, read_stack
+from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
+from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr_layout import Layout
 from napari_skipseg.images.zarr_writer import write_ome_zarr
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.outputs import Stored
 from napari_skipseg.jobs import events, requests
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.finding_calls import find_array_file
@@ -54,6 +60,30 @@ def test_objects_are_those_found_in_memory_with_their_measurements_and_a_recipe(
     assert found.recipe == recipe
     assert (recipe["operation"], recipe["objects"]["smallest"], recipe["layer"]) == ("objects", 3, "labels")
     assert (recipe["inputs"][0]["name"], recipe["segmentation"]) == ("em", {"model": "tiny"})
+
+
+def test_a_result_taken_as_files_hold_it_has_the_very_objects_that_a_batch_finds_in_its_file(
+    engine: Engine, model_folder: Path, tmp_path: Path
+) -> None:
+    image = gaussian_filter(np.random.default_rng(3).random((3, 40, 48)), (0, 1, 1)).astype(np.float32)
+    write_ome_tiff(tmp_path / "a.tif", image, "ZYX", SIZE, UNIT)
+    options = SegmentOptions(tile=64, device="cpu")
+    result = run_to_end(engine.segment(read_stack(tmp_path / "a.tif"), model_folder, options))
+    asked = ObjectOptions("watershed", threshold=float(np.median(result.probability)), seed_distance=2)
+    request = replace(ask(str(model_folder), options), objects=asked)
+    (row,) = run_to_end(
+        iter_batch(BatchSettings(str(tmp_path / "a.tif"), str(tmp_path / "out"), request, inside=True))
+    ).rows
+    probability, expected = (
+        next(file for file in row.outputs if file.endswith(f"_{name}.tif")) for name in ("probability", "objects")
+    )
+    whole = Stack(result.probability, result.axes, result.voxel_size, result.unit, result.origin)
+    taken = replace(whole, data=Stored(result.probability, "uint8"))
+    found = [run_to_end(engine.find_objects(each, ("membrane",), asked)) for each in (taken, whole)]
+    mine, as_it_is = (read_stack(each.labels).read((...,)) for each in found)
+    np.testing.assert_array_equal(mine, read_stack(expected).read((...,)))
+    assert (as_it_is != mine).any()
+    assert found[0].recipe["inputs"][0]["sha256"] == identify(read_stack(probability))
 
 
 def test_the_same_search_writes_the_same_bytes(engine: Engine) -> None:

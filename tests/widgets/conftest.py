@@ -167,7 +167,7 @@ def _predicted(stack: Stack, description: ModelDescription, options: SegmentOpti
 
 def _recipe(stack: Stack, description: ModelDescription, options: SegmentOptions) -> dict[str, Any]:
     request = SegmentRequest(description.name, description.weights_sha256, options)
-    chosen = (("membrane",), Normalization(100.0, 50.0), 0, (64, 64), 64, 1, "fake", "f32", "cpu", (), {"torch": "2"})
+    chosen = (("membrane",), Normalization(100.0, 50.0), 0, (64, 64), 64, 1, "torch", "f32", "cpu", (), {"torch": "2"})
     return recipe_to_dict(Recipe(request, (describe_input(stack),), *chosen))
 
 

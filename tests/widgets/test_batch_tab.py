@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import tifffile
 from qtpy.QtCore import QEvent, QPoint, Qt
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QLabel
 
-from napari_skipseg.batch.rows import BatchOpened, FileChanged, Retry, Row
+from napari_skipseg.batch.rows import BatchOpened, BatchWaits, FileChanged, Retry, Row
 from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.errors import EngineError
 from napari_skipseg.jobs.client import Engine
@@ -253,6 +253,58 @@ def test_the_table_follows_is_sorted_and_failed_files_are_done_again(open_tab, q
     press(qtbot, tab.retry_button)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
     assert [retry for _, retry in batching.asked] == [False, True]
+
+
+def is_as_high_as_its_text(line) -> bool:
+    """Return whether a line takes the height that its text has in its width, neither cut nor with a gap."""
+    plain = QLabel(line.text(), line.parent())
+    plain.setWordWrap(True)
+    plain.setStyleSheet(line.styleSheet())
+    plain.ensurePolished()
+    return line.isVisible() and line.height() == plain.heightForWidth(line.width())
+
+
+def test_lines_are_as_high_as_their_text_whatever_width_the_dock_had(open_tab, qtbot):
+    _, panel = open_tab()
+    tab, dock = panel.batch_tab, panel.parent()
+    tab.form.objects.setChecked(True)
+    panel.segment_tab.form.options.tile.setValue(256)
+    choose(panel.segment_tab.form.options.average, 4)
+    heights = []
+    for width in (700, 300, 700, 300):
+        dock.parent().resizeDocks([dock], [width], Qt.Orientation.Horizontal)
+        wait_for(lambda: False, 0.3)
+        assert is_as_high_as_its_text(tab.form.model)
+        assert is_as_high_as_its_text(tab.form.way)
+        assert tab.form.height() == tab.form.sizeHint().height()
+        heights.append((tab.form.model.height(), tab.form.way.height()))
+    assert heights[:2] == heights[2:]
+    assert heights[0] < heights[1]
+
+
+def test_what_the_batch_waits_for_is_one_line_in_full_until_a_file_moves(open_tab, qtbot, batching, folder):
+    _, panel = open_tab()
+    tab, said = panel.batch_tab, "0 of 1 file: starting the workers, of which none has the network of this batch so far"
+    row, go_on = Row("one.tif", str(folder / "in" / "one.tif")), []
+
+    def wait():
+        yield BatchOpened(0, 1, "0 of 1 file", (row,), str(folder / "out"))
+        while not go_on:
+            yield BatchWaits(0, 1, said)
+            time.sleep(0.02)
+        while len(go_on) < 2:
+            yield FileChanged(0, 1, "0 of 1 file", replace(row, state="running", done=1, total=2), 60.0)
+            time.sleep(0.02)
+
+    tab.start(wait, "Batch", lambda _: None)
+    qtbot.waitUntil(lambda: tab.progress_text.text() == said, timeout=5_000)
+    wait_for(lambda: False, 0.2)
+    assert is_as_high_as_its_text(tab.progress_text)
+    assert (states(tab), tab.progress.maximum()) == ({"one.tif": "waiting"}, 0)
+    go_on.append(1)
+    qtbot.waitUntil(lambda: tab.progress_text.text() == "0 of 1 file, about 1 min left", timeout=5_000)
+    go_on.append(1)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=5_000)
 
 
 def test_stopped_or_failed_it_says_that_start_goes_on(open_tab, qtbot, batching):

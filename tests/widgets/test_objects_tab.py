@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +13,22 @@ from napari.components import ViewerModel
 from napari.utils._proxies import PublicOnlyProxy
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
+from searching import with_search
 
 from napari_skipseg.errors import EngineError, InputError
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.jobs.finding import FoundObjects
-from napari_skipseg.objects.classes import class_probability
 from napari_skipseg.objects.find import find_objects
 from napari_skipseg.objects.measure import measure_objects
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.table import Table
 from napari_skipseg.objects.whole import ObjectsTarget, iter_find_objects
-from napari_skipseg.progress import Progress, run_to_end
+from napari_skipseg.progress import run_to_end
 from napari_skipseg.widgets import objects_files, objects_preview
 from napari_skipseg.widgets.demo import wait_for
 from napari_skipseg.widgets.objects_files import without_channels
-from napari_skipseg.widgets.objects_layers import iter_load, place_of, show_objects
+from napari_skipseg.widgets.objects_layers import ShownObjects, frame_of, iter_load, place_of, show_objects
 from napari_skipseg.widgets.objects_scores import iter_score
 from napari_skipseg.widgets.objects_sources import (
     describe_source,
@@ -39,6 +39,7 @@ from napari_skipseg.widgets.objects_sources import (
     suggest_method,
 )
 from napari_skipseg.widgets.objects_table import ObjectsTable
+from napari_skipseg.widgets.place_mark import corners_of
 
 pytestmark = pytest.mark.gui
 LEFT = Qt.MouseButton.LeftButton
@@ -57,31 +58,7 @@ def blobs() -> np.ndarray:
 @pytest.fixture
 def engine(engine, tmp_path: Path):
     """The engine without a process, which also finds objects."""
-
-    def find(
-        probability: Stack,
-        class_names: Sequence[str],
-        options: ObjectOptions,
-        image: Stack | None = None,
-        labels: bool = False,
-        recipe: dict | None = None,
-    ) -> Generator[Progress, None, FoundObjects]:
-        engine.calls.append((probability, class_names, options, image, labels))
-        folder = tmp_path / f"objects-{len(engine.calls)}"
-        for step in range(engine.steps):
-            time.sleep(engine.pause)
-            yield Progress(step, engine.steps, f"block {step}")
-            if engine.fault is not None:
-                raise engine.fault
-        target = ObjectsTarget(folder, "found", "ome-zarr", {"operation": "objects", **(recipe or {})})
-        found = yield from iter_find_objects(probability, class_names, options, target, labels)
-        chosen = class_probability(probability, class_names, options, labels)
-        axes = "".join(axis for axis in "TZYX" if axis in probability.axes)
-        table = measure_objects(read_stack(found.file, axes), image, chosen, options.planes)
-        return FoundObjects(found.file, found.count, table, read_recipe(found.file) or {})
-
-    engine.find_objects = find
-    return engine
+    return with_search(engine, tmp_path)
 
 
 @pytest.fixture
@@ -245,6 +222,15 @@ def test_objects_of_the_whole_stack_are_a_layer_with_measurements_and_a_table_th
     hand.click((27, 22))
     assert (layer.selected_label, table.currentIndex().row()) == (3, 3)
     np.testing.assert_array_equal(frame.data[0].min(axis=0), (2, 23.5, 18.5))
+    for step in (1, 0):
+        viewer.dims.set_current_step(0, step)
+        np.testing.assert_array_equal(frame.data[0].min(axis=0), (step, 23.5, 18.5))
+        assert frame.shape_type == ["rectangle"]
+    table.setCurrentIndex(model.index(0, 0))
+    tab._go_to(model.row_at(0))
+    assert viewer.dims.current_step[0] == 2
+    viewer.dims.set_current_step(0, 1)
+    np.testing.assert_array_equal(frame.data[0].max(axis=0), (2, 33.5, 54.5))
     tab.form.layer.opening.emit()
     offered = [tab.form.layer.itemText(n) for n in range(tab.form.layer.count())]
     assert offered == ["probability", "binary", "em (image, read as probability)"]
@@ -394,6 +380,23 @@ def test_objects_too_large_for_memory_stay_in_their_folder_and_repeat_over_chann
     np.testing.assert_array_equal(without_channels(shown).read((...,)), expected)
     assert place_of(shown, 3) == {"Z": (2, (2, 3)), "Y": (31, (8, 55)), "X": (51, (28, 76))}
     assert place_of(shown, 0)["Z"] == (0, (0, 3))
+    assert frame_of(viewer, shown, 3).box == ((2, 3), (0, 2), (29, 34), (49, 55))
+
+
+def test_the_frame_of_an_object_is_there_at_its_time_in_all_its_slices_and_nowhere_else():
+    viewer = ViewerModel()
+    image = np.stack([blobs(), blobs()[::-1]])
+    layer = viewer.add_image(image / np.float32(255), name="p", axis_labels="tzyx")
+    found = find_objects(image / np.float32(255), "TZYX")
+    labels = viewer.add_labels(found.astype(np.uint32), axis_labels="tzyx")
+    source = describe_source(viewer, layer)
+    shown = ShownObjects(source, labels, measure_objects(Stack(found, "TZYX")), {}, (1.0, 1.0, 1.0))
+    places = [frame_of(viewer, shown, row) for row in range(8)]
+    small = next(place for place in places if place.box[2:] == ((29, 34), (49, 55)) and place.box[0] == (1, 2))
+    assert small.box[1] == (0, 1)
+    tall = next(place for place in places if place.box[:2] == ((1, 2), (0, 3)))
+    corners = [corners_of(tall, (time, z, 0, 0))[0, :2].tolist() for time, z in ((0, 0), (1, 1), (1, 2), (0, 5))]
+    assert corners == [[1, 0], [1, 1], [1, 2], [1, 2]]
 
 
 def test_a_table_of_a_hundred_thousand_rows_is_sorted_at_once(qtbot):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_the_same_is_segmented_once_more_and_the_form_says_it(opened, qtbot, eng
     viewer.layers.selection = {viewer.layers["probability"]}
     press(qtbot, panel)
     assert engine.calls[1][1:] == engine.calls[0][1:]
-    chosen = {"side": 64, "batch": 1, "backend": "fake", "precision": "f32", "device": "cpu"}
+    chosen = {"side": 64, "batch": 1, "backend": "torch", "precision": "f32", "device": "cpu"}
     assert engine.pinned == [None, chosen]
     assert (form.threshold.value(), form.options.tile.value(), form.options.average.currentData()) == (0.25, 128, 4)
     np.testing.assert_array_equal(np.asarray(viewer.layers["binary"].data), ramp(32, 48) / 255 > 0.25)
@@ -147,34 +148,83 @@ def test_a_picture_is_opened_too(open_panel, qtbot, engine, tmp_path):
     assert panel.segment_tab.form.image.count() == 1
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        ObjectOptions("cells", "membrane", 0.333, "probability", 7.5, 0.2, 5, 900, True, "remove"),
-        ObjectOptions("components", threshold=0.7, largest=3),
-    ],
-)
-def test_objects_that_a_recipe_asks_for_are_found_again_too(opened, qtbot, engine, options):
-    viewer, panel, _ = opened
-    asked = []
+@pytest.fixture
+def asked(engine) -> list[tuple]:
+    """What searches for objects are asked for; each goes on until `engine.is_held` is no more, and fails."""
+    told, engine.is_held = [], False
 
     def find(probability, class_names, options, image=None, labels=False, recipe=None):
-        asked.append((probability.name, class_names, options, image.name))
+        told.append((probability.name, class_names, options, image.name, str(probability.data.dtype)))
         yield Progress(0, 1, "")
+        while engine.is_held:
+            time.sleep(0.01)
+            yield Progress(0, 1, "")
         raise EngineError("That is enough: try again.")
 
     engine.find_objects = find
+    return told
+
+
+def ask_for_objects(viewer, options: ObjectOptions, **more) -> None:
+    """Have the recipe of the result on show ask for objects, and select it."""
+    layer = viewer.layers["probability"]
+    told = layer.metadata["skipseg"]
+    told["recipe"] = {**told["recipe"], "objects": asdict(options), **more}
+    viewer.layers.selection = {layer}
+
+
+@pytest.mark.parametrize(
+    ("options", "depth"),
+    [
+        (ObjectOptions("cells", "membrane", 0.333, "probability", 7.5, 0.2, 5, 900, True, "remove"), "uint8"),
+        (ObjectOptions("components", threshold=0.7, largest=3), "float32"),
+    ],
+)
+def test_objects_that_a_recipe_asks_for_are_found_again_too(opened, qtbot, asked, options, depth):
+    viewer, panel, _ = opened
     tab = panel.objects_tab
-    recipe = viewer.layers["probability"].metadata["skipseg"]["recipe"]
-    viewer.layers["probability"].metadata["skipseg"]["recipe"] = {**recipe, "objects": asdict(options)}
-    viewer.layers.selection = {viewer.layers["probability"]}
+    ask_for_objects(viewer, options, depth=depth)
     press(qtbot, panel)
     qtbot.waitUntil(lambda: bool(asked) and not tab.is_running, timeout=20_000)
-    assert asked == [("probability", ("membrane",), options, "em")]
+    assert asked == [("probability", ("membrane",), options, "em", depth)]
     viewer.add_labels(np.zeros((32, 48), np.uint8))  # as when they are found
     assert panel.segment_tab.message.text() == "Run again as before. The Objects tab finds its objects too."
     shown = tab.form.read()
     assert shown == replace(options, class_name="", threshold=round(options.threshold, 2))
+
+
+def test_objects_to_be_found_again_wait_until_the_tab_is_free(opened, qtbot, asked, engine):
+    viewer, panel, _ = opened
+    tab, options = panel.objects_tab, ObjectOptions("components", threshold=0.7)
+    panel.show_tab("Objects")
+    engine.is_held = True
+    tab.find()
+    qtbot.waitUntil(lambda: bool(asked), timeout=20_000)
+    ask_for_objects(viewer, options)
+    panel.show_tab("Segment")
+    press(qtbot, panel)
+    assert len(asked) == 1
+    engine.is_held = False
+    qtbot.waitUntil(lambda: len(asked) == 2 and not tab.is_running, timeout=20_000)
+    assert asked[1] == ("probability", ("membrane",), options, "em", "uint8")
+    assert tab.form.read() == options
+
+
+def test_what_was_removed_before_its_turn_came_is_said(opened, qtbot, asked, engine):
+    viewer, panel, _ = opened
+    tab = panel.objects_tab
+    engine.is_held = True
+    panel.show_tab("Objects")
+    tab.find()
+    qtbot.waitUntil(lambda: bool(asked), timeout=20_000)
+    ask_for_objects(viewer, ObjectOptions())
+    panel.show_tab("Segment")
+    press(qtbot, panel)
+    viewer.layers.remove(viewer.layers["probability"])
+    engine.is_held = False
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
+    assert len(asked) == 1
+    assert tab.message.text() == "'probability' was removed meanwhile: its objects were not found again."
 
 
 @pytest.mark.parametrize(

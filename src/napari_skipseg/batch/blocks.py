@@ -1,4 +1,5 @@
-"""A large image in blocks: units of its grid that several processes fill, each its own chunks of the same stores.
+"""A large image in blocks: units of its grid that several processes fill, each its own chunks of the same stores, and
+then parts of each level of the pyramids.
 
 The file is begun, and ended, as one that is stopped and gone on with: what was settled lies in its unfinished run, and
 who ends it finds every unit done. So what comes out is what one process gives, byte for byte.
@@ -8,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from napari_skipseg.batch.engine import Engine, Turn
 from napari_skipseg.batch.inputs import UNFINISHED, Entry, read_entry
@@ -21,6 +23,8 @@ from napari_skipseg.inference.outputs import Written
 from napari_skipseg.progress import Progress, run_to_end
 
 if TYPE_CHECKING:
+    from napari_skipseg.images.pyramid import Region
+    from napari_skipseg.images.zarr_writer import OmeZarrWriter
     from napari_skipseg.inference.predict import Run
     from napari_skipseg.inference.stores import Store, ZarrStore
 
@@ -30,6 +34,14 @@ MOST_UNITS = 64
 """Units of a block, at the most: what a worker loses that dies."""
 A_WORKER = 4
 """Blocks for each worker, at the least, so that all end together."""
+
+
+class Parts(NamedTuple):
+    """What of a file is shared out. units: of its grid. levels: parts of each coarser level of all pyramids together,
+    the finest level first, as long as one has several; one process makes the rest."""
+
+    units: int
+    levels: list[int]
 
 
 def is_large(settings: BatchSettings, entry: Entry) -> bool:
@@ -49,15 +61,22 @@ def cut(units: int, workers: int) -> Iterator[range]:
         yield range(start, min(start + length, units))
 
 
-def count_units(settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine) -> int:
-    """Return how many units a file that was begun has.
+def count_parts(settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine) -> Parts:
+    """Return how much there is to share out of a file that was begun.
 
     Raises:
         SkipsegError: it cannot be gone on with.
     """
     turn = engine.turn()
     try:
-        return len(_prepare(settings, entry, place, engine, turn).grid)
+        run = _prepare(settings, entry, place, engine, turn)
+        levels: list[int] = []
+        if settings.request.form == "ome-zarr":
+            store = _open_store(settings, entry, place, run)
+            most = max(len(writer.arrays) for writer in store.writers.values())
+            counts = (len(_parts_of(store, level)) for level in range(1, most))
+            levels = list(takewhile(lambda count: count > 1, counts))
+        return Parts(len(run.grid), levels)
     finally:
         turn.end()
 
@@ -85,6 +104,30 @@ def iter_block(
             yield Progress(done, len(units), progress.message)
     finally:
         turn.end()
+
+
+def iter_level(
+    settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine, level: int, parts: range
+) -> Generator[Progress, None, None]:
+    """Yield after each of the `parts` of a level of the pyramids; all of the next finer one is there.
+
+    Raises:
+        SkipsegError: the file cannot be gone on with, or nothing can be written.
+    """
+    turn = engine.turn()
+    try:
+        store = _open_store(settings, entry, place, _prepare(settings, entry, place, engine, turn))
+    finally:
+        turn.end()
+    for done, (writer, region) in enumerate(_parts_of(store, level)[parts.start : parts.stop], start=1):
+        writer.write_coarser(level, region)
+        yield Progress(done, len(parts))
+
+
+def _parts_of(store: ZarrStore, level: int) -> list[tuple[OmeZarrWriter, Region]]:
+    """Return the parts of a level of all stores that have one."""
+    writers = (writer for writer in store.writers.values() if level < len(writer.arrays))
+    return [(writer, region) for writer in writers for region in writer.parts(level)]
 
 
 def note_block(entry: Entry, place: RunPlace, units: range) -> None:

@@ -26,6 +26,9 @@ from napari_skipseg.progress import Progress
 
 MOST_TRIES = 3
 """How often a block is tried before its file fails."""
+IN_BLOCKS = ("block", "level")
+"""Tasks that are parts of a file."""
+ASIDE = "put aside until nothing else is left, as workers ended while having it"
 
 
 def iter_cluster(
@@ -73,26 +76,42 @@ def _what_lacks(desk: Desk) -> Message | None:
 
 @dataclass
 class _Large:
-    """A file in blocks. total: its units. left: blocks that are not done. reached: units that are done, by block."""
+    """A file in blocks. levels: parts of the levels of its pyramids that are still to come. level: the one that is made
+    now, 0 = tiles. total: tiles or parts. left: blocks that are not done. reached: what is done, by block."""
 
     total: int
-    left: int
+    levels: deque[int]
+    level: int = 0
+    left: int = 0
     reached: dict[range, int] = field(default_factory=dict)
+
+    def cut(self, entry: Entry, workers: int) -> list[Task]:
+        """Return what is to be done, all at once, before anything else can be."""
+        found = list(blocks.cut(self.total, workers))
+        self.left, self.reached = len(found), {}
+        return [Task("level" if self.level else "block", entry, block, self.level) for block in found]
 
     @property
     def progress(self) -> Progress:
         """How far it is."""
         done = sum(self.reached.values())
-        return Progress(done, self.total, f"tile {done} of {self.total}, in blocks")
+        what = f"pyramid, level {self.level}, part" if self.level else "tile"
+        return Progress(done, self.total, f"{what} {done} of {self.total}, in blocks")
 
 
 class _Batch:
-    """Which task comes next, and what follows from those that are done."""
+    """Which task comes next, and what follows from those that are done.
+
+    A worker that ends takes with it whatever else it had, so that nobody knows of what it ended. Tasks at which several
+    did are put aside, and done when nothing else is left, one at a time: what ends workers then is to blame.
+    """
 
     def __init__(self, desk: Desk, waiting: deque[Entry]) -> None:
         self._desk, self._waiting = desk, waiting
         self._ready: deque[Task] = deque()
+        self._aside: deque[Task] = deque()
         self._larges: dict[Entry, _Large] = {}
+        self._moving: set[Entry] = set()
 
     def iter_work(self) -> Generator[Message | None, None, None]:
         """Yield news until nothing waits and all is done."""
@@ -110,7 +129,9 @@ class _Batch:
                 yield message
 
     def _give(self) -> None:
-        """Give out as many tasks as keep the workers busy."""
+        """Give out as many tasks as keep the workers busy, or one of those that are done alone."""
+        if any(task.alone for task in self._desk.working.values()):
+            return
         room = (1 if self._desk.settings.request.options.samples else LANES) * self._desk.workers
         while len(self._desk.working) < room and (self._ready or self._waiting):
             if self._ready:
@@ -119,6 +140,8 @@ class _Batch:
             entry = self._waiting.popleft()
             is_large = blocks.is_large(self._desk.settings, entry)
             self._desk.give(Task("begin" if is_large else "file", entry))
+        if self._aside and not self._desk.working:
+            self._desk.give(self._aside.popleft())
 
     def _follow(self, reply: Reply) -> Message | None:
         task, news = reply
@@ -127,49 +150,73 @@ class _Batch:
         if isinstance(news, Progress):
             return Message(task.entry, self._moved(task, task.entry, news))
         if news["reply"] == "outcome":
-            self._larges.pop(task.entry, None)
-            return Message(task.entry, Outcome(news["state"], _record_of(news["record"])))
+            return self._ended(task.entry, Outcome(news["state"], _record_of(news["record"])))
         if news["reply"] == "begun":
-            return self._begun(task.entry, news["units"])
+            return self._begun(task.entry, blocks.Parts(news["units"], news["levels"]))
         if news["reply"] == "filled":
             return self._filled(task, task.entry)
-        if news["reply"] == "failed" and task.kind == "block" and task.tries + 1 < MOST_TRIES:
-            self._ready.append(replace(task, tries=task.tries + 1))
+        if news["reply"] == "failed" and task.kind in IN_BLOCKS and task.tries + 1 < MOST_TRIES:
+            self._put_back(replace(task, tries=task.tries + 1))
             return None
         if news["reply"] == "stopped":  # the scheduler gave it up, and nobody asked for that
-            self._ready.append(task)
+            self._put_back(task)
             return None
+        if news["reply"] == "killed" and not task.alone:
+            self._put_back(replace(task, alone=True))
+            return Message(task.entry, Progress(0, 1, ASIDE))
         return self._failed(task.entry, news["reason"])
 
+    def _put_back(self, task: Task) -> None:
+        (self._aside if task.alone else self._ready).append(task)
+
+    def _ended(self, entry: Entry, outcome: Outcome) -> Message:
+        """Say what became of a file; one that a worker ended over after it was written is found done by the next."""
+        self._larges.pop(entry, None)
+        is_new = outcome.state == "skipped" and entry in self._moving
+        self._moving.discard(entry)
+        return Message(entry, outcome._replace(state="done") if is_new else outcome)
+
     def _moved(self, task: Task, entry: Entry, progress: Progress) -> Progress:
+        self._moving.add(entry)
         large = self._larges.get(entry)
-        if large is None or task.kind != "block":
+        if large is None or task.kind not in IN_BLOCKS:
             return progress
         large.reached[task.units] = max(progress.done, large.reached.get(task.units, 0))
         return large.progress
 
-    def _begun(self, entry: Entry, units: int) -> Message:
-        found = list(blocks.cut(units, self._desk.workers))
-        self._larges[entry] = _Large(units, len(found))
-        self._ready.extend(Task("block", entry, block) for block in found)
-        return Message(entry, self._larges[entry].progress)
+    def _begun(self, entry: Entry, parts: blocks.Parts) -> Message:
+        large = self._larges[entry] = _Large(parts.units, deque(parts.levels))
+        self._ready.extend(large.cut(entry, self._desk.workers))
+        return Message(entry, large.progress)
 
     def _filled(self, task: Task, entry: Entry) -> Message | None:
         large = self._larges.get(entry)
         if large is None:
             return None
-        blocks.note_block(entry, self._desk.place, task.units)
+        if task.kind == "block":
+            blocks.note_block(entry, self._desk.place, task.units)
         large.reached[task.units] = len(task.units)
         large.left -= 1
+        message = Message(entry, large.progress)
         if not large.left:
+            self._go_on(entry, large)
+        return message
+
+    def _go_on(self, entry: Entry, large: _Large) -> None:
+        """Have the next level made, of which each part needs all of the one before; or the end, by one worker."""
+        if not large.levels:
             self._ready.append(Task("file", entry))
-        return Message(entry, large.progress)
+            return
+        large.level, large.total = large.level + 1, large.levels.popleft()
+        self._ready.extend(large.cut(entry, self._desk.workers))
 
     def _failed(self, entry: Entry, reason: str) -> Message:
         """Say of a file that it failed, where no worker could; what was begun of it stays."""
         self._larges.pop(entry, None)
         self._desk.forget(entry)
+        self._moving.discard(entry)
         self._ready = deque(task for task in self._ready if task.entry != entry)
+        self._aside = deque(task for task in self._aside if task.entry != entry)
         record = Record(entry.file, entry.relative, entry.name, "failed", known(entry.file), reason=reason)
         write_record(self._desk.place.record(entry), record)
         return Message(entry, Outcome("failed", record))

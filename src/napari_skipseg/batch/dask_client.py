@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 CONNECTING = 10
 """Seconds in which a scheduler has to answer."""
+NEVER = "365 days"
+"""When Dask gives up one of this machine's workers for good: else 15 seconds after one ended, if at that moment another
+one in its place has just ended too."""
 NOISY = ("distributed", "tornado", "asyncio", "bokeh")
 COMPARED = ("distributed", "dask")
 SILENT = logging.CRITICAL + 1
@@ -119,6 +122,8 @@ def _check_versions(client: Client, name: str) -> None:
 
 @contextlib.contextmanager
 def _own_cluster(shares: tuple[tuple[int, ...], ...], distributed: Any) -> Iterator[Client]:
+    import dask
+
     options = {"host": LOOPBACK, "dashboard_address": f"{LOOPBACK}:0", "scheduler_kwargs": {"dashboard": False}}
     try:
         with _uninterrupted():
@@ -134,6 +139,7 @@ def _own_cluster(shares: tuple[tuple[int, ...], ...], distributed: Any) -> Itera
         raise EngineError(f"The workers could not be started ({_reason(error)}): try fewer of them.") from error
     with contextlib.ExitStack() as leaving:
         leaving.callback(cluster.close, timeout=CONNECTING)
+        leaving.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": NEVER}))
         client = distributed.Client(cluster, timeout=CONNECTING, set_as_default=False)
         leaving.callback(_leave, client)
         yield client

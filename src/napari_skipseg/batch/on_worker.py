@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from typing import Any
 
-from napari_skipseg.batch.blocks import count_units, iter_block
+from napari_skipseg.batch.blocks import count_parts, iter_block, iter_level
 from napari_skipseg.batch.engine import Engine
 from napari_skipseg.batch.entry import Outcome, segment_entry
 from napari_skipseg.batch.faults import fault_of_folder, reason_of
@@ -45,7 +45,7 @@ def answer(told: str) -> str:
     """Return as JSON what became of a task, told as JSON; nothing is raised, as every fault is an answer.
 
     The task "settle" says what computes here, "file" is one file from the image to its record, "begin" only what comes
-    before its second tile, "block" the units `start` to `stop` of one begun.
+    before its second tile, "block" the units `start` to `stop` of one begun, "level" parts of a level of its pyramids.
     """
     asked = json.loads(told)
     post = Post(asked)
@@ -109,8 +109,11 @@ def _answer(asked: dict[str, Any], post: Post) -> dict[str, Any]:
         if asked["task"] == "settle":
             return {"reply": "settled", "computes": engine.natural}
         entry = Entry(*asked["entry"])
+        units, begun = range(asked["start"], asked["stop"]), (settings, entry, place, engine)
         if asked["task"] == "block":
-            return _block(settings, entry, place, engine, range(asked["start"], asked["stop"]), post)
+            return _fill(iter_block(*begun, units), place, post)
+        if asked["task"] == "level":
+            return _fill(iter_level(*begun, asked["level"], units), place, post)
         return _file(settings, entry, place, engine, post, asked["task"] == "begin")
 
 
@@ -145,7 +148,7 @@ def _file(
         return {"reply": "outcome", "state": outcome.state, "record": asdict(outcome.record)}
     if not post.is_wanted:
         return {"reply": "stopped"}
-    return {"reply": "begun", "units": count_units(settings, entry, place, engine)}
+    return {"reply": "begun", **count_parts(settings, entry, place, engine)._asdict()}
 
 
 def _follow(work: Generator[Progress, None, Outcome], post: Post, only_begin: bool) -> Outcome | None:
@@ -162,11 +165,10 @@ def _follow(work: Generator[Progress, None, Outcome], post: Post, only_begin: bo
     return None
 
 
-def _block(
-    settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine, units: range, post: Post
-) -> dict[str, Any]:
+def _fill(filling: Generator[Progress, None, None], place: RunPlace, post: Post) -> dict[str, Any]:
+    """Do a part of a large file."""
     try:
-        with contextlib.closing(iter_block(settings, entry, place, engine, units)) as work:
+        with contextlib.closing(filling) as work:
             for progress in work:
                 post.tell(progress)
                 if not post.is_wanted:

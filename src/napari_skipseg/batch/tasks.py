@@ -34,12 +34,18 @@ READY = "running"
 
 @dataclass(frozen=True)
 class Task:
-    """What one worker is to do: see `on_worker.answer`. units: of a block. tries: how often it failed elsewhere."""
+    """What one worker is to do: see `on_worker.answer`. units: of a block, or parts of a level. tries: how often it
+    failed elsewhere.
 
-    kind: Literal["settle", "file", "begin", "block"]
+    alone: nothing else is at work meanwhile, so that a worker that ends does so of this task.
+    """
+
+    kind: Literal["settle", "file", "begin", "block", "level"]
     entry: Entry | None = None
     units: range = range(0)
+    level: int = 0
     tries: int = 0
+    alone: bool = False
 
 
 class Reply(NamedTuple):
@@ -106,7 +112,7 @@ class Desk:
         self._given += 1
         ticket = self._given
         asked = {**self._told, "ticket": ticket, "task": task.kind, "computes": self.computes, "entry": task.entry}
-        asked |= {"start": task.units.start, "stop": task.units.stop}
+        asked |= {"start": task.units.start, "stop": task.units.stop, "level": task.level}
         future = self.cluster.client.submit(answer, json.dumps(asked), pure=False, key=f"{self._topic}-{ticket}")
         self.working[ticket], self._futures[ticket] = task, future
         future.add_done_callback(lambda done: self._news.put((ticket, done)))
@@ -144,10 +150,9 @@ class Desk:
         try:
             answered: dict[str, Any] = json.loads(done.result(timeout=STOPPING))
         except KilledWorker as error:
-            workers = len(getattr(error, "history", ())) or 1
-            ended = f"{counted(workers, 'worker')} ended while having it"
-            reason = f"{ended}, of too little memory most likely: choose a smaller "
-            return {"reply": "failed", "reason": f"{reason}tile, such as 256 (64 for a volume), or fewer workers."}
+            ended = f"{counted(error.allowed_failures + 1, 'worker')} ended one after another while having it"
+            cure = "choose a smaller tile, such as 256 (64 for a volume), or export the image again"
+            return {"reply": "killed", "reason": f"{ended} alone, of too little memory most likely: {cure}."}
         except (OSError, TimeoutError) as error:
             raise self.cluster.gone() from error
         except Exception as error:

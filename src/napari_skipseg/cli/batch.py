@@ -8,6 +8,7 @@ import typer
 
 from napari_skipseg.cli.options import Depth, FormatFlag, PlanesFlag, add_flags, flag, one_of
 from napari_skipseg.objects.options import Border, Method, ObjectPlanes, Seeds
+from napari_skipseg.terminal import saying
 
 if TYPE_CHECKING:
     from napari_skipseg.batch.settings import BatchSettings
@@ -66,10 +67,11 @@ def batch(
     **flags: Any,
 ) -> None:
     """Segment every image in a folder. Stopped or killed, the same command goes on where it was."""
-    from napari_skipseg.batch.run import iter_batch
-    from napari_skipseg.cli.batch_table import show_batch
+    with saying(f"Looking for images in {inputs} …"):  # while imports take seconds
+        from napari_skipseg.batch.run import iter_batch
+        from napari_skipseg.cli.batch_table import show_batch
 
-    settings = _settings(inputs, out, model, (dtype.value, form.value), flags)
+        settings = _settings(inputs, out, model, (dtype.value, form.value), flags)
     result = show_batch(iter_batch(settings, retry))
     typer.echo(result.describe())
     for row in result.rows:

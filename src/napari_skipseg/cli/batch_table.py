@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from napari_skipseg.batch.rows import FINISHED, BatchOpened, BatchWaits, FileChanged, Row
-from napari_skipseg.progress import Progress, in_words
+from napari_skipseg.progress import Progress, about_left, in_words
 from napari_skipseg.terminal import LINE_EVERY, follow
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class _Lines:
             self._say(progress.message, progress.message)
         elif isinstance(progress, FileChanged) and progress.row.state == "running":
             row = progress.row
-            at_work = f"{progress.message}: {_plain(row.relative)} {row.fraction:.0%}, {row.message or 'reading'}"
+            whole = f"{progress.message}{about_left(progress.seconds_left)}"
+            at_work = f"{whole}: {_plain(row.relative)} {row.fraction:.0%}, {row.message or 'reading'}"
             self._say(at_work, "running")
         self._show_end(progress)
 
@@ -99,8 +100,9 @@ class _LiveTable:
         table.add_column("", overflow="ellipsis", no_wrap=True, ratio=3)
         for row in [*self._ended, *self._running.values()]:
             table.add_row(*(Text(_plain(cell), style=STYLES.get(row.state, "")) for cell in _cells(row)))
-        left = f", about {in_words(self._left)} left" if self._left else ""
-        told = Text(f"{self._whole.message}{left} → {_plain(self._folder)}", overflow="ellipsis", no_wrap=True)
+        told = Text(
+            f"{self._whole.message}{about_left(self._left)} → {_plain(self._folder)}", overflow="ellipsis", no_wrap=True
+        )
         return Group(table, ProgressBar(total=1.0, completed=self._whole.fraction), told)
 
 

@@ -89,20 +89,29 @@ class OmeZarrWriter:
         """
         if not self.is_complete():
             raise FileError(f"'{self.path}' is not finished: continue its run before its pyramid is made.")
-        levels, reduce = self.layout.levels, most_common if self.layout.kind == "labels" else average
-        parts = [
-            (number, region)
-            for number in range(1, len(levels))
-            for region in regions(levels[number].shape, self.arrays[number].chunks, AT_ONCE)
-        ]
+        parts = [(number, region) for number in range(1, len(self.layout.levels)) for region in self.parts(number)]
         for done, (number, region) in enumerate(parts, start=1):
-            if not self.is_written(region, number):
-                finer, level = levels[number - 1], levels[number]
-                steps = tuple(new // old for old, new in zip(finer.factor, level.factor, strict=True))
-                with telling_faults(self._named):
-                    values = np.asarray(self.arrays[number - 1][region_below(region, steps, finer.shape)])
-                self._write(number, region, reduce(values, steps))
+            self.write_coarser(number, region)
             yield Progress(done, len(parts), f"pyramid, level {number}")
+
+    def parts(self, level: int) -> list[Region]:
+        """Return what of a coarser level is made at once: whole chunks, so that processes may share them out."""
+        return list(regions(self.layout.levels[level].shape, self.arrays[level].chunks, AT_ONCE))
+
+    def write_coarser(self, number: int, region: Region) -> None:
+        """Write one of the `parts` of a level from the next finer one, which is whole there; leave it where it is.
+
+        Raises:
+            FileError: the disk is full or closed to us.
+        """
+        if self.is_written(region, number):
+            return
+        finer, level = self.layout.levels[number - 1], self.layout.levels[number]
+        steps = tuple(new // old for old, new in zip(finer.factor, level.factor, strict=True))
+        with telling_faults(self._named):
+            values = np.asarray(self.arrays[number - 1][region_below(region, steps, finer.shape)])
+        reduce = most_common if self.layout.kind == "labels" else average
+        self._write(number, region, reduce(values, steps))
 
 
 def create_ome_zarr(path: str | os.PathLike[str], layout: Layout) -> OmeZarrWriter:

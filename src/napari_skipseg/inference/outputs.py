@@ -8,12 +8,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.images.stack import LazyArray
+from napari_skipseg.images.stack import ArrayLike, LazyArray
 from napari_skipseg.progress import Progress
 
 Depth = Literal["uint8", "float32"]
 """How shares of 1 are stored: as 0-255, or as they are."""
-"""What results are written as: OME-TIFF, or OME-Zarr 0.5."""
+USUAL_DEPTH: Depth = "uint8"
+"""How they are stored where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,21 @@ def to_uint8(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return probabilities as 0-255."""
     scaled: NDArray[np.uint8] = np.round(probability * 255).astype(np.uint8)
     return scaled
+
+
+class Stored(LazyArray):
+    """Shares of 1 as the files of results hold them, computed where they are looked at.
+
+    values: in [0, 1], any shape. depth: "uint8" gives 0-255, "float32" the values as they are.
+    """
+
+    def __init__(self, values: ArrayLike, depth: Depth) -> None:
+        self.values, self.depth = values, depth
+        self.shape, self.dtype = tuple(values.shape), np.dtype(depth)
+
+    def _read(self, index: tuple[int | slice, ...]) -> Any:
+        values = self.values[index]
+        return to_uint8(np.asarray(values)) if self.depth == "uint8" else values
 
 
 def file_name(name: str) -> str:

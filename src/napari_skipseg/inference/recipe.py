@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from napari_skipseg.devices import DEVICES
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.images.formats import Format
 from napari_skipseg.images.identity import identify
@@ -36,8 +37,12 @@ RECIPE_FILE, TIMES_FILE = "recipe.json", "times.json"
 """What is written beside `<name>_probability.tif`, behind the same `<name>_`."""
 LAYER = "layer"
 """The key that a file of labels has besides, so that viewers show it as such."""
+BACKENDS = ("torch", "openvino")
+"""What computes, by its name."""
 PRECISIONS = ("f32", "bf16", "f16")
 """What is computed in."""
+CHOSEN_DEVICES = tuple(device for device in DEVICES if device != "auto")
+"""What is computed on."""
 _HEAD = {"operation": OPERATION, "format_version": FORMAT_VERSION}
 CHOSEN = ("side", "batch", "backend", "precision", "device")
 """What was chosen for a run by what there was, and is taken again by one that repeats it."""
@@ -131,8 +136,7 @@ class Recipe:
         mean, deviation = self.normalization.mean, self.normalization.deviation
         if not math.isfinite(mean) or not 0 < deviation < math.inf:
             raise InputError(f"Grey values of mean {mean} and deviation {deviation} are impossible.")
-        if self.precision not in PRECISIONS:
-            raise InputError(f"'{self.precision}' is no precision: it is one of {', '.join(PRECISIONS)}.")
+        _check_name("precision", self.precision, PRECISIONS)
         if self.side < 1 or not 1 <= self.batch <= MOST_AT_ONCE:
             raise InputError(f"{self.batch} tiles of {self.side} voxels at once are impossible.")
 
@@ -207,11 +211,19 @@ def recipe_from_dict(values: object, place: str = "The recipe") -> Recipe:
     check_keys(rest, {each.name for each in fields(Recipe)} - {"request"} | set(_ASKED), place)
     request = {name: rest.pop(name) for name in _ASKED if name in rest}
     try:
-        return _adapter().validate_python({"request": request, **rest})
+        recipe = _adapter().validate_python({"request": request, **rest})
+        _check_name("backend", recipe.backend, BACKENDS)
+        _check_name("device that computes", recipe.device, CHOSEN_DEVICES)
+        return recipe
     except ValidationError as error:
         raise FileError(f"{place} is not valid: {first_fault(error).replace('request.', '', 1)}.") from error
     except SkipsegError as error:
         raise FileError(f"{place} is not valid: {error}") from error
+
+
+def _check_name(kind: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise InputError(f"'{name}' is no {kind}: it is one of {', '.join(known)}.")
 
 
 def check_keys(values: Mapping[str, Any], known: set[str], place: str) -> None:

@@ -11,7 +11,14 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.images.formats import Format
-from napari_skipseg.inference.recipe import FORMAT_VERSION, LAYER, RecipeInput, check_head, check_keys
+from napari_skipseg.inference.recipe import (
+    FORMAT_VERSION,
+    LAYER,
+    RecipeInput,
+    check_head,
+    check_keys,
+    version_differences,
+)
 from napari_skipseg.networks.specs import first_fault
 from napari_skipseg.objects.options import ObjectOptions
 
@@ -69,3 +76,32 @@ def objects_recipe_from_dict(values: Mapping[str, Any], place: str = "The recipe
         raise FileError(f"{place} is not valid: {first_fault(error)}.") from error
     except SkipsegError as error:
         raise FileError(f"{place} is not valid: {error}") from error
+
+
+def objects_differences(before: ObjectsRecipe, now: ObjectsRecipe) -> list[str]:
+    """Return in what a search is otherwise than an earlier one, in words; names do not count, contents do."""
+    (was, *old_images), (new, *new_images) = before.inputs, now.inputs
+    found, options = [], asdict(now.objects)
+    if "C" in was.axes and "C" not in new.axes:
+        found.append("only the channel of its class was read")
+        options["class_name"] = before.objects.class_name
+    elif was.sha256 != new.sha256:
+        found.append("other labels" if before.labels else "another probability")
+    if (was.voxel_size, was.unit) != (new.voxel_size, new.unit):
+        found.append(f"voxel size {_size_of(new)} (was {_size_of(was)})")
+    if bool(old_images) != bool(new_images):
+        found.append("grey values measured too" if new_images else "grey values not measured")
+    elif [each.sha256 for each in old_images] != [each.sha256 for each in new_images]:
+        found.append("grey values of another image")
+    told = asdict(before.objects)
+    others = [name for name, old in told.items() if options[name] != old]
+    found += [f"{each.replace('_', ' ')} {_in_words(options[each])} (was {_in_words(told[each])})" for each in others]
+    return found + version_differences(before.versions, now.versions)
+
+
+def _in_words(value: object) -> str:
+    return "none" if value == "" else str(value)
+
+
+def _size_of(image: RecipeInput) -> str:
+    return f"{' × '.join(f'{size:g}' for size in image.voxel_size)} {image.unit}"

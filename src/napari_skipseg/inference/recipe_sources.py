@@ -133,10 +133,9 @@ def find_input(told: RecipeInput, near: Path) -> Stack:
     Raises:
         FileError: it is gone, or holds something else now.
     """
-    name = Path(told.file).name
     if not told.file:
         raise FileError(f"'{told.name}' was in memory only, and in no file: give the image with --input.")
-    places = [place for place in (Path(told.file), near / name, near.parent / name) if place_of(place).exists()]
+    places = find_places(told, near)
     if not places:
         raise FileError(f"'{told.file}' is no longer there: put it back, or say with --input where the image is now.")
     for place in places:
@@ -147,6 +146,13 @@ def find_input(told: RecipeInput, near: Path) -> Stack:
         f"'{places[0]}' holds another image now than when the recipe was written: put the old one back, or give "
         "with --input the one to segment."
     )
+
+
+def find_places(told: RecipeInput, near: Path) -> list[Path]:
+    """Return where a file lies that is called like the one a recipe tells of: there, `near` the recipe or above it."""
+    name = Path(told.file).name
+    places = (Path(told.file), near / name, near.parent / name) if name else ()
+    return [place for place in places if place_of(place).exists()]
 
 
 def _read_as(place: Path, told: RecipeInput) -> Stack | None:

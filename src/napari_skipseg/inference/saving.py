@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images.files import read_recipe, write_ome_tiff
 from napari_skipseg.images.formats import Format
@@ -21,7 +19,7 @@ from napari_skipseg.images.stack import ArrayLike
 from napari_skipseg.images.write_faults import telling_faults
 from napari_skipseg.images.zarr_layout import OURS
 from napari_skipseg.images.zarr_nodes import is_node, read_node
-from napari_skipseg.inference.outputs import AttentionMap, Binary, Depth, Prediction, to_uint8
+from napari_skipseg.inference.outputs import USUAL_DEPTH, AttentionMap, Binary, Depth, Prediction, Stored
 from napari_skipseg.inference.recipe import RECIPE_FILE, dict_to_json
 
 
@@ -44,7 +42,7 @@ def save_prediction(
     folder: str | os.PathLike[str],
     name: str,
     threshold: float = 0.5,
-    dtype: Depth = "uint8",
+    dtype: Depth = USUAL_DEPTH,
 ) -> list[Path]:
     """Return the files written to `folder`: probability, binary, uncertainty and attention maps where there are any.
 
@@ -173,15 +171,15 @@ def _arrays_of(prediction: Prediction, threshold: float, dtype: Depth, recipe: d
     space = prediction.axes.replace("C", "")
     placed = (prediction.voxel_size, prediction.unit, prediction.origin)
     classes = prediction.class_names if "C" in prediction.axes else None
-    yield SavedArray("probability", _Scaled(prediction.probability, dtype), prediction.axes, *placed, classes, recipe)
+    yield SavedArray("probability", Stored(prediction.probability, dtype), prediction.axes, *placed, classes, recipe)
     labels = Binary(prediction.probability, threshold, classes is not None)
     yield SavedArray("binary", labels, space, *placed, None, recipe | {"layer": "labels"})
     if prediction.uncertainty is not None:
-        deviation = _Scaled(prediction.uncertainty, "float32")
+        deviation = Stored(prediction.uncertainty, "float32")
         yield SavedArray("uncertainty", deviation, prediction.axes, *placed, classes, recipe)
     for attention in prediction.attentions:
         place = _place_of(prediction, attention)
-        yield SavedArray(f"attention_{attention.level}", _Scaled(attention.data, dtype), space, *place, None, recipe)
+        yield SavedArray(f"attention_{attention.level}", Stored(attention.data, dtype), space, *place, None, recipe)
 
 
 def _place_of(
@@ -196,14 +194,3 @@ def _place_of(
     z, y, x = (sizes[axis] * stride.get(axis, 1) for axis in "ZYX")
     oz, oy, ox = (origin[axis] + sizes[axis] * offset.get(axis, 0.0) for axis in "ZYX")
     return (z, y, x), prediction.unit, (oz, oy, ox)
-
-
-class _Scaled:
-    """A view of probabilities as 0-255, computed where it is read."""
-
-    def __init__(self, data: Any, dtype: Depth) -> None:
-        self._data, self.shape, self.dtype = data, data.shape, np.dtype(dtype)
-
-    def __getitem__(self, key: Any) -> Any:
-        values = self._data[key]
-        return to_uint8(values) if self.dtype == np.uint8 else values

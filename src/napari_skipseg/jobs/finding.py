@@ -15,6 +15,7 @@ import numpy as np
 from napari_skipseg.errors import EngineError, FileError
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.outputs import Stored
 from napari_skipseg.jobs import events
 from napari_skipseg.jobs.inputs import open_voxels
 from napari_skipseg.jobs.requests import ObjectsJob, PlacedImage
@@ -73,6 +74,8 @@ def open_placed(image: PlacedImage) -> Stack:
         values = open_voxels(image.file, Path(image.copy), image.axes, image.shape)
     else:
         values = np.load(image.copy, mmap_mode="r")[image.part]
+    if image.depth is not None:
+        values = Stored(values, image.depth)
     return Stack(values, image.axes, image.voxel_size, image.unit, image.origin, image.name, image.file)
 
 

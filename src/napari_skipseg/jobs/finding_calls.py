@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from napari_skipseg.images.stack import ArrayLike, Stack
+from napari_skipseg.inference.outputs import Stored
 from napari_skipseg.jobs.calls import Calls, expected, removed_on_failure
 from napari_skipseg.jobs.events import ObjectsFound
 from napari_skipseg.jobs.finding import FoundObjects, open_found
@@ -36,8 +37,8 @@ class FindingCalls(Calls):
 
         The labels lie in a folder of their own, which the caller removes when it no longer shows them; it goes in any
         case when a later session begins after this process's end. A stack that lies in a file, or is a result of the
-        engine, is read there; another one is copied first. labels, class_names: as for `objects.find.find_objects`.
-        image: grey values to measure. recipe: what is kept with the labels, besides.
+        engine, is read there, `Stored` too; another one is copied first. labels, class_names: as for
+        `objects.find.find_objects`. image: grey values to measure. recipe: what is kept with the labels, besides.
 
         Raises:
             SkipsegError: the error of the engine; EngineError where its process ended or another call is at work.
@@ -58,12 +59,13 @@ class FindingCalls(Calls):
 
 def _place(stack: Stack, copy: Path) -> Generator[Progress, None, PlacedImage]:
     """Return where the engine finds a stack, after copying it to `copy` where it finds it nowhere."""
-    file, part = ("", None) if stack.file else find_array_file(stack.data)
+    values, depth = (stack.data.values, stack.data.depth) if isinstance(stack.data, Stored) else (stack.data, None)
+    file, part = ("", None) if stack.file else find_array_file(values)
     if not stack.file and not file:
         yield from copy_stack(stack, copy)
-        file = str(copy)
+        file, depth = str(copy), None
     look = (stack.shape, stack.axes, stack.voxel_size, stack.unit, stack.origin, stack.name)
-    return PlacedImage(stack.file, file, part, *look)
+    return PlacedImage(stack.file, file, part, *look, depth)
 
 
 def find_array_file(values: ArrayLike) -> tuple[str, int | None]:

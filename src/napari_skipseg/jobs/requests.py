@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.images.normalize import Normalization
 from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.outputs import Depth
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.training.finetune_settings import FinetuneSettings
 from napari_skipseg.training.settings import TrainSettings
@@ -162,7 +163,8 @@ class PlacedImage:
     """An image, and where its voxels lie; the rest is as in `Stack`.
 
     file: the image lies there, as `read_stack` opens it; "" where it lies in `copy`, an array file. part: of the
-    array's first axis, where the image is one of several there.
+    array's first axis, where the image is one of several there. depth: they are taken as files
+    of this depth hold them (`inference.outputs.Stored`); None = as they lie.
     """
 
     file: str
@@ -174,6 +176,7 @@ class PlacedImage:
     unit: str
     origin: tuple[float, float, float]
     name: str
+    depth: Depth | None = None
 
 
 @dataclass(frozen=True, config=_STRICT)

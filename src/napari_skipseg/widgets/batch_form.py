@@ -6,10 +6,10 @@ from html import escape
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QSpinBox, QWidget
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QSpinBox, QWidget
 
 from napari_skipseg.widgets.batch_choices import BatchChoices
-from napari_skipseg.widgets.fields import FreshCombo
+from napari_skipseg.widgets.fields import FreshCombo, WrappedLine
 from napari_skipseg.widgets.folds import Fold
 from napari_skipseg.widgets.scratch_form import FolderField
 
@@ -43,9 +43,8 @@ class BatchForm(QWidget):  # type: ignore[misc]
         super().__init__()
         self.inputs, self.output, self.truth = FolderField("Images"), FolderField("Results"), FolderField("Truth")
         self.recursive, self.objects = QCheckBox("and in the folders within it"), QCheckBox("find them too")
-        self.model, self.way, self.form = QLabel(), QLabel(), FreshCombo()
+        self.model, self.way, self.form = WrappedLine(), WrappedLine(), FreshCombo()
         for line in (self.model, self.way):
-            line.setWordWrap(True)
             line.setTextFormat(Qt.TextFormat.RichText)
             line.linkActivated.connect(self.wanted)
         self.form.offer(list(FORMATS), "tiff")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QResizeEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QComboBox,
@@ -53,6 +54,30 @@ class Message(QLabel):  # type: ignore[misc]
         self.setText(text)
         self.setVisible(bool(text))
         self.setStyleSheet(f"QLabel {{ background-color: {color}; border-radius: 3px; padding: 5px; }}")
+
+
+class WrappedLine(QLabel):  # type: ignore[misc]
+    """Text as high as its lines are in the width that it has: a form gives it the height of another width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setWordWrap(True)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
+        """Follow the width."""
+        super().resizeEvent(event)
+        if event.size().width() != event.oldSize().width():
+            self._fit()
+
+    def setText(self, text: str) -> None:  # noqa: N802
+        """Show `text`."""
+        if text != self.text():
+            super().setText(text)
+            self._fit()
+
+    def _fit(self) -> None:
+        self.setMinimumHeight(0)  # or else the height for a width is that at least
+        self.setFixedHeight(max(self.heightForWidth(self.width()), 0))
 
 
 class FreshCombo(QComboBox):  # type: ignore[misc]

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from qtpy.QtGui import QHideEvent, QShowEvent
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.recipe import SegmentRequest
 from napari_skipseg.jobs.finding import FoundObjects
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.engine import BusyEngine
 from napari_skipseg.widgets.fields import FAULT_COLOR, Links
-from napari_skipseg.widgets.layers import KEY, data_of, stack_of
+from napari_skipseg.widgets.layers import data_of, stack_of
+from napari_skipseg.widgets.objects_again import Search
 from napari_skipseg.widgets.objects_layers import LoadedObjects, iter_load
 from napari_skipseg.widgets.objects_on_show import ObjectsOnShow
 from napari_skipseg.widgets.objects_preview import iter_warm_up
@@ -25,7 +26,9 @@ from napari_skipseg.widgets.objects_sources import (
     find_sources,
     find_truths,
     is_certain,
+    recipe_of,
     result_layer,
+    stack_to_search,
 )
 from napari_skipseg.widgets.work import start_work
 
@@ -62,6 +65,7 @@ class ObjectsTab(ObjectsOnShow):
         super().__init__(engine, viewer)
         self._engine, self._segment_tab = engine, segment_tab
         self._is_warm = False
+        self._waiting: list[Search] = []
         self.source_links = Links()
         self._connect()
 
@@ -75,8 +79,12 @@ class ObjectsTab(ObjectsOnShow):
         self.save_button.clicked.connect(self._ask_file)
         self.table.chosen.connect(self._go_to)
         self.score_box.asked.connect(self.score)
+        self.again_button.wanted.connect(self.search_again)
+        self.again_button.failed.connect(self.fail)
+        self.finished.connect(self._go_on)
         self._soon.timeout.connect(self._look)
         self._segment_tab.finished.connect(self._take_result)
+        self._segment_tab.finished.connect(self._go_on)
         self._segment_tab.form.changed.connect(self._check_seen)
         self._segment_tab.form.placed.connect(self._follow_image)
         self._segment_tab.form.placed.connect(self._look_soon)
@@ -176,37 +184,61 @@ class ObjectsTab(ObjectsOnShow):
 
     def find(self) -> None:
         """Find the objects of the whole stack; the layer and the table appear when that is done."""
-        self._find(self.form.read())
+        if self._source is not None:
+            self._find(Search(self._source, self.form.read(), self.form.measured.currentData()))
 
-    def find_again(self, options: ObjectOptions) -> None:
-        """Find objects in the Segment tab's result as a recipe says; the form says it too."""
-        if self.is_running:
+    def find_again(self, request: SegmentRequest) -> None:
+        """Find objects in the Segment tab's result as the request of a recipe says, which asks for some."""
+        image, options = self._segment_tab.form.read().layer, request.objects
+        layer = result_layer(self._viewer, self._segment_tab.results, image, options)
+        if layer is None or options is None:
+            self.fail("The probability is not open any longer: its objects were not found again.")
             return
-        image = self._segment_tab.form.read().layer
-        self._set_source(result_layer(self._viewer, self._segment_tab.results, image, options))
-        self.form.show_options(options)
-        self._find(options)
+        self.search_again(Search(describe_source(self._viewer, layer), options, image, request.depth))
 
-    def _find(self, options: ObjectOptions) -> None:
-        source = self._source
-        if source is None or self.is_running or self._fault():
+    def search_again(self, search: Search) -> None:
+        """Find objects as once before, as soon as nothing else is at work; the form says it too."""
+        layer = search.source.layer
+        self._waiting = [*(each for each in self._waiting if each.source.layer != layer), search]
+        self._go_on()
+
+    def _go_on(self, succeeded: bool = True) -> None:
+        """Begin what waits, where nothing is at work."""
+        while self._waiting and not self.is_running and not self._segment_tab.is_running:
+            search = self._waiting.pop(0)
+            if search.source.layer not in self._viewer.layers:
+                self.fail(f"'{search.source.layer.name}' was removed meanwhile: its objects were not found again.")
+                continue
+            self._set_source(search.source.layer)
+            self.form.show_options(search.options)
+            self.form.choose_measured(search.measured)
+            if fault := self._fault():
+                self.fail(fault)
+            else:
+                self._find(search)
+
+    def _find(self, search: Search) -> None:
+        source, measured = search.source, search.measured
+        if self.is_running or self._fault():
             return
-        measured = self.form.measured.currentData()
         try:
-            stack = stack_of(source.layer, source.axes)
+            stack = stack_to_search(source, search.depth)
             image = None if measured is None else stack_of(measured, describe_source(self._viewer, measured).axes)
         except SkipsegError as error:
             self.fail(str(error))
             return
-        told = source.layer.metadata.get(KEY, {}).get("recipe")
+        told = recipe_of(source.layer)
         recipe = {"segmentation": told} if told else {}
-        asked = (source.class_names, options, image, source.labels, recipe)
+        asked = (source.class_names, search.options, image, source.labels, recipe)
         shape = tuple(source.length(axis) for axis in source.voxel_axes)
 
         def work() -> Generator[Progress, None, LoadedObjects]:
             return iter_load(self._engine.find_objects(stack, *asked), shape)
 
-        self.start(self.when_free(work), f"Finding objects in {source.name}", partial(self.show_found, source))
+        def show(loaded: LoadedObjects) -> None:
+            self.show_found(source, loaded, search.compare(loaded.found.recipe))
+
+        self.start(self.when_free(work), f"Finding objects in {source.name}", show)
 
     def _fault(self) -> str:
         """Return why objects cannot be found, empty where they can."""
@@ -228,6 +260,8 @@ class ObjectsTab(ObjectsOnShow):
         self.find_button.setEnabled(not fault and not running)
         self.find_button.setToolTip(fault or "Find the objects of the whole stack, and measure them")
         self.preview.setEnabled(not fault)
+        self.again_button.follow()
+        self.again_button.setEnabled(not running and not self._segment_tab.is_running)
         self.progress.setVisible(running)
         self.table.setVisible(shown is not None)
         self.save_button.setVisible(shown is not None)

@@ -9,8 +9,9 @@ from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QProgressBar, QPushButton, QV
 
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.engine import BusyEngine
-from napari_skipseg.widgets.fields import Message
+from napari_skipseg.widgets.fields import Links, Message
 from napari_skipseg.widgets.job_tab import JobTab
+from napari_skipseg.widgets.objects_again import ObjectsAgainButton
 from napari_skipseg.widgets.objects_form import ObjectsForm
 from napari_skipseg.widgets.objects_preview import ObjectsPreview
 from napari_skipseg.widgets.objects_scores import ScoreBox
@@ -41,6 +42,8 @@ class ObjectsBody(JobTab):
         self.find_button.setMinimumHeight(30)
         self.save_button.setToolTip("Write the labels as OME-TIFF or OME-Zarr, and the measurements as CSV beside them")
         self.table, self.score_box = ObjectsTable(), ScoreBox()
+        self.links = Links()
+        self.again_button = ObjectsAgainButton(self._viewer, self.links)
         self.progress = QProgressBar()
         self.progress.setTextVisible(False)
         self.progress.setFixedHeight(8)
@@ -60,8 +63,10 @@ class ObjectsBody(JobTab):
         column.addWidget(self.preview)
         column.addWidget(self.preview_note)
         column.addLayout(buttons)
-        for widget in (self.progress, self.progress_text, self.message, self.table, self.save_button, self.score_box):
+        column.addWidget(self.progress)
+        for widget in (self.progress_text, self.message, self.again_button, self.table, self.save_button):
             column.addWidget(widget)
+        column.addWidget(self.score_box)
         column.addStretch(1)
 
     def show_progress(self, progress: Progress) -> None:

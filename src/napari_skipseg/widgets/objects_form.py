@@ -138,6 +138,12 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
         self.measured.offer(offered, chosen if chosen in layers else first)
         self._form.setRowVisible(self.measured, bool(layers))
 
+    def choose_measured(self, layer: Layer | None) -> None:
+        """Choose the image whose grey values are measured, as far as it is offered; None = not measured."""
+        for number in range(self.measured.count()):
+            if self.measured.itemData(number) == layer:
+                self.measured.setCurrentIndex(number)
+
     def read(self) -> ObjectOptions:
         """Return the options as they stand."""
         depth = 1 if self._source is None else self._source.length("Z")

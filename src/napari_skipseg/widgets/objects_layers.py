@@ -181,14 +181,16 @@ def show_object(viewer: ViewerModel, shown: ShownObjects, row: int) -> None:
 
 
 def frame_of(viewer: ViewerModel, shown: ShownObjects, row: int) -> Place:
-    """Return what to frame of an object in the slice on screen, in voxels of its layer."""
-    axes = shown.source.axes[-shown.layer.ndim :]
-    at = current_position(viewer, shown.layer)
-    box = [(place, place + 1) for place in at]
-    for letter in "YX":
-        low, stop = (int(shown.table.column(f"bounding box {letter.lower()} {end}")[row]) for end in ("start", "end"))
-        box[axes.index(letter)] = low - 1, stop + 1
-    return Place(at, tuple(box), 0.0, "")
+    """Return what to frame of an object, in voxels of its layer: all slices that it has, and a margin in each."""
+    table, axes = shown.table, shown.source.axes[-shown.layer.ndim :]
+    box = [(0, int(length)) for length in data_of(shown.layer).shape]
+    for letter in axes.replace("C", "").replace("T", ""):
+        low, stop = (int(table.column(f"bounding box {letter.lower()} {end}")[row]) for end in ("start", "end"))
+        box[axes.index(letter)] = (low - 1, stop + 1) if letter in "YX" else (low, stop)
+    if "time" in table.names:
+        time = int(table.column("time")[row])
+        box[axes.index("T")] = time, time + 1
+    return Place(current_position(viewer, shown.layer), tuple(box), 0.0, "")
 
 
 def place_of(shown: ShownObjects, row: int) -> dict[str, tuple[int, tuple[int, int]]]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.widgets.engine import BusyEngine
-from napari_skipseg.widgets.fields import Links
 from napari_skipseg.widgets.layers import stack_of
 from napari_skipseg.widgets.objects_body import ObjectsBody
 from napari_skipseg.widgets.objects_files import ask_file, iter_save, without_channels
@@ -37,7 +36,7 @@ class ObjectsOnShow(ObjectsBody):
         super().__init__(engine, viewer)
         self._shown: dict[str, ShownObjects] = {}
         self._source: Source | None = None
-        self.links, self.mark = Links(), PlaceMark(viewer)
+        self.mark = PlaceMark(viewer)
         self._marked: ShownObjects | None = None
 
     def result(self) -> ShownObjects | None:
@@ -45,8 +44,8 @@ class ObjectsOnShow(ObjectsBody):
         self._shown = {key: shown for key, shown in self._shown.items() if shown.layer in self._viewer.layers}
         return None if self._source is None else self._shown.get(str(self._source.layer.unique_id))
 
-    def show_found(self, source: Source, loaded: LoadedObjects) -> None:
-        """Show the objects of a source as a layer and a table."""
+    def show_found(self, source: Source, loaded: LoadedObjects, compared: str = "") -> None:
+        """Show the objects of a source as a layer and a table. compared: with what was found before, a sentence."""
         if source.layer not in self._viewer.layers:
             self.tell(f"'{source.layer.name}' was removed meanwhile: its objects are not shown.")
             return
@@ -61,7 +60,7 @@ class ObjectsOnShow(ObjectsBody):
         self.table.show_table(shown.table)
         self.score_box.scores.say("")
         count = loaded.found.count
-        self.tell(f"{count:,} object{'' if count == 1 else 's'} found. A click on a row goes there.")
+        self.tell(f"{count:,} object{'' if count == 1 else 's'} found. {compared or 'A click on a row goes there.'}")
 
     def _go_to(self, row: int) -> None:
         shown = self.result()

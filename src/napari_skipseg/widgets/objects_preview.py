@@ -14,9 +14,9 @@ from qtpy.QtCore import QObject, Signal
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.options import Method, ObjectOptions
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.layers import data_of, stack_of
+from napari_skipseg.widgets.layers import data_of
 from napari_skipseg.widgets.objects_layers import remove_look, show_look
-from napari_skipseg.widgets.objects_sources import Source, unwrapped
+from napari_skipseg.widgets.objects_sources import Source, stack_to_search, unwrapped
 from napari_skipseg.widgets.placement import current_position, visible_box
 from napari_skipseg.widgets.work import Outcome, start_work
 
@@ -142,7 +142,7 @@ def prepare(wish: Wish) -> ObjectSearch:
     """
     from napari_skipseg.objects.find import ObjectSearch
 
-    stack = stack_of(wish.source.layer, wish.source.axes)
+    stack = stack_to_search(wish.source)
     index = tuple(wish.part.get(axis, slice(None)) for axis in range(len(wish.source.axes)))
     return ObjectSearch(replace(stack, data=stack.read(index), file=""), wish.source.class_names, wish.source.labels)
 

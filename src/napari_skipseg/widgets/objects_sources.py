@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference import recipe_objects
+from napari_skipseg.inference.outputs import USUAL_DEPTH, Depth, Stored
+from napari_skipseg.objects.files import OBJECTS_TYPE
 from napari_skipseg.objects.options import Method, ObjectOptions
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.widgets.axes import axes_of, is_rgb
-from napari_skipseg.widgets.layers import KEY, data_of, is_ours, is_result, results_in
+from napari_skipseg.widgets.layers import KEY, data_of, is_ours, is_result, results_in, stack_of
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -69,6 +73,25 @@ def describe_source(viewer: ViewerModel, layer: Layer) -> Source:
     return Source(unwrapped(layer), axes, names, labels, origin.name)
 
 
+def stack_to_search(source: Source, depth: Depth = USUAL_DEPTH) -> Stack:
+    """Return the voxels of a source; those of a network's result as its files of such a depth hold them.
+
+    So the same objects are found here, in a saved result and by a batch, label by label.
+
+    Raises:
+        SkipsegError: as `stack_of`.
+    """
+    stack = stack_of(source.layer, source.axes)
+    if source.labels or not is_result(source.layer) or stack.data.dtype.kind != "f":
+        return stack
+    return replace(stack, data=Stored(stack.data, depth))
+
+
+def recipe_of(layer: Layer) -> dict[str, Any]:
+    """Return the recipe that a layer bears, empty where it bears none."""
+    return layer.metadata.get(KEY, {}).get("recipe") or {}
+
+
 def unwrapped(value: Any) -> Any:
     """Return what napari hands to plugins in a wrapper, made anew each time, as it is."""
     return getattr(value, "__wrapped__", value)
@@ -103,7 +126,7 @@ def _rank(layer: Layer) -> int | None:
     told = layer.metadata.get(KEY, {})
     role = str(told.get("role", ""))
     if isinstance(layer, Labels):
-        return None if "corrections" in told or role in (FOUND, LOOK) else 1
+        return None if "corrections" in told or role in (FOUND, LOOK) or _holds_objects(layer) else 1
     if not isinstance(layer, Image) or is_rgb(layer):
         return None
     if role:
@@ -115,6 +138,14 @@ def _rank(layer: Layer) -> int | None:
         low, high = layer.contrast_limits_range
         return 0 if low >= 0 and high <= 1 else None
     return 2 if kind in "bu" else None
+
+
+def _holds_objects(layer: Layer) -> bool:
+    """Return whether a layer shows what was found already and came from a file of ours."""
+    recipe = recipe_of(layer)
+    return recipe.get("operation") == recipe_objects.OPERATION or (
+        "operation" in recipe and data_of(layer).dtype == OBJECTS_TYPE
+    )
 
 
 def result_layer(

@@ -35,6 +35,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.tabs.addTab(Scrolled(self.inspect_tab), "Inspect")
         self.batch_tab.form.wanted.connect(self.show_tab)
         self.segment_tab.again_button.objects_wanted.connect(self.objects_tab.find_again)
+        self.segment_tab.again_button.search_wanted.connect(self._search_again)
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
         column.addWidget(self.tabs)
@@ -52,6 +53,10 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
             self.objects_tab.source_links.cut,
         )
         self.destroyed.connect(lambda: [end() for end in ends])
+
+    def _search_again(self) -> None:
+        self.show_tab("Objects")
+        self.objects_tab.again_button.run()
 
     def show_tab(self, name: str) -> None:
         """Bring the tab of that name to the front."""

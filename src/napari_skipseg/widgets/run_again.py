@@ -10,6 +10,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QPushButton
 
 from napari_skipseg.errors import InputError, SkipsegError
+from napari_skipseg.inference import recipe_objects
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.recipe import OPERATION, Recipe, chosen_of, differences, recipe_from_dict
 from napari_skipseg.inference.recipe_sources import find_model
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from napari_skipseg.widgets.segment import SegmentTab
 
-HINT = "Segment once more as the recipe of the selected layer says: the same image, model and settings"
+HINT = "Do once more what the recipe of the selected layer says: the same image, model and settings, or objects"
 OBJECTS_FOLLOW = "The Objects tab finds its objects too."
 PLACE = "The recipe of the selected layer"
 
@@ -40,10 +41,12 @@ class Asked(NamedTuple):
 class AgainButton(QPushButton):  # type: ignore[misc]
     """Shown while the selected layer bears a recipe; fills the form with what that says, and starts.
 
-    objects_wanted: what was segmented again had its objects found with these options.
+    objects_wanted: what was segmented again had its objects found, as its `SegmentRequest` says. search_wanted: the
+    recipe is one of objects, which the Objects tab repeats.
     """
 
     objects_wanted = Signal(object)
+    search_wanted = Signal()
 
     def __init__(self, tab: SegmentTab, viewer: ViewerModel) -> None:
         super().__init__("Run again")
@@ -61,6 +64,9 @@ class AgainButton(QPushButton):  # type: ignore[misc]
 
     def run(self) -> None:
         """Segment again; what is in the way is told in one sentence."""
+        if self._told().get("operation") == recipe_objects.OPERATION:
+            self.search_wanted.emit()
+            return
         try:
             recipe = recipe_from_dict(self._told(), PLACE)
             model = find_model(recipe)
@@ -85,7 +91,7 @@ class AgainButton(QPushButton):  # type: ignore[misc]
         told = {} if active is None else active.metadata.get(KEY, {})
         recipe = told.get("recipe") or {}
         is_preview = str(told.get("source", "")).endswith(SOURCE_OF.format(""))
-        return recipe if recipe.get("operation") == OPERATION and not is_preview else {}
+        return recipe if recipe.get("operation") in (OPERATION, recipe_objects.OPERATION) and not is_preview else {}
 
     def _find_image(self, recipe: Recipe) -> Image:
         """Return the layer of the image that a recipe is of; it is opened where it lies in a file.
@@ -106,18 +112,9 @@ class AgainButton(QPushButton):  # type: ignore[misc]
             for layer in images:
                 if layer.name == told.name and tuple(data_of(layer).shape) == told.shape:
                     return layer
-        return self._open(told.file if told is not None else "")
-
-    def _open(self, file: str) -> Image:
-        if not file:
+        if told is None or not told.file:
             raise InputError("The image of this result is not open, and lies in no file: open it, and press Segment.")
-        try:
-            opened = open_image(self._viewer, file)
-        except (OSError, ValueError, RuntimeError, SkipsegError) as error:
-            raise InputError(
-                f"'{file}' cannot be opened: open the image from where it is now. ({first_line(error)})"
-            ) from error
-        return opened[0]
+        return open_again(self._viewer, told.file)[0]
 
     def _tell(self, succeeded: bool) -> None:
         """Say in what the new result was made otherwise than the old one."""
@@ -131,11 +128,25 @@ class AgainButton(QPushButton):  # type: ignore[misc]
             self._tab.tell(str(error))
             return
         told = f"Run again; different from before: {', '.join(others)}." if others else "Run again as before."
-        if (objects := recipe.request.objects) is None:
+        if recipe.request.objects is None:
             self._tab.tell(told)
             return
         self._tab.tell(f"{told} {OBJECTS_FOLLOW}")
-        self.objects_wanted.emit(objects)
+        self.objects_wanted.emit(recipe.request)
+
+
+def open_again(viewer: ViewerModel, file: str) -> list[Layer]:
+    """Return the layers that show a file.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    try:
+        return open_image(viewer, file)
+    except (OSError, ValueError, RuntimeError, SkipsegError) as error:
+        raise InputError(
+            f"'{file}' cannot be opened: open the image from where it is now. ({first_line(error)})"
+        ) from error
 
 
 def fill_form(form: SegmentForm, recipe: Recipe, layer: Image, model: str) -> None:
