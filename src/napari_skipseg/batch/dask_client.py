@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import socket
 import warnings
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 from napari_skipseg.batch.lanes import LANES
 from napari_skipseg.batch.settings import BatchSettings
+from napari_skipseg.devices import cores
 from napari_skipseg.errors import EngineError, InputError
 
 if TYPE_CHECKING:
@@ -79,11 +79,11 @@ def open_cluster(settings: BatchSettings) -> Iterator[Cluster]:
 
 def share_cores(workers: int) -> tuple[tuple[int, ...], ...]:
     """Return for each worker the cores that it computes on; where there are fewer than workers, they share them."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    if workers >= len(cores):
-        return tuple((cores[number % len(cores)],) for number in range(workers))
-    borders = [len(cores) * number // workers for number in range(workers + 1)]
-    return tuple(tuple(cores[first:last]) for first, last in pairwise(borders))
+    own = cores()
+    if workers >= len(own):
+        return tuple((own[number % len(own)],) for number in range(workers))
+    borders = [len(own) * number // workers for number in range(workers + 1)]
+    return tuple(tuple(own[first:last]) for first, last in pairwise(borders))
 
 
 def _connect(address: str, distributed: Any) -> Client:
