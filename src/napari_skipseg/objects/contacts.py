@@ -16,8 +16,11 @@ _EMPTY = -1
 
 def strength_of(probability: Probability, z: slice, y: slice, x: slice) -> NDArray[np.uint16]:
     """Return how strong a boundary is at each voxel of a part of a block: 65535 = probability 1."""
-    planes = range(probability.shape[0])[z]
-    return np.stack([(probability[plane, y, x].astype(np.float64) * FULL + 0.5).astype(np.uint16) for plane in planes])
+    planes, rows, columns = (range(length)[part] for length, part in zip(probability.shape, (z, y, x), strict=True))
+    strength = np.empty((len(planes), len(rows), len(columns)), np.uint16)
+    for plane, place in zip(strength, planes, strict=True):
+        plane[:] = probability[place, y, x].astype(np.float64) * FULL + 0.5
+    return strength
 
 
 def contacts(
@@ -33,17 +36,19 @@ def contacts(
     a window of length 2 along it; all axes where it is -1.
     """
     starts, whole = np.array(window.start), np.array(window.whole)
-    table = _tabulate(labels, height, strength, starts, whole, window.linked, across)
-    rows = np.flatnonzero(table.keys != _EMPTY)
-    rows = rows[np.argsort(table.keys[rows])]
-    keys = table.keys[rows]
-    one, other = keys >> 32, keys & 0xFFFFFFFF
-    return Edges(one, other, table.saddle[rows], table.where[rows], table.strength[rows], table.contacts[rows])
+    table, used = _tabulate(labels, height, strength, starts, whole, window.linked, across)
+    order = np.argsort(table.keys[:used])
+    keys, saddle, where = table.keys[order], table.saddle[order], table.where[order]
+    return Edges(keys >> 32, keys & 0xFFFFFFFF, saddle, where, table.strength[order], table.contacts[order])
 
 
 class _Table(NamedTuple):
-    """A hash table, its length a power of 2: pairs of labels as keys, and the columns of `Edges`."""
+    """Pairs of labels as keys, and the columns of `Edges`, one row each.
 
+    rows: a hash table, its length a power of 2: the row of a key, or -1.
+    """
+
+    rows: NDArray[np.int32]
     keys: NDArray[np.int64]
     saddle: NDArray[np.float32]
     where: NDArray[np.int64]
@@ -69,7 +74,7 @@ def _tabulate(
     whole: NDArray[np.int64],
     linked: bool,
     across: int,
-) -> _Table:
+) -> tuple[_Table, int]:
     table, used = _make(1024), 0
     depth, rows, columns = labels.shape
     room = 3 * rows * columns
@@ -87,7 +92,7 @@ def _tabulate(
             done, used = _add(table, found, done, count, used)
             if done < count:
                 table = _grown(table)
-    return table
+    return table, used
 
 
 @compiled
@@ -120,19 +125,21 @@ def _list(
 @compiled
 def _add(table: _Table, found: _Contacts, done: int, count: int, used: int) -> tuple[int, int]:
     """Add contacts from `done` on while there is room; return how many are done then, and how many pairs there are."""
-    keys, saddle, where, strength, contacts = table
-    while done < count and 2 * used < keys.size:
+    rows, keys, saddle, where, strength, contacts = table
+    while done < count and used < keys.size:
         key = found.keys[done]
-        slot = _slot(keys, key)
-        new = keys[slot] == _EMPTY
+        slot = _slot(rows, keys, key)
+        row = rows[slot]
+        new = row == _EMPTY
         if new:
-            keys[slot], strength[slot], contacts[slot] = key, 0, 0
+            row = used
+            rows[slot], keys[row], strength[row], contacts[row] = row, key, 0, 0
             used += 1
         height, place = found.saddle[done], found.where[done]
-        if new or height > saddle[slot] or (height == saddle[slot] and place < where[slot]):
-            saddle[slot], where[slot] = height, place
-        strength[slot] += found.strength[done]
-        contacts[slot] += 1
+        if new or height > saddle[row] or (height == saddle[row] and place < where[row]):
+            saddle[row], where[row] = height, place
+        strength[row] += found.strength[done]
+        contacts[row] += 1
         done += 1
     return done, used
 
@@ -140,7 +147,8 @@ def _add(table: _Table, found: _Contacts, done: int, count: int, used: int) -> t
 @compiled
 def _make(room: int) -> _Table:
     return _Table(
-        np.full(room, _EMPTY, np.int64),
+        np.full(2 * room, _EMPTY, np.int32),
+        np.empty(room, np.int64),
         np.empty(room, np.float32),
         np.empty(room, np.int64),
         np.empty(room, np.int64),
@@ -149,22 +157,21 @@ def _make(room: int) -> _Table:
 
 
 @compiled
-def _grown(table: _Table) -> _Table:
-    more = _make(2 * table.keys.size)
-    for old in range(table.keys.size):
-        if table.keys[old] != _EMPTY:
-            new = _slot(more.keys, table.keys[old])
-            more.keys[new] = table.keys[old]
-            more.saddle[new], more.where[new] = table.saddle[old], table.where[old]
-            more.strength[new], more.contacts[new] = table.strength[old], table.contacts[old]
-    return more
+def _grown(full: _Table) -> _Table:
+    used = full.keys.size
+    table = _make(2 * used)
+    table.keys[:used], table.saddle[:used], table.where[:used] = full.keys, full.saddle, full.where
+    table.strength[:used], table.contacts[:used] = full.strength, full.contacts
+    for row in range(used):
+        table.rows[_slot(table.rows, table.keys, table.keys[row])] = row
+    return table
 
 
 @compiled
-def _slot(keys: NDArray[np.int64], key: Any) -> int:
-    """Return where a key lies in a table with room for more, or is to lie."""
-    mask = keys.size - 1
+def _slot(rows: NDArray[np.int32], keys: NDArray[np.int64], key: Any) -> int:
+    """Return where in a hash table with room for more the row of a key is, or is to be."""
+    mask = rows.size - 1
     slot = ((key ^ (key >> 29)) * 0x9E3779B97F4A7C1 >> 20) & mask
-    while keys[slot] not in (_EMPTY, key):
+    while rows[slot] != _EMPTY and keys[rows[slot]] != key:
         slot = (slot + 1) & mask
     return int(slot)
