@@ -1,0 +1,49 @@
+"""The memory that objects of a large volume take: that of a few blocks, and not of the volume."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from made import bumpy
+
+from napari_skipseg.images.zarr_layout import Layout
+from napari_skipseg.images.zarr_writer import create_ome_zarr
+
+SHAPE, BLOCK = (384, 768, 768), (64, 256, 256)
+LAYOUT = Layout(SHAPE, "ZYX", "uint8", (8.0, 8.0, 8.0), "nm", chunks=BLOCK)
+MOST = 1500
+"""MiB: two blocks of up to 450, their labels, and what Python and its packages take."""
+
+MEASURED = """
+import sys
+from pathlib import Path
+from napari_skipseg.images.files import read_stack
+from napari_skipseg.objects import whole
+from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.objects.whole import ObjectsTarget, iter_find_objects
+from napari_skipseg.progress import run_to_end
+
+whole.blocks_at_once = lambda: 2
+folder = Path(sys.argv[1])
+target = ObjectsTarget(folder, "found", "ome-zarr")
+found = run_to_end(iter_find_objects(read_stack(folder / "volume.ome.zarr"), (), ObjectOptions(sys.argv[2]), target))
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+print(found.count, int(status["VmHWM"].split()[0]) // 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the high-water mark is read as Linux tells it")
+@pytest.mark.parametrize("method", ["components", "watershed", "cells"])
+def test_a_volume_takes_the_memory_of_blocks(method, tmp_path):
+    writer = create_ome_zarr(tmp_path / "volume.ome.zarr", LAYOUT)
+    part = np.round(255 * bumpy(BLOCK, sigma=6)).astype(np.uint8)
+    for number, corner in enumerate(np.ndindex(*(length // side for length, side in zip(SHAPE, BLOCK, strict=True)))):
+        place = tuple(slice(at * side, (at + 1) * side) for at, side in zip(corner, BLOCK, strict=True))
+        writer.write(place, np.roll(part, 16 * number, axis=2))
+    command = [sys.executable, "-c", MEASURED, str(tmp_path), method]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    count, peak = map(int, ended.stdout.split())
+    assert count > 20
+    assert peak < MOST, f"{peak} MiB"
