@@ -15,6 +15,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
+from napari_skipseg.devices import giving_back_memory
 from napari_skipseg.images.formats import ENDINGS, Format
 from napari_skipseg.images.stack import LazyArray, Stack
 from napari_skipseg.images.tiff_writer import write_ome_tiff
@@ -79,7 +80,7 @@ def iter_find_objects(
     with telling_faults(target.folder):
         target.folder.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.folder)
-    with scratch as folder:
+    with scratch as folder, giving_back_memory():
         parts, numbers = yield from _iter_parts(chosen, options, Path(folder), block)
         yield from _iter_write(_Numbered(parts, numbers, chosen.shape[0]), probability, options, target)
     return Objects(target.file, int(numbers.max(initial=0)))
