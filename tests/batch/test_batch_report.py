@@ -10,11 +10,13 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from batch_folders import run, settings_for, write_image
 from PIL import Image
 
 from napari_skipseg.batch.run import BatchResult
+from napari_skipseg.objects.options import ObjectOptions
 
 ODD = "=1+1 <b onclick=ü>.tif" if os.name != "nt" else "=1+1 ü.tif"
 
@@ -93,6 +95,20 @@ def test_a_second_start_keeps_what_the_first_did(tmp_path: Path, tiny: Path) -> 
     assert float(a["membrane dice"]) == pytest.approx(first.scores["membrane dice"])
     assert second.rows[0].note == f"done before on {first.ended[:10]}, with the same recipe"
     assert f"1 done, 1 done on {first.ended[:10]}</title>" in second.report.read_text(encoding="utf-8")
+
+
+def test_scores_of_objects_come_first_and_means_last(tmp_path: Path, tiny: Path) -> None:
+    (tmp_path / "truth").mkdir()
+    for name, seed in (("a", 1), ("b", 2)):
+        write_image(tmp_path / "in" / f"{name}.tif", seed)
+        labels = np.arange(1600, dtype=np.uint8).reshape(40, 40) % (2 + seed)
+        Image.fromarray(labels).save(tmp_path / "truth" / f"{name}.png")
+    truth, objects = str(tmp_path / "truth"), ObjectOptions("components")
+    result = run(settings_for(tmp_path / "in", tmp_path / "out", tiny, truth=truth, objects=objects))
+    heads, *rows = Page(result.report.read_text(encoding="utf-8")).cells
+    assert heads[5:8] == ["adapted rand error", "average precision", "membrane dice"]
+    mean = np.mean([row.scores["adapted_rand_error"] for row in result.rows])
+    assert (rows[-1][1], float(rows[-1][5])) == ("Mean", pytest.approx(mean, abs=6e-5))
 
 
 def test_the_page_fits_any_screen(result: BatchResult) -> None:

@@ -389,7 +389,9 @@ def test_a_stopped_batch_goes_on_at_its_next_tile(tmp_path: Path, tiny: Path) ->
     folder = next((tmp_path / "out").iterdir())
     assert (folder / "1.unfinished").is_dir()
     assert not (folder / "lock").exists()
-    result = run(settings)
+    said = []
+    result = run_to_end(iter_batch(settings), lambda event: said.append(getattr(event, "row", None)))
+    assert any(row is not None and row.relative == "1.tif" and row.message.startswith("gone on with") for row in said)
     assert set(states(result).values()) <= {"done", "skipped"}
     assert json.loads((folder / "1_times.json").read_text())["continued"]
     assert results_in(folder) == undisturbed

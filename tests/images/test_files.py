@@ -316,7 +316,7 @@ def test_what_is_no_image_file_gets_a_sentence(tmp_path):
     for name, sentence in {
         "missing.tif": "does not exist: check the name",
         ".": "is a folder: give an image file, or the folder of an OME-Zarr",
-        "empty.tif": "is not a TIFF file: export the image as TIFF",
+        "empty.tif": "is empty \\(0 bytes\\): copy or export it again",
         "photo.tif": "is not a TIFF file: export the image as TIFF",
         "text.tif": "is damaged and cannot be read: copy or export it again",
         "complex.tif": "holds complex numbers: save their magnitude",

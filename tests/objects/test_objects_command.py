@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import tifffile
 from made import bumpy, cells
 
 import napari_skipseg as skipseg
@@ -61,10 +62,43 @@ def test_labels_table_and_scores(objects, probability, tmp_path):
     assert [float(row["area (nm²)"]) for row in rows] == [16 * int((found == n).sum()) for n in (1, 2, 3, 4)]
     assert float(rows[0]["intensity mean"]) == pytest.approx(image[found == 1].mean(), rel=1e-6)
     assert read_recipe(out / "em_objects.tif")["objects"]["method"] == "cells"
+    assert "pairs" not in shown
     told = json.loads(objects(probability, out, *flags, "--json")[1])
     assert told["objects"] == 4
     assert told["adapted_rand_error"] == score_instances(found, truth).adapted_rand_error
     assert told["average_precision"] == score_matching(found, truth).mean
+
+
+def test_an_image_that_passes_for_one_of_colours_has_the_axes_of_its_probability(objects, tmp_path):
+    values = np.random.default_rng(1).integers(0, 255, (4, 30, 40)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "em.tif", values)
+    assert read_stack(tmp_path / "em.tif").axes != "ZYX"
+    write_ome_tiff(tmp_path / "em_probability.tif", values, "ZYX", (1.0, 1.0, 1.0), "nm")
+    code, _, errors = objects(tmp_path / "em_probability.tif", tmp_path / "out", "--image", tmp_path / "em.tif")
+    assert code == 0, errors
+    labels = read_stack(tmp_path / "out" / "em_objects.tif").data[...]
+    with (tmp_path / "out" / "em_objects.csv").open(newline="", encoding="utf-8") as handle:
+        first = next(csv.DictReader(handle))
+    assert float(first["intensity mean"]) == pytest.approx(values[labels == 1].mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("depth", "planes", "is_told"), [(50, "volume", True), (50, "slices", False), (8, "volume", False)]
+)
+def test_cells_of_a_volume_with_thick_slices_are_doubted(objects, tmp_path, depth, planes, is_told):
+    values = np.stack([np.round(cells((40, 60)) * 255).astype(np.uint8)] * 2)
+    write_ome_tiff(
+        tmp_path / "em_probability.tif",
+        values,
+        "ZYX",
+        (float(depth), 4.0, 4.0),
+        "nm",
+        description={"classes": ["membrane"]},
+    )
+    flags = ("--method", "cells", "--planes", planes)
+    code, _, errors = objects(tmp_path / "em_probability.tif", tmp_path / "out", *flags)
+    assert code == 0
+    assert ("12.5 times as thick" in errors) == is_told
 
 
 def test_flags_reach_the_search(objects, probability, tmp_path):

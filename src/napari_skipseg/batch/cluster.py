@@ -54,7 +54,7 @@ def iter_cluster(
 
 def _iter_settle(desk: Desk) -> Generator[Message | None, None, None]:
     """Yield until one worker has settled what all of them compute with, and on which tile."""
-    yield waiting_for("starting the network on a worker")
+    yield waiting_for("waiting for a worker to start the network")
     desk.give(Task("settle"))
     while desk.computes is None:
         try:

@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from napari_skipseg.inference.to_folder import FolderTarget
 
 
+GOES_ON = "gone on with"
+"""What is said of a file that was begun before."""
+
+
 class Outcome(NamedTuple):
     """What became of a file now: "skipped" where its record holds already."""
 
@@ -137,10 +141,12 @@ def _iter_segmented(
     before = known(entry.file)
     outdated = _is_outdated(place, entry, before)
     how = (request.depth, request.form, outdated, request.objects)
+    goes_on = not outdated and _unfinished(place, entry).is_file()
     turn = engine.turn(opening)
     try:
         target = FolderTarget(place.results(entry), entry.name, *how)
-        files = yield from _iter_segment(stack, settings, target, engine, turn, opening)
+        said = f"{GOES_ON}, " if goes_on else ""
+        files = yield from _iter_segment(stack, settings, target, engine, turn, opening, said)
     finally:
         turn.end()
     outputs, size = outputs_of(files, place.path), math.prod(stack.shape) * np.dtype(stack.data.dtype).itemsize
@@ -153,9 +159,16 @@ def _iter_segmented(
 
 
 def _iter_segment(
-    stack: Stack, settings: BatchSettings, target: FolderTarget, engine: Engine, turn: Turn, opening: Opening
+    stack: Stack,
+    settings: BatchSettings,
+    target: FolderTarget,
+    engine: Engine,
+    turn: Turn,
+    opening: Opening,
+    said: str,
 ) -> Generator[Progress, Focus | None, list[Path]]:
-    """Yield as `to_folder.iter_segment` does; the network is free for the next file once the last tile is written."""
+    """Yield as `to_folder.iter_segment` does, with `said` before each message; the network is free for the next file
+    once the last tile is written."""
     from napari_skipseg.inference.to_folder import iter_segment
 
     work = iter_segment(stack, engine.model, settings.request.options, target, turn, engine.chosen)
@@ -171,16 +184,21 @@ def _iter_segment(
                 opening.passed()
             if isinstance(progress, Written) and progress.done >= progress.total:
                 turn.end()
-            focus = yield progress
+            focus = yield replace(progress, message=said + progress.message) if said else progress
 
 
 def _is_outdated(place: RunPlace, entry: Entry, before: dict[str, Any] | None) -> bool:
     """Return whether an unfinished run lies there that is of what the file held before: it is thrown away."""
     try:
-        facts = json.loads((place.results(entry) / f"{entry.name}{UNFINISHED}" / "run.json").read_bytes())
+        facts = json.loads(_unfinished(place, entry).read_bytes())
         return bool(facts["key"]["input"] != before)
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _unfinished(place: RunPlace, entry: Entry) -> Path:
+    """Return what tells of a run of the file that was begun."""
+    return place.results(entry) / f"{entry.name}{UNFINISHED}" / "run.json"
 
 
 def _result_of(file: Path, entry: Entry) -> str:

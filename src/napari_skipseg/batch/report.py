@@ -6,8 +6,9 @@ import base64
 import csv
 import html
 import io
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from napari_skipseg.batch.place import RunPlace, write_text
@@ -19,7 +20,7 @@ from napari_skipseg.progress import in_words
 
 COLUMNS = ("file", "state", "ended", "size", "bytes", "seconds", "reason", "note")
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #1c1e21;
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: #1c1e21;
        background: #fff; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; width: 100%; }
@@ -128,6 +129,12 @@ def _table(rows: Sequence[Row]) -> str:
             ),
         ]
         lines.append(f"<tr>{''.join(cells)}</tr>")
+    if scores:
+        means = [_number(_mean(row.scores[name] for row in rows if name in row.scores)) for name in scores]
+        cells = [
+            f'<td class="number" data-name="{name}">{mean}</td>' for name, mean in zip(names[1:], means, strict=True)
+        ]
+        lines.append(f'<tr><td></td><td class="file">Mean</td><td></td><td></td><td></td>{"".join(cells)}</tr>')
     return f'<div class="wide"><table>{"".join(lines)}</table></div>'
 
 
@@ -143,6 +150,11 @@ def _picture(row: Row) -> str:
 
 def _score_names(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row.scores))
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = [value for value in values if math.isfinite(value)]
+    return math.fsum(known) / len(known) if known else None
 
 
 def _number(value: float | None) -> str:

@@ -91,9 +91,9 @@ class Board:
         self.rows = {entry.relative: Row(entry.relative, entry.file) for entry in entries}
         self._place = place
         self._begun: dict[str, tuple[float, int]] = {}
-        self._start = time.monotonic()
         self._reached: dict[str, int] = {}
-        self._skipped = self._steps = self._ended = 0
+        self._steps = self._ended = self._failed = 0
+        self._speed = _Speed()
         self._waits = ""
 
     def opened(self, others: int, ours: int) -> BatchOpened:
@@ -129,6 +129,7 @@ class Board:
     def waits(self, entry: Entry) -> FileChanged:
         """Note that a file is to be done again."""
         self._begun.pop(entry.relative, None)
+        self._speed.forget(entry.relative)
         return self._change(Row(entry.relative, entry.file))
 
     def _moved(self, entry: Entry, progress: Progress) -> FileChanged:
@@ -139,6 +140,8 @@ class Board:
         done, total = (progress.done, progress.total) if tiles else (row.done, row.total)
         if row.total != total:
             begun, first = self._begun[entry.relative] = (now, done)
+            if total > 1 and not self._reached.get(entry.relative):
+                self._speed.begin(entry.relative, (done - 1) / total)
         left = (now - begun) * (total - done) / (done - first) if done > first else None
         return self._change(
             replace(row, state="running", done=done, total=total, message=progress.message, seconds_left=left)
@@ -160,7 +163,6 @@ class Board:
             thumbnail=str(self._place.path / record.thumbnail) if record.thumbnail else "",
             outputs=tuple(str(self._place.path / output.file) for output in record.outputs),
         )
-        self._skipped += outcome.state == "skipped"
         return self._change(row)
 
     def _change(self, row: Row) -> FileChanged:
@@ -171,15 +173,51 @@ class Board:
         self._reached[row.relative] = max(reached, steps) if row.state == "running" else steps  # objects count anew
         self._steps += self._reached[row.relative] - reached
         self._ended += (row.state in FINISHED) - (before.state in FINISHED)
+        self._failed += (row.state == "failed") - (before.state == "failed")
+        self._speed.note(row, self._reached[row.relative] / STEPS)
         how_far = self._how_far()
-        worked = how_far.done / STEPS - self._skipped
-        rest = len(self.rows) - how_far.done / STEPS
-        left = (time.monotonic() - self._start) * rest / worked if worked > 0 else None
+        left = self._speed.seconds_for(len(self.rows) - how_far.done / STEPS)
         return FileChanged(how_far.done, how_far.total, how_far.message, row, left)
 
     def _how_far(self) -> Progress:
-        told = f"{self._ended} of {counted(len(self.rows), 'file')}"
+        told = f"{self._ended - self._failed} of {counted(len(self.rows), 'file')}"
+        told += f", {self._failed} failed" if self._failed else ""
         return Progress(self._steps, len(self.rows) * STEPS, told)
+
+
+class _Speed:
+    """How fast files are done. What failed, was skipped or lay there before is no work; nothing is known before the
+    first success, as until then networks are made ready and tiles say nothing of objects."""
+
+    def __init__(self) -> None:
+        self._since = 0.0
+        self._there: dict[str, float] = {}
+        self._worked: dict[str, float] = {}
+        self._whole = 0.0
+        self._done = 0
+
+    def begin(self, relative: str, there: float) -> None:
+        """Note which share of a file lay there before its first tile now."""
+        self._there[relative] = max(there, 0.0)
+
+    def forget(self, relative: str) -> None:
+        """Note that a file is to be done anew."""
+        self._there.pop(relative, None)
+
+    def note(self, row: Row, reached: float) -> None:
+        """Note how far a file is."""
+        counts = row.state in ("running", "done")
+        if counts and not self._since:
+            self._since = time.monotonic()
+        worked = max(reached - self._there.get(row.relative, 0.0), 0.0) if counts else 0.0
+        self._whole += worked - self._worked.get(row.relative, 0.0)
+        self._worked[row.relative] = worked
+        self._done += row.state == "done"
+
+    def seconds_for(self, files: float) -> float | None:
+        """Return how long so many files take, None where that is not known yet."""
+        known = self._done > 0 and self._whole > 0
+        return (time.monotonic() - self._since) * files / self._whole if known else None
 
 
 def _note_of(outcome: Outcome) -> str:
@@ -188,4 +226,4 @@ def _note_of(outcome: Outcome) -> str:
     if outcome.state != "skipped":
         return record.note
     day = f" on {record.ended[:10]}" if record.ended else ""
-    return f"done before{day}, with the same recipe" + (f"; {record.note}" if record.note else "")
+    return f"done before{day}, with the same recipe" + (f". {record.note}" if record.note else "")

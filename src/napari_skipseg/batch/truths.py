@@ -70,8 +70,8 @@ def score(
 ) -> tuple[dict[str, float], str]:
     """Return the scores of a file's results against its truth, and a note why some are missing ("" = all are there).
 
-    Of each class its overlap, such as "membrane dice", of objects theirs; these not against a mask. results: by name,
-    such as "binary". In the truth each class has the value that the model's description gives it. The
+    Those of objects come first, but not against a mask; then of each class its overlap, such as "membrane dice".
+    results: by name, such as "binary". In the truth each class has the value that the model's description gives it. The
     class of a model that has one is what has the value `label`; where that is None, all that is 0 where the description
     says 0, else all above 0.
 
@@ -86,18 +86,18 @@ def score(
         options = ScoreOptions(classes=classes if several or label is None else dict.fromkeys(classes, label))
     else:
         options = ScoreOptions(membrane=label == 0 or (label is None and 0 in classes.values()))
-    told: dict[str, float] = {}
+    of_classes: dict[str, float] = {}
     for summary in run_to_end(iter_score_pairs([Pair(truth.name, results["binary"], truth)], options)):
         class_name = summary.class_name or description.class_names[0]
-        told |= {f"{class_name} {name}": value for name, value in _numbers(summary.pooled, SHOWN).items()}
-    if "objects" in results:
+        of_classes |= {f"{class_name} {name}": value for name, value in _numbers(summary.pooled, SHOWN).items()}
+    if "objects" not in results:
+        return of_classes, ""
+    try:
         pairs = [Pair(truth.name, results["objects"], truth)]
-        try:
-            (summary,) = run_to_end(iter_score_pairs(pairs, ScoreOptions("instances")))
-        except MaskError as error:
-            return told, str(error)
-        told |= _numbers(summary.pooled, OF_OBJECTS)
-    return told, ""
+        (summary,) = run_to_end(iter_score_pairs(pairs, ScoreOptions("instances")))
+    except MaskError as error:
+        return of_classes, str(error)
+    return _numbers(summary.pooled, OF_OBJECTS) | of_classes, ""
 
 
 def _numbers(scores: Any, names: tuple[str, ...]) -> dict[str, float]:

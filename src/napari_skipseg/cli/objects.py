@@ -14,6 +14,7 @@ from napari_skipseg.terminal import report, watch
 if TYPE_CHECKING:
     from napari_skipseg.images.formats import Format
     from napari_skipseg.objects.files import ObjectFiles
+    from napari_skipseg.scores.summary import Summary
 
 _DEFAULT = ObjectOptions()
 
@@ -54,12 +55,13 @@ def objects(
     """Find the objects in a probability, as labels, and measure them: NAME_objects.tif and NAME_objects.csv."""
     options = ObjectOptions(**{name: value for name, value in flags.items() if value is not None})
     files = _write(_Wanted(probability, (axes, voxel_size, unit), image, truth, out_dir, form.value), options)
-    scores = {} if truth is None else _scores(files.labels, truth)
+    scores = None if truth is None else _scores(files.labels, truth)
     if as_json:
-        report({"objects": files.count, "files": [str(files.labels), str(files.table)], **scores}, as_json)
+        told = {} if scores is None else scores.pooled
+        report({"objects": files.count, "files": [str(files.labels), str(files.table)], **told}, as_json)
         return
     typer.echo(f"{files.labels}\n{files.table}")
-    report({"objects": files.count, **scores}, as_json)
+    report({"objects": files.count, **({} if scores is None else scores.mean)}, as_json)
 
 
 add_flags(objects, _FLAGS)
@@ -77,24 +79,22 @@ class _Wanted(NamedTuple):
 
 
 def _write(wanted: _Wanted, options: ObjectOptions) -> ObjectFiles:
-    from napari_skipseg.images.files import read_stack
     from napari_skipseg.inference.objects_to_folder import ObjectsAsked, iter_objects_to_folder
-    from napari_skipseg.objects.files import doubt_about, read_probability
+    from napari_skipseg.inference.truth_files import check_truth, read_image_of
+    from napari_skipseg.objects.files import doubt_about, doubt_about_planes, read_probability
 
     found = read_probability(wanted.probability, *wanted.calibration)
-    image = None if wanted.image is None else read_stack(wanted.image)
+    image = None if wanted.image is None else read_image_of(found.stack, wanted.image)
     if wanted.truth is not None:
-        from napari_skipseg.inference.truth_files import check_truth
-
         check_truth(found.stack, wanted.truth)
-    doubt = doubt_about(found)
-    if doubt:
-        typer.echo(f"Warning: {doubt}", err=True)
+    for kind, told in (("Warning", doubt_about(found)), ("Note", doubt_about_planes(found.stack, options))):
+        if told:
+            typer.echo(f"{kind}: {told}", err=True)
     work = iter_objects_to_folder(ObjectsAsked(found, options, image, wanted.form), wanted.folder)
     return watch(work, f"finding objects in {wanted.probability.name}")
 
 
-def _scores(labels: Path, truth: Path) -> dict[str, float]:
+def _scores(labels: Path, truth: Path) -> Summary | None:
     from napari_skipseg.inference.pairs import Pair
     from napari_skipseg.inference.scoring import ScoreOptions, iter_score_pairs
     from napari_skipseg.scores.instances import MaskError
@@ -103,5 +103,5 @@ def _scores(labels: Path, truth: Path) -> dict[str, float]:
         (summary,) = watch(iter_score_pairs([Pair(truth.name, labels, truth)], ScoreOptions("instances")), "scoring")
     except MaskError as error:
         typer.echo(f"Note: {error}", err=True)
-        return {}
-    return dict(summary.pooled)
+        return None
+    return summary

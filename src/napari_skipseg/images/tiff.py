@@ -69,6 +69,8 @@ def open_tiff(path: Path) -> tuple[Any, Any]:
     with refusing(path):
         with path.open("rb") as handle:
             start = handle.read(4)
+        if not start:
+            raise FileError(f"'{path}' is empty (0 bytes): copy or export it again.")
         if start[:2] not in (b"II", b"MM", b"EP") or len(start) < 4:
             raise FileError(f"'{path}' is not a TIFF file: export the image as TIFF.")
         file = tifffile.TiffFile(path)

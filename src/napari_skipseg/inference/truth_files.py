@@ -32,7 +32,7 @@ def check_truth(image: Stack, truth: Path) -> None:
         SkipsegError: it cannot be read, has other axes or another shape.
     """
     true = read_stack(truth)
-    one = image if "C" not in image.axes else replace(image, data=_Shape(image), axes=image.axes.replace("C", ""))
+    one = _without_channels(image)
     _check(one, _alike(true, one))
 
 
@@ -46,6 +46,19 @@ class _Shape:
 
     def __getitem__(self, key: object) -> object:
         raise ValueError("only the shape is known")
+
+
+def read_image_of(probability: Stack, image: Path) -> Stack:
+    """Return the image that a probability is of; of its shape and with axes not of space, it has the probability's.
+
+    Raises:
+        SkipsegError: it cannot be read.
+    """
+    return _alike(read_stack(image), _without_channels(probability))
+
+
+def _without_channels(image: Stack) -> Stack:
+    return image if "C" not in image.axes else replace(image, data=_Shape(image), axes=image.axes.replace("C", ""))
 
 
 def _alike(stack: Stack, other: Stack) -> Stack:

@@ -16,7 +16,7 @@ from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.classes import class_probability, holds_few_values
 from napari_skipseg.objects.measure import iter_measure
-from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.objects.options import THICK, ObjectOptions
 from napari_skipseg.objects.whole import ObjectsTarget, iter_find_objects
 from napari_skipseg.progress import Progress
 
@@ -83,6 +83,17 @@ def doubt_about(found: ProbabilityFile) -> str:
     return (
         f"'{stack.name}' says not what it holds, and is read as probability × {largest}: where it is a raw image, "
         "segment it first."
+    )
+
+
+def doubt_about_planes(stack: Stack, options: ObjectOptions) -> str:
+    """Return in a sentence that objects are asked for in a volume whose slices are thick, where they are; else ""."""
+    z, _, x = stack.voxel_size
+    if options.method != "cells" or options.planes == "slices" or "Z" not in stack.axes or z < THICK * x:
+        return ""
+    return (
+        f"the slices of '{stack.name}' are {z / x:.3g} times as thick as its pixels are wide: cells of each slice, "
+        "with --planes slices, are often better than those of the volume."
     )
 
 

@@ -144,7 +144,8 @@ def _check_fits(labels: Stack, image: Stack) -> None:
     shapes = [tuple(stack.length(axis) for axis in "TZYX") for stack in (labels, image)]
     if shapes[0] != shapes[1]:
         raise InputError(
-            f"'{image.name}' has {shapes[1]} voxels along T, Z, Y, X, the objects have {shapes[0]}: give their image."
+            f"'{image.name}' has {shapes[1]} voxels along T, Z, Y, X, the objects have {shapes[0]}: give their "
+            "image, or save it with the names of its axes."
         )
 
 

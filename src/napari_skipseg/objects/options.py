@@ -15,6 +15,9 @@ Seeds = Literal["distance", "probability"]
 Border = Literal["keep", "remove"]
 ObjectPlanes = Literal["volume", "slices"]
 
+THICK = 4.0
+"""Slices that are so many times as thick as their pixels are wide have cells that are better found slice by slice."""
+
 FARTHEST_SEEDS = 64.0
 """The largest distance between seeds, in voxels of X: it must fit into what blocks of a large volume share."""
 

@@ -83,7 +83,7 @@ def first_fault(error: ValidationError) -> str:
         case "union_tag_not_found":
             return f"{_choice(fault['loc'], context)} is missing"
         case "unexpected_keyword_argument":
-            return f"there is no setting called {place}"
+            return f"there is no setting called {place}: remove it, or correct its name"
         case "missing":
             return f"{place} is missing"
     return f"{place}: {fault['msg']}"

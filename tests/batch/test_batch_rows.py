@@ -1,0 +1,79 @@
+"""The rows of a batch as its events tell them: how far the whole is, and when the time left is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from napari_skipseg.batch import rows
+from napari_skipseg.batch.entry import Outcome
+from napari_skipseg.batch.inputs import Entry
+from napari_skipseg.batch.place import RunPlace
+from napari_skipseg.batch.records import Record
+from napari_skipseg.batch.rows import Board, Retry
+from napari_skipseg.progress import Progress
+
+ENTRIES = [Entry(f"/in/{name}.tif", f"{name}.tif", name) for name in "abcdef"]
+
+
+class Clock:
+    """The time in seconds, which goes on when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(rows, "time", found)
+    return found
+
+
+@pytest.fixture
+def board(clock: Clock, tmp_path: Path) -> Board:
+    return Board(ENTRIES, RunPlace(tmp_path, "model"))
+
+
+def ended(entry: Entry, state: str) -> Outcome:
+    kept = "failed" if state == "failed" else "done"
+    return Outcome(state, Record(entry.file, entry.relative, entry.name, kept, reason="x" * (state == "failed")))
+
+
+def test_what_failed_is_told_apart_from_what_is_done(board: Board) -> None:
+    a, b, c, *_ = ENTRIES
+    assert board.told(ended(a, "failed"), a).message == "0 of 6 files, 1 failed"
+    assert board.told(ended(b, "done"), b).message == "1 of 6 files, 1 failed"
+    assert board.told(ended(c, "failed"), c).message == "1 of 6 files, 2 failed"
+    assert board.told(Progress(0, 1, "waiting for workers")).message == "1 of 6 files, 2 failed: waiting for workers"
+    assert board.is_meant(c, Retry())
+    assert board.waits(c).message == "1 of 6 files, 1 failed"
+
+
+def test_time_left_is_known_from_the_first_success_on_and_failed_or_skipped_files_are_no_speed(
+    board: Board, clock: Clock
+) -> None:
+    a, b, c, d, *_ = ENTRIES
+    clock.now += 100
+    assert board.told(ended(a, "failed"), a).seconds_left is None
+    assert board.told(ended(b, "skipped"), b).seconds_left is None
+    assert board.told(Progress(0, 1, "preparing the network"), c).seconds_left is None
+    clock.now += 20
+    assert board.told(Progress(1, 4, "tile 1 of 4"), c).seconds_left is None
+    clock.now += 20
+    assert board.told(ended(c, "done"), c).seconds_left == pytest.approx(40 * 3)
+    board.told(Progress(0, 1, "reading"), d)
+    assert board.told(Progress(2, 4, "tile 2 of 4"), d).seconds_left == pytest.approx(40 * 2.5 / 1.25)
+    assert board.told(ended(d, "failed"), d).seconds_left == pytest.approx(40 * 2)
+
+
+def test_tiles_that_lay_there_before_are_no_speed(board: Board, clock: Clock) -> None:
+    a = ENTRIES[0]
+    board.told(Progress(0, 1, "reading"), a)
+    board.told(Progress(4, 4, "tile 4 of 4"), a)
+    clock.now += 10
+    assert board.told(ended(a, "done"), a).seconds_left == pytest.approx(10 / 0.25 * 5)
