@@ -202,6 +202,10 @@ def run_in_process(settings: BatchSettings, seconds: float) -> int:
     return int(process.exitcode or 0)
 
 
+LATER = 1.02
+"""How much later a batch may be killed than the time before: a busy machine starts more slowly than it did at first."""
+
+
 def kills(asked: argparse.Namespace, work: Path) -> None:
     """Print how often a batch was killed, how often it came to its end, and how often its bytes were others."""
     print_place(f"{asked.kills} kills")
@@ -220,9 +224,11 @@ def kills(asked: argparse.Namespace, work: Path) -> None:
     undisturbed = compared(next((work / "whole").iterdir()))
     settings, chance = BatchSettings(str(inputs), str(work / "out"), request), random.Random(asked.seed)
     killed = ended = differing = 0
+    latest = longest
     while killed < asked.kills or ended == 0:
-        code = run_in_process(settings, chance.uniform(0.02, longest) if killed < asked.kills else 600)
+        code = run_in_process(settings, chance.uniform(0.02, latest) if killed < asked.kills else 600)
         killed += code == -signal.SIGKILL
+        latest = longest if code == 0 else latest * LATER
         if code == 0:
             ended += 1
             differing += compared(next((work / "out").iterdir())) != undisturbed
