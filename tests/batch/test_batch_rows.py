@@ -36,7 +36,7 @@ def clock(monkeypatch) -> Clock:
 
 @pytest.fixture
 def board(clock: Clock, tmp_path: Path) -> Board:
-    return Board(ENTRIES, RunPlace(tmp_path, "model"))
+    return Board(ENTRIES, RunPlace(tmp_path))
 
 
 def ended(entry: Entry, state: str) -> Outcome:

@@ -18,9 +18,12 @@ from napari_skipseg.batch.rows import BatchOpened, BatchWaits, FileChanged, Retr
 from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.errors import EngineError
 from napari_skipseg.jobs.client import Engine
+from napari_skipseg.widgets.batch_cells import cut_into_lines, has_bar
 from napari_skipseg.widgets.batch_choices import FOLDER_VARIABLE
-from napari_skipseg.widgets.batch_table import FILE, PICTURE, PROGRESS, STATE, TIME, BatchRows, BatchTable, describe_row
+from napari_skipseg.widgets.batch_table import FILE, PICTURE, STATE, TIME, BatchRows, BatchTable
+from napari_skipseg.widgets.batch_wording import describe_row, describe_states, stopped
 from napari_skipseg.widgets.demo import wait_for
+from napari_skipseg.widgets.fields import FAULT_COLOR
 
 pytestmark = pytest.mark.gui
 
@@ -135,6 +138,7 @@ def test_start_waits_for_folders_and_says_what_they_hold(open_tab, qtbot, folder
     tab = panel.batch_tab
     assert not tab.start_button.isEnabled()
     assert tab.message.text() == "Choose a folder of images, or type a pattern such as /data/*.tif."
+    assert FAULT_COLOR not in tab.message.styleSheet()
     tab.form.inputs.text.setText(str(folder / "in"))
     assert tab.message.text() == "Choose a folder for the results."
     tab.form.output.text.setText(str(folder / "out"))
@@ -164,6 +168,7 @@ def test_start_waits_until_all_is_right_and_what_is_wrong_is_said_once(open_tab,
     qtbot.waitUntil(lambda: said in tab.message.text(), timeout=10_000)
     assert not tab.start_button.isEnabled()
     assert said in tab.start_button.toolTip()
+    assert FAULT_COLOR in tab.message.styleSheet()
     assert not tab.inputs.warning.isVisible()
     assert sorted(folder.rglob("*")) == before
 
@@ -199,10 +204,12 @@ def test_what_is_asked_is_what_segment_and_objects_tab_say(open_tab, qtbot, batc
     tab.form.form.setCurrentIndex(1)
     tab.form.form.activated.emit(1)
     assert tab.form.way.isVisible()
-    assert tab.form.way.text().startswith("cells between membranes merged below 0.50, <a href='Objects'")
+    assert tab.form.way.text().startswith(
+        "cells between membranes through the volume, above 0.70, merged below 0.50, <a href='Objects'"
+    )
     choose(panel.objects_tab.form.method, "components")
     tab.check()
-    assert tab.form.way.text().startswith("connected components above 0.70, <a href='Objects'")
+    assert tab.form.way.text().startswith("connected components through the volume, above 0.70, <a href='Objects'")
     run(qtbot, tab)
     ((settings, retry),) = batching.asked
     request = settings.request
@@ -212,18 +219,23 @@ def test_what_is_asked_is_what_segment_and_objects_tab_say(open_tab, qtbot, batc
     assert (request.objects.method, request.objects.threshold) == ("components", 0.7)
     assert (settings.inputs, settings.recursive, settings.truth) == (str(folder / "in"), True, str(folder / "in"))
     assert (settings.axes, settings.voxel_size, settings.unit) == ("ZYX", (50.0, 4.0, 4.0), "nm")
+    choose(panel.objects_tab.form.planes, "slices")
+    tab.check()
+    assert tab.form.way.text().startswith("connected components in each slice, above 0.70, <a href='Objects'")
     tab.form.wanted.emit("Segment")
     assert panel.segment_tab.isVisible()
 
 
-def test_the_table_follows_is_sorted_and_failed_files_are_done_again(open_tab, qtbot, batching):
+def test_the_table_follows_is_sorted_and_failed_files_are_done_again(open_tab, qtbot, batching, monkeypatch):
+    popped = []
+    monkeypatch.setattr("napari_skipseg.widgets.batch.pop_up", lambda *told: popped.append(told))
     _, panel = open_tab()
     tab, rows = panel.batch_tab, panel.batch_tab.table.rows
     batching.pause = 0.05
     press(qtbot, tab.start_button)
     qtbot.waitUntil(lambda: "running" in states(tab).values(), timeout=10_000)
     number = next(number for number, row in enumerate(rows.rows) if row.state == "running")
-    assert rows.index(number, PROGRESS).data().endswith("of 10")
+    assert rows.index(number, STATE).data().endswith("of 10")
     assert rows.index(number, TIME).data() == "1 min left"
     assert tab.progress_text.text().endswith("of 3 files, about 1 h 0 min left")
     assert not tab.form.isEnabled()
@@ -233,6 +245,7 @@ def test_the_table_follows_is_sorted_and_failed_files_are_done_again(open_tab, q
     assert batching.sent == [Retry()]
     assert states(tab) == {"broken.tif": "failed", "long_name.tif": "done", "one.tif": "done"}
     assert tab.message.text().startswith("3 files: 2 done, 1 failed.")
+    assert [head for _, head in popped] == ["Batch: 2 done, 1 failed"]
     assert "a%20&amp;%20b/report.html'" in tab.links.text()
     assert REASON in rows.index(0, STATE).data(Qt.ItemDataRole.ToolTipRole)
     assert tab.table.shown_names() == ["broken.tif", "long_name.tif", "one.tif"]
@@ -317,10 +330,13 @@ def test_stopped_or_failed_it_says_that_start_goes_on(open_tab, qtbot, batching)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
     assert batching.closed
     assert states(tab) == {"broken.tif": "failed", "long_name.tif": "waiting", "one.tif": "waiting"}
-    assert tab.message.text() == "Stopped: 1 of 3 files are done; Start goes on from there."
+    assert tab.message.text() == "Stopped: 0 done, 1 failed, 2 to go; Start goes on from there."
+    (row,) = (row for row in tab.table.rows.rows if row.relative == "long_name.tif")
+    assert row.note == f"stopped at {row.done} of 10"
+    assert has_bar(row)
     batching.pause, batching.fault = 0.0, EngineError("The engine process was killed: try again.")
     run(qtbot, tab)
-    told = "The engine process was killed: try again. 0 of 3 files are done; Start goes on from there."
+    told = "The engine process was killed: try again. 0 done, 3 to go; Start goes on from there."
     assert tab.message.text() == told
     assert tab.start_button.isEnabled()
 
@@ -380,11 +396,44 @@ def test_the_most_telling_score_and_its_class_follow_the_state_and_a_wider_dock_
         ends = [header.sectionViewportPosition(n) + header.sectionSize(n) for n in order]
         seen[width] = [name for name, end in zip(names, ends, strict=True) if end <= table.viewport().width()]
     assert seen[300] == ["", "File", "State", "membrane\ndice"]
-    assert seen[500][:6] == [*seen[300], "Progress", "Time"]
+    assert seen[500] == [*seen[300], "Time"]
     assert len(seen[900]) == header.count()
     table.rows.change([Row(long, f"/in/{long}", "done", scores={"average_precision": 0.7, **scores})])
     names = [header.logicalIndex(3), header.count() - 1]
     assert names[0] == names[1]
+
+
+def test_no_column_is_cut_at_the_width_of_the_panel_and_a_reason_has_two_lines(qtbot):
+    table = BatchTable()
+    qtbot.addWidget(table)
+    header = table.horizontalHeader()
+    reason = "'/in/a.tif' is not a TIFF file: export the image again as TIFF, OME-Zarr or MRC."
+    table.rows.show_rows([Row("a.tif", "/in/a.tif", "failed", reason=reason), Row("b.tif", "/in/b.tif")])
+    for width in range(300, 601, 20):
+        table.resize(width, 240)
+        table.show()
+        wide = table.viewport().width()
+        cut = [n for n in range(header.count()) if 0 < wide - header.sectionViewportPosition(n) < header.sectionSize(n)]
+        assert cut == []
+    table.resize(346, 240)
+    assert header.sectionViewportPosition(TIME) + header.sectionSize(TIME) <= table.viewport().width()
+    lines = cut_into_lines("export the image again as TIFF, OME-Zarr or MRC.", table.font(), 150)
+    assert lines[0].startswith("export the")
+    assert (len(lines), " ".join(lines)) == (2, "export the image again as TIFF, OME-Zarr or MRC.")
+    assert cut_into_lines("", table.font(), 150) == []
+
+
+def test_what_became_of_all_files_is_told_apart():
+    done = Row("a.tif", "", "done")
+    rows = [done, replace(done, state="failed"), replace(done, state="skipped"), replace(done, state="running")]
+    assert describe_states(rows) == "1 done, 1 failed, 1 done before, 1 to go"
+    assert describe_states([done, done]) == "2 done"
+    at_work = Row("a.tif", "", "running", 3, 12, "tile 3 of 12", 75.0)
+    now = stopped(at_work)
+    assert (now.state, now.note, now.message, now.seconds_left) == ("waiting", "stopped at 3 of 12", "", None)
+    assert has_bar(now)
+    begun = stopped(replace(at_work, done=0, total=1))
+    assert (begun.note, has_bar(begun)) == ("", False)
 
 
 def test_choices_are_remembered_and_what_is_damaged_is_not(open_tab, qtbot, folder):
@@ -441,7 +490,7 @@ def test_thousands_of_rows_change_quickly(qapp):
     model.show_rows(rows)
     model.change([replace(row, state="done", scores={"dice": 0.5}, seconds=2.0) for row in rows[:500]])
     assert time.perf_counter() - start < 0.2
-    assert (model.rowCount(), model.columnCount(), model.count("done")) == (5000, 7, 500)
+    assert (model.rowCount(), model.columnCount(), model.count("done")) == (5000, 6, 500)
     odd = Row(os.fsdecode(b"\xff.tif"), os.fsdecode(b"/in/\xff.tif"), "failed", reason="It failed.")
     model.show_rows([odd])
     assert model.index(0, FILE).data() == "\N{REPLACEMENT CHARACTER}.tif"

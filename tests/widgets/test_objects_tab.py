@@ -12,7 +12,7 @@ from hand import Hand, segment
 from napari.components import ViewerModel
 from napari.utils._proxies import PublicOnlyProxy
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFileDialog
+from qtpy.QtWidgets import QFileDialog, QSlider
 from searching import with_search
 
 from napari_skipseg.errors import EngineError, InputError
@@ -27,7 +27,9 @@ from napari_skipseg.objects.whole import ObjectsTarget, iter_find_objects
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.widgets import objects_files, objects_preview
 from napari_skipseg.widgets.demo import wait_for
-from napari_skipseg.widgets.objects_files import without_channels
+from napari_skipseg.widgets.fields import FAULT_COLOR
+from napari_skipseg.widgets.objects_files import in_short, without_channels
+from napari_skipseg.widgets.objects_form import THICK
 from napari_skipseg.widgets.objects_layers import ShownObjects, frame_of, iter_load, place_of, show_objects
 from napari_skipseg.widgets.objects_scores import iter_score
 from napari_skipseg.widgets.objects_sources import (
@@ -40,6 +42,7 @@ from napari_skipseg.widgets.objects_sources import (
 )
 from napari_skipseg.widgets.objects_table import ObjectsTable
 from napari_skipseg.widgets.place_mark import corners_of
+from napari_skipseg.widgets.popups import FITS
 
 pytestmark = pytest.mark.gui
 LEFT = Qt.MouseButton.LeftButton
@@ -136,6 +139,69 @@ def test_the_slab_on_screen_is_found_anew_while_sliders_move_and_lies_exactly_ov
     tab.preview.click()
     assert "em objects (preview)" not in viewer.layers
     assert panel.tabs.tabBar().sizeHint().width() <= panel.tabs.width()
+
+
+def test_cells_in_thick_slices_are_those_of_each_slice_until_one_chooses(open_tab):
+    viewer, _, tab = open_tab()
+    form = tab.form
+    assert (form.planes.currentText(), form.read().planes) == ("each slice", "slices")
+    assert form.planes_note.text() == "Slices are 12.5 times thicker than pixels: each slice suits cells better."
+    assert form.planes_note.isVisible()
+    assert form.read_for(["membrane"]).planes == "slices"
+    choose(form.method, "components")
+    assert (form.read().planes, form.planes_note.isVisible()) == ("volume", False)
+    choose(form.method, "cells")
+    assert form.read().planes == "slices"
+    for depth, suggested in ((4 * THICK, "slices"), (4 * THICK - 1, "volume")):
+        viewer.layers["probability"].scale = (depth, 4, 4)
+        tab._offer()
+        assert form.read().planes == suggested
+    choose(form.planes, "volume")
+    viewer.layers["probability"].scale = SIZE
+    tab._offer()
+    choose(form.method, "cells")
+    assert (form.read().planes, form.read_for(["membrane"]).planes) == ("volume", "volume")
+    assert form.planes_note.isVisible()
+
+
+def test_keys_move_the_sliders_and_the_sliders_of_sizes_are_equally_long(open_tab, qtbot):
+    _, panel, tab = open_tab()
+    form = tab.form
+    tab.form.planes.setFocus()
+    for slider, step in ((form.threshold, 0.01), (form.merge, 0.01), (form.seed_distance, 0.5)):
+        inner = slider.findChild(QSlider)
+        before = slider.value()
+        qtbot.mouseClick(inner, LEFT, pos=inner.rect().center())
+        start = slider.value()
+        focused = panel.window().focusWidget()
+        assert focused is slider
+        for key, moved in ((Qt.Key.Key_Right, step), (Qt.Key.Key_Down, 0), (Qt.Key.Key_PageUp, 10 * step)):
+            qtbot.keyClick(focused, key)
+            assert slider.value() == pytest.approx(start + moved)
+        qtbot.keyClick(focused, Qt.Key.Key_End)
+        assert slider.value() == slider.maximum()
+        slider.setValue(before)
+    assert form.smallest.slider.width() == form.largest.slider.width() > 0
+
+
+def test_the_table_takes_the_height_that_the_tab_has_left(open_tab, qtbot):
+    viewer, _, tab = open_tab()
+    press_find(qtbot, tab)
+    heights = []
+    for height in (900, 1200):
+        viewer.window.resize(1280, height)
+        wait_for(lambda: False, 0.3)
+        assert tab.height() - tab.save_button.geometry().bottom() < 20
+        heights.append(tab.table.height())
+    assert heights[1] >= heights[0] + 200
+
+
+def test_a_popup_names_labels_and_measurements():
+    files = [Path("/x/em_objects.tif"), Path("/x/em_objects.csv")]
+    assert in_short(files) == "Saved em_objects.tif and .csv"
+    long = [file.with_stem("a_long_name_from_the_microscope_objects") for file in files]
+    assert in_short(long) == "Saved labels and measurements (.csv)"
+    assert len(in_short(long)) <= FITS
 
 
 def test_objects_may_be_too_large_too_and_the_two_sizes_never_cross(open_tab, qtbot):
@@ -297,6 +363,7 @@ def test_what_saving_replaces_is_asked_once_with_what_it_belongs_to(tmp_path, mo
 def test_nothing_to_find_in_a_fault_and_cancel_are_one_sentence(open_tab, qtbot, engine):
     viewer, _, tab = open_tab(is_segmented=False)
     assert tab.message.text() == "Segment an image first, or choose a layer with a probability or labels."
+    assert FAULT_COLOR not in tab.message.styleSheet()
     assert not tab.find_button.isEnabled()
     assert tab.form.layer.currentText() == "choose a layer…"
     viewer.add_image(np.full((8, 8), 0.5, np.float32), name="other", contrast_limits=(0, 1))
@@ -311,6 +378,7 @@ def test_nothing_to_find_in_a_fault_and_cancel_are_one_sentence(open_tab, qtbot,
     engine.steps, engine.pause, engine.fault = 2, 0.0, EngineError("It went wrong: try again.")
     press_find(qtbot, tab)
     assert tab.message.text() == "It went wrong: try again."
+    assert FAULT_COLOR in tab.message.styleSheet()
     engine.fault = None
     viewer.layers["other"].data = np.full((8, 8), 7, np.float32)
     tab.preview.click()

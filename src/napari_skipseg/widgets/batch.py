@@ -12,21 +12,21 @@ from qtpy.QtCore import QUrl
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout
 
-from napari_skipseg.batch.rows import FINISHED, BatchOpened, FileChanged, Retry, Row
+from napari_skipseg.batch.rows import BatchOpened, FileChanged, Retry, Row
 from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.batch.settings import BatchSettings
-from napari_skipseg.batch.wording import counted
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.progress import Progress, in_words
+from napari_skipseg.progress import Progress, about_left
 from napari_skipseg.widgets.batch_choices import describe_objects, describe_request, recall, remember
 from napari_skipseg.widgets.batch_form import LINK_COLOR, BatchForm
 from napari_skipseg.widgets.batch_inputs import InputsLine
 from napari_skipseg.widgets.batch_opening import RowsOnShow, iter_read
-from napari_skipseg.widgets.batch_table import BatchTable, describe_end
+from napari_skipseg.widgets.batch_table import BatchTable
+from napari_skipseg.widgets.batch_wording import describe_end, describe_states, stopped
 from napari_skipseg.widgets.checks import Choices
 from napari_skipseg.widgets.engine import BusyEngine
-from napari_skipseg.widgets.fields import FAULT_COLOR, WARNING_COLOR, Message
+from napari_skipseg.widgets.fields import FAULT_COLOR, WARNING_COLOR, Message, color_of
 from napari_skipseg.widgets.job_tab import JobTab
 from napari_skipseg.widgets.pacing import Paced
 from napari_skipseg.widgets.popups import pop_up, pop_up_fault
@@ -192,8 +192,7 @@ class BatchTab(JobTab):
         if told:
             self._seconds_left = told[-1].seconds_left
         if self.is_running and self.cancel_button.isEnabled():
-            left = f", about {in_words(self._seconds_left)} left" if self._seconds_left else ""
-            self.progress_text.say(f"{latest.message}{left}")
+            self.progress_text.say(f"{latest.message}{about_left(self._seconds_left)}")
             self.progress.setRange(0, latest.total if latest.done else 0)
             self.progress.setValue(latest.done)
         self._follow_rows()
@@ -224,16 +223,14 @@ class BatchTab(JobTab):
         self.links.setText(" · ".join(_link(text, place) for text, place in links))
         self.links.show()
         self.tell(result.describe(), WARNING_COLOR if result.count("failed") else "transparent")
-        pop_up(f"SkipSeg's batch has ended. {result.describe()}")
+        pop_up(result.describe(), f"Batch: {describe_states(result.rows)}")
 
     def _stop(self) -> str:
         """Return what became of a batch that was stopped or failed."""
         self._pace.flush()
         rows = self.table.rows
-        rows.change([Row(row.relative, row.file) for row in rows.rows if row.state == "running"])
-        ended = sum(row.state in FINISHED for row in rows.rows)
-        told = f"{ended} of {counted(len(rows.rows), 'file')} {'is' if len(rows.rows) == 1 else 'are'} done"
-        return f"{told}; Start goes on from there." if rows.rows else ""
+        rows.change([stopped(row) for row in rows.rows if row.state == "running"])
+        return f"{describe_states(rows.rows)}; Start goes on from there." if rows.rows else ""
 
     def open_row(self, row: Row) -> None:
         """Show the image of a row, and its results."""
@@ -277,7 +274,7 @@ class BatchTab(JobTab):
         self.progress.setVisible(running)
         self._follow_rows()
         is_told = running or not fault or (self._told[0] and not self.inputs.fault)
-        self.message.say(*(self._told if is_told else (fault, FAULT_COLOR)))
+        self.message.say(*(self._told if is_told else (fault, color_of(fault))))
 
     def _look(self, settings: BatchSettings | None) -> None:
         """Look up what a batch names; without one, forget what was found, unless it is at work."""

@@ -18,6 +18,7 @@ from napari_skipseg.images.formats import Format
 from napari_skipseg.inference.outputs import Depth
 from napari_skipseg.user_folders import data_folder
 from napari_skipseg.widgets.checks import Choices, find_faults
+from napari_skipseg.widgets.fields import Missing
 
 if TYPE_CHECKING:
     from napari_skipseg.objects.options import ObjectOptions
@@ -50,9 +51,9 @@ class BatchChoices:
     def fault(self, segment: Choices) -> str:
         """Return what is wrong, besides what only a look into the folder tells; empty where nothing is."""
         if not self.inputs:
-            return "Choose a folder of images, or type a pattern such as /data/*.tif."
+            return Missing("Choose a folder of images, or type a pattern such as /data/*.tif.")
         if not self.output:
-            return "Choose a folder for the results."
+            return Missing("Choose a folder for the results.")
         if segment.model is None:
             return segment.model_fault
         faults = find_faults(replace(segment, layer=None))
@@ -94,12 +95,16 @@ def describe_request(segment: Choices) -> str:
 
 
 def describe_objects(objects: ObjectOptions) -> str:
-    """Return in a line how objects would be found."""
+    """Return in a line how objects would be found, what differs most first."""
     names = {"components": "connected components", "watershed": "watershed", "cells": "cells between membranes"}
-    sizes = f", {objects.smallest} voxels or more" if objects.smallest else ""
-    sizes += f", {objects.largest} at most" if objects.largest else ""
-    at = f"merged below {objects.merge:.2f}" if objects.method == "cells" else f"above {objects.threshold:.2f}"
-    return f"{names[objects.method]} {at}{sizes}"
+    of = "in each slice" if objects.planes == "slices" else "through the volume"
+    parts = [f"{names[objects.method]} {of}", f"above {objects.threshold:.2f}"]
+    parts += [f"merged below {objects.merge:.2f}"] if objects.method == "cells" else []
+    parts += [f"{objects.smallest} voxels or more"] if objects.smallest else []
+    parts += [f"{objects.largest} at most"] if objects.largest else []
+    parts += ["holes filled"] if objects.fill_holes else []
+    parts += ["without those at the border"] if objects.border == "remove" else []
+    return ", ".join(parts)
 
 
 @cache

@@ -11,20 +11,20 @@ from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from napari_skipseg.batch.rows import Row
 from napari_skipseg.batch.truths import OF_OBJECTS
-from napari_skipseg.progress import in_words
-from napari_skipseg.widgets.batch_cells import PICTURE_SIDE, ROW_ROLE, FileCell, ProgressCell
+from napari_skipseg.widgets.batch_cells import PICTURE_SIDE, ROW_HEIGHT, ROW_ROLE, FileCell, StateCell
+from napari_skipseg.widgets.batch_wording import describe_row, describe_state, describe_time, plain
 
 STATES = ("running", "failed", "waiting", "done", "skipped")
 """In the order in which they are sorted: what one looks for first."""
 SORT_ROLE = Qt.ItemDataRole.UserRole
 
-PICTURE, FILE, STATE, PROGRESS, TIME, SIZE = range(6)
-HEADS = ("", "File", "State", "Progress", "Time", "Size")
-WIDTHS = {PICTURE: PICTURE_SIDE + 6, STATE: 56, PROGRESS: 64, TIME: 58, SIZE: 100}
+PICTURE, FILE, STATE, TIME, SIZE = range(5)
+HEADS = ("", "File", "State", "Time", "Size")
+WIDTHS = {PICTURE: PICTURE_SIDE + 6, STATE: 64, TIME: 76, SIZE: 100}
 SCORE_WIDTH = 76
-NARROWEST, NARROW = 90, 160
+NARROWEST, NARROW = 90, 140
 """Pixels of the column of names: where picture, state and first score leave no more, and else at the least."""
-LOWEST = 186
+LOWEST = 198
 """Pixels of the table: three rows, so that the line below it is on a small screen too."""
 TELLING = ("average_precision", "dice")
 """Scores that stand beside the state, the first one that there is."""
@@ -126,9 +126,8 @@ class BatchRows(QAbstractTableModel):  # type: ignore[misc]
             return "" if score is None else f"{score:.3f}"
         texts: dict[int, Callable[[], str]] = {
             FILE: lambda: plain(row.relative),
-            STATE: lambda: row.state,
-            PROGRESS: lambda: f"{row.done} of {row.total}" if row.state == "running" and row.total > 1 else "",
-            TIME: lambda: _time(row),
+            STATE: lambda: describe_state(row),
+            TIME: lambda: describe_time(row),
             SIZE: lambda: row.size,
         }
         return texts[column]()
@@ -141,8 +140,7 @@ class BatchRows(QAbstractTableModel):  # type: ignore[misc]
         return {
             PICTURE: not row.thumbnail,
             FILE: row.relative.casefold(),
-            STATE: STATES.index(row.state),
-            PROGRESS: row.fraction,
+            STATE: STATES.index(row.state) - row.fraction / 2,
             SIZE: row.bytes,
         }[column]
 
@@ -161,35 +159,6 @@ class BatchRows(QAbstractTableModel):  # type: ignore[misc]
         return self._pictures[row.thumbnail]
 
 
-def _time(row: Row) -> str:
-    if row.state == "running":
-        return f"{in_words(row.seconds_left)} left" if row.seconds_left else ""
-    return f"{row.seconds:.1f} s" if 0 < row.seconds < 10 else in_words(row.seconds) if row.seconds else ""
-
-
-def describe_end(row: Row) -> str:
-    """Return why a file failed, or else what is said of it and its scores, in a line."""
-    told = (plain(row.reason), row.note, _scores(row)) if row.reason else (row.message, row.note, _scores(row))
-    said = "; ".join(line for line in told if line)
-    return said if row.reason or not said else f"{plain(row.relative)}: {said}"
-
-
-def _scores(row: Row) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in row.scores.items())
-
-
-def describe_row(row: Row) -> str:
-    """Return all that is known of a file, a line each."""
-    size = f"{row.size} voxels, {row.bytes / 2**20:.3g} MiB" if row.size else ""
-    told = (plain(row.file), size, row.reason or row.message, row.note, _scores(row))
-    return "\n".join(line for line in told if line)
-
-
-def plain(text: str) -> str:
-    """Return a text that can be shown, whatever a file is called."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
-
-
 class BatchTable(QTableView):  # type: ignore[misc]
     """The rows, sortable by each column. opened: a file is to be shown in the viewer. chosen: the selection changed."""
 
@@ -205,7 +174,7 @@ class BatchTable(QTableView):  # type: ignore[misc]
         self.setSortingEnabled(True)
         self._sorted.sort(-1)
         self.setItemDelegateForColumn(FILE, FileCell(self))
-        self.setItemDelegateForColumn(PROGRESS, ProgressCell(self))
+        self.setItemDelegateForColumn(STATE, StateCell(self))
         self.setIconSize(QSize(PICTURE_SIDE, PICTURE_SIDE))
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
@@ -217,7 +186,7 @@ class BatchTable(QTableView):  # type: ignore[misc]
         self.setMinimumHeight(LOWEST)
         self.verticalHeader().hide()
         self.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
-        self.verticalHeader().setDefaultSectionSize(PICTURE_SIDE + 6)
+        self.verticalHeader().setDefaultSectionSize(ROW_HEIGHT)
         self.horizontalHeader().setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
         self.horizontalHeader().setHighlightSections(False)
         self.rows.columnsInserted.connect(self._fit)
@@ -232,7 +201,7 @@ class BatchTable(QTableView):  # type: ignore[misc]
         return rows[0].data(ROW_ROLE) if rows else None
 
     def _fit(self, *_: object) -> None:
-        """Have the most telling score follow the state; give the names what the other columns leave of the width."""
+        """Have the most telling score follow the state; give the names what the columns leave that fit wholly."""
         score = self.rows.first_score()
         first = [PICTURE, FILE, STATE] if score is None else [PICTURE, FILE, STATE, score]
         order = first + [column for column in range(self.rows.columnCount()) if column not in first]
@@ -243,8 +212,11 @@ class BatchTable(QTableView):  # type: ignore[misc]
         for column, width in widths.items():
             self.setColumnWidth(column, width)
         free = self.viewport().width() - sum(widths[column] for column in first if column != FILE)
-        least = min(max(free, NARROWEST), NARROW)
-        self.setColumnWidth(FILE, max(least, self.viewport().width() - sum(widths.values())))
+        for column in order[len(first) :]:
+            if free - widths[column] < NARROW:
+                break
+            free -= widths[column]
+        self.setColumnWidth(FILE, max(free, NARROWEST))
 
     def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
         """Fit the column of names."""

@@ -15,6 +15,7 @@ from napari_skipseg.inference.options import Planes, SegmentOptions
 from napari_skipseg.inference.scale import scale_of, seen_lengths, trained_voxel_size
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.widgets.axes import check_layer_axes, is_rgb
+from napari_skipseg.widgets.fields import Missing
 from napari_skipseg.widgets.layers import data_of
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def find_faults(choices: Choices) -> dict[str, str]:
 
 def _image_fault(layer: Image | None) -> str:
     if layer is None:
-        return "Open an image first: drop a file here, or File › Open Sample › SkipSeg."
+        return Missing("Open an image first: drop a file here, or File › Open Sample › SkipSeg.")
     data: Any = data_of(layer)
     if 0 in data.shape:
         return f"'{layer.name}' is empty: its shape is {tuple(data.shape)}."
@@ -214,7 +215,7 @@ def _axes_fault(layer: Image, axes: str) -> str:
 def _channel_fault(choices: Choices) -> str:
     count, model = channels(choices), choices.model
     if asks_channel(choices) and choices.channel is None:
-        return "Choose the channel to segment."
+        return Missing("Choose the channel to segment.")
     if model is not None and model.spec.in_channels not in (1, count):
         return f"The image has {count} channels, {model.name} takes {model.spec.in_channels}: choose another model."
     return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QResizeEvent
+from qtpy.QtGui import QKeyEvent, QResizeEvent
 from qtpy.QtWidgets import (
     QAbstractSpinBox,
     QComboBox,
@@ -14,8 +14,10 @@ from qtpy.QtWidgets import (
     QLabel,
     QLineEdit,
     QSizePolicy,
+    QSlider,
     QWidget,
 )
+from superqt import QLabeledDoubleSlider
 
 from napari_skipseg.widgets.axes import UNITS
 
@@ -25,11 +27,23 @@ PLAIN_STYLE = "plain_style"
 """The name of a field's property that holds its style where nothing is wrong."""
 
 
+class Missing(str):
+    """What is still to be chosen or opened: a fault that keeps a button off, but no mistake, and so no alarm."""
+
+    __slots__ = ()
+
+
+def color_of(fault: str) -> str:
+    """Return the colour below a fault."""
+    return "transparent" if isinstance(fault, Missing) or not fault else FAULT_COLOR
+
+
 def mark(field: QWidget, fault: str, hint: str = "") -> None:
-    """Colour the field and put the reason into its tooltip; without a fault, its plain look and `hint`."""
+    """Colour a field that is wrong and put the reason into its tooltip; without a fault, its plain look and `hint`."""
     kind = field.metaObject().className()
     plain = field.property(PLAIN_STYLE) or ""
-    colored = f"{kind} {{ background-color: {FAULT_COLOR}; }}" if fault else ""
+    is_wrong = bool(fault) and not isinstance(fault, Missing)
+    colored = f"{kind} {{ background-color: {FAULT_COLOR}; }}" if is_wrong else ""
     if field.styleSheet() != plain + colored:
         field.setStyleSheet(plain + colored)
     field.setToolTip(fault or hint)
@@ -54,6 +68,10 @@ class Message(QLabel):  # type: ignore[misc]
         self.setText(text)
         self.setVisible(bool(text))
         self.setStyleSheet(f"QLabel {{ background-color: {color}; border-radius: 3px; padding: 5px; }}")
+
+    def say_fault(self, fault: str) -> None:
+        """Show why something cannot be started: an alarm only where something is wrong."""
+        self.say(fault, color_of(fault))
 
 
 class WrappedLine(QLabel):  # type: ignore[misc]
@@ -104,6 +122,40 @@ class FreshCombo(QComboBox):  # type: ignore[misc]
         values = [value for _, value in choices]
         self.setCurrentIndex(values.index(chosen) if chosen in values else min(0, len(values) - 1))
         self.blockSignals(False)
+
+
+KEY_STEPS = {
+    Qt.Key.Key_Right: 1,
+    Qt.Key.Key_Up: 1,
+    Qt.Key.Key_Left: -1,
+    Qt.Key.Key_Down: -1,
+    Qt.Key.Key_PageUp: 10,
+    Qt.Key.Key_PageDown: -10,
+}
+
+
+class KeyedSlider(QLabeledDoubleSlider):  # type: ignore[misc]
+    """A slider with its number beside it that the keyboard moves, too: arrows by a step, page keys by ten steps."""
+
+    def __init__(self, highest: float, step: float, value: float, decimals: int = 2) -> None:
+        super().__init__(Qt.Orientation.Horizontal)
+        self.setRange(0.0, highest)
+        self.setSingleStep(step)
+        self.setDecimals(decimals)
+        self.setValue(value)
+        for inner in self.findChildren(QSlider):
+            inner.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # superqt's own takes the keys and does nothing
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802
+        """Move by the key's step, or to an end."""
+        ends = {Qt.Key.Key_Home: self.minimum(), Qt.Key.Key_End: self.maximum()}
+        key = Qt.Key(event.key())
+        if key in KEY_STEPS:
+            self.setValue(self.value() + KEY_STEPS[key] * self.singleStep())
+        elif key in ends:
+            self.setValue(ends[key])
+        else:
+            super().keyPressEvent(event)
 
 
 class PlainNumber(QDoubleSpinBox):  # type: ignore[misc]

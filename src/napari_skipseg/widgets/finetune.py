@@ -18,7 +18,7 @@ from napari_skipseg.training.learning import Finetuned, Keep, Learned, Lesson
 from napari_skipseg.widgets.before_after import BeforeAfter, find_before
 from napari_skipseg.widgets.checks import find_faults
 from napari_skipseg.widgets.engine import TeachingEngine
-from napari_skipseg.widgets.fields import FAULT_COLOR, Links
+from napari_skipseg.widgets.fields import Links, color_of
 from napari_skipseg.widgets.finetune_form import FinetuneForm
 from napari_skipseg.widgets.finetune_material import CorrectingTab, Material
 from napari_skipseg.widgets.finetune_sources import SourceList
@@ -293,7 +293,7 @@ class FinetuneTab(JobTab):
         for part in (self.form, self.form.fold):
             part.setEnabled(not running)
         self.form.show_sources(self.sources.count() > 0)
-        self.message.say(*(self._told if self._told[0] or not fault or running else (fault, FAULT_COLOR)))
+        self.message.say(*(self._told if self._told[0] or not fault or running else (fault, color_of(fault))))
         if fault or not self.isVisible():
             self.lesson.clear()
         elif not running:

@@ -15,6 +15,7 @@ from napari_skipseg.progress import Progress
 from napari_skipseg.training.finetune_settings import FinetuneSettings
 from napari_skipseg.widgets.axes import axes_of
 from napari_skipseg.widgets.class_colors import is_unnamed
+from napari_skipseg.widgets.fields import Missing
 from napari_skipseg.widgets.finetune_form import FinetuneForm
 from napari_skipseg.widgets.finetune_sources import (
     Source,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from napari_skipseg.widgets.segment import SegmentTab
 
-NOTHING = "Nothing is corrected yet: open the Correct tab, paint over what is wrong, accept what is right."
+NOTHING = Missing("Nothing is corrected yet: open the Correct tab, paint over what is wrong, accept what is right.")
 
 Opening = Callable[[], Generator[Progress, Any, list[CorrectedStack]]]
 
@@ -112,10 +113,10 @@ class Material:
         if faults:
             return next(iter(faults.values()))
         if not sources:
-            return "Tick at least one image to learn from."
+            return Missing("Tick at least one image to learn from.")
         names = [label.name for label in self.labels()]
         if not names:
-            return "Tick a class in the Correct tab that is to be learnt."
+            return Missing("Tick a class in the Correct tab that is to be learnt.")
         if unnamed := self._unnamed(names):
             return f"Name the new class '{unnamed}' first: double-click its name in the Correct tab."
         for source in sources:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QLabel, QPushButton, QWidget
-from superqt import QLabeledDoubleSlider
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.models.catalog import describe_model, find_models, locate_model
@@ -15,7 +14,7 @@ from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.widgets.axes import axes_of, set_calibration, voxel_size_of
 from napari_skipseg.widgets.card import CardDialog
 from napari_skipseg.widgets.checks import Choices, asks_channel, channels, find_faults, find_rescaling, offers_planes
-from napari_skipseg.widgets.fields import AxesField, FreshCombo, Links, VoxelSizeField, mark
+from napari_skipseg.widgets.fields import AxesField, FreshCombo, KeyedSlider, Links, VoxelSizeField, mark
 from napari_skipseg.widgets.layers import is_ours
 from napari_skipseg.widgets.options import OptionsFold
 
@@ -64,11 +63,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.device_note.setStyleSheet(NOTE)
         self.device.offer([("auto", "auto")], "auto")
         self.options = OptionsFold()
-        self.threshold = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
-        self.threshold.setRange(0.0, 1.0)
-        self.threshold.setSingleStep(0.01)
-        self.threshold.setDecimals(2)
-        self.threshold.setValue(0.5)
+        self.threshold = KeyedSlider(1.0, 0.01, 0.5)
         self.threshold.setToolTip("Probability above which a voxel is set in the binary layer; moving it is instant")
 
     def _lay_out(self) -> None:

@@ -64,10 +64,12 @@ class ObjectsBody(JobTab):
         column.addWidget(self.preview_note)
         column.addLayout(buttons)
         column.addWidget(self.progress)
-        for widget in (self.progress_text, self.message, self.again_button, self.table, self.save_button):
+        for widget in (self.progress_text, self.message, self.again_button):
             column.addWidget(widget)
+        column.addWidget(self.table, 1)
+        column.addWidget(self.save_button)
         column.addWidget(self.score_box)
-        column.addStretch(1)
+        column.addStretch(0)
 
     def show_progress(self, progress: Progress) -> None:
         """Say how far the job is, and show it."""

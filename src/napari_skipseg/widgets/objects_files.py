@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
@@ -14,6 +14,7 @@ from napari_skipseg.inference.saving import check_replaceable
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers import stack_of
 from napari_skipseg.widgets.objects_layers import ShownObjects
+from napari_skipseg.widgets.popups import FITS
 
 TIFF, ZARR = ".tif", ".ome.zarr"
 FILTERS = "OME-TIFF (*.tif);;OME-Zarr (*.ome.zarr)"
@@ -78,6 +79,13 @@ def iter_save(shown: ShownObjects, file: Path) -> Generator[Progress, None, list
     table = table_beside(file)
     shown.table.write_csv(table)
     return [file, table]
+
+
+def in_short(files: Sequence[Path]) -> str:
+    """Return what was saved, labels and measurements, in a line of a notification."""
+    labels, table = files
+    told = f"Saved {labels.name} and {table.suffix}"
+    return told if len(told) <= FITS else f"Saved labels and measurements ({table.suffix})"
 
 
 def without_channels(shown: ShownObjects) -> Stack:

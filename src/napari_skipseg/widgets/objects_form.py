@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QVBoxLayout, QWidget
-from superqt import QLabeledDoubleSlider
 
-from napari_skipseg.objects.options import FARTHEST_SEEDS, Method, ObjectOptions
+from napari_skipseg.objects.options import FARTHEST_SEEDS, THICK, Method, ObjectOptions, ObjectPlanes
 from napari_skipseg.widgets.axes import voxel_size_of
-from napari_skipseg.widgets.fields import FreshCombo
+from napari_skipseg.widgets.fields import FreshCombo, KeyedSlider
 from napari_skipseg.widgets.objects_size import SizeField
 from napari_skipseg.widgets.objects_sources import Source, is_certain, suggest_method
 
@@ -32,6 +31,7 @@ NOTES = {
     "seed distance": "Closer seeds become one (voxels of X).",
     "merge": "Cells with a fainter boundary are one.",
 }
+THICK_NOTE = "Slices are {:.3g} times thicker than pixels: each slice suits cells better."
 SUGGESTED = "This class is a boundary: cells are suggested."
 CHOOSE = "choose a layer…"
 READ_AS = "{} (image, read as probability)"
@@ -46,7 +46,7 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self._source: Source | None = None
-        self._chosen_method = False
+        self._chosen_method = self._chosen_planes = False
         self._make_fields()
         self._lay_out()
         self._connect()
@@ -57,14 +57,13 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
         self.seeds, self.measured = FreshCombo(), FreshCombo()
         self.layer.setToolTip("A result, or another layer with a probability or labels")
         self.measured.setToolTip("The image whose grey values are measured in each object")
-        self.method_note = _note("")
+        self.method_note, self.planes_note = _note(""), _note("")
         self.planes.offer(list(PLANES), "volume")
         self.planes.setToolTip("Objects that go through the slices, or objects of each slice on its own")
         self.seeds.offer(list(SEEDS), "distance")
         self.seeds.setToolTip("What seeds are the highest places of: an object or cell grows from each")
-        self.threshold, self.merge = _slider(1.0, 0.01, 0.5), _slider(1.0, 0.01, 0.5)
-        self.seed_distance = _slider(FARTHEST_SEEDS, 0.5, 10.0)
-        self.seed_distance.setDecimals(1)
+        self.threshold, self.merge = KeyedSlider(1.0, 0.01, 0.5), KeyedSlider(1.0, 0.01, 0.5)
+        self.seed_distance = KeyedSlider(FARTHEST_SEEDS, 0.5, 10.0, decimals=1)
         self.smallest = SizeField("Objects from {} on.", "Objects of any size.", 7)
         self.largest = SizeField("Objects up to {}.", "However large.", 9)
         self.fill_holes, self.no_border = QCheckBox("fill holes"), QCheckBox("without those at the border")
@@ -80,7 +79,8 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
         form.addRow("Find in", self.layer)
         form.addRow("Class", self.class_name)
         form.addRow("Method", _noted(self.method, self.method_note))
-        form.addRow("Objects of", self.planes)
+        self._planes_row = _noted(self.planes, self.planes_note)
+        form.addRow("Objects of", self._planes_row)
         self._threshold_row = _noted(self.threshold, _note(NOTES["threshold"]))
         self._distance_row = _noted(self.seed_distance, _note(NOTES["seed distance"]))
         self._merge_row = _noted(self.merge, _note(NOTES["merge"]))
@@ -97,8 +97,8 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
     def _connect(self) -> None:
         self.method.activated.connect(self._choose_method)
         self.class_name.activated.connect(self._follow_class)
+        self.planes.activated.connect(self._choose_planes)
         for signal in (
-            self.planes.activated,
             self.seeds.activated,
             self.threshold.valueChanged,
             self.merge.valueChanged,
@@ -125,7 +125,7 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
         self._source = source
         self.class_name.offer([(name, name) for name in names], self.class_name.currentData())
         self._form.setRowVisible(self.class_name, len(names) > 1)
-        self._form.setRowVisible(self.planes, source is not None and source.length("Z") > 1)
+        self._form.setRowVisible(self._planes_row, self._has_slices())
         if source is None or before is None or before.layer != source.layer:
             self._chosen_method = False
         self._follow_class()
@@ -146,7 +146,6 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
 
     def read(self) -> ObjectOptions:
         """Return the options as they stand."""
-        depth = 1 if self._source is None else self._source.length("Z")
         is_labels = self._source is not None and self._source.labels
         return ObjectOptions(
             self.method.currentData() or "components",
@@ -159,21 +158,22 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
             largest=self.largest.value(),
             fill_holes=self.fill_holes.isChecked(),
             border="remove" if self.no_border.isChecked() else "keep",
-            planes=self.planes.currentData() if depth > 1 else "volume",
+            planes=self.planes.currentData() if self._has_slices() else "volume",
         )
 
     def read_for(self, class_names: Sequence[str]) -> ObjectOptions:
         """Return the options for the results of a model with these classes: its first where it has not the chosen one,
-        and the method that is suggested for them where none was chosen."""
+        and what is suggested for them where nothing was chosen."""
         options = self.read()
         class_name = options.class_name if options.class_name in class_names else ""
         method = options.method if self._chosen_method else suggest_method(class_names, class_name)
-        return replace(options, class_name=class_name, method=method)
+        planes = self.planes.currentData() if self._chosen_planes else self._suggested_planes(method)
+        return replace(options, class_name=class_name, method=method, planes=planes)
 
     def show_options(self, options: ObjectOptions) -> None:
         """Show options as if they had been chosen, as far as there are fields for them now."""
         self.blockSignals(True)
-        self._chosen_method = True
+        self._chosen_method, self._chosen_planes = True, self._chosen_planes or self._has_slices()
         choices = (
             (self.class_name, options.class_name),
             (self.method, options.method),
@@ -225,7 +225,30 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
         self._chosen_method = True
         self._tell()
 
+    def _choose_planes(self) -> None:
+        self._chosen_planes = True
+        self._tell()
+
+    def _has_slices(self) -> bool:
+        return self._source is not None and self._source.length("Z") > 1
+
+    def _thickness(self) -> float:
+        return 1.0 if self._source is None else self._source.thickness()
+
+    def _suggested_planes(self, method: Method) -> ObjectPlanes:
+        """Return that cells are those of each slice where slices are thick."""
+        return "slices" if method == "cells" and self._thickness() >= THICK else "volume"
+
+    def _follow_planes(self) -> None:
+        """Suggest each slice, as long as nothing was chosen, and say why."""
+        suggested = self._suggested_planes(self.method.currentData() or "components")
+        if not self._chosen_planes:
+            self.planes.setCurrentIndex(self.planes.findData(suggested))
+        self.planes_note.setText(THICK_NOTE.format(self._thickness()))
+        self.planes_note.setVisible(suggested == "slices")
+
     def _tell(self) -> None:
+        self._follow_planes()
         options = self.read()
         is_odd = self._suggested(options.class_name) == "cells" and options.method != "cells"
         self.method_note.setText(SUGGESTED if is_odd else METHODS[options.method][1])
@@ -250,15 +273,6 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
         volume = sizes[1] * sizes[2] * (1.0 if flat else sizes[0])
         for field in (self.smallest, self.largest):
             field.set_voxel(volume, "" if unit == "pixel" else f"{unit}{'²' if flat else '³'}")
-
-
-def _slider(highest: float, step: float, value: float) -> QLabeledDoubleSlider:
-    slider = QLabeledDoubleSlider(Qt.Orientation.Horizontal)
-    slider.setRange(0.0, highest)
-    slider.setSingleStep(step)
-    slider.setDecimals(2)
-    slider.setValue(value)
-    return slider
 
 
 def _note(text: str) -> QLabel:

@@ -10,7 +10,7 @@ from napari_skipseg.errors import SkipsegError
 from napari_skipseg.widgets.engine import BusyEngine
 from napari_skipseg.widgets.layers import stack_of
 from napari_skipseg.widgets.objects_body import ObjectsBody
-from napari_skipseg.widgets.objects_files import ask_file, iter_save, without_channels
+from napari_skipseg.widgets.objects_files import ask_file, in_short, iter_save, without_channels
 from napari_skipseg.widgets.objects_layers import (
     LoadedObjects,
     ShownObjects,
@@ -111,7 +111,8 @@ class ObjectsOnShow(ObjectsBody):
 
         def tell(files: list[Path]) -> None:
             self.tell(f"Saved {' and '.join(each.name for each in files)} in {file.parent}.")
-            pop_up(f"SkipSeg saved {', '.join(each.name for each in files)} in {file.parent}.")
+            named = ", ".join(each.name for each in files)
+            pop_up(f"SkipSeg saved {named} in {file.parent}.", in_short(files))
 
         self.start(partial(iter_save, shown, file), "Saving objects", tell)
 

@@ -10,12 +10,14 @@ TENS = 1000
 """A size from which on it is written in whole numbers."""
 DECADE = 30
 """Steps of the slider for ten times the size."""
+MOST = 10**9
+"""The largest number that can be typed: the same for all fields, so that their sliders are equally long."""
 
 
 class SizeField(QWidget):  # type: ignore[misc]
     """A slider over all sizes, a tenfold in the same way everywhere; the number beside it, and its meaning below.
 
-    told: what a size means, with {} in its place; free: what 0 means. decades: up to which power of ten it goes.
+    told: what a size means, with {} in its place; free: what 0 means. decades: powers of ten that the slider spans.
     """
 
     changed = Signal()
@@ -26,7 +28,7 @@ class SizeField(QWidget):  # type: ignore[misc]
         self._voxel = (1.0, "")
         self.slider, self.number, self.note = QSlider(Qt.Orientation.Horizontal), QSpinBox(), QLabel()
         self.slider.setRange(0, self._steps)
-        self.number.setRange(0, 10**decades)
+        self.number.setRange(0, MOST)
         self.number.setKeyboardTracking(False)
         self.number.setStyleSheet("QSpinBox { min-width: 56px; }")
         self.note.setStyleSheet(NOTE)

@@ -14,7 +14,7 @@ from napari_skipseg.inference.outputs import USUAL_DEPTH, Depth, Stored
 from napari_skipseg.objects.files import OBJECTS_TYPE
 from napari_skipseg.objects.options import Method, ObjectOptions
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
-from napari_skipseg.widgets.axes import axes_of, is_rgb
+from napari_skipseg.widgets.axes import axes_of, is_rgb, voxel_size_of
 from napari_skipseg.widgets.layers import KEY, data_of, is_ours, is_result, results_in, stack_of
 
 if TYPE_CHECKING:
@@ -50,6 +50,11 @@ class Source:
     def length(self, axis: str) -> int:
         """Return the length of an axis, 1 where there is none."""
         return int(data_of(self.layer).shape[self.axes.index(axis)]) if axis in self.axes else 1
+
+    def thickness(self) -> float:
+        """Return how many times deeper than wide its voxels are, 1 where it has no slices."""
+        (depth, height, width), _ = voxel_size_of(self.layer, self.axes)
+        return depth / max(height, width) if self.length("Z") > 1 else 1.0
 
     def suggested(self, class_name: str) -> Method:
         """Return how objects of a class, or else of the only one, are found best."""

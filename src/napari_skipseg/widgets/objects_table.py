@@ -11,7 +11,8 @@ from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from napari_skipseg.objects.table import Table
 
-HEIGHT = 190
+LOWEST = 190
+"""Pixels of the table; it takes what the tab has left."""
 PADDING = 36
 """Pixels beside the name of a column, for the arrow that says how the rows are sorted."""
 SELECTED = "QTableView::item:selected { background-color: #3f66c8; color: white; }"
@@ -106,7 +107,7 @@ class ObjectsTable(QTableView):  # type: ignore[misc]
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
-        self.setFixedHeight(HEIGHT)
+        self.setMinimumHeight(LOWEST)
         self.setMinimumWidth(120)
         self.setWordWrap(False)
         side = self.verticalHeader()

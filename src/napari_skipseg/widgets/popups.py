@@ -16,9 +16,9 @@ LEAST = 12
 PAUSE = re.compile(r"[.:;,](?=\s|$)|\s\(")
 
 
-def pop_up(text: str) -> None:
-    """Show something to be known."""
-    show_info(headed(text))
+def pop_up(text: str, head: str = "") -> None:
+    """Show something to be known. head: its first line, which says what matters in few letters; "" = its beginning."""
+    show_info(f"{head if len(head) <= FITS else head_of(head)}\n{text}" if head else headed(text))
 
 
 def pop_up_fault(text: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QPushButton
 
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.inference.outputs import file_name
 from napari_skipseg.widgets.checks import Choices
 from napari_skipseg.widgets.layers import Shown
@@ -48,8 +49,9 @@ class SaveButton(QPushButton):  # type: ignore[misc]
         """Write the result of an image into `folder`, beside the window."""
 
         def tell(files: list[Path]) -> None:
-            self._tab.tell(f"Saved {len(files)} files in {folder}.")
-            pop_up(f"SkipSeg saved {', '.join(file.name for file in files)} in {folder}.")
+            self._tab.tell(f"Saved {counted(len(files), 'file')} in {folder}.")
+            named = ", ".join(file.name for file in files)
+            pop_up(f"SkipSeg saved {named} in {folder}.", f"Saved {counted(len(files), 'file')}")
 
         write = partial(iter_save, shown.prediction, folder, name, choices.threshold)
         self._tab.start(write, "Saving results", tell)

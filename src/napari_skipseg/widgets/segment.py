@@ -17,7 +17,7 @@ from napari_skipseg.inference.run_plan import RunPlan
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.checks import Choices, find_faults, find_warning
 from napari_skipseg.widgets.engine import SegmentingEngine
-from napari_skipseg.widgets.fields import FAULT_COLOR, WARNING_COLOR
+from napari_skipseg.widgets.fields import WARNING_COLOR
 from napari_skipseg.widgets.form import SegmentForm
 from napari_skipseg.widgets.job_tab import JobTab
 from napari_skipseg.widgets.layers import Shown, data_of, iter_prepare_colors, stack_of
@@ -257,7 +257,7 @@ class SegmentTab(JobTab):
         if self._told[0]:
             self.message.say(*self._told)
         elif faults:
-            self.message.say(faults[0], FAULT_COLOR)
+            self.message.say_fault(faults[0])
         else:
             self.message.say(find_warning(choices), WARNING_COLOR)
         self._plan(choices, bool(faults))
