@@ -254,7 +254,7 @@ BAD_IMAGES: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
     "missing": (lambda path: None, ("does not exist", "check the name")),
     "folder": (lambda path: path.mkdir(), ("is a folder",)),
     "text": (lambda path: path.write_text("not an image"), ("not a TIFF", "export")),
-    "nothing": (lambda path: path.write_bytes(b""), ("not a TIFF",)),
+    "nothing": (lambda path: path.write_bytes(b""), ("is empty",)),
     "cut short": (_corrupt, ("cut short",)),
     "empty": (lambda path: write_tiff(path, np.zeros((0, 5, 5), np.uint8)), ("cells.tif",)),
     "constant": (lambda path: write_tiff(path, np.full((9, 9), 7, np.uint8)), ("constant", "every value is 7")),
@@ -452,11 +452,15 @@ STOPPED = "Error: Stopped; no result is half-written, and the same command goes 
 LONGER = ["--model", "tiny", "--device", "cpu", "--average", 8, "--attention", "--format", "ome-zarr"]
 
 
+SLICES = 120
+"""So many that a signal finds some of them still to be done, on a busy machine too."""
+
+
 @pytest.fixture(scope="module")
 def undisturbed(library: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
     """An image, and what a command leaves of it that nobody stopped."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    write_tiff(folder / "my cells.v2.tif", grey(40, 128, 128))
+    write_tiff(folder / "my cells.v2.tif", grey(SLICES, 128, 128))
     process = start(library, "segment", folder / "my cells.v2.tif", folder / "out", *LONGER)
     process.communicate(timeout=120)
     assert process.returncode == 0
@@ -481,7 +485,7 @@ def test_a_stopped_or_killed_command_goes_on(
     else:
         assert (process.returncode, out, own_lines(err)) == (130, "", [STOPPED])
     assert list((tmp_path / "new" / "out").iterdir()) == [unfinished]
-    assert 3 <= journal.stat().st_size // 8 < 40
+    assert 3 <= journal.stat().st_size // 8 < SLICES
     ran = run(*command)
     assert (ran.code, own_lines(ran.err)) == (0, [])
     assert results_in(tmp_path / "new" / "out") == sorted(ran.files)

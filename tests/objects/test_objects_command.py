@@ -71,7 +71,7 @@ def test_labels_table_and_scores(objects, probability, tmp_path):
 
 def test_an_image_that_passes_for_one_of_colours_has_the_axes_of_its_probability(objects, tmp_path):
     values = np.random.default_rng(1).integers(0, 255, (4, 30, 40)).astype(np.uint8)
-    tifffile.imwrite(tmp_path / "em.tif", values)
+    tifffile.imwrite(tmp_path / "em.tif", values, photometric="rgb", planarconfig="separate", extrasamples=[0])
     assert read_stack(tmp_path / "em.tif").axes != "ZYX"
     write_ome_tiff(tmp_path / "em_probability.tif", values, "ZYX", (1.0, 1.0, 1.0), "nm")
     code, _, errors = objects(tmp_path / "em_probability.tif", tmp_path / "out", "--image", tmp_path / "em.tif")
