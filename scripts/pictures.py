@@ -66,8 +66,8 @@ def inspect(viewer: napari.Viewer, panel: QWidget) -> None:
     """Show what the first gate lets through of the image alone."""
     tab = panel.inspect_tab
     viewer.window.resize(*LARGE)
-    for layer in list(viewer.layers)[1:]:
-        viewer.layers.remove(layer)
+    while len(viewer.layers) > 1:  # the frame around an object goes with its layer
+        viewer.layers.pop()
     wait_for(lambda: False, 0.3)  # software OpenGL does not survive layers that come at once
     open_tab(panel, "Inspect")
     wait(lambda: tab.plots is not None and tab.show_button.isEnabled())
