@@ -8,6 +8,7 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hand_clock import HandClock
 from rich.console import Console
 
 from napari_skipseg import progress as progress_module
@@ -15,19 +16,9 @@ from napari_skipseg import terminal
 from napari_skipseg.progress import Progress, TimeLeft, about_left
 
 
-class Clock:
-    """Seconds that pass only where a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
+    clock = HandClock()
     monkeypatch.setattr(progress_module, "time", clock)
     monkeypatch.setattr(terminal, "time", clock)
     return clock
@@ -40,7 +31,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     return text
 
 
-def test_the_time_left_is_that_of_the_steps_at_the_speed_until_now(clock: Clock) -> None:
+def test_the_time_left_is_that_of_the_steps_at_the_speed_until_now(clock: HandClock) -> None:
     left = TimeLeft()
     assert left.after(Progress(40, 100)) is None  # as of a run that is gone on with
     clock.now += 30
@@ -57,7 +48,7 @@ def test_the_time_left_is_that_of_the_steps_at_the_speed_until_now(clock: Clock)
     assert about_left(990) == ", about 16 min left"
 
 
-def test_a_log_file_has_a_line_a_minute_with_the_time_left(clock: Clock, shown: io.StringIO) -> None:
+def test_a_log_file_has_a_line_a_minute_with_the_time_left(clock: HandClock, shown: io.StringIO) -> None:
     def work() -> Generator[Progress, None, str]:
         for done in range(11):
             yield Progress(done, 10, f"tile {done} of 10")

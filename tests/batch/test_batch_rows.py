@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hand_clock import HandClock
 
 from napari_skipseg.batch import rows
 from napari_skipseg.batch.entry import Outcome
@@ -17,25 +18,15 @@ from napari_skipseg.progress import Progress
 ENTRIES = [Entry(f"/in/{name}.tif", f"{name}.tif", name) for name in "abcdef"]
 
 
-class Clock:
-    """The time in seconds, which goes on when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
-def clock(monkeypatch) -> Clock:
-    found = Clock()
+def clock(monkeypatch) -> HandClock:
+    found = HandClock()
     monkeypatch.setattr(rows, "time", found)
     return found
 
 
 @pytest.fixture
-def board(clock: Clock, tmp_path: Path) -> Board:
+def board(clock: HandClock, tmp_path: Path) -> Board:
     return Board(ENTRIES, RunPlace(tmp_path))
 
 
@@ -55,7 +46,7 @@ def test_what_failed_is_told_apart_from_what_is_done(board: Board) -> None:
 
 
 def test_time_left_is_known_from_the_first_success_on_and_failed_or_skipped_files_are_no_speed(
-    board: Board, clock: Clock
+    board: Board, clock: HandClock
 ) -> None:
     a, b, c, d, *_ = ENTRIES
     clock.now += 100
@@ -71,7 +62,7 @@ def test_time_left_is_known_from_the_first_success_on_and_failed_or_skipped_file
     assert board.told(ended(d, "failed"), d).seconds_left == pytest.approx(40 * 2)
 
 
-def test_tiles_that_lay_there_before_are_no_speed(board: Board, clock: Clock) -> None:
+def test_tiles_that_lay_there_before_are_no_speed(board: Board, clock: HandClock) -> None:
     a = ENTRIES[0]
     board.told(Progress(0, 1, "reading"), a)
     board.told(Progress(4, 4, "tile 4 of 4"), a)

@@ -21,7 +21,7 @@ from napari_skipseg.jobs.client import Engine
 from napari_skipseg.widgets.batch_cells import cut_into_lines, has_bar
 from napari_skipseg.widgets.batch_choices import FOLDER_VARIABLE
 from napari_skipseg.widgets.batch_table import FILE, PICTURE, STATE, TIME, BatchRows, BatchTable
-from napari_skipseg.widgets.batch_wording import describe_row, describe_states, stopped
+from napari_skipseg.widgets.batch_wording import count_states, describe_row, stopped
 from napari_skipseg.widgets.demo import wait_for
 from napari_skipseg.widgets.fields import FAULT_COLOR
 
@@ -426,8 +426,8 @@ def test_no_column_is_cut_at_the_width_of_the_panel_and_a_reason_has_two_lines(q
 def test_what_became_of_all_files_is_told_apart():
     done = Row("a.tif", "", "done")
     rows = [done, replace(done, state="failed"), replace(done, state="skipped"), replace(done, state="running")]
-    assert describe_states(rows) == "1 done, 1 failed, 1 done before, 1 to go"
-    assert describe_states([done, done]) == "2 done"
+    assert count_states(rows) == "1 done, 1 failed, 1 done before, 1 to go"
+    assert count_states([done, done]) == "2 done"
     at_work = Row("a.tif", "", "running", 3, 12, "tile 3 of 12", 75.0)
     now = stopped(at_work)
     assert (now.state, now.note, now.message, now.seconds_left) == ("waiting", "stopped at 3 of 12", "", None)

@@ -23,7 +23,7 @@ from napari_skipseg.widgets.batch_form import LINK_COLOR, BatchForm
 from napari_skipseg.widgets.batch_inputs import InputsLine
 from napari_skipseg.widgets.batch_opening import RowsOnShow, iter_read
 from napari_skipseg.widgets.batch_table import BatchTable
-from napari_skipseg.widgets.batch_wording import describe_end, describe_states, stopped
+from napari_skipseg.widgets.batch_wording import count_states, describe_end, stopped
 from napari_skipseg.widgets.checks import Choices
 from napari_skipseg.widgets.engine import BusyEngine
 from napari_skipseg.widgets.fields import FAULT_COLOR, WARNING_COLOR, Message, color_of
@@ -223,14 +223,14 @@ class BatchTab(JobTab):
         self.links.setText(" · ".join(_link(text, place) for text, place in links))
         self.links.show()
         self.tell(result.describe(), WARNING_COLOR if result.count("failed") else "transparent")
-        pop_up(result.describe(), f"Batch: {describe_states(result.rows)}")
+        pop_up(result.describe(), f"Batch: {count_states(result.rows)}")
 
     def _stop(self) -> str:
         """Return what became of a batch that was stopped or failed."""
         self._pace.flush()
         rows = self.table.rows
         rows.change([stopped(row) for row in rows.rows if row.state == "running"])
-        return f"{describe_states(rows.rows)}; Start goes on from there." if rows.rows else ""
+        return f"{count_states(rows.rows)}; Start goes on from there." if rows.rows else ""
 
     def open_row(self, row: Row) -> None:
         """Show the image of a row, and its results."""

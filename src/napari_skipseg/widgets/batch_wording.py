@@ -9,7 +9,7 @@ from napari_skipseg.batch.rows import Row
 from napari_skipseg.progress import in_words
 
 
-def describe_states(rows: Sequence[Row]) -> str:
+def count_states(rows: Sequence[Row]) -> str:
     """Return how many files are done, failed, done before and to go: what there is, such as "0 done, 2 failed"."""
     counts = {state: sum(row.state == state for row in rows) for state in ("done", "failed", "skipped")}
     told = [

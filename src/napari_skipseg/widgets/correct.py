@@ -18,7 +18,7 @@ from napari_skipseg.widgets.correct_body import QUIET, CorrectBody
 from napari_skipseg.widgets.correct_layers import CorrectionLayers
 from napari_skipseg.widgets.correction_files import What, ask_export, ask_import
 from napari_skipseg.widgets.engine import BusyEngine
-from napari_skipseg.widgets.fields import FAULT_COLOR, Links, color_of
+from napari_skipseg.widgets.fields import FAULT_COLOR, Links
 from napari_skipseg.widgets.identities import Identities, corrected_stack
 from napari_skipseg.widgets.job_tab import JobTab
 from napari_skipseg.widgets.offers import Offers, press
@@ -212,7 +212,7 @@ class CorrectTab(JobTab):
         if session is not None and not is_shown and not self._told[0]:
             self.message.say(DELETED)
         else:
-            self.message.say(*(self._told if self._told[0] or not fault else (fault, color_of(fault))))
+            self.explain(fault)
         (self._timer.start if any(self.sessions) else self._timer.stop)()
 
     def _follow_identity(self) -> None:

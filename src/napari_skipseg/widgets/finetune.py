@@ -12,13 +12,13 @@ from qtpy.QtGui import QHideEvent, QShowEvent
 from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout
 
 from napari_skipseg.errors import SkipsegError
-from napari_skipseg.models.catalog import describe_model, find_models, user_folder
+from napari_skipseg.models.catalog import find_models, user_folder
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.learning import Finetuned, Keep, Learned, Lesson
 from napari_skipseg.widgets.before_after import BeforeAfter, find_before
 from napari_skipseg.widgets.checks import find_faults
 from napari_skipseg.widgets.engine import TeachingEngine
-from napari_skipseg.widgets.fields import Links, color_of
+from napari_skipseg.widgets.fields import Links
 from napari_skipseg.widgets.finetune_form import FinetuneForm
 from napari_skipseg.widgets.finetune_material import CorrectingTab, Material
 from napari_skipseg.widgets.finetune_sources import SourceList
@@ -28,7 +28,7 @@ from napari_skipseg.widgets.layers import Shown
 from napari_skipseg.widgets.lesson_line import LessonLine
 from napari_skipseg.widgets.pacing import Paced
 from napari_skipseg.widgets.report_table import ReportTable
-from napari_skipseg.widgets.scratch_form import ScratchForm
+from napari_skipseg.widgets.scratch_form import ScratchForm, describe_trained
 from napari_skipseg.widgets.segment import PRIMARY
 
 if TYPE_CHECKING:
@@ -241,10 +241,8 @@ class FinetuneTab(JobTab):
 
     def _finish_training(self, folder: Path) -> None:
         self._unfinished = None
-        scores = describe_model(folder.name).card.scores
-        told = "".join(f", {name} {value:.3f}" for name, value in scores.items())
         self.use(folder.name)
-        self.tell(f"Trained {folder.name}{told}. It is the choice in the Segment tab now.")
+        self.tell(f"Trained {describe_trained(folder.name)}. It is the choice in the Segment tab now.")
 
     def use(self, name: str, layer: Image | None = None) -> None:
         """Make a model the choice in the Segment tab and here, and segment the view with it."""
@@ -293,7 +291,7 @@ class FinetuneTab(JobTab):
         for part in (self.form, self.form.fold):
             part.setEnabled(not running)
         self.form.show_sources(self.sources.count() > 0)
-        self.message.say(*(self._told if self._told[0] or not fault or running else (fault, color_of(fault))))
+        self.explain("" if running else fault)
         if fault or not self.isVisible():
             self.lesson.clear()
         elif not running:

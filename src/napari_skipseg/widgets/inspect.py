@@ -21,7 +21,7 @@ from napari_skipseg.networks.specs import SELECTING
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.checks import Choices, asks_channel, find_faults
 from napari_skipseg.widgets.engine import BusyEngine
-from napari_skipseg.widgets.fields import FreshCombo, Links, color_of, mark
+from napari_skipseg.widgets.fields import FreshCombo, Links, mark
 from napari_skipseg.widgets.form import NO_MODEL
 from napari_skipseg.widgets.gate_layers import Seen, describe_part, follow_gates, look_at, show_channel, show_gates
 from napari_skipseg.widgets.job_tab import JobTab
@@ -203,7 +203,7 @@ class InspectTab(JobTab):
         self.show_button.setText("Show gates in this volume" if volume else "Show gates on this slice")
         self.show_button.setEnabled(not fault and not self.is_running)
         self.show_button.setToolTip(fault or "Add the features before and after the gate, and its attention, as layers")
-        self.message.say(*(self._told if self._told[0] or not fault else (fault, color_of(fault))))
+        self.explain(fault)
 
 
 def _look_into(name: str | None) -> tuple[ModelDescription | None, tuple[GateSelection, ...], str]:

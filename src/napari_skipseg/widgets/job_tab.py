@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QPushButton, QWidget
 
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.engine import BusyEngine
-from napari_skipseg.widgets.fields import FAULT_COLOR, Message
+from napari_skipseg.widgets.fields import FAULT_COLOR, Message, color_of
 from napari_skipseg.widgets.popups import pop_up_fault
 from napari_skipseg.widgets.work import Outcome, TimeLeft, Work, start_work
 
@@ -130,6 +130,10 @@ class JobTab(QWidget):  # type: ignore[misc]
         """Say something that stays in the line until the choices change."""
         self._told = (text, color)
         self.check()
+
+    def explain(self, fault: str) -> None:
+        """Show what was said last, and where that is nothing, why nothing can be started."""
+        self.message.say(*(self._told if self._told[0] or not fault else (fault, color_of(fault))))
 
     def forget_and_check(self) -> None:
         """Say no longer how it went: the choices are others now."""

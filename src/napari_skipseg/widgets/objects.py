@@ -14,7 +14,7 @@ from napari_skipseg.jobs.finding import FoundObjects
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.engine import BusyEngine
-from napari_skipseg.widgets.fields import FAULT_COLOR, Links, Missing, color_of
+from napari_skipseg.widgets.fields import FAULT_COLOR, Links, Missing
 from napari_skipseg.widgets.layers import data_of, stack_of
 from napari_skipseg.widgets.objects_again import Search
 from napari_skipseg.widgets.objects_layers import LoadedObjects, iter_load
@@ -267,4 +267,4 @@ class ObjectsTab(ObjectsOnShow):
         self.save_button.setVisible(shown is not None)
         self.save_button.setEnabled(not running)
         self.score_box.button.setEnabled(shown is not None and not running)
-        self.message.say(*(self._told if self._told[0] or not fault else (fault, color_of(fault))))
+        self.explain(fault)

@@ -10,6 +10,7 @@ from qtpy.QtWidgets import QFileDialog, QFormLayout, QHBoxLayout, QLineEdit, QPu
 
 from napari_skipseg.errors import FileError, InputError, SpecError
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.models.catalog import describe_model
 from napari_skipseg.networks.presets import PRESETS, find_preset
 from napari_skipseg.training.flags import settings_from_flags
 from napari_skipseg.training.settings import TrainSettings
@@ -212,6 +213,11 @@ def pair_labels(images: Path, labels: Path) -> list[tuple[str, str]]:
 
 def _is_folder(path: Path) -> bool:
     return path.is_dir() and path.suffix != ".zarr"
+
+
+def describe_trained(name: str) -> str:
+    """Return the name of a model with the scores that its training measured."""
+    return "".join([name, *(f", {score} {value:.3f}" for score, value in describe_model(name).card.scores.items())])
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
