@@ -88,8 +88,9 @@ def test_a_file_that_crashes_the_process_three_times_is_left_out_and_tried_again
         assert note_in(settings).crashes == number
         assert end_at(settings, CRASH) == -signal.SIGSEGV
     result = run(settings)
-    assert states(result) == {"a.tif": states(result)["a.tif"], "bad.tif": "failed", "c.tif": "done"}
-    assert states(result)["a.tif"] in ("done", "skipped")
+    assert states(result)["bad.tif"] == "failed"
+    neighbours = {state for name, state in states(result).items() if name != "bad.tif"}
+    assert neighbours <= {"done", "skipped"}  # skipped where it was done before its neighbour crashed
     reason = {row.relative: row.reason for row in result.rows}["bad.tif"]
     assert reason.startswith("The process crashed 3 times in a row while this file was opened, so it is left out:")
     assert end_at(settings, CRASH) == 0
