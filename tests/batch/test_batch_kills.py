@@ -11,7 +11,7 @@ import pytest
 from batch_folders import results_in, run, run_and_die, settings_for, states, write_image
 
 from napari_skipseg.batch.settings import BatchSettings
-from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.objects.options import Method, ObjectOptions
 
 if os.name == "nt":
     pytest.skip("Windows has no SIGKILL", allow_module_level=True)
@@ -39,10 +39,17 @@ def kill_often(settings: BatchSettings, undisturbed: dict[str, bytes], rounds: i
     return killed
 
 
-@pytest.mark.parametrize("form", ["tiff", pytest.param("ome-zarr", marks=pytest.mark.slow)])
-def test_a_killed_batch_goes_on_to_the_same_bytes(tmp_path: Path, tiny: Path, form: str) -> None:
+@pytest.mark.parametrize(
+    ("form", "method"),
+    [
+        ("tiff", "watershed"),
+        pytest.param("tiff", "components", marks=pytest.mark.slow),
+        pytest.param("ome-zarr", "cells", marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_batch_goes_on_to_the_same_bytes(tmp_path: Path, tiny: Path, form: str, method: Method) -> None:
     inputs = folder_of(tmp_path / "in")
-    more = {"recursive": True, "form": form, "objects": ObjectOptions("components")}
+    more = {"recursive": True, "form": form, "objects": ObjectOptions(method)}
     undisturbed = results_in(run(settings_for(inputs, tmp_path / "whole", tiny, **more)).folder)
     settings = settings_for(inputs, tmp_path / "out", tiny, **more)
     assert kill_often(settings, undisturbed, 3, seed=len(form)) == 3

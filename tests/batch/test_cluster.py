@@ -24,6 +24,7 @@ from napari_skipseg.batch.tasks import Desk
 from napari_skipseg.errors import ModelError, SkipsegError
 from napari_skipseg.images.zarr_layout import Layout
 from napari_skipseg.images.zarr_writer import write_ome_zarr
+from napari_skipseg.objects.options import Method, ObjectOptions
 from napari_skipseg.progress import run_to_end
 
 pytest.importorskip("distributed")
@@ -140,6 +141,33 @@ def test_the_pyramids_of_a_large_store_are_made_in_blocks_too(
     events = list(iter_batch(elsewhere(plain, tmp_path / "many", cluster.address)))
     told = {event.row.message for event in events if isinstance(event, FileChanged)}
     assert {"pyramid, level 1, part 36 of 36, in blocks", "pyramid, level 2, part 16 of 16, in blocks"} <= told
+    assert results_in(tmp_path / "many" / one.folder.name) == results_in(one.folder)
+
+
+@pytest.mark.parametrize("method", ["watershed", "cells"])
+def test_objects_of_a_large_store_are_found_in_blocks_too(
+    cluster: Programs, tmp_path: Path, tiny: Path, method: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "LARGE", 1000)
+    write_store(tmp_path / "in" / "large.ome.zarr", 2, 600)
+    plain = settings_for(
+        tmp_path / "in", tmp_path / "one", tiny, form="ome-zarr", tile=272, objects=ObjectOptions(method)
+    )
+    one = run(plain)
+    there = elsewhere(plain, tmp_path / "many", cluster.address)
+    work, last, told = iter_batch(there), 0, set()
+    for event in work:  # it is stopped while objects are found, and gone on with
+        if isinstance(event, FileChanged) and "finding objects, part" in event.row.message:
+            last = max(last, event.row.done)
+            if last >= 2:
+                work.close()
+    kept = tmp_path / "many" / one.folder.name / "large.objects.unfinished" / "blocks"
+    found = len(list(kept.glob("*.npz")))
+    assert found >= 2
+    events = list(iter_batch(there))
+    told = {event.row.message for event in events if isinstance(event, FileChanged)}
+    assert found == 9 or "finding objects, part 9 of 9, in blocks" in told
+    assert not kept.parent.exists()
     assert results_in(tmp_path / "many" / one.folder.name) == results_in(one.folder)
 
 

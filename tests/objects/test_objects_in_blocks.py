@@ -11,7 +11,7 @@ from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects import blocks, gathered
-from napari_skipseg.objects.blocks import plan_blocks
+from napari_skipseg.objects.blocks import grid_of, plan_blocks
 from napari_skipseg.objects.files import iter_write_objects, read_probability
 from napari_skipseg.objects.find import find_objects
 from napari_skipseg.objects.graph import join_parts
@@ -115,7 +115,7 @@ def test_blocks_cover_the_image_once_and_read_what_they_depend_on(monkeypatch):
     for options in (ObjectOptions(), ObjectOptions("watershed"), ObjectOptions("cells", planes="slices")):
         spacing = (2.0 if options.planes == "volume" else 0.0, 1.0, 1.0)
         seen = np.zeros((2 * 40, 300, 700), np.uint8)
-        for block in plan_blocks((2, 40, 300, 700), options, spacing):
+        for block in plan_blocks(grid_of((2, 40, 300, 700), options), options, spacing):
             window = block.window
             place = tuple(slice(a, a + n) for a, n in zip(window.start, window.shape, strict=True))
             seen[place] += 1

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from queue import Empty
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
@@ -26,7 +26,7 @@ from napari_skipseg.progress import Progress
 
 MOST_TRIES = 3
 """How often a block is tried before its file fails."""
-IN_BLOCKS = ("block", "level")
+IN_BLOCKS = ("block", "level", "objects")
 """Tasks that are parts of a file."""
 ASIDE = "put aside until nothing else is left, as workers ended while having it"
 
@@ -76,11 +76,13 @@ def _what_lacks(desk: Desk) -> Message | None:
 
 @dataclass
 class _Large:
-    """A file in blocks. levels: parts of the levels of its pyramids that are still to come. level: the one that is made
-    now, 0 = tiles. total: tiles or parts. left: blocks that are not done. reached: what is done, by block."""
+    """A file in parts. total: tiles, parts of a level or blocks of objects, as `kind` says. levels: parts of the levels
+    of its pyramids that are to come. level: the one made now. left: tasks that are not done. reached: what is, by task.
+    """
 
     total: int
     levels: deque[int]
+    kind: Literal["block", "level", "objects"] = "block"
     level: int = 0
     left: int = 0
     reached: dict[range, int] = field(default_factory=dict)
@@ -89,14 +91,14 @@ class _Large:
         """Return what is to be done, all at once, before anything else can be."""
         found = list(blocks.cut(self.total, workers))
         self.left, self.reached = len(found), {}
-        return [Task("level" if self.level else "block", entry, block, self.level) for block in found]
+        return [Task(self.kind, entry, block, self.level) for block in found]
 
     @property
     def progress(self) -> Progress:
         """How far it is."""
         done = sum(self.reached.values())
-        what = f"pyramid, level {self.level}, part" if self.level else "tile"
-        return Progress(done, self.total, f"{what} {done} of {self.total}, in blocks")
+        what = {"block": "tile", "level": f"pyramid, level {self.level}, part", "objects": "finding objects, part"}
+        return Progress(done, self.total, f"{what[self.kind]} {done} of {self.total}, in blocks")
 
 
 class _Batch:
@@ -151,8 +153,9 @@ class _Batch:
             return Message(task.entry, self._moved(task, task.entry, news))
         if news["reply"] == "outcome":
             return self._ended(task.entry, Outcome(news["state"], _record_of(news["record"])))
-        if news["reply"] == "begun":
-            return self._begun(task.entry, blocks.Parts(news["units"], news["levels"]))
+        if news["reply"] in ("begun", "segmented"):
+            kind: Literal["block", "objects"] = "block" if news["reply"] == "begun" else "objects"
+            return self._share_out(task.entry, _Large(news["units"], deque(news.get("levels", ())), kind))
         if news["reply"] == "filled":
             return self._filled(task, task.entry)
         if news["reply"] == "failed" and task.kind in IN_BLOCKS and task.tries + 1 < MOST_TRIES:
@@ -184,8 +187,8 @@ class _Batch:
         large.reached[task.units] = max(progress.done, large.reached.get(task.units, 0))
         return large.progress
 
-    def _begun(self, entry: Entry, parts: blocks.Parts) -> Message:
-        large = self._larges[entry] = _Large(parts.units, deque(parts.levels))
+    def _share_out(self, entry: Entry, large: _Large) -> Message:
+        self._larges[entry] = large
         self._ready.extend(large.cut(entry, self._desk.workers))
         return Message(entry, large.progress)
 
@@ -203,10 +206,11 @@ class _Batch:
         return message
 
     def _go_on(self, entry: Entry, large: _Large) -> None:
-        """Have the next level made, of which each part needs all of the one before; or the end, by one worker."""
+        """Have the next level made, of which each part needs all of the one before; or what follows, by one worker."""
         if not large.levels:
-            self._ready.append(Task("file", entry))
+            self._ready.append(Task("file" if large.kind == "objects" else "segment", entry))
             return
+        large.kind = "level"
         large.level, large.total = large.level + 1, large.levels.popleft()
         self._ready.extend(large.cut(entry, self._desk.workers))
 

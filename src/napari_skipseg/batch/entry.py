@@ -16,7 +16,7 @@ import numpy as np
 
 from napari_skipseg.batch.engine import Engine, Turn
 from napari_skipseg.batch.faults import StoppedError, fault_of_folder, reason_of
-from napari_skipseg.batch.finding import iter_objects
+from napari_skipseg.batch.finding import iter_blocks_of_objects, iter_objects
 from napari_skipseg.batch.inputs import UNFINISHED, Entry, read_entry
 from napari_skipseg.batch.openings import Opening
 from napari_skipseg.batch.place import RunPlace, write_bytes
@@ -129,6 +129,24 @@ def _iter_work(
     record = _scored(record, settings, entry, place, engine)
     parts = ("segmenting", "objects", "picture", "scores")
     return replace(record, seconds=record.seconds | {"all": sum(record.seconds.get(part, 0.0) for part in parts)})
+
+
+def iter_blocks_of_entry(
+    settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine, numbers: range
+) -> Generator[Progress, None, None]:
+    """Yield while blocks of these numbers are looked at for objects, in a file that is segmented; `segment_entry` was
+    closed when it began with that, and goes on from there.
+
+    Raises:
+        SkipsegError: it is not segmented any more, or nothing can be written.
+    """
+    record, objects = read_record(place.record(entry)), settings.request.objects
+    if record is None or objects is None:
+        raise FileError(f"'{entry.relative}' is not segmented any more: start the batch again.")
+    entry = entry._replace(name=record.name)
+    results = {_result_of(file, entry): file for file in record.files(place.path)}
+    asked = (engine.model.description.class_names, objects, entry.name, settings.request.form)
+    yield from iter_blocks_of_objects(results["probability"], *asked, numbers)
 
 
 def _iter_segmented(

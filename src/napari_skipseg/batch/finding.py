@@ -8,14 +8,18 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from napari_skipseg.batch.inputs import UNFINISHED
+from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.formats import Format
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.write_faults import telling_faults
 from napari_skipseg.objects.files import iter_write_objects
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.whole import ObjectsTarget
+from napari_skipseg.objects.whole import ObjectsTarget, iter_find_blocks
 from napari_skipseg.progress import Progress
+
+BLOCKS = "blocks"
+"""The folder of blocks that are found, within that of a file whose objects are not all found yet."""
 
 
 def iter_objects(
@@ -24,30 +28,58 @@ def iter_objects(
     """Yield while objects are found in our file `probability`, and measured in it and in `image`; return the files.
 
     These are `<name>_objects.tif` (or .ome.zarr) with the recipe, and `<name>_objects.csv`, beside the probability;
-    both appear when both are whole.
+    both appear when both are whole. Stopped or killed, it goes on after the last block that was found.
 
     Raises:
         SkipsegError: there is no such class, or nothing can be written.
     """
-    recipe = {**(read_recipe(probability) or {}), "layer": "labels"}
-    with _workplace(probability.parent, name) as place:
-        target = ObjectsTarget(place, name, form, recipe)
+    target = _target(probability, name, form)
+    with _workplace(target):
         found = yield from iter_write_objects(read_stack(probability), class_names, options, target, image)
         files = {"objects": found.labels, "objects table": found.table}
         return {result: _moved(file, probability.parent) for result, file in files.items()}
 
 
+def iter_blocks_of_objects(
+    probability: Path, class_names: Sequence[str], options: ObjectOptions, name: str, form: Format, numbers: range
+) -> Generator[Progress, None, None]:
+    """Yield while blocks of these numbers are found, for `iter_objects` to go on with: it was begun and stopped.
+
+    Raises:
+        SkipsegError: as `iter_objects`.
+    """
+    target = _target(probability, name, form)
+    yield from iter_find_blocks(read_stack(probability), class_names, options, target, numbers)
+
+
+def _target(probability: Path, name: str, form: Format) -> ObjectsTarget:
+    recipe = {**(read_recipe(probability) or {}), "layer": "labels"}
+    place = probability.parent / f"{name}.objects{UNFINISHED}"
+    return ObjectsTarget(place, name, form, recipe, place / BLOCKS)
+
+
 @contextlib.contextmanager
-def _workplace(folder: Path, name: str) -> Iterator[Path]:
-    """Yield a folder that is empty, whatever a kill left there, and gone at the end."""
-    place = folder / f"{name}.objects{UNFINISHED}"
+def _workplace(target: ObjectsTarget) -> Iterator[None]:
+    """Have a folder in which nothing lies but blocks that are found; it is gone when all is done, or cannot be."""
+    place = target.folder
     with telling_faults(place):
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
+        place.mkdir(exist_ok=True)
+        for other in place.iterdir():
+            if other != target.kept:
+                _remove(other)
     try:
-        yield place
-    finally:
+        yield
+    except InputError:
+        _remove(place)
+        raise
+    _remove(place)
+
+
+def _remove(place: Path) -> None:
+    if place.is_dir():
         shutil.rmtree(place, ignore_errors=True)
+    else:
+        place.unlink(missing_ok=True)
 
 
 def _moved(file: Path, folder: Path) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 
 from napari_skipseg.batch.blocks import count_parts, iter_block, iter_level
 from napari_skipseg.batch.engine import Engine
-from napari_skipseg.batch.entry import Outcome, segment_entry
+from napari_skipseg.batch.entry import Outcome, iter_blocks_of_entry, segment_entry
 from napari_skipseg.batch.faults import fault_of_folder, reason_of
 from napari_skipseg.batch.inputs import UNFINISHED, Entry
 from napari_skipseg.batch.lanes import LANES
@@ -27,25 +27,30 @@ from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.memory_share import MemoryShare
 from napari_skipseg.inference.outputs import Written
 from napari_skipseg.locks import is_held
+from napari_skipseg.objects.whole import Finding
 from napari_skipseg.progress import Progress
 
 EVERY = 0.2
 """Seconds between two messages of one file, at the least."""
 AT_WORK = ("running", "paused", "closing_gracefully")
 """What Dask says of a worker whose results somebody waits for."""
+SHARED: dict[str, tuple[type, ...]] = {"begin": (Written, Finding), "segment": (Finding,), "file": ()}
+"""What a task leaves to be shared out, by the progress that tells of it."""
 PATIENCE = 90.0
 """Seconds for which a file is waited for that another process, given up by the cluster, may still hold."""
 
 _ALONE = threading.Semaphore(1)
 _TOGETHER = threading.Semaphore(LANES)
+_SEARCHING = threading.Semaphore(1)
 _COUNTS: dict[str, int] = {}
 
 
 def answer(told: str) -> str:
     """Return as JSON what became of a task, told as JSON; nothing is raised, as every fault is an answer.
 
-    The task "settle" says what computes here, "file" is one file from the image to its record, "begin" only what comes
-    before its second tile, "block" the units `start` to `stop` of one begun, "level" parts of a level of its pyramids.
+    The task "settle" says what computes here, "file" is one file from the image to its record, "begin" and "segment"
+    are as much of it as comes before what others can help with: tiles or objects, or objects only. Of one begun,
+    "block" is the units `start` to `stop`, "level" parts of a level of its pyramids, "objects" blocks to find them in.
     """
     asked = json.loads(told)
     post = Post(asked)
@@ -114,7 +119,10 @@ def _answer(asked: dict[str, Any], post: Post) -> dict[str, Any]:
             return _fill(iter_block(*begun, units), place, post)
         if asked["task"] == "level":
             return _fill(iter_level(*begun, asked["level"], units), place, post)
-        return _file(settings, entry, place, engine, post, asked["task"] == "begin")
+        if asked["task"] == "objects":
+            with _SEARCHING:
+                return _fill(iter_blocks_of_entry(*begun, units), place, post)
+        return _file(settings, entry, place, engine, post, SHARED[asked["task"]])
 
 
 def share_of(asked: dict[str, Any], memory: int) -> MemoryShare:
@@ -138,21 +146,25 @@ def _lane(settings: BatchSettings) -> Iterator[None]:
 
 
 def _file(
-    settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine, post: Post, only_begin: bool
+    settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine, post: Post, shared: tuple[type, ...]
 ) -> dict[str, Any]:
-    """Segment a file, or only begin it, which is what a batch leaves that is stopped after its first tile."""
+    """Segment a file, or leave it as a batch does that is stopped, where it comes to what is `shared` out."""
     _await_others(place, entry, post)
     with contextlib.closing(segment_entry(settings, entry, place, engine)) as work:
-        outcome = _follow(work, post, only_begin)
-    if outcome is not None:
-        return {"reply": "outcome", "state": outcome.state, "record": asdict(outcome.record)}
-    if not post.is_wanted:
+        came = _follow(work, post, shared)
+    if isinstance(came, Outcome):
+        return {"reply": "outcome", "state": came.state, "record": asdict(came.record)}
+    if came is None or not post.is_wanted:
         return {"reply": "stopped"}
+    if isinstance(came, Finding):
+        return {"reply": "segmented", "units": came.total}
     return {"reply": "begun", **count_parts(settings, entry, place, engine)._asdict()}
 
 
-def _follow(work: Generator[Progress, None, Outcome], post: Post, only_begin: bool) -> Outcome | None:
-    """Return what became of a file; None where it was begun and more is to come, or is not wanted any more."""
+def _follow(
+    work: Generator[Progress, None, Outcome], post: Post, shared: tuple[type, ...]
+) -> Outcome | Progress | None:
+    """Return what became of a file, or what is to be shared out first; None where it is not wanted any more."""
     while post.is_wanted:
         try:
             progress = next(work)
@@ -160,8 +172,8 @@ def _follow(work: Generator[Progress, None, Outcome], post: Post, only_begin: bo
             outcome: Outcome = stop.value
             return outcome
         post.tell(progress)
-        if only_begin and isinstance(progress, Written) and progress.done < progress.total:
-            return None
+        if isinstance(progress, shared) and progress.done < progress.total:
+            return progress
     return None
 
 

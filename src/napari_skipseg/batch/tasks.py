@@ -34,13 +34,13 @@ READY = "running"
 
 @dataclass(frozen=True)
 class Task:
-    """What one worker is to do: see `on_worker.answer`. units: of a block, or parts of a level. tries: how often it
-    failed elsewhere.
+    """What one worker is to do: see `on_worker.answer`. units: of a block, parts of a level, or blocks of
+    objects. tries: how often it failed elsewhere.
 
     alone: nothing else is at work meanwhile, so that a worker that ends does so of this task.
     """
 
-    kind: Literal["settle", "file", "begin", "block", "level"]
+    kind: Literal["settle", "file", "begin", "block", "level", "segment", "objects"]
     entry: Entry | None = None
     units: range = range(0)
     level: int = 0

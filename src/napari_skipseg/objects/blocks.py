@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
@@ -22,36 +23,77 @@ SIDE = 256
 LARGEST = 2**24
 """Voxels of a block that looks at most one voxel around: whole planes where they fit, to read each only once."""
 
-
 MEMORY_FOR_ONE = 2**33
 """Bytes of free memory for each block that is computed beside two others; each takes up to half a GiB."""
 
 
 class Block(NamedTuple):
-    """A block of one time: its window, and the voxels to read, in which the block begins at `low`."""
+    """A block of one time: its number, its window, and the voxels to read, in which the block begins at `low`."""
 
+    number: int
     time: int
     window: Window
     read: tuple[slice, slice, slice]
     low: tuple[int, int, int]
 
+    @property
+    def place(self) -> tuple[int | slice, ...]:
+        """Where it lies in an array (T, Z, Y, X)."""
+        z, y, x = (slice(a, a + length) for a, length in zip(self.window.start, self.window.shape, strict=True))
+        before = self.time * self.window.depth
+        return self.time, slice(z.start - before, z.stop - before), y, x
 
-def plan_blocks(
-    shape: tuple[int, int, int, int],
-    options: ObjectOptions,
-    spacing: Spacing,
-    size: tuple[int, int, int] | None = None,
-) -> Iterator[Block]:
-    """Yield the blocks of an image in C order. size: of a block, chosen where it is not given."""
-    times, *lengths = shape
+
+@dataclass(frozen=True)
+class Grid:
+    """Blocks side by side, counted in C order. shape: of the image, (T, Z, Y, X). steps: the sides of a block, of which
+    the last one along an axis may have less."""
+
+    shape: tuple[int, int, int, int]
+    steps: tuple[int, int, int]
+
+    def counts(self) -> tuple[int, ...]:
+        """Return the number of blocks along T, Z, Y and X."""
+        times, *lengths = self.shape
+        return times, *(-(-length // step) for length, step in zip(lengths, self.steps, strict=True))
+
+    def __len__(self) -> int:
+        return math.prod(self.counts())
+
+    @property
+    def chunk(self) -> tuple[int, int, int]:
+        """The chunk of an array of labels, so that each chunk lies in one block."""
+        sides = zip(CHUNK, self.steps, self.shape[1:], strict=True)
+        z, y, x = (min(c if step % c == 0 or step >= length else step, length) for c, step, length in sides)
+        return z, y, x
+
+    def overlapping(self, time: int, region: Sequence[slice]) -> Iterator[tuple[int, tuple[slice, ...]]]:
+        """Yield the blocks that a region (z, y, x) lies in, with the place of what they share in that region."""
+        sides = list(zip(region, self.steps, strict=True))
+        for places in product(*(range(part.start // step, -(-part.stop // step)) for part, step in sides)):
+            number, shared = time, []
+            for place, count, (part, step) in zip(places, self.counts()[1:], sides, strict=True):
+                number = number * count + place
+                begin = place * step - part.start
+                shared.append(slice(max(begin, 0), min(begin + step, part.stop - part.start)))
+            yield number, tuple(shared)
+
+
+def grid_of(shape: tuple[int, int, int, int], options: ObjectOptions, size: tuple[int, int, int] | None = None) -> Grid:
+    """Return the blocks of an image. size: of a block, chosen where it is not given."""
+    return Grid(shape, size or _size(shape[1:], far=options.method != "components"))
+
+
+def plan_blocks(grid: Grid, options: ObjectOptions, spacing: Spacing) -> Iterator[Block]:
+    """Yield the blocks in C order."""
+    times, *lengths = grid.shape
     reach = reach_of(options)
     wide = (0, 0, 0) if options.method == "components" else margin_of(spacing)
     halo = [math.ceil(reach / side) + more + 1 if side else 0 for side, more in zip(spacing, wide, strict=True)]
-    steps = size or _size(tuple(lengths), far=options.method != "components")
     whole = (times * lengths[0], lengths[1], lengths[2])
-    corners = (range(0, length, step) for length, step in zip(lengths, steps, strict=True))
-    for time, *corner in product(range(times), *corners):
-        ends = [min(start + step, length) for start, step, length in zip(corner, steps, lengths, strict=True)]
+    corners = (range(0, length, step) for length, step in zip(lengths, grid.steps, strict=True))
+    for number, (time, *corner) in enumerate(product(range(times), *corners)):
+        ends = [min(start + step, length) for start, step, length in zip(corner, grid.steps, lengths, strict=True)]
         low = [min(start, around) for start, around in zip(corner, halo, strict=True)]
         high = [min(length, end + around) for length, end, around in zip(lengths, ends, halo, strict=True)]
         z, y, x = (slice(start - before, end) for start, before, end in zip(corner, low, high, strict=True))
@@ -63,7 +105,7 @@ def plan_blocks(
             lengths[0],
             options.planes == "volume",
         )
-        yield Block(time, window, (z, y, x), (low[0], low[1], low[2]))
+        yield Block(number, time, window, (z, y, x), (low[0], low[1], low[2]))
 
 
 def blocks_at_once() -> int:

@@ -12,7 +12,6 @@ from napari_skipseg.objects.graph import Graph, Seeding, join_maxima, join_parts
 from napari_skipseg.objects.landscape import level_of, tolerance_of
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.parts import Parts, Spacing
-from napari_skipseg.objects.relabel import shift_labels
 from napari_skipseg.objects.seams import Seams
 from napari_skipseg.objects.selection import number_objects
 
@@ -32,7 +31,8 @@ class Gathered:
     def __init__(self, options: ObjectOptions, spacing: Spacing, name: str) -> None:
         """Begin with nothing. name: of the image, as errors tell it."""
         self._options, self._spacing, self._name = options, spacing, name
-        self._seams = Seams(options.method != "components" or options.fill_holes)
+        are_components = options.method == "components"
+        self._seams = Seams(are_components, not are_components or options.fill_holes)
         self._joined = no_graph()
         self._places: NDArray[np.uint32] = np.empty(0, np.uint32)
         self._nodes: list[Nodes] = []
@@ -40,8 +40,8 @@ class Gathered:
         self._pairs: list[NDArray[np.int64]] = []
         self._count = self._new = 0
 
-    def add(self, parts: Parts, window: Window) -> NDArray[np.uint32]:
-        """Return the labels of a block, counted through all blocks.
+    def add(self, parts: Parts, window: Window) -> None:
+        """Add the parts of the next block.
 
         Raises:
             InputError: there are more parts than labels.
@@ -50,7 +50,6 @@ class Gathered:
         if self._count + count > MOST_PARTS:
             raise InputError(f"'{self._name}' falls into too many parts: raise the threshold, or smooth it.")
         pairs, edges = self._seams.join(parts, self._count, window)
-        labels = shift_labels(parts.labels, self._count)
         self._pairs.append(pairs - 1)
         for each, before in [*((seam, -1) for seam in edges), (parts.graph.edges, self._count)]:
             self._edges.append(_compact(shift(each, before)))
@@ -58,7 +57,6 @@ class Gathered:
         self._nodes.append(parts.graph.nodes)
         self._count += count
         self._new += count
-        return labels
 
     @property
     def is_due(self) -> bool:

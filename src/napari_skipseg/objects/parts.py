@@ -25,16 +25,22 @@ of them to the graph of the whole, which has to fit into memory."""
 
 
 class Parts(NamedTuple):
-    """Labels 1, 2, … of a block and their graph, and what joins it with the blocks beside it.
+    """What is known of the labels 1, 2, … of a block: their graph, and what joins it with the blocks beside it.
 
-    The label n is the node n - 1. ways: by axis and end, 0 or -1, the ways up from the voxels of that face, as
-    `basins.climb` says; none for components. seams: by axis, where the image goes on before the block.
+    The label n is the node n - 1. faces: by axis and end, 0 or -1, where the image goes on beyond the block. seams: by
+    axis, where it goes on before the block; none where contacts do not matter.
     """
 
-    labels: NDArray[np.uint32]
     graph: Graph
-    ways: dict[tuple[int, int], NDArray[np.int8]]
+    faces: dict[tuple[int, int], Face]
     seams: dict[int, Seam]
+
+
+class Face(NamedTuple):
+    """The outermost plane of a block. ways: up from its voxels, as `basins.climb` says; 0 for components."""
+
+    labels: NDArray[np.uint32]
+    ways: NDArray[np.int8]
 
 
 class Seam(NamedTuple):
@@ -61,8 +67,8 @@ def find_parts(
     window: Window,
     options: ObjectOptions,
     spacing: Spacing,
-) -> Parts:
-    """Return the parts of a block.
+) -> tuple[NDArray[np.uint32], Parts]:
+    """Return the labels of a block, shape (Z, Y, X), and what is known of them.
 
     probability: of the block and of what its heights depend on around it; the block begins there at `low`.
     spacing: (z, y, x) in voxels of X; 0 along z where slices are looked at one by one.
@@ -73,24 +79,35 @@ def find_parts(
     ground, begin = _look(landscape(probability, options, spacing), probability, low, (wide, begin))
     labels, ways = climb(ground.height, np.array(begin), wide)
     inner = _place(_less(ground.low, begin), window)
-    faces = {(axis, end): np.take(ways[inner], end, axis) for axis in window.spatial for end in (0, -1)}
+    outermost = {place: np.take(ways[inner], place[1], place[0]) for place in _open_faces(window)}
     del ways
     groups = _join_noise(labels, ground.at(_place(begin, wide)), wide, options)
     labels, count = join_labels(labels[inner], groups)
     labels, graph = _with_graph(labels, count, ground, window, options)
-    return Parts(labels, graph, faces, _seams(ground, window))
+    faces = {place: Face(_outermost(labels, place), ways) for place, ways in outermost.items()}
+    return labels, Parts(graph, faces, _seams(ground, window))
 
 
 def _find_components(
     probability: NDArray[np.float32], low: tuple[int, int, int], window: Window, options: ObjectOptions
-) -> Parts:
+) -> tuple[NDArray[np.uint32], Parts]:
     labels, count = _components(probability[_place(low, window)] > options.threshold, window)
-    if not options.fill_holes:
-        return Parts(labels, Graph(describe(labels, None, count, window), no_edges()), {}, {})
-    everything = slice(None)
-    ground = _Ground(probability, strength_of(probability, everything, everything, everything), low)
-    labels, graph = _with_graph(labels, count, ground, window, options)
-    return Parts(labels, graph, {}, _seams(ground, window))
+    if options.fill_holes:
+        everything = slice(None)
+        ground = _Ground(probability, strength_of(probability, everything, everything, everything), low)
+        labels, graph = _with_graph(labels, count, ground, window, options)
+        seams = _seams(ground, window)
+    else:
+        graph, seams = Graph(describe(labels, None, count, window), no_edges()), {}
+    planes = {place: _outermost(labels, place) for place in _open_faces(window)}
+    faces = {place: Face(plane, np.zeros(plane.shape, np.int8)) for place, plane in planes.items()}
+    return labels, Parts(graph, faces, seams)
+
+
+def _outermost(labels: NDArray[np.uint32], place: tuple[int, int]) -> NDArray[np.uint32]:
+    """Return the plane at the end of an axis, without the rest of the block."""
+    axis, end = place
+    return np.ascontiguousarray(np.take(labels, end, axis))
 
 
 def _look(
@@ -208,8 +225,12 @@ def _numbered(mask: NDArray[np.bool_], connectivity: Literal[4, 6]) -> tuple[NDA
 def _open_nodes(labels: NDArray[np.uint32], count: int, window: Window) -> NDArray[np.bool_]:
     """Return which nodes reach a face of the block beyond which the image goes on."""
     open_ = np.zeros(count + 1, np.bool_)
-    for axis in window.spatial:
-        for face, closed in ((0, window.begins(axis)), (-1, window.ends(axis))):
-            if not closed:
-                open_[np.take(labels, face, axis)] = True
+    for axis, end in _open_faces(window):
+        open_[np.take(labels, end, axis)] = True
     return open_[1:]
+
+
+def _open_faces(window: Window) -> list[tuple[int, int]]:
+    """Return the faces of a block, by axis and end, beyond which the image goes on."""
+    closed = {0: window.begins, -1: window.ends}
+    return [(axis, end) for axis in window.spatial for end in (0, -1) if not closed[end](axis)]

@@ -16,8 +16,8 @@ _UP = (6, 5, 4)
 """The ways of `basins.climb` along -z, -y, -x and +z, +y, +x."""
 
 
-class Face(NamedTuple):
-    """The last plane of a block along one axis: labels among those of all blocks, which climb on, which are hollow."""
+class _Side(NamedTuple):
+    """The outermost plane of a block: labels among those of all blocks, which climb on, which are hollow."""
 
     labels: NDArray[np.uint32]
     leaves: NDArray[np.bool_]
@@ -27,9 +27,9 @@ class Face(NamedTuple):
 class Seams:
     """Joins blocks that are given in C order; it keeps only the faces that are still to meet another block."""
 
-    def __init__(self, with_edges: bool) -> None:
-        self._faces: dict[tuple[int, tuple[int, ...]], Face] = {}
-        self._with_edges = with_edges
+    def __init__(self, are_components: bool, with_edges: bool) -> None:
+        self._open: dict[tuple[int, tuple[int, ...]], _Side] = {}
+        self._are_components, self._with_edges = are_components, with_edges
 
     def join(self, parts: Parts, before: int, window: Window) -> tuple[NDArray[np.int64], list[Edges]]:
         """Return the pairs of labels, shape (n, 2), that are one across the block's faces, and contacts of others.
@@ -40,35 +40,34 @@ class Seams:
         edges: list[Edges] = []
         for axis in window.spatial:
             if not window.begins(axis):
-                face = self._faces.pop((axis, window.start))
-                mine = _face(parts, before, axis, 0, _DOWN)
-                pairs.append(_pairs(face, mine, not parts.ways))
+                side = self._open.pop((axis, window.start))
+                mine = _side(parts, before, axis, 0, _DOWN)
+                pairs.append(_pairs(side, mine, self._are_components))
                 if self._with_edges:
-                    edges.append(_edges(face, mine, axis, parts.seams[axis], window))
+                    edges.append(_edges(side, mine, axis, parts.seams[axis], window))
             if not window.ends(axis):
                 place = list(window.start)
                 place[axis] += window.shape[axis]
-                self._faces[axis, tuple(place)] = _face(parts, before, axis, -1, _UP)
+                self._open[axis, tuple(place)] = _side(parts, before, axis, -1, _UP)
         return np.unique(np.concatenate(pairs), axis=0), edges
 
 
-def _face(parts: Parts, before: int, axis: int, end: int, leaving: tuple[int, int, int]) -> Face:
-    own = np.take(parts.labels, end, axis)
+def _side(parts: Parts, before: int, axis: int, end: int, leaving: tuple[int, int, int]) -> _Side:
+    own, ways = parts.faces[axis, end]
     hollow = np.concatenate([np.zeros(1, np.bool_), parts.graph.nodes.hollow])[own]
-    leaves = parts.ways[axis, end] == leaving[axis] if parts.ways else np.zeros(own.shape, np.bool_)
-    return Face(np.where(own > 0, own + np.uint32(before), np.uint32(0)), leaves, hollow)
+    return _Side(np.where(own > 0, own + np.uint32(before), np.uint32(0)), ways == leaving[axis], hollow)
 
 
-def _pairs(face: Face, mine: Face, are_components: bool) -> NDArray[np.int64]:
+def _pairs(side: _Side, mine: _Side, are_components: bool) -> NDArray[np.int64]:
     """Return the pairs of labels that are one."""
-    both = (face.labels > 0) & (mine.labels > 0) & (face.hollow == mine.hollow)
-    one = both & (face.hollow | face.leaves | mine.leaves | are_components)
-    return np.unique(np.stack([face.labels[one], mine.labels[one]], axis=1).astype(np.int64), axis=0)
+    both = (side.labels > 0) & (mine.labels > 0) & (side.hollow == mine.hollow)
+    one = both & (side.hollow | side.leaves | mine.leaves | are_components)
+    return np.unique(np.stack([side.labels[one], mine.labels[one]], axis=1).astype(np.int64), axis=0)
 
 
-def _edges(face: Face, mine: Face, axis: int, seam: Seam, window: Window) -> Edges:
+def _edges(side: _Side, mine: _Side, axis: int, seam: Seam, window: Window) -> Edges:
     start, shape = list(window.start), list(window.shape)
     start[axis], shape[axis] = start[axis] - 1, 2
     two = window._replace(start=(start[0], start[1], start[2]), shape=(shape[0], shape[1], shape[2]))
-    labels = np.stack([face.labels, mine.labels], axis=axis)
+    labels = np.stack([side.labels, mine.labels], axis=axis)
     return contacts(labels, *seam, two, across=axis)

@@ -2,52 +2,61 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections import deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
 
-from napari_skipseg.devices import giving_back_memory
+from napari_skipseg.devices import giving_back_memory, versions
 from napari_skipseg.images.formats import ENDINGS, Format
-from napari_skipseg.images.stack import LazyArray, Stack
+from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiff_writer import write_ome_tiff
 from napari_skipseg.images.write_faults import telling_faults
 from napari_skipseg.images.zarr_layout import Layout
 from napari_skipseg.images.zarr_writer import iter_write_ome_zarr
-from napari_skipseg.objects.basins import Window
-from napari_skipseg.objects.blocks import CHUNK, Block, blocks_at_once, plan_blocks
-from napari_skipseg.objects.classes import ClassProbability, class_probability
+from napari_skipseg.objects.blocks import CHUNK, Block, Grid, blocks_at_once, grid_of, plan_blocks
+from napari_skipseg.objects.classes import ClassProbability, Scaled, class_probability
 from napari_skipseg.objects.find import spacing_of
+from napari_skipseg.objects.found_blocks import FoundBlocks
 from napari_skipseg.objects.gathered import Gathered
+from napari_skipseg.objects.numbered import Numbered, Squeezed
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.parts import Parts, Spacing, find_parts
 from napari_skipseg.progress import Progress
 
-SLAB = 2**26
-"""Most voxels of a slab that is kept while planes of it are written."""
+FINDING = "finding objects"
 
 
 @dataclass(frozen=True)
 class ObjectsTarget:
-    """Where objects go: `<name>_objects.tif` or `.ome.zarr` in `folder`; recipe: what is stored with them."""
+    """Where objects go: `<name>_objects.tif` or `.ome.zarr` in `folder`; recipe: what is stored with them.
+
+    kept: a folder for blocks that are found, which stays, so that a search that is stopped or killed is gone on with;
+    what it goes on with has the same recipe. None = nothing stays.
+    """
 
     folder: Path
     name: str
     form: Format = "tiff"
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    kept: Path | None = None
 
     @property
     def file(self) -> Path:
         """The file of labels."""
         return self.folder / f"{self.name}_objects{ENDINGS[self.form]}"
+
+
+@dataclass(frozen=True)
+class Finding(Progress):
+    """How many blocks of an image are found, be it before, or by others."""
 
 
 @dataclass(frozen=True)
@@ -68,70 +77,140 @@ def iter_find_objects(
 ) -> Generator[Progress, None, Objects]:
     """Yield block by block; return the file of labels, uint32, axes of TZYX, with voxel size, origin and recipe.
 
-    The labels are those of `find_objects`, whatever the block. It appears when it is whole; parts that are found lie
-    in a hidden folder beside it meanwhile. probability, class_names, options, labels: as for `find_objects`. block:
-    (z, y, x) voxels.
+    The labels are those of `find_objects`, whatever the block. It appears when it is whole; blocks that are found lie
+    in a hidden folder beside it meanwhile, or in the one where they are kept. probability, class_names, options,
+    labels: as for `find_objects`. block: (z, y, x) voxels.
 
     Raises:
         FileError: nothing can be written, or something in the image not be read.
         InputError: there is no such class, or the values are no probabilities.
     """
-    chosen = class_probability(probability, class_names, options, labels)
-    with telling_faults(target.folder):
-        target.folder.mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.folder)
-    with scratch as folder, giving_back_memory():
-        parts, numbers = yield from _iter_parts(chosen, options, Path(folder), block)
-        yield from _iter_write(_Numbered(parts, numbers, chosen.shape[0]), probability, options, target)
+    with _workplace(target) as folder, giving_back_memory():
+        search = _search(probability, class_names, options, target, folder, labels, block)
+        firsts, numbers = yield from _iter_numbers(search)
+        objects = Numbered(search.found.labels, search.grid, numbers, firsts)
+        yield from _iter_write(objects, probability, options, target)
     return Objects(target.file, int(numbers.max(initial=0)))
 
 
-def _iter_parts(
-    chosen: ClassProbability, options: ObjectOptions, folder: Path, size: tuple[int, int, int] | None
-) -> Generator[Progress, None, tuple[Any, NDArray[np.uint32]]]:
-    """Yield while parts are found; return their labels, and the number of the object that each belongs to."""
-    spacing = spacing_of(chosen.stack, options)
-    blocks = list(plan_blocks(chosen.shape, options, spacing, size))
-    whole = blocks[0].window.whole
-    with telling_faults(folder):
-        labels = zarr.create_array(
-            folder / "parts",
-            shape=whole,
-            chunks=tuple(min(chunk, length) for chunk, length in zip(CHUNK, whole, strict=True)),
-            dtype=np.uint32,
-            compressors=[ZstdCodec(level=1)],
-        )
-    gathered = Gathered(options, spacing, chosen.stack.name)
-    computed = _iter_computed(chosen, blocks, options, spacing, gathered)
-    for done in range(1, len(blocks) + 1):
-        window, parts = next(computed)
-        place = tuple(slice(start, start + length) for start, length in zip(window.start, window.shape, strict=True))
-        with telling_faults(folder):
-            labels[place] = gathered.add(parts, window)
+def iter_find_blocks(
+    probability: Stack,
+    class_names: Sequence[str],
+    options: ObjectOptions,
+    target: ObjectsTarget,
+    numbers: range,
+) -> Generator[Progress, None, None]:
+    """Yield while blocks of these numbers are found, and kept where `target` says, for `iter_find_objects` to end it.
+
+    Several processes may find blocks of one image, each its own.
+
+    Raises:
+        FileError, InputError: as `iter_find_objects`.
+        ValueError: the target keeps nothing.
+    """
+    if target.kept is None:
+        raise ValueError("blocks that are found by several processes are to be kept")
+    with giving_back_memory():
+        search = _search(probability, class_names, options, target, target.kept)
+        left = set(numbers) - search.found.numbers()
+        blocks = [block for block in search.blocks() if block.number in left]
+        for done, _ in enumerate(_iter_found(search, blocks), start=len(numbers) - len(blocks) + 1):
+            yield Progress(done, len(numbers), FINDING)
+
+
+@contextlib.contextmanager
+def _workplace(target: ObjectsTarget) -> Iterator[Path]:
+    """Yield a folder for what is found: one that stays, or a hidden one beside the target, gone at the end."""
+    with telling_faults(target.folder):
+        target.folder.mkdir(parents=True, exist_ok=True)
+    if target.kept is not None:
+        yield target.kept
+        return
+    with telling_faults(target.folder):
+        scratch = tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.folder)
+    with scratch as folder:
+        yield Path(folder) / "found"
+
+
+class _Search(NamedTuple):
+    """What is looked for, in which blocks, and where those lie that are found."""
+
+    chosen: ClassProbability
+    options: ObjectOptions
+    spacing: Spacing
+    grid: Grid
+    found: FoundBlocks
+
+    def blocks(self) -> Iterator[Block]:
+        return plan_blocks(self.grid, self.options, self.spacing)
+
+    def find(self, block: Block, values: Scaled) -> Parts:
+        """Return the parts of a block, kept for another time."""
+        labels, parts = find_parts(values, block.low, block.window, self.options, self.spacing)
+        self.found.write(block, labels, parts)
+        return parts
+
+    def recall(self, block: Block) -> Parts:
+        """Return the parts of a block that was found before; where they are damaged, they are found anew."""
+        return self.found.read(block) or self.find(block, self.look_at(block))
+
+    def look_at(self, block: Block) -> Scaled:
+        return self.chosen.look_at(block.time, *block.read)
+
+
+def _search(
+    probability: Stack,
+    class_names: Sequence[str],
+    options: ObjectOptions,
+    target: ObjectsTarget,
+    folder: Path,
+    labels: bool = False,
+    block: tuple[int, int, int] | None = None,
+) -> _Search:
+    chosen = class_probability(probability, class_names, options, labels)
+    grid = grid_of(chosen.shape, options, block)
+    place = {"channel": chosen.channel, "value": chosen.value, "voxel size": probability.voxel_size}
+    made_of = {"recipe": target.recipe, "objects": asdict(options), "class": place, "versions": versions()}
+    return _Search(chosen, options, spacing_of(probability, options), grid, FoundBlocks(folder, grid, made_of))
+
+
+def _iter_numbers(search: _Search) -> Generator[Progress, None, tuple[list[int], NDArray[np.uint32]]]:
+    """Yield while parts are found; return where the labels of each block begin among those of all, and in the end how
+    many there are; and the number of the object that each belongs to."""
+    gathered = Gathered(search.options, search.spacing, search.chosen.stack.name)
+    blocks = list(search.blocks())
+    known = search.found.numbers()
+    done, firsts = len(known), [0]
+    yield Finding(done, len(blocks), FINDING)
+    for block, parts in _iter_found(search, blocks, gathered):
+        gathered.add(parts, block.window)
+        firsts.append(firsts[-1] + len(parts.graph.nodes.size))
         del parts
-        yield Progress(done, len(blocks), "finding objects")
-    return labels, gathered.settle(whole)
+        done += block.number not in known
+        yield Finding(done, len(blocks), FINDING)
+    return firsts, gathered.settle(blocks[0].window.whole)
 
 
-def _iter_computed(
-    chosen: ClassProbability, blocks: list[Block], options: ObjectOptions, spacing: Spacing, gathered: Gathered
-) -> Generator[tuple[Window, Parts], None, None]:
-    """Yield the window and the parts of each block, in order; meanwhile others are computed, and the next is read.
+def _iter_found(
+    search: _Search, blocks: Sequence[Block], gathered: Gathered | None = None
+) -> Generator[tuple[Block, Parts], None, None]:
+    """Yield each block and its parts, in order; meanwhile others are computed, and the next is read.
 
     What is gathered is joined when no block is under way, so that both never need their memory at once.
     """
-    waiting: deque[tuple[Window, Future[Parts]]] = deque()
-    at_once = blocks_at_once()
+    waiting: deque[tuple[Block, Future[Parts]]] = deque()
+    at_once, known = blocks_at_once(), search.found.numbers()
     pool = ThreadPoolExecutor(at_once)
     try:
         for block in blocks:
-            if gathered.is_due:
+            if gathered is not None and gathered.is_due:
                 while waiting:
                     yield _first_of(waiting)
                 gathered.join()
-            values = chosen.look_at(block.time, *block.read)
-            waiting.append((block.window, pool.submit(find_parts, values, block.low, block.window, options, spacing)))
-            del values
+            if block.number in known:
+                waiting.append((block, pool.submit(search.recall, block)))
+            else:
+                waiting.append((block, pool.submit(search.find, block, search.look_at(block))))
             if len(waiting) > at_once:
                 yield _first_of(waiting)
         while waiting:
@@ -140,60 +219,16 @@ def _iter_computed(
         pool.shutdown(cancel_futures=True)
 
 
-def _first_of(waiting: deque[tuple[Window, Future[Parts]]]) -> tuple[Window, Parts]:
-    window, parts = waiting.popleft()
-    return window, parts.result()
-
-
-class _Numbered(LazyArray):
-    """Parts looked at as objects, shape (T, Z, Y, X); planes that follow each other read each chunk once."""
-
-    def __init__(self, parts: Any, numbers: NDArray[np.uint32], times: int) -> None:
-        self._parts, self._times = parts, times
-        self._numbers = np.concatenate([np.zeros(1, np.uint32), numbers])
-        self.shape = (times, parts.shape[0] // times, *parts.shape[1:])
-        self.dtype = np.dtype(np.uint32)
-        self._kept: tuple[int, NDArray[np.uint32]] | None = None
-
-    def _read(self, index: tuple[int | slice, ...]) -> Any:
-        time, z, y, x = index
-        if not isinstance(time, int):
-            planes = [self._read((each, z, y, x)) for each in range(self._times)[time]]
-            return np.stack(planes)
-        first = time * self.shape[1]
-        if isinstance(z, int):
-            return self._plane(first + z)[y, x]
-        start, stop, step = z.indices(self.shape[1])
-        return self._numbers.take(self._parts[first + start : first + stop, y, x])[::step]
-
-    def _plane(self, place: int) -> NDArray[np.uint32]:
-        deep = self._parts.chunks[0] if self._parts.chunks[0] * self.shape[2] * self.shape[3] <= SLAB else 1
-        start = place // deep * deep
-        if self._kept is None or self._kept[0] != start:
-            self._kept = None  # so that there is never a second slab
-            self._kept = start, self._numbers.take(self._parts[start : start + deep])
-        plane: NDArray[np.uint32] = self._kept[1][place - start]
-        return plane
-
-
-class _Squeezed(LazyArray):
-    """An array (T, Z, Y, X) without those axes that an image does not have."""
-
-    def __init__(self, data: LazyArray, axes: str) -> None:
-        self._data, self._axes = data, axes
-        self.shape = tuple(length for axis, length in zip("TZYX", data.shape, strict=True) if axis in axes)
-        self.dtype = data.dtype
-
-    def _read(self, index: tuple[int | slice, ...]) -> Any:
-        places = dict(zip(self._axes, index, strict=True))
-        return self._data[tuple(places.get(axis, 0) for axis in "TZYX")]
+def _first_of(waiting: deque[tuple[Block, Future[Parts]]]) -> tuple[Block, Parts]:
+    block, parts = waiting.popleft()
+    return block, parts.result()
 
 
 def _iter_write(
-    objects: _Numbered, stack: Stack, options: ObjectOptions, target: ObjectsTarget
+    objects: Numbered, stack: Stack, options: ObjectOptions, target: ObjectsTarget
 ) -> Generator[Progress, None, None]:
     axes = "".join(axis for axis in "TZYX" if axis in stack.axes)
-    array = _Squeezed(objects, axes)
+    array = Squeezed(objects, axes)
     recipe = {**target.recipe, "layer": "labels", "objects": asdict(options)}
     place = (stack.voxel_size, stack.unit, stack.origin)
     if target.form == "ome-zarr":

@@ -1,0 +1,62 @@
+"""Objects of a file of a batch that is stopped while they are found: what is found stays, and is gone on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from batch_folders import results_in, run, settings_for, states, write_image
+
+from napari_skipseg.batch.rows import FileChanged
+from napari_skipseg.batch.run import iter_batch
+from napari_skipseg.batch.settings import BatchSettings
+from napari_skipseg.objects import blocks, whole
+from napari_skipseg.objects.options import ObjectOptions
+
+
+@pytest.fixture
+def settings(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> BatchSettings:
+    """A batch of one image whose objects are found in nine blocks."""
+    monkeypatch.setattr(blocks, "SIDE", 16)
+    write_image(tmp_path / "in" / "a.tif", 1, slices=6)
+    return settings_for(tmp_path / "in", tmp_path / "out", tiny, objects=ObjectOptions("watershed"))
+
+
+def stop_in_objects(settings: BatchSettings, blocks_found: int) -> Path:
+    """Stop the batch when so many blocks are found; return the folder in which they are kept."""
+    work = iter_batch(settings)
+    for event in work:
+        if isinstance(event, FileChanged) and event.row.message == "finding objects" and event.row.done >= blocks_found:
+            work.close()
+    (kept,) = Path(settings.output).glob("*/a.objects.unfinished/blocks")
+    return kept
+
+
+def test_objects_go_on_after_the_blocks_that_were_found(
+    settings: BatchSettings, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = stop_in_objects(settings, 4)
+    found = len(list(kept.glob("*.npz")))
+    assert found >= 4
+    assert not list(kept.parent.parent.glob("a_objects*"))
+    looked: list[object] = []
+    find_parts = whole.find_parts
+    with monkeypatch.context() as patched:
+        patched.setattr(whole, "find_parts", lambda *given: looked.append(given[2]) or find_parts(*given))
+        result = run(settings)
+    assert states(result) == {"a.tif": "done"}
+    assert len(looked) == 9 - found
+    assert not kept.parent.exists()
+    undisturbed = run(settings_for(tmp_path / "in", tmp_path / "whole", tiny, objects=ObjectOptions("watershed")))
+    assert results_in(result.folder) == results_in(undisturbed.folder)
+
+
+def test_objects_of_an_image_that_changed_meanwhile_begin_anew(
+    settings: BatchSettings, tmp_path: Path, tiny: Path
+) -> None:
+    stop_in_objects(settings, 4)
+    write_image(tmp_path / "in" / "a.tif", 2, slices=6)
+    result = run(settings)
+    undisturbed = run(settings_for(tmp_path / "in", tmp_path / "whole", tiny, objects=ObjectOptions("watershed")))
+    assert states(result) == {"a.tif": "done"}
+    assert results_in(result.folder) == results_in(undisturbed.folder)
