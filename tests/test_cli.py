@@ -103,9 +103,12 @@ def start(library: Path, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
+_answer_signal = signal.signal  # which `run` has do nothing
+
+
 def _heed_interrupts() -> None:
     """A job that a script starts in the background ignores Ctrl-C, and so would its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _answer_signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def own_lines(err: str) -> list[str]:

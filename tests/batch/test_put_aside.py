@@ -21,6 +21,9 @@ from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.tasks import Reply, Task
 from napari_skipseg.progress import Progress
 
+SEGMENTED, WITH_OBJECTS = "segmented", "with objects"
+"""Files that are segmented already, and whose objects are to be found."""
+ENDINGS = {"file": "", "begin": " begun", "segment": " end"}
 REASON = "4 workers ended one after another while having it alone."
 
 
@@ -52,9 +55,12 @@ class OneWorker:
         return reply
 
     def _done(self, task: Task) -> dict[str, Any]:
-        if task.kind == "begin":
+        name = task.entry.name if task.entry else ""
+        if task.kind == "begin" and name != SEGMENTED:
             return {"reply": "begun", "units": 3, "levels": [2]}
-        if task.kind in ("block", "level"):
+        if task.kind in ("begin", "segment") and name in (SEGMENTED, WITH_OBJECTS):
+            return {"reply": "segmented", "units": 2}
+        if task.kind in ("block", "level", "objects"):
             return {"reply": "filled"}
         return {"reply": "outcome", "state": self._state, "record": asdict(Record("", "", "", "done"))}
 
@@ -65,8 +71,8 @@ class OneWorker:
 def _name(task: Task) -> str:
     """The file's name, and of a part of one which part it is; the second tile of "worst" is bad."""
     assert task.entry is not None
-    if task.kind in ("file", "begin"):
-        return task.entry.name if task.kind == "file" else f"{task.entry.name} begun"
+    if task.kind in ENDINGS:
+        return f"{task.entry.name}{ENDINGS[task.kind]}"
     name = f"{task.entry.name} {task.kind} {task.units.start}"
     return f"bad {name}" if name == "worst block 1" else name
 
@@ -127,10 +133,28 @@ def test_a_large_file_is_tiles_then_each_level_of_its_pyramids_then_its_end(work
         ["a begun"],
         ["a block 0", "a block 1", "a block 2"],
         ["a level 0", "a level 1"],
-        ["a"],
+        ["a end"],
     ]
     assert in_blocks == [range(0, 1), range(1, 2), range(2, 3)]
     assert states(news) == {"a": "done"}
+
+
+def test_objects_of_a_large_file_are_found_in_blocks_before_its_end(work: Any, in_blocks: list[range]) -> None:
+    desk, news = work("with objects")
+    assert desk.rounds[3:] == [
+        ["with objects end"],
+        ["with objects objects 0", "with objects objects 1"],
+        ["with objects"],
+    ]
+    assert len(in_blocks) == 3
+    assert states(news) == {"with objects": "done"}
+
+
+def test_a_large_file_that_was_segmented_before_goes_on_with_its_objects(work: Any, in_blocks: list[range]) -> None:
+    desk, news = work("segmented")
+    assert desk.rounds == [["segmented begun"], ["segmented objects 0", "segmented objects 1"], ["segmented"]]
+    assert in_blocks == []
+    assert states(news) == {"segmented": "done"}
 
 
 def test_a_block_that_ends_its_workers_is_left_to_the_end_and_fails_its_file(work: Any, in_blocks: list[range]) -> None:

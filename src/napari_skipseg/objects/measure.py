@@ -5,7 +5,8 @@ The numbers are those of scikit-image's `regionprops`; the surface of a volume i
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,8 +32,8 @@ from napari_skipseg.progress import Progress, run_to_end
 AROUND = 2
 """Pixels around a block that outlines in a plane depend on; in a volume it is one voxel before."""
 
-LARGEST = 2**24
-"""Voxels of a block."""
+LARGEST = 2**23
+"""Voxels of a block; while one is measured, the next is read."""
 
 
 def measure_objects(
@@ -68,19 +69,36 @@ def iter_measure(
     flat = planes == "slices" or labels.length("Z") == 1
     sums = _Sums(make_place_sums(0), [make_value_sums(0) for _ in sources], np.zeros(1))
     blocks = list(_blocks(labels, largest))
-    for done, block in enumerate(blocks, start=1):
-        around = _read_labels(labels, block)
+    for done, (block, around, values) in enumerate(_iter_read(labels, sources, blocks), start=1):
         inside = np.ascontiguousarray(around[1:, AROUND:-AROUND, AROUND:-AROUND])
         sums = sums.grown(int(inside.max(initial=0)))
         add_places(inside, np.array([block.z.start, block.y.start, 0]), block.time, sums.places)
-        for source, values in zip(sources, sums.values, strict=True):
-            add_values(inside, source.read(block), values)
+        for given, known in zip(values, sums.values, strict=True):
+            add_values(inside, given, known)
         if flat:
             add_perimeter(around[1:], sums.outline)
         else:
             _add_surface_of(around, block, labels, sums.outline)
         yield Progress(done, len(blocks), "measuring")
     return _table(labels, sums, [source.name for source in sources], flat)
+
+
+def _iter_read(
+    labels: Stack, sources: Sequence[_Source], blocks: Sequence[_Block]
+) -> Iterator[tuple[_Block, NDArray[np.uint32], list[NDArray[Any]]]]:
+    """Yield each block, its labels as `_read_labels`, and the values of all sources; meanwhile the next is read."""
+
+    def read(block: _Block) -> tuple[_Block, NDArray[np.uint32], list[NDArray[Any]]]:
+        return block, _read_labels(labels, block), [source.read(block) for source in sources]
+
+    with ThreadPoolExecutor(1) as reader:
+        waiting: Future[tuple[_Block, NDArray[np.uint32], list[NDArray[Any]]]] | None = None
+        for block in blocks:
+            waiting, ready = reader.submit(read, block), waiting
+            if ready is not None:
+                yield ready.result()
+        if waiting is not None:
+            yield waiting.result()
 
 
 def _add_surface_of(around: NDArray[np.uint32], block: _Block, labels: Stack, surface: NDArray[np.float64]) -> None:
@@ -106,12 +124,11 @@ class _Source(NamedTuple):
     data: Stack | ClassProbability
     channel: int
 
-    def read(self, block: _Block) -> NDArray[np.float64]:
+    def read(self, block: _Block) -> NDArray[Any]:
         """Return the values of a block, shape (Z, Y, X)."""
         if isinstance(self.data, ClassProbability):
-            return self.data.read(block.time, block.z, block.y, slice(None)).astype(np.float64)
-        values = _read(self.data, block.time, self.channel, block.z, block.y)
-        return np.ascontiguousarray(values, np.float64)
+            return np.ascontiguousarray(self.data.read(block.time, block.z, block.y, slice(None)))
+        return np.ascontiguousarray(_read(self.data, block.time, self.channel, block.z, block.y))
 
 
 class _Sums(NamedTuple):

@@ -74,43 +74,60 @@ def _joined(old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
 
 @compiled
 def add_places(labels: NDArray[np.uint32], start: NDArray[np.int64], time: int, sums: PlaceSums) -> None:
-    """Add the voxels of a block that begins at `start`."""
+    """Add the voxels of a block that begins at `start`, run by run along x."""
     depth, rows, columns = labels.shape
     for k in range(depth):
         z = start[0] + k
         for j in range(rows):
             y = start[1] + j
-            for i in range(columns):
-                label = labels[k, j, i]
+            end = 0
+            while end < columns:
+                begin, label = end, labels[k, j, end]
+                end += 1
+                while end < columns and labels[k, j, end] == label:
+                    end += 1
                 if label == 0:
                     continue
-                x = start[2] + i
-                sums.voxels[label] += 1
+                count, low, high = end - begin, start[2] + begin, start[2] + end - 1
+                along = count * (low + high) // 2
+                sums.voxels[label] += count
                 sums.time[label] = time
                 first, second, least, most = sums.first[label], sums.second[label], sums.least[label], sums.most[label]
-                first[0] += z
-                first[1] += y
-                first[2] += x
-                second[0] += z * z
-                second[1] += y * y
-                second[2] += x * x
-                second[3] += z * y
-                second[4] += z * x
-                second[5] += y * x
+                first[0] += count * z
+                first[1] += count * y
+                first[2] += along
+                second[0] += count * z * z
+                second[1] += count * y * y
+                second[2] += _squares(high) - _squares(low - 1)
+                second[3] += count * z * y
+                second[4] += z * along
+                second[5] += y * along
                 least[0], most[0] = min(least[0], z), max(most[0], z)
                 least[1], most[1] = min(least[1], y), max(most[1], y)
-                least[2], most[2] = min(least[2], x), max(most[2], x)
+                least[2], most[2] = min(least[2], low), max(most[2], high)
 
 
 @compiled
-def add_values(labels: NDArray[np.uint32], values: NDArray[np.float64], sums: ValueSums) -> None:
-    """Add the values of a block's voxels."""
+def _squares(last: int) -> int:
+    """Return 0² + 1² + … + last²."""
+    return last * (last + 1) * (2 * last + 1) // 6
+
+
+@compiled
+def add_values(labels: NDArray[np.uint32], values: NDArray[Any], sums: ValueSums) -> None:
+    """Add the values of a block's voxels, one after the other, in the order of memory."""
     flat, given = labels.reshape(-1), values.reshape(-1)
-    for place in range(flat.size):
+    place = 0
+    while place < flat.size:
         label = flat[place]
-        if label > 0:
-            value = given[place]
-            sums.total[label] += value
-            sums.squares[label] += value * value
-            sums.least[label] = min(sums.least[label], value)
-            sums.most[label] = max(sums.most[label], value)
+        if label == 0:
+            place += 1
+            continue
+        total, squares, least, most = sums.total[label], sums.squares[label], sums.least[label], sums.most[label]
+        while place < flat.size and flat[place] == label:
+            value = float(given[place])
+            total += value
+            squares += value * value
+            least, most = min(least, value), max(most, value)
+            place += 1
+        sums.total[label], sums.squares[label], sums.least[label], sums.most[label] = total, squares, least, most
