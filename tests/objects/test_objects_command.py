@@ -1,9 +1,12 @@
 """The command `objects` and `skipseg.find_objects`: from a file of ours to labels, measurements and scores."""
 
+import contextlib
 import csv
 import json
 import signal
+import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from made import bumpy, cells
 import napari_skipseg as skipseg
 from napari_skipseg import cli
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
+from napari_skipseg.objects import blocks, whole
+from napari_skipseg.objects.parts import find_parts
 from napari_skipseg.scores.instances import score_instances
 from napari_skipseg.scores.matching import score_matching
 
@@ -184,3 +189,62 @@ def test_python_takes_arrays_and_stacks():
     found = skipseg.find_objects(values, method="watershed", seed_distance=4)
     assert np.array_equal(found, skipseg.find_objects(skipseg.Stack(values, "YX"), method="watershed", seed_distance=4))
     assert len(skipseg.measure_objects(skipseg.Stack(found, "YX"))) == found.max()
+
+
+def test_a_command_that_was_stopped_goes_on_with_the_blocks_it_found(objects, tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "SIDE", 16)
+    values = np.round(bumpy((6, 40, 40)) * 255).astype(np.uint8)
+    write_ome_tiff(tmp_path / "em_probability.tif", values, "ZYX", (1.0, 1.0, 1.0), "nm")
+    out, flags = tmp_path / "out", ("--method", "watershed")
+    assert objects(tmp_path / "em_probability.tif", tmp_path / "whole", *flags)[0] == 0
+    looked, stopping = [], [KeyboardInterrupt]
+
+    def find(values, low, window, *how):
+        if len(looked) >= 4 and stopping:
+            raise stopping[0]
+        looked.append(window.start)
+        return find_parts(values, low, window, *how)
+
+    monkeypatch.setattr(whole, "find_parts", find)
+    code, shown, errors = objects(tmp_path / "em_probability.tif", out, *flags)
+    assert (code, shown) == (130, "")
+    assert "the same command goes on" in errors
+    assert [file.name for file in out.iterdir()] == ["em_objects.unfinished"]
+    found = len(list(out.glob("*/blocks/*.npz")))
+    assert found >= 3
+    with held_by_another(out / "em_objects.unfinished"):
+        code, _, errors = objects(tmp_path / "em_probability.tif", out, *flags)
+        assert code == 1
+        assert "is being written by another run" in errors
+    stopping.clear()
+    looked.clear()
+    assert objects(tmp_path / "em_probability.tif", out, *flags)[0] == 0
+    assert len(looked) == 9 - found
+    names = sorted(file.name for file in out.iterdir())
+    assert names == ["em_objects.csv", "em_objects.tif", "em_objects_recipe.json", "em_objects_times.json"]
+    for name in names[:3]:
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert json.loads((out / names[3]).read_text(encoding="utf-8"))["continued"] is True
+
+
+@contextlib.contextmanager
+def held_by_another(folder):
+    """Another process that has taken the folder's lock."""
+    code = (
+        "import sys; from pathlib import Path; from napari_skipseg.locks import FolderLock;"
+        "lock = FolderLock(Path(sys.argv[1]), ''); lock.take(); print('taken', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline().strip() == b"taken"
+        yield
+        process.communicate()
+
+
+def test_what_cannot_be_found_leaves_no_folder(objects, probability, tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "SIDE", 16)
+    assert objects(probability, tmp_path / "out", "--class", "cheese")[0] == 1
+    monkeypatch.setattr(whole, "find_parts", mock.Mock(side_effect=KeyboardInterrupt))
+    assert objects(probability, tmp_path / "out", "--method", "cells")[0] == 130
+    assert list((tmp_path / "out").iterdir()) == []

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from napari_skipseg.batch.inputs import UNFINISHED
-from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.formats import Format
 from napari_skipseg.images.stack import Stack
@@ -16,10 +14,8 @@ from napari_skipseg.images.write_faults import telling_faults
 from napari_skipseg.objects.files import iter_write_objects
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.whole import ObjectsTarget, iter_find_blocks
+from napari_skipseg.objects.workplace import BLOCKS, workplace
 from napari_skipseg.progress import Progress
-
-BLOCKS = "blocks"
-"""The folder of blocks that are found, within that of a file whose objects are not all found yet."""
 
 
 def iter_objects(
@@ -34,7 +30,7 @@ def iter_objects(
         SkipsegError: there is no such class, or nothing can be written.
     """
     target = _target(probability, name, form)
-    with _workplace(target):
+    with workplace(target.folder):
         found = yield from iter_write_objects(read_stack(probability), class_names, options, target, image)
         files = {"objects": found.labels, "objects table": found.table}
         return {result: _moved(file, probability.parent) for result, file in files.items()}
@@ -56,30 +52,6 @@ def _target(probability: Path, name: str, form: Format) -> ObjectsTarget:
     recipe = {**(read_recipe(probability) or {}), "layer": "labels"}
     place = probability.parent / f"{name}.objects{UNFINISHED}"
     return ObjectsTarget(place, name, form, recipe, place / BLOCKS)
-
-
-@contextlib.contextmanager
-def _workplace(target: ObjectsTarget) -> Iterator[None]:
-    """Have a folder in which nothing lies but blocks that are found; it is gone when all is done, or cannot be."""
-    place = target.folder
-    with telling_faults(place):
-        place.mkdir(exist_ok=True)
-        for other in place.iterdir():
-            if other != target.kept:
-                _remove(other)
-    try:
-        yield
-    except InputError:
-        _remove(place)
-        raise
-    _remove(place)
-
-
-def _remove(place: Path) -> None:
-    if place.is_dir():
-        shutil.rmtree(place, ignore_errors=True)
-    else:
-        place.unlink(missing_ok=True)
 
 
 def _moved(file: Path, folder: Path) -> Path:

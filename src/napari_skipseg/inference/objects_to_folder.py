@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.write_faults import replacing, telling_faults
 from napari_skipseg.inference.recipe import RECIPE_FILE, TIMES_FILE, describe_input, dict_to_json
 from napari_skipseg.inference.recipe_objects import ObjectsRecipe, objects_recipe_to_dict
+from napari_skipseg.inference.run_folder import ENDING
 from napari_skipseg.inference.run_times import RunTimes
 from napari_skipseg.inference.saving import check_replaceable
+from napari_skipseg.locks import FolderLock
 from napari_skipseg.objects.files import ObjectFiles, ProbabilityFile, iter_write_objects
+from napari_skipseg.objects.found_blocks import holds_blocks
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.whole import ObjectsTarget
+from napari_skipseg.objects.workplace import workplace
 from napari_skipseg.progress import Progress
 
 _FOUND_IN = ("_probability", "_binary")
@@ -55,10 +60,11 @@ def iter_objects_to_folder(asked: ObjectsAsked, folder: Path) -> Generator[Progr
 
     Recipe and times lie beside them as `<name>_objects_recipe.json` and `<name>_objects_times.json`.
     A file of the same objects in another format goes: it would not be what the table tells of. name: of the image that
-    the probability is of, where `asked` names none.
+    the probability is of, where `asked` names none. Stopped or killed, the same call goes on after the last block that
+    was found; blocks lie in `<name>_objects.unfinished` meanwhile.
 
     Raises:
-        SkipsegError: as `iter_write_objects`; something that is not ours lies there.
+        SkipsegError: as `iter_write_objects`; something that is not ours lies there, or another run is at work there.
     """
     times, source = RunTimes("preparing"), asked.source
     yield Progress(0, 1, "reading the image")
@@ -68,13 +74,31 @@ def iter_objects_to_folder(asked: ObjectsAsked, folder: Path) -> Generator[Progr
     check_replaceable([target.file, *sidecars.values()], asked.form)
     check_other_forms(target)
     times.enter("objects")
-    found = (source.class_names, asked.options, target, asked.image, source.labels)
-    files = yield from iter_write_objects(source.stack, *found)
+    with _workplace(folder / f"{target.name}_objects{ENDING}") as kept:
+        continued = holds_blocks(kept)
+        found = (source.class_names, asked.options, replace(target, kept=kept), asked.image, source.labels)
+        files = yield from iter_write_objects(source.stack, *found)
     remove_other_forms(target)
-    for name, text in ((RECIPE_FILE, dict_to_json(recipe)), (TIMES_FILE, times.to_json(continued=False))):
+    for name, text in ((RECIPE_FILE, dict_to_json(recipe)), (TIMES_FILE, times.to_json(continued))):
         with replacing(sidecars[name]) as part:
             part.write_text(text, encoding="utf-8")
     return files
+
+
+@contextlib.contextmanager
+def _workplace(place: Path) -> Iterator[Path]:
+    """Yield where blocks that are found are kept, in a folder that is ours alone."""
+    lock = FolderLock(
+        place, f"'{place}' is being written by another run (process {{holder}}): wait for it, or end it first."
+    )
+    with telling_faults(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock.take()
+    try:
+        with workplace(place) as kept:
+            yield kept
+    finally:
+        lock.release()
 
 
 def check_other_forms(target: ObjectsTarget) -> None:

@@ -33,7 +33,7 @@ class RunTimes:
     def to_json(self, continued: bool) -> str:
         """Return begin, end, seconds of each part, and machine as readable JSON.
 
-        continued: some of the tiles were there already.
+        continued: some of the tiles, or of the blocks, were there already.
         """
         self._leave()
         told: dict[str, Any] = {

@@ -79,6 +79,11 @@ class FoundBlocks:
         return self._folder / f"{block.number}{ENDING}"
 
 
+def holds_blocks(folder: Path) -> bool:
+    """Return whether any block is found there."""
+    return any(folder.glob(f"*{ENDING}"))
+
+
 def _is_made_of(folder: Path, facts: str) -> bool:
     try:
         return (folder / MADE_OF).read_text(encoding="utf-8") == facts
