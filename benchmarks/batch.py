@@ -1,16 +1,14 @@
-"""A batch against its targets: many stacks, tiny files, kills, several workers.
+"""A batch against its targets: many stacks, tiny files, kills.
 
     python benchmarks/batch.py stacks [--files 100] [--model em-membrane] --work DIR
     python benchmarks/batch.py tiny [--files 1000] --work DIR
     python benchmarks/batch.py kills [--kills 500] --work DIR
-    python benchmarks/batch.py workers [--files 40] [--model em-membrane] --work DIR
 
 stacks: stacks of 25 x 512², files to files in one process, over the network's time in runs of single stacks, which are
 timed before and after. tiny: images of 64² and a network of next to no weights: what a file costs beyond its network.
-kills: a batch in a process of its own gets SIGKILL at random moments and is gone on with; whenever it comes to its end
-its results are compared, byte for byte, with those of a batch that nobody disturbed. Linux and macOS only. workers:
-two workers, each on a core of its own, against one on one core, in turns; scheduler and this process have the same
-cores as they. Linux only.
+kills: a batch with objects, in a process of its own, gets SIGKILL at random moments and is gone on with; whenever it
+comes to its end its results are compared, byte for byte, with those of a batch that nobody disturbed. Linux and macOS
+only.
 """
 
 from __future__ import annotations
@@ -26,6 +24,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import tifffile
@@ -33,7 +32,6 @@ import torch
 from measuring import print_place, print_table
 
 import napari_skipseg as skipseg
-from napari_skipseg.batch.rows import FileChanged
 from napari_skipseg.batch.run import BatchResult, iter_batch
 from napari_skipseg.batch.settings import BatchSettings, ask
 from napari_skipseg.devices import Device
@@ -190,7 +188,8 @@ def run_until(settings: BatchSettings, seconds: float) -> None:
     """Run the batch in this process, which is killed after so many seconds, or ends well before."""
     torch.set_num_threads(1)
     threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
-    run_to_end(iter_batch(settings))
+    with mock.patch("napari_skipseg.objects.blocks.SIDE", 16):  # so that objects are found in 16 blocks an image
+        run_to_end(iter_batch(settings))
     os._exit(0)
 
 
@@ -212,7 +211,7 @@ def kills(asked: argparse.Namespace, work: Path) -> None:
     PROCESSES.set_forkserver_preload(["napari_skipseg.api", "napari_skipseg.batch.run", "tifffile", "zarr"])
     inputs, model = make_noise(work / "noise", 6, 8), tiny_model(work / "model")
     options = skipseg.SegmentOptions(device="cpu", attention=False, tile=64)
-    request = ask(str(model), options, objects=ObjectOptions("components"))
+    request = ask(str(model), options, objects=ObjectOptions("watershed"))
     shutil.rmtree(work / "out", ignore_errors=True)
     whole = BatchSettings(str(inputs), str(work / "whole"), request)
     for _ in range(2):  # the second without the start of the server that the processes come from
@@ -241,61 +240,20 @@ def kills(asked: argparse.Namespace, work: Path) -> None:
     )
 
 
-def run_on(cores: list[int], inputs: Path, out: Path, model: str) -> tuple[float, float, Path]:
-    """Return the seconds of a batch, a worker on each core: of all of it, and from its first tile; and its folder."""
-    shutil.rmtree(out, ignore_errors=True)
-    before, start, first = os.sched_getaffinity(0), time.monotonic(), 0.0
-    os.sched_setaffinity(0, cores)
-    try:
-        work = iter_batch(BatchSettings(str(inputs), str(out), ask(model, OPTIONS), workers=len(cores)))
-        while True:
-            event = next(work)
-            if not first and isinstance(event, FileChanged) and event.row.done:
-                first = time.monotonic()
-    except StopIteration as stop:
-        if stop.value.count("done") != len(stop.value.rows):
-            raise SystemExit(stop.value.describe()) from stop
-        end = time.monotonic()
-        return end - start, end - first, stop.value.folder
-    finally:
-        os.sched_setaffinity(0, before)
-
-
-def workers(asked: argparse.Namespace, work: Path) -> None:
-    """Print how much faster two workers are than one, a core each."""
-    print_place(f"{asked.files} stacks of {SLICES} x {SIDE}²", asked.model)
-    inputs = make_stacks(work / f"stacks-{asked.files}", asked.files)[0].parent
-    cores = sorted(os.sched_getaffinity(0))[:2]
-    found: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
-    folders = {}
-    for count in (1, 2, 2, 1):
-        whole, computing, folders[count] = run_on(cores[:count], inputs, work / f"workers-{count}", asked.model)
-        found[count].append((whole, computing))
-    rows = []
-    for count, runs in found.items():
-        told = (statistics.mean(run[part] for run in runs) for part in (0, 1))
-        rows.append((f"{count}", *(f"{seconds:.1f}" for seconds in told)))
-    print_table(("workers", "seconds", "from the first tile on"), rows)
-    ratios = [sum(run[part] for run in found[1]) / sum(run[part] for run in found[2]) for part in (0, 1)]
-    same = compared(folders[1]) == compared(folders[2])
-    print(f"\nTwo are {ratios[1]:.2f} times as fast as one ({ratios[0]:.2f} with the start of the workers); target: at "
-          f"least 1.8. Their results are {'the same' if same else 'NOT the same'}, byte for byte.")  # fmt: skip
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("stacks", "tiny", "kills", "workers"))
-    parser.add_argument("--files", type=int, help="100 stacks, 1000 tiny files, or 40 stacks for workers")
+    parser.add_argument("part", choices=("stacks", "tiny", "kills"))
+    parser.add_argument("--files", type=int, help="100 stacks, or 1000 tiny files")
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="em-membrane")
     parser.add_argument("--work", type=Path)
     asked = parser.parse_args()
-    asked.files = asked.files or {"stacks": 100, "tiny": 1000, "kills": 0, "workers": 40}[asked.part]
+    asked.files = asked.files or {"stacks": 100, "tiny": 1000, "kills": 0}[asked.part]
     work = asked.work or Path(tempfile.mkdtemp(prefix="batch-"))
     work.mkdir(parents=True, exist_ok=True)
     try:
-        {"stacks": stacks, "tiny": tiny, "kills": kills, "workers": workers}[asked.part](asked, work)
+        {"stacks": stacks, "tiny": tiny, "kills": kills}[asked.part](asked, work)
     finally:
         if asked.work is None:
             shutil.rmtree(work, ignore_errors=True)

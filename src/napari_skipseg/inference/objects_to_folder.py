@@ -74,9 +74,9 @@ def iter_objects_to_folder(asked: ObjectsAsked, folder: Path) -> Generator[Progr
     check_replaceable([target.file, *sidecars.values()], asked.form)
     check_other_forms(target)
     times.enter("objects")
-    with _workplace(folder / f"{target.name}_objects{ENDING}") as kept:
-        continued = holds_blocks(kept)
-        found = (source.class_names, asked.options, replace(target, kept=kept), asked.image, source.labels)
+    with keeping_blocks(target) as keeping:
+        continued = keeping.kept is not None and holds_blocks(keeping.kept)
+        found = (source.class_names, asked.options, keeping, asked.image, source.labels)
         files = yield from iter_write_objects(source.stack, *found)
     remove_other_forms(target)
     for name, text in ((RECIPE_FILE, dict_to_json(recipe)), (TIMES_FILE, times.to_json(continued))):
@@ -86,8 +86,13 @@ def iter_objects_to_folder(asked: ObjectsAsked, folder: Path) -> Generator[Progr
 
 
 @contextlib.contextmanager
-def _workplace(place: Path) -> Iterator[Path]:
-    """Yield where blocks that are found are kept, in a folder that is ours alone."""
+def keeping_blocks(target: ObjectsTarget) -> Iterator[ObjectsTarget]:
+    """Yield the target with blocks that are found kept in a folder that is ours alone, until all is done.
+
+    Raises:
+        FileError: another run is at work there, or nothing can be written.
+    """
+    place = target.folder / f"{target.name}_objects{ENDING}"
     lock = FolderLock(
         place, f"'{place}' is being written by another run (process {{holder}}): wait for it, or end it first."
     )
@@ -96,7 +101,7 @@ def _workplace(place: Path) -> Iterator[Path]:
         lock.take()
     try:
         with workplace(place) as kept:
-            yield kept
+            yield replace(target, kept=kept)
     finally:
         lock.release()
 

@@ -14,7 +14,7 @@ from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.backends import OpenVINOBackend, TorchBackend, openvino_backend, torch_backend
-from napari_skipseg.inference.objects_to_folder import check_other_forms, remove_other_forms
+from napari_skipseg.inference.objects_to_folder import check_other_forms, keeping_blocks, remove_other_forms
 from napari_skipseg.inference.outputs import Focus, file_name
 from napari_skipseg.inference.predict import select_channel
 from napari_skipseg.inference.recipe import RECIPE_FILE, Recipe, chosen_of, version_warning
@@ -111,7 +111,8 @@ def _iter_objects(
     check_other_forms(place)
     image = select_channel(repeat.stack, repeat.model, repeat.recipe.request.options)
     names = repeat.model.description.class_names
-    found = yield from iter_write_objects(read_stack(probability), names, options, place, image)
+    with keeping_blocks(place) as keeping:
+        found = yield from iter_write_objects(read_stack(probability), names, options, keeping, image)
     remove_other_forms(place)
     return [found.labels, found.table]
 
