@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from made import bumpy, finished
 
+from napari_skipseg.devices import versions
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects import whole
@@ -99,14 +100,16 @@ def test_a_damaged_block_is_found_anew(volume, tmp_path, computed, undisturbed):
     assert found.file.read_bytes() == undisturbed.file.read_bytes()
 
 
-@pytest.mark.parametrize("change", ["options", "recipe", "voxels", "half made"])
-def test_blocks_of_another_search_are_not_gone_on_with(change, volume, tmp_path, computed):
+@pytest.mark.parametrize("change", ["options", "recipe", "voxels", "version", "half made"])
+def test_blocks_of_another_search_are_not_gone_on_with(change, volume, tmp_path, computed, monkeypatch):
     target = ObjectsTarget(tmp_path / "out", "x", kept=tmp_path / "kept", recipe={"inputs": 1})
     stopped_after(4, iter_find_objects(volume, (), OPTIONS, target, block=BLOCK))
     computed.clear()
     options = dataclasses.replace(OPTIONS, merge=0.3) if change == "options" else OPTIONS
     target = dataclasses.replace(target, recipe={"inputs": 2}) if change == "recipe" else target
     volume = dataclasses.replace(volume, voxel_size=(5.0, 1.0, 1.0)) if change == "voxels" else volume
+    if change == "version":
+        monkeypatch.setattr(whole, "versions", lambda: {"napari-skipseg": "another"})
     if change == "half made":
         (tmp_path / "kept" / "made_of.json").unlink()
     found = finished(iter_find_objects(volume, (), options, target, block=BLOCK))
@@ -120,6 +123,8 @@ def test_blocks_may_be_found_by_others(volume, tmp_path, computed, monkeypatch):
     monkeypatch.setattr(whole, "grid_of", lambda shape, options, _=None: grid_of(shape, options, BLOCK))
     target = ObjectsTarget(tmp_path / "out", "x", kept=tmp_path / "kept")
     stopped_after(0, iter_find_objects(volume, (), OPTIONS, target))
+    without_napari = {name: version for name, version in versions().items() if name != "napari"}
+    monkeypatch.setattr(whole, "versions", lambda: without_napari)
     for numbers in (range(12, 18), range(6), range(6, 12)):
         last = list(iter_find_blocks(volume, (), OPTIONS, target, numbers))[-1]
         assert last.done == last.total == 6

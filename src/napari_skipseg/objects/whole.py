@@ -170,7 +170,8 @@ def _search(
     chosen = class_probability(probability, class_names, options, labels)
     grid = grid_of(chosen.shape, options, block)
     place = {"channel": chosen.channel, "value": chosen.value, "voxel size": probability.voxel_size}
-    made_of = {"recipe": target.recipe, "objects": asdict(options), "class": place, "versions": versions()}
+    ours = versions().get("napari-skipseg", "")  # other packages may differ between machines that share a search
+    made_of = {"recipe": target.recipe, "objects": asdict(options), "class": place, "version": ours}
     return _Search(chosen, options, spacing_of(probability, options), grid, FoundBlocks(folder, grid, made_of))
 
 
