@@ -85,7 +85,7 @@ def iter_find_objects(
         FileError: nothing can be written, or something in the image not be read.
         InputError: there is no such class, or the values are no probabilities.
     """
-    with _workplace(target) as folder, giving_back_memory():
+    with _blocks_folder(target) as folder, giving_back_memory():
         search = _search(probability, class_names, options, target, folder, labels, block)
         firsts, numbers = yield from _iter_numbers(search)
         objects = Numbered(search.found.labels, search.grid, numbers, firsts)
@@ -119,7 +119,7 @@ def iter_find_blocks(
 
 
 @contextlib.contextmanager
-def _workplace(target: ObjectsTarget) -> Iterator[Path]:
+def _blocks_folder(target: ObjectsTarget) -> Iterator[Path]:
     """Yield a folder for what is found: one that stays, or a hidden one beside the target, gone at the end."""
     with telling_faults(target.folder):
         target.folder.mkdir(parents=True, exist_ok=True)
