@@ -8,11 +8,15 @@ from made import bumpy, finished
 from skimage.measure import marching_cubes, mesh_surface_area, regionprops
 
 from napari_skipseg.errors import InputError
+from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.zarr_layout import Layout
+from napari_skipseg.images.zarr_writer import write_ome_zarr
 from napari_skipseg.objects.classes import class_probability
 from napari_skipseg.objects.find import find_objects
 from napari_skipseg.objects.measure import iter_measure, measure_objects
 from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.objects.slabs import plan_slabs
 from napari_skipseg.objects.table import Table
 
 SIZE, ORIGIN = (3.0, 2.0, 2.0), (10.0, 0.0, -4.0)
@@ -75,6 +79,36 @@ def test_any_block_gives_the_same_measurements(largest):
         blockwise = finished(iter_measure(labels, grey, planes=planes, largest=largest))
         assert blockwise.names == whole.names
         for name, one, other in zip(whole.names, whole.columns, blockwise.columns, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", [">u2", ">f4", "f2", "i4", "f8", "u2", "?"])
+def test_values_of_any_type_are_measured(kind):
+    labels, grey, _ = volume()
+    values = np.asarray(grey.data[...] % 2 if kind == "?" else grey.data[...], np.float64)
+    of_kind = Stack(values.astype(kind), "ZYX")
+    one, other = (measure_objects(labels, image, planes="volume") for image in (Stack(values, "ZYX"), of_kind))
+    for name in ("intensity mean", "intensity sd", "intensity max"):
+        np.testing.assert_allclose(one.column(name), other.column(name), rtol=1e-2 if kind == "f2" else 1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("largest", [16 * 16 * 40, 8 * 50 * 40, 3 * 7 * 11, 2**25])
+def test_slabs_are_whole_chunks_that_are_read_once(largest, tmp_path):
+    labels = find_objects(bumpy((37, 50, 40)), "ZYX", options=ObjectOptions("watershed", seed_distance=3))
+    layout = Layout(labels.shape, "ZYX", "uint32", (3.0, 2.0, 2.0), "nm", chunks=(8, 16, 40), kind="labels")
+    write_ome_zarr(tmp_path / "labels.ome.zarr", labels, layout)
+    stored = read_stack(tmp_path / "labels.ome.zarr")
+    slabs = plan_slabs(stored, largest)
+    seen = np.zeros(labels.shape, np.uint8)
+    for slab in slabs:
+        seen[slab.z, slab.y] += 1
+        assert largest < 8 * 16 * 40 or (slab.z.start % 8, slab.y.start % 16) == (0, 0)
+    assert seen.min() == seen.max() == 1
+    inside = Stack(labels, "ZYX", (3.0, 2.0, 2.0), "nm")
+    for planes in ("volume", "slices"):
+        whole = measure_objects(inside, planes=planes)
+        slabwise = finished(iter_measure(stored, planes=planes, largest=largest))
+        for name, one, other in zip(whole.names, whole.columns, slabwise.columns, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9, err_msg=name)
 
 

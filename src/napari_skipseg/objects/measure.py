@@ -5,8 +5,7 @@ The numbers are those of scikit-image's `regionprops`; the surface of a volume i
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.classes import ClassProbability
 from napari_skipseg.objects.options import ObjectPlanes
 from napari_skipseg.objects.outline import add_perimeter, add_surface, cube_areas
+from napari_skipseg.objects.slabs import AROUND, LARGEST, Piece, Slab, Source, iter_read, plan_slabs
 from napari_skipseg.objects.sums import (
     PlaceSums,
     ValueSums,
@@ -28,12 +28,6 @@ from napari_skipseg.objects.sums import (
 )
 from napari_skipseg.objects.table import Table
 from napari_skipseg.progress import Progress, run_to_end
-
-AROUND = 2
-"""Pixels around a block that outlines in a plane depend on; in a volume it is one voxel before."""
-
-LARGEST = 2**23
-"""Voxels of a block; while one is measured, the next is read."""
 
 
 def measure_objects(
@@ -53,12 +47,12 @@ def iter_measure(
     planes: ObjectPlanes = "volume",
     largest: int = LARGEST,
 ) -> Generator[Progress, None, Table]:
-    """Yield block by block; return one row for each label above 0: an object, however its voxels lie.
+    """Yield slab by slab; return one row for each label above 0: an object, however its voxels lie.
 
     In a volume: volume, surface, three axes; of slices ("slices", or an image without Z): area, perimeter (where
     voxels are square), two axes. Positions are those of the centre, the image's origin considered; bounding boxes are
     in voxels, the end not included. image: grey values to measure, channel by channel. probability: of which the mean
-    is told. largest: voxels that a block may have.
+    is told. largest: voxels that a slab may have, of which two are in memory.
 
     Raises:
         InputError: labels that are no whole numbers, or an image of another shape.
@@ -68,67 +62,35 @@ def iter_measure(
     sources = list(_sources(labels, image, probability))
     flat = planes == "slices" or labels.length("Z") == 1
     sums = _Sums(make_place_sums(0), [make_value_sums(0) for _ in sources], np.zeros(1))
-    blocks = list(_blocks(labels, largest))
-    for done, (block, around, values) in enumerate(_iter_read(labels, sources, blocks), start=1):
-        inside = np.ascontiguousarray(around[1:, AROUND:-AROUND, AROUND:-AROUND])
-        sums = sums.grown(int(inside.max(initial=0)))
-        add_places(inside, np.array([block.z.start, block.y.start, 0]), block.time, sums.places)
-        for given, known in zip(values, sums.values, strict=True):
-            add_values(inside, given, known)
-        if flat:
-            add_perimeter(around[1:], sums.outline)
-        else:
-            _add_surface_of(around, block, labels, sums.outline)
-        yield Progress(done, len(blocks), "measuring")
+    slabs = plan_slabs(labels, largest)
+    for done, slab in enumerate(iter_read(labels, sources, slabs), start=1):
+        for piece in slab.pieces():
+            sums = _added(piece, labels, sums, flat)
+        yield Progress(done, len(slabs), "measuring")
     return _table(labels, sums, [source.name for source in sources], flat)
 
 
-def _iter_read(
-    labels: Stack, sources: Sequence[_Source], blocks: Sequence[_Block]
-) -> Iterator[tuple[_Block, NDArray[np.uint32], list[NDArray[Any]]]]:
-    """Yield each block, its labels as `_read_labels`, and the values of all sources; meanwhile the next is read."""
-
-    def read(block: _Block) -> tuple[_Block, NDArray[np.uint32], list[NDArray[Any]]]:
-        return block, _read_labels(labels, block), [source.read(block) for source in sources]
-
-    with ThreadPoolExecutor(1) as reader:
-        waiting: Future[tuple[_Block, NDArray[np.uint32], list[NDArray[Any]]]] | None = None
-        for block in blocks:
-            waiting, ready = reader.submit(read, block), waiting
-            if ready is not None:
-                yield ready.result()
-        if waiting is not None:
-            yield waiting.result()
+def _added(piece: Piece, labels: Stack, sums: _Sums, flat: bool) -> _Sums:
+    """Return the sums with those of a piece."""
+    time, z, y = piece.slab
+    inside = np.ascontiguousarray(piece.around[1:, AROUND:-AROUND, AROUND:-AROUND])
+    sums = sums.grown(int(inside.max(initial=0)))
+    add_places(inside, np.array([z.start, y.start, 0]), time, sums.places)
+    for given, known in zip(piece.values, sums.values, strict=True):
+        add_values(inside, given, known)
+    if flat:
+        add_perimeter(piece.around[1:], sums.outline)
+    else:
+        _add_surface_of(piece.around, piece.slab, labels, sums.outline)
+    return sums
 
 
-def _add_surface_of(around: NDArray[np.uint32], block: _Block, labels: Stack, surface: NDArray[np.float64]) -> None:
-    """Add the cubes that begin before a voxel of the block; where the image ends, those behind it too."""
-    last_z, last_y = block.z.stop == labels.length("Z"), block.y.stop == labels.length("Y")
-    deep = np.pad(around, ((0, int(last_z)), (0, 0), (0, 0)))
+def _add_surface_of(around: NDArray[np.uint32], slab: Slab, labels: Stack, surface: NDArray[np.float64]) -> None:
+    """Add the cubes that begin before a voxel of the slab; where the image ends, those behind it too."""
+    last_z, last_y = slab.z.stop == labels.length("Z"), slab.y.stop == labels.length("Y")
+    deep = np.pad(around, ((0, 1), (0, 0), (0, 0))) if last_z else around
     cubes = deep[:, 1 : deep.shape[1] - (1 if last_y else AROUND), 1:-1]
     add_surface(cubes, cube_areas(labels.voxel_size), surface)
-
-
-class _Block(NamedTuple):
-    """A block: one time, some slices, some rows, all columns."""
-
-    time: int
-    z: slice
-    y: slice
-
-
-class _Source(NamedTuple):
-    """Values to measure; channel: along C."""
-
-    name: str
-    data: Stack | ClassProbability
-    channel: int
-
-    def read(self, block: _Block) -> NDArray[Any]:
-        """Return the values of a block, shape (Z, Y, X)."""
-        if isinstance(self.data, ClassProbability):
-            return np.ascontiguousarray(self.data.read(block.time, block.z, block.y, slice(None)))
-        return np.ascontiguousarray(_read(self.data, block.time, self.channel, block.z, block.y))
 
 
 class _Sums(NamedTuple):
@@ -146,15 +108,15 @@ class _Sums(NamedTuple):
         return _Sums(self.places.grown(room), [each.grown(room) for each in self.values], grown(self.outline, room))
 
 
-def _sources(labels: Stack, image: Stack | None, probability: ClassProbability | None) -> Iterator[_Source]:
+def _sources(labels: Stack, image: Stack | None, probability: ClassProbability | None) -> Iterator[Source]:
     if image is not None:
         _check_fits(labels, image)
         channels = image.length("C")
         for channel in range(channels):
-            yield _Source("intensity" if channels == 1 else f"channel {channel} intensity", image, channel)
+            yield Source("intensity" if channels == 1 else f"channel {channel} intensity", image, channel)
     if probability is not None:
         _check_fits(labels, probability.stack)
-        yield _Source("probability", probability, 0)
+        yield Source("probability", probability, 0)
 
 
 def _check_fits(labels: Stack, image: Stack) -> None:
@@ -164,35 +126,6 @@ def _check_fits(labels: Stack, image: Stack) -> None:
             f"'{image.name}' has {shapes[1]} voxels along T, Z, Y, X, the objects have {shapes[0]}: give their "
             "image, or save it with the names of its axes."
         )
-
-
-def _blocks(labels: Stack, largest: int) -> Iterator[_Block]:
-    times, depth, rows, columns = (labels.length(axis) for axis in "TZYX")
-    height = min(rows, max(1, largest // columns))
-    slices = min(depth, max(1, largest // (height * columns)))
-    for time in range(times):
-        for z in range(0, depth, slices):
-            for y in range(0, rows, height):
-                yield _Block(time, slice(z, min(z + slices, depth)), slice(y, min(y + height, rows)))
-
-
-def _read(stack: Stack, time: int, channel: int, z: slice, y: slice) -> NDArray[Any]:
-    """Return voxels as (Z, Y, X)."""
-    places: dict[str, int | slice] = {"T": time, "C": channel, "Z": z, "Y": y, "X": slice(None)}
-    values = stack.read(tuple(places[axis] for axis in stack.axes))
-    return values if "Z" in stack.axes else values[None]
-
-
-def _read_labels(labels: Stack, block: _Block) -> NDArray[np.uint32]:
-    """Return a block with one slice before it and two pixels around it in its planes; 0 where the image ends."""
-    before = min(1, block.z.start)
-    above, below = min(AROUND, block.y.start), min(AROUND, labels.length("Y") - block.y.stop)
-    rows = slice(block.y.start - above, block.y.stop + below)
-    values = _read(labels, block.time, 0, slice(block.z.start - before, block.z.stop), rows)
-    if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.uint32).max):
-        raise InputError(f"'{labels.name}' holds numbers that are no labels: they must be 0 to 4,294,967,295.")
-    pads = ((1 - before, 0), (AROUND - above, AROUND - below), (AROUND, AROUND))
-    return np.pad(values.astype(np.uint32, copy=False), pads)
 
 
 def _table(labels: Stack, sums: _Sums, sources: list[str], flat: bool) -> Table:
