@@ -52,14 +52,6 @@ class Grid:
     shape: tuple[int, int, int, int]
     steps: tuple[int, int, int]
 
-    def counts(self) -> tuple[int, ...]:
-        """Return the number of blocks along T, Z, Y and X."""
-        times, *lengths = self.shape
-        return times, *(-(-length // step) for length, step in zip(lengths, self.steps, strict=True))
-
-    def __len__(self) -> int:
-        return math.prod(self.counts())
-
     @property
     def chunk(self) -> tuple[int, int, int]:
         """The chunk of an array of labels, so that each chunk lies in one block."""
@@ -70,9 +62,10 @@ class Grid:
     def overlapping(self, time: int, region: Sequence[slice]) -> Iterator[tuple[int, tuple[slice, ...]]]:
         """Yield the blocks that a region (z, y, x) lies in, with the place of what they share in that region."""
         sides = list(zip(region, self.steps, strict=True))
+        counts = [-(-length // step) for length, step in zip(self.shape[1:], self.steps, strict=True)]
         for places in product(*(range(part.start // step, -(-part.stop // step)) for part, step in sides)):
             number, shared = time, []
-            for place, count, (part, step) in zip(places, self.counts()[1:], sides, strict=True):
+            for place, count, (part, step) in zip(places, counts, sides, strict=True):
                 number = number * count + place
                 begin = place * step - part.start
                 shared.append(slice(max(begin, 0), min(begin + step, part.stop - part.start)))

@@ -24,8 +24,9 @@ MOST_NEW = 2**20
 class Gathered:
     """The graph of all blocks so far; they are added in C order.
 
-    The label n of a block stands behind those of the blocks before it. Whenever it is due, `join` makes parts of one
-    basin in several blocks one node, so that memory holds little more than the joined graph.
+    The label n of a block stands behind those of the blocks before it; firsts: how many these are, for each block, and
+    in the end how many there are. Whenever it is due, `join` makes parts of one basin in several blocks one node, so
+    that memory holds little more than the joined graph.
     """
 
     def __init__(self, options: ObjectOptions, spacing: Spacing, name: str) -> None:
@@ -34,11 +35,12 @@ class Gathered:
         are_components = options.method == "components"
         self._seams = Seams(are_components, not are_components or options.fill_holes)
         self._joined = no_graph()
+        self.firsts = [0]
         self._places: NDArray[np.uint32] = np.empty(0, np.uint32)
         self._nodes: list[Nodes] = []
         self._edges: list[Edges] = []
         self._pairs: list[NDArray[np.int64]] = []
-        self._count = self._new = 0
+        self._new = 0
 
     def add(self, parts: Parts, window: Window) -> None:
         """Add the parts of the next block.
@@ -47,15 +49,15 @@ class Gathered:
             InputError: there are more parts than labels.
         """
         count = len(parts.graph.nodes.size)
-        if self._count + count > MOST_PARTS:
+        if self.firsts[-1] + count > MOST_PARTS:
             raise InputError(f"'{self._name}' falls into too many parts: raise the threshold, or smooth it.")
-        pairs, edges = self._seams.join(parts, self._count, window)
+        pairs, edges = self._seams.join(parts, self.firsts[-1], window)
         self._pairs.append(pairs - 1)
-        for each, before in [*((seam, -1) for seam in edges), (parts.graph.edges, self._count)]:
+        for each, before in [*((seam, -1) for seam in edges), (parts.graph.edges, self.firsts[-1])]:
             self._edges.append(_compact(shift(each, before)))
             self._new += len(each.one)
         self._nodes.append(parts.graph.nodes)
-        self._count += count
+        self.firsts.append(self.firsts[-1] + count)
         self._new += count
 
     @property
@@ -78,7 +80,7 @@ class Gathered:
     def join(self) -> None:
         """Join the parts that are one by all pairs so far."""
         known = len(self._joined.nodes.size)
-        fresh = np.arange(known, known + self._count - len(self._places), dtype=np.uint32)
+        fresh = np.arange(known, known + self.firsts[-1] - len(self._places), dtype=np.uint32)
         self._places = np.concatenate([self._places, fresh])
         pairs = self._places[np.concatenate([np.empty((0, 2), np.int64), *self._pairs])]
         (nodes, edges), step = join_parts(self._take(), pairs)

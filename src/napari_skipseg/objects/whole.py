@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -181,26 +181,26 @@ def _iter_numbers(search: _Search) -> Generator[Progress, None, tuple[list[int],
     gathered = Gathered(search.options, search.spacing, search.chosen.stack.name)
     blocks = list(search.blocks())
     known = search.found.numbers()
-    done, firsts = len(known), [0]
+    done = len(known)
     yield Finding(done, len(blocks), FINDING)
-    for block, parts in _iter_found(search, blocks, gathered):
+    for block, parts in _iter_found(search, blocks, known, gathered):
         gathered.add(parts, block.window)
-        firsts.append(firsts[-1] + len(parts.graph.nodes.size))
         del parts
         done += block.number not in known
         yield Finding(done, len(blocks), FINDING)
-    return firsts, gathered.settle(blocks[0].window.whole)
+    return gathered.firsts, gathered.settle(blocks[0].window.whole)
 
 
 def _iter_found(
-    search: _Search, blocks: Sequence[Block], gathered: Gathered | None = None
+    search: _Search, blocks: Sequence[Block], known: Collection[int] = (), gathered: Gathered | None = None
 ) -> Generator[tuple[Block, Parts], None, None]:
     """Yield each block and its parts, in order; meanwhile others are computed, and the next is read.
 
-    What is gathered is joined when no block is under way, so that both never need their memory at once.
+    known: numbers of those that were found before. What is gathered is joined when no block is under way, so that both
+    never need their memory at once.
     """
     waiting: deque[tuple[Block, Future[Parts]]] = deque()
-    at_once, known = blocks_at_once(), search.found.numbers()
+    at_once = blocks_at_once()
     pool = ThreadPoolExecutor(at_once)
     try:
         for block in blocks:

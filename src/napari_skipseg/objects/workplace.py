@@ -32,13 +32,16 @@ def workplace(place: Path) -> Iterator[Path]:
         for other in place.iterdir():
             if other.name not in (BLOCKS, LOCK_FILE):
                 _remove(other)
+    is_over = False
     try:
         yield blocks
-    except BaseException as error:
-        if isinstance(error, InputError) or not holds_blocks(blocks):
-            _remove(place)
+        is_over = True
+    except InputError:
+        is_over = True
         raise
-    _remove(place)
+    finally:
+        if is_over or not holds_blocks(blocks):
+            _remove(place)
 
 
 def _remove(place: Path) -> None:
