@@ -41,6 +41,7 @@ class Stack:
     origin: (z, y, x) of the first voxel's centre in `unit`.
     unit: a unit of length ("nm", "µm", ...), or "pixel" where the voxel size is not known.
     file: the absolute path that `read_stack` opened, "" where the image is only in memory.
+    notes: what the reader decided and a user should know, one plain sentence each, with the flag that changes it.
     """
 
     data: ArrayLike
@@ -50,6 +51,7 @@ class Stack:
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     name: str = "image"
     file: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_axes(self.axes, len(self.data.shape))
