@@ -17,7 +17,6 @@ from napari_skipseg.widgets.correct_actions import CorrectActions
 from napari_skipseg.widgets.correct_body import QUIET, CorrectBody
 from napari_skipseg.widgets.correct_layers import CorrectionLayers
 from napari_skipseg.widgets.correction_files import What, ask_export, ask_import
-from napari_skipseg.widgets.engine import BusyEngine
 from napari_skipseg.widgets.fields import FAULT_COLOR, Links
 from napari_skipseg.widgets.identities import Identities, corrected_stack
 from napari_skipseg.widgets.job_tab import JobTab
@@ -25,6 +24,7 @@ from napari_skipseg.widgets.offers import Offers, press
 from napari_skipseg.widgets.reopening import Reopening
 from napari_skipseg.widgets.segment import PRIMARY, SegmentTab
 from napari_skipseg.widgets.sessions import Session, Sessions, closing, find_correcting_fault, iter_open
+from napari_skipseg.widgets.turns import EngineLine
 from napari_skipseg.widgets.work import Outcome, start_work
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class CorrectTab(JobTab):
     It corrects the image that the Segment tab has chosen. session: its corrections, None where they are not open.
     """
 
-    def __init__(self, viewer: ViewerModel, engine: BusyEngine, segment_tab: SegmentTab) -> None:
-        super().__init__(engine)
+    def __init__(self, viewer: ViewerModel, line: EngineLine, segment_tab: SegmentTab) -> None:
+        super().__init__(line)
         self._viewer, self.segment_tab = viewer, segment_tab
         self.sessions, self.identities, self.links = Sessions(), Identities(), Links()
         self.session: Session | None = None
@@ -77,7 +77,7 @@ class CorrectTab(JobTab):
         column.setContentsMargins(10, 10, 10, 10)
         column.setSpacing(8)
         widgets = self.offers, self.correct_button, self.what_for, self.body, self.cancel_button
-        for widget in (*widgets, self.progress_text, self.message):
+        for widget in (*widgets, self.progress, self.progress_text, self.message):
             column.addWidget(widget)
         column.addStretch(1)
 

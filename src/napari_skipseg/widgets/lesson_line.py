@@ -9,10 +9,10 @@ from qtpy.QtCore import Signal
 from napari_skipseg.progress import in_words
 from napari_skipseg.training.learning import Lesson
 from napari_skipseg.widgets.class_list import short
-from napari_skipseg.widgets.engine import BusyEngine
 from napari_skipseg.widgets.plan_line import SettledLine
+from napari_skipseg.widgets.turns import EngineLine
 
-LOOKING = "looking at the corrections…"
+LOOKING = "Counting what was corrected, and measuring how long a step takes…"
 
 
 class LessonLine(SettledLine):
@@ -23,8 +23,8 @@ class LessonLine(SettledLine):
 
     answered = Signal()
 
-    def __init__(self, engine: BusyEngine) -> None:
-        super().__init__(engine, LOOKING)
+    def __init__(self, line: EngineLine) -> None:
+        super().__init__(line, LOOKING, "waits until the corrections are counted")
         self.refused = False
 
     def show_answer(self, answer: Lesson) -> None:

@@ -30,6 +30,7 @@ from napari_skipseg.widgets.objects_sources import (
     result_layer,
     stack_to_search,
 )
+from napari_skipseg.widgets.turns import EngineLine
 from napari_skipseg.widgets.work import start_work
 
 if TYPE_CHECKING:
@@ -61,8 +62,8 @@ class FindingEngine(BusyEngine, Protocol):
 class ObjectsTab(ObjectsOnShow):
     """Reads the form, looks ahead, finds the objects in the engine, and shows them as a layer and a table."""
 
-    def __init__(self, viewer: ViewerModel, engine: FindingEngine, segment_tab: SegmentTab) -> None:
-        super().__init__(engine, viewer)
+    def __init__(self, viewer: ViewerModel, engine: FindingEngine, line: EngineLine, segment_tab: SegmentTab) -> None:
+        super().__init__(line, viewer)
         self._engine, self._segment_tab = engine, segment_tab
         self._is_warm = False
         self._waiting: list[Search] = []
@@ -238,7 +239,7 @@ class ObjectsTab(ObjectsOnShow):
         def show(loaded: LoadedObjects) -> None:
             self.show_found(source, loaded, search.compare(loaded.found.recipe))
 
-        self.start(self.when_free(work), f"Finding objects in {source.name}", show)
+        self.start(work, f"Finding objects in {source.name}", show, waiting="waits for the search for objects")
 
     def _fault(self) -> str:
         """Return why objects cannot be found, empty where they can."""
@@ -262,7 +263,6 @@ class ObjectsTab(ObjectsOnShow):
         self.preview.setEnabled(not fault)
         self.again_button.follow()
         self.again_button.setEnabled(not running and not self._segment_tab.is_running)
-        self.progress.setVisible(running)
         self.table.setVisible(shown is not None)
         self.save_button.setVisible(shown is not None)
         self.save_button.setEnabled(not running)

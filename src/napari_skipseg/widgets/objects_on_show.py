@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_skipseg.errors import SkipsegError
-from napari_skipseg.widgets.engine import BusyEngine
 from napari_skipseg.widgets.layers import stack_of
 from napari_skipseg.widgets.objects_body import ObjectsBody
 from napari_skipseg.widgets.objects_files import ask_file, in_short, iter_save, without_channels
@@ -24,6 +23,7 @@ from napari_skipseg.widgets.objects_scores import ObjectScores, iter_score
 from napari_skipseg.widgets.objects_sources import Source, describe_source
 from napari_skipseg.widgets.place_mark import PlaceMark
 from napari_skipseg.widgets.popups import pop_up
+from napari_skipseg.widgets.turns import EngineLine
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 class ObjectsOnShow(ObjectsBody):
     """The objects that were found so far: a layer, a row for each, and what can be made of them."""
 
-    def __init__(self, engine: BusyEngine, viewer: ViewerModel) -> None:
-        super().__init__(engine, viewer)
+    def __init__(self, line: EngineLine, viewer: ViewerModel) -> None:
+        super().__init__(line, viewer)
         self._shown: dict[str, ShownObjects] = {}
         self._source: Source | None = None
         self.mark = PlaceMark(viewer)

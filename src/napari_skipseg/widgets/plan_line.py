@@ -10,8 +10,8 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_skipseg.inference.run_plan import RunPlan
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.engine import BusyEngine
 from napari_skipseg.widgets.fields import WARNING_COLOR, Message
+from napari_skipseg.widgets.turns import EngineLine
 from napari_skipseg.widgets.work import Outcome, start_work
 
 SETTLED = 800
@@ -29,11 +29,14 @@ class SettledLine(QWidget):  # type: ignore[misc]
     """What the engine says of the choices, asked when they have settled, in one quiet line; and a warning below.
 
     A subclass says how an answer is shown. Faults are not told, unless it tells them.
+
+    line: where the engine is waited for, None of what needs no engine. asking: shown until the answer comes. waiting:
+    what jobs say that wait for it.
     """
 
-    def __init__(self, engine: BusyEngine, asking: str) -> None:
+    def __init__(self, line: EngineLine | None, asking: str, waiting: str = "") -> None:
         super().__init__()
-        self._engine, self._asking = engine, asking
+        self._line, self._asking, self._waiting = line, asking, waiting
         self._answers: dict[Hashable, Any] = {}
         self._key: Hashable = None
         self._work: Question | None = None
@@ -98,12 +101,22 @@ class SettledLine(QWidget):  # type: ignore[misc]
         self.warning.say(warning, WARNING_COLOR)
 
     def _ask(self) -> None:
-        if self._work is None:
-            return
-        if self._engine.is_busy:
+        if self._line is not None and not self._line.is_empty:
             self._timer.start()
+        else:
+            self._ask_in_turn()
+
+    def ask_now(self) -> None:
+        """Ask at once what waits until the choices have settled; where the engine is at work, as soon as it is free."""
+        if self._timer.isActive():
+            self._timer.stop()
+            self._ask_in_turn()
+
+    def _ask_in_turn(self) -> None:
+        key, work = self._key, self._work
+        if work is None:
             return
-        key = self._key
+        turn = None if self._line is None else self._line.join(self._waiting, is_job=False)
 
         def take(outcome: Outcome) -> None:
             if not outcome.fault:
@@ -114,10 +127,13 @@ class SettledLine(QWidget):  # type: ignore[misc]
                 self.show_answer(outcome.value)
 
         def end() -> None:
+            if turn is not None:
+                turn.leave()
             if self._worker is worker:
                 self._worker = None
 
-        worker = start_work(self, self._work, "Planning", lambda _: None, take, end, is_quiet=True)
+        asked = work if turn is None else turn.begin(work)
+        worker = start_work(self, asked, "Planning", lambda _: None, take, end, is_quiet=True)
         self._worker = worker
 
     def _remember(self, key: Hashable, answer: Any) -> None:
@@ -132,8 +148,8 @@ class PlanLine(SettledLine):
     Faults of planning are not told: the run itself will tell them.
     """
 
-    def __init__(self, engine: BusyEngine) -> None:
-        super().__init__(engine, MEASURING)
+    def __init__(self, line: EngineLine) -> None:
+        super().__init__(line, MEASURING, "waits until it is measured what a run takes")
 
     def show_answer(self, answer: RunPlan) -> None:
         """Say what a run will take."""

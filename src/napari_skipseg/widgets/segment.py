@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout
+from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.outputs import Opened, Prediction, Written
@@ -37,6 +37,7 @@ from napari_skipseg.widgets.preview import (
 from napari_skipseg.widgets.results import Results
 from napari_skipseg.widgets.run_again import AgainButton, Asked
 from napari_skipseg.widgets.save_button import SaveButton
+from napari_skipseg.widgets.turns import EngineLine
 from napari_skipseg.widgets.work import Outcome, Work, start_work
 
 if TYPE_CHECKING:
@@ -58,10 +59,9 @@ class SegmentTab(JobTab):
 
     opening = Signal()
 
-    def __init__(self, viewer: ViewerModel, engine: SegmentingEngine) -> None:
-        super().__init__(engine)
+    def __init__(self, viewer: ViewerModel, engine: SegmentingEngine, line: EngineLine) -> None:
+        super().__init__(line)
         self._viewer, self._engine = viewer, engine
-        self._asking: Any = None
         self._filling: Filling | None = None
         self.results = Results(viewer)
         self._grey_values = GreyValues()
@@ -74,17 +74,13 @@ class SegmentTab(JobTab):
 
     def _make_widgets(self) -> None:
         self.form = SegmentForm(self._viewer)
-        self.plan = PlanLine(self._engine)
+        self.plan = PlanLine(self._line)
         self.segment_button, self.preview_button = QPushButton("Segment"), QPushButton("Preview")
         self.segment_button.setStyleSheet(PRIMARY)
         self.segment_button.setMinimumHeight(30)
         self.preview_button.setMinimumHeight(30)
         self.preview_button.setToolTip(PREVIEW_HINT)
         self.save_button, self.again_button = SaveButton(self), AgainButton(self, self._viewer)
-        self.progress = QProgressBar()
-        self.progress.setTextVisible(False)
-        self.progress.setFixedHeight(8)
-        self.progress.hide()
         self._looking = QTimer(self)
         self._looking.setSingleShot(True)
         self._looking.setInterval(SETTLED)
@@ -112,6 +108,7 @@ class SegmentTab(JobTab):
         self.segment_button.clicked.connect(self.segment)
         self.preview_button.clicked.connect(self.preview)
         self._looking.timeout.connect(self._look)
+        self._line.joined.connect(self.plan.stop)
         dims, camera = self._viewer.dims.events, getattr(self._viewer, "scene", self._viewer).camera.events
         for event in (dims.current_step, dims.ndisplay, dims.order, camera.center, camera.zoom):
             self.form.links.tie(event, self._look_soon)
@@ -176,7 +173,6 @@ class SegmentTab(JobTab):
         if self._filling is not None:
             self._filling.deleteLater()
         self._filling = filling
-        self.plan.stop()
 
         def hear(progress: Progress) -> None:
             if isinstance(progress, Opened) and progress.prediction is not None:
@@ -201,8 +197,9 @@ class SegmentTab(JobTab):
             return said
 
         name = "Previewing" if is_preview else "Segmenting"
+        waiting = f"waits for the {'preview' if is_preview else 'segmentation'}"
         looking = partial(look_first, work, filling.focus())
-        self.start(self.when_free(looking), f"{name} {layer.name}", finish, hear, stop)
+        self.start(looking, f"{name} {layer.name}", finish, hear, stop, waiting)
 
     def _look_soon(self, event: Any = None) -> None:
         if self.is_running:
@@ -211,16 +208,6 @@ class SegmentTab(JobTab):
     def _look(self) -> None:
         if self.is_running and self._filling is not None:
             self.send(self._filling.focus())
-
-    def is_engine_taken(self) -> bool:
-        """Return whether the engine would refuse a call."""
-        return self._asking is not None or self._engine.is_busy
-
-    def show_progress(self, progress: Progress) -> None:
-        """Say how far the job is, and show it."""
-        super().show_progress(progress)
-        self.progress.setRange(0, progress.total if progress.done else 0)
-        self.progress.setValue(progress.done)
 
     def result(self) -> Shown | None:
         """Return the result of the image in the form, None where it was not segmented."""
@@ -251,7 +238,6 @@ class SegmentTab(JobTab):
         self.segment_button.setEnabled(not faults and not running)
         self.preview_button.setEnabled(not faults and not running)
         self.preview_button.setVisible(not running)
-        self.progress.setVisible(running)
         self.save_button.follow()
         self.again_button.follow()
         if self._told[0]:
@@ -289,7 +275,6 @@ class SegmentTab(JobTab):
             else:
                 self.form.show_devices(outcome.value)
 
-        def end() -> None:
-            self._asking = None
-
-        self._asking = start_work(self, self._engine.ask_devices, "Looking for devices", lambda _: None, answer, end)
+        turn = self._line.join("starting the engine", is_job=False)
+        ask = turn.begin(self._engine.ask_devices)
+        start_work(self, ask, "Looking for devices", lambda _: None, answer, turn.leave)
