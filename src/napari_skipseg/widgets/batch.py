@@ -181,21 +181,20 @@ class BatchTab(JobTab):
             self._open_table(heard[opened[-1]].rows)  # type: ignore[attr-defined]
         later = heard[opened[-1] :] if opened else heard
         self.table.rows.change([progress.row for progress in later if isinstance(progress, FileChanged)])
-        told = [progress for progress in heard if isinstance(progress, FileChanged)]
-        if told:
-            self._seconds_left = told[-1].seconds_left
         super().draw(heard)
         self._follow_rows()
         self._tell_row()
 
     def describe(self, progress: Progress) -> str:
         """Return how many files are done, and how long the rest takes."""
-        if progress.total > 1:
+        is_of_rows = isinstance(progress, BatchOpened | FileChanged)
+        if is_of_rows:
+            self._seconds_left = progress.seconds_left if isinstance(progress, FileChanged) else None
+        if is_of_rows or progress.total > 1:
             return f"{progress.message}{about_left(self._seconds_left)}"
         return super().describe(progress)
 
     def _open_table(self, rows: tuple[Row, ...]) -> None:
-        self._seconds_left = None
         self.table.rows.show_rows(rows)
         self.table.show()
         self._tell_row()
@@ -213,7 +212,7 @@ class BatchTab(JobTab):
         self.retry_button.setText(f"Retry failed ({failed})")
 
     def _finish(self, result: BatchResult) -> None:
-        self._pace.flush()
+        self.pace.flush()
         self._open_table(result.rows)
         links = (("Report", result.report), ("Folder", result.folder))
         self.links.setText(" · ".join(_link(text, place) for text, place in links))
@@ -223,7 +222,7 @@ class BatchTab(JobTab):
 
     def _stop(self) -> str:
         """Return what became of a batch that was stopped or failed."""
-        self._pace.flush()
+        self.pace.flush()
         rows = self.table.rows
         rows.change([stopped(row) for row in rows.rows if row.state == "running"])
         return f"{count_states(rows.rows)}; Start goes on from there." if rows.rows else ""

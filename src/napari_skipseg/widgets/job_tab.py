@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from qtpy.QtCore import Signal
@@ -13,7 +14,7 @@ from napari_skipseg.progress import Progress, in_words
 from napari_skipseg.widgets.fields import FAULT_COLOR, Message, color_of
 from napari_skipseg.widgets.pacing import Paced
 from napari_skipseg.widgets.popups import pop_up_fault
-from napari_skipseg.widgets.progress_bar import JobBar
+from napari_skipseg.widgets.progress_bar import JobBar, ProgressLine
 from napari_skipseg.widgets.turns import EngineLine, Turn
 from napari_skipseg.widgets.work import Outcome, TimeLeft, Work, start_work
 
@@ -34,22 +35,23 @@ class JobTab(QWidget):  # type: ignore[misc]
     def __init__(self, line: EngineLine) -> None:
         super().__init__()
         self._line = line
+        self._line.moved.connect(self._tell_awaited)
         self._worker: Any = None
         self._turn: Turn | None = None
         self._heard = False
         self._told = ("", "")
-        self._phase = ("", 0.0)
+        self._words, self._phase = "", ("", 0.0)
         self.cancel_button = QPushButton("Cancel")
         self.cancel_button.setMinimumHeight(30)
         self.cancel_button.hide()
         self.cancel_button.clicked.connect(self.cancel)
-        self.progress, self.progress_text, self.message = JobBar(), Message(), Message()
-        self._pace = Paced(self, self.draw)
+        self.progress, self.progress_text, self.message = JobBar(), ProgressLine(), Message()
+        self.pace = Paced(self, self.draw)
 
     @property
     def is_running(self) -> bool:
-        """Whether a job is under way."""
-        return self._worker is not None
+        """Whether a job is under way, or waits for the engine."""
+        return self._worker is not None or self._turn is not None
 
     def check(self) -> None:
         """Switch on and off what the job and the choices allow, and say why."""
@@ -76,15 +78,23 @@ class JobTab(QWidget):  # type: ignore[misc]
         self._left = TimeLeft()
         self._on_value, self._on_progress, self._on_stop = on_value, on_progress, on_stop
         self._told = ("", "")
-        first = Progress(0, 1, "starting")
         if waiting:
             turn = self._turn = self._line.join(waiting)
-            first = Progress(0, 1, turn.awaited() or first.message)
-            work = turn.begin(work)
-        self._worker = start_work(self, work, description, self._hear, self._end, self._release)
-        self._pace.hear(first)
-        self._pace.flush()
+            turn.call(partial(self._launch, self._line.when_free(work), description))
+        else:
+            self._launch(work, description)
         self.check()
+        self._tell_awaited()
+
+    def _launch(self, work: Work, description: str) -> None:
+        self._worker = start_work(self, work, description, self._hear, self._end, self._release)
+
+    def _tell_awaited(self) -> None:
+        """Say at once what a job waits for, or that it starts."""
+        if self.is_running and not self._heard:
+            awaited = "" if self._turn is None else self._turn.awaited()
+            self._hear_soon(Progress(0, 1, awaited or "starting"))
+            self.pace.flush()
 
     def send(self, value: object) -> None:
         """Send `value` to the job that runs, once it has begun."""
@@ -92,8 +102,10 @@ class JobTab(QWidget):  # type: ignore[misc]
             self._worker.send(value)
 
     def cancel(self) -> None:
-        """Cancel what runs or waits."""
-        if self._worker is not None:
+        """Cancel what runs; take back what waits."""
+        if self._worker is None and self._turn is not None:
+            self._release()
+        elif self._worker is not None:
             self._worker.quit()
             self.cancel_button.setEnabled(False)
             self._say("cancelling…")
@@ -102,13 +114,18 @@ class JobTab(QWidget):  # type: ignore[misc]
         self._heard = True
         if self._worker is None or not self.cancel_button.isEnabled():
             return
-        self._pace.hear(progress)
+        self._hear_soon(progress)
         self._on_progress(progress)
+
+    def _hear_soon(self, progress: Progress) -> None:
+        """Have it drawn with the others that come soon; how fast the work goes is taken from all of them."""
+        self._words = self.describe(progress)
+        self.pace.hear(progress)
 
     def draw(self, heard: list[Progress]) -> None:
         """Show how far the job is, from what was heard since the last drawing."""
         if self.is_running and self.cancel_button.isEnabled():
-            self._say(self.describe(heard[-1]))
+            self._say(self._words)
             self.progress.show_progress(heard[-1])
 
     def describe(self, progress: Progress) -> str:
@@ -134,11 +151,10 @@ class JobTab(QWidget):  # type: ignore[misc]
             self._succeeded = True
 
     def _release(self) -> None:
-        self._worker = None
-        if self._turn is not None:
-            self._turn.leave()
-            self._turn = None
-        self._pace.flush()
+        turn, self._worker, self._turn = self._turn, None, None
+        if turn is not None:
+            turn.leave()
+        self.pace.flush()
         self._say("")
         if not self._is_over:
             stopped = self._on_stop()

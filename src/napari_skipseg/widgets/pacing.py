@@ -8,17 +8,18 @@ from typing import Any
 
 from qtpy.QtCore import QObject, QTimer
 
-PAUSE = 1000
-"""Milliseconds between two drawings: of a processor core that is 2 % where the window is drawn without a GPU."""
+PAUSE = 1.0
+"""Seconds between two drawings: of a processor core that is 2 % where the window is drawn without a GPU."""
 
 
 class Paced(QObject):  # type: ignore[misc]
-    """Gathers what it hears, and hands it on together: the first at once, the rest after pauses."""
+    """Gathers what it hears, and hands it on together: the first at once, the rest after pauses of `pause` seconds."""
 
     def __init__(self, owner: QObject, hand_on: Callable[[list[Any]], None]) -> None:
         super().__init__(owner)
         self._hand_on = hand_on
         self._heard: list[Any] = []
+        self.pause = PAUSE
         self._handed_on = 0.0
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
@@ -28,7 +29,7 @@ class Paced(QObject):  # type: ignore[misc]
         """Hand this on, at once or soon."""
         self._heard.append(value)
         if not self._timer.isActive():
-            rest = PAUSE / 1000 - (time.monotonic() - self._handed_on)
+            rest = self.pause - (time.monotonic() - self._handed_on)
             self._timer.start(max(0, round(1000 * rest)))
 
     def flush(self) -> None:

@@ -10,12 +10,12 @@ from qtpy.QtWidgets import QFrame, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.widgets.batch import BatchTab
 from napari_skipseg.widgets.correct import CorrectTab
-from napari_skipseg.widgets.fields import Message
 from napari_skipseg.widgets.finetune import FinetuneTab
 from napari_skipseg.widgets.inspect import InspectTab
 from napari_skipseg.widgets.job_tab import JobTab
 from napari_skipseg.widgets.objects import ObjectsTab
 from napari_skipseg.widgets.pacing import Paced
+from napari_skipseg.widgets.progress_bar import ProgressLine
 from napari_skipseg.widgets.segment import SegmentTab
 from napari_skipseg.widgets.turns import EngineLine
 
@@ -43,7 +43,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.batch_tab.form.wanted.connect(self.show_tab)
         self.segment_tab.again_button.objects_wanted.connect(self.objects_tab.find_again)
         self.segment_tab.again_button.search_wanted.connect(self._search_again)
-        self.elsewhere = Message()
+        self.elsewhere = ProgressLine()
         self._elsewhere_soon = Paced(self, self._tell_elsewhere)
         for tab in self._job_tabs().values():
             tab.moved.connect(partial(self._elsewhere_soon.hear, None))

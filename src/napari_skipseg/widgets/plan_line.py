@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable
+from functools import partial
 from typing import Any
 
 from qtpy.QtCore import QTimer
@@ -11,7 +12,7 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from napari_skipseg.inference.run_plan import RunPlan
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.fields import WARNING_COLOR, Message
-from napari_skipseg.widgets.turns import EngineLine
+from napari_skipseg.widgets.turns import EngineLine, Turn
 from napari_skipseg.widgets.work import Outcome, start_work
 
 SETTLED = 800
@@ -41,6 +42,7 @@ class SettledLine(QWidget):  # type: ignore[misc]
         self._key: Hashable = None
         self._work: Question | None = None
         self._worker: Any = None
+        self._turn: Turn | None = None
         self.summary, self.warning = Message(), Message()
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
@@ -78,6 +80,9 @@ class SettledLine(QWidget):  # type: ignore[misc]
     def stop(self) -> None:
         """Ask no longer; the engine is free soon."""
         self._timer.stop()
+        if self._turn is not None:
+            self._turn.leave()
+            self._turn = None
         if self._worker is not None:
             self._worker.quit()
             self._worker = None
@@ -116,8 +121,13 @@ class SettledLine(QWidget):  # type: ignore[misc]
         key, work = self._key, self._work
         if work is None:
             return
-        turn = None if self._line is None else self._line.join(self._waiting, is_job=False)
+        if self._line is None:
+            self._launch(key, work, lambda: None)
+            return
+        turn = self._turn = self._line.join(self._waiting, is_job=False)
+        turn.call(partial(self._launch, key, self._line.when_free(work), turn.leave))
 
+    def _launch(self, key: Hashable, work: Question, leave: Callable[[], None]) -> None:
         def take(outcome: Outcome) -> None:
             if not outcome.fault:
                 self._remember(key, outcome.value)
@@ -127,13 +137,12 @@ class SettledLine(QWidget):  # type: ignore[misc]
                 self.show_answer(outcome.value)
 
         def end() -> None:
-            if turn is not None:
-                turn.leave()
             if self._worker is worker:
                 self._worker = None
+            leave()
 
-        asked = work if turn is None else turn.begin(work)
-        worker = start_work(self, asked, "Planning", lambda _: None, take, end, is_quiet=True)
+        self._turn = None
+        worker = start_work(self, work, "Planning", lambda _: None, take, end, is_quiet=True)
         self._worker = worker
 
     def _remember(self, key: Hashable, answer: Any) -> None:

@@ -275,6 +275,9 @@ class SegmentTab(JobTab):
             else:
                 self.form.show_devices(outcome.value)
 
+        def start() -> None:
+            ask = self._engine.ask_devices
+            start_work(self, ask, "Looking for devices", lambda _: None, answer, turn.leave)
+
         turn = self._line.join("starting the engine", is_job=False)
-        ask = turn.begin(self._engine.ask_devices)
-        start_work(self, ask, "Looking for devices", lambda _: None, answer, turn.leave)
+        turn.call(start)
