@@ -59,9 +59,7 @@ def test_jobs_wait_in_the_order_of_their_clicks_and_say_at_once_for_what(open_pa
     first.is_open = True
     qtbot.waitUntil(lambda: began == ["teach", "find"], timeout=5_000)
     assert panel.inspect_tab.is_running
-    qtbot.waitUntil(
-        lambda: panel.inspect_tab.progress_text.text() == "waits for the search for objects", timeout=5_000
-    )
+    qtbot.waitUntil(lambda: panel.inspect_tab.progress_text.text() == "waits for the search for objects", timeout=5_000)
     second.is_open = third.is_open = True
     qtbot.waitUntil(lambda: not panel.inspect_tab.is_running, timeout=5_000)
     assert began == ["teach", "find", "look"]

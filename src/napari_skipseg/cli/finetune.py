@@ -94,6 +94,8 @@ def _note(lesson: Lesson) -> None:
 
 def _iter_noted(work: Generator[Progress, Any, Finetuned]) -> Generator[Progress, None, Finetuned]:
     """Yield and return what `work` does, in words that leave room for the time left; say once where it goes on."""
+    from napari_skipseg.training.learning import without_losses
+
     begun = False
     with contextlib.closing(work):
         while True:
@@ -106,8 +108,7 @@ def _iter_noted(work: Generator[Progress, Any, Finetuned]) -> Generator[Progress
                 begun = True
                 if (done := int(found[1]) - 1) > 0:
                     typer.echo(f"Goes on from its checkpoint: resumed at step {done}.", err=True)
-            said = [part for part in progress.message.split(", ") if " loss " not in part]
-            yield replace(progress, message=", ".join(said))
+            yield replace(progress, message=without_losses(progress.message))
 
 
 def _show(finetuned: Finetuned, as_json: bool) -> None:

@@ -80,8 +80,8 @@ def iter_learn(
 ) -> Generator[Progress, Keep | None, FitState]:
     """Yield after each step; return the end state, with `network` at its best weights, in eval mode.
 
-    Where curves go on the progress is a `Learned`; after a validation a `Pictured` follows. A `Keep` sent back ends the
-    fit there: the weights of that moment are validated, and the best kept.
+    The progress is a `Learned`, with values where curves go on; after a validation a `Pictured` follows. A `Keep` sent
+    back ends the fit there: the weights of that moment are validated, and the best kept.
 
     The same task and network give the same weights, bit for bit on a CPU with as many threads, unless time or a `Keep`
     ends them. Killed at any moment, the same call goes on from `checkpoint` and ends with those weights. Closing the
@@ -240,19 +240,22 @@ def _validate(run: _Run) -> Pictured | None:
     return found.picture
 
 
-def _news(run: _Run) -> Progress:
-    """Return how far the run is, with the points that its curves got at this step."""
+def _news(run: _Run) -> Learned:
+    """Return how far the run is, with the points that its curves got at this step, if any."""
     state = run.state
     values = {name: curve[-1][1] for name, curve in state.curves.items() if curve[-1][0] == state.step}
-    if not values:
-        return Progress(run.place, run.pace.steps, _in_words(state))
-    return Learned(run.place, run.pace.steps, _in_words(state), state.step, values)
+    return Learned(run.place, run.pace.steps, _in_words(run), state.step, values)
 
 
 def _placed(run: _Run, picture: Pictured) -> Pictured:
-    return replace(picture, done=run.place, total=run.pace.steps, message=_in_words(run.state))
+    return replace(picture, done=run.place, total=run.pace.steps, message=_in_words(run))
 
 
-def _in_words(state: FitState) -> str:
+def _in_words(run: _Run) -> str:
+    """Return the step, of how many where time does not end the run, and the newest values of the curves."""
+    state, pace = run.state, run.pace
+    step = f"step {state.step}" if pace.minutes else f"step {state.step} of {pace.steps}"
+    if pace.minutes:
+        step += f", {state.seconds / 60:.1f} of {pace.minutes:g} min"
     latest = (f"{name} {curve[-1][1]:.3f}" for name, curve in state.curves.items())
-    return ", ".join([f"step {state.step}", *latest])
+    return ", ".join([step, *latest])

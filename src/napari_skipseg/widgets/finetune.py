@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.models.catalog import find_models, user_folder
 from napari_skipseg.progress import Progress
-from napari_skipseg.training.learning import Finetuned, Keep, Learned, Lesson
+from napari_skipseg.training.learning import Finetuned, Keep, Learned, Lesson, Pictured, without_losses
 from napari_skipseg.widgets.before_after import BeforeAfter, find_before
 from napari_skipseg.widgets.checks import find_faults
 from napari_skipseg.widgets.engine import TeachingEngine
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 LOOKED_AT = 1000
 """Milliseconds between two looks at what was painted meanwhile."""
 KEEP_HINT = "End the training now, and keep the best weights so far: they are compared with the old model as always"
+NOT_YET_HINT = "Available while training steps are taken: before the first one there is nothing to keep"
 
 
 class FinetuneTab(JobTab):
@@ -66,6 +68,7 @@ class FinetuneTab(JobTab):
         self._made = ""
         self._unfinished: object = None
         self._is_keeping = False
+        self._step = ""
         self.plots: TrainingPlots | None = None
         self.links = Links()
         self._make_widgets()
@@ -82,7 +85,7 @@ class FinetuneTab(JobTab):
         self.scratch_fold.fill(self.scratch)
         self.tune_button, self.keep_button = QPushButton("Fine-tune"), QPushButton("Stop, keep the best")
         self.tune_button.setStyleSheet(PRIMARY)
-        self.keep_button.setToolTip(KEEP_HINT)
+        self.keep_button.setToolTip(NOT_YET_HINT)
         for button in (self.tune_button, self.keep_button):
             button.setMinimumHeight(30)
         self.report = ReportTable()
@@ -217,6 +220,7 @@ class FinetuneTab(JobTab):
 
     def _begin(self, work: Work, description: str, finish: Callable[[Any], None], waiting: str) -> None:
         self.report.hide()
+        self._step = ""
         if self.plots is not None:
             self.plots.start()
         self.start(work, description, finish, waiting=waiting)
@@ -258,12 +262,19 @@ class FinetuneTab(JobTab):
         if place.layer is layer and not find_faults(form.read()):
             self._segment_tab.preview()
 
+    def describe(self, progress: Progress) -> str:
+        """Return the progress in words; the losses are in the curves."""
+        return super().describe(replace(progress, message=without_losses(progress.message)))
+
     def draw(self, heard: list[Progress]) -> None:
         """Show how far the job is: in words, in the bar, as curves."""
         super().draw(heard)
-        if self.is_running:
-            has_begun = any(isinstance(progress, Learned) for progress in heard)
-            self.keep_button.setEnabled((has_begun or self.keep_button.isEnabled()) and not self._is_keeping)
+        steps = [progress.message for progress in heard if isinstance(progress, Learned | Pictured)]
+        self._step = steps[-1] if steps else self._step
+        # what comes between two steps only repeats the message of the last one
+        is_training = self.is_running and heard[-1].message == self._step != ""
+        self.keep_button.setEnabled(is_training and not self._is_keeping)
+        self.keep_button.setToolTip(KEEP_HINT if is_training else NOT_YET_HINT)
         if self.plots is not None:
             self.plots.show_progress(heard)
 
