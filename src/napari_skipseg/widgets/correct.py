@@ -59,6 +59,7 @@ class CorrectTab(JobTab):
         self.reopening = Reopening(viewer, self)
         self._make_widgets()
         self._connect()
+        segment_tab.known_colors = self.colors_of
         self.reopening.find_interrupted()
         self.check()
 
@@ -113,6 +114,11 @@ class CorrectTab(JobTab):
     def judged_classes(self) -> tuple[CorrectionClass, ...]:
         """Return the classes that the corrections of the image tell about, whatever else was not looked at."""
         return () if self.session is None else self.body.classes.judged()
+
+    def colors_of(self, image: Image) -> dict[str, str]:
+        """Return the colours of an image's classes by their names in small letters; none if it is not corrected."""
+        session = self.sessions.find_of(image)
+        return {} if session is None else {each.name.casefold(): each.color for each in session.corrections.classes}
 
     def correct(self) -> None:
         """Open the corrections of the image, those there are already too, and make them ready to be painted."""
@@ -180,7 +186,13 @@ class CorrectTab(JobTab):
         self._told = ("", "")
         self.check()
         self.show_classes()
+        self.color_results(session)
         self.give_keys_back()
+
+    def color_results(self, session: Session) -> None:
+        """Show what models make of an image in the colours that its classes have here."""
+        image = session.layers.image
+        self.segment_tab.results.set_colors(image, self.colors_of(image))
 
     def give_keys_back(self) -> None:
         """Let keys go to the image again, not to a field of the panel."""

@@ -245,6 +245,7 @@ class CorrectActions:
             return
         session.layers.color()
         self._tab.show_classes()
+        self._tab.color_results(session)
 
     def name_model_classes(self, session: Session) -> None:
         """Have a class for each of the model that is chosen."""

@@ -40,7 +40,7 @@ class JobTab(QWidget):  # type: ignore[misc]
         self._turn: Turn | None = None
         self._heard = False
         self._told = ("", "")
-        self._words, self._phase = "", ("", 0.0)
+        self._words, self._phase, self._launched = "", ("", 0.0), 0.0
         self.cancel_button = QPushButton("Cancel")
         self.cancel_button.setMinimumHeight(30)
         self.cancel_button.hide()
@@ -52,6 +52,11 @@ class JobTab(QWidget):  # type: ignore[misc]
     def is_running(self) -> bool:
         """Whether a job is under way, or waits for the engine."""
         return self._worker is not None or self._turn is not None
+
+    @property
+    def seconds(self) -> float:
+        """How long the job has gone on since its turn came."""
+        return time.monotonic() - self._launched
 
     def check(self) -> None:
         """Switch on and off what the job and the choices allow, and say why."""
@@ -87,6 +92,7 @@ class JobTab(QWidget):  # type: ignore[misc]
         self._tell_awaited()
 
     def _launch(self, work: Work, description: str) -> None:
+        self._launched = time.monotonic()
         self._worker = start_work(self, work, description, self._hear, self._end, self._release)
 
     def _tell_awaited(self) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer
@@ -57,9 +57,12 @@ class Filling(QObject):  # type: ignore[misc]
         self._timer.timeout.connect(self._draw)
         self._rest_until = 0.0
 
-    def open(self, prediction: Prediction, threshold: float) -> Shown:
-        """Show a prediction whose arrays are still empty; return what is shown from now on."""
-        self.shown = self.part.show(prediction, is_whole=False)
+    def open(self, prediction: Prediction, threshold: float, colors: Mapping[str, str]) -> Shown:
+        """Show a prediction whose arrays are still empty; return what is shown from now on.
+
+        colors: those of classes, by their names, as far as they are known.
+        """
+        self.shown = self.part.show(prediction, is_whole=False).with_colors(colors)
         show(self._viewer, self.layer, self.shown, threshold)
         return self.shown
 
@@ -75,7 +78,8 @@ class Filling(QObject):  # type: ignore[misc]
     def finish(self, prediction: Prediction) -> Shown:
         """Show that all of it has come; return what is shown."""
         self._timer.stop()
-        self.shown = self.part.show(prediction, is_whole=True)
+        colors = () if self.shown is None else self.shown.colors
+        self.shown = replace(self.part.show(prediction, is_whole=True), colors=colors)
         tell_recipe(self._viewer, self.shown)
         return self.shown
 

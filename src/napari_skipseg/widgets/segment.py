@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,15 +12,16 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
 
 from napari_skipseg.errors import SkipsegError
-from napari_skipseg.inference.outputs import Opened, Prediction, Written
+from napari_skipseg.inference.outputs import Opened, Written
 from napari_skipseg.inference.run_plan import RunPlan
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.checks import Choices, find_faults, find_warning
+from napari_skipseg.widgets.done_line import KEPT, Done, describe_done, name_part, with_shares
 from napari_skipseg.widgets.engine import SegmentingEngine
-from napari_skipseg.widgets.fields import WARNING_COLOR
+from napari_skipseg.widgets.fields import WARNING_COLOR, Message
 from napari_skipseg.widgets.form import SegmentForm
 from napari_skipseg.widgets.job_tab import JobTab
-from napari_skipseg.widgets.layers import Shown, data_of, iter_prepare_colors, stack_of
+from napari_skipseg.widgets.layers import SLICE_OF, Shown, bring_results_back, data_of, iter_prepare_colors, stack_of
 from napari_skipseg.widgets.live import Filling, Part, look_first
 from napari_skipseg.widgets.placement import current_position
 from napari_skipseg.widgets.plan_line import PlanLine
@@ -29,10 +30,8 @@ from napari_skipseg.widgets.preview import (
     PREVIEW_HINT,
     SOURCE_OF,
     GreyValues,
-    bring_results_back,
     cut_to_view,
     remove_preview,
-    set_results_aside,
 )
 from napari_skipseg.widgets.results import Results
 from napari_skipseg.widgets.run_again import AgainButton, Asked
@@ -42,6 +41,7 @@ from napari_skipseg.widgets.work import Outcome, Work, start_work
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
+    from napari.layers import Image
 
 PRIMARY = """
 QPushButton:enabled { background-color: #3f66c8; color: white; font-weight: 600; }
@@ -54,7 +54,8 @@ SETTLED = 150
 class SegmentTab(JobTab):
     """Form, plan, Segment, Preview and Cancel, progress, one line of what is wrong or how it went, Save results.
 
-    opening: new results of an image are about to take the place of those on show.
+    opening: new results of an image are about to take the place of those on show. known_colors: gives the colours of an
+    image's classes by their names, as far as they are chosen.
     """
 
     opening = Signal()
@@ -65,6 +66,7 @@ class SegmentTab(JobTab):
         self._filling: Filling | None = None
         self.results = Results(viewer)
         self._grey_values = GreyValues()
+        self.known_colors: Callable[[Image], Mapping[str, str]] = lambda layer: {}
         self._heard_of: Choices | None = None
         self._make_widgets()
         self._connect()
@@ -80,6 +82,7 @@ class SegmentTab(JobTab):
         self.segment_button.setMinimumHeight(30)
         self.preview_button.setMinimumHeight(30)
         self.preview_button.setToolTip(PREVIEW_HINT)
+        self.done = Message()
         self.save_button, self.again_button = SaveButton(self), AgainButton(self, self._viewer)
         self._looking = QTimer(self)
         self._looking.setSingleShot(True)
@@ -97,7 +100,8 @@ class SegmentTab(JobTab):
         column.addWidget(self.form)
         column.addWidget(self.plan)
         column.addLayout(buttons)
-        for widget in (self.progress, self.progress_text, self.message, self.again_button, self.save_button):
+        below = self.progress, self.progress_text, self.done, self.message, self.again_button, self.save_button
+        for widget in below:
             column.addWidget(widget)
         column.addStretch(1)
 
@@ -139,8 +143,8 @@ class SegmentTab(JobTab):
             return
         options, pinned = asked or Asked(choices.options())
         work = partial(self._engine.segment, stack, model, options, whole, pinned=pinned)
-        part = Part(choices.axes, positions, str(layer.unique_id))
-        self._fill(work, choices, Filling(self, self._viewer, layer, part, self.results.find_whole(layer)))
+        part = part_at(layer, choices.axes, positions)
+        self._fill(work, choices, Filling(self, self._viewer, layer, part, self.results.get(part.source)))
 
     def preview(self) -> None:
         """Segment what is on screen."""
@@ -169,7 +173,8 @@ class SegmentTab(JobTab):
         return {axis: place[axis] for axis in choices.loops}
 
     def _fill(self, work: Work, choices: Choices, filling: Filling) -> None:
-        layer, is_preview = filling.layer, bool(filling.part.prefix)
+        layer, source = filling.layer, filling.part.source
+        is_preview = source == SOURCE_OF.format(layer.unique_id)
         if self._filling is not None:
             self._filling.deleteLater()
         self._filling = filling
@@ -177,15 +182,21 @@ class SegmentTab(JobTab):
         def hear(progress: Progress) -> None:
             if isinstance(progress, Opened) and progress.prediction is not None:
                 self.opening.emit()
-                make_room = set_results_aside if is_preview else remove_preview
-                make_room(self._viewer, layer)
-                self.results.keep(filling.open(progress.prediction, float(self.form.threshold.value())))
+                if not is_preview:
+                    remove_preview(self._viewer, layer)
+                colors, threshold = self.known_colors(layer), float(self.form.threshold.value())
+                self.results.keep(filling.open(progress.prediction, threshold, colors))
+                self.results.put_in_front(layer, source)
                 self._grey_values.keep(layer, choices.options(), progress.prediction.recipe)
             elif isinstance(progress, Written):
                 filling.hear(progress)
 
-        def finish(prediction: Prediction) -> None:
-            self.results.keep(filling.finish(prediction))
+        def finish(done: Done) -> None:
+            shown = filling.finish(done.prediction)
+            self.results.keep(shown)
+            said = describe_done(name_part(shown, choices.spanned), self.seconds, done.shares, choices.threshold)
+            is_beside = source.startswith(SLICE_OF.format(layer.unique_id, "")) and self.results.find_whole(layer)
+            self.done.say(said + KEPT if is_beside else said)
             if layer not in self._viewer.layers:
                 self.tell(f"'{layer.name}' was removed meanwhile; its result stays.")
 
@@ -199,7 +210,9 @@ class SegmentTab(JobTab):
         name = "Previewing" if is_preview else "Segmenting"
         waiting = f"waits for the {'preview' if is_preview else 'segmentation'}"
         looking = partial(look_first, work, filling.focus())
-        self.start(looking, f"{name} {layer.name}", finish, hear, stop, waiting)
+        measured = partial(with_shares, looking, choices.threshold)
+        self.done.say("")
+        self.start(measured, f"{name} {layer.name}", finish, hear, stop, waiting)
 
     def _look_soon(self, event: Any = None) -> None:
         if self.is_running:
@@ -220,6 +233,7 @@ class SegmentTab(JobTab):
         """Say no longer how it went where the choices are others now; new layers alone do not change them."""
         before, self._heard_of = self._heard_of, self.form.read()
         if self._heard_of != before:
+            self.done.say("")
             self.forget_and_check()
         else:
             self.check()
@@ -281,3 +295,11 @@ class SegmentTab(JobTab):
 
         turn = self._line.join("starting the engine", is_job=False)
         turn.call(start)
+
+
+def part_at(layer: Image, axes: str, positions: dict[int, int]) -> Part:
+    """Return all of an image, or the part of it at such positions, whose results have layers of their own."""
+    if not positions:
+        return Part(axes, positions, str(layer.unique_id))
+    where = [f"{axes[axis].lower()} {place}" for axis, place in positions.items()]
+    return Part(axes, positions, SLICE_OF.format(layer.unique_id, " ".join(where)), f"{', '.join(where)} ")
