@@ -24,6 +24,8 @@ from napari_skipseg.widgets.batch_table import FILE, PICTURE, STATE, TIME, Batch
 from napari_skipseg.widgets.batch_wording import count_states, describe_row, stopped
 from napari_skipseg.widgets.demo import wait_for
 from napari_skipseg.widgets.fields import FAULT_COLOR
+from napari_skipseg.widgets.kept_view import view_of
+from napari_skipseg.widgets.placement import visible_box
 
 pytestmark = pytest.mark.gui
 
@@ -378,6 +380,20 @@ def test_an_image_that_is_open_already_is_shown_and_not_opened_once_more(open_ta
     run(qtbot, tab)
     double_click(qtbot, tab, "one.tif")
     assert len(viewer.layers) == 4
+
+
+def test_an_opened_row_is_framed_and_all_else_is_hidden(open_tab, qtbot, batching):
+    viewer, panel = open_tab()
+    viewer.add_image(np.zeros((4, 3000, 3000), np.uint8), name="mine", scale=(5, 5, 5), units="nm")
+    run(qtbot, panel.batch_tab)
+    double_click(qtbot, panel.batch_tab, "one.tif")
+    assert {layer.name for layer in viewer.layers if layer.visible} == {"one", "one_probability", "one_binary"}
+    box = visible_box(viewer, viewer.layers["one"])
+    assert box[1:] == ((0, 29), (0, 39))
+    view = view_of(viewer, viewer.layers["one"])
+    np.testing.assert_allclose(view.middle[1:], (14.5, 19.5))
+    size = viewer.window._qt_viewer.canvas.size
+    assert 0.5 < 30 / view.pixel / size[0] < 1.0 or 0.5 < 40 / view.pixel / size[1] < 1.0
 
 
 def test_the_most_telling_score_and_its_class_follow_the_state_and_a_wider_dock_shows_more(qtbot):

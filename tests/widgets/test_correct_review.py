@@ -11,14 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hand import Hand, correct, open_and_correct, put_away, ramp, segment
+from napari.components import ViewerModel
 from qtpy.QtCore import Qt
 
 from napari_skipseg.corrections.catalog import find_corrections
 from napari_skipseg.corrections.store import open_corrections
+from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.widgets.demo import wait_for
 from napari_skipseg.widgets.places_list import is_done
+from napari_skipseg.widgets.review import count_pixels, rectangle_box
 
 pytestmark = pytest.mark.gui
 
@@ -124,6 +127,36 @@ def test_a_drawn_box_and_the_view_are_accepted(open_panel, qtbot):
     seen = np.asarray(reviewed)
     assert 0 < np.count_nonzero(seen) < 64 * 64
     assert not seen[:2].any()
+
+
+@pytest.mark.parametrize("end", [(8, 10), (9, 10), (9, 40)])
+def test_a_box_that_slipped_is_ignored_and_said(open_panel, qtbot, end):
+    viewer, panel, hand = open_and_correct(open_panel, qtbot, ramp(3, 64, 64), is_segmented=True)
+    tab, layers = panel.correct_tab, list(viewer.layers)
+    hand.press(Qt.Key.Key_D)
+    hand.drag((8, 10), end)
+    qtbot.waitUntil(lambda: list(viewer.layers) == layers, timeout=5_000)
+    assert not np.asarray(tab.corrections().reviewed).any()
+    assert tab.message.text().startswith("The box covers only")
+
+
+@pytest.mark.parametrize(
+    ("corners", "fault"),
+    [
+        ([(0, 5, 5), (0, 5, 5)], "only 1 pixel:"),
+        ([(0, 5, 5), (0, 6, 40)], "only 2 × 36 pixels:"),
+        ([(0, 5, 5), (0, 40, 6)], "only 36 × 2 pixels:"),
+        ([(0, 5, 5), (0, 7, 7)], ""),
+    ],
+)
+def test_a_rectangle_needs_three_pixels_along_each_side(corners, fault):
+    viewer = ViewerModel()
+    layer = viewer.add_labels(np.zeros((2, 64, 64), np.uint8))
+    if not fault:
+        assert count_pixels(rectangle_box(viewer, layer, np.array(corners, float))) == "3 × 3 pixels"
+        return
+    with pytest.raises(InputError, match=fault):
+        rectangle_box(viewer, layer, np.array(corners, float))
 
 
 def test_without_a_prediction_nothing_can_be_accepted(open_panel, qtbot):

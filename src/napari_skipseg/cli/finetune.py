@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.cli.options import AsJson, Device, add_flags, flag, one_of
 from napari_skipseg.progress import Progress, in_words, run_to_end
 from napari_skipseg.terminal import report, report_rows, watch
@@ -89,7 +90,7 @@ def _note(lesson: Lesson) -> None:
     width = max(len(class_name) for class_name in lesson.pixels)
     for class_name, count in lesson.pixels.items():
         kept = lesson.held_out.get(class_name, 0)
-        typer.echo(f"  {class_name:{width}}  {count:,} pixels to learn from, {kept:,} held out", err=True)
+        typer.echo(f"  {class_name:{width}}  {counted(count, 'pixel')} to learn from, {kept:,} held out", err=True)
 
 
 def _iter_noted(work: Generator[Progress, Any, Finetuned]) -> Generator[Progress, None, Finetuned]:

@@ -24,7 +24,7 @@ from napari_skipseg.widgets.class_colors import (
 from napari_skipseg.widgets.correction_files import What, iter_export, iter_import
 from napari_skipseg.widgets.deeds import Kind
 from napari_skipseg.widgets.places_list import go_to, is_done, iter_find_places
-from napari_skipseg.widgets.review import Box, read_accepted, rectangle_box, slice_box, view_box
+from napari_skipseg.widgets.review import Box, count_pixels, read_accepted, rectangle_box, slice_box, view_box
 from napari_skipseg.widgets.sessions import Session
 
 if TYPE_CHECKING:
@@ -140,11 +140,12 @@ class CorrectActions:
             return
         session.layers.refresh_accepted()
         self._tab.show_amounts()
-        sides = [side.stop - side.start for side in box if side.stop - side.start > 1]
-        told = f"Accepted {' × '.join(map(str, sides)) or 1} pixels (U undoes it)."
+        told = f"Accepted {count_pixels(box)} (U undoes it)."
         others = [each.name for each in self._tab.judged_classes() if each.value not in values.values()]
         if others:
-            told += f" What you did not paint as {' or '.join(others)} there counts as without it: else untick it."
+            named = " and ".join(others)
+            told += f" Pixels there that you did not paint as {named} are learnt as not {named}. If that is wrong, "
+            told += f"take away the tick at {named} in the list."
         self._tab.tell(told)
 
     def take_back(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from qtpy.QtCore import Signal
 
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.progress import in_words
 from napari_skipseg.training.learning import Lesson
 from napari_skipseg.widgets.class_list import short
@@ -46,9 +47,9 @@ class LessonLine(SettledLine):
 def describe_lesson(lesson: Lesson) -> str:
     """Return what will be learnt from, held out, and how long it takes, in a few words."""
     trained, held = lesson.places
-    learns = f"Learns from {_counted(lesson.pixels)} pixels in {_many(trained, 'place')}"
-    where = f" on {_many(lesson.slices, 'slice')}" if lesson.slices > 1 else ""
-    kept = f"; {_many(held, 'place')} held out to compare old and new." if held else "."
+    learns = f"Learns from {_counted(lesson.pixels)} pixels in {counted(trained, 'place')}"
+    where = f" on {counted(lesson.slices, 'slice')}" if lesson.slices > 1 else ""
+    kept = f"; {counted(held, 'place')} held out to compare old and new." if held else "."
     takes = "" if lesson.seconds is None else f" Takes about {in_words(lesson.seconds)}."
     return learns + where + kept + takes
 
@@ -56,7 +57,7 @@ def describe_lesson(lesson: Lesson) -> str:
 def explain_lesson(lesson: Lesson) -> str:
     """Return the numbers in full, a line for each class."""
     lines = [
-        f"{name}: {count:,} pixels to learn from, {lesson.held_out.get(name, 0):,} held out"
+        f"{name}: {counted(count, 'pixel')} to learn from, {lesson.held_out.get(name, 0):,} held out"
         for name, count in lesson.pixels.items()
     ]
     return "\n".join([*lines, *(f"{name}: {value}" for name, value in lesson.facts.items())])
@@ -67,7 +68,3 @@ def _counted(pixels: Mapping[str, int]) -> str:
     named = sorted(pixels, key=lambda name: name == "background")
     parts = [f"{short(pixels[name])} {name}" for name in named]
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"

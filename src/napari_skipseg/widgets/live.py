@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer
 
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.inference.outputs import Focus, Opened, Prediction, Written
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers import Shown, remove_results, results_in, show, tell_recipe
@@ -106,7 +107,7 @@ class Filling(QObject):  # type: ignore[misc]
         """Return the share that has come: in tiles, where one takes one step."""
         done, total = self._counted
         if done == self._tiles:
-            return f"{done} of {total} tiles {'is' if done == 1 else 'are'}"
+            return f"{done} of {counted(total, 'tile')} {'is' if done == 1 else 'are'}"
         shape = self.shown.prediction.probability.shape if self.shown is not None else ()
         classes = len(self.shown.prediction.class_names) if self.shown is not None else 1
         return f"{100 * self._voxels * classes // max(1, math.prod(shape))} % is"

@@ -122,6 +122,7 @@ class ObjectsTab(ObjectsOnShow):
         if self.isVisible() or self._source is not None:
             self._offer()
         self._check_mark()
+        self.forget_removed()
 
     def _offer(self) -> None:
         """Offer the layers there are; without a choice so far, the result on show or what else is one for certain."""
@@ -152,10 +153,13 @@ class ObjectsTab(ObjectsOnShow):
         self.form.show_source(source)
         self.form.blockSignals(False)
         self.form.offer_measured([] if source is None else find_measured(self._viewer, source))
-        self.score_box.offer([] if source is None else find_truths(self._viewer, source))
+        shown = self.result()
+        truth_of = source if shown is None else shown.source
+        self.score_box.offer([] if truth_of is None else find_truths(self._viewer, truth_of))
         if before != layer:
             self._look_soon()
-            self.table.show_table(None if (shown := self.result()) is None else shown.table)
+            self._selected = None
+            self.show_result()
         self.check()
 
     def _change(self) -> None:
