@@ -27,13 +27,13 @@ PICTURE = Pictured(0, 0, "", *(np.zeros((4, 4), kind) for kind in (np.float32, n
 class Likeness:
     """Learns to give back its images by the submodules named `parts`, in evaluation mode below them."""
 
-    def __init__(self, parts=("up", "gates", "decoder", "classifier"), losses=None, title="a", parts_held_out=1, **pace):
+    def __init__(self, parts=("up", "gates", "decoder", "classifier"), losses=None, title="a", held_out=1, **pace):
         self.parts, self.title = parts, title
         self.losses = None if losses is None else iter(losses)
         values = {"steps": 6, "validate_every": 2, "shown_every": 1} | pace
         self.pace = Pace(training_protocol=RATE, **values)
         self.modes = []
-        self.parts_held_out = parts_held_out
+        self.held_out = held_out
 
     def record(self):
         return {"title": self.title}
@@ -54,8 +54,8 @@ class Likeness:
         return nn.functional.mse_loss(network(image).logits, image)
 
     def iter_validate(self, network):
-        for part in range(1, self.parts_held_out):
-            yield part, self.parts_held_out
+        for part in range(1, self.held_out):
+            yield part, self.held_out
         self.modes.append(network.training)
         if self.losses is None:
             return Validation(float(self.loss(network, 999).detach()), {"likeness": 0.5}, PICTURE)
@@ -226,3 +226,20 @@ def test_a_generous_limit_changes_nothing(tmp_path):
     limited, state = learn(Likeness(minutes=100), tmp_path / "limited")
     assert all(tensor.equal(straight.state_dict()[name]) for name, tensor in limited.state_dict().items())
     assert not state.ended
+
+
+def test_keep_is_heard_within_a_validation_too(tmp_path):
+    work = iter_learn(Likeness(steps=50, held_out=3), network_of(), tmp_path / "file", CPU)
+    while "held out: 1 of 3" not in next(work).message:
+        pass
+    work.send(Keep())
+    state = run_to_end(work)
+    assert (state.step, state.ended) == (2, True)
+
+
+def test_a_validation_says_how_far_it_is(tmp_path):
+    told = list(iter_learn(Likeness(steps=2, held_out=3), network_of(), tmp_path / "file", CPU))
+    assert [news.message.partition(", looking ")[2] for news in told if "looking" in news.message] == [
+        "at what is held out: 1 of 3",
+        "at what is held out: 2 of 3",
+    ]

@@ -118,11 +118,10 @@ def iter_finetune(
             check_free(settings.name, folder)
         compute = choose_compute(parent.network, settings.precision, device_name, None, processes)
     else:
-        if afresh and not belongs_to(
-            scratch / CHECKPOINT, lambda record: is_record_of(record, settings, course.sha256)
-        ):
+        checkpoint = scratch / CHECKPOINT
+        if afresh and not belongs_to(checkpoint, lambda record: is_record_of(record, settings, course.sha256)):
             shutil.rmtree(scratch, ignore_errors=True)
-        compute = choose_compute(parent.network, settings.precision, device_name, scratch / CHECKPOINT, processes)
+        compute = choose_compute(parent.network, settings.precision, device_name, checkpoint, processes)
         make_scratch(scratch)
         with joined(processes, compute.device):
             yield from _iter_fit_and_write(course, compute, target, scratch)
@@ -180,9 +179,7 @@ def _iter_fit_and_write(
     yield from iter_match_shares(network, lessons, course.material, course.settings, compute)
     network = as_stored(network).to("cpu")
     description = _describe(course, network, state, compute)
-    if (
-        course.settings.reach != "quick"
-    ):  # what lies below the last level, and nearly all of the margin, is the parent's
+    if course.settings.reach != "quick":  # there all that decides about the margin is the parent's
         image = max((region.image for region in course.material.regions), key=lambda image: image.size)
         backend = TorchBackend(Model(description, network), Device("cpu", cpu_title(), ""), "f32")
         margin = yield from iter_measure_margin(backend, image.astype(np.float32), network.stride)

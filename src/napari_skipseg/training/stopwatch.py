@@ -109,9 +109,8 @@ def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, split: Split, 
         fit = settings.minutes * 60
     elif settings.reach == "quick":
         patches = min(steps * batch, FEATURES)
-        fit = steps * times.step + patches * (
-            SECONDS_PER_PATCH + times.deep / batch * (1 + _share_asked(settings, plan))
-        )
+        looks = 1 + _share_asked(settings, plan)
+        fit = steps * times.step + patches * (SECONDS_PER_PATCH + looks * times.deep / batch)
     else:
         fit = steps * _seconds_of_step(settings, plan, times, batch)
         if len(plan.classes) > len(plan.kept):
