@@ -531,7 +531,7 @@ def test_the_label_of_the_class_in_the_truth_can_be_named(three: Path, tmp_path:
     binary = np.asarray(read_stack(plain.rows[0].outputs[1]).data)
     Image.fromarray(np.where(binary > 0, 0, 7).astype(np.uint8)).save(tmp_path / "inverted.png")
     Image.fromarray(np.where(binary > 0, 9, 7).astype(np.uint8)).save(tmp_path / "named.png")
-    for truth, label, dice in (("inverted", 0, 1.0), ("inverted", None, 0.0), ("inverted", 7, 0.0), ("named", 9, 1.0)):
+    for truth, label, dice in (("inverted", 0, 1.0), ("inverted", None, 1.0), ("inverted", 7, 0.0), ("named", 9, 1.0)):
         told = {"truth": str(tmp_path / f"{truth}.png"), "truth_label": label}
         (row,) = run(settings_for(three / "a.tif", tmp_path / "out", tiny, **told)).rows
         assert (row.state, row.scores["membrane dice"]) == ("skipped", dice)
