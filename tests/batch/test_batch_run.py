@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -524,6 +525,23 @@ def test_scores_come_with_truth_of_the_same_name(three: Path, tmp_path: Path, ti
     rows = {row.relative: row for row in run(settings).rows}
     assert rows["a.tif"].scores["membrane recall"] == 1
     assert 0 < rows["a.tif"].scores["membrane precision"] < 1
+
+
+@pytest.mark.parametrize(("images", "truths"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_truth_whose_name_only_looks_the_same_is_found(tmp_path: Path, tiny: Path, images: str, truths: str) -> None:
+    relative = "Zürich/café.tif"
+    image, truth = (
+        tmp_path / folder / unicodedata.normalize(form, relative)
+        for folder, form in (("images", images), ("truth", truths))
+    )
+    write_image(image)
+    truth.parent.mkdir(parents=True)
+    lines = np.zeros((SIDE, SIDE), np.uint8)
+    lines[::8] = 255
+    Image.fromarray(lines).save(truth)
+    settings = settings_for(tmp_path / "images", tmp_path / "out", tiny, truth=str(tmp_path / "truth"), recursive=True)
+    (row,) = run(settings).rows
+    assert "membrane dice" in row.scores
 
 
 def test_the_label_of_the_class_in_the_truth_can_be_named(three: Path, tmp_path: Path, tiny: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from napari_skipseg.batch.inputs import ENDINGS, Entry
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.file_names import find_inside, normal
 from napari_skipseg.images.zarr_nodes import is_zarr
 from napari_skipseg.inference.pairs import Pair
 from napari_skipseg.inference.saving import plain_name
@@ -49,13 +50,13 @@ def find_truth(settings: BatchSettings, entry: Entry) -> Path | None:
     place = Path(settings.truth).expanduser().absolute()
     if place.is_file() or is_zarr(place):
         return place
-    exact = place / entry.relative
-    if exact.exists():
+    exact = find_inside(place, entry.relative)
+    if exact is not None and exact.exists():
         return exact
-    folder, name = place / entry.folder, plain_name(Path(entry.relative).name)
-    if not folder.is_dir():
+    folder, name = find_inside(place, entry.folder), normal(plain_name(Path(entry.relative).name))
+    if folder is None or not folder.is_dir():
         return None
-    found = [file for file in sorted(folder.iterdir()) if plain_name(file.name) == name and _is_image(file)]
+    found = [file for file in sorted(folder.iterdir()) if normal(plain_name(file.name)) == name and _is_image(file)]
     if len(found) > 1:
         raise InputError(f"{found[0].name} and {found[1].name} in '{folder}' could both be its truth: leave one there.")
     return found[0] if found else None
