@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from napari_skipseg.api import find_objects, finetune, load_model, run_batch, run_recipe, segment, segment_to_folder
     from napari_skipseg.batch.run import iter_batch
     from napari_skipseg.batch.settings import BatchSettings
-    from napari_skipseg.errors import SkipsegError
+    from napari_skipseg.errors import ImageWarning, SkipsegError
     from napari_skipseg.images.files import read_stack, write_ome_tiff
     from napari_skipseg.images.stack import Stack
     from napari_skipseg.images.synthetic import make_sample
@@ -58,6 +58,7 @@ _HOMES = {
     "iter_find_objects": "objects.whole",
     "measure_objects": "objects.measure",
     "SkipsegError": "errors",
+    "ImageWarning": "errors",
     "read_stack": "images.files",
     "write_ome_tiff": "images.files",
     "Stack": "images.stack",
@@ -91,6 +92,7 @@ __all__ = [
     "Corrected",
     "DI2INSpec",
     "FinetuneSettings",
+    "ImageWarning",
     "ObjectOptions",
     "Prediction",
     "Progress",

@@ -30,7 +30,7 @@ from rich.table import Table
 from rich.text import Text
 
 from napari_skipseg.errors import FileError, SkipsegError
-from napari_skipseg.progress import Progress, Result, TimeLeft, about_left, run_to_end
+from napari_skipseg.progress import Found, Progress, Result, TimeLeft, about_left, run_to_end
 
 LINE_EVERY = 60.0
 """Seconds between lines of progress in a log file."""
@@ -128,6 +128,7 @@ def fail(message: str, code: int = 1, show_traceback: bool = False) -> NoReturn:
 
 def watch(work: Generator[Progress, None, Result], title: str) -> Result:
     """Return the result of `work`; a bar with the time left is shown, or a line a minute where there is no terminal.
+    What was `Found` about an image is printed once, a line each.
 
     Ctrl-C (or a request to end) closes `work` at its next step, so that it leaves things in order; a second one stops
     at once.
@@ -135,7 +136,7 @@ def watch(work: Generator[Progress, None, Result], title: str) -> Result:
     console = _on_stderr()
     with _stopping_between_steps() as check, contextlib.closing(work):
         if not console.is_terminal:
-            return run_to_end(work, _both(check, _a_line_a_minute(console, title)))
+            return run_to_end(work, _both(check, _noting(console, _a_line_a_minute(console, title))))
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -148,7 +149,7 @@ def watch(work: Generator[Progress, None, Result], title: str) -> Result:
             def show(progress: Progress) -> None:
                 bar.update(task, completed=progress.done, total=progress.total, at=progress.message)
 
-            return run_to_end(work, _both(check, show))
+            return run_to_end(work, _both(check, _noting(bar.console, show)))
 
 
 def follow(work: Generator[Progress, None, Result], show: Callable[[Progress], None]) -> Result:
@@ -200,6 +201,19 @@ def _both(check: Callable[[], None], show: Callable[[Progress], None]) -> Callab
         show(progress)
 
     return shown
+
+
+def _noting(console: Console, show: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    said: set[str] = set()
+
+    def note(progress: Progress) -> None:
+        for finding in progress.findings if isinstance(progress, Found) else ():
+            if finding not in said:
+                console.print(f"Note: {finding}", markup=False, soft_wrap=True)
+                said.add(finding)
+        show(progress)
+
+    return note
 
 
 def _a_line_a_minute(console: Console, title: str) -> Callable[[Progress], None]:

@@ -19,7 +19,7 @@ from napari_skipseg.models.description import Card, ModelDescription, TrainingRe
 from napari_skipseg.models.model import Model, as_stored, read_model, write_model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.network import Network
-from napari_skipseg.progress import Progress
+from napari_skipseg.progress import Found, Progress
 from napari_skipseg.training.checkpoint import CHECKPOINT, FitState
 from napari_skipseg.training.compute import Compute, choose_compute
 from napari_skipseg.training.distributed import ALONE, Processes, joined
@@ -58,6 +58,8 @@ def iter_train(
     if isinstance(command, Keep):
         raise SpecError("The training has not begun, so there is nothing to keep yet: cancel it, or wait for a step.")
     data = read_data(settings)
+    if data.findings:
+        yield Found(0, settings.steps, "reading the images", data.findings)
     parent = None if settings.start_from is None else describe_model(settings.start_from)
     make_scratch(scratch)
     with joined(processes, compute.device):
