@@ -126,6 +126,7 @@ def pin(recipe: Recipe, is_same: bool) -> tuple[dict[str, Any], list[str]]:
     warnings = list(_differences(recipe))
     if is_same:
         pinned["normalization"] = asdict(recipe.normalization)
+        pinned["findings"] = recipe.findings
     try:
         device = choose_device(recipe.device)
     except DeviceError:

@@ -48,6 +48,18 @@ class ProgressMade:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class FoundAboutImage:
+    """What was found about an image of job `number`, as in `progress.Found`."""
+
+    number: int
+    done: int
+    total: int
+    message: str
+    findings: tuple[str, ...]
+    kind: Literal["found"] = "found"
+
+
+@dataclass(frozen=True, config=_STRICT)
 class AttentionFile:
     """One attention map; `file` lies in the job's folder."""
 
@@ -281,7 +293,16 @@ class Cancelled:
 Result = Segmented | Planned | Inspected | LessonPlanned | Taught | Trained | ObjectsFound | BatchEnded | DevicesFound
 End = Result | Failed | Cancelled
 Event = (
-    Ready | ProgressMade | ResultsOpened | TileWritten | CurvesMoved | TilePictured | BatchStarted | RowChanged | End
+    Ready
+    | ProgressMade
+    | FoundAboutImage
+    | ResultsOpened
+    | TileWritten
+    | CurvesMoved
+    | TilePictured
+    | BatchStarted
+    | RowChanged
+    | End
 )
 
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])

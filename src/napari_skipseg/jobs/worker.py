@@ -182,8 +182,8 @@ class Worker:
         warm = yield from self._warm_up(job.model, job.model_sha256)
         folder = Path(job.folder)
         values = open_voxels(job.file, folder / INPUT_FILE, job.axes, job.shape)
-        stack = Stack(values, job.axes, job.voxel_size, job.unit, job.origin, job.name, job.file)
-        prepared = (folder, warm.backend, job.normalization, job.preview, job.pinned)
+        stack = Stack(values, job.axes, job.voxel_size, job.unit, job.origin, job.name, job.file, job.notes)
+        prepared = (folder, warm.backend, job.greys, job.preview, job.pinned)
         prediction = yield from iter_predict(stack, warm.model, job.options, *prepared)
         return events.Segmented(job.number, prediction.recipe)
 
@@ -191,9 +191,12 @@ class Worker:
         from napari_skipseg.inference.planning import iter_plan
 
         warm = yield from self._warm_up(job.model, job.model_sha256)
-        stack = Stack(NoVoxels(job.shape, np.dtype(job.dtype)), job.axes, job.voxel_size, job.unit, name=job.name)
+        voxels = NoVoxels(job.shape, np.dtype(job.dtype))
+        stack = Stack(voxels, job.axes, job.voxel_size, job.unit, name=job.name, notes=job.notes)
         folder = Path(job.folder)
-        plan = yield from iter_plan(stack, warm.model, job.options, folder, None, backend_maker=warm.backend)
+        plan = yield from iter_plan(
+            stack, warm.model, job.options, folder, None, backend_maker=warm.backend, greys=job.greys
+        )
         return events.Planned(job.number, plan)
 
     def _inspect(self, job: InspectJob) -> Work:

@@ -24,7 +24,7 @@ from napari_skipseg.models.folder import is_scored, read_description, write_scor
 from napari_skipseg.models.model import Model, as_stored, read_model, write_model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.network import Network
-from napari_skipseg.progress import Progress
+from napari_skipseg.progress import Found, Progress
 from napari_skipseg.training.checkpoint import CHECKPOINT, FitState
 from napari_skipseg.training.compute import Compute, choose_compute
 from napari_skipseg.training.distributed import ALONE, Processes, joined
@@ -64,6 +64,8 @@ def iter_train(
     if isinstance(command, Keep):
         raise SpecError("The training has not begun, so there is nothing to keep yet: cancel it, or wait for a step.")
     data = read_data(settings)
+    if data.findings:
+        yield Found(0, settings.steps, "reading the images", data.findings)
     if not is_trained:
         yield from _iter_fit_and_write(settings, data, network, target, scratch, compute, processes)
     if processes.is_first:
