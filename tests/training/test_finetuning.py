@@ -18,7 +18,7 @@ from napari_skipseg.models.description import ClassLabel, card_facts
 from napari_skipseg.models.folder import SAMPLE_FILE
 from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import UNetSpec
-from napari_skipseg.progress import run_to_end
+from napari_skipseg.progress import Found, run_to_end
 from napari_skipseg.training import finetune, shares
 from napari_skipseg.training.augmentation import AUGMENTATIONS
 from napari_skipseg.training.class_plan import ClassPlan, plan_classes
@@ -500,3 +500,19 @@ def test_the_picture_shows_the_sample_with_the_labels_and_not_the_first_of_the_b
     assert (picture.target == 2).sum() > 100
     bright = picture.image[picture.target == 2].mean() - picture.image[picture.target == 0].mean()
     assert bright > 1  # it is the image of these labels
+
+
+def test_a_model_taught_at_another_voxel_size_is_for_that_size_and_says_so(library, tmp_path):
+    coarse = squares()
+    coarse = Corrected(replace(coarse.stack, voxel_size=(50, 5, 5)), coarse.labels, coarse.name)
+    settings = settings_of(reach="quick", steps=2)
+    found = []
+    lesson = run_to_end(iter_plan_lesson(settings, (coarse,), "cpu"))
+    result = run_to_end(
+        iter_finetune(settings, (coarse,), tmp_path, "cpu"),
+        lambda news: found.extend(news.findings if isinstance(news, Found) else ()),
+    )
+    model = read_model(result.folder).description
+    assert (model.voxel_size, model.unit) == ((50, 5, 5), "nm")
+    for told in (found, lesson.notes, [model.card.data]):
+        assert any("5 × 5 nm" in each and "membranes is for 4 × 4 nm" in each for each in told)

@@ -24,7 +24,7 @@ from napari_skipseg.models.folder import write_scores
 from napari_skipseg.models.model import Model, as_stored, read_model, write_model
 from napari_skipseg.networks.head import grow_classes
 from napari_skipseg.networks.network import Network
-from napari_skipseg.progress import Progress, Result
+from napari_skipseg.progress import Found, Progress, Result
 from napari_skipseg.training.checkpoint import CHECKPOINT, FitState, belongs_to
 from napari_skipseg.training.class_plan import ClassPlan, plan_classes
 from napari_skipseg.training.compute import Compute, choose_compute
@@ -55,6 +55,7 @@ from napari_skipseg.training.remembered import (
 from napari_skipseg.training.report import CORRECTIONS, compare, examine
 from napari_skipseg.training.shares import iter_match_shares
 from napari_skipseg.training.stopwatch import agree_on_steps
+from napari_skipseg.training.taught_scale import TaughtScale, taught_scale
 from napari_skipseg.training.train import keeping_model, make_scratch, thin_curve, waits_for_scores
 from napari_skipseg.training.windows import as_batches, recalled_batches, windows_of
 
@@ -73,6 +74,7 @@ class _Course:
     parent: Model
     plan: ClassPlan
     lesson: Lesson
+    scale: TaughtScale
     material: Material
     sha256: str
     remembered: Remembered | None
@@ -161,11 +163,14 @@ def _iter_prepare(
     plan = plan_classes(settings, description)
     split = yield from iter_find_places(settings, corrected, plan, description.spec.dimensions)
     lesson = describe_lesson(split, plan)
+    scale = taught_scale([each.stack for each in corrected], split, description)
+    if scale.note:
+        yield Found(0, 1, "reading the labels", (scale.note,))
     patch = patch_of(settings, parent.network)
     material = yield from iter_read_material(corrected, split, plan, patch, settings.seed)
     yield Progress(1, 1, "reading what the model knew")
     remembered = remembered_of(place, description)
-    return _Course(settings, parent, plan, lesson, material, material.sha256(), remembered, processes)
+    return _Course(settings, parent, plan, lesson, scale, material, material.sha256(), remembered, processes)
 
 
 def _iter_fit_and_write(
@@ -268,6 +273,8 @@ def _describe(course: _Course, network: Network, state: FitState, compute: Compu
         spec=network.spec,
         classes=course.plan.classes,
         weights_sha256="",
+        voxel_size=course.scale.voxel_size,
+        unit=course.scale.unit,
         card=_card(course),
         training=TrainingRecord(
             settings=finetune_to_dict(settings),
@@ -287,8 +294,9 @@ def _card(course: _Course) -> Card:
     counts = ", ".join(f"{name} {count:,}" for name, count in lesson.pixels.items())
     images = ", ".join(dict.fromkeys(Path(image).name for image in course.settings.images))
     taught = ", ".join(name for name in lesson.pixels if name != "background")
+    learnt_from = f"Corrections of {images}, {lesson.slices} slices: {counts} voxels."
     return Card(
         summary=f"{parent.name}, fine-tuned ({course.settings.reach}) to {taught}.",
-        data=f"Corrections of {images}, {lesson.slices} slices: {counts} voxels. Before that: {parent.card.data}",
+        data=" ".join(filter(None, (learnt_from, course.scale.note, f"Before that: {parent.card.data}"))),
         terms=parent.card.terms,
     )
