@@ -18,9 +18,9 @@ from napari_skipseg.corrections.saved import Saved, Snapshot, Target, load_saved
 from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.corrections.subject import Subject
 from napari_skipseg.errors import InputError
+from napari_skipseg.images.calibration import METRES, convert_length
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.formats import Format
-from napari_skipseg.images.ome import METRES, convert_length
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.write_faults import telling_faults
 

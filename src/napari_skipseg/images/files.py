@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.images.calibration import check_unit
 from napari_skipseg.images.mrc import is_mrc, read_mrc
-from napari_skipseg.images.ome import check_unit
 from napari_skipseg.images.pictures import is_picture, read_picture
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiff_stack import read_tiff, read_tiff_recipe
@@ -63,7 +63,7 @@ def read_stack(
 
 def _read(place: Path, axes: str | None, voxel_size: tuple[float, float, float] | None, unit: str | None) -> Stack:
     if is_picture(place):
-        return read_picture(place, axes, voxel_size, unit or "pixel")
+        return read_picture(place, axes, voxel_size, unit)
     if is_zarr(place):
         from napari_skipseg.images.ome_zarr import read_zarr
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from napari_skipseg.corrections.coding import BACKGROUND, HIGHEST, NOT_LOOKED_AT
 from napari_skipseg.errors import InputError, SpecError
+from napari_skipseg.images.calibration import METRES
 from napari_skipseg.images.files import read_stack
-from napari_skipseg.images.ome import METRES
 from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.models.catalog import describe_model
 from napari_skipseg.models.description import ModelDescription
