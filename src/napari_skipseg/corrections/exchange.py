@@ -105,7 +105,7 @@ def import_labels(corrections: Corrections, path: str | os.PathLike[str]) -> dic
         FileError: the file cannot be read.
         InputError: it has another shape or voxel size than the image, or values that are no labels.
     """
-    labels = read_stack(path)
+    labels = read_stack(path, are_labels=True)
     _check_place(labels, corrections.subject, Path(path).name)
     shape = corrections.strokes.shape
     values: NDArray[Any]

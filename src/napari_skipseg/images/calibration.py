@@ -169,7 +169,8 @@ def calibrate(scales: Mapping[str, AxisScale], axes: str, unit: str | None = Non
     unit: in place of what the file names, for its own numbers.
     """
     notes: list[str] = []
-    x, y, z = (_judge(letter, scales.get(letter, AxisScale()), notes) for letter in "XYZ")
+    x, y = (_judge(letter, scales.get(letter, AxisScale()), notes) for letter in "XY")
+    z = _judge("Z", scales.get("Z", AxisScale()), notes if "Z" in axes else [])
     if unit is not None:
         x, y, z = _renamed(x, y, z)
     if not (x.usable and y.usable):
@@ -203,7 +204,7 @@ def _judge(letter: str, scale: AxisScale, notes: list[str]) -> _Judged:
     """Return what is usable of one axis; note what is not."""
     spelled = str(scale.unit or "").strip()
     unit = _UNITS.get(_plain(spelled), "?" if spelled else "")
-    unit = "" if unit == "pixel" else unit
+    unit, spelled = ("", spelled) if unit == "pixel" else (unit, unit if _is_length(unit) else spelled)
     start = scale.start if math.isfinite(scale.start) else 0.0
     if scale.start_unit is not None:
         own = _UNITS.get(_plain(scale.start_unit), "?")
@@ -214,7 +215,7 @@ def _judge(letter: str, scale: AxisScale, notes: list[str]) -> _Judged:
     if not _makes_sense(size, unit):
         notes.append(
             f"The file gives {scale.size:g} {spelled}".rstrip() + f" as the size of {letter.lower()}, which makes no "
-            "sense and was left out."
+            "sense."
         )
         return _Judged(None, unit, start, spelled, usable=False)
     if scale.size < 0:
@@ -289,10 +290,9 @@ def _fill_z(z: _Judged, x: _Judged, y: _Judged, axes: str, notes: list[str]) -> 
         return z
     if "Z" not in axes:
         return replace(x, size=None, start=_start_in(z, x.unit))
+    told = "The size of z is not known"
     if z.size is not None:
         told = f"The size of z ({_said(z)}) cannot be compared with that of x ({_said(x)})"
-    else:
-        told = "The file does not give the size of z"
     notes.append(f"{told}; that of y was taken ({_said(y)}): {GIVE_SIZE}.")
     return replace(y, start=_start_in(z, y.unit))
 

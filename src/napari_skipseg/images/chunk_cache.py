@@ -7,41 +7,53 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-KEPT = 128 * 2**20
+KEPT = 256 * 2**20
 """Bytes of decoded chunks that are kept; the last one always is."""
 
 Place = tuple[int, ...]
 
 
+class Chunks(Protocol):
+    """An array that is stored in chunks."""
+
+    def decode(self, place: Place) -> NDArray[Any]:
+        """Return the chunk at `place`."""
+        ...
+
+    def is_stored(self, place: Place) -> bool:
+        """Return whether it has a file; one without may still be written."""
+        ...
+
+
 class ChunkCache:
     """Decoded chunks by their place. Threads that want the same chunk at once wait for one of them to decode it."""
 
-    def __init__(self, decode: Callable[[Place], NDArray[Any]], is_stored: Callable[[Place], bool]) -> None:
-        """decode: returns a chunk. is_stored: whether it has a file; a chunk without may still be written."""
-        self._decode, self._is_stored = decode, is_stored
+    def __init__(self) -> None:
         self._chunks: OrderedDict[Place, Future[NDArray[Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read(self, places: Sequence[Place], use: Callable[[Place, NDArray[Any]], None], size: int) -> None:
+    def read(
+        self, chunks: Chunks, places: Sequence[Place], use: Callable[[Place, NDArray[Any]], None], size: int
+    ) -> None:
         """Call `use` with each of the chunks at `places`, which have `size` bytes; several are decoded at once.
 
         Raises:
             Exception: what decoding raises.
         """
         workers = min(len(places), os.cpu_count() or 1, max(1, KEPT // max(1, size)))
-        if workers == 1:
+        if workers <= 1:
             for place in places:
-                use(place, self._get(place))
+                use(place, self._get(chunks, place))
             return
         with ThreadPoolExecutor(workers) as pool:
-            for _ in pool.map(lambda place: use(place, self._get(place)), places):
+            for _ in pool.map(lambda place: use(place, self._get(chunks, place)), places):
                 continue
 
-    def _get(self, place: Place) -> NDArray[Any]:
+    def _get(self, chunks: Chunks, place: Place) -> NDArray[Any]:
         with self._lock:
             known = self._chunks.get(place)
             mine: Future[NDArray[Any]] = Future()
@@ -52,8 +64,8 @@ class ChunkCache:
         if known is not None:
             return known.result()
         try:
-            keep = self._is_stored(place)
-            values = self._decode(place)
+            keep = chunks.is_stored(place)
+            values = chunks.decode(place)
         except BaseException as error:
             self._forget(place)
             mine.set_exception(error)

@@ -21,6 +21,10 @@ PRINTERS = (72, 75, 96, 100, 120, 144, 150, 180, 200, 240, 300, 360, 400, 600, 7
 
 ImageJ gives its images the unit inch or cm if they came from a program that wrote these."""
 
+SMALL_UNITS = ("pm", "Å", "nm", "µm")
+"""Units of which 1 may be the distance of slices; ImageJ leaves out a spacing of 1, that of no calibration too."""
+
+INCHES = ("in", "inch", "inches")
 INCH, CENTIMETRE = 2, 3
 """The values of the tag ResolutionUnit."""
 
@@ -56,8 +60,7 @@ def read_imagej(
 ) -> tuple[Scales, tuple[str, ...]]:
     """Return what ImageJ's description says of the axes, and notes on what was not taken.
 
-    ImageJ writes `yunit` and `zunit` if they are different from `unit`, and leaves a spacing of 1 out. Without a unit,
-    the spacing counts in relation to the pixels.
+    ImageJ writes `yunit` and `zunit` if they are different from `unit`, and leaves a spacing of 1 out.
 
     resolution: pixels per unit along (y, x); None if there is no tag, NaN if it makes no sense.
     """
@@ -66,17 +69,17 @@ def read_imagej(
     spacing = number_of(notes.get("spacing"))
     if not name or find_unit(name) == "pixel":
         return _without_unit(spacing, per_y, per_x), ()
-    inches = {"in": 1.0, "inch": 1.0, "inches": 1.0, "cm": 2.54}.get(name.casefold())
-    if inches is not None and per_x is not None and spacing in (None, 1.0) and is_of_printers(per_x * inches):
-        return {}, (_print_note(per_x * inches),)
+    dots = {"cm": 2.54, **dict.fromkeys(INCHES, 1.0)}.get(name.casefold())
+    if dots is not None and per_x is not None and spacing in (None, 1.0) and is_of_printers(per_x * dots):
+        return {}, (_print_note(per_x * dots),)
     units = [str(notes.get(f"{axis}unit") or "").strip() or name for axis in "xyz"]
-    scales = {
-        "X": AxisScale(_inverse(per_x), units[0]),
-        "Y": AxisScale(_inverse(per_y), units[1]),
-        "Z": AxisScale(1.0 if spacing is None else spacing, units[2]),
-    }
-    left_out = f"ImageJ wrote no distance of the slices, which means 1 {units[2]}: if that is wrong, {GIVE_SIZE}."
-    return scales, (left_out,) if spacing is None and _has_slices(notes) else ()
+    left_out: tuple[str, ...] = ()
+    if spacing is None and find_unit(units[2]) in SMALL_UNITS:
+        spacing = 1.0
+        if _has_slices(notes):
+            one = f"1 {find_unit(units[2])}"
+            left_out = (f"ImageJ wrote no distance of slices, which means {one}: if that is wrong, {GIVE_SIZE}.",)
+    return {"X": _side(per_x, units[0]), "Y": _side(per_y, units[1]), "Z": AxisScale(spacing, units[2])}, left_out
 
 
 def _has_slices(notes: Mapping[str, Any]) -> bool:
@@ -85,12 +88,11 @@ def _has_slices(notes: Mapping[str, Any]) -> bool:
 
 
 def _without_unit(spacing: float | None, per_y: float | None, per_x: float | None) -> Scales:
-    """Return the proportions that ImageJ wrote: a resolution that printers have says nothing."""
+    """Return the numbers that ImageJ wrote without a unit: a resolution that printers have says nothing."""
     if per_x is None or not per_x > 0 or is_of_printers(per_x):
-        return {axis: AxisScale(size, "pixel") for axis, size in (("X", 1.0), ("Y", 1.0), ("Z", spacing))}
-    y = per_x / per_y if per_y is not None and per_y > 0 else 1.0
-    z = None if spacing is None else float(f"{spacing * per_x:.7g}")
-    return {axis: AxisScale(size, "pixel") for axis, size in (("X", 1.0), ("Y", float(f"{y:.7g}")), ("Z", z))}
+        return {} if spacing is None else {"X": AxisScale(1.0), "Y": AxisScale(1.0), "Z": AxisScale(spacing)}
+    x, y = _side(per_x, ""), _side(per_y, "")
+    return {} if spacing is None and x == y == AxisScale(1.0, "") else {"X": x, "Y": y, "Z": AxisScale(spacing)}
 
 
 def read_resolution(resolution: tuple[float | None, float | None], unit: int) -> tuple[Scales, tuple[str, ...]]:
@@ -118,8 +120,10 @@ def _print_note(dpi: float) -> str:
     return f"The file's resolution ({dpi:.4g} dpi) was taken for a print size, not for a voxel size: {GIVE_SIZE}."
 
 
-def _inverse(value: float | None) -> float | None:
-    """Return 1/value with the 7 digits that a TIFF rational holds: 1/0.004 is stored as 250 - a little."""
-    if value is None or math.isnan(value):
-        return value
-    return float(f"{1 / value:.7g}")
+def _side(per: float | None, unit: str) -> AxisScale:
+    """Return the side of a pixel, with the 7 digits that a TIFF rational holds: 1/0.004 is stored as 250 - a little."""
+    if per is None or math.isnan(per):
+        return AxisScale(per, unit)
+    if unit.casefold() in INCHES:
+        return AxisScale(float(f"{25400 / per:.7g}"), "µm")  # to 7 digits after the factor, not before
+    return AxisScale(float(f"{1 / per:.7g}"), unit)

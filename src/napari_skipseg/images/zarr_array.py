@@ -32,7 +32,7 @@ INDEX_ENTRY = 16
 LARGEST_CHUNK = 2 * 2**30
 """Bytes of a chunk from which on an array is refused: each of its voxels costs that much memory. Blosc has no more."""
 
-SMALL_CHUNK = 4 * 2**20
+SMALL_CHUNK = 2**20
 """Bytes of a chunk up to which zarr reads it each time, several at once; larger ones are kept."""
 
 
@@ -60,7 +60,7 @@ class ZarrArray(LazyArray):
         self.notes: tuple[str, ...] = (places.note,) if places.note else ()
         self._decoded = tuple(int(n) for n in self._array.chunks)  # of a shard, only what is asked for is decoded
         self._chunk_bytes = math.prod(self._decoded) * self.dtype.itemsize
-        self._cache = ChunkCache(self._decode, self._is_stored) if self._chunk_bytes > SMALL_CHUNK else None
+        self._cache = ChunkCache() if self._chunk_bytes > SMALL_CHUNK else None
 
     def keep_axes(self, places: tuple[int, ...]) -> ZarrArray:
         """Return the array with these of its axes, in this order; the others have length 1."""
@@ -120,15 +120,16 @@ class ZarrArray(LazyArray):
             result[tuple(into for into, _ in parts)] = values[tuple(out_of for _, out_of in parts)]
 
         if self._cache is not None:
-            self._cache.read(list(product(*spans)), copy_chunk, self._chunk_bytes)
+            self._cache.read(self, list(product(*spans)), copy_chunk, self._chunk_bytes)
         return result[tuple(0 if isinstance(part, int) else slice(None) for part in index)]
 
-    def _decode(self, place: tuple[int, ...]) -> NDArray[Any]:
-        """Return one chunk; at the end of an axis, what of it lies in the array."""
+    def decode(self, place: tuple[int, ...]) -> NDArray[Any]:
+        """Return the chunk at `place`, whatever axes are kept; at the end of an axis, what of it lies in the array."""
         part = tuple(slice(n * size, (n + 1) * size) for n, size in zip(place, self._decoded, strict=True))
         return np.asarray(self._array[part]).astype(self.dtype, copy=False)
 
-    def _is_stored(self, place: tuple[int, ...]) -> bool:
+    def is_stored(self, place: tuple[int, ...]) -> bool:
+        """Return whether the chunk at `place` has a file."""
         stored = self._array.shards or self._array.chunks
         numbers = [n * size // whole for n, size, whole in zip(place, self._decoded, stored, strict=True)]
         return any((self._node.path / form.key(numbers)).is_file() for form in self._forms)

@@ -80,7 +80,7 @@ def read_corrected(settings: FinetuneSettings) -> tuple[Corrected, ...]:
         SkipsegError: a file that cannot be read, labels of another shape or voxel size than their image.
     """
     pairs = zip(settings.images, settings.labels, strict=True)
-    return tuple(pair_labels(read_stack(image), read_stack(labels)) for image, labels in pairs)
+    return tuple(pair_labels(read_stack(image), read_stack(labels, are_labels=True)) for image, labels in pairs)
 
 
 def pair_labels(stack: Stack, labels: Stack) -> Corrected:

@@ -75,7 +75,7 @@ def read_data(settings: TrainSettings) -> TrainingData:
     for image_path, label_path in zip(settings.images, settings.labels, strict=True):
         stack = read_stack(image_path, voxel_size=settings.voxel_size, unit=settings.unit)
         stacks.append(stack)
-        labels = read_stack(label_path)
+        labels = read_stack(label_path, are_labels=True)
         if is_lossy(Path(label_path)):
             _check_lossy(labels)
         labelled, found, told = _read_pair(stack, labels, settings)
