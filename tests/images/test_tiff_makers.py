@@ -184,6 +184,17 @@ def test_micro_manager_and_aperio(tmp_path):
     assert size_of(tmp_path / "b.tif") == ((1, 0.499, 0.499), "µm")
 
 
+def test_leica_scn(tmp_path):
+    text = (
+        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01"><collection sizeX="32000" '
+        f'sizeY="24000"><image name="main"><pixels sizeX="{WIDTH}" sizeY="{HEIGHT}"><dimension sizeX="{WIDTH}" '
+        f'sizeY="{HEIGHT}" r="0" ifd="0"/></pixels><view sizeX="{WIDTH * 500}" sizeY="{HEIGHT * 500}" offsetX="0" '
+        'offsetY="0"/></image></collection></scn>'
+    )
+    tifffile.imwrite(tmp_path / "a.scn", image(), description=text, metadata=None, photometric="minisblack")
+    assert size_of(tmp_path / "a.scn") == ((1, 500, 500), "nm")
+
+
 # --- tags that say nothing, or nonsense ------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
+from xml.etree import ElementTree
 
 import tifffile
 
@@ -24,7 +25,7 @@ def read_maker(file: Any, page: Any) -> Scales:
     """Return what the tags of a maker say of the axes of an open `tifffile.TiffFile`; nothing if there are none.
 
     FEI / Thermo Fisher (SEM, FIB, Titan), Zeiss (SEM, LSM), Gatan DigitalMicrograph, TVIPS, Olympus (SIS, FluoView),
-    MetaMorph (STK, MetaSeries), Micro-Manager and Aperio. Where each of them keeps the size is known from tifffile,
+    MetaMorph (STK, MetaSeries), Micro-Manager, Aperio and Leica (SCN). Where each of them keeps the size is known from tifffile,
     from Bio-Formats and from RosettaSciIO.
     """
     for read in _READERS:
@@ -139,6 +140,19 @@ def _aperio(file: Any, page: Any) -> Scales:
     return _in_units("µm", size, size)
 
 
+def _leica_scn(file: Any, page: Any) -> Scales:
+    if not file.is_scn:
+        return {}
+    for image in ElementTree.fromstring(file.scn_metadata).iter():
+        views = [each for each in image if each.tag.endswith("}view")]
+        for each in image.iter():
+            size = (str(page.imagewidth), str(page.imagelength))
+            if views and each.tag.endswith("}dimension") and (each.get("sizeX"), each.get("sizeY")) == size:
+                width, height = (number_of(views[0].get(name)) or 0.0 for name in ("sizeX", "sizeY"))
+                return _in_units("nm", width / page.imagewidth, height / page.imagelength)
+    return {}
+
+
 _READERS: tuple[Callable[[Any, Any], Scales], ...] = (
     _fei,
     _zeiss_sem,
@@ -150,4 +164,5 @@ _READERS: tuple[Callable[[Any, Any], Scales], ...] = (
     _metamorph,
     _micro_manager,
     _aperio,
+    _leica_scn,
 )
