@@ -25,8 +25,8 @@ def read_maker(file: Any, page: Any) -> Scales:
     """Return what the tags of a maker say of the axes of an open `tifffile.TiffFile`; nothing if there are none.
 
     FEI / Thermo Fisher (SEM, FIB, Titan), Zeiss (SEM, LSM), Gatan DigitalMicrograph, TVIPS, Olympus (SIS, FluoView),
-    MetaMorph (STK, MetaSeries), Micro-Manager, Aperio and Leica (SCN). Where each of them keeps the size is known from tifffile,
-    from Bio-Formats and from RosettaSciIO.
+    MetaMorph (STK, MetaSeries), Micro-Manager, Aperio and Leica (SCN). Where each of them keeps the size is known from
+    tifffile, from Bio-Formats and from RosettaSciIO.
     """
     for read in _READERS:
         with suppress(Exception):  # tifffile parses these tags here, and a damaged one makes it raise anything
