@@ -146,6 +146,8 @@ def test_axes_that_are_not_named_are_asked_for_and_never_called_damaged(tmp_path
         stack = read_stack(place, axes="ZYX")
         assert (stack.axes, stack.voxel_size, stack.unit) == ("ZYX", (50, 4, 5), "pixel")
         assert "--unit" in stack.notes[-1]
+    one = write_zarr(tmp_path / "c.zarr", VALUES[:1], None, [50, 4, 5])
+    assert (read_stack(one).axes, read_stack(one).voxel_size) == ("YX", (1, 4, 5))
     five = write_zarr(tmp_path / "b.zarr", VALUES[None, None], None)
     assert read_stack(five).axes == "ZYX"  # as OME-Zarr 0.1 and 0.2 say
 
@@ -164,6 +166,8 @@ def test_axes_that_cannot_be_are_refused_with_the_flag(tmp_path):
 def test_guessed_axes_are_noted(tmp_path):
     zarr.create_array(tmp_path / "a.zarr", data=VALUES)
     assert "--axes" in read_stack(tmp_path / "a.zarr").notes[0]
+    tifffile.imwrite(tmp_path / "a.tif", VALUES.reshape(3, 2, 10, 30), photometric="minisblack")
+    assert "--axes" in read_stack(tmp_path / "a.tif").notes[0]
     zarr.create_array(tmp_path / "b.zarr", data=VALUES[0])
     assert read_stack(tmp_path / "b.zarr").notes == ()
 

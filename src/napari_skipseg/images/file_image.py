@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from napari_skipseg.images.axes import FileAxes, Named, name_axes
+from napari_skipseg.images.axes import GIVE_AXES, FileAxes, Named, name_axes
 from napari_skipseg.images.calibration import AxisScale, calibrate
 from napari_skipseg.images.stack import AXES, ArrayLike, Stack
 from napari_skipseg.images.views import TurnedArray
@@ -55,6 +55,8 @@ def stack_of(
     said = "".join(image.axes[place][0] for place in found.places)
     if axes is not None and said != axes and set(said) <= set(AXES):
         notes.append(f"The file names its axes {said}; they were taken for {axes}, as given.")
+    if axes is None and sum(name in "IQ" for name in said) > 1:
+        notes.append(f"The file does not name all of its axes: they were taken for {found.names} ({GIVE_AXES}).")
     order = found.order
     backwards = tuple(
         axis

@@ -94,7 +94,9 @@ def _image_of(path: Path, level: Level) -> FileImage:
     names, notes = level.names, data.notes
     if not names:
         names = level.guessed.get(data.ndim, "?" * data.ndim)
-        if "?" not in names and sum(length > 1 for length in data.shape) > 2:
+        if "?" in names and data.ndim > 1 and max((1, *data.shape[:-2])) == 1:
+            names = "?" * (data.ndim - 2) + "YX"
+        elif "?" not in names and sum(length > 1 for length in data.shape) > 2:
             notes = (*notes, f"The file does not name its axes: they were taken for {names} ({GIVE_AXES}).")
     if len(names) != data.ndim:
         raise FileError(f"'{path}' names {len(names)} axes for {data.ndim} dimensions: export it again.")
