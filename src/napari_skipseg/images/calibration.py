@@ -290,10 +290,10 @@ def _fill_z(z: _Judged, x: _Judged, y: _Judged, axes: str, notes: list[str]) -> 
         return z
     if "Z" not in axes:
         return replace(x, size=None, start=_start_in(z, x.unit))
-    told = "The size of z is not known"
+    reason = "The size of z is not known"
     if z.size is not None:
-        told = f"The size of z ({_said(z)}) cannot be compared with that of x ({_said(x)})"
-    notes.append(f"{told}; that of y was taken ({_said(y)}): {GIVE_SIZE}.")
+        reason = f"The size of z ({_said(z)}) cannot be compared with that of x ({_said(x)})"
+    notes.append(f"{reason}; that of y was taken ({_said(y)}): {GIVE_SIZE}.")
     return replace(y, start=_start_in(z, y.unit))
 
 

@@ -55,33 +55,33 @@ def _in_units(unit: Any, x: Any, y: Any, z: Any = None) -> Scales:
 
 def _fei(_: Any, page: Any) -> Scales:
     for tag in FEI:
-        told = page.tags.valueof(tag)
-        if not isinstance(told, Mapping):
+        metadata = page.tags.valueof(tag)
+        if not isinstance(metadata, Mapping):
             continue
         for section in ("Scan", "EScan", "IScan"):
-            if "PixelWidth" in told.get(section, {}):
-                return _in_metres(told[section]["PixelWidth"], told[section].get("PixelHeight"))
-        if "IRBeam" in told:
-            beam, image = told["IRBeam"], told["Image"]
+            if "PixelWidth" in metadata.get(section, {}):
+                return _in_metres(metadata[section]["PixelWidth"], metadata[section].get("PixelHeight"))
+        if "IRBeam" in metadata:
+            beam, image = metadata["IRBeam"], metadata["Image"]
             return _in_metres(beam["HFW"] / image["ResolutionX"], beam["VFW"] / image["ResolutionY"])
     return {}
 
 
 def _zeiss_sem(_: Any, page: Any) -> Scales:
-    told = page.tags.valueof(CZ_SEM)
-    if not isinstance(told, Mapping):
+    metadata = page.tags.valueof(CZ_SEM)
+    if not isinstance(metadata, Mapping):
         return {}
     for name in ("ap_image_pixel_size", "ap_pixel_size"):
-        found = told.get(name, ())
+        found = metadata.get(name, ())
         if len(found) == 3:
             return _in_units(found[2], found[1], found[1])
-    size = told[""][3] * 1024 / page.imagewidth  # of a picture of 1024 pixels, whatever this one has
+    size = metadata[""][3] * 1024 / page.imagewidth  # of a picture of 1024 pixels, whatever this one has
     return _in_metres(size, size)
 
 
 def _zeiss_lsm(file: Any, _: Any) -> Scales:
-    told = file.lsm_metadata or {}
-    return _in_metres(told.get("VoxelSizeX"), told.get("VoxelSizeY"), told.get("VoxelSizeZ"))
+    metadata = file.lsm_metadata or {}
+    return _in_metres(metadata.get("VoxelSizeX"), metadata.get("VoxelSizeY"), metadata.get("VoxelSizeZ"))
 
 
 def _gatan(_: Any, page: Any) -> Scales:
@@ -91,15 +91,15 @@ def _gatan(_: Any, page: Any) -> Scales:
 
 
 def _tvips(_: Any, page: Any) -> Scales:
-    told = page.tags.valueof(TVIPS) or {}
-    sizes = [number_of(told.get(f"PixelSize{axis}")) for axis in "XY"]
+    metadata = page.tags.valueof(TVIPS) or {}
+    sizes = [number_of(metadata.get(f"PixelSize{axis}")) for axis in "XY"]
     found = [float(f"{size:.7g}") if size else None for size in sizes]  # they are stored as float32
     return _in_units("nm", *found)
 
 
 def _olympus_sis(file: Any, _: Any) -> Scales:
-    told = file.sis_metadata or {}
-    return _in_metres(told.get("pixelsizex"), told.get("pixelsizey"))
+    metadata = file.sis_metadata or {}
+    return _in_metres(metadata.get("pixelsizex"), metadata.get("pixelsizey"))
 
 
 def _olympus_fluoview(file: Any, _: Any) -> Scales:
@@ -112,11 +112,15 @@ def _olympus_fluoview(file: Any, _: Any) -> Scales:
 
 
 def _metamorph(file: Any, _: Any) -> Scales:
-    told = file.stk_metadata or {}
-    if told:
-        steps = [abs(float(step)) for step in told.get("ZDistance", ()) if step]
-        unit = told.get("CalibrationUnits") if told.get("SpatialCalibration") else None
-        return _in_units(unit, told["XCalibration"], told["YCalibration"], steps[0] if steps else None) if unit else {}
+    metadata = file.stk_metadata or {}
+    if metadata:
+        steps = [abs(float(step)) for step in metadata.get("ZDistance", ()) if step]
+        unit = metadata.get("CalibrationUnits") if metadata.get("SpatialCalibration") else None
+        return (
+            _in_units(unit, metadata["XCalibration"], metadata["YCalibration"], steps[0] if steps else None)
+            if unit
+            else {}
+        )
     plane = (file.metaseries_metadata or {}).get("PlaneInfo", {})
     if not plane.get("spatial-calibration-state"):
         return {}
@@ -125,12 +129,12 @@ def _metamorph(file: Any, _: Any) -> Scales:
 
 
 def _micro_manager(_: Any, page: Any) -> Scales:
-    told = page.tags.valueof(MICRO_MANAGER)
-    if not isinstance(told, Mapping):
+    metadata = page.tags.valueof(MICRO_MANAGER)
+    if not isinstance(metadata, Mapping):
         return {}
-    told = {**told, **told.get("Summary", {})}
-    size = told.get("PixelSizeUm") or told.get("PixelSize_um")
-    return _in_units("µm", size, size, told.get("z-step_um"))
+    metadata = {**metadata, **metadata.get("Summary", {})}
+    size = metadata.get("PixelSizeUm") or metadata.get("PixelSize_um")
+    return _in_units("µm", size, size, metadata.get("z-step_um"))
 
 
 def _aperio(file: Any, page: Any) -> Scales:

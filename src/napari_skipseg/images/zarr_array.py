@@ -175,8 +175,7 @@ def _open(node: Node) -> tuple[ChunkPlaces, Any]:
     check_harmless(node)
     _check_chunks(node)
     with refusing(node.path, "The metadata of"):
-        told = node.array or {}
-        places = find_chunks(node, len(told["shape"]))
+        places = find_chunks(node, len((node.array or {})["shape"]))
         array = zarr.open_array(open_store(node, places.others), mode="r")
         dtype = np.dtype(array.dtype)
         if dtype.kind == "c":
@@ -203,16 +202,16 @@ def _check_chunks(node: Node) -> None:
         raise FileError(f"'{node.path}' has chunks without voxels: it is damaged, export it again.")
 
 
-def _chunk_lengths(told: Any) -> Iterator[list[Any]]:
+def _chunk_lengths(metadata: Any) -> Iterator[list[Any]]:
     """Yield every shape of chunks in the metadata of an array, those within shards too."""
-    if isinstance(told, dict):
-        for key, value in told.items():
+    if isinstance(metadata, dict):
+        for key, value in metadata.items():
             if key in ("chunks", "chunk_shape") and isinstance(value, list):
                 yield value
             elif key in ("chunk_grid", "configuration", "codecs"):
                 yield from _chunk_lengths(value)
-    elif isinstance(told, list):
-        for value in told:
+    elif isinstance(metadata, list):
+        for value in metadata:
             yield from _chunk_lengths(value)
 
 

@@ -84,10 +84,10 @@ def find_chunks(node: Node, dimensions: int) -> ChunkPlaces:
 
 
 def _named_form(node: Node) -> KeyForm:
-    told = node.array or {}
-    if told.get("zarr_format") != 3:
-        return KeyForm("", "/" if told.get("dimension_separator") == "/" else ".")
-    encoding = told.get("chunk_key_encoding")
+    metadata = node.array or {}
+    if metadata.get("zarr_format") != 3:
+        return KeyForm("", "/" if metadata.get("dimension_separator") == "/" else ".")
+    encoding = metadata.get("chunk_key_encoding")
     name, options = (encoding.get("name"), encoding.get("configuration")) if isinstance(encoding, dict) else ("", None)
     separator = options.get("separator") if isinstance(options, dict) else None
     if name == "v2":
