@@ -15,9 +15,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from napari_skipseg.errors import InputError, SpecError
+from napari_skipseg.images.calibration import METRES
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.normalize import Normalization, measure_greys
-from napari_skipseg.images.ome import METRES
 from napari_skipseg.images.pictures import is_lossy
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.training.augment import resample, sampling_grid, vary_greys
