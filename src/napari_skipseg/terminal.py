@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import io
@@ -11,6 +12,7 @@ import sys
 import textwrap
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -28,12 +30,38 @@ from rich.table import Table
 from rich.text import Text
 
 from napari_skipseg.errors import FileError, SkipsegError
-from napari_skipseg.progress import Progress, Result, TimeLeft, about_left, run_to_end
+from napari_skipseg.progress import Found, Progress, Result, TimeLeft, about_left, run_to_end
+from napari_skipseg.stopping import MESSAGE, STOPPED, stopping_between_steps
 
 LINE_EVERY = 60.0
 """Seconds between lines of progress in a log file."""
-STOPPED = 130
-"""Exit code of a command that was stopped by Ctrl-C or a signal."""
+_PLAIN = {
+    "→": "->",
+    "←": "<-",
+    "↔": "<->",
+    "×": "x",
+    "·": "*",
+    "…": "...",
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "≤": "<=",
+    "≥": ">=",
+    "≈": "~",
+    "±": "+-",
+    "µ": "u",
+    "μ": "u",
+    "›": ">",
+    "σ": "sigma",
+    "“": '"',
+    "”": '"',
+    "’": "'",
+    "•": "-",
+    "█": "#",
+    "━": "-",
+    "─": "-",
+}
+"""What stands for characters of ours on a console without them; all others are parted from their accents, or "?"."""
 
 
 def run_shown(app: typer.Typer) -> NoReturn:
@@ -46,8 +74,7 @@ def run_shown(app: typer.Typer) -> NoReturn:
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     signal.signal(signal.SIGTERM, _stop)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # a file's name goes out as the bytes that it is of
+    write_what_consoles_lack()
     try:
         code = app(prog_name=app.info.name, standalone_mode=False)
     except SkipsegError as error:
@@ -61,10 +88,31 @@ def run_shown(app: typer.Typer) -> NoReturn:
             fail(f"{error.format_message().rstrip('.')}. See `{_help_of(error)}`.", 2, verbose)
         fail(f"Something unexpected went wrong ({type(error).__name__}: {error}).", show_traceback=verbose)
     if code == STOPPED:
-        fail(
-            "Stopped; no result is half-written, and the same command goes on from what is done where it can.", STOPPED
-        )
+        fail(MESSAGE, STOPPED)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def write_what_consoles_lack() -> None:
+    """Let stdout and stderr replace the characters that their encoding lacks, so that no output ends a good run.
+
+    Windows gives a program whose output goes into a file cp1252, and older consoles have cp437 or cp850: none of them
+    has → or ≥. Without this Python raises UnicodeEncodeError at the first one.
+    """
+    codecs.register_error("napari-skipseg", _replace)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="napari-skipseg")
+
+
+def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Return what stands for the first character that an encoding lacks, and where the text goes on."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character, after = error.object[error.start], error.start + 1
+    if "\udc80" <= character <= "\udcff":
+        return bytes([ord(character) - 0xDC00]), after  # a file's name goes out as the bytes that it consists of
+    plain = _PLAIN.get(character) or unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return plain or "?", after
 
 
 def fail(message: str, code: int = 1, show_traceback: bool = False) -> NoReturn:
@@ -77,14 +125,15 @@ def fail(message: str, code: int = 1, show_traceback: bool = False) -> NoReturn:
 
 def watch(work: Generator[Progress, None, Result], title: str) -> Result:
     """Return the result of `work`; a bar with the time left is shown, or a line a minute where there is no terminal.
+    What was `Found` about an image is printed once, a line each.
 
-    Ctrl-C (or a request to end) closes `work` at its next step, so that it leaves things in order; a second one stops
-    at once.
+    Ctrl-C or SIGTERM closes `work` at its next step, so that it leaves things in order; a second one, or a step that
+    takes too long, stops at once (`stopping`).
     """
     console = _on_stderr()
-    with _stopping_between_steps() as check, contextlib.closing(work):
+    with stopping_between_steps() as check, contextlib.closing(work):
         if not console.is_terminal:
-            return run_to_end(work, _both(check, _a_line_a_minute(console, title)))
+            return run_to_end(work, _both(check, _noting(console, _a_line_a_minute(console, title))))
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -97,12 +146,12 @@ def watch(work: Generator[Progress, None, Result], title: str) -> Result:
             def show(progress: Progress) -> None:
                 bar.update(task, completed=progress.done, total=progress.total, at=progress.message)
 
-            return run_to_end(work, _both(check, show))
+            return run_to_end(work, _both(check, _noting(bar.console, show)))
 
 
 def follow(work: Generator[Progress, None, Result], show: Callable[[Progress], None]) -> Result:
     """Return the result of `work`, calling `show` with each step; Ctrl-C as for `watch`."""
-    with _stopping_between_steps() as check, contextlib.closing(work):
+    with stopping_between_steps() as check, contextlib.closing(work):
         return run_to_end(work, _both(check, show))
 
 
@@ -115,40 +164,25 @@ def saying(what: str) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _stopping_between_steps() -> Iterator[Callable[[], None]]:
-    """Yield a function that raises KeyboardInterrupt where the user asked to stop since; a second time it is raised at
-    once."""
-    asked = False
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    def check() -> None:
-        if asked:
-            raise KeyboardInterrupt
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in signals}
-    for number in signals:
-        if before[number] is not signal.SIG_IGN:
-            signal.signal(number, note)
-    try:
-        yield check
-    finally:
-        for number in signals:
-            signal.signal(number, before[number])
-
-
 def _both(check: Callable[[], None], show: Callable[[Progress], None]) -> Callable[[Progress], None]:
     def shown(progress: Progress) -> None:
         check()
         show(progress)
 
     return shown
+
+
+def _noting(console: Console, show: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    said: set[str] = set()
+
+    def note(progress: Progress) -> None:
+        for finding in progress.findings if isinstance(progress, Found) else ():
+            if finding not in said:
+                console.print(f"Note: {finding}", markup=False, soft_wrap=True)
+                said.add(finding)
+        show(progress)
+
+    return note
 
 
 def _a_line_a_minute(console: Console, title: str) -> Callable[[Progress], None]:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from typing import Protocol as Contract
 
-import torch
 from torch import Tensor, nn
 
 from napari_skipseg.networks.network import Network
 from napari_skipseg.training.learning import Pictured
 from napari_skipseg.training.protocols import Protocol
-from napari_skipseg.training.settings import Precision
-
-MEMORY_FORMAT = {2: torch.channels_last, 3: torch.channels_last_3d}
-HALF_BY_ITSELF = ("cpu", "cuda")
-"""Devices on which precision "auto" means bf16."""
 
 
 @dataclass(frozen=True)
@@ -78,22 +72,9 @@ class Task(Contract):
         With several processes and parts, step s takes the parts (s · processes + rank) · accumulate and on.
         """
 
-    def validate(self, network: Network) -> Validation | None:
-        """Return how the network, in evaluation mode, does on what is held out; None where nothing is.
+    def iter_validate(self, network: Network) -> Generator[tuple[int, int], None, Validation | None]:
+        """Yield (parts that are done, parts in all) between the parts of what is held out.
 
-        Of several processes only the first one validates. Torch's random state may not matter.
+        Return how the network, in evaluation mode, does on all of it; None where nothing is held out. Of several
+        processes only the first one validates. Torch's random state may not matter.
         """
-
-
-def in_precision(device: torch.device, precision: Precision) -> torch.autocast:
-    """Return the context in which a network computes in `precision` on `device`."""
-    half = precision == "bf16" or (precision == "auto" and device.type in HALF_BY_ITSELF)
-    return torch.autocast(device.type, torch.bfloat16, enabled=half)
-
-
-def logits_of(network: Network, images: Tensor, device: torch.device, precision: Precision) -> Tensor:
-    """Return the network's logits (N, channels, *space) of `images`, float32 on `device`."""
-    images = images.to(device=device).to(memory_format=MEMORY_FORMAT[images.ndim - 2])
-    with in_precision(device, precision):
-        logits: Tensor = network(images).logits
-    return logits.float()
