@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from napari_skipseg.devices import Device, cpu_title
-from napari_skipseg.images.tiles import plan_tiles, reflected
+from napari_skipseg.images.tiles import TilePlan, plan_tiles, reflected
 from napari_skipseg.inference.backends import Backend, Choice, FallbackBackend, Pixels, TorchBackend
 from napari_skipseg.inference.tile_choice import choose_tile
 from napari_skipseg.models.model import Model
@@ -44,10 +44,17 @@ class WholeImages:
         )
         self._backend = FallbackBackend(choices, model, self._largest)
 
+    def count_tiles(self, shape: Sequence[int]) -> int:
+        """Return the number of tiles that an image of `shape` (*space) takes."""
+        return len(self._plan(shape))
+
+    def _plan(self, shape: Sequence[int]) -> TilePlan:
+        return plan_tiles(tuple(shape), self._largest, self._model.description.margin, self._model.network.stride)
+
     def iter_tiles(self, image: NDArray[np.floating]) -> Generator[TileResult, None, None]:
         """Yield the probabilities of `image` (C, *space), in standard units; each voxel belongs to one tile."""
         shape = image.shape[1:]
-        plan = plan_tiles(shape, self._largest, self._model.description.margin, self._model.network.stride)
+        plan = self._plan(shape)
         for number, tile in enumerate(plan):
             places = [
                 reflected(length, start, size) for length, start, size in zip(shape, tile.start, tile.size, strict=True)
