@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from napari_skipseg.api import find_objects, finetune, load_model, run_batch, run_recipe, segment, segment_to_folder
     from napari_skipseg.batch.run import iter_batch
     from napari_skipseg.batch.settings import BatchSettings
@@ -132,6 +133,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Fetch a public name from its module when it is first used."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("napari-skipseg")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

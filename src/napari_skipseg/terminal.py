@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import io
@@ -11,6 +12,7 @@ import sys
 import textwrap
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -32,6 +34,33 @@ from napari_skipseg.progress import Found, Progress, Result, TimeLeft, about_lef
 
 LINE_EVERY = 60.0
 """Seconds between lines of progress in a log file."""
+_PLAIN = {
+    "→": "->",
+    "←": "<-",
+    "↔": "<->",
+    "×": "x",
+    "·": "*",
+    "…": "...",
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "≤": "<=",
+    "≥": ">=",
+    "≈": "~",
+    "±": "+-",
+    "µ": "u",
+    "μ": "u",
+    "›": ">",
+    "σ": "sigma",
+    "“": '"',
+    "”": '"',
+    "’": "'",
+    "•": "-",
+    "█": "#",
+    "━": "-",
+    "─": "-",
+}
+"""What stands for characters of ours on a console without them; all others are parted from their accents, or "?"."""
 STOPPED = 130
 """Exit code of a command that was stopped by Ctrl-C or a signal."""
 
@@ -46,8 +75,7 @@ def run_shown(app: typer.Typer) -> NoReturn:
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     signal.signal(signal.SIGTERM, _stop)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # a file's name goes out as the bytes that it is of
+    write_what_consoles_lack()
     try:
         code = app(prog_name=app.info.name, standalone_mode=False)
     except SkipsegError as error:
@@ -65,6 +93,29 @@ def run_shown(app: typer.Typer) -> NoReturn:
             "Stopped; no result is half-written, and the same command goes on from what is done where it can.", STOPPED
         )
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def write_what_consoles_lack() -> None:
+    """Let stdout and stderr replace the characters that their encoding lacks, so that no output ends a good run.
+
+    Windows gives a program whose output goes into a file cp1252, and older consoles have cp437 or cp850: none of them
+    has → or ≥. Without this Python raises UnicodeEncodeError at the first one.
+    """
+    codecs.register_error("napari-skipseg", _replace)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="napari-skipseg")
+
+
+def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Return what stands for the first character that an encoding lacks, and where the text goes on."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character, after = error.object[error.start], error.start + 1
+    if "\udc80" <= character <= "\udcff":
+        return bytes([ord(character) - 0xDC00]), after  # a file's name goes out as the bytes that it consists of
+    plain = _PLAIN.get(character) or unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return plain or "?", after
 
 
 def fail(message: str, code: int = 1, show_traceback: bool = False) -> NoReturn:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_skipseg.devices import Device
+from napari_skipseg.devices import ChosenPrecision, Device
 from napari_skipseg.errors import EngineError
 from napari_skipseg.images.normalize import GreyStatistics, Normalization
 from napari_skipseg.images.stack import Stack
@@ -147,7 +147,9 @@ class FakeEngine:
 
     def ask_devices(self) -> Generator[Progress, None, DeviceReport]:
         yield Progress(0, 1, "starting the engine")
-        return DeviceReport(Device("cpu", "CPU, 2 cores", "no GPU: this torch was built without CUDA"), ("cpu",), True)
+        cpu = Device("cpu", "CPU, 2 cores", "no GPU: this torch was built without CUDA")
+        precision = ChosenPrecision("f32", "this processor has no bf16 of its own")
+        return DeviceReport(cpu, ("cpu",), True, precision, precision)
 
     def close(self) -> None:
         self.closed = True

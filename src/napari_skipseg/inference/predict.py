@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from napari_skipseg.devices import Device, choose_device, has_openvino, versions
+from napari_skipseg.devices import Device, choose_device, versions
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.normalize import GreyStatistics, Normalization, measure_greys
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
-from napari_skipseg.inference.backends import TileOutput, make_backend, notes_of, openvino_backend, torch_backend
+from napari_skipseg.inference.backends import TileOutput, fastest_precision, make_backend, notes_of
 from napari_skipseg.inference.dropout import dropout_rate
 from napari_skipseg.inference.grid import Grid, Order, Unit, make_grid
 from napari_skipseg.inference.memory_share import ALONE, MemoryShare
@@ -246,8 +246,7 @@ def _choice(model: Model, device: Device, options: SegmentOptions, pinned: Mappi
 
 def best_choice(model: Model, device: Device, options: SegmentOptions, share: MemoryShare = ALONE) -> TileChoice:
     """Return the tile for what would compute on `device`, in this process's share of its memory."""
-    fast = device.name == "cpu" and has_openvino() and not options.samples
-    precision = openvino_backend.best_precision() if fast else torch_backend.best_precision(device.name)
+    precision = fastest_precision(device, openvino=not options.samples).name
     return choose_tile(model, device, precision, options.tile, options.planes, share)
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 
 from napari_skipseg.batch.rows import Retry
-from napari_skipseg.devices import MEMORY_FAULTS, choose_device, has_openvino, why_no_cuda, why_no_mps
+from napari_skipseg.devices import MEMORY_FAULTS, best_precision, choose_device, has_openvino, why_no_cuda, why_no_mps
 from napari_skipseg.errors import EngineError, SkipsegError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.outputs import Focus
@@ -232,9 +232,13 @@ def _text(said: str) -> str:
 
 def look_at_devices() -> events.DeviceReport:
     """Return what there is to compute on."""
+    from napari_skipseg.inference.backends import fastest_precision
+
     faults = {"cpu": "", "cuda": why_no_cuda(), "mps": why_no_mps()}
     available = tuple(name for name, fault in faults.items() if not fault)
-    return events.DeviceReport(choose_device("auto"), available, has_openvino())
+    chosen = choose_device("auto")
+    precisions = fastest_precision(chosen), best_precision(chosen.name, training=True)
+    return events.DeviceReport(chosen, available, has_openvino(), *precisions)
 
 
 def take_streams() -> tuple[BinaryIO, BinaryIO]:
