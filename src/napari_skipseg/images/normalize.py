@@ -80,6 +80,11 @@ class Normalization:
         return pixels, mask
 
 
+def normalization_from(values: Mapping[str, Any]) -> Normalization:
+    """Return the normalisation in a recipe, as JSON holds it."""
+    return Normalization(**{**values, "padding": tuple(values.get("padding", ()))})
+
+
 @dataclass(frozen=True)
 class GreyStatistics:
     """How a stack's grey values are normalised, and in sentences what was found about them.

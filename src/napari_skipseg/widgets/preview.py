@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from napari_skipseg.images.normalize import GreyStatistics, Normalization
+from napari_skipseg.images.normalize import GreyStatistics, normalization_from
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.widgets.checks import Choices
@@ -144,7 +144,7 @@ class GreyValues:
     def keep(self, layer: Layer, options: SegmentOptions, recipe: dict[str, Any]) -> None:
         """Keep what a run's recipe says of the image."""
         if "normalization" in recipe and not options.rescale:
-            greys = GreyStatistics(Normalization(**recipe["normalization"]), tuple(recipe.get("findings", ())))
+            greys = GreyStatistics(normalization_from(recipe["normalization"]), tuple(recipe.get("findings", ())))
             self._known[str(layer.unique_id), options.channel] = greys
             self._links.tie(layer.events.data, self._forget)
 
