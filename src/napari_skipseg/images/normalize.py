@@ -67,16 +67,17 @@ class Normalization:
         normalized: NDArray[np.float32] = (pixels - np.float32(self.mean)) / np.float32(self.deviation)
         return normalized
 
-    def prepare(self, values: NDArray[Any]) -> tuple[NDArray[np.float32], Mask | None]:
+    def prepare(self, values: NDArray[Any], across_slices: bool = False) -> tuple[NDArray[np.float32], Mask | None]:
         """Return what a network sees of `values` (C, ..., Y, X), and where padding is (..., Y, X), None for nowhere.
 
         Padding is filled with what disturbs the tissue beside it least. values: whole slices, or parts of them that
-        reach `padding.REACH` pixels further in Y and X than what is used of the result.
+        reach `padding.REACH` pixels further in Y and X than what is used of the result. across_slices: for a network
+        that sees several slices at once; `values` are (C, Z, Y, X) and reach `padding.REACH_Z` slices further in Z.
         """
         mask = find_mask(values, self.padding) if self.padding else None
         pixels = self.apply(values)
         if mask is not None:
-            constant_areas.fill(pixels, mask)
+            constant_areas.fill(pixels, mask, across_slices)
         return pixels, mask
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.normalize import Normalization
-from napari_skipseg.images.padding import REACH
+from napari_skipseg.images.padding import REACH, REACH_Z
 from napari_skipseg.images.resample import resample_axis, source_range
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import AxisPlan, reflected
@@ -81,11 +81,11 @@ def _prepared(stack: Stack, unit: Unit, ranges: dict[str, tuple[int, int]], norm
     """
     wide = dict(ranges)
     if normalization.padding:
-        for axis in "YX":
-            first, last = ranges[axis]
-            wide[axis] = max(0, first - REACH), min(stack.length(axis), last + REACH)
+        for axis, (first, last) in ranges.items():
+            reach = REACH_Z if axis == "Z" else REACH
+            wide[axis] = max(0, first - reach), min(stack.length(axis), last + reach)
     values = _read(stack, unit, wide)
-    pixels, mask = normalization.prepare(values)
+    pixels, mask = normalization.prepare(values, across_slices="Z" in ranges)
     if values.dtype.kind == "f" and not np.isfinite(pixels).all():
         raise InputError(f"'{stack.name}' holds NaN or infinite values: replace them (numpy.nan_to_num) and try again.")
     inner = tuple(slice(first - wide[axis][0], last - wide[axis][0]) for axis, (first, last) in ranges.items())
