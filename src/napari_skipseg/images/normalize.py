@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import InputError
 from napari_skipseg.images import padding as constant_areas
 from napari_skipseg.images.outliers import Bounds, find_bounds
-from napari_skipseg.images.padding import Mask, Window, find_mask
+from napari_skipseg.images.padding import Mask, PaddingRule, Window, find_mask
 from napari_skipseg.images.resample import resample_axis, source_range
 from napari_skipseg.images.stack import Stack
 
@@ -40,9 +40,6 @@ Only pixels that differ from the most common value count. Measured: labels of nu
 fourfold by repeating pixels 0.76."""
 FEWEST = 0.05
 """Least share of an image with padding that must be neither padding nor of the most common value, to be no labels."""
-
-PaddingRule = Literal["auto", "none"]
-"""Whether constant areas may be padding."""
 
 
 @dataclass(frozen=True)
@@ -148,12 +145,14 @@ def _joined(windows: Sequence[Window]) -> NDArray[Any]:
 
 
 def _check_finite(windows: Sequence[Window], name: str, padding: PaddingRule) -> None:
-    """Raise InputError where there are NaN or infinite values which are not padding: these fill large areas."""
-    for values, _ in windows:
-        if values.dtype.kind == "f" and not (finite := np.isfinite(values)).all():
-            if padding == "auto" and constant_areas.in_squares(~finite).any():
-                return
-            check_values(values, name)
+    """Raise InputError where there are NaN or infinite values that are no padding: that fills large areas."""
+    holes = [window.values for window in windows if window.values.dtype.kind == "f"]
+    holes = [values for values in holes if not np.isfinite(values).all()]
+    may_be_padding = padding == "auto" and _joined(windows).size > 0
+    if holes and not (
+        may_be_padding and any(constant_areas.in_squares(~np.isfinite(values)).any() for values in holes)
+    ):
+        check_values(holes[0], name)
 
 
 def _find_padding(stack: Stack, windows: list[Window]) -> tuple[float | None, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,8 @@ THICK = 0.45
 0.51-0.99."""
 
 Mask = NDArray[np.bool_]
+PaddingRule = Literal["auto", "none"]
+"""Whether large constant areas may be padding, or are tissue like all else."""
 
 
 class Window(NamedTuple):

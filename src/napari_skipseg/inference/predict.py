@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from napari_skipseg.devices import Device, choose_device, versions
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.normalize import GreyStatistics, Normalization, measure_greys, normalization_from
+from napari_skipseg.images.normalize import GreyStatistics, Normalization, normalization_from
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
 from napari_skipseg.inference.backends import Pixels, TileOutput, fastest_precision, make_backend, notes_of
 from napari_skipseg.inference.dropout import dropout_rate
+from napari_skipseg.inference.greys import SEED, measure_for
 from napari_skipseg.inference.grid import Grid, Order, Unit, make_grid
 from napari_skipseg.inference.memory_share import ALONE, MemoryShare
 from napari_skipseg.inference.options import SegmentOptions
@@ -36,8 +37,6 @@ from napari_skipseg.progress import Found, Progress
 
 CHUNK = {2: 512, 3: 64}
 """What a tile keeps is whole chunks of this length, where the tile is long enough."""
-SEED = 0
-"""Of the sample that grey values are measured on."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def iter_prepare(
     else:
         if greys is None:
             focus = yield Progress(0, 1, "measuring the grey values")
-            greys = measure_greys(stack, SEED, dict(zip(seen, lengths, strict=True)))
+            greys = measure_for(stack, model.description, options)
         findings = tuple(dict.fromkeys((*stack.notes, *greys.findings)))
     if findings:
         focus = (yield Found(0, 1, "measuring the grey values", findings)) or focus

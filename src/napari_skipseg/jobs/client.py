@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from napari_skipseg.errors import EngineError
-from napari_skipseg.images.normalize import GreyStatistics, measure, measure_greys
+from napari_skipseg.images.normalize import GreyStatistics, measure
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.greys import measure_for
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Focus, Opened, Prediction, Written
 from napari_skipseg.inference.run_plan import RunPlan
-from napari_skipseg.inference.scale import lengths_of
 from napari_skipseg.jobs.batching_calls import BatchingCalls
 from napari_skipseg.jobs.calls import expected, removed_on_failure
 from napari_skipseg.jobs.child import Child
@@ -85,7 +85,7 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
             with removed_on_failure(run):
                 if whole is not None and greys is None:
                     yield Progress(0, 1, "measuring the grey values")
-                    greys = measure_greys(whole, lengths=lengths_of(whole, description, options))
+                    greys = measure_for(whole, description, options)
                 if not stack.file:
                     yield from copy_stack(stack, run / INPUT_FILE)
                 job = SegmentJob(
@@ -145,7 +145,7 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
         with self._busy():
             child = yield from self._start()
             yield Progress(0, 1, "measuring the grey values")
-            greys = measure_greys(measured, lengths=lengths_of(measured, description, options))
+            greys = measure_for(measured, description, options)
             image = (stack.shape, str(np.dtype(stack.data.dtype)), stack.axes, stack.voxel_size, stack.unit, stack.name)
             named = (str(model), description.weights_sha256)
             job = PlanJob(next(self._numbers), tempfile.gettempdir(), *image, *named, options, greys, stack.notes)
@@ -171,7 +171,7 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
             run = self._session.new_run()
             with removed_on_failure(run):
                 yield Progress(0, 1, "measuring the grey values")
-                normalization = measure(stack)
+                normalization = measure(stack, padding=description.padding)
                 yield Progress(0, 1, "reading the image")
                 cut = cut_part(stack, part, "ZYX"[-description.spec.dimensions :])
                 yield from copy_stack(cut, run / INPUT_FILE)

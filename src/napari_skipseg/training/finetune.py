@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from napari_skipseg.devices import choose_device, versions
 from napari_skipseg.errors import SpecError
+from napari_skipseg.images.padding import PaddingRule
 from napari_skipseg.inference.backends import TorchBackend
 from napari_skipseg.inference.margin import measure_margin
 from napari_skipseg.models.catalog import check_free, locate_model
@@ -164,7 +165,8 @@ def _iter_prepare(
     split = yield from iter_find_places(settings, corrected, plan, description.spec.dimensions)
     lesson = describe_lesson(split, plan)
     patch = patch_of(settings, parent.network)
-    material = yield from iter_read_material(corrected, split, plan, patch, settings.seed)
+    padding: PaddingRule = "none" if "none" in (settings.padding, description.padding) else "auto"
+    material = yield from iter_read_material(corrected, split, plan, patch, settings.seed, padding)
     yield Progress(1, 1, "reading what the model knew")
     remembered = remembered_of(place, description)
     return _Course(settings, parent, plan, lesson, material, remembered, compute, processes)
@@ -255,6 +257,7 @@ def _describe(course: _Course, network: Network, state: FitState, report: Report
         name=settings.name,
         spec=network.spec,
         classes=course.plan.classes,
+        padding=course.material.padding,
         weights_sha256="",
         card=_card(course, report),
         training=TrainingRecord(

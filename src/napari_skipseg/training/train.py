@@ -127,6 +127,7 @@ def describe(
         weights_sha256="",
         voxel_size=data.stack.voxel_size,
         unit=data.stack.unit,
+        padding=settings.padding,
         card=settings.card,
         training=TrainingRecord(
             settings=settings_to_dict(settings),
