@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,18 +17,11 @@ from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images import padding as constant_areas
+from napari_skipseg.images.grey_samples import Window, draw, is_empty_in_all_channels, look_further
 from napari_skipseg.images.outliers import Bounds, find_bounds
-from napari_skipseg.images.padding import Mask, PaddingRule, Window, find_mask
-from napari_skipseg.images.resample import resample_axis, source_range
+from napari_skipseg.images.padding import Mask, PaddingRule, find_mask
 from napari_skipseg.images.stack import Stack
 
-SAMPLED_SLICES = 32
-SAMPLED_SIDE = 1024
-PROBE, PROBED_SLICES = 64, 8
-"""Side of the windows at the border of large slices, and in how many of them, in which padding is looked for."""
-SPOT = 32
-"""Side of the window that is looked at in the slices that are not sampled, for those that are empty."""
-MOST_SPOTS = 4096
 BLENDED = 2
 """Pixels beside padding that are left out too: a turned image is a mixture there."""
 EXAMINED_SLICES = 8
@@ -112,7 +106,7 @@ def measure_greys(
     Raises:
         InputError: NaN or infinite values, a constant image, or an image of labels instead of grey values.
     """
-    windows = _draw(stack, seed, {})
+    windows = draw(stack, seed, {})
     values = _joined(windows)
     _check_finite(windows, stack.name, padding)
     check_values(values, stack.name)
@@ -127,7 +121,8 @@ def measure_greys(
     if found:  # where tissue was blended with padding, a value may lie far beyond all of the tissue
         limits = (float(kept.min()), float(kept.max()))
     if lengths and any(stack.length(axis) != length for axis, length in lengths.items()):
-        kept = _joined(_draw(stack, seed, lengths, Normalization(0.0, 1.0, *limits, found)))
+        prepare = partial(_without_rest, axes=stack.axes, limits=limits, padding=found)
+        kept = _joined(draw(stack, seed, lengths, prepare if found or bounds != Bounds() else None))
     if found or bounds != Bounds() or kept is not values:
         check_values(kept, stack.name)
     mean, deviation = float(kept.mean(dtype=np.float64)), float(kept.std(dtype=np.float64))
@@ -157,9 +152,12 @@ def _check_finite(windows: Sequence[Window], name: str, padding: PaddingRule) ->
 
 def _find_padding(stack: Stack, windows: list[Window]) -> tuple[float | None, ...]:
     """Return the values that are padding in a stack."""
+    seen = [*windows, *look_further(stack)]
+    if stack.length("C") > 1:  # a channel without signal is no empty slice
+        seen = [window for window in seen if not window.is_constant or is_empty_in_all_channels(stack, window)]
     is_real = windows[0].values.dtype.kind == "f"
-    has_holes = is_real and any(not np.isfinite(window.values).all() for window in windows)
-    found = constant_areas.find_values([*windows, *_look_further(stack)])
+    has_holes = is_real and any(not np.isfinite(window.values).all() for window in seen)
+    found = constant_areas.find_values(seen)
     return (*found, None) if has_holes else found
 
 
@@ -237,87 +235,6 @@ def _describe_outliers(bounds: Bounds) -> list[str]:
     ]
 
 
-def _look_further(stack: Stack) -> list[Window]:
-    """Return more windows in which there is padding: at the border of large slices, and slices that are empty."""
-    loops = {axis: stack.length(axis) for axis in stack.axes if axis not in "YX"}
-    places = [dict(zip(loops, place, strict=True)) for place in np.ndindex(*loops.values())]
-    found: list[Window] = []
-    height, width = stack.length("Y"), stack.length("X")
-    if max(height, width) > SAMPLED_SIDE:
-        for place in places[:: -(-len(places) // PROBED_SLICES)]:
-            found += _borders_with_padding(stack, place)
-    if len(places) > SAMPLED_SLICES:
-        for place in places[:: -(-len(places) // MOST_SPOTS)]:
-            middle = {"Y": _middle(height, SPOT), "X": _middle(width, SPOT)}
-            spot = _read_window(stack, place, middle).values
-            if (spot == spot[0, 0]).all():
-                whole = _read_window(stack, place, {"Y": (0, height), "X": (0, width)})
-                if (whole.values == spot[0, 0]).all():
-                    found.append(Window(whole.values[:SPOT, :SPOT], whole.edges))
-    return found
-
-
-def _borders_with_padding(stack: Stack, place: Mapping[str, int]) -> list[Window]:
-    """Return the windows at corners and edges of a slice that have constant areas at the border."""
-    sides = [(axis, stack.length(axis)) for axis in "YX"]
-    found = []
-    for number in range(9):
-        at = divmod(number, 3)
-        if at == (1, 1):
-            continue
-        probe = {axis: _span(length, PROBE, part) for (axis, length), part in zip(sides, at, strict=True)}
-        if constant_areas.has_constant_area(_read_window(stack, place, probe)):
-            wide = {axis: _span(length, SAMPLED_SIDE, part) for (axis, length), part in zip(sides, at, strict=True)}
-            found.append(_read_window(stack, place, wide))
-    return found
-
-
-def _span(length: int, side: int, part: int) -> tuple[int, int]:
-    """Return where a window lies along an axis: at its begin (0), in its middle (1) or at its end (2)."""
-    start = max(0, (length - side) * part // 2)
-    return start, min(start + side, length)
-
-
-def _middle(length: int, side: int) -> tuple[int, int]:
-    return _span(length, side, 1)
-
-
-def _read_window(stack: Stack, place: Mapping[str, int], ranges: Mapping[str, tuple[int, int]]) -> Window:
-    """Return a part of a slice."""
-    index = tuple(place[axis] if axis in place else slice(*ranges[axis]) for axis in stack.axes)
-    return Window(stack.read(index), _edges(ranges, {axis: stack.length(axis) for axis in "YX"}))
-
-
-def _edges(ranges: Mapping[str, tuple[int, int]], shape: Mapping[str, int]) -> tuple[bool, bool, bool, bool]:
-    (top, bottom), (left, right) = ranges["Y"], ranges["X"]
-    return top == 0, bottom == shape["Y"], left == 0, right == shape["X"]
-
-
-def _draw(
-    stack: Stack, seed: int, lengths: Mapping[str, int], normalization: Normalization | None = None
-) -> list[Window]:
-    """Return 2D windows of slices drawn at random, on a grid of other `lengths` along some axes.
-
-    normalization: what it leaves out is NaN.
-    """
-    generator = np.random.default_rng(seed)
-    shape = {axis: lengths.get(axis, stack.length(axis)) for axis in stack.axes}
-    loops = {axis: length for axis, length in shape.items() if axis not in "YX"}
-    count = math.prod(loops.values())
-    numbers = np.arange(count)
-    if count > SAMPLED_SLICES:
-        numbers = np.sort(generator.choice(count, SAMPLED_SLICES, replace=False))
-    windows = []
-    for number in numbers:
-        place = np.unravel_index(number, tuple(loops.values())) if loops else ()
-        ranges = {axis: (int(at), int(at) + 1) for axis, at in zip(loops, place, strict=True)}
-        for axis in "YX":
-            start = int(generator.integers(0, max(1, shape[axis] - SAMPLED_SIDE + 1)))
-            ranges[axis] = (start, min(start + SAMPLED_SIDE, shape[axis]))
-        windows.append(Window(_window(stack, shape, ranges, normalization), _edges(ranges, shape)))
-    return windows
-
-
 def check_values(values: NDArray[Any], name: str) -> None:
     """Raise InputError where `values` cannot be an image's grey values."""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -374,36 +291,18 @@ def _most_common(values: NDArray[Any]) -> Any:
     return found[counts.argmax()]
 
 
-def _window(
-    stack: Stack, shape: dict[str, int], ranges: dict[str, tuple[int, int]], normalization: Normalization | None
-) -> NDArray[Any]:
-    """Return the values (2D) in `ranges` of a grid of `shape`, which are the stack's own where that is its grid.
-
-    normalization: what it leaves out is NaN.
-    """
-    places = {axis: np.arange(*ranges[axis]) for axis in stack.axes}
-    step = {axis: stack.length(axis) / shape[axis] for axis in stack.axes}
-    sources = {axis: source_range(step[axis], places[axis], stack.length(axis)) for axis in stack.axes}
-    values = stack.read(tuple(slice(*sources[axis]) for axis in stack.axes))
-    if normalization is not None:
-        values = _without_rest(values, stack.axes, normalization)
-    for number, axis in enumerate(stack.axes):
-        if step[axis] != 1:
-            values = resample_axis(
-                values.astype(np.float32), number, sources[axis][0], stack.length(axis), step[axis], places[axis]
-            )
-    return values.reshape([len(places[axis]) for axis in stack.axes if axis in "YX"])
-
-
-def _without_rest(values: NDArray[Any], axes: str, normalization: Normalization) -> NDArray[np.float32]:
+def _without_rest(
+    values: NDArray[Any], axes: str, limits: tuple[float | None, float | None], padding: tuple[float | None, ...]
+) -> NDArray[np.float32]:
     """Return `values` with NaN where padding and outliers are."""
     kept = values.astype(np.float32)
-    planes = np.moveaxis(values, [axes.index("Y"), axes.index("X")], [-2, -1])
-    mask = find_mask(planes[None], normalization.padding) if normalization.padding else None
+    planes = [axes.index("Y"), axes.index("X")]
+    mask = find_mask(np.moveaxis(values, planes, [-2, -1])[None], padding) if padding else None
     if mask is not None:
-        np.moveaxis(kept, [axes.index("Y"), axes.index("X")], [-2, -1])[mask] = np.nan
-    if normalization.low is not None:
-        kept[kept < normalization.low] = np.nan
-    if normalization.high is not None:
-        kept[kept > normalization.high] = np.nan
+        np.moveaxis(kept, planes, [-2, -1])[mask] = np.nan
+    low, high = limits
+    if low is not None:
+        kept[kept < low] = np.nan
+    if high is not None:
+        kept[kept > high] = np.nan
     return kept

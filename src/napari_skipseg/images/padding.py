@@ -9,12 +9,14 @@ that narrow frames are found too. So a tile of the stack finds the same padding 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from napari_skipseg.images.grey_samples import Window
 
 SIDE = 16
 """Side of the constant squares that padding is made of, in pixels. Saturated tissue seldom has such."""
@@ -29,8 +31,6 @@ REACH_Z = 2
 """How many slices away tissue may be that fills padding for a network that sees several slices at once.
 
 Measured with em-boundary-3d, every 2nd slice empty: Dice 0.507 without empty slices, 0.059 with the mean in them."""
-CELL, RUN = 8, 32
-"""Side of the squares, and length of the runs along the image's border, that are looked for in the windows."""
 MOST_VALUES = 2
 """Values that count as padding, at the most: images of labels have more constant areas of different values."""
 CANDIDATES = 4
@@ -59,16 +59,6 @@ THICK = 0.45
 Mask = NDArray[np.bool_]
 PaddingRule = Literal["auto", "none"]
 """Whether large constant areas may be padding, or are tissue like all else."""
-
-
-class Window(NamedTuple):
-    """Grey values (Y, X) of a part of a slice, and whether it begins or ends where the slice does.
-
-    edges: top, bottom, left, right.
-    """
-
-    values: NDArray[Any]
-    edges: tuple[bool, bool, bool, bool]
 
 
 def find_mask(values: NDArray[Any], padding: Sequence[float | None]) -> Mask | None:
@@ -213,40 +203,16 @@ def find_values(windows: Sequence[Window]) -> tuple[float | None, ...]:
     found: list[float | None] = []
     counts: Counter[float] = Counter()
     for window in windows:
-        counts.update(_constant_values(window))
+        counts.update(window.constant_values())
     for value, _ in counts.most_common(CANDIDATES):
         if _is_padding(_look_at(value, windows), total):
             found.append(value)
     return tuple(found) if len(found) <= MOST_VALUES else ()
 
 
-def has_constant_area(window: Window) -> bool:
-    """Return whether a square of the window, or a run of pixels at the border of its slice, has one value only."""
-    return next(iter(_constant_values(window)), None) is not None
-
-
-def _constant_values(window: Window) -> Iterable[float]:
-    """Yield the value of each square and of each run along the image's border that is constant."""
-    values = window.values
-    height, width = (length // CELL * CELL for length in values.shape)
-    if not height or not width:
-        return
-    cells = values[:height, :width].reshape(height // CELL, CELL, width // CELL, CELL)
-    corner = cells[:, 0, :, 0]
-    likely = (corner == cells[:, -1, :, -1]) & (corner == cells[:, 0, :, -1]) & (corner == cells[:, CELL // 2, :, 3])
-    if likely.any():
-        likely[likely] = (cells.transpose(0, 2, 1, 3)[likely] == corner[likely][:, None, None]).all((1, 2))
-        yield from corner[likely].tolist()
-    lines = (values[0], values[-1], values[:, 0], values[:, -1])
-    for line, is_edge in zip(lines, window.edges, strict=True):
-        runs = line[: len(line) // RUN * RUN].reshape(-1, RUN)
-        if is_edge and len(runs):
-            yield from runs[(runs == runs[:, :1]).all(1), 0].tolist()
-
-
 def _look_at(value: float, windows: Sequence[Window]) -> _Evidence:
     seen = _Evidence()
-    for values, _ in windows:
+    for values, _, _ in windows:
         same = values == value
         count = int(np.count_nonzero(same))
         if count == same.size:
