@@ -127,7 +127,7 @@ def measure_greys(
         check_values(kept, stack.name)
     mean, deviation = float(kept.mean(dtype=np.float64)), float(kept.std(dtype=np.float64))
     normalization = Normalization(mean, deviation, *limits, found)
-    findings = (*_describe_padding(windows, found), *_describe_outliers(bounds))
+    findings = (*_describe_padding(stack, windows, found), *_describe_outliers(bounds))
     return GreyStatistics(normalization, findings)
 
 
@@ -176,23 +176,27 @@ def _kept(windows: Sequence[Window], masks: Sequence[Mask | None], bounds: Bound
     return values if bounds.high is None else values[values <= bounds.high]
 
 
-def _describe_padding(windows: Sequence[Window], padding: tuple[float | None, ...]) -> list[str]:
+def _describe_padding(stack: Stack, windows: Sequence[Window], padding: tuple[float | None, ...]) -> list[str]:
     """Return in sentences what was left out as padding."""
     if not padding:
         return []
     masks = [find_mask(window.values[None], padding) for window in windows]
     partial = [(window, mask) for window, mask in zip(windows, masks, strict=True) if mask is None or not mask.all()]
-    empty = len(windows) - len(partial)
     values = " and ".join(_name(value, windows[0].values.dtype) for value in padding)
-    told = []
-    if empty:
-        told.append(f"{empty} of {len(windows)} slices that were looked at are empty ({values}) and were left out.")
     area = sum(int(np.count_nonzero(mask)) for _, mask in partial if mask is not None)
+    total = math.prod(stack.length(axis) for axis in stack.axes if axis not in "YX")
+    empty = len(windows) - len(partial)
+    told = []
+    if len(windows) == total and empty:
+        told.append(f"{empty} of {total} slices are empty ({values}) and were left out.")
+    elif empty or not area:
+        told.append(f"Empty slices ({values}) were left out.")
     if area:
-        share = in_percent(area / sum(window.values.size for window, _ in partial))
         width = _frame_width(partial)
         where = f"{width} pixels of {values} around each slice" if width else f"Areas of {values} without tissue"
-        told.append(f"{where} ({share} of the image) were left out.")
+        if all(all(window.edges) for window in windows):  # parts of large slices do not tell the share of the whole
+            where += f" ({in_percent(area / sum(window.values.size for window, _ in partial))} of the image)"
+        told.append(f"{where} were left out.")
     return told
 
 

@@ -18,6 +18,8 @@ from scipy import ndimage
 
 FAR = 10.0
 """Robust standard deviations. Largest in the undisturbed EM stacks of the tests: 6.0."""
+CLOSE = 6.0
+"""Robust standard deviations at which outliers are clipped: what lies between is the fringe of a flash, or tissue."""
 SAMPLE = 2**20
 """Values of which the quantiles are taken, at the most."""
 MATTERS = 1.5
@@ -80,14 +82,15 @@ def find_bounds(windows: Sequence[NDArray[Any]], tissue: Sequence[Mask | None]) 
     rest = values[~beyond]
     if values.std(dtype=np.float64) < MATTERS * rest.std(dtype=np.float64):
         return Bounds()
+    is_close = np.abs(values - median) <= CLOSE * deviation
     above = _highest(windows, tissue, median, high, values.size)
     below = _highest([-w.astype(np.float64) for w in windows], tissue, -median, -low, values.size)
-    top = above if above is None or above > high else float(rest.max())
-    bottom = below if below is None or below > -low else -float(rest.min())
+    top = float(values[is_close].max()) if above == high else above
+    bottom = float(values[is_close].min()) if below == -low else None if below is None else -below
     return Bounds(
-        None if bottom is None else -bottom,
+        bottom,
         top,
-        0.0 if bottom is None else float(np.count_nonzero(values < -bottom)) / values.size,
+        0.0 if bottom is None else float(np.count_nonzero(values < bottom)) / values.size,
         0.0 if top is None else float(np.count_nonzero(values > top)) / values.size,
     )
 

@@ -8,9 +8,10 @@ that narrow frames are found too. So a tile of the stack finds the same padding 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -39,6 +40,8 @@ LEAST, LEAST_OF_WINDOW = 0.001, 0.01
 EDGE, NEAR, FAR = 2, (3, 4), (12, 24)
 """Distances from a constant area, in pixels, at which the image beside it is compared. At 1 a turned image is a mixture
 of padding and tissue."""
+SAMPLE = 2**16
+"""Values whose median is taken, at the most."""
 SAMPLES = 64
 """Fewest pixels beside a constant area for such a comparison."""
 ALIKE, CORRELATED = 0.45, 40
@@ -52,6 +55,8 @@ SELDOM = 0.05
 MOSTLY = 0.8
 """Least share of the pixels of a padding value that lie in constant squares. Padding: 0.86-1; saturated tissue and
 images of few grey levels mostly 0.1-0.7."""
+MOSTLY_OF_FRAME = 0.4
+"""The same if it fills a border of most slices from end to end, as saturated tissue hardly does."""
 THICK = 0.45
 """Least share of the other pixels that lie `FAR` away, so that the black between small objects is no padding. Padding:
 0.51-0.99."""
@@ -176,102 +181,124 @@ def _since(tissue: Mask) -> NDArray[np.int32]:
 
 
 @dataclass
+class _Moments:
+    """How many values there are, and the sums of their distances from a centre, and of the squares of these."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def add(self, distances: NDArray[np.float64]) -> None:
+        """Count the distances that are finite."""
+        distances = distances[np.isfinite(distances)]
+        self.count += distances.size
+        self.total += float(distances.sum())
+        self.squares += float(np.square(distances).sum())
+
+    @property
+    def mean(self) -> float:
+        """The mean distance."""
+        return self.total / self.count
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation."""
+        return math.sqrt(max(self.squares / self.count - self.mean**2, 0.0))
+
+    def distance_from(self, place: float) -> float:
+        """Return the root mean square distance from another place than the centre, which lies at 0."""
+        return math.sqrt(max(self.squares / self.count - 2 * place * self.mean + place**2, 0.0))
+
+
+@dataclass
 class _Evidence:
     """What was seen of a value that fills constant areas. whole: windows that have no other value.
 
-    The rest is counted in pixels of the other windows: all, those of the value, those in constant squares. Of windows
-    with such squares also those outside of them, and of these those far from them.
+    The rest is of the other windows. partial: how many have constant squares of it, lined: of these, how many have it
+    all along a border of their slice. In pixels: size of all, those of the value, those in constant squares. Of windows
+    with such squares: others, outside of these, and thick, of these those far from them. The values there are measured
+    from `centre`, a value between.
     """
 
+    value: float
     whole: int = 0
-    size: int = 0
-    area: int = 0
     largest: float = 0.0
-    inside: int = 0
+    partial: int = 0
+    lined: int = 0
+    size: int = 0
     pixels: int = 0
+    area: int = 0
     others: int = 0
     thick: int = 0
-    edge: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    near: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    far: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    other_values: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    centre: float | None = None
+    edge: _Moments = field(default_factory=_Moments)
+    near: _Moments = field(default_factory=_Moments)
+    far: _Moments = field(default_factory=_Moments)
+    other: _Moments = field(default_factory=_Moments)
 
 
 def find_values(windows: Sequence[Window]) -> tuple[float | None, ...]:
     """Return the values that are padding in a stack of which these are windows; None stands for NaN and infinity."""
-    total = sum(window.values.size for window in windows)
-    found: list[float | None] = []
     counts: Counter[float] = Counter()
     for window in windows:
         counts.update(window.constant_values())
-    for value, _ in counts.most_common(CANDIDATES):
-        if _is_padding(_look_at(value, windows), total):
-            found.append(value)
-    return tuple(found) if len(found) <= MOST_VALUES else ()
+    candidates = [value for value, _ in counts.most_common(CANDIDATES)]
+    found = tuple(value for value in candidates if _is_padding(_look_at(value, windows)))
+    return found if len(found) <= MOST_VALUES else ()
 
 
 def _look_at(value: float, windows: Sequence[Window]) -> _Evidence:
-    seen = _Evidence()
-    for values, _, _ in windows:
-        same = values == value
+    seen = _Evidence(value)
+    for window in windows:
+        same = window.values == value
         count = int(np.count_nonzero(same))
         if count == same.size:
             seen.whole += 1
-            seen.area += count
             seen.largest = 1.0
             continue
         seen.size += same.size
-        if not count:
-            continue
-        mask = in_squares(same)
-        area = int(np.count_nonzero(mask))
         seen.pixels += count
-        seen.inside += area
-        seen.area += area
-        seen.largest = max(seen.largest, area / mask.size)
-        if area:
-            _compare(seen, values, value, mask)
+        if count and (mask := in_squares(same)).any():
+            area = int(np.count_nonzero(mask))
+            seen.area += area
+            seen.largest = max(seen.largest, area / mask.size)
+            seen.partial += 1
+            lines = (same[0], same[-1], same[:, 0], same[:, -1])
+            seen.lined += any(line.all() for line, is_edge in zip(lines, window.edges, strict=True) if is_edge)
+            _compare(seen, window.values, mask)
     return seen
 
 
-def _compare(seen: _Evidence, values: NDArray[Any], value: float, mask: Mask) -> None:
-    """Count what lies near a constant area and further away from it."""
+def _compare(seen: _Evidence, values: NDArray[Any], mask: Mask) -> None:
+    """Measure the image near a constant area and further away from it."""
     radii = sorted({EDGE - 1, EDGE, NEAR[0] - 1, NEAR[1], FAR[0] - 1, FAR[1]})
     within = {radius: grown(mask, radius) for radius in radii}
-
-    def ring(first: int, last: int) -> NDArray[np.float64]:
-        return values[within[last] & ~within[first - 1]].astype(np.float64) - value
-
-    other = values[~mask].astype(np.float64) - value
+    other = values[~mask].astype(np.float64)
+    if seen.centre is None:
+        seen.centre = float(np.nanmedian(other[:: -(-other.size // SAMPLE)]))
     seen.others += other.size
     seen.thick += int(np.count_nonzero(~within[FAR[0] - 1]))
-    seen.other_values = _added(seen.other_values, other)
-    seen.edge = _added(seen.edge, ring(EDGE, EDGE))
-    seen.near, seen.far = _added(seen.near, ring(*NEAR)), _added(seen.far, ring(*FAR))
-
-
-def _added(sums: tuple[float, float, float], values: NDArray[np.float64]) -> tuple[float, float, float]:
-    values = values[np.isfinite(values)]
-    return sums[0] + values.size, sums[1] + float(values.sum()), sums[2] + float(np.square(values).sum())
+    seen.other.add(other - seen.centre)
+    for moments, (first, last) in ((seen.edge, (EDGE, EDGE)), (seen.near, NEAR), (seen.far, FAR)):
+        moments.add(values[within[last] & ~within[first - 1]].astype(np.float64) - seen.centre)
 
 
 def grown(mask: Mask, radius: int) -> Mask:
     """Return the pixels at most so far away from the mask, along Y and X."""
-    grown = np.pad(mask, radius)
+    wide = np.pad(mask, radius)
     for axis in (-2, -1):
-        grown = _sliding(grown, 2 * radius + 1, axis, np.logical_or)
-    return grown
+        wide = _sliding(wide, 2 * radius + 1, axis, np.logical_or)
+    return wide
 
 
-def _is_padding(seen: _Evidence, total: int) -> bool:
-    if seen.area < LEAST * total and seen.largest < LEAST_OF_WINDOW:
+def _is_padding(seen: _Evidence) -> bool:
+    if seen.area < LEAST * seen.size and seen.largest < LEAST_OF_WINDOW:
         return False
-    (edge, _, edge_squares), (near, near_sum, _), (far, far_sum, far_squares) = seen.edge, seen.near, seen.far
-    if min(edge, near, far) < SAMPLES:
+    if seen.centre is None or min(seen.edge.count, seen.near.count, seen.far.count) < SAMPLES:
         return seen.whole > 0 and seen.pixels <= SELDOM * seen.size
-    count, mean, squares = seen.other_values
-    deviation = np.sqrt(max(squares / count - (mean / count) ** 2, 0.0))
-    is_alike = abs(near_sum / near - far_sum / far) <= (ALIKE + np.sqrt(CORRELATED / near)) * deviation
-    is_sharp = np.sqrt(edge_squares / edge) >= SHARP * np.sqrt(far_squares / far)
-    is_mostly_inside = seen.inside >= MOSTLY * seen.pixels
-    return bool(is_alike and is_sharp and is_mostly_inside and seen.thick >= THICK * seen.others)
+    tolerance = ALIKE + math.sqrt(CORRELATED / seen.near.count)
+    is_alike = abs(seen.near.mean - seen.far.mean) <= tolerance * seen.other.deviation
+    place = seen.value - seen.centre
+    is_sharp = seen.edge.distance_from(place) >= SHARP * seen.far.distance_from(place)
+    mostly = MOSTLY_OF_FRAME if 2 * seen.lined >= seen.partial else MOSTLY
+    return is_alike and is_sharp and seen.area >= mostly * seen.pixels and seen.thick >= THICK * seen.others
