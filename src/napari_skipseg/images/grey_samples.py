@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.images.resample import resample_axis, source_range
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.progress import Progress
 
 SAMPLED_SLICES = 32
 SAMPLED_SIDE = 1024
@@ -19,11 +20,13 @@ PROBE, PROBES, PROBED_SLICES = 64, 6, 8
 each, and in how many slices."""
 MOST_OF_SLICE = 2
 """Windows of such a slice that are looked at closely, at the most."""
-SPOT, MOST_SPOTS, MOST_EMPTY = 32, 4096, 16
+SPOT, MOST_SPOTS, MOST_EMPTY = 32, 1024, 16
 """Side of the window that is looked at in slices that are not sampled, for empty ones; of how many slices at the most;
 and how many of these are read whole to be sure."""
 CELL, RUN = 8, 32
 """Side of the squares, and length of the runs along the image's border, that are looked for in the windows."""
+
+MEASURING = Progress(0, 1, "measuring the grey values")
 
 Prepare = Callable[[NDArray[Any]], NDArray[Any]]
 
@@ -70,8 +73,10 @@ class Window(NamedTuple):
                 yield from runs[(runs == runs[:, :1]).all(1), 0].tolist()
 
 
-def draw(stack: Stack, seed: int, lengths: Mapping[str, int], prepare: Prepare | None = None) -> list[Window]:
-    """Return 2D windows of slices drawn at random, on a grid of other `lengths` along some axes.
+def iter_draw(
+    stack: Stack, seed: int, lengths: Mapping[str, int], prepare: Prepare | None = None
+) -> Generator[Progress, None, list[Window]]:
+    """Yield after each; return 2D windows of slices drawn at random, on a grid of other `lengths` along some axes.
 
     prepare: called with what was read before it is resampled.
     """
@@ -90,6 +95,7 @@ def draw(stack: Stack, seed: int, lengths: Mapping[str, int], prepare: Prepare |
             start = int(generator.integers(0, max(1, shape[axis] - SAMPLED_SIDE + 1)))
             ranges[axis] = (start, min(start + SAMPLED_SIDE, shape[axis]))
         windows.append(Window(_window(stack, shape, ranges, prepare), _edges(ranges, shape), ranges))
+        yield MEASURING
     return windows
 
 
@@ -114,8 +120,8 @@ def _window(
     return values.reshape([len(places[axis]) for axis in stack.axes if axis in "YX"])
 
 
-def look_further(stack: Stack) -> list[Window]:
-    """Return more windows in which there are constant areas: in large slices, and slices that are empty.
+def iter_look_further(stack: Stack) -> Generator[Progress, None, list[Window]]:
+    """Yield now and then; return more windows in which there are constant areas: in large slices, and empty slices.
 
     They show which values are padding, and are not measured.
     """
@@ -125,8 +131,9 @@ def look_further(stack: Stack) -> list[Window]:
     if max(stack.length("Y"), stack.length("X")) > SAMPLED_SIDE:
         for place in places[:: -(-len(places) // PROBED_SLICES)]:
             found += _constant_parts(stack, place)
+            yield MEASURING
     if len(places) > SAMPLED_SLICES:
-        found += _empty_slices(stack, places[:: -(-len(places) // MOST_SPOTS)])
+        found += yield from _iter_empty_slices(stack, places[:: -(-len(places) // MOST_SPOTS)])
     return found
 
 
@@ -152,8 +159,8 @@ def _around(stack: Stack, side: int, at: tuple[int, int]) -> dict[str, tuple[int
     return ranges
 
 
-def _empty_slices(stack: Stack, places: Sequence[Mapping[str, int]]) -> list[Window]:
-    """Return parts of slices that are constant, some of them: a spot of each slice says which may be."""
+def _iter_empty_slices(stack: Stack, places: Sequence[Mapping[str, int]]) -> Generator[Progress, None, list[Window]]:
+    """Yield after each; return parts of slices that are constant, some of them: a spot of each says which may be."""
     found: list[Window] = []
     whole = {axis: (0, stack.length(axis)) for axis in "YX"}
     spot = {axis: ((length - SPOT) // 2, (length + SPOT) // 2) for axis, (_, length) in whole.items()}
@@ -164,6 +171,7 @@ def _empty_slices(stack: Stack, places: Sequence[Mapping[str, int]]) -> list[Win
             looked += 1
             if (empty := _read_window(stack, place, whole)).is_constant:
                 found.append(empty._replace(values=empty.values[:SPOT, :SPOT]))
+        yield MEASURING
     return found
 
 

@@ -7,7 +7,7 @@ left out of them. An image without either has the plain mean and standard deviat
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images import padding as constant_areas
-from napari_skipseg.images.grey_samples import Window, draw, is_empty_in_all_channels, look_further
+from napari_skipseg.images.grey_samples import Window, is_empty_in_all_channels, iter_draw, iter_look_further
 from napari_skipseg.images.outliers import Bounds, find_bounds
 from napari_skipseg.images.padding import Mask, PaddingRule, find_mask
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.progress import Progress, run_to_end
 
 BLENDED = 2
 """Pixels beside padding that are left out too: a turned image is a mixture there."""
@@ -98,7 +99,16 @@ def measure(
 def measure_greys(
     stack: Stack, seed: int = 0, lengths: Mapping[str, int] | None = None, padding: PaddingRule = "auto"
 ) -> GreyStatistics:
-    """Return mean and standard deviation of up to 32 slices (of up to 1024² pixels each) drawn with `seed`.
+    """Return what `iter_measure_greys` does."""
+    return run_to_end(iter_measure_greys(stack, seed, lengths, padding))
+
+
+def iter_measure_greys(
+    stack: Stack, seed: int = 0, lengths: Mapping[str, int] | None = None, padding: PaddingRule = "auto"
+) -> Generator[Progress, None, GreyStatistics]:
+    """Yield now and then; return mean and standard deviation of up to 32 slices (of up to 1024² pixels each).
+
+    The slices are drawn with `seed`.
 
     lengths: by axis, of the grid that a network sees, where that is another than the stack's own: its voxels are then
     what is measured, since those of means of several differ less. padding: "none" takes constant areas for tissue.
@@ -106,11 +116,13 @@ def measure_greys(
     Raises:
         InputError: NaN or infinite values, a constant image, or an image of labels instead of grey values.
     """
-    windows = draw(stack, seed, {})
+    windows = yield from iter_draw(stack, seed, {})
     values = _joined(windows)
     _check_finite(windows, stack.name, padding)
     check_values(values, stack.name)
-    found = _find_padding(stack, windows) if padding == "auto" else ()
+    found: tuple[float | None, ...] = ()
+    if padding == "auto":
+        found = _find_padding(stack, [*windows, *(yield from iter_look_further(stack))])
     check_not_labels([window.values for window in windows], stack.name, found)
     masks = [_left_out(window.values, found) for window in windows]
     bounds = find_bounds([window.values for window in windows], masks)
@@ -122,7 +134,8 @@ def measure_greys(
         limits = (float(kept.min()), float(kept.max()))
     if lengths and any(stack.length(axis) != length for axis, length in lengths.items()):
         prepare = partial(_without_rest, axes=stack.axes, limits=limits, padding=found)
-        kept = _joined(draw(stack, seed, lengths, prepare if found or bounds != Bounds() else None))
+        drawn = yield from iter_draw(stack, seed, lengths, prepare if found or bounds != Bounds() else None)
+        kept = _joined(drawn)
     if found or bounds != Bounds() or kept is not values:
         check_values(kept, stack.name)
     mean, deviation = float(kept.mean(dtype=np.float64)), float(kept.std(dtype=np.float64))
@@ -152,12 +165,11 @@ def _check_finite(windows: Sequence[Window], name: str, padding: PaddingRule) ->
 
 def _find_padding(stack: Stack, windows: list[Window]) -> tuple[float | None, ...]:
     """Return the values that are padding in a stack."""
-    seen = [*windows, *look_further(stack)]
     if stack.length("C") > 1:  # a channel without signal is no empty slice
-        seen = [window for window in seen if not window.is_constant or is_empty_in_all_channels(stack, window)]
+        windows = [each for each in windows if not each.is_constant or is_empty_in_all_channels(stack, each)]
     is_real = windows[0].values.dtype.kind == "f"
-    has_holes = is_real and any(not np.isfinite(window.values).all() for window in seen)
-    found = constant_areas.find_values(seen)
+    has_holes = is_real and any(not np.isfinite(window.values).all() for window in windows)
+    found = constant_areas.find_values(windows)
     return (*found, None) if has_holes else found
 
 

@@ -68,16 +68,19 @@ def find_bounds(windows: Sequence[NDArray[Any]], tissue: Sequence[Mask | None]) 
 
     windows: parts of slices (Y, X). tissue: which of their pixels count, None for all.
     """
-    values = np.concatenate([w.ravel() if m is None else w[m] for w, m in zip(windows, tissue, strict=True)])
-    if not values.size:
+    size = sum(w.size if m is None else int(np.count_nonzero(m)) for w, m in zip(windows, tissue, strict=True))
+    step = max(1, -(-size // SAMPLE))
+    sample = _values(windows, tissue, step)
+    if not sample.size:
         return Bounds()
-    sample = values[:: -(-values.size // SAMPLE)]
     lowest, quarter, median, three, highest = np.quantile(sample, (0.1, 0.25, 0.5, 0.75, 0.9)).tolist()
     deviation = max((three - quarter) / 1.349, (highest - lowest) / 2.563)
     low, high = median - FAR * deviation, median + FAR * deviation
+    if not deviation or all(w.min() >= low and w.max() <= high for w in windows):
+        return Bounds()
+    values = _values(windows, tissue)
     beyond = (values < low) | (values > high)
-    count = int(np.count_nonzero(beyond))
-    if not deviation or not count or count > MOST * values.size:
+    if not 0 < np.count_nonzero(beyond) <= MOST * values.size:
         return Bounds()
     rest = values[~beyond]
     if values.std(dtype=np.float64) < MATTERS * rest.std(dtype=np.float64):
@@ -93,6 +96,13 @@ def find_bounds(windows: Sequence[NDArray[Any]], tissue: Sequence[Mask | None]) 
         0.0 if bottom is None else float(np.count_nonzero(values < bottom)) / values.size,
         0.0 if top is None else float(np.count_nonzero(values > top)) / values.size,
     )
+
+
+def _values(windows: Sequence[NDArray[Any]], tissue: Sequence[Mask | None], step: int = 1) -> NDArray[Any]:
+    """Return every `step`-th value of the windows that counts."""
+    parts = [(w.ravel() if m is None else w[m])[::step] for w, m in zip(windows, tissue, strict=True)]
+    values: NDArray[Any] = np.concatenate(parts)
+    return values
 
 
 def _highest(

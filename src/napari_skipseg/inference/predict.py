@@ -18,7 +18,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
 from napari_skipseg.inference.backends import Pixels, TileOutput, fastest_precision, make_backend, notes_of
 from napari_skipseg.inference.dropout import dropout_rate
-from napari_skipseg.inference.greys import SEED, measure_for
+from napari_skipseg.inference.greys import SEED, iter_measure_for
 from napari_skipseg.inference.grid import Grid, Order, Unit, make_grid
 from napari_skipseg.inference.memory_share import ALONE, MemoryShare
 from napari_skipseg.inference.options import SegmentOptions
@@ -122,9 +122,12 @@ def iter_prepare(
         greys = GreyStatistics(normalization_from(pinned["normalization"]))
         findings = tuple(pinned.get("findings", ()))
     else:
-        if greys is None:
-            focus = yield Progress(0, 1, "measuring the grey values")
-            greys = measure_for(stack, model.description, options)
+        work = iter_measure_for(stack, model.description, options)
+        while greys is None:
+            try:
+                focus = (yield next(work)) or focus
+            except StopIteration as stop:
+                greys = stop.value
         findings = tuple(dict.fromkeys((*stack.notes, *greys.findings)))
     if findings:
         focus = (yield Found(0, 1, "measuring the grey values", findings)) or focus
