@@ -1,4 +1,4 @@
-"""Constant areas without tissue are found whatever their value and shape, and tissue of one value is not taken for them."""
+"""Constant areas without tissue are found, whatever value and shape they have; tissue of one value is none of them."""
 
 from __future__ import annotations
 
