@@ -244,7 +244,7 @@ def find_values(windows: Sequence[Window]) -> tuple[float | None, ...]:
     """Return the values that are padding in a stack of which these are windows; None stands for NaN and infinity."""
     counts: Counter[float] = Counter()
     for window in windows:
-        counts.update(value for value in window.constant_values() if math.isfinite(value))
+        counts.update(float(value) for value in window.constant_values() if math.isfinite(value))
     candidates = [value for value, _ in counts.most_common(CANDIDATES)]
     found = tuple(value for value in candidates if _is_padding(_look_at(value, windows)))
     return found if len(found) <= MOST_VALUES else ()
