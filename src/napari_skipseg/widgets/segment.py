@@ -271,13 +271,14 @@ class SegmentTab(JobTab):
         layer, model = choices.layer, choices.model
         if is_wrong or layer is None or model is None or not self.isVisible():
             self.plan.clear()
-            self.plan.show_findings(())
+            self.plan.show_image(None)
             return
         data = data_of(layer)
         options = replace(choices.options(), threshold=0.5)
         cut = () if choices.whole else choices.loops
         image = (tuple(data.shape), str(data.dtype), choices.axes, choices.voxel_size, choices.unit, cut)
         key = (model.name, model.weights_sha256, options, image)
+        self.plan.show_image((str(layer.unique_id), choices.channel, choices.axes))
         if self.is_running:
             self.plan.keep(key)
             return
