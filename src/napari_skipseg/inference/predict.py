@@ -122,9 +122,18 @@ def iter_prepare(
     focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
     choice = _choice(model, device, options, pinned)
     grid = _grid(stack, model, seen, lengths, choice, preview)
-    passes = choose_passes(model, device, grid.tiles.size, options, backend_maker)
+    passes = choose_passes(
+        model,
+        device,
+        grid.tiles.size,
+        options,
+        backend_maker,
+        batch=choice.batch,
+        precision=_pinned_precision(device, pinned),
+    )
     results = results_of(grid, model, options, with_binary)
-    settled = Run(stack, model, options, grid, normalization, passes, choice.batch, choice.bytes, results, {}, focus)
+    batch = 1 if options.planes == "xyz" else choice.batch  # a block in three planes goes alone, its slices together
+    settled = Run(stack, model, options, grid, normalization, passes, batch, choice.bytes, results, {}, focus)
     settled.recipe.update(_recipe(settled, device, choice))
     return settled
 
@@ -228,6 +237,12 @@ def best_choice(model: Model, device: Device, options: SegmentOptions, share: Me
     fast = device.name == "cpu" and has_openvino() and not options.samples
     precision = openvino_backend.best_precision() if fast else torch_backend.best_precision(device.name)
     return choose_tile(model, device, precision, options.tile, options.planes, share)
+
+
+def _pinned_precision(device: Device, pinned: Mapping[str, Any] | None) -> str | None:
+    """Return the precision that a run of samples was begun with if it can be had here, else None."""
+    wanted = None if pinned is None else pinned.get("precision")
+    return wanted if wanted in ("f32", torch_backend.best_precision(device.name)) else None
 
 
 def _grid(stack: Stack, model: Model, seen: str, lengths: tuple[int, ...], choice: TileChoice, preview: bool) -> Grid:

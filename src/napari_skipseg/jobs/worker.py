@@ -24,7 +24,8 @@ import numpy as np
 import psutil
 
 from napari_skipseg.batch.rows import Retry
-from napari_skipseg.devices import MEMORY_FAULTS, choose_device, has_openvino, why_no_cuda, why_no_mps
+from napari_skipseg.device_faults import is_out_of_memory
+from napari_skipseg.devices import choose_device, has_openvino, why_no_cuda, why_no_mps
 from napari_skipseg.errors import EngineError, SkipsegError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.outputs import Focus
@@ -211,7 +212,7 @@ def explain(error: Exception) -> SkipsegError:
     """Return `error` as one that the user can act on."""
     if isinstance(error, SkipsegError):
         return error
-    if isinstance(error, MemoryError) or any(fault in str(error).lower() for fault in MEMORY_FAULTS):
+    if is_out_of_memory(error):
         return EngineError(
             "The engine ran out of memory: choose a smaller tile, such as 256 (64 for a volume), or crop the image."
         )
