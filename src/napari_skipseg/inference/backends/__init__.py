@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from napari_skipseg.devices import UNTESTED, Device, cpu_title, has_openvino
+from napari_skipseg.devices import UNTESTED, ChosenPrecision, Device, best_precision, cpu_title, has_openvino
 from napari_skipseg.errors import DeviceError, SkipsegError
 from napari_skipseg.inference.backends import openvino_backend
 from napari_skipseg.inference.backends.fallback import FallbackBackend, notes_of
@@ -16,7 +16,7 @@ from napari_skipseg.inference.backends.folding import Probabilities
 from napari_skipseg.inference.backends.halving import Choice, OutOfMemoryError
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
-from napari_skipseg.inference.backends.torch_backend import TorchBackend, best_precision, release_memory
+from napari_skipseg.inference.backends.torch_backend import TorchBackend, release_memory
 from napari_skipseg.inference.memory_share import ALONE, MemoryShare
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import Model
@@ -36,6 +36,7 @@ __all__ = [
     "TorchBackend",
     "choose_backends",
     "choose_torch",
+    "fastest_precision",
     "make_backend",
     "notes_of",
     "release_memory",
@@ -102,7 +103,7 @@ def choose_torch(
     own_tile = _own_tile(device, share)
     if device.name != "cpu":
         choices.append(_torch_choice(make, device, device.title, f"{device.reason}; {UNTESTED}", precision))
-        if (precision or best_precision(device.name)) != "f32":  # GPU
+        if (precision or best_precision(device.name).name) != "f32":  # GPU
             choices.append(_torch_choice(make, device, device.title, f"half precision failed; {UNTESTED}", "f32"))
     why = "what takes over if the others fail"
     if not choices and not has_openvino():
@@ -111,6 +112,13 @@ def choose_torch(
     wanted = precision if device.name == "cpu" else None
     choices.append(_torch_choice(make, cpu, "the CPU", why, wanted, own_tile))
     return tuple(choices)
+
+
+def fastest_precision(device: Device, openvino: bool = True) -> ChosenPrecision:
+    """Return in which precision the first of `choose_backends` computes. openvino: whether it may be that one."""
+    if device.name == "cpu" and openvino and has_openvino():
+        return openvino_backend.compiled_precision()
+    return best_precision(device.name)
 
 
 def try_backend(device: Device) -> FallbackBackend:
@@ -167,12 +175,12 @@ def _tile_of_cpu(share: MemoryShare, model: Model) -> tuple[int, ...]:
 
 
 def _make_torch(device: Device, precision: str | None, model: Model, shape: tuple[int, ...]) -> Backend:
-    _check(precision, best_precision(device.name))
+    _check(precision, best_precision(device.name).name)
     return TorchBackend(model, device, precision)
 
 
 def _make_openvino(precision: str | None, model: Model, shape: tuple[int, ...]) -> Backend:
-    _check(precision, openvino_backend.best_precision())
+    _check(precision, openvino_backend.compiled_precision().name)
     return OpenVINOBackend(model, shape, precision)
 
 

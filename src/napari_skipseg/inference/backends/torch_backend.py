@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from napari_skipseg.devices import Device
+from napari_skipseg.devices import Device, best_precision
 from napari_skipseg.errors import ModelError
 from napari_skipseg.inference.backends.device_average import iter_planes_of, iter_views
 from napari_skipseg.inference.backends.folding import BATCH_NORM, ready
@@ -38,7 +38,7 @@ class TorchBackend:
 
     def __init__(self, model: Model, device: Device, precision: str | None = None) -> None:
         self._device = torch.device(device.name)
-        self.precision = precision or best_precision(device.name)
+        self.precision = precision or best_precision(device.name).name
         self.attention = True
         self._model_name = model.description.name
         self._dtype = DTYPES[self.precision]
@@ -133,14 +133,6 @@ def memory_format(device: str, dimensions: int, precision: str) -> torch.memory_
     if device == "cpu" or (device == "cuda" and precision != "f32"):
         return torch.channels_last if dimensions == 2 else torch.channels_last_3d
     return torch.contiguous_format
-
-
-def best_precision(device: str) -> str:
-    """Return the precision in which torch computes fastest on `device`, good enough for a binary result."""
-    if device == "cuda":  # GPU: tensor cores take bfloat16 from capability 8.0 on, half precision from 7.0
-        capability = torch.cuda.get_device_capability()
-        return "bf16" if capability >= (8, 0) else "f16" if capability >= (7, 0) else "f32"
-    return "bf16" if device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "f32"
 
 
 def release_memory() -> None:
