@@ -130,7 +130,7 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
     def plan(
         self, stack: Stack, model_folder: Path | str, options: SegmentOptions, whole: Stack | None = None
     ) -> Generator[Progress, None, RunPlan]:
-        """Return what segmenting the stack would take, measured on one tile of noise, and what was found about it.
+        """Return what segmenting the stack would take, measured on one tile, and what was found about it.
 
         whole: as in `segment`.
 
@@ -148,7 +148,9 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
             greys = measure_greys(measured, lengths=lengths_of(measured, description, options))
             image = (stack.shape, str(np.dtype(stack.data.dtype)), stack.axes, stack.voxel_size, stack.unit, stack.name)
             named = (str(model), description.weights_sha256)
-            job = PlanJob(next(self._numbers), tempfile.gettempdir(), *image, *named, options, greys, stack.notes)
+            job = PlanJob(
+                next(self._numbers), tempfile.gettempdir(), *image, *named, options, greys, stack.notes, stack.file
+            )
             return expected((yield from self._ask(child, job)), Planned).plan
 
     def inspect(

@@ -56,7 +56,7 @@ class SegmentJob:
 @dataclass(frozen=True, config=_STRICT)
 class PlanJob:
     """Say what a `SegmentJob` of such an image would take. folder: where its results would lie. greys: of the image,
-    measured before, as its voxels are not sent.
+    measured before, as its voxels are not sent. file: where they lie, "" if they are only in memory.
     """
 
     number: int
@@ -72,6 +72,7 @@ class PlanJob:
     options: SegmentOptions
     greys: GreyStatistics
     notes: tuple[str, ...] = ()
+    file: str = ""
     kind: Literal["plan"] = "plan"
 
 

@@ -27,14 +27,14 @@ from napari_skipseg.batch.rows import Retry
 from napari_skipseg.device_faults import is_out_of_memory
 from napari_skipseg.devices import best_precision, choose_device, has_openvino, why_no_cuda, why_no_mps
 from napari_skipseg.errors import EngineError, SkipsegError
-from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.inference.outputs import Focus
 from napari_skipseg.jobs import events
 from napari_skipseg.jobs.answers import event_of
 from napari_skipseg.jobs.batching import iter_batch_for
 from napari_skipseg.jobs.events import NO_JOB, End, Event
 from napari_skipseg.jobs.finding import iter_find_for
-from napari_skipseg.jobs.inputs import NoVoxels, open_voxels
+from napari_skipseg.jobs.inputs import open_voxels
 from napari_skipseg.jobs.inspection import iter_inspect
 from napari_skipseg.jobs.requests import (
     INPUT_FILE,
@@ -192,7 +192,9 @@ class Worker:
         from napari_skipseg.inference.planning import iter_plan
 
         warm = yield from self._warm_up(job.model, job.model_sha256)
-        voxels = NoVoxels(job.shape, np.dtype(job.dtype))
+        voxels: ArrayLike = np.broadcast_to(np.zeros((), job.dtype), job.shape)  # as fast as a layer in memory
+        if job.file:
+            voxels = open_voxels(job.file, Path(), job.axes, job.shape)
         stack = Stack(voxels, job.axes, job.voxel_size, job.unit, name=job.name, notes=job.notes)
         folder = Path(job.folder)
         plan = yield from iter_plan(
