@@ -132,8 +132,8 @@ def test_pyramids_come_after_the_tiles(tmp_path: Path, clock: Clock, monkeypatch
     options = SegmentOptions("cpu", tile=528)
     stack = Stack(voxels, "ZYX")
     plan = run_to_end(iter_plan(stack, model, options, tmp_path, form="ome-zarr", backend_maker=identity))
-    parts = plan.seconds / (plan.tiles * 3.0 * trial.COARSER)
-    assert parts == pytest.approx(2.0), "one part of a coarser level for each of two stores"
+    of_two_stores = plan.tiles * 2 * 3.0 * trial.COARSER
+    assert 0.8 * of_two_stores < plan.seconds <= of_two_stores, "beyond the tile whole chunks hold nothing yet"
 
 
 @pytest.mark.parametrize("how", HOW)

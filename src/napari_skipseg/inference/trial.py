@@ -16,12 +16,15 @@ import numpy as np
 from napari_skipseg.devices import cores
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.formats import Format
+from napari_skipseg.images.pyramid import LARGEST_PLANE_SIDE, region_below
+from napari_skipseg.images.zarr_writer import OmeZarrWriter
 from napari_skipseg.inference.backends import Pixels, TileOutput
+from napari_skipseg.inference.grid import Region
 from napari_skipseg.inference.outputs import Depth, Focus
 from napari_skipseg.inference.predict import Run
 from napari_skipseg.inference.results import ResultArray, pieces
 from napari_skipseg.inference.saving import SavedArray, scratch_folder, write_tiff
-from napari_skipseg.inference.stores import ArrayStore, Store, ZarrStore
+from napari_skipseg.inference.stores import ArrayStore, Store, ZarrStore, stored_order
 from napari_skipseg.inference.tile_pixels import read_pixels
 from napari_skipseg.progress import Progress
 
@@ -147,7 +150,7 @@ def _write(run: Run, folder: Path, depth: Depth | None, form: Format) -> tuple[C
     unit = run.grid.unit(0)
     output = _noise(run)
     store: Store
-    small = tuple(_part(result, run) for result in run.results)  # the first tile begins where the arrays do
+    small = tuple(_part(result, run, form) for result in run.results)  # the first tile begins where the arrays do
     if depth is None:
         store = ArrayStore(small, folder)
     else:
@@ -175,10 +178,16 @@ def _noise(run: Run) -> TileOutput:
     return TileOutput(probability, attentions, probability * np.float32(0.5))
 
 
-def _part(result: ResultArray, run: Run) -> ResultArray:
-    """Return the array that holds what the first tile gives to `result`, and no more."""
-    stops = tuple(part.stop for part in run.grid.region(run.grid.unit(0), max(result.stride)))
-    return replace(result, shape=(result.shape[0], *stops) if "C" in result.axes else stops)
+def _part(result: ResultArray, run: Run, form: Format) -> ResultArray:
+    """Return an array for what the first tile gives to `result`; with coarser levels if the whole one has them."""
+    region = run.grid.region(run.grid.unit(0), max(result.stride))
+    stops = [part.stop for part in region]
+    if form == "ome-zarr":
+        axes, whole = result.axes[-len(stops) :], result.shape[-len(stops) :]
+        for number, (axis, length) in enumerate(zip(axes, whole, strict=True)):
+            if axis in "YX":
+                stops[number] = min(length, max(stops[number], LARGEST_PLANE_SIDE + 1))
+    return replace(result, shape=(result.shape[0], *stops) if "C" in result.axes else tuple(stops))
 
 
 def _finish(run: Run, small: tuple[ResultArray, ...], store: ZarrStore, folder: Path, form: Format) -> Cost:
@@ -186,10 +195,7 @@ def _finish(run: Run, small: tuple[ResultArray, ...], store: ZarrStore, folder: 
     total = Cost()
     for result in small:
         if form == "ome-zarr":
-            writer = store.writers[result.name]
-            for region in writer.parts(1) if len(writer.layout.levels) > 1 else ():
-                cost, _ = _timed(partial(writer.write_coarser, 1, region))
-                total += cost * COARSER
+            total += _coarser(store.writers[result.name], _first_region(result, run))
             continue
         size, origin = result.placed(run.stack)
         classes = run.model.description.class_names if "C" in result.axes else None
@@ -202,6 +208,31 @@ def _finish(run: Run, small: tuple[ResultArray, ...], store: ZarrStore, folder: 
         _, empty, whole = costs
         total += Cost(max(0.0, whole.passed - empty.passed), max(0.0, whole.computed - empty.computed))
     return total
+
+
+def _coarser(writer: OmeZarrWriter, region: Region) -> Cost:
+    """Return what the coarser levels of `region`, which begins where the store does, cost."""
+    if len(writer.layout.levels) < 2:
+        return Cost()
+    finest, level = writer.layout.levels[:2]
+    lengths = zip(region, level.factor, writer.arrays[1].chunks, level.shape, strict=True)
+    chunks = tuple(
+        slice(0, min(length, -(-part.stop // (step * chunk)) * chunk)) for part, step, chunk, length in lengths
+    )
+    cost, _ = _timed(partial(writer.write_coarser, 1, chunks))
+    read = region_below(chunks, level.factor, finest.shape)
+    return cost * (COARSER * _voxels(region) / _voxels(read))  # beyond the tile whole chunks hold nothing yet
+
+
+def _voxels(region: Region) -> int:
+    return math.prod(part.stop - part.start for part in region)
+
+
+def _first_region(result: ResultArray, run: Run) -> Region:
+    """Return the part of the stored `result` that the first tile writes."""
+    region = run.grid.region(run.grid.unit(0), max(result.stride))
+    whole = (slice(0, result.shape[0]), *region) if "C" in result.axes else region
+    return tuple(whole[axis] for axis in stored_order(result.axes))
 
 
 def _one_voxel(result: ResultArray) -> tuple[int, ...]:
