@@ -10,6 +10,7 @@ from typing import Any
 
 from napari_skipseg.devices import Device, best_precision, choose_device, versions
 from napari_skipseg.errors import InputError
+from napari_skipseg.gpus import driving_versions
 from napari_skipseg.images.normalize import GreyStatistics, Normalization, measure_greys
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
@@ -306,7 +307,7 @@ def _recipe(run: Run, device: Device, choice: TileChoice) -> dict[str, Any]:
         backend.precision,
         device.name,
         (),
-        versions(),
+        versions() | driving_versions(device.name),
         run.findings,
     )
     return recipe_to_dict(recipe)

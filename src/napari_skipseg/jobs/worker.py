@@ -108,10 +108,13 @@ class Worker:
     def work(self) -> None:
         """Load the libraries, say `Ready`, then run jobs for ever."""
         import napari_skipseg.inference.predict  # noqa: F401
+        from napari_skipseg.inference.backends import release_memory
 
         self._send(events.Ready(os.getpid()))
         while True:
-            self._send(self._run(self._jobs.get()))
+            end = self._run(self._jobs.get())
+            release_memory()  # an engine that waits leaves the GPU to napari and others
+            self._send(end)
 
     def _send(self, event: Event) -> None:
         with self._writing, contextlib.suppress(BrokenPipeError):

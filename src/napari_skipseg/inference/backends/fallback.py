@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 
-from napari_skipseg.device_faults import fault_kind, gist_of
+from napari_skipseg.device_faults import fault_kind, gist_of, is_out_of_memory
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.backends.halving import Choice, HalvingBackend, OutOfMemoryError
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
@@ -69,7 +69,8 @@ class FallbackBackend:
                 self._backend.draw(self._draw)
                 return self._backend.run(images)
             except Exception as error:
-                self._pass_over(error)
+                if not self._pass_over(error):
+                    raise
             del self._backend
             release_memory()
             self._backend = self._prepare()
@@ -95,8 +96,9 @@ class FallbackBackend:
             raise
         except Exception as error:
             self._backend.stop_averaging()
-            if fault_kind(error) == "memory":
-                self.notes.append(f"{self._left[0].title} ran out of memory; averages are computed on the CPU.")
+            # a lost device and overflow come again in the first of the passes, and are noted then
+            if fault_kind(error) != "lost" and not isinstance(error, FloatingPointError):
+                self.notes.append(f"{self._left[0].title} {_what(error)}; it computes one pass after the other.")
         release_memory()
         return None
 
@@ -109,20 +111,25 @@ class FallbackBackend:
                     self.notes.append(f"{choice.title} takes tiles of {' × '.join(map(str, backend.tile))}.")
                 return backend
             except Exception as error:
-                self._pass_over(error, is_made=False)
+                if not self._pass_over(error, is_made=False):
+                    raise
             release_memory()
 
-    def _pass_over(self, error: Exception, is_made: bool = True) -> None:
-        """Note that the present choice failed and leave it behind; raise if it is the last, or not at fault."""
+    def _pass_over(self, error: Exception, is_made: bool = True) -> bool:
+        """Note that the present choice failed and leave it behind; return False if it is the last, or not at fault."""
         failed, *rest = self._left
         kind = fault_kind(error)
         if not is_made or kind in ("memory", "lost"):  # another precision on the same device needs more, or fails too
             rest = [choice for choice in rest if choice.title != failed.title]
         if not rest or (isinstance(error, SkipsegError) and not isinstance(error, OutOfMemoryError)):
-            raise error
+            return False
         self._left = rest
-        fault = "ran out of memory" if kind == "memory" else f"failed ({type(error).__name__}: {gist_of(error)})"
-        self.notes.append(f"{failed.title} {fault}; {rest[0].title} goes on.")
+        self.notes.append(f"{failed.title} {_what(error)}; {rest[0].title} goes on.")
+        return True
+
+
+def _what(error: Exception) -> str:
+    return "ran out of memory" if is_out_of_memory(error) else f"failed ({type(error).__name__}: {gist_of(error)})"
 
 
 def notes_of(backend: Backend) -> tuple[str, ...]:

@@ -92,7 +92,8 @@ class HalvingBackend:
                 self._tell()
                 continue
             except Exception as error:
-                self._step_down(len(images[part]), error, in_a_run=True)
+                if not self._step_down(len(images[part]), error, in_a_run=True):
+                    raise
             release_memory()
         return outputs[0] if len(outputs) == 1 else _joined(outputs)
 
@@ -153,54 +154,53 @@ class HalvingBackend:
             try:
                 self._backend = self._choice.make(self._model, self._tile)
             except Exception as error:
-                self._step_down(1, error, in_a_run=False)
+                if not self._step_down(1, error, in_a_run=False):
+                    raise
             release_memory()
         return self._backend
 
-    def _step_down(self, count: int, error: Exception, in_a_run: bool) -> None:
-        """Take half of `count` images from now on, or half the tile if it is one; raise what that cannot mend."""
+    def _step_down(self, count: int, error: Exception, in_a_run: bool) -> bool:
+        """Take half of `count` images from now on, or half the tile if it is one; return whether that may help.
+
+        The error is not raised here: a frame that holds it and is in its traceback would keep alive what the failed
+        attempt had on the device.
+        """
         kind = fault_kind(error)
-        may_be_memory = kind == "other" and in_a_run and not self._tried and _is_of_torch(error)
-        if kind not in ("memory", "size") and not may_be_memory:
+        is_unknown = kind == "other" and in_a_run and not self._tried and _is_of_torch(error)
+        if kind not in ("memory", "size") and not is_unknown:
             self._untold = ""
-            raise error
-        if may_be_memory:
-            self._tried = True
-            self._tile = self._smaller(error, kind)
-            self._batch, self._backend = 1, None
-            steps = f"tiles of {_said(self._tile)}, one at a time, go on there"
-        elif count > 1:
+            return False
+        if count > 1 and not is_unknown:
             self._batch = count // 2
             steps = f"{self._batch} tiles at a time go on" if self._batch > 1 else "one tile at a time goes on"
-            steps += " there"
         else:
-            self._tile = self._smaller(error, kind)
-            self._backend = None
-            steps = f"tiles of {_said(self._tile)} go on there"
+            half = halved(self._tile, self._model.description.margin, self._model.network.stride)
+            if half == self._tile and kind == "memory":
+                raise OutOfMemoryError(
+                    f"There is not enough memory for a tile of {_said(half)} voxels ({self._choice.title}), and a "
+                    "smaller one is of no use: close other programs and try again."
+                ) from error
+            if half == self._tile:  # no tile is small enough, so it was no matter of size
+                return False
+            self._tile, self._backend = self._plan(self._shape, half).size, None
+            steps = f"tiles of {_said(self._tile)} go on"
+            if is_unknown:
+                self._tried, self._batch = True, 1
+                steps = f"tiles of {_said(self._tile)}, one at a time, go on"
         what = "ran out of memory" if is_out_of_memory(error) else f"failed ({type(error).__name__}: {gist_of(error)})"
-        note = f"{self._choice.title} {what}; {steps}."
-        if may_be_memory:
+        note = f"{self._choice.title} {what}; {steps} there."
+        if is_unknown:
             self._untold = note
-            return
-        self._tell()
-        self._notes.append(note)
+        else:
+            self._tell()
+            self._notes.append(note)
+        return True
 
     def _tell(self) -> None:
         """Note the step that has helped."""
         if self._untold:
             self._notes.append(self._untold)
             self._untold = ""
-
-    def _smaller(self, error: Exception, kind: str) -> tuple[int, ...]:
-        half = halved(self._tile, self._model.description.margin, self._model.network.stride)
-        if half == self._tile:
-            if kind != "memory":  # no tile is small enough, so it was no matter of size
-                raise error
-            raise OutOfMemoryError(
-                f"There is not enough memory for a tile of {_said(half)} voxels ({self._choice.title}), and a smaller "
-                "one is of no use: close other programs and try again."
-            ) from error
-        return self._plan(self._shape, half).size
 
     def _plan(self, shape: tuple[int, ...], largest: tuple[int, ...]) -> TilePlan:
         return plan_tiles(shape, largest, self._model.description.margin, self._model.network.stride)
