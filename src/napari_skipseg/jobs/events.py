@@ -213,7 +213,7 @@ class ObjectsFound:
 
 @dataclass(frozen=True, config=_STRICT)
 class BatchStarted:
-    """The table of a `BatchJob`, as `batch.rows.BatchOpened` has it. rows: in JSON, see `jobs.batching`."""
+    """The table of a `BatchJob`, as `batch.rows.BatchOpened` has it. rows, asked: in JSON, see `jobs.batching`."""
 
     number: int
     done: int
@@ -223,6 +223,7 @@ class BatchStarted:
     folder: str
     others: int
     ours: int
+    asked: str = "[]"
     kind: Literal["batch started"] = "batch started"
 
 

@@ -206,11 +206,15 @@ class ObjectsJob:
 
 @dataclass(frozen=True, config=_STRICT)
 class BatchJob:
-    """Segment a folder of images. retry: only those that failed the last time."""
+    """Segment a folder of images. retry: only those that failed the last time.
+
+    only: the files to do, by their names in the table, as a list in JSON; "" = all.
+    """
 
     number: int
     settings: BatchSettings
     retry: bool = False
+    only: str = ""
     kind: Literal["batch"] = "batch"
 
 

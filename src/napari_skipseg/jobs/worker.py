@@ -26,7 +26,7 @@ import psutil
 from napari_skipseg.batch.rows import Retry
 from napari_skipseg.device_faults import is_out_of_memory
 from napari_skipseg.devices import best_precision, choose_device, has_openvino, why_no_cuda, why_no_mps
-from napari_skipseg.errors import EngineError, SkipsegError
+from napari_skipseg.errors import EngineError, OutOfMemoryError, SkipsegError
 from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.inference.outputs import Focus
 from napari_skipseg.jobs import events
@@ -221,7 +221,7 @@ def explain(error: Exception) -> SkipsegError:
     if isinstance(error, SkipsegError):
         return error
     if is_out_of_memory(error):
-        return EngineError(
+        return OutOfMemoryError(
             "The engine ran out of memory: choose a smaller tile, such as 256 (64 for a volume), or crop the image."
         )
     said = (str(error).strip().splitlines() or [""])[0].rstrip(".:")

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from napari_skipseg.devices import UNTESTED, ChosenPrecision, Device, best_precision, cpu_title, has_openvino
-from napari_skipseg.errors import DeviceError, SkipsegError
+from napari_skipseg.errors import DeviceError, OutOfMemoryError, SkipsegError
 from napari_skipseg.inference.backends import openvino_backend
 from napari_skipseg.inference.backends.fallback import FallbackBackend, notes_of
 from napari_skipseg.inference.backends.folding import Probabilities
-from napari_skipseg.inference.backends.halving import Choice, OutOfMemoryError
+from napari_skipseg.inference.backends.halving import Choice
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
 from napari_skipseg.inference.backends.torch_backend import TorchBackend, release_memory

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 
 from napari_skipseg.device_faults import fault_kind, gist_of, is_out_of_memory
-from napari_skipseg.errors import SkipsegError
-from napari_skipseg.inference.backends.halving import Choice, HalvingBackend, OutOfMemoryError
+from napari_skipseg.errors import OutOfMemoryError, SkipsegError
+from napari_skipseg.inference.backends.halving import Choice, HalvingBackend
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.backends.torch_backend import release_memory
 from napari_skipseg.inference.backends.views import Draw, View

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from napari_skipseg.device_faults import fault_kind, gist_of, is_out_of_memory
-from napari_skipseg.errors import SkipsegError
+from napari_skipseg.errors import OutOfMemoryError, SkipsegError
 from napari_skipseg.images.tiles import Tile, TilePlan, plan_tiles
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.backends.torch_backend import release_memory
@@ -17,10 +17,6 @@ from napari_skipseg.inference.backends.views import Draw, View
 from napari_skipseg.models.model import Model
 
 ALL = slice(None)
-
-
-class OutOfMemoryError(SkipsegError):
-    """The device has no memory for the smallest of tiles."""
 
 
 @dataclass(frozen=True)
