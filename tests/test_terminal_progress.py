@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 from collections.abc import Generator
 from typing import Any
 
 import pytest
+import typer
 from hand_clock import HandClock
 from rich.console import Console
 
 from napari_skipseg import progress as progress_module
 from napari_skipseg import terminal
+from napari_skipseg.errors import InputError
 from napari_skipseg.progress import Progress, TimeLeft, about_left, in_words
 
 
@@ -130,3 +133,36 @@ def test_a_batch_says_something_before_what_takes_seconds(monkeypatch: pytest.Mo
     monkeypatch.setattr(sys.modules[command.__module__], "_settings", settle)
     with pytest.raises(KeyboardInterrupt):
         command("data", "results")
+
+
+ENDS = {
+    "well": lambda: None,
+    "a fault": lambda: (_ for _ in ()).throw(InputError("It is empty.")),
+    "a crash": lambda: (_ for _ in ()).throw(KeyError("no such thing")),
+    "Ctrl-C": lambda: (_ for _ in ()).throw(KeyboardInterrupt()),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_arguments_and_signal_handlers_are_put_back_however_a_command_ends(
+    end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["program", "--verbose"]
+    monkeypatch.setattr(sys, "argv", given)
+    app = typer.Typer(name="program", invoke_without_command=True)
+    during: list[Any] = []
+
+    @app.callback()
+    def command() -> None:
+        during.extend([signal.getsignal(signal.SIGTERM), list(sys.argv)])
+        ENDS[end]()
+
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(SystemExit):
+        terminal.run_shown(app)
+    if end != "well":
+        assert during
+    assert sys.argv is given
+    assert given == ["program", "--verbose"]
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert not during or during[0] is not before[0], "SIGTERM is heard while the command runs"

@@ -76,7 +76,8 @@ def run_shown(app: typer.Typer) -> NoReturn:
     try:
         _run(app, arguments or ["--help"], verbose)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if before is not None:  # None: it was not Python that set it
+            signal.signal(signal.SIGTERM, before)
 
 
 def _run(app: typer.Typer, arguments: list[str], verbose: bool) -> NoReturn:

@@ -1,8 +1,8 @@
 """What the viewer asks of the engine process: one JSON object per line. Arrays never cross, only where they lie.
 
 To the engine's standard input go jobs (`SegmentJob`, `PlanJob`, `InspectJob`, `LessonJob`, `FinetuneJob`, `TrainJob`,
-`ObjectsJob`, `BatchJob`, `DevicesJob`) and commands (`Look`, `KeepBest`, `RetryFailed`, `Cancel`, `Quit`). What comes
-back is in `jobs.events`. Loads without torch.
+`ObjectsJob`, `BatchJob`, `DevicesJob`, `ReportJob`) and commands (`Look`, `KeepBest`, `RetryFailed`, `Cancel`,
+`Quit`). What comes back is in `jobs.events`. Loads without torch.
 """
 
 from __future__ import annotations
@@ -219,6 +219,14 @@ class BatchJob:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class ReportJob:
+    """Say what a bug report needs to know of this machine."""
+
+    number: int
+    kind: Literal["report"] = "report"
+
+
+@dataclass(frozen=True, config=_STRICT)
 class DevicesJob:
     """Say which devices there are to compute on."""
 
@@ -267,7 +275,8 @@ class Quit:
     kind: Literal["quit"] = "quit"
 
 
-Job = SegmentJob | PlanJob | InspectJob | LessonJob | FinetuneJob | TrainJob | ObjectsJob | BatchJob | DevicesJob
+Teaching = LessonJob | FinetuneJob | TrainJob
+Job = SegmentJob | PlanJob | InspectJob | Teaching | ObjectsJob | BatchJob | DevicesJob | ReportJob
 Request = Job | Look | KeepBest | RetryFailed | Cancel | Quit
 
 _REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])

@@ -50,6 +50,7 @@ from napari_skipseg.jobs.requests import (
     ObjectsJob,
     PlanJob,
     Quit,
+    ReportJob,
     RetryFailed,
     SegmentJob,
     TrainJob,
@@ -125,6 +126,8 @@ class Worker:
         try:
             if isinstance(job, DevicesJob):
                 return events.DevicesFound(job.number, look_at_devices())
+            if isinstance(job, ReportJob):
+                return events.Reported(job.number, report_system())
             return self._follow(self._work_on(job), job)
         except Exception as error:
             shown = explain(error)
@@ -234,6 +237,13 @@ def explain(error: Exception) -> SkipsegError:
 def _text(said: str) -> str:
     """Return `said` such that it can be sent, whatever the files in it are called."""
     return said.encode("utf-8", "backslashreplace").decode()
+
+
+def report_system() -> dict[str, str]:
+    """Return what a bug report needs to say of this machine."""
+    from napari_skipseg.inference.system_report import system_report
+
+    return system_report()
 
 
 def look_at_devices() -> events.DeviceReport:
