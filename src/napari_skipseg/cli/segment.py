@@ -28,7 +28,9 @@ def segment(
     ] = PlanesFlag.xy,
     rescale: Annotated[bool, typer.Option("--rescale", help="Bring the image to the model's voxel size.")] = False,
     channel: Annotated[int | None, typer.Option(help="Which channel, counted from 0.")] = None,
-    axes: Annotated[str | None, typer.Option(help="Names of the axes, such as ZYX, where the file is wrong.")] = None,
+    axes: Annotated[
+        str | None, typer.Option(help="Names of the axes in the file's order, such as ZYX or XYZ; in place of its own.")
+    ] = None,
     voxel_size: VoxelSize = None,
     unit: Unit = None,
     tile: Annotated[int, typer.Option(help="Longest side of a tile; 0 = chosen.")] = 0,

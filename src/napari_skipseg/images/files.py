@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.images.calibration import check_unit
 from napari_skipseg.images.mrc import is_mrc, read_mrc
-from napari_skipseg.images.ome import check_unit
 from napari_skipseg.images.pictures import is_picture, read_picture
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiff_stack import read_tiff, read_tiff_recipe
@@ -31,18 +31,23 @@ def read_stack(
     axes: str | None = None,
     voxel_size: tuple[float, float, float] | None = None,
     unit: str | None = None,
+    are_labels: bool = False,
 ) -> Stack:
     """Return the image in a TIFF, an OME-Zarr, an MRC or a picture, its voxels read only where they are looked at.
 
     A folder with zarr metadata, or a path inside one, is OME-Zarr 0.1 to 0.5 or a plain zarr array (see
     `images.ome_zarr.read_zarr`); .mrc, .mrcs, .rec, .st, .ali, .map and .ccp4 are MRC (see `images.mrc.read_mrc`);
     .png, .jpg, .jpeg and .bmp are pictures, read whole (see `images.pictures.read_picture`); all else is TIFF (see
-    `images.tiff_stack.read_tiff`). At full resolution. Axes of length 1 are left out, except Y and X. Order and
-    type stay; byte order becomes the machine's. Where x and y are known but z is not, z takes y's size.
+    `images.tiff_stack.read_tiff`). At full resolution. Axes of length 1 are left out, except Y and X. Axes that the
+    file has in another order than Z, Y, X are turned into T, C, Z, Y, X, without reading a voxel. The type stays; byte
+    order becomes the machine's. Voxel size, unit and origin follow one rule for all formats (see
+    `images.calibration.calibrate`); `Stack.notes` says what was decided and how to change it.
 
-    axes: letters of "TCZYX", one per axis, in place of what the file says; they name, they do not transpose.
+    axes: letters of "TCZYX", one per axis in the file's order, in place of what the file says. "XYZ" says that the
+    first axis of the file is x; the stack then has ZYX.
     voxel_size: (z, y, x) in `unit`, in place of the file's; never without a unit, which may be "pixel".
     unit: of `voxel_size`; given alone, of the file's own numbers.
+    are_labels: the values are numbers of classes or objects, so they are not inverted where white is 0.
 
     Raises:
         FileError: no such file, an address, no image, damaged, cut short, or stored in an unknown way.
@@ -50,7 +55,7 @@ def read_stack(
     """
     place = place_of(path)
     unit = None if unit is None else check_unit(unit)
-    stack = replace(_read(place, axes, voxel_size, unit), file=str(place.absolute()))
+    stack = replace(_read(place, axes, voxel_size, unit, are_labels), file=str(place.absolute()))
     if voxel_size is not None and unit is None:
         sizes = " ".join(f"{size:g}" for size in voxel_size)
         known = "says no unit of its own" if stack.unit == "pixel" else f"gives its voxel size in {stack.unit}"
@@ -61,16 +66,22 @@ def read_stack(
     return stack
 
 
-def _read(place: Path, axes: str | None, voxel_size: tuple[float, float, float] | None, unit: str | None) -> Stack:
+def _read(
+    place: Path,
+    axes: str | None,
+    voxel_size: tuple[float, float, float] | None,
+    unit: str | None,
+    are_labels: bool,
+) -> Stack:
     if is_picture(place):
-        return read_picture(place, axes, voxel_size, unit or "pixel")
+        return read_picture(place, axes, voxel_size, unit)
     if is_zarr(place):
         from napari_skipseg.images.ome_zarr import read_zarr
 
         return read_zarr(place, axes, voxel_size, unit)
     if is_mrc(place):
         return read_mrc(place, axes, voxel_size, unit)
-    return read_tiff(place, axes, voxel_size, unit)
+    return read_tiff(place, axes, voxel_size, unit, are_labels)
 
 
 def read_levels(path: str | os.PathLike[str]) -> list[Stack]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.images.file_image import FileImage, stack_of
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiff import refusing
 
@@ -41,7 +42,7 @@ def read_picture(
     path: Path,
     axes: str | None = None,
     voxel_size: tuple[float, float, float] | None = None,
-    unit: str = "pixel",
+    unit: str | None = None,
 ) -> Stack:
     """Return the picture in a PNG, JPEG or BMP: "YX" where it is grey, "YXC" with 3 channels where it has colours.
 
@@ -57,8 +58,8 @@ def read_picture(
         if path.is_dir():
             raise IsADirectoryError(path)
         values = _read_pixels(path)
-    names = axes or ("YXC" if values.ndim == 3 else "YX")
-    return Stack(values, names, voxel_size or (1.0, 1.0, 1.0), unit, name=path.stem)
+    named = list(zip("YXC", values.shape, strict=False))
+    return stack_of(FileImage(path, path.stem, named, lambda _: values), axes, voxel_size, unit)
 
 
 def _read_pixels(path: Path) -> NDArray[Any]:
