@@ -39,6 +39,7 @@ __all__ = [
     "fastest_precision",
     "make_backend",
     "notes_of",
+    "own_tile_of_cpu",
     "release_memory",
     "try_backend",
 ]
@@ -92,7 +93,7 @@ def choose_backends(device: Device, share: MemoryShare = ALONE) -> tuple[Choice,
         return choices
     on_gpu = [choice for choice in choices if choice.is_gpu]
     on_cpu = [choice for choice in choices if not choice.is_gpu]
-    return (*on_gpu, _openvino_choice("the fastest on a CPU", None, _own_tile(device, share)), *on_cpu)
+    return (*on_gpu, _openvino_choice("the fastest on a CPU", None, own_tile_of_cpu(device, share)), *on_cpu)
 
 
 def choose_torch(
@@ -100,7 +101,7 @@ def choose_torch(
 ) -> tuple[Choice, ...]:
     """Return what `make` can make for `device`: in `precision` (None = the best there), in f32, and on the CPU."""
     choices = []
-    own_tile = _own_tile(device, share)
+    own_tile = own_tile_of_cpu(device, share)
     if device.name != "cpu":
         choices.append(_torch_choice(make, device, device.title, f"{device.reason}; {UNTESTED}", precision))
         if (precision or best_precision(device.name).name) != "f32":  # GPU
@@ -133,7 +134,7 @@ def try_backend(device: Device) -> FallbackBackend:
 def _choose_pinned(device: Device, pinned: Pinned, share: MemoryShare) -> tuple[Choice, ...]:
     """Return what could give the pinned backend in its precision; making it says whether it can."""
     reason = "what this run was begun with"
-    own_tile = _own_tile(device, share)
+    own_tile = own_tile_of_cpu(device, share)
     if pinned.name == OpenVINOBackend.name:
         return (_openvino_choice(reason, pinned.precision, own_tile),)
     if pinned.name != TorchBackend.name:
@@ -161,7 +162,7 @@ def _openvino_choice(reason: str, precision: str | None, own_tile: Callable[[Mod
     return Choice("OpenVINO on the CPU", reason, partial(_make_openvino, precision), 1, own_tile)
 
 
-def _own_tile(device: Device, share: MemoryShare) -> Callable[[Model], tuple[int, ...]] | None:
+def own_tile_of_cpu(device: Device, share: MemoryShare = ALONE) -> Callable[[Model], tuple[int, ...]] | None:
     """Return what chooses the CPU's own tile if the tile of the run was chosen for a GPU; None if it was not."""
     return None if device.name == "cpu" else partial(_tile_of_cpu, share)
 
