@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import csv
 import io
 import json
 import signal
@@ -14,7 +13,6 @@ import time
 import traceback
 import unicodedata
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -29,6 +27,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from napari_skipseg.csv_files import write_csv_of
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.progress import Found, Progress, Result, TimeLeft, about_left, run_to_end
 from napari_skipseg.stopping import MESSAGE, STOPPED, stopping_between_steps
@@ -243,19 +242,7 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """
     if path.is_dir():
         raise FileError(f"'{path}' is a folder: give the name of a CSV file.")
-    part = path.with_name(path.name + ".part")
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    try:
-        with part.open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        part.replace(path)
-    except OSError as error:
-        raise FileError(f"'{path}' cannot be written ({error.strerror or error}): choose another place.") from error
-    finally:
-        with suppress(OSError):  # where there is no such folder, nothing is there to remove
-            part.unlink(missing_ok=True)
+    write_csv_of(path, rows)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -29,7 +29,6 @@ from batch_folders import (
     write_tiny_model,
 )
 from PIL import Image
-from zarr.storage import _local
 
 from napari_skipseg.batch import entry as entry_module
 from napari_skipseg.batch.engine import Turn
@@ -38,6 +37,7 @@ from napari_skipseg.batch.rows import BatchOpened, BatchWaits, FileChanged, Retr
 from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.batch.settings import BatchSettings, settings_from_json, settings_to_json
 from napari_skipseg.errors import SkipsegError
+from napari_skipseg.images import chunk_writer
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.inference import repeat
 from napari_skipseg.inference.predict import iter_predict
@@ -415,17 +415,17 @@ def test_a_full_disk_stops_the_batch_and_it_goes_on(
     three: Path, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, left = settings_for(three, tmp_path / "out", tiny, recursive=True), iter(range(14))
-    real = _local._put
+    real = chunk_writer.write_whole
 
-    def put(path: Path, value: Any, exclusive: bool = False) -> Any:
+    def put(path: Path, content: bytes) -> None:
         if next(left, None) is None:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(path, value, exclusive)
+        real(path, content)
 
-    monkeypatch.setattr(_local, "_put", put)
+    monkeypatch.setattr(chunk_writer, "write_whole", put)
     with pytest.raises(SkipsegError, match=r"no space left.*goes on from there"):
         run(settings)
-    monkeypatch.setattr(_local, "_put", real)
+    monkeypatch.setattr(chunk_writer, "write_whole", real)
     result = run(settings)
     assert set(states(result).values()) <= {"done", "skipped"}
     assert len(results_in(result.folder)) == 3 * 3 + 1

@@ -98,8 +98,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     with telling_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        part.write_bytes(content)
+    with replacing(path) as handle:
+        handle.write(content)
 
 
 def _check_folder(path: Path) -> None:

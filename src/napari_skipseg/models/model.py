@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from napari_skipseg.durable import make_folders, put_files
 from napari_skipseg.errors import ModelError
 from napari_skipseg.models.description import ModelDescription, description_to_json
 from napari_skipseg.models.folder import DESCRIPTION_FILE, SAMPLE_FILE, WEIGHTS_FILE, read_description, read_weights
@@ -59,20 +58,11 @@ def write_model(folder: Path, description: ModelDescription, network: Network, s
     content = save({name: _stored(name, tensor) for name, tensor in network.state_dict().items()})
     sampled = None if sample is None else hashlib.sha256(sample).hexdigest()
     description = replace(description, weights_sha256=hashlib.sha256(content).hexdigest(), sample_sha256=sampled)
+    files = {WEIGHTS_FILE: content, DESCRIPTION_FILE: description_to_json(description).encode()}
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        make_folders(folder.parent)
+        put_files(folder, files if sample is None else {SAMPLE_FILE: sample, **files})
     except OSError as error:
-        raise ModelError(f"The model cannot be written to '{folder}': {error.strerror}.") from error
-    try:
-        (draft / WEIGHTS_FILE).write_bytes(content)
-        if sample is not None:
-            (draft / SAMPLE_FILE).write_bytes(sample)
-        (draft / DESCRIPTION_FILE).write_text(description_to_json(description), encoding="utf-8")
-        draft.chmod(0o755)
-        draft.rename(folder)
-    except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
         raise ModelError(f"The model cannot be written to '{folder}': {error.strerror}.") from error
     return read_model(folder)
 
