@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -59,10 +60,11 @@ _searched: set[Path] = set()
 
 
 @contextlib.contextmanager
-def replacing_durably(path: Path, synced: bool = True) -> Iterator[BinaryIO]:
+def replacing_durably(path: Path, synced: bool = True, after: Sequence[Path] = ()) -> Iterator[BinaryIO]:
     """Yield a new file, open for reading and writing, that takes the name `path` at the end, or goes on any fault.
 
-    synced: its content and its name are on disk at the end; else a power cut may leave an empty file.
+    synced: its content and its name are on disk at the end; else a power cut may leave an empty file. after: files that
+    are to be on disk before the name changes, as the new content names them; they are brought there at the same time.
 
     Raises:
         OSError: it cannot be written; what was there before still is.
@@ -76,7 +78,8 @@ def replacing_durably(path: Path, synced: bool = True) -> Iterator[BinaryIO]:
             yield handle
             handle.flush()
             if synced:
-                os.fsync(handle.fileno())
+                acts = [partial(os.fsync, handle.fileno()), *(partial(_sync_file, file) for file in after)]
+                _each(lambda act: act(), acts)
             if sys.platform != "win32":  # which renames no open file; elsewhere the lock holds until the end
                 replace(draft, path)
         if sys.platform == "win32":
@@ -89,30 +92,16 @@ def replacing_durably(path: Path, synced: bool = True) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
 
 
-def write_durably(path: Path, content: bytes) -> None:
+def write_durably(path: Path, content: bytes, after: Sequence[Path] = ()) -> None:
     """Write a file in place of an older one, in a folder that exists; content and name are on disk when this returns.
+
+    after: files that are on disk before, as `content` names them.
 
     Raises:
         OSError: it cannot be written; what was there before still is.
     """
-    with replacing_durably(path) as handle:
+    with replacing_durably(path, after=after) as handle:
         handle.write(content)
-
-
-def write_all_durably(contents: Mapping[Path, bytes]) -> None:
-    """Write several small files as `write_durably` does, but bring them to disk together.
-
-    Raises:
-        OSError: one cannot be written; those before it may be.
-    """
-    with contextlib.ExitStack() as drafts:
-        handles = [drafts.enter_context(replacing_durably(path, synced=False)) for path in contents]
-        for handle, content in zip(handles, contents.values(), strict=True):
-            handle.write(content)
-            handle.flush()
-        _each(lambda handle: os.fsync(handle.fileno()), handles)
-    for folder in {path.parent for path in contents}:
-        sync_folder(folder)
 
 
 def write_whole(path: Path, content: bytes | memoryview, synced: bool = False) -> None:

@@ -42,16 +42,16 @@ def write_ome_tiff(
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0),
     channel_names: Sequence[str] | None = None,
     description: Mapping[str, Any] | None = None,
+    synced: bool = True,
 ) -> None:
     """Write an OME-TIFF, compressed by zlib, BigTIFF where it may exceed 4 GB; memory holds one plane.
 
     Of a plane over 64 MiB it holds a row of 512-pixel tiles. The same input gives the same bytes. The file appears
-    under its name when it is whole and on disk, never before. A leading axis of length 1 is left out when the file is
-    read again.
+    under its name when it is whole, never before. A leading axis of length 1 is left out when the file is read again.
 
     array: anything that can be sliced, with Y and X last, or followed by C: samples of each pixel, as in RGB.
     voxel_size, origin: (z, y, x) in `unit`; with "pixel" and sizes of 1 no physical size is written.
-    description: what was run, as JSON; `read_recipe` gives it back.
+    description: what was run, as JSON; `read_recipe` gives it back. synced: the file is on disk when this returns.
 
     Raises:
         FileError: the file cannot be written: no space, no permission, no such folder.
@@ -70,7 +70,7 @@ def write_ome_tiff(
         channel_names,
         description,
     )
-    with replacing(path) as handle:
+    with replacing(path, synced) as handle:
         _write_pages(handle, stack, planar, dtype, xml)
 
 

@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -28,10 +28,10 @@ def telling_faults(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path, synced: bool = True) -> Iterator[BinaryIO]:
+def replacing(path: Path, synced: bool = True, after: Sequence[Path] = ()) -> Iterator[BinaryIO]:
     """Yield a new file, open for reading and writing, that takes the name `path` at the end, or goes on any fault.
 
-    synced: it is on disk at the end; else a power cut may leave an empty file.
+    synced: it is on disk at the end; else a power cut may leave an empty file. after: files that are on disk before it.
 
     Raises:
         FileError: it cannot be written.
@@ -39,7 +39,7 @@ def replacing(path: Path, synced: bool = True) -> Iterator[BinaryIO]:
     with telling_faults(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        with replacing_durably(path, synced) as handle:
+        with replacing_durably(path, synced, after) as handle:
             yield handle
 
 

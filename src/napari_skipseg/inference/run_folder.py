@@ -118,7 +118,7 @@ class RunFolder:
         self.changes = json.loads(json.dumps(changes))
         self._write_facts()
 
-    def _write_facts(self, durably: bool = False) -> None:
+    def _facts(self) -> bytes:
         facts = {
             "key": self._key,
             "recipe": self.recipe,
@@ -126,13 +126,12 @@ class RunFolder:
             "moving": self._moving,
             "lasting": self._lasting,
         }
-        file, content = self.path / _FACTS, json.dumps(facts, indent=1).encode()
-        with telling_faults(file):
-            if durably:
-                write_durably(file, content)
-            else:
-                write_whole(file, content)
-                self._journal.add_files([file])
+        return json.dumps(facts, indent=1).encode()
+
+    def _write_facts(self) -> None:
+        with telling_faults(self.path / _FACTS):
+            write_whole(self.path / _FACTS, self._facts())
+        self._journal.add_files([self.path / _FACTS])
 
     @property
     def is_whole(self) -> bool:
@@ -144,13 +143,14 @@ class RunFolder:
     def finish(self, files: list[Path]) -> None:
         """Write down that these `files`, in this folder, are the whole results: from now on only moving them is left.
 
-        They must be on disk.
+        They are on disk before; folders among them must be already.
 
         Raises:
             FileError: nothing can be written.
         """
         self._moving = [file.name for file in files]
-        self._write_facts(durably=True)
+        with telling_faults(self.path / _FACTS):
+            write_durably(self.path / _FACTS, self._facts(), after=[file for file in files if file.is_file()])
 
     def waiting(self) -> list[Path]:
         """Return the results that are whole and not yet in their place."""

@@ -72,15 +72,15 @@ def save_prediction(
         return [folder / file.name for file in files]
 
 
-def write_tiff(path: Path, saved: SavedArray) -> None:
-    """Write one result as OME-TIFF.
+def write_tiff(path: Path, saved: SavedArray, synced: bool = True) -> None:
+    """Write one result as OME-TIFF. synced: it is on disk when this returns.
 
     Raises:
         FileError: it cannot be written.
     """
     write_ome_tiff(
         path, saved.data, saved.axes, saved.voxel_size, saved.unit, saved.origin,
-        channel_names=saved.class_names, description=saved.recipe,
+        channel_names=saved.class_names, description=saved.recipe, synced=synced,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_skipseg.devices import versions
-from napari_skipseg.durable import write_all_durably
+from napari_skipseg.durable import write_whole
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.fingerprint import check_unchanged, fingerprint
 from napari_skipseg.images.formats import ENDINGS, Format
@@ -162,7 +162,7 @@ def _iter_finish(
     run: Run, store: ZarrStore, place: RunFolder, target: FolderTarget
 ) -> Generator[Progress, Focus | None, list[Path]]:
     """Yield while what the stores hold becomes the files asked for; units of damaged chunks are done anew. Return the
-    files, still in the run's folder, and on disk."""
+    files, still in the run's folder; stores are on disk."""
     for tries_left in reversed(range(MENDED)):
         try:
             return (yield from _finish(run, store, place, target))
@@ -189,7 +189,7 @@ def _finish(
     for saved in _arrays_of(run, store, (place.recipe or {}) | place.changes):
         file = place.path / target.file(saved.name).name
         yield Progress(len(run.grid), len(run.grid), f"writing {file.name}")
-        write_tiff(file, saved)
+        write_tiff(file, saved, synced=False)
         files.append(file)
     return files
 
@@ -229,10 +229,11 @@ def _move(place: RunFolder, target: FolderTarget) -> list[Path]:
 def _write_sidecars(place: RunFolder, target: FolderTarget, times: str) -> list[Path]:
     """Return the files that say how the run was made and how long it took, in the run's folder."""
     texts = {RECIPE_FILE: dict_to_json((place.recipe or {}) | place.changes), TIMES_FILE: times}
-    files = {place.path / target.sidecar(name).name: text.encode() for name, text in texts.items()}
-    with telling_faults(place.path):
-        write_all_durably(files)
-    return list(files)
+    files = [place.path / target.sidecar(name).name for name in texts]
+    for file, text in zip(files, texts.values(), strict=True):
+        with telling_faults(file):
+            write_whole(file, text.encode())
+    return files
 
 
 def _arrays_of(run: Run, store: ZarrStore, recipe: dict[str, Any]) -> Iterator[SavedArray]:
