@@ -130,8 +130,8 @@ class RunFolder:
 
     def _write_facts(self) -> None:
         with telling_faults(self.path / _FACTS):
-            write_whole(self.path / _FACTS, self._facts())
-        self._journal.add_files([self.path / _FACTS])
+            write_whole(self.path / _FACTS, self._facts(), synced=True)
+        self._journal.add_files([self.path / _FACTS])  # and its folder, before the first unit is noted
 
     @property
     def is_whole(self) -> bool:

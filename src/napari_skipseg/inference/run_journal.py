@@ -1,7 +1,7 @@
 """Which units of a run are done. Each is noted when its files are on disk, so the journal is right after a power cut.
 
 Bringing a file to disk takes milliseconds, and a fast device finishes units faster. So a thread does it for all units
-that were done meanwhile, at most once a second, and the network never waits for it. A kill in between loses nothing:
+that were done meanwhile, at most ten times a second, and the network never waits for it. A kill in between loses nothing:
 the run that goes on finds what was written and not noted, checks it and takes it over.
 """
 
@@ -21,10 +21,11 @@ from napari_skipseg.images.write_faults import telling_faults
 JOURNAL = "done"
 """The numbers of the units, 8 bytes each, in the order in which they were noted."""
 
-EVERY = 1.0
+EVERY = 0.1
 """Seconds between two times at which units are noted, and before the first: a run that is shorter needs no journal."""
-PAUSE = 20
-"""The thread waits this many times as long as the last time took: the disk is busy with it for 5 % of the time."""
+PAUSE, LONGEST = 10, 2.0
+"""The thread waits this many times as long as the last time took, so that a slow disk is left to others, but no longer
+than so many seconds: what a power cut may cost."""
 
 _NUMBER = np.dtype("<u8")
 
@@ -57,6 +58,7 @@ class UnitJournal:
         with self._changed:
             self._files += files
             self._numbers.append(number)
+            self._changed.notify_all()
             if self._thread is None:
                 self._next = time.monotonic() + EVERY
                 self._thread = threading.Thread(target=self._run, name="run journal", daemon=True)
@@ -110,7 +112,7 @@ class UnitJournal:
                 self._fault = error
             with self._changed:
                 self._busy = False
-                self._next = time.monotonic() + max(EVERY, PAUSE * (time.monotonic() - begun))
+                self._next = time.monotonic() + max(EVERY, min(LONGEST, PAUSE * (time.monotonic() - begun)))
                 self._changed.notify_all()
             if self._fault is not None:
                 return
