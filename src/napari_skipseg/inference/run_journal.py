@@ -1,8 +1,8 @@
 """Which units of a run are done. Each is noted when its files are on disk, so the journal is right after a power cut.
 
 Bringing a file to disk takes milliseconds, and a fast device finishes units faster. So a thread does it for all units
-that were done meanwhile, at most ten times a second, and the network never waits for it. A kill in between loses nothing:
-the run that goes on finds what was written and not noted, checks it and takes it over.
+that were done meanwhile, at most ten times a second, and the network never waits for it. A kill in between loses
+nothing: the run that goes on finds what was written and not noted, checks it and takes it over.
 """
 
 from __future__ import annotations
