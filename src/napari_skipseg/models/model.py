@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,12 +11,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from napari_skipseg.devices import free_memory
 from napari_skipseg.durable import make_folders, put_files
 from napari_skipseg.errors import ModelError
 from napari_skipseg.models.description import ModelDescription, description_to_json
-from napari_skipseg.models.folder import DESCRIPTION_FILE, SAMPLE_FILE, WEIGHTS_FILE, read_description, read_weights
-from napari_skipseg.networks.build import build
+from napari_skipseg.models.folder import (
+    DESCRIPTION_FILE,
+    SAMPLE_FILE,
+    WEIGHTS_FILE,
+    read_description,
+    read_shapes,
+    read_weights,
+    unfit_weights,
+)
+from napari_skipseg.networks.build import build, outline
 from napari_skipseg.networks.network import Network
+
+NEEDED = 10
+"""Bytes of memory for each weight while a model is read: the file, its tensors in float32, and the network."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +46,33 @@ def read_model(folder: Path) -> Model:
         ModelError: the folder is no model, its hash is wrong, or its weights do not fit its network.
     """
     description = read_description(folder)
+    _check_weights(folder, description)
     network = build(description.spec)
     try:
         tensors = load(read_weights(folder, description))
         widened = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
         network.load_state_dict(widened)
     except (SafetensorError, RuntimeError) as error:
-        raise ModelError(
-            f"The weights of model '{description.name}' do not fit the network its {DESCRIPTION_FILE} describes."
-        ) from error
+        raise unfit_weights(description) from error
     return Model(description, network.eval())
+
+
+def _check_weights(folder: Path, description: ModelDescription) -> None:
+    """Raise if the weights file cannot hold the weights of the network. Neither is made: a folder of a stranger may
+    describe a network that no memory holds.
+
+    Raises:
+        ModelError: it cannot, or the memory does not suffice for them.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in outline(description.spec).state_dict().items()}
+    needed = NEEDED * sum(math.prod(shape) for shape in wanted.values())
+    if read_shapes(folder, description) != wanted:
+        raise unfit_weights(description)
+    if needed > free_memory("cpu"):
+        raise ModelError(
+            f"The model '{description.name}' needs {needed / 2**30:.1f} GiB of memory, and less is free: close other "
+            "programs, or choose a smaller model."
+        )
 
 
 def write_model(folder: Path, description: ModelDescription, network: Network, sample: bytes | None = None) -> Model:
