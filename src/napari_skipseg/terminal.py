@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
@@ -172,12 +172,19 @@ def echo(text: object, err: bool = False) -> None:
     typer.echo(printable(str(text), "\n\t"), err=err)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, *rest: Any) -> None:
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """Show a warning of ours as a sentence, and one of a library as Python does."""
     if category is UserWarning and Path(filename).is_relative_to(Path(__file__).parent):
         on_stderr().print(f"Warning: {message}", markup=False, soft_wrap=True)
     else:
-        sys.stderr.write(warnings.formatwarning(message, category, filename, int(rest[0])))
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def echo_json(text: str) -> None:
