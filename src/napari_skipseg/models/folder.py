@@ -92,31 +92,31 @@ def write_scores(folder: Path, scores: ModelScores) -> None:
         raise ModelError(f"The scores cannot be written to '{file}': {error.strerror}.") from error
 
 
-def read_weights(folder: Path, description: ModelDescription) -> bytes:
+def read_weights(folder: Path, description: ModelDescription, most: int | None = None) -> bytes:
     """Return the content of the weights file, after its SHA-256 was found to be the description's.
 
-    Raises:
-        ModelError: the file is missing, is not the one that the description names, or is too large for the memory.
-    """
-    file = folder / WEIGHTS_FILE
-    return _read_checked(file, description, description.weights_sha256, "weights", free_memory("cpu"))
-
-
-def read_shapes(folder: Path, description: ModelDescription) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor in the weights file, from its header; the tensors are not read.
+    most: bytes that it may have; None = what the memory holds.
 
     Raises:
-        ModelError: the file is missing, or its header does not describe what is in it.
+        ModelError: the file is missing, is not the one that the description names, or is larger.
     """
     file = folder / WEIGHTS_FILE
+    return _read_checked(
+        file, description, description.weights_sha256, "weights", free_memory("cpu") if most is None else most
+    )
+
+
+def shapes_in(content: bytes, description: ModelDescription) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor in the content of a weights file, from its header; no tensor is made.
+
+    Raises:
+        ModelError: the header does not describe the content.
+    """
+    length = int.from_bytes(content[:8], "little")
     try:
-        with _open_regular(file) as handle:
-            size, length = os.fstat(handle.fileno()).st_size, int.from_bytes(handle.read(8), "little")
-            header = handle.read(length) if length <= min(LARGEST_HEADER, size - 8) else b""
-    except OSError as error:
-        raise _no_file(file, description) from error
-    try:
-        told = json.loads(header)
+        if length > min(LARGEST_HEADER, len(content) - 8):
+            raise ValueError("the header is longer than the file")
+        told = json.loads(content[8 : 8 + length])
         told.pop("__metadata__", None)
         shapes, spans = {}, []
         for name, tensor in told.items():
@@ -126,7 +126,7 @@ def read_shapes(folder: Path, description: ModelDescription) -> dict[str, tuple[
             shapes[name] = shape
             spans.append((begin, end))
         ends = [0, *(end for _, end in sorted(spans))]
-        if [begin for begin, _ in sorted(spans)] != ends[:-1] or 8 + length + ends[-1] != size:
+        if [begin for begin, _ in sorted(spans)] != ends[:-1] or 8 + length + ends[-1] != len(content):
             raise ValueError("the tensors do not fill the file")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise unfit_weights(description) from error

@@ -17,11 +17,13 @@ from napari_skipseg.errors import ModelError
 from napari_skipseg.models.description import ModelDescription, description_to_json
 from napari_skipseg.models.folder import (
     DESCRIPTION_FILE,
+    LARGEST_HEADER,
     SAMPLE_FILE,
+    SIZES,
     WEIGHTS_FILE,
     read_description,
-    read_shapes,
     read_weights,
+    shapes_in,
     unfit_weights,
 )
 from napari_skipseg.networks.build import build, outline
@@ -46,10 +48,10 @@ def read_model(folder: Path) -> Model:
         ModelError: the folder is no model, its hash is wrong, or its weights do not fit its network.
     """
     description = read_description(folder)
-    _check_weights(folder, description)
+    content = _read_fitting(folder, description)
     network = build(description.spec)
     try:
-        tensors = load(read_weights(folder, description))
+        tensors = load(content)
         widened = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
         network.load_state_dict(widened)
     except (SafetensorError, RuntimeError) as error:
@@ -57,22 +59,26 @@ def read_model(folder: Path) -> Model:
     return Model(description, network.eval())
 
 
-def _check_weights(folder: Path, description: ModelDescription) -> None:
-    """Raise if the weights file cannot hold the weights of the network. Neither is made: a folder of a stranger may
-    describe a network that no memory holds.
+def _read_fitting(folder: Path, description: ModelDescription) -> bytes:
+    """Return the content of the weights file, which holds the weights of the network and nothing else.
+
+    Neither it nor the network is made before their sizes are known to be possible: a folder of a stranger may describe
+    a network that no memory holds.
 
     Raises:
-        ModelError: it cannot, or the memory does not suffice for them.
+        ModelError: the weights are not those of the network, or the memory does not suffice for them.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in outline(description.spec).state_dict().items()}
-    needed = NEEDED * sum(math.prod(shape) for shape in wanted.values())
-    if read_shapes(folder, description) != wanted:
-        raise unfit_weights(description)
-    if needed > free_memory("cpu"):
+    count = sum(math.prod(shape) for shape in wanted.values())
+    if (needed := NEEDED * count) > free_memory("cpu"):
         raise ModelError(
-            f"The model '{description.name}' needs {needed / 2**30:.1f} GiB of memory, and less is free: close other "
+            f"The model '{description.name}' needs {needed / 2**30:,.1f} GiB of memory, and less is free: close other "
             "programs, or choose a smaller model."
         )
+    content = read_weights(folder, description, LARGEST_HEADER + max(SIZES.values()) * count)
+    if shapes_in(content, description) != wanted:
+        raise unfit_weights(description)
+    return content
 
 
 def write_model(folder: Path, description: ModelDescription, network: Network, sample: bytes | None = None) -> Model:
