@@ -271,7 +271,10 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """
     if path.is_dir():
         raise FileError(f"'{path}' is a folder: give the name of a CSV file.")
-    write_csv_of(path, rows)
+    try:
+        write_csv_of(path, rows)
+    except FileError as error:
+        raise FileError(f"'{path}' cannot be written. {error}") from error
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -49,7 +49,7 @@ def test_table_json_and_csv_hold_the_same_numbers(score, files, tmp_path):
     assert (code, errors) == (0, "")
     lines = [line.split() for line in table.splitlines()]
     assert [line[0] for line in lines[-6:]] == ["slice", "slice", "slice", "pooled", "mean", "sd"]
-    with (tmp_path / "scores.csv").open(newline="", encoding="utf-8") as handle:
+    with (tmp_path / "scores.csv").open(newline="", encoding="utf-8-sig") as handle:
         rows = {row["image"]: row for row in csv.DictReader(handle)}
     assert list(rows) == ["slice 0", "slice 1", "slice 2", "pooled", "mean", "sd"]
     dice = [score_overlap(labels[z], truth[z]).dice for z in range(3)]
@@ -79,7 +79,7 @@ def test_classes_have_rows_of_their_own(score, files, tmp_path):
     prediction, truth_file, labels, truth = files
     classes = ("--class", "one=1", "--class", "two=2")
     score(prediction, truth_file, *classes, "--csv", tmp_path / "scores.csv")
-    with (tmp_path / "scores.csv").open(newline="", encoding="utf-8") as handle:
+    with (tmp_path / "scores.csv").open(newline="", encoding="utf-8-sig") as handle:
         rows = [row for row in csv.DictReader(handle) if row["image"] == "pooled"]
     expected = {name: score_overlap(labels == value, truth == value).dice for name, value in (("one", 1), ("two", 2))}
     assert {row["class"]: float(row["dice"]) for row in rows} == expected
