@@ -1,8 +1,8 @@
 """A lock on a folder that ends with the process that holds it, however that ends: no stale lock is ever left.
 
-On Linux the lock belongs to the open file (OFD), like that of `flock`, but who holds it can be asked without taking it.
-Where there are no such locks (macOS, old kernels) `flock` is used, and Windows has locks of its own: there a question
-takes the lock for a moment, and so `FolderLock.take` tries again for a short time before it believes that it is held.
+The lock is that of `flock`. On Linux its holder takes a lock of the open file (OFD) too: of that one can ask whether it
+is held without taking it. On macOS and Windows a question takes the lock for a moment, and so `FolderLock.take` tries
+again for a short time before it believes that the lock is held.
 """
 
 from __future__ import annotations
@@ -160,14 +160,11 @@ else:
 
         It ends when the file is closed.
         """
-        if _HAS_OFD:
-            try:
+        granted = _flock(handle, fcntl.LOCK_EX)
+        if granted and _HAS_OFD:
+            with contextlib.suppress(OSError):  # a kernel without them, where a question takes the other one
                 fcntl.fcntl(handle, fcntl.F_OFD_SETLK, _WHOLE_FILE)
-                return True
-            except OSError as error:
-                if error.errno != errno.EINVAL:  # a kernel without locks of open files
-                    return False if error.errno in _HELD else None
-        return _flock(handle, fcntl.LOCK_EX)
+        return granted
 
     def _is_locked(handle: BinaryIO) -> bool | None:
         if _HAS_OFD:

@@ -30,6 +30,7 @@ from batch_folders import (
 )
 from PIL import Image
 
+from napari_skipseg import durable
 from napari_skipseg.batch import entry as entry_module
 from napari_skipseg.batch.engine import Turn
 from napari_skipseg.batch.inputs import Entry
@@ -434,14 +435,18 @@ def test_a_full_disk_stops_the_batch_and_it_goes_on(
 def test_a_folder_that_becomes_closed_to_us_stops_the_batch(
     three: Path, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Path.write_bytes
+    real = durable._new_draft
 
-    def write(self: Path, *given: Any) -> int:
-        if "records" in self.parts or self.name == ".probe":
+    def closed(folder: Path) -> Any:
+        if "records" in folder.parts:
             raise PermissionError(errno.EACCES, "Permission denied")
-        return real(self, *given)
+        return real(folder)
 
-    monkeypatch.setattr(Path, "write_bytes", write)
+    def refused(path: Path, content: bytes) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(durable, "_new_draft", closed)
+    monkeypatch.setattr("napari_skipseg.batch.faults.write_whole", refused)
     with pytest.raises(SkipsegError, match=r"Nothing can be written to .* any more \(Permission denied\)"):
         run(settings_for(three, tmp_path / "out", tiny))
 

@@ -51,7 +51,8 @@ def replacing_text(path: Path, encoding: str = "utf-8", newline: str | None = ""
         FileError: it cannot be written.
     """
     with replacing(path) as handle:
-        text = io.TextIOWrapper(handle, encoding=encoding, newline=newline)
+        # a file's name that is no UTF-8 is written as its bytes
+        text = io.TextIOWrapper(handle, encoding=encoding, newline=newline, errors="backslashreplace")
         yield text
         text.detach()  # flushes it, and leaves the file open
 
