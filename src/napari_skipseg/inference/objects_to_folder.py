@@ -18,7 +18,7 @@ from napari_skipseg.inference.recipe import RECIPE_FILE, TIMES_FILE, describe_in
 from napari_skipseg.inference.recipe_objects import ObjectsRecipe, objects_recipe_to_dict
 from napari_skipseg.inference.run_folder import ENDING
 from napari_skipseg.inference.run_times import RunTimes
-from napari_skipseg.inference.saving import check_replaceable, write_text
+from napari_skipseg.inference.saving import check_length, check_replaceable, write_text
 from napari_skipseg.locks import FolderLock
 from napari_skipseg.objects.files import ObjectFiles, ProbabilityFile, iter_write_objects
 from napari_skipseg.objects.found_blocks import holds_blocks
@@ -72,6 +72,8 @@ def iter_objects_to_folder(asked: ObjectsAsked, folder: Path) -> Generator[Progr
     recipe = describe_objects(asked)
     target = ObjectsTarget(folder, asked.name or name_of_objects(source.stack.name), asked.form, recipe)
     sidecars = {name: folder / f"{target.name}_objects_{name}" for name in (RECIPE_FILE, TIMES_FILE)}
+    endings = [file.name[len(target.name) :] for file in (target.file, *sidecars.values())]
+    check_length(folder, target.name, endings)
     check_replaceable([target.file, *sidecars.values()], asked.form)
     check_other_forms(target)
     times.enter("objects")

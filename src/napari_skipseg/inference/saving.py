@@ -22,6 +22,9 @@ from napari_skipseg.images.zarr_nodes import is_node, read_node
 from napari_skipseg.inference.outputs import USUAL_DEPTH, AttentionMap, Binary, Depth, Prediction, Stored
 from napari_skipseg.inference.recipe import RECIPE_FILE, dict_to_json
 
+LONGEST_NAME = 255
+"""Letters of a file's name on Windows, and bytes on most other systems."""
+
 
 @dataclass(frozen=True)
 class SavedArray:
@@ -92,6 +95,25 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as handle:
         handle.write(text.encode())
+
+
+def check_length(folder: Path, name: str, endings: Iterable[str]) -> None:
+    """Raise if files called `name` and one of the `endings` cannot lie in `folder`, whose names are shorter.
+
+    Raises:
+        FileError: they cannot; it says by how many letters the name is too long.
+    """
+    longest = max(endings, key=len)
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    limit = os.pathconf(nearest, "PC_NAME_MAX") if hasattr(os, "pathconf") else LONGEST_NAME
+    shorter = name
+    while shorter and len(os.fsencode(shorter + longest)) > limit:
+        shorter = shorter[:-1]
+    if (letters := len(name) - len(shorter)) > 0:
+        raise FileError(
+            f"The name of '{name[:40]}…' is too long by {letters} letter{'s' * (letters > 1)}: its results are called so "
+            f"and end with {longest}, and a name here has at most {limit} bytes. Give the image a shorter name."
+        )
 
 
 def check_replaceable(targets: Iterable[Path], form: Format) -> None:

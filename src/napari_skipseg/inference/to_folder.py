@@ -27,7 +27,7 @@ from napari_skipseg.inference.recipe import PINNED, RECIPE_FILE, TIMES_FILE, dic
 from napari_skipseg.inference.results import in_order, names_of
 from napari_skipseg.inference.run_folder import RunFolder
 from napari_skipseg.inference.run_times import RunTimes
-from napari_skipseg.inference.saving import SavedArray, check_replaceable, write_tiff
+from napari_skipseg.inference.saving import SavedArray, check_length, check_replaceable, write_tiff
 from napari_skipseg.inference.stores import ZarrStore, tell_changes
 from napari_skipseg.models.model import Model
 from napari_skipseg.objects.options import ObjectOptions
@@ -87,8 +87,11 @@ def iter_segment(
             the folder cannot be written.
     """
     times = RunTimes("preparing")
-    sidecars = (target.sidecar(name) for name in (RECIPE_FILE, TIMES_FILE))
-    check_replaceable([*(target.file(name) for name in names_of(model, options)), *sidecars], target.form)
+    sidecars = [target.sidecar(name) for name in (RECIPE_FILE, TIMES_FILE)]
+    results = [target.file(name) for name in names_of(model, options)]
+    stores = [f"_{name}{ENDINGS['ome-zarr']}" for name in names_of(model, options)]  # of a TIFF, too, until it is whole
+    check_length(target.folder, target.name, [*stores, f"_{RECIPE_FILE}", f"_{TIMES_FILE}"])
+    check_replaceable([*results, *sidecars], target.form)
     before = fingerprint(Path(stack.file)) if stack.file else None
     key = _key(stack, model, options, target, before, pinned)
     with RunFolder(target.folder, target.name, key, target.restart, lasting=before is not None) as place:
