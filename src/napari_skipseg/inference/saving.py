@@ -111,7 +111,7 @@ def check_length(folder: Path, name: str, endings: Iterable[str]) -> None:
         shorter = shorter[:-1]
     if (letters := len(name) - len(shorter)) > 0:
         raise FileError(
-            f"The name of '{name[:40]}…' is too long by {letters} letter{'s' * (letters > 1)}: its results are called so "
+            f"The name of '{name[:40]}…' is too long by {letters} letter{'s' * (letters > 1)}: results have it too "
             f"and end with {longest}, and a name here has at most {limit} bytes. Give the image a shorter name."
         )
 
