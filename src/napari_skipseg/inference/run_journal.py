@@ -37,7 +37,7 @@ class UnitJournal:
         self._folder = folder
         self._files: list[Path] = []
         self._numbers: list[int] = []
-        self._fault: OSError | None = None
+        self._fault: Exception | None = None
         self._changed = threading.Condition()
         self._busy, self._hurry, self._closing = False, False, False
         self._thread: threading.Thread | None = None
@@ -108,7 +108,7 @@ class UnitJournal:
             try:
                 sync(files, self._folder)
                 append(self._folder, numbers)
-            except OSError as error:
+            except Exception as error:  # whoever notes or waits next raises it
                 self._fault = error
             with self._changed:
                 self._busy = False
