@@ -15,7 +15,7 @@ _CONTROLS = re.compile(
 direction of what follows."""
 _MARKUP = re.compile(r"<(?=[A-Za-z/!?])|&(?=[A-Za-z#])")
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|-?(nan|inf)")
-_FORMULA = re.compile(r"(^|[;\t\r\n])([ \u00a0]*)([=+\-@\t\r\n＝＋－＠])")
+_FORMULA = re.compile(r"(^|[;\n])([ \u00a0]*)([=+\-@＝＋－＠])")
 """Where a formula could begin: a cell's start, and behind what other countries' spreadsheets separate cells by."""
 
 
@@ -44,7 +44,7 @@ def cell_of(value: object) -> object:
     """
     if not isinstance(value, str) or _NUMBER.fullmatch(value):
         return value
-    return _FORMULA.sub(r"\1\2'\3", printable(value, "\n\t"))
+    return _FORMULA.sub(r"\1\2'\3", printable(value, "\n"))
 
 
 def _escaped(character: str) -> str:
