@@ -8,7 +8,7 @@ import typer
 
 from napari_skipseg.cli.options import Depth, FormatFlag, PaddingFlag, PlanesFlag, add_flags, flag, one_of
 from napari_skipseg.objects.options import Border, Method, ObjectPlanes, Seeds
-from napari_skipseg.terminal import saying
+from napari_skipseg.terminal import echo, saying
 
 if TYPE_CHECKING:
     from napari_skipseg.batch.settings import BatchSettings
@@ -75,12 +75,12 @@ def batch(
 
         settings = _settings(inputs, out, model, (dtype.value, form.value), flags)
     result = show_batch(iter_batch(settings, retry))
-    typer.echo(result.describe())
+    echo(result.describe())
     for row in result.rows:
         if row.state == "failed":
-            typer.echo(f"failed  {row.relative}: {row.reason}")
+            echo(f"failed  {row.relative}: {row.reason}")
     for place in (result.folder, result.summary, result.report):
-        typer.echo(str(place))
+        echo(str(place))
     if result.count("failed"):
         raise typer.Exit(1)
 

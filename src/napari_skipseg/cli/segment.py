@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 import typer
 
 from napari_skipseg.cli.options import Depth, Device, FormatFlag, Padding, PaddingFlag, PlanesFlag, Unit, VoxelSize
-from napari_skipseg.terminal import report, watch
+from napari_skipseg.terminal import echo, report, watch
 
 if TYPE_CHECKING:
     from napari_skipseg.inference.options import SegmentOptions
@@ -81,4 +81,4 @@ def _segment(
         return
     work = iter_segment_to_folder(stack, loaded, options, folder, stack.name, *how, writing.restart)
     for file in watch(work, f"segmenting {image.name}"):
-        typer.echo(str(file))
+        echo(str(file))

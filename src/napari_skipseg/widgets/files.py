@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_skipseg.errors import FileError
+from napari_skipseg.errors import FileError, SkipsegError
+from napari_skipseg.foreign_text import unmarked
 from napari_skipseg.images.files import holds_labels, place_of, read_levels, read_recipe, write_ome_tiff
 from napari_skipseg.images.mrc import is_mrc
 from napari_skipseg.images.stack import Stack
@@ -32,7 +33,15 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], lis
     """Return the reader of TIFF, OME-Zarr and MRC, None where a path is something else."""
     paths = [Path(each) for each in ([path] if isinstance(path, str) else path)]
     known = all(each.suffix.lower() in (".tif", ".tiff") or is_zarr(each) or is_mrc(each) for each in paths)
-    return read_layers if paths and known else None
+    return _read_for_napari if paths and known else None
+
+
+def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
+    """Return the layers in files. napari shows an error in a label that takes a file's name for HTML: it may not."""
+    try:
+        return read_layers(path)
+    except SkipsegError as error:
+        raise type(error)(unmarked(str(error))) from error
 
 
 def read_layers(path: str | Sequence[str]) -> list[LayerData]:

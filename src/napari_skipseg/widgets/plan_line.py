@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from napari_skipseg.inference.run_plan import RunPlan
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.engine import BusyEngine
-from napari_skipseg.widgets.fields import WARNING_COLOR, Message
+from napari_skipseg.widgets.fields import WARNING_COLOR, Message, set_hint
 from napari_skipseg.widgets.work import Outcome, start_work
 
 SETTLED = 800
@@ -96,7 +96,7 @@ class SettledLine(QWidget):  # type: ignore[misc]
         """Show this in the line and in its tooltip, and this in the warning."""
         self.summary.say(text)
         self.summary.setStyleSheet(QUIET)
-        self.summary.setToolTip(hint)
+        set_hint(self.summary, hint)
         self.warning.say(warning, WARNING_COLOR)
 
     def _ask(self) -> None:
@@ -146,7 +146,7 @@ class PlanLine(SettledLine):
         more = len(findings) - MOST_FINDINGS
         shown = [*findings[:MOST_FINDINGS], *([f"… and {more} more."] if more > 0 else [])]
         self.findings.say("\n".join(shown), WARNING_COLOR)
-        self.findings.setToolTip("\n".join(findings) if more > 0 else "")
+        set_hint(self.findings, "\n".join(findings) if more > 0 else "")
 
     def show_image(self, image: Hashable) -> None:
         """Forget what was found about another image than the one that `image` stands for."""
