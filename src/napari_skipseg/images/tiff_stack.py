@@ -8,8 +8,9 @@ from typing import Any
 
 from napari_skipseg.images.axes import name_axes
 from napari_skipseg.images.ome import Calibration, find_recipe, read_imagej, read_ome, read_resolution
+from napari_skipseg.images.ome_set import is_companion
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.tiff import open_tiff, refusing
+from napari_skipseg.images.tiff import open_tiff, open_unread, refusing
 from napari_skipseg.images.tiff_pages import lazy_array
 
 
@@ -18,17 +19,23 @@ def read_tiff(
     axes: str | None = None,
     voxel_size: tuple[float, float, float] | None = None,
     unit: str | None = None,
+    image: int | None = None,
 ) -> Stack:
-    """Return the first series of a TIFF at full resolution, its voxels read only where they are looked at.
+    """Return an image of a TIFF, or of an OME companion file, at full resolution; its voxels are read on demand.
+
+    image: its number, where the file holds several. Without it, the only one or the main one beside thumbnails, labels
+    and macro images.
 
     RGB samples become C; pages of which the file says nothing become Z, or T where there is a Z already. Resolution
     tags of a plain TIFF count only below 1 µm per pixel: what is coarser (72, 96, 300 dpi) is a print size.
 
     Raises:
         FileError: no such file, a folder, no TIFF, damaged, cut short, or compressed in an unknown way.
-        InputError: the axes, the voxel size, the unit or the type of the voxels cannot be used.
+        InputError: the axes, the voxel size, the unit or the type of the voxels cannot be used; no such image.
+        SeveralImagesError: several images have equal standing, and no number is given.
     """
-    file, series = open_tiff(path)
+    opened = open_tiff(path, image)
+    file, series = opened.file, opened.series
     with ExitStack() as on_failure:
         on_failure.callback(file.close)
         with refusing(path):
@@ -39,8 +46,9 @@ def read_tiff(
         data = lazy_array(path, file, series, shape)
         on_failure.pop_all()
     name = path.name.removesuffix(path.suffix).removesuffix(".ome")
+    name += "" if opened.number is None else f"_{opened.number}"
     size = voxel_size or calibration.size_of(names)
-    return Stack(data, names, size, unit or calibration.unit, calibration.origin, name)
+    return Stack(data, names, size, unit or calibration.unit, calibration.origin, name, notes=opened.notes)
 
 
 def _read_calibration(file: Any, series: Any) -> Calibration:
@@ -67,6 +75,7 @@ def read_tiff_recipe(path: Path) -> dict[str, Any] | None:
     Raises:
         FileError: no such file, no TIFF, or damaged.
     """
-    file, _ = open_tiff(path)
-    with refusing(path), file:
+    if is_companion(path):
+        return None
+    with refusing(path), open_unread(path) as file:
         return None if file.ome_metadata is None else find_recipe(file.ome_metadata)
