@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.address import Address
+from napari_skipseg.images.location import Location
 
 MOST_LISTED = 12
 """Images of a file that a message lists."""
@@ -96,8 +96,9 @@ def refuse_several(path: Path, images: Sequence[ImageInfo], example: str = "") -
     """
     number = images[min(1, len(images) - 1)].number
     error = SeveralImagesError(
-        f"'{path}' holds {len(images)} images ({list_in_words(images)}): name the one you want as "
-        f"'{example or Address(path, number)}' (segment also takes --image {number} or --all-images, Python image={number})."
+        f"'{path}' holds {len(images)} images ({list_in_words(images)}): name the one you want, such as "
+        f"'{example or Location(path, number)}' (segment also takes --image {number} or --all-images, and Python "
+        f"image={number})."
     )
     error.images = tuple(images)
     raise error
@@ -144,7 +145,7 @@ def note_beside(path: Path, main: ImageInfo, images: Sequence[ImageInfo]) -> str
     others = [image for image in images if image.number != main.number]
     if not others:
         return ""
-    one, address = len(others) == 1, Address(Path(path.name), others[0].number)
+    one, address = len(others) == 1, Location(Path(path.name), others[0].number)
     return (
         f"'{path.name}' also holds {len(others)} other image{'' if one else 's'} ({list_in_words(others)}), which "
         f"{'is' if one else 'are'} left out: '{address}' names {'it' if one else 'the first of them'}."

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.errors import FileError, InputError, SkipsegError
+from napari_skipseg.images.choice import ImageInfo, SeveralImagesError, check_number
+from napari_skipseg.images.location import Location, location_of_files, parse_location
 from napari_skipseg.images.mrc import is_mrc, read_mrc
 from napari_skipseg.images.ome import check_unit
-from napari_skipseg.images.pictures import is_picture, read_picture
+from napari_skipseg.images.pictures import is_picture, list_pictures, read_picture
+from napari_skipseg.images.slices import TIFF_ENDINGS, files_of_pattern, is_pattern, read_slices, slice_names
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.tiff import files_of_set, list_tiff_images
 from napari_skipseg.images.tiff_stack import read_tiff, read_tiff_recipe
 from napari_skipseg.images.tiff_writer import write_ome_tiff
 from napari_skipseg.images.zarr_nodes import METADATA, is_zarr
@@ -27,50 +32,177 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def read_stack(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     axes: str | None = None,
     voxel_size: tuple[float, float, float] | None = None,
     unit: str | None = None,
+    image: int | None = None,
 ) -> Stack:
     """Return the image in a TIFF, an OME-Zarr, an MRC or a picture, its voxels read only where they are looked at.
 
     A folder with zarr metadata, or a path inside one, is OME-Zarr 0.1 to 0.5 or a plain zarr array (see
     `images.ome_zarr.read_zarr`); .mrc, .mrcs, .rec, .st, .ali, .map and .ccp4 are MRC (see `images.mrc.read_mrc`);
-    .png, .jpg, .jpeg and .bmp are pictures, read whole (see `images.pictures.read_picture`); all else is TIFF (see
-    `images.tiff_stack.read_tiff`). At full resolution. Axes of length 1 are left out, except Y and X. Order and
-    type stay; byte order becomes the machine's. Where x and y are known but z is not, z takes y's size.
+    .png, .jpg, .jpeg and .bmp are pictures, read whole (see `images.pictures.read_picture`); .ome is the companion of
+    OME-TIFFs; all else is TIFF (see `images.tiff_stack.read_tiff`). At full resolution. Axes of length 1 are left out,
+    except Y and X. Order and type stay; byte order becomes the machine's. Where x and y are known but z is not, z takes
+    y's size.
 
+    Any other folder is a stack of its images, one slice each, in natural order (2 before 10); so is a pattern such as
+    sections/s_*.tif, and a list of files, in its own order (see `images.slices.read_slices`).
+
+    path: or its text with the number of an image behind it: "positions.ome.tif#1" (see `images.location`).
     axes: letters of "TCZYX", one per axis, in place of what the file says; they name, they do not transpose.
     voxel_size: (z, y, x) in `unit`, in place of the file's; never without a unit, which may be "pixel".
     unit: of `voxel_size`; given alone, of the file's own numbers.
+    image: its number, from 0, where the file holds several (`list_images`). Without it, the only one, or the main one
+    beside thumbnails, labels and macro images, of which a note tells.
 
     Raises:
         FileError: no such file, an address, no image, damaged, cut short, or stored in an unknown way.
-        InputError: the axes, the voxel size, the unit or the type of the voxels cannot be used.
+        SeveralImagesError: the file holds several images of equal standing, and none is named.
+        InputError: the axes, the voxel size, the unit, the image or the type of the voxels cannot be used.
     """
-    place = place_of(path)
+    address = _location_of(path, image)
     unit = None if unit is None else check_unit(unit)
-    stack = replace(_read(place, axes, voxel_size, unit), file=str(place.absolute()))
+    stack = _read_location(address, axes, voxel_size, unit)
     if voxel_size is not None and unit is None:
         sizes = " ".join(f"{size:g}" for size in voxel_size)
         known = "says no unit of its own" if stack.unit == "pixel" else f"gives its voxel size in {stack.unit}"
         raise InputError(
-            f"The voxel size {sizes} has no unit, and '{place}' {known}: give the unit too (in a shell with --unit, "
-            "such as nm)."
+            f"The voxel size {sizes} has no unit, and '{address.path}' {known}: give the unit too (in a shell with "
+            "--unit, such as nm)."
         )
     return stack
 
 
-def _read(place: Path, axes: str | None, voxel_size: tuple[float, float, float] | None, unit: str | None) -> Stack:
-    if is_picture(place):
-        return read_picture(place, axes, voxel_size, unit or "pixel")
-    if is_zarr(place):
-        from napari_skipseg.images.ome_zarr import read_zarr
+def list_images(path: str | os.PathLike[str]) -> tuple[ImageInfo, ...]:
+    """Return the images that a file holds, by number: one, unless it is a TIFF, an OME-Zarr or a picture of several.
 
-        return read_zarr(place, axes, voxel_size, unit)
+    Raises:
+        FileError: as `read_stack`.
+    """
+    place = place_of(path)
+    if is_zarr(place):
+        from napari_skipseg.images.ome_zarr import list_zarr_images
+
+        return list_zarr_images(place)
+    if is_picture(place):
+        return list_pictures(place)
+    if is_mrc(place) or place.is_dir() or is_pattern(place):
+        return (_only(read_stack(path)),)
+    return list_tiff_images(place)
+
+
+def images_to_read(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Return what to give `read_stack` for each image of equal standing in a file, in order; mostly the path itself.
+
+    Of a file that cannot be read it is the path, too: reading that says what is wrong.
+    """
+    try:
+        place, location = place_of(path), parse_location(path)
+        images = () if location.image is not None or location.slices else list_images(place)
+        if len(images) > 1:
+            read_stack(place)  # the main one, beside thumbnails
+    except SeveralImagesError as error:
+        if is_zarr(place):
+            return tuple(str(place / info.name) for info in error.images)
+        return tuple(str(Location(place, info.number)) for info in error.images)
+    except SkipsegError:
+        pass
+    return (os.fspath(path),)
+
+
+def _location_of(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], image: int | None) -> Location:
+    """Return where an image lies, its number, and its slices where those are named."""
+    if not isinstance(path, str | os.PathLike):
+        found = location_of_files(path)
+        return replace(found, image=image)
+    place, named = place_of(path), parse_location(path).image
+    if None not in (named, image) and named != image:
+        raise InputError(f"'{path}' names image {named}, and image {image} is asked for: give one of them.")
+    number = named if image is None else image
+    if is_pattern(place):
+        return replace(location_of_files(files_of_pattern(place)), image=number)
+    return Location(place, number, parse_location(path).slices)
+
+
+def _read_location(
+    location: Location, axes: str | None, voxel_size: tuple[float, float, float] | None, unit: str | None
+) -> Stack:
+    place = location.path
+    if not location.slices and (not place.is_dir() or is_zarr(place)):
+        stack = _read(place, axes, voxel_size, unit, location.image)
+        return stack if stack.file else replace(stack, file=str(place.absolute()))
+    if location.image is not None:
+        raise InputError(f"'{place}' is a folder of slices, which is one image: leave out the number of an image.")
+    names = location.slices or slice_names(place)
+    if len(names) == 1 or _is_one_set(place, names):
+        stack = _read(place / names[0], axes, voxel_size, unit)
+        return replace(stack, file=str(place.absolute() if not location.slices else (place / names[0]).absolute()))
+    stack = read_slices(place, names, read_one, axes, voxel_size, unit)
+    whole = not location.slices or list(names) == _names_in(place)
+    return replace(stack, file=str(Location(place.absolute(), None, () if whole else tuple(names))))
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Return the slices of a folder, none where it is not one stack by itself."""
+    try:
+        return slice_names(folder)
+    except SkipsegError:
+        return []
+
+
+def _is_one_set(folder: Path, names: Sequence[str]) -> bool:
+    """Return whether files are OME-TIFFs which hold one image together, so that any of them opens it.
+
+    Raises:
+        InputError: some are, others not.
+    """
+    first = folder / names[0]
+    files = files_of_set(first) if first.suffix.lower() in TIFF_ENDINGS else ()
+    if len(files) < 2:
+        return False
+    other = next((name for name in names if name not in files), None)
+    if other is not None:
+        raise InputError(
+            f"'{names[0]}' in '{folder}' is part of a set of OME-TIFFs to which '{other}' does not belong: give one "
+            f"file of the set, such as '{first}'."
+        )
+    return True
+
+
+def read_one(path: Path) -> Stack:
+    """Return the image in one file, as a slice of a stack.
+
+    Raises:
+        SkipsegError: as `read_stack`.
+    """
+    return _read(path, None, None, None)
+
+
+def _read(
+    place: Path,
+    axes: str | None,
+    voxel_size: tuple[float, float, float] | None,
+    unit: str | None,
+    image: int | None = None,
+) -> Stack:
+    if is_picture(place):
+        return read_picture(place, axes, voxel_size, unit or "pixel", image)
+    if is_zarr(place):
+        from napari_skipseg.images.ome_zarr import read_zarr, zarr_image
+
+        place = zarr_image(place, image)
+        return replace(read_zarr(place, axes, voxel_size, unit), file=str(place.absolute()))
     if is_mrc(place):
-        return read_mrc(place, axes, voxel_size, unit)
-    return read_tiff(place, axes, voxel_size, unit)
+        stack = read_mrc(place, axes, voxel_size, unit)
+        check_number(place, [_only(stack)], image or 0)
+        return stack
+    return read_tiff(place, axes, voxel_size, unit, image)
+
+
+def _only(stack: Stack) -> ImageInfo:
+    return ImageInfo(0, "", stack.axes, stack.shape, str(stack.data.dtype))
 
 
 def read_levels(path: str | os.PathLike[str]) -> list[Stack]:
@@ -81,10 +213,17 @@ def read_levels(path: str | os.PathLike[str]) -> list[Stack]:
     """
     place = place_of(path)
     if is_picture(place) or not is_zarr(place):
-        return [read_stack(place)]
+        return [read_stack(path)]
     from napari_skipseg.images.ome_zarr import read_zarr_levels
 
-    return read_zarr_levels(place)
+    return read_zarr_levels(_zarr_place(path))
+
+
+def _zarr_place(path: str | os.PathLike[str]) -> Path:
+    """Return the folder of the image that a path names in an OME-Zarr of one or several."""
+    from napari_skipseg.images.ome_zarr import zarr_image
+
+    return zarr_image(place_of(path), parse_location(path).image)
 
 
 def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -94,12 +233,12 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         FileError: no such file, no image, or damaged.
     """
     place = place_of(path)
-    if is_picture(place) or (is_mrc(place) and not is_zarr(place)):
-        return None
     if is_zarr(place):
         from napari_skipseg.images.ome_zarr import read_zarr_recipe
 
-        return read_zarr_recipe(place)
+        return read_zarr_recipe(_zarr_place(path))
+    if is_picture(place) or is_mrc(place) or place.is_dir() or is_pattern(place):
+        return None
     return read_tiff_recipe(place)
 
 
@@ -117,11 +256,11 @@ def holds_labels(path: str | os.PathLike[str]) -> bool:
         return False
     from napari_skipseg.images.ome_zarr import is_label_image
 
-    return is_label_image(place)
+    return is_label_image(_zarr_place(path))
 
 
 def place_of(path: str | os.PathLike[str]) -> Path:
-    """Return the file, or the folder of a zarr, that a path names; it need not be there.
+    """Return the file or the folder that a path names, without the number of an image; it need not be there.
 
     Raises:
         FileError: the path is an address, or of a file that is packed.
@@ -129,7 +268,7 @@ def place_of(path: str | os.PathLike[str]) -> Path:
     text = os.fspath(path)
     if _ADDRESS.match(text) and not Path(text).exists():
         raise FileError(f"'{text}' is an address, and nothing is downloaded: copy the image here and give its path.")
-    place = Path(text)
+    place = parse_location(text).path
     if place.suffix.lower() in PACKED and place.is_file():
         raise FileError(f"'{text}' is packed: unpack it and give what was inside.")
     return place.parent if place.name in METADATA else place

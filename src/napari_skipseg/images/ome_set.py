@@ -148,7 +148,7 @@ def parse_set(path: Path, text: str) -> OmeSet | None:
     binary = next((element for element in root if local_name(element) == "BinaryOnly"), None)
     if binary is not None:
         return OmeSet(root, (), binary.get("MetadataFile", ""))
-    found = []
+    found: list[OmeImage] = []
     for element in root:
         if local_name(element) == "Image":
             pixels = next((each for each in element if local_name(each) == "Pixels"), None)
@@ -200,9 +200,12 @@ def check_claims(path: Path, found: OmeSet, image: OmeImage) -> None:
     claimed = sum(_claimed(each) for each in image.element.iter())
     steps = max((_steps(each) for each in found.root.iter()), default=0.0)
     if not max(claimed, steps) <= most:
-        raise FileError(
-            f"'{path}' claims more planes than a file of its size can hold: it is damaged, export it again."
-        )
+        raise too_many_planes(path)
+
+
+def too_many_planes(path: Path) -> FileError:
+    """Return what is said of a file that claims more planes than its size allows."""
+    return FileError(f"'{path}' claims more planes than a file of its size can hold: it is damaged, export it again.")
 
 
 def _claimed(element: ElementTree.Element) -> int:

@@ -43,15 +43,27 @@ def read_zarr(
 
     Axes, voxel size, unit and origin come from the multiscales, the transformations of dataset and multiscale
     composed; sizes in several units become those of x. Of a plate, a well or a collection (bioformats2raw), its image
-    where there is one. A plain array has the axes that its dimension names say, else YX, ZYX, TZYX or TCZYX. Chunks that are missing hold the
-    fill value, as the standard wants.
+    where there is one. A plain array has the axes that its dimension names say, else YX, ZYX, TZYX or TCZYX. Chunks
+    that are missing hold the fill value, as the standard wants.
 
     Raises:
         FileError: no such folder, a newer version, damaged, or stored in an unknown way.
         SeveralImagesError: a plate, a well or a collection holds several images.
         InputError: the axes, the voxel size, the unit or the type of the voxels cannot be used.
     """
-    return _stack_of(path, find_levels(path)[0], axes, voxel_size, unit)
+    stack = _stack_of(path, find_levels(path)[0], axes, voxel_size, unit)
+    return replace(stack, notes=(*stack.notes, *_other_multiscales(path)))
+
+
+def _other_multiscales(path: Path) -> tuple[str, ...]:
+    """Return a sentence on images that a group holds besides its first, if any: OME-Zarr takes the first."""
+    node = find_image(path)
+    others = node.ome.get("multiscales", [])[1:] if node.array is None else []
+    if not others:
+        return ()
+    place = node.path / str(others[0]["datasets"][0]["path"])
+    count = f"{len(others)} other image{'s' * (len(others) > 1)}"
+    return (f"'{node.path.name}' also holds {count}, left out: '{place}' is the path of one.",)
 
 
 def read_zarr_levels(path: Path) -> list[Stack]:

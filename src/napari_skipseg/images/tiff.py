@@ -134,6 +134,29 @@ def open_unread(path: Path) -> Any:
     return file
 
 
+def files_of_set(path: Path) -> tuple[str, ...]:
+    """Return the names of the files that an OME-TIFF has its image in, itself included; empty for any other TIFF.
+
+    Raises:
+        FileError: as `open_tiff`.
+    """
+    with refusing(path), open_unread(path) as file:
+        found = _set_of(path, file)
+        names = [] if found is None else [name or path.name for image in found.images for name in image.files]
+        return tuple(dict.fromkeys(names))
+
+
+@contextmanager
+def first_page(path: Path) -> Iterator[tuple[Any, int]]:
+    """Yield the first page of a TIFF and how many pages it has; no series is made of them.
+
+    Raises:
+        FileError: it is no TIFF, or cut short.
+    """
+    with open_unread(path) as file:
+        yield file.pages.first, len(file.pages)
+
+
 def _open_file(path: Path, image: int | None, on_failure: ExitStack) -> OpenTiff:
     file = open_unread(path)
     on_failure.callback(file.close)
@@ -258,8 +281,9 @@ def _check_pages(path: Path, opened: OpenTiff) -> None:
         raise _cut_short(path)
     page = series.keyframe
     _check_kind(path, series)
-    if series.dataoffset is not None:
-        if series.dataoffset + math.prod(series.get_shape(False)) * series.dtype.itemsize > file.filehandle.size:
+    if is_plain(series):
+        size = page.parent.filehandle.size
+        if series.dataoffset + math.prod(series.get_shape(False)) * series.dtype.itemsize > size:
             raise _cut_short(path)
         return
     bits = page.bitspersample if isinstance(page.bitspersample, int) else sum(page.bitspersample)
@@ -273,6 +297,11 @@ def _check_pages(path: Path, opened: OpenTiff) -> None:
         if claimed > max(WHOLE_PAGE, EXPANSION * sum(part.databytecounts)):
             raise FileError(f"'{path}' claims to be far larger than its data: export it again.")
         check_segments(path, part)
+
+
+def is_plain(series: Any) -> bool:
+    """Return whether the voxels of a series lie in one file as plain numbers, one behind the other."""
+    return series.transform is None and not series.is_multifile and series.dataoffset is not None
 
 
 def _check_kind(path: Path, series: Any) -> None:

@@ -11,7 +11,14 @@ import psutil
 import tifffile
 
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.ome_set import BYTES_PER_PLANE, FEW_PLANES, LARGEST_TEXT, check_text, local_name
+from napari_skipseg.images.ome_set import (
+    BYTES_PER_PLANE,
+    FEW_PLANES,
+    LARGEST_TEXT,
+    check_text,
+    local_name,
+    too_many_planes,
+)
 from napari_skipseg.images.set_files import find_beside
 
 LARGEST_SEGMENT = 2 * 2**30
@@ -72,7 +79,7 @@ def check_metadata(path: Path, file: Any) -> None:
 def _check_scn(path: Path, file: Any, most: int) -> None:
     for element in ElementTree.fromstring(file.scn_metadata).iter():
         if local_name(element) == "dimension" and any(int(element.get(key, "0")) >= most for key in "czr"):
-            raise _too_many(path)
+            raise too_many_planes(path)
 
 
 def _check_mmstack(path: Path, file: Any, most: int) -> None:
@@ -83,12 +90,13 @@ def _check_mmstack(path: Path, file: Any, most: int) -> None:
         find_beside(path, each.name)
     size = sum(each.stat().st_size for each in beside)
     if math.prod(lengths) > max(most, size // BYTES_PER_PLANE):
-        raise _too_many(path)
+        raise too_many_planes(path)
 
 
 def _check_ndtiff(path: Path) -> None:
     index = find_beside(path, "NDTiff.index")
-    names, lengths = set(), {}
+    names: set[str] = set()
+    lengths: dict[str, tuple[int, int]] = {}
     for axes, name, *_ in tifffile.read_ndtiff_index(index):
         names.add(name)
         for axis, place in axes.items():
@@ -97,8 +105,4 @@ def _check_ndtiff(path: Path) -> None:
                 lengths[axis] = (min(low, place), max(high, place))
     size = sum(find_beside(path, name).stat().st_size for name in names)
     if math.prod(high - low + 1 for low, high in lengths.values()) > max(FEW_PLANES, size // BYTES_PER_PLANE):
-        raise _too_many(path)
-
-
-def _too_many(path: Path) -> FileError:
-    return FileError(f"'{path}' claims more planes than a file of its size can hold: it is damaged, export it again.")
+        raise too_many_planes(path)

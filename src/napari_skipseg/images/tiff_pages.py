@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.mapped import MappedArray
 from napari_skipseg.images.stack import ArrayLike, LazyArray
-from napari_skipseg.images.tiff import WHOLE_PAGE, refusing
+from napari_skipseg.images.tiff import WHOLE_PAGE, is_plain, refusing
 
 KEPT = 2 * WHOLE_PAGE
 """Bytes of decoded pages, strips and tiles that are kept: neighbouring parts need the same ones."""
@@ -35,9 +35,11 @@ def lazy_array(path: Path, file: Any, series: Any, shape: tuple[int, ...]) -> Ar
         FileError: the first page cannot be decoded.
     """
     with refusing(path):
-        if series.dataoffset is not None and series.transform is None:
+        if is_plain(series):
+            owner = series.keyframe.parent  # of a set of files it may be another one than `path`
             file.close()
-            return MappedArray(path, np.dtype(file.byteorder + series.dtype.char), series.dataoffset, shape)
+            stored = np.dtype(owner.byteorder + series.dtype.char)
+            return MappedArray(Path(owner.filehandle.path), stored, series.dataoffset, shape)
         array = TiffArray(path, file, series, shape)
     if 0 not in shape:
         array[(0,) * len(shape)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_skipseg.images.axes import name_axes
+from napari_skipseg.images.location import Location
 from napari_skipseg.images.ome import Calibration, find_recipe, read_imagej, read_ome, read_resolution
 from napari_skipseg.images.ome_set import is_companion
 from napari_skipseg.images.stack import Stack
@@ -45,10 +46,11 @@ def read_tiff(
             calibration = _read_calibration(file, series)
         data = lazy_array(path, file, series, shape)
         on_failure.pop_all()
-    name = path.name.removesuffix(path.suffix).removesuffix(".ome")
+    name = path.name.removesuffix(path.suffix).removesuffix(".ome").removesuffix(".companion")
+    file = str(Location(path.absolute(), opened.number))
     name += "" if opened.number is None else f"_{opened.number}"
     size = voxel_size or calibration.size_of(names)
-    return Stack(data, names, size, unit or calibration.unit, calibration.origin, name, notes=opened.notes)
+    return Stack(data, names, size, unit or calibration.unit, calibration.origin, name, file, opened.notes)
 
 
 def _read_calibration(file: Any, series: Any) -> Calibration:

@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
-class Address:
+class Location:
     """An image: `path` is its file or folder; `image` its number there; `slices` the files of the folder, in order.
 
     A number of None is the only or main image; no slices are all of them.
@@ -39,38 +39,38 @@ class Address:
             return f"{self.path}{MARK}{BETWEEN.join(self.slices)}"
         return str(self.path) if self.image is None else f"{self.path}{MARK}{self.image}"
 
-    def absolute(self) -> Address:
-        """Return the address with an absolute path."""
-        return Address(self.path.absolute(), self.image, self.slices)
+    def absolute(self) -> Location:
+        """Return the location with an absolute path."""
+        return Location(self.path.absolute(), self.image, self.slices)
 
 
-def parse_address(text: str | os.PathLike[str]) -> Address:
+def parse_location(text: str | os.PathLike[str]) -> Location:
     """Return the image that a text names; a path that exists is that path, whatever is in its name."""
     text = os.fspath(text)
     if MARK not in text or os.path.lexists(text):
-        return Address(Path(text))
+        return Location(Path(text))
     places = [place for place, letter in enumerate(text) if letter == MARK]
     for place in places:
         names = tuple(text[place + 1 :].split(BETWEEN))
         if len(names) > 1 and Path(text[:place]).is_dir():
-            return Address(Path(text[:place]), None, names)
+            return Location(Path(text[:place]), None, names)
     head, tail = text[: places[-1]], text[places[-1] + 1 :]
     if head and _NUMBER.fullmatch(tail):
-        return Address(Path(head), int(tail))
-    return Address(Path(text))
+        return Location(Path(head), int(tail))
+    return Location(Path(text))
 
 
-def address_of_files(paths: Sequence[str | os.PathLike[str]]) -> Address:
-    """Return the address of a stack whose slices are these files, in this order.
+def location_of_files(paths: Sequence[str | os.PathLike[str]]) -> Location:
+    """Return the location of a stack whose slices are these files, in this order.
 
     Raises:
-        InputError: there are none, they lie in several folders, or a name cannot be written into an address.
+        InputError: there are none, they lie in several folders, or a name cannot be written into a location.
     """
     files = [Path(path).absolute() for path in paths]
     if not files:
         raise InputError("A stack of files needs at least one file.")
     if len(files) == 1:
-        return Address(files[0])
+        return Location(files[0])
     other = next((file for file in files if file.parent != files[0].parent), None)
     if other is not None:
         raise InputError(
@@ -79,4 +79,4 @@ def address_of_files(paths: Sequence[str | os.PathLike[str]]) -> Address:
     odd = next((file.name for file in files if BETWEEN in file.name), None)
     if odd is not None:
         raise InputError(f"'{odd}' has a '{BETWEEN}' in its name: rename the file.")
-    return Address(files[0].parent, None, tuple(file.name for file in files))
+    return Location(files[0].parent, None, tuple(file.name for file in files))
