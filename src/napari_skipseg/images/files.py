@@ -14,10 +14,10 @@ from napari_skipseg.images.choice import ImageInfo, SeveralImagesError, check_nu
 from napari_skipseg.images.location import Location, location_of_files, parse_location
 from napari_skipseg.images.mrc import is_mrc, read_mrc
 from napari_skipseg.images.ome import check_unit
-from napari_skipseg.images.pictures import is_picture, list_pictures, read_picture
+from napari_skipseg.images.pictures import is_lossy, is_picture, list_pictures, read_picture
 from napari_skipseg.images.slices import TIFF_ENDINGS, files_of_pattern, is_pattern, read_slices, slice_names
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.tiff import files_of_set, list_tiff_images
+from napari_skipseg.images.tiff import list_tiff_images, open_tiff
 from napari_skipseg.images.tiff_stack import read_tiff, read_tiff_recipe
 from napari_skipseg.images.tiff_writer import write_ome_tiff
 from napari_skipseg.images.zarr_nodes import METADATA, is_zarr
@@ -144,6 +144,18 @@ def _read_location(
     return replace(stack, file=str(Location(place.absolute(), None, () if whole else tuple(names))))
 
 
+def files_of_image(path: Path) -> tuple[str, ...]:
+    """Return the names of the files that hold one image together with `path`, an OME-TIFF; empty for any other file."""
+    if ".ome." not in path.name.lower() or path.suffix.lower() not in TIFF_ENDINGS:
+        return ()
+    try:
+        opened = open_tiff(path)
+    except SkipsegError:
+        return ()
+    opened.file.close()
+    return opened.files
+
+
 def _names_in(folder: Path) -> list[str]:
     """Return the slices of a folder, none where it is not one stack by itself."""
     try:
@@ -159,8 +171,8 @@ def _is_one_set(folder: Path, names: Sequence[str]) -> bool:
         InputError: some are, others not.
     """
     first = folder / names[0]
-    files = files_of_set(first) if first.suffix.lower() in TIFF_ENDINGS else ()
-    if len(files) < 2:
+    files = files_of_image(first)
+    if not files:
         return False
     other = next((name for name in names if name not in files), None)
     if other is not None:
@@ -216,10 +228,10 @@ def read_levels(path: str | os.PathLike[str]) -> list[Stack]:
         return [read_stack(path)]
     from napari_skipseg.images.ome_zarr import read_zarr_levels
 
-    return read_zarr_levels(_zarr_place(path))
+    return read_zarr_levels(zarr_place(path))
 
 
-def _zarr_place(path: str | os.PathLike[str]) -> Path:
+def zarr_place(path: str | os.PathLike[str]) -> Path:
     """Return the folder of the image that a path names in an OME-Zarr of one or several."""
     from napari_skipseg.images.ome_zarr import zarr_image
 
@@ -236,10 +248,31 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     if is_zarr(place):
         from napari_skipseg.images.ome_zarr import read_zarr_recipe
 
-        return read_zarr_recipe(_zarr_place(path))
+        return read_zarr_recipe(zarr_place(path))
     if is_picture(place) or is_mrc(place) or place.is_dir() or is_pattern(place):
         return None
     return read_tiff_recipe(place)
+
+
+def slice_files(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the files of the stack that a folder, a pattern or the location of slices names, in their order.
+
+    Raises:
+        FileError, InputError: as `read_stack`.
+    """
+    place, slices = place_of(path), parse_location(path).slices
+    return files_of_pattern(place) if is_pattern(place) else [place / name for name in slices or slice_names(place)]
+
+
+def holds_lossy(path: str | os.PathLike[str]) -> bool:
+    """Return whether an image, or a slice of a stack, is a JPEG, whose values are not exactly those that were saved.
+
+    Raises:
+        FileError, InputError: as `read_stack` of a folder or a pattern.
+    """
+    place = place_of(path)
+    is_stack = is_pattern(place) or (place.is_dir() and not is_zarr(place))
+    return any(map(is_lossy, slice_files(path))) if is_stack else is_lossy(place)
 
 
 def holds_labels(path: str | os.PathLike[str]) -> bool:
@@ -256,7 +289,7 @@ def holds_labels(path: str | os.PathLike[str]) -> bool:
         return False
     from napari_skipseg.images.ome_zarr import is_label_image
 
-    return is_label_image(_zarr_place(path))
+    return is_label_image(zarr_place(path))
 
 
 def place_of(path: str | os.PathLike[str]) -> Path:

@@ -203,6 +203,18 @@ def check_claims(path: Path, found: OmeSet, image: OmeImage) -> None:
         raise too_many_planes(path)
 
 
+def check_own_planes(path: Path, found: OmeSet) -> None:
+    """Refuse images that lie in the file `path` alone and together claim more planes than it can have.
+
+    Raises:
+        FileError: they do.
+    """
+    own = [image.element for image in found.images if set(image.files) <= {""}]
+    claimed = sum(_claimed(each) for element in own for each in element.iter())
+    if claimed > max(FEW_PLANES, path.stat().st_size // BYTES_PER_PLANE):
+        raise too_many_planes(path)
+
+
 def too_many_planes(path: Path) -> FileError:
     """Return what is said of a file that claims more planes than its size allows."""
     return FileError(f"'{path}' claims more planes than a file of its size can hold: it is damaged, export it again.")

@@ -42,6 +42,8 @@ KEPT_SHARE = 1 / 16
 MOST_GAPS = 3
 """Gaps in the numbers that a note names one by one."""
 
+_NO_STACK = "is a folder: give an image file, or the folder of an OME-Zarr or of numbered slices"
+
 _DIGITS = re.compile(r"([0-9]+)")
 _WILD = re.compile(r"[*?]")
 
@@ -106,7 +108,7 @@ def slice_names(folder: Path) -> list[str]:
     """
     names = _image_names(folder)
     if not names:
-        raise FileError(f"'{folder}' is a folder without images: give an image, an OME-Zarr, or a folder of slices.")
+        raise FileError(f"'{folder}' {_NO_STACK}.")
     _check_names(folder, names)
     return names
 
@@ -117,11 +119,14 @@ def _image_names(folder: Path) -> list[str]:
     except OSError as error:
         raise FileError(f"The folder '{folder}' cannot be read ({error.strerror}): check your permission.") from error
     files = [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
-    return sorted((name for name in files if not OURS.search(name)), key=natural_key)
+    return sorted([name for name in files if not OURS.search(name)] or files, key=natural_key)
 
 
 def _check_names(folder: Path, names: Sequence[str]) -> None:
     """Refuse names of which not all count the slices of one stack."""
+    if not any(_DIGITS.search(Path(name).stem) for name in names):
+        pattern = folder / f"*{Path(names[0]).suffix}"
+        raise InputError(f"'{folder}' {_NO_STACK} ('{names[0]}' has no number; '{pattern}' takes it all the same).")
     stems = Counter(normal(Path(name).stem).casefold() for name in names)
     twice = next((stem for stem, count in stems.items() if count > 1), None)
     if twice is not None:
@@ -131,8 +136,6 @@ def _check_names(folder: Path, names: Sequence[str]) -> None:
     counts = Counter(shapes.values())
     if len(counts) == 1:
         _check_one_number(folder, names)
-        return
-    if not any("#" in shape for shape in counts):
         return
     usual = max(counts, key=lambda shape: (counts[shape], "#" in shape))
     like = next(name for name in names if shapes[name] == usual)
@@ -204,7 +207,7 @@ def read_slices(
     """
     first = read(folder / names[0])
     if len(names) > 1:
-        _check_alike(folder, names)
+        _check_alike(folder, names, read)
     if "T" in first.axes and "Z" in first.axes:
         raise InputError(
             f"'{names[0]}' in '{folder}' has the axes {first.axes}: a stack of files takes a slice, or a volume, from "
@@ -238,9 +241,9 @@ def _notes(names: Sequence[str], first: Stack, added: str) -> list[str]:
     return notes
 
 
-def _check_alike(folder: Path, names: Sequence[str]) -> None:
+def _check_alike(folder: Path, names: Sequence[str], read: Read) -> None:
     """Raise where a file has another shape or type than most, or cannot be opened; only headers are read."""
-    shapes = {name: _header(folder / name) for name in names}
+    shapes = {name: _header(folder / name, read) for name in names}
     counts = Counter(shapes.values())
     if len(counts) == 1:
         return
@@ -253,12 +256,12 @@ def _check_alike(folder: Path, names: Sequence[str]) -> None:
     )
 
 
-def _header(path: Path) -> SliceShape:
+def _header(path: Path, read: Read) -> SliceShape:
     check_regular(path)
     if path.suffix.lower() in pictures.ENDINGS:
         return SliceShape(*pictures.picture_header(path))
-    if mrc.is_mrc(path):
-        stack = mrc.read_mrc(path)
+    if mrc.is_mrc(path) or path.is_dir():
+        stack = read(path)
         height, width = stack.length("Y"), stack.length("X")
         planes = stack.length("Z") * stack.length("T")
         return SliceShape(height, width, 1, np.dtype(stack.data.dtype).name, planes)

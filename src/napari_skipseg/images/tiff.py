@@ -15,13 +15,27 @@ import tifffile
 
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.images.choice import Choice, ImageInfo, choose_image, main_image, note_beside
-from napari_skipseg.images.ome_set import OmeSet, check_claims, is_companion, parse_set, read_companion
+from napari_skipseg.images.ome_set import (
+    BYTES_PER_PLANE,
+    FEW_PLANES,
+    OmeImage,
+    OmeSet,
+    check_claims,
+    check_own_planes,
+    is_companion,
+    parse_set,
+    read_companion,
+    too_many_planes,
+)
 from napari_skipseg.images.set_files import check_regular, find_beside
 from napari_skipseg.images.tiff_bounds import check_metadata, check_segments
-from napari_skipseg.images.tiff_images import held_images, mark_copies
+from napari_skipseg.images.tiff_images import held_images, mark_copies, note_copies, page_at, series_of
 
 # tifffile logs what it finds odd; without a handler Python would print that on the user's terminal.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+SHORT_CIRCLE = 100
+"""Pages among which tifffile itself notices that their chain runs in a circle."""
 
 WHOLE_PAGE = 64 * 2**20
 """Pages of up to so many bytes are decoded whole; of larger ones only the strips or tiles looked at."""
@@ -30,6 +44,9 @@ EXPANSION = 10_000
 """A page larger than this many times its compressed data (and than `WHOLE_PAGE`) is refused.
 
 zlib reaches 1,032 and LZW about 2,700; only an invented size goes beyond."""
+
+MOST_LOOKED_AT = 100
+"""Pages without a place in an OME-XML that are looked at, one by one, to count them."""
 
 SEPARATE = 2
 """The planar configuration of pages that hold one colour after the other."""
@@ -64,7 +81,8 @@ class OpenTiff(NamedTuple):
     """An open TIFF, and the series of the image that is meant: checked, but not read.
 
     file: the `tifffile.TiffFile`; its series are of no use. number: of the image, where a user named one of several.
-    images: all of the file. notes: what is left out. is_set: whether the image lies in several files.
+    images: all of the file. notes: what is left out. files: names of those in which the image lies, where they are
+    several.
     """
 
     file: Any
@@ -72,7 +90,7 @@ class OpenTiff(NamedTuple):
     number: int | None
     images: tuple[ImageInfo, ...]
     notes: tuple[str, ...] = ()
-    is_set: bool = False
+    files: tuple[str, ...] = ()
 
 
 def open_tiff(path: Path, image: int | None = None) -> OpenTiff:
@@ -134,18 +152,6 @@ def open_unread(path: Path) -> Any:
     return file
 
 
-def files_of_set(path: Path) -> tuple[str, ...]:
-    """Return the names of the files that an OME-TIFF has its image in, itself included; empty for any other TIFF.
-
-    Raises:
-        FileError: as `open_tiff`.
-    """
-    with refusing(path), open_unread(path) as file:
-        found = _set_of(path, file)
-        names = [] if found is None else [name or path.name for image in found.images for name in image.files]
-        return tuple(dict.fromkeys(names))
-
-
 @contextmanager
 def first_page(path: Path) -> Iterator[tuple[Any, int]]:
     """Yield the first page of a TIFF and how many pages it has; no series is made of them.
@@ -164,14 +170,15 @@ def _open_file(path: Path, image: int | None, on_failure: ExitStack) -> OpenTiff
     if found is not None and found.images:
         return _open_of_set(path, file, found, image)
     held = held_images(path, file)
-    if not held:
+    if not held or (file.is_imagej and not file.is_ome and all(each.series.kind != "imagej" for each in held)):
         raise _cut_short(path)
     if image is None and main_image([each.info for each in held]) is None:
         held = mark_copies(path, held)
     infos = tuple(each.info for each in held)
     chosen = choose_image(path, infos, image)
-    notes = (chosen.note,) if chosen.note else ()
-    return OpenTiff(file, held[chosen.number].series, image if len(held) > 1 else None, infos, notes)
+    series = held[chosen.number].series
+    notes = tuple(note for note in (chosen.note, note_copies(path, series)) if note)
+    return OpenTiff(file, series, image if len(held) > 1 else None, infos, notes)
 
 
 def _set_of(path: Path, file: Any) -> OmeSet | None:
@@ -179,6 +186,8 @@ def _set_of(path: Path, file: Any) -> OmeSet | None:
     text = file.ome_metadata
     found = None if text is None else parse_set(path, text)
     if found is None or not found.metadata_file:
+        if found is not None:
+            check_own_planes(path, found)
         return found
     companion = find_beside(path, found.metadata_file)
     with companion.open("rb") as handle:
@@ -222,12 +231,12 @@ def _open_of_set(path: Path, file: Any, found: OmeSet, image: int | None) -> Ope
         return _open_alone(path, found, chosen, image, path)
     only = found.images[0]
     check_claims(path, found, only)
-    series = file.series
+    series = series_of(file)
     if not series or series[0].kind != "ome":
         held = held_images(path, file)
         return OpenTiff(file, held[choose_image(path, [each.info for each in held], image).number].series, None, ())
     notes = [note] if (note := _unnamed_pages(path, file, series[0])) else []
-    return OpenTiff(file, series[0], None, tuple(infos), tuple(notes), len(only.files) > 1)
+    return OpenTiff(file, series[0], None, tuple(infos), tuple(notes), _names_of(path, only))
 
 
 def _open_alone(path: Path, found: OmeSet, chosen: Choice, image: int | None, given: Path) -> OpenTiff:
@@ -236,7 +245,7 @@ def _open_alone(path: Path, found: OmeSet, chosen: Choice, image: int | None, gi
     check_claims(path, found, only)
     file = tifffile.TiffFile(path, omexml=found.text_of(only))
     try:
-        series = file.series
+        series = series_of(file)
         if not series or series[0].kind != "ome":
             raise _cut_short(given)
     except BaseException:
@@ -244,17 +253,22 @@ def _open_alone(path: Path, found: OmeSet, chosen: Choice, image: int | None, gi
         raise
     infos = tuple(each.info for each in found.images)
     number = image if len(infos) > 1 else None
-    return OpenTiff(file, series[0], number, infos, (chosen.note,) if chosen.note else (), len(only.files) > 1)
+    return OpenTiff(file, series[0], number, infos, (chosen.note,) if chosen.note else (), _names_of(path, only))
+
+
+def _names_of(path: Path, image: OmeImage) -> tuple[str, ...]:
+    """Return the names of the files in which an image lies, none where it lies in one."""
+    names = tuple(dict.fromkeys(name or path.name for name in image.files))
+    return names if len(names) > 1 else ()
 
 
 def _unnamed_pages(path: Path, file: Any, series: Any) -> str:
     """Return a sentence on pages of which the OME-XML says nothing, "" where there are none."""
     used = {page.index for page in series if page is not None and page.parent is file}
-    others = [page for page in file.pages if page.index not in used]
-    count = sum(not tifffile.TiffPage.is_reduced.fget(page.keyframe) for page in others)
-    if not used or not count:
-        return ""
-    return f"'{path.name}' has {count} pages of which its OME-XML says nothing; they are left out."
+    others = [number for number in range(len(file.pages)) if number not in used] if used else []
+    count = sum(not page_at(file, number).is_reduced for number in others[:MOST_LOOKED_AT])
+    count += max(0, len(others) - MOST_LOOKED_AT)
+    return f"'{path.name}' has pages of which its OME-XML says nothing ({count}); they are left out." if count else ""
 
 
 def _cut_short(path: Path) -> FileError:
@@ -262,23 +276,32 @@ def _cut_short(path: Path) -> FileError:
 
 
 def _check_chain(path: Path, file: Any) -> None:
-    """Refuse a broken chain of pages."""
-    last = file.pages.next_page_offset
-    if last is not None and not file.is_ndpi:
-        file.filehandle.seek(last)
-        pointer = file.filehandle.read(file.tiff.offsetsize)
-        if len(pointer) < file.tiff.offsetsize:
-            raise _cut_short(path)
-        following = struct.unpack(file.tiff.offsetformat, pointer)[0]
-        if following and all(page.offset != following for page in file.pages):
-            raise _cut_short(path)
+    """Refuse a broken chain of pages, and one that runs in a long circle, which tifffile would follow for ever."""
+    if file.is_ndpi:
+        return
+    tiff, handle = file.tiff, file.filehandle
+    seen: set[int] = set()
+    following = file.pages.first.offset
+    while following:
+        if following in seen:
+            if len(seen) < SHORT_CIRCLE:
+                return
+            raise FileError(f"The pages of '{path}' run in a circle: it is damaged, export it again.")
+        seen.add(following)
+        try:
+            handle.seek(following)
+            count = struct.unpack(tiff.tagnoformat, handle.read(tiff.tagnosize))[0]
+            handle.seek(following + tiff.tagnosize + count * tiff.tagsize)
+            following = struct.unpack(tiff.offsetformat, handle.read(tiff.offsetsize))[0]
+        except (struct.error, OSError, ValueError) as error:
+            raise _cut_short(path) from error
+    if len(seen) > max(FEW_PLANES, handle.size // BYTES_PER_PLANE):
+        raise too_many_planes(path)
 
 
 def _check_pages(path: Path, opened: OpenTiff) -> None:
     """Refuse pages that are missing, lie outside the file, or claim a size their data cannot fill."""
-    file, series = opened.file, opened.series
-    if file.is_imagej and not file.is_ome and file.series[0].kind != "imagej":
-        raise _cut_short(path)
+    series = opened.series
     page = series.keyframe
     _check_kind(path, series)
     if is_plain(series):

@@ -42,12 +42,59 @@ def held_images(path: Path, file: Any) -> list[Held]:
     so are pages that differ only in their compression. Levels of a pyramid are no images of their own, unless the file
     does not mark them as such and they show something else.
     """
-    series = list(file.series)
+    series = list(series_of(file))
     if series and series[0].kind == "imagej":
         series[:1] = _with_pages_behind(file, series[0])
     series = _with_unlike_levels(path, series)
     merged = sorted(_merged(series), key=_first_index)
     return [Held(_describe(number, each, merged), each) for number, each in enumerate(merged)]
+
+
+def series_of(file: Any) -> list[Any]:
+    """Return the series that tifffile finds in an open file; of an ImageJ TIFF first the planes that it counts.
+
+    tifffile takes all pages of an ImageJ TIFF for planes, and looks at four pages of others to say that all are alike.
+    """
+    try:
+        found: list[Any] = file.series
+    except RuntimeError:
+        if not (file.is_imagej or file.is_uniform):
+            raise
+        found = []
+    if file.is_imagej and not file.is_ome and (not found or found[0].kind != "imagej"):
+        listed = _listed_by_imagej(file)
+        return [listed] if listed is not None else found
+    if not found:
+        file.is_uniform = False
+        found = file.series
+    return found
+
+
+def _listed_by_imagej(file: Any) -> Any | None:
+    """Return the series of the planes that ImageJ's description counts, None where there are fewer pages."""
+    told = file.imagej_metadata or {}
+    counts = [max(1, int(told.get(key, 1))) for key in ("frames", "slices", "channels")]
+    if math.prod(counts) > len(file.pages):
+        return None
+    pages = [page_at(file, number) for number in range(math.prod(counts))]
+    if len({page.hash for page in pages}) > 1:
+        return None
+    first = pages[0]
+    return tifffile.TiffPageSeries(pages, (*counts, *first.shape), first.dtype, f"TZC{first.axes}", kind="imagej")
+
+
+def page_at(file: Any, number: int) -> Any:
+    """Return a page of an open TIFF with all its tags: those that tifffile has listed may lack them."""
+    return file.pages.get(number, aspage=True)
+
+
+def note_copies(path: Path, series: Any) -> str:
+    """Return a sentence on smaller copies of an image that lie among the pages of a plain TIFF, "" where none do."""
+    copies = [level for level in series.levels[1:] if series.kind == "generic" and not level.keyframe.is_subifd]
+    if not copies:
+        return ""
+    sizes = ", ".join(" × ".join(map(str, level.shape)) for level in copies)
+    return f"'{path.name}' also holds the image at fewer pixels ({sizes}), which is left out."
 
 
 def _first_index(series: Any) -> tuple[int, ...]:
@@ -57,20 +104,19 @@ def _first_index(series: Any) -> tuple[int, ...]:
 
 def _with_pages_behind(file: Any, first: Any) -> list[Any]:
     """Return ImageJ's series, and one for each page that lies behind the planes which its description counts."""
-    pages, key = file.pages, first.keyframe
+    key = first.keyframe
     counted, there = math.prod(first.get_shape(False)) // max(1, math.prod(key.shape)), len(file.pages)
     if there == 1:
         return [first]
     # ImageJ lists all planes; tifffile lists the first alone, and the others lie behind it
-    follows = first.dataoffset is not None and pages[1].dataoffsets[0] == first.dataoffset + key.nbytes
+    follows = first.dataoffset is not None and page_at(file, 1).dataoffsets[0] == first.dataoffset + key.nbytes
     start = counted if follows or first.dataoffset is None else 1
     if first.dataoffset is None and len(first) > counted:
         shape, axes = first.get_shape(False), first.get_axes(False)
         first = tifffile.TiffPageSeries(first[:counted], shape, first.dtype, axes, kind="imagej")
     behind = []
     for number in range(start, there):
-        file.filehandle.seek(pages[number].offset)
-        page = tifffile.TiffPage(file, number)
+        page = page_at(file, number)
         behind.append(tifffile.TiffPageSeries([page], (1, *page.shape), page.dtype, f"I{page.axes}", kind="generic"))
     return [first, *behind]
 

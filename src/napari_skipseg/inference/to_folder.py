@@ -10,6 +10,7 @@ from typing import Any
 
 from napari_skipseg.devices import versions
 from napari_skipseg.errors import FileError
+from napari_skipseg.images.files import place_of
 from napari_skipseg.images.fingerprint import check_unchanged, fingerprint
 from napari_skipseg.images.formats import ENDINGS, Format
 from napari_skipseg.images.stack import Stack
@@ -81,7 +82,7 @@ def iter_segment(
     times = RunTimes("preparing")
     sidecars = (target.sidecar(name) for name in (RECIPE_FILE, TIMES_FILE))
     check_replaceable([*(target.file(name) for name in names_of(model, options)), *sidecars], target.form)
-    before = fingerprint(Path(stack.file)) if stack.file else None
+    before = fingerprint(stack.file) if stack.file else None
     key = _key(stack, model, options, target, before, pinned)
     with RunFolder(target.folder, target.name, key, target.restart, lasting=before is not None) as place:
         if not place.is_whole:
@@ -142,9 +143,9 @@ def _check_input(stack: Stack, place: RunFolder, before: dict[str, Any] | None) 
     if before is None:
         return
     try:
-        check_unchanged(Path(stack.file), before)
+        check_unchanged(stack.file, before)
     except FileError:
-        if Path(stack.file).exists():
+        if place_of(stack.file).exists():
             place.discard()
         raise
 

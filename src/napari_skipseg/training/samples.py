@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from napari_skipseg.errors import InputError, SpecError
-from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.files import holds_lossy, read_stack
 from napari_skipseg.images.normalize import Normalization, measure_greys
-from napari_skipseg.images.pictures import is_lossy
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.training.augment import resample, sampling_grid, vary_greys
 from napari_skipseg.training.augmentation import Augmentation
@@ -71,7 +69,7 @@ def read_data(settings: TrainSettings) -> TrainingData:
     for image_path, label_path in zip(settings.images, settings.labels, strict=True):
         stack = read_stack(image_path, voxel_size=settings.voxel_size, unit=settings.unit)
         labels = read_stack(label_path)
-        if is_lossy(Path(label_path)):
+        if holds_lossy(label_path):
             _check_lossy(labels)
         labelled, found, told = _read_pair(stack, labels, settings)
         values |= found
