@@ -292,6 +292,14 @@ def holds_labels(path: str | os.PathLike[str]) -> bool:
     return is_label_image(zarr_place(path))
 
 
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """Return whether the file or the folder is there that a path names."""
+    try:
+        return place_of(path).exists()
+    except (SkipsegError, OSError, ValueError):
+        return False
+
+
 def place_of(path: str | os.PathLike[str]) -> Path:
     """Return the file or the folder that a path names, without the number of an image; it need not be there.
 

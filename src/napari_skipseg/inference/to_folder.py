@@ -10,7 +10,7 @@ from typing import Any
 
 from napari_skipseg.devices import versions
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.files import place_of
+from napari_skipseg.images.files import is_there
 from napari_skipseg.images.fingerprint import check_unchanged, fingerprint
 from napari_skipseg.images.formats import ENDINGS, Format
 from napari_skipseg.images.stack import Stack
@@ -145,7 +145,7 @@ def _check_input(stack: Stack, place: RunFolder, before: dict[str, Any] | None) 
     try:
         check_unchanged(stack.file, before)
     except FileError:
-        if place_of(stack.file).exists():
+        if is_there(stack.file):
             place.discard()
         raise
 
