@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -11,6 +12,7 @@ import psutil
 import tifffile
 
 from napari_skipseg.errors import FileError
+from napari_skipseg.images.codec_sizes import HEAD, has_inner_size, inner_pixels
 from napari_skipseg.images.ome_set import (
     BYTES_PER_PLANE,
     FEW_PLANES,
@@ -29,6 +31,9 @@ FREE_SHARE = 0.25
 
 USUAL_SEGMENT = 256 * 2**20
 """Bytes of a decoded strip or tile up to which any compression is believed."""
+
+ROOM, FEW_PIXELS = 4, 2**20
+"""A strip or tile may claim so many times the pixels that the page gives it, and so many besides."""
 
 USUAL_EXPANSION = 500
 """Larger ones are refused beyond this many times their compressed data: only an image of one value gets there."""
@@ -53,6 +58,30 @@ def check_segments(path: Path, page: Any) -> None:
             f"One {part} of '{path}' would take {decoded / 2**30:.2g} GiB in memory (from {compressed:,} bytes): save "
             f"the image in tiles, or in strips of fewer rows."
         )
+
+
+def check_inner_sizes(path: Path, page: Any, segments: Iterable[int]) -> None:
+    """Refuse strips or tiles whose own headers claim far more pixels than the page gives them.
+
+    The decoders of JPEG, PNG and their kind make room for that, and fill it, before anything else is looked at.
+
+    Raises:
+        FileError: there is such a one.
+    """
+    key = page.keyframe
+    if not has_inner_size(key.compression):
+        return
+    most = ROOM * max(1, math.prod(key.chunks)) + FEW_PIXELS
+    for segment in segments:
+        count = page.databytecounts[segment]
+        if not count:
+            continue
+        page.parent.filehandle.seek(page.dataoffsets[segment])
+        pixels = inner_pixels(key.compression, page.parent.filehandle.read(min(count, HEAD)))
+        if pixels is not None and pixels > most:
+            raise FileError(
+                f"A part of '{path}' claims to be far larger than its page: it is damaged, export it again."
+            )
 
 
 def check_metadata(path: Path, file: Any) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from napari_skipseg.images.choice import ImageInfo
 from napari_skipseg.images.set_files import printable
-from napari_skipseg.images.tiff_bounds import check_segments
+from napari_skipseg.images.tiff_bounds import check_inner_sizes, check_segments
 
 MOST_COMPARED = 64 * 2**20
 """Pixels of a plane up to which it is compared with a smaller one that may be a copy of it."""
@@ -89,8 +89,9 @@ def page_at(file: Any, number: int) -> Any:
 
 
 def note_copies(path: Path, series: Any) -> str:
-    """Return a sentence on smaller copies of an image that lie among the pages of a plain TIFF, "" where none do."""
-    copies = [level for level in series.levels[1:] if series.kind == "generic" and not level.keyframe.is_subifd]
+    """Return a sentence on smaller copies of an image among the pages of a TIFF that does not mark them, or ""."""
+    levels = series.levels[1:] if series.kind == "generic" else []
+    copies = [level for level in levels if not (level.keyframe.is_subifd or level.keyframe.is_reduced)]
     if not copies:
         return ""
     sizes = ", ".join(" × ".join(map(str, level.shape)) for level in copies)
@@ -218,6 +219,7 @@ def is_copy(path: Path, small: Any, large: Any) -> bool:
         try:
             page = series[len(series) // 2]
             check_segments(path, page)
+            check_inner_sizes(path, page, range(len(page.databytecounts)))
             planes.append(_grey(page.asarray(), page.keyframe.axes))
         except Exception:  # a damaged page: whoever reads it says so
             return True

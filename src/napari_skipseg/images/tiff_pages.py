@@ -19,6 +19,7 @@ from napari_skipseg.errors import FileError
 from napari_skipseg.images.mapped import MappedArray
 from napari_skipseg.images.stack import ArrayLike, LazyArray
 from napari_skipseg.images.tiff import WHOLE_PAGE, is_plain, refusing
+from napari_skipseg.images.tiff_bounds import check_inner_sizes
 
 KEPT = 2 * WHOLE_PAGE
 """Bytes of decoded pages, strips and tiles that are kept: neighbouring parts need the same ones."""
@@ -92,6 +93,7 @@ class TiffArray(LazyArray):
         key = (number, segment)
         if key not in self._kept:
             with _opened(page.parent.filehandle):
+                check_inner_sizes(self._path, page, range(len(page.databytecounts)) if segment is None else (segment,))
                 values = page.asarray() if segment is None else _decode(page, segment)
             if segment is None and self._series.transform is not None:
                 values = self._series.transform(values)
