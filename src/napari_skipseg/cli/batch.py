@@ -22,7 +22,8 @@ BATCH: dict[str, Any] = {
     "workers": Annotated[int | None, flag("Processes of this machine; 0 = this one alone.")],
     "scheduler": Annotated[str | None, flag("Address of a Dask scheduler, such as tcp://host:8786.")],
     "axes": Annotated[
-        str | None, flag("Names of the axes, such as ZYX; files of another number of dimensions keep their own.")
+        str | None,
+        flag("Names of the axes in the file's order, such as ZYX or XYZ; files of another number of axes keep theirs."),
     ],
     "voxel_size": Annotated[tuple[float, float, float] | None, flag("Voxel size; give --unit too.", metavar="Z Y X")],
     "unit": Annotated[str | None, flag("Unit of the voxel size: nm, µm, …")],

@@ -45,7 +45,9 @@ def objects(
     out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Folder for the results; made if missing.")],
     image: Annotated[Path | None, flag("Image whose grey values are measured.", metavar="IN")] = None,
     truth: Annotated[Path | None, flag("True labels to score against.", metavar="TRUTH")] = None,
-    axes: Annotated[str | None, flag("Names of the axes, such as ZYX, where the file is wrong.")] = None,
+    axes: Annotated[
+        str | None, flag("Names of the axes in the file's order, such as ZYX or XYZ; in place of its own.")
+    ] = None,
     voxel_size: VoxelSize = None,
     unit: Unit = None,
     form: Annotated[FormatFlag, flag("What the labels are written as.", "--format")] = FormatFlag.tiff,

@@ -31,7 +31,9 @@ def segment(
     ] = PlanesFlag.xy,
     rescale: Annotated[bool, typer.Option("--rescale", help="Bring the image to the model's voxel size.")] = False,
     channel: Annotated[int | None, typer.Option(help="Which channel, counted from 0.")] = None,
-    axes: Annotated[str | None, typer.Option(help="Names of the axes, such as ZYX, where the file is wrong.")] = None,
+    axes: Annotated[
+        str | None, typer.Option(help="Names of the axes in the file's order, such as ZYX or XYZ; in place of its own.")
+    ] = None,
     voxel_size: VoxelSize = None,
     unit: Unit = None,
     image: Annotated[int | None, typer.Option(help="Which image of a file that holds several, counted from 0.")] = None,
@@ -111,7 +113,7 @@ def _segment(
 ) -> None:
     from napari_skipseg.images.files import read_stack
 
-    stack = read_stack(taken.file, taken.axes, taken.voxel_size, taken.unit, taken.image)
+    stack = read_stack(taken.file, taken.axes, taken.voxel_size, taken.unit, image=taken.image)
     from napari_skipseg.api import iter_segment_to_folder, load_model
     from napari_skipseg.inference.planning import iter_plan
 

@@ -57,7 +57,7 @@ def attention(
     from napari_skipseg.images.files import read_stack
     from napari_skipseg.studies.attention import iter_attention
 
-    labels = None if truth is None else read_stack(truth)
+    labels = None if truth is None else read_stack(truth, are_labels=True)
     models = [load_model(name) for name in model]
     work = iter_attention(read_stack(image), models, out_dir, number, labels, threshold, channel)
     show(watch(work, f"attention in {image.name}"), as_json)

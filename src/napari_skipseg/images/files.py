@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from napari_skipseg.errors import FileError, InputError, SkipsegError
+from napari_skipseg.images.calibration import check_unit
 from napari_skipseg.images.choice import ImageInfo, SeveralImagesError, check_number
 from napari_skipseg.images.location import Location, location_of_files, parse_location
 from napari_skipseg.images.mrc import is_mrc, read_mrc
-from napari_skipseg.images.ome import check_unit
 from napari_skipseg.images.pictures import is_lossy, is_picture, list_pictures, read_picture
 from napari_skipseg.images.slices import TIFF_ENDINGS, files_of_pattern, is_pattern, read_slices, slice_names
 from napari_skipseg.images.stack import Stack
@@ -36,6 +36,7 @@ def read_stack(
     axes: str | None = None,
     voxel_size: tuple[float, float, float] | None = None,
     unit: str | None = None,
+    are_labels: bool = False,
     image: int | None = None,
 ) -> Stack:
     """Return the image in a TIFF, an OME-Zarr, an MRC or a picture, its voxels read only where they are looked at.
@@ -44,16 +45,19 @@ def read_stack(
     `images.ome_zarr.read_zarr`); .mrc, .mrcs, .rec, .st, .ali, .map and .ccp4 are MRC (see `images.mrc.read_mrc`);
     .png, .jpg, .jpeg and .bmp are pictures, read whole (see `images.pictures.read_picture`); .ome is the companion of
     OME-TIFFs; all else is TIFF (see `images.tiff_stack.read_tiff`). At full resolution. Axes of length 1 are left out,
-    except Y and X. Order and type stay; byte order becomes the machine's. Where x and y are known but z is not, z takes
-    y's size.
+    except Y and X. Axes that the file has in another order than Z, Y, X are turned into T, C, Z, Y, X, without reading
+    a voxel. The type stays; byte order becomes the machine's. Voxel size, unit and origin follow one rule for all
+    formats (see `images.calibration.calibrate`); `Stack.notes` says what was decided and how to change it.
 
     Any other folder is a stack of its images, one slice each, in natural order (2 before 10); so is a pattern such as
     sections/s_*.tif, and a list of files, in its own order (see `images.slices.read_slices`).
 
     path: or its text with the number of an image behind it: "positions.ome.tif#1" (see `images.location`).
-    axes: letters of "TCZYX", one per axis, in place of what the file says; they name, they do not transpose.
+    axes: letters of "TCZYX", one per axis in the file's order, in place of what the file says. "XYZ" says that the
+    first axis of the file is x; the stack then has ZYX.
     voxel_size: (z, y, x) in `unit`, in place of the file's; never without a unit, which may be "pixel".
     unit: of `voxel_size`; given alone, of the file's own numbers.
+    are_labels: the values are numbers of classes or objects, so they are not inverted where white is 0.
     image: its number, from 0, where the file holds several (`list_images`). Without it, the only one, or the main one
     beside thumbnails, labels and macro images, of which a note tells.
 
@@ -64,7 +68,7 @@ def read_stack(
     """
     address = _location_of(path, image)
     unit = None if unit is None else check_unit(unit)
-    stack = _read_location(address, axes, voxel_size, unit)
+    stack = _read_location(address, Wanted(axes, voxel_size, unit, are_labels))
     if voxel_size is not None and unit is None:
         sizes = " ".join(f"{size:g}" for size in voxel_size)
         known = "says no unit of its own" if stack.unit == "pixel" else f"gives its voxel size in {stack.unit}"
@@ -126,20 +130,32 @@ def _location_of(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     return Location(place, number, parse_location(path).slices)
 
 
-def _read_location(
-    location: Location, axes: str | None, voxel_size: tuple[float, float, float] | None, unit: str | None
-) -> Stack:
+@dataclass(frozen=True)
+class Wanted:
+    """What a user says of an image in place of its file: as the arguments of `read_stack`."""
+
+    axes: str | None = None
+    voxel_size: tuple[float, float, float] | None = None
+    unit: str | None = None
+    are_labels: bool = False
+
+
+def _read_location(location: Location, wanted: Wanted) -> Stack:
     place = location.path
     if not location.slices and (not place.is_dir() or is_zarr(place)):
-        stack = _read(place, axes, voxel_size, unit, location.image)
+        stack = _read(place, wanted, location.image)
         return stack if stack.file else replace(stack, file=str(place.absolute()))
     if location.image is not None:
         raise InputError(f"'{place}' is a folder of slices, which is one image: leave out the number of an image.")
     names = location.slices or slice_names(place)
     if len(names) == 1 or _is_one_set(place, names):
-        stack = _read(place / names[0], axes, voxel_size, unit)
+        stack = _read(place / names[0], wanted)
         return replace(stack, file=str(place.absolute() if not location.slices else (place / names[0]).absolute()))
-    stack = read_slices(place, names, read_one, axes, voxel_size, unit)
+
+    def read_slice(path: Path) -> Stack:
+        return _read(path, Wanted(are_labels=wanted.are_labels))
+
+    stack = read_slices(place, names, read_slice, wanted.axes, wanted.voxel_size, wanted.unit)
     whole = not location.slices or list(names) == _names_in(place)
     return replace(stack, file=str(Location(place.absolute(), None, () if whole else tuple(names))))
 
@@ -183,34 +199,19 @@ def _is_one_set(folder: Path, names: Sequence[str]) -> bool:
     return True
 
 
-def read_one(path: Path) -> Stack:
-    """Return the image in one file, as a slice of a stack.
-
-    Raises:
-        SkipsegError: as `read_stack`.
-    """
-    return _read(path, None, None, None)
-
-
-def _read(
-    place: Path,
-    axes: str | None,
-    voxel_size: tuple[float, float, float] | None,
-    unit: str | None,
-    image: int | None = None,
-) -> Stack:
+def _read(place: Path, wanted: Wanted, image: int | None = None) -> Stack:
+    given = (wanted.axes, wanted.voxel_size, wanted.unit)
     if is_picture(place):
-        return read_picture(place, axes, voxel_size, unit or "pixel", image)
+        return read_picture(place, *given, image=image)
     if is_zarr(place):
         from napari_skipseg.images.ome_zarr import read_zarr, zarr_image
 
-        place = zarr_image(place, image)
-        return replace(read_zarr(place, axes, voxel_size, unit), file=str(place.absolute()))
+        return read_zarr(zarr_image(place, image), *given)
     if is_mrc(place):
-        stack = read_mrc(place, axes, voxel_size, unit)
+        stack = read_mrc(place, *given)
         check_number(place, [_only(stack)], image or 0)
         return stack
-    return read_tiff(place, axes, voxel_size, unit, image)
+    return read_tiff(place, *given, are_labels=wanted.are_labels, image=image)
 
 
 def _only(stack: Stack) -> ImageInfo:

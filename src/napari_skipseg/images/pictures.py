@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.choice import ImageInfo, choose_image
+from napari_skipseg.images.file_image import FileImage, stack_of
 from napari_skipseg.images.location import Location
 from napari_skipseg.images.set_files import check_regular
 from napari_skipseg.images.stack import Stack
@@ -50,7 +52,7 @@ def read_picture(
     path: Path,
     axes: str | None = None,
     voxel_size: tuple[float, float, float] | None = None,
-    unit: str = "pixel",
+    unit: str | None = None,
     image: int | None = None,
 ) -> Stack:
     """Return the picture in a PNG, JPEG or BMP: "YX" where it is grey, "YXC" with 3 channels where it has colours.
@@ -75,14 +77,14 @@ def read_picture(
         chosen = choose_image(path, images, image)
         frames = images[chosen.number].planes
         values = _read_frames(path, range(frames)) if frames > 1 else _read_pixels(path, chosen.number)
-        colours = values.ndim - (frames > 1) == 3
-    names = axes or "Z" * (frames > 1) + "YX" + "C" * colours
+    letters = ("Z" if frames > 1 else "") + "YXC"
     told = f"'{path.name}' has {frames} frames: they were taken as slices." if frames > 1 else ""
     notes = tuple(note for note in (told, chosen.note) if note)
     number = chosen.number if image is not None and len(images) > 1 else None
     name = path.stem if number is None else f"{path.stem}_{number}"
-    size, file = voxel_size or (1.0, 1.0, 1.0), str(Location(path.absolute(), number))
-    return Stack(values, names, size, unit, name=name, file=file, notes=notes)
+    named = list(zip(letters, values.shape, strict=False))
+    stack = stack_of(FileImage(path, name, named, lambda _: values, notes=notes), axes, voxel_size, unit)
+    return replace(stack, file=str(Location(path.absolute(), number)))
 
 
 def list_pictures(path: Path) -> tuple[ImageInfo, ...]:

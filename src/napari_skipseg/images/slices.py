@@ -8,7 +8,7 @@ import re
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.file_names import normal
 from napari_skipseg.images import mrc, pictures
+from napari_skipseg.images.calibration import GIVE_SIZE, AxisScale
+from napari_skipseg.images.file_image import FileImage, stack_of
 from napari_skipseg.images.set_files import check_regular
 from napari_skipseg.images.stack import LazyArray, Stack
 from napari_skipseg.images.tiff import first_page, refusing
@@ -215,19 +217,25 @@ def read_slices(
         )
     added = "T" if "Z" in first.axes else "Z"
     array = SliceArray(folder, names, read, first)
-    notes = [*first.notes, *_notes(names, first, added)]
-    z, y, x = first.voxel_size
-    is_unknown = added == "Z" and z == 1.0 and voxel_size is None
-    if is_unknown:
-        z = y
-        if first.unit != "pixel":
-            notes.append(
-                f"The files do not say how far apart their slices lie: {y:g} {first.unit} was taken, as along y; give "
-                "the voxel size if that is wrong (in a shell with --voxel-size and --unit)."
-            )
-    size = voxel_size or (z, y, x)
-    names_of_axes = axes or added + first.axes
-    return Stack(array, names_of_axes, size, unit or first.unit, first.origin, folder.name, notes=tuple(notes))
+    notes = (*first.notes, *_notes(names, first, added))
+    scales = _scales_of(first)
+    named = list(zip(added + first.axes, array.shape, strict=True))
+    by_axis = tuple(scales.get(letter, AxisScale()) for letter, _ in named)
+    found = FileImage(folder, folder.name, named, lambda _: array, by_axis, scales, notes=notes)
+    stack = stack_of(found, axes, voxel_size, unit)
+    if added == "Z" and voxel_size is None and "Z" not in scales and stack.unit != "pixel":
+        y = stack.voxel_size[1]
+        told = f"The files do not say how far apart their slices lie: {y:g} {stack.unit} was taken, as along y; if that"
+        stack = replace(stack, notes=(*stack.notes, f"{told} is wrong, {GIVE_SIZE}."))
+    return stack
+
+
+def _scales_of(first: Stack) -> dict[str, AxisScale]:
+    """Return what the first slice says of its axes; a z of 1 is what a slice has whose file says nothing of it."""
+    if first.unit == "pixel" and set(first.voxel_size) == {1.0}:
+        return {}
+    axes = zip("ZYX", first.voxel_size, first.origin, strict=True)
+    return {axis: AxisScale(size, first.unit, start) for axis, size, start in axes if axis in first.axes or size != 1.0}
 
 
 def _notes(names: Sequence[str], first: Stack, added: str) -> list[str]:

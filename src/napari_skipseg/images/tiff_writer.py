@@ -13,7 +13,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.ome import PIXEL_TYPES, Calibration, check_unit, ome_xml
+from napari_skipseg.images.calibration import Calibration, check_unit
+from napari_skipseg.images.ome import PIXEL_TYPES, ome_xml
 from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.images.write_faults import replacing
 

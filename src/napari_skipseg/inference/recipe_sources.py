@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 from napari_skipseg.errors import FileError, InputError, ModelError, SkipsegError
@@ -157,12 +158,19 @@ def find_places(told: RecipeInput, near: Path) -> list[Path]:
 
 def _read_as(place: Path, told: RecipeInput) -> Stack | None:
     """Return the image at `place` as it was taken, None where it is another one."""
-    stack = read_stack(place)
-    if stack.axes != told.axes:
+    for axes in _possible_axes(told.axes):
         try:
-            stack = read_stack(place, axes=told.axes)
-        except InputError:
-            return None
-    if stack.shape != told.shape or identify(stack) != told.sha256:
-        return None
-    return replace(stack, voxel_size=told.voxel_size, unit=told.unit, origin=told.origin, name=told.name)
+            stack = read_stack(place, axes=axes)
+        except InputError:  # the file has other axes, or names none
+            continue
+        if (stack.axes, stack.shape) == (told.axes, told.shape) and identify(stack) == told.sha256:
+            return replace(stack, voxel_size=told.voxel_size, unit=told.unit, origin=told.origin, name=told.name)
+    return None
+
+
+def _possible_axes(axes: str) -> Iterator[str | None]:
+    """Yield what a user may have said of the axes of a file that was taken with `axes`: nothing, these, or another
+    order of them, which was turned."""
+    yield None
+    yield axes
+    yield from ("".join(order) for order in permutations(axes) if "".join(order) != axes)
