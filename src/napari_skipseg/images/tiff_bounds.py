@@ -79,9 +79,7 @@ def check_inner_sizes(path: Path, page: Any, segments: Iterable[int]) -> None:
         page.parent.filehandle.seek(page.dataoffsets[segment])
         pixels = inner_pixels(key.compression, page.parent.filehandle.read(min(count, HEAD)))
         if pixels is not None and pixels > most:
-            raise FileError(
-                f"A part of '{path}' claims to be far larger than its page: it is damaged, export it again."
-            )
+            raise FileError(f"A part of '{path}' claims to be larger than its page: it is damaged, export it again.")
 
 
 def check_metadata(path: Path, file: Any) -> None:
@@ -112,8 +110,10 @@ def _check_scn(path: Path, file: Any, most: int) -> None:
 
 
 def _check_mmstack(path: Path, file: Any, most: int) -> None:
-    summary = file.micromanager_metadata["Summary"]
-    lengths = [max(1, int(summary.get(key, 1))) for key in ("Channels", "Slices", "Positions", "Frames")]
+    told = file.micromanager_metadata
+    summary, places = told["Summary"], told["IndexMap"]
+    keys = ("Channels", "Slices", "Frames", "Positions")
+    lengths = [max(int(summary.get(key, 1)), int(places[:, n].max(initial=0)) + 1) for n, key in enumerate(keys)]
     beside = [each for each in path.parent.iterdir() if "_MMStack" in each.name and each.suffix.lower() == ".tif"]
     for each in beside:
         find_beside(path, each.name)
