@@ -22,6 +22,7 @@ from typing import BinaryIO
 from napari_skipseg.batch.inputs import Entry
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.durable import open_file, write_whole
+from napari_skipseg.images.files import place_of
 from napari_skipseg.images.write_faults import telling_faults
 
 MOST_CRASHES = 3
@@ -220,7 +221,7 @@ def _place_of(place: RunPlace, entry: Entry) -> Path:
 
 def _changed(entry: Entry) -> int:
     try:
-        return Path(entry.file).stat().st_mtime_ns
+        return place_of(entry.file).stat().st_mtime_ns
     except OSError:
         return 0
 

@@ -17,6 +17,7 @@ BATCH: dict[str, Any] = {
     "recursive": Annotated[bool, flag("Look into folders within INPUTS too.", "--recursive")],
     "truth": Annotated[str | None, flag("Folder with labels of the same names: scores.")],
     "truth_label": Annotated[int | None, flag("Value of the class in it; else as the model was trained.")],
+    "as_stack": Annotated[bool, flag("Each folder holds the slices of one stack, one file each.", "--as-stack")],
     "inside": Annotated[bool, flag("OUT may lie among the inputs.", "--inside")],
     "workers": Annotated[int | None, flag("Processes of this machine; 0 = this one alone.")],
     "scheduler": Annotated[str | None, flag("Address of a Dask scheduler, such as tcp://host:8786.")],

@@ -127,10 +127,10 @@ def _state(found: Found) -> str:
 def _find(whose: str) -> Found:
     """Return the corrections that a key, its beginning, or an image names."""
     from napari_skipseg.corrections.catalog import find_by_file, find_corrections, find_for
-    from napari_skipseg.images.files import read_stack
+    from napari_skipseg.images.files import is_there, read_stack
     from napari_skipseg.images.identity import identify
 
-    if not Path(whose).exists():
+    if not is_there(whose):
         named = [found for found in find_corrections() if found.subject.key.startswith(whose)]
         if len(named) == 1:
             return named[0]

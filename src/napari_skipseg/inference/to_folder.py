@@ -12,6 +12,7 @@ from typing import Any
 from napari_skipseg.devices import versions
 from napari_skipseg.durable import write_whole
 from napari_skipseg.errors import FileError
+from napari_skipseg.images.files import is_there
 from napari_skipseg.images.fingerprint import check_unchanged, fingerprint
 from napari_skipseg.images.formats import ENDINGS, Format
 from napari_skipseg.images.stack import Stack
@@ -92,7 +93,7 @@ def iter_segment(
     stores = [f"_{name}{ENDINGS['ome-zarr']}" for name in names_of(model, options)]  # of a TIFF, too, until it is whole
     check_length(target.folder, target.name, [*stores, f"_{RECIPE_FILE}", f"_{TIMES_FILE}"])
     check_replaceable([*results, *sidecars], target.form)
-    before = fingerprint(Path(stack.file)) if stack.file else None
+    before = fingerprint(stack.file) if stack.file else None
     key = _key(stack, model, options, target, before, pinned)
     with RunFolder(target.folder, target.name, key, target.restart, lasting=before is not None) as place:
         if not place.is_whole:
@@ -154,9 +155,9 @@ def _check_input(stack: Stack, place: RunFolder, before: dict[str, Any] | None) 
     if before is None:
         return
     try:
-        check_unchanged(Path(stack.file), before)
+        check_unchanged(stack.file, before)
     except FileError:
-        if Path(stack.file).exists():
+        if is_there(stack.file):
             place.discard()
         raise
 

@@ -16,7 +16,7 @@ from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.corrections.store import Corrections, open_corrections
 from napari_skipseg.corrections.subject import Subject
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.files import is_there, read_stack
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.jobs.teaching_calls import CorrectedStack
@@ -68,7 +68,7 @@ def earlier_sources(but: Container[str]) -> list[Source]:
     but: the keys of images to leave out.
     """
     found = [one for one in find_corrections() if one.subject.key not in but and not one.is_empty and one.subject.file]
-    return [_earlier(one) for one in found if Path(one.subject.file).exists()]
+    return [_earlier(one) for one in found if is_there(one.subject.file)]
 
 
 def _earlier(found: Found) -> Source:
