@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QPushButton, QWidget
 
-from napari_skipseg.progress import Progress, in_words
-from napari_skipseg.widgets.fields import FAULT_COLOR, Message, color_of
+from napari_skipseg.progress import Found, Progress, TimeLeft, in_words
+from napari_skipseg.widgets.fields import FAULT_COLOR, WARNING_COLOR, Message, color_of
 from napari_skipseg.widgets.pacing import Paced
 from napari_skipseg.widgets.popups import pop_up_fault
 from napari_skipseg.widgets.progress_bar import JobBar, ProgressLine
 from napari_skipseg.widgets.turns import EngineLine, Turn
-from napari_skipseg.widgets.work import Outcome, TimeLeft, Work, start_work
+from napari_skipseg.widgets.work import Outcome, Work, start_work
 
 UNCHANGED = "Cancelled. Nothing was changed."
 LONG = 10
@@ -121,7 +121,13 @@ class JobTab(QWidget):  # type: ignore[misc]
         if self._worker is None or not self.cancel_button.isEnabled():
             return
         self._hear_soon(progress)
+        if isinstance(progress, Found):
+            self.show_findings(progress.findings)
         self._on_progress(progress)
+
+    def show_findings(self, findings: Sequence[str]) -> None:
+        """Say what was found about an image, until the job ends."""
+        self.tell(" ".join(findings), WARNING_COLOR)
 
     def _hear_soon(self, progress: Progress) -> None:
         """Have it drawn with the others that come soon; how fast the work goes is taken from all of them."""

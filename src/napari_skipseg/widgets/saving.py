@@ -11,18 +11,18 @@ from qtpy.QtWidgets import (
     QDialog,
     QDialogButtonBox,
     QFormLayout,
-    QLabel,
     QMessageBox,
     QVBoxLayout,
     QWidget,
 )
 
+from napari_skipseg.foreign_text import unmarked
 from napari_skipseg.images.formats import ENDINGS, Format
 from napari_skipseg.inference.outputs import USUAL_DEPTH, Depth, Prediction
 from napari_skipseg.inference.recipe import RECIPE_FILE
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.batch_form import DEPTHS, FORMATS
-from napari_skipseg.widgets.fields import FreshCombo
+from napari_skipseg.widgets.fields import FreshCombo, PlainLabel
 from napari_skipseg.widgets.scratch_form import FolderField
 
 TITLES = {
@@ -75,7 +75,7 @@ class SaveDialog(QDialog):  # type: ignore[misc]
 
     def _lay_out(self, title: str) -> None:
         column, rows, ticks = QVBoxLayout(self), QFormLayout(), QVBoxLayout()
-        column.addWidget(QLabel(title))
+        column.addWidget(PlainLabel(title))
         for tick in self.ticks.values():
             ticks.addWidget(tick)
         rows.addRow("Write", ticks)
@@ -83,7 +83,7 @@ class SaveDialog(QDialog):  # type: ignore[misc]
         rows.addRow("Values", self.depth)
         rows.addRow("Folder", self.folder)
         column.addLayout(rows)
-        column.addWidget(QLabel("A recipe that tells how the results were made is written beside them."))
+        column.addWidget(PlainLabel("A recipe that tells how the results were made is written beside them."))
         column.addWidget(self.buttons)
 
     def _check(self) -> None:
@@ -109,7 +109,7 @@ def ask_what_to_save(parent: QWidget, title: str, name: str, results: Sequence[s
     choices = dialog.read()
     there = [file.name for file in choices.files(name) if file.exists()]
     question = f"{', '.join(there)} in this folder will be replaced. Go on?"
-    if there and QMessageBox.question(parent, "Replace results?", question) != QMessageBox.StandardButton.Yes:
+    if there and QMessageBox.question(parent, "Replace results?", unmarked(question)) != QMessageBox.StandardButton.Yes:
         return None
     return choices
 

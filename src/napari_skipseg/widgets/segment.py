@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.outputs import Opened, Written
 from napari_skipseg.inference.run_plan import RunPlan
-from napari_skipseg.progress import Found, Progress
+from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.checks import Choices, find_faults, find_warning
 from napari_skipseg.widgets.done_line import KEPT, Done, describe_done, name_part, with_shares
 from napari_skipseg.widgets.engine import SegmentingEngine
@@ -36,6 +36,7 @@ from napari_skipseg.widgets.preview import (
 from napari_skipseg.widgets.results import Results
 from napari_skipseg.widgets.run_again import AgainButton, Asked
 from napari_skipseg.widgets.save_button import SaveButton
+from napari_skipseg.widgets.system_report import SystemReportDialog
 from napari_skipseg.widgets.turns import EngineLine
 from napari_skipseg.widgets.work import Outcome, Work, start_work
 
@@ -71,6 +72,7 @@ class SegmentTab(JobTab):
         self._make_widgets()
         self._connect()
         self.check()
+        self.form.report.clicked.connect(self.show_report)
         self._ask_devices()
         start_work(self, iter_prepare_colors, "Preparing", lambda _: None, lambda _: None, lambda: None, is_quiet=True)
 
@@ -180,9 +182,7 @@ class SegmentTab(JobTab):
         self._filling = filling
 
         def hear(progress: Progress) -> None:
-            if isinstance(progress, Found):
-                self.plan.show_findings(progress.findings)
-            elif isinstance(progress, Opened) and progress.prediction is not None:
+            if isinstance(progress, Opened) and progress.prediction is not None:
                 self.opening.emit()
                 if not is_preview:
                     remove_preview(self._viewer, layer)
@@ -223,6 +223,10 @@ class SegmentTab(JobTab):
     def _look(self) -> None:
         if self.is_running and self._filling is not None:
             self.send(self._filling.focus())
+
+    def show_findings(self, findings: Sequence[str]) -> None:
+        """Say what was found about the image, under the plan."""
+        self.plan.show_findings(findings)
 
     def result(self) -> Shown | None:
         """Return the result of the image in the form, None where it was not segmented."""
@@ -269,13 +273,14 @@ class SegmentTab(JobTab):
         layer, model = choices.layer, choices.model
         if is_wrong or layer is None or model is None or not self.isVisible():
             self.plan.clear()
-            self.plan.show_findings(())
+            self.plan.show_image(None)
             return
         data = data_of(layer)
         options = replace(choices.options(), threshold=0.5)
         cut = () if choices.whole else choices.loops
         image = (tuple(data.shape), str(data.dtype), choices.axes, choices.voxel_size, choices.unit, cut)
         key = (model.name, model.weights_sha256, options, image)
+        self.plan.show_image((str(layer.unique_id), choices.channel, choices.axes))
         if self.is_running:
             self.plan.keep(key)
             return
@@ -286,6 +291,11 @@ class SegmentTab(JobTab):
             return self._engine.plan(stack, model.name, options, whole)
 
         self.plan.follow(key, measure)
+
+    def show_report(self) -> None:
+        """Show what this machine computes on, and what a bug report needs."""
+        self.report = SystemReportDialog(self, self._engine)
+        self.report.open()
 
     def _ask_devices(self) -> None:
         def answer(outcome: Outcome) -> None:
