@@ -19,8 +19,10 @@ from napari_skipseg.corrections.store import open_corrections
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.outputs import Prediction
 from napari_skipseg.widgets.demo import wait_for
-from napari_skipseg.widgets.places_list import is_done
+from napari_skipseg.widgets.layers import Shown
+from napari_skipseg.widgets.places_list import describe_search, is_done, weigh_classes
 from napari_skipseg.widgets.review import count_pixels, rectangle_box
 
 pytestmark = pytest.mark.gui
@@ -189,7 +191,7 @@ def test_the_next_place_is_where_the_network_wavers_and_done_ones_drop_out(open_
     hand.press(Qt.Key.Key_N)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
     assert [place.center[0] for place in places.places()] == [3, 1]
-    assert "entropy 1.00" in places.item(0).text()
+    assert places.item(0).text().endswith(": unsure (1.00)")
     assert viewer.dims.current_step[0] == 3
     camera = getattr(viewer, "scene", viewer).camera
     np.testing.assert_allclose(camera.center[-2:], (64 * 4, 192 * 4))
@@ -206,6 +208,40 @@ def test_the_next_place_is_where_the_network_wavers_and_done_ones_drop_out(open_
     assert not places.isVisible()
 
 
+def test_what_was_looked_at_is_said_and_no_line_of_the_list_is_cut(open_panel, qtbot):
+    image = np.zeros((5, 256, 256), np.uint8)
+    image[2, :128, 128:] = 128
+    _, panel, hand = open_and_correct(open_panel, qtbot, image)
+    panel.segment_tab.preview()
+    qtbot.waitUntil(lambda: not panel.segment_tab.is_running, timeout=60_000)
+    tab = panel.correct_tab
+    hand.press(Qt.Key.Key_N)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
+    assert "Only z 2 was looked at" in tab.message.text()
+    places = tab.body.places
+    room = places.viewport().width()
+    for row in range(places.count()):
+        assert places.fontMetrics().horizontalAdvance(places.item(row).text()) + 8 <= room
+
+
+@pytest.mark.parametrize(
+    ("names", "taught", "weights", "said"),
+    [
+        (("membrane",), ["membrane"], [1.0], ""),
+        (("membrane", "vesicle"), ["vesicle"], [0.2, 1.0], ""),
+        (("membrane", "vesicle"), [], [1.0, 1.0], ""),
+        (("membrane",), ["mitochondrion"], [1.0], "does not know mitochondrion yet: it is unsure of membrane"),
+    ],
+)
+def test_the_class_that_is_taught_weighs_more_and_one_that_the_model_lacks_is_named(names, taught, weights, said):
+    values = np.zeros((len(names), 2, 8, 8) if len(names) > 1 else (2, 8, 8), np.float32)
+    axes = "CZYX" if len(names) > 1 else "ZYX"
+    shown = Shown(Prediction(values, axes, (1, 1, 1), "pixel", (0, 0, 0), names), "ZYX", {}, "id")
+    assert weigh_classes(names, taught) == weights
+    assert describe_search(shown, taught, 3).startswith("3 places. All that is segmented was looked at.")
+    assert said in describe_search(shown, taught, 3)
+
+
 def test_the_place_is_framed_until_it_is_reviewed_and_the_frame_is_never_painted(open_panel, qtbot):
     image = np.zeros((5, 256, 256), np.uint8)
     image[3, :128, 128:] = 128
@@ -218,7 +254,7 @@ def test_the_place_is_framed_until_it_is_reviewed_and_the_frame_is_never_painted
     hand.press(Qt.Key.Key_N)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
     frame = viewer.layers["em place"]
-    assert tab.body.places.item(0).text().startswith("z 3, y 64, x 192  ")
+    assert tab.body.places.item(0).text().startswith("z 3, y 64, x 192: ")
     corners = np.array([frame.data_to_world(corner) for corner in frame.data[0]])
     np.testing.assert_allclose(corners.min(axis=0), (150, 8 - 2, 8 + 512 - 2))
     np.testing.assert_allclose(corners.max(axis=0), (150, 8 + 510, 8 + 1022))
