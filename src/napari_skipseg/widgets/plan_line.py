@@ -20,7 +20,7 @@ SETTLED = 800
 MOST_KEPT = 64
 MOST_FINDINGS = 3
 """Sentences about the image that are shown at once."""
-MEASURING = "measuring what a run takes…"
+MEASURING = "estimating time and memory…"
 QUIET = "QLabel { font-size: 8pt; }"
 
 
@@ -161,7 +161,7 @@ class PlanLine(SettledLine):
     """
 
     def __init__(self, line: EngineLine) -> None:
-        super().__init__(line, MEASURING, "waits until it is measured what a run takes")
+        super().__init__(line, MEASURING, "waits until time and memory are estimated")
         self.findings = Message()
         self._image: Hashable = None
         self.layout().addWidget(self.findings)
