@@ -86,6 +86,7 @@ class FakeEngine:
         self.memory_free = 2**33
         self.steps, self.pause, self.plan_pause = 4, 0.0, 0.0
         self.fault: Exception | None = None
+        self.report_fault: Exception | None = None
         self.is_busy = self.closed = self.cancelled = self.plan_cancelled = False
 
     def segment(
@@ -153,6 +154,12 @@ class FakeEngine:
         cpu = Device("cpu", "CPU, 2 cores", "no GPU: this torch was built without CUDA")
         precision = ChosenPrecision("f32", "this processor has no bf16 of its own")
         return DeviceReport(cpu, ("cpu",), True, precision, precision)
+
+    def ask_report(self) -> Generator[Progress, None, dict[str, str]]:
+        yield Progress(0, 1, "starting the engine")
+        if self.report_fault is not None:
+            raise self.report_fault
+        return {"device": "cpu (CPU, 2 cores)", "torch version": "2.13.0+cpu"}
 
     def close(self) -> None:
         self.closed = True

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.devices import Device, choose_device, versions
+from napari_skipseg.devices import Device, best_precision, choose_device, versions
 from napari_skipseg.errors import InputError
+from napari_skipseg.gpus import driving_versions
 from napari_skipseg.images.normalize import GreyStatistics, Normalization, normalization_from
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
@@ -135,8 +136,17 @@ def iter_prepare(
     focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
     choice = _choice(model, device, options, pinned)
     grid = _grid(stack, model, seen, lengths, choice, preview)
-    passes = choose_passes(model, device, grid.tiles.size, options, backend_maker)
+    passes = choose_passes(
+        model,
+        device,
+        grid.tiles.size,
+        options,
+        backend_maker,
+        batch=choice.batch,
+        precision=_pinned_precision(device, pinned),
+    )
     results = results_of(grid, model, options, with_binary)
+    batch = 1 if options.planes == "xyz" else choice.batch  # a block in three planes goes alone, its slices together
     settled = Run(
         stack,
         model,
@@ -145,7 +155,7 @@ def iter_prepare(
         greys.normalization,
         findings,
         passes,
-        choice.batch,
+        batch,
         choice.bytes,
         results,
         {},
@@ -264,6 +274,12 @@ def best_choice(model: Model, device: Device, options: SegmentOptions, share: Me
     return choose_tile(model, device, precision, options.tile, options.planes, share)
 
 
+def _pinned_precision(device: Device, pinned: Mapping[str, Any] | None) -> str | None:
+    """Return the precision that a run of samples was begun with if it can be had here, else None."""
+    wanted = None if pinned is None else pinned.get("precision")
+    return wanted if wanted in ("f32", best_precision(device.name).name) else None
+
+
 def _grid(stack: Stack, model: Model, seen: str, lengths: tuple[int, ...], choice: TileChoice, preview: bool) -> Grid:
     shape = tuple(stack.length(axis) for axis in seen)
     margin, stride = model.description.margin, model.network.stride
@@ -305,7 +321,7 @@ def _recipe(run: Run, device: Device, choice: TileChoice) -> dict[str, Any]:
         backend.precision,
         device.name,
         (),
-        versions(),
+        versions() | driving_versions(device.name),
         run.findings,
     )
     return recipe_to_dict(recipe)
