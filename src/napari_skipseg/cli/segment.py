@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
-from napari_skipseg.cli.options import Depth, Device, FormatFlag, PlanesFlag, Unit, VoxelSize
+from napari_skipseg.cli.options import Depth, Device, FormatFlag, Padding, PaddingFlag, PlanesFlag, Unit, VoxelSize
 from napari_skipseg.errors import InputError
-from napari_skipseg.terminal import report, watch
+from napari_skipseg.terminal import echo, report, watch
 
 if TYPE_CHECKING:
     from napari_skipseg.inference.options import SegmentOptions
@@ -46,6 +46,7 @@ def segment(
     samples: Annotated[int, typer.Option(help="Passes with dropout on: mean and uncertainty; 0 = none.")] = 0,
     dropout: Annotated[float | None, typer.Option(help="Rate in those passes; else that of the training.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of those passes.")] = 0,
+    padding: Padding = PaddingFlag.auto,
     plan: Annotated[bool, typer.Option("--plan", help="Measure one tile; say what the run takes.")] = False,
 ) -> None:
     """Segment an image into OUT_DIR. Stopped or killed, the same command goes on where it was."""
@@ -58,7 +59,7 @@ def segment(
     wanted = [Path(each) for each in images_to_read(file)] if all_images else [file]
 
     shown = SegmentOptions(device, threshold, tile, average, channel, planes.value, rescale)
-    options = replace(shown, attention=attention, samples=samples, dropout=dropout, seed=seed)
+    options = replace(shown, attention=attention, samples=samples, dropout=dropout, seed=seed, padding=padding.value)
     for each in wanted:
         taken = Taken(each, axes, voxel_size, unit, image)
         _segment(taken, model, options, Writing(out_dir, dtype.value, form.value, restart, plan))
@@ -124,4 +125,4 @@ def _segment(
         return
     work = iter_segment_to_folder(stack, loaded, options, folder, stack.name, *how, writing.restart)
     for file in watch(work, f"segmenting {stack.name}"):
-        typer.echo(str(file))
+        echo(str(file))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_skipseg.errors import FileError, SkipsegError
+from napari_skipseg.foreign_text import unmarked
 from napari_skipseg.images.files import (
     holds_labels,
     images_to_read,
@@ -49,10 +50,18 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], lis
     A single picture (PNG, JPEG, BMP) is left to napari; several of them are a stack.
     """
     if isinstance(path, str):
-        return read_layers if _is_known(Path(path)) or holds_slices(Path(path)) else None
+        return _read_for_napari if _is_known(Path(path)) or holds_slices(Path(path)) else None
     files = [Path(each) for each in path]
     known = all(_is_known(file) or (is_picture(file) and len(files) > 1) for file in files)
-    return read_layers if files and known else None
+    return _read_for_napari if files and known else None
+
+
+def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
+    """Return the layers in files. napari shows an error in a label that takes a file's name for HTML: it may not."""
+    try:
+        return read_layers(path)
+    except SkipsegError as error:
+        raise type(error)(unmarked(str(error))) from error
 
 
 def _is_known(path: Path) -> bool:

@@ -23,6 +23,7 @@ from napari_skipseg.jobs.teaching_calls import CorrectedStack
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.class_list import short
+from napari_skipseg.widgets.fields import set_hint
 from napari_skipseg.widgets.offers import day_of
 
 MOST_ROWS = 4
@@ -156,7 +157,7 @@ class SourceList(QListWidget):  # type: ignore[misc]
             item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsUserCheckable)
             item.setCheckState(Qt.CheckState.Checked if self._is_ticked(source) else Qt.CheckState.Unchecked)
             classes = ", ".join(each.name for each in source.classes)
-            item.setToolTip(f"{source.name}, {source.detail}\nclasses: {classes}")
+            set_hint(item, f"{source.name}, {source.detail}\nclasses: {classes}")
             self.addItem(item)
         self.blockSignals(False)
         row = self.sizeHintForRow(0) if sources else 0
