@@ -41,7 +41,7 @@ class WholeImages:
         choices = [
             Choice(f"torch on {on.title}", "for scores", partial(_make, on, precision), 1, is_gpu=on.name != "cpu")
         ]
-        if is_gpu:
+        if on.name != "cpu":
             cpu = Device("cpu", cpu_title(), "")
             make = partial(_make, cpu, "f32")
             choices.append(Choice(f"torch on {cpu.title}", "for scores", make, 1, own_tile_of_cpu(on)))
