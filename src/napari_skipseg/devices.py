@@ -281,8 +281,8 @@ def cores() -> list[int]:
 def free_memory(name: str) -> int:
     """Return the bytes that are free for us on the device called `name`: "cpu", "cuda" or "mps".
 
-    What torch holds on a GPU and does not use counts as free. On the CPU the limit of a container, or of a job on a
-    cluster, counts as much as what the machine has left.
+    What torch holds on a GPU and does not use counts as free. On the CPU the limit of a container, of a job on a
+    cluster, or of `ulimit -v` counts as much as what the machine has left.
     """
     if name == "cuda":  # GPU
         import torch
@@ -292,7 +292,7 @@ def free_memory(name: str) -> int:
         import torch
 
         return max(0, torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
-    return min([int(psutil.virtual_memory().available), *_left_in_groups()])
+    return min([int(psutil.virtual_memory().available), *_left_in_groups(), *_left_to_process()])
 
 
 @contextlib.contextmanager
@@ -311,6 +311,16 @@ def giving_back_memory() -> Iterator[None]:
         yield
     finally:
         tune(M_MMAP_THRESHOLD, KEPT)
+
+
+def _left_to_process() -> list[int]:
+    """Return the bytes that this process may still take, where `ulimit -v` limits it."""
+    if sys.platform == "win32":
+        return []
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return [] if limit == resource.RLIM_INFINITY else [max(0, limit - psutil.Process().memory_info().vms)]
 
 
 def _left_in_groups() -> list[int]:

@@ -457,7 +457,7 @@ def test_real_and_hostile_files_are_read_exactly_or_refused_in_seconds_and_littl
     refused = {name for name, values in found.items() if isinstance(values, str)}
     assert all("\n" not in found[name] for name in refused)
     unreadable = {name for name, row in rows.items() if row["tifffile"] != "ok" or "(0," in row["shape"]}
-    assert refused == unreadable
+    assert refused == unreadable | {"pillow/compression.tif"}  # two pages of one size, one of bits and one of bytes
     letters = str.maketrans("SIQ", "CZZ")
     for name in found.keys() - refused:
         shape, dtype, axes, low, high = found[name]
@@ -530,7 +530,7 @@ def test_a_killed_write_leaves_no_file_under_the_final_name_and_can_be_repeated(
         write_ome_tiff(sys.argv[1], Deadly(), "ZYX", (50, 4, 4), "nm")
     """
     assert run(script, tmp_path / "a.tif").returncode == -9
-    assert {path.name for path in tmp_path.iterdir()} <= {"a.tif.part"}
+    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
     write(tmp_path / "a.tif")
     assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
 

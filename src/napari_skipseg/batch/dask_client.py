@@ -130,6 +130,15 @@ def _check_versions(client: Client, name: str) -> None:
 def _own_cluster(shares: tuple[tuple[int, ...], ...], distributed: Any, gpus: tuple[str, ...] = ()) -> Iterator[Client]:
     import dask
 
+    try:
+        # a port of 127.0.0.1 is open to every user of the machine, and a scheduler runs what it is sent: a certificate
+        # that lives in memory, and that only our processes have, keeps all others out
+        security = distributed.Security.temporary()
+    except ImportError as error:
+        raise InputError(
+            "Several processes need the package cryptography, to keep others out, which is not installed: "
+            "pip install 'napari-skipseg[cluster]'."
+        ) from error
     options = {"host": LOOPBACK, "dashboard_address": f"{LOOPBACK}:0", "scheduler_kwargs": {"dashboard": False}}
     try:
         with _uninterrupted():
@@ -140,6 +149,7 @@ def _own_cluster(shares: tuple[tuple[int, ...], ...], distributed: Any, gpus: tu
                 worker_class=nanny_with_gpu(distributed.Nanny, gpus),
                 silence_logs=SILENT,
                 env={"PYTHONWARNINGS": "ignore"},
+                security=security,
                 **options,
             )
     except (OSError, RuntimeError, TimeoutError) as error:
@@ -147,7 +157,7 @@ def _own_cluster(shares: tuple[tuple[int, ...], ...], distributed: Any, gpus: tu
     with contextlib.ExitStack() as leaving:
         leaving.callback(cluster.close, timeout=CONNECTING)
         leaving.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": NEVER}))
-        client = distributed.Client(cluster, timeout=CONNECTING, set_as_default=False)
+        client = distributed.Client(cluster, timeout=CONNECTING, set_as_default=False, security=security)
         leaving.callback(_leave, client)
         yield client
 

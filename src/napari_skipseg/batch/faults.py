@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from napari_skipseg.device_faults import is_out_of_memory
+from napari_skipseg.durable import write_whole
 from napari_skipseg.errors import FileError, SkipsegError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -38,7 +39,7 @@ def fault_of_folder(error: Exception, folder: Path) -> FileError | None:
         return FileError(f"{reason_of(error)} {GOES_ON}")
     if faults:
         try:
-            (folder / PROBE).write_bytes(b"can this be written?")
+            write_whole(folder / PROBE, b"can this be written?")
             (folder / PROBE).unlink()
         except OSError as fault:
             return FileError(f"Nothing can be written to '{folder}' any more ({fault.strerror or fault}). {GOES_ON}")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from napari_skipseg.cli.options import Depth, FormatFlag, PlanesFlag, add_flags, flag, one_of
+from napari_skipseg.cli.options import Depth, FormatFlag, PaddingFlag, PlanesFlag, add_flags, flag, one_of
 from napari_skipseg.objects.options import Border, Method, ObjectPlanes, Seeds
-from napari_skipseg.terminal import saying
+from napari_skipseg.terminal import echo, saying
 
 if TYPE_CHECKING:
     from napari_skipseg.batch.settings import BatchSettings
@@ -17,6 +17,7 @@ BATCH: dict[str, Any] = {
     "recursive": Annotated[bool, flag("Look into folders within INPUTS too.", "--recursive")],
     "truth": Annotated[str | None, flag("Folder with labels of the same names: scores.")],
     "truth_label": Annotated[int | None, flag("Value of the class in it; else as the model was trained.")],
+    "as_stack": Annotated[bool, flag("Each folder holds the slices of one stack, one file each.", "--as-stack")],
     "inside": Annotated[bool, flag("OUT may lie among the inputs.", "--inside")],
     "workers": Annotated[int | None, flag("Processes of this machine; 0 = this one alone.")],
     "scheduler": Annotated[str | None, flag("Address of a Dask scheduler, such as tcp://host:8786.")],
@@ -34,6 +35,7 @@ SEGMENT: dict[str, Any] = {
     "threshold": Annotated[float | None, flag("Probability above which a voxel is labelled.")],
     "average": Annotated[int | None, flag("Average over 4 or 8 mirrored and turned copies.")],
     "planes": Annotated[PlanesFlag | None, flag("xyz: a 2D network along all three axes, averaged.")],
+    "padding": Annotated[PaddingFlag | None, flag("auto: leave out black frames, empty slices …; none: keep them.")],
     "rescale": Annotated[bool, flag("Bring the images to the model's voxel size.", "--rescale")],
     "channel": Annotated[int | None, flag("Which channel, counted from 0.")],
     "tile": Annotated[int | None, flag("Longest side of a tile; 0 = chosen.")],
@@ -74,12 +76,12 @@ def batch(
 
         settings = _settings(inputs, out, model, (dtype.value, form.value), flags)
     result = show_batch(iter_batch(settings, retry))
-    typer.echo(result.describe())
+    echo(result.describe())
     for row in result.rows:
         if row.state == "failed":
-            typer.echo(f"failed  {row.relative}: {row.reason}")
+            echo(f"failed  {row.relative}: {row.reason}")
     for place in (result.folder, result.summary, result.report):
-        typer.echo(str(place))
+        echo(str(place))
     if result.count("failed"):
         raise typer.Exit(1)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from napari_skipseg.cli.options import AsJson
-from napari_skipseg.terminal import report, report_rows
+from napari_skipseg.terminal import echo, echo_json, report, report_rows
 
 
 def networks(
@@ -49,7 +49,7 @@ def networks(
     ]
     report_rows(lines, as_json)
     if name is None:
-        typer.echo("\nEach is listed with the skip it has by default: `napari-skipseg networks NAME` has its others.")
+        echo("\nEach is listed with the skip it has by default: `napari-skipseg networks NAME` has its others.")
 
 
 def models(
@@ -62,7 +62,10 @@ def models(
 
     if name is not None:
         description = catalog.describe_model(name)
-        typer.echo(description_to_json(description).strip() if as_json else card_as_text(description))
+        if as_json:
+            echo_json(description_to_json(description).strip())
+        else:
+            echo(card_as_text(description))
         return
     found = {key: read_description(folder) for key, folder in catalog.find_models().items()}
     rows = [

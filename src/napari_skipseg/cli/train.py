@@ -9,7 +9,7 @@ import typer
 
 from napari_skipseg.cli.options import Device, Unit, VoxelSize, add_flags, flag, one_of
 from napari_skipseg.networks.specs import NETWORK_NAMES, SKIPS, SelectInit
-from napari_skipseg.terminal import follow, watch
+from napari_skipseg.terminal import echo, follow, watch
 from napari_skipseg.training.augmentation import AUGMENTATIONS
 from napari_skipseg.training.protocols import PROTOCOLS
 from napari_skipseg.training.settings import LossName, Precision
@@ -23,6 +23,9 @@ FLAGS: dict[str, Any] = {
     "images": Annotated[list[Path] | None, flag("An image; repeat for several.")],
     "labels": Annotated[list[Path] | None, flag("Its labels; as many as images, in the same order.")],
     "classes": Annotated[list[str] | None, flag("A class; repeat.", "--class", metavar="NAME=VALUE")],
+    "padding": Annotated[
+        Text, flag("auto: learn nothing from black frames and other constant areas. none: they are tissue.")
+    ],
     "ignore": Annotated[Number, flag("Label value of pixels that do not count.")],
     "widen": Annotated[Number, flag("Voxels by which classes grow (for truths of thin lines).")],
     "validate": Annotated[Text, flag("Slices held out for validation, such as 20-24.")],
@@ -81,7 +84,7 @@ def train(
     processes = started_by_torchrun()
     work = iter_train(chosen, out or user_folder(), device, processes)
     if processes.is_first:
-        typer.echo(str(watch(work, f"training {chosen.name}")))
+        echo(str(watch(work, f"training {chosen.name}")))
     else:
         follow(work, lambda _progress: None)
 

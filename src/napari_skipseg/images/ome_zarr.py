@@ -10,6 +10,7 @@ from typing import Any
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.axes import GIVE_AXES, FileAxes, name_axes
 from napari_skipseg.images.calibration import AxisScale
+from napari_skipseg.images.choice import ImageInfo, check_number, main_image, refuse_several
 from napari_skipseg.images.file_image import FileImage, stack_of
 from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.images.tiff import refusing
@@ -51,15 +52,28 @@ def read_zarr(
 
     Axes, voxel size, unit and origin come from the multiscales, the transformations of dataset and multiscale
     composed. Axes in another order than Z, Y, X are turned; along a negative scale the image is turned round, with its
-    origin at the other end. Of a file that bioformats2raw made, its first image. A plain array has the axes that its
-    dimension names say, else YX, ZYX, TZYX or TCZYX. Chunks that are missing hold the fill value, as the standard
-    wants.
+    origin at the other end. Of a plate, a well or a collection (bioformats2raw), its image where there is one. A plain
+    array has the axes that its dimension names say, else YX, ZYX, TZYX or TCZYX. Chunks that are missing hold the fill
+    value, as the standard wants.
 
     Raises:
-        FileError: no such folder, a plate, a newer version, damaged, or stored in an unknown way.
+        FileError: no such folder, a newer version, damaged, or stored in an unknown way.
+        SeveralImagesError: a plate, a well or a collection holds several images.
         InputError: the axes, the voxel size, the unit or the type of the voxels cannot be used.
     """
-    return _stack_of(path, find_levels(path)[0], axes, voxel_size, unit)
+    stack = _stack_of(path, find_levels(path)[0], axes, voxel_size, unit)
+    return replace(stack, notes=(*stack.notes, *_other_multiscales(path)))
+
+
+def _other_multiscales(path: Path) -> tuple[str, ...]:
+    """Return a sentence on images that a group holds besides its first, if any: OME-Zarr takes the first."""
+    node = find_image(path)
+    others = node.ome.get("multiscales", [])[1:] if node.array is None else []
+    if not others:
+        return ()
+    place = node.path / str(others[0]["datasets"][0]["path"])
+    count = f"{len(others)} other image{'s' * (len(others) > 1)}"
+    return (f"'{node.path.name}' also holds {count}, left out: '{place}' is the path of one.",)
 
 
 def read_zarr_levels(path: Path) -> list[Stack]:
@@ -146,13 +160,19 @@ def find_image(path: Path) -> Node:
     """Return the group or array of the image at `path`.
 
     Raises:
-        FileError: it holds none, or several, and which one to name.
+        FileError: it holds none, and which place to name.
+        SeveralImagesError: it holds several.
     """
     node = read_node(path)
     with refusing(path, "The metadata of"):
         if node.array is not None or "multiscales" in node.ome:
             return node
-        if "bioformats2raw.layout" in node.ome or "bioformats2raw.layout" in node.attributes:
+        held = _held_images(node)
+        if held and (main := main_image(held)) is not None:
+            return find_image(path / main.name)
+        if held:
+            refuse_several(path, held, str(path / held[min(1, len(held) - 1)].name))
+        if _is_of_bioformats(node):
             return find_image(path / "0")
         if "plate" in node.ome:
             field = path / str(node.ome["plate"]["wells"][0]["path"]) / "0"
@@ -164,6 +184,82 @@ def find_image(path: Path) -> Node:
     if inside is None:
         raise FileError(f"'{path}' holds no image: give the folder of an OME-Zarr image.")
     raise FileError(f"'{path}' is a group without an image of its own: give a path inside it, such as '{inside}'.")
+
+
+def list_zarr_images(path: Path) -> tuple[ImageInfo, ...]:
+    """Return the images of an OME-Zarr, named by their paths inside it: those of a plate, a well or a collection.
+
+    Raises:
+        FileError: as `find_image`.
+    """
+    node = read_node(path)
+    with refusing(path, "The metadata of"):
+        if node.array is None and "multiscales" not in node.ome and (held := _held_images(node)):
+            return tuple(held)
+        return (_info(0, "", find_image(path)),)
+
+
+def zarr_image(path: Path, number: int | None) -> Path:
+    """Return the folder of image `number` in an OME-Zarr that holds several; of one that holds one, `path`.
+
+    Raises:
+        FileError: as `find_image`.
+        InputError: there is no such image.
+    """
+    if number is None:
+        return path
+    images = list_zarr_images(path)
+    check_number(path, images, number)
+    return path / images[number].name if images[number].name else path
+
+
+def _is_of_bioformats(node: Node) -> bool:
+    return "bioformats2raw.layout" in node.ome or "bioformats2raw.layout" in node.attributes
+
+
+def _held_images(node: Node) -> list[ImageInfo]:
+    """Return the images in a plate, a well or a collection, those that are there; empty where the group is none."""
+    if _is_of_bioformats(node):
+        around = read_node(node.path / "OME") if is_node(node.path / "OME") else node
+        names = [str(name) for name in around.ome.get("series", ())]
+        names = names or [str(number) for number in range(sum(1 for _ in node.children()))]
+        plate = [] if "plate" not in node.ome else _fields(node)
+        names = plate or names
+    elif "plate" in node.ome:
+        names = _fields(node)
+    elif "well" in node.ome:
+        names = [str(image["path"]) for image in node.ome["well"]["images"]]
+    else:
+        return []
+    there = [name for name in names if is_node(_inside(node.path, name))]
+    return [_info(number, name, read_node(node.path / name)) for number, name in enumerate(there)]
+
+
+def _fields(plate: Node) -> list[str]:
+    """Return the paths of the fields of a plate, well by well."""
+    found = []
+    for well in plate.ome["plate"]["wells"]:
+        place = _inside(plate.path, str(well["path"]))
+        if is_node(place):
+            fields = read_node(place).ome.get("well", {}).get("images", ())
+            found += [f"{well['path']}/{field['path']}" for field in fields]
+    return found
+
+
+def _info(number: int, name: str, node: Node) -> ImageInfo:
+    """Return what the metadata say of an image: shape and type of its finest level."""
+    array, names = node.array, ""
+    if array is None and node.ome.get("multiscales"):
+        multiscale = node.ome["multiscales"][0]
+        names, _ = _read_axes(multiscale.get("axes"))
+        array = read_node(_inside(node.path, multiscale["datasets"][0]["path"])).array
+    told = array or {}
+    shape = [int(length) for length in told.get("shape", ())]
+    names = names if len(names) == len(shape) else GUESSED.get(len(shape), "?" * len(shape))
+    kept = [(axis, length) for axis, length in zip(names, shape, strict=True) if length != 1 or axis in "YX"]
+    dtype = str(told.get("data_type") or told.get("dtype") or "")
+    lengths = tuple(length for _, length in kept)
+    return ImageInfo(number, name, "".join(axis for axis, _ in kept), lengths, dtype)
 
 
 def _level_of_array(node: Node) -> Level:

@@ -10,9 +10,11 @@ from typing import Any
 from napari_skipseg.images.axes import FileAxes
 from napari_skipseg.images.calibration import AxisScale
 from napari_skipseg.images.file_image import FileImage, stack_of
+from napari_skipseg.images.location import Location
 from napari_skipseg.images.ome import find_recipe
+from napari_skipseg.images.ome_set import is_companion
 from napari_skipseg.images.stack import ArrayLike, Stack
-from napari_skipseg.images.tiff import open_tiff, refusing
+from napari_skipseg.images.tiff import open_tiff, open_unread, refusing
 from napari_skipseg.images.tiff_pages import lazy_array
 from napari_skipseg.images.tiff_scales import read_scales
 from napari_skipseg.images.white_is_zero import as_meant
@@ -24,8 +26,12 @@ def read_tiff(
     voxel_size: tuple[float, float, float] | None = None,
     unit: str | None = None,
     are_labels: bool = False,
+    image: int | None = None,
 ) -> Stack:
-    """Return the first series of a TIFF at full resolution, its voxels read only where they are looked at.
+    """Return an image of a TIFF, or of an OME companion file, at full resolution; its voxels are read on demand.
+
+    image: its number, where the file holds several. Without it, the only one or the main one beside thumbnails, labels
+    and macro images.
 
     RGB samples become C; pages of which the file says nothing become Z, or T where there is a Z already. Axes in
     another order than Z, Y, X are turned. If white is 0, grey values are inverted (see `white_is_zero.as_meant`).
@@ -35,9 +41,11 @@ def read_tiff(
 
     Raises:
         FileError: no such file, a folder, no TIFF, damaged, cut short, or compressed in an unknown way.
-        InputError: the axes, the voxel size, the unit or the type of the voxels cannot be used.
+        InputError: the axes, the voxel size, the unit or the type of the voxels cannot be used; no such image.
+        SeveralImagesError: several images have equal standing, and no number is given.
     """
-    file, series = open_tiff(path)
+    opened = open_tiff(path, image)
+    file, series = opened.file, opened.series
     with ExitStack() as on_failure:
         on_failure.callback(file.close)
         with refusing(path):
@@ -48,19 +56,21 @@ def read_tiff(
         def open_voxels(found: FileAxes) -> ArrayLike:
             return lazy_array(path, file, series, found.shape)
 
-        image = FileImage(
+        name = path.name.removesuffix(path.suffix).removesuffix(".ome").removesuffix(".companion")
+        found_image = FileImage(
             path,
-            path.name.removesuffix(path.suffix).removesuffix(".ome"),
+            name if opened.number is None else f"{name}_{opened.number}",
             list(zip(letters, lengths, strict=True)),
             open_voxels,
             tuple(scales.get(letter, AxisScale()) for letter in letters),
             scales,
             notes=notes,
         )
-        stack = stack_of(image, axes, voxel_size, unit)
+        stack = stack_of(found_image, axes, voxel_size, unit)
         data, shown = as_meant(stack.data, file, series, are_labels)
         on_failure.pop_all()
-    return replace(stack, data=data, notes=(*shown, *stack.notes))
+    location = Location(path.absolute(), opened.number)
+    return replace(stack, data=data, file=str(location), notes=(*opened.notes, *shown, *stack.notes))
 
 
 def read_tiff_recipe(path: Path) -> dict[str, Any] | None:
@@ -69,6 +79,7 @@ def read_tiff_recipe(path: Path) -> dict[str, Any] | None:
     Raises:
         FileError: no such file, no TIFF, or damaged.
     """
-    file, _ = open_tiff(path)
-    with refusing(path), file:
+    if is_companion(path):
+        return None
+    with refusing(path), open_unread(path) as file:
         return None if file.ome_metadata is None else find_recipe(file.ome_metadata)

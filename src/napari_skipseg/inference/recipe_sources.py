@@ -10,7 +10,7 @@ from itertools import permutations
 from pathlib import Path
 
 from napari_skipseg.errors import FileError, InputError, ModelError, SkipsegError
-from napari_skipseg.images.files import place_of, read_recipe, read_stack
+from napari_skipseg.images.files import is_there, read_recipe, read_stack
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr_nodes import METADATA
@@ -153,7 +153,7 @@ def find_places(told: RecipeInput, near: Path) -> list[Path]:
     """Return where a file lies that is called like the one a recipe tells of: there, `near` the recipe or above it."""
     name = Path(told.file).name
     places = (Path(told.file), near / name, near.parent / name) if name else ()
-    return [place for place in places if place_of(place).exists()]
+    return [place for place in places if is_there(place)]
 
 
 def _read_as(place: Path, told: RecipeInput) -> Stack | None:

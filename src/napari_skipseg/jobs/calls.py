@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -20,6 +19,7 @@ from napari_skipseg.jobs.child import WAKE, Child, error_of
 from napari_skipseg.jobs.events import NO_JOB, End, Event, Failed, FoundAboutImage, ProgressMade
 from napari_skipseg.jobs.requests import Job, KeepBest, Look, Request, RetryFailed
 from napari_skipseg.jobs.session import Session
+from napari_skipseg.jobs.workspace import remove_folder
 from napari_skipseg.progress import Found, Progress
 from napari_skipseg.training.learning import Keep
 
@@ -145,14 +145,14 @@ def _request_of(command: Command, number: int) -> Request:
 def _settle(child: Child, number: int, leftovers: tuple[Path, ...]) -> None:
     child.cancel(number)
     for folder in leftovers:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
 
 
 @contextlib.contextmanager
 def removed_on_failure(folder: Path) -> Iterator[None]:
     """Remove `folder` where what is done meanwhile fails."""
     with contextlib.ExitStack() as on_failure:
-        on_failure.callback(shutil.rmtree, folder, ignore_errors=True)
+        on_failure.callback(remove_folder, folder)
         yield
         on_failure.pop_all()
 

@@ -10,11 +10,21 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from napari_skipseg.errors import ModelError, SkipsegError
+from napari_skipseg.foreign_text import printable
+from napari_skipseg.images.padding import PaddingRule
 from napari_skipseg.networks.specs import NetworkSpec, first_fault
 
 FORMAT_VERSION = 1
 
 _STRICT = ConfigDict(extra="forbid")
+
+LONGEST_NAME = 200
+"""Bytes of a model's name; a folder's name may have 255, and files beside it have longer ones."""
+_FORBIDDEN = '/\\:*?"<>|'
+"""Marks of paths, and what Windows allows in no name."""
+_PORTS = {f"{port}{number}" for port in ("COM", "LPT") for number in "0123456789¹²³"}
+_RESERVED = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"} | _PORTS
+"""What Windows takes for a device, with any ending."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,8 @@ class ModelDescription:
     margin: image pixels at a tile's border that the network's zero padding may have touched (read, then thrown away).
     voxel_size: (z, y, x) of the training data in `unit`; z means nothing to a 2D network.
     normalization: how grey values become network input; "stack" = zero mean, unit deviation over the stack.
+    padding: "auto" = black frames and other constant areas without tissue were left out of the training, and are left
+    out when the model is used; "none" = it was taught what they are.
     weights_sha256: of `weights.safetensors`. sample_sha256: of `sample.safetensors`, patches of what it was trained on;
     None where there is no such file.
     """
@@ -103,6 +115,7 @@ class ModelDescription:
     voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
     unit: str = "pixel"
     normalization: Literal["stack"] = "stack"
+    padding: PaddingRule = "auto"
     card: Card = field(default_factory=Card)
     training: TrainingRecord = field(default_factory=TrainingRecord)
     sample_sha256: str | None = None
@@ -114,6 +127,8 @@ class ModelDescription:
                 f"Model '{self.name}' names {len(self.classes)} classes but its network returns "
                 f"{self.spec.out_channels} channels."
             )
+        if not self.name or printable(self.name) != self.name or any(mark in self.name for mark in "/\\"):
+            raise ModelError(f"'{printable(self.name)}' cannot name a model: give it a plain name, such as membranes.")
         if self.margin < 0 or not all(0 < size < math.inf for size in self.voxel_size):
             raise ModelError(f"Model '{self.name}' needs a margin of 0 or more and a voxel size of positive numbers.")
 
@@ -124,8 +139,16 @@ class ModelDescription:
 
 
 def can_name(name: str) -> bool:
-    """Return whether `name` can be a model's: not empty, no path, not hidden."""
-    return bool(name) and not name.startswith(".") and not any(mark in name for mark in "/\\")
+    """Return whether `name` can be a model's: a folder may have it on every system; it is no path and not hidden."""
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if not 0 < size <= LONGEST_NAME or name.startswith((".", " ")) or name.endswith((".", " ")):
+        return False
+    return not is_reserved(name) and printable(name) == name and not any(mark in _FORBIDDEN for mark in name)
+
+
+def is_reserved(name: str) -> bool:
+    """Return whether Windows takes a file of this name for a device."""
+    return name.partition(".")[0].rstrip().upper() in _RESERVED
 
 
 def output_channels(classes: int) -> int:
@@ -189,7 +212,8 @@ def card_facts(description: ModelDescription) -> dict[str, str]:
     facts = {
         "Network": f"{spec.dimensions}D {spec.network}, skip {spec.skip}",
         "Classes": ", ".join(f"{i} = {name}" for i, name in enumerate(description.class_names, start=1)),
-        "Input": f"{channels}; grey values to zero mean and unit deviation over the whole stack",
+        "Input": f"{channels}; grey values to zero mean and unit deviation over the whole stack, "
+        + ("constant areas left out" if description.padding == "auto" else "constant areas are tissue"),
         "Voxel size": f"{sizes} {description.unit} ({', '.join('zyx'[-spec.dimensions :])})",
         "Trained on": card.data,
         "Terms": card.terms,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.outputs import Opened, Prediction, Written
 from napari_skipseg.inference.run_plan import RunPlan
-from napari_skipseg.progress import Found, Progress
+from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.checks import Choices, find_faults, find_warning
 from napari_skipseg.widgets.engine import SegmentingEngine
 from napari_skipseg.widgets.fields import WARNING_COLOR
@@ -181,9 +181,7 @@ class SegmentTab(JobTab):
         self.plan.stop()
 
         def hear(progress: Progress) -> None:
-            if isinstance(progress, Found):
-                self.plan.show_findings(progress.findings)
-            elif isinstance(progress, Opened) and progress.prediction is not None:
+            if isinstance(progress, Opened) and progress.prediction is not None:
                 self.opening.emit()
                 make_room = set_results_aside if is_preview else remove_preview
                 make_room(self._viewer, layer)
@@ -225,6 +223,10 @@ class SegmentTab(JobTab):
         super().show_progress(progress)
         self.progress.setRange(0, progress.total if progress.done else 0)
         self.progress.setValue(progress.done)
+
+    def show_findings(self, findings: Sequence[str]) -> None:
+        """Say what was found about the image, under the plan."""
+        self.plan.show_findings(findings)
 
     def result(self) -> Shown | None:
         """Return the result of the image in the form, None where it was not segmented."""
@@ -271,13 +273,14 @@ class SegmentTab(JobTab):
         layer, model = choices.layer, choices.model
         if is_wrong or layer is None or model is None or not self.isVisible():
             self.plan.clear()
-            self.plan.show_findings(())
+            self.plan.show_image(None)
             return
         data = data_of(layer)
         options = replace(choices.options(), threshold=0.5)
         cut = () if choices.whole else choices.loops
         image = (tuple(data.shape), str(data.dtype), choices.axes, choices.voxel_size, choices.unit, cut)
         key = (model.name, model.weights_sha256, options, image)
+        self.plan.show_image((str(layer.unique_id), choices.channel, choices.axes))
         if self.is_running:
             self.plan.keep(key)
             return
