@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -140,20 +140,8 @@ def iter_prepare(
     passes = choose_passes(model, device, shape, options, backend_maker, batch=choice.batch, precision=precision)
     results = results_of(grid, model, options, with_binary)
     batch = 1 if options.planes == "xyz" else choice.batch  # a block in three planes goes alone, its slices together
-    settled = Run(
-        stack,
-        model,
-        options,
-        grid,
-        greys.normalization,
-        findings,
-        passes,
-        batch,
-        choice.bytes,
-        results,
-        {},
-        focus,
-    )
+    settled = Run(stack, model, options, grid, greys.normalization, findings, passes, batch, choice.bytes, results, {})
+    settled = replace(settled, focus=focus)
     settled.recipe.update(_recipe(settled, device, choice))
     return settled
 
