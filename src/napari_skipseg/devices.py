@@ -21,16 +21,6 @@ import psutil
 from napari_skipseg.errors import DeviceError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-MEMORY_FAULTS = (
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-    "failed to allocate",
-    "alloc_failed",
-    "bad_alloc",
-    "bad allocation",
-)
-"""How torch, cuDNN and OpenVINO say, in a RuntimeError, that memory is short."""
 UNTESTED = "not tested by us on a GPU yet"
 """What is said of CUDA and MPS until `pytest -m gpu` has passed on real hardware."""
 CONTROL_GROUPS = Path("/sys/fs/cgroup")

@@ -23,14 +23,14 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
 from napari_skipseg.errors import FileError, SkipsegError
-from napari_skipseg.progress import Found, Progress, Result, TimeLeft, about_left, run_to_end
+from napari_skipseg.progress import Found, Progress, Result, TimeLeft, run_to_end
 from napari_skipseg.stopping import MESSAGE, STOPPED, stopping_between_steps
 
 LINE_EVERY = 60.0
@@ -67,16 +67,23 @@ _PLAIN = {
 def run_shown(app: typer.Typer) -> NoReturn:
     """Run the command that the arguments name, and exit: an error is one line, and the exit code tells.
 
-    0 = done, 1 = failed, 2 = a wrong command line, 130 = stopped. `--verbose` anywhere shows the traceback too.
+    0 = done, 1 = failed, 2 = a wrong command line, 130 = stopped. `--verbose` anywhere shows the traceback too. The
+    arguments of the process and its signal handlers are afterwards what they were before, for whoever goes on.
     """
     verbose = "--verbose" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--verbose"]
-    if len(sys.argv) == 1:
-        sys.argv.append("--help")
-    signal.signal(signal.SIGTERM, _stop)
+    arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        _run(app, arguments or ["--help"], verbose)
+    finally:
+        if before is not None:  # None: it was not Python that set it
+            signal.signal(signal.SIGTERM, before)
+
+
+def _run(app: typer.Typer, arguments: list[str], verbose: bool) -> NoReturn:
     write_what_consoles_lack()
     try:
-        code = app(prog_name=app.info.name, standalone_mode=False)
+        code = app(arguments, prog_name=app.info.name, standalone_mode=False)
     except SkipsegError as error:
         fail(str(error), show_traceback=verbose)
     except MemoryError:
@@ -134,17 +141,12 @@ def watch(work: Generator[Progress, None, Result], title: str) -> Result:
     with stopping_between_steps() as check, contextlib.closing(work):
         if not console.is_terminal:
             return run_to_end(work, _both(check, _noting(console, _a_line_a_minute(console, title))))
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[at]}"),
-        )
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[at]}"))
         with Bar(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(title, total=None, at="")
+            task, left = bar.add_task(title, total=None, at=""), TimeLeft()
 
             def show(progress: Progress) -> None:
-                bar.update(task, completed=progress.done, total=progress.total, at=progress.message)
+                bar.update(task, completed=progress.done, total=progress.total, at=left.describe(progress))
 
             return run_to_end(work, _both(check, _noting(bar.console, show)))
 
@@ -190,11 +192,10 @@ def _a_line_a_minute(console: Console, title: str) -> Callable[[Progress], None]
 
     def show(progress: Progress) -> None:
         nonlocal last
-        seconds = left.after(progress)
+        told = left.describe(progress)
         if time.monotonic() - last >= LINE_EVERY:
             last = time.monotonic()
-            told = f", {progress.message}" if progress.message else ""
-            line = f"{title}: {progress.fraction:.0%}{told}{about_left(seconds)}"
+            line = f"{title}: {progress.fraction:.0%}{f', {told}' if told else ''}"
             console.print(line, markup=False, soft_wrap=True)
 
     return show

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-from napari_skipseg.devices import MEMORY_FAULTS
+from napari_skipseg.device_faults import is_out_of_memory
 from napari_skipseg.errors import FileError, SkipsegError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -23,7 +23,7 @@ def reason_of(error: Exception) -> str:
     """Return in one sentence why a file failed."""
     if isinstance(error, SkipsegError):
         return " ".join(str(error).split())
-    if isinstance(error, MemoryError) or any(fault in str(error).lower() for fault in MEMORY_FAULTS):
+    if is_out_of_memory(error):
         return "There was not enough memory for it: choose a smaller tile, such as 256 (64 for a volume), or crop it."
     said = (str(error).strip().splitlines() or [""])[0].rstrip(".:")
     return (

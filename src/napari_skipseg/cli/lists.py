@@ -79,27 +79,7 @@ def models(
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Say what this machine computes on, having tried it, and why it is not the GPU."""
-    from napari_skipseg import devices
-    from napari_skipseg.inference.backends import fastest_precision, try_backend
-    from napari_skipseg.inference.backends.compiled import cache_folder
-    from napari_skipseg.models.catalog import find_models, user_folder
+    """Say what this machine computes on, having tried it, why it is not the GPU, and all that a bug report needs."""
+    from napari_skipseg.inference.system_report import system_report
 
-    chosen = devices.choose_device()
-    tried = try_backend(chosen)
-    missing = 'missing: pip install "napari-skipseg[openvino]" makes it two to three times as fast'
-    facts = {
-        "device": f"{chosen.name} ({chosen.title})",
-        "why": chosen.reason,
-        "backend": tried.reason,
-        "segments in": tried.precision if tried.notes else str(fastest_precision(chosen)),
-        "trains in": str(devices.best_precision(chosen.name, training=True)),
-        **({"failed": " ".join(tried.notes)} if tried.notes else {}),
-        "CPU speed-up by OpenVINO": "installed" if devices.has_openvino() else missing,
-        "CUDA and MPS": devices.UNTESTED,
-        "models": ", ".join(find_models()) or "none",
-        "your models": str(user_folder()),
-        "compiled networks": str(cache_folder()),
-        **{f"{package} version": version for package, version in devices.versions().items()},
-    }
-    report(facts, as_json)
+    report(system_report(), as_json)

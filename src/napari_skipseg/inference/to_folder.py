@@ -112,7 +112,7 @@ def _prepare(
     now = {**(given or {}), **place.changes}
     if "backend" in now and not options.samples:
         maker = only(maker, Pinned(now["backend"], now["precision"]))
-    run = yield from iter_prepare(stack, model, options, maker, pinned=given, with_binary=True)
+    run = yield from iter_prepare(stack, model, options, maker, pinned=now or None, with_binary=True)
     if begun is None:
         name_input(run, stack)
         objects = None if target.objects is None else asdict(target.objects)

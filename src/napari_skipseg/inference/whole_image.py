@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.devices import Device, cpu_title
 from napari_skipseg.images.tiles import TilePlan, plan_tiles, reflected
-from napari_skipseg.inference.backends import Backend, Choice, FallbackBackend, Pixels, TorchBackend
+from napari_skipseg.inference.backends import Backend, Choice, FallbackBackend, Pixels, TorchBackend, own_tile_of_cpu
 from napari_skipseg.inference.tile_choice import choose_tile
 from napari_skipseg.models.model import Model
 
@@ -38,11 +38,14 @@ class WholeImages:
         on = Device(device.type, str(device), "")
         dimensions = model.description.spec.dimensions
         self._largest = (choose_tile(model, on, precision, 0, "xy").side,) * dimensions
-        places = [on] if on.name == "cpu" else [on, Device("cpu", cpu_title(), "")]
-        choices = tuple(
-            Choice(f"torch on {place.title}", "for scores", partial(_make, place, precision), 1) for place in places
-        )
-        self._backend = FallbackBackend(choices, model, self._largest)
+        is_gpu = on.name != "cpu"
+        make = partial(_make, on, precision)
+        choices = [Choice(f"torch on {on.title}", "for scores", make, 1, is_gpu=is_gpu)]
+        if is_gpu:
+            cpu = Device("cpu", cpu_title(), "")
+            make_on_cpu = partial(_make, cpu, "f32")
+            choices.append(Choice(f"torch on {cpu.title}", "for scores", make_on_cpu, 1, own_tile_of_cpu(on)))
+        self._backend = FallbackBackend(tuple(choices), model, self._largest)
 
     def count_tiles(self, shape: Sequence[int]) -> int:
         """Return the number of tiles that an image of `shape` (*space) takes."""

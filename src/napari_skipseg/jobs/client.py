@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from napari_skipseg.errors import EngineError
-from napari_skipseg.images.normalize import GreyStatistics, measure, measure_greys
+from napari_skipseg.images.normalize import GreyStatistics, iter_measure_greys
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.greys import iter_measure_for
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Focus, Opened, Prediction, Written
 from napari_skipseg.inference.run_plan import RunPlan
-from napari_skipseg.inference.scale import lengths_of
 from napari_skipseg.jobs.batching_calls import BatchingCalls
 from napari_skipseg.jobs.calls import expected, removed_on_failure
 from napari_skipseg.jobs.child import Child
@@ -30,13 +30,14 @@ from napari_skipseg.jobs.events import (
     Event,
     Inspected,
     Planned,
+    Reported,
     ResultsOpened,
     Segmented,
     TileWritten,
 )
 from napari_skipseg.jobs.finding_calls import FindingCalls
 from napari_skipseg.jobs.inspection import Inspection, Part, cut_part, open_inspection
-from napari_skipseg.jobs.requests import INPUT_FILE, DevicesJob, InspectJob, PlanJob, SegmentJob
+from napari_skipseg.jobs.requests import INPUT_FILE, DevicesJob, InspectJob, PlanJob, ReportJob, SegmentJob
 from napari_skipseg.jobs.teaching_calls import TeachingCalls
 from napari_skipseg.jobs.workspace import copy_stack, open_prediction
 from napari_skipseg.models.catalog import locate_model
@@ -84,8 +85,7 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
             run = self._session.new_run()
             with removed_on_failure(run):
                 if whole is not None and greys is None:
-                    yield Progress(0, 1, "measuring the grey values")
-                    greys = measure_greys(whole, lengths=lengths_of(whole, description, options))
+                    greys = yield from iter_measure_for(whole, description, options)
                 if not stack.file:
                     yield from copy_stack(stack, run / INPUT_FILE)
                 job = SegmentJob(
@@ -130,7 +130,7 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
     def plan(
         self, stack: Stack, model_folder: Path | str, options: SegmentOptions, whole: Stack | None = None
     ) -> Generator[Progress, None, RunPlan]:
-        """Return what segmenting the stack would take, measured on one tile of noise, and what was found about it.
+        """Return what segmenting the stack would take, measured on one tile, and what was found about it.
 
         whole: as in `segment`.
 
@@ -144,11 +144,12 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
             measured = measured.channel(options.channel)
         with self._busy():
             child = yield from self._start()
-            yield Progress(0, 1, "measuring the grey values")
-            greys = measure_greys(measured, lengths=lengths_of(measured, description, options))
+            greys = yield from iter_measure_for(measured, description, options)
             image = (stack.shape, str(np.dtype(stack.data.dtype)), stack.axes, stack.voxel_size, stack.unit, stack.name)
             named = (str(model), description.weights_sha256)
-            job = PlanJob(next(self._numbers), tempfile.gettempdir(), *image, *named, options, greys, stack.notes)
+            job = PlanJob(
+                next(self._numbers), tempfile.gettempdir(), *image, *named, options, greys, stack.notes, stack.file
+            )
             return expected((yield from self._ask(child, job)), Planned).plan
 
     def inspect(
@@ -170,15 +171,14 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
             child = yield from self._start()
             run = self._session.new_run()
             with removed_on_failure(run):
-                yield Progress(0, 1, "measuring the grey values")
-                normalization = measure(stack)
+                greys = yield from iter_measure_greys(stack, padding=description.padding)
                 yield Progress(0, 1, "reading the image")
                 cut = cut_part(stack, part, "ZYX"[-description.spec.dimensions :])
                 yield from copy_stack(cut, run / INPUT_FILE)
                 start = {axis: places.start for axis, places in part.items()}
                 named = (str(model), description.weights_sha256)
                 number = next(self._numbers)
-                job = InspectJob(number, str(run), cut.axes, start, cut.name, *named, place, normalization)
+                job = InspectJob(number, str(run), cut.axes, start, cut.name, *named, place, greys.normalization)
                 result = expected((yield from self._ask(child, job, leftovers=(run,))), Inspected)
                 with contextlib.suppress(OSError):
                     (run / INPUT_FILE).unlink()
@@ -193,6 +193,16 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
         with self._busy():
             child = yield from self._start()
             return expected((yield from self._ask(child, DevicesJob(next(self._numbers)))), DevicesFound).report
+
+    def ask_report(self) -> Generator[Progress, None, dict[str, str]]:
+        """Return what a bug report needs to say of this machine, by names; a small network is tried for it.
+
+        Raises:
+            EngineError: the engine's process ended, or another call is at work.
+        """
+        with self._busy():
+            child = yield from self._start()
+            return expected((yield from self._ask(child, ReportJob(next(self._numbers)))), Reported).facts
 
     def __enter__(self) -> Engine:
         return self

@@ -62,6 +62,8 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.device_note.setWordWrap(True)
         self.device_note.setStyleSheet(NOTE)
         self.device.offer([("auto", "auto")], "auto")
+        self.report = QPushButton("Report")
+        self.report.setToolTip("What this machine computes on, why it is not the GPU, and what a bug report needs")
         self.options = OptionsFold()
         self.threshold = KeyedSlider(1.0, 0.01, 0.5)
         self.threshold.setToolTip("Probability above which a voxel is set in the binary layer; moving it is instant")
@@ -79,7 +81,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         form.addRow("Model", _side_by_side(self.model, self.card))
         form.addRow(self.difference)
         form.addRow(self.rescale)
-        form.addRow("Device", self.device)
+        form.addRow("Device", _side_by_side(self.device, self.report))
         form.addRow("", self.device_note)
         form.addRow("Segment", self.extent)
         form.addRow("Threshold", self.threshold)
@@ -122,6 +124,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
             tile=self.options.tile.value(),
             average=self.options.average.currentData(),
             planes=self.options.planes.currentData(),
+            padding=self.options.padding.currentData(),
             rescale=self.rescale.isChecked(),
             samples=self.options.samples.value(),
             dropout=self.options.rate,

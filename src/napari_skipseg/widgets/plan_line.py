@@ -138,6 +138,7 @@ class PlanLine(SettledLine):
     def __init__(self, engine: BusyEngine) -> None:
         super().__init__(engine, MEASURING)
         self.findings = Message()
+        self._image: Hashable = None
         self.layout().addWidget(self.findings)
 
     def show_findings(self, findings: Sequence[str]) -> None:
@@ -147,11 +148,11 @@ class PlanLine(SettledLine):
         self.findings.say("\n".join(shown), WARNING_COLOR)
         self.findings.setToolTip("\n".join(findings) if more > 0 else "")
 
-    def follow(self, key: Hashable, work: Question) -> None:
-        """Show the plan for these choices; findings of other choices go until the answer comes."""
-        if key != self._key and key not in self._answers:
+    def show_image(self, image: Hashable) -> None:
+        """Forget what was found about another image than the one that `image` stands for."""
+        if image != self._image:
+            self._image = image
             self.show_findings(())
-        super().follow(key, work)
 
     def show_answer(self, answer: RunPlan) -> None:
         """Say what a run will take, and what was found about the image."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.outputs import Opened, Prediction, Written
 from napari_skipseg.inference.run_plan import RunPlan
-from napari_skipseg.progress import Found, Progress
+from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.checks import Choices, find_faults, find_warning
 from napari_skipseg.widgets.engine import SegmentingEngine
 from napari_skipseg.widgets.fields import WARNING_COLOR
@@ -37,6 +37,7 @@ from napari_skipseg.widgets.preview import (
 from napari_skipseg.widgets.results import Results
 from napari_skipseg.widgets.run_again import AgainButton, Asked
 from napari_skipseg.widgets.save_button import SaveButton
+from napari_skipseg.widgets.system_report import SystemReportDialog
 from napari_skipseg.widgets.work import Outcome, Work, start_work
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class SegmentTab(JobTab):
         self._make_widgets()
         self._connect()
         self.check()
+        self.form.report.clicked.connect(self.show_report)
         self._ask_devices()
         start_work(self, iter_prepare_colors, "Preparing", lambda _: None, lambda _: None, lambda: None, is_quiet=True)
 
@@ -179,9 +181,7 @@ class SegmentTab(JobTab):
         self.plan.stop()
 
         def hear(progress: Progress) -> None:
-            if isinstance(progress, Found):
-                self.plan.show_findings(progress.findings)
-            elif isinstance(progress, Opened) and progress.prediction is not None:
+            if isinstance(progress, Opened) and progress.prediction is not None:
                 self.opening.emit()
                 make_room = set_results_aside if is_preview else remove_preview
                 make_room(self._viewer, layer)
@@ -223,6 +223,10 @@ class SegmentTab(JobTab):
         super().show_progress(progress)
         self.progress.setRange(0, progress.total if progress.done else 0)
         self.progress.setValue(progress.done)
+
+    def show_findings(self, findings: Sequence[str]) -> None:
+        """Say what was found about the image, under the plan."""
+        self.plan.show_findings(findings)
 
     def result(self) -> Shown | None:
         """Return the result of the image in the form, None where it was not segmented."""
@@ -269,13 +273,14 @@ class SegmentTab(JobTab):
         layer, model = choices.layer, choices.model
         if is_wrong or layer is None or model is None or not self.isVisible():
             self.plan.clear()
-            self.plan.show_findings(())
+            self.plan.show_image(None)
             return
         data = data_of(layer)
         options = replace(choices.options(), threshold=0.5)
         cut = () if choices.whole else choices.loops
         image = (tuple(data.shape), str(data.dtype), choices.axes, choices.voxel_size, choices.unit, cut)
         key = (model.name, model.weights_sha256, options, image)
+        self.plan.show_image((str(layer.unique_id), choices.channel, choices.axes))
         if self.is_running:
             self.plan.keep(key)
             return
@@ -286,6 +291,11 @@ class SegmentTab(JobTab):
             return self._engine.plan(stack, model.name, options, whole)
 
         self.plan.follow(key, measure)
+
+    def show_report(self) -> None:
+        """Show what this machine computes on, and what a bug report needs."""
+        self.report = SystemReportDialog(self, self._engine)
+        self.report.open()
 
     def _ask_devices(self) -> None:
         def answer(outcome: Outcome) -> None:
