@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,31 +136,12 @@ def iter_prepare(
     focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
     choice = _choice(model, device, options, pinned)
     grid = _grid(stack, model, seen, lengths, choice, preview)
-    passes = choose_passes(
-        model,
-        device,
-        grid.tiles.size,
-        options,
-        backend_maker,
-        batch=choice.batch,
-        precision=_pinned_precision(device, pinned),
-    )
+    shape, precision = grid.tiles.size, _pinned_precision(device, pinned)
+    passes = choose_passes(model, device, shape, options, backend_maker, batch=choice.batch, precision=precision)
     results = results_of(grid, model, options, with_binary)
     batch = 1 if options.planes == "xyz" else choice.batch  # a block in three planes goes alone, its slices together
-    settled = Run(
-        stack,
-        model,
-        options,
-        grid,
-        greys.normalization,
-        findings,
-        passes,
-        batch,
-        choice.bytes,
-        results,
-        {},
-        focus,
-    )
+    settled = Run(stack, model, options, grid, greys.normalization, findings, passes, batch, choice.bytes, results, {})
+    settled = replace(settled, focus=focus)
     settled.recipe.update(_recipe(settled, device, choice))
     return settled
 

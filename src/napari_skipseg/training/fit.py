@@ -142,7 +142,10 @@ def _begin(task: Task, network: Network, checkpoint: Path, compute: Compute, pro
         state.select_start = select_weights(network)
     now = time.monotonic()
     began = now - state.seconds
-    return _Run(task, network, checkpoint, optimizer, compute.device, processes, layers, state, began, now, state.step)
+    saved_at = now - SAVED_EVERY  # the first step of a call is saved: from then on any signal leaves a checkpoint
+    return _Run(
+        task, network, checkpoint, optimizer, compute.device, processes, layers, state, began, saved_at, state.step
+    )
 
 
 def _has_ended(run: _Run) -> bool:
