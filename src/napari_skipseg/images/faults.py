@@ -1,0 +1,307 @@
+"""Slices that differ from the rest of their stack: empty, doubled, shifted, of another contrast, brightness or focus.
+
+Nothing is changed: the faults are only named. The thresholds were measured on undisturbed and on disturbed stacks, see
+`benchmarks/guards.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise, product
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.images.slice_samples import DULL, MOST_VOXELS, SliceSamples, sample_slices
+from napari_skipseg.images.stack import Stack
+
+Kind = Literal["empty", "doubled", "shifted", "moved", "unmatched", "contrast", "brightness", "blurred", "noisy"]
+Values = NDArray[np.float64]
+Numbers = NDArray[np.intp]
+
+EMPTY = 0.02
+"""Spread of grey values, relative to the stack's, up to which a slice is empty."""
+FAINT, SMOOTH = 0.25, 0.35
+"""A slice of less than this relative spread whose neighbouring pixels correlate less than `SMOOTH` is only noise.
+
+Measured: tissue in EM and nuclei in fluorescence 0.46-0.99, noise of a camera 0."""
+CONTRAST, CONTRAST_OF_TWO = math.log(2.0), math.log(5.0)
+"""Least factor between the contrast of a slice and that of the others; where there is only one other. From one slice to
+the next it changes by up to 1.26 in undisturbed stacks."""
+BRIGHTNESS = 0.32
+"""Least distance between the median grey value of a slice and that of the others, in spreads; undisturbed up to 0.22
+from one slice to the next."""
+STRUCTURE, STRUCTURE_OF_END = math.log(2.0), math.log(2.5)
+"""Least factor between the fine structure of a slice, relative to its contrast, and that of both neighbours; of the
+first or last slice and that of all others. Undisturbed: 1.26."""
+NOISIER = 0.6
+"""A slice is noisy too if neighbouring pixels correlate less than `SMOOTH`, and less than this share of the usual."""
+DEVIATIONS, CERTAIN = 4.0, math.log(6.0)
+"""Robust standard deviations of the stack's own values that a slice must lie away from the others besides, unless its
+contrast is a sixth, which no stack is used to."""
+ABRUPT = 0.7
+"""Share of the least distance by which a fault must set in from one slice to the next: a gradual change is none."""
+DOUBLED = 0.15
+"""What a slice leaves unexplained of the next one's variance, relative to what is usual in the stack, where the two
+are doubles. In undisturbed stacks it is at least 0.5."""
+SHORT = 16
+"""Pairs of slices up to which what is usual is the median of all others, as a fault is a large part of so few."""
+SAME = 1e-6
+"""The same where two slices are equal, but for rounding."""
+RELIABLE, AGREEING = 6.0, 4.5
+"""Peak of a phase correlation that noise does not reach; where the pairs on both sides of a slice tell the same."""
+ALIGNED = 0.6
+"""Share of pairs with a reliable displacement from which on a stack counts as aligned."""
+LEAST_SHIFT, LEAST_OF_FEW, FEW = 5.0, 32.0, 3
+"""Pixels from which on a slice may be called shifted; where there are at most `FEW` pairs, which tell no jitter."""
+JITTER = 6.0
+"""How many times the stack's usual jitter a shift must be. Largest in undisturbed stacks: 4.5 (ISBI 2012)."""
+CLEAR, LOST = 12.0, 0.4
+"""Usual peak of a stack from which on a slice is unmatched whose peaks are less than `LOST` times as high."""
+
+
+@dataclass(frozen=True)
+class SliceFault:
+    """What is wrong with a slice.
+
+    number: of the slice, counted from 0 along Z, or along T where there is no Z. time, channel: where the image has
+    several. amount: pixels of a shift; contrast relative to the others; +1 or -1 for brighter or darker. other: the
+    slice that it is compared with, where that is only one. frame: the slices are the times of an image without Z.
+    """
+
+    kind: Kind
+    number: int
+    amount: float = 0.0
+    other: int | None = None
+    time: int | None = None
+    channel: int | None = None
+    frame: bool = False
+
+
+def find_slice_faults(stack: Stack) -> tuple[SliceFault, ...]:
+    """Return the slices of a stack that differ from the rest; none of an image of one slice.
+
+    Slices are those along Z, and each time and channel is judged by itself. Without Z they are the times. Of every
+    slice at most 512 x 512 pixels are looked at, of more than about 1000 slices less.
+
+    Raises:
+        FileError, InputError: the voxels cannot be read or are no numbers.
+    """
+    along = next((axis for axis in "ZT" if stack.length(axis) > 1), "")
+    if not along:
+        return ()
+    others = [axis for axis in stack.axes if axis in "TCZ" and axis != along]
+    series = list(product(*(range(stack.length(axis)) for axis in others)))
+    faults: list[SliceFault] = []
+    for place in series:
+        fixed = dict(zip(others, place, strict=True))
+        samples = sample_slices(stack, along, fixed, MOST_VOXELS // len(series))
+        time = fixed.get("T") if stack.length("T") > 1 else None
+        channel = fixed.get("C") if stack.length("C") > 1 else None
+        faults += (replace(each, time=time, channel=channel, frame=along == "T") for each in judge(samples))
+    return tuple(faults)
+
+
+def judge(samples: SliceSamples) -> list[SliceFault]:
+    """Return the faults of a series of slices: the empty ones, then what is odd of the others, each at most once."""
+    usual = _usual_spread(samples.spread)
+    usable = usual > DULL * usual.max(initial=0.0)
+    if not usable.any():
+        return [SliceFault("empty", number) for number in range(len(samples.spread))]
+    relative = samples.spread[:, usable] / usual[usable]
+    only_noise = (relative < FAINT) & (samples.smoothness[:, usable] < SMOOTH)
+    is_empty = ((relative <= EMPTY) | only_noise).all(axis=1)
+    faults = [SliceFault("empty", int(number)) for number in np.flatnonzero(is_empty)]
+    full = np.flatnonzero(~is_empty)
+    if len(full) < 2:
+        return faults
+    found = [
+        *_odd_contrast(relative, full),
+        *_odd_brightness(samples.level[:, usable] / usual[usable], full),
+        *_noise(samples.smoothness[:, usable], full),
+        *_odd_structure(samples.roughness[:, usable] / np.maximum(samples.spread[:, usable], 1e-9), full),
+        *_doubled(samples.unexplained[:, usable], full),
+        *_displaced(samples, full),
+    ]
+    told: set[int] = set()
+    for fault in found:  # a slice of a tenth of the contrast is darker and less noisy too: its first fault is the cause
+        if fault.number not in told:
+            faults.append(fault)
+            told.add(fault.number)
+    return faults
+
+
+def _usual_spread(spread: Values) -> Values:
+    """Return the median of each window's spreads, over the slices that are not constant there; 0 where all are."""
+    lively = np.where(spread > 0, spread, np.nan)
+    has_any = (spread > 0).any(axis=0)
+    usual = np.zeros(spread.shape[1])
+    usual[has_any] = np.nanmedian(lively[:, has_any], axis=0)
+    return usual
+
+
+def _odd_contrast(relative: Values, full: Numbers) -> Iterator[SliceFault]:
+    """Yield slices of far less or more contrast than the others; of two the one that has less."""
+    contrast = np.median(np.log(np.maximum(relative[full], 1e-9)), axis=1)
+    contrast -= np.median(contrast)
+    if len(full) == 2:
+        if abs(contrast[0] - contrast[1]) > CONTRAST_OF_TWO:
+            weaker = int(contrast.argmin())
+            yield SliceFault("contrast", int(full[weaker]), math.exp(2 * contrast[weaker]))
+        return
+    for place in _outliers(contrast, CONTRAST, CERTAIN):
+        yield SliceFault("contrast", int(full[place]), math.exp(contrast[place]))
+
+
+def _odd_brightness(level: Values, full: Numbers) -> Iterator[SliceFault]:
+    """Yield slices far darker or brighter than the others; of two slices none, as either may be the usual one."""
+    if len(full) == 2:
+        return
+    brightness = np.median(level[full] - np.median(level[full], axis=0), axis=1)
+    for place in _outliers(brightness, BRIGHTNESS, math.inf):
+        yield SliceFault("brightness", int(full[place]), math.copysign(1.0, brightness[place]))
+
+
+def _outliers(values: Values, least: float, certain: float) -> list[int]:
+    """Return where `values` lie far from their median, and fall away from it abruptly on both sides."""
+    deviation = 1.4826 * float(np.median(np.abs(values - np.median(values))))
+    limit = min(max(least, DEVIATIONS * deviation), max(certain, least))
+    away = values - np.median(values)
+    is_far = np.abs(away) > limit
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_far, [False]]).astype(np.int8)))
+    found: list[int] = []
+    for start, stop in zip(edges[::2], edges[1::2], strict=True):
+        steps = [abs(away[start] - away[start - 1])] if start > 0 else []
+        steps += [abs(away[stop - 1] - away[stop])] if stop < len(away) else []
+        if steps and min(steps) > ABRUPT * limit:
+            found += range(start, stop)
+    return found
+
+
+def _noise(smoothness: Values, full: Numbers) -> Iterator[SliceFault]:
+    """Yield slices in which noise hides what the others show."""
+    usual = float(np.median(smoothness[full]))
+    for number in full.tolist():
+        if float(np.median(smoothness[number])) < min(SMOOTH, NOISIER * usual):
+            yield SliceFault("noisy", number)
+
+
+def _odd_structure(roughness: Values, full: Numbers) -> Iterator[SliceFault]:
+    """Yield slices that are far smoother or rougher than both neighbours, or at the ends of the stack than all."""
+    values = np.median(np.log(np.maximum(roughness[full], 1e-9)), axis=1)
+    steps = np.abs(np.diff(values))
+    usual = float(np.quantile(steps, 1 / 3))  # a fault changes two steps, most of those of a short stack
+    least = max(STRUCTURE, 2 * DEVIATIONS * usual)
+    away = values - np.median(values)
+    for place in range(len(full)):
+        beside = [values[each] for each in (place - 1, place + 1) if 0 <= each < len(full)]
+        if len(beside) == 1 and (len(full) <= FEW or abs(away[place]) < STRUCTURE_OF_END):
+            continue
+        limit = least if len(beside) == 2 else max(least, STRUCTURE_OF_END)
+        if values[place] < min(beside) - limit:
+            yield SliceFault("blurred", int(full[place]))
+        if values[place] > max(beside) + limit:
+            yield SliceFault("noisy", int(full[place]))
+
+
+def _doubled(unexplained: Values, full: Numbers) -> Iterator[SliceFault]:
+    """Yield slices that equal the one before, exactly or but for less noise than two recordings would differ by."""
+    pairs = _pairs(full)
+    same = [pair for pair in pairs if unexplained[pair].max() <= SAME]
+    yield from (SliceFault("doubled", pair + 1, other=pair) for pair in same)
+    different = [pair for pair in pairs if unexplained[pair].max() > SAME]
+    values = np.log(np.maximum(unexplained[different], SAME))
+    for row, pair in enumerate(different if len(different) > 1 else []):
+        others = np.delete(values, row, axis=0) if len(different) <= SHORT else values
+        if float(np.median(values[row] - np.median(others, axis=0))) < math.log(DOUBLED):
+            yield SliceFault("doubled", pair + 1, other=pair)
+
+
+def _displaced(samples: SliceSamples, full: Numbers) -> Iterator[SliceFault]:
+    """Yield slices that lie elsewhere than both neighbours, ends that do, jumps of all that follows, and slices that
+    match neither neighbour."""
+    pairs, peak = _pairs(full), samples.peak
+    if not pairs or np.mean(peak[pairs] >= RELIABLE) < ALIGNED:
+        return
+    least = LEAST_SHIFT if len(pairs) > FEW else LEAST_OF_FEW
+    place = np.concatenate(
+        [np.zeros((1, 2)), np.cumsum(samples.shift - np.median(samples.shift[pairs], axis=0), axis=0)]
+    )
+    runs = np.split(full, np.flatnonzero(np.diff(full) > 1) + 1)
+    apart = [_distance_from_way(place, run) for run in runs if len(run) > 2]
+    limit = max(least, JITTER * float(np.median(np.concatenate(apart)))) if apart else math.inf
+    for run in runs:
+        kept, shifted = _without_shifted(place, peak, run, limit)
+        yield from shifted
+        yield from _jumps(place, peak, kept, least)
+    yield from _unmatched(peak, pairs, full)
+
+
+def _distance_from_way(place: Values, kept: Numbers) -> Values:
+    """Return how far each slice but the first and the last lies from the straight way between its neighbours."""
+    before, at, after = place[kept[:-2]], place[kept[1:-1]], place[kept[2:]]
+    way = after - before
+    length = np.maximum((way * way).sum(axis=1), 1e-12)
+    part = np.clip(((at - before) * way).sum(axis=1) / length, 0.0, 1.0)
+    distance: Values = np.linalg.norm(at - before - part[:, None] * way, axis=1)
+    return distance
+
+
+def _without_shifted(place: Values, peak: Values, run: Numbers, limit: float) -> tuple[Numbers, list[SliceFault]]:
+    """Return the slices of a run that lie on the way of the others, and the faults of those that do not.
+
+    The one that is farthest away goes first: next to it others seem far away too.
+    """
+    kept, faults = run, []
+    ignored: set[int] = set()
+    while len(kept) > 2:
+        distance = _distance_from_way(place, kept)
+        distance[[number in ignored for number in kept[1:-1].tolist()]] = 0.0
+        at = int(distance.argmax())
+        if distance[at] <= limit:
+            break
+        before, number, after = (int(each) for each in kept[at : at + 3])
+        closing = float(np.linalg.norm(place[after] - place[before]))
+        sure = min(peak[number - 1], peak[number])
+        if sure < AGREEING or (sure < RELIABLE and closing > limit):
+            ignored.add(number)
+            continue
+        amount = float(np.linalg.norm(place[number] - (place[before] + place[after]) / 2))
+        faults.append(SliceFault("shifted", number, amount))
+        kept = np.delete(kept, at + 1)
+    return kept, faults
+
+
+def _jumps(place: Values, peak: Values, kept: Numbers, least: float) -> Iterator[SliceFault]:
+    """Yield the ends of a run that lie elsewhere than the next slice, and the slices from which on all do."""
+    steps = np.diff(place[kept], axis=0)
+    lengths = np.linalg.norm(steps, axis=1)
+    limit = max(2 * least, JITTER * float(np.median(lengths))) if len(lengths) else math.inf
+    for at in np.flatnonzero(lengths > limit).tolist():
+        before, after, amount = int(kept[at]), int(kept[at + 1]), float(lengths[at])
+        if after > before + 1 or peak[before] < RELIABLE:
+            continue
+        if at == 0:
+            yield SliceFault("shifted", before, amount, other=after)
+        elif at == len(lengths) - 1:
+            yield SliceFault("shifted", after, amount, other=before)
+        else:
+            yield SliceFault("moved", after, amount, other=before)
+
+
+def _unmatched(peak: Values, pairs: list[int], full: Numbers) -> Iterator[SliceFault]:
+    usual = float(np.median(peak[pairs]))
+    if usual < CLEAR or len(pairs) < FEW:
+        return
+    for number in full.tolist():
+        own = [peak[pair] for pair in (number - 1, number) if pair in pairs]
+        if len(own) == 2 and max(own) < min(LOST * usual, RELIABLE):
+            yield SliceFault("unmatched", number)
+
+
+def _pairs(full: Numbers) -> list[int]:
+    """Return the first slice of every two neighbours of which neither is empty."""
+    return [first for first, second in pairwise(full.tolist()) if second == first + 1]
