@@ -31,6 +31,8 @@ from napari_skipseg.networks.build import build
 from napari_skipseg.networks.gates import Select
 from napari_skipseg.networks.network import Network, NetworkOutput, count_trainable
 from napari_skipseg.networks.specs import UNetSpec
+from napari_skipseg.training.compute import choose_compute
+from napari_skipseg.training.distributed import ALONE
 from napari_skipseg.training.evaluate import score_held_out
 from napari_skipseg.training.fit import iter_fit
 from napari_skipseg.training.optimizers import initialise
@@ -136,7 +138,13 @@ def run(name: str, row: Row, folder: Path, out: Path, seed: int, steps: int) -> 
     spent_before = out / f"{title}.seconds"
     spent = float(spent_before.read_text()) if spent_before.exists() else 0.0
     began = time.process_time()
-    work = iter_fit(settings, data, network, out / f"{title}.safetensors", torch.device("cpu"))
+    work = iter_fit(
+        settings,
+        data,
+        network,
+        out / f"{title}.safetensors",
+        choose_compute(network, settings.precision, "cpu", None, ALONE),
+    )
     state = None
     while state is None:
         try:

@@ -23,7 +23,7 @@ from peak import LayerKind, best_convolutions, copy_bytes_per_second, flops_per_
 from volume import Setting, measure_volumes
 
 import napari_skipseg as skipseg
-from napari_skipseg.inference.backends.openvino_backend import best_precision
+from napari_skipseg.inference.backends.openvino_backend import compiled_precision
 
 
 def files(asked: argparse.Namespace, work: Path) -> None:
@@ -45,7 +45,7 @@ def files(asked: argparse.Namespace, work: Path) -> None:
 def peak(asked: argparse.Namespace, work: Path) -> None:
     """Print the best convolution, the share of it that network and whole run reach, and the layers that fall short."""
     model = skipseg.load_model(asked.model)
-    precision = asked.precision or best_precision()
+    precision = asked.precision or compiled_precision().name
     print_place(f"{asked.model}, {precision}, {asked.size}²×{asked.slices} uint8")
     best = best_convolutions(precision)
     for convolution in best:

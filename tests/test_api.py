@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,9 @@ def test_a_file_is_segmented_into_a_folder(model: Model, tmp_path: Path, form: A
     assert sorted(tmp_path.joinpath("out").iterdir()) == sorted([*written, *sidecars])
     expected = skipseg.segment(image, model, device="cpu").probability
     np.testing.assert_array_equal(np.asarray(skipseg.read_stack(written[0]).data), expected)
+
+
+def test_the_package_says_its_version():
+    import napari_skipseg
+
+    assert napari_skipseg.__version__ == metadata.version("napari-skipseg")

@@ -42,8 +42,8 @@ LOADS_WITHOUT_TORCH = (
     "napari_skipseg.training.settings",
 )
 UNSAFE_MODULES = ("pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
-LINES_OF_A_MODULE = 300
-LINES_OF_A_FUNCTION = 40
+LINES_OF_A_MODULE = 500
+LINES_OF_A_FUNCTION = 60
 
 IMPORT_ALL = """
 import importlib, json, sys
@@ -187,12 +187,12 @@ def test_a_pickle_is_recognised(code: str, unsafe: bool) -> None:
     assert any(is_unsafe(node) for node in ast.walk(ast.parse(code))) is unsafe
 
 
-def test_no_module_is_longer_than_300_lines() -> None:
+def test_no_module_is_too_long() -> None:
     lengths = {str(path.relative_to(SOURCE)): len(path.read_text("utf-8").splitlines()) for path in FILES}
     assert {path: length for path, length in lengths.items() if length > LINES_OF_A_MODULE} == {}
 
 
-def test_no_function_is_longer_than_40_lines() -> None:
+def test_no_function_is_too_long() -> None:
     lengths = {
         f"{path}:{node.name}": (node.end_lineno or node.lineno) - node.lineno + 1
         for path, node in nodes()

@@ -620,11 +620,14 @@ def test_score_refuses_grey_values_as_truth(run: Run, scored: Any, tmp_path: Pat
     fails(run("score", prediction, tmp_path / "raw.tif", "--isbi"), "grey values, not labels")
 
 
-def test_score_asks_for_the_flag_where_our_own_file_holds_the_probability_of_membrane(
-    run: Run, image: Path, tmp_path: Path
-) -> None:
+def test_our_own_probability_of_membrane_needs_no_flag_to_be_scored(run: Run, image: Path, tmp_path: Path) -> None:
     ran = run("segment", image, tmp_path / "out", "--model", "tiny")
-    fails(run("score", ran.files[0], ran.files[1], "--isbi"), "add --membrane")
+    truth = tmp_path / "truth.tif"
+    cells = np.ones((3, 40, 50), np.uint8)
+    cells[:, ::8] = cells[:, :, ::8] = 0
+    write_tiff(truth, cells)
+    flagless, flagged = (run("score", ran.files[0], truth, "--isbi", *flag) for flag in ((), ("--membrane",)))
+    assert (flagless.code, flagless.out, flagless.err) == (flagged.code, flagged.out, flagged.err)
 
 
 def test_score_labels_as_they_are(run: Run, tmp_path: Path) -> None:
@@ -796,5 +799,6 @@ def test_scoring_a_membrane_probability_without_saying_so_is_noted(run: Run, ima
     write_tiff(truth, (grey(3, 40, 50) > 99).astype(np.uint8))
     noted = run("score", tmp_path / "out" / "cells_probability.tif", truth)
     assert noted.code == 0
-    assert "add --membrane" in noted.err
-    assert "--membrane" not in run("score", tmp_path / "out" / "cells_probability.tif", truth, "--membrane").err
+    assert "--truth-foreground cells" in noted.err
+    told = run("score", tmp_path / "out" / "cells_probability.tif", truth, "--truth-foreground", "membranes")
+    assert (told.out, told.err) == (noted.out, "")

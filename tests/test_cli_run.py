@@ -16,7 +16,7 @@ import torch
 import napari_skipseg as skipseg
 from napari_skipseg import cli
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
-from napari_skipseg.inference import backends, predict, repeat
+from napari_skipseg.inference import backends, repeat
 from napari_skipseg.models.catalog import FOLDER_VARIABLE
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import write_model
@@ -59,7 +59,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def only_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Which is ready sooner than OpenVINO, and for so small a network fastest on one thread."""
-    for module in (backends, predict, repeat):
+    for module in (backends, repeat):
         monkeypatch.setattr(module, "has_openvino", lambda: False)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

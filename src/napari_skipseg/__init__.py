@@ -15,10 +15,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from napari_skipseg.api import find_objects, finetune, load_model, run_batch, run_recipe, segment, segment_to_folder
     from napari_skipseg.batch.run import iter_batch
     from napari_skipseg.batch.settings import BatchSettings
-    from napari_skipseg.errors import SkipsegError
+    from napari_skipseg.errors import ImageWarning, SkipsegError
     from napari_skipseg.images.files import read_stack, write_ome_tiff
     from napari_skipseg.images.stack import Stack
     from napari_skipseg.images.synthetic import make_sample
@@ -57,6 +58,7 @@ _HOMES = {
     "iter_find_objects": "objects.whole",
     "measure_objects": "objects.measure",
     "SkipsegError": "errors",
+    "ImageWarning": "errors",
     "read_stack": "images.files",
     "write_ome_tiff": "images.files",
     "Stack": "images.stack",
@@ -90,6 +92,7 @@ __all__ = [
     "Corrected",
     "DI2INSpec",
     "FinetuneSettings",
+    "ImageWarning",
     "ObjectOptions",
     "Prediction",
     "Progress",
@@ -130,6 +133,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Fetch a public name from its module when it is first used."""
+    if name == "__version__":
+        return import_module("importlib.metadata").version("napari-skipseg")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

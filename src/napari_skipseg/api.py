@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.errors import SpecError
+from napari_skipseg.errors import ImageWarning, SpecError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.formats import Format
 from napari_skipseg.images.stack import ArrayLike, Stack
@@ -25,7 +25,7 @@ from napari_skipseg.models.catalog import DEFAULT_MODEL, locate_model, user_fold
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.progress import Progress, run_to_end
+from napari_skipseg.progress import Found, Progress, Result, run_to_end
 from napari_skipseg.training.corrected import pair_labels
 from napari_skipseg.training.finetune_settings import FinetuneSettings
 from napari_skipseg.training.learning import Finetuned
@@ -52,12 +52,13 @@ def segment(image: Image, model: Model | str | PathLike[str], axes: str = "", **
     """Return probability, attention maps and, through `.binary(threshold)`, labels of `image`.
 
     image: a stack, an array (numpy, dask, zarr), or the path of a file. axes: letters of "TCZYX", where the
-    image has channels or is otherwise than YX, ZYX or TZYX. options: fields of `SegmentOptions`.
+    image has channels or is otherwise than YX, ZYX or TZYX. options: fields of `SegmentOptions`. What is found about
+    the image, such as black frames or lost slices, is in `.recipe["findings"]`, and each is an `ImageWarning`.
 
     Raises:
         SkipsegError: the image does not fit the model, or an option is impossible.
     """
-    return run_to_end(iter_predict(_stack_of(image, axes), _model_of(model), _made(SegmentOptions, options)))
+    return _warning(iter_predict(_stack_of(image, axes), _model_of(model), _made(SegmentOptions, options)))
 
 
 def segment_to_folder(
@@ -83,7 +84,7 @@ def segment_to_folder(
     stack = _stack_of(image, axes)
     target = (Path(folder), name or stack.name, dtype, form, restart)
     chosen = _made(SegmentOptions, {"attention": False, **options})
-    return run_to_end(iter_segment_to_folder(stack, _model_of(model), chosen, *target))
+    return _warning(iter_segment_to_folder(stack, _model_of(model), chosen, *target))
 
 
 def run_recipe(
@@ -111,7 +112,7 @@ def run_recipe(
     for warning in repeat.warnings:
         warnings.warn(warning, stacklevel=2)
     name = name_of_run(recipe) if image is None else ""
-    return run_to_end(iter_repeat(repeat, Path(folder) if folder else near / AGAIN, restart, name))
+    return _warning(iter_repeat(repeat, Path(folder) if folder else near / AGAIN, restart, name))
 
 
 def find_objects(
@@ -206,7 +207,7 @@ def finetune(
         **options,
     )
     corrected = [pair_labels(image, label) for image, label in pairs]
-    return run_to_end(iter_finetune(settings, corrected, Path(folder or user_folder()), device))
+    return _warning(iter_finetune(settings, corrected, Path(folder or user_folder()), device))
 
 
 def _made(kind: type[Options], options: Mapping[str, Any]) -> Options:
@@ -222,6 +223,16 @@ def _made(kind: type[Options], options: Mapping[str, Any]) -> Options:
         meant = f"did you mean '{near[0]}'? The options" if near else "the options"
         raise SpecError(f"There is no option '{unknown[0]}': {meant} are {', '.join(known)}.")
     return kind(**options)
+
+
+def _warning(work: Generator[Progress, None, Result]) -> Result:
+    """Return the result of `work`; what is found about an image is a warning at the line that called our caller."""
+
+    def warn(progress: Progress) -> None:
+        for finding in progress.findings if isinstance(progress, Found) else ():
+            warnings.warn(finding, ImageWarning, stacklevel=5)
+
+    return run_to_end(work, warn)
 
 
 def _list(images: Image | Sequence[Image]) -> list[Image]:

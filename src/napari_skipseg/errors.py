@@ -12,6 +12,10 @@ class SkipsegError(Exception):
     details: str = ""
 
 
+class ImageWarning(UserWarning):
+    """Something about an image that a user should know before trusting its result."""
+
+
 class FileError(SkipsegError):
     """A file cannot be read or written."""
 

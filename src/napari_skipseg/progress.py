@@ -24,6 +24,13 @@ class Progress:
         return self.done / self.total if self.total else 1.0
 
 
+@dataclass(frozen=True)
+class Found(Progress):
+    """What was found about an image, one sentence each: shown once, and no step of the work."""
+
+    findings: tuple[str, ...] = ()
+
+
 def run_to_end(
     work: Generator[Progress, None, Result], on_progress: Callable[[Progress], None] | None = None
 ) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import io
@@ -11,6 +12,7 @@ import sys
 import textwrap
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -28,10 +30,37 @@ from rich.table import Table
 from rich.text import Text
 
 from napari_skipseg.errors import FileError, SkipsegError
-from napari_skipseg.progress import Progress, Result, TimeLeft, about_left, run_to_end
+from napari_skipseg.progress import Found, Progress, Result, TimeLeft, about_left, run_to_end
 
 LINE_EVERY = 60.0
 """Seconds between lines of progress in a log file."""
+_PLAIN = {
+    "→": "->",
+    "←": "<-",
+    "↔": "<->",
+    "×": "x",
+    "·": "*",
+    "…": "...",
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "≤": "<=",
+    "≥": ">=",
+    "≈": "~",
+    "±": "+-",
+    "µ": "u",
+    "μ": "u",
+    "›": ">",
+    "σ": "sigma",
+    "“": '"',
+    "”": '"',
+    "’": "'",
+    "•": "-",
+    "█": "#",
+    "━": "-",
+    "─": "-",
+}
+"""What stands for characters of ours on a console without them; all others are parted from their accents, or "?"."""
 STOPPED = 130
 """Exit code of a command that was stopped by Ctrl-C or a signal."""
 
@@ -46,8 +75,7 @@ def run_shown(app: typer.Typer) -> NoReturn:
     if len(sys.argv) == 1:
         sys.argv.append("--help")
     signal.signal(signal.SIGTERM, _stop)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # a file's name goes out as the bytes that it is of
+    write_what_consoles_lack()
     try:
         code = app(prog_name=app.info.name, standalone_mode=False)
     except SkipsegError as error:
@@ -67,6 +95,29 @@ def run_shown(app: typer.Typer) -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def write_what_consoles_lack() -> None:
+    """Let stdout and stderr replace the characters that their encoding lacks, so that no output ends a good run.
+
+    Windows gives a program whose output goes into a file cp1252, and older consoles have cp437 or cp850: none of them
+    has → or ≥. Without this Python raises UnicodeEncodeError at the first one.
+    """
+    codecs.register_error("napari-skipseg", _replace)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="napari-skipseg")
+
+
+def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Return what stands for the first character that an encoding lacks, and where the text goes on."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    character, after = error.object[error.start], error.start + 1
+    if "\udc80" <= character <= "\udcff":
+        return bytes([ord(character) - 0xDC00]), after  # a file's name goes out as the bytes that it consists of
+    plain = _PLAIN.get(character) or unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return plain or "?", after
+
+
 def fail(message: str, code: int = 1, show_traceback: bool = False) -> NoReturn:
     """End the program with `code` after one line on stderr, below the traceback where it is asked for."""
     if show_traceback:
@@ -77,6 +128,7 @@ def fail(message: str, code: int = 1, show_traceback: bool = False) -> NoReturn:
 
 def watch(work: Generator[Progress, None, Result], title: str) -> Result:
     """Return the result of `work`; a bar with the time left is shown, or a line a minute where there is no terminal.
+    What was `Found` about an image is printed once, a line each.
 
     Ctrl-C (or a request to end) closes `work` at its next step, so that it leaves things in order; a second one stops
     at once.
@@ -84,7 +136,7 @@ def watch(work: Generator[Progress, None, Result], title: str) -> Result:
     console = _on_stderr()
     with _stopping_between_steps() as check, contextlib.closing(work):
         if not console.is_terminal:
-            return run_to_end(work, _both(check, _a_line_a_minute(console, title)))
+            return run_to_end(work, _both(check, _noting(console, _a_line_a_minute(console, title))))
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -97,7 +149,7 @@ def watch(work: Generator[Progress, None, Result], title: str) -> Result:
             def show(progress: Progress) -> None:
                 bar.update(task, completed=progress.done, total=progress.total, at=progress.message)
 
-            return run_to_end(work, _both(check, show))
+            return run_to_end(work, _both(check, _noting(bar.console, show)))
 
 
 def follow(work: Generator[Progress, None, Result], show: Callable[[Progress], None]) -> Result:
@@ -149,6 +201,19 @@ def _both(check: Callable[[], None], show: Callable[[Progress], None]) -> Callab
         show(progress)
 
     return shown
+
+
+def _noting(console: Console, show: Callable[[Progress], None]) -> Callable[[Progress], None]:
+    said: set[str] = set()
+
+    def note(progress: Progress) -> None:
+        for finding in progress.findings if isinstance(progress, Found) else ():
+            if finding not in said:
+                console.print(f"Note: {finding}", markup=False, soft_wrap=True)
+                said.add(finding)
+        show(progress)
+
+    return note
 
 
 def _a_line_a_minute(console: Console, title: str) -> Callable[[Progress], None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,25 @@ def test_patterns_name_files_in_a_tree(
 def test_a_name_with_brackets_is_a_file_where_it_is_there(mixed: Path, tmp_path: Path, tiny: Path) -> None:
     write_image(mixed / "[1].tif")
     assert found(find(mixed / "[1].tif", tmp_path, tiny)) == ["[1].tif"]
+
+
+@pytest.mark.parametrize("folder", ["data [2024]", "[ab]", "what?", "a*b/run [3]", "[!x]/[y]"])
+@pytest.mark.parametrize("pattern", ["*.tif", "[ab].tif", "?.tif"])
+def test_a_folder_that_exists_is_no_pattern_whatever_its_name(
+    tmp_path: Path, tiny: Path, folder: str, pattern: str
+) -> None:
+    for name in ("a.tif", "b.tif"):
+        write_image(tmp_path / "in" / folder / name)
+    assert found(find(f"{tmp_path}/in/{folder}/{pattern}", tmp_path, tiny)) == ["a.tif", "b.tif"]
+
+
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+@pytest.mark.parametrize("asked", ["NFC", "NFD"])
+def test_patterns_meet_names_in_either_unicode_form(tmp_path: Path, tiny: Path, stored: str, asked: str) -> None:
+    write_image(tmp_path / "in" / unicodedata.normalize(stored, "Zürich/café 1.tif"))
+    pattern = unicodedata.normalize(asked, "Zürich/café*.tif")
+    (entry,) = find(f"{tmp_path}/in/{pattern}", tmp_path, tiny).entries
+    assert Path(entry.file).is_file()
 
 
 def test_what_begins_as_a_tiff_is_one_whatever_it_is_called(mixed: Path, tmp_path: Path, tiny: Path) -> None:

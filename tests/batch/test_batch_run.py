@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -526,12 +527,29 @@ def test_scores_come_with_truth_of_the_same_name(three: Path, tmp_path: Path, ti
     assert 0 < rows["a.tif"].scores["membrane precision"] < 1
 
 
+@pytest.mark.parametrize(("images", "truths"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_truth_whose_name_only_looks_the_same_is_found(tmp_path: Path, tiny: Path, images: str, truths: str) -> None:
+    relative = "Zürich/café.tif"
+    image, truth = (
+        tmp_path / folder / unicodedata.normalize(form, relative)
+        for folder, form in (("images", images), ("truth", truths))
+    )
+    write_image(image)
+    truth.parent.mkdir(parents=True)
+    lines = np.zeros((SIDE, SIDE), np.uint8)
+    lines[::8] = 255
+    Image.fromarray(lines).save(truth)
+    settings = settings_for(tmp_path / "images", tmp_path / "out", tiny, truth=str(tmp_path / "truth"), recursive=True)
+    (row,) = run(settings).rows
+    assert "membrane dice" in row.scores
+
+
 def test_the_label_of_the_class_in_the_truth_can_be_named(three: Path, tmp_path: Path, tiny: Path) -> None:
     plain = run(settings_for(three / "a.tif", tmp_path / "out", tiny))
     binary = np.asarray(read_stack(plain.rows[0].outputs[1]).data)
     Image.fromarray(np.where(binary > 0, 0, 7).astype(np.uint8)).save(tmp_path / "inverted.png")
     Image.fromarray(np.where(binary > 0, 9, 7).astype(np.uint8)).save(tmp_path / "named.png")
-    for truth, label, dice in (("inverted", 0, 1.0), ("inverted", None, 0.0), ("inverted", 7, 0.0), ("named", 9, 1.0)):
+    for truth, label, dice in (("inverted", 0, 1.0), ("inverted", None, 1.0), ("inverted", 7, 0.0), ("named", 9, 1.0)):
         told = {"truth": str(tmp_path / f"{truth}.png"), "truth_label": label}
         (row,) = run(settings_for(three / "a.tif", tmp_path / "out", tiny, **told)).rows
         assert (row.state, row.scores["membrane dice"]) == ("skipped", dice)

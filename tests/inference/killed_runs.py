@@ -18,7 +18,6 @@ from zarr.storage import _local
 from napari_skipseg.images import tiff_writer
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.zarr_writer import OmeZarrWriter
-from napari_skipseg.inference import predict
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.run_folder import RunFolder
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
@@ -54,10 +53,7 @@ class Asked:
         """Run in this process."""
         if not self.torch:
             return run_to_end(self.work())
-        with (
-            mock.patch.object(predict, "has_openvino", return_value=False),
-            mock.patch("napari_skipseg.inference.backends.has_openvino", return_value=False),
-        ):
+        with mock.patch("napari_skipseg.inference.backends.has_openvino", return_value=False):
             return run_to_end(self.work())
 
 

@@ -19,7 +19,7 @@ import torch
 from identity import make_model
 from torch import nn
 
-from napari_skipseg.devices import UNTESTED, Device, has_openvino
+from napari_skipseg.devices import UNTESTED, ChosenPrecision, Device, has_openvino
 from napari_skipseg.errors import DeviceError, InputError
 from napari_skipseg.images.normalize import measure
 from napari_skipseg.images.stack import Stack
@@ -366,10 +366,10 @@ def titles(device: Device) -> list[str]:
 def test_the_fastest_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "has_openvino", lambda: True)
     assert titles(CPU) == ["OpenVINO on the CPU", "torch on the CPU"]
-    monkeypatch.setattr(backends, "best_precision", lambda device: "bf16")
+    monkeypatch.setattr(backends, "best_precision", lambda device: ChosenPrecision("bf16", ""))
     assert titles(GPU) == ["torch on Some GPU", "OpenVINO on the CPU", "torch on the CPU"]
     assert UNTESTED in choose_backends(GPU)[0].reason
-    monkeypatch.setattr(backends, "best_precision", lambda device: "f16")
+    monkeypatch.setattr(backends, "best_precision", lambda device: ChosenPrecision("f16", ""))
     assert titles(GPU) == ["torch on Some GPU", "torch on Some GPU", "OpenVINO on the CPU", "torch on the CPU"]
     monkeypatch.setattr(backends, "has_openvino", lambda: False)
     assert titles(CPU) == ["torch on the CPU"]
@@ -379,8 +379,8 @@ def test_the_fastest_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_the_gpu_that_was_chosen_the_cpu_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has the GPU")
-    monkeypatch.setattr(backends, "best_precision", lambda device: "bf16")
-    monkeypatch.setattr(torch_backend, "best_precision", lambda device: "f32")
+    monkeypatch.setattr(backends, "best_precision", lambda device: ChosenPrecision("bf16", ""))
+    monkeypatch.setattr(torch_backend, "best_precision", lambda device: ChosenPrecision("f32", ""))
     monkeypatch.setattr(backends, "has_openvino", lambda: False)
     backend = make_backend(make_model(), GPU, (32, 32))
     assert (backend.name, len(backend.notes)) == ("torch", 1)

@@ -14,7 +14,7 @@ from identity import make_model
 from numpy.typing import NDArray
 from torch import nn
 
-from napari_skipseg.devices import Device
+from napari_skipseg.devices import ChosenPrecision, Device
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
@@ -37,7 +37,7 @@ CPU = Device("cpu", "CPU", "for the test")
 @pytest.fixture(autouse=True)
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that results can be compared to the last bits, on any processor."""
-    monkeypatch.setattr(backends.torch_backend, "best_precision", lambda device: "f32")
+    monkeypatch.setattr(backends.torch_backend, "best_precision", lambda device: ChosenPrecision("f32", ""))
 
 
 @pytest.fixture(autouse=True)

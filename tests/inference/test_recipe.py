@@ -61,7 +61,7 @@ RECIPE = Recipe(
 @pytest.fixture(autouse=True)
 def only_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Which is ready sooner than OpenVINO, and for so small a network fastest on one thread."""
-    for module in (backends, predict, repeat):
+    for module in (backends, repeat):
         monkeypatch.setattr(module, "has_openvino", lambda: False)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -85,12 +85,13 @@ def test_isbi_slices_are_shown_at_the_best_threshold(stack):
 
 
 def test_a_mask_of_0_and_1_scores_with_isbi_as_one_of_0_and_255(stack, tmp_path):
-    _, truth_file, cell, truth = stack
-    tifffile.imwrite(tmp_path / "mask.tif", (cell > 90).astype(np.uint8), photometric="minisblack")
+    _, truth_file, _, truth = stack
+    cell = np.where(np.random.default_rng(1).random(truth.shape) < 0.05, truth == 0, truth > 0)  # 5 % are wrong
+    tifffile.imwrite(tmp_path / "mask.tif", cell.astype(np.uint8), photometric="minisblack")
     scores = score_files(tmp_path / "mask.tif", truth_file, isbi=True)
-    assert scores["v_rand"] == score_isbi(cell > 90, truth).v_rand
+    assert scores["v_rand"] == score_isbi(cell, truth).v_rand
     assert scores["v_rand_threshold"] == 0
-    tifffile.imwrite(tmp_path / "membrane.tif", (cell <= 90).astype(np.uint8), photometric="minisblack")
+    tifffile.imwrite(tmp_path / "membrane.tif", (~cell).astype(np.uint8), photometric="minisblack")
     assert score_files(tmp_path / "membrane.tif", truth_file, isbi=True, membrane=True) == scores
 
 
@@ -291,3 +292,54 @@ def test_a_stack_saved_without_its_axes_takes_those_of_its_partner(tmp_path):
         assert (summary.pooled["adapted_rand_error"], len(summary.images)) == (0, 4)
     with pytest.raises(InputError, match="has axes CYX"):
         run_to_end(iter_score_pairs(pair_files(tmp_path / "plain.tif", tmp_path / "plain.tif"), ScoreOptions()))
+
+
+@pytest.fixture
+def opposite(tmp_path):
+    """A probability of membrane, a truth that is 255 on membranes, and the same truth that is 255 in cells."""
+    cell, truth = em(0)
+    files = tmp_path / "membrane.tif", tmp_path / "on_membranes.tif", tmp_path / "in_cells.tif"
+    for file, values in zip(files, (255 - cell, 255 - truth, truth), strict=True):
+        tifffile.imwrite(file, values, photometric="minisblack")
+    return files
+
+
+@pytest.mark.parametrize("measure", ["isbi", "overlap"])
+def test_a_truth_of_membranes_scores_the_same_whichever_way_round_it_is(opposite, measure):
+    prediction, on_membranes, in_cells = opposite
+    options = ScoreOptions(measure, membrane=True)
+    (usual,), (turned,) = score_pair(prediction, in_cells, options), score_pair(prediction, on_membranes, options)
+    assert dict(turned.pooled) == dict(usual.pooled)
+    assert usual.notes == ()
+    assert [word in turned.notes[0] for word in ("on_membranes.tif", "above 0 on membranes")] == [True, True]
+
+
+def test_what_the_user_says_of_a_truth_is_taken_without_a_note(opposite):
+    prediction, on_membranes, _ = opposite
+    (told,) = score_pair(prediction, on_membranes, ScoreOptions(membrane=True, foreground="membranes"))
+    (judged,) = score_pair(prediction, on_membranes, ScoreOptions(membrane=True))
+    assert (told.notes, dict(told.pooled)) == ((), dict(judged.pooled))
+    (wrong,) = score_pair(prediction, on_membranes, ScoreOptions(membrane=True, foreground="cells"))
+    assert wrong.pooled["dice"] < judged.pooled["dice"]
+
+
+def test_a_truth_that_may_be_either_is_scored_with_a_note(tmp_path, stack):
+    prediction, *_ = stack
+    noise = (np.random.default_rng(0).random((3, 24, 32)) < 0.5).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "noise.tif", noise, photometric="minisblack")
+    (summary,) = score_pair(prediction, tmp_path / "noise.tif", ScoreOptions(membrane=True))
+    assert "not clear" in summary.notes[0]
+
+
+@pytest.mark.parametrize("value", [0, 255], ids=["all membrane", "all cell"])
+def test_isbi_scores_that_a_constant_image_reaches_are_refused(stack, tmp_path, value):
+    _, truth_file, _, truth = stack
+    tifffile.imwrite(tmp_path / "constant.tif", np.full_like(truth, value), photometric="minisblack")
+    with pytest.raises(InputError, match="without any membrane reaches"):
+        score_files(tmp_path / "constant.tif", truth_file, isbi=True)
+
+
+def test_isbi_scores_of_the_wrong_polarity_are_refused_instead_of_perfect(opposite):
+    prediction, on_membranes, _ = opposite
+    with pytest.raises(InputError, match="--truth-foreground"):
+        score_pair(prediction, on_membranes, ScoreOptions("isbi", membrane=True, foreground="cells"))

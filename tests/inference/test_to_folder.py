@@ -20,6 +20,7 @@ from killed_runs import PROCESSES, Asked, kill
 from numpy.typing import NDArray
 from zarr.storage import _local
 
+from napari_skipseg.devices import best_precision
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images import identity as identity_of_images
 from napari_skipseg.images import normalize
@@ -29,7 +30,7 @@ from napari_skipseg.images.zarr_chunks import is_finished
 from napari_skipseg.images.zarr_layout import Layout
 from napari_skipseg.images.zarr_writer import create_ome_zarr, write_ome_zarr
 from napari_skipseg.inference import predict, to_folder
-from napari_skipseg.inference.backends import Choice, FallbackBackend, best_precision
+from napari_skipseg.inference.backends import Choice, FallbackBackend
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Written
 from napari_skipseg.inference.tile_choice import TileChoice
@@ -200,7 +201,7 @@ def test_a_run_goes_on_with_its_own_backend_and_precision(cells: Path, tmp_path:
     assert files_in(tmp_path) == undisturbed(asked)
     recipe = read_recipe(tmp_path / "cells_probability.tif")
     assert recipe is not None
-    assert (recipe["backend"], recipe["precision"]) == ("torch", best_precision("cpu"))
+    assert (recipe["backend"], recipe["precision"]) == ("torch", best_precision("cpu").name)
 
 
 @pytest.mark.parametrize("damage", [None, b"", b'{"key": 1', b"[]", b"{}", b"\xff\xfe", "a key", "a kind"])

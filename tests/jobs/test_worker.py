@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from napari_skipseg.errors import DeviceError, EngineError, InputError
+from napari_skipseg.images.normalize import GreyStatistics, Normalization
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.jobs import events, requests
 from napari_skipseg.jobs.child import COMMAND
@@ -31,8 +32,9 @@ JOB = requests.SegmentJob(
 )
 
 PLAN = requests.PlanJob(
-    8, "/tmp", (3, 40, 50), "uint8", "ZYX", (50.0, 4.0, 4.0), "nm", "é", "/m", "ab", SegmentOptions(average=8)
-)
+    8, "/tmp", (3, 40, 50), "uint8", "ZYX", (50.0, 4.0, 4.0), "nm", "é", "/m", "ab", SegmentOptions(average=8),
+    GreyStatistics(Normalization(100.0, 20.0), ("It is framed.",)), ("It was read so.",),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.networks.build import build
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.training import fit
+from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.distributed import joined, started_by_torchrun
 from napari_skipseg.training.learning import Keep
 from napari_skipseg.training.samples import Labelled, TrainingData
@@ -111,7 +112,7 @@ def full(*_):
 def attempt(name, image, keeps=False):
     data = TrainingData((Labelled(image, target),), (Labelled(image, target),), Stack(target, "ZYX"))
     torch.manual_seed(0)
-    work = fit.iter_fit(settings, data, build(settings.spec), folder / name, torch.device("cpu"), processes)
+    work = fit.iter_fit(settings, data, build(settings.spec), folder / name, Compute(torch.device("cpu")), processes)
     try:
         state = stop_after_a_step(work, keeps) if name == "kept" else run_to_end(work)
         said.append(f"{name}: stopped at {state.step}, stale {state.stale}")

@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from napari_skipseg import devices
 from napari_skipseg.errors import FileError, SpecError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.models.description import ClassLabel
@@ -18,6 +19,8 @@ from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage, UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.training import checkpoint, fit
+from napari_skipseg.training.compute import Compute, choose_compute
+from napari_skipseg.training.distributed import ALONE
 from napari_skipseg.training.fit import iter_fit
 from napari_skipseg.training.learning import Pictured
 from napari_skipseg.training.optimizers import learning_rate, make_optimizer
@@ -25,7 +28,7 @@ from napari_skipseg.training.protocols import PROTOCOLS
 from napari_skipseg.training.samples import Labelled, TrainingData
 from napari_skipseg.training.settings import TrainSettings
 
-CPU = torch.device("cpu")
+CPU = Compute(torch.device("cpu"))
 GLOBAL_STATE = (5, 77)
 
 
@@ -271,14 +274,23 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(tmp_path, monkeypatch, n
 
 
 @pytest.mark.parametrize(
-    ("precision", "kind"), [("auto", torch.bfloat16), ("bf16", torch.bfloat16), ("f32", torch.float32)]
+    ("precision", "has_bf16", "kind"),
+    [
+        ("auto", True, torch.bfloat16),
+        ("auto", False, torch.float32),
+        ("bf16", False, torch.bfloat16),
+        ("f32", True, torch.float32),
+    ],
 )
-def test_convolutions_compute_in_the_precision_asked_for(tmp_path, precision, kind):
+def test_convolutions_compute_in_the_precision_asked_for(tmp_path, monkeypatch, precision, has_bf16, kind):
+    monkeypatch.setattr(devices, "has_bf16", lambda: has_bf16)
+    monkeypatch.setattr(devices, "_is_x86", lambda: True)
     settings = settings_of(steps=1, precision=precision)
     network = network_of(settings)
     found = []
     network.classifier.register_forward_hook(lambda _module, _inputs, output: found.append(output.dtype))
-    run_to_end(iter_fit(settings, DATA, network, tmp_path / "file", CPU))
+    compute = choose_compute(network, precision, "cpu", tmp_path / "file", ALONE)
+    run_to_end(iter_fit(settings, DATA, network, tmp_path / "file", compute))
     assert set(found) == {kind}
 
 

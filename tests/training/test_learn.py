@@ -12,12 +12,13 @@ from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.training import fit
+from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.fit import iter_learn
 from napari_skipseg.training.learning import Keep, Learned, Pictured
 from napari_skipseg.training.protocols import PROTOCOLS
 from napari_skipseg.training.task import Pace, Validation
 
-CPU = torch.device("cpu")
+CPU = Compute(torch.device("cpu"))
 SPEC = UNetSpec(widths=(2, 4), dropout=0.3)
 RATE = replace(PROTOCOLS["modern"], learning_rate=0.01, warm_up=0.0)
 PICTURE = Pictured(0, 0, "", *(np.zeros((4, 4), kind) for kind in (np.float32, np.float32, np.int16)))

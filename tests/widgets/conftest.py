@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_skipseg.devices import Device
+from napari_skipseg.devices import ChosenPrecision, Device
 from napari_skipseg.errors import EngineError
-from napari_skipseg.images.normalize import Normalization
+from napari_skipseg.images.normalize import GreyStatistics, Normalization
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import AttentionMap, Focus, Opened, Prediction, Written
@@ -76,7 +76,7 @@ class FakeEngine:
     def __init__(self) -> None:
         self.calls: list[tuple[Stack, str, SegmentOptions]] = []
         self.wholes: list[Stack | None] = []
-        self.normalizations: list[Normalization | None] = []
+        self.greys: list[GreyStatistics | None] = []
         self.previews: list[bool] = []
         self.pinned: list[dict[str, int | str] | None] = []
         self.sent: list[Focus] = []
@@ -93,14 +93,14 @@ class FakeEngine:
         model_folder: Path | str,
         options: SegmentOptions,
         whole: Stack | None = None,
-        normalization: Normalization | None = None,
+        greys: GreyStatistics | None = None,
         preview: bool = False,
         pinned: dict[str, int | str] | None = None,
     ) -> Generator[Progress, Focus | None, Prediction]:
         description = read_description(locate_model(str(model_folder)))
         self.calls.append((stack, description.name, options))
         self.wholes.append(whole)
-        self.normalizations.append(normalization)
+        self.greys.append(greys)
         self.previews.append(preview)
         self.pinned.append(pinned)
         self.is_busy = True
@@ -127,7 +127,7 @@ class FakeEngine:
             self.sent.append(focus)
 
     def plan(
-        self, stack: Stack, model_folder: Path | str, options: SegmentOptions
+        self, stack: Stack, model_folder: Path | str, options: SegmentOptions, whole: Stack | None = None
     ) -> Generator[Progress, None, RunPlan]:
         self.planned.append((stack.shape, str(model_folder), options))
         self.is_busy = True
@@ -147,7 +147,9 @@ class FakeEngine:
 
     def ask_devices(self) -> Generator[Progress, None, DeviceReport]:
         yield Progress(0, 1, "starting the engine")
-        return DeviceReport(Device("cpu", "CPU, 2 cores", "no GPU: this torch was built without CUDA"), ("cpu",), True)
+        cpu = Device("cpu", "CPU, 2 cores", "no GPU: this torch was built without CUDA")
+        precision = ChosenPrecision("f32", "this processor has no bf16 of its own")
+        return DeviceReport(cpu, ("cpu",), True, precision, precision)
 
     def close(self) -> None:
         self.closed = True

@@ -113,12 +113,12 @@ def test_grey_values_are_those_of_the_whole_and_measured_once(open_panel, qtbot,
     viewer, panel = open_panel()
     layer = viewer.add_image(np.full((3, 32, 48), 9, np.uint8), name="em")
     press(qtbot, panel)
-    assert (engine.normalizations[0], engine.wholes[0].shape) == (None, (3, 32, 48))
+    assert (engine.greys[0], engine.wholes[0].shape) == (None, (3, 32, 48))
     press(qtbot, panel)
-    assert engine.normalizations[1].mean == 100.0
+    assert engine.greys[1].normalization.mean == 100.0
     layer.data = np.full((3, 32, 48), 7, np.uint8)
     press(qtbot, panel)
-    assert engine.normalizations[2] is None
+    assert engine.greys[2] is None
 
 
 @pytest.mark.gui
@@ -129,7 +129,7 @@ def test_grey_values_of_a_rescaled_image_are_measured_each_time(open_panel, qtbo
     panel.segment_tab.form.rescale.setChecked(True)
     press(qtbot, panel)
     press(qtbot, panel)
-    assert engine.normalizations == [None, None, None]
+    assert engine.greys == [None, None, None]
 
 
 @pytest.mark.gui

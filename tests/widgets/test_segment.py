@@ -279,7 +279,11 @@ def test_results_are_saved_with_their_voxel_size(open_panel, qtbot, tmp_path, mo
 def test_the_device_and_why_it_is_no_gpu_are_told(open_panel):
     _, panel = open_panel()
     form = panel.segment_tab.form
-    assert form.device_note.text() == "auto: CPU, 2 cores, with OpenVINO (no GPU: this torch was built without CUDA)"
+    shown = form.device_note.text()
+    assert shown.startswith(
+        "auto: CPU, 2 cores, with OpenVINO (no GPU: this torch was built without CUDA). Segments in"
+    )
+    assert "trains in f32 (this processor has no bf16 of its own)" in shown
     assert [form.device.itemText(number) for number in range(form.device.count())] == ["auto", "cpu"]
 
 

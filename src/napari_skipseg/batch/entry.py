@@ -171,6 +171,7 @@ def _iter_segmented(
     seconds = {"segmenting": time.perf_counter() - start - turn.waited, "network": turn.seconds}
     image = (stack.shape, stack.axes, size)
     record = Record(entry.file, entry.relative, entry.name, "segmented", before, outputs, seconds, *image)
+    record = replace(record, findings=_findings_of(target))
     if request.objects is not None or settings.truth:
         write_record(place.record(entry), record)
     return record
@@ -203,6 +204,14 @@ def _iter_segment(
             if isinstance(progress, Written) and progress.done >= progress.total:
                 turn.end()
             focus = yield replace(progress, message=said + progress.message) if said else progress
+
+
+def _findings_of(target: FolderTarget) -> tuple[str, ...]:
+    """Return what the recipe beside the results says was found about the image."""
+    from napari_skipseg.inference.recipe import RECIPE_FILE
+
+    recipe = json.loads(target.sidecar(RECIPE_FILE).read_bytes())
+    return tuple(recipe["findings"])
 
 
 def _is_outdated(place: RunPlace, entry: Entry, before: dict[str, Any] | None) -> bool:

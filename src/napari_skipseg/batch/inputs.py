@@ -12,6 +12,7 @@ from typing import NamedTuple
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.wording import counted
 from napari_skipseg.errors import FileError, InputError, SkipsegError
+from napari_skipseg.file_names import find_inside, normal
 from napari_skipseg.images import mrc, pictures
 from napari_skipseg.images.files import place_of, read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
@@ -77,23 +78,31 @@ def find_inputs(settings: BatchSettings) -> Inputs:
 
 
 def _split(inputs: str, place: Path) -> tuple[Path, str]:
-    """Return the folder in which inputs are looked for, and the pattern of their paths in it."""
-    wild = next((number for number, part in enumerate(place.parts) if WILD.search(part)), None)
-    if wild is None:
-        raise FileError(f"'{inputs}' does not exist: check the name.")
-    base = Path(*place.parts[:wild])
-    if not base.is_dir():
-        raise FileError(f"The folder '{base}' does not exist: check the name.")
-    return base, "/".join(place.parts[wild:])
+    """Return the folder in which inputs are looked for, and the pattern of their paths in it.
+
+    A part of the path that exists as it is written is a folder, whatever brackets it has.
+    """
+    base = Path(place.anchor)
+    for number, part in enumerate(place.parts[1:], start=1):
+        folder = find_inside(base, part)
+        if folder is not None and folder.is_dir():
+            base = folder
+        elif WILD.search(part):
+            return base, "/".join(place.parts[number:])
+        elif any(WILD.search(each) for each in place.parts[number:]):
+            raise FileError(f"The folder '{base / part}' does not exist: check the name.")
+        else:
+            break
+    raise FileError(f"'{inputs}' does not exist: check the name.")
 
 
 def _find(settings: BatchSettings, base: Path, pattern: str) -> Inputs:
-    expression = re.compile(_expression(pattern) if pattern else ".*", re.DOTALL)
+    expression = re.compile(_expression(normal(pattern)) if pattern else ".*", re.DOTALL)
     found: list[str] = []
     others = ours = 0
     for file in _walk(base, settings.recursive or "/" in pattern or "**" in pattern):
         relative = file.relative_to(base).as_posix()
-        if not expression.fullmatch(relative):
+        if not expression.fullmatch(normal(relative)):
             continue
         if not _is_image(file):
             others += 1
@@ -214,8 +223,8 @@ def _named(base: Path, found: list[str]) -> tuple[Entry, ...]:
 
 
 def _result(relative: str, name: str) -> str:
-    """Return what tells results from others, on file systems too that take A for a."""
-    return str(PurePosixPath(relative).with_name(name)).casefold()
+    """Return what tells results apart, also on file systems where A and a, or é in both its forms, are one name."""
+    return normal(str(PurePosixPath(relative).with_name(name))).casefold()
 
 
 def _expression(pattern: str) -> str:

@@ -35,8 +35,9 @@ class Record:
 
     state: "segmented" = objects and scores are still due. input, truth: what the files were, by `images.fingerprint`;
     None where that could not be said. outputs: in the order in which they are told of. seconds: by part. shape, axes,
-    bytes: of the image, as it is in memory. reason: why it failed. note: what else is to be said, such as why there are
-    no scores. thumbnail: within the run's folder, "" = none. ended: when it was done or failed, in this machine's time.
+    bytes: of the image, as it is in memory. findings: about the image, as in its recipe. reason: why it failed. note:
+    what else is to be said, such as why there are no scores. thumbnail: within the run's folder, "" = none. ended: when
+    it was done or failed, in this machine's time.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -57,6 +58,7 @@ class Record:
     truth: dict[str, Any] | None = None
     thumbnail: str = ""
     ended: str = ""
+    findings: tuple[str, ...] = ()
 
     def files(self, folder: Path) -> list[Path]:
         """Return the results as paths, in the run's `folder`."""

@@ -223,7 +223,8 @@ class _Speed:
 def _note_of(outcome: Outcome) -> str:
     """Return what is to be said of a file besides; of one that was done before also when."""
     record = outcome.record
+    told = " ".join((*record.findings, record.note)).strip()
     if outcome.state != "skipped":
-        return record.note
+        return told
     day = f" on {record.ended[:10]}" if record.ended else ""
-    return f"done before{day}, with the same recipe" + (f". {record.note}" if record.note else "")
+    return f"done before{day}, with the same recipe" + (f". {told}" if told else "")

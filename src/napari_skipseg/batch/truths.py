@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from napari_skipseg.batch.inputs import ENDINGS, Entry
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.file_names import find_inside, normal
 from napari_skipseg.images.zarr_nodes import is_zarr
 from napari_skipseg.inference.pairs import Pair
 from napari_skipseg.inference.saving import plain_name
@@ -49,13 +50,13 @@ def find_truth(settings: BatchSettings, entry: Entry) -> Path | None:
     place = Path(settings.truth).expanduser().absolute()
     if place.is_file() or is_zarr(place):
         return place
-    exact = place / entry.relative
-    if exact.exists():
+    exact = find_inside(place, entry.relative)
+    if exact is not None and exact.exists():
         return exact
-    folder, name = place / entry.folder, plain_name(Path(entry.relative).name)
-    if not folder.is_dir():
+    folder, name = find_inside(place, entry.folder), normal(plain_name(Path(entry.relative).name))
+    if folder is None or not folder.is_dir():
         return None
-    found = [file for file in sorted(folder.iterdir()) if plain_name(file.name) == name and _is_image(file)]
+    found = [file for file in sorted(folder.iterdir()) if normal(plain_name(file.name)) == name and _is_image(file)]
     if len(found) > 1:
         raise InputError(f"{found[0].name} and {found[1].name} in '{folder}' could both be its truth: leave one there.")
     return found[0] if found else None
@@ -72,8 +73,8 @@ def score(
 
     Those of objects come first, but not against a mask; then of each class its overlap, such as "membrane dice".
     results: by name, such as "binary". In the truth each class has the value that the model's description gives it. The
-    class of a model that has one is what has the value `label`; where that is None, all that is 0 where the description
-    says 0, else all above 0.
+    class of a model that has one is what has the value `label`; if that is None, all above 0, and for a membrane what
+    `scores.polarity` takes for membranes.
 
     Raises:
         SkipsegError: the truth cannot be read, or does not fit.
@@ -85,19 +86,22 @@ def score(
     if several or label:
         options = ScoreOptions(classes=classes if several or label is None else dict.fromkeys(classes, label))
     else:
-        options = ScoreOptions(membrane=label == 0 or (label is None and 0 in classes.values()))
+        is_membrane = label == 0 or (label is None and 0 in classes.values())
+        options = ScoreOptions(membrane=is_membrane, foreground="auto" if label is None else "cells")
     of_classes: dict[str, float] = {}
+    notes: list[str] = []
     for summary in run_to_end(iter_score_pairs([Pair(truth.name, results["binary"], truth)], options)):
         class_name = summary.class_name or description.class_names[0]
         of_classes |= {f"{class_name} {name}": value for name, value in _numbers(summary.pooled, SHOWN).items()}
+        notes += [note for note in summary.notes if note not in notes]
     if "objects" not in results:
-        return of_classes, ""
+        return of_classes, " ".join(notes)
     try:
         pairs = [Pair(truth.name, results["objects"], truth)]
         (summary,) = run_to_end(iter_score_pairs(pairs, ScoreOptions("instances")))
     except MaskError as error:
-        return of_classes, str(error)
-    return _numbers(summary.pooled, OF_OBJECTS) | of_classes, ""
+        return of_classes, " ".join([*notes, str(error)])
+    return _numbers(summary.pooled, OF_OBJECTS) | of_classes, " ".join(notes)
 
 
 def _numbers(scores: Any, names: tuple[str, ...]) -> dict[str, float]:

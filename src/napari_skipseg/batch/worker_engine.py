@@ -15,7 +15,7 @@ from napari_skipseg.batch.openings import tell_crashes
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.sent_models import find_sent
 from napari_skipseg.batch.settings import BatchSettings, settings_from_json
-from napari_skipseg.devices import Device, choose_device, has_openvino, versions
+from napari_skipseg.devices import Device, best_precision, choose_device, has_openvino, versions
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.memory_share import MemoryShare
 from napari_skipseg.inference.recipe import SegmentRequest
@@ -66,11 +66,11 @@ class WorkerEngine(Engine):
 
 def _natural(device: str, samples: bool) -> list[str]:
     """Return the name and the precision of the backend that this machine would choose."""
-    from napari_skipseg.inference.backends import OpenVINOBackend, TorchBackend, openvino_backend, torch_backend
+    from napari_skipseg.inference.backends import OpenVINOBackend, TorchBackend, openvino_backend
 
     if device == "cpu" and has_openvino() and not samples:
-        return [OpenVINOBackend.name, openvino_backend.best_precision()]
-    return [TorchBackend.name, torch_backend.best_precision(device)]
+        return [OpenVINOBackend.name, openvino_backend.compiled_precision().name]
+    return [TorchBackend.name, best_precision(device).name]
 
 
 def _pinned(settled: list[str], natural: list[str]) -> Pinned:

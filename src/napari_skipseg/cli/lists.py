@@ -81,7 +81,7 @@ def models(
 def doctor(as_json: AsJson = False) -> None:
     """Say what this machine computes on, having tried it, and why it is not the GPU."""
     from napari_skipseg import devices
-    from napari_skipseg.inference.backends import try_backend
+    from napari_skipseg.inference.backends import fastest_precision, try_backend
     from napari_skipseg.inference.backends.compiled import cache_folder
     from napari_skipseg.models.catalog import find_models, user_folder
 
@@ -92,6 +92,8 @@ def doctor(as_json: AsJson = False) -> None:
         "device": f"{chosen.name} ({chosen.title})",
         "why": chosen.reason,
         "backend": tried.reason,
+        "segments in": tried.precision if tried.notes else str(fastest_precision(chosen)),
+        "trains in": str(devices.best_precision(chosen.name, training=True)),
         **({"failed": " ".join(tried.notes)} if tried.notes else {}),
         "CPU speed-up by OpenVINO": "installed" if devices.has_openvino() else missing,
         "CUDA and MPS": devices.UNTESTED,

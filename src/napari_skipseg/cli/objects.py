@@ -90,6 +90,8 @@ def _write(wanted: _Wanted, options: ObjectOptions) -> ObjectFiles:
     for kind, told in (("Warning", doubt_about(found)), ("Note", doubt_about_planes(found.stack, options))):
         if told:
             typer.echo(f"{kind}: {told}", err=True)
+    for note in (*found.stack.notes, *(() if image is None else image.notes)):
+        typer.echo(f"Note: {note}", err=True)
     work = iter_objects_to_folder(ObjectsAsked(found, options, image, wanted.form), wanted.folder)
     return watch(work, f"finding objects in {wanted.probability.name}")
 

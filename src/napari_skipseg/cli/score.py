@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,14 +15,25 @@ from napari_skipseg.scores.summary import Summary
 from napari_skipseg.terminal import report, report_rows, watch, write_csv
 
 
+class TruthFlag(StrEnum):
+    """What is above 0 in a truth of membranes."""
+
+    auto = "auto"
+    cells = "cells"
+    membranes = "membranes"
+
+
 def score(
     prediction: Annotated[Path, typer.Argument(metavar="PREDICTION", help="Probabilities or labels, or a folder.")],
-    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="True labels, or a folder; with --isbi 0 = membrane.")],
+    truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="True labels, or a folder of them.")],
     isbi: Annotated[bool, typer.Option("--isbi", help="V_rand and V_info after thinning; takes P(cell).")] = False,
     instances: Annotated[
         bool, typer.Option("--instances", help="Adapted Rand, VI and average precision of instances.")
     ] = False,
     membrane: Annotated[bool, typer.Option("--membrane", help="PREDICTION is P(membrane), not P(cell).")] = False,
+    truth_foreground: Annotated[
+        TruthFlag, typer.Option(help="What is above 0 in a TRUTH of membranes; auto: judged by thickness.")
+    ] = TruthFlag.auto,
     threshold: Annotated[float, typer.Option(help="Probability above which a pixel counts as predicted.")] = 0.5,
     classes: Annotated[
         list[str] | None, typer.Option("--class", metavar="NAME=VALUE", help="A class of labels; repeat for several.")
@@ -31,18 +43,16 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Compare predictions with truths: Dice, IoU, precision, recall, FPR and FNR; the ISBI 2012 scores; instances."""
-    from napari_skipseg.inference.scoring import Measure, ScoreOptions, boundary_of, find_pairs, iter_score_pairs
+    from napari_skipseg.inference.scoring import Measure, ScoreOptions, find_pairs, iter_score_pairs
 
     if isbi and instances:
         raise InputError("--isbi and --instances are two comparisons: give one of them.")
     measure: Measure = "isbi" if isbi else "instances" if instances else "overlap"
-    options = ScoreOptions(measure, membrane, threshold, _read_classes(classes or []))
+    options = ScoreOptions(measure, membrane, threshold, _read_classes(classes or []), truth_foreground.value)
     pairs = find_pairs(prediction, truth, options)
     summaries = watch(iter_score_pairs(pairs, options), "scoring")
-    boundary = boundary_of(pairs[0].prediction) if measure == "overlap" and not (membrane or classes) else ""
-    if boundary:
-        note = f"Note: PREDICTION finds {boundary}, and all above 0 in TRUTH was taken for {boundary}"
-        typer.echo(f"{note}; where 0 is {boundary}, add --membrane.", err=True)
+    for note in summaries[0].notes:
+        typer.echo(f"Note: {note}", err=True)
     if csv is not None:
         write_csv(csv, [row for summary in summaries for row in summary.rows()])
     if as_json:

@@ -41,7 +41,23 @@ class Normalization:
         return normalized
 
 
+@dataclass(frozen=True)
+class GreyStatistics:
+    """How a stack's grey values are normalised, and in sentences what was found about them.
+
+    findings: what a user should know, such as what was left out of the statistics.
+    """
+
+    normalization: Normalization
+    findings: tuple[str, ...] = ()
+
+
 def measure(stack: Stack, seed: int = 0, lengths: Mapping[str, int] | None = None) -> Normalization:
+    """Return the normalisation of `measure_greys`, without what was found."""
+    return measure_greys(stack, seed, lengths).normalization
+
+
+def measure_greys(stack: Stack, seed: int = 0, lengths: Mapping[str, int] | None = None) -> GreyStatistics:
     """Return the mean and standard deviation of up to 32 slices (of up to 1024² pixels each) drawn with `seed`.
 
     lengths: by axis, of the grid that a network sees, where that is another than the stack's own: its voxels are then
@@ -58,7 +74,7 @@ def measure(stack: Stack, seed: int = 0, lengths: Mapping[str, int] | None = Non
         values = np.concatenate([window.ravel() for window in _draw(stack, seed, lengths)])
         check_values(values, stack.name)
     mean, deviation = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
-    return Normalization(mean, deviation)
+    return GreyStatistics(Normalization(mean, deviation))
 
 
 def _draw(stack: Stack, seed: int, lengths: Mapping[str, int]) -> list[NDArray[Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.file_names import normal
 from napari_skipseg.inference.saving import plain_name
 
 ENDINGS = (".tif", ".tiff", ".btf", ".png", ".bmp", ".jpg", ".jpeg")
@@ -49,7 +50,7 @@ def pair_files(predictions: Path, truths: Path, prefer: str = "_probability") ->
         exact = found.get(name, [])
         if not ours and not exact:
             raise InputError(f"'{truth}' has no prediction in '{predictions}': it must be called {name}.tif or alike.")
-        first = [file for file in ours if plain_name(file.name) == plain_name(ours[0].name)]
+        first = [file for file in ours if _key(file) == _key(ours[0])]
         pairs.append(Pair(truth.name, _the_one(exact + list(dict.fromkeys(first)), name, predictions), truth))
     _check_all_used(found, wanted, truths)
     return pairs
@@ -64,10 +65,15 @@ def _images(folder: Path) -> dict[str, list[Path]]:
         raise FileError(f"The folder '{folder}' cannot be read ({error.strerror}): check your permission.") from error
     for file in files:
         if file.suffix.lower() in ENDINGS and not file.name.startswith(".") and file.is_file():
-            images.setdefault(plain_name(file.name), []).append(file)
+            images.setdefault(_key(file), []).append(file)
     if not images:
         raise FileError(f"The folder '{folder}' holds no TIFF or PNG image: check the name.")
     return images
+
+
+def _key(file: Path) -> str:
+    """Return what a file is called where files are paired."""
+    return normal(plain_name(file.name))
 
 
 def _the_one(files: Sequence[Path], name: str, folder: Path) -> Path:

@@ -13,7 +13,7 @@ import psutil
 
 from napari_skipseg.devices import choose_device, free_memory
 from napari_skipseg.images.formats import Format
-from napari_skipseg.images.normalize import Normalization
+from napari_skipseg.images.normalize import GreyStatistics
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.backends import FallbackBackend, make_backend
 from napari_skipseg.inference.options import SegmentOptions
@@ -41,17 +41,17 @@ def iter_plan(
     depth: Depth | None = "uint8",
     form: Format = "tiff",
     backend_maker: BackendMaker = make_backend,
+    greys: GreyStatistics | None = None,
 ) -> Generator[Progress, Focus | None, RunPlan]:
     """Yield while one tile of noise goes through the network; return what the whole stack would take.
 
-    No voxel of the stack is read. depth: None stands for the viewer's results, float32 files in `folder`.
+    depth: None stands for the viewer's results, float32 files in `folder`. greys: as in `iter_predict`; where they are
+    given no voxel of the stack is read.
 
     Raises:
         SkipsegError: the stack does not fit the model, or no such device.
     """
-    run = yield from iter_prepare(
-        stack, model, options, backend_maker, Normalization(0.0, 1.0), None, depth is not None
-    )
+    run = yield from iter_prepare(stack, model, options, backend_maker, greys, None, depth is not None)
     yield Progress(0, 1, "measuring one tile")
     seconds = yield from _measure(run)
     device = choose_device(options.device)
@@ -71,6 +71,7 @@ def iter_plan(
         free_memory(device.name) if on_gpu else 0,
         _disk(run, depth, form),
         shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free,
+        run.findings,
     )
 
 

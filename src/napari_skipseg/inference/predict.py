@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from napari_skipseg.devices import Device, choose_device, has_openvino, versions
+from napari_skipseg.devices import Device, choose_device, versions
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.normalize import Normalization, measure
+from napari_skipseg.images.normalize import GreyStatistics, Normalization, measure_greys
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
-from napari_skipseg.inference.backends import TileOutput, make_backend, notes_of, openvino_backend, torch_backend
+from napari_skipseg.inference.backends import TileOutput, fastest_precision, make_backend, notes_of
 from napari_skipseg.inference.dropout import dropout_rate
 from napari_skipseg.inference.grid import Grid, Order, Unit, make_grid
 from napari_skipseg.inference.memory_share import ALONE, MemoryShare
@@ -29,7 +29,7 @@ from napari_skipseg.inference.stores import ArrayStore, Store
 from napari_skipseg.inference.tile_choice import TileChoice, choose_tile
 from napari_skipseg.inference.tile_pixels import read_pixels
 from napari_skipseg.models.model import Model
-from napari_skipseg.progress import Progress
+from napari_skipseg.progress import Found, Progress
 
 CHUNK = {2: 512, 3: 64}
 """What a tile keeps is whole chunks of this length, where the tile is long enough."""
@@ -41,7 +41,8 @@ SEED = 0
 class Run:
     """All that is settled before the first tile: what is read, what computes, and what is written.
 
-    tile_bytes: memory that a batch takes in the network. focus: what to look at first, sent while this was settled.
+    findings: as in `Recipe`. tile_bytes: memory that a batch takes in the network. focus: what to look at first, sent
+    while this was settled.
     """
 
     stack: Stack
@@ -49,6 +50,7 @@ class Run:
     options: SegmentOptions
     grid: Grid
     normalization: Normalization
+    findings: tuple[str, ...]
     passes: Passes
     batch: int
     tile_bytes: int
@@ -64,15 +66,15 @@ def iter_predict(
     options: SegmentOptions,
     folder: Path | None = None,
     backend_maker: BackendMaker = make_backend,
-    normalization: Normalization | None = None,
+    greys: GreyStatistics | None = None,
     preview: bool = False,
     pinned: Mapping[str, Any] | None = None,
 ) -> Generator[Progress, Focus | None, Prediction]:
     """Yield `Opened` when its arrays are there, `Written` after each tile, and progress; return the prediction.
 
     Cancel by closing the generator; send a `Focus` to have what is looked at first. Results are memory-mapped files in
-    `folder`, or arrays in memory where it is None. `normalization` is measured on the stack, unless it was measured
-    before, say on the whole of which `stack` is one slice. `backend_maker` is not asked for samples: those take torch.
+    `folder`, or arrays in memory where it is None. `greys` are measured on the stack, unless they were measured before,
+    say on the whole of which `stack` is one slice. `backend_maker` is not asked for samples: those take torch.
     preview: take tiles of one size, whatever the size of the stack, for which a warm engine is ready. pinned: as in
     `iter_prepare`; a backend in its precision besides, which are taken where they can be had here.
 
@@ -80,7 +82,7 @@ def iter_predict(
         SkipsegError: the stack does not fit the model, its values cannot be used, no such device, a full disk.
     """
     maker = rather(backend_maker, pinned)
-    run = yield from iter_prepare(stack, model, options, maker, normalization, pinned, preview=preview)
+    run = yield from iter_prepare(stack, model, options, maker, greys, pinned, preview=preview)
     name_input(run, stack)
     store = ArrayStore(run.results, folder)
     prediction = _predicted(run, store)
@@ -94,12 +96,13 @@ def iter_prepare(
     model: Model,
     options: SegmentOptions,
     backend_maker: BackendMaker = make_backend,
-    normalization: Normalization | None = None,
+    greys: GreyStatistics | None = None,
     pinned: Mapping[str, Any] | None = None,
     with_binary: bool = False,
     preview: bool = False,
 ) -> Generator[Progress, Focus | None, Run]:
-    """Yield while things are measured and prepared; return what is settled before the first tile.
+    """Yield while things are measured and prepared, `Found` where something was found about the image; return what is
+    settled before the first tile.
 
     pinned: the recipe of a run that is continued or repeated, whose device, side, batch and grey values (where it has
     them) are taken again. The recipe of what is returned lacks its input: see `name_input`.
@@ -112,19 +115,37 @@ def iter_prepare(
     if options.samples:
         dropout_rate(model, options)  # it says what is wrong before anything is read
     lengths = seen_lengths(stack, model.description, seen, options.rescale)
-    if normalization is None and pinned is not None and "normalization" in pinned:
-        normalization = Normalization(**pinned["normalization"])
     focus = None
-    if normalization is None:
-        focus = yield Progress(0, 1, "measuring the grey values")
-        normalization = measure(stack, SEED, dict(zip(seen, lengths, strict=True)))
+    if greys is None and pinned is not None and "normalization" in pinned:
+        greys = GreyStatistics(Normalization(**pinned["normalization"]))
+        findings = tuple(pinned.get("findings", ()))
+    else:
+        if greys is None:
+            focus = yield Progress(0, 1, "measuring the grey values")
+            greys = measure_greys(stack, SEED, dict(zip(seen, lengths, strict=True)))
+        findings = tuple(dict.fromkeys((*stack.notes, *greys.findings)))
+    if findings:
+        focus = (yield Found(0, 1, "measuring the grey values", findings)) or focus
     device = choose_device(options.device if pinned is None else pinned["device"])
     focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
     choice = _choice(model, device, options, pinned)
     grid = _grid(stack, model, seen, lengths, choice, preview)
     passes = choose_passes(model, device, grid.tiles.size, options, backend_maker)
     results = results_of(grid, model, options, with_binary)
-    settled = Run(stack, model, options, grid, normalization, passes, choice.batch, choice.bytes, results, {}, focus)
+    settled = Run(
+        stack,
+        model,
+        options,
+        grid,
+        greys.normalization,
+        findings,
+        passes,
+        choice.batch,
+        choice.bytes,
+        results,
+        {},
+        focus,
+    )
     settled.recipe.update(_recipe(settled, device, choice))
     return settled
 
@@ -225,8 +246,7 @@ def _choice(model: Model, device: Device, options: SegmentOptions, pinned: Mappi
 
 def best_choice(model: Model, device: Device, options: SegmentOptions, share: MemoryShare = ALONE) -> TileChoice:
     """Return the tile for what would compute on `device`, in this process's share of its memory."""
-    fast = device.name == "cpu" and has_openvino() and not options.samples
-    precision = openvino_backend.best_precision() if fast else torch_backend.best_precision(device.name)
+    precision = fastest_precision(device, openvino=not options.samples).name
     return choose_tile(model, device, precision, options.tile, options.planes, share)
 
 
@@ -272,5 +292,6 @@ def _recipe(run: Run, device: Device, choice: TileChoice) -> dict[str, Any]:
         device.name,
         (),
         versions(),
+        run.findings,
     )
     return recipe_to_dict(recipe)

@@ -46,7 +46,7 @@ CHOSEN_DEVICES = tuple(device for device in DEVICES if device != "auto")
 _HEAD = {"operation": OPERATION, "format_version": FORMAT_VERSION}
 CHOSEN = ("side", "batch", "backend", "precision", "device")
 """What was chosen for a run by what there was, and is taken again by one that repeats it."""
-PINNED = ("normalization", *CHOSEN)
+PINNED = ("normalization", "findings", *CHOSEN)
 """What is taken again where the image is the same too."""
 _COMPARED = ("tile", "batch", "backend", "precision", "device")
 _STRICT = ConfigDict(extra="forbid")
@@ -113,7 +113,8 @@ class Recipe:
     classes: of the model, in its order. normalization: of the grey values, measured on a sample drawn with `seed`.
     tile: what the network saw at once, in voxels. side, batch: the longest side and the number of tiles that it was
     planned with. backend, precision, device: what computed. notes: what failed on the way and what took over. versions:
-    of what results depend on.
+    of what results depend on. findings: what was found about the image, one sentence each: what its reader decided,
+    what the grey-value statistics left out, which slices look wrong.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -131,6 +132,7 @@ class Recipe:
     device: str
     notes: tuple[str, ...]
     versions: dict[str, str]
+    findings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         mean, deviation = self.normalization.mean, self.normalization.deviation

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from napari_skipseg.devices import Device, choose_device, has_openvino, versions
+from napari_skipseg.devices import Device, best_precision, choose_device, has_openvino, versions
 from napari_skipseg.errors import DeviceError, FileError, InputError
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.backends import OpenVINOBackend, TorchBackend, openvino_backend, torch_backend
+from napari_skipseg.inference.backends import OpenVINOBackend, TorchBackend, openvino_backend
 from napari_skipseg.inference.objects_to_folder import check_other_forms, keeping_blocks, remove_other_forms
 from napari_skipseg.inference.outputs import Focus, file_name
 from napari_skipseg.inference.predict import select_channel
@@ -126,6 +126,7 @@ def pin(recipe: Recipe, is_same: bool) -> tuple[dict[str, Any], list[str]]:
     warnings = list(_differences(recipe))
     if is_same:
         pinned["normalization"] = asdict(recipe.normalization)
+        pinned["findings"] = recipe.findings
     try:
         device = choose_device(recipe.device)
     except DeviceError:
@@ -146,11 +147,8 @@ def pin(recipe: Recipe, is_same: bool) -> tuple[dict[str, Any], list[str]]:
 def _can_compute(recipe: Recipe, device: Device) -> bool:
     """Return whether the recipe's backend is here and computes in its precision."""
     if recipe.backend == OpenVINOBackend.name:
-        return has_openvino() and recipe.precision in ("f32", openvino_backend.best_precision())
-    return recipe.backend == TorchBackend.name and recipe.precision in (
-        "f32",
-        torch_backend.best_precision(device.name),
-    )
+        return has_openvino() and recipe.precision in ("f32", openvino_backend.compiled_precision().name)
+    return recipe.backend == TorchBackend.name and recipe.precision in ("f32", best_precision(device.name).name)
 
 
 def _differences(recipe: Recipe) -> Iterator[str]:

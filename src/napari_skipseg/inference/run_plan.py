@@ -17,7 +17,7 @@ class RunPlan:
 
     device: what computes, in which precision, and why. tile: its size in voxels. memory: of the whole process at its
     peak, and what of it is on a GPU (0 where the CPU computes). disk: results at the most, before compression, with
-    what is needed beside them while they are written.
+    what is needed beside them while they are written. findings: what was found about the image, as in a recipe.
     """
 
     device: str
@@ -33,6 +33,7 @@ class RunPlan:
     device_memory_free: int
     disk: int
     disk_free: int
+    findings: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -73,7 +74,8 @@ class RunPlan:
         }
         if self.device_memory:
             lines["on the GPU"] = f"{in_bytes(self.device_memory)} of {in_bytes(self.device_memory_free)} free"
-        return lines | {f"warning {number}": text for number, text in enumerate(self.warnings, start=1)}
+        lines |= {f"warning {number}": text for number, text in enumerate(self.warnings, start=1)}
+        return lines | {f"note {number}": text for number, text in enumerate(self.findings, start=1)}
 
 
 def in_bytes(count: int) -> str:

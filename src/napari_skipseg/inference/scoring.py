@@ -19,6 +19,7 @@ from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.scores.instances import MASK, InstanceScores, MaskError, is_mask, pool_instances, score_instances
 from napari_skipseg.scores.isbi import (
+    IsbiScores,
     SliceScores,
     combine_slices,
     iter_score_slices,
@@ -27,6 +28,7 @@ from napari_skipseg.scores.isbi import (
 )
 from napari_skipseg.scores.matching import MatchingScores, pool_matching, score_matching
 from napari_skipseg.scores.overlap import OverlapScores, pool_overlap, score_overlap
+from napari_skipseg.scores.polarity import Foreground, foreground_of
 from napari_skipseg.scores.summary import Summary
 
 MOST_LABELS = 31
@@ -41,8 +43,10 @@ class ScoreOptions:
 
     measure: "overlap" (Dice and its kin), "isbi" (V_rand, V_info) or "instances" (adapted Rand, variation of
         information, average precision).
-    membrane: the prediction is that of membrane, so its complement is scored with "isbi", and truth 0 is the
-        foreground of "overlap".
+    membrane: the prediction is that of membrane (files of ours say so themselves), so its complement is scored with
+        "isbi", and the membranes of the truth are the foreground of "overlap".
+    foreground: what is above 0 in the truth of a membrane: "cells" or "membranes". "auto" judges by thickness
+        (`scores.polarity`), takes "cells" where that is not clear, and says so if the truth shows membranes.
     threshold: probability above which a pixel counts as predicted, for "overlap".
     classes: names and label values of classes whose overlap is measured one by one, in images of labels. The values
         are the truth's; so are the prediction's, unless it is a file of ours that names the class.
@@ -55,6 +59,7 @@ class ScoreOptions:
     membrane: bool = False
     threshold: float = 0.5
     classes: Mapping[str, int] = field(default_factory=dict)
+    foreground: Foreground = "auto"
 
     def __post_init__(self) -> None:
         if self.classes and (self.measure != "overlap" or self.membrane):
@@ -99,27 +104,34 @@ def iter_score_pairs(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[
     file that names other axes than Z, Y and X takes those of its partner.
 
     Predictions of integers are probabilities scaled by their type's maximum; but images of 0 and 1 are masks, and for
-    the overlap images of values up to 31 are labels, above 0 = foreground. Truths: above 0 = foreground; with "isbi"
-    0 = membrane.
+    the overlap images of values up to 31 are labels, above 0 = foreground. Truths: above 0 = foreground; in a truth of
+    membranes, as `options.foreground` says. What was decided about them is in the notes of the summaries.
 
     Raises:
         SkipsegError: a file that cannot be read, shapes that differ, values that are no probabilities or labels, truths
-            that are masks where instances are asked for.
+            that are masks where instances are asked for, ISBI scores that a constant image would reach too.
     """
     return (yield from _MEASURES[options.measure](pairs, options))
 
 
 def _iter_overlap(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[Summary]]:
     scores: dict[str, dict[str, OverlapScores]] = {name: {} for name in options.classes or ("",)}
+    notes: list[str] = []
     for done, pair in enumerate(pairs, start=1):
         predicted, true = _read_pair(pair)
+        if not options.classes and (options.membrane or boundary_of(pair.prediction)):
+            true, note = _membranes_of(true, pair, options)
+            notes += note
         for class_name, (mask, true_mask) in _masks(pair, predicted, true, options).items():
             for name, place in _places(pair.name, true.shape, by_slice=len(pairs) == 1):
                 scores[class_name][name] = score_overlap(mask[place], true_mask[place])
         yield Progress(done, len(pairs), pair.name)
     return [
         Summary(
-            asdict(pool_overlap(images.values())), {name: asdict(score) for name, score in images.items()}, class_name
+            asdict(pool_overlap(images.values())),
+            {name: asdict(score) for name, score in images.items()},
+            class_name,
+            tuple(notes),
         )
         for class_name, images in scores.items()
     ]
@@ -127,17 +139,24 @@ def _iter_overlap(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Pro
 
 def _iter_isbi(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[Summary]]:
     names: list[str] = []
+    notes: list[str] = []
     slices: list[SliceScores | None] = []
+    constants: list[SliceScores | None] = []
     for done, pair in enumerate(pairs, start=1):
         predicted, true = _read_pair(pair)
-        _check_polarity(pair.prediction, options.membrane)
+        membranes, note = _membranes_of(true, pair, options)
+        true = membranes == 0
+        notes += note
         probability = probability_from_image(predicted > 0 if _largest_label(predicted) == 1 else predicted)
-        cell = membrane_to_cell(probability) if options.membrane else probability
+        is_membrane = options.membrane or boundary_of(pair.prediction)
+        cell = membrane_to_cell(probability) if is_membrane else probability
         slices += run_to_end(iter_score_slices(cell, true))
+        constants += run_to_end(iter_score_slices(np.ones(true.shape, bool), true))
         file = pair.name if len(pairs) > 1 or true.ndim == 2 else ""
         names += [f"{file} {name}".strip() for name, _ in _places("", true.shape, by_slice=True)]
         yield Progress(done, len(pairs), pair.name)
-    scores = combine_slices(slices)
+    scores, constant = combine_slices(slices), combine_slices(constants)
+    _check_beats(scores, constant, pairs)
     images = {
         names[number]: {
             "v_rand": rand.score,
@@ -151,7 +170,40 @@ def _iter_isbi(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progre
             scores.slices, scores.rand_by_slice, scores.information_by_slice, strict=True
         )
     }
-    return [Summary({key: value for key, value in asdict(scores).items() if not isinstance(value, tuple)}, images)]
+    pooled = {key: value for key, value in asdict(scores).items() if not isinstance(value, tuple)}
+    return [Summary(pooled, images, notes=tuple(notes))]
+
+
+def _membranes_of(true: NDArray[Any], pair: Pair, options: ScoreOptions) -> tuple[NDArray[np.bool_], list[str]]:
+    """Return where a truth has membranes, and what a user should know of how that was decided."""
+    name = pair.truth.name
+    if options.foreground != "auto":
+        return (true > 0 if options.foreground == "membranes" else true == 0), []
+    judged = foreground_of(true)
+    if judged == "cells":
+        return true == 0, []
+    if judged == "membranes":
+        return true > 0, [f"'{name}' is above 0 on membranes (they are the thin part), and was scored so."]
+    assumed, other = ("cells", "membranes") if options.membrane or options.measure == "isbi" else ("membranes", "cells")
+    note = (
+        f"It is not clear whether '{name}' is above 0 in cells or on membranes: {assumed} were assumed. "
+        f"For {other} add --truth-foreground {other}."
+    )
+    return (true > 0 if assumed == "membranes" else true == 0), [note]
+
+
+def _check_beats(scores: IsbiScores, constant: IsbiScores, pairs: Sequence[Pair]) -> None:
+    """Raise InputError where an image that is one cell everywhere reaches the scores: they say nothing."""
+    for name, found, trivial in (
+        ("V_rand", scores.v_rand, constant.v_rand),
+        ("V_info", scores.v_info, constant.v_info),
+    ):
+        if found <= trivial:
+            raise InputError(
+                f"{name} of '{pairs[0].prediction.name}' is {found:.5f}, and an image without any membrane reaches "
+                f"{trivial:.5f}: the score says nothing. Check that prediction and truth show the same image, and "
+                "which of the two is above 0 on membranes (--membrane, --truth-foreground)."
+            )
 
 
 def _iter_instances(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[Summary]]:
@@ -204,7 +256,7 @@ def _masks(
         if _largest_label(predicted) is not None
         else probability_from_image(predicted) > options.threshold
     )
-    return {"": (mask, true == 0 if options.membrane else true > 0)}
+    return {"": (mask, true > 0)}
 
 
 def _largest_label(values: NDArray[Any]) -> int | None:
@@ -241,14 +293,6 @@ def _check_truth(values: NDArray[Any], path: Path) -> None:
     except InputError:
         return
     raise InputError(f"The truth '{path}' holds grey values, not labels: give the labelled image.")
-
-
-def _check_polarity(prediction: Path, membrane: bool) -> None:
-    """Raise InputError where a prediction of ours, which is the probability of membrane, is taken for that of cell."""
-    boundary = boundary_of(prediction)
-    if not membrane and boundary:
-        model = _recipe(prediction).get("model")
-        raise InputError(f"'{prediction}' is the probability of {boundary}, as {model} gives it: add --membrane.")
 
 
 def boundary_of(prediction: Path) -> str:

@@ -10,7 +10,7 @@ from napari_skipseg.jobs.batching import event_of_batch
 from napari_skipseg.jobs.events import Event
 from napari_skipseg.jobs.requests import FinetuneJob, Job, TrainJob
 from napari_skipseg.jobs.teaching import write_picture
-from napari_skipseg.progress import Progress
+from napari_skipseg.progress import Found, Progress
 from napari_skipseg.training.learning import Learned, Pictured
 
 
@@ -19,6 +19,8 @@ def event_of(progress: Progress, job: Job) -> Event:
     number, how_far = job.number, (job.number, progress.done, progress.total, progress.message)
     if isinstance(progress, Opened) and progress.prediction is not None:
         return _describe(progress.prediction, number)
+    if isinstance(progress, Found):
+        return events.FoundAboutImage(*how_far, progress.findings)
     if isinstance(progress, Written):
         return events.TileWritten(*how_far, progress.region)
     if isinstance(progress, Learned):

@@ -17,10 +17,10 @@ from napari_skipseg.batch.rows import Retry
 from napari_skipseg.errors import EngineError
 from napari_skipseg.inference.outputs import Focus
 from napari_skipseg.jobs.child import WAKE, Child, error_of
-from napari_skipseg.jobs.events import NO_JOB, End, Event, Failed, ProgressMade
+from napari_skipseg.jobs.events import NO_JOB, End, Event, Failed, FoundAboutImage, ProgressMade
 from napari_skipseg.jobs.requests import Job, KeepBest, Look, Request, RetryFailed
 from napari_skipseg.jobs.session import Session
-from napari_skipseg.progress import Progress
+from napari_skipseg.progress import Found, Progress
 from napari_skipseg.training.learning import Keep
 
 Command = Focus | Keep | Retry
@@ -116,6 +116,8 @@ def _heard(event: Event, hear: Callable[[Event], Progress | None]) -> Progress |
     """Return what an event says of how far its job is; None where it says nothing."""
     if isinstance(event, ProgressMade):
         return Progress(event.done, event.total, event.message)
+    if isinstance(event, FoundAboutImage):
+        return Found(event.done, event.total, event.message, event.findings)
     return hear(event)
 
 

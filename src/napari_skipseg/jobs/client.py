@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_skipseg.errors import EngineError
-from napari_skipseg.images.normalize import Normalization, measure
+from napari_skipseg.images.normalize import GreyStatistics, measure, measure_greys
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Focus, Opened, Prediction, Written
@@ -58,7 +58,7 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
         model_folder: Path | str,
         options: SegmentOptions,
         whole: Stack | None = None,
-        normalization: Normalization | None = None,
+        greys: GreyStatistics | None = None,
         preview: bool = False,
         pinned: dict[str, int | str] | None = None,
     ) -> Generator[Progress, Focus | None, Prediction]:
@@ -67,8 +67,8 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
         Before that `Opened` brings it while it is still empty, and `Written` tells which part has come; a `Focus` sent
         back puts what is left in another order.
 
-        whole: what `stack` is a part of, so that its grey values are normalised as the whole's are. normalization: the
-        same, measured before. preview, pinned: as in `iter_predict`. A stack that lies in a file is read there; another
+        whole: what `stack` is a part of, so that its grey values are normalised as the whole's are. greys: these,
+        measured before. preview, pinned: as in `iter_predict`. A stack that lies in a file is read there; another
         one is copied first. The files live as long as the arrays do, whatever is run next (see `jobs.workspace`).
 
         Raises:
@@ -83,14 +83,29 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
             child = yield from self._start()
             run = self._session.new_run()
             with removed_on_failure(run):
-                if whole is not None and normalization is None:
+                if whole is not None and greys is None:
                     yield Progress(0, 1, "measuring the grey values")
-                    normalization = measure(whole, lengths=lengths_of(whole, description, options))
+                    greys = measure_greys(whole, lengths=lengths_of(whole, description, options))
                 if not stack.file:
                     yield from copy_stack(stack, run / INPUT_FILE)
-                named = (str(model), description.weights_sha256)
-                place = (stack.file, stack.shape, stack.axes, stack.voxel_size, stack.unit, stack.origin, stack.name)
-                job = SegmentJob(next(self._numbers), str(run), *place, *named, options, normalization, preview, pinned)
+                job = SegmentJob(
+                    number=next(self._numbers),
+                    folder=str(run),
+                    file=stack.file,
+                    shape=stack.shape,
+                    axes=stack.axes,
+                    voxel_size=stack.voxel_size,
+                    unit=stack.unit,
+                    origin=stack.origin,
+                    name=stack.name,
+                    model=str(model),
+                    model_sha256=description.weights_sha256,
+                    options=options,
+                    greys=greys,
+                    preview=preview,
+                    pinned=pinned,
+                    notes=stack.notes,
+                )
                 return (yield from self._fill(child, job, run))
 
     def _fill(self, child: Child, job: SegmentJob, run: Path) -> Generator[Progress, Focus | None, Prediction]:
@@ -113,20 +128,27 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
         return replace(opened[0], recipe=result.recipe)
 
     def plan(
-        self, stack: Stack, model_folder: Path | str, options: SegmentOptions
+        self, stack: Stack, model_folder: Path | str, options: SegmentOptions, whole: Stack | None = None
     ) -> Generator[Progress, None, RunPlan]:
-        """Return what segmenting the stack would take, measured on one tile of noise; no voxel is read.
+        """Return what segmenting the stack would take, measured on one tile of noise, and what was found about it.
+
+        whole: as in `segment`.
 
         Raises:
             SkipsegError: as for `segment`.
         """
         model = locate_model(str(model_folder)).resolve()
         description = read_description(model)
+        measured = whole or stack
+        if options.channel is not None and description.spec.in_channels == 1:
+            measured = measured.channel(options.channel)
         with self._busy():
             child = yield from self._start()
+            yield Progress(0, 1, "measuring the grey values")
+            greys = measure_greys(measured, lengths=lengths_of(measured, description, options))
             image = (stack.shape, str(np.dtype(stack.data.dtype)), stack.axes, stack.voxel_size, stack.unit, stack.name)
             named = (str(model), description.weights_sha256)
-            job = PlanJob(next(self._numbers), tempfile.gettempdir(), *image, *named, options)
+            job = PlanJob(next(self._numbers), tempfile.gettempdir(), *image, *named, options, greys, stack.notes)
             return expected((yield from self._ask(child, job)), Planned).plan
 
     def inspect(

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
-from napari_skipseg.devices import Device
+from napari_skipseg.devices import ChosenPrecision, Device
 from napari_skipseg.inference.run_plan import RunPlan
 from napari_skipseg.training.learning import Lesson, Report
 
@@ -45,6 +45,18 @@ class ProgressMade:
     total: int
     message: str
     kind: Literal["progress"] = "progress"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class FoundAboutImage:
+    """What was found about an image of job `number`, as in `progress.Found`."""
+
+    number: int
+    done: int
+    total: int
+    message: str
+    findings: tuple[str, ...]
+    kind: Literal["found"] = "found"
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -238,11 +250,16 @@ class BatchEnded:
 
 @dataclass(frozen=True, config=_STRICT)
 class DeviceReport:
-    """What there is to compute on: the device that "auto" chooses, those that can be chosen, and OpenVINO."""
+    """What there is to compute on: the device that "auto" chooses, those that can be chosen, and OpenVINO.
+
+    segments_in, trains_in: the precisions that are fastest there.
+    """
 
     chosen: Device
     available: tuple[str, ...]
     has_openvino: bool
+    segments_in: ChosenPrecision
+    trains_in: ChosenPrecision
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -276,7 +293,16 @@ class Cancelled:
 Result = Segmented | Planned | Inspected | LessonPlanned | Taught | Trained | ObjectsFound | BatchEnded | DevicesFound
 End = Result | Failed | Cancelled
 Event = (
-    Ready | ProgressMade | ResultsOpened | TileWritten | CurvesMoved | TilePictured | BatchStarted | RowChanged | End
+    Ready
+    | ProgressMade
+    | FoundAboutImage
+    | ResultsOpened
+    | TileWritten
+    | CurvesMoved
+    | TilePictured
+    | BatchStarted
+    | RowChanged
+    | End
 )
 
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from napari_skipseg.batch.settings import BatchSettings
-from napari_skipseg.images.normalize import Normalization
+from napari_skipseg.images.normalize import GreyStatistics, Normalization
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Depth
 from napari_skipseg.objects.options import ObjectOptions
@@ -30,8 +30,8 @@ _STRICT = ConfigDict(extra="forbid")
 class SegmentJob:
     """Segment the array in `folder`/input.npy; the results go into the same folder. The rest is as in `Stack`.
 
-    file: the image lies there, as `read_stack` opens it, and not in `folder`; "" where it was copied. preview, pinned:
-    as in `iter_predict`.
+    file: the image lies there, as `read_stack` opens it, and not in `folder`; "" where it was copied. greys, preview,
+    pinned: as in `iter_predict`.
     """
 
     number: int
@@ -46,15 +46,18 @@ class SegmentJob:
     model: str
     model_sha256: str
     options: SegmentOptions
-    normalization: Normalization | None = None
+    greys: GreyStatistics | None = None
     preview: bool = False
     pinned: dict[str, int | str] | None = None
+    notes: tuple[str, ...] = ()
     kind: Literal["segment"] = "segment"
 
 
 @dataclass(frozen=True, config=_STRICT)
 class PlanJob:
-    """Say what a `SegmentJob` of such an image would take. folder: where its results would lie."""
+    """Say what a `SegmentJob` of such an image would take. folder: where its results would lie. greys: of the image,
+    measured before, as its voxels are not sent.
+    """
 
     number: int
     folder: str
@@ -67,6 +70,8 @@ class PlanJob:
     model: str
     model_sha256: str
     options: SegmentOptions
+    greys: GreyStatistics
+    notes: tuple[str, ...] = ()
     kind: Literal["plan"] = "plan"
 
 

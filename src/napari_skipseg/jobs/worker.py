@@ -24,7 +24,7 @@ import numpy as np
 import psutil
 
 from napari_skipseg.batch.rows import Retry
-from napari_skipseg.devices import MEMORY_FAULTS, choose_device, has_openvino, why_no_cuda, why_no_mps
+from napari_skipseg.devices import MEMORY_FAULTS, best_precision, choose_device, has_openvino, why_no_cuda, why_no_mps
 from napari_skipseg.errors import EngineError, SkipsegError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.outputs import Focus
@@ -182,8 +182,8 @@ class Worker:
         warm = yield from self._warm_up(job.model, job.model_sha256)
         folder = Path(job.folder)
         values = open_voxels(job.file, folder / INPUT_FILE, job.axes, job.shape)
-        stack = Stack(values, job.axes, job.voxel_size, job.unit, job.origin, job.name, job.file)
-        prepared = (folder, warm.backend, job.normalization, job.preview, job.pinned)
+        stack = Stack(values, job.axes, job.voxel_size, job.unit, job.origin, job.name, job.file, job.notes)
+        prepared = (folder, warm.backend, job.greys, job.preview, job.pinned)
         prediction = yield from iter_predict(stack, warm.model, job.options, *prepared)
         return events.Segmented(job.number, prediction.recipe)
 
@@ -191,9 +191,12 @@ class Worker:
         from napari_skipseg.inference.planning import iter_plan
 
         warm = yield from self._warm_up(job.model, job.model_sha256)
-        stack = Stack(NoVoxels(job.shape, np.dtype(job.dtype)), job.axes, job.voxel_size, job.unit, name=job.name)
+        voxels = NoVoxels(job.shape, np.dtype(job.dtype))
+        stack = Stack(voxels, job.axes, job.voxel_size, job.unit, name=job.name, notes=job.notes)
         folder = Path(job.folder)
-        plan = yield from iter_plan(stack, warm.model, job.options, folder, None, backend_maker=warm.backend)
+        plan = yield from iter_plan(
+            stack, warm.model, job.options, folder, None, backend_maker=warm.backend, greys=job.greys
+        )
         return events.Planned(job.number, plan)
 
     def _inspect(self, job: InspectJob) -> Work:
@@ -229,9 +232,13 @@ def _text(said: str) -> str:
 
 def look_at_devices() -> events.DeviceReport:
     """Return what there is to compute on."""
+    from napari_skipseg.inference.backends import fastest_precision
+
     faults = {"cpu": "", "cuda": why_no_cuda(), "mps": why_no_mps()}
     available = tuple(name for name, fault in faults.items() if not fault)
-    return events.DeviceReport(choose_device("auto"), available, has_openvino())
+    chosen = choose_device("auto")
+    precisions = fastest_precision(chosen), best_precision(chosen.name, training=True)
+    return events.DeviceReport(chosen, available, has_openvino(), *precisions)
 
 
 def take_streams() -> tuple[BinaryIO, BinaryIO]:

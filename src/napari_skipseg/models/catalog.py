@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from napari_skipseg.errors import ModelError
+from napari_skipseg.file_names import normal
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.folder import DESCRIPTION_FILE, read_description
 from napari_skipseg.user_folders import data_folder
@@ -55,8 +56,10 @@ def locate_model(name: str) -> Path:
         ModelError: there is no such model.
     """
     found = find_models()
-    if name in found:
-        return found[name]
+    alike = {normal(each): folder for each, folder in found.items()} | found
+    for known_name in (name, normal(name)):
+        if known_name in alike:
+            return alike[known_name]
     path = Path(name).expanduser()
     if path.exists() or path.suffix or os.sep in name or "/" in name:
         return path

@@ -47,8 +47,9 @@ class TrainingRecord:
 
     updates: mean |W_end - W_begin| of each convolution, one value per epoch, from the first layer to the last; empty
     where no epoch was named. select_start: the weights of each select step when training began, by its module's name.
-    parent, parent_sha256: the model it started from, and the SHA-256 of its weights. report: how it compares with the
-    parent (a `Report` of the training), where it was fine-tuned.
+    device, precision: what the training computed on ("cpu", "cuda", "mps") and in ("f32", "bf16"); "" in models that
+    were trained before this was recorded. parent, parent_sha256: the model it started from, and the SHA-256 of its
+    weights. report: how it compares with the parent (a `Report` of the training), where it was fine-tuned.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -61,6 +62,8 @@ class TrainingRecord:
     select_start: dict[str, tuple[float, ...]] = field(default_factory=dict)
     parent_sha256: str | None = None
     report: dict[str, Any] = field(default_factory=dict)
+    device: str = ""
+    precision: str = ""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ class Summary:
     pooled: from the pixels, slices or pairs of all images together. Large images weigh more than in the mean.
     images: the scores of each image by the image's name.
     class_name: the class they belong to, empty where no classes were named.
+    notes: what was decided about the files and a user should know, one sentence each.
 
     Scores are floats; integers are counts and have no mean.
     """
@@ -22,6 +23,7 @@ class Summary:
     pooled: Mapping[str, float]
     images: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     class_name: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def mean(self) -> dict[str, float]:
@@ -49,7 +51,8 @@ class Summary:
         """Return the pooled scores at the top, and mean, standard deviation and (`per_image`) images below them."""
         spread = {"n_images": len(self.images), "mean": self.mean, "standard_deviation": self.deviation}
         images = [{"image": name, **values} for name, values in self.images.items()]
-        return {**self.pooled, **spread, **({"images": images} if per_image else {})}
+        notes = {"notes": list(self.notes)} if self.notes else {}
+        return {**self.pooled, **spread, **notes, **({"images": images} if per_image else {})}
 
     def _columns(self) -> dict[str, list[float]]:
         columns: dict[str, list[float]] = {}

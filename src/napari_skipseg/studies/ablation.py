@@ -28,6 +28,7 @@ from napari_skipseg.progress import Progress
 from napari_skipseg.studies.curves import Curve, CurvePanel, draw_curves
 from napari_skipseg.studies.pictures import write_figure
 from napari_skipseg.studies.results import Row, move_into, read_table, write_table
+from napari_skipseg.training.checkpoint import CHECKPOINT
 from napari_skipseg.training.samples import read_data
 from napari_skipseg.training.settings import TrainSettings, held_out, settings_from_json, settings_to_dict
 from napari_skipseg.training.train import iter_train
@@ -160,7 +161,7 @@ def _iter_variant(
 ) -> Generator[Progress, None, AblationRow]:
     """Yield as a variant is trained, from `at` on; return its row, at once where its model is already there."""
     target = models / settings.name
-    begun = (models / f"{settings.name}.training" / "checkpoint.safetensors").exists()
+    begun = (models / f"{settings.name}.training" / CHECKPOINT).exists()
     try:
         if not target.exists():
             took = yield from _timed(iter_train(settings, models, device_name), at)

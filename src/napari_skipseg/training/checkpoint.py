@@ -15,9 +15,13 @@ from torch import Tensor, nn
 
 from napari_skipseg.errors import FileError, SpecError
 
+CHECKPOINT = "checkpoint.safetensors"
+"""Name of the file in the folder of an unfinished training."""
 Curves = dict[str, list[tuple[int, float]]]
 NUMBERS = ("step", "curves", "recent", "best_loss", "stale", "updates", "select_start", "ended")
 """Fields of `FitState` that are kept as JSON and that a resumed fit ends with as one in one go does."""
+PRECISION = "computed_in"
+"""Under which the settings in a checkpoint say in which precision the fit computes."""
 TIMES = ("seconds",)
 """The same for those that differ from run to run; the other fields are tensors."""
 
@@ -77,6 +81,15 @@ def write_checkpoint(
     except (OSError, SafetensorError) as error:
         draft.unlink(missing_ok=True)
         raise FileError(f"The checkpoint {file} cannot be written ({error}): free some space and resume.") from error
+
+
+def precision_in(file: Path) -> str:
+    """Return the precision that the checkpoint in `file` was computed in; "" where there is no such checkpoint."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return str(json.loads((opened.metadata() or {})["fit"])["settings"].get(PRECISION, ""))
+    except (SafetensorError, OSError, KeyError, ValueError, AttributeError):
+        return ""
 
 
 def belongs_to(file: Path, is_same_run: Callable[[dict[str, Any]], bool]) -> bool:

@@ -23,10 +23,11 @@ from napari_skipseg.models.model import Model, as_stored, read_model, write_mode
 from napari_skipseg.networks.head import grow_classes
 from napari_skipseg.networks.network import Network
 from napari_skipseg.progress import Progress, Result
-from napari_skipseg.training.checkpoint import FitState, belongs_to
+from napari_skipseg.training.checkpoint import CHECKPOINT, FitState, belongs_to
 from napari_skipseg.training.class_plan import ClassPlan, plan_classes
+from napari_skipseg.training.compute import Compute, choose_compute
 from napari_skipseg.training.corrected import Corrected, check_images, describe_lesson, iter_find_places
-from napari_skipseg.training.distributed import ALONE, Processes, joined, own_device
+from napari_skipseg.training.distributed import ALONE, Processes, joined
 from napari_skipseg.training.finetune_settings import FinetuneSettings, finetune_to_dict
 from napari_skipseg.training.finetune_task import (
     FinetuneTask,
@@ -55,7 +56,6 @@ from napari_skipseg.training.stopwatch import agree_on_steps
 from napari_skipseg.training.train import make_scratch, thin_curve
 from napari_skipseg.training.windows import as_batches, recalled_batches, windows_of
 
-CHECKPOINT = "checkpoint.safetensors"
 STEPS_NOTE = "steps.txt"
 VALIDATED = {"quick": 8, "normal": 48, "full": 48}
 """Held-out places that are looked at while training goes on, by reach; the scores at the end take all."""
@@ -73,7 +73,7 @@ class _Course:
     lesson: Lesson
     material: Material
     remembered: Remembered | None
-    device: torch.device
+    compute: Compute
     processes: Processes
 
     @property
@@ -115,11 +115,11 @@ def iter_finetune(
     """
     target, scratch = folder / settings.name, folder / f"{settings.name}.training"
     check_free(settings.name, folder)
-    device = choose_device(device_name)
-    own = own_device(device, processes)
-    course = yield from _refusing_keep(_iter_prepare(settings, corrected, parent, own, processes))
+    model = parent or read_model(locate_model(settings.model))
+    compute = choose_compute(model.network, settings.precision, device_name, scratch / CHECKPOINT, processes)
+    course = yield from _refusing_keep(_iter_prepare(settings, corrected, model, compute, processes))
     make_scratch(scratch)
-    with joined(processes, own):
+    with joined(processes, compute.device):
         report, network, state = yield from _iter_train(course, scratch, afresh)
     if report is None:
         return Finetuned(target, Report((), False, "Another process writes the model."))
@@ -150,14 +150,13 @@ def _refusing_keep(work: Generator[Progress, None, Result]) -> Generator[Progres
 def _iter_prepare(
     settings: FinetuneSettings,
     corrected: Sequence[Corrected],
-    parent: Model | None,
-    device: torch.device,
+    parent: Model,
+    compute: Compute,
     processes: Processes,
 ) -> Generator[Progress, None, _Course]:
     """Yield while model, labels, images and the old model's sample are read; return all that is settled."""
-    yield Progress(0, 1, f"reading the model; training on {device.type}")
+    yield Progress(0, 1, f"reading the labels; training on {compute.reason}")
     place = locate_model(settings.model)
-    parent = parent or read_model(place)
     description = parent.description
     processes.part_of(batch_of(settings, description.spec.dimensions))  # refused now, not after the images were read
     check_images(corrected, description)
@@ -168,7 +167,7 @@ def _iter_prepare(
     material = yield from iter_read_material(corrected, split, plan, patch, settings.seed)
     yield Progress(1, 1, "reading what the model knew")
     remembered = remembered_of(place, description)
-    return _Course(settings, parent, plan, lesson, material, remembered, device, processes)
+    return _Course(settings, parent, plan, lesson, material, remembered, compute, processes)
 
 
 def _iter_train(
@@ -181,11 +180,11 @@ def _iter_train(
     plan = course.plan
     start = yield from _refusing_keep(_iter_begin(course, scratch, afresh))
     network = start.network
-    state = yield from iter_learn(start.task, network, scratch / CHECKPOINT, course.device, course.processes)
+    state = yield from iter_learn(start.task, network, scratch / CHECKPOINT, course.compute, course.processes)
     if not course.processes.is_first:
         return None, network, state
     yield Progress(1, 1, "scoring the new model")
-    match_shares(network, start.task.lessons, course.material, course.settings, course.device)
+    match_shares(network, start.task.lessons, course.material, course.settings, course.compute)
     network = as_stored(network)
     after = _score(course, start.examination, network, {name: number for number, name in enumerate(plan.names)})
     return compare(start.before, after, plan), network.to("cpu"), state
@@ -210,7 +209,7 @@ def _iter_begin(course: _Course, scratch: Path, afresh: bool) -> Generator[Progr
     resumed = course.processes.highest(float((scratch / CHECKPOINT).exists())) > 0
     is_new = len(plan.classes) > len(plan.kept)
     if is_new and course.settings.reach != "quick" and not resumed:
-        yield from iter_prime(course.settings, lessons, network, course.device, course.processes)
+        yield from iter_prime(course.settings, lessons, network, course.compute, course.processes)
     task = _task(course, lessons, network, scratch)
     if isinstance(task, QuickTask):
         yield from task.iter_prepare(network)
@@ -218,8 +217,8 @@ def _iter_begin(course: _Course, scratch: Path, afresh: bool) -> Generator[Progr
 
 
 def _score(course: _Course, examination: Examination, network: Network, columns: dict[str, int]) -> Scores:
-    network.to(course.device)
-    return examination.score(predictor(network, course.device, course.settings.precision), columns)
+    network.to(course.compute.device)
+    return examination.score(predictor(network, course.compute), columns)
 
 
 def _lessons(course: _Course, old: Network) -> Lessons:
@@ -242,10 +241,10 @@ def _task(course: _Course, lessons: Lessons, network: Network, scratch: Path) ->
     """Return what the fit learns."""
     settings = course.settings
     batch = course.processes.part_of(batch_of(settings, course.dimensions))
-    steps = agree_on_steps(settings, course.plan, network, course.device, scratch / STEPS_NOTE, course.processes)
+    steps = agree_on_steps(settings, course.plan, network, course.compute, scratch / STEPS_NOTE, course.processes)
     if settings.reach == "quick":
-        return QuickTask(settings, lessons, steps, batch, course.device)
-    return FinetuneTask(settings, lessons, steps, batch, course.device)
+        return QuickTask(settings, lessons, steps, batch, course.compute)
+    return FinetuneTask(settings, lessons, steps, batch, course.compute)
 
 
 def _describe(course: _Course, network: Network, state: FitState, report: Report) -> ModelDescription:
@@ -262,6 +261,8 @@ def _describe(course: _Course, network: Network, state: FitState, report: Report
             settings=finetune_to_dict(settings),
             curves={name: thin_curve(curve) for name, curve in state.curves.items()},
             versions=versions(),
+            device=course.compute.device.type,
+            precision=course.compute.precision,
             parent=parent.name,
             parent_sha256=parent.weights_sha256,
             report=TypeAdapter(Report).dump_python(report, mode="json"),

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from napari_skipseg.errors import SpecError
 from napari_skipseg.networks.network import Deep, Network, class_probability
 from napari_skipseg.progress import Progress
+from napari_skipseg.training.checkpoint import PRECISION
+from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.finetune_settings import (
     RATES,
     FinetuneSettings,
@@ -24,7 +26,7 @@ from napari_skipseg.training.lesson_patches import Batch, LessonPatches
 from napari_skipseg.training.losses import IGNORED, loss
 from napari_skipseg.training.partial_labels import merge_unknown, remembering_loss
 from napari_skipseg.training.protocols import PROTOCOLS
-from napari_skipseg.training.task import MEMORY_FORMAT, Pace, Validation, in_precision, logits_of
+from napari_skipseg.training.task import Pace, Validation
 from napari_skipseg.training.train_task import picture_of
 
 BATCH_NORM = (nn.BatchNorm2d, nn.BatchNorm3d)
@@ -101,7 +103,7 @@ def set_modes(network: Network, settings: FinetuneSettings) -> None:
 
 def is_record_of(written: dict[str, Any], settings: FinetuneSettings, lessons: Lessons) -> bool:
     """Return whether a checkpoint with what is `written` is one of these settings, learning from the same."""
-    known = {name: value for name, value in written.items() if name != LEARNT_FROM}
+    known = {name: value for name, value in written.items() if name not in (LEARNT_FROM, PRECISION)}
     try:
         return written.get(LEARNT_FROM) == lessons.sha256 and finetune_from_json(json.dumps(known)) == settings
     except SpecError:
@@ -119,10 +121,8 @@ class _Prepared(NamedTuple):
 class FinetuneTask:
     """Training of the decoder or of all, on patches drawn afresh for every step."""
 
-    def __init__(
-        self, settings: FinetuneSettings, lessons: Lessons, steps: int, batch: int, device: torch.device
-    ) -> None:
-        self.settings, self.lessons, self.device, self._batch = settings, lessons, device, batch
+    def __init__(self, settings: FinetuneSettings, lessons: Lessons, steps: int, batch: int, compute: Compute) -> None:
+        self.settings, self.lessons, self.compute, self._batch = settings, lessons, compute, batch
         fitted = settings.minutes > 0 and not settings.steps
         rate = settings.learning_rate or RATES[settings.reach]
         self.pace = Pace(
@@ -134,12 +134,14 @@ class FinetuneTask:
             minutes=settings.minutes,
         )
         if lessons.teacher is not None:
-            dimensions = len(lessons.patches.patch)
-            lessons.teacher.to(device=device, memory_format=MEMORY_FORMAT[dimensions])  # type: ignore[call-overload]
+            compute.place(lessons.teacher)
 
     def record(self) -> dict[str, Any]:
-        """Return the settings as a checkpoint keeps them."""
-        return finetune_to_dict(self.settings) | {LEARNT_FROM: self.lessons.sha256}
+        """Return the settings as a checkpoint keeps them, what is learnt from, and the precision of the fit."""
+        return finetune_to_dict(self.settings) | {
+            LEARNT_FROM: self.lessons.sha256,
+            PRECISION: self.compute.precision,
+        }
 
     def is_same_run(self, written: dict[str, Any]) -> bool:
         """Return whether a checkpoint with the settings `written` is one of these."""
@@ -156,21 +158,22 @@ class FinetuneTask:
     def loss(self, network: Network, number: int) -> Tensor:
         """Return the loss of part `number` of all batches."""
         batch = self.lessons.patches.draw(range(number * self._batch, (number + 1) * self._batch))
-        logits = logits_of(network, batch.images, self.device, self.settings.precision)
+        logits = self.compute.logits(network, batch.images)
         return self._loss_of(logits, batch, self._answers(batch), REMEMBERING)
 
     def _loss_of(self, logits: Tensor, batch: Batch, answers: Tensor | None, remembering: float) -> Tensor:
-        targets = batch.targets.to(self.device)
-        merged = merge_unknown(logits, batch.judged.to(self.device))
+        targets = batch.targets.to(self.compute.device)
+        merged = merge_unknown(logits, batch.judged.to(self.compute.device))
         value = loss(self.settings.loss, merged, targets, self.settings.class_weight)
         if answers is None:
             return value
-        kept, recalled = self.lessons.patches.plan.kept, batch.recalled.to(self.device)
+        kept, recalled = self.lessons.patches.plan.kept, batch.recalled.to(self.compute.device)
         value = value + remembering * remembering_loss(logits, answers, kept, recalled, targets <= 0)
         holding = HOLDING[self.settings.reach]
         if holding == 0:
             return value
-        held = batch.judged.to(self.device) & (torch.arange(batch.judged.shape[1], device=self.device) < len(kept))
+        is_old = torch.arange(batch.judged.shape[1], device=self.compute.device) < len(kept)
+        held = batch.judged.to(self.compute.device) & is_old
         return value + holding * remembering_loss(logits, answers, kept, held, targets == IGNORED)
 
     def _answers(self, batch: Batch) -> Tensor | None:
@@ -181,12 +184,12 @@ class FinetuneTask:
         if self.lessons.teacher is None or not bool(asked.any()):
             return None
         with torch.no_grad():
-            logits = logits_of(self.lessons.teacher, batch.images[asked], self.device, self.settings.precision)
+            logits = self.compute.logits(self.lessons.teacher, batch.images[asked])
             found = class_probability(logits)
             if bool(asked.all()):
                 return found
             answers = found.new_zeros(len(asked), *found.shape[1:])
-            answers[asked.to(self.device)] = found
+            answers[asked.to(self.compute.device)] = found
         return answers
 
     def validate(self, network: Network) -> Validation | None:
@@ -214,7 +217,7 @@ class FinetuneTask:
         return Validation(sum(losses) / len(losses), {"held-out Dice": dice}, picture)
 
     def _held_out_logits(self, network: Network, number: int) -> Tensor:
-        return logits_of(network, self.lessons.held_out[number].images, self.device, self.settings.precision)
+        return self.compute.logits(network, self.lessons.held_out[number].images)
 
     def _held_out_answers(self, number: int) -> Tensor | None:
         return self._answers(self.lessons.held_out[number])
@@ -228,10 +231,7 @@ class QuickTask(FinetuneTask):
 
     def iter_prepare(self, network: Network) -> Generator[Progress, None, None]:
         """Yield while the features are computed, which has to be done before the first step."""
-        network.to(  # type: ignore[call-overload]
-            device=self.device, memory_format=MEMORY_FORMAT[network.spec.dimensions]
-        )
-        network.eval()
+        self.compute.place(network).eval()
         self._learnt, self._kept_back = [], []
         patches, batch, kept_back = self.lessons.patches, self._batch, self.lessons.held_out
         count = max(1, min(self.pace.steps, FEATURES // batch))
@@ -244,9 +244,8 @@ class QuickTask(FinetuneTask):
             self._kept_back.append(self._prepare(network, each))
 
     def _prepare(self, network: Network, batch: Batch) -> _Prepared:
-        images = batch.images.to(device=self.device).to(memory_format=MEMORY_FORMAT[batch.images.ndim - 2])
-        with torch.no_grad(), in_precision(self.device, self.settings.precision):
-            deep = network.deep(images)
+        with torch.no_grad(), self.compute.autocast():
+            deep = network.deep(self.compute.upload(batch.images))
         return _Prepared(batch, deep, self._answers(batch))
 
     def loss(self, network: Network, number: int) -> Tensor:
@@ -255,7 +254,7 @@ class QuickTask(FinetuneTask):
         return self._loss_of(self._finish(network, prepared), prepared.batch, prepared.answers, REMEMBERING)
 
     def _finish(self, network: Network, prepared: _Prepared) -> Tensor:
-        with in_precision(self.device, self.settings.precision):
+        with self.compute.autocast():
             return network.finish(prepared.deep).logits.float()
 
     def _held_out_logits(self, network: Network, number: int) -> Tensor:

@@ -14,12 +14,13 @@ from napari_skipseg.errors import FileError, SpecError
 from napari_skipseg.networks.network import Network
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.checkpoint import FitState, read_checkpoint, write_checkpoint
+from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.distributed import ALONE, Processes
 from napari_skipseg.training.learning import Keep, Learned, Pictured
 from napari_skipseg.training.optimizers import learning_rate, make_optimizer
 from napari_skipseg.training.samples import TrainingData
 from napari_skipseg.training.settings import TrainSettings
-from napari_skipseg.training.task import MEMORY_FORMAT, Pace, Task
+from napari_skipseg.training.task import Pace, Task
 from napari_skipseg.training.train_task import TrainTask
 from napari_skipseg.training.updates import convolutions_in_depth_order, kernels, mean_updates, select_weights
 
@@ -68,15 +69,16 @@ def iter_fit(
     data: TrainingData,
     network: Network,
     checkpoint: Path,
-    device: torch.device,
+    compute: Compute,
     processes: Processes = ALONE,
 ) -> Generator[Progress, Keep | None, FitState]:
     """Fit the whole network to `data` as `settings` say: `iter_learn` of that task."""
-    return (yield from iter_learn(TrainTask(settings, data, device, processes), network, checkpoint, device, processes))
+    task = TrainTask(settings, data, compute, processes)
+    return (yield from iter_learn(task, network, checkpoint, compute, processes))
 
 
 def iter_learn(
-    task: Task, network: Network, checkpoint: Path, device: torch.device, processes: Processes = ALONE
+    task: Task, network: Network, checkpoint: Path, compute: Compute, processes: Processes = ALONE
 ) -> Generator[Progress, Keep | None, FitState]:
     """Yield after each step; return the end state, with `network` at its best weights, in eval mode.
 
@@ -94,7 +96,7 @@ def iter_learn(
     """
     asked = {parameter: parameter.requires_grad for parameter in network.parameters()}
     try:
-        run = _begin(task, network, checkpoint, device, processes)
+        run = _begin(task, network, checkpoint, compute, processes)
         try:
             while not _has_ended(run):
                 _take_step(run)
@@ -117,9 +119,9 @@ def iter_learn(
     return run.state
 
 
-def _begin(task: Task, network: Network, checkpoint: Path, device: torch.device, processes: Processes) -> _Run:
+def _begin(task: Task, network: Network, checkpoint: Path, compute: Compute, processes: Processes) -> _Run:
     """Return the run at its first step, or where its checkpoint left it; only what is trained asks for gradients."""
-    network.to(device=device, memory_format=MEMORY_FORMAT[network.spec.dimensions])  # type: ignore[call-overload]
+    compute.place(network)
     trained = set(task.parameters(network))
     for parameter in network.parameters():
         parameter.requires_grad_(parameter in trained)
@@ -133,7 +135,7 @@ def _begin(task: Task, network: Network, checkpoint: Path, device: torch.device,
         state.select_start = select_weights(network)
     now = time.monotonic()
     began = now - state.seconds
-    return _Run(task, network, checkpoint, optimizer, device, processes, layers, state, began, now, state.step)
+    return _Run(task, network, checkpoint, optimizer, compute.device, processes, layers, state, began, now, state.step)
 
 
 def _has_ended(run: _Run) -> bool:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.images.normalize import measure
+from napari_skipseg.images.normalize import Normalization, measure_greys
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.progress import Progress
+from napari_skipseg.progress import Found, Progress
 from napari_skipseg.training.class_plan import ClassPlan
 from napari_skipseg.training.corrected import Corrected, read_accepted, read_labels
 from napari_skipseg.training.losses import IGNORED
@@ -100,10 +100,15 @@ def iter_read_material(
     regions: list[Region] = []
     spots: dict[Place, Spot] = {}
     for number, each in enumerate(corrected):
-        normalization = None
+        normalization: Normalization | None = None
         for time, box, inside in _boxes((*training, *held_out), number, each.stack, patch):
             yield Progress(number, len(corrected), f"reading {each.name}")
-            normalization = normalization or measure(each.stack)
+            if normalization is None:
+                greys = measure_greys(each.stack)
+                normalization = greys.normalization
+                findings = (*each.stack.notes, *greys.findings)
+                if findings:
+                    yield Found(number, len(corrected), "", tuple(f"{each.name}: {told}" for told in findings))
             image = normalization.apply(_read_image(each.stack, time, box)).astype(np.float16)
             target, accepted = _read_target(each, time, box, plan)
             held = np.full_like(target, IGNORED)

@@ -14,6 +14,7 @@ import torch
 
 from napari_skipseg.networks.network import Network
 from napari_skipseg.progress import Progress
+from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.distributed import Processes
 from napari_skipseg.training.finetune_settings import RATES, STEPS, FinetuneSettings
 from napari_skipseg.training.finetune_task import QUICK_BATCH, Lessons, QuickTask, patch_of
@@ -22,7 +23,7 @@ SHOWN = "getting the new classes started"
 
 
 def iter_prime(
-    settings: FinetuneSettings, lessons: Lessons, network: Network, device: torch.device, processes: Processes
+    settings: FinetuneSettings, lessons: Lessons, network: Network, compute: Compute, processes: Processes
 ) -> Generator[Progress, None, None]:
     """Yield after each step of a quick fine-tuning of `network`, which goes before a normal or a full one.
 
@@ -32,7 +33,7 @@ def iter_prime(
     sides = zip(patch_of(quick, network), lessons.patches.patch, strict=True)
     patches = replace(lessons.patches, patch=tuple(min(pair) for pair in sides))
     steps = STEPS["quick"]
-    task = QuickTask(quick, Lessons(patches, (), lessons.teacher), steps, QUICK_BATCH, device)
+    task = QuickTask(quick, Lessons(patches, (), lessons.teacher), steps, QUICK_BATCH, compute)
     yield from task.iter_prepare(network)
     parameters = list(task.parameters(network))
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.0)

@@ -17,11 +17,10 @@ from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.scores.isbi import SliceScores, combine_slices, iter_score_slices
 from napari_skipseg.scores.overlap import OverlapScores, pool_overlap, score_overlap
 from napari_skipseg.training.class_plan import ClassPlan
+from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.learning import EVEN, Report, ScoreRow
 from napari_skipseg.training.material import Material
 from napari_skipseg.training.remembered import Remembered
-from napari_skipseg.training.settings import Precision
-from napari_skipseg.training.task import logits_of
 from napari_skipseg.training.windows import Window, whole_windows, windows_of
 
 CORRECTIONS = "held-out corrections"
@@ -42,13 +41,13 @@ Scores = dict[tuple[str, str, str], float]
 """Scores by what was scored, the class's name, and the score's name."""
 
 
-def predictor(network: Network, device: torch.device, precision: Precision) -> Predict:
+def predictor(network: Network, compute: Compute) -> Predict:
     """Return what gives the probabilities of `network`, in evaluation mode."""
 
     def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
         network.eval()
         with torch.inference_mode():
-            logits = logits_of(network, torch.from_numpy(images), device, precision)
+            logits = compute.logits(network, torch.from_numpy(images))
             probability: NDArray[np.float32] = class_probability(logits).cpu().numpy()
         return probability
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from napari_skipseg.errors import InputError, SpecError
 from napari_skipseg.images.files import read_stack
-from napari_skipseg.images.normalize import Normalization, measure
+from napari_skipseg.images.normalize import Normalization, measure_greys
 from napari_skipseg.images.pictures import is_lossy
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.training.augment import resample, sampling_grid, vary_greys
@@ -44,11 +44,15 @@ class Labelled:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What is trained on and what is held out, with the stack that the voxel size comes from."""
+    """What is trained on and what is held out, with the stack that the voxel size comes from.
+
+    findings: what was found about the images, one sentence each.
+    """
 
     training: tuple[Labelled, ...]
     validation: tuple[Labelled, ...]
     stack: Stack
+    findings: tuple[str, ...] = ()
 
 
 def read_data(settings: TrainSettings) -> TrainingData:
@@ -63,13 +67,15 @@ def read_data(settings: TrainSettings) -> TrainingData:
     number = 0
     stack = None
     values: set[int] = set()
+    findings: list[str] = []
     for image_path, label_path in zip(settings.images, settings.labels, strict=True):
         stack = read_stack(image_path, voxel_size=settings.voxel_size, unit=settings.unit)
         labels = read_stack(label_path)
         if is_lossy(Path(label_path)):
             _check_lossy(labels)
-        labelled, found = _read_pair(stack, labels, settings)
+        labelled, found, told = _read_pair(stack, labels, settings)
         values |= found
+        findings += [f"{stack.name}: {finding}" for finding in (*stack.notes, *told)]
         depth = labelled.target.shape[0]
         is_held_out = [number + z in chosen for z in range(depth)]
         training += _runs(labelled, [not held for held in is_held_out])
@@ -80,7 +86,7 @@ def read_data(settings: TrainSettings) -> TrainingData:
     if stack is None or not training:
         raise SpecError("No slice is left to train on: hold out fewer.")
     _check_classes(training, settings, values)
-    return TrainingData(tuple(training), tuple(validation), stack)
+    return TrainingData(tuple(training), tuple(validation), stack, tuple(findings))
 
 
 def _check_lossy(labels: Stack) -> None:
@@ -89,8 +95,8 @@ def _check_lossy(labels: Stack) -> None:
         raise InputError(f"The labels '{labels.name}' are a JPEG, which has changed their values: save them as PNG.")
 
 
-def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> tuple[Labelled, set[int]]:
-    """Return image and target, and the values that the labels hold."""
+def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> tuple[Labelled, set[int], tuple[str, ...]]:
+    """Return image and target, the values that the labels hold, and what was found about the image."""
     if "T" in stack.axes:
         raise InputError(f"'{stack.name}' is a time series; train on single stacks.")
     if stack.length("C") != settings.spec.in_channels:
@@ -115,8 +121,9 @@ def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> tuple[La
         target = _widen(target, settings)
     if settings.ignore is not None:
         target[values == settings.ignore] = IGNORED
-    normalization = measure(stack, settings.seed)
-    return Labelled(_channels_first(stack, normalization), target), {int(value) for value in np.unique(values)}
+    greys = measure_greys(stack, settings.seed)
+    labelled = Labelled(_channels_first(stack, greys.normalization), target)
+    return labelled, {int(value) for value in np.unique(values)}, greys.findings
 
 
 def _widen(target: NDArray[np.int16], settings: TrainSettings) -> NDArray[np.int16]:

@@ -32,9 +32,9 @@ class TrainSettings:
     class counts in the cross-entropy than one of the background: above 1, gaps in membranes close.
     protocol: optimiser, rates and first weights by name; a learning_rate, weight_decay or warm_up given here goes in
     place of the protocol's. accumulate: parts that a step takes its batch in, one after the other, for batches that do
-    not fit into memory. precision: bf16, f32, or auto: bf16 where the device has it. patience: validations without a
-    lower held-out loss after which training stops; 0 = never. epoch: steps over which the weight-update map takes one
-    column; 0 = no map.
+    not fit into memory. precision: bf16, f32, or auto: what the device computes fastest in (`devices.best_precision`);
+    a training that is resumed keeps its own. patience: validations without a lower held-out loss after which training
+    stops; 0 = never. epoch: steps over which the weight-update map takes one column; 0 = no map.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from napari_skipseg.networks.network import Network, class_probability
+from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.finetune_settings import FinetuneSettings
 from napari_skipseg.training.finetune_task import Lessons
 from napari_skipseg.training.losses import IGNORED
 from napari_skipseg.training.material import Material
-from napari_skipseg.training.task import logits_of
 
 DENSE = 0.5
 """Where more of the voxels is labelled than this, the labels themselves show how frequent a class is."""
@@ -33,7 +33,7 @@ Shares = NDArray[np.float64]
 
 
 def match_shares(
-    network: Network, lessons: Lessons, material: Material, settings: FinetuneSettings, device: torch.device
+    network: Network, lessons: Lessons, material: Material, settings: FinetuneSettings, compute: Compute
 ) -> None:
     """Shift the outputs of `network` for classes that its parent did not know to their share of the images.
 
@@ -44,7 +44,7 @@ def match_shares(
     if not new or labelled_share(material) > DENSE:
         return
     learnt = shares_learnt(lessons, new)
-    probability = sampled_probability(network, lessons, material, settings, device, new)
+    probability = sampled_probability(network, lessons, material, settings, compute, new)
     found = find_shares(probability, learnt)
     shift = torch.from_numpy(np.log(found[1:] / learnt[1:]) - np.log(found[0] / learnt[0]))
     head = network.get_submodule(network.head)
@@ -75,7 +75,7 @@ def sampled_probability(
     lessons: Lessons,
     material: Material,
     settings: FinetuneSettings,
-    device: torch.device,
+    compute: Compute,
     new: tuple[int, ...],
 ) -> Shares:
     """Return (voxels, 1 + new classes): what the network says of all others and of each new class, over the images."""
@@ -89,7 +89,7 @@ def sampled_probability(
         missing = [(0, side - n) for n, side in zip(window.shape[1:], patch, strict=True)]
         whole = torch.from_numpy(np.pad(window, [(0, 0), *missing], mode="symmetric").astype(np.float32))
         with torch.inference_mode():
-            probability = class_probability(logits_of(network, whole[None], device, settings.precision))[0]
+            probability = class_probability(compute.logits(network, whole[None]))[0]
         told.append(probability[list(new)].reshape(len(new), -1).cpu().numpy().astype(np.float64))
     of_new = np.concatenate(told, axis=1)
     return np.concatenate([1 - of_new.sum(axis=0, keepdims=True), of_new]).clip(0, 1).T

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
-from napari_skipseg.devices import choose_device
 from napari_skipseg.errors import FileError
 from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.head import grow_classes
 from napari_skipseg.networks.network import Deep, Network
 from napari_skipseg.training.class_plan import ClassPlan
-from napari_skipseg.training.distributed import Processes
+from napari_skipseg.training.compute import Compute, choose_compute
+from napari_skipseg.training.distributed import ALONE, Processes
 from napari_skipseg.training.finetune_settings import STEPS, FinetuneSettings
 from napari_skipseg.training.finetune_task import (
     FEATURES,
@@ -30,7 +30,6 @@ from napari_skipseg.training.finetune_task import (
 from napari_skipseg.training.lesson_patches import RECALLED_EVERY
 from napari_skipseg.training.material import MOST_SCORED
 from napari_skipseg.training.places import Split
-from napari_skipseg.training.task import MEMORY_FORMAT, in_precision, logits_of
 
 FEWEST_STEPS = 10
 BESIDES = 0.15
@@ -63,7 +62,7 @@ def agree_on_steps(
     settings: FinetuneSettings,
     plan: ClassPlan,
     network: Network,
-    device: torch.device,
+    compute: Compute,
     note: Path,
     processes: Processes,
 ) -> int:
@@ -80,7 +79,7 @@ def agree_on_steps(
     if known:
         return known
     batch = processes.part_of(batch_of(settings, network.spec.dimensions))
-    steps = int(processes.highest(steps_of(settings, _seconds_of_step(settings, plan, network, batch, device))))
+    steps = int(processes.highest(steps_of(settings, _seconds_of_step(settings, plan, network, batch, compute))))
     if processes.is_first:
         try:
             note.write_text(str(steps), encoding="utf-8")
@@ -98,26 +97,26 @@ def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, split: Split, 
     """Return about how many seconds a fine-tuning takes."""
     parent = read_model(locate_model(settings.model)).network
     network = grow_classes(parent, plan.kept, channels=plan.channels)
-    device = torch.device(choose_device(device_name).name)
+    compute = choose_compute(network, settings.precision, device_name, None, ALONE)
     besides = START + SECONDS_PER_PLACE * min(MOST_SCORED, len(split.held_out))
     if settings.minutes and not settings.steps:
         return settings.minutes * 60 + besides
     batch = batch_of(settings, network.spec.dimensions)
     steps = steps_of(settings, 1.0)
     if settings.reach == "quick":
-        step, look = _time_step(network, settings, batch, device)
+        step, look = _time_step(network, settings, batch, compute)
         patches = min(steps * batch, FEATURES)
         asked = _share_asked(settings, plan)
         seconds = steps * step + patches * (SECONDS_PER_PATCH + look / batch * (1 + asked))
     else:
-        seconds = steps * _seconds_of_step(settings, plan, network, batch, device)
+        seconds = steps * _seconds_of_step(settings, plan, network, batch, compute)
     return besides + (min(seconds, settings.minutes * 60) if settings.minutes else seconds)
 
 
 def _seconds_of_step(
-    settings: FinetuneSettings, plan: ClassPlan, network: Network, batch: int, device: torch.device
+    settings: FinetuneSettings, plan: ClassPlan, network: Network, batch: int, compute: Compute
 ) -> float:
-    step, look = _time_step(network, settings, batch, device)
+    step, look = _time_step(network, settings, batch, compute)
     return (step + look * _share_asked(settings, plan) + batch * SECONDS_PER_PATCH) * (1 + BESIDES)
 
 
@@ -130,30 +129,28 @@ def _share_asked(settings: FinetuneSettings, plan: ClassPlan) -> float:
     return 1 / RECALLED_EVERY if all(plan.judged[: len(plan.kept)]) else 1.0
 
 
-def _time_step(network: Network, settings: FinetuneSettings, batch: int, device: torch.device) -> tuple[float, float]:
+def _time_step(network: Network, settings: FinetuneSettings, batch: int, compute: Compute) -> tuple[float, float]:
     """Return the seconds of a step, and of a look at a batch by which nothing is learnt."""
-    network = copy.deepcopy(network)
-    network.to(device=device, memory_format=MEMORY_FORMAT[network.spec.dimensions])  # type: ignore[call-overload]
+    network = compute.place(copy.deepcopy(network))
     set_modes(network, settings)
     trained = {parameter for part in trained_parts(network, settings.reach) for parameter in part.parameters()}
     for parameter in network.parameters():
         parameter.requires_grad_(parameter in trained)
-    images = torch.zeros(batch, network.spec.in_channels, *patch_of(settings, network), device=device)
-    images = images.to(memory_format=MEMORY_FORMAT[network.spec.dimensions])
+    images = torch.zeros(batch, network.spec.in_channels, *patch_of(settings, network))
 
     def look() -> Deep:
-        with torch.no_grad(), in_precision(device, settings.precision):
-            return network.deep(images)
+        with torch.no_grad(), compute.autocast():
+            return network.deep(compute.upload(images))
 
     deep = look()
     optimizer = torch.optim.AdamW([parameter for parameter in network.parameters() if parameter.requires_grad])
 
     def learn() -> None:
         if settings.reach == "quick":
-            with in_precision(device, settings.precision):
+            with compute.autocast():
                 logits = network.finish(deep).logits.float()
         else:
-            logits = logits_of(network, images, device, settings.precision)
+            logits = compute.logits(network, images)
         logits.square().mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 

@@ -7,17 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 from typing import Protocol as Contract
 
-import torch
 from torch import Tensor, nn
 
 from napari_skipseg.networks.network import Network
 from napari_skipseg.training.learning import Pictured
 from napari_skipseg.training.protocols import Protocol
-from napari_skipseg.training.settings import Precision
-
-MEMORY_FORMAT = {2: torch.channels_last, 3: torch.channels_last_3d}
-HALF_BY_ITSELF = ("cpu", "cuda")
-"""Devices on which precision "auto" means bf16."""
 
 
 @dataclass(frozen=True)
@@ -83,17 +77,3 @@ class Task(Contract):
 
         Of several processes only the first one validates. Torch's random state may not matter.
         """
-
-
-def in_precision(device: torch.device, precision: Precision) -> torch.autocast:
-    """Return the context in which a network computes in `precision` on `device`."""
-    half = precision == "bf16" or (precision == "auto" and device.type in HALF_BY_ITSELF)
-    return torch.autocast(device.type, torch.bfloat16, enabled=half)
-
-
-def logits_of(network: Network, images: Tensor, device: torch.device, precision: Precision) -> Tensor:
-    """Return the network's logits (N, channels, *space) of `images`, float32 on `device`."""
-    images = images.to(device=device).to(memory_format=MEMORY_FORMAT[images.ndim - 2])
-    with in_precision(device, precision):
-        logits: Tensor = network(images).logits
-    return logits.float()

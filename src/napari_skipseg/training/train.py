@@ -19,9 +19,10 @@ from napari_skipseg.models.description import Card, ModelDescription, TrainingRe
 from napari_skipseg.models.model import Model, as_stored, read_model, write_model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.network import Network
-from napari_skipseg.progress import Progress
-from napari_skipseg.training.checkpoint import FitState
-from napari_skipseg.training.distributed import ALONE, Processes, joined, own_device
+from napari_skipseg.progress import Found, Progress
+from napari_skipseg.training.checkpoint import CHECKPOINT, FitState
+from napari_skipseg.training.compute import Compute, choose_compute
+from napari_skipseg.training.distributed import ALONE, Processes, joined
 from napari_skipseg.training.evaluate import score_held_out
 from napari_skipseg.training.fit import iter_fit
 from napari_skipseg.training.learning import Keep
@@ -50,24 +51,25 @@ def iter_train(
     target, scratch = folder / settings.name, folder / f"{settings.name}.training"
     check_free(settings.name, folder)
     processes.share(settings)  # refused now, not after the images were read
-    device = choose_device(device_name)
-    command = yield Progress(0, settings.steps, f"reading the images; training on {device.title}")
+    network = start(settings)
+    checkpoint = scratch / CHECKPOINT
+    compute = choose_compute(network, settings.precision, device_name, checkpoint, processes)
+    command = yield Progress(0, settings.steps, f"reading the images; training on {compute.reason}")
     if isinstance(command, Keep):
         raise SpecError("The training has not begun, so there is nothing to keep yet: cancel it, or wait for a step.")
     data = read_data(settings)
-    network = start(settings)
+    if data.findings:
+        yield Found(0, settings.steps, "reading the images", data.findings)
     parent = None if settings.start_from is None else describe_model(settings.start_from)
     make_scratch(scratch)
-    checkpoint = scratch / "checkpoint.safetensors"
-    own = own_device(device, processes)
-    with joined(processes, own):
-        state = yield from iter_fit(settings, data, network, checkpoint, own, processes)
+    with joined(processes, compute.device):
+        state = yield from iter_fit(settings, data, network, checkpoint, compute, processes)
     if not processes.is_first:
         return target
     yield Progress(settings.steps, settings.steps, "scoring and measuring the margin")
     network = as_stored(network.to("cpu"))
     sample = sample_of_training(data, len(settings.classes), settings.spec.dimensions, settings.seed)
-    write_model(target, describe(settings, data, network, state, parent), network, sample_to_bytes(sample))
+    write_model(target, describe(settings, data, network, state, parent, compute), network, sample_to_bytes(sample))
     shutil.rmtree(scratch, ignore_errors=True)
     return target
 
@@ -106,7 +108,12 @@ def start(settings: TrainSettings) -> Network:
 
 
 def describe(
-    settings: TrainSettings, data: TrainingData, network: Network, state: FitState, parent: ModelDescription | None
+    settings: TrainSettings,
+    data: TrainingData,
+    network: Network,
+    state: FitState,
+    parent: ModelDescription | None,
+    compute: Compute,
 ) -> ModelDescription:
     """Return the description of a fitted network: its margin, its curves, its scores on held-out slices.
 
@@ -125,6 +132,8 @@ def describe(
             settings=settings_to_dict(settings),
             curves={name: thin_curve(curve) for name, curve in state.curves.items()},
             versions=versions(),
+            device=compute.device.type,
+            precision=compute.precision,
             parent=None if parent is None else parent.name,
             updates={name: tuple(float(f"{value:.5g}") for value in row) for name, row in state.updates.items()},
             select_start=state.select_start,

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from napari_skipseg.errors import SpecError
 from napari_skipseg.networks.network import Network, class_probability
+from napari_skipseg.training.checkpoint import PRECISION
+from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.distributed import ALONE, Processes
 from napari_skipseg.training.learning import Pictured
 from napari_skipseg.training.losses import loss
 from napari_skipseg.training.samples import Labelled, TrainingData, draw_batch
 from napari_skipseg.training.settings import TrainSettings, settings_from_json, settings_to_dict
-from napari_skipseg.training.task import Pace, Validation, logits_of
+from napari_skipseg.training.task import Pace, Validation
 
 VALIDATION_SIDE = 512
 
@@ -26,9 +28,9 @@ class TrainTask:
     """What `TrainSettings` ask for on `data`: random patches, the whole network, validation on the slices held out."""
 
     def __init__(
-        self, settings: TrainSettings, data: TrainingData, device: torch.device, processes: Processes = ALONE
+        self, settings: TrainSettings, data: TrainingData, compute: Compute, processes: Processes = ALONE
     ) -> None:
-        self.settings, self.data, self.device = settings, data, device
+        self.settings, self.data, self.compute = settings, data, compute
         self.share = processes.share(settings)
         self.pace = Pace(
             steps=settings.steps,
@@ -41,13 +43,14 @@ class TrainTask:
         )
 
     def record(self) -> dict[str, Any]:
-        """Return the settings as a checkpoint keeps them."""
-        return settings_to_dict(self.settings)
+        """Return the settings as a checkpoint keeps them, and the precision that the fit computes in."""
+        return settings_to_dict(self.settings) | {PRECISION: self.compute.precision}
 
     def is_same_run(self, written: dict[str, Any]) -> bool:
         """Return whether these settings train the same; what an older version did not know has its default."""
+        known = {name: value for name, value in written.items() if name != PRECISION}
         try:
-            found = settings_from_json(json.dumps(written))
+            found = settings_from_json(json.dumps(known))
         except SpecError:
             return False
         return _as_trained(found) == _as_trained(self.settings)
@@ -63,8 +66,8 @@ class TrainTask:
     def loss(self, network: Network, number: int) -> Tensor:
         """Return the loss of part `number` of all batches."""
         images, targets = draw_batch(self.data.training, self.share, number)
-        logits = logits_of(network, images, self.device, self.settings.precision)
-        return loss(self.settings.loss, logits, targets.to(self.device), self.settings.class_weight)
+        logits = self.compute.logits(network, images)
+        return loss(self.settings.loss, logits, targets.to(logits.device), self.settings.class_weight)
 
     def validate(self, network: Network) -> Validation | None:
         """Return the mean loss over the windows held out, Dice of all classes against the background, a picture."""
@@ -74,8 +77,8 @@ class TrainTask:
         picture: Pictured | None = None
         with torch.inference_mode():
             for image, target in _validation_windows(self.data.validation, self.settings.spec.dimensions):
-                logits = logits_of(network, image, self.device, self.settings.precision)
-                truth = target.to(self.device)
+                logits = self.compute.logits(network, image)
+                truth = target.to(logits.device)
                 losses.append(float(loss(self.settings.loss, logits, truth, self.settings.class_weight)))
                 probability = class_probability(logits)
                 predicted = (probability > 0.5).any(dim=1) & (truth >= 0)

@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from napari_skipseg.images.normalize import Normalization
+from napari_skipseg.images.normalize import GreyStatistics
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Focus, Prediction
@@ -39,7 +39,7 @@ class SegmentingEngine(BusyEngine, Protocol):
         model_folder: Path | str,
         options: SegmentOptions,
         whole: Stack | None = None,
-        normalization: Normalization | None = None,
+        greys: GreyStatistics | None = None,
         preview: bool = False,
         pinned: dict[str, int | str] | None = None,
     ) -> Generator[Progress, Focus | None, Prediction]:
@@ -47,9 +47,9 @@ class SegmentingEngine(BusyEngine, Protocol):
         ...
 
     def plan(
-        self, stack: Stack, model_folder: Path | str, options: SegmentOptions
+        self, stack: Stack, model_folder: Path | str, options: SegmentOptions, whole: Stack | None = None
     ) -> Generator[Progress, None, RunPlan]:
-        """Return what segmenting the stack would take."""
+        """Return what segmenting the stack would take, and what was found about the image."""
         ...
 
     def ask_devices(self) -> Generator[Progress, None, DeviceReport]:

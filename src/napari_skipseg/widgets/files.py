@@ -79,6 +79,8 @@ def _layer_of(levels: list[Stack], recipe: Mapping[str, Any] | None, labels: boo
     stack = levels[0]
     axes, metadata = stack.axes, layer_arguments(stack)
     told: dict[str, Any] = {} if recipe is None else {"recipe": dict(recipe)}
+    if stack.notes:
+        told["notes"] = stack.notes
     data = finest = _in_reach(stack)
     if len(levels) > 1 and not isinstance(data, np.ndarray):
         data, metadata["multiscale"] = [finest, *(_lazy(level) for level in levels[1:])], True

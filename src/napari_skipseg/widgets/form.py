@@ -251,7 +251,8 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         chosen = report.chosen
         self.device.offer([(name, name) for name in ("auto", *report.available)], self.device.currentData())
         extra = ", with OpenVINO" if chosen.name == "cpu" and report.has_openvino else ""
-        self.device_note.setText(f"auto: {chosen.title}{extra} ({chosen.reason})")
+        precisions = f"Segments in {report.segments_in}, trains in {report.trains_in}."
+        self.device_note.setText(f"auto: {chosen.title}{extra} ({chosen.reason}). {precisions}")
 
     def cut_links(self) -> None:
         """Let go of the viewer's events."""

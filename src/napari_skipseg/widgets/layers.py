@@ -75,7 +75,8 @@ def stack_of(layer: Layer, axes: str, positions: dict[int, int] | None = None) -
             origin["ZYX".index(axes[axis])] += place * size["ZYX".index(axes[axis])]
     if positions:
         data = Cut(data, positions)
-    return Stack(data, full, size, unit, (origin[0], origin[1], origin[2]), layer.name, file)
+    notes = tuple(layer.metadata.get(KEY, {}).get("notes", ()))
+    return Stack(data, full, size, unit, (origin[0], origin[1], origin[2]), layer.name, file, notes)
 
 
 def data_of(layer: Layer) -> Any:

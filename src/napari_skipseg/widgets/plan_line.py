@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Generator, Hashable, Sequence
 from typing import Any
 
 from qtpy.QtCore import QTimer
@@ -17,6 +17,8 @@ from napari_skipseg.widgets.work import Outcome, start_work
 SETTLED = 800
 """Milliseconds for which the choices stand before they are planned for."""
 MOST_KEPT = 64
+MOST_FINDINGS = 3
+"""Sentences about the image that are shown at once."""
 MEASURING = "measuring what a run takes…"
 QUIET = "QLabel { font-size: 8pt; }"
 
@@ -127,15 +129,32 @@ class SettledLine(QWidget):  # type: ignore[misc]
 
 
 class PlanLine(SettledLine):
-    """What a run will take, how that comes about in the tooltip, and a warning where something is short.
+    """What a run will take, how that comes about in the tooltip, a warning where something is short, and what was found
+    about the image.
 
     Faults of planning are not told: the run itself will tell them.
     """
 
     def __init__(self, engine: BusyEngine) -> None:
         super().__init__(engine, MEASURING)
+        self.findings = Message()
+        self.layout().addWidget(self.findings)
+
+    def show_findings(self, findings: Sequence[str]) -> None:
+        """Show what was found about the image, the first few sentences; all of them are in the tooltip."""
+        more = len(findings) - MOST_FINDINGS
+        shown = [*findings[:MOST_FINDINGS], *([f"… and {more} more."] if more > 0 else [])]
+        self.findings.say("\n".join(shown), WARNING_COLOR)
+        self.findings.setToolTip("\n".join(findings) if more > 0 else "")
+
+    def follow(self, key: Hashable, work: Question) -> None:
+        """Show the plan for these choices; findings of other choices go until the answer comes."""
+        if key != self._key and key not in self._answers:
+            self.show_findings(())
+        super().follow(key, work)
 
     def show_answer(self, answer: RunPlan) -> None:
-        """Say what a run will take."""
+        """Say what a run will take, and what was found about the image."""
+        self.show_findings(answer.findings)
         hint = "\n".join(f"{name}: {said}" for name, said in answer.describe().items())
         self.say(answer.summary, hint, answer.warnings[0] if answer.warnings else "")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from napari_skipseg.images.normalize import Normalization
+from napari_skipseg.images.normalize import GreyStatistics, Normalization
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.widgets.checks import Choices
@@ -138,16 +138,17 @@ class GreyValues:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int | None], Normalization] = {}
+        self._known: dict[tuple[str, int | None], GreyStatistics] = {}
         self._links = Links()
 
     def keep(self, layer: Layer, options: SegmentOptions, recipe: dict[str, Any]) -> None:
         """Keep what a run's recipe says of the image."""
         if "normalization" in recipe and not options.rescale:
-            self._known[str(layer.unique_id), options.channel] = Normalization(**recipe["normalization"])
+            greys = GreyStatistics(Normalization(**recipe["normalization"]), tuple(recipe.get("findings", ())))
+            self._known[str(layer.unique_id), options.channel] = greys
             self._links.tie(layer.events.data, self._forget)
 
-    def find(self, layer: Layer, options: SegmentOptions) -> Normalization | None:
+    def find(self, layer: Layer, options: SegmentOptions) -> GreyStatistics | None:
         """Return how the image was normalised, None where it never was."""
         return None if options.rescale else self._known.get((str(layer.unique_id), options.channel))
 

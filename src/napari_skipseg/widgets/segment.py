@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.outputs import Opened, Prediction, Written
 from napari_skipseg.inference.run_plan import RunPlan
-from napari_skipseg.progress import Progress
+from napari_skipseg.progress import Found, Progress
 from napari_skipseg.widgets.checks import Choices, find_faults, find_warning
 from napari_skipseg.widgets.engine import SegmentingEngine
 from napari_skipseg.widgets.fields import WARNING_COLOR
@@ -179,7 +179,9 @@ class SegmentTab(JobTab):
         self.plan.stop()
 
         def hear(progress: Progress) -> None:
-            if isinstance(progress, Opened) and progress.prediction is not None:
+            if isinstance(progress, Found):
+                self.plan.show_findings(progress.findings)
+            elif isinstance(progress, Opened) and progress.prediction is not None:
                 self.opening.emit()
                 make_room = set_results_aside if is_preview else remove_preview
                 make_room(self._viewer, layer)
@@ -267,6 +269,7 @@ class SegmentTab(JobTab):
         layer, model = choices.layer, choices.model
         if is_wrong or layer is None or model is None or not self.isVisible():
             self.plan.clear()
+            self.plan.show_findings(())
             return
         data = data_of(layer)
         options = replace(choices.options(), threshold=0.5)
@@ -278,7 +281,9 @@ class SegmentTab(JobTab):
             return
 
         def measure() -> Generator[Progress, None, RunPlan]:
-            return self._engine.plan(stack_of(layer, choices.axes, dict.fromkeys(cut, 0)), model.name, options)
+            whole = stack_of(layer, choices.axes)
+            stack = stack_of(layer, choices.axes, dict.fromkeys(cut, 0)) if cut else whole
+            return self._engine.plan(stack, model.name, options, whole)
 
         self.plan.follow(key, measure)
 

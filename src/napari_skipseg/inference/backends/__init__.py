@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from napari_skipseg.devices import UNTESTED, Device, cpu_title, has_openvino
+from napari_skipseg.devices import UNTESTED, ChosenPrecision, Device, best_precision, cpu_title, has_openvino
 from napari_skipseg.errors import DeviceError, SkipsegError
 from napari_skipseg.inference.backends import openvino_backend
 from napari_skipseg.inference.backends.fallback import FallbackBackend, notes_of
@@ -15,7 +15,7 @@ from napari_skipseg.inference.backends.folding import Probabilities
 from napari_skipseg.inference.backends.halving import Choice, OutOfMemoryError
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
-from napari_skipseg.inference.backends.torch_backend import TorchBackend, best_precision
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import Model
 from napari_skipseg.networks.build import build
@@ -33,6 +33,7 @@ __all__ = [
     "TileOutput",
     "TorchBackend",
     "choose_backends",
+    "fastest_precision",
     "make_backend",
     "notes_of",
     "try_backend",
@@ -79,12 +80,19 @@ def choose_backends(device: Device) -> tuple[Choice, ...]:
     choices = []
     if device.name != "cpu":
         choices.append(_torch_choice(device, device.title, f"{device.reason}; {UNTESTED}"))
-        if best_precision(device.name) == "f16":  # GPU
+        if best_precision(device.name).name == "f16":  # GPU
             choices.append(_torch_choice(device, device.title, f"half precision failed; {UNTESTED}", "f32"))
     if has_openvino():
         choices.append(_openvino_choice("the fastest on a CPU"))
     why = "what takes over where the others fail" if choices else "OpenVINO, which is faster, is not installed"
     return (*choices, _torch_choice(cpu, "the CPU", why))
+
+
+def fastest_precision(device: Device, openvino: bool = True) -> ChosenPrecision:
+    """Return in which precision the first of `choose_backends` computes. openvino: whether it may be that one."""
+    if device.name == "cpu" and openvino and has_openvino():
+        return openvino_backend.compiled_precision()
+    return best_precision(device.name)
 
 
 def try_backend(device: Device) -> FallbackBackend:
@@ -117,12 +125,12 @@ def _openvino_choice(reason: str, precision: str | None = None) -> Choice:
 
 
 def _make_torch(device: Device, precision: str | None, model: Model, shape: tuple[int, ...]) -> Backend:
-    _check(precision, best_precision(device.name))
+    _check(precision, best_precision(device.name).name)
     return TorchBackend(model, device, precision)
 
 
 def _make_openvino(precision: str | None, model: Model, shape: tuple[int, ...]) -> Backend:
-    _check(precision, openvino_backend.best_precision())
+    _check(precision, openvino_backend.compiled_precision().name)
     return OpenVINOBackend(model, shape, precision)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from napari_skipseg import networks
+from napari_skipseg.devices import ChosenPrecision, best_precision
 from napari_skipseg.inference.backends import compiled, folding
 from napari_skipseg.inference.backends.interface import Pixels, TileOutput
 from napari_skipseg.models.model import Model
@@ -31,7 +32,7 @@ class OpenVINOBackend:
     name = "openvino"
 
     def __init__(self, model: Model, shape: tuple[int, ...], precision: str | None = None) -> None:
-        self.precision = precision or best_precision()
+        self.precision = precision or compiled_precision().name
         options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self.precision}
         kept = bool(model.description.weights_sha256)
         key = _key(model, shape, self.precision) if kept else ""
@@ -53,9 +54,12 @@ class OpenVINOBackend:
         return [tensor.data.copy() for tensor in self._request.output_tensors]
 
 
-def best_precision() -> str:
-    """Return the precision in which the processor computes fastest, good enough for a binary result."""
-    return "bf16" if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+def compiled_precision() -> ChosenPrecision:
+    """Return the precision in which OpenVINO computes fastest on this processor: the best one, if it has that too."""
+    best = best_precision("cpu")
+    if best.name == "bf16" and "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return ChosenPrecision("f32", "OpenVINO has no bf16 for this processor")
+    return best
 
 
 def _openvino() -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from napari_skipseg.devices import Device
+from napari_skipseg.devices import Device, best_precision
 from napari_skipseg.inference.backends.folding import BATCH_NORM, ready
 from napari_skipseg.inference.backends.interface import Pixels, TileOutput
 from napari_skipseg.models.model import Model
@@ -30,7 +30,7 @@ class TorchBackend:
 
     def __init__(self, model: Model, device: Device, precision: str | None = None) -> None:
         self._device = torch.device(device.name)
-        self.precision = precision or best_precision(device.name)
+        self.precision = precision or best_precision(device.name).name
         self._dtype = DTYPES[self.precision]
         channels_last = torch.channels_last if model.description.spec.dimensions == 2 else torch.channels_last_3d
         self._format = torch.contiguous_format if device.name == "mps" else channels_last
@@ -58,14 +58,6 @@ class TorchBackend:
             arrived = [output.to("cpu", non_blocking=True) for output in arrived]
             torch.cuda.current_stream(self._device).synchronize()
         return [output.cpu().numpy() for output in arrived]
-
-
-def best_precision(device: str) -> str:
-    """Return the precision in which torch computes fastest on `device`, good enough for a binary result."""
-    if device == "cuda":  # GPU: tensor cores take bfloat16 from capability 8.0 on, half precision from 7.0
-        capability = torch.cuda.get_device_capability()
-        return "bf16" if capability >= (8, 0) else "f16" if capability >= (7, 0) else "f32"
-    return "bf16" if device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported() else "f32"
 
 
 def release_memory() -> None:

@@ -1,0 +1,106 @@
+"""Where a training computes and in which precision: chosen before it begins, and tried with a step of its network."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from napari_skipseg.devices import ChosenPrecision, Device, best_precision, choose_device, cpu_title, first_line
+from napari_skipseg.errors import DeviceError
+from napari_skipseg.networks.network import Network
+from napari_skipseg.training.checkpoint import precision_in
+from napari_skipseg.training.distributed import Processes, own_device
+from napari_skipseg.training.settings import Precision
+
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A torch device and the precision, "f32" or "bf16", in which networks compute on it.
+
+    reason: why both were chosen, to be shown.
+    """
+
+    device: torch.device
+    precision: str = "f32"
+    reason: str = ""
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Return the context in which a network computes in this precision."""
+        if self.precision == "f32":  # torch 2.4 refuses to make an autocast for MPS, also one that is switched off
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def memory_format(self, dimensions: int) -> torch.memory_format:
+        """Return the fastest order of a tensor's values; Apple's GPU has no kernels for channels-last."""
+        return torch.contiguous_format if self.device.type == "mps" else CHANNELS_LAST[dimensions]
+
+    def place(self, network: Network) -> Network:
+        """Move `network` to the device, in the order of values that is fastest there, and return it."""
+        order = self.memory_format(network.spec.dimensions)
+        network.to(device=self.device, memory_format=order)  # type: ignore[call-overload]
+        return network
+
+    def upload(self, images: Tensor) -> Tensor:
+        """Return `images` (N, C, *space) on the device."""
+        return images.to(device=self.device).to(memory_format=self.memory_format(images.ndim - 2))
+
+    def logits(self, network: Network, images: Tensor) -> Tensor:
+        """Return the logits (N, channels, *space) of `images` (N, C, *space): float32 on the device."""
+        with self.autocast():
+            logits: Tensor = network(self.upload(images)).logits
+        return logits.float()
+
+
+def choose_compute(
+    network: Network, asked: Precision, device_name: str, checkpoint: Path | None, processes: Processes
+) -> Compute:
+    """Return where and in which precision `network` is trained.
+
+    "auto" takes a GPU only if a step of this network succeeds on it: a GPU may lack a layer (3D ones on MPS) or the
+    memory to begin at all. A training that is resumed keeps the precision of its checkpoint, whatever is fast here.
+
+    Raises:
+        DeviceError: the device that is named cannot train this network, or not in the precision that is asked for.
+    """
+    device = choose_device(device_name)
+    compute = _compute_on(device, own_device(device, processes), asked, checkpoint)
+    if device.name == "cpu":
+        return compute
+    fault = _why_no_step(network, compute)
+    if not fault:
+        return compute
+    if device_name != "auto" or processes.count > 1:
+        raise DeviceError(f"{device.title} cannot train this network ({fault}): choose --device cpu.")
+    cpu = Device("cpu", cpu_title(), f"{device.title} cannot train this network ({fault})")
+    return _compute_on(cpu, torch.device("cpu"), asked, checkpoint)
+
+
+def _compute_on(device: Device, own: torch.device, asked: Precision, checkpoint: Path | None) -> Compute:
+    begun_in = "" if checkpoint is None else precision_in(checkpoint)
+    if asked != "auto":
+        chosen = ChosenPrecision(asked, "chosen by you")
+    elif begun_in:
+        chosen = ChosenPrecision(begun_in, "as this training was begun")
+    else:
+        chosen = best_precision(own.type, training=True)
+    return Compute(own, chosen.name, f"{device.title} ({device.reason}) in {chosen}")
+
+
+def _why_no_step(network: Network, compute: Compute) -> str:
+    """Return why a training step of `network` fails, in words; an empty text if it succeeds."""
+    trial: nn.Module | None = None
+    try:
+        trial = compute.place(copy.deepcopy(network)).train()
+        spec = network.spec
+        images = torch.zeros(2, spec.in_channels, *(2 * network.stride,) * spec.dimensions)
+        compute.logits(trial, images).square().mean().backward()  # type: ignore[no-untyped-call]
+    except Exception as error:  # torch says in several classes that a device cannot do it
+        return first_line(error)
+    return ""
