@@ -53,12 +53,16 @@ SAME = 1e-6
 """The same where two slices are equal, but for rounding."""
 RELIABLE, AGREEING = 6.0, 4.5
 """Peak of a phase correlation that noise does not reach; where the pairs on both sides of a slice tell the same."""
+RETURNING = 1.2
+"""How far the neighbours of a shifted slice may lie from each other, relative to its shift."""
 ALIGNED = 0.6
 """Share of pairs with a reliable displacement from which on a stack counts as aligned."""
 LEAST_SHIFT, LEAST_OF_FEW, FEW = 5.0, 32.0, 3
 """Pixels from which on a slice may be called shifted; where there are at most `FEW` pairs, which tell no jitter."""
 JITTER = 6.0
 """How many times the stack's usual jitter a shift must be. Largest in undisturbed stacks: 4.5 (ISBI 2012)."""
+SURE = 0.25
+"""Share of the stack's usual peak that the peak of a slice must reach, for its displacement to count by itself."""
 CLEAR, LOST = 12.0, 0.4
 """Usual peak of a stack from which on a slice is unmatched whose peaks are less than `LOST` times as high."""
 
@@ -124,8 +128,9 @@ def judge(samples: SliceSamples) -> list[SliceFault]:
         *_noise(samples.smoothness[:, usable], full),
         *_odd_structure(samples.roughness[:, usable] / np.maximum(samples.spread[:, usable], 1e-9), full),
         *_doubled(samples.unexplained[:, usable], full),
-        *_displaced(samples, full),
     ]
+    noisy = [fault.number for fault in found if fault.kind == "noisy"]
+    found += _displaced(samples, full[~np.isin(full, noisy)])
     told: set[int] = set()
     for fault in found:  # a slice of a tenth of the contrast is darker and less noisy too: its first fault is the cause
         if fault.number not in told:
@@ -221,23 +226,37 @@ def _doubled(unexplained: Values, full: Numbers) -> Iterator[SliceFault]:
 
 
 def _displaced(samples: SliceSamples, full: Numbers) -> Iterator[SliceFault]:
-    """Yield slices that lie elsewhere than both neighbours, ends that do, jumps of all that follows, and slices that
-    match neither neighbour."""
+    """Yield slices that match neither neighbour, slices and ends that lie elsewhere than their neighbours, and slices
+    from which on all do."""
     pairs, peak = _pairs(full), samples.peak
     if not pairs or np.mean(peak[pairs] >= RELIABLE) < ALIGNED:
         return
-    least = LEAST_SHIFT if len(pairs) > FEW else LEAST_OF_FEW
-    place = np.concatenate(
-        [np.zeros((1, 2)), np.cumsum(samples.shift - np.median(samples.shift[pairs], axis=0), axis=0)]
-    )
+    lost = _unmatched(peak, pairs, full)
+    yield from (SliceFault("unmatched", number) for number in lost)
+    full = full[~np.isin(full, lost)]
+    pairs = _pairs(full)
+    if not pairs:
+        return
+    is_few = len(pairs) <= FEW
+    drift = np.zeros(2) if is_few else np.median(samples.shift[pairs], axis=0)
+    place = np.concatenate([np.zeros((1, 2)), np.cumsum(samples.shift - drift, axis=0)])
+    sure = max(RELIABLE, SURE * float(np.median(peak[pairs])))
     runs = np.split(full, np.flatnonzero(np.diff(full) > 1) + 1)
-    apart = [_distance_from_way(place, run) for run in runs if len(run) > 2]
-    limit = max(least, JITTER * float(np.median(np.concatenate(apart)))) if apart else math.inf
+    apart = np.concatenate([np.zeros(0), *(_distance_from_way(place, run) for run in runs)])
+    limit = LEAST_OF_FEW if is_few else max(LEAST_SHIFT, JITTER * float(np.median(apart)))
+    steps: list[tuple[int, int, float]] = []
     for run in runs:
-        kept, shifted = _without_shifted(place, peak, run, limit)
+        kept, shifted = _without_shifted(place, peak, run, limit=limit, sure=sure)
         yield from shifted
-        yield from _jumps(place, peak, kept, least)
-    yield from _unmatched(peak, pairs, full)
+        lengths = np.linalg.norm(np.diff(place[kept], axis=0), axis=1)
+        steps += zip(kept[:-1].tolist(), kept[1:].tolist(), lengths.tolist(), strict=True)
+    usual = float(np.median([length for _, _, length in steps])) if steps else 0.0
+    limit = LEAST_OF_FEW if is_few else max(2 * LEAST_SHIFT, JITTER * usual)
+    for before, after, length in steps:
+        if length > limit and after == before + 1 and peak[before] >= sure:
+            jump = _jump(before, length, full)
+            if jump.kind == "shifted" or _closes(samples, before, limit / 2):
+                yield jump
 
 
 def _distance_from_way(place: Values, kept: Numbers) -> Values:
@@ -250,56 +269,60 @@ def _distance_from_way(place: Values, kept: Numbers) -> Values:
     return distance
 
 
-def _without_shifted(place: Values, peak: Values, run: Numbers, limit: float) -> tuple[Numbers, list[SliceFault]]:
+def _without_shifted(
+    place: Values, peak: Values, run: Numbers, *, limit: float, sure: float
+) -> tuple[Numbers, list[SliceFault]]:
     """Return the slices of a run that lie on the way of the others, and the faults of those that do not.
 
     The one that is farthest away goes first: next to it others seem far away too.
     """
     kept, faults = run, []
-    ignored: set[int] = set()
+    unsure: set[int] = set()
     while len(kept) > 2:
         distance = _distance_from_way(place, kept)
-        distance[[number in ignored for number in kept[1:-1].tolist()]] = 0.0
+        distance[[number in unsure for number in kept[1:-1].tolist()]] = 0.0
         at = int(distance.argmax())
         if distance[at] <= limit:
             break
         before, number, after = (int(each) for each in kept[at : at + 3])
         closing = float(np.linalg.norm(place[after] - place[before]))
-        sure = min(peak[number - 1], peak[number])
-        if sure < AGREEING or (sure < RELIABLE and closing > limit):
-            ignored.add(number)
-            continue
         amount = float(np.linalg.norm(place[number] - (place[before] + place[after]) / 2))
+        lower = min(peak[number - 1], peak[number])
+        if lower < AGREEING or closing > max(limit, RETURNING * amount if lower >= sure else 0.0):
+            unsure.add(number)
+            continue
         faults.append(SliceFault("shifted", number, amount))
         kept = np.delete(kept, at + 1)
     return kept, faults
 
 
-def _jumps(place: Values, peak: Values, kept: Numbers, least: float) -> Iterator[SliceFault]:
-    """Yield the ends of a run that lie elsewhere than the next slice, and the slices from which on all do."""
-    steps = np.diff(place[kept], axis=0)
-    lengths = np.linalg.norm(steps, axis=1)
-    limit = max(2 * least, JITTER * float(np.median(lengths))) if len(lengths) else math.inf
-    for at in np.flatnonzero(lengths > limit).tolist():
-        before, after, amount = int(kept[at]), int(kept[at + 1]), float(lengths[at])
-        if after > before + 1 or peak[before] < RELIABLE:
-            continue
-        if at == 0:
-            yield SliceFault("shifted", before, amount, other=after)
-        elif at == len(lengths) - 1:
-            yield SliceFault("shifted", after, amount, other=before)
-        else:
-            yield SliceFault("moved", after, amount, other=before)
+def _jump(before: int, amount: float, full: Numbers) -> SliceFault:
+    """Return the fault of a displacement between a slice and the next: of an end of the stack, or of all behind."""
+    if before + 1 == full[-1]:
+        return SliceFault("shifted", before + 1, amount, other=before)
+    if before == full[0]:
+        return SliceFault("shifted", before, amount, other=before + 1)
+    return SliceFault("moved", before + 1, amount, other=before)
 
 
-def _unmatched(peak: Values, pairs: list[int], full: Numbers) -> Iterator[SliceFault]:
+def _closes(samples: SliceSamples, before: int, limit: float) -> bool:
+    """Return whether both ways over a third slice say the same of the displacement behind a slice."""
+    ways = [first for first in (before - 1, before) if 0 <= first < len(samples.wide_peak)]
+    gaps = (samples.wide_shift[first] - samples.shift[first] - samples.shift[first + 1] for first in ways)
+    return all(
+        np.linalg.norm(gap) <= limit and samples.wide_peak[first] >= AGREEING
+        for first, gap in zip(ways, gaps, strict=True)
+    )
+
+
+def _unmatched(peak: Values, pairs: list[int], full: Numbers) -> list[int]:
+    """Return slices between two others that match neither, in a stack where neighbours clearly do."""
     usual = float(np.median(peak[pairs]))
-    if usual < CLEAR or len(pairs) < FEW:
-        return
-    for number in full.tolist():
-        own = [peak[pair] for pair in (number - 1, number) if pair in pairs]
-        if len(own) == 2 and max(own) < min(LOST * usual, RELIABLE):
-            yield SliceFault("unmatched", number)
+    if usual < CLEAR or len(pairs) <= FEW:
+        return []
+    limit, known = min(LOST * usual, RELIABLE), set(pairs)
+    inner = [number for number in full.tolist() if number in known and number - 1 in known]
+    return [number for number in inner if max(peak[number - 1], peak[number]) < limit]
 
 
 def _pairs(full: Numbers) -> list[int]:

@@ -16,6 +16,10 @@ from napari_skipseg.images.stack import Stack
 
 WINDOW, SMALL = 512, 128
 """Sides of the large window and of the small ones, in pixels."""
+MIDDLE = 256
+"""Side of the part of a window that fine structure is measured in."""
+FEWEST = 2**14
+"""Pixels that percentiles are taken of, at least."""
 LARGE_SLICE = 768
 """Side from which on a slice is looked at in small windows too."""
 MOST_VOXELS = 2**28
@@ -34,9 +38,10 @@ class SliceSamples:
     """Measurements of n slices in w windows, and of the n - 1 pairs of neighbours.
 
     level: median grey value. spread: from the 1st to the 99th percentile. roughness: mean size of the Laplacian.
-    smoothness: correlation of neighbouring pixels. These are (n, w). unexplained: (n - 1, w), share of a slice's variance
-    that the slice before does not explain, 1 where one of the two is constant. shift: (n - 1, 2), displacement (y, x)
-    against the slice before in pixels; peak: (n - 1,), how certain it is (see `PhaseCorrelation.shift`).
+    smoothness: correlation of neighbouring pixels. These are (n, w). unexplained: (n - 1, w), share of a slice's
+    variance that the slice before does not explain, 1 where one of the two is constant. shift: (n - 1, 2), displacement
+    (y, x) against the slice before in pixels; peak: (n - 1,), how certain it is (see `PhaseCorrelation.shift`).
+    wide_shift, wide_peak: (n - 2, 2) and (n - 2,), the same against the slice before that.
     """
 
     level: NDArray[np.float64]
@@ -46,14 +51,8 @@ class SliceSamples:
     unexplained: NDArray[np.float64]
     shift: NDArray[np.float64]
     peak: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What is kept of a slice until the next one was compared with it."""
-
-    pictures: tuple[Picture, ...]
-    spectrum: Spectrum
+    wide_shift: NDArray[np.float64]
+    wide_peak: NDArray[np.float64]
 
 
 def sample_slices(stack: Stack, along: str, fixed: Mapping[str, int], most_voxels: int = MOST_VOXELS) -> SliceSamples:
@@ -65,42 +64,64 @@ def sample_slices(stack: Stack, along: str, fixed: Mapping[str, int], most_voxel
     windows = _choose_windows(stack, along, fixed, most_voxels)
     first = windows[0]
     correlation = PhaseCorrelation((first[0].stop - first[0].start, first[1].stop - first[1].start))
-    values, unexplained, displaced = [], [], []
-    before: _Seen | None = None
+    values, unexplained = [], []
+    displaced: dict[int, list[tuple[float, float, float]]] = {1: [], 2: []}
+    before: tuple[Picture, ...] = ()
+    spectra: list[Spectrum] = []
     for pictures in _pictures(stack, along, fixed, windows):
         values.append([_measure(picture) for picture in pictures])
-        now = _Seen(pictures, correlation.spectrum(pictures[0]))
-        if before is not None:
-            compared = zip(now.pictures, before.pictures, strict=True)
-            unexplained.append([_unexplained(new, old) for new, old in compared])
-            shift, peak = correlation.shift(now.spectrum, before.spectrum)
-            displaced.append((*shift, peak))
-        before = now
+        if before:
+            unexplained.append([_unexplained(new, old) for new, old in zip(pictures, before, strict=True)])
+        spectra = [*spectra[-2:], correlation.spectrum(pictures[0])]
+        for back, found in displaced.items():
+            if len(spectra) > back:
+                (y, x), peak = correlation.shift(spectra[-1], spectra[-1 - back])
+                found.append((y, x, peak))
+        before = pictures
     level, spread, roughness, smoothness = np.moveaxis(np.array(values, np.float64), 2, 0)
-    told = np.array(displaced, np.float64)
-    return SliceSamples(level, spread, roughness, smoothness, np.array(unexplained), told[:, :2], told[:, 2])
+    near, wide = (np.array(found, np.float64).reshape(-1, 3) for found in displaced.values())
+    return SliceSamples(
+        level=level,
+        spread=spread,
+        roughness=roughness,
+        smoothness=smoothness,
+        unexplained=np.array(unexplained, np.float64).reshape(-1, len(windows)),
+        shift=near[:, :2],
+        peak=near[:, 2],
+        wide_shift=wide[:, :2],
+        wide_peak=wide[:, 2],
+    )
 
 
 def _measure(picture: Picture) -> tuple[float, float, float, float]:
     """Return level, spread, roughness and smoothness of a picture."""
-    step = 2 if picture.size > 2**15 else 1
+    step = max(1, math.isqrt(picture.size // FEWEST))
     low, level, high = np.percentile(picture[::step, ::step], (1, 50, 99))
-    part = picture[: WINDOW // 2, : WINDOW // 2]
+    part = _middle(picture)
     inner = part[1:-1, 1:-1]
     laplacian = 4 * inner - part[:-2, 1:-1] - part[2:, 1:-1] - part[1:-1, :-2] - part[1:-1, 2:]
-    left, right = part[:, :-1] - part.mean(), part[:, 1:] - part.mean()
-    variance = float((left * left).mean())
-    smoothness = float((left * right).mean()) / variance if variance > 0 else 0.0
+    centred = part - part.mean()
+    variance = _mean_product(centred, centred)
+    smoothness = _mean_product(centred[:, :-1], centred[:, 1:]) / variance if variance > 0 else 0.0
     return float(level), float(high - low), float(np.abs(laplacian).mean()), smoothness
 
 
 def _unexplained(new: Picture, old: Picture) -> float:
     """Return 1 - r² of two pictures, 1 where one of them is constant."""
+    new, old = _middle(new), _middle(old)
     new, old = new - new.mean(), old - old.mean()
-    product_of_both = float((new * new).mean()) * float((old * old).mean())
-    if product_of_both == 0:
-        return 1.0
-    return 1.0 - float((new * old).mean()) ** 2 / product_of_both
+    variances = _mean_product(new, new) * _mean_product(old, old)
+    return 1.0 - _mean_product(new, old) ** 2 / variances if variances > 0 else 1.0
+
+
+def _mean_product(one: Picture, other: Picture) -> float:
+    return float(np.einsum("yx,yx->", one, other, dtype=np.float64)) / one.size
+
+
+def _middle(picture: Picture) -> Picture:
+    """Return the middle of a picture: what is measured of fine structure needs no more of it."""
+    top, left = (max(0, (length - MIDDLE) // 2) for length in picture.shape)
+    return picture[top : top + MIDDLE, left : left + MIDDLE]
 
 
 def _choose_windows(stack: Stack, along: str, fixed: Mapping[str, int], most_voxels: int) -> tuple[Window, ...]:
