@@ -162,6 +162,31 @@ def test_an_option_that_is_misspelt_is_one_sentence(model: Model) -> None:
         skipseg.segment(image, model, treshold=0.3)
     with pytest.raises(SpecError, match=r"There is no option 'cheese': the options are method.*planes"):
         skipseg.find_objects(image / 255, cheese=1)
+    labels = np.ones_like(image)
+    with pytest.raises(SpecError, match=r"There is no option 'reech': did you mean 'reach'"):
+        skipseg.finetune(image, labels, "tiny", "new", reech="quick")
+    for own in ("images", "model"):  # of the call itself
+        with pytest.raises(TypeError):
+            skipseg.finetune(image, labels, "tiny", "new", **{own: image})
+    with pytest.raises(SpecError, match=r"There is no option 'recursiv': did you mean 'recursive'"):
+        skipseg.run_batch("in", "out", "tiny", settings={"recursiv": True})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("reach", "quik"), ("precision", "f16"), ("loss", "mse"), ("batch_norm", "thawed")],
+)
+def test_a_value_that_fine_tuning_does_not_know_is_one_sentence(model: Model, option: str, value: str) -> None:
+    image = RNG.integers(0, 256, (40, 50)).astype(np.uint8)
+    with pytest.raises(SpecError, match=f"There is no {option} '{value}': choose one of"):
+        skipseg.finetune(image, np.ones_like(image), "tiny", "new", **{option: value})
+
+
+@pytest.mark.parametrize(("images", "labels"), [(2, 1), (1, 2), (0, 1), (2, 0)])
+def test_lists_of_another_length_are_one_sentence(model: Model, images: int, labels: int) -> None:
+    image = RNG.integers(0, 256, (40, 50)).astype(np.uint8)
+    with pytest.raises(skipseg.SkipsegError, match=rf"{images} images and {labels} labels were given"):
+        skipseg.finetune([image] * images, [image] * labels, "tiny", "new")
 
 
 @pytest.mark.parametrize(("form", "ending"), [("tiff", ".tif"), ("ome-zarr", ".ome.zarr")])

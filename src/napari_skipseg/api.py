@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.errors import ImageWarning, SpecError
+from napari_skipseg.errors import ImageWarning, InputError, SpecError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.formats import Format
 from napari_skipseg.images.stack import ArrayLike, Stack
@@ -169,6 +169,8 @@ def run_batch(
     from napari_skipseg.batch.settings import BatchSettings, ask
 
     request = ask(str(model), _made(SegmentOptions, {"attention": False, **options}), dtype, form, objects)
+    given = ("inputs", "output", "request")
+    _check_names(settings or {}, [each.name for each in fields(BatchSettings) if each.name not in given])
     asked = BatchSettings(str(inputs), str(output), request, **(settings or {}))
     return run_to_end(iter_batch(asked, retry))
 
@@ -194,8 +196,15 @@ def finetune(
     """
     from napari_skipseg.training.finetune import iter_finetune
 
+    given = ("model", "name", "images", "labels", "classes")
+    _check_names(options, [each.name for each in fields(FinetuneSettings) if each.name not in given])
+    some_images, some_labels = _list(images), _list(labels)
+    if len(some_images) != len(some_labels):
+        raise InputError(
+            f"{len(some_images)} images and {len(some_labels)} labels were given: give one of labels for each image."
+        )
     pairs = [
-        (_stack_of(image, ""), _stack_of(label, "")) for image, label in zip(_list(images), _list(labels), strict=True)
+        (_stack_of(image, ""), _stack_of(label, "")) for image, label in zip(some_images, some_labels, strict=True)
     ]
     named = tuple(ClassLabel(each, value) for each, value in (classes or {}).items())
     settings = FinetuneSettings(
@@ -216,13 +225,17 @@ def _made(kind: type[Options], options: Mapping[str, Any]) -> Options:
     Raises:
         SpecError: there is no such option.
     """
-    known = [each.name for each in fields(kind)]
+    _check_names(options, [each.name for each in fields(kind)])
+    return kind(**options)
+
+
+def _check_names(options: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raise SpecError where an option has a name that is not known."""
     unknown = [name for name in options if name not in known]
     if unknown:
         near = get_close_matches(unknown[0], known, 1)
         meant = f"did you mean '{near[0]}'? The options" if near else "the options"
         raise SpecError(f"There is no option '{unknown[0]}': {meant} are {', '.join(known)}.")
-    return kind(**options)
 
 
 def _warning(work: Generator[Progress, None, Result]) -> Result:

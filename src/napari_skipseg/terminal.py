@@ -31,6 +31,7 @@ from rich.text import Text
 
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.progress import Found, Progress, Result, TimeLeft, about_left, run_to_end
+from napari_skipseg.stopping import MESSAGE, STOPPED, stopping_between_steps
 
 LINE_EVERY = 60.0
 """Seconds between lines of progress in a log file."""
@@ -61,8 +62,6 @@ _PLAIN = {
     "─": "-",
 }
 """What stands for characters of ours on a console without them; all others are parted from their accents, or "?"."""
-STOPPED = 130
-"""Exit code of a command that was stopped by Ctrl-C or a signal."""
 
 
 def run_shown(app: typer.Typer) -> NoReturn:
@@ -89,9 +88,7 @@ def run_shown(app: typer.Typer) -> NoReturn:
             fail(f"{error.format_message().rstrip('.')}. See `{_help_of(error)}`.", 2, verbose)
         fail(f"Something unexpected went wrong ({type(error).__name__}: {error}).", show_traceback=verbose)
     if code == STOPPED:
-        fail(
-            "Stopped; no result is half-written, and the same command goes on from what is done where it can.", STOPPED
-        )
+        fail(MESSAGE, STOPPED)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -130,11 +127,11 @@ def watch(work: Generator[Progress, None, Result], title: str) -> Result:
     """Return the result of `work`; a bar with the time left is shown, or a line a minute where there is no terminal.
     What was `Found` about an image is printed once, a line each.
 
-    Ctrl-C (or a request to end) closes `work` at its next step, so that it leaves things in order; a second one stops
-    at once.
+    Ctrl-C or SIGTERM closes `work` at its next step, so that it leaves things in order; a second one, or a step that
+    takes too long, stops at once (`stopping`).
     """
     console = _on_stderr()
-    with _stopping_between_steps() as check, contextlib.closing(work):
+    with stopping_between_steps() as check, contextlib.closing(work):
         if not console.is_terminal:
             return run_to_end(work, _both(check, _noting(console, _a_line_a_minute(console, title))))
         columns = (
@@ -154,7 +151,7 @@ def watch(work: Generator[Progress, None, Result], title: str) -> Result:
 
 def follow(work: Generator[Progress, None, Result], show: Callable[[Progress], None]) -> Result:
     """Return the result of `work`, calling `show` with each step; Ctrl-C as for `watch`."""
-    with _stopping_between_steps() as check, contextlib.closing(work):
+    with stopping_between_steps() as check, contextlib.closing(work):
         return run_to_end(work, _both(check, show))
 
 
@@ -165,34 +162,6 @@ def saying(what: str) -> Iterator[None]:
     shown = Live(Spinner("dots", Text(what)), console=console, transient=True)
     with shown if console.is_terminal else contextlib.nullcontext():
         yield
-
-
-@contextlib.contextmanager
-def _stopping_between_steps() -> Iterator[Callable[[], None]]:
-    """Yield a function that raises KeyboardInterrupt where the user asked to stop since; a second time it is raised at
-    once."""
-    asked = False
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    def check() -> None:
-        if asked:
-            raise KeyboardInterrupt
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in signals}
-    for number in signals:
-        if before[number] is not signal.SIG_IGN:
-            signal.signal(number, note)
-    try:
-        yield check
-    finally:
-        for number in signals:
-            signal.signal(number, before[number])
 
 
 def _both(check: Callable[[], None], show: Callable[[Progress], None]) -> Callable[[Progress], None]:

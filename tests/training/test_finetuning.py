@@ -18,17 +18,18 @@ from napari_skipseg.models.description import ClassLabel, card_facts
 from napari_skipseg.models.folder import SAMPLE_FILE
 from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import UNetSpec
-from napari_skipseg.progress import run_to_end
-from napari_skipseg.training import shares
+from napari_skipseg.progress import Found, run_to_end
+from napari_skipseg.training import finetune, shares
 from napari_skipseg.training.augmentation import AUGMENTATIONS
-from napari_skipseg.training.class_plan import plan_classes
-from napari_skipseg.training.corrected import Corrected, iter_plan_lesson
+from napari_skipseg.training.class_plan import ClassPlan, plan_classes
+from napari_skipseg.training.corrected import Corrected, iter_find_places, iter_plan_lesson
 from napari_skipseg.training.finetune import iter_finetune
 from napari_skipseg.training.finetune_settings import FinetuneSettings, finetune_from_json
 from napari_skipseg.training.finetune_task import HOLDING
 from napari_skipseg.training.learning import Keep, Learned, Pictured, Report, ScoreRow
+from napari_skipseg.training.material import iter_read_material
 from napari_skipseg.training.remembered import remembered_of
-from napari_skipseg.training.report import CORRECTIONS, OWN_SAMPLE, STROKES, compare
+from napari_skipseg.training.report import CORRECTIONS, OWN_SAMPLE, STROKES, compare, examine
 from napari_skipseg.training.settings import TrainSettings
 from napari_skipseg.training.train import iter_train
 
@@ -345,6 +346,7 @@ def row(on, score, old, new, class_name="membrane"):
     return {(on, class_name, score): old} if old is not None else {}, {(on, class_name, score): new}
 
 
+CLASSES = ClassPlan((ClassLabel("membrane", 1), *MITO), (0,), (False, True), {2: 2})
 PLAN = plan_classes(
     settings_of(), type("Parent", (), {"classes": (ClassLabel("membrane", 1),), "class_names": ("membrane",)})
 )
@@ -415,3 +417,102 @@ def test_dense_labels_show_the_share_themselves(tmp_path, monkeypatch, labelled,
     sparse = Corrected(corrected.stack, np.where(kept, corrected.labels, 0).astype(np.uint8), "squares")
     finetuned(tmp_path, settings_of(reach="quick", steps=2), sparse)
     assert bool(asked) == changes
+
+
+def stop_at(work, message):
+    """Run until a progress says so, and close it there as a signal does."""
+    for progress in work:
+        if message in progress.message:
+            break
+    else:
+        pytest.fail(f"it never said '{message}'")
+    work.close()
+
+
+@pytest.mark.parametrize("moment", ["scoring membranes: place 2 of", "scoring new: place 3 of"])
+def test_a_fine_tuning_that_is_stopped_while_scoring_is_a_model_which_the_same_call_only_scores(tmp_path, moment):
+    settings, corrected = settings_of(reach="quick", steps=2), (squares(),)
+    stop_at(iter_finetune(settings, corrected, tmp_path, "cpu"), moment)
+    model = read_model(tmp_path / "new").description
+    assert (model.card.scores, model.training.report) == ({}, {})
+    weights = (tmp_path / "new" / "weights.safetensors").stat()
+    told = []
+    result = run_to_end(iter_finetune(settings, corrected, tmp_path, "cpu"), told.append)
+    assert not any(news.message.startswith("step") for news in told)
+    assert (tmp_path / "new" / "weights.safetensors").stat() == weights
+    assert read_model(tmp_path / "new").description.training.report["reason"] == result.report.reason
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_model_without_scores_learnt_from_other_corrections_is_not_taken_for_this_one(tmp_path):
+    settings, first = settings_of(reach="quick", steps=2), squares()
+    stop_at(iter_finetune(settings, (first,), tmp_path, "cpu"), "scoring new")
+    other = Corrected(first.stack, np.where(first.labels == 2, 1, 2).astype(np.uint8), first.name)
+    with pytest.raises(ModelError, match="never overwritten"):
+        run_to_end(iter_finetune(settings, (other,), tmp_path, "cpu", afresh=True))
+
+
+def test_a_scoring_that_fails_leaves_the_model_and_says_how_it_is_scored(tmp_path, monkeypatch):
+    settings, corrected = settings_of(reach="quick", steps=2), squares()
+
+    def fail(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "compare", fail)
+        with pytest.raises(ModelError, match=r"is written to .*illegal memory access.*the same command only scores it"):
+            finetuned(tmp_path, settings, corrected)
+    assert finetuned(tmp_path, settings, corrected).report.rows
+
+
+def test_every_phase_says_how_much_of_it_is_done(tmp_path):
+    told = []
+    run_to_end(iter_finetune(settings_of(steps=2, reach="normal"), (squares(),), tmp_path, "cpu"), told.append)
+    for phase in ("getting the new classes started: step", "scoring membranes: place", "scoring new: place"):
+        counts = [(news.done, news.total) for news in told if news.message.startswith(phase)]
+        assert len(counts) > 2, phase
+        assert counts == sorted(counts)
+        assert {total for _, total in counts} == {counts[0][1]}
+
+
+def test_each_place_is_predicted_once_for_all_that_it_is_compared_with(monkeypatch):
+    corrected = squares()
+    accepted = corrected.labels.copy()
+    strokes = np.where(np.arange(192) % 2 == 0, corrected.labels, 0).astype(np.uint8)
+    split = run_to_end(
+        iter_find_places(settings_of(), (Corrected(corrected.stack, accepted, "half", strokes),), CLASSES, 2)
+    )
+    material = run_to_end(
+        iter_read_material((Corrected(corrected.stack, accepted, "half", strokes),), split, CLASSES, (64, 64), 0)
+    )
+    examination = examine(material, CLASSES, None, 8, 4)
+    assert len(examination.questions) == len(material.held_out)
+    for question in examination.questions:
+        on_all, on_strokes = (each.target for each in question.comparisons)
+        assert 0 < (on_strokes >= 0).sum() < (on_all >= 0).sum()
+
+
+def test_the_picture_shows_the_sample_with_the_labels_and_not_the_first_of_the_batch(tmp_path):
+    corrected = squares(depth=2, side=192)
+    corrected.labels[:, :, :96] = np.minimum(corrected.labels[:, :, :96], 1)  # no square on the left
+    work = iter_finetune(settings_of(steps=2), (corrected,), tmp_path, "cpu")
+    picture = next(news for news in work if isinstance(news, Pictured))
+    assert (picture.target == 2).sum() > 100
+    bright = picture.image[picture.target == 2].mean() - picture.image[picture.target == 0].mean()
+    assert bright > 1  # it is the image of these labels
+
+
+def test_a_model_taught_at_another_voxel_size_is_for_that_size_and_says_so(library, tmp_path):
+    coarse = squares()
+    coarse = Corrected(replace(coarse.stack, voxel_size=(50, 5, 5)), coarse.labels, coarse.name)
+    settings = settings_of(reach="quick", steps=2)
+    found = []
+    lesson = run_to_end(iter_plan_lesson(settings, (coarse,), "cpu"))
+    result = run_to_end(
+        iter_finetune(settings, (coarse,), tmp_path, "cpu"),
+        lambda news: found.extend(news.findings if isinstance(news, Found) else ()),
+    )
+    model = read_model(result.folder).description
+    assert (model.voxel_size, model.unit) == ((50, 5, 5), "nm")
+    for told in (found, lesson.notes, [model.card.data]):
+        assert any("5 × 5 nm" in each and "membranes is for 4 × 4 nm" in each for each in told)

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage, UNetSpec
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.training import checkpoint, fit
+from napari_skipseg.training import checkpoint, fit, train_task
 from napari_skipseg.training.compute import Compute, choose_compute
 from napari_skipseg.training.distributed import ALONE
 from napari_skipseg.training.fit import iter_fit
@@ -127,8 +128,9 @@ def test_the_best_weights_on_the_held_out_slices_are_kept(tmp_path, monkeypatch)
         seen.append({name: tensor.clone() for name, tensor in run.network.state_dict().items()})
         if value < run.state.best_loss:
             run.state.best_loss, run.state.best_weights = value, seen[-1]
+        yield from ()
 
-    monkeypatch.setattr(fit, "_validate", pretend)
+    monkeypatch.setattr(fit, "_iter_validate", pretend)
     network, state = run(settings_of(), tmp_path / "file")
     assert state.best_loss == 0.2
     assert all(torch.equal(tensor, seen[1][name]) for name, tensor in network.state_dict().items())
@@ -301,8 +303,9 @@ def pretend_losses(monkeypatch, *losses):
         value = next(values)
         run.state.stale = 0 if value < run.state.best_loss else run.state.stale + 1
         run.state.best_loss = min(value, run.state.best_loss)
+        yield from ()
 
-    monkeypatch.setattr(fit, "_validate", pretend)
+    monkeypatch.setattr(fit, "_iter_validate", pretend)
 
 
 def test_training_stops_after_so_many_validations_without_a_lower_loss(tmp_path, monkeypatch):
@@ -352,3 +355,74 @@ def test_without_an_epoch_there_is_no_map_and_the_first_select_weights_are_kept(
     _, state = run(settings, tmp_path / "file")
     assert state.updates == state.epoch_begin == {}
     assert state.select_start == {"gates.0.select": tuple(round(weight, 5) for weight in start)}
+
+
+THREE_HELD_OUT = replace(DATA, validation=(labelled(1, 3),))
+
+
+@pytest.mark.parametrize("seen", [1, 2])
+@pytest.mark.parametrize("step", [2, 6])
+def test_a_fit_that_was_closed_within_a_validation_validates_that_step_when_resumed(tmp_path, step, seen):
+    settings = settings_of()
+    straight, state = run(settings, tmp_path / "straight", data=THREE_HELD_OUT)
+    work = iter_fit(settings, THREE_HELD_OUT, network_of(settings), tmp_path / "closed", CPU)
+    while f"step {step} of 6" not in (told := next(work)).message or f"held out: {seen} of 3" not in told.message:
+        pass
+    work.close()
+    resumed, resumed_state = run(settings, tmp_path / "closed", data=THREE_HELD_OUT)
+    assert_equal_weights(straight, resumed)
+    assert resumed_state.curves == state.curves
+
+
+def test_a_caller_between_two_parts_of_a_validation_computes_gradients(tmp_path):
+    settings = settings_of(steps=2)
+    for _ in iter_fit(settings, THREE_HELD_OUT, network_of(settings), tmp_path / "file", CPU):
+        assert not torch.is_inference_mode_enabled()
+        assert torch.is_grad_enabled()
+
+
+def test_each_step_that_takes_long_is_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(fit, "LONG_STEP", 0.0)
+    work = iter_fit(settings_of(validate_every=100), DATA, network_of(settings_of()), tmp_path / "file", CPU)
+    for step in (1, 2, 3):
+        next(work)
+        with safe_open(tmp_path / "file", framework="pt") as opened:
+            assert json.loads(opened.metadata()["fit"])["step"] == step
+    work.close()
+
+
+def test_the_picture_is_that_of_the_window_with_the_most_of_a_class(tmp_path):
+    image = np.stack([np.full((24, 24), value, np.float32) for value in (1, 2, 3)])[None]
+    target = np.zeros((3, 24, 24), np.int16)
+    target[1, :4], target[2, :2] = 1, 1
+    data = replace(DATA, validation=(Labelled(image, target),))
+    work = iter_fit(settings_of(steps=1), data, network_of(settings_of()), tmp_path / "file", CPU)
+    (picture,) = (told for told in work if isinstance(told, Pictured))
+    assert (picture.image == 2).all()
+    assert (picture.target == target[1]).all()
+
+
+def test_a_volume_is_validated_in_blocks_that_cover_it_once(monkeypatch):
+    monkeypatch.setattr(train_task, "VALIDATION_VOXELS", 1000)
+    run_of_slices = labelled(0, 7)
+    windows = train_task._validation_windows((run_of_slices,), 3)
+    assert len(windows) > 3
+    assert max(window.target.size for window in windows) <= 1000
+    assert sum(window.target.size for window in windows) == run_of_slices.target.size
+    assert sum(int(window.target.sum()) for window in windows) == int(run_of_slices.target.sum())
+    assert all(window.image.shape[1:] == window.target.shape for window in windows)
+
+
+def test_the_picture_of_a_volume_is_the_slice_with_the_most_of_a_class(tmp_path):
+    settings = settings_of(spec=UNetSpec(dimensions=3, widths=(2, 4)), patch=(8, 8, 8), steps=1)
+    target = np.zeros((8, 16, 16), np.int16)
+    target[5, :4] = 1
+    target[2, :2] = 1
+    image = np.broadcast_to(np.arange(8, dtype=np.float32)[:, None, None], target.shape)[None].copy()
+    data = TrainingData((Labelled(image, target),), (Labelled(image, target),), DATA.stack)
+    (picture,) = (
+        told
+        for told in iter_fit(settings, data, network_of(settings), tmp_path / "file", CPU)
+        if isinstance(told, Pictured)
+    )
+    assert (picture.image == 5).all()

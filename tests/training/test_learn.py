@@ -27,12 +27,13 @@ PICTURE = Pictured(0, 0, "", *(np.zeros((4, 4), kind) for kind in (np.float32, n
 class Likeness:
     """Learns to give back its images by the submodules named `parts`, in evaluation mode below them."""
 
-    def __init__(self, parts=("up", "gates", "decoder", "classifier"), losses=None, title="a", **pace):
+    def __init__(self, parts=("up", "gates", "decoder", "classifier"), losses=None, title="a", held_out=1, **pace):
         self.parts, self.title = parts, title
         self.losses = None if losses is None else iter(losses)
         values = {"steps": 6, "validate_every": 2, "shown_every": 1} | pace
         self.pace = Pace(training_protocol=RATE, **values)
         self.modes = []
+        self.held_out = held_out
 
     def record(self):
         return {"title": self.title}
@@ -52,7 +53,9 @@ class Likeness:
         image = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(number))
         return nn.functional.mse_loss(network(image).logits, image)
 
-    def validate(self, network):
+    def iter_validate(self, network):
+        for part in range(1, self.held_out):
+            yield part, self.held_out
         self.modes.append(network.training)
         if self.losses is None:
             return Validation(float(self.loss(network, 999).detach()), {"likeness": 0.5}, PICTURE)
@@ -99,7 +102,7 @@ def test_points_of_curves_and_pictures_come_as_they_are_made(tmp_path):
     held_out = {"held-out loss", "likeness"}
     assert learned == {2: held_out, 3: {"training loss"}, 4: held_out, 5: {"training loss", *held_out}}
     assert told[2].image is PICTURE.image
-    assert told[2].message.startswith("step 2, held-out loss")
+    assert told[2].message.startswith("step 2 of 5, held-out loss")
 
 
 def test_what_is_not_trained_stays_and_asks_for_gradients_again_in_the_end(tmp_path):
@@ -171,7 +174,7 @@ def test_keep_is_heard_at_a_picture_too(tmp_path):
 
 def test_without_anything_held_out_keep_keeps_the_last_weights(tmp_path):
     task = Likeness(steps=50)
-    task.validate = lambda _network: None
+    task.iter_validate = lambda _network: iter(())
     work = iter_learn(task, network_of(), tmp_path / "file", CPU)
     while next(work).done < 3:
         pass
@@ -223,3 +226,20 @@ def test_a_generous_limit_changes_nothing(tmp_path):
     limited, state = learn(Likeness(minutes=100), tmp_path / "limited")
     assert all(tensor.equal(straight.state_dict()[name]) for name, tensor in limited.state_dict().items())
     assert not state.ended
+
+
+def test_keep_is_heard_within_a_validation_too(tmp_path):
+    work = iter_learn(Likeness(steps=50, held_out=3), network_of(), tmp_path / "file", CPU)
+    while "held out: 1 of 3" not in next(work).message:
+        pass
+    work.send(Keep())
+    state = run_to_end(work)
+    assert (state.step, state.ended) == (2, True)
+
+
+def test_a_validation_says_how_far_it_is(tmp_path):
+    told = list(iter_learn(Likeness(steps=2, held_out=3), network_of(), tmp_path / "file", CPU))
+    assert [news.message.partition(", looking ")[2] for news in told if "looking" in news.message] == [
+        "at what is held out: 1 of 3",
+        "at what is held out: 2 of 3",
+    ]

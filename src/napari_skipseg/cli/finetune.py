@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from napari_skipseg.cli.options import AsJson, Device, add_flags, flag, one_of
-from napari_skipseg.progress import Progress, in_words, run_to_end
-from napari_skipseg.terminal import report, report_rows, watch
+from napari_skipseg.progress import Progress, in_words
+from napari_skipseg.terminal import follow, report, report_rows, watch
 from napari_skipseg.training.augmentation import AUGMENTATIONS
 from napari_skipseg.training.finetune_settings import BatchNorm, Reach
 from napari_skipseg.training.settings import LossName, Precision
@@ -71,7 +71,7 @@ def finetune(
     processes, folder, corrected = started_by_torchrun(), out or user_folder(), read_corrected(settings)
     work = iter_finetune(settings, corrected, folder, device, processes)
     if not processes.is_first:
-        run_to_end(work)
+        follow(work, lambda _progress: None)
         return
     check_free(name, folder)
     lesson = watch(iter_plan_lesson(settings, corrected, device), "looking at the labels")

@@ -9,8 +9,7 @@ import typer
 
 from napari_skipseg.cli.options import Device, Unit, VoxelSize, add_flags, flag, one_of
 from napari_skipseg.networks.specs import NETWORK_NAMES, SKIPS, SelectInit
-from napari_skipseg.progress import run_to_end
-from napari_skipseg.terminal import watch
+from napari_skipseg.terminal import follow, watch
 from napari_skipseg.training.augmentation import AUGMENTATIONS
 from napari_skipseg.training.protocols import PROTOCOLS
 from napari_skipseg.training.settings import LossName, Precision
@@ -84,7 +83,7 @@ def train(
     if processes.is_first:
         typer.echo(str(watch(work, f"training {chosen.name}")))
     else:
-        run_to_end(work)
+        follow(work, lambda _progress: None)
 
 
 add_flags(train, FLAGS)

@@ -17,8 +17,8 @@ import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
-from napari_skipseg.corrections.durable import PARTIAL, make_folders, sync_folder, write_durably, write_whole_file
 from napari_skipseg.corrections.sparse_array import Place, chunk_shape
+from napari_skipseg.durable import PARTIAL, make_folders, sync_folder, write_durably, write_whole_file
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.zarr_layout import UNITS
 

@@ -23,7 +23,7 @@ import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
-from napari_skipseg.corrections.durable import sync_folder
+from napari_skipseg.durable import sync_folder
 
 PREFIX = "journal-"
 RETRY = 1.0

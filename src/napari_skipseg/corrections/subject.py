@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from napari_skipseg.corrections.chunk_files import Grid
 from napari_skipseg.corrections.coding import CorrectionClass
-from napari_skipseg.corrections.durable import write_durably
+from napari_skipseg.durable import write_durably
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images.fingerprint import fingerprint
 from napari_skipseg.images.stack import Stack

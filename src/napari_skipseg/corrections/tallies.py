@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.corrections.durable import write_durably
 from napari_skipseg.corrections.sparse_array import Place, SparseArray
+from napari_skipseg.durable import write_durably
 
 FILE = "counts.json"
 

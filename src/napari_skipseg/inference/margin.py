@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.inference.backends import Backend, Pixels
+from napari_skipseg.progress import Progress, run_to_end
 
 AGREEMENT = 0.9999
 """Share of a tile's kept voxels whose binary value must be that of the whole image."""
@@ -16,7 +19,12 @@ STRIDES = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
 def measure_margin(backend: Backend, image: Pixels, stride: int) -> int:
-    """Return the smallest margin, in voxels, at which a tile agrees with the whole image.
+    """Return what `iter_measure_margin` returns."""
+    return run_to_end(iter_measure_margin(backend, image, stride))
+
+
+def iter_measure_margin(backend: Backend, image: Pixels, stride: int) -> Generator[Progress, None, int]:
+    """Yield before each pass; return the smallest margin, in voxels, at which a tile agrees with the whole image.
 
     The tile is the far half of the image along its long axes, so that it has a border of its own on one side and the
     image's on the other. Where no margin that fits into it is enough, the largest that fits.
@@ -28,7 +36,9 @@ def measure_margin(backend: Backend, image: Pixels, stride: int) -> int:
     starts = [side // 2 // stride * stride if 2 * side >= max(sides) else 0 for side in sides]
     whole_image = image[(slice(None), *(slice(0, side) for side in sides))]
     cut = (slice(None), *(slice(start, None) for start in starts))
+    yield Progress(0, 2, "measuring the margin: pass 1 of 2")
     whole = _binary(backend, whole_image)
+    yield Progress(1, 2, "measuring the margin: pass 2 of 2")
     tile = _binary(backend, whole_image[cut])
     differs = tile != whole[cut]
     margin = 0

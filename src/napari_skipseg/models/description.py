@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -42,6 +42,20 @@ class Card:
 
 
 @dataclass(frozen=True)
+class ModelScores:
+    """How a finished model does on what was held out. It is measured after the model is written, in a file of its own.
+
+    scores, scores_on: as in `Card`. report: as in `TrainingRecord`.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    scores: dict[str, float] = field(default_factory=dict)
+    scores_on: str = ""
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class TrainingRecord:
     """How a model came to be: settings as given, and its curves as (step, value) pairs.
 
@@ -50,6 +64,7 @@ class TrainingRecord:
     device, precision: what the training computed on ("cpu", "cuda", "mps") and in ("f32", "bf16"); "" in models that
     were trained before this was recorded. parent, parent_sha256: the model it started from, and the SHA-256 of its
     weights. report: how it compares with the parent (a `Report` of the training), where it was fine-tuned.
+    learnt_from_sha256: of the corrections that it was fine-tuned on.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -64,6 +79,7 @@ class TrainingRecord:
     report: dict[str, Any] = field(default_factory=dict)
     device: str = ""
     precision: str = ""
+    learnt_from_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +134,7 @@ def output_channels(classes: int) -> int:
 
 
 _ADAPTER: TypeAdapter[ModelDescription] = TypeAdapter(ModelDescription)
+_SCORES: TypeAdapter[ModelScores] = TypeAdapter(ModelScores)
 
 
 def description_from_json(text: str | bytes, place: str) -> ModelDescription:
@@ -137,6 +154,31 @@ def description_from_json(text: str | bytes, place: str) -> ModelDescription:
 def description_to_json(description: ModelDescription) -> str:
     """Return `description` as readable JSON; `description_from_json` gives the same value back."""
     return json.dumps(_ADAPTER.dump_python(description, mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+
+def scores_from_json(text: str | bytes, place: str) -> ModelScores:
+    """Return the scores in `text`, the content of a file called `place` (for messages).
+
+    Raises:
+        ModelError: not JSON, an unknown key, a missing or impossible value.
+    """
+    try:
+        return _SCORES.validate_json(text)
+    except ValidationError as error:
+        raise ModelError(
+            f"The file {place} holds no valid scores ({first_fault(error)}): delete it, the model works without it."
+        ) from error
+
+
+def scores_to_json(scores: ModelScores) -> str:
+    """Return `scores` as readable JSON; `scores_from_json` gives the same value back."""
+    return json.dumps(_SCORES.dump_python(scores, mode="json"), indent=1, ensure_ascii=False) + "\n"
+
+
+def with_scores(description: ModelDescription, found: ModelScores) -> ModelDescription:
+    """Return `description` with the scores and the report that were found later."""
+    card = replace(description.card, scores=found.scores, scores_on=found.scores_on)
+    return replace(description, card=card, training=replace(description.training, report=found.report))
 
 
 def card_facts(description: ModelDescription) -> dict[str, str]:

@@ -1,21 +1,34 @@
-"""A model on disk: a folder with `model.json` and `weights.safetensors`, checked by SHA-256. No pickle is ever read."""
+"""A model on disk: a folder with `model.json` and `weights.safetensors`, checked by SHA-256. No pickle is ever read.
+
+These two are never changed. Scores lie beside them in `scores.json`: a model is written as soon as its training ends,
+so that it is not lost if scoring fails, and is scored afterwards.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
+from napari_skipseg.durable import write_durably
 from napari_skipseg.errors import ModelError
-from napari_skipseg.models.description import ModelDescription, description_from_json
+from napari_skipseg.models.description import (
+    ModelDescription,
+    ModelScores,
+    description_from_json,
+    scores_from_json,
+    scores_to_json,
+    with_scores,
+)
 
 DESCRIPTION_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 SAMPLE_FILE = "sample.safetensors"
+SCORES_FILE = "scores.json"
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".bin")
 
 
 def read_description(folder: Path) -> ModelDescription:
-    """Return the description of the model in `folder`; its weights are not touched.
+    """Return the description of the model in `folder`, with its scores; its weights are not touched.
 
     Raises:
         ModelError: no such folder, no model in it, a file that may run code when loaded, or an invalid description.
@@ -32,7 +45,35 @@ def read_description(folder: Path) -> ModelDescription:
         text = file.read_bytes()
     except OSError as error:
         raise ModelError(f"'{folder}' is not a model: {DESCRIPTION_FILE} cannot be read in it.") from error
-    return description_from_json(text, str(folder))
+    description = description_from_json(text, str(folder))
+    scores = folder / SCORES_FILE
+    try:
+        found = scores.read_bytes()
+    except FileNotFoundError:
+        return description
+    except OSError as error:
+        raise ModelError(
+            f"The file {scores} cannot be read ({error.strerror}): copy the whole folder again."
+        ) from error
+    return with_scores(description, scores_from_json(found, str(scores)))
+
+
+def is_scored(folder: Path) -> bool:
+    """Return whether the model in `folder` was scored after it was written."""
+    return (folder / SCORES_FILE).exists()
+
+
+def write_scores(folder: Path, scores: ModelScores) -> None:
+    """Write the scores of the model in `folder`, whole or not at all.
+
+    Raises:
+        ModelError: the folder cannot be written.
+    """
+    file = folder / SCORES_FILE
+    try:
+        write_durably(file, scores_to_json(scores).encode())
+    except OSError as error:
+        raise ModelError(f"The scores cannot be written to '{file}': {error.strerror}.") from error
 
 
 def read_weights(folder: Path, description: ModelDescription) -> bytes:

@@ -21,7 +21,7 @@ from napari_skipseg.devices import choose_device
 from napari_skipseg.errors import DeviceError, FileError, SkipsegError, SpecError
 from napari_skipseg.inference.saving import scratch_folder
 from napari_skipseg.models.description import ModelDescription
-from napari_skipseg.models.folder import read_description
+from napari_skipseg.models.folder import is_scored, read_description
 from napari_skipseg.networks.build import count_parameters
 from napari_skipseg.networks.specs import ResidualFCNSpec
 from napari_skipseg.progress import Progress
@@ -122,7 +122,7 @@ def iter_ablation(
     total = settings.steps * len(plan)
     yield Progress(0, total, f"reading the images; training on {device.title}")
     models = folder / MODELS
-    if not all((models / own.name).exists() for own in plan):
+    if not all(is_scored(models / own.name) for own in plan):
         read_data(settings)  # what is wrong with the images is said now, and once
     _keep_settings(settings, folder)
     known = _known_seconds(folder)
@@ -163,8 +163,8 @@ def _iter_variant(
     target = models / settings.name
     begun = (models / f"{settings.name}.training" / CHECKPOINT).exists()
     try:
-        if not target.exists():
-            took = yield from _timed(iter_train(settings, models, device_name), at)
+        if not is_scored(target):
+            took = yield from _timed(iter_train(settings, models, device_name), at, settings.steps)
             row = replace(row, seconds=None if begun else round(took, 2))
         return _fill(row, read_description(target))
     except (FileError, DeviceError):
@@ -176,9 +176,12 @@ def _iter_variant(
         return replace(row, seconds=None, state=f"failed: {reason[:200]}")
 
 
-def _timed(work: Generator[Progress, None, Path], at: Progress) -> Generator[Progress, None, float]:
-    """Yield what `work` does, counted from `at` on; return the seconds it took, without those spent at a yield."""
-    seconds = 0.0
+def _timed(work: Generator[Progress, None, Path], at: Progress, steps: int) -> Generator[Progress, None, float]:
+    """Yield what `work` does, counted from `at` on; return the seconds it took, without those spent at a yield.
+
+    steps: of this training. Its other phases, such as scoring, count something else: they do not move the bar.
+    """
+    seconds, reached = 0.0, 0
     with closing(work):
         while True:
             begin = perf_counter()
@@ -186,7 +189,11 @@ def _timed(work: Generator[Progress, None, Path], at: Progress) -> Generator[Pro
             seconds += perf_counter() - begin
             if progress is None:
                 return seconds
-            yield Progress(at.done + progress.done, at.total, f"{at.message}: {progress.message}")
+            if progress.message.startswith("step "):
+                reached = progress.done
+            elif reached:
+                reached = steps
+            yield Progress(at.done + reached, at.total, f"{at.message}: {progress.message}")
 
 
 def _known_seconds(folder: Path) -> dict[str, float]:

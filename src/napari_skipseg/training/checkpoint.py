@@ -18,7 +18,7 @@ from napari_skipseg.errors import FileError, SpecError
 CHECKPOINT = "checkpoint.safetensors"
 """Name of the file in the folder of an unfinished training."""
 Curves = dict[str, list[tuple[int, float]]]
-NUMBERS = ("step", "curves", "recent", "best_loss", "stale", "updates", "select_start", "ended")
+NUMBERS = ("step", "curves", "recent", "best_loss", "stale", "updates", "select_start", "ended", "is_due")
 """Fields of `FitState` that are kept as JSON and that a resumed fit ends with as one in one go does."""
 PRECISION = "computed_in"
 """Under which the settings in a checkpoint say in which precision the fit computes."""
@@ -32,7 +32,8 @@ class FitState:
 
     recent: training losses since the last point of their curve. stale: validations since a lower held-out loss.
     updates, select_start: as in `TrainingRecord`. epoch_begin: the kernels when this epoch began. ended: whether it was
-    told to keep the best and end, or ran out of time. seconds: what it took so far.
+    told to keep the best and end, or ran out of time. is_due: whether this step is still to be validated: a fit may be
+    stopped in the middle of that. seconds: what it took so far.
     """
 
     step: int = 0
@@ -45,6 +46,7 @@ class FitState:
     epoch_begin: dict[str, Tensor] = field(default_factory=dict)
     select_start: dict[str, tuple[float, ...]] = field(default_factory=dict)
     ended: bool = False
+    is_due: bool = False
     seconds: float = 0.0
 
     def record(self, curve: str, value: float) -> None:

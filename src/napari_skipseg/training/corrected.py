@@ -23,6 +23,7 @@ from napari_skipseg.training.finetune_settings import AUTO, FinetuneSettings
 from napari_skipseg.training.learning import Lesson
 from napari_skipseg.training.places import KEYS, Place, Split, count_cells, part_places, slices_of, total
 from napari_skipseg.training.settings import held_out
+from napari_skipseg.training.taught_scale import taught_scale
 
 BLOCK = 4096
 """Longest side of what is read at once of labels that do not say where they are."""
@@ -254,7 +255,7 @@ def _check_split(split: Split, names: tuple[str, ...], validate: str) -> None:
             )
 
 
-def describe_lesson(split: Split, plan: ClassPlan, seconds: float | None = None) -> Lesson:
+def describe_lesson(split: Split, plan: ClassPlan, seconds: float | None = None, notes: tuple[str, ...] = ()) -> Lesson:
     """Return what is learnt from the places of `split`, in numbers."""
     names = ("background", *(plan.names[number - 1] for number in plan.values.values()))
 
@@ -263,7 +264,7 @@ def describe_lesson(split: Split, plan: ClassPlan, seconds: float | None = None)
 
     slices = len(list(slices_of((*split.training, *split.held_out))))
     places = (len(split.training), len(split.held_out))
-    return Lesson(counted(split.training), counted(split.held_out), places, slices, seconds)
+    return Lesson(counted(split.training), counted(split.held_out), places, slices, seconds, notes=notes)
 
 
 def check_images(corrected: Sequence[Corrected], parent: ModelDescription) -> None:
@@ -294,4 +295,6 @@ def iter_plan_lesson(
     plan = plan_classes(settings, parent)
     split = yield from iter_find_places(settings, corrected, plan, parent.spec.dimensions)
     yield Progress(len(corrected), len(corrected), "measuring how long a step takes")
-    return describe_lesson(split, plan, estimate_seconds(settings, plan, split, device_name))
+    scale = taught_scale([each.stack for each in corrected], split, parent)
+    notes = (scale.note,) if scale.note else ()
+    return describe_lesson(split, plan, estimate_seconds(settings, plan, split, device_name), notes)

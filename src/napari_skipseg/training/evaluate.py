@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.inference.backends import Backend
-from napari_skipseg.progress import run_to_end
+from napari_skipseg.inference.whole_image import TileResult, WholeImages
+from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.scores.isbi import SliceScores, combine_slices, iter_score_slices
 from napari_skipseg.scores.overlap import OverlapScores, pool_overlap, score_overlap
 from napari_skipseg.training.samples import Labelled
 
+LARGEST = 4096
+"""Longest side of what V_rand and V_info are taken on, in the middle of a slice. They flood it as a whole, which takes
+about 40 bytes a pixel: 0.7 GB at this size."""
+CELLS_ARE_CUT = f"V_rand and V_info on the middle {LARGEST} × {LARGEST} pixels of each slice"
 
-def score_held_out(
-    backend: Backend, runs: tuple[Labelled, ...], class_names: tuple[str, ...], dimensions: int
-) -> dict[str, float]:
-    """Return Dice at 0.5 of every class, and V_rand and V_info where the first class parts cells.
 
-    Whole slices (2D) or whole runs of slices (3D) in a single pass, no averaging, no post-processing. Dice is pooled
-    over all pixels that count, V_rand and V_info are means over all slices; runs may differ in size.
+def iter_score_held_out(
+    network: WholeImages, runs: tuple[Labelled, ...], class_names: tuple[str, ...], dimensions: int
+) -> Generator[Progress, None, dict[str, float]]:
+    """Yield after each tile and each slice; return Dice at 0.5 of every class, and V_rand and V_info.
+
+    The latter two where the first class parts cells. The network runs over whole slices (2D) or whole runs of slices
+    (3D), tile by tile, in a single pass, without averaging and without post-processing. Dice is pooled over all pixels
+    that count; V_rand and V_info are means over all slices. Runs may differ in size.
     """
     overlaps: dict[str, list[OverlapScores]] = {name: [] for name in class_names}
     slices: list[SliceScores | None] = []
-    for run in runs:
-        probability, counted = _predict(backend, run, dimensions), run.target >= 0
-        for label, name in enumerate(class_names, start=1):
-            if counted.any():
-                overlaps[name].append(score_overlap(probability[label - 1] > 0.5, run.target == label, counted))
-        if class_names[0] in BOUNDARY_CLASSES:
-            slices += run_to_end(iter_score_slices(1 - probability[0], (run.target != 1).astype(np.uint8)))
+    parts_cells = class_names[0] in BOUNDARY_CLASSES
+    pieces = [piece for run in runs for piece in _pieces(run, dimensions)]
+    for number, piece in enumerate(pieces):
+        at = f"scoring what is held out, {number + 1} of {len(pieces)}"
+        cell = np.empty(piece.target.shape, np.float32) if parts_cells else None
+        image = piece.image if dimensions == 3 else piece.image[:, 0]
+        for result in network.iter_tiles(image):
+            _add_overlaps(overlaps, result, piece.target[_in_piece(result.keep)])
+            if cell is not None:
+                cell[_in_piece(result.keep)] = 1 - result.probability[0]
+            yield Progress(number, len(pieces), f"{at}: tile {result.done} of {result.total}")
+        if cell is not None:
+            for z, target in enumerate(piece.target):
+                yield Progress(number, len(pieces), f"{at}: V_rand of slice {z + 1} of {len(piece.target)}")
+                slices += _score_slice(cell[z], target)
     scores = {f"Dice {name}": round(pool_overlap(found).dice, 5) for name, found in overlaps.items() if found}
     if any(slices):
         isbi = combine_slices(slices)
@@ -37,12 +53,33 @@ def score_held_out(
     return scores
 
 
-def _predict(backend: Backend, run: Labelled, dimensions: int) -> NDArray[np.float32]:
-    """Return probabilities (classes, Z, Y, X) of a run of slices."""
+def cuts_cells(runs: tuple[Labelled, ...], class_names: tuple[str, ...]) -> bool:
+    """Return whether V_rand is taken on a part of some slice only."""
+    return class_names[0] in BOUNDARY_CLASSES and any(max(run.target.shape[1:]) > LARGEST for run in runs)
+
+
+def _pieces(run: Labelled, dimensions: int) -> list[Labelled]:
+    """Return what a network sees at once: a run of slices in 3D, each of its slices in 2D."""
     if dimensions == 3:
-        probability = backend.run(run.image[None]).probability
-    else:
-        slices = (np.ascontiguousarray(run.image[None, :, z]) for z in range(run.image.shape[1]))
-        probability = np.stack([backend.run(each).probability for each in slices], axis=2)
-    predicted: NDArray[np.float32] = probability[0]
-    return predicted
+        return [run]
+    return [Labelled(run.image[:, z : z + 1], run.target[z : z + 1]) for z in range(len(run.target))]
+
+
+def _in_piece(keep: tuple[slice, ...]) -> tuple[slice | int, ...]:
+    """Return where a tile lies in an array (Z, Y, X); a tile of a slice has no Z."""
+    return keep if len(keep) == 3 else (0, *keep)
+
+
+def _add_overlaps(overlaps: dict[str, list[OverlapScores]], result: TileResult, target: NDArray[np.int16]) -> None:
+    counted = target >= 0
+    if not counted.any():
+        return
+    for label, found in enumerate(overlaps.values(), start=1):
+        found.append(score_overlap(result.probability[label - 1] > 0.5, target == label, counted))
+
+
+def _score_slice(cell: NDArray[np.float32], target: NDArray[np.int16]) -> list[SliceScores | None]:
+    middle = tuple(
+        slice(start := max(0, (length - LARGEST) // 2), start + min(length, LARGEST)) for length in target.shape
+    )
+    return run_to_end(iter_score_slices(cell[middle], (target[middle] != 1).astype(np.uint8)))

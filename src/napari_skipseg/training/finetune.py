@@ -1,34 +1,36 @@
-"""From a model and corrected images to a new model, beside the old one: read, score, fit, score again, write."""
+"""From a model and corrected images to a new model, beside the old one: read, fit, write, and then score both."""
 
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from napari_skipseg.devices import choose_device, versions
+from napari_skipseg.devices import Device, cpu_title, versions
 from napari_skipseg.errors import SpecError
 from napari_skipseg.inference.backends import TorchBackend
-from napari_skipseg.inference.margin import measure_margin
+from napari_skipseg.inference.margin import iter_measure_margin
 from napari_skipseg.models.catalog import check_free, locate_model
-from napari_skipseg.models.description import Card, ModelDescription, TrainingRecord
+from napari_skipseg.models.description import Card, ModelDescription, ModelScores, TrainingRecord
+from napari_skipseg.models.folder import write_scores
 from napari_skipseg.models.model import Model, as_stored, read_model, write_model
 from napari_skipseg.networks.head import grow_classes
 from napari_skipseg.networks.network import Network
-from napari_skipseg.progress import Progress, Result
+from napari_skipseg.progress import Found, Progress, Result
 from napari_skipseg.training.checkpoint import CHECKPOINT, FitState, belongs_to
 from napari_skipseg.training.class_plan import ClassPlan, plan_classes
 from napari_skipseg.training.compute import Compute, choose_compute
 from napari_skipseg.training.corrected import Corrected, check_images, describe_lesson, iter_find_places
 from napari_skipseg.training.distributed import ALONE, Processes, joined
-from napari_skipseg.training.finetune_settings import FinetuneSettings, finetune_to_dict
+from napari_skipseg.training.finetune_settings import FinetuneSettings, finetune_from_json, finetune_to_dict
 from napari_skipseg.training.finetune_task import (
     FinetuneTask,
     Lessons,
@@ -50,10 +52,11 @@ from napari_skipseg.training.remembered import (
     sample_of_corrections,
     sample_to_bytes,
 )
-from napari_skipseg.training.report import CORRECTIONS, Examination, Scores, compare, examine, predictor
-from napari_skipseg.training.shares import match_shares
+from napari_skipseg.training.report import CORRECTIONS, compare, examine
+from napari_skipseg.training.shares import iter_match_shares
 from napari_skipseg.training.stopwatch import agree_on_steps
-from napari_skipseg.training.train import make_scratch, thin_curve
+from napari_skipseg.training.taught_scale import TaughtScale, taught_scale
+from napari_skipseg.training.train import keeping_model, make_scratch, thin_curve, waits_for_scores
 from napari_skipseg.training.windows import as_batches, recalled_batches, windows_of
 
 STEPS_NOTE = "steps.txt"
@@ -65,30 +68,22 @@ RECALLED = 4
 
 @dataclass(frozen=True)
 class _Course:
-    """All that is settled before the first step."""
+    """All that is settled before the first step. sha256: of all that is learnt from."""
 
     settings: FinetuneSettings
     parent: Model
     plan: ClassPlan
     lesson: Lesson
+    scale: TaughtScale
     material: Material
+    sha256: str
     remembered: Remembered | None
-    compute: Compute
     processes: Processes
 
     @property
     def dimensions(self) -> int:
         """2 or 3."""
         return self.parent.description.spec.dimensions
-
-
-class _Start(NamedTuple):
-    """What the fit begins with, and the old model's scores."""
-
-    examination: Examination
-    before: Scores
-    network: Network
-    task: FinetuneTask
 
 
 def iter_finetune(
@@ -103,8 +98,9 @@ def iter_finetune(
     """Yield as fine-tuning goes on; return the new model's folder, `folder` / name, and how it compares with the old.
 
     The progress is a `Learned` where curves go on, a `Pictured` after each look at what is held out; a `Keep` sent back
-    ends the training with the best weights so far. A checkpoint lies in `folder` / name.training until the model is
-    written: the same call resumes from it. Of several `processes` each calls this; the first one writes the model.
+    ends the training with the best weights so far. A checkpoint lies in `folder` / name.training until both models are
+    scored: the same call resumes from it. The model is written as soon as the training ends; if it is not scored then,
+    the same call only scores it. Of several `processes` each calls this; the first one writes and scores.
 
     parent: the model that `settings.model` names, where it was read before; it stays as it is. afresh: a checkpoint of
     other settings or other corrections is thrown away, not refused.
@@ -114,19 +110,27 @@ def iter_finetune(
             device, a full disk.
     """
     target, scratch = folder / settings.name, folder / f"{settings.name}.training"
-    check_free(settings.name, folder)
-    model = parent or read_model(locate_model(settings.model))
-    compute = choose_compute(model.network, settings.precision, device_name, scratch / CHECKPOINT, processes)
-    course = yield from _refusing_keep(_iter_prepare(settings, corrected, model, compute, processes))
-    make_scratch(scratch)
-    with joined(processes, compute.device):
-        report, network, state = yield from _iter_train(course, scratch, afresh)
-    if report is None:
+    is_trained = waits_for_scores(target, lambda record: _is_same(record.settings, settings))
+    if not is_trained:
+        check_free(settings.name, folder)
+    parent = parent or read_model(locate_model(settings.model))
+    course = yield from _refusing_keep(_iter_prepare(settings, corrected, parent, processes))
+    if is_trained:
+        if not waits_for_scores(target, lambda record: record.learnt_from_sha256 == course.sha256):
+            check_free(settings.name, folder)
+        compute = choose_compute(parent.network, settings.precision, device_name, None, processes)
+    else:
+        checkpoint = scratch / CHECKPOINT
+        if afresh and not belongs_to(checkpoint, lambda record: is_record_of(record, settings, course.sha256)):
+            shutil.rmtree(scratch, ignore_errors=True)
+        compute = choose_compute(parent.network, settings.precision, device_name, checkpoint, processes)
+        make_scratch(scratch)
+        with joined(processes, compute.device):
+            yield from _iter_fit_and_write(course, compute, target, scratch)
+    if not processes.is_first:
         return Finetuned(target, Report((), False, "Another process writes the model."))
-    yield Progress(1, 1, "writing the model")
-    sample = sample_of_corrections(course.material, course.plan, course.dimensions, settings.seed)
-    joint = join_samples(course.remembered if settings.remember else None, sample, settings.seed)
-    write_model(target, _describe(course, network, state, report), network, sample_to_bytes(joint))
+    with keeping_model(target):
+        report = yield from _iter_score(course, compute, target)
     shutil.rmtree(scratch, ignore_errors=True)
     return Finetuned(target, report)
 
@@ -148,14 +152,10 @@ def _refusing_keep(work: Generator[Progress, None, Result]) -> Generator[Progres
 
 
 def _iter_prepare(
-    settings: FinetuneSettings,
-    corrected: Sequence[Corrected],
-    parent: Model,
-    compute: Compute,
-    processes: Processes,
+    settings: FinetuneSettings, corrected: Sequence[Corrected], parent: Model, processes: Processes
 ) -> Generator[Progress, None, _Course]:
-    """Yield while model, labels, images and the old model's sample are read; return all that is settled."""
-    yield Progress(0, 1, f"reading the labels; training on {compute.reason}")
+    """Yield while labels, images and the old model's sample are read; return all that is settled."""
+    yield Progress(0, 1, "reading the labels")
     place = locate_model(settings.model)
     description = parent.description
     processes.part_of(batch_of(settings, description.spec.dimensions))  # refused now, not after the images were read
@@ -163,62 +163,80 @@ def _iter_prepare(
     plan = plan_classes(settings, description)
     split = yield from iter_find_places(settings, corrected, plan, description.spec.dimensions)
     lesson = describe_lesson(split, plan)
+    scale = taught_scale([each.stack for each in corrected], split, description)
+    if scale.note:
+        yield Found(0, 1, "reading the labels", (scale.note,))
     patch = patch_of(settings, parent.network)
     material = yield from iter_read_material(corrected, split, plan, patch, settings.seed)
     yield Progress(1, 1, "reading what the model knew")
     remembered = remembered_of(place, description)
-    return _Course(settings, parent, plan, lesson, material, remembered, compute, processes)
+    return _Course(settings, parent, plan, lesson, scale, material, material.sha256(), remembered, processes)
 
 
-def _iter_train(
-    course: _Course, scratch: Path, afresh: bool
-) -> Generator[Progress, Keep | None, tuple[Report | None, Network, FitState]]:
-    """Yield while the old model is scored and the new one fitted; return their report, the network and its curves.
-
-    No report in other processes than the first.
-    """
-    plan = course.plan
-    start = yield from _refusing_keep(_iter_begin(course, scratch, afresh))
-    network = start.network
-    state = yield from iter_learn(start.task, network, scratch / CHECKPOINT, course.compute, course.processes)
+def _iter_fit_and_write(
+    course: _Course, compute: Compute, target: Path, scratch: Path
+) -> Generator[Progress, Keep | None, None]:
+    """Yield as the network is fitted and its margin measured; the first process writes the model, without scores."""
+    lessons, network, task = yield from _refusing_keep(_iter_begin(course, compute, scratch))
+    state = yield from iter_learn(task, network, scratch / CHECKPOINT, compute, course.processes)
     if not course.processes.is_first:
-        return None, network, state
-    yield Progress(1, 1, "scoring the new model")
-    match_shares(network, start.task.lessons, course.material, course.settings, course.compute)
-    network = as_stored(network)
-    after = _score(course, start.examination, network, {name: number for number, name in enumerate(plan.names)})
-    return compare(start.before, after, plan), network.to("cpu"), state
+        return
+    yield from iter_match_shares(network, lessons, course.material, course.settings, compute)
+    network = as_stored(network).to("cpu")
+    description = _describe(course, network, state, compute)
+    if course.settings.reach != "quick":  # there all that decides about the margin is the parent's
+        image = max((region.image for region in course.material.regions), key=lambda image: image.size)
+        backend = TorchBackend(Model(description, network), Device("cpu", cpu_title(), ""), "f32")
+        margin = yield from iter_measure_margin(backend, image.astype(np.float32), network.stride)
+        description = replace(description, margin=margin)
+    yield Progress(1, 1, "writing the model")
+    sample = sample_of_corrections(course.material, course.plan, course.dimensions, course.settings.seed)
+    joint = join_samples(course.remembered if course.settings.remember else None, sample, course.settings.seed)
+    write_model(target, description, network, sample_to_bytes(joint))
 
 
-def _iter_begin(course: _Course, scratch: Path, afresh: bool) -> Generator[Progress, None, _Start]:
-    """Yield while the old model is scored and the first patches are drawn; return what the fit begins with."""
+def _iter_begin(
+    course: _Course, compute: Compute, scratch: Path
+) -> Generator[Progress, None, tuple[Lessons, Network, FinetuneTask]]:
+    """Yield while the first patches are drawn; return what is learnt from, the network, and how it is fitted."""
     plan, model = course.plan, course.parent
-    old = copy.deepcopy(model.network).eval()
-    examination = examine(course.material, plan, course.remembered, model.description.margin, model.network.stride)
-    before: Scores = {}
-    if course.processes.is_first:
-        yield Progress(0, 1, "scoring the model as it is")
-        before = _score(course, examination, old, {plan.names[new]: number for new, number in enumerate(plan.kept)})
     torch.manual_seed(course.settings.seed)
     network = grow_classes(model.network, plan.kept, channels=plan.channels)
-    yield Progress(0, 1, "reading what is held out")
-    lessons = _lessons(course, old)
-    if afresh and not belongs_to(scratch / CHECKPOINT, lambda written: is_record_of(written, course.settings, lessons)):
-        shutil.rmtree(scratch)
-        make_scratch(scratch)
+    yield Progress(0, 1, f"reading what is held out; training on {compute.reason}")
+    lessons = _lessons(course, copy.deepcopy(model.network).eval())
     resumed = course.processes.highest(float((scratch / CHECKPOINT).exists())) > 0
     is_new = len(plan.classes) > len(plan.kept)
     if is_new and course.settings.reach != "quick" and not resumed:
-        yield from iter_prime(course.settings, lessons, network, course.compute, course.processes)
-    task = _task(course, lessons, network, scratch)
+        yield from iter_prime(course.settings, lessons, network, compute, course.processes)
+    task = _task(course, compute, lessons, network, scratch)
     if isinstance(task, QuickTask):
         yield from task.iter_prepare(network)
-    return _Start(examination, before, network, task)
+    return lessons, network, task
 
 
-def _score(course: _Course, examination: Examination, network: Network, columns: dict[str, int]) -> Scores:
-    network.to(course.compute.device)
-    return examination.score(predictor(network, course.compute), columns)
+def _iter_score(course: _Course, compute: Compute, target: Path) -> Generator[Progress, Keep | None, Report]:
+    """Yield as the old and the new model are scored; write the scores beside the new one, and return the report."""
+    parent = course.parent
+    margin, stride = parent.description.margin, parent.network.stride
+    examination = examine(course.material, course.plan, course.remembered, margin, stride)
+    old = yield from examination.iter_score(parent, compute, f"scoring {parent.description.name}")
+    new = yield from examination.iter_score(read_model(target), compute, f"scoring {course.settings.name}")
+    report = compare(old, new, course.plan)
+    scores = {
+        f"{row.score} {row.class_name}": row.new
+        for row in report.rows
+        if row.on == CORRECTIONS and row.score in ("Dice", "V_rand")
+    }
+    told = TypeAdapter(Report).dump_python(report, mode="json")
+    write_scores(target, ModelScores(scores, "corrections held out of training but used to choose the weights", told))
+    return report
+
+
+def _is_same(written: dict[str, Any], settings: FinetuneSettings) -> bool:
+    try:
+        return finetune_from_json(json.dumps(written)) == settings
+    except SpecError:
+        return False
 
 
 def _lessons(course: _Course, old: Network) -> Lessons:
@@ -234,62 +252,51 @@ def _lessons(course: _Course, old: Network) -> Lessons:
     held_out = list(as_batches(windows, plan, settings.remember))
     if recalled is not None:
         held_out += recalled_batches(recalled, plan, RECALLED)
-    return Lessons(patches, tuple(held_out), old if settings.remember and plan.kept else None, material.sha256())
+    return Lessons(patches, tuple(held_out), old if settings.remember and plan.kept else None, course.sha256)
 
 
-def _task(course: _Course, lessons: Lessons, network: Network, scratch: Path) -> FinetuneTask:
+def _task(course: _Course, compute: Compute, lessons: Lessons, network: Network, scratch: Path) -> FinetuneTask:
     """Return what the fit learns."""
     settings = course.settings
     batch = course.processes.part_of(batch_of(settings, course.dimensions))
-    steps = agree_on_steps(settings, course.plan, network, course.compute, scratch / STEPS_NOTE, course.processes)
-    if settings.reach == "quick":
-        return QuickTask(settings, lessons, steps, batch, course.compute)
-    return FinetuneTask(settings, lessons, steps, batch, course.compute)
+    steps = agree_on_steps(settings, course.plan, network, compute, scratch / STEPS_NOTE, course.processes)
+    kind = QuickTask if settings.reach == "quick" else FinetuneTask
+    return kind(settings, lessons, steps, batch, compute)
 
 
-def _describe(course: _Course, network: Network, state: FitState, report: Report) -> ModelDescription:
-    """Return the description of the new model: the old one's, with its own classes, margin, card and record."""
+def _describe(course: _Course, network: Network, state: FitState, compute: Compute) -> ModelDescription:
+    """Return the description of the new model: the old one's, with its own classes, card and record, without scores."""
     settings, parent = course.settings, course.parent.description
-    draft = replace(
+    return replace(
         parent,
         name=settings.name,
         spec=network.spec,
         classes=course.plan.classes,
         weights_sha256="",
-        card=_card(course, report),
+        voxel_size=course.scale.voxel_size,
+        unit=course.scale.unit,
+        card=_card(course),
         training=TrainingRecord(
             settings=finetune_to_dict(settings),
             curves={name: thin_curve(curve) for name, curve in state.curves.items()},
             versions=versions(),
-            device=course.compute.device.type,
-            precision=course.compute.precision,
+            device=compute.device.type,
+            precision=compute.precision,
             parent=parent.name,
             parent_sha256=parent.weights_sha256,
-            report=TypeAdapter(Report).dump_python(report, mode="json"),
+            learnt_from_sha256=course.sha256,
         ),
     )
-    if settings.reach == "quick":  # what lies below the last level, and so nearly all of the margin, is the parent's
-        return draft
-    image = max((region.image for region in course.material.regions), key=lambda image: image.size)
-    backend = TorchBackend(Model(draft, copy.deepcopy(network)), choose_device("cpu"), "f32")
-    return replace(draft, margin=measure_margin(backend, image.astype(np.float32), network.stride))
 
 
-def _card(course: _Course, report: Report) -> Card:
+def _card(course: _Course) -> Card:
     parent, lesson = course.parent.description, course.lesson
     counts = ", ".join(f"{name} {count:,}" for name, count in lesson.pixels.items())
     images = ", ".join(dict.fromkeys(Path(image).name for image in course.settings.images))
-    scores = {
-        f"{row.score} {row.class_name}": row.new
-        for row in report.rows
-        if row.on == CORRECTIONS and row.score in ("Dice", "V_rand")
-    }
+    taught = ", ".join(name for name in lesson.pixels if name != "background")
+    learnt_from = f"Corrections of {images}, {lesson.slices} slices: {counts} voxels."
     return Card(
-        summary=f"{parent.name}, fine-tuned ({course.settings.reach}) to {', '.join(lesson.pixels)}.".replace(
-            "background, ", ""
-        ),
-        data=f"Corrections of {images}, {lesson.slices} slices: {counts} voxels. Before that: {parent.card.data}",
+        summary=f"{parent.name}, fine-tuned ({course.settings.reach}) to {taught}.",
+        data=" ".join(filter(None, (learnt_from, course.scale.note, f"Before that: {parent.card.data}"))),
         terms=parent.card.terms,
-        scores=scores,
-        scores_on="corrections held out of training but used to choose the weights",
     )

@@ -74,8 +74,11 @@ class FinetuneSettings:
             raise SpecError("Each class needs a name and a label value of its own (NAME=VALUE).")
         if any(value < 2 for value in values):
             raise SpecError("Classes have values from 2 on: 0 means not looked at, 1 background (NAME=VALUE).")
-        if self.reach not in get_args(Reach):
-            raise SpecError(f"There is no reach '{self.reach}': choose one of {', '.join(get_args(Reach))}.")
+        named = (("reach", Reach), ("loss", LossName), ("batch_norm", BatchNorm), ("precision", Precision))
+        for option, known in named:
+            if getattr(self, option) not in get_args(known):
+                chosen = getattr(self, option)
+                raise SpecError(f"There is no {option} '{chosen}': choose one of {', '.join(get_args(known))}.")
         if self.validate != AUTO and not held_out(self.validate):
             raise SpecError("Nothing is held out: name slices such as 5-9, or auto for a fifth of the places.")
         if min(self.steps, self.batch) < 0 or not 0 <= self.minutes < math.inf:

@@ -101,11 +101,14 @@ def set_modes(network: Network, settings: FinetuneSettings) -> None:
                 module.eval()
 
 
-def is_record_of(written: dict[str, Any], settings: FinetuneSettings, lessons: Lessons) -> bool:
-    """Return whether a checkpoint with what is `written` is one of these settings, learning from the same."""
+def is_record_of(written: dict[str, Any], settings: FinetuneSettings, sha256: str) -> bool:
+    """Return whether a checkpoint with what is `written` is one of these settings, learning from the same.
+
+    sha256: of what is learnt from.
+    """
     known = {name: value for name, value in written.items() if name not in (LEARNT_FROM, PRECISION)}
     try:
-        return written.get(LEARNT_FROM) == lessons.sha256 and finetune_from_json(json.dumps(known)) == settings
+        return written.get(LEARNT_FROM) == sha256 and finetune_from_json(json.dumps(known)) == settings
     except SpecError:
         return False
 
@@ -145,7 +148,7 @@ class FinetuneTask:
 
     def is_same_run(self, written: dict[str, Any]) -> bool:
         """Return whether a checkpoint with the settings `written` is one of these."""
-        return is_record_of(written, self.settings, self.lessons)
+        return is_record_of(written, self.settings, self.lessons.sha256)
 
     def parameters(self, network: Network) -> Sequence[nn.Parameter]:
         """Return the parameters that the reach allows to move."""
@@ -192,27 +195,36 @@ class FinetuneTask:
             answers[asked.to(self.compute.device)] = found
         return answers
 
-    def validate(self, network: Network) -> Validation | None:
-        """Return the loss on what is held out, own sample included, and Dice of the classes that the labels judge."""
+    def iter_validate(self, network: Network) -> Generator[tuple[int, int], None, Validation | None]:
+        """Yield after each batch held out; return their mean loss, own sample included, and Dice of the taught classes.
+
+        The picture is that of the sample with the most voxels of the last class that the labels judge.
+        """
         losses: list[float] = []
         learnt = self.lessons.patches.plan.learnt
         overlap, sizes = torch.zeros(len(learnt)), torch.zeros(len(learnt))
-        picture, shown = None, -1
-        with torch.inference_mode():
-            for number, batch in enumerate(self.lessons.held_out):
+        picture, most = None, -1
+        for number, batch in enumerate(self.lessons.held_out):
+            if number:
+                yield number, len(self.lessons.held_out)
+            with torch.inference_mode():  # not around the yield: it would hold for the caller too
                 logits = self._held_out_logits(network, number)
                 losses.append(float(self._loss_of(logits, batch, self._held_out_answers(number), 1.0)))
                 if not bool(batch.judged[:, learnt[-1] - 1].all()):
                     continue
                 probability = class_probability(logits).cpu()
-                for column, label in enumerate(learnt):
-                    true = batch.targets == label
-                    predicted = (probability[:, label - 1] > 0.5) & (batch.targets >= 0)
-                    overlap[column] += 2 * (predicted & true).sum()
-                    sizes[column] += predicted.sum() + true.sum()
-                most = int((batch.targets == learnt[-1]).sum())
-                if most > shown:
-                    shown, picture = most, picture_of(batch.images, probability[:, [learnt[-1] - 1]], batch.targets)
+            for column, label in enumerate(learnt):
+                true = batch.targets == label
+                predicted = (probability[:, label - 1] > 0.5) & (batch.targets >= 0)
+                overlap[column] += 2 * (predicted & true).sum()
+                sizes[column] += predicted.sum() + true.sum()
+            shown = batch.targets == learnt[-1]
+            counts = shown.flatten(1).sum(dim=1)
+            best = int(counts.argmax())
+            if int(counts[best]) > most:
+                most = int(counts[best])
+                of_class = probability[best, [learnt[-1] - 1]]
+                picture = picture_of(batch.images[best], of_class, batch.targets[best], shown[best])
         dice = float((overlap / sizes.clamp(min=1)).mean())
         return Validation(sum(losses) / len(losses), {"held-out Dice": dice}, picture)
 

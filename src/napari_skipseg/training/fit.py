@@ -20,13 +20,15 @@ from napari_skipseg.training.learning import Keep, Learned, Pictured
 from napari_skipseg.training.optimizers import learning_rate, make_optimizer
 from napari_skipseg.training.samples import TrainingData
 from napari_skipseg.training.settings import TrainSettings
-from napari_skipseg.training.task import Pace, Task
+from napari_skipseg.training.task import Pace, Task, Validation
 from napari_skipseg.training.train_task import TrainTask
 from napari_skipseg.training.updates import convolutions_in_depth_order, kernels, mean_updates, select_weights
 
 SHOWN_EVERY = 10
 SAVED_EVERY = 60.0
 """Seconds between checkpoints: what a kill costs at most."""
+LONG_STEP = 5.0
+"""Seconds of a step from which on each one is saved: a signal may end the process in the middle of the next one."""
 
 
 @dataclass
@@ -35,6 +37,7 @@ class _Run:
 
     layers: the convolutions whose updates are recorded, in order of depth; none where no epoch is named. began: when
     this call would have, had it been one with those it goes on from. saved, validated: the steps of the last time.
+    keeps: whether a `Keep` was sent back in the middle of a validation.
     """
 
     task: Task
@@ -49,6 +52,7 @@ class _Run:
     saved_at: float
     saved: int
     validated: int = -1
+    keeps: bool = False
 
     @property
     def pace(self) -> Pace:
@@ -98,16 +102,19 @@ def iter_learn(
     try:
         run = _begin(task, network, checkpoint, compute, processes)
         try:
-            while not _has_ended(run):
-                _take_step(run)
-                picture = _record_and_save(run)
+            while run.state.is_due or not _has_ended(run):
+                if not run.state.is_due:
+                    _take_step(run)
+                picture = None
+                if run.state.is_due:
+                    picture = yield from _iter_validate_and_save(run)
                 keeps = isinstance((yield _news(run)), Keep)
                 if picture is not None:
                     keeps = isinstance((yield _placed(run, picture)), Keep) or keeps
-                if processes.highest(float(keeps)):
-                    _end_early(run)
+                if processes.highest(float(keeps or run.keeps)):
+                    yield from _iter_end_early(run)
         except GeneratorExit:  # at a yield, between two steps: after any other fault a step may be half done
-            if run.state.step != run.saved and processes.is_first:
+            if (run.state.step != run.saved or run.state.is_due) and processes.is_first:
                 _save(run)
             raise
     finally:
@@ -143,8 +150,8 @@ def _has_ended(run: _Run) -> bool:
 
 
 def _take_step(run: _Run) -> None:
-    """Take the next step, and record what it did."""
-    pace, state = run.pace, run.state
+    """Take the next step, record what it did, and save, each where its time has come."""
+    pace, state, before = run.pace, run.state, run.state.seconds
     if pace.epoch and state.step % pace.epoch == 0:
         state.epoch_begin = kernels(run.network, run.layers)
     for group in run.optimizer.param_groups:
@@ -165,6 +172,13 @@ def _take_step(run: _Run) -> None:
     if pace.minutes:
         state.seconds = run.processes.highest(state.seconds)
         state.ended = state.seconds >= 60 * pace.minutes
+    is_last = state.ended or state.step == pace.steps
+    if is_last or state.step % (pace.shown_every or SHOWN_EVERY) == 0:
+        state.record_recent()
+    state.is_due = is_last or state.step % pace.validate_every == 0
+    is_long = state.seconds - before > LONG_STEP or time.monotonic() - run.saved_at > SAVED_EVERY
+    if is_long and run.processes.is_first and not state.is_due:  # after a validation it is saved in any case
+        _save(run)
 
 
 def _gather_gradients(run: _Run) -> Tensor:
@@ -183,26 +197,14 @@ def _gather_gradients(run: _Run) -> Tensor:
     return total
 
 
-def _record_and_save(run: _Run) -> Pictured | None:
-    """Record the training loss, validate and save, each where its time has come; return the picture of a validation."""
-    pace, state = run.pace, run.state
-    is_last = state.ended or state.step == pace.steps
-    if is_last or state.step % (pace.shown_every or SHOWN_EVERY) == 0:
-        state.record_recent()
-    if is_last or state.step % pace.validate_every == 0:
-        return _validate_and_save(run)
-    if run.processes.is_first and time.monotonic() - run.saved_at > SAVED_EVERY:
-        _save(run)
-    return None
-
-
-def _end_early(run: _Run) -> None:
+def _iter_end_early(run: _Run) -> Generator[Progress, Keep | None, None]:
     """Validate what there is, so that the best can be kept, and remember that the run has ended."""
     run.state.ended = True
     if run.state.recent:
         run.state.record_recent()
     if run.validated != run.state.step:
-        _validate_and_save(run)
+        run.state.is_due = True
+        yield from _iter_validate_and_save(run)
     else:
         with run.processes.failing_together():
             if run.processes.is_first:
@@ -214,23 +216,33 @@ def _save(run: _Run) -> None:
     run.saved, run.saved_at = run.state.step, time.monotonic()
 
 
-def _validate_and_save(run: _Run) -> Pictured | None:
+def _iter_validate_and_save(run: _Run) -> Generator[Progress, Keep | None, Pictured | None]:
     """Validate and write the checkpoint, in the first process; let all know whether the loss still falls."""
     picture = None
     with run.processes.failing_together():
         if run.processes.is_first:
-            picture = _validate(run)
+            picture = yield from _iter_validate(run)
+        run.state.is_due = False
+        if run.processes.is_first:
             _save(run)
     run.validated = run.state.step
     run.state.stale = int(run.processes.highest(run.state.stale if run.processes.is_first else 0))
     return picture
 
 
-def _validate(run: _Run) -> Pictured | None:
+def _iter_validate(run: _Run) -> Generator[Progress, Keep | None, Pictured | None]:
     """Score the network on what is held out, and keep its weights where they are the best."""
     state = run.state
     run.network.eval()
-    found = run.task.validate(run.network)
+    work = run.task.iter_validate(run.network)
+    while True:
+        try:
+            done, total = next(work)
+        except StopIteration as stop:
+            found: Validation | None = stop.value
+            break
+        message = f"{_in_words(run)}, looking at what is held out: {done} of {total}"
+        run.keeps = isinstance((yield Progress(run.place, run.pace.steps, message)), Keep) or run.keeps
     if found is None:
         return None
     for curve, value in {"held-out loss": found.loss, **found.values}.items():
@@ -247,14 +259,15 @@ def _news(run: _Run) -> Progress:
     state = run.state
     values = {name: curve[-1][1] for name, curve in state.curves.items() if curve[-1][0] == state.step}
     if not values:
-        return Progress(run.place, run.pace.steps, _in_words(state))
-    return Learned(run.place, run.pace.steps, _in_words(state), state.step, values)
+        return Progress(run.place, run.pace.steps, _in_words(run))
+    return Learned(run.place, run.pace.steps, _in_words(run), state.step, values)
 
 
 def _placed(run: _Run, picture: Pictured) -> Pictured:
-    return replace(picture, done=run.place, total=run.pace.steps, message=_in_words(run.state))
+    return replace(picture, done=run.place, total=run.pace.steps, message=_in_words(run))
 
 
-def _in_words(state: FitState) -> str:
-    latest = (f"{name} {curve[-1][1]:.3f}" for name, curve in state.curves.items())
-    return ", ".join([f"step {state.step}", *latest])
+def _in_words(run: _Run) -> str:
+    latest = (f"{name} {curve[-1][1]:.3f}" for name, curve in run.state.curves.items())
+    total = "" if run.pace.minutes else f" of {run.pace.steps}"  # a time limit ends a fit before its steps do
+    return ", ".join([f"step {run.state.step}{total}", *latest])

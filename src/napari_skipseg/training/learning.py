@@ -84,7 +84,7 @@ class Lesson:
 
     pixels: labelled ones by class name, "background" included, to train on; held_out: those kept for scores. places:
     blocks with labels to train on and held out. slices: slices with labels. seconds: how long it will take, about;
-    None where that is not known yet. facts: more of it for the record.
+    None where that is not known yet. facts: more of it for the record. notes: sentences that a user should read first.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -95,3 +95,4 @@ class Lesson:
     slices: int
     seconds: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

@@ -46,6 +46,6 @@ def iter_prime(
         task.loss(network, step).backward()  # type: ignore[no-untyped-call]
         processes.average([parameter.grad for parameter in parameters if parameter.grad is not None])
         optimizer.step()
-        yield Progress(0, 1, f"{SHOWN}: step {step + 1} of {steps}")
+        yield Progress(step + 1, steps, f"{SHOWN}: step {step + 1} of {steps}")
     network.zero_grad(set_to_none=True)
     network.eval()

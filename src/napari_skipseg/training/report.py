@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from napari_skipseg.networks.network import Network, class_probability
-from napari_skipseg.progress import run_to_end
+from napari_skipseg.inference.backends import Pixels
+from napari_skipseg.inference.whole_image import TileResult, WholeImages
+from napari_skipseg.models.model import Model
+from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.scores.isbi import SliceScores, combine_slices, iter_score_slices
 from napari_skipseg.scores.overlap import OverlapScores, pool_overlap, score_overlap
@@ -21,13 +21,12 @@ from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.learning import EVEN, Report, ScoreRow
 from napari_skipseg.training.material import Material
 from napari_skipseg.training.remembered import Remembered
-from napari_skipseg.training.windows import Window, whole_windows, windows_of
+from napari_skipseg.training.windows import whole_windows, windows_of
 
 CORRECTIONS = "held-out corrections"
 STROKES = "held-out strokes"
 """Scored apart from what was accepted, which is the old model's own answer: there no other can be better."""
 OWN_SAMPLE = "its own sample"
-VOXELS_AT_ONCE = 2**19
 FORGOTTEN = {"V_rand": 0.02, "Dice": 0.05}
 """What a class may lose at most on the model's own sample, by score."""
 GIVEN_UP = 0.05
@@ -35,129 +34,143 @@ GIVEN_UP = 0.05
 FOUND = 0.3
 """Dice from which on a new class counts as found."""
 
-Predict = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""From images (N, C, *space) to probabilities (N, classes, *space)."""
 Scores = dict[tuple[str, str, str], float]
 """Scores by what was scored, the class's name, and the score's name."""
 
 
-def predictor(network: Network, compute: Compute) -> Predict:
-    """Return what gives the probabilities of `network`, in evaluation mode."""
+class Comparison(NamedTuple):
+    """What a model's answer about a window is compared with.
 
-    def predict(images: NDArray[np.float32]) -> NDArray[np.float32]:
-        network.eval()
-        with torch.inference_mode():
-            logits = compute.logits(network, torch.from_numpy(images))
-            probability: NDArray[np.float32] = class_probability(logits).cpu().numpy()
-        return probability
+    target: (*space), -1 where it does not count. classes: the value of each class in it, by name. is_whole: every voxel
+    is labelled, and cells are compared (V_rand), not voxels.
+    """
 
-    return predict
+    on: str
+    target: NDArray[np.int8]
+    classes: Mapping[str, int]
+    is_whole: bool = False
+
+
+class Question(NamedTuple):
+    """A window (C, *space), in standard units, that models are asked about once for all comparisons."""
+
+    image: NDArray[np.floating]
+    comparisons: tuple[Comparison, ...]
 
 
 @dataclass(frozen=True)
 class Examination:
-    """What models are scored on: windows on held-out corrections and a model's own sample.
+    """What models are scored on: windows on held-out corrections, and patches of a model's own sample."""
 
-    painted: the same windows with the strokes alone, where others were accepted. whole: those in which every voxel is
-    labelled.
-    """
+    questions: tuple[Question, ...]
 
-    windows: tuple[Window, ...]
-    painted: tuple[Window, ...]
-    whole: tuple[Window, ...]
-    remembered: Remembered | None
-    plan: ClassPlan
+    def iter_score(self, model: Model, compute: Compute, title: str) -> Generator[Progress, None, Scores]:
+        """Yield after each tile of each window; return the scores of those classes that the model knows, by name.
 
-    def score(self, predict: Predict, columns: Mapping[str, int]) -> Scores:
-        """Return the scores of a network whose probability of each class, by name, is in that column."""
-        scores: Scores = {}
-        judged = {self.plan.names[number - 1]: number for number in self.plan.learnt}
-        known = {name: number for name, number in judged.items() if name in columns}
-        scores |= _named(CORRECTIONS, _overlaps(self.windows, predict, known, columns))
-        scores |= _named(STROKES, _overlaps(self.painted, predict, self._painted(known), columns))
-        boundary = {name: number for name, number in known.items() if name in BOUNDARY_CLASSES}
-        scores |= _v_rand(CORRECTIONS, self.whole, predict, boundary, columns)
-        if self.remembered is not None and len(self.remembered):
-            scores |= self._score_sample(self.remembered, predict, columns)
-        return scores
-
-    def _painted(self, classes: Mapping[str, int]) -> dict[str, int]:
-        """Return those of the classes, by name, that the strokes show."""
-        shown = [np.unique(target) for _, target in self.painted]
-        return {name: label for name, label in classes.items() if any(label in found for found in shown)}
-
-    def _score_sample(self, sample: Remembered, predict: Predict, columns: Mapping[str, int]) -> Scores:
-        scores: Scores = {}
-        kept = {self.plan.names[place]: old for place, old in enumerate(self.plan.kept)}
-        chosen = sample.of(sample.held_out) if sample.held_out.any() else sample
-        for name, old in kept.items():
-            judged = chosen.of(chosen.judged[:, old])
-            windows = [
-                (image.astype(np.float32), target) for image, target in zip(judged.images, judged.targets, strict=True)
-            ]
-            scores |= _named(OWN_SAMPLE, _overlaps(windows, predict, {name: old + 1}, columns))
-            if name in BOUNDARY_CLASSES:
-                whole = [window for window in windows if (window[1] >= 0).all()]
-                scores |= _v_rand(OWN_SAMPLE, whole, predict, {name: old + 1}, columns)
-        return scores
+        title: what is done, for the progress.
+        """
+        columns = {name: number for number, name in enumerate(model.description.class_names)}
+        whole = WholeImages(model, compute.device, compute.precision)
+        overlaps: dict[tuple[str, str], list[OverlapScores]] = {}
+        cells: dict[tuple[str, str], list[SliceScores | None]] = {}
+        for number, question in enumerate(self.questions):
+            yield Progress(number, len(self.questions), f"{title}: place {number + 1} of {len(self.questions)}")
+            if not any(name in each.classes for each in question.comparisons for name in columns):
+                continue
+            tiles = whole.iter_whole(question.image)
+            probability = yield from _counted(tiles, number, len(self.questions), title)
+            for comparison in question.comparisons:
+                for name in (name for name in columns if name in comparison.classes):
+                    key = (comparison.on, name)
+                    if comparison.is_whole:
+                        cells.setdefault(key, []).extend(_score_cells(probability[columns[name]], comparison, name))
+                    elif (comparison.target >= 0).any():
+                        overlaps.setdefault(key, []).append(_overlap(probability[columns[name]], comparison, name))
+        return _in_order(overlaps, cells)
 
 
 def examine(
     material: Material, plan: ClassPlan, remembered: Remembered | None, margin: int, stride: int
 ) -> Examination:
     """Return what the old and the new model are scored on."""
-    windows = tuple(windows_of(material, material.held_out, margin, stride))
-    spots = material.painted(material.held_out)
-    painted = tuple(windows_of(material, spots, margin, stride, only_painted=True))
-    boundary = any(plan.names[number - 1] in BOUNDARY_CLASSES for number in plan.learnt)
-    whole = tuple(whole_windows(material, stride)) if boundary else ()
-    return Examination(windows, painted, whole, remembered, plan)
+    judged = {plan.names[number - 1]: number for number in plan.learnt}
+    boundary = {name: number for name, number in judged.items() if name in BOUNDARY_CLASSES}
+    painted = material.painted(material.held_out)
+    strokes = [target for _, target in windows_of(material, painted, margin, stride, only_painted=True)]
+    shown = {int(label) for target in strokes for label in np.unique(target)}
+    drawn = {name: number for name, number in judged.items() if number in shown}
+    strokes_of = {id(spot): target for spot, target in zip(painted, strokes, strict=True)}
+    windows = windows_of(material, material.held_out, margin, stride)
+    questions = []
+    for spot, (image, target) in zip(material.held_out, windows, strict=True):
+        comparisons = [Comparison(CORRECTIONS, target, judged)]
+        if id(spot) in strokes_of:
+            comparisons.append(Comparison(STROKES, strokes_of[id(spot)], drawn))
+        questions.append(Question(image, tuple(comparisons)))
+    if boundary:
+        for image, target in whole_windows(material, stride):
+            questions.append(Question(image, (Comparison(CORRECTIONS, target, boundary, is_whole=True),)))
+    if remembered is not None and len(remembered):
+        questions += _of_sample(remembered, plan)
+    return Examination(tuple(questions))
 
 
-def _batches(windows: Sequence[Window], predict: Predict) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int8]]]:
-    """Yield the probability (classes, *space) and the target of each window; those of one shape run together."""
-    for shape, group in groupby(windows, key=lambda window: window[1].shape):
-        alike = list(group)
-        step = max(1, VOXELS_AT_ONCE // math.prod(shape))
-        for first in range(0, len(alike), step):
-            images, targets = zip(*alike[first : first + step], strict=True)
-            yield from zip(predict(np.stack(images)), targets, strict=True)
+def _of_sample(sample: Remembered, plan: ClassPlan) -> list[Question]:
+    """Return the patches of a model's own sample that are held out, or all if none is."""
+    chosen = sample.of(sample.held_out) if sample.held_out.any() else sample
+    kept = {plan.names[place]: old for place, old in enumerate(plan.kept)}
+    questions = []
+    for image, target, judged in zip(chosen.images, chosen.targets, chosen.judged, strict=True):
+        classes = {name: old + 1 for name, old in kept.items() if judged[old]}
+        boundary = {name: label for name, label in classes.items() if name in BOUNDARY_CLASSES}
+        comparisons = [Comparison(OWN_SAMPLE, target, classes)]
+        if boundary and (target >= 0).all():
+            comparisons.append(Comparison(OWN_SAMPLE, target, boundary, is_whole=True))
+        questions.append(Question(image, tuple(comparisons)))
+    return questions
 
 
-def _overlaps(
-    windows: Sequence[Window], predict: Predict, classes: Mapping[str, int], columns: Mapping[str, int]
-) -> dict[str, OverlapScores]:
-    """Return the overlap of each class, pooled over the labelled voxels of all windows; classes: value by name."""
-    found: dict[str, list[OverlapScores]] = {name: [] for name in classes}
-    if classes:
-        for probability, target in _batches(windows, predict):
-            counted = target >= 0
-            for name, label in classes.items():
-                if counted.any():
-                    mask = probability[columns[name]] > 0.5
-                    found[name].append(score_overlap(mask, target == label, counted))
-    return {name: pool_overlap(scores) for name, scores in found.items() if scores}
+def _counted(
+    tiles: Generator[TileResult, None, Pixels], number: int, total: int, title: str
+) -> Generator[Progress, None, Pixels]:
+    """Yield between the tiles of a large window; return the probabilities in all of it."""
+    while True:
+        try:
+            result = next(tiles)
+        except StopIteration as stop:
+            whole: Pixels = stop.value
+            return whole
+        if result.done < result.total:
+            message = f"{title}: place {number + 1} of {total}, tile {result.done} of {result.total}"
+            yield Progress(number, total, message)
 
 
-def _named(on: str, overlaps: Mapping[str, OverlapScores]) -> Scores:
-    scores: Scores = {}
-    for name, overlap in overlaps.items():
-        scores[on, name, "Dice"] = overlap.dice
-        scores[on, name, "FPR"] = overlap.false_positive_rate
-        scores[on, name, "FNR"] = overlap.false_negative_rate
-    return scores
+def _overlap(probability: Pixels, comparison: Comparison, name: str) -> OverlapScores:
+    target = comparison.target
+    return score_overlap(probability > 0.5, target == comparison.classes[name], target >= 0)
 
 
-def _v_rand(
-    on: str, windows: Sequence[Window], predict: Predict, classes: Mapping[str, int], columns: Mapping[str, int]
+def _score_cells(probability: Pixels, comparison: Comparison, name: str) -> list[SliceScores | None]:
+    truth = (comparison.target != comparison.classes[name]).astype(np.uint8)
+    return run_to_end(iter_score_slices(1 - probability, truth))
+
+
+def _in_order(
+    overlaps: Mapping[tuple[str, str], list[OverlapScores]], cells: Mapping[tuple[str, str], list[SliceScores | None]]
 ) -> Scores:
-    slices: dict[str, list[SliceScores | None]] = {name: [] for name in classes}
-    if classes:
-        for probability, target in _batches(windows, predict):
-            for name, label in classes.items():
-                cell = 1 - probability[columns[name]]
-                slices[name] += run_to_end(iter_score_slices(cell, (target != label).astype(np.uint8)))
-    return {(on, name, "V_rand"): combine_slices(found).v_rand for name, found in slices.items() if any(found)}
+    """Return the scores in the order of a report: voxels, then cells, on the corrections and then on the sample."""
+    scores: Scores = {}
+    for parts in ((CORRECTIONS, STROKES), (OWN_SAMPLE,)):
+        for (on, name), found in sorted(overlaps.items(), key=lambda item: item[0][0]):  # of each part as they came
+            if on in parts:
+                pooled = pool_overlap(found)
+                scores[on, name, "Dice"] = pooled.dice
+                scores[on, name, "FPR"] = pooled.false_positive_rate
+                scores[on, name, "FNR"] = pooled.false_negative_rate
+        for (on, name), slices in cells.items():
+            if on in parts and any(slices):
+                scores[on, name, "V_rand"] = combine_slices(slices).v_rand
+    return scores
 
 
 def compare(old: Scores, new: Scores, plan: ClassPlan) -> Report:

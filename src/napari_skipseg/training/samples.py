@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torch import Tensor
 from napari_skipseg.errors import InputError, SpecError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.normalize import Normalization, measure_greys
+from napari_skipseg.images.ome import METRES
 from napari_skipseg.images.pictures import is_lossy
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.training.augment import resample, sampling_grid, vary_greys
@@ -22,6 +25,7 @@ from napari_skipseg.training.augmentation import Augmentation
 from napari_skipseg.training.faults import spoil_sections
 from napari_skipseg.training.losses import IGNORED
 from napari_skipseg.training.settings import TrainSettings, held_out
+from napari_skipseg.training.taught_scale import TaughtScale, is_same_scale
 
 READ_AROUND = 1.6
 """A patch is read with surroundings of this factor, so that a turned patch finds real pixels at its corners."""
@@ -44,7 +48,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What is trained on and what is held out, with the stack that the voxel size comes from.
+    """What is trained on and what is held out, with the stack that the voxel size comes from: the largest one.
 
     findings: what was found about the images, one sentence each.
     """
@@ -65,11 +69,12 @@ def read_data(settings: TrainSettings) -> TrainingData:
     training: list[Labelled] = []
     validation: list[Labelled] = []
     number = 0
-    stack = None
+    stacks: list[Stack] = []
     values: set[int] = set()
     findings: list[str] = []
     for image_path, label_path in zip(settings.images, settings.labels, strict=True):
         stack = read_stack(image_path, voxel_size=settings.voxel_size, unit=settings.unit)
+        stacks.append(stack)
         labels = read_stack(label_path)
         if is_lossy(Path(label_path)):
             _check_lossy(labels)
@@ -83,10 +88,29 @@ def read_data(settings: TrainSettings) -> TrainingData:
         number += depth
     if chosen and max(chosen) >= number:
         raise SpecError(f"Slice {max(chosen)} cannot be held out: the images have slices 0 to {number - 1}.")
-    if stack is None or not training:
+    if not training:
         raise SpecError("No slice is left to train on: hold out fewer.")
     _check_classes(training, settings, values)
-    return TrainingData(tuple(training), tuple(validation), stack, tuple(findings))
+    largest = max(stacks, key=lambda stack: math.prod(stack.shape))
+    findings += _other_scales(stacks, largest, settings.spec.dimensions)
+    return TrainingData(tuple(training), tuple(validation), largest, tuple(findings))
+
+
+def _other_scales(stacks: Sequence[Stack], largest: Stack, dimensions: int) -> list[str]:
+    """Return a sentence if some image has another voxel size than the largest one, which the model takes."""
+    scale = TaughtScale(largest.voxel_size, largest.unit)
+    others = [
+        stack.name
+        for stack in stacks
+        if (stack.unit in METRES) != (scale.unit in METRES)
+        or (scale.unit in METRES and not is_same_scale(stack, scale, dimensions))
+    ]
+    if not others:
+        return []
+    return [
+        f"The model is taken to be for voxels of {scale.in_words(dimensions)}, those of {largest.name}; the voxels of "
+        f"{', '.join(others)} have another size, or none that is known."
+    ]
 
 
 def _check_lossy(labels: Stack) -> None:

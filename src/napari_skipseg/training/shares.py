@@ -8,12 +8,15 @@ is one number per class, the bias of its output.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from napari_skipseg.networks.network import Network, class_probability
+from napari_skipseg.progress import Progress
 from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.finetune_settings import FinetuneSettings
 from napari_skipseg.training.finetune_task import Lessons
@@ -32,10 +35,10 @@ SETTLED = 1e-6
 Shares = NDArray[np.float64]
 
 
-def match_shares(
+def iter_match_shares(
     network: Network, lessons: Lessons, material: Material, settings: FinetuneSettings, compute: Compute
-) -> None:
-    """Shift the outputs of `network` for classes that its parent did not know to their share of the images.
+) -> Generator[Progress, None, None]:
+    """Yield while the images are looked at; then shift the outputs of `network` for classes new to it to their share.
 
     Nothing changes where no class is new, or where the labels cover most of what was read.
     """
@@ -44,7 +47,7 @@ def match_shares(
     if not new or labelled_share(material) > DENSE:
         return
     learnt = shares_learnt(lessons, new)
-    probability = sampled_probability(network, lessons, material, settings, compute, new)
+    probability = yield from _iter_sample_probability(network, lessons, material, settings, compute, new)
     found = find_shares(probability, learnt)
     shift = torch.from_numpy(np.log(found[1:] / learnt[1:]) - np.log(found[0] / learnt[0]))
     head = network.get_submodule(network.head)
@@ -70,19 +73,20 @@ def shares_learnt(lessons: Lessons, new: tuple[int, ...]) -> Shares:
     return _as_shares(np.array([others, *counts]))
 
 
-def sampled_probability(
+def _iter_sample_probability(
     network: Network,
     lessons: Lessons,
     material: Material,
     settings: FinetuneSettings,
     compute: Compute,
     new: tuple[int, ...],
-) -> Shares:
+) -> Generator[Progress, None, Shares]:
     """Return (voxels, 1 + new classes): what the network says of all others and of each new class, over the images."""
     generator = np.random.default_rng(settings.seed)
     sizes = np.array([region.target.size for region in material.regions], np.float64)
     patch, told = lessons.patches.patch, []
-    for number in generator.choice(len(sizes), WINDOWS, p=sizes / sizes.sum()):
+    for done, number in enumerate(generator.choice(len(sizes), WINDOWS, p=sizes / sizes.sum())):
+        yield Progress(done, WINDOWS, f"measuring how frequent the new classes are: {done} of {WINDOWS}")
         image = material.regions[number].image
         first = [int(generator.integers(max(1, n - side + 1))) for n, side in zip(image.shape[1:], patch, strict=True)]
         window = image[(slice(None), *(slice(at, at + side) for at, side in zip(first, patch, strict=True)))]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from napari_skipseg.errors import FileError
 from napari_skipseg.models.catalog import locate_model
@@ -35,8 +38,6 @@ FEWEST_STEPS = 10
 BESIDES = 0.15
 """What patches and validations take besides the steps, as a share of them."""
 SECONDS_PER_PATCH = 0.01
-SECONDS_PER_PLACE = 0.03
-"""To score a held-out place with both models."""
 START = 2.0
 """Seconds to read the images, to measure the margin and to write the model."""
 
@@ -79,7 +80,8 @@ def agree_on_steps(
     if known:
         return known
     batch = processes.part_of(batch_of(settings, network.spec.dimensions))
-    steps = int(processes.highest(steps_of(settings, _seconds_of_step(settings, plan, network, batch, compute))))
+    times = _time_batch(network, settings, batch, compute)
+    steps = int(processes.highest(steps_of(settings, _seconds_of_step(settings, plan, times, batch))))
     if processes.is_first:
         try:
             note.write_text(str(steps), encoding="utf-8")
@@ -94,30 +96,37 @@ def _read_note(note: Path) -> int:
 
 
 def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, split: Split, device_name: str) -> float:
-    """Return about how many seconds a fine-tuning takes."""
-    parent = read_model(locate_model(settings.model)).network
-    network = grow_classes(parent, plan.kept, channels=plan.channels)
+    """Return about how many seconds a fine-tuning takes, measured on the device and in the precision that it takes."""
+    parent = read_model(locate_model(settings.model))
+    network = grow_classes(parent.network, plan.kept, channels=plan.channels)
     compute = choose_compute(network, settings.precision, device_name, None, ALONE)
-    besides = START + SECONDS_PER_PLACE * min(MOST_SCORED, len(split.held_out))
-    if settings.minutes and not settings.steps:
-        return settings.minutes * 60 + besides
     batch = batch_of(settings, network.spec.dimensions)
+    times = _time_batch(network, settings, batch, compute)
+    voxels = batch * math.prod(patch_of(settings, network))
+    besides = START + 2 * times.forward * _scored_voxels(split, parent.description.margin) / voxels
     steps = steps_of(settings, 1.0)
-    if settings.reach == "quick":
-        step, look = _time_step(network, settings, batch, compute)
+    if settings.minutes and not settings.steps:
+        fit = settings.minutes * 60
+    elif settings.reach == "quick":
         patches = min(steps * batch, FEATURES)
-        asked = _share_asked(settings, plan)
-        seconds = steps * step + patches * (SECONDS_PER_PATCH + look / batch * (1 + asked))
+        looks = 1 + _share_asked(settings, plan)
+        fit = steps * times.step + patches * (SECONDS_PER_PATCH + looks * times.deep / batch)
     else:
-        seconds = steps * _seconds_of_step(settings, plan, network, batch, compute)
-    return besides + (min(seconds, settings.minutes * 60) if settings.minutes else seconds)
+        fit = steps * _seconds_of_step(settings, plan, times, batch)
+        if len(plan.classes) > len(plan.kept):
+            besides += STEPS["quick"] * times.forward
+    return besides + (min(fit, settings.minutes * 60) if settings.minutes else fit)
 
 
-def _seconds_of_step(
-    settings: FinetuneSettings, plan: ClassPlan, network: Network, batch: int, compute: Compute
-) -> float:
-    step, look = _time_step(network, settings, batch, compute)
-    return (step + look * _share_asked(settings, plan) + batch * SECONDS_PER_PATCH) * (1 + BESIDES)
+def _scored_voxels(split: Split, margin: int) -> int:
+    """Return the voxels of all places held out, with their margins, that both models are scored on."""
+    sides = ([stop - start for start, stop in place.box] for place in split.held_out[:MOST_SCORED])
+    return sum(math.prod(side + 2 * margin if side > 1 else 1 for side in box) for box in sides)
+
+
+def _seconds_of_step(settings: FinetuneSettings, plan: ClassPlan, times: _Times, batch: int) -> float:
+    asked = times.deep * _share_asked(settings, plan)
+    return (times.step + asked + batch * SECONDS_PER_PATCH) * (1 + BESIDES)
 
 
 def _share_asked(settings: FinetuneSettings, plan: ClassPlan) -> float:
@@ -129,8 +138,17 @@ def _share_asked(settings: FinetuneSettings, plan: ClassPlan) -> float:
     return 1 / RECALLED_EVERY if all(plan.judged[: len(plan.kept)]) else 1.0
 
 
-def _time_step(network: Network, settings: FinetuneSettings, batch: int, compute: Compute) -> tuple[float, float]:
-    """Return the seconds of a step, and of a look at a batch by which nothing is learnt."""
+class _Times(NamedTuple):
+    """Seconds for a batch. step: of training. deep: of all below the last level, where nothing is learnt. forward: of
+    the whole network, where nothing is learnt."""
+
+    step: float
+    deep: float
+    forward: float
+
+
+def _time_batch(network: Network, settings: FinetuneSettings, batch: int, compute: Compute) -> _Times:
+    """Return what a batch takes."""
     network = compute.place(copy.deepcopy(network))
     set_modes(network, settings)
     trained = {parameter for part in trained_parts(network, settings.reach) for parameter in part.parameters()}
@@ -141,6 +159,10 @@ def _time_step(network: Network, settings: FinetuneSettings, batch: int, compute
     def look() -> Deep:
         with torch.no_grad(), compute.autocast():
             return network.deep(compute.upload(images))
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return compute.logits(network, images)
 
     deep = look()
     optimizer = torch.optim.AdamW([parameter for parameter in network.parameters() if parameter.requires_grad])
@@ -154,4 +176,4 @@ def _time_step(network: Network, settings: FinetuneSettings, batch: int, compute
         logits.square().mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    return time_of(learn), time_of(look)
+    return _Times(time_of(learn), time_of(look), time_of(forward))

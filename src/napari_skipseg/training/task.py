@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from typing import Protocol as Contract
@@ -72,8 +72,9 @@ class Task(Contract):
         With several processes and parts, step s takes the parts (s · processes + rank) · accumulate and on.
         """
 
-    def validate(self, network: Network) -> Validation | None:
-        """Return how the network, in evaluation mode, does on what is held out; None where nothing is.
+    def iter_validate(self, network: Network) -> Generator[tuple[int, int], None, Validation | None]:
+        """Yield (parts that are done, parts in all) between the parts of what is held out.
 
-        Of several processes only the first one validates. Torch's random state may not matter.
+        Return how the network, in evaluation mode, does on all of it; None where nothing is held out. Of several
+        processes only the first one validates. Torch's random state may not matter.
         """

@@ -1,21 +1,26 @@
-"""From training settings to a model folder: read, fit, score, measure the margin, write."""
+"""From training settings to a model folder: read, fit, measure the margin, write, and then score what was written."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from napari_skipseg.devices import choose_device, versions
-from napari_skipseg.errors import FileError, SpecError
+from napari_skipseg.devices import Device, cpu_title, first_line, versions
+from napari_skipseg.errors import FileError, ModelError, SpecError
 from napari_skipseg.inference.backends import TorchBackend
-from napari_skipseg.inference.margin import measure_margin
+from napari_skipseg.inference.margin import iter_measure_margin
+from napari_skipseg.inference.whole_image import WholeImages
 from napari_skipseg.models.catalog import check_free, describe_model, locate_model
-from napari_skipseg.models.description import Card, ModelDescription, TrainingRecord
+from napari_skipseg.models.description import Card, ModelDescription, ModelScores, TrainingRecord
+from napari_skipseg.models.folder import is_scored, read_description, write_scores
 from napari_skipseg.models.model import Model, as_stored, read_model, write_model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.network import Network
@@ -23,13 +28,13 @@ from napari_skipseg.progress import Found, Progress
 from napari_skipseg.training.checkpoint import CHECKPOINT, FitState
 from napari_skipseg.training.compute import Compute, choose_compute
 from napari_skipseg.training.distributed import ALONE, Processes, joined
-from napari_skipseg.training.evaluate import score_held_out
+from napari_skipseg.training.evaluate import CELLS_ARE_CUT, cuts_cells, iter_score_held_out
 from napari_skipseg.training.fit import iter_fit
 from napari_skipseg.training.learning import Keep
 from napari_skipseg.training.optimizers import initialise
 from napari_skipseg.training.remembered import sample_of_training, sample_to_bytes
 from napari_skipseg.training.samples import TrainingData, read_data
-from napari_skipseg.training.settings import TrainSettings, settings_to_dict
+from napari_skipseg.training.settings import TrainSettings, held_out, settings_from_json, settings_to_dict
 
 CURVE_POINTS = 100
 
@@ -41,37 +46,105 @@ def iter_train(
 
     Where curves go on the progress is a `Learned`; after each validation a `Pictured` follows. A `Keep` sent back ends
     the training there, and the best weights become the model. A checkpoint lies in `folder` / name.training until the
-    model is written: the same call resumes from it. Of several `processes` each calls this; the first one writes the
-    model.
+    model is scored: the same call resumes from it. The model is written as soon as the training ends; if it is not
+    scored then, the same call only scores it. Of several `processes` each calls this; the first one writes and scores.
 
     Raises:
         SkipsegError: bad settings, unreadable or unfit images, a model of that name is already there, a full disk; or a
             `Keep` came before the first step.
     """
     target, scratch = folder / settings.name, folder / f"{settings.name}.training"
-    check_free(settings.name, folder)
+    is_trained = waits_for_scores(target, lambda record: _is_same(record.settings, settings))
+    if not is_trained:
+        check_free(settings.name, folder)
     processes.share(settings)  # refused now, not after the images were read
     network = start(settings)
-    checkpoint = scratch / CHECKPOINT
-    compute = choose_compute(network, settings.precision, device_name, checkpoint, processes)
+    compute = choose_compute(network, settings.precision, device_name, scratch / CHECKPOINT, processes)
     command = yield Progress(0, settings.steps, f"reading the images; training on {compute.reason}")
     if isinstance(command, Keep):
         raise SpecError("The training has not begun, so there is nothing to keep yet: cancel it, or wait for a step.")
     data = read_data(settings)
     if data.findings:
         yield Found(0, settings.steps, "reading the images", data.findings)
-    parent = None if settings.start_from is None else describe_model(settings.start_from)
+    if not is_trained:
+        yield from _iter_fit_and_write(settings, data, network, target, scratch, compute, processes)
+    if processes.is_first:
+        if data.validation:
+            with keeping_model(target):
+                yield from _iter_score(settings, data, target, compute)
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _iter_fit_and_write(
+    settings: TrainSettings,
+    data: TrainingData,
+    network: Network,
+    target: Path,
+    scratch: Path,
+    compute: Compute,
+    processes: Processes,
+) -> Generator[Progress, Keep | None, None]:
+    """Yield as the network is fitted and its margin measured; the first process writes the model, without scores."""
     make_scratch(scratch)
     with joined(processes, compute.device):
-        state = yield from iter_fit(settings, data, network, checkpoint, compute, processes)
+        state = yield from iter_fit(settings, data, network, scratch / CHECKPOINT, compute, processes)
     if not processes.is_first:
-        return target
-    yield Progress(settings.steps, settings.steps, "scoring and measuring the margin")
+        return
     network = as_stored(network.to("cpu"))
+    draft = describe(settings, data, state, compute)
+    first = data.training[0].image
+    image = np.ascontiguousarray(first if settings.spec.dimensions == 3 else first[:, 0])
+    backend = TorchBackend(Model(draft, network), Device("cpu", cpu_title(), ""), "f32")
+    margin = yield from iter_measure_margin(backend, image, network.stride)
+    yield Progress(settings.steps, settings.steps, "writing the model")
     sample = sample_of_training(data, len(settings.classes), settings.spec.dimensions, settings.seed)
-    write_model(target, describe(settings, data, network, state, parent, compute), network, sample_to_bytes(sample))
-    shutil.rmtree(scratch, ignore_errors=True)
-    return target
+    write_model(target, replace(draft, margin=margin), network, sample_to_bytes(sample))
+
+
+def _iter_score(
+    settings: TrainSettings, data: TrainingData, target: Path, compute: Compute
+) -> Generator[Progress, Keep | None, None]:
+    """Yield as the model in `target` is scored on the slices held out; write the scores beside it."""
+    names = tuple(label.name for label in settings.classes)
+    whole = WholeImages(read_model(target), compute.device, "f32")
+    scores = yield from iter_score_held_out(whole, data.validation, names, settings.spec.dimensions)
+    scores_on = f"slices {settings.validate}, held out of training but used to choose the weights"
+    cut = f"; {CELLS_ARE_CUT}" if cuts_cells(data.validation, names) else ""
+    write_scores(target, ModelScores(scores, scores_on + cut))
+
+
+def waits_for_scores(target: Path, is_same_run: Callable[[TrainingRecord], bool]) -> bool:
+    """Return whether `target` is a model of this run that was written and is not scored yet."""
+    if not target.is_dir() or is_scored(target):
+        return False
+    try:
+        return is_same_run(read_description(target).training)
+    except ModelError:
+        return False
+
+
+@contextlib.contextmanager
+def keeping_model(target: Path) -> Iterator[None]:
+    """Say, where the scoring within fails, that the model is there and how it is scored.
+
+    Raises:
+        ModelError: with the reason.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ModelError(
+            f"The model is written to '{target}', but it could not be scored ({first_line(error)}): the same command "
+            "only scores it."
+        ) from error
+
+
+def _is_same(written: dict[str, Any], settings: TrainSettings) -> bool:
+    try:
+        return bool(held_out(settings.validate)) and settings_from_json(json.dumps(written)) == settings
+    except SpecError:
+        return False
 
 
 def make_scratch(scratch: Path) -> None:
@@ -107,19 +180,13 @@ def start(settings: TrainSettings) -> Network:
     return parent.network
 
 
-def describe(
-    settings: TrainSettings,
-    data: TrainingData,
-    network: Network,
-    state: FitState,
-    parent: ModelDescription | None,
-    compute: Compute,
-) -> ModelDescription:
-    """Return the description of a fitted network: its margin, its curves, its scores on held-out slices.
+def describe(settings: TrainSettings, data: TrainingData, state: FitState, compute: Compute) -> ModelDescription:
+    """Return the description of a fitted network, without its margin and its scores.
 
-    Where no slice was held out, it names the scores of its parent, the model it started from, as such.
+    If no slice was held out, it names the scores of its parent, the model it started from, as such.
     """
-    draft = ModelDescription(
+    parent = None if settings.start_from is None else describe_model(settings.start_from)
+    return ModelDescription(
         settings.name,
         settings.spec,
         settings.classes,
@@ -127,7 +194,7 @@ def describe(
         weights_sha256="",
         voxel_size=data.stack.voxel_size,
         unit=data.stack.unit,
-        card=settings.card,
+        card=settings.card if parent is None or data.validation else inherit_scores(settings.card, parent),
         training=TrainingRecord(
             settings=settings_to_dict(settings),
             curves={name: thin_curve(curve) for name, curve in state.curves.items()},
@@ -139,25 +206,6 @@ def describe(
             select_start=state.select_start,
         ),
     )
-    backend = TorchBackend(Model(draft, network), choose_device("cpu"), "f32")
-    dimensions = settings.spec.dimensions
-    first = data.training[0].image
-    image = first if dimensions == 3 else first[:, 0]
-    margin = measure_margin(backend, np.ascontiguousarray(image), network.stride)
-    return replace(draft, margin=margin, card=_with_scores(settings, data, backend, parent))
-
-
-def _with_scores(
-    settings: TrainSettings, data: TrainingData, backend: TorchBackend, parent: ModelDescription | None
-) -> Card:
-    if not data.validation and parent is not None:
-        return inherit_scores(settings.card, parent)
-    if not data.validation:
-        return settings.card
-    names = tuple(label.name for label in settings.classes)
-    scores = score_held_out(backend, data.validation, names, settings.spec.dimensions)
-    scores_on = f"slices {settings.validate}, held out of training but used to choose the weights"
-    return replace(settings.card, scores=scores, scores_on=scores_on)
 
 
 def inherit_scores(card: Card, parent: ModelDescription) -> Card:

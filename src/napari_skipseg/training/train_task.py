@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from itertools import pairwise, product
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +25,8 @@ from napari_skipseg.training.settings import TrainSettings, settings_from_json, 
 from napari_skipseg.training.task import Pace, Validation
 
 VALIDATION_SIDE = 512
+VALIDATION_VOXELS = 2**21
+"""Of a block in 3D: a U-Net of 32 channels takes some 0.7 GB for it in f32."""
 
 
 class TrainTask:
@@ -69,39 +74,51 @@ class TrainTask:
         logits = self.compute.logits(network, images)
         return loss(self.settings.loss, logits, targets.to(logits.device), self.settings.class_weight)
 
-    def validate(self, network: Network) -> Validation | None:
-        """Return the mean loss over the windows held out, Dice of all classes against the background, a picture."""
-        if not self.data.validation:
+    def iter_validate(self, network: Network) -> Generator[tuple[int, int], None, Validation | None]:
+        """Yield after each window held out; return their mean loss, Dice of all classes together, and a picture.
+
+        The picture is that of the window with the most voxels of a class.
+        """
+        windows = _validation_windows(self.data.validation, self.settings.spec.dimensions)
+        if not windows:
             return None
-        losses, overlap, sizes = [], 0.0, 0.0
+        losses, overlap, sizes, most = [], 0.0, 0.0, -1
         picture: Pictured | None = None
-        with torch.inference_mode():
-            for image, target in _validation_windows(self.data.validation, self.settings.spec.dimensions):
-                logits = self.compute.logits(network, image)
-                truth = target.to(logits.device)
+        for number, window in enumerate(windows):
+            with torch.inference_mode():  # not around the yield: it would hold for the caller too
+                image, target = (torch.from_numpy(np.ascontiguousarray(each)) for each in (window.image, window.target))
+                logits = self.compute.logits(network, image[None])
+                truth = target[None].to(logits.device)
                 losses.append(float(loss(self.settings.loss, logits, truth, self.settings.class_weight)))
                 probability = class_probability(logits)
                 predicted = (probability > 0.5).any(dim=1) & (truth >= 0)
                 overlap += float((predicted & (truth > 0)).sum())
                 sizes += float(predicted.sum() + (truth > 0).sum())
-                picture = picture or picture_of(image, probability, target)
+                found = int((target > 0).sum())
+                if found > most:
+                    most, picture = found, picture_of(image, probability[0], target, target > 0)
+            if number + 1 < len(windows):
+                yield number + 1, len(windows)
         dice = 2 * overlap / max(1.0, sizes)
         return Validation(sum(losses) / len(losses), {"held-out Dice": dice}, picture)
 
 
-def picture_of(image: Tensor, probability: Tensor, target: Tensor) -> Pictured:
-    """Return the picture of the first sample of a batch; of a volume its middle slice.
+def picture_of(image: Tensor, probability: Tensor, target: Tensor, shown: Tensor) -> Pictured:
+    """Return the picture of one sample; of a volume the slice in which most is `shown`, the middle one if nothing is.
 
-    image: (N, C, *space), of which the first channel is shown. probability: (N, classes, *space), of which the sum is
-    shown: that of any class. target: (N, *space).
+    image: (C, *space), of which the first channel is shown. probability: (classes, *space), of which the sum is shown:
+    that of any class. target: (*space). shown: (*space) bool.
     """
-    middle = (image.shape[2] // 2,) if image.ndim == 5 else ()
+    place: tuple[int, ...] = ()
+    if target.ndim == 3:
+        counts = shown.sum(dim=(1, 2))
+        place = (int(counts.argmax()) if bool(counts.any()) else len(counts) // 2,)
     return Pictured(
         0,
         0,
-        image=image[(0, 0, *middle)].float().cpu().numpy().copy(),
-        probability=probability[0].sum(dim=0)[middle].float().cpu().numpy().copy(),
-        target=target[(0, *middle)].to(torch.int16).cpu().numpy().copy(),
+        image=image[(0, *place)].float().cpu().numpy().copy(),
+        probability=probability.sum(dim=0)[place].float().cpu().numpy().copy(),
+        target=target[place].to(torch.int16).cpu().numpy().copy(),
     )
 
 
@@ -110,16 +127,33 @@ def _as_trained(settings: TrainSettings) -> TrainSettings:
     return replace(settings, learning_rate=used.learning_rate, weight_decay=used.weight_decay, warm_up=used.warm_up)
 
 
-def _validation_windows(runs: tuple[Labelled, ...], dimensions: int) -> Generator[tuple[Tensor, Tensor], None, None]:
-    """Yield the middle window (at most 512 a side) of each held-out slice, or of each run in 3D, as a batch of one."""
+def _validation_windows(runs: tuple[Labelled, ...], dimensions: int) -> list[Labelled]:
+    """Return the middle (at most 512 a side) of each slice held out; in 3D of each run of slices, in blocks.
+
+    A window is (C, *space) and (*space). Blocks have no margin, as training patches have none, and at most
+    `VALIDATION_VOXELS`: so a run of any number of slices takes the memory of a block.
+    """
+    windows = []
     for run in runs:
         middle = tuple(
-            slice(start := max(0, (length - VALIDATION_SIDE) // 2), start + VALIDATION_SIDE)
+            slice(start := max(0, (length - VALIDATION_SIDE) // 2), start + min(length, VALIDATION_SIDE))
             for length in run.target.shape[1:]
         )
         image, target = run.image[(slice(None), slice(None), *middle)], run.target[(slice(None), *middle)]
-        if dimensions == 3:
-            yield torch.from_numpy(image.copy())[None], torch.from_numpy(target.copy())[None]
+        if dimensions == 2:
+            windows += [Labelled(image[:, z], target[z]) for z in range(len(target))]
         else:
-            for z in range(target.shape[0]):
-                yield torch.from_numpy(image[:, z].copy())[None], torch.from_numpy(target[z].copy())[None]
+            windows += [Labelled(image[(slice(None), *block)], target[block]) for block in _blocks(target.shape)]
+    return windows
+
+
+def _blocks(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
+    """Return blocks of nearly equal sides, each of at most `VALIDATION_VOXELS`, that cover `shape`."""
+    counts = [1] * len(shape)
+    sides = list(shape)
+    while math.prod(sides) > VALIDATION_VOXELS:
+        longest = sides.index(max(sides))
+        counts[longest] += 1
+        sides[longest] = -(-shape[longest] // counts[longest])
+    edges = [[length * part // count for part in range(count + 1)] for length, count in zip(shape, counts, strict=True)]
+    return list(product(*([slice(*pair) for pair in pairwise(edge)] for edge in edges)))

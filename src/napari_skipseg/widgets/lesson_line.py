@@ -50,7 +50,7 @@ def describe_lesson(lesson: Lesson) -> str:
     where = f" on {_many(lesson.slices, 'slice')}" if lesson.slices > 1 else ""
     kept = f"; {_many(held, 'place')} held out to compare old and new." if held else "."
     takes = "" if lesson.seconds is None else f" Takes about {in_words(lesson.seconds)}."
-    return learns + where + kept + takes
+    return " ".join([learns + where + kept + takes, *lesson.notes])
 
 
 def explain_lesson(lesson: Lesson) -> str:

@@ -1,0 +1,78 @@
+"""The voxel size that a fine-tuned model is for: that of the images it was taught on. Loads without torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from napari_skipseg.images.ome import METRES
+from napari_skipseg.images.resample import SAME
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.models.description import ModelDescription
+from napari_skipseg.training.places import Split
+
+VoxelSize = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class TaughtScale:
+    """The voxel size (z, y, x) of a fine-tuned model in `unit`; note: what a user should know of it, "" if nothing."""
+
+    voxel_size: VoxelSize
+    unit: str
+    note: str = ""
+
+    def in_words(self, dimensions: int) -> str:
+        """Return the voxel size as text, along the axes that a network of so many dimensions sees."""
+        return f"{' × '.join(f'{side:g}' for side in self.voxel_size[-dimensions:])} {self.unit}"
+
+
+def taught_scale(stacks: Sequence[Stack], split: Split, parent: ModelDescription) -> TaughtScale:
+    """Return the voxel size of the image with the most labels, or the parent's if that is nearly the same.
+
+    Fine-tuning does not rescale: the network sees the voxels of the corrections as they are. A model that kept the
+    parent's voxel size would have later images rescaled away from what it was taught on.
+
+    stacks: the images that the numbers of `split` count.
+    """
+    dimensions = parent.spec.dimensions
+    labels = [0] * len(stacks)
+    for place in (*split.training, *split.held_out):
+        labels[place.image] += sum(place.counts)
+    before = TaughtScale(parent.voxel_size, parent.unit)
+    known = [number for number in range(len(stacks)) if labels[number] and stacks[number].unit in METRES]
+    if not known:
+        kept = f"the new model is taken to be for {before.in_words(dimensions)}, as {parent.name} is"
+        note = f"The voxel size of the images is not known: {kept}." if parent.unit in METRES else ""
+        return replace(before, note=note)
+    stack = stacks[max(known, key=lambda number: labels[number])]
+    if parent.unit in METRES and is_same_scale(stack, before, dimensions):
+        scale, note = before, ""
+    else:
+        scale = TaughtScale(_with_depth(stack, parent), stack.unit)
+        note = (
+            f"The new model is for voxels of {scale.in_words(dimensions)}, on which it is taught; {parent.name} is for "
+            f"{before.in_words(dimensions)}."
+        )
+    others = [stacks[number].name for number in known if not is_same_scale(stacks[number], scale, dimensions)]
+    if others:
+        chosen = f"The new model is for voxels of {scale.in_words(dimensions)}, which have the most labels"
+        note = f"{chosen}; those of {', '.join(others)} have another size."
+    return replace(scale, note=note)
+
+
+def is_same_scale(stack: Stack, scale: TaughtScale, dimensions: int) -> bool:
+    """Return whether the stack's voxels count as that size, along the axes that a network sees and the stack has."""
+    factor = METRES[stack.unit] / METRES[scale.unit]
+    axes = [axis for axis in "ZYX"[-dimensions:] if axis in stack.axes]
+    pairs = dict(zip("ZYX", zip(stack.voxel_size, scale.voxel_size, strict=True), strict=True))
+    return all(abs(math.log(pairs[axis][0] * factor / pairs[axis][1])) <= SAME for axis in axes)
+
+
+def _with_depth(stack: Stack, parent: ModelDescription) -> VoxelSize:
+    """Return the stack's voxel size; along Z that of the parent if the stack has no such axis."""
+    z, y, x = stack.voxel_size
+    if "Z" not in stack.axes and parent.unit in METRES:
+        z = parent.voxel_size[0] * METRES[parent.unit] / METRES[stack.unit]
+    return z, y, x

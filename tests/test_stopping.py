@@ -1,0 +1,122 @@
+"""A signal ends long work in time: in order between two steps, within a step that is long, and in any case."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+SCRIPT = """
+import contextlib, hashlib, os, sys, time
+from napari_skipseg import stopping
+stopping.INTERRUPTED_AFTER, stopping.ENDED_AFTER = 0.4, 1.0
+from napari_skipseg.progress import Progress
+from napari_skipseg.terminal import follow
+
+def long_call():
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # no handler of Python runs before it ends
+
+def work():
+    try:
+        yield Progress(0, 9)
+        while True:
+            print("begun", flush=True)
+            {step}
+            yield Progress(1, 9)
+    except GeneratorExit:
+        {closing}
+        print("closed in order", flush=True)
+        raise
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+        raise
+
+try:
+    follow(work(), lambda progress: None)
+except KeyboardInterrupt:
+    sys.exit(stopping.STOPPED)
+"""
+
+
+def stop(step: str, number: signal.Signals, closing: str = "pass", times: int = 1) -> tuple[int, list[str], str, float]:
+    """Return exit code, lines of the work, errors, and the seconds from the first signal to the end."""
+    script = SCRIPT.format(step=step, closing=closing)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    time.sleep(0.1)
+    began = time.monotonic()
+    for _ in range(times):
+        process.send_signal(number)
+        time.sleep(0.05)
+    out, err = process.communicate(timeout=60)
+    lines = [line for line in out.splitlines() if line != "begun"]
+    return process.returncode, lines, err, time.monotonic() - began
+
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")
+BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+
+
+@BOTH
+def test_between_two_steps_work_is_closed_in_order(number: signal.Signals) -> None:
+    assert stop("time.sleep(0.05)", number)[:3] == (130, ["closed in order"], "")
+
+
+@BOTH
+@pytest.mark.parametrize("step", ["time.sleep(60)", "while True: pass", "os.read(os.pipe()[0], 1)"])
+def test_a_step_that_is_long_is_interrupted(number: signal.Signals, step: str) -> None:
+    code, lines, _, _ = stop(step, number)
+    assert (code, lines) == (130, ["interrupted"])
+
+
+@BOTH
+def test_a_call_that_cannot_be_interrupted_ends_with_the_process(number: signal.Signals) -> None:
+    code, lines, err, seconds = stop("long_call()", number)
+    assert (code, lines) == (130, [])
+    assert err.startswith("Error: Stopped; no result is half-written")
+    assert seconds < 20  # 1 s, and what a busy machine adds
+
+
+def test_closing_that_takes_longer_than_a_step_may_is_not_interrupted() -> None:
+    assert stop("time.sleep(0.05)", signal.SIGTERM, closing="time.sleep(0.7)")[:2] == (130, ["closed in order"])
+
+
+def test_closing_that_does_not_end_ends_with_the_process() -> None:
+    assert stop("time.sleep(0.05)", signal.SIGTERM, closing="time.sleep(60)")[:2] == (130, [])
+
+
+def test_a_second_signal_interrupts_at_once() -> None:
+    code, lines, _, _ = stop("time.sleep(0.3) or time.sleep(60)", signal.SIGINT, times=2)
+    assert (code, lines) == (130, ["interrupted"])
+
+
+def test_handlers_and_the_wakeup_socket_are_put_back() -> None:
+    from napari_skipseg.stopping import SIGNALS, stopping_between_steps
+
+    before = [signal.getsignal(number) for number in SIGNALS]
+    for _ in range(3):
+        with stopping_between_steps() as check:
+            assert [signal.getsignal(number) for number in SIGNALS] != before
+            check()
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_a_signal_that_was_ignored_stays_ignored() -> None:
+    from napari_skipseg.stopping import stopping_between_steps
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stopping_between_steps() as check:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)
+            check()
+    finally:
+        signal.signal(signal.SIGINT, before)
