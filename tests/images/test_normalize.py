@@ -83,7 +83,7 @@ def test_of_a_large_slice_one_window_is_read():
 
     counting = Counting()
     measure(Stack(counting, "YX"))
-    assert counting.read == 1024**2
+    assert 1024**2 <= counting.read <= 1.2 * 1024**2  # and small windows all over it
 
 
 def test_all_channels_share_one_pair_of_statistics():

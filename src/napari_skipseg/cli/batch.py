@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from napari_skipseg.cli.options import Depth, FormatFlag, PlanesFlag, add_flags, flag, one_of
+from napari_skipseg.cli.options import Depth, FormatFlag, PaddingFlag, PlanesFlag, add_flags, flag, one_of
 from napari_skipseg.objects.options import Border, Method, ObjectPlanes, Seeds
 from napari_skipseg.terminal import saying
 
@@ -33,6 +33,7 @@ SEGMENT: dict[str, Any] = {
     "threshold": Annotated[float | None, flag("Probability above which a voxel is labelled.")],
     "average": Annotated[int | None, flag("Average over 4 or 8 mirrored and turned copies.")],
     "planes": Annotated[PlanesFlag | None, flag("xyz: a 2D network along all three axes, averaged.")],
+    "padding": Annotated[PaddingFlag | None, flag("auto: leave out black frames, empty slices …; none: keep them.")],
     "rescale": Annotated[bool, flag("Bring the images to the model's voxel size.", "--rescale")],
     "channel": Annotated[int | None, flag("Which channel, counted from 0.")],
     "tile": Annotated[int | None, flag("Longest side of a tile; 0 = chosen.")],

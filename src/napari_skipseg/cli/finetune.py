@@ -27,6 +27,10 @@ FLAGS: dict[str, Any] = {
         list[str] | None,
         flag("A class of the labels; repeat. By default the model's, from 2 on.", "--class", metavar="NAME=VALUE"),
     ],
+    "padding": Annotated[
+        str | None,
+        flag("auto: learn nothing from black frames and other constant areas, unless a class is painted there."),
+    ],
     "reach": Annotated[str | None, flag(f"How far the network may move: {one_of(get_args(Reach))}.")],
     "validate": Annotated[str | None, flag("What is held out: auto, or slices such as 5-9.")],
     "remember": Annotated[bool | None, flag("Keep what the model knew.", "--remember/--no-remember")],

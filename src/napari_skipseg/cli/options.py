@@ -31,6 +31,17 @@ class PlanesFlag(StrEnum):
     xyz = "xyz"
 
 
+class PaddingFlag(StrEnum):
+    """Whether constant areas may be padding."""
+
+    auto = "auto"
+    none = "none"
+
+
+Padding = Annotated[
+    PaddingFlag,
+    typer.Option(help="auto: leave out black frames, empty slices and the like. none: take them for tissue."),
+]
 VoxelSize = Annotated[
     tuple[float, float, float] | None, typer.Option(metavar="Z Y X", help="Voxel size; give --unit too.")
 ]

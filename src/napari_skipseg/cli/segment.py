@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
-from napari_skipseg.cli.options import Depth, Device, FormatFlag, PlanesFlag, Unit, VoxelSize
+from napari_skipseg.cli.options import Depth, Device, FormatFlag, Padding, PaddingFlag, PlanesFlag, Unit, VoxelSize
 from napari_skipseg.terminal import report, watch
 
 if TYPE_CHECKING:
@@ -38,13 +38,14 @@ def segment(
     samples: Annotated[int, typer.Option(help="Passes with dropout on: mean and uncertainty; 0 = none.")] = 0,
     dropout: Annotated[float | None, typer.Option(help="Rate in those passes; else that of the training.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of those passes.")] = 0,
+    padding: Padding = PaddingFlag.auto,
     plan: Annotated[bool, typer.Option("--plan", help="Measure one tile; say what the run takes.")] = False,
 ) -> None:
     """Segment an image into OUT_DIR. Stopped or killed, the same command goes on where it was."""
     from napari_skipseg.inference.options import SegmentOptions
 
     shown = SegmentOptions(device, threshold, tile, average, channel, planes.value, rescale)
-    options = replace(shown, attention=attention, samples=samples, dropout=dropout, seed=seed)
+    options = replace(shown, attention=attention, samples=samples, dropout=dropout, seed=seed, padding=padding.value)
     _segment(image, (axes, voxel_size, unit), model, options, Writing(out_dir, dtype.value, form.value, restart, plan))
 
 

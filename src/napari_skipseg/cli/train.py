@@ -23,6 +23,9 @@ FLAGS: dict[str, Any] = {
     "images": Annotated[list[Path] | None, flag("An image; repeat for several.")],
     "labels": Annotated[list[Path] | None, flag("Its labels; as many as images, in the same order.")],
     "classes": Annotated[list[str] | None, flag("A class; repeat.", "--class", metavar="NAME=VALUE")],
+    "padding": Annotated[
+        Text, flag("auto: learn nothing from black frames and other constant areas. none: they are tissue.")
+    ],
     "ignore": Annotated[Number, flag("Label value of pixels that do not count.")],
     "widen": Annotated[Number, flag("Voxels by which classes grow (for truths of thin lines).")],
     "validate": Annotated[Text, flag("Slices held out for validation, such as 20-24.")],

@@ -9,6 +9,7 @@ from pydantic import ConfigDict
 
 from napari_skipseg.devices import DEVICES
 from napari_skipseg.errors import InputError
+from napari_skipseg.images.padding import PaddingRule
 
 Planes = Literal["xy", "xyz"]
 AVERAGES = (1, 4, 8)
@@ -24,7 +25,9 @@ class SegmentOptions:
     averages. rescale: bring the image to the voxel size that the model was trained at, tile by tile; results come back
     on the image's own grid. samples: passes with dropout on, for a mean and a standard deviation; 0 = one pass without.
     dropout: the rate in those passes, None = the one that the network was trained with; Drozdzal et al. 2016 took 0.2
-    (figure 2d). seed: of those passes.
+    (figure 2d). seed: of those passes. padding: "auto" leaves out black frames, empty slices and other constant areas
+    without tissue: they have no part in the grey-value statistics and become background. "none" takes them for tissue,
+    such as resin or a lumen of one value.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -40,6 +43,7 @@ class SegmentOptions:
     samples: int = 0
     dropout: float | None = None
     seed: int = 0
+    padding: PaddingRule = "auto"
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:
@@ -52,6 +56,10 @@ class SegmentOptions:
             raise InputError(f"An average of {self.average} copies is none of ours: choose 1, 4 or 8.")
         if self.planes not in get_args(Planes):
             raise InputError(f"'{self.planes}' names no planes: choose one of {', '.join(get_args(Planes))}.")
+        if self.padding not in get_args(PaddingRule):
+            raise InputError(
+                f"'{self.padding}' is no rule for padding: choose one of {', '.join(get_args(PaddingRule))}."
+            )
         self._check_samples()
 
     def _check_samples(self) -> None:

@@ -8,13 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from napari_skipseg.devices import Device, choose_device, versions
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.normalize import GreyStatistics, Normalization, measure_greys
+from napari_skipseg.images.normalize import GreyStatistics, Normalization, normalization_from
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
-from napari_skipseg.inference.backends import TileOutput, fastest_precision, make_backend, notes_of
+from napari_skipseg.inference.backends import Pixels, TileOutput, fastest_precision, make_backend, notes_of
 from napari_skipseg.inference.dropout import dropout_rate
+from napari_skipseg.inference.greys import SEED, iter_measure_for
 from napari_skipseg.inference.grid import Grid, Order, Unit, make_grid
 from napari_skipseg.inference.memory_share import ALONE, MemoryShare
 from napari_skipseg.inference.options import SegmentOptions
@@ -27,14 +31,12 @@ from napari_skipseg.inference.results import PROBABILITY, UNCERTAINTY, ResultArr
 from napari_skipseg.inference.scale import seen_lengths
 from napari_skipseg.inference.stores import ArrayStore, Store
 from napari_skipseg.inference.tile_choice import TileChoice, choose_tile
-from napari_skipseg.inference.tile_pixels import read_pixels
+from napari_skipseg.inference.tile_pixels import keep_padding, read_pixels
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import Found, Progress
 
 CHUNK = {2: 512, 3: 64}
 """What a tile keeps is whole chunks of this length, where the tile is long enough."""
-SEED = 0
-"""Of the sample that grey values are measured on."""
 
 
 @dataclass(frozen=True)
@@ -117,12 +119,15 @@ def iter_prepare(
     lengths = seen_lengths(stack, model.description, seen, options.rescale)
     focus = None
     if greys is None and pinned is not None and "normalization" in pinned:
-        greys = GreyStatistics(Normalization(**pinned["normalization"]))
+        greys = GreyStatistics(normalization_from(pinned["normalization"]))
         findings = tuple(pinned.get("findings", ()))
     else:
-        if greys is None:
-            focus = yield Progress(0, 1, "measuring the grey values")
-            greys = measure_greys(stack, SEED, dict(zip(seen, lengths, strict=True)))
+        work = iter_measure_for(stack, model.description, options)
+        while greys is None:
+            try:
+                focus = (yield next(work)) or focus
+            except StopIteration as stop:
+                greys = stop.value
         findings = tuple(dict.fromkeys((*stack.notes, *greys.findings)))
     if findings:
         focus = (yield Found(0, 1, "measuring the grey values", findings)) or focus
@@ -162,8 +167,18 @@ def iter_fill(
     on_written: called from another thread when all pieces of a unit are in the store.
     """
 
+    padded: dict[int, NDArray[np.bool_]] = {}  # by unit, from when it is read until it is written
+
+    def read(unit: Unit) -> Pixels:
+        tile = read_pixels(run.stack, run.grid, unit, run.normalization)
+        padding = keep_padding(run.grid, unit, tile.padding)
+        if padding is not None:
+            padded[unit.number] = padding
+        return tile.pixels
+
     def write(unit: Unit, output: TileOutput, number: int) -> None:
-        for piece in pieces(run.results, run.grid, unit, output, number, run.options.threshold):
+        padding = padded.pop(unit.number, None)
+        for piece in pieces(run.results, run.grid, unit, output, number, run.options.threshold, padding):
             store.write(piece)
         if on_written is not None:
             on_written(unit)
@@ -171,7 +186,6 @@ def iter_fill(
     def region(unit: Unit) -> tuple[tuple[int, int], ...]:
         return tuple((part.start, part.stop) for part in run.grid.region(unit))
 
-    read = partial(read_pixels, run.stack, run.grid, normalization=run.normalization)
     pipeline = Pipeline(run.grid.unit, region, read, run.passes, write, run.batch, run.pace)
     order = Order(run.grid, done)
     first = focus or run.focus

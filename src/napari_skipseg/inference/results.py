@@ -93,10 +93,19 @@ def in_order(results: tuple[ResultArray, ...]) -> list[ResultArray]:
 
 
 def pieces(
-    results: tuple[ResultArray, ...], grid: Grid, unit: Unit, output: TileOutput, number: int, threshold: float
+    results: tuple[ResultArray, ...],
+    grid: Grid,
+    unit: Unit,
+    output: TileOutput,
+    number: int,
+    threshold: float,
+    padding: NDArray[np.bool_] | None = None,
 ) -> Iterator[Piece]:
-    """Yield what `unit`, image `number` of the batch behind `output`, gives to each of the arrays, in their order."""
-    probability = keep_pixels(grid, unit, output.probability[number])
+    """Yield what `unit`, image `number` of the batch behind `output`, gives to each of the arrays, in their order.
+
+    padding: (*space) of what the unit keeps, where there is surely background: no tissue, and no doubt.
+    """
+    probability = _emptied(keep_pixels(grid, unit, output.probability[number]), padding)
     values: NDArray[Any]
     for result in results:
         if result.name == PROBABILITY:
@@ -104,11 +113,16 @@ def pieces(
         elif result.name == BINARY:
             values = label(probability, threshold)[None]
         elif result.name == UNCERTAINTY:
-            values = keep_pixels(grid, unit, _present(output.uncertainty)[number])
+            values = _emptied(keep_pixels(grid, unit, _present(output.uncertainty)[number]), padding)
         else:
             stride = result.stride[-1]
             values = keep_map_pixels(grid, unit, output.attentions[result.level - 1][number], stride)[None]
         yield _piece(result, grid, unit, values)
+
+
+def _emptied(values: NDArray[np.float32], padding: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    """Return `values` (C, *space) with 0 where padding is."""
+    return values if padding is None else np.where(padding, np.float32(0), values)
 
 
 def _piece(result: ResultArray, grid: Grid, unit: Unit, values: NDArray[Any]) -> Piece:

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from napari_skipseg.errors import EngineError
-from napari_skipseg.images.normalize import GreyStatistics, measure, measure_greys
+from napari_skipseg.images.normalize import GreyStatistics, iter_measure_greys
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.greys import iter_measure_for
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Focus, Opened, Prediction, Written
 from napari_skipseg.inference.run_plan import RunPlan
-from napari_skipseg.inference.scale import lengths_of
 from napari_skipseg.jobs.batching_calls import BatchingCalls
 from napari_skipseg.jobs.calls import expected, removed_on_failure
 from napari_skipseg.jobs.child import Child
@@ -84,8 +84,7 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
             run = self._session.new_run()
             with removed_on_failure(run):
                 if whole is not None and greys is None:
-                    yield Progress(0, 1, "measuring the grey values")
-                    greys = measure_greys(whole, lengths=lengths_of(whole, description, options))
+                    greys = yield from iter_measure_for(whole, description, options)
                 if not stack.file:
                     yield from copy_stack(stack, run / INPUT_FILE)
                 job = SegmentJob(
@@ -144,8 +143,7 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
             measured = measured.channel(options.channel)
         with self._busy():
             child = yield from self._start()
-            yield Progress(0, 1, "measuring the grey values")
-            greys = measure_greys(measured, lengths=lengths_of(measured, description, options))
+            greys = yield from iter_measure_for(measured, description, options)
             image = (stack.shape, str(np.dtype(stack.data.dtype)), stack.axes, stack.voxel_size, stack.unit, stack.name)
             named = (str(model), description.weights_sha256)
             job = PlanJob(next(self._numbers), tempfile.gettempdir(), *image, *named, options, greys, stack.notes)
@@ -170,15 +168,14 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
             child = yield from self._start()
             run = self._session.new_run()
             with removed_on_failure(run):
-                yield Progress(0, 1, "measuring the grey values")
-                normalization = measure(stack)
+                greys = yield from iter_measure_greys(stack, padding=description.padding)
                 yield Progress(0, 1, "reading the image")
                 cut = cut_part(stack, part, "ZYX"[-description.spec.dimensions :])
                 yield from copy_stack(cut, run / INPUT_FILE)
                 start = {axis: places.start for axis, places in part.items()}
                 named = (str(model), description.weights_sha256)
                 number = next(self._numbers)
-                job = InspectJob(number, str(run), cut.axes, start, cut.name, *named, place, normalization)
+                job = InspectJob(number, str(run), cut.axes, start, cut.name, *named, place, greys.normalization)
                 result = expected((yield from self._ask(child, job, leftovers=(run,))), Inspected)
                 with contextlib.suppress(OSError):
                     (run / INPUT_FILE).unlink()

@@ -122,7 +122,9 @@ def iter_inspect(job: InspectJob, model: Model) -> Generator[Progress, None, eve
     check_fits(stack, model)
     values = stack.read((slice(None),) * len(stack.axes))
     yield Progress(0, 1, "running the network")
-    gates = gate_features(model, job.normalization.apply(values if "C" in stack.axes else values[None]))
+    across_slices = model.description.spec.dimensions == 3
+    pixels, _ = job.normalization.prepare(values if "C" in stack.axes else values[None], across_slices)
+    gates = gate_features(model, pixels)
     chosen = [gate for gate in gates if gate.place == job.place]
     if not chosen:
         there = ", ".join(gate.place for gate in gates) or "none"

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from napari_skipseg.errors import ModelError, SkipsegError
+from napari_skipseg.images.padding import PaddingRule
 from napari_skipseg.networks.specs import NetworkSpec, first_fault
 
 FORMAT_VERSION = 1
@@ -89,6 +90,8 @@ class ModelDescription:
     margin: image pixels at a tile's border that the network's zero padding may have touched (read, then thrown away).
     voxel_size: (z, y, x) of the training data in `unit`; z means nothing to a 2D network.
     normalization: how grey values become network input; "stack" = zero mean, unit deviation over the stack.
+    padding: "auto" = black frames and other constant areas without tissue were left out of the training, and are left
+    out when the model is used; "none" = it was taught what they are.
     weights_sha256: of `weights.safetensors`. sample_sha256: of `sample.safetensors`, patches of what it was trained on;
     None where there is no such file.
     """
@@ -103,6 +106,7 @@ class ModelDescription:
     voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
     unit: str = "pixel"
     normalization: Literal["stack"] = "stack"
+    padding: PaddingRule = "auto"
     card: Card = field(default_factory=Card)
     training: TrainingRecord = field(default_factory=TrainingRecord)
     sample_sha256: str | None = None
@@ -189,7 +193,8 @@ def card_facts(description: ModelDescription) -> dict[str, str]:
     facts = {
         "Network": f"{spec.dimensions}D {spec.network}, skip {spec.skip}",
         "Classes": ", ".join(f"{i} = {name}" for i, name in enumerate(description.class_names, start=1)),
-        "Input": f"{channels}; grey values to zero mean and unit deviation over the whole stack",
+        "Input": f"{channels}; grey values to zero mean and unit deviation over the whole stack, "
+        + ("constant areas left out" if description.padding == "auto" else "constant areas are tissue"),
         "Voxel size": f"{sizes} {description.unit} ({', '.join('zyx'[-spec.dimensions :])})",
         "Trained on": card.data,
         "Terms": card.terms,

@@ -66,7 +66,7 @@ def read_view(stack: Stack, model: Model, number: int | None = None, channel: in
         raise InputError(
             f"'{stack.name}' has {voxels:,} voxels to look at, and a study takes {MOST_VOXELS:,} at once: crop it."
         )
-    normalization = measure(stack)
+    normalization = measure(stack, padding=model.description.padding)
     left = [axis for axis, at in zip(stack.axes, index, strict=True) if isinstance(at, slice)]
     order = [left.index(axis) for axis in ("C", *seen) if axis in left]
     values = stack.read(index).transpose(order)
@@ -74,7 +74,7 @@ def read_view(stack: Stack, model: Model, number: int | None = None, channel: in
     z, y, x = stack.origin
     origin = (z + shown * stack.voxel_size[0], y, x) if len(seen) == 2 else stack.origin
     part = replace(stack, data=values, axes=("C" if "C" in left else "") + seen, origin=origin)
-    pixels = normalization.apply(values if "C" in left else values[None])
+    pixels, _ = normalization.prepare(values if "C" in left else values[None], across_slices=len(seen) == 3)
     return View(pixels, part, number, shown if len(seen) == 3 else 0, normalization)
 
 

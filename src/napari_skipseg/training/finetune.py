@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from napari_skipseg.devices import Device, cpu_title, versions
 from napari_skipseg.errors import SpecError
+from napari_skipseg.images.padding import PaddingRule
 from napari_skipseg.inference.backends import TorchBackend
 from napari_skipseg.inference.margin import iter_measure_margin
 from napari_skipseg.models.catalog import check_free, locate_model
@@ -167,7 +168,8 @@ def _iter_prepare(
     if scale.note:
         yield Found(0, 1, "reading the labels", (scale.note,))
     patch = patch_of(settings, parent.network)
-    material = yield from iter_read_material(corrected, split, plan, patch, settings.seed)
+    padding: PaddingRule = "none" if "none" in (settings.padding, description.padding) else "auto"
+    material = yield from iter_read_material(corrected, split, plan, patch, settings.seed, padding)
     yield Progress(1, 1, "reading what the model knew")
     remembered = remembered_of(place, description)
     return _Course(settings, parent, plan, lesson, scale, material, material.sha256(), remembered, processes)
@@ -272,6 +274,7 @@ def _describe(course: _Course, network: Network, state: FitState, compute: Compu
         name=settings.name,
         spec=network.spec,
         classes=course.plan.classes,
+        padding=course.material.padding,
         weights_sha256="",
         voxel_size=course.scale.voxel_size,
         unit=course.scale.unit,

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from napari_skipseg.errors import SpecError
+from napari_skipseg.images.padding import PaddingRule
 from napari_skipseg.models.description import ClassLabel, can_name
 from napari_skipseg.networks.specs import first_fault
 from napari_skipseg.training.augmentation import Augmentation
@@ -35,7 +36,9 @@ class FinetuneSettings:
     decoder, "full" all of it. remember: keep what the model knew: its own classes, by its own sample and by its own
     answers on the new images. validate: what is held out: "auto" a fifth of the places with labels, or slices as
     "5-9", numbered along Z over all images in order. steps, learning_rate: 0 and None for those of the reach. minutes:
-    after which training stops and keeps the best; 0 = never. batch_norm: whether its statistics stay.
+    after which training stops and keeps the best; 0 = never. batch_norm: whether its statistics stay. padding: "auto"
+    learns nothing from black frames, empty slices and other constant areas without tissue, unless a class was painted
+    on them; "none" takes them for tissue.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -59,6 +62,7 @@ class FinetuneSettings:
     batch_norm: BatchNorm = "frozen"
     precision: Precision = "auto"
     seed: int = 0
+    padding: PaddingRule = "auto"
 
     def __post_init__(self) -> None:
         if not can_name(self.name):
@@ -81,6 +85,8 @@ class FinetuneSettings:
                 raise SpecError(f"There is no {option} '{chosen}': choose one of {', '.join(get_args(known))}.")
         if self.validate != AUTO and not held_out(self.validate):
             raise SpecError("Nothing is held out: name slices such as 5-9, or auto for a fifth of the places.")
+        if self.padding not in get_args(PaddingRule):
+            raise SpecError(f"There is no rule for padding '{self.padding}': choose one of auto, none.")
         if min(self.steps, self.batch) < 0 or not 0 <= self.minutes < math.inf:
             raise SpecError("Neither steps, batch nor minutes may be negative: 0 leaves the choice to the reach.")
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:

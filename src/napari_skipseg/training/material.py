@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.images.normalize import Normalization, measure_greys
+from napari_skipseg.errors import InputError
+from napari_skipseg.images.normalize import GreyStatistics, Normalization, measure_greys
+from napari_skipseg.images.padding import REACH, REACH_Z, Mask, PaddingRule
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.progress import Found, Progress
 from napari_skipseg.training.class_plan import ClassPlan
@@ -23,6 +25,9 @@ MOST_PLACES = 1024
 MOST_SCORED = 256
 AROUND = 0.75
 """A place is read with so many patches around it on each side."""
+
+ON_PADDING = 0.25
+"""Share of a class's labelled pixels that lie on what looks like padding from which on it is taken for tissue."""
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
@@ -62,13 +67,15 @@ class Material:
     """All that is learnt from: regions, and the spots in them that are trained on and held out.
 
     kinds: what the counts of a spot count: 0, then the numbers of the classes that the labels judge; where some were
-    accepted, those of them that were painted too, which are so drawn as often.
+    accepted, those of them that were painted too, which are so drawn as often. padding: whether constant areas were
+    left out, as padding, or taken for tissue.
     """
 
     regions: tuple[Region, ...]
     training: tuple[Spot, ...]
     held_out: tuple[Spot, ...]
     kinds: tuple[Kind, ...]
+    padding: PaddingRule = "auto"
 
     def painted(self, spots: Sequence[Spot]) -> tuple[Spot, ...]:
         """Return those of `spots` in which something was painted, where others were accepted; else none."""
@@ -86,43 +93,84 @@ class Material:
 
 
 def iter_read_material(
-    corrected: Sequence[Corrected], split: Split, plan: ClassPlan, patch: tuple[int, ...], seed: int
+    corrected: Sequence[Corrected],
+    split: Split,
+    plan: ClassPlan,
+    patch: tuple[int, ...],
+    seed: int,
+    padding: PaddingRule = "auto",
 ) -> Generator[Progress, None, Material]:
     """Yield while images are read; return their labelled parts, normalised as a segmentation would.
 
-    patch: what will be cut from them, (Y, X) for a 2D network, (Z, Y, X) for a 3D one.
+    patch: what will be cut from them, (Y, X) for a 2D network, (Z, Y, X) for a 3D one. padding: "auto" leaves out
+    constant areas that look like padding, unless a class was painted there: then they are tissue in all images.
 
     Raises:
         InputError: an image whose values cannot be used.
     """
+    greys: dict[int, GreyStatistics] = {}
+    for number in sorted({place.image for place in (*split.training, *split.held_out)}):
+        stack, name = corrected[number].stack, corrected[number].name
+        yield Progress(number, len(corrected), f"reading {name}")
+        greys[number] = measure_greys(stack, padding=padding)
+        if found := (*stack.notes, *greys[number].findings):
+            yield Found(number, len(corrected), "", tuple(f"{name}: {told}" for told in found))
+    counts = np.zeros((2, len(plan.classes) + 1), np.int64)
+    material = yield from _iter_read(corrected, split, plan, patch, seed, greys, counts)
+    labelled, on_padding = counts[:, 1:]
+    if not (on_padding > ON_PADDING * labelled).any():
+        if not material.training:
+            raise InputError(
+                "All that is labelled lies on constant areas, which were left out as padding: label tissue too, or "
+                "keep them (in a shell with --padding none)."
+            )
+        return replace(material, padding=padding)
+    told = (
+        "A class is painted on constant areas: they were taken for tissue after all, and the new model does the same."
+    )
+    yield Found(0, len(corrected), "", (told,))
+    return (yield from iter_read_material(corrected, split, plan, patch, seed, "none"))
+
+
+def _iter_read(
+    corrected: Sequence[Corrected],
+    split: Split,
+    plan: ClassPlan,
+    patch: tuple[int, ...],
+    seed: int,
+    greys: Mapping[int, GreyStatistics],
+    counts: NDArray[np.int64],
+) -> Generator[Progress, None, Material]:
+    """Yield while images are read; return their labelled parts.
+
+    counts: labelled pixels of the background and of each class, and how many of them lie on padding, are added to it.
+    """
     training = thinned(split.training, MOST_PLACES, seed)
     held_out = thinned(split.held_out, MOST_SCORED, seed)
+    flat = len(patch) == 2
     regions: list[Region] = []
     spots: dict[Place, Spot] = {}
     for number, each in enumerate(corrected):
-        normalization: Normalization | None = None
         for time, box, inside in _boxes((*training, *held_out), number, each.stack, patch):
             yield Progress(number, len(corrected), f"reading {each.name}")
-            if normalization is None:
-                greys = measure_greys(each.stack)
-                normalization = greys.normalization
-                findings = (*each.stack.notes, *greys.findings)
-                if findings:
-                    yield Found(number, len(corrected), "", tuple(f"{each.name}: {told}" for told in findings))
-            image = normalization.apply(_read_image(each.stack, time, box)).astype(np.float16)
+            image, mask = _read_image(each.stack, time, box, greys[number].normalization, across_slices=not flat)
             target, accepted = _read_target(each, time, box, plan)
+            counts[0] += np.bincount(target[target != IGNORED], minlength=counts.shape[1])
+            if mask is not None:
+                counts[1] += np.bincount(target[mask & (target != IGNORED)], minlength=counts.shape[1])
+                target[mask] = IGNORED
             held = np.full_like(target, IGNORED)
             for place in split.held_out:
                 if (place.image, place.time) == (number, time):
                     part = _within(place.box, box)
                     held[part], target[part] = target[part], IGNORED
-            flat = len(patch) == 2
-            region = Region(image, target, held, accepted)
-            regions.append(Region(image[:, 0], target[0], held[0], accepted[0]) if flat else region)
+            region = Region(image.astype(np.float16), target, held, accepted)
+            regions.append(Region(region.image[:, 0], target[0], held[0], accepted[0]) if flat else region)
             for place in inside:
                 part = _within(place.box, box)
-                spots[place] = Spot(len(regions) - 1, part[1:] if flat else part, place.counts)
-    in_order = [tuple(spots[place] for place in places) for places in (training, held_out)]
+                if (target[part] != IGNORED).any() or (held[part] != IGNORED).any():  # not all of it is padding
+                    spots[place] = Spot(len(regions) - 1, part[1:] if flat else part, place.counts)
+    in_order = [tuple(spots[place] for place in places if place in spots) for places in (training, held_out)]
     labels = (0, *plan.values.values())
     kinds = (*(Kind(label, False) for label in labels), *(Kind(labels[column], True) for column in split.painted))
     return Material(tuple(regions), in_order[0], in_order[1], kinds)
@@ -168,18 +216,24 @@ def _within(box: Box, outer: Box) -> tuple[slice, ...]:
     )
 
 
-def _read_image(stack: Stack, time: int, box: Box) -> NDArray[np.float32]:
-    """Return the values (C, Z, Y, X) in `box`."""
-    parts = {
-        "T": slice(time, time + 1),
-        "C": slice(None),
-        **dict(zip("ZYX", (slice(*side) for side in box), strict=True)),
-    }
+def _read_image(
+    stack: Stack, time: int, box: Box, normalization: Normalization, across_slices: bool
+) -> tuple[NDArray[np.float32], Mask | None]:
+    """Return what a network sees of `box` (C, Z, Y, X), and where padding is (Z, Y, X)."""
+    wide = dict(zip("ZYX", box, strict=True))
+    if normalization.padding:
+        for axis, (start, stop) in wide.items():
+            reach = REACH if axis != "Z" else REACH_Z if across_slices else 0
+            wide[axis] = max(0, start - reach), min(stack.length(axis), stop + reach)
+    parts = {"T": slice(time, time + 1), "C": slice(None), **{axis: slice(*side) for axis, side in wide.items()}}
     values = stack.read(tuple(parts[axis] for axis in stack.axes))
     order = [stack.axes.index(axis) for axis in "TCZYX" if axis in stack.axes]
     missing = tuple(place for place, axis in enumerate("TCZYX") if axis not in stack.axes)
-    whole: NDArray[np.float32] = np.expand_dims(values.transpose(order), missing)[0]
-    return whole
+    pixels, mask = normalization.prepare(np.expand_dims(values.transpose(order), missing)[0], across_slices)
+    inner = tuple(
+        slice(start - wide[axis][0], stop - wide[axis][0]) for axis, (start, stop) in zip("ZYX", box, strict=True)
+    )
+    return pixels[(slice(None), *inner)], None if mask is None else mask[inner]
 
 
 def _read_target(

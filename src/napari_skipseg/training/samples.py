@@ -16,7 +16,7 @@ from torch import Tensor
 
 from napari_skipseg.errors import InputError, SpecError
 from napari_skipseg.images.files import read_stack
-from napari_skipseg.images.normalize import Normalization, measure_greys
+from napari_skipseg.images.normalize import measure_greys
 from napari_skipseg.images.ome import METRES
 from napari_skipseg.images.pictures import is_lossy
 from napari_skipseg.images.stack import Stack
@@ -145,9 +145,12 @@ def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> tuple[La
         target = _widen(target, settings)
     if settings.ignore is not None:
         target[values == settings.ignore] = IGNORED
-    greys = measure_greys(stack, settings.seed)
-    labelled = Labelled(_channels_first(stack, greys.normalization), target)
-    return labelled, {int(value) for value in np.unique(values)}, greys.findings
+    greys = measure_greys(stack, settings.seed, padding=settings.padding)
+    across_slices = settings.spec.dimensions == 3
+    image, padding = greys.normalization.prepare(_channels_first(stack), across_slices)
+    if padding is not None:
+        target[padding] = IGNORED  # a model is never asked about it, and labels there are padding themselves
+    return Labelled(image, target), {int(value) for value in np.unique(values)}, greys.findings
 
 
 def _widen(target: NDArray[np.int16], settings: TrainSettings) -> NDArray[np.int16]:
@@ -161,8 +164,9 @@ def _widen(target: NDArray[np.int16], settings: TrainSettings) -> NDArray[np.int
     return grown
 
 
-def _channels_first(stack: Stack, normalization: Normalization) -> NDArray[np.float32]:
-    values: NDArray[Any] = normalization.apply(stack.read((slice(None),) * len(stack.shape)))
+def _channels_first(stack: Stack) -> NDArray[Any]:
+    """Return the grey values (C, Z, Y, X)."""
+    values = stack.read((slice(None),) * len(stack.shape))
     values = np.moveaxis(values, stack.axes.index("C"), 0) if "C" in stack.axes else values[None]
     return np.ascontiguousarray(values if "Z" in stack.axes else values[:, None])
 

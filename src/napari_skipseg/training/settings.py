@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from napari_skipseg.errors import SpecError
+from napari_skipseg.images.padding import PaddingRule
 from napari_skipseg.models.description import Card, ClassLabel, can_name, output_channels
 from napari_skipseg.networks.specs import NetworkSpec, UNetSpec, first_fault
 from napari_skipseg.training.augmentation import Augmentation
@@ -34,7 +35,9 @@ class TrainSettings:
     place of the protocol's. accumulate: parts that a step takes its batch in, one after the other, for batches that do
     not fit into memory. precision: bf16, f32, or auto: what the device computes fastest in (`devices.best_precision`);
     a training that is resumed keeps its own. patience: validations without a lower held-out loss after which training
-    stops; 0 = never. epoch: steps over which the weight-update map takes one column; 0 = no map.
+    stops; 0 = never. padding: "auto" learns nothing from black frames, empty slices and other constant areas without
+    tissue, "none" takes them for tissue; the model is then used in the same way. epoch: steps over which the
+    weight-update map takes one column; 0 = no map.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -64,6 +67,7 @@ class TrainSettings:
     patience: int = 0
     epoch: int = 0
     seed: int = 0
+    padding: PaddingRule = "auto"
     voxel_size: tuple[float, float, float] | None = None
     unit: str | None = None
     card: Card = field(default_factory=Card)
@@ -106,6 +110,7 @@ class TrainSettings:
         _check_name("protocol", self.protocol, tuple(PROTOCOLS))
         _check_name("loss", self.loss, get_args(LossName))
         _check_name("precision", self.precision, get_args(Precision))
+        _check_name("rule for padding", self.padding, get_args(PaddingRule))
         protocol = self.training_protocol
         if min(self.batch, self.steps, self.validate_every) < 1 or not 0 < protocol.learning_rate < math.inf:
             raise SpecError("Batch, steps, validate_every and learning_rate must be positive.")

@@ -194,6 +194,7 @@ def describe(settings: TrainSettings, data: TrainingData, state: FitState, compu
         weights_sha256="",
         voxel_size=data.stack.voxel_size,
         unit=data.stack.unit,
+        padding=settings.padding,
         card=settings.card if parent is None or data.validation else inherit_scores(settings.card, parent),
         training=TrainingRecord(
             settings=settings_to_dict(settings),

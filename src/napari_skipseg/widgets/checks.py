@@ -10,6 +10,7 @@ import numpy as np
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.ome import METRES
+from napari_skipseg.images.padding import PaddingRule
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import Planes, SegmentOptions
 from napari_skipseg.inference.scale import scale_of, seen_lengths, trained_voxel_size
@@ -52,6 +53,7 @@ class Choices:
     dropout: float | None = None
     threshold: float = 0.5
     whole: bool = True
+    padding: PaddingRule = "auto"
 
     def options(self) -> SegmentOptions:
         """Return the engine's options."""
@@ -65,6 +67,7 @@ class Choices:
             rescale=self.rescale and find_rescaling(self) is not None,
             samples=self.samples,
             dropout=self.dropout if self.samples else None,
+            padding=self.padding,
         )
 
     @property

@@ -122,6 +122,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
             tile=self.options.tile.value(),
             average=self.options.average.currentData(),
             planes=self.options.planes.currentData(),
+            padding=self.options.padding.currentData(),
             rescale=self.rescale.isChecked(),
             samples=self.options.samples.value(),
             dropout=self.options.rate,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QPushButton, QWidget
 
-from napari_skipseg.progress import Progress
+from napari_skipseg.progress import Found, Progress
 from napari_skipseg.widgets.engine import BusyEngine
-from napari_skipseg.widgets.fields import FAULT_COLOR, Message, color_of
+from napari_skipseg.widgets.fields import FAULT_COLOR, WARNING_COLOR, Message, color_of
 from napari_skipseg.widgets.popups import pop_up_fault
 from napari_skipseg.widgets.work import Outcome, TimeLeft, Work, start_work
 
@@ -98,7 +98,13 @@ class JobTab(QWidget):  # type: ignore[misc]
         if self._worker is None or not self.cancel_button.isEnabled():
             return
         self.show_progress(progress)
+        if isinstance(progress, Found):
+            self.show_findings(progress.findings)
         self._on_progress(progress)
+
+    def show_findings(self, findings: Sequence[str]) -> None:
+        """Say what was found about an image, until the job ends."""
+        self.tell(" ".join(findings), WARNING_COLOR)
 
     def show_progress(self, progress: Progress) -> None:
         """Say how far the job is."""

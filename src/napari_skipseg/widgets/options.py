@@ -17,10 +17,13 @@ HINTS = {
     "layer but no attention",
     "samples": "Passes with dropout on: the probability is their mean, the uncertainty layer their standard deviation. "
     "10 samples are 10 times slower or more: they run on torch",
+    "padding": "Black frames, empty slices and other constant areas without tissue are left out of the grey values, "
+    "and are background in the result. If such an area is tissue, such as resin or a lumen of one value, keep it",
     "dropout": "Share of the features that each sample leaves out, from 0 to 0.95",
 }
 AVERAGES = (("one pass", 1), ("4 copies", 4), ("8 copies", 8))
 PLANES = (("XY slices", "xy"), ("all three axes", "xyz"))
+PADDINGS = (("leave out", "auto"), ("keep as tissue", "none"))
 
 
 class OptionsFold(Fold):
@@ -33,6 +36,8 @@ class OptionsFold(Fold):
         self.tile, self.average, self.planes = QSpinBox(), FreshCombo(), FreshCombo()
         self.average.offer(list(AVERAGES), 1)
         self.planes.offer(list(PLANES), "xy")
+        self.padding = FreshCombo()
+        self.padding.offer(list(PADDINGS), "auto")
         self.tile.setRange(0, 8192)
         self.tile.setSingleStep(32)
         self.tile.setSpecialValueText("auto")
@@ -51,6 +56,7 @@ class OptionsFold(Fold):
             self.tile.valueChanged,
             self.average.activated,
             self.planes.activated,
+            self.padding.activated,
             self.dropout.valueChanged,
         ):
             signal.connect(self._tell)
@@ -64,6 +70,7 @@ class OptionsFold(Fold):
         rows.addRow("Tile", self.tile)
         rows.addRow("Average", self.average)
         rows.addRow("Planes", self.planes)
+        rows.addRow("Constant areas", self.padding)
         rows.addRow("Monte Carlo samples", self.samples)
         rows.addRow("Dropout rate", self.dropout)
         self.fill(inner)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from napari_skipseg.images.normalize import GreyStatistics, Normalization
+from napari_skipseg.images.normalize import GreyStatistics, normalization_from
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.widgets.checks import Choices
@@ -138,20 +138,25 @@ class GreyValues:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int | None], GreyStatistics] = {}
+        self._known: dict[tuple[str, int | None, str], GreyStatistics] = {}
         self._links = Links()
 
     def keep(self, layer: Layer, options: SegmentOptions, recipe: dict[str, Any]) -> None:
         """Keep what a run's recipe says of the image."""
         if "normalization" in recipe and not options.rescale:
-            greys = GreyStatistics(Normalization(**recipe["normalization"]), tuple(recipe.get("findings", ())))
-            self._known[str(layer.unique_id), options.channel] = greys
+            greys = GreyStatistics(normalization_from(recipe["normalization"]), tuple(recipe.get("findings", ())))
+            self._known[_key(layer, options)] = greys
             self._links.tie(layer.events.data, self._forget)
 
     def find(self, layer: Layer, options: SegmentOptions) -> GreyStatistics | None:
         """Return how the image was normalised, None where it never was."""
-        return None if options.rescale else self._known.get((str(layer.unique_id), options.channel))
+        return None if options.rescale else self._known.get(_key(layer, options))
 
     def _forget(self, event: Any) -> None:
         source = str(event.source.unique_id)
         self._known = {key: value for key, value in self._known.items() if key[0] != source}
+
+
+def _key(layer: Layer, options: SegmentOptions) -> tuple[str, int | None, str]:
+    """Return what grey values depend on."""
+    return str(layer.unique_id), options.channel, options.padding

@@ -160,6 +160,7 @@ def fill_form(form: SegmentForm, recipe: Recipe, layer: Image, model: str) -> No
     form.options.tile.setValue(options.tile)
     _choose(form.options.average, options.average)
     _choose(form.options.planes, options.planes)
+    _choose(form.options.padding, options.padding)
     _choose(form.channel, options.channel)
     _choose(form.device, options.device)
     form.rescale.setChecked(options.rescale)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.outputs import Opened, Prediction, Written
 from napari_skipseg.inference.run_plan import RunPlan
-from napari_skipseg.progress import Found, Progress
+from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.checks import Choices, find_faults, find_warning
 from napari_skipseg.widgets.engine import SegmentingEngine
 from napari_skipseg.widgets.fields import WARNING_COLOR
@@ -179,9 +179,7 @@ class SegmentTab(JobTab):
         self.plan.stop()
 
         def hear(progress: Progress) -> None:
-            if isinstance(progress, Found):
-                self.plan.show_findings(progress.findings)
-            elif isinstance(progress, Opened) and progress.prediction is not None:
+            if isinstance(progress, Opened) and progress.prediction is not None:
                 self.opening.emit()
                 make_room = set_results_aside if is_preview else remove_preview
                 make_room(self._viewer, layer)
@@ -223,6 +221,10 @@ class SegmentTab(JobTab):
         super().show_progress(progress)
         self.progress.setRange(0, progress.total if progress.done else 0)
         self.progress.setValue(progress.done)
+
+    def show_findings(self, findings: Sequence[str]) -> None:
+        """Say what was found about the image, under the plan."""
+        self.plan.show_findings(findings)
 
     def result(self) -> Shown | None:
         """Return the result of the image in the form, None where it was not segmented."""

@@ -1,0 +1,199 @@
+"""Windows of a stack's slices, drawn at random, on which its grey values are measured; and where constant areas are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.images.resample import resample_axis, source_range
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.progress import Progress
+
+SAMPLED_SLICES = 32
+SAMPLED_SIDE = 1024
+PROBE, PROBES, PROBED_SLICES = 64, 6, 8
+"""Of slices that are larger: side of the windows that constant areas are looked for in, how many of them along Y and X
+each, and in how many slices."""
+MOST_OF_SLICE = 2
+"""Windows of such a slice that are looked at closely, at the most."""
+SPOT, MOST_SPOTS, MOST_EMPTY = 32, 1024, 16
+"""Side of the window that is looked at in slices that are not sampled, for empty ones; of how many slices at the most;
+and how many of these are read whole to be sure."""
+CELL, RUN = 8, 32
+"""Side of the squares, and length of the runs along the image's border, that are looked for in the windows."""
+
+MEASURING = Progress(0, 1, "measuring the grey values")
+
+Prepare = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+class Window(NamedTuple):
+    """Grey values (Y, X) of a part of a slice.
+
+    edges: whether it begins or ends where the slice does, at the top, bottom, left and right. ranges: where it lies, by
+    axis: first and last place + 1.
+    """
+
+    values: NDArray[Any]
+    edges: tuple[bool, bool, bool, bool]
+    ranges: Mapping[str, tuple[int, int]]
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether all of its pixels have one value, or all are NaN."""
+        first = self.values[0, 0]
+        return bool((self.values == first).all() or (first != first and np.isnan(self.values).all()))
+
+    def has_constant_area(self) -> bool:
+        """Return whether a square of `CELL` pixels, or a run of `RUN` at the border of the slice, has one value."""
+        return next(iter(self.constant_values()), None) is not None
+
+    def constant_values(self) -> Iterator[float]:
+        """Yield the value of each square, and of each run along the border of the slice, that is constant."""
+        height, width = (length // CELL * CELL for length in self.values.shape)
+        if not height or not width:
+            return
+        cells = self.values[:height, :width].reshape(height // CELL, CELL, width // CELL, CELL)
+        corner = cells[:, 0, :, 0]
+        # of each square four pixels are compared first: hardly any other one is left
+        likely = (
+            (corner == cells[:, -1, :, -1]) & (corner == cells[:, 0, :, -1]) & (corner == cells[:, CELL // 2, :, 3])
+        )
+        if likely.any():
+            likely[likely] = (cells.transpose(0, 2, 1, 3)[likely] == corner[likely][:, None, None]).all((1, 2))
+            yield from corner[likely].tolist()
+        lines = (self.values[0], self.values[-1], self.values[:, 0], self.values[:, -1])
+        for line, is_edge in zip(lines, self.edges, strict=True):
+            runs = line[: len(line) // RUN * RUN].reshape(-1, RUN)
+            if is_edge and len(runs):
+                yield from runs[(runs == runs[:, :1]).all(1), 0].tolist()
+
+
+def iter_draw(
+    stack: Stack, seed: int, lengths: Mapping[str, int], prepare: Prepare | None = None
+) -> Generator[Progress, None, list[Window]]:
+    """Yield after each; return 2D windows of slices drawn at random, on a grid of other `lengths` along some axes.
+
+    prepare: called with what was read before it is resampled.
+    """
+    generator = np.random.default_rng(seed)
+    shape = {axis: lengths.get(axis, stack.length(axis)) for axis in stack.axes}
+    loops = {axis: length for axis, length in shape.items() if axis not in "YX"}
+    count = math.prod(loops.values())
+    numbers = np.arange(count)
+    if count > SAMPLED_SLICES:
+        numbers = np.sort(generator.choice(count, SAMPLED_SLICES, replace=False))
+    windows = []
+    for number in numbers:
+        place = np.unravel_index(number, tuple(loops.values())) if loops else ()
+        ranges = {axis: (int(at), int(at) + 1) for axis, at in zip(loops, place, strict=True)}
+        for axis in "YX":
+            start = int(generator.integers(0, max(1, shape[axis] - SAMPLED_SIDE + 1)))
+            ranges[axis] = (start, min(start + SAMPLED_SIDE, shape[axis]))
+        windows.append(Window(_window(stack, shape, ranges, prepare), _edges(ranges, shape), ranges))
+        yield MEASURING
+    return windows
+
+
+def _window(
+    stack: Stack, shape: dict[str, int], ranges: dict[str, tuple[int, int]], prepare: Prepare | None
+) -> NDArray[Any]:
+    """Return the values (2D) in `ranges` of a grid of `shape`, which are the stack's own where that is its grid.
+
+    prepare: as in `draw`.
+    """
+    places = {axis: np.arange(*ranges[axis]) for axis in stack.axes}
+    step = {axis: stack.length(axis) / shape[axis] for axis in stack.axes}
+    sources = {axis: source_range(step[axis], places[axis], stack.length(axis)) for axis in stack.axes}
+    values = stack.read(tuple(slice(*sources[axis]) for axis in stack.axes))
+    if prepare is not None:
+        values = prepare(values)
+    for number, axis in enumerate(stack.axes):
+        if step[axis] != 1:
+            values = resample_axis(
+                values.astype(np.float32), number, sources[axis][0], stack.length(axis), step[axis], places[axis]
+            )
+    return values.reshape([len(places[axis]) for axis in stack.axes if axis in "YX"])
+
+
+def iter_look_further(stack: Stack) -> Generator[Progress, None, list[Window]]:
+    """Yield now and then; return more windows in which there are constant areas: in large slices, and empty slices.
+
+    They show which values are padding, and are not measured.
+    """
+    loops = {axis: stack.length(axis) for axis in stack.axes if axis not in "YX"}
+    places = [dict(zip(loops, place, strict=True)) for place in np.ndindex(*loops.values())]
+    found: list[Window] = []
+    if max(stack.length("Y"), stack.length("X")) > SAMPLED_SIDE:
+        for place in places[:: -(-len(places) // PROBED_SLICES)]:
+            found += _constant_parts(stack, place)
+            yield MEASURING
+    if len(places) > SAMPLED_SLICES:
+        found += yield from _iter_empty_slices(stack, places[:: -(-len(places) // MOST_SPOTS)])
+    return found
+
+
+def _constant_parts(stack: Stack, place: Mapping[str, int]) -> list[Window]:
+    """Return some windows of a large slice that have constant areas: probes all over it say where."""
+    found: list[Window] = []
+    for number in np.random.default_rng(0).permutation(PROBES**2).tolist():
+        at = divmod(number, PROBES)
+        if _read_window(stack, place, _around(stack, PROBE, at)).has_constant_area():
+            found.append(_read_window(stack, place, _around(stack, SAMPLED_SIDE, at)))
+            if len(found) == MOST_OF_SLICE:
+                break
+    return found
+
+
+def _around(stack: Stack, side: int, at: tuple[int, int]) -> dict[str, tuple[int, int]]:
+    """Return where a window lies: number `at` (Y, X) of those that are spread from edge to edge of a slice."""
+    ranges = {}
+    for axis, number in zip("YX", at, strict=True):
+        length = stack.length(axis)
+        start = max(0, (length - side) * number // (PROBES - 1))
+        ranges[axis] = (start, min(start + side, length))
+    return ranges
+
+
+def _iter_empty_slices(stack: Stack, places: Sequence[Mapping[str, int]]) -> Generator[Progress, None, list[Window]]:
+    """Yield after each; return parts of slices that are constant, some of them: a spot of each says which may be."""
+    found: list[Window] = []
+    whole = {axis: (0, stack.length(axis)) for axis in "YX"}
+    spot = {axis: ((length - SPOT) // 2, (length + SPOT) // 2) for axis, (_, length) in whole.items()}
+    spot = {axis: (max(0, first), min(last, whole[axis][1])) for axis, (first, last) in spot.items()}
+    looked = 0
+    for place in places:
+        if looked < MOST_EMPTY and _read_window(stack, place, spot).is_constant:
+            looked += 1
+            if (empty := _read_window(stack, place, whole)).is_constant:
+                found.append(empty._replace(values=empty.values[:SPOT, :SPOT]))
+        yield MEASURING
+    return found
+
+
+def is_empty_in_all_channels(stack: Stack, window: Window) -> bool:
+    """Return whether a window that is constant in its channel is so in the others too."""
+    for channel in range(stack.length("C")):
+        ranges = {**window.ranges, "C": (channel, channel + 1)}
+        values = stack.read(tuple(slice(*ranges[axis]) for axis in stack.axes))
+        if (values != values.ravel()[0]).any():
+            return False
+    return True
+
+
+def _read_window(stack: Stack, place: Mapping[str, int], part: Mapping[str, tuple[int, int]]) -> Window:
+    """Return a part of a slice."""
+    ranges = {**{axis: (at, at + 1) for axis, at in place.items()}, **part}
+    values = stack.read(tuple(slice(*ranges[axis]) for axis in stack.axes))
+    shape = {axis: stack.length(axis) for axis in stack.axes}
+    sides = [ranges[axis][1] - ranges[axis][0] for axis in stack.axes if axis in "YX"]
+    return Window(values.reshape(sides), _edges(ranges, shape), ranges)
+
+
+def _edges(ranges: Mapping[str, tuple[int, int]], shape: Mapping[str, int]) -> tuple[bool, bool, bool, bool]:
+    (top, bottom), (left, right) = ranges["Y"], ranges["X"]
+    return top == 0, bottom == shape["Y"], left == 0, right == shape["X"]
