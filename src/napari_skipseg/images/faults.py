@@ -52,7 +52,8 @@ SHORT = 16
 SAME = 1e-6
 """The same where two slices are equal, but for rounding."""
 RELIABLE, AGREEING = 6.0, 4.5
-"""Peak of a phase correlation that noise does not reach; where the pairs on both sides of a slice tell the same."""
+"""Peak of a phase correlation that noise hardly reaches (30 pairs of noise: 3.6-6.2); least peak where both sides of a
+slice tell the same."""
 RETURNING = 1.2
 """How far the neighbours of a shifted slice may lie from each other, relative to its shift."""
 ALIGNED = 0.6

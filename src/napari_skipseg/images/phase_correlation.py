@@ -63,4 +63,5 @@ class PhaseCorrelation:
         below, at, above = (float(line[(top[axis] + step) % length]) for step in (-1, 0, 1))
         bend = below - 2 * at + above
         offset = 0.5 * (below - above) / bend if bend < 0 else 0.0
-        return (top[axis] + length // 2) % length - length // 2 + max(-0.5, min(0.5, offset))
+        centred = (top[axis] + length // 2) % length - length // 2
+        return float(centred + max(-0.5, min(0.5, offset)))

@@ -167,7 +167,7 @@ def _read_block(
 ) -> Iterator[tuple[Picture, ...]]:
     blocks = []
     for rows, columns in windows:
-        place = {**fixed, along: slice(numbers.start, numbers.stop), "Y": rows, "X": columns}
+        place: dict[str, int | slice] = {**fixed, along: slice(numbers.start, numbers.stop), "Y": rows, "X": columns}
         values = stack.read(tuple(place[axis] for axis in stack.axes))
         left = [axis for axis in stack.axes if axis in (along, "Y", "X")]
         blocks.append(values.transpose([left.index(axis) for axis in (along, "Y", "X")]))
