@@ -7,7 +7,7 @@ Nothing is changed: the faults are only named. The thresholds were measured on u
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from typing import Literal
@@ -15,8 +15,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.images.slice_samples import DULL, MOST_VOXELS, SliceSamples, sample_slices
+from napari_skipseg.images.slice_samples import DULL, MOST_VOXELS, SliceSamples, iter_sample_slices
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.progress import Progress, run_to_end
 
 Kind = Literal["empty", "doubled", "shifted", "moved", "unmatched", "contrast", "brightness", "blurred", "noisy"]
 Values = NDArray[np.float64]
@@ -87,7 +88,12 @@ class SliceFault:
 
 
 def find_slice_faults(stack: Stack) -> tuple[SliceFault, ...]:
-    """Return the slices of a stack that differ from the rest; none of an image of one slice.
+    """Return what `iter_slice_faults` does."""
+    return run_to_end(iter_slice_faults(stack))
+
+
+def iter_slice_faults(stack: Stack) -> Generator[Progress, None, tuple[SliceFault, ...]]:
+    """Yield after each slice; return the slices of a stack that differ from the rest, none of an image of one slice.
 
     Slices are those along Z, and each time and channel is judged by itself. Without Z they are the times. Of every
     slice at most 512 x 512 pixels are looked at, of more than about 1000 slices less.
@@ -103,7 +109,7 @@ def find_slice_faults(stack: Stack) -> tuple[SliceFault, ...]:
     faults: list[SliceFault] = []
     for place in series:
         fixed = dict(zip(others, place, strict=True))
-        samples = sample_slices(stack, along, fixed, MOST_VOXELS // len(series))
+        samples = yield from iter_sample_slices(stack, along, fixed, MOST_VOXELS // len(series))
         time = fixed.get("T") if stack.length("T") > 1 else None
         channel = fixed.get("C") if stack.length("C") > 1 else None
         faults += (replace(each, time=time, channel=channel, frame=along == "T") for each in judge(samples))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.images.phase_correlation import PhaseCorrelation, Spectrum
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.progress import Progress
 
 WINDOW, SMALL = 512, 128
 """Sides of the large window and of the small ones, in pixels."""
@@ -28,6 +29,8 @@ BLOCK_VOXELS, BLOCK_SLICES = 2**24, 64
 """Most that is read at once, where an array is stored in chunks that hold several slices."""
 DULL = 0.3
 """Spread of grey values relative to the liveliest window up to which a window shows no object, in the whole stack."""
+
+LOOKING = Progress(0, 1, "looking at the slices")
 
 Window = tuple[slice, slice]
 Picture = NDArray[np.float32]
@@ -55,8 +58,12 @@ class SliceSamples:
     wide_peak: NDArray[np.float64]
 
 
-def sample_slices(stack: Stack, along: str, fixed: Mapping[str, int], most_voxels: int = MOST_VOXELS) -> SliceSamples:
-    """Return what is measured of every slice along an axis. fixed: the place along all other axes but Y and X.
+def iter_sample_slices(
+    stack: Stack, along: str, fixed: Mapping[str, int], most_voxels: int = MOST_VOXELS
+) -> Generator[Progress, None, SliceSamples]:
+    """Yield after each slice; return what is measured of every slice along an axis.
+
+    fixed: the place along all other axes but Y and X.
 
     Raises:
         FileError, InputError: the voxels cannot be read or are no numbers.
@@ -78,6 +85,7 @@ def sample_slices(stack: Stack, along: str, fixed: Mapping[str, int], most_voxel
                 (y, x), peak = correlation.shift(spectra[-1], spectra[-1 - back])
                 found.append((y, x, peak))
         before = pictures
+        yield LOOKING
     level, spread, roughness, smoothness = np.moveaxis(np.array(values, np.float64), 2, 0)
     near, wide = (np.array(found, np.float64).reshape(-1, 3) for found in displaced.values())
     return SliceSamples(

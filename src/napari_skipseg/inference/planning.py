@@ -15,7 +15,7 @@ from napari_skipseg.devices import choose_device, free_memory
 from napari_skipseg.images.formats import Format
 from napari_skipseg.images.normalize import GreyStatistics
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.backends import FallbackBackend, make_backend
+from napari_skipseg.inference.backends import FallbackBackend, Pixels, make_backend
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Depth, Focus
 from napari_skipseg.inference.passes import BackendMaker
@@ -42,16 +42,17 @@ def iter_plan(
     form: Format = "tiff",
     backend_maker: BackendMaker = make_backend,
     greys: GreyStatistics | None = None,
+    probes: Pixels | None = None,
 ) -> Generator[Progress, Focus | None, RunPlan]:
     """Yield while one tile of noise goes through the network; return what the whole stack would take.
 
     depth: None stands for the viewer's results, float32 files in `folder`. greys: as in `iter_predict`; where they are
-    given no voxel of the stack is read.
+    given no voxel of the stack is read. probes: as in `iter_prepare`.
 
     Raises:
         SkipsegError: the stack does not fit the model, or no such device.
     """
-    run = yield from iter_prepare(stack, model, options, backend_maker, greys, None, depth is not None)
+    run = yield from iter_prepare(stack, model, options, backend_maker, greys, None, depth is not None, probes=probes)
     yield Progress(0, 1, "measuring one tile")
     seconds = yield from _measure(run)
     device = choose_device(options.device)
@@ -72,6 +73,7 @@ def iter_plan(
         _disk(run, depth, form),
         shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free,
         run.findings,
+        run.seems_inverted,
     )
 
 

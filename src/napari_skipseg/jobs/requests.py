@@ -21,7 +21,7 @@ from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.training.finetune_settings import FinetuneSettings
 from napari_skipseg.training.settings import TrainSettings
 
-INPUT_FILE = "input.npy"
+INPUT_FILE, PROBES_FILE = "input.npy", "probes.npy"
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -56,7 +56,7 @@ class SegmentJob:
 @dataclass(frozen=True, config=_STRICT)
 class PlanJob:
     """Say what a `SegmentJob` of such an image would take. folder: where its results would lie. greys: of the image,
-    measured before, as its voxels are not sent.
+    measured before, as its voxels are not sent. probes: a file of patches of the image, "" for none.
     """
 
     number: int
@@ -72,6 +72,7 @@ class PlanJob:
     options: SegmentOptions
     greys: GreyStatistics
     notes: tuple[str, ...] = ()
+    probes: str = ""
     kind: Literal["plan"] = "plan"
 
 
