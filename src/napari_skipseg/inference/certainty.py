@@ -23,7 +23,7 @@ Measured with the built-in models: inverted images of tissue as in the training 
 (serial block-face SEM at 3 times the voxel size)."""
 AS_SURE = 0.6
 """Share of its certainty in training that the network must have in the negative besides."""
-UNSURE = 0.5
+UNSURE = 0.55
 """Share of its certainty in training up to which a network is unsure of an image. Measured: tissue at its scale 0.75-1,
 at 2.5 times its voxel size 0.85, at 5 and 6 times 0.1-0.45."""
 USUAL_CERTAINTY = 0.45
