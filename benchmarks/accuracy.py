@@ -23,17 +23,18 @@ import torch
 from monai.networks.nets import AttentionUnet, BasicUNet
 from torch import nn
 
-from napari_skipseg.devices import choose_device, cpu_title, versions
-from napari_skipseg.inference.backends import TorchBackend
+from napari_skipseg.devices import cpu_title, versions
+from napari_skipseg.inference.whole_image import WholeImages
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.model import Model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.gates import Select
 from napari_skipseg.networks.network import Network, NetworkOutput, count_trainable
 from napari_skipseg.networks.specs import UNetSpec
+from napari_skipseg.progress import run_to_end
 from napari_skipseg.training.compute import choose_compute
 from napari_skipseg.training.distributed import ALONE
-from napari_skipseg.training.evaluate import score_held_out
+from napari_skipseg.training.evaluate import iter_score_held_out
 from napari_skipseg.training.fit import iter_fit
 from napari_skipseg.training.optimizers import initialise
 from napari_skipseg.training.samples import read_data
@@ -155,9 +156,9 @@ def run(name: str, row: Row, folder: Path, out: Path, seed: int, steps: int) -> 
         except StopIteration as stop:
             state = stop.value
     seconds = spent + time.process_time() - began
-    description = ModelDescription(name, settings.spec, settings.classes, 0, "")
-    backend = TorchBackend(Model(description, network), choose_device("cpu"), "f32")
-    scores = score_held_out(backend, data.validation, ("membrane",), 2)
+    description = ModelDescription(name, settings.spec, settings.classes, 64, "")
+    whole = WholeImages(Model(description, network), torch.device("cpu"), "f32")
+    scores = run_to_end(iter_score_held_out(whole, data.validation, ("membrane",), 2))
     values = {
         "name": name,
         "seed": seed,

@@ -235,6 +235,11 @@ def test_segment_one_channel_or_with_named_axes(run: Run, tmp_path: Path) -> Non
     write_tiff(tmp_path / "t.tif", grey(4, 30, 32))
     assert run("segment", tmp_path / "t.tif", tmp_path / "out", "--model", "tiny", "--axes", "TYX").code == 0
     assert read_stack(tmp_path / "out" / "t_binary.tif").axes == "TYX"
+    size = ("--axes", "XYZ", "--voxel-size", 50, 4, 5, "--unit", "nm")
+    ran = run("segment", tmp_path / "t.tif", tmp_path / "turned", "--model", "tiny", *size)
+    turned = read_stack(tmp_path / "turned" / "t_binary.tif")
+    assert (turned.axes, turned.shape, turned.voxel_size) == ("ZYX", (32, 30, 4), (50, 4, 5))
+    assert "Note: The file has its axes in the order XYZ; they were turned into ZYX." in ran.err
 
 
 def test_segmenting_again_replaces_the_results(run: Run, image: Path, tmp_path: Path) -> None:
@@ -285,7 +290,7 @@ def test_a_bad_image_gets_one_sentence(run: Run, tmp_path: Path, fault: str) -> 
     [
         (["--axes", "ZY"], ("axes 'ZY'", "2 dimensions")),
         (["--axes", "ZYS"], ("unknown letters (S)",)),
-        (["--axes", "XYZ"], ("another order",)),
+        (["--axes", "YYX"], ("an axis twice",)),
         (["--axes", "TYX", "--model", "tiny-3d"], ("3D model", "no Z", "choose a 2D model")),
         (["--device", "cuda"], ("no CUDA GPU", "--device auto or cpu")),
         (["--device", "mps"], ("no Apple GPU",)),

@@ -275,7 +275,9 @@ def test_the_same_recipe_gives_the_same_objects(run: Run, found: Path, tmp_path:
     ran = run("run", found / name, tmp_path / "second")
     assert (ran.code, ran.err, ran.names) == (0, "", ["cells_objects.tif", "cells_objects.csv"])
     assert files_in(tmp_path / "second") == files_in(found)
-    assert "intensity mean" in (tmp_path / "second" / "cells_objects.csv").read_text(encoding="utf-8").splitlines()[0]
+    assert (
+        "intensity mean" in (tmp_path / "second" / "cells_objects.csv").read_text(encoding="utf-8-sig").splitlines()[0]
+    )
 
 
 def test_objects_of_another_probability_are_found_alike(run: Run, found: Path, recipe: Path, tmp_path: Path) -> None:

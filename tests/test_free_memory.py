@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -33,6 +35,16 @@ def write(folder: Path, **texts: str | int) -> None:
 
 def test_without_control_groups_it_is_what_the_machine_has_left(groups: Path) -> None:
     assert free_memory("cpu") == 4000 * MIB
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit")
+def test_a_limit_of_the_process_counts_less_what_it_holds(groups: Path) -> None:
+    ask = "import resource, psutil, torch; from napari_skipseg.devices import free_memory; held = psutil.Process()"
+    limit = "most = held.memory_info().vms + 300 * 2**20; resource.setrlimit(resource.RLIMIT_AS, (most, most))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{ask}; {limit}; print(free_memory('cpu'))"], capture_output=True, text=True, check=True
+    )
+    assert 200 * MIB < int(done.stdout) <= 300 * MIB
 
 
 def test_a_limit_of_version_2_counts_less_what_is_used_but_for_file_pages(groups: Path) -> None:

@@ -66,3 +66,31 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     lock = FolderLock(tmp_path, REFUSAL)
     lock.take()
     lock.release()
+
+
+ASK = """
+import sys
+from pathlib import Path
+from napari_skipseg.locks import is_held
+print("asking", flush=True)
+while True:
+    is_held(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("with_queries", [True, False])
+def test_who_asks_keeps_nobody_from_taking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_queries: bool) -> None:
+    """Without questions to the system, as on macOS and Windows, taking is tried again for a moment."""
+    source = (
+        ASK if with_queries else ASK.replace("print", "from napari_skipseg import locks; locks._HAS_OFD = False; print")
+    )
+    if not with_queries:
+        monkeypatch.setattr("napari_skipseg.locks._HAS_OFD", False, raising=False)
+    with subprocess.Popen([sys.executable, "-c", source, tmp_path], stdout=subprocess.PIPE, text=True) as asking:
+        assert asking.stdout is not None
+        assert asking.stdout.readline() == "asking\n"
+        for _ in range(200):
+            lock = FolderLock(tmp_path, REFUSAL)
+            lock.take()
+            lock.release()
+        asking.kill()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 from collections.abc import Generator
 from typing import Any
 
 import pytest
+import typer
 from hand_clock import HandClock
 from rich.console import Console
 
 from napari_skipseg import progress as progress_module
 from napari_skipseg import terminal
-from napari_skipseg.progress import Progress, TimeLeft, about_left
+from napari_skipseg.errors import InputError
+from napari_skipseg.progress import Progress, TimeLeft, about_left, in_words
 
 
 @pytest.fixture
@@ -42,10 +45,52 @@ def test_the_time_left_is_that_of_the_steps_at_the_speed_until_now(clock: HandCl
     assert left.after(Progress(100, 100)) is None
     assert left.after(Progress(0, 100)) is None  # the same number of steps of something else
     clock.now += 10
-    assert left.after(Progress(1, 100)) == pytest.approx(990)
+    assert left.after(Progress(1, 100)) is None  # the first step loads and compiles
+    clock.now += 5
+    assert left.after(Progress(2, 100)) == pytest.approx(98 * 5)
     assert left.after(Progress(1, 7)) is None
     assert about_left(None) == ""
     assert about_left(990) == ", about 16 min left"
+
+
+def test_it_counts_down_between_steps_in_shell_and_panel_alike() -> None:
+    now = [0.0]
+    left = TimeLeft(lambda: now[0])
+    texts = []
+    for second, done in ((0, 0), (5, 1), (6, 1), (7, 2), (8, 2), (9, 3), (14, 3)):
+        now[0] = second
+        texts.append(left.describe(Progress(done, 9, f"tile {done} of 9")))
+    assert texts == [
+        "tile 0 of 9",
+        "tile 1 of 9",
+        "tile 1 of 9",
+        "tile 2 of 9, about 14 s left",
+        "tile 2 of 9, about 13 s left",
+        "tile 3 of 9, about 12 s left",
+        "tile 3 of 9, about 10 s left",  # a step that takes long is no reason to promise less than the steps after it
+    ]
+    assert [in_words(seconds) for seconds in (0.2, 90, 3700, 7200)] == ["1 s", "2 min", "1 h 2 min", "2 h 0 min"]
+
+
+@pytest.mark.parametrize("leap", [(0, 500), (3, 500), (40, 500)])
+def test_steps_that_were_done_before_do_not_make_the_rest_look_quick(leap: tuple[int, int], clock: HandClock) -> None:
+    left, done, told = TimeLeft(), 0, []
+    while done < 1000:
+        told.append((1000 - done, left.after(Progress(done, 1000))))
+        clock.now += 2.0
+        done += leap[1] if done == leap[0] else 1
+    known = [(rest, seconds) for rest, seconds in told if seconds is not None]
+    assert len(known) > 400
+    assert all(seconds == pytest.approx(2.0 * rest) for rest, seconds in known)
+
+
+def test_tiles_that_come_in_batches_count_at_the_pace_of_the_batches(clock: HandClock) -> None:
+    left = TimeLeft()
+    for done in range(61):
+        if done % 3 == 1:
+            clock.now += 9.0
+        seconds = left.after(Progress(done, 300))
+    assert seconds == pytest.approx(240 * 3.0, rel=0.06)
 
 
 def test_a_log_file_has_a_line_a_minute_with_the_time_left(clock: HandClock, shown: io.StringIO) -> None:
@@ -88,3 +133,36 @@ def test_a_batch_says_something_before_what_takes_seconds(monkeypatch: pytest.Mo
     monkeypatch.setattr(sys.modules[command.__module__], "_settings", settle)
     with pytest.raises(KeyboardInterrupt):
         command("data", "results")
+
+
+ENDS = {
+    "well": lambda: None,
+    "a fault": lambda: (_ for _ in ()).throw(InputError("It is empty.")),
+    "a crash": lambda: (_ for _ in ()).throw(KeyError("no such thing")),
+    "Ctrl-C": lambda: (_ for _ in ()).throw(KeyboardInterrupt()),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_arguments_and_signal_handlers_are_put_back_however_a_command_ends(
+    end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["program", "go", "--verbose"]
+    monkeypatch.setattr(sys, "argv", given)
+    app = typer.Typer(name="program")
+    during: list[Any] = []
+
+    app.command("stay")(lambda: None)
+
+    @app.command("go")
+    def command() -> None:
+        during.extend([signal.getsignal(signal.SIGTERM), list(sys.argv)])
+        ENDS[end]()
+
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(SystemExit):
+        terminal.run_shown(app)
+    assert sys.argv is given
+    assert given == ["program", "go", "--verbose"]
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert during[0] is not before[0], "SIGTERM is heard while the command runs"

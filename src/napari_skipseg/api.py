@@ -204,7 +204,8 @@ def finetune(
             f"{len(some_images)} images and {len(some_labels)} labels were given: give one of labels for each image."
         )
     pairs = [
-        (_stack_of(image, ""), _stack_of(label, "")) for image, label in zip(some_images, some_labels, strict=True)
+        (_stack_of(image, ""), _stack_of(label, "", are_labels=True))
+        for image, label in zip(some_images, some_labels, strict=True)
     ]
     named = tuple(ClassLabel(each, value) for each, value in (classes or {}).items())
     settings = FinetuneSettings(
@@ -252,9 +253,9 @@ def _list(images: Image | Sequence[Image]) -> list[Image]:
     return list(images) if isinstance(images, list | tuple) else [images]  # type: ignore[list-item]
 
 
-def _stack_of(image: Image, axes: str) -> Stack:
+def _stack_of(image: Image, axes: str, are_labels: bool = False) -> Stack:
     if isinstance(image, str | PathLike):
-        return read_stack(Path(image), axes=axes or None)
+        return read_stack(Path(image), axes=axes or None, are_labels=are_labels)
     return image if isinstance(image, Stack) else Stack(image, axes or "TZYX"[-len(image.shape) :])
 
 

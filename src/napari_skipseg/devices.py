@@ -21,16 +21,6 @@ import psutil
 from napari_skipseg.errors import DeviceError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-MEMORY_FAULTS = (
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-    "failed to allocate",
-    "alloc_failed",
-    "bad_alloc",
-    "bad allocation",
-)
-"""How torch, cuDNN and OpenVINO say, in a RuntimeError, that memory is short."""
 UNTESTED = "not tested by us on a GPU yet"
 """What is said of CUDA and MPS until `pytest -m gpu` has passed on real hardware."""
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
@@ -291,8 +281,8 @@ def cores() -> list[int]:
 def free_memory(name: str) -> int:
     """Return the bytes that are free for us on the device called `name`: "cpu", "cuda" or "mps".
 
-    What torch holds on a GPU and does not use counts as free. On the CPU the limit of a container, or of a job on a
-    cluster, counts as much as what the machine has left.
+    What torch holds on a GPU and does not use counts as free. On the CPU the limit of a container, of a job on a
+    cluster, or of `ulimit -v` counts as much as what the machine has left.
     """
     if name == "cuda":  # GPU
         import torch
@@ -302,7 +292,7 @@ def free_memory(name: str) -> int:
         import torch
 
         return max(0, torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
-    return min([int(psutil.virtual_memory().available), *_left_in_groups()])
+    return min([int(psutil.virtual_memory().available), *_left_in_groups(), *_left_to_process()])
 
 
 @contextlib.contextmanager
@@ -321,6 +311,16 @@ def giving_back_memory() -> Iterator[None]:
         yield
     finally:
         tune(M_MMAP_THRESHOLD, KEPT)
+
+
+def _left_to_process() -> list[int]:
+    """Return the bytes that this process may still take, where `ulimit -v` limits it."""
+    if sys.platform == "win32":
+        return []
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return [] if limit == resource.RLIM_INFINITY else [max(0, limit - psutil.Process().memory_info().vms)]
 
 
 def _left_in_groups() -> list[int]:

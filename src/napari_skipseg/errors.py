@@ -38,3 +38,7 @@ class DeviceError(SkipsegError):
 
 class EngineError(SkipsegError):
     """The engine process ended or answered with something unexpected."""
+
+
+class OutOfMemoryError(EngineError):
+    """A device has no memory for the smallest of tiles, or the computer for what was asked."""

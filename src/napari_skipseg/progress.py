@@ -49,20 +49,60 @@ def run_to_end(
             on_progress(progress)
 
 
-class TimeLeft:
-    """How long work still takes, at the speed it had since its steps were counted anew: what was there before, as of a
-    run that is gone on with, took no time."""
+LEAP = 4
+"""An advance of more than so many times the largest one before is of steps that were done already."""
 
-    def __init__(self) -> None:
-        self._since, self._first, self._total, self._reached = time.monotonic(), 0, -1, 0
+
+class TimeLeft:
+    """How long work still takes, at the mean speed of its steps.
+
+    The first step does not count: it loads and compiles. Nor do steps that took no time because they were done before,
+    which come as a leap: of a run that goes on, or of a batch whose next files are there. Where steps are counted anew,
+    with another total or from further back, the time is too. clock: seconds, `time.monotonic` by default.
+    """
+
+    def __init__(self, clock: Callable[[], float] | None = None) -> None:
+        self._clock = clock or time.monotonic
+        self._total = -1
+        self._begin(0, 0.0)
+
+    def _begin(self, done: int, now: float) -> None:
+        """Count from `done` on; where that is 0, from the end of the first step on."""
+        self._since: float | None = now if done else None
+        self._reached, self._reached_at = done, now
+        self._counted = self._largest = 0
 
     def after(self, progress: Progress) -> float | None:
-        """Return the seconds left as of `progress`; None where that is not known yet, or nothing is left."""
-        if progress.total != self._total or progress.done < self._reached:
-            self._since, self._first, self._total = time.monotonic(), progress.done, progress.total
-        self._reached = progress.done
-        done, rest = progress.done - self._first, progress.total - progress.done
-        return (time.monotonic() - self._since) * rest / done if done > 0 and rest > 0 else None
+        """Return the seconds left as of `progress`; None if that is not known yet, or nothing is left."""
+        now, done = self._clock(), progress.done
+        if progress.total != self._total or done < self._reached:
+            self._total = progress.total
+            self._begin(done, now)
+        advance = done - self._reached
+        if advance:
+            self._advance(advance, now)
+        rest = progress.total - done
+        if self._since is None or not self._counted or rest < 1:
+            return None
+        pace = (self._reached_at - self._since) / self._counted
+        # it counts down between two steps, but not beyond the next one
+        return pace * rest - min(now - self._reached_at, pace)
+
+    def _advance(self, steps: int, now: float) -> None:
+        if self._since is None:
+            self._since = now
+        elif self._largest and steps > LEAP * self._largest:
+            self._since += now - self._reached_at
+        else:
+            self._counted += steps
+            self._largest = max(self._largest, steps)
+        self._reached += steps
+        self._reached_at = now
+
+    def describe(self, progress: Progress) -> str:
+        """Return the progress in words, such as "tile 3 of 40, about 12 s left"."""
+        left = about_left(self.after(progress))
+        return f"{progress.message}{left}" if progress.message else left.removeprefix(", ")
 
 
 def about_left(seconds: float | None) -> str:

@@ -18,9 +18,9 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-INTERRUPTED_AFTER = 5.0
+INTERRUPTED_AFTER = 4.0
 """Seconds after the signal at which KeyboardInterrupt is raised in the middle of a step."""
-ENDED_AFTER = 9.0
+ENDED_AFTER = 8.0
 """Seconds after the signal at which the process ends, whatever it is doing."""
 STOPPED = 130
 """Exit code of a command that was stopped by Ctrl-C or a signal."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import csv
 import io
 import json
 import signal
@@ -13,24 +12,26 @@ import textwrap
 import time
 import traceback
 import unicodedata
+import warnings
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import typer
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from napari_skipseg.csv_files import write_csv_of
 from napari_skipseg.errors import FileError, SkipsegError
-from napari_skipseg.progress import Found, Progress, Result, TimeLeft, about_left, run_to_end
+from napari_skipseg.foreign_text import printable, printable_json
+from napari_skipseg.progress import Found, Progress, Result, TimeLeft, run_to_end
 from napari_skipseg.stopping import MESSAGE, STOPPED, stopping_between_steps
 
 LINE_EVERY = 60.0
@@ -67,16 +68,25 @@ _PLAIN = {
 def run_shown(app: typer.Typer) -> NoReturn:
     """Run the command that the arguments name, and exit: an error is one line, and the exit code tells.
 
-    0 = done, 1 = failed, 2 = a wrong command line, 130 = stopped. `--verbose` anywhere shows the traceback too.
+    0 = done, 1 = failed, 2 = a wrong command line, 130 = stopped. `--verbose` anywhere shows the traceback too. The
+    arguments of the process and its signal handlers are afterwards what they were before, for whoever goes on.
     """
     verbose = "--verbose" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--verbose"]
-    if len(sys.argv) == 1:
-        sys.argv.append("--help")
-    signal.signal(signal.SIGTERM, _stop)
+    arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        _run(app, arguments or ["--help"], verbose)
+    finally:
+        if before is not None:  # None: it was not Python that set it
+            signal.signal(signal.SIGTERM, before)
+
+
+def _run(app: typer.Typer, arguments: list[str], verbose: bool) -> NoReturn:
     write_what_consoles_lack()
     try:
-        code = app(prog_name=app.info.name, standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = app(arguments, prog_name=app.info.name, standalone_mode=False)
     except SkipsegError as error:
         fail(str(error), show_traceback=verbose)
     except MemoryError:
@@ -118,8 +128,8 @@ def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
 def fail(message: str, code: int = 1, show_traceback: bool = False) -> NoReturn:
     """End the program with `code` after one line on stderr, below the traceback where it is asked for."""
     if show_traceback:
-        traceback.print_exc()
-    _on_stderr().print(f"Error: {' '.join(message.split())}", style="red", markup=False, soft_wrap=True)
+        sys.stderr.write(printable(traceback.format_exc(), "\n"))
+    on_stderr().print(f"Error: {' '.join(message.split())}", style="red", markup=False, soft_wrap=True)
     sys.exit(code)
 
 
@@ -130,21 +140,16 @@ def watch(work: Generator[Progress, None, Result], title: str) -> Result:
     Ctrl-C or SIGTERM closes `work` at its next step, so that it leaves things in order; a second one, or a step that
     takes too long, stops at once (`stopping`).
     """
-    console = _on_stderr()
+    console = on_stderr()
     with stopping_between_steps() as check, contextlib.closing(work):
         if not console.is_terminal:
             return run_to_end(work, _both(check, _noting(console, _a_line_a_minute(console, title))))
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[at]}"),
-        )
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[at]}"))
         with Bar(*columns, console=console, transient=True) as bar:
-            task = bar.add_task(title, total=None, at="")
+            task, left = bar.add_task(printable(title), total=None, at=""), TimeLeft()
 
             def show(progress: Progress) -> None:
-                bar.update(task, completed=progress.done, total=progress.total, at=progress.message)
+                bar.update(task, completed=progress.done, total=progress.total, at=printable(left.describe(progress)))
 
             return run_to_end(work, _both(check, _noting(bar.console, show)))
 
@@ -158,10 +163,35 @@ def follow(work: Generator[Progress, None, Result], show: Callable[[Progress], N
 @contextlib.contextmanager
 def saying(what: str) -> Iterator[None]:
     """Show in a terminal what is being done, and that it goes on, until it is; a log file is not told."""
-    console = _on_stderr()
-    shown = Live(Spinner("dots", Text(what)), console=console, transient=True)
+    console = on_stderr()
+    shown = Live(Spinner("dots", Text(printable(what))), console=console, transient=True)
     with shown if console.is_terminal else contextlib.nullcontext():
         yield
+
+
+def echo(text: object, err: bool = False) -> None:
+    """Show a text, which may name files; no control character in it reaches the terminal."""
+    typer.echo(printable(str(text), "\n\t"), err=err)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Show a warning of ours as a sentence, and one of a library as Python does."""
+    if category is UserWarning and Path(filename).is_relative_to(Path(__file__).parent):
+        on_stderr().print(f"Warning: {message}", markup=False, soft_wrap=True)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+
+def echo_json(text: str) -> None:
+    """Show JSON, likewise."""
+    typer.echo(printable_json(text))
 
 
 def _both(check: Callable[[], None], show: Callable[[Progress], None]) -> Callable[[Progress], None]:
@@ -190,11 +220,10 @@ def _a_line_a_minute(console: Console, title: str) -> Callable[[Progress], None]
 
     def show(progress: Progress) -> None:
         nonlocal last
-        seconds = left.after(progress)
+        told = left.describe(progress)
         if time.monotonic() - last >= LINE_EVERY:
             last = time.monotonic()
-            told = f", {progress.message}" if progress.message else ""
-            line = f"{title}: {progress.fraction:.0%}{told}{about_left(seconds)}"
+            line = f"{title}: {progress.fraction:.0%}{f', {told}' if told else ''}"
             console.print(line, markup=False, soft_wrap=True)
 
     return show
@@ -204,17 +233,17 @@ def report(facts: Any, as_json: bool) -> None:
     """Show names with their values; `facts` is a mapping or a dataclass."""
     values: dict[str, Any] = facts if isinstance(facts, dict) else asdict(facts)
     if as_json:
-        typer.echo(json.dumps(values, ensure_ascii=False))
+        echo_json(json.dumps(values, ensure_ascii=False))
         return
     width = max(len(key) for key in values)
     for key, value in values.items():
-        typer.echo(f"{key:{width}}  {f'{value:.5f}' if isinstance(value, float) else value}")
+        echo(f"{key:{width}}  {f'{value:.5f}' if isinstance(value, float) else value}")
 
 
 def report_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     """Show a table whose columns are the keys of its first row; where a later row has no value, a cell is empty."""
     if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False))
+        echo_json(json.dumps(rows, ensure_ascii=False))
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     columns = list(rows[0]) if rows else []
@@ -232,7 +261,7 @@ def report_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.5f}"
-    return f"{value:,}" if isinstance(value, int) else "" if value is None else str(value)
+    return f"{value:,}" if isinstance(value, int) else "" if value is None else printable(str(value))
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -243,19 +272,10 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """
     if path.is_dir():
         raise FileError(f"'{path}' is a folder: give the name of a CSV file.")
-    part = path.with_name(path.name + ".part")
-    columns = list(dict.fromkeys(key for row in rows for key in row))
     try:
-        with part.open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        part.replace(path)
-    except OSError as error:
-        raise FileError(f"'{path}' cannot be written ({error.strerror or error}): choose another place.") from error
-    finally:
-        with suppress(OSError):  # where there is no such folder, nothing is there to remove
-            part.unlink(missing_ok=True)
+        write_csv_of(path, rows)
+    except FileError as error:
+        raise FileError(f"'{path}' cannot be written. {error}") from error
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -268,5 +288,13 @@ def _help_of(error: Exception) -> str:
     return f"{context.command_path if context else 'napari-skipseg'} --help"
 
 
-def _on_stderr() -> Console:
-    return Console(stderr=True, highlight=False)
+class _SafeConsole(Console):
+    """A console on which no control character of a text reaches the terminal; colours are its own."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(printable(each, "\n\t") if isinstance(each, str) else each for each in objects), **options)
+
+
+def on_stderr() -> Console:
+    """Return what shows progress and errors."""
+    return _SafeConsole(stderr=True, highlight=False)

@@ -88,7 +88,7 @@ def test_a_second_start_keeps_what_the_first_did(tmp_path: Path, tiny: Path) -> 
     (first,) = run(settings).rows
     write_image(tmp_path / "in" / "b.tif", 2)
     second = run(settings)
-    with second.summary.open(newline="", encoding="utf-8") as handle:
+    with second.summary.open(newline="", encoding="utf-8-sig") as handle:
         a, b = csv.DictReader(handle)
     assert (a["state"], a["ended"], b["state"]) == ("done before", first.ended, "done")
     assert float(a["seconds"]) == pytest.approx(first.seconds, abs=0.001)
@@ -121,7 +121,7 @@ def test_the_page_fits_any_screen(result: BatchResult) -> None:
 
 
 def test_the_summary_has_a_row_for_each_file(result: BatchResult) -> None:
-    with result.summary.open(newline="", encoding="utf-8") as handle:
+    with result.summary.open(newline="", encoding="utf-8-sig") as handle:
         rows = {row["file"]: row for row in csv.DictReader(handle)}
     assert len(rows) == 4
     assert rows["deep/b.tif"]["results"] == "deep/b_probability.tif;deep/b_binary.tif"

@@ -29,8 +29,8 @@ from batch_folders import (
     write_tiny_model,
 )
 from PIL import Image
-from zarr.storage import _local
 
+from napari_skipseg import durable
 from napari_skipseg.batch import entry as entry_module
 from napari_skipseg.batch.engine import Turn
 from napari_skipseg.batch.inputs import Entry
@@ -38,6 +38,7 @@ from napari_skipseg.batch.rows import BatchOpened, BatchWaits, FileChanged, Retr
 from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.batch.settings import BatchSettings, settings_from_json, settings_to_json
 from napari_skipseg.errors import SkipsegError
+from napari_skipseg.images import chunk_writer
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.inference import repeat
 from napari_skipseg.inference.predict import iter_predict
@@ -415,17 +416,17 @@ def test_a_full_disk_stops_the_batch_and_it_goes_on(
     three: Path, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, left = settings_for(three, tmp_path / "out", tiny, recursive=True), iter(range(14))
-    real = _local._put
+    real = chunk_writer.write_whole
 
-    def put(path: Path, value: Any, exclusive: bool = False) -> Any:
+    def put(path: Path, content: bytes) -> None:
         if next(left, None) is None:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(path, value, exclusive)
+        real(path, content)
 
-    monkeypatch.setattr(_local, "_put", put)
+    monkeypatch.setattr(chunk_writer, "write_whole", put)
     with pytest.raises(SkipsegError, match=r"no space left.*goes on from there"):
         run(settings)
-    monkeypatch.setattr(_local, "_put", real)
+    monkeypatch.setattr(chunk_writer, "write_whole", real)
     result = run(settings)
     assert set(states(result).values()) <= {"done", "skipped"}
     assert len(results_in(result.folder)) == 3 * 3 + 1
@@ -434,14 +435,18 @@ def test_a_full_disk_stops_the_batch_and_it_goes_on(
 def test_a_folder_that_becomes_closed_to_us_stops_the_batch(
     three: Path, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Path.write_bytes
+    real = durable._new_draft
 
-    def write(self: Path, *given: Any) -> int:
-        if "records" in self.parts or self.name == ".probe":
+    def closed(folder: Path) -> Any:
+        if "records" in folder.parts:
             raise PermissionError(errno.EACCES, "Permission denied")
-        return real(self, *given)
+        return real(folder)
 
-    monkeypatch.setattr(Path, "write_bytes", write)
+    def refused(path: Path, content: bytes) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(durable, "_new_draft", closed)
+    monkeypatch.setattr("napari_skipseg.batch.faults.write_whole", refused)
     with pytest.raises(SkipsegError, match=r"Nothing can be written to .* any more \(Permission denied\)"):
         run(settings_for(three, tmp_path / "out", tiny))
 

@@ -112,6 +112,26 @@ def test_workers_of_a_cluster_count_what_dask_gives_each() -> None:
     assert share_of({"cores": []}, 0).of("cpu") > free_memory("cpu") // 2
 
 
+def test_workers_with_the_same_gpu_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_share, "free_memory", {"cuda": 1200, "cpu": 1200}.__getitem__)
+    shares = {gpus: share_of({"cores": [[0]] * 6, "gpus": gpus}, 0) for gpus in (0, 1, 2, 4, 8)}
+    assert {gpus: share.of("cuda") for gpus, share in shares.items()} == {0: 200, 1: 200, 2: 400, 4: 600, 8: 1200}
+    assert {share.of("cpu") for share in shares.values()} == {200}
+
+
+class StubNanny:
+    def __init__(self, scheduler: str, name: object = None, env: dict[str, str] | None = None, **how: object) -> None:
+        self.env = env
+
+
+def test_each_worker_has_its_gpu_in_its_environment() -> None:
+    assert dask_client.nanny_with_gpu(StubNanny, ()) is StubNanny
+    spread = dask_client.nanny_with_gpu(StubNanny, ("GPU-a", "GPU-b"))
+    made = [spread("tcp://here", name=name, env={"A": "1"}, nthreads=2).env for name in range(5)]
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in made] == ["GPU-a", "GPU-b", "GPU-a", "GPU-b", "GPU-a"]
+    assert all(env["A"] == "1" for env in made)
+
+
 ASKS = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
 
 

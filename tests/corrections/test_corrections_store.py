@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import zarr
 
-from napari_skipseg.corrections import durable, journal, store
+from napari_skipseg import durable
+from napari_skipseg.corrections import journal, store
 from napari_skipseg.corrections.coding import CorrectionClass
 from napari_skipseg.corrections.saved import load_saved
 from napari_skipseg.corrections.store import Corrections, Summary, open_corrections
@@ -111,7 +112,7 @@ def test_a_kill_at_any_step_of_a_checkpoint_loses_nothing(
         return change
 
     with monkeypatch.context() as patch:
-        for owner, name in ((Path, "replace"), (Path, "unlink"), (os, "fsync"), (durable, "sync_folder")):
+        for owner, name in ((os, "replace"), (Path, "unlink"), (os, "fsync"), (durable, "sync_folder")):
             patch.setattr(owner, name, copying(getattr(owner, name)))
         assert corrections.checkpoint()
     assert len(copies) > 20
@@ -136,7 +137,7 @@ def test_chunks_are_on_disk_before_their_journal_goes(image: Stack, monkeypatch:
         return change
 
     with monkeypatch.context() as patch:
-        for owner, name in ((Path, "replace"), (Path, "unlink"), (os, "fsync")):
+        for owner, name in ((os, "replace"), (Path, "unlink"), (os, "fsync")):
             patch.setattr(owner, name, noting(name, getattr(owner, name)))
         corrections.checkpoint()
     assert steps.index("fsync") < steps.index("replace")
@@ -372,7 +373,7 @@ def test_what_a_killed_process_was_writing_is_removed(image: Stack) -> None:
     corrections = open_corrections(image)
     corrections.strokes[0, 0, 0] = 2
     corrections.close()
-    half = corrections.folder / "strokes.zarr" / "0" / "c" / "0" / "0" / "1.partial"
+    half = corrections.folder / "strokes.zarr" / "0" / "c" / "0" / "0" / ".skipseg-0123abcd.part"
     half.write_bytes(b"half")
     again = open_corrections(image)
     assert not half.exists()

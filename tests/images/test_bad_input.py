@@ -247,7 +247,7 @@ def test_a_store_of_ours_that_lacks_chunks_is_told_from_a_finished_one(tmp_path)
         continue
     assert is_finished(tmp_path / "a.zarr")
     (tmp_path / "a.zarr" / "0" / "c" / "1" / "0" / "2").rename(
-        tmp_path / "a.zarr" / "0" / "c" / "1" / "0" / "2.partial"
+        tmp_path / "a.zarr" / "0" / "c" / "1" / "0" / ".skipseg-0123abcd.part"
     )
     assert not is_finished(tmp_path / "a.zarr")
     write_ome_zarr(tmp_path / "b.zarr", values, layout)

@@ -92,6 +92,64 @@ def test_without_imod_s_mark_a_maximum_over_127_means_unsigned_bytes(tmp_path):
     assert np.array_equal(read_stack(path).data, [[0, 255]])
 
 
+def smooth(low, high, shape=(6, 40, 50)):
+    """Return greys that change slowly, as images do, from `low` to `high`."""
+    z, y, x = np.indices(shape)
+    wave = np.sin(y / 7 + z) * np.cos(x / 9)
+    return ((wave + 1) / 2 * (high - low) + low).round()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"),
+    [
+        (54, 208, "uint8"),
+        (0, 255, "uint8"),
+        (128, 255, "uint8"),
+        (200, 210, "uint8"),
+        (120, 135, "uint8"),
+        (-100, 100, "int8"),
+        (-128, 127, "int8"),
+        (-20, 5, "int8"),
+        (-3, 3, "int8"),
+    ],
+)
+@pytest.mark.parametrize(
+    "statistics", [(0, -1, -2), (0, 0, 0), (5, 5, 5), (float("nan"),) * 3, (0, 1e30, 5), (0, 127, -5), (10, 90, 50)]
+)
+def test_where_the_header_does_not_say_it_the_values_tell_whether_bytes_are_signed(
+    tmp_path, low, high, dtype, statistics
+):
+    values = smooth(low, high).astype(dtype)
+    told = dict(zip(("dmin", "dmax", "dmean"), statistics, strict=True))
+    stack = read_stack(make_mrc(tmp_path / "a.mrc", values.view("int8"), **told))
+    assert stack.data.dtype == dtype
+    assert np.array_equal(stack.data, values)
+    word = "unsigned" if dtype == "uint8" else "are signed"
+    assert any("does not say whether bytes are signed" in note and word in note for note in stack.notes)
+
+
+def test_noise_does_not_hide_the_sign(tmp_path):
+    chance = np.random.default_rng(0)
+    for dtype, middle in (("uint8", 128), ("uint8", 170), ("int8", 0), ("int8", -30)):
+        values = (smooth(middle - 40, middle + 40) + chance.normal(0, 12, (6, 40, 50))).round().astype(dtype)
+        stack = read_stack(make_mrc(tmp_path / "a.mrc", values.view("int8"), dmin=0, dmax=0, dmean=0))
+        assert np.array_equal(stack.data, values)
+
+
+def test_a_mask_in_bytes_is_unsigned(tmp_path):
+    values = (smooth(0, 2) > 1).astype("u1") * 255
+    stack = read_stack(make_mrc(tmp_path / "a.mrc", values.view("int8"), dmin=0, dmax=0, dmean=0))
+    assert np.array_equal(stack.data, values)
+
+
+@pytest.mark.parametrize(("low", "high", "dtype"), [(-5, 90, "int8"), (0, 200, "uint8")])
+def test_a_header_that_says_it_is_believed_and_nothing_is_noted(tmp_path, low, high, dtype):
+    values = np.random.default_rng(0).integers(0, 255, (3, 40, 50), "uint8")
+    stack = read_stack(make_mrc(tmp_path / "a.mrc", values.view("int8"), dmin=low, dmax=high, dmean=40))
+    assert np.array_equal(stack.data, values.view(dtype))
+    assert stack.notes == ()
+
+
 def test_what_cannot_be_read_gets_a_sentence(tmp_path):
     path = make_mrc(tmp_path / "a.mrc", np.ones((3, 40, 50), "i2"))
     whole = path.read_bytes()

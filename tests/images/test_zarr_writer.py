@@ -11,10 +11,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import zarr
 
 from napari_skipseg.errors import FileError, InputError
-from napari_skipseg.images import zarr_writer
+from napari_skipseg.images import chunk_writer, zarr_writer
 from napari_skipseg.images.files import holds_labels, read_levels, read_recipe, read_stack
 from napari_skipseg.images.zarr_layout import Layout, default_chunks
 from napari_skipseg.images.zarr_writer import OmeZarrWriter, create_ome_zarr, iter_write_ome_zarr, write_ome_zarr
@@ -228,14 +227,14 @@ KILLED = """
     writer = create_ome_zarr(sys.argv[1], told)
     values = (np.random.default_rng(0).random((4, 700, 600)) * 100).astype("u1")
     if sys.argv[2] == "kill":
-        replace = Path.replace
+        replace = os.replace
         count = [0]
-        def deadly(self, target):
+        def deadly(source, target):
             count[0] += 1
             if count[0] == 11:
                 os.kill(os.getpid(), signal.SIGKILL)
-            return replace(self, target)
-        Path.replace = deadly
+            return replace(source, target)
+        os.replace = deadly
     for z in range(4):
         region = (slice(z, z + 1), slice(0, 700), slice(0, 600))
         if not writer.is_written(region):
@@ -250,9 +249,9 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_with_the_same_bytes(tmp_
     assert run(KILLED, tmp_path / "whole.zarr", "live").returncode == 0
     assert run(KILLED, tmp_path / "a.zarr", "kill").returncode == -9
     left = content(tmp_path / "a.zarr")
-    assert any(name.endswith(".partial") for name in left)
+    assert any(name.endswith(".part") for name in left)
     whole = content(tmp_path / "whole.zarr")
-    half = {name: data for name, data in left.items() if not name.endswith((".partial", "zarr.json"))}
+    half = {name: data for name, data in left.items() if not name.endswith((".part", "zarr.json"))}
     assert 0 < len(half) < 12
     assert all(whole[name] == data for name, data in half.items())
     done = run(KILLED, tmp_path / "a.zarr", "live")
@@ -283,7 +282,7 @@ def test_a_disk_that_fills_up_gets_a_sentence_and_what_was_written_stays_valid(t
     assert "FileError: " in done.stderr
     assert "is larger than the file system allows: choose another disk." in done.stderr
     assert sorted(np.asarray(read_stack(tmp_path / "a.zarr").data).mean((1, 2)).tolist()) == [0, 0, 0, 1]
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*.part"))
 
 
 @pytest.mark.parametrize(
@@ -294,10 +293,10 @@ def test_a_disk_that_fills_up_gets_a_sentence_and_what_was_written_stays_valid(t
     ],
 )
 def test_a_fault_of_the_disk_is_told_and_a_whole_write_leaves_nothing(tmp_path, monkeypatch, number, sentence):
-    def fail(self, region, values):
+    def fail(path, content):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(zarr.Array, "__setitem__", fail)
+    monkeypatch.setattr(chunk_writer, "write_whole", fail)
     with pytest.raises(FileError, match=sentence):
         write_ome_zarr(tmp_path / "a.zarr", noise((4, 700, 600)), layout())
     assert list(tmp_path.iterdir()) == []

@@ -13,11 +13,11 @@ from unittest import mock
 
 import pytest
 from identity import make_model
-from zarr.storage import _local
 
-from napari_skipseg.images import tiff_writer
+from napari_skipseg.images import chunk_writer, tiff_writer
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.zarr_writer import OmeZarrWriter
+from napari_skipseg.inference import run_folder, run_journal
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.run_folder import RunFolder
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
@@ -92,33 +92,34 @@ def _after(owner: Any, name: str) -> Callable[[Callable[[], None]], None]:
 
 def _within_chunk(die: Callable[[], None]) -> None:
     """Chunks are written beside their name: of the last one half is there."""
-    real = _local._put
+    real = chunk_writer.write_whole
 
-    def patched(path: Path, value: Any, exclusive: bool = False) -> Any:
-        if "c" in path.parts[-5:]:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            half = path.with_suffix(".0123.partial")
-            half.write_bytes(bytes(value.as_buffer_like())[: len(value) // 2])
-            die()
-            half.unlink()
-        return real(path, value, exclusive)
+    def patched(path: Path, content: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half = path.with_name(".skipseg-00112233.part")
+        half.write_bytes(content[: len(content) // 2])
+        die()
+        half.unlink()
+        real(path, content)
 
-    _local._put = patched
+    chunk_writer.write_whole = patched  # type: ignore[assignment]
 
 
 def _within_note(die: Callable[[], None]) -> None:
-    """Of the last number that is noted 3 bytes are there."""
-    real = RunFolder.note
+    """Of the last number that is noted 3 bytes are there. Each is noted by itself, and at once."""
+    real = run_journal.append
 
-    def patched(self: RunFolder, number: int) -> None:
-        before = (self.path / "done").read_bytes() if (self.path / "done").exists() else b""
-        real(self, number)
-        whole = (self.path / "done").read_bytes()
-        (self.path / "done").write_bytes(whole[: len(before) + 3])
-        die()
-        (self.path / "done").write_bytes(whole)
+    def patched(folder: Path, numbers: Any) -> None:
+        for number in numbers:
+            before = (folder / "done").read_bytes() if (folder / "done").exists() else b""
+            real(folder, [number])
+            whole = (folder / "done").read_bytes()
+            (folder / "done").write_bytes(whole[: len(before) + 3])
+            die()
+            (folder / "done").write_bytes(whole)
 
-    RunFolder.note = patched  # type: ignore[method-assign]
+    run_journal.append = patched
+    run_journal.EVERY = run_journal.PAUSE = 0
 
 
 def _within_pyramid(die: Callable[[], None]) -> None:
@@ -144,15 +145,15 @@ def _within_tiff(die: Callable[[], None]) -> None:
 
 
 def _between_moves(die: Callable[[], None]) -> None:
-    real = Path.replace
+    real = run_folder.replace
 
-    def patched(self: Path, target: Any) -> Path:
-        found = real(self, target)
-        if self.parent.suffix == ".unfinished" and Path(target).parent != self.parent:
+    def patched(source: Path, target: Path) -> Path:
+        found = real(source, target)
+        if source.parent.suffix == ".unfinished" and target.parent != source.parent:
             die()
         return found
 
-    Path.replace = patched  # type: ignore[method-assign]
+    run_folder.replace = patched
 
 
 MOMENTS: dict[str, Callable[[Callable[[], None]], None]] = {

@@ -367,8 +367,10 @@ def test_the_fastest_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "has_openvino", lambda: True)
     assert titles(CPU) == ["OpenVINO on the CPU", "torch on the CPU"]
     monkeypatch.setattr(backends, "best_precision", lambda device: ChosenPrecision("bf16", ""))
-    assert titles(GPU) == ["torch on Some GPU", "OpenVINO on the CPU", "torch on the CPU"]
+    assert titles(GPU) == ["torch on Some GPU", "torch on Some GPU", "OpenVINO on the CPU", "torch on the CPU"]
     assert UNTESTED in choose_backends(GPU)[0].reason
+    monkeypatch.setattr(backends, "best_precision", lambda device: ChosenPrecision("f32", ""))
+    assert titles(GPU) == ["torch on Some GPU", "OpenVINO on the CPU", "torch on the CPU"]
     monkeypatch.setattr(backends, "best_precision", lambda device: ChosenPrecision("f16", ""))
     assert titles(GPU) == ["torch on Some GPU", "torch on Some GPU", "OpenVINO on the CPU", "torch on the CPU"]
     monkeypatch.setattr(backends, "has_openvino", lambda: False)

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
+import zarr
 from identity import make_model
 
 from napari_skipseg.devices import versions
@@ -270,6 +272,25 @@ def test_one_channel_is_told_with_the_image_that_it_is_of(tmp_path: Path) -> Non
     told = read_recipe_file(tmp_path / "out" / "cells_probability.tif").inputs[0]
     assert (told.axes, told.shape) == ("CZYX", (2, 2, 60, 70))
     assert find_input(told, tmp_path).shape == (2, 2, 60, 70)
+
+
+@pytest.mark.parametrize("axes", ["XYZ", "ZXY", "TYX", None])
+def test_an_image_whose_axes_a_user_named_is_found_again(tmp_path: Path, axes: str | None) -> None:
+    cube = RNG.integers(0, 256, (24, 24, 24)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "cube.tif", cube, photometric="minisblack")
+    stack = read_stack(tmp_path / "cube.tif", axes, (50.0, 4.0, 8.0), "nm")
+    again = find_input(describe_input(stack), tmp_path)
+    assert (again.axes, again.voxel_size, again.unit) == (stack.axes, stack.voxel_size, stack.unit)
+    assert np.array_equal(again.data, stack.data)
+
+
+def test_an_image_that_names_no_axes_is_found_again(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    group.create_array("0", data=CELLS.T)
+    group.attrs["multiscales"] = [{"version": "0.4", "datasets": [{"path": "0"}]}]
+    told = describe_input(read_stack(tmp_path / "a.zarr", axes="XYZ"))
+    assert (told.axes, told.shape) == ("ZYX", CELLS.shape)
+    assert np.array_equal(find_input(told, tmp_path).data, CELLS)
 
 
 # ------------------------------------------------------------------------------------------------------------- again

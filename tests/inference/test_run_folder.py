@@ -34,6 +34,7 @@ def begin(folder: Path, **more: Any) -> None:
     place.begin({"side": 64, "tile": (64, 64)})
     place.note(4)
     place.note(1)
+    place.flush()
 
 
 def stop(place: RunFolder, discard: bool = False) -> None:
@@ -52,7 +53,7 @@ def test_a_run_is_remembered(tmp_path: Path) -> None:
     begin(tmp_path)
     with RunFolder(tmp_path, "cells", KEY) as place:
         assert place.recipe == {"side": 64, "tile": [64, 64]}
-        assert (place.done(), place.changes, place.is_whole) == ([1, 4], {}, False)
+        assert (place.done(), place.changes, place.is_whole) == ([4, 1], {}, False)
     begin(tmp_path)
     opened(tmp_path).change({"backend": "torch", "notes": ("it failed",)})
     assert opened(tmp_path).changes == {"backend": "torch", "notes": ["it failed"]}
@@ -101,9 +102,9 @@ def test_a_number_cut_short_is_not_there_and_does_no_harm(tmp_path: Path, torn: 
     with (tmp_path / "cells.unfinished" / "done").open("ab") as journal:
         journal.write(b"\x07\0\0\0\0\0\0"[:torn])
     place = opened(tmp_path)
-    assert place.done() == [1, 4]
+    assert place.done() == [4, 1]
     place.note(9)
-    assert place.done() == [1, 4, 9]
+    assert place.done() == [4, 1, 9]
     assert (place.path / "done").read_bytes() == np.array([4, 1, 9], "<u8").tobytes()
 
 
@@ -124,6 +125,7 @@ def _hold(folder: Path, seen: Any) -> None:
     place = RunFolder(folder, "cells", KEY)
     place.begin({})
     place.note(3)
+    place.flush()
     seen.set()
     signal.pause()
 
@@ -199,8 +201,9 @@ def test_a_file_system_without_locks_grants_them(tmp_path: Path, monkeypatch: py
     def unknown(*given: Any) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(fcntl, "flock", unknown)
-    with RunFolder(tmp_path, "cells", KEY) as place:
+    for name in ("flock", "fcntl"):
+        monkeypatch.setattr(fcntl, name, unknown)
+    with pytest.warns(UserWarning, match="has no locks"), RunFolder(tmp_path, "cells", KEY) as place:
         assert json.loads((place.path / "lock").read_text()) == os.getpid()
 
 
@@ -209,8 +212,8 @@ def test_only_what_is_ours_goes_with_a_run_whatever_it_is_called(tmp_path: Path)
     place = RunFolder(tmp_path, name, KEY)
     ours = (
         f"{name}_probability.tif",
-        f".{name}_binary.ome.zarr-x1",
-        f"{name}_attention_2.tif.part",
+        ".skipseg-0123abcd.part",
+        f"{name}_attention_2.tif",
         f"{name}_times.json",
     )
     others = ("b_probability.tif", f"{name}_probability.png", "aXb(c)+_binary.tif", f"x{name}_recipe.json")

@@ -9,6 +9,8 @@ from napari_skipseg.devices import Device
 from napari_skipseg.inference import memory_share
 from napari_skipseg.inference.memory import FACTORS, FLOAT, tile_bytes
 from napari_skipseg.inference.memory_share import MemoryShare
+from napari_skipseg.inference.pipeline import AHEAD, BEHIND
+from napari_skipseg.inference.planes import SLICES
 from napari_skipseg.inference.recipe import MOST_AT_ONCE
 from napari_skipseg.inference.tile_choice import SHARE, VOXELS_AT_ONCE, TileChoice, choose_tile
 from napari_skipseg.models.model import Model
@@ -133,12 +135,37 @@ def test_a_block_seen_in_three_planes_counts_its_arrays_too(monkeypatch: pytest.
 
 
 def test_a_block_for_a_gpu_fits_into_both_memories(monkeypatch: pytest.MonkeyPatch) -> None:
-    free(monkeypatch, cpu=2**28)
+    free(monkeypatch, cpu=2**30)
     assert choose(FLAT, CUDA, planes="xyz").side == 144
-    free(monkeypatch, cuda=2**27)
+    free(monkeypatch, cuda=2**28)
     assert choose(FLAT, CUDA, planes="xyz").side == 144
+
+
+def test_a_gpu_sees_as_many_slices_of_a_block_together_as_keep_it_busy_and_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     free(monkeypatch)
-    assert choose(FLAT, CUDA, planes="xyz").batch == 1
+    plenty = choose(FLAT, CUDA, planes="xyz")
+    assert plenty.side == 272
+    assert plenty.batch * SLICES * 272**2 <= VOXELS_AT_ONCE < (plenty.batch + 1) * SLICES * 272**2
+    assert f", {plenty.batch * SLICES} slices at a time" in plenty.reason
+    blocks = 4 * FLOAT * 272**3
+    needed = tile_bytes(FLAT, (272, 272), 3 * SLICES, "f32") * FACTORS["cuda"] + blocks
+    free(monkeypatch, cuda=round(needed / SHARE) + 2)
+    less = choose(FLAT, CUDA, planes="xyz")
+    assert (less.side, less.batch, less.bytes) == (272, 3, round(needed))
+    assert choose(FLAT, CPU, planes="xyz").batch == 1
+
+
+def test_a_run_on_a_gpu_counts_the_batches_that_wait_on_the_computer(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = make_model(3, classes=tuple("abcdefghij"), margin=8)
+    free(monkeypatch)
+    wide = choose(many, CUDA)
+    waiting = FLOAT * wide.batch * wide.side**3 * (AHEAD + 3 + (BEHIND + 3) * 21)
+    free(monkeypatch, cpu=round(waiting / SHARE) + 2)
+    enough = choose(many, CUDA)
+    assert (enough.side, enough.batch) == (wide.side, wide.batch)
+    free(monkeypatch, cpu=round(waiting / SHARE / 2))
+    less = choose(many, CUDA)
+    assert less.batch * less.side**3 < wide.batch * wide.side**3
 
 
 def test_the_reason_is_a_sentence_in_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

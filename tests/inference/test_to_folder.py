@@ -18,12 +18,11 @@ import torch
 from identity import Identity, identity, make_model
 from killed_runs import PROCESSES, Asked, kill
 from numpy.typing import NDArray
-from zarr.storage import _local
 
 from napari_skipseg.devices import best_precision
 from napari_skipseg.errors import FileError, SkipsegError
+from napari_skipseg.images import chunk_writer, normalize
 from napari_skipseg.images import identity as identity_of_images
-from napari_skipseg.images import normalize
 from napari_skipseg.images.files import holds_labels, read_levels, read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.stack import LazyArray, Stack
 from napari_skipseg.images.zarr_chunks import is_finished
@@ -217,8 +216,8 @@ def test_a_run_whose_facts_are_lost_or_damaged_is_begun_anew(cells: Path, tmp_pa
         told = json.loads(facts.read_bytes())
         told = told | {"recipe": None} if damage == "a kind" else {"key": told["key"]}
         facts.write_text(json.dumps(told))
-    (unfinished / "cells_binary.tif.part").write_bytes(b"half a file")
-    (unfinished / ".cells_binary.ome.zarr-ab_12cd3").mkdir()
+    (unfinished / ".skipseg-0123abcd.part").write_bytes(b"half a file")
+    (unfinished / ".skipseg-0123abce.part").mkdir()
     run_to_end(quickly(read_stack(cells), tmp_path / "out"))
     run_to_end(quickly(read_stack(cells), tmp_path / "through"))
     assert files_in(tmp_path / "out") == files_in(tmp_path / "through")
@@ -369,17 +368,16 @@ def test_a_full_disk_is_one_sentence_and_what_was_written_goes_on(
     cells: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: Any, piece: int
 ) -> None:
     calls = []
-    put = _local._put
+    put = chunk_writer.write_whole
 
-    def full(path: Path, *given: Any, **named: Any) -> Any:
-        if "c" in path.parts[-5:]:
-            calls.append(path)
-            if len(calls) >= piece:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return put(path, *given, **named)
+    def full(path: Path, content: bytes) -> None:
+        calls.append(path)
+        if len(calls) >= piece:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        put(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_local, "_put", full)
+        patch.setattr(chunk_writer, "write_whole", full)
         with pytest.raises(
             FileError, match=r"no space left to write .* free some space or choose another folder"
         ) as fault:

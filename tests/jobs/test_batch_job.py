@@ -91,7 +91,7 @@ def settings_stub(objects: ObjectOptions | None = None) -> BatchSettings:
 def test_rows_survive_their_lines_whatever_the_files_are_called() -> None:
     name = os.fsdecode(b"\xff \xe9.tif")
     row = Row(name, f"/in/{name}", "done", scores={"dice": 0.5}, outputs=(f"/out/{name}", "/out/b"), seconds_left=1.5)
-    for progress in (BatchOpened(1, 2, "m", (row, row), "/out", 3, 4), FileChanged(1, 2, "m", row, 2.5)):
+    for progress in (BatchOpened(1, 2, "m", (row, row), "/out", 3, 4, (name,)), FileChanged(1, 2, "m", row, 2.5)):
         event = batching.event_of_batch(progress, 7)
         assert event is not None
         assert event.number == 7
@@ -195,6 +195,50 @@ def test_a_killed_engine_is_started_anew_and_goes_on_at_its_tile(
     begun = next(place for place, progress in enumerate(heard) if isinstance(progress, BatchOpened))
     assert min(tile for tile in map(_tile, heard[begun:]) if tile) >= BEGUN
     assert results_in(result.folder) == results_in(whole.folder)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_retry_whose_engine_is_killed_does_what_failed_and_no_more(
+    engine: Engine, model_folder: Path, folder: Path, tmp_path: Path
+) -> None:
+    settings = settings_for(folder, tmp_path / "out", model_folder)
+    (folder / "a.tif").write_bytes(b"II*\0")
+    result = run_to_end(engine.batch(settings))
+    assert states(result) == {"a.tif": "failed", "b.tif": "done", "broken.tif": "failed"}
+    write_stack(folder / "a.tif", (40, 40), 1)
+    write_stack(folder / "broken.tif", LONG, 3)
+    write_stack(folder / "later.tif", (40, 40), 4)  # it never failed
+    work, killed = engine.batch(settings, retry=True), 0
+    until_tile(work, "broken.tif", BEGUN)
+    killed = engine.pid or 0
+    os.kill(killed, signal.SIGKILL)
+    result = run_to_end(work)
+    assert engine.pid != killed
+    assert states(result)["a.tif"] in ("done", "skipped"), "before or after the kill"
+    rest = {name: state for name, state in states(result).items() if name != "a.tif"}
+    assert rest == {"b.tif": "skipped", "broken.tif": "done", "later.tif": "waiting"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_retry_that_is_killed_at_its_very_end_is_no_failure(
+    engine: Engine, model_folder: Path, folder: Path, tmp_path: Path
+) -> None:
+    settings = settings_for(folder, tmp_path / "out", model_folder)
+    run_to_end(engine.batch(settings))
+    write_stack(folder / "broken.tif", (2, 40, 40), 3)
+    work, killed = engine.batch(settings, retry=True), False
+    heard: list[Progress] = []
+
+    def kill_when_done(progress: Progress) -> None:
+        nonlocal killed
+        heard.append(progress)
+        if isinstance(progress, FileChanged) and progress.row.state == "done" and not killed and engine.pid:
+            killed = True
+            os.kill(engine.pid, signal.SIGKILL)
+
+    result = run_to_end(work, kill_when_done)
+    assert states(result) == {"a.tif": "skipped", "b.tif": "skipped", "broken.tif": "skipped"}
+    assert sum(isinstance(progress, BatchOpened) for progress in heard) == 2, "the engine went on anew"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")

@@ -313,3 +313,12 @@ def test_engine_ends_with_a_viewer_that_was_killed_and_its_folder_is_swept(
         (own,) = set(temporary.iterdir()) - before
         assert before - set(temporary.iterdir()), "the folder of the killed viewer is still there"
         assert own.is_dir()
+
+
+def test_the_engine_reports_what_a_bug_report_needs(engine: Engine) -> None:
+    facts = run_to_end(engine.ask_report())
+    assert facts["device"].startswith(choose_device().name)
+    needed = {"backend", "segments in", "trains in", "memory", "system", "processor", "Python", "compiled networks"}
+    assert needed <= facts.keys()
+    assert {"torch version", "numpy version"} <= facts.keys()
+    assert all(isinstance(value, str) and value for value in facts.values())

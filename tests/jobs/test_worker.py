@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 from pydantic import ValidationError
 
 from napari_skipseg.errors import DeviceError, EngineError, InputError
 from napari_skipseg.images.normalize import GreyStatistics, Normalization
+from napari_skipseg.inference import backends
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.jobs import events, requests
+from napari_skipseg.jobs import worker as worker_module
 from napari_skipseg.jobs.child import COMMAND
-from napari_skipseg.jobs.worker import explain
+from napari_skipseg.jobs.worker import Worker, explain
 
 JOB = requests.SegmentJob(
     7,
@@ -39,7 +43,15 @@ PLAN = requests.PlanJob(
 
 @pytest.mark.parametrize(
     "request_",
-    [JOB, PLAN, requests.DevicesJob(1), requests.Look(7, {"Z": (3.0, 3.0)}), requests.Cancel(7), requests.Quit()],
+    [
+        JOB,
+        PLAN,
+        requests.DevicesJob(1),
+        requests.ReportJob(2),
+        requests.Look(7, {"Z": (3.0, 3.0)}),
+        requests.Cancel(7),
+        requests.Quit(),
+    ],
 )
 def test_a_request_survives_its_line(request_: requests.Request) -> None:
     line = requests.request_to_line(request_)
@@ -107,3 +119,26 @@ def test_engine_answers_a_line_it_cannot_read_and_ends_with_its_input() -> None:
     child.stdin.close()
     assert child.wait(10) == 0
     child.stdout.close()
+
+
+def test_memory_of_the_gpu_is_released_after_each_job_before_its_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped(Exception):  # noqa: N818
+        pass
+
+    said = io.BytesIO()
+    told_then: list[int] = []
+    monkeypatch.setattr(backends, "release_memory", lambda: told_then.append(said.getvalue().count(b"\n")))
+    worker = Worker(said)
+    jobs = iter([requests.DevicesJob(1), requests.DevicesJob(2)])
+
+    def next_job() -> requests.Job:
+        for job in jobs:
+            return job
+        raise Stopped
+
+    monkeypatch.setattr(worker, "_jobs", SimpleNamespace(get=next_job))
+    monkeypatch.setattr(worker_module, "look_at_devices", lambda: (_ for _ in ()).throw(InputError("It is broken.")))
+    with pytest.raises(Stopped):
+        worker.work()
+    assert told_then == [1, 2], "after it was ready, and after the first end; a job that failed too"
+    assert said.getvalue().count(b"\n") == 3

@@ -104,12 +104,12 @@ def test_a_model_is_never_overwritten(model, folder):
     assert (folder / "weights.safetensors").read_bytes() == before
 
 
-@pytest.mark.parametrize("broken", ["write_bytes", "write_text", "rename"])
-def test_a_full_disk_leaves_nothing_behind(broken, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("owner", "broken"), [(Path, "write_bytes"), (os, "fsync"), (os, "replace")])
+def test_a_full_disk_leaves_nothing_behind(owner, broken, tmp_path, monkeypatch):
     def full(*_args, **_options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, broken, full)
+    monkeypatch.setattr(owner, broken, full)
     with pytest.raises(ModelError, match=r"cannot be written.*No space left"):
         write(tmp_path / "mine")
     assert list(tmp_path.iterdir()) == []

@@ -136,13 +136,13 @@ def test_no_objects_give_an_empty_table(tmp_path):
     table = measure_objects(Stack(np.zeros((4, 5), np.uint8), "YX"))
     assert len(table) == 0
     table.write_csv(tmp_path / "none.csv")
-    assert (tmp_path / "none.csv").read_text(encoding="utf-8").count("\n") == 1
+    assert (tmp_path / "none.csv").read_text(encoding="utf-8-sig").count("\n") == 1
 
 
 def test_a_table_becomes_features_and_a_file(tmp_path):
     table = Table(("label", "volume (µm³)"), (np.array([1, 2]), np.array([0.1, np.nan])))
     assert table.as_features()["index"].tolist() == [0, 1, 2]
     table.write_csv(tmp_path / "table.csv")
-    with (tmp_path / "table.csv").open(newline="", encoding="utf-8") as handle:
+    with (tmp_path / "table.csv").open(newline="", encoding="utf-8-sig") as handle:
         assert list(csv.reader(handle)) == [["label", "volume (µm³)"], ["1", "0.1"], ["2", ""]]
     assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]

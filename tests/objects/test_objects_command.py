@@ -62,7 +62,7 @@ def test_labels_table_and_scores(objects, probability, tmp_path):
     assert (labels.voxel_size, labels.unit) == ((1.0, 4.0, 4.0), "nm")
     found = labels.data[...]
     assert found.max() == 4
-    with (out / "em_objects.csv").open(newline="", encoding="utf-8") as handle:
+    with (out / "em_objects.csv").open(newline="", encoding="utf-8-sig") as handle:
         rows = list(csv.DictReader(handle))
     assert [float(row["area (nm²)"]) for row in rows] == [16 * int((found == n).sum()) for n in (1, 2, 3, 4)]
     assert float(rows[0]["intensity mean"]) == pytest.approx(image[found == 1].mean(), rel=1e-6)
@@ -82,7 +82,7 @@ def test_an_image_that_passes_for_one_of_colours_has_the_axes_of_its_probability
     code, _, errors = objects(tmp_path / "em_probability.tif", tmp_path / "out", "--image", tmp_path / "em.tif")
     assert code == 0, errors
     labels = read_stack(tmp_path / "out" / "em_objects.tif").data[...]
-    with (tmp_path / "out" / "em_objects.csv").open(newline="", encoding="utf-8") as handle:
+    with (tmp_path / "out" / "em_objects.csv").open(newline="", encoding="utf-8-sig") as handle:
         first = next(csv.DictReader(handle))
     assert float(first["intensity mean"]) == pytest.approx(values[labels == 1].mean(), rel=1e-6)
 
@@ -181,7 +181,7 @@ def test_a_table_says_what_it_holds_and_is_saved(tmp_path):
     table = skipseg.measure_objects(skipseg.Stack(labels, "YX", (1.0, 4.0, 4.0), "nm"))
     assert repr(table).startswith("Table of 2 rows: label, voxels, area (nm²)")
     table.write_csv(str(tmp_path / "table.csv"))
-    assert (tmp_path / "table.csv").read_text().splitlines()[1].startswith("1,16,256,")
+    assert (tmp_path / "table.csv").read_text(encoding="utf-8-sig").splitlines()[1].startswith("1,16,256,")
 
 
 def test_python_takes_arrays_and_stacks():

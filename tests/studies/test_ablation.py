@@ -65,7 +65,7 @@ def done(settings, tmp_path_factory):
 
 
 def rows_of(folder):
-    with (folder / "ablation.csv").open(newline="", encoding="utf-8") as handle:
+    with (folder / "ablation.csv").open(newline="", encoding="utf-8-sig") as handle:
         return list(csv.DictReader(handle))
 
 

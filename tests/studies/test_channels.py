@@ -97,7 +97,7 @@ def test_the_study_writes_a_table_and_two_pictures(tmp_path):
         "features.png",
         "weights.csv",
     ]
-    with (tmp_path / "out" / "channels.csv").open(newline="") as handle:
+    with (tmp_path / "out" / "channels.csv").open(newline="", encoding="utf-8-sig") as handle:
         rows = list(csv.DictReader(handle))
     assert [(row["gate"], row["channels"], row["off_at_start_percent"]) for row in rows] == [
         ("gates.0", "3", ""),

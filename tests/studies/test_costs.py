@@ -118,7 +118,7 @@ def test_a_stopped_run_keeps_its_rows_and_measures_none_of_them_again(tmp_path, 
     rows = run_to_end(iter_costs(SMALL, tmp_path)).rows
     assert measured == ["sat"]
     assert [row["skip"] for row in rows] == ["org", "sat"]
-    with (tmp_path / "costs.csv").open(newline="") as handle:
+    with (tmp_path / "costs.csv").open(newline="", encoding="utf-8-sig") as handle:
         assert [row["skip"] for row in csv.DictReader(handle)] == ["org", "sat"]
     run_to_end(iter_costs(CostSettings(("unet",), ("org",), (2,), {2: (24, 16)}), tmp_path))
     assert measured == ["sat", "org"]

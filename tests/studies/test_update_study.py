@@ -36,7 +36,7 @@ def save(tmp_path):
 
 
 def rows_of(path):
-    with path.open(newline="", encoding="utf-8") as handle:
+    with path.open(newline="", encoding="utf-8-sig") as handle:
         return list(csv.DictReader(handle))
 
 

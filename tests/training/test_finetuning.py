@@ -19,12 +19,12 @@ from napari_skipseg.models.folder import SAMPLE_FILE
 from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import Found, run_to_end
-from napari_skipseg.training import finetune, shares
+from napari_skipseg.training import finetune, finetune_task, shares
 from napari_skipseg.training.augmentation import AUGMENTATIONS
 from napari_skipseg.training.class_plan import ClassPlan, plan_classes
 from napari_skipseg.training.corrected import Corrected, iter_find_places, iter_plan_lesson
 from napari_skipseg.training.finetune import iter_finetune
-from napari_skipseg.training.finetune_settings import FinetuneSettings, finetune_from_json
+from napari_skipseg.training.finetune_settings import STEPS, FinetuneSettings, finetune_from_json
 from napari_skipseg.training.finetune_task import HOLDING
 from napari_skipseg.training.learning import Keep, Learned, Pictured, Report, ScoreRow
 from napari_skipseg.training.material import iter_read_material
@@ -55,10 +55,13 @@ def library(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _models(library, monkeypatch):
+    """The library, and a short start of new classes and few prepared patches, which most of the time would go to."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(library))
+    monkeypatch.setitem(STEPS, "quick", 8)
+    monkeypatch.setattr(finetune_task, "FEATURES", 24)
 
 
-def squares(depth=2, side=192):
+def squares(depth=2, side=128):
     """Return an image with bright squares, and dense labels of them: background 1, squares 2."""
     labels = np.ones((depth, side, side), np.uint8)
     for z, y, x in np.ndindex(depth, side // 32, side // 32):
@@ -177,7 +180,7 @@ def test_without_remembering_classes_that_the_labels_do_not_judge_are_dropped(tm
 
 
 def test_strokes_of_the_models_own_class_are_enough(tmp_path):
-    corrected = squares()
+    corrected = squares(side=192)
     strokes = np.where(RNG.random(corrected.labels.shape) < 0.02, corrected.labels, 0).astype(np.uint8)
     result = finetuned(tmp_path, settings_of(classes=(), steps=60), Corrected(corrected.stack, strokes, "squares"))
     held = scores(result.report, CORRECTIONS, "membrane")
@@ -478,7 +481,7 @@ def test_every_phase_says_how_much_of_it_is_done(tmp_path):
 def test_each_place_is_predicted_once_for_all_that_it_is_compared_with(monkeypatch):
     corrected = squares()
     accepted = corrected.labels.copy()
-    strokes = np.where(np.arange(192) % 2 == 0, corrected.labels, 0).astype(np.uint8)
+    strokes = np.where(np.arange(corrected.labels.shape[2]) % 2 == 0, corrected.labels, 0).astype(np.uint8)
     split = run_to_end(
         iter_find_places(settings_of(), (Corrected(corrected.stack, accepted, "half", strokes),), CLASSES, 2)
     )
@@ -493,8 +496,8 @@ def test_each_place_is_predicted_once_for_all_that_it_is_compared_with(monkeypat
 
 
 def test_the_picture_shows_the_sample_with_the_labels_and_not_the_first_of_the_batch(tmp_path):
-    corrected = squares(depth=2, side=192)
-    corrected.labels[:, :, :96] = np.minimum(corrected.labels[:, :, :96], 1)  # no square on the left
+    corrected = squares()
+    corrected.labels[:, :, :64] = np.minimum(corrected.labels[:, :, :64], 1)  # no square on the left
     work = iter_finetune(settings_of(steps=2), (corrected,), tmp_path, "cpu")
     picture = next(news for news in work if isinstance(news, Pictured))
     assert (picture.target == 2).sum() > 100

@@ -23,7 +23,7 @@ from napari_skipseg.jobs.events import DeviceReport
 from napari_skipseg.models.catalog import FOLDER_VARIABLE, locate_model
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.folder import read_description
-from napari_skipseg.progress import Progress
+from napari_skipseg.progress import Found, Progress
 
 MODELS = {"tiny-2d": 2, "tiny-3d": 3}
 
@@ -82,9 +82,11 @@ class FakeEngine:
         self.sent: list[Focus] = []
         self.planned: list[tuple[tuple[int, ...], str, SegmentOptions]] = []
         self.plan_fault: Exception | None = None
+        self.findings: tuple[str, ...] = ()
         self.memory_free = 2**33
         self.steps, self.pause, self.plan_pause = 4, 0.0, 0.0
         self.fault: Exception | None = None
+        self.report_fault: Exception | None = None
         self.is_busy = self.closed = self.cancelled = self.plan_cancelled = False
 
     def segment(
@@ -108,6 +110,8 @@ class FakeEngine:
             full = _predicted(stack.channel(options.channel or 0), description, options)
             full = replace(full, recipe=_recipe(stack, description, options))
             empty = _emptied(full)
+            if self.findings:
+                self._look((yield Found(0, 1, "measuring the grey values", self.findings)))
             self._look((yield Opened(0, 1, "the first tile", empty)))
             for step in range(1, self.steps + 1):
                 time.sleep(self.pause)
@@ -143,13 +147,19 @@ class FakeEngine:
             raise
         finally:
             self.is_busy = False
-        return RunPlan("CPU", (64, 64), 1, 40, 1, 0.3, 12.0, 2**30, self.memory_free, 0, 0, 2**29, 2**36)
+        return RunPlan("CPU", (64, 64), 1, 40, 1, 0.3, 12.0, 2**30, self.memory_free, 0, 0, 2**29, 2**36, self.findings)
 
     def ask_devices(self) -> Generator[Progress, None, DeviceReport]:
         yield Progress(0, 1, "starting the engine")
         cpu = Device("cpu", "CPU, 2 cores", "no GPU: this torch was built without CUDA")
         precision = ChosenPrecision("f32", "this processor has no bf16 of its own")
         return DeviceReport(cpu, ("cpu",), True, precision, precision)
+
+    def ask_report(self) -> Generator[Progress, None, dict[str, str]]:
+        yield Progress(0, 1, "starting the engine")
+        if self.report_fault is not None:
+            raise self.report_fault
+        return {"device": "cpu (CPU, 2 cores)", "torch version": "2.13.0+cpu"}
 
     def close(self) -> None:
         self.closed = True

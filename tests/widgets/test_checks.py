@@ -10,9 +10,7 @@ from napari.layers import Image
 
 from napari_skipseg.inference.outputs import file_name
 from napari_skipseg.models.catalog import describe_model
-from napari_skipseg.progress import Progress, in_words
 from napari_skipseg.widgets.checks import Choices, find_faults, find_rescaling, find_warning, offers_planes
-from napari_skipseg.widgets.work import TimeLeft
 
 
 @pytest.fixture
@@ -138,22 +136,6 @@ def test_three_planes_are_for_2d_models_on_volumes(choices):
     volume_model = replace(planes, model=describe_model("tiny-3d"), average=4)
     assert (volume_model.options().planes, find_faults(volume_model)) == ("xy", {})
     assert not offers_planes(replace(planes, layer=Image(np.ones((1, 8, 8)))))
-
-
-def test_time_left_comes_from_the_pace_of_the_tiles():
-    now = [0.0]
-    left = TimeLeft(lambda: now[0])
-    texts = []
-    for second, done in ((0, 0), (5, 1), (6, 1), (7, 2), (8, 2), (9, 3)):
-        now[0] = second
-        texts.append(left.describe(Progress(done, 9, f"tile {done} of 9")))
-    assert texts[2] == "tile 1 of 9"
-    assert texts[3:] == [
-        "tile 2 of 9, about 14 s left",
-        "tile 2 of 9, about 13 s left",
-        "tile 3 of 9, about 12 s left",
-    ]
-    assert [in_words(seconds) for seconds in (0.2, 90, 3700, 7200)] == ["1 s", "2 min", "1 h 2 min", "2 h 0 min"]
 
 
 def test_a_layers_name_becomes_a_file_name():

@@ -323,7 +323,7 @@ def test_objects_go_into_files_and_are_scored(open_tab, qtbot, tmp_path, monkeyp
         np.testing.assert_array_equal(stack.read((...,)), layer.data)
         assert (stack.voxel_size, stack.unit, stack.origin, holds_labels(file)) == (SIZE, "nm", (0.0, 8.0, 0.0), True)
         assert read_recipe(file)["objects"]["method"] == "components"
-        assert (tmp_path / "out.csv").read_text().startswith("label,voxels,volume (nm³)")
+        assert (tmp_path / "out.csv").read_text(encoding="utf-8-sig").startswith("label,voxels,volume (nm³)")
         assert tab.message.text() == f"Saved {file.name} and out.csv in {tmp_path}."
     assert not tab.score_box.isVisible()
     truth = np.where(layer.data == 4, 0, layer.data)

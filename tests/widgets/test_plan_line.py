@@ -93,3 +93,45 @@ def test_nothing_is_planned_while_a_run_goes_on_or_something_is_wrong(open_tab, 
     qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
     qtbot.waitUntil(lambda: len(engine.planned) == 1, timeout=5_000)
     assert engine.planned[0][2].tile == 64
+
+
+def test_what_was_found_about_the_image_stands_under_the_plan_until_another_is_chosen(open_tab, qtbot, engine):
+    engine.findings = tuple(f"Finding {number}." for number in range(5))
+    viewer, tab = open_tab()
+    line = tab.plan.findings
+    qtbot.waitUntil(line.isVisible, timeout=5_000)
+    assert "Finding 0." in line.text()
+    assert "2 more" in line.text()
+    assert "Finding 4." in line.toolTip()
+    qtbot.mouseClick(tab.segment_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=5_000)
+    assert line.isVisible()
+    engine.findings = ()
+    viewer.add_image(np.full((2, 40, 48), 9, np.uint8), name="other")
+    tab.form.image.setCurrentIndex(tab.form.image.findText("other"))
+    tab.form.image.activated.emit(tab.form.image.currentIndex())
+    assert not line.isVisible()
+    qtbot.waitUntil(lambda: "memory" in tab.plan.summary.text(), timeout=5_000)
+    assert not line.isVisible()
+
+
+def test_what_a_run_finds_is_shown_though_it_was_not_planned(open_tab, qtbot, engine):
+    engine.plan_pause = 30.0
+    _, tab = open_tab()
+    qtbot.waitUntil(lambda: len(engine.planned) == 1, timeout=5_000)
+    engine.findings = ("It has a black frame.",)
+    qtbot.mouseClick(tab.segment_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: "black frame" in tab.plan.findings.text(), timeout=5_000)
+    tab.plan.stop()
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=5_000)
+
+
+def test_constant_areas_can_be_kept_in_the_options(open_tab, qtbot, engine):
+    _, tab = open_tab()
+    padding = tab.form.options.padding
+    assert tab.form.read().options().padding == "auto"
+    padding.setCurrentIndex(padding.findData("none"))
+    padding.activated.emit(padding.currentIndex())
+    qtbot.mouseClick(tab.segment_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=5_000)
+    assert engine.calls[0][2].padding == "none"

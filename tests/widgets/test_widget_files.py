@@ -8,6 +8,7 @@ import mrcfile
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from napari.components import ViewerModel
 from napari.layers import Image
 from npe2 import PluginManifest
@@ -52,6 +53,30 @@ def test_an_image_survives_the_file_with_its_place(tmp_path):
     np.testing.assert_array_equal(back.data, image)
     assert (list(back.scale), list(back.translate)) == ([50, 4, 4], [100, 8, 4])
     assert (back.units, back.axis_labels) == (layer.units, ("z", "y", "x"))
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_an_image_that_is_turned_or_runs_backwards_lies_where_its_file_says(tmp_path, monkeypatch, in_memory):
+    monkeypatch.setattr(files, "IN_MEMORY", 2**28 if in_memory else 0)
+    values = np.arange(2 * 5 * 4 * 3, dtype="u1").reshape(2, 5, 4, 3)
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    group.create_array("0", data=values[:1], chunks=(1, 2, 2, 2))
+    axes = [{"name": "c", "type": "channel"}, *({"name": n, "type": "space", "unit": "nanometer"} for n in "xyz")]
+    steps = [{"type": "scale", "scale": [1, 4, -4, 50]}, {"type": "translation", "translation": [0, 8, 12, 100]}]
+    datasets = [{"path": "0", "coordinateTransformations": steps}]
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": datasets}]
+    viewer = ViewerModel()
+    add(viewer, read_layers(str(tmp_path / "a.zarr"))[0])
+    layer = viewer.layers[0]
+    assert (list(layer.scale), list(layer.translate)) == ([50, 4, 4], [100, 0, 8])
+    assert (layer.axis_labels, [str(unit) for unit in layer.units]) == (("z", "y", "x"), ["nanometer"] * 3)
+    assert np.array_equal(np.asarray(layer.data), values[0].T[:, ::-1])
+    place = layer.data_to_world((1, 0, 2))  # what the file has at x = 2, y = 3 (its last), z = 1
+    assert list(place) == [100 + 1 * 50, 12 - 3 * 4, 8 + 2 * 4]
+    assert np.asarray(layer.data)[1, 0, 2] == values[0, 2, 3, 1]
+    stack = stack_of(layer, "ZYX")
+    assert (stack.voxel_size, stack.unit, stack.origin) == ((50, 4, 4), "nm", (100, 0, 8))
+    assert any("turned" in note for note in stack.notes)
 
 
 def test_labels_come_back_as_labels(tmp_path):

@@ -96,12 +96,13 @@ def iter_block(
     try:
         run = _prepare(settings, entry, place, engine, turn)
         store = _open_store(settings, entry, place, run)
-        left = {number for number in units if not store.holds(run.grid, run.grid.unit(number))}
+        left = {number for number in units if not store.is_sound(run.grid, run.grid.unit(number))}
         others = (number for number in range(len(run.grid)) if number not in left)
         done = len(units) - len(left)
         for progress in iter_fill(run, _Strict(store, run), others):
             done += isinstance(progress, Written)
             yield Progress(done, len(units), progress.message)
+        store.sync()  # before anybody notes that they are done
     finally:
         turn.end()
 
@@ -122,6 +123,7 @@ def iter_level(
     for done, (writer, region) in enumerate(_parts_of(store, level)[parts.start : parts.stop], start=1):
         writer.write_coarser(level, region)
         yield Progress(done, len(parts))
+    store.sync()
 
 
 def _parts_of(store: ZarrStore, level: int) -> list[tuple[OmeZarrWriter, Region]]:

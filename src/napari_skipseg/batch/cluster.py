@@ -222,7 +222,7 @@ class _Batch:
         self._ready = deque(task for task in self._ready if task.entry != entry)
         self._aside = deque(task for task in self._aside if task.entry != entry)
         record = Record(entry.file, entry.relative, entry.name, "failed", known(entry.file), reason=reason)
-        write_record(self._desk.place.record(entry), record)
+        write_record(self._desk.place.record(entry), record, self._desk.place.path)
         return Message(entry, Outcome("failed", record))
 
 

@@ -18,6 +18,7 @@ from napari_skipseg.batch.lanes import LANES
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.devices import cores
 from napari_skipseg.errors import EngineError, InputError
+from napari_skipseg.gpus import usable_gpus
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -35,11 +36,15 @@ SILENT = logging.CRITICAL + 1
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster that answers. name: for messages. cores: of this machine's workers, each's share; () elsewhere."""
+    """A cluster that answers. name: for messages. cores: of this machine's workers, each's share; () elsewhere.
+
+    gpus: over which this machine's workers are spread; () if they use none, and elsewhere.
+    """
 
     client: Client
     name: str
     cores: tuple[tuple[int, ...], ...]
+    gpus: tuple[str, ...] = ()
 
     def gone(self) -> EngineError:
         """Return what to say when it answers no more."""
@@ -73,8 +78,9 @@ def open_cluster(settings: BatchSettings) -> Iterator[Cluster]:
             yield Cluster(client, name, ())
         else:
             shares = share_cores(settings.workers)
-            client = leaving.enter_context(_own_cluster(shares, distributed))
-            yield Cluster(client, "The workers of this machine", shares)
+            gpus = usable_gpus() if settings.request.options.device in ("auto", "cuda") else ()
+            client = leaving.enter_context(_own_cluster(shares, distributed, gpus))
+            yield Cluster(client, "The workers of this machine", shares, gpus)
 
 
 def share_cores(workers: int) -> tuple[tuple[int, ...], ...]:
@@ -121,9 +127,18 @@ def _check_versions(client: Client, name: str) -> None:
 
 
 @contextlib.contextmanager
-def _own_cluster(shares: tuple[tuple[int, ...], ...], distributed: Any) -> Iterator[Client]:
+def _own_cluster(shares: tuple[tuple[int, ...], ...], distributed: Any, gpus: tuple[str, ...] = ()) -> Iterator[Client]:
     import dask
 
+    try:
+        # a port of 127.0.0.1 is open to every user of the machine, and a scheduler runs what it is sent: a certificate
+        # that lives in memory, and that only our processes have, keeps all others out
+        security = distributed.Security.temporary()
+    except ImportError as error:
+        raise InputError(
+            "Several processes need the package cryptography, to keep others out, which is not installed: "
+            "pip install 'napari-skipseg[cluster]'."
+        ) from error
     options = {"host": LOOPBACK, "dashboard_address": f"{LOOPBACK}:0", "scheduler_kwargs": {"dashboard": False}}
     try:
         with _uninterrupted():
@@ -131,8 +146,10 @@ def _own_cluster(shares: tuple[tuple[int, ...], ...], distributed: Any) -> Itera
                 n_workers=len(shares),
                 threads_per_worker=LANES,
                 processes=True,
+                worker_class=nanny_with_gpu(distributed.Nanny, gpus),
                 silence_logs=SILENT,
                 env={"PYTHONWARNINGS": "ignore"},
+                security=security,
                 **options,
             )
     except (OSError, RuntimeError, TimeoutError) as error:
@@ -140,9 +157,28 @@ def _own_cluster(shares: tuple[tuple[int, ...], ...], distributed: Any) -> Itera
     with contextlib.ExitStack() as leaving:
         leaving.callback(cluster.close, timeout=CONNECTING)
         leaving.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": NEVER}))
-        client = distributed.Client(cluster, timeout=CONNECTING, set_as_default=False)
+        client = distributed.Client(cluster, timeout=CONNECTING, set_as_default=False, security=security)
         leaving.callback(_leave, client)
         yield client
+
+
+def nanny_with_gpu(nanny: Any, gpus: tuple[str, ...]) -> Any:
+    """Return a kind of `nanny` whose worker i sees GPU i modulo their number, and no other, whenever it is started.
+
+    It has to be in the environment of the process: CUDA reads it once, and a process that sees several GPUs takes the
+    first of them.
+    """
+    if not gpus:
+        return nanny
+
+    class NannyWithGpu(nanny):  # type: ignore[misc]
+        """Gives its worker a GPU of its own."""
+
+        def __init__(self, *args: Any, name: Any = None, env: dict[str, str] | None = None, **how: Any) -> None:
+            own = {"CUDA_VISIBLE_DEVICES": gpus[int(name) % len(gpus)]}
+            super().__init__(*args, name=name, env={**(env or {}), **own}, **how)
+
+    return NannyWithGpu
 
 
 @contextlib.contextmanager

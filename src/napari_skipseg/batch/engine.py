@@ -6,8 +6,8 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from napari_skipseg.batch.faults import StoppedError
 from napari_skipseg.batch.openings import Opening, Openings
@@ -21,7 +21,9 @@ from napari_skipseg.inference.recipe import SegmentRequest
 from napari_skipseg.models.catalog import locate_model
 
 if TYPE_CHECKING:
+    from napari_skipseg.inference.averaging import AveragingBackend
     from napari_skipseg.inference.backends import Backend, Pinned, Pixels, TileOutput
+    from napari_skipseg.inference.backends.views import View
     from napari_skipseg.inference.passes import BackendMaker
     from napari_skipseg.models.model import Model
 
@@ -30,6 +32,7 @@ KEPT = 8
 CHOSEN = {"side": int, "batch": int, "device": str}
 """What of a recipe all files of a run share, so that it does not hang on the memory that is free when each begins."""
 
+Result = TypeVar("Result")
 Key = tuple[str, tuple[int, ...], "Pinned | None"]
 
 
@@ -46,6 +49,7 @@ class Engine:
     def __init__(self, request: SegmentRequest, place: RunPlace, share: MemoryShare = ALONE) -> None:
         self.model = _read_model(request)
         self.chosen = _chosen(self.model, request.options, place, share)
+        self._share = share
         self._backends: dict[Key, Backend] = {}
         self._making = threading.Lock()
         self._changed = threading.Condition()
@@ -104,7 +108,7 @@ class Engine:
             if key not in self._backends:
                 while len(self._backends) >= KEPT:
                     del self._backends[next(iter(self._backends))]
-                self._backends[key] = make_backend(model, device, shape, pinned)
+                self._backends[key] = make_backend(model, device, shape, pinned, self._share)
             return self._backends[key]
 
 
@@ -131,7 +135,7 @@ class Turn:
 
         return make
 
-    def run(self, compute: Callable[[], TileOutput]) -> TileOutput:
+    def run(self, compute: Callable[[], Result]) -> Result:
         """Return what `compute` gives when it is this file's turn."""
         asked = time.perf_counter()
         opening = None if self._engine.is_free_for(self) else self._opening
@@ -143,6 +147,17 @@ class Turn:
             return compute()
         finally:
             self.seconds += time.perf_counter() - start
+
+    def iter_steps(self, work: Generator[None, None, Result]) -> Generator[None, None, Result]:
+        """Yield where `work` yields, each of its steps computed when it is this file's turn; return its result."""
+        with contextlib.closing(work):
+            while True:
+                try:
+                    self.run(lambda: next(work))
+                except StopIteration as stop:
+                    result: Result = stop.value
+                    return result
+                yield
 
     def end(self) -> None:
         """Let another file have the network: this one needs it no more."""
@@ -172,9 +187,32 @@ class WaitingBackend:
 
         return list(notes_of(self._backend))
 
+    @property
+    def attention(self) -> bool:
+        """Whether attention maps are wanted; all files of a run want the same."""
+        return bool(getattr(self._backend, "attention", True))
+
+    @attention.setter
+    def attention(self, wanted: bool) -> None:
+        if hasattr(self._backend, "attention"):
+            self._backend.attention = wanted
+
+    @property
+    def averages(self) -> bool:
+        """Whether the device averages by itself, with `iter_average` and `iter_planes`."""
+        return bool(getattr(self._backend, "averages", False))
+
     def run(self, images: Pixels) -> TileOutput:
         """Return the output for `images` (N, C, *space)."""
         return self._turn.run(lambda: self._backend.run(images))
+
+    def iter_average(self, images: Pixels, views: Sequence[View]) -> Generator[None, None, TileOutput | None]:
+        """Yield between views; return the mean over them, None if the device could not average."""
+        return (yield from self._turn.iter_steps(cast("AveragingBackend", self._backend).iter_average(images, views)))
+
+    def iter_planes(self, volumes: Pixels, at_once: int) -> Generator[None, None, TileOutput | None]:
+        """Yield between batches of slices; return the mean over three directions, None as `iter_average`."""
+        return (yield from self._turn.iter_steps(cast("AveragingBackend", self._backend).iter_planes(volumes, at_once)))
 
 
 def _read_model(request: SegmentRequest) -> Model:

@@ -83,7 +83,7 @@ def segment_entry(
             raise fault from error
         record = _failed(entry, place, error)
     record = replace(record, ended=datetime.now().astimezone().isoformat(timespec="seconds"))
-    write_record(place.record(entry), record)
+    write_record(place.record(entry), record, place.path)
     return Outcome("done" if record.state == "done" else "failed", record)
 
 
@@ -173,7 +173,7 @@ def _iter_segmented(
     record = Record(entry.file, entry.relative, entry.name, "segmented", before, outputs, seconds, *image)
     record = replace(record, findings=_findings_of(target))
     if request.objects is not None or settings.truth:
-        write_record(place.record(entry), record)
+        write_record(place.record(entry), record, place.path)
     return record
 
 
@@ -248,7 +248,7 @@ def _score_again(record: Record, settings: BatchSettings, entry: Entry, place: R
     """Return the record of a file that is done, scored where its truth is another than it was."""
     scored = _scored(record, settings, entry, place, engine)
     if scored != record:
-        write_record(place.record(entry), scored)
+        write_record(place.record(entry), scored, place.path)
     return scored
 
 

@@ -6,7 +6,8 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-from napari_skipseg.devices import MEMORY_FAULTS
+from napari_skipseg.device_faults import is_out_of_memory
+from napari_skipseg.durable import write_whole
 from napari_skipseg.errors import FileError, SkipsegError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -23,7 +24,7 @@ def reason_of(error: Exception) -> str:
     """Return in one sentence why a file failed."""
     if isinstance(error, SkipsegError):
         return " ".join(str(error).split())
-    if isinstance(error, MemoryError) or any(fault in str(error).lower() for fault in MEMORY_FAULTS):
+    if is_out_of_memory(error):
         return "There was not enough memory for it: choose a smaller tile, such as 256 (64 for a volume), or crop it."
     said = (str(error).strip().splitlines() or [""])[0].rstrip(".:")
     return (
@@ -38,7 +39,7 @@ def fault_of_folder(error: Exception, folder: Path) -> FileError | None:
         return FileError(f"{reason_of(error)} {GOES_ON}")
     if faults:
         try:
-            (folder / PROBE).write_bytes(b"can this be written?")
+            write_whole(folder / PROBE, b"can this be written?")
             (folder / PROBE).unlink()
         except OSError as fault:
             return FileError(f"Nothing can be written to '{folder}' any more ({fault.strerror or fault}). {GOES_ON}")

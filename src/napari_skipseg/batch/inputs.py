@@ -14,7 +14,9 @@ from napari_skipseg.batch.wording import counted
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.file_names import find_inside, normal
 from napari_skipseg.images import mrc, pictures
-from napari_skipseg.images.files import place_of, read_recipe, read_stack
+from napari_skipseg.images.files import files_of_image, images_to_read, place_of, read_recipe, read_stack
+from napari_skipseg.images.location import MARK, Location, parse_location
+from napari_skipseg.images.slices import holds_slices
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr_nodes import is_zarr
 from napari_skipseg.inference.saving import plain_name
@@ -65,16 +67,22 @@ def find_inputs(settings: BatchSettings) -> Inputs:
         FileError: there is no such folder, it cannot be read, or it holds no image.
         InputError: the output lies in an input or among the inputs.
     """
-    place = place_of(os.path.expanduser(settings.inputs)).absolute()  # noqa: PTH111 - it may be an address
+    given = os.path.expanduser(settings.inputs)  # noqa: PTH111 - it may be an address
+    place, named = place_of(given).absolute(), parse_location(given)
+    if named.image is not None:
+        _check_output(settings, place.parent)
+        return Inputs((_entry_of_image(place.parent, place.name, str(Location(place, named.image))),), 0, 0)
+    if settings.as_stack and (place.is_file() or _is_store(place)):
+        raise InputError(f"'{settings.inputs}' is no folder of slices: leave out --as-stack.")
     if place.is_dir() and not _is_store(place):
         base, pattern = place, ""
     elif place.exists() or place.is_symlink():
         _check_output(settings, place.parent)
-        return Inputs((Entry(str(place), place.name, plain_name(place.name)),), 0, 0)
+        return Inputs(_named(place.parent, [place.name]), 0, 0)
     else:
         base, pattern = _split(settings.inputs, place)
     _check_output(settings, base)
-    return _find(settings, base, pattern)
+    return _find_stacks(settings, base, pattern) if settings.as_stack else _find(settings, base, pattern)
 
 
 def _split(inputs: str, place: Path) -> tuple[Path, str]:
@@ -116,6 +124,33 @@ def _find(settings: BatchSettings, base: Path, pattern: str) -> Inputs:
     return Inputs(_named(base, found), others, ours)
 
 
+def _find_stacks(settings: BatchSettings, base: Path, pattern: str) -> Inputs:
+    """Return the folders with one file per slice, `base` itself among them, as the images."""
+    expression = re.compile(_expression(normal(pattern)) if pattern else ".*", re.DOTALL)
+    root = base.parent if not pattern and holds_slices(base) else base
+    folders = [] if root == base else [base]
+    for folder in _folders(base, settings.recursive or "/" in pattern or "**" in pattern):
+        if expression.fullmatch(normal(folder.relative_to(base).as_posix())) and holds_slices(folder):
+            folders.append(folder)
+    if not folders:
+        raise FileError(
+            f"'{settings.inputs}' holds no folder with slices: check the name, or look into its folders too."
+        )
+    entries = tuple(Entry(str(folder), folder.relative_to(root).as_posix(), folder.name) for folder in folders)
+    return Inputs(entries, 0, 0)
+
+
+def _folders(folder: Path, recursive: bool) -> Iterator[Path]:
+    """Yield the folders in a folder, sorted, without stores, folders of runs, hidden ones and links."""
+    for place in _places(folder):
+        path = Path(place.path)
+        if place.name.startswith(".") or not _is_folder(place) or place.is_symlink() or _is_store(path) or is_run(path):
+            continue
+        yield path
+        if recursive:
+            yield from _folders(path, recursive)
+
+
 def _check_output(settings: BatchSettings, base: Path) -> None:
     output, place = Path(settings.output).expanduser().resolve(), base.resolve()
     for folder in (output, *output.parents):
@@ -132,11 +167,7 @@ def _check_output(settings: BatchSettings, base: Path) -> None:
 
 def _walk(folder: Path, recursive: bool) -> Iterator[Path]:
     """Yield files and OME-Zarr stores, sorted."""
-    try:
-        places = sorted(os.scandir(folder), key=lambda place: place.name)
-    except OSError as error:
-        raise FileError(f"The folder '{folder}' cannot be read ({error.strerror}): check your permission.") from error
-    for place in places:
+    for place in _places(folder):
         path = Path(place.path)
         if place.name.startswith("."):
             continue
@@ -144,6 +175,13 @@ def _walk(folder: Path, recursive: bool) -> Iterator[Path]:
             yield path
         elif recursive and not place.is_symlink() and not is_run(path):
             yield from _walk(path, recursive)
+
+
+def _places(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        return sorted(os.scandir(folder), key=lambda place: place.name)
+    except OSError as error:
+        raise FileError(f"The folder '{folder}' cannot be read ({error.strerror}): check your permission.") from error
 
 
 def _is_folder(place: os.DirEntry[str]) -> bool:
@@ -208,18 +246,45 @@ def read_entry(settings: BatchSettings, entry: Entry) -> Stack:
 
 
 def _named(base: Path, found: list[str]) -> tuple[Entry, ...]:
-    """Return the entries; where several would write the same name, they keep their endings in it."""
-    names = {relative: plain_name(PurePosixPath(relative).name) for relative in found}
+    """Return the entries, one for each image of a file; where names of results clash, they are the files' whole names.
+
+    An OME-TIFF that another one has its image in is no entry of its own.
+    """
+    entries: list[Entry] = []
+    seen: set[Path] = set()
+    for relative in found:
+        file = base / relative
+        if file in seen:
+            continue
+        locations = images_to_read(file)
+        if len(locations) > 1:
+            entries += [_entry_of_image(base, relative, location) for location in locations]
+            continue
+        seen |= {file.parent / name for name in files_of_image(file)}
+        entries.append(Entry(str(file), relative, plain_name(file.name)))
+    return _without_clashes(entries)
+
+
+def _entry_of_image(base: Path, relative: str, location: str) -> Entry:
+    """Return the entry of one image of a file; the number, or the place in a store, stands behind its names."""
+    named = parse_location(location)
+    inside = Path(location).relative_to(base / relative).as_posix() if named.image is None else str(named.image)
+    which = inside.replace("/", "_")
+    return Entry(location, f"{relative}{MARK}{which}", f"{plain_name(PurePosixPath(relative).name)}_{which}")
+
+
+def _without_clashes(entries: list[Entry]) -> tuple[Entry, ...]:
     while True:
-        counts = Counter(_result(relative, name) for relative, name in names.items())
-        clashing = {
-            relative: PurePosixPath(relative).name
-            for relative, name in names.items()
-            if counts[_result(relative, name)] > 1
-        }
-        if all(names[relative] == name for relative, name in clashing.items()):
-            return tuple(Entry(str(base / relative), relative, name) for relative, name in names.items())
-        names.update(clashing)
+        counts = Counter(_result(entry.relative, entry.name) for entry in entries)
+        renamed = [
+            entry._replace(name=PurePosixPath(entry.relative).name)
+            if counts[_result(entry.relative, entry.name)] > 1
+            else entry
+            for entry in entries
+        ]
+        if renamed == entries:
+            return tuple(entries)
+        entries = renamed
 
 
 def _result(relative: str, name: str) -> str:

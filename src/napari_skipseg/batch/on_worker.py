@@ -128,10 +128,11 @@ def _answer(asked: dict[str, Any], post: Post) -> dict[str, Any]:
 def share_of(asked: dict[str, Any], memory: int) -> MemoryShare:
     """Return what a worker counts as its own of its machine's memory.
 
-    Workers of this machine share what is free, and what a GPU has. Those of a cluster have `memory` bytes, which Dask
-    gives each (0 = no limit); a GPU is theirs alone.
+    Workers of this machine share what is free, and those with the same GPU what that has. Those of a cluster have
+    `memory` bytes, which Dask gives each (0 = no limit); a GPU is theirs alone.
     """
-    return MemoryShare(max(1, len(asked["cores"])), memory)
+    workers = max(1, len(asked["cores"]))
+    return MemoryShare(workers, memory, -(-workers // max(1, asked.get("gpus", 1))))
 
 
 @contextlib.contextmanager

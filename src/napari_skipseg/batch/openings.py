@@ -21,6 +21,8 @@ from typing import BinaryIO
 
 from napari_skipseg.batch.inputs import Entry
 from napari_skipseg.batch.place import RunPlace
+from napari_skipseg.durable import open_file, write_whole
+from napari_skipseg.images.files import place_of
 from napari_skipseg.images.write_faults import telling_faults
 
 MOST_CRASHES = 3
@@ -210,7 +212,7 @@ def clear_crashes(place: RunPlace) -> None:
 def _open_crashes(place: RunPlace) -> BinaryIO:
     file = place.path / f"{CRASHES}{socket.gethostname()}-{os.getpid()}"
     with telling_faults(file):
-        return file.open("wb")
+        return open_file(file)
 
 
 def _place_of(place: RunPlace, entry: Entry) -> Path:
@@ -219,7 +221,7 @@ def _place_of(place: RunPlace, entry: Entry) -> Path:
 
 def _changed(entry: Entry) -> int:
     try:
-        return Path(entry.file).stat().st_mtime_ns
+        return place_of(entry.file).stat().st_mtime_ns
     except OSError:
         return 0
 
@@ -229,7 +231,7 @@ def _write(place: Path, note: Note) -> None:
     text = json.dumps(asdict(note)).encode()
     with telling_faults(place):
         try:
-            place.write_bytes(text)
+            write_whole(place, text)
         except FileNotFoundError:
             place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(text)
+            write_whole(place, text)

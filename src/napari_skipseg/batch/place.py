@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from napari_skipseg.batch.inputs import RECORDS, SETTINGS_FILE, Entry
 from napari_skipseg.batch.settings import BatchSettings, settings_to_json
 from napari_skipseg.devices import versions
+from napari_skipseg.durable import write_whole
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.write_faults import replacing, telling_faults
 from napari_skipseg.locks import FolderLock
@@ -81,25 +82,29 @@ def place_of_run(settings: BatchSettings) -> RunPlace:
     return RunPlace(Path(settings.output).expanduser().absolute() / settings.run_name(versions()))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8; the file appears whole or not at all, and its folder is made.
+def write_text(path: Path, text: str, after: Sequence[Path] = ()) -> None:
+    """Write `text` as UTF-8; the file appears whole and on disk or not at all, and its folder is made.
 
-    Raises:
-        FileError: it cannot be written.
-    """
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content`, as `write_text`.
+    after: files that are on disk before, as the text names them.
 
     Raises:
         FileError: it cannot be written.
     """
     with telling_faults(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        part.write_bytes(content)
+    with replacing(path, after=after) as handle:
+        handle.write(text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content`; the file appears whole or not at all, and its folder is made. A power cut may empty it.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    with telling_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, content)
 
 
 def _check_folder(path: Path) -> None:

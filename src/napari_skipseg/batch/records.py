@@ -70,13 +70,14 @@ def _adapter() -> TypeAdapter[Record]:
     return TypeAdapter(Record)
 
 
-def write_record(path: Path, record: Record) -> None:
-    """Write down what became of a file.
+def write_record(path: Path, record: Record, folder: Path) -> None:
+    """Write down what became of a file, whose results are in the run's `folder`. Its thumbnail is on disk before.
 
     Raises:
         FileError: it cannot be written.
     """
-    write_text(path, json.dumps({"format_version": FORMAT_VERSION, **asdict(record)}, indent=1) + "\n")
+    after = [folder / record.thumbnail] if record.thumbnail else []
+    write_text(path, json.dumps({"format_version": FORMAT_VERSION, **asdict(record)}, indent=1) + "\n", after)
 
 
 def read_record(path: Path) -> Record | None:

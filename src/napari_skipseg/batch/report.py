@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import csv
 import html
-import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,7 +13,9 @@ from napari_skipseg.batch.place import RunPlace, write_text
 from napari_skipseg.batch.rows import Row
 from napari_skipseg.batch.settings import BatchSettings, settings_to_json
 from napari_skipseg.batch.wording import counted
+from napari_skipseg.csv_files import write_csv
 from napari_skipseg.devices import versions
+from napari_skipseg.foreign_text import printable
 from napari_skipseg.progress import in_words
 
 COLUMNS = ("file", "state", "ended", "size", "bytes", "seconds", "reason", "note")
@@ -52,15 +52,13 @@ def write_summary(path: Path, rows: Sequence[Row], place: RunPlace) -> None:
         FileError: it cannot be written.
     """
     scores = _score_names(rows)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS, *scores, "results"])
+    told = []
     for row in rows:
         seconds = f"{row.seconds:.3f}" if row.seconds else ""
-        told = [row.relative, _state(row), row.ended, row.size, row.bytes or "", seconds, row.reason, row.note]
+        known = (row.relative, _state(row), row.ended, row.size, row.bytes or "", seconds, row.reason, row.note)
         results = ";".join(_within(output, place) for output in row.outputs)
-        writer.writerow([*map(_harmless, told), *(row.scores.get(name, "") for name in scores), results])
-    write_text(path, text.getvalue())
+        told.append((*known, *(row.scores.get(name, "") for name in scores), results))
+    write_csv(path, (*COLUMNS, *scores, "results"), told)
 
 
 def write_report(path: Path, rows: Sequence[Row], place: RunPlace, settings: BatchSettings, seconds: float) -> None:
@@ -162,12 +160,7 @@ def _number(value: float | None) -> str:
 
 
 def _text(value: object) -> str:
-    return html.escape(str(value))
-
-
-def _harmless(value: object) -> object:
-    """Return a cell that no spreadsheet takes for a formula, whatever a file is called."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t")) else value
+    return html.escape(printable(str(value), "\n"))
 
 
 def _within(output: str, place: RunPlace) -> str:

@@ -56,12 +56,16 @@ class Row:
 
 @dataclass(frozen=True)
 class BatchOpened(Progress):
-    """The first event: all rows, the run's folder, and how many files were left out (no images; results of ours)."""
+    """The first event: all rows, the run's folder, and how many files were left out (no images; results of ours).
+
+    asked: the files that are to be done, by their names in the table.
+    """
 
     rows: tuple[Row, ...] = ()
     folder: str = ""
     others: int = 0
     ours: int = 0
+    asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,12 +100,11 @@ class Board:
         self._speed = _Speed()
         self._waits = ""
 
-    def opened(self, others: int, ours: int) -> BatchOpened:
+    def opened(self, others: int, ours: int, asked: tuple[str, ...]) -> BatchOpened:
         """Return the first event."""
         how_far = self._how_far()
-        return BatchOpened(
-            how_far.done, how_far.total, "", tuple(self.rows.values()), str(self._place.path), others, ours
-        )
+        rows, folder = tuple(self.rows.values()), str(self._place.path)
+        return BatchOpened(how_far.done, how_far.total, "", rows, folder, others, ours, asked)
 
     def recall(self, entries: Iterable[Entry]) -> None:
         """Note what became of files another time, where that is known."""

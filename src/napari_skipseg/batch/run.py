@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,7 @@ class BatchResult:
 
 
 def iter_batch(
-    settings: BatchSettings, retry: bool = False, runner: Runner | None = None
+    settings: BatchSettings, retry: bool = False, runner: Runner | None = None, only: Collection[str] | None = None
 ) -> Generator[Progress, Retry | None, BatchResult]:
     """Yield `BatchOpened`, then `FileChanged` whenever a row changes; return what became of all files.
 
@@ -67,7 +67,8 @@ def iter_batch(
     reason. What is done with the same recipe is skipped; what was stopped or killed goes on at its next tile. Close it
     to stop; send a `Retry` to have failed files done again while it runs.
 
-    retry: only what failed the last time is done. runner: what works on the files; None = what the settings say.
+    retry: only what failed the last time is done. runner: what works on the files; None = what the settings say. only:
+    the files to do, by their names in the table, whatever became of them before; None = all.
 
     Raises:
         SkipsegError: there are no inputs or no model, the output may not lie there, another run holds it, it cannot be
@@ -78,13 +79,15 @@ def iter_batch(
     check_truth(settings, len(found.entries))
     place = place_of_run(settings)
     entries = _failed(found, place) if retry else found.entries
+    if only is not None:
+        entries = tuple(entry for entry in found.entries if entry.relative in only)
     if not entries:
         raise InputError(_nothing_failed(place))
     with place.held(settings):
         board, waiting = Board(found.entries, place), deque(_given_chance(place, entries) if retry else entries)
-        if retry:
+        if len(entries) < len(found.entries):
             board.recall(entry for entry in found.entries if entry not in entries)
-        yield board.opened(found.others, found.ours)
+        yield board.opened(found.others, found.ours, tuple(entry.relative for entry in entries))
         with contextlib.closing(runner(settings, waiting, place)) as work:
             for message in work:
                 command = yield board.told(None) if message is None else board.told(message.news, message.entry)

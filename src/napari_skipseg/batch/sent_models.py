@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from pathlib import Path
 
+from napari_skipseg.durable import draft_folder, make_folders, put_files, replace, sync_folder
 from napari_skipseg.errors import ModelError, SkipsegError
 from napari_skipseg.images.write_faults import telling_faults
 from napari_skipseg.models.catalog import find_models, locate_model
@@ -59,24 +58,20 @@ def keep_sent(description: bytes, weights: bytes) -> str:
     if hash_of(folder) == sha256:
         return str(folder)
     with telling_faults(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
-    try:
-        with telling_faults(folder):
-            (draft / DESCRIPTION_FILE).write_bytes(description)
-            (draft / WEIGHTS_FILE).write_bytes(weights)
-        read_weights(draft, read_description(draft))
-        with telling_faults(folder):
-            _put(draft, folder, sha256)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        make_folders(folder.parent)
+        with draft_folder(folder.parent) as draft:
+            files = {DESCRIPTION_FILE: description, WEIGHTS_FILE: weights}
+            put_files(draft / folder.name, files)
+            read_weights(draft / folder.name, read_description(draft / folder.name))
+            _put(draft / folder.name, folder, sha256)
     return str(folder)
 
 
 def _put(draft: Path, folder: Path, sha256: str) -> None:
     """Rename `draft`; another worker of this machine may have been quicker."""
     try:
-        draft.rename(folder)
+        replace(draft, folder)
+        sync_folder(folder.parent)
     except OSError:
         if hash_of(folder) != sha256:
             raise

@@ -37,7 +37,8 @@ class BatchSettings:
     folder (of one image: a file) with the labels of the same names; "" = no scores. truth_label: the value in them of
     the class of a model that has one; None = as the model was trained. inside: the output may lie among
     the inputs. axes, voxel_size, unit: in place of what the files say, as for `read_stack`. workers: processes of this
-    machine, 0 = this one alone. scheduler: the address of a Dask cluster.
+    machine, 0 = this one alone. scheduler: the address of a Dask cluster. as_stack: each folder is a stack of one file
+    per slice, and these folders are the images.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -54,6 +55,7 @@ class BatchSettings:
     unit: str = ""
     workers: int = 0
     scheduler: str = ""
+    as_stack: bool = False
 
     def __post_init__(self) -> None:
         if not self.inputs:

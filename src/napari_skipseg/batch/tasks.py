@@ -80,6 +80,7 @@ class Desk:
             "model": hash_of(self._model),
             "versions": versions(),
             "cores": [list(share) for share in self.cluster.cores],
+            "gpus": len(self.cluster.gpus),
         }
         self.cluster.client.subscribe_topic(self._topic, lambda event: self._news.put((event[1][0], event[1][1:])))
 

@@ -9,6 +9,9 @@ from napari_skipseg.batch.inputs import ENDINGS, Entry
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.file_names import find_inside, normal
+from napari_skipseg.images.files import images_to_read
+from napari_skipseg.images.location import MARK, parse_location
+from napari_skipseg.images.slices import holds_slices
 from napari_skipseg.images.zarr_nodes import is_zarr
 from napari_skipseg.inference.pairs import Pair
 from napari_skipseg.inference.saving import plain_name
@@ -35,7 +38,8 @@ def check_truth(settings: BatchSettings, files: int) -> None:
         return
     if not place.exists():
         raise FileError(f"The truth '{settings.truth}' does not exist: check the name.")
-    if files > 1 and (place.is_file() or is_zarr(place)):
+    one = place.is_file() or is_zarr(place)
+    if files > 1 and one and len(images_to_read(place)) != files:
         raise InputError(f"The truth '{settings.truth}' is one image for {files}: give a folder with labels for each.")
 
 
@@ -47,19 +51,38 @@ def find_truth(settings: BatchSettings, entry: Entry) -> Path | None:
     """
     if not settings.truth:
         return None
-    place = Path(settings.truth).expanduser().absolute()
+    given = parse_location(Path(settings.truth).expanduser().absolute())
+    place, relative = given.path, entry.relative
+    if given.image is not None:
+        return Path(str(given))
     if place.is_file() or is_zarr(place):
-        return place
-    exact = find_inside(place, entry.relative)
+        return _same_image(place, entry)
+    exact = find_inside(place, relative) or find_inside(place, relative.rpartition(MARK)[0] or relative)
     if exact is not None and exact.exists():
-        return exact
-    folder, name = find_inside(place, entry.folder), normal(plain_name(Path(entry.relative).name))
+        return _same_image(exact, entry)
+    if settings.as_stack and holds_slices(place) and Path(entry.file) == Path(settings.inputs).expanduser().absolute():
+        return place
+    folder, name = find_inside(place, entry.folder), normal(plain_name(Path(relative).name))
     if folder is None or not folder.is_dir():
         return None
+    if settings.as_stack or MARK in relative:
+        name = normal(entry.name)
     found = [file for file in sorted(folder.iterdir()) if normal(plain_name(file.name)) == name and _is_image(file)]
     if len(found) > 1:
         raise InputError(f"{found[0].name} and {found[1].name} in '{folder}' could both be its truth: leave one there.")
     return found[0] if found else None
+
+
+def _same_image(truth: Path, entry: Entry) -> Path:
+    """Return the image of the truth that has the place which the entry's has in its file."""
+    which = entry.relative.rpartition(MARK)[2] if MARK in entry.relative else ""
+    images = images_to_read(truth) if which else ()
+    if len(images) < 2:
+        return truth
+    same = [
+        each for each in images if each.replace("\\", "/").replace("/", "_").endswith((f"{MARK}{which}", f"_{which}"))
+    ]
+    return Path(same[0]) if same else truth
 
 
 def _is_image(file: Path) -> bool:

@@ -8,7 +8,7 @@ import typer
 
 from napari_skipseg.cli.options import Depth, FormatFlag, PaddingFlag, PlanesFlag, add_flags, flag, one_of
 from napari_skipseg.objects.options import Border, Method, ObjectPlanes, Seeds
-from napari_skipseg.terminal import saying
+from napari_skipseg.terminal import echo, saying
 
 if TYPE_CHECKING:
     from napari_skipseg.batch.settings import BatchSettings
@@ -17,11 +17,13 @@ BATCH: dict[str, Any] = {
     "recursive": Annotated[bool, flag("Look into folders within INPUTS too.", "--recursive")],
     "truth": Annotated[str | None, flag("Folder with labels of the same names: scores.")],
     "truth_label": Annotated[int | None, flag("Value of the class in it; else as the model was trained.")],
+    "as_stack": Annotated[bool, flag("Each folder holds the slices of one stack, one file each.", "--as-stack")],
     "inside": Annotated[bool, flag("OUT may lie among the inputs.", "--inside")],
     "workers": Annotated[int | None, flag("Processes of this machine; 0 = this one alone.")],
     "scheduler": Annotated[str | None, flag("Address of a Dask scheduler, such as tcp://host:8786.")],
     "axes": Annotated[
-        str | None, flag("Names of the axes, such as ZYX; files of another number of dimensions keep their own.")
+        str | None,
+        flag("Names of the axes in the file's order, such as ZYX or XYZ; files of another number of axes keep theirs."),
     ],
     "voxel_size": Annotated[tuple[float, float, float] | None, flag("Voxel size; give --unit too.", metavar="Z Y X")],
     "unit": Annotated[str | None, flag("Unit of the voxel size: nm, µm, …")],
@@ -75,12 +77,12 @@ def batch(
 
         settings = _settings(inputs, out, model, (dtype.value, form.value), flags)
     result = show_batch(iter_batch(settings, retry))
-    typer.echo(result.describe())
+    echo(result.describe())
     for row in result.rows:
         if row.state == "failed":
-            typer.echo(f"failed  {row.relative}: {row.reason}")
+            echo(f"failed  {row.relative}: {row.reason}")
     for place in (result.folder, result.summary, result.report):
-        typer.echo(str(place))
+        echo(str(place))
     if result.count("failed"):
         raise typer.Exit(1)
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from napari_skipseg.batch.rows import FINISHED, BatchOpened, BatchWaits, FileChanged, Row
 from napari_skipseg.progress import Progress, about_left, in_words
-from napari_skipseg.terminal import LINE_EVERY, follow
+from napari_skipseg.terminal import LINE_EVERY, follow, on_stderr
 
 if TYPE_CHECKING:
     from napari_skipseg.batch.run import BatchResult
@@ -28,7 +28,7 @@ PER_SECOND = 5
 
 def show_batch(work: Generator[Progress, Any, BatchResult]) -> BatchResult:
     """Return the result of `work`, shown on stderr while it goes on; Ctrl-C stops it at its next tile."""
-    console = Console(stderr=True, highlight=False)
+    console = on_stderr()
     if not console.is_terminal:
         return follow(work, _Lines(console).show)
     table = _LiveTable()
@@ -101,7 +101,9 @@ class _LiveTable:
         for row in [*self._ended, *self._running.values()]:
             table.add_row(*(Text(_plain(cell), style=STYLES.get(row.state, "")) for cell in _cells(row)))
         told = Text(
-            f"{self._whole.message}{about_left(self._left)} → {_plain(self._folder)}", overflow="ellipsis", no_wrap=True
+            f"{_plain(self._whole.message)}{about_left(self._left)} → {_plain(self._folder)}",
+            overflow="ellipsis",
+            no_wrap=True,
         )
         return Group(table, ProgressBar(total=1.0, completed=self._whole.fraction), told)
 

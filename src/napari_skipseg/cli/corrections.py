@@ -11,7 +11,7 @@ import typer
 
 from napari_skipseg.cli.options import AsJson
 from napari_skipseg.errors import InputError
-from napari_skipseg.terminal import report_rows
+from napari_skipseg.terminal import echo, report_rows
 
 if TYPE_CHECKING:
     from napari_skipseg.corrections.catalog import Found
@@ -58,7 +58,7 @@ def show_list(as_json: AsJson = False) -> None:
         for one in found
     ]
     if not rows and not as_json:
-        typer.echo(f"There are no corrections in '{corrections_folder()}'.")
+        echo(f"There are no corrections in '{corrections_folder()}'.")
         return
     report_rows(rows, as_json)
 
@@ -74,7 +74,7 @@ def export(
     """Write corrections as labels: 0 = not looked at, 1 = background, 2 and more = the classes."""
     from napari_skipseg.corrections.exchange import export_corrections
 
-    typer.echo(export_corrections(_find(whose), out, what=what.value))
+    echo(export_corrections(_find(whose), out, what=what.value))
 
 
 @app.command("import")
@@ -97,10 +97,10 @@ def import_(
         corrections.close()
     if not is_kept:
         raise InputError(fault or "The labels could not be written: try again.")
-    typer.echo(f"{sum(counts.values()):,} pixels taken over as corrections of '{corrections.subject.name}':")
+    echo(f"{sum(counts.values()):,} pixels taken over as corrections of '{corrections.subject.name}':")
     names = {BACKGROUND: "background"} | {one.value: one.name for one in corrections.classes}
     for value, count in counts.items():
-        typer.echo(f"  {value} = {names.get(value, 'a class without a name; name it in the Correct tab')}: {count:,}")
+        echo(f"  {value} = {names.get(value, 'a class without a name; name it in the Correct tab')}: {count:,}")
 
 
 @app.command()
@@ -115,7 +115,7 @@ def delete(
     if not yes:
         typer.confirm(f"Delete the corrections of '{found.subject.name}' for good?", abort=True)
     remove(found)
-    typer.echo(f"The corrections of '{found.subject.name}' are deleted.")
+    echo(f"The corrections of '{found.subject.name}' are deleted.")
 
 
 def _state(found: Found) -> str:
@@ -127,10 +127,10 @@ def _state(found: Found) -> str:
 def _find(whose: str) -> Found:
     """Return the corrections that a key, its beginning, or an image names."""
     from napari_skipseg.corrections.catalog import find_by_file, find_corrections, find_for
-    from napari_skipseg.images.files import read_stack
+    from napari_skipseg.images.files import is_there, read_stack
     from napari_skipseg.images.identity import identify
 
-    if not Path(whose).exists():
+    if not is_there(whose):
         named = [found for found in find_corrections() if found.subject.key.startswith(whose)]
         if len(named) == 1:
             return named[0]

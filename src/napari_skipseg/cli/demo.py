@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from napari_skipseg.errors import InputError
+from napari_skipseg.terminal import echo
 
 
 def demo(
@@ -19,4 +20,4 @@ def demo(
     except ImportError as error:
         raise InputError(f'The viewer is not installed ({error}): pip install "napari-skipseg[all]".') from error
     for file in open_demo(headless):
-        typer.echo(str(file))
+        echo(str(file))

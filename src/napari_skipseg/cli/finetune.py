@@ -13,7 +13,7 @@ import typer
 
 from napari_skipseg.cli.options import AsJson, Device, add_flags, flag, one_of
 from napari_skipseg.progress import Progress, in_words
-from napari_skipseg.terminal import follow, report, report_rows, watch
+from napari_skipseg.terminal import echo, follow, report, report_rows, watch
 from napari_skipseg.training.augmentation import AUGMENTATIONS
 from napari_skipseg.training.finetune_settings import BatchNorm, Reach
 from napari_skipseg.training.settings import LossName, Precision
@@ -89,11 +89,11 @@ def _note(lesson: Lesson) -> None:
     trained, held = (f"{count} place{'s' * (count != 1)}" for count in lesson.places)
     takes = "" if lesson.seconds is None else f" Takes about {in_words(lesson.seconds)}."
     slices = f"{lesson.slices} slice{'s' * (lesson.slices != 1)}"
-    typer.echo(f"Labels on {slices}: learns from {trained}, compares old and new on {held}.{takes}", err=True)
+    echo(f"Labels on {slices}: learns from {trained}, compares old and new on {held}.{takes}", err=True)
     width = max(len(class_name) for class_name in lesson.pixels)
     for class_name, count in lesson.pixels.items():
         kept = lesson.held_out.get(class_name, 0)
-        typer.echo(f"  {class_name:{width}}  {count:,} pixels to learn from, {kept:,} held out", err=True)
+        echo(f"  {class_name:{width}}  {count:,} pixels to learn from, {kept:,} held out", err=True)
 
 
 def _iter_noted(work: Generator[Progress, Any, Finetuned]) -> Generator[Progress, None, Finetuned]:
@@ -109,7 +109,7 @@ def _iter_noted(work: Generator[Progress, Any, Finetuned]) -> Generator[Progress
             if not begun and (found := STEP.match(progress.message)):
                 begun = True
                 if (done := int(found[1]) - 1) > 0:
-                    typer.echo(f"Goes on from its checkpoint: resumed at step {done}.", err=True)
+                    echo(f"Goes on from its checkpoint: resumed at step {done}.", err=True)
             said = [part for part in progress.message.split(", ") if " loss " not in part]
             yield replace(progress, message=", ".join(said))
 
@@ -122,8 +122,8 @@ def _show(finetuned: Finetuned, as_json: bool) -> None:
         report({"folder": str(finetuned.folder), **told}, as_json)
         return
     report_rows(rows, as_json)
-    typer.echo(finetuned.report.reason)
-    typer.echo(str(finetuned.folder))
+    echo(finetuned.report.reason)
+    echo(str(finetuned.folder))
 
 
 add_flags(finetune, FLAGS)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from napari_skipseg.cli.options import AsJson
-from napari_skipseg.terminal import report, report_rows
+from napari_skipseg.terminal import echo, echo_json, report, report_rows
 
 
 def networks(
@@ -49,7 +49,7 @@ def networks(
     ]
     report_rows(lines, as_json)
     if name is None:
-        typer.echo("\nEach is listed with the skip it has by default: `napari-skipseg networks NAME` has its others.")
+        echo("\nEach is listed with the skip it has by default: `napari-skipseg networks NAME` has its others.")
 
 
 def models(
@@ -62,7 +62,10 @@ def models(
 
     if name is not None:
         description = catalog.describe_model(name)
-        typer.echo(description_to_json(description).strip() if as_json else card_as_text(description))
+        if as_json:
+            echo_json(description_to_json(description).strip())
+        else:
+            echo(card_as_text(description))
         return
     found = {key: read_description(folder) for key, folder in catalog.find_models().items()}
     rows = [
@@ -79,27 +82,7 @@ def models(
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Say what this machine computes on, having tried it, and why it is not the GPU."""
-    from napari_skipseg import devices
-    from napari_skipseg.inference.backends import fastest_precision, try_backend
-    from napari_skipseg.inference.backends.compiled import cache_folder
-    from napari_skipseg.models.catalog import find_models, user_folder
+    """Say what this machine computes on, having tried it, why it is not the GPU, and all that a bug report needs."""
+    from napari_skipseg.inference.system_report import system_report
 
-    chosen = devices.choose_device()
-    tried = try_backend(chosen)
-    missing = 'missing: pip install "napari-skipseg[openvino]" makes it two to three times as fast'
-    facts = {
-        "device": f"{chosen.name} ({chosen.title})",
-        "why": chosen.reason,
-        "backend": tried.reason,
-        "segments in": tried.precision if tried.notes else str(fastest_precision(chosen)),
-        "trains in": str(devices.best_precision(chosen.name, training=True)),
-        **({"failed": " ".join(tried.notes)} if tried.notes else {}),
-        "CPU speed-up by OpenVINO": "installed" if devices.has_openvino() else missing,
-        "CUDA and MPS": devices.UNTESTED,
-        "models": ", ".join(find_models()) or "none",
-        "your models": str(user_folder()),
-        "compiled networks": str(cache_folder()),
-        **{f"{package} version": version for package, version in devices.versions().items()},
-    }
-    report(facts, as_json)
+    report(system_report(), as_json)

@@ -9,7 +9,7 @@ import typer
 
 from napari_skipseg.cli.options import AsJson, FormatFlag, Unit, VoxelSize, add_flags, flag, one_of
 from napari_skipseg.objects.options import Border, Method, ObjectOptions, ObjectPlanes, Seeds
-from napari_skipseg.terminal import report, watch
+from napari_skipseg.terminal import echo, report, watch
 
 if TYPE_CHECKING:
     from napari_skipseg.images.formats import Format
@@ -45,7 +45,9 @@ def objects(
     out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Folder for the results; made if missing.")],
     image: Annotated[Path | None, flag("Image whose grey values are measured.", metavar="IN")] = None,
     truth: Annotated[Path | None, flag("True labels to score against.", metavar="TRUTH")] = None,
-    axes: Annotated[str | None, flag("Names of the axes, such as ZYX, where the file is wrong.")] = None,
+    axes: Annotated[
+        str | None, flag("Names of the axes in the file's order, such as ZYX or XYZ; in place of its own.")
+    ] = None,
     voxel_size: VoxelSize = None,
     unit: Unit = None,
     form: Annotated[FormatFlag, flag("What the labels are written as.", "--format")] = FormatFlag.tiff,
@@ -60,7 +62,7 @@ def objects(
         told = {} if scores is None else scores.pooled
         report({"objects": files.count, "files": [str(files.labels), str(files.table)], **told}, as_json)
         return
-    typer.echo(f"{files.labels}\n{files.table}")
+    echo(f"{files.labels}\n{files.table}")
     report({"objects": files.count, **({} if scores is None else scores.mean)}, as_json)
 
 
@@ -89,9 +91,9 @@ def _write(wanted: _Wanted, options: ObjectOptions) -> ObjectFiles:
         check_truth(found.stack, wanted.truth)
     for kind, told in (("Warning", doubt_about(found)), ("Note", doubt_about_planes(found.stack, options))):
         if told:
-            typer.echo(f"{kind}: {told}", err=True)
+            echo(f"{kind}: {told}", err=True)
     for note in (*found.stack.notes, *(() if image is None else image.notes)):
-        typer.echo(f"Note: {note}", err=True)
+        echo(f"Note: {note}", err=True)
     work = iter_objects_to_folder(ObjectsAsked(found, options, image, wanted.form), wanted.folder)
     return watch(work, f"finding objects in {wanted.probability.name}")
 
@@ -104,6 +106,6 @@ def _scores(labels: Path, truth: Path) -> Summary | None:
     try:
         (summary,) = watch(iter_score_pairs([Pair(truth.name, labels, truth)], ScoreOptions("instances")), "scoring")
     except MaskError as error:
-        typer.echo(f"Note: {error}", err=True)
+        echo(f"Note: {error}", err=True)
         return None
     return summary

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from napari_skipseg.terminal import watch
+from napari_skipseg.terminal import echo, watch
 
 
 def run(
@@ -34,9 +34,9 @@ def run(
         repeat = prepare_repeat(told, stack, near, model)
         for warning in repeat.warnings:
             if warning not in said:
-                typer.echo(f"Warning: {warning}", err=True)
+                echo(f"Warning: {warning}", err=True)
         said = repeat.warnings
         name = name_of_run(recipe) if file is None else ""
         work = iter_repeat(repeat, near / AGAIN if out_dir is None else out_dir, restart, name)
         for written in watch(work, repeat.title):
-            typer.echo(str(written))
+            echo(str(written))

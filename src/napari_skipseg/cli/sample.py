@@ -9,6 +9,7 @@ import typer
 
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.terminal import echo
 
 NAME = "em-sample"
 
@@ -31,4 +32,4 @@ def sample(
     for ending, values in (("", stack.data), ("_membranes", made.membrane), ("_mitochondria", made.mitochondria)):
         file = out_dir / f"{NAME}{ending}.tif"
         write_ome_tiff(file, values, stack.axes, stack.voxel_size, stack.unit)
-        typer.echo(str(file))
+        echo(str(file))

@@ -12,7 +12,7 @@ import typer
 from napari_skipseg.cli.options import AsJson
 from napari_skipseg.errors import InputError
 from napari_skipseg.scores.summary import Summary
-from napari_skipseg.terminal import report, report_rows, watch, write_csv
+from napari_skipseg.terminal import echo, report, report_rows, watch, write_csv
 
 
 class TruthFlag(StrEnum):
@@ -52,7 +52,7 @@ def score(
     pairs = find_pairs(prediction, truth, options)
     summaries = watch(iter_score_pairs(pairs, options), "scoring")
     for note in summaries[0].notes:
-        typer.echo(f"Note: {note}", err=True)
+        echo(f"Note: {note}", err=True)
     if csv is not None:
         write_csv(csv, [row for summary in summaries for row in summary.rows()])
     if as_json:
@@ -63,7 +63,7 @@ def score(
     if measure == "isbi":
         pooled = summaries[0].pooled
         best = f"V_rand {pooled['v_rand_threshold']:.1f}, V_info {pooled['v_info_threshold']:.1f}"
-        typer.echo(f"Best thresholds, each the same for all {pooled['n_slices']} slices: {best}")
+        echo(f"Best thresholds, each the same for all {pooled['n_slices']} slices: {best}")
 
 
 def _read_classes(texts: list[str]) -> dict[str, int]:

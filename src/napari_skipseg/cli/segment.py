@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 import typer
 
 from napari_skipseg.cli.options import Depth, Device, FormatFlag, Padding, PaddingFlag, PlanesFlag, Unit, VoxelSize
-from napari_skipseg.terminal import report, watch
+from napari_skipseg.errors import InputError
+from napari_skipseg.terminal import echo, report, watch
 
 if TYPE_CHECKING:
     from napari_skipseg.inference.options import SegmentOptions
 
 
 def segment(
-    image: Annotated[Path, typer.Argument(metavar="IN", help="A TIFF, OME-TIFF, OME-Zarr, MRC, PNG or JPEG.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="IN", help="A TIFF, OME-TIFF, OME-Zarr, MRC, PNG or JPEG, or a folder of slices.")
+    ],
     out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Folder for the results; made if missing.")],
     model: Annotated[str, typer.Option(help="A model's name, or its folder.")] = "em-membrane",
     device: Device = "auto",
@@ -28,9 +31,14 @@ def segment(
     ] = PlanesFlag.xy,
     rescale: Annotated[bool, typer.Option("--rescale", help="Bring the image to the model's voxel size.")] = False,
     channel: Annotated[int | None, typer.Option(help="Which channel, counted from 0.")] = None,
-    axes: Annotated[str | None, typer.Option(help="Names of the axes, such as ZYX, where the file is wrong.")] = None,
+    axes: Annotated[
+        str | None, typer.Option(help="Names of the axes in the file's order, such as ZYX or XYZ; in place of its own.")
+    ] = None,
     voxel_size: VoxelSize = None,
     unit: Unit = None,
+    image: Annotated[int | None, typer.Option(help="Which image of a file that holds several, counted from 0.")] = None,
+    all_images: Annotated[bool, typer.Option("--all-images", help="All images of such a file, one by one.")] = False,
+    as_stack: Annotated[bool, typer.Option("--as-stack", help="IN is a folder with one file per slice.")] = False,
     tile: Annotated[int, typer.Option(help="Longest side of a tile; 0 = chosen.")] = 0,
     dtype: Annotated[Depth, typer.Option(help="How probabilities are stored.")] = Depth.uint8,
     form: Annotated[FormatFlag, typer.Option("--format", help="What the results are written as.")] = FormatFlag.tiff,
@@ -43,12 +51,51 @@ def segment(
     plan: Annotated[bool, typer.Option("--plan", help="Measure one tile; say what the run takes.")] = False,
 ) -> None:
     """Segment an image into OUT_DIR. Stopped or killed, the same command goes on where it was."""
+    from napari_skipseg.images.files import images_to_read
     from napari_skipseg.inference.options import SegmentOptions
+
+    check_stack(file, as_stack)
+    if all_images and image is not None:
+        raise InputError("--image and --all-images exclude each other: give one of them.")
+    wanted = [Path(each) for each in images_to_read(file)] if all_images else [file]
 
     shown = SegmentOptions(device, threshold, tile, average, channel, planes.value, rescale)
     options = replace(shown, attention=attention, samples=samples, dropout=dropout, seed=seed, padding=padding.value)
     options = replace(options, invert=invert)
-    _segment(image, (axes, voxel_size, unit), model, options, Writing(out_dir, dtype.value, form.value, restart, plan))
+    for each in wanted:
+        taken = Taken(each, axes, voxel_size, unit, image)
+        _segment(taken, model, options, Writing(out_dir, dtype.value, form.value, restart, plan))
+
+
+def check_stack(file: Path, as_stack: bool) -> None:
+    """Raise where a folder of slices is given without saying that it is one stack, or what is no folder is called so.
+
+    Raises:
+        InputError: it is so.
+    """
+    from napari_skipseg.images.files import place_of
+    from napari_skipseg.images.slices import holds_slices, is_pattern
+    from napari_skipseg.images.zarr_nodes import is_zarr
+
+    place = place_of(file)
+    if place.is_dir() and not is_zarr(place):
+        if not as_stack and holds_slices(place):
+            raise InputError(
+                f"'{file}' is a folder: give --as-stack too if it holds the slices of one stack; `napari-skipseg "
+                "batch` segments each image in it by itself."
+            )
+    elif as_stack and place.exists() and not is_pattern(place):
+        raise InputError(f"'{file}' is no folder of slices: leave out --as-stack.")
+
+
+class Taken(NamedTuple):
+    """What is read, and how: see `images.files.read_stack`."""
+
+    file: Path
+    axes: str | None
+    voxel_size: tuple[float, float, float] | None
+    unit: str | None
+    image: int | None
 
 
 class Writing(NamedTuple):
@@ -62,15 +109,14 @@ class Writing(NamedTuple):
 
 
 def _segment(
-    image: Path,
-    calibration: tuple[str | None, tuple[float, float, float] | None, str | None],
+    taken: Taken,
     model: str,
     options: SegmentOptions,
     writing: Writing,
 ) -> None:
     from napari_skipseg.images.files import read_stack
 
-    stack = read_stack(image, *calibration)
+    stack = read_stack(taken.file, taken.axes, taken.voxel_size, taken.unit, image=taken.image)
     from napari_skipseg.api import iter_segment_to_folder, load_model
     from napari_skipseg.inference.planning import iter_plan
 
@@ -80,5 +126,5 @@ def _segment(
         report(plan.describe(), as_json=False)
         return
     work = iter_segment_to_folder(stack, loaded, options, folder, stack.name, *how, writing.restart)
-    for file in watch(work, f"segmenting {image.name}"):
-        typer.echo(str(file))
+    for file in watch(work, f"segmenting {stack.name}"):
+        echo(str(file))

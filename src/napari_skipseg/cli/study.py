@@ -10,7 +10,7 @@ import typer
 
 from napari_skipseg.cli.options import AsJson, Device
 from napari_skipseg.errors import SpecError
-from napari_skipseg.terminal import report_rows, watch
+from napari_skipseg.terminal import echo, report_rows, watch
 
 if TYPE_CHECKING:
     from napari_skipseg.studies.results import StudyResult
@@ -57,7 +57,7 @@ def attention(
     from napari_skipseg.images.files import read_stack
     from napari_skipseg.studies.attention import iter_attention
 
-    labels = None if truth is None else read_stack(truth)
+    labels = None if truth is None else read_stack(truth, are_labels=True)
     models = [load_model(name) for name in model]
     work = iter_attention(read_stack(image), models, out_dir, number, labels, threshold, channel)
     show(watch(work, f"attention in {image.name}"), as_json)
@@ -135,7 +135,7 @@ def show(result: StudyResult, as_json: bool) -> None:
     """Print the table of a study, and below it the files; as JSON the table alone."""
     report_rows(result.rows, as_json)
     if not as_json:
-        typer.echo("\n" + "\n".join(str(file) for file in result.files))
+        echo("\n" + "\n".join(str(file) for file in result.files))
 
 
 def _lengths(text: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import typer
 
 from napari_skipseg.cli.options import Device, Unit, VoxelSize, add_flags, flag, one_of
 from napari_skipseg.networks.specs import NETWORK_NAMES, SKIPS, SelectInit
-from napari_skipseg.terminal import follow, watch
+from napari_skipseg.terminal import echo, follow, watch
 from napari_skipseg.training.augmentation import AUGMENTATIONS
 from napari_skipseg.training.protocols import PROTOCOLS
 from napari_skipseg.training.settings import LossName, Precision
@@ -84,7 +84,7 @@ def train(
     processes = started_by_torchrun()
     work = iter_train(chosen, out or user_folder(), device, processes)
     if processes.is_first:
-        typer.echo(str(watch(work, f"training {chosen.name}")))
+        echo(str(watch(work, f"training {chosen.name}")))
     else:
         follow(work, lambda _progress: None)
 

@@ -1,7 +1,7 @@
 """The chunks of a sparse array as an OME-Zarr 0.5 of one level, each in a file that is whole or not there.
 
-zarr itself writes a chunk beside its name and renames it, but brings neither to disk: after a power cut the file could
-be empty. So the files are written here, and are what zarr 3 would write: bytes, compressed by zstd with a checksum.
+zarr itself renames a chunk that is not on disk yet: after a power cut the file could be empty. So the files are written
+here, and are what zarr 3 would write: bytes, compressed by zstd with a checksum.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
 from napari_skipseg.corrections.sparse_array import Place, chunk_shape
-from napari_skipseg.durable import PARTIAL, make_folders, sync_folder, write_durably, write_whole_file
+from napari_skipseg.durable import is_draft, make_folders, sync_folder, write_durably, write_whole
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.zarr_layout import UNITS
 
@@ -75,8 +75,9 @@ class ChunkFiles:
         Raises:
             OSError: one cannot be removed.
         """
-        for file in self.path.rglob(f"*{PARTIAL}"):
-            file.unlink()
+        for file in self.path.rglob(".*"):
+            if is_draft(file.name):
+                file.unlink()
 
     def read(self, place: Place) -> NDArray[np.uint8]:
         """Return a chunk, which has a file.
@@ -103,7 +104,7 @@ class ChunkFiles:
         file = self._file(place)
         if values.any():
             make_folders(file.parent)
-            write_whole_file(file, _CODEC.encode(np.ascontiguousarray(values)))
+            write_whole(file, _CODEC.encode(np.ascontiguousarray(values)), synced=True)
         else:
             file.unlink(missing_ok=True)
 

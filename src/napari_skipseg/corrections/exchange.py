@@ -18,9 +18,9 @@ from napari_skipseg.corrections.saved import Saved, Snapshot, Target, load_saved
 from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.corrections.subject import Subject
 from napari_skipseg.errors import InputError
+from napari_skipseg.images.calibration import METRES, convert_length
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.formats import Format
-from napari_skipseg.images.ome import METRES, convert_length
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.write_faults import telling_faults
 
@@ -105,7 +105,7 @@ def import_labels(corrections: Corrections, path: str | os.PathLike[str]) -> dic
         FileError: the file cannot be read.
         InputError: it has another shape or voxel size than the image, or values that are no labels.
     """
-    labels = read_stack(path)
+    labels = read_stack(path, are_labels=True)
     _check_place(labels, corrections.subject, Path(path).name)
     shape = corrections.strokes.shape
     values: NDArray[Any]

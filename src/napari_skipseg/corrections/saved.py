@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from napari_skipseg.corrections.journal import journals, read_journal
 from napari_skipseg.corrections.sparse_array import Place, SparseArray
 from napari_skipseg.corrections.subject import Subject
 from napari_skipseg.corrections.tallies import target_of
+from napari_skipseg.durable import draft_folder, replace, sync, sync_folder
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.stack import LazyArray
 from napari_skipseg.images.zarr_nodes import is_node, read_node
@@ -67,28 +68,26 @@ def load_saved(folder: Path, shape: tuple[int, ...]) -> Saved:
 def write_whole(array: Target, subject: Subject, path: Path, told: Mapping[str, Any] | None = None) -> Path:
     """Return `path`, an OME-Zarr that has only the chunks in which something is, in place of an older one of ours.
 
-    It appears under its name when it is whole. told: what it says of itself besides, as JSON.
+    It appears under its name when it is whole and on disk. told: what it says of itself besides, as JSON.
 
     Raises:
         FileError: something else is there, or a chunk is damaged.
         OSError: it cannot be written.
     """
-    if path.exists() and not is_whole(path):
+    if os.path.lexists(path) and (path.is_symlink() or not is_whole(path)):
         raise FileError(f"'{path}' is there already and not ours: choose another name, or remove it.")
-    part = path.with_name(path.name + ".part")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        files = ChunkFiles(part, subject.shape)
+    with draft_folder(path.parent) as draft:
+        files = ChunkFiles(draft / "store", subject.shape)
         files.create(subject.grid, {MARK: dict(told or {})})
         for place in array.places():
             values = array.piece(place)
             if values.any():
                 files.write_new(place, values)
+        sync((file for file in files.path.rglob("*") if file.is_file()), files.path)
         if path.exists():
-            shutil.rmtree(path)
-        part.rename(path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+            replace(path, draft / "replaced")
+        replace(files.path, path)
+        sync_folder(path.parent)
     return path
 
 

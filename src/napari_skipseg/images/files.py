@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.errors import FileError, InputError, SkipsegError
+from napari_skipseg.images.calibration import check_unit
+from napari_skipseg.images.choice import ImageInfo, SeveralImagesError, check_number
+from napari_skipseg.images.location import Location, location_of_files, parse_location
 from napari_skipseg.images.mrc import is_mrc, read_mrc
-from napari_skipseg.images.ome import check_unit
-from napari_skipseg.images.pictures import is_picture, read_picture
+from napari_skipseg.images.pictures import is_lossy, is_picture, list_pictures, read_picture
+from napari_skipseg.images.slices import TIFF_ENDINGS, files_of_pattern, is_pattern, read_slices, slice_names
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.tiff import list_tiff_images, open_tiff
 from napari_skipseg.images.tiff_stack import read_tiff, read_tiff_recipe
 from napari_skipseg.images.tiff_writer import write_ome_tiff
 from napari_skipseg.images.zarr_nodes import METADATA, is_zarr
@@ -27,50 +32,190 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def read_stack(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     axes: str | None = None,
     voxel_size: tuple[float, float, float] | None = None,
     unit: str | None = None,
+    are_labels: bool = False,
+    image: int | None = None,
 ) -> Stack:
     """Return the image in a TIFF, an OME-Zarr, an MRC or a picture, its voxels read only where they are looked at.
 
     A folder with zarr metadata, or a path inside one, is OME-Zarr 0.1 to 0.5 or a plain zarr array (see
     `images.ome_zarr.read_zarr`); .mrc, .mrcs, .rec, .st, .ali, .map and .ccp4 are MRC (see `images.mrc.read_mrc`);
-    .png, .jpg, .jpeg and .bmp are pictures, read whole (see `images.pictures.read_picture`); all else is TIFF (see
-    `images.tiff_stack.read_tiff`). At full resolution. Axes of length 1 are left out, except Y and X. Order and
-    type stay; byte order becomes the machine's. Where x and y are known but z is not, z takes y's size.
+    .png, .jpg, .jpeg and .bmp are pictures, read whole (see `images.pictures.read_picture`); .ome is the companion of
+    OME-TIFFs; all else is TIFF (see `images.tiff_stack.read_tiff`). At full resolution. Axes of length 1 are left out,
+    except Y and X. Axes that the file has in another order than Z, Y, X are turned into T, C, Z, Y, X, without reading
+    a voxel. The type stays; byte order becomes the machine's. Voxel size, unit and origin follow one rule for all
+    formats (see `images.calibration.calibrate`); `Stack.notes` says what was decided and how to change it.
 
-    axes: letters of "TCZYX", one per axis, in place of what the file says; they name, they do not transpose.
+    Any other folder is a stack of its images, one slice each, in natural order (2 before 10); so is a pattern such as
+    sections/s_*.tif, and a list of files, in its own order (see `images.slices.read_slices`).
+
+    path: or its text with the number of an image behind it: "positions.ome.tif#1" (see `images.location`).
+    axes: letters of "TCZYX", one per axis in the file's order, in place of what the file says. "XYZ" says that the
+    first axis of the file is x; the stack then has ZYX.
     voxel_size: (z, y, x) in `unit`, in place of the file's; never without a unit, which may be "pixel".
     unit: of `voxel_size`; given alone, of the file's own numbers.
+    are_labels: the values are numbers of classes or objects, so they are not inverted where white is 0.
+    image: its number, from 0, where the file holds several (`list_images`). Without it, the only one, or the main one
+    beside thumbnails, labels and macro images, of which a note tells.
 
     Raises:
         FileError: no such file, an address, no image, damaged, cut short, or stored in an unknown way.
-        InputError: the axes, the voxel size, the unit or the type of the voxels cannot be used.
+        SeveralImagesError: the file holds several images of equal standing, and none is named.
+        InputError: the axes, the voxel size, the unit, the image or the type of the voxels cannot be used.
     """
-    place = place_of(path)
+    address = _location_of(path, image)
     unit = None if unit is None else check_unit(unit)
-    stack = replace(_read(place, axes, voxel_size, unit), file=str(place.absolute()))
+    stack = _read_location(address, Wanted(axes, voxel_size, unit, are_labels))
     if voxel_size is not None and unit is None:
         sizes = " ".join(f"{size:g}" for size in voxel_size)
         known = "says no unit of its own" if stack.unit == "pixel" else f"gives its voxel size in {stack.unit}"
         raise InputError(
-            f"The voxel size {sizes} has no unit, and '{place}' {known}: give the unit too (in a shell with --unit, "
-            "such as nm)."
+            f"The voxel size {sizes} has no unit, and '{address.path}' {known}: give the unit too (in a shell with "
+            "--unit, such as nm)."
         )
     return stack
 
 
-def _read(place: Path, axes: str | None, voxel_size: tuple[float, float, float] | None, unit: str | None) -> Stack:
-    if is_picture(place):
-        return read_picture(place, axes, voxel_size, unit or "pixel")
-    if is_zarr(place):
-        from napari_skipseg.images.ome_zarr import read_zarr
+def list_images(path: str | os.PathLike[str]) -> tuple[ImageInfo, ...]:
+    """Return the images that a file holds, by number: one, unless it is a TIFF, an OME-Zarr or a picture of several.
 
-        return read_zarr(place, axes, voxel_size, unit)
+    Raises:
+        FileError: as `read_stack`.
+    """
+    place = place_of(path)
+    if is_zarr(place):
+        from napari_skipseg.images.ome_zarr import list_zarr_images
+
+        return list_zarr_images(place)
+    if is_picture(place):
+        return list_pictures(place)
+    if is_mrc(place) or place.is_dir() or is_pattern(place):
+        return (_only(read_stack(path)),)
+    return list_tiff_images(place)
+
+
+def images_to_read(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Return what to give `read_stack` for each image of equal standing in a file, in order; mostly the path itself.
+
+    Of a file that cannot be read it is the path, too: reading that says what is wrong.
+    """
+    try:
+        place, location = place_of(path), parse_location(path)
+        images = () if location.image is not None or location.slices else list_images(place)
+        if len(images) > 1:
+            read_stack(place)  # the main one, beside thumbnails
+    except SeveralImagesError as error:
+        if is_zarr(place):
+            return tuple(str(place / info.name) for info in error.images)
+        return tuple(str(Location(place, info.number)) for info in error.images)
+    except SkipsegError:
+        pass
+    return (os.fspath(path),)
+
+
+def _location_of(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], image: int | None) -> Location:
+    """Return where an image lies, its number, and its slices where those are named."""
+    if not isinstance(path, str | os.PathLike):
+        found = location_of_files(path)
+        return replace(found, image=image)
+    place, named = place_of(path), parse_location(path).image
+    if None not in (named, image) and named != image:
+        raise InputError(f"'{path}' names image {named}, and image {image} is asked for: give one of them.")
+    number = named if image is None else image
+    if is_pattern(place):
+        return replace(location_of_files(files_of_pattern(place)), image=number)
+    return Location(place, number, parse_location(path).slices)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a user says of an image in place of its file: as the arguments of `read_stack`."""
+
+    axes: str | None = None
+    voxel_size: tuple[float, float, float] | None = None
+    unit: str | None = None
+    are_labels: bool = False
+
+
+def _read_location(location: Location, wanted: Wanted) -> Stack:
+    place = location.path
+    if not location.slices and (not place.is_dir() or is_zarr(place)):
+        stack = _read(place, wanted, location.image)
+        return stack if stack.file else replace(stack, file=str(place.absolute()))
+    if location.image is not None:
+        raise InputError(f"'{place}' is a folder of slices, which is one image: leave out the number of an image.")
+    names = location.slices or slice_names(place)
+    if len(names) == 1 or _is_one_set(place, names):
+        stack = _read(place / names[0], wanted)
+        return replace(stack, file=str(place.absolute() if not location.slices else (place / names[0]).absolute()))
+
+    def read_slice(path: Path) -> Stack:
+        return _read(path, Wanted(are_labels=wanted.are_labels))
+
+    stack = read_slices(place, names, read_slice, wanted.axes, wanted.voxel_size, wanted.unit)
+    whole = not location.slices or list(names) == _names_in(place)
+    return replace(stack, file=str(Location(place.absolute(), None, () if whole else tuple(names))))
+
+
+def files_of_image(path: Path) -> tuple[str, ...]:
+    """Return the names of the files that hold one image together with `path`, an OME-TIFF; empty for any other file."""
+    if ".ome." not in path.name.lower() or path.suffix.lower() not in TIFF_ENDINGS:
+        return ()
+    try:
+        opened = open_tiff(path)
+    except SkipsegError:
+        return ()
+    opened.file.close()
+    return opened.files
+
+
+def _names_in(folder: Path) -> list[str]:
+    """Return the slices of a folder, none where it is not one stack by itself."""
+    try:
+        return slice_names(folder)
+    except SkipsegError:
+        return []
+
+
+def _is_one_set(folder: Path, names: Sequence[str]) -> bool:
+    """Return whether files are OME-TIFFs which hold one image together, so that any of them opens it.
+
+    Raises:
+        InputError: some are, others not.
+    """
+    first = folder / names[0]
+    files = files_of_image(first)
+    if not files:
+        return False
+    other = next((name for name in names if name not in files), None)
+    if other is not None:
+        raise InputError(
+            f"'{names[0]}' in '{folder}' is part of a set of OME-TIFFs to which '{other}' does not belong: give one "
+            f"file of the set, such as '{first}'."
+        )
+    return True
+
+
+def _read(place: Path, wanted: Wanted, image: int | None = None) -> Stack:
+    given = (wanted.axes, wanted.voxel_size, wanted.unit)
+    if is_picture(place):
+        return read_picture(place, *given, image=image)
+    if is_zarr(place):
+        from napari_skipseg.images.ome_zarr import read_zarr, zarr_image
+
+        return read_zarr(zarr_image(place, image), *given)
     if is_mrc(place):
-        return read_mrc(place, axes, voxel_size, unit)
-    return read_tiff(place, axes, voxel_size, unit)
+        stack = read_mrc(place, *given)
+        check_number(place, [_only(stack)], image or 0)
+        return stack
+    return read_tiff(place, *given, are_labels=wanted.are_labels, image=image)
+
+
+def _only(stack: Stack) -> ImageInfo:
+    return ImageInfo(0, "", stack.axes, stack.shape, str(stack.data.dtype))
 
 
 def read_levels(path: str | os.PathLike[str]) -> list[Stack]:
@@ -81,10 +226,17 @@ def read_levels(path: str | os.PathLike[str]) -> list[Stack]:
     """
     place = place_of(path)
     if is_picture(place) or not is_zarr(place):
-        return [read_stack(place)]
+        return [read_stack(path)]
     from napari_skipseg.images.ome_zarr import read_zarr_levels
 
-    return read_zarr_levels(place)
+    return read_zarr_levels(zarr_place(path))
+
+
+def zarr_place(path: str | os.PathLike[str]) -> Path:
+    """Return the folder of the image that a path names in an OME-Zarr of one or several."""
+    from napari_skipseg.images.ome_zarr import zarr_image
+
+    return zarr_image(place_of(path), parse_location(path).image)
 
 
 def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -94,13 +246,34 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         FileError: no such file, no image, or damaged.
     """
     place = place_of(path)
-    if is_picture(place) or (is_mrc(place) and not is_zarr(place)):
-        return None
     if is_zarr(place):
         from napari_skipseg.images.ome_zarr import read_zarr_recipe
 
-        return read_zarr_recipe(place)
+        return read_zarr_recipe(zarr_place(path))
+    if is_picture(place) or is_mrc(place) or place.is_dir() or is_pattern(place):
+        return None
     return read_tiff_recipe(place)
+
+
+def slice_files(path: str | os.PathLike[str]) -> list[Path]:
+    """Return the files of the stack that a folder, a pattern or the location of slices names, in their order.
+
+    Raises:
+        FileError, InputError: as `read_stack`.
+    """
+    place, slices = place_of(path), parse_location(path).slices
+    return files_of_pattern(place) if is_pattern(place) else [place / name for name in slices or slice_names(place)]
+
+
+def holds_lossy(path: str | os.PathLike[str]) -> bool:
+    """Return whether an image, or a slice of a stack, is a JPEG, whose values are not exactly those that were saved.
+
+    Raises:
+        FileError, InputError: as `read_stack` of a folder or a pattern.
+    """
+    place = place_of(path)
+    is_stack = is_pattern(place) or (place.is_dir() and not is_zarr(place))
+    return any(map(is_lossy, slice_files(path))) if is_stack else is_lossy(place)
 
 
 def holds_labels(path: str | os.PathLike[str]) -> bool:
@@ -117,11 +290,19 @@ def holds_labels(path: str | os.PathLike[str]) -> bool:
         return False
     from napari_skipseg.images.ome_zarr import is_label_image
 
-    return is_label_image(place)
+    return is_label_image(zarr_place(path))
+
+
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """Return whether the file or the folder is there that a path names."""
+    try:
+        return place_of(path).exists()
+    except (SkipsegError, OSError, ValueError):
+        return False
 
 
 def place_of(path: str | os.PathLike[str]) -> Path:
-    """Return the file, or the folder of a zarr, that a path names; it need not be there.
+    """Return the file or the folder that a path names, without the number of an image; it need not be there.
 
     Raises:
         FileError: the path is an address, or of a file that is packed.
@@ -129,7 +310,7 @@ def place_of(path: str | os.PathLike[str]) -> Path:
     text = os.fspath(path)
     if _ADDRESS.match(text) and not Path(text).exists():
         raise FileError(f"'{text}' is an address, and nothing is downloaded: copy the image here and give its path.")
-    place = Path(text)
+    place = parse_location(text).path
     if place.suffix.lower() in PACKED and place.is_file():
         raise FileError(f"'{text}' is packed: unpack it and give what was inside.")
     return place.parent if place.name in METADATA else place

@@ -11,10 +11,11 @@ from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import FileError, InputError
-from napari_skipseg.images.axes import name_axes
+from napari_skipseg.images.axes import FileAxes
+from napari_skipseg.images.calibration import GIVE_SIZE, AxisScale
+from napari_skipseg.images.file_image import FileImage, stack_of
 from napari_skipseg.images.mapped import MappedArray
-from napari_skipseg.images.ome import Calibration
-from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.images.tiff import refusing
 
 ENDINGS = (".mrc", ".mrcs", ".rec", ".st", ".ali", ".map", ".ccp4")
@@ -25,6 +26,9 @@ MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 
 IMOD_STAMP, SIGNED = 1146047817, 1
 """The mark of IMOD's headers, and the flag in them that says that bytes are signed."""
+
+SECTIONS, MOST_LOOKED_AT = 16, 8 * 2**20
+"""Sections, and voxels in all, that are looked at where the header does not say whether bytes are signed."""
 
 VOLUMES = 401
 """The space group from which on a file is a stack of volumes."""
@@ -45,11 +49,11 @@ def read_mrc(
 ) -> Stack:
     """Return the volume or stack of pictures in an MRC file as ZYX (a stack of volumes as TZYX), read in parts.
 
-    Modes 0, 1, 2, 6 and 12 in either byte order; bytes are signed as MRC2014 says, unless IMOD's flag or a maximum
-    above 127 says otherwise. Where the header names another order of axes, they are turned into z, y, x. The voxel
-    size is in Å as in the file; one of 0, or of exactly 1 Å along all axes (what programs write who know none), is
-    taken for unknown. The origin is the header's first column, row and section, in voxels; its `origin` words are
-    left out, since programs disagree on their sign. The angles of a crystal's cell are left out.
+    Modes 0, 1, 2, 6 and 12 in either byte order. Whether bytes are signed is said by IMOD's flag, by the header's
+    minimum and maximum, or by the values. If the header names another order of axes, they are turned into z, y, x. The
+    voxel size is in Å as in the file; one of 0, or of exactly 1 Å along all axes (what programs write that do not know
+    it), is taken for unknown. The origin is the header's first column, row and section, in voxels; its `origin` words
+    are left out, since programs disagree on their sign. The angles of a crystal's cell are left out.
 
     Raises:
         FileError: no such file, no MRC, cut short, or voxels of a kind that cannot be read.
@@ -57,13 +61,24 @@ def read_mrc(
     """
     with refusing(path):
         header, byte_order = _read_header(path)
-        stored = _stored_type(path, header, byte_order)
+        stored, notes = _stored_type(path, header, byte_order)
         data = _map_sections(path, header, stored)
-        calibration = _calibrate(header)
-    full = list(zip("TZYX"[-len(data.shape) :], (int(n) for n in data.shape), strict=True))
-    names, kept = name_axes(path, full, axes)
-    size_of_voxel = voxel_size or calibration.size_of(names)
-    return Stack(data.reshape(kept), names, size_of_voxel, unit or calibration.unit, calibration.origin, path.stem)
+        letters = "TZYX"[-len(data.shape) :]
+        scales, more = _read_scales(header)
+
+    def open_voxels(found: FileAxes) -> ArrayLike:
+        return data.reshape(found.shape)
+
+    image = FileImage(
+        path,
+        path.stem,
+        list(zip(letters, (int(length) for length in data.shape), strict=True)),
+        open_voxels,
+        tuple(scales.get(letter, AxisScale()) for letter in letters),
+        scales,
+        notes=(*notes, *more),
+    )
+    return stack_of(image, axes, voxel_size, unit)
 
 
 def _map_sections(path: Path, header: Header, stored: np.dtype[Any]) -> MappedArray:
@@ -107,34 +122,79 @@ def _order(header: Header) -> tuple[int, ...]:
     return (0, 1, 2) if 0 in stored else tuple(stored.index(axis) for axis in (3, 2, 1))
 
 
-def _stored_type(path: Path, header: Header, byte_order: str) -> np.dtype[Any]:
+def _stored_type(path: Path, header: Header, byte_order: str) -> tuple[np.dtype[Any], tuple[str, ...]]:
+    """Return the type of the voxels, and a note if the header leaves it open."""
     mode = int(header["mode"])
     if mode in (3, 4):
         raise InputError(f"'{path}' holds complex numbers: save their magnitude.")
     if mode not in MODES:
         raise FileError(f"'{path}' has voxels of an unknown kind (mode {mode}): save it as mode 0, 1, 2, 6 or 12.")
-    if mode == 0 and _holds_unsigned_bytes(header, byte_order):
-        return np.dtype("u1")
-    return np.dtype(f"{byte_order}{MODES[mode]}")
+    if mode == 0:
+        return _type_of_bytes(path, header, byte_order)
+    return np.dtype(f"{byte_order}{MODES[mode]}"), ()
 
 
-def _holds_unsigned_bytes(header: Header, byte_order: str) -> bool:
+def _type_of_bytes(path: Path, header: Header, byte_order: str) -> tuple[np.dtype[Any], tuple[str, ...]]:
+    """Return whether bytes are signed, and a note if only the values tell.
+
+    MRC2014 says that they are signed; many programs, most of all before 2014, store unsigned ones. IMOD says it by a
+    flag; a minimum below 0 or a maximum above 127 tells it; else the values do.
+    """
+    unsigned, signed = np.dtype("u1"), np.dtype("i1")
     stamp, flags = np.frombuffer(bytes(header["extra2"])[40:48], f"{byte_order}i4")
     if stamp == IMOD_STAMP:
-        return not int(flags) & SIGNED
-    return float(header["dmax"]) > 127
+        return (signed if int(flags) & SIGNED else unsigned), ()
+    low, high, mean = (float(header[key]) for key in ("dmin", "dmax", "dmean"))
+    is_determined = -128 <= low <= mean <= high <= 255 and low < high  # the standard: else they are not
+    if is_determined and (high > 127 or low < 0):
+        return (unsigned if high > 127 else signed), ()
+    values = _sample(_map_sections(path, header, unsigned))
+    if is_determined and (values < 128).all():
+        return signed, ()  # as the standard says: the values are the same
+    kind = unsigned if _look_unsigned(values) else signed
+    word = "unsigned (0 to 255)" if kind is unsigned else "signed (-128 to 127)"
+    return kind, (f"The header does not say whether bytes are signed: by their values they are {word}.",)
 
 
-def _calibrate(header: Header) -> Calibration:
-    sizes: list[float | None] = []
+def _sample(data: MappedArray) -> NDArray[np.uint8]:
+    """Return a few sections, spread over a volume."""
+    sections = data.reshape((math.prod(data.shape[:-2]), *data.shape[-2:]))
+    rows = slice(0, max(2, MOST_LOOKED_AT // SECTIONS // sections.shape[-1]))
+    numbers = np.unique(np.linspace(0, sections.shape[0] - 1, SECTIONS).astype(int))
+    found: NDArray[np.uint8] = np.stack([sections[int(number), rows] for number in numbers])
+    return found
+
+
+def _look_unsigned(values: NDArray[np.uint8]) -> bool:
+    """Return whether bytes are smoother when they count from 0 to 255: read in the wrong way, greys jump.
+
+    Unsigned greys around 128 would jump between 127 and -128 as signed ones, signed greys around 0 between 0 and 255 as
+    unsigned ones. A mask of 0 and 255 is unsigned, though 0 and -1 would be smoother.
+    """
+    if np.isin(values, (0, 255)).all() or (values < 128).all():
+        return True
+    jumps = []
+    for kind in (np.uint8, np.int8):
+        greys = values.view(kind).astype(np.int16)
+        jumps.append(sum(int(np.abs(np.diff(greys, axis=axis)).sum(dtype=np.int64)) for axis in (1, 2)))
+    if jumps[0] == jumps[1]:
+        return bool((values >= 128).all())
+    return jumps[0] < jumps[1]
+
+
+def _read_scales(header: Header) -> tuple[dict[str, AxisScale], tuple[str, ...]]:
+    """Return what the header says of the axes, in Å, and a note if it says no voxel size."""
+    sizes = {}
     for axis in "zyx":
         cell, count = float(header["cella"][axis]), int(header[f"m{axis}"])
-        known = math.isfinite(cell) and cell > 0 and count > 0
-        sizes.append(float(f"{cell / count:.7g}") if known else None)
+        sizes[axis.upper()] = float(f"{cell / count:.7g}") if count > 0 and math.isfinite(cell) else math.nan
+    if set(sizes.values()) == {1.0}:
+        return {}, (f"The header gives a voxel size of 1 Å, as programs write that do not know it: {GIVE_SIZE}.",)
+    if not any(sizes.values()):
+        return {}, (f"The header gives no voxel size: {GIVE_SIZE}.",)
     first = [int(header[key]) for key in ("nzstart", "nystart", "nxstart")]  # of section, row, column
     starts = [first[place] for place in _order(header)]
-    z, y, x = sizes
-    if x is None or sizes == [1.0, 1.0, 1.0]:
-        return Calibration()
-    y = y or x
-    return Calibration((z, y, x), "Å", (starts[0] * (z or y), starts[1] * y, starts[2] * x))
+    return {
+        axis: AxisScale(size, "Å", start * abs(size) if math.isfinite(size) else 0.0)
+        for (axis, size), start in zip(sizes.items(), starts, strict=True)
+    }, ()

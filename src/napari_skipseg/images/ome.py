@@ -1,178 +1,54 @@
-"""Physical truth in TIFF metadata: units, OME-XML in both directions, ImageJ's notes, resolution tags."""
+"""OME-XML, in both directions: what it says of the axes, and what is written of ours."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 
-from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.errors import FileError
+from napari_skipseg.images.calibration import AxisScale, Calibration, number_of
 
 NAMESPACE = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 RECIPE = "napari-skipseg/recipe"
 """The namespace of the annotation that holds what was run."""
-
-METRES = {"pm": 1e-12, "Å": 1e-10, "nm": 1e-9, "µm": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
-"""The units of length that are understood, in metres."""
-
-PRINT_SIZE = 1e-6
-"""Metres per pixel from which on a resolution in inches or centimetres is taken for a print size.
-
-72, 96, 300 and 1200 dpi say how large a program would print the image; 1 µm is 25,400 dpi, finer than any
-printer or scanner, so what is finer still was written by a microscope."""
 
 PIXEL_TYPES = {"bool": "bit", "float32": "float", "float64": "double"} | {
     f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32)
 }
 """The types that OME-TIFF can hold, by their numpy names."""
 
-_SPELLINGS = {
-    "pm": "pm picometer picometers picometre picometres",
-    "Å": "å angstrom angstroms ångström ångstroms",
-    "nm": "nm nanometer nanometers nanometre nanometres",
-    "µm": "µm um micron microns micrometer micrometers micrometre micrometres",
-    "mm": "mm millimeter millimeters millimetre millimetres",
-    "cm": "cm centimeter centimeters centimetre centimetres",
-    "m": "m meter meters metre metres",
-    "pixel": "pixel pixels px voxel voxels",
-}
-_UNITS = {name.casefold(): unit for unit, names in _SPELLINGS.items() for name in names.split()}
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Where the voxels lie: (z, y, x) sizes and the first voxel's centre, in `unit`.
-
-    A z of None is not known.
-    """
-
-    voxel_size: tuple[float | None, float, float] = (None, 1.0, 1.0)
-    unit: str = "pixel"
-    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
-
-    def size_of(self, axes: str) -> tuple[float, float, float]:
-        """Return (z, y, x) sizes of an image with such axes: an unknown z takes y's, or 1 where there is no Z."""
-        z, y, x = self.voxel_size
-        return (z or (y if "Z" in axes else 1.0), y, x)
-
-
-def find_unit(name: str | None) -> str | None:
-    """Return the unit that `name` spells (micron, um and \\\\u00B5m spell µm), None where unknown."""
-    plain = (name or "").strip().replace("\\u00B5", "µ").replace("\\u00b5", "µ")
-    return _UNITS.get(plain.casefold())
-
-
-def check_unit(name: str) -> str:
-    """Return the unit that `name` spells.
-
-    Raises:
-        InputError: it is no unit of length.
-    """
-    unit = find_unit(name)
-    if unit is None:
-        raise InputError(f"'{name}' is not a unit of length: use one of {', '.join(METRES)} or pixel.")
-    return unit
-
-
-def positive_number(value: Any) -> float | None:
-    """Return `value` as a positive, finite number, None where it is none."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) and number > 0 else None
-
-
-def convert_length(value: float, unit: str, into: str) -> float:
-    """Return `value` in another unit; 12 digits, so that 0.05 µm are 50 nm."""
-    return value if unit == into else float(f"{value * METRES[unit] / METRES[into]:.12g}")
-
 
 def _local(element: ElementTree.Element) -> str:
     return element.tag.rpartition("}")[2]
 
 
-def read_ome(description: str, size: tuple[int, int]) -> Calibration:
-    """Return what OME-XML says of the first image of `size` (y, x), in the unit of its x."""
+def read_ome(description: str, size: tuple[int, int]) -> dict[str, AxisScale]:
+    """Return what OME-XML says of the axes X, Y and Z of its first image of `size` (y, x)."""
     try:
         root = ElementTree.fromstring(description)
     except ElementTree.ParseError:
-        return Calibration()
+        return {}
     wanted = {"SizeY": str(size[0]), "SizeX": str(size[1])}
     images = [e for e in root.iter() if _local(e) == "Pixels" and wanted.items() <= e.attrib.items()]
     if not images:
-        return Calibration()
+        return {}
     pixels = images[0].attrib
-    units = {axis: find_unit(pixels.get(f"PhysicalSize{axis}Unit", "µm")) for axis in "ZYX"}
-    sizes = {axis: positive_number(pixels.get(f"PhysicalSize{axis}")) for axis in "ZYX"}
-    unit, x = units["X"], sizes["X"]
-    if x is None or unit is None:
-        return Calibration()
-
-    def same_unit(axis: str) -> float | None:
-        value, its_unit = sizes[axis], units[axis]
-        if value is None or its_unit is None or (its_unit != unit and "pixel" in (its_unit, unit)):
-            return None
-        return convert_length(value, its_unit, unit)
-
-    return Calibration((same_unit("Z"), same_unit("Y") or x, x), unit, _origin(images[0], unit))
-
-
-def _origin(pixels: ElementTree.Element, unit: str) -> tuple[float, float, float]:
-    """Return the position of the first plane in `unit`, zeros where it is not given in a unit of length."""
-    planes = (e.attrib for e in pixels if _local(e) == "Plane")
+    planes = (e.attrib for e in images[0] if _local(e) == "Plane")
     first = next((p for p in planes if all(p.get(f"The{axis}", "0") == "0" for axis in "TCZ")), {})
-    origin = []
-    for axis in "ZYX":
-        its_unit = find_unit(first.get(f"Position{axis}Unit"))
-        try:
-            place = float(first.get(f"Position{axis}", 0.0))
-        except ValueError:
-            place = 0.0
-        known = its_unit is not None and math.isfinite(place) and (its_unit == unit or "pixel" not in (its_unit, unit))
-        origin.append(convert_length(place, its_unit, unit) if known and its_unit is not None else 0.0)
-    return (origin[0], origin[1], origin[2])
-
-
-def read_imagej(notes: Mapping[str, Any], resolution: tuple[float | None, float | None]) -> Calibration:
-    """Return what ImageJ's description says; `resolution` is pixels per unit along (y, x).
-
-    ImageJ leaves a spacing of 1 out. Without a unit, spacing alone counts, relative to pixels; centimetres
-    and inches are print sizes unless finer than 1 µm (`PRINT_SIZE`).
-    """
-    name = str(notes.get("unit", ""))
-    unit, per_y, per_x = find_unit(name), resolution[0], resolution[1]
-    spacing = positive_number(notes.get("spacing")) or 1.0
-    if name.strip().casefold() in ("inch", "inches", "in"):
-        unit, per_y, per_x = "cm", per_y and per_y / 2.54, per_x and per_x / 2.54
-        spacing *= 2.54
-    if unit in (None, "pixel") or per_x is None or (unit == "cm" and METRES["cm"] / per_x >= PRINT_SIZE):
-        return Calibration((positive_number(notes.get("spacing")), 1.0, 1.0))
-    x = _inverse(per_x)
-    return Calibration((spacing, _inverse(per_y) if per_y else x, x), str(unit))
-
-
-def read_resolution(resolution: tuple[float | None, float | None], tag: int) -> Calibration:
-    """Return the voxel size that plain resolution tags give, in nm, or none where they tell a print size.
-
-    resolution: pixels per unit along (y, x); tag: 2 for inches, 3 for centimetres.
-    """
-    metres = {2: 0.0254, 3: 0.01}.get(tag)
-    per_y, per_x = resolution
-    if metres is None or per_x is None or metres / per_x >= PRINT_SIZE:
-        return Calibration()
-    x = float(f"{metres / per_x * 1e9:.7g}")
-    return Calibration((None, float(f"{metres / per_y * 1e9:.7g}") if per_y else x, x), "nm")
-
-
-def _inverse(value: float) -> float:
-    """Return 1/value with the 7 digits that a TIFF rational holds: 1/0.004 is stored as 250 - a little."""
-    return float(f"{1 / value:.7g}")
+    return {
+        axis: AxisScale(
+            number_of(pixels.get(f"PhysicalSize{axis}")),
+            pixels.get(f"PhysicalSize{axis}Unit", "µm"),
+            number_of(first.get(f"Position{axis}")) or 0.0,
+            first.get(f"Position{axis}Unit", "reference frame"),
+        )
+        for axis in "XYZ"
+    }
 
 
 def ome_xml(
@@ -218,13 +94,12 @@ def ome_xml(
 
 
 def _physical_sizes(calibration: Calibration) -> dict[str, str]:
-    sizes = {axis: size for axis, size in zip("ZYX", calibration.voxel_size, strict=True) if size is not None}
+    sizes = dict(zip("ZYX", calibration.voxel_size, strict=True))
     if calibration.unit == "pixel" and set(sizes.values()) == {1.0}:
         return {}
     return {
         key: value
         for axis in "XYZ"
-        if axis in sizes
         for key, value in (
             (f"PhysicalSize{axis}", repr(float(sizes[axis]))),
             (f"PhysicalSize{axis}Unit", calibration.unit),

@@ -42,6 +42,8 @@ EDGE, NEAR, FAR = 2, (3, 4), (12, 24)
 of padding and tissue."""
 SAMPLE = 2**16
 """Values whose median is taken, at the most."""
+RARE = 0.005
+"""Share of the pixels on either side that are too rare to decide."""
 SAMPLES = 64
 """Fewest pixels beside a constant area for such a comparison."""
 ALIKE, CORRELATED = 0.45, 40
@@ -217,7 +219,7 @@ class _Evidence:
     The rest is of the other windows. partial: how many have constant squares of it, lined: of these, how many have it
     all along a border of their slice. In pixels: size of all, those of the value, those in constant squares. Of windows
     with such squares: others, outside of these, and thick, of these those far from them. The values there are measured
-    from `centre`, a value between.
+    from `centre`, a value between, and cut off at `limits`, so that a few bright pixels do not decide.
     """
 
     value: float
@@ -231,6 +233,7 @@ class _Evidence:
     others: int = 0
     thick: int = 0
     centre: float | None = None
+    limits: tuple[float, float] = (-math.inf, math.inf)
     edge: _Moments = field(default_factory=_Moments)
     near: _Moments = field(default_factory=_Moments)
     far: _Moments = field(default_factory=_Moments)
@@ -241,7 +244,7 @@ def find_values(windows: Sequence[Window]) -> tuple[float | None, ...]:
     """Return the values that are padding in a stack of which these are windows; None stands for NaN and infinity."""
     counts: Counter[float] = Counter()
     for window in windows:
-        counts.update(window.constant_values())
+        counts.update(float(value) for value in window.constant_values() if math.isfinite(value))
     candidates = [value for value, _ in counts.most_common(CANDIDATES)]
     found = tuple(value for value in candidates if _is_padding(_look_at(value, windows)))
     return found if len(found) <= MOST_VALUES else ()
@@ -275,12 +278,14 @@ def _compare(seen: _Evidence, values: NDArray[Any], mask: Mask) -> None:
     within = {radius: grown(mask, radius) for radius in radii}
     other = values[~mask].astype(np.float64)
     if seen.centre is None:
-        seen.centre = float(np.nanmedian(other[:: -(-other.size // SAMPLE)]))
+        low, middle, high = np.nanquantile(other[:: -(-other.size // SAMPLE)], (RARE, 0.5, 1 - RARE)).tolist()
+        seen.centre, seen.limits = middle, (2 * (low - middle), 2 * (high - middle))
     seen.others += other.size
     seen.thick += int(np.count_nonzero(~within[FAR[0] - 1]))
-    seen.other.add(other - seen.centre)
+    seen.other.add((other - seen.centre).clip(*seen.limits))
     for moments, (first, last) in ((seen.edge, (EDGE, EDGE)), (seen.near, NEAR), (seen.far, FAR)):
-        moments.add(values[within[last] & ~within[first - 1]].astype(np.float64) - seen.centre)
+        ring = values[within[last] & ~within[first - 1]].astype(np.float64)
+        moments.add((ring - seen.centre).clip(*seen.limits))
 
 
 def grown(mask: Mask, radius: int) -> Mask:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.images.choice import ImageInfo, choose_image
+from napari_skipseg.images.file_image import FileImage, stack_of
+from napari_skipseg.images.location import Location
+from napari_skipseg.images.set_files import check_regular
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiff import refusing
 
@@ -23,6 +28,12 @@ ENDINGS = (".png", ".bmp", *LOSSY)
 
 GREY_OR_COLOUR = ("1", "L", "I;16", "RGB")
 """Pillow's names of the pixels that are taken as they are: bits, 8-bit grey, 16-bit grey, colour."""
+
+MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)
+"""Pixels of all frames of a picture from which on it is refused: they are read whole."""
+
+MOST_FRAMES = 10_000
+"""Frames of a picture from which on it is refused."""
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
@@ -41,9 +52,13 @@ def read_picture(
     path: Path,
     axes: str | None = None,
     voxel_size: tuple[float, float, float] | None = None,
-    unit: str = "pixel",
+    unit: str | None = None,
+    image: int | None = None,
 ) -> Stack:
     """Return the picture in a PNG, JPEG or BMP: "YX" where it is grey, "YXC" with 3 channels where it has colours.
+
+    Frames of one size, as an animated PNG has them, are slices: "ZYX" or "ZYXC". Of frames of several sizes, as in a
+    JPEG of several pictures, `image` is taken; without it the largest, where the others are smaller copies.
 
     Pixels are those stored: an EXIF orientation turns nothing, so that image and mask stay together. Alpha is left
     out. Bits become bool, 16-bit colours stay 16-bit. A palette of greys gives those greys; one of colours is refused:
@@ -51,31 +66,100 @@ def read_picture(
 
     Raises:
         FileError: no such file, no picture, damaged, cut short, or of more pixels than are read whole.
-        InputError: a palette of colours, other colours than RGB, or axes that do not fit.
+        InputError: a palette of colours, other colours than RGB, axes that do not fit, or no such image.
+        SeveralImagesError: it holds several pictures of equal standing, and none is named.
     """
     with refusing(path):
         if path.is_dir():
             raise IsADirectoryError(path)
-        values = _read_pixels(path)
-    names = axes or ("YXC" if values.ndim == 3 else "YX")
-    return Stack(values, names, voxel_size or (1.0, 1.0, 1.0), unit, name=path.stem)
+        check_regular(path)
+        images = list_pictures(path)
+        chosen = choose_image(path, images, image)
+        frames = images[chosen.number].planes
+        values = _read_frames(path, range(frames)) if frames > 1 else _read_pixels(path, chosen.number)
+    letters = ("Z" if frames > 1 else "") + "YXC"
+    told = f"'{path.name}' has {frames} frames: they were taken as slices." if frames > 1 else ""
+    notes = tuple(note for note in (told, chosen.note) if note)
+    number = chosen.number if image is not None and len(images) > 1 else None
+    name = path.stem if number is None else f"{path.stem}_{number}"
+    named = list(zip(letters, values.shape, strict=False))
+    stack = stack_of(FileImage(path, name, named, lambda _: values, notes=notes), axes, voxel_size, unit)
+    return replace(stack, file=str(Location(path.absolute(), number)))
 
 
-def _read_pixels(path: Path) -> NDArray[Any]:
+def list_pictures(path: Path) -> tuple[ImageInfo, ...]:
+    """Return the images in a picture: frames of one size are one.
+
+    Raises:
+        FileError: no such file, no picture, or of more pixels than are read whole.
+    """
+    with refusing(path), _opened(path) as picture:
+        frames = int(getattr(picture, "n_frames", 1))
+        if frames > MOST_FRAMES or frames * picture.width * picture.height > MOST_PIXELS:
+            raise FileError(f"'{path}' has too many pixels to be read whole: save it as TIFF.")
+        sizes = [picture.size]
+        if frames > 1 and picture.format != "PNG":  # all frames of a PNG have its size
+            for number in range(1, frames):
+                picture.seek(number)
+                sizes.append(picture.size)
+        mode = picture.mode
+    if len(set(sizes)) == 1:
+        width, height = sizes[0]
+        shape, axes = ((height, width), "YX") if frames == 1 else ((frames, height, width), "ZYX")
+        return (ImageInfo(0, "", axes, shape, mode),)
+    return tuple(
+        ImageInfo(number, "", "YX", (height, width), mode, number > 0 and _is_smaller((width, height), sizes[0]))
+        for number, (width, height) in enumerate(sizes)
+    )
+
+
+def _is_smaller(size: tuple[int, int], first: tuple[int, int]) -> bool:
+    """Return whether a picture has the proportions of the first one at fewer pixels."""
+    (w, h), (width, height) = size, first
+    return w < width and abs(h * width / (w * height) - 1) < 0.02
+
+
+def _read_frames(path: Path, numbers: range) -> NDArray[Any]:
+    """Return the frames of a picture one behind the other."""
+    frames = [_read_pixels(path, number) for number in numbers]
+    return np.stack(frames)
+
+
+def picture_header(path: Path) -> tuple[int, int, int, str]:
+    """Return height, width, channels and type of a picture, as `read_picture` gives it; no pixel is decoded.
+
+    Raises:
+        FileError: no such file, no picture, or of more pixels than are read whole.
+    """
+    with refusing(path):
+        is_deep = _is_deep_colour(path)
+        with _opened(path) as picture:
+            channels = 3 if picture.mode in ("RGB", "RGBA") else 1
+            dtypes = {"1": "bool", "I": "uint16", "I;16": "uint16"}
+            dtype = "uint16" if is_deep else dtypes.get(picture.mode, "uint8")
+            return picture.height, picture.width, channels, dtype
+
+
+def _read_pixels(path: Path, frame: int = 0) -> NDArray[Any]:
     """Return (Y, X) or (Y, X, 3) values."""
+    with _opened(path) as picture:
+        if frame:
+            picture.seek(frame)
+        elif _is_deep_colour(path):  # Pillow would keep 8 of its 16 bits
+            values = np.asarray(imagecodecs.png_decode(path.read_bytes()))
+            return values[..., 0] if values.shape[-1] < 3 else values[..., :3]
+        return _values(path, picture)
+
+
+def _opened(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # beyond its error there is a sentence
-            picture = Image.open(path, formats=("PNG", "JPEG", "BMP"))
+            return Image.open(path, formats=("PNG", "JPEG", "BMP"))
     except UnidentifiedImageError as error:
         raise FileError(f"'{path}' is no PNG, JPEG or BMP: export the picture again, or save it as TIFF.") from error
     except Image.DecompressionBombError as error:
         raise FileError(f"'{path}' has too many pixels to be read whole: save it as TIFF.") from error
-    with picture:
-        if _is_deep_colour(path):  # Pillow would keep 8 of its 16 bits
-            values = np.asarray(imagecodecs.png_decode(path.read_bytes()))
-            return values[..., 0] if values.shape[-1] < 3 else values[..., :3]
-        return _values(path, picture)
 
 
 def _is_deep_colour(path: Path) -> bool:

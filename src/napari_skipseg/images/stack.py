@@ -176,8 +176,11 @@ def _complete_part(part: Any, length: int) -> int | slice:
     return place % length
 
 
-def check_axes(axes: str, dimensions: int) -> None:
-    """Raise InputError, with the cure, where `axes` do not describe an array of `dimensions`."""
+def check_axes(axes: str, dimensions: int, any_order: bool = False) -> None:
+    """Raise InputError, with the cure, if `axes` do not describe an array of `dimensions`.
+
+    any_order: Z, Y and X may come in any order, as in files, whose axes are turned when they are read.
+    """
     unknown = sorted(set(axes) - set(AXES))
     if unknown:
         raise InputError(f"The axes '{axes}' have unknown letters ({', '.join(unknown)}): use {', '.join(AXES)}.")
@@ -188,5 +191,5 @@ def check_axes(axes: str, dimensions: int) -> None:
     if "Y" not in axes or "X" not in axes:
         raise InputError(f"The axes '{axes}' lack Y or X: an image needs both.")
     space = [axis for axis in axes if axis in "ZYX"]
-    if space != sorted(space, key="ZYX".index):
+    if not any_order and space != sorted(space, key="ZYX".index):
         raise InputError(f"The axes '{axes}' are in another order than Z, Y, X: transpose the image.")

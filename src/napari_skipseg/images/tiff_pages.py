@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.mapped import MappedArray
 from napari_skipseg.images.stack import ArrayLike, LazyArray
-from napari_skipseg.images.tiff import WHOLE_PAGE, refusing
+from napari_skipseg.images.tiff import WHOLE_PAGE, is_plain, refusing
+from napari_skipseg.images.tiff_bounds import check_inner_sizes
 
 KEPT = 2 * WHOLE_PAGE
 """Bytes of decoded pages, strips and tiles that are kept: neighbouring parts need the same ones."""
@@ -35,9 +36,11 @@ def lazy_array(path: Path, file: Any, series: Any, shape: tuple[int, ...]) -> Ar
         FileError: the first page cannot be decoded.
     """
     with refusing(path):
-        if series.dataoffset is not None and series.transform is None:
+        if is_plain(series):
+            owner = series.keyframe.parent  # of a set of files it may be another one than `path`
             file.close()
-            return MappedArray(path, np.dtype(file.byteorder + series.dtype.char), series.dataoffset, shape)
+            stored = np.dtype(owner.byteorder + series.dtype.char)
+            return MappedArray(Path(owner.filehandle.path), stored, series.dataoffset, shape)
         array = TiffArray(path, file, series, shape)
     if 0 not in shape:
         array[(0,) * len(shape)]
@@ -90,6 +93,7 @@ class TiffArray(LazyArray):
         key = (number, segment)
         if key not in self._kept:
             with _opened(page.parent.filehandle):
+                check_inner_sizes(self._path, page, range(len(page.databytecounts)) if segment is None else (segment,))
                 values = page.asarray() if segment is None else _decode(page, segment)
             if segment is None and self._series.transform is not None:
                 values = self._series.transform(values)

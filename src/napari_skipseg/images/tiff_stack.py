@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from napari_skipseg.images.axes import name_axes
-from napari_skipseg.images.ome import Calibration, find_recipe, read_imagej, read_ome, read_resolution
-from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.tiff import open_tiff, refusing
+from napari_skipseg.images.axes import FileAxes
+from napari_skipseg.images.calibration import AxisScale
+from napari_skipseg.images.file_image import FileImage, stack_of
+from napari_skipseg.images.location import Location
+from napari_skipseg.images.ome import find_recipe
+from napari_skipseg.images.ome_set import is_companion
+from napari_skipseg.images.stack import ArrayLike, Stack
+from napari_skipseg.images.tiff import open_tiff, open_unread, refusing
 from napari_skipseg.images.tiff_pages import lazy_array
+from napari_skipseg.images.tiff_scales import read_scales
+from napari_skipseg.images.white_is_zero import as_meant
 
 
 def read_tiff(
@@ -18,47 +25,52 @@ def read_tiff(
     axes: str | None = None,
     voxel_size: tuple[float, float, float] | None = None,
     unit: str | None = None,
+    are_labels: bool = False,
+    image: int | None = None,
 ) -> Stack:
-    """Return the first series of a TIFF at full resolution, its voxels read only where they are looked at.
+    """Return an image of a TIFF, or of an OME companion file, at full resolution; its voxels are read on demand.
 
-    RGB samples become C; pages of which the file says nothing become Z, or T where there is a Z already. Resolution
-    tags of a plain TIFF count only below 1 µm per pixel: what is coarser (72, 96, 300 dpi) is a print size.
+    image: its number, where the file holds several. Without it, the only one or the main one beside thumbnails, labels
+    and macro images.
+
+    RGB samples become C; pages of which the file says nothing become Z, or T where there is a Z already. Axes in
+    another order than Z, Y, X are turned. If white is 0, grey values are inverted (see `white_is_zero.as_meant`).
+    Resolution tags of a plain TIFF count only below 1 µm per pixel: what is coarser (72, 96, 300 dpi) is a print size.
+
+    are_labels: the values are numbers of classes or objects; they stay as they are stored.
 
     Raises:
         FileError: no such file, a folder, no TIFF, damaged, cut short, or compressed in an unknown way.
-        InputError: the axes, the voxel size, the unit or the type of the voxels cannot be used.
+        InputError: the axes, the voxel size, the unit or the type of the voxels cannot be used; no such image.
+        SeveralImagesError: several images have equal standing, and no number is given.
     """
-    file, series = open_tiff(path)
+    opened = open_tiff(path, image)
+    file, series = opened.file, opened.series
     with ExitStack() as on_failure:
         on_failure.callback(file.close)
         with refusing(path):
             letters = series.get_axes(False).replace("S", "C")
             lengths = [int(length) for length in series.get_shape(False)]
-            names, shape = name_axes(path, list(zip(letters, lengths, strict=True)), axes)
-            calibration = _read_calibration(file, series)
-        data = lazy_array(path, file, series, shape)
+            scales, notes = read_scales(file, series)
+
+        def open_voxels(found: FileAxes) -> ArrayLike:
+            return lazy_array(path, file, series, found.shape)
+
+        name = path.name.removesuffix(path.suffix).removesuffix(".ome").removesuffix(".companion")
+        found_image = FileImage(
+            path,
+            name if opened.number is None else f"{name}_{opened.number}",
+            list(zip(letters, lengths, strict=True)),
+            open_voxels,
+            tuple(scales.get(letter, AxisScale()) for letter in letters),
+            scales,
+            notes=notes,
+        )
+        stack = stack_of(found_image, axes, voxel_size, unit)
+        data, shown = as_meant(stack.data, file, series, are_labels)
         on_failure.pop_all()
-    name = path.name.removesuffix(path.suffix).removesuffix(".ome")
-    size = voxel_size or calibration.size_of(names)
-    return Stack(data, names, size, unit or calibration.unit, calibration.origin, name)
-
-
-def _read_calibration(file: Any, series: Any) -> Calibration:
-    """Return what the file says of its voxels: OME-XML first, then ImageJ's notes, then resolution tags."""
-    tags = file.pages.first.tags
-    if file.is_ome and file.ome_metadata is not None:
-        return read_ome(file.ome_metadata, (series.keyframe.imagelength, series.keyframe.imagewidth))
-    resolution = (_per_pixel(tags.valueof(283)), _per_pixel(tags.valueof(282)))
-    if file.is_imagej and file.imagej_metadata is not None:
-        return read_imagej(file.imagej_metadata, resolution)
-    return read_resolution(resolution, int(tags.valueof(296, default=2)))
-
-
-def _per_pixel(rational: Any) -> float | None:
-    """Return the value of a TIFF rational, None where it is missing or nonsense."""
-    if not isinstance(rational, tuple) or len(rational) != 2 or not all(part > 0 for part in rational):
-        return None
-    return float(rational[0]) / float(rational[1])
+    location = Location(path.absolute(), opened.number)
+    return replace(stack, data=data, file=str(location), notes=(*opened.notes, *shown, *stack.notes))
 
 
 def read_tiff_recipe(path: Path) -> dict[str, Any] | None:
@@ -67,6 +79,7 @@ def read_tiff_recipe(path: Path) -> dict[str, Any] | None:
     Raises:
         FileError: no such file, no TIFF, or damaged.
     """
-    file, _ = open_tiff(path)
-    with refusing(path), file:
+    if is_companion(path):
+        return None
+    with refusing(path), open_unread(path) as file:
         return None if file.ome_metadata is None else find_recipe(file.ome_metadata)

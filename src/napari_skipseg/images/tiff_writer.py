@@ -6,14 +6,15 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.ome import PIXEL_TYPES, Calibration, check_unit, ome_xml
+from napari_skipseg.images.calibration import Calibration, check_unit
+from napari_skipseg.images.ome import PIXEL_TYPES, ome_xml
 from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.images.write_faults import replacing
 
@@ -41,16 +42,16 @@ def write_ome_tiff(
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0),
     channel_names: Sequence[str] | None = None,
     description: Mapping[str, Any] | None = None,
+    synced: bool = True,
 ) -> None:
     """Write an OME-TIFF, compressed by zlib, BigTIFF where it may exceed 4 GB; memory holds one plane.
 
     Of a plane over 64 MiB it holds a row of 512-pixel tiles. The same input gives the same bytes. The file appears
-    under its name when it is whole, never before; until then it is `<name>.part`. A leading axis of length 1 is left
-    out when the file is read again.
+    under its name when it is whole, never before. A leading axis of length 1 is left out when the file is read again.
 
     array: anything that can be sliced, with Y and X last, or followed by C: samples of each pixel, as in RGB.
     voxel_size, origin: (z, y, x) in `unit`; with "pixel" and sizes of 1 no physical size is written.
-    description: what was run, as JSON; `read_recipe` gives it back.
+    description: what was run, as JSON; `read_recipe` gives it back. synced: the file is on disk when this returns.
 
     Raises:
         FileError: the file cannot be written: no space, no permission, no such folder.
@@ -69,8 +70,8 @@ def write_ome_tiff(
         channel_names,
         description,
     )
-    with replacing(path) as part:
-        _write_pages(part, stack, planar, dtype, xml)
+    with replacing(path, synced) as handle:
+        _write_pages(handle, stack, planar, dtype, xml)
 
 
 def _check_storable(stack: Stack, dtype: np.dtype[Any], channel_names: Sequence[str] | None) -> None:
@@ -83,28 +84,25 @@ def _check_storable(stack: Stack, dtype: np.dtype[Any], channel_names: Sequence[
         raise InputError(f"There are {len(channel_names)} names for {count} channels: give one for each.")
 
 
-def _write_pages(part: Path, stack: Stack, planar: int, dtype: np.dtype[Any], xml: bytes) -> None:
+def _write_pages(handle: BinaryIO, stack: Stack, planar: int, dtype: np.dtype[Any], xml: bytes) -> None:
     pages, page = math.prod(stack.shape[:planar]), stack.shape[planar:]
     big = math.prod(stack.shape) * dtype.itemsize * 1.01 + pages * 2048 > CLASSIC_TIFF
     rgb = len(page) == 3 and page[-1] in (3, 4) and dtype.name in ("uint8", "uint16")
     large = math.prod(page) * dtype.itemsize > LARGEST_PLANE
-    with part.open("w+b") as handle:
-        with tifffile.TiffWriter(handle, bigtiff=big, byteorder="<") as writer:
-            writer.write(
-                (_tiles if large else _planes)(stack, planar, dtype),
-                shape=(pages, *page),
-                dtype=dtype,
-                tile=(TILE, TILE) if large else None,
-                photometric="rgb" if rgb else "minisblack",
-                planarconfig="contig" if len(page) == 3 else None,
-                compression="zlib",
-                compressionargs={"level": EFFORT},
-                description=xml,
-                software="napari-skipseg",
-                metadata=None,
-            )
-        handle.flush()
-        os.fsync(handle.fileno())
+    with tifffile.TiffWriter(handle, bigtiff=big, byteorder="<") as writer:
+        writer.write(
+            (_tiles if large else _planes)(stack, planar, dtype),
+            shape=(pages, *page),
+            dtype=dtype,
+            tile=(TILE, TILE) if large else None,
+            photometric="rgb" if rgb else "minisblack",
+            planarconfig="contig" if len(page) == 3 else None,
+            compression="zlib",
+            compressionargs={"level": EFFORT},
+            description=xml,
+            software="napari-skipseg",
+            metadata=None,
+        )
 
 
 def _planes(stack: Stack, planar: int, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, TextIO
 
+from napari_skipseg.durable import is_held_on_windows, replacing_durably
 from napari_skipseg.errors import FileError
+
+LONGEST_ON_WINDOWS = 259
+"""Characters of a path that Windows takes without a setting of the registry."""
 
 
 @contextmanager
@@ -21,36 +28,58 @@ def telling_faults(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield the path of a file to write beside `path`; it takes that name at the end, or disappears on any fault."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with telling_faults(path):
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            yield part
-            part.replace(path)
-    finally:
-        _remove(part)
+def replacing(path: Path, synced: bool = True, after: Sequence[Path] = ()) -> Iterator[BinaryIO]:
+    """Yield a new file, open for reading and writing, that takes the name `path` at the end, or goes on any fault.
+
+    synced: it is on disk at the end; else a power cut may leave an empty file. after: files that are on disk before it.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    with telling_faults(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with replacing_durably(path, synced, after) as handle:
+            yield handle
+
+
+@contextmanager
+def replacing_text(path: Path, encoding: str = "utf-8", newline: str | None = "") -> Iterator[TextIO]:
+    """Yield a new text file that takes the name `path` at the end, as `replacing` does.
+
+    Raises:
+        FileError: it cannot be written.
+    """
+    with replacing(path) as handle:
+        # a file's name that is no UTF-8 is written as its bytes
+        text = io.TextIOWrapper(handle, encoding=encoding, newline=newline, errors="backslashreplace")
+        yield text
+        text.detach()  # flushes it, and leaves the file open
 
 
 def _write_fault(path: Path, error: OSError) -> str:
     """Return the sentence for a fault of the file system, with its cure."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"There is no space left to write '{path}': free some space or choose another folder."
+    if is_held_on_windows(error) and path.exists():
+        return (
+            f"'{path}' is open in a viewer or in another program and cannot be replaced: close its layer, or that "
+            "program, and run the same again; what is done stays."
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"'{path}' may not be written: choose a folder in which you may write."
     if error.errno == errno.EFBIG:
         return f"'{path}' is larger than the file system allows: choose another disk."
+    if error.errno == errno.ENAMETOOLONG or _is_too_long_for_windows(path):
+        return f"The path '{path}' is too long: give the image a shorter name, or choose a folder with a shorter path."
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return f"The folder '{path.parent}' does not exist: create it or choose another."
     if error.errno == errno.EISDIR:
         return f"'{path}' is a folder: give the name of a file."
+    if error.errno == errno.ELOOP:
+        return f"'{path}' is a link to another place and is not written to: remove the link."
     return f"'{path}' cannot be written ({error.strerror or error}): choose another place."
 
 
-def _remove(part: Path) -> None:
-    try:
-        part.unlink(missing_ok=True)
-    except OSError:
-        return  # its folder is gone or closed to us: there is nothing of ours to remove
+def _is_too_long_for_windows(path: Path) -> bool:
+    return sys.platform == "win32" and len(str(path.absolute())) > LONGEST_ON_WINDOWS

@@ -5,44 +5,69 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator
+from copy import copy
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import zarr
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import FileError, InputError
-from napari_skipseg.images.axes import kept_places
+from napari_skipseg.images.chunk_cache import ChunkCache
 from napari_skipseg.images.stack import LazyArray
 from napari_skipseg.images.tiff import refusing
+from napari_skipseg.images.zarr_keys import ChunkPlaces, find_chunks
 from napari_skipseg.images.zarr_nodes import Node, check_harmless
 from napari_skipseg.images.zarr_store import open_store
 
 Index = tuple[int | slice, ...]
 
 
+INDEX_ENTRY = 16
+"""Bytes that the index of a shard has for each chunk in it."""
+
+LARGEST_CHUNK = 2 * 2**30
+"""Bytes of a chunk from which on an array is refused: each of its voxels costs that much memory. Blosc has no more."""
+
+SMALL_CHUNK = 2**20
+"""Bytes of a chunk up to which zarr reads it each time, several at once; larger ones are kept."""
+
+
 class ZarrArray(LazyArray):
     """The voxels of a zarr array in native byte order, those of missing chunks its fill value.
 
-    Several threads may read at once. chunks: the shape of the parts that are stored, and read, as one.
+    Several threads may read at once. Of large chunks the last ones are kept, so that reading slice by slice does not
+    decode a thick chunk again and again.
+
+    chunks: the shape of the parts that are stored as one. notes: for the user.
+
+    Raises:
+        FileError: its chunks are too large, have no voxels or are not where they should be; it holds no image.
+        InputError: it holds complex numbers.
     """
 
     def __init__(self, node: Node) -> None:
-        self._node, self._array = node, _open(node)
+        self._node = node
+        places, self._array = _open(node)
+        self._forms = (places.named, *places.others)
         self._places = tuple(range(self._array.ndim))
         self.shape: tuple[int, ...] = tuple(int(length) for length in self._array.shape)
         self.chunks: tuple[int, ...] = tuple(int(n) for n in self._array.shards or self._array.chunks)
         self.dtype = np.dtype(self._array.dtype).newbyteorder("=")
+        self.notes: tuple[str, ...] = (places.note,) if places.note else ()
+        self._decoded = tuple(int(n) for n in self._array.chunks)  # of a shard, only what is asked for is decoded
+        self._chunk_bytes = math.prod(self._decoded) * self.dtype.itemsize
+        self._cache = ChunkCache() if self._chunk_bytes > SMALL_CHUNK else None
 
-    def without_single(self, shape: tuple[int, ...]) -> ZarrArray:
-        """Return the array with `shape`, which lacks some of its axes of length 1."""
-        fewer = ZarrArray.__new__(ZarrArray)
-        fewer._node, fewer._array, fewer.dtype = self._node, self._array, self.dtype
-        fewer._places = kept_places(self.shape, shape)
-        fewer.shape = shape
-        fewer.chunks = tuple(self.chunks[place] for place in fewer._places)
+    def keep_axes(self, places: tuple[int, ...]) -> ZarrArray:
+        """Return the array with these of its axes, in this order; the others have length 1."""
+        fewer = copy(self)
+        fewer._places = tuple(self._places[place] for place in places)
+        fewer.shape = tuple(self.shape[place] for place in places)
+        fewer.chunks = tuple(self.chunks[place] for place in places)
         return fewer
 
     def written(self) -> Iterator[tuple[slice, ...]]:
@@ -72,13 +97,42 @@ class ZarrArray(LazyArray):
         for place, part in zip(self._places, forward, strict=True):
             whole[place] = part
         try:
-            values = np.asarray(self._array[tuple(whole)])
+            values = np.asarray(self._array[tuple(whole)]) if self._cache is None else self._read_kept(whole)
         except Exception as error:  # the codecs of a damaged chunk raise anything
             raise self._fault(whole, error) from error
         ends = [turn for part, turn in zip(forward, turned, strict=True) if isinstance(part, slice)]
         if any(ends):
             values = values[tuple(slice(None, None, -1 if turn else 1) for turn in ends)]
         return values.astype(self.dtype, copy=False)
+
+    def _read_kept(self, index: list[int | slice]) -> NDArray[Any]:
+        """Return the voxels at `index`, whose steps are above 0, chunk by chunk from those that are kept."""
+        lengths = [int(length) for length in self._array.shape]
+        wanted = [
+            range(part, part + 1) if isinstance(part, int) else range(n)[part]
+            for part, n in zip(index, lengths, strict=True)
+        ]
+        result = np.empty([len(part) for part in wanted], self.dtype)
+        spans = [_span(part, n, size) for part, n, size in zip(index, lengths, self._decoded, strict=True)]
+
+        def copy_chunk(place: tuple[int, ...], values: NDArray[Any]) -> None:
+            parts = [_overlap(part, n * size, size) for part, n, size in zip(wanted, place, self._decoded, strict=True)]
+            result[tuple(into for into, _ in parts)] = values[tuple(out_of for _, out_of in parts)]
+
+        if self._cache is not None:
+            self._cache.read(self, list(product(*spans)), copy_chunk, self._chunk_bytes)
+        return result[tuple(0 if isinstance(part, int) else slice(None) for part in index)]
+
+    def decode(self, place: tuple[int, ...]) -> NDArray[Any]:
+        """Return the chunk at `place`, whatever axes are kept; at the end of an axis, what of it lies in the array."""
+        part = tuple(slice(n * size, (n + 1) * size) for n, size in zip(place, self._decoded, strict=True))
+        return np.asarray(self._array[part]).astype(self.dtype, copy=False)
+
+    def is_stored(self, place: tuple[int, ...]) -> bool:
+        """Return whether the chunk at `place` has a file."""
+        stored = self._array.shards or self._array.chunks
+        numbers = [n * size // whole for n, size, whole in zip(place, self._decoded, stored, strict=True)]
+        return any((self._node.path / form.key(numbers)).is_file() for form in self._forms)
 
     def _fault(self, index: list[int | slice], error: Exception) -> FileError:
         """Return the sentence for a part that cannot be read: the first chunk of it that fails by itself."""
@@ -117,16 +171,48 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _open(node: Node) -> Any:
+def _open(node: Node) -> tuple[ChunkPlaces, Any]:
     check_harmless(node)
+    _check_chunks(node)
     with refusing(node.path, "The metadata of"):
-        array = zarr.open_array(open_store(node), mode="r")
+        places = find_chunks(node, len((node.array or {})["shape"]))
+        array = zarr.open_array(open_store(node, places.others), mode="r")
         dtype = np.dtype(array.dtype)
         if dtype.kind == "c":
             raise InputError(f"'{node.path}' holds complex numbers: save their magnitude.")
         if dtype.kind not in "buif" or not array.shape:
             raise FileError(f"'{node.path}' holds no image ({dtype} values): save it as 8-bit, 16-bit or float grey.")
-    return array
+        inside = math.prod(array.shards) // math.prod(array.chunks) if array.shards else 0
+        needed = max(math.prod(array.chunks) * dtype.itemsize, inside * INDEX_ENTRY)
+        if needed > min(LARGEST_CHUNK, psutil.virtual_memory().total // 4):
+            raise FileError(
+                f"'{node.path}' has chunks of {needed / 2**30:.3g} GiB, too large to be read in parts: store it in "
+                "smaller chunks."
+            )
+    return places, array
+
+
+def _check_chunks(node: Node) -> None:
+    """Refuse chunks without voxels: zarr divides by their lengths.
+
+    Raises:
+        FileError: there are such.
+    """
+    if any(length == 0 for lengths in _chunk_lengths(node.array) for length in lengths):
+        raise FileError(f"'{node.path}' has chunks without voxels: it is damaged, export it again.")
+
+
+def _chunk_lengths(metadata: Any) -> Iterator[list[Any]]:
+    """Yield every shape of chunks in the metadata of an array, those within shards too."""
+    if isinstance(metadata, dict):
+        for key, value in metadata.items():
+            if key in ("chunks", "chunk_shape") and isinstance(value, list):
+                yield value
+            elif key in ("chunk_grid", "configuration", "codecs"):
+                yield from _chunk_lengths(value)
+    elif isinstance(metadata, list):
+        for value in metadata:
+            yield from _chunk_lengths(value)
 
 
 def _forward(part: int | slice, length: int) -> tuple[int | slice, bool]:
@@ -143,3 +229,13 @@ def _span(part: int | slice, length: int, chunk: int) -> range:
     """Return the numbers of the chunks along one axis that `part` touches."""
     places = range(part, part + 1) if isinstance(part, int) else range(length)[part]
     return range(places[0] // chunk, math.ceil((places[-1] + 1) / chunk)) if places else range(0)
+
+
+def _overlap(wanted: range, start: int, length: int) -> tuple[slice, slice]:
+    """Return which of the `wanted` places lie in a chunk that begins at `start`, and where in the chunk that is."""
+    first = max(0, -(-(start - wanted.start) // wanted.step))
+    last = min(len(wanted), -(-(start + length - wanted.start) // wanted.step))
+    if last <= first:  # the step is longer than the chunk
+        return slice(0, 0), slice(0, 0)
+    begin = wanted.start + first * wanted.step - start
+    return slice(first, last), slice(begin, begin + (last - first - 1) * wanted.step + 1, wanted.step)

@@ -9,13 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from napari_skipseg.durable import is_draft
 from napari_skipseg.images.ome_zarr import find_image, find_levels
 from napari_skipseg.images.tiff import refusing
 from napari_skipseg.images.zarr_layout import OURS
 from napari_skipseg.images.zarr_nodes import METADATA, read_node
 
 UNFINISHED = ".partial"
-"""Ending of a chunk's file while it is being written."""
+"""Ending of a chunk's file while zarr itself writes it."""
 
 MOST_FILES = 100_000
 """Files that are looked at; of an array with more, the first ones by name, folder by folder."""
@@ -48,7 +49,7 @@ def _statuses(folder: str | Path) -> Iterator[os.stat_result]:
     for entry in inside:
         if entry.is_dir():
             yield from _statuses(entry.path)
-        elif entry.name not in METADATA and not entry.name.endswith(UNFINISHED):
+        elif entry.name not in METADATA and not entry.name.endswith(UNFINISHED) and not is_draft(entry.name):
             yield entry.stat()
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.ome import check_unit
+from napari_skipseg.images.calibration import check_unit
 from napari_skipseg.images.pyramid import PyramidLevel, plan_levels
 from napari_skipseg.images.stack import Stack
 

@@ -51,7 +51,7 @@ def is_zarr(path: Path) -> bool:
 def store_root(path: Path) -> Path:
     """Return the outermost folder of the store that holds the node `path`."""
     root = path.absolute()
-    while is_node(root.parent):
+    while root.parent != root and is_node(root.parent):  # the root of a drive is its own parent
         root = root.parent
     return root
 

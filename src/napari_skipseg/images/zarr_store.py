@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from zarr.storage import LocalStore, WrapperStore
 
+from napari_skipseg.images.zarr_keys import KeyForm
 from napari_skipseg.images.zarr_nodes import METADATA, Node
 
 if TYPE_CHECKING:
@@ -22,19 +23,22 @@ class WholeChunkStore(WrapperStore[LocalStore]):  # type: ignore[misc]  # zarr i
     Most codecs find that out by themselves. But Blosc takes no length and reads on behind the end of what it is given,
     whatever lies in memory there; and a file of no bytes, as a power cut leaves it, passes for an empty shard.
 
-    blosc: each file is one Blosc block.
+    blosc: each file is one Blosc block. forms: how chunks are named that are not where the metadata have them.
     """
 
-    def __init__(self, store: LocalStore, blosc: bool = False) -> None:
+    def __init__(self, store: LocalStore, blosc: bool = False, forms: tuple[KeyForm, ...] = ()) -> None:
         super().__init__(store)
-        self._blosc = blosc
+        self._blosc, self._forms = blosc, forms
 
     def _with_store(self, store: LocalStore) -> WholeChunkStore:
-        return WholeChunkStore(store, self._blosc)
+        return WholeChunkStore(store, self._blosc, self._forms)
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """Return what is stored under `key`, None where there is nothing."""
         found = await super().get(key, prototype, byte_range)
+        for form in self._forms:
+            if found is None and form.rename(key) != key:
+                found = await super().get(form.rename(key), prototype, byte_range)
         if found is None or key.rpartition("/")[2] in METADATA:
             return found
         if len(found) == 0 or (self._blosc and byte_range is None and len(found) < _blosc_length(found)):
@@ -42,9 +46,9 @@ class WholeChunkStore(WrapperStore[LocalStore]):  # type: ignore[misc]  # zarr i
         return found
 
 
-def open_store(node: Node) -> WholeChunkStore:
-    """Return the files of the array `node`, not opened yet."""
-    return WholeChunkStore(LocalStore(node.path, read_only=True), _is_blosc(node.array or {}))
+def open_store(node: Node, forms: tuple[KeyForm, ...] = ()) -> WholeChunkStore:
+    """Return the files of the array `node`, not opened yet. forms: other names that its chunks have."""
+    return WholeChunkStore(LocalStore(node.path, read_only=True), _is_blosc(node.array or {}), forms)
 
 
 def _blosc_length(block: Buffer) -> int:

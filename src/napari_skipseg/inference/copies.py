@@ -5,38 +5,11 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, combinations
-from typing import NamedTuple
 
-import numpy as np
-
-from napari_skipseg.inference.averaging import iter_average
+from napari_skipseg.inference.averaging import iter_average, iter_on_device
 from napari_skipseg.inference.backends import Backend, Pixels, TileOutput
+from napari_skipseg.inference.backends.views import Symmetry, View, X, Y, Z
 from napari_skipseg.inference.dropout import Place
-
-Y, X, Z = -2, -1, -3
-"""Axes counted from the last, so that they are the same ones in images and in attention maps."""
-
-
-class Symmetry(NamedTuple):
-    """A way to see a tile: mirrored along `mirrored` axes, and then, where `turned`, with Y and X exchanged."""
-
-    mirrored: tuple[int, ...]
-    turned: bool
-
-    def apply(self, values: Pixels) -> Pixels:
-        """Return the copy of `values` (..., *space), contiguous."""
-        return np.ascontiguousarray(self._turn(np.flip(values, self.mirrored)))
-
-    def undo(self, values: Pixels) -> Pixels:
-        """Return a view of what belongs to the copy, as it belongs to the tile itself."""
-        return np.flip(self._turn(values), self.mirrored)
-
-    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the size of the copy of a tile of `shape`."""
-        return (*shape[:-2], shape[X], shape[Y]) if self.turned else shape
-
-    def _turn(self, values: Pixels) -> Pixels:
-        return np.swapaxes(values, Y, X) if self.turned else values
 
 
 def symmetries(average: int, dimensions: int) -> tuple[Symmetry, ...]:
@@ -56,6 +29,9 @@ def iter_copies(
 
     images: (N, C, *space). backends: one for each size that the copies have.
     """
+    averaged = yield from iter_on_device(backends[images.shape[2:]], images, [View(way) for way in ways])
+    if averaged is not None:
+        return averaged
     return (yield from iter_average([partial(_run_copy, backends, way, images) for way in ways]))
 
 

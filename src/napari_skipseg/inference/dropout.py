@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 
 from napari_skipseg.devices import Device
 from napari_skipseg.errors import InputError
-from napari_skipseg.inference.averaging import iter_average
-from napari_skipseg.inference.backends import Pixels, TileOutput, TorchBackend
+from napari_skipseg.inference.averaging import iter_average, iter_on_device
+from napari_skipseg.inference.backends import Backend, FallbackBackend, Pixels, TileOutput, TorchBackend, choose_torch
+from napari_skipseg.inference.backends.views import Draw, View
+from napari_skipseg.inference.memory_share import ALONE, MemoryShare
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.model import Model
 
@@ -44,6 +47,14 @@ def dropout_rate(model: Model, options: SegmentOptions) -> float:
     return trained
 
 
+class SamplingBackend(Backend, Protocol):
+    """A backend with dropout on, whose masks are chosen before each run."""
+
+    def draw(self, seed: int, sample: int, places: Sequence[tuple[int, ...]]) -> None:
+        """Choose the masks of the next run, for one image at each place."""
+        ...
+
+
 class DropoutBackend(TorchBackend):
     """torch with dropout on, at `rate`, and batch norm in evaluation. (An exported network has no dropout any more.)
 
@@ -65,7 +76,7 @@ class DropoutBackend(TorchBackend):
         for layer in layers:
             layer.register_forward_hook(self._drop)
 
-    def draw(self, seed: int, sample: int, places: Sequence[Place]) -> None:
+    def draw(self, seed: int, sample: int, places: Sequence[tuple[int, ...]]) -> None:
         """Choose the masks of the next run, for one image at each place.
 
         An image's are the same ones whenever the arguments are the same on the same device, whatever runs beside it.
@@ -85,6 +96,11 @@ class DropoutBackend(TorchBackend):
             raise ValueError(f"masks were drawn for {len(self._values)} images, not for {len(images)}")
         return super().run(images)
 
+    def _see_view(self, images: Tensor, view: View) -> tuple[Tensor, ...]:
+        if view.draw is not None:
+            self.draw(*view.draw)
+        return super()._see_view(images, view)
+
     def _drop(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Return `output` with part of it set to 0 and the rest scaled up, as the layer does in training."""
         if isinstance(layer, CHANNEL_DROPOUT):
@@ -97,18 +113,45 @@ class DropoutBackend(TorchBackend):
         return output * mask.div_(self._kept)
 
 
+def make_dropout_backend(
+    model: Model,
+    device: Device,
+    shape: tuple[int, ...],
+    rate: float,
+    precision: str | None = None,
+    share: MemoryShare = ALONE,
+) -> FallbackBackend:
+    """Return torch with dropout on for tiles of `shape`; if it fails, f32 on the same device or the CPU takes over.
+
+    precision: None = the best that the device computes in. share: of the computer's memory.
+
+    Raises:
+        InputError: the network has no dropout layers.
+    """
+
+    def make(place: Device, chosen: str | None, model: Model, shape: tuple[int, ...]) -> Backend:
+        return DropoutBackend(model, place, rate, chosen)
+
+    return FallbackBackend(choose_torch(device, make, share, precision), model, shape)
+
+
 def _mix(seed: int, *numbers: int) -> int:
     mixed: int = np.random.SeedSequence(seed, spawn_key=numbers).generate_state(1, np.uint64)[0].item()
     return mixed >> 1  # every generator takes 63 bits
 
 
 def iter_samples(
-    backend: DropoutBackend, samples: int, seed: int, images: Pixels, places: Sequence[Place]
+    backend: SamplingBackend, samples: int, seed: int, images: Pixels, places: Sequence[Place]
 ) -> Generator[None, None, TileOutput]:
     """Yield between samples; return their mean, with their deviation. images: (N, C, *space), each with its place."""
+    numbers = range(1, samples + 1)
+    views = [View(draw=Draw(seed, sample, tuple(places))) for sample in numbers]
+    averaged = yield from iter_on_device(backend, images, views)
+    if averaged is not None:
+        return averaged
 
     def run(sample: int) -> TileOutput:
         backend.draw(seed, sample, places)
         return backend.run(images)
 
-    return (yield from iter_average([partial(run, sample) for sample in range(1, samples + 1)]))
+    return (yield from iter_average([partial(run, sample) for sample in numbers]))

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from napari_skipseg.devices import versions
+from napari_skipseg.durable import refuse_link
 from napari_skipseg.images.formats import ENDINGS, Format
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.write_faults import replacing, telling_faults
+from napari_skipseg.images.write_faults import telling_faults
 from napari_skipseg.inference.recipe import RECIPE_FILE, TIMES_FILE, describe_input, dict_to_json
 from napari_skipseg.inference.recipe_objects import ObjectsRecipe, objects_recipe_to_dict
 from napari_skipseg.inference.run_folder import ENDING
 from napari_skipseg.inference.run_times import RunTimes
-from napari_skipseg.inference.saving import check_replaceable
+from napari_skipseg.inference.saving import check_length, check_replaceable, write_text
 from napari_skipseg.locks import FolderLock
 from napari_skipseg.objects.files import ObjectFiles, ProbabilityFile, iter_write_objects
 from napari_skipseg.objects.found_blocks import holds_blocks
@@ -71,6 +72,8 @@ def iter_objects_to_folder(asked: ObjectsAsked, folder: Path) -> Generator[Progr
     recipe = describe_objects(asked)
     target = ObjectsTarget(folder, asked.name or name_of_objects(source.stack.name), asked.form, recipe)
     sidecars = {name: folder / f"{target.name}_objects_{name}" for name in (RECIPE_FILE, TIMES_FILE)}
+    endings = [file.name[len(target.name) :] for file in (target.file, *sidecars.values())]
+    check_length(folder, target.name, endings)
     check_replaceable([target.file, *sidecars.values()], asked.form)
     check_other_forms(target)
     times.enter("objects")
@@ -80,8 +83,7 @@ def iter_objects_to_folder(asked: ObjectsAsked, folder: Path) -> Generator[Progr
         files = yield from iter_write_objects(source.stack, *found)
     remove_other_forms(target)
     for name, text in ((RECIPE_FILE, dict_to_json(recipe)), (TIMES_FILE, times.to_json(continued))):
-        with replacing(sidecars[name]) as part:
-            part.write_text(text, encoding="utf-8")
+        write_text(sidecars[name], text)
     return files
 
 
@@ -97,6 +99,7 @@ def keeping_blocks(target: ObjectsTarget) -> Iterator[ObjectsTarget]:
         place, f"'{place}' is being written by another run (process {{holder}}): wait for it, or end it first."
     )
     with telling_faults(place):
+        refuse_link(place)
         place.parent.mkdir(parents=True, exist_ok=True)
         lock.take()
     try:

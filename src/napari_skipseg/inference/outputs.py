@@ -8,7 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_skipseg.foreign_text import printable
 from napari_skipseg.images.stack import ArrayLike, LazyArray
+from napari_skipseg.models.description import is_reserved
 from napari_skipseg.progress import Progress
 
 Depth = Literal["uint8", "float32"]
@@ -142,5 +144,6 @@ class Stored(LazyArray):
 
 def file_name(name: str) -> str:
     """Return an image's name without what a file name cannot hold."""
-    kept = "".join("_" if letter in '<>:"/\\|?*' or ord(letter) < 32 else letter for letter in name)
-    return kept.strip(" .") or "image"
+    kept = "".join("_" if letter in '<>:"/\\|?*' or printable(letter) != letter else letter for letter in name)
+    kept = kept.strip(" .") or "image"
+    return f"_{kept}" if is_reserved(kept) else kept

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.file_names import normal
+from napari_skipseg.images.files import place_of
+from napari_skipseg.images.slices import is_pattern, slice_names
+from napari_skipseg.images.zarr_nodes import is_zarr
 from napari_skipseg.inference.saving import plain_name
 
 ENDINGS = (".tif", ".tiff", ".btf", ".png", ".bmp", ".jpg", ".jpeg")
@@ -27,20 +30,22 @@ class Pair(NamedTuple):
 def pair_files(predictions: Path, truths: Path, prefer: str = "_probability") -> list[Pair]:
     """Return the pairs that two files or two folders make, in the order of their names.
 
-    In folders NAME.tif, NAME_probability.tif or NAME_binary.tif belongs to the truth NAME.tif or NAME.png, whichever
-    of its endings each has. Of the last two, which our own runs write together, the one that ends with `prefer` is
-    taken. Attention maps, hidden files and files of other kinds are passed over.
+    A file and a folder with one file per slice are a pair, too. In folders NAME.tif, NAME_probability.tif or
+    NAME_binary.tif belongs to the truth NAME.tif or NAME.png, whichever of its endings each has. Of the last two, which
+    our own runs write together, the one that ends with `prefer` is taken. Attention maps, hidden files and files of
+    other kinds are passed over.
 
     Raises:
         FileError: one of them does not exist, or a folder holds no image.
-        InputError: a file and a folder, a file without its partner, or two that could be it.
+        InputError: a file and a folder that holds no slices, a file without its partner, or two that could be it.
     """
     for path in (predictions, truths):
-        if not path.exists():
+        if not place_of(path).exists() and not is_pattern(path):
             raise FileError(f"'{path}' does not exist: check the name.")
-    if predictions.is_dir() != truths.is_dir():
-        raise InputError(f"'{predictions}' and '{truths}' are a file and a folder: give two files or two folders.")
-    if not predictions.is_dir():
+    folders = [path for path in (predictions, truths) if path.is_dir() and not is_zarr(path)]
+    if len(folders) < 2:
+        if folders:
+            _check_slices(folders[0], predictions, truths)
         return [Pair(truths.name, predictions, truths)]
     found, wanted = _images(predictions), _images(truths)
     pairs = []
@@ -54,6 +59,17 @@ def pair_files(predictions: Path, truths: Path, prefer: str = "_probability") ->
         pairs.append(Pair(truth.name, _the_one(exact + list(dict.fromkeys(first)), name, predictions), truth))
     _check_all_used(found, wanted, truths)
     return pairs
+
+
+def _check_slices(folder: Path, predictions: Path, truths: Path) -> None:
+    """Raise where a folder that is given beside a file does not hold the slices of one stack."""
+    try:
+        slice_names(folder)
+    except SkipsegError as error:
+        raise InputError(
+            f"'{predictions}' and '{truths}' are a file and a folder: give two files or two folders; a folder beside a "
+            f"file must hold its slices. ({error})"
+        ) from error
 
 
 def _images(folder: Path) -> dict[str, list[Path]]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 import numpy as np
 
-from napari_skipseg.inference.averaging import RunningAverage
+from napari_skipseg.inference.averaging import AveragingBackend, RunningAverage
 from napari_skipseg.inference.backends import Backend, Pixels, TileOutput
+from napari_skipseg.inference.backends.device_average import FIRST_AXIS, slice_batches
 from napari_skipseg.inference.dropout import Place
 
 SLICES = 8
-"""Slices of a volume that go through the network together."""
-FIRST_AXIS = 2
-"""Of space, in (N, C, *space)."""
+"""Slices of a volume that go through the network together on a CPU, and the least on a GPU."""
 
 
 def plane_shapes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
@@ -21,21 +20,26 @@ def plane_shapes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     return tuple(shape[:axis] + shape[axis + 1 :] for axis in range(len(shape)))
 
 
-def count_batches(shape: tuple[int, ...]) -> int:
+def count_batches(shape: tuple[int, ...], at_once: int = SLICES) -> int:
     """Return how often a network runs until it has seen all slices of a volume of `shape`, whatever its directions."""
-    return sum(1 for _ in _batches(shape))
+    return sum(1 for _ in slice_batches(shape, at_once))
 
 
 def iter_planes(
-    backends: Mapping[tuple[int, ...], Backend], images: Pixels, places: Sequence[Place]
+    backends: Mapping[tuple[int, ...], Backend], images: Pixels, places: Sequence[Place], at_once: int = SLICES
 ) -> Generator[None, None, TileOutput]:
     """Yield between batches of slices; return the mean over the three directions, with the deviation over them.
 
-    images: volumes (N, C, Z, Y, X). backends: a 2D one for each of `plane_shapes`. Attention maps are left out: those
-    of different directions have different grids.
+    images: volumes (N, C, Z, Y, X). backends: a 2D one for each of `plane_shapes`. at_once: slices of a volume that go
+    through the network together. Attention maps are left out: those of different directions have different grids.
     """
     space = images.shape[FIRST_AXIS:]
-    for number, (axis, part) in enumerate(_batches(space)):
+    first = backends[plane_shapes(space)[0]]
+    if isinstance(first, AveragingBackend) and first.averages:
+        averaged = yield from first.iter_planes(images, at_once)
+        if averaged is not None:
+            return averaged
+    for number, (axis, part) in enumerate(slice_batches(space, at_once)):
         if number:
             yield
         probability = _run_slices(backends, images[part], axis)
@@ -50,11 +54,4 @@ def _run_slices(backends: Mapping[tuple[int, ...], Backend], images: Pixels, axi
     slices = np.moveaxis(images, axis, 1)  # (N, slices, C, *plane)
     batch = np.ascontiguousarray(slices.reshape(-1, *slices.shape[2:]))
     probability = backends[batch.shape[FIRST_AXIS:]].run(batch).probability
-    return np.ascontiguousarray(np.moveaxis(probability.reshape(*slices.shape[:2], *probability.shape[1:]), 1, axis))
-
-
-def _batches(shape: tuple[int, ...]) -> Iterator[tuple[int, tuple[slice, ...]]]:
-    """Yield the axis of (N, C, Z, Y, X) that slices lie across, and the part of the images that a batch of them is."""
-    for axis, length in enumerate(shape, start=FIRST_AXIS):
-        for first in range(0, length, SLICES):
-            yield axis, (*(slice(None),) * axis, slice(first, first + SLICES))
+    return np.moveaxis(probability.reshape(*slices.shape[:2], *probability.shape[1:]), 1, axis)

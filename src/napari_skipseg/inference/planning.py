@@ -1,10 +1,9 @@
-"""A plan from one measured tile: how long a run will take, and how much memory and disk."""
+"""A plan from one tile on trial: how long a run will take, and how much memory and disk."""
 
 from __future__ import annotations
 
 import math
 import shutil
-import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -23,13 +22,12 @@ from napari_skipseg.inference.pipeline import AHEAD, BEHIND
 from napari_skipseg.inference.predict import Run, iter_prepare
 from napari_skipseg.inference.run_plan import RunPlan
 from napari_skipseg.inference.stores import stored_dtype
+from napari_skipseg.inference.trial import iter_trial
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import Progress
 
 PYRAMID = 4 / 3
 """How much larger a result is with its coarser levels, at the most."""
-MEASURED_PASSES = 3
-"""Passes over the trial tile that are timed, where a tile takes more."""
 FLOAT = 4
 
 
@@ -44,19 +42,18 @@ def iter_plan(
     greys: GreyStatistics | None = None,
     probes: Pixels | None = None,
 ) -> Generator[Progress, Focus | None, RunPlan]:
-    """Yield while one tile of noise goes through the network; return what the whole stack would take.
+    """Yield while one tile is read, one goes through the network and one is written; return what the stack would take.
 
-    depth: None stands for the viewer's results, float32 files in `folder`. greys: as in `iter_predict`; where they are
-    given no voxel of the stack is read. probes: as in `iter_prepare`.
+    Nothing stays in `folder`. depth: None stands for the viewer's results, float32 files in `folder`. greys: as in
+    `iter_predict`. probes: as in `iter_prepare`.
 
     Raises:
         SkipsegError: the stack does not fit the model, or no such device.
     """
     run = yield from iter_prepare(stack, model, options, backend_maker, greys, None, depth is not None, probes=probes)
-    yield Progress(0, 1, "measuring one tile")
-    seconds = yield from _measure(run)
+    trial = yield from iter_trial(run, folder, depth, form)
+    seconds = trial.seconds(len(run.grid), run.batch)
     device = choose_device(options.device)
-    batches = -(-len(run.grid) // run.batch)
     on_gpu = run.tile_bytes if device.name != "cpu" else 0
     return RunPlan(
         _title(run),
@@ -64,8 +61,8 @@ def iter_plan(
         run.batch,
         len(run.grid),
         run.passes.per_tile,
-        seconds / run.batch,
-        seconds * batches,
+        seconds / len(run.grid),
+        seconds,
         _memory(run, on_gpu),
         free_memory("cpu"),
         on_gpu,
@@ -74,26 +71,8 @@ def iter_plan(
         shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free,
         run.findings,
         run.seems_inverted,
+        trial.slowest(len(run.grid), run.batch),
     )
-
-
-def _measure(run: Run) -> Generator[Progress, Focus | None, float]:
-    """Return the seconds that a batch takes; the first pass warms up."""
-    shape = (run.batch, run.model.description.spec.in_channels, *run.grid.tiles.size)
-    images = np.random.default_rng(0).standard_normal(shape, np.float32)
-    places = [(0, number) for number in range(run.batch)]
-    _pass(run.passes.run(images, places), 1)
-    yield Progress(0, 1, "measuring one tile")
-    count = min(MEASURED_PASSES, run.passes.per_tile)
-    start = time.perf_counter()
-    _pass(run.passes.run(images, places), count)
-    return (time.perf_counter() - start) / count * run.passes.per_tile
-
-
-def _pass(work: Generator[None, None, object], count: int) -> None:
-    for _ in range(count):
-        if next(work, StopIteration) is StopIteration:
-            return
 
 
 def _title(run: Run) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.devices import Device, choose_device, versions
+from napari_skipseg.devices import Device, best_precision, choose_device, versions
 from napari_skipseg.errors import InputError
+from napari_skipseg.gpus import driving_versions
 from napari_skipseg.images.normalize import GreyStatistics, Normalization, normalization_from
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
@@ -123,36 +124,33 @@ def iter_prepare(
     if options.samples:
         dropout_rate(model, options)  # it says what is wrong before anything is read
     lengths = seen_lengths(stack, model.description, seen, options.rescale)
-    focus = None
-    asks = probes is not None or (greys is None and not preview and (pinned is None or "normalization" not in pinned))
-    if greys is None and pinned is not None and "normalization" in pinned:
-        greys = GreyStatistics(normalization_from(pinned["normalization"]))
-        findings = tuple(pinned.get("findings", ()))
-    else:
-        work = iter_measure_for(stack, model.description, options)
-        while greys is None:
-            try:
-                focus = (yield next(work)) or focus
-            except StopIteration as stop:
-                greys = stop.value
-        findings = tuple(dict.fromkeys((*stack.notes, *greys.findings)))
+    is_known = greys is not None or (pinned is not None and "normalization" in pinned)
+    greys, focus = yield from _iter_greys(stack, model, options, greys, pinned)
+    asks = probes is not None or not (is_known or preview)
     device = choose_device(options.device if pinned is None else pinned["device"])
     focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
     choice = _choice(model, device, options, pinned)
     grid = _grid(stack, model, seen, lengths, choice, preview)
-    passes = choose_passes(model, device, grid.tiles.size, options, backend_maker)
+    passes = choose_passes(
+        model,
+        device,
+        grid.tiles.size,
+        options,
+        backend_maker,
+        batch=choice.batch,
+        precision=_pinned_precision(device, pinned),
+    )
     verdict: Verdict = ""
     if asks and not greys.is_unlike:
         focus = (yield Progress(0, 1, "looking at some patches")) or focus
-        own = passes.backend if not options.samples else None
-        ready = None if own is None else (grid, own)
-        prober = Prober(stack, model, options, device, backend_maker, dict(zip(seen, lengths, strict=True)))
-        verdict = prober.judge(greys.normalization, ready, probes)
+        prober = Prober(stack, model, device, backend_maker, dict(zip(seen, lengths, strict=True)))
+        verdict = prober.judge(greys.normalization, None if options.samples else (grid, passes.backend), probes)
     said = describe_verdict(verdict, model.description, options.invert)
-    findings = (*findings, said) if said else findings
+    findings = (*greys.findings, said) if said else greys.findings
     if findings:
         focus = (yield Found(0, 1, "looking at the image", findings, verdict == "inverted")) or focus
     results = results_of(grid, model, options, with_binary)
+    batch = 1 if options.planes == "xyz" else choice.batch  # a block in three planes goes alone, its slices together
     settled = Run(
         stack,
         model,
@@ -162,7 +160,7 @@ def iter_prepare(
         findings,
         verdict == "inverted",
         passes,
-        choice.batch,
+        batch,
         choice.bytes,
         results,
         {},
@@ -170,6 +168,27 @@ def iter_prepare(
     )
     settled.recipe.update(_recipe(settled, device, choice))
     return settled
+
+
+def _iter_greys(
+    stack: Stack,
+    model: Model,
+    options: SegmentOptions,
+    greys: GreyStatistics | None,
+    pinned: Mapping[str, Any] | None,
+) -> Generator[Progress, Focus | None, tuple[GreyStatistics, Focus | None]]:
+    """Yield while grey values are measured, unless they are known; return them, and what to look at first."""
+    if greys is None and pinned is not None and "normalization" in pinned:
+        findings = tuple(pinned.get("findings", ()))
+        return GreyStatistics(normalization_from(pinned["normalization"]), findings), None
+    focus = None
+    work = iter_measure_for(stack, model.description, options)
+    while greys is None:
+        try:
+            focus = (yield next(work)) or focus
+        except StopIteration as stop:
+            greys = stop.value
+    return replace(greys, findings=tuple(dict.fromkeys((*stack.notes, *greys.findings)))), focus
 
 
 def iter_fill(
@@ -281,6 +300,12 @@ def best_choice(model: Model, device: Device, options: SegmentOptions, share: Me
     return choose_tile(model, device, precision, options.tile, options.planes, share)
 
 
+def _pinned_precision(device: Device, pinned: Mapping[str, Any] | None) -> str | None:
+    """Return the precision that a run of samples was begun with if it can be had here, else None."""
+    wanted = None if pinned is None else pinned.get("precision")
+    return wanted if wanted in ("f32", best_precision(device.name).name) else None
+
+
 def _grid(stack: Stack, model: Model, seen: str, lengths: tuple[int, ...], choice: TileChoice, preview: bool) -> Grid:
     shape = tuple(stack.length(axis) for axis in seen)
     margin, stride = model.description.margin, model.network.stride
@@ -322,7 +347,7 @@ def _recipe(run: Run, device: Device, choice: TileChoice) -> dict[str, Any]:
         backend.precision,
         device.name,
         (),
-        versions(),
+        versions() | driving_versions(device.name),
         run.findings,
     )
     return recipe_to_dict(recipe)

@@ -12,7 +12,6 @@ from napari_skipseg.inference.backends import Backend, Pixels
 from napari_skipseg.inference.certainty import Verdict, judge_probes
 from napari_skipseg.inference.grid import Grid
 from napari_skipseg.inference.guards import probe_grid, read_probes
-from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.passes import BackendMaker
 from napari_skipseg.models.model import Model
 
@@ -23,7 +22,6 @@ class Prober:
 
     stack: Stack
     model: Model
-    options: SegmentOptions
     device: Device
     backend_maker: BackendMaker
     lengths: Mapping[str, int]

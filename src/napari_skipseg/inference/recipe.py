@@ -111,10 +111,11 @@ class Recipe:
     """All that decides the bytes of a run's results.
 
     classes: of the model, in its order. normalization: of the grey values, measured on a sample drawn with `seed`.
-    tile: what the network saw at once, in voxels. side, batch: the longest side and the number of tiles that it was
-    planned with. backend, precision, device: what computed. notes: what failed on the way and what took over. versions:
-    of what results depend on. findings: what was found about the image, one sentence each: what its reader decided,
-    what the grey-value statistics left out, which slices look wrong.
+    tile: what the network saw at once, in voxels. side, batch: the longest side and the number of tiles at once that
+    it was planned with; of a block that is seen in three planes, eights of slices at once. backend, precision, device:
+    what computed. notes: what failed on the way and what took over. versions: of what results depend on, with the GPU
+    and what drives it. findings: what was found about the image, one sentence each: what its reader decided, what the
+    grey-value statistics left out, which slices look wrong.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT

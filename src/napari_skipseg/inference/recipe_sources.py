@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 from napari_skipseg.errors import FileError, InputError, ModelError, SkipsegError
-from napari_skipseg.images.files import place_of, read_recipe, read_stack
+from napari_skipseg.images.files import is_there, read_recipe, read_stack
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr_nodes import METADATA
@@ -152,17 +153,24 @@ def find_places(told: RecipeInput, near: Path) -> list[Path]:
     """Return where a file lies that is called like the one a recipe tells of: there, `near` the recipe or above it."""
     name = Path(told.file).name
     places = (Path(told.file), near / name, near.parent / name) if name else ()
-    return [place for place in places if place_of(place).exists()]
+    return [place for place in places if is_there(place)]
 
 
 def _read_as(place: Path, told: RecipeInput) -> Stack | None:
     """Return the image at `place` as it was taken, None where it is another one."""
-    stack = read_stack(place)
-    if stack.axes != told.axes:
+    for axes in _possible_axes(told.axes):
         try:
-            stack = read_stack(place, axes=told.axes)
-        except InputError:
-            return None
-    if stack.shape != told.shape or identify(stack) != told.sha256:
-        return None
-    return replace(stack, voxel_size=told.voxel_size, unit=told.unit, origin=told.origin, name=told.name)
+            stack = read_stack(place, axes=axes)
+        except InputError:  # the file has other axes, or names none
+            continue
+        if (stack.axes, stack.shape) == (told.axes, told.shape) and identify(stack) == told.sha256:
+            return replace(stack, voxel_size=told.voxel_size, unit=told.unit, origin=told.origin, name=told.name)
+    return None
+
+
+def _possible_axes(axes: str) -> Iterator[str | None]:
+    """Yield what a user may have said of the axes of a file that was taken with `axes`: nothing, these, or another
+    order of them, which was turned."""
+    yield None
+    yield axes
+    yield from ("".join(order) for order in permutations(axes) if "".join(order) != axes)

@@ -10,6 +10,7 @@ from typing import Any
 
 from napari_skipseg.devices import Device, best_precision, choose_device, has_openvino, versions
 from napari_skipseg.errors import DeviceError, FileError, InputError
+from napari_skipseg.gpus import driving_versions
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
@@ -123,7 +124,7 @@ def pin(recipe: Recipe, is_same: bool) -> tuple[dict[str, Any], list[str]]:
     is_same: whether the image is the recipe's, so that its grey values are known.
     """
     pinned: dict[str, Any] = dict(chosen_of(recipe))
-    warnings = list(_differences(recipe))
+    warnings = []
     if is_same:
         pinned["normalization"] = asdict(recipe.normalization)
         pinned["findings"] = recipe.findings
@@ -141,7 +142,7 @@ def pin(recipe: Recipe, is_same: bool) -> tuple[dict[str, Any], list[str]]:
             "may differ."
         )
         pinned = {name: value for name, value in pinned.items() if name not in ("backend", "precision")}
-    return pinned, warnings
+    return pinned, [*_differences(recipe, device), *warnings]
 
 
 def _can_compute(recipe: Recipe, device: Device) -> bool:
@@ -151,7 +152,7 @@ def _can_compute(recipe: Recipe, device: Device) -> bool:
     return recipe.backend == TorchBackend.name and recipe.precision in ("f32", best_precision(device.name).name)
 
 
-def _differences(recipe: Recipe) -> Iterator[str]:
-    yield from version_warning(recipe.versions, versions())
+def _differences(recipe: Recipe, device: Device) -> Iterator[str]:
+    yield from version_warning(recipe.versions, versions() | driving_versions(device.name))
     if recipe.notes:
         yield f"In the run of the recipe something failed midway, so that the bytes may differ: {recipe.notes[-1]}"

@@ -4,35 +4,44 @@ It lies beside the results as `<name>.unfinished` and goes when they are whole:
 
     run.json    what the run is of (its key), what was settled when it began (its recipe), what changed of that since,
                 and, when all is written, the files that are being moved to their place
-    done        the numbers of the units whose results are written, 8 bytes each, in the order of their ends
+    done        the numbers of the units whose results are written and on disk (`run_journal`)
     lock        held by the process that is at work on it, whose number it says
     *.ome.zarr  the results so far, each a store that any viewer opens
+
+Others may be able to write to the folder, too: only results of the run's own name are moved out of it, and no link in
+it is followed.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-
+from napari_skipseg.durable import (
+    is_draft,
+    refuse_link,
+    remove_old_drafts,
+    replace,
+    sync_folder,
+    write_durably,
+    write_whole,
+)
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.write_faults import telling_faults
+from napari_skipseg.inference.run_journal import JOURNAL, UnitJournal, append, noted, units_to_bytes
 from napari_skipseg.locks import FolderLock
 
 ENDING = ".unfinished"
-_FACTS, _JOURNAL, _REPLACED = "run.json", "done", "replaced-"
+_FACTS, _REPLACED = "run.json", "replaced-"
 _RESULT = r"(probability|binary|uncertainty|attention_\d+)\.(tif|ome\.zarr)"
-_OURS = re.compile(rf"_({_RESULT}|(recipe|times)\.json)(\.part|-\w+)?")
+_OURS = re.compile(rf"_({_RESULT}|(recipe|times)\.json)")
 """How the names of what is ours go on behind the run's own."""
-_NUMBER = np.dtype("<u8")
 
 
 class RunFolder:
@@ -56,10 +65,13 @@ class RunFolder:
         self._lasting = lasting
         self._name = name
         self._moving: list[str] | None = None
+        self._journal = UnitJournal(self.path)
         self._made = [place for place in (folder, *folder.parents) if not place.exists()]
         nearest = next(place for place in (folder, *folder.parents) if place.exists())
         if not nearest.is_dir():
             raise FileError(f"'{nearest}' is a file: choose another folder.")
+        with telling_faults(self.path):
+            refuse_link(self.path)
         self._lock = FolderLock(
             self.path,
             f"'{self.path}' is being written by another run (process {{holder}}): wait for it, or end it first.",
@@ -76,7 +88,8 @@ class RunFolder:
 
     def _begin(self) -> None:
         facts = _read_facts(self.path)
-        if facts is None or not facts["lasting"]:
+        remove_old_drafts(self.path, again=True)
+        if facts is None or not facts["lasting"] or not all(map(self._is_ours, facts["moving"] or ())):
             self._empty()
         elif facts["key"] != self._key:
             differs = [name for name in {**self._key, **facts["key"]} if facts["key"].get(name) != self._key.get(name)]
@@ -105,8 +118,7 @@ class RunFolder:
         self.changes = json.loads(json.dumps(changes))
         self._write_facts()
 
-    def _write_facts(self) -> None:
-        part = self.path / f"{_FACTS}.part"
+    def _facts(self) -> bytes:
         facts = {
             "key": self._key,
             "recipe": self.recipe,
@@ -114,9 +126,12 @@ class RunFolder:
             "moving": self._moving,
             "lasting": self._lasting,
         }
+        return json.dumps(facts, indent=1).encode()
+
+    def _write_facts(self) -> None:
         with telling_faults(self.path / _FACTS):
-            part.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-            part.replace(self.path / _FACTS)
+            write_whole(self.path / _FACTS, self._facts(), synced=True)
+        self._journal.add_files([self.path / _FACTS])  # and its folder, before the first unit is noted
 
     @property
     def is_whole(self) -> bool:
@@ -128,11 +143,14 @@ class RunFolder:
     def finish(self, files: list[Path]) -> None:
         """Write down that these `files`, in this folder, are the whole results: from now on only moving them is left.
 
+        They are on disk before; folders among them must be already.
+
         Raises:
             FileError: nothing can be written.
         """
         self._moving = [file.name for file in files]
-        self._write_facts()
+        with telling_faults(self.path / _FACTS):
+            write_durably(self.path / _FACTS, self._facts(), after=[file for file in files if file.is_file()])
 
     def waiting(self) -> list[Path]:
         """Return the results that are whole and not yet in their place."""
@@ -144,31 +162,51 @@ class RunFolder:
         Raises:
             FileError: one cannot be moved.
         """
-        for file in self.waiting():
-            target, replaced = self.path.parent / file.name, self.path / f"{_REPLACED}{file.name}"
+        for number, file in enumerate(self.waiting()):
+            target, replaced = self.path.parent / file.name, self.path / f"{_REPLACED}{number}"
             with telling_faults(target):
                 if file.is_dir() and (target.exists() or target.is_symlink()):
                     _remove(replaced)
-                    target.replace(replaced)  # a kill leaves the old store or the new one, and never half of one
-                file.replace(target)
+                    replace(target, replaced)  # a kill leaves the old store or the new one, and never half of one
+                replace(file, target)
+        with telling_faults(self.path.parent):
+            sync_folder(self.path.parent)
         return [self.path.parent / name for name in self._moving or ()]
 
     def done(self) -> list[int]:
-        """Return the numbers of the units that are done."""
-        try:
-            content = (self.path / _JOURNAL).read_bytes()
-        except OSError:
-            return []
-        whole = len(content) // _NUMBER.itemsize * _NUMBER.itemsize  # a kill may cut the last one short
-        return sorted(set(np.frombuffer(content[:whole], _NUMBER).tolist()))
-
-    def note(self, number: int) -> None:
-        """Write down that a unit is done.
+        """Return the numbers of the units that are done, in the order in which they were noted.
 
         Raises:
             FileError: nothing can be written.
         """
-        note_units(self.path, [number])
+        self._journal.flush()
+        return noted(self.path)
+
+    def note(self, number: int, files: Iterable[Path] = ()) -> None:
+        """Have a unit noted as done, within seconds, once its `files` are on disk.
+
+        Raises:
+            FileError: nothing could be written.
+        """
+        self._journal.note(number, files)
+
+    def flush(self) -> None:
+        """Return when all units that are done are noted.
+
+        Raises:
+            FileError: nothing can be written.
+        """
+        self._journal.flush()
+
+    def forget(self, numbers: Collection[int]) -> None:
+        """Have units done anew, as their results are damaged.
+
+        Raises:
+            FileError: nothing can be written.
+        """
+        left = [number for number in self.done() if number not in numbers]
+        with telling_faults(self.path / JOURNAL):
+            write_durably(self.path / JOURNAL, units_to_bytes(left))
 
     def discard(self) -> None:
         """Keep nothing of the run: it is of no use."""
@@ -176,18 +214,18 @@ class RunFolder:
 
     def _empty(self) -> None:
         """Remove all that is ours, first what says that there is a run."""
-        for name in (_FACTS, f"{_FACTS}.part", _JOURNAL):
+        for name in (_FACTS, JOURNAL):
             (self.path / name).unlink(missing_ok=True)
         for place in self.path.iterdir():
-            if place.name.startswith(_REPLACED) or self._is_ours(place.name):
+            if place.name.startswith(_REPLACED) or is_draft(place.name) or self._is_ours(place.name):
                 _remove(place)
 
     def _is_ours(self, name: str) -> bool:
-        begun = (self._name, f".{self._name}")
-        return any(name.startswith(each) and _OURS.fullmatch(name, len(each)) for each in begun)
+        return name.startswith(self._name) and _OURS.fullmatch(name, len(self._name)) is not None
 
     def _leave(self) -> None:
         """Let go of the folder, and remove it and those made for it where they are empty."""
+        self._journal.close()
         self._lock.release()
         for place in (self.path, *self._made):
             with contextlib.suppress(OSError):
@@ -199,10 +237,18 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or not self._lasting or not self.done():
-            with contextlib.suppress(OSError):
-                self._empty()
-        self._leave()
+        try:
+            if kind is None or not self._lasting or not self._has_done():
+                self._journal.close()
+                with contextlib.suppress(OSError):
+                    self._empty()
+        finally:
+            self._leave()
+
+    def _has_done(self) -> bool:
+        with contextlib.suppress(FileError):  # a full disk: what was noted before counts
+            self._journal.flush()
+        return bool(noted(self.path))
 
 
 def recipe_of(path: Path) -> dict[str, Any]:
@@ -218,28 +264,27 @@ def recipe_of(path: Path) -> dict[str, Any]:
 
 
 def note_units(path: Path, numbers: Iterable[int]) -> None:
-    """Write down in the folder `path` of a run that these units are done; one process at a time may.
+    """Write down in the folder `path` of a run that these units are done, and on disk; one process at a time may.
 
     Raises:
         FileError: nothing can be written.
     """
-    journal = path / _JOURNAL
-    with telling_faults(journal), journal.open("r+b" if journal.exists() else "wb") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(end // _NUMBER.itemsize * _NUMBER.itemsize)
-        file.write(np.array(list(numbers), _NUMBER).tobytes())
+    with telling_faults(path / JOURNAL):
+        append(path, numbers)
 
 
 def _read_facts(path: Path) -> dict[str, Any] | None:
     """Return what was begun in the folder `path`, None where nothing was that can be gone on with."""
     try:
         facts = json.loads((path / _FACTS).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     kinds = {"key": dict, "recipe": dict, "changes": dict, "moving": list | None, "lasting": bool}
     if not isinstance(facts, dict) or facts.keys() != kinds.keys():
         return None
-    return facts if all(isinstance(facts[name], kind) for name, kind in kinds.items()) else None
+    if not all(isinstance(facts[name], kind) for name, kind in kinds.items()):
+        return None
+    return facts if all(isinstance(name, str) for name in facts["moving"] or ()) else None
 
 
 def _remove(place: Path) -> None:

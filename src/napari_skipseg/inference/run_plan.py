@@ -13,12 +13,12 @@ LITTLE = 0.9
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run takes. seconds: of the whole, by the pace of one measured tile. Sizes are in bytes.
+    """What a run takes. seconds: of the whole, by what a tile took to be read, computed and written. Sizes in bytes.
 
     device: what computes, in which precision, and why. tile: its size in voxels. memory: of the whole process at its
     peak, and what of it is on a GPU (0 where the CPU computes). disk: results at the most, before compression, with
     what is needed beside them while they are written. findings: what was found about the image, as in a recipe;
-    seems_inverted: as in `progress.Found`.
+    seems_inverted: as in `progress.Found`. slowest: what sets the pace, "network", "reading" or "writing".
     """
 
     device: str
@@ -36,6 +36,7 @@ class RunPlan:
     disk_free: int
     findings: tuple[str, ...] = ()
     seems_inverted: bool = False
+    slowest: str = "network"
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -67,9 +68,10 @@ class RunPlan:
         """Return the plan by lines: a name and what is said of it."""
         sides = " × ".join(map(str, self.tile))
         each = f" in {self.passes} passes each" if self.passes > 1 else ""
+        pace = "measured" if self.slowest == "network" else f"measured; {self.slowest} is the slowest part"
         lines = {
             "device": self.device,
-            "tiles": f"{self.tiles:,} of {sides} voxels{each}, {self.seconds_per_tile:.2g} s a tile (measured)",
+            "tiles": f"{self.tiles:,} of {sides} voxels{each}, {self.seconds_per_tile:.2g} s a tile ({pace})",
             "time": f"about {in_words(self.seconds)}",
             "memory": f"{in_bytes(self.memory)} of {in_bytes(self.memory_free)} free",
             "disk": f"at most {in_bytes(self.disk)} of {in_bytes(self.disk_free)} free",

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from napari_skipseg.durable import draft_folder, replace, sync_folder
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images.files import read_recipe, write_ome_tiff
 from napari_skipseg.images.formats import Format
 from napari_skipseg.images.stack import ArrayLike
-from napari_skipseg.images.write_faults import telling_faults
+from napari_skipseg.images.write_faults import replacing, telling_faults
 from napari_skipseg.images.zarr_layout import OURS
 from napari_skipseg.images.zarr_nodes import is_node, read_node
 from napari_skipseg.inference.outputs import USUAL_DEPTH, AttentionMap, Binary, Depth, Prediction, Stored
 from napari_skipseg.inference.recipe import RECIPE_FILE, dict_to_json
+
+LONGEST_NAME = 255
+"""Letters of a file's name on Windows, and bytes on most other systems."""
 
 
 @dataclass(frozen=True)
@@ -64,23 +67,23 @@ def save_prediction(
             write_tiff(files[-1], saved)
         sidecar = draft / f"{name}_{RECIPE_FILE}"
         write_text(sidecar, dict_to_json(recipe))
-        try:
-            moved = [file.replace(folder / file.name) for file in files]
-            sidecar.replace(folder / sidecar.name)
-            return moved
-        except OSError as error:
-            raise FileError(f"The results cannot be moved to '{folder}': {error.strerror}.") from error
+        with telling_faults(folder):
+            for file in [*files, sidecar]:
+                with telling_faults(folder / file.name):
+                    replace(file, folder / file.name)
+            sync_folder(folder)
+        return [folder / file.name for file in files]
 
 
-def write_tiff(path: Path, saved: SavedArray) -> None:
-    """Write one result as OME-TIFF.
+def write_tiff(path: Path, saved: SavedArray, synced: bool = True) -> None:
+    """Write one result as OME-TIFF. synced: it is on disk when this returns.
 
     Raises:
         FileError: it cannot be written.
     """
     write_ome_tiff(
         path, saved.data, saved.axes, saved.voxel_size, saved.unit, saved.origin,
-        channel_names=saved.class_names, description=saved.recipe,
+        channel_names=saved.class_names, description=saved.recipe, synced=synced,
     )  # fmt: skip
 
 
@@ -90,8 +93,27 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         FileError: it cannot be written.
     """
-    with telling_faults(path):
-        path.write_text(text, encoding="utf-8")
+    with replacing(path) as handle:
+        handle.write(text.encode())
+
+
+def check_length(folder: Path, name: str, endings: Iterable[str]) -> None:
+    """Raise if files called `name` and one of the `endings` cannot lie in `folder`, whose names are shorter.
+
+    Raises:
+        FileError: they cannot; it says by how many letters the name is too long.
+    """
+    longest = max(endings, key=len)
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    limit = os.pathconf(nearest, "PC_NAME_MAX") if hasattr(os, "pathconf") else LONGEST_NAME
+    shorter = name
+    while shorter and len(os.fsencode(shorter + longest)) > limit:
+        shorter = shorter[:-1]
+    if (letters := len(name) - len(shorter)) > 0:
+        raise FileError(
+            f"The name of '{name[:40]}…' is too long by {letters} letter{'s' * (letters > 1)}: results have it too "
+            f"and end with {longest}, and a name here has at most {limit} bytes. Give the image a shorter name."
+        )
 
 
 def check_replaceable(targets: Iterable[Path], form: Format) -> None:
@@ -134,16 +156,14 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
     """
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=".skipseg-", dir=folder))
-        except OSError as error:
-            reason = error.strerror or error
-            raise FileError(f"Nothing can be written to '{folder}' ({reason}): choose another folder.") from error
-        try:
+        with contextlib.ExitStack() as leaving:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                scratch = leaving.enter_context(draft_folder(folder))
+            except OSError as error:
+                reason = error.strerror or error
+                raise FileError(f"Nothing can be written to '{folder}' ({reason}): choose another folder.") from error
             yield scratch
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
     finally:
         for place in made:
             if place.is_dir() and not any(place.iterdir()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.ome import METRES
+from napari_skipseg.images.calibration import METRES
 from napari_skipseg.images.resample import SAME, network_lengths
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_skipseg.durable import write_durably
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.write_faults import telling_faults
@@ -101,12 +102,44 @@ class ZarrStore:
         self.writers[piece.name].write(region, values.transpose(order))
 
     def holds(self, grid: Grid, unit: Unit) -> bool:
-        """Return whether all that a unit gives is there."""
-        return all(self._holds(result, grid.region(unit, max(result.stride))) for result in self._results.values())
+        """Return whether all that a unit gives is there, and no chunk of it is empty."""
+        return all(self.writers[name].is_written(region) for name, region in self._regions(grid, unit))
 
-    def _holds(self, result: ResultArray, region: Region) -> bool:
-        whole = (slice(0, result.shape[0]), *region) if "C" in result.axes else region
-        return self.writers[result.name].is_written(tuple(whole[axis] for axis in stored_order(result.axes)))
+    def is_sound(self, grid: Grid, unit: Unit) -> bool:
+        """Return whether all that a unit gives is there and can be decoded."""
+        return all(self.writers[name].is_sound(region) for name, region in self._regions(grid, unit))
+
+    def files(self, grid: Grid, unit: Unit) -> list[Path]:
+        """Return the files of all chunks that a unit gives."""
+        return [file for name, region in self._regions(grid, unit) for file in self.writers[name].files(region)]
+
+    def _regions(self, grid: Grid, unit: Unit) -> Iterator[tuple[str, Region]]:
+        """Yield the region that a unit fills of each store, first of the probability, which is written last."""
+        for name, result in reversed(self._results.items()):
+            region = grid.region(unit, max(result.stride))
+            whole = (slice(0, result.shape[0]), *region) if "C" in result.axes else region
+            yield name, tuple(whole[axis] for axis in stored_order(result.axes))
+
+    def take_unsynced(self) -> list[Path]:
+        """Return the files that were written and that nobody took yet; they may not be on disk."""
+        return [file for writer in self.writers.values() for file in writer.take_unsynced()]
+
+    def sync(self) -> None:
+        """Bring to disk what was written and what nobody took.
+
+        Raises:
+            FileError: the disk is at fault.
+        """
+        for writer in self.writers.values():
+            writer.sync()
+
+    def remove_damaged(self) -> int:
+        """Return how many chunks could not be decoded; they are removed, to be written again.
+
+        Raises:
+            FileError: one cannot be removed.
+        """
+        return sum(writer.remove_damaged() for writer in self.writers.values())
 
     def plane_view(self, name: str) -> PlaneView:
         """Return the finest level of a result, its axes in the order of the result's own.
@@ -128,9 +161,7 @@ def tell_changes(path: Path, changes: Mapping[str, Any]) -> None:
     with telling_faults(file):
         node = json.loads(file.read_bytes())
         node["attributes"][OURS]["recipe"].update(changes)
-        part = file.with_name(f"{file.name}.part")
-        part.write_text(json.dumps(node, indent=2), encoding="utf-8")
-        part.replace(file)
+        write_durably(file, json.dumps(node, indent=2).encode())
 
 
 def stored_order(axes: str) -> tuple[int, ...]:

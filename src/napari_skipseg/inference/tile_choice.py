@@ -8,6 +8,7 @@ from napari_skipseg.devices import Device
 from napari_skipseg.inference.memory import FACTORS, FLOAT, NetworkMemory, measure_memory
 from napari_skipseg.inference.memory_share import ALONE, MemoryShare
 from napari_skipseg.inference.options import Planes
+from napari_skipseg.inference.pipeline import AHEAD, BEHIND
 from napari_skipseg.inference.planes import SLICES
 from napari_skipseg.inference.recipe import MOST_AT_ONCE
 from napari_skipseg.models.model import Model
@@ -34,7 +35,8 @@ BLOCK_ARRAYS = 3
 class TileChoice:
     """Side of a tile in voxels, how many go into one run, what that takes at the most in bytes, and why.
 
-    bytes: on the device; on the CPU with the arrays of a block that is seen in three planes. reason: to be shown.
+    batch: of blocks that are seen in three planes, how many times `SLICES` of their slices go into one run. bytes: on
+    the device, with the arrays of such a block. reason: to be shown.
     """
 
     side: int
@@ -87,21 +89,39 @@ class _Room:
         return keeps if self.device == "cpu" else (KEEPS_OF_GPU[self.dimensions], *keeps)
 
     def batches(self, side: int) -> tuple[int, ...]:
-        """Return how many tiles may go into one run, the fastest first; slices of a block go by themselves."""
-        if self.device == "cpu" or self.in_planes:
+        """Return how many tiles, or `SLICES` of a block, may go into one run, the fastest first."""
+        if self.device == "cpu":
             return (1,)
-        most = min(MOST_AT_ONCE, max(1, VOXELS_AT_ONCE // side**self.dimensions))
+        voxels = SLICES * side**2 if self.in_planes else side**self.dimensions
+        most = min(MOST_AT_ONCE, max(1, VOXELS_AT_ONCE // voxels))
+        if self.in_planes:
+            most = min(most, -(-side // SLICES))
         return tuple(range(most, 0, -1))
 
     def needs(self, side: int, batch: int) -> dict[str, int]:
         """Return the bytes that a run over so many tiles takes, by the device that they are taken from."""
-        at_once = batch * SLICES if self.in_planes and self.device != "cpu" else batch
+        on_gpu = self.device != "cpu"
+        at_once = batch * SLICES if self.in_planes and on_gpu else batch
         run = self._memory.run_bytes((side,) * self.spec.dimensions, at_once)
         found = {"cpu": 0, self.device: round(run * FACTORS[self.device])}
         if self.in_planes:
             arrays = self.spec.in_channels + BLOCK_ARRAYS * self._classes
-            found["cpu"] += arrays * FLOAT * batch * side**3
+            found["cpu"] += arrays * FLOAT * side**3
+            if on_gpu:  # where the directions are averaged too
+                found[self.device] += arrays * FLOAT * side**3
+        if on_gpu:
+            found["cpu"] += self._waiting(side, 1 if self.in_planes else batch)
         return found
+
+    def _waiting(self, side: int, batch: int) -> int:
+        """Return the bytes of batches on the computer that are read, pinned to cross to a GPU, or wait to be written.
+
+        A pinned buffer may be twice as large as what is in it: torch rounds its size up to a power of two.
+        """
+        each: int = FLOAT * batch * side**self.dimensions
+        given = each * self.spec.in_channels
+        taken = each * (2 * self._classes + 1)  # with uncertainty; attention maps are less than one array
+        return (AHEAD + 1 + 2) * given + (BEHIND + 1 + 2) * taken
 
     def fits(self, side: int, batch: int) -> bool:
         """Return whether a run over so many tiles takes at most its share."""
@@ -111,7 +131,9 @@ class _Room:
 def _reason(side: int, batch: int, wanted: int, room: _Room, needed: int) -> str:
     tiles = f"{'blocks' if room.in_planes else 'tiles'} of {' × '.join([str(side)] * room.dimensions)}"
     asked = ", as you asked" if wanted else ""
-    together = f", {batch} at a time" if batch > 1 else ""
+    together = f", {batch} at a time" if batch > 1 and not room.in_planes else ""
+    if batch > 1 and room.in_planes:
+        together = f", {min(side, batch * SLICES)} slices at a time"
     short = " (the smallest there are, and still more than is good)" if not (wanted or room.fits(side, batch)) else ""
     return f"{tiles}{asked}{together}: {_in_words(needed)} of {_in_words(room.free[room.device])} free{short}"
 

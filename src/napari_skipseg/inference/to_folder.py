@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -9,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from napari_skipseg.devices import versions
+from napari_skipseg.durable import write_whole
 from napari_skipseg.errors import FileError
+from napari_skipseg.images.files import is_there
 from napari_skipseg.images.fingerprint import check_unchanged, fingerprint
 from napari_skipseg.images.formats import ENDINGS, Format
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.write_faults import telling_faults
 from napari_skipseg.inference.backends import Pinned, make_backend
 from napari_skipseg.inference.grid import Unit
 from napari_skipseg.inference.options import SegmentOptions
@@ -24,7 +28,7 @@ from napari_skipseg.inference.recipe import PINNED, RECIPE_FILE, TIMES_FILE, dic
 from napari_skipseg.inference.results import in_order, names_of
 from napari_skipseg.inference.run_folder import RunFolder
 from napari_skipseg.inference.run_times import RunTimes
-from napari_skipseg.inference.saving import SavedArray, check_replaceable, write_text, write_tiff
+from napari_skipseg.inference.saving import SavedArray, check_length, check_replaceable, write_tiff
 from napari_skipseg.inference.stores import ZarrStore, tell_changes
 from napari_skipseg.models.model import Model
 from napari_skipseg.objects.options import ObjectOptions
@@ -32,6 +36,11 @@ from napari_skipseg.progress import Progress
 
 CHANGING = ("backend", "precision", "notes")
 """What of a recipe a fault in the run may change."""
+
+CHECKED = 2**30
+"""Voxels of the last units that are decoded before a run goes on, about a second: a power cut may have damaged them."""
+MENDED = 3
+"""How often units whose chunks turn out to be damaged are done anew, before the disk is to blame."""
 
 
 @dataclass(frozen=True)
@@ -79,20 +88,24 @@ def iter_segment(
             the folder cannot be written.
     """
     times = RunTimes("preparing")
-    sidecars = (target.sidecar(name) for name in (RECIPE_FILE, TIMES_FILE))
-    check_replaceable([*(target.file(name) for name in names_of(model, options)), *sidecars], target.form)
-    before = fingerprint(Path(stack.file)) if stack.file else None
+    sidecars = [target.sidecar(name) for name in (RECIPE_FILE, TIMES_FILE)]
+    results = [target.file(name) for name in names_of(model, options)]
+    stores = [f"_{name}{ENDINGS['ome-zarr']}" for name in names_of(model, options)]  # of a TIFF, too, until it is whole
+    check_length(target.folder, target.name, [*stores, f"_{RECIPE_FILE}", f"_{TIMES_FILE}"])
+    check_replaceable([*results, *sidecars], target.form)
+    before = fingerprint(stack.file) if stack.file else None
     key = _key(stack, model, options, target, before, pinned)
     with RunFolder(target.folder, target.name, key, target.restart, lasting=before is not None) as place:
         if not place.is_whole:
+            goes_on = place.recipe is not None
             run, store = yield from _prepare(stack, model, options, target, place, backend_maker, pinned)
-            done = _done(run, store, place)
+            done = _done(run, store, place) if goes_on else []
             times.enter("tiles")
-            yield from iter_fill(run, store, done, partial(_note, run, place))
+            yield from iter_fill(run, store, done, partial(_note, run, store, place))
             times.enter("writing")
             _note_changes(run, place)
             _check_input(stack, place, before)
-            files = yield from _finish(run, store, place, target)
+            files = yield from _iter_finish(run, store, place, target)
             place.finish([*files, *_write_sidecars(place, target, times.to_json(bool(done)))])
         return _move(place, target)
 
@@ -112,7 +125,7 @@ def _prepare(
     now = {**(given or {}), **place.changes}
     if "backend" in now and not options.samples:
         maker = only(maker, Pinned(now["backend"], now["precision"]))
-    run = yield from iter_prepare(stack, model, options, maker, pinned=given, with_binary=True)
+    run = yield from iter_prepare(stack, model, options, maker, pinned=now or None, with_binary=True)
     if begun is None:
         name_input(run, stack)
         objects = None if target.objects is None else asdict(target.objects)
@@ -122,9 +135,9 @@ def _prepare(
     return run, ZarrStore(run.results, place.path / target.name, run.stack, place.recipe or {}, target.depth, names)
 
 
-def _note(run: Run, place: RunFolder, unit: Unit) -> None:
-    place.note(unit.number)
-    _note_changes(run, place)
+def _note(run: Run, store: ZarrStore, place: RunFolder, unit: Unit) -> None:
+    _note_changes(run, place)  # first: no unit is noted that another backend computed than the run's facts say
+    place.note(unit.number, store.take_unsynced())
 
 
 def _note_changes(run: Run, place: RunFolder) -> None:
@@ -142,35 +155,70 @@ def _check_input(stack: Stack, place: RunFolder, before: dict[str, Any] | None) 
     if before is None:
         return
     try:
-        check_unchanged(Path(stack.file), before)
+        check_unchanged(stack.file, before)
     except FileError:
-        if Path(stack.file).exists():
+        if is_there(stack.file):
             place.discard()
         raise
+
+
+def _iter_finish(
+    run: Run, store: ZarrStore, place: RunFolder, target: FolderTarget
+) -> Generator[Progress, Focus | None, list[Path]]:
+    """Yield while what the stores hold becomes the files asked for; units of damaged chunks are done anew. Return the
+    files, still in the run's folder; stores are on disk."""
+    for tries_left in reversed(range(MENDED)):
+        try:
+            return (yield from _finish(run, store, place, target))
+        except FileError as error:
+            if isinstance(error.__cause__, OSError) or not tries_left or not store.remove_damaged():
+                raise
+        done = {number for number in range(len(run.grid)) if store.holds(run.grid, run.grid.unit(number))}
+        place.forget(set(range(len(run.grid))) - done)
+        yield from iter_fill(run, store, done, partial(_note, run, store, place))
+    raise AssertionError("the last try returns or raises")
 
 
 def _finish(
     run: Run, store: ZarrStore, place: RunFolder, target: FolderTarget
 ) -> Generator[Progress, Focus | None, list[Path]]:
-    """Yield while what the stores hold becomes the files asked for; return these, still in the run's folder."""
     files = []
     if target.form == "ome-zarr":
         for result in in_order(run.results):
             yield from store.writers[result.name].iter_pyramid()
             files.append(store.writers[result.name].path)
+        place.flush()
+        store.sync()
         return files
     for saved in _arrays_of(run, store, (place.recipe or {}) | place.changes):
         file = place.path / target.file(saved.name).name
         yield Progress(len(run.grid), len(run.grid), f"writing {file.name}")
-        write_tiff(file, saved)
+        write_tiff(file, saved, synced=False)
         files.append(file)
     return files
 
 
 def _done(run: Run, store: ZarrStore, place: RunFolder) -> list[int]:
-    """Return the numbers of the units that are there from before."""
-    known = [number for number in place.done() if number < len(run.grid)]
-    return [number for number in known if store.holds(run.grid, run.grid.unit(number))]
+    """Return the numbers of the units that are there from before.
+
+    Of those that were noted the last ones are decoded: a power cut may have damaged them. Others that are whole were
+    written just before a kill, and are noted now.
+    """
+    grid, left, done = run.grid, CHECKED, []
+    noted = [number for number in place.done() if number < len(grid)]
+    for number in reversed(noted):
+        unit = grid.unit(number)
+        if store.is_sound(grid, unit) if left > 0 else store.holds(grid, unit):
+            done.append(number)
+        left -= len(run.results) * math.prod(part.stop - part.start for part in grid.region(unit))
+    if len(done) < len(noted):
+        place.forget(set(noted) - set(done))
+    for number in sorted(set(range(len(grid))) - set(noted)):
+        unit = grid.unit(number)
+        if store.holds(grid, unit) and store.is_sound(grid, unit):
+            place.note(number, store.files(grid, unit))
+            done.append(number)
+    return done
 
 
 def _move(place: RunFolder, target: FolderTarget) -> list[Path]:
@@ -187,7 +235,8 @@ def _write_sidecars(place: RunFolder, target: FolderTarget, times: str) -> list[
     texts = {RECIPE_FILE: dict_to_json((place.recipe or {}) | place.changes), TIMES_FILE: times}
     files = [place.path / target.sidecar(name).name for name in texts]
     for file, text in zip(files, texts.values(), strict=True):
-        write_text(file, text)
+        with telling_faults(file):
+            write_whole(file, text.encode())
     return files
 
 

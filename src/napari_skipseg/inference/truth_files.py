@@ -19,7 +19,7 @@ def read_both(prediction: Path, truth: Path) -> tuple[Stack, Stack]:
     Raises:
         SkipsegError: one of them cannot be read, has other axes or another shape.
     """
-    found, true = read_stack(prediction), read_stack(truth)
+    found, true = read_stack(prediction), read_stack(truth, are_labels=True)
     found, true = _alike(found, true), _alike(true, found)
     _check(found, true)
     return found, true
@@ -31,7 +31,7 @@ def check_truth(image: Stack, truth: Path) -> None:
     Raises:
         SkipsegError: it cannot be read, has other axes or another shape.
     """
-    true = read_stack(truth)
+    true = read_stack(truth, are_labels=True)
     one = _without_channels(image)
     _check(one, _alike(true, one))
 

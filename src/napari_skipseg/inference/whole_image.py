@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from napari_skipseg.devices import Device, cpu_title
-from napari_skipseg.images.tiles import plan_tiles, reflected
-from napari_skipseg.inference.backends import Backend, Choice, FallbackBackend, Pixels, TorchBackend
+from napari_skipseg.images.tiles import TilePlan, plan_tiles, reflected
+from napari_skipseg.inference.backends import Backend, Choice, FallbackBackend, Pixels, TorchBackend, own_tile_of_cpu
 from napari_skipseg.inference.tile_choice import choose_tile
 from napari_skipseg.models.model import Model
 
@@ -38,16 +38,26 @@ class WholeImages:
         on = Device(device.type, str(device), "")
         dimensions = model.description.spec.dimensions
         self._largest = (choose_tile(model, on, precision, 0, "xy").side,) * dimensions
-        places = [on] if on.name == "cpu" else [on, Device("cpu", cpu_title(), "")]
-        choices = tuple(
-            Choice(f"torch on {place.title}", "for scores", partial(_make, place, precision), 1) for place in places
-        )
-        self._backend = FallbackBackend(choices, model, self._largest)
+        is_gpu = on.name != "cpu"
+        make = partial(_make, on, precision)
+        choices = [Choice(f"torch on {on.title}", "for scores", make, 1, is_gpu=is_gpu)]
+        if is_gpu:
+            cpu = Device("cpu", cpu_title(), "")
+            make_on_cpu = partial(_make, cpu, "f32")
+            choices.append(Choice(f"torch on {cpu.title}", "for scores", make_on_cpu, 1, own_tile_of_cpu(on)))
+        self._backend = FallbackBackend(tuple(choices), model, self._largest)
+
+    def count_tiles(self, shape: Sequence[int]) -> int:
+        """Return the number of tiles that an image of `shape` (*space) takes."""
+        return len(self._plan(shape))
+
+    def _plan(self, shape: Sequence[int]) -> TilePlan:
+        return plan_tiles(tuple(shape), self._largest, self._model.description.margin, self._model.network.stride)
 
     def iter_tiles(self, image: NDArray[np.floating]) -> Generator[TileResult, None, None]:
         """Yield the probabilities of `image` (C, *space), in standard units; each voxel belongs to one tile."""
         shape = image.shape[1:]
-        plan = plan_tiles(shape, self._largest, self._model.description.margin, self._model.network.stride)
+        plan = self._plan(shape)
         for number, tile in enumerate(plan):
             places = [
                 reflected(length, start, size) for length, start, size in zip(shape, tile.start, tile.size, strict=True)

@@ -26,7 +26,8 @@ def iter_batch_for(job: BatchJob) -> Generator[Progress, Retry | None, events.Ba
     Raises:
         SkipsegError: as for `iter_batch`.
     """
-    with _leaving_crashes_to_the_batch(), contextlib.closing(iter_batch(job.settings, job.retry)) as work:
+    only = json.loads(job.only) if job.only else None
+    with _leaving_crashes_to_the_batch(), contextlib.closing(iter_batch(job.settings, job.retry, only=only)) as work:
         result = yield from work
     return events.BatchEnded(job.number, result_to_text(result))
 
@@ -48,7 +49,8 @@ def event_of_batch(progress: Progress, number: int) -> events.BatchStarted | eve
     how_far = (number, progress.done, progress.total, progress.message)
     if isinstance(progress, BatchOpened):
         left_out = (progress.others, progress.ours)
-        return events.BatchStarted(*how_far, rows_to_text(progress.rows), progress.folder, *left_out)
+        asked = json.dumps(progress.asked)
+        return events.BatchStarted(*how_far, rows_to_text(progress.rows), progress.folder, *left_out, asked)
     if isinstance(progress, FileChanged):
         return events.RowChanged(*how_far, rows_to_text([progress.row]), progress.seconds_left)
     return None
@@ -58,7 +60,8 @@ def progress_of_batch(event: events.Event) -> BatchOpened | FileChanged | None:
     """Return what an event tells of the table, as `iter_batch` yielded it; None where it tells nothing of one."""
     if isinstance(event, events.BatchStarted):
         how_far = (event.done, event.total, event.message)
-        return BatchOpened(*how_far, rows_from_text(event.rows), event.folder, event.others, event.ours)
+        asked = tuple(json.loads(event.asked))
+        return BatchOpened(*how_far, rows_from_text(event.rows), event.folder, event.others, event.ours, asked)
     if isinstance(event, events.RowChanged):
         (row,) = rows_from_text(event.row)
         return FileChanged(event.done, event.total, event.message, row, event.seconds_left)

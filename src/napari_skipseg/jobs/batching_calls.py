@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator
 from dataclasses import replace
 
-from napari_skipseg.batch.rows import Retry
+from napari_skipseg.batch.rows import BatchOpened, Retry
 from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.jobs.batching import progress_of_batch, result_from_text
@@ -31,11 +32,18 @@ class BatchingCalls(Calls):
         """
         job = BatchJob(next(self._numbers), settings, retry)
         reached = begun = 0
+        wanted: set[str] = set()  # files that were to be done, whatever became of them since
 
         def hear(event: Event) -> Progress | None:
             nonlocal reached
             progress = progress_of_batch(event)
-            reached = reached if progress is None else max(reached, progress.done)
+            if progress is None:
+                return None
+            if isinstance(progress, BatchOpened):
+                wanted.update(progress.asked)
+            elif progress.row.state == "waiting":
+                wanted.add(progress.row.relative)
+            reached = max(reached, progress.done)
             return progress
 
         with self._busy():
@@ -48,4 +56,6 @@ class BatchingCalls(Calls):
                     if reached <= begun or self._session.closed:
                         raise
                 begun, job = reached, replace(job, number=next(self._numbers))
+                if retry:  # what failed is done by now, in part: another search for failed files would find too few
+                    job = replace(job, retry=False, only=json.dumps(sorted(wanted)))
                 yield Progress(0, 1, "the engine ended: going on where it was")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import threading
 import weakref
 from collections.abc import Callable, Generator, Iterator
@@ -14,12 +13,13 @@ from types import TracebackType
 from typing import TypeVar
 
 from napari_skipseg.batch.rows import Retry
-from napari_skipseg.errors import EngineError
+from napari_skipseg.errors import EngineError, OutOfMemoryError
 from napari_skipseg.inference.outputs import Focus
 from napari_skipseg.jobs.child import WAKE, Child, error_of
 from napari_skipseg.jobs.events import NO_JOB, End, Event, Failed, FoundAboutImage, ProgressMade
 from napari_skipseg.jobs.requests import Job, KeepBest, Look, Request, RetryFailed
 from napari_skipseg.jobs.session import Session
+from napari_skipseg.jobs.workspace import remove_folder
 from napari_skipseg.progress import Found, Progress
 from napari_skipseg.training.learning import Keep
 
@@ -86,6 +86,9 @@ class Calls:
     ) -> Generator[Progress, Command | None, End]:
         """Return the job's result; closed in mid-run, tell the engine to stop and see to it in the background.
 
+        A job that fails leaves the engine warm. Only one that ran out of memory has it end: the C library and OpenVINO
+        keep what they once had, and a new process has all of it for the next try.
+
         hear: says what to yield for an event of this job, None for nothing new. leftovers: folders that go when the
         engine has stopped.
         """
@@ -93,9 +96,12 @@ class Calls:
         child.send(job)
         try:
             while True:
-                event = child.next_event(WAKE)
+                event = _next_event(child)
                 if isinstance(event, Failed) and event.number in (job.number, NO_JOB):
-                    raise error_of(event)
+                    error = error_of(event)
+                    if isinstance(error, OutOfMemoryError):
+                        child.end()
+                    raise error
                 if isinstance(event, End) and event.number == job.number:
                     return event
                 heard = None if event is None or getattr(event, "number", NO_JOB) != job.number else _heard(event, hear)
@@ -103,13 +109,19 @@ class Calls:
                 command = yield shown
                 if command is not None:
                     child.send(_request_of(command, job.number))
-        except EngineError:
-            child.end()
-            raise
         except (GeneratorExit, KeyboardInterrupt):
             self._settling = threading.Thread(target=_settle, args=(child, job.number, leftovers), daemon=True)
             self._settling.start()
             raise
+
+
+def _next_event(child: Child) -> Event | None:
+    """Return the next event; end the process if it ended by itself, or answered with what is no event."""
+    try:
+        return child.next_event(WAKE)
+    except EngineError:
+        child.end()
+        raise
 
 
 def _heard(event: Event, hear: Callable[[Event], Progress | None]) -> Progress | None:
@@ -133,14 +145,14 @@ def _request_of(command: Command, number: int) -> Request:
 def _settle(child: Child, number: int, leftovers: tuple[Path, ...]) -> None:
     child.cancel(number)
     for folder in leftovers:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
 
 
 @contextlib.contextmanager
 def removed_on_failure(folder: Path) -> Iterator[None]:
     """Remove `folder` where what is done meanwhile fails."""
     with contextlib.ExitStack() as on_failure:
-        on_failure.callback(shutil.rmtree, folder, ignore_errors=True)
+        on_failure.callback(remove_folder, folder)
         yield
         on_failure.pop_all()
 

@@ -33,13 +33,22 @@ from napari_skipseg.jobs.events import (
     Event,
     Inspected,
     Planned,
+    Reported,
     ResultsOpened,
     Segmented,
     TileWritten,
 )
 from napari_skipseg.jobs.finding_calls import FindingCalls
 from napari_skipseg.jobs.inspection import Inspection, Part, cut_part, open_inspection
-from napari_skipseg.jobs.requests import INPUT_FILE, PROBES_FILE, DevicesJob, InspectJob, PlanJob, SegmentJob
+from napari_skipseg.jobs.requests import (
+    INPUT_FILE,
+    PROBES_FILE,
+    DevicesJob,
+    InspectJob,
+    PlanJob,
+    ReportJob,
+    SegmentJob,
+)
 from napari_skipseg.jobs.teaching_calls import TeachingCalls
 from napari_skipseg.jobs.workspace import copy_stack, open_prediction
 from napari_skipseg.models.catalog import locate_model
@@ -133,7 +142,7 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
     def plan(
         self, stack: Stack, model_folder: Path | str, options: SegmentOptions, whole: Stack | None = None
     ) -> Generator[Progress, None, RunPlan]:
-        """Return what segmenting the stack would take, measured on one tile of noise, and what was found about it.
+        """Return what segmenting the stack would take, measured on one tile, and what was found about it.
 
         whole: as in `segment`.
 
@@ -148,14 +157,27 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
         with self._busy():
             child = yield from self._start()
             greys = yield from iter_measure_for(measured, description, options)
-            image = (stack.shape, str(np.dtype(stack.data.dtype)), stack.axes, stack.voxel_size, stack.unit, stack.name)
-            named = (str(model), description.weights_sha256)
             run = self._session.new_run()
             try:
                 yield Progress(0, 1, "looking at some patches")
                 probes = _write_probes(measured, description, options, greys, run / PROBES_FILE)
-                folder = tempfile.gettempdir()
-                job = PlanJob(next(self._numbers), folder, *image, *named, options, greys, stack.notes, probes)
+                job = PlanJob(
+                    number=next(self._numbers),
+                    folder=tempfile.gettempdir(),
+                    shape=stack.shape,
+                    dtype=str(np.dtype(stack.data.dtype)),
+                    axes=stack.axes,
+                    voxel_size=stack.voxel_size,
+                    unit=stack.unit,
+                    name=stack.name,
+                    model=str(model),
+                    model_sha256=description.weights_sha256,
+                    options=options,
+                    greys=greys,
+                    notes=stack.notes,
+                    file=stack.file,
+                    probes=probes,
+                )
                 return expected((yield from self._ask(child, job, leftovers=(run,))), Planned).plan
             finally:
                 shutil.rmtree(run, ignore_errors=True)
@@ -201,6 +223,16 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
         with self._busy():
             child = yield from self._start()
             return expected((yield from self._ask(child, DevicesJob(next(self._numbers)))), DevicesFound).report
+
+    def ask_report(self) -> Generator[Progress, None, dict[str, str]]:
+        """Return what a bug report needs to say of this machine, by names; a small network is tried for it.
+
+        Raises:
+            EngineError: the engine's process ended, or another call is at work.
+        """
+        with self._busy():
+            child = yield from self._start()
+            return expected((yield from self._ask(child, ReportJob(next(self._numbers)))), Reported).facts
 
     def __enter__(self) -> Engine:
         return self

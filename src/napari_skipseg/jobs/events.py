@@ -1,8 +1,8 @@
 """What the engine process answers: one JSON object per line. Arrays never cross, only where they lie.
 
 A job of `jobs.requests` ends with exactly one of `Segmented`, `Planned`, `Inspected`, `LessonPlanned`, `Taught`,
-`Trained`, `ObjectsFound`, `BatchEnded`, `DevicesFound`, `Failed`, `Cancelled`, which bears its number. Loads without
-torch.
+`Trained`, `ObjectsFound`, `BatchEnded`, `DevicesFound`, `Reported`, `Failed`, `Cancelled`, which bears its number.
+Loads without torch.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ class ObjectsFound:
 
 @dataclass(frozen=True, config=_STRICT)
 class BatchStarted:
-    """The table of a `BatchJob`, as `batch.rows.BatchOpened` has it. rows: in JSON, see `jobs.batching`."""
+    """The table of a `BatchJob`, as `batch.rows.BatchOpened` has it. rows, asked: in JSON, see `jobs.batching`."""
 
     number: int
     done: int
@@ -224,6 +224,7 @@ class BatchStarted:
     folder: str
     others: int
     ours: int
+    asked: str = "[]"
     kind: Literal["batch started"] = "batch started"
 
 
@@ -273,6 +274,15 @@ class DevicesFound:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class Reported:
+    """The result of a `ReportJob`: what a bug report needs, by names."""
+
+    number: int
+    facts: dict[str, str]
+    kind: Literal["reported"] = "reported"
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Failed:
     """Job `number` failed: the name of a `SkipsegError` class, its sentence, and the traceback."""
 
@@ -291,7 +301,8 @@ class Cancelled:
     kind: Literal["cancelled"] = "cancelled"
 
 
-Result = Segmented | Planned | Inspected | LessonPlanned | Taught | Trained | ObjectsFound | BatchEnded | DevicesFound
+Learnt = LessonPlanned | Taught | Trained
+Result = Segmented | Planned | Inspected | Learnt | ObjectsFound | BatchEnded | DevicesFound | Reported
 End = Result | Failed | Cancelled
 Event = (
     Ready

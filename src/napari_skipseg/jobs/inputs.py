@@ -38,10 +38,21 @@ def open_voxels(file: str, copy: Path, axes: str, shape: Sequence[int]) -> Array
     if not file:
         copied: ArrayLike = np.load(copy, mmap_mode="r")
         return copied
-    found = read_stack(file, axes=axes).data
+    found = _read_as_shown(file, axes)
     if tuple(found.shape) != tuple(shape):
         raise InputError(f"'{file}' is another image now than the viewer shows: open it again.")
     return found
+
+
+def _read_as_shown(file: str, axes: str) -> ArrayLike:
+    """Return the voxels of a file as the reader gave them to the viewer: turned, where the file has other axes.
+
+    `axes` are those of the layer; as names for the file's own axes they count only if the file has none.
+    """
+    try:
+        return read_stack(file).data
+    except InputError:
+        return read_stack(file, axes=axes).data
 
 
 def open_labels(image: CorrectedImage) -> ArrayLike:

@@ -1,8 +1,8 @@
 """What the viewer asks of the engine process: one JSON object per line. Arrays never cross, only where they lie.
 
 To the engine's standard input go jobs (`SegmentJob`, `PlanJob`, `InspectJob`, `LessonJob`, `FinetuneJob`, `TrainJob`,
-`ObjectsJob`, `BatchJob`, `DevicesJob`) and commands (`Look`, `KeepBest`, `RetryFailed`, `Cancel`, `Quit`). What comes
-back is in `jobs.events`. Loads without torch.
+`ObjectsJob`, `BatchJob`, `DevicesJob`, `ReportJob`) and commands (`Look`, `KeepBest`, `RetryFailed`, `Cancel`,
+`Quit`). What comes back is in `jobs.events`. Loads without torch.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class SegmentJob:
 @dataclass(frozen=True, config=_STRICT)
 class PlanJob:
     """Say what a `SegmentJob` of such an image would take. folder: where its results would lie. greys: of the image,
-    measured before, as its voxels are not sent. probes: a file of patches of the image, "" for none.
+    measured before, as its voxels are not sent. file: where they lie, "" if they are only in memory. probes: a file of
+    patches of the image that the network is asked about, "" for none.
     """
 
     number: int
@@ -72,6 +73,7 @@ class PlanJob:
     options: SegmentOptions
     greys: GreyStatistics
     notes: tuple[str, ...] = ()
+    file: str = ""
     probes: str = ""
     kind: Literal["plan"] = "plan"
 
@@ -206,12 +208,24 @@ class ObjectsJob:
 
 @dataclass(frozen=True, config=_STRICT)
 class BatchJob:
-    """Segment a folder of images. retry: only those that failed the last time."""
+    """Segment a folder of images. retry: only those that failed the last time.
+
+    only: the files to do, by their names in the table, as a list in JSON; "" = all.
+    """
 
     number: int
     settings: BatchSettings
     retry: bool = False
+    only: str = ""
     kind: Literal["batch"] = "batch"
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ReportJob:
+    """Say what a bug report needs to know of this machine."""
+
+    number: int
+    kind: Literal["report"] = "report"
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -263,7 +277,8 @@ class Quit:
     kind: Literal["quit"] = "quit"
 
 
-Job = SegmentJob | PlanJob | InspectJob | LessonJob | FinetuneJob | TrainJob | ObjectsJob | BatchJob | DevicesJob
+Teaching = LessonJob | FinetuneJob | TrainJob
+Job = SegmentJob | PlanJob | InspectJob | Teaching | ObjectsJob | BatchJob | DevicesJob | ReportJob
 Request = Job | Look | KeepBest | RetryFailed | Cancel | Quit
 
 _REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from pathlib import Path
 
 from napari_skipseg.errors import EngineError
 from napari_skipseg.jobs.child import Child
-from napari_skipseg.jobs.workspace import make_run_folder, make_session_folder
+from napari_skipseg.jobs.workspace import make_run_folder, make_session_folder, remove_folder
 
 
 class Session:
@@ -47,4 +46,4 @@ class Session:
             if self.child is not None:
                 self.child.end()
             if self.folder is not None:
-                shutil.rmtree(self.folder, ignore_errors=True)
+                remove_folder(self.folder)

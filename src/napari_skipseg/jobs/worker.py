@@ -24,16 +24,17 @@ import numpy as np
 import psutil
 
 from napari_skipseg.batch.rows import Retry
-from napari_skipseg.devices import MEMORY_FAULTS, best_precision, choose_device, has_openvino, why_no_cuda, why_no_mps
-from napari_skipseg.errors import EngineError, SkipsegError
-from napari_skipseg.images.stack import Stack
+from napari_skipseg.device_faults import is_out_of_memory
+from napari_skipseg.devices import best_precision, choose_device, has_openvino, why_no_cuda, why_no_mps
+from napari_skipseg.errors import EngineError, OutOfMemoryError, SkipsegError
+from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.inference.outputs import Focus
 from napari_skipseg.jobs import events
 from napari_skipseg.jobs.answers import event_of
 from napari_skipseg.jobs.batching import iter_batch_for
 from napari_skipseg.jobs.events import NO_JOB, End, Event
 from napari_skipseg.jobs.finding import iter_find_for
-from napari_skipseg.jobs.inputs import NoVoxels, open_voxels
+from napari_skipseg.jobs.inputs import open_voxels
 from napari_skipseg.jobs.inspection import iter_inspect
 from napari_skipseg.jobs.requests import (
     INPUT_FILE,
@@ -49,6 +50,7 @@ from napari_skipseg.jobs.requests import (
     ObjectsJob,
     PlanJob,
     Quit,
+    ReportJob,
     RetryFailed,
     SegmentJob,
     TrainJob,
@@ -107,10 +109,13 @@ class Worker:
     def work(self) -> None:
         """Load the libraries, say `Ready`, then run jobs for ever."""
         import napari_skipseg.inference.predict  # noqa: F401
+        from napari_skipseg.inference.backends import release_memory
 
         self._send(events.Ready(os.getpid()))
         while True:
-            self._send(self._run(self._jobs.get()))
+            end = self._run(self._jobs.get())
+            release_memory()  # an engine that waits leaves the GPU to napari and others
+            self._send(end)
 
     def _send(self, event: Event) -> None:
         with self._writing, contextlib.suppress(BrokenPipeError):
@@ -121,6 +126,8 @@ class Worker:
         try:
             if isinstance(job, DevicesJob):
                 return events.DevicesFound(job.number, look_at_devices())
+            if isinstance(job, ReportJob):
+                return events.Reported(job.number, report_system())
             return self._follow(self._work_on(job), job)
         except Exception as error:
             shown = explain(error)
@@ -191,7 +198,9 @@ class Worker:
         from napari_skipseg.inference.planning import iter_plan
 
         warm = yield from self._warm_up(job.model, job.model_sha256)
-        voxels = NoVoxels(job.shape, np.dtype(job.dtype))
+        voxels: ArrayLike = np.broadcast_to(np.zeros((), job.dtype), job.shape)  # as fast as a layer in memory
+        if job.file:
+            voxels = open_voxels(job.file, Path(), job.axes, job.shape)
         stack = Stack(voxels, job.axes, job.voxel_size, job.unit, name=job.name, notes=job.notes)
         folder = Path(job.folder)
         plan = yield from iter_plan(
@@ -221,8 +230,8 @@ def explain(error: Exception) -> SkipsegError:
     """Return `error` as one that the user can act on."""
     if isinstance(error, SkipsegError):
         return error
-    if isinstance(error, MemoryError) or any(fault in str(error).lower() for fault in MEMORY_FAULTS):
-        return EngineError(
+    if is_out_of_memory(error):
+        return OutOfMemoryError(
             "The engine ran out of memory: choose a smaller tile, such as 256 (64 for a volume), or crop the image."
         )
     said = (str(error).strip().splitlines() or [""])[0].rstrip(".:")
@@ -235,6 +244,13 @@ def explain(error: Exception) -> SkipsegError:
 def _text(said: str) -> str:
     """Return `said` such that it can be sent, whatever the files in it are called."""
     return said.encode("utf-8", "backslashreplace").decode()
+
+
+def report_system() -> dict[str, str]:
+    """Return what a bug report needs to say of this machine."""
+    from napari_skipseg.inference.system_report import system_report
+
+    return system_report()
 
 
 def look_at_devices() -> events.DeviceReport:

@@ -2,8 +2,8 @@
 
 A session has one folder (mode 0700, in `TMPDIR`), a run one folder in it. The copy of the image goes when the run ends.
 A result's file goes when the last array that shows it does, or when the engine is closed: on Linux and macOS such
-arrays stay readable even then; on Windows a file in use stays, and is swept by a later session. Folders of sessions
-whose process is gone are swept when a new one begins. Loads without torch.
+arrays stay readable even then; on Windows a file in use stays, and is swept by a later session. A session holds a lock
+in its folder; folders whose lock is free are removed when a new session begins. Loads without torch.
 """
 
 from __future__ import annotations
@@ -15,36 +15,50 @@ import platform
 import re
 import shutil
 import tempfile
+import time
 import weakref
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import EngineError, FileError, InputError, SkipsegError
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.write_faults import telling_faults
 from napari_skipseg.inference.outputs import AttentionMap, Prediction
 from napari_skipseg.jobs.events import PROBABILITY_FILE, UNCERTAINTY_FILE, ResultsOpened
+from napari_skipseg.locks import LOCK_FILE, FolderLock, holder_state
 from napari_skipseg.progress import Progress
 
 LARGEST_PART = 2**28
 """Bytes that are copied at once, where a single slice is not larger."""
 
 _PREFIX = f"napari-skipseg-{re.sub(r'[^A-Za-z0-9]+', '_', platform.node())}-"
-"""Names the host: a temporary folder may be shared by several, whose process numbers mean nothing here."""
+"""Names the host: a temporary folder may be shared by several, and not every file system has locks across them."""
+
+NEW = 3600.0
+"""Seconds for which a folder without a lock is left alone: its session may be about to take the lock."""
+
+_held: dict[Path, FolderLock] = {}
+"""The locks of the session folders of this process. A number of a process would not do: containers that share a
+temporary folder, and may have one host name, count their processes each from 1."""
 
 
 def make_session_folder() -> Path:
-    """Return a new private folder, after those of dead sessions were removed.
+    """Return a new private folder, after those of dead sessions were removed; `remove_folder` removes it.
 
     Raises:
         FileError: it cannot be made.
     """
     sweep_dead_sessions()
-    return _make_folder(f"{_PREFIX}{os.getpid()}-", None)
+    folder = _make_folder(_PREFIX, None)
+    lock = FolderLock(folder, f"'{folder}' belongs to another session.")
+    with telling_faults(folder):
+        lock.take()
+    _held[folder] = lock
+    return folder
 
 
 def make_run_folder(session: Path) -> Path:
@@ -54,6 +68,14 @@ def make_run_folder(session: Path) -> Path:
         FileError: it cannot be made.
     """
     return _make_folder("run-", session)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove the folder of a session or a run, as far as nobody has its files open."""
+    lock = _held.pop(folder, None)
+    if lock is not None:
+        lock.release()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make_folder(prefix: str, parent: Path | None) -> Path:
@@ -68,10 +90,9 @@ def _make_folder(prefix: str, parent: Path | None) -> Path:
 
 
 def sweep_dead_sessions() -> None:
-    """Remove this user's folders of sessions whose process is gone."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
-        pid = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if pid.isdigit() and _is_mine(folder) and _has_ended(int(pid)):
+    """Remove this user's folders of sessions whose process has ended: their locks are free."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        if _is_mine(folder) and _is_dead(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -82,14 +103,12 @@ def _is_mine(folder: Path) -> bool:
         return False
 
 
-def _has_ended(pid: int) -> bool:
-    """Return whether the process is gone, or waits only for its parent to notice (a container's may never)."""
+def _is_dead(folder: Path) -> bool:
     try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.Error:
+        has_lock, age = (folder / LOCK_FILE).exists(), time.time() - folder.stat().st_mtime
+    except OSError:
         return False
+    return holder_state(folder) is False and (has_lock or age > NEW)
 
 
 def copy_stack(stack: Stack, file: Path) -> Generator[Progress, None, None]:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from napari_skipseg.errors import ModelError, SkipsegError
+from napari_skipseg.foreign_text import printable
 from napari_skipseg.images.padding import PaddingRule
 from napari_skipseg.images.signature import ImageSignature
 from napari_skipseg.networks.specs import NetworkSpec, first_fault
@@ -17,6 +18,14 @@ from napari_skipseg.networks.specs import NetworkSpec, first_fault
 FORMAT_VERSION = 1
 
 _STRICT = ConfigDict(extra="forbid")
+
+LONGEST_NAME = 200
+"""Bytes of a model's name; a folder's name may have 255, and files beside it have longer ones."""
+_FORBIDDEN = '/\\:*?"<>|'
+"""Marks of paths, and what Windows allows in no name."""
+_PORTS = {f"{port}{number}" for port in ("COM", "LPT") for number in "0123456789¹²³"}
+_RESERVED = {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"} | _PORTS
+"""What Windows takes for a device, with any ending."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,8 @@ class ModelDescription:
                 f"Model '{self.name}' names {len(self.classes)} classes but its network returns "
                 f"{self.spec.out_channels} channels."
             )
+        if not self.name or printable(self.name) != self.name or any(mark in self.name for mark in "/\\"):
+            raise ModelError(f"'{printable(self.name)}' cannot name a model: give it a plain name, such as membranes.")
         if self.margin < 0 or not all(0 < size < math.inf for size in self.voxel_size):
             raise ModelError(f"Model '{self.name}' needs a margin of 0 or more and a voxel size of positive numbers.")
 
@@ -132,8 +143,16 @@ class ModelDescription:
 
 
 def can_name(name: str) -> bool:
-    """Return whether `name` can be a model's: not empty, no path, not hidden."""
-    return bool(name) and not name.startswith(".") and not any(mark in name for mark in "/\\")
+    """Return whether `name` can be a model's: a folder may have it on every system; it is no path and not hidden."""
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if not 0 < size <= LONGEST_NAME or name.startswith((".", " ")) or name.endswith((".", " ")):
+        return False
+    return not is_reserved(name) and printable(name) == name and not any(mark in _FORBIDDEN for mark in name)
+
+
+def is_reserved(name: str) -> bool:
+    """Return whether Windows takes a file of this name for a device."""
+    return name.partition(".")[0].rstrip().upper() in _RESERVED
 
 
 def output_channels(classes: int) -> int:

@@ -6,9 +6,15 @@ so that it is not lost if scoring fails, and is scored afterwards.
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
+import math
+import os
 from pathlib import Path
+from typing import BinaryIO
 
+from napari_skipseg.devices import free_memory
 from napari_skipseg.durable import write_durably
 from napari_skipseg.errors import ModelError
 from napari_skipseg.models.description import (
@@ -24,6 +30,14 @@ DESCRIPTION_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 SAMPLE_FILE = "sample.safetensors"
 SCORES_FILE = "scores.json"
+LARGEST_DESCRIPTION = 16 * 2**20
+"""Bytes of a description; ours have some thousands, and curves are thinned."""
+LARGEST_SAMPLE = 2**30
+"""Bytes of a sample; ours have at most 10 MB."""
+LARGEST_HEADER = 2**24
+"""Bytes of the header of a weights file, which says what tensors there are."""
+SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+"""Bytes of an element, by what safetensors calls its type."""
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".bin")
 
 
@@ -42,20 +56,22 @@ def read_description(folder: Path) -> ModelDescription:
         raise ModelError(f"There is no model folder at '{folder}'. `napari-skipseg models` lists the known ones.")
     file = folder / DESCRIPTION_FILE
     try:
-        text = file.read_bytes()
+        text = _read_up_to(file, LARGEST_DESCRIPTION)
     except OSError as error:
         raise ModelError(f"'{folder}' is not a model: {DESCRIPTION_FILE} cannot be read in it.") from error
+    if text is None:
+        raise ModelError(f"'{folder}' is not a model: its {DESCRIPTION_FILE} is larger than any that is written here.")
     description = description_from_json(text, str(folder))
     scores = folder / SCORES_FILE
     try:
-        found = scores.read_bytes()
-    except FileNotFoundError:
-        return description
+        found = _read_up_to(scores, LARGEST_DESCRIPTION) if os.path.lexists(scores) else b""
     except OSError as error:
         raise ModelError(
             f"The file {scores} cannot be read ({error.strerror}): copy the whole folder again."
         ) from error
-    return with_scores(description, scores_from_json(found, str(scores)))
+    if found is None:
+        raise ModelError(f"The file {scores} is larger than any that is written here: copy the whole folder again.")
+    return with_scores(description, scores_from_json(found, str(scores))) if found else description
 
 
 def is_scored(folder: Path) -> bool:
@@ -76,13 +92,45 @@ def write_scores(folder: Path, scores: ModelScores) -> None:
         raise ModelError(f"The scores cannot be written to '{file}': {error.strerror}.") from error
 
 
-def read_weights(folder: Path, description: ModelDescription) -> bytes:
+def read_weights(folder: Path, description: ModelDescription, most: int | None = None) -> bytes:
     """Return the content of the weights file, after its SHA-256 was found to be the description's.
 
+    most: bytes that it may have; None = what the memory holds.
+
     Raises:
-        ModelError: the file is missing or is not the one that the description names.
+        ModelError: the file is missing, is not the one that the description names, or is larger.
     """
-    return _read_checked(folder / WEIGHTS_FILE, description, description.weights_sha256, "weights")
+    file = folder / WEIGHTS_FILE
+    return _read_checked(
+        file, description, description.weights_sha256, "weights", free_memory("cpu") if most is None else most
+    )
+
+
+def shapes_in(content: bytes, description: ModelDescription) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor in the content of a weights file, from its header; no tensor is made.
+
+    Raises:
+        ModelError: the header does not describe the content.
+    """
+    length = int.from_bytes(content[:8], "little")
+    try:
+        if length > min(LARGEST_HEADER, len(content) - 8):
+            raise ValueError("the header is longer than the file")
+        told = json.loads(content[8 : 8 + length])
+        told.pop("__metadata__", None)
+        shapes, spans = {}, []
+        for name, tensor in told.items():
+            shape, (begin, end) = tuple(map(int, tensor["shape"])), map(int, tensor["data_offsets"])
+            if min(shape, default=0) < 0 or math.prod(shape) * SIZES[tensor["dtype"]] != end - begin:
+                raise ValueError(f"{name} has other bytes than its shape")
+            shapes[name] = shape
+            spans.append((begin, end))
+        ends = [0, *(end for _, end in sorted(spans))]
+        if [begin for begin, _ in sorted(spans)] != ends[:-1] or 8 + length + ends[-1] != len(content):
+            raise ValueError("the tensors do not fill the file")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise unfit_weights(description) from error
+    return shapes
 
 
 def read_sample(folder: Path, description: ModelDescription) -> bytes:
@@ -91,16 +139,19 @@ def read_sample(folder: Path, description: ModelDescription) -> bytes:
     Raises:
         ModelError: the model has none, the file is missing or is not the one that the description names.
     """
-    return _read_checked(folder / SAMPLE_FILE, description, description.sample_sha256 or "", "sample")
+    return _read_checked(folder / SAMPLE_FILE, description, description.sample_sha256 or "", "sample", LARGEST_SAMPLE)
 
 
-def _read_checked(file: Path, description: ModelDescription, sha256: str, what: str) -> bytes:
+def _read_checked(file: Path, description: ModelDescription, sha256: str, what: str, most: int) -> bytes:
     try:
-        content = file.read_bytes()
+        content = _read_up_to(file, most)
     except OSError as error:
+        raise _no_file(file, description) from error
+    if content is None:
         raise ModelError(
-            f"Model '{description.name}' has no readable {file.name} in '{file.parent}': copy the whole folder again."
-        ) from error
+            f"{file.name} of model '{description.name}' has more than {most / 2**30:.1f} GiB, which cannot be read "
+            "here: copy the whole folder again, or close other programs."
+        )
     if hashlib.sha256(content).hexdigest() != sha256:
         verb = "are not the ones" if what == "weights" else "is not the one"
         raise ModelError(
@@ -108,3 +159,32 @@ def _read_checked(file: Path, description: ModelDescription, sha256: str, what: 
             "differs): the file was changed or damaged; copy the whole folder again."
         )
     return content
+
+
+def unfit_weights(description: ModelDescription) -> ModelError:
+    """Return what to say of weights that are not those of the network."""
+    return ModelError(
+        f"The weights of model '{description.name}' are damaged, or do not fit the network its {DESCRIPTION_FILE} "
+        "describes: copy the whole folder again."
+    )
+
+
+def _no_file(file: Path, description: ModelDescription) -> ModelError:
+    return ModelError(
+        f"Model '{description.name}' has no readable {file.name} in '{file.parent}': copy the whole folder again."
+    )
+
+
+def _read_up_to(file: Path, most: int) -> bytes | None:
+    """Return the content of a file; None, without reading it, if it has more than `most` bytes."""
+    with _open_regular(file) as handle:
+        if os.fstat(handle.fileno()).st_size > most:
+            return None
+        return handle.read()
+
+
+def _open_regular(file: Path) -> BinaryIO:
+    """Return an open file. A pipe would be waited for, and a device may have no end."""
+    if not file.is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+    return file.open("rb")

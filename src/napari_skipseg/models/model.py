@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,11 +11,26 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from napari_skipseg.devices import free_memory
+from napari_skipseg.durable import make_folders, put_files
 from napari_skipseg.errors import ModelError
 from napari_skipseg.models.description import ModelDescription, description_to_json
-from napari_skipseg.models.folder import DESCRIPTION_FILE, SAMPLE_FILE, WEIGHTS_FILE, read_description, read_weights
-from napari_skipseg.networks.build import build
+from napari_skipseg.models.folder import (
+    DESCRIPTION_FILE,
+    LARGEST_HEADER,
+    SAMPLE_FILE,
+    SIZES,
+    WEIGHTS_FILE,
+    read_description,
+    read_weights,
+    shapes_in,
+    unfit_weights,
+)
+from napari_skipseg.networks.build import build, outline
 from napari_skipseg.networks.network import Network
+
+NEEDED = 10
+"""Bytes of memory for each weight while a model is read: the file, its tensors in float32, and the network."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +48,37 @@ def read_model(folder: Path) -> Model:
         ModelError: the folder is no model, its hash is wrong, or its weights do not fit its network.
     """
     description = read_description(folder)
+    content = _read_fitting(folder, description)
     network = build(description.spec)
     try:
-        tensors = load(read_weights(folder, description))
+        tensors = load(content)
         widened = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
         network.load_state_dict(widened)
     except (SafetensorError, RuntimeError) as error:
-        raise ModelError(
-            f"The weights of model '{description.name}' do not fit the network its {DESCRIPTION_FILE} describes."
-        ) from error
+        raise unfit_weights(description) from error
     return Model(description, network.eval())
+
+
+def _read_fitting(folder: Path, description: ModelDescription) -> bytes:
+    """Return the content of the weights file, which holds the weights of the network and nothing else.
+
+    Neither it nor the network is made before their sizes are known to be possible: a folder of a stranger may describe
+    a network that no memory holds.
+
+    Raises:
+        ModelError: the weights are not those of the network, or the memory does not suffice for them.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in outline(description.spec).state_dict().items()}
+    count = sum(math.prod(shape) for shape in wanted.values())
+    if (needed := NEEDED * count) > free_memory("cpu"):
+        raise ModelError(
+            f"The model '{description.name}' needs {needed / 2**30:,.1f} GiB of memory, and less is free: close other "
+            "programs, or choose a smaller model."
+        )
+    content = read_weights(folder, description, LARGEST_HEADER + max(SIZES.values()) * count)
+    if shapes_in(content, description) != wanted:
+        raise unfit_weights(description)
+    return content
 
 
 def write_model(folder: Path, description: ModelDescription, network: Network, sample: bytes | None = None) -> Model:
@@ -59,20 +94,11 @@ def write_model(folder: Path, description: ModelDescription, network: Network, s
     content = save({name: _stored(name, tensor) for name, tensor in network.state_dict().items()})
     sampled = None if sample is None else hashlib.sha256(sample).hexdigest()
     description = replace(description, weights_sha256=hashlib.sha256(content).hexdigest(), sample_sha256=sampled)
+    files = {WEIGHTS_FILE: content, DESCRIPTION_FILE: description_to_json(description).encode()}
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        make_folders(folder.parent)
+        put_files(folder, files if sample is None else {SAMPLE_FILE: sample, **files})
     except OSError as error:
-        raise ModelError(f"The model cannot be written to '{folder}': {error.strerror}.") from error
-    try:
-        (draft / WEIGHTS_FILE).write_bytes(content)
-        if sample is not None:
-            (draft / SAMPLE_FILE).write_bytes(sample)
-        (draft / DESCRIPTION_FILE).write_text(description_to_json(description), encoding="utf-8")
-        draft.chmod(0o755)
-        draft.rename(folder)
-    except OSError as error:
-        shutil.rmtree(draft, ignore_errors=True)
         raise ModelError(f"The model cannot be written to '{folder}': {error.strerror}.") from error
     return read_model(folder)
 

@@ -15,6 +15,9 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
+from napari_skipseg.durable import sync
+from napari_skipseg.images.chunk_writer import ChunkWriter
+from napari_skipseg.images.pyramid import Region
 from napari_skipseg.images.write_faults import replacing, telling_faults
 from napari_skipseg.objects.basins import Edges, Nodes
 from napari_skipseg.objects.blocks import Block, Grid
@@ -45,30 +48,33 @@ class FoundBlocks:
         with telling_faults(folder):
             if not _is_made_of(folder, facts):
                 _create(folder, grid, facts)
-        self.labels: Any = zarr.open_array(folder / LABELS, mode="r+")
+        self.labels: Any = zarr.open_array(folder / LABELS, mode="r")
+        self._chunks = ChunkWriter(folder / LABELS, grid.shape, self.labels.chunks, np.dtype(np.uint32))
 
     def numbers(self) -> set[int]:
         """Return the numbers of the blocks that are there."""
         return {int(file.stem) for file in self._folder.glob(f"*{ENDING}")}
 
     def write(self, block: Block, labels: NDArray[np.uint32], parts: Parts) -> None:
-        """Keep what was found in a block; it counts when both are there.
+        """Keep what was found in a block; it counts when both are there, so its labels are on disk first.
 
         Raises:
             FileError: nothing can be written.
         """
         with telling_faults(self._folder):
-            self.labels[block.place] = labels
+            sync(self._chunks.write(_region_of(block), labels), self._folder)
         with (
-            replacing(self._file(block)) as part,
-            zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+            replacing(self._file(block)) as handle,
+            zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
         ):
             for name, array in _named(parts).items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as handle:
-                    np.lib.format.write_array(handle, array, allow_pickle=False)
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
 
     def read(self, block: Block) -> Parts | None:
-        """Return what is known of a block, None where its file is missing or damaged."""
+        """Return what is known of a block, None if its file, or its labels, are missing or damaged."""
+        if not self._chunks.is_sound(_region_of(block)):
+            return None
         try:
             with self._file(block).open("rb") as handle, np.load(handle) as arrays:
                 return _from_named({name: arrays[name] for name in arrays.files})
@@ -77,6 +83,11 @@ class FoundBlocks:
 
     def _file(self, block: Block) -> Path:
         return self._folder / f"{block.number}{ENDING}"
+
+
+def _region_of(block: Block) -> Region:
+    space = (part for part in block.place if isinstance(part, slice))
+    return (slice(block.time, block.time + 1), *space)
 
 
 def holds_blocks(folder: Path) -> bool:
@@ -99,10 +110,11 @@ def _create(folder: Path, grid: Grid, facts: str) -> None:
         shape=grid.shape,
         chunks=(1, *grid.chunk),
         dtype=np.uint32,
-        compressors=[ZstdCodec(level=1)],
+        compressors=[ZstdCodec(level=1, checksum=True)],
     )
-    with replacing(folder / MADE_OF) as part:
-        part.write_text(facts, encoding="utf-8")
+    sync([folder / LABELS / "zarr.json"], folder)
+    with replacing(folder / MADE_OF) as handle:
+        handle.write(facts.encode())
 
 
 def _named(parts: Parts) -> dict[str, NDArray[Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.images.write_faults import replacing
+from napari_skipseg.csv_files import write_csv
 
 SHOWN = 20
 """Names of columns that a table shows of itself."""
@@ -54,10 +53,7 @@ class Table:
         Raises:
             FileError: it cannot be written.
         """
-        with replacing(Path(path)) as part, part.open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.writer(handle, lineterminator="\n")
-            writer.writerow(self.names)
-            writer.writerows(zip(*(_texts(column) for column in self.columns), strict=True))
+        write_csv(Path(path), self.names, zip(*(_texts(column) for column in self.columns), strict=True))
 
 
 def _texts(column: NDArray[Any]) -> list[str]:

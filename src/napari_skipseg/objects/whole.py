@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections import deque
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.devices import giving_back_memory, versions
+from napari_skipseg.durable import draft_folder
 from napari_skipseg.images.formats import ENDINGS, Format
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiff_writer import write_ome_tiff
@@ -126,10 +126,10 @@ def _blocks_folder(target: ObjectsTarget) -> Iterator[Path]:
     if target.kept is not None:
         yield target.kept
         return
-    with telling_faults(target.folder):
-        scratch = tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.folder)
-    with scratch as folder:
-        yield Path(folder) / "found"
+    with contextlib.ExitStack() as leaving:
+        with telling_faults(target.folder):
+            folder = leaving.enter_context(draft_folder(target.folder))
+        yield folder / "found"
 
 
 class _Search(NamedTuple):

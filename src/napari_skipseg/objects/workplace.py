@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from napari_skipseg.durable import refuse_link
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.write_faults import telling_faults
 from napari_skipseg.locks import LOCK_FILE
@@ -28,6 +29,8 @@ def workplace(place: Path) -> Iterator[Path]:
     """
     blocks = place / BLOCKS
     with telling_faults(place):
+        for folder in (place, blocks):
+            refuse_link(folder)
         place.mkdir(parents=True, exist_ok=True)
         for other in place.iterdir():
             if other.name not in (BLOCKS, LOCK_FILE):
@@ -45,7 +48,7 @@ def workplace(place: Path) -> Iterator[Path]:
 
 
 def _remove(place: Path) -> None:
-    if place.is_dir():
+    if place.is_dir() and not place.is_symlink():
         shutil.rmtree(place, ignore_errors=True)
     else:
         place.unlink(missing_ok=True)

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from napari_skipseg.csv_files import read_csv
 from napari_skipseg.devices import choose_device
 from napari_skipseg.errors import DeviceError, FileError, SkipsegError, SpecError
-from napari_skipseg.inference.saving import scratch_folder
+from napari_skipseg.inference.saving import scratch_folder, write_text
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.folder import is_scored, read_description
 from napari_skipseg.networks.build import count_parameters
@@ -27,7 +28,7 @@ from napari_skipseg.networks.specs import ResidualFCNSpec
 from napari_skipseg.progress import Progress
 from napari_skipseg.studies.curves import Curve, CurvePanel, draw_curves
 from napari_skipseg.studies.pictures import write_figure
-from napari_skipseg.studies.results import Row, move_into, read_table, write_table
+from napari_skipseg.studies.results import Row, move_into, write_table
 from napari_skipseg.training.checkpoint import CHECKPOINT
 from napari_skipseg.training.samples import read_data
 from napari_skipseg.training.settings import TrainSettings, held_out, settings_from_json, settings_to_dict
@@ -149,10 +150,7 @@ def _keep_settings(settings: TrainSettings, folder: Path) -> None:
     text = json.dumps(settings_to_dict(settings), indent=1, ensure_ascii=False) + "\n"
     with scratch_folder(folder) as scratch:
         draft = scratch / SETTINGS
-        try:
-            draft.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise FileError(f"Nothing can be written to '{folder}' ({error.strerror or error}).") from error
+        write_text(draft, text)
         move_into([draft], folder)
 
 
@@ -198,7 +196,7 @@ def _timed(work: Generator[Progress, None, Path], at: Progress, steps: int) -> G
 
 def _known_seconds(folder: Path) -> dict[str, float]:
     """Return what an earlier call measured, by variant."""
-    found = {row.get("variant", ""): row.get("seconds", "") for row in read_table(folder / TABLE)}
+    found = {row.get("variant", ""): row.get("seconds", "") for row in read_csv(folder / TABLE)}
     try:
         return {name: float(seconds) for name, seconds in found.items() if seconds}
     except ValueError:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from napari_skipseg.csv_files import read_csv
 from napari_skipseg.devices import Device, choose_device
 from napari_skipseg.errors import SkipsegError, SpecError
 from napari_skipseg.inference.saving import scratch_folder
@@ -18,7 +19,7 @@ from napari_skipseg.networks.specs import SKIPS, NetworkSpec
 from napari_skipseg.progress import Progress
 from napari_skipseg.studies.memory import measure_inference, measure_training
 from napari_skipseg.studies.pictures import BarGroups, draw_bars, write_figure
-from napari_skipseg.studies.results import Row, StudyResult, move_into, read_table, write_table
+from napari_skipseg.studies.results import Row, StudyResult, move_into, write_table
 
 DEFAULT_NETWORKS = ("unet", "vnet", "fc-densenet56", "di2in")
 DEFAULT_SIZES = {2: (256, 256), 3: (32, 64, 64)}
@@ -152,7 +153,7 @@ def _size_name(settings: CostSettings, dimensions: int) -> str:
 
 def _earlier(table: Path, settings: CostSettings, device: Device) -> Iterable[CostRow]:
     """Return the rows of an earlier run that need not be measured again: of the same size, device and parameters."""
-    for text in read_table(table):
+    for text in read_csv(table):
         row = _parse(text)
         if row is None or row.state != MEASURED or row.device != device.title or row.dimensions not in settings.sizes:
             continue

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from napari_skipseg.csv_files import write_csv_of
+from napari_skipseg.durable import replace, sync, sync_folder
 from napari_skipseg.errors import FileError
 
 Row = dict[str, Any]
@@ -28,26 +29,8 @@ def write_table(path: Path, rows: Sequence[Row]) -> Path:
     Raises:
         FileError: it cannot be written.
     """
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", newline="", encoding="utf-8") as handle:
-            writer = csv.DictWriter(handle, list(rows[0]) if rows else [])
-            writer.writeheader()
-            writer.writerows(rows)
-        return part.replace(path)
-    except OSError as error:
-        raise FileError(
-            f"The table '{path}' cannot be written ({error.strerror or error}): choose another place."
-        ) from error
-
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV as text; none where there is no such file or it is no table."""
-    try:
-        with path.open(newline="", encoding="utf-8") as handle:
-            return [row for row in csv.DictReader(handle) if None not in row and None not in row.values()]
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return []
+    write_csv_of(path, rows, list(rows[0]) if rows else [])
+    return path
 
 
 def move_into(drafts: Iterable[Path], folder: Path) -> list[Path]:
@@ -56,7 +39,11 @@ def move_into(drafts: Iterable[Path], folder: Path) -> list[Path]:
     Raises:
         FileError: one cannot be moved.
     """
+    drafts = list(drafts)
     try:
-        return [draft.replace(folder / draft.name) for draft in drafts]
+        sync(drafts)
+        moved = [replace(draft, folder / draft.name) for draft in drafts]
+        sync_folder(folder)
+        return moved
     except OSError as error:
         raise FileError(f"The results cannot be moved to '{folder}': {error.strerror or error}.") from error

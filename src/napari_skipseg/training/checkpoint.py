@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from napari_skipseg.durable import write_durably
 from napari_skipseg.errors import FileError, SpecError
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -75,13 +76,10 @@ def write_checkpoint(
     for number, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{slot}": torch.as_tensor(value) for slot, value in slots.items()}
     numbers = {name: getattr(state, name) for name in NUMBERS + TIMES} | {"settings": settings}
-    draft = file.with_name(file.name + ".part")
     try:
         contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-        save_file(contiguous, draft, metadata={"fit": json.dumps(numbers)})
-        draft.replace(file)
+        write_durably(file, save(contiguous, metadata={"fit": json.dumps(numbers)}))
     except (OSError, SafetensorError) as error:
-        draft.unlink(missing_ok=True)
         raise FileError(f"The checkpoint {file} cannot be written ({error}): free some space and resume.") from error
 
 

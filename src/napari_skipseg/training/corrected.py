@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from napari_skipseg.corrections.coding import BACKGROUND, HIGHEST, NOT_LOOKED_AT
 from napari_skipseg.errors import InputError, SpecError
+from napari_skipseg.images.calibration import METRES
 from napari_skipseg.images.files import read_stack
-from napari_skipseg.images.ome import METRES
 from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.models.catalog import describe_model
 from napari_skipseg.models.description import ModelDescription
@@ -80,7 +80,7 @@ def read_corrected(settings: FinetuneSettings) -> tuple[Corrected, ...]:
         SkipsegError: a file that cannot be read, labels of another shape or voxel size than their image.
     """
     pairs = zip(settings.images, settings.labels, strict=True)
-    return tuple(pair_labels(read_stack(image), read_stack(labels)) for image, labels in pairs)
+    return tuple(pair_labels(read_stack(image), read_stack(labels, are_labels=True)) for image, labels in pairs)
 
 
 def pair_labels(stack: Stack, labels: Stack) -> Corrected:

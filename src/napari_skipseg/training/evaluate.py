@@ -33,6 +33,9 @@ def iter_score_held_out(
     slices: list[SliceScores | None] = []
     parts_cells = class_names[0] in BOUNDARY_CLASSES
     pieces = [piece for run in runs for piece in _pieces(run, dimensions)]
+    total = sum(network.count_tiles(piece.target.shape[-dimensions:]) for piece in pieces)
+    total += sum(len(piece.target) for piece in pieces) if parts_cells else 0
+    done = 0
     for number, piece in enumerate(pieces):
         at = f"scoring what is held out, {number + 1} of {len(pieces)}"
         cell = np.empty(piece.target.shape, np.float32) if parts_cells else None
@@ -41,11 +44,13 @@ def iter_score_held_out(
             _add_overlaps(overlaps, result, piece.target[_in_piece(result.keep)])
             if cell is not None:
                 cell[_in_piece(result.keep)] = 1 - result.probability[0]
-            yield Progress(number, len(pieces), f"{at}: tile {result.done} of {result.total}")
+            done += 1
+            yield Progress(done, total, f"{at}: tile {result.done} of {result.total}")
         if cell is not None:
             for z, target in enumerate(piece.target):
-                yield Progress(number, len(pieces), f"{at}: V_rand of slice {z + 1} of {len(piece.target)}")
                 slices += _score_slice(cell[z], target)
+                done += 1
+                yield Progress(done, total, f"{at}: V_rand of slice {z + 1} of {len(piece.target)}")
     scores = {f"Dice {name}": round(pool_overlap(found).dice, 5) for name, found in overlaps.items() if found}
     if any(slices):
         isbi = combine_slices(slices)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from napari_skipseg.errors import InputError, SpecError
-from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.calibration import METRES
+from napari_skipseg.images.files import holds_lossy, read_stack
 from napari_skipseg.images.normalize import measure_greys
-from napari_skipseg.images.ome import METRES
-from napari_skipseg.images.pictures import is_lossy
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.training.augment import resample, sampling_grid, vary_greys
 from napari_skipseg.training.augmentation import Augmentation
@@ -75,8 +73,8 @@ def read_data(settings: TrainSettings) -> TrainingData:
     for image_path, label_path in zip(settings.images, settings.labels, strict=True):
         stack = read_stack(image_path, voxel_size=settings.voxel_size, unit=settings.unit)
         stacks.append(stack)
-        labels = read_stack(label_path)
-        if is_lossy(Path(label_path)):
+        labels = read_stack(label_path, are_labels=True)
+        if holds_lossy(label_path):
             _check_lossy(labels)
         labelled, found, told = _read_pair(stack, labels, settings)
         values |= found

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from napari_skipseg.durable import write_durably
 from napari_skipseg.errors import FileError
 from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.model import read_model
@@ -84,7 +85,7 @@ def agree_on_steps(
     steps = int(processes.highest(steps_of(settings, _seconds_of_step(settings, plan, times, batch))))
     if processes.is_first:
         try:
-            note.write_text(str(steps), encoding="utf-8")
+            write_durably(note, str(steps).encode())
         except OSError as error:
             raise FileError(f"'{note}' cannot be written ({error.strerror}): free some space and resume.") from error
     return steps

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from napari_skipseg.images.ome import METRES
+from napari_skipseg.images.calibration import METRES
 from napari_skipseg.images.resample import SAME
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.models.description import ModelDescription

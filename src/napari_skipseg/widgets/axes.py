@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.ome import METRES, find_unit
+from napari_skipseg.images.calibration import METRES, find_unit
 from napari_skipseg.images.stack import check_axes
 
 if TYPE_CHECKING:

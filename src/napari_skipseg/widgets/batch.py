@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from qtpy.QtCore import QUrl
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QProgressBar, QPushButton, QVBoxLayout
+from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout
 
 from napari_skipseg.batch.rows import BatchOpened, FileChanged, Retry, Row
 from napari_skipseg.batch.run import BatchResult
@@ -26,7 +26,7 @@ from napari_skipseg.widgets.batch_table import BatchTable
 from napari_skipseg.widgets.batch_wording import count_states, describe_end, stopped
 from napari_skipseg.widgets.checks import Choices
 from napari_skipseg.widgets.engine import BusyEngine
-from napari_skipseg.widgets.fields import FAULT_COLOR, WARNING_COLOR, Message, color_of
+from napari_skipseg.widgets.fields import FAULT_COLOR, WARNING_COLOR, Message, RichLabel, color_of, set_hint
 from napari_skipseg.widgets.job_tab import JobTab
 from napari_skipseg.widgets.pacing import Paced
 from napari_skipseg.widgets.popups import pop_up, pop_up_fault
@@ -87,7 +87,7 @@ class BatchTab(JobTab):
         self.retry_button.setToolTip(RETRY_HINT)
         self.cancel_button.setText("Stop")
         self.cancel_button.setToolTip(STOP_HINT)
-        self.progress, self.links = QProgressBar(), QLabel()
+        self.progress, self.links = QProgressBar(), RichLabel()
         self.progress.setTextVisible(False)
         self.progress.setFixedHeight(8)
         self.links.setOpenExternalLinks(True)
@@ -270,7 +270,7 @@ class BatchTab(JobTab):
         self.form.setEnabled(not running)
         self.start_button.setVisible(not running)
         self.start_button.setEnabled(self.inputs.is_right)
-        self.start_button.setToolTip(fault or START_HINT)
+        set_hint(self.start_button, fault or START_HINT)
         self.progress.setVisible(running)
         self._follow_rows()
         is_told = running or not fault or (self._told[0] and not self.inputs.fault)

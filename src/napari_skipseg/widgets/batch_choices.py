@@ -47,6 +47,7 @@ class BatchChoices:
     calibrated: bool = False
     inside: bool = False
     truth_label: int | None = None
+    as_stack: bool = False
 
     def fault(self, segment: Choices) -> str:
         """Return what is wrong, besides what only a look into the folder tells; empty where nothing is."""
@@ -77,7 +78,8 @@ class BatchChoices:
         request = ask(segment.model.name, options, self.depth, self.form, objects if self.objects else None)
         more = {"axes": segment.axes, "voxel_size": segment.voxel_size, "unit": segment.unit} if self.calibrated else {}
         truth = (self.truth, self.truth_label, self.inside)
-        return BatchSettings(self.inputs, self.output, request, self.recursive, *truth, **more)  # type: ignore[arg-type]
+        asked = BatchSettings(self.inputs, self.output, request, self.recursive, *truth, **more)  # type: ignore[arg-type]
+        return replace(asked, as_stack=self.as_stack)
 
 
 def describe_request(segment: Choices) -> str:

@@ -15,6 +15,7 @@ from napari_skipseg.widgets.scratch_form import FolderField
 
 HINTS = {
     "inputs": "A folder, one image, or a pattern such as /data/**/*.tif; TIFF, OME-Zarr (one entry), MRC and pictures",
+    "as_stack": "Each folder holds the slices of one stack, one file per slice, and is one image",
     "recursive": "Look into the folders within it too; the results keep the tree",
     "output": "Each recipe gets a folder of its own in here, called by model and recipe: nothing is written over",
     "objects": "Find and measure the objects of each image: labels and a CSV, as the Objects tab says now",
@@ -43,6 +44,7 @@ class BatchForm(QWidget):  # type: ignore[misc]
         super().__init__()
         self.inputs, self.output, self.truth = FolderField("Images"), FolderField("Results"), FolderField("Truth")
         self.recursive, self.objects = QCheckBox("and in the folders within it"), QCheckBox("find them too")
+        self.as_stack = QCheckBox("each folder is one stack of slices")
         self.model, self.way, self.form = WrappedLine(), WrappedLine(), FreshCombo()
         for line in (self.model, self.way):
             line.setTextFormat(Qt.TextFormat.RichText)
@@ -52,6 +54,7 @@ class BatchForm(QWidget):  # type: ignore[misc]
         self._fields: dict[str, Any] = {
             "inputs": self.inputs,
             "recursive": self.recursive,
+            "as_stack": self.as_stack,
             "output": self.output,
             "objects": self.objects,
             "truth": self.truth,
@@ -74,6 +77,7 @@ class BatchForm(QWidget):  # type: ignore[misc]
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Images", self.inputs)
         form.addRow("", self.recursive)
+        form.addRow("", self.as_stack)
         form.addRow("Results", self.output)
         form.addRow("Model", self.model)
         form.addRow("Objects", self.objects)

@@ -54,7 +54,14 @@ class InputsLine(SettledLine):
             yield Progress(0, 1, "looking for images")
             return check_batch(settings)
 
-        asked = (settings.inputs, settings.output, settings.recursive, settings.inside, settings.truth)
+        asked = (
+            settings.inputs,
+            settings.output,
+            settings.recursive,
+            settings.inside,
+            settings.truth,
+            settings.as_stack,
+        )
         self.follow((*asked, self.looks), find)
 
     def show_answer(self, answer: Inputs) -> None:

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from napari_skipseg.batch.rows import Row
 from napari_skipseg.batch.truths import OF_OBJECTS
+from napari_skipseg.foreign_text import unmarked
 from napari_skipseg.widgets.batch_cells import PICTURE_SIDE, ROW_HEIGHT, ROW_ROLE, FileCell, StateCell
 from napari_skipseg.widgets.batch_wording import describe_row, describe_state, describe_time, plain
 
@@ -113,7 +114,7 @@ class BatchRows(QAbstractTableModel):  # type: ignore[misc]
         if role == SORT_ROLE:
             return self._sorted_by(row, column)
         if role == Qt.ItemDataRole.ToolTipRole:
-            return describe_row(row)
+            return unmarked(describe_row(row))
         if role == Qt.ItemDataRole.DecorationRole and column == PICTURE:
             return self._picture(row)
         if role == Qt.ItemDataRole.TextAlignmentRole and column > FILE:

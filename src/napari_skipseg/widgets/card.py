@@ -10,7 +10,6 @@ from qtpy.QtWidgets import (
     QDialog,
     QFrame,
     QGridLayout,
-    QLabel,
     QPushButton,
     QScrollArea,
     QSizePolicy,
@@ -19,6 +18,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_skipseg.models.description import ModelDescription, card_facts
+from napari_skipseg.widgets.fields import RichLabel, set_hint
 
 LINE = QColor("#5aa9ff")
 COLUMNS = 2
@@ -31,8 +31,7 @@ class CardDialog(QDialog):  # type: ignore[misc]
     def __init__(self, description: ModelDescription, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setWindowTitle(f"Model card: {description.name}")
-        self.text = QLabel(card_html(description))
-        self.text.setTextFormat(Qt.TextFormat.RichText)
+        self.text = RichLabel(card_html(description))
         self.text.setWordWrap(True)
         self.text.setTextInteractionFlags(
             Qt.TextInteractionFlag.TextSelectableByMouse | Qt.TextInteractionFlag.LinksAccessibleByMouse
@@ -83,7 +82,7 @@ class CurvePlot(QWidget):  # type: ignore[misc]
         super().__init__()
         self._name, self._points = name, points
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.setToolTip(f"{name}: {points[-1][1]:.4g} at step {points[-1][0]}")
+        set_hint(self, f"{name}: {points[-1][1]:.4g} at step {points[-1][0]}")
 
     def sizeHint(self) -> QSize:  # noqa: N802
         """Return a size at which two curves fit side by side."""

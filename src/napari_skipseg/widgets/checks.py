@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.ome import METRES
+from napari_skipseg.images.calibration import METRES
 from napari_skipseg.images.padding import PaddingRule
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import Planes, SegmentOptions

@@ -11,7 +11,6 @@ from qtpy.QtWidgets import (
     QColorDialog,
     QFrame,
     QHBoxLayout,
-    QLabel,
     QLineEdit,
     QPushButton,
     QVBoxLayout,
@@ -20,6 +19,7 @@ from qtpy.QtWidgets import (
 
 from napari_skipseg.corrections.coding import BACKGROUND, CorrectionClass
 from napari_skipseg.widgets.class_colors import BACKGROUND_COLOR, is_unnamed
+from napari_skipseg.widgets.fields import PlainLabel, set_hint
 
 CHOSEN = "QFrame#row { background-color: rgba(99, 137, 255, 95); border-radius: 4px; }"
 PLAIN = "QFrame#row { background-color: transparent; border-radius: 4px; }"
@@ -45,7 +45,7 @@ class ClassRow(QFrame):  # type: ignore[misc]
         super().__init__()
         self.setObjectName("row")
         self.value, self._name, self._color = value, name, color
-        self.swatch, self.name, self.count, self.judged = QPushButton(), QLineEdit(name), QLabel(), QCheckBox()
+        self.swatch, self.name, self.count, self.judged = QPushButton(), QLineEdit(name), PlainLabel(), QCheckBox()
         self.swatch.setFixedSize(16, 16)
         self.swatch.setStyleSheet(f"QPushButton {{ background-color: {color}; border-radius: 8px; }}")
         self.swatch.setFocusPolicy(Qt.FocusPolicy.NoFocus)
@@ -53,12 +53,12 @@ class ClassRow(QFrame):  # type: ignore[misc]
         self.swatch.clicked.connect(self._ask_color)
         self.count.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         self.judged.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self.judged.setToolTip(JUDGED_HINT.format(name=name))
+        set_hint(self.judged, JUDGED_HINT.format(name=name))
         self.judged.clicked.connect(self.ticked)
         self._rest()
         self.name.editingFinished.connect(self._rename)
         if not is_fixed:
-            self.name.setToolTip(f"Paint with {name}; double-click to {'name' if is_unnamed(name) else 'rename'} it")
+            set_hint(self.name, f"Paint with {name}; double-click to {'name' if is_unnamed(name) else 'rename'} it")
             self.swatch.setToolTip("Another colour")
         self.is_fixed = is_fixed
         self.name.installEventFilter(self)
@@ -135,7 +135,7 @@ class ClassList(QWidget):  # type: ignore[misc]
         self._column = QVBoxLayout(self)
         self._column.setContentsMargins(0, 0, 0, 0)
         self._column.setSpacing(1)
-        self.heading = QLabel("pixels  learn")
+        self.heading = PlainLabel("pixels  learn")
         self.heading.setAlignment(Qt.AlignmentFlag.AlignRight)
         self.heading.setStyleSheet("QLabel { font-size: 7pt; }")
         self._column.addWidget(self.heading)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtOpenGLWidgets import QOpenGLWidget
-from qtpy.QtWidgets import QLabel, QPushButton, QVBoxLayout
+from qtpy.QtWidgets import QPushButton, QVBoxLayout
 
 from napari_skipseg.corrections.coding import CorrectionClass
 from napari_skipseg.corrections.store import Corrections
@@ -18,7 +18,7 @@ from napari_skipseg.widgets.correct_body import QUIET, CorrectBody
 from napari_skipseg.widgets.correct_layers import CorrectionLayers
 from napari_skipseg.widgets.correction_files import What, ask_export, ask_import
 from napari_skipseg.widgets.engine import BusyEngine
-from napari_skipseg.widgets.fields import FAULT_COLOR, Links
+from napari_skipseg.widgets.fields import FAULT_COLOR, Links, PlainLabel, set_hint
 from napari_skipseg.widgets.identities import Identities, corrected_stack
 from napari_skipseg.widgets.job_tab import JobTab
 from napari_skipseg.widgets.offers import Offers, press
@@ -68,7 +68,7 @@ class CorrectTab(JobTab):
         self.correct_button.setStyleSheet(PRIMARY)
         self.correct_button.setMinimumHeight(30)
         self.correct_button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self.what_for = QLabel(WHAT_FOR)
+        self.what_for = PlainLabel(WHAT_FOR)
         self.what_for.setWordWrap(True)
         self.what_for.setStyleSheet(QUIET)
         self._timer = QTimer(self)
@@ -203,7 +203,7 @@ class CorrectTab(JobTab):
             self.show_classes()
         is_shown = session is not None and session.layers.is_shown
         self.correct_button.setEnabled(not fault and not self._is_opening and not self._is_wanted)
-        self.correct_button.setToolTip(fault or WHAT_FOR)
+        set_hint(self.correct_button, fault or WHAT_FOR)
         self.what_for.setVisible(not is_shown)
         self.body.setVisible(is_shown)
         self.body.pause(self.is_running)

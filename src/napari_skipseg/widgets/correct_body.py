@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QMenu, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QMenu, QPushButton, QVBoxLayout, QWidget
 
 from napari_skipseg.corrections.tallies import Summary
 from napari_skipseg.widgets.class_list import ClassList
 from napari_skipseg.widgets.correct_keys import ACTIONS, hint_of
-from napari_skipseg.widgets.fields import FAULT_COLOR
+from napari_skipseg.widgets.fields import FAULT_COLOR, PlainLabel, set_hint
 from napari_skipseg.widgets.offers import in_words
 from napari_skipseg.widgets.places_list import PlacesList
 
@@ -34,7 +34,7 @@ class CorrectBody(QWidget):  # type: ignore[misc]
         self.add_class.setMaximumWidth(32)
         self.add_class.setToolTip("Add a class; double-click its name to write it")
         self.import_button, self.export_button = _button("Import"), _button("Export")
-        self.amount, self.state = QLabel(), QLabel()
+        self.amount, self.state = PlainLabel(), PlainLabel()
         self.amount.setWordWrap(True)
         for label in (self.amount, self.state):
             label.setStyleSheet(QUIET)
@@ -91,7 +91,7 @@ class CorrectBody(QWidget):  # type: ignore[misc]
     def show_saved(self, is_saved: bool, fault: str) -> None:
         """Say whether all of it is on disk; a fault is said in the tooltip, and by the tab."""
         self.state.setText("not saved" if fault else SAVED if is_saved else SAVING)
-        self.state.setToolTip(fault or "Every stroke is on disk within a second")
+        set_hint(self.state, fault or "Every stroke is on disk within a second")
         self.state.setStyleSheet(QUIET.replace("}", f"background-color: {FAULT_COLOR}; }}") if fault else QUIET)
 
 
@@ -106,8 +106,8 @@ def _key(key: str) -> str:
     return key.replace("Shift-", "⇧")
 
 
-def _heading(text: str, hint: str) -> QLabel:
-    label = QLabel(text)
+def _heading(text: str, hint: str) -> PlainLabel:
+    label = PlainLabel(text)
     label.setStyleSheet(HEADING)
     label.setToolTip(hint)
     return label

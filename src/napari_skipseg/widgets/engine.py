@@ -56,6 +56,10 @@ class SegmentingEngine(BusyEngine, Protocol):
         """Return what there is to compute on."""
         ...
 
+    def ask_report(self) -> Generator[Progress, None, dict[str, str]]:
+        """Return what a bug report needs to say of this machine, by names."""
+        ...
+
 
 class TeachingEngine(BusyEngine, Protocol):
     """What the Fine-tune tab asks."""

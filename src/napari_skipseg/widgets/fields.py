@@ -13,12 +13,14 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QLabel,
     QLineEdit,
+    QListWidgetItem,
     QSizePolicy,
     QSlider,
     QWidget,
 )
 from superqt import QLabeledDoubleSlider
 
+from napari_skipseg.foreign_text import unmarked
 from napari_skipseg.widgets.axes import UNITS
 
 FAULT_COLOR = "rgba(214, 69, 80, 110)"
@@ -46,10 +48,33 @@ def mark(field: QWidget, fault: str, hint: str = "") -> None:
     colored = f"{kind} {{ background-color: {FAULT_COLOR}; }}" if is_wrong else ""
     if field.styleSheet() != plain + colored:
         field.setStyleSheet(plain + colored)
-    field.setToolTip(fault or hint)
+    set_hint(field, fault or hint)
 
 
-class Message(QLabel):  # type: ignore[misc]
+def set_hint(widget: QWidget | QListWidgetItem, hint: str) -> None:
+    """Give a tooltip. It may name files, layers and classes, and none of them becomes HTML."""
+    widget.setToolTip(unmarked(hint))
+
+
+class PlainLabel(QLabel):  # type: ignore[misc]
+    """Text as it is. Qt's own label guesses, and takes the name of a file or a class for HTML that loads pictures."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__()
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setText(text)
+
+
+class RichLabel(QLabel):  # type: ignore[misc]
+    """HTML of our own: what comes from outside must be escaped in it."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__()
+        self.setTextFormat(Qt.TextFormat.RichText)
+        self.setText(text)
+
+
+class Message(PlainLabel):
     """One line under the form: what is wrong, what to look out for, or how it went."""
 
     def __init__(self) -> None:
@@ -74,7 +99,7 @@ class Message(QLabel):  # type: ignore[misc]
         self.say(fault, color_of(fault))
 
 
-class WrappedLine(QLabel):  # type: ignore[misc]
+class WrappedLine(PlainLabel):
     """Text as high as its lines are in the width that it has: a form gives it the height of another width."""
 
     def __init__(self) -> None:
@@ -193,7 +218,7 @@ class VoxelSizeField(QWidget):  # type: ignore[misc]
         row.setSpacing(4)
         for place, number in enumerate(self.numbers.values()):
             if place:
-                row.addWidget(QLabel("×"))
+                row.addWidget(PlainLabel("×"))
             row.addWidget(number, 1)
             number.setValue(1.0)
             number.valueChanged.connect(self._tell)

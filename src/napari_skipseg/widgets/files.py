@@ -1,17 +1,33 @@
-"""Files and the sample for napari: TIFF, OME-Zarr and MRC in with axes and voxel size, OME-TIFF out, an EM stack."""
+"""Files and the sample for napari: TIFF, OME-Zarr, MRC and slices in with their place, OME-TIFF out, an EM stack."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_skipseg.errors import FileError
-from napari_skipseg.images.files import holds_labels, place_of, read_levels, read_recipe, write_ome_tiff
+from napari_skipseg.errors import FileError, SkipsegError
+from napari_skipseg.foreign_text import unmarked
+from napari_skipseg.images.files import (
+    holds_labels,
+    images_to_read,
+    list_images,
+    place_of,
+    read_levels,
+    read_recipe,
+    read_stack,
+    slice_files,
+    write_ome_tiff,
+)
+from napari_skipseg.images.location import parse_location
 from napari_skipseg.images.mrc import is_mrc
+from napari_skipseg.images.ome_set import is_companion
+from napari_skipseg.images.pictures import is_picture
+from napari_skipseg.images.slices import holds_slices, natural_key
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr_nodes import METADATA, is_zarr
 from napari_skipseg.widgets.axes import GUESSED_AXES, along_space
@@ -29,24 +45,64 @@ _RGB_TYPES = ("uint8", "uint16", "float32")
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
-    """Return the reader of TIFF, OME-Zarr and MRC, None where a path is something else."""
-    paths = [Path(each) for each in ([path] if isinstance(path, str) else path)]
-    known = all(each.suffix.lower() in (".tif", ".tiff") or is_zarr(each) or is_mrc(each) for each in paths)
-    return read_layers if paths and known else None
+    """Return the reader of TIFF, OME-Zarr, MRC, and folders and lists of slices; None where a path is something else.
+
+    A single picture (PNG, JPEG, BMP) is left to napari; several of them are a stack.
+    """
+    if isinstance(path, str):
+        return _read_for_napari if _is_known(Path(path)) or holds_slices(Path(path)) else None
+    files = [Path(each) for each in path]
+    known = all(_is_known(file) or (is_picture(file) and len(files) > 1) for file in files)
+    return _read_for_napari if files and known else None
+
+
+def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
+    """Return the layers in files. napari shows an error in a label that takes a file's name for HTML: it may not."""
+    try:
+        return read_layers(path)
+    except SkipsegError as error:
+        raise type(error)(unmarked(str(error))) from error
+
+
+def _is_known(path: Path) -> bool:
+    return path.suffix.lower() in (".tif", ".tiff") or is_zarr(path) or is_mrc(path) or is_companion(path)
 
 
 def read_layers(path: str | Sequence[str]) -> list[LayerData]:
-    """Return the layers in one or several files, each with scale, translate, units and axis labels.
+    """Return the layers in a file, or in a stack of slices, each with scale, translate, units and axis labels.
 
-    Channels become layers of their own, RGB stays one layer; labels that a file names as such are labels. Of a large
-    OME-Zarr all levels are given, so that napari reads only what the screen shows.
+    A list of files is one stack, in the natural order of their names, and so is a folder with one file per slice: that
+    is how napari asks for a stack. A file of several images gives a layer of each, the first visible; thumbnails,
+    labels and macro images beside a main image are left out. Channels become layers of their own, RGB stays one layer;
+    labels that a file names as such are labels. Of a large OME-Zarr all levels are given, so that napari reads only
+    what the screen shows.
 
     Raises:
         FileError: a file cannot be read.
         InputError: its axes or values are not those of an image.
     """
-    paths = [path] if isinstance(path, str) else list(path)
-    return [_layer_of(read_levels(each), read_recipe(each), holds_labels(each)) for each in paths]
+    if not isinstance(path, str):
+        if len(path) > 1:
+            files = sorted(path, key=lambda file: natural_key(Path(file).name))
+            stack = read_stack(files)
+            return [_layer_of([stack], {"opened": stack.file})]
+        (path,) = path
+    places = images_to_read(path)
+    if len(places) == 1:
+        recipe = read_recipe(path)
+        told: dict[str, Any] = {} if recipe is None else {"recipe": dict(recipe)}
+        return [_layer_of(read_levels(path), told, labels=holds_labels(path))]
+    names = {image.number: image.name for image in list_images(path)}
+    found = []
+    for number, place in enumerate(places):
+        levels = read_levels(place)
+        which = parse_location(place).image  # a path in a store is in the name already
+        name = "" if which is None else names[which]
+        levels[0] = replace(levels[0], name=f"{levels[0].name} {name}".strip())
+        told = {"opened": levels[0].file}
+        data, looks, kind = _layer_of(levels, told, labels=holds_labels(place), most=IN_MEMORY // len(places))
+        found.append((data, {**looks, "visible": number == 0}, kind))
+    return found
 
 
 def open_image(viewer: ViewerModel, file: str) -> list[Layer]:
@@ -64,24 +120,23 @@ def add_layers(viewer: ViewerModel, found: Sequence[LayerData], file: str) -> li
     layers: list[Layer] = []
     for data, arguments, kind in found:
         metadata = arguments.get("metadata", {})
-        told = {**metadata, "skipseg": {**metadata.get("skipseg", {}), "opened": file}}
+        told = {**metadata, "skipseg": {"opened": file, **metadata.get("skipseg", {})}}
         added = getattr(viewer, f"add_{kind}")(data, **{**arguments, "metadata": told})
         layers += added if isinstance(added, list) else [added]
     return layers
 
 
 def opened_from(layer: Layer) -> str:
-    """Return the file that a layer was opened from, whoever read it; "" where it was none."""
-    return str(layer.source.path or layer.metadata.get("skipseg", {}).get("opened", ""))
+    """Return what a layer was opened from, as `read_stack` takes it, whoever read it; "" where it was no file."""
+    return str(layer.metadata.get("skipseg", {}).get("opened") or layer.source.path or "")
 
 
-def _layer_of(levels: list[Stack], recipe: Mapping[str, Any] | None, labels: bool) -> LayerData:
+def _layer_of(levels: list[Stack], told: dict[str, Any], labels: bool = False, most: int | None = None) -> LayerData:
+    """Return the layer of an image. told: what its metadata say. most: bytes up to which it is read at once."""
     stack = levels[0]
     axes, metadata = stack.axes, layer_arguments(stack)
-    told: dict[str, Any] = {} if recipe is None else {"recipe": dict(recipe)}
-    if stack.notes:
-        told["notes"] = stack.notes
-    data = finest = _in_reach(stack)
+    told = {**told, "notes": stack.notes} if stack.notes else told
+    data = finest = _in_reach(stack, IN_MEMORY if most is None else most)
     if len(levels) > 1 and not isinstance(data, np.ndarray):
         data, metadata["multiscale"] = [finest, *(_lazy(level) for level in levels[1:])], True
     if not labels and "C" not in axes and not isinstance(finest, np.ndarray):
@@ -116,10 +171,16 @@ def file_of(layer: Layer, data: Any) -> str:
 
 
 def _stamp(file: str) -> list[tuple[str, int, int]]:
-    """Return name, size and time of change of a file, or of the metadata of a zarr; empty where it is gone."""
+    """Return name, size and time of change of a file, of each slice, or of a zarr's metadata; empty if it is gone."""
     place = place_of(file)
-    found = [place] if place.is_file() else [place / name for name in METADATA if (place / name).is_file()]
-    return [(each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in found]
+    if place.is_dir() and not is_zarr(place):
+        try:
+            found = slice_files(file)
+        except SkipsegError:
+            return []
+    else:
+        found = [place] if place.is_file() else [place / name for name in METADATA if (place / name).is_file()]
+    return [(each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in found if each.is_file()]
 
 
 def layer_arguments(stack: Stack) -> dict[str, Any]:
@@ -135,9 +196,9 @@ def layer_arguments(stack: Stack) -> dict[str, Any]:
     }
 
 
-def _in_reach(stack: Stack) -> Any:
-    """Return the voxels: in memory where they are few, else as a dask array."""
-    if math.prod(stack.shape) * np.dtype(stack.data.dtype).itemsize <= IN_MEMORY:
+def _in_reach(stack: Stack, most: int) -> Any:
+    """Return the voxels: in memory where they have at most so many bytes, else as a dask array."""
+    if math.prod(stack.shape) * np.dtype(stack.data.dtype).itemsize <= most:
         return np.asarray(stack.data)
     return _lazy(stack)
 

@@ -18,7 +18,7 @@ from napari_skipseg.training.learning import Finetuned, Keep, Learned, Lesson
 from napari_skipseg.widgets.before_after import BeforeAfter, find_before
 from napari_skipseg.widgets.checks import find_faults
 from napari_skipseg.widgets.engine import TeachingEngine
-from napari_skipseg.widgets.fields import Links
+from napari_skipseg.widgets.fields import Links, set_hint
 from napari_skipseg.widgets.finetune_form import FinetuneForm
 from napari_skipseg.widgets.finetune_material import CorrectingTab, Material
 from napari_skipseg.widgets.finetune_sources import SourceList
@@ -283,7 +283,7 @@ class FinetuneTab(JobTab):
         self._is_keeping = self._is_keeping and running
         self.tune_button.setVisible(not running)
         self.tune_button.setEnabled(not fault and not self.lesson.refused and self._waiting is None)
-        self.tune_button.setToolTip(fault or "Make a new model of the one above, from what was corrected")
+        set_hint(self.tune_button, fault or "Make a new model of the one above, from what was corrected")
         self.keep_button.setVisible(running)
         self.keep_button.setEnabled(self.keep_button.isEnabled() and running and not self._is_keeping)
         self.progress.setVisible(running)

@@ -13,7 +13,6 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QDoubleSpinBox,
     QFormLayout,
-    QLabel,
     QLineEdit,
     QRadioButton,
     QSpinBox,
@@ -27,7 +26,7 @@ from napari_skipseg.models.description import ClassLabel, ModelDescription, can_
 from napari_skipseg.training.augmentation import AUGMENTATIONS
 from napari_skipseg.training.finetune_settings import AUTO, BatchNorm, FinetuneSettings, Reach
 from napari_skipseg.training.settings import LossName, held_out
-from napari_skipseg.widgets.fields import FreshCombo, mark
+from napari_skipseg.widgets.fields import FreshCombo, PlainLabel, mark
 from napari_skipseg.widgets.folds import Fold
 from napari_skipseg.widgets.form import describe_or_fault
 
@@ -134,7 +133,7 @@ class FinetuneForm(QWidget):  # type: ignore[misc]
         form.addRow("Start from", self.model)
         form.addRow("New model", self.name)
         for title, field in (("How far", far), ("Learn from", sources)):
-            label = QLabel(title)
+            label = PlainLabel(title)
             label.setAlignment(Qt.AlignmentFlag.AlignTop)
             form.addRow(label, field)
 

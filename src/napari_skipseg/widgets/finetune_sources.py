@@ -16,13 +16,14 @@ from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.corrections.store import Corrections, open_corrections
 from napari_skipseg.corrections.subject import Subject
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.files import is_there, read_stack
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.jobs.teaching_calls import CorrectedStack
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.class_list import short
+from napari_skipseg.widgets.fields import set_hint
 from napari_skipseg.widgets.offers import day_of
 
 MOST_ROWS = 4
@@ -67,7 +68,7 @@ def earlier_sources(but: Container[str]) -> list[Source]:
     but: the keys of images to leave out.
     """
     found = [one for one in find_corrections() if one.subject.key not in but and not one.is_empty and one.subject.file]
-    return [_earlier(one) for one in found if Path(one.subject.file).exists()]
+    return [_earlier(one) for one in found if is_there(one.subject.file)]
 
 
 def _earlier(found: Found) -> Source:
@@ -156,7 +157,7 @@ class SourceList(QListWidget):  # type: ignore[misc]
             item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsUserCheckable)
             item.setCheckState(Qt.CheckState.Checked if self._is_ticked(source) else Qt.CheckState.Unchecked)
             classes = ", ".join(each.name for each in source.classes)
-            item.setToolTip(f"{source.name}, {source.detail}\nclasses: {classes}")
+            set_hint(item, f"{source.name}, {source.detail}\nclasses: {classes}")
             self.addItem(item)
         self.blockSignals(False)
         row = self.sizeHintForRow(0) if sources else 0

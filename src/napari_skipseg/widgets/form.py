@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QLabel, QPushButton, QWidget
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QPushButton, QWidget
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.models.catalog import describe_model, find_models, locate_model
@@ -14,7 +14,7 @@ from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.widgets.axes import axes_of, set_calibration, voxel_size_of
 from napari_skipseg.widgets.card import CardDialog
 from napari_skipseg.widgets.checks import Choices, asks_channel, channels, find_faults, find_rescaling, offers_planes
-from napari_skipseg.widgets.fields import AxesField, FreshCombo, KeyedSlider, Links, VoxelSizeField, mark
+from napari_skipseg.widgets.fields import AxesField, FreshCombo, KeyedSlider, Links, PlainLabel, VoxelSizeField, mark
 from napari_skipseg.widgets.layers import is_ours
 from napari_skipseg.widgets.options import OptionsFold
 
@@ -53,15 +53,17 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.image, self.channel, self.model = FreshCombo(), FreshCombo(), FreshCombo()
         self.device, self.extent = FreshCombo(), FreshCombo()
         self.axes, self.voxel_size = AxesField(), VoxelSizeField()
-        self.difference, self.rescale = QLabel(), QCheckBox()
+        self.difference, self.rescale = PlainLabel(), QCheckBox()
         self.difference.setWordWrap(True)
         self.difference.setStyleSheet(NOTE)
         self.card = QPushButton("Card")
         self.card.setToolTip("What this model is, what it was trained on, and how well it does")
-        self.device_note = QLabel("asking the engine…")
+        self.device_note = PlainLabel("asking the engine…")
         self.device_note.setWordWrap(True)
         self.device_note.setStyleSheet(NOTE)
         self.device.offer([("auto", "auto")], "auto")
+        self.report = QPushButton("Report")
+        self.report.setToolTip("What this machine computes on, why it is not the GPU, and what a bug report needs")
         self.options = OptionsFold()
         self.threshold = KeyedSlider(1.0, 0.01, 0.5)
         self.threshold.setToolTip("Probability above which a voxel is set in the binary layer; moving it is instant")
@@ -79,7 +81,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         form.addRow("Model", _side_by_side(self.model, self.card))
         form.addRow(self.difference)
         form.addRow(self.rescale)
-        form.addRow("Device", self.device)
+        form.addRow("Device", _side_by_side(self.device, self.report))
         form.addRow("", self.device_note)
         form.addRow("Segment", self.extent)
         form.addRow("Threshold", self.threshold)

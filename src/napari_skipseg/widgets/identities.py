@@ -6,7 +6,6 @@ import os
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer, Signal
@@ -15,10 +14,12 @@ from napari_skipseg.corrections.catalog import Found, find_by_file, find_for
 from napari_skipseg.corrections.saved import load_saved
 from napari_skipseg.corrections.tallies import Summary, Tallies
 from napari_skipseg.errors import SkipsegError
+from napari_skipseg.images.files import is_there
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.fields import Links
+from napari_skipseg.widgets.files import opened_from
 from napari_skipseg.widgets.layers import stack_of
 from napari_skipseg.widgets.work import Outcome, start_work
 
@@ -105,8 +106,8 @@ def corrected_stack(layer: Image, axes: str) -> Stack:
         SkipsegError: as `stack_of`.
     """
     stack = stack_of(layer, axes)
-    path = str(getattr(layer.source, "path", None) or "")
-    there = path and not stack.file and Path(path).exists()
+    path = "" if stack.file else opened_from(layer)
+    there = bool(path) and is_there(path)
     return replace(stack, file=os.path.abspath(path)) if there else stack  # noqa: PTH100  # as `find_by_file` asks
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QLabel, QPushButton, QVBoxLayout
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QPushButton, QVBoxLayout
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.stack import Stack
@@ -21,7 +21,7 @@ from napari_skipseg.networks.specs import SELECTING
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.checks import Choices, asks_channel, find_faults
 from napari_skipseg.widgets.engine import BusyEngine
-from napari_skipseg.widgets.fields import FreshCombo, Links, mark
+from napari_skipseg.widgets.fields import FreshCombo, Links, PlainLabel, mark, set_hint
 from napari_skipseg.widgets.form import NO_MODEL
 from napari_skipseg.widgets.gate_layers import Seen, describe_part, follow_gates, look_at, show_channel, show_gates
 from napari_skipseg.widgets.job_tab import JobTab
@@ -66,7 +66,7 @@ class InspectTab(JobTab):
         self._connect()
 
     def _make_widgets(self) -> None:
-        self.model, self.network = FreshCombo(), QLabel()
+        self.model, self.network = FreshCombo(), PlainLabel()
         self.network.setWordWrap(True)
         self.all_maps = QCheckBox("attention of all gates")
         self.all_maps.setToolTip("Add the attention maps of all gates, not only of the one chosen above")
@@ -202,7 +202,7 @@ class InspectTab(JobTab):
         fault, volume = self._fault(), self._choices().seen == "ZYX"
         self.show_button.setText("Show gates in this volume" if volume else "Show gates on this slice")
         self.show_button.setEnabled(not fault and not self.is_running)
-        self.show_button.setToolTip(fault or "Add the features before and after the gate, and its attention, as layers")
+        set_hint(self.show_button, fault or "Add the features before and after the gate, and its attention, as layers")
         self.explain(fault)
 
 

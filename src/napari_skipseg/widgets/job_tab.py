@@ -9,11 +9,11 @@ from typing import Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QPushButton, QWidget
 
-from napari_skipseg.progress import Found, Progress
+from napari_skipseg.progress import Found, Progress, TimeLeft
 from napari_skipseg.widgets.engine import BusyEngine
 from napari_skipseg.widgets.fields import FAULT_COLOR, WARNING_COLOR, Message, color_of
 from napari_skipseg.widgets.popups import pop_up_fault
-from napari_skipseg.widgets.work import Outcome, TimeLeft, Work, start_work
+from napari_skipseg.widgets.work import Outcome, Work, start_work
 
 UNCHANGED = "Cancelled. Nothing was changed."
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
 
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.selection import GateSelection, gate_place
 from napari_skipseg.networks.specs import ATTENDING, SELECTING
-from napari_skipseg.widgets.fields import FreshCombo
+from napari_skipseg.widgets.fields import FreshCombo, PlainLabel, RichLabel
 from napari_skipseg.widgets.plots import ChannelPlot, CurvesPlot, UpdateMap, theme_colors
 
 SELECT_HINT = f"Models whose skip is {' or '.join(SELECTING)} select channels."
@@ -28,7 +28,7 @@ class ModelPlots(QWidget):  # type: ignore[misc]
         self.gate = FreshCombo()
         self.channels, self.updates, self.curves = ChannelPlot(), UpdateMap(), CurvesPlot()
         self.channels_note, self.updates_note, self.curves_note = (_note() for _ in range(3))
-        self.updates_unit = QLabel("mean |W_end − W_begin|")
+        self.updates_unit = PlainLabel("mean |W_end − W_begin|")
         self._selection: dict[str, GateSelection] = {}
         self._description: ModelDescription | None = None
         column = QVBoxLayout(self)
@@ -125,15 +125,15 @@ def in_words(gate: GateSelection) -> str:
 def _heading(text: str, beside: QWidget | None = None) -> QHBoxLayout:
     row = QHBoxLayout()
     row.setContentsMargins(0, 4, 0, 0)
-    row.addWidget(QLabel(f"<b>{text}</b>"))
+    row.addWidget(RichLabel(f"<b>{text}</b>"))
     row.addStretch(1)
     if beside is not None:
         row.addWidget(beside, int(isinstance(beside, FreshCombo)))
     return row
 
 
-def _note() -> QLabel:
-    label = QLabel()
+def _note() -> PlainLabel:
+    label = PlainLabel()
     label.setWordWrap(True)
     label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
     return label

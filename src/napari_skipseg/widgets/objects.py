@@ -14,7 +14,7 @@ from napari_skipseg.jobs.finding import FoundObjects
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.engine import BusyEngine
-from napari_skipseg.widgets.fields import FAULT_COLOR, Links, Missing
+from napari_skipseg.widgets.fields import FAULT_COLOR, Links, Missing, set_hint
 from napari_skipseg.widgets.layers import data_of, stack_of
 from napari_skipseg.widgets.objects_again import Search
 from napari_skipseg.widgets.objects_layers import LoadedObjects, iter_load
@@ -258,7 +258,7 @@ class ObjectsTab(ObjectsOnShow):
         super().check()
         fault, shown, running = self._fault(), self.result(), self.is_running
         self.find_button.setEnabled(not fault and not running)
-        self.find_button.setToolTip(fault or "Find the objects of the whole stack, and measure them")
+        set_hint(self.find_button, fault or "Find the objects of the whole stack, and measure them")
         self.preview.setEnabled(not fault)
         self.again_button.follow()
         self.again_button.setEnabled(not running and not self._segment_tab.is_running)

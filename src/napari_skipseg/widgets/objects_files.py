@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 
+from napari_skipseg.foreign_text import unmarked
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.outputs import file_name
@@ -28,7 +29,10 @@ def ask_file(parent: QWidget, name: str) -> Path | None:
         return None
     file = with_ending(Path(chosen), ZARR if "Zarr" in kind else TIFF)
     question = _question(file, Path(chosen))
-    if question and QMessageBox.question(parent, "Replace objects?", question) != QMessageBox.StandardButton.Yes:
+    if (
+        question
+        and QMessageBox.question(parent, "Replace objects?", unmarked(question)) != QMessageBox.StandardButton.Yes
+    ):
         return None
     return file
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QVBoxLayout, QWidget
 
 from napari_skipseg.objects.options import FARTHEST_SEEDS, THICK, Method, ObjectOptions, ObjectPlanes
 from napari_skipseg.widgets.axes import voxel_size_of
-from napari_skipseg.widgets.fields import FreshCombo, KeyedSlider
+from napari_skipseg.widgets.fields import FreshCombo, KeyedSlider, PlainLabel
 from napari_skipseg.widgets.objects_size import SizeField
 from napari_skipseg.widgets.objects_sources import Source, is_certain, suggest_method
 
@@ -275,14 +275,14 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
             field.set_voxel(volume, "" if unit == "pixel" else f"{unit}{'²' if flat else '³'}")
 
 
-def _note(text: str) -> QLabel:
-    note = QLabel(text)
+def _note(text: str) -> PlainLabel:
+    note = PlainLabel(text)
     note.setWordWrap(True)
     note.setStyleSheet(NOTE)
     return note
 
 
-def _noted(field: QWidget, note: QLabel) -> QWidget:
+def _noted(field: QWidget, note: PlainLabel) -> QWidget:
     """Return a field with a line of explanation under it."""
     both = QWidget()
     column = QVBoxLayout(both)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import weakref
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.corrections.places import Place
 from napari_skipseg.jobs.finding import FoundObjects
+from napari_skipseg.jobs.workspace import remove_folder
 from napari_skipseg.objects.table import Table
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.axes import voxel_size_of
@@ -78,7 +78,7 @@ def iter_load(
     levels = [level[missing] for level in levels]
     folder = found.labels.parent
     if isinstance(levels[0], np.ndarray):
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
         return LoadedObjects(levels, None, found)
     return LoadedObjects(levels, folder, found)
 
@@ -96,7 +96,7 @@ def show_objects(viewer: ViewerModel, source: Source, loaded: LoadedObjects) -> 
     layer = _put(viewer, source, data, {}, told, old, f"{source.name} objects", multiscale)
     layer.features = loaded.found.table.as_features()
     if loaded.folder is not None:
-        weakref.finalize(layer, shutil.rmtree, loaded.folder, ignore_errors=True)
+        weakref.finalize(layer, remove_folder, loaded.folder)
     size, _ = voxel_size_of(layer, source.axes[-layer.ndim :])
     return ShownObjects(source, layer, loaded.found.table, loaded.found.recipe, size)
 

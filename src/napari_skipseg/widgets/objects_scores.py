@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.fields import FreshCombo, Message
+from napari_skipseg.widgets.fields import FreshCombo, Message, PlainLabel
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -89,7 +89,7 @@ class ScoreBox(QWidget):  # type: ignore[misc]
         self.button.setToolTip("Compare the objects that were found with the true ones")
         self.scores.setToolTip(MEANING)
         row = QHBoxLayout()
-        row.addWidget(QLabel("Score against"))
+        row.addWidget(PlainLabel("Score against"))
         row.addWidget(self.truth, 1)
         row.addWidget(self.button)
         column = QVBoxLayout(self)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QSlider, QSpinBox, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QSlider, QSpinBox, QVBoxLayout, QWidget
+
+from napari_skipseg.widgets.fields import PlainLabel
 
 NOTE = "QLabel { font-size: 8pt; }"
 TENS = 1000
@@ -26,7 +28,7 @@ class SizeField(QWidget):  # type: ignore[misc]
         super().__init__()
         self._told, self._free, self._steps = told, free, decades * DECADE
         self._voxel = (1.0, "")
-        self.slider, self.number, self.note = QSlider(Qt.Orientation.Horizontal), QSpinBox(), QLabel()
+        self.slider, self.number, self.note = QSlider(Qt.Orientation.Horizontal), QSpinBox(), PlainLabel()
         self.slider.setRange(0, self._steps)
         self.number.setRange(0, MOST)
         self.number.setKeyboardTracking(False)

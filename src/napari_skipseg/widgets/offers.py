@@ -7,11 +7,11 @@ from collections.abc import Callable
 from functools import partial
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QFrame, QHBoxLayout, QLabel, QPushButton, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFrame, QHBoxLayout, QPushButton, QToolButton, QVBoxLayout, QWidget
 
 from napari_skipseg.corrections.catalog import Found
 from napari_skipseg.corrections.tallies import Summary
-from napari_skipseg.widgets.fields import WARNING_COLOR
+from napari_skipseg.widgets.fields import WARNING_COLOR, PlainLabel
 
 CALM_COLOR = "rgba(99, 137, 255, 70)"
 
@@ -23,7 +23,7 @@ class Offer(QFrame):  # type: ignore[misc]
         super().__init__()
         self.setObjectName("offer")
         self.setStyleSheet(f"QFrame#offer {{ background-color: {color}; border-radius: 4px; }}")
-        self.label, self.button, self.cross = QLabel(text), QPushButton(button), QToolButton()
+        self.label, self.button, self.cross = PlainLabel(text), QPushButton(button), QToolButton()
         self.label.setWordWrap(True)
         self.cross.setText("×")
         self.cross.setAutoRaise(True)

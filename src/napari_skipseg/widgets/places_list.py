@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QListWidget, QListWidgetItem
 from napari_skipseg.corrections.places import Place, iter_rank_places
 from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.fields import set_hint
 from napari_skipseg.widgets.layers import Shown
 from napari_skipseg.widgets.placement import Cut, world_at
 
@@ -47,7 +48,7 @@ class PlacesList(QListWidget):  # type: ignore[misc]
         self.clear()
         for place in places:
             item = QListWidgetItem(f"{_where(place, axes)}  {place.reason}")
-            item.setToolTip(f"{_where(place, axes)}\n{place.reason}")
+            set_hint(item, f"{_where(place, axes)}\n{place.reason}")
             item.setData(Qt.ItemDataRole.UserRole, place)
             self.addItem(item)
         self.setVisible(bool(places))

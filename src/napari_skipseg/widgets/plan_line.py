@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
 from napari_skipseg.inference.run_plan import RunPlan
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.engine import BusyEngine
-from napari_skipseg.widgets.fields import WARNING_COLOR, Message
+from napari_skipseg.widgets.fields import WARNING_COLOR, Message, set_hint
 from napari_skipseg.widgets.work import Outcome, start_work
 
 SETTLED = 800
@@ -96,7 +96,7 @@ class SettledLine(QWidget):  # type: ignore[misc]
         """Show this in the line and in its tooltip, and this in the warning."""
         self.summary.say(text)
         self.summary.setStyleSheet(QUIET)
-        self.summary.setToolTip(hint)
+        set_hint(self.summary, hint)
         self.warning.say(warning, WARNING_COLOR)
 
     def _ask(self) -> None:
@@ -143,6 +143,7 @@ class PlanLine(SettledLine):
         self.invert.setToolTip("Feed the negative of the image to the model, or the image itself again")
         self.invert.clicked.connect(self.invert_asked)
         self.invert.hide()
+        self._image: Hashable = None
         self.layout().addWidget(self.findings)
         self.layout().addWidget(self.invert)
 
@@ -151,14 +152,14 @@ class PlanLine(SettledLine):
         more = len(findings) - MOST_FINDINGS
         shown = [*findings[:MOST_FINDINGS], *([f"… and {more} more."] if more > 0 else [])]
         self.findings.say("\n".join(shown), WARNING_COLOR)
-        self.findings.setToolTip("\n".join(findings) if more > 0 else "")
+        set_hint(self.findings, "\n".join(findings) if more > 0 else "")
         self.invert.setVisible(seems_inverted)
 
-    def follow(self, key: Hashable, work: Question) -> None:
-        """Show the plan for these choices; findings of other choices go until the answer comes."""
-        if key != self._key and key not in self._answers:
+    def show_image(self, image: Hashable) -> None:
+        """Forget what was found about another image than the one that `image` stands for."""
+        if image != self._image:
+            self._image = image
             self.show_findings(())
-        super().follow(key, work)
 
     def show_answer(self, answer: RunPlan) -> None:
         """Say what a run will take, and what was found about the image."""

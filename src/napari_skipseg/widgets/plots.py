@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QMouseEvent, QWheelEvent
 from qtpy.QtWidgets import QToolTip
+
+from napari_skipseg.foreign_text import unmarked
 
 if TYPE_CHECKING:
     from napari_skipseg.models.selection import GateSelection
@@ -78,7 +81,7 @@ class Plot(pyqtgraph.PlotWidget):  # type: ignore[misc]
         """Tell what is under the mouse."""
         super().mouseMoveEvent(event)
         point = self.plotItem.vb.mapSceneToView(self.mapToScene(event.position().toPoint()))
-        QToolTip.showText(event.globalPosition().toPoint(), self.describe(point.x(), point.y()), self)
+        QToolTip.showText(event.globalPosition().toPoint(), unmarked(self.describe(point.x(), point.y())), self)
 
     def describe(self, x: float, y: float) -> str:
         """Return what is at a place of the plot, empty where nothing is."""
@@ -192,7 +195,7 @@ class CurvesPlot(Plot):
         for number, (name, points) in enumerate(curves.items()):
             steps, values = zip(*points, strict=True)
             pen = pyqtgraph.mkPen(LINES[number % len(LINES)], width=1.6)
-            self.plotItem.plot(list(steps), list(values), name=name, pen=pen, antialias=True)
+            self.plotItem.plot(list(steps), list(values), name=escape(name), pen=pen, antialias=True)
         heights = [value for points in curves.values() for _, value in points]
         room = LEGEND_ROOM * (max(heights) - min(heights))
         self.setXRange(min(p[0][0] for p in curves.values()), max(p[-1][0] for p in curves.values()))

@@ -9,6 +9,8 @@ import re
 
 from napari.utils.notifications import show_error, show_info
 
+from napari_skipseg.foreign_text import unmarked
+
 FITS = 40
 """Letters of the line."""
 LEAST = 12
@@ -18,12 +20,12 @@ PAUSE = re.compile(r"[.:;,](?=\s|$)|\s\(")
 
 def pop_up(text: str, head: str = "") -> None:
     """Show something to be known. head: its first line, which says what matters in few letters; "" = its beginning."""
-    show_info(f"{head if len(head) <= FITS else head_of(head)}\n{text}" if head else headed(text))
+    show_info(unmarked(f"{head if len(head) <= FITS else head_of(head)}\n{text}" if head else headed(text)))
 
 
 def pop_up_fault(text: str) -> None:
     """Show what went wrong."""
-    show_error(headed(text))
+    show_error(unmarked(headed(text)))
 
 
 def headed(text: str) -> str:

@@ -7,10 +7,10 @@ from html import escape
 from itertools import groupby
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QHBoxLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_skipseg.training.learning import EVEN, Report, ScoreRow
-from napari_skipseg.widgets.fields import WARNING_COLOR, Message
+from napari_skipseg.widgets.fields import WARNING_COLOR, Message, RichLabel
 
 GOOD_COLOR = "rgba(46, 170, 110, 90)"
 BETTER, WORSE = "#3ecf8e", "#ff8a5c"
@@ -34,8 +34,7 @@ class ReportTable(QWidget):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self.table, self.verdict = QLabel(), Message()
-        self.table.setTextFormat(Qt.TextFormat.RichText)
+        self.table, self.verdict = RichLabel(), Message()
         self.table.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.table.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.table.setWordWrap(True)

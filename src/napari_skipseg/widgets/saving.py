@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qtpy.QtWidgets import QFileDialog, QMessageBox, QWidget
 
+from napari_skipseg.foreign_text import unmarked
 from napari_skipseg.inference.outputs import Prediction
 from napari_skipseg.progress import Progress
 
@@ -18,7 +19,7 @@ def ask_folder(parent: QWidget, name: str) -> Path | None:
         return None
     there = sorted(path.name for path in Path(chosen).glob(f"{name}_*.tif"))
     question = f"{', '.join(there)} in this folder will be replaced. Go on?"
-    if there and QMessageBox.question(parent, "Replace results?", question) != QMessageBox.StandardButton.Yes:
+    if there and QMessageBox.question(parent, "Replace results?", unmarked(question)) != QMessageBox.StandardButton.Yes:
         return None
     return Path(chosen)
 

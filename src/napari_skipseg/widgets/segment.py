@@ -37,6 +37,7 @@ from napari_skipseg.widgets.preview import (
 from napari_skipseg.widgets.results import Results
 from napari_skipseg.widgets.run_again import AgainButton, Asked
 from napari_skipseg.widgets.save_button import SaveButton
+from napari_skipseg.widgets.system_report import SystemReportDialog
 from napari_skipseg.widgets.work import Outcome, Work, start_work
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class SegmentTab(JobTab):
         self._make_widgets()
         self._connect()
         self.check()
+        self.form.report.clicked.connect(self.show_report)
         self._ask_devices()
         start_work(self, iter_prepare_colors, "Preparing", lambda _: None, lambda _: None, lambda: None, is_quiet=True)
 
@@ -276,13 +278,14 @@ class SegmentTab(JobTab):
         layer, model = choices.layer, choices.model
         if is_wrong or layer is None or model is None or not self.isVisible():
             self.plan.clear()
-            self.plan.show_findings(())
+            self.plan.show_image(None)
             return
         data = data_of(layer)
         options = replace(choices.options(), threshold=0.5)
         cut = () if choices.whole else choices.loops
         image = (tuple(data.shape), str(data.dtype), choices.axes, choices.voxel_size, choices.unit, cut)
         key = (model.name, model.weights_sha256, options, image)
+        self.plan.show_image((str(layer.unique_id), choices.channel, choices.axes))
         if self.is_running:
             self.plan.keep(key)
             return
@@ -293,6 +296,11 @@ class SegmentTab(JobTab):
             return self._engine.plan(stack, model.name, options, whole)
 
         self.plan.follow(key, measure)
+
+    def show_report(self) -> None:
+        """Show what this machine computes on, and what a bug report needs."""
+        self.report = SystemReportDialog(self, self._engine)
+        self.report.open()
 
     def _ask_devices(self) -> None:
         def answer(outcome: Outcome) -> None:

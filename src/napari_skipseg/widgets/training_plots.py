@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
 import pyqtgraph
 from qtpy.QtCore import QRectF
-from qtpy.QtWidgets import QGridLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QGridLayout, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.learning import Learned, Pictured
+from napari_skipseg.widgets.fields import PlainLabel
 from napari_skipseg.widgets.layers import CLASS_COLORS
 from napari_skipseg.widgets.plots import LINES, Colors, Plot, theme_colors
 
@@ -70,7 +72,7 @@ class LiveCurves(Plot):
             if name not in self._lines:
                 pen = pyqtgraph.mkPen(LINES[len(self._lines) % len(LINES)], width=1.6)
                 look = {"symbol": "o", "symbolSize": 4, "symbolPen": None, "symbolBrush": pen.color()}
-                self._lines[name] = self.plotItem.plot(name=short_name(name), pen=pen, antialias=True, **look)
+                self._lines[name] = self.plotItem.plot(name=escape(short_name(name)), pen=pen, antialias=True, **look)
             self._lines[name].setData(*map(list, zip(*points, strict=True)))
         heights = [height for points in self._points.values() for _, height in points]
         span = max(max(heights) - min(heights), LEAST_SPAN)
@@ -124,7 +126,7 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
         super().__init__()
         self.loss, self.scores = LiveCurves("loss"), LiveCurves("score")
         self.labelled, self.predicted = Tile(), Tile()
-        self.captions = QLabel("labelled, held out"), QLabel("the model now")
+        self.captions = PlainLabel("labelled, held out"), PlainLabel("the model now")
         self._tiles = QWidget()
         grid = QGridLayout(self._tiles)
         grid.setContentsMargins(0, 0, 0, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from qtpy.QtWidgets import QLabel, QWidget
 from superqt.utils import create_worker as create_quiet_worker
 
 from napari_skipseg.errors import SkipsegError
-from napari_skipseg.progress import Progress, in_words
+from napari_skipseg.progress import Progress
 
 SPINNER_SPEED = 15
 """Percent of its own speed at which a moving picture in the window goes."""
@@ -128,28 +127,3 @@ def _calm_spinners(owner: QObject) -> None:
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message."""
     return (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
-
-
-class TimeLeft:
-    """What is left to wait, from the pace of the steps since the first one."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._first: tuple[int, float] | None = None
-        self._latest = (0, 0.0)
-
-    def describe(self, progress: Progress) -> str:
-        """Return the progress in words, such as "tile 3 of 40, about 12 s left"."""
-        now = self._clock()
-        if progress.done < 1 or progress.done >= progress.total:
-            return progress.message
-        if self._first is None:
-            self._first = self._latest = progress.done, now
-        if progress.done > self._latest[0]:
-            self._latest = progress.done, now
-        steps = self._latest[0] - self._first[0]
-        if steps < 1:
-            return progress.message
-        pace = (self._latest[1] - self._first[1]) / steps
-        left = pace * (progress.total - progress.done) - (now - self._latest[1])
-        return f"{progress.message}, about {in_words(max(left, 1.0))} left"

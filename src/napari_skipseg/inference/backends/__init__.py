@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from napari_skipseg.devices import UNTESTED, ChosenPrecision, Device, best_precision, cpu_title, has_openvino
-from napari_skipseg.errors import DeviceError, SkipsegError
+from napari_skipseg.errors import DeviceError, OutOfMemoryError, SkipsegError
 from napari_skipseg.inference.backends import openvino_backend
 from napari_skipseg.inference.backends.fallback import FallbackBackend, notes_of
 from napari_skipseg.inference.backends.folding import Probabilities
-from napari_skipseg.inference.backends.halving import Choice, OutOfMemoryError
+from napari_skipseg.inference.backends.halving import Choice
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
-from napari_skipseg.inference.backends.torch_backend import TorchBackend
+from napari_skipseg.inference.backends.torch_backend import TorchBackend, release_memory
+from napari_skipseg.inference.memory_share import ALONE, MemoryShare
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import Model
 from napari_skipseg.networks.build import build
@@ -33,9 +35,12 @@ __all__ = [
     "TileOutput",
     "TorchBackend",
     "choose_backends",
+    "choose_torch",
     "fastest_precision",
     "make_backend",
     "notes_of",
+    "own_tile_of_cpu",
+    "release_memory",
     "try_backend",
 ]
 
@@ -47,18 +52,25 @@ class Pinned(NamedTuple):
     precision: str
 
 
-def make_backend(model: Model, device: Device, shape: tuple[int, ...], pinned: Pinned | None = None) -> FallbackBackend:
-    """Return the fastest backend for `model` on `device` and tiles of `shape`; where it fails, the next takes over.
+TorchMaker = Callable[[Device, str | None, Model, tuple[int, ...]], Backend]
+"""Makes a torch backend for a device and a precision (None = the best there), a model and a tile."""
 
-    pinned: what a run that is being resumed was begun with; nothing else is taken, but where that fails in the run.
+
+def make_backend(
+    model: Model, device: Device, shape: tuple[int, ...], pinned: Pinned | None = None, share: MemoryShare = ALONE
+) -> FallbackBackend:
+    """Return the fastest backend for `model` on `device` and tiles of `shape`; if it fails, the next takes over.
+
+    pinned: what a run that is being resumed was begun with; nothing else is taken, unless that fails in the run. share:
+    of the computer's memory, which decides the tile of a CPU that takes over from a GPU.
 
     Raises:
         DeviceError: what is pinned cannot be had here.
     """
-    choices = choose_backends(device)
+    choices = choose_backends(device, share)
     if pinned is None:
         return FallbackBackend(choices, model, shape)
-    own = _choose_pinned(device, pinned)
+    own = _choose_pinned(device, pinned, share)
     titles = {choice.title for choice in own}
     later = tuple(choice for choice in choices if choice.title not in titles)
     fault = DeviceError(
@@ -74,18 +86,33 @@ def make_backend(model: Model, device: Device, shape: tuple[int, ...], pinned: P
         raise fault from error
 
 
-def choose_backends(device: Device) -> tuple[Choice, ...]:
-    """Return what can run a network on `device`, the fastest first, and then what takes over where it fails."""
-    cpu = Device("cpu", cpu_title(), "")
+def choose_backends(device: Device, share: MemoryShare = ALONE) -> tuple[Choice, ...]:
+    """Return what can run a network on `device`, the fastest first, and then what takes over if that fails."""
+    choices = choose_torch(device, _make_torch, share)
+    if not has_openvino():
+        return choices
+    on_gpu = [choice for choice in choices if choice.is_gpu]
+    on_cpu = [choice for choice in choices if not choice.is_gpu]
+    return (*on_gpu, _openvino_choice("the fastest on a CPU", None, own_tile_of_cpu(device, share)), *on_cpu)
+
+
+def choose_torch(
+    device: Device, make: TorchMaker, share: MemoryShare = ALONE, precision: str | None = None
+) -> tuple[Choice, ...]:
+    """Return what `make` can make for `device`: in `precision` (None = the best there), in f32, and on the CPU."""
     choices = []
+    own_tile = own_tile_of_cpu(device, share)
     if device.name != "cpu":
-        choices.append(_torch_choice(device, device.title, f"{device.reason}; {UNTESTED}"))
-        if best_precision(device.name).name == "f16":  # GPU
-            choices.append(_torch_choice(device, device.title, f"half precision failed; {UNTESTED}", "f32"))
-    if has_openvino():
-        choices.append(_openvino_choice("the fastest on a CPU"))
-    why = "what takes over where the others fail" if choices else "OpenVINO, which is faster, is not installed"
-    return (*choices, _torch_choice(cpu, "the CPU", why))
+        choices.append(_torch_choice(make, device, device.title, f"{device.reason}; {UNTESTED}", precision))
+        if (precision or best_precision(device.name).name) != "f32":  # GPU
+            choices.append(_torch_choice(make, device, device.title, f"half precision failed; {UNTESTED}", "f32"))
+    why = "what takes over if the others fail"
+    if not choices and not has_openvino():
+        why = "OpenVINO, which is faster, is not installed"
+    cpu = Device("cpu", cpu_title(), "")
+    wanted = precision if device.name == "cpu" else None
+    choices.append(_torch_choice(make, cpu, "the CPU", why, wanted, own_tile))
+    return tuple(choices)
 
 
 def fastest_precision(device: Device, openvino: bool = True) -> ChosenPrecision:
@@ -104,24 +131,48 @@ def try_backend(device: Device) -> FallbackBackend:
     return backend
 
 
-def _choose_pinned(device: Device, pinned: Pinned) -> tuple[Choice, ...]:
+def _choose_pinned(device: Device, pinned: Pinned, share: MemoryShare) -> tuple[Choice, ...]:
     """Return what could give the pinned backend in its precision; making it says whether it can."""
     reason = "what this run was begun with"
+    own_tile = own_tile_of_cpu(device, share)
     if pinned.name == OpenVINOBackend.name:
-        return (_openvino_choice(reason, pinned.precision),)
+        return (_openvino_choice(reason, pinned.precision, own_tile),)
     if pinned.name != TorchBackend.name:
         return ()
-    places = {device.name: (device, device.title), "cpu": (Device("cpu", cpu_title(), ""), "the CPU")}
-    return tuple(_torch_choice(*place, reason, pinned.precision) for place in places.values())
+    cpu = _torch_choice(_make_torch, Device("cpu", cpu_title(), ""), "the CPU", reason, pinned.precision, own_tile)
+    if device.name == "cpu":
+        return (cpu,)
+    return (_torch_choice(_make_torch, device, device.title, reason, pinned.precision), cpu)
 
 
-def _torch_choice(device: Device, place: str, reason: str, precision: str | None = None) -> Choice:
-    at_once = 1 if device.name == "cpu" else None
-    return Choice(f"torch on {place}", reason, partial(_make_torch, device, precision), at_once)
+def _torch_choice(
+    make: TorchMaker,
+    device: Device,
+    place: str,
+    reason: str,
+    precision: str | None = None,
+    own_tile: Callable[[Model], tuple[int, ...]] | None = None,
+) -> Choice:
+    is_gpu = device.name != "cpu"
+    at_once = None if is_gpu else 1
+    return Choice(f"torch on {place}", reason, partial(make, device, precision), at_once, own_tile, is_gpu)
 
 
-def _openvino_choice(reason: str, precision: str | None = None) -> Choice:
-    return Choice("OpenVINO on the CPU", reason, partial(_make_openvino, precision), 1)
+def _openvino_choice(reason: str, precision: str | None, own_tile: Callable[[Model], tuple[int, ...]] | None) -> Choice:
+    return Choice("OpenVINO on the CPU", reason, partial(_make_openvino, precision), 1, own_tile)
+
+
+def own_tile_of_cpu(device: Device, share: MemoryShare = ALONE) -> Callable[[Model], tuple[int, ...]] | None:
+    """Return what chooses the CPU's own tile if the tile of the run was chosen for a GPU; None if it was not."""
+    return None if device.name == "cpu" else partial(_tile_of_cpu, share)
+
+
+def _tile_of_cpu(share: MemoryShare, model: Model) -> tuple[int, ...]:
+    """Return the largest tile that the CPU takes at this moment; counted in f32, which takes the most."""
+    from napari_skipseg.inference.tile_choice import choose_tile  # it imports this package
+
+    tile = choose_tile(model, Device("cpu", cpu_title(), ""), "f32", 0, "xy", share)
+    return (tile.side,) * model.description.spec.dimensions
 
 
 def _make_torch(device: Device, precision: str | None, model: Model, shape: tuple[int, ...]) -> Backend:
@@ -135,6 +186,6 @@ def _make_openvino(precision: str | None, model: Model, shape: tuple[int, ...]) 
 
 
 def _check(precision: str | None, best: str) -> None:
-    """Raise where the processor does not compute in `precision` itself."""
+    """Raise if the processor does not compute in `precision` itself."""
     if precision not in (None, "f32", best):
         raise RuntimeError(f"this processor computes in {best} and f32, not in {precision}")

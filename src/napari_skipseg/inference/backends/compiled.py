@@ -1,7 +1,8 @@
 """Compiled networks kept on disk between processes, in the user's cache folder.
 
 An entry is a file with the SHA-256 of its content in front. What is damaged is not there; what cannot be written is not
-kept: neither is an error.
+kept: neither is an error. The hash does not protect from others, so a folder that others own or may write to is left
+alone.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 import sys
-import tempfile
 from pathlib import Path
+
+from napari_skipseg.durable import write_whole
 
 FOLDER_VARIABLE = "NAPARI_SKIPSEG_CACHE"
 LIMIT = 2**30
@@ -38,6 +41,8 @@ def read_entry(key: str) -> bytes | None:
     """Return what was kept under `key`, or None where there is nothing whole."""
     try:
         file = cache_folder() / key
+        if not is_ours_alone(file.parent):
+            return None
         content = file.read_bytes()
         kept = content[HASH_LENGTH:]
         if hashlib.sha256(kept).digest() != content[:HASH_LENGTH]:
@@ -53,14 +58,19 @@ def write_entry(key: str, content: bytes) -> None:
     with contextlib.suppress(OSError, RuntimeError):  # the latter where there is no home folder
         folder = cache_folder()
         folder.mkdir(PRIVATE, parents=True, exist_ok=True)
-        number, draft = tempfile.mkstemp(prefix=".", dir=folder)
-        try:
-            with os.fdopen(number, "wb") as file:
-                file.write(hashlib.sha256(content).digest() + content)
-            Path(draft).replace(folder / key)
-        finally:
-            Path(draft).unlink(missing_ok=True)
-        _make_room(folder)
+        if is_ours_alone(folder):
+            write_whole(folder / key, hashlib.sha256(content).digest() + content)
+            _make_room(folder)
+
+
+def is_ours_alone(path: Path) -> bool:
+    """Return whether a folder belongs to this user, and no others may write to it. Windows has no such bits."""
+    if os.name == "nt":
+        return True
+    found = path.stat()
+    own_group = found.st_gid == os.getgid()  # many systems give each user a group, which may write
+    forbidden = stat.S_IWOTH | (0 if own_group else stat.S_IWGRP)
+    return found.st_uid == os.getuid() and not found.st_mode & forbidden
 
 
 def _make_room(folder: Path) -> None:

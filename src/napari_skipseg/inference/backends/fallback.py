@@ -1,21 +1,25 @@
-"""Several backends in a row: where one fails, the next takes over, and the run goes on."""
+"""Several backends in a row: if one fails, the next takes over, and the run goes on."""
 
 from __future__ import annotations
 
-from napari_skipseg.errors import SkipsegError
-from napari_skipseg.inference.backends.halving import Choice, HalvingBackend, OutOfMemoryError, is_out_of_memory
+from collections.abc import Callable, Generator, Sequence
+
+from napari_skipseg.device_faults import fault_kind, gist_of, is_out_of_memory
+from napari_skipseg.errors import OutOfMemoryError, SkipsegError
+from napari_skipseg.inference.backends.halving import Choice, HalvingBackend
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.backends.torch_backend import release_memory
+from napari_skipseg.inference.backends.views import Draw, View
 from napari_skipseg.models.model import Model
 
 
 class FallbackBackend:
-    """The first backend of `choices` that works. Where it fails the next one is prepared and takes the same tiles.
+    """The first backend of `choices` that works. If it fails, the next one is prepared and takes the same tiles.
 
-    Where memory is short, each first goes on with fewer images at once and with smaller tiles. Those of `later` take
-    over in a run only: none of them is the first.
+    If memory is short, each first goes on with fewer images at once and with smaller tiles. Those of `later` take over
+    in a run only: none of them is the first.
 
-    notes: a sentence for each that failed, and for each step down.
+    notes: a sentence for each that failed, and for each step down. attention: whether attention maps are wanted.
 
     Raises:
         OutOfMemoryError: (by `run` too) the last one has no memory for the smallest tile. Its other faults are raised
@@ -26,8 +30,10 @@ class FallbackBackend:
         self, choices: tuple[Choice, ...], model: Model, shape: tuple[int, ...], later: tuple[Choice, ...] = ()
     ) -> None:
         self.notes: list[str] = []
+        self.attention = True
         self._left = list(choices)
         self._model, self._shape = model, shape
+        self._draw: Draw | None = None
         self._backend = self._prepare()
         self._left += later
 
@@ -46,45 +52,86 @@ class FallbackBackend:
         """What computes now, where, in which precision, and why."""
         return f"{self._left[0].title} in {self.precision}: {self._left[0].reason}"
 
+    @property
+    def averages(self) -> bool:
+        """Whether the device averages over views or planes by itself, with `iter_average` and `iter_planes`."""
+        return self._backend.averages
+
+    def draw(self, seed: int, sample: int, places: Sequence[tuple[int, ...]]) -> None:
+        """Choose the dropout masks of the next runs, for one image at each place; as `DropoutBackend.draw`."""
+        self._draw = Draw(seed, sample, tuple(places))
+
     def run(self, images: Pixels) -> TileOutput:
         """Return the output for `images` (N, C, *space)."""
         while True:
             try:
+                self._backend.attention = self.attention
+                self._backend.draw(self._draw)
                 return self._backend.run(images)
             except Exception as error:
-                self._pass_over(error)
+                if not self._pass_over(error):
+                    raise
             del self._backend
             release_memory()
             self._backend = self._prepare()
 
+    def iter_average(self, images: Pixels, views: Sequence[View]) -> Generator[None, None, TileOutput | None]:
+        """Yield between views; return the mean over them with the deviation, averaged on the device.
+
+        None if the device could not: then the views are to be run one after the other, which meets its fault again.
+        """
+        return (yield from self._iter_on_device(lambda: self._backend.iter_average(images, views)))
+
+    def iter_planes(self, volumes: Pixels, at_once: int) -> Generator[None, None, TileOutput | None]:
+        """Yield between batches of slices; return the mean over three directions, or None as `iter_average`."""
+        return (yield from self._iter_on_device(lambda: self._backend.iter_planes(volumes, at_once)))
+
+    def _iter_on_device(
+        self, begin: Callable[[], Generator[None, None, TileOutput]]
+    ) -> Generator[None, None, TileOutput | None]:
+        try:
+            self._backend.attention = self.attention
+            return (yield from begin())
+        except SkipsegError:
+            raise
+        except Exception as error:
+            self._backend.stop_averaging()
+            # a lost device and overflow come again in the first of the passes, and are noted then
+            if fault_kind(error) != "lost" and not isinstance(error, FloatingPointError):
+                self.notes.append(f"{self._left[0].title} {_what(error)}; it computes one pass after the other.")
+        release_memory()
+        return None
+
     def _prepare(self) -> HalvingBackend:
         while True:
+            choice = self._left[0]
             try:
-                return HalvingBackend(self._left[0], self._model, self._shape, self.notes)
+                backend = HalvingBackend(choice, self._model, self._shape, self.notes)
+                if choice.own_tile is not None and backend.tile != self._shape:
+                    self.notes.append(f"{choice.title} takes tiles of {' × '.join(map(str, backend.tile))}.")
+                return backend
             except Exception as error:
-                self._pass_over(error)
+                if not self._pass_over(error, is_made=False):
+                    raise
             release_memory()
 
-    def _pass_over(self, error: Exception) -> None:
-        """Note that the present choice failed and leave it behind; raise where it is the last, or not at fault."""
+    def _pass_over(self, error: Exception, is_made: bool = True) -> bool:
+        """Note that the present choice failed and leave it behind; return False if it is the last, or not at fault."""
         failed, *rest = self._left
-        short = is_out_of_memory(error)
-        if short:  # in higher precision the same device would need more
+        kind = fault_kind(error)
+        if not is_made or kind in ("memory", "lost"):  # another precision on the same device needs more, or fails too
             rest = [choice for choice in rest if choice.title != failed.title]
         if not rest or (isinstance(error, SkipsegError) and not isinstance(error, OutOfMemoryError)):
-            raise error
+            return False
         self._left = rest
-        fault = "ran out of memory" if short else f"failed ({type(error).__name__}: {_gist(error)})"
-        self.notes.append(f"{failed.title} {fault}; {rest[0].title} goes on.")
+        self.notes.append(f"{failed.title} {_what(error)}; {rest[0].title} goes on.")
+        return True
 
 
-def _gist(error: Exception) -> str:
-    """Return the first line of what went wrong; where OpenVINO says in which of its files, those come before it."""
-    lines = str(error).strip().splitlines()
-    said = [line for line in lines if not line.startswith("Exception from ")] or lines or [""]
-    return said[0].rstrip(".:")[:200]
+def _what(error: Exception) -> str:
+    return "ran out of memory" if is_out_of_memory(error) else f"failed ({type(error).__name__}: {gist_of(error)})"
 
 
 def notes_of(backend: Backend) -> tuple[str, ...]:
-    """Return what failed before `backend` took over; nothing where it stands alone."""
+    """Return what failed before `backend` took over; nothing if it stands alone."""
     return tuple(getattr(backend, "notes", ()))

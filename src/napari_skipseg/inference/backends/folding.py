@@ -18,16 +18,21 @@ CONVOLUTION = (nn.Conv2d, nn.Conv3d, *UP_CONVOLUTION)
 
 
 class Probabilities(nn.Module):
-    """A network that ends in probabilities instead of logits, with its attention maps behind them, in float32."""
+    """A network that ends in probabilities instead of logits, with its attention maps behind them, in float32.
+
+    attention: whether the maps are returned; it may be changed between two runs.
+    """
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
+        self.attention = True
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return (N, classes, *space) and the attention maps."""
+        """Return (N, classes, *space) and the attention maps, if they are wanted."""
         output = self.network(image)
-        return (class_probability(output.logits.float()), *(a.float() for a in output.attentions))
+        maps = output.attentions if self.attention else ()
+        return (class_probability(output.logits.float()), *(values.float() for values in maps))
 
 
 def ready(model: Model) -> Probabilities:

@@ -1,25 +1,22 @@
-"""What a backend does where memory is short: half the batch, then half the tile; what comes out has the same shape."""
+"""What a backend does if memory is short: half the batch, then half the tile. What comes out has the same shape."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 
-from napari_skipseg.devices import MEMORY_FAULTS
-from napari_skipseg.errors import SkipsegError
+from napari_skipseg.device_faults import fault_kind, gist_of, is_out_of_memory
+from napari_skipseg.errors import OutOfMemoryError, SkipsegError
 from napari_skipseg.images.tiles import Tile, TilePlan, plan_tiles
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.backends.torch_backend import release_memory
+from napari_skipseg.inference.backends.views import Draw, View
 from napari_skipseg.models.model import Model
 
 ALL = slice(None)
-
-
-class OutOfMemoryError(SkipsegError):
-    """The device has no memory for the smallest of tiles."""
 
 
 @dataclass(frozen=True)
@@ -27,94 +24,186 @@ class Choice:
     """A backend that could be made: what and where it is, why it stands at its place, and what makes it.
 
     at_once: most images that it is given at a time, None = any number. A CPU gains nothing from several, and one by one
-    they come out the same to the last bit, whatever lies beside them.
+    they come out the same to the last bit, whatever lies beside them. own_tile: returns the largest tile that it takes,
+    None = the tile of the run; for a CPU that takes over a run whose tile was chosen for a GPU. is_gpu: whether it
+    computes on a GPU, of which an error that nobody knows may be short memory in other words.
     """
 
     title: str
     reason: str
     make: Callable[[Model, tuple[int, ...]], Backend]
     at_once: int | None = None
+    own_tile: Callable[[Model], tuple[int, ...]] | None = None
+    is_gpu: bool = False
 
 
 class HalvingBackend:
-    """The backend of `choice`. Where memory is short it is given fewer images at once, then smaller tiles to stitch.
+    """The backend of `choice`. If memory is short it is given fewer images at once, then smaller tiles to stitch.
 
-    What was found to fit is kept for the next run. A sentence for each step is appended to `notes`.
+    What was found to fit is kept for the next run. A sentence for each step is appended to `notes`. An error of a GPU
+    that nobody knows is met once with one image at a time and half the tile.
+
+    attention: whether attention maps are wanted.
 
     Raises:
         OutOfMemoryError: (by `run` too) there is no memory for a tile of one stride and its margins.
     """
 
     def __init__(self, choice: Choice, model: Model, shape: tuple[int, ...], notes: list[str]) -> None:
+        self.attention = True
         self._choice, self._model, self._notes = choice, model, notes
-        self._shape = self._tile = shape
+        self._shape, self._tile = shape, self._first_tile(shape)
         self._batch = choice.at_once
+        self._draw: Draw | None = None
         self._backend: Backend | None = None
+        self._tried = not choice.is_gpu
+        self._untold = ""  # the note of a step that has not been seen to help
+        self._averages = True
         backend = self._prepared()
         self.name, self.precision = backend.name, backend.precision
+
+    @property
+    def tile(self) -> tuple[int, ...]:
+        """The size of the tiles that the network sees now."""
+        return self._tile
+
+    @property
+    def averages(self) -> bool:
+        """Whether `iter_average` and `iter_planes` can be had: on a GPU, as long as a whole tile fits."""
+        return self._averages and self._tile == self._shape and bool(getattr(self._prepared(), "averages", False))
+
+    def draw(self, draw: Draw | None) -> None:
+        """Choose the dropout masks of the next run; None for a network without dropout."""
+        self._draw = draw
 
     def run(self, images: Pixels) -> TileOutput:
         """Return the output for `images` (N, C, *space)."""
         outputs: list[TileOutput] = []
         done = 0
         while done < len(images):
-            part = images[done : done + (self._batch or len(images))]
+            part = slice(done, done + (self._batch or len(images)))
             try:
-                outputs.append(self._run(part))
-                done += len(part)
+                outputs.append(self._run(images[part], self._draw and self._draw.of_images(part)))
+                done += len(images[part])
+                self._tell()
                 continue
             except Exception as error:
-                self._halve(len(part), error)
+                if not self._step_down(len(images[part]), error, in_a_run=True):
+                    raise
             release_memory()
         return outputs[0] if len(outputs) == 1 else _joined(outputs)
 
-    def _run(self, images: Pixels) -> TileOutput:
-        backend, network = self._prepared(), self._model.network
+    def iter_average(self, images: Pixels, views: Sequence[View]) -> Generator[None, None, TileOutput]:
+        """Yield between views of a part of the batch; return the mean over all views, averaged on the GPU."""
+        backend: Any = self._prepared()
+        backend.attention = self.attention
+        outputs = []
+        for part in self._parts(len(images)):
+            seen = [view.of_images(part) for view in views]
+            outputs.append((yield from backend.iter_average(images[part], seen)))
+        return outputs[0] if len(outputs) == 1 else _joined(outputs)
+
+    def iter_planes(self, volumes: Pixels, at_once: int) -> Generator[None, None, TileOutput]:
+        """Yield between batches of slices; return the mean over three directions, averaged on the GPU."""
+        backend: Any = self._prepared()
+        output: TileOutput = yield from backend.iter_planes(volumes, min(at_once, self._batch or at_once))
+        return output
+
+    def stop_averaging(self) -> None:
+        """Compute one pass after the other from now on."""
+        self._averages = False
+
+    def _parts(self, count: int) -> list[slice]:
+        step = self._batch or count
+        return [slice(first, min(first + step, count)) for first in range(0, count, step)]
+
+    def _run(self, images: Pixels, draw: Draw | None) -> TileOutput:
+        backend: Any = self._prepared()
+        backend.attention = self.attention
+
+        def run(pixels: Pixels, drawn: Draw | None) -> TileOutput:
+            if drawn is not None:
+                backend.draw(*drawn)
+            output: TileOutput = backend.run(pixels)
+            return output
+
         if self._tile == self._shape:
-            return backend.run(images)
+            return run(images, draw)
+
+        def run_part(number: int, pixels: Pixels) -> TileOutput:
+            return run(pixels, draw and draw.of_part(number))
+
         tiles = self._plan(images.shape[2:], self._tile)
-        return run_in_parts(backend, images, tiles, network.attention_strides)
+        return run_in_parts(run_part, images, tiles, self._model.network.attention_strides)
+
+    def _first_tile(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if self._choice.own_tile is None:
+            return shape
+        largest = self._choice.own_tile(self._model)
+        if len(largest) != len(shape) or all(mine >= whole for mine, whole in zip(largest, shape, strict=True)):
+            return shape
+        return self._plan(shape, largest).size
 
     def _prepared(self) -> Backend:
-        """Return the backend for the present tile; where there is no memory to make it, for a smaller one."""
+        """Return the backend for the present tile; if there is no memory to make it, for a smaller one."""
         while self._backend is None:
             try:
                 self._backend = self._choice.make(self._model, self._tile)
             except Exception as error:
-                self._halve(1, error)
+                if not self._step_down(1, error, in_a_run=False):
+                    raise
             release_memory()
         return self._backend
 
-    def _halve(self, count: int, error: Exception) -> None:
-        """Take half of `count` images from now on, or half the tile where it is one; raise what that cannot mend."""
-        if not is_out_of_memory(error):
-            raise error
-        if count > 1:
-            self._batch = count // 2
-            what = (
-                "one tile at a time goes on there" if self._batch == 1 else f"{self._batch} tiles at a time go on there"
-            )
-        else:
-            self._tile = self._smaller(error)
-            self._backend = None
-            what = f"tiles of {_said(self._tile)} go on there"
-        self._notes.append(f"{self._choice.title} ran out of memory; {what}.")
+    def _step_down(self, count: int, error: Exception, in_a_run: bool) -> bool:
+        """Take half of `count` images from now on, or half the tile if it is one; return whether that may help.
 
-    def _smaller(self, error: Exception) -> tuple[int, ...]:
-        half = halved(self._tile, self._model.description.margin, self._model.network.stride)
-        if half == self._tile:
-            raise OutOfMemoryError(
-                f"There is not enough memory for a tile of {_said(half)} voxels ({self._choice.title}), and a smaller "
-                "one is of no use: close other programs and try again."
-            ) from error
-        return self._plan(self._shape, half).size
+        The error is not raised here: a frame that holds it and is in its traceback would keep alive what the failed
+        attempt had on the device.
+        """
+        kind = fault_kind(error)
+        is_unknown = kind == "other" and in_a_run and not self._tried and _is_of_torch(error)
+        if kind not in ("memory", "size") and not is_unknown:
+            self._untold = ""
+            return False
+        if count > 1 and not is_unknown:
+            self._batch = count // 2
+            steps = f"{self._batch} tiles at a time go on" if self._batch > 1 else "one tile at a time goes on"
+        else:
+            half = halved(self._tile, self._model.description.margin, self._model.network.stride)
+            if half == self._tile and kind == "memory":
+                raise OutOfMemoryError(
+                    f"There is not enough memory for a tile of {_said(half)} voxels ({self._choice.title}), and a "
+                    "smaller one is of no use: close other programs and try again."
+                ) from error
+            if half == self._tile:  # no tile is small enough, so it was no matter of size
+                return False
+            self._tile, self._backend = self._plan(self._shape, half).size, None
+            steps = f"tiles of {_said(self._tile)} go on"
+            if is_unknown:
+                self._tried, self._batch = True, 1
+                steps = f"tiles of {_said(self._tile)}, one at a time, go on"
+        what = "ran out of memory" if is_out_of_memory(error) else f"failed ({type(error).__name__}: {gist_of(error)})"
+        note = f"{self._choice.title} {what}; {steps} there."
+        if is_unknown:
+            self._untold = note
+        else:
+            self._tell()
+            self._notes.append(note)
+        return True
+
+    def _tell(self) -> None:
+        """Note the step that has helped."""
+        if self._untold:
+            self._notes.append(self._untold)
+            self._untold = ""
 
     def _plan(self, shape: tuple[int, ...], largest: tuple[int, ...]) -> TilePlan:
         return plan_tiles(shape, largest, self._model.description.margin, self._model.network.stride)
 
 
 def halved(tile: tuple[int, ...], margin: int, stride: int) -> tuple[int, ...]:
-    """Return a tile that keeps half as much along each long axis, a stride at least; `tile` where that is all it has.
+    """Return a tile that keeps half as much along each long axis, a stride at least; `tile` if that is all it has.
 
     Along an axis less than half as long as the longest nothing is halved.
     """
@@ -127,8 +216,13 @@ def halved(tile: tuple[int, ...], margin: int, stride: int) -> tuple[int, ...]:
     )
 
 
-def run_in_parts(backend: Backend, images: Pixels, tiles: Sequence[Tile], strides: Sequence[int]) -> TileOutput:
-    """Return the output for `images` (N, C, *space), run in `tiles` and stitched. strides: of the attention maps."""
+def run_in_parts(
+    run: Callable[[int, Pixels], TileOutput], images: Pixels, tiles: Sequence[Tile], strides: Sequence[int]
+) -> TileOutput:
+    """Return the output for `images` (N, C, *space), computed in `tiles` and stitched.
+
+    run: gives the output for the tile of a number, of which it gets the pixels. strides: of the attention maps.
+    """
     shape = images.shape[2:]
     last = tiles[-1]
     beyond = [(0, start + size - length) for start, size, length in zip(last.start, last.size, shape, strict=True)]
@@ -137,29 +231,30 @@ def run_in_parts(backend: Backend, images: Pixels, tiles: Sequence[Tile], stride
     attentions: tuple[Pixels, ...] = ()
     for number, tile in enumerate(tiles):
         read = (slice(start, start + size) for start, size in zip(tile.start, tile.size, strict=True))
-        output = backend.run(np.ascontiguousarray(padded[(ALL, ALL, *read)]))
+        output = run(number, np.ascontiguousarray(padded[(ALL, ALL, *read)]))
+        wanted = strides if output.attentions else ()
         if number == 0:
             probability = np.empty((*output.probability.shape[:2], *shape), np.float32)
-            levels = (tuple(-(-length // stride) for length in shape) for stride in strides)
+            levels = (tuple(-(-length // stride) for length in shape) for stride in wanted)
             attentions = tuple(np.empty((len(images), *level), np.float32) for level in levels)
         probability[(ALL, ALL, *tile.keep)] = output.probability[(ALL, ALL, *tile.keep_in_read)]
-        for whole, part, stride in zip(attentions, output.attentions, strides, strict=True):
+        for whole, part, stride in zip(attentions, output.attentions, wanted, strict=True):
             whole[(ALL, *tile.keep_of_level(stride))] = part[(ALL, *tile.keep_in_read_of_level(stride))]
     return TileOutput(probability, attentions)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` says that memory is short, on any device."""
-    if isinstance(error, MemoryError | OutOfMemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(fault in str(error).lower() for fault in MEMORY_FAULTS)
+def _is_of_torch(error: Exception) -> bool:
+    """Return whether `error` is of the kind that torch raises for faults of a device."""
+    return isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError | SkipsegError)
 
 
 def _joined(outputs: Sequence[TileOutput]) -> TileOutput:
     attentions = zip(*(output.attentions for output in outputs), strict=True)
+    uncertainties = [output.uncertainty for output in outputs if output.uncertainty is not None]
     return TileOutput(
         np.concatenate([output.probability for output in outputs]),
         tuple(np.concatenate(maps) for maps in attentions),
+        np.concatenate(uncertainties) if uncertainties else None,
     )
 
 

@@ -13,7 +13,8 @@ Pixels = NDArray[np.float32]
 class TileOutput(NamedTuple):
     """Of N tiles: probability (N, classes, *space) and per gate an attention map (N, *space / stride), in [0, 1].
 
-    uncertainty: the standard deviation of probability over passes, in its shape; None where there was one pass.
+    attentions: empty if they are not wanted. uncertainty: the standard deviation of probability over passes, in its
+    shape; None if there was one pass.
     """
 
     probability: Pixels
@@ -22,7 +23,10 @@ class TileOutput(NamedTuple):
 
 
 class Backend(Protocol):
-    """A network made ready for one device, precision and tile size."""
+    """A network made ready for one device, precision and tile size.
+
+    A backend that has a writable attribute `attention` returns attention maps only while it is True.
+    """
 
     @property
     def name(self) -> str:

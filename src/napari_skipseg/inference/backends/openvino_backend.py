@@ -27,6 +27,11 @@ class OpenVINOBackend:
     """OpenVINO on the CPU, compiled for one tile size; bfloat16 where the processor computes in it.
 
     A model that lies in a folder is converted once per tile size and machine; a draft each time.
+
+    attention: whether attention maps are returned; it may be changed between two runs.
+
+    Raises:
+        FloatingPointError: (by `run`) the network gives NaN.
     """
 
     name = "openvino"
@@ -42,16 +47,21 @@ class OpenVINOBackend:
             if kept:
                 _write(key, network)
         self._request = network.create_infer_request()
+        self.attention = True
 
     def run(self, images: Pixels) -> TileOutput:
         """Return the output for `images` (N, C, *space), computed one by one: a CPU gains nothing from several."""
         parts = [self._run_one(images[number : number + 1]) for number in range(len(images))]
         probability, *attentions = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
+        # one sum is the cheapest look at all values: probabilities cannot become infinite by adding, and NaN stays
+        if not np.isfinite(probability.sum()):
+            raise FloatingPointError(f"values that are not numbers came out in {self.precision}")
         return TileOutput(probability, tuple(attention[:, 0] for attention in attentions))
 
     def _run_one(self, image: Pixels) -> list[Pixels]:
         self._request.infer({0: np.ascontiguousarray(image)}, share_inputs=True)
-        return [tensor.data.copy() for tensor in self._request.output_tensors]
+        wanted = self._request.output_tensors if self.attention else self._request.output_tensors[:1]
+        return [tensor.data.copy() for tensor in wanted]
 
 
 def compiled_precision() -> ChosenPrecision:

@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Generator, Sequence
+from typing import Any
 
-import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from napari_skipseg.devices import Device, best_precision
+from napari_skipseg.errors import ModelError
+from napari_skipseg.inference.backends.device_average import iter_planes_of, iter_views
 from napari_skipseg.inference.backends.folding import BATCH_NORM, ready
 from napari_skipseg.inference.backends.interface import Pixels, TileOutput
+from napari_skipseg.inference.backends.views import View
 from napari_skipseg.models.model import Model
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 
 class TorchBackend:
-    """torch with weights of the precision and channels-last, gates and batch norms folded; sigmoid in float32.
+    """torch with weights of the precision, gates and batch norms folded; sigmoid in float32.
 
     The batch norms that are left stay in float32 themselves. On CUDA pixels cross through pinned memory, which torch
-    keeps for the next tile, and results are read where they arrive.
+    keeps for the next tile, and results are read only after they have arrived.
+
+    attention: whether attention maps are returned; it may be changed between two runs.
 
     Raises:
-        FloatingPointError: (by `run`) values became too large for half precision.
+        FloatingPointError: (by `run` too) values became too large for half precision.
+        ModelError: (by `run` too) the network gives NaN whatever the precision.
     """
 
     name = "torch"
@@ -31,28 +39,84 @@ class TorchBackend:
     def __init__(self, model: Model, device: Device, precision: str | None = None) -> None:
         self._device = torch.device(device.name)
         self.precision = precision or best_precision(device.name).name
+        self.attention = True
+        self._model_name = model.description.name
         self._dtype = DTYPES[self.precision]
-        channels_last = torch.channels_last if model.description.spec.dimensions == 2 else torch.channels_last_3d
-        self._format = torch.contiguous_format if device.name == "mps" else channels_last
-        network = _cast(ready(model), self._dtype).to(self._device)
-        self._network = network.to(memory_format=self._format)  # type: ignore[call-overload]
+        self._format = memory_format(device.name, model.description.spec.dimensions, self.precision)
+        self._network = ready(model)
+        _cast(self._network, self._dtype).to(self._device)
+        self._network.to(memory_format=self._format)  # type: ignore[call-overload]
+
+    @property
+    def averages(self) -> bool:
+        """Whether `iter_average` and `iter_planes` are faster than one run after the other: on a GPU."""
+        return self._device.type != "cpu"
 
     def run(self, images: Pixels) -> TileOutput:
         """Return the output for `images` (N, C, *space), all of them computed together."""
         with torch.inference_mode(), _repeatable(self._device):
-            tensor = self._upload(torch.from_numpy(images))
-            probability, *attentions = self._download(self._network(tensor))
-        if self.precision == "f16" and not np.isfinite(probability).all():
-            raise FloatingPointError("values became too large for half precision")
+            outputs = self._see(self._upload(images).to(self._dtype))
+            # one sum is the cheapest look at all values: probabilities cannot become infinite by adding, and NaN stays
+            finite = torch.isfinite(outputs[0].sum())
+            finite_there, probability, *attentions = self._download((finite, *outputs))
+        self._check(bool(finite_there))
         return TileOutput(probability, tuple(attention[:, 0] for attention in attentions))
 
-    def _upload(self, images: Tensor) -> Tensor:
-        if self._device.type == "cuda":  # GPU: the next line does not wait for what crosses from pinned memory
-            images = images.pin_memory()
-        tensor = images.to(self._device, non_blocking=True)
-        return tensor.to(self._dtype).contiguous(memory_format=self._format)
+    def iter_average(self, images: Pixels, views: Sequence[View]) -> Generator[None, None, TileOutput]:
+        """Yield between views; return the mean over them with the deviation, averaged on the device."""
+        with torch.inference_mode():
+            tensor = self._upload(images).to(self._dtype)
+        return (yield from self._iter_averaged(iter_views(self._see_view, tensor, views)))
 
-    def _download(self, outputs: tuple[Tensor, ...]) -> list[Pixels]:
+    def iter_planes(self, volumes: Pixels, at_once: int) -> Generator[None, None, TileOutput]:
+        """Yield between batches of slices; return the mean over the three directions of `volumes` (N, C, Z, Y, X).
+
+        at_once: slices of a volume that go through the network together. Attention maps are left out.
+        """
+        with torch.inference_mode():
+            tensor = self._upload(volumes).to(self._dtype)
+        return (yield from self._iter_averaged(iter_planes_of(self._see, tensor, at_once)))
+
+    def _iter_averaged(self, work: Generator[None, None, list[Tensor]]) -> Generator[None, None, TileOutput]:
+        while True:
+            # the modes belong to the thread, so they must not be on while somebody else's code runs
+            with torch.inference_mode(), _repeatable(self._device):
+                try:
+                    next(work)
+                except StopIteration as stop:
+                    finite, mean, deviation, *attentions = self._download(stop.value)
+                    break
+            yield
+        self._check(bool(finite))
+        return TileOutput(mean, tuple(attention[:, 0] for attention in attentions), deviation)
+
+    def _see(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return what the network gives for `images` on the device."""
+        self._network.attention = self.attention
+        outputs: tuple[Tensor, ...] = self._network(images.contiguous(memory_format=self._format))
+        return outputs
+
+    def _see_view(self, images: Tensor, view: View) -> tuple[Tensor, ...]:
+        return self._see(view.symmetry.apply_to_tensor(images))
+
+    def _check(self, finite: bool) -> None:
+        if finite:
+            return
+        # bf16 has the range of f32, so on a CPU f32 would give NaN too
+        if self.precision == "f16" or (self.precision == "bf16" and self._device.type != "cpu"):
+            raise FloatingPointError(f"values became too large for half precision ({self.precision})")
+        raise ModelError(
+            f"{self._model_name} gives values that are not numbers (NaN): its weights are damaged or its training went "
+            "wrong. Train it again, or choose another model."
+        )
+
+    def _upload(self, images: Pixels) -> Tensor:
+        tensor = torch.from_numpy(images)
+        if self._device.type != "cuda":
+            return tensor.to(self._device)
+        return tensor.pin_memory().to(self._device, non_blocking=True)  # GPU: only pinned memory crosses by itself
+
+    def _download(self, outputs: Sequence[Tensor]) -> list[NDArray[Any]]:
         arrived = [output.contiguous() for output in outputs]
         if self._device.type == "cuda":  # GPU: torch lets them arrive in pinned memory, all on their way at once
             arrived = [output.to("cpu", non_blocking=True) for output in arrived]
@@ -60,11 +124,24 @@ class TorchBackend:
         return [output.cpu().numpy() for output in arrived]
 
 
+def memory_format(device: str, dimensions: int, precision: str) -> torch.memory_format:
+    """Return how tensors lie in the memory of `device`: channels last where its convolutions are made for that.
+
+    These are oneDNN on a CPU and the tensor cores of CUDA, which take bf16 and f16. Metal, and CUDA in float32 (without
+    TF32, which rounds), compute on contiguous tensors.
+    """
+    if device == "cpu" or (device == "cuda" and precision != "f32"):
+        return torch.channels_last if dimensions == 2 else torch.channels_last_3d
+    return torch.contiguous_format
+
+
 def release_memory() -> None:
     """Give memory on the GPU that no tensor holds any more back to other programs."""
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # GPU
-        with contextlib.suppress(RuntimeError):
+    with contextlib.suppress(RuntimeError):  # of a GPU that is lost
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # GPU
             torch.cuda.empty_cache()
+        if torch.backends.mps.is_available():  # GPU
+            torch.mps.empty_cache()
 
 
 def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -77,7 +154,10 @@ def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def _repeatable(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """On CUDA, let the same tile give the same bytes, and float32 be float32."""
+    """On CUDA, let the same tile give the same bytes, and float32 be float32.
+
+    These flags belong to the process, not to the thread: one thread computes at a time.
+    """
     if device.type != "cuda":
         return contextlib.nullcontext()
     return torch.backends.cudnn.flags(  # GPU

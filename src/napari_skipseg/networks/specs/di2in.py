@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from napari_skipseg.errors import SpecError
-from napari_skipseg.networks.specs.skips import SkipSpec
+from napari_skipseg.networks.specs.skips import MOST_CHANNELS, SkipSpec, check_at_most
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class DI2INSpec(SkipSpec):
     def __post_init__(self) -> None:
         if len(self.widths) < 2 or min(self.widths) < 2:
             raise SpecError("DI2IN needs at least two widths of at least 2 channels.")
+        check_at_most(MOST_CHANNELS, width=max(self.widths))
         super().__post_init__()
 
     @property

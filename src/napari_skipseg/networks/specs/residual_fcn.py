@@ -8,7 +8,14 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict
 
 from napari_skipseg.errors import SpecError
-from napari_skipseg.networks.specs.skips import Skip, SkipSpec, refuse_unknown_names
+from napari_skipseg.networks.specs.skips import (
+    MOST_CHANNELS,
+    MOST_LAYERS,
+    Skip,
+    SkipSpec,
+    check_at_most,
+    refuse_unknown_names,
+)
 
 BlockName = Literal["bottleneck", "basic", "simple"]
 BlockOrder = Literal["pre-activation", "post-activation"]
@@ -28,6 +35,8 @@ class Stage:
         refuse_unknown_names(self)
         if self.width < 1 or self.repetition < 1:
             raise SpecError("A stage needs a width and a repetition of at least 1.")
+        check_at_most(MOST_CHANNELS, width_of_a_stage=self.width)
+        check_at_most(MOST_LAYERS, repetition=self.repetition)
 
     @property
     def out_width(self) -> int:
@@ -69,6 +78,9 @@ class ResidualFCNSpec(SkipSpec):
             raise SpecError("The residual FCN needs a first width of at least 1 and at least one stage.")
         if self.across.repetition < 2:
             raise SpecError("The stage across needs 2 blocks or more: its first one halves, its last one doubles.")
+        check_at_most(MOST_CHANNELS, width=self.width)
+        blocks = self.across.repetition + sum(stage.repetition for stage in self.stages)
+        check_at_most(MOST_LAYERS, number_of_blocks=blocks)
         super().__post_init__()
 
     @property

@@ -24,6 +24,13 @@ ATTENDING: tuple[Skip, ...] = ("at", "sat", "additive")
 """Skips that make an attention map."""
 SelectInit = Literal["glorot", "ones", "uniform01"]
 
+MOST_CHANNELS = 4096
+"""Channels of an image, of classes and of any layer that a specification may name."""
+MOST_LEVELS = 12
+"""Long skips: the deepest level of so many has a 4096th of the image's resolution."""
+MOST_LAYERS = 256
+"""Convolutions, blocks or layers on the way down. A model may come from anywhere, and each layer takes time to make."""
+
 
 def refuse_unknown_names(settings: object) -> None:
     """Compare the fields of `settings` that have named choices with these; pydantic does so for parsed JSON alone.
@@ -39,6 +46,18 @@ def refuse_unknown_names(settings: object) -> None:
 def _unknown(name: str, value: object, choices: tuple[object, ...]) -> SpecError:
     *first, last = map(repr, choices)
     return SpecError(f"{name} is {value!r}: choose {', '.join(first) + ' or ' if first else ''}{last}.")
+
+
+def check_at_most(most: int, **settings: int) -> None:
+    """Compare settings, by name, with the most that is allowed.
+
+    Raises:
+        SpecError: one is larger.
+    """
+    for name, value in settings.items():
+        if value > most:
+            told = f"{value}" if value < 10**12 else "larger than 10^12"
+            raise SpecError(f"{name.replace('_', ' ')} is {told}, and at most {most} is allowed: choose less.")
 
 
 @dataclass(frozen=True)
@@ -67,6 +86,10 @@ class SkipSpec(ABC):
             if isinstance(value, list):  # as good as a tuple to write, but JSON gives tuples back
                 object.__setattr__(self, name, tuple(value))
         refuse_unknown_names(self)
+        check_at_most(MOST_LEVELS, number_of_levels=self.levels)
+        check_at_most(
+            MOST_CHANNELS, in_channels=self.in_channels, out_channels=self.out_channels, gate_maps=self.gate_maps
+        )
         for skip in self.level_skips:
             if skip not in SKIPS:
                 raise _unknown("level_skips", skip, SKIPS)

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from napari_skipseg.errors import SpecError
-from napari_skipseg.networks.specs.skips import SkipSpec
+from napari_skipseg.networks.specs.skips import MOST_CHANNELS, MOST_LAYERS, SkipSpec, check_at_most
+
+MOST_BOTTLENECK = 64
+"""How many times the growth a layer's first convolution may have."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class TiramisuSpec(SkipSpec):
             raise SpecError("A Tiramisu needs a width, a growth, and layers in every dense block, each at least 1.")
         if self.bottleneck < 0:
             raise SpecError("A Tiramisu's bottleneck is 0 (none) or a factor such as 4.")
+        check_at_most(MOST_CHANNELS, width=self.width, growth=self.growth)
+        check_at_most(MOST_LAYERS, number_of_layers=sum(self.layers) + self.bottom_layers)
+        check_at_most(MOST_BOTTLENECK, bottleneck=self.bottleneck)
         super().__post_init__()
 
     @property

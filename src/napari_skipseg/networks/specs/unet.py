@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from napari_skipseg.errors import SpecError
-from napari_skipseg.networks.specs.skips import SkipSpec
+from napari_skipseg.networks.specs.skips import MOST_CHANNELS, SkipSpec, check_at_most
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class UNetSpec(SkipSpec):
             raise SpecError("A U-Net needs at least two widths: one level and the bottom below it.")
         if min(self.widths) < 1:
             raise SpecError("Every width of a U-Net must be at least 1 channel.")
+        check_at_most(MOST_CHANNELS, width=max(self.widths))
         super().__post_init__()
 
     @property

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from napari_skipseg.errors import SpecError
-from napari_skipseg.networks.specs.skips import SkipSpec
+from napari_skipseg.networks.specs.skips import MOST_CHANNELS, MOST_LAYERS, SkipSpec, check_at_most
+
+MOST_KERNEL = 31
+"""Side of a convolution's kernel."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,9 @@ class VNetSpec(SkipSpec):
             raise SpecError("A V-Net needs at least two widths of at least 1 channel: one level and the bottom.")
         if len(self.convolutions) != len(self.widths) or min(self.convolutions) < 1:
             raise SpecError("A V-Net needs as many convolutions (each at least 1) as widths: one number per stage.")
+        check_at_most(MOST_CHANNELS, width=max(self.widths))
+        check_at_most(MOST_LAYERS, number_of_convolutions=sum(self.convolutions))
+        check_at_most(MOST_KERNEL, kernel=self.kernel)
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise SpecError(f"A V-Net's kernel is odd, such as 5, not {self.kernel}.")
         super().__post_init__()

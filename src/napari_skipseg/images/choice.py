@@ -1,0 +1,152 @@
+"""Which image of a file is meant, where it holds several: the only one, the main one, or the one a user names."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from napari_skipseg.errors import InputError
+from napari_skipseg.images.location import Location
+
+MOST_LISTED = 12
+"""Images of a file that a message lists."""
+
+MOST_BESIDE = 3
+"""Single pages that may lie beside a stack as its thumbnail, label and macro image; more are images of their own."""
+
+_BESIDE = re.compile(r"\b(label|macro|map|thumbnail|overview|preview)\b", re.IGNORECASE)
+"""Names of the pictures that slide scanners and microscopes put beside an image."""
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """An image of a file, before any of its voxels is read.
+
+    number: counted from 0. name: what the file calls it, "" where it has no name. axes, shape: without axes of length
+    1 other than Y and X. is_beside: the file itself marks it as a thumbnail, label, macro image or smaller copy.
+    """
+
+    number: int
+    name: str
+    axes: str
+    shape: tuple[int, ...]
+    dtype: str
+    is_beside: bool = False
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """Lengths along Y and X."""
+        lengths = dict(zip(self.axes, self.shape, strict=True))
+        return lengths.get("Y", 1), lengths.get("X", 1)
+
+    @property
+    def planes(self) -> int:
+        """How many planes of Y and X it has; the samples of a pixel (axis S) are of one plane."""
+        return math.prod(length for axis, length in zip(self.axes, self.shape, strict=True) if axis not in "YXS")
+
+    def describe(self) -> str:
+        """Return number, name, shape and type in words."""
+        name = f" {self.name}," if self.name else ""
+        return f"{self.number}:{name} {' × '.join(map(str, self.shape))} {self.dtype}"
+
+
+class SeveralImagesError(InputError):
+    """A file holds several images of equal standing, and none was chosen. images: all of them."""
+
+    images: tuple[ImageInfo, ...] = ()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The number of an image, and a sentence on what lies beside it ("" = nothing does)."""
+
+    number: int
+    note: str = ""
+
+
+def list_in_words(images: Sequence[ImageInfo]) -> str:
+    """Return number, name and shape of each image."""
+    shown = "; ".join(image.describe() for image in images[:MOST_LISTED])
+    more = len(images) - MOST_LISTED
+    return f"{shown}; and {more} more" if more > 0 else shown
+
+
+def check_number(path: Path, images: Sequence[ImageInfo], number: int) -> None:
+    """Raise where a file has no image of this number.
+
+    Raises:
+        InputError: it has none.
+    """
+    if not 0 <= number < len(images):
+        raise InputError(
+            f"Image {number} does not exist: '{path}' holds {len(images)} image{'s' * (len(images) != 1)} "
+            f"({list_in_words(images)})."
+        )
+
+
+def refuse_several(path: Path, images: Sequence[ImageInfo], example: str = "") -> NoReturn:
+    """Raise the error that lists the images of a file and says how to choose one. example: what names one of them.
+
+    Raises:
+        SeveralImagesError: always.
+    """
+    number = images[min(1, len(images) - 1)].number
+    error = SeveralImagesError(
+        f"'{path}' holds {len(images)} images ({list_in_words(images)}): name the one you want, such as "
+        f"'{example or Location(path, number)}' (segment also takes --image {number} or --all-images, and Python "
+        f"image={number})."
+    )
+    error.images = tuple(images)
+    raise error
+
+
+def choose_image(path: Path, images: Sequence[ImageInfo], number: int | None) -> Choice:
+    """Return which image is meant: `number`, the only one, or the main one beside thumbnails, labels and macro images.
+
+    Raises:
+        InputError: there is no such image.
+        SeveralImagesError: no number is given, and several images have equal standing.
+    """
+    if number is not None:
+        check_number(path, images, number)
+        return Choice(number)
+    main = main_image(images)
+    if main is None:
+        refuse_several(path, images)
+    return Choice(main.number, note_beside(path, main, images))
+
+
+def main_image(images: Sequence[ImageInfo]) -> ImageInfo | None:
+    """Return the one image beside which the others are small pictures of it, None where several have equal standing."""
+    if len(images) == 1:
+        return images[0]
+    marked = [image for image in images if image.is_beside]
+    mains = [image for image in images if not image.is_beside] or list(images)
+    if len(mains) > 1 and not marked:
+        named = [image for image in mains if _BESIDE.search(image.name)]
+        others = [image for image in mains if image not in named]
+        if len(others) == 1 and all(image.plane != others[0].plane for image in named):
+            mains = others
+    if len(mains) == 1:
+        return mains[0]
+    stacks = [image for image in mains if image.planes > 1]
+    single = [image for image in mains if image.planes == 1]
+    if len(stacks) == 1 and len(single) <= MOST_BESIDE and all(each.plane != stacks[0].plane for each in single):
+        return stacks[0]
+    return None
+
+
+def note_beside(path: Path, main: ImageInfo, images: Sequence[ImageInfo]) -> str:
+    """Return a sentence on the images that are left out; "" where there are none."""
+    others = [image for image in images if image.number != main.number]
+    if not others:
+        return ""
+    one, address = len(others) == 1, Location(Path(path.name), others[0].number)
+    return (
+        f"'{path.name}' also holds {len(others)} other image{'' if one else 's'} ({list_in_words(others)}), which "
+        f"{'is' if one else 'are'} left out: '{address}' names {'it' if one else 'the first of them'}."
+    )

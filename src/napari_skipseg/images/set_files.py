@@ -1,0 +1,70 @@
+"""Files that another file names: only plain names of regular files in the same folder, on every system."""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+
+from napari_skipseg.errors import FileError
+
+_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])", re.IGNORECASE)
+"""Names that Windows takes for devices, whatever the ending behind them."""
+
+
+def is_plain_name(name: str) -> bool:
+    """Return whether `name` is the name of a file and nothing else: no folder, drive, stream or device, on any system.
+
+    The check is the same everywhere, so that a set that opens on Linux opens on Windows too.
+    """
+    if not name or name in (".", "..") or name != name.strip() or name.endswith("."):
+        return False
+    if any(letter in '/\\:*?"<>|' or not letter.isprintable() for letter in name):
+        return False
+    return not _RESERVED.fullmatch(name.partition(".")[0].strip())
+
+
+def find_beside(path: Path, name: str) -> Path:
+    """Return the file called `name` in the folder of `path`, which names it.
+
+    Raises:
+        FileError: the name leads elsewhere, there is no such file, or it is no regular file of this folder.
+    """
+    if not is_plain_name(name):
+        raise FileError(
+            f"'{path}' names a file in another place ('{printable(name)}'), which is not opened: put the file beside "
+            "it and correct the name."
+        )
+    found = path.parent / name
+    try:
+        status, target = found.stat(), found.resolve()
+    except (OSError, ValueError, RuntimeError):
+        raise FileError(f"'{path}' needs '{name}' beside it, which is missing: copy it there too.") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise FileError(f"'{found}', which '{path.name}' names, is no regular file: put the image itself there.")
+    if target.parent != path.parent.resolve():
+        raise FileError(
+            f"'{found}', which '{path.name}' names, is a link to another folder, which is not followed: put the file "
+            "itself there."
+        )
+    return found
+
+
+def printable(name: str) -> str:
+    """Return a foreign text shortened and without control characters, to be shown in a message."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in name[:80])
+    return f"{shown}…" if len(name) > 80 else shown
+
+
+def check_regular(path: Path) -> None:
+    """Raise where `path` is there, but neither a file nor a folder: opening a pipe or a device may wait for ever.
+
+    Raises:
+        FileError: it is.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise FileError(f"'{path}' is a pipe or a device: give an image file.")

@@ -1,0 +1,326 @@
+"""A folder with one file per slice, or a list of such files, as one stack: each file is opened when it is looked at."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.file_names import normal
+from napari_skipseg.images import mrc, pictures
+from napari_skipseg.images.calibration import GIVE_SIZE, AxisScale
+from napari_skipseg.images.file_image import FileImage, stack_of
+from napari_skipseg.images.set_files import check_regular
+from napari_skipseg.images.stack import LazyArray, Stack
+from napari_skipseg.images.tiff import first_page, refusing
+
+TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
+ENDINGS = (*TIFF_ENDINGS, *pictures.ENDINGS, *mrc.ENDINGS)
+"""Endings of the files that are taken for slices; all others in the folder are sidecars."""
+
+OURS = re.compile(r"_(probability|binary|uncertainty|objects|attention_\d+)\.tif$")
+"""How the names of our results end, which may lie in the folder of their image."""
+
+MOST_OPEN = 64
+"""Slices that are held open at once."""
+
+KEPT = 256 * 2**20
+"""Bytes of decoded slices that are always kept: tiles of a volume need the same slices again and again."""
+
+KEPT_SHARE = 1 / 16
+"""The share of the free memory that decoded slices may take, where that is more."""
+
+MOST_GAPS = 3
+"""Gaps in the numbers that a note names one by one."""
+
+_NO_STACK = "is a folder: give an image file, or the folder of an OME-Zarr or of numbered slices"
+
+_DIGITS = re.compile(r"([0-9]+)")
+_WILD = re.compile(r"[*?]")
+
+Read = Callable[[Path], Stack]
+
+
+@dataclass(frozen=True)
+class SliceShape:
+    """What all slices of a stack must have in common, as their headers say it. planes: pages of the file."""
+
+    height: int
+    width: int
+    samples: int
+    dtype: str
+    planes: int = 1
+
+    def describe(self) -> str:
+        """Return it in words."""
+        lengths = [*([self.planes] if self.planes > 1 else []), self.height, self.width]
+        colours = f" with {self.samples} channels" if self.samples > 1 else ""
+        return f"{' × '.join(map(str, lengths))} pixels of {self.dtype}{colours}"
+
+
+def natural_key(name: str) -> tuple[tuple[str, int], ...]:
+    """Return by what names are ordered as people do: s_2 before s_10, whatever their accents are stored as."""
+    parts = _DIGITS.split(normal(name).casefold())
+    return tuple((part, -1) if place % 2 == 0 else ("", int(part)) for place, part in enumerate(parts))
+
+
+def is_pattern(path: Path) -> bool:
+    """Return whether `path` is no file but a pattern of the names of slices, such as sections/s_*.tif."""
+    return bool(_WILD.search(path.name)) and not os.path.lexists(path) and path.parent.is_dir()
+
+
+def files_of_pattern(path: Path) -> list[Path]:
+    """Return the image files that a pattern in the last part of a path names, in natural order.
+
+    Raises:
+        FileError: there are none.
+    """
+    expression = re.escape(normal(path.name)).replace(r"\*", ".*").replace(r"\?", ".")
+    names = [name for name in _image_names(path.parent) if re.fullmatch(expression, normal(name), re.DOTALL)]
+    if not names:
+        raise FileError(f"No image in '{path.parent}' is called like '{path.name}': check the pattern.")
+    return [path.parent / name for name in names]
+
+
+def holds_slices(folder: Path) -> bool:
+    """Return whether a folder has at least one image file that may be a slice."""
+    try:
+        return folder.is_dir() and bool(_image_names(folder))
+    except FileError:
+        return False
+
+
+def slice_names(folder: Path) -> list[str]:
+    """Return the names of the slices in a folder, in natural order, without sidecars, hidden files and our results.
+
+    Raises:
+        FileError: it holds no image, or cannot be read.
+        InputError: the files are named like those of several stacks.
+    """
+    names = _image_names(folder)
+    if not names:
+        raise FileError(f"'{folder}' {_NO_STACK}.")
+    _check_names(folder, names)
+    return names
+
+
+def _image_names(folder: Path) -> list[str]:
+    try:
+        entries = [entry for entry in os.scandir(folder) if Path(entry.name).suffix.lower() in ENDINGS]
+    except OSError as error:
+        raise FileError(f"The folder '{folder}' cannot be read ({error.strerror}): check your permission.") from error
+    files = [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
+    return sorted([name for name in files if not OURS.search(name)] or files, key=natural_key)
+
+
+def _check_names(folder: Path, names: Sequence[str]) -> None:
+    """Refuse names of which not all count the slices of one stack."""
+    if not any(_DIGITS.search(Path(name).stem) for name in names):
+        pattern = folder / f"*{Path(names[0]).suffix}"
+        raise InputError(f"'{folder}' {_NO_STACK} ('{names[0]}' has no number; '{pattern}' takes it all the same).")
+    stems = Counter(normal(Path(name).stem).casefold() for name in names)
+    twice = next((stem for stem, count in stems.items() if count > 1), None)
+    if twice is not None:
+        first, second = [name for name in names if normal(Path(name).stem).casefold() == twice][:2]
+        raise InputError(f"'{first}' and '{second}' in '{folder}' are both one slice: leave one of them there.")
+    shapes = {name: _DIGITS.sub("#", normal(Path(name).stem).casefold()) for name in names}
+    counts = Counter(shapes.values())
+    if len(counts) == 1:
+        _check_one_number(folder, names)
+        return
+    usual = max(counts, key=lambda shape: (counts[shape], "#" in shape))
+    like = next(name for name in names if shapes[name] == usual)
+    other = next(name for name in names if shapes[name] != usual)
+    raise InputError(
+        f"'{other}' in '{folder}' is not named like the other slices ('{like}'): move it elsewhere, or give the slices "
+        f"by a pattern such as '{folder / _DIGITS.sub('*', like, count=1)}'."
+    )
+
+
+def _check_one_number(folder: Path, names: Sequence[str]) -> None:
+    """Refuse names that count two things, each with each, such as sections and channels: one stack counts one thing."""
+    columns = _numbers(names)
+    varying = [set(column) for column in columns if len(set(column)) > 1]
+    if len(varying) == 2 and len(varying[0]) * len(varying[1]) == len(names):
+        raise InputError(
+            f"The files in '{folder}' are numbered by two numbers ('{names[0]}', '{names[-1]}'): give those of one "
+            f"stack by a pattern such as '{folder / _DIGITS.sub('*', names[0], count=1)}'."
+        )
+
+
+def _numbers(names: Sequence[str]) -> list[tuple[int, ...]]:
+    """Return the numbers in names that are alike otherwise, first to last: those of all names at a time."""
+    found = [tuple(int(digits) for digits in _DIGITS.findall(Path(name).stem)) for name in names]
+    return list(zip(*found, strict=True)) if len({len(numbers) for numbers in found}) == 1 else []
+
+
+def gaps_in(names: Sequence[str]) -> str:
+    """Return a sentence on numbers that are missing in the names of slices; "" where none is."""
+    varying = [column for column in _numbers(names) if len(set(column)) > 1]
+    if len(varying) != 1 or len(names) < 2:
+        return ""
+    numbers = varying[0]
+    steps = [later - earlier for earlier, later in itertools.pairwise(numbers)]
+    usual = min(Counter(steps).items(), key=lambda item: (-item[1], item[0]))[0]
+    if usual < 1 or len(set(steps)) == 1:
+        return ""
+    gaps = [place for place, step in enumerate(steps) if step > usual]
+    told = [_gap(numbers[place] + usual, numbers[place + 1] - usual, names[place : place + 2]) for place in gaps]
+    if not told:
+        return ""
+    more = f", and {len(told) - MOST_GAPS} more gaps" if len(told) > MOST_GAPS else ""
+    return f"{', '.join(told[:MOST_GAPS])}{more}; the slices that are there were taken one behind the other.".replace(
+        "section", "Section", 1
+    )
+
+
+def _gap(first: int, last: int, between: Sequence[str]) -> str:
+    which = f"section {first} is" if first == last else f"sections {first} to {last} are"
+    return f"{which} missing between {between[0]} and {between[1]}"
+
+
+def read_slices(
+    folder: Path,
+    names: Sequence[str],
+    read: Read,
+    axes: str | None = None,
+    voxel_size: tuple[float, float, float] | None = None,
+    unit: str | None = None,
+) -> Stack:
+    """Return the files `names` of a folder as one stack: a plane each becomes a slice, a volume each a time.
+
+    read: what opens one file. The headers of all are looked at; voxels are read on demand. The voxel size is that of
+    the first file; where it says none along z, z takes y's size.
+
+    Raises:
+        FileError: a file is missing, damaged or no image.
+        InputError: a file has another shape or type than the first.
+    """
+    first = read(folder / names[0])
+    if len(names) > 1:
+        _check_alike(folder, names, read)
+    if "T" in first.axes and "Z" in first.axes:
+        raise InputError(
+            f"'{names[0]}' in '{folder}' has the axes {first.axes}: a stack of files takes a slice, or a volume, from "
+            "each of them."
+        )
+    added = "T" if "Z" in first.axes else "Z"
+    array = SliceArray(folder, names, read, first)
+    notes = (*first.notes, *_notes(names, first, added))
+    scales = _scales_of(first)
+    named = list(zip(added + first.axes, array.shape, strict=True))
+    by_axis = tuple(scales.get(letter, AxisScale()) for letter, _ in named)
+    found = FileImage(folder, folder.name, named, lambda _: array, by_axis, scales, notes=notes)
+    stack = stack_of(found, axes, voxel_size, unit)
+    if added == "Z" and voxel_size is None and "Z" not in scales and stack.unit != "pixel":
+        y = stack.voxel_size[1]
+        told = f"The files do not say how far apart their slices lie: {y:g} {stack.unit} was taken, as along y; if that"
+        stack = replace(stack, notes=(*stack.notes, f"{told} is wrong, {GIVE_SIZE}."))
+    return stack
+
+
+def _scales_of(first: Stack) -> dict[str, AxisScale]:
+    """Return what the first slice says of its axes; a z of 1 is what a slice has whose file says nothing of it."""
+    if first.unit == "pixel" and set(first.voxel_size) == {1.0}:
+        return {}
+    axes = zip("ZYX", first.voxel_size, first.origin, strict=True)
+    return {axis: AxisScale(size, first.unit, start) for axis, size, start in axes if axis in first.axes or size != 1.0}
+
+
+def _notes(names: Sequence[str], first: Stack, added: str) -> list[str]:
+    notes = []
+    if added == "T" and len(names) > 1:
+        notes.append(f"Each of the {len(names)} files holds a volume ({first.axes}): they were taken as times.")
+    if gap := gaps_in(names):
+        notes.append(gap)
+    if len(names) > 1 and not any(_DIGITS.search(Path(name).stem) for name in names):
+        notes.append(f"The names of the files hold no numbers: they were taken by the alphabet, '{names[0]}' first.")
+    return notes
+
+
+def _check_alike(folder: Path, names: Sequence[str], read: Read) -> None:
+    """Raise where a file has another shape or type than most, or cannot be opened; only headers are read."""
+    shapes = {name: _header(folder / name, read) for name in names}
+    counts = Counter(shapes.values())
+    if len(counts) == 1:
+        return
+    usual = counts.most_common(1)[0][0]
+    other = next(name for name in names if shapes[name] != usual)
+    like = next(name for name in names if shapes[name] == usual)
+    raise InputError(
+        f"'{other}' in '{folder}' has {shapes[other].describe()}, but '{like}' has {usual.describe()}: slices of one "
+        "stack must be alike; move it elsewhere, or export it again."
+    )
+
+
+def _header(path: Path, read: Read) -> SliceShape:
+    check_regular(path)
+    if path.suffix.lower() in pictures.ENDINGS:
+        return SliceShape(*pictures.picture_header(path))
+    if mrc.is_mrc(path) or path.is_dir():
+        stack = read(path)
+        height, width = stack.length("Y"), stack.length("X")
+        planes = stack.length("Z") * stack.length("T")
+        return SliceShape(height, width, 1, np.dtype(stack.data.dtype).name, planes)
+    with refusing(path), first_page(path) as (page, planes):
+        dtype = "unknown" if page.dtype is None else page.dtype.name
+        return SliceShape(page.imagelength, page.imagewidth, page.samplesperpixel, dtype, planes)
+
+
+class SliceArray(LazyArray):
+    """The slices of a stack along the first axis, each read from its file where it is looked at.
+
+    Several threads may read at once. chunks: the shape of what is read as one.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], read: Read, first: Stack) -> None:
+        self.shape = (len(names), *first.shape)
+        self.dtype = np.dtype(first.data.dtype)
+        self.chunks = (1, *first.shape)
+        self._folder, self._names, self._read_file = folder, tuple(names), read
+        self._open: OrderedDict[int, Stack] = OrderedDict({0: first})
+        size = max(1, int(np.prod(first.shape)) * self.dtype.itemsize)
+        kept = max(KEPT, int(KEPT_SHARE * psutil.virtual_memory().available))
+        self._most = max(1, min(MOST_OPEN, kept // size))
+        self._lock = threading.RLock()
+
+    def _read(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
+        first, inner = index[0], index[1:]
+        if isinstance(first, int):
+            return self._slice(first, inner)
+        numbers = range(self.shape[0])[first]
+        lengths = [len(range(n)[p]) for p, n in zip(inner, self.shape[1:], strict=True) if isinstance(p, slice)]
+        with refusing(self._folder, "The part asked for of"):
+            values = np.empty((len(numbers), *lengths), self.dtype)
+        for place, number in enumerate(numbers):
+            values[place] = self._slice(number, inner)
+        return values
+
+    def _slice(self, number: int, inner: tuple[int | slice, ...]) -> NDArray[Any]:
+        with self._lock:
+            stack = self._stack(number)
+        return np.asarray(stack.data[inner], self.dtype)
+
+    def _stack(self, number: int) -> Stack:
+        """Return a slice's file, opened; the last ones are kept."""
+        if number not in self._open:
+            path = self._folder / self._names[number]
+            stack = self._read_file(path)
+            if stack.shape != self.shape[1:] or np.dtype(stack.data.dtype) != self.dtype:
+                raise FileError(f"'{path}' has another shape or type than the first slice: export it again.")
+            self._open[number] = stack
+            while len(self._open) > self._most:
+                self._open.popitem(last=False)
+        self._open.move_to_end(number)
+        return self._open[number]

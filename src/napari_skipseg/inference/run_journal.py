@@ -1,0 +1,150 @@
+"""Which units of a run are done. Each is noted when its files are on disk, so the journal is right after a power cut.
+
+Bringing a file to disk takes milliseconds, and a fast device finishes units faster. So a thread does it for all units
+that were done meanwhile, at most ten times a second, and the network never waits for it. A kill in between loses
+nothing: the run that goes on finds what was written and not noted, checks it and takes it over.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from napari_skipseg.durable import open_file, sync, sync_folder
+from napari_skipseg.images.write_faults import telling_faults
+
+JOURNAL = "done"
+"""The numbers of the units, 8 bytes each, in the order in which they were noted."""
+
+EVERY = 0.1
+"""Seconds between two times at which units are noted, and before the first: a run that is shorter needs no journal."""
+PAUSE, LONGEST = 10, 2.0
+"""The thread waits this many times as long as the last time took, so that a slow disk is left to others, but no longer
+than so many seconds: what a power cut may cost."""
+
+_NUMBER = np.dtype("<u8")
+
+
+class UnitJournal:
+    """The journal of the run in `folder`, written by a thread of its own. Threads share it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: list[Path] = []
+        self._numbers: list[int] = []
+        self._fault: Exception | None = None
+        self._changed = threading.Condition()
+        self._busy, self._hurry, self._closing = False, False, False
+        self._thread: threading.Thread | None = None
+        self._next = 0.0
+
+    def add_files(self, files: Iterable[Path]) -> None:
+        """Have files on disk before the next unit is noted."""
+        with self._changed:
+            self._files += files
+
+    def note(self, number: int, files: Iterable[Path] = ()) -> None:
+        """Have a unit noted once `files`, and those before, are on disk.
+
+        Raises:
+            FileError: the disk was at fault before.
+        """
+        self._check()
+        with self._changed:
+            self._files += files
+            self._numbers.append(number)
+            self._changed.notify_all()
+            if self._thread is None:
+                self._next = time.monotonic() + EVERY
+                self._thread = threading.Thread(target=self._run, name="run journal", daemon=True)
+                self._thread.start()
+
+    def flush(self) -> None:
+        """Return when all that came until now is on disk, and noted.
+
+        Raises:
+            FileError: the disk is at fault.
+        """
+        with self._changed:
+            if self._thread is not None:
+                self._hurry = True
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._fault or not (self._busy or self._numbers))
+                self._hurry = False
+            files, self._files = self._files, []
+        self._check()
+        with telling_faults(self._folder):
+            sync(files, self._folder)
+
+    def close(self) -> None:
+        """Note nothing more; what was not noted yet is forgotten."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _check(self) -> None:
+        if self._fault is not None:
+            with telling_faults(self._folder / JOURNAL):
+                raise self._fault
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or self._numbers)
+                while not (self._closing or self._hurry) and (left := self._next - time.monotonic()) > 0:
+                    self._changed.wait(left)
+                if self._closing:
+                    return
+                (files, self._files), (numbers, self._numbers) = (self._files, []), (self._numbers, [])
+                self._busy = True
+            begun = time.monotonic()
+            try:
+                sync(files, self._folder)
+                append(self._folder, numbers)
+            except Exception as error:  # whoever notes or waits next raises it
+                self._fault = error
+            with self._changed:
+                self._busy = False
+                self._next = time.monotonic() + max(EVERY, min(LONGEST, PAUSE * (time.monotonic() - begun)))
+                self._changed.notify_all()
+            if self._fault is not None:
+                return
+
+
+def append(folder: Path, numbers: Iterable[int]) -> None:
+    """Note units in the folder of a run; the journal is on disk when this returns. One process at a time may.
+
+    Raises:
+        OSError: nothing can be written, or the journal is a link.
+    """
+    journal = folder / JOURNAL
+    is_new = not journal.exists()
+    with open_file(journal, append=True) as file:
+        file.seek(file.tell() // _NUMBER.itemsize * _NUMBER.itemsize)  # a kill may have cut the last one short
+        file.write(units_to_bytes(numbers))
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        sync_folder(folder)
+
+
+def noted(folder: Path) -> list[int]:
+    """Return the units that are noted, each once, in the order in which they were."""
+    try:
+        content = (folder / JOURNAL).read_bytes()
+    except OSError:
+        return []
+    whole = len(content) // _NUMBER.itemsize * _NUMBER.itemsize
+    return list(dict.fromkeys(np.frombuffer(content[:whole], _NUMBER).tolist()))
+
+
+def units_to_bytes(numbers: Iterable[int]) -> bytes:
+    """Return what the journal holds of some units."""
+    return np.array(list(numbers), _NUMBER).tobytes()

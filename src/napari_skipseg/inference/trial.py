@@ -1,0 +1,239 @@
+"""One batch of a run, read, computed and written on trial, to say how long the whole will take."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+
+from napari_skipseg.devices import cores
+from napari_skipseg.errors import FileError
+from napari_skipseg.images.formats import Format
+from napari_skipseg.images.pyramid import LARGEST_PLANE_SIDE, region_below
+from napari_skipseg.images.zarr_writer import OmeZarrWriter
+from napari_skipseg.inference.backends import Pixels, TileOutput
+from napari_skipseg.inference.grid import Region
+from napari_skipseg.inference.outputs import Depth, Focus
+from napari_skipseg.inference.predict import Run
+from napari_skipseg.inference.results import ResultArray, pieces
+from napari_skipseg.inference.saving import SavedArray, scratch_folder, write_tiff
+from napari_skipseg.inference.stores import ArrayStore, Store, ZarrStore, stored_order
+from napari_skipseg.inference.tile_pixels import read_pixels
+from napari_skipseg.progress import Progress
+
+Result = TypeVar("Result")
+Part = Literal["reading", "network", "writing"]
+
+MEASURED_PASSES = 3
+"""Passes over the trial tile that are timed, if a tile takes more."""
+COARSER = 4 / 3
+"""All coarser levels of a pyramid against the first of them, at the most: 1 + 1/4 + 1/16 + …"""
+MEASURING = "measuring one tile"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds that pass, and seconds that all cores together compute meanwhile."""
+
+    passed: float = 0.0
+    computed: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.passed + other.passed, self.computed + other.computed)
+
+    def __mul__(self, factor: float) -> Cost:
+        return Cost(self.passed * factor, self.computed * factor)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What each part of a run costs. reading, writing: a tile. network: a batch of tiles. finishing: a tile's share.
+
+    A run reads, computes and writes at the same time, so that the slowest of the three sets its pace; or the cores, if
+    they cannot do all of it at once. Then come pyramids or TIFF files, which is `finishing`.
+    """
+
+    reading: Cost
+    network: Cost
+    writing: Cost
+    finishing: Cost
+
+    def of_parts(self, tiles: float, batch: int) -> dict[Part, Cost]:
+        """Return what each part costs for so many tiles, in batches."""
+        batches = math.ceil(tiles / batch)
+        return {"network": self.network * batches, "reading": self.reading * tiles, "writing": self.writing * tiles}
+
+    def slowest(self, tiles: float, batch: int) -> Part:
+        """Return the part that sets the pace."""
+        parts = self.of_parts(tiles, batch)
+        return max(parts, key=lambda part: parts[part].passed)
+
+    def seconds(self, tiles: float, batch: int) -> float:
+        """Return how long a run over so many tiles takes, in batches."""
+        parts = self.of_parts(tiles, batch)
+        together = sum((cost.computed for cost in parts.values()), 0.0) / len(cores())
+        pace = max(together, *(cost.passed for cost in parts.values()))
+        # nothing is computed while the first batch is read, nor while the last one is written
+        ends = min(batch, tiles) * (self.reading.passed + self.writing.passed)
+        if tiles <= batch:
+            pace = self.network.passed
+        return pace + ends + self.finishing.passed * tiles
+
+
+def iter_trial(run: Run, folder: Path, depth: Depth | None, form: Format) -> Generator[Progress, Focus | None, Trial]:
+    """Yield while a tile is read, a batch computed and a tile written, in a folder that is removed; return the costs.
+
+    depth: None stands for the viewer's results, float32 files in `folder`.
+
+    Raises:
+        InputError: the image holds values that cannot be used.
+    """
+    yield Progress(0, 1, MEASURING)
+    reading = _read(run)
+    yield Progress(0, 1, MEASURING)
+    network = yield from _compute(run)
+    yield Progress(0, 1, MEASURING)
+    try:
+        with scratch_folder(folder) as scratch:
+            writing, finishing = _write(run, scratch, depth, form)
+    except FileError:  # the plan warns if the disk is full; the run says it if the folder is closed to us
+        with tempfile.TemporaryDirectory() as scratch_name:
+            writing, finishing = _write(run, Path(scratch_name), depth, form)
+    return Trial(reading, network, writing, finishing)
+
+
+def _timed(work: Callable[[], Result]) -> tuple[Cost, Result]:
+    passed, computed = time.perf_counter(), time.process_time()
+    result = work()
+    return Cost(time.perf_counter() - passed, time.process_time() - computed), result
+
+
+def _read(run: Run) -> Cost:
+    """Return what reading a tile costs. Two are read: the first opens files, too."""
+    cost = Cost()
+    for number in (0, len(run.grid) // 2):
+        unit = run.grid.unit(number)
+        cost, _ = _timed(partial(read_pixels, run.stack, run.grid, unit, run.normalization))
+    return cost
+
+
+def _compute(run: Run) -> Generator[Progress, Focus | None, Cost]:
+    """Yield while a batch of noise goes through the network; return what a batch costs. The first pass warms up."""
+    shape = (run.batch, run.model.description.spec.in_channels, *run.grid.tiles.size)
+    images = np.random.default_rng(0).standard_normal(shape, np.float32)
+    places = [(0, number) for number in range(run.batch)]
+    passes = run.passes.per_tile
+    # a GPU that averages by itself is still at work after a pass was begun: only the end of all of them counts
+    is_late = passes > 1 and bool(getattr(run.passes.backend, "averages", False))
+    count = passes if is_late else min(MEASURED_PASSES, passes)
+    _pass(run.passes.run(images, places), 1)
+    yield Progress(0, 1, MEASURING)
+    cost, _ = _timed(lambda: _pass(run.passes.run(images, places), count))
+    return cost * (passes / count)
+
+
+def _pass(work: Generator[None, None, object], count: int) -> None:
+    for _ in range(count):
+        if next(work, StopIteration) is StopIteration:
+            return
+
+
+def _write(run: Run, folder: Path, depth: Depth | None, form: Format) -> tuple[Cost, Cost]:
+    """Return what writing a tile costs, and its share of what comes after the last tile."""
+    unit = run.grid.unit(0)
+    output = _noise(run)
+    store: Store
+    small = tuple(_part(result, run, form) for result in run.results)  # the first tile begins where the arrays do
+    if depth is None:
+        store = ArrayStore(small, folder)
+    else:
+        store = ZarrStore(small, folder / "trial", run.stack, {}, depth, run.model.description.class_names)
+
+    def write() -> None:
+        for piece in pieces(run.results, run.grid, unit, output, 0, run.options.threshold):
+            store.write(piece)
+
+    write()  # the first time loads codecs and starts their threads
+    cost, _ = _timed(write)
+    if not isinstance(store, ZarrStore):
+        return cost, Cost()
+    return cost, _finish(run, small, store, folder, form)
+
+
+def _noise(run: Run) -> TileOutput:
+    """Return an output of the kind that the network gives: what is written costs the same, whatever it shows."""
+    rng = np.random.default_rng(0)
+    size = run.grid.tiles.size
+    classes = len(run.model.description.class_names)
+    probability: Pixels = rng.random((1, classes, *size), np.float32)
+    strides = {result.stride[-1]: result.level for result in run.results if result.level}
+    attentions = tuple(rng.random((1, *(-(-n // stride) for n in size)), np.float32) for stride in sorted(strides))
+    return TileOutput(probability, attentions, probability * np.float32(0.5))
+
+
+def _part(result: ResultArray, run: Run, form: Format) -> ResultArray:
+    """Return an array for what the first tile gives to `result`; with coarser levels if the whole one has them."""
+    region = run.grid.region(run.grid.unit(0), max(result.stride))
+    stops = [part.stop for part in region]
+    if form == "ome-zarr":
+        axes, whole = result.axes[-len(stops) :], result.shape[-len(stops) :]
+        for number, (axis, length) in enumerate(zip(axes, whole, strict=True)):
+            if axis in "YX":
+                stops[number] = min(length, max(stops[number], LARGEST_PLANE_SIDE + 1))
+    return replace(result, shape=(result.shape[0], *stops) if "C" in result.axes else tuple(stops))
+
+
+def _finish(run: Run, small: tuple[ResultArray, ...], store: ZarrStore, folder: Path, form: Format) -> Cost:
+    """Return a tile's share of pyramids or TIFF files, without what a file costs however large it is."""
+    total = Cost()
+    for result in small:
+        if form == "ome-zarr":
+            total += _coarser(store.writers[result.name], _first_region(result, run))
+            continue
+        size, origin = result.placed(run.stack)
+        classes = run.model.description.class_names if "C" in result.axes else None
+        data = store.plane_view(result.name)
+        file = folder / f"{result.name}.tif"
+        costs = []
+        for values in (np.zeros(_one_voxel(result), data.dtype), np.zeros(_one_voxel(result), data.dtype), data):
+            saved = SavedArray(result.name, values, result.axes, size, run.stack.unit, origin, classes, {})
+            costs.append(_timed(partial(write_tiff, file, saved))[0])
+        _, empty, whole = costs
+        total += Cost(max(0.0, whole.passed - empty.passed), max(0.0, whole.computed - empty.computed))
+    return total
+
+
+def _coarser(writer: OmeZarrWriter, region: Region) -> Cost:
+    """Return what the coarser levels of `region`, which begins where the store does, cost."""
+    if len(writer.layout.levels) < 2:
+        return Cost()
+    finest, level = writer.layout.levels[:2]
+    lengths = zip(region, level.factor, writer.arrays[1].chunks, level.shape, strict=True)
+    chunks = tuple(
+        slice(0, min(length, -(-part.stop // (step * chunk)) * chunk)) for part, step, chunk, length in lengths
+    )
+    cost, _ = _timed(partial(writer.write_coarser, 1, chunks))
+    read = region_below(chunks, level.factor, finest.shape)
+    return cost * (COARSER * _voxels(region) / _voxels(read))  # beyond the tile whole chunks hold nothing yet
+
+
+def _voxels(region: Region) -> int:
+    return math.prod(part.stop - part.start for part in region)
+
+
+def _first_region(result: ResultArray, run: Run) -> Region:
+    """Return the part of the stored `result` that the first tile writes."""
+    region = run.grid.region(run.grid.unit(0), max(result.stride))
+    whole = (slice(0, result.shape[0]), *region) if "C" in result.axes else region
+    return tuple(whole[axis] for axis in stored_order(result.axes))
+
+
+def _one_voxel(result: ResultArray) -> tuple[int, ...]:
+    return tuple(length if axis == "C" else 1 for axis, length in zip(result.axes, result.shape, strict=True))

@@ -1,0 +1,51 @@
+"""What this machine is and computes on, as text to be copied into a bug report; the engine is asked for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtWidgets import QApplication, QDialog, QDialogButtonBox, QPlainTextEdit, QVBoxLayout, QWidget
+
+from napari_skipseg.widgets.engine import SegmentingEngine
+from napari_skipseg.widgets.work import Outcome, start_work
+
+ASKING = "Trying a small network and asking for versions…"
+SIZE = (680, 520)
+
+
+class SystemReportDialog(QDialog):  # type: ignore[misc]
+    """The report, asked for when the dialog is made. `text` is plain and can be selected; *Copy* takes all of it."""
+
+    def __init__(self, parent: QWidget, engine: SegmentingEngine) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("System report")
+        self.resize(*SIZE)
+        self.text = QPlainTextEdit(ASKING)
+        self.text.setReadOnly(True)
+        self.text.setLineWrapMode(QPlainTextEdit.LineWrapMode.WidgetWidth)
+        buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
+        self.copy = buttons.addButton("Copy", QDialogButtonBox.ButtonRole.ActionRole)
+        self.copy.setEnabled(False)
+        self.copy.clicked.connect(self._copy)
+        buttons.rejected.connect(self.reject)
+        column = QVBoxLayout(self)
+        column.addWidget(self.text)
+        column.addWidget(buttons)
+        self._worker: Any = start_work(
+            self, engine.ask_report, "Reporting", lambda _: None, self._show, self._end, is_quiet=True
+        )
+
+    def _show(self, outcome: Outcome) -> None:
+        self.text.setPlainText(outcome.fault or report_text(outcome.value))
+        self.copy.setEnabled(not outcome.fault)
+
+    def _end(self) -> None:
+        self._worker = None
+
+    def _copy(self) -> None:
+        QApplication.clipboard().setText(self.text.toPlainText())
+
+
+def report_text(facts: dict[str, str]) -> str:
+    """Return the report, a line for each fact."""
+    return "\n".join(f"{name}: {value}" for name, value in facts.items())

@@ -1,0 +1,76 @@
+"""What was found about an image is said by the shell, in the table of a batch and in its report."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from scipy import ndimage
+
+import napari_skipseg as skipseg
+from napari_skipseg.cli.segment import segment
+from napari_skipseg.models.catalog import FOLDER_VARIABLE
+from napari_skipseg.models.description import ClassLabel, ModelDescription
+from napari_skipseg.models.model import write_model
+from napari_skipseg.networks.build import build
+from napari_skipseg.networks.specs import UNetSpec
+
+
+@pytest.fixture
+def framed(tmp_path: Path) -> Path:
+    """A file with a stack in a black frame."""
+    random = np.random.default_rng(0)
+    smooth = ndimage.gaussian_filter(random.normal(size=(2, 96, 96)), (0, 4, 4))
+    values = (128 + 35 * smooth / smooth.std() + random.normal(0, 8, smooth.shape)).clip(40, 215).astype(np.uint8)
+    file = tmp_path / "images" / "framed.tif"
+    file.parent.mkdir()
+    tifffile.imwrite(file, np.pad(values, ((0, 0), (24, 24), (24, 24))), metadata={"axes": "ZYX"})
+    return file
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
+    spec = UNetSpec(widths=(4, 8))
+    write_model(
+        tmp_path / "models" / "tiny",
+        ModelDescription("tiny", spec, (ClassLabel("membrane", 0),), 8, ""),
+        build(spec),
+    )
+    return "tiny"
+
+
+def test_the_shell_says_what_was_left_out(
+    framed: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    segment(framed, tmp_path / "out", model=model)
+    said = capsys.readouterr().err
+    assert said.count("24 pixels of black (0) around each slice") == 1
+    segment(framed, tmp_path / "out", model=model, plan=True)
+    assert "24 pixels of black" in capsys.readouterr().out
+
+
+def test_a_batch_notes_what_was_left_out(framed: Path, model: str, tmp_path: Path) -> None:
+    result = skipseg.run_batch(framed.parent, tmp_path / "out", model, device="cpu")
+    assert "24 pixels of black" in result.rows[0].note
+    with result.summary.open(newline="", encoding="utf-8-sig") as opened:
+        (row,) = csv.DictReader(opened)
+    assert "24 pixels of black" in row["note"]
+    assert "24 pixels of black" in result.report.read_text(encoding="utf-8")
+    again = skipseg.run_batch(framed.parent, tmp_path / "out", model, device="cpu")
+    assert again.rows[0].state == "skipped"
+    assert "24 pixels of black" in again.rows[0].note
+
+
+def test_a_run_that_is_repeated_finds_the_same(framed: Path, model: str, tmp_path: Path) -> None:
+    with pytest.warns(skipseg.ImageWarning, match="left out"):
+        skipseg.segment_to_folder(framed, model, tmp_path / "out", device="cpu")
+    with pytest.warns(skipseg.ImageWarning, match="left out"):
+        skipseg.run_recipe(tmp_path / "out" / "framed_recipe.json", tmp_path / "again")
+    before, after = ((tmp_path / name / "framed_recipe.json").read_text() for name in ("out", "again"))
+    assert before == after
+    before, after = ((tmp_path / name / "framed_probability.tif").read_bytes() for name in ("out", "again"))
+    assert before == after

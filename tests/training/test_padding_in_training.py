@@ -1,0 +1,120 @@
+"""Training measures grey values as segmentation does, and learns nothing from padding if no class is painted on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from napari_skipseg.images.normalize import measure
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.models.description import ClassLabel, ModelDescription
+from napari_skipseg.networks.specs import UNetSpec
+from napari_skipseg.progress import Found, run_to_end
+from napari_skipseg.training.class_plan import plan_classes
+from napari_skipseg.training.corrected import Corrected, iter_find_places
+from napari_skipseg.training.finetune_settings import FinetuneSettings
+from napari_skipseg.training.losses import IGNORED
+from napari_skipseg.training.material import Material, iter_read_material
+from napari_skipseg.training.samples import read_data
+from napari_skipseg.training.settings import TrainSettings
+
+BORDER = 40
+PARENT = ModelDescription("old", UNetSpec(widths=(4, 8)), (ClassLabel("membrane", 0),), 4, "")
+SETTINGS = FinetuneSettings("old", "new", ("a.tif",), ("b.tif",), (ClassLabel("lumen", 2),))
+
+
+def tissue(*shape: int) -> NDArray[Any]:
+    random = np.random.default_rng(0)
+    smooth = ndimage.gaussian_filter(random.normal(size=shape), (0,) * (len(shape) - 2) + (4, 4))
+    return (128 + 35 * smooth / smooth.std() + random.normal(0, 8, shape)).clip(40, 215).astype(np.uint8)
+
+
+INNER = tissue(3, 128, 128)
+FRAMED = np.pad(INNER, ((0, 0), (BORDER, BORDER), (BORDER, BORDER)))
+IN_FRAME = np.pad(np.zeros(INNER.shape, bool), ((0, 0), (BORDER, BORDER), (BORDER, BORDER)), constant_values=True)
+
+
+def settings_of(folder: Path, labels: NDArray[Any], **options: Any) -> TrainSettings:
+    files = (str(folder / "image.tif"), str(folder / "labels.tif"))
+    for file, values in zip(files, (FRAMED, labels), strict=True):
+        tifffile.imwrite(file, values, metadata={"axes": "ZYX"}, ome=True)
+    spec = UNetSpec(widths=(2, 4))
+    return TrainSettings("t", files[:1], files[1:], (ClassLabel("membrane", 0),), spec=spec, patch=(16, 16), **options)
+
+
+def test_a_frame_is_no_example_of_anything(tmp_path: Path) -> None:
+    labels = np.where(IN_FRAME | (FRAMED < 100), 0, 255).astype(np.uint8)  # 0 is membrane, as around ISBI's labels
+    data = read_data(settings_of(tmp_path, labels))
+    (run,) = data.training
+    assert (run.target[IN_FRAME] == IGNORED).all()
+    assert (run.target[~IN_FRAME] == (FRAMED < 100)[~IN_FRAME]).all()
+    inner = (0, slice(None), slice(BORDER, -BORDER), slice(BORDER, -BORDER))
+    np.testing.assert_allclose(run.image[inner], measure(Stack(INNER, "ZYX")).apply(INNER), atol=0.1)
+    assert any("left out" in told for told in data.findings)
+
+
+def test_a_training_can_keep_constant_areas(tmp_path: Path) -> None:
+    labels = np.where(FRAMED < 100, 0, 255).astype(np.uint8)
+    data = read_data(settings_of(tmp_path, labels, padding="none"))
+    (run,) = data.training
+    assert not (run.target == IGNORED).any()
+    assert run.image.mean() == pytest.approx(0, abs=1e-4)
+    assert data.findings == ()
+
+
+def material_of(
+    image: NDArray[Any], labels: NDArray[Any], parent: ModelDescription = PARENT
+) -> tuple[Material, list[str]]:
+    """What is learnt from an image with labels, and what was said of it."""
+    corrected = (Corrected(Stack(image, "ZYX", name="cells"), labels, "cells"),)
+    plan = plan_classes(SETTINGS, parent)
+    split = run_to_end(iter_find_places(SETTINGS, corrected, plan, parent.spec.dimensions))
+    told: list[str] = []
+    patch = (16, 64, 64)[-parent.spec.dimensions :]
+    work = iter_read_material(corrected, split, plan, patch, 0)
+    found = run_to_end(work, lambda each: told.extend(each.findings if isinstance(each, Found) else ()))
+    return found, told
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_background_painted_on_padding_is_not_learnt(dimensions: int) -> None:
+    labels = np.ones(FRAMED.shape, np.uint8)
+    labels[:, 80:90, 50:150] = 2
+    parent = replace(PARENT, spec=UNetSpec(dimensions=dimensions, widths=(4, 8)))
+    material, told = material_of(FRAMED, labels, parent)
+    assert material.padding == "auto"
+    assert any("left out" in each for each in told)
+    labelled = sum(int((np.maximum(each.target, each.held_out) >= 0).sum()) for each in material.regions)
+    assert labelled == INNER.size
+    deviation = np.concatenate([each.image[0][each.target >= 0].ravel() for each in material.regions]).astype(float)
+    assert abs(deviation.std() - 1) < 0.1
+
+
+def test_a_class_painted_on_constant_areas_makes_them_tissue() -> None:
+    labels = np.zeros(FRAMED.shape, np.uint8)
+    labels[:, 10:30, 20:180] = 2
+    labels[:, 80:100, 60:140] = 1
+    material, told = material_of(FRAMED, labels)
+    assert material.padding == "none"
+    assert any("painted" in each for each in told)
+    both = sum(int((np.maximum(each.target, each.held_out) > 0).sum()) for each in material.regions)
+    assert both == (labels == 2).sum()
+    lumen = np.concatenate([each.image[0][each.target > 0].ravel() for each in material.regions]).astype(float)
+    np.testing.assert_allclose(lumen, measure(Stack(FRAMED, "ZYX"), padding="none").apply(np.zeros(1))[0], atol=1e-2)
+
+
+def test_a_stroke_that_slips_over_the_edge_changes_nothing() -> None:
+    labels = np.zeros(FRAMED.shape, np.uint8)
+    labels[:, BORDER - 2 : BORDER + 18, 60:140] = 2
+    labels[:, 100:120, 60:140] = 1
+    material, _ = material_of(FRAMED, labels)
+    assert material.padding == "auto"
+    learnt = sum(int((np.maximum(each.target, each.held_out) > 0).sum()) for each in material.regions)
+    assert learnt == (labels[~IN_FRAME] == 2).sum()
