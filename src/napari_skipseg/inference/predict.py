@@ -18,6 +18,7 @@ from napari_skipseg.images.normalize import GreyStatistics, Normalization, norma
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
 from napari_skipseg.inference.backends import Pixels, TileOutput, fastest_precision, make_backend, notes_of
+from napari_skipseg.inference.certainty import Verdict, describe_verdict
 from napari_skipseg.inference.dropout import dropout_rate
 from napari_skipseg.inference.greys import SEED, iter_measure_for
 from napari_skipseg.inference.grid import Grid, Order, Unit, make_grid
@@ -27,6 +28,7 @@ from napari_skipseg.inference.outputs import AttentionMap, Focus, Opened, Predic
 from napari_skipseg.inference.passes import BackendMaker, Passes, choose_passes
 from napari_skipseg.inference.pinning import rather
 from napari_skipseg.inference.pipeline import Pace, Pipeline
+from napari_skipseg.inference.prober import Prober
 from napari_skipseg.inference.recipe import Recipe, SegmentRequest, describe_input, recipe_to_dict
 from napari_skipseg.inference.results import PROBABILITY, UNCERTAINTY, ResultArray, pieces, results_of
 from napari_skipseg.inference.scale import seen_lengths
@@ -44,8 +46,8 @@ CHUNK = {2: 512, 3: 64}
 class Run:
     """All that is settled before the first tile: what is read, what computes, and what is written.
 
-    findings: as in `Recipe`. tile_bytes: memory that a batch takes in the network. focus: what to look at first, sent
-    while this was settled.
+    findings: as in `Recipe`. seems_inverted: as in `progress.Found`. tile_bytes: memory that a batch takes in the
+    network. focus: what to look at first, sent while this was settled.
     """
 
     stack: Stack
@@ -54,6 +56,7 @@ class Run:
     grid: Grid
     normalization: Normalization
     findings: tuple[str, ...]
+    seems_inverted: bool
     passes: Passes
     batch: int
     tile_bytes: int
@@ -103,12 +106,15 @@ def iter_prepare(
     pinned: Mapping[str, Any] | None = None,
     with_binary: bool = False,
     preview: bool = False,
+    probes: Pixels | None = None,
 ) -> Generator[Progress, Focus | None, Run]:
     """Yield while things are measured and prepared, `Found` where something was found about the image; return what is
     settled before the first tile.
 
     pinned: the recipe of a run that is continued or repeated, whose device, side, batch and grey values (where it has
-    them) are taken again. The recipe of what is returned lacks its input: see `name_input`.
+    them) are taken again. The recipe of what is returned lacks its input: see `name_input`. probes: patches of the
+    image (`guards.read_probes`) that the network is asked about, for inverted contrast; they are read here if the grey
+    values are measured here.
 
     Raises:
         SkipsegError: as `iter_predict`.
@@ -118,32 +124,53 @@ def iter_prepare(
     if options.samples:
         dropout_rate(model, options)  # it says what is wrong before anything is read
     lengths = seen_lengths(stack, model.description, seen, options.rescale)
-    focus = None
-    if greys is None and pinned is not None and "normalization" in pinned:
-        greys = GreyStatistics(normalization_from(pinned["normalization"]))
-        findings = tuple(pinned.get("findings", ()))
-    else:
-        work = iter_measure_for(stack, model.description, options)
-        while greys is None:
-            try:
-                focus = (yield next(work)) or focus
-            except StopIteration as stop:
-                greys = stop.value
-        findings = tuple(dict.fromkeys((*stack.notes, *greys.findings)))
-    if findings:
-        focus = (yield Found(0, 1, "measuring the grey values", findings)) or focus
+    is_known = greys is not None or (pinned is not None and "normalization" in pinned)
+    greys, focus = yield from _iter_greys(stack, model, options, greys, pinned)
+    asks = probes is not None or not (is_known or preview)
     device = choose_device(options.device if pinned is None else pinned["device"])
     focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
     choice = _choice(model, device, options, pinned)
     grid = _grid(stack, model, seen, lengths, choice, preview)
     shape, precision = grid.tiles.size, _pinned_precision(device, pinned)
     passes = choose_passes(model, device, shape, options, backend_maker, batch=choice.batch, precision=precision)
+    verdict: Verdict = ""
+    if asks and not greys.is_unlike:
+        focus = (yield Progress(0, 1, "looking at some patches")) or focus
+        prober = Prober(stack, model, device, backend_maker, dict(zip(seen, lengths, strict=True)))
+        verdict = prober.judge(greys.normalization, None if options.samples else (grid, passes.backend), probes)
+    said = describe_verdict(verdict, model.description, options.invert)
+    findings = (*greys.findings, said) if said else greys.findings
+    if findings:
+        focus = (yield Found(0, 1, "looking at the image", findings, verdict == "inverted")) or focus
     results = results_of(grid, model, options, with_binary)
     batch = 1 if options.planes == "xyz" else choice.batch  # a block in three planes goes alone, its slices together
-    settled = Run(stack, model, options, grid, greys.normalization, findings, passes, batch, choice.bytes, results, {})
-    settled = replace(settled, focus=focus)
+    normal, turned = greys.normalization, verdict == "inverted"
+    settled = Run(
+        stack, model, options, grid, normal, findings, turned, passes, batch, choice.bytes, results, {}, focus
+    )
     settled.recipe.update(_recipe(settled, device, choice))
     return settled
+
+
+def _iter_greys(
+    stack: Stack,
+    model: Model,
+    options: SegmentOptions,
+    greys: GreyStatistics | None,
+    pinned: Mapping[str, Any] | None,
+) -> Generator[Progress, Focus | None, tuple[GreyStatistics, Focus | None]]:
+    """Yield while grey values are measured, unless they are known; return them, and what to look at first."""
+    if greys is None and pinned is not None and "normalization" in pinned:
+        findings = tuple(pinned.get("findings", ()))
+        return GreyStatistics(normalization_from(pinned["normalization"]), findings), None
+    focus = None
+    work = iter_measure_for(stack, model.description, options)
+    while greys is None:
+        try:
+            focus = (yield next(work)) or focus
+        except StopIteration as stop:
+            greys = stop.value
+    return replace(greys, findings=tuple(dict.fromkeys((*stack.notes, *greys.findings)))), focus
 
 
 def iter_fill(

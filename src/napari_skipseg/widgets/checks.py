@@ -54,6 +54,7 @@ class Choices:
     threshold: float = 0.5
     whole: bool = True
     padding: PaddingRule = "auto"
+    invert: bool = False
 
     def options(self) -> SegmentOptions:
         """Return the engine's options."""
@@ -68,6 +69,7 @@ class Choices:
             samples=self.samples,
             dropout=self.dropout if self.samples else None,
             padding=self.padding,
+            invert=self.invert,
         )
 
     @property
