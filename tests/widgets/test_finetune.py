@@ -35,10 +35,14 @@ class Teaching:
         self.engine, self.report = engine, BETTER
         self.lessons, self.jobs, self.trained, self.kept = [], [], [], 0
         self.refusal: Exception | None = None
-        self.steps, self.pause = 10, 0.0
+        self.steps, self.pause, self.lesson_pause = 10, 0.0, 0.0
 
     def plan_lesson(self, settings, images, device="auto"):
+        until = time.monotonic() + self.lesson_pause
         yield Progress(0, 1, "looking")
+        while time.monotonic() < until:
+            yield Progress(0, 1, "looking")
+            time.sleep(0.02)
         self.lessons.append((settings, [image.stack.name for image in images]))
         if self.refusal is not None:
             raise self.refusal
@@ -307,6 +311,39 @@ def test_after_a_fault_the_same_can_be_asked_for_again(open_tab, qtbot, teaching
         assert tab.message.text() == "It went wrong: try again."
     assert teaching.jobs[0][0] == teaching.jobs[1][0]
     engine.fault = None
+
+
+def test_pressed_early_it_waits_in_sight_and_what_it_learns_from_is_said_for_that_run_too(
+    open_tab, qtbot, teaching, engine
+):
+    teaching.lesson_pause, teaching.steps, teaching.pause = 2.0, 400, 0.02
+    _, panel, tab = open_tab()
+    correct(panel, qtbot)
+    qtbot.waitUntil(tab.tune_button.isEnabled, timeout=20_000)
+    press(qtbot, tab.tune_button)
+    assert tab.is_running
+    assert tab.progress_text.text() == "waits until the corrections are counted"
+    assert (tab.cancel_button.isEnabled(), tab.tune_button.isVisible()) == (True, False)
+    assert panel.segment_tab.progress_text.text() == "waits until the corrections are counted"
+    qtbot.waitUntil(lambda: "Takes about" in tab.lesson.summary.text(), timeout=20_000)
+    qtbot.waitUntil(lambda: "step" in tab.progress_text.text(), timeout=20_000)
+    assert "Takes about" in tab.lesson.summary.text()
+    assert engine.previews == [True]
+    press(qtbot, tab.cancel_button)
+    finish(panel, qtbot)
+
+
+def test_pressed_early_it_can_be_taken_back_before_it_has_begun(open_tab, qtbot, teaching):
+    teaching.lesson_pause = 5.0
+    _, panel, tab = open_tab()
+    correct(panel, qtbot)
+    qtbot.waitUntil(tab.tune_button.isEnabled, timeout=20_000)
+    press(qtbot, tab.tune_button)
+    press(qtbot, tab.cancel_button)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=2_000)
+    assert tab.message.text() == "Cancelled. Nothing was changed."
+    finish(panel, qtbot)
+    assert teaching.jobs == []
 
 
 def test_corrections_of_an_earlier_image_can_be_learnt_from_too(open_tab, qtbot, teaching, tmp_path):

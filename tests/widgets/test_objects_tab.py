@@ -493,3 +493,27 @@ def test_a_mask_of_one_label_is_no_truth_of_objects():
     found = Stack(np.arange(16).reshape(1, 4, 4), "ZYX")
     with pytest.raises(InputError, match="a mask of one label: give instances"):
         run_to_end(iter_score(found, Stack(255 * (found.data > 7), "ZYX")))
+
+
+def test_the_table_and_save_follow_the_selected_layer_of_objects(open_tab, qtbot, tmp_path, monkeypatch):
+    viewer, _, tab = open_tab()
+    choose(tab.form.method, "components")
+    press_find(qtbot, tab)
+    first = viewer.layers["em objects"]
+    truth = np.zeros(SHAPE, np.uint8)
+    truth[:, 5:9, 5:9] = 1
+    viewer.add_labels(truth, name="other", scale=SIZE, units="nm", translate=(0, 8, 0))
+    tab.form.layer.opening.emit()
+    choose(tab.form.layer, viewer.layers["other"])
+    press_find(qtbot, tab)
+    second = viewer.layers["other objects"]
+    assert tab.table.rows.rowCount() == 1
+    asked = []
+    monkeypatch.setattr("napari_skipseg.widgets.objects_on_show.ask_file", lambda parent, name: asked.append(name))
+    for layer, count, name in ((first, 4, "em"), (second, 1, "other"), (first, 4, "em")):
+        viewer.layers.selection.active = layer
+        assert tab.table.rows.rowCount() == count
+        qtbot.mouseClick(tab.save_button, LEFT)
+        assert asked[-1] == name
+    viewer.layers.remove(first)
+    assert tab.table.rows.rowCount() == 1

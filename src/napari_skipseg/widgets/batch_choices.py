@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from napari_skipseg.batch.place import write_text
 from napari_skipseg.batch.settings import BatchSettings, ask
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.formats import Format
 from napari_skipseg.inference.outputs import Depth
@@ -104,8 +105,8 @@ def describe_objects(objects: ObjectOptions) -> str:
     of = "in each slice" if objects.planes == "slices" else "through the volume"
     parts = [f"{names[objects.method]} {of}", f"above {objects.threshold:.2f}"]
     parts += [f"merged below {objects.merge:.2f}"] if objects.method == "cells" else []
-    parts += [f"{objects.smallest} voxels or more"] if objects.smallest else []
-    parts += [f"{objects.largest} at most"] if objects.largest else []
+    parts += [f"{counted(objects.smallest, 'voxel')} or more"] if objects.smallest else []
+    parts += [f"{counted(objects.largest, 'voxel')} at most"] if objects.largest else []
     parts += ["holes filled"] if objects.fill_holes else []
     parts += ["without those at the border"] if objects.border == "remove" else []
     return ", ".join(parts)

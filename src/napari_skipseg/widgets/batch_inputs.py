@@ -25,12 +25,6 @@ MACHINE = (Path("/proc"), Path("/sys"))
 AMONG = "The results would lie among the images: choose a folder elsewhere, or tick Details › may lie among the images."
 
 
-class _NoEngine:
-    """Files are looked for without the engine, so that it never is in the way."""
-
-    is_busy = False
-
-
 class InputsLine(SettledLine):
     """What a batch would be of. fault: why it cannot be. `told` is emitted when either is another one."""
 
@@ -38,7 +32,7 @@ class InputsLine(SettledLine):
 
     def __init__(self) -> None:
         self.fault = ""
-        super().__init__(_NoEngine(), "looking for images…")
+        super().__init__(None, "looking for images…")
         self._timer.setInterval(SETTLED)
         self.looks = 0
 

@@ -12,6 +12,7 @@ import numpy as np
 from napari_skipseg.batch.rows import Row
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.files import LayerData, add_layers, opened_from, read_layers
+from napari_skipseg.widgets.kept_view import frame
 from napari_skipseg.widgets.layers import HIDDEN_MAP
 
 if TYPE_CHECKING:
@@ -99,12 +100,12 @@ class RowsOnShow:
         self._put_in_front(layers)
 
     def _put_in_front(self, layers: dict[Layer, bool]) -> None:
-        """Show these layers as they were when they were new, above all others, and no other rows'."""
-        for _, others in self._shown.values():
-            for layer in others:
-                layer.visible = layers.get(layer, False)
+        """Show these layers as they were when they were new, and frame them; all others are hidden, not removed."""
+        for layer in self._viewer.layers:
+            layer.visible = layers.get(layer, False)
         stack = self._viewer.layers
         for layer in layers:
             stack.move(stack.index(layer), len(stack))
-        self._viewer.layers.selection.active = next(iter(layers))
-        self._viewer.reset_view()
+        first = next(iter(layers))
+        self._viewer.layers.selection.active = first
+        frame(self._viewer, first)

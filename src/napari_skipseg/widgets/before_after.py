@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from napari_skipseg.widgets.layers import Shown, remove_results, results_in, show
+from napari_skipseg.widgets.layers import Shown, remove_results, results_in, segmented_in, show
 from napari_skipseg.widgets.placement import visible_box
-from napari_skipseg.widgets.preview import SOURCE_OF
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -66,8 +65,7 @@ class BeforeAfter:
         for each in self._before():
             each.visible = before
         if before:
-            after = [*results_in(self._viewer, self._source), *results_in(self._viewer, SOURCE_OF.format(self._source))]
-            self._hidden = [each for each in after if each.visible]
+            self._hidden = [each for each in segmented_in(self._viewer, self._source) if each.visible]
         for each in self._hidden:
             each.visible = not before
         if not before:

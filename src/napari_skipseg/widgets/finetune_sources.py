@@ -54,7 +54,7 @@ def open_source(stack: Stack, corrections: Corrections, is_present: bool) -> Sou
     return Source(
         corrections.subject.key,
         stack.name,
-        f"{short(total)} pixels{where}",
+        f"{short(total)} pixel{'s' * (total != 1)}{where}",
         (corrections.version, total),
         corrections.classes,
         lambda: (stack, corrections.snapshot),

@@ -15,6 +15,7 @@ from napari_skipseg.widgets.axes import axes_of, set_calibration, voxel_size_of
 from napari_skipseg.widgets.card import CardDialog
 from napari_skipseg.widgets.checks import Choices, asks_channel, channels, find_faults, find_rescaling, offers_planes
 from napari_skipseg.widgets.fields import AxesField, FreshCombo, KeyedSlider, Links, PlainLabel, VoxelSizeField, mark
+from napari_skipseg.widgets.kept_view import view_kept
 from napari_skipseg.widgets.layers import is_ours
 from napari_skipseg.widgets.options import OptionsFold
 
@@ -206,10 +207,11 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         faults = find_faults(choices)
         if choices.layer is not None and "axes" not in faults and "voxel size" not in faults:
             self._layer_links.cut()
-            set_calibration(choices.layer, choices.axes, choices.voxel_size, choices.unit)
-            self._layer = None
-            self._choose_image()
-            self.placed.emit()
+            with view_kept(self._viewer, choices.layer):
+                set_calibration(choices.layer, choices.axes, choices.voxel_size, choices.unit)
+                self._layer = None
+                self._choose_image()
+                self.placed.emit()
         self.check()
 
     def _offer_channels(self, choices: Choices) -> None:

@@ -9,6 +9,7 @@ from functools import partial
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QPushButton, QToolButton, QVBoxLayout, QWidget
 
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.corrections.catalog import Found
 from napari_skipseg.corrections.tallies import Summary
 from napari_skipseg.widgets.fields import WARNING_COLOR, PlainLabel
@@ -132,8 +133,8 @@ def restore_text(found: Found, amount: Summary | None) -> str:
 def in_words(amount: Summary, axes: str) -> str:
     """Return how much was corrected, such as "1,234 pixels on 5 slices"."""
     count = sum(amount.pixels.values())
-    where = "" if len(axes) == 2 else f" on {amount.slices} slice{'s' * (amount.slices != 1)}"
-    return f"{count:,} pixel{'s' * (count != 1)}{where}"
+    where = "" if len(axes) == 2 else f" on {counted(amount.slices, 'slice')}"
+    return f"{counted(count, 'pixel')}{where}"
 
 
 def interrupted_text(found: Found) -> str:
