@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from napari_skipseg.gpus import driving_versions
 from napari_skipseg.images.normalize import GreyStatistics, Normalization, normalization_from
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
-from napari_skipseg.inference.backends import Pixels, TileOutput, fastest_precision, make_backend, notes_of
+from napari_skipseg.inference.backends import Backend, Pixels, TileOutput, fastest_precision, make_backend, notes_of
 from napari_skipseg.inference.certainty import Verdict, describe_verdict
 from napari_skipseg.inference.dropout import dropout_rate
 from napari_skipseg.inference.greys import SEED, iter_measure_for
@@ -131,25 +131,60 @@ def iter_prepare(
     focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
     choice = _choice(model, device, options, pinned)
     grid = _grid(stack, model, seen, lengths, choice, preview)
-    shape, precision = grid.tiles.size, _pinned_precision(device, pinned)
-    passes = choose_passes(model, device, shape, options, backend_maker, batch=choice.batch, precision=precision)
-    verdict: Verdict = ""
-    if asks and not greys.is_unlike:
-        focus = (yield Progress(0, 1, "looking at some patches")) or focus
-        prober = Prober(stack, model, device, backend_maker, dict(zip(seen, lengths, strict=True)))
-        verdict = prober.judge(greys.normalization, None if options.samples else (grid, passes.backend), probes)
-    said = describe_verdict(verdict, model.description, options.invert)
-    findings = (*greys.findings, said) if said else greys.findings
-    if findings:
-        focus = (yield Found(0, 1, "looking at the image", findings, verdict == "inverted")) or focus
+    fit, how = grid.tiles.size, _pinned_precision(device, pinned)
+    passes = choose_passes(model, device, fit, options, backend_maker, batch=choice.batch, precision=how)
+    by_axis = dict(zip(seen, lengths, strict=True))
+    prober = Prober(stack, model, device, backend_maker, by_axis) if asks and not greys.is_unlike else None
+    ready = None if options.samples else (grid, passes.backend)
+    found = yield from _iter_found(prober, greys, ready, probes, options.invert)
+    focus = found.focus or focus
     results = results_of(grid, model, options, with_binary)
     batch = 1 if options.planes == "xyz" else choice.batch  # a block in three planes goes alone, its slices together
-    normal, turned = greys.normalization, verdict == "inverted"
     settled = Run(
-        stack, model, options, grid, normal, findings, turned, passes, batch, choice.bytes, results, {}, focus
+        stack,
+        model,
+        options,
+        grid,
+        greys.normalization,
+        found.findings,
+        found.seems_inverted,
+        passes,
+        batch,
+        choice.bytes,
+        results,
+        {},
+        focus,
     )
     settled.recipe.update(_recipe(settled, device, choice))
     return settled
+
+
+class _Found(NamedTuple):
+    """What was found about an image, as in `progress.Found`, and what to look at first."""
+
+    findings: tuple[str, ...]
+    seems_inverted: bool
+    focus: Focus | None
+
+
+def _iter_found(
+    prober: Prober | None,
+    greys: GreyStatistics,
+    ready: tuple[Grid, Backend] | None,
+    probes: Pixels | None,
+    inverted: bool,
+) -> Generator[Progress, Focus | None, _Found]:
+    """Yield `Found` if something was found, after the network was asked where there is a `prober`; return that."""
+    verdict: Verdict = ""
+    said, focus = "", None
+    if prober is not None:
+        focus = yield Progress(0, 1, "looking at some patches")
+        verdict = prober.judge(greys.normalization, ready, probes)
+        said = describe_verdict(verdict, prober.model.description, inverted)
+    findings = (*greys.findings, said) if said else greys.findings
+    if findings:
+        focus = (yield Found(0, 1, "looking at the image", findings, verdict == "inverted")) or focus
+    return _Found(findings, verdict == "inverted", focus)
 
 
 def _iter_greys(
