@@ -52,6 +52,7 @@ class Teaching:
         self.engine.is_busy = True
         try:
             folder = Path(target) / f"labels of {settings.name}"
+            folder.mkdir()
             labels = [np.asarray(_read(image.write_labels(folder / str(n)).labels)) for n, image in enumerate(images)]
             shutil.rmtree(folder)
             self.jobs.append((settings, labels, [dict(image.values) for image in images], device))
@@ -207,7 +208,7 @@ def test_a_better_model_becomes_the_choice_and_the_view_is_segmented_anew_with_b
     press(qtbot, tab.report.before_button)
     shown = {layer.name: layer.visible for layer in viewer.layers if "probability" in layer.name}
     assert shown == {"preview probability": False, "before probability": True}
-    assert tab.report.before_button.text() == "Show after"
+    assert tab.report.before_button.text() == "Show after: tiny-2d-tuned"
     assert (tab.form.model.currentText(), tab.form.name.text()) == ("tiny-2d-tuned", "tiny-2d-tuned-2")
 
 
@@ -223,6 +224,7 @@ def test_old_and_new_are_never_on_show_together_whatever_is_segmented_next(open_
     finish(panel, qtbot)
     press(qtbot, button)
     assert shown() == {"before probability", "before binary"}
+    before, later = "Show before: tiny-2d", "Show after: tiny-2d-tuned"
     for segment, after in (
         (panel.segment_tab.segment, {"probability", "binary"}),
         (panel.segment_tab.segment, {"probability", "binary"}),
@@ -230,15 +232,33 @@ def test_old_and_new_are_never_on_show_together_whatever_is_segmented_next(open_
     ):
         segment()
         finish(panel, qtbot)
-        assert (shown(), button.text()) == (after, "Show before")
+        assert (shown(), button.text()) == (after, before)
         press(qtbot, button)
-        assert (shown(), button.text()) == ({"before probability", "before binary"}, "Show after")
+        assert (shown(), button.text()) == ({"before probability", "before binary"}, later)
         press(qtbot, button)
-        assert (shown(), button.text()) == (after, "Show before")
+        assert (shown(), button.text()) == (after, before)
         press(qtbot, button)
     for name in ("before probability", "before binary"):
         viewer.layers.remove(name)
     assert (shown(), button.isVisible()) == ({"preview probability", "preview binary"}, False)
+
+
+def test_after_a_second_fine_tuning_both_comparisons_name_the_models_that_they_are_of(open_tab, qtbot):
+    _, panel, tab = open_tab()
+    ready(panel, qtbot)
+    press(qtbot, tab.tune_button)
+    finish(panel, qtbot)
+    card = locate_model("tiny-2d-tuned") / "model.json"  # the fake engine copied it with the old name
+    card.write_text(card.read_text().replace('"tiny-2d"', '"tiny-2d-tuned"'))
+    panel.segment_tab.preview()
+    finish(panel, qtbot)
+    tab.form.model.setCurrentIndex(tab.form.model.findData("tiny-2d"))
+    tab.form.model.activated.emit(tab.form.model.currentIndex())
+    press(qtbot, tab.tune_button)
+    finish(panel, qtbot)
+    table = tab.report.table.text()
+    assert "old: <b>tiny-2d</b>, new: <b>tiny-2d-tuned-2</b>" in table
+    assert tab.report.before_button.text() == "Show before: tiny-2d-tuned"
 
 
 def test_without_a_result_the_old_model_segments_the_view_first(open_tab, qtbot, engine):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_skipseg.widgets.layers import Shown, remove_results, results_in, segmented_in, show
@@ -47,18 +48,19 @@ class BeforeAfter:
         """Whether there is anything of before to show."""
         return bool(self._before())
 
-    def keep(self, layer: Image, shown: Shown | None, threshold: float) -> bool:
-        """Keep what is shown of an image as before, in place of an earlier one; return whether there is anything."""
+    def keep(self, layer: Image, shown: Shown | None, threshold: float) -> str:
+        """Keep what is shown of an image as before, in place of an earlier one; return the name of the model that made
+        it, "" where there is nothing."""
         self.drop()
         if shown is None or layer not in self._viewer.layers:
-            return False
+            return ""
         self._source = str(layer.unique_id)
         prediction = replace(shown.prediction, attentions=(), uncertainty=None)
         before = replace(shown, prediction=prediction, source=BEFORE_OF.format(self._source), prefix=BEFORE)
         show(self._viewer, layer, before, threshold)
         for each in self._before():
             each.visible = False
-        return True
+        return Path(str(shown.prediction.recipe.get("model", ""))).name or "the old model"
 
     def compare(self, before: bool) -> None:
         """Show before in place of after, or the other way round: of after what was on show."""

@@ -186,7 +186,7 @@ class FinetuneTab(JobTab):
         self.lesson.ask_now()
         if self._find_before(place.layer) is None:
             self._segment_tab.preview()
-        finish = partial(self._finish, place.layer)
+        finish = partial(self._finish, place.layer, Path(settings.model).name)
         self._begin(work, f"Fine-tuning {settings.name}", finish, "waits for the fine-tuning")
 
     def _find_before(self, layer: Image | None) -> Shown | None:
@@ -232,9 +232,9 @@ class FinetuneTab(JobTab):
             self.keep_button.setEnabled(False)
             self.send(Keep())
 
-    def _finish(self, layer: Image | None, done: Finetuned) -> None:
+    def _finish(self, layer: Image | None, parent: str, done: Finetuned) -> None:
         self._made = done.folder.name
-        self.report.show_report(done.report)
+        self.report.show_report(done.report, parent, self._made)
         self.form.offer_models()
         if done.report.is_better:
             self.use(self._made, layer)
@@ -251,13 +251,13 @@ class FinetuneTab(JobTab):
         form = self._segment_tab.form
         place = form.read()
         layer = place.layer if layer is None else layer
-        kept = layer is not None and self._comparison.keep(layer, self._find_before(layer), place.threshold)
+        kept = "" if layer is None else self._comparison.keep(layer, self._find_before(layer), place.threshold)
         form.model.offer([(each, each) for each in find_models()], name)
         form.check()
         self.form.follow_model = True
         self.form.start_from(name)
         self.report.use_button.hide()
-        self.report.offer_before(kept)
+        self.report.offer_before(kept, name)
         self.tell(f"{name} is the choice now.")
         if place.layer is layer and not find_faults(form.read()):
             self._segment_tab.preview()

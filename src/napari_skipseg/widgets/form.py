@@ -14,7 +14,7 @@ from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.widgets.axes import axes_of, set_calibration, voxel_size_of
 from napari_skipseg.widgets.card import CardDialog
 from napari_skipseg.widgets.checks import Choices, asks_channel, channels, find_faults, find_rescaling, offers_planes
-from napari_skipseg.widgets.fields import AxesField, FreshCombo, KeyedSlider, Links, PlainLabel, VoxelSizeField, mark
+from napari_skipseg.widgets.fields import AxesField, FreshCombo, KeyedSlider, Links, VoxelSizeField, WrappedLine, mark
 from napari_skipseg.widgets.kept_view import view_kept
 from napari_skipseg.widgets.layers import is_ours
 from napari_skipseg.widgets.options import OptionsFold
@@ -54,14 +54,13 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.image, self.channel, self.model = FreshCombo(), FreshCombo(), FreshCombo()
         self.device, self.extent = FreshCombo(), FreshCombo()
         self.axes, self.voxel_size = AxesField(), VoxelSizeField()
-        self.difference, self.rescale = PlainLabel(), QCheckBox()
-        self.difference.setWordWrap(True)
+        self.difference, self.rescale = WrappedLine(), QCheckBox()
         self.difference.setStyleSheet(NOTE)
         self.card = QPushButton("Card")
         self.card.setToolTip("What this model is, what it was trained on, and how well it does")
-        self.device_note = PlainLabel("asking the engine…")
-        self.device_note.setWordWrap(True)
+        self.device_note = WrappedLine()
         self.device_note.setStyleSheet(NOTE)
+        self.device_note.setText("asking the engine…")
         self.device.offer([("auto", "auto")], "auto")
         self.report = QPushButton("Report")
         self.report.setToolTip("What this machine computes on, why it is not the GPU, and what a bug report needs")

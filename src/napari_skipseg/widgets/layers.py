@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Generator, Iterator, Mapping, Sequence
+from collections.abc import Container, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,13 @@ from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.axes import is_rgb, origin_of, voxel_size_of
 from napari_skipseg.widgets.files import file_of
 from napari_skipseg.widgets.placement import Cut, Placement, Repeated, place_at, place_over
+from napari_skipseg.widgets.result_looks import (
+    CLASS_COLORS,
+    HIDDEN_MAP,
+    PROBABILITY_LOOKS,
+    choose_colors,
+    label_colors,
+)
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -27,11 +34,6 @@ ASIDE = "aside"
 """The key of a result that is hidden as long as another result of the same image is in front: the source of that."""
 SLICE_OF = "{} slice {}"
 """The source of results of a part of an image, made of that of the image and of where the part lies."""
-CLASS_COLORS = ("#2ee6c5", "#ffb347", "#7aa2ff", "#ff7ab6", "#c5f06b", "#d59bff")
-PROBABILITY_LOOKS: dict[str, Any] = {"contrast_limits": (0, 1), "blending": "additive", "opacity": 0.6}
-"""Beside its colour: a ramp from black, which adds nothing to the image, to the colour of the class."""
-HIDDEN_MAP = {"blending": "translucent", "opacity": 0.75, "visible": False}
-"""How a map looks that one calls up to read it: added to a bright image it would drown."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,6 @@ class Shown:
         """Return the colour of a class, counted from 0."""
         colors = self.colors or CLASS_COLORS
         return colors[number % len(colors)]
-
-
-def choose_colors(names: Sequence[str], known: Mapping[str, str]) -> tuple[str, ...]:
-    """Return a colour for each class: the one known by its name in small letters, else the first that is free."""
-    colors: list[str] = []
-    for name in names:
-        taken = {*known.values(), *colors}
-        free = [color for color in CLASS_COLORS if color not in taken] or CLASS_COLORS
-        colors.append(known.get(name.casefold()) or free[0])
-    return tuple(colors)
 
 
 @dataclass(frozen=True)
@@ -326,15 +318,6 @@ def _add(viewer: ViewerModel, layer: Image, result: Result, metadata: dict[str, 
 
 def _class_colors(shown: Shown) -> DirectLabelColormap:
     return label_colors([shown.color(number) for number in range(len(shown.prediction.class_names))])
-
-
-def label_colors(colors: Sequence[str]) -> DirectLabelColormap:
-    """Return the colours of labels: nothing for 0, then those of the classes."""
-    from napari.utils.colormaps import DirectLabelColormap
-
-    table: dict[int | None, str] = {None: "transparent", 0: "transparent"}
-    table.update(enumerate(colors, start=1))
-    return DirectLabelColormap(color_dict=table)
 
 
 def iter_prepare_colors() -> Generator[Progress, None, None]:
