@@ -152,7 +152,7 @@ def test_start_waits_for_folders_and_says_what_they_hold(open_tab, qtbot, folder
 @pytest.mark.parametrize(
     ("field", "named", "said"),
     [
-        ("output", "in/out", "or tick Details › may lie among the images."),
+        ("output", "in/out", "or tick Details › allow results in the image folder."),
         ("output", "in/notes.txt", "in/notes.txt' is none: choose another one."),
         ("output", "/proc/foo", "The folder '/proc/foo' cannot be made there: choose one where you may write."),
         ("truth", "no truth", "no truth' does not exist: check the name."),
@@ -185,7 +185,7 @@ def test_what_was_mended_elsewhere_lets_start_go(open_tab, qtbot, folder):
     qtbot.waitUntil(tab.start_button.isEnabled, timeout=10_000)
     assert not tab.message.text()
     tab.form.output.text.setText(str(folder / "in" / "out"))
-    qtbot.waitUntil(lambda: "may lie among the images" in tab.message.text(), timeout=10_000)
+    qtbot.waitUntil(lambda: "allow results in the image folder" in tab.message.text(), timeout=10_000)
     tab.form.fold.inside.click()
     qtbot.waitUntil(tab.start_button.isEnabled, timeout=10_000)
 
@@ -333,13 +333,13 @@ def test_stopped_or_failed_it_says_that_start_goes_on(open_tab, qtbot, batching)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
     assert batching.closed
     assert states(tab) == {"broken.tif": "failed", "long_name.tif": "waiting", "one.tif": "waiting"}
-    assert tab.message.text() == "Stopped: 0 done, 1 failed, 2 to go; Start goes on from there."
+    assert tab.message.text() == "Stopped: 0 done, 1 failed, 2 to go; Start continues from there."
     (row,) = (row for row in tab.table.rows.rows if row.relative == "long_name.tif")
     assert row.note == f"stopped at {row.done} of 10"
     assert has_bar(row)
     batching.pause, batching.fault = 0.0, EngineError("The engine process was killed: try again.")
     run(qtbot, tab)
-    told = "The engine process was killed: try again. 0 done, 3 to go; Start goes on from there."
+    told = "The engine process was killed: try again. 0 done, 3 to go; Start continues from there."
     assert tab.message.text() == told
     assert tab.start_button.isEnabled()
 

@@ -67,7 +67,7 @@ def test_undo_takes_back_what_was_done_last_and_ctrl_z_keeps_to_strokes(open_pan
     assert stands() == (first, 32 * 48)
     qtbot.mouseClick(buttons["undo"], LEFT)
     assert stands() == (first, 0)
-    assert tab.message.text() == "What was accepted last is taken back; your strokes are still there."
+    assert tab.message.text() == "The last acceptance is undone; your strokes are still there."
     hand.press(Qt.Key.Key_U)
     assert stands() == (0, 0)
     hand.press(Qt.Key.Key_U)

@@ -277,7 +277,7 @@ def test_a_model_that_is_not_better_is_kept_and_is_the_choice_only_when_the_user
     press(qtbot, tab.tune_button)
     finish(panel, qtbot)
     assert panel.segment_tab.form.model.currentText() == "tiny-2d"
-    assert tab.message.text() == "tiny-2d-tuned is kept beside tiny-2d, which stays the choice."
+    assert tab.message.text() == "tiny-2d-tuned is kept beside tiny-2d, which stays selected."
     press(qtbot, tab.report.use_button)
     finish(panel, qtbot)
     assert panel.segment_tab.form.model.currentText() == "tiny-2d-tuned"

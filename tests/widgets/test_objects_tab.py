@@ -211,7 +211,7 @@ def test_objects_may_be_too_large_too_and_the_two_sizes_never_cross(open_tab, qt
     tab.preview.click()
     settle(qtbot, tab)
     sizes = np.bincount(find_objects(blobs(), "ZYX", options=ObjectOptions()).ravel())[1:]
-    assert (form.read().largest, form.largest.note.text()) == (0, "However large.")
+    assert (form.read().largest, form.largest.note.text()) == (0, "No upper limit.")
     form.largest.number.setValue(int(sizes.max()) - 1)
     settle(qtbot, tab)
     assert form.read().largest == sizes.max() - 1
@@ -269,7 +269,7 @@ def test_objects_of_the_whole_stack_are_a_layer_with_measurements_and_a_table_th
     assert list(layer.features["intensity mean"][1:]) == [255] * 4
     panel.show_tab("Segment")
     panel.show_tab("Objects")
-    assert tab.message.text() == "4 objects found. A click on a row goes there."
+    assert tab.message.text() == "4 objects found. Click a row to go to the object."
     table, model = tab.table, tab.table.rows
     assert (model.rowCount(), model.headerData(2, Qt.Orientation.Horizontal)) == (4, "volume (nm³)")
     table.sortByColumn(1, Qt.SortOrder.AscendingOrder)
@@ -398,7 +398,7 @@ def test_the_real_engine_finds_what_a_search_in_memory_finds(open_tab, qtbot):
         press_find(qtbot, tab)
         expected = find_objects(blobs()[None], "TZYX")
         np.testing.assert_array_equal(viewer.layers["p objects"].data, expected)
-        assert tab.message.text() == "4 objects found. A click on a row goes there."
+        assert tab.message.text() == "4 objects found. Click a row to go to the object."
 
 
 def test_layers_are_offered_by_what_they_hold():

@@ -60,7 +60,7 @@ class Row:
 
 @dataclass(frozen=True)
 class BatchOpened(Progress):
-    """The first event: all rows, the run's folder, and how many files were left out (no images; results of ours).
+    """The first event: all rows, the run's folder, and how many files were left out (no images; results of SkipSeg).
 
     asked: the files that are to be done, by their names in the table.
     """

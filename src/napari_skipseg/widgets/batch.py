@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
     from napari_skipseg.widgets.segment import SegmentTab
 
-START_HINT = "Segment every image; what is done with the same recipe is skipped, what was stopped goes on at its tile"
-STOP_HINT = "Stop within a tile; what is done stays, and Start goes on from there"
-RETRY_HINT = "Do again what failed, with the model and options of this batch"
+START_HINT = "Segment every image. Files that are done with the same recipe are skipped; one that was stopped continues"
+STOP_HINT = "Stop within a tile. What is done stays, and Start continues from there"
+RETRY_HINT = "Process the failed files again, with the model and options of this batch"
 TABLE_HINT = "Double-click a row to open the image with its results"
 
 
@@ -225,7 +225,7 @@ class BatchTab(JobTab):
         self.pace.flush()
         rows = self.table.rows
         rows.change([stopped(row) for row in rows.rows if row.state == "running"])
-        return f"{count_states(rows.rows)}; Start goes on from there." if rows.rows else ""
+        return f"{count_states(rows.rows)}; Start continues from there." if rows.rows else ""
 
     def open_row(self, row: Row) -> None:
         """Show the image of a row, and its results."""

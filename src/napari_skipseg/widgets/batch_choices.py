@@ -61,7 +61,7 @@ class BatchChoices:
         faults = find_faults(replace(segment, layer=None))
         told = [faults[field] for field in SEGMENT_FIELDS if field in faults]
         if not told and self.calibrated and segment.layer is None:
-            return "Axes and voxel size are to be those of the Segment tab: open an image there, or untick it."
+            return "Axes and voxel size are taken from the Segment tab: open an image there, or untick that option."
         return told[0] if told else ""
 
     def settings(self, segment: Choices, objects: ObjectOptions) -> BatchSettings:
@@ -108,7 +108,7 @@ def describe_objects(objects: ObjectOptions) -> str:
     parts += [f"{counted(objects.smallest, 'voxel')} or more"] if objects.smallest else []
     parts += [f"{counted(objects.largest, 'voxel')} at most"] if objects.largest else []
     parts += ["holes filled"] if objects.fill_holes else []
-    parts += ["without those at the border"] if objects.border == "remove" else []
+    parts += ["objects at the border left out"] if objects.border == "remove" else []
     return ", ".join(parts)
 
 

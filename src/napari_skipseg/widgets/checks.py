@@ -297,4 +297,4 @@ def find_warning(choices: Choices) -> str:
     if choices.rescale or all(1 / FAR_OFF < factor < FAR_OFF for factor in _scale(choices).values()):
         return ""
     kind = "pixels" if choices.spanned == "YX" else "voxels"
-    return f"{model.name} was not trained on such {kind}: rescale, or look closely at the result."
+    return f"{model.name} was not trained on such {kind}: rescale, or check the result carefully."

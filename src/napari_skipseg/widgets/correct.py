@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from napari.layers import Image
 
 WHAT_FOR = (
-    "Paint over what is wrong and accept what is right: a model is fine-tuned with it. Every stroke is on disk within "
+    "Paint over what is wrong and accept what is right, then fine-tune a model with it. Every stroke is saved within "
     "a second."
 )
-DELETED = "The layer of corrections was deleted. Nothing is lost: Correct brings it back."
-OTHER_VOXELS = "'{}' shows other voxels now: the corrections of the earlier ones are kept on disk."
+DELETED = "The layer of corrections was deleted. Nothing is lost: press Correct to bring it back."
+OTHER_VOXELS = "The data of '{}' were replaced: the corrections of the earlier data are kept on disk."
 LOOKED_AT = 300
 """Milliseconds between two looks at how much there is, and whether it is on disk."""
 

@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 
     from napari_skipseg.widgets.correct import CorrectTab
 
-NO_PLACES = "Nothing is left to look at: all that the model is unsure of was painted or accepted."
+NO_PLACES = "Nothing is left to look at: you painted or accepted every place where the model was unsure."
 NO_ACCEPTANCE = "Nothing is accepted."
 UNDONE: dict[Kind | None, str] = {
     "stroke": "The last stroke is undone.",
-    "acceptance": "What was accepted last is taken back; your strokes are still there.",
-    None: "There is nothing to undo since these corrections were opened.",
+    "acceptance": "The last acceptance is undone; your strokes are still there.",
+    None: "There is nothing to undo: nothing was changed since these corrections were opened.",
 }
 REDONE: dict[Kind | None, str] = {
-    "stroke": "The stroke is there again.",
-    "acceptance": "It is accepted again.",
+    "stroke": "The stroke is redone.",
+    "acceptance": "The acceptance is redone.",
     None: "There is nothing to redo.",
 }
-UNSURE_FIRST = "Segment first: places to look at are those where the prediction is unsure."
+UNSURE_FIRST = "Segment first: the next place is where the prediction is least sure."
 
 
 class CorrectActions:
@@ -82,7 +82,7 @@ class CorrectActions:
             self._tell_deed(session, UNDONE, session.layers.deeds.undo())
 
     def redo(self) -> None:
-        """Do again what was undone last."""
+        """Redo what was undone last."""
         if (session := self._tab.session) is not None:
             self._tell_deed(session, REDONE, session.layers.deeds.redo())
 
@@ -121,7 +121,7 @@ class CorrectActions:
 
         if self._drawing is None:
             self._drawing = BoxDrawing(self._viewer, strokes, accept, end)
-            self._tab.tell("Draw a rectangle around what is right (Escape: none).")
+            self._tab.tell("Draw a rectangle around what is right, or press Escape to cancel.")
 
     def _accept(self, find_box: Callable[[], Box], whole: bool) -> None:
         session = self._tab.session
@@ -156,7 +156,7 @@ class CorrectActions:
             self._tell_deed(session, UNDONE | {None: NO_ACCEPTANCE}, "acceptance" if taken else None)
 
     def next_place(self, step: int) -> None:
-        """Go to the next place where a correction would teach most; look for places where that is not known."""
+        """Go to the next place where the model is unsure; look for places where that is not known."""
         session, places = self._tab.session, self._tab.body.places
         if session is None or self._tab.is_running:
             return
@@ -274,7 +274,7 @@ class CorrectActions:
             self._change(session, partial(name_values, values=session.corrections.summary().pixels))
             session.layers.refresh()
             self._tab.show_amounts()
-            self._tab.tell(f"The labels of {file.name} are strokes now.")
+            self._tab.tell(f"The labels of {file.name} were imported as strokes.")
 
         self._tab.start(partial(iter_import, session.corrections, path), "Importing labels", show)
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 1000
 """Milliseconds between two looks at what was painted meanwhile."""
-KEEP_HINT = "End the training now, and keep the best weights so far: they are compared with the old model as always"
+KEEP_HINT = "End the training now and keep the best weights so far; they are compared with the old model as usual"
 NOT_YET_HINT = "Available while training steps are taken: before the first one there is nothing to keep"
 
 
@@ -239,12 +239,12 @@ class FinetuneTab(JobTab):
         if done.report.is_better:
             self.use(self._made, layer)
         else:
-            self.tell(f"{self._made} is kept beside {self.form.model.currentText()}, which stays the choice.")
+            self.tell(f"{self._made} is kept beside {self.form.model.currentText()}, which stays selected.")
 
     def _finish_training(self, folder: Path) -> None:
         self._unfinished = None
         self.use(folder.name)
-        self.tell(f"Trained {describe_trained(folder.name)}. It is the choice in the Segment tab now.")
+        self.tell(f"Trained {describe_trained(folder.name)}. It is now selected in the Segment tab.")
 
     def use(self, name: str, layer: Image | None = None) -> None:
         """Make a model the choice in the Segment tab and here, and segment the view with it."""
@@ -258,7 +258,7 @@ class FinetuneTab(JobTab):
         self.form.start_from(name)
         self.report.use_button.hide()
         self.report.offer_before(kept, name)
-        self.tell(f"{name} is the choice now.")
+        self.tell(f"{name} is now selected in the Segment tab.")
         if place.layer is layer and not find_faults(form.read()):
             self._segment_tab.preview()
 
@@ -285,7 +285,7 @@ class FinetuneTab(JobTab):
         self._is_keeping = self._is_keeping and running
         self.tune_button.setVisible(not running)
         self.tune_button.setEnabled(not fault and not self.lesson.refused)
-        set_hint(self.tune_button, fault or "Make a new model of the one above, from what was corrected")
+        set_hint(self.tune_button, fault or "Make a new model from the one above and your corrections")
         self.keep_button.setVisible(running)
         self.keep_button.setEnabled(self.keep_button.isEnabled() and running and not self._is_keeping)
         self.scratch.train_button.setEnabled(not running)

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 
 NO_MODEL = "There is no model: train one with napari-skipseg train, or copy a model folder into your models."
 NOTE = "QLabel { font-size: 8pt; }"
+HINTS = {
+    "image": "The image layer to segment",
+    "channel": "The channel to segment: this model takes one",
+}
+DEVICE_HINT = "Where to compute: auto takes a graphics card that works, else the processor"
+EXTENT_HINT = "The whole stack, or only the slice on screen, whose result gets layers of its own"
 RGB = ("red", "green", "blue", "alpha")
 
 
@@ -64,6 +70,8 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.device.offer([("auto", "auto")], "auto")
         self.report = QPushButton("Report")
         self.report.setToolTip("What this machine computes on, why it is not the GPU, and what a bug report needs")
+        self.device.setToolTip(DEVICE_HINT)
+        self.extent.setToolTip(EXTENT_HINT)
         self.options = OptionsFold()
         self.threshold = KeyedSlider(1.0, 0.01, 0.5)
         self.threshold.setToolTip("Probability above which a voxel is set in the binary layer; moving it is instant")
@@ -154,6 +162,8 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.changed.emit()
 
     def _hint(self, name: str) -> str:
+        if name in HINTS:
+            return HINTS[name]
         if name == "axes":
             return "One letter per axis: T time, C channel, Z Y X space"
         if name == "model" and self._described[1] is not None:

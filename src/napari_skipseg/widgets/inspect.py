@@ -153,7 +153,7 @@ class InspectTab(JobTab):
         wrong = [faults[field] for field in (*SEGMENT_FIELDS, "model") if field in faults]
         if wrong:
             return wrong[0]
-        return "The Segment tab is at work: wait until it is done." if self._segment_tab.is_running else ""
+        return "The Segment tab is running: wait until it has finished." if self._segment_tab.is_running else ""
 
     def show_gates(self) -> None:
         """Run the model on what is on screen; the layers appear when it is done."""

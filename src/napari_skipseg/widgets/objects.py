@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from napari_skipseg.widgets.segment import SegmentTab
 
 NOTHING = Missing("Segment an image first, or choose a layer with a probability or labels.")
-AT_WORK = "The Segment tab is at work: wait until it is done."
+AT_WORK = "The Segment tab is running: wait until it has finished."
 
 
 class FindingEngine(BusyEngine, Protocol):

@@ -36,7 +36,7 @@ class ObjectsBody(JobTab):
     def _make_widgets(self) -> None:
         self.form, self.look = ObjectsForm(), ObjectsPreview(self, self._viewer)
         self.preview, self.preview_note = QCheckBox("Preview on screen"), Message()
-        self.preview.setToolTip("Find the objects of what is on screen anew whenever a slider or the view moves")
+        self.preview.setToolTip("Find the objects on screen again whenever a slider or the view moves")
         self.find_button, self.save_button = QPushButton("Find objects"), QPushButton("Save…")
         self.find_button.setMinimumHeight(30)
         self.save_button.setToolTip("Write the labels as OME-TIFF or OME-Zarr, and the measurements as CSV beside them")

@@ -92,7 +92,7 @@ class ObjectsOnShow(ObjectsBody):
         self._viewer.layers.selection.active = shown.layer
         self.show_result()
         count = loaded.found.count
-        self.tell(f"{counted(count, 'object')} found. {compared or 'A click on a row goes there.'}")
+        self.tell(f"{counted(count, 'object')} found. {compared or 'Click a row to go to the object.'}")
 
     def _go_to(self, row: int) -> None:
         shown = self.result()
@@ -131,7 +131,7 @@ class ObjectsOnShow(ObjectsBody):
         for shown in self._shown.values():
             follow_image(shown)
         if (shown_now := self.result()) is not None and not shown_now.is_measured_as_it_lies():
-            self.tell("The voxel size is another one now: find the objects again to measure them with it.")
+            self.tell("The voxel size has changed: find the objects again to measure them with it.")
 
     def _ask_file(self) -> None:
         shown = self.result()

@@ -124,9 +124,8 @@ def restore_text(found: Found, amount: Summary | None) -> str:
     """Return what is offered for an image that was corrected earlier."""
     much = "" if amount is None else f": {in_words(amount, found.subject.axes)}"
     if found.was_interrupted:
-        return (
-            f"napari ended unexpectedly while you corrected this image ({day_of(found.changed)}){much}. All is there."
-        )
+        when = day_of(found.changed)
+        return f"napari ended unexpectedly while you corrected this image ({when}){much}. All strokes are saved."
     return f"You corrected this image on {day_of(found.changed)}{much}."
 
 
@@ -140,7 +139,7 @@ def in_words(amount: Summary, axes: str) -> str:
 def interrupted_text(found: Found) -> str:
     """Return what is said of corrections that a napari left behind which did not end as it should."""
     when = day_of(found.changed)
-    return f"napari ended unexpectedly while you corrected '{found.subject.name}' ({when}): all is there."
+    return f"napari ended unexpectedly while you corrected '{found.subject.name}' ({when}). All strokes are saved."
 
 
 def changed_text(found: Found) -> str:

@@ -20,7 +20,7 @@ SETTLED = 800
 MOST_KEPT = 64
 MOST_FINDINGS = 6
 """Sentences about the image that are shown at once."""
-MEASURING = "measuring what a run takes…"
+MEASURING = "estimating time and memory…"
 QUIET = "QLabel { font-size: 8pt; }"
 
 
@@ -163,7 +163,7 @@ class PlanLine(SettledLine):
     invert_asked = Signal()
 
     def __init__(self, line: EngineLine) -> None:
-        super().__init__(line, MEASURING, "waits until it is measured what a run takes")
+        super().__init__(line, MEASURING, "waits until time and memory are estimated")
         self.findings, self.invert = Message(), QPushButton("Invert")
         self.invert.setToolTip("Feed the negative of the image to the model, or the image itself again")
         self.invert.clicked.connect(self.invert_asked)

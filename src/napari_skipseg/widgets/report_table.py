@@ -21,7 +21,7 @@ MEANINGS = {
     "Dice": "overlap of prediction and corrections: 1 = the same",
     "FPR": "share of the background that is taken for the class: 0 = none",
     "FNR": "share of the class that is missed: 0 = none",
-    "V_rand": "how well the cells come apart (ISBI 2012): 1 = as in the truth",
+    "V_rand": "how well the cells are separated (ISBI 2012): 1 = as in the truth",
 }
 
 
@@ -42,7 +42,7 @@ class ReportTable(QWidget):  # type: ignore[misc]
         self.table.setWordWrap(True)
         self._models = "", ""
         self.use_button, self.before_button = QPushButton("Use it"), QPushButton("Show before")
-        self.use_button.setToolTip("Make the new model the choice in the Segment tab, and segment the view with it")
+        self.use_button.setToolTip("Select the new model in the Segment tab, and segment the view with it")
         self.before_button.setCheckable(True)
         self.use_button.clicked.connect(self.used)
         self.before_button.toggled.connect(self._compare)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from napari_skipseg.widgets.segment import SegmentTab
 
-HINT = "Do once more what the recipe of the selected layer says: the same image, model and settings, or objects"
+HINT = "Repeat what the recipe of the selected layer describes: the same image, model and settings, or objects"
 OBJECTS_FOLLOW = "The Objects tab finds its objects too."
 PLACE = "The recipe of the selected layer"
 

@@ -27,7 +27,7 @@ from napari_skipseg.widgets.scratch_form import FolderField
 
 TITLES = {
     "probability": "probability",
-    "binary": "binary: labels at the threshold of now",
+    "binary": "binary: labels at the current threshold",
     "uncertainty": "uncertainty",
 }
 FORM_HINT = "OME-TIFF opens nearly everywhere; OME-Zarr suits large volumes"
