@@ -85,13 +85,20 @@ def normalization_from(values: Mapping[str, Any]) -> Normalization:
 class GreyStatistics:
     """How a stack's grey values are normalised, and in sentences what was found about them.
 
-    findings: what a user should know, such as what was left out of the statistics. is_unlike: the image is of a kind
-    that the model does not know.
+    findings: what a user should know, such as what was left out of the statistics. unlike: a sentence if the image
+    is of a kind that the model does not know, else "". may_be_inverted: its negative is of a known kind, so that the
+    network decides.
     """
 
     normalization: Normalization
     findings: tuple[str, ...] = ()
-    is_unlike: bool = False
+    unlike: str = ""
+    may_be_inverted: bool = False
+
+    @property
+    def asks_network(self) -> bool:
+        """Whether it makes sense to ask the network what it makes of the image, and of its negative."""
+        return not self.unlike or self.may_be_inverted
 
 
 def measure(

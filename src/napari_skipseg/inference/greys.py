@@ -32,7 +32,8 @@ def iter_measure_for(
     greys = yield from iter_measure_greys(stack, SEED, lengths, padding_rule(description, options))
     normalization = replace(greys.normalization, inverted=options.invert)
     examined = yield from iter_examine(stack, description, lengths, normalization)
-    return GreyStatistics(normalization, (*greys.findings, *examined.findings), examined.is_unlike)
+    findings = (*greys.findings, *examined.findings)
+    return GreyStatistics(normalization, findings, examined.unlike, examined.may_be_inverted)
 
 
 def padding_rule(description: ModelDescription, options: SegmentOptions) -> PaddingRule:

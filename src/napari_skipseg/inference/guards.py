@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_skipseg.images.fault_words import describe_faults
 from napari_skipseg.images.faults import iter_slice_faults
@@ -49,10 +50,11 @@ IN_WORDS = {
 
 @dataclass(frozen=True)
 class Examined:
-    """What was found about a stack: one sentence each, and whether it is of a kind that the model does not know."""
+    """What was found about a stack. unlike, may_be_inverted: as in `GreyStatistics`."""
 
     findings: tuple[str, ...]
-    is_unlike: bool
+    unlike: str = ""
+    may_be_inverted: bool = False
 
 
 def iter_examine(
@@ -68,27 +70,34 @@ def iter_examine(
     faults = yield from iter_slice_faults(stack)
     findings = describe_faults(faults)
     if not description.signatures:
-        return Examined(findings, False)
+        return Examined(findings)
     yield LOOKING
-    signature = sign_stack(stack, lengths, normalization)
+    patches = _read_patches(stack, lengths, normalization)
+    signature = sign(patches)
     if signature is None:
-        return Examined(findings, False)
+        return Examined(findings)
     away, name = distance(signature, description.signatures)
     if away <= 1:
-        return Examined(findings, False)
+        return Examined(findings)
+    negative = sign([-patch for patch in patches])
+    may_be_inverted = negative is not None and distance(negative, description.signatures)[0] <= 1
     unlike = (
         f"The image is unlike those that {description.name} was trained on ({IN_WORDS[name]}): check the voxel size, "
         "the channel and the model."
     )
-    return Examined((*findings, unlike), True)
+    return Examined(findings, unlike, may_be_inverted)
 
 
 def sign_stack(stack: Stack, lengths: Mapping[str, int], normalization: Normalization) -> ImageSignature | None:
-    """Return the signature of a stack on the network's grid, measured in patches drawn at random; None if it is too
-    small."""
+    """Return the signature of a stack on the network's grid, of patches drawn at random; None if it is too small."""
+    return sign(_read_patches(stack, lengths, normalization))
+
+
+def _read_patches(stack: Stack, lengths: Mapping[str, int], normalization: Normalization) -> list[NDArray[np.float32]]:
+    """Return patches (C, Y, X) as the network sees them, but for padding; none of an image that is too small."""
     shape = {axis: lengths.get(axis, stack.length(axis)) for axis in stack.axes}
     if min(shape["Y"], shape["X"]) < LEAST_SIDE:
-        return None
+        return []
     generator = np.random.default_rng(SEED)
     channels = range(stack.length("C")) if "C" in stack.axes else [0]
     patches = []
@@ -109,7 +118,7 @@ def sign_stack(stack: Stack, lengths: Mapping[str, int], normalization: Normaliz
                 continue
         patch = np.nan_to_num(patch.astype(np.float32), posinf=0.0, neginf=0.0)
         patches.append(-patch if normalization.inverted else patch)
-    return sign(patches)
+    return patches
 
 
 def probe_grid(

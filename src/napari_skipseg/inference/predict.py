@@ -134,7 +134,7 @@ def iter_prepare(
     fit, how = grid.tiles.size, _pinned_precision(device, pinned)
     passes = choose_passes(model, device, fit, options, backend_maker, batch=choice.batch, precision=how)
     by_axis = dict(zip(seen, lengths, strict=True))
-    prober = Prober(stack, model, device, backend_maker, by_axis) if asks and not greys.is_unlike else None
+    prober = Prober(stack, model, device, backend_maker, by_axis) if asks and greys.asks_network else None
     ready = None if options.samples else (grid, passes.backend)
     found = yield from _iter_found(prober, greys, ready, probes, options.invert)
     focus = found.focus or focus
@@ -181,10 +181,12 @@ def _iter_found(
         focus = yield Progress(0, 1, "looking at some patches")
         verdict = prober.judge(greys.normalization, ready, probes)
         said = describe_verdict(verdict, prober.model.description, inverted)
-    findings = (*greys.findings, said) if said else greys.findings
+    is_inverted = verdict == "inverted"
+    doubts = [said if is_inverted or not greys.unlike else greys.unlike]
+    findings = (*greys.findings, *filter(None, doubts))
     if findings:
-        focus = (yield Found(0, 1, "looking at the image", findings, verdict == "inverted")) or focus
-    return _Found(findings, verdict == "inverted", focus)
+        focus = (yield Found(0, 1, "looking at the image", findings, is_inverted)) or focus
+    return _Found(findings, is_inverted, focus)
 
 
 def _iter_greys(

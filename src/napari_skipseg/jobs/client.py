@@ -243,7 +243,7 @@ def _write_probes(
 ) -> str:
     """Return the file with patches of an image that the network is asked about, "" if there is nothing to ask."""
     lengths = lengths_of(stack, description, options)
-    grid = None if greys.is_unlike else probe_grid(stack, description, lengths)
+    grid = probe_grid(stack, description, lengths) if greys.asks_network else None
     if grid is None:
         return ""
     np.save(file, read_probes(stack, grid, greys.normalization))
