@@ -149,7 +149,7 @@ def test_a_changed_recipe_goes_to_a_new_run(three: Path, tmp_path: Path, tiny: P
     before = results_in(first.folder)
     other = run(settings_for(three, tmp_path / "out", tiny, threshold=0.7))
     assert other.folder != first.folder
-    assert states(other) == {"a.tif": "done", "b.tif": "done"}
+    assert states(other) == {"a.tif": "done", "b.tif": "done"}, [row.reason for row in other.rows]
     assert results_in(first.folder) == before
 
 

@@ -93,6 +93,7 @@ def describe_request(segment: Choices) -> str:
     parts += [f"{options.average} copies"] if options.average > 1 else []
     parts += ["all three axes"] if options.planes == "xyz" else []
     parts += ["constant areas kept"] if options.padding == "none" else []
+    parts += ["contrast inverted"] if options.invert else []
     parts += ["rescaled to the model's voxels"] if options.rescale else []
     parts += [f"{options.samples} samples"] if options.samples else []
     return ", ".join(parts)

@@ -55,6 +55,7 @@ class Choices:
     threshold: float = 0.5
     whole: bool = True
     padding: PaddingRule = "auto"
+    invert: bool = False
 
     def options(self) -> SegmentOptions:
         """Return the engine's options."""
@@ -69,6 +70,7 @@ class Choices:
             samples=self.samples,
             dropout=self.dropout if self.samples else None,
             padding=self.padding,
+            invert=self.invert,
         )
 
     @property

@@ -133,6 +133,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
             average=self.options.average.currentData(),
             planes=self.options.planes.currentData(),
             padding=self.options.padding.currentData(),
+            invert=self.options.invert.isChecked(),
             rescale=self.rescale.isChecked(),
             samples=self.options.samples.value(),
             dropout=self.options.rate,

@@ -122,10 +122,10 @@ class JobTab(QWidget):  # type: ignore[misc]
             return
         self._hear_soon(progress)
         if isinstance(progress, Found):
-            self.show_findings(progress.findings)
+            self.show_findings(progress.findings, progress.seems_inverted)
         self._on_progress(progress)
 
-    def show_findings(self, findings: Sequence[str]) -> None:
+    def show_findings(self, findings: Sequence[str], seems_inverted: bool = False) -> None:
         """Say what was found about an image, until the job ends."""
         self.tell(" ".join(findings), WARNING_COLOR)
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Generator, Hashable, Sequence
 from functools import partial
 from typing import Any
 
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtCore import QTimer, Signal
+from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
 from napari_skipseg.inference.run_plan import RunPlan
 from napari_skipseg.progress import Progress
@@ -18,7 +18,7 @@ from napari_skipseg.widgets.work import Outcome, start_work
 SETTLED = 800
 """Milliseconds for which the choices stand before they are planned for."""
 MOST_KEPT = 64
-MOST_FINDINGS = 3
+MOST_FINDINGS = 6
 """Sentences about the image that are shown at once."""
 MEASURING = "estimating time and memory…"
 QUIET = "QLabel { font-size: 8pt; }"
@@ -155,23 +155,30 @@ class SettledLine(QWidget):  # type: ignore[misc]
 
 class PlanLine(SettledLine):
     """What a run will take, how that comes about in the tooltip, a warning where something is short, and what was found
-    about the image.
+    about the image. If its contrast seems inverted, a button offers to invert it: `invert_asked`.
 
     Faults of planning are not told: the run itself will tell them.
     """
 
+    invert_asked = Signal()
+
     def __init__(self, line: EngineLine) -> None:
         super().__init__(line, MEASURING, "waits until time and memory are estimated")
-        self.findings = Message()
+        self.findings, self.invert = Message(), QPushButton("Invert")
+        self.invert.setToolTip("Feed the negative of the image to the model, or the image itself again")
+        self.invert.clicked.connect(self.invert_asked)
+        self.invert.hide()
         self._image: Hashable = None
         self.layout().addWidget(self.findings)
+        self.layout().addWidget(self.invert)
 
-    def show_findings(self, findings: Sequence[str]) -> None:
+    def show_findings(self, findings: Sequence[str], seems_inverted: bool = False) -> None:
         """Show what was found about the image, the first few sentences; all of them are in the tooltip."""
         more = len(findings) - MOST_FINDINGS
         shown = [*findings[:MOST_FINDINGS], *([f"… and {more} more."] if more > 0 else [])]
         self.findings.say("\n".join(shown), WARNING_COLOR)
         set_hint(self.findings, "\n".join(findings) if more > 0 else "")
+        self.invert.setVisible(seems_inverted)
 
     def show_image(self, image: Hashable) -> None:
         """Forget what was found about another image than the one that `image` stands for."""
@@ -181,6 +188,6 @@ class PlanLine(SettledLine):
 
     def show_answer(self, answer: RunPlan) -> None:
         """Say what a run will take, and what was found about the image."""
-        self.show_findings(answer.findings)
+        self.show_findings(answer.findings, answer.seems_inverted)
         hint = "\n".join(f"{name}: {said}" for name, said in answer.describe().items())
         self.say(answer.summary, hint, answer.warnings[0] if answer.warnings else "")

@@ -119,7 +119,7 @@ class GreyValues:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int | None, str], GreyStatistics] = {}
+        self._known: dict[tuple[str, int | None, str, bool], GreyStatistics] = {}
         self._links = Links()
 
     def keep(self, layer: Layer, options: SegmentOptions, recipe: dict[str, Any]) -> None:
@@ -138,6 +138,6 @@ class GreyValues:
         self._known = {key: value for key, value in self._known.items() if key[0] != source}
 
 
-def _key(layer: Layer, options: SegmentOptions) -> tuple[str, int | None, str]:
+def _key(layer: Layer, options: SegmentOptions) -> tuple[str, int | None, str, bool]:
     """Return what grey values depend on."""
-    return str(layer.unique_id), options.channel, options.padding
+    return str(layer.unique_id), options.channel, options.padding, options.invert

@@ -161,6 +161,7 @@ def fill_form(form: SegmentForm, recipe: Recipe, layer: Image, model: str) -> No
     _choose(form.options.average, options.average)
     _choose(form.options.planes, options.planes)
     _choose(form.options.padding, options.padding)
+    form.options.invert.setChecked(options.invert)
     _choose(form.channel, options.channel)
     _choose(form.device, options.device)
     form.rescale.setChecked(options.rescale)

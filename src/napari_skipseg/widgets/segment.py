@@ -112,6 +112,7 @@ class SegmentTab(JobTab):
         self.form.placed.connect(self._follow_image)
         self.form.threshold_moved.connect(self._move_threshold)
         self.segment_button.clicked.connect(self.segment)
+        self.plan.invert_asked.connect(self._invert)
         self.preview_button.clicked.connect(self.preview)
         self._looking.timeout.connect(self._look)
         self._line.joined.connect(self.plan.stop)
@@ -224,9 +225,13 @@ class SegmentTab(JobTab):
         if self.is_running and self._filling is not None:
             self.send(self._filling.focus())
 
-    def show_findings(self, findings: Sequence[str]) -> None:
-        """Say what was found about the image, under the plan."""
-        self.plan.show_findings(findings)
+    def show_findings(self, findings: Sequence[str], seems_inverted: bool = False) -> None:
+        """Say what was found about the image, under the plan, and offer to invert its contrast if that seems right."""
+        self.plan.show_findings(findings, seems_inverted)
+
+    def _invert(self, checked: bool = False) -> None:
+        """Take the negative of the image, or the image itself again, in what is run next."""
+        self.form.options.invert.toggle()
 
     def result(self) -> Shown | None:
         """Return the result of the image in the form, None where it was not segmented."""
