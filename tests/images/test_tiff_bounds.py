@@ -157,6 +157,17 @@ def test_a_chain_of_pages_that_runs_in_a_circle_ends(tmp_path):
     assert read_stack(chain(tmp_path / "short.tif", 5, 0)).shape == (5, 1, 1)
 
 
+@pytest.mark.parametrize("tag", [258, 259, 262, 277])
+def test_a_tag_with_several_numbers_in_place_of_one_gets_a_sentence(tmp_path, tag):
+    path = hand_made(tmp_path / "a.tif", bytes(64), 1, 8)
+    content = bytearray(path.read_bytes())
+    place = next(at for at in range(10, 200, 12) if content[at : at + 2] == struct.pack("<H", tag))
+    struct.pack_into("<HHII", content, place, tag, 3, 40, 10)
+    path.write_bytes(content)
+    with pytest.raises(FileError):
+        read_stack(path).read((...,))
+
+
 # --- Micro-Manager ---------------------------------------------------------------------------------------------------
 
 
