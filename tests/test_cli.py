@@ -24,7 +24,7 @@ from safetensors import safe_open
 from napari_skipseg import api, cli
 from napari_skipseg.images import zarr_writer
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
-from napari_skipseg.images.normalize import SAMPLED_SLICES
+from napari_skipseg.images.grey_samples import SAMPLED_SLICES
 from napari_skipseg.images.write_faults import telling_faults
 from napari_skipseg.inference import backends
 from napari_skipseg.inference.outputs import to_uint8

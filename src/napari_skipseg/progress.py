@@ -26,9 +26,13 @@ class Progress:
 
 @dataclass(frozen=True)
 class Found(Progress):
-    """What was found about an image, one sentence each: shown once, and no step of the work."""
+    """What was found about an image, one sentence each: shown once, and no step of the work.
+
+    seems_inverted: one of them says that dark and light seem to be the other way round, and an offer may be made.
+    """
 
     findings: tuple[str, ...] = ()
+    seems_inverted: bool = False
 
 
 def run_to_end(

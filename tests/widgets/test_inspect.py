@@ -223,7 +223,7 @@ def test_while_the_segment_tab_runs_the_button_says_so(open_tab, qtbot, engine):
     tab.hide()
     tab.show()
     assert not tab.show_button.isEnabled()
-    assert tab.message.text() == "The Segment tab is at work: wait until it is done."
+    assert tab.message.text() == "The Segment tab is running: wait until it has finished."
     segment_tab.cancel()
     qtbot.waitUntil(lambda: not segment_tab.is_running, timeout=20_000)
     assert tab.show_button.isEnabled()

@@ -37,6 +37,7 @@ SEGMENT: dict[str, Any] = {
     "planes": Annotated[PlanesFlag | None, flag("xyz: a 2D network along all three axes, averaged.")],
     "padding": Annotated[PaddingFlag | None, flag("auto: leave out black frames, empty slices …; none: keep them.")],
     "rescale": Annotated[bool, flag("Bring the images to the model's voxel size.", "--rescale")],
+    "invert": Annotated[bool, flag("Feed the negative of the images to the model.", "--invert")],
     "channel": Annotated[int | None, flag("Which channel, counted from 0.")],
     "tile": Annotated[int | None, flag("Longest side of a tile; 0 = chosen.")],
     "samples": Annotated[int | None, flag("Passes with dropout on: mean and uncertainty; 0 = none.")],

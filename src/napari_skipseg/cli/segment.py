@@ -47,6 +47,7 @@ def segment(
     dropout: Annotated[float | None, typer.Option(help="Rate in those passes; else that of the training.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of those passes.")] = 0,
     padding: Padding = PaddingFlag.auto,
+    invert: Annotated[bool, typer.Option("--invert", help="Feed the negative of the image to the model.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Measure one tile; say what the run takes.")] = False,
 ) -> None:
     """Segment an image into OUT_DIR. Stopped or killed, the same command goes on where it was."""
@@ -60,6 +61,7 @@ def segment(
 
     shown = SegmentOptions(device, threshold, tile, average, channel, planes.value, rescale)
     options = replace(shown, attention=attention, samples=samples, dropout=dropout, seed=seed, padding=padding.value)
+    options = replace(options, invert=invert)
     for each in wanted:
         taken = Taken(each, axes, voxel_size, unit, image)
         _segment(taken, model, options, Writing(out_dir, dtype.value, form.value, restart, plan))

@@ -94,13 +94,13 @@ def iter_draw(
         for axis in "YX":
             start = int(generator.integers(0, max(1, shape[axis] - SAMPLED_SIDE + 1)))
             ranges[axis] = (start, min(start + SAMPLED_SIDE, shape[axis]))
-        windows.append(Window(_window(stack, shape, ranges, prepare), _edges(ranges, shape), ranges))
+        windows.append(Window(read_window(stack, shape, ranges, prepare), _edges(ranges, shape), ranges))
         yield MEASURING
     return windows
 
 
-def _window(
-    stack: Stack, shape: dict[str, int], ranges: dict[str, tuple[int, int]], prepare: Prepare | None
+def read_window(
+    stack: Stack, shape: Mapping[str, int], ranges: Mapping[str, tuple[int, int]], prepare: Prepare | None = None
 ) -> NDArray[Any]:
     """Return the values (2D) in `ranges` of a grid of `shape`, which are the stack's own where that is its grid.
 

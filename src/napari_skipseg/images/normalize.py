@@ -41,6 +41,7 @@ FEWEST = 0.05
 class Normalization:
     """Grey values become `(value - mean) / deviation`: one rule for a whole stack, kept in its recipe.
 
+    inverted: the network sees the negative of that, as dark and light are the other way round than in its training.
     low, high: values beyond are taken as these, None for no limit. padding: the values that are padding where they fill
     constant areas (see `images.padding`); None stands for NaN and infinity.
     """
@@ -50,13 +51,15 @@ class Normalization:
     low: float | None = None
     high: float | None = None
     padding: tuple[float | None, ...] = ()
+    inverted: bool = False
 
     def apply(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Return `values` in standard units, float32; padding is a value like any other."""
         pixels = values.astype(np.float32)
         if self.low is not None or self.high is not None:
             np.clip(pixels, self.low, self.high, out=pixels)
-        normalized: NDArray[np.float32] = (pixels - np.float32(self.mean)) / np.float32(self.deviation)
+        deviation = np.float32(-self.deviation if self.inverted else self.deviation)
+        normalized: NDArray[np.float32] = (pixels - np.float32(self.mean)) / deviation
         return normalized
 
     def prepare(self, values: NDArray[Any], across_slices: bool = False) -> tuple[NDArray[np.float32], Mask | None]:
@@ -82,11 +85,20 @@ def normalization_from(values: Mapping[str, Any]) -> Normalization:
 class GreyStatistics:
     """How a stack's grey values are normalised, and in sentences what was found about them.
 
-    findings: what a user should know, such as what was left out of the statistics.
+    findings: what a user should know, such as what was left out of the statistics. unlike: a sentence if the image
+    is of a kind that the model does not know, else "". may_be_inverted: its negative is of a known kind, so that the
+    network decides.
     """
 
     normalization: Normalization
     findings: tuple[str, ...] = ()
+    unlike: str = ""
+    may_be_inverted: bool = False
+
+    @property
+    def asks_network(self) -> bool:
+        """Whether it makes sense to ask the network what it makes of the image, and of its negative."""
+        return not self.unlike or self.may_be_inverted
 
 
 def measure(

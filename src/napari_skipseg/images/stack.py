@@ -143,6 +143,8 @@ class _Channel(LazyArray):
         self._data, self._position, self._index = data, position, index
         self.shape = tuple(n for axis, n in enumerate(data.shape) if axis != position)
         self.dtype = data.dtype
+        chunks = tuple(getattr(data, "chunks", None) or ())
+        self.chunks = tuple(each for axis, each in enumerate(chunks) if axis != position)
 
     def _read(self, index: tuple[int | slice, ...]) -> Any:
         return self._data[(*index[: self._position], self._index, *index[self._position :])]

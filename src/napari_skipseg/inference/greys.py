@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 
 from napari_skipseg.images.normalize import GreyStatistics, iter_measure_greys
 from napari_skipseg.images.padding import PaddingRule
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.guards import iter_examine
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.scale import lengths_of
 from napari_skipseg.models.description import ModelDescription
@@ -19,7 +21,7 @@ SEED = 0
 def iter_measure_for(
     stack: Stack, description: ModelDescription, options: SegmentOptions
 ) -> Generator[Progress, None, GreyStatistics]:
-    """Yield now and then; return how the grey values of a stack are normalised for a model.
+    """Yield now and then; return how a stack is normalised for a model, and what was found about it.
 
     stack: as the network takes it, one channel if it takes one.
 
@@ -27,7 +29,11 @@ def iter_measure_for(
         InputError: as `measure_greys` and `scale.seen_lengths`.
     """
     lengths = lengths_of(stack, description, options)
-    return (yield from iter_measure_greys(stack, SEED, lengths, padding_rule(description, options)))
+    greys = yield from iter_measure_greys(stack, SEED, lengths, padding_rule(description, options))
+    normalization = replace(greys.normalization, inverted=options.invert)
+    examined = yield from iter_examine(stack, description, lengths, normalization)
+    findings = (*greys.findings, *examined.findings)
+    return GreyStatistics(normalization, findings, examined.unlike, examined.may_be_inverted)
 
 
 def padding_rule(description: ModelDescription, options: SegmentOptions) -> PaddingRule:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import Tile, TilePlan
-from napari_skipseg.inference.dropout import Place
 from napari_skipseg.inference.outputs import Focus
+
+if TYPE_CHECKING:  # a viewer makes grids too, and does not load torch
+    from napari_skipseg.inference.dropout import Place
 
 Region = tuple[slice, ...]
 

@@ -27,7 +27,8 @@ class SegmentOptions:
     dropout: the rate in those passes, None = the one that the network was trained with; Drozdzal et al. 2016 took 0.2
     (figure 2d). seed: of those passes. padding: "auto" leaves out black frames, empty slices and other constant areas
     without tissue: they have no part in the grey-value statistics and become background. "none" takes them for tissue,
-    such as resin or a lumen of one value.
+    such as resin or a lumen of one value. invert: feed the negative of the image to the network, whose training had
+    dark and light the other way round.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -44,6 +45,7 @@ class SegmentOptions:
     dropout: float | None = None
     seed: int = 0
     padding: PaddingRule = "auto"
+    invert: bool = False
 
     def __post_init__(self) -> None:
         if self.device not in DEVICES:

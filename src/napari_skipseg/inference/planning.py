@@ -14,7 +14,7 @@ from napari_skipseg.devices import choose_device, free_memory
 from napari_skipseg.images.formats import Format
 from napari_skipseg.images.normalize import GreyStatistics
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.backends import FallbackBackend, make_backend
+from napari_skipseg.inference.backends import FallbackBackend, Pixels, make_backend
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Depth, Focus
 from napari_skipseg.inference.passes import BackendMaker
@@ -40,16 +40,17 @@ def iter_plan(
     form: Format = "tiff",
     backend_maker: BackendMaker = make_backend,
     greys: GreyStatistics | None = None,
+    probes: Pixels | None = None,
 ) -> Generator[Progress, Focus | None, RunPlan]:
     """Yield while one tile is read, one goes through the network and one is written; return what the stack would take.
 
     Nothing stays in `folder`. depth: None stands for the viewer's results, float32 files in `folder`. greys: as in
-    `iter_predict`.
+    `iter_predict`. probes: as in `iter_prepare`.
 
     Raises:
         SkipsegError: the stack does not fit the model, or no such device.
     """
-    run = yield from iter_prepare(stack, model, options, backend_maker, greys, None, depth is not None)
+    run = yield from iter_prepare(stack, model, options, backend_maker, greys, None, depth is not None, probes=probes)
     trial = yield from iter_trial(run, folder, depth, form)
     seconds = trial.seconds(len(run.grid), run.batch)
     device = choose_device(options.device)
@@ -69,6 +70,7 @@ def iter_plan(
         _disk(run, depth, form),
         shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.exists())).free,
         run.findings,
+        run.seems_inverted,
         trial.slowest(len(run.grid), run.batch),
     )
 

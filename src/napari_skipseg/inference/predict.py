@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,8 @@ from napari_skipseg.gpus import driving_versions
 from napari_skipseg.images.normalize import GreyStatistics, Normalization, normalization_from
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
-from napari_skipseg.inference.backends import Pixels, TileOutput, fastest_precision, make_backend, notes_of
+from napari_skipseg.inference.backends import Backend, Pixels, TileOutput, fastest_precision, make_backend, notes_of
+from napari_skipseg.inference.certainty import Verdict, describe_verdict
 from napari_skipseg.inference.dropout import dropout_rate
 from napari_skipseg.inference.greys import SEED, iter_measure_for
 from napari_skipseg.inference.grid import Grid, Order, Unit, make_grid
@@ -27,6 +28,7 @@ from napari_skipseg.inference.outputs import AttentionMap, Focus, Opened, Predic
 from napari_skipseg.inference.passes import BackendMaker, Passes, choose_passes
 from napari_skipseg.inference.pinning import rather
 from napari_skipseg.inference.pipeline import Pace, Pipeline
+from napari_skipseg.inference.prober import Prober
 from napari_skipseg.inference.recipe import Recipe, SegmentRequest, describe_input, recipe_to_dict
 from napari_skipseg.inference.results import PROBABILITY, UNCERTAINTY, ResultArray, pieces, results_of
 from napari_skipseg.inference.scale import seen_lengths
@@ -44,8 +46,8 @@ CHUNK = {2: 512, 3: 64}
 class Run:
     """All that is settled before the first tile: what is read, what computes, and what is written.
 
-    findings: as in `Recipe`. tile_bytes: memory that a batch takes in the network. focus: what to look at first, sent
-    while this was settled.
+    findings: as in `Recipe`. seems_inverted: as in `progress.Found`. tile_bytes: memory that a batch takes in the
+    network. focus: what to look at first, sent while this was settled.
     """
 
     stack: Stack
@@ -54,6 +56,7 @@ class Run:
     grid: Grid
     normalization: Normalization
     findings: tuple[str, ...]
+    seems_inverted: bool
     passes: Passes
     batch: int
     tile_bytes: int
@@ -103,12 +106,15 @@ def iter_prepare(
     pinned: Mapping[str, Any] | None = None,
     with_binary: bool = False,
     preview: bool = False,
+    probes: Pixels | None = None,
 ) -> Generator[Progress, Focus | None, Run]:
     """Yield while things are measured and prepared, `Found` where something was found about the image; return what is
     settled before the first tile.
 
     pinned: the recipe of a run that is continued or repeated, whose device, side, batch and grey values (where it has
-    them) are taken again. The recipe of what is returned lacks its input: see `name_input`.
+    them) are taken again. The recipe of what is returned lacks its input: see `name_input`. probes: patches of the
+    image (`guards.read_probes`) that the network is asked about, for inverted contrast; they are read here if the grey
+    values are measured here.
 
     Raises:
         SkipsegError: as `iter_predict`.
@@ -118,32 +124,90 @@ def iter_prepare(
     if options.samples:
         dropout_rate(model, options)  # it says what is wrong before anything is read
     lengths = seen_lengths(stack, model.description, seen, options.rescale)
-    focus = None
-    if greys is None and pinned is not None and "normalization" in pinned:
-        greys = GreyStatistics(normalization_from(pinned["normalization"]))
-        findings = tuple(pinned.get("findings", ()))
-    else:
-        work = iter_measure_for(stack, model.description, options)
-        while greys is None:
-            try:
-                focus = (yield next(work)) or focus
-            except StopIteration as stop:
-                greys = stop.value
-        findings = tuple(dict.fromkeys((*stack.notes, *greys.findings)))
-    if findings:
-        focus = (yield Found(0, 1, "measuring the grey values", findings)) or focus
+    is_known = greys is not None or (pinned is not None and "normalization" in pinned)
+    greys, focus = yield from _iter_greys(stack, model, options, greys, pinned)
+    asks = probes is not None or not (is_known or preview)
     device = choose_device(options.device if pinned is None else pinned["device"])
     focus = (yield Progress(0, 1, f"preparing the network on {device.title}")) or focus
     choice = _choice(model, device, options, pinned)
     grid = _grid(stack, model, seen, lengths, choice, preview)
-    shape, precision = grid.tiles.size, _pinned_precision(device, pinned)
-    passes = choose_passes(model, device, shape, options, backend_maker, batch=choice.batch, precision=precision)
+    fit, how = grid.tiles.size, _pinned_precision(device, pinned)
+    passes = choose_passes(model, device, fit, options, backend_maker, batch=choice.batch, precision=how)
+    by_axis = dict(zip(seen, lengths, strict=True))
+    prober = Prober(stack, model, device, backend_maker, by_axis) if asks and greys.asks_network else None
+    ready = None if options.samples else (grid, passes.backend)
+    found = yield from _iter_found(prober, greys, ready, probes, options.invert)
+    focus = found.focus or focus
     results = results_of(grid, model, options, with_binary)
     batch = 1 if options.planes == "xyz" else choice.batch  # a block in three planes goes alone, its slices together
-    settled = Run(stack, model, options, grid, greys.normalization, findings, passes, batch, choice.bytes, results, {})
-    settled = replace(settled, focus=focus)
+    settled = Run(
+        stack,
+        model,
+        options,
+        grid,
+        greys.normalization,
+        found.findings,
+        found.seems_inverted,
+        passes,
+        batch,
+        choice.bytes,
+        results,
+        {},
+        focus,
+    )
     settled.recipe.update(_recipe(settled, device, choice))
     return settled
+
+
+class _Found(NamedTuple):
+    """What was found about an image, as in `progress.Found`, and what to look at first."""
+
+    findings: tuple[str, ...]
+    seems_inverted: bool
+    focus: Focus | None
+
+
+def _iter_found(
+    prober: Prober | None,
+    greys: GreyStatistics,
+    ready: tuple[Grid, Backend] | None,
+    probes: Pixels | None,
+    inverted: bool,
+) -> Generator[Progress, Focus | None, _Found]:
+    """Yield `Found` if something was found, after the network was asked where there is a `prober`; return that."""
+    verdict: Verdict = ""
+    said, focus = "", None
+    if prober is not None:
+        focus = yield Progress(0, 1, "looking at some patches")
+        verdict = prober.judge(greys.normalization, ready, probes)
+        said = describe_verdict(verdict, prober.model.description, inverted)
+    is_inverted = verdict == "inverted"
+    doubts = [said if is_inverted or not greys.unlike else greys.unlike]
+    findings = (*greys.findings, *filter(None, doubts))
+    if findings:
+        focus = (yield Found(0, 1, "looking at the image", findings, is_inverted)) or focus
+    return _Found(findings, is_inverted, focus)
+
+
+def _iter_greys(
+    stack: Stack,
+    model: Model,
+    options: SegmentOptions,
+    greys: GreyStatistics | None,
+    pinned: Mapping[str, Any] | None,
+) -> Generator[Progress, Focus | None, tuple[GreyStatistics, Focus | None]]:
+    """Yield while grey values are measured, unless they are known; return them, and what to look at first."""
+    if greys is None and pinned is not None and "normalization" in pinned:
+        findings = tuple(pinned.get("findings", ()))
+        return GreyStatistics(normalization_from(pinned["normalization"]), findings), None
+    focus = None
+    work = iter_measure_for(stack, model.description, options)
+    while greys is None:
+        try:
+            focus = (yield next(work)) or focus
+        except StopIteration as stop:
+            greys = stop.value
+    return replace(greys, findings=tuple(dict.fromkeys((*stack.notes, *greys.findings)))), focus
 
 
 def iter_fill(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,10 @@ from napari_skipseg.images.padding import REACH, REACH_Z
 from napari_skipseg.images.resample import resample_axis, source_range
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import AxisPlan, reflected
-from napari_skipseg.inference.backends import Pixels
 from napari_skipseg.inference.grid import Grid, Unit
+
+if TYPE_CHECKING:  # a viewer reads patches too, and does not load torch
+    from napari_skipseg.inference.backends import Pixels
 
 MOST_READ = 2**25
 """Voxels read at once for a tile of larger ones; it is put together from parts where it is made of more."""

@@ -20,7 +20,7 @@ def event_of(progress: Progress, job: Job) -> Event:
     if isinstance(progress, Opened) and progress.prediction is not None:
         return _describe(progress.prediction, number)
     if isinstance(progress, Found):
-        return events.FoundAboutImage(*how_far, progress.findings)
+        return events.FoundAboutImage(*how_far, progress.findings, progress.seems_inverted)
     if isinstance(progress, Written):
         return events.TileWritten(*how_far, progress.region)
     if isinstance(progress, Learned):

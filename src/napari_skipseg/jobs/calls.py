@@ -129,7 +129,7 @@ def _heard(event: Event, hear: Callable[[Event], Progress | None]) -> Progress |
     if isinstance(event, ProgressMade):
         return Progress(event.done, event.total, event.message)
     if isinstance(event, FoundAboutImage):
-        return Found(event.done, event.total, event.message, event.findings)
+        return Found(event.done, event.total, event.message, event.findings, event.seems_inverted)
     return hear(event)
 
 

@@ -7,6 +7,7 @@ new process. Everything raised is a `SkipsegError`, fit for a generator worker o
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Generator
 from dataclasses import replace
@@ -18,9 +19,11 @@ from napari_skipseg.errors import EngineError
 from napari_skipseg.images.normalize import GreyStatistics, iter_measure_greys
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.greys import iter_measure_for
+from napari_skipseg.inference.guards import probe_grid, read_probes
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Focus, Opened, Prediction, Written
 from napari_skipseg.inference.run_plan import RunPlan
+from napari_skipseg.inference.scale import lengths_of
 from napari_skipseg.jobs.batching_calls import BatchingCalls
 from napari_skipseg.jobs.calls import expected, removed_on_failure
 from napari_skipseg.jobs.child import Child
@@ -37,10 +40,19 @@ from napari_skipseg.jobs.events import (
 )
 from napari_skipseg.jobs.finding_calls import FindingCalls
 from napari_skipseg.jobs.inspection import Inspection, Part, cut_part, open_inspection
-from napari_skipseg.jobs.requests import INPUT_FILE, DevicesJob, InspectJob, PlanJob, ReportJob, SegmentJob
+from napari_skipseg.jobs.requests import (
+    INPUT_FILE,
+    PROBES_FILE,
+    DevicesJob,
+    InspectJob,
+    PlanJob,
+    ReportJob,
+    SegmentJob,
+)
 from napari_skipseg.jobs.teaching_calls import TeachingCalls
 from napari_skipseg.jobs.workspace import copy_stack, open_prediction
 from napari_skipseg.models.catalog import locate_model
+from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.progress import Progress
 
@@ -145,12 +157,30 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
         with self._busy():
             child = yield from self._start()
             greys = yield from iter_measure_for(measured, description, options)
-            image = (stack.shape, str(np.dtype(stack.data.dtype)), stack.axes, stack.voxel_size, stack.unit, stack.name)
-            named = (str(model), description.weights_sha256)
-            job = PlanJob(
-                next(self._numbers), tempfile.gettempdir(), *image, *named, options, greys, stack.notes, stack.file
-            )
-            return expected((yield from self._ask(child, job)), Planned).plan
+            run = self._session.new_run()
+            try:
+                yield Progress(0, 1, "looking at some patches")
+                probes = _write_probes(measured, description, options, greys, run / PROBES_FILE)
+                job = PlanJob(
+                    number=next(self._numbers),
+                    folder=tempfile.gettempdir(),
+                    shape=stack.shape,
+                    dtype=str(np.dtype(stack.data.dtype)),
+                    axes=stack.axes,
+                    voxel_size=stack.voxel_size,
+                    unit=stack.unit,
+                    name=stack.name,
+                    model=str(model),
+                    model_sha256=description.weights_sha256,
+                    options=options,
+                    greys=greys,
+                    notes=stack.notes,
+                    file=stack.file,
+                    probes=probes,
+                )
+                return expected((yield from self._ask(child, job, leftovers=(run,))), Planned).plan
+            finally:
+                shutil.rmtree(run, ignore_errors=True)
 
     def inspect(
         self, stack: Stack, model_folder: Path | str, place: str, part: Part, channel: int | None = None
@@ -206,3 +236,15 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
 
     def __enter__(self) -> Engine:
         return self
+
+
+def _write_probes(
+    stack: Stack, description: ModelDescription, options: SegmentOptions, greys: GreyStatistics, file: Path
+) -> str:
+    """Return the file with patches of an image that the network is asked about, "" if there is nothing to ask."""
+    lengths = lengths_of(stack, description, options)
+    grid = probe_grid(stack, description, lengths) if greys.asks_network else None
+    if grid is None:
+        return ""
+    np.save(file, read_probes(stack, grid, greys.normalization))
+    return str(file)

@@ -56,6 +56,7 @@ class FoundAboutImage:
     total: int
     message: str
     findings: tuple[str, ...]
+    seems_inverted: bool
     kind: Literal["found"] = "found"
 
 

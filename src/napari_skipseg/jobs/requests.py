@@ -21,7 +21,7 @@ from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.training.finetune_settings import FinetuneSettings
 from napari_skipseg.training.settings import TrainSettings
 
-INPUT_FILE = "input.npy"
+INPUT_FILE, PROBES_FILE = "input.npy", "probes.npy"
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -56,7 +56,8 @@ class SegmentJob:
 @dataclass(frozen=True, config=_STRICT)
 class PlanJob:
     """Say what a `SegmentJob` of such an image would take. folder: where its results would lie. greys: of the image,
-    measured before, as its voxels are not sent. file: where they lie, "" if they are only in memory.
+    measured before, as its voxels are not sent. file: where they lie, "" if they are only in memory. probes: a file of
+    patches of the image that the network is asked about, "" for none.
     """
 
     number: int
@@ -73,6 +74,7 @@ class PlanJob:
     greys: GreyStatistics
     notes: tuple[str, ...] = ()
     file: str = ""
+    probes: str = ""
     kind: Literal["plan"] = "plan"
 
 

@@ -204,7 +204,14 @@ class Worker:
         stack = Stack(voxels, job.axes, job.voxel_size, job.unit, name=job.name, notes=job.notes)
         folder = Path(job.folder)
         plan = yield from iter_plan(
-            stack, warm.model, job.options, folder, None, backend_maker=warm.backend, greys=job.greys
+            stack,
+            warm.model,
+            job.options,
+            folder,
+            None,
+            backend_maker=warm.backend,
+            greys=job.greys,
+            probes=np.load(job.probes) if job.probes else None,
         )
         return events.Planned(job.number, plan)
 

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from napari_skipseg.errors import ModelError, SkipsegError
 from napari_skipseg.foreign_text import printable
 from napari_skipseg.images.padding import PaddingRule
+from napari_skipseg.images.signature import ImageSignature
 from napari_skipseg.networks.specs import NetworkSpec, first_fault
 
 FORMAT_VERSION = 1
@@ -102,7 +103,8 @@ class ModelDescription:
     padding: "auto" = black frames and other constant areas without tissue were left out of the training, and are left
     out when the model is used; "none" = it was taught what they are.
     weights_sha256: of `weights.safetensors`. sample_sha256: of `sample.safetensors`, patches of what it was trained on;
-    None where there is no such file.
+    None where there is no such file. signatures: of the images that it and its parents were trained on. certainty: on
+    them, the share of certain voxels among those that may be of a class (`inference.certainty`); None if not measured.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -119,6 +121,8 @@ class ModelDescription:
     card: Card = field(default_factory=Card)
     training: TrainingRecord = field(default_factory=TrainingRecord)
     sample_sha256: str | None = None
+    signatures: tuple[ImageSignature, ...] = ()
+    certainty: float | None = None
     format_version: Literal[1] = 1
 
     def __post_init__(self) -> None:

@@ -54,6 +54,7 @@ from napari_skipseg.training.remembered import (
     sample_to_bytes,
 )
 from napari_skipseg.training.report import CORRECTIONS, compare, examine
+from napari_skipseg.training.seen import with_seen
 from napari_skipseg.training.shares import iter_match_shares
 from napari_skipseg.training.stopwatch import agree_on_steps
 from napari_skipseg.training.taught_scale import TaughtScale, taught_scale
@@ -170,7 +171,7 @@ def _iter_prepare(
     patch = patch_of(settings, parent.network)
     padding: PaddingRule = "none" if "none" in (settings.padding, description.padding) else "auto"
     material = yield from iter_read_material(corrected, split, plan, patch, settings.seed, padding)
-    yield Progress(1, 1, "reading what the model knew")
+    yield Progress(1, 1, "reading the model's own sample")
     remembered = remembered_of(place, description)
     return _Course(settings, parent, plan, lesson, scale, material, material.sha256(), remembered, processes)
 
@@ -186,12 +187,14 @@ def _iter_fit_and_write(
     yield from iter_match_shares(network, lessons, course.material, course.settings, compute)
     network = as_stored(network).to("cpu")
     description = _describe(course, network, state, compute)
+    backend = TorchBackend(Model(description, network), Device("cpu", cpu_title(), ""), "f32")
     if course.settings.reach != "quick":  # there all that decides about the margin is the parent's
         image = max((region.image for region in course.material.regions), key=lambda image: image.size)
-        backend = TorchBackend(Model(description, network), Device("cpu", cpu_title(), ""), "f32")
         margin = yield from iter_measure_margin(backend, image.astype(np.float32), network.stride)
         description = replace(description, margin=margin)
     yield Progress(1, 1, "writing the model")
+    images = [region.image for region in course.material.regions]
+    description = with_seen(description, images, backend, course.parent.description, course.settings.seed)
     sample = sample_of_corrections(course.material, course.plan, course.dimensions, course.settings.seed)
     joint = join_samples(course.remembered if course.settings.remember else None, sample, course.settings.seed)
     write_model(target, description, network, sample_to_bytes(joint))

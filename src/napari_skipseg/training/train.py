@@ -34,6 +34,7 @@ from napari_skipseg.training.learning import Keep
 from napari_skipseg.training.optimizers import initialise
 from napari_skipseg.training.remembered import sample_of_training, sample_to_bytes
 from napari_skipseg.training.samples import TrainingData, read_data
+from napari_skipseg.training.seen import with_seen
 from napari_skipseg.training.settings import TrainSettings, held_out, settings_from_json, settings_to_dict
 
 CURVE_POINTS = 100
@@ -98,8 +99,11 @@ def _iter_fit_and_write(
     backend = TorchBackend(Model(draft, network), Device("cpu", cpu_title(), ""), "f32")
     margin = yield from iter_measure_margin(backend, image, network.stride)
     yield Progress(settings.steps, settings.steps, "writing the model")
+    parent = None if settings.start_from is None else describe_model(settings.start_from)
+    images = [run.image for run in data.training]
+    described = with_seen(replace(draft, margin=margin), images, backend, parent, settings.seed)
     sample = sample_of_training(data, len(settings.classes), settings.spec.dimensions, settings.seed)
-    write_model(target, replace(draft, margin=margin), network, sample_to_bytes(sample))
+    write_model(target, described, network, sample_to_bytes(sample))
 
 
 def _iter_score(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QDoubleSpinBox, QFormLayout, QSpinBox, QWidget
+from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QFormLayout, QSpinBox, QWidget
 
 from napari_skipseg.widgets.fields import FreshCombo, mark
 from napari_skipseg.widgets.folds import Fold
@@ -19,6 +19,8 @@ HINTS = {
     "10 samples are 10 times slower or more: they run on torch",
     "padding": "Black frames, empty slices and other constant areas without tissue are left out of the grey values, "
     "and are background in the result. If such an area is tissue, such as resin or a lumen of one value, keep it",
+    "invert": "Feed the negative of the image to the model, if dark and light are the other way round than in the "
+    "images that the model was trained on",
     "dropout": "Share of the features that each sample leaves out, from 0 to 0.95",
 }
 AVERAGES = (("one pass", 1), ("4 copies", 4), ("8 copies", 8))
@@ -38,6 +40,7 @@ class OptionsFold(Fold):
         self.planes.offer(list(PLANES), "xy")
         self.padding = FreshCombo()
         self.padding.offer(list(PADDINGS), "auto")
+        self.invert = QCheckBox("Invert contrast")
         self.tile.setRange(0, 8192)
         self.tile.setSingleStep(32)
         self.tile.setSpecialValueText("auto")
@@ -57,6 +60,7 @@ class OptionsFold(Fold):
             self.average.activated,
             self.planes.activated,
             self.padding.activated,
+            self.invert.toggled,
             self.dropout.valueChanged,
         ):
             signal.connect(self._tell)
@@ -71,6 +75,7 @@ class OptionsFold(Fold):
         rows.addRow("Average", self.average)
         rows.addRow("Planes", self.planes)
         rows.addRow("Constant areas", self.padding)
+        rows.addRow("", self.invert)
         rows.addRow("Monte Carlo samples", self.samples)
         rows.addRow("Dropout rate", self.dropout)
         self.fill(inner)
@@ -84,7 +89,7 @@ class OptionsFold(Fold):
         self.dropout.setEnabled(samples > 0)
         self._tell()
 
-    def _tell(self) -> None:
+    def _tell(self, value: object = None) -> None:
         self.edited.emit()
 
     @property

@@ -1,0 +1,158 @@
+"""How grey values and structures of an image are distributed, in few numbers: whether another image is of its kind.
+
+A signature does not change with brightness and contrast. It holds the shape of the histogram, and in octaves of size
+the share of the contrast, its asymmetry, how peaked it is, and how much it changes from place to place. The last two
+tell photographs, which have few sharp edges and flat areas, from tissue; the shares tell noise and the scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict
+
+PATCH = 256
+"""Side of the patches that are measured, in pixels; smaller ones are mirrored."""
+LEAST_SIDE = 48
+"""Side below which an image tells too little of its structures."""
+PATCHES = 16
+"""Patches that are measured of an image."""
+LIVELY = 0.2
+"""Contrast relative to the liveliest patch of an image up to which a patch shows hardly anything."""
+OCTAVES = 5
+BLOCK = 32
+"""Side of the blocks whose contrast is compared, in pixels of the patch."""
+SMOOTHING = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
+QUANTILES = (1, 5, 25, 50, 75, 95, 99)
+SMALL = 1e-6
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Features that are judged together: how much each may differ among images of one kind, and their common limit."""
+
+    start: int
+    tolerances: tuple[float, ...]
+    limit: float
+
+
+GROUPS = {
+    "grey values": _Group(0, (0.12, 0.08, 0.10, 0.08, 0.15, 0.6, 0.6, 0.6), 1.4),
+    "sizes": _Group(8, (0.22, 0.13, 0.09, 0.08, 0.09), 1.9),
+    "edges": _Group(13, (0.05,) * OCTAVES, 1.9),
+    "evenness": _Group(18, (0.12, 0.12, 0.14, 0.20, 0.30), 1.9),
+}
+"""Measured on 28 images of EM, 4 of nuclei and 15 photographs, see `benchmarks/guards.py`."""
+FEATURES = 23
+
+
+@dataclass(frozen=True)
+class ImageSignature:
+    """The signature of an image, or of what a model was trained on.
+
+    middle, width: of each feature, the median over patches and half their robust standard deviation; one tuple for each
+    channel.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    middle: tuple[tuple[float, ...], ...]
+    width: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        rows = [*self.middle, *self.width]
+        if len(self.middle) != len(self.width) or any(len(row) != FEATURES for row in rows):
+            raise ValueError(f"a signature has {FEATURES} numbers for each channel")
+
+
+def sign(patches: Iterable[NDArray[Any]]) -> ImageSignature | None:
+    """Return the signature of `patches`, each (C, Y, X); None if none of them shows anything.
+
+    Patches in which hardly anything is seen, compared with the others, are left out.
+    """
+    kept = [patch for patch in patches if min(patch.shape[1:]) >= LEAST_SIDE]
+    spreads = np.array([_spread(patch) for patch in kept])
+    if not kept or not spreads.max() > 0:
+        return None
+    chosen = [patch for patch, spread in zip(kept, spreads, strict=True) if spread > LIVELY * spreads.max()]
+    features = np.array([[_features(channel) for channel in patch] for patch in chosen])
+    middle = np.median(features, axis=0)
+    width = 1.4826 * np.median(np.abs(features - middle), axis=0) / 2
+    return ImageSignature(_rounded(middle), _rounded(width))
+
+
+def distance(image: ImageSignature, known: Sequence[ImageSignature]) -> tuple[float, str]:
+    """Return how far an image is from the nearest of the `known` ones, and in what most: above 1 it is of another kind.
+
+    Without a known one of as many channels nothing can be said: it is 0.
+    """
+    distances = [_distance(image, each) for each in known if len(each.middle) == len(image.middle)]
+    return min(distances, default=(0.0, ""))
+
+
+def _distance(image: ImageSignature, known: ImageSignature) -> tuple[float, str]:
+    away = np.array(image.middle) - np.array(known.middle)
+    width = np.array(known.width)
+    found = []
+    for name, group in GROUPS.items():
+        part = slice(group.start, group.start + len(group.tolerances))
+        tolerance = np.hypot(np.array(group.tolerances), width[:, part])
+        found.append((float(np.sqrt(np.mean((away[:, part] / tolerance) ** 2))) / group.limit, name))
+    return max(found)
+
+
+def _spread(patch: NDArray[Any]) -> float:
+    low, high = np.percentile(patch[:, ::2, ::2], (2, 98))
+    return float(high - low)
+
+
+def _features(picture: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the features of one channel of a patch, in the order of `GROUPS`."""
+    values = _mirrored(picture[:PATCH, :PATCH].astype(np.float32))
+    found = np.percentile(values, QUANTILES)
+    spread = max(float(found[5] - found[1]), float(found[6] - found[0]) / 3, SMALL)
+    histogram = (found[[0, 2, 3, 4, 6]] - found[1]) / spread
+    rest = (np.clip(values, found[0], found[6]) - found[3]) / spread
+    sizes, asymmetry, edges, evenness = [], [], [], []
+    for octave in range(OCTAVES):
+        smooth = _smoothed(_smoothed(rest).T).T
+        band = rest - smooth
+        deviation = float(band.std()) + SMALL
+        unit = band / deviation
+        sizes.append(math.log10(deviation))
+        asymmetry.append(float(np.cbrt((unit**3).mean())))
+        edges.append(-math.log(float(np.abs(unit).mean()) + SMALL))
+        evenness.append(float(np.log(_block_energy(band, BLOCK >> octave) + SMALL**1.5).std()))
+        rest = smooth[::2, ::2]
+    return np.array([*histogram, *asymmetry[:3], *sizes, *edges, *evenness], np.float64)
+
+
+def _smoothed(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return `values` smoothed along the first axis, mirrored at its ends."""
+    reach = len(SMOOTHING) // 2
+    padded = np.pad(values, ((reach, reach), (0, 0)), mode="symmetric")
+    smooth = np.zeros_like(values)
+    for start, weight in enumerate(SMOOTHING):
+        smooth += np.float32(weight) * padded[start : start + len(values)]
+    return smooth
+
+
+def _mirrored(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    missing = [(0, PATCH - length) for length in values.shape]
+    return np.pad(values, missing, mode="symmetric") if any(added for _, added in missing) else values
+
+
+def _block_energy(band: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    rows, columns = (length // side for length in band.shape)
+    cut = band[: rows * side, : columns * side]
+    energy: NDArray[np.float32] = (cut * cut).reshape(rows, side, columns, side).mean((1, 3))
+    return energy
+
+
+def _rounded(rows: NDArray[Any]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(round(float(value), 4) for value in row) for row in rows)

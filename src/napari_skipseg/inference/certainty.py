@@ -1,0 +1,119 @@
+"""How sure a network is of what it finds in a few patches of an image, and in their negatives."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from napari_skipseg.models.description import ModelDescription
+
+if TYPE_CHECKING:
+    from napari_skipseg.inference.backends import Backend, Pixels
+
+POSSIBLE, CERTAIN = 0.1, 0.9
+"""Probability above which a voxel may be of a class, and above which it is so for sure."""
+INVERTED = 1.65
+"""How many times as much a network must find in the negative, for the contrast to be called inverted.
+
+Measured with the built-in models: inverted images of tissue as in the training 1.7-11, images as they are at most 1.6
+(serial block-face SEM at 3 times the voxel size)."""
+AS_SURE = 0.6
+"""Share of its certainty in training that the network must have in the negative besides."""
+UNSURE = 0.55
+"""Share of its certainty in training up to which a network is unsure of an image. Measured: tissue at its scale 0.75-1,
+at 2.5 times its voxel size 0.85, at 5 and 6 times 0.1-0.45."""
+USUAL_CERTAINTY = 0.45
+"""Certainty of a model for which none was measured. The built-in models: 0.42-0.49."""
+LEAST_FOUND = 0.01
+"""Share of voxels that may be of a class, below which nothing can be said: a seldom class is not in every patch."""
+
+Verdict = Literal["", "inverted", "unsure"]
+
+
+@dataclass(frozen=True)
+class Certainty:
+    """Of some patches: the shares of their voxels that may be of a class, and that are for sure."""
+
+    possible: float
+    certain: float
+
+    @property
+    def ratio(self) -> float:
+        """Share of the voxels that may be of a class that are so for sure, in [0, 1]."""
+        return self.certain / self.possible if self.possible else 0.0
+
+    @property
+    def amount(self) -> float:
+        """How much is found for sure: it grows with both the share of such voxels and with `ratio`."""
+        return self.certain / math.sqrt(self.possible) if self.possible else 0.0
+
+
+def certainty_of(probability: Pixels) -> Certainty:
+    """Return how sure a network is. probability: (classes, *space), of a patch without its margin."""
+    best = probability.max(axis=0)
+    count = best.size
+    return Certainty(float(np.count_nonzero(best > POSSIBLE)) / count, float(np.count_nonzero(best > CERTAIN)) / count)
+
+
+def together(patches: Sequence[Certainty]) -> Certainty:
+    """Return the certainty of several patches of equal size as one."""
+    return Certainty(
+        float(np.mean([patch.possible for patch in patches])), float(np.mean([patch.certain for patch in patches]))
+    )
+
+
+def judge_contrast(image: Sequence[Certainty], negative: Sequence[Certainty], trained: float | None) -> Verdict:
+    """Return whether the contrast seems inverted, or the network is unsure of the image; "" for neither.
+
+    image, negative: of the same patches. trained: the certainty in training, None if it was not measured.
+    """
+    upright, turned = together(image), together(negative)
+    usual = trained or USUAL_CERTAINTY
+    if max(upright.possible, turned.possible) < LEAST_FOUND:
+        return ""
+    pairs = [(after.amount, before.amount) for before, after in zip(image, negative, strict=True)]
+    gains = [after / max(before, 1e-6) for after, before in pairs if after or before]
+    gain = min(float(np.median(gains)), turned.amount / max(upright.amount, 1e-6)) if gains else 0.0
+    if gain >= INVERTED and turned.ratio >= AS_SURE * usual:
+        return "inverted"
+    return "unsure" if trained is not None and upright.ratio < UNSURE * trained else ""
+
+
+def ask_network(backend: Backend, probes: Pixels, margin: int) -> list[Certainty]:
+    """Return how sure the network is of each of the `probes`. margin: at a side that does not count."""
+    found = []
+    for probe in probes:
+        probability = backend.run(probe[None]).probability[0]
+        inner = tuple(
+            slice(cut, length - cut) for length in probability.shape[1:] for cut in [min(margin, length // 4)]
+        )
+        found.append(certainty_of(probability[(slice(None), *inner)]))
+    return found
+
+
+def judge_probes(backend: Backend, probes: Pixels, description: ModelDescription) -> Verdict:
+    """Return what the network makes of the `probes` and of their negatives."""
+    image, negative = (ask_network(backend, sign * probes, description.margin) for sign in (1, -1))
+    return judge_contrast(image, negative, description.certainty)
+
+
+def describe_verdict(verdict: Verdict, description: ModelDescription, inverted: bool) -> str:
+    """Return a verdict as a sentence, "" for none. inverted: whether the network saw the negative already."""
+    name = description.name
+    if verdict == "inverted":
+        if inverted:
+            return f"{name} is surer of the image as it is than of its negative: segment without inverting (--invert)."
+        return (
+            f"Dark and light seem to be the other way round than in the images that {name} was trained on: invert the "
+            "contrast (in a shell with --invert)."
+        )
+    if verdict == "unsure":
+        return (
+            f"{name} is unsure of nearly all that it finds in this image: check the voxel size, the contrast and the "
+            "model."
+        )
+    return ""

@@ -1,0 +1,74 @@
+"""What a model saw in its training, in few numbers: so that it can be told later that an image is of another kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.images.signature import LEAST_SIDE, PATCH, PATCHES, sign
+from napari_skipseg.inference.backends import Backend
+from napari_skipseg.inference.certainty import LEAST_FOUND, ask_network, together
+from napari_skipseg.inference.guards import LEAST_PROBED, PROBE, PROBES
+from napari_skipseg.models.description import ModelDescription
+
+MOST_SIGNATURES = 8
+"""Signatures of a model's own images and of its parents' that are kept; the latest, if there are more."""
+
+Images = Sequence[NDArray[Any]]
+"""Images (C, *space) in standard units, of 2 or 3 dimensions in space."""
+
+
+def with_seen(
+    description: ModelDescription, images: Images, backend: Backend, parent: ModelDescription | None, seed: int
+) -> ModelDescription:
+    """Return the description with what was measured on the `images` that the model was trained on.
+
+    backend: runs the new network. parent: the model that it started from. What a parent was trained on stays known; if
+    that was never measured, nothing is said, as images of that kind would seem strange.
+    """
+    generator = np.random.default_rng(seed)
+    own = sign(_patches(images, (PATCH, PATCH), PATCHES, LEAST_SIDE, generator))
+    known = () if parent is None else parent.signatures
+    signatures = known if own is None or (parent is not None and not known) else (*known, own)
+    certainty = _certainty(description, images, backend, generator)
+    before = None if parent is None else parent.certainty
+    lowest = min((each for each in (certainty, before) if each is not None), default=None)
+    return replace(description, signatures=signatures[-MOST_SIGNATURES:], certainty=lowest)
+
+
+def _certainty(
+    description: ModelDescription, images: Images, backend: Backend, generator: np.random.Generator
+) -> float | None:
+    """Return how sure the network is of what it finds in its training images; None if it finds hardly anything."""
+    size = PROBE[description.spec.dimensions]
+    patches = [patch[None] for patch in _patches(images, size, PROBES, LEAST_PROBED, generator)]
+    found = [each for patch in patches for each in ask_network(backend, patch, description.margin)]
+    if not found or together(found).possible < LEAST_FOUND:
+        return None
+    return round(together(found).ratio, 3)
+
+
+def _patches(
+    images: Images, size: tuple[int, ...], count: int, least: int, generator: np.random.Generator
+) -> Iterator[NDArray[np.float32]]:
+    """Yield patches (C, *size) drawn at random, smaller ones where an image is; along further axes they are one thick
+    and lack these. least: the shortest Y and X."""
+    usable = [image for image in images if min(image.shape[-2:]) >= least]
+    if not usable:
+        return
+    share = np.array([image.size for image in usable], float)
+    for number in generator.choice(len(usable), count, p=share / share.sum()).tolist():
+        image = usable[number]
+        index: list[int | slice] = [slice(None)]
+        for axis, length in enumerate(image.shape[1:]):
+            place = axis - (image.ndim - 1 - len(size))
+            if place < 0:
+                index.append(int(generator.integers(length)))
+                continue
+            start = int(generator.integers(0, max(1, length - size[place] + 1)))
+            index.append(slice(start, min(start + size[place], length)))
+        yield np.ascontiguousarray(image[tuple(index)], np.float32)

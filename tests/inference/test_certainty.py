@@ -1,0 +1,47 @@
+"""Whether a network finds more in an image or in its negative, and whether it is sure of it."""
+
+import numpy as np
+import pytest
+
+from napari_skipseg.inference.certainty import Certainty, certainty_of, judge_contrast, together
+
+CLEAR, FAINT, NOTHING = Certainty(0.4, 0.2), Certainty(0.2, 0.02), Certainty(0.001, 0.0005)
+
+
+def test_the_most_probable_class_counts():
+    probability = np.array([[[0.95, 0.2, 0.05, 0.5]], [[0.02, 0.92, 0.05, 0.2]]], np.float32)
+    found = certainty_of(probability)
+    assert (found.possible, found.certain) == (0.75, 0.5)
+    assert found.ratio == pytest.approx(2 / 3)
+
+
+def test_patches_together_are_their_mean():
+    assert together([Certainty(0.4, 0.2), Certainty(0.2, 0.0)]) == Certainty(pytest.approx(0.3), pytest.approx(0.1))
+
+
+@pytest.mark.parametrize("trained", [0.5, None])
+def test_an_image_whose_negative_is_much_clearer_is_inverted(trained):
+    assert judge_contrast([FAINT] * 4, [CLEAR] * 4, trained) == "inverted"
+
+
+def test_an_image_that_is_clear_itself_is_not():
+    assert judge_contrast([CLEAR] * 4, [FAINT] * 4, 0.5) == ""
+    assert judge_contrast([CLEAR] * 4, [CLEAR] * 4, 0.5) == ""
+
+
+def test_one_patch_among_four_decides_nothing():
+    assert judge_contrast([CLEAR, CLEAR, CLEAR, FAINT], [FAINT, FAINT, FAINT, Certainty(0.9, 0.9)], 0.5) == ""
+
+
+def test_a_negative_of_which_the_network_is_unsure_too_is_no_offer():
+    assert judge_contrast([Certainty(0.3, 0.01)] * 4, [Certainty(0.3, 0.05)] * 4, 0.5) == "unsure"
+
+
+def test_a_network_is_unsure_compared_with_its_training():
+    assert judge_contrast([FAINT] * 4, [FAINT] * 4, 0.5) == "unsure"
+    assert judge_contrast([FAINT] * 4, [FAINT] * 4, 0.15) == ""
+    assert judge_contrast([FAINT] * 4, [FAINT] * 4, None) == ""
+
+
+def test_where_hardly_anything_is_found_nothing_is_said():
+    assert judge_contrast([NOTHING] * 4, [NOTHING] * 4, 0.5) == ""

@@ -1,0 +1,247 @@
+"""What the guards find reaches every face of a run, and an image can be fed to the network as its negative."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from identity import Identity, identity, make_model
+from numpy.typing import NDArray
+from scipy import ndimage
+from typer.testing import CliRunner
+
+import napari_skipseg as skipseg
+from napari_skipseg.api import load_model, run_recipe
+from napari_skipseg.cli import app
+from napari_skipseg.errors import ImageWarning
+from napari_skipseg.images.normalize import measure
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.synthetic import make_sample
+from napari_skipseg.inference.backends import TileOutput
+from napari_skipseg.inference.guards import probe_grid, read_probes, sign_stack
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.outputs import Prediction
+from napari_skipseg.inference.planning import iter_plan
+from napari_skipseg.inference.predict import iter_predict
+from napari_skipseg.models.catalog import FOLDER_VARIABLE
+from napari_skipseg.models.model import Model, write_model
+from napari_skipseg.progress import Found, run_to_end
+
+Values = NDArray[Any]
+SAMPLE = make_sample((6, 256, 256), 1).stack.data
+
+
+def dark_lines() -> Values:
+    """Bright cells with dark membranes between them: of its negative nothing is dark."""
+    generator = np.random.default_rng(0)
+    field = ndimage.gaussian_filter(generator.normal(size=(6, 256, 256)), (0.5, 8, 8))
+    lines = ndimage.gaussian_filter((np.abs(field) < 0.12 * field.std()).astype(float), (0, 1.2, 1.2))
+    return (170 - 130 * lines + generator.normal(0, 6, field.shape)).clip(0, 255).astype(np.uint8)
+
+
+CELLS = dark_lines()
+
+
+def disturbed() -> Values:
+    """A stack with a black slice, a shifted one, and one at a tenth of its contrast."""
+    values = SAMPLE.copy()
+    values[1] = 0
+    values[3] = ((values[3] - 128.0) * 0.1 + 128).astype(np.uint8)
+    values[4] = np.roll(SAMPLE[4], (60, -40), (0, 1))
+    return values
+
+
+def signed(model: Model, values: Values) -> Model:
+    """Return a model that was trained on such values."""
+    stack = Stack(values, "ZYX")
+    signature = sign_stack(stack, {"Y": stack.length("Y"), "X": stack.length("X")}, measure(stack))
+    assert signature is not None
+    return Model(replace(model.description, signatures=(signature,), certainty=0.5), model.network)
+
+
+def run(values: Values, model: Model, maker: Any = identity, **options: Any) -> tuple[Prediction, list[Found]]:
+    found: list[Found] = []
+    work = iter_predict(Stack(values, "ZYX", name="it"), model, SegmentOptions("cpu", **options), None, maker)
+    prediction = run_to_end(work, lambda progress: found.append(progress) if isinstance(progress, Found) else None)
+    return prediction, found
+
+
+class FindsDark(Identity):
+    """Is sure of what is dark: as a network for membranes."""
+
+    def run(self, images: Values) -> TileOutput:
+        output = super().run(images)
+        probability = 0.97 * (images[:, :1] < -1.5) + 0.3 * (np.abs(images[:, :1]) < 0.1)
+        return output._replace(probability=probability.astype(np.float32))
+
+
+def finds_dark(model: Model, device: Any, shape: tuple[int, ...]) -> FindsDark:
+    return FindsDark(model, shape)
+
+
+def test_all_three_faults_are_found_and_in_the_recipe() -> None:
+    prediction, found = run(disturbed(), make_model(margin=4))
+    told = " ".join(prediction.recipe["findings"])
+    assert "Slice 1 is empty" in told
+    assert "Slice 3 has a tenth" in told
+    assert "Slice 4 is shifted" in told
+    assert [each.findings for each in found] == [tuple(prediction.recipe["findings"])]
+
+
+def test_an_undisturbed_image_has_no_findings() -> None:
+    prediction, found = run(CELLS, signed(make_model(margin=4), CELLS), finds_dark)
+    assert prediction.recipe["findings"] == ()
+    assert found == []
+
+
+def test_an_inverted_image_is_told_and_offered() -> None:
+    model = signed(make_model(margin=4), CELLS)
+    prediction, (found,) = run(255 - CELLS, model, finds_dark)
+    assert found.seems_inverted
+    assert "--invert" in " ".join(prediction.recipe["findings"])
+
+
+def test_the_negative_of_an_inverted_image_gives_what_the_image_gives() -> None:
+    model = signed(make_model(margin=4), CELLS)
+    upright, _ = run(CELLS, model, finds_dark)
+    turned, found = run(255 - CELLS, model, finds_dark, invert=True)
+    np.testing.assert_array_equal(turned.probability, upright.probability)
+    assert found == []
+    assert turned.recipe["normalization"]["inverted"]
+    assert turned.recipe["options"]["invert"]
+
+
+def test_inverting_an_image_that_is_right_is_told() -> None:
+    prediction, _ = run(CELLS, signed(make_model(margin=4), CELLS), finds_dark, invert=True)
+    assert "without inverting" in " ".join(prediction.recipe["findings"])
+
+
+def test_an_image_of_another_kind_is_told_and_the_network_not_asked() -> None:
+    noise = np.random.default_rng(0).normal(120, 30, SAMPLE.shape).clip(0, 255).astype(np.uint8)
+    prediction, (found,) = run(noise, signed(make_model(margin=4), SAMPLE), finds_dark)
+    assert "unlike" in " ".join(prediction.recipe["findings"])
+    assert not found.seems_inverted
+
+
+def test_the_kind_is_judged_at_the_scale_that_the_network_sees() -> None:
+    model = signed(make_model(margin=4), SAMPLE)
+    model = Model(replace(model.description, voxel_size=(50.0, 4.0, 4.0), unit="nm"), model.network)
+    fine = ndimage.zoom(SAMPLE[:2, :128, :128].astype(np.float32), (1, 5, 5), order=1)
+    stack = Stack(fine, "ZYX", (50.0, 0.8, 0.8), "nm", name="it")
+
+    def told(rescale: bool) -> str:
+        options = SegmentOptions("cpu", rescale=rescale)
+        return " ".join(run_to_end(iter_predict(stack, model, options, None, finds_dark)).recipe["findings"])
+
+    assert "unlike" in told(False)
+    assert "unlike" not in told(True)
+
+
+def test_a_preview_and_a_tiny_image_ask_nothing() -> None:
+    made: list[tuple[int, ...]] = []
+
+    def counting(model: Model, device: Any, shape: tuple[int, ...]) -> FindsDark:
+        made.append(shape)
+        return FindsDark(model, shape)
+
+    model = signed(make_model(margin=4), SAMPLE)
+    run_to_end(
+        iter_predict(Stack(SAMPLE[:1], "ZYX"), model, SegmentOptions("cpu", tile=64), None, counting, preview=True)
+    )
+    run_to_end(iter_predict(Stack(SAMPLE[:, :60, :60], "ZYX"), model, SegmentOptions("cpu", tile=32), None, counting))
+    assert made == [(64, 64), (32, 32)]
+
+
+def test_patches_are_read_as_the_network_sees_them_without_padding() -> None:
+    framed = np.pad(SAMPLE, ((0, 0), (300, 0), (0, 0)))
+    stack = Stack(framed, "ZYX")
+    grid = probe_grid(stack, make_model(margin=4).description, {"Y": stack.length("Y"), "X": stack.length("X")})
+    assert grid is not None
+    normalization = measure(stack)
+    probes = read_probes(stack, grid, normalization)
+    assert probes.shape[1:] == (1, *grid.tiles.size)
+    np.testing.assert_array_equal(read_probes(stack, grid, replace(normalization, inverted=True)), -probes)
+
+
+def test_a_plan_tells_it_before_the_run(tmp_path: Path) -> None:
+    model = signed(make_model(margin=4), CELLS)
+    work = iter_plan(Stack(255 - CELLS, "ZYX"), model, SegmentOptions("cpu"), tmp_path, backend_maker=finds_dark)
+    plan = run_to_end(work)
+    assert plan.seems_inverted
+    assert "--invert" in " ".join(plan.describe().values())
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a disturbed image, and a tiny model."""
+    model = make_model(margin=4)
+    write_model(tmp_path / "models" / "tiny", model.description, model.network)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "it.tif", disturbed(), photometric="minisblack")
+    return tmp_path
+
+
+def test_shell_and_recipe_name_the_faults(files: Path) -> None:
+    command = ["segment", str(files / "in" / "it.tif"), str(files / "out"), "--model", "tiny", "--invert"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0
+    recipe = json.loads((files / "out" / "it_recipe.json").read_text())
+    for told in (result.output, " ".join(recipe["findings"])):
+        assert "Slice 1 is empty" in told
+        assert "Slice 3 has a tenth" in told
+        assert "Slice 4 is shifted" in told
+    assert recipe["options"]["invert"]
+    assert recipe["normalization"]["inverted"]
+
+
+def test_a_recipe_of_an_inverted_run_repeats_it(files: Path) -> None:
+    CliRunner().invoke(app, ["segment", str(files / "in/it.tif"), str(files / "out"), "--model", "tiny", "--invert"])
+    with pytest.warns(ImageWarning):
+        again = run_recipe(files / "out" / "it_recipe.json", files / "again")
+    first = files / "out" / again[0].name
+    np.testing.assert_array_equal(tifffile.imread(again[0]), tifffile.imread(first))
+
+
+def test_batch_table_and_report_name_the_faults(files: Path) -> None:
+    result = CliRunner().invoke(app, ["batch", str(files / "in"), str(files / "out"), "--model", "tiny", "--invert"])
+    assert result.exit_code == 0, result.output
+    (folder,) = (files / "out").iterdir()
+    (row,) = csv.DictReader((folder / "summary.csv").read_text("utf-8-sig").splitlines())
+    report = (folder / "report.html").read_text("utf-8")
+    for told in (row["note"], report):
+        assert "Slice 1 is empty" in told
+        assert "Slice 3 has a tenth" in told
+        assert "Slice 4 is shifted" in told
+    settings = json.loads((folder / "batch.json").read_text("utf-8"))
+    assert settings["request"]["options"]["invert"]
+
+
+def test_python_is_warned_of_faulty_slices() -> None:
+    with pytest.warns(ImageWarning, match="Slice 1 is empty"):
+        skipseg.segment(disturbed(), make_model(margin=4), attention=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["em-membrane", "em-membrane-residual"])
+def test_the_built_in_models_know_their_kind_and_an_inverted_one(name: str) -> None:
+    model = load_model(name)
+    assert skipseg.segment(SAMPLE, model, attention=False).recipe["findings"] == ()
+    with pytest.warns(ImageWarning, match="--invert"):
+        skipseg.segment(255 - SAMPLE, model, attention=False)
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["isbi2012/test-volume.tif", "vnc_larva3/stack1-raw-00-09.tif"])
+def test_em_membrane_says_nothing_of_real_stacks_of_its_kind(data_folder: Path, name: str) -> None:
+    values = tifffile.imread(data_folder / name)[:4, :512, :512]
+    assert skipseg.segment(values, "em-membrane", attention=False).recipe["findings"] == ()
+    with pytest.warns(ImageWarning, match="--invert"):
+        skipseg.segment(255 - values, "em-membrane", attention=False)
