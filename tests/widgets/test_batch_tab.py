@@ -153,8 +153,8 @@ def test_start_waits_for_folders_and_says_what_they_hold(open_tab, qtbot, folder
     ("field", "named", "said"),
     [
         ("output", "in/out", "or tick Details › allow results in the image folder."),
-        ("output", "in/notes.txt", "in/notes.txt' is none: choose another one."),
-        ("output", "/proc/foo", "The folder '/proc/foo' cannot be made there: choose one where you may write."),
+        ("output", "in/notes.txt", "in/notes.txt' is not a folder: choose another one."),
+        ("output", "/proc/foo", "The folder '/proc/foo' cannot be created there: choose one where you may write."),
         ("truth", "no truth", "no truth' does not exist: check the name."),
         ("inputs", "gone", "gone' does not exist: check the name."),
         ("inputs", "empty", "empty' holds no image: check the name, or look into its folders too."),
