@@ -19,12 +19,12 @@ from typer.testing import CliRunner
 import napari_skipseg as skipseg
 from napari_skipseg.api import load_model, run_recipe
 from napari_skipseg.cli import app
-from napari_skipseg.errors import ImageWarning
+from napari_skipseg.errors import FileError, ImageWarning
 from napari_skipseg.images.normalize import measure
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic import make_sample
 from napari_skipseg.inference.backends import TileOutput
-from napari_skipseg.inference.guards import probe_grid, read_probes, sign_stack
+from napari_skipseg.inference.guards import iter_examine, probe_grid, read_probes, sign_stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.outputs import Prediction
 from napari_skipseg.inference.planning import iter_plan
@@ -245,3 +245,34 @@ def test_em_membrane_says_nothing_of_real_stacks_of_its_kind(data_folder: Path, 
     assert skipseg.segment(values, "em-membrane", attention=False).recipe["findings"] == ()
     with pytest.warns(ImageWarning, match="--invert"):
         skipseg.segment(255 - values, "em-membrane", attention=False)
+
+
+class TornAt:
+    """A stack of which one slice cannot be read."""
+
+    def __init__(self, values: Values, torn: int) -> None:
+        self._values, self._torn, self.shape, self.dtype = values, torn, values.shape, values.dtype
+
+    def __getitem__(self, key: Any) -> Values:
+        part = key[0]
+        if self._torn in (range(len(self._values))[part] if isinstance(part, slice) else (part,)):
+            raise FileError("Slice 5 is torn.")
+        return self._values[key]
+
+
+def test_a_slice_that_cannot_be_read_is_left_to_the_run() -> None:
+    stack = Stack(TornAt(SAMPLE, 5), "ZYX", name="it")
+    lengths = {"Y": 256, "X": 256}
+    model = signed(make_model(margin=4), SAMPLE)
+    examined = run_to_end(iter_examine(stack, model.description, lengths, measure(Stack(SAMPLE, "ZYX"))))
+    assert (examined.findings, examined.unlike) == ((), "")
+    grid = probe_grid(stack, model.description, lengths)
+    assert grid is not None
+    assert read_probes(stack, grid, measure(Stack(SAMPLE, "ZYX"))) is not None
+
+
+def test_an_empty_slice_is_no_fault_where_constant_areas_are_tissue() -> None:
+    prediction, _ = run(disturbed(), make_model(margin=4), padding="none")
+    told = " ".join(prediction.recipe["findings"])
+    assert "empty" not in told
+    assert "a tenth" in told

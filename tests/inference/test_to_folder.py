@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 
 from napari_skipseg.devices import best_precision
 from napari_skipseg.errors import FileError, SkipsegError
-from napari_skipseg.images import chunk_writer
+from napari_skipseg.images import chunk_writer, grey_samples
 from napari_skipseg.images import identity as identity_of_images
 from napari_skipseg.images.files import holds_labels, read_levels, read_recipe, read_stack, write_ome_tiff
-from napari_skipseg.images.grey_samples import SAMPLED_SLICES
 from napari_skipseg.images.stack import LazyArray, Stack
 from napari_skipseg.images.zarr_chunks import is_finished
 from napari_skipseg.images.zarr_layout import Layout
@@ -563,8 +562,8 @@ def test_a_stack_damaged_in_its_middle_keeps_what_was_written(
     monkeypatch.setattr(identity_of_images, "WHOLE", 0)  # of a large stack only a sample is hashed for the recipe
     monkeypatch.setattr(identity_of_images, "BLOCKS", 1)
     values = RNG.random((40, 60, 70)).astype(np.float32)
-    sampled = np.random.default_rng(0).choice(40, SAMPLED_SLICES, replace=False)  # grey values are measured
-    slice_, image = max(set(range(40)) - set(sampled)), tmp_path / ("cells.zarr" if kind == "zarr" else "cells.tif")
+    measured = np.random.default_rng(0).choice(40, grey_samples.SAMPLED_SLICES, replace=False)
+    slice_, image = max(set(range(40)) - set(measured)), tmp_path / ("cells.zarr" if kind == "zarr" else "cells.tif")
     if kind == "zarr":
         write_ome_zarr(image, values, Layout(values.shape, "ZYX", "float32", chunks=(1, 60, 70)))
         os.truncate(image / "0" / "c" / str(slice_) / "0" / "0", 500)

@@ -11,9 +11,13 @@ import torch
 from napari_skipseg.devices import best_precision
 from napari_skipseg.errors import InputError, ModelError, SpecError
 from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.normalize import measure
+from napari_skipseg.images.signature import distance
+from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic import make_isotropic_sample, make_sample
 from napari_skipseg.inference import whole_image
 from napari_skipseg.inference.backends import TorchBackend
+from napari_skipseg.inference.guards import sign_stack
 from napari_skipseg.inference.tile_choice import TileChoice
 from napari_skipseg.inference.whole_image import WholeImages
 from napari_skipseg.models.description import Card, ClassLabel
@@ -357,3 +361,14 @@ def test_memory_that_is_short_while_scoring_halves_the_tile(files, trained, monk
     assert run_to_end(iter_score_held_out(whole, data.validation, ("membrane",), 2)) == pytest.approx(
         straight, abs=2e-3
     )
+
+
+def test_a_model_keeps_what_its_training_images_look_like(trained, files):
+    description = read_model(trained).description
+    (signature,) = description.signatures
+    sample = make_sample((3, 96, 96), 5).stack
+    alike = sign_stack(sample, {"Y": 96, "X": 96}, measure(sample))
+    noise = Stack(np.random.default_rng(0).normal(0, 1, (3, 96, 96)), "ZYX")
+    strange = sign_stack(noise, {"Y": 96, "X": 96}, measure(noise))
+    assert distance(alike, [signature])[0] < 1 < distance(strange, [signature])[0]
+    assert description.certainty is None or 0 <= description.certainty <= 1

@@ -83,6 +83,7 @@ class FakeEngine:
         self.planned: list[tuple[tuple[int, ...], str, SegmentOptions]] = []
         self.plan_fault: Exception | None = None
         self.findings: tuple[str, ...] = ()
+        self.seems_inverted = False
         self.memory_free = 2**33
         self.steps, self.pause, self.plan_pause = 4, 0.0, 0.0
         self.fault: Exception | None = None
@@ -111,7 +112,7 @@ class FakeEngine:
             full = replace(full, recipe=_recipe(stack, description, options))
             empty = _emptied(full)
             if self.findings:
-                self._look((yield Found(0, 1, "measuring the grey values", self.findings)))
+                self._look((yield Found(0, 1, "measuring the grey values", self.findings, self.seems_inverted)))
             self._look((yield Opened(0, 1, "the first tile", empty)))
             for step in range(1, self.steps + 1):
                 time.sleep(self.pause)
@@ -147,7 +148,23 @@ class FakeEngine:
             raise
         finally:
             self.is_busy = False
-        return RunPlan("CPU", (64, 64), 1, 40, 1, 0.3, 12.0, 2**30, self.memory_free, 0, 0, 2**29, 2**36, self.findings)
+        return RunPlan(
+            "CPU",
+            (64, 64),
+            1,
+            40,
+            1,
+            0.3,
+            12.0,
+            2**30,
+            self.memory_free,
+            0,
+            0,
+            2**29,
+            2**36,
+            self.findings,
+            self.seems_inverted,
+        )
 
     def ask_devices(self) -> Generator[Progress, None, DeviceReport]:
         yield Progress(0, 1, "starting the engine")

@@ -96,13 +96,13 @@ def test_nothing_is_planned_while_a_run_goes_on_or_something_is_wrong(open_tab, 
 
 
 def test_what_was_found_about_the_image_stands_under_the_plan_until_another_is_chosen(open_tab, qtbot, engine):
-    engine.findings = tuple(f"Finding {number}." for number in range(5))
+    engine.findings = tuple(f"Finding {number}." for number in range(8))
     viewer, tab = open_tab()
     line = tab.plan.findings
     qtbot.waitUntil(line.isVisible, timeout=5_000)
     assert "Finding 0." in line.text()
     assert "2 more" in line.text()
-    assert "Finding 4." in line.toolTip()
+    assert "Finding 7." in line.toolTip()
     qtbot.mouseClick(tab.segment_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=5_000)
     assert line.isVisible()
@@ -135,3 +135,43 @@ def test_constant_areas_can_be_kept_in_the_options(open_tab, qtbot, engine):
     qtbot.mouseClick(tab.segment_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=5_000)
     assert engine.calls[0][2].padding == "none"
+
+
+def test_faults_of_slices_are_all_named(open_tab, qtbot, engine):
+    engine.findings = (
+        "1 of 9 slices are empty (black (0)) and were left out.",
+        "Slice 2 is empty.",
+        "Slice 5 has a tenth of the contrast of the others.",
+        "Slice 7 is shifted by about 37 pixels against its neighbours.",
+    )
+    _, tab = open_tab()
+    qtbot.waitUntil(lambda: tab.plan.findings.isVisible(), timeout=5_000)
+    for finding in engine.findings:
+        assert finding in tab.plan.findings.text()
+    assert not tab.plan.invert.isVisible()
+
+
+def test_inverting_is_offered_and_one_click(open_tab, qtbot, engine):
+    engine.findings, engine.seems_inverted = ("Dark and light seem to be the other way round.",), True
+    _, tab = open_tab()
+    qtbot.waitUntil(lambda: tab.plan.invert.isVisible(), timeout=5_000)
+    assert not tab.form.read().options().invert
+    engine.findings, engine.seems_inverted = (), False
+    qtbot.mouseClick(tab.plan.invert, Qt.MouseButton.LeftButton)
+    assert tab.form.options.invert.isChecked()
+    qtbot.waitUntil(lambda: len(engine.planned) == 2 and not tab.plan.invert.isVisible(), timeout=5_000)
+    assert engine.planned[1][2].invert
+    qtbot.mouseClick(tab.segment_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=5_000)
+    assert engine.calls[0][2].invert
+
+
+def test_what_a_run_finds_may_offer_to_invert_too(open_tab, qtbot, engine):
+    engine.plan_pause = 30.0
+    _, tab = open_tab()
+    qtbot.waitUntil(lambda: len(engine.planned) == 1, timeout=5_000)
+    engine.findings, engine.seems_inverted = ("Dark and light seem to be the other way round.",), True
+    qtbot.mouseClick(tab.segment_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: tab.plan.invert.isVisible(), timeout=5_000)
+    tab.plan.stop()
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=5_000)

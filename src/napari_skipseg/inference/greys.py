@@ -29,9 +29,10 @@ def iter_measure_for(
         InputError: as `measure_greys` and `scale.seen_lengths`.
     """
     lengths = lengths_of(stack, description, options)
-    greys = yield from iter_measure_greys(stack, SEED, lengths, padding_rule(description, options))
+    rule = padding_rule(description, options)
+    greys = yield from iter_measure_greys(stack, SEED, lengths, rule)
     normalization = replace(greys.normalization, inverted=options.invert)
-    examined = yield from iter_examine(stack, description, lengths, normalization)
+    examined = yield from iter_examine(stack, description, lengths, normalization, keeps_empty=rule == "none")
     findings = (*greys.findings, *examined.findings)
     return GreyStatistics(normalization, findings, examined.unlike, examined.may_be_inverted)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.fault_words import describe_faults
 from napari_skipseg.images.faults import iter_slice_faults
 from napari_skipseg.images.grey_samples import read_window
@@ -58,17 +59,24 @@ class Examined:
 
 
 def iter_examine(
-    stack: Stack, description: ModelDescription, lengths: Mapping[str, int], normalization: Normalization
+    stack: Stack,
+    description: ModelDescription,
+    lengths: Mapping[str, int],
+    normalization: Normalization,
+    *,
+    keeps_empty: bool = False,
 ) -> Generator[Progress, None, Examined]:
     """Yield now and then; return which slices of a stack look faulty, and whether it is unlike the training images.
 
-    lengths: of the network's grid, by axis.
+    lengths: of the network's grid, by axis. keeps_empty: an empty slice is no fault, as constant areas are tissue.
 
-    Raises:
-        FileError, InputError: the voxels cannot be read or are no numbers.
+    What cannot be read is left out here: the run meets it too, says where it is, and keeps what it wrote before.
     """
-    faults = yield from iter_slice_faults(stack)
-    findings = describe_faults(faults)
+    try:
+        faults = yield from iter_slice_faults(stack)
+    except (FileError, InputError):
+        faults = ()
+    findings = describe_faults([fault for fault in faults if fault.kind != "empty" or not keeps_empty])
     if not description.signatures:
         return Examined(findings)
     yield LOOKING
@@ -94,7 +102,10 @@ def sign_stack(stack: Stack, lengths: Mapping[str, int], normalization: Normaliz
 
 
 def _read_patches(stack: Stack, lengths: Mapping[str, int], normalization: Normalization) -> list[NDArray[np.float32]]:
-    """Return patches (C, Y, X) as the network sees them, but for padding; none of an image that is too small."""
+    """Return patches (C, Y, X) as the network sees them, but for padding; none of an image that is too small.
+
+    Patches that cannot be read are left out.
+    """
     shape = {axis: lengths.get(axis, stack.length(axis)) for axis in stack.axes}
     if min(shape["Y"], shape["X"]) < LEAST_SIDE:
         return []
@@ -108,9 +119,12 @@ def _read_patches(stack: Stack, lengths: Mapping[str, int], normalization: Norma
             start = int(generator.integers(0, length - size + 1))
             ranges[axis] = (start, start + size)
         planes = []
-        for channel in channels:
-            place = ranges | ({"C": (channel, channel + 1)} if "C" in stack.axes else {})
-            planes.append(read_window(stack, shape, place))
+        try:
+            for channel in channels:
+                place = ranges | ({"C": (channel, channel + 1)} if "C" in stack.axes else {})
+                planes.append(read_window(stack, shape, place))
+        except (FileError, InputError):
+            continue
         patch = np.stack(planes)
         if normalization.padding:
             mask = find_mask(patch, normalization.padding)
@@ -140,11 +154,10 @@ def probe_grid(
     return make_grid(stack, seen, tiles)
 
 
-def read_probes(stack: Stack, grid: Grid, normalization: Normalization) -> Pixels:
-    """Return patches of a stack as a network sees them, (N, C, *space), those with the least padding.
+def read_probes(stack: Stack, grid: Grid, normalization: Normalization) -> Pixels | None:
+    """Return patches of a stack as a network sees them, (N, C, *space), those without padding if there are any.
 
-    Raises:
-        FileError, InputError: as `read_pixels`.
+    Patches that cannot be read are left out; None if none can.
     """
     generator = np.random.default_rng(SEED)
     numbers = (
@@ -154,9 +167,12 @@ def read_probes(stack: Stack, grid: Grid, normalization: Normalization) -> Pixel
     kept: list[Pixels] = []
     rest: list[Pixels] = []
     for number in numbers.tolist():
-        tile = read_pixels(stack, grid, grid.unit(number), normalization)
+        try:
+            tile = read_pixels(stack, grid, grid.unit(number), normalization)
+        except (FileError, InputError):
+            continue
         is_clean = tile.padding is None or float(tile.padding.mean()) < MOSTLY_PADDING
         (kept if is_clean else rest).append(tile.pixels)
         if len(kept) == PROBES:
             break
-    return np.stack((kept or rest)[:PROBES])
+    return np.stack((kept or rest)[:PROBES]) if kept or rest else None

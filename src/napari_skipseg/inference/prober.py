@@ -29,19 +29,18 @@ class Prober:
     def judge(
         self, normalization: Normalization, ready: tuple[Grid, Backend] | None, probes: Pixels | None = None
     ) -> Verdict:
-        """Return what the network makes of the image; "" where it is too small to say.
+        """Return what the network makes of the image; "" if it is too small to say, or cannot be read.
 
         ready: the grid and the backend of the run, taken where its tiles are as small as the patches: no second one is
         compiled then. probes: patches that were read before.
-
-        Raises:
-            SkipsegError: the voxels cannot be read.
         """
         if probes is None:
             grid = probe_grid(self.stack, self.model.description, self.lengths, None if ready is None else ready[0])
             if grid is None:
                 return ""
             probes = read_probes(self.stack, grid, normalization)
+            if probes is None:
+                return ""
         size = probes.shape[2:]
         if ready is not None and ready[0].tiles.size == size:
             backend = ready[1]

@@ -244,7 +244,8 @@ def _write_probes(
     """Return the file with patches of an image that the network is asked about, "" if there is nothing to ask."""
     lengths = lengths_of(stack, description, options)
     grid = probe_grid(stack, description, lengths) if greys.asks_network else None
-    if grid is None:
+    probes = None if grid is None else read_probes(stack, grid, greys.normalization)
+    if probes is None:
         return ""
-    np.save(file, read_probes(stack, grid, greys.normalization))
+    np.save(file, probes)
     return str(file)
