@@ -308,7 +308,7 @@ def test_other_voxels_in_the_image_part_it_from_its_corrections(open_panel, qtbo
     viewer.layers["em"].data = 255 - ramp(32, 48)
     qtbot.waitUntil(lambda: tab.session is None and not tab.is_closing, timeout=10_000)
     assert [layer.name for layer in viewer.layers] == ["em"]
-    assert tab.message.text() == "'em' shows other voxels now: the corrections of the earlier ones are kept on disk."
+    assert tab.message.text() == "The data of 'em' were replaced: the corrections of the earlier data are kept on disk."
     corrections = open_corrections(Stack(ramp(32, 48), "YX"))
     assert np.asarray(corrections.strokes).any()
     corrections.close()

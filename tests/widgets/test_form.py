@@ -31,7 +31,7 @@ def test_rescaling_is_offered_under_the_model_and_reaches_the_engine(open_panel,
     assert form.difference.isVisible()
     assert form.difference.text() == "Pixels are 8 nm; tiny-2d was trained at 4 nm."
     assert form.rescale.text() == "Rescale to 4 nm while segmenting"
-    assert "rescale, or look closely" in tab.message.text()
+    assert "rescale, or check the result" in tab.message.text()
     qtbot.mouseClick(form.rescale, Qt.MouseButton.LeftButton)
     assert form.read().options().rescale
     assert tab.message.text() == ""

@@ -123,10 +123,10 @@ def test_the_slab_on_screen_is_found_anew_while_sliders_move_and_lies_exactly_ov
     assert tab.preview_note.text() == "4 objects in 3 slices on screen"
     form.smallest.number.setValue(13)
     settle(qtbot, tab)
-    assert form.smallest.note.text() == "Objects from 13 voxels = 10,400 nm³ on."
+    assert form.smallest.note.text() == "Objects of 13 voxels = 10,400 nm³ or more."
     assert (tab.preview_note.text(), look.data.max()) == ("3 objects in 3 slices on screen", 3)
     choose(form.planes, "slices")
-    assert form.smallest.note.text() == "Objects from 13 voxels = 208 nm² on."
+    assert form.smallest.note.text() == "Objects of 13 voxels = 208 nm² or more."
     settle(qtbot, tab)
     assert tab.preview_note.text() == "3 objects in the slice on screen"
     assert look.data.shape == (1, 40, 60)
@@ -215,7 +215,8 @@ def test_objects_may_be_too_large_too_and_the_two_sizes_never_cross(open_tab, qt
     form.largest.number.setValue(int(sizes.max()) - 1)
     settle(qtbot, tab)
     assert form.read().largest == sizes.max() - 1
-    assert form.largest.note.text() == f"Objects up to {sizes.max() - 1:,} voxels = {(sizes.max() - 1) * 800:,} nm³."
+    limit = sizes.max() - 1
+    assert form.largest.note.text() == f"Objects of at most {limit:,} voxels = {limit * 800:,} nm³."
     assert viewer.layers["em objects (preview)"].data.max() == len(sizes) - (sizes == sizes.max()).sum()
     form.smallest.number.setValue(5000)
     assert (form.read().smallest, form.read().largest) == (5000, 5000)

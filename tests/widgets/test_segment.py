@@ -461,8 +461,9 @@ def test_the_real_engine_segments_is_killed_and_segments_again(open_panel, qtbot
         choose(tab.form.extent, "current")
         tab.form.options.tile.setValue(0)
         press(qtbot, panel)
-        probability = np.asarray(viewer.layers["probability"].data)
+        alone = f"z {viewer.dims.current_step[0]}"
+        probability = np.asarray(viewer.layers[f"{alone} probability"].data)
         assert probability.shape == (1, 256, 256)
         assert 0 < probability.min() < probability.max() < 1
-        attention = viewer.layers["attention 1"].data
+        attention = viewer.layers[f"{alone} attention 1"].data
         assert attention.shape == (1, 256, 256)

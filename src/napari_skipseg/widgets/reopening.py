@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from napari_skipseg.widgets.correct import CorrectTab
 
 
-LOST = "napari ended unexpectedly while you painted: restore the corrections in the Correct tab."
+LOST = "napari ended while you painted: restore the corrections in the Correct tab."
 
 
 class Reopening:
