@@ -17,6 +17,7 @@ from qtpy.QtWidgets import QApplication, QLabel
 from napari_skipseg.batch.rows import BatchOpened, BatchWaits, FileChanged, Retry, Row
 from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.errors import EngineError
+from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.widgets.batch_cells import cut_into_lines, has_bar
 from napari_skipseg.widgets.batch_choices import FOLDER_VARIABLE
@@ -83,7 +84,11 @@ def folder(tmp_path: Path) -> Path:
         values = np.random.default_rng(seed).integers(0, 256, (2, 30, 40)).astype(np.uint8)
         for file in (f"in/{name}.tif", f"out/{name}_probability.tif", f"out/{name}_binary.tif"):
             (tmp_path / file).parent.mkdir(exist_ok=True)
-            tifffile.imwrite(tmp_path / file, values, photometric="minisblack", metadata={"axes": "ZYX"})
+            recipe = {"operation": "segment", "classes": ["membrane"]} if file.startswith("out/") else None
+            if file.endswith("_binary.tif"):
+                recipe = {"operation": "segment", "classes": ["membrane"], "layer": "labels"}
+            size, unit = (1.0, 1.0, 1.0), "pixel"
+            write_ome_tiff(tmp_path / file, values, "ZYX", size, unit, description=recipe)
     (tmp_path / "in" / "broken.tif").write_bytes(b"II*\0")
     (tmp_path / "in" / "notes.txt").write_text("no image")
     return tmp_path

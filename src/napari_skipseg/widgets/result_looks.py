@@ -69,7 +69,7 @@ def looks_of(file: str, recipe: Mapping[str, Any] | None, data: Any, arguments: 
         highest = 255 if dtype.kind in "ui" else 0.5 if kind == "uncertainty" else 1
         looks["contrast_limits"] = (0, highest)
     colors = list(choose_colors(classes, {})) if classes else []
-    if kind == "binary" and colors:
+    if kind == "binary" and colors and recipe.get("layer") == "labels":
         looks["colormap"] = label_colors(colors)
     if kind == "probability" and colors:
         several = "channel_axis" in arguments and len(colors) > 1
