@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.resample import resample_axis, source_range
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.progress import Progress
@@ -140,12 +142,13 @@ def iter_look_further(stack: Stack) -> Generator[Progress, None, list[Window]]:
 def _constant_parts(stack: Stack, place: Mapping[str, int]) -> list[Window]:
     """Return some windows of a large slice that have constant areas: probes all over it say where."""
     found: list[Window] = []
-    for number in np.random.default_rng(0).permutation(PROBES**2).tolist():
-        at = divmod(number, PROBES)
-        if _read_window(stack, place, _around(stack, PROBE, at)).has_constant_area():
-            found.append(_read_window(stack, place, _around(stack, SAMPLED_SIDE, at)))
-            if len(found) == MOST_OF_SLICE:
-                break
+    with suppress(SkipsegError):  # as for slices that may be empty
+        for number in np.random.default_rng(0).permutation(PROBES**2).tolist():
+            at = divmod(number, PROBES)
+            if _read_window(stack, place, _around(stack, PROBE, at)).has_constant_area():
+                found.append(_read_window(stack, place, _around(stack, SAMPLED_SIDE, at)))
+                if len(found) == MOST_OF_SLICE:
+                    break
     return found
 
 
@@ -167,10 +170,11 @@ def _iter_empty_slices(stack: Stack, places: Sequence[Mapping[str, int]]) -> Gen
     spot = {axis: (max(0, first), min(last, whole[axis][1])) for axis, (first, last) in spot.items()}
     looked = 0
     for place in places:
-        if looked < MOST_EMPTY and _read_window(stack, place, spot).is_constant:
-            looked += 1
-            if (empty := _read_window(stack, place, whole)).is_constant:
-                found.append(empty._replace(values=empty.values[:SPOT, :SPOT]))
+        with suppress(SkipsegError):  # the run tells of a slice that cannot be read, when it has written the others
+            if looked < MOST_EMPTY and _read_window(stack, place, spot).is_constant:
+                looked += 1
+                if (empty := _read_window(stack, place, whole)).is_constant:
+                    found.append(empty._replace(values=empty.values[:SPOT, :SPOT]))
         yield MEASURING
     return found
 
