@@ -113,6 +113,7 @@ def test_the_slab_on_screen_is_found_anew_while_sliders_move_and_lies_exactly_ov
     assert (form.layer.currentText(), form.method.currentText()) == ("probability", "Cells between membranes")
     choose(form.method, "components")
     assert form.method_note.text() == "This class is a boundary: cells are suggested."
+    viewer.reset_view()  # all of it is on screen, however wide the panel is
     tab.preview.click()
     settle(qtbot, tab)
     look = viewer.layers["em objects (preview)"]

@@ -13,6 +13,7 @@ import napari_skipseg.models.catalog
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.scores.isbi import score_isbi
+from napari_skipseg.widgets.saving import SaveChoices
 
 pytestmark = [pytest.mark.gui, pytest.mark.data]
 SLICES = range(21, 23)
@@ -61,7 +62,8 @@ def test_real_em_is_opened_segmented_thresholded_and_saved(
         tab.form.threshold.setFocus()
         tab.form.threshold.setValue(0.2)
         assert int(np.asarray(binary.data).sum()) > before
-        tab.save_button.save(tmp_path / "out", "neuropil", tab.form.read(), tab.result())
+        chosen = SaveChoices(tmp_path / "out", ("probability", "binary"))
+        tab.save_button.save(chosen, "neuropil", tab.form.read().threshold, tab.result())
         qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
         saved = read_stack(tmp_path / "out" / "neuropil_binary.tif")
         np.testing.assert_array_equal(saved.read((slice(None),) * 3), np.asarray(binary.data))
