@@ -24,7 +24,7 @@ from safetensors import safe_open
 from napari_skipseg import api, cli
 from napari_skipseg.images import zarr_writer
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
-from napari_skipseg.images.normalize import SAMPLED_SLICES
+from napari_skipseg.images.grey_samples import SAMPLED_SLICES
 from napari_skipseg.images.write_faults import telling_faults
 from napari_skipseg.inference import backends
 from napari_skipseg.inference.outputs import to_uint8
@@ -790,7 +790,7 @@ def test_training_stopped_by_the_user_saves_the_step_it_is_at(
     arguments = ["--images", pair[0], "--labels", pair[1], *TINY, "--steps", 100_000, "--name", "mine"]
     process = start(library, "train", *arguments, "--out", tmp_path, "--device", "cpu")
     scratch = tmp_path / "mine.training"
-    wait_for(scratch.exists, process)  # images are read, steps begin
+    wait_for((scratch / "checkpoint.safetensors").exists, process)  # the first step is saved at once
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode == 130

@@ -11,7 +11,8 @@ import time
 import pytest
 
 SCRIPT = """
-import contextlib, hashlib, os, sys, time
+import contextlib, hashlib, os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell job in the background starts with it ignored
 from napari_skipseg import stopping
 stopping.INTERRUPTED_AFTER, stopping.ENDED_AFTER = 0.4, 1.0
 from napari_skipseg.progress import Progress

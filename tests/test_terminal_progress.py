@@ -30,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> HandClock:
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     text = io.StringIO()
-    monkeypatch.setattr(terminal, "_on_stderr", lambda: Console(file=text, width=120, force_terminal=False))
+    monkeypatch.setattr(terminal, "on_stderr", lambda: Console(file=text, width=120, force_terminal=False))
     return text
 
 
@@ -115,7 +115,7 @@ def test_what_is_being_done_is_shown_in_a_terminal_only(monkeypatch: pytest.Monk
         pass
     assert shown.getvalue() == ""
     screen = io.StringIO()
-    monkeypatch.setattr(terminal, "_on_stderr", lambda: Console(file=screen, width=120, force_terminal=True))
+    monkeypatch.setattr(terminal, "on_stderr", lambda: Console(file=screen, width=120, force_terminal=True))
     with terminal.saying("Looking for [b]images[/b] in data …"):
         assert "Looking for [b]images[/b] in data …" in screen.getvalue()
 
@@ -124,7 +124,7 @@ def test_a_batch_says_something_before_what_takes_seconds(monkeypatch: pytest.Mo
     from napari_skipseg.cli import batch as command
 
     screen = io.StringIO()
-    monkeypatch.setattr(terminal, "_on_stderr", lambda: Console(file=screen, width=120, force_terminal=True))
+    monkeypatch.setattr(terminal, "on_stderr", lambda: Console(file=screen, width=120, force_terminal=True))
 
     def settle(*_: Any) -> Any:
         assert "Looking for images in data …" in screen.getvalue()

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-INTERRUPTED_AFTER = 4.0
+INTERRUPTED_AFTER = 6.0
 """Seconds after the signal at which KeyboardInterrupt is raised in the middle of a step."""
 ENDED_AFTER = 8.0
 """Seconds after the signal at which the process ends, whatever it is doing."""

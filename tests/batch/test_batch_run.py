@@ -34,6 +34,7 @@ from napari_skipseg import durable
 from napari_skipseg.batch import entry as entry_module
 from napari_skipseg.batch.engine import Turn
 from napari_skipseg.batch.inputs import Entry
+from napari_skipseg.batch.remarks import NO_SIZE
 from napari_skipseg.batch.rows import BatchOpened, BatchWaits, FileChanged, Retry
 from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.batch.settings import BatchSettings, settings_from_json, settings_to_json
@@ -90,7 +91,7 @@ def test_every_file_becomes_what_it_would_alone(three: Path, tmp_path: Path, tin
 def test_rows_say_what_became_of_each_file(three: Path, tmp_path: Path, tiny: Path) -> None:
     result = run(settings_for(three, tmp_path / "out", tiny, recursive=True))
     row = {row.relative: row for row in result.rows}["deep/c.ome.tif"]
-    assert (row.size, row.bytes, row.reason, row.note) == (f"2 × {SIDE} × {SIDE}", 2 * SIDE * SIDE, "", "")
+    assert (row.size, row.bytes, row.reason, row.note) == (f"2 × {SIDE} × {SIDE}", 2 * SIDE * SIDE, "", NO_SIZE)
     assert row.seconds > 0
     assert [Path(file).name for file in row.outputs] == ["c_probability.tif", "c_binary.tif"]
     with Image.open(row.thumbnail) as picture:
@@ -138,7 +139,7 @@ def test_a_second_start_skips_what_is_done_and_says_so(three: Path, tmp_path: Pa
     second = run(settings)
     assert states(second) == {"a.tif": "skipped", "b.tif": "skipped"}
     day = first.rows[0].ended[:10]
-    assert {row.note for row in second.rows} == {f"done before on {day}, with the same recipe"}
+    assert {row.note for row in second.rows} == {f"done before on {day}, with the same recipe. {NO_SIZE}"}
     assert second.describe() == "2 files: 0 done, 2 done before with the same recipe and skipped."
     assert before == {file: file.stat().st_mtime_ns for file in first.folder.glob("*.tif")}
 
@@ -148,7 +149,7 @@ def test_a_changed_recipe_goes_to_a_new_run(three: Path, tmp_path: Path, tiny: P
     before = results_in(first.folder)
     other = run(settings_for(three, tmp_path / "out", tiny, threshold=0.7))
     assert other.folder != first.folder
-    assert states(other) == {"a.tif": "done", "b.tif": "done"}
+    assert states(other) == {"a.tif": "done", "b.tif": "done"}, [row.reason for row in other.rows]
     assert results_in(first.folder) == before
 
 
@@ -600,7 +601,7 @@ def test_objects_are_found_and_measured(three: Path, tmp_path: Path, tiny: Path)
     table = Path(row.outputs[3]).read_text().splitlines()
     assert len(table) == np.asarray(found.data).max() + 1
     assert {"membrane dice", "adapted_rand_error"} <= set(row.scores)
-    assert row.note == ""
+    assert "Not scored" not in row.note
     told = read_recipe(row.outputs[2])
     assert told is not None
     assert (told["layer"], told["objects"]["method"]) == ("labels", "components")
@@ -631,7 +632,7 @@ def test_a_stack_that_was_saved_without_its_axes_is_truth_for_an_image_of_its_sh
     assert read_stack(tmp_path / "truth.tif").axes == "CYX"
     truth = str(tmp_path / "truth.tif")
     (row,) = run(settings_for(tmp_path / "in", tmp_path / "out", tiny, truth=truth)).rows
-    assert (row.note, "membrane dice" in row.scores) == ("", True)
+    assert ("Not scored" in row.note, "membrane dice" in row.scores) == (False, True)
 
 
 def test_a_forgotten_option_is_told_by_the_runs_that_there_are(three: Path, tmp_path: Path, tiny: Path) -> None:

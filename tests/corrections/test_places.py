@@ -30,7 +30,7 @@ def test_the_least_sure_block_comes_first_with_its_reason() -> None:
     probability[0, :128, :128] = 0.11
     first, second = rank(probability)
     assert first == Place((2, 192, 320), ((2, 3), (128, 256), (256, 384)), 1.0, first.reason)
-    assert first.reason == "the network wavers: entropy 1.00 on average"
+    assert first.reason == "unsure (1.00)"
     assert second.box == ((0, 1), (0, 128), (0, 128))
     assert second.score == pytest.approx(0.4999, abs=1e-3)
 
@@ -39,7 +39,7 @@ def test_the_uncertainty_counts_where_it_is_given() -> None:
     probability, uncertainty = np.full((2, 128, 256), 0.5, np.float32), sure(2, 128, 256)
     uncertainty[1, :, 128:] = 0.21
     (place,) = rank(probability, uncertainty=uncertainty)
-    assert (place.box, place.reason) == (((1, 2), (0, 128), (128, 256)), "the copies disagree: ±0.21")
+    assert (place.box, place.reason) == (((1, 2), (0, 128), (128, 256)), "copies disagree (±0.21)")
 
 
 def test_whole_numbers_stand_for_0_to_1() -> None:
@@ -53,11 +53,11 @@ def test_of_several_classes_the_one_in_doubt_is_named() -> None:
     probability[0], probability[1, 1] = 1, 0.5
     probability[0, 1] = 0.05
     (place,) = rank(probability, class_names=("membrane", "vesicle"))
-    assert place.reason.startswith("the network wavers about vesicle: entropy ")
+    assert place.reason.startswith("unsure about vesicle (")
     deviation = np.full((2, 3, 128, 128), 0.1, np.float32)
     deviation[0] = 0.3
     found = rank(probability, class_names=("membrane", "vesicle"), uncertainty=deviation)
-    assert {place.reason for place in found} == {"the copies disagree about membrane: ±0.20"}
+    assert {place.reason for place in found} == {"copies disagree about membrane (±0.20)"}
 
 
 def test_places_are_spread_over_the_stack() -> None:
@@ -122,3 +122,16 @@ def test_it_tells_how_far_it_is_and_reads_a_band_at_a_time() -> None:
 def test_a_result_of_another_image_is_refused() -> None:
     with pytest.raises(InputError, match="segment it again"):
         rank(sure(3, 128, 128), SparseArray((3, 128, 127)))
+
+
+def test_a_class_that_counts_more_comes_first_though_the_doubt_about_another_is_larger() -> None:
+    probability = np.zeros((2, 1, 128, 256), np.float32)
+    probability[0, 0, :, :128] = 0.5
+    probability[1, 0, :, 128:] = 0.3
+    asked = (probability, "ZYX", ("membrane", "mitochondrion"), np.zeros((1, 128, 256), np.uint8))
+    plain, weighed = (
+        [place.reason for place in run_to_end(iter_rank_places(*asked, weights=weights))]
+        for weights in (None, (0.2, 1.0))
+    )
+    assert plain == ["unsure about membrane (1.00)", "unsure about mitochondrion (0.88)"]
+    assert weighed == list(reversed(plain))

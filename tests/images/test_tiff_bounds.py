@@ -157,6 +157,19 @@ def test_a_chain_of_pages_that_runs_in_a_circle_ends(tmp_path):
     assert read_stack(chain(tmp_path / "short.tif", 5, 0)).shape == (5, 1, 1)
 
 
+@pytest.mark.parametrize("kind", ["plain", "imagej", "ome"])
+def test_a_photometric_tag_of_several_numbers_gets_a_sentence(tmp_path, kind):
+    told = {} if kind == "plain" else {kind: True, "metadata": {"axes": "ZYX"}}
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((3, 8, 9), np.uint8), photometric="minisblack", **told)
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        order, place = file.byteorder, file.pages.first.tags[262].offset
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    struct.pack_into(f"{order}HHII", content, place, 262, 3, 40, 10)
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(FileError):
+        read_stack(tmp_path / "a.tif")
+
+
 # --- Micro-Manager ---------------------------------------------------------------------------------------------------
 
 

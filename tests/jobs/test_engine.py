@@ -22,7 +22,7 @@ from napari_skipseg.errors import EngineError, InputError, ModelError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
-from napari_skipseg.jobs import worker, workspace
+from napari_skipseg.jobs import worker
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.models.model import read_model
 from napari_skipseg.progress import Progress, run_to_end
@@ -304,7 +304,7 @@ def test_engine_ends_with_a_viewer_that_was_killed_and_its_folder_is_swept(
     environment = {**os.environ, "TMPDIR": str(temporary)}
     ended = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=False)
     deadline = time.monotonic() + 10
-    while not workspace._has_ended(int(ended.stdout)):
+    while psutil.pid_exists(int(ended.stdout)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     before = set(temporary.iterdir())

@@ -471,7 +471,7 @@ def test_a_scoring_that_fails_leaves_the_model_and_says_how_it_is_scored(tmp_pat
 def test_every_phase_says_how_much_of_it_is_done(tmp_path):
     told = []
     run_to_end(iter_finetune(settings_of(steps=2, reach="normal"), (squares(),), tmp_path, "cpu"), told.append)
-    for phase in ("getting the new classes started: step", "scoring membranes: place", "scoring new: place"):
+    for phase in ("warming up the new classes: step", "scoring membranes: place", "scoring new: place"):
         counts = [(news.done, news.total) for news in told if news.message.startswith(phase)]
         assert len(counts) > 2, phase
         assert counts == sorted(counts)

@@ -426,3 +426,14 @@ def test_the_picture_of_a_volume_is_the_slice_with_the_most_of_a_class(tmp_path)
         if isinstance(told, Pictured)
     )
     assert (picture.image == 5).all()
+
+
+def test_the_first_step_of_a_call_is_saved_so_that_any_signal_leaves_a_checkpoint(tmp_path):
+    settings = settings_of(validate_every=100)
+    work = iter_fit(settings, DATA, network_of(settings), tmp_path / "file", CPU)
+    next(work)
+    assert (tmp_path / "file").exists()
+    next(work)
+    with safe_open(tmp_path / "file", framework="pt") as opened:
+        assert json.loads(opened.metadata()["fit"])["step"] == 1
+    work.close()

@@ -89,7 +89,7 @@ def test_points_of_curves_and_pictures_come_as_they_are_made(tmp_path):
     told = list(iter_learn(Likeness(steps=5, validate_every=2, shown_every=3), network_of(), tmp_path / "file", CPU))
     kinds = [(type(news).__name__, news.done, news.total) for news in told]
     assert kinds == [
-        ("Progress", 1, 5),
+        ("Learned", 1, 5),
         ("Learned", 2, 5),
         ("Pictured", 2, 5),
         ("Learned", 3, 5),
@@ -100,9 +100,15 @@ def test_points_of_curves_and_pictures_come_as_they_are_made(tmp_path):
     ]
     learned = {news.step: set(news.values) for news in told if isinstance(news, Learned)}
     held_out = {"held-out loss", "likeness"}
-    assert learned == {2: held_out, 3: {"training loss"}, 4: held_out, 5: {"training loss", *held_out}}
+    assert learned == {1: set(), 2: held_out, 3: {"training loss"}, 4: held_out, 5: {"training loss", *held_out}}
     assert told[2].image is PICTURE.image
     assert told[2].message.startswith("step 2 of 5, held-out loss")
+
+
+def test_where_minutes_end_it_the_step_is_told_without_a_total_that_would_not_be_reached(tmp_path):
+    task = Likeness(steps=5, minutes=30.0)
+    told = next(iter_learn(task, network_of(), tmp_path / "file", CPU))
+    assert told.message.startswith("step 1, 0.0 of 30 min")
 
 
 def test_what_is_not_trained_stays_and_asks_for_gradients_again_in_the_end(tmp_path):

@@ -17,6 +17,7 @@ from qtpy.QtWidgets import QApplication, QLabel
 from napari_skipseg.batch.rows import BatchOpened, BatchWaits, FileChanged, Retry, Row
 from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.errors import EngineError
+from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.widgets.batch_cells import cut_into_lines, has_bar
 from napari_skipseg.widgets.batch_choices import FOLDER_VARIABLE
@@ -24,6 +25,8 @@ from napari_skipseg.widgets.batch_table import FILE, PICTURE, STATE, TIME, Batch
 from napari_skipseg.widgets.batch_wording import count_states, describe_row, stopped
 from napari_skipseg.widgets.demo import wait_for
 from napari_skipseg.widgets.fields import FAULT_COLOR
+from napari_skipseg.widgets.kept_view import view_of
+from napari_skipseg.widgets.placement import visible_box
 
 pytestmark = pytest.mark.gui
 
@@ -81,7 +84,11 @@ def folder(tmp_path: Path) -> Path:
         values = np.random.default_rng(seed).integers(0, 256, (2, 30, 40)).astype(np.uint8)
         for file in (f"in/{name}.tif", f"out/{name}_probability.tif", f"out/{name}_binary.tif"):
             (tmp_path / file).parent.mkdir(exist_ok=True)
-            tifffile.imwrite(tmp_path / file, values, photometric="minisblack", metadata={"axes": "ZYX"})
+            recipe = {"operation": "segment", "classes": ["membrane"]} if file.startswith("out/") else None
+            if file.endswith("_binary.tif"):
+                recipe = {"operation": "segment", "classes": ["membrane"], "layer": "labels"}
+            size, unit = (1.0, 1.0, 1.0), "pixel"
+            write_ome_tiff(tmp_path / file, values, "ZYX", size, unit, description=recipe)
     (tmp_path / "in" / "broken.tif").write_bytes(b"II*\0")
     (tmp_path / "in" / "notes.txt").write_text("no image")
     return tmp_path
@@ -95,7 +102,7 @@ def open_tab(open_panel, batching, folder, monkeypatch):
     def open_it(with_engine=None, chosen=True):
         viewer, panel = open_panel(with_engine)
         panel.show_tab("Batch")
-        panel.batch_tab._pace._timer.setInterval(20)
+        panel.batch_tab.pace.pause = 0.02
         wait_for(lambda: False, 0.3)
         if chosen:
             panel.batch_tab.form.inputs.text.setText(str(folder / "in"))
@@ -150,9 +157,9 @@ def test_start_waits_for_folders_and_says_what_they_hold(open_tab, qtbot, folder
 @pytest.mark.parametrize(
     ("field", "named", "said"),
     [
-        ("output", "in/out", "or tick Details › may lie among the images."),
-        ("output", "in/notes.txt", "in/notes.txt' is none: choose another one."),
-        ("output", "/proc/foo", "The folder '/proc/foo' cannot be made there: choose one where you may write."),
+        ("output", "in/out", "or tick Details › allow results in the image folder."),
+        ("output", "in/notes.txt", "in/notes.txt' is not a folder: choose another one."),
+        ("output", "/proc/foo", "The folder '/proc/foo' cannot be created there: choose one where you may write."),
         ("truth", "no truth", "no truth' does not exist: check the name."),
         ("inputs", "gone", "gone' does not exist: check the name."),
         ("inputs", "empty", "empty' holds no image: check the name, or look into its folders too."),
@@ -183,7 +190,7 @@ def test_what_was_mended_elsewhere_lets_start_go(open_tab, qtbot, folder):
     qtbot.waitUntil(tab.start_button.isEnabled, timeout=10_000)
     assert not tab.message.text()
     tab.form.output.text.setText(str(folder / "in" / "out"))
-    qtbot.waitUntil(lambda: "may lie among the images" in tab.message.text(), timeout=10_000)
+    qtbot.waitUntil(lambda: "allow results in the image folder" in tab.message.text(), timeout=10_000)
     tab.form.fold.inside.click()
     qtbot.waitUntil(tab.start_button.isEnabled, timeout=10_000)
 
@@ -312,8 +319,9 @@ def test_what_the_batch_waits_for_is_one_line_in_full_until_a_file_moves(open_ta
     tab.start(wait, "Batch", lambda _: None)
     qtbot.waitUntil(lambda: tab.progress_text.text() == said, timeout=5_000)
     wait_for(lambda: False, 0.2)
-    assert is_as_high_as_its_text(tab.progress_text)
-    assert (states(tab), tab.progress.maximum()) == ({"one.tif": "waiting"}, 0)
+    line = tab.progress_text
+    qtbot.waitUntil(lambda: line.height() == line.heightForWidth(line.width()), timeout=5_000)
+    assert (states(tab), tab.progress.is_counting) == ({"one.tif": "waiting"}, False)
     go_on.append(1)
     qtbot.waitUntil(lambda: tab.progress_text.text() == "0 of 1 file, about 1 min left", timeout=5_000)
     go_on.append(1)
@@ -330,13 +338,13 @@ def test_stopped_or_failed_it_says_that_start_goes_on(open_tab, qtbot, batching)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
     assert batching.closed
     assert states(tab) == {"broken.tif": "failed", "long_name.tif": "waiting", "one.tif": "waiting"}
-    assert tab.message.text() == "Stopped: 0 done, 1 failed, 2 to go; Start goes on from there."
+    assert tab.message.text() == "Stopped: 0 done, 1 failed, 2 to go; Start continues from there."
     (row,) = (row for row in tab.table.rows.rows if row.relative == "long_name.tif")
     assert row.note == f"stopped at {row.done} of 10"
     assert has_bar(row)
     batching.pause, batching.fault = 0.0, EngineError("The engine process was killed: try again.")
     run(qtbot, tab)
-    told = "The engine process was killed: try again. 0 done, 3 to go; Start goes on from there."
+    told = "The engine process was killed: try again. 0 done, 3 to go; Start continues from there."
     assert tab.message.text() == told
     assert tab.start_button.isEnabled()
 
@@ -377,6 +385,20 @@ def test_an_image_that_is_open_already_is_shown_and_not_opened_once_more(open_ta
     run(qtbot, tab)
     double_click(qtbot, tab, "one.tif")
     assert len(viewer.layers) == 4
+
+
+def test_an_opened_row_is_framed_and_all_else_is_hidden(open_tab, qtbot, batching):
+    viewer, panel = open_tab()
+    viewer.add_image(np.zeros((4, 3000, 3000), np.uint8), name="mine", scale=(5, 5, 5), units="nm")
+    run(qtbot, panel.batch_tab)
+    double_click(qtbot, panel.batch_tab, "one.tif")
+    assert {layer.name for layer in viewer.layers if layer.visible} == {"one", "one_probability", "one_binary"}
+    box = visible_box(viewer, viewer.layers["one"])
+    assert box[1:] == ((0, 29), (0, 39))
+    view = view_of(viewer, viewer.layers["one"])
+    np.testing.assert_allclose(view.middle[1:], (14.5, 19.5))
+    size = viewer.window._qt_viewer.canvas.size
+    assert 0.5 < 30 / view.pixel / size[0] < 1.0 or 0.5 < 40 / view.pixel / size[1] < 1.0
 
 
 def test_the_most_telling_score_and_its_class_follow_the_state_and_a_wider_dock_shows_more(qtbot):

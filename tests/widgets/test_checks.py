@@ -80,7 +80,7 @@ def test_a_voxel_size_far_from_the_models_is_told(choices):
     assert find_warning(choices) == ""
     assert "not known; tiny-2d was trained at 4 nm" in find_warning(replace(choices, unit="pixel"))
     far = replace(choices, voxel_size=(50, 20, 20))
-    assert find_warning(far) == "tiny-2d was not trained on such pixels: rescale, or look closely at the result."
+    assert find_warning(far) == "tiny-2d was not trained on such pixels: rescale, or check the result carefully."
     assert find_warning(replace(far, rescale=True)) == ""
     assert find_warning(replace(choices, voxel_size=(0.05, 0.004, 0.004), unit="µm")) == ""
 

@@ -11,14 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hand import Hand, correct, open_and_correct, put_away, ramp, segment
+from napari.components import ViewerModel
 from qtpy.QtCore import Qt
 
 from napari_skipseg.corrections.catalog import find_corrections
 from napari_skipseg.corrections.store import open_corrections
+from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.outputs import Prediction
 from napari_skipseg.widgets.demo import wait_for
-from napari_skipseg.widgets.places_list import is_done
+from napari_skipseg.widgets.layers import Shown
+from napari_skipseg.widgets.places_list import describe_search, is_done, weigh_classes
+from napari_skipseg.widgets.review import count_pixels, rectangle_box
 
 pytestmark = pytest.mark.gui
 
@@ -62,7 +67,7 @@ def test_undo_takes_back_what_was_done_last_and_ctrl_z_keeps_to_strokes(open_pan
     assert stands() == (first, 32 * 48)
     qtbot.mouseClick(buttons["undo"], LEFT)
     assert stands() == (first, 0)
-    assert tab.message.text() == "What was accepted last is taken back; your strokes are still there."
+    assert tab.message.text() == "The last acceptance is undone; your strokes are still there."
     hand.press(Qt.Key.Key_U)
     assert stands() == (0, 0)
     hand.press(Qt.Key.Key_U)
@@ -126,6 +131,36 @@ def test_a_drawn_box_and_the_view_are_accepted(open_panel, qtbot):
     assert not seen[:2].any()
 
 
+@pytest.mark.parametrize("end", [(8, 10), (9, 10), (9, 40)])
+def test_a_box_that_slipped_is_ignored_and_said(open_panel, qtbot, end):
+    viewer, panel, hand = open_and_correct(open_panel, qtbot, ramp(3, 64, 64), is_segmented=True)
+    tab, layers = panel.correct_tab, list(viewer.layers)
+    hand.press(Qt.Key.Key_D)
+    hand.drag((8, 10), end)
+    qtbot.waitUntil(lambda: list(viewer.layers) == layers, timeout=5_000)
+    assert not np.asarray(tab.corrections().reviewed).any()
+    assert tab.message.text().startswith("The box covers only")
+
+
+@pytest.mark.parametrize(
+    ("corners", "fault"),
+    [
+        ([(0, 5, 5), (0, 5, 5)], "only 1 pixel:"),
+        ([(0, 5, 5), (0, 6, 40)], "only 2 × 36 pixels:"),
+        ([(0, 5, 5), (0, 40, 6)], "only 36 × 2 pixels:"),
+        ([(0, 5, 5), (0, 7, 7)], ""),
+    ],
+)
+def test_a_rectangle_needs_three_pixels_along_each_side(corners, fault):
+    viewer = ViewerModel()
+    layer = viewer.add_labels(np.zeros((2, 64, 64), np.uint8))
+    if not fault:
+        assert count_pixels(rectangle_box(viewer, layer, np.array(corners, float))) == "3 × 3 pixels"
+        return
+    with pytest.raises(InputError, match=fault):
+        rectangle_box(viewer, layer, np.array(corners, float))
+
+
 def test_without_a_prediction_nothing_can_be_accepted(open_panel, qtbot):
     viewer, panel, hand = open_and_correct(open_panel, qtbot, ramp(3, 32, 48))
     tab = panel.correct_tab
@@ -156,7 +191,7 @@ def test_the_next_place_is_where_the_network_wavers_and_done_ones_drop_out(open_
     hand.press(Qt.Key.Key_N)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
     assert [place.center[0] for place in places.places()] == [3, 1]
-    assert "entropy 1.00" in places.item(0).text()
+    assert places.item(0).text().endswith(": unsure (1.00)")
     assert viewer.dims.current_step[0] == 3
     camera = getattr(viewer, "scene", viewer).camera
     np.testing.assert_allclose(camera.center[-2:], (64 * 4, 192 * 4))
@@ -173,6 +208,40 @@ def test_the_next_place_is_where_the_network_wavers_and_done_ones_drop_out(open_
     assert not places.isVisible()
 
 
+def test_what_was_looked_at_is_said_and_no_line_of_the_list_is_cut(open_panel, qtbot):
+    image = np.zeros((5, 256, 256), np.uint8)
+    image[2, :128, 128:] = 128
+    _, panel, hand = open_and_correct(open_panel, qtbot, image)
+    panel.segment_tab.preview()
+    qtbot.waitUntil(lambda: not panel.segment_tab.is_running, timeout=60_000)
+    tab = panel.correct_tab
+    hand.press(Qt.Key.Key_N)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
+    assert "Only z 2 was looked at" in tab.message.text()
+    places = tab.body.places
+    room = places.viewport().width()
+    for row in range(places.count()):
+        assert places.fontMetrics().horizontalAdvance(places.item(row).text()) + 8 <= room
+
+
+@pytest.mark.parametrize(
+    ("names", "taught", "weights", "said"),
+    [
+        (("membrane",), ["membrane"], [1.0], ""),
+        (("membrane", "vesicle"), ["vesicle"], [0.2, 1.0], ""),
+        (("membrane", "vesicle"), [], [1.0, 1.0], ""),
+        (("membrane",), ["mitochondrion"], [1.0], "does not know mitochondrion yet: it is unsure of membrane"),
+    ],
+)
+def test_the_class_that_is_taught_weighs_more_and_one_that_the_model_lacks_is_named(names, taught, weights, said):
+    values = np.zeros((len(names), 2, 8, 8) if len(names) > 1 else (2, 8, 8), np.float32)
+    axes = "CZYX" if len(names) > 1 else "ZYX"
+    shown = Shown(Prediction(values, axes, (1, 1, 1), "pixel", (0, 0, 0), names), "ZYX", {}, "id")
+    assert weigh_classes(names, taught) == weights
+    assert describe_search(shown, taught, 3).startswith("3 places. All that is segmented was looked at.")
+    assert said in describe_search(shown, taught, 3)
+
+
 def test_the_place_is_framed_until_it_is_reviewed_and_the_frame_is_never_painted(open_panel, qtbot):
     image = np.zeros((5, 256, 256), np.uint8)
     image[3, :128, 128:] = 128
@@ -185,7 +254,7 @@ def test_the_place_is_framed_until_it_is_reviewed_and_the_frame_is_never_painted
     hand.press(Qt.Key.Key_N)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
     frame = viewer.layers["em place"]
-    assert tab.body.places.item(0).text().startswith("z 3, y 64, x 192  ")
+    assert tab.body.places.item(0).text().startswith("z 3, y 64, x 192: ")
     corners = np.array([frame.data_to_world(corner) for corner in frame.data[0]])
     np.testing.assert_allclose(corners.min(axis=0), (150, 8 - 2, 8 + 512 - 2))
     np.testing.assert_allclose(corners.max(axis=0), (150, 8 + 510, 8 + 1022))
@@ -239,7 +308,7 @@ def test_other_voxels_in_the_image_part_it_from_its_corrections(open_panel, qtbo
     viewer.layers["em"].data = 255 - ramp(32, 48)
     qtbot.waitUntil(lambda: tab.session is None and not tab.is_closing, timeout=10_000)
     assert [layer.name for layer in viewer.layers] == ["em"]
-    assert tab.message.text() == "'em' shows other voxels now: the corrections of the earlier ones are kept on disk."
+    assert tab.message.text() == "The data of 'em' were replaced: the corrections of the earlier data are kept on disk."
     corrections = open_corrections(Stack(ramp(32, 48), "YX"))
     assert np.asarray(corrections.strokes).any()
     corrections.close()

@@ -35,10 +35,14 @@ class Teaching:
         self.engine, self.report = engine, BETTER
         self.lessons, self.jobs, self.trained, self.kept = [], [], [], 0
         self.refusal: Exception | None = None
-        self.steps, self.pause = 10, 0.0
+        self.steps, self.pause, self.lesson_pause = 10, 0.0, 0.0
 
     def plan_lesson(self, settings, images, device="auto"):
+        until = time.monotonic() + self.lesson_pause
         yield Progress(0, 1, "looking")
+        while time.monotonic() < until:
+            yield Progress(0, 1, "looking")
+            time.sleep(0.02)
         self.lessons.append((settings, [image.stack.name for image in images]))
         if self.refusal is not None:
             raise self.refusal
@@ -48,6 +52,7 @@ class Teaching:
         self.engine.is_busy = True
         try:
             folder = Path(target) / f"labels of {settings.name}"
+            folder.mkdir()
             labels = [np.asarray(_read(image.write_labels(folder / str(n)).labels)) for n, image in enumerate(images)]
             shutil.rmtree(folder)
             self.jobs.append((settings, labels, [dict(image.values) for image in images], device))
@@ -203,7 +208,7 @@ def test_a_better_model_becomes_the_choice_and_the_view_is_segmented_anew_with_b
     press(qtbot, tab.report.before_button)
     shown = {layer.name: layer.visible for layer in viewer.layers if "probability" in layer.name}
     assert shown == {"preview probability": False, "before probability": True}
-    assert tab.report.before_button.text() == "Show after"
+    assert tab.report.before_button.text() == "Show after: tiny-2d-tuned"
     assert (tab.form.model.currentText(), tab.form.name.text()) == ("tiny-2d-tuned", "tiny-2d-tuned-2")
 
 
@@ -219,6 +224,7 @@ def test_old_and_new_are_never_on_show_together_whatever_is_segmented_next(open_
     finish(panel, qtbot)
     press(qtbot, button)
     assert shown() == {"before probability", "before binary"}
+    before, later = "Show before: tiny-2d", "Show after: tiny-2d-tuned"
     for segment, after in (
         (panel.segment_tab.segment, {"probability", "binary"}),
         (panel.segment_tab.segment, {"probability", "binary"}),
@@ -226,15 +232,33 @@ def test_old_and_new_are_never_on_show_together_whatever_is_segmented_next(open_
     ):
         segment()
         finish(panel, qtbot)
-        assert (shown(), button.text()) == (after, "Show before")
+        assert (shown(), button.text()) == (after, before)
         press(qtbot, button)
-        assert (shown(), button.text()) == ({"before probability", "before binary"}, "Show after")
+        assert (shown(), button.text()) == ({"before probability", "before binary"}, later)
         press(qtbot, button)
-        assert (shown(), button.text()) == (after, "Show before")
+        assert (shown(), button.text()) == (after, before)
         press(qtbot, button)
     for name in ("before probability", "before binary"):
         viewer.layers.remove(name)
     assert (shown(), button.isVisible()) == ({"preview probability", "preview binary"}, False)
+
+
+def test_after_a_second_fine_tuning_both_comparisons_name_the_models_that_they_are_of(open_tab, qtbot):
+    _, panel, tab = open_tab()
+    ready(panel, qtbot)
+    press(qtbot, tab.tune_button)
+    finish(panel, qtbot)
+    card = locate_model("tiny-2d-tuned") / "model.json"  # the fake engine copied it with the old name
+    card.write_text(card.read_text().replace('"tiny-2d"', '"tiny-2d-tuned"'))
+    panel.segment_tab.preview()
+    finish(panel, qtbot)
+    tab.form.model.setCurrentIndex(tab.form.model.findData("tiny-2d"))
+    tab.form.model.activated.emit(tab.form.model.currentIndex())
+    press(qtbot, tab.tune_button)
+    finish(panel, qtbot)
+    table = tab.report.table.text()
+    assert "old: <b>tiny-2d</b>, new: <b>tiny-2d-tuned-2</b>" in table
+    assert tab.report.before_button.text() == "Show before: tiny-2d-tuned"
 
 
 def test_without_a_result_the_old_model_segments_the_view_first(open_tab, qtbot, engine):
@@ -253,7 +277,7 @@ def test_a_model_that_is_not_better_is_kept_and_is_the_choice_only_when_the_user
     press(qtbot, tab.tune_button)
     finish(panel, qtbot)
     assert panel.segment_tab.form.model.currentText() == "tiny-2d"
-    assert tab.message.text() == "tiny-2d-tuned is kept beside tiny-2d, which stays the choice."
+    assert tab.message.text() == "tiny-2d-tuned is kept beside tiny-2d, which stays selected."
     press(qtbot, tab.report.use_button)
     finish(panel, qtbot)
     assert panel.segment_tab.form.model.currentText() == "tiny-2d-tuned"
@@ -307,6 +331,39 @@ def test_after_a_fault_the_same_can_be_asked_for_again(open_tab, qtbot, teaching
         assert tab.message.text() == "It went wrong: try again."
     assert teaching.jobs[0][0] == teaching.jobs[1][0]
     engine.fault = None
+
+
+def test_pressed_early_it_waits_in_sight_and_what_it_learns_from_is_said_for_that_run_too(
+    open_tab, qtbot, teaching, engine
+):
+    teaching.lesson_pause, teaching.steps, teaching.pause = 2.0, 400, 0.02
+    _, panel, tab = open_tab()
+    correct(panel, qtbot)
+    qtbot.waitUntil(tab.tune_button.isEnabled, timeout=20_000)
+    press(qtbot, tab.tune_button)
+    assert tab.is_running
+    assert tab.progress_text.text() == "waits until the corrections are counted"
+    assert (tab.cancel_button.isEnabled(), tab.tune_button.isVisible()) == (True, False)
+    assert panel.segment_tab.progress_text.text() == "waits until the corrections are counted"
+    qtbot.waitUntil(lambda: "Takes about" in tab.lesson.summary.text(), timeout=20_000)
+    qtbot.waitUntil(lambda: "step" in tab.progress_text.text(), timeout=20_000)
+    assert "Takes about" in tab.lesson.summary.text()
+    assert engine.previews == [True]
+    press(qtbot, tab.cancel_button)
+    finish(panel, qtbot)
+
+
+def test_pressed_early_it_can_be_taken_back_before_it_has_begun(open_tab, qtbot, teaching):
+    teaching.lesson_pause = 5.0
+    _, panel, tab = open_tab()
+    correct(panel, qtbot)
+    qtbot.waitUntil(tab.tune_button.isEnabled, timeout=20_000)
+    press(qtbot, tab.tune_button)
+    press(qtbot, tab.cancel_button)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=2_000)
+    assert tab.message.text() == "Cancelled. Nothing was changed."
+    finish(panel, qtbot)
+    assert teaching.jobs == []
 
 
 def test_corrections_of_an_earlier_image_can_be_learnt_from_too(open_tab, qtbot, teaching, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
+from qtpy.QtTest import QTest
 
 pytestmark = pytest.mark.gui
 
@@ -30,7 +31,7 @@ def test_rescaling_is_offered_under_the_model_and_reaches_the_engine(open_panel,
     assert form.difference.isVisible()
     assert form.difference.text() == "Pixels are 8 nm; tiny-2d was trained at 4 nm."
     assert form.rescale.text() == "Rescale to 4 nm while segmenting"
-    assert "rescale, or look closely" in tab.message.text()
+    assert "rescale, or check the result" in tab.message.text()
     qtbot.mouseClick(form.rescale, Qt.MouseButton.LeftButton)
     assert form.read().options().rescale
     assert tab.message.text() == ""
@@ -108,3 +109,35 @@ def test_no_row_is_cut_when_rows_come_and_go(open_panel, qtbot):
     rows = rows[2:]
     qtbot.waitUntil(fit, timeout=5_000)
     assert panel.width() == width
+
+
+@pytest.mark.parametrize("fold", ["segment", "finetune", "batch", "scratch"])
+def test_the_fields_of_a_closed_fold_take_no_focus_and_those_of_an_open_one_do(open_panel, qtbot, fold):
+    viewer, panel = open_panel()
+    viewer.add_image(np.zeros((3, 32, 48), np.uint8))
+    folds = {
+        "segment": ("Segment", panel.segment_tab.form.options),
+        "finetune": ("Fine-tune", panel.finetune_tab.form.fold),
+        "batch": ("Batch", panel.batch_tab.form.fold),
+        "scratch": ("Fine-tune", panel.finetune_tab.scratch_fold),
+    }
+    tab, closed = folds[fold]
+    panel.show_tab(tab)
+    inner = closed.content()
+
+    def tabbed() -> bool:
+        """Whether the Tab key comes into the fold from its title."""
+        closed.toggleButton().setFocus()
+        QTest.keyClick(closed.toggleButton(), Qt.Key.Key_Tab)
+        reached = panel.window().focusWidget()  # of the application there is none where no window manager is
+        assert reached is not closed.toggleButton()
+        return bool(inner.isAncestorOf(reached))
+
+    assert not inner.isVisible()
+    assert not tabbed()
+    qtbot.mouseClick(closed.toggleButton(), Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(inner.isVisible, timeout=5_000)
+    assert inner.height() > 20
+    assert tabbed()
+    qtbot.mouseClick(closed.toggleButton(), Qt.MouseButton.LeftButton)
+    assert not tabbed()

@@ -97,12 +97,12 @@ def test_plots_start_with_the_model_of_the_segment_tab_and_hold_its_channels(ope
         np.testing.assert_array_equal(plots.channels.bars.opts["height"], gate.truncated)
         np.testing.assert_array_equal(plots.channels.off.opts["x"], off)
         assert len(plots.channels.started.opts["height"]) == 0
-        assert plots.channels_note.text().startswith(f"{len(off)} of {len(gate.weights)} channels off (")
-    assert "the start is not recorded" in plots.channels_note.text()
+        assert plots.channels_note.text().startswith(f"{len(off)} of {len(gate.weights)} channels are off (")
+    assert "before training was not recorded" in plots.channels_note.text()
     assert plots.channels.isVisible()
     assert plots.curves.isVisible()
     assert not plots.updates.isVisible()
-    assert "train with --epoch N" in plots.updates_note.text()
+    assert "with --epoch N records them" in plots.updates_note.text()
     assert plots.channels.height() == plots.curves.height() == 162
     assert tab.width() <= tab.parent().width()
 
@@ -117,7 +117,7 @@ def test_what_a_training_recorded_is_plotted(open_tab):
     )
     tab.plots.show_model(replace(describe_model("em-membrane"), training=record), (gate,))
     plots = tab.plots
-    assert plots.channels_note.text() == "2 of 4 channels off (50 %, orange); 25 % at the start (grey)."
+    assert plots.channels_note.text() == "2 of 4 channels are off (50 %, orange); 25 % at the start (grey)."
     np.testing.assert_array_equal(plots.channels.started.opts["height"], [1, 0, 1, 1])
     assert plots.channels.describe(1.2, 0) == "channel 1: off, weight -1.000, -1.000 at the start"
     np.testing.assert_allclose(plots.updates.image.image, [[-1, -2, -3], [-3, -1, -1]])
@@ -223,7 +223,7 @@ def test_while_the_segment_tab_runs_the_button_says_so(open_tab, qtbot, engine):
     tab.hide()
     tab.show()
     assert not tab.show_button.isEnabled()
-    assert tab.message.text() == "The Segment tab is at work: wait until it is done."
+    assert tab.message.text() == "The Segment tab is running: wait until it has finished."
     segment_tab.cancel()
     qtbot.waitUntil(lambda: not segment_tab.is_running, timeout=20_000)
     assert tab.show_button.isEnabled()

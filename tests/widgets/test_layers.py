@@ -14,6 +14,7 @@ from napari_skipseg.inference.outputs import AttentionMap, Prediction
 from napari_skipseg.widgets.axes import axes_of, origin_of, set_calibration, voxel_size_of
 from napari_skipseg.widgets.layers import Shown, follow, set_threshold, show, stack_of
 from napari_skipseg.widgets.placement import current_position, place_over
+from napari_skipseg.widgets.result_looks import CLASS_COLORS
 
 
 def predict(shape: tuple[int, ...], axes: str, stride: tuple[int, ...], names=("membrane",)) -> Prediction:
@@ -182,14 +183,57 @@ def test_each_class_has_its_probability_and_the_labels_name_the_likeliest():
     prediction = predict((8, 8), "CYX", (2, 2), names=("membrane", "mitochondrion"))
     shown = shown_of(layer, prediction, "YX")
     show(viewer, layer, shown, 0.9)
-    assert "uncertainty mitochondrion" not in viewer.layers
+    assert "mitochondrion uncertainty" not in viewer.layers
     sampled = replace(prediction, uncertainty=prediction.probability / 2)
     show(viewer, layer, replace(shown, prediction=sampled), 0.9)
-    np.testing.assert_array_equal(viewer.layers["uncertainty mitochondrion"].data, prediction.probability[1] / 2)
-    np.testing.assert_array_equal(viewer.layers["probability mitochondrion"].data, prediction.probability[1])
+    np.testing.assert_array_equal(viewer.layers["mitochondrion uncertainty"].data, prediction.probability[1] / 2)
+    np.testing.assert_array_equal(viewer.layers["mitochondrion probability"].data, prediction.probability[1])
     set_threshold(viewer, shown, 0.0)
     labels = np.asarray(viewer.layers["binary"].data)
     np.testing.assert_array_equal(labels, prediction.probability.argmax(0) + 1)
+
+
+def ramp_color(layer) -> tuple[float, ...]:
+    """The colour of a layer's highest value."""
+    return tuple(round(float(part), 3) for part in layer.colormap.colors[-1][:3])
+
+
+def rgb(color: str) -> tuple[float, ...]:
+    return tuple(round(int(color[place : place + 2], 16) / 255, 3) for place in (1, 3, 5))
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "colors"),
+    [
+        (("membrane",), {}, CLASS_COLORS[:1]),
+        (("membrane", "mitochondrion"), {}, CLASS_COLORS[:2]),
+        (("membrane", "mitochondrion"), {"mitochondrion": "#ff0000"}, (CLASS_COLORS[0], "#ff0000")),
+        (("Membrane", "vesicle"), {"membrane": CLASS_COLORS[1]}, (CLASS_COLORS[1], CLASS_COLORS[0])),
+    ],
+)
+def test_a_class_has_one_colour_in_probability_and_binary(names, known, colors):
+    viewer = ViewerModel()
+    layer = viewer.add_image(np.zeros((8, 8)))
+    axes = "CYX" if len(names) > 1 else "YX"
+    shown = shown_of(layer, predict((8, 8), axes, (2, 2), names), "YX").with_colors(known)
+    show(viewer, layer, shown, 0.5)
+    titles = [f"{name} probability" for name in names] if len(names) > 1 else ["probability"]
+    binary = viewer.layers["binary"].colormap
+    for value, (title, color) in enumerate(zip(titles, colors, strict=True), start=1):
+        assert ramp_color(viewer.layers[title]) == rgb(color)
+        assert tuple(round(float(part), 3) for part in binary.color_dict[value][:3]) == rgb(color)
+        assert viewer.layers[title].colormap.colors[0][:3].tolist() == [0, 0, 0]
+
+
+def test_names_of_classes_come_first_and_say_preview_rather_than_probability():
+    viewer = ViewerModel()
+    layer = viewer.add_image(np.zeros((8, 8)), name="em")
+    prediction = predict((8, 8), "CYX", (2, 2), names=("membrane", "mitochondrion"))
+    shown = replace(shown_of(layer, prediction, "YX"), prefix="preview ", source=f"{layer.unique_id} preview")
+    show(viewer, layer, shown, 0.5)
+    names = [each.name for each in viewer.layers if each is not layer]
+    assert names == ["preview attention 1", "membrane preview", "mitochondrion preview", "preview binary"]
+    assert max(map(len, names)) <= 22
 
 
 def test_current_position_is_that_of_the_sliders_in_voxels():

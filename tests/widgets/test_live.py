@@ -38,7 +38,7 @@ def filling(qapp):
     layer = viewer.add_image(np.zeros((4, 8, 8)), name="em")
     viewer.dims.set_current_step(0, 1)
     made = Filling(owner, viewer, layer, Part("ZYX", {}, str(layer.unique_id)), None)
-    made.open(empty_prediction(4, 8, 8), 0.5)
+    made.open(empty_prediction(4, 8, 8), 0.5, {})
     yield viewer, made
     owner.deleteLater()
 

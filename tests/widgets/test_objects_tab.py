@@ -123,10 +123,10 @@ def test_the_slab_on_screen_is_found_anew_while_sliders_move_and_lies_exactly_ov
     assert tab.preview_note.text() == "4 objects in 3 slices on screen"
     form.smallest.number.setValue(13)
     settle(qtbot, tab)
-    assert form.smallest.note.text() == "Objects from 13 voxels = 10,400 nm³ on."
+    assert form.smallest.note.text() == "Objects of 13 voxels = 10,400 nm³ or more."
     assert (tab.preview_note.text(), look.data.max()) == ("3 objects in 3 slices on screen", 3)
     choose(form.planes, "slices")
-    assert form.smallest.note.text() == "Objects from 13 voxels = 208 nm² on."
+    assert form.smallest.note.text() == "Objects of 13 voxels = 208 nm² or more."
     settle(qtbot, tab)
     assert tab.preview_note.text() == "3 objects in the slice on screen"
     assert look.data.shape == (1, 40, 60)
@@ -211,11 +211,12 @@ def test_objects_may_be_too_large_too_and_the_two_sizes_never_cross(open_tab, qt
     tab.preview.click()
     settle(qtbot, tab)
     sizes = np.bincount(find_objects(blobs(), "ZYX", options=ObjectOptions()).ravel())[1:]
-    assert (form.read().largest, form.largest.note.text()) == (0, "However large.")
+    assert (form.read().largest, form.largest.note.text()) == (0, "No upper limit.")
     form.largest.number.setValue(int(sizes.max()) - 1)
     settle(qtbot, tab)
     assert form.read().largest == sizes.max() - 1
-    assert form.largest.note.text() == f"Objects up to {sizes.max() - 1:,} voxels = {(sizes.max() - 1) * 800:,} nm³."
+    limit = sizes.max() - 1
+    assert form.largest.note.text() == f"Objects of at most {limit:,} voxels = {limit * 800:,} nm³."
     assert viewer.layers["em objects (preview)"].data.max() == len(sizes) - (sizes == sizes.max()).sum()
     form.smallest.number.setValue(5000)
     assert (form.read().smallest, form.read().largest) == (5000, 5000)
@@ -269,7 +270,7 @@ def test_objects_of_the_whole_stack_are_a_layer_with_measurements_and_a_table_th
     assert list(layer.features["intensity mean"][1:]) == [255] * 4
     panel.show_tab("Segment")
     panel.show_tab("Objects")
-    assert tab.message.text() == "4 objects found. A click on a row goes there."
+    assert tab.message.text() == "4 objects found. Click a row to go to the object."
     table, model = tab.table, tab.table.rows
     assert (model.rowCount(), model.headerData(2, Qt.Orientation.Horizontal)) == (4, "volume (nm³)")
     table.sortByColumn(1, Qt.SortOrder.AscendingOrder)
@@ -398,7 +399,7 @@ def test_the_real_engine_finds_what_a_search_in_memory_finds(open_tab, qtbot):
         press_find(qtbot, tab)
         expected = find_objects(blobs()[None], "TZYX")
         np.testing.assert_array_equal(viewer.layers["p objects"].data, expected)
-        assert tab.message.text() == "4 objects found. A click on a row goes there."
+        assert tab.message.text() == "4 objects found. Click a row to go to the object."
 
 
 def test_layers_are_offered_by_what_they_hold():
@@ -493,3 +494,27 @@ def test_a_mask_of_one_label_is_no_truth_of_objects():
     found = Stack(np.arange(16).reshape(1, 4, 4), "ZYX")
     with pytest.raises(InputError, match="a mask of one label: give instances"):
         run_to_end(iter_score(found, Stack(255 * (found.data > 7), "ZYX")))
+
+
+def test_the_table_and_save_follow_the_selected_layer_of_objects(open_tab, qtbot, tmp_path, monkeypatch):
+    viewer, _, tab = open_tab()
+    choose(tab.form.method, "components")
+    press_find(qtbot, tab)
+    first = viewer.layers["em objects"]
+    truth = np.zeros(SHAPE, np.uint8)
+    truth[:, 5:9, 5:9] = 1
+    viewer.add_labels(truth, name="other", scale=SIZE, units="nm", translate=(0, 8, 0))
+    tab.form.layer.opening.emit()
+    choose(tab.form.layer, viewer.layers["other"])
+    press_find(qtbot, tab)
+    second = viewer.layers["other objects"]
+    assert tab.table.rows.rowCount() == 1
+    asked = []
+    monkeypatch.setattr("napari_skipseg.widgets.objects_on_show.ask_file", lambda parent, name: asked.append(name))
+    for layer, count, name in ((first, 4, "em"), (second, 1, "other"), (first, 4, "em")):
+        viewer.layers.selection.active = layer
+        assert tab.table.rows.rowCount() == count
+        qtbot.mouseClick(tab.save_button, LEFT)
+        assert asked[-1] == name
+    viewer.layers.remove(first)
+    assert tab.table.rows.rowCount() == 1

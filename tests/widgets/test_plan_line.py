@@ -30,18 +30,18 @@ def choose_extent(tab, extent: str) -> None:
 def test_the_plan_is_shown_when_it_is_measured_and_measured_once_for_the_same_choices(open_tab, qtbot, engine):
     _, tab = open_tab()
     line = tab.plan
-    qtbot.waitUntil(lambda: "memory" in line.summary.text(), timeout=5_000)
+    qtbot.waitUntil(lambda: "of memory" in line.summary.text(), timeout=5_000)
     assert line.summary.text() == "about 12 s, 1.0 GB of memory, up to 512 MB of disk"
     assert "tiles: 40 of 64 × 64 voxels, 0.3 s a tile (measured)" in line.summary.toolTip()
     assert not line.warning.isVisible()
     assert (engine.planned[0][0], engine.planned[0][1]) == ((3, 32, 48), "tiny-2d")
     tab.form.threshold.setValue(0.3)
     choose_extent(tab, "current")
-    assert line.summary.text() == "measuring what a run takes…"
-    qtbot.waitUntil(lambda: len(engine.planned) == 2 and "memory" in line.summary.text(), timeout=5_000)
+    assert line.summary.text() == "estimating time and memory…"
+    qtbot.waitUntil(lambda: len(engine.planned) == 2 and "of memory" in line.summary.text(), timeout=5_000)
     assert engine.planned[1][0] == (1, 32, 48)
     choose_extent(tab, "whole")
-    assert "memory" in line.summary.text()
+    assert "of memory" in line.summary.text()
     qtbot.wait(1000)
     assert len(engine.planned) == 2
 
@@ -111,7 +111,7 @@ def test_what_was_found_about_the_image_stands_under_the_plan_until_another_is_c
     tab.form.image.setCurrentIndex(tab.form.image.findText("other"))
     tab.form.image.activated.emit(tab.form.image.currentIndex())
     assert not line.isVisible()
-    qtbot.waitUntil(lambda: "memory" in tab.plan.summary.text(), timeout=5_000)
+    qtbot.waitUntil(lambda: "of memory" in tab.plan.summary.text(), timeout=5_000)
     assert not line.isVisible()
 
 

@@ -16,7 +16,7 @@ from napari_skipseg.widgets.reopening import LOST
 @pytest.mark.parametrize(
     ("text", "head"),
     [
-        (LOST, "Corrections wait in the Correct tab"),
+        (LOST, "napari ended while you painted"),
         (
             "The engine process ended unexpectedly (killed). Press Segment to start a new one.",
             "The engine process ended unexpectedly",

@@ -126,7 +126,7 @@ def teach(qtbot, panel, engine: Engine) -> str:
     tab = panel.finetune_tab
     qtbot.waitUntil(tab.tune_button.isEnabled, timeout=120_000)
     qtbot.mouseClick(tab.tune_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: "training loss" in tab.progress_text.text(), timeout=240_000)
+    qtbot.waitUntil(lambda: tab.progress_text.text().startswith("step"), timeout=240_000)
     killed = engine.pid
     os.kill(killed, signal.SIGKILL)
     qtbot.waitUntil(lambda: not tab.is_running and not tab.report.isHidden(), timeout=240_000)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFileDialog
 
 from napari_skipseg.images.files import read_stack
 
@@ -36,6 +35,23 @@ def choose(combo, value: object) -> None:
 def ramp(*shape: int) -> np.ndarray:
     """An image that rises from 0 to 255, so that a threshold has an exact answer."""
     return np.linspace(0, 255, int(np.prod(shape))).reshape(shape).astype(np.uint8)
+
+
+def save_as(qtbot, tab, monkeypatch, folder, results=None, form="tiff", depth="uint8") -> None:
+    """Press Save results, choose in its dialog, and wait until all is written."""
+    from napari_skipseg.widgets.saving import SaveDialog
+
+    def choose_and_accept(dialog):
+        dialog.folder.text.setText(str(folder))
+        for name, tick in dialog.ticks.items():
+            tick.setChecked(results is None or name in results)
+        dialog.form.setCurrentIndex(dialog.form.findData(form))
+        dialog.depth.setCurrentIndex(dialog.depth.findData(depth))
+        return SaveDialog.DialogCode.Accepted
+
+    monkeypatch.setattr(SaveDialog, "exec", choose_and_accept)
+    qtbot.mouseClick(tab.save_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
 
 
 def test_segment_shows_probability_binary_and_hidden_attention(open_panel, qtbot, engine):
@@ -98,9 +114,91 @@ def test_current_slice_is_segmented_alone_and_shown_at_its_place(open_panel, qtb
     assert engine.calls[0][0].shape == (1, 32, 48)
     np.testing.assert_array_equal(np.asarray(engine.calls[0][0].data)[0], ramp(5, 32, 48)[3])
     assert engine.wholes[0].shape == (5, 32, 48)
-    assert viewer.layers["probability"].data.shape == (1, 32, 48)
-    assert viewer.layers["probability"].translate[0] == 150
+    assert viewer.layers["z 3 probability"].data.shape == (1, 32, 48)
+    assert viewer.layers["z 3 probability"].translate[0] == 150
     assert viewer.dims.current_step[0] == 3
+
+
+def looks(viewer) -> dict[str, tuple[bool, tuple[int, ...]]]:
+    """Whether each probability is on show, and its shape."""
+    return {each.name: (each.visible, each.data.shape) for each in viewer.layers if "probability" in each.name}
+
+
+def test_a_current_slice_never_replaces_a_whole_result_nor_another_slice(open_panel, qtbot, engine):
+    viewer, panel = open_panel()
+    viewer.add_image(ramp(5, 32, 48), name="em")
+    tab = panel.segment_tab
+    press(qtbot, panel)
+    whole = viewer.layers["probability"].data
+    choose(tab.form.extent, "current")
+    for place in (3, 1, 3):
+        viewer.dims.set_current_step(0, place)
+        press(qtbot, panel)
+    assert viewer.layers["probability"].data is whole
+    assert looks(viewer) == {
+        "probability": (False, (5, 32, 48)),
+        "z 3 probability": (True, (1, 32, 48)),
+        "z 1 probability": (False, (1, 32, 48)),
+    }
+    assert "Slice z 3 segmented" in tab.done.text()
+    assert "is kept" in tab.done.text()
+    choose(tab.form.extent, "whole")
+    press(qtbot, panel)
+    assert [name for name, (visible, _) in looks(viewer).items() if visible] == ["probability"]
+
+
+def test_the_whole_result_comes_back_when_the_slice_in_front_of_it_is_removed(open_panel, qtbot):
+    viewer, panel = open_panel()
+    viewer.add_image(ramp(5, 32, 48), name="em")
+    press(qtbot, panel)
+    choose(panel.segment_tab.form.extent, "current")
+    press(qtbot, panel)
+    for layer in [each for each in viewer.layers if each.name.startswith("z 2 ")]:
+        viewer.layers.remove(layer)
+    assert looks(viewer) == {"probability": (True, (5, 32, 48))}
+
+
+def test_a_slice_that_is_cancelled_leaves_the_whole_result_as_it_was(open_panel, qtbot, engine):
+    viewer, panel = open_panel()
+    viewer.add_image(ramp(5, 32, 48), name="em")
+    tab = panel.segment_tab
+    press(qtbot, panel)
+    whole = np.array(viewer.layers["probability"].data)
+    choose(tab.form.extent, "current")
+    engine.steps, engine.pause = 60, 0.1
+    press(qtbot, panel, wait=False)
+    qtbot.waitUntil(lambda: any(each.name == "z 2 probability" for each in viewer.layers), timeout=20_000)
+    tab.cancel()
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
+    np.testing.assert_array_equal(viewer.layers["probability"].data, whole)
+
+
+def test_what_is_selected_is_saved_a_slice_beside_the_whole(open_panel, qtbot, tmp_path, monkeypatch):
+    viewer, panel = open_panel()
+    viewer.add_image(ramp(5, 32, 48), name="em", scale=(50, 4, 4), units="nm")
+    tab = panel.segment_tab
+    press(qtbot, panel)
+    choose(tab.form.extent, "current")
+    press(qtbot, panel)
+    for name in ("probability", "z 2 probability"):
+        viewer.layers.selection.active = viewer.layers[name]
+        save_as(qtbot, tab, monkeypatch, tmp_path, {"probability"})
+    shapes = {path.name: read_stack(path).shape for path in tmp_path.glob("*.tif")}
+    assert shapes == {"em_probability.tif": (5, 32, 48), "em_z2_probability.tif": (32, 48)}
+
+
+def test_a_run_ends_with_a_line_that_says_how_long_it_took_and_what_was_found(open_panel, qtbot):
+    viewer, panel = open_panel()
+    image = np.zeros((2, 32, 48), np.uint8)
+    image[:, :8] = 255
+    viewer.add_image(image, name="em")
+    tab = panel.segment_tab
+    press(qtbot, panel)
+    assert tab.done.text().startswith("2 slices segmented in ")
+    assert tab.done.text().endswith(": 25 % is membrane (above 0.50).")
+    tab.form.model.setCurrentIndex(1)
+    tab.form.model.activated.emit(1)
+    assert not tab.done.isVisible()
 
 
 def test_rgb_asks_for_a_channel_first(open_panel, qtbot, engine):
@@ -184,7 +282,7 @@ def test_cancel_stops_at_once_and_what_was_done_stays(open_panel, qtbot, engine)
     viewer, panel = open_panel()
     image = ramp(32, 48)
     viewer.add_image(image)
-    engine.steps, engine.pause = 16, 0.2
+    engine.steps, engine.pause = 32, 0.4
     tab = panel.segment_tab
     press(qtbot, panel, wait=False)
     qtbot.waitUntil(lambda: "left" in tab.progress_text.text(), timeout=20_000)
@@ -266,14 +364,39 @@ def test_results_are_saved_with_their_voxel_size(open_panel, qtbot, tmp_path, mo
     viewer.add_image(ramp(3, 32, 48), name="my/em", scale=(50, 4, 4), units="nm")
     assert not tab.save_button.isEnabled()
     press(qtbot, panel)
-    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path))
-    qtbot.mouseClick(tab.save_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
+    save_as(qtbot, tab, monkeypatch, tmp_path)
+    assert tab.message.text() == f"Saved 5 files in {tmp_path}."
     kinds = ("attention_1.tif", "attention_2.tif", "binary.tif", "probability.tif", "recipe.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"my_em_{kind}" for kind in kinds]
     stack = read_stack(tmp_path / "my_em_probability.tif")
     assert (stack.voxel_size, stack.unit, stack.axes) == ((50.0, 4.0, 4.0), "nm", "ZYX")
     np.testing.assert_array_equal(np.asarray(stack.data), ramp(3, 32, 48))
+
+
+def test_results_are_saved_as_what_is_chosen(open_panel, qtbot, tmp_path, monkeypatch):
+    viewer, panel = open_panel()
+    viewer.add_image(ramp(3, 32, 48), name="em", scale=(50, 4, 4), units="nm")
+    press(qtbot, panel)
+    save_as(qtbot, panel.segment_tab, monkeypatch, tmp_path, {"probability", "binary"}, "ome-zarr", "float32")
+    found = sorted(path.name for path in tmp_path.iterdir())
+    assert found == ["em_binary.ome.zarr", "em_probability.ome.zarr", "em_recipe.json"]
+    stack = read_stack(tmp_path / "em_probability.ome.zarr")
+    assert (stack.voxel_size, stack.unit, str(stack.data.dtype)) == ((50.0, 4.0, 4.0), "nm", "float32")
+    np.testing.assert_allclose(np.asarray(stack.data[...]), ramp(3, 32, 48) / 255, atol=1e-6)
+
+
+def test_nothing_is_saved_without_a_folder_or_a_result(open_panel, qtbot):
+    from napari_skipseg.widgets.saving import SaveDialog
+
+    _, panel = open_panel()
+    dialog = SaveDialog(panel, "'em'", ["probability", "binary"], "")
+    save = dialog.buttons.button(dialog.buttons.StandardButton.Save)
+    assert not save.isEnabled()
+    dialog.folder.text.setText("/somewhere")
+    assert save.isEnabled()
+    for tick in dialog.ticks.values():
+        tick.setChecked(False)
+    assert not save.isEnabled()
 
 
 def test_the_device_and_why_it_is_no_gpu_are_told(open_panel):
@@ -303,8 +426,10 @@ def test_no_text_is_cut(open_panel, qtbot):
     viewer.add_image(ramp(3, 32, 48))
     tab = panel.segment_tab
     tab.form.options.expand(animate=False)
-    qtbot.waitUntil(lambda: tab.width() >= tab.minimumSizeHint().width(), timeout=5_000)
-    assert tab.width() <= tab.parent().width()
+    qtbot.waitUntil(
+        lambda: tab.minimumSizeHint().width() <= tab.width() <= tab.parent().width(),  # once the layout has settled
+        timeout=5_000,
+    )
 
 
 def test_closing_the_panel_ends_the_engine_in_mid_run(open_panel, qtbot, engine):
@@ -336,8 +461,9 @@ def test_the_real_engine_segments_is_killed_and_segments_again(open_panel, qtbot
         choose(tab.form.extent, "current")
         tab.form.options.tile.setValue(0)
         press(qtbot, panel)
-        probability = np.asarray(viewer.layers["probability"].data)
+        alone = f"z {viewer.dims.current_step[0]}"
+        probability = np.asarray(viewer.layers[f"{alone} probability"].data)
         assert probability.shape == (1, 256, 256)
         assert 0 < probability.min() < probability.max() < 1
-        attention = viewer.layers["attention 1"].data
+        attention = viewer.layers[f"{alone} attention 1"].data
         assert attention.shape == (1, 256, 256)

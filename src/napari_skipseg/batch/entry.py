@@ -29,6 +29,7 @@ from napari_skipseg.batch.records import (
     still_holds,
     write_record,
 )
+from napari_skipseg.batch.remarks import describe_voxels, read_sizes, remarks_on
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.thumbnails import draw_thumbnail
 from napari_skipseg.batch.truths import find_truth, score
@@ -119,6 +120,8 @@ def _iter_work(
         taken, names = engine.taken(stack, request.options), engine.model.description.class_names
         asked = (names, request.objects, entry.name, request.form)
         results |= yield from iter_objects(taken, results["probability"], *asked)
+        sizes = read_sizes(results["objects table"])
+        record = replace(record, objects=sizes.count, mean_size=sizes.mean, size_unit=sizes.unit)
         seconds["objects"] = time.perf_counter() - since
     yield Progress(1, 1, "its picture and scores")
     since = time.perf_counter()
@@ -171,7 +174,8 @@ def _iter_segmented(
     seconds = {"segmenting": time.perf_counter() - start - turn.waited, "network": turn.seconds}
     image = (stack.shape, stack.axes, size)
     record = Record(entry.file, entry.relative, entry.name, "segmented", before, outputs, seconds, *image)
-    record = replace(record, findings=_findings_of(target))
+    remarks = remarks_on(stack, engine.model.description, request.options)
+    record = replace(record, findings=_findings_of(target), voxel_size=describe_voxels(stack), remarks=remarks)
     if request.objects is not None or settings.truth:
         write_record(place.record(entry), record, place.path)
     return record

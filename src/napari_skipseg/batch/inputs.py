@@ -50,7 +50,7 @@ class Entry(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What was found. others: how many files were left out, being no images. ours: how many, being results of ours."""
+    """What was found. others: how many files were left out, being no images. ours: how many, being our results."""
 
     entries: tuple[Entry, ...]
     others: int
@@ -60,7 +60,7 @@ class Inputs(NamedTuple):
 def find_inputs(settings: BatchSettings) -> Inputs:
     """Return the images that `settings` name, in the order of their paths, and how many files were left out.
 
-    Hidden files, results of ours (what bears a recipe) and folders of runs are left out. An image that is damaged is
+    Hidden files, results of SkipSeg (what bears a recipe) and folders of runs are left out. An image that is damaged is
     there: its failure is told. Links to folders are not followed.
 
     Raises:

@@ -35,8 +35,10 @@ class Record:
 
     state: "segmented" = objects and scores are still due. input, truth: what the files were, by `images.fingerprint`;
     None where that could not be said. outputs: in the order in which they are told of. seconds: by part. shape, axes,
-    bytes: of the image, as it is in memory. findings: about the image, as in its recipe. reason: why it failed. note:
-    what else is to be said, such as why there are no scores. thumbnail: within the run's folder, "" = none. ended: when
+    bytes: of the image, as it is in memory. findings: about the image, as in its recipe. voxel_size: in words, "" =
+    not known. remarks: on its voxels, a sentence each. objects, mean_size, size_unit: how many were found, and how
+    large they are. reason: why it failed. note: what else is to be said, such as why there are no scores.
+    thumbnail: within the run's folder, "" = none. ended: when
     it was done or failed, in this machine's time.
     """
 
@@ -59,6 +61,11 @@ class Record:
     thumbnail: str = ""
     ended: str = ""
     findings: tuple[str, ...] = ()
+    voxel_size: str = ""
+    remarks: tuple[str, ...] = ()
+    objects: int | None = None
+    mean_size: float | None = None
+    size_unit: str = ""
 
     def files(self, folder: Path) -> list[Path]:
         """Return the results as paths, in the run's `folder`."""

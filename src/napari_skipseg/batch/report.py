@@ -18,7 +18,11 @@ from napari_skipseg.devices import versions
 from napari_skipseg.foreign_text import printable
 from napari_skipseg.progress import in_words
 
-COLUMNS = ("file", "state", "ended", "size", "bytes", "seconds", "reason", "note")
+COLUMNS = (
+    "file", "state", "ended", "size", "voxel size", "bytes", "seconds", "objects", "mean object size", "size unit",
+    "reason", "note",
+)  # fmt: skip
+NOT_KNOWN = "not known"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem; color: #1c1e21;
        background: #fff; }
@@ -46,7 +50,8 @@ pre { background: #f3f4f6; padding: 1rem; overflow-x: auto; font-size: 13px; bor
 
 
 def write_summary(path: Path, rows: Sequence[Row], place: RunPlace) -> None:
-    """Write a CSV with a row for each file: what became of it, how long it took, its scores, its results.
+    """Write a CSV with a row for each file: what became of it, how long it took, its voxels and objects, its scores,
+    its results.
 
     Raises:
         FileError: it cannot be written.
@@ -55,7 +60,10 @@ def write_summary(path: Path, rows: Sequence[Row], place: RunPlace) -> None:
     told = []
     for row in rows:
         seconds = f"{row.seconds:.3f}" if row.seconds else ""
-        known = (row.relative, _state(row), row.ended, row.size, row.bytes or "", seconds, row.reason, row.note)
+        objects = "" if row.objects is None else row.objects
+        mean = "" if row.mean_size is None else f"{row.mean_size:.7g}"
+        of_image = [row.size, _voxels(row), row.bytes or "", seconds, objects, mean, row.size_unit]
+        known = (row.relative, _state(row), row.ended, *of_image, row.reason, row.note)
         results = ";".join(_within(output, place) for output in row.outputs)
         told.append((*known, *(row.scores.get(name, "") for name in scores), results))
     write_csv(path, (*COLUMNS, *scores, "results"), told)
@@ -108,32 +116,47 @@ def _failures(rows: Sequence[Row]) -> str:
     return f'<h2 class="failed">Failed</h2><ul>{lines}</ul>'
 
 
+def _voxels(row: Row) -> str:
+    """Return the voxel size of a file that was opened."""
+    return row.voxel_size or NOT_KNOWN if row.size else ""
+
+
 def _table(rows: Sequence[Row]) -> str:
-    scores = _score_names(rows)
-    names = ["Seconds", *(_text(name.replace("_", " ")) for name in scores)]
+    scores, has_objects = _score_names(rows), any(row.objects is not None for row in rows)
+    names = [*(["Objects", "Mean size"] if has_objects else []), "Seconds"]
+    names += [_text(name.replace("_", " ")) for name in scores]
     heads = "".join(f'<th class="number">{name}</th>' for name in names)
-    lines = [f'<tr class="heads"><th>Result</th><th>File</th><th>State</th><th>Size</th>{heads}</tr>']
+    titles = "".join(f"<th>{name}</th>" for name in ("Result", "File", "State", "Size", "Voxel size"))
+    lines = [f'<tr class="heads">{titles}{heads}</tr>']
     for row in rows:
-        numbers = [f"{row.seconds:.1f}" if row.seconds else "", *(_number(row.scores.get(name)) for name in scores)]
+        numbers = [*(_objects(row) if has_objects else []), f"{row.seconds:.1f}" if row.seconds else ""]
+        numbers += [_number(row.scores.get(name)) for name in scores]
         note = row.reason or row.note
         kind = "failed" if row.reason else "skipped"
         told = f'<p class="{kind}">{_text(note)}</p>' if note else ""
         cells = [
             f'<td class="picture">{_picture(row)}</td><td class="file">{_text(row.relative)}{told}</td>',
-            f'<td class="{row.state}">{_state(row)}</td><td>{_text(row.size)}</td>',
-            *(
-                f'<td class="number" data-name="{name}">{number}</td>'
-                for name, number in zip(names, numbers, strict=True)
-            ),
+            f'<td class="{row.state}">{_state(row)}</td><td>{_text(row.size)}</td><td>{_text(_voxels(row))}</td>',
+            _numbers(names, numbers),
         ]
         lines.append(f"<tr>{''.join(cells)}</tr>")
     if scores:
         means = [_number(_mean(row.scores[name] for row in rows if name in row.scores)) for name in scores]
-        cells = [
-            f'<td class="number" data-name="{name}">{mean}</td>' for name, mean in zip(names[1:], means, strict=True)
-        ]
-        lines.append(f'<tr><td></td><td class="file">Mean</td><td></td><td></td><td></td>{"".join(cells)}</tr>')
+        before = [""] * (len(names) - len(scores))
+        empty = "<td></td>"
+        lines.append(f'<tr>{empty}<td class="file">Mean</td>{3 * empty}{_numbers(names, [*before, *means])}</tr>')
     return f'<div class="wide"><table>{"".join(lines)}</table></div>'
+
+
+def _numbers(names: Sequence[str], numbers: Sequence[str]) -> str:
+    pairs = zip(names, numbers, strict=True)
+    return "".join(f'<td class="number" data-name="{name}">{number}</td>' for name, number in pairs)
+
+
+def _objects(row: Row) -> list[str]:
+    """Return the number of a file's objects, and their mean size with its unit."""
+    count = "" if row.objects is None else f"{row.objects:,}"
+    return [count, "" if row.mean_size is None else f"{row.mean_size:,.4g} {_text(row.size_unit)}"]
 
 
 def _picture(row: Row) -> str:

@@ -26,7 +26,7 @@ class Row:
     being done. seconds_left: until it is done, None where that is not known yet. seconds: that it took. size: such as
     "25 × 512 × 512", "" until it was opened; bytes: of the image. reason: why it failed. note: what else is to be said.
     ended: when that was, as in 2026-03-01T22:15:00+01:00, "" where it is not known. thumbnail, outputs: paths, where
-    there are any.
+    there are any. voxel_size, objects, mean_size, size_unit: as in `Record`.
     """
 
     relative: str
@@ -45,6 +45,10 @@ class Row:
     thumbnail: str = ""
     outputs: tuple[str, ...] = ()
     ended: str = ""
+    voxel_size: str = ""
+    objects: int | None = None
+    mean_size: float | None = None
+    size_unit: str = ""
 
     @property
     def fraction(self) -> float:
@@ -56,7 +60,7 @@ class Row:
 
 @dataclass(frozen=True)
 class BatchOpened(Progress):
-    """The first event: all rows, the run's folder, and how many files were left out (no images; results of ours).
+    """The first event: all rows, the run's folder, and how many files were left out (no images; results of SkipSeg).
 
     asked: the files that are to be done, by their names in the table.
     """
@@ -163,6 +167,10 @@ class Board:
             note=_note_of(outcome),
             ended=record.ended,
             scores=record.scores,
+            voxel_size=record.voxel_size,
+            objects=record.objects,
+            mean_size=record.mean_size,
+            size_unit=record.size_unit,
             thumbnail=str(self._place.path / record.thumbnail) if record.thumbnail else "",
             outputs=tuple(str(self._place.path / output.file) for output in record.outputs),
         )
@@ -226,7 +234,7 @@ class _Speed:
 def _note_of(outcome: Outcome) -> str:
     """Return what is to be said of a file besides; of one that was done before also when."""
     record = outcome.record
-    told = " ".join((*record.findings, record.note)).strip()
+    told = " ".join((*record.findings, *record.remarks, record.note)).strip()
     if outcome.state != "skipped":
         return told
     day = f" on {record.ended[:10]}" if record.ended else ""

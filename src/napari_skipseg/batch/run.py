@@ -30,7 +30,7 @@ Runner = Callable[[BatchSettings, "deque[Entry]", RunPlace], Generator[Message |
 @dataclass(frozen=True)
 class BatchResult:
     """What became of a batch. folder: of the run; summary, report: in it. others, ours: files that were left out, being
-    no images, or results of ours. seconds: that it took this time."""
+    no images, or results of SkipSeg. seconds: that it took this time."""
 
     folder: Path
     summary: Path
@@ -52,7 +52,7 @@ class BatchResult:
         if self.count("failed"):
             said.append(f"{self.count('failed')} failed")
         others = counted(self.others, "file that is no image", "files that are no images")
-        ours = counted(self.ours, "result of ours", "results of ours")
+        ours = counted(self.ours, "result of SkipSeg", "results of SkipSeg")
         left = [told for told, count in ((others, self.others), (ours, self.ours)) if count]
         told = f"{counted(len(self.rows), 'file')}: {', '.join(said)}."
         return f"{told} Left out: {' and '.join(left)}." if left else told

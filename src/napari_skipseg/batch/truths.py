@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_skipseg.batch.inputs import ENDINGS, Entry
+from napari_skipseg.batch.remarks import doubt_truth
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.file_names import find_inside, normal
@@ -16,6 +17,7 @@ from napari_skipseg.images.zarr_nodes import is_zarr
 from napari_skipseg.inference.pairs import Pair
 from napari_skipseg.inference.saving import plain_name
 from napari_skipseg.progress import run_to_end
+from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.scores.instances import MaskError
 
 if TYPE_CHECKING:
@@ -117,6 +119,8 @@ def score(
         class_name = summary.class_name or description.class_names[0]
         of_classes |= {f"{class_name} {name}": value for name, value in _numbers(summary.pooled, SHOWN).items()}
         notes += [note for note in summary.notes if note not in notes]
+        doubt = doubt_truth(truth.name, class_name, class_name in BOUNDARY_CLASSES, dict(summary.pooled))
+        notes += [doubt] if doubt else []
     if "objects" not in results:
         return of_classes, " ".join(notes)
     try:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from napari_skipseg.batch.rows import FINISHED, BatchOpened, BatchWaits, FileChanged, Row
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.progress import Progress, about_left, in_words
 from napari_skipseg.terminal import LINE_EVERY, follow, on_stderr
 
@@ -62,7 +63,8 @@ class _Lines:
     def _show_end(self, progress: Progress) -> None:
         if isinstance(progress, FileChanged) and progress.row.state in FINISHED:
             row = progress.row
-            told = row.reason or row.note or row.size
+            found = "" if row.objects is None else counted(row.objects, "object")
+            told = row.reason or "; ".join(part for part in (found, row.note) if part) or row.size
             seconds = f" in {in_words(row.seconds)}" if row.state == "done" else ""
             line = f"{progress.message}: {_plain(row.relative)} {row.state}{seconds}{f', {told}' if told else ''}"
             self._said, self._last = "running", time.monotonic()

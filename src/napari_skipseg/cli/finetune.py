@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.cli.options import AsJson, Device, add_flags, flag, one_of
 from napari_skipseg.progress import Progress, in_words
 from napari_skipseg.terminal import echo, follow, report, report_rows, watch
@@ -93,11 +94,13 @@ def _note(lesson: Lesson) -> None:
     width = max(len(class_name) for class_name in lesson.pixels)
     for class_name, count in lesson.pixels.items():
         kept = lesson.held_out.get(class_name, 0)
-        echo(f"  {class_name:{width}}  {count:,} pixels to learn from, {kept:,} held out", err=True)
+        echo(f"  {class_name:{width}}  {counted(count, 'pixel')} to learn from, {kept:,} held out", err=True)
 
 
 def _iter_noted(work: Generator[Progress, Any, Finetuned]) -> Generator[Progress, None, Finetuned]:
     """Yield and return what `work` does, in words that leave room for the time left; say once where it goes on."""
+    from napari_skipseg.training.learning import without_losses
+
     begun = False
     with contextlib.closing(work):
         while True:
@@ -110,8 +113,7 @@ def _iter_noted(work: Generator[Progress, Any, Finetuned]) -> Generator[Progress
                 begun = True
                 if (done := int(found[1]) - 1) > 0:
                     echo(f"Goes on from its checkpoint: resumed at step {done}.", err=True)
-            said = [part for part in progress.message.split(", ") if " loss " not in part]
-            yield replace(progress, message=", ".join(said))
+            yield replace(progress, message=without_losses(progress.message))
 
 
 def _show(finetuned: Finetuned, as_json: bool) -> None:

@@ -34,7 +34,7 @@ FLAGS: dict[str, Any] = {
         Text, flag("A network of `napari-skipseg networks` by name; the seven flags below go over it.")
     ],
     "network": Annotated[Text, flag(f"{one_of(NETWORK_NAMES)}.")],
-    "skip": Annotated[Text, flag(f"What crosses the long skips: {one_of(SKIPS)}.")],
+    "skip": Annotated[Text, flag(f"What the skip connections do with the features: {one_of(SKIPS)}.")],
     "select_init": Annotated[
         Text, flag(f"How the select weights of st and sat start: {one_of(get_args(SelectInit))}.")
     ],

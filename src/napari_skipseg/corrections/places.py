@@ -45,8 +45,11 @@ def iter_rank_places(
     strokes: ArrayLike | None = None,
     count: int = 40,
     side: int = 128,
+    weights: Sequence[float] | None = None,
 ) -> Generator[Progress, None, tuple[Place, ...]]:
     """Return up to `count` blocks of one slice, those most worth a look first; yield after each slice.
+
+    weights: what the doubt about each class counts, as many as `class_names`; None = all the same.
 
     The score of a block is the mean standard deviation of the copies where `uncertainty` is given, else the mean
     entropy of the probability. Slices near a chosen one count less, and there the same spot least. Blocks of which
@@ -72,10 +75,13 @@ def iter_rank_places(
                 if not _is_done((*plane, slice(top, bottom), slice(left, right)), reviewed, strokes):
                     scores[done, row, column] = found[:, :, left:right].mean(axis=(1, 2))
         yield Progress(done + 1, len(planes), "looking for places")
-    return tuple(
-        _describe(scores[z, y, x], planes[z], rows[y], columns[x], class_names, uncertainty is None)
-        for z, y, x in _choose(scores.sum(axis=-1), count)
-    )
+    told = weights is not None and len(weights) == doubts.classes
+    worth = scores * np.asarray(weights if told else np.ones(doubts.classes), np.float32)
+    places: list[Place] = []
+    for z, y, x in _choose(worth.sum(axis=-1), count):
+        block = planes[z], rows[y], columns[x]
+        places.append(_describe(scores[z, y, x], block, class_names, uncertainty is None))
+    return tuple(places)
 
 
 def _check_shapes(results: Sequence[ArrayLike], shape: tuple[int, ...], dimensions: int) -> None:
@@ -139,17 +145,15 @@ def _choose(scores: NDArray[np.float32], count: int) -> list[tuple[int, int, int
 
 def _describe(
     scores: NDArray[np.float32],
-    plane: tuple[int, ...],
-    rows: tuple[int, int],
-    columns: tuple[int, int],
+    block: tuple[tuple[int, ...], tuple[int, int], tuple[int, int]],
     class_names: Sequence[str],
     is_entropy: bool,
 ) -> Place:
+    """Return a block as a place. scores: of each class."""
+    plane, rows, columns = block
     box = (*((n, n + 1) for n in plane), rows, columns)
     center = tuple((low + high) // 2 for low, high in box)
     about = f" about {class_names[int(scores.argmax())]}" if 1 < len(class_names) == len(scores) else ""
     score = float(scores.sum())
-    reason = f"the network wavers{about}: entropy {score:.2f} on average"
-    if not is_entropy:
-        reason = f"the copies disagree{about}: ±{score:.2f}"
+    reason = f"unsure{about} ({score:.2f})" if is_entropy else f"copies disagree{about} (±{score:.2f})"
     return Place(center, box, score, reason)

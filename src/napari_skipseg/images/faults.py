@@ -196,6 +196,8 @@ def _outliers(values: Values, least: float, certain: float) -> list[int]:
 def _noise(smoothness: Values, full: Numbers) -> Iterator[SliceFault]:
     """Yield slices in which noise hides what the others show."""
     usual = float(np.median(smoothness[full]))
+    if usual < SMOOTH:  # all of it is noise: no slice hides anything
+        return
     for number in full.tolist():
         if float(np.median(smoothness[number])) < min(SMOOTH, NOISIER * usual):
             yield SliceFault("noisy", number)

@@ -67,7 +67,8 @@ def read_tiff(
             notes=notes,
         )
         stack = stack_of(found_image, axes, voxel_size, unit)
-        data, shown = as_meant(stack.data, file, series, are_labels)
+        with refusing(path):  # tags of a damaged file may hold several numbers in place of one
+            data, shown = as_meant(stack.data, file, series, are_labels)
         on_failure.pop_all()
     location = Location(path.absolute(), opened.number)
     return replace(stack, data=data, file=str(location), notes=(*opened.notes, *shown, *stack.notes))

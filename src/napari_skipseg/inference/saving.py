@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from napari_skipseg.durable import draft_folder, replace, sync_folder
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images.files import read_recipe, write_ome_tiff
-from napari_skipseg.images.formats import Format
-from napari_skipseg.images.stack import ArrayLike
+from napari_skipseg.images.formats import ENDINGS, Format
+from napari_skipseg.images.stack import ArrayLike, LazyArray
 from napari_skipseg.images.write_faults import replacing, telling_faults
-from napari_skipseg.images.zarr_layout import OURS
+from napari_skipseg.images.zarr_layout import OURS, Layout
 from napari_skipseg.images.zarr_nodes import is_node, read_node
 from napari_skipseg.inference.outputs import USUAL_DEPTH, AttentionMap, Binary, Depth, Prediction, Stored
 from napari_skipseg.inference.recipe import RECIPE_FILE, dict_to_json
@@ -46,11 +48,16 @@ def save_prediction(
     name: str,
     threshold: float = 0.5,
     dtype: Depth = USUAL_DEPTH,
+    form: Format = "tiff",
+    results: Collection[str] | None = None,
 ) -> list[Path]:
     """Return the files written to `folder`: probability, binary, uncertainty and attention maps where there are any.
 
-    They begin with `name`, the stack's. Files of those names are replaced; all appear when the last one is whole. The
-    recipe lies beside them as `<name>_recipe.json`.
+    They begin with `name`, the stack's. Files of those names are replaced; TIFF files all appear when the last one is
+    whole, OME-Zarr stores one by one. The recipe lies beside them as `<name>_recipe.json`.
+
+    form: "tiff" (OME-TIFF) or "ome-zarr". results: which are written, such as {"probability", "attention_1"}; None =
+    all that there are.
 
     dtype: "uint8" stores probability and attention as 0-255, "float32" as they are. Uncertainty is float32 either way:
     what Fiji shows under the pointer is the standard deviation itself, and small ones are not rounded away.
@@ -60,9 +67,16 @@ def save_prediction(
     """
     folder = Path(folder)
     with scratch_folder(folder) as draft:
-        files = []
-        recipe = _recipe_of(prediction, threshold, dtype)
+        files: list[Path] = []
+        stores: list[Path] = []
+        recipe = _recipe_of(prediction, threshold, dtype, form)
         for saved in _arrays_of(prediction, threshold, dtype, recipe):
+            if results is not None and saved.name not in results:
+                continue
+            if form == "ome-zarr":
+                stores.append(folder / f"{name}_{saved.name}{ENDINGS[form]}")
+                write_zarr(stores[-1], saved)
+                continue
             files.append(draft / f"{name}_{saved.name}.tif")
             write_tiff(files[-1], saved)
         sidecar = draft / f"{name}_{RECIPE_FILE}"
@@ -72,7 +86,7 @@ def save_prediction(
                 with telling_faults(folder / file.name):
                     replace(file, folder / file.name)
             sync_folder(folder)
-        return [folder / file.name for file in files]
+        return [*(folder / file.name for file in files), *stores]
 
 
 def write_tiff(path: Path, saved: SavedArray, synced: bool = True) -> None:
@@ -85,6 +99,43 @@ def write_tiff(path: Path, saved: SavedArray, synced: bool = True) -> None:
         path, saved.data, saved.axes, saved.voxel_size, saved.unit, saved.origin,
         channel_names=saved.class_names, description=saved.recipe, synced=synced,
     )  # fmt: skip
+
+
+def write_zarr(path: Path, saved: SavedArray) -> None:
+    """Write one result as OME-Zarr; a store of ours that lies there is replaced.
+
+    Raises:
+        FileError: it cannot be written, or something else lies there.
+    """
+    from napari_skipseg.images.zarr_writer import write_ome_zarr
+
+    order = sorted(range(len(saved.axes)), key=lambda place: "TCZYX".index(saved.axes[place]))
+    layout = Layout(
+        tuple(saved.data.shape[place] for place in order),
+        "".join(saved.axes[place] for place in order),
+        str(saved.data.dtype),
+        saved.voxel_size,
+        saved.unit,
+        saved.origin,
+        kind="labels" if saved.name == "binary" else "image",
+        channel_names=saved.class_names,
+        description=saved.recipe,
+    )
+    write_ome_zarr(path, _Reordered(saved.data, tuple(order)), layout)
+
+
+class _Reordered(LazyArray):
+    """An array whose axis i is axis order[i] of the one behind it."""
+
+    def __init__(self, data: ArrayLike, order: tuple[int, ...]) -> None:
+        self._data, self._order = data, order
+        self.shape, self.dtype = tuple(data.shape[place] for place in order), data.dtype
+
+    def _read(self, index: tuple[int | slice, ...]) -> Any:
+        behind = tuple(index[self._order.index(axis)] for axis in range(len(index)))
+        values = np.asarray(self._data[behind])
+        kept = [axis for axis in self._order if isinstance(behind[axis], slice)]
+        return values.transpose(np.argsort(np.argsort(kept)))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -178,11 +229,11 @@ def plain_name(file_name: str) -> str:
     return Path(file_name).stem
 
 
-def _recipe_of(prediction: Prediction, threshold: float, dtype: Depth) -> dict[str, Any]:
+def _recipe_of(prediction: Prediction, threshold: float, dtype: Depth, form: Format) -> dict[str, Any]:
     """Return the recipe of a prediction as it is saved: at another threshold, it may be, than it was asked for."""
     options = {**prediction.recipe.get("options", {}), "threshold": threshold}
     told: dict[str, Any] = json.loads(
-        json.dumps(prediction.recipe | {"options": options, "depth": dtype, "form": "tiff"})
+        json.dumps(prediction.recipe | {"options": options, "depth": dtype, "form": form})
     )
     return told
 

@@ -81,7 +81,7 @@ class AblationRow:
 def plan_ablation(settings: TrainSettings, variants: Sequence[Variant] = VARIANTS) -> tuple[TrainSettings, ...]:
     """Return the settings of each variant, called after it; else they are the same.
 
-    What crosses the long skips is what `settings` say, a sum where they say nothing.
+    What the skip connections do with the features is what `settings` say, a sum where they say nothing.
 
     Raises:
         SpecError: another network than the residual FCN, no slices held out, or a model to start from.

@@ -171,7 +171,7 @@ def _iter_prepare(
     patch = patch_of(settings, parent.network)
     padding: PaddingRule = "none" if "none" in (settings.padding, description.padding) else "auto"
     material = yield from iter_read_material(corrected, split, plan, patch, settings.seed, padding)
-    yield Progress(1, 1, "reading what the model knew")
+    yield Progress(1, 1, "reading the model's own sample")
     remembered = remembered_of(place, description)
     return _Course(settings, parent, plan, lesson, scale, material, material.sha256(), remembered, processes)
 

@@ -235,6 +235,10 @@ class FinetuneTask:
         return self._answers(self.lessons.held_out[number])
 
 
+def _preparing(done: int, total: int) -> Progress:
+    return Progress(done, total, f"preparing patches: {done + 1} of {total}")
+
+
 class QuickTask(FinetuneTask):
     """Training of the last level and its gate, on features that are computed once: what lies below stays as it is."""
 
@@ -248,11 +252,11 @@ class QuickTask(FinetuneTask):
         patches, batch, kept_back = self.lessons.patches, self._batch, self.lessons.held_out
         count = max(1, min(self.pace.steps, FEATURES // batch))
         for number in range(count):
-            yield Progress(number, count + len(kept_back), "preparing patches")
+            yield _preparing(number, count + len(kept_back))
             drawn = patches.draw(range(number * batch, (number + 1) * batch))
             self._learnt.append(self._prepare(network, drawn))
         for number, each in enumerate(kept_back):
-            yield Progress(count + number, count + len(kept_back), "preparing patches")
+            yield _preparing(count + number, count + len(kept_back))
             self._kept_back.append(self._prepare(network, each))
 
     def _prepare(self, network: Network, batch: Batch) -> _Prepared:

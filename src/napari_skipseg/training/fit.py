@@ -86,8 +86,8 @@ def iter_learn(
 ) -> Generator[Progress, Keep | None, FitState]:
     """Yield after each step; return the end state, with `network` at its best weights, in eval mode.
 
-    Where curves go on the progress is a `Learned`; after a validation a `Pictured` follows. A `Keep` sent back ends the
-    fit there: the weights of that moment are validated, and the best kept.
+    The progress is a `Learned`, with values where curves go on; after a validation a `Pictured` follows. A `Keep` sent
+    back ends the fit there: the weights of that moment are validated, and the best kept.
 
     The same task and network give the same weights, bit for bit on a CPU with as many threads, unless time or a `Keep`
     ends them. Killed at any moment, the same call goes on from `checkpoint` and ends with those weights. Closing the
@@ -142,7 +142,10 @@ def _begin(task: Task, network: Network, checkpoint: Path, compute: Compute, pro
         state.select_start = select_weights(network)
     now = time.monotonic()
     began = now - state.seconds
-    return _Run(task, network, checkpoint, optimizer, compute.device, processes, layers, state, began, now, state.step)
+    saved_at = now - SAVED_EVERY  # the first step of a call is saved: from then on any signal leaves a checkpoint
+    return _Run(
+        task, network, checkpoint, optimizer, compute.device, processes, layers, state, began, saved_at, state.step
+    )
 
 
 def _has_ended(run: _Run) -> bool:
@@ -242,7 +245,8 @@ def _iter_validate(run: _Run) -> Generator[Progress, Keep | None, Pictured | Non
             found: Validation | None = stop.value
             break
         message = f"{_in_words(run)}, looking at what is held out: {done} of {total}"
-        run.keeps = isinstance((yield Progress(run.place, run.pace.steps, message)), Keep) or run.keeps
+        news = Learned(run.place, run.pace.steps, message, state.step)
+        run.keeps = isinstance((yield news), Keep) or run.keeps
     if found is None:
         return None
     for curve, value in {"held-out loss": found.loss, **found.values}.items():
@@ -254,12 +258,10 @@ def _iter_validate(run: _Run) -> Generator[Progress, Keep | None, Pictured | Non
     return found.picture
 
 
-def _news(run: _Run) -> Progress:
-    """Return how far the run is, with the points that its curves got at this step."""
+def _news(run: _Run) -> Learned:
+    """Return how far the run is, with the points that its curves got at this step, if any."""
     state = run.state
     values = {name: curve[-1][1] for name, curve in state.curves.items() if curve[-1][0] == state.step}
-    if not values:
-        return Progress(run.place, run.pace.steps, _in_words(run))
     return Learned(run.place, run.pace.steps, _in_words(run), state.step, values)
 
 
@@ -268,6 +270,10 @@ def _placed(run: _Run, picture: Pictured) -> Pictured:
 
 
 def _in_words(run: _Run) -> str:
-    latest = (f"{name} {curve[-1][1]:.3f}" for name, curve in run.state.curves.items())
-    total = "" if run.pace.minutes else f" of {run.pace.steps}"  # a time limit ends a fit before its steps do
-    return ", ".join([f"step {run.state.step}{total}", *latest])
+    """Return the step, of how many where time does not end the run, and the newest values of the curves."""
+    state, pace = run.state, run.pace
+    step = f"step {state.step}" if pace.minutes else f"step {state.step} of {pace.steps}"
+    if pace.minutes:
+        step += f", {state.seconds / 60:.1f} of {pace.minutes:g} min"
+    latest = (f"{name} {curve[-1][1]:.3f}" for name, curve in state.curves.items())
+    return ", ".join([step, *latest])

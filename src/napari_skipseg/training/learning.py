@@ -96,3 +96,8 @@ class Lesson:
     seconds: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+def without_losses(message: str) -> str:
+    """Return what a training says of a step without its losses, which leaves room for the time left."""
+    return ", ".join(part for part in message.split(", ") if " loss " not in part)

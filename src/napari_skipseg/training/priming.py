@@ -19,7 +19,7 @@ from napari_skipseg.training.distributed import Processes
 from napari_skipseg.training.finetune_settings import RATES, STEPS, FinetuneSettings
 from napari_skipseg.training.finetune_task import QUICK_BATCH, Lessons, QuickTask, patch_of
 
-SHOWN = "getting the new classes started"
+SHOWN = "warming up the new classes"
 
 
 def iter_prime(

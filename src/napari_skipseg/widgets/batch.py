@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from qtpy.QtCore import QUrl
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout
+from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
 
 from napari_skipseg.batch.rows import BatchOpened, FileChanged, Retry, Row
 from napari_skipseg.batch.run import BatchResult
@@ -28,9 +28,9 @@ from napari_skipseg.widgets.checks import Choices
 from napari_skipseg.widgets.engine import BusyEngine
 from napari_skipseg.widgets.fields import FAULT_COLOR, WARNING_COLOR, Message, RichLabel, color_of, set_hint
 from napari_skipseg.widgets.job_tab import JobTab
-from napari_skipseg.widgets.pacing import Paced
 from napari_skipseg.widgets.popups import pop_up, pop_up_fault
 from napari_skipseg.widgets.segment import PRIMARY
+from napari_skipseg.widgets.turns import EngineLine
 from napari_skipseg.widgets.work import Outcome, start_work
 
 if TYPE_CHECKING:
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
     from napari_skipseg.widgets.segment import SegmentTab
 
-START_HINT = "Segment every image; what is done with the same recipe is skipped, what was stopped goes on at its tile"
-STOP_HINT = "Stop within a tile; what is done stays, and Start goes on from there"
-RETRY_HINT = "Do again what failed, with the model and options of this batch"
+START_HINT = "Segment every image. Files that are done with the same recipe are skipped; one that was stopped continues"
+STOP_HINT = "Stop within a tile. What is done stays, and Start continues from there"
+RETRY_HINT = "Process the failed files again, with the model and options of this batch"
 TABLE_HINT = "Double-click a row to open the image with its results"
 
 
@@ -62,10 +62,11 @@ class BatchTab(JobTab):
         self,
         viewer: ViewerModel,
         engine: BatchingEngine,
+        line: EngineLine,
         segment_tab: SegmentTab,
         read_objects: Callable[[Sequence[str]], ObjectOptions],
     ) -> None:
-        super().__init__(engine)
+        super().__init__(line)
         self._engine, self._segment_tab, self._read_objects = engine, segment_tab, read_objects
         self._on_show = RowsOnShow(viewer)
         self._opening: Any = None
@@ -87,12 +88,9 @@ class BatchTab(JobTab):
         self.retry_button.setToolTip(RETRY_HINT)
         self.cancel_button.setText("Stop")
         self.cancel_button.setToolTip(STOP_HINT)
-        self.progress, self.links = QProgressBar(), RichLabel()
-        self.progress.setTextVisible(False)
-        self.progress.setFixedHeight(8)
+        self.links = RichLabel()
         self.links.setOpenExternalLinks(True)
         self.links.hide()
-        self._pace = Paced(self, self._draw)
 
     def _lay_out(self) -> None:
         buttons, below = QHBoxLayout(), QHBoxLayout()
@@ -160,9 +158,8 @@ class BatchTab(JobTab):
 
     def _begin(self, settings: BatchSettings, retry: bool = False) -> None:
         self.links.hide()
-        self._segment_tab.plan.stop()
-        work = partial(self._engine.batch, settings, retry)
-        self.start(self.when_free(work), f"Batch of {Path(settings.inputs).name}", self._finish, on_stop=self._stop)
+        work, name = partial(self._engine.batch, settings, retry), f"Batch of {Path(settings.inputs).name}"
+        self.start(work, name, self._finish, on_stop=self._stop, waiting="waits for the batch")
         self.inputs.stop()
 
     def _read(self) -> BatchSettings:
@@ -177,29 +174,27 @@ class BatchTab(JobTab):
     def _objects(self, segment: Choices) -> ObjectOptions:
         return self._read_objects(() if segment.model is None else segment.model.class_names)
 
-    def show_progress(self, progress: Progress) -> None:
-        """Say how far the batch is, and show it, soon."""
-        self._pace.hear(progress)
-
-    def _draw(self, heard: list[Progress]) -> None:
+    def draw(self, heard: list[Progress]) -> None:
+        """Show how far the batch is, and what is new in its rows."""
         opened = [place for place, progress in enumerate(heard) if isinstance(progress, BatchOpened)]
         if opened:
             self._open_table(heard[opened[-1]].rows)  # type: ignore[attr-defined]
         later = heard[opened[-1] :] if opened else heard
         self.table.rows.change([progress.row for progress in later if isinstance(progress, FileChanged)])
-        latest = heard[-1]
-        told = [progress for progress in heard if isinstance(progress, FileChanged)]
-        if told:
-            self._seconds_left = told[-1].seconds_left
-        if self.is_running and self.cancel_button.isEnabled():
-            self.progress_text.say(f"{latest.message}{about_left(self._seconds_left)}")
-            self.progress.setRange(0, latest.total if latest.done else 0)
-            self.progress.setValue(latest.done)
+        super().draw(heard)
         self._follow_rows()
         self._tell_row()
 
+    def describe(self, progress: Progress) -> str:
+        """Return how many files are done, and how long the rest takes."""
+        is_of_rows = isinstance(progress, BatchOpened | FileChanged)
+        if is_of_rows:
+            self._seconds_left = progress.seconds_left if isinstance(progress, FileChanged) else None
+        if is_of_rows or progress.total > 1:
+            return f"{progress.message}{about_left(self._seconds_left)}"
+        return super().describe(progress)
+
     def _open_table(self, rows: tuple[Row, ...]) -> None:
-        self._seconds_left = None
         self.table.rows.show_rows(rows)
         self.table.show()
         self._tell_row()
@@ -217,7 +212,7 @@ class BatchTab(JobTab):
         self.retry_button.setText(f"Retry failed ({failed})")
 
     def _finish(self, result: BatchResult) -> None:
-        self._pace.flush()
+        self.pace.flush()
         self._open_table(result.rows)
         links = (("Report", result.report), ("Folder", result.folder))
         self.links.setText(" · ".join(_link(text, place) for text, place in links))
@@ -227,10 +222,10 @@ class BatchTab(JobTab):
 
     def _stop(self) -> str:
         """Return what became of a batch that was stopped or failed."""
-        self._pace.flush()
+        self.pace.flush()
         rows = self.table.rows
         rows.change([stopped(row) for row in rows.rows if row.state == "running"])
-        return f"{count_states(rows.rows)}; Start goes on from there." if rows.rows else ""
+        return f"{count_states(rows.rows)}; Start continues from there." if rows.rows else ""
 
     def open_row(self, row: Row) -> None:
         """Show the image of a row, and its results."""
@@ -271,7 +266,6 @@ class BatchTab(JobTab):
         self.start_button.setVisible(not running)
         self.start_button.setEnabled(self.inputs.is_right)
         set_hint(self.start_button, fault or START_HINT)
-        self.progress.setVisible(running)
         self._follow_rows()
         is_told = running or not fault or (self._told[0] and not self.inputs.fault)
         self.message.say(*(self._told if is_told else (fault, color_of(fault))))

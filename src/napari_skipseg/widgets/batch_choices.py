@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from napari_skipseg.batch.place import write_text
 from napari_skipseg.batch.settings import BatchSettings, ask
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.formats import Format
 from napari_skipseg.inference.outputs import Depth
@@ -60,7 +61,7 @@ class BatchChoices:
         faults = find_faults(replace(segment, layer=None))
         told = [faults[field] for field in SEGMENT_FIELDS if field in faults]
         if not told and self.calibrated and segment.layer is None:
-            return "Axes and voxel size are to be those of the Segment tab: open an image there, or untick it."
+            return "Axes and voxel size are taken from the Segment tab: open an image there, or untick that option."
         return told[0] if told else ""
 
     def settings(self, segment: Choices, objects: ObjectOptions) -> BatchSettings:
@@ -104,10 +105,10 @@ def describe_objects(objects: ObjectOptions) -> str:
     of = "in each slice" if objects.planes == "slices" else "through the volume"
     parts = [f"{names[objects.method]} {of}", f"above {objects.threshold:.2f}"]
     parts += [f"merged below {objects.merge:.2f}"] if objects.method == "cells" else []
-    parts += [f"{objects.smallest} voxels or more"] if objects.smallest else []
-    parts += [f"{objects.largest} at most"] if objects.largest else []
+    parts += [f"{counted(objects.smallest, 'voxel')} or more"] if objects.smallest else []
+    parts += [f"{counted(objects.largest, 'voxel')} at most"] if objects.largest else []
     parts += ["holes filled"] if objects.fill_holes else []
-    parts += ["without those at the border"] if objects.border == "remove" else []
+    parts += ["objects at the border left out"] if objects.border == "remove" else []
     return ", ".join(parts)
 
 

@@ -16,16 +16,16 @@ from napari_skipseg.widgets.scratch_form import FolderField
 HINTS = {
     "inputs": "A folder, one image, or a pattern such as /data/**/*.tif; TIFF, OME-Zarr (one entry), MRC and pictures",
     "as_stack": "Each folder holds the slices of one stack, one file per slice, and is one image",
-    "recursive": "Look into the folders within it too; the results keep the tree",
-    "output": "Each recipe gets a folder of its own in here, called by model and recipe: nothing is written over",
+    "recursive": "Take the images in subfolders too; the results are stored in the same subfolders",
+    "output": "Each recipe gets its own folder in here, named after model and recipe, so nothing is overwritten",
     "objects": "Find and measure the objects of each image: labels and a CSV, as the Objects tab says now",
-    "truth": "Labels under the same names as the images: each result is scored against them. May stay empty",
-    "form": "What the results are written as; OME-Zarr suits large volumes",
-    "depth": "How probabilities are stored: 0-255, or as they are in four times the space",
-    "truth_label": "Value of the class in the truth; else as the model was trained",
+    "truth": "Optional: labels with the same names as the images; each result is scored against them",
+    "form": "File format of the results; OME-Zarr suits large volumes",
+    "depth": "How probabilities are stored: as 0-255, or as fractions, which take four times the space",
+    "truth_label": "Value of the class in the truth; by default the one that the model was trained with",
     "attention": "Write the attention maps of every image too",
-    "calibrated": "Take axes and voxel size that the Segment tab shows for all images, in place of what the files say",
-    "inside": "Let the results lie in the folder of the images, or within it",
+    "calibrated": "Use the axes and voxel size of the Segment tab for all images, instead of those in the files",
+    "inside": "Allow the results to be written into the folder of the images, or into a subfolder of it",
 }
 FORMATS = (("OME-TIFF", "tiff"), ("OME-Zarr", "ome-zarr"))
 DEPTHS = (("8-bit", "uint8"), ("float", "float32"))
@@ -43,7 +43,7 @@ class BatchForm(QWidget):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.inputs, self.output, self.truth = FolderField("Images"), FolderField("Results"), FolderField("Truth")
-        self.recursive, self.objects = QCheckBox("and in the folders within it"), QCheckBox("find them too")
+        self.recursive, self.objects = QCheckBox("include subfolders"), QCheckBox("find and measure objects")
         self.as_stack = QCheckBox("each folder is one stack of slices")
         self.model, self.way, self.form = WrappedLine(), WrappedLine(), FreshCombo()
         for line in (self.model, self.way):
@@ -132,7 +132,7 @@ class DetailsFold(Fold):
         self.truth_label.setRange(UNTOLD, 2**31 - 1)
         self.truth_label.setSpecialValueText("as trained")
         self.attention, self.calibrated = QCheckBox("attention maps"), QCheckBox("as in the Segment tab")
-        self.inside = QCheckBox("may lie among the images")
+        self.inside = QCheckBox("allow results in the image folder")
         inner = QWidget()
         rows = QFormLayout(inner)
         rows.setContentsMargins(12, 0, 0, 0)

@@ -22,13 +22,10 @@ SETTLED = 300
 """Milliseconds for which the choices stand before they are looked up."""
 MACHINE = (Path("/proc"), Path("/sys"))
 """Folders in which the system shows itself, and makes none that one asks for."""
-AMONG = "The results would lie among the images: choose a folder elsewhere, or tick Details › may lie among the images."
-
-
-class _NoEngine:
-    """Files are looked for without the engine, so that it never is in the way."""
-
-    is_busy = False
+AMONG = (
+    "The results would lie among the images: choose a folder elsewhere, or tick Details › allow results in the image "
+    "folder."
+)
 
 
 class InputsLine(SettledLine):
@@ -38,7 +35,7 @@ class InputsLine(SettledLine):
 
     def __init__(self) -> None:
         self.fault = ""
-        super().__init__(_NoEngine(), "looking for images…")
+        super().__init__(None, "looking for images…")
         self._timer.setInterval(SETTLED)
         self.looks = 0
 
@@ -68,7 +65,7 @@ class InputsLine(SettledLine):
         """Say how many images there are."""
         count = len(answer.entries)
         left = [counted(answer.others, "other file")] if answer.others else []
-        left += [counted(answer.ours, "result of ours", "results of ours")] if answer.ours else []
+        left += [counted(answer.ours, "result of SkipSeg", "results of SkipSeg")] if answer.ours else []
         names = "\n".join(entry.relative for entry in answer.entries[:20]) + ("\n…" if count > 20 else "")
         told = counted(count, "image")
         self.say(f"{told}; left out: {', '.join(left)}" if left else told, names)
@@ -118,8 +115,10 @@ def check_place(output: str) -> None:
     place = Path(output).expanduser().absolute()
     nearest = next(folder for folder in (place, *place.parents) if os.path.lexists(folder))
     if not nearest.is_dir():
-        raise FileError(f"The folder '{output}' cannot be made there, as '{nearest}' is none: choose another one.")
+        raise FileError(
+            f"The folder '{output}' cannot be created, because '{nearest}' is not a folder: choose another one."
+        )
     is_of_machine = any(nearest.resolve().is_relative_to(each) for each in MACHINE)
     if is_of_machine or not os.access(nearest, os.W_OK | os.X_OK):
-        told = "be written into" if nearest == place else "be made there"
+        told = "be written into" if nearest == place else "be created there"
         raise FileError(f"The folder '{output}' cannot {told}: choose one where you may write.")

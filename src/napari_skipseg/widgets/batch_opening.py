@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from napari_skipseg.batch.rows import Row
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.files import LayerData, add_layers, opened_from, read_layers
-from napari_skipseg.widgets.layers import HIDDEN_MAP
+from napari_skipseg.widgets.kept_view import frame
+from napari_skipseg.widgets.result_looks import LOOKS, result_kind
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
-
-RESULT = re.compile(r"_(attention_\d+|uncertainty|probability|binary|objects)\.(tif|ome\.zarr)$")
-LOOKS: dict[str, dict[str, Any]] = {
-    "attention": {"colormap": "viridis", **HIDDEN_MAP},
-    "uncertainty": {"colormap": "inferno", **HIDDEN_MAP},
-    "probability": {"colormap": "magma", "blending": "additive", "opacity": 0.6},
-    "binary": {"opacity": 0.25},
-    "objects": {"opacity": 0.5},
-}
-"""Of results, from the bottom of the layer list up."""
-
 
 Read = list[tuple[str, list[LayerData]]]
 """Files, and the layers in each, from the bottom up."""
@@ -40,32 +27,22 @@ def iter_read(row: Row, with_image: bool = True) -> Generator[Progress, None, Re
         FileError: a file cannot be read.
         InputError: it holds no image.
     """
-    kinds = {file: _kind(file) for file in row.outputs}
+    kinds = {file: result_kind(file) for file in row.outputs}
     shown = sorted((file for file in row.outputs if kinds[file]), key=lambda file: list(LOOKS).index(kinds[file]))
     read: Read = []
     for number, file in enumerate([row.file, *shown] if with_image else shown):
         yield Progress(number, len(shown) + 1, f"reading {Path(file).name}")
         layers: list[LayerData] = []
         for data, arguments, kind in read_layers(file):
-            looks = {} if file == row.file else _looks(kinds[file], data, kind, "objects" in kinds.values())
-            layers.append((data, {**arguments, **looks}, kind))
+            is_hidden = file != row.file and _is_hidden(kinds[file], "objects" in kinds.values())
+            layers.append((data, {**arguments, "visible": False} if is_hidden else arguments, kind))
         read.append((file, layers))
     return read
 
 
-def _kind(file: str) -> str:
-    found = RESULT.search(file)
-    return "" if found is None else found.group(1).partition("_")[0]
-
-
-def _looks(result: str, data: Any, kind: str, has_objects: bool) -> dict[str, Any]:
-    looks = dict(LOOKS[result])
-    if kind == "image":
-        dtype = np.dtype((data[0] if isinstance(data, list) else data).dtype)
-        looks["contrast_limits"] = (0, 255 if dtype.kind in "ui" else 1)
-    if result == "binary" and has_objects:
-        looks["visible"] = False
-    return looks
+def _is_hidden(kind: str, has_objects: bool) -> bool:
+    """Return whether a result is only called up to read it, or lies below objects that show the same."""
+    return kind in ("attention", "uncertainty") or (kind == "binary" and has_objects)
 
 
 class RowsOnShow:
@@ -99,12 +76,12 @@ class RowsOnShow:
         self._put_in_front(layers)
 
     def _put_in_front(self, layers: dict[Layer, bool]) -> None:
-        """Show these layers as they were when they were new, above all others, and no other rows'."""
-        for _, others in self._shown.values():
-            for layer in others:
-                layer.visible = layers.get(layer, False)
+        """Show these layers as they were when they were new, and frame them; all others are hidden, not removed."""
+        for layer in self._viewer.layers:
+            layer.visible = layers.get(layer, False)
         stack = self._viewer.layers
         for layer in layers:
             stack.move(stack.index(layer), len(stack))
-        self._viewer.layers.selection.active = next(iter(layers))
-        self._viewer.reset_view()
+        first = next(iter(layers))
+        self._viewer.layers.selection.active = first
+        frame(self._viewer, first)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from napari_skipseg.batch.rows import Row
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.progress import in_words
 
 
@@ -40,16 +41,26 @@ def describe_time(row: Row) -> str:
 
 def describe_end(row: Row) -> str:
     """Return why a file failed, or else what is said of it and its scores, in a line."""
-    told = (plain(row.reason), row.note, _scores(row)) if row.reason else (row.message, row.note, _scores(row))
+    shared = (row.note, describe_objects(row), _scores(row))
+    told = (plain(row.reason), *shared) if row.reason else (row.message, *shared)
     said = "; ".join(line for line in told if line)
     return said if row.reason or not said else f"{plain(row.relative)}: {said}"
 
 
 def describe_row(row: Row) -> str:
     """Return all that is known of a file, a line each."""
-    size = f"{row.size} voxels, {row.bytes / 2**20:.3g} MiB" if row.size else ""
-    told = (plain(row.file), size, row.reason or row.message, row.note, _scores(row))
+    voxels = row.voxel_size or "of unknown size"
+    size = f"{row.size} voxels ({voxels}), {row.bytes / 2**20:.3g} MiB" if row.size else ""
+    told = (plain(row.file), size, row.reason or row.message, row.note, describe_objects(row), _scores(row))
     return "\n".join(line for line in told if line)
+
+
+def describe_objects(row: Row) -> str:
+    """Return how many objects were found, and how large they are on average; "" where none were looked for."""
+    if row.objects is None:
+        return ""
+    mean = "" if row.mean_size is None else f", {row.mean_size:,.4g} {row.size_unit} on average"
+    return f"{counted(row.objects, 'object')}{mean}"
 
 
 def _scores(row: Row) -> str:

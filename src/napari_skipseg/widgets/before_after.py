@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_skipseg.widgets.layers import Shown, remove_results, results_in, show
+from napari_skipseg.widgets.layers import Shown, remove_results, results_in, segmented_in, show
 from napari_skipseg.widgets.placement import visible_box
-from napari_skipseg.widgets.preview import SOURCE_OF
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -48,26 +48,26 @@ class BeforeAfter:
         """Whether there is anything of before to show."""
         return bool(self._before())
 
-    def keep(self, layer: Image, shown: Shown | None, threshold: float) -> bool:
-        """Keep what is shown of an image as before, in place of an earlier one; return whether there is anything."""
+    def keep(self, layer: Image, shown: Shown | None, threshold: float) -> str:
+        """Keep what is shown of an image as before, in place of an earlier one; return the name of the model that made
+        it, "" where there is nothing."""
         self.drop()
         if shown is None or layer not in self._viewer.layers:
-            return False
+            return ""
         self._source = str(layer.unique_id)
         prediction = replace(shown.prediction, attentions=(), uncertainty=None)
         before = replace(shown, prediction=prediction, source=BEFORE_OF.format(self._source), prefix=BEFORE)
         show(self._viewer, layer, before, threshold)
         for each in self._before():
             each.visible = False
-        return True
+        return Path(str(shown.prediction.recipe.get("model", ""))).name or "the old model"
 
     def compare(self, before: bool) -> None:
         """Show before in place of after, or the other way round: of after what was on show."""
         for each in self._before():
             each.visible = before
         if before:
-            after = [*results_in(self._viewer, self._source), *results_in(self._viewer, SOURCE_OF.format(self._source))]
-            self._hidden = [each for each in after if each.visible]
+            self._hidden = [each for each in segmented_in(self._viewer, self._source) if each.visible]
         for each in self._hidden:
             each.visible = not before
         if not before:

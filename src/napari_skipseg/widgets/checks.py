@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.calibration import METRES
 from napari_skipseg.images.padding import PaddingRule
@@ -222,7 +223,8 @@ def _channel_fault(choices: Choices) -> str:
     if asks_channel(choices) and choices.channel is None:
         return Missing("Choose the channel to segment.")
     if model is not None and model.spec.in_channels not in (1, count):
-        return f"The image has {count} channels, {model.name} takes {model.spec.in_channels}: choose another model."
+        takes = model.spec.in_channels
+        return f"The image has {counted(count, 'channel')}, {model.name} takes {takes}: choose another model."
     return ""
 
 
@@ -295,4 +297,4 @@ def find_warning(choices: Choices) -> str:
     if choices.rescale or all(1 / FAR_OFF < factor < FAR_OFF for factor in _scale(choices).values()):
         return ""
     kind = "pixels" if choices.spanned == "YX" else "voxels"
-    return f"{model.name} was not trained on such {kind}: rescale, or look closely at the result."
+    return f"{model.name} was not trained on such {kind}: rescale, or check the result carefully."

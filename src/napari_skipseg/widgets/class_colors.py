@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from napari_skipseg.corrections.coding import BACKGROUND, FIRST_CLASS, HIGHEST, NOT_LOOKED_AT, CorrectionClass
 from napari_skipseg.errors import InputError
-from napari_skipseg.widgets.layers import CLASS_COLORS
+from napari_skipseg.widgets.result_looks import CLASS_COLORS
 
 if TYPE_CHECKING:
     from napari.utils.colormaps import DirectLabelColormap

@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.corrections.coding import BACKGROUND, CorrectionClass
 from napari_skipseg.widgets.class_colors import BACKGROUND_COLOR, is_unnamed
 from napari_skipseg.widgets.fields import PlainLabel, set_hint
@@ -180,7 +181,7 @@ class ClassList(QWidget):  # type: ignore[misc]
         for value, row in self.rows.items():
             count = pixels.get(value, 0)
             row.count.setText(short(count))
-            row.count.setToolTip(f"{count:,} pixels painted or accepted")
+            row.count.setToolTip(f"{counted(count, 'pixel')} painted or accepted")
             row.judged.setChecked(self._said.get(value, count > 0))
 
     def judged(self) -> tuple[CorrectionClass, ...]:

@@ -17,7 +17,6 @@ from napari_skipseg.widgets.correct_actions import CorrectActions
 from napari_skipseg.widgets.correct_body import QUIET, CorrectBody
 from napari_skipseg.widgets.correct_layers import CorrectionLayers
 from napari_skipseg.widgets.correction_files import What, ask_export, ask_import
-from napari_skipseg.widgets.engine import BusyEngine
 from napari_skipseg.widgets.fields import FAULT_COLOR, Links, PlainLabel, set_hint
 from napari_skipseg.widgets.identities import Identities, corrected_stack
 from napari_skipseg.widgets.job_tab import JobTab
@@ -25,6 +24,7 @@ from napari_skipseg.widgets.offers import Offers, press
 from napari_skipseg.widgets.reopening import Reopening
 from napari_skipseg.widgets.segment import PRIMARY, SegmentTab
 from napari_skipseg.widgets.sessions import Session, Sessions, closing, find_correcting_fault, iter_open
+from napari_skipseg.widgets.turns import EngineLine
 from napari_skipseg.widgets.work import Outcome, start_work
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from napari.layers import Image
 
 WHAT_FOR = (
-    "Paint over what is wrong and accept what is right: a model is fine-tuned with it. Every stroke is on disk within "
+    "Paint over what is wrong and accept what is right, then fine-tune a model with it. Every stroke is saved within "
     "a second."
 )
-DELETED = "The layer of corrections was deleted. Nothing is lost: Correct brings it back."
-OTHER_VOXELS = "'{}' shows other voxels now: the corrections of the earlier ones are kept on disk."
+DELETED = "The layer of corrections was deleted. Nothing is lost: press Correct to bring it back."
+OTHER_VOXELS = "The data of '{}' were replaced: the corrections of the earlier data are kept on disk."
 LOOKED_AT = 300
 """Milliseconds between two looks at how much there is, and whether it is on disk."""
 
@@ -47,8 +47,8 @@ class CorrectTab(JobTab):
     It corrects the image that the Segment tab has chosen. session: its corrections, None where they are not open.
     """
 
-    def __init__(self, viewer: ViewerModel, engine: BusyEngine, segment_tab: SegmentTab) -> None:
-        super().__init__(engine)
+    def __init__(self, viewer: ViewerModel, line: EngineLine, segment_tab: SegmentTab) -> None:
+        super().__init__(line)
         self._viewer, self.segment_tab = viewer, segment_tab
         self.sessions, self.identities, self.links = Sessions(), Identities(), Links()
         self.session: Session | None = None
@@ -59,6 +59,7 @@ class CorrectTab(JobTab):
         self.reopening = Reopening(viewer, self)
         self._make_widgets()
         self._connect()
+        segment_tab.known_colors = self.colors_of
         self.reopening.find_interrupted()
         self.check()
 
@@ -77,7 +78,7 @@ class CorrectTab(JobTab):
         column.setContentsMargins(10, 10, 10, 10)
         column.setSpacing(8)
         widgets = self.offers, self.correct_button, self.what_for, self.body, self.cancel_button
-        for widget in (*widgets, self.progress_text, self.message):
+        for widget in (*widgets, self.progress, self.progress_text, self.message):
             column.addWidget(widget)
         column.addStretch(1)
 
@@ -113,6 +114,11 @@ class CorrectTab(JobTab):
     def judged_classes(self) -> tuple[CorrectionClass, ...]:
         """Return the classes that the corrections of the image tell about, whatever else was not looked at."""
         return () if self.session is None else self.body.classes.judged()
+
+    def colors_of(self, image: Image) -> dict[str, str]:
+        """Return the colours of an image's classes by their names in small letters; none if it is not corrected."""
+        session = self.sessions.find_of(image)
+        return {} if session is None else {each.name.casefold(): each.color for each in session.corrections.classes}
 
     def correct(self) -> None:
         """Open the corrections of the image, those there are already too, and make them ready to be painted."""
@@ -180,7 +186,13 @@ class CorrectTab(JobTab):
         self._told = ("", "")
         self.check()
         self.show_classes()
+        self.color_results(session)
         self.give_keys_back()
+
+    def color_results(self, session: Session) -> None:
+        """Show what models make of an image in the colours that its classes have here."""
+        image = session.layers.image
+        self.segment_tab.results.set_colors(image, self.colors_of(image))
 
     def give_keys_back(self) -> None:
         """Let keys go to the image again, not to a field of the panel."""

@@ -23,8 +23,8 @@ from napari_skipseg.widgets.class_colors import (
 )
 from napari_skipseg.widgets.correction_files import What, iter_export, iter_import
 from napari_skipseg.widgets.deeds import Kind
-from napari_skipseg.widgets.places_list import go_to, is_done, iter_find_places
-from napari_skipseg.widgets.review import Box, read_accepted, rectangle_box, slice_box, view_box
+from napari_skipseg.widgets.places_list import describe_search, go_to, is_done, iter_find_places
+from napari_skipseg.widgets.review import Box, count_pixels, read_accepted, rectangle_box, slice_box, view_box
 from napari_skipseg.widgets.sessions import Session
 
 if TYPE_CHECKING:
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 
     from napari_skipseg.widgets.correct import CorrectTab
 
-NO_PLACES = "Nothing is left to look at: all that the model is unsure of was painted or accepted."
+NO_PLACES = "Nothing is left to look at: you painted or accepted every place where the model was unsure."
 NO_ACCEPTANCE = "Nothing is accepted."
 UNDONE: dict[Kind | None, str] = {
     "stroke": "The last stroke is undone.",
-    "acceptance": "What was accepted last is taken back; your strokes are still there.",
-    None: "There is nothing to undo since these corrections were opened.",
+    "acceptance": "The last acceptance is undone; your strokes are still there.",
+    None: "There is nothing to undo: nothing was changed since these corrections were opened.",
 }
 REDONE: dict[Kind | None, str] = {
-    "stroke": "The stroke is there again.",
-    "acceptance": "It is accepted again.",
+    "stroke": "The stroke is redone.",
+    "acceptance": "The acceptance is redone.",
     None: "There is nothing to redo.",
 }
-UNSURE_FIRST = "Segment first: places to look at are those where the prediction is unsure."
+UNSURE_FIRST = "Segment first: the next place is where the prediction is least sure."
 
 
 class CorrectActions:
@@ -55,6 +55,7 @@ class CorrectActions:
         self._viewer, self._tab = viewer, tab
         self._drawing: BoxDrawing | None = None
         self._ranked: tuple[Any, ...] = ()
+        self._searched: Any = None
 
     def by_name(self) -> dict[str, Callable[[], None]]:
         """Return what each key and button does."""
@@ -81,7 +82,7 @@ class CorrectActions:
             self._tell_deed(session, UNDONE, session.layers.deeds.undo())
 
     def redo(self) -> None:
-        """Do again what was undone last."""
+        """Redo what was undone last."""
         if (session := self._tab.session) is not None:
             self._tell_deed(session, REDONE, session.layers.deeds.redo())
 
@@ -120,7 +121,7 @@ class CorrectActions:
 
         if self._drawing is None:
             self._drawing = BoxDrawing(self._viewer, strokes, accept, end)
-            self._tab.tell("Draw a rectangle around what is right (Escape: none).")
+            self._tab.tell("Draw a rectangle around what is right, or press Escape to cancel.")
 
     def _accept(self, find_box: Callable[[], Box], whole: bool) -> None:
         session = self._tab.session
@@ -140,11 +141,12 @@ class CorrectActions:
             return
         session.layers.refresh_accepted()
         self._tab.show_amounts()
-        sides = [side.stop - side.start for side in box if side.stop - side.start > 1]
-        told = f"Accepted {' × '.join(map(str, sides)) or 1} pixels (U undoes it)."
+        told = f"Accepted {count_pixels(box)} (U undoes it)."
         others = [each.name for each in self._tab.judged_classes() if each.value not in values.values()]
         if others:
-            told += f" What you did not paint as {' or '.join(others)} there counts as without it: else untick it."
+            named = " and ".join(others)
+            told += f" Pixels there that you did not paint as {named} are learnt as not {named}. If that is wrong, "
+            told += f"take away the tick at {named} in the list."
         self._tab.tell(told)
 
     def take_back(self) -> None:
@@ -154,7 +156,7 @@ class CorrectActions:
             self._tell_deed(session, UNDONE | {None: NO_ACCEPTANCE}, "acceptance" if taken else None)
 
     def next_place(self, step: int) -> None:
-        """Go to the next place where a correction would teach most; look for places where that is not known."""
+        """Go to the next place where the model is unsure; look for places where that is not known."""
         session, places = self._tab.session, self._tab.body.places
         if session is None or self._tab.is_running:
             return
@@ -164,17 +166,21 @@ class CorrectActions:
         if shown is None:
             self._tab.complain(UNSURE_FIRST)
             return
-        ranked = session.key, shown.prediction.probability, shown.is_whole
-        if len(self._ranked) == len(ranked) and all(a is b for a, b in zip(ranked, self._ranked, strict=True)):
+        taught = [each.name for each in self._tab.judged_classes()]
+        told = session.key, shown.is_whole, taught
+        if self._ranked == told and shown.prediction.probability is self._searched:
             self._go_on(session, step)
             return
 
         def show(found: tuple[Place, ...]) -> None:
-            self._ranked = ranked
+            self._ranked, self._searched = told, shown.prediction.probability
             places.show_places(found, session.corrections.subject.axes)
             self._go_on(session, 1)
+            if found:
+                self._tab.tell(describe_search(shown, taught, len(found)))
 
-        self._tab.start(partial(iter_find_places, shown, session.corrections), "Looking for places", show)
+        work = partial(iter_find_places, shown, session.corrections, taught)
+        self._tab.start(work, "Looking for places", show)
 
     def _go_on(self, session: Session, step: int) -> None:
         """Go to another place of the list; those that are done are in it no longer."""
@@ -245,6 +251,7 @@ class CorrectActions:
             return
         session.layers.color()
         self._tab.show_classes()
+        self._tab.color_results(session)
 
     def name_model_classes(self, session: Session) -> None:
         """Have a class for each of the model that is chosen."""
@@ -267,7 +274,7 @@ class CorrectActions:
             self._change(session, partial(name_values, values=session.corrections.summary().pixels))
             session.layers.refresh()
             self._tab.show_amounts()
-            self._tab.tell(f"The labels of {file.name} are strokes now.")
+            self._tab.tell(f"The labels of {file.name} were imported as strokes.")
 
         self._tab.start(partial(iter_import, session.corrections, path), "Importing labels", show)
 

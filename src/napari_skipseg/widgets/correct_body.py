@@ -32,7 +32,7 @@ class CorrectBody(QWidget):  # type: ignore[misc]
         self.buttons["next place"].setStyleSheet(NEXT)
         self.add_class = _button("+")
         self.add_class.setMaximumWidth(32)
-        self.add_class.setToolTip("Add a class; double-click its name to write it")
+        self.add_class.setToolTip("Add a class; double-click its name to change it")
         self.import_button, self.export_button = _button("Import"), _button("Export")
         self.amount, self.state = PlainLabel(), PlainLabel()
         self.amount.setWordWrap(True)
@@ -45,11 +45,11 @@ class CorrectBody(QWidget):  # type: ignore[misc]
         imports, exports = QMenu(self), QMenu(self)
         self.import_file = imports.addAction("Labels from a TIFF or MRC file…")
         self.import_zarr = imports.addAction("Labels from an OME-Zarr…")
-        self.export_target = exports.addAction("All that trains: strokes and accepted parts…")
+        self.export_target = exports.addAction("Everything that is learnt from: strokes and accepted parts…")
         self.export_strokes = exports.addAction("Only the strokes…")
         self.import_button.setMenu(imports)
         self.export_button.setMenu(exports)
-        self.import_button.setToolTip("Take labels as strokes: 0 = not looked at, 1 = background, 2, … = the classes")
+        self.import_button.setToolTip("Import labels as strokes: 0 = not looked at, 1 = background, 2, … = the classes")
         self.export_button.setToolTip("Write labels: 0 = not looked at, 1 = background, 2, … = the classes")
 
     def _lay_out(self) -> None:
@@ -60,7 +60,7 @@ class CorrectBody(QWidget):  # type: ignore[misc]
         by_name = self.buttons
         column.addLayout(_row(by_name["previous class"], by_name["next class"], self.add_class))
         column.addLayout(_row(by_name["undo"], by_name["redo"]))
-        column.addWidget(_heading("Accept as right", "What you accept trains whole, background included"))
+        column.addWidget(_heading("Accept as right", "Everything that you accept is learnt from, background included"))
         column.addLayout(_row(by_name["accept slice"], by_name["accept view"], by_name["accept rectangle"]))
         column.addWidget(by_name["take back"])
         column.addWidget(_heading("Where to look next", "Where the model is least sure, spread over the stack"))

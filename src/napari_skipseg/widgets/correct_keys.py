@@ -21,15 +21,15 @@ ACTIONS = {
     "previous class": Action("Q", "◂ Class", "Paint with the class above"),
     "next class": Action("W", "Class ▸", "Paint with the class below"),
     "undo": Action("U", "Undo", "Undo what was done last, stroke or acceptance; Ctrl-Z is napari's, for strokes"),
-    "redo": Action("Shift-U", "Redo", "Do again what was undone last"),
-    "accept slice": Action("A", "Slice", "All of this slice is right: the prediction as it stands, with your strokes"),
+    "redo": Action("Shift-U", "Redo", "Redo what was undone last"),
+    "accept slice": Action("A", "Slice", "Accept this slice: the prediction as it is now, with your strokes on top"),
     "accept view": Action(
-        "S", "View", "All that is on screen is right: the prediction as it stands, with your strokes"
+        "S", "View", "Accept what is on screen: the prediction as it is now, with your strokes on top"
     ),
-    "accept rectangle": Action("D", "Box", "Draw a rectangle in which all is right"),
-    "take back": Action("T", "Take back", "Take back the part that was accepted last; strokes stay"),
-    "next place": Action("N", "Next place", "Go to the next place where a correction would teach most"),
-    "previous place": Action("Shift-N", "◂", "Go back to the place before"),
+    "accept rectangle": Action("D", "Box", "Draw a rectangle and accept what is in it"),
+    "take back": Action("T", "Undo acceptance", "Undo the last acceptance, whatever was painted since; strokes stay"),
+    "next place": Action("N", "Next place", "Go to the next place where the model is unsure"),
+    "previous place": Action("Shift-N", "◂", "Go back to the previous place"),
 }
 """None of these keys means anything to napari while a Labels layer is active; its own go on working beside them."""
 

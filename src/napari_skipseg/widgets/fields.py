@@ -87,12 +87,13 @@ class Message(PlainLabel):
 
     def say(self, text: str, color: str = "transparent") -> None:
         """Show `text`; an empty one hides the line."""
-        if (text, color) == self._said:  # to style it anew would draw the whole window
+        before, self._said = self._said, (text, color)
+        if self._said == before:
             return
-        self._said = text, color
         self.setText(text)
         self.setVisible(bool(text))
-        self.setStyleSheet(f"QLabel {{ background-color: {color}; border-radius: 3px; padding: 5px; }}")
+        if before is None or before[1] != color:  # to style it anew would draw the whole window once more
+            self.setStyleSheet(f"QLabel {{ background-color: {color}; border-radius: 3px; padding: 5px; }}")
 
     def say_fault(self, fault: str) -> None:
         """Show why something cannot be started: an alarm only where something is wrong."""

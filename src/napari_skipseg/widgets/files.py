@@ -31,6 +31,7 @@ from napari_skipseg.images.slices import holds_slices, natural_key
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr_nodes import METADATA, is_zarr
 from napari_skipseg.widgets.axes import GUESSED_AXES, along_space
+from napari_skipseg.widgets.result_looks import looks_of
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -91,7 +92,8 @@ def read_layers(path: str | Sequence[str]) -> list[LayerData]:
     if len(places) == 1:
         recipe = read_recipe(path)
         told: dict[str, Any] = {} if recipe is None else {"recipe": dict(recipe)}
-        return [_layer_of(read_levels(path), told, labels=holds_labels(path))]
+        data, arguments, kind = _layer_of(read_levels(path), told, labels=holds_labels(path))
+        return [(data, {**arguments, **looks_of(path, recipe, data, arguments)}, kind)]
     names = {image.number: image.name for image in list_images(path)}
     found = []
     for number, place in enumerate(places):

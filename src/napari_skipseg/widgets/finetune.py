@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QHideEvent, QShowEvent
-from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout
+from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.models.catalog import find_models, user_folder
 from napari_skipseg.progress import Progress
-from napari_skipseg.training.learning import Finetuned, Keep, Learned, Lesson
+from napari_skipseg.training.learning import Finetuned, Keep, Learned, Lesson, Pictured, without_losses
 from napari_skipseg.widgets.before_after import BeforeAfter, find_before
 from napari_skipseg.widgets.checks import find_faults
 from napari_skipseg.widgets.engine import TeachingEngine
@@ -26,10 +27,11 @@ from napari_skipseg.widgets.folds import Fold
 from napari_skipseg.widgets.job_tab import JobTab
 from napari_skipseg.widgets.layers import Shown
 from napari_skipseg.widgets.lesson_line import LessonLine
-from napari_skipseg.widgets.pacing import Paced
 from napari_skipseg.widgets.report_table import ReportTable
 from napari_skipseg.widgets.scratch_form import ScratchForm, describe_trained
 from napari_skipseg.widgets.segment import PRIMARY
+from napari_skipseg.widgets.turns import EngineLine
+from napari_skipseg.widgets.work import Work
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -40,7 +42,8 @@ if TYPE_CHECKING:
 
 LOOKED_AT = 1000
 """Milliseconds between two looks at what was painted meanwhile."""
-KEEP_HINT = "End the training now, and keep the best weights so far: they are compared with the old model as always"
+KEEP_HINT = "End the training now and keep the best weights so far; they are compared with the old model as usual"
+NOT_YET_HINT = "Available while training steps are taken: before the first one there is nothing to keep"
 
 
 class FinetuneTab(JobTab):
@@ -50,9 +53,14 @@ class FinetuneTab(JobTab):
     """
 
     def __init__(
-        self, viewer: ViewerModel, engine: TeachingEngine, segment_tab: SegmentTab, correct_tab: CorrectingTab
+        self,
+        viewer: ViewerModel,
+        engine: TeachingEngine,
+        line: EngineLine,
+        segment_tab: SegmentTab,
+        correct_tab: CorrectingTab,
     ) -> None:
-        super().__init__(engine)
+        super().__init__(line)
         self._viewer, self._engine = viewer, engine
         self._segment_tab, self._correct_tab = segment_tab, correct_tab
         self._comparison = BeforeAfter(viewer)
@@ -60,7 +68,7 @@ class FinetuneTab(JobTab):
         self._made = ""
         self._unfinished: object = None
         self._is_keeping = False
-        self._waiting: Callable[[], None] | None = None
+        self._step = ""
         self.plots: TrainingPlots | None = None
         self.links = Links()
         self._make_widgets()
@@ -71,20 +79,16 @@ class FinetuneTab(JobTab):
         self.sources = SourceList()
         self.form = FinetuneForm(self.sources)
         self._material = Material(self.form, self.sources, self._segment_tab, self._correct_tab)
-        self.lesson = LessonLine(self._engine)
+        self.lesson = LessonLine(self._line)
         self.lesson.answered.connect(self.check)
         self.scratch, self.scratch_fold = ScratchForm(self._viewer), Fold("Train from scratch")
         self.scratch_fold.fill(self.scratch)
         self.tune_button, self.keep_button = QPushButton("Fine-tune"), QPushButton("Stop, keep the best")
         self.tune_button.setStyleSheet(PRIMARY)
-        self.keep_button.setToolTip(KEEP_HINT)
+        self.keep_button.setToolTip(NOT_YET_HINT)
         for button in (self.tune_button, self.keep_button):
             button.setMinimumHeight(30)
-        self.progress = QProgressBar()
-        self.progress.setTextVisible(False)
-        self.progress.setFixedHeight(8)
         self.report = ReportTable()
-        self._pace = Paced(self, self._draw)
         self._looking = QTimer(self)
         self._looking.setInterval(LOOKED_AT)
 
@@ -116,7 +120,7 @@ class FinetuneTab(JobTab):
         self.scratch.started.connect(self.train)
         self.scratch_fold.toggled.connect(self.scratch.offer_layers)
         self._segment_tab.form.changed.connect(self._follow)
-        self._segment_tab.finished.connect(self._go_on)
+        self._segment_tab.finished.connect(self.check)
         self._looking.timeout.connect(self._look)
 
     def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
@@ -132,7 +136,8 @@ class FinetuneTab(JobTab):
         """Look no more at what is painted."""
         super().hideEvent(event)
         self._looking.stop()
-        self.lesson.stop()
+        if not self.is_running:
+            self.lesson.stop()
 
     def _add_plots(self) -> None:
         from napari_skipseg.widgets.training_plots import TrainingPlots
@@ -158,10 +163,14 @@ class FinetuneTab(JobTab):
             self._follow()
 
     def finetune(self) -> None:
-        """Fine-tune as the form says; the new model becomes the choice where it is better."""
+        """Fine-tune as the form says; the new model becomes the choice where it is better.
+
+        It is queued at once. Before it comes what it is compared with (a preview, where the view is not segmented yet),
+        and before that the line that says what will be learnt from, where the answer is still awaited.
+        """
         place, material = self._segment_tab.form.read(), self._material
         self._follow()
-        if self.is_running or self._waiting is not None or material.fault():
+        if self.is_running or material.fault():
             return
         try:
             settings = material.settings()
@@ -174,21 +183,14 @@ class FinetuneTab(JobTab):
             images = yield from open_all()
             return (yield from self._engine.finetune(settings, images, user_folder(), place.device))
 
-        self._waiting = partial(self._begin, work, f"Fine-tuning {settings.name}", partial(self._finish, place.layer))
+        self.lesson.ask_now()
         if self._find_before(place.layer) is None:
-            self._segment_tab.preview()  # so that there is a before to compare with
-        if not self._segment_tab.is_running:
-            self._go_on()
+            self._segment_tab.preview()
+        finish = partial(self._finish, place.layer, Path(settings.model).name)
+        self._begin(work, f"Fine-tuning {settings.name}", finish, "waits for the fine-tuning")
 
     def _find_before(self, layer: Image | None) -> Shown | None:
         return find_before(self._viewer, layer, self._segment_tab.results.on_show(layer))
-
-    def _go_on(self, *_: object) -> None:
-        """Begin what waits for the Segment tab."""
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            waiting()
-        self.check()
 
     def _ask_lesson(self) -> None:
         """Have the engine say what would be learnt from."""
@@ -213,15 +215,15 @@ class FinetuneTab(JobTab):
         settings, device = scratch.settings, self._segment_tab.form.read().device
         restart, self._unfinished = settings != self._unfinished, settings
         work = partial(self._engine.train, settings, user_folder(), device, scratch.written, restart)
-        self._begin(work, f"Training {settings.name}", self._finish_training)
+        self.lesson.clear()
+        self._begin(work, f"Training {settings.name}", self._finish_training, "waits for the training")
 
-    def _begin(self, work: Any, description: str, finish: Any) -> None:
-        self.lesson.stop()
-        self._segment_tab.plan.stop()
+    def _begin(self, work: Work, description: str, finish: Callable[[Any], None], waiting: str) -> None:
         self.report.hide()
+        self._step = ""
         if self.plots is not None:
             self.plots.start()
-        self.start(self.when_free(work), description, finish)
+        self.start(work, description, finish, waiting=waiting)
 
     def keep_best(self) -> None:
         """End the training, and keep the best weights so far."""
@@ -230,47 +232,49 @@ class FinetuneTab(JobTab):
             self.keep_button.setEnabled(False)
             self.send(Keep())
 
-    def _finish(self, layer: Image | None, done: Finetuned) -> None:
+    def _finish(self, layer: Image | None, parent: str, done: Finetuned) -> None:
         self._made = done.folder.name
-        self.report.show_report(done.report)
+        self.report.show_report(done.report, parent, self._made)
         self.form.offer_models()
         if done.report.is_better:
             self.use(self._made, layer)
         else:
-            self.tell(f"{self._made} is kept beside {self.form.model.currentText()}, which stays the choice.")
+            self.tell(f"{self._made} is kept beside {self.form.model.currentText()}, which stays selected.")
 
     def _finish_training(self, folder: Path) -> None:
         self._unfinished = None
         self.use(folder.name)
-        self.tell(f"Trained {describe_trained(folder.name)}. It is the choice in the Segment tab now.")
+        self.tell(f"Trained {describe_trained(folder.name)}. It is now selected in the Segment tab.")
 
     def use(self, name: str, layer: Image | None = None) -> None:
         """Make a model the choice in the Segment tab and here, and segment the view with it."""
         form = self._segment_tab.form
         place = form.read()
         layer = place.layer if layer is None else layer
-        kept = layer is not None and self._comparison.keep(layer, self._find_before(layer), place.threshold)
+        kept = "" if layer is None else self._comparison.keep(layer, self._find_before(layer), place.threshold)
         form.model.offer([(each, each) for each in find_models()], name)
         form.check()
         self.form.follow_model = True
         self.form.start_from(name)
         self.report.use_button.hide()
-        self.report.offer_before(kept)
-        self.tell(f"{name} is the choice now.")
+        self.report.offer_before(kept, name)
+        self.tell(f"{name} is now selected in the Segment tab.")
         if place.layer is layer and not find_faults(form.read()):
             self._segment_tab.preview()
 
-    def show_progress(self, progress: Progress) -> None:
-        """Say how far the job is, and show it, soon."""
-        self._pace.hear(progress)
+    def describe(self, progress: Progress) -> str:
+        """Return the progress in words; the losses are in the curves."""
+        return super().describe(replace(progress, message=without_losses(progress.message)))
 
-    def _draw(self, heard: list[Progress]) -> None:
-        if self.is_running:
-            super().show_progress(heard[-1])
-            self.progress.setRange(0, heard[-1].total if heard[-1].done else 0)
-            self.progress.setValue(heard[-1].done)
-            has_begun = any(isinstance(progress, Learned) for progress in heard)
-            self.keep_button.setEnabled((has_begun or self.keep_button.isEnabled()) and not self._is_keeping)
+    def draw(self, heard: list[Progress]) -> None:
+        """Show how far the job is: in words, in the bar, as curves."""
+        super().draw(heard)
+        steps = [progress.message for progress in heard if isinstance(progress, Learned | Pictured)]
+        self._step = steps[-1] if steps else self._step
+        # what comes between two steps only repeats the message of the last one
+        is_training = self.is_running and heard[-1].message == self._step != ""
+        self.keep_button.setEnabled(is_training and not self._is_keeping)
+        self.keep_button.setToolTip(KEEP_HINT if is_training else NOT_YET_HINT)
         if self.plots is not None:
             self.plots.show_progress(heard)
 
@@ -278,21 +282,20 @@ class FinetuneTab(JobTab):
         """Fine-tune is on when all is right and nothing runs; otherwise the line below says why."""
         super().check()
         fault, running = self._material.fault(), self.is_running
-        if not running:
-            self._pace.flush()
         self._is_keeping = self._is_keeping and running
         self.tune_button.setVisible(not running)
-        self.tune_button.setEnabled(not fault and not self.lesson.refused and self._waiting is None)
-        set_hint(self.tune_button, fault or "Make a new model of the one above, from what was corrected")
+        self.tune_button.setEnabled(not fault and not self.lesson.refused)
+        set_hint(self.tune_button, fault or "Make a new model from the one above and your corrections")
         self.keep_button.setVisible(running)
         self.keep_button.setEnabled(self.keep_button.isEnabled() and running and not self._is_keeping)
-        self.progress.setVisible(running)
         self.scratch.train_button.setEnabled(not running)
         for part in (self.form, self.form.fold):
             part.setEnabled(not running)
         self.form.show_sources(self.sources.count() > 0)
         self.explain("" if running else fault)
+        if running:
+            return
         if fault or not self.isVisible():
             self.lesson.clear()
-        elif not running:
+        else:
             self._ask_lesson()

@@ -31,25 +31,26 @@ from napari_skipseg.widgets.folds import Fold
 from napari_skipseg.widgets.form import describe_or_fault
 
 REACHES: dict[Reach, tuple[str, str]] = {
-    "quick": ("Quick", "the last level: seconds"),
-    "normal": ("Normal", "the decoder: minutes"),
-    "full": ("Full", "all of it: longest"),
+    "quick": ("Quick", "the last layers learn"),
+    "normal": ("Normal", "the decoder learns"),
+    "full": ("Full", "all layers learn"),
 }
 REACH_HINTS = {
-    "quick": "Only the last level, its gate and the classifier learn. For a few strokes",
-    "normal": "The whole decoder learns. For a new class, or for corrections on several slices",
-    "full": "Every weight learns. For another kind of image, with many corrections",
+    "quick": "Only the last level, its gate and the classifier learn: the fastest choice. For a few strokes",
+    "normal": "The whole decoder learns, which takes longer. For a new class, or for corrections on several slices",
+    "full": "Every weight learns, which takes longest. For another kind of image, with many corrections",
 }
 HINTS = {
     "steps": "Training steps",
     "minutes": "Minutes after which training stops and keeps the best weights",
     "rate": "Highest learning rate",
-    "validate": "What is not learnt from, but compared on: auto = a fifth of the places; or slices such as 5-9",
-    "loss": "What is made small",
-    "augment": "How the patches are varied",
-    "norm": "Whether the running statistics of batch norm may move: frozen suits few corrections",
-    "remember": "Keep what the model knew: mix in its own sample, and hold its other classes where they were",
-    "seed": "Another seed draws other patches, and holds out other places",
+    "validate": "Corrections that are not learnt from, but used to compare old and new: auto = a fifth of the places; "
+    "or slices such as 5-9",
+    "loss": "The error that training makes smaller",
+    "augment": "How the training patches are turned and distorted",
+    "norm": "Whether the running statistics of batch norm may change: frozen suits few corrections",
+    "remember": "Do not forget what the model knew: mix in its own sample, and keep its other classes as they were",
+    "seed": "A different seed draws different patches, and holds out different places",
 }
 NO_MODEL = "There is no model to start from: train one from scratch below."
 
@@ -132,7 +133,7 @@ class FinetuneForm(QWidget):  # type: ignore[misc]
         self.reaches["quick"].setChecked(True)
         form.addRow("Start from", self.model)
         form.addRow("New model", self.name)
-        for title, field in (("How far", far), ("Learn from", sources)):
+        for title, field in (("Train", far), ("Learn from", sources)):
             label = PlainLabel(title)
             label.setAlignment(Qt.AlignmentFlag.AlignTop)
             form.addRow(label, field)
@@ -221,7 +222,7 @@ class DetailsFold(Fold):
         super().__init__("Details")
         self.steps, self.seed, self.minutes, self.rate = QSpinBox(), QSpinBox(), QDoubleSpinBox(), QDoubleSpinBox()
         self.validate, self.loss, self.augment, self.norm = QLineEdit(AUTO), FreshCombo(), FreshCombo(), FreshCombo()
-        self.remember = QCheckBox("what the model knew")
+        self.remember = QCheckBox("what the model knew before")
         self.remember.setChecked(True)
         self.steps.setRange(0, 100_000)
         self.steps.setSingleStep(50)

@@ -121,7 +121,8 @@ class Material:
             return f"Name the new class '{unnamed}' first: double-click its name in the Correct tab."
         for source in sources:
             if not any(each.name in names for each in source.classes):
-                return f"The corrections of '{source.name}' do not tell about {', '.join(names)}: untick it."
+                missing = ", ".join(names)
+                return f"The corrections of '{source.name}' hold nothing of {missing}: clear its tick in the list."
         return ""
 
     def _unnamed(self, names: list[str]) -> str:

@@ -54,7 +54,7 @@ def open_source(stack: Stack, corrections: Corrections, is_present: bool) -> Sou
     return Source(
         corrections.subject.key,
         stack.name,
-        f"{short(total)} pixels{where}",
+        f"{short(total)} pixel{'s' * (total != 1)}{where}",
         (corrections.version, total),
         corrections.classes,
         lambda: (stack, corrections.snapshot),
@@ -93,7 +93,8 @@ def _open_earlier(subject: Subject) -> tuple[Stack, Callable[[Path], Snapshot]]:
         stack = replace(stack, axes="".join(letters), voxel_size=subject.voxel_size, unit=subject.unit)
     if tuple(stack.length(axis) for axis in subject.axes) != subject.shape or identify(stack) != subject.key:
         raise InputError(
-            f"'{subject.name}' holds another image now than when it was corrected: untick it, or correct it anew."
+            f"'{subject.name}' shows another image than the one that was corrected. "
+            "Clear its tick in the list, or correct the image that it shows now."
         )
 
     def write(folder: Path) -> Snapshot:

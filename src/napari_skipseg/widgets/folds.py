@@ -21,8 +21,9 @@ class Fold(QCollapsible):  # type: ignore[misc]
         self.setDuration(0)
 
     def fill(self, inner: QWidget) -> None:
-        """Fold `inner` away."""
+        """Fold `inner` away; while it is folded the Tab key passes it by."""
         self.setContent(inner)
+        self.toggled.connect(inner.setVisible)
         self.collapse(animate=False)
 
     def fit(self) -> None:

@@ -14,7 +14,8 @@ from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.widgets.axes import axes_of, set_calibration, voxel_size_of
 from napari_skipseg.widgets.card import CardDialog
 from napari_skipseg.widgets.checks import Choices, asks_channel, channels, find_faults, find_rescaling, offers_planes
-from napari_skipseg.widgets.fields import AxesField, FreshCombo, KeyedSlider, Links, PlainLabel, VoxelSizeField, mark
+from napari_skipseg.widgets.fields import AxesField, FreshCombo, KeyedSlider, Links, VoxelSizeField, WrappedLine, mark
+from napari_skipseg.widgets.kept_view import view_kept
 from napari_skipseg.widgets.layers import is_ours
 from napari_skipseg.widgets.options import OptionsFold
 
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 NO_MODEL = "There is no model: train one with napari-skipseg train, or copy a model folder into your models."
 NOTE = "QLabel { font-size: 8pt; }"
+HINTS = {
+    "image": "The image layer to segment",
+    "channel": "The channel to segment: this model takes one",
+}
+DEVICE_HINT = "Where to compute: auto takes a graphics card that works, else the processor"
+EXTENT_HINT = "The whole stack, or only the slice on screen, whose result gets layers of its own"
 RGB = ("red", "green", "blue", "alpha")
 
 
@@ -53,17 +60,18 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.image, self.channel, self.model = FreshCombo(), FreshCombo(), FreshCombo()
         self.device, self.extent = FreshCombo(), FreshCombo()
         self.axes, self.voxel_size = AxesField(), VoxelSizeField()
-        self.difference, self.rescale = PlainLabel(), QCheckBox()
-        self.difference.setWordWrap(True)
+        self.difference, self.rescale = WrappedLine(), QCheckBox()
         self.difference.setStyleSheet(NOTE)
         self.card = QPushButton("Card")
         self.card.setToolTip("What this model is, what it was trained on, and how well it does")
-        self.device_note = PlainLabel("asking the engine…")
-        self.device_note.setWordWrap(True)
+        self.device_note = WrappedLine()
         self.device_note.setStyleSheet(NOTE)
+        self.device_note.setText("asking the engine…")
         self.device.offer([("auto", "auto")], "auto")
         self.report = QPushButton("Report")
         self.report.setToolTip("What this machine computes on, why it is not the GPU, and what a bug report needs")
+        self.device.setToolTip(DEVICE_HINT)
+        self.extent.setToolTip(EXTENT_HINT)
         self.options = OptionsFold()
         self.threshold = KeyedSlider(1.0, 0.01, 0.5)
         self.threshold.setToolTip("Probability above which a voxel is set in the binary layer; moving it is instant")
@@ -154,6 +162,8 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.changed.emit()
 
     def _hint(self, name: str) -> str:
+        if name in HINTS:
+            return HINTS[name]
         if name == "axes":
             return "One letter per axis: T time, C channel, Z Y X space"
         if name == "model" and self._described[1] is not None:
@@ -206,10 +216,11 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         faults = find_faults(choices)
         if choices.layer is not None and "axes" not in faults and "voxel size" not in faults:
             self._layer_links.cut()
-            set_calibration(choices.layer, choices.axes, choices.voxel_size, choices.unit)
-            self._layer = None
-            self._choose_image()
-            self.placed.emit()
+            with view_kept(self._viewer, choices.layer):
+                set_calibration(choices.layer, choices.axes, choices.voxel_size, choices.unit)
+                self._layer = None
+                self._choose_image()
+                self.placed.emit()
         self.check()
 
     def _offer_channels(self, choices: Choices) -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_skipseg.jobs.inspection import Inspection, Part
-from napari_skipseg.widgets.layers import HIDDEN_MAP, KEY, data_of, is_result
+from napari_skipseg.widgets.layers import KEY, data_of, is_result
 from napari_skipseg.widgets.placement import Placement, current_position, place_at, place_over
+from napari_skipseg.widgets.result_looks import HIDDEN_MAP
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

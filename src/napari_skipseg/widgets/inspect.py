@@ -26,6 +26,7 @@ from napari_skipseg.widgets.form import NO_MODEL
 from napari_skipseg.widgets.gate_layers import Seen, describe_part, follow_gates, look_at, show_channel, show_gates
 from napari_skipseg.widgets.job_tab import JobTab
 from napari_skipseg.widgets.layers import data_of, stack_of
+from napari_skipseg.widgets.turns import EngineLine
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -54,8 +55,10 @@ class InspectTab(JobTab):
     It looks at the image, axes and channel of the Segment tab. The plots are made when the tab is opened first.
     """
 
-    def __init__(self, viewer: ViewerModel, engine: InspectingEngine, segment_tab: SegmentTab) -> None:
-        super().__init__(engine)
+    def __init__(
+        self, viewer: ViewerModel, engine: InspectingEngine, line: EngineLine, segment_tab: SegmentTab
+    ) -> None:
+        super().__init__(line)
         self._viewer, self._engine, self._segment_tab = viewer, engine, segment_tab
         self._seen: dict[str, Seen] = {}
         self._description: ModelDescription | None = None
@@ -84,7 +87,7 @@ class InspectTab(JobTab):
         column.setSpacing(8)
         column.addLayout(form)
         column.addLayout(buttons)
-        for widget in (self.all_maps, self.progress_text, self.message):
+        for widget in (self.all_maps, self.progress, self.progress_text, self.message):
             column.addWidget(widget)
         column.addStretch(1)
 
@@ -150,7 +153,7 @@ class InspectTab(JobTab):
         wrong = [faults[field] for field in (*SEGMENT_FIELDS, "model") if field in faults]
         if wrong:
             return wrong[0]
-        return "The Segment tab is at work: wait until it is done." if self._segment_tab.is_running else ""
+        return "The Segment tab is running: wait until it has finished." if self._segment_tab.is_running else ""
 
     def show_gates(self) -> None:
         """Run the model on what is on screen; the layers appear when it is done."""
@@ -170,8 +173,7 @@ class InspectTab(JobTab):
         gate = str(self.plots.gate.currentData())
         work = partial(self._engine.inspect, stack, folder, gate, part, channel)
         done = partial(self._show, layer, choices.axes, describe_part(part, lengths, choices.seen))
-        self._segment_tab.plan.stop()
-        self.start(self.when_free(work), f"Looking at {layer.name}", done)
+        self.start(work, f"Looking at {layer.name}", done, waiting="waits for the look into the model")
 
     def _show(self, layer: Image, axes: str, where: str, inspection: Inspection) -> None:
         if layer not in self._viewer.layers:

@@ -3,47 +3,66 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QPushButton, QWidget
 
-from napari_skipseg.progress import Found, Progress, TimeLeft
-from napari_skipseg.widgets.engine import BusyEngine
+from napari_skipseg.progress import Found, Progress, TimeLeft, in_words
 from napari_skipseg.widgets.fields import FAULT_COLOR, WARNING_COLOR, Message, color_of
+from napari_skipseg.widgets.pacing import Paced
 from napari_skipseg.widgets.popups import pop_up_fault
+from napari_skipseg.widgets.progress_bar import JobBar, ProgressLine
+from napari_skipseg.widgets.turns import EngineLine, Turn
 from napari_skipseg.widgets.work import Outcome, Work, start_work
 
 UNCHANGED = "Cancelled. Nothing was changed."
+LONG = 10
+"""Seconds of work without steps to count from which on its duration is shown."""
 
 
 class JobTab(QWidget):  # type: ignore[misc]
-    """The part that all tabs with a job share. A subclass lays out the widgets and says in `check` what is on."""
+    """The part that all tabs with a job share. A subclass lays out the widgets and says in `check` what is on.
+
+    finished: a job ended; True = with a result. moved: the text of the progress changed.
+    """
 
     finished = Signal(bool)
+    moved = Signal()
 
-    def __init__(self, engine: BusyEngine) -> None:
+    def __init__(self, line: EngineLine) -> None:
         super().__init__()
-        self._engine_at_work = engine
+        self._line = line
+        self._line.moved.connect(self._tell_awaited)
         self._worker: Any = None
+        self._turn: Turn | None = None
         self._heard = False
         self._told = ("", "")
+        self._words, self._phase, self._launched = "", ("", 0.0), 0.0
         self.cancel_button = QPushButton("Cancel")
         self.cancel_button.setMinimumHeight(30)
         self.cancel_button.hide()
         self.cancel_button.clicked.connect(self.cancel)
-        self.progress_text, self.message = Message(), Message()
+        self.progress, self.progress_text, self.message = JobBar(), ProgressLine(), Message()
+        self.pace = Paced(self, self.draw)
 
     @property
     def is_running(self) -> bool:
-        """Whether a job is under way."""
-        return self._worker is not None
+        """Whether a job is under way, or waits for the engine."""
+        return self._worker is not None or self._turn is not None
+
+    @property
+    def seconds(self) -> float:
+        """How long the job has gone on since its turn came."""
+        return time.monotonic() - self._launched
 
     def check(self) -> None:
         """Switch on and off what the job and the choices allow, and say why."""
         self.cancel_button.setVisible(self.is_running)
         self.cancel_button.setEnabled(self.is_running)
+        self.progress.setVisible(self.is_running)
 
     def start(
         self,
@@ -52,19 +71,36 @@ class JobTab(QWidget):  # type: ignore[misc]
         on_value: Callable[[Any], None],
         on_progress: Callable[[Progress], None] = lambda _: None,
         on_stop: Callable[[], str] = lambda: "",
+        waiting: str = "",
     ) -> None:
         """Start a job.
 
         on_value: called with what it returns. on_stop: called where it was cancelled or failed; returns what became of
-        it, empty where nothing was changed.
+        it, empty where nothing was changed. waiting: of a job that needs the engine, what others say that they wait
+        for, such as "waits for the fine-tuning"; it begins when those before it are done. Empty = it needs no engine.
         """
         self._succeeded = self._is_over = self._heard = False
         self._left = TimeLeft()
         self._on_value, self._on_progress, self._on_stop = on_value, on_progress, on_stop
         self._told = ("", "")
-        self._worker = start_work(self, work, description, self._hear, self._end, self._release)
-        self.show_progress(Progress(0, 1, "starting"))
+        if waiting:
+            turn = self._turn = self._line.join(waiting)
+            turn.call(partial(self._launch, self._line.when_free(work), description))
+        else:
+            self._launch(work, description)
         self.check()
+        self._tell_awaited()
+
+    def _launch(self, work: Work, description: str) -> None:
+        self._launched = time.monotonic()
+        self._worker = start_work(self, work, description, self._hear, self._end, self._release)
+
+    def _tell_awaited(self) -> None:
+        """Say at once what a job waits for, or that it starts."""
+        if self.is_running and not self._heard:
+            awaited = "" if self._turn is None else self._turn.awaited()
+            self._hear_soon(Progress(0, 1, awaited or "starting"))
+            self.pace.flush()
 
     def send(self, value: object) -> None:
         """Send `value` to the job that runs, once it has begun."""
@@ -72,32 +108,19 @@ class JobTab(QWidget):  # type: ignore[misc]
             self._worker.send(value)
 
     def cancel(self) -> None:
-        """Cancel what runs."""
-        if self._worker is not None:
+        """Cancel what runs; take back what waits."""
+        if self._worker is None and self._turn is not None:
+            self._release()
+        elif self._worker is not None:
             self._worker.quit()
             self.cancel_button.setEnabled(False)
-            self.progress_text.say("cancelling…")
-
-    def is_engine_taken(self) -> bool:
-        """Return whether the engine would refuse a call; asked from the job's thread."""
-        return self._engine_at_work.is_busy
-
-    def when_free(self, work: Work) -> Work:
-        """Return `work` such that it begins as soon as the engine is free."""
-
-        def wait_and_work() -> Generator[Progress, Any, Any]:
-            while self.is_engine_taken():
-                yield Progress(0, 1, "starting the engine")
-                time.sleep(0.02)
-            return (yield from work())
-
-        return wait_and_work
+            self._say("cancelling…")
 
     def _hear(self, progress: Progress) -> None:
         self._heard = True
         if self._worker is None or not self.cancel_button.isEnabled():
             return
-        self.show_progress(progress)
+        self._hear_soon(progress)
         if isinstance(progress, Found):
             self.show_findings(progress.findings, progress.seems_inverted)
         self._on_progress(progress)
@@ -106,9 +129,30 @@ class JobTab(QWidget):  # type: ignore[misc]
         """Say what was found about an image, until the job ends."""
         self.tell(" ".join(findings), WARNING_COLOR)
 
-    def show_progress(self, progress: Progress) -> None:
-        """Say how far the job is."""
-        self.progress_text.say(self._left.describe(progress))
+    def _hear_soon(self, progress: Progress) -> None:
+        """Have it drawn with the others that come soon; how fast the work goes is taken from all of them."""
+        self._words = self.describe(progress)
+        self.pace.hear(progress)
+
+    def draw(self, heard: list[Progress]) -> None:
+        """Show how far the job is, from what was heard since the last drawing."""
+        if self.is_running and self.cancel_button.isEnabled():
+            self._say(self._words)
+            self.progress.show_progress(heard[-1])
+
+    def describe(self, progress: Progress) -> str:
+        """Return the progress in words; of work without steps also for how long it has gone on."""
+        now = time.monotonic()
+        if self._phase[0] != progress.message:
+            self._phase = (progress.message, now)
+        seconds = int(now - self._phase[1]) // LONG * LONG
+        if progress.total > 1 or seconds < LONG:
+            return self._left.describe(progress)
+        return f"{progress.message} ({in_words(seconds)})"
+
+    def _say(self, text: str) -> None:
+        self.progress_text.say(text)
+        self.moved.emit()
 
     def _end(self, outcome: Outcome) -> None:
         self._is_over = True
@@ -119,8 +163,11 @@ class JobTab(QWidget):  # type: ignore[misc]
             self._succeeded = True
 
     def _release(self) -> None:
-        self._worker = None
-        self.progress_text.say("")
+        turn, self._worker, self._turn = self._turn, None, None
+        if turn is not None:
+            turn.leave()
+        self.pace.flush()
+        self._say("")
         if not self._is_over:
             stopped = self._on_stop()
             self.tell(f"Stopped: {stopped}" if stopped else UNCHANGED)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +14,13 @@ from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.axes import is_rgb, origin_of, voxel_size_of
 from napari_skipseg.widgets.files import file_of
 from napari_skipseg.widgets.placement import Cut, Placement, Repeated, place_at, place_over
+from napari_skipseg.widgets.result_looks import (
+    CLASS_COLORS,
+    HIDDEN_MAP,
+    PROBABILITY_LOOKS,
+    choose_colors,
+    label_colors,
+)
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -23,9 +30,10 @@ if TYPE_CHECKING:
 KEY = "skipseg"
 """The key in `layer.metadata` under which a result says what it is and which recipe made it."""
 
-CLASS_COLORS = ("#2ee6c5", "#ffb347", "#7aa2ff", "#ff7ab6", "#c5f06b", "#d59bff")
-HIDDEN_MAP = {"blending": "translucent", "opacity": 0.75, "visible": False}
-"""How a map looks that one calls up to read it: added to a bright image it would drown."""
+ASIDE = "aside"
+"""The key of a result that is hidden as long as another result of the same image is in front: the source of that."""
+SLICE_OF = "{} slice {}"
+"""The source of results of a part of an image, made of that of the image and of where the part lies."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class Shown:
     to (axis number -> position).
 
     source: what its layers are found by, whatever their names. prefix: of those names. is_whole: whether all of it was
-    segmented, rather than stopped.
+    segmented, rather than stopped. colors: of its classes, in their order; empty = as many of the usual ones.
     """
 
     prediction: Prediction
@@ -43,13 +51,24 @@ class Shown:
     source: str
     prefix: str = ""
     is_whole: bool = True
+    colors: tuple[str, ...] = ()
+
+    def with_colors(self, known: Mapping[str, str]) -> Shown:
+        """Return the same in the colours that are known by the names of classes, and others where none is."""
+        return replace(self, colors=choose_colors(self.prediction.class_names, known))
+
+    def color(self, number: int) -> str:
+        """Return the colour of a class, counted from 0."""
+        colors = self.colors or CLASS_COLORS
+        return colors[number % len(colors)]
 
 
 @dataclass(frozen=True)
 class Result:
-    """One layer to show: `role` names it and finds it again."""
+    """One layer to show: it is found again by its role. name: how it is called at first."""
 
     role: str
+    name: str
     kind: str
     data: Any
     placement: Placement
@@ -114,7 +133,7 @@ def show(viewer: ViewerModel, layer: Image, shown: Shown, threshold: float) -> N
             viewer.layers.remove(old)
             old = None
         if old is None:
-            _add(viewer, layer, result, metadata, shown.prefix)
+            _add(viewer, layer, result, metadata)
         else:
             _update(old, result, metadata)
     viewer.layers.selection = {each for each in selected if each in viewer.layers}
@@ -127,6 +146,17 @@ def set_threshold(viewer: ViewerModel, shown: Shown, threshold: float) -> None:
         binary.data = _over_channels(_labels(shown, threshold), shown, data_length(shown, binary))
         binary.editable = False
         binary.metadata[KEY]["threshold"] = threshold
+
+
+def set_colors(viewer: ViewerModel, shown: Shown) -> None:
+    """Show a prediction in the colours that its classes have."""
+    for number, role in enumerate(_probability_roles(shown)):
+        layer = _find(viewer, shown.source, role)
+        if layer is not None:
+            layer.colormap = shown.color(number)
+    binary = _find(viewer, shown.source, "binary")
+    if binary is not None:
+        binary.colormap = _class_colors(shown)
 
 
 def follow(viewer: ViewerModel, layer: Image, shown: Shown) -> None:
@@ -156,6 +186,41 @@ def results_in(viewer: ViewerModel, source: str) -> list[Layer]:
     return [layer for layer in viewer.layers if is_result(layer) and layer.metadata[KEY]["source"] == source]
 
 
+def segmented_in(viewer: ViewerModel, image: str) -> list[Layer]:
+    """Return the layers that show what a model makes of an image now: of all of it, of slices, a preview."""
+    kinds = {"", "preview", "slice"}
+    results = [layer for layer in viewer.layers if is_result(layer)]
+    sources = [(layer, *layer.metadata[KEY]["source"].split(" ")) for layer in results]
+    return [layer for layer, of, *kind in sources if of == image and "".join(kind[:1]) in kinds]
+
+
+def image_of(source: str) -> str:
+    """Return which image a source is of: the unique id of its layer, which all sources begin with."""
+    return source.partition(" ")[0]
+
+
+def put_in_front(viewer: ViewerModel, source: str, others: Container[str]) -> None:
+    """Show the layers of a prediction that were put aside, and put those of the others aside, so that one is not seen
+    through another."""
+    for layer in viewer.layers:
+        told = layer.metadata.get(KEY, {})
+        if told.get("source") == source:
+            if told.pop(ASIDE, None):
+                layer.visible = True
+        elif is_result(layer) and told["source"] in others and layer.visible:
+            layer.visible = False
+            told[ASIDE] = source
+
+
+def bring_results_back(viewer: ViewerModel) -> None:
+    """Show the results again that were put aside for others which are no longer there."""
+    for layer in viewer.layers:
+        told = layer.metadata.get(KEY, {})
+        if (source := told.get(ASIDE)) and not results_in(viewer, source):
+            del told[ASIDE]
+            layer.visible = True
+
+
 def data_length(shown: Shown, binary: Layer) -> int:
     """Return over how many channels a result is repeated."""
     return int(binary.data.shape[shown.axes.index("C")]) if shown.axes.find("C") > 0 else 1
@@ -169,20 +234,42 @@ def _results(layer: Image, shown: Shown, threshold: float) -> Iterator[Result]:
         data = _over_channels(attention.data, shown, channels)
         place = _place(layer, shown, attention.stride, attention.offset)
         looks = {"colormap": "viridis", "contrast_limits": (0, 1), **HIDDEN_MAP}
-        yield Result(f"attention {attention.level}", "image", data, place, looks)
+        role = f"attention {attention.level}"
+        yield Result(role, shown.prefix + role, "image", data, place, looks)
     flat = (1,) * len(shown.axes.replace("C", ""))
     whole = _place(layer, shown, flat, (0,) * len(flat))
-    seen = {"colormap": "magma", "contrast_limits": (0, 1), "blending": "additive", "opacity": 0.6}
-    kinds = [("probability", prediction.probability, seen)]
+    several = len(names) > 1
     if prediction.uncertainty is not None:
-        hidden = {"colormap": "inferno", "contrast_limits": (0, 0.5), **HIDDEN_MAP}
-        kinds.insert(0, ("uncertainty", prediction.uncertainty, hidden))
-    for kind, values, looks in kinds:
+        looks = {"colormap": "inferno", "contrast_limits": (0, 0.5), **HIDDEN_MAP}
         for number, name in enumerate(names):
-            of_class, role = (values[number], f"{kind} {name}") if len(names) > 1 else (values, kind)
-            yield Result(role, "image", _over_channels(of_class, shown, channels), whole, looks)
+            values = prediction.uncertainty[number] if several else prediction.uncertainty
+            role, title = _role_and_name("uncertainty", name, several, shown.prefix)
+            yield Result(role, title, "image", _over_channels(values, shown, channels), whole, looks)
+    for number, name in enumerate(names):
+        values = prediction.probability[number] if several else prediction.probability
+        role, title = _role_and_name("probability", name, several, shown.prefix)
+        looks = {**PROBABILITY_LOOKS, "colormap": shown.color(number)}
+        yield Result(role, title, "image", _over_channels(values, shown, channels), whole, looks)
     data = _over_channels(_labels(shown, threshold), shown, channels)
-    yield Result("binary", "labels", data, whole, {"opacity": 0.25})
+    looks = {"opacity": 0.25, "colormap": _class_colors(shown)}
+    yield Result("binary", shown.prefix + "binary", "labels", data, whole, looks)
+
+
+def _role_and_name(kind: str, class_name: str, several: bool, prefix: str) -> tuple[str, str]:
+    """Return what the layer of a class is found by, and how it is called.
+
+    Of several classes the class comes first, as the list of layers cuts long names in the middle; "preview" or "before"
+    stands in place of the kind.
+    """
+    if not several:
+        return kind, prefix + kind
+    is_short = prefix and kind == "probability"
+    return f"{kind} {class_name}", f"{class_name} {prefix.strip() if is_short else prefix + kind}"
+
+
+def _probability_roles(shown: Shown) -> list[str]:
+    names = shown.prediction.class_names
+    return [f"probability {name}" for name in names] if len(names) > 1 else ["probability"]
 
 
 def _labels(shown: Shown, threshold: float) -> Binary:
@@ -218,39 +305,31 @@ def _find(viewer: ViewerModel, source: str, role: str) -> Layer | None:
     return found[0] if found else None
 
 
-def _add(viewer: ViewerModel, layer: Image, result: Result, metadata: dict[str, Any], prefix: str) -> None:
-    name = prefix + result.role
+def _add(viewer: ViewerModel, layer: Image, result: Result, metadata: dict[str, Any]) -> None:
+    name = result.name
     if any(other.name == name for other in viewer.layers):
         name = f"{layer.name}: {name}"
     arguments = {"name": name, "metadata": metadata, **result.placement.arguments(), **result.looks}
     if result.kind == "labels":
-        _add_labels(viewer, result, arguments)
+        viewer.add_labels(result.data, **arguments).editable = False
     else:
         viewer.add_image(result.data, rgb=False, **arguments)
 
 
-def _add_labels(viewer: ViewerModel, result: Result, arguments: dict[str, Any]) -> None:
-    added = viewer.add_labels(result.data, colormap=_class_colors(), **arguments)
-    added.editable = False
-
-
-def _class_colors() -> DirectLabelColormap:
-    from napari.utils.colormaps import DirectLabelColormap
-
-    colors: dict[int | None, str] = {None: "transparent", 0: "transparent"}
-    colors.update(enumerate(CLASS_COLORS, start=1))
-    return DirectLabelColormap(color_dict=colors)
+def _class_colors(shown: Shown) -> DirectLabelColormap:
+    return label_colors([shown.color(number) for number in range(len(shown.prediction.class_names))])
 
 
 def iter_prepare_colors() -> Generator[Progress, None, None]:
     """Have napari compile what colours labels, which takes it seconds, before the first result comes."""
     yield Progress(0, 1, "preparing the colours")
-    _class_colors().map(np.zeros(1, np.uint8))
+    label_colors(CLASS_COLORS).map(np.zeros(1, np.uint8))
 
 
 def _update(old: Layer, result: Result, metadata: dict[str, Any]) -> None:
     old.data = result.data
     place_at(old, result.placement)
-    old.metadata = {**old.metadata, **metadata}
+    kept = {ASIDE: old.metadata[KEY][ASIDE]} if ASIDE in old.metadata[KEY] else {}
+    old.metadata = {**old.metadata, KEY: {**metadata[KEY], **kept}}
     if result.kind == "labels":
         old.editable = False

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 
 from qtpy.QtCore import Signal
 
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.progress import in_words
 from napari_skipseg.training.learning import Lesson
 from napari_skipseg.widgets.class_list import short
-from napari_skipseg.widgets.engine import BusyEngine
 from napari_skipseg.widgets.plan_line import SettledLine
+from napari_skipseg.widgets.turns import EngineLine
 
-LOOKING = "looking at the corrections…"
+LOOKING = "Counting what was corrected, and measuring how long a step takes…"
 
 
 class LessonLine(SettledLine):
@@ -23,8 +24,8 @@ class LessonLine(SettledLine):
 
     answered = Signal()
 
-    def __init__(self, engine: BusyEngine) -> None:
-        super().__init__(engine, LOOKING)
+    def __init__(self, line: EngineLine) -> None:
+        super().__init__(line, LOOKING, "waits until the corrections are counted")
         self.refused = False
 
     def show_answer(self, answer: Lesson) -> None:
@@ -46,9 +47,9 @@ class LessonLine(SettledLine):
 def describe_lesson(lesson: Lesson) -> str:
     """Return what will be learnt from, held out, and how long it takes, in a few words."""
     trained, held = lesson.places
-    learns = f"Learns from {_counted(lesson.pixels)} pixels in {_many(trained, 'place')}"
-    where = f" on {_many(lesson.slices, 'slice')}" if lesson.slices > 1 else ""
-    kept = f"; {_many(held, 'place')} held out to compare old and new." if held else "."
+    learns = f"Learns from {_counted(lesson.pixels)} pixels in {counted(trained, 'place')}"
+    where = f" on {counted(lesson.slices, 'slice')}" if lesson.slices > 1 else ""
+    kept = f"; {counted(held, 'place')} held out to compare old and new." if held else "."
     takes = "" if lesson.seconds is None else f" Takes about {in_words(lesson.seconds)}."
     return " ".join([learns + where + kept + takes, *lesson.notes])
 
@@ -56,7 +57,7 @@ def describe_lesson(lesson: Lesson) -> str:
 def explain_lesson(lesson: Lesson) -> str:
     """Return the numbers in full, a line for each class."""
     lines = [
-        f"{name}: {count:,} pixels to learn from, {lesson.held_out.get(name, 0):,} held out"
+        f"{name}: {counted(count, 'pixel')} to learn from, {lesson.held_out.get(name, 0):,} held out"
         for name, count in lesson.pixels.items()
     ]
     return "\n".join([*lines, *(f"{name}: {value}" for name, value in lesson.facts.items())])
@@ -67,7 +68,3 @@ def _counted(pixels: Mapping[str, int]) -> str:
     named = sorted(pixels, key=lambda name: name == "background")
     parts = [f"{short(pixels[name])} {name}" for name in named]
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer
 
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.inference.outputs import Focus, Opened, Prediction, Written
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers import Shown, remove_results, results_in, show, tell_recipe
@@ -57,9 +58,12 @@ class Filling(QObject):  # type: ignore[misc]
         self._timer.timeout.connect(self._draw)
         self._rest_until = 0.0
 
-    def open(self, prediction: Prediction, threshold: float) -> Shown:
-        """Show a prediction whose arrays are still empty; return what is shown from now on."""
-        self.shown = self.part.show(prediction, is_whole=False)
+    def open(self, prediction: Prediction, threshold: float, colors: Mapping[str, str]) -> Shown:
+        """Show a prediction whose arrays are still empty; return what is shown from now on.
+
+        colors: those of classes, by their names, as far as they are known.
+        """
+        self.shown = self.part.show(prediction, is_whole=False).with_colors(colors)
         show(self._viewer, self.layer, self.shown, threshold)
         return self.shown
 
@@ -75,7 +79,8 @@ class Filling(QObject):  # type: ignore[misc]
     def finish(self, prediction: Prediction) -> Shown:
         """Show that all of it has come; return what is shown."""
         self._timer.stop()
-        self.shown = self.part.show(prediction, is_whole=True)
+        colors = () if self.shown is None else self.shown.colors
+        self.shown = replace(self.part.show(prediction, is_whole=True), colors=colors)
         tell_recipe(self._viewer, self.shown)
         return self.shown
 
@@ -102,7 +107,7 @@ class Filling(QObject):  # type: ignore[misc]
         """Return the share that has come: in tiles, where one takes one step."""
         done, total = self._counted
         if done == self._tiles:
-            return f"{done} of {total} tiles {'is' if done == 1 else 'are'}"
+            return f"{done} of {counted(total, 'tile')} {'is' if done == 1 else 'are'}"
         shape = self.shown.prediction.probability.shape if self.shown is not None else ()
         classes = len(self.shown.prediction.class_names) if self.shown is not None else 1
         return f"{100 * self._voxels * classes // max(1, math.prod(shape))} % is"

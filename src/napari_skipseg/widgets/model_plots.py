@@ -87,7 +87,9 @@ class ModelPlots(QWidget):  # type: ignore[misc]
         if updates:
             self.updates.show_updates(updates)
         else:
-            self.updates_note.setText("Not recorded: train with --epoch N to record them, N steps being an epoch.")
+            self.updates_note.setText(
+                "This training did not record them. A model that is trained in a shell with --epoch N records them."
+            )
 
     def _show_curves(self, description: ModelDescription) -> None:
         curves = {name: points for name, points in description.training.curves.items() if points and "loss" in name}
@@ -117,9 +119,11 @@ def why_no_gates(description: ModelDescription) -> str:
 def in_words(gate: GateSelection) -> str:
     """Return how many channels are off, and how many were when training began."""
     count = len(gate.weights)
-    off = f"{round(gate.fraction_off * count)} of {count} channels off ({100 * gate.fraction_off:.0f} %, orange)"
+    off = f"{round(gate.fraction_off * count)} of {count} channels are off ({100 * gate.fraction_off:.0f} %, orange)"
     start = gate.fraction_off_at_start
-    return f"{off}; the start is not recorded." if start is None else f"{off}; {100 * start:.0f} % at the start (grey)."
+    if start is None:
+        return f"{off}; how many were off before training was not recorded."
+    return f"{off}; {100 * start:.0f} % at the start (grey)."
 
 
 def _heading(text: str, beside: QWidget | None = None) -> QHBoxLayout:

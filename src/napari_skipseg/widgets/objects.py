@@ -30,6 +30,7 @@ from napari_skipseg.widgets.objects_sources import (
     result_layer,
     stack_to_search,
 )
+from napari_skipseg.widgets.turns import EngineLine
 from napari_skipseg.widgets.work import start_work
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from napari_skipseg.widgets.segment import SegmentTab
 
 NOTHING = Missing("Segment an image first, or choose a layer with a probability or labels.")
-AT_WORK = "The Segment tab is at work: wait until it is done."
+AT_WORK = "The Segment tab is running: wait until it has finished."
 
 
 class FindingEngine(BusyEngine, Protocol):
@@ -61,8 +62,8 @@ class FindingEngine(BusyEngine, Protocol):
 class ObjectsTab(ObjectsOnShow):
     """Reads the form, looks ahead, finds the objects in the engine, and shows them as a layer and a table."""
 
-    def __init__(self, viewer: ViewerModel, engine: FindingEngine, segment_tab: SegmentTab) -> None:
-        super().__init__(engine, viewer)
+    def __init__(self, viewer: ViewerModel, engine: FindingEngine, line: EngineLine, segment_tab: SegmentTab) -> None:
+        super().__init__(line, viewer)
         self._engine, self._segment_tab = engine, segment_tab
         self._is_warm = False
         self._waiting: list[Search] = []
@@ -121,6 +122,7 @@ class ObjectsTab(ObjectsOnShow):
         if self.isVisible() or self._source is not None:
             self._offer()
         self._check_mark()
+        self.forget_removed()
 
     def _offer(self) -> None:
         """Offer the layers there are; without a choice so far, the result on show or what else is one for certain."""
@@ -151,10 +153,13 @@ class ObjectsTab(ObjectsOnShow):
         self.form.show_source(source)
         self.form.blockSignals(False)
         self.form.offer_measured([] if source is None else find_measured(self._viewer, source))
-        self.score_box.offer([] if source is None else find_truths(self._viewer, source))
+        shown = self.result()
+        truth_of = source if shown is None else shown.source
+        self.score_box.offer([] if truth_of is None else find_truths(self._viewer, truth_of))
         if before != layer:
             self._look_soon()
-            self.table.show_table(None if (shown := self.result()) is None else shown.table)
+            self._selected = None
+            self.show_result()
         self.check()
 
     def _change(self) -> None:
@@ -238,7 +243,7 @@ class ObjectsTab(ObjectsOnShow):
         def show(loaded: LoadedObjects) -> None:
             self.show_found(source, loaded, search.compare(loaded.found.recipe))
 
-        self.start(self.when_free(work), f"Finding objects in {source.name}", show)
+        self.start(work, f"Finding objects in {source.name}", show, waiting="waits for the search for objects")
 
     def _fault(self) -> str:
         """Return why objects cannot be found, empty where they can."""
@@ -262,7 +267,6 @@ class ObjectsTab(ObjectsOnShow):
         self.preview.setEnabled(not fault)
         self.again_button.follow()
         self.again_button.setEnabled(not running and not self._segment_tab.is_running)
-        self.progress.setVisible(running)
         self.table.setVisible(shown is not None)
         self.save_button.setVisible(shown is not None)
         self.save_button.setEnabled(not running)

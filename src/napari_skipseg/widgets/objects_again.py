@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
 
-HINT = "Find objects once more as the recipe of the selected layer says: in the same layer, with the same options"
+HINT = "Find objects again as in the recipe of the selected layer: in the same layer, with the same options"
 NOWHERE = "'{}', in which these objects were found, is not open and lies in no file: open it, and press Find objects."
 GONE = "'{}', in which these objects were found, is no longer there: open it from where it is now, and try again."
 

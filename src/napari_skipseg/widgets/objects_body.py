@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QPushButton, QVBoxLayout
 
-from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.engine import BusyEngine
 from napari_skipseg.widgets.fields import Links, Message
 from napari_skipseg.widgets.job_tab import JobTab
 from napari_skipseg.widgets.objects_again import ObjectsAgainButton
@@ -17,6 +15,7 @@ from napari_skipseg.widgets.objects_preview import ObjectsPreview
 from napari_skipseg.widgets.objects_scores import ScoreBox
 from napari_skipseg.widgets.objects_table import ObjectsTable
 from napari_skipseg.widgets.segment import PRIMARY
+from napari_skipseg.widgets.turns import EngineLine
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -28,8 +27,8 @@ SETTLED = 120
 class ObjectsBody(JobTab):
     """Form, Preview, Find objects and Cancel, one line of how it went, the table, Save and Score."""
 
-    def __init__(self, engine: BusyEngine, viewer: ViewerModel) -> None:
-        super().__init__(engine)
+    def __init__(self, line: EngineLine, viewer: ViewerModel) -> None:
+        super().__init__(line)
         self._viewer = viewer
         self._make_widgets()
         self._lay_out()
@@ -37,16 +36,13 @@ class ObjectsBody(JobTab):
     def _make_widgets(self) -> None:
         self.form, self.look = ObjectsForm(), ObjectsPreview(self, self._viewer)
         self.preview, self.preview_note = QCheckBox("Preview on screen"), Message()
-        self.preview.setToolTip("Find the objects of what is on screen anew whenever a slider or the view moves")
+        self.preview.setToolTip("Find the objects on screen again whenever a slider or the view moves")
         self.find_button, self.save_button = QPushButton("Find objects"), QPushButton("Save…")
         self.find_button.setMinimumHeight(30)
         self.save_button.setToolTip("Write the labels as OME-TIFF or OME-Zarr, and the measurements as CSV beside them")
         self.table, self.score_box = ObjectsTable(), ScoreBox()
         self.links = Links()
         self.again_button = ObjectsAgainButton(self._viewer, self.links)
-        self.progress = QProgressBar()
-        self.progress.setTextVisible(False)
-        self.progress.setFixedHeight(8)
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
         self._soon.setInterval(SETTLED)
@@ -70,9 +66,3 @@ class ObjectsBody(JobTab):
         column.addWidget(self.save_button)
         column.addWidget(self.score_box)
         column.addStretch(0)
-
-    def show_progress(self, progress: Progress) -> None:
-        """Say how far the job is, and show it."""
-        super().show_progress(progress)
-        self.progress.setRange(0, progress.total if progress.done else 0)
-        self.progress.setValue(progress.done)

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 NOTE = "QLabel { font-size: 8pt; }"
 METHODS: dict[Method, tuple[str, str]] = {
-    "components": ("Connected components", "What hangs together is one object."),
-    "watershed": ("Watershed", "Touching objects are parted where narrow."),
-    "cells": ("Cells between membranes", "A cell is what the boundary encloses."),
+    "components": ("Connected components", "Connected voxels are one object."),
+    "watershed": ("Watershed", "Touching objects are split where they are narrow."),
+    "cells": ("Cells between membranes", "Each cell is a region enclosed by the boundary."),
 }
 SEEDS = (("distance to the edge", "distance"), ("probability", "probability"))
 PLANES = (("the volume", "volume"), ("each slice", "slices"))
 NOTES = {
-    "threshold": "Above it a voxel belongs to the class.",
-    "seed distance": "Closer seeds become one (voxels of X).",
-    "merge": "Cells with a fainter boundary are one.",
+    "threshold": "A voxel above this probability belongs to the class.",
+    "seed distance": "Seeds closer than this become one (in pixels along X).",
+    "merge": "Cells with a weaker boundary between them are merged.",
 }
 THICK_NOTE = "Slices are {:.3g} times thicker than pixels: each slice suits cells better."
 SUGGESTED = "This class is a boundary: cells are suggested."
@@ -61,12 +61,17 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
         self.planes.offer(list(PLANES), "volume")
         self.planes.setToolTip("Objects that go through the slices, or objects of each slice on its own")
         self.seeds.offer(list(SEEDS), "distance")
-        self.seeds.setToolTip("What seeds are the highest places of: an object or cell grows from each")
+        self.seeds.setToolTip("Seeds are the highest points of this map; an object grows from each of them")
         self.threshold, self.merge = KeyedSlider(1.0, 0.01, 0.5), KeyedSlider(1.0, 0.01, 0.5)
         self.seed_distance = KeyedSlider(FARTHEST_SEEDS, 0.5, 10.0, decimals=1)
-        self.smallest = SizeField("Objects from {} on.", "Objects of any size.", 7)
-        self.largest = SizeField("Objects up to {}.", "However large.", 9)
-        self.fill_holes, self.no_border = QCheckBox("fill holes"), QCheckBox("without those at the border")
+        self.smallest = SizeField("Objects of {} or more.", "No lower limit.", 7)
+        self.largest = SizeField("Objects of at most {}.", "No upper limit.", 9)
+        self.threshold.setToolTip(NOTES["threshold"])
+        self.merge.setToolTip(f"{NOTES['merge']} Raise it where cells fall into pieces")
+        self.seed_distance.setToolTip(f"{NOTES['seed distance']} Raise it where objects fall into pieces")
+        self.smallest.setToolTip("Leave out objects with fewer voxels; 0 = no lower limit")
+        self.largest.setToolTip("Leave out objects with more voxels; 0 = no upper limit")
+        self.fill_holes, self.no_border = QCheckBox("fill holes"), QCheckBox("leave out objects at the border")
         self.fill_holes.setToolTip("Background that one object encloses becomes part of it")
         self.no_border.setToolTip("Leave out objects that touch the border of the image: they are cut off there")
 
@@ -215,7 +220,7 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
         suggested = self._suggested(self.class_name.currentData() or "")
         now: Any = self.method.currentData() if self._chosen_method else suggested
         self.method.offer([(text, method) for method, (text, _) in METHODS.items()], now)
-        self.method.setToolTip(SUGGESTED if suggested == "cells" else "How objects are told apart")
+        self.method.setToolTip(SUGGESTED if suggested == "cells" else "How objects are separated")
         self._tell()
 
     def _suggested(self, class_name: str) -> Method:

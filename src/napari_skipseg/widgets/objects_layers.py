@@ -22,13 +22,14 @@ from napari_skipseg.widgets.layers import KEY, data_of
 from napari_skipseg.widgets.objects_sources import FOUND, LOOK, Source, unwrapped
 from napari_skipseg.widgets.placement import Repeated, current_position, place_at, place_over
 from napari_skipseg.widgets.places_list import go_to
-from napari_skipseg.widgets.preview import ASIDE
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Labels, Layer
 
 SOURCE_OF = "{} objects"
+ASIDE = "behind the preview"
+"""The key of objects that are hidden as long as those of a preview are on show."""
 LEAST_BOX = 48
 """Sides in voxels of the place that an object is shown in, at the least: a speck does not fill the view."""
 CLICK = 3

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.options import Method, ObjectOptions
 from napari_skipseg.progress import Progress
@@ -152,7 +153,7 @@ def in_words(count: int, wish: Wish) -> str:
     depth = next((part for axis, part in wish.part.items() if wish.source.axes[axis] == "Z"), slice(0, 1))
     slices = depth.stop - depth.start
     where = f"{slices} slices on screen" if slices > 1 else "the slice on screen"
-    return f"{count:,} object{'' if count == 1 else 's'} in {where}"
+    return f"{counted(count, 'object')} in {where}"
 
 
 def iter_warm_up() -> Generator[Progress, None, None]:

@@ -15,7 +15,7 @@ from napari_skipseg.objects.files import OBJECTS_TYPE
 from napari_skipseg.objects.options import Method, ObjectOptions
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.widgets.axes import axes_of, is_rgb, voxel_size_of
-from napari_skipseg.widgets.layers import KEY, data_of, is_ours, is_result, results_in, stack_of
+from napari_skipseg.widgets.layers import KEY, data_of, image_of, is_ours, is_result, results_in, stack_of
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -74,7 +74,8 @@ def describe_source(viewer: ViewerModel, layer: Layer) -> Source:
     axes, labels = axes_of(layer), isinstance(layer, Labels)
     told = layer.metadata.get(KEY, {})
     names = _class_names(layer, told, axes, labels)
-    origin = next((other for other in viewer.layers if str(other.unique_id) == told.get("source")), layer)
+    image = image_of(str(told.get("source", "")))
+    origin = next((other for other in viewer.layers if str(other.unique_id) == image), layer)
     return Source(unwrapped(layer), axes, names, labels, origin.name)
 
 
@@ -177,7 +178,7 @@ def find_measured(viewer: ViewerModel, source: Source) -> list[Layer]:
     """Return the images whose grey values can be measured: of the same voxels, no results, the source's own first."""
     from napari.layers import Image
 
-    origin = source.layer.metadata.get(KEY, {}).get("source")
+    origin = image_of(str(source.layer.metadata.get(KEY, {}).get("source", "")))
     images = [layer for layer in viewer.layers if isinstance(layer, Image) and not is_ours(layer)]
     return sorted((layer for layer in images if _fits(layer, source)), key=lambda each: str(each.unique_id) != origin)
 

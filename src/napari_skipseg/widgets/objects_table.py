@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
+from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
 from napari_skipseg.objects.table import Table
@@ -118,7 +119,6 @@ class ObjectsTable(QTableView):  # type: ignore[misc]
         self.setStyleSheet(SELECTED)
         self.setSortingEnabled(True)
         self.clicked.connect(self._choose)
-        self._is_led = False
 
     def show_table(self, table: Table | None) -> None:
         """Show another table, sorted by label."""
@@ -129,10 +129,16 @@ class ObjectsTable(QTableView):  # type: ignore[misc]
             name = str(self.rows.headerData(column, Qt.Orientation.Horizontal))
             self.setColumnWidth(column, text.horizontalAdvance(name) + PADDING)
 
-    def currentChanged(self, current: QModelIndex, previous: QModelIndex) -> None:  # noqa: N802
-        """Go to the object that the arrow keys lead to."""
-        super().currentChanged(current, previous)
-        if self.hasFocus() and not self._is_led and current.isValid() and current.row() != previous.row():
+    def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802
+        """Go to the object that the arrow keys lead to.
+
+        Only keys count: Qt makes the first row the current one when the table gets the focus by itself, such as from
+        a button that was switched off.
+        """
+        before = self.currentIndex().row()
+        super().keyPressEvent(event)
+        current = self.currentIndex()
+        if current.isValid() and current.row() != before:
             self._choose(current)
 
     def select_label(self, label: int) -> None:
@@ -143,13 +149,9 @@ class ObjectsTable(QTableView):  # type: ignore[misc]
             return
         if place == self.currentIndex().row() and self.selectionModel().hasSelection():
             return
-        self._is_led = True
-        try:
-            self.selectRow(place)
-            self.scrollTo(self.rows.index(place, 0), QAbstractItemView.ScrollHint.PositionAtCenter)
-            self.horizontalScrollBar().setValue(0)
-        finally:
-            self._is_led = False
+        self.selectRow(place)
+        self.scrollTo(self.rows.index(place, 0), QAbstractItemView.ScrollHint.PositionAtCenter)
+        self.horizontalScrollBar().setValue(0)
 
     def _choose(self, index: QModelIndex) -> None:
         self.chosen.emit(self.rows.row_at(index.row()))

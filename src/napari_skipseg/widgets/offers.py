@@ -9,6 +9,7 @@ from functools import partial
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QPushButton, QToolButton, QVBoxLayout, QWidget
 
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.corrections.catalog import Found
 from napari_skipseg.corrections.tallies import Summary
 from napari_skipseg.widgets.fields import WARNING_COLOR, PlainLabel
@@ -123,23 +124,22 @@ def restore_text(found: Found, amount: Summary | None) -> str:
     """Return what is offered for an image that was corrected earlier."""
     much = "" if amount is None else f": {in_words(amount, found.subject.axes)}"
     if found.was_interrupted:
-        return (
-            f"napari ended unexpectedly while you corrected this image ({day_of(found.changed)}){much}. All is there."
-        )
+        when = day_of(found.changed)
+        return f"napari ended unexpectedly while you corrected this image ({when}){much}. All strokes are saved."
     return f"You corrected this image on {day_of(found.changed)}{much}."
 
 
 def in_words(amount: Summary, axes: str) -> str:
     """Return how much was corrected, such as "1,234 pixels on 5 slices"."""
     count = sum(amount.pixels.values())
-    where = "" if len(axes) == 2 else f" on {amount.slices} slice{'s' * (amount.slices != 1)}"
-    return f"{count:,} pixel{'s' * (count != 1)}{where}"
+    where = "" if len(axes) == 2 else f" on {counted(amount.slices, 'slice')}"
+    return f"{counted(count, 'pixel')}{where}"
 
 
 def interrupted_text(found: Found) -> str:
     """Return what is said of corrections that a napari left behind which did not end as it should."""
     when = day_of(found.changed)
-    return f"napari ended unexpectedly while you corrected '{found.subject.name}' ({when}): all is there."
+    return f"napari ended unexpectedly while you corrected '{found.subject.name}' ({when}). All strokes are saved."
 
 
 def changed_text(found: Found) -> str:

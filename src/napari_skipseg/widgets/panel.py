@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
@@ -10,8 +12,12 @@ from napari_skipseg.widgets.batch import BatchTab
 from napari_skipseg.widgets.correct import CorrectTab
 from napari_skipseg.widgets.finetune import FinetuneTab
 from napari_skipseg.widgets.inspect import InspectTab
+from napari_skipseg.widgets.job_tab import JobTab
 from napari_skipseg.widgets.objects import ObjectsTab
+from napari_skipseg.widgets.pacing import Paced
+from napari_skipseg.widgets.progress_bar import ProgressLine
 from napari_skipseg.widgets.segment import SegmentTab
+from napari_skipseg.widgets.turns import EngineLine
 
 
 class SkipSegPanel(QWidget):  # type: ignore[misc]
@@ -20,12 +26,13 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
     def __init__(self, napari_viewer, engine=None) -> None:  # type: ignore[no-untyped-def]
         super().__init__()
         self.engine = Engine() if engine is None else engine
-        self.segment_tab = SegmentTab(napari_viewer, self.engine)
-        self.correct_tab = CorrectTab(napari_viewer, self.engine, self.segment_tab)
-        self.finetune_tab = FinetuneTab(napari_viewer, self.engine, self.segment_tab, self.correct_tab)
-        self.objects_tab = ObjectsTab(napari_viewer, self.engine, self.segment_tab)
-        self.batch_tab = BatchTab(napari_viewer, self.engine, self.segment_tab, self.objects_tab.form.read_for)
-        self.inspect_tab = InspectTab(napari_viewer, self.engine, self.segment_tab)
+        viewer, engine, line = napari_viewer, self.engine, EngineLine(self.engine)
+        self.segment_tab = SegmentTab(viewer, engine, line)
+        self.correct_tab = CorrectTab(viewer, line, self.segment_tab)
+        self.finetune_tab = FinetuneTab(viewer, engine, line, self.segment_tab, self.correct_tab)
+        self.objects_tab = ObjectsTab(viewer, engine, line, self.segment_tab)
+        self.batch_tab = BatchTab(viewer, engine, line, self.segment_tab, self.objects_tab.form.read_for)
+        self.inspect_tab = InspectTab(viewer, engine, line, self.segment_tab)
         self.tabs = QTabWidget()
         self.tabs.addTab(Scrolled(self.segment_tab), "Segment")
         self.tabs.addTab(Scrolled(self.correct_tab), "Correct")
@@ -36,9 +43,15 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.batch_tab.form.wanted.connect(self.show_tab)
         self.segment_tab.again_button.objects_wanted.connect(self.objects_tab.find_again)
         self.segment_tab.again_button.search_wanted.connect(self._search_again)
+        self.elsewhere = ProgressLine()
+        self._elsewhere_soon = Paced(self, self._tell_elsewhere)
+        for tab in self._job_tabs().values():
+            tab.moved.connect(partial(self._elsewhere_soon.hear, None))
+        self.tabs.currentChanged.connect(self._tell_elsewhere)
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
         column.addWidget(self.tabs)
+        column.addWidget(self.elsewhere)
         # these outlive the window's side of the panel, so that neither events nor the engine do
         ends = (
             self.correct_tab.sessions.close_all,
@@ -53,6 +66,16 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
             self.objects_tab.source_links.cut,
         )
         self.destroyed.connect(lambda: [end() for end in ends])
+
+    def _job_tabs(self) -> dict[str, JobTab]:
+        """Return the tabs by their names."""
+        return {self.tabs.tabText(number): self.tabs.widget(number).widget() for number in range(self.tabs.count())}
+
+    def _tell_elsewhere(self, *_: object) -> None:
+        """Say what goes on in the tabs that are not in front."""
+        front = self.tabs.tabText(self.tabs.currentIndex())
+        others = {name: tab for name, tab in self._job_tabs().items() if name != front and tab.is_running}
+        self.elsewhere.say("\n".join(f"{name}: {tab.progress_text.text()}" for name, tab in others.items()))
 
     def _search_again(self) -> None:
         self.show_tab("Objects")

@@ -91,8 +91,8 @@ def _shear_matrix(layer: Layer) -> NDArray[Any]:
 
 def current_position(viewer: ViewerModel, layer: Layer) -> tuple[int, ...]:
     """Return the voxel of `layer` at which the viewer's sliders stand."""
-    place = np.round(_voxel_at(viewer, layer, viewer.dims.point)).astype(int)
-    return tuple(int(p) for p in np.clip(place, 0, _lengths(layer) - 1))
+    place = np.round(voxel_at(viewer, layer, viewer.dims.point)).astype(int)
+    return tuple(int(p) for p in np.clip(place, 0, lengths_of(layer) - 1))
 
 
 def visible_box(viewer: ViewerModel, layer: Layer) -> tuple[tuple[int, int], ...]:
@@ -102,9 +102,9 @@ def visible_box(viewer: ViewerModel, layer: Layer) -> tuple[tuple[int, int], ...
     view of three dimensions all is in sight.
     """
     shown = [axis - viewer.dims.ndim + layer.ndim for axis in viewer.dims.displayed]
-    last = _lengths(layer) - 1
+    last = lengths_of(layer) - 1
     if viewer.dims.ndisplay == 2:
-        corners = [_voxel_at(viewer, layer, corner) for corner in _view_corners(viewer)]
+        corners = [voxel_at(viewer, layer, corner) for corner in _view_corners(viewer)]
         low, high = np.floor(np.min(corners, axis=0)), np.ceil(np.max(corners, axis=0))
     else:
         low, high = np.zeros(layer.ndim), last
@@ -132,7 +132,7 @@ def _view_corners(viewer: ViewerModel) -> list[list[float]]:
     return corners
 
 
-def _voxel_at(viewer: ViewerModel, layer: Layer, place: Sequence[float]) -> NDArray[Any]:
+def voxel_at(viewer: ViewerModel, layer: Layer, place: Sequence[float]) -> NDArray[Any]:
     """Return where a point of the viewer's space lies in voxels of `layer`, which may have no voxel there."""
     point = np.asarray(place, float)[-layer.ndim :]
     point = np.concatenate([np.zeros(layer.ndim - len(point)), point])
@@ -159,7 +159,8 @@ def pixel_of(viewer: ViewerModel, layer: Layer) -> float:
     return 1.0 / max(float(camera.zoom) * step, 1e-9)
 
 
-def _lengths(layer: Layer) -> NDArray[Any]:
+def lengths_of(layer: Layer) -> NDArray[Any]:
+    """Return the lengths of a layer in voxels, of a multiscale one those of the finest level."""
     data = layer.data[0] if getattr(layer, "multiscale", False) else layer.data
     return np.asarray(data.shape[: layer.ndim])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Container, Generator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QListWidget, QListWidgetItem
 
+from napari_skipseg.batch.wording import counted
 from napari_skipseg.corrections.places import Place, iter_rank_places
 from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.progress import Progress
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 DONE = 0.5
 """Share of a place that was painted or accepted from which on there is nothing more to do there."""
+OTHERS = 0.2
+"""What the doubt about a class that is not taught counts, beside 1 for one that is."""
+MEANING = "0 = sure everywhere, 1 = undecided everywhere (mean entropy in bits)"
 FILLED = 0.6
 """Share of the view that a place fills when one is brought there."""
 
@@ -47,8 +51,8 @@ class PlacesList(QListWidget):  # type: ignore[misc]
         """Show places, the most telling one first."""
         self.clear()
         for place in places:
-            item = QListWidgetItem(f"{_where(place, axes)}  {place.reason}")
-            set_hint(item, f"{_where(place, axes)}\n{place.reason}")
+            item = QListWidgetItem(f"{_where(place, axes)}: {place.reason}")
+            set_hint(item, f"{_where(place, axes)}: {place.reason}\n{MEANING}")
             item.setData(Qt.ItemDataRole.UserRole, place)
             self.addItem(item)
         self.setVisible(bool(places))
@@ -90,8 +94,34 @@ def is_done(corrections: Corrections, place: Place) -> bool:
     return bool(seen.mean() >= DONE)
 
 
-def iter_find_places(shown: Shown, corrections: Corrections) -> Generator[Progress, None, tuple[Place, ...]]:
-    """Return where the prediction is least sure and nothing was corrected yet, in voxels of the image."""
+def weigh_classes(names: Sequence[str], taught: Container[str]) -> list[float]:
+    """Return what the doubt about each class of a model counts: more for those that are taught, where it has some."""
+    if not any(name in taught for name in names):
+        return [1.0] * len(names)
+    return [1.0 if name in taught else OTHERS for name in names]
+
+
+def describe_search(shown: Shown, taught: Sequence[str], count: int) -> str:
+    """Return how many places were found, where was looked, and of what the model is unsure there."""
+    axes = [(axis, letter) for axis, letter in enumerate(shown.axes) if letter in "TZ" and axis in shown.positions]
+    part = ", ".join(f"{letter.lower()} {shown.positions[axis]}" for axis, letter in axes)
+    where = f"Only {part} was looked at, as only that is segmented." if part else "All that is segmented was looked at."
+    names = shown.prediction.class_names
+    unknown = [name for name in taught if name not in names]
+    known = [name for name in taught if name in names]
+    about = ""
+    if unknown and not known:
+        about = f" This model does not know {' or '.join(unknown)} yet: it is unsure of {' or '.join(names)} there."
+    return f"{counted(count, 'place')}. {where}{about}"
+
+
+def iter_find_places(
+    shown: Shown, corrections: Corrections, taught: Container[str] = ()
+) -> Generator[Progress, None, tuple[Place, ...]]:
+    """Return where the prediction is least sure and nothing was corrected yet, in voxels of the image.
+
+    taught: the names of the classes that corrections are made for.
+    """
     prediction = shown.prediction
     starts = [shown.positions.get(axis, 0) for axis, letter in enumerate(shown.axes) if letter != "C"]
     lengths = prediction.probability.shape[-len(starts) :]
@@ -103,6 +133,7 @@ def iter_find_places(shown: Shown, corrections: Corrections) -> Generator[Progre
         Cut(corrections.reviewed, part),
         uncertainty=prediction.uncertainty,
         strokes=Cut(corrections.strokes, part),
+        weights=weigh_classes(prediction.class_names, taught),
     )
     return tuple(_moved(place, starts) for place in places)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Sequence
+from functools import partial
 from typing import Any
 
 from qtpy.QtCore import QTimer, Signal
@@ -10,8 +11,8 @@ from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
 from napari_skipseg.inference.run_plan import RunPlan
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.engine import BusyEngine
 from napari_skipseg.widgets.fields import WARNING_COLOR, Message, set_hint
+from napari_skipseg.widgets.turns import EngineLine, Turn
 from napari_skipseg.widgets.work import Outcome, start_work
 
 SETTLED = 800
@@ -19,7 +20,7 @@ SETTLED = 800
 MOST_KEPT = 64
 MOST_FINDINGS = 6
 """Sentences about the image that are shown at once."""
-MEASURING = "measuring what a run takes…"
+MEASURING = "estimating time and memory…"
 QUIET = "QLabel { font-size: 8pt; }"
 
 
@@ -31,15 +32,19 @@ class SettledLine(QWidget):  # type: ignore[misc]
     """What the engine says of the choices, asked when they have settled, in one quiet line; and a warning below.
 
     A subclass says how an answer is shown. Faults are not told, unless it tells them.
+
+    line: where the engine is waited for, None of what needs no engine. asking: shown until the answer comes. waiting:
+    what jobs say that wait for it.
     """
 
-    def __init__(self, engine: BusyEngine, asking: str) -> None:
+    def __init__(self, line: EngineLine | None, asking: str, waiting: str = "") -> None:
         super().__init__()
-        self._engine, self._asking = engine, asking
+        self._line, self._asking, self._waiting = line, asking, waiting
         self._answers: dict[Hashable, Any] = {}
         self._key: Hashable = None
         self._work: Question | None = None
         self._worker: Any = None
+        self._turn: Turn | None = None
         self.summary, self.warning = Message(), Message()
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
@@ -77,6 +82,9 @@ class SettledLine(QWidget):  # type: ignore[misc]
     def stop(self) -> None:
         """Ask no longer; the engine is free soon."""
         self._timer.stop()
+        if self._turn is not None:
+            self._turn.leave()
+            self._turn = None
         if self._worker is not None:
             self._worker.quit()
             self._worker = None
@@ -100,13 +108,28 @@ class SettledLine(QWidget):  # type: ignore[misc]
         self.warning.say(warning, WARNING_COLOR)
 
     def _ask(self) -> None:
-        if self._work is None:
-            return
-        if self._engine.is_busy:
+        if self._line is not None and not self._line.is_empty:
             self._timer.start()
-            return
-        key = self._key
+        else:
+            self._ask_in_turn()
 
+    def ask_now(self) -> None:
+        """Ask at once what waits until the choices have settled; where the engine is at work, as soon as it is free."""
+        if self._timer.isActive():
+            self._timer.stop()
+            self._ask_in_turn()
+
+    def _ask_in_turn(self) -> None:
+        key, work = self._key, self._work
+        if work is None:
+            return
+        if self._line is None:
+            self._launch(key, work, lambda: None)
+            return
+        turn = self._turn = self._line.join(self._waiting, is_job=False)
+        turn.call(partial(self._launch, key, self._line.when_free(work), turn.leave))
+
+    def _launch(self, key: Hashable, work: Question, leave: Callable[[], None]) -> None:
         def take(outcome: Outcome) -> None:
             if not outcome.fault:
                 self._remember(key, outcome.value)
@@ -118,8 +141,10 @@ class SettledLine(QWidget):  # type: ignore[misc]
         def end() -> None:
             if self._worker is worker:
                 self._worker = None
+            leave()
 
-        worker = start_work(self, self._work, "Planning", lambda _: None, take, end, is_quiet=True)
+        self._turn = None
+        worker = start_work(self, work, "Planning", lambda _: None, take, end, is_quiet=True)
         self._worker = worker
 
     def _remember(self, key: Hashable, answer: Any) -> None:
@@ -137,8 +162,8 @@ class PlanLine(SettledLine):
 
     invert_asked = Signal()
 
-    def __init__(self, engine: BusyEngine) -> None:
-        super().__init__(engine, MEASURING)
+    def __init__(self, line: EngineLine) -> None:
+        super().__init__(line, MEASURING, "waits until time and memory are estimated")
         self.findings, self.invert = Message(), QPushButton("Invert")
         self.invert.setToolTip("Feed the negative of the image to the model, or the image itself again")
         self.invert.clicked.connect(self.invert_asked)

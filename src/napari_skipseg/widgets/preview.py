@@ -11,7 +11,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.widgets.checks import Choices
 from napari_skipseg.widgets.fields import Links
-from napari_skipseg.widgets.layers import KEY, data_of, remove_results, results_in, stack_of
+from napari_skipseg.widgets.layers import data_of, remove_results, stack_of
 from napari_skipseg.widgets.placement import Cut, visible_box
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ GRID = 16
 """A part begins on a multiple of it, as tiles of the whole would."""
 NAMES = "preview "
 SOURCE_OF = "{} preview"
-ASIDE = "aside"
-"""The mark of a result that is hidden as long as a preview of the same image is on show."""
 
 
 @dataclass(frozen=True)
@@ -107,23 +105,6 @@ def cut_stack(stack: Stack, parts: dict[int, slice]) -> Stack:
             origin[place] += part.start * stack.voxel_size[place]
     moved = (origin[0], origin[1], origin[2])
     return replace(stack, data=Cut(stack.data, parts), origin=moved, file="")
-
-
-def set_results_aside(viewer: ViewerModel, layer: Image) -> None:
-    """Hide the results of an image, so that a preview is not seen through them."""
-    for result in results_in(viewer, str(layer.unique_id)):
-        if result.visible:
-            result.visible = False
-            result.metadata[KEY][ASIDE] = True
-
-
-def bring_results_back(viewer: ViewerModel) -> None:
-    """Show the results again that were hidden for previews which are no longer there."""
-    for result in viewer.layers:
-        told = result.metadata.get(KEY, {})
-        if told.get(ASIDE) and not results_in(viewer, SOURCE_OF.format(told["source"])):
-            del told[ASIDE]
-            result.visible = True
 
 
 def remove_preview(viewer: ViewerModel, layer: Image) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from napari_skipseg.widgets.correct import CorrectTab
 
 
-LOST = "Corrections wait in the Correct tab: napari ended unexpectedly while you painted them."
+LOST = "napari ended while you painted: restore the corrections in the Correct tab."
 
 
 class Reopening:
@@ -90,7 +90,7 @@ class Reopening:
             self._tab.correct()
         elif all(each is not None for _, each in known):
             self._key = ""
-            self._tab.complain("This file holds another image by now: its corrections are kept, and can be exported.")
+            self._tab.complain("This file now holds a different image. The corrections are kept, and can be exported.")
 
 
 def choose_image(tab: CorrectTab, layer: Image) -> None:

@@ -10,16 +10,18 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_skipseg.training.learning import EVEN, Report, ScoreRow
-from napari_skipseg.widgets.fields import WARNING_COLOR, Message, RichLabel
+from napari_skipseg.widgets.fields import WARNING_COLOR, Message, RichLabel, set_hint
 
 GOOD_COLOR = "rgba(46, 170, 110, 90)"
 BETTER, WORSE = "#3ecf8e", "#ff8a5c"
+LONGEST_NAME = 24
+"""Letters of a model's name on a button."""
 LOWER_IS_BETTER = ("FPR", "FNR")
 MEANINGS = {
     "Dice": "overlap of prediction and corrections: 1 = the same",
     "FPR": "share of the background that is taken for the class: 0 = none",
     "FNR": "share of the class that is missed: 0 = none",
-    "V_rand": "how well the cells come apart (ISBI 2012): 1 = as in the truth",
+    "V_rand": "how well the cells are separated (ISBI 2012): 1 = as in the truth",
 }
 
 
@@ -38,9 +40,9 @@ class ReportTable(QWidget):  # type: ignore[misc]
         self.table.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.table.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.table.setWordWrap(True)
+        self._models = "", ""
         self.use_button, self.before_button = QPushButton("Use it"), QPushButton("Show before")
-        self.use_button.setToolTip("Make the new model the choice in the Segment tab, and segment the view with it")
-        self.before_button.setToolTip("Switch between the old model's result in this view and the new model's")
+        self.use_button.setToolTip("Select the new model in the Segment tab, and segment the view with it")
         self.before_button.setCheckable(True)
         self.use_button.clicked.connect(self.used)
         self.before_button.toggled.connect(self._compare)
@@ -55,40 +57,60 @@ class ReportTable(QWidget):  # type: ignore[misc]
         column.addLayout(buttons)
         self.hide()
 
-    def show_report(self, report: Report) -> None:
-        """Show a report."""
+    def show_report(self, report: Report, old: str, new: str) -> None:
+        """Show a report. old, new: the names of the models that it compares."""
         self.verdict.say(report.reason, GOOD_COLOR if report.is_better else WARNING_COLOR)
-        self.table.setText(report_html(report))
+        self.table.setText(report_html(report, old, new))
         self.table.setToolTip("\n".join(f"{score}: {said}" for score, said in MEANINGS.items()))
         self.table.setVisible(bool(report.rows))
         self.use_button.setVisible(not report.is_better)
-        self.offer_before(False)
+        self.offer_before("", "")
         self.show()
 
-    def offer_before(self, offered: bool) -> None:
-        """Offer the switch between before and after, after at first."""
+    def offer_before(self, before: str, after: str) -> None:
+        """Offer the switch between what two models made of the view, after at first; "" = there is nothing of before.
+
+        That of before is the one whose result was on show, which need not be the one that the new model started from.
+        """
+        self._models = before, after
         self.show_after()
-        self.before_button.setVisible(offered)
+        self._name_button(False)
+        self.before_button.setVisible(bool(before))
 
     def keep_before(self, is_there: bool) -> None:
         """Offer the switch no longer where before has gone."""
         if not is_there and not self.before_button.isHidden():
-            self.offer_before(False)
+            self.offer_before("", "")
 
     def show_after(self) -> None:
         """Show after, as long as before is not asked for again."""
         self.before_button.setChecked(False)
 
     def _compare(self, before: bool) -> None:
-        self.before_button.setText("Show after" if before else "Show before")
+        self._name_button(before)
         self.compared.emit(before)
 
+    def _name_button(self, before: bool) -> None:
+        """Say which model's result a click brings."""
+        old, new = self._models
+        title, name = ("Show after", new) if before else ("Show before", old)
+        self.before_button.setText(f"{title}: {shortened(name)}" if name else title)
+        set_hint(self.before_button, f"Switch between the results of {old} (before) and {new} (after) in this view")
 
-def report_html(report: Report) -> str:
-    """Return the scores as a table: a heading for each thing that was scored on, a row for each class and score."""
+
+def shortened(name: str) -> str:
+    """Return a name that a button has room for."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+
+
+def report_html(report: Report, old: str, new: str) -> str:
+    """Return the scores as a table: which models they are of, a heading for each thing that was scored on, and a row
+    for each class and score."""
+    models = f"old: <b>{escape(old)}</b>, new: <b>{escape(new)}</b>"
     rows = [
+        f"<tr><td colspan='5' style='padding-bottom: 4px'>{models}</td></tr>",
         "<tr><td></td><td></td><td align='right' style='padding: 1px 8px'>old</td>"
-        "<td align='right' style='padding: 1px 4px'>new</td><td></td></tr>"
+        "<td align='right' style='padding: 1px 4px'>new</td><td></td></tr>",
     ]
     for heading, group in groupby(report.rows, key=lambda row: row.on):
         rows.append(f"<tr><td colspan='5' style='padding-top: 5px'><b>On {escape(heading)}</b></td></tr>")

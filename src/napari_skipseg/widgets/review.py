@@ -24,6 +24,9 @@ SEGMENT_FIRST = "Segment first: there is no prediction to accept here."
 FLAT_VIEW = "Go to the 2D view to accept what is right: in 3D the slices behind would be accepted unseen."
 IN_PART = "Only a part of this slice is segmented: press Segment, or accept the view (S)."
 UNFINISHED = "Not all of this is segmented yet: wait until it is, or press Segment again."
+SLIP = "The box covers only {}: drag it over all that is right, from corner to corner."
+LEAST_SIDE = 3
+"""Pixels of each side of a rectangle; a smaller one is a slip of the mouse."""
 MOST = 2**28
 """Voxels that are accepted at once, at most."""
 
@@ -60,7 +63,7 @@ def rectangle_box(viewer: ViewerModel, layer: Layer, corners: NDArray[np.float64
     corners: (number, dimensions) in voxels of the layer.
 
     Raises:
-        InputError: the view is not flat, or nothing of the layer lies between the corners.
+        InputError: the view is not flat, nothing of the layer lies between the corners, or next to nothing.
     """
     whole = slice_box(viewer, layer)
     low, high = np.round(corners.min(axis=0)).astype(int), np.round(corners.max(axis=0)).astype(int)
@@ -71,7 +74,16 @@ def rectangle_box(viewer: ViewerModel, layer: Layer, corners: NDArray[np.float64
         if part.stop <= part.start:
             raise InputError("The rectangle lies beside the image: draw it over the image.")
         box.append(part)
+    cut = [(part.stop - part.start, side.stop - side.start) for part, side in zip(box, whole, strict=True)]
+    if any(length < min(LEAST_SIDE, all_of_it) for length, all_of_it in cut):
+        raise InputError(SLIP.format(count_pixels(box)))
     return tuple(box)
+
+
+def count_pixels(box: Sequence[slice]) -> str:
+    """Return the size of a box along the axes of a slice, such as "40 × 60 pixels"."""
+    rows, columns = (side.stop - side.start for side in box[-2:])
+    return "1 pixel" if rows == columns == 1 else f"{rows:,} × {columns:,} pixels"
 
 
 def _check_flat(viewer: ViewerModel) -> None:

@@ -16,7 +16,7 @@ from napari_skipseg.inference.recipe import OPERATION, Recipe, chosen_of, differ
 from napari_skipseg.inference.recipe_sources import find_model
 from napari_skipseg.widgets.files import open_image, opened_from
 from napari_skipseg.widgets.form import SegmentForm
-from napari_skipseg.widgets.layers import KEY, data_of, is_ours
+from napari_skipseg.widgets.layers import KEY, data_of, image_of, is_ours
 from napari_skipseg.widgets.preview import SOURCE_OF
 from napari_skipseg.widgets.work import first_line
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from napari_skipseg.widgets.segment import SegmentTab
 
-HINT = "Do once more what the recipe of the selected layer says: the same image, model and settings, or objects"
+HINT = "Repeat what the recipe of the selected layer describes: the same image, model and settings, or objects"
 OBJECTS_FOLLOW = "The Objects tab finds its objects too."
 PLACE = "The recipe of the selected layer"
 
@@ -99,7 +99,7 @@ class AgainButton(QPushButton):  # type: ignore[misc]
         Raises:
             InputError: it is neither open nor in a file.
         """
-        source = self._viewer.layers.selection.active.metadata[KEY].get("source")
+        source = image_of(str(self._viewer.layers.selection.active.metadata[KEY].get("source", "")))
         told = recipe.inputs[0] if recipe.inputs else None
         images = [layer for layer in self._viewer.layers if _can_be_segmented(layer)]
         for layer in images:

@@ -67,17 +67,17 @@ class ScratchForm(QWidget):  # type: ignore[misc]
         rows.setContentsMargins(12, 0, 0, 0)
         rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         for title, field, hint in (
-            ("Learn from", self.kind, "Layers of this window, or files: those in two folders go together by name"),
+            ("Learn from", self.kind, "Layers of this window, or files: those in two folders are matched by name"),
             ("Image", self.image, "The layer to learn from"),
             ("Labels", self.labels, "Its labels, every voxel of them: 0 = background, and a value for each class"),
             ("Images", self.image_folder, "An image, or a folder of them"),
             ("Labels", self.label_folder, "Its labels, or a folder with a file of the same name for each image"),
             ("Network", self.network, ""),
-            ("Skip", self.skip, "What crosses the long skips"),
-            ("Dimensions", self.dimensions, "Whether it sees slices or volumes"),
-            ("Classes", self.classes, "NAME=VALUE for each class, parted by commas; other values are background"),
+            ("Skip", self.skip, "What the skip connections do with the features"),
+            ("Dimensions", self.dimensions, "Whether the network works on slices or on volumes"),
+            ("Classes", self.classes, "NAME=VALUE for each class, separated by commas; other values are background"),
             ("Name", self.name, "What the model is called"),
-            ("Held out", self.validate, "Slices to score on rather than to learn from, such as 20-24"),
+            ("Held out", self.validate, "Slices that are used to score the model and not to train it, such as 20-24"),
             ("Steps", self.steps, "Training steps: 3000 take an hour or more without a GPU"),
         ):
             field.setToolTip(hint)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QVBoxLayout
+from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
 
 from napari_skipseg.errors import SkipsegError
-from napari_skipseg.inference.outputs import Opened, Prediction, Written
+from napari_skipseg.inference.outputs import Opened, Written
 from napari_skipseg.inference.run_plan import RunPlan
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.checks import Choices, find_faults, find_warning
+from napari_skipseg.widgets.done_line import KEPT, Done, describe_done, name_part, with_shares
 from napari_skipseg.widgets.engine import SegmentingEngine
-from napari_skipseg.widgets.fields import WARNING_COLOR
+from napari_skipseg.widgets.fields import WARNING_COLOR, Message
 from napari_skipseg.widgets.form import SegmentForm
 from napari_skipseg.widgets.job_tab import JobTab
-from napari_skipseg.widgets.layers import Shown, data_of, iter_prepare_colors, stack_of
+from napari_skipseg.widgets.layers import SLICE_OF, Shown, bring_results_back, data_of, iter_prepare_colors, stack_of
 from napari_skipseg.widgets.live import Filling, Part, look_first
 from napari_skipseg.widgets.placement import current_position
 from napari_skipseg.widgets.plan_line import PlanLine
@@ -29,19 +30,19 @@ from napari_skipseg.widgets.preview import (
     PREVIEW_HINT,
     SOURCE_OF,
     GreyValues,
-    bring_results_back,
     cut_to_view,
     remove_preview,
-    set_results_aside,
 )
 from napari_skipseg.widgets.results import Results
 from napari_skipseg.widgets.run_again import AgainButton, Asked
 from napari_skipseg.widgets.save_button import SaveButton
 from napari_skipseg.widgets.system_report import SystemReportDialog
+from napari_skipseg.widgets.turns import EngineLine
 from napari_skipseg.widgets.work import Outcome, Work, start_work
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
+    from napari.layers import Image
 
 PRIMARY = """
 QPushButton:enabled { background-color: #3f66c8; color: white; font-weight: 600; }
@@ -54,18 +55,19 @@ SETTLED = 150
 class SegmentTab(JobTab):
     """Form, plan, Segment, Preview and Cancel, progress, one line of what is wrong or how it went, Save results.
 
-    opening: new results of an image are about to take the place of those on show.
+    opening: new results of an image are about to take the place of those on show. known_colors: gives the colours of an
+    image's classes by their names, as far as they are chosen.
     """
 
     opening = Signal()
 
-    def __init__(self, viewer: ViewerModel, engine: SegmentingEngine) -> None:
-        super().__init__(engine)
+    def __init__(self, viewer: ViewerModel, engine: SegmentingEngine, line: EngineLine) -> None:
+        super().__init__(line)
         self._viewer, self._engine = viewer, engine
-        self._asking: Any = None
         self._filling: Filling | None = None
         self.results = Results(viewer)
         self._grey_values = GreyValues()
+        self.known_colors: Callable[[Image], Mapping[str, str]] = lambda layer: {}
         self._heard_of: Choices | None = None
         self._make_widgets()
         self._connect()
@@ -76,17 +78,14 @@ class SegmentTab(JobTab):
 
     def _make_widgets(self) -> None:
         self.form = SegmentForm(self._viewer)
-        self.plan = PlanLine(self._engine)
+        self.plan = PlanLine(self._line)
         self.segment_button, self.preview_button = QPushButton("Segment"), QPushButton("Preview")
         self.segment_button.setStyleSheet(PRIMARY)
         self.segment_button.setMinimumHeight(30)
         self.preview_button.setMinimumHeight(30)
         self.preview_button.setToolTip(PREVIEW_HINT)
+        self.done = Message()
         self.save_button, self.again_button = SaveButton(self), AgainButton(self, self._viewer)
-        self.progress = QProgressBar()
-        self.progress.setTextVisible(False)
-        self.progress.setFixedHeight(8)
-        self.progress.hide()
         self._looking = QTimer(self)
         self._looking.setSingleShot(True)
         self._looking.setInterval(SETTLED)
@@ -103,7 +102,8 @@ class SegmentTab(JobTab):
         column.addWidget(self.form)
         column.addWidget(self.plan)
         column.addLayout(buttons)
-        for widget in (self.progress, self.progress_text, self.message, self.again_button, self.save_button):
+        below = self.progress, self.progress_text, self.done, self.message, self.again_button, self.save_button
+        for widget in below:
             column.addWidget(widget)
         column.addStretch(1)
 
@@ -115,6 +115,7 @@ class SegmentTab(JobTab):
         self.plan.invert_asked.connect(self._invert)
         self.preview_button.clicked.connect(self.preview)
         self._looking.timeout.connect(self._look)
+        self._line.joined.connect(self.plan.stop)
         dims, camera = self._viewer.dims.events, getattr(self._viewer, "scene", self._viewer).camera.events
         for event in (dims.current_step, dims.ndisplay, dims.order, camera.center, camera.zoom):
             self.form.links.tie(event, self._look_soon)
@@ -145,8 +146,8 @@ class SegmentTab(JobTab):
             return
         options, pinned = asked or Asked(choices.options())
         work = partial(self._engine.segment, stack, model, options, whole, pinned=pinned)
-        part = Part(choices.axes, positions, str(layer.unique_id))
-        self._fill(work, choices, Filling(self, self._viewer, layer, part, self.results.find_whole(layer)))
+        part = part_at(layer, choices.axes, positions)
+        self._fill(work, choices, Filling(self, self._viewer, layer, part, self.results.get(part.source)))
 
     def preview(self) -> None:
         """Segment what is on screen."""
@@ -175,24 +176,30 @@ class SegmentTab(JobTab):
         return {axis: place[axis] for axis in choices.loops}
 
     def _fill(self, work: Work, choices: Choices, filling: Filling) -> None:
-        layer, is_preview = filling.layer, bool(filling.part.prefix)
+        layer, source = filling.layer, filling.part.source
+        is_preview = source == SOURCE_OF.format(layer.unique_id)
         if self._filling is not None:
             self._filling.deleteLater()
         self._filling = filling
-        self.plan.stop()
 
         def hear(progress: Progress) -> None:
             if isinstance(progress, Opened) and progress.prediction is not None:
                 self.opening.emit()
-                make_room = set_results_aside if is_preview else remove_preview
-                make_room(self._viewer, layer)
-                self.results.keep(filling.open(progress.prediction, float(self.form.threshold.value())))
+                if not is_preview:
+                    remove_preview(self._viewer, layer)
+                colors, threshold = self.known_colors(layer), float(self.form.threshold.value())
+                self.results.keep(filling.open(progress.prediction, threshold, colors))
+                self.results.put_in_front(layer, source)
                 self._grey_values.keep(layer, choices.options(), progress.prediction.recipe)
             elif isinstance(progress, Written):
                 filling.hear(progress)
 
-        def finish(prediction: Prediction) -> None:
-            self.results.keep(filling.finish(prediction))
+        def finish(done: Done) -> None:
+            shown = filling.finish(done.prediction)
+            self.results.keep(shown)
+            said = describe_done(name_part(shown, choices.spanned), self.seconds, done.shares, choices.threshold)
+            is_beside = source.startswith(SLICE_OF.format(layer.unique_id, "")) and self.results.find_whole(layer)
+            self.done.say(said + KEPT if is_beside else said)
             if layer not in self._viewer.layers:
                 self.tell(f"'{layer.name}' was removed meanwhile; its result stays.")
 
@@ -204,8 +211,11 @@ class SegmentTab(JobTab):
             return said
 
         name = "Previewing" if is_preview else "Segmenting"
+        waiting = f"waits for the {'preview' if is_preview else 'segmentation'}"
         looking = partial(look_first, work, filling.focus())
-        self.start(self.when_free(looking), f"{name} {layer.name}", finish, hear, stop)
+        measured = partial(with_shares, looking, choices.threshold)
+        self.done.say("")
+        self.start(measured, f"{name} {layer.name}", finish, hear, stop, waiting)
 
     def _look_soon(self, event: Any = None) -> None:
         if self.is_running:
@@ -214,16 +224,6 @@ class SegmentTab(JobTab):
     def _look(self) -> None:
         if self.is_running and self._filling is not None:
             self.send(self._filling.focus())
-
-    def is_engine_taken(self) -> bool:
-        """Return whether the engine would refuse a call."""
-        return self._asking is not None or self._engine.is_busy
-
-    def show_progress(self, progress: Progress) -> None:
-        """Say how far the job is, and show it."""
-        super().show_progress(progress)
-        self.progress.setRange(0, progress.total if progress.done else 0)
-        self.progress.setValue(progress.done)
 
     def show_findings(self, findings: Sequence[str], seems_inverted: bool = False) -> None:
         """Say what was found about the image, under the plan, and offer to invert its contrast if that seems right."""
@@ -244,6 +244,7 @@ class SegmentTab(JobTab):
         """Say no longer how it went where the choices are others now; new layers alone do not change them."""
         before, self._heard_of = self._heard_of, self.form.read()
         if self._heard_of != before:
+            self.done.say("")
             self.forget_and_check()
         else:
             self.check()
@@ -262,7 +263,6 @@ class SegmentTab(JobTab):
         self.segment_button.setEnabled(not faults and not running)
         self.preview_button.setEnabled(not faults and not running)
         self.preview_button.setVisible(not running)
-        self.progress.setVisible(running)
         self.save_button.follow()
         self.again_button.follow()
         if self._told[0]:
@@ -309,7 +309,17 @@ class SegmentTab(JobTab):
             else:
                 self.form.show_devices(outcome.value)
 
-        def end() -> None:
-            self._asking = None
+        def start() -> None:
+            ask = self._engine.ask_devices
+            start_work(self, ask, "Looking for devices", lambda _: None, answer, turn.leave)
 
-        self._asking = start_work(self, self._engine.ask_devices, "Looking for devices", lambda _: None, answer, end)
+        turn = self._line.join("starting the engine", is_job=False)
+        turn.call(start)
+
+
+def part_at(layer: Image, axes: str, positions: dict[int, int]) -> Part:
+    """Return all of an image, or the part of it at such positions, whose results have layers of their own."""
+    if not positions:
+        return Part(axes, positions, str(layer.unique_id))
+    where = [f"{axes[axis].lower()} {place}" for axis, place in positions.items()]
+    return Part(axes, positions, SLICE_OF.format(layer.unique_id, " ".join(where)), f"{', '.join(where)} ")

@@ -15,8 +15,8 @@ from qtpy.QtWidgets import QGridLayout, QSizePolicy, QVBoxLayout, QWidget
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.learning import Learned, Pictured
 from napari_skipseg.widgets.fields import PlainLabel
-from napari_skipseg.widgets.layers import CLASS_COLORS
 from napari_skipseg.widgets.plots import LINES, Colors, Plot, theme_colors
+from napari_skipseg.widgets.result_looks import CLASS_COLORS
 
 HEIGHT, CURVES_HEIGHT = 128, 104
 LEGEND_ROOM = 0.55

@@ -5,19 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from napari.qt.threading import GeneratorWorker, create_worker
 from qtpy.QtCore import QObject
-from qtpy.QtWidgets import QLabel, QWidget
 from superqt.utils import create_worker as create_quiet_worker
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.progress import Progress
-
-SPINNER_SPEED = 15
-"""Percent of its own speed at which a moving picture in the window goes."""
 
 Work = Callable[[], Generator[Progress, Any, Any]]
 
@@ -52,7 +47,6 @@ class _Listener(QObject):  # type: ignore[misc]
         on_end: Callable[[], None],
     ) -> None:
         super().__init__(owner)
-        _calm_spinners(owner)
         self._on_progress, self._on_outcome, self._on_end = on_progress, on_outcome, on_end
 
     def hear_progress(self, progress: Progress) -> None:
@@ -79,7 +73,7 @@ def start_work(
     on_end: Callable[[], None],
     is_quiet: bool = False,
 ) -> ClosingWorker:
-    """Start `work` in a thread, shown in napari's activity dock; return its worker, whose `quit` cancels.
+    """Start `work` in a thread; return its worker, whose `quit` cancels.
 
     What is sent to it, once it was heard of, comes to the work. on_outcome: called unless it was cancelled. on_end:
     called in any case, last. All in the GUI thread, while `owner` lives. is_quiet: shown nowhere, and not asked about.
@@ -98,7 +92,8 @@ def start_work(
 
     relay.__name__ = relay.__qualname__ = description
     listener = _Listener(owner, on_progress, on_outcome, on_end)
-    create = create_quiet_worker if is_quiet else partial(create_worker, _progress={"desc": description})
+    # without napari's own progress bar: its moving picture in the status bar draws the whole window 30 times a second
+    create = create_quiet_worker if is_quiet else create_worker
     worker: ClosingWorker = create(
         relay,
         _start_thread=True,
@@ -110,18 +105,6 @@ def start_work(
         },
     )
     return worker
-
-
-def _calm_spinners(owner: QObject) -> None:
-    """Let what turns in the window while work goes on turn slowly.
-
-    Each of its pictures, 30 in a second, has the whole window drawn: without a GPU that takes half a processor core
-    away from the work.
-    """
-    window = owner.window() if isinstance(owner, QWidget) else None
-    for label in [] if window is None else window.findChildren(QLabel):
-        if label.movie() is not None:
-            label.movie().setSpeed(SPINNER_SPEED)
 
 
 def first_line(error: Exception) -> str:

@@ -1,0 +1,107 @@
+"""What a batch says of a file besides its state: how many objects it has and how large, and what its voxels are."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_skipseg.errors import FileError
+from napari_skipseg.images.calibration import METRES
+from napari_skipseg.images.stack import Stack
+
+if TYPE_CHECKING:
+    from napari_skipseg.inference.options import SegmentOptions
+    from napari_skipseg.models.description import ModelDescription
+
+SIZE = re.compile(r"(?:volume|area) \((.+)\)")
+"""How the column of sizes is called in the table of objects."""
+NO_SIZE = "Its voxel size is not known: sizes are in pixels."
+OTHER_SIZE = "Its voxels are {} and {} was trained at {}: it was segmented without rescaling."
+AT_CHANCE = 0.2
+"""Agreement beyond chance (Cohen's kappa) below which a truth is doubted: "slight" (Landis and Koch 1977)."""
+MOST_BOUNDARY = 0.6
+"""Share of an image that boundaries between cells do not cover: 0.2 to 0.45 in truths of ssTEM and FIB-SEM."""
+
+
+@dataclass(frozen=True)
+class ObjectSizes:
+    """How many objects were found in a file, and their mean size, None if there is no object. unit: such as "nm³"."""
+
+    count: int
+    mean: float | None
+    unit: str
+
+
+def read_sizes(table: Path) -> ObjectSizes:
+    """Return the number of objects in a table that `Table.write_csv` wrote, and their mean size, row by row.
+
+    Raises:
+        FileError: it cannot be read, or is no table of objects.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as handle:
+            rows = csv.reader(handle)
+            names = next(rows)
+            column, unit = next((n, found[1]) for n, name in enumerate(names) if (found := SIZE.fullmatch(name)))
+            sizes = [float(row[column]) for row in rows]
+    except (OSError, ValueError, IndexError, StopIteration) as error:
+        raise FileError(f"The measurements '{table}' cannot be read: start the batch again.") from error
+    return ObjectSizes(len(sizes), math.fsum(sizes) / len(sizes) if sizes else None, unit)
+
+
+def describe_voxels(stack: Stack) -> str:
+    """Return the voxel size of an image along its axes of space, such as "50 × 4 × 4 nm"; "" where it is not known."""
+    if stack.unit not in METRES:
+        return ""
+    sides = [size for axis, size in zip("ZYX", stack.voxel_size, strict=True) if axis in stack.axes]
+    return _in_words(sides, stack.unit)
+
+
+def remarks_on(stack: Stack, description: ModelDescription, options: SegmentOptions) -> tuple[str, ...]:
+    """Return what a user should know of an image's voxels, one sentence each."""
+    from napari_skipseg.inference.scale import scale_of, trained_voxel_size
+
+    if stack.unit not in METRES:
+        return (NO_SIZE,)
+    seen = "ZYX" if options.planes == "xyz" else "ZYX"[-description.spec.dimensions :]
+    trained = trained_voxel_size(description, stack.unit, seen)
+    if options.rescale or trained is None or all(factor == 1 for factor in scale_of(stack, description, seen).values()):
+        return ()
+    here, there = (
+        _in_words([size["ZYX".index(axis)] for axis in seen], stack.unit) for size in (stack.voxel_size, trained)
+    )
+    return (OTHER_SIZE.format(here, description.name, there),)
+
+
+def _in_words(sides: list[float], unit: str) -> str:
+    numbers = [f"{side:.4g}" for side in sides]
+    return f"{numbers[0] if len(set(numbers)) == 1 else ' × '.join(numbers)} {unit}"
+
+
+def doubt_truth(truth: str, class_name: str, is_boundary: bool, counts: dict[str, Any]) -> str:
+    """Return why a truth may be that of another class, "" where nothing speaks for that.
+
+    counts: of pixels, as in `OverlapScores`.
+    """
+    hits, false, missed, rest = (
+        int(counts[name]) for name in ("true_positives", "false_positives", "false_negatives", "true_negatives")
+    )
+    total = hits + false + missed + rest
+    share, found = (hits + missed) / total, (hits + false) / total
+    if is_boundary and share > MOST_BOUNDARY:
+        return (
+            f"'{truth}' says that {100 * share:.0f} % of the image is {class_name}: check that it is a truth of "
+            f"{class_name}, and which value it has there."
+        )
+    chance = share * found + (1 - share) * (1 - found)
+    agreement = ((hits + rest) / total - chance) / (1 - chance) if chance < 1 else 1.0
+    if agreement < AT_CHANCE and 0 < share < 1 and 0 < found < 1:
+        return (
+            f"The result agrees with '{truth}' hardly better than chance (kappa {agreement:.2f}): check that it is a "
+            f"truth of {class_name}."
+        )
+    return ""

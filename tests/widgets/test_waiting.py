@@ -1,0 +1,166 @@
+"""Jobs that wait for the engine, and what the window costs while one waits."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QEvent, QObject, Qt
+
+from napari_skipseg.progress import Progress
+
+pytestmark = pytest.mark.gui
+
+TABS = ("segment_tab", "correct_tab", "finetune_tab", "objects_tab", "batch_tab", "inspect_tab")
+
+
+class Paints(QObject):
+    """Counts how often a window is drawn."""
+
+    def __init__(self, window) -> None:
+        super().__init__(window)
+        self.count = 0
+        window.installEventFilter(self)
+
+    def eventFilter(self, watched, event) -> bool:  # noqa: N802
+        self.count += event.type() == QEvent.Type.UpdateRequest
+        return False
+
+
+class Gate:
+    """Work of the engine that goes on until it is opened; `began` says in which order such works began."""
+
+    def __init__(self, began: list[str], name: str, message: str = "scoring the old model") -> None:
+        self.began, self.name, self.message, self.is_open = began, name, message, False
+
+    def __call__(self):
+        self.began.append(self.name)
+        while not self.is_open:
+            time.sleep(0.02)
+            yield Progress(0, 1, self.message)
+        return self.name
+
+
+def start(tab, gate: Gate, waiting: str) -> None:
+    tab.start(gate, f"Working on {gate.name}", lambda value: None, waiting=waiting)
+
+
+def test_jobs_wait_in_the_order_of_their_clicks_and_say_at_once_for_what(open_panel, qtbot):
+    _, panel = open_panel()
+    began: list[str] = []
+    first, second, third = (Gate(began, name) for name in ("teach", "find", "look"))
+    start(panel.finetune_tab, first, "waits for the fine-tuning")
+    start(panel.objects_tab, second, "waits for the search for objects")
+    start(panel.inspect_tab, third, "waits for the look into the model")
+    assert panel.objects_tab.progress_text.text() == "waits for the fine-tuning"
+    assert panel.objects_tab.cancel_button.isEnabled()
+    qtbot.waitUntil(lambda: began == ["teach"], timeout=5_000)
+    first.is_open = True
+    qtbot.waitUntil(lambda: began == ["teach", "find"], timeout=5_000)
+    assert panel.inspect_tab.is_running
+    qtbot.waitUntil(lambda: panel.inspect_tab.progress_text.text() == "waits for the search for objects", timeout=5_000)
+    second.is_open = third.is_open = True
+    qtbot.waitUntil(lambda: not panel.inspect_tab.is_running, timeout=5_000)
+    assert began == ["teach", "find", "look"]
+
+
+def test_a_click_that_waits_can_be_taken_back_and_those_behind_it_move_up(open_panel, qtbot):
+    _, panel = open_panel()
+    began: list[str] = []
+    first, second, third = (Gate(began, name) for name in ("teach", "find", "look"))
+    start(panel.finetune_tab, first, "waits for the fine-tuning")
+    start(panel.objects_tab, second, "waits for the search for objects")
+    start(panel.inspect_tab, third, "waits for the look into the model")
+    panel.show_tab("Objects")
+    qtbot.mouseClick(panel.objects_tab.cancel_button, Qt.MouseButton.LeftButton)
+    qtbot.waitUntil(lambda: not panel.objects_tab.is_running, timeout=5_000)
+    assert panel.objects_tab.message.text() == "Cancelled. Nothing was changed."
+    first.is_open = third.is_open = True
+    qtbot.waitUntil(lambda: not panel.inspect_tab.is_running, timeout=5_000)
+    assert began == ["teach", "look"]
+
+
+def test_what_goes_on_in_another_tab_is_said_below_the_one_in_front(open_panel, qtbot):
+    _, panel = open_panel()
+    gate = Gate([], "teach")
+    start(panel.finetune_tab, gate, "waits for the fine-tuning")
+    panel.show_tab("Correct")
+    qtbot.waitUntil(lambda: panel.elsewhere.text() == "Fine-tune: scoring the old model", timeout=5_000)
+    panel.show_tab("Fine-tune")
+    assert panel.elsewhere.isHidden()
+    panel.show_tab("Correct")
+    gate.is_open = True
+    qtbot.waitUntil(panel.elsewhere.isHidden, timeout=5_000)
+
+
+def test_work_without_steps_says_how_long_it_has_gone_on(open_panel, qtbot, monkeypatch):
+    monkeypatch.setattr("napari_skipseg.widgets.job_tab.LONG", 1)
+    _, panel = open_panel()
+    gate = Gate([], "teach")
+    start(panel.finetune_tab, gate, "waits for the fine-tuning")
+    said = re.compile(r"scoring the old model \(\d s\)")
+    qtbot.waitUntil(lambda: said.fullmatch(panel.finetune_tab.progress_text.text()) is not None, timeout=8_000)
+    assert not panel.finetune_tab.progress.is_counting
+    gate.is_open = True
+    qtbot.waitUntil(lambda: not panel.finetune_tab.is_running, timeout=5_000)
+
+
+@pytest.mark.parametrize("name", TABS)
+def test_a_bar_that_waits_does_not_draw_the_window(open_panel, qtbot, name):
+    viewer, panel = open_panel()
+    viewer.add_image(np.zeros((2, 32, 32), np.uint8))
+    tab, paints, gate = getattr(panel, name), Paints(panel.window()), Gate([], "teach")
+    panel.tabs.setCurrentIndex(TABS.index(name))
+    start(tab, gate, "waits for the fine-tuning")
+    qtbot.waitUntil(lambda: tab.progress_text.text() == gate.message, timeout=10_000)
+    assert tab.progress.isVisible()
+    assert not tab.progress.is_counting
+    qtbot.wait(1_500)  # the layout settles, what is planned for is answered
+    paints.count = 0
+    qtbot.wait(1_500)
+    assert paints.count <= 1
+    gate.is_open = True
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=5_000)
+
+
+def test_a_bar_with_steps_shows_how_many_and_is_drawn_once_a_second(open_panel, qtbot):
+    _, panel = open_panel()
+    tab, paints = panel.inspect_tab, Paints(panel.window())
+    panel.show_tab("Inspect")
+
+    def work():
+        for step in range(1, 1001):
+            time.sleep(0.02)
+            yield Progress(step, 1000, f"tile {step} of 1000")
+
+    tab.start(work, "Working", lambda value: None)
+    qtbot.waitUntil(lambda: tab.progress.value() > 100, timeout=20_000)
+    assert (tab.progress.maximum(), tab.progress.is_counting) == (1000, True)
+    paints.count = 0
+    qtbot.wait(2_000)
+    assert paints.count <= 4
+    tab.cancel()
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
+
+
+@pytest.mark.slow
+def test_the_window_takes_less_than_3_percent_of_a_core_while_a_job_waits(open_panel, qtbot):
+    viewer, panel = open_panel()
+    viewer.add_image(np.zeros((6, 256, 256), np.uint8))
+    panel.show_tab("Objects")  # compiles what a search needs, in a thread of this process
+    qtbot.wait(15_000)
+    shares = {}
+    for number, name in enumerate(TABS):
+        tab, gate = getattr(panel, name), Gate([], "teach")
+        panel.tabs.setCurrentIndex(number)
+        start(tab, gate, "waits for the fine-tuning")
+        qtbot.wait(2_000)
+        spent, began = time.process_time(), time.monotonic()
+        time_spent_by_the_gate = 0.02  # of the fake work itself, at the most
+        qtbot.wait(4_000)
+        shares[name] = (time.process_time() - spent) / (time.monotonic() - began) - time_spent_by_the_gate
+        gate.is_open = True
+        qtbot.waitUntil(lambda tab=tab: not tab.is_running, timeout=5_000)
+    assert max(shares.values()) < 0.03, shares
