@@ -166,14 +166,13 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, content):
 
 
 def test_a_full_disk_leaves_the_checkpoint_of_before(tmp_path, monkeypatch):
-    def full(_tensors, file, metadata):
-        file.write_bytes(b"half a che")
+    def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     file = tmp_path / "file"
     run(settings_of(), file, stop_after=3)
     before = file.read_bytes()
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "write_durably", full)
     with pytest.raises(FileError, match=r"cannot be written.*No space left.*free some space and resume"):
         run(settings_of(), file)
     assert file.read_bytes() == before
