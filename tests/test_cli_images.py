@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 import torch
+from command_line import Ran, runner
 
-from napari_skipseg import cli
 from napari_skipseg.corrections.subject import subject_of
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.choice import SeveralImagesError
@@ -41,12 +39,6 @@ LABELS = (STACK > 128).astype(np.uint8)
 TRAIN: dict[str, Any] = {"spec": UNetSpec(widths=(2, 4)), "patch": (16, 16)}
 
 
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
@@ -69,17 +61,7 @@ def quickly(library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["napari-skipseg", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        shown = capsys.readouterr()
-        return Ran(int(ended.value.code or 0), shown.out, shown.err)
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture
