@@ -12,16 +12,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 import torch
+from command_line import Ran, runner
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from napari_skipseg import api, cli
+from napari_skipseg import api
 from napari_skipseg.images import zarr_writer
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.grey_samples import SAMPLED_SLICES
@@ -36,17 +37,6 @@ from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import SKIPS, UNetSpec
 from napari_skipseg.scores.isbi import score_isbi
 from napari_skipseg.scores.overlap import score_overlap
-
-
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def files(self) -> list[Path]:
-        return [Path(line) for line in self.out.splitlines()]
-
 
 Run = Callable[..., Ran]
 
@@ -78,17 +68,7 @@ def run(library: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     monkeypatch.setenv(FOLDER_VARIABLE, str(library))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(backends, "has_openvino", lambda: False)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["napari-skipseg", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        shown = capsys.readouterr()
-        return Ran(int(ended.value.code or 0), shown.out, shown.err)
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 def start(library: Path, *arguments: object) -> subprocess.Popen[str]:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from command_line import Ran, runner
 
 import napari_skipseg as skipseg
-from napari_skipseg import cli
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.inference import backends, repeat
 from napari_skipseg.models.catalog import FOLDER_VARIABLE
@@ -24,18 +22,6 @@ from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import UNetSpec
 
 PLACE = ((50.0, 4.0, 4.0), "nm")
-
-
-class Ran(NamedTuple):
-    """What a command left: its exit code, and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def names(self) -> list[str]:
-        return [Path(line).name for line in self.out.splitlines()]
 
 
 Run = Callable[..., Ran]
@@ -69,17 +55,7 @@ def only_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def run(library: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-
-    def run(*arguments: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["napari-skipseg", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        shown = capsys.readouterr()
-        return Ran(int(ended.value.code or 0), shown.out, shown.err)
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -102,7 +78,7 @@ def test_the_same_recipe_gives_the_same_bytes(run: Run, recipe: Path, tmp_path: 
     ran = run("run", recipe, tmp_path / "second")
     assert (ran.code, ran.err) == (0, "")
     kinds = ("probability", "binary", "uncertainty", "attention_1")
-    assert ran.names == [f"cells_{kind}.tif" for kind in kinds]
+    assert [file.name for file in ran.files] == [f"cells_{kind}.tif" for kind in kinds]
     assert files_in(tmp_path / "second") == files_in(recipe.parent)
 
 
@@ -122,7 +98,7 @@ def test_other_images_are_segmented_with_the_same_settings(run: Run, recipe: Pat
     for seed, name in enumerate(("a.tif", "b.tif")):
         write_ome_tiff(tmp_path / name, grey(seed), "ZYX", *PLACE)
     ran = run("run", recipe, tmp_path / "out", "--input", tmp_path / "a.tif", "--input", tmp_path / "b.tif")
-    assert (ran.code, ran.err, len(ran.names)) == (0, "", 8)
+    assert (ran.code, ran.err, len(ran.files)) == (0, "", 8)
     told = [json.loads((tmp_path / "out" / f"{name}_recipe.json").read_bytes()) for name in "ab"]
     assert [each["inputs"][0]["file"] for each in told] == [str(tmp_path / f"{name}.tif") for name in "ab"]
     assert [each["options"]["average"] for each in told] == [4, 4]
@@ -135,7 +111,7 @@ def test_recipes_of_one_folder_keep_their_names(run: Run, library: Path, tmp_pat
     folder = Path(run("batch", tmp_path / "in", tmp_path / "out", "--model", "tiny").out.splitlines()[1])
     for name in ("a.tif", "a.tiff"):
         ran = run("run", folder / f"{name}_recipe.json")
-        assert (ran.code, ran.names[0]) == (0, f"{name}_probability.tif")
+        assert (ran.code, ran.files[0].name) == (0, f"{name}_probability.tif")
         again = folder / "again" / f"{name}_probability.tif"
         assert again.read_bytes() == (folder / again.name).read_bytes()
 
@@ -273,7 +249,7 @@ def test_objects_bear_and_lie_beside_their_recipe(found: Path) -> None:
 @pytest.mark.parametrize("name", ["cells_objects_recipe.json", "cells_objects.tif"])
 def test_the_same_recipe_gives_the_same_objects(run: Run, found: Path, tmp_path: Path, name: str) -> None:
     ran = run("run", found / name, tmp_path / "second")
-    assert (ran.code, ran.err, ran.names) == (0, "", ["cells_objects.tif", "cells_objects.csv"])
+    assert (ran.code, ran.err, [file.name for file in ran.files]) == (0, "", ["cells_objects.tif", "cells_objects.csv"])
     assert files_in(tmp_path / "second") == files_in(found)
     assert (
         "intensity mean" in (tmp_path / "second" / "cells_objects.csv").read_text(encoding="utf-8-sig").splitlines()[0]
@@ -285,7 +261,7 @@ def test_objects_of_another_probability_are_found_alike(run: Run, found: Path, r
     run("run", recipe, tmp_path / "others", "--input", tmp_path / "other.tif")
     other = tmp_path / "others" / "other_probability.tif"
     ran = run("run", found / "cells_objects.tif", tmp_path / "again", "--input", other)
-    assert (ran.code, ran.names) == (0, ["other_objects.tif", "other_objects.csv"])
+    assert (ran.code, [file.name for file in ran.files]) == (0, ["other_objects.tif", "other_objects.csv"])
     assert ran.err.startswith("Warning: The grey values of 'cells' are not measured")
     expected = skipseg.find_objects(other, method="watershed", threshold=0.4, smallest=2)
     np.testing.assert_array_equal(read_stack(tmp_path / "again" / "other_objects.tif").data[...], expected)
