@@ -24,7 +24,6 @@ from monai.networks.nets import AttentionUnet, BasicUNet
 from torch import nn
 
 from napari_skipseg.devices import cpu_title, versions
-from napari_skipseg.inference.whole_image import WholeImages
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.model import Model
 from napari_skipseg.networks.build import build
@@ -34,11 +33,11 @@ from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.training.compute import choose_compute
 from napari_skipseg.training.distributed import ALONE
-from napari_skipseg.training.evaluate import iter_score_held_out
-from napari_skipseg.training.fit import iter_fit
-from napari_skipseg.training.optimizers import initialise
-from napari_skipseg.training.samples import read_data
+from napari_skipseg.training.evaluate import WholeImages, iter_score_held_out
+from napari_skipseg.training.fit import initialise
+from napari_skipseg.training.patches import read_data
 from napari_skipseg.training.settings import TrainSettings, settings_from_json
+from napari_skipseg.training.train import iter_fit
 
 HELD_OUT = "20-24"
 

@@ -36,7 +36,8 @@ from napari_skipseg.batch.run import BatchResult, iter_batch
 from napari_skipseg.batch.settings import BatchSettings, ask
 from napari_skipseg.devices import Device
 from napari_skipseg.images.files import read_stack, write_ome_tiff
-from napari_skipseg.inference.backends import Backend, Pixels, TileOutput, make_backend
+from napari_skipseg.inference.backends.choose import make_backend
+from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.description import ClassLabel, ModelDescription

@@ -17,8 +17,8 @@ from measuring import OURS, FailedError, print_table, run_process
 from numpy.typing import NDArray
 
 import napari_skipseg as skipseg
-from napari_skipseg.images.normalize import measure
-from napari_skipseg.inference.backends import Probabilities
+from napari_skipseg.images.intensity.normalize import measure
+from napari_skipseg.inference.backends.folding import Probabilities
 from napari_skipseg.models.model import Model
 
 PEERS = Path(__file__).with_name("peers.py")

@@ -34,7 +34,7 @@ from napari_skipseg.corrections.places import iter_rank_places
 from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.corrections.sparse_array import SparseArray
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.synthetic import make_sample
+from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.teaching_calls import CorrectedStack
@@ -43,9 +43,9 @@ from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.scores.isbi import score_isbi
 from napari_skipseg.scores.overlap import score_overlap
-from napari_skipseg.training.corrected import Corrected
-from napari_skipseg.training.finetune import iter_finetune
-from napari_skipseg.training.finetune_settings import FinetuneSettings, Reach
+from napari_skipseg.training.finetune.labels import Corrected
+from napari_skipseg.training.finetune.run import iter_finetune
+from napari_skipseg.training.settings import FinetuneSettings, Reach
 
 LEARNT, SCORED = slice(0, 5), slice(5, 10)
 """Slices of the volume that are corrected, and those that the model is scored on and never sees."""

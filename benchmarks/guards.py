@@ -17,17 +17,16 @@ import numpy as np
 from scipy import ndimage
 
 from napari_skipseg.devices import choose_device
-from napari_skipseg.images.fault_words import describe_faults
-from napari_skipseg.images.faults import find_slice_faults
 from napari_skipseg.images.files import read_stack
-from napari_skipseg.images.normalize import measure
-from napari_skipseg.images.signature import distance
+from napari_skipseg.images.intensity.normalize import measure
+from napari_skipseg.images.intensity.signature import distance
+from napari_skipseg.images.slice_checks.checks import find_slice_faults
+from napari_skipseg.images.slice_checks.messages import describe_faults
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.synthetic import make_sample
-from napari_skipseg.inference.backends import make_backend
+from napari_skipseg.images.synthetic.sample import make_sample
+from napari_skipseg.inference.backends.choose import make_backend
 from napari_skipseg.inference.certainty import ask_network, judge_contrast, together
-from napari_skipseg.inference.greys import iter_measure_for
-from napari_skipseg.inference.guards import probe_grid, read_probes, sign_stack
+from napari_skipseg.inference.guards import iter_measure_for, probe_grid, read_probes, sign_stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.models.catalog import find_models

@@ -23,8 +23,10 @@ from monai.inferers import sliding_window_inference
 
 import napari_skipseg as skipseg
 from napari_skipseg.devices import cpu_title, versions
-from napari_skipseg.images.normalize import measure
-from napari_skipseg.inference.backends import Probabilities, TorchBackend, make_backend
+from napari_skipseg.images.intensity.normalize import measure
+from napari_skipseg.inference.backends.choose import make_backend
+from napari_skipseg.inference.backends.folding import Probabilities
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.models.model import Model
 
 Run = Callable[[], np.ndarray]

@@ -24,20 +24,19 @@ import numpy as np
 from measuring import print_place, print_table
 
 from napari_skipseg.images.files import write_ome_tiff
-from napari_skipseg.images.synthetic import make_sample
+from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.training.corrected import Corrected
-from napari_skipseg.training.finetune import iter_finetune
-from napari_skipseg.training.finetune_settings import FinetuneSettings
-from napari_skipseg.training.settings import TrainSettings
+from napari_skipseg.training.finetune.labels import Corrected
+from napari_skipseg.training.finetune.run import iter_finetune
+from napari_skipseg.training.settings import FinetuneSettings, TrainSettings
 from napari_skipseg.training.train import iter_train
 
 NAME = "new"
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["napari_skipseg.training.finetune", "napari_skipseg.images.synthetic"])
+PROCESSES.set_forkserver_preload(["napari_skipseg.training.finetune.run", "napari_skipseg.images.synthetic.sample"])
 
 
 def train_parent(folder: Path) -> Path:

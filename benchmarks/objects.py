@@ -34,8 +34,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 import napari_skipseg as skipseg
-from napari_skipseg.images.zarr_layout import Layout
-from napari_skipseg.images.zarr_writer import create_ome_zarr
+from napari_skipseg.images.zarr.layout import Layout
+from napari_skipseg.images.zarr.writer import create_ome_zarr
 from napari_skipseg.objects.find import ObjectSearch
 from napari_skipseg.objects.options import Method
 

@@ -14,7 +14,7 @@ import numpy as np
 
 import napari_skipseg as skipseg
 from napari_skipseg.cli import app
-from napari_skipseg.images.normalize import Normalization
+from napari_skipseg.images.intensity.normalize import Normalization
 from napari_skipseg.inference.predict import iter_prepare
 from napari_skipseg.models.model import Model
 

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from napari_skipseg.api import load_model
-from napari_skipseg.images.normalize import measure
+from napari_skipseg.images.intensity.normalize import measure
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.models.model import Model
 from napari_skipseg.networks.network import class_probability

@@ -12,8 +12,8 @@ import torch
 from measuring import OURS, FailedError, Finished, mebibytes, print_row, print_table, run_process
 
 import napari_skipseg as skipseg
-from napari_skipseg.images.zarr_layout import Layout
-from napari_skipseg.images.zarr_writer import create_ome_zarr
+from napari_skipseg.images.zarr.layout import Layout
+from napari_skipseg.images.zarr.writer import create_ome_zarr
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import write_model
 

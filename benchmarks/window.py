@@ -24,8 +24,8 @@ from qtpy.QtGui import QMouseEvent
 from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import QApplication
 
-from napari_skipseg.images.synthetic import make_sample
-from napari_skipseg.widgets.demo import wait_for
+from napari_skipseg.images.synthetic.sample import make_sample
+from napari_skipseg.widgets.panel import wait_for
 
 PERIOD = 2
 """Milliseconds that the timer wants between two ticks."""

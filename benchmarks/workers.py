@@ -25,11 +25,11 @@ from measuring import print_place, print_table
 
 import napari_skipseg as skipseg
 from napari_skipseg.batch import blocks
-from napari_skipseg.batch.rows import FileChanged, Row
 from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.batch.settings import BatchSettings, ask
-from napari_skipseg.images.zarr_layout import Layout
-from napari_skipseg.images.zarr_writer import write_ome_zarr
+from napari_skipseg.batch.table import FileChanged, Row
+from napari_skipseg.images.zarr.layout import Layout
+from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.objects.options import ObjectOptions
 
 

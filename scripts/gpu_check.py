@@ -30,13 +30,15 @@ from napari_skipseg.devices import Device, best_precision, choose_device, free_m
 from napari_skipseg.gpus import driving_versions, nvidia_gpus
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.synthetic import make_sample
+from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.inference import memory
-from napari_skipseg.inference.backends import TorchBackend, make_backend, notes_of, release_memory
+from napari_skipseg.inference.backends.choose import make_backend
+from napari_skipseg.inference.backends.fallback import notes_of
+from napari_skipseg.inference.backends.torch_backend import TorchBackend, release_memory
+from napari_skipseg.inference.ensemble import choose_passes
+from napari_skipseg.inference.memory import choose_tile
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.passes import choose_passes
 from napari_skipseg.inference.predict import iter_predict
-from napari_skipseg.inference.tile_choice import choose_tile
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.catalog import find_models
 from napari_skipseg.models.description import ClassLabel, ModelDescription

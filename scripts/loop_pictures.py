@@ -32,7 +32,7 @@ class Walk:
     def __init__(self) -> None:
         import napari
 
-        from napari_skipseg.images.synthetic import make_sample
+        from napari_skipseg.images.synthetic.sample import make_sample
 
         self.viewer = napari.Viewer()
         self.viewer.window.resize(*SIZE)
@@ -97,14 +97,14 @@ class Walk:
 
     def wait(self, done: Callable[[], bool]) -> None:
         """Let the window live until `done`."""
-        from napari_skipseg.widgets.demo import PATIENCE, wait_for
+        from napari_skipseg.widgets.panel import PATIENCE, wait_for
 
         if not wait_for(done, PATIENCE):
             sys.exit("The pictures were not ready in time.")
 
     def rest(self, seconds: float) -> None:
         """Let the window live for a while."""
-        from napari_skipseg.widgets.demo import wait_for
+        from napari_skipseg.widgets.panel import wait_for
 
         wait_for(lambda: False, seconds)
 

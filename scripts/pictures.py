@@ -15,9 +15,9 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_skipseg.images.files import write_ome_tiff
-from napari_skipseg.images.synthetic import make_sample
-from napari_skipseg.widgets.batch_choices import FOLDER_VARIABLE
-from napari_skipseg.widgets.demo import PATIENCE, SIZE, wait_for
+from napari_skipseg.images.synthetic.sample import make_sample
+from napari_skipseg.widgets.batch.form import FOLDER_VARIABLE
+from napari_skipseg.widgets.panel import PATIENCE, SIZE, wait_for
 
 LARGE = (1400, 900)
 WIDE = 600

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import grimp
 import pytest
 
 SOURCE = Path(__file__).resolve().parent.parent / "src" / "napari_skipseg"
@@ -30,15 +31,13 @@ MAY_IMPORT_TORCH = (
 )
 LOADS_WITHOUT_TORCH = (
     "napari_skipseg.inference.options",
-    "napari_skipseg.inference.outputs",
+    "napari_skipseg.inference.prediction",
     "napari_skipseg.inference.saving",
-    "napari_skipseg.inference.scoring",
+    "napari_skipseg.scoring.files",
     "napari_skipseg.models.selection",
     "napari_skipseg.networks.presets",
     "napari_skipseg.networks.specs",
-    "napari_skipseg.training.augmentation",
     "napari_skipseg.training.flags",
-    "napari_skipseg.training.protocols",
     "napari_skipseg.training.settings",
 )
 UNSAFE_MODULES = ("pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
@@ -165,6 +164,46 @@ def test_only_widgets_name_a_gui_package() -> None:
         if name.partition(".")[0] in GUI and path.parts[0] != "widgets"
     ]
     assert offenders == []
+
+
+def circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """Return the modules that import each other, directly or by way of others, as sorted groups (Tarjan 1972)."""
+    order: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    path: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        order[module] = lowest[module] = len(order)
+        path.append(module)
+        for imported in sorted(imports[module]):
+            if imported not in order:
+                visit(imported)
+            if imported in path:
+                lowest[module] = min(lowest[module], lowest[imported])
+        if lowest[module] == order[module]:
+            group = [path.pop()]
+            while group[-1] != module:
+                group.append(path.pop())
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for module in sorted(imports):
+        if module not in order:
+            visit(module)
+    return found
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    """Imports inside functions count too."""
+    graph = grimp.build_graph("napari_skipseg", cache_dir=None, exclude_type_checking_imports=True)
+    found = circles({module: graph.find_modules_directly_imported_by(module) for module in graph.modules})
+    assert found == []
+
+
+def test_a_circle_is_found() -> None:
+    imports = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"a", "e"}}
+    assert circles(imports) == [["b", "c"]]
 
 
 def test_no_pickle_is_ever_loaded() -> None:

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from napari_skipseg import api
-from napari_skipseg.images import zarr_writer
+from napari_skipseg.images.faults import telling_faults
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
-from napari_skipseg.images.grey_samples import SAMPLED_SLICES
-from napari_skipseg.images.write_faults import telling_faults
-from napari_skipseg.inference import backends
-from napari_skipseg.inference.outputs import to_uint8
+from napari_skipseg.images.intensity.samples import SAMPLED_SLICES
+from napari_skipseg.images.zarr import writer
+from napari_skipseg.inference.backends import choose
+from napari_skipseg.inference.prediction import to_uint8
 from napari_skipseg.models.catalog import FOLDER_VARIABLE
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.folder import read_description
@@ -67,7 +67,7 @@ def run(library: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     """Run the command line in this process; with torch, which is ready sooner than OpenVINO."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(library))
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(backends, "has_openvino", lambda: False)
+    monkeypatch.setattr(choose, "has_openvino", lambda: False)
     return runner(monkeypatch, capsys)
 
 
@@ -376,7 +376,7 @@ def test_a_full_disk_leaves_no_results(
 
     with monkeypatch.context() as patch:
         if place == "tiles":
-            patch.setattr(zarr_writer.OmeZarrWriter, "_write", _telling(full))
+            patch.setattr(writer.OmeZarrWriter, "_write", _telling(full))
         else:
             patch.setattr(tifffile.TiffWriter, "write", full)
         fails(run("segment", image, tmp_path / "out", "--model", "tiny"), "no space left", "free some space")
@@ -387,7 +387,7 @@ def test_a_full_disk_leaves_no_results(
 
 
 def _telling(fault: Callable[..., None]) -> Callable[..., None]:
-    def write(self: zarr_writer.OmeZarrWriter, *given: Any) -> None:
+    def write(self: writer.OmeZarrWriter, *given: Any) -> None:
         with telling_faults(self.path):
             fault()
 

@@ -18,7 +18,7 @@ from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.choice import SeveralImagesError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.identity import identify
-from napari_skipseg.inference import backends
+from napari_skipseg.inference.backends import choose
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.jobs import client
@@ -29,10 +29,9 @@ from napari_skipseg.models.model import read_model, write_model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.training.corrected import read_corrected
-from napari_skipseg.training.finetune_settings import FinetuneSettings
-from napari_skipseg.training.samples import read_data
-from napari_skipseg.training.settings import TrainSettings
+from napari_skipseg.training.finetune.labels import read_corrected
+from napari_skipseg.training.patches import read_data
+from napari_skipseg.training.settings import FinetuneSettings, TrainSettings
 
 STACK = np.random.default_rng(4).integers(0, 256, (3, 40, 48), np.uint8)
 LABELS = (STACK > 128).astype(np.uint8)
@@ -52,7 +51,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def quickly(library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv(FOLDER_VARIABLE, str(library))
-    monkeypatch.setattr(backends, "has_openvino", lambda: False)
+    monkeypatch.setattr(choose, "has_openvino", lambda: False)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -14,7 +14,8 @@ from command_line import Ran, runner
 
 import napari_skipseg as skipseg
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
-from napari_skipseg.inference import backends, repeat
+from napari_skipseg.inference.backends import choose
+from napari_skipseg.inference.recipes import repeat
 from napari_skipseg.models.catalog import FOLDER_VARIABLE
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import write_model
@@ -45,7 +46,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def only_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Which is ready sooner than OpenVINO, and for so small a network fastest on one thread."""
-    for module in (backends, repeat):
+    for module in (choose, repeat):
         monkeypatch.setattr(module, "has_openvino", lambda: False)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

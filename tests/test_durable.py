@@ -18,8 +18,8 @@ from napari_skipseg.batch.place import write_text
 from napari_skipseg.csv_files import write_csv
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images.files import write_ome_tiff
-from napari_skipseg.images.zarr_layout import Layout
-from napari_skipseg.images.zarr_writer import create_ome_zarr, write_ome_zarr
+from napari_skipseg.images.zarr.layout import Layout
+from napari_skipseg.images.zarr.writer import create_ome_zarr, write_ome_zarr
 from napari_skipseg.inference.run_folder import RunFolder, note_units
 from napari_skipseg.locks import FolderLock
 from napari_skipseg.models.description import ClassLabel, ModelDescription

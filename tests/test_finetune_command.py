@@ -20,10 +20,10 @@ from napari_skipseg.models.model import write_model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import Progress, run_to_end
-from napari_skipseg.training.corrected import read_corrected
-from napari_skipseg.training.finetune import iter_finetune
-from napari_skipseg.training.finetune_flags import finetune_from_flags
-from napari_skipseg.training.learning import Learned
+from napari_skipseg.training.finetune.labels import read_corrected
+from napari_skipseg.training.finetune.run import iter_finetune
+from napari_skipseg.training.flags import finetune_from_flags
+from napari_skipseg.training.progress import Learned
 
 RNG = np.random.default_rng(0)
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from napari_skipseg.cli import app
 from napari_skipseg.images.files import read_stack
-from napari_skipseg.images.synthetic import make_sample
+from napari_skipseg.images.synthetic.sample import make_sample
 
 
 def run(*arguments: str):

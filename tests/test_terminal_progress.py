@@ -16,7 +16,8 @@ from rich.console import Console
 from napari_skipseg import progress as progress_module
 from napari_skipseg import terminal
 from napari_skipseg.errors import InputError
-from napari_skipseg.progress import Progress, TimeLeft, about_left, in_words
+from napari_skipseg.progress import Progress, TimeLeft
+from napari_skipseg.wording import about_left, in_words
 
 
 @pytest.fixture

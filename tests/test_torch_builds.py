@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from napari_skipseg import gpus, torch_builds
+from napari_skipseg import gpus
 from napari_skipseg.gpus import NvidiaGpu, driving_versions, nvidia_gpus, usable_gpus
-from napari_skipseg.torch_builds import advice_for_nvidia, torch_advice
+from napari_skipseg.inference import system_report
+from napari_skipseg.inference.system_report import advice_for_nvidia, torch_advice
 
 
 def gpu(driver: str, capability: tuple[int, int], cuda: tuple[int, int] = (0, 0)) -> NvidiaGpu:
@@ -44,17 +45,17 @@ def test_a_driver_that_is_too_old_comes_first(driver: str, capability: tuple[int
 
 
 def test_only_a_machine_whose_gpu_is_not_used_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_builds, "nvidia_gpus", lambda: (gpu("580.1", (8, 6)),))
+    monkeypatch.setattr(system_report, "nvidia_gpus", lambda: (gpu("580.1", (8, 6)),))
     assert torch_advice(True, False) == ""
     assert "cu130" in torch_advice(False, False, "this torch was built without CUDA")
     assert "cu130" in torch_advice(True, False, "this torch has no kernels for Some GPU")
-    monkeypatch.setattr(torch_builds, "nvidia_gpus", lambda: ())
+    monkeypatch.setattr(system_report, "nvidia_gpus", lambda: ())
     assert torch_advice(False, False, "no GPU") == ""
-    monkeypatch.setattr(torch_builds, "has_amd_gpu", lambda: True)
+    monkeypatch.setattr(system_report, "has_amd_gpu", lambda: True)
     assert "/rocm" in torch_advice(False, False)
     assert torch_advice(False, True) == ""
-    monkeypatch.setattr(torch_builds, "has_amd_gpu", lambda: False)
-    monkeypatch.setattr(torch_builds, "is_apple_silicon", lambda: True)
+    monkeypatch.setattr(system_report, "has_amd_gpu", lambda: False)
+    monkeypatch.setattr(system_report, "is_apple_silicon", lambda: True)
     assert torch_advice(False, False) == ""
     assert "MPS" in torch_advice(False, False, "torch finds no Metal GPU")
 

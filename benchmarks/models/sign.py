@@ -15,8 +15,8 @@ import numpy as np
 
 from napari_skipseg.devices import choose_device
 from napari_skipseg.images.files import read_stack
-from napari_skipseg.images.normalize import measure
-from napari_skipseg.inference.backends import TorchBackend
+from napari_skipseg.images.intensity.normalize import measure
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.models.description import description_to_json
 from napari_skipseg.models.folder import DESCRIPTION_FILE
 from napari_skipseg.models.model import read_model

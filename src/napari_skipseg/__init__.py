@@ -22,26 +22,25 @@ if TYPE_CHECKING:
     from napari_skipseg.errors import ImageWarning, SkipsegError
     from napari_skipseg.images.files import read_stack, write_ome_tiff
     from napari_skipseg.images.stack import Stack
-    from napari_skipseg.images.synthetic import make_sample
+    from napari_skipseg.images.synthetic.sample import make_sample
     from napari_skipseg.inference.options import SegmentOptions
-    from napari_skipseg.inference.outputs import Prediction
     from napari_skipseg.inference.predict import iter_predict
+    from napari_skipseg.inference.prediction import Prediction
     from napari_skipseg.inference.saving import save_prediction
     from napari_skipseg.models.catalog import find_models
     from napari_skipseg.networks.build import build
     from napari_skipseg.networks.specs import DI2INSpec, ResidualFCNSpec, TiramisuSpec, UNetSpec, VNetSpec
+    from napari_skipseg.objects.find_in_blocks import iter_find_objects
     from napari_skipseg.objects.measure import measure_objects
     from napari_skipseg.objects.options import ObjectOptions
-    from napari_skipseg.objects.whole import iter_find_objects
     from napari_skipseg.progress import Progress, run_to_end
     from napari_skipseg.scores.instances import score_instances
     from napari_skipseg.scores.isbi import score_isbi
     from napari_skipseg.scores.matching import score_matching
     from napari_skipseg.scores.overlap import score_overlap
-    from napari_skipseg.training.corrected import Corrected
-    from napari_skipseg.training.finetune import iter_finetune
-    from napari_skipseg.training.finetune_settings import FinetuneSettings
-    from napari_skipseg.training.settings import TrainSettings
+    from napari_skipseg.training.finetune.labels import Corrected
+    from napari_skipseg.training.finetune.run import iter_finetune
+    from napari_skipseg.training.settings import FinetuneSettings, TrainSettings
     from napari_skipseg.training.train import iter_train
 
 _HOMES = {
@@ -55,16 +54,16 @@ _HOMES = {
     "finetune": "api",
     "find_objects": "api",
     "ObjectOptions": "objects.options",
-    "iter_find_objects": "objects.whole",
+    "iter_find_objects": "objects.find_in_blocks",
     "measure_objects": "objects.measure",
     "SkipsegError": "errors",
     "ImageWarning": "errors",
     "read_stack": "images.files",
     "write_ome_tiff": "images.files",
     "Stack": "images.stack",
-    "make_sample": "images.synthetic",
+    "make_sample": "images.synthetic.sample",
     "SegmentOptions": "inference.options",
-    "Prediction": "inference.outputs",
+    "Prediction": "inference.prediction",
     "iter_predict": "inference.predict",
     "save_prediction": "inference.saving",
     "find_models": "models.catalog",
@@ -78,9 +77,9 @@ _HOMES = {
     "run_to_end": "progress",
     "score_isbi": "scores.isbi",
     "score_overlap": "scores.overlap",
-    "iter_finetune": "training.finetune",
-    "Corrected": "training.corrected",
-    "FinetuneSettings": "training.finetune_settings",
+    "iter_finetune": "training.finetune.run",
+    "Corrected": "training.finetune.labels",
+    "FinetuneSettings": "training.settings",
     "TrainSettings": "training.settings",
     "iter_train": "training.train",
     "score_instances": "scores.instances",

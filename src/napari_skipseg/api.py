@@ -14,21 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import ImageWarning, InputError, SpecError
-from napari_skipseg.images.files import read_stack
-from napari_skipseg.images.formats import Format
+from napari_skipseg.images.files import Format, read_stack
 from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Depth, Focus, Prediction
 from napari_skipseg.inference.predict import iter_predict
+from napari_skipseg.inference.prediction import Depth, Focus, Prediction
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.catalog import DEFAULT_MODEL, locate_model, user_folder
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Found, Progress, Result, run_to_end
-from napari_skipseg.training.corrected import pair_labels
-from napari_skipseg.training.finetune_settings import FinetuneSettings
-from napari_skipseg.training.learning import Finetuned
+from napari_skipseg.training.finetune.labels import pair_labels
+from napari_skipseg.training.progress import Finetuned
+from napari_skipseg.training.settings import FinetuneSettings
 
 if TYPE_CHECKING:
     from napari_skipseg.batch.run import BatchResult
@@ -104,8 +103,8 @@ def run_recipe(
         SkipsegError: the recipe is not valid; its model or image are gone, or others now; results of another recipe lie
             there; otherwise as `segment`.
     """
-    from napari_skipseg.inference.recipe_sources import name_of_run, read_recipe_file
-    from napari_skipseg.inference.repeat import AGAIN, iter_repeat, prepare_repeat
+    from napari_skipseg.inference.recipes.lookup import name_of_run, read_recipe_file
+    from napari_skipseg.inference.recipes.repeat import AGAIN, iter_repeat, prepare_repeat
 
     told, near = read_recipe_file(recipe), Path(recipe).absolute().parent
     repeat = prepare_repeat(told, None if image is None else _stack_of(image, ""), near, str(model))
@@ -194,7 +193,7 @@ def finetune(
     Raises:
         SkipsegError: labels that do not fit or teach nothing, an impossible option, a model of that name is there.
     """
-    from napari_skipseg.training.finetune import iter_finetune
+    from napari_skipseg.training.finetune.run import iter_finetune
 
     given = ("model", "name", "images", "labels", "classes")
     _check_names(options, [each.name for each in fields(FinetuneSettings) if each.name not in given])

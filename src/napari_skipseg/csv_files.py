@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from napari_skipseg.foreign_text import cell_of
-from napari_skipseg.images.write_faults import replacing_text
+from napari_skipseg.images.faults import replacing_text
 
 ENCODING = "utf-8-sig"
 """UTF-8 with a byte order mark: without it Excel reads a file in the local code page, and µm³ becomes ÂµmÂ³. pandas, R

@@ -7,6 +7,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
+from napari_skipseg.wording import about_left
+
 Result = TypeVar("Result")
 
 
@@ -103,19 +105,3 @@ class TimeLeft:
         """Return the progress in words, such as "tile 3 of 40, about 12 s left"."""
         left = about_left(self.after(progress))
         return f"{progress.message}{left}" if progress.message else left.removeprefix(", ")
-
-
-def about_left(seconds: float | None) -> str:
-    """Return a time left as it stands behind what is done, such as ", about 3 min left"; "" where it is not known."""
-    return f", about {in_words(seconds)} left" if seconds else ""
-
-
-def in_words(seconds: float) -> str:
-    """Return a duration in words: 12 s, 3 min, 1 h 20 min, 3 days."""
-    if seconds < 59.5:
-        return f"{max(1, -int(-seconds // 1))} s"
-    minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours = minutes // 60
-    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{round(hours / 24)} days"

@@ -14,9 +14,9 @@ import numpy as np
 import tifffile
 import torch
 
-from napari_skipseg.batch.rows import FileChanged
 from napari_skipseg.batch.run import BatchResult, iter_batch
 from napari_skipseg.batch.settings import BatchSettings, ask
+from napari_skipseg.batch.table import FileChanged
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import write_model

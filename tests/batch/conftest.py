@@ -9,7 +9,7 @@ import pytest
 import torch
 from batch_folders import write_tiny_model
 
-from napari_skipseg.inference import backends
+from napari_skipseg.inference.backends import choose
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(backends, "has_openvino", lambda: False)
+    monkeypatch.setattr(choose, "has_openvino", lambda: False)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -17,8 +17,8 @@ from rich.console import Console
 
 import napari_skipseg as skipseg
 from napari_skipseg import cli
-from napari_skipseg.batch.rows import BatchOpened, BatchWaits, FileChanged, Row
 from napari_skipseg.batch.settings import settings_from_json
+from napari_skipseg.batch.table import BatchOpened, BatchWaits, FileChanged, Row
 from napari_skipseg.cli.batch_table import _Lines, _LiveTable
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.terminal import run_shown

@@ -15,8 +15,8 @@ from PIL import Image
 from napari_skipseg.batch.inputs import Inputs, find_inputs
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.files import write_ome_tiff
-from napari_skipseg.images.zarr_layout import Layout
-from napari_skipseg.images.zarr_writer import write_ome_zarr
+from napari_skipseg.images.zarr.layout import Layout
+from napari_skipseg.images.zarr.writer import write_ome_zarr
 
 NOISE = np.arange(64, dtype=np.uint8).reshape(8, 8)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from batch_folders import results_in, run, settings_for, states, write_image
 
-from napari_skipseg.batch.rows import FileChanged
 from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.batch.settings import BatchSettings
-from napari_skipseg.objects import blocks, whole
+from napari_skipseg.batch.table import FileChanged
+from napari_skipseg.objects import blocks, find_in_blocks
 from napari_skipseg.objects.options import ObjectOptions
 
 
@@ -40,9 +40,9 @@ def test_objects_go_on_after_the_blocks_that_were_found(
     assert found >= 4
     assert not list(kept.parent.parent.glob("a_objects*"))
     looked: list[object] = []
-    find_parts = whole.find_parts
+    find_parts = find_in_blocks.find_parts
     with monkeypatch.context() as patched:
-        patched.setattr(whole, "find_parts", lambda *given: looked.append(given[2]) or find_parts(*given))
+        patched.setattr(find_in_blocks, "find_parts", lambda *given: looked.append(given[2]) or find_parts(*given))
         result = run(settings)
     assert states(result) == {"a.tif": "done"}
     assert len(looked) == 9 - found

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hand_clock import HandClock
 
-from napari_skipseg.batch import rows
-from napari_skipseg.batch.entry import Outcome
+from napari_skipseg.batch import table
 from napari_skipseg.batch.inputs import Entry
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.records import Record
-from napari_skipseg.batch.rows import Board, Retry
+from napari_skipseg.batch.run_file import Outcome
+from napari_skipseg.batch.table import Board, Retry
 from napari_skipseg.progress import Progress
 
 ENTRIES = [Entry(f"/in/{name}.tif", f"{name}.tif", name) for name in "abcdef"]
@@ -21,7 +21,7 @@ ENTRIES = [Entry(f"/in/{name}.tif", f"{name}.tif", name) for name in "abcdef"]
 @pytest.fixture
 def clock(monkeypatch) -> HandClock:
     found = HandClock()
-    monkeypatch.setattr(rows, "time", found)
+    monkeypatch.setattr(table, "time", found)
     return found
 
 

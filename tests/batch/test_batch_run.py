@@ -31,20 +31,20 @@ from batch_folders import (
 from PIL import Image
 
 from napari_skipseg import durable
-from napari_skipseg.batch import entry as entry_module
+from napari_skipseg.batch import run_file as entry_module
 from napari_skipseg.batch.engine import Turn
 from napari_skipseg.batch.inputs import Entry
 from napari_skipseg.batch.remarks import NO_SIZE
-from napari_skipseg.batch.rows import BatchOpened, BatchWaits, FileChanged, Retry
 from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.batch.settings import BatchSettings, settings_from_json, settings_to_json
+from napari_skipseg.batch.table import BatchOpened, BatchWaits, FileChanged, Retry
 from napari_skipseg.errors import SkipsegError
-from napari_skipseg.images import chunk_writer
 from napari_skipseg.images.files import read_recipe, read_stack
-from napari_skipseg.inference import repeat
+from napari_skipseg.images.zarr import chunk_writer
 from napari_skipseg.inference.predict import iter_predict
-from napari_skipseg.inference.recipe_sources import read_recipe_file
-from napari_skipseg.inference.repeat import iter_repeat, prepare_repeat
+from napari_skipseg.inference.recipes import repeat
+from napari_skipseg.inference.recipes.lookup import read_recipe_file
+from napari_skipseg.inference.recipes.repeat import iter_repeat, prepare_repeat
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.catalog import FOLDER_VARIABLE
 from napari_skipseg.models.model import read_model
@@ -447,7 +447,7 @@ def test_a_folder_that_becomes_closed_to_us_stops_the_batch(
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(durable, "_new_draft", closed)
-    monkeypatch.setattr("napari_skipseg.batch.faults.write_whole", refused)
+    monkeypatch.setattr("napari_skipseg.batch.crash_guard.write_whole", refused)
     with pytest.raises(SkipsegError, match=r"Nothing can be written to .* any more \(Permission denied\)"):
         run(settings_for(three, tmp_path / "out", tiny))
 

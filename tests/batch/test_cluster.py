@@ -16,14 +16,14 @@ import pytest
 from batch_folders import ended, results_in, run, settings_for, states, write_image, write_tiny_model
 from cluster_programs import ENDING_AMONG_OTHERS, check_ended, scheduler, wait_for_workers, worker
 
-from napari_skipseg.batch import blocks, dask_client, sent_models, tasks, worker_engine
-from napari_skipseg.batch.rows import BatchOpened, FileChanged
+from napari_skipseg.batch import blocks, dask_client, dask_tasks, dask_worker
+from napari_skipseg.batch.dask_tasks import Desk
 from napari_skipseg.batch.run import BatchResult, iter_batch
 from napari_skipseg.batch.settings import BatchSettings
-from napari_skipseg.batch.tasks import Desk
+from napari_skipseg.batch.table import BatchOpened, FileChanged
 from napari_skipseg.errors import ModelError, SkipsegError
-from napari_skipseg.images.zarr_layout import Layout
-from napari_skipseg.images.zarr_writer import write_ome_zarr
+from napari_skipseg.images.zarr.layout import Layout
+from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.objects.options import Method, ObjectOptions
 from napari_skipseg.progress import run_to_end
 
@@ -40,7 +40,7 @@ class Programs(NamedTuple):
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
     """A scheduler with two workers, which keep what is sent to them in a folder of their own."""
     folder = tmp_path_factory.mktemp("cluster")
-    kept = {sent_models.FOLDER_VARIABLE: str(folder / "sent")}
+    kept = {dask_worker.FOLDER_VARIABLE: str(folder / "sent")}
     with scheduler(folder) as (address, process), contextlib.ExitStack() as leaving:
         workers = [leaving.enter_context(worker(folder, address, **kept)) for _ in range(2)]
         wait_for_workers(address, 2)
@@ -75,13 +75,13 @@ def run_until(settings: BatchSettings, done: int, then: Callable[[], None]) -> B
 
 
 def test_a_scheduler_without_workers_is_told_of(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "LACKING", 0.3)
+    monkeypatch.setattr(dask_tasks, "LACKING", 0.3)
     write_image(tmp_path / "in" / "a.tif", 1)
     with scheduler(tmp_path) as (address, _):
         work = iter_batch(elsewhere(settings_for(tmp_path / "in", tmp_path / "out", tiny), tmp_path / "out", address))
         told = next(event.message for event in work if "none" in event.message)
         assert told == f"0 of 1 file: waiting for workers: none has come to {address} yet"
-        with worker(tmp_path, address, **{sent_models.FOLDER_VARIABLE: str(tmp_path / "sent")}):
+        with worker(tmp_path, address, **{dask_worker.FOLDER_VARIABLE: str(tmp_path / "sent")}):
             assert states(run_to_end(work)) == {"a.tif": "done"}
 
 
@@ -90,7 +90,7 @@ def test_a_scheduler_without_workers_is_told_of(tmp_path: Path, tiny: Path, monk
 def test_files_that_end_the_workers_of_a_cluster_fail_and_no_other_one_does(tmp_path: Path, tiny: Path) -> None:
     for number, name in enumerate(ENDING_AMONG_OTHERS):
         write_image(tmp_path / "in" / name, number, slices=30)
-    kept = {sent_models.FOLDER_VARIABLE: str(tmp_path / "sent")}
+    kept = {dask_worker.FOLDER_VARIABLE: str(tmp_path / "sent")}
     with scheduler(tmp_path) as (address, _), contextlib.ExitStack() as leaving:
         for _ in range(2):
             leaving.enter_context(worker(tmp_path, address, nanny=True, **kept))
@@ -212,15 +212,15 @@ def test_a_worker_without_the_model_gets_it_by_its_hash(
 def test_a_model_whose_weights_are_others_is_not_kept(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(sent_models.FOLDER_VARIABLE, str(tmp_path / "sent"))
-    description, weights = sent_models.read_files(tiny)
+    monkeypatch.setenv(dask_worker.FOLDER_VARIABLE, str(tmp_path / "sent"))
+    description, weights = dask_worker.read_files(tiny)
     with pytest.raises(ModelError, match="SHA-256"):
-        sent_models.keep_sent(description, weights[:-1] + b"?")
+        dask_worker.keep_sent(description, weights[:-1] + b"?")
     assert list((tmp_path / "sent").iterdir()) == []
-    kept = Path(sent_models.keep_sent(description, weights))
-    assert sent_models.keep_sent(description, weights) == str(kept)
-    assert sent_models.find_sent("no such model", kept.name) == kept
-    assert sent_models.find_sent("no such model", "0" * 64) is None
+    kept = Path(dask_worker.keep_sent(description, weights))
+    assert dask_worker.keep_sent(description, weights) == str(kept)
+    assert dask_worker.find_sent("no such model", kept.name) == kept
+    assert dask_worker.find_sent("no such model", "0" * 64) is None
 
 
 def test_a_scheduler_that_is_not_there_is_said_in_one_sentence(
@@ -253,14 +253,14 @@ def test_another_version_is_refused(
     with pytest.raises(SkipsegError, match=r"runs distributed 2023.1.0, and this machine has .* install the same"):
         run(settings)
     monkeypatch.undo()
-    with pytest.raises(worker_engine.UnfitError, match=r"it has torch .* and this machine 1.0: install the same"):
-        worker_engine.asked_of({"versions": worker_engine.versions() | {"torch": "1.0"}})
+    with pytest.raises(dask_worker.UnfitError, match=r"it has torch .* and this machine 1.0: install the same"):
+        dask_worker.asked_of({"versions": dask_worker.versions() | {"torch": "1.0"}})
 
 
 def test_workers_that_do_not_see_the_folder_are_refused(tmp_path: Path) -> None:
-    asked = {"versions": worker_engine.versions(), "folder": str(tmp_path / "none"), "settings": ""}
+    asked = {"versions": dask_worker.versions(), "folder": str(tmp_path / "none"), "settings": ""}
     with pytest.raises(SkipsegError):
-        worker_engine.asked_of(asked)
+        dask_worker.asked_of(asked)
 
 
 def test_a_killed_worker_has_its_blocks_done_by_another(

@@ -15,10 +15,8 @@ import pytest
 import torch
 from batch_folders import PROCESSES, results_in, run, settings_for, states, write_image
 
-from napari_skipseg.batch import entry as entry_module
-from napari_skipseg.batch.engine import Engine
-from napari_skipseg.batch.inputs import Entry
-from napari_skipseg.batch.openings import (
+from napari_skipseg.batch import run_file as entry_module
+from napari_skipseg.batch.crash_guard import (
     CRASHES,
     MOST_CRASHES,
     Note,
@@ -28,10 +26,12 @@ from napari_skipseg.batch.openings import (
     note_of,
     tell_crashes,
 )
+from napari_skipseg.batch.engine import Engine
+from napari_skipseg.batch.inputs import Entry
 from napari_skipseg.batch.place import RunPlace, place_of_run
-from napari_skipseg.batch.rows import FileChanged
 from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.batch.settings import BatchSettings
+from napari_skipseg.batch.table import FileChanged
 
 if os.name == "nt":
     pytest.skip("Windows has no SIGKILL", allow_module_level=True)

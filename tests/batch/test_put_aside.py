@@ -12,13 +12,13 @@ import pytest
 from batch_folders import settings_for, write_image
 
 from napari_skipseg.batch import blocks
-from napari_skipseg.batch.cluster import _Batch
-from napari_skipseg.batch.entry import Outcome
+from napari_skipseg.batch.dask_run import _Batch
+from napari_skipseg.batch.dask_tasks import Reply, Task
 from napari_skipseg.batch.inputs import Entry
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.records import Record, read_record
+from napari_skipseg.batch.run_file import Outcome
 from napari_skipseg.batch.settings import BatchSettings
-from napari_skipseg.batch.tasks import Reply, Task
 from napari_skipseg.progress import Progress
 
 SEGMENTED, WITH_OBJECTS = "segmented", "with objects"

@@ -9,9 +9,9 @@ import signal
 import time
 from typing import Any
 
-from napari_skipseg.batch import engine, entry
-from napari_skipseg.images import zarr_writer
-from napari_skipseg.inference import backends
+from napari_skipseg.batch import engine, run_file
+from napari_skipseg.images.zarr import writer
+from napari_skipseg.inference.backends import choose
 
 PAUSE = 0.05
 ENDS = {"crash.tif": lambda: ctypes.string_at(0), "kill.tif": lambda: os.kill(os.getpid(), signal.SIGKILL)}
@@ -35,8 +35,8 @@ def ending(real: Any) -> Any:
     return read_or_end
 
 
-backends.has_openvino = lambda: False
-zarr_writer.AT_ONCE = 2**14  # so that pyramids of tiny images have several parts
+choose.has_openvino = lambda: False
+writer.AT_ONCE = 2**14  # so that pyramids of tiny images have several parts
 if engine.Turn.run.__name__ != "slowly":  # Dask may load this twice
     engine.Turn.run = slowed(engine.Turn.run)  # type: ignore[method-assign]
-    entry.read_entry = ending(entry.read_entry)
+    run_file.read_entry = ending(run_file.read_entry)

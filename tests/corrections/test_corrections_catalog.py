@@ -16,9 +16,9 @@ from napari_skipseg.corrections.catalog import (
     find_corrections,
     find_for,
     remove,
-)  # fmt: skip
-from napari_skipseg.corrections.coding import CorrectionClass
+)
 from napari_skipseg.corrections.store import open_corrections
+from napari_skipseg.corrections.subject import CorrectionClass
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.identity import identify

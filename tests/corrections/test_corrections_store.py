@@ -19,9 +19,9 @@ import zarr
 
 from napari_skipseg import durable
 from napari_skipseg.corrections import journal, store
-from napari_skipseg.corrections.coding import CorrectionClass
 from napari_skipseg.corrections.saved import load_saved
 from napari_skipseg.corrections.store import Corrections, Summary, open_corrections
+from napari_skipseg.corrections.subject import CorrectionClass
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import holds_labels, read_stack, write_ome_tiff
 from napari_skipseg.images.stack import Stack

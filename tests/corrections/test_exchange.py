@@ -12,9 +12,9 @@ import tifffile
 
 from napari_skipseg.corrections import exchange
 from napari_skipseg.corrections.catalog import find_corrections
-from napari_skipseg.corrections.coding import CorrectionClass
 from napari_skipseg.corrections.exchange import export_corrections, import_labels, snapshot_found
 from napari_skipseg.corrections.store import Corrections, open_corrections
+from napari_skipseg.corrections.subject import CorrectionClass
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.stack import Stack

@@ -10,9 +10,9 @@ from zarr.codecs import BloscCodec, BytesCodec, GzipCodec, ZstdCodec
 
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
-from napari_skipseg.images.zarr_chunks import is_finished
-from napari_skipseg.images.zarr_layout import Layout
-from napari_skipseg.images.zarr_writer import create_ome_zarr, write_ome_zarr
+from napari_skipseg.images.zarr.layout import Layout
+from napari_skipseg.images.zarr.reader import is_finished
+from napari_skipseg.images.zarr.writer import create_ome_zarr, write_ome_zarr
 
 OFFSETS, COUNTS, WIDTH = 273, 279, 256
 LACKS = "is cut short or lacks planes: copy it again, with all its companion files"

@@ -7,12 +7,12 @@ import pytest
 import tifffile
 from scipy import ndimage
 
-from napari_skipseg.images.fault_words import describe_faults, in_list
-from napari_skipseg.images.faults import SliceFault, find_slice_faults
-from napari_skipseg.images.phase_correlation import PhaseCorrelation
-from napari_skipseg.images.slice_samples import iter_sample_slices
+from napari_skipseg.images.slice_checks.checks import SliceFault, find_slice_faults
+from napari_skipseg.images.slice_checks.messages import describe_faults, in_list
+from napari_skipseg.images.slice_checks.phase_correlation import PhaseCorrelation
+from napari_skipseg.images.slice_checks.samples import iter_sample_slices
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.synthetic import make_isotropic_sample, make_sample
+from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_sample
 from napari_skipseg.progress import run_to_end
 
 RAW = (

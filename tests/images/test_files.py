@@ -15,9 +15,9 @@ import pytest
 import tifffile
 
 from napari_skipseg.errors import FileError, InputError, SkipsegError
-from napari_skipseg.images import tiff_pages
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
-from napari_skipseg.images.mapped import MappedArray
+from napari_skipseg.images.tiff import pages
+from napari_skipseg.images.views import MappedArray
 
 ISBI = (50.0, 4.0, 4.0)
 
@@ -289,7 +289,7 @@ def test_plain_numbers_are_memory_mapped_and_pages_read_one_by_one(tmp_path, mon
     ],
 )
 def test_of_large_pages_only_the_strips_looked_at_are_decoded(tmp_path, monkeypatch, shape, options):
-    monkeypatch.setattr(tiff_pages, "WHOLE_PAGE", 1000)
+    monkeypatch.setattr(pages, "WHOLE_PAGE", 1000)
     values = random(shape)
     imwrite(tmp_path / "a.tif", values, **options)
     data = read_stack(tmp_path / "a.tif").data

@@ -10,12 +10,12 @@ import tifffile
 import zarr
 
 from napari_skipseg.errors import FileError
-from napari_skipseg.images import zarr_chunks
 from napari_skipseg.images.files import read_levels, read_stack, write_ome_tiff
-from napari_skipseg.images.fingerprint import check_unchanged, fingerprint
+from napari_skipseg.images.identity import check_unchanged, fingerprint
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.zarr_layout import Layout
-from napari_skipseg.images.zarr_writer import write_ome_zarr
+from napari_skipseg.images.zarr import reader
+from napari_skipseg.images.zarr.layout import Layout
+from napari_skipseg.images.zarr.writer import write_ome_zarr
 
 CHANGED = "was changed while it was read: wait until nothing writes to it any more, and run again from the beginning"
 
@@ -126,7 +126,7 @@ def test_many_chunks_take_no_time_and_of_too_many_some_are_looked_at(tmp_path):
     begun = time.process_time()
     assert fingerprint(tmp_path / "a.zarr")["chunks"] == 3000
     assert time.process_time() - begun < 1
-    assert zarr_chunks.look_at_chunks(tmp_path / "a.zarr", most=50).number == 50
+    assert reader.look_at_chunks(tmp_path / "a.zarr", most=50).number == 50
 
 
 def test_what_cannot_be_read_has_none(tmp_path):

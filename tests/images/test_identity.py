@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.identity import BLOCKS, SIDE, WHOLE, identify
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.zarr_layout import Layout
-from napari_skipseg.images.zarr_writer import write_ome_zarr
+from napari_skipseg.images.zarr.layout import Layout
+from napari_skipseg.images.zarr.writer import write_ome_zarr
 
 
 def grey(*shape: int) -> NDArray[np.uint8]:

@@ -7,9 +7,9 @@ from PIL import Image
 from scipy import ndimage
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.normalize import Normalization, measure
+from napari_skipseg.images.intensity.normalize import Normalization, measure
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.synthetic import make_isotropic_sample, make_sample
+from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_sample
 
 LABELS = (
     "gala_fibsem/train-gt.tif",

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_skipseg.images.normalize import Normalization, measure, measure_greys
+from napari_skipseg.images.intensity.normalize import Normalization, measure, measure_greys
 from napari_skipseg.images.stack import Stack
 
 Values = NDArray[Any]

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.normalize import Normalization, measure, measure_greys
-from napari_skipseg.images.padding import REACH, REACH_Z, SIDE, fill, find_mask, in_squares
+from napari_skipseg.images.intensity.normalize import Normalization, measure, measure_greys
+from napari_skipseg.images.intensity.padding import REACH, REACH_Z, SIDE, fill, find_mask, in_squares
 from napari_skipseg.images.stack import Stack
 
 Values = NDArray[Any]

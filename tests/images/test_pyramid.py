@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from napari_skipseg.images.pyramid import average, most_common, plan_levels, region_below, regions
+from napari_skipseg.images.zarr.pyramid import average, most_common, plan_levels, region_below, regions
 
 
 def test_z_of_serial_sections_waits_until_y_and_x_have_caught_up():

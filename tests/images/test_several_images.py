@@ -12,7 +12,7 @@ from several import add_page, append, smooth, write_ome, write_pages
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.choice import SeveralImagesError
 from napari_skipseg.images.files import images_to_read, list_images, read_levels, read_recipe, read_stack
-from napari_skipseg.images.fingerprint import check_unchanged, fingerprint
+from napari_skipseg.images.identity import check_unchanged, fingerprint
 
 STACK = smooth((5, 128, 128))
 OTHER = smooth((4, 96, 96), seed=1)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_skipseg.images.signature import FEATURES, GROUPS, ImageSignature, distance, sign
-from napari_skipseg.images.synthetic import make_sample
+from napari_skipseg.images.intensity.signature import FEATURES, GROUPS, ImageSignature, distance, sign
+from napari_skipseg.images.synthetic.sample import make_sample
 
 
 @cache

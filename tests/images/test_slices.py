@@ -22,8 +22,7 @@ from napari_skipseg.images.files import (
     read_stack,
     write_ome_tiff,
 )
-from napari_skipseg.images.fingerprint import check_unchanged, fingerprint
-from napari_skipseg.images.identity import identify
+from napari_skipseg.images.identity import check_unchanged, fingerprint, identify
 from napari_skipseg.images.stack import Stack
 
 STACK = smooth((5, 40, 50))

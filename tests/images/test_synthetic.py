@@ -5,8 +5,8 @@ import pytest
 from scipy import ndimage
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.synthetic import SyntheticSample, make_isotropic_sample, make_sample
-from napari_skipseg.images.synthetic_neurites import smooth_noise
+from napari_skipseg.images.synthetic.neurites import smooth_noise
+from napari_skipseg.images.synthetic.sample import SyntheticSample, make_isotropic_sample, make_sample
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import tifffile
 from test_ome_sets import read_in_a_process
 
 from napari_skipseg.errors import FileError
-from napari_skipseg.images import tiff_bounds
-from napari_skipseg.images.codec_sizes import HEAD, inner_pixels
 from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.tiff import bounds
+from napari_skipseg.images.tiff.codec_sizes import HEAD, inner_pixels
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads its memory from /proc")
 
@@ -78,7 +78,7 @@ def test_a_strip_of_ordinary_size_is_read_and_a_share_of_the_memory_is_the_limit
     values = np.random.default_rng(0).integers(0, 9, (300, 400), np.uint8)
     tifffile.imwrite(tmp_path / "a.tif", values, compression="zlib", rowsperstrip=300, metadata=None)
     assert np.array_equal(read_stack(tmp_path / "a.tif").data, values)
-    monkeypatch.setattr(tiff_bounds, "LARGEST_SEGMENT", 300 * 400 - 1)
+    monkeypatch.setattr(bounds, "LARGEST_SEGMENT", 300 * 400 - 1)
     with pytest.raises(FileError, match=r"One strip of .* would take"):
         read_stack(tmp_path / "a.tif")
     tifffile.imwrite(tmp_path / "b.tif", values, rowsperstrip=300, metadata=None)

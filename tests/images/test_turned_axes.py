@@ -11,8 +11,8 @@ from PIL import Image
 from napari_skipseg.errors import InputError, SkipsegError
 from napari_skipseg.images.files import read_levels, read_stack, write_ome_tiff
 from napari_skipseg.images.views import TurnedArray
-from napari_skipseg.images.zarr_layout import Layout
-from napari_skipseg.images.zarr_writer import write_ome_zarr
+from napari_skipseg.images.zarr.layout import Layout
+from napari_skipseg.images.zarr.writer import write_ome_zarr
 
 VALUES = np.random.default_rng(0).integers(1, 200, (3, 20, 30), "uint8")
 SIZES = {"z": 50.0, "y": 4.0, "x": 5.0}

@@ -9,11 +9,11 @@ from dask import array as dask_array
 
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
-from napari_skipseg.images.mapped import MappedArray
-from napari_skipseg.images.normalize import measure
+from napari_skipseg.images.intensity.normalize import measure
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.zarr_layout import Layout
-from napari_skipseg.images.zarr_writer import write_ome_zarr
+from napari_skipseg.images.views import MappedArray
+from napari_skipseg.images.zarr.layout import Layout
+from napari_skipseg.images.zarr.writer import write_ome_zarr
 
 
 def counted(values, chunks):
@@ -122,7 +122,7 @@ def test_a_tiff_that_is_cut_short_while_it_is_open_gets_a_sentence_not_a_crash(t
 
 @pytest.mark.parametrize(("shape", "axes"), [((700, 1300), "YX"), ((2, 513, 512), "ZYX"), ((600, 700, 3), "YXC")])
 def test_large_planes_are_written_in_tiles_and_read_the_same(tmp_path, monkeypatch, shape, axes):
-    monkeypatch.setattr("napari_skipseg.images.tiff_writer.LARGEST_PLANE", 1000)
+    monkeypatch.setattr("napari_skipseg.images.tiff.writer.LARGEST_PLANE", 1000)
     values = np.random.default_rng(0).integers(0, 255, shape, "uint8")
     write_ome_tiff(tmp_path / "a.tif", values, axes, (1, 4, 4), "nm")
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
@@ -134,7 +134,7 @@ def test_large_planes_are_written_in_tiles_and_read_the_same(tmp_path, monkeypat
 
 
 def test_beyond_4_gb_a_file_is_a_big_tiff(tmp_path, monkeypatch):
-    monkeypatch.setattr("napari_skipseg.images.tiff_writer.CLASSIC_TIFF", 100_000)
+    monkeypatch.setattr("napari_skipseg.images.tiff.writer.CLASSIC_TIFF", 100_000)
     for name, length, big in (("a.tif", 100, False), ("b.tif", 400, True)):
         write_ome_tiff(tmp_path / name, np.zeros((3, length, 100), "u1"), "ZYX", (1, 1, 1), "pixel")
         with tifffile.TiffFile(tmp_path / name) as file:

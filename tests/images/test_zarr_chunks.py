@@ -10,10 +10,10 @@ import pytest
 import zarr
 
 from napari_skipseg.errors import FileError
-from napari_skipseg.images import chunk_cache, ome_zarr, zarr_nodes
 from napari_skipseg.images.files import read_stack
-from napari_skipseg.images.zarr_array import ZarrArray
-from napari_skipseg.images.zarr_nodes import read_node, store_root
+from napari_skipseg.images.zarr import chunk_cache, metadata, reader
+from napari_skipseg.images.zarr.array import ZarrArray
+from napari_skipseg.images.zarr.metadata import read_node, store_root
 
 VALUES = np.random.default_rng(0).integers(1, 200, (3, 20, 30), "uint8")
 FORMS = ("0.0.0", "0/0/0", "c.0.0.0", "c/0/0/0")
@@ -258,13 +258,13 @@ OUTSIDE = [
 @pytest.mark.parametrize("folder", [PureWindowsPath("C:\\data\\x.zarr"), Path("/data/x.zarr")])
 def test_a_dataset_lies_below_its_store_on_every_system(folder, path):
     with pytest.raises(FileError, match="points outside of itself"):
-        ome_zarr._inside(folder, path)
+        reader._inside(folder, path)
 
 
 @pytest.mark.parametrize("path", ["0", "scale0/image", "s0/..data", "a b/0.5"])
 def test_plain_dataset_paths_are_taken(path):
-    assert ome_zarr._inside(Path("/data/x.zarr"), path) == Path("/data/x.zarr") / path
-    windows = ome_zarr._inside(PureWindowsPath("C:\\data\\x.zarr"), path)
+    assert reader._inside(Path("/data/x.zarr"), path) == Path("/data/x.zarr") / path
+    windows = reader._inside(PureWindowsPath("C:\\data\\x.zarr"), path)
     assert windows.is_relative_to(PureWindowsPath("C:\\data\\x.zarr"))
 
 
@@ -280,5 +280,5 @@ def test_an_image_that_points_outside_is_refused(tmp_path, path):
 
 @pytest.mark.parametrize("place", ["/", "/0", "/a/0"])
 def test_a_store_at_the_root_of_a_drive_has_a_root(monkeypatch, place):
-    monkeypatch.setattr(zarr_nodes, "is_node", lambda path: path in (Path("/"), Path("/0"), Path("/a"), Path("/a/0")))
+    monkeypatch.setattr(metadata, "is_node", lambda path: path in (Path("/"), Path("/0"), Path("/a"), Path("/a/0")))
     assert store_root(Path(place)) == Path("/")

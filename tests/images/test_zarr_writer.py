@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from napari_skipseg.errors import FileError, InputError
-from napari_skipseg.images import chunk_writer, zarr_writer
 from napari_skipseg.images.files import holds_labels, read_levels, read_recipe, read_stack
-from napari_skipseg.images.zarr_layout import Layout, default_chunks
-from napari_skipseg.images.zarr_writer import OmeZarrWriter, create_ome_zarr, iter_write_ome_zarr, write_ome_zarr
+from napari_skipseg.images.zarr import chunk_writer, writer
+from napari_skipseg.images.zarr.layout import Layout, default_chunks
+from napari_skipseg.images.zarr.writer import OmeZarrWriter, create_ome_zarr, iter_write_ome_zarr, write_ome_zarr
 from napari_skipseg.progress import run_to_end
 
 
@@ -113,7 +113,7 @@ def test_levels_are_the_reduced_level_before(tmp_path, kind):
     values = noise((4, 701, 1100))
     told = layout(values.shape, voxel_size=(4, 4, 4), kind=kind)
     write_ome_zarr(tmp_path / "a.zarr", values, told)
-    reduce = zarr_writer.average if kind == "image" else zarr_writer.most_common
+    reduce = writer.average if kind == "image" else writer.most_common
     levels = read_levels(tmp_path / "a.zarr")
     assert [level.shape for level in levels] == [(4, 701, 1100), (2, 351, 550), (1, 176, 275)]
     for finer, level in pairwise(levels):
@@ -201,16 +201,16 @@ def test_whole_chunks_of_the_pyramid_are_left_alone(tmp_path):
 
 @pytest.mark.parametrize("kind", ["image", "labels"])
 def test_a_pyramid_that_several_shared_out_is_that_of_one(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(zarr_writer, "AT_ONCE", 2**14)
+    monkeypatch.setattr(writer, "AT_ONCE", 2**14)
     told = layout((2, 1300, 1200), kind=kind)
     for name in "ab":
-        writer = create_ome_zarr(tmp_path / f"{name}.zarr", told)
-        writer.write(tuple(slice(0, length) for length in told.shape), noise(told.shape))
-    run_to_end(writer.iter_pyramid())
+        made = create_ome_zarr(tmp_path / f"{name}.zarr", told)
+        made.write(tuple(slice(0, length) for length in told.shape), noise(told.shape))
+    run_to_end(made.iter_pyramid())
     many = [OmeZarrWriter(tmp_path / "a.zarr", told) for _ in range(3)]
-    assert all(len(writer.parts(level)) > 1 for level in (1, 2))
+    assert all(len(made.parts(level)) > 1 for level in (1, 2))
     for level in (1, 2):
-        for number, region in reversed(list(enumerate(writer.parts(level)))):
+        for number, region in reversed(list(enumerate(made.parts(level)))):
             many[number % 3].write_coarser(level, region)
             assert many[0].is_written(region, level)
     for level in "12":
@@ -221,8 +221,8 @@ KILLED = """
     import os, signal, sys
     from pathlib import Path
     import numpy as np
-    from napari_skipseg.images.zarr_layout import Layout
-    from napari_skipseg.images.zarr_writer import create_ome_zarr
+    from napari_skipseg.images.zarr.layout import Layout
+    from napari_skipseg.images.zarr.writer import create_ome_zarr
     told = Layout((4, 700, 600), "ZYX", "uint8", (50.0, 4.0, 4.5), "nm", chunks=(1, 256, 256))
     writer = create_ome_zarr(sys.argv[1], told)
     values = (np.random.default_rng(0).random((4, 700, 600)) * 100).astype("u1")
@@ -270,8 +270,8 @@ def test_a_disk_that_fills_up_gets_a_sentence_and_what_was_written_stays_valid(t
     script = """
         import resource, sys
         import numpy as np
-        from napari_skipseg.images.zarr_layout import Layout
-        from napari_skipseg.images.zarr_writer import create_ome_zarr
+        from napari_skipseg.images.zarr.layout import Layout
+        from napari_skipseg.images.zarr.writer import create_ome_zarr
         writer = create_ome_zarr(sys.argv[1], Layout((4, 700, 600), "ZYX", "uint8", chunks=(1, 700, 600)))
         writer.write((slice(0, 1), slice(0, 700), slice(0, 600)), np.ones((1, 700, 600), "u1"))
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -361,8 +361,8 @@ PEAK = """
     from pathlib import Path
     import numpy as np
     from napari_skipseg.images.files import write_ome_tiff
-    from napari_skipseg.images.zarr_layout import Layout
-    from napari_skipseg.images.zarr_writer import write_ome_zarr
+    from napari_skipseg.images.zarr.layout import Layout
+    from napari_skipseg.images.zarr.writer import write_ome_zarr
     class Made:
         dtype = np.dtype("u1")
         def __init__(self, *shape):

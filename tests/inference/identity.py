@@ -9,7 +9,7 @@ import torch
 
 from napari_skipseg.devices import Device
 from napari_skipseg.images.tiles import reflected
-from napari_skipseg.inference.backends import Backend, Pixels, TileOutput
+from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import Model
 from napari_skipseg.networks.build import build

@@ -14,9 +14,10 @@ from unittest import mock
 import pytest
 from identity import make_model
 
-from napari_skipseg.images import chunk_writer, tiff_writer
 from napari_skipseg.images.files import read_stack
-from napari_skipseg.images.zarr_writer import OmeZarrWriter
+from napari_skipseg.images.tiff import writer
+from napari_skipseg.images.zarr import chunk_writer
+from napari_skipseg.images.zarr.writer import OmeZarrWriter
 from napari_skipseg.inference import run_folder, run_journal
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.run_folder import RunFolder
@@ -134,14 +135,14 @@ def _within_pyramid(die: Callable[[], None]) -> None:
 
 
 def _within_tiff(die: Callable[[], None]) -> None:
-    real = tiff_writer._planes
+    real = writer._planes
 
     def patched(*given: Any) -> Any:
         for plane in real(*given):
             yield plane
             die()
 
-    tiff_writer._planes = patched
+    writer._planes = patched
 
 
 def _between_moves(die: Callable[[], None]) -> None:

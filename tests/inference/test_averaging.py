@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_skipseg.inference.averaging import RunningAverage, iter_average
-from napari_skipseg.inference.backends import TileOutput
+from napari_skipseg.inference.backends.interface import TileOutput
+from napari_skipseg.inference.ensemble import RunningAverage, iter_average
 from napari_skipseg.progress import run_to_end
 
 RNG = np.random.default_rng(8)

@@ -23,26 +23,18 @@ from napari_skipseg.device_faults import fault_kind
 from napari_skipseg.devices import Device, has_openvino
 from napari_skipseg.errors import ModelError
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference import backends, memory_share
-from napari_skipseg.inference.averaging import iter_average
-from napari_skipseg.inference.backends import (
-    Backend,
-    Choice,
-    FallbackBackend,
-    OpenVINOBackend,
-    Pixels,
-    TileOutput,
-    TorchBackend,
-    compiled,
-    fallback,
-    halving,
-    make_backend,
-    notes_of,
-)
+from napari_skipseg.inference import memory
+from napari_skipseg.inference.backends import choose, compiled, fallback, halving
+from napari_skipseg.inference.backends.choose import make_backend
+from napari_skipseg.inference.backends.fallback import FallbackBackend, notes_of
+from napari_skipseg.inference.backends.halving import Choice
+from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
+from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
+from napari_skipseg.inference.ensemble import choose_passes, iter_average
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Prediction
-from napari_skipseg.inference.passes import choose_passes
 from napari_skipseg.inference.predict import iter_predict
+from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.models.model import Model
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage
 from napari_skipseg.progress import run_to_end
@@ -172,7 +164,7 @@ def test_nan_is_never_returned(kind: Kind) -> None:
 
 def test_a_model_that_gives_nan_whatever_computes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for has in (True, False):
-        monkeypatch.setattr(backends, "has_openvino", lambda has=has: has and has_openvino())
+        monkeypatch.setattr(choose, "has_openvino", lambda has=has: has and has_openvino())
         with pytest.raises(ModelError, match="tiny"):
             make_backend(damaged(make_model()), CPU, (32, 32)).run(images_of(1, 32, 32))
 
@@ -558,8 +550,8 @@ def test_where_the_gpu_is_lost_the_cpu_goes_on(options: str) -> None:
 @pytest.mark.parametrize("options", ["plain", "samples"])
 def test_the_cpu_that_takes_over_takes_a_tile_of_its_own(options: str, monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"cuda": 24 * GIBIBYTE, "cpu": 2 * GIBIBYTE}
-    monkeypatch.setattr(memory_share, "free_memory", free.__getitem__)
-    monkeypatch.setattr(backends, "has_openvino", lambda: False)
+    monkeypatch.setattr(memory, "free_memory", free.__getitem__)
+    monkeypatch.setattr(choose, "has_openvino", lambda: False)
     seen: list[tuple[int, ...]] = []
     values = np.random.default_rng(1).integers(0, 256, (1, 400, 400)).astype(np.uint8)
     with pretended_gpu(capability=(6, 1)) as gpu:

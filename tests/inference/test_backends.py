@@ -21,27 +21,18 @@ from torch import nn
 
 from napari_skipseg.devices import UNTESTED, ChosenPrecision, Device, has_openvino
 from napari_skipseg.errors import DeviceError, InputError
-from napari_skipseg.images.normalize import measure
+from napari_skipseg.images.intensity.normalize import measure
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.synthetic import make_sample
-from napari_skipseg.inference import backends
-from napari_skipseg.inference.backends import (
-    Choice,
-    FallbackBackend,
-    OpenVINOBackend,
-    Pinned,
-    TileOutput,
-    TorchBackend,
-    choose_backends,
-    compiled,
-    make_backend,
-    notes_of,
-    openvino_backend,
-    torch_backend,
-    try_backend,
-)
+from napari_skipseg.images.synthetic.sample import make_sample
+from napari_skipseg.inference.backends import choose, compiled, openvino_backend, torch_backend
+from napari_skipseg.inference.backends.choose import Pinned, choose_backends, make_backend, try_backend
+from napari_skipseg.inference.backends.fallback import FallbackBackend, notes_of
 from napari_skipseg.inference.backends.folding import BATCH_NORM, fold_batch_norms
-from napari_skipseg.jobs.warm import WarmModel
+from napari_skipseg.inference.backends.halving import Choice
+from napari_skipseg.inference.backends.interface import TileOutput
+from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
+from napari_skipseg.jobs.worker import WarmModel
 from napari_skipseg.models.catalog import BUILT_IN
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import Model, read_model, write_model
@@ -364,16 +355,16 @@ def titles(device: Device) -> list[str]:
 
 
 def test_the_fastest_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "has_openvino", lambda: True)
+    monkeypatch.setattr(choose, "has_openvino", lambda: True)
     assert titles(CPU) == ["OpenVINO on the CPU", "torch on the CPU"]
-    monkeypatch.setattr(backends, "best_precision", lambda device: ChosenPrecision("bf16", ""))
+    monkeypatch.setattr(choose, "best_precision", lambda device: ChosenPrecision("bf16", ""))
     assert titles(GPU) == ["torch on Some GPU", "torch on Some GPU", "OpenVINO on the CPU", "torch on the CPU"]
     assert UNTESTED in choose_backends(GPU)[0].reason
-    monkeypatch.setattr(backends, "best_precision", lambda device: ChosenPrecision("f32", ""))
+    monkeypatch.setattr(choose, "best_precision", lambda device: ChosenPrecision("f32", ""))
     assert titles(GPU) == ["torch on Some GPU", "OpenVINO on the CPU", "torch on the CPU"]
-    monkeypatch.setattr(backends, "best_precision", lambda device: ChosenPrecision("f16", ""))
+    monkeypatch.setattr(choose, "best_precision", lambda device: ChosenPrecision("f16", ""))
     assert titles(GPU) == ["torch on Some GPU", "torch on Some GPU", "OpenVINO on the CPU", "torch on the CPU"]
-    monkeypatch.setattr(backends, "has_openvino", lambda: False)
+    monkeypatch.setattr(choose, "has_openvino", lambda: False)
     assert titles(CPU) == ["torch on the CPU"]
     assert choose_backends(CPU)[0].reason == "OpenVINO, which is faster, is not installed"
 
@@ -381,9 +372,9 @@ def test_the_fastest_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_the_gpu_that_was_chosen_the_cpu_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has the GPU")
-    monkeypatch.setattr(backends, "best_precision", lambda device: ChosenPrecision("bf16", ""))
+    monkeypatch.setattr(choose, "best_precision", lambda device: ChosenPrecision("bf16", ""))
     monkeypatch.setattr(torch_backend, "best_precision", lambda device: ChosenPrecision("f32", ""))
-    monkeypatch.setattr(backends, "has_openvino", lambda: False)
+    monkeypatch.setattr(choose, "has_openvino", lambda: False)
     backend = make_backend(make_model(), GPU, (32, 32))
     assert (backend.name, len(backend.notes)) == ("torch", 1)
     assert backend.notes[0].startswith("torch on Some GPU failed (")
@@ -422,7 +413,7 @@ def test_pinned_openvino_that_is_not_installed_is_not_replaced(monkeypatch: pyte
         raise ImportError("No module named 'openvino'")
 
     monkeypatch.setattr(openvino_backend, "_openvino", missing)
-    monkeypatch.setattr(backends, "has_openvino", lambda: False)
+    monkeypatch.setattr(choose, "has_openvino", lambda: False)
     openvino_backend._core.cache_clear()
     with pytest.raises(DeviceError, match="begun with openvino in f32, which cannot be had here: begin it anew"):
         make_backend(make_model(), CPU, (32, 32), Pinned("openvino", "f32"))
@@ -450,7 +441,7 @@ def test_a_pinned_backend_that_fails_in_the_run_hands_the_tile_on(monkeypatch: p
 def test_an_image_on_the_cpu_does_not_depend_on_those_beside_it(
     spec: Any, openvino: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backends, "has_openvino", lambda: openvino)
+    monkeypatch.setattr(choose, "has_openvino", lambda: openvino)
     images = images_for(spec)
     backend = make_backend(trained(spec), CPU, images.shape[2:])
     assert backend.name == ("openvino" if openvino else "torch")
@@ -478,7 +469,7 @@ def test_where_openvino_breaks_torch_goes_on_and_the_doctor_sees_it(monkeypatch:
 
 
 def test_the_engine_keeps_only_a_backend_that_never_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "has_openvino", lambda: False)
+    monkeypatch.setattr(choose, "has_openvino", lambda: False)
     model = make_model()
     written = write_model(tmp_path / "m", model.description, model.network)
     named = (str(tmp_path / "m"), written.description.weights_sha256)
@@ -577,7 +568,7 @@ def test_a_gpus_memory_is_free_afterwards() -> None:
 
 @gpu
 def test_a_gpu_without_memory_hands_the_tile_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "has_openvino", lambda: False)
+    monkeypatch.setattr(choose, "has_openvino", lambda: False)
     model = make_model()
     backend = make_backend(model, CUDA, (32, 32))
     upload = TorchBackend._upload

@@ -9,7 +9,7 @@ import pytest
 
 from napari_skipseg.api import load_model, segment
 from napari_skipseg.images.files import read_stack
-from napari_skipseg.images.synthetic import make_sample
+from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.scores.isbi import membrane_to_cell, score_isbi
 from napari_skipseg.scores.overlap import score_overlap
 

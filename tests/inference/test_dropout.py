@@ -18,12 +18,13 @@ from napari_skipseg.devices import ChosenPrecision, Device
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference import backends
-from napari_skipseg.inference.backends import Backend, TorchBackend
-from napari_skipseg.inference.dropout import DropoutBackend, iter_samples
+from napari_skipseg.inference.backends import folding, torch_backend
+from napari_skipseg.inference.backends.interface import Backend
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
+from napari_skipseg.inference.ensemble import DropoutBackend, iter_samples
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Prediction
 from napari_skipseg.inference.predict import iter_predict
+from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.inference.saving import save_prediction
 from napari_skipseg.models.model import Model, write_model
 from napari_skipseg.networks.build import build
@@ -37,7 +38,7 @@ CPU = Device("cpu", "CPU", "for the test")
 @pytest.fixture(autouse=True)
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that results can be compared to the last bits, on any processor."""
-    monkeypatch.setattr(backends.torch_backend, "best_precision", lambda device: ChosenPrecision("f32", ""))
+    monkeypatch.setattr(torch_backend, "best_precision", lambda device: ChosenPrecision("f32", ""))
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +123,7 @@ def test_samples_are_drawn_as_torchs_own_dropout_draws(model: Model) -> None:
     image = RNG.normal(size=(1, 1, 8, 8)).astype(np.float32)
     backend = DropoutBackend(model, CPU, rate)
     found = run_to_end(iter_samples(backend, count, 0, image, [(0, 0)]))
-    network = backends.Probabilities(build(model.description.spec))
+    network = folding.Probabilities(build(model.description.spec))
     network.network.load_state_dict(model.network.state_dict())
     for module in network.eval().modules():
         if isinstance(module, nn.Dropout | nn.Dropout2d):

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
-from napari_skipseg.inference.grid import Grid, Order, make_grid
-from napari_skipseg.inference.outputs import Focus
+from napari_skipseg.inference.prediction import Focus
+from napari_skipseg.inference.tiling import Grid, Order, make_grid
 
 
 def cut(

@@ -20,15 +20,15 @@ import napari_skipseg as skipseg
 from napari_skipseg.api import load_model, run_recipe
 from napari_skipseg.cli import app
 from napari_skipseg.errors import FileError, ImageWarning
-from napari_skipseg.images.normalize import measure
+from napari_skipseg.images.intensity.normalize import measure
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.synthetic import make_sample
-from napari_skipseg.inference.backends import TileOutput
+from napari_skipseg.images.synthetic.sample import make_sample
+from napari_skipseg.inference.backends.interface import TileOutput
 from napari_skipseg.inference.guards import iter_examine, probe_grid, read_probes, sign_stack
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Prediction
-from napari_skipseg.inference.planning import iter_plan
 from napari_skipseg.inference.predict import iter_predict
+from napari_skipseg.inference.prediction import Prediction
+from napari_skipseg.inference.trial import iter_plan
 from napari_skipseg.models.catalog import FOLDER_VARIABLE
 from napari_skipseg.models.model import Model, write_model
 from napari_skipseg.progress import Found, run_to_end

@@ -11,9 +11,11 @@ import torch
 from identity import Identity, make_model
 
 from napari_skipseg.devices import Device
-from napari_skipseg.inference.backends import Choice, FallbackBackend, OutOfMemoryError, TileOutput, TorchBackend
-from napari_skipseg.inference.backends.halving import halved, is_out_of_memory
-from napari_skipseg.inference.backends.interface import Pixels
+from napari_skipseg.errors import OutOfMemoryError
+from napari_skipseg.inference.backends.fallback import FallbackBackend
+from napari_skipseg.inference.backends.halving import Choice, halved, is_out_of_memory
+from napari_skipseg.inference.backends.interface import Pixels, TileOutput
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.models.model import Model
 
 RNG = np.random.default_rng(8)

@@ -7,7 +7,8 @@ import pytest
 from identity import make_model
 
 from napari_skipseg.devices import Device
-from napari_skipseg.inference.backends import Pixels, TileOutput, TorchBackend
+from napari_skipseg.inference.backends.interface import Pixels, TileOutput
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.margin import measure_margin
 
 

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from napari_skipseg.devices import Device, has_openvino
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference import backends
-from napari_skipseg.inference.backends import OpenVINOBackend, TorchBackend, make_backend
+from napari_skipseg.inference.backends import choose
+from napari_skipseg.inference.backends.choose import make_backend
+from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Prediction
 from napari_skipseg.inference.predict import iter_predict
+from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
 
@@ -102,7 +104,7 @@ def test_a_result_is_not_overwritten_by_the_next_tile() -> None:
 
 
 def test_without_openvino_torch_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "has_openvino", lambda: False)
+    monkeypatch.setattr(choose, "has_openvino", lambda: False)
     assert make_backend(make_model(), CPU, (32, 32)).name == "torch"
 
 

@@ -15,11 +15,11 @@ from scipy import ndimage
 
 import napari_skipseg as skipseg
 from napari_skipseg.errors import ImageWarning
-from napari_skipseg.images.normalize import measure, measure_greys, normalization_from
+from napari_skipseg.images.intensity.normalize import measure, measure_greys, normalization_from
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Prediction
 from napari_skipseg.inference.predict import iter_predict
+from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import Found, run_to_end

@@ -14,12 +14,14 @@ from identity import make_model
 from numpy.typing import NDArray
 
 from napari_skipseg.devices import Device
-from napari_skipseg.inference.backends import Backend, Choice, FallbackBackend, Pixels, Probabilities, TileOutput
-from napari_skipseg.inference.backends import notes_of as notes
-from napari_skipseg.inference.copies import symmetries
+from napari_skipseg.inference.backends.fallback import FallbackBackend
+from napari_skipseg.inference.backends.fallback import notes_of as notes
+from napari_skipseg.inference.backends.folding import Probabilities
+from napari_skipseg.inference.backends.halving import Choice
+from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
+from napari_skipseg.inference.ensemble import Passes, choose_passes, symmetries
+from napari_skipseg.inference.memory import SLICES
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.passes import Passes, choose_passes
-from napari_skipseg.inference.planes import SLICES
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
 

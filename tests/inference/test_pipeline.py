@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 from napari_skipseg.devices import Device, has_openvino
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
-from napari_skipseg.inference.backends import Backend, OpenVINOBackend, Pixels, TileOutput, TorchBackend
-from napari_skipseg.inference.grid import Order, Unit, make_grid
+from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
+from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
+from napari_skipseg.inference.ensemble import Passes
+from napari_skipseg.inference.memory import AHEAD, BEHIND
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Focus, Opened, Written
-from napari_skipseg.inference.passes import Passes
-from napari_skipseg.inference.pipeline import AHEAD, BEHIND, Pace, Pipeline
+from napari_skipseg.inference.pipeline import Pace, Pipeline
 from napari_skipseg.inference.predict import iter_fill, iter_predict, iter_prepare
+from napari_skipseg.inference.prediction import Focus, Opened, Written
 from napari_skipseg.inference.stores import ArrayStore
+from napari_skipseg.inference.tiling import Order, Unit, make_grid
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import Progress, run_to_end
 

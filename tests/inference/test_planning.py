@@ -10,15 +10,14 @@ import pytest
 from identity import Identity, always, identity, make_model
 
 from napari_skipseg.images.stack import LazyArray, Stack
-from napari_skipseg.images.zarr_writer import OmeZarrWriter
+from napari_skipseg.images.zarr.writer import OmeZarrWriter
 from napari_skipseg.inference import trial
-from napari_skipseg.inference.backends import Pixels, TileOutput
+from napari_skipseg.inference.backends.interface import Pixels, TileOutput
+from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.planning import iter_plan
-from napari_skipseg.inference.run_plan import RunPlan
 from napari_skipseg.inference.saving import SavedArray
 from napari_skipseg.inference.stores import ArrayStore, ZarrStore
-from napari_skipseg.inference.trial import Cost, Trial
+from napari_skipseg.inference.trial import Cost, Trial, iter_plan
 from napari_skipseg.progress import run_to_end
 
 TILES = 4 * 9

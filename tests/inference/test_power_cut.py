@@ -19,7 +19,7 @@ from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.inference import run_journal
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Written
+from napari_skipseg.inference.prediction import Written
 from napari_skipseg.inference.run_folder import RunFolder
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.objects.options import ObjectOptions
@@ -237,8 +237,8 @@ def test_blocks_of_objects_are_on_disk_before_they_count_and_damaged_ones_are_fo
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Any
 ) -> None:
     from napari_skipseg.images.stack import Stack
-    from napari_skipseg.objects.found_blocks import FoundBlocks, _region_of
-    from napari_skipseg.objects.whole import ObjectsTarget, iter_find_objects
+    from napari_skipseg.objects.block_cache import FoundBlocks, _region_of
+    from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 
     z, y, x = np.mgrid[:20, :60, :60]
     stack = Stack((((z // 7 + y // 9 + x // 11) % 2) * 255).astype(np.uint8), "ZYX", name="blobs")

@@ -17,14 +17,16 @@ from numpy.typing import NDArray
 from napari_skipseg.devices import Device
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.identity import identify
-from napari_skipseg.images.normalize import Normalization, measure
+from napari_skipseg.images.intensity.normalize import Normalization, measure
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference import stores
-from napari_skipseg.inference.backends import Choice, FallbackBackend, TileOutput
+from napari_skipseg.inference.backends.fallback import FallbackBackend
+from napari_skipseg.inference.backends.halving import Choice
+from napari_skipseg.inference.backends.interface import TileOutput
+from napari_skipseg.inference.memory import BEHIND
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Prediction
-from napari_skipseg.inference.pipeline import BEHIND
 from napari_skipseg.inference.predict import iter_predict
+from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
 

@@ -19,13 +19,17 @@ from napari_skipseg.devices import versions
 from napari_skipseg.errors import FileError, InputError, ModelError
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.identity import identify
-from napari_skipseg.images.normalize import Normalization
+from napari_skipseg.images.intensity.normalize import Normalization
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference import backends, predict, repeat, to_folder
-from napari_skipseg.inference.backends import Pinned
+from napari_skipseg.inference import predict, to_folder
+from napari_skipseg.inference.backends import choose
+from napari_skipseg.inference.backends.choose import Pinned
+from napari_skipseg.inference.memory import TileChoice
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
-from napari_skipseg.inference.recipe import (
+from napari_skipseg.inference.recipes import repeat
+from napari_skipseg.inference.recipes.lookup import find_input, find_model, read_recipe_file
+from napari_skipseg.inference.recipes.recipe import (
     BACKENDS,
     CHOSEN_DEVICES,
     Recipe,
@@ -39,10 +43,8 @@ from napari_skipseg.inference.recipe import (
     recipe_to_json,
     request_hash,
 )
-from napari_skipseg.inference.recipe_sources import find_input, find_model, read_recipe_file
-from napari_skipseg.inference.repeat import iter_repeat, pin, prepare_repeat
+from napari_skipseg.inference.recipes.repeat import iter_repeat, pin, prepare_repeat
 from napari_skipseg.inference.saving import save_prediction
-from napari_skipseg.inference.tile_choice import TileChoice
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.catalog import FOLDER_VARIABLE
 from napari_skipseg.models.model import Model, read_model, write_model
@@ -63,7 +65,7 @@ RECIPE = Recipe(
 @pytest.fixture(autouse=True)
 def only_torch(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Which is ready sooner than OpenVINO, and for so small a network fastest on one thread."""
-    for module in (backends, repeat):
+    for module in (choose, repeat):
         monkeypatch.setattr(module, "has_openvino", lambda: False)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -150,7 +152,7 @@ def test_a_recipe_edited_by_hand_is_refused_in_one_sentence(change: dict[str, An
 
 
 def test_what_computes_is_known_by_its_name() -> None:
-    assert {backends.TorchBackend.name, backends.OpenVINOBackend.name} == set(BACKENDS)
+    assert {choose.TorchBackend.name, choose.OpenVINOBackend.name} == set(BACKENDS)
     for backend in BACKENDS:
         for device in CHOSEN_DEVICES:
             known = replace(RECIPE, backend=backend, device=device)
@@ -433,11 +435,11 @@ def test_a_maker_that_can_is_asked_for_what_a_run_was_begun_with(cells: Path, tm
         asked: Pinned | None = None
 
         def __call__(self, *given: Any) -> Any:
-            return backends.make_backend(*given)
+            return choose.make_backend(*given)
 
         def pinned(self, pinned: Pinned) -> Any:
             self.asked = pinned
-            return backends.make_backend
+            return choose.make_backend
 
     maker, target = Pinnable(), FolderTarget(tmp_path / "out", "cells")
     told = {"side": 40, "batch": 1, "device": "cpu", "backend": "torch", "precision": "f32"}

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from napari_skipseg.inference.recipe import RecipeInput
-from napari_skipseg.inference.recipe_objects import ObjectsRecipe, objects_differences
+from napari_skipseg.inference.recipes.recipe import ObjectsRecipe, RecipeInput, objects_differences
 from napari_skipseg.objects.options import ObjectOptions
 
 IMAGE = RecipeInput("em", "/data/em.tif", "ab" * 32, (2, 8, 9), "ZYX", "uint8", (50.0, 4.0, 4.0), "nm", (0.0, 0.0, 0.0))

@@ -15,9 +15,9 @@ import zarr
 
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
-from napari_skipseg.images.zarr_layout import Layout
-from napari_skipseg.images.zarr_writer import write_ome_zarr
-from napari_skipseg.inference.outputs import AttentionMap, Prediction, Stored, binarize, to_uint8
+from napari_skipseg.images.zarr.layout import Layout
+from napari_skipseg.images.zarr.writer import write_ome_zarr
+from napari_skipseg.inference.prediction import AttentionMap, Prediction, Stored, binarize, to_uint8
 from napari_skipseg.inference.saving import check_replaceable, plain_name, save_prediction, scratch_folder
 
 RNG = np.random.default_rng(1)

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from napari_skipseg.devices import Device
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.normalize import measure, measure_greys
+from napari_skipseg.images.intensity.normalize import measure, measure_greys
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference import tile_pixels
-from napari_skipseg.inference.backends import TorchBackend
+from napari_skipseg.inference import tiling
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Prediction
 from napari_skipseg.inference.predict import iter_predict
+from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.inference.scale import scale_of, seen_lengths, trained_voxel_size
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
@@ -177,7 +177,7 @@ def test_a_tile_of_many_voxels_is_read_in_parts(monkeypatch: pytest.MonkeyPatch)
     whole = run_to_end(work()).probability
     assert watched.largest == 16 * 160 * 160
     watched.largest = 0
-    monkeypatch.setattr(tile_pixels, "MOST_READ", 5000)
+    monkeypatch.setattr(tiling, "MOST_READ", 5000)
     monkeypatch.setattr("napari_skipseg.images.identity.WHOLE", 0)
     monkeypatch.setattr("napari_skipseg.images.identity.SIDE", 64)
     np.testing.assert_array_equal(run_to_end(work()).probability, whole)

@@ -9,12 +9,18 @@ import tifffile
 
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.images.files import write_ome_tiff
-from napari_skipseg.inference.pairs import pair_files
-from napari_skipseg.inference.scoring import ScoreOptions, find_pairs, iter_score_pairs, score_files, score_folders
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.scores.instances import MaskError, score_instances
 from napari_skipseg.scores.isbi import score_isbi
 from napari_skipseg.scores.overlap import score_overlap
+from napari_skipseg.scoring.files import (
+    ScoreOptions,
+    find_pairs,
+    iter_score_pairs,
+    pair_files,
+    score_files,
+    score_folders,
+)
 
 
 def em(seed, shape=(3, 24, 32)):

@@ -16,17 +16,14 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.zarr_array import ZarrArray
-from napari_skipseg.images.zarr_layout import Layout
-from napari_skipseg.images.zarr_nodes import read_node
-from napari_skipseg.images.zarr_store import WholeChunkStore
-from napari_skipseg.images.zarr_writer import create_ome_zarr
-from napari_skipseg.inference import plane_view
+from napari_skipseg.images.zarr.array import WholeChunkStore, ZarrArray
+from napari_skipseg.images.zarr.layout import Layout
+from napari_skipseg.images.zarr.metadata import read_node
+from napari_skipseg.images.zarr.writer import create_ome_zarr
+from napari_skipseg.inference import stores
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.plane_view import PlaneView
 from napari_skipseg.inference.predict import Run, iter_prepare
-from napari_skipseg.inference.results import Piece
-from napari_skipseg.inference.stores import ArrayStore, ZarrStore, stored_order, tell_changes
+from napari_skipseg.inference.stores import ArrayStore, Piece, PlaneView, ZarrStore, stored_order, tell_changes
 from napari_skipseg.progress import run_to_end
 
 RNG = np.random.default_rng(8)
@@ -156,7 +153,7 @@ INDICES: list[Any] = [
 def test_any_index_gives_what_numpy_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunks: tuple[int, ...], in_file: bool
 ) -> None:
-    monkeypatch.setattr(plane_view, "IN_MEMORY", 0 if in_file else 2**20)
+    monkeypatch.setattr(stores, "IN_MEMORY", 0 if in_file else 2**20)
     values = RNG.integers(0, 2**16, (2, 3, 9, 31, 22)).astype(np.uint16)  # C, T, Z, Y, X
     order = stored_order("CTZYX")
     assert order == (1, 0, 2, 3, 4)
@@ -177,12 +174,12 @@ def test_any_index_gives_what_numpy_gives(
 def test_a_tiff_of_deep_chunks_reads_each_chunk_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunks_read: Counter[str], in_file: bool, large: bool
 ) -> None:
-    from napari_skipseg.images import tiff_writer
+    from napari_skipseg.images.tiff import writer
 
-    monkeypatch.setattr(plane_view, "IN_MEMORY", 0 if in_file else 2**25)
+    monkeypatch.setattr(stores, "IN_MEMORY", 0 if in_file else 2**25)
     if large:  # a plane is written in tiles, row by row
-        monkeypatch.setattr(tiff_writer, "LARGEST_PLANE", 1000)
-        monkeypatch.setattr(tiff_writer, "TILE", 64)
+        monkeypatch.setattr(writer, "LARGEST_PLANE", 1000)
+        monkeypatch.setattr(writer, "TILE", 64)
     values = RNG.integers(0, 9, (2, 70, 140, 200)).astype(np.uint8)
     data = stored(tmp_path / "a.ome.zarr", values, "CZYX", (1, 64, 64, 64))
     write_ome_tiff(tmp_path / "a.tif", PlaneView(data, (0, 1, 2, 3), tmp_path), "CZYX", (1.0, 1.0, 1.0), "pixel")
@@ -198,7 +195,7 @@ def test_a_slab_that_is_too_large_lies_in_a_file(tmp_path: Path, monkeypatch: py
     data = stored(tmp_path / "a.ome.zarr", np.ones(shape, np.float32), "ZYX", (64, 64, 64))
     peaks = {}
     for limit in (2**27, 2**20):
-        monkeypatch.setattr(plane_view, "IN_MEMORY", limit)
+        monkeypatch.setattr(stores, "IN_MEMORY", limit)
         tracemalloc.start()
         view = PlaneView(data, (0, 1, 2), tmp_path)
         assert all((view[z] == 1).all() for z in range(0, 64, 9))
@@ -218,7 +215,7 @@ def test_a_damaged_chunk_is_named(tmp_path: Path) -> None:
 
 
 def test_no_room_for_a_slab_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plane_view, "IN_MEMORY", 0)
+    monkeypatch.setattr(stores, "IN_MEMORY", 0)
     data = stored(tmp_path / "a.ome.zarr", np.ones((8, 40, 40), np.uint8), "ZYX", (4, 20, 20))
     with pytest.raises(FileError, match="does not exist: create it"):
         PlaneView(data, (0, 1, 2), tmp_path / "missing")[0]

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from napari_skipseg.devices import Device
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.normalize import measure
+from napari_skipseg.images.intensity.normalize import measure
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.backends import Backend, Pixels, TileOutput, TorchBackend
+from napari_skipseg.inference.backends.choose import BackendMaker
+from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Prediction
-from napari_skipseg.inference.passes import BackendMaker
 from napari_skipseg.inference.predict import iter_predict
+from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
 

@@ -6,13 +6,21 @@ import pytest
 from identity import make_model
 
 from napari_skipseg.devices import Device
-from napari_skipseg.inference import memory_share
-from napari_skipseg.inference.memory import FACTORS, FLOAT, tile_bytes
+from napari_skipseg.inference import memory
+from napari_skipseg.inference.memory import (
+    AHEAD,
+    BEHIND,
+    FACTORS,
+    FLOAT,
+    SHARE,
+    SLICES,
+    VOXELS_AT_ONCE,
+    TileChoice,
+    choose_tile,
+    tile_bytes,
+)
 from napari_skipseg.inference.memory_share import MemoryShare
-from napari_skipseg.inference.pipeline import AHEAD, BEHIND
-from napari_skipseg.inference.planes import SLICES
-from napari_skipseg.inference.recipe import MOST_AT_ONCE
-from napari_skipseg.inference.tile_choice import SHARE, VOXELS_AT_ONCE, TileChoice, choose_tile
+from napari_skipseg.inference.recipes.recipe import MOST_AT_ONCE
 from napari_skipseg.models.model import Model
 
 CPU, CUDA = Device("cpu", "CPU", ""), Device("cuda", "GPU", "")
@@ -22,7 +30,7 @@ DEEP = make_model(3, (4, 8), margin=6)
 
 
 def free(monkeypatch: pytest.MonkeyPatch, cpu: int = PLENTY, cuda: int = PLENTY) -> None:
-    monkeypatch.setattr(memory_share, "free_memory", {"cpu": cpu, "cuda": cuda}.__getitem__)
+    monkeypatch.setattr(memory, "free_memory", {"cpu": cpu, "cuda": cuda}.__getitem__)
 
 
 def choose(model: Model, device: Device = CPU, wanted: int = 0, planes: str = "xy") -> TileChoice:
@@ -69,8 +77,8 @@ def test_the_tile_is_the_largest_that_takes_its_share_of_what_is_free(
 
 def test_a_volume_takes_smaller_tiles_where_less_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     sides = []
-    for memory in (PLENTY, 2**28, 2**25, 2**23, 0):
-        free(monkeypatch, cpu=memory)
+    for left in (PLENTY, 2**28, 2**25, 2**23, 0):
+        free(monkeypatch, cpu=left)
         sides.append(choose(DEEP).side)
     assert sides == sorted(sides, reverse=True)
     assert len(set(sides)) == 5

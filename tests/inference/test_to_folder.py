@@ -21,18 +21,20 @@ from numpy.typing import NDArray
 
 from napari_skipseg.devices import best_precision
 from napari_skipseg.errors import FileError, SkipsegError
-from napari_skipseg.images import chunk_writer, grey_samples
 from napari_skipseg.images import identity as identity_of_images
 from napari_skipseg.images.files import holds_labels, read_levels, read_recipe, read_stack, write_ome_tiff
+from napari_skipseg.images.intensity import samples
 from napari_skipseg.images.stack import LazyArray, Stack
-from napari_skipseg.images.zarr_chunks import is_finished
-from napari_skipseg.images.zarr_layout import Layout
-from napari_skipseg.images.zarr_writer import create_ome_zarr, write_ome_zarr
+from napari_skipseg.images.zarr import chunk_writer
+from napari_skipseg.images.zarr.layout import Layout
+from napari_skipseg.images.zarr.reader import is_finished
+from napari_skipseg.images.zarr.writer import create_ome_zarr, write_ome_zarr
 from napari_skipseg.inference import predict, to_folder
-from napari_skipseg.inference.backends import Choice, FallbackBackend
+from napari_skipseg.inference.backends.fallback import FallbackBackend
+from napari_skipseg.inference.backends.halving import Choice
+from napari_skipseg.inference.memory import TileChoice
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Written
-from napari_skipseg.inference.tile_choice import TileChoice
+from napari_skipseg.inference.prediction import Written
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
@@ -562,7 +564,7 @@ def test_a_stack_damaged_in_its_middle_keeps_what_was_written(
     monkeypatch.setattr(identity_of_images, "WHOLE", 0)  # of a large stack only a sample is hashed for the recipe
     monkeypatch.setattr(identity_of_images, "BLOCKS", 1)
     values = RNG.random((40, 60, 70)).astype(np.float32)
-    measured = np.random.default_rng(0).choice(40, grey_samples.SAMPLED_SLICES, replace=False)
+    measured = np.random.default_rng(0).choice(40, samples.SAMPLED_SLICES, replace=False)
     slice_, image = max(set(range(40)) - set(measured)), tmp_path / ("cells.zarr" if kind == "zarr" else "cells.tif")
     if kind == "zarr":
         write_ome_zarr(image, values, Layout(values.shape, "ZYX", "float32", chunks=(1, 60, 70)))

@@ -16,7 +16,7 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.progress import Progress
-from napari_skipseg.training.learning import Finetuned, Keep, Learned, Lesson, Pictured, Report, ScoreRow
+from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured, Report, ScoreRow
 
 STEPS, PAUSE, EVERY = 40, 0.02, 5
 

@@ -12,12 +12,12 @@ import pytest
 import tifffile
 
 from napari_skipseg.batch.records import read_record
-from napari_skipseg.batch.rows import BatchOpened, FileChanged, Retry, Row
 from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.batch.settings import BatchSettings, ask
+from napari_skipseg.batch.table import BatchOpened, FileChanged, Retry, Row
 from napari_skipseg.errors import EngineError, FileError
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.jobs import batching, events, requests
+from napari_skipseg.jobs import events, operations, requests
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress, run_to_end
@@ -82,7 +82,7 @@ def test_a_batch_and_its_commands_survive_their_lines() -> None:
 
 
 def settings_stub(objects: ObjectOptions | None = None) -> BatchSettings:
-    from napari_skipseg.inference.recipe import SegmentRequest
+    from napari_skipseg.inference.recipes.recipe import SegmentRequest
 
     request = SegmentRequest("m", "ab", SegmentOptions(), "uint8", "ome-zarr", objects)
     return BatchSettings("/in/*.tif", "/out", request, True, "/truth", 255, True, "ZYX", (50.0, 4.0, 4.0), "nm")
@@ -92,14 +92,14 @@ def test_rows_survive_their_lines_whatever_the_files_are_called() -> None:
     name = os.fsdecode(b"\xff \xe9.tif")
     row = Row(name, f"/in/{name}", "done", scores={"dice": 0.5}, outputs=(f"/out/{name}", "/out/b"), seconds_left=1.5)
     for progress in (BatchOpened(1, 2, "m", (row, row), "/out", 3, 4, (name,)), FileChanged(1, 2, "m", row, 2.5)):
-        event = batching.event_of_batch(progress, 7)
+        event = operations.event_of_batch(progress, 7)
         assert event is not None
         assert event.number == 7
-        assert batching.progress_of_batch(events.event_from_line(events.event_to_line(event))) == progress
+        assert operations.progress_of_batch(events.event_from_line(events.event_to_line(event))) == progress
     undefined = FileChanged(1, 2, "m", Row("a", "/a", scores={"dice": float("nan")}))
-    event = batching.event_of_batch(undefined, 7)
+    event = operations.event_of_batch(undefined, 7)
     assert event is not None
-    found = batching.progress_of_batch(events.event_from_line(events.event_to_line(event)))
+    found = operations.progress_of_batch(events.event_from_line(events.event_to_line(event)))
     assert isinstance(found, FileChanged)
     assert np.isnan(found.row.scores["dice"])
 

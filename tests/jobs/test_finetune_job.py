@@ -21,15 +21,14 @@ from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.jobs import child, events, requests
 from napari_skipseg.jobs.client import Engine
-from napari_skipseg.jobs.inputs import open_labels, open_strokes
+from napari_skipseg.jobs.operations import open_labels, open_strokes
 from napari_skipseg.jobs.teaching_calls import CorrectedStack
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.training.finetune_settings import FinetuneSettings
-from napari_skipseg.training.learning import Finetuned, Keep, Learned, Lesson, Pictured, Report, ScoreRow
-from napari_skipseg.training.settings import TrainSettings
+from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured, Report, ScoreRow
+from napari_skipseg.training.settings import FinetuneSettings, TrainSettings
 
 STUB = Path(__file__).parent / "stub_teacher.py"
 

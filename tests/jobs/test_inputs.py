@@ -9,7 +9,7 @@ import zarr
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_levels
-from napari_skipseg.jobs.inputs import open_voxels
+from napari_skipseg.jobs.operations import open_voxels
 
 CUBE = np.random.default_rng(0).integers(0, 255, (8, 8, 8), "uint8")
 

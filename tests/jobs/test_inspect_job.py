@@ -7,7 +7,7 @@ import pytest
 from small_stacks import make_stack
 
 from napari_skipseg.errors import InputError, ModelError
-from napari_skipseg.images.normalize import measure
+from napari_skipseg.images.intensity.normalize import measure
 from napari_skipseg.jobs import events, inspection, requests
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.inspection import choose_part, cut_part
@@ -18,7 +18,7 @@ SLICE = {"Z": slice(1, 2)}
 
 
 def test_features_and_attention_are_those_of_the_study(engine: Engine, model_folder) -> None:
-    from napari_skipseg.studies.channels import gate_features
+    from napari_skipseg.studies.gates import gate_features
 
     stack = make_stack()
     pixels = measure(stack).apply(stack.read((slice(1, 2),)))

@@ -16,10 +16,10 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.zarr_layout import Layout
-from napari_skipseg.images.zarr_writer import write_ome_zarr
+from napari_skipseg.images.zarr.layout import Layout
+from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Stored
+from napari_skipseg.inference.prediction import Stored
 from napari_skipseg.jobs import events, requests
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.finding_calls import find_array_file

@@ -8,7 +8,8 @@ from torch import nn
 
 from napari_skipseg.devices import Device, has_openvino
 from napari_skipseg.errors import SpecError
-from napari_skipseg.inference.backends import OpenVINOBackend, TorchBackend
+from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import Model
 from napari_skipseg.networks.build import build, count_parameters

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from napari_skipseg.devices import Device, has_openvino
-from napari_skipseg.inference.backends import OpenVINOBackend, TorchBackend
+from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import Model, write_model
 from napari_skipseg.networks.build import build, count_parameters

@@ -11,8 +11,8 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.models import description
 from napari_skipseg.objects.classes import class_probability
+from napari_skipseg.objects.elevation import distance
 from napari_skipseg.objects.find import ObjectSearch, find_objects
-from napari_skipseg.objects.landscape import distance
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 

@@ -10,8 +10,8 @@ from skimage.measure import marching_cubes, mesh_surface_area, regionprops
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.zarr_layout import Layout
-from napari_skipseg.images.zarr_writer import write_ome_zarr
+from napari_skipseg.images.zarr.layout import Layout
+from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.objects.classes import class_probability
 from napari_skipseg.objects.find import find_objects
 from napari_skipseg.objects.measure import iter_measure, measure_objects

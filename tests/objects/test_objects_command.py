@@ -16,8 +16,8 @@ from made import bumpy, cells
 import napari_skipseg as skipseg
 from napari_skipseg import cli
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
-from napari_skipseg.objects import blocks, whole
-from napari_skipseg.objects.parts import find_parts
+from napari_skipseg.objects import blocks, find_in_blocks
+from napari_skipseg.objects.block_regions import find_parts
 from napari_skipseg.scores.instances import score_instances
 from napari_skipseg.scores.matching import score_matching
 
@@ -205,7 +205,7 @@ def test_a_command_that_was_stopped_goes_on_with_the_blocks_it_found(objects, tm
         looked.append(window.start)
         return find_parts(values, low, window, *how)
 
-    monkeypatch.setattr(whole, "find_parts", find)
+    monkeypatch.setattr(find_in_blocks, "find_parts", find)
     code, shown, errors = objects(tmp_path / "em_probability.tif", out, *flags)
     assert (code, shown) == (130, "")
     assert "the same command goes on" in errors
@@ -245,6 +245,6 @@ def held_by_another(folder):
 def test_what_cannot_be_found_leaves_no_folder(objects, probability, tmp_path, monkeypatch):
     monkeypatch.setattr(blocks, "SIDE", 16)
     assert objects(probability, tmp_path / "out", "--class", "cheese")[0] == 1
-    monkeypatch.setattr(whole, "find_parts", mock.Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(find_in_blocks, "find_parts", mock.Mock(side_effect=KeyboardInterrupt))
     assert objects(probability, tmp_path / "out", "--method", "cells")[0] == 130
     assert list((tmp_path / "out").iterdir()) == []

@@ -10,13 +10,13 @@ from made import bumpy, finished
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.objects import blocks, gathered
+from napari_skipseg.objects import blocks, merge_blocks
 from napari_skipseg.objects.blocks import grid_of, plan_blocks
 from napari_skipseg.objects.files import iter_write_objects, read_probability
 from napari_skipseg.objects.find import find_objects
+from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.objects.graph import join_parts
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.whole import ObjectsTarget, iter_find_objects
 
 SHAPE, SIZE = (11, 33, 29), (2.5, 1.0, 1.0)
 
@@ -47,9 +47,9 @@ def test_any_block_gives_what_the_whole_gives(method, seeds, block, tmp_path):
 
 @pytest.mark.parametrize("method", ["components", "watershed", "cells"])
 def test_parts_that_are_joined_while_blocks_come_give_the_same(method, tmp_path, monkeypatch):
-    monkeypatch.setattr(gathered, "MOST_NEW", 60)
+    monkeypatch.setattr(merge_blocks, "MOST_NEW", 60)
     joined = []
-    monkeypatch.setattr(gathered, "join_parts", lambda *given: joined.append(given) or join_parts(*given))
+    monkeypatch.setattr(merge_blocks, "join_parts", lambda *given: joined.append(given) or join_parts(*given))
     values = np.round(bumpy(SHAPE, 4) * 40) / np.float32(40)
     options = ObjectOptions(method, fill_holes=True, seed_distance=4, merge=0.55)
     stack = Stack(values, "ZYX", SIZE, "nm")

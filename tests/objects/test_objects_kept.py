@@ -9,11 +9,11 @@ from made import bumpy, finished
 from napari_skipseg.devices import versions
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.objects import whole
+from napari_skipseg.objects import find_in_blocks
+from napari_skipseg.objects.block_regions import find_parts
 from napari_skipseg.objects.blocks import grid_of
+from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_blocks, iter_find_objects
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.parts import find_parts
-from napari_skipseg.objects.whole import ObjectsTarget, iter_find_blocks, iter_find_objects
 
 BLOCK, SHAPE = (4, 12, 15), (11, 33, 29)
 BLOCKS = 18
@@ -30,7 +30,7 @@ def computed(monkeypatch):
     """The blocks that were looked at, by where they begin."""
     seen = []
     monkeypatch.setattr(
-        whole,
+        find_in_blocks,
         "find_parts",
         lambda values, low, window, *how: seen.append(window.start) or find_parts(values, low, window, *how),
     )
@@ -109,7 +109,7 @@ def test_blocks_of_another_search_are_not_gone_on_with(change, volume, tmp_path,
     target = dataclasses.replace(target, recipe={"inputs": 2}) if change == "recipe" else target
     volume = dataclasses.replace(volume, voxel_size=(5.0, 1.0, 1.0)) if change == "voxels" else volume
     if change == "version":
-        monkeypatch.setattr(whole, "versions", lambda: {"napari-skipseg": "another"})
+        monkeypatch.setattr(find_in_blocks, "versions", lambda: {"napari-skipseg": "another"})
     if change == "half made":
         (tmp_path / "kept" / "made_of.json").unlink()
     found = finished(iter_find_objects(volume, (), options, target, block=BLOCK))
@@ -120,11 +120,11 @@ def test_blocks_of_another_search_are_not_gone_on_with(change, volume, tmp_path,
 
 
 def test_blocks_may_be_found_by_others(volume, tmp_path, computed, monkeypatch):
-    monkeypatch.setattr(whole, "grid_of", lambda shape, options, _=None: grid_of(shape, options, BLOCK))
+    monkeypatch.setattr(find_in_blocks, "grid_of", lambda shape, options, _=None: grid_of(shape, options, BLOCK))
     target = ObjectsTarget(tmp_path / "out", "x", kept=tmp_path / "kept")
     stopped_after(0, iter_find_objects(volume, (), OPTIONS, target))
     without_napari = {name: version for name, version in versions().items() if name != "napari"}
-    monkeypatch.setattr(whole, "versions", lambda: without_napari)
+    monkeypatch.setattr(find_in_blocks, "versions", lambda: without_napari)
     for numbers in (range(12, 18), range(6), range(6, 12)):
         last = list(iter_find_blocks(volume, (), OPTIONS, target, numbers))[-1]
         assert last.done == last.total == 6

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from made import bumpy
 
-from napari_skipseg.images.zarr_layout import Layout
-from napari_skipseg.images.zarr_writer import create_ome_zarr
+from napari_skipseg.images.zarr.layout import Layout
+from napari_skipseg.images.zarr.writer import create_ome_zarr
 
 SHAPE, BLOCK = (384, 768, 768), (64, 256, 256)
 LAYOUT = Layout(SHAPE, "ZYX", "uint8", (8.0, 8.0, 8.0), "nm", chunks=BLOCK)
@@ -21,7 +21,7 @@ from pathlib import Path
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.objects import whole
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.whole import ObjectsTarget, iter_find_objects
+from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.progress import run_to_end
 
 whole.blocks_at_once = lambda: 2

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from napari_skipseg.cli import app
 from napari_skipseg.errors import FileError, InputError, SpecError
 from napari_skipseg.images.files import write_ome_tiff
-from napari_skipseg.images.synthetic import make_sample
+from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.networks.build import count_parameters

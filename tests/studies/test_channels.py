@@ -12,7 +12,8 @@ from napari_skipseg.errors import FileError, InputError, ModelError
 from napari_skipseg.networks.gates import Gate
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.studies.channels import gate_features, iter_channels, run_with_gates
+from napari_skipseg.studies.channels import iter_channels
+from napari_skipseg.studies.gates import gate_features, run_with_gates
 from napari_skipseg.studies.pictures import choose_channels
 
 IMAGE = np.random.default_rng(0).normal(size=(1, 13, 17)).astype(np.float32)

@@ -8,10 +8,10 @@ import torch
 from scipy import ndimage
 from scipy.interpolate import BSpline
 
-from napari_skipseg.training import augment, samples
+from napari_skipseg.training import augment, patches
 from napari_skipseg.training.augment import draw_matrix, draw_warp, resample, sampling_grid, spline_basis, vary_greys
-from napari_skipseg.training.augmentation import AUGMENTATIONS, Augmentation
-from napari_skipseg.training.samples import Labelled, draw_sample
+from napari_skipseg.training.patches import Labelled, draw_sample
+from napari_skipseg.training.settings import AUGMENTATIONS, Augmentation
 
 NOTHING = AUGMENTATIONS["none"]
 DROZDZAL = AUGMENTATIONS["drozdzal"]
@@ -314,4 +314,4 @@ def test_blur_keeps_flat_images_and_spreads_a_point_as_a_gaussian(shape):
 
 
 def test_a_turned_patch_is_read_with_surroundings():
-    assert math.sqrt(2) < samples.READ_AROUND
+    assert math.sqrt(2) < patches.READ_AROUND

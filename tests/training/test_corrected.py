@@ -12,19 +12,19 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.training.class_plan import plan_classes
-from napari_skipseg.training.corrected import (
+from napari_skipseg.training.finetune.blocks import total
+from napari_skipseg.training.finetune.labels import (
     Corrected,
     check_images,
     describe_lesson,
     iter_find_places,
     pair_labels,
+    plan_classes,
     read_corrected,
 )
-from napari_skipseg.training.finetune_settings import FinetuneSettings
-from napari_skipseg.training.material import iter_read_material
-from napari_skipseg.training.places import total
-from napari_skipseg.training.windows import windows_of
+from napari_skipseg.training.finetune.patches import windows_of
+from napari_skipseg.training.finetune.regions import iter_read_material
+from napari_skipseg.training.settings import FinetuneSettings
 
 PARENT = ModelDescription("old", UNetSpec(widths=(4, 8)), (ClassLabel("membrane", 0),), 4, "")
 MITO = (ClassLabel("mitochondrion", 2),)

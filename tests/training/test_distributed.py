@@ -13,7 +13,7 @@ import torch
 from napari_skipseg.devices import Device
 from napari_skipseg.errors import DeviceError, EngineError, SpecError
 from napari_skipseg.images.files import write_ome_tiff
-from napari_skipseg.images.synthetic import make_sample
+from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage
@@ -92,8 +92,8 @@ from napari_skipseg.progress import run_to_end
 from napari_skipseg.training import fit
 from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.distributed import joined, started_by_torchrun
-from napari_skipseg.training.learning import Keep
-from napari_skipseg.training.samples import Labelled, TrainingData
+from napari_skipseg.training.progress import Keep
+from napari_skipseg.training.patches import Labelled, TrainingData
 from napari_skipseg.training.settings import settings_from_json
 
 folder = Path(sys.argv[1])

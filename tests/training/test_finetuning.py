@@ -12,25 +12,23 @@ from napari_skipseg.api import segment
 from napari_skipseg.errors import InputError, ModelError, SpecError
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.synthetic import make_isotropic_sample, make_sample
+from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_sample
 from napari_skipseg.models.catalog import FOLDER_VARIABLE
 from napari_skipseg.models.description import ClassLabel, card_facts
 from napari_skipseg.models.folder import SAMPLE_FILE
 from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import Found, run_to_end
-from napari_skipseg.training import finetune, finetune_task, shares
-from napari_skipseg.training.augmentation import AUGMENTATIONS
-from napari_skipseg.training.class_plan import ClassPlan, plan_classes
-from napari_skipseg.training.corrected import Corrected, iter_find_places, iter_plan_lesson
-from napari_skipseg.training.finetune import iter_finetune
-from napari_skipseg.training.finetune_settings import STEPS, FinetuneSettings, finetune_from_json
-from napari_skipseg.training.finetune_task import HOLDING
-from napari_skipseg.training.learning import Keep, Learned, Pictured, Report, ScoreRow
-from napari_skipseg.training.material import iter_read_material
-from napari_skipseg.training.remembered import remembered_of
-from napari_skipseg.training.report import CORRECTIONS, OWN_SAMPLE, STROKES, compare, examine
-from napari_skipseg.training.settings import TrainSettings
+from napari_skipseg.training.finetune import priors, run, task
+from napari_skipseg.training.finetune.estimate import iter_plan_lesson
+from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, iter_find_places, plan_classes
+from napari_skipseg.training.finetune.regions import iter_read_material
+from napari_skipseg.training.finetune.rehearsal import remembered_of
+from napari_skipseg.training.finetune.report import CORRECTIONS, OWN_SAMPLE, STROKES, compare, examine
+from napari_skipseg.training.finetune.run import iter_finetune
+from napari_skipseg.training.finetune.task import HOLDING
+from napari_skipseg.training.progress import Keep, Learned, Pictured, Report, ScoreRow
+from napari_skipseg.training.settings import AUGMENTATIONS, STEPS, FinetuneSettings, TrainSettings, finetune_from_json
 from napari_skipseg.training.train import iter_train
 
 MITO = (ClassLabel("mitochondrion", 2),)
@@ -58,7 +56,7 @@ def _models(library, monkeypatch):
     """The library, and a short start of new classes and few prepared patches, which most of the time would go to."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(library))
     monkeypatch.setitem(STEPS, "quick", 8)
-    monkeypatch.setattr(finetune_task, "FEATURES", 24)
+    monkeypatch.setattr(task, "FEATURES", 24)
 
 
 def squares(depth=2, side=128):
@@ -404,8 +402,8 @@ def test_a_rare_class_learnt_from_as_many_strokes_is_not_found_too_often(tmp_pat
     strokes[:, :, 70:][strokes[:, :, 70:] == 1] = 0
     corrected = Corrected(Stack(image, "ZYX", (50, 4, 4), "nm", name="rare"), strokes, "rare")
     found = {}
-    for name, dense_from in (("matched", shares.DENSE), ("unmatched", 0.0)):
-        monkeypatch.setattr(shares, "DENSE", dense_from)
+    for name, dense_from in (("matched", priors.DENSE), ("unmatched", 0.0)):
+        monkeypatch.setattr(priors, "DENSE", dense_from)
         made = finetuned(tmp_path, settings_of(name, reach="quick", steps=40), corrected)
         found[name] = float((segment(corrected.stack, str(made.folder)).probability[1] > 0.5).mean())
     assert found["matched"] < found["unmatched"]
@@ -414,7 +412,7 @@ def test_a_rare_class_learnt_from_as_many_strokes_is_not_found_too_often(tmp_pat
 @pytest.mark.parametrize(("labelled", "changes"), [(1.0, False), (0.1, True)])
 def test_dense_labels_show_the_share_themselves(tmp_path, monkeypatch, labelled, changes):
     asked: list[object] = []
-    monkeypatch.setattr(shares, "find_shares", lambda found, learnt: asked.append(learnt) or learnt)
+    monkeypatch.setattr(priors, "find_shares", lambda found, learnt: asked.append(learnt) or learnt)
     corrected = squares()
     kept = np.random.default_rng(0).random(corrected.labels.shape) < labelled
     sparse = Corrected(corrected.stack, np.where(kept, corrected.labels, 0).astype(np.uint8), "squares")
@@ -462,7 +460,7 @@ def test_a_scoring_that_fails_leaves_the_model_and_says_how_it_is_scored(tmp_pat
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     with monkeypatch.context() as patch:
-        patch.setattr(finetune, "compare", fail)
+        patch.setattr(run, "compare", fail)
         with pytest.raises(ModelError, match=r"is written to .*illegal memory access.*the same command only scores it"):
             finetuned(tmp_path, settings, corrected)
     assert finetuned(tmp_path, settings, corrected).report.rows

@@ -19,15 +19,14 @@ from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage, UNetSpec
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.training import checkpoint, fit, train_task
+from napari_skipseg.training import checkpoint, fit, train
 from napari_skipseg.training.compute import Compute, choose_compute
 from napari_skipseg.training.distributed import ALONE
-from napari_skipseg.training.fit import iter_fit
-from napari_skipseg.training.learning import Pictured
-from napari_skipseg.training.optimizers import learning_rate, make_optimizer
-from napari_skipseg.training.protocols import PROTOCOLS
-from napari_skipseg.training.samples import Labelled, TrainingData
-from napari_skipseg.training.settings import TrainSettings
+from napari_skipseg.training.fit import learning_rate, make_optimizer
+from napari_skipseg.training.patches import Labelled, TrainingData
+from napari_skipseg.training.progress import Pictured
+from napari_skipseg.training.settings import PROTOCOLS, TrainSettings
+from napari_skipseg.training.train import iter_fit
 
 CPU = Compute(torch.device("cpu"))
 GLOBAL_STATE = (5, 77)
@@ -402,9 +401,9 @@ def test_the_picture_is_that_of_the_window_with_the_most_of_a_class(tmp_path):
 
 
 def test_a_volume_is_validated_in_blocks_that_cover_it_once(monkeypatch):
-    monkeypatch.setattr(train_task, "VALIDATION_VOXELS", 1000)
+    monkeypatch.setattr(train, "VALIDATION_VOXELS", 1000)
     run_of_slices = labelled(0, 7)
-    windows = train_task._validation_windows((run_of_slices,), 3)
+    windows = train._validation_windows((run_of_slices,), 3)
     assert len(windows) > 3
     assert max(window.target.size for window in windows) <= 1000
     assert sum(window.target.size for window in windows) == run_of_slices.target.size

@@ -14,8 +14,8 @@ from napari_skipseg.progress import run_to_end
 from napari_skipseg.training import fit
 from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.fit import iter_learn
-from napari_skipseg.training.learning import Keep, Learned, Pictured
-from napari_skipseg.training.protocols import PROTOCOLS
+from napari_skipseg.training.progress import Keep, Learned, Pictured
+from napari_skipseg.training.settings import PROTOCOLS
 from napari_skipseg.training.task import Pace, Validation
 
 CPU = Compute(torch.device("cpu"))

@@ -12,18 +12,16 @@ import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_skipseg.images.normalize import measure
+from napari_skipseg.images.intensity.normalize import measure
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import Found, run_to_end
-from napari_skipseg.training.class_plan import plan_classes
-from napari_skipseg.training.corrected import Corrected, iter_find_places
-from napari_skipseg.training.finetune_settings import FinetuneSettings
+from napari_skipseg.training.finetune.labels import Corrected, iter_find_places, plan_classes
+from napari_skipseg.training.finetune.regions import Material, iter_read_material
 from napari_skipseg.training.losses import IGNORED
-from napari_skipseg.training.material import Material, iter_read_material
-from napari_skipseg.training.samples import read_data
-from napari_skipseg.training.settings import TrainSettings
+from napari_skipseg.training.patches import read_data
+from napari_skipseg.training.settings import FinetuneSettings, TrainSettings
 
 BORDER = 40
 PARENT = ModelDescription("old", UNetSpec(widths=(4, 8)), (ClassLabel("membrane", 0),), 4, "")

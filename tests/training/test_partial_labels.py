@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from napari_skipseg.networks.network import class_probability
-from napari_skipseg.training.losses import loss
-from napari_skipseg.training.partial_labels import merge_unknown, remembering_loss
+from napari_skipseg.training.losses import loss, merge_unknown, remembering_loss
 
 
 def test_the_probability_of_an_unknown_class_goes_to_the_background():

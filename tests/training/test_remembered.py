@@ -15,12 +15,10 @@ from napari_skipseg.models.folder import SAMPLE_FILE
 from napari_skipseg.models.model import write_model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import UNetSpec
-from napari_skipseg.training.augmentation import AUGMENTATIONS
-from napari_skipseg.training.class_plan import plan_classes
-from napari_skipseg.training.finetune_settings import FinetuneSettings
-from napari_skipseg.training.lesson_patches import LessonPatches
-from napari_skipseg.training.material import Kind, Material, Region, Spot
-from napari_skipseg.training.remembered import (
+from napari_skipseg.training.finetune.labels import plan_classes
+from napari_skipseg.training.finetune.patches import LessonPatches
+from napari_skipseg.training.finetune.regions import Kind, Material, Region, Spot
+from napari_skipseg.training.finetune.rehearsal import (
     MOST_BYTES,
     Remembered,
     join_samples,
@@ -30,7 +28,8 @@ from napari_skipseg.training.remembered import (
     sample_of_training,
     sample_to_bytes,
 )
-from napari_skipseg.training.samples import Labelled, TrainingData
+from napari_skipseg.training.patches import Labelled, TrainingData
+from napari_skipseg.training.settings import AUGMENTATIONS, FinetuneSettings
 
 SPEC = UNetSpec(widths=(4, 8))
 DESCRIPTION = ModelDescription("old", SPEC, (ClassLabel("membrane", 0),), 4, "")

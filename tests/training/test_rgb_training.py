@@ -15,9 +15,8 @@ from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.scores.overlap import score_overlap
-from napari_skipseg.training.augmentation import Augmentation
-from napari_skipseg.training.samples import read_data
-from napari_skipseg.training.settings import TrainSettings
+from napari_skipseg.training.patches import read_data
+from napari_skipseg.training.settings import Augmentation, TrainSettings
 from napari_skipseg.training.train import iter_train
 
 SKIN = ("0024311", "0027001", "0027533", "0027287", "0027800")

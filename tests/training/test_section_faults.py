@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from napari_skipseg.errors import SpecError
-from napari_skipseg.training.augmentation import AUGMENTATIONS, Augmentation
-from napari_skipseg.training.faults import spoil_sections
-from napari_skipseg.training.samples import Labelled, draw_sample
+from napari_skipseg.training.augment import spoil_sections
+from napari_skipseg.training.patches import Labelled, draw_sample
+from napari_skipseg.training.settings import AUGMENTATIONS, Augmentation
 
 FAULTS = ("missing", "shifted", "low_contrast")
 

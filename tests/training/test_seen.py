@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from napari_skipseg.images.signature import sign
-from napari_skipseg.images.synthetic import make_sample
-from napari_skipseg.inference.backends import TileOutput
+from napari_skipseg.images.intensity.signature import sign
+from napari_skipseg.images.synthetic.sample import make_sample
+from napari_skipseg.inference.backends.interface import TileOutput
 from napari_skipseg.models.description import ClassLabel, ModelDescription, description_from_json, description_to_json
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.training.seen import MOST_SIGNATURES, with_seen

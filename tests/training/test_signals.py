@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from napari_skipseg.images.files import write_ome_tiff
-from napari_skipseg.images.synthetic import make_sample
+from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.models.folder import is_scored
 
 RUN = """

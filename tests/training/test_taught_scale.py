@@ -7,7 +7,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.scale import scale_of
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.networks.specs import UNetSpec
-from napari_skipseg.training.places import Place, Split
+from napari_skipseg.training.finetune.blocks import Place, Split
 from napari_skipseg.training.taught_scale import TaughtScale, is_same_scale, taught_scale
 
 BOX = ((0, 1), (0, 32), (0, 32))

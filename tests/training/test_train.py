@@ -11,26 +11,23 @@ import torch
 from napari_skipseg.devices import best_precision
 from napari_skipseg.errors import InputError, ModelError, SpecError
 from napari_skipseg.images.files import write_ome_tiff
-from napari_skipseg.images.normalize import measure
-from napari_skipseg.images.signature import distance
+from napari_skipseg.images.intensity.normalize import measure
+from napari_skipseg.images.intensity.signature import distance
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.synthetic import make_isotropic_sample, make_sample
-from napari_skipseg.inference import whole_image
-from napari_skipseg.inference.backends import TorchBackend
+from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_sample
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.guards import sign_stack
-from napari_skipseg.inference.tile_choice import TileChoice
-from napari_skipseg.inference.whole_image import WholeImages
+from napari_skipseg.inference.memory import TileChoice
 from napari_skipseg.models.description import Card, ClassLabel
 from napari_skipseg.models.folder import is_scored, read_description
 from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.training import evaluate, train
-from napari_skipseg.training.augmentation import Augmentation
-from napari_skipseg.training.evaluate import iter_score_held_out
-from napari_skipseg.training.learning import Keep
-from napari_skipseg.training.samples import read_data
-from napari_skipseg.training.settings import TrainSettings, settings_from_json
+from napari_skipseg.training.evaluate import WholeImages, iter_score_held_out
+from napari_skipseg.training.patches import read_data
+from napari_skipseg.training.progress import Keep
+from napari_skipseg.training.settings import Augmentation, TrainSettings, settings_from_json
 from napari_skipseg.training.train import iter_train, start
 
 SPEC = UNetSpec(widths=(8, 16, 32))
@@ -324,7 +321,7 @@ def test_scores_do_not_depend_on_the_tiles(files, trained, monkeypatch):
     found = {}
     for side in (96, 56):
         choice = TileChoice(side, 1, 0, "for the test")
-        monkeypatch.setattr(whole_image, "choose_tile", lambda *_, choice=choice: choice)
+        monkeypatch.setattr(evaluate, "choose_tile", lambda *_, choice=choice: choice)
         whole = WholeImages(model, torch.device("cpu"), "f32")
         told = []
         work = iter_score_held_out(whole, data.validation, ("membrane",), 2)
@@ -356,7 +353,7 @@ def test_memory_that_is_short_while_scoring_halves_the_tile(files, trained, monk
 
     monkeypatch.setattr(TorchBackend, "run", short)
     choice = TileChoice(96, 1, 0, "for the test")
-    monkeypatch.setattr(whole_image, "choose_tile", lambda *_: choice)
+    monkeypatch.setattr(evaluate, "choose_tile", lambda *_: choice)
     whole = WholeImages(model, torch.device("cpu"), "f32")
     assert run_to_end(iter_score_held_out(whole, data.validation, ("membrane",), 2)) == pytest.approx(
         straight, abs=2e-3

@@ -10,9 +10,8 @@ from napari_skipseg.errors import FileError, SpecError
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.networks.presets import PRESETS
 from napari_skipseg.networks.specs import ResidualFCNSpec, UNetSpec
-from napari_skipseg.training.augmentation import AUGMENTATIONS
 from napari_skipseg.training.flags import SPEC_FLAGS, settings_from_flags
-from napari_skipseg.training.settings import TrainSettings
+from napari_skipseg.training.settings import AUGMENTATIONS, TrainSettings
 
 NEEDED = {"name": "mine", "images": ["a.tif"], "labels": ["b.tif"], "classes": ["membrane=0"]}
 

@@ -7,8 +7,7 @@ import pytest
 from napari_skipseg.errors import SpecError
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage, UNetSpec
-from napari_skipseg.training.augmentation import Augmentation
-from napari_skipseg.training.settings import TrainSettings, held_out, settings_from_json, settings_to_dict
+from napari_skipseg.training.settings import Augmentation, TrainSettings, held_out, settings_from_json, settings_to_dict
 
 MEMBRANE = {"name": "membrane", "label": 0}
 GOOD = {"name": "mine", "images": ["a.tif"], "labels": ["b.tif"], "classes": [MEMBRANE]}

@@ -8,7 +8,7 @@ from napari_skipseg.errors import FileError, InputError, SpecError
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.networks.specs import UNetSpec
-from napari_skipseg.training.samples import draw_batch, read_data
+from napari_skipseg.training.patches import draw_batch, read_data
 from napari_skipseg.training.settings import TrainSettings
 
 MEMBRANE = ClassLabel("membrane", 0)

@@ -13,12 +13,12 @@ import pytest
 
 from napari_skipseg.devices import ChosenPrecision, Device
 from napari_skipseg.errors import EngineError
-from napari_skipseg.images.normalize import GreyStatistics, Normalization
+from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import AttentionMap, Focus, Opened, Prediction, Written
-from napari_skipseg.inference.recipe import Recipe, SegmentRequest, describe_input, recipe_to_dict
-from napari_skipseg.inference.run_plan import RunPlan
+from napari_skipseg.inference.prediction import AttentionMap, Focus, Opened, Prediction, Written
+from napari_skipseg.inference.recipes.recipe import Recipe, SegmentRequest, describe_input, recipe_to_dict
 from napari_skipseg.jobs.events import DeviceReport
 from napari_skipseg.models.catalog import FOLDER_VARIABLE, locate_model
 from napari_skipseg.models.description import ModelDescription

@@ -9,7 +9,7 @@ from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
-from napari_skipseg.widgets.demo import wait_for
+from napari_skipseg.widgets.panel import wait_for
 
 LEFT = Qt.MouseButton.LeftButton
 PLAIN = Qt.KeyboardModifier.NoModifier

@@ -10,12 +10,12 @@ from typing import Any
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.objects_to_folder import ObjectsAsked, describe_objects
-from napari_skipseg.jobs.finding import FoundObjects
+from napari_skipseg.jobs.operations import FoundObjects
 from napari_skipseg.objects.classes import class_probability
 from napari_skipseg.objects.files import ProbabilityFile
+from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.objects.measure import measure_objects
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.whole import ObjectsTarget, iter_find_objects
 from napari_skipseg.progress import Progress
 
 

@@ -14,19 +14,29 @@ import tifffile
 from qtpy.QtCore import QEvent, QPoint, Qt
 from qtpy.QtWidgets import QApplication, QLabel
 
-from napari_skipseg.batch.rows import BatchOpened, BatchWaits, FileChanged, Retry, Row
 from napari_skipseg.batch.run import BatchResult
+from napari_skipseg.batch.table import BatchOpened, BatchWaits, FileChanged, Retry, Row
 from napari_skipseg.errors import EngineError
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.jobs.client import Engine
-from napari_skipseg.widgets.batch_cells import cut_into_lines, has_bar
-from napari_skipseg.widgets.batch_choices import FOLDER_VARIABLE
-from napari_skipseg.widgets.batch_table import FILE, PICTURE, STATE, TIME, BatchRows, BatchTable
-from napari_skipseg.widgets.batch_wording import count_states, describe_row, stopped
-from napari_skipseg.widgets.demo import wait_for
-from napari_skipseg.widgets.fields import FAULT_COLOR
-from napari_skipseg.widgets.kept_view import view_of
-from napari_skipseg.widgets.placement import visible_box
+from napari_skipseg.widgets.batch.form import FOLDER_VARIABLE
+from napari_skipseg.widgets.batch.table import (
+    FILE,
+    PICTURE,
+    STATE,
+    TIME,
+    BatchRows,
+    BatchTable,
+    count_states,
+    cut_into_lines,
+    describe_row,
+    has_bar,
+    stopped,
+)
+from napari_skipseg.widgets.forms.fields import FAULT_COLOR
+from napari_skipseg.widgets.layers.kept_view import view_of
+from napari_skipseg.widgets.layers.placement import visible_box
+from napari_skipseg.widgets.panel import wait_for
 
 pytestmark = pytest.mark.gui
 
@@ -235,7 +245,7 @@ def test_what_is_asked_is_what_segment_and_objects_tab_say(open_tab, qtbot, batc
 
 def test_the_table_follows_is_sorted_and_failed_files_are_done_again(open_tab, qtbot, batching, monkeypatch):
     popped = []
-    monkeypatch.setattr("napari_skipseg.widgets.batch.pop_up", lambda *told: popped.append(told))
+    monkeypatch.setattr("napari_skipseg.widgets.batch.tab.pop_up", lambda *told: popped.append(told))
     _, panel = open_tab()
     tab, rows = panel.batch_tab, panel.batch_tab.table.rows
     batching.pause = 0.05

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from napari.layers import Image
 
-from napari_skipseg.inference.outputs import file_name
+from napari_skipseg.inference.prediction import file_name
 from napari_skipseg.models.catalog import describe_model
-from napari_skipseg.widgets.checks import Choices, find_faults, find_rescaling, find_warning, offers_planes
+from napari_skipseg.widgets.segment.checks import Choices, find_faults, find_rescaling, find_warning, offers_planes
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from qtpy.QtCore import Qt
 
 from napari_skipseg.corrections.store import open_corrections
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.widgets.correct_keys import ACTIONS
-from napari_skipseg.widgets.demo import wait_for
+from napari_skipseg.widgets.correct.layers import ACTIONS
+from napari_skipseg.widgets.panel import wait_for
 
 pytestmark = pytest.mark.gui
 

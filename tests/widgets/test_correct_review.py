@@ -19,11 +19,11 @@ from napari_skipseg.corrections.store import open_corrections
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.outputs import Prediction
-from napari_skipseg.widgets.demo import wait_for
-from napari_skipseg.widgets.layers import Shown
-from napari_skipseg.widgets.places_list import describe_search, is_done, weigh_classes
-from napari_skipseg.widgets.review import count_pixels, rectangle_box
+from napari_skipseg.inference.prediction import Prediction
+from napari_skipseg.widgets.correct.accept import count_pixels, rectangle_box
+from napari_skipseg.widgets.correct.uncertain_regions import describe_search, is_done, weigh_classes
+from napari_skipseg.widgets.layers.results import Shown
+from napari_skipseg.widgets.panel import wait_for
 
 pytestmark = pytest.mark.gui
 
@@ -385,7 +385,7 @@ import sys, time
 import napari
 from hand import Hand, correct
 from pytestqt.qtbot import QtBot
-from napari_skipseg.widgets.demo import wait_for
+from napari_skipseg.widgets.panel import wait_for
 from napari_skipseg.widgets.panel import SkipSegPanel
 viewer = napari.Viewer()
 panel = SkipSegPanel(viewer)

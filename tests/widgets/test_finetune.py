@@ -14,8 +14,8 @@ from napari_skipseg.errors import EngineError, InputError
 from napari_skipseg.models.catalog import FOLDER_VARIABLE, locate_model
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.progress import Progress
-from napari_skipseg.training.learning import Finetuned, Keep, Learned, Lesson, Pictured, Report, ScoreRow
-from napari_skipseg.widgets.finetune_form import fresh_name
+from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured, Report, ScoreRow
+from napari_skipseg.widgets.finetune.form import fresh_name
 
 pytestmark = pytest.mark.gui
 
@@ -367,8 +367,8 @@ def test_pressed_early_it_can_be_taken_back_before_it_has_begun(open_tab, qtbot,
 
 
 def test_corrections_of_an_earlier_image_can_be_learnt_from_too(open_tab, qtbot, teaching, tmp_path):
-    from napari_skipseg.corrections.coding import CorrectionClass
     from napari_skipseg.corrections.store import open_corrections
+    from napari_skipseg.corrections.subject import CorrectionClass
     from napari_skipseg.images.files import read_stack, write_ome_tiff
 
     values = np.random.default_rng(0).integers(0, 255, (2, 40, 50), np.uint8)

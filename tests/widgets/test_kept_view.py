@@ -10,8 +10,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from searching import with_search
 
-from napari_skipseg.widgets.axes import set_calibration
-from napari_skipseg.widgets.kept_view import camera_of, frame, view_kept, view_of
+from napari_skipseg.widgets.layers.axes import set_calibration
+from napari_skipseg.widgets.layers.kept_view import camera_of, frame, view_kept, view_of
 
 pytestmark = pytest.mark.gui
 

@@ -10,11 +10,11 @@ from napari.components import ViewerModel
 from napari.layers import Image
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.inference.outputs import AttentionMap, Prediction
-from napari_skipseg.widgets.axes import axes_of, origin_of, set_calibration, voxel_size_of
-from napari_skipseg.widgets.layers import Shown, follow, set_threshold, show, stack_of
-from napari_skipseg.widgets.placement import current_position, place_over
-from napari_skipseg.widgets.result_looks import CLASS_COLORS
+from napari_skipseg.inference.prediction import AttentionMap, Prediction
+from napari_skipseg.widgets.layers.axes import axes_of, origin_of, set_calibration, voxel_size_of
+from napari_skipseg.widgets.layers.placement import current_position, place_over
+from napari_skipseg.widgets.layers.result_looks import CLASS_COLORS
+from napari_skipseg.widgets.layers.results import Shown, follow, set_threshold, show, stack_of
 
 
 def predict(shape: tuple[int, ...], axes: str, stride: tuple[int, ...], names=("membrane",)) -> Prediction:

@@ -9,10 +9,10 @@ import pytest
 from napari.components import ViewerModel
 from qtpy.QtCore import QObject, Qt
 
-from napari_skipseg.inference.outputs import AttentionMap, Focus, Opened, Prediction, Written
+from napari_skipseg.inference.prediction import AttentionMap, Focus, Opened, Prediction, Written
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.layers import set_threshold
-from napari_skipseg.widgets.live import Filling, Part, find_focus, look_first
+from napari_skipseg.widgets.layers.live import Filling, Part, find_focus, look_first
+from napari_skipseg.widgets.layers.results import set_threshold
 
 pytestmark = pytest.mark.gui
 

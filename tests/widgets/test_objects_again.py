@@ -15,15 +15,15 @@ from searching import with_search
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.inference.objects_to_folder import ObjectsAsked, iter_objects_to_folder
-from napari_skipseg.inference.outputs import to_uint8
+from napari_skipseg.inference.prediction import to_uint8
 from napari_skipseg.objects.files import ObjectFiles, read_probability
 from napari_skipseg.objects.find import find_objects
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.widgets.files import add_layers, read_layers
-from napari_skipseg.widgets.objects_again import find_search
-from napari_skipseg.widgets.objects_preview import Wish, prepare
-from napari_skipseg.widgets.objects_sources import describe_source, find_sources, stack_to_search
+from napari_skipseg.widgets.layers.files import add_layers, read_layers
+from napari_skipseg.widgets.objects.preview import Wish, prepare
+from napari_skipseg.widgets.objects.run_again import find_search
+from napari_skipseg.widgets.objects.sources import describe_source, find_sources, stack_to_search
 
 SIZE = (50.0, 4.0, 4.0)
 OPTIONS = ObjectOptions("watershed", threshold=0.3, seed_distance=3, smallest=2)

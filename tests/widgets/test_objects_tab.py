@@ -18,21 +18,21 @@ from searching import with_search
 from napari_skipseg.errors import EngineError, InputError
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.jobs.finding import FoundObjects
+from napari_skipseg.jobs.operations import FoundObjects
 from napari_skipseg.objects.find import find_objects
+from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.objects.measure import measure_objects
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.table import Table
-from napari_skipseg.objects.whole import ObjectsTarget, iter_find_objects
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.widgets import objects_files, objects_preview
-from napari_skipseg.widgets.demo import wait_for
-from napari_skipseg.widgets.fields import FAULT_COLOR
-from napari_skipseg.widgets.objects_files import in_short, without_channels
-from napari_skipseg.widgets.objects_form import THICK
-from napari_skipseg.widgets.objects_layers import ShownObjects, frame_of, iter_load, place_of, show_objects
-from napari_skipseg.widgets.objects_scores import iter_score
-from napari_skipseg.widgets.objects_sources import (
+from napari_skipseg.widgets.correct.uncertain_regions import corners_of
+from napari_skipseg.widgets.forms.fields import FAULT_COLOR
+from napari_skipseg.widgets.forms.job_tab import FITS
+from napari_skipseg.widgets.objects import export, preview
+from napari_skipseg.widgets.objects.export import in_short, iter_score, without_channels
+from napari_skipseg.widgets.objects.form import THICK
+from napari_skipseg.widgets.objects.layers import ShownObjects, frame_of, iter_load, place_of, show_objects
+from napari_skipseg.widgets.objects.sources import (
     describe_source,
     find_measured,
     find_sources,
@@ -40,9 +40,8 @@ from napari_skipseg.widgets.objects_sources import (
     is_certain,
     suggest_method,
 )
-from napari_skipseg.widgets.objects_table import ObjectsTable
-from napari_skipseg.widgets.place_mark import corners_of
-from napari_skipseg.widgets.popups import FITS
+from napari_skipseg.widgets.objects.table import ObjectsTable
+from napari_skipseg.widgets.panel import wait_for
 
 pytestmark = pytest.mark.gui
 LEFT = Qt.MouseButton.LeftButton
@@ -135,8 +134,8 @@ def test_the_slab_on_screen_is_found_anew_while_sliders_move_and_lies_exactly_ov
     viewer.dims.set_current_step(0, 2)
     settle(qtbot, tab)
     assert (tab.preview_note.text(), list(look.translate)) == ("4 objects in the slice on screen", [100, 8, 0])
-    monkeypatch.setattr(objects_preview, "MOST", 1200)
-    assert objects_preview.find_slab(viewer, tab._source, form.read())[2] != slice(0, 60)
+    monkeypatch.setattr(preview, "MOST", 1200)
+    assert preview.find_slab(viewer, tab._source, form.read())[2] != slice(0, 60)
     tab.preview.click()
     assert "em objects (preview)" not in viewer.layers
     assert panel.tabs.tabBar().sizeHint().width() <= panel.tabs.width()
@@ -233,11 +232,11 @@ def test_of_many_wishes_the_last_one_is_shown_and_stages_are_kept(open_tab, qtbo
     from napari_skipseg.objects.find import ObjectSearch
 
     asked, made = [], []
-    find, read = ObjectSearch.find, objects_preview.prepare
+    find, read = ObjectSearch.find, preview.prepare
     monkeypatch.setattr(
         ObjectSearch, "find", lambda self, options: (time.sleep(0.2), asked.append(options), find(self, options))[2]
     )
-    monkeypatch.setattr(objects_preview, "prepare", lambda wish: (made.append(wish), read(wish))[1])
+    monkeypatch.setattr(preview, "prepare", lambda wish: (made.append(wish), read(wish))[1])
     wait_for(lambda: False, 1.0)
     asked.clear()
     tab.preview.click()
@@ -316,7 +315,7 @@ def test_objects_go_into_files_and_are_scored(open_tab, qtbot, tmp_path, monkeyp
         monkeypatch.setattr(
             QFileDialog, "getSaveFileName", lambda *_, name=name, kind=kind: (str(tmp_path / name), kind)
         )
-        monkeypatch.setattr("napari_skipseg.widgets.objects_files.QMessageBox.question", lambda *_: None)
+        monkeypatch.setattr("napari_skipseg.widgets.objects.export.QMessageBox.question", lambda *_: None)
         (tmp_path / "out.csv").unlink(missing_ok=True)
         qtbot.mouseClick(tab.save_button, LEFT)
         qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
@@ -345,17 +344,17 @@ def test_objects_go_into_files_and_are_scored(open_tab, qtbot, tmp_path, monkeyp
 
 def test_what_saving_replaces_is_asked_once_with_what_it_belongs_to(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(objects_files.QMessageBox, "question", lambda _, __, text: asked.append(text))
+    monkeypatch.setattr(export.QMessageBox, "question", lambda _, __, text: asked.append(text))
     for chosen, kind in (("x", "OME-Zarr (*.ome.zarr)"), ("x.tif", "OME-TIFF (*.tif)")):
         monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, told=(str(tmp_path / chosen), kind): told)
         (tmp_path / "x.tif").touch()
-        assert objects_files.ask_file(None, "em") == tmp_path / ("x.ome.zarr" if chosen == "x" else "x.tif")
+        assert export.ask_file(None, "em") == tmp_path / ("x.ome.zarr" if chosen == "x" else "x.tif")
         assert asked == []
     (tmp_path / "x.csv").touch()
     (tmp_path / "x.ome.zarr").mkdir()
-    assert objects_files.ask_file(None, "em") is None
+    assert export.ask_file(None, "em") is None
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "x"), "OME-Zarr (*.ome.zarr)"))
-    assert objects_files.ask_file(None, "em") is None
+    assert export.ask_file(None, "em") is None
     assert asked == [
         "x.csv in this folder will be replaced. x.ome.zarr stays, but its measurements go. Go on?",
         "x.ome.zarr, x.csv in this folder will be replaced. x.tif stays, but its measurements go. Go on?",
@@ -428,7 +427,7 @@ def test_layers_are_offered_by_what_they_hold():
 
 
 def test_objects_too_large_for_memory_stay_in_their_folder_and_repeat_over_channels(tmp_path, monkeypatch):
-    monkeypatch.setattr("napari_skipseg.widgets.files.IN_MEMORY", 0)
+    monkeypatch.setattr("napari_skipseg.widgets.layers.files.IN_MEMORY", 0)
     viewer = ViewerModel()
     values = np.stack([blobs() / np.float32(255)] * 2, axis=1)
     viewer.add_image(values, name="p", axis_labels=("z", "c", "y", "x"), scale=(50, 1, 4, 4))
@@ -511,7 +510,7 @@ def test_the_table_and_save_follow_the_selected_layer_of_objects(open_tab, qtbot
     second = viewer.layers["other objects"]
     assert tab.table.rows.rowCount() == 1
     asked = []
-    monkeypatch.setattr("napari_skipseg.widgets.objects_on_show.ask_file", lambda parent, name: asked.append(name))
+    monkeypatch.setattr("napari_skipseg.widgets.objects.tab.ask_file", lambda parent, name: asked.append(name))
     for layer, count, name in ((first, 4, "em"), (second, 1, "other"), (first, 4, "em")):
         viewer.layers.selection.active = layer
         assert tab.table.rows.rowCount() == count

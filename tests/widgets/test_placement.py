@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 
-from napari_skipseg.widgets.placement import Cut, Repeated, visible_box
+from napari_skipseg.widgets.layers.placement import Cut, Repeated, visible_box
 
 
 def look_at(viewer: ViewerModel, centre: tuple[float, float], zoom: float) -> None:

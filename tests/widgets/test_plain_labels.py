@@ -10,8 +10,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QListWidgetItem
 
 from napari_skipseg import widgets
-from napari_skipseg.widgets.fields import Message, PlainLabel, RichLabel, WrappedLine, mark, set_hint
-from napari_skipseg.widgets.offers import Offer
+from napari_skipseg.widgets.correct.recovery import Offer
+from napari_skipseg.widgets.forms.fields import Message, PlainLabel, RichLabel, WrappedLine, mark, set_hint
 
 pytestmark = pytest.mark.gui
 BAD = "<img src='//evil/share/x.png'>.tif"

@@ -8,9 +8,9 @@ import pytest
 from napari._qt.dialogs.qt_notification import NapariQtNotification
 from qtpy.QtGui import QFontMetrics
 
-from napari_skipseg.widgets import popups
-from napari_skipseg.widgets.popups import FITS, head_of, headed
-from napari_skipseg.widgets.reopening import LOST
+from napari_skipseg.widgets.correct.recovery import LOST
+from napari_skipseg.widgets.forms import job_tab
+from napari_skipseg.widgets.forms.job_tab import FITS, head_of, headed
 
 
 @pytest.mark.parametrize(
@@ -52,5 +52,5 @@ def test_the_line_is_read_whole_in_the_window(make_napari_viewer):
 
 
 def test_all_that_pops_up_goes_through_one_place():
-    files = Path(popups.__file__).parent.glob("*.py")
+    files = Path(job_tab.__file__).parent.glob("*.py")
     assert [file.name for file in files if "utils.notifications" in file.read_text("utf-8")] == ["popups.py"]

@@ -14,11 +14,11 @@ from PIL import Image as Picture
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.identity import identify
-from napari_skipseg.widgets import files
-from napari_skipseg.widgets.batch_choices import BatchChoices
-from napari_skipseg.widgets.files import get_reader, open_image, opened_from, read_layers
-from napari_skipseg.widgets.identities import corrected_stack
-from napari_skipseg.widgets.layers import stack_of
+from napari_skipseg.widgets.batch.form import BatchChoices
+from napari_skipseg.widgets.correct.sessions import corrected_stack
+from napari_skipseg.widgets.layers import files
+from napari_skipseg.widgets.layers.files import get_reader, open_image, opened_from, read_layers
+from napari_skipseg.widgets.layers.results import stack_of
 
 STACK = np.random.default_rng(0).integers(0, 256, (5, 30, 40), np.uint8)
 
@@ -132,7 +132,7 @@ def test_the_batch_of_the_panel_may_take_folders_as_stacks() -> None:
 
 @pytest.mark.gui
 def test_the_form_of_the_batch_offers_it(qapp) -> None:
-    from napari_skipseg.widgets.batch_form import BatchForm
+    from napari_skipseg.widgets.batch.form import BatchForm
 
     form = BatchForm()
     form.as_stack.setChecked(True)

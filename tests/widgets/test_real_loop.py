@@ -23,7 +23,7 @@ from napari_skipseg.jobs.client import Engine
 from napari_skipseg.models.catalog import FOLDER_VARIABLE
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.scores.overlap import score_overlap
-from napari_skipseg.widgets.demo import wait_for
+from napari_skipseg.widgets.panel import wait_for
 
 pytestmark = [
     pytest.mark.gui,

@@ -18,7 +18,7 @@ from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.saving import save_prediction
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.files import open_image
+from napari_skipseg.widgets.layers.files import open_image
 
 pytestmark = pytest.mark.gui
 

@@ -11,7 +11,7 @@ import pytest
 
 import napari_skipseg
 from napari_skipseg.images.files import read_stack, write_ome_tiff
-from napari_skipseg.images.synthetic import make_sample
+from napari_skipseg.images.synthetic.sample import make_sample
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
 

@@ -39,7 +39,7 @@ def ramp(*shape: int) -> np.ndarray:
 
 def save_as(qtbot, tab, monkeypatch, folder, results=None, form="tiff", depth="uint8") -> None:
     """Press Save results, choose in its dialog, and wait until all is written."""
-    from napari_skipseg.widgets.saving import SaveDialog
+    from napari_skipseg.widgets.layers.files import SaveDialog
 
     def choose_and_accept(dialog):
         dialog.folder.text.setText(str(folder))
@@ -386,7 +386,7 @@ def test_results_are_saved_as_what_is_chosen(open_panel, qtbot, tmp_path, monkey
 
 
 def test_nothing_is_saved_without_a_folder_or_a_result(open_panel, qtbot):
-    from napari_skipseg.widgets.saving import SaveDialog
+    from napari_skipseg.widgets.layers.files import SaveDialog
 
     _, panel = open_panel()
     dialog = SaveDialog(panel, "'em'", ["probability", "binary"], "")

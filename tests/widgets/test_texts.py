@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_skipseg.batch.wording import counted
+from napari_skipseg.wording import counted
 
 SOURCE = Path(__file__).parents[2] / "src" / "napari_skipseg"
 ODD = (

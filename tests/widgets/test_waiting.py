@@ -96,7 +96,7 @@ def test_what_goes_on_in_another_tab_is_said_below_the_one_in_front(open_panel, 
 
 
 def test_work_without_steps_says_how_long_it_has_gone_on(open_panel, qtbot, monkeypatch):
-    monkeypatch.setattr("napari_skipseg.widgets.job_tab.LONG", 1)
+    monkeypatch.setattr("napari_skipseg.widgets.forms.job_tab.LONG", 1)
     _, panel = open_panel()
     gate = Gate([], "teach")
     start(panel.finetune_tab, gate, "waits for the fine-tuning")

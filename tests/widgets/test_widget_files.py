@@ -14,17 +14,17 @@ from napari.layers import Image
 from npe2 import PluginManifest
 
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.zarr_layout import Layout
-from napari_skipseg.images.zarr_writer import write_ome_zarr
+from napari_skipseg.images.zarr.layout import Layout
+from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.jobs import client
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.requests import INPUT_FILE
 from napari_skipseg.jobs.workspace import copy_stack
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.widgets import files
-from napari_skipseg.widgets.files import get_reader, make_em_stack, read_layers, write_image, write_labels
-from napari_skipseg.widgets.layers import stack_of
+from napari_skipseg.widgets.layers import files
+from napari_skipseg.widgets.layers.files import get_reader, make_em_stack, read_layers, write_image, write_labels
+from napari_skipseg.widgets.layers.results import stack_of
 
 
 def add(viewer: ViewerModel, layer_data) -> None:
@@ -239,7 +239,7 @@ def test_the_sample_has_its_voxel_size():
 
 @pytest.mark.gui
 def test_the_demonstration_leaves_a_picture_and_the_results(tmp_path, qapp):
-    from napari_skipseg.widgets.demo import open_demo
+    from napari_skipseg.widgets.panel import open_demo
 
     written = open_demo(tmp_path / "demo")
     assert [path.name for path in written][:3] == [

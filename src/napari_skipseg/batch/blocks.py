@@ -18,13 +18,13 @@ from napari_skipseg.batch.inputs import UNFINISHED, Entry, read_entry
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.errors import DeviceError, SkipsegError
-from napari_skipseg.images.zarr_nodes import is_zarr
-from napari_skipseg.inference.outputs import Written
+from napari_skipseg.images.zarr.metadata import is_zarr
+from napari_skipseg.inference.prediction import Written
 from napari_skipseg.progress import Progress, run_to_end
 
 if TYPE_CHECKING:
-    from napari_skipseg.images.pyramid import Region
-    from napari_skipseg.images.zarr_writer import OmeZarrWriter
+    from napari_skipseg.images.zarr.pyramid import Region
+    from napari_skipseg.images.zarr.writer import OmeZarrWriter
     from napari_skipseg.inference.predict import Run
     from napari_skipseg.inference.stores import Store, ZarrStore
 
@@ -150,7 +150,7 @@ class _Strict:
         self._store, self._run = store, run
 
     def write(self, piece: Any) -> None:
-        from napari_skipseg.inference.backends import notes_of
+        from napari_skipseg.inference.backends.fallback import notes_of
 
         notes = [note for backend in self._run.passes.backends for note in notes_of(backend)]
         if notes:
@@ -164,7 +164,7 @@ def _begun(entry: Entry, place: RunPlace) -> Path:
 
 def _prepare(settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine, turn: Turn) -> Run:
     """Return all that was settled when the file was begun."""
-    from napari_skipseg.inference.backends import Pinned
+    from napari_skipseg.inference.backends.choose import Pinned
     from napari_skipseg.inference.predict import iter_prepare
     from napari_skipseg.inference.run_folder import recipe_of
 
@@ -176,7 +176,7 @@ def _prepare(settings: BatchSettings, entry: Entry, place: RunPlace, engine: Eng
 
 def _open_store(settings: BatchSettings, entry: Entry, place: RunPlace, run: Run) -> ZarrStore:
     """Return the stores that were made when the file was begun; others are writing to them."""
-    from napari_skipseg.images.zarr_writer import OmeZarrWriter
+    from napari_skipseg.images.zarr.writer import OmeZarrWriter
     from napari_skipseg.inference.run_folder import recipe_of
     from napari_skipseg.inference.stores import ZarrStore
 

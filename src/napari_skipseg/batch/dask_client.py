@@ -14,8 +14,8 @@ from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from napari_skipseg.batch.lanes import LANES
 from napari_skipseg.batch.settings import BatchSettings
+from napari_skipseg.batch.threads import LANES
 from napari_skipseg.devices import cores
 from napari_skipseg.errors import EngineError, InputError
 from napari_skipseg.gpus import usable_gpus

@@ -9,22 +9,21 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from napari_skipseg.batch.faults import StoppedError
-from napari_skipseg.batch.openings import Opening, Openings
+from napari_skipseg.batch.crash_guard import Opening, Openings, StoppedError
 from napari_skipseg.batch.place import RunPlace, write_text
 from napari_skipseg.devices import Device, choose_device
 from napari_skipseg.errors import ModelError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.memory_share import ALONE, MemoryShare
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.recipe import SegmentRequest
+from napari_skipseg.inference.recipes.recipe import SegmentRequest
 from napari_skipseg.models.catalog import locate_model
 
 if TYPE_CHECKING:
-    from napari_skipseg.inference.averaging import AveragingBackend
-    from napari_skipseg.inference.backends import Backend, Pinned, Pixels, TileOutput
+    from napari_skipseg.inference.backends.choose import BackendMaker, Pinned
+    from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
     from napari_skipseg.inference.backends.views import View
-    from napari_skipseg.inference.passes import BackendMaker
+    from napari_skipseg.inference.ensemble import AveragingBackend
     from napari_skipseg.models.model import Model
 
 KEPT = 8
@@ -99,7 +98,8 @@ class Engine:
 
     def backend(self, model: Model, device: Device, shape: tuple[int, ...], pinned: Pinned | None) -> Backend:
         """Return a backend, a kept one where there is one in which none had to take over from another."""
-        from napari_skipseg.inference.backends import make_backend, notes_of
+        from napari_skipseg.inference.backends.choose import make_backend
+        from napari_skipseg.inference.backends.fallback import notes_of
 
         key = (device.name, shape, pinned)
         with self._making:
@@ -183,7 +183,7 @@ class WaitingBackend:
     @property
     def notes(self) -> list[str]:
         """A sentence for each backend that failed before this one took over."""
-        from napari_skipseg.inference.backends import notes_of
+        from napari_skipseg.inference.backends.fallback import notes_of
 
         return list(notes_of(self._backend))
 

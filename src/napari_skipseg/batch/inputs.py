@@ -10,16 +10,16 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from napari_skipseg.batch.settings import BatchSettings
-from napari_skipseg.batch.wording import counted
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.file_names import find_inside, normal
 from napari_skipseg.images import mrc, pictures
+from napari_skipseg.images.choice import MARK, Location, parse_location
 from napari_skipseg.images.files import files_of_image, images_to_read, place_of, read_recipe, read_stack
-from napari_skipseg.images.location import MARK, Location, parse_location
 from napari_skipseg.images.slices import holds_slices
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.zarr_nodes import is_zarr
+from napari_skipseg.images.zarr.metadata import is_zarr
 from napari_skipseg.inference.saving import plain_name
+from napari_skipseg.wording import counted
 
 SETTINGS_FILE = "batch.json"
 RECORDS = "records"

@@ -14,7 +14,7 @@ from napari_skipseg.batch.settings import BatchSettings, settings_to_json
 from napari_skipseg.devices import versions
 from napari_skipseg.durable import write_whole
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.write_faults import replacing, telling_faults
+from napari_skipseg.images.faults import replacing, telling_faults
 from napari_skipseg.locks import FolderLock
 
 SUMMARY_FILE, REPORT_FILE, CHOICE_FILE = "summary.csv", "report.html", "chosen.json"

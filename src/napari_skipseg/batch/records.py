@@ -13,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from napari_skipseg.batch.place import write_text
 from napari_skipseg.errors import SkipsegError
-from napari_skipseg.images.fingerprint import fingerprint
+from napari_skipseg.images.identity import fingerprint
 
 FORMAT_VERSION = 1
 FOLDER = -1

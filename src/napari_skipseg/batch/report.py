@@ -10,13 +10,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from napari_skipseg.batch.place import RunPlace, write_text
-from napari_skipseg.batch.rows import Row
 from napari_skipseg.batch.settings import BatchSettings, settings_to_json
-from napari_skipseg.batch.wording import counted
+from napari_skipseg.batch.table import Row
 from napari_skipseg.csv_files import write_csv
 from napari_skipseg.devices import versions
 from napari_skipseg.foreign_text import printable
-from napari_skipseg.progress import in_words
+from napari_skipseg.wording import counted, in_words
 
 COLUMNS = (
     "file", "state", "ended", "size", "voxel size", "bytes", "seconds", "objects", "mean object size", "size unit",

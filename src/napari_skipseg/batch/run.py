@@ -9,19 +9,19 @@ from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from napari_skipseg.batch.cluster import iter_cluster
+from napari_skipseg.batch.crash_guard import give_chance
+from napari_skipseg.batch.dask_run import iter_cluster
 from napari_skipseg.batch.inputs import Entry, Inputs, find_inputs, is_run
-from napari_skipseg.batch.lanes import Message, iter_lanes
-from napari_skipseg.batch.openings import give_chance
 from napari_skipseg.batch.place import REPORT_FILE, SUMMARY_FILE, RunPlace, place_of_run
 from napari_skipseg.batch.records import read_record
 from napari_skipseg.batch.report import write_report, write_summary
-from napari_skipseg.batch.rows import Board, Retry, Row
 from napari_skipseg.batch.settings import BatchSettings
+from napari_skipseg.batch.table import Board, Retry, Row
+from napari_skipseg.batch.threads import Message, iter_lanes
 from napari_skipseg.batch.truths import check_truth
-from napari_skipseg.batch.wording import counted
 from napari_skipseg.errors import InputError
 from napari_skipseg.progress import Progress
+from napari_skipseg.wording import counted
 
 Runner = Callable[[BatchSettings, "deque[Entry]", RunPlace], Generator[Message | None, None, None]]
 """What works on the files that are waiting, here or elsewhere, and says what is new of them; see `lanes.iter_lanes`."""

@@ -10,15 +10,15 @@ from napari_skipseg.batch.remarks import doubt_truth
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.file_names import find_inside, normal
+from napari_skipseg.images.choice import MARK, parse_location
 from napari_skipseg.images.files import images_to_read
-from napari_skipseg.images.location import MARK, parse_location
 from napari_skipseg.images.slices import holds_slices
-from napari_skipseg.images.zarr_nodes import is_zarr
-from napari_skipseg.inference.pairs import Pair
+from napari_skipseg.images.zarr.metadata import is_zarr
 from napari_skipseg.inference.saving import plain_name
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.scores.instances import MaskError
+from napari_skipseg.scoring.files import Pair
 
 if TYPE_CHECKING:
     from napari_skipseg.models.description import ModelDescription
@@ -104,7 +104,7 @@ def score(
     Raises:
         SkipsegError: the truth cannot be read, or does not fit.
     """
-    from napari_skipseg.inference.scoring import ScoreOptions, iter_score_pairs
+    from napari_skipseg.scoring.files import ScoreOptions, iter_score_pairs
 
     classes = {each.name: each.label for each in description.classes}
     several = len(classes) > 1

@@ -13,10 +13,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from napari_skipseg.batch.rows import FINISHED, BatchOpened, BatchWaits, FileChanged, Row
-from napari_skipseg.batch.wording import counted
-from napari_skipseg.progress import Progress, about_left, in_words
+from napari_skipseg.batch.table import FINISHED, BatchOpened, BatchWaits, FileChanged, Row
+from napari_skipseg.progress import Progress
 from napari_skipseg.terminal import LINE_EVERY, follow, on_stderr
+from napari_skipseg.wording import about_left, counted, in_words
 
 if TYPE_CHECKING:
     from napari_skipseg.batch.run import BatchResult

@@ -83,9 +83,9 @@ def import_(
     labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Labels: 1 = background, 2 and more = classes.")],
 ) -> None:
     """Take labels over as corrections of an image; where they are 0, what there is stays."""
-    from napari_skipseg.corrections.coding import BACKGROUND
     from napari_skipseg.corrections.exchange import import_labels
     from napari_skipseg.corrections.store import open_corrections
+    from napari_skipseg.corrections.subject import BACKGROUND
     from napari_skipseg.images.files import read_stack
 
     corrections = open_corrections(read_stack(image))

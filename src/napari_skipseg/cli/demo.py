@@ -16,7 +16,7 @@ def demo(
 ) -> None:
     """Open napari with the sample EM stack, segmented."""
     try:
-        from napari_skipseg.widgets.demo import open_demo
+        from napari_skipseg.widgets.panel import open_demo
     except ImportError as error:
         raise InputError(f'The viewer is not installed ({error}): pip install "napari-skipseg[all]".') from error
     for file in open_demo(headless):

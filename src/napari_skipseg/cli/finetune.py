@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from napari_skipseg.batch.wording import counted
 from napari_skipseg.cli.options import AsJson, Device, add_flags, flag, one_of
-from napari_skipseg.progress import Progress, in_words
+from napari_skipseg.progress import Progress
 from napari_skipseg.terminal import echo, follow, report, report_rows, watch
-from napari_skipseg.training.augmentation import AUGMENTATIONS
-from napari_skipseg.training.finetune_settings import BatchNorm, Reach
-from napari_skipseg.training.settings import LossName, Precision
+from napari_skipseg.training.settings import AUGMENTATIONS, BatchNorm, LossName, Precision, Reach
+from napari_skipseg.wording import counted, in_words
 
 if TYPE_CHECKING:
-    from napari_skipseg.training.learning import Finetuned, Lesson
+    from napari_skipseg.training.progress import Finetuned, Lesson
 
 STEP = re.compile(r"step (\d+)")
 FLAGS: dict[str, Any] = {
@@ -65,13 +63,14 @@ def finetune(
     Several devices: torchrun --nproc-per-node 2 -m napari_skipseg.cli finetune …
     """
     from napari_skipseg.models.catalog import check_free, user_folder
-    from napari_skipseg.training.finetune_flags import finetune_from_flags
+    from napari_skipseg.training.flags import finetune_from_flags
 
     files = {"images": [str(image) for image in images], "labels": [str(label) for label in labels]}
     settings = finetune_from_flags({"model": model, "name": name, **files, **flags})
-    from napari_skipseg.training.corrected import iter_plan_lesson, read_corrected
     from napari_skipseg.training.distributed import started_by_torchrun
-    from napari_skipseg.training.finetune import iter_finetune
+    from napari_skipseg.training.finetune.estimate import iter_plan_lesson
+    from napari_skipseg.training.finetune.labels import read_corrected
+    from napari_skipseg.training.finetune.run import iter_finetune
 
     processes, folder, corrected = started_by_torchrun(), out or user_folder(), read_corrected(settings)
     work = iter_finetune(settings, corrected, folder, device, processes)
@@ -99,7 +98,7 @@ def _note(lesson: Lesson) -> None:
 
 def _iter_noted(work: Generator[Progress, Any, Finetuned]) -> Generator[Progress, None, Finetuned]:
     """Yield and return what `work` does, in words that leave room for the time left; say once where it goes on."""
-    from napari_skipseg.training.learning import without_losses
+    from napari_skipseg.training.progress import without_losses
 
     begun = False
     with contextlib.closing(work):

@@ -12,7 +12,7 @@ from napari_skipseg.objects.options import Border, Method, ObjectOptions, Object
 from napari_skipseg.terminal import echo, report, watch
 
 if TYPE_CHECKING:
-    from napari_skipseg.images.formats import Format
+    from napari_skipseg.images.files import Format
     from napari_skipseg.objects.files import ObjectFiles
     from napari_skipseg.scores.summary import Summary
 
@@ -82,8 +82,8 @@ class _Wanted(NamedTuple):
 
 def _write(wanted: _Wanted, options: ObjectOptions) -> ObjectFiles:
     from napari_skipseg.inference.objects_to_folder import ObjectsAsked, iter_objects_to_folder
-    from napari_skipseg.inference.truth_files import check_truth, read_image_of
     from napari_skipseg.objects.files import doubt_about, doubt_about_planes, read_probability
+    from napari_skipseg.scoring.truth import check_truth, read_image_of
 
     found = read_probability(wanted.probability, *wanted.calibration)
     image = None if wanted.image is None else read_image_of(found.stack, wanted.image)
@@ -99,9 +99,8 @@ def _write(wanted: _Wanted, options: ObjectOptions) -> ObjectFiles:
 
 
 def _scores(labels: Path, truth: Path) -> Summary | None:
-    from napari_skipseg.inference.pairs import Pair
-    from napari_skipseg.inference.scoring import ScoreOptions, iter_score_pairs
     from napari_skipseg.scores.instances import MaskError
+    from napari_skipseg.scoring.files import Pair, ScoreOptions, iter_score_pairs
 
     try:
         (summary,) = watch(iter_score_pairs([Pair(truth.name, labels, truth)], ScoreOptions("instances")), "scoring")

@@ -23,8 +23,8 @@ def run(
 ) -> None:
     """Segment, or find objects, again as a recipe says: the same image and model, and what was chosen for them."""
     from napari_skipseg.images.files import read_stack
-    from napari_skipseg.inference.recipe_sources import name_of_run, read_recipe_file
-    from napari_skipseg.inference.repeat import AGAIN, iter_repeat, prepare_repeat
+    from napari_skipseg.inference.recipes.lookup import name_of_run, read_recipe_file
+    from napari_skipseg.inference.recipes.repeat import AGAIN, iter_repeat, prepare_repeat
 
     told, near = read_recipe_file(recipe), recipe.absolute().parent
     said: tuple[str, ...] = ()

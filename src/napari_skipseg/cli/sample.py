@@ -21,7 +21,7 @@ def sample(
     seed: Annotated[int, typer.Option(help="Another seed gives another tissue; the same one the same bytes.")] = 0,
 ) -> None:
     """Write the synthetic EM stack that napari's File > Open Sample shows, and its truth, as OME-TIFF."""
-    from napari_skipseg.images.synthetic import make_sample
+    from napari_skipseg.images.synthetic.sample import make_sample
 
     made = make_sample((slices, side, side), seed)
     try:

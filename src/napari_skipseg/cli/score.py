@@ -43,7 +43,7 @@ def score(
     as_json: AsJson = False,
 ) -> None:
     """Compare predictions with truths: Dice, IoU, precision, recall, FPR and FNR; the ISBI 2012 scores; instances."""
-    from napari_skipseg.inference.scoring import Measure, ScoreOptions, find_pairs, iter_score_pairs
+    from napari_skipseg.scoring.files import Measure, ScoreOptions, find_pairs, iter_score_pairs
 
     if isbi and instances:
         raise InputError("--isbi and --instances are two comparisons: give one of them.")

@@ -75,7 +75,7 @@ def check_stack(file: Path, as_stack: bool) -> None:
     """
     from napari_skipseg.images.files import place_of
     from napari_skipseg.images.slices import holds_slices, is_pattern
-    from napari_skipseg.images.zarr_nodes import is_zarr
+    from napari_skipseg.images.zarr.metadata import is_zarr
 
     place = place_of(file)
     if place.is_dir() and not is_zarr(place):
@@ -118,7 +118,7 @@ def _segment(
 
     stack = read_stack(taken.file, taken.axes, taken.voxel_size, taken.unit, image=taken.image)
     from napari_skipseg.api import iter_segment_to_folder, load_model
-    from napari_skipseg.inference.planning import iter_plan
+    from napari_skipseg.inference.trial import iter_plan
 
     loaded, folder, how = load_model(model), writing.folder, (writing.depth, writing.form)
     if writing.plan_only:

@@ -10,9 +10,7 @@ import typer
 from napari_skipseg.cli.options import Device, Unit, VoxelSize, add_flags, flag, one_of
 from napari_skipseg.networks.specs import NETWORK_NAMES, SKIPS, SelectInit
 from napari_skipseg.terminal import echo, follow, watch
-from napari_skipseg.training.augmentation import AUGMENTATIONS
-from napari_skipseg.training.protocols import PROTOCOLS
-from napari_skipseg.training.settings import LossName, Precision
+from napari_skipseg.training.settings import AUGMENTATIONS, PROTOCOLS, LossName, Precision
 
 Text = str | None
 Number = int | None

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_skipseg.corrections.chunk_files import ChunkFiles
-from napari_skipseg.corrections.coding import CorrectionClass
 from napari_skipseg.corrections.journal import journals, read_journal
 from napari_skipseg.corrections.saved import NAMES
-from napari_skipseg.corrections.subject import FILE, Subject, read_record
-from napari_skipseg.images.write_faults import telling_faults
+from napari_skipseg.corrections.subject import FILE, CorrectionClass, Subject, read_record
+from napari_skipseg.images.faults import telling_faults
 from napari_skipseg.locks import LOCK_FILE, FolderLock, is_held
 from napari_skipseg.user_folders import data_folder
 

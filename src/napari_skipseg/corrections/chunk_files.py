@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from napari_skipseg.corrections.sparse_array import Place, chunk_shape
 from napari_skipseg.durable import is_draft, make_folders, sync_folder, write_durably, write_whole
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.zarr_layout import UNITS
+from napari_skipseg.images.zarr.layout import UNITS
 
 ARRAY = "0"
 """Name of the array in its group."""

@@ -13,16 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.corrections.catalog import Found, lock_of
-from napari_skipseg.corrections.coding import HIGHEST, CorrectionClass
 from napari_skipseg.corrections.saved import Saved, Snapshot, Target, load_saved, write_snapshot, write_whole
 from napari_skipseg.corrections.store import Corrections
-from napari_skipseg.corrections.subject import Subject
+from napari_skipseg.corrections.subject import HIGHEST, CorrectionClass, Subject
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.calibration import METRES, convert_length
-from napari_skipseg.images.files import read_stack, write_ome_tiff
-from napari_skipseg.images.formats import Format
+from napari_skipseg.images.faults import telling_faults
+from napari_skipseg.images.files import Format, read_stack, write_ome_tiff
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.write_faults import telling_faults
 
 What = Literal["target", "strokes"]
 

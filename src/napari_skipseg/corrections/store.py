@@ -20,17 +20,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_skipseg.corrections.catalog import corrections_folder, is_left_open, lock_of
 from napari_skipseg.corrections.chunk_files import ChunkFiles
-from napari_skipseg.corrections.coding import CorrectionClass
 from napari_skipseg.corrections.journal import Journal, journals, refusal
-from napari_skipseg.corrections.saved import Saved, Snapshot, load_saved, place_of_box, write_snapshot
+from napari_skipseg.corrections.saved import Saved, Snapshot, Summary, Tallies, load_saved, place_of_box, write_snapshot
 from napari_skipseg.corrections.sparse_array import Box, Place, SparseArray
-from napari_skipseg.corrections.subject import Record, Subject, check_same, read_record, subject_of, write_record
-from napari_skipseg.corrections.tallies import Summary, Tallies
+from napari_skipseg.corrections.subject import (
+    CorrectionClass,
+    Record,
+    Subject,
+    check_same,
+    read_record,
+    subject_of,
+    write_record,
+)
 from napari_skipseg.durable import make_folders
 from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.images.faults import telling_faults
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.write_faults import telling_faults
 
 __all__ = ["Corrections", "Summary", "open_corrections"]
 

@@ -5,17 +5,41 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from napari_skipseg.corrections.chunk_files import Grid
-from napari_skipseg.corrections.coding import CorrectionClass
 from napari_skipseg.durable import write_durably
-from napari_skipseg.errors import FileError, SkipsegError
-from napari_skipseg.images.fingerprint import fingerprint
+from napari_skipseg.errors import FileError, InputError, SkipsegError
+from napari_skipseg.images.faults import telling_faults
+from napari_skipseg.images.identity import fingerprint
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.write_faults import telling_faults
+
+NOT_LOOKED_AT = 0
+BACKGROUND = 1
+FIRST_CLASS = 2
+HIGHEST = 255
+"""Corrections are bytes."""
+
+
+@dataclass(frozen=True)
+class CorrectionClass:
+    """A class that can be painted: its name, its value (2 or more) and its colour as #rrggbb."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: str
+    value: int
+    color: str
+
+    def __post_init__(self) -> None:
+        if not self.name.strip() or not FIRST_CLASS <= self.value <= HIGHEST:
+            raise InputError(
+                f"'{self.name}' with value {self.value} is no class: give a name, and a value from {FIRST_CLASS} to "
+                f"{HIGHEST} (0 means not looked at, 1 background)."
+            )
+
 
 FILE = "corrections.json"
 

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from napari_skipseg.images.axes import GIVE_AXES, FileAxes, Named, name_axes
 from napari_skipseg.images.calibration import AxisScale, calibrate
-from napari_skipseg.images.stack import AXES, ArrayLike, Stack
+from napari_skipseg.images.stack import AXES, GIVE_AXES, ArrayLike, FileAxes, Named, Stack, name_axes
 from napari_skipseg.images.views import TurnedArray
 
 

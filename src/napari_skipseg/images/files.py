@@ -7,20 +7,26 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.images.calibration import check_unit
-from napari_skipseg.images.choice import ImageInfo, SeveralImagesError, check_number
-from napari_skipseg.images.location import Location, location_of_files, parse_location
+from napari_skipseg.images.choice import (
+    ImageInfo,
+    Location,
+    SeveralImagesError,
+    check_number,
+    location_of_files,
+    parse_location,
+)
 from napari_skipseg.images.mrc import is_mrc, read_mrc
 from napari_skipseg.images.pictures import is_lossy, is_picture, list_pictures, read_picture
 from napari_skipseg.images.slices import TIFF_ENDINGS, files_of_pattern, is_pattern, read_slices, slice_names
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.tiff import list_tiff_images, open_tiff
-from napari_skipseg.images.tiff_stack import read_tiff, read_tiff_recipe
-from napari_skipseg.images.tiff_writer import write_ome_tiff
-from napari_skipseg.images.zarr_nodes import METADATA, is_zarr
+from napari_skipseg.images.tiff.checks import list_tiff_images, open_tiff
+from napari_skipseg.images.tiff.reader import read_tiff, read_tiff_recipe
+from napari_skipseg.images.tiff.writer import write_ome_tiff
+from napari_skipseg.images.zarr.metadata import METADATA, is_zarr
 
 __all__ = ["holds_labels", "place_of", "read_levels", "read_recipe", "read_stack", "write_ome_tiff"]
 
@@ -87,7 +93,7 @@ def list_images(path: str | os.PathLike[str]) -> tuple[ImageInfo, ...]:
     """
     place = place_of(path)
     if is_zarr(place):
-        from napari_skipseg.images.ome_zarr import list_zarr_images
+        from napari_skipseg.images.zarr.reader import list_zarr_images
 
         return list_zarr_images(place)
     if is_picture(place):
@@ -204,7 +210,7 @@ def _read(place: Path, wanted: Wanted, image: int | None = None) -> Stack:
     if is_picture(place):
         return read_picture(place, *given, image=image)
     if is_zarr(place):
-        from napari_skipseg.images.ome_zarr import read_zarr, zarr_image
+        from napari_skipseg.images.zarr.reader import read_zarr, zarr_image
 
         return read_zarr(zarr_image(place, image), *given)
     if is_mrc(place):
@@ -227,14 +233,14 @@ def read_levels(path: str | os.PathLike[str]) -> list[Stack]:
     place = place_of(path)
     if is_picture(place) or not is_zarr(place):
         return [read_stack(path)]
-    from napari_skipseg.images.ome_zarr import read_zarr_levels
+    from napari_skipseg.images.zarr.reader import read_zarr_levels
 
     return read_zarr_levels(zarr_place(path))
 
 
 def zarr_place(path: str | os.PathLike[str]) -> Path:
     """Return the folder of the image that a path names in an OME-Zarr of one or several."""
-    from napari_skipseg.images.ome_zarr import zarr_image
+    from napari_skipseg.images.zarr.reader import zarr_image
 
     return zarr_image(place_of(path), parse_location(path).image)
 
@@ -247,7 +253,7 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     """
     place = place_of(path)
     if is_zarr(place):
-        from napari_skipseg.images.ome_zarr import read_zarr_recipe
+        from napari_skipseg.images.zarr.reader import read_zarr_recipe
 
         return read_zarr_recipe(zarr_place(path))
     if is_picture(place) or is_mrc(place) or place.is_dir() or is_pattern(place):
@@ -288,7 +294,7 @@ def holds_labels(path: str | os.PathLike[str]) -> bool:
     place = place_of(path)
     if is_picture(place) or not is_zarr(place):
         return False
-    from napari_skipseg.images.ome_zarr import is_label_image
+    from napari_skipseg.images.zarr.reader import is_label_image
 
     return is_label_image(zarr_place(path))
 
@@ -314,3 +320,7 @@ def place_of(path: str | os.PathLike[str]) -> Path:
     if place.suffix.lower() in PACKED and place.is_file():
         raise FileError(f"'{text}' is packed: unpack it and give what was inside.")
     return place.parent if place.name in METADATA else place
+
+
+Format = Literal["tiff", "ome-zarr"]
+ENDINGS: dict[Format, str] = {"tiff": ".tif", "ome-zarr": ".ome.zarr"}

@@ -11,12 +11,11 @@ from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import FileError, InputError
-from napari_skipseg.images.axes import FileAxes
 from napari_skipseg.images.calibration import GIVE_SIZE, AxisScale
+from napari_skipseg.images.faults import refusing
 from napari_skipseg.images.file_image import FileImage, stack_of
-from napari_skipseg.images.mapped import MappedArray
-from napari_skipseg.images.stack import ArrayLike, Stack
-from napari_skipseg.images.tiff import refusing
+from napari_skipseg.images.stack import ArrayLike, FileAxes, Stack
+from napari_skipseg.images.views import MappedArray
 
 ENDINGS = (".mrc", ".mrcs", ".rec", ".st", ".ali", ".map", ".ccp4")
 """Endings of the files that are read as MRC."""

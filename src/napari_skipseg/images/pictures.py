@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from napari_skipseg.errors import FileError, InputError
-from napari_skipseg.images.choice import ImageInfo, choose_image
+from napari_skipseg.images.choice import ImageInfo, Location, choose_image
+from napari_skipseg.images.faults import refusing
 from napari_skipseg.images.file_image import FileImage, stack_of
-from napari_skipseg.images.location import Location
 from napari_skipseg.images.set_files import check_regular
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.tiff import refusing
 
 LOSSY = (".jpg", ".jpeg")
 """Endings of pictures whose values are near what was saved, not what was saved."""

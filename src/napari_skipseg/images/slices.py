@@ -20,10 +20,11 @@ from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.file_names import normal
 from napari_skipseg.images import mrc, pictures
 from napari_skipseg.images.calibration import GIVE_SIZE, AxisScale
+from napari_skipseg.images.faults import refusing
 from napari_skipseg.images.file_image import FileImage, stack_of
 from napari_skipseg.images.set_files import check_regular
 from napari_skipseg.images.stack import LazyArray, Stack
-from napari_skipseg.images.tiff import first_page, refusing
+from napari_skipseg.images.tiff.checks import first_page
 
 TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
 ENDINGS = (*TIFF_ENDINGS, *pictures.ENDINGS, *mrc.ENDINGS)

@@ -7,29 +7,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import FileError, InputError
-from napari_skipseg.images.fault_words import describe_faults
-from napari_skipseg.images.faults import iter_slice_faults
-from napari_skipseg.images.grey_samples import read_window
-from napari_skipseg.images.normalize import Normalization
-from napari_skipseg.images.padding import find_mask
-from napari_skipseg.images.signature import LEAST_SIDE, PATCH, PATCHES, ImageSignature, distance, sign
-from napari_skipseg.images.slice_samples import LOOKING
+from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization, iter_measure_greys
+from napari_skipseg.images.intensity.padding import PaddingRule, find_mask
+from napari_skipseg.images.intensity.samples import read_window
+from napari_skipseg.images.intensity.signature import LEAST_SIDE, PATCH, PATCHES, ImageSignature, distance, sign
+from napari_skipseg.images.slice_checks.checks import iter_slice_faults
+from napari_skipseg.images.slice_checks.messages import describe_faults
+from napari_skipseg.images.slice_checks.samples import LOOKING
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
-from napari_skipseg.inference.grid import Grid, make_grid
-from napari_skipseg.inference.tile_pixels import read_pixels
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.scale import lengths_of
+from napari_skipseg.inference.tiling import Grid, make_grid, read_pixels
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.progress import Progress
 
 if TYPE_CHECKING:
-    from napari_skipseg.inference.backends import Pixels
+    from napari_skipseg.inference.backends.interface import Pixels
+
 
 PROBE = {2: (256, 256), 3: (32, 96, 96)}
 """Size of the patches that a network looks at, and at their negatives, by its dimensions."""
@@ -176,3 +178,31 @@ def read_probes(stack: Stack, grid: Grid, normalization: Normalization) -> Pixel
         if len(kept) == PROBES:
             break
     return np.stack((kept or rest)[:PROBES]) if kept or rest else None
+
+
+SLICES_SEED = 0
+"""Of the sample that grey values are measured on."""
+
+
+def iter_measure_for(
+    stack: Stack, description: ModelDescription, options: SegmentOptions
+) -> Generator[Progress, None, GreyStatistics]:
+    """Yield now and then; return how a stack is normalised for a model, and what was found about it.
+
+    stack: as the network takes it, one channel if it takes one.
+
+    Raises:
+        InputError: as `measure_greys` and `scale.seen_lengths`.
+    """
+    lengths = lengths_of(stack, description, options)
+    rule = padding_rule(description, options)
+    greys = yield from iter_measure_greys(stack, SLICES_SEED, lengths, rule)
+    normalization = replace(greys.normalization, inverted=options.invert)
+    examined = yield from iter_examine(stack, description, lengths, normalization, keeps_empty=rule == "none")
+    findings = (*greys.findings, *examined.findings)
+    return GreyStatistics(normalization, findings, examined.unlike, examined.may_be_inverted)
+
+
+def padding_rule(description: ModelDescription, options: SegmentOptions) -> PaddingRule:
+    """Return whether constant areas may be padding: not if the options say so, or the model was taught otherwise."""
+    return "none" if "none" in (options.padding, description.padding) else "auto"

@@ -7,7 +7,7 @@ from collections.abc import Generator
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.inference.backends import Backend, Pixels
+from napari_skipseg.inference.backends.interface import Backend, Pixels
 from napari_skipseg.progress import Progress, run_to_end
 
 AGREEMENT = 0.9999

@@ -11,19 +11,24 @@ from typing import Any
 
 from napari_skipseg.devices import versions
 from napari_skipseg.durable import refuse_link
-from napari_skipseg.images.formats import ENDINGS, Format
+from napari_skipseg.images.faults import telling_faults
+from napari_skipseg.images.files import ENDINGS, Format
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.write_faults import telling_faults
-from napari_skipseg.inference.recipe import RECIPE_FILE, TIMES_FILE, describe_input, dict_to_json
-from napari_skipseg.inference.recipe_objects import ObjectsRecipe, objects_recipe_to_dict
-from napari_skipseg.inference.run_folder import ENDING
-from napari_skipseg.inference.run_times import RunTimes
+from napari_skipseg.inference.recipes.recipe import (
+    RECIPE_FILE,
+    TIMES_FILE,
+    ObjectsRecipe,
+    describe_input,
+    dict_to_json,
+    objects_recipe_to_dict,
+)
+from napari_skipseg.inference.run_folder import ENDING, RunTimes
 from napari_skipseg.inference.saving import check_length, check_replaceable, write_text
 from napari_skipseg.locks import FolderLock
+from napari_skipseg.objects.block_cache import holds_blocks
 from napari_skipseg.objects.files import ObjectFiles, ProbabilityFile, iter_write_objects
-from napari_skipseg.objects.found_blocks import holds_blocks
+from napari_skipseg.objects.find_in_blocks import ObjectsTarget
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.whole import ObjectsTarget
 from napari_skipseg.objects.workplace import workplace
 from napari_skipseg.progress import Progress
 

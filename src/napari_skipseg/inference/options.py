@@ -9,7 +9,7 @@ from pydantic import ConfigDict
 
 from napari_skipseg.devices import DEVICES
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.padding import PaddingRule
+from napari_skipseg.images.intensity.padding import PaddingRule
 
 Planes = Literal["xy", "xyz"]
 AVERAGES = (1, 4, 8)

@@ -10,16 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from napari_skipseg.inference.backends import Pixels, TileOutput
-from napari_skipseg.inference.grid import Order, Unit
-from napari_skipseg.inference.outputs import Focus, Written
-from napari_skipseg.inference.passes import Passes
+from napari_skipseg.inference.backends.interface import Pixels, TileOutput
+from napari_skipseg.inference.ensemble import Passes
+from napari_skipseg.inference.memory import AHEAD, BEHIND
+from napari_skipseg.inference.prediction import Focus, Written
+from napari_skipseg.inference.tiling import Order, Unit
 from napari_skipseg.progress import Progress
-
-AHEAD = 2
-"""Batches that are read, or being read, before the network takes them."""
-BEHIND = 2
-"""Batches that wait to be written; the network waits when there are more."""
 
 Reader = Callable[[Unit], Pixels]
 Writer = Callable[[Unit, TileOutput, int], None]

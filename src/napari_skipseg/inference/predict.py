@@ -14,27 +14,24 @@ from numpy.typing import NDArray
 from napari_skipseg.devices import Device, best_precision, choose_device, versions
 from napari_skipseg.errors import InputError
 from napari_skipseg.gpus import driving_versions
-from napari_skipseg.images.normalize import GreyStatistics, Normalization, normalization_from
+from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization, normalization_from
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
-from napari_skipseg.inference.backends import Backend, Pixels, TileOutput, fastest_precision, make_backend, notes_of
-from napari_skipseg.inference.certainty import Verdict, describe_verdict
-from napari_skipseg.inference.dropout import dropout_rate
-from napari_skipseg.inference.greys import SEED, iter_measure_for
-from napari_skipseg.inference.grid import Grid, Order, Unit, make_grid
+from napari_skipseg.inference.backends.choose import BackendMaker, fastest_precision, make_backend, rather
+from napari_skipseg.inference.backends.fallback import notes_of
+from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
+from napari_skipseg.inference.certainty import Prober, Verdict, describe_verdict
+from napari_skipseg.inference.ensemble import Passes, choose_passes, dropout_rate
+from napari_skipseg.inference.guards import SLICES_SEED, iter_measure_for
+from napari_skipseg.inference.memory import TileChoice, choose_tile
 from napari_skipseg.inference.memory_share import ALONE, MemoryShare
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import AttentionMap, Focus, Opened, Prediction
-from napari_skipseg.inference.passes import BackendMaker, Passes, choose_passes
-from napari_skipseg.inference.pinning import rather
 from napari_skipseg.inference.pipeline import Pace, Pipeline
-from napari_skipseg.inference.prober import Prober
-from napari_skipseg.inference.recipe import Recipe, SegmentRequest, describe_input, recipe_to_dict
-from napari_skipseg.inference.results import PROBABILITY, UNCERTAINTY, ResultArray, pieces, results_of
+from napari_skipseg.inference.prediction import AttentionMap, Focus, Opened, Prediction
+from napari_skipseg.inference.recipes.recipe import Recipe, SegmentRequest, describe_input, recipe_to_dict
 from napari_skipseg.inference.scale import seen_lengths
-from napari_skipseg.inference.stores import ArrayStore, Store
-from napari_skipseg.inference.tile_choice import TileChoice, choose_tile
-from napari_skipseg.inference.tile_pixels import keep_padding, read_pixels
+from napari_skipseg.inference.stores import PROBABILITY, UNCERTAINTY, ArrayStore, ResultArray, Store, pieces, results_of
+from napari_skipseg.inference.tiling import Grid, Order, Unit, keep_padding, make_grid, read_pixels
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import Found, Progress
 
@@ -358,7 +355,7 @@ def _recipe(run: Run, device: Device, choice: TileChoice) -> dict[str, Any]:
         (),
         description.class_names,
         run.normalization,
-        SEED,
+        SLICES_SEED,
         run.grid.tiles.size,
         choice.side,
         choice.batch,

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_skipseg.durable import open_file, sync, sync_folder
-from napari_skipseg.images.write_faults import telling_faults
+from napari_skipseg.images.faults import telling_faults
 
 JOURNAL = "done"
 """The numbers of the units, 8 bytes each, in the order in which they were noted."""

@@ -15,14 +15,13 @@ import numpy as np
 
 from napari_skipseg.durable import draft_folder, replace, sync_folder
 from napari_skipseg.errors import FileError, SkipsegError
-from napari_skipseg.images.files import read_recipe, write_ome_tiff
-from napari_skipseg.images.formats import ENDINGS, Format
+from napari_skipseg.images.faults import replacing, telling_faults
+from napari_skipseg.images.files import ENDINGS, Format, read_recipe, write_ome_tiff
 from napari_skipseg.images.stack import ArrayLike, LazyArray
-from napari_skipseg.images.write_faults import replacing, telling_faults
-from napari_skipseg.images.zarr_layout import OURS, Layout
-from napari_skipseg.images.zarr_nodes import is_node, read_node
-from napari_skipseg.inference.outputs import USUAL_DEPTH, AttentionMap, Binary, Depth, Prediction, Stored
-from napari_skipseg.inference.recipe import RECIPE_FILE, dict_to_json
+from napari_skipseg.images.zarr.layout import OURS, Layout
+from napari_skipseg.images.zarr.metadata import is_node, read_node
+from napari_skipseg.inference.prediction import USUAL_DEPTH, AttentionMap, Binary, Depth, Prediction, Stored
+from napari_skipseg.inference.recipes.recipe import RECIPE_FILE, dict_to_json
 
 LONGEST_NAME = 255
 """Letters of a file's name on Windows, and bytes on most other systems."""
@@ -107,7 +106,7 @@ def write_zarr(path: Path, saved: SavedArray) -> None:
     Raises:
         FileError: it cannot be written, or something else lies there.
     """
-    from napari_skipseg.images.zarr_writer import write_ome_zarr
+    from napari_skipseg.images.zarr.writer import write_ome_zarr
 
     order = sorted(range(len(saved.axes)), key=lambda place: "TCZYX".index(saved.axes[place]))
     layout = Layout(

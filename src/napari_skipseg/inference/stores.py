@@ -3,26 +3,235 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.durable import write_durably
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.write_faults import telling_faults
-from napari_skipseg.images.zarr_array import ZarrArray
-from napari_skipseg.images.zarr_layout import OURS, Layout
-from napari_skipseg.images.zarr_nodes import read_node
-from napari_skipseg.images.zarr_writer import OmeZarrWriter, create_ome_zarr
-from napari_skipseg.inference.grid import Grid, Region, Unit
-from napari_skipseg.inference.outputs import Depth, to_uint8
-from napari_skipseg.inference.plane_view import PlaneView
-from napari_skipseg.inference.results import UNCERTAINTY, Piece, ResultArray
+from napari_skipseg.images.faults import telling_faults
+from napari_skipseg.images.stack import LazyArray, Stack
+from napari_skipseg.images.zarr.array import ZarrArray
+from napari_skipseg.images.zarr.layout import OURS, Layout
+from napari_skipseg.images.zarr.metadata import read_node
+from napari_skipseg.images.zarr.writer import OmeZarrWriter, create_ome_zarr
+from napari_skipseg.inference.backends.interface import TileOutput
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.prediction import Depth, label, to_uint8
+from napari_skipseg.inference.tiling import Grid, Region, Unit, keep_map_pixels, keep_pixels
+from napari_skipseg.models.model import Model
+
+PROBABILITY, BINARY, UNCERTAINTY = "probability", "binary", "uncertainty"
+ATTENTION = "attention_"
+"""How the names of attention maps begin; their level follows."""
+
+
+@dataclass(frozen=True)
+class ResultArray:
+    """One array of a run. axes: "C" first where it has classes, then those of the grid. stride: per axis of the grid.
+
+    chunks: of which each unit writes whole ones. level: of an attention map, else 0.
+    """
+
+    name: str
+    axes: str
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    chunks: tuple[int, ...]
+    level: int = 0
+
+    @property
+    def is_labels(self) -> bool:
+        """Whether its values are labels, not shares of 1."""
+        return self.name == BINARY
+
+    def placed(self, stack: Stack) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+        """Return the voxel size and the origin (z, y, x) at which it lies exactly over `stack`."""
+        steps = dict(zip(self.axes.replace("C", ""), self.stride, strict=True))
+        step = [steps.get(axis, 1) for axis in "ZYX"]
+        size = [side * count for side, count in zip(stack.voxel_size, step, strict=True)]
+        origin = [
+            first + side * (count - 1) / 2
+            for first, side, count in zip(stack.origin, stack.voxel_size, step, strict=True)
+        ]
+        return (size[0], size[1], size[2]), (origin[0], origin[1], origin[2])
+
+
+class Piece(NamedTuple):
+    """What a unit gives to one array: `values` for the `region` of it."""
+
+    name: str
+    region: Region
+    values: NDArray[Any]
+
+
+def names_of(model: Model, options: SegmentOptions) -> list[str]:
+    """Return the names of the arrays that the options ask for, in the order in which they are told of."""
+    averaged = options.samples or options.average > 1 or options.planes != "xy"
+    levels = len(model.network.attention_strides) if options.attention and options.planes == "xy" else 0
+    attentions = [f"{ATTENTION}{level}" for level in range(1, levels + 1)]
+    return [PROBABILITY, BINARY, *([UNCERTAINTY] if averaged else []), *attentions]
+
+
+def results_of(grid: Grid, model: Model, options: SegmentOptions, with_binary: bool) -> tuple[ResultArray, ...]:
+    """Return these arrays, the probability last: where it is written, all is. The viewer makes its own binary."""
+    names = [name for name in names_of(model, options) if with_binary or name != BINARY]
+    return tuple(_result(name, grid, model) for name in sorted(names, key=lambda name: name == PROBABILITY))
+
+
+def _result(name: str, grid: Grid, model: Model) -> ResultArray:
+    level = int(name.removeprefix(ATTENTION)) if name.startswith(ATTENTION) else 0
+    stride = model.network.attention_strides[level - 1] if level else 1
+    steps = tuple(stride if axis in grid.seen else 1 for axis in grid.axes)
+    classes = len(model.description.class_names)
+    shape, chunks = grid.shape_of_level(stride), grid.chunks(stride)
+    if classes == 1 or name not in (PROBABILITY, UNCERTAINTY):
+        return ResultArray(name, grid.axes, shape, steps, chunks, level)
+    return ResultArray(name, f"C{grid.axes}", (classes, *shape), steps, (1, *chunks), level)
+
+
+def in_order(results: tuple[ResultArray, ...]) -> list[ResultArray]:
+    """Return the arrays in the order in which they are told of: probability, binary, uncertainty, attention maps."""
+    ranks = {PROBABILITY: 0, BINARY: 1, UNCERTAINTY: 2}
+    return sorted(results, key=lambda result: (ranks.get(result.name, 3), result.level))
+
+
+def pieces(
+    results: tuple[ResultArray, ...],
+    grid: Grid,
+    unit: Unit,
+    output: TileOutput,
+    number: int,
+    threshold: float,
+    padding: NDArray[np.bool_] | None = None,
+) -> Iterator[Piece]:
+    """Yield what `unit`, image `number` of the batch behind `output`, gives to each of the arrays, in their order.
+
+    padding: (*space) of what the unit keeps, where there is surely background: no tissue, and no doubt.
+    """
+    probability = _emptied(keep_pixels(grid, unit, output.probability[number]), padding)
+    values: NDArray[Any]
+    for result in results:
+        if result.name == PROBABILITY:
+            values = probability
+        elif result.name == BINARY:
+            values = label(probability, threshold)[None]
+        elif result.name == UNCERTAINTY:
+            values = _emptied(keep_pixels(grid, unit, _present(output.uncertainty)[number]), padding)
+        else:
+            stride = result.stride[-1]
+            values = keep_map_pixels(grid, unit, output.attentions[result.level - 1][number], stride)[None]
+        yield _piece(result, grid, unit, values)
+
+
+def _emptied(values: NDArray[np.float32], padding: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    """Return `values` (C, *space) with 0 where padding is."""
+    return values if padding is None else np.where(padding, np.float32(0), values)
+
+
+def _piece(result: ResultArray, grid: Grid, unit: Unit, values: NDArray[Any]) -> Piece:
+    """Return `values` (C, *space) with every axis of the array, and where they lie in it."""
+    region = grid.region(unit, max(result.stride))
+    lengths = tuple(part.stop - part.start for part in region)
+    if "C" not in result.axes:
+        return Piece(result.name, region, values[0].reshape(lengths))
+    return Piece(result.name, (slice(0, len(values)), *region), values.reshape(len(values), *lengths))
+
+
+def _present(values: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    if values is None:
+        raise ValueError("these passes give no uncertainty")
+    return values
+
+
+IN_MEMORY = 256 * 2**20
+"""Bytes of a slab that are kept in memory; a larger one lies in a file."""
+
+Index = tuple[int | slice, ...]
+
+
+class PlaneView(LazyArray):
+    """An array whose axis i is axis `order.index(i)` of the one behind it; the last two are its planes.
+
+    Planes are kept by the slab: as many as a chunk is high. So whoever asks for one after the other, whole or in
+    parts, reads each chunk once, in the memory of a slab; where that has more than 256 MiB, in the memory of a row of
+    its chunks: then it is unpacked into a file without a name in `folder`, gone with this process.
+
+    Raises:
+        FileError: (where it is read) a chunk is damaged, or there is no room for a slab.
+    """
+
+    def __init__(self, data: ZarrArray, order: tuple[int, ...], folder: Path) -> None:
+        self._data, self._order, self._folder = data, order, folder
+        self.shape = tuple(data.shape[order.index(axis)] for axis in range(len(order)))
+        self.dtype = data.dtype
+        self._in_slabs = math.prod(data.chunks[:-2]) > 1 and order[-2:] == (len(order) - 2, len(order) - 1)
+        self._slab: NDArray[Any] | _SlabFile | None = None
+        self._place: tuple[int, ...] = ()
+
+    def _read(self, index: Index) -> Any:
+        stored = tuple(index[axis] for axis in self._order)
+        lead = tuple(part for part in stored[:-2] if isinstance(part, int))
+        if self._in_slabs and len(lead) == len(stored) - 2:
+            place = tuple(part // height * height for part, height in zip(lead, self._data.chunks, strict=False))
+            inside = tuple(part - first for part, first in zip(lead, place, strict=True))
+            return self._slab_at(place)[(*inside, stored[-2])][..., stored[-1]]
+        values = self._data[stored]
+        kept = [axis for axis in self._order if isinstance(index[axis], slice)]
+        return values.transpose(np.argsort(kept)) if kept else values[()]
+
+    def _slab_at(self, place: tuple[int, ...]) -> NDArray[Any] | _SlabFile:
+        """Return all chunks that hold the plane at `place`."""
+        if self._slab is None or self._place != place:
+            self._slab = None  # before the next one takes memory
+            sides = zip(place, self._data.chunks, self._data.shape, strict=False)
+            region = tuple(slice(first, min(first + height, length)) for first, height, length in sides)
+            counts = tuple(part.stop - part.start for part in region)
+            size = math.prod((*counts, *self._data.shape[-2:])) * self.dtype.itemsize
+            self._slab = (
+                self._data[region] if size <= IN_MEMORY else _SlabFile(self._data, region, counts, self._folder)
+            )
+            self._place = place
+        return self._slab
+
+
+class _SlabFile:
+    """The planes of a region, one behind the other in a file."""
+
+    def __init__(self, data: ZarrArray, region: tuple[slice, ...], counts: tuple[int, ...], folder: Path) -> None:
+        self._counts, self._dtype = counts, data.dtype
+        self._height, self._width = data.shape[-2:]
+        with telling_faults(folder / "slab"):
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+            weakref.finalize(self, self._file.close)
+            for top in range(0, self._height, data.chunks[-2]):
+                rows = data[(*region, slice(top, min(top + data.chunks[-2], self._height)))]
+                for number, part in enumerate(rows.reshape(-1, *rows.shape[-2:])):
+                    self._find(number, top)
+                    self._file.write(np.ascontiguousarray(part).data)
+            self._file.flush()
+
+    def _find(self, plane: int, row: int) -> None:
+        self._file.seek((plane * self._height + row) * self._width * self._dtype.itemsize)
+
+    def __getitem__(self, key: Index) -> NDArray[Any]:
+        """Return the rows of one plane that the last part of `key` names, after the place of the plane."""
+        place, y = key[:-1], key[-1]
+        wanted = range(self._height)[y] if isinstance(y, slice) else range(y, y + 1)
+        low = min(wanted, default=0)
+        found = np.empty((max(wanted, default=-1) + 1 - low, self._width), self._dtype)
+        self._find(int(np.ravel_multi_index(cast(Any, place), self._counts)), low)
+        self._file.readinto(found.data)
+        rows: NDArray[Any] = found[[row - low for row in wanted]] if wanted.step != 1 else found
+        return rows if isinstance(y, slice) else rows[0]
 
 
 class Store(Protocol):

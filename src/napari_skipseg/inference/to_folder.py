@@ -12,24 +12,19 @@ from typing import Any
 from napari_skipseg.devices import versions
 from napari_skipseg.durable import write_whole
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.files import is_there
-from napari_skipseg.images.fingerprint import check_unchanged, fingerprint
-from napari_skipseg.images.formats import ENDINGS, Format
+from napari_skipseg.images.faults import telling_faults
+from napari_skipseg.images.files import ENDINGS, Format, is_there
+from napari_skipseg.images.identity import check_unchanged, fingerprint
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.write_faults import telling_faults
-from napari_skipseg.inference.backends import Pinned, make_backend
-from napari_skipseg.inference.grid import Unit
+from napari_skipseg.inference.backends.choose import BackendMaker, Pinned, make_backend, only
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Depth, Focus
-from napari_skipseg.inference.passes import BackendMaker
-from napari_skipseg.inference.pinning import only
 from napari_skipseg.inference.predict import Run, iter_fill, iter_prepare, name_input
-from napari_skipseg.inference.recipe import PINNED, RECIPE_FILE, TIMES_FILE, dict_to_json
-from napari_skipseg.inference.results import in_order, names_of
-from napari_skipseg.inference.run_folder import RunFolder
-from napari_skipseg.inference.run_times import RunTimes
+from napari_skipseg.inference.prediction import Depth, Focus
+from napari_skipseg.inference.recipes.recipe import PINNED, RECIPE_FILE, TIMES_FILE, dict_to_json
+from napari_skipseg.inference.run_folder import RunFolder, RunTimes
 from napari_skipseg.inference.saving import SavedArray, check_length, check_replaceable, write_tiff
-from napari_skipseg.inference.stores import ZarrStore, tell_changes
+from napari_skipseg.inference.stores import ZarrStore, in_order, names_of, tell_changes
+from napari_skipseg.inference.tiling import Unit
 from napari_skipseg.models.model import Model
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress

@@ -6,13 +6,13 @@ import json
 from collections.abc import Generator
 from dataclasses import replace
 
-from napari_skipseg.batch.rows import BatchOpened, Retry
 from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.batch.settings import BatchSettings
-from napari_skipseg.jobs.batching import progress_of_batch, result_from_text
+from napari_skipseg.batch.table import BatchOpened, Retry
 from napari_skipseg.jobs.calls import Calls, expected
 from napari_skipseg.jobs.child import EngineEndedError
 from napari_skipseg.jobs.events import BatchEnded, Event
+from napari_skipseg.jobs.operations import progress_of_batch, result_from_text
 from napari_skipseg.jobs.requests import BatchJob
 from napari_skipseg.progress import Progress
 

@@ -12,16 +12,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from napari_skipseg.batch.rows import Retry
+from napari_skipseg.batch.table import Retry
 from napari_skipseg.errors import EngineError, OutOfMemoryError
-from napari_skipseg.inference.outputs import Focus
-from napari_skipseg.jobs.child import WAKE, Child, error_of
+from napari_skipseg.inference.prediction import Focus
+from napari_skipseg.jobs.child import WAKE, Child, Session, error_of
 from napari_skipseg.jobs.events import NO_JOB, End, Event, Failed, FoundAboutImage, ProgressMade
 from napari_skipseg.jobs.requests import Job, KeepBest, Look, Request, RetryFailed
-from napari_skipseg.jobs.session import Session
 from napari_skipseg.jobs.workspace import remove_folder
 from napari_skipseg.progress import Found, Progress
-from napari_skipseg.training.learning import Keep
+from napari_skipseg.training.progress import Keep
 
 Command = Focus | Keep | Retry
 Answer = TypeVar("Answer", bound=End)

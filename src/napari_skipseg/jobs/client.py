@@ -16,13 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from napari_skipseg.errors import EngineError
-from napari_skipseg.images.normalize import GreyStatistics, iter_measure_greys
+from napari_skipseg.images.intensity.normalize import GreyStatistics, iter_measure_greys
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.greys import iter_measure_for
-from napari_skipseg.inference.guards import probe_grid, read_probes
+from napari_skipseg.inference.estimate import RunPlan
+from napari_skipseg.inference.guards import iter_measure_for, probe_grid, read_probes
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Focus, Opened, Prediction, Written
-from napari_skipseg.inference.run_plan import RunPlan
+from napari_skipseg.inference.prediction import Focus, Opened, Prediction, Written
 from napari_skipseg.inference.scale import lengths_of
 from napari_skipseg.jobs.batching_calls import BatchingCalls
 from napari_skipseg.jobs.calls import expected, removed_on_failure
@@ -40,15 +39,7 @@ from napari_skipseg.jobs.events import (
 )
 from napari_skipseg.jobs.finding_calls import FindingCalls
 from napari_skipseg.jobs.inspection import Inspection, Part, cut_part, open_inspection
-from napari_skipseg.jobs.requests import (
-    INPUT_FILE,
-    PROBES_FILE,
-    DevicesJob,
-    InspectJob,
-    PlanJob,
-    ReportJob,
-    SegmentJob,
-)
+from napari_skipseg.jobs.requests import INPUT_FILE, PROBES_FILE, DevicesJob, InspectJob, PlanJob, ReportJob, SegmentJob
 from napari_skipseg.jobs.teaching_calls import TeachingCalls
 from napari_skipseg.jobs.workspace import copy_stack, open_prediction
 from napari_skipseg.models.catalog import locate_model

@@ -14,8 +14,8 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from napari_skipseg.devices import ChosenPrecision, Device
-from napari_skipseg.inference.run_plan import RunPlan
-from napari_skipseg.training.learning import Lesson, Report
+from napari_skipseg.inference.estimate import RunPlan
+from napari_skipseg.training.progress import Lesson, Report
 
 PROBABILITY_FILE = "probability.npy"
 UNCERTAINTY_FILE = "uncertainty.npy"

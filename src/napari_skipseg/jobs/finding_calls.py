@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from napari_skipseg.images.stack import ArrayLike, Stack
-from napari_skipseg.inference.outputs import Stored
+from napari_skipseg.inference.prediction import Stored
 from napari_skipseg.jobs.calls import Calls, expected, removed_on_failure
 from napari_skipseg.jobs.events import ObjectsFound
-from napari_skipseg.jobs.finding import FoundObjects, open_found
+from napari_skipseg.jobs.operations import FoundObjects, open_found
 from napari_skipseg.jobs.requests import ObjectsJob, PlacedImage
 from napari_skipseg.jobs.workspace import copy_stack, make_session_folder
 from napari_skipseg.objects.options import ObjectOptions

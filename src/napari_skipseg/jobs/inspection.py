@@ -24,7 +24,7 @@ from napari_skipseg.progress import Progress
 
 if TYPE_CHECKING:
     from napari_skipseg.models.model import Model
-    from napari_skipseg.studies.channels import GateFeatures
+    from napari_skipseg.studies.gates import GateFeatures
 
 MOST_VOXELS = 2**22
 """How many voxels are looked at at once, 2048² or 161³: the features of every gate are in memory together."""
@@ -114,7 +114,7 @@ def iter_inspect(job: InspectJob, model: Model) -> Generator[Progress, None, eve
         SkipsegError: the image does not fit the model, it has no such gate, the disk is full.
     """
     from napari_skipseg.inference.predict import check_fits, select_channel
-    from napari_skipseg.studies.channels import gate_features
+    from napari_skipseg.studies.gates import gate_features
 
     folder = Path(job.folder)
     stack = Stack(np.load(folder / INPUT_FILE), job.axes, name=job.name)

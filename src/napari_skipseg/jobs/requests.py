@@ -14,12 +14,11 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from napari_skipseg.batch.settings import BatchSettings
-from napari_skipseg.images.normalize import GreyStatistics, Normalization
+from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.outputs import Depth
+from napari_skipseg.inference.prediction import Depth
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.training.finetune_settings import FinetuneSettings
-from napari_skipseg.training.settings import TrainSettings
+from napari_skipseg.training.settings import FinetuneSettings, TrainSettings
 
 INPUT_FILE, PROBES_FILE = "input.npy", "probes.npy"
 

@@ -24,9 +24,8 @@ from napari_skipseg.jobs.workspace import copy_stack
 from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.progress import Progress
-from napari_skipseg.training.finetune_settings import FinetuneSettings
-from napari_skipseg.training.learning import Finetuned, Keep, Learned, Lesson, Pictured
-from napari_skipseg.training.settings import TrainSettings
+from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured
+from napari_skipseg.training.settings import FinetuneSettings, TrainSettings
 
 TeachingJob = TypeVar("TeachingJob", FinetuneJob, TrainJob)
 

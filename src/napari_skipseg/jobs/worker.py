@@ -18,24 +18,29 @@ import traceback
 from collections.abc import Generator, Iterable
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import psutil
 
-from napari_skipseg.batch.rows import Retry
+from napari_skipseg.batch.table import Retry
 from napari_skipseg.device_faults import is_out_of_memory
-from napari_skipseg.devices import best_precision, choose_device, has_openvino, why_no_cuda, why_no_mps
-from napari_skipseg.errors import EngineError, OutOfMemoryError, SkipsegError
+from napari_skipseg.devices import Device, best_precision, choose_device, has_openvino, why_no_cuda, why_no_mps
+from napari_skipseg.errors import EngineError, ModelError, OutOfMemoryError, SkipsegError
 from napari_skipseg.images.stack import ArrayLike, Stack
-from napari_skipseg.inference.outputs import Focus
+from napari_skipseg.inference.prediction import Focus
 from napari_skipseg.jobs import events
-from napari_skipseg.jobs.answers import event_of
-from napari_skipseg.jobs.batching import iter_batch_for
 from napari_skipseg.jobs.events import NO_JOB, End, Event
-from napari_skipseg.jobs.finding import iter_find_for
-from napari_skipseg.jobs.inputs import open_voxels
 from napari_skipseg.jobs.inspection import iter_inspect
+from napari_skipseg.jobs.operations import (
+    event_of,
+    iter_batch_for,
+    iter_find_for,
+    iter_finetune_for,
+    iter_lesson_for,
+    iter_train_for,
+    open_voxels,
+)
 from napari_skipseg.jobs.requests import (
     INPUT_FILE,
     BatchJob,
@@ -56,11 +61,84 @@ from napari_skipseg.jobs.requests import (
     TrainJob,
     request_from_line,
 )
-from napari_skipseg.jobs.teaching import iter_finetune_for, iter_lesson_for, iter_train_for
-from napari_skipseg.jobs.warm import WarmModel, WarmModels
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.progress import Progress
-from napari_skipseg.training.learning import Keep
+from napari_skipseg.training.progress import Keep
+
+if TYPE_CHECKING:
+    from napari_skipseg.inference.backends.fallback import FallbackBackend
+    from napari_skipseg.models.model import Model
+
+
+KEPT_BACKENDS = 4
+KEPT_MODELS = 2
+"""A model that was fine-tuned, and the one that came of it."""
+
+
+class WarmModel:
+    """A model and the backends made for it, so that the next run of the same model and tile starts at once.
+
+    Backends that sample with dropout are not among them: they are made for their run, in no time. Nor is one kept in
+    which another had to take over: the next run begins with the fastest again. A turned tile, or a block in three
+    planes, takes several at a time.
+
+    key: what tells it from other models, and from itself after a change on disk.
+    """
+
+    def __init__(self, folder: str, weights_sha256: str) -> None:
+        from napari_skipseg.models.model import read_model
+
+        self.model = read_model(Path(folder))
+        self.key = _warm_key(folder, weights_sha256)
+        self._backends: dict[tuple[str, tuple[int, ...]], FallbackBackend] = {}
+
+    def backend(self, model: Model, device: Device, shape: tuple[int, ...]) -> FallbackBackend:
+        """Return a backend for tiles of `shape`, a kept one where there is one that never failed."""
+        from napari_skipseg.inference.backends.choose import make_backend
+
+        key = (device.name, shape)
+        if key in self._backends and self._backends[key].notes:
+            del self._backends[key]
+        if key not in self._backends:
+            while len(self._backends) >= KEPT_BACKENDS:
+                del self._backends[next(iter(self._backends))]
+            self._backends[key] = make_backend(model, device, shape)
+        return self._backends[key]
+
+
+class WarmModels:
+    """The models that were asked for last."""
+
+    def __init__(self) -> None:
+        self._kept: list[WarmModel] = []
+
+    def find(self, folder: str, weights_sha256: str) -> WarmModel | None:
+        """Return the model in `folder` where it is kept, unchanged on disk.
+
+        Raises:
+            ModelError: the model there has other weights than those named.
+        """
+        key = _warm_key(folder, weights_sha256)
+        self._kept.sort(key=lambda warm: warm.key != key)
+        return self._kept[0] if self._kept and self._kept[0].key == key else None
+
+    def read(self, folder: str, weights_sha256: str) -> WarmModel:
+        """Return the model in `folder`, read anew and kept; the one that was not asked for the longest goes.
+
+        Raises:
+            ModelError: there is no such model, or it has other weights than those named.
+        """
+        del self._kept[KEPT_MODELS - 1 :]
+        self._kept.insert(0, WarmModel(folder, weights_sha256))
+        return self._kept[0]
+
+
+def _warm_key(folder: str, weights_sha256: str) -> tuple[object, ...]:
+    description = read_description(Path(folder))
+    if description.weights_sha256 != weights_sha256:
+        raise ModelError(f"The model in '{folder}' was changed just now: try again to use it as it is.")
+    return folder, description
+
 
 NICENESS = 10
 OUT_OF_MEMORY_SCORE = 500
@@ -109,7 +187,7 @@ class Worker:
     def work(self) -> None:
         """Load the libraries, say `Ready`, then run jobs for ever."""
         import napari_skipseg.inference.predict  # noqa: F401
-        from napari_skipseg.inference.backends import release_memory
+        from napari_skipseg.inference.backends.torch_backend import release_memory
 
         self._send(events.Ready(os.getpid()))
         while True:
@@ -195,7 +273,7 @@ class Worker:
         return events.Segmented(job.number, prediction.recipe)
 
     def _plan(self, job: PlanJob) -> Work:
-        from napari_skipseg.inference.planning import iter_plan
+        from napari_skipseg.inference.trial import iter_plan
 
         warm = yield from self._warm_up(job.model, job.model_sha256)
         voxels: ArrayLike = np.broadcast_to(np.zeros((), job.dtype), job.shape)  # as fast as a layer in memory
@@ -255,7 +333,7 @@ def report_system() -> dict[str, str]:
 
 def look_at_devices() -> events.DeviceReport:
     """Return what there is to compute on."""
-    from napari_skipseg.inference.backends import fastest_precision
+    from napari_skipseg.inference.backends.choose import fastest_precision
 
     faults = {"cpu": "", "cuda": why_no_cuda(), "mps": why_no_mps()}
     available = tuple(name for name, fault in faults.items() if not fault)

@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import EngineError, FileError, InputError, SkipsegError
+from napari_skipseg.images.faults import telling_faults
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.write_faults import telling_faults
-from napari_skipseg.inference.outputs import AttentionMap, Prediction
+from napari_skipseg.inference.prediction import AttentionMap, Prediction
 from napari_skipseg.jobs.events import PROBABILITY_FILE, UNCERTAINTY_FILE, ResultsOpened
 from napari_skipseg.locks import LOCK_FILE, FolderLock, holder_state
 from napari_skipseg.progress import Progress

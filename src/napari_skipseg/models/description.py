@@ -11,8 +11,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from napari_skipseg.errors import ModelError, SkipsegError
 from napari_skipseg.foreign_text import printable
-from napari_skipseg.images.padding import PaddingRule
-from napari_skipseg.images.signature import ImageSignature
+from napari_skipseg.images.intensity.padding import PaddingRule
+from napari_skipseg.images.intensity.signature import ImageSignature
 from napari_skipseg.networks.specs import NetworkSpec, first_fault
 
 FORMAT_VERSION = 1

@@ -9,10 +9,10 @@ from itertools import product
 from typing import NamedTuple
 
 from napari_skipseg.devices import cores, free_memory
-from napari_skipseg.objects.basins import Window
-from napari_skipseg.objects.landscape import reach_of
+from napari_skipseg.objects.block_regions import Spacing, margin_of
+from napari_skipseg.objects.elevation import reach_of
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.parts import Spacing, margin_of
+from napari_skipseg.objects.watershed import Window
 
 CHUNK = (16, 256, 256)
 """The shape of a chunk of labels; blocks are whole chunks."""

@@ -15,9 +15,9 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.classes import class_probability, holds_few_values
+from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.objects.measure import iter_measure
 from napari_skipseg.objects.options import THICK, ObjectOptions
-from napari_skipseg.objects.whole import ObjectsTarget, iter_find_objects
 from napari_skipseg.progress import Progress
 
 OBJECTS_TYPE = np.dtype(np.uint32)

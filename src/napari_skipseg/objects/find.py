@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.images.stack import ArrayLike, Stack
-from napari_skipseg.objects.basins import Window
+from napari_skipseg.objects.block_regions import Spacing, find_parts
 from napari_skipseg.objects.classes import ClassProbability, class_probability
+from napari_skipseg.objects.elevation import level_of, reach_of
 from napari_skipseg.objects.graph import Graph, Seeding, combine, join_maxima, join_weak, shift
-from napari_skipseg.objects.landscape import level_of, reach_of
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.parts import Spacing, find_parts
 from napari_skipseg.objects.relabel import relabel, shift_labels
 from napari_skipseg.objects.selection import number_objects
+from napari_skipseg.objects.watershed import Window
 
 
 class Settled(NamedTuple):

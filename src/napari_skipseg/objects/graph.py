@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from napari_skipseg.objects.basins import FULL, Edges, Nodes
-from napari_skipseg.objects.landscape import NEVER
+from napari_skipseg.objects.elevation import NEVER
+from napari_skipseg.objects.watershed import FULL, Edges, Nodes
 from napari_skipseg.scores.table import compiled
 
 Groups = NDArray[np.int64]

@@ -6,28 +6,223 @@ The numbers are those of scikit-image's `regionprops`; the surface of a volume i
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from skimage.measure import marching_cubes, mesh_surface_area
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.classes import ClassProbability
 from napari_skipseg.objects.options import ObjectPlanes
-from napari_skipseg.objects.outline import add_perimeter, add_surface, cube_areas
 from napari_skipseg.objects.slabs import AROUND, LARGEST, Piece, Slab, Source, iter_read, plan_slabs
-from napari_skipseg.objects.sums import (
-    PlaceSums,
-    ValueSums,
-    add_places,
-    add_values,
-    grown,
-    make_place_sums,
-    make_value_sums,
-)
 from napari_skipseg.objects.table import Table
 from napari_skipseg.progress import Progress, run_to_end
+from napari_skipseg.scores.table import compiled
+
+_FAR = np.iinfo(np.int64).max
+
+
+class PlaceSums(NamedTuple):
+    """At each label: voxels, sums of (z, y, x), sums of zz, yy, xx, zy, zx, yx, first and last place along each axis.
+
+    time: the time of the object.
+    """
+
+    voxels: NDArray[np.int64]
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    least: NDArray[np.int64]
+    most: NDArray[np.int64]
+    time: NDArray[np.int64]
+
+    def grown(self, labels: int) -> PlaceSums:
+        """Return the sums with room for labels up to `labels`."""
+        return self if labels < len(self.voxels) else PlaceSums(*map(_joined, self, make_place_sums(labels)))
+
+
+class ValueSums(NamedTuple):
+    """At each label: sum, sum of squares, least and largest of some values."""
+
+    total: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    least: NDArray[np.float64]
+    most: NDArray[np.float64]
+
+    def grown(self, labels: int) -> ValueSums:
+        """Return the sums with room for labels up to `labels`."""
+        return self if labels < len(self.total) else ValueSums(*map(_joined, self, make_value_sums(labels)))
+
+
+def make_place_sums(labels: int) -> PlaceSums:
+    """Return sums over nothing for labels up to `labels`."""
+    room = labels + 1
+    return PlaceSums(
+        np.zeros(room, np.int64),
+        np.zeros((room, 3), np.int64),
+        np.zeros((room, 6), np.int64),
+        np.full((room, 3), _FAR),
+        np.full((room, 3), -1, np.int64),
+        np.zeros(room, np.int64),
+    )
+
+
+def make_value_sums(labels: int) -> ValueSums:
+    """Return sums over nothing for labels up to `labels`."""
+    room = labels + 1
+    return ValueSums(np.zeros(room), np.zeros(room), np.full(room, np.inf), np.full(room, -np.inf))
+
+
+def grown(sums: NDArray[np.float64], labels: int) -> NDArray[np.float64]:
+    """Return sums with room for labels up to `labels`."""
+    return sums if labels < len(sums) else _joined(sums, np.zeros(labels + 1))
+
+
+def _joined(old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+    new[: len(old)] = old
+    return new
+
+
+@compiled
+def add_places(labels: NDArray[np.uint32], start: NDArray[np.int64], time: int, sums: PlaceSums) -> None:
+    """Add the voxels of a block that begins at `start`, run by run along x."""
+    depth, rows, columns = labels.shape
+    for k in range(depth):
+        z = start[0] + k
+        for j in range(rows):
+            y = start[1] + j
+            end = 0
+            while end < columns:
+                begin, label = end, labels[k, j, end]
+                end += 1
+                while end < columns and labels[k, j, end] == label:
+                    end += 1
+                if label == 0:
+                    continue
+                count, low, high = end - begin, start[2] + begin, start[2] + end - 1
+                along = count * (low + high) // 2
+                sums.voxels[label] += count
+                sums.time[label] = time
+                first, second, least, most = sums.first[label], sums.second[label], sums.least[label], sums.most[label]
+                first[0] += count * z
+                first[1] += count * y
+                first[2] += along
+                second[0] += count * z * z
+                second[1] += count * y * y
+                second[2] += _squares(high) - _squares(low - 1)
+                second[3] += count * z * y
+                second[4] += z * along
+                second[5] += y * along
+                least[0], most[0] = min(least[0], z), max(most[0], z)
+                least[1], most[1] = min(least[1], y), max(most[1], y)
+                least[2], most[2] = min(least[2], low), max(most[2], high)
+
+
+@compiled
+def _squares(last: int) -> int:
+    """Return 0² + 1² + … + last²."""
+    return last * (last + 1) * (2 * last + 1) // 6
+
+
+@compiled
+def add_values(labels: NDArray[np.uint32], values: NDArray[Any], sums: ValueSums) -> None:
+    """Add the values of a block's voxels, one after the other, in the order of memory."""
+    flat, given = labels.reshape(-1), values.reshape(-1)
+    place = 0
+    while place < flat.size:
+        label = flat[place]
+        if label == 0:
+            place += 1
+            continue
+        total, squares, least, most = sums.total[label], sums.squares[label], sums.least[label], sums.most[label]
+        while place < flat.size and flat[place] == label:
+            value = float(given[place])
+            total += value
+            squares += value * value
+            least, most = min(least, value), max(most, value)
+            place += 1
+        sums.total[label], sums.squares[label], sums.least[label], sums.most[label] = total, squares, least, most
+
+
+@cache
+def cube_areas(spacing: tuple[float, float, float]) -> NDArray[np.float64]:
+    """Return the area of the mesh in a cube of 8 voxels for each of the 256 ways to fill it; bit 4z + 2y + x."""
+    areas = np.zeros(256)
+    for filling in range(1, 255):
+        corners = ((filling >> np.arange(8)) & 1).reshape(2, 2, 2).astype(np.float32)
+        corners_of_mesh, faces, _, _ = marching_cubes(corners, 0.5, spacing=spacing)
+        areas[filling] = mesh_surface_area(corners_of_mesh, faces)
+    return areas
+
+
+def add_surface(labels: NDArray[np.uint32], areas: NDArray[np.float64], surface: NDArray[np.float64]) -> None:
+    """Add the surface in all cubes of 8 voxels of `labels` to that of each label, at its number in `surface`."""
+    _add_surface(labels, areas, surface)
+
+
+@compiled
+def _add_surface(labels: NDArray[np.uint32], areas: NDArray[np.float64], surface: NDArray[np.float64]) -> None:
+    depth, rows, columns = labels.shape
+    corners = np.empty(8, np.uint32)
+    for z in range(depth - 1):
+        for y in range(rows - 1):
+            for x in range(columns - 1):
+                same = True
+                for corner in range(8):
+                    corners[corner] = labels[z + (corner >> 2), y + ((corner >> 1) & 1), x + (corner & 1)]
+                    same = same and corners[corner] == corners[0]
+                if same:
+                    continue
+                for corner in range(8):
+                    label = corners[corner]
+                    filling = 0
+                    first = True
+                    for other in range(8):
+                        if corners[other] == label:
+                            filling |= 1 << other
+                            first = first and other >= corner
+                    if label > 0 and first:
+                        surface[label] += areas[filling]
+
+
+def add_perimeter(labels: NDArray[np.uint32], perimeter: NDArray[np.float64]) -> None:
+    """Add the perimeter, in pixels, in each slice to that of each label; two pixels around the slice do not count."""
+    weights = np.zeros(50)
+    weights[[5, 7, 15, 17, 25, 27]] = 1
+    weights[[21, 33]] = np.sqrt(2)
+    weights[[13, 23]] = (1 + np.sqrt(2)) / 2
+    _add_perimeter(labels, weights, perimeter)
+
+
+@compiled
+def _add_perimeter(labels: NDArray[np.uint32], weights: NDArray[np.float64], perimeter: NDArray[np.float64]) -> None:
+    depth, rows, columns = labels.shape
+    edge = np.zeros((rows, columns), np.bool_)
+    for z in range(depth):
+        plane = labels[z]
+        for y in range(1, rows - 1):
+            for x in range(1, columns - 1):
+                label = plane[y, x]
+                edge[y, x] = label > 0 and (
+                    plane[y - 1, x] != label
+                    or plane[y + 1, x] != label
+                    or plane[y, x - 1] != label
+                    or plane[y, x + 1] != label
+                )
+        for y in range(2, rows - 2):
+            for x in range(2, columns - 2):
+                if not edge[y, x]:
+                    continue
+                label = plane[y, x]
+                kind = 1
+                for down in (-1, 0, 1):
+                    for right in (-1, 0, 1):
+                        near = edge[y + down, x + right] and plane[y + down, x + right] == label
+                        if near and (down != 0 or right != 0):
+                            kind += 10 if down != 0 and right != 0 else 2
+                perimeter[label] += weights[kind]
 
 
 def measure_objects(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from napari_skipseg.durable import refuse_link
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.write_faults import telling_faults
+from napari_skipseg.images.faults import telling_faults
 from napari_skipseg.locks import LOCK_FILE
-from napari_skipseg.objects.found_blocks import holds_blocks
+from napari_skipseg.objects.block_cache import holds_blocks
 
 BLOCKS = "blocks"
 """The folder of blocks that are found, within that of an image whose objects are not all found yet."""

@@ -30,7 +30,7 @@ from napari_skipseg.studies.curves import Curve, CurvePanel, draw_curves
 from napari_skipseg.studies.pictures import write_figure
 from napari_skipseg.studies.results import Row, move_into, write_table
 from napari_skipseg.training.checkpoint import CHECKPOINT
-from napari_skipseg.training.samples import read_data
+from napari_skipseg.training.patches import read_data
 from napari_skipseg.training.settings import TrainSettings, held_out, settings_from_json, settings_to_dict
 from napari_skipseg.training.train import iter_train
 

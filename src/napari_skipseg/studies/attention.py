@@ -13,12 +13,12 @@ import numpy as np
 from napari_skipseg.devices import versions
 from napari_skipseg.errors import InputError, ModelError
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.outputs import AttentionMap, Prediction
+from napari_skipseg.inference.prediction import AttentionMap, Prediction
 from napari_skipseg.inference.saving import save_prediction, scratch_folder
 from napari_skipseg.models.model import Model
 from napari_skipseg.networks.specs import ATTENDING
 from napari_skipseg.progress import Progress
-from napari_skipseg.studies.channels import run_with_gates
+from napari_skipseg.studies.gates import run_with_gates
 from napari_skipseg.studies.pictures import AttentionRow, draw_attention, enlarge, write_figure
 from napari_skipseg.studies.results import Row, StudyResult, move_into
 from napari_skipseg.studies.views import View, read_truth, read_view

@@ -17,7 +17,7 @@ from napari_skipseg.errors import FileError
 from napari_skipseg.models.selection import GateSelection
 
 if TYPE_CHECKING:
-    from napari_skipseg.studies.channels import GateFeatures
+    from napari_skipseg.studies.gates import GateFeatures
 
 ATTENTION_COLOURS = "turbo"
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#222255")

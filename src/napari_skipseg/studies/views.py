@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.normalize import Normalization, measure
+from napari_skipseg.images.intensity.normalize import Normalization, measure
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import check_fits, select_channel

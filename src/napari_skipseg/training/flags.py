@@ -13,8 +13,13 @@ from napari_skipseg.errors import FileError, SpecError
 from napari_skipseg.models.description import output_channels
 from napari_skipseg.networks.presets import PRESETS
 from napari_skipseg.networks.specs import SELECTING, spec_to_dict
-from napari_skipseg.training.augmentation import AUGMENTATIONS
-from napari_skipseg.training.settings import TrainSettings, settings_from_json
+from napari_skipseg.training.settings import (
+    AUGMENTATIONS,
+    FinetuneSettings,
+    TrainSettings,
+    finetune_from_json,
+    settings_from_json,
+)
 
 PATCHES = {2: [256, 256], 3: [32, 64, 64]}
 SPEC_FLAGS = ("network", "skip", "select_init", "dimensions", "in_channels", "widths", "dropout")
@@ -136,3 +141,18 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "widths": read_numbers,
     "patch": read_numbers,
 }
+
+
+def finetune_from_flags(flags: dict[str, Any]) -> FinetuneSettings:
+    """Return the settings of `flags` that are not None: classes as NAME=VALUE, a patch as 256,256.
+
+    Raises:
+        SpecError: a flag is not valid.
+    """
+    values = {name: flag for name, flag in flags.items() if flag is not None}
+    values["classes"] = [read_class(text) for text in values.get("classes", [])]
+    if "patch" in values:
+        values["patch"] = read_numbers(values["patch"])
+    if "augment" in values:
+        values["augmentation"] = asdict(choose("augmentation", values.pop("augment"), AUGMENTATIONS))
+    return finetune_from_json(json.dumps(values))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.images.signature import LEAST_SIDE, PATCH, PATCHES, sign
-from napari_skipseg.inference.backends import Backend
+from napari_skipseg.images.intensity.signature import LEAST_SIDE, PATCH, PATCHES, sign
+from napari_skipseg.inference.backends.interface import Backend
 from napari_skipseg.inference.certainty import LEAST_FOUND, ask_network, together
 from napari_skipseg.inference.guards import LEAST_PROBED, PROBE, PROBES
 from napari_skipseg.models.description import ModelDescription

@@ -10,8 +10,8 @@ from typing import Protocol as Contract
 from torch import Tensor, nn
 
 from napari_skipseg.networks.network import Network
-from napari_skipseg.training.learning import Pictured
-from napari_skipseg.training.protocols import Protocol
+from napari_skipseg.training.progress import Pictured
+from napari_skipseg.training.settings import Protocol
 
 
 @dataclass(frozen=True)

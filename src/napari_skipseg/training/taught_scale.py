@@ -10,7 +10,7 @@ from napari_skipseg.images.calibration import METRES
 from napari_skipseg.images.resample import SAME
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.models.description import ModelDescription
-from napari_skipseg.training.places import Split
+from napari_skipseg.training.finetune.blocks import Split
 
 VoxelSize = tuple[float, float, float]
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
+from napari_skipseg.errors import EngineError, FileError
 from napari_skipseg.jobs.client import Engine
-from napari_skipseg.widgets.batch import BatchTab
-from napari_skipseg.widgets.correct import CorrectTab
-from napari_skipseg.widgets.finetune import FinetuneTab
-from napari_skipseg.widgets.inspect import InspectTab
-from napari_skipseg.widgets.job_tab import JobTab
-from napari_skipseg.widgets.objects import ObjectsTab
-from napari_skipseg.widgets.pacing import Paced
-from napari_skipseg.widgets.progress_bar import ProgressLine
-from napari_skipseg.widgets.segment import SegmentTab
-from napari_skipseg.widgets.turns import EngineLine
+from napari_skipseg.widgets.batch.tab import BatchTab
+from napari_skipseg.widgets.correct.tab import CorrectTab
+from napari_skipseg.widgets.finetune.tab import FinetuneTab
+from napari_skipseg.widgets.forms.engine_line import EngineLine
+from napari_skipseg.widgets.forms.job_tab import JobTab
+from napari_skipseg.widgets.forms.progress_bar import ProgressLine
+from napari_skipseg.widgets.forms.worker import Paced
+from napari_skipseg.widgets.inspect.tab import InspectTab
+from napari_skipseg.widgets.objects.tab import ObjectsTab
+from napari_skipseg.widgets.segment.tab import SegmentTab
 
 
 class SkipSegPanel(QWidget):  # type: ignore[misc]
@@ -103,3 +108,73 @@ class Scrolled(QScrollArea):  # type: ignore[misc]
             bar = self.verticalScrollBar().sizeHint().width()
             self.setMinimumWidth(self.widget().minimumSizeHint().width() + bar)
         return bool(super().eventFilter(watched, event))
+
+
+SCREENSHOT = "napari-skipseg-demo.png"
+SIZE = (1280, 800)
+PATIENCE = 600.0
+"""Seconds after which a demonstration without a screen gives up."""
+
+
+def open_demo(headless_folder: Path | None = None) -> list[Path]:
+    """Open napari with the sample and segment it with the default model.
+
+    Without a folder it returns, with no files, when the window is closed. With one it waits for the result, saves a
+    screenshot of the whole window and the result files there, closes the window, and returns the files.
+
+    Raises:
+        EngineError: the segmentation failed or took too long; the message says why.
+        FileError: the folder cannot be written.
+    """
+    import napari
+
+    if headless_folder is not None:
+        _make_folder(headless_folder)
+    viewer = napari.Viewer()
+    try:
+        viewer.window.resize(*SIZE)
+        _, panel = viewer.window.add_plugin_dock_widget("napari-skipseg", "SkipSeg")
+        wait_for(lambda: False, 0.3)  # the window takes its size, so that the image fills it
+        viewer.open_sample("napari-skipseg", "em_stack")
+        tab = panel.segment_tab
+        tab.segment_button.click()
+        if headless_folder is None:
+            napari.run()
+            return []
+        return _record(viewer, tab, headless_folder)
+    finally:
+        if headless_folder is not None:
+            viewer.close()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"The folder '{folder}' cannot be made ({error.strerror}): choose another one.") from error
+
+
+def _record(viewer: Any, tab: Any, folder: Path) -> list[Path]:
+    if not wait_for(lambda: not tab.is_running, PATIENCE):
+        raise EngineError(f"The demonstration was not done after {PATIENCE / 60:.0f} minutes: try a faster machine.")
+    shown = tab.result()
+    if shown is None:
+        raise EngineError(tab.message.text() or "The demonstration gave no result: run napari-skipseg doctor.")
+    from napari_skipseg.inference.saving import save_prediction
+
+    wait_for(lambda: False, 1.0)
+    picture = folder / SCREENSHOT
+    viewer.screenshot(str(picture), canvas_only=False, flash=False)
+    threshold = float(tab.form.threshold.value())
+    return [picture, *save_prediction(shown.prediction, folder, "em-sample", threshold)]
+
+
+def wait_for(done: Callable[[], bool], seconds: float) -> bool:
+    """Let the window live until `done`, or for so many seconds; return whether it was done."""
+    from qtpy.QtCore import QEventLoop, QTimer
+
+    end, loop = time.monotonic() + seconds, QEventLoop()
+    while not done() and time.monotonic() < end:
+        QTimer.singleShot(50, loop.quit)
+        loop.exec()
+    return done()

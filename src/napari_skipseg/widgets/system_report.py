@@ -6,8 +6,8 @@ from typing import Any
 
 from qtpy.QtWidgets import QApplication, QDialog, QDialogButtonBox, QPlainTextEdit, QVBoxLayout, QWidget
 
-from napari_skipseg.widgets.engine import SegmentingEngine
-from napari_skipseg.widgets.work import Outcome, start_work
+from napari_skipseg.widgets.forms.engine_line import SegmentingEngine
+from napari_skipseg.widgets.forms.worker import Outcome, start_work
 
 ASKING = "Trying a small network and asking for versions…"
 SIZE = (680, 520)

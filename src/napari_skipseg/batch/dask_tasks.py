@@ -1,0 +1,213 @@
+"""Tasks on a Dask cluster: given out, followed and answered for, as JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+import uuid
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any, Literal, NamedTuple
+
+from napari_skipseg.batch.dask_client import Cluster
+from napari_skipseg.batch.dask_worker import answer, at_work, hash_of, keep_sent, read_files
+from napari_skipseg.batch.inputs import UNFINISHED, Entry
+from napari_skipseg.batch.place import RunPlace
+from napari_skipseg.batch.settings import BatchSettings, settings_to_json
+from napari_skipseg.devices import versions
+from napari_skipseg.errors import EngineError, SkipsegError
+from napari_skipseg.locks import is_held
+from napari_skipseg.models.catalog import locate_model
+from napari_skipseg.progress import Progress
+from napari_skipseg.wording import counted
+
+COUNTED = 2.0
+"""Seconds after which the workers are counted again."""
+STOPPING = 20.0
+"""Seconds in which workers have to come to the end of a tile when the batch is stopped."""
+LACKING = 5.0
+"""Seconds without any worker after which that is told."""
+READY = "running"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one worker is to do: see `on_worker.answer`. units: of a block, parts of a level, or blocks of objects.
+    tries: how often it failed elsewhere.
+
+    alone: nothing else is at work meanwhile, so that a worker that ends does so of this task.
+    """
+
+    kind: Literal["settle", "file", "begin", "block", "level", "segment", "objects"]
+    entry: Entry | None = None
+    units: range = range(0)
+    level: int = 0
+    tries: int = 0
+    alone: bool = False
+
+
+class Reply(NamedTuple):
+    """What came of a task: news of how far it is, or in the end the worker's answer."""
+
+    task: Task
+    news: Progress | dict[str, Any]
+
+
+@dataclass
+class Desk:
+    """Gives tasks of one batch to a cluster and hears of them."""
+
+    cluster: Cluster
+    settings: BatchSettings
+    place: RunPlace
+    computes: list[str] | None = None
+    working: dict[int, Task] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._topic = f"skipseg-{uuid.uuid4().hex}"
+        self._futures: dict[int, Any] = {}
+        self._news: SimpleQueue[tuple[int, Any]] = SimpleQueue()
+        self._given, self._workers, self._counted = 0, 0, 0.0
+        self._seen, self._begun = time.monotonic(), False
+        self._sent: set[str] = set()
+        self._model = locate_model(self.settings.request.model)
+        self._told = {
+            "topic": self._topic,
+            "settings": settings_to_json(self.settings),
+            "folder": str(self.place.path),
+            "model": hash_of(self._model),
+            "versions": versions(),
+            "cores": [list(share) for share in self.cluster.cores],
+            "gpus": len(self.cluster.gpus),
+        }
+        self.cluster.client.subscribe_topic(self._topic, lambda event: self._news.put((event[1][0], event[1][1:])))
+
+    @property
+    def workers(self) -> int:
+        """How many workers there are, 1 where there are none yet."""
+        self._count()
+        return max(1, self._workers)
+
+    def lacking(self) -> str:
+        """Return what is waited for where there have been no workers for some seconds; else ""."""
+        self._count()
+        if time.monotonic() - self._seen < LACKING:
+            return ""
+        place = self.settings.scheduler or "this machine"
+        how = "none is left at" if self._begun else "none has come to"
+        return f"waiting for workers: {how} {place}{'' if self._begun else ' yet'}"
+
+    def _count(self) -> None:
+        now = time.monotonic()
+        if now - self._counted > COUNTED:
+            self._counted = now
+            with contextlib.suppress(OSError, TimeoutError):
+                self._workers = len(self.cluster.client.nthreads())
+        if self._workers:
+            self._seen, self._begun = now, True
+
+    def give(self, task: Task) -> None:
+        """Have a worker do a task; one that dies is done again by another."""
+        self._given += 1
+        ticket = self._given
+        asked = {**self._told, "ticket": ticket, "task": task.kind, "computes": self.computes, "entry": task.entry}
+        asked |= {"start": task.units.start, "stop": task.units.stop, "level": task.level}
+        future = self.cluster.client.submit(answer, json.dumps(asked), pure=False, key=f"{self._topic}-{ticket}")
+        self.working[ticket], self._futures[ticket] = task, future
+        future.add_done_callback(lambda done: self._news.put((ticket, done)))
+
+    def hear(self, seconds: float) -> Reply | None:
+        """Return what is new of a task, None where it is not one of ours any more; wait so long.
+
+        Raises:
+            Empty: nothing is new.
+            SkipsegError: the cluster is gone, or a worker says why the batch cannot go on.
+        """
+        if self.cluster.client.status != READY:
+            raise self.cluster.gone()
+        ticket, told = self._news.get(timeout=seconds)
+        if ticket not in self.working:
+            return None
+        if isinstance(told, (list, tuple)):
+            return Reply(self.working[ticket], Progress(*told))
+        task = self.working.pop(ticket)
+        del self._futures[ticket]
+        answered = self._answer_of(told, task)
+        if answered["reply"] == "fault":
+            raise EngineError(answered["reason"])
+        if answered["reply"] == "no model":
+            self._send_model(answered["address"])
+            self.give(task)
+            return None
+        return Reply(task, answered)
+
+    def _answer_of(self, done: Any, task: Task) -> dict[str, Any]:
+        from distributed import KilledWorker
+
+        if done.status == "cancelled" or done.status == "lost":
+            raise self.cluster.gone()
+        try:
+            answered: dict[str, Any] = json.loads(done.result(timeout=STOPPING))
+        except KilledWorker as error:
+            ended = f"{counted(error.allowed_failures + 1, 'worker')} ended one after another while having it"
+            cure = "choose a smaller tile, such as 256 (64 for a volume), or export the image again"
+            return {"reply": "killed", "reason": f"{ended} alone, of too little memory most likely: {cure}."}
+        except (OSError, TimeoutError) as error:
+            raise self.cluster.gone() from error
+        except Exception as error:
+            raise EngineError(
+                f"A worker could not take its task ({type(error).__name__}: {error}): install the same napari-skipseg "
+                "there as here."
+            ) from error
+        return answered
+
+    def _send_model(self, address: str) -> None:
+        """Have a worker keep the model's files: once."""
+        if address in self._sent:
+            raise EngineError(
+                f"The worker {address} cannot keep the model: let it write to the cache folder of its user."
+            )
+        self._sent.add(address)
+        files = read_files(self._model)
+        try:
+            self.cluster.client.run(keep_sent, *files, workers=[address], nanny=False)
+        except SkipsegError as error:
+            raise EngineError(f"The worker {address} cannot keep the model: {error}") from error
+        except (OSError, TimeoutError, KeyError, ValueError):
+            self._sent.discard(address)  # it is gone
+
+    def forget(self, entry: Entry) -> None:
+        """Give up all tasks of a file."""
+        for ticket in [ticket for ticket, task in self.working.items() if task.entry == entry]:
+            del self.working[ticket]
+            self._cancel([self._futures.pop(ticket)])
+
+    def stop(self) -> None:
+        """Give up all tasks, and wait until no worker is at one; of a cluster that is gone, until no file is held."""
+        client, until = self.cluster.client, time.monotonic() + STOPPING
+        begun = [
+            self.place.results(task.entry) / f"{task.entry.name}{UNFINISHED}"
+            for task in self.working.values()
+            if task.entry is not None
+        ]
+        if client.status != READY:
+            while any(map(is_held, begun)) and time.monotonic() < until:
+                time.sleep(0.1)
+            return
+        self._cancel(list(self._futures.values()))
+        self.working.clear()
+        with contextlib.suppress(OSError, TimeoutError, RuntimeError):
+            while time.monotonic() < until and any(self._at_work().values()):
+                time.sleep(0.1)
+            client.unsubscribe_topic(self._topic)
+
+    def _at_work(self) -> dict[str, int]:
+        """Return for each worker how many tasks are at work there; a worker that does not answer is not waited for."""
+        client, limit = self.cluster.client, STOPPING / 4
+        found: dict[str, int] = client.sync(client._run, at_work, self._topic, callback_timeout=limit)
+        return found
+
+    def _cancel(self, futures: list[Any]) -> None:
+        with contextlib.suppress(OSError, TimeoutError, RuntimeError):
+            self.cluster.client.cancel(futures, force=True)

@@ -1,0 +1,125 @@
+"""Several files at work in one process: while the network computes one, the next is read and the last one written."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Generator
+from queue import Empty, SimpleQueue
+from typing import NamedTuple
+
+from napari_skipseg.batch.crash_guard import StoppedError, crashes_told
+from napari_skipseg.batch.engine import Engine
+from napari_skipseg.batch.inputs import Entry
+from napari_skipseg.batch.place import RunPlace
+from napari_skipseg.batch.run_file import Outcome, segment_entry
+from napari_skipseg.batch.settings import BatchSettings
+from napari_skipseg.progress import Progress
+
+LANES = 2
+"""Files at work: one has the network, the other one is prepared for it or written after it."""
+WAKE = 0.1
+"""Seconds after which the caller is asked at the latest whether it goes on."""
+
+
+class Message(NamedTuple):
+    """What is new of a file: how far it is, or what became of it; without one, what the whole waits for."""
+
+    entry: Entry | None
+    news: Progress | Outcome
+
+
+def waiting_for(what: str) -> Message:
+    """Return what is said until a file moves again."""
+    return Message(None, Progress(0, 0, what))
+
+
+def iter_lanes(
+    settings: BatchSettings, waiting: deque[Entry], place: RunPlace
+) -> Generator[Message | None, None, None]:
+    """Yield what is new of the files that are `waiting`, None where nothing is, until there are none and all are done.
+
+    Files may be put there meanwhile. Closed, it stops each file at its next tile, from where it goes on another time.
+
+    Raises:
+        SkipsegError: the model cannot be had, or nothing can be written any more.
+    """
+    with crashes_told(place):
+        yield from _iter_lanes(settings, waiting, place)
+
+
+def _iter_lanes(
+    settings: BatchSettings, waiting: deque[Entry], place: RunPlace
+) -> Generator[Message | None, None, None]:
+    yield waiting_for("starting the network")
+    engine = Engine(settings.request, place)
+    news: SimpleQueue[Message | Exception] = SimpleQueue()
+    lanes = [
+        _Lane(settings, waiting, place, engine, news) for _ in range(1 if settings.request.options.samples else LANES)
+    ]
+    try:
+        for lane in lanes:
+            lane.start()
+        while True:
+            idle = not waiting and all(lane.idle.is_set() or not lane.is_alive() for lane in lanes)
+            try:
+                found = news.get(timeout=0 if idle else WAKE)
+            except Empty:
+                if idle and not waiting:
+                    return
+                yield None
+                continue
+            if isinstance(found, Exception):
+                raise found
+            yield found
+    finally:
+        for lane in lanes:
+            lane.stopped.set()
+        engine.close()
+        for lane in lanes:
+            lane.join()
+
+
+class _Lane(threading.Thread):
+    """Takes one file after the other, as long as there are any or more may come."""
+
+    def __init__(
+        self,
+        settings: BatchSettings,
+        waiting: deque[Entry],
+        place: RunPlace,
+        engine: Engine,
+        news: SimpleQueue[Message | Exception],
+    ) -> None:
+        super().__init__(name="batch", daemon=True)
+        self._settings, self._waiting, self._place, self._engine, self._news = settings, waiting, place, engine, news
+        self.stopped, self.idle = threading.Event(), threading.Event()
+
+    def run(self) -> None:
+        """Work until it is stopped."""
+        try:
+            while not self.stopped.is_set():
+                self.idle.clear()
+                try:
+                    entry = self._waiting.popleft()
+                except IndexError:
+                    self.idle.set()
+                    self.stopped.wait(WAKE / 10)
+                    continue
+                self._follow(entry)
+        except StoppedError:
+            return
+        except Exception as error:
+            self._news.put(error)
+
+    def _follow(self, entry: Entry) -> None:
+        work = segment_entry(self._settings, entry, self._place, self._engine)
+        with contextlib.closing(work):
+            while not self.stopped.is_set():
+                try:
+                    progress = next(work)
+                except StopIteration as stop:
+                    self._news.put(Message(entry, stop.value))
+                    return
+                self._news.put(Message(entry, progress))

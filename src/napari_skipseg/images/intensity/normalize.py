@@ -1,0 +1,336 @@
+"""Normalisation: how grey values become network input, measured once on a seeded sample of a stack's slices.
+
+Mean and standard deviation are those of the tissue: padding (`images.padding`) and outliers (`images.outliers`) are
+left out of them. An image without either has the plain mean and standard deviation of its sampled values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.errors import InputError
+from napari_skipseg.images.intensity import padding as constant_areas
+from napari_skipseg.images.intensity.outliers import Bounds, find_bounds
+from napari_skipseg.images.intensity.padding import Mask, PaddingRule, find_mask
+from napari_skipseg.images.intensity.samples import Window, is_empty_in_all_channels, iter_draw, iter_look_further
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.progress import Progress, run_to_end
+
+BLENDED = 2
+"""Pixels beside padding that are left out too: a turned image is a mixture there."""
+EXAMINED_SLICES = 8
+"""How many of the sampled slices are examined for looking like labels."""
+FLAT = 0.8
+"""Share of pixels like their neighbours from which on an image of whole numbers is taken for labels.
+
+Only pixels that differ from the most common value count. Measured: labels of nuclei, neurites and mitochondria
+0.87-0.98, raw EM and fluorescence below 0.06, EM cut down to 4 grey levels 0.71, EM enlarged
+fourfold by repeating pixels 0.76."""
+FEWEST = 0.05
+"""Least share of an image with padding that must be neither padding nor of the most common value, to be no labels."""
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Grey values become `(value - mean) / deviation`: one rule for a whole stack, kept in its recipe.
+
+    inverted: the network sees the negative of that, as dark and light are the other way round than in its training.
+    low, high: values beyond are taken as these, None for no limit. padding: the values that are padding where they fill
+    constant areas (see `images.padding`); None stands for NaN and infinity.
+    """
+
+    mean: float
+    deviation: float
+    low: float | None = None
+    high: float | None = None
+    padding: tuple[float | None, ...] = ()
+    inverted: bool = False
+
+    def apply(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Return `values` in standard units, float32; padding is a value like any other."""
+        pixels = values.astype(np.float32)
+        if self.low is not None or self.high is not None:
+            np.clip(pixels, self.low, self.high, out=pixels)
+        deviation = np.float32(-self.deviation if self.inverted else self.deviation)
+        normalized: NDArray[np.float32] = (pixels - np.float32(self.mean)) / deviation
+        return normalized
+
+    def prepare(self, values: NDArray[Any], across_slices: bool = False) -> tuple[NDArray[np.float32], Mask | None]:
+        """Return what a network sees of `values` (C, ..., Y, X), and where padding is (..., Y, X), None for nowhere.
+
+        Padding is filled with what disturbs the tissue beside it least. values: whole slices, or parts of them that
+        reach `padding.REACH` pixels further in Y and X than what is used of the result. across_slices: for a network
+        that sees several slices at once; `values` are (C, Z, Y, X) and reach `padding.REACH_Z` slices further in Z.
+        """
+        mask = find_mask(values, self.padding) if self.padding else None
+        pixels = self.apply(values)
+        if mask is not None:
+            constant_areas.fill(pixels, mask, across_slices)
+        return pixels, mask
+
+
+def normalization_from(values: Mapping[str, Any]) -> Normalization:
+    """Return the normalisation in a recipe, as JSON holds it."""
+    return Normalization(**{**values, "padding": tuple(values.get("padding", ()))})
+
+
+@dataclass(frozen=True)
+class GreyStatistics:
+    """How a stack's grey values are normalised, and in sentences what was found about them.
+
+    findings: what a user should know, such as what was left out of the statistics. unlike: a sentence if the image
+    is of a kind that the model does not know, else "". may_be_inverted: its negative is of a known kind, so that the
+    network decides.
+    """
+
+    normalization: Normalization
+    findings: tuple[str, ...] = ()
+    unlike: str = ""
+    may_be_inverted: bool = False
+
+    @property
+    def asks_network(self) -> bool:
+        """Whether it makes sense to ask the network what it makes of the image, and of its negative."""
+        return not self.unlike or self.may_be_inverted
+
+
+def measure(
+    stack: Stack, seed: int = 0, lengths: Mapping[str, int] | None = None, padding: PaddingRule = "auto"
+) -> Normalization:
+    """Return the normalisation of `measure_greys`, without what was found."""
+    return measure_greys(stack, seed, lengths, padding).normalization
+
+
+def measure_greys(
+    stack: Stack, seed: int = 0, lengths: Mapping[str, int] | None = None, padding: PaddingRule = "auto"
+) -> GreyStatistics:
+    """Return what `iter_measure_greys` does."""
+    return run_to_end(iter_measure_greys(stack, seed, lengths, padding))
+
+
+def iter_measure_greys(
+    stack: Stack, seed: int = 0, lengths: Mapping[str, int] | None = None, padding: PaddingRule = "auto"
+) -> Generator[Progress, None, GreyStatistics]:
+    """Yield now and then; return mean and standard deviation of up to 32 slices (of up to 1024² pixels each).
+
+    The slices are drawn with `seed`.
+
+    lengths: by axis, of the grid that a network sees, where that is another than the stack's own: its voxels are then
+    what is measured, since those of means of several differ less. padding: "none" takes constant areas for tissue.
+
+    Raises:
+        InputError: NaN or infinite values, a constant image, or an image of labels instead of grey values.
+    """
+    windows = yield from iter_draw(stack, seed, {})
+    values = _joined(windows)
+    _check_finite(windows, stack.name, padding)
+    check_values(values, stack.name)
+    found: tuple[float | None, ...] = ()
+    if padding == "auto":
+        found = _find_padding(stack, [*windows, *(yield from iter_look_further(stack))])
+    check_not_labels([window.values for window in windows], stack.name, found)
+    masks = [_left_out(window.values, found) for window in windows]
+    bounds = find_bounds([window.values for window in windows], masks)
+    kept = _kept(windows, masks, bounds) if found or bounds != Bounds() else values
+    if not kept.size:
+        raise InputError(f"'{stack.name}' holds nothing but constant areas: there is nothing to segment.")
+    limits = (bounds.low, bounds.high)
+    if found:  # where tissue was blended with padding, a value may lie far beyond all of the tissue
+        limits = (float(kept.min()), float(kept.max()))
+    if lengths and any(stack.length(axis) != length for axis, length in lengths.items()):
+        prepare = partial(_without_rest, axes=stack.axes, limits=limits, padding=found)
+        drawn = yield from iter_draw(stack, seed, lengths, prepare if found or bounds != Bounds() else None)
+        kept = _joined(drawn)
+    if found or bounds != Bounds() or kept is not values:
+        check_values(kept, stack.name)
+    mean, deviation = float(kept.mean(dtype=np.float64)), float(kept.std(dtype=np.float64))
+    normalization = Normalization(mean, deviation, *limits, found)
+    findings = (*_describe_padding(stack, windows, found), *_describe_outliers(bounds))
+    return GreyStatistics(normalization, findings)
+
+
+def _joined(windows: Sequence[Window]) -> NDArray[Any]:
+    """Return all values that are finite."""
+    values: NDArray[Any] = np.concatenate([window.values.ravel() for window in windows])
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        values = values[np.isfinite(values)]
+    return values
+
+
+def _check_finite(windows: Sequence[Window], name: str, padding: PaddingRule) -> None:
+    """Raise InputError where there are NaN or infinite values that are no padding: that fills large areas."""
+    holes = [window.values for window in windows if window.values.dtype.kind == "f"]
+    holes = [values for values in holes if not np.isfinite(values).all()]
+    may_be_padding = padding == "auto" and _joined(windows).size > 0
+    if holes and not (
+        may_be_padding and any(constant_areas.in_squares(~np.isfinite(values)).any() for values in holes)
+    ):
+        check_values(holes[0], name)
+
+
+def _find_padding(stack: Stack, windows: list[Window]) -> tuple[float | None, ...]:
+    """Return the values that are padding in a stack."""
+    if stack.length("C") > 1:  # a channel without signal is no empty slice
+        windows = [each for each in windows if not each.is_constant or is_empty_in_all_channels(stack, each)]
+    is_real = windows[0].values.dtype.kind == "f"
+    has_holes = is_real and any(not np.isfinite(window.values).all() for window in windows)
+    found = constant_areas.find_values(windows)
+    return (*found, None) if has_holes else found
+
+
+def _left_out(values: NDArray[Any], padding: tuple[float | None, ...]) -> Mask | None:
+    """Return which pixels of a window count as tissue, None for all."""
+    mask = find_mask(values[None], padding) if padding else None
+    return None if mask is None else ~constant_areas.grown(mask, BLENDED)
+
+
+def _kept(windows: Sequence[Window], masks: Sequence[Mask | None], bounds: Bounds) -> NDArray[Any]:
+    """Return the values that are tissue and no outliers."""
+    pairs = zip(windows, masks, strict=True)
+    values = np.concatenate([window.values.ravel() if mask is None else window.values[mask] for window, mask in pairs])
+    if bounds.low is not None:
+        values = values[values >= bounds.low]
+    return values if bounds.high is None else values[values <= bounds.high]
+
+
+def _describe_padding(stack: Stack, windows: Sequence[Window], padding: tuple[float | None, ...]) -> list[str]:
+    """Return in sentences what was left out as padding."""
+    if not padding:
+        return []
+    masks = [find_mask(window.values[None], padding) for window in windows]
+    partial = [(window, mask) for window, mask in zip(windows, masks, strict=True) if mask is None or not mask.all()]
+    values = " and ".join(_name(value, windows[0].values.dtype) for value in padding)
+    area = sum(int(np.count_nonzero(mask)) for _, mask in partial if mask is not None)
+    total = math.prod(stack.length(axis) for axis in stack.axes if axis not in "YX")
+    empty = len(windows) - len(partial)
+    told = []
+    if len(windows) == total and empty:
+        told.append(f"{empty} of {total} slices are empty ({values}) and were left out.")
+    elif empty or not area:
+        told.append(f"Empty slices ({values}) were left out.")
+    if area:
+        width = _frame_width(partial)
+        where = f"{width} pixels of {values} around each slice" if width else f"Areas of {values} without tissue"
+        if all(all(window.edges) for window in windows):  # parts of large slices do not tell the share of the whole
+            where += f" ({in_percent(area / sum(window.values.size for window, _ in partial))} of the image)"
+        told.append(f"{where} were left out.")
+    return told
+
+
+def _frame_width(windows: Sequence[tuple[Window, Mask | None]]) -> int:
+    """Return the width of the frame that all windows have and that is all of their padding; 0 if there is none."""
+    widths = set()
+    for window, mask in windows:
+        if mask is None or not all(window.edges):
+            return 0
+        rows, columns = (np.flatnonzero(~mask.all(axis=axis)) for axis in (1, 0))
+        height, width = mask.shape
+        widths |= {int(rows[0]), height - 1 - int(rows[-1]), int(columns[0]), width - 1 - int(columns[-1])}
+        if mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].any():
+            return 0
+    return widths.pop() if len(widths) == 1 else 0
+
+
+def _name(value: float | None, dtype: np.dtype[Any]) -> str:
+    if value is None:
+        return "NaN"
+    if dtype.kind == "u" and value in (0, np.iinfo(dtype).max):
+        return f"{'white' if value else 'black'} ({value:g})"
+    return f"the value {value:g}"
+
+
+def in_percent(share: float) -> str:
+    """Return a share as text, with two digits that count: 56 %, 3.1 %, 0.02 %."""
+    percent = 100 * share
+    digits = 0 if percent >= 10 else max(1, 1 - math.floor(math.log10(max(percent, 1e-9))))
+    return f"{percent:.{digits}f} %"
+
+
+def _describe_outliers(bounds: Bounds) -> list[str]:
+    """Return in sentences what was clipped."""
+    sides = (("brighter", bounds.high, bounds.above), ("darker", bounds.low, bounds.below))
+    return [
+        f"{in_percent(share)} of the pixels are far {how} than the rest and were clipped at {limit:g}."
+        for how, limit, share in sides
+        if limit is not None
+    ]
+
+
+def check_values(values: NDArray[Any], name: str) -> None:
+    """Raise InputError where `values` cannot be an image's grey values."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise InputError(f"'{name}' holds NaN or infinite values: replace them (numpy.nan_to_num) and try again.")
+    lowest, highest = values.min(), values.max()
+    if lowest == highest:
+        raise InputError(f"'{name}' is constant (every value is {lowest}): there is nothing to segment.")
+    if not ((values != lowest) & (values != highest)).any():  # np.isin takes ten times as long
+        raise InputError(
+            f"'{name}' holds only two values ({lowest} and {highest}): it looks like a mask of labels. "
+            "Choose the raw image."
+        )
+
+
+def check_not_labels(windows: list[NDArray[Any]], name: str, padding: Sequence[float | None] = ()) -> None:
+    """Raise InputError where 2D `windows` of whole numbers are flat areas: labels of classes or of instances.
+
+    padding: values of flat areas that the image may have besides.
+    """
+    if windows[0].dtype.kind not in "ui":
+        return
+    examined = windows[:: -(-len(windows) // EXAMINED_SLICES)]
+    background = _most_common(np.concatenate([window.ravel() for window in examined]))
+    flat = {background}
+    while True:
+        share = 0.0
+        for axis in (0, 1):
+            same, counted = _count_flat(examined, axis, flat)
+            share = counted / sum(window.size for window in examined)
+            if same <= FLAT * counted and (len(flat) == 1 or share >= FEWEST):
+                return
+        if len(flat) > 1 or not padding:
+            break
+        flat |= set(padding)
+    raise InputError(f"'{name}' looks like an image of labels (flat areas of equal value): choose the raw image.")
+
+
+def _count_flat(windows: list[NDArray[Any]], axis: int, without: set[Any]) -> tuple[int, int]:
+    """Return how many pixels are like the next one along an axis, and how many were looked at."""
+    same = counted = 0
+    for window in windows:
+        lines = np.moveaxis(window, axis, 0)
+        inside = np.logical_and.reduce([lines[:-1] != value for value in without])
+        same += int(np.count_nonzero((lines[1:] == lines[:-1]) & inside))
+        counted += int(np.count_nonzero(inside))
+    return same, counted
+
+
+def _most_common(values: NDArray[Any]) -> Any:
+    """Return the value that comes most often, the lowest of several."""
+    if values.dtype.itemsize <= 2 and values.dtype.kind == "u":
+        return values.dtype.type(np.bincount(values).argmax())
+    found, counts = np.unique(values, return_counts=True)
+    return found[counts.argmax()]
+
+
+def _without_rest(
+    values: NDArray[Any], axes: str, limits: tuple[float | None, float | None], padding: tuple[float | None, ...]
+) -> NDArray[np.float32]:
+    """Return `values` with NaN where padding and outliers are."""
+    kept = values.astype(np.float32)
+    planes = [axes.index("Y"), axes.index("X")]
+    mask = find_mask(np.moveaxis(values, planes, [-2, -1])[None], padding) if padding else None
+    if mask is not None:
+        np.moveaxis(kept, planes, [-2, -1])[mask] = np.nan
+    low, high = limits
+    if low is not None:
+        kept[kept < low] = np.nan
+    if high is not None:
+        kept[kept > high] = np.nan
+    return kept

@@ -1,0 +1,309 @@
+"""Padding: areas of one constant value that hold no tissue, as programs leave them that align, turn or stitch images.
+
+Which values are padding is found once for a stack, in windows of its slices. Where a value is padding is a local rule:
+a pixel that lies in a square of `SIDE` pixels a side that all have it. What lies beyond the image counts as padding, so
+that narrow frames are found too. So a tile of the stack finds the same padding as the whole stack, if it is read with
+`REACH` pixels more on each side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.images.intensity.samples import Window
+
+SIDE = 16
+"""Side of the constant squares that padding is made of, in pixels. Saturated tissue seldom has such."""
+MIRRORED = 24
+"""Width of the strip of padding beside tissue that is filled with the mirrored tissue. Further away is the mean.
+
+Measured with em-membrane on ISBI 2012 in a frame of 64 pixels: Dice 0.832 without a frame, 0.832 with mirrored tissue,
+0.801 with the mean alone."""
+REACH = 2 * MIRRORED + SIDE
+"""How far away in Y and X a pixel can be that decides what becomes of another one."""
+REACH_Z = 2
+"""How many slices away tissue may be that fills padding for a network that sees several slices at once.
+
+Measured with em-boundary-3d, every 2nd slice empty: Dice 0.507 without empty slices, 0.059 with the mean in them."""
+MOST_VALUES = 2
+"""Values that count as padding, at the most: images of labels have more constant areas of different values."""
+CANDIDATES = 4
+LEAST, LEAST_OF_WINDOW = 0.001, 0.01
+"""Least share of the windows, or of one of them, that a padding value fills."""
+EDGE, NEAR, FAR = 2, (3, 4), (12, 24)
+"""Distances from a constant area, in pixels, at which the image beside it is compared. At 1 a turned image is a mixture
+of padding and tissue."""
+SAMPLE = 2**16
+"""Values whose median is taken, at the most."""
+RARE = 0.005
+"""Share of the pixels on either side that are too rare to decide."""
+SAMPLES = 64
+"""Fewest pixels beside a constant area for such a comparison."""
+ALIKE, CORRELATED = 0.45, 40
+"""How much the mean may differ between near and far, in standard deviations of the image; more where the edge is short,
+as `CORRELATED` pixels tell as much as one. Padding: 0-0.44; saturated myelin: 2.1."""
+SHARP = 0.8
+"""Least distance from the padding value at `EDGE`, relative to that at `FAR`, root mean square. Padding: 0.87-1.19;
+saturated lumen, clipped black and subtracted background: 0.06-0.75."""
+SELDOM = 0.05
+"""Most of the pixels in other slices that have the value of an empty slice: else it is the image's own background."""
+MOSTLY = 0.8
+"""Least share of the pixels of a padding value that lie in constant squares. Padding: 0.86-1; saturated tissue and
+images of few grey levels mostly 0.1-0.7."""
+MOSTLY_OF_FRAME = 0.4
+"""The same if it fills a border of most slices from end to end, as saturated tissue hardly does."""
+THICK = 0.45
+"""Least share of the other pixels that lie `FAR` away, so that the black between small objects is no padding. Padding:
+0.51-0.99."""
+
+Mask = NDArray[np.bool_]
+PaddingRule = Literal["auto", "none"]
+"""Whether large constant areas may be padding, or are tissue like all else."""
+
+
+def find_mask(values: NDArray[Any], padding: Sequence[float | None]) -> Mask | None:
+    """Return where padding is in `values` (C, ..., Y, X), without the first axis; None where there is none.
+
+    padding: the values that are padding in this stack; None stands for NaN and infinity. Of several channels all must
+    be padding.
+    """
+    mask: Mask | None = None
+    for channel in values:
+        found = np.zeros(channel.shape, bool)
+        for value in padding:
+            if value is None:
+                found |= ~np.isfinite(channel)
+            elif (same := channel == value).any():
+                found |= in_squares(same)
+        mask = found if mask is None else mask & found
+        if not mask.any():
+            return None
+    return mask
+
+
+def in_squares(same: Mask, side: int = SIDE) -> Mask:
+    """Return which pixels of `same` (..., Y, X) lie in squares that are all set. Beyond the edges all is set."""
+    around = [(0, 0)] * (same.ndim - 2) + [(side - 1, side - 1)] * 2
+    grown = np.pad(same, around, constant_values=True)
+    for axis in (-2, -1):
+        grown = _sliding(grown, side, axis, np.logical_and)
+    for axis in (-2, -1):
+        grown = _sliding(grown, side, axis, np.logical_or)
+    inside: Mask = grown
+    return inside
+
+
+def _sliding(mask: Mask, side: int, axis: int, combine: np.ufunc) -> Mask:
+    """Return `combine` over each run of `side` pixels along an axis: shorter by `side` - 1."""
+    length = 1
+    while length < side:
+        step = min(length, side - length)
+        mask = combine(_cut(mask, 0, -step, axis), _cut(mask, step, None, axis))
+        length += step
+    return mask
+
+
+def _cut(mask: Mask, start: int, stop: int | None, axis: int) -> Mask:
+    index = [slice(None)] * mask.ndim
+    index[axis] = slice(start, stop)
+    return mask[tuple(index)]
+
+
+def fill(pixels: NDArray[np.float32], mask: Mask, across_slices: bool = False) -> None:
+    """Write into the padding of `pixels` (C, ..., Y, X) what a network may see there: mirrored tissue, then 0.
+
+    pixels: in standard units, so that 0 is the mean. mask: (..., Y, X). Only tissue in the same row or column is
+    mirrored, at the nearest edge. across_slices: tissue at the same place in a slice nearby goes before that; the
+    pixels are (C, Z, Y, X) then.
+    """
+    source = pixels.copy()
+    pixels[:, mask] = 0.0
+    if mask.all():
+        return
+    place, from_y, from_x, fading = _mirrored_places(mask)
+    for channel, values in zip(pixels, source, strict=True):
+        channel[place] = fading * values[(*place[:-2], from_y, from_x)]
+    if across_slices:
+        for steps in range(REACH_Z, 0, -1):  # the nearest is written last, and stays
+            for here, there in ((slice(steps, None), slice(None, -steps)), (slice(None, -steps), slice(steps, None))):
+                taken = mask[here] & ~mask[there]
+                pixels[:, here][:, taken] = source[:, there][:, taken]
+
+
+def _mirrored_places(
+    mask: Mask,
+) -> tuple[tuple[NDArray[np.intp], ...], NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    """Return the places in the mask that are near tissue, the Y and X to take each from, and how much of it to take."""
+    distance, side = _nearest(~mask)
+    place = np.nonzero(mask & (distance <= MIRRORED))
+    steps, side = distance[place], side[place]
+    along_y, along_x = np.array([0, 0, -1, 1])[side], np.array([-1, 1, 0, 0])[side]
+    *lead, y, x = place
+    mirrored_y, mirrored_x = y + along_y * (2 * steps - 1), x + along_x * (2 * steps - 1)
+    height, width = mask.shape[-2:]
+    is_tissue = (mirrored_y >= 0) & (mirrored_y < height) & (mirrored_x >= 0) & (mirrored_x < width)
+    is_tissue[is_tissue] = ~mask[(*(axis[is_tissue] for axis in lead), mirrored_y[is_tissue], mirrored_x[is_tissue])]
+    from_y = np.where(is_tissue, mirrored_y, y + along_y * steps)
+    from_x = np.where(is_tissue, mirrored_x, x + along_x * steps)
+    fading = np.minimum(1.0, 2 * (1 - steps / (MIRRORED + 1))).astype(np.float32)
+    return place, from_y, from_x, fading
+
+
+def _nearest(tissue: Mask) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
+    """Return how far away tissue is in the same row or column, and where: 0 left, 1 right, 2 above, 3 below."""
+    nearest = np.full(tissue.shape, MIRRORED + 1, np.int32)
+    side = np.zeros(tissue.shape, np.int8)
+    turned = tissue.swapaxes(-1, -2)
+    distances = (
+        _since(tissue),
+        _since(tissue[..., ::-1])[..., ::-1],
+        _since(turned).swapaxes(-1, -2),
+        _since(turned[..., ::-1])[..., ::-1].swapaxes(-1, -2),
+    )
+    for number, distance in enumerate(distances):
+        is_nearer = distance < nearest
+        nearest[is_nearer] = distance[is_nearer]
+        side[is_nearer] = number
+    return nearest, side
+
+
+def _since(tissue: Mask) -> NDArray[np.int32]:
+    """Return how many pixels ago along the last axis there was tissue; a large number where there was none."""
+    places = np.arange(tissue.shape[-1], dtype=np.int32)
+    last = np.maximum.accumulate(np.where(tissue, places, np.int32(-(2**30))), axis=-1)
+    distance: NDArray[np.int32] = places - last
+    return distance
+
+
+@dataclass
+class _Moments:
+    """How many values there are, and the sums of their distances from a centre, and of the squares of these."""
+
+    count: int = 0
+    total: float = 0.0
+    squares: float = 0.0
+
+    def add(self, distances: NDArray[np.float64]) -> None:
+        """Count the distances that are finite."""
+        distances = distances[np.isfinite(distances)]
+        self.count += distances.size
+        self.total += float(distances.sum())
+        self.squares += float(np.square(distances).sum())
+
+    @property
+    def mean(self) -> float:
+        """The mean distance."""
+        return self.total / self.count
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation."""
+        return math.sqrt(max(self.squares / self.count - self.mean**2, 0.0))
+
+    def distance_from(self, place: float) -> float:
+        """Return the root mean square distance from another place than the centre, which lies at 0."""
+        return math.sqrt(max(self.squares / self.count - 2 * place * self.mean + place**2, 0.0))
+
+
+@dataclass
+class _Evidence:
+    """What was seen of a value that fills constant areas. whole: windows that have no other value.
+
+    The rest is of the other windows. partial: how many have constant squares of it, lined: of these, how many have it
+    all along a border of their slice. In pixels: size of all, those of the value, those in constant squares. Of windows
+    with such squares: others, outside of these, and thick, of these those far from them. The values there are measured
+    from `centre`, a value between, and cut off at `limits`, so that a few bright pixels do not decide.
+    """
+
+    value: float
+    whole: int = 0
+    largest: float = 0.0
+    partial: int = 0
+    lined: int = 0
+    size: int = 0
+    pixels: int = 0
+    area: int = 0
+    others: int = 0
+    thick: int = 0
+    centre: float | None = None
+    limits: tuple[float, float] = (-math.inf, math.inf)
+    edge: _Moments = field(default_factory=_Moments)
+    near: _Moments = field(default_factory=_Moments)
+    far: _Moments = field(default_factory=_Moments)
+    other: _Moments = field(default_factory=_Moments)
+
+
+def find_values(windows: Sequence[Window]) -> tuple[float | None, ...]:
+    """Return the values that are padding in a stack of which these are windows; None stands for NaN and infinity."""
+    counts: Counter[float] = Counter()
+    for window in windows:
+        counts.update(float(value) for value in window.constant_values() if math.isfinite(value))
+    candidates = [value for value, _ in counts.most_common(CANDIDATES)]
+    found = tuple(value for value in candidates if _is_padding(_look_at(value, windows)))
+    return found if len(found) <= MOST_VALUES else ()
+
+
+def _look_at(value: float, windows: Sequence[Window]) -> _Evidence:
+    seen = _Evidence(value)
+    for window in windows:
+        same = window.values == value
+        count = int(np.count_nonzero(same))
+        if count == same.size:
+            seen.whole += 1
+            seen.largest = 1.0
+            continue
+        seen.size += same.size
+        seen.pixels += count
+        if count and (mask := in_squares(same)).any():
+            area = int(np.count_nonzero(mask))
+            seen.area += area
+            seen.largest = max(seen.largest, area / mask.size)
+            seen.partial += 1
+            lines = (same[0], same[-1], same[:, 0], same[:, -1])
+            seen.lined += any(line.all() for line, is_edge in zip(lines, window.edges, strict=True) if is_edge)
+            _compare(seen, window.values, mask)
+    return seen
+
+
+def _compare(seen: _Evidence, values: NDArray[Any], mask: Mask) -> None:
+    """Measure the image near a constant area and further away from it."""
+    radii = sorted({EDGE - 1, EDGE, NEAR[0] - 1, NEAR[1], FAR[0] - 1, FAR[1]})
+    within = {radius: grown(mask, radius) for radius in radii}
+    other = values[~mask].astype(np.float64)
+    if seen.centre is None:
+        low, middle, high = np.nanquantile(other[:: -(-other.size // SAMPLE)], (RARE, 0.5, 1 - RARE)).tolist()
+        seen.centre, seen.limits = middle, (2 * (low - middle), 2 * (high - middle))
+    seen.others += other.size
+    seen.thick += int(np.count_nonzero(~within[FAR[0] - 1]))
+    seen.other.add((other - seen.centre).clip(*seen.limits))
+    for moments, (first, last) in ((seen.edge, (EDGE, EDGE)), (seen.near, NEAR), (seen.far, FAR)):
+        ring = values[within[last] & ~within[first - 1]].astype(np.float64)
+        moments.add((ring - seen.centre).clip(*seen.limits))
+
+
+def grown(mask: Mask, radius: int) -> Mask:
+    """Return the pixels at most so far away from the mask, along Y and X."""
+    wide = np.pad(mask, radius)
+    for axis in (-2, -1):
+        wide = _sliding(wide, 2 * radius + 1, axis, np.logical_or)
+    return wide
+
+
+def _is_padding(seen: _Evidence) -> bool:
+    if seen.area < LEAST * seen.size and seen.largest < LEAST_OF_WINDOW:
+        return False
+    if seen.centre is None or min(seen.edge.count, seen.near.count, seen.far.count) < SAMPLES:
+        return seen.whole > 0 and seen.pixels <= SELDOM * seen.size
+    tolerance = ALIKE + math.sqrt(CORRELATED / seen.near.count)
+    is_alike = abs(seen.near.mean - seen.far.mean) <= tolerance * seen.other.deviation
+    place = seen.value - seen.centre
+    is_sharp = seen.edge.distance_from(place) >= SHARP * seen.far.distance_from(place)
+    mostly = MOSTLY_OF_FRAME if 2 * seen.lined >= seen.partial else MOSTLY
+    return is_alike and is_sharp and seen.area >= mostly * seen.pixels and seen.thick >= THICK * seen.others

@@ -1,0 +1,1 @@
+"""Faulty slices of a stack: empty, doubled, shifted, of another contrast."""

@@ -1,0 +1,197 @@
+"""What is measured of every slice of a stack, in windows of bounded size: one pass, a block of slices at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.images.slice_checks.phase_correlation import PhaseCorrelation, Spectrum
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.progress import Progress
+
+WINDOW, SMALL = 512, 128
+"""Sides of the large window and of the small ones, in pixels."""
+MIDDLE = 256
+"""Side of the part of a window that fine structure is measured in."""
+FEWEST = 2**14
+"""Pixels that percentiles are taken of, at least."""
+LARGE_SLICE = 768
+"""Side from which on a slice is looked at in small windows too."""
+MOST_VOXELS = 2**28
+"""Voxels of the large windows of all slices together; of more slices the windows are smaller, down to `SMALL`."""
+BLOCK_VOXELS, BLOCK_SLICES = 2**24, 64
+"""Most that is read at once, where an array is stored in chunks that hold several slices."""
+DULL = 0.3
+"""Spread of grey values relative to the liveliest window up to which a window shows no object, in the whole stack."""
+
+LOOKING = Progress(0, 1, "looking at the slices")
+
+Window = tuple[slice, slice]
+Picture = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SliceSamples:
+    """Measurements of n slices in w windows, and of the n - 1 pairs of neighbours.
+
+    level: median grey value. spread: from the 1st to the 99th percentile. roughness: mean size of the Laplacian.
+    smoothness: correlation of neighbouring pixels. These are (n, w). unexplained: (n - 1, w), share of a slice's
+    variance that the slice before does not explain, 1 where one of the two is constant. shift: (n - 1, 2), displacement
+    (y, x) against the slice before in pixels; peak: (n - 1,), how certain it is (see `PhaseCorrelation.shift`).
+    wide_shift, wide_peak: (n - 2, 2) and (n - 2,), the same against the slice before that.
+    """
+
+    level: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    roughness: NDArray[np.float64]
+    smoothness: NDArray[np.float64]
+    unexplained: NDArray[np.float64]
+    shift: NDArray[np.float64]
+    peak: NDArray[np.float64]
+    wide_shift: NDArray[np.float64]
+    wide_peak: NDArray[np.float64]
+
+
+def iter_sample_slices(
+    stack: Stack, along: str, fixed: Mapping[str, int], most_voxels: int = MOST_VOXELS
+) -> Generator[Progress, None, SliceSamples]:
+    """Yield after each slice; return what is measured of every slice along an axis.
+
+    fixed: the place along all other axes but Y and X.
+
+    Raises:
+        FileError, InputError: the voxels cannot be read or are no numbers.
+    """
+    windows = _choose_windows(stack, along, fixed, most_voxels)
+    first = windows[0]
+    correlation = PhaseCorrelation((first[0].stop - first[0].start, first[1].stop - first[1].start))
+    values, unexplained = [], []
+    displaced: dict[int, list[tuple[float, float, float]]] = {1: [], 2: []}
+    before: tuple[Picture, ...] = ()
+    spectra: list[Spectrum] = []
+    for pictures in _pictures(stack, along, fixed, windows):
+        values.append([_measure(picture) for picture in pictures])
+        if before:
+            unexplained.append([_unexplained(new, old) for new, old in zip(pictures, before, strict=True)])
+        spectra = [*spectra[-2:], correlation.spectrum(pictures[0])]
+        for back, found in displaced.items():
+            if len(spectra) > back:
+                (y, x), peak = correlation.shift(spectra[-1], spectra[-1 - back])
+                found.append((y, x, peak))
+        before = pictures
+        yield LOOKING
+    level, spread, roughness, smoothness = np.moveaxis(np.array(values, np.float64), 2, 0)
+    near, wide = (np.array(found, np.float64).reshape(-1, 3) for found in displaced.values())
+    return SliceSamples(
+        level=level,
+        spread=spread,
+        roughness=roughness,
+        smoothness=smoothness,
+        unexplained=np.array(unexplained, np.float64).reshape(-1, len(windows)),
+        shift=near[:, :2],
+        peak=near[:, 2],
+        wide_shift=wide[:, :2],
+        wide_peak=wide[:, 2],
+    )
+
+
+def _measure(picture: Picture) -> tuple[float, float, float, float]:
+    """Return level, spread, roughness and smoothness of a picture."""
+    step = max(1, math.isqrt(picture.size // FEWEST))
+    low, level, high = np.percentile(picture[::step, ::step], (1, 50, 99))
+    part = _middle(picture)
+    inner = part[1:-1, 1:-1]
+    laplacian = 4 * inner - part[:-2, 1:-1] - part[2:, 1:-1] - part[1:-1, :-2] - part[1:-1, 2:]
+    centred = part - part.mean()
+    variance = _mean_product(centred, centred)
+    smoothness = _mean_product(centred[:, :-1], centred[:, 1:]) / variance if variance > 0 else 0.0
+    return float(level), float(high - low), float(np.abs(laplacian).mean()), smoothness
+
+
+def _unexplained(new: Picture, old: Picture) -> float:
+    """Return 1 - r² of two pictures, 1 where one of them is constant."""
+    new, old = _middle(new), _middle(old)
+    new, old = new - new.mean(), old - old.mean()
+    variances = _mean_product(new, new) * _mean_product(old, old)
+    return 1.0 - _mean_product(new, old) ** 2 / variances if variances > 0 else 1.0
+
+
+def _mean_product(one: Picture, other: Picture) -> float:
+    return float(np.einsum("yx,yx->", one, other, dtype=np.float64)) / one.size
+
+
+def _middle(picture: Picture) -> Picture:
+    """Return the middle of a picture: what is measured of fine structure needs no more of it."""
+    top, left = (max(0, (length - MIDDLE) // 2) for length in picture.shape)
+    return picture[top : top + MIDDLE, left : left + MIDDLE]
+
+
+def _choose_windows(stack: Stack, along: str, fixed: Mapping[str, int], most_voxels: int) -> tuple[Window, ...]:
+    """Return the large window first: in the middle, or where the image is livelier if nothing is there."""
+    height, width = stack.length("Y"), stack.length("X")
+    count = stack.length(along)
+    side = max(SMALL, min(WINDOW, int(math.sqrt(most_voxels / count))))
+    if max(height, width) < LARGE_SLICE:
+        return (_around(height / 2, width / 2, side, height, width),)
+    centres = [(height / 2, width / 2), *product((height / 4, 3 * height / 4), (width / 4, 3 * width / 4))]
+    small = [_around(y, x, SMALL, height, width) for y, x in centres]
+    probed = sorted({count // 4, count // 2, 3 * count // 4})
+    spreads = np.median(
+        [
+            [_measure(picture)[1] for picture in pictures]
+            for number in probed
+            for pictures in _read_block(stack, along, fixed, small, range(number, number + 1))
+        ],
+        axis=0,
+    )
+    main = 0 if spreads[0] >= DULL * spreads.max() else int(spreads.argmax())
+    return (_around(*centres[main], side, height, width), *(each for n, each in enumerate(small) if n != main))
+
+
+def _around(y: float, x: float, side: int, height: int, width: int) -> Window:
+    top, left = (max(0, min(round(middle - side / 2), length - side)) for middle, length in ((y, height), (x, width)))
+    return slice(top, min(top + side, height)), slice(left, min(left + side, width))
+
+
+def _pictures(
+    stack: Stack, along: str, fixed: Mapping[str, int], windows: tuple[Window, ...]
+) -> Iterator[tuple[Picture, ...]]:
+    """Yield the windows of every slice, in order. Slices of one chunk are read together, as it is decoded whole."""
+    area = max((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in windows)
+    depth = max(1, min(_chunk_length(stack, along), BLOCK_SLICES, BLOCK_VOXELS // area))
+    count = stack.length(along)
+    for start in range(0, count, depth):
+        yield from _read_block(stack, along, fixed, list(windows), range(start, min(start + depth, count)))
+
+
+def _read_block(
+    stack: Stack, along: str, fixed: Mapping[str, int], windows: list[Window], numbers: range
+) -> Iterator[tuple[Picture, ...]]:
+    blocks = []
+    for rows, columns in windows:
+        place: dict[str, int | slice] = {**fixed, along: slice(numbers.start, numbers.stop), "Y": rows, "X": columns}
+        values = stack.read(tuple(place[axis] for axis in stack.axes))
+        left = [axis for axis in stack.axes if axis in (along, "Y", "X")]
+        blocks.append(values.transpose([left.index(axis) for axis in (along, "Y", "X")]))
+    for number in range(len(numbers)):
+        yield tuple(_finite(block[number]) for block in blocks)
+
+
+def _finite(values: NDArray[Any]) -> Picture:
+    picture: Picture = values.astype(np.float32)
+    return np.nan_to_num(picture, posinf=0, neginf=0) if values.dtype.kind == "f" else picture
+
+
+def _chunk_length(stack: Stack, axis: str) -> int:
+    """Return how many slices a chunk of the array holds along an axis; 1 where it is not stored in chunks."""
+    chunks = getattr(stack.data, "chunks", None)
+    if not chunks or len(chunks) != len(stack.axes):
+        return 1
+    length = chunks[stack.axes.index(axis)]  # dask gives the lengths of all chunks along an axis, zarr one number
+    return int(length[0] if isinstance(length, tuple) else length)

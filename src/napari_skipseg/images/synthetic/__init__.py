@@ -1,0 +1,1 @@
+"""A synthetic EM stack with its truth."""

@@ -1,0 +1,1 @@
+"""OME-Zarr and zarr: read lazily, checked, written."""

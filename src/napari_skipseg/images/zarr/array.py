@@ -1,0 +1,296 @@
+"""A zarr array, read where it is looked at, chunk by chunk."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from copy import copy
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import zarr
+from numpy.typing import NDArray
+from zarr.storage import LocalStore, WrapperStore
+
+from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.images.faults import refusing
+from napari_skipseg.images.stack import LazyArray
+from napari_skipseg.images.zarr.chunk_cache import ChunkCache
+from napari_skipseg.images.zarr.keys import ChunkPlaces, KeyForm, find_chunks
+from napari_skipseg.images.zarr.metadata import METADATA, Node, check_harmless
+
+if TYPE_CHECKING:
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+
+BLOSC_HEADER = 16
+"""Bytes of the header of a Blosc block; its last four are the length of the block, the least byte first."""
+
+
+class WholeChunkStore(WrapperStore[LocalStore]):  # type: ignore[misc]  # zarr is not typed for us
+    """The files of an array, read-only; a chunk without its end raises ValueError.
+
+    Most codecs find that out by themselves. But Blosc takes no length and reads on behind the end of what it is given,
+    whatever lies in memory there; and a file of no bytes, as a power cut leaves it, passes for an empty shard.
+
+    blosc: each file is one Blosc block. forms: how chunks are named that are not where the metadata have them.
+    """
+
+    def __init__(self, store: LocalStore, blosc: bool = False, forms: tuple[KeyForm, ...] = ()) -> None:
+        super().__init__(store)
+        self._blosc, self._forms = blosc, forms
+
+    def _with_store(self, store: LocalStore) -> WholeChunkStore:
+        return WholeChunkStore(store, self._blosc, self._forms)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        """Return what is stored under `key`, None where there is nothing."""
+        found = await super().get(key, prototype, byte_range)
+        for form in self._forms:
+            if found is None and form.rename(key) != key:
+                found = await super().get(form.rename(key), prototype, byte_range)
+        if found is None or key.rpartition("/")[2] in METADATA:
+            return found
+        if len(found) == 0 or (self._blosc and byte_range is None and len(found) < _blosc_length(found)):
+            raise ValueError(f"{key} is cut short")
+        return found
+
+
+def open_store(node: Node, forms: tuple[KeyForm, ...] = ()) -> WholeChunkStore:
+    """Return the files of the array `node`, not opened yet. forms: other names that its chunks have."""
+    return WholeChunkStore(LocalStore(node.path, read_only=True), _is_blosc(node.array or {}), forms)
+
+
+def _blosc_length(block: Buffer) -> int:
+    start = block[:BLOSC_HEADER].to_bytes()
+    return max(BLOSC_HEADER, int.from_bytes(start[-4:], "little"))
+
+
+def _is_blosc(told: dict[str, Any]) -> bool:
+    """Return whether the last thing that is done to a chunk, before it is a file, is Blosc."""
+    codecs = told.get("codecs")
+    last = codecs[-1] if isinstance(codecs, list) and codecs else told.get("compressor")
+    return isinstance(last, dict) and "blosc" in (last.get("name"), last.get("id"))
+
+
+Index = tuple[int | slice, ...]
+
+
+INDEX_ENTRY = 16
+"""Bytes that the index of a shard has for each chunk in it."""
+
+LARGEST_CHUNK = 2 * 2**30
+"""Bytes of a chunk from which on an array is refused: each of its voxels costs that much memory. Blosc has no more."""
+
+SMALL_CHUNK = 2**20
+"""Bytes of a chunk up to which zarr reads it each time, several at once; larger ones are kept."""
+
+
+class ZarrArray(LazyArray):
+    """The voxels of a zarr array in native byte order, those of missing chunks its fill value.
+
+    Several threads may read at once. Of large chunks the last ones are kept, so that reading slice by slice does not
+    decode a thick chunk again and again.
+
+    chunks: the shape of the parts that are stored as one. notes: for the user.
+
+    Raises:
+        FileError: its chunks are too large, have no voxels or are not where they should be; it holds no image.
+        InputError: it holds complex numbers.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        places, self._array = _open(node)
+        self._forms = (places.named, *places.others)
+        self._places = tuple(range(self._array.ndim))
+        self.shape: tuple[int, ...] = tuple(int(length) for length in self._array.shape)
+        self.chunks: tuple[int, ...] = tuple(int(n) for n in self._array.shards or self._array.chunks)
+        self.dtype = np.dtype(self._array.dtype).newbyteorder("=")
+        self.notes: tuple[str, ...] = (places.note,) if places.note else ()
+        self._decoded = tuple(int(n) for n in self._array.chunks)  # of a shard, only what is asked for is decoded
+        self._chunk_bytes = math.prod(self._decoded) * self.dtype.itemsize
+        self._cache = ChunkCache() if self._chunk_bytes > SMALL_CHUNK else None
+
+    def keep_axes(self, places: tuple[int, ...]) -> ZarrArray:
+        """Return the array with these of its axes, in this order; the others have length 1."""
+        fewer = copy(self)
+        fewer._places = tuple(self._places[place] for place in places)
+        fewer.shape = tuple(self.shape[place] for place in places)
+        fewer.chunks = tuple(self.chunks[place] for place in places)
+        return fewer
+
+    def written(self) -> Iterator[tuple[slice, ...]]:
+        """Yield the part of every chunk whose file is there, in order; of others all voxels have the fill value.
+
+        All of them are yielded where the fill value is not 0.
+
+        Raises:
+            FileError: the folder cannot be read, or is gone.
+        """
+        counts = [range(-(-n // chunk)) for n, chunk in zip(self.shape, self.chunks, strict=True)]
+        places: Iterable[tuple[int, ...]] = product(*counts)
+        if not self._array.fill_value:
+            with refusing(self._node.path, "The folder of"):
+                stored = sorted(_stored_chunks(self._node.path, self._array.ndim))
+            places = (tuple(chunk[place] for place in self._places) for chunk in stored)
+        for place in places:
+            if all(number in count for number, count in zip(place, counts, strict=True)):
+                yield tuple(
+                    slice(number * chunk, min(n, (number + 1) * chunk))
+                    for number, chunk, n in zip(place, self.chunks, self.shape, strict=True)
+                )
+
+    def _read(self, index: Index) -> NDArray[Any]:
+        forward, turned = zip(*(_forward(part, n) for part, n in zip(index, self.shape, strict=True)), strict=True)
+        whole: list[int | slice] = [0] * self._array.ndim
+        for place, part in zip(self._places, forward, strict=True):
+            whole[place] = part
+        try:
+            values = np.asarray(self._array[tuple(whole)]) if self._cache is None else self._read_kept(whole)
+        except Exception as error:  # the codecs of a damaged chunk raise anything
+            raise self._fault(whole, error) from error
+        ends = [turn for part, turn in zip(forward, turned, strict=True) if isinstance(part, slice)]
+        if any(ends):
+            values = values[tuple(slice(None, None, -1 if turn else 1) for turn in ends)]
+        return values.astype(self.dtype, copy=False)
+
+    def _read_kept(self, index: list[int | slice]) -> NDArray[Any]:
+        """Return the voxels at `index`, whose steps are above 0, chunk by chunk from those that are kept."""
+        lengths = [int(length) for length in self._array.shape]
+        wanted = [
+            range(part, part + 1) if isinstance(part, int) else range(n)[part]
+            for part, n in zip(index, lengths, strict=True)
+        ]
+        result = np.empty([len(part) for part in wanted], self.dtype)
+        spans = [_span(part, n, size) for part, n, size in zip(index, lengths, self._decoded, strict=True)]
+
+        def copy_chunk(place: tuple[int, ...], values: NDArray[Any]) -> None:
+            parts = [_overlap(part, n * size, size) for part, n, size in zip(wanted, place, self._decoded, strict=True)]
+            result[tuple(into for into, _ in parts)] = values[tuple(out_of for _, out_of in parts)]
+
+        if self._cache is not None:
+            self._cache.read(self, list(product(*spans)), copy_chunk, self._chunk_bytes)
+        return result[tuple(0 if isinstance(part, int) else slice(None) for part in index)]
+
+    def decode(self, place: tuple[int, ...]) -> NDArray[Any]:
+        """Return the chunk at `place`, whatever axes are kept; at the end of an axis, what of it lies in the array."""
+        part = tuple(slice(n * size, (n + 1) * size) for n, size in zip(place, self._decoded, strict=True))
+        return np.asarray(self._array[part]).astype(self.dtype, copy=False)
+
+    def is_stored(self, place: tuple[int, ...]) -> bool:
+        """Return whether the chunk at `place` has a file."""
+        stored = self._array.shards or self._array.chunks
+        numbers = [n * size // whole for n, size, whole in zip(place, self._decoded, stored, strict=True)]
+        return any((self._node.path / form.key(numbers)).is_file() for form in self._forms)
+
+    def _fault(self, index: list[int | slice], error: Exception) -> FileError:
+        """Return the sentence for a part that cannot be read: the first chunk of it that fails by itself."""
+        path = self._node.path
+        if isinstance(error, MemoryError):
+            return FileError(f"The part asked for of '{path}' needs more memory than there is: read a smaller part.")
+        chunks = tuple(self._array.shards or self._array.chunks)
+        spans = [_span(part, length, n) for part, length, n in zip(index, self._array.shape, chunks, strict=True)]
+        for place in product(*spans):
+            corner = tuple(number * n for number, n in zip(place, chunks, strict=True))
+            try:
+                self._array[tuple(slice(start, start + n) for start, n in zip(corner, chunks, strict=True))]
+            except PermissionError:
+                return FileError(f"Chunk {self._key(place)} of '{path}' may not be read: ask its owner for permission.")
+            except Exception:
+                return FileError(
+                    f"Chunk {self._key(place)} of '{path}' is damaged and cannot be read: copy or export it again."
+                )
+        return FileError(f"A part of '{path}' cannot be read ({error}): try again, or copy it to this machine.")
+
+    def _key(self, place: tuple[int, ...]) -> str:
+        return str(self._array.metadata.encode_chunk_key(place))
+
+
+def _stored_chunks(folder: Path, dimensions: int) -> Iterator[tuple[int, ...]]:
+    """Yield the number along each axis of every chunk with a file in `folder`; keys are c/0/1, 0/1 or 0.1."""
+    for parent, _, names in os.walk(folder, onerror=_raise):
+        for name in names:
+            parts = (Path(parent) / name).relative_to(folder).as_posix().replace(".", "/").split("/")
+            numbers = parts[1:] if parts[0] == "c" else parts
+            if len(numbers) == dimensions and all(part.isdecimal() for part in numbers):
+                yield tuple(map(int, numbers))
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _open(node: Node) -> tuple[ChunkPlaces, Any]:
+    check_harmless(node)
+    _check_chunks(node)
+    with refusing(node.path, "The metadata of"):
+        places = find_chunks(node, len((node.array or {})["shape"]))
+        array = zarr.open_array(open_store(node, places.others), mode="r")
+        dtype = np.dtype(array.dtype)
+        if dtype.kind == "c":
+            raise InputError(f"'{node.path}' holds complex numbers: save their magnitude.")
+        if dtype.kind not in "buif" or not array.shape:
+            raise FileError(f"'{node.path}' holds no image ({dtype} values): save it as 8-bit, 16-bit or float grey.")
+        inside = math.prod(array.shards) // math.prod(array.chunks) if array.shards else 0
+        needed = max(math.prod(array.chunks) * dtype.itemsize, inside * INDEX_ENTRY)
+        if needed > min(LARGEST_CHUNK, psutil.virtual_memory().total // 4):
+            raise FileError(
+                f"'{node.path}' has chunks of {needed / 2**30:.3g} GiB, too large to be read in parts: store it in "
+                "smaller chunks."
+            )
+    return places, array
+
+
+def _check_chunks(node: Node) -> None:
+    """Refuse chunks without voxels: zarr divides by their lengths.
+
+    Raises:
+        FileError: there are such.
+    """
+    if any(length == 0 for lengths in _chunk_lengths(node.array) for length in lengths):
+        raise FileError(f"'{node.path}' has chunks without voxels: it is damaged, export it again.")
+
+
+def _chunk_lengths(metadata: Any) -> Iterator[list[Any]]:
+    """Yield every shape of chunks in the metadata of an array, those within shards too."""
+    if isinstance(metadata, dict):
+        for key, value in metadata.items():
+            if key in ("chunks", "chunk_shape") and isinstance(value, list):
+                yield value
+            elif key in ("chunk_grid", "configuration", "codecs"):
+                yield from _chunk_lengths(value)
+    elif isinstance(metadata, list):
+        for value in metadata:
+            yield from _chunk_lengths(value)
+
+
+def _forward(part: int | slice, length: int) -> tuple[int | slice, bool]:
+    """Return `part` as zarr takes it, its step above 0, and whether what it gives must be turned round."""
+    if isinstance(part, int):
+        return part, False
+    places = range(length)[part]
+    if places.step > 0:
+        return slice(places.start, max(places.start, places.stop), places.step), False
+    return (slice(places[-1], places[0] + 1, -places.step) if places else slice(0, 0)), True
+
+
+def _span(part: int | slice, length: int, chunk: int) -> range:
+    """Return the numbers of the chunks along one axis that `part` touches."""
+    places = range(part, part + 1) if isinstance(part, int) else range(length)[part]
+    return range(places[0] // chunk, math.ceil((places[-1] + 1) / chunk)) if places else range(0)
+
+
+def _overlap(wanted: range, start: int, length: int) -> tuple[slice, slice]:
+    """Return which of the `wanted` places lie in a chunk that begins at `start`, and where in the chunk that is."""
+    first = max(0, -(-(start - wanted.start) // wanted.step))
+    last = min(len(wanted), -(-(start + length - wanted.start) // wanted.step))
+    if last <= first:  # the step is longer than the chunk
+        return slice(0, 0), slice(0, 0)
+    begin = wanted.start + first * wanted.step - start
+    return slice(first, last), slice(begin, begin + (last - first - 1) * wanted.step + 1, wanted.step)

@@ -1,0 +1,151 @@
+"""What an OME-Zarr 0.5 store is for: its layout as one value, and the metadata that say it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from napari_skipseg.errors import InputError
+from napari_skipseg.images.calibration import check_unit
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.zarr.pyramid import PyramidLevel, plan_levels
+
+OURS = "napari-skipseg"
+"""The attribute under which we keep what was run."""
+
+UNITS = {
+    "pm": "picometer",
+    "Å": "angstrom",
+    "nm": "nanometer",
+    "µm": "micrometer",
+    "mm": "millimeter",
+    "cm": "centimeter",
+    "m": "meter",
+}
+"""Our units of length by the names that OME-Zarr wants; without a unit a size is in pixels."""
+
+METHODS = {"image": "mean of 2 voxels along each halved axis", "labels": "most common value, the highest of several"}
+"""How a coarser level is made."""
+
+Kind = Literal["image", "labels"]
+
+CHUNK = 2**20
+"""Bytes of a default chunk, uncompressed."""
+
+MANY_CHUNKS = 20_000
+"""Default chunks grow, up to 16 times, while there would be more of them than this."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a store is for: shape and axes (in the order TCZYX), place, kind of values, chunks, and what was run.
+
+    chunks: one length per axis; what a tile keeps should be whole chunks. Default: planes of about 1 MiB, right for
+    results that are made slice by slice; results of 3D tiles should give their own.
+    kind: "labels" are reduced to the most common value of a block, an "image" to its mean.
+    """
+
+    shape: tuple[int, ...]
+    axes: str
+    dtype: str
+    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    unit: str = "pixel"
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    chunks: tuple[int, ...] | None = None
+    kind: Kind = "image"
+    channel_names: tuple[str, ...] | None = None
+    description: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        Stack(_Shape(self.shape, self.dtype), self.axes, self.voxel_size, check_unit(self.unit), self.origin)
+        if list(self.axes) != sorted(self.axes, key="TCZYX".index):
+            raise InputError(f"OME-Zarr has its axes in the order T, C, Z, Y, X, not '{self.axes}': transpose.")
+        if np.dtype(self.dtype).kind not in "buif":
+            raise InputError(f"OME-Zarr is not written with {self.dtype} values: convert them to numbers.")
+        if self.kind == "labels" and np.dtype(self.dtype).kind == "f":
+            raise InputError(f"Labels are whole numbers, not {self.dtype}: convert them.")
+        channels = dict(zip(self.axes, self.shape, strict=True)).get("C", 1)
+        if self.channel_names is not None and len(self.channel_names) != channels:
+            raise InputError(f"There are {len(self.channel_names)} names for {channels} channels: give one for each.")
+        if self.chunks is not None and (len(self.chunks) != len(self.shape) or min(self.chunks) < 1):
+            raise ValueError(f"chunks {self.chunks} do not fit the shape {self.shape}")
+
+    @property
+    def levels(self) -> tuple[PyramidLevel, ...]:
+        """The levels of the pyramid, the finest first."""
+        return plan_levels(self.shape, self.axes, self.voxel_size)
+
+    def chunks_of(self, level: PyramidLevel) -> tuple[int, ...]:
+        """Return the shape of the chunks of a level."""
+        wanted = self.chunks or default_chunks(self.shape, self.axes, np.dtype(self.dtype).itemsize)
+        return tuple(min(chunk, length) for chunk, length in zip(wanted, level.shape, strict=True))
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """An array of which only shape and type are known."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+    def __getitem__(self, key: Any) -> Any:
+        raise IndexError("it has no voxels")
+
+
+def default_chunks(shape: tuple[int, ...], axes: str, itemsize: int) -> tuple[int, ...]:
+    """Return one-slice chunks of about 1 MiB, of up to 16 MiB where there would be more than 20,000 files."""
+    side = 2 ** (int(math.log2(CHUNK // itemsize)) // 2)
+    planes = math.prod(n for n, axis in zip(shape, axes, strict=True) if axis not in "YX")
+    area = math.prod(n for n, axis in zip(shape, axes, strict=True) if axis in "YX")
+    for _ in range(2):
+        if planes * -(-area // side**2) > MANY_CHUNKS:
+            side *= 2
+    return tuple(min(side, n) if axis in "YX" else 1 for n, axis in zip(shape, axes, strict=True))
+
+
+def attributes_of(layout: Layout, name: str) -> dict[str, Any]:
+    """Return the attributes of the group: `ome` by the standard (0.5), and our own with the recipe."""
+    multiscale = {
+        "name": name,
+        "axes": [_axis(axis, check_unit(layout.unit)) for axis in layout.axes],
+        "datasets": [_dataset(layout, number, level) for number, level in enumerate(layout.levels)],
+        "type": "mean" if layout.kind == "image" else "mode",
+        "metadata": {"method": METHODS[layout.kind]},
+    }
+    ome: dict[str, Any] = {"version": "0.5", "multiscales": [multiscale]}
+    if layout.kind == "labels":
+        ome["image-label"] = {}
+    if layout.channel_names is not None:
+        ome["omero"] = {"channels": [_channel(channel, layout.dtype) for channel in layout.channel_names]}
+    recipe = None if layout.description is None else json.loads(json.dumps(layout.description))
+    return {"ome": ome, OURS: {"recipe": recipe}}
+
+
+def _axis(axis: str, unit: str) -> dict[str, str]:
+    kind = {"T": "time", "C": "channel"}.get(axis, "space")
+    told = {"name": axis.lower(), "type": kind}
+    return told | {"unit": UNITS[unit]} if kind == "space" and unit in UNITS else told
+
+
+def _dataset(layout: Layout, number: int, level: PyramidLevel) -> dict[str, Any]:
+    """Return a level's path and place: a coarse voxel's centre is the centre of the fine ones it stands for."""
+    size, origin = (dict(zip("ZYX", values, strict=True)) for values in (layout.voxel_size, layout.origin))
+    scale, translation = [], []
+    for axis, factor in zip(layout.axes, level.factor, strict=True):
+        side = float(size.get(axis, 1.0))
+        scale.append(side * factor)
+        translation.append(float(origin.get(axis, 0.0)) + side * (factor - 1) / 2)
+    steps = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": translation}]
+    return {"path": str(number), "coordinateTransformations": steps}
+
+
+def _channel(name: str, dtype: str) -> dict[str, Any]:
+    kind = np.dtype(dtype)
+    low, high = (0.0, 1.0) if kind.kind in "bf" else (float(np.iinfo(kind).min), float(np.iinfo(kind).max))
+    window = {"min": low, "max": high, "start": low, "end": high}
+    return {"label": name, "color": "FFFFFF", "active": True, "window": window}

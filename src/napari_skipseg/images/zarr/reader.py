@@ -1,0 +1,448 @@
+"""OME-Zarr 0.1 to 0.5, and plain zarr arrays, as a `Stack`: axes, voxel size, unit and place of its finest level."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from napari_skipseg.durable import is_draft
+from napari_skipseg.errors import FileError
+from napari_skipseg.images.calibration import AxisScale
+from napari_skipseg.images.choice import ImageInfo, check_number, main_image, refuse_several
+from napari_skipseg.images.faults import refusing
+from napari_skipseg.images.file_image import FileImage, stack_of
+from napari_skipseg.images.stack import GIVE_AXES, ArrayLike, FileAxes, Stack, name_axes
+from napari_skipseg.images.zarr.array import ZarrArray
+from napari_skipseg.images.zarr.layout import OURS
+from napari_skipseg.images.zarr.metadata import METADATA, Node, is_node, read_node, store_root
+
+NEWEST = (0, 5)
+"""The newest version of OME-Zarr that is understood."""
+
+GUESSED = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}
+"""The axes of a plain array that does not name them."""
+
+OLDEST = {5: "TCZYX"}
+"""The axes of an OME-Zarr image that does not name them: those of 0.1 and 0.2 always had five."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution.
+
+    path: where its array lies. names: one letter for each axis, "?" = unknown; "" if the axes are not named.
+    scales: what is said of each axis; none if nothing is. guessed: its axes by their number, if they are not named.
+    """
+
+    path: Path
+    names: str
+    scales: tuple[AxisScale, ...] = ()
+    guessed: Mapping[int, str] = field(default_factory=lambda: GUESSED)
+
+
+def read_zarr(
+    path: Path,
+    axes: str | None = None,
+    voxel_size: tuple[float, float, float] | None = None,
+    unit: str | None = None,
+) -> Stack:
+    """Return the finest level of an OME-Zarr image, or the array that `path` names, read chunk by chunk.
+
+    Axes, voxel size, unit and origin come from the multiscales, the transformations of dataset and multiscale
+    composed. Axes in another order than Z, Y, X are turned; along a negative scale the image is turned round, with its
+    origin at the other end. Of a plate, a well or a collection (bioformats2raw), its image where there is one. A plain
+    array has the axes that its dimension names say, else YX, ZYX, TZYX or TCZYX. Chunks that are missing hold the fill
+    value, as the standard wants.
+
+    Raises:
+        FileError: no such folder, a newer version, damaged, or stored in an unknown way.
+        SeveralImagesError: a plate, a well or a collection holds several images.
+        InputError: the axes, the voxel size, the unit or the type of the voxels cannot be used.
+    """
+    stack = _stack_of(path, find_levels(path)[0], axes, voxel_size, unit)
+    return replace(stack, notes=(*stack.notes, *_other_multiscales(path)))
+
+
+def _other_multiscales(path: Path) -> tuple[str, ...]:
+    """Return a sentence on images that a group holds besides its first, if any: OME-Zarr takes the first."""
+    node = find_image(path)
+    others = node.ome.get("multiscales", [])[1:] if node.array is None else []
+    if not others:
+        return ()
+    place = node.path / str(others[0]["datasets"][0]["path"])
+    count = f"{len(others)} other image{'s' * (len(others) > 1)}"
+    return (f"'{node.path.name}' also holds {count}, left out: '{place}' is the path of one.",)
+
+
+def read_zarr_levels(path: Path) -> list[Stack]:
+    """Return all levels of an OME-Zarr image, finest first, or the one array that `path` names.
+
+    Raises:
+        FileError, InputError: as `read_zarr`.
+    """
+    levels = find_levels(path)
+    images = [_image_of(path, level) for level in levels]
+    first = stack_of(images[0])
+    kept = name_axes(path, images[0].axes, None).names  # of a coarser level too, where one may have length 1
+    others = [
+        replace(stack_of(image, kept), file=str(level.path.absolute()))
+        for image, level in zip(images[1:], levels[1:], strict=True)
+    ]
+    return [replace(first, file=str(path.absolute())), *others]
+
+
+def _stack_of(
+    path: Path,
+    level: Level,
+    axes: str | None = None,
+    voxel_size: tuple[float, float, float] | None = None,
+    unit: str | None = None,
+) -> Stack:
+    return replace(stack_of(_image_of(path, level), axes, voxel_size, unit), file=str(path.absolute()))
+
+
+def _image_of(path: Path, level: Level) -> FileImage:
+    data = ZarrArray(read_node(level.path))
+    names, notes = level.names, data.notes
+    if not names:
+        names = level.guessed.get(data.ndim, "?" * data.ndim)
+        if "?" in names and data.ndim > 1 and max((1, *data.shape[:-2])) == 1:
+            names = "?" * (data.ndim - 2) + "YX"
+        elif "?" not in names and sum(length > 1 for length in data.shape) > 2:
+            notes = (*notes, f"The file does not name its axes: they were taken for {names} ({GIVE_AXES}).")
+    if len(names) != data.ndim:
+        raise FileError(f"'{path}' names {len(names)} axes for {data.ndim} dimensions: export it again.")
+    if len(level.scales) not in (0, data.ndim):
+        raise FileError(f"'{path}' has {len(level.scales)} scales for {data.ndim} dimensions: export it again.")
+    backwards = {place for place, scale in enumerate(level.scales) if scale.size is not None and scale.size < 0}
+    scales = tuple(
+        _turned_round(scale, length) if place in backwards else scale
+        for place, (scale, length) in enumerate(zip(level.scales, data.shape, strict=False))
+    )
+
+    def open_voxels(found: FileAxes) -> ArrayLike:
+        return data.keep_axes(found.places)
+
+    named = list(zip(names, data.shape, strict=True))
+    return FileImage(path, _name_of(path), named, open_voxels, scales, {}, frozenset(backwards), notes)
+
+
+def _turned_round(scale: AxisScale, length: int) -> AxisScale:
+    """Return the scale of an axis of which the last voxel becomes the first."""
+    size = scale.size or 0.0
+    return replace(scale, size=-size, start=scale.start + size * (length - 1))
+
+
+def _name_of(path: Path) -> str:
+    """Return a name for the image: its store's, and the path inside the store."""
+    place = path.absolute()
+    root = store_root(place)
+    name = root.name.removesuffix(".zarr").removesuffix(".ome") or root.name
+    return "_".join((name, *place.relative_to(root).parts))
+
+
+def find_levels(path: Path) -> list[Level]:
+    """Return the levels of the image at `path`, finest first; where it names an array, that one.
+
+    Raises:
+        FileError: there is no image, or it cannot be understood.
+    """
+    node = find_image(path)
+    with refusing(path, "The metadata of"):
+        if node.array is None:
+            return _levels(node)
+        return [_level_of_array(node)]
+
+
+def find_image(path: Path) -> Node:
+    """Return the group or array of the image at `path`.
+
+    Raises:
+        FileError: it holds none, and which place to name.
+        SeveralImagesError: it holds several.
+    """
+    node = read_node(path)
+    with refusing(path, "The metadata of"):
+        if node.array is not None or "multiscales" in node.ome:
+            return node
+        held = _held_images(node)
+        if held and (main := main_image(held)) is not None:
+            return find_image(path / main.name)
+        if held:
+            refuse_several(path, held, str(path / held[min(1, len(held) - 1)].name))
+        if _is_of_bioformats(node):
+            return find_image(path / "0")
+        if "plate" in node.ome:
+            field = path / str(node.ome["plate"]["wells"][0]["path"]) / "0"
+            raise FileError(f"'{path}' is a plate of many images: give the path of one field, such as '{field}'.")
+        if "well" in node.ome:
+            field = path / str(node.ome["well"]["images"][0]["path"])
+            raise FileError(f"'{path}' is a well of several fields: give the path of one, such as '{field}'.")
+        inside = next(node.children(), None)
+    if inside is None:
+        raise FileError(f"'{path}' holds no image: give the folder of an OME-Zarr image.")
+    raise FileError(f"'{path}' is a group without an image of its own: give a path inside it, such as '{inside}'.")
+
+
+def list_zarr_images(path: Path) -> tuple[ImageInfo, ...]:
+    """Return the images of an OME-Zarr, named by their paths inside it: those of a plate, a well or a collection.
+
+    Raises:
+        FileError: as `find_image`.
+    """
+    node = read_node(path)
+    with refusing(path, "The metadata of"):
+        if node.array is None and "multiscales" not in node.ome and (held := _held_images(node)):
+            return tuple(held)
+        return (_info(0, "", find_image(path)),)
+
+
+def zarr_image(path: Path, number: int | None) -> Path:
+    """Return the folder of image `number` in an OME-Zarr that holds several; of one that holds one, `path`.
+
+    Raises:
+        FileError: as `find_image`.
+        InputError: there is no such image.
+    """
+    if number is None:
+        return path
+    images = list_zarr_images(path)
+    check_number(path, images, number)
+    return path / images[number].name if images[number].name else path
+
+
+def _is_of_bioformats(node: Node) -> bool:
+    return "bioformats2raw.layout" in node.ome or "bioformats2raw.layout" in node.attributes
+
+
+def _held_images(node: Node) -> list[ImageInfo]:
+    """Return the images in a plate, a well or a collection, those that are there; empty where the group is none."""
+    if _is_of_bioformats(node):
+        around = read_node(node.path / "OME") if is_node(node.path / "OME") else node
+        names = [str(name) for name in around.ome.get("series", ())]
+        names = names or [str(number) for number in range(sum(1 for _ in node.children()))]
+        plate = [] if "plate" not in node.ome else _fields(node)
+        names = plate or names
+    elif "plate" in node.ome:
+        names = _fields(node)
+    elif "well" in node.ome:
+        names = [str(image["path"]) for image in node.ome["well"]["images"]]
+    else:
+        return []
+    there = [name for name in names if is_node(_inside(node.path, name))]
+    return [_info(number, name, read_node(node.path / name)) for number, name in enumerate(there)]
+
+
+def _fields(plate: Node) -> list[str]:
+    """Return the paths of the fields of a plate, well by well."""
+    found = []
+    for well in plate.ome["plate"]["wells"]:
+        place = _inside(plate.path, str(well["path"]))
+        if is_node(place):
+            fields = read_node(place).ome.get("well", {}).get("images", ())
+            found += [f"{well['path']}/{field['path']}" for field in fields]
+    return found
+
+
+def _info(number: int, name: str, node: Node) -> ImageInfo:
+    """Return what the metadata say of an image: shape and type of its finest level."""
+    array, names = node.array, ""
+    if array is None and node.ome.get("multiscales"):
+        multiscale = node.ome["multiscales"][0]
+        names, _ = _read_axes(multiscale.get("axes"))
+        array = read_node(_inside(node.path, multiscale["datasets"][0]["path"])).array
+    told = array or {}
+    shape = [int(length) for length in told.get("shape", ())]
+    names = names if len(names) == len(shape) else GUESSED.get(len(shape), "?" * len(shape))
+    kept = [(axis, length) for axis, length in zip(names, shape, strict=True) if length != 1 or axis in "YX"]
+    dtype = str(told.get("data_type") or told.get("dtype") or "")
+    lengths = tuple(length for _, length in kept)
+    return ImageInfo(number, name, "".join(axis for axis, _ in kept), lengths, dtype)
+
+
+def _level_of_array(node: Node) -> Level:
+    """Return the level that an array is of the image around it, else the array by itself."""
+    place = node.path.absolute()
+    for parent in place.parents:
+        if not is_node(parent):
+            break
+        around = read_node(parent)
+        if "multiscales" in around.ome and _is_understood(around):
+            found = [level for level in _levels(around) if level.path.absolute() == place]
+            if found:
+                return found[0]
+    told = node.array or {}
+    names = told.get("dimension_names") or node.attributes.get("_ARRAY_DIMENSIONS") or ()
+    letters = "".join(_letter(name) for name in names)
+    return Level(node.path, "" if "?" in letters else letters)
+
+
+def _levels(node: Node) -> list[Level]:
+    if not _is_understood(node):
+        inside = next(node.children(), node.path)
+        raise FileError(
+            f"'{node.path}' is OME-Zarr {_version(node)}, which is not understood yet: give the path of its array, "
+            f"such as '{inside}', with its axes and voxel size."
+        )
+    multiscale = node.ome["multiscales"][0]
+    names, units = _read_axes(multiscale.get("axes"))
+    levels = []
+    for dataset in multiscale["datasets"]:
+        steps = [*dataset.get("coordinateTransformations", ()), *multiscale.get("coordinateTransformations", ())]
+        unknown = [step["type"] for step in steps if step["type"] != "identity" and step["type"] not in _placing(step)]
+        if unknown:
+            raise FileError(
+                f"'{node.path}' places its voxels by '{unknown[0]}', which cannot be read: export it again."
+            )
+        levels.append(Level(_inside(node.path, dataset["path"]), names, _scales(units, steps), OLDEST))
+    return levels
+
+
+def _placing(step: dict[str, Any]) -> list[str]:
+    """Return the kinds of placing that a transformation gives numbers for."""
+    return [kind for kind in ("scale", "translation") if kind in step]
+
+
+def _version(node: Node) -> str:
+    return str(node.ome.get("version") or node.ome["multiscales"][0].get("version") or "0.4")
+
+
+def _is_understood(node: Node) -> bool:
+    major, _, minor = _version(node).partition(".")
+    return (int(major), int(minor.partition(".")[0] or 0)) <= NEWEST
+
+
+def _inside(folder: Path, path: str) -> Path:
+    """Return the folder of a dataset, which must lie inside its group, on every system.
+
+    Windows takes a backslash for a slash, a colon for a drive or a stream, and leaves dots and spaces at the end of a
+    name out.
+    """
+    parts = PurePosixPath(path).parts
+    odd = any(sign in path for sign in "\\:\0") or any(not part.strip(". ") for part in parts)
+    if not parts or odd or PurePosixPath(path).is_absolute():
+        raise FileError(f"'{folder}' points outside of itself ('{path}'), which is unsafe: export it again.")
+    return folder.joinpath(*parts)
+
+
+def _read_axes(axes: Sequence[Any] | None) -> tuple[str, tuple[str | None, ...]]:
+    """Return one letter for each axis, and its unit; "" if there are none. OME-Zarr 0.3 says only names."""
+    if axes is None:
+        return "", ()
+    told = [axis if isinstance(axis, dict) else {"name": axis} for axis in axes]
+    letters = [_letter(axis.get("name"), axis.get("type")) for axis in told]
+    unnamed = [place for place, axis in enumerate(told) if letters[place] == "?" and axis.get("type") == "space"]
+    free = [axis for axis in "ZYX" if axis not in letters]
+    for place, letter in zip(reversed(unnamed), reversed(free), strict=False):
+        letters[place] = letter
+    return "".join(letters), tuple(None if axis.get("unit") is None else str(axis["unit"]) for axis in told)
+
+
+def _letter(name: Any, kind: str | None = None) -> str:
+    """Return the letter of an axis: by its name, else by its type, "?" where neither tells."""
+    letter = str(name or "").upper()
+    if letter in ("T", "C", "Z", "Y", "X"):
+        return letter
+    words = {"TIME": "T", "CHANNEL": "C", "CHANNELS": "C"}
+    return words.get(letter) or words.get(str(kind).upper(), "?")
+
+
+def _scales(units: Sequence[str | None], steps: Sequence[dict[str, Any]]) -> tuple[AxisScale, ...]:
+    """Return what transformations, done one after the other, say of each axis; nothing without a scale."""
+    if not any(step["type"] == "scale" for step in steps):
+        return ()
+    count = len(units) or next(len(step["scale"]) for step in steps if step["type"] == "scale")
+    size, start = [1.0] * count, [0.0] * count
+    for step in steps:
+        values = [float(value) for value in step.get(step["type"], [1.0] * count)]
+        if step["type"] == "translation":
+            start = [old + new for old, new in zip(start, values, strict=True)]
+        else:
+            size = [old * new for old, new in zip(size, values, strict=True)]
+            start = [old * new for old, new in zip(start, values, strict=True)]
+    return tuple(map(AxisScale, size, units or [None] * count, start))
+
+
+def read_zarr_recipe(path: Path) -> dict[str, Any] | None:
+    """Return the recipe that we stored in an OME-Zarr, None where there is none.
+
+    Raises:
+        FileError: no such folder, no image, or damaged.
+    """
+    ours = find_image(path).attributes.get(OURS)
+    recipe = ours.get("recipe") if isinstance(ours, dict) else None
+    return recipe if isinstance(recipe, dict) else None
+
+
+def is_label_image(path: Path) -> bool:
+    """Return whether an OME-Zarr image says that it holds labels.
+
+    Raises:
+        FileError: no such folder, no image, or damaged.
+    """
+    return "image-label" in find_image(path).ome
+
+
+UNFINISHED = ".partial"
+"""Ending of a chunk's file while zarr itself writes it."""
+
+MOST_FILES = 100_000
+"""Files that are looked at; of an array with more, the first ones by name, folder by folder."""
+
+
+class ChunkFiles(NamedTuple):
+    """What the files of an array's chunks come to. size: in bytes. newest: latest time of change, in nanoseconds."""
+
+    number: int
+    size: int
+    newest: int
+
+
+def look_at_chunks(folder: Path, most: int = MOST_FILES) -> ChunkFiles:
+    """Return number, size and newest time of the chunks' files of the array in `folder`, at most of the first `most`.
+
+    Files are not opened: 30,000 on a local disk take about 0.3 s.
+
+    Raises:
+        FileError: the folder cannot be read, or is gone.
+    """
+    with refusing(folder, "The folder of"):
+        found = [(status.st_size, status.st_mtime_ns) for status in islice(_statuses(folder), most)]
+    return ChunkFiles(len(found), sum(size for size, _ in found), max((time for _, time in found), default=0))
+
+
+def _statuses(folder: str | Path) -> Iterator[os.stat_result]:
+    with os.scandir(folder) as entries:
+        inside = sorted(entries, key=lambda entry: entry.name)
+    for entry in inside:
+        if entry.is_dir():
+            yield from _statuses(entry.path)
+        elif entry.name not in METADATA and not entry.name.endswith(UNFINISHED) and not is_draft(entry.name):
+            yield entry.stat()
+
+
+def is_finished(path: Path) -> bool:
+    """Return False where we wrote the OME-Zarr at `path` and it lacks chunks, at any level: its run did not end.
+
+    Of a store of others nothing can be said: a chunk that is not there holds the fill value, as the standard wants.
+    We write every chunk, those of zeros too.
+
+    Raises:
+        FileError: no such folder, no image, or damaged.
+    """
+    if OURS not in find_image(path).attributes:
+        return True
+    return all(_has_all_chunks(level.path) for level in find_levels(path))
+
+
+def _has_all_chunks(folder: Path) -> bool:
+    told = read_node(folder).array or {}
+    with refusing(folder, "The metadata of"):
+        chunks = told["chunk_grid"]["configuration"]["chunk_shape"]
+        wanted = math.prod(-(-length // chunk) for length, chunk in zip(told["shape"], chunks, strict=True))
+    return bool(look_at_chunks(folder, wanted).number == wanted)

@@ -1,0 +1,268 @@
+"""OME-Zarr 0.5 out: the whole store with its metadata first, then chunk by chunk, then the pyramid; resumable.
+
+Chunks are plain zarr 3 chunks, one file each, compressed by zstd at its quickest level with its checksum: every zarr 3
+reader has it, and a flipped bit is found. There is no sharding: a shard has one writer, so a tile would have to keep
+as much as a shard holds, and a killed run would lose that much.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+
+from napari_skipseg.durable import draft_folder, is_draft, refuse_link, replace, sync, sync_folder, write_durably
+from napari_skipseg.errors import FileError
+from napari_skipseg.images.faults import telling_faults
+from napari_skipseg.images.stack import ArrayLike
+from napari_skipseg.images.zarr.chunk_writer import ChunkWriter
+from napari_skipseg.images.zarr.layout import OURS, Layout, attributes_of
+from napari_skipseg.images.zarr.metadata import is_node, read_node
+from napari_skipseg.images.zarr.pyramid import Region, average, most_common, region_below, regions
+from napari_skipseg.progress import Progress, run_to_end
+
+AT_ONCE = 2**22
+"""Voxels of a level that are written at once; up to 8 times as many of the finer one are read for them."""
+
+
+class OmeZarrWriter:
+    """An OME-Zarr store that is being written; get one by `create_ome_zarr`. Threads may write different chunks.
+
+    named: the path that messages name, if it is different from `path`.
+    """
+
+    def __init__(self, path: Path, layout: Layout, named: Path | None = None) -> None:
+        self.path, self.layout = path, layout
+        self._named = named or path
+        self.arrays = tuple(zarr.open_array(path / str(number), mode="r") for number in range(len(layout.levels)))
+        self._chunks = tuple(
+            ChunkWriter(path / str(number), array.shape, array.chunks, np.dtype(array.dtype))
+            for number, array in enumerate(self.arrays)
+        )
+        self._unsynced: list[Path] = []
+        self._noting = threading.Lock()
+
+    def write(self, region: Region, values: NDArray[Any]) -> None:
+        """Write whole chunks of the finest level: each file appears whole or not at all.
+
+        Raises:
+            FileError: the disk is full or closed to us.
+            ValueError: `region` is not made of whole chunks.
+        """
+        self._write(0, region, values)
+
+    def _write(self, level: int, region: Region, values: NDArray[Any]) -> None:
+        with telling_faults(self._named):
+            self.note_unsynced(self._chunks[level].write(region, values))
+
+    def note_unsynced(self, files: list[Path]) -> None:
+        """Note files of the store that may not be on disk yet."""
+        with self._noting:
+            self._unsynced += files
+
+    def take_unsynced(self) -> list[Path]:
+        """Return the files that were written and that nobody took yet: a power cut may empty them until `sync`."""
+        with self._noting:
+            taken, self._unsynced = self._unsynced, []
+        return taken
+
+    def sync(self) -> None:
+        """Bring to disk what was written and what nobody took.
+
+        Raises:
+            FileError: the disk is at fault.
+        """
+        with telling_faults(self._named):
+            sync(self.take_unsynced(), self.path)
+
+    def is_written(self, region: Region, level: int = 0) -> bool:
+        """Return whether every chunk that `region` touches is there and not empty."""
+        return self._chunks[level].is_written(region)
+
+    def is_sound(self, region: Region, level: int = 0) -> bool:
+        """Return whether every chunk that `region` touches is there and can be decoded."""
+        return self._chunks[level].is_sound(region)
+
+    def files(self, region: Region) -> list[Path]:
+        """Return the files of the chunks of the finest level that `region` touches."""
+        return self._chunks[0].files(region)
+
+    def remove_damaged(self) -> int:
+        """Return how many chunks, of any level, could not be decoded; they are removed, to be written again.
+
+        Raises:
+            FileError: one cannot be removed.
+        """
+        with telling_faults(self._named):
+            return sum(chunks.remove_damaged() for chunks in self._chunks)
+
+    def is_complete(self) -> bool:
+        """Return whether every chunk of the finest level is there."""
+        return self.is_written(tuple(slice(0, length) for length in self.layout.shape))
+
+    def iter_pyramid(self) -> Generator[Progress, None, None]:
+        """Write the coarser levels from the finest, a few chunks at a time; those that are there are left alone.
+
+        Raises:
+            FileError: the finest level is not complete, or the disk is full or closed to us.
+        """
+        if not self.is_complete():
+            raise FileError(f"'{self.path}' is not finished: continue its run before its pyramid is made.")
+        parts = [(number, region) for number in range(1, len(self.layout.levels)) for region in self.parts(number)]
+        for done, (number, region) in enumerate(parts, start=1):
+            self.write_coarser(number, region)
+            yield Progress(done, len(parts), f"pyramid, level {number}")
+
+    def parts(self, level: int) -> list[Region]:
+        """Return what of a coarser level is made at once: whole chunks, so that processes may share them out."""
+        return list(regions(self.layout.levels[level].shape, self.arrays[level].chunks, AT_ONCE))
+
+    def write_coarser(self, number: int, region: Region) -> None:
+        """Write one of the `parts` of a level from the next finer one, which is whole there; leave it if it is there.
+
+        Raises:
+            FileError: the disk is full or closed to us, or a chunk of the finer level is damaged.
+        """
+        if self.is_sound(region, number):
+            self.note_unsynced(self._chunks[number].files(region))  # a process that was killed may have written them
+            return
+        finer, level = self.layout.levels[number - 1], self.layout.levels[number]
+        steps = tuple(new // old for old, new in zip(finer.factor, level.factor, strict=True))
+        below = region_below(region, steps, finer.shape)
+        try:
+            values = np.asarray(self.arrays[number - 1][below])
+        except (RuntimeError, ValueError) as error:  # what zarr's codecs raise
+            raise FileError(f"Level {number - 1} of '{self._named}' is damaged: run the same again.") from error
+        reduce = most_common if self.layout.kind == "labels" else average
+        self._write(number, region, reduce(values, steps))
+
+
+def create_ome_zarr(path: str | os.PathLike[str], layout: Layout) -> OmeZarrWriter:
+    """Return the writer of an OME-Zarr 0.5 store, made with all its metadata and levels, and no voxel yet.
+
+    A store of exactly this layout (description included) that is there already is continued: `is_written` tells what
+    it has. A store that is not finished can be opened like any other: what is missing is 0.
+
+    Raises:
+        FileError: something else is there, or nothing can be written.
+        InputError: the layout cannot be stored.
+    """
+    path = Path(path)
+    with telling_faults(path):
+        refuse_link(path)
+        with draft_folder(path.parent) as draft:
+            store = draft / "store"
+            _make_store(store, layout, _plain_name(path))
+            metadata = [path / file.relative_to(store) for file in store.rglob("zarr.json")]
+            if path.exists():
+                _check_same(path, store)
+                _remove_drafts(path)
+            else:
+                replace(store, path)
+    writer = OmeZarrWriter(path, layout)
+    writer.note_unsynced(metadata)
+    return writer
+
+
+def _make_store(path: Path, layout: Layout, name: str) -> None:
+    zarr.create_group(path, zarr_format=3, attributes=attributes_of(layout, name))
+    for number, level in enumerate(layout.levels):
+        zarr.create_array(
+            path / str(number),
+            shape=level.shape,
+            chunks=layout.chunks_of(level),
+            dtype=np.dtype(layout.dtype).newbyteorder("="),
+            compressors=[ZstdCodec(level=1, checksum=True)],
+            fill_value=0,
+            dimension_names=tuple(layout.axes.lower()),
+            zarr_format=3,
+        )
+
+
+def _plain_name(path: Path) -> str:
+    return path.name.removesuffix(".zarr").removesuffix(".ome") or path.name
+
+
+def _check_same(path: Path, draft: Path) -> None:
+    """Raise if the store at `path` is different from `draft`; metadata that a power cut emptied are written again."""
+    for wanted in sorted(draft.rglob("zarr.json")):
+        found, content = path / wanted.relative_to(draft), wanted.read_bytes()
+        if found.is_file() and not found.stat().st_size:
+            write_durably(found, content)
+        if not found.is_file() or not _is_same(found.read_bytes(), content):
+            raise FileError(f"'{path}' holds something else already: choose another name, or remove it.")
+
+
+def _is_same(found: bytes, wanted: bytes) -> bool:
+    try:
+        return bool(json.loads(found) == json.loads(wanted))
+    except (ValueError, RecursionError):
+        return False
+
+
+def _remove_drafts(path: Path) -> None:
+    """Remove what a killed process left of chunks that it was writing."""
+    for file in path.rglob(".*"):
+        if is_draft(file.name):
+            file.unlink(missing_ok=True)
+
+
+def write_ome_zarr(path: str | os.PathLike[str], array: ArrayLike, layout: Layout) -> None:
+    """Write a whole array and its pyramid; memory holds a few chunks. As `iter_write_ome_zarr`.
+
+    Raises:
+        FileError, InputError: as `iter_write_ome_zarr`.
+    """
+    run_to_end(iter_write_ome_zarr(path, array, layout))
+
+
+def iter_write_ome_zarr(
+    path: str | os.PathLike[str], array: ArrayLike, layout: Layout
+) -> Generator[Progress, None, None]:
+    """Write a whole array and its pyramid, a few chunks at a time; yield after each part.
+
+    The store appears under its name when it is whole and on disk, never before. A store that we wrote is replaced;
+    anything else of that name is left alone.
+
+    array: anything that can be sliced, with the layout's shape.
+
+    Raises:
+        FileError: the store cannot be written, or something else is there.
+        InputError: the layout cannot be stored.
+    """
+    path = Path(path)
+    if os.path.lexists(path) and not (not path.is_symlink() and is_node(path) and OURS in read_node(path).attributes):
+        raise FileError(f"'{path}' is there already and not ours: choose another name, or remove it.")
+    if tuple(array.shape) != layout.shape:
+        raise ValueError(f"an array of {array.shape} for a layout of {layout.shape}")
+    with contextlib.ExitStack() as leaving:
+        with telling_faults(path):
+            draft = leaving.enter_context(draft_folder(path.parent))
+            store = draft / "store"
+            _make_store(store, layout, _plain_name(path))
+        writer = OmeZarrWriter(store, layout, named=path)
+        yield from _fill(writer, array)
+        writer.note_unsynced(list(store.rglob("zarr.json")))
+        writer.sync()
+        with telling_faults(path):
+            if path.exists():
+                replace(path, draft / "replaced")
+            replace(store, path)
+            sync_folder(path.parent)
+
+
+def _fill(writer: OmeZarrWriter, array: ArrayLike) -> Generator[Progress, None, None]:
+    parts = list(regions(writer.layout.shape, writer.arrays[0].chunks, AT_ONCE))
+    for done, region in enumerate(parts, start=1):
+        writer.write(region, np.asarray(array[region], writer.layout.dtype))
+        yield Progress(done, len(parts), "writing")
+    yield from writer.iter_pyramid()

@@ -1,0 +1,203 @@
+"""What runs a network over tiles: OpenVINO or torch, on the device that is fastest, behind one small interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from napari_skipseg.devices import UNTESTED, ChosenPrecision, Device, best_precision, cpu_title, has_openvino
+from napari_skipseg.errors import DeviceError, SkipsegError
+from napari_skipseg.inference.backends import openvino_backend
+from napari_skipseg.inference.backends.fallback import FallbackBackend
+from napari_skipseg.inference.backends.halving import Choice
+from napari_skipseg.inference.backends.interface import Backend
+from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
+from napari_skipseg.inference.memory import choose_tile
+from napari_skipseg.inference.memory_share import ALONE, MemoryShare
+from napari_skipseg.models.description import ClassLabel, ModelDescription
+from napari_skipseg.models.model import Model
+from napari_skipseg.networks.build import build
+from napari_skipseg.networks.specs import UNetSpec
+
+
+class Pinned(NamedTuple):
+    """What a run was begun with: a backend's name and its precision."""
+
+    name: str
+    precision: str
+
+
+BackendMaker = Callable[[Model, Device, tuple[int, ...]], Backend]
+TorchMaker = Callable[[Device, str | None, Model, tuple[int, ...]], Backend]
+"""Makes a torch backend for a device and a precision (None = the best there), a model and a tile."""
+
+
+def make_backend(
+    model: Model, device: Device, shape: tuple[int, ...], pinned: Pinned | None = None, share: MemoryShare = ALONE
+) -> FallbackBackend:
+    """Return the fastest backend for `model` on `device` and tiles of `shape`; if it fails, the next takes over.
+
+    pinned: what a run that is being resumed was begun with; nothing else is taken, unless that fails in the run. share:
+    of the computer's memory, which decides the tile of a CPU that takes over from a GPU.
+
+    Raises:
+        DeviceError: what is pinned cannot be had here.
+    """
+    choices = choose_backends(device, share)
+    if pinned is None:
+        return FallbackBackend(choices, model, shape)
+    own = _choose_pinned(device, pinned, share)
+    titles = {choice.title for choice in own}
+    later = tuple(choice for choice in choices if choice.title not in titles)
+    fault = DeviceError(
+        f"This run was begun with {pinned.name} in {pinned.precision}, which cannot be had here: begin it anew."
+    )
+    if not own:
+        raise fault
+    try:
+        return FallbackBackend(own, model, shape, later)
+    except SkipsegError:
+        raise
+    except Exception as error:
+        raise fault from error
+
+
+def choose_backends(device: Device, share: MemoryShare = ALONE) -> tuple[Choice, ...]:
+    """Return what can run a network on `device`, the fastest first, and then what takes over if that fails."""
+    choices = choose_torch(device, _make_torch, share)
+    if not has_openvino():
+        return choices
+    on_gpu = [choice for choice in choices if choice.is_gpu]
+    on_cpu = [choice for choice in choices if not choice.is_gpu]
+    return (*on_gpu, _openvino_choice("the fastest on a CPU", None, own_tile_of_cpu(device, share)), *on_cpu)
+
+
+def choose_torch(
+    device: Device, make: TorchMaker, share: MemoryShare = ALONE, precision: str | None = None
+) -> tuple[Choice, ...]:
+    """Return what `make` can make for `device`: in `precision` (None = the best there), in f32, and on the CPU."""
+    choices = []
+    own_tile = own_tile_of_cpu(device, share)
+    if device.name != "cpu":
+        choices.append(_torch_choice(make, device, device.title, f"{device.reason}; {UNTESTED}", precision))
+        if (precision or best_precision(device.name).name) != "f32":  # GPU
+            choices.append(_torch_choice(make, device, device.title, f"half precision failed; {UNTESTED}", "f32"))
+    why = "what takes over if the others fail"
+    if not choices and not has_openvino():
+        why = "OpenVINO, which is faster, is not installed"
+    cpu = Device("cpu", cpu_title(), "")
+    wanted = precision if device.name == "cpu" else None
+    choices.append(_torch_choice(make, cpu, "the CPU", why, wanted, own_tile))
+    return tuple(choices)
+
+
+def fastest_precision(device: Device, openvino: bool = True) -> ChosenPrecision:
+    """Return in which precision the first of `choose_backends` computes. openvino: whether it may be that one."""
+    if device.name == "cpu" and openvino and has_openvino():
+        return openvino_backend.compiled_precision()
+    return best_precision(device.name)
+
+
+def try_backend(device: Device) -> FallbackBackend:
+    """Return what runs a tiny network on `device` at this moment, having run it; its notes say what failed."""
+    spec = UNetSpec(widths=(4, 8))
+    description = ModelDescription("trial", spec, (ClassLabel("anything", 1),), margin=0, weights_sha256="")
+    backend = make_backend(Model(description, build(spec).eval()), device, (32, 32))
+    backend.run(np.zeros((1, 1, 32, 32), np.float32))
+    return backend
+
+
+def _choose_pinned(device: Device, pinned: Pinned, share: MemoryShare) -> tuple[Choice, ...]:
+    """Return what could give the pinned backend in its precision; making it says whether it can."""
+    reason = "what this run was begun with"
+    own_tile = own_tile_of_cpu(device, share)
+    if pinned.name == OpenVINOBackend.name:
+        return (_openvino_choice(reason, pinned.precision, own_tile),)
+    if pinned.name != TorchBackend.name:
+        return ()
+    cpu = _torch_choice(_make_torch, Device("cpu", cpu_title(), ""), "the CPU", reason, pinned.precision, own_tile)
+    if device.name == "cpu":
+        return (cpu,)
+    return (_torch_choice(_make_torch, device, device.title, reason, pinned.precision), cpu)
+
+
+def _torch_choice(
+    make: TorchMaker,
+    device: Device,
+    place: str,
+    reason: str,
+    precision: str | None = None,
+    own_tile: Callable[[Model], tuple[int, ...]] | None = None,
+) -> Choice:
+    is_gpu = device.name != "cpu"
+    at_once = None if is_gpu else 1
+    return Choice(f"torch on {place}", reason, partial(make, device, precision), at_once, own_tile, is_gpu)
+
+
+def _openvino_choice(reason: str, precision: str | None, own_tile: Callable[[Model], tuple[int, ...]] | None) -> Choice:
+    return Choice("OpenVINO on the CPU", reason, partial(_make_openvino, precision), 1, own_tile)
+
+
+def own_tile_of_cpu(device: Device, share: MemoryShare = ALONE) -> Callable[[Model], tuple[int, ...]] | None:
+    """Return what chooses the CPU's own tile if the tile of the run was chosen for a GPU; None if it was not."""
+    return None if device.name == "cpu" else partial(_tile_of_cpu, share)
+
+
+def _tile_of_cpu(share: MemoryShare, model: Model) -> tuple[int, ...]:
+    """Return the largest tile that the CPU takes at this moment; counted in f32, which takes the most."""
+    tile = choose_tile(model, Device("cpu", cpu_title(), ""), "f32", 0, "xy", share)
+    return (tile.side,) * model.description.spec.dimensions
+
+
+def _make_torch(device: Device, precision: str | None, model: Model, shape: tuple[int, ...]) -> Backend:
+    _check(precision, best_precision(device.name).name)
+    return TorchBackend(model, device, precision)
+
+
+def _make_openvino(precision: str | None, model: Model, shape: tuple[int, ...]) -> Backend:
+    _check(precision, openvino_backend.compiled_precision().name)
+    return OpenVINOBackend(model, shape, precision)
+
+
+def _check(precision: str | None, best: str) -> None:
+    """Raise if the processor does not compute in `precision` itself."""
+    if precision not in (None, "f32", best):
+        raise RuntimeError(f"this processor computes in {best} and f32, not in {precision}")
+
+
+@runtime_checkable
+class PinnableMaker(Protocol):
+    """A maker of backends that can be asked for a certain one."""
+
+    def pinned(self, pinned: Pinned) -> BackendMaker:
+        """Return what makes no other backend than the one that a run was begun with."""
+        ...
+
+
+def only(maker: BackendMaker, pinned: Pinned) -> BackendMaker:
+    """Return what makes the backend that a run was begun with, and no other; a maker of one kind stays as it is."""
+    if isinstance(maker, PinnableMaker):
+        return maker.pinned(pinned)
+    return partial(make_backend, pinned=pinned) if maker is make_backend else maker
+
+
+def rather(maker: BackendMaker, recipe: Mapping[str, Any] | None) -> BackendMaker:
+    """Return what makes the backend that a recipe names where it can be had here, else what `maker` makes."""
+    if recipe is None or not {"backend", "precision"} <= recipe.keys():
+        return maker
+    pinned = Pinned(recipe["backend"], recipe["precision"])
+
+    def make(model: Model, device: Device, shape: tuple[int, ...]) -> Backend:
+        made = maker(model, device, shape)
+        if Pinned(made.name, made.precision) == pinned:
+            return made
+        try:
+            return make_backend(model, device, shape, pinned)
+        except DeviceError:
+            return made
+
+    return make

@@ -1,0 +1,417 @@
+"""Mirrored and turned copies of a tile, whose results are turned back and averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import chain, combinations
+from math import prod
+from types import EllipsisType
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from napari_skipseg.devices import Device
+from napari_skipseg.errors import InputError
+from napari_skipseg.inference.backends.choose import BackendMaker, choose_torch
+from napari_skipseg.inference.backends.device_average import FIRST_AXIS, slice_batches
+from napari_skipseg.inference.backends.fallback import FallbackBackend
+from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
+from napari_skipseg.inference.backends.views import Draw, Symmetry, View, X, Y, Z
+from napari_skipseg.inference.memory import SLICES
+from napari_skipseg.inference.memory_share import ALONE, MemoryShare
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.models.model import Model
+
+CHANNEL_DROPOUT = (nn.Dropout2d, nn.Dropout3d)
+DROPOUT = (nn.Dropout, *CHANNEL_DROPOUT)
+
+Place = tuple[int, int]
+"""Of a tile: the number of its part of the stack (a slice, say), and its own in that part."""
+
+
+def dropout_rate(model: Model, options: SegmentOptions) -> float:
+    """Return the rate at which samples drop: the options' one, else that of the model's training.
+
+    Raises:
+        InputError: none is given and the model was trained without dropout, so that all samples would be the same.
+    """
+    if options.dropout is not None:
+        return options.dropout
+    trained = model.description.spec.dropout
+    if not trained:
+        raise InputError(
+            f"{model.description.name} was trained without dropout, so its samples would be all the same: give a "
+            "dropout rate, such as 0.2 (in a shell with --dropout 0.2)."
+        )
+    return trained
+
+
+class SamplingBackend(Backend, Protocol):
+    """A backend with dropout on, whose masks are chosen before each run."""
+
+    def draw(self, seed: int, sample: int, places: Sequence[tuple[int, ...]]) -> None:
+        """Choose the masks of the next run, for one image at each place."""
+        ...
+
+
+class DropoutBackend(TorchBackend):
+    """torch with dropout on, at `rate`, and batch norm in evaluation. (An exported network has no dropout any more.)
+
+    The layers stay in evaluation mode, in which they let everything pass; masks are drawn behind them, from generators
+    of the backend's own, so that nothing else that draws random numbers is disturbed, or disturbs.
+
+    Raises:
+        InputError: the network has no dropout layers.
+    """
+
+    def __init__(self, model: Model, device: Device, rate: float, precision: str | None = None) -> None:
+        super().__init__(model, device, precision)
+        self._kept = 1 - rate
+        self._channels = torch.Generator(self._device)
+        self._values: list[torch.Generator] = []  # one for each image
+        layers = [module for module in self._network.modules() if isinstance(module, DROPOUT)]
+        if not layers:
+            raise InputError(f"{model.description.name} has no dropout layers: segment without samples.")
+        for layer in layers:
+            layer.register_forward_hook(self._drop)
+
+    def draw(self, seed: int, sample: int, places: Sequence[tuple[int, ...]]) -> None:
+        """Choose the masks of the next run, for one image at each place.
+
+        An image's are the same ones whenever the arguments are the same on the same device, whatever runs beside it.
+        What drops whole channels drops the same ones in every tile of a sample: another choice would show as an edge
+        between tiles. What drops single values draws anew in each tile.
+        """
+        self._channels.manual_seed(_mix(seed, 0, sample))
+        self._values = [torch.Generator(self._device).manual_seed(_mix(seed, 1, sample, *place)) for place in places]
+
+    def run(self, images: Pixels) -> TileOutput:
+        """Return the output for `images` (N, C, *space) with the masks drawn for them.
+
+        Raises:
+            ValueError: masks were drawn for another number of images.
+        """
+        if len(images) != len(self._values):
+            raise ValueError(f"masks were drawn for {len(self._values)} images, not for {len(images)}")
+        return super().run(images)
+
+    def _see_view(self, images: Tensor, view: View) -> tuple[Tensor, ...]:
+        if view.draw is not None:
+            self.draw(*view.draw)
+        return super()._see_view(images, view)
+
+    def _drop(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Return `output` with part of it set to 0 and the rest scaled up, as the layer does in training."""
+        if isinstance(layer, CHANNEL_DROPOUT):
+            mask = output.new_empty((1, output.shape[1], *(1,) * (output.ndim - 2)))
+            mask.bernoulli_(self._kept, generator=self._channels)
+        else:
+            mask = torch.empty_like(output)
+            for number, generator in enumerate(self._values):
+                mask[number : number + 1].bernoulli_(self._kept, generator=generator)
+        return output * mask.div_(self._kept)
+
+
+def make_dropout_backend(
+    model: Model,
+    device: Device,
+    shape: tuple[int, ...],
+    rate: float,
+    precision: str | None = None,
+    share: MemoryShare = ALONE,
+) -> FallbackBackend:
+    """Return torch with dropout on for tiles of `shape`; if it fails, f32 on the same device or the CPU takes over.
+
+    precision: None = the best that the device computes in. share: of the computer's memory.
+
+    Raises:
+        InputError: the network has no dropout layers.
+    """
+
+    def make(place: Device, chosen: str | None, model: Model, shape: tuple[int, ...]) -> Backend:
+        return DropoutBackend(model, place, rate, chosen)
+
+    return FallbackBackend(choose_torch(device, make, share, precision), model, shape)
+
+
+def _mix(seed: int, *numbers: int) -> int:
+    mixed: int = np.random.SeedSequence(seed, spawn_key=numbers).generate_state(1, np.uint64)[0].item()
+    return mixed >> 1  # every generator takes 63 bits
+
+
+def iter_samples(
+    backend: SamplingBackend, samples: int, seed: int, images: Pixels, places: Sequence[Place]
+) -> Generator[None, None, TileOutput]:
+    """Yield between samples; return their mean, with their deviation. images: (N, C, *space), each with its place."""
+    numbers = range(1, samples + 1)
+    views = [View(draw=Draw(seed, sample, tuple(places))) for sample in numbers]
+    averaged = yield from iter_on_device(backend, images, views)
+    if averaged is not None:
+        return averaged
+
+    def run(sample: int) -> TileOutput:
+        backend.draw(seed, sample, places)
+        return backend.run(images)
+
+    return (yield from iter_average([partial(run, sample) for sample in numbers]))
+
+
+Part = EllipsisType | tuple[slice, ...]
+"""Which part of an array: all of it, or what its slices cut out."""
+BLOCK = 2**15
+"""Values that are averaged together. Their arrays stay in the cache of a core: measured on 1056² values, 20 passes take
+58 ns a voxel in whole arrays and 24 in blocks of 2¹⁴ to 2¹⁷."""
+
+
+@runtime_checkable
+class AveragingBackend(Backend, Protocol):
+    """A backend that may average over views or planes on its own device, which saves copies and the computer's time."""
+
+    @property
+    def averages(self) -> bool:
+        """Whether it does at this moment."""
+        ...
+
+    def iter_average(self, images: Pixels, views: Sequence[View]) -> Generator[None, None, TileOutput | None]:
+        """Yield between views; return the mean with the deviation, None if the device could not."""
+        ...
+
+    def iter_planes(self, volumes: Pixels, at_once: int) -> Generator[None, None, TileOutput | None]:
+        """Yield between batches of slices; return the mean over three directions, None if the device could not."""
+        ...
+
+
+class RunningMean:
+    """The mean of arrays of one `shape` that come one after another; they are not kept, whole or in parts."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.mean = np.zeros(shape, np.float32)
+
+    def add(self, values: Pixels, count: int, part: Part = ...) -> None:
+        """Take `values` into the mean of `part` as the `count`-th there, from 1 on."""
+        mean = self.mean[part]
+        for block in _blocks(mean.shape):
+            _approach(mean[block], values[block], count)
+
+
+class RunningAverage(RunningMean):
+    """The mean with the standard deviation beside it (Welford 1962).
+
+    The deviation is that of the arrays themselves (divided by their number), so that of probabilities lies in [0, 0.5].
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__(shape)
+        self._squares = np.zeros(shape, np.float32)
+
+    def deviation(self, count: int) -> Pixels:
+        """Return the standard deviation, in the mean's shape, once every part has taken in `count` arrays."""
+        variance = self._squares / count
+        return np.sqrt(variance, out=variance)
+
+    def add(self, values: Pixels, count: int, part: Part = ...) -> None:
+        """Take `values` into mean and deviation of `part` as the `count`-th there, from 1 on."""
+        mean, squares = self.mean[part], self._squares[part]
+        for block in _blocks(mean.shape):
+            away = _approach(mean[block], values[block], count)
+            if count > 1:  # the first lies where the mean is then
+                away *= away
+                away *= (count - 1) / count
+                into = squares[block]
+                into += away
+
+
+def _approach(mean: Pixels, values: Pixels, count: int) -> Pixels:
+    """Move `mean` towards `values`; return how far away it was."""
+    away: Pixels = values - mean
+    mean += away / count
+    return away
+
+
+def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice | int, ...]]:
+    """Yield the blocks that an array of `shape` is cut into along its first axes, of some `BLOCK` values each."""
+    depth = next((depth for depth in range(len(shape)) if prod(shape[depth + 1 :]) <= BLOCK), 0)
+    if not shape:
+        yield ()
+        return
+    rows = max(1, BLOCK // max(1, prod(shape[depth + 1 :])))
+    for lead in np.ndindex(*shape[:depth]):
+        for first in range(0, shape[depth], rows):
+            yield (*lead, slice(first, first + rows))
+
+
+def iter_on_device(backend: Backend, images: Pixels, views: Sequence[View]) -> Generator[None, None, TileOutput | None]:
+    """Yield between views; return the mean over them if `backend` averages on its device, else None."""
+    if isinstance(backend, AveragingBackend) and backend.averages:
+        return (yield from backend.iter_average(images, views))
+    return None
+
+
+def iter_average(passes: Sequence[Callable[[], TileOutput]]) -> Generator[None, None, TileOutput]:
+    """Yield between passes, one or more; return the mean of their outputs, with the deviation of their probability."""
+    output = passes[0]()
+    probability = RunningAverage(output.probability.shape)
+    attentions = [RunningMean(values.shape) for values in output.attentions]
+    for count in range(1, len(passes) + 1):
+        if count > 1:
+            yield
+            output = passes[count - 1]()
+        probability.add(output.probability, count)
+        for running, values in zip(attentions, output.attentions, strict=True):
+            running.add(values, count)
+    return TileOutput(
+        probability.mean, tuple(running.mean for running in attentions), probability.deviation(len(passes))
+    )
+
+
+def symmetries(average: int, dimensions: int) -> tuple[Symmetry, ...]:
+    """Return `average` (1, 4 or 8) ways to see a tile, the tile as it is first.
+
+    4 mirror Y and X. 8 are all of the square in 2D, and mirror Z too in 3D, where Z is often sampled otherwise.
+    """
+    mirrors = (Y, X, Z) if average == 8 and dimensions == 3 else (Y, X) if average > 1 else ()
+    turns = (False, True) if average == 8 and dimensions == 2 else (False,)
+    return tuple(Symmetry(axes, turned) for turned in turns for axes in _subsets(mirrors))
+
+
+def iter_copies(
+    backends: Mapping[tuple[int, ...], Backend], ways: Sequence[Symmetry], images: Pixels, places: Sequence[Place]
+) -> Generator[None, None, TileOutput]:
+    """Yield between copies; return the mean over them, each turned back, with the deviation over them.
+
+    images: (N, C, *space). backends: one for each size that the copies have.
+    """
+    averaged = yield from iter_on_device(backends[images.shape[2:]], images, [View(way) for way in ways])
+    if averaged is not None:
+        return averaged
+    return (yield from iter_average([partial(_run_copy, backends, way, images) for way in ways]))
+
+
+def _run_copy(backends: Mapping[tuple[int, ...], Backend], way: Symmetry, images: Pixels) -> TileOutput:
+    output = backends[way.shape(images.shape[2:])].run(way.apply(images))
+    return TileOutput(way.undo(output.probability), tuple(way.undo(values) for values in output.attentions))
+
+
+def _subsets(items: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    return chain.from_iterable(combinations(items, size) for size in range(len(items) + 1))
+
+
+def plane_shapes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Return the sizes of the slices across each axis of a volume (Z, Y, X): those in XY, XZ and YZ."""
+    return tuple(shape[:axis] + shape[axis + 1 :] for axis in range(len(shape)))
+
+
+def count_batches(shape: tuple[int, ...], at_once: int = SLICES) -> int:
+    """Return how often a network runs until it has seen all slices of a volume of `shape`, whatever its directions."""
+    return sum(1 for _ in slice_batches(shape, at_once))
+
+
+def iter_planes(
+    backends: Mapping[tuple[int, ...], Backend], images: Pixels, places: Sequence[Place], at_once: int = SLICES
+) -> Generator[None, None, TileOutput]:
+    """Yield between batches of slices; return the mean over the three directions, with the deviation over them.
+
+    images: volumes (N, C, Z, Y, X). backends: a 2D one for each of `plane_shapes`. at_once: slices of a volume that go
+    through the network together. Attention maps are left out: those of different directions have different grids.
+    """
+    space = images.shape[FIRST_AXIS:]
+    first = backends[plane_shapes(space)[0]]
+    if isinstance(first, AveragingBackend) and first.averages:
+        averaged = yield from first.iter_planes(images, at_once)
+        if averaged is not None:
+            return averaged
+    for number, (axis, part) in enumerate(slice_batches(space, at_once)):
+        if number:
+            yield
+        probability = _run_slices(backends, images[part], axis)
+        if not number:
+            average = RunningAverage((*probability.shape[:FIRST_AXIS], *space))
+        average.add(probability, axis - FIRST_AXIS + 1, part)
+    return TileOutput(average.mean, (), average.deviation(len(space)))
+
+
+def _run_slices(backends: Mapping[tuple[int, ...], Backend], images: Pixels, axis: int) -> Pixels:
+    """Return the probability (N, classes, *space) of `images` (N, C, *space), seen slice by slice across `axis`."""
+    slices = np.moveaxis(images, axis, 1)  # (N, slices, C, *plane)
+    batch = np.ascontiguousarray(slices.reshape(-1, *slices.shape[2:]))
+    probability = backends[batch.shape[FIRST_AXIS:]].run(batch).probability
+    return np.moveaxis(probability.reshape(*slices.shape[:2], *probability.shape[1:]), 1, axis)
+
+
+class Passes(NamedTuple):
+    """What runs, how often per tile, and a generator that yields between the passes and returns the tiles' output.
+
+    backends: one for each size that the network sees. run: takes images (N, C, *space), all of the tile's size, and the
+    place of each; it yields `per_tile` - 1 times. With several passes the output has an uncertainty.
+    """
+
+    backends: tuple[Backend, ...]
+    per_tile: int
+    run: Callable[[Pixels, Sequence[Place]], Generator[None, None, TileOutput]]
+
+    @property
+    def backend(self) -> Backend:
+        """The one that a recipe names; the others were made alike for other sizes, and each may fail by itself."""
+        return self.backends[0]
+
+
+def choose_passes(
+    model: Model,
+    device: Device,
+    shape: tuple[int, ...],
+    options: SegmentOptions,
+    backend_maker: BackendMaker,
+    *,
+    batch: int = 1,
+    precision: str | None = None,
+    share: MemoryShare = ALONE,
+) -> Passes:
+    """Return the passes that the options ask for. Samples take torch, everything else what `backend_maker` makes.
+
+    shape: of a tile in space; (Z, Y, X) too if a 2D network is to run along all three axes. batch: tiles, or with three
+    planes eights of slices, that go through the network together. precision: in which samples are computed, None = the
+    best there. share: of the computer's memory.
+
+    Raises:
+        InputError: samples of a model that has no dropout, with no rate given.
+        ValueError: three planes of what is no volume, or for a 3D network.
+    """
+    if options.samples:
+        rate = dropout_rate(model, options)
+        dropout = make_dropout_backend(model, device, shape, rate, precision, share)
+        dropout.attention = options.attention
+        return Passes((dropout,), options.samples, partial(iter_samples, dropout, options.samples, options.seed))
+    if options.planes == "xyz":
+        if len(shape) != 3 or model.description.spec.dimensions != 2:
+            raise ValueError(f"three planes take a 2D network and a 3D tile, not {model.description.name} and {shape}")
+        backends = _make(model, device, plane_shapes(shape), backend_maker, attention=False)
+        slices = SLICES * batch
+        run = partial(iter_planes, backends, at_once=slices)
+        return Passes(tuple(backends.values()), count_batches(shape, slices), run)
+    ways = symmetries(options.average, len(shape))
+    backends = _make(model, device, (way.shape(shape) for way in ways), backend_maker, options.attention)
+    if len(ways) == 1:
+        backend = backends[shape]
+        return Passes((backend,), 1, partial(iter_once, backend))
+    return Passes(tuple(backends.values()), len(ways), partial(iter_copies, backends, ways))
+
+
+def iter_once(backend: Backend, images: Pixels, places: Sequence[Place]) -> Generator[None, None, TileOutput]:
+    """Return the backend's output."""
+    yield from ()
+    return backend.run(images)
+
+
+def _make(
+    model: Model, device: Device, shapes: Iterable[tuple[int, ...]], backend_maker: BackendMaker, attention: bool
+) -> dict[tuple[int, ...], Backend]:
+    """Return one backend for each size, in the order in which they come; attention: whether maps are wanted."""
+    backends = {shape: backend_maker(model, device, shape) for shape in dict.fromkeys(shapes)}
+    for backend in backends.values():
+        if hasattr(backend, "attention"):
+            backend.attention = attention
+    return backends

@@ -1,0 +1,91 @@
+"""What a run will take, known before it: time, memory, disk. Loads without torch; panel and shell show the same."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from napari_skipseg.wording import in_words
+
+GIBIBYTE = 2**30
+LITTLE = 0.9
+"""Share of what is free from which on a plan warns."""
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run takes. seconds: of the whole, by what a tile took to be read, computed and written. Sizes in bytes.
+
+    device: what computes, in which precision, and why. tile: its size in voxels. memory: of the whole process at its
+    peak, and what of it is on a GPU (0 where the CPU computes). disk: results at the most, before compression, with
+    what is needed beside them while they are written. findings: what was found about the image, as in a recipe;
+    seems_inverted: as in `progress.Found`. slowest: what sets the pace, "network", "reading" or "writing".
+    """
+
+    device: str
+    tile: tuple[int, ...]
+    batch: int
+    tiles: int
+    passes: int
+    seconds_per_tile: float
+    seconds: float
+    memory: int
+    memory_free: int
+    device_memory: int
+    device_memory_free: int
+    disk: int
+    disk_free: int
+    findings: tuple[str, ...] = ()
+    seems_inverted: bool = False
+    slowest: str = "network"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is short, in words, each with its cure."""
+        found = []
+        if self.disk > LITTLE * self.disk_free:
+            found.append(
+                f"The results take up to {in_bytes(self.disk)} of disk, and {in_bytes(self.disk_free)} are free: free "
+                "some space, or choose a folder on another disk."
+            )
+        if self.memory > LITTLE * self.memory_free:
+            found.append(
+                f"The run takes about {in_bytes(self.memory)} of memory, and {in_bytes(self.memory_free)} are free: "
+                "choose a smaller tile, or close other programs."
+            )
+        if self.device_memory > LITTLE * self.device_memory_free:
+            found.append(
+                f"A tile takes about {in_bytes(self.device_memory)} of the GPU's memory, and "
+                f"{in_bytes(self.device_memory_free)} are free: choose a smaller tile."
+            )
+        return tuple(found)
+
+    @property
+    def summary(self) -> str:
+        """The plan in one line: time, memory, disk."""
+        return f"about {in_words(self.seconds)}, {in_bytes(self.memory)} of memory, up to {in_bytes(self.disk)} of disk"
+
+    def describe(self) -> dict[str, str]:
+        """Return the plan by lines: a name and what is said of it."""
+        sides = " × ".join(map(str, self.tile))
+        each = f" in {self.passes} passes each" if self.passes > 1 else ""
+        pace = "measured" if self.slowest == "network" else f"measured; {self.slowest} is the slowest part"
+        lines = {
+            "device": self.device,
+            "tiles": f"{self.tiles:,} of {sides} voxels{each}, {self.seconds_per_tile:.2g} s a tile ({pace})",
+            "time": f"about {in_words(self.seconds)}",
+            "memory": f"{in_bytes(self.memory)} of {in_bytes(self.memory_free)} free",
+            "disk": f"at most {in_bytes(self.disk)} of {in_bytes(self.disk_free)} free",
+        }
+        if self.device_memory:
+            lines["on the GPU"] = f"{in_bytes(self.device_memory)} of {in_bytes(self.device_memory_free)} free"
+        lines |= {f"warning {number}": text for number, text in enumerate(self.warnings, start=1)}
+        return lines | {f"note {number}": text for number, text in enumerate(self.findings, start=1)}
+
+
+def in_bytes(count: int) -> str:
+    """Return a size in words: 12 MB, 1.5 GB."""
+    for unit, size in (("TB", 2**40), ("GB", 2**30), ("MB", 2**20)):
+        if count >= size:
+            value = count / size
+            return f"{value:.1f} {unit}" if value < 10 else f"{value:.0f} {unit}"
+    return f"{max(1, round(count / 2**10))} kB"

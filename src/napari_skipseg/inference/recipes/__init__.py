@@ -1,0 +1,1 @@
+"""Recipes: what a run was asked for, where they lie, and runs that repeat them."""

@@ -1,0 +1,222 @@
+"""A recipe repeated: its model and image found again by their content, and what was chosen for them taken again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from napari_skipseg.devices import Device, best_precision, choose_device, has_openvino, versions
+from napari_skipseg.errors import DeviceError, FileError, InputError
+from napari_skipseg.gpus import driving_versions
+from napari_skipseg.images.files import read_recipe, read_stack
+from napari_skipseg.images.identity import identify
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.backends import openvino_backend
+from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
+from napari_skipseg.inference.objects_to_folder import (
+    ObjectsAsked,
+    check_other_forms,
+    iter_objects_to_folder,
+    keeping_blocks,
+    name_of_objects,
+    remove_other_forms,
+)
+from napari_skipseg.inference.predict import select_channel
+from napari_skipseg.inference.prediction import Focus, file_name
+from napari_skipseg.inference.recipes.lookup import check_same_recipe, find_input, find_model
+from napari_skipseg.inference.recipes.recipe import RECIPE_FILE, ObjectsRecipe, Recipe, chosen_of, version_warning
+from napari_skipseg.inference.saving import check_replaceable
+from napari_skipseg.inference.stores import PROBABILITY
+from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
+from napari_skipseg.models.model import Model, read_model
+from napari_skipseg.objects.files import ProbabilityFile, read_probability
+from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.progress import Progress
+
+
+@dataclass(frozen=True)
+class ObjectsRepeat:
+    """A search to do again, and what is different here, one sentence each."""
+
+    asked: ObjectsAsked
+    warnings: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """What is done, for a bar."""
+        return f"finding objects in {self.asked.source.stack.name}"
+
+
+def prepare_objects(recipe: ObjectsRecipe, given: Stack | None, near: Path) -> ObjectsRepeat:
+    """Return what a recipe says, ready to be run. given: another probability than the recipe's.
+
+    Raises:
+        SkipsegError: an image is gone or another one now.
+    """
+    warnings = version_warning(recipe.versions, versions())
+    is_same = given is None or identify(given) == recipe.inputs[0].sha256
+    stack = find_input(recipe.inputs[0], near) if given is None else given
+    image = None
+    if is_same and len(recipe.inputs) > 1:
+        image = find_input(recipe.inputs[1], near)
+    elif len(recipe.inputs) > 1:
+        warnings.append(
+            f"The grey values of '{recipe.inputs[1].name}' are not measured, as that is the image of another "
+            "probability: use the command objects with --image for them."
+        )
+    source = ProbabilityFile(stack, recipe.class_names, recipe.labels) if is_same else _other(stack, recipe)
+    segmentation = recipe.segmentation if is_same else None
+    return ObjectsRepeat(ObjectsAsked(source, recipe.objects, image, recipe.form, segmentation), tuple(warnings))
+
+
+def _other(stack: Stack, recipe: ObjectsRecipe) -> ProbabilityFile:
+    """Return another probability: its classes as its file says them, else the recipe's."""
+    told = read_probability(stack.file) if stack.file else ProbabilityFile(stack, (), recipe.labels)
+    return ProbabilityFile(stack, told.class_names or recipe.class_names, told.labels)
+
+
+def iter_repeat_objects(repeat: ObjectsRepeat, folder: Path, name: str = "") -> Generator[Progress, None, list[Path]]:
+    """Yield as the search goes on; return the files written to `folder`. name: as in `ObjectsAsked`.
+
+    Raises:
+        SkipsegError: as `iter_objects_to_folder`; results of another recipe lie there.
+    """
+    name = name or name_of_objects(repeat.asked.source.stack.name)
+    stacks = [stack for stack in (repeat.asked.source.stack, repeat.asked.image) if stack is not None]
+    told = (repeat.asked.options, repeat.asked.form)
+    check_same_recipe(folder / f"{name}_objects_{RECIPE_FILE}", tuple(map(identify, stacks)), told)
+    files = yield from iter_objects_to_folder(replace(repeat.asked, name=name), folder)
+    return [files.labels, files.table]
+
+
+AGAIN = "again"
+"""The folder beside a recipe that its results go to where none is named."""
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A run to do again: of which image, with which model, and what is pinned of what was chosen for it.
+
+    warnings: what is different here, one sentence each.
+    """
+
+    recipe: Recipe
+    stack: Stack
+    model: Model
+    pinned: dict[str, Any]
+    warnings: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """What is done, for a bar."""
+        return f"segmenting {self.stack.name}"
+
+
+def prepare_repeat(
+    recipe: Recipe | ObjectsRecipe, image: Stack | None = None, near: str | os.PathLike[str] = ".", model: str = ""
+) -> Repeat | ObjectsRepeat:
+    """Return what a recipe says, of a segmentation or of objects, ready to be run.
+
+    image: another one than the recipe's. near: the folder that the recipe lies in. model: where its model lies, if not
+    among those that are known.
+
+    Raises:
+        SkipsegError: model or image are gone or others now.
+    """
+    if isinstance(recipe, ObjectsRecipe):
+        if model:
+            raise InputError("A recipe of objects has no model: leave it out.")
+        return prepare_objects(recipe, image, Path(near))
+    folder = find_model(recipe, model)
+    if image is None:
+        if len(recipe.inputs) != 1:
+            raise FileError(f"The recipe names {len(recipe.inputs)} inputs: give one with --input.")
+        stack, is_same = find_input(recipe.inputs[0], Path(near)), True
+    else:
+        stack, is_same = image, identify(image) in [told.sha256 for told in recipe.inputs]
+    pinned, warnings = pin(recipe, is_same)
+    return Repeat(recipe, stack, read_model(folder), pinned, tuple(warnings))
+
+
+def iter_repeat(
+    repeat: Repeat | ObjectsRepeat, folder: Path, restart: bool = False, name: str = ""
+) -> Generator[Progress, Focus | None, list[Path]]:
+    """Yield as the run goes on; return the files written to `folder`. name: what they are called, "" = as the image.
+
+    Raises:
+        SkipsegError: as `iter_segment`, or as `iter_objects_to_folder`; results of another recipe lie there.
+    """
+    if isinstance(repeat, ObjectsRepeat):
+        return (yield from iter_repeat_objects(repeat, folder, name))
+    request = repeat.recipe.request
+    name = name or file_name(repeat.stack.name)
+    check_same_recipe(folder / f"{name}_{RECIPE_FILE}", (identify(repeat.stack),), request)
+    target = FolderTarget(folder, name, request.depth, request.form, restart, request.objects)
+    files = yield from iter_segment(repeat.stack, repeat.model, request.options, target, pinned=repeat.pinned)
+    if request.objects is not None:
+        files += yield from _iter_objects(repeat, target, request.objects)
+    return files
+
+
+def _iter_objects(
+    repeat: Repeat, target: FolderTarget, options: ObjectOptions
+) -> Generator[Progress, Focus | None, list[Path]]:
+    """Yield while objects are found in the probability and measured there and in the image; return the files."""
+    from napari_skipseg.objects.files import iter_write_objects
+    from napari_skipseg.objects.find_in_blocks import ObjectsTarget
+
+    probability = target.file(PROBABILITY)
+    told = {**(read_recipe(probability) or {}), "layer": "labels"}
+    place = ObjectsTarget(target.folder, target.name, target.form, told)
+    check_replaceable([place.file], target.form)
+    check_other_forms(place)
+    image = select_channel(repeat.stack, repeat.model, repeat.recipe.request.options)
+    names = repeat.model.description.class_names
+    with keeping_blocks(place) as keeping:
+        found = yield from iter_write_objects(read_stack(probability), names, options, keeping, image)
+    remove_other_forms(place)
+    return [found.labels, found.table]
+
+
+def pin(recipe: Recipe, is_same: bool) -> tuple[dict[str, Any], list[str]]:
+    """Return what of a recipe's choices can be taken again here, and in sentences what cannot.
+
+    is_same: whether the image is the recipe's, so that its grey values are known.
+    """
+    pinned: dict[str, Any] = dict(chosen_of(recipe))
+    warnings = []
+    if is_same:
+        pinned["normalization"] = asdict(recipe.normalization)
+        pinned["findings"] = recipe.findings
+    try:
+        device = choose_device(recipe.device)
+    except DeviceError:
+        warnings.append(
+            f"There is no {recipe.device} device here: the run takes what there is, and its bytes may differ."
+        )
+        pinned["device"] = recipe.request.options.device
+        device = choose_device(recipe.request.options.device)
+    if not recipe.request.options.samples and not _can_compute(recipe, device):
+        warnings.append(
+            f"{recipe.backend} in {recipe.precision} cannot be had here: the run takes what is fastest, and its bytes "
+            "may differ."
+        )
+        pinned = {name: value for name, value in pinned.items() if name not in ("backend", "precision")}
+    return pinned, [*_differences(recipe, device), *warnings]
+
+
+def _can_compute(recipe: Recipe, device: Device) -> bool:
+    """Return whether the recipe's backend is here and computes in its precision."""
+    if recipe.backend == OpenVINOBackend.name:
+        return has_openvino() and recipe.precision in ("f32", openvino_backend.compiled_precision().name)
+    return recipe.backend == TorchBackend.name and recipe.precision in ("f32", best_precision(device.name).name)
+
+
+def _differences(recipe: Recipe, device: Device) -> Iterator[str]:
+    yield from version_warning(recipe.versions, versions() | driving_versions(device.name))
+    if recipe.notes:
+        yield f"In the run of the recipe something failed midway, so that the bytes may differ: {recipe.notes[-1]}"

@@ -1,0 +1,288 @@
+"""A stack cut into units of work: each reads one tile, and writes a part of the results that no other one writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.errors import InputError
+from napari_skipseg.images.intensity.normalize import Normalization
+from napari_skipseg.images.intensity.padding import REACH, REACH_Z
+from napari_skipseg.images.resample import resample_axis, source_range
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.tiles import AxisPlan, Tile, TilePlan, reflected
+from napari_skipseg.inference.prediction import Focus
+
+if TYPE_CHECKING:
+    from napari_skipseg.inference.backends.interface import Pixels
+    from napari_skipseg.inference.ensemble import Place
+
+
+Region = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One tile of one part of the stack: a slice, channel and time, or a volume and time.
+
+    fixed: the position along each axis of `Grid.axes` that a tile does not span.
+    """
+
+    number: int
+    place: Place
+    fixed: dict[str, int]
+    tile: Tile
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All units of a stack, numbered from 0: parts in the stack's order, in each the tiles in theirs.
+
+    axes, shape: of the results without classes: the stack's axes without channels. seen: the axes that a tile spans.
+    """
+
+    axes: str
+    shape: tuple[int, ...]
+    seen: str
+    tiles: TilePlan
+
+    def __len__(self) -> int:
+        return prod(self.loops) * len(self.tiles)
+
+    @property
+    def loops(self) -> tuple[int, ...]:
+        """Lengths of the axes that a tile does not span."""
+        return tuple(n for axis, n in zip(self.axes, self.shape, strict=True) if axis not in self.seen)
+
+    @property
+    def looped(self) -> str:
+        """The axes that a tile does not span."""
+        return "".join(axis for axis in self.axes if axis not in self.seen)
+
+    def unit(self, number: int) -> Unit:
+        """Return unit `number`."""
+        part, tile = divmod(number, len(self.tiles))
+        places = np.unravel_index(part, self.loops) if self.loops else ()
+        fixed = {axis: int(place) for axis, place in zip(self.looped, places, strict=True)}
+        return Unit(number, (part, tile), fixed, self.tiles[tile])
+
+    def region(self, unit: Unit, stride: int = 1) -> Region:
+        """Return what the unit writes of a result that has one pixel per `stride` voxels along the axes of a tile."""
+        kept = dict(zip(self.seen, unit.tile.keep_of_level(stride), strict=True))
+        return tuple(
+            kept[axis] if axis in kept else slice(unit.fixed[axis], unit.fixed[axis] + 1) for axis in self.axes
+        )
+
+    def shape_of_level(self, stride: int) -> tuple[int, ...]:
+        """Return the shape of a result that has one pixel per `stride` voxels along the axes of a tile."""
+        return tuple(-(-n // stride) if axis in self.seen else n for axis, n in zip(self.axes, self.shape, strict=True))
+
+    def chunks(self, stride: int = 1) -> tuple[int, ...]:
+        """Return the shape of chunks of such a result of which every unit writes whole ones."""
+        kept = dict(zip(self.seen, self.tiles.chunk, strict=True))
+        return tuple(max(1, -(-kept[axis] // stride)) if axis in kept else 1 for axis in self.axes)
+
+
+class Order:
+    """Which unit comes next: those left are taken in their order, the nearest to the focus first once there is one."""
+
+    def __init__(self, grid: Grid, done: Iterable[int] = ()) -> None:
+        self._grid = grid
+        self._left = np.ones(len(grid), bool)
+        self._left[list(done)] = False
+        self._queue: NDArray[np.intp] = np.flatnonzero(self._left)
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._queue) - self._next
+
+    def take(self) -> int:
+        """Return the number of the next unit, which is then no longer left."""
+        number = int(self._queue[self._next])
+        self._left[number] = False
+        self._next += 1
+        return number
+
+    def look(self, focus: Focus) -> None:
+        """Put the units that are left in order.
+
+        First by distance from the time and the slice that are shown, then those in view, then by distance from the
+        view's centre.
+        """
+        left = np.flatnonzero(self._left)
+        keys = [np.broadcast_to(key, self._lengths).ravel()[left] for key in self._keys(focus)]
+        self._queue = left[np.lexsort(keys)]
+        self._next = 0
+
+    def _keys(self, focus: Focus) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return what units are sorted by, the last first; each spreads over the axes of `_lengths`."""
+        from_centre, from_view = np.zeros(1), np.zeros(1)
+        from_shown = np.zeros(1, np.intp)
+        for axis in (axis for axis in "TZYX" if axis in self._grid.axes and axis in focus.view):
+            low, high = sorted(focus.view[axis])
+            gap = self._gap(axis, low, high)
+            if low == high:
+                ranks = np.unique(gap, return_inverse=True)[1].reshape(gap.shape)
+                from_shown = from_shown * (int(ranks.max()) + 1) + ranks
+                continue
+            from_view = from_view + np.square(gap)
+            if np.isfinite(high - low):
+                from_centre = from_centre + np.square(self._gap(axis, (low + high) / 2, (low + high) / 2))
+        return from_centre, from_view, from_shown
+
+    @property
+    def _axes(self) -> str:
+        """The axes that units are numbered along, the last fastest."""
+        return self._grid.looped + self._grid.seen
+
+    @property
+    def _lengths(self) -> tuple[int, ...]:
+        return (*self._grid.loops, *self._grid.tiles.counts)
+
+    def _gap(self, axis: str, low: float, high: float) -> NDArray[np.float64]:
+        """Return how far [low, high] is from what is kept along an axis: of each tile, or of each position."""
+        if axis in self._grid.seen:
+            borders = np.asarray(self._grid.tiles.axes[self._grid.seen.index(axis)].borders, float)
+        else:
+            borders = np.arange(self._grid.shape[self._grid.axes.index(axis)] + 1, dtype=float)
+        gap = np.maximum(0.0, np.maximum(borders[:-1] - high, low - (borders[1:] - 1)))
+        return gap.reshape([-1 if each == axis else 1 for each in self._axes])
+
+
+def make_grid(stack: Stack, seen: str, tiles: TilePlan) -> Grid:
+    """Return the units of a stack."""
+    axes = stack.axes.replace("C", "")
+    return Grid(axes, tuple(stack.length(axis) for axis in axes), seen, tiles)
+
+
+MOST_READ = 2**25
+"""Voxels read at once for a tile of larger ones; it is put together from parts where it is made of more."""
+
+
+class TilePixels(NamedTuple):
+    """What a network sees of a tile: pixels (C, *space) in standard units.
+
+    padding: how much of each pixel is padding, in [0, 1], (1, *space); None where there is none.
+    """
+
+    pixels: Pixels
+    padding: Pixels | None
+
+
+def read_pixels(stack: Stack, grid: Grid, unit: Unit, normalization: Normalization) -> TilePixels:
+    """Return what the network sees of a unit, mirrored where its tile reaches beyond the image.
+
+    Raises:
+        InputError: NaN or infinite values that are not padding.
+    """
+    places = {
+        axis: reflected(plan.seen, start, size)
+        for axis, plan, start, size in zip(grid.seen, grid.tiles.axes, unit.tile.start, unit.tile.size, strict=True)
+    }
+    read = _pixels(stack, grid, unit, places, normalization)
+    return TilePixels(np.ascontiguousarray(read.pixels), read.padding)
+
+
+def _pixels(
+    stack: Stack, grid: Grid, unit: Unit, places: dict[str, NDArray[np.intp]], normalization: Normalization
+) -> TilePixels:
+    """Return the pixels at these places of the network's grid."""
+    plans = dict(zip(grid.seen, grid.tiles.axes, strict=True))
+    ranges = {axis: source_range(_step(plans[axis]), places[axis], plans[axis].length) for axis in grid.seen}
+    longest = max(grid.seen, key=lambda axis: len(places[axis]))
+    if len(places[longest]) > 1 and prod(stop - start for start, stop in ranges.values()) > MOST_READ:
+        halves = [places | {longest: half} for half in np.array_split(places[longest], 2)]
+        parts = [_pixels(stack, grid, unit, half, normalization) for half in halves]
+        return _joined(parts, 1 + grid.seen.index(longest))
+    pixels, padding = _prepared(stack, unit, ranges, normalization)
+    for number, axis in enumerate(grid.seen, start=1):
+        first, length, step = ranges[axis][0], plans[axis].length, _step(plans[axis])
+        pixels = resample_axis(pixels, number, first, length, step, places[axis])
+        if padding is not None:
+            padding = resample_axis(padding, number, first, length, step, places[axis])
+    return TilePixels(pixels, padding)
+
+
+def _joined(parts: list[TilePixels], axis: int) -> TilePixels:
+    """Return parts of a tile that follow each other along an axis as one."""
+    pixels = np.concatenate([part.pixels for part in parts], axis)
+    if all(part.padding is None for part in parts):
+        return TilePixels(pixels, None)
+    shares = [np.zeros_like(part.pixels[:1]) if part.padding is None else part.padding for part in parts]
+    return TilePixels(pixels, np.concatenate(shares, axis))
+
+
+def _prepared(stack: Stack, unit: Unit, ranges: dict[str, tuple[int, int]], normalization: Normalization) -> TilePixels:
+    """Return the voxels of these ranges as the network sees them.
+
+    Where the stack has padding more is read around them: it decides what is padding here, and what takes its place.
+    """
+    wide = dict(ranges)
+    if normalization.padding:
+        for axis, (first, last) in ranges.items():
+            reach = REACH_Z if axis == "Z" else REACH
+            wide[axis] = max(0, first - reach), min(stack.length(axis), last + reach)
+    values = _read(stack, unit, wide)
+    pixels, mask = normalization.prepare(values, across_slices="Z" in ranges)
+    if values.dtype.kind == "f" and not np.isfinite(pixels).all():
+        raise InputError(f"'{stack.name}' holds NaN or infinite values: replace them (numpy.nan_to_num) and try again.")
+    inner = tuple(slice(first - wide[axis][0], last - wide[axis][0]) for axis, (first, last) in ranges.items())
+    pixels = pixels[(slice(None), *inner)]
+    if mask is None or not mask[inner].any():
+        return TilePixels(pixels, None)
+    return TilePixels(pixels, mask[inner][None].astype(np.float32))
+
+
+def _read(stack: Stack, unit: Unit, ranges: dict[str, tuple[int, int]]) -> NDArray[np.generic]:
+    """Return the voxels (C, *space) of these ranges."""
+    index = tuple(slice(*ranges[axis]) if axis in ranges else unit.fixed.get(axis, slice(None)) for axis in stack.axes)
+    values = stack.read(index)
+    left = [axis for axis in stack.axes if axis not in unit.fixed]
+    values = values.transpose([left.index(axis) for axis in ("C", *ranges) if axis in left])
+    return values if "C" in left else values[None]
+
+
+def keep_pixels(grid: Grid, unit: Unit, output: Pixels) -> Pixels:
+    """Return what the unit keeps of an `output` (classes, *space) that covers its whole tile."""
+    if not grid.tiles.is_rescaled:
+        kept: Pixels = output[(slice(None), *unit.tile.keep_in_read)]
+        return kept
+    return _back(grid, unit, output, 1)
+
+
+def keep_padding(grid: Grid, unit: Unit, padding: Pixels | None) -> NDArray[np.bool_] | None:
+    """Return where padding is in what the unit keeps (*space), None where there is none."""
+    if padding is None:
+        return None
+    kept: NDArray[np.bool_] = keep_pixels(grid, unit, padding)[0] > 0.5
+    return kept if kept.any() else None
+
+
+def keep_map_pixels(grid: Grid, unit: Unit, attention: Pixels, stride: int) -> Pixels:
+    """Return what the unit keeps of a map (*space / stride) of its whole tile: one pixel per `stride` of the stack."""
+    if not grid.tiles.is_rescaled:
+        kept: Pixels = attention[unit.tile.keep_in_read_of_level(stride)]
+        return kept
+    mapped: Pixels = _back(grid, unit, attention[None], stride)[0]
+    return mapped
+
+
+def _back(grid: Grid, unit: Unit, values: Pixels, stride: int) -> Pixels:
+    """Return what is kept of `values` (C, *space), brought from the network's grid to the stack's."""
+    tile = unit.tile
+    kept = tile.keep_of_level(stride)
+    for number, (plan, part, start) in enumerate(zip(grid.tiles.axes, kept, tile.start, strict=True), start=1):
+        places = np.arange(part.start, part.stop)
+        limit = -(-plan.seen // stride)
+        values = resample_axis(values, number, start // stride, limit, plan.seen / plan.length, places)
+    return values
+
+
+def _step(plan: AxisPlan) -> float:
+    """Return how many voxels of the image one of the network's grid is long."""
+    return plan.length / plan.seen

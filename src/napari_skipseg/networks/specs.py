@@ -1,0 +1,405 @@
+"""The networks' specifications: frozen values that load without torch; forms, flags and JSON derive from them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from napari_skipseg.errors import SpecError
+
+Skip = Literal["none", "sum", "org", "st", "at", "sat", "additive", "reduce"]
+"""What crosses a long skip connection: nothing; its features, summed; its features, concatenated (`org`); selected
+features (`st`); one attention map of all features (`at`); one attention map of the selected features (`sat`); the
+features times an attention map that the expanding path asks for (`additive`, Attention U-Net); a 1×1 convolution to
+one channel, the plain baseline of the attention map (`reduce`)."""
+
+SKIPS: tuple[Skip, ...] = ("none", "sum", "org", "st", "at", "sat", "additive", "reduce")
+SELECTING: tuple[Skip, ...] = ("st", "sat")
+MAPPING: tuple[Skip, ...] = ("at", "sat", "reduce")
+"""Skips that pass maps in place of features."""
+ATTENDING: tuple[Skip, ...] = ("at", "sat", "additive")
+"""Skips that make an attention map."""
+SelectInit = Literal["glorot", "ones", "uniform01"]
+
+MOST_CHANNELS = 4096
+"""Channels of an image, of classes and of any layer that a specification may name."""
+MOST_LEVELS = 12
+"""Long skips: the deepest level of so many has a 4096th of the image's resolution."""
+MOST_LAYERS = 256
+"""Convolutions, blocks or layers on the way down. A model may come from anywhere, and each layer takes time to make."""
+
+
+def refuse_unknown_names(settings: object) -> None:
+    """Compare the fields of `settings` that have named choices with these; pydantic does so for parsed JSON alone.
+
+    Raises:
+        SpecError: a field has another value.
+    """
+    for name, hint in get_type_hints(type(settings)).items():
+        if get_origin(hint) is Literal and getattr(settings, name) not in get_args(hint):
+            raise _unknown(name, getattr(settings, name), get_args(hint))
+
+
+def _unknown(name: str, value: object, choices: tuple[object, ...]) -> SpecError:
+    *first, last = map(repr, choices)
+    return SpecError(f"{name} is {value!r}: choose {', '.join(first) + ' or ' if first else ''}{last}.")
+
+
+def check_at_most(most: int, **settings: int) -> None:
+    """Compare settings, by name, with the most that is allowed.
+
+    Raises:
+        SpecError: one is larger.
+    """
+    for name, value in settings.items():
+        if value > most:
+            told = f"{value}" if value < 10**12 else "larger than 10^12"
+            raise SpecError(f"{name.replace('_', ' ')} is {told}, and at most {most} is allowed: choose less.")
+
+
+@dataclass(frozen=True)
+class SkipSpec(ABC):
+    """The part that all specifications share.
+
+    skip: what crosses every long skip. level_skips: the same per level, finest first, where levels differ; then `skip`
+    counts for none of them. select_init, gate_norm, gate_maps: of the gates (see `networks.gates`); gate_maps > 1 lets
+    that many maps cross where the paper has one. dropout: rate.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    dimensions: Literal[2, 3] = 2
+    in_channels: int = 1
+    out_channels: int = 1
+    skip: Skip = "sat"
+    level_skips: tuple[Skip, ...] = ()
+    select_init: SelectInit = "uniform01"
+    gate_norm: bool = True
+    gate_maps: int = 1
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, list):  # as good as a tuple to write, but JSON gives tuples back
+                object.__setattr__(self, name, tuple(value))
+        refuse_unknown_names(self)
+        check_at_most(MOST_LEVELS, number_of_levels=self.levels)
+        check_at_most(
+            MOST_CHANNELS, in_channels=self.in_channels, out_channels=self.out_channels, gate_maps=self.gate_maps
+        )
+        for skip in self.level_skips:
+            if skip not in SKIPS:
+                raise _unknown("level_skips", skip, SKIPS)
+        if self.in_channels < 1 or self.out_channels < 1:
+            raise SpecError("A network needs at least one input and one output channel.")
+        if not 0 <= self.dropout < 1:
+            raise SpecError(f"Dropout must lie in [0, 1), not {self.dropout}.")
+        if self.level_skips and len(self.level_skips) != self.levels:
+            raise SpecError(
+                f"This network has {self.levels} long skips and level_skips names {len(self.level_skips)}: name one "
+                "per level, finest first, or leave it empty."
+            )
+        if self.gate_maps < 1:
+            raise SpecError("A gate passes at least one map: set gate_maps to 1 or more.")
+        if self.gate_maps > 1 and not any(skip in MAPPING for skip in self.skips):
+            raise SpecError(
+                f"gate_maps is {self.gate_maps}, but no long skip has a gate that makes maps: set skip to one of "
+                f"{', '.join(MAPPING)}, or gate_maps to 1."
+            )
+
+    @property
+    @abstractmethod
+    def levels(self) -> int:
+        """Number of long skips; each level but the finest has half the resolution of the one above."""
+
+    @property
+    def skips(self) -> tuple[Skip, ...]:
+        """What crosses each long skip, finest level first."""
+        return self.level_skips or (self.skip,) * self.levels
+
+    @property
+    def stride(self) -> int:
+        """Image pixels per pixel of the deepest level."""
+        return int(2**self.levels)
+
+    @property
+    def attention_strides(self) -> tuple[int, ...]:
+        """Image pixels per pixel of each attention map of a long skip, finest level first."""
+        return tuple(
+            int(2**level)
+            for level, skip in enumerate(self.skips)
+            if skip in ATTENDING
+            for _ in range(self.gate_maps if skip in MAPPING else 1)
+        )
+
+
+BlockName = Literal["bottleneck", "basic", "simple"]
+BlockOrder = Literal["pre-activation", "post-activation"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`repetition` blocks of inner width `width`; the first halves (or the last doubles) the resolution."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    block: BlockName
+    width: int
+    repetition: int
+
+    def __post_init__(self) -> None:
+        refuse_unknown_names(self)
+        if self.width < 1 or self.repetition < 1:
+            raise SpecError("A stage needs a width and a repetition of at least 1.")
+        check_at_most(MOST_CHANNELS, width_of_a_stage=self.width)
+        check_at_most(MOST_LAYERS, repetition=self.repetition)
+
+    @property
+    def out_width(self) -> int:
+        """Channels that leave the stage: four times the inner width for the bottleneck."""
+        return 4 * self.width if self.block == "bottleneck" else self.width
+
+
+TABLE_1 = (
+    Stage("simple", 32, 1),
+    Stage("bottleneck", 32, 3),
+    Stage("bottleneck", 64, 8),
+    Stage("bottleneck", 128, 10),
+)
+"""The contracting stages of Table 1 of Drozdzal et al. 2016; the expanding ones mirror them."""
+
+
+@dataclass(frozen=True)
+class ResidualFCNSpec(SkipSpec):
+    """The residual FCN of Drozdzal et al. 2016; the defaults are its Table 1 (11,451,745 trainable parameters).
+
+    short_skips: the shortcut of every block. width: channels of the first and last convolution. stages: the
+    contracting path, mirrored by the expanding one. projection: which side of a summed long skip is brought to the
+    other's width. norm: batch norm. block_order: `pre-activation` as in the paper, or `post-activation` as in the
+    first ResNet (He et al. 2015): convolution, batch norm, ReLU, the last ReLU behind the sum.
+    """
+
+    network: Literal["residual-fcn"] = "residual-fcn"
+    skip: Skip = "sum"
+    short_skips: bool = True
+    width: int = 32
+    stages: tuple[Stage, ...] = TABLE_1
+    across: Stage = Stage("bottleneck", 256, 3)
+    projection: Literal["skip-width", "narrow"] = "skip-width"
+    norm: bool = True
+    block_order: BlockOrder = "pre-activation"
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or not self.stages:
+            raise SpecError("The residual FCN needs a first width of at least 1 and at least one stage.")
+        if self.across.repetition < 2:
+            raise SpecError("The stage across needs 2 blocks or more: its first one halves, its last one doubles.")
+        check_at_most(MOST_CHANNELS, width=self.width)
+        blocks = self.across.repetition + sum(stage.repetition for stage in self.stages)
+        check_at_most(MOST_LAYERS, number_of_blocks=blocks)
+        super().__post_init__()
+
+    @property
+    def levels(self) -> int:
+        """Number of long skips: one per contracting stage, and that of the first convolution."""
+        return len(self.stages) + 1
+
+
+MOST_BOTTLENECK = 64
+"""How many times the growth a layer's first convolution may have."""
+
+
+@dataclass(frozen=True)
+class TiramisuSpec(SkipSpec):
+    """A Tiramisu, FC-DenseNet (Jégou et al. 2017), in 2D or 3D; the defaults are FC-DenseNet103.
+
+    width: channels of the first convolution. growth: channels that each layer of a dense block adds. layers: per dense
+    block of the contracting path, mirrored by the expanding one. bottom_layers: of the block between them. dense_gates:
+    a gate inside each dense block as well (SAT, figure 4), from its input to its last layer, where the level's skip is
+    st, at, sat or reduce (the bottom block follows the deepest level). bottleneck: 0 for the paper's layer (batch norm,
+    ReLU, 3-wide convolution), else DenseNet's: a 1-wide convolution to that many times the growth comes first.
+    """
+
+    network: Literal["tiramisu"] = "tiramisu"
+    width: int = 48
+    growth: int = 16
+    layers: tuple[int, ...] = (4, 5, 7, 10, 12)
+    bottom_layers: int = 15
+    bottleneck: int = 0
+    dense_gates: bool = True
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.growth, self.bottom_layers, *self.layers, len(self.layers)) < 1:
+            raise SpecError("A Tiramisu needs a width, a growth, and layers in every dense block, each at least 1.")
+        if self.bottleneck < 0:
+            raise SpecError("A Tiramisu's bottleneck is 0 (none) or a factor such as 4.")
+        check_at_most(MOST_CHANNELS, width=self.width, growth=self.growth)
+        check_at_most(MOST_LAYERS, number_of_layers=sum(self.layers) + self.bottom_layers)
+        check_at_most(MOST_BOTTLENECK, bottleneck=self.bottleneck)
+        super().__post_init__()
+
+    @property
+    def levels(self) -> int:
+        """Number of long skips: one per contracting dense block."""
+        return len(self.layers)
+
+
+@dataclass(frozen=True)
+class DI2INSpec(SkipSpec):
+    """DI2IN, the Deep Image-to-Image Network (Yang et al. 2017), as the SAT paper counts it, in 3D or 2D.
+
+    widths: channels of the contracting levels; the expanding stage of a level has half its width. In 3D with one
+    channel the defaults have 2,353,089 (`org`) and 2,063,053 (`sat`) trainable parameters, the paper's numbers, which
+    leave no room for batch norm in the gates.
+    """
+
+    network: Literal["di2in"] = "di2in"
+    dimensions: Literal[2, 3] = 3
+    widths: tuple[int, ...] = (16, 32, 64, 128)
+    gate_norm: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.widths) < 2 or min(self.widths) < 2:
+            raise SpecError("DI2IN needs at least two widths of at least 2 channels.")
+        check_at_most(MOST_CHANNELS, width=max(self.widths))
+        super().__post_init__()
+
+    @property
+    def levels(self) -> int:
+        """Number of long skips."""
+        return len(self.widths)
+
+
+MOST_KERNEL = 31
+"""Side of a convolution's kernel."""
+
+
+@dataclass(frozen=True)
+class VNetSpec(SkipSpec):
+    """A V-Net (Milletari et al. 2016) in 2D or 3D whose skips are gates; the defaults are the paper's layout.
+
+    widths: channels of the contracting stages, the last one the bottom; the expanding stage of a level has twice its
+    width. convolutions: of kernel side `kernel`, per stage; the expanding path mirrors them.
+    """
+
+    network: Literal["vnet"] = "vnet"
+    widths: tuple[int, ...] = (16, 32, 64, 128, 256)
+    convolutions: tuple[int, ...] = (1, 2, 3, 3, 3)
+    kernel: int = 5
+
+    def __post_init__(self) -> None:
+        if len(self.widths) < 2 or min(self.widths) < 1:
+            raise SpecError("A V-Net needs at least two widths of at least 1 channel: one level and the bottom.")
+        if len(self.convolutions) != len(self.widths) or min(self.convolutions) < 1:
+            raise SpecError("A V-Net needs as many convolutions (each at least 1) as widths: one number per stage.")
+        check_at_most(MOST_CHANNELS, width=max(self.widths))
+        check_at_most(MOST_LAYERS, number_of_convolutions=sum(self.convolutions))
+        check_at_most(MOST_KERNEL, kernel=self.kernel)
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise SpecError(f"A V-Net's kernel is odd, such as 5, not {self.kernel}.")
+        super().__post_init__()
+
+    @property
+    def levels(self) -> int:
+        """Number of long skips."""
+        return len(self.widths) - 1
+
+
+@dataclass(frozen=True)
+class UNetSpec(SkipSpec):
+    """A U-Net whose skips are gates (Ronneberger et al. 2015; SAT, Asgari Taghanaki et al. 2019).
+
+    widths: channels per level, finest first; the last one is the bottom.
+    """
+
+    network: Literal["unet"] = "unet"
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+
+    def __post_init__(self) -> None:
+        if len(self.widths) < 2:
+            raise SpecError("A U-Net needs at least two widths: one level and the bottom below it.")
+        if min(self.widths) < 1:
+            raise SpecError("Every width of a U-Net must be at least 1 channel.")
+        check_at_most(MOST_CHANNELS, width=max(self.widths))
+        super().__post_init__()
+
+    @property
+    def levels(self) -> int:
+        """Number of long skips."""
+        return len(self.widths) - 1
+
+
+__all__ = [
+    "ATTENDING",
+    "MAPPING",
+    "NETWORK_NAMES",
+    "SELECTING",
+    "SKIPS",
+    "TABLE_1",
+    "BlockName",
+    "BlockOrder",
+    "DI2INSpec",
+    "NetworkSpec",
+    "ResidualFCNSpec",
+    "SelectInit",
+    "Skip",
+    "SkipSpec",
+    "Stage",
+    "TiramisuSpec",
+    "UNetSpec",
+    "VNetSpec",
+    "first_fault",
+    "spec_from_dict",
+    "spec_to_dict",
+]
+
+NetworkSpec = UNetSpec | ResidualFCNSpec | VNetSpec | TiramisuSpec | DI2INSpec
+NETWORK_NAMES = ("unet", "residual-fcn", "vnet", "tiramisu", "di2in")
+_ADAPTER: TypeAdapter[NetworkSpec] = TypeAdapter(Annotated[NetworkSpec, Field(discriminator="network")])
+
+
+def spec_from_dict(values: dict[str, Any]) -> NetworkSpec:
+    """Return the network specification that `values` (parsed JSON) describe.
+
+    Raises:
+        SpecError: an unknown network or key, a missing or impossible value.
+    """
+    try:
+        return _ADAPTER.validate_python(values)
+    except ValidationError as error:
+        raise SpecError(f"The network settings are not valid: {first_fault(error)}.") from error
+
+
+def spec_to_dict(spec: NetworkSpec) -> dict[str, Any]:
+    """Return `spec` as values that JSON can hold; `spec_from_dict` gives the same spec back."""
+    values: dict[str, Any] = _ADAPTER.dump_python(spec, mode="json")
+    return values
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return the first fault of a pydantic error in words: which setting, and why."""
+    fault = error.errors()[0]
+    *parents, name = fault["loc"] or ("the value",)
+    place = ".".join(str(part) for part in (*parents, name) if part is name or part not in NETWORK_NAMES)
+    found, context = fault["input"], fault.get("ctx", {})
+    match fault["type"]:
+        case "literal_error":
+            return f"{place} is {found!r}: choose {context['expected']}"
+        case "union_tag_invalid":
+            return f"{_choice(fault['loc'], context)} is {context['tag']!r}: choose one of {context['expected_tags']}"
+        case "union_tag_not_found":
+            return f"{_choice(fault['loc'], context)} is missing"
+        case "unexpected_keyword_argument":
+            return f"there is no setting called {place}: remove it, or correct its name"
+        case "missing":
+            return f"{place} is missing"
+    return f"{place}: {fault['msg']}"
+
+
+def _choice(parents: tuple[int | str, ...], context: dict[str, Any]) -> str:
+    """Return the place of the setting that chooses among kinds, such as the network."""
+    return ".".join([*map(str, parents), context["discriminator"].strip("'")])

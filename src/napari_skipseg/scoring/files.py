@@ -1,0 +1,402 @@
+"""Scores of files: predictions against their truths, read from TIFF or PNG."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_skipseg.errors import FileError, InputError, SkipsegError
+from napari_skipseg.file_names import normal
+from napari_skipseg.images.files import place_of, read_recipe
+from napari_skipseg.images.intensity.normalize import check_not_labels
+from napari_skipseg.images.slices import is_pattern, slice_names
+from napari_skipseg.images.zarr.metadata import is_zarr
+from napari_skipseg.inference.saving import plain_name
+from napari_skipseg.progress import Progress, run_to_end
+from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
+from napari_skipseg.scores.instances import MASK, InstanceScores, MaskError, is_mask, pool_instances, score_instances
+from napari_skipseg.scores.isbi import (
+    IsbiScores,
+    SliceScores,
+    combine_slices,
+    iter_score_slices,
+    membrane_to_cell,
+    probability_from_image,
+)
+from napari_skipseg.scores.matching import MatchingScores, pool_matching, score_matching
+from napari_skipseg.scores.overlap import OverlapScores, pool_overlap, score_overlap
+from napari_skipseg.scores.polarity import Foreground, foreground_of
+from napari_skipseg.scores.summary import Summary
+from napari_skipseg.scoring.truth import read_both
+
+ENDINGS = (".tif", ".tiff", ".btf", ".png", ".bmp", ".jpg", ".jpeg")
+OURS = ("_probability", "_binary")
+"""What `save_prediction` adds to the name of the stack that was segmented."""
+
+
+class Pair(NamedTuple):
+    """A prediction and its truth; `name` tells them from others."""
+
+    name: str
+    prediction: Path
+    truth: Path
+
+
+def pair_files(predictions: Path, truths: Path, prefer: str = "_probability") -> list[Pair]:
+    """Return the pairs that two files or two folders make, in the order of their names.
+
+    A file and a folder with one file per slice are a pair, too. In folders NAME.tif, NAME_probability.tif or
+    NAME_binary.tif belongs to the truth NAME.tif or NAME.png, whichever of its endings each has. Of the last two, which
+    our own runs write together, the one that ends with `prefer` is taken. Attention maps, hidden files and files of
+    other kinds are passed over.
+
+    Raises:
+        FileError: one of them does not exist, or a folder holds no image.
+        InputError: a file and a folder that holds no slices, a file without its partner, or two that could be it.
+    """
+    for path in (predictions, truths):
+        if not place_of(path).exists() and not is_pattern(path):
+            raise FileError(f"'{path}' does not exist: check the name.")
+    folders = [path for path in (predictions, truths) if path.is_dir() and not is_zarr(path)]
+    if len(folders) < 2:
+        if folders:
+            _check_slices(folders[0], predictions, truths)
+        return [Pair(truths.name, predictions, truths)]
+    found, wanted = _images(predictions), _images(truths)
+    pairs = []
+    for name, files in wanted.items():
+        truth = _the_one(files, name, truths)
+        ours = [file for ending in (prefer, *OURS) for file in found.get(name + ending, [])]
+        exact = found.get(name, [])
+        if not ours and not exact:
+            raise InputError(f"'{truth}' has no prediction in '{predictions}': it must be called {name}.tif or alike.")
+        first = [file for file in ours if _key(file) == _key(ours[0])]
+        pairs.append(Pair(truth.name, _the_one(exact + list(dict.fromkeys(first)), name, predictions), truth))
+    _check_all_used(found, wanted, truths)
+    return pairs
+
+
+def _check_slices(folder: Path, predictions: Path, truths: Path) -> None:
+    """Raise where a folder that is given beside a file does not hold the slices of one stack."""
+    try:
+        slice_names(folder)
+    except SkipsegError as error:
+        raise InputError(
+            f"'{predictions}' and '{truths}' are a file and a folder: give two files or two folders; a folder beside a "
+            f"file must hold its slices. ({error})"
+        ) from error
+
+
+def _images(folder: Path) -> dict[str, list[Path]]:
+    """Return the image files of a folder by their plain names, sorted."""
+    images: dict[str, list[Path]] = {}
+    try:
+        files = sorted(folder.iterdir())
+    except OSError as error:
+        raise FileError(f"The folder '{folder}' cannot be read ({error.strerror}): check your permission.") from error
+    for file in files:
+        if file.suffix.lower() in ENDINGS and not file.name.startswith(".") and file.is_file():
+            images.setdefault(_key(file), []).append(file)
+    if not images:
+        raise FileError(f"The folder '{folder}' holds no TIFF or PNG image: check the name.")
+    return images
+
+
+def _key(file: Path) -> str:
+    """Return what a file is called where files are paired."""
+    return normal(plain_name(file.name))
+
+
+def _the_one(files: Sequence[Path], name: str, folder: Path) -> Path:
+    if len(files) > 1:
+        names = " and ".join(file.name for file in files)
+        raise InputError(f"{names} in '{folder}' could both be '{name}': leave one of them there.")
+    return files[0]
+
+
+def _check_all_used(found: dict[str, list[Path]], wanted: dict[str, list[Path]], truths: Path) -> None:
+    for name, files in found.items():
+        stems = {name, *(name.removesuffix(ending) for ending in OURS), re.sub(r"_attention_[0-9]+$", "", name)}
+        if not stems & wanted.keys():
+            raise InputError(f"'{files[0]}' has no truth in '{truths}': it must be called {min(stems, key=len)}.tif.")
+
+
+MOST_LABELS = 31
+"""Integer images whose largest value is at most this hold labels; others hold probabilities scaled by their type."""
+
+Measure = Literal["overlap", "isbi", "instances"]
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What is measured, and how files are read.
+
+    measure: "overlap" (Dice and its kin), "isbi" (V_rand, V_info) or "instances" (adapted Rand, variation of
+        information, average precision).
+    membrane: the prediction is that of membrane (files of ours say so themselves), so its complement is scored with
+        "isbi", and the membranes of the truth are the foreground of "overlap".
+    foreground: what is above 0 in the truth of a membrane: "cells" or "membranes". "auto" judges by thickness
+        (`scores.polarity`), takes "cells" where that is not clear, and says so if the truth shows membranes.
+    threshold: probability above which a pixel counts as predicted, for "overlap".
+    classes: names and label values of classes whose overlap is measured one by one, in images of labels. The values
+        are the truth's; so are the prediction's, unless it is a file of ours that names the class.
+
+    Raises:
+        InputError: options that exclude each other.
+    """
+
+    measure: Measure = "overlap"
+    membrane: bool = False
+    threshold: float = 0.5
+    classes: Mapping[str, int] = field(default_factory=dict)
+    foreground: Foreground = "auto"
+
+    def __post_init__(self) -> None:
+        if self.classes and (self.measure != "overlap" or self.membrane):
+            raise InputError("Classes have an overlap only: leave out isbi, instances and membrane, or the classes.")
+        if self.measure == "instances" and self.membrane:
+            raise InputError("Instances are labels, not a probability of membrane: leave out membrane.")
+
+
+def score_files(
+    prediction: Path, truth: Path, isbi: bool = False, membrane: bool = False, threshold: float = 0.5
+) -> dict[str, Any]:
+    """Return the pooled scores of one pair of files by name: overlap of the foregrounds, V_rand and V_info if `isbi`.
+
+    The rest as for `iter_score_pairs`.
+    """
+    options = ScoreOptions("isbi" if isbi else "overlap", membrane, threshold)
+    (summary,) = run_to_end(iter_score_pairs(pair_files(prediction, truth), options))
+    return dict(summary.pooled)
+
+
+def score_folders(predictions: Path, truths: Path, options: ScoreOptions | None = None) -> list[Summary]:
+    """Return the scores of a folder of predictions against a folder of truths, paired by name (`pair_files`).
+
+    The rest as for `iter_score_pairs`.
+    """
+    options = options or ScoreOptions()
+    return run_to_end(iter_score_pairs(find_pairs(predictions, truths, options), options))
+
+
+def find_pairs(predictions: Path, truths: Path, options: ScoreOptions) -> list[Pair]:
+    """Return what `pair_files` does; of our own files the labels where labels are scored, else the probability."""
+    labels = options.classes or options.measure == "instances"
+    return pair_files(predictions, truths, "_binary" if labels else "_probability")
+
+
+def iter_score_pairs(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[Summary]]:
+    """Yield after each pair; return the scores: one summary, or one for each of the classes that were named.
+
+    An image is a slice where there is one pair, a file where there are several; with "isbi" it is always a slice, and
+    all slices of all files share their best threshold. Images without any true cell or object are left out with
+    "isbi" and "instances". The pooled instances of a stack are those of the volume. Where its shape is the other's, a
+    file that names other axes than Z, Y and X takes those of its partner.
+
+    Predictions of integers are probabilities scaled by their type's maximum; but images of 0 and 1 are masks, and for
+    the overlap images of values up to 31 are labels, above 0 = foreground. Truths: above 0 = foreground; in a truth of
+    membranes, as `options.foreground` says. What was decided about them is in the notes of the summaries.
+
+    Raises:
+        SkipsegError: a file that cannot be read, shapes that differ, values that are no probabilities or labels, truths
+            that are masks where instances are asked for, ISBI scores that a constant image would reach too.
+    """
+    return (yield from _MEASURES[options.measure](pairs, options))
+
+
+def _iter_overlap(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[Summary]]:
+    scores: dict[str, dict[str, OverlapScores]] = {name: {} for name in options.classes or ("",)}
+    notes: list[str] = []
+    for done, pair in enumerate(pairs, start=1):
+        predicted, true = _read_pair(pair)
+        if not options.classes and (options.membrane or boundary_of(pair.prediction)):
+            true, note = _membranes_of(true, pair, options)
+            notes += note
+        for class_name, (mask, true_mask) in _masks(pair, predicted, true, options).items():
+            for name, place in _places(pair.name, true.shape, by_slice=len(pairs) == 1):
+                scores[class_name][name] = score_overlap(mask[place], true_mask[place])
+        yield Progress(done, len(pairs), pair.name)
+    return [
+        Summary(
+            asdict(pool_overlap(images.values())),
+            {name: asdict(score) for name, score in images.items()},
+            class_name,
+            tuple(notes),
+        )
+        for class_name, images in scores.items()
+    ]
+
+
+def _iter_isbi(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[Summary]]:
+    names: list[str] = []
+    notes: list[str] = []
+    slices: list[SliceScores | None] = []
+    constants: list[SliceScores | None] = []
+    for done, pair in enumerate(pairs, start=1):
+        predicted, true = _read_pair(pair)
+        membranes, note = _membranes_of(true, pair, options)
+        true = membranes == 0
+        notes += note
+        probability = probability_from_image(predicted > 0 if _largest_label(predicted) == 1 else predicted)
+        is_membrane = options.membrane or boundary_of(pair.prediction)
+        cell = membrane_to_cell(probability) if is_membrane else probability
+        slices += run_to_end(iter_score_slices(cell, true))
+        constants += run_to_end(iter_score_slices(np.ones(true.shape, bool), true))
+        file = pair.name if len(pairs) > 1 or true.ndim == 2 else ""
+        names += [f"{file} {name}".strip() for name, _ in _places("", true.shape, by_slice=True)]
+        yield Progress(done, len(pairs), pair.name)
+    scores, constant = combine_slices(slices), combine_slices(constants)
+    _check_beats(scores, constant, pairs)
+    images = {
+        names[number]: {
+            "v_rand": rand.score,
+            "v_info": information.score,
+            "v_rand_split": rand.split,
+            "v_rand_merge": rand.merge,
+            "v_info_split": information.split,
+            "v_info_merge": information.merge,
+        }
+        for number, rand, information in zip(
+            scores.slices, scores.rand_by_slice, scores.information_by_slice, strict=True
+        )
+    }
+    pooled = {key: value for key, value in asdict(scores).items() if not isinstance(value, tuple)}
+    return [Summary(pooled, images, notes=tuple(notes))]
+
+
+def _membranes_of(true: NDArray[Any], pair: Pair, options: ScoreOptions) -> tuple[NDArray[np.bool_], list[str]]:
+    """Return where a truth has membranes, and what a user should know of how that was decided."""
+    name = pair.truth.name
+    if options.foreground != "auto":
+        return (true > 0 if options.foreground == "membranes" else true == 0), []
+    judged = foreground_of(true)
+    if judged == "cells":
+        return true == 0, []
+    if judged == "membranes":
+        return true > 0, [f"'{name}' is above 0 on membranes (they are the thin part), and was scored so."]
+    assumed, other = ("cells", "membranes") if options.membrane or options.measure == "isbi" else ("membranes", "cells")
+    note = (
+        f"It is not clear whether '{name}' is above 0 in cells or on membranes: {assumed} were assumed. "
+        f"For {other} add --truth-foreground {other}."
+    )
+    return (true > 0 if assumed == "membranes" else true == 0), [note]
+
+
+def _check_beats(scores: IsbiScores, constant: IsbiScores, pairs: Sequence[Pair]) -> None:
+    """Raise InputError where an image that is one cell everywhere reaches the scores: they say nothing."""
+    for name, found, trivial in (
+        ("V_rand", scores.v_rand, constant.v_rand),
+        ("V_info", scores.v_info, constant.v_info),
+    ):
+        if found <= trivial:
+            raise InputError(
+                f"{name} of '{pairs[0].prediction.name}' is {found:.5f}, and an image without any membrane reaches "
+                f"{trivial:.5f}: the score says nothing. Check that prediction and truth show the same image, and "
+                "which of the two is above 0 on membranes (--membrane, --truth-foreground)."
+            )
+
+
+def _iter_instances(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[Summary]]:
+    wholes: list[InstanceScores] = []
+    matchings: list[MatchingScores] = []
+    images: dict[str, dict[str, float]] = {}
+    masks = 0
+    for done, pair in enumerate(pairs, start=1):
+        predicted, true = _read_pair(pair)
+        masks += is_mask(true)
+        if true.any() or len(pairs) == 1:
+            wholes.append(score_instances(predicted, true))
+            matchings.append(score_matching(predicted, true))
+        for name, place in _places(pair.name, true.shape, by_slice=len(pairs) == 1):
+            if true[place].any():
+                matching = score_matching(predicted[place], true[place])
+                images[name] = asdict(score_instances(predicted[place], true[place])) | matching.named()
+        yield Progress(done, len(pairs), pair.name)
+    if not wholes:
+        raise InputError("The truths have no labelled object: nothing to score. Their labels must differ from 0.")
+    if masks == len(wholes):
+        raise MaskError(MASK)
+    return [Summary(asdict(pool_instances(wholes)) | pool_matching(matchings).named(), images)]
+
+
+_MEASURES: dict[Measure, Callable[[Sequence[Pair], ScoreOptions], Generator[Progress, None, list[Summary]]]] = {
+    "overlap": _iter_overlap,
+    "isbi": _iter_isbi,
+    "instances": _iter_instances,
+}
+
+
+def _places(name: str, shape: tuple[int, ...], by_slice: bool) -> Iterator[tuple[str, Any]]:
+    """Yield the images of a file with their names: its slices, or the whole."""
+    if by_slice and len(shape) == 3:
+        yield from ((f"slice {number}", number) for number in range(shape[0]))
+    else:
+        yield name, ...
+
+
+def _masks(
+    pair: Pair, predicted: NDArray[Any], true: NDArray[Any], options: ScoreOptions
+) -> dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Return a predicted and a true mask for each class, or for the foreground under an empty name."""
+    if options.classes:
+        values = _predicted_labels(pair.prediction, predicted, options.classes)
+        return {name: (predicted == values[name], true == value) for name, value in options.classes.items()}
+    mask = (
+        predicted > 0
+        if _largest_label(predicted) is not None
+        else probability_from_image(predicted) > options.threshold
+    )
+    return {"": (mask, true > 0)}
+
+
+def _largest_label(values: NDArray[Any]) -> int | None:
+    """Return the largest value of an image of labels, None for an image of probabilities."""
+    largest = int(values.max()) if values.dtype.kind in "bui" else None
+    return largest if largest is None or largest <= MOST_LABELS else None
+
+
+def _predicted_labels(path: Path, predicted: NDArray[Any], classes: Mapping[str, int]) -> dict[str, int]:
+    """Return the label value of each class in a prediction: a file of ours numbers its classes from 1."""
+    recipe = _recipe(path)
+    if predicted.dtype.kind not in "bui" or (recipe and recipe.get("layer") != "labels"):
+        raise InputError(f"'{path}' holds no labels but probabilities: classes are scored in images of labels.")
+    ours = {name: number for number, name in enumerate(recipe.get("classes", ()), start=1)}
+    return {name: ours.get(name, value) for name, value in classes.items()}
+
+
+def _read_pair(pair: Pair) -> tuple[NDArray[Any], NDArray[Any]]:
+    found, labels = read_both(pair.prediction, pair.truth)
+    everything = (slice(None),) * len(found.shape)
+    predicted, true = found.read(everything), labels.read(everything)
+    _check_truth(true, pair.truth)
+    return predicted, true
+
+
+def _check_truth(values: NDArray[Any], path: Path) -> None:
+    """Raise InputError where the truth holds grey values: labels are few, or flat areas of equal value."""
+    places = values.reshape(-1, *values.shape[-2:])
+    windows = [place.astype(np.int64) if place.dtype.kind == "b" else place for place in places]
+    if len(np.unique(values)) <= MOST_LABELS:
+        return
+    try:
+        check_not_labels(windows, path.name)
+    except InputError:
+        return
+    raise InputError(f"The truth '{path}' holds grey values, not labels: give the labelled image.")
+
+
+def boundary_of(prediction: Path) -> str:
+    """Return the boundary class whose probability a file of ours holds, such as membrane; empty for any other file."""
+    names = _recipe(prediction).get("classes", [])
+    return str(names[0]) if names and names[0] in BOUNDARY_CLASSES else ""
+
+
+def _recipe(path: Path) -> dict[str, Any]:
+    """Return the recipe of a file of ours, empty for any other."""
+    return read_recipe(path) or {}

@@ -1,0 +1,210 @@
+"""How long a fine-tuning takes on this machine, measured on a step or two."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from napari_skipseg.durable import write_durably
+from napari_skipseg.errors import FileError
+from napari_skipseg.models.catalog import describe_model, locate_model
+from napari_skipseg.models.model import read_model
+from napari_skipseg.networks.head import grow_classes
+from napari_skipseg.networks.network import Deep, Network
+from napari_skipseg.progress import Progress
+from napari_skipseg.training.compute import Compute, choose_compute
+from napari_skipseg.training.distributed import ALONE, Processes
+from napari_skipseg.training.finetune.blocks import Split
+from napari_skipseg.training.finetune.labels import (
+    ClassPlan,
+    Corrected,
+    check_images,
+    describe_lesson,
+    iter_find_places,
+    plan_classes,
+)
+from napari_skipseg.training.finetune.patches import RECALLED_EVERY
+from napari_skipseg.training.finetune.regions import MOST_SCORED
+from napari_skipseg.training.finetune.task import (
+    FEATURES,
+    GENEROUS,
+    HOLDING,
+    batch_of,
+    patch_of,
+    set_modes,
+    trained_parts,
+)
+from napari_skipseg.training.progress import Lesson
+from napari_skipseg.training.settings import STEPS, FinetuneSettings
+from napari_skipseg.training.taught_scale import taught_scale
+
+FEWEST_STEPS = 10
+BESIDES = 0.15
+"""What patches and validations take besides the steps, as a share of them."""
+SECONDS_PER_PATCH = 0.01
+START = 2.0
+"""Seconds to read the images, to measure the margin and to write the model."""
+
+
+def time_of(work: Callable[[], object]) -> float:
+    """Return the seconds that `work` takes, once it was done before: a first time takes longer."""
+    work()
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def steps_of(settings: FinetuneSettings, seconds_per_step: float) -> int:
+    """Return how many steps: those named, those that fit into the minutes named, or those of the reach."""
+    if settings.steps:
+        return settings.steps
+    if settings.minutes:
+        return max(FEWEST_STEPS, int(GENEROUS * settings.minutes * 60 / max(1e-3, seconds_per_step)))
+    return STEPS[settings.reach]
+
+
+def agree_on_steps(
+    settings: FinetuneSettings,
+    plan: ClassPlan,
+    network: Network,
+    compute: Compute,
+    note: Path,
+    processes: Processes,
+) -> int:
+    """Return the steps of a fine-tuning that is about to begin; those fitted to its minutes are kept in `note`.
+
+    The same number in all processes, and again when it is resumed.
+
+    Raises:
+        FileError: the note cannot be written.
+    """
+    if settings.steps or not settings.minutes:
+        return steps_of(settings, 1.0)
+    known = int(processes.highest(_read_note(note)))
+    if known:
+        return known
+    batch = processes.part_of(batch_of(settings, network.spec.dimensions))
+    times = _time_batch(network, settings, batch, compute)
+    steps = int(processes.highest(steps_of(settings, _seconds_of_step(settings, plan, times, batch))))
+    if processes.is_first:
+        try:
+            write_durably(note, str(steps).encode())
+        except OSError as error:
+            raise FileError(f"'{note}' cannot be written ({error.strerror}): free some space and resume.") from error
+    return steps
+
+
+def _read_note(note: Path) -> int:
+    text = note.read_text(encoding="utf-8") if note.exists() else ""
+    return int(text) if text.isdecimal() else 0
+
+
+def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, split: Split, device_name: str) -> float:
+    """Return about how many seconds a fine-tuning takes, measured on the device and in the precision that it takes."""
+    parent = read_model(locate_model(settings.model))
+    network = grow_classes(parent.network, plan.kept, channels=plan.channels)
+    compute = choose_compute(network, settings.precision, device_name, None, ALONE)
+    batch = batch_of(settings, network.spec.dimensions)
+    times = _time_batch(network, settings, batch, compute)
+    voxels = batch * math.prod(patch_of(settings, network))
+    besides = START + 2 * times.forward * _scored_voxels(split, parent.description.margin) / voxels
+    steps = steps_of(settings, 1.0)
+    if settings.minutes and not settings.steps:
+        fit = settings.minutes * 60
+    elif settings.reach == "quick":
+        patches = min(steps * batch, FEATURES)
+        looks = 1 + _share_asked(settings, plan)
+        fit = steps * times.step + patches * (SECONDS_PER_PATCH + looks * times.deep / batch)
+    else:
+        fit = steps * _seconds_of_step(settings, plan, times, batch)
+        if len(plan.classes) > len(plan.kept):
+            besides += STEPS["quick"] * times.forward
+    return besides + (min(fit, settings.minutes * 60) if settings.minutes else fit)
+
+
+def _scored_voxels(split: Split, margin: int) -> int:
+    """Return the voxels of all places held out, with their margins, that both models are scored on."""
+    sides = ([stop - start for start, stop in place.box] for place in split.held_out[:MOST_SCORED])
+    return sum(math.prod(side + 2 * margin if side > 1 else 1 for side in box) for box in sides)
+
+
+def _seconds_of_step(settings: FinetuneSettings, plan: ClassPlan, times: _Times, batch: int) -> float:
+    asked = times.deep * _share_asked(settings, plan)
+    return (times.step + asked + batch * SECONDS_PER_PATCH) * (1 + BESIDES)
+
+
+def _share_asked(settings: FinetuneSettings, plan: ClassPlan) -> float:
+    """Return which share of the patches the old network is asked about."""
+    if not settings.remember:
+        return 0.0
+    if HOLDING[settings.reach] > 0:  # about what nobody painted, which most patches have
+        return 1.0
+    return 1 / RECALLED_EVERY if all(plan.judged[: len(plan.kept)]) else 1.0
+
+
+class _Times(NamedTuple):
+    """Seconds for a batch. step: of training. deep: of all below the last level, where nothing is learnt. forward: of
+    the whole network, where nothing is learnt."""
+
+    step: float
+    deep: float
+    forward: float
+
+
+def _time_batch(network: Network, settings: FinetuneSettings, batch: int, compute: Compute) -> _Times:
+    """Return what a batch takes."""
+    network = compute.place(copy.deepcopy(network))
+    set_modes(network, settings)
+    trained = {parameter for part in trained_parts(network, settings.reach) for parameter in part.parameters()}
+    for parameter in network.parameters():
+        parameter.requires_grad_(parameter in trained)
+    images = torch.zeros(batch, network.spec.in_channels, *patch_of(settings, network))
+
+    def look() -> Deep:
+        with torch.no_grad(), compute.autocast():
+            return network.deep(compute.upload(images))
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return compute.logits(network, images)
+
+    deep = look()
+    optimizer = torch.optim.AdamW([parameter for parameter in network.parameters() if parameter.requires_grad])
+
+    def learn() -> None:
+        if settings.reach == "quick":
+            with compute.autocast():
+                logits = network.finish(deep).logits.float()
+        else:
+            logits = compute.logits(network, images)
+        logits.square().mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return _Times(time_of(learn), time_of(look), time_of(forward))
+
+
+def iter_plan_lesson(
+    settings: FinetuneSettings, corrected: Sequence[Corrected], device_name: str = "auto"
+) -> Generator[Progress, None, Lesson]:
+    """Yield while labels are read; return what a fine-tuning with `settings` would learn from, and how long it takes.
+
+    Raises:
+        SkipsegError: as `iter_finetune` would say before it begins to train.
+    """
+    pass
+
+    parent = describe_model(settings.model)
+    check_images(corrected, parent)
+    plan = plan_classes(settings, parent)
+    split = yield from iter_find_places(settings, corrected, plan, parent.spec.dimensions)
+    yield Progress(len(corrected), len(corrected), "measuring how long a step takes")
+    scale = taught_scale([each.stack for each in corrected], split, parent)
+    notes = (scale.note,) if scale.note else ()
+    return describe_lesson(split, plan, estimate_seconds(settings, plan, split, device_name), notes)

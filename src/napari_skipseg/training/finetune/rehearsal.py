@@ -1,0 +1,243 @@
+"""A model's own sample: a few patches of what it was trained on, kept with it so that it is not forgotten later.
+
+The built-in models, whose data may not be passed on, have synthetic patches in its place, made when they are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from napari_skipseg.errors import ModelError
+from napari_skipseg.images.intensity.normalize import measure
+from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_sample
+from napari_skipseg.models.catalog import BUILT_IN
+from napari_skipseg.models.description import ModelDescription
+from napari_skipseg.models.folder import read_sample
+from napari_skipseg.training.finetune.labels import ClassPlan
+from napari_skipseg.training.finetune.regions import Material, Region, Spot
+from napari_skipseg.training.losses import IGNORED
+from napari_skipseg.training.patches import Labelled, TrainingData
+
+PATCH = {2: (256, 256), 3: (32, 64, 64)}
+"""Size of a remembered patch by dimensions."""
+MOST_BYTES = 10_000_000
+HELD_OUT = 0.2
+SYNTHETIC = {"membrane": (make_sample, (8, 256, 256)), "boundary": (make_isotropic_sample, (64, 128, 128))}
+"""What stands in for the data of a built-in model, by its first class, and how much of it."""
+
+Piece = tuple[NDArray[Any], NDArray[Any]]
+"""An image (C, *space) in standard units and its target (*space)."""
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """Patches with what is known of them.
+
+    images: (N, C, *patch) float16 in standard units. targets: (N, *patch) int8, -1 = not known, 0 = background, 1… =
+    the model's classes. judged: (N, classes) bool, which classes the target judges. held_out: (N,) bool, kept for
+    scores. synthetic: (N,) bool; of those the network's own answers are learnt, and the target is for scores only.
+    """
+
+    images: NDArray[np.float16]
+    targets: NDArray[np.int8]
+    judged: NDArray[np.bool_]
+    held_out: NDArray[np.bool_]
+    synthetic: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def of(self, chosen: NDArray[Any]) -> Remembered:
+        """Return the patches that `chosen` (numbers, or a mask) names."""
+        return Remembered(*(getattr(self, field.name)[chosen] for field in fields(self)))
+
+
+def remembered_of(folder: Path, description: ModelDescription) -> Remembered | None:
+    """Return the own sample of the model in `folder`, synthetic for a built-in one; None where there is none.
+
+    Raises:
+        ModelError: the sample is missing or damaged.
+    """
+    if description.sample_sha256 is not None:
+        return sample_from_bytes(read_sample(folder, description), description)
+    name, dimensions = description.class_names[0], description.spec.dimensions
+    deep = 3 if name == "boundary" else 2
+    if folder.parent == BUILT_IN and name in SYNTHETIC and description.spec.in_channels == 1 and dimensions == deep:
+        return _synthesise(name, dimensions, len(description.classes))
+    return None
+
+
+@lru_cache(maxsize=2)
+def _synthesise(name: str, dimensions: int, classes: int) -> Remembered:
+    make, shape = SYNTHETIC[name]
+    stack, membrane, _ = make(shape)
+    image = measure(stack).apply(stack.read((slice(None),) * 3))[None]
+    pieces = list(_tiles(image, membrane.astype(np.int8), dimensions))
+    judged = np.arange(classes) == 0
+    return _gathered(pieces, [number % 4 == 3 for number in range(len(pieces))], judged, dimensions, synthetic=True)
+
+
+def sample_to_bytes(remembered: Remembered) -> bytes:
+    """Return the content of a sample file, the same bytes for the same sample."""
+    content: bytes = save(
+        {field.name: torch.from_numpy(getattr(remembered, field.name)) for field in fields(Remembered)}
+    )
+    return content
+
+
+def sample_from_bytes(content: bytes, description: ModelDescription) -> Remembered:
+    """Return the sample in `content`.
+
+    Raises:
+        ModelError: it is damaged, or not one of this model's.
+    """
+    try:
+        tensors = {name: tensor.numpy() for name, tensor in load(content).items()}
+        remembered = Remembered(**tensors)
+    except (SafetensorError, TypeError) as error:
+        raise ModelError(
+            f"The sample of model '{description.name}' is damaged: copy the whole folder again."
+        ) from error
+    spec, number = description.spec, len(remembered.images)
+    fits = (
+        remembered.images.ndim == spec.dimensions + 2
+        and remembered.images.shape[1] == spec.in_channels
+        and remembered.targets.shape == (number, *remembered.images.shape[2:])
+        and remembered.judged.shape == (number, len(description.classes))
+        and remembered.held_out.shape == remembered.synthetic.shape == (number,)
+    )
+    if not fits:
+        raise ModelError(f"The sample of model '{description.name}' does not fit it: copy the whole folder again.")
+    return remembered
+
+
+def sample_of_training(data: TrainingData, classes: int, dimensions: int, seed: int) -> Remembered:
+    """Return a sample of labelled slices: what was held out of training is held out in it too."""
+    most = most_patches(data.training[0].image.shape[0], dimensions)
+    held = _drawn(_tiles_of(data.validation, dimensions), round(HELD_OUT * most), seed)
+    training = _drawn(_tiles_of(data.training, dimensions), most - len(held), seed)
+    pieces = [*training, *held]
+    return _gathered(pieces, [False] * len(training) + [True] * len(held), np.ones(classes, bool), dimensions)
+
+
+def sample_of_corrections(material: Material, plan: ClassPlan, dimensions: int, seed: int) -> Remembered:
+    """Return a sample of corrected images, around places that are trained on and around those held out."""
+    most = most_patches(material.regions[0].image.shape[0], dimensions)
+    held = list(_around(material.regions, material.held_out, dimensions, round(HELD_OUT * most), seed, True))
+    training = list(_around(material.regions, material.training, dimensions, most - len(held), seed, False))
+    marks = [False] * len(training) + [True] * len(held)
+    return _gathered([*training, *held], marks, np.array(plan.judged), dimensions)
+
+
+def join_samples(old: Remembered | None, new: Remembered, seed: int) -> Remembered:
+    """Return the sample of a new model: half of it the old model's, as far as there is so much, half what is new."""
+    if old is None:
+        return new
+    dimensions = new.images.ndim - 2
+    most = most_patches(new.images.shape[1], dimensions)
+    added = new.judged.shape[1] - old.judged.shape[1]
+    wider = Remembered(old.images, old.targets, np.pad(old.judged, ((0, 0), (0, added))), old.held_out, old.synthetic)
+    first = _some(wider, max(most // 2, most - len(new)), seed)
+    second = _some(new, most - len(first), seed)
+    pairs = ((getattr(first, field.name), getattr(second, field.name)) for field in fields(Remembered))
+    return Remembered(*(np.concatenate(pair) for pair in pairs))
+
+
+def most_patches(channels: int, dimensions: int) -> int:
+    """Return how many patches a sample may hold."""
+    voxels = int(np.prod(PATCH[dimensions]))
+    return MOST_BYTES // (voxels * (2 * channels + 1) + 64)
+
+
+def _some(sample: Remembered, most: int, seed: int) -> Remembered:
+    """Return at most `most` patches of `sample`, held-out ones as often as in the whole."""
+    if len(sample) <= most:
+        return sample
+    order = np.random.default_rng(seed).permutation(len(sample))
+    held, rest = order[sample.held_out[order]], order[~sample.held_out[order]]
+    kept = min(len(held), max(1, round(most * len(held) / len(sample))))
+    return sample.of(np.sort(np.concatenate([held[:kept], rest[: most - kept]])))
+
+
+def _gathered(
+    pieces: Sequence[Piece], held_out: list[bool], judged: NDArray[np.bool_], dimensions: int, synthetic: bool = False
+) -> Remembered:
+    count, patch = len(pieces), PATCH[dimensions]
+    whole = [_filled(image, target, patch) for image, target in pieces]
+    return Remembered(
+        np.stack([image for image, _ in whole]).astype(np.float16),
+        np.stack([target for _, target in whole]).astype(np.int8),
+        np.tile(judged, (count, 1)),
+        np.array(held_out, bool),
+        np.full(count, synthetic),
+    )
+
+
+def _filled(image: NDArray[Any], target: NDArray[Any], patch: tuple[int, ...]) -> Piece:
+    """Return a piece mirrored at its far ends where it is smaller than a patch; nothing is known of what is added."""
+    missing = [(0, side - length) for side, length in zip(patch, target.shape, strict=True)]
+    return (
+        np.pad(image, [(0, 0), *missing], mode="symmetric"),
+        np.pad(target, missing, mode="constant", constant_values=IGNORED),
+    )
+
+
+def _tiles_of(runs: Iterable[Labelled], dimensions: int) -> list[Piece]:
+    return [piece for run in runs for piece in _tiles(run.image, run.target, dimensions)]
+
+
+def _tiles(image: NDArray[Any], target: NDArray[Any], dimensions: int) -> Iterator[Piece]:
+    """Yield patches side by side of image (C, Z, Y, X) and target (Z, Y, X), slice by slice for a 2D network."""
+    if dimensions == 2:
+        for z in range(target.shape[0]):
+            yield from _cut(image[:, z], target[z], PATCH[2])
+    else:
+        yield from _cut(image, target, PATCH[3])
+
+
+def _cut(image: NDArray[Any], target: NDArray[Any], patch: tuple[int, ...]) -> Iterator[Piece]:
+    starts = [
+        [min(start, max(0, length - side)) for start in range(0, length, side)]
+        for length, side in zip(target.shape, patch, strict=True)
+    ]
+    for corner in product(*starts):
+        part = tuple(slice(start, start + side) for start, side in zip(corner, patch, strict=True))
+        yield image[(slice(None), *part)], target[part]
+
+
+def _drawn(pieces: list[Piece], most: int, seed: int) -> list[Piece]:
+    order = np.random.default_rng(seed).permutation(len(pieces))[:most]
+    return [pieces[number] for number in sorted(order.tolist())]
+
+
+def _around(
+    regions: Sequence[Region], spots: Sequence[Spot], dimensions: int, most: int, seed: int, held_out: bool
+) -> Iterator[Piece]:
+    """Yield patches around spots drawn at random, each of which no patch before covered."""
+    patch, covered = PATCH[dimensions], [np.zeros(region.target.shape, bool) for region in regions]
+    order = np.random.default_rng(seed).permutation(len(spots)).tolist()
+    for number in order:
+        spot = spots[number]
+        region = regions[spot.region]
+        middle = tuple((part.start + part.stop) // 2 for part in spot.box)
+        if most == 0 or covered[spot.region][middle]:
+            continue
+        starts = (
+            max(0, min(place - side // 2, length - side))
+            for place, side, length in zip(middle, patch, region.target.shape, strict=True)
+        )
+        part = tuple(slice(start, start + side) for start, side in zip(starts, patch, strict=True))
+        covered[spot.region][part] = True
+        most -= 1
+        yield region.image[(slice(None), *part)], (region.held_out if held_out else region.target)[part]

@@ -1,0 +1,314 @@
+"""Fine-tuning as a task for the fit: patches with partial labels, an old network that is not to be forgotten."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from napari_skipseg.errors import SpecError
+from napari_skipseg.networks.network import Deep, Network, class_probability
+from napari_skipseg.progress import Progress
+from napari_skipseg.training.checkpoint import PRECISION
+from napari_skipseg.training.compute import Compute
+from napari_skipseg.training.distributed import Processes
+from napari_skipseg.training.finetune.patches import Batch, LessonPatches
+from napari_skipseg.training.losses import IGNORED, loss, merge_unknown, remembering_loss
+from napari_skipseg.training.settings import (
+    PROTOCOLS,
+    RATES,
+    STEPS,
+    FinetuneSettings,
+    Reach,
+    finetune_from_json,
+    finetune_to_dict,
+)
+from napari_skipseg.training.task import Pace, Validation
+from napari_skipseg.training.train import picture_of
+
+BATCH_NORM = (nn.BatchNorm2d, nn.BatchNorm3d)
+PATCH = {2: (192, 192), 3: (32, 64, 64)}
+QUICK_PATCH = {2: (128, 128), 3: (16, 48, 48)}
+"""Size of a patch by dimensions, where the settings name none."""
+BATCH = {2: 4, 3: 2}
+QUICK_BATCH = 8
+REMEMBERING = 5.0
+"""What the old network's answers weigh beside the labels in training; where weights are chosen both weigh the same."""
+HOLDING = {"quick": 4.0, "normal": 0.0, "full": 0.0}
+"""What they weigh beside the strokes on the pixels that nobody painted, by reach: the last level alone, taught by a few
+strokes over the hardest spots, would give up what was right beside them. Deeper reaches tell such spots apart."""
+VALIDATIONS = {"quick": 4, "normal": 12, "full": 12}
+"""How often a fit looks at what is held out, by reach."""
+GENEROUS = 3
+"""Where minutes end a fit, it gets so many times the steps that fit into them by our measure, which other programs may
+disturb; and it looks at what is held out so much more often, counted by steps."""
+LEARNT_FROM = "learnt_from_sha256"
+FEATURES = 96
+"""Patches whose features are computed once, where only the last level is trained."""
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a fine-tuning works with: where its patches come from, and what is held out.
+
+    held_out: windows of the corrections and of the model's own sample. teacher: the old network, None where nothing is
+    to be remembered. sha256: of all that is learnt from, so that no checkpoint goes on with other corrections.
+    """
+
+    patches: LessonPatches
+    held_out: tuple[Batch, ...]
+    teacher: Network | None
+    sha256: str = ""
+
+
+def patch_of(settings: FinetuneSettings, network: Network) -> tuple[int, ...]:
+    """Return the size of a patch: the one named, or that of the reach, in whole strides of the network.
+
+    Raises:
+        SpecError: the one named has other dimensions than the network.
+    """
+    dimensions = network.spec.dimensions
+    patch = settings.patch or (QUICK_PATCH if settings.reach == "quick" else PATCH)[dimensions]
+    if len(patch) != dimensions or min(patch) < 8:
+        given = ", ".join(map(str, patch))
+        raise SpecError(f"A {dimensions}D network needs a patch of {dimensions} lengths >= 8, not {given}.")
+    return tuple(-(-side // network.stride) * network.stride for side in patch)
+
+
+def batch_of(settings: FinetuneSettings, dimensions: int) -> int:
+    """Return the patches of a step, all processes together."""
+    return settings.batch or (QUICK_BATCH if settings.reach == "quick" else BATCH[dimensions])
+
+
+def trained_parts(network: Network, reach: Reach) -> list[nn.Module]:
+    """Return the parts of `network` that the reach lets move."""
+    if reach == "full":
+        return [network]
+    names = network.parts.last if reach == "quick" else network.parts.decoder
+    return [network.get_submodule(name) for name in names]
+
+
+def set_modes(network: Network, settings: FinetuneSettings) -> None:
+    """Put what is trained into training mode, but for frozen batch norms, and all else into evaluation mode."""
+    network.eval()
+    for part in trained_parts(network, settings.reach):
+        part.train()
+        for module in part.modules():
+            if isinstance(module, BATCH_NORM) and settings.batch_norm == "frozen":
+                module.eval()
+
+
+def is_record_of(written: dict[str, Any], settings: FinetuneSettings, sha256: str) -> bool:
+    """Return whether a checkpoint with what is `written` is one of these settings, learning from the same.
+
+    sha256: of what is learnt from.
+    """
+    known = {name: value for name, value in written.items() if name not in (LEARNT_FROM, PRECISION)}
+    try:
+        return written.get(LEARNT_FROM) == sha256 and finetune_from_json(json.dumps(known)) == settings
+    except SpecError:
+        return False
+
+
+class _Prepared(NamedTuple):
+    """A batch with what the network makes of it below its last level, and the old network's answers."""
+
+    batch: Batch
+    deep: Deep
+    answers: Tensor | None
+
+
+class FinetuneTask:
+    """Training of the decoder or of all, on patches drawn afresh for every step."""
+
+    def __init__(self, settings: FinetuneSettings, lessons: Lessons, steps: int, batch: int, compute: Compute) -> None:
+        self.settings, self.lessons, self.compute, self._batch = settings, lessons, compute, batch
+        fitted = settings.minutes > 0 and not settings.steps
+        rate = settings.learning_rate or RATES[settings.reach]
+        self.pace = Pace(
+            steps=steps,
+            training_protocol=replace(PROTOCOLS["modern"], learning_rate=rate),
+            validate_every=max(1, -(-steps // (VALIDATIONS[settings.reach] * (GENEROUS if fitted else 1)))),
+            shown_every=max(1, min(10, steps // 10)),
+            seed=settings.seed,
+            minutes=settings.minutes,
+        )
+        if lessons.teacher is not None:
+            compute.place(lessons.teacher)
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings as a checkpoint keeps them, what is learnt from, and the precision of the fit."""
+        return finetune_to_dict(self.settings) | {
+            LEARNT_FROM: self.lessons.sha256,
+            PRECISION: self.compute.precision,
+        }
+
+    def is_same_run(self, written: dict[str, Any]) -> bool:
+        """Return whether a checkpoint with the settings `written` is one of these."""
+        return is_record_of(written, self.settings, self.lessons.sha256)
+
+    def parameters(self, network: Network) -> Sequence[nn.Parameter]:
+        """Return the parameters that the reach allows to move."""
+        return [parameter for part in trained_parts(network, self.settings.reach) for parameter in part.parameters()]
+
+    def set_modes(self, network: Network) -> None:
+        """Put what is trained into training mode, but for frozen batch norms."""
+        set_modes(network, self.settings)
+
+    def loss(self, network: Network, number: int) -> Tensor:
+        """Return the loss of part `number` of all batches."""
+        batch = self.lessons.patches.draw(range(number * self._batch, (number + 1) * self._batch))
+        logits = self.compute.logits(network, batch.images)
+        return self._loss_of(logits, batch, self._answers(batch), REMEMBERING)
+
+    def _loss_of(self, logits: Tensor, batch: Batch, answers: Tensor | None, remembering: float) -> Tensor:
+        targets = batch.targets.to(self.compute.device)
+        merged = merge_unknown(logits, batch.judged.to(self.compute.device))
+        value = loss(self.settings.loss, merged, targets, self.settings.class_weight)
+        if answers is None:
+            return value
+        kept, recalled = self.lessons.patches.plan.kept, batch.recalled.to(self.compute.device)
+        value = value + remembering * remembering_loss(logits, answers, kept, recalled, targets <= 0)
+        holding = HOLDING[self.settings.reach]
+        if holding == 0:
+            return value
+        is_old = torch.arange(batch.judged.shape[1], device=self.compute.device) < len(kept)
+        held = batch.judged.to(self.compute.device) & is_old
+        return value + holding * remembering_loss(logits, answers, kept, held, targets == IGNORED)
+
+    def _answers(self, batch: Batch) -> Tensor | None:
+        """Return the old network's probabilities (N, old classes, *space); 0 for patches that need none."""
+        asked = batch.recalled.any(dim=1)
+        if HOLDING[self.settings.reach] > 0:
+            asked = asked | (batch.targets == IGNORED).flatten(1).any(dim=1)
+        if self.lessons.teacher is None or not bool(asked.any()):
+            return None
+        with torch.no_grad():
+            logits = self.compute.logits(self.lessons.teacher, batch.images[asked])
+            found = class_probability(logits)
+            if bool(asked.all()):
+                return found
+            answers = found.new_zeros(len(asked), *found.shape[1:])
+            answers[asked.to(self.compute.device)] = found
+        return answers
+
+    def iter_validate(self, network: Network) -> Generator[tuple[int, int], None, Validation | None]:
+        """Yield after each batch held out; return their mean loss, own sample included, and Dice of the taught classes.
+
+        The picture is that of the sample with the most voxels of the last class that the labels judge.
+        """
+        losses: list[float] = []
+        learnt = self.lessons.patches.plan.learnt
+        overlap, sizes = torch.zeros(len(learnt)), torch.zeros(len(learnt))
+        picture, most = None, -1
+        for number, batch in enumerate(self.lessons.held_out):
+            if number:
+                yield number, len(self.lessons.held_out)
+            with torch.inference_mode():  # not around the yield: it would hold for the caller too
+                logits = self._held_out_logits(network, number)
+                losses.append(float(self._loss_of(logits, batch, self._held_out_answers(number), 1.0)))
+                if not bool(batch.judged[:, learnt[-1] - 1].all()):
+                    continue
+                probability = class_probability(logits).cpu()
+            for column, label in enumerate(learnt):
+                true = batch.targets == label
+                predicted = (probability[:, label - 1] > 0.5) & (batch.targets >= 0)
+                overlap[column] += 2 * (predicted & true).sum()
+                sizes[column] += predicted.sum() + true.sum()
+            shown = batch.targets == learnt[-1]
+            counts = shown.flatten(1).sum(dim=1)
+            best = int(counts.argmax())
+            if int(counts[best]) > most:
+                most = int(counts[best])
+                of_class = probability[best, [learnt[-1] - 1]]
+                picture = picture_of(batch.images[best], of_class, batch.targets[best], shown[best])
+        dice = float((overlap / sizes.clamp(min=1)).mean())
+        return Validation(sum(losses) / len(losses), {"held-out Dice": dice}, picture)
+
+    def _held_out_logits(self, network: Network, number: int) -> Tensor:
+        return self.compute.logits(network, self.lessons.held_out[number].images)
+
+    def _held_out_answers(self, number: int) -> Tensor | None:
+        return self._answers(self.lessons.held_out[number])
+
+
+def _preparing(done: int, total: int) -> Progress:
+    return Progress(done, total, f"preparing patches: {done + 1} of {total}")
+
+
+class QuickTask(FinetuneTask):
+    """Training of the last level and its gate, on features that are computed once: what lies below stays as it is."""
+
+    _learnt: list[_Prepared]
+    _kept_back: list[_Prepared]
+
+    def iter_prepare(self, network: Network) -> Generator[Progress, None, None]:
+        """Yield while the features are computed, which has to be done before the first step."""
+        self.compute.place(network).eval()
+        self._learnt, self._kept_back = [], []
+        patches, batch, kept_back = self.lessons.patches, self._batch, self.lessons.held_out
+        count = max(1, min(self.pace.steps, FEATURES // batch))
+        for number in range(count):
+            yield _preparing(number, count + len(kept_back))
+            drawn = patches.draw(range(number * batch, (number + 1) * batch))
+            self._learnt.append(self._prepare(network, drawn))
+        for number, each in enumerate(kept_back):
+            yield _preparing(count + number, count + len(kept_back))
+            self._kept_back.append(self._prepare(network, each))
+
+    def _prepare(self, network: Network, batch: Batch) -> _Prepared:
+        with torch.no_grad(), self.compute.autocast():
+            deep = network.deep(self.compute.upload(batch.images))
+        return _Prepared(batch, deep, self._answers(batch))
+
+    def loss(self, network: Network, number: int) -> Tensor:
+        """Return the loss of part `number` of all batches, which come round again and again."""
+        prepared = self._learnt[number % len(self._learnt)]
+        return self._loss_of(self._finish(network, prepared), prepared.batch, prepared.answers, REMEMBERING)
+
+    def _finish(self, network: Network, prepared: _Prepared) -> Tensor:
+        with self.compute.autocast():
+            return network.finish(prepared.deep).logits.float()
+
+    def _held_out_logits(self, network: Network, number: int) -> Tensor:
+        return self._finish(network, self._kept_back[number])
+
+    def _held_out_answers(self, number: int) -> Tensor | None:
+        return self._kept_back[number].answers
+
+
+SHOWN = "warming up the new classes"
+
+
+def iter_prime(
+    settings: FinetuneSettings, lessons: Lessons, network: Network, compute: Compute, processes: Processes
+) -> Generator[Progress, None, None]:
+    """Yield after each step of a quick fine-tuning of `network`, which goes before a normal or a full one.
+
+    The same settings give the same weights, in every process.
+    """
+    quick = replace(settings, reach="quick", learning_rate=None, patch=(), batch=0, steps=0, minutes=0.0)
+    sides = zip(patch_of(quick, network), lessons.patches.patch, strict=True)
+    patches = replace(lessons.patches, patch=tuple(min(pair) for pair in sides))
+    steps = STEPS["quick"]
+    task = QuickTask(quick, Lessons(patches, (), lessons.teacher), steps, QUICK_BATCH, compute)
+    yield from task.iter_prepare(network)
+    parameters = list(task.parameters(network))
+    optimizer = torch.optim.AdamW(parameters, weight_decay=0.0)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = RATES["quick"] * 0.5 * (1 + math.cos(math.pi * step / steps))
+        task.set_modes(network)
+        torch.manual_seed(settings.seed * 1_000_003 + step)
+        optimizer.zero_grad(set_to_none=True)
+        task.loss(network, step).backward()  # type: ignore[no-untyped-call]
+        processes.average([parameter.grad for parameter in parameters if parameter.grad is not None])
+        optimizer.step()
+        yield Progress(step + 1, steps, f"{SHOWN}: step {step + 1} of {steps}")
+    network.zero_grad(set_to_none=True)
+    network.eval()

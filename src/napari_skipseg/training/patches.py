@@ -1,0 +1,244 @@
+"""Training samples: random patches of labelled stacks, each a function of seed and number alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from napari_skipseg.errors import InputError, SpecError
+from napari_skipseg.images.calibration import METRES
+from napari_skipseg.images.files import holds_lossy, read_stack
+from napari_skipseg.images.intensity.normalize import measure_greys
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.training.augment import resample, sampling_grid, spoil_sections, vary_greys
+from napari_skipseg.training.losses import IGNORED
+from napari_skipseg.training.settings import Augmentation, TrainSettings, held_out
+from napari_skipseg.training.taught_scale import TaughtScale, is_same_scale
+
+READ_AROUND = 1.6
+"""A patch is read with surroundings of this factor, so that a turned patch finds real pixels at its corners."""
+
+MOST_NAMED = 8
+FEW_LABELS = 16
+"""Labels in a JPEG of up to so many values are taken as they are; compression that changed labels leaves more."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A run of slices with their labels.
+
+    image: (C, Z, Y, X) float32 in standard units. target: (Z, Y, X) int16: 0 = background, 1… = classes, -1 = ignored.
+    """
+
+    image: NDArray[np.float32]
+    target: NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What is trained on and what is held out, with the stack that the voxel size comes from: the largest one.
+
+    findings: what was found about the images, one sentence each.
+    """
+
+    training: tuple[Labelled, ...]
+    validation: tuple[Labelled, ...]
+    stack: Stack
+    findings: tuple[str, ...] = ()
+
+
+def read_data(settings: TrainSettings) -> TrainingData:
+    """Return the labelled slices of `settings`, split into those to train on and those held out.
+
+    Raises:
+        SkipsegError: a file that cannot be read, labels that do not fit, a class that never occurs, nothing left.
+    """
+    chosen = held_out(settings.validate)
+    training: list[Labelled] = []
+    validation: list[Labelled] = []
+    number = 0
+    stacks: list[Stack] = []
+    values: set[int] = set()
+    findings: list[str] = []
+    for image_path, label_path in zip(settings.images, settings.labels, strict=True):
+        stack = read_stack(image_path, voxel_size=settings.voxel_size, unit=settings.unit)
+        stacks.append(stack)
+        labels = read_stack(label_path, are_labels=True)
+        if holds_lossy(label_path):
+            _check_lossy(labels)
+        labelled, found, told = _read_pair(stack, labels, settings)
+        values |= found
+        findings += [f"{stack.name}: {finding}" for finding in (*stack.notes, *told)]
+        depth = labelled.target.shape[0]
+        is_held_out = [number + z in chosen for z in range(depth)]
+        training += _runs(labelled, [not held for held in is_held_out])
+        validation += _runs(labelled, is_held_out)
+        number += depth
+    if chosen and max(chosen) >= number:
+        raise SpecError(f"Slice {max(chosen)} cannot be held out: the images have slices 0 to {number - 1}.")
+    if not training:
+        raise SpecError("No slice is left to train on: hold out fewer.")
+    _check_classes(training, settings, values)
+    largest = max(stacks, key=lambda stack: math.prod(stack.shape))
+    findings += _other_scales(stacks, largest, settings.spec.dimensions)
+    return TrainingData(tuple(training), tuple(validation), largest, tuple(findings))
+
+
+def _other_scales(stacks: Sequence[Stack], largest: Stack, dimensions: int) -> list[str]:
+    """Return a sentence if some image has another voxel size than the largest one, which the model takes."""
+    scale = TaughtScale(largest.voxel_size, largest.unit)
+    others = [
+        stack.name
+        for stack in stacks
+        if (stack.unit in METRES) != (scale.unit in METRES)
+        or (scale.unit in METRES and not is_same_scale(stack, scale, dimensions))
+    ]
+    if not others:
+        return []
+    return [
+        f"The model is taken to be for voxels of {scale.in_words(dimensions)}, those of {largest.name}; the voxels of "
+        f"{', '.join(others)} have another size, or none that is known."
+    ]
+
+
+def _check_lossy(labels: Stack) -> None:
+    """Raise InputError where the compression of a JPEG has blurred the edges of its labels into other values."""
+    if len(np.unique(labels.read((slice(None),) * len(labels.shape)))) > FEW_LABELS:
+        raise InputError(f"The labels '{labels.name}' are a JPEG, which has changed their values: save them as PNG.")
+
+
+def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> tuple[Labelled, set[int], tuple[str, ...]]:
+    """Return image and target, the values that the labels hold, and what was found about the image."""
+    if "T" in stack.axes:
+        raise InputError(f"'{stack.name}' is a time series; train on single stacks.")
+    if stack.length("C") != settings.spec.in_channels:
+        raise InputError(
+            f"'{stack.name}' has {stack.length('C')} channels, the network takes {settings.spec.in_channels}: set "
+            "in_channels, or, where these are slices, save them as ImageJ TIFF or OME-TIFF with a Z axis."
+        )
+    space = tuple(stack.length(axis) for axis in "ZYX")
+    truth = tuple(labels.length(axis) for axis in "ZYX")
+    if labels.axes == "YXC":
+        raise InputError(f"The labels '{labels.name}' do not fit: they have colours; save them as grey, value = label.")
+    if space != truth or labels.length("C") * labels.length("T") != 1:
+        raise InputError(f"Labels '{labels.name}' of shape {labels.shape} do not fit '{stack.name}' of {stack.shape}.")
+    everything = (slice(None),) * len(labels.shape)
+    values = labels.read(everything).reshape(space)
+    if values.dtype.kind == "f" and not (values == np.round(values)).all():
+        raise InputError(f"'{labels.name}' holds fractions, not labels: save it as whole numbers.")
+    target = np.zeros(space, np.int16)
+    for index, label in enumerate(settings.classes, start=1):
+        target[values == label.label] = index
+    if settings.widen:
+        target = _widen(target, settings)
+    if settings.ignore is not None:
+        target[values == settings.ignore] = IGNORED
+    greys = measure_greys(stack, settings.seed, padding=settings.padding)
+    across_slices = settings.spec.dimensions == 3
+    image, padding = greys.normalization.prepare(_channels_first(stack), across_slices)
+    if padding is not None:
+        target[padding] = IGNORED  # a model is never asked about it, and labels there are padding themselves
+    return Labelled(image, target), {int(value) for value in np.unique(values)}, greys.findings
+
+
+def _widen(target: NDArray[np.int16], settings: TrainSettings) -> NDArray[np.int16]:
+    """Return `target` with its classes grown over the background, within slices for a 2D network."""
+    cross = ndimage.generate_binary_structure(settings.spec.dimensions, 1)
+    cross = cross if settings.spec.dimensions == 3 else cross[None]
+    grown = target.copy()
+    for label in range(len(settings.classes), 0, -1):
+        reached = ndimage.binary_dilation(target == label, cross, iterations=settings.widen)
+        grown[reached & (target == 0)] = label
+    return grown
+
+
+def _channels_first(stack: Stack) -> NDArray[Any]:
+    """Return the grey values (C, Z, Y, X)."""
+    values = stack.read((slice(None),) * len(stack.shape))
+    values = np.moveaxis(values, stack.axes.index("C"), 0) if "C" in stack.axes else values[None]
+    return np.ascontiguousarray(values if "Z" in stack.axes else values[:, None])
+
+
+def _runs(labelled: Labelled, wanted: list[bool]) -> list[Labelled]:
+    """Return the stretches of neighbouring slices that are wanted."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(np.int8)))
+    return [
+        Labelled(labelled.image[:, start:stop], labelled.target[start:stop])
+        for start, stop in edges.reshape(-1, 2).tolist()
+    ]
+
+
+def _check_classes(training: list[Labelled], settings: TrainSettings, values: set[int]) -> None:
+    counted = sum(
+        np.bincount(run.target[run.target >= 0].ravel(), minlength=len(settings.classes) + 1) for run in training
+    )
+    for count, label in zip(np.asarray(counted)[1:], settings.classes, strict=True):
+        if count == 0:
+            raise InputError(
+                f"No pixel is labelled {label.name} ({label.label}) in the slices to train on; the labels hold "
+                f"{', '.join(map(str, sorted(values)[:MOST_NAMED]))}{', …' * (len(values) > MOST_NAMED)}."
+            )
+    if np.asarray(counted)[0] == 0:
+        raise InputError("Every labelled pixel belongs to a class: training needs background too.")
+
+
+def draw_sample(
+    runs: tuple[Labelled, ...], patch: tuple[int, ...], options: Augmentation, seed: int, number: int
+) -> tuple[Tensor, Tensor]:
+    """Return sample `number`: image (C, *patch) and target (*patch); the same for the same seed and number.
+
+    A 2D patch comes from one slice, a 3D one from a run of slices; runs are drawn by their size.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+    sizes = torch.tensor([float(run.target.size) for run in runs])
+    run = runs[int(torch.multinomial(sizes, 1, generator=generator))]
+    image, target = run.image, run.target
+    if len(patch) == 2:
+        z = int(torch.randint(0, target.shape[0], (), generator=generator))
+        image, target = image[:, z], target[z]
+    middle = []
+    for length, side in zip(target.shape, patch, strict=True):
+        free = length - side
+        first = int(torch.rand((), generator=generator) * (free + 1)) if free > 0 else free // 2
+        middle.append(first + side / 2)  # on whole voxels: a patch that is not turned or warped is not blurred either
+    return cut_sample(image, target, tuple(middle), patch, options, generator)
+
+
+def cut_sample(
+    image: NDArray[Any],
+    target: NDArray[Any],
+    middle: tuple[float, ...],
+    patch: tuple[int, ...],
+    options: Augmentation,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Return the patch around `middle`, varied: image (C, *patch) float32 and target (*patch).
+
+    image: (C, *space), floats of any precision. target: (*space).
+    """
+    read, centre = [], []
+    for length, side, place in zip(target.shape, patch, middle, strict=True):
+        reach = READ_AROUND * side / 2
+        start, stop = max(0, int(place - reach)), min(length, int(place + reach) + 1)
+        read.append(slice(start, stop))
+        centre.append(place - 0.5 - start)
+    pixels = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *read)])).float()
+    labels = torch.from_numpy(np.ascontiguousarray(target[tuple(read)]))
+    grid = sampling_grid(options, patch, torch.tensor(centre), generator)
+    pixels, labels = resample(pixels, labels, grid)
+    return spoil_sections(options, vary_greys(options, pixels, generator), generator), labels
+
+
+def draw_batch(runs: tuple[Labelled, ...], settings: TrainSettings, step: int) -> tuple[Tensor, Tensor]:
+    """Return the batch of `step`: images (N, C, *patch) and targets (N, *patch)."""
+    numbers = range(step * settings.batch, (step + 1) * settings.batch)
+    drawn = [draw_sample(runs, settings.patch, settings.augmentation, settings.seed, n) for n in numbers]
+    return torch.stack([image for image, _ in drawn]), torch.stack([target for _, target in drawn])

@@ -1,0 +1,289 @@
+"""The Batch tab: a folder of images segmented in the engine, a table of what becomes of each, and the way to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qtpy.QtCore import QUrl
+from qtpy.QtGui import QShowEvent
+from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
+
+from napari_skipseg.batch.run import BatchResult
+from napari_skipseg.batch.settings import BatchSettings
+from napari_skipseg.batch.table import BatchOpened, FileChanged, Retry, Row
+from napari_skipseg.errors import SkipsegError
+from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.batch.form import (
+    LINK_COLOR,
+    BatchForm,
+    InputsLine,
+    describe_objects,
+    describe_request,
+    recall,
+    remember,
+)
+from napari_skipseg.widgets.batch.opening import RowsOnShow, iter_read
+from napari_skipseg.widgets.batch.table import BatchTable, count_states, describe_end, stopped
+from napari_skipseg.widgets.forms.engine_line import BusyEngine, EngineLine
+from napari_skipseg.widgets.forms.fields import FAULT_COLOR, WARNING_COLOR, Message, RichLabel, color_of, set_hint
+from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up, pop_up_fault
+from napari_skipseg.widgets.forms.worker import Outcome, start_work
+from napari_skipseg.widgets.segment.checks import Choices
+from napari_skipseg.widgets.segment.tab import PRIMARY
+from napari_skipseg.wording import about_left
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+
+    from napari_skipseg.widgets.segment.tab import SegmentTab
+
+START_HINT = "Segment every image. Files that are done with the same recipe are skipped; one that was stopped continues"
+STOP_HINT = "Stop within a tile. What is done stays, and Start continues from there"
+RETRY_HINT = "Process the failed files again, with the model and options of this batch"
+TABLE_HINT = "Double-click a row to open the image with its results"
+
+
+class BatchingEngine(BusyEngine, Protocol):
+    """What the tab asks of an engine; `jobs.client.Engine` is one."""
+
+    def batch(self, settings: BatchSettings, retry: bool = False) -> Generator[Progress, Retry | None, BatchResult]:
+        """Return what became of all images of a folder; a `Retry` sent back has failed ones done again."""
+        ...
+
+
+class BatchTab(JobTab):
+    """Form, what it names, Start and Stop, how far it is, the table, Retry failed, and the report at the end.
+
+    Model and options are those of the Segment tab, objects are found as `read_objects` says for the model's classes.
+    """
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        engine: BatchingEngine,
+        line: EngineLine,
+        segment_tab: SegmentTab,
+        read_objects: Callable[[Sequence[str]], ObjectOptions],
+    ) -> None:
+        super().__init__(line)
+        self._engine, self._segment_tab, self._read_objects = engine, segment_tab, read_objects
+        self._on_show = RowsOnShow(viewer)
+        self._opening: Any = None
+        self._settings: BatchSettings | None = None
+        self._seconds_left: float | None = None
+        self._was_shown = False
+        self._make_widgets()
+        self._lay_out()
+        self._connect()
+
+    def _make_widgets(self) -> None:
+        self.form, self.inputs, self.table, self.row_line = BatchForm(), InputsLine(), BatchTable(), Message()
+        self.table.setToolTip(TABLE_HINT)
+        self.table.hide()
+        self.start_button, self.retry_button = QPushButton("Start"), QPushButton("Retry failed")
+        self.start_button.setStyleSheet(PRIMARY)
+        self.start_button.setMinimumHeight(30)
+        self.start_button.setToolTip(START_HINT)
+        self.retry_button.setToolTip(RETRY_HINT)
+        self.cancel_button.setText("Stop")
+        self.cancel_button.setToolTip(STOP_HINT)
+        self.links = RichLabel()
+        self.links.setOpenExternalLinks(True)
+        self.links.hide()
+
+    def _lay_out(self) -> None:
+        buttons, below = QHBoxLayout(), QHBoxLayout()
+        buttons.addWidget(self.start_button, 2)
+        buttons.addWidget(self.cancel_button, 1)
+        below.addWidget(self.retry_button)
+        below.addWidget(self.links)
+        below.addStretch(1)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(10, 10, 10, 10)
+        column.setSpacing(8)
+        column.addWidget(self.form)
+        column.addWidget(self.inputs)
+        column.addLayout(buttons)
+        for widget in (self.progress, self.progress_text, self.message):
+            column.addWidget(widget)
+        column.addWidget(self.table, 1)
+        column.addWidget(self.row_line)
+        column.addLayout(below)
+        column.addStretch(0)
+
+    def _connect(self) -> None:
+        self.form.changed.connect(self.forget_and_check)
+        self._segment_tab.form.changed.connect(self._follow)
+        self._segment_tab.form.threshold_moved.connect(self._follow)
+        self.start_button.clicked.connect(self.run)
+        self.retry_button.clicked.connect(self.retry)
+        self.table.opened.connect(self.open_row)
+        self.table.chosen.connect(self._tell_row)
+        self.inputs.told.connect(self.check)
+
+    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
+        """Show the choices of the last session the first time; look what there is each time."""
+        super().showEvent(event)
+        if not self._was_shown:
+            self._was_shown = True
+            self.form.show_choices(recall())
+        self.inputs.looks += 1
+        self.check()
+
+    def _follow(self, *_: object) -> None:
+        if self.isVisible():
+            self.check()
+
+    def run(self) -> None:
+        """Start the batch that the form asks for; it goes on where it was stopped."""
+        if self.is_running:
+            return
+        try:
+            self._settings = self._read()
+        except SkipsegError as error:
+            self.fail(str(error))
+            return
+        remember(self.form.read())
+        model = self._segment_tab.form.read().model
+        self.table.rows.class_names = () if model is None else model.class_names
+        self._begin(self._settings)
+
+    def retry(self) -> None:
+        """Do again what failed: at once, or after all else where the batch is at work."""
+        if self.is_running:
+            self.send(Retry())
+        elif self._settings is not None:
+            self._begin(self._settings, retry=True)
+
+    def _begin(self, settings: BatchSettings, retry: bool = False) -> None:
+        self.links.hide()
+        work, name = partial(self._engine.batch, settings, retry), f"Batch of {Path(settings.inputs).name}"
+        self.start(work, name, self._finish, on_stop=self._stop, waiting="waits for the batch")
+        self.inputs.stop()
+
+    def _read(self) -> BatchSettings:
+        """Return the batch that the form asks for.
+
+        Raises:
+            SkipsegError: it cannot be.
+        """
+        segment = self._segment_tab.form.read()
+        return self.form.read().settings(segment, self._objects(segment))
+
+    def _objects(self, segment: Choices) -> ObjectOptions:
+        return self._read_objects(() if segment.model is None else segment.model.class_names)
+
+    def draw(self, heard: list[Progress]) -> None:
+        """Show how far the batch is, and what is new in its rows."""
+        opened = [place for place, progress in enumerate(heard) if isinstance(progress, BatchOpened)]
+        if opened:
+            self._open_table(heard[opened[-1]].rows)  # type: ignore[attr-defined]
+        later = heard[opened[-1] :] if opened else heard
+        self.table.rows.change([progress.row for progress in later if isinstance(progress, FileChanged)])
+        super().draw(heard)
+        self._follow_rows()
+        self._tell_row()
+
+    def describe(self, progress: Progress) -> str:
+        """Return how many files are done, and how long the rest takes."""
+        is_of_rows = isinstance(progress, BatchOpened | FileChanged)
+        if is_of_rows:
+            self._seconds_left = progress.seconds_left if isinstance(progress, FileChanged) else None
+        if is_of_rows or progress.total > 1:
+            return f"{progress.message}{about_left(self._seconds_left)}"
+        return super().describe(progress)
+
+    def _open_table(self, rows: tuple[Row, ...]) -> None:
+        self.table.rows.show_rows(rows)
+        self.table.show()
+        self._tell_row()
+
+    def _tell_row(self, fault: str = "") -> None:
+        """Say of the selected row what its cells have no room for; or what was wrong when it was opened."""
+        row = self.table.selected()
+        told = fault or ("" if row is None else describe_end(row))
+        self.row_line.say(told, FAULT_COLOR if fault or (row is not None and row.reason) else "transparent")
+
+    def _follow_rows(self) -> None:
+        """Offer to do again what failed."""
+        failed = self.table.rows.count("failed")
+        self.retry_button.setVisible(failed > 0)
+        self.retry_button.setText(f"Retry failed ({failed})")
+
+    def _finish(self, result: BatchResult) -> None:
+        self.pace.flush()
+        self._open_table(result.rows)
+        links = (("Report", result.report), ("Folder", result.folder))
+        self.links.setText(" · ".join(_link(text, place) for text, place in links))
+        self.links.show()
+        self.tell(result.describe(), WARNING_COLOR if result.count("failed") else "transparent")
+        pop_up(result.describe(), f"Batch: {count_states(result.rows)}")
+
+    def _stop(self) -> str:
+        """Return what became of a batch that was stopped or failed."""
+        self.pace.flush()
+        rows = self.table.rows
+        rows.change([stopped(row) for row in rows.rows if row.state == "running"])
+        return f"{count_states(rows.rows)}; Start continues from there." if rows.rows else ""
+
+    def open_row(self, row: Row) -> None:
+        """Show the image of a row, and its results."""
+        if self._opening is not None:
+            return
+        self._tell_row()
+        if self._on_show.bring_back(row):
+            return
+        is_open = bool(self._on_show.images(row))
+
+        def take(outcome: Outcome) -> None:
+            if outcome.fault:
+                self._tell_row(outcome.fault)
+                pop_up_fault(outcome.fault)
+            else:
+                self._on_show.show(row, outcome.value)
+
+        def end() -> None:
+            self._opening = None
+
+        name = f"Opening {Path(row.file).name}"
+        self._opening = start_work(self, partial(iter_read, row, not is_open), name, lambda _: None, take, end)
+
+    def check(self) -> None:
+        """Start is on when all is right and nothing runs; otherwise the line below says why."""
+        super().check()
+        choices, segment, running = self.form.read(), self._segment_tab.form.read(), self.is_running
+        fault, settings = choices.fault(segment), None
+        self.form.show_request(describe_request(segment), describe_objects(self._objects(segment)))
+        if not (fault or running) and self.isVisible():
+            try:
+                settings = self._read()
+            except SkipsegError as error:
+                fault = str(error)
+        self._look(settings)
+        fault = fault or self.inputs.fault
+        self.form.setEnabled(not running)
+        self.start_button.setVisible(not running)
+        self.start_button.setEnabled(self.inputs.is_right)
+        set_hint(self.start_button, fault or START_HINT)
+        self._follow_rows()
+        is_told = running or not fault or (self._told[0] and not self.inputs.fault)
+        self.message.say(*(self._told if is_told else (fault, color_of(fault))))
+
+    def _look(self, settings: BatchSettings | None) -> None:
+        """Look up what a batch names; without one, forget what was found, unless it is at work."""
+        self.inputs.blockSignals(True)
+        if settings is not None:
+            self.inputs.look(settings)
+        elif not self.is_running:
+            self.inputs.clear()
+        self.inputs.blockSignals(False)
+
+
+def _link(text: str, place: Path) -> str:
+    address = escape(bytes(QUrl.fromLocalFile(str(place)).toEncoded()).decode(), quote=True)
+    return f"<a href='{address}' style='color: {LINK_COLOR}'>{text}</a>"

@@ -1,0 +1,405 @@
+"""The table of a batch: a row a file, with the thumbnail of its result; thousands of rows, sorted as one likes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, QRect, QRectF, QSize, QSortFilterProxyModel, Qt, Signal
+from qtpy.QtGui import QColor, QFont, QFontMetrics, QPainter, QPixmap, QResizeEvent, QTextLayout, QTextOption
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QStyle, QStyledItemDelegate, QStyleOptionViewItem, QTableView
+
+from napari_skipseg.batch.table import Row
+from napari_skipseg.batch.truths import OF_OBJECTS
+from napari_skipseg.foreign_text import unmarked
+from napari_skipseg.wording import counted, in_words
+
+
+def count_states(rows: Sequence[Row]) -> str:
+    """Return how many files are done, failed, done before and to go: what there is, such as "0 done, 2 failed"."""
+    counts = {state: sum(row.state == state for row in rows) for state in ("done", "failed", "skipped")}
+    told = [
+        (counts["failed"], "failed"),
+        (counts["skipped"], "done before"),
+        (len(rows) - sum(counts.values()), "to go"),
+    ]
+    return ", ".join([f"{counts['done']} done", *(f"{count} {what}" for count, what in told if count)])
+
+
+def stopped(row: Row) -> Row:
+    """Return a file that was at work as one that waits to be gone on with, and says how far it was."""
+    note = f"stopped at {row.done} of {row.total}" if row.done and row.total > 1 else ""
+    return replace(row, state="waiting", message="", note=note, seconds_left=None)
+
+
+def describe_state(row: Row) -> str:
+    """Return the state, and of what is at work how much of it is done."""
+    return f"{row.done} of {row.total}" if row.state == "running" and row.total > 1 else row.state
+
+
+def describe_time(row: Row) -> str:
+    """Return how long a file took, or still takes."""
+    if row.state == "running":
+        return f"{in_words(row.seconds_left)} left" if row.seconds_left else ""
+    return f"{row.seconds:.1f} s" if 0 < row.seconds < 10 else in_words(row.seconds) if row.seconds else ""
+
+
+def describe_end(row: Row) -> str:
+    """Return why a file failed, or else what is said of it and its scores, in a line."""
+    shared = (row.note, describe_objects(row), _scores(row))
+    told = (plain(row.reason), *shared) if row.reason else (row.message, *shared)
+    said = "; ".join(line for line in told if line)
+    return said if row.reason or not said else f"{plain(row.relative)}: {said}"
+
+
+def describe_row(row: Row) -> str:
+    """Return all that is known of a file, a line each."""
+    voxels = row.voxel_size or "of unknown size"
+    size = f"{row.size} voxels ({voxels}), {row.bytes / 2**20:.3g} MiB" if row.size else ""
+    told = (plain(row.file), size, row.reason or row.message, row.note, describe_objects(row), _scores(row))
+    return "\n".join(line for line in told if line)
+
+
+def describe_objects(row: Row) -> str:
+    """Return how many objects were found, and how large they are on average; "" where none were looked for."""
+    if row.objects is None:
+        return ""
+    mean = "" if row.mean_size is None else f", {row.mean_size:,.4g} {row.size_unit} on average"
+    return f"{counted(row.objects, 'object')}{mean}"
+
+
+def _scores(row: Row) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in row.scores.items())
+
+
+def plain(text: str) -> str:
+    """Return a text that can be shown, whatever a file is called."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+
+
+PICTURE_SIDE = 40
+ROW_HEIGHT = PICTURE_SIDE + 10
+"""That a name and two lines below it have room."""
+ROW_ROLE = Qt.ItemDataRole.UserRole + 1
+FAILED = QColor("#e8663c")
+BAR, GROOVE = QColor("#3f66c8"), QColor(128, 128, 128, 70)
+FAINT = 150
+"""Of 255: how strong what is said stands below a name."""
+BAR_HEIGHT = 6
+LINES = 2
+"""Below a name."""
+
+
+class FileCell(QStyledItemDelegate):  # type: ignore[misc]
+    """The name of a file, cut in the middle where it is long; below it why it failed, or what is being done."""
+
+    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex) -> None:
+        """Draw the cell."""
+        row: Row = index.data(ROW_ROLE)
+        _draw_ground(painter, option, index, self)
+        told = _without_file(row) or (row.message if row.state == "running" else row.note)
+        small = QFont(option.font)
+        small.setPointSizeF(option.font.pointSizeF() * 0.85)
+        box, line = option.rect.adjusted(4, 1, -4, -1), QFontMetrics(small).height()
+        lines = cut_into_lines(told, small, box.width())
+        name = min(option.fontMetrics.height(), box.height() - len(lines) * line) if lines else box.height()
+        top = box.top() + max(box.height() - name - len(lines) * line, 0) // 2
+        color = option.palette.text().color()
+        painter.save()
+        painter.setFont(option.font)
+        _write(
+            painter, QRect(box.left(), top, box.width(), name), str(index.data()), color, Qt.TextElideMode.ElideMiddle
+        )
+        painter.setFont(small)
+        faint = FAILED if row.reason else QColor(color.red(), color.green(), color.blue(), FAINT)
+        for number, text in enumerate(lines):
+            place = QRect(box.left(), top + name + number * line, box.width(), line)
+            _write(painter, place, text, faint, Qt.TextElideMode.ElideRight)
+        painter.restore()
+
+
+def cut_into_lines(text: str, font: QFont, width: int) -> list[str]:
+    """Return a text in so many lines as are below a name; the last one holds all the rest, and is cut when drawn."""
+    layout = QTextLayout(text, font)
+    layout.setTextOption(QTextOption(Qt.AlignmentFlag.AlignLeft))
+    starts: list[int] = []
+    layout.beginLayout()
+    while text and len(starts) < LINES and (line := layout.createLine()).isValid():
+        line.setLineWidth(width)
+        starts.append(line.textStart())
+    layout.endLayout()
+    ends = [*starts[1:], len(text)] if starts else []
+    return [text[start:end].strip() for start, end in zip(starts, ends, strict=True)]
+
+
+class StateCell(QStyledItemDelegate):  # type: ignore[misc]
+    """The state; over a bar where a part of a file is done: how much, or that it waits to be gone on with."""
+
+    def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex) -> None:
+        """Draw the cell."""
+        row: Row = index.data(ROW_ROLE)
+        if not has_bar(row):
+            super().paint(painter, option, index)
+            return
+        _draw_ground(painter, option, index, self)
+        box = option.rect.adjusted(4, 3, -4, -3)
+        painter.save()
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        painter.setPen(Qt.PenStyle.NoPen)
+        groove = QRectF(box.left(), box.center().y() + 4, box.width(), BAR_HEIGHT)
+        for color, share in ((GROOVE, 1.0), (BAR, row.fraction)):
+            painter.setBrush(color)
+            painter.drawRoundedRect(
+                QRectF(groove.left(), groove.top(), groove.width() * share, BAR_HEIGHT), BAR_HEIGHT / 2, BAR_HEIGHT / 2
+            )
+        painter.setFont(option.font)
+        above = QRect(box.left(), box.top(), box.width(), box.height() // 2 + 2)
+        _write(painter, above, str(index.data()), option.palette.text().color(), Qt.TextElideMode.ElideRight)
+        painter.restore()
+
+
+def has_bar(row: Row) -> bool:
+    """Return whether a bar says how much of a file is done."""
+    return row.state == "running" or (row.state == "waiting" and row.done > 0)
+
+
+def _without_file(row: Row) -> str:
+    """Return why a file failed without its name, which stands above it."""
+    return row.reason.removeprefix(f"'{row.file}' ")
+
+
+def _draw_ground(
+    painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex, delegate: QStyledItemDelegate
+) -> None:
+    """Draw what lies below the cell's text: whether it is selected."""
+    drawn = QStyleOptionViewItem(option)
+    delegate.initStyleOption(drawn, index)
+    drawn.text = ""
+    style = drawn.widget.style()
+    style.drawControl(QStyle.ControlElement.CE_ItemViewItem, drawn, painter, drawn.widget)
+
+
+def _write(painter: QPainter, box: QRect, text: str, color: QColor, elide: Qt.TextElideMode) -> None:
+    painter.setPen(color)
+    cut = painter.fontMetrics().elidedText(text, elide, box.width())
+    painter.drawText(box, Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft, cut)
+
+
+STATES = ("running", "failed", "waiting", "done", "skipped")
+"""In the order in which they are sorted: what one looks for first."""
+SORT_ROLE = Qt.ItemDataRole.UserRole
+
+PICTURE, FILE, STATE, TIME, SIZE = range(5)
+HEADS = ("", "File", "State", "Time", "Size")
+WIDTHS = {PICTURE: PICTURE_SIDE + 6, STATE: 64, TIME: 76, SIZE: 100}
+SCORE_WIDTH = 76
+NARROWEST, NARROW = 90, 140
+"""Pixels of the column of names: where picture, state and first score leave no more, and else at the least."""
+LOWEST = 198
+"""Pixels of the table: three rows, so that the line below it is on a small screen too."""
+TELLING = ("average_precision", "dice")
+"""Scores that stand beside the state, the first one that there is."""
+SHORT = {"adapted_rand_error": "Rand error", "average_precision": "precision (AP)"}
+MOST_PICTURES = 400
+"""Kept in memory: of the rows that are looked at."""
+
+
+class BatchRows(QAbstractTableModel):  # type: ignore[misc]
+    """The rows of a batch as they are now, behind the fixed columns one for each score. class_names: of its model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[Row] = []
+        self.scores: list[str] = []
+        self.class_names: Sequence[str] = ()
+        self._places: dict[str, int] = {}
+        self._pictures: dict[str, QPixmap] = {}
+
+    def show_rows(self, rows: Iterable[Row]) -> None:
+        """Show these rows in place of all others."""
+        self.beginResetModel()
+        self.rows = list(rows)
+        self.scores = list(dict.fromkeys(name for row in self.rows for name in row.scores))
+        self._places = {row.relative: place for place, row in enumerate(self.rows)}
+        self._pictures.clear()
+        self.endResetModel()
+
+    def change(self, rows: Sequence[Row]) -> None:
+        """Show what is new of some rows."""
+        new = [name for name in dict.fromkeys(name for row in rows for name in row.scores) if name not in self.scores]
+        if new:
+            first = len(HEADS) + len(self.scores)
+            self.beginInsertColumns(QModelIndex(), first, first + len(new) - 1)
+            self.scores += new
+            self.endInsertColumns()
+        for row in {row.relative: row for row in rows}.values():
+            place = self._places.get(row.relative)
+            if place is None:
+                continue
+            if row.state != self.rows[place].state:
+                self._pictures.pop(row.thumbnail, None)
+            self.rows[place] = row
+            self.dataChanged.emit(self.index(place, 0), self.index(place, self.columnCount() - 1))
+
+    def count(self, state: str) -> int:
+        """Return how many files are in that state."""
+        return sum(row.state == state for row in self.rows)
+
+    def rowCount(self, parent: QModelIndex = QModelIndex()) -> int:  # noqa: B008, N802
+        """Return the number of files."""
+        return 0 if parent.isValid() else len(self.rows)
+
+    def columnCount(self, parent: QModelIndex = QModelIndex()) -> int:  # noqa: B008, N802
+        """Return the number of columns."""
+        return 0 if parent.isValid() else len(HEADS) + len(self.scores)
+
+    def headerData(self, section: int, orientation: Qt.Orientation, role: int) -> Any:  # noqa: N802
+        """Return the title of a column."""
+        if orientation != Qt.Orientation.Horizontal or role != Qt.ItemDataRole.DisplayRole:
+            return None
+        return HEADS[section] if section < len(HEADS) else self._title(self.scores[section - len(HEADS)])
+
+    def _title(self, score: str) -> str:
+        """Return the name of a score below that of its class."""
+        class_name, _, name = score.rpartition(" ")
+        if not class_name and name not in OF_OBJECTS and len(self.class_names) == 1:
+            class_name = self.class_names[0]
+        return f"{class_name or 'objects'}\n{SHORT.get(name, name)}"
+
+    def first_score(self) -> int | None:
+        """Return the column of the score that tells most, None where there is none."""
+        for name in TELLING:
+            for place, score in enumerate(self.scores):
+                if score.rpartition(" ")[2] == name:
+                    return len(HEADS) + place
+        return len(HEADS) if self.scores else None
+
+    def data(self, index: QModelIndex, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        """Return what a cell shows, sorts by, or tells."""
+        row, column = self.rows[index.row()], index.column()
+        if role == ROW_ROLE:
+            return row
+        if role == Qt.ItemDataRole.DisplayRole:
+            return "" if column == PICTURE else self._text(row, column)
+        if role == SORT_ROLE:
+            return self._sorted_by(row, column)
+        if role == Qt.ItemDataRole.ToolTipRole:
+            return unmarked(describe_row(row))
+        if role == Qt.ItemDataRole.DecorationRole and column == PICTURE:
+            return self._picture(row)
+        if role == Qt.ItemDataRole.TextAlignmentRole and column > FILE:
+            return Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft
+        return None
+
+    def _text(self, row: Row, column: int) -> str:
+        if column >= len(HEADS):
+            score = row.scores.get(self.scores[column - len(HEADS)])
+            return "" if score is None else f"{score:.3f}"
+        texts: dict[int, Callable[[], str]] = {
+            FILE: lambda: plain(row.relative),
+            STATE: lambda: describe_state(row),
+            TIME: lambda: describe_time(row),
+            SIZE: lambda: row.size,
+        }
+        return texts[column]()
+
+    def _sorted_by(self, row: Row, column: int) -> Any:
+        if column >= len(HEADS):
+            return row.scores.get(self.scores[column - len(HEADS)], -1.0)
+        if column == TIME:
+            return row.seconds if row.seconds_left is None else row.seconds_left
+        return {
+            PICTURE: not row.thumbnail,
+            FILE: row.relative.casefold(),
+            STATE: STATES.index(row.state) - row.fraction / 2,
+            SIZE: row.bytes,
+        }[column]
+
+    def _picture(self, row: Row) -> QPixmap | None:
+        if not row.thumbnail:
+            return None
+        if row.thumbnail not in self._pictures:
+            while len(self._pictures) >= MOST_PICTURES:
+                del self._pictures[next(iter(self._pictures))]
+            picture = QPixmap(row.thumbnail)
+            if not picture.isNull():
+                size = QSize(PICTURE_SIDE, PICTURE_SIDE)
+                kept, way = Qt.AspectRatioMode.KeepAspectRatio, Qt.TransformationMode.SmoothTransformation
+                picture = picture.scaled(size, kept, way)
+            self._pictures[row.thumbnail] = picture
+        return self._pictures[row.thumbnail]
+
+
+class BatchTable(QTableView):  # type: ignore[misc]
+    """The rows, sortable by each column. opened: a file is to be shown in the viewer. chosen: the selection changed."""
+
+    opened = Signal(object)
+    chosen = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self._sorted = BatchRows(), QSortFilterProxyModel(self)
+        self._sorted.setSourceModel(self.rows)
+        self._sorted.setSortRole(SORT_ROLE)
+        self.setModel(self._sorted)
+        self.setSortingEnabled(True)
+        self._sorted.sort(-1)
+        self.setItemDelegateForColumn(FILE, FileCell(self))
+        self.setItemDelegateForColumn(STATE, StateCell(self))
+        self.setIconSize(QSize(PICTURE_SIDE, PICTURE_SIDE))
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+        self.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+        self.setShowGrid(False)
+        self.setWordWrap(False)
+        self.setMinimumHeight(LOWEST)
+        self.verticalHeader().hide()
+        self.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
+        self.verticalHeader().setDefaultSectionSize(ROW_HEIGHT)
+        self.horizontalHeader().setSortIndicator(-1, Qt.SortOrder.AscendingOrder)
+        self.horizontalHeader().setHighlightSections(False)
+        self.rows.columnsInserted.connect(self._fit)
+        self.rows.modelReset.connect(self._fit)
+        self.doubleClicked.connect(lambda index: self.opened.emit(index.data(ROW_ROLE)))
+        self.selectionModel().selectionChanged.connect(lambda *_: self.chosen.emit())
+        self._fit()
+
+    def selected(self) -> Row | None:
+        """Return the row that is selected, as it is now."""
+        rows = self.selectionModel().selectedRows()
+        return rows[0].data(ROW_ROLE) if rows else None
+
+    def _fit(self, *_: object) -> None:
+        """Have the most telling score follow the state; give the names what the columns leave that fit wholly."""
+        score = self.rows.first_score()
+        first = [PICTURE, FILE, STATE] if score is None else [PICTURE, FILE, STATE, score]
+        order = first + [column for column in range(self.rows.columnCount()) if column not in first]
+        header = self.horizontalHeader()
+        for place, column in enumerate(order):
+            header.moveSection(header.visualIndex(column), place)
+        widths = {column: WIDTHS.get(column, SCORE_WIDTH) for column in order if column != FILE}
+        for column, width in widths.items():
+            self.setColumnWidth(column, width)
+        free = self.viewport().width() - sum(widths[column] for column in first if column != FILE)
+        for column in order[len(first) :]:
+            if free - widths[column] < NARROW:
+                break
+            free -= widths[column]
+        self.setColumnWidth(FILE, max(free, NARROWEST))
+
+    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
+        """Fit the column of names."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def shown_names(self) -> list[str]:
+        """Return the files in the order of the rows on screen."""
+        order = self._sorted
+        return [str(order.index(row, FILE).data()) for row in range(order.rowCount())]
+
+    def place_of(self, relative: str) -> QModelIndex:
+        """Return the index of a file's name."""
+        return self._sorted.index(self.shown_names().index(relative), FILE)

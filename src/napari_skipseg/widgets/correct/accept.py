@@ -1,0 +1,217 @@
+"""What is accepted as right: which part of the image, and what the prediction says there at the present threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QObject, QTimer
+
+from napari_skipseg.corrections.subject import BACKGROUND
+from napari_skipseg.errors import InputError
+from napari_skipseg.inference.prediction import Binary
+from napari_skipseg.widgets.forms.fields import Links
+from napari_skipseg.widgets.layers.placement import current_position, pixel_of, visible_box
+from napari_skipseg.widgets.layers.results import KEY, Shown
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Labels, Layer, Shapes
+
+
+Box = tuple[slice, ...]
+
+SEGMENT_FIRST = "Segment first: there is no prediction to accept here."
+FLAT_VIEW = "Go to the 2D view to accept what is right: in 3D the slices behind would be accepted unseen."
+IN_PART = "Only a part of this slice is segmented: press Segment, or accept the view (S)."
+UNFINISHED = "Not all of this is segmented yet: wait until it is, or press Segment again."
+SLIP = "The box covers only {}: drag it over all that is right, from corner to corner."
+LEAST_SIDE = 3
+"""Pixels of each side of a rectangle; a smaller one is a slip of the mouse."""
+MOST = 2**28
+"""Voxels that are accepted at once, at most."""
+
+
+def slice_box(viewer: ViewerModel, layer: Layer) -> Box:
+    """Return the slice on screen, in voxels of a layer.
+
+    Raises:
+        InputError: the view is not flat.
+    """
+    _check_flat(viewer)
+    place = current_position(viewer, layer)
+    shown = {axis - viewer.dims.ndim + layer.ndim for axis in viewer.dims.displayed}
+    lengths = layer.data.shape
+    return tuple(
+        slice(0, int(lengths[axis])) if axis in shown else slice(place[axis], place[axis] + 1)
+        for axis in range(layer.ndim)
+    )
+
+
+def view_box(viewer: ViewerModel, layer: Layer) -> Box:
+    """Return what is on screen, in voxels of a layer.
+
+    Raises:
+        InputError: the view is not flat.
+    """
+    _check_flat(viewer)
+    return tuple(slice(low, high + 1) for low, high in visible_box(viewer, layer))
+
+
+def rectangle_box(viewer: ViewerModel, layer: Layer, corners: NDArray[np.float64]) -> Box:
+    """Return the part of the slice on screen between corners, in voxels of a layer.
+
+    corners: (number, dimensions) in voxels of the layer.
+
+    Raises:
+        InputError: the view is not flat, nothing of the layer lies between the corners, or next to nothing.
+    """
+    whole = slice_box(viewer, layer)
+    low, high = np.round(corners.min(axis=0)).astype(int), np.round(corners.max(axis=0)).astype(int)
+    box = []
+    for side, first, last in zip(whole, low, high, strict=True):
+        is_cut = side.stop - side.start > 1
+        part = slice(max(side.start, int(first)), min(side.stop, int(last) + 1)) if is_cut else side
+        if part.stop <= part.start:
+            raise InputError("The rectangle lies beside the image: draw it over the image.")
+        box.append(part)
+    cut = [(part.stop - part.start, side.stop - side.start) for part, side in zip(box, whole, strict=True)]
+    if any(length < min(LEAST_SIDE, all_of_it) for length, all_of_it in cut):
+        raise InputError(SLIP.format(count_pixels(box)))
+    return tuple(box)
+
+
+def count_pixels(box: Sequence[slice]) -> str:
+    """Return the size of a box along the axes of a slice, such as "40 × 60 pixels"."""
+    rows, columns = (side.stop - side.start for side in box[-2:])
+    return "1 pixel" if rows == columns == 1 else f"{rows:,} × {columns:,} pixels"
+
+
+def _check_flat(viewer: ViewerModel) -> None:
+    if viewer.dims.ndisplay > 2:
+        raise InputError(FLAT_VIEW)
+
+
+def read_accepted(
+    offers: Sequence[Shown], box: Box, threshold: float, values: Mapping[str, int], whole: bool
+) -> tuple[Box, NDArray[np.uint8]]:
+    """Return what the first prediction that reaches into `box` says there, coded as corrections, and where that lies.
+
+    box: in voxels of the image without channels. values: the value of each class by its name. whole: whether all of
+    the box has to be predicted, rather than a part of it.
+
+    Raises:
+        InputError: there is no prediction here, or only of a part, or it is not done.
+    """
+    parts = [(shown, _common(box, shown)) for shown in offers]
+    there = [(shown, part) for shown, part in parts if part is not None]
+    if whole:
+        complete = [(shown, part) for shown, part in there if part == box]
+        if there and not complete:
+            raise InputError(IN_PART)
+        there = complete
+    if not there:
+        raise InputError(SEGMENT_FIRST)
+    shown, part = there[0]
+    if np.prod([side.stop - side.start for side in part], dtype=float) > MOST:
+        raise InputError("This part is too large to accept at once: zoom in, and accept the view (S).")
+    return part, _read(shown, part, threshold, values)
+
+
+def _starts(shown: Shown) -> list[int]:
+    """Return where a prediction begins along the axes of the image without channels."""
+    return [shown.positions.get(axis, 0) for axis, letter in enumerate(shown.axes) if letter != "C"]
+
+
+def _common(box: Box, shown: Shown) -> Box | None:
+    """Return the part of a box that is predicted, None where there is none."""
+    starts = _starts(shown)
+    lengths = shown.prediction.probability.shape[-len(starts) :]
+    if len(starts) != len(box):
+        return None
+    part = tuple(
+        slice(max(side.start, start), min(side.stop, start + int(length)))
+        for side, start, length in zip(box, starts, lengths, strict=True)
+    )
+    return part if all(side.stop > side.start for side in part) else None
+
+
+def _read(shown: Shown, part: Box, threshold: float, values: Mapping[str, int]) -> NDArray[np.uint8]:
+    starts, names = _starts(shown), shown.prediction.class_names
+    place = tuple(slice(side.start - first, side.stop - first) for side, first in zip(part, starts, strict=True))
+    probability, several = shown.prediction.probability, len(names) > 1
+    if not shown.is_whole:
+        seen = np.asarray(probability[(slice(None), *place) if several else place])
+        # what was not written yet is exactly 0
+        if not (seen.max(axis=0) if several else seen).all():
+            raise InputError(UNFINISHED)
+    coded = np.array([BACKGROUND, *(values[name] for name in names)], np.uint8)
+    accepted: NDArray[np.uint8] = coded[Binary(probability, threshold, several)[place]]
+    return accepted
+
+
+NAME = "draw what is right"
+WIDTH = 2.0
+"""Pixels of the screen."""
+
+
+class BoxDrawing(QObject):  # type: ignore[misc]
+    """Ask for one rectangle over a layer; `on_drawn` is called with its corners in voxels of that layer.
+
+    It ends when the rectangle is there, when Escape is pressed, or when another layer is chosen.
+    """
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        over: Labels,
+        on_drawn: Callable[[NDArray[np.float64]], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        super().__init__()
+        self._viewer, self._over, self._on_drawn, self._on_end = viewer, over, on_drawn, on_end
+        self._links = Links()
+        same = {name: getattr(over, name) for name in ("scale", "translate", "rotate", "shear", "affine", "units")}
+        self.shapes: Shapes = viewer.add_shapes(
+            ndim=over.ndim,
+            name=NAME,
+            edge_color="#ffffff",
+            face_color="#ffffff22",
+            edge_width=max(1.0, WIDTH * pixel_of(viewer, over)),
+            metadata={KEY: {"drawing": True}},
+            axis_labels=over.axis_labels,
+            **same,
+        )
+        self.shapes.mode = "add_rectangle"
+        self.shapes.bind_key("Escape", lambda layer: self._end_soon(), overwrite=True)
+        self._links.tie(self.shapes.events.data, self._end_soon_where_drawn)
+        self._links.tie(viewer.layers.selection.events.active, self._end_where_left)
+        self._links.tie(viewer.layers.events.removed, self._end_where_left)
+        self._is_over = False
+
+    def _end_soon_where_drawn(self, event: Any) -> None:
+        if getattr(event.action, "value", event.action) == "added":
+            self._end_soon()
+
+    def _end_where_left(self, event: Any) -> None:
+        if self._viewer.layers.selection.active is not self.shapes:
+            self._end_soon()
+
+    def _end_soon(self) -> None:
+        # napari is still at work on the shape
+        QTimer.singleShot(0, self.end)
+
+    def end(self) -> None:
+        """Take the layer away; what was drawn is accepted."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._links.cut()
+        drawn = [np.asarray(shape) for shape in self.shapes.data]
+        if self.shapes in self._viewer.layers:
+            self._viewer.layers.remove(self.shapes)
+        self._on_end()
+        if drawn:
+            self._on_drawn(drawn[-1])

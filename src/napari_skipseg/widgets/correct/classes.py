@@ -1,0 +1,294 @@
+"""The list of classes to paint with: which one is in the brush, its colour and name, how much of it there is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QEvent, QObject, Qt, Signal
+from qtpy.QtGui import QColor, QMouseEvent
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QColorDialog,
+    QFrame,
+    QHBoxLayout,
+    QLineEdit,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_skipseg.corrections.subject import BACKGROUND, FIRST_CLASS, HIGHEST, NOT_LOOKED_AT, CorrectionClass
+from napari_skipseg.errors import InputError
+from napari_skipseg.widgets.forms.fields import PlainLabel, set_hint
+from napari_skipseg.widgets.layers.result_looks import CLASS_COLORS
+from napari_skipseg.wording import counted
+
+if TYPE_CHECKING:
+    from napari.utils.colormaps import DirectLabelColormap
+
+
+BACKGROUND_COLOR = "#ff5a5f"
+UNNAMED_COLOR = "#ffffff"
+ACCEPTED_COLOR = "#3f7bff"
+"""Of all that was accepted, whatever it says there: in the colours of its classes it would hide the result below."""
+
+
+def add_classes(classes: Sequence[CorrectionClass], names: Sequence[str]) -> tuple[CorrectionClass, ...]:
+    """Return the classes with one more for each name that is not among them yet, each with a value of its own.
+
+    Raises:
+        InputError: there is no value left, or a name is empty.
+    """
+    grown = list(classes)
+    for name in names:
+        if name.casefold() in {each.name.casefold() for each in grown}:
+            continue
+        value = max([FIRST_CLASS - 1, *(each.value for each in grown)]) + 1
+        if value > HIGHEST:
+            raise InputError(f"There are {len(grown)} classes already: corrections hold no more.")
+        used = {each.color for each in grown}
+        free = [color for color in CLASS_COLORS if color not in used] or list(CLASS_COLORS)
+        grown.append(CorrectionClass(name.strip(), value, free[0]))
+    return tuple(grown)
+
+
+def name_values(classes: Sequence[CorrectionClass], values: Iterable[int]) -> tuple[CorrectionClass, ...]:
+    """Return the classes with one more for each value that none has yet, named after it."""
+    missing = sorted({*values} - {NOT_LOOKED_AT, BACKGROUND, *(each.value for each in classes)})
+    grown = list(classes)
+    for value in missing:
+        color = CLASS_COLORS[(value - FIRST_CLASS) % len(CLASS_COLORS)]
+        grown.append(CorrectionClass(fresh_name(grown), value, color))
+    return tuple(sorted(grown, key=lambda each: each.value))
+
+
+def rename_class(classes: Sequence[CorrectionClass], value: int, name: str) -> tuple[CorrectionClass, ...]:
+    """Return the classes with another name for one of them.
+
+    Raises:
+        InputError: the name is empty, or another class has it.
+    """
+    if name.strip().casefold() in {each.name.casefold() for each in classes if each.value != value}:
+        raise InputError(f"Another class is called '{name.strip()}' already: give this one a name of its own.")
+    return tuple(replace(each, name=name.strip()) if each.value == value else each for each in classes)
+
+
+def recolor_class(classes: Sequence[CorrectionClass], value: int, color: str) -> tuple[CorrectionClass, ...]:
+    """Return the classes with another colour for one of them."""
+    return tuple(replace(each, color=color) if each.value == value else each for each in classes)
+
+
+def fresh_name(classes: Sequence[CorrectionClass]) -> str:
+    """Return a name that no class has: "class 2", …."""
+    names = {each.name.casefold() for each in classes}
+    number = len(classes) + 1
+    while f"class {number}" in names:
+        number += 1
+    return f"class {number}"
+
+
+def is_unnamed(name: str) -> bool:
+    """Return whether a class is called as `fresh_name` calls one that nobody has named yet."""
+    return re.fullmatch(r"class \d+", name.casefold()) is not None
+
+
+def colormap_of(classes: Sequence[CorrectionClass]) -> DirectLabelColormap:
+    """Return the colours of a layer that holds corrections."""
+    from napari.utils.colormaps import DirectLabelColormap
+
+    colors: dict[int | None, str] = {None: UNNAMED_COLOR, NOT_LOOKED_AT: "transparent", BACKGROUND: BACKGROUND_COLOR}
+    colors.update({each.value: each.color for each in classes})
+    return DirectLabelColormap(color_dict=colors)
+
+
+def accepted_colormap() -> DirectLabelColormap:
+    """Return the colours of a layer that holds what was accepted."""
+    from napari.utils.colormaps import DirectLabelColormap
+
+    return DirectLabelColormap(color_dict={None: ACCEPTED_COLOR, NOT_LOOKED_AT: "transparent"})
+
+
+CHOSEN = "QFrame#row { background-color: rgba(99, 137, 255, 95); border-radius: 4px; }"
+PLAIN = "QFrame#row { background-color: transparent; border-radius: 4px; }"
+NAME = "QLineEdit { background: transparent; border: none; padding: 0px; }"
+NAME_ASKED = NAME.replace("}", "font-style: italic; }")
+NAME_EDITED = "QLineEdit { padding: 0px 2px; }"
+ASK = "its name, such as mitochondrion"
+JUDGED_HINT = (
+    "Learn {name} from these corrections: whatever was painted or accepted and is not {name} then counts as a place "
+    "without it. Untick a class that you did not look at"
+)
+
+
+class ClassRow(QFrame):  # type: ignore[misc]
+    """One class. A click chooses it; a double click on the name renames it; the swatch recolours it."""
+
+    chosen = Signal(int)
+    renamed = Signal(int, str)
+    recolored = Signal(int, str)
+    ticked = Signal()
+
+    def __init__(self, name: str, value: int, color: str, is_fixed: bool) -> None:
+        super().__init__()
+        self.setObjectName("row")
+        self.value, self._name, self._color = value, name, color
+        self.swatch, self.name, self.count, self.judged = QPushButton(), QLineEdit(name), PlainLabel(), QCheckBox()
+        self.swatch.setFixedSize(16, 16)
+        self.swatch.setStyleSheet(f"QPushButton {{ background-color: {color}; border-radius: 8px; }}")
+        self.swatch.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.swatch.setEnabled(not is_fixed)
+        self.swatch.clicked.connect(self._ask_color)
+        self.count.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        self.judged.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        set_hint(self.judged, JUDGED_HINT.format(name=name))
+        self.judged.clicked.connect(self.ticked)
+        self._rest()
+        self.name.editingFinished.connect(self._rename)
+        if not is_fixed:
+            set_hint(self.name, f"Paint with {name}; double-click to {'name' if is_unnamed(name) else 'rename'} it")
+            self.swatch.setToolTip("Another colour")
+        self.is_fixed = is_fixed
+        self.name.installEventFilter(self)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(6, 3, 4, 3)
+        row.setSpacing(6)
+        for widget, stretch in ((self.swatch, 0), (self.name, 1), (self.count, 0), (self.judged, 0)):
+            row.addWidget(widget, stretch)
+
+    def mousePressEvent(self, event: QMouseEvent) -> None:  # noqa: N802
+        """Choose this class."""
+        self.chosen.emit(self.value)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
+        """Choose the class with a click on its name; let the name be written with two."""
+        if self.name.isReadOnly() and event.type() == QEvent.Type.MouseButtonPress:
+            self.chosen.emit(self.value)
+            return True
+        if event.type() == QEvent.Type.MouseButtonDblClick and not self.is_fixed:
+            self.edit()
+            return True
+        return bool(super().eventFilter(watched, event))
+
+    def edit(self) -> None:
+        """Let the name be written."""
+        self.name.setReadOnly(False)
+        self.name.setStyleSheet(NAME_EDITED)
+        self.name.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.name.setFocus()
+        self.name.selectAll()
+
+    def ask_name(self) -> None:
+        """Ask for the name of a class that has none of its own yet."""
+        self.edit()
+        self.name.clear()
+        self.name.setPlaceholderText(ASK)
+
+    def _rest(self) -> None:
+        self.name.setReadOnly(True)
+        self.name.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.name.setStyleSheet(NAME_ASKED if is_unnamed(self._name) else NAME)
+        self.name.deselect()
+
+    def _rename(self) -> None:
+        if self.name.isReadOnly():
+            return
+        self._rest()
+        wanted = self.name.text().strip() or self._name
+        self.name.setText(self._name)
+        self.renamed.emit(self.value, wanted)
+
+    def _ask_color(self) -> None:
+        color = QColorDialog.getColor(QColor(self._color), self, f"Colour of {self._name}")
+        if color.isValid():
+            self.recolored.emit(self.value, color.name())
+
+
+class ClassList(QWidget):  # type: ignore[misc]
+    """Background and the classes.
+
+    A class is ticked as soon as there is anything of it, unless the user said otherwise.
+    """
+
+    chosen = Signal(int)
+    renamed = Signal(int, str)
+    recolored = Signal(int, str)
+    judged_changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[int, ClassRow] = {}
+        self._classes: tuple[CorrectionClass, ...] = ()
+        self._said: dict[int, bool] = {}
+        self._column = QVBoxLayout(self)
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self._column.setSpacing(1)
+        self.heading = PlainLabel("pixels  learn")
+        self.heading.setAlignment(Qt.AlignmentFlag.AlignRight)
+        self.heading.setStyleSheet("QLabel { font-size: 7pt; }")
+        self._column.addWidget(self.heading)
+
+    def show_classes(self, classes: Sequence[CorrectionClass]) -> None:
+        """Show these classes; what the user ticked stays."""
+        if tuple(classes) == self._classes and self.rows:
+            return
+        self._classes = tuple(classes)
+        for row in self.rows.values():
+            self._column.removeWidget(row)
+            row.hide()
+            row.deleteLater()
+        self.rows = {}
+        self.heading.setVisible(len(classes) > 1)
+        self._add(ClassRow("background", BACKGROUND, BACKGROUND_COLOR, is_fixed=True))
+        for each in classes:
+            self._add(ClassRow(each.name, each.value, each.color, is_fixed=False))
+
+    def _add(self, row: ClassRow) -> None:
+        self.rows[row.value] = row
+        self._column.addWidget(row)
+        row.chosen.connect(self.chosen)
+        row.renamed.connect(self.renamed)
+        row.recolored.connect(self.recolored)
+        row.ticked.connect(self._say_judged)
+        # one class alone is what the corrections are for
+        row.judged.setVisible(row.value != BACKGROUND and len(self._classes) > 1)
+        row.setStyleSheet(PLAIN)
+
+    def forget(self) -> None:
+        """Show the ticks of other corrections from now on."""
+        self._said = {}
+
+    def mark_chosen(self, value: int) -> None:
+        """Show which class is in the brush."""
+        for row in self.rows.values():
+            row.setStyleSheet(CHOSEN if row.value == value else PLAIN)
+
+    def show_counts(self, pixels: Mapping[int, int]) -> None:
+        """Show how many pixels there are of each value, and tick what there is."""
+        for value, row in self.rows.items():
+            count = pixels.get(value, 0)
+            row.count.setText(short(count))
+            row.count.setToolTip(f"{counted(count, 'pixel')} painted or accepted")
+            row.judged.setChecked(self._said.get(value, count > 0))
+
+    def judged(self) -> tuple[CorrectionClass, ...]:
+        """Return the classes that are learnt from the corrections."""
+        if len(self._classes) == 1:
+            return self._classes
+        return tuple(each for each in self._classes if self.rows[each.value].judged.isChecked())
+
+    def _say_judged(self) -> None:
+        row = self.sender()
+        if isinstance(row, ClassRow):
+            self._said[row.value] = bool(row.judged.isChecked())
+            self.judged_changed.emit()
+
+
+def short(count: int) -> str:
+    """Return a number of pixels in few letters: 950, 12.3k, 4.5M."""
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{float(f'{count / size:.3g}'):g}{letter}"
+    return str(count)

@@ -1,0 +1,257 @@
+"""Earlier corrections that are offered: those of the image that is chosen, and those of a napari that broke down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QFrame, QHBoxLayout, QPushButton, QToolButton, QVBoxLayout, QWidget
+
+from napari_skipseg.corrections.catalog import Found, find_corrections
+from napari_skipseg.corrections.saved import Summary
+from napari_skipseg.errors import SkipsegError
+from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.forms.fields import WARNING_COLOR, PlainLabel
+from napari_skipseg.widgets.forms.job_tab import pop_up
+from napari_skipseg.widgets.forms.worker import Outcome, first_line, start_work
+from napari_skipseg.widgets.layers.axes import axes_of
+from napari_skipseg.widgets.layers.files import open_image
+from napari_skipseg.widgets.segment.checks import Choices
+from napari_skipseg.wording import counted
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+    from napari_skipseg.widgets.correct.tab import CorrectTab
+
+
+CALM_COLOR = "rgba(99, 137, 255, 70)"
+
+
+class Offer(QFrame):  # type: ignore[misc]
+    """One sentence, a button for what can be done, and a cross that puts it aside."""
+
+    def __init__(self, text: str, button: str, action: Callable[[], None] | None, color: str = CALM_COLOR) -> None:
+        super().__init__()
+        self.setObjectName("offer")
+        self.setStyleSheet(f"QFrame#offer {{ background-color: {color}; border-radius: 4px; }}")
+        self.label, self.button, self.cross = PlainLabel(text), QPushButton(button), QToolButton()
+        self.label.setWordWrap(True)
+        self.cross.setText("×")
+        self.cross.setAutoRaise(True)
+        self.cross.setToolTip("Not now: the corrections stay on disk, and are offered again")
+        for widget in (self.button, self.cross):
+            widget.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.is_aside, self.can_act = False, action is not None
+        self.cross.clicked.connect(self._put_aside)
+        self.button.setVisible(action is not None)
+        if action is not None:
+            self.button.clicked.connect(partial(press, action))
+        column = QVBoxLayout(self)
+        column.setContentsMargins(8, 6, 6, 6)
+        column.setSpacing(4)
+        top = QHBoxLayout()
+        top.addWidget(self.label, 1)
+        top.addWidget(self.cross, 0, Qt.AlignmentFlag.AlignTop)
+        column.addLayout(top)
+        column.addWidget(self.button)
+
+    def _put_aside(self, checked: bool = False) -> None:
+        self.is_aside = True
+        self.hide()
+
+
+def press(action: Callable[[], None], checked: bool = False) -> None:
+    """Do what a button is for."""
+    action()
+
+
+class Offers(QWidget):  # type: ignore[misc]
+    """The offers that stand: at most one of the image, and one for each image that a lost napari left open."""
+
+    MOST = 3
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._column = QVBoxLayout(self)
+        self._column.setContentsMargins(0, 0, 0, 0)
+        self._column.setSpacing(6)
+        self._put_aside: set[str] = set()
+        self.of_image: Offer | None = None
+        self.interrupted: dict[str, Offer] = {}
+        self.hide()
+
+    def offer_for_image(self, key: str, text: str, button: str, action: Callable[[], None] | None) -> None:
+        """Offer something about the image that is chosen, unless it was put aside."""
+        if self.of_image is not None and self.of_image.property("key") == (key + text):
+            return
+        self.withdraw()
+        if key in self._put_aside:
+            return
+        offer = self.of_image = Offer(text, button, action, WARNING_COLOR if action is None else CALM_COLOR)
+        offer.setProperty("key", key + text)
+        offer.cross.clicked.connect(partial(self._put, key))
+        self._column.insertWidget(0, offer)
+        self.show()
+
+    @property
+    def restores(self) -> bool:
+        """Whether the image's earlier corrections are on offer."""
+        return self.of_image is not None and not self.of_image.is_aside and self.of_image.can_act
+
+    def withdraw(self) -> None:
+        """Offer nothing about the image."""
+        if self.of_image is not None:
+            self._drop(self.of_image)
+            self.of_image = None
+
+    def offer_interrupted(self, found: Found, open_it: Callable[[], None]) -> None:
+        """Offer corrections that a napari left behind which did not end as it should."""
+        if len(self.interrupted) < self.MOST and found.subject.key not in self.interrupted:
+            is_file = bool(found.subject.file)
+            text = interrupted_text(found) + ("" if is_file else " Open it again to go on.")
+            offer = Offer(text, "Open && restore", open_it if is_file else None, WARNING_COLOR)
+            self.interrupted[found.subject.key] = offer
+            self._column.addWidget(offer)
+            self.show()
+
+    def _put(self, key: str, checked: bool = False) -> None:
+        self._put_aside.add(key)
+        self.changed.emit()
+
+    def settle(self, key: str) -> None:
+        """Take out what is restored now."""
+        if (offer := self.interrupted.pop(key, None)) is not None:
+            self._drop(offer)
+
+    def _drop(self, offer: Offer) -> None:
+        self._column.removeWidget(offer)
+        offer.hide()
+        offer.deleteLater()
+
+
+def restore_text(found: Found, amount: Summary | None) -> str:
+    """Return what is offered for an image that was corrected earlier."""
+    much = "" if amount is None else f": {in_words(amount, found.subject.axes)}"
+    if found.was_interrupted:
+        when = day_of(found.changed)
+        return f"napari ended unexpectedly while you corrected this image ({when}){much}. All strokes are saved."
+    return f"You corrected this image on {day_of(found.changed)}{much}."
+
+
+def in_words(amount: Summary, axes: str) -> str:
+    """Return how much was corrected, such as "1,234 pixels on 5 slices"."""
+    count = sum(amount.pixels.values())
+    where = "" if len(axes) == 2 else f" on {counted(amount.slices, 'slice')}"
+    return f"{counted(count, 'pixel')}{where}"
+
+
+def interrupted_text(found: Found) -> str:
+    """Return what is said of corrections that a napari left behind which did not end as it should."""
+    when = day_of(found.changed)
+    return f"napari ended unexpectedly while you corrected '{found.subject.name}' ({when}). All strokes are saved."
+
+
+def changed_text(found: Found) -> str:
+    """Return what is said of an image whose file held other voxels when it was corrected."""
+    return (
+        f"The file of this image has changed since you corrected it on {day_of(found.changed)}: those corrections are "
+        "kept. Export them and import them here if they still fit."
+    )
+
+
+def day_of(seconds: float) -> str:
+    """Return a day and its time, such as "3 Nov, 14:05"."""
+    then = time.localtime(seconds)
+    year = "" if then.tm_year == time.localtime().tm_year else f" {then.tm_year}"
+    return f"{then.tm_mday} {time.strftime('%b', then)}{year}, {time.strftime('%H:%M', then)}"
+
+
+LOST = "napari ended while you painted: restore the corrections in the Correct tab."
+
+
+class Reopening:
+    """What the Correct tab offers.
+
+    It opens the file of corrections that were left behind, and goes on with them when one of its layers is known.
+    """
+
+    def __init__(self, viewer: ViewerModel, tab: CorrectTab) -> None:
+        self._viewer, self._tab = viewer, tab
+        self._key = ""
+        self._opened: list[Image] = []
+
+    def offer(self, choices: Choices, fault: str) -> None:
+        """Offer what there is of the image from earlier, where it can be corrected and is not yet."""
+        tab, layer = self._tab, choices.layer
+        known = None if layer is None or fault else tab.identities.find(layer, choices.axes)
+        if known is None or tab.session is not None:
+            tab.offers.withdraw()
+        elif known.found is not None and not known.found.is_empty and not known.found.is_open:
+            tab.offers.settle(known.key)
+            tab.offers.offer_for_image(known.key, restore_text(known.found, known.amount), "Restore", tab.correct)
+        elif known.before is not None and not known.before.is_empty:
+            tab.offers.offer_for_image(known.key, changed_text(known.before), "", None)
+        else:
+            tab.offers.withdraw()
+
+    def find_interrupted(self) -> None:
+        """Offer what a napari left behind that did not end as it should, once it is found."""
+
+        def offer(outcome: Outcome) -> None:
+            lost: tuple[Found, ...] = outcome.value or ()
+            for found in lost:
+                self._tab.offers.offer_interrupted(found, partial(self.open, found))
+            if lost:
+                pop_up(LOST)
+
+        name = "Looking for corrections"
+        start_work(self._tab, iter_find_interrupted, name, lambda _: None, offer, lambda: None, is_quiet=True)
+
+    def open(self, found: Found) -> None:
+        """Open the image that was being corrected."""
+        from napari.layers import Image
+
+        name = found.subject.file
+        try:
+            layers = open_image(self._viewer, name)
+        except (OSError, ValueError, RuntimeError, SkipsegError) as error:
+            self._tab.complain(f"'{name}' cannot be opened: open the image from where it is now. ({first_line(error)})")
+            return
+        self._key, self._opened = found.subject.key, [layer for layer in layers if isinstance(layer, Image)]
+        self.follow_identity()
+
+    def follow_identity(self) -> None:
+        """Go on with the corrections once the layer that they are of is known."""
+        if not self._key:
+            return
+        there = [layer for layer in self._opened if layer in self._viewer.layers]
+        known = [(layer, self._tab.identities.find(layer, axes_of(layer))) for layer in there]
+        mine = [layer for layer, each in known if each is not None and each.key == self._key]
+        if mine:
+            self._key = ""
+            choose_image(self._tab, mine[0])
+            self._tab.correct()
+        elif all(each is not None for _, each in known):
+            self._key = ""
+            self._tab.complain("This file now holds a different image. The corrections are kept, and can be exported.")
+
+
+def choose_image(tab: CorrectTab, layer: Image) -> None:
+    """Choose an image in the Segment tab."""
+    combo = tab.segment_tab.form.image
+    for number in range(combo.count()):
+        if combo.itemData(number) is layer:
+            combo.setCurrentIndex(number)
+            combo.activated.emit(number)
+
+
+def iter_find_interrupted() -> Generator[Progress, None, tuple[Found, ...]]:
+    """Return the corrections that a napari left behind which did not end as it should."""
+    yield Progress(0, 1, "looking for corrections")
+    return tuple(each for each in find_corrections() if each.was_interrupted and not each.is_open and not each.is_empty)

@@ -1,0 +1,221 @@
+"""The corrections that are open in this window: one for each image content, closed when the window goes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject, QTimer, Signal
+
+from napari_skipseg.corrections.catalog import Found, find_by_file, find_for
+from napari_skipseg.corrections.saved import Summary, Tallies, load_saved
+from napari_skipseg.corrections.store import Corrections, open_corrections
+from napari_skipseg.errors import SkipsegError
+from napari_skipseg.images.files import is_there
+from napari_skipseg.images.identity import identify
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.correct.layers import CorrectionLayers
+from napari_skipseg.widgets.forms.fields import Links
+from napari_skipseg.widgets.forms.worker import Outcome, Work, start_work
+from napari_skipseg.widgets.layers.files import opened_from
+from napari_skipseg.widgets.layers.results import stack_of
+from napari_skipseg.widgets.segment.checks import Choices, find_faults
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+
+BETWEEN = (
+    "The channels of '{}' lie between its other axes: open it with each channel as a layer (viewer.add_image with "
+    "channel_axis={})."
+)
+
+
+@dataclass
+class Session:
+    """Corrections that are open, and their layers."""
+
+    corrections: Corrections
+    layers: CorrectionLayers
+
+    @property
+    def key(self) -> str:
+        """What the image is."""
+        return self.corrections.subject.key
+
+
+class Sessions:
+    """Those that are open, by what their image is."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Session] = {}
+
+    def __iter__(self) -> Generator[Session, None, None]:
+        yield from self._open.values()
+
+    def keep(self, session: Session) -> None:
+        """Keep one that was opened."""
+        self._open[session.key] = session
+
+    def find(self, key: str) -> Session | None:
+        """Return the one of an image."""
+        return self._open.get(key)
+
+    def find_of(self, image: Image | None) -> Session | None:
+        """Return the one whose layers lie over an image layer."""
+        return next((session for session in self if session.layers.image is image), None)
+
+    def take_out(self, session: Session) -> None:
+        """Forget one that is being closed."""
+        self._open.pop(session.key, None)
+
+    def abandoned(self, viewer: ViewerModel) -> list[Session]:
+        """Return those of which neither the image nor the strokes are in the viewer."""
+        return [each for each in self if each.layers.image not in viewer.layers and not each.layers.is_shown]
+
+    def close_all(self) -> None:
+        """Bring all to the disk and close them."""
+        for session in list(self):
+            session.layers.cut()
+            self.take_out(session)
+            with contextlib.suppress(SkipsegError):  # what was painted is in the journal
+                session.corrections.close()
+
+
+def find_correcting_fault(choices: Choices) -> str:
+    """Return why the image cannot be corrected, empty where it can."""
+    faults = find_faults(choices)
+    wrong = [faults[field] for field in ("image", "axes") if field in faults]
+    if not wrong and choices.axes.find("C") > 0 and choices.layer is not None:
+        wrong = [BETWEEN.format(choices.layer.name, choices.axes.index("C"))]
+    return wrong[0] if wrong else ""
+
+
+def iter_open(stack: Stack, key: str) -> Generator[Progress, None, Corrections]:
+    """Return the corrections of an image, opened.
+
+    Raises:
+        SkipsegError: they are open in another window, or cannot be written.
+    """
+    yield Progress(0, 1, "opening the corrections")
+    return open_corrections(stack, key)
+
+
+def closing(session: Session) -> Work:
+    """Return the work of closing one."""
+    return partial(_iter_close, session)
+
+
+def _iter_close(session: Session) -> Generator[Progress, None, None]:
+    yield Progress(0, 1, "storing the corrections")
+    session.corrections.close()
+
+
+@dataclass(frozen=True)
+class Known:
+    """The content of an image, what corrections there are of it and how many, or else of what its file held before."""
+
+    key: str
+    found: Found | None
+    before: Found | None
+    amount: Summary | None = None
+
+
+class Identities(QObject):  # type: ignore[misc]
+    """What each image is. `told` says that another one is known now."""
+
+    told = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links = Links()
+        self._known: dict[tuple[str, str], Known] = {}
+        self._faults: dict[str, str] = {}
+        self._at_work: set[tuple[str, str]] = set()
+        self._followed: set[str] = set()
+
+    def find(self, layer: Image, axes: str) -> Known | None:
+        """Return what an image with such axes is; None where that is not known yet: `told` comes when it is."""
+        place = str(layer.unique_id), axes
+        if place in self._known:
+            return self._known[place]
+        if place not in self._at_work and place[0] not in self._faults:
+            self._ask(layer, axes, place)
+        return None
+
+    def fault(self, layer: Image | None) -> str:
+        """Return why an image cannot be looked at, empty where nothing is wrong."""
+        return "" if layer is None else self._faults.get(str(layer.unique_id), "")
+
+    def forget(self, layer: Image) -> None:
+        """Look anew at an image, or at what there is of it."""
+        source = str(layer.unique_id)
+        self._faults.pop(source, None)
+        self._known = {place: known for place, known in self._known.items() if place[0] != source}
+
+    def _ask(self, layer: Image, axes: str, place: tuple[str, str]) -> None:
+        if place[0] not in self._followed:
+            self._followed.add(place[0])
+            self.links.tie(layer.events.data, lambda event: self._forget_soon(layer))
+        try:
+            stack = corrected_stack(layer, axes)
+        except SkipsegError as error:
+            self._faults[place[0]] = str(error)
+            QTimer.singleShot(0, self.told.emit)
+            return
+        self._at_work.add(place)
+        data = layer.data
+
+        def take(outcome: Outcome) -> None:
+            if outcome.fault:
+                self._faults[place[0]] = outcome.fault
+            elif isinstance(outcome.value, Known) and layer.data is data:
+                self._known[place] = outcome.value
+
+        def end() -> None:
+            self._at_work.discard(place)
+            self.told.emit()
+
+        start_work(self, partial(_iter_look, stack), "Looking for corrections", _ignore, take, end, is_quiet=True)
+
+    def _forget_soon(self, layer: Image) -> None:
+        self.forget(layer)
+        self.told.emit()
+
+
+def corrected_stack(layer: Image, axes: str) -> Stack:
+    """Return the stack of an image layer, with the file that napari read it from where it says one.
+
+    Raises:
+        SkipsegError: as `stack_of`.
+    """
+    stack = stack_of(layer, axes)
+    path = "" if stack.file else opened_from(layer)
+    there = bool(path) and is_there(path)
+    return replace(stack, file=os.path.abspath(path)) if there else stack  # noqa: PTH100  # as `find_by_file` asks
+
+
+def _iter_look(stack: Stack) -> Generator[Progress, None, Known]:
+    yield Progress(0, 1, "looking for corrections")
+    key = identify(stack)
+    found = find_for(key)
+    before = find_by_file(stack.file) if stack.file and found is None else None
+    return Known(key, found, before, None if found is None or found.is_open or found.is_empty else _count(found))
+
+
+def _count(found: Found) -> Summary | None:
+    """Return how much was corrected, None where that cannot be read: opening it will say why."""
+    try:
+        return Tallies(*load_saved(found.folder, found.subject.shape).arrays).summary()
+    except (OSError, SkipsegError):
+        return None
+
+
+def _ignore(progress: Any) -> None:
+    """Show nothing of it."""

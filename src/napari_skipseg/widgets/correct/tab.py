@@ -1,0 +1,426 @@
+"""The Correct tab: strokes over an image and what was accepted, on disk at once; and where to look next."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtOpenGLWidgets import QOpenGLWidget
+from qtpy.QtWidgets import QHBoxLayout, QMenu, QPushButton, QVBoxLayout, QWidget
+
+from napari_skipseg.corrections.saved import Summary
+from napari_skipseg.corrections.store import Corrections
+from napari_skipseg.corrections.subject import CorrectionClass
+from napari_skipseg.errors import SkipsegError
+from napari_skipseg.inference.prediction import file_name
+from napari_skipseg.widgets.correct.actions import CorrectActions, What, ask_export, ask_import
+from napari_skipseg.widgets.correct.classes import ClassList
+from napari_skipseg.widgets.correct.layers import ACTIONS, CorrectionLayers, hint_of
+from napari_skipseg.widgets.correct.recovery import Offers, Reopening, in_words, press
+from napari_skipseg.widgets.correct.sessions import (
+    Identities,
+    Session,
+    Sessions,
+    closing,
+    corrected_stack,
+    find_correcting_fault,
+    iter_open,
+)
+from napari_skipseg.widgets.correct.uncertain_regions import PlacesList
+from napari_skipseg.widgets.forms.engine_line import EngineLine
+from napari_skipseg.widgets.forms.fields import FAULT_COLOR, Links, PlainLabel, set_hint
+from napari_skipseg.widgets.forms.job_tab import JobTab
+from napari_skipseg.widgets.forms.worker import Outcome, start_work
+from napari_skipseg.widgets.segment.tab import PRIMARY, SegmentTab
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+
+HEADING = "QLabel { font-weight: 600; }"
+QUIET = "QLabel { font-size: 8pt; }"
+NEXT = "QPushButton:enabled { font-weight: 600; }"
+SAVED, SAVING = "✓ saved", "saving…"
+
+
+class CorrectBody(QWidget):  # type: ignore[misc]
+    """The controls of corrections that are open, from the most used down. No button takes the keys from the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes, self.places = ClassList(), PlacesList()
+        self.buttons = {name: _button(f"{action.text} ({_key(action.key)})") for name, action in ACTIONS.items()}
+        for name, button in self.buttons.items():
+            button.setToolTip(hint_of(name))
+        self.buttons["previous place"].setText(ACTIONS["previous place"].text)
+        self.buttons["previous place"].setMaximumWidth(32)
+        self.buttons["next place"].setStyleSheet(NEXT)
+        self.add_class = _button("+")
+        self.add_class.setMaximumWidth(32)
+        self.add_class.setToolTip("Add a class; double-click its name to change it")
+        self.import_button, self.export_button = _button("Import"), _button("Export")
+        self.amount, self.state = PlainLabel(), PlainLabel()
+        self.amount.setWordWrap(True)
+        for label in (self.amount, self.state):
+            label.setStyleSheet(QUIET)
+        self._make_menus()
+        self._lay_out()
+
+    def _make_menus(self) -> None:
+        imports, exports = QMenu(self), QMenu(self)
+        self.import_file = imports.addAction("Labels from a TIFF or MRC file…")
+        self.import_zarr = imports.addAction("Labels from an OME-Zarr…")
+        self.export_target = exports.addAction("Everything that is learnt from: strokes and accepted parts…")
+        self.export_strokes = exports.addAction("Only the strokes…")
+        self.import_button.setMenu(imports)
+        self.export_button.setMenu(exports)
+        self.import_button.setToolTip("Import labels as strokes: 0 = not looked at, 1 = background, 2, … = the classes")
+        self.export_button.setToolTip("Write labels: 0 = not looked at, 1 = background, 2, … = the classes")
+
+    def _lay_out(self) -> None:
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(6)
+        column.addWidget(self.classes)
+        by_name = self.buttons
+        column.addLayout(_row(by_name["previous class"], by_name["next class"], self.add_class))
+        column.addLayout(_row(by_name["undo"], by_name["redo"]))
+        column.addWidget(_heading("Accept as right", "Everything that you accept is learnt from, background included"))
+        column.addLayout(_row(by_name["accept slice"], by_name["accept view"], by_name["accept rectangle"]))
+        column.addWidget(by_name["take back"])
+        column.addWidget(_heading("Where to look next", "Where the model is least sure, spread over the stack"))
+        column.addLayout(_row(by_name["previous place"], by_name["next place"], stretch=1))
+        column.addWidget(self.places)
+        line = QHBoxLayout()
+        line.addWidget(self.amount, 1)
+        line.addWidget(self.state, 0, Qt.AlignmentFlag.AlignTop)
+        column.addSpacing(4)
+        column.addLayout(line)
+        column.addLayout(_row(self.import_button, self.export_button))
+
+    def pause(self, is_paused: bool) -> None:
+        """Switch off what takes a while, as long as one such thing is under way; painting goes on."""
+        names = "next place", "previous place"
+        for button in (self.import_button, self.export_button, *(self.buttons[name] for name in names)):
+            button.setEnabled(not is_paused)
+
+    def show_amount(self, summary: Summary, axes: str) -> None:
+        """Say how much was corrected."""
+        self.classes.show_counts(summary.pixels)
+        if not summary.pixels:
+            self.amount.setText("Nothing corrected yet: paint over what is wrong, accept what is right.")
+            return
+        accepted = f" ({summary.reviewed_pixels:,} accepted)" if summary.reviewed_pixels else ""
+        self.amount.setText(in_words(summary, axes) + accepted)
+
+    def show_saved(self, is_saved: bool, fault: str) -> None:
+        """Say whether all of it is on disk; a fault is said in the tooltip, and by the tab."""
+        self.state.setText("not saved" if fault else SAVED if is_saved else SAVING)
+        set_hint(self.state, fault or "Every stroke is on disk within a second")
+        self.state.setStyleSheet(QUIET.replace("}", f"background-color: {FAULT_COLOR}; }}") if fault else QUIET)
+
+
+def _button(text: str) -> QPushButton:
+    button = QPushButton(text)
+    button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+    button.setMinimumHeight(26)
+    return button
+
+
+def _key(key: str) -> str:
+    return key.replace("Shift-", "⇧")
+
+
+def _heading(text: str, hint: str) -> PlainLabel:
+    label = PlainLabel(text)
+    label.setStyleSheet(HEADING)
+    label.setToolTip(hint)
+    return label
+
+
+def _row(*widgets: QWidget, stretch: int = -1) -> QHBoxLayout:
+    """Return a row of widgets as wide as each other, or with all the room for one."""
+    row = QHBoxLayout()
+    row.setSpacing(4)
+    for place, widget in enumerate(widgets):
+        row.addWidget(widget, 1 if stretch < 0 and widget.maximumWidth() > 100 else int(place == stretch))
+    return row
+
+
+WHAT_FOR = (
+    "Paint over what is wrong and accept what is right, then fine-tune a model with it. Every stroke is saved within "
+    "a second."
+)
+DELETED = "The layer of corrections was deleted. Nothing is lost: press Correct to bring it back."
+OTHER_VOXELS = "The data of '{}' were replaced: the corrections of the earlier data are kept on disk."
+LOOKED_AT = 300
+"""Milliseconds between two looks at how much there is, and whether it is on disk."""
+
+
+class CorrectTab(JobTab):
+    """Offers, Correct, the controls of what is being corrected, one line of what is wrong or how it went.
+
+    It corrects the image that the Segment tab has chosen. session: its corrections, None where they are not open.
+    """
+
+    def __init__(self, viewer: ViewerModel, line: EngineLine, segment_tab: SegmentTab) -> None:
+        super().__init__(line)
+        self._viewer, self.segment_tab = viewer, segment_tab
+        self.sessions, self.identities, self.links = Sessions(), Identities(), Links()
+        self.session: Session | None = None
+        self._is_wanted = self._is_opening = False
+        self._closing: set[str] = set()
+        self._fault_told = ""
+        self.actions = CorrectActions(viewer, self)
+        self.reopening = Reopening(viewer, self)
+        self._make_widgets()
+        self._connect()
+        segment_tab.known_colors = self.colors_of
+        self.reopening.find_interrupted()
+        self.check()
+
+    def _make_widgets(self) -> None:
+        self.offers, self.body = Offers(), CorrectBody()
+        self.correct_button = QPushButton("Correct")
+        self.correct_button.setStyleSheet(PRIMARY)
+        self.correct_button.setMinimumHeight(30)
+        self.correct_button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.what_for = PlainLabel(WHAT_FOR)
+        self.what_for.setWordWrap(True)
+        self.what_for.setStyleSheet(QUIET)
+        self._timer = QTimer(self)
+        self._timer.setInterval(LOOKED_AT)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(10, 10, 10, 10)
+        column.setSpacing(8)
+        widgets = self.offers, self.correct_button, self.what_for, self.body, self.cancel_button
+        for widget in (*widgets, self.progress, self.progress_text, self.message):
+            column.addWidget(widget)
+        column.addStretch(1)
+
+    def _connect(self) -> None:
+        body, actions = self.body, self.actions
+        self.correct_button.clicked.connect(self.correct)
+        for name, action in actions.by_name().items():
+            body.buttons[name].clicked.connect(partial(press, action))
+        body.add_class.clicked.connect(partial(press, actions.add_class))
+        body.classes.chosen.connect(self._choose_class)
+        body.classes.renamed.connect(actions.rename_class)
+        body.classes.recolored.connect(actions.recolor_class)
+        body.places.chosen.connect(actions.go_to)
+        body.import_file.triggered.connect(lambda: self._ask_import(folder=False))
+        body.import_zarr.triggered.connect(lambda: self._ask_import(folder=True))
+        body.export_target.triggered.connect(lambda: self._ask_export("target"))
+        body.export_strokes.triggered.connect(lambda: self._ask_export("strokes"))
+        self.segment_tab.form.changed.connect(self.forget_and_check)
+        self.identities.told.connect(self._follow_identity)
+        self._timer.timeout.connect(self.show_amounts)
+        self.offers.changed.connect(self.check)
+        self.links.tie(self._viewer.layers.events.removed, self._follow_removal)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether corrections are being stored that are no longer on show."""
+        return bool(self._closing)
+
+    def corrections(self) -> Corrections | None:
+        """Return the corrections of the image that is chosen, None where they are not open."""
+        return None if self.session is None else self.session.corrections
+
+    def judged_classes(self) -> tuple[CorrectionClass, ...]:
+        """Return the classes that the corrections of the image tell about, whatever else was not looked at."""
+        return () if self.session is None else self.body.classes.judged()
+
+    def colors_of(self, image: Image) -> dict[str, str]:
+        """Return the colours of an image's classes by their names in small letters; none if it is not corrected."""
+        session = self.sessions.find_of(image)
+        return {} if session is None else {each.name.casefold(): each.color for each in session.corrections.classes}
+
+    def correct(self) -> None:
+        """Open the corrections of the image, those there are already too, and make them ready to be painted."""
+        choices = self.segment_tab.form.read()
+        layer = choices.layer
+        if layer is None or find_correcting_fault(choices) or self._is_opening:
+            return
+        if self.session is not None:
+            self._enter(self.session)
+            return
+        if self.identities.fault(layer):
+            self.identities.forget(layer)
+        known = self.identities.find(layer, choices.axes)
+        self._is_wanted = known is None or known.key in self._closing
+        if known is None or self._is_wanted:
+            self.check()
+            return
+        elsewhere = self.sessions.find(known.key)
+        if elsewhere is not None and elsewhere.layers.image in self._viewer.layers:
+            name = elsewhere.layers.image.name
+            self.complain(f"'{layer.name}' has the same voxels as '{name}', which is being corrected: choose that one.")
+        elif elsewhere is not None:
+            elsewhere.layers.follow(layer)
+            self.check()
+            self._enter(elsewhere)
+        else:
+            self._open(layer, choices.axes, known.key)
+
+    def _open(self, layer: Image, axes: str, key: str) -> None:
+        try:
+            stack = corrected_stack(layer, axes)
+        except SkipsegError as error:
+            self.complain(str(error))
+            return
+
+        def take(outcome: Outcome) -> None:
+            if outcome.fault:
+                self.complain(outcome.fault)
+                return
+            layers = CorrectionLayers(self._viewer, layer, axes, outcome.value, self.actions.by_name())
+            layers.class_chosen.connect(self.body.classes.mark_chosen)
+            layers.told.connect(self.complain)
+            session = Session(outcome.value, layers)
+            self.sessions.keep(session)
+            self._fault_told = ""
+            if layer in self._viewer.layers:
+                self.check()
+                self.actions.name_model_classes(session)
+                self._enter(session)
+            else:
+                self._follow_removal()
+
+        def end() -> None:
+            self._is_opening = False
+            self.check()
+
+        self._is_opening = True
+        self.check()
+        work = partial(iter_open, stack, key)
+        start_work(self, work, "Opening the corrections", lambda _: None, take, end, is_quiet=True)
+
+    def _enter(self, session: Session) -> None:
+        session.layers.show()
+        self.offers.settle(session.key)
+        self._told = ("", "")
+        self.check()
+        self.show_classes()
+        self.color_results(session)
+        self.give_keys_back()
+
+    def color_results(self, session: Session) -> None:
+        """Show what models make of an image in the colours that its classes have here."""
+        image = session.layers.image
+        self.segment_tab.results.set_colors(image, self.colors_of(image))
+
+    def give_keys_back(self) -> None:
+        """Let keys go to the image again, not to a field of the panel."""
+        canvas = self.window().findChild(QOpenGLWidget)
+        if canvas is not None:
+            canvas.setFocus()
+
+    def check(self) -> None:
+        """Show the controls of what is being corrected, or how to begin; the line below says what is wrong."""
+        super().check()
+        choices = self.segment_tab.form.read()
+        fault = find_correcting_fault(choices)
+        session = self.sessions.find_of(choices.layer)
+        if session is not self.session:
+            if self.session is not None:
+                self.session.layers.mark.hide()
+            self.session = session
+            self.body.classes.forget()
+            self.body.places.show_places((), "")
+            self.show_classes()
+        is_shown = session is not None and session.layers.is_shown
+        self.correct_button.setEnabled(not fault and not self._is_opening and not self._is_wanted)
+        set_hint(self.correct_button, fault or WHAT_FOR)
+        self.what_for.setVisible(not is_shown)
+        self.body.setVisible(is_shown)
+        self.body.pause(self.is_running)
+        self.reopening.offer(choices, fault)
+        self.correct_button.setVisible(not is_shown and not self.offers.restores)
+        if session is not None and not is_shown and not self._told[0]:
+            self.message.say(DELETED)
+        else:
+            self.explain(fault)
+        (self._timer.start if any(self.sessions) else self._timer.stop)()
+
+    def _follow_identity(self) -> None:
+        """Go on with what waited for it, once an image is known; leave corrections that are of other voxels."""
+        choices = self.segment_tab.form.read()
+        known = None if choices.layer is None else self.identities.find(choices.layer, choices.axes)
+        if self.session is not None and known is not None and known.key != self.session.key:
+            name = self.session.layers.image.name
+            self._leave(self.session)
+            self.tell(OTHER_VOXELS.format(name))
+        self.check()
+        self.reopening.follow_identity()
+        if self._is_wanted and known is not None:
+            self._is_wanted = False
+            self.correct()
+        elif self._is_wanted and (fault := self.identities.fault(choices.layer)):
+            self._is_wanted = False
+            self.complain(fault)
+
+    def _follow_removal(self, event: Any = None) -> None:
+        for session in self.sessions.abandoned(self._viewer):
+            self._leave(session)
+        self.check()
+
+    def _leave(self, session: Session) -> None:
+        """Take the layers away and close the corrections, beside the window."""
+
+        def end() -> None:
+            self._closing.discard(session.key)
+            self.identities.forget(session.layers.image)
+            self._follow_identity()
+
+        self.sessions.take_out(session)
+        self._closing.add(session.key)
+        session.layers.remove()
+        start_work(self, closing(session), "Storing corrections", lambda _: None, self._hear_fault, end, is_quiet=True)
+        self.check()
+
+    def _hear_fault(self, outcome: Outcome) -> None:
+        if outcome.fault:
+            self.fail(outcome.fault)
+
+    def show_amounts(self) -> None:
+        """Say how much was corrected, and whether it is on disk."""
+        for session in self.sessions:
+            if session.corrections.fault and session.corrections.fault != self._fault_told:
+                self._fault_told = session.corrections.fault
+                self.fail(session.corrections.fault)
+        self.actions.settle_place()
+        if self.session is not None:
+            corrections = self.session.corrections
+            self.body.show_amount(corrections.summary(), corrections.subject.axes)
+            self.body.show_saved(corrections.flush(timeout=0), corrections.fault)
+
+    def show_classes(self) -> None:
+        """Show the classes as they are now."""
+        if self.session is not None:
+            self.body.classes.show_classes(self.session.corrections.classes)
+            strokes = self.session.layers.strokes
+            if strokes is not None:
+                self.body.classes.mark_chosen(int(strokes.selected_label))
+            self.show_amounts()
+
+    def complain(self, fault: str) -> None:
+        """Say what cannot be done, in the line."""
+        self.tell(fault, FAULT_COLOR)
+
+    def _choose_class(self, value: int) -> None:
+        if self.session is not None:
+            self.session.layers.choose_class(value)
+
+    def _ask_import(self, folder: bool) -> None:
+        if self.session is not None and (path := ask_import(self, folder)) is not None:
+            self.actions.import_from(path)
+
+    def _ask_export(self, what: What) -> None:
+        if self.session is None:
+            return
+        name = file_name(self.session.layers.image.name)
+        if (path := ask_export(self, name)) is not None:
+            self.actions.export_to(path, what)

@@ -1,0 +1,221 @@
+"""How a new model compares with the one it started from: the scores side by side, and a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from html import escape
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QHBoxLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+
+from napari_skipseg.training.progress import EVEN, Report, ScoreRow
+from napari_skipseg.widgets.forms.fields import WARNING_COLOR, Message, RichLabel, set_hint
+from napari_skipseg.widgets.layers.placement import visible_box
+from napari_skipseg.widgets.layers.results import Shown, remove_results, results_in, segmented_in, show
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image, Layer
+
+
+GOOD_COLOR = "rgba(46, 170, 110, 90)"
+BETTER, WORSE = "#3ecf8e", "#ff8a5c"
+LONGEST_NAME = 24
+"""Letters of a model's name on a button."""
+LOWER_IS_BETTER = ("FPR", "FNR")
+MEANINGS = {
+    "Dice": "overlap of prediction and corrections: 1 = the same",
+    "FPR": "share of the background that is taken for the class: 0 = none",
+    "FNR": "share of the class that is missed: 0 = none",
+    "V_rand": "how well the cells are separated (ISBI 2012): 1 = as in the truth",
+}
+
+
+class ReportTable(QWidget):  # type: ignore[misc]
+    """The table, what it comes to, and what can be done with the new model.
+
+    used: the user wants the new model though it is not better. compared: before is wanted in place of after.
+    """
+
+    used = Signal()
+    compared = Signal(bool)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.verdict = RichLabel(), Message()
+        self.table.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.table.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self.table.setWordWrap(True)
+        self._models = "", ""
+        self.use_button, self.before_button = QPushButton("Use it"), QPushButton("Show before")
+        self.use_button.setToolTip("Select the new model in the Segment tab, and segment the view with it")
+        self.before_button.setCheckable(True)
+        self.use_button.clicked.connect(self.used)
+        self.before_button.toggled.connect(self._compare)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.use_button)
+        buttons.addWidget(self.before_button)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(6)
+        column.addWidget(self.verdict)
+        column.addWidget(self.table)
+        column.addLayout(buttons)
+        self.hide()
+
+    def show_report(self, report: Report, old: str, new: str) -> None:
+        """Show a report. old, new: the names of the models that it compares."""
+        self.verdict.say(report.reason, GOOD_COLOR if report.is_better else WARNING_COLOR)
+        self.table.setText(report_html(report, old, new))
+        self.table.setToolTip("\n".join(f"{score}: {said}" for score, said in MEANINGS.items()))
+        self.table.setVisible(bool(report.rows))
+        self.use_button.setVisible(not report.is_better)
+        self.offer_before("", "")
+        self.show()
+
+    def offer_before(self, before: str, after: str) -> None:
+        """Offer the switch between what two models made of the view, after at first; "" = there is nothing of before.
+
+        That of before is the one whose result was on show, which need not be the one that the new model started from.
+        """
+        self._models = before, after
+        self.show_after()
+        self._name_button(False)
+        self.before_button.setVisible(bool(before))
+
+    def keep_before(self, is_there: bool) -> None:
+        """Offer the switch no longer where before has gone."""
+        if not is_there and not self.before_button.isHidden():
+            self.offer_before("", "")
+
+    def show_after(self) -> None:
+        """Show after, as long as before is not asked for again."""
+        self.before_button.setChecked(False)
+
+    def _compare(self, before: bool) -> None:
+        self._name_button(before)
+        self.compared.emit(before)
+
+    def _name_button(self, before: bool) -> None:
+        """Say which model's result a click brings."""
+        old, new = self._models
+        title, name = ("Show after", new) if before else ("Show before", old)
+        self.before_button.setText(f"{title}: {shortened(name)}" if name else title)
+        set_hint(self.before_button, f"Switch between the results of {old} (before) and {new} (after) in this view")
+
+
+def shortened(name: str) -> str:
+    """Return a name that a button has room for."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+
+
+def report_html(report: Report, old: str, new: str) -> str:
+    """Return the scores as a table: which models they are of, a heading for each thing that was scored on, and a row
+    for each class and score."""
+    models = f"old: <b>{escape(old)}</b>, new: <b>{escape(new)}</b>"
+    rows = [
+        f"<tr><td colspan='5' style='padding-bottom: 4px'>{models}</td></tr>",
+        "<tr><td></td><td></td><td align='right' style='padding: 1px 8px'>old</td>"
+        "<td align='right' style='padding: 1px 4px'>new</td><td></td></tr>",
+    ]
+    for heading, group in groupby(report.rows, key=lambda row: row.on):
+        rows.append(f"<tr><td colspan='5' style='padding-top: 5px'><b>On {escape(heading)}</b></td></tr>")
+        rows.extend(_rows(group))
+    return f"<table cellspacing='0' width='100%'>{''.join(rows)}</table>"
+
+
+def _rows(group: Iterator[ScoreRow]) -> Iterator[str]:
+    told = ""
+    for row in group:
+        name = "" if row.class_name == told else escape(row.class_name)
+        told = row.class_name
+        old = "–" if row.old is None else f"{row.old:.3f}"
+        color, arrow = _look(row)
+        yield (
+            f"<tr><td>{name}</td><td style='padding-left: 6px'>{escape(row.score)}</td>"
+            f"<td align='right' style='padding: 1px 8px'>{old}</td>"
+            f"<td align='right' style='padding: 1px 4px'><b>{row.new:.3f}</b></td>"
+            f"<td style='color: {color}'>{arrow}</td></tr>"
+        )
+
+
+def _look(row: ScoreRow) -> tuple[str, str]:
+    """Return colour and arrow of a change: which way it went, and whether that is good."""
+    if row.old is None or abs(row.new - row.old) < EVEN:
+        return "gray", ""
+    is_up = row.new > row.old
+    is_better = is_up != (row.score in LOWER_IS_BETTER)
+    return BETTER if is_better else WORSE, "▲" if is_up else "▼"
+
+
+BEFORE = "before "
+BEFORE_OF = "{} before"
+
+
+def find_before(viewer: ViewerModel, layer: Image | None, offers: Sequence[Shown]) -> Shown | None:
+    """Return the first of what is shown of an image that reaches into the middle of the view, None where none does."""
+    if layer is None:
+        return None
+    middle = [(low + high) // 2 for low, high in visible_box(viewer, layer)]
+    return next((shown for shown in offers if _reaches(shown, middle)), None)
+
+
+def _reaches(shown: Shown, place: Sequence[int]) -> bool:
+    axes = [axis for axis, letter in enumerate(shown.axes) if letter != "C"]
+    lengths = shown.prediction.probability.shape[-len(axes) :]
+    starts = [shown.positions.get(axis, 0) for axis in axes]
+    return len(shown.axes) == len(place) and all(
+        start <= place[axis] < start + length for axis, start, length in zip(axes, starts, lengths, strict=True)
+    )
+
+
+class BeforeAfter:
+    """The layers of before, hidden until they are wanted; those of after are all other results of the same image."""
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        self._viewer = viewer
+        self._source = ""
+        self._hidden: list[Layer] = []
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is anything of before to show."""
+        return bool(self._before())
+
+    def keep(self, layer: Image, shown: Shown | None, threshold: float) -> str:
+        """Keep what is shown of an image as before, in place of an earlier one; return the name of the model that made
+        it, "" where there is nothing."""
+        self.drop()
+        if shown is None or layer not in self._viewer.layers:
+            return ""
+        self._source = str(layer.unique_id)
+        prediction = replace(shown.prediction, attentions=(), uncertainty=None)
+        before = replace(shown, prediction=prediction, source=BEFORE_OF.format(self._source), prefix=BEFORE)
+        show(self._viewer, layer, before, threshold)
+        for each in self._before():
+            each.visible = False
+        return Path(str(shown.prediction.recipe.get("model", ""))).name or "the old model"
+
+    def compare(self, before: bool) -> None:
+        """Show before in place of after, or the other way round: of after what was on show."""
+        for each in self._before():
+            each.visible = before
+        if before:
+            self._hidden = [each for each in segmented_in(self._viewer, self._source) if each.visible]
+        for each in self._hidden:
+            each.visible = not before
+        if not before:
+            self._hidden = []
+
+    def _before(self) -> list[Layer]:
+        return results_in(self._viewer, BEFORE_OF.format(self._source))
+
+    def drop(self) -> None:
+        """Remove what was kept."""
+        if self._source:
+            remove_results(self._viewer, BEFORE_OF.format(self._source))
+        self._source, self._hidden = "", []

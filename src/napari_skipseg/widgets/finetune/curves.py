@@ -1,0 +1,198 @@
+"""A training as it goes on: its curves, and what the network makes of one tile. Imports pyqtgraph."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+import pyqtgraph
+from qtpy.QtCore import QRectF
+from qtpy.QtWidgets import QGridLayout, QSizePolicy, QVBoxLayout, QWidget
+
+from napari_skipseg.progress import Progress
+from napari_skipseg.training.progress import Learned, Pictured
+from napari_skipseg.widgets.forms.fields import PlainLabel
+from napari_skipseg.widgets.forms.plots import LINES, Colors, Plot, theme_colors
+from napari_skipseg.widgets.layers.result_looks import CLASS_COLORS
+
+HEIGHT, CURVES_HEIGHT = 128, 104
+LEGEND_ROOM = 0.55
+"""Free height above the curves, as a share of theirs."""
+LEAST_SPAN = 0.02
+"""Height of the values on show, at the least."""
+GREYS = (-2.0, 2.0)
+"""Standard units shown as black and white."""
+CLEAR, SOLID = 0, 150
+"""Opacities of what lies over the image, of 255."""
+
+
+class LiveCurves(Plot):
+    """Curves that grow, with a legend."""
+
+    def __init__(self, left: str) -> None:
+        super().__init__("step", left)
+        self.setFixedHeight(CURVES_HEIGHT)
+        self.showLabel("bottom", False)
+        self.getAxis("bottom").setHeight(22)
+        self.legend = self.plotItem.addLegend(offset=(-4, 1), colCount=2)
+        self._points: dict[str, list[tuple[int, float]]] = {}
+        self._lines: dict[str, Any] = {}
+        self._text = "#ffffff"
+
+    def use(self, colors: Colors) -> None:
+        """Draw in these colours."""
+        super().use(colors)
+        self._text = colors.text
+        self.legend.setLabelTextColor(colors.text)
+        for _, label in self.legend.items:
+            label.setText(label.text, color=colors.text)
+
+    def start(self) -> None:
+        """Show nothing."""
+        self.plotItem.clear()
+        self._points, self._lines = {}, {}
+        self.hide()
+
+    def add(self, learned: Sequence[Learned], is_mine: Callable[[str], bool]) -> None:
+        """Let the curves whose names are ours go on; steps that were done again replace what was there."""
+        for each in learned:
+            for name in filter(is_mine, each.values):
+                points = self._points.setdefault(name, [])
+                while points and points[-1][0] >= each.step:
+                    points.pop()
+                points.append((each.step, each.values[name]))
+        if self._points:
+            self._draw(max(each.total for each in learned))
+
+    def _draw(self, steps: int) -> None:
+        for name, points in self._points.items():
+            if name not in self._lines:
+                pen = pyqtgraph.mkPen(LINES[len(self._lines) % len(LINES)], width=1.6)
+                look = {"symbol": "o", "symbolSize": 4, "symbolPen": None, "symbolBrush": pen.color()}
+                self._lines[name] = self.plotItem.plot(name=escape(short_name(name)), pen=pen, antialias=True, **look)
+            self._lines[name].setData(*map(list, zip(*points, strict=True)))
+        heights = [height for points in self._points.values() for _, height in points]
+        span = max(max(heights) - min(heights), LEAST_SPAN)
+        last = max(points[-1][0] for points in self._points.values())
+        self.setXRange(0, max(steps, last), padding=0.02)
+        self.setYRange(min(heights), min(heights) + (1 + LEGEND_ROOM) * span)
+        self.show()
+
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """Return the (step, value) pairs on show, by name."""
+        return {name: list(points) for name, points in self._points.items()}
+
+    def describe(self, x: float, y: float) -> str:
+        """Return the values of the curves at the nearest step."""
+        nearest = {name: min(points, key=lambda point: abs(point[0] - x)) for name, points in self._points.items()}
+        return "\n".join(f"{name}: {value:.4f} (step {step})" for name, (step, value) in nearest.items())
+
+
+class Tile(pyqtgraph.GraphicsLayoutWidget):  # type: ignore[misc]
+    """An image with something laid over it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFixedHeight(HEIGHT)
+        self.setMinimumWidth(60)
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.ci.layout.setContentsMargins(0, 0, 0, 0)
+        self._box = self.addViewBox(lockAspect=True, invertY=True, enableMouse=False, enableMenu=False)
+        self._box.setDefaultPadding(0.0)
+        self.image, self.over = (pyqtgraph.ImageItem(axisOrder="row-major") for _ in range(2))
+        self._box.addItem(self.image)
+        self._box.addItem(self.over)
+
+    def wheelEvent(self, event: Any) -> None:  # noqa: N802
+        """Let the panel scroll."""
+        event.ignore()
+
+    def show_tile(self, image: Any, over: Any, levels: tuple[float, float], table: Any) -> None:
+        """Show an image in standard units, and values over it in the colours of a table from the lowest to the highest
+        of the levels.
+        """
+        self.image.setImage(image, levels=GREYS)
+        self.over.setImage(over, levels=levels, lut=table)
+        self._box.setRange(QRectF(0, 0, image.shape[1], image.shape[0]), padding=0)
+
+
+class TrainingPlots(QWidget):  # type: ignore[misc]
+    """Loss and scores as curves, and one tile: how it is labelled, and what the network makes of it by now."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss, self.scores = LiveCurves("loss"), LiveCurves("score")
+        self.labelled, self.predicted = Tile(), Tile()
+        self.captions = PlainLabel("labelled, held out"), PlainLabel("the model now")
+        self._tiles = QWidget()
+        grid = QGridLayout(self._tiles)
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setSpacing(4)
+        for column, (caption, tile) in enumerate(zip(self.captions, (self.labelled, self.predicted), strict=True)):
+            caption.setStyleSheet("QLabel { font-size: 8pt; }")
+            grid.addWidget(caption, 0, column)
+            grid.addWidget(tile, 1, column)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(4)
+        for widget in (self._tiles, self.loss, self.scores):
+            column.addWidget(widget)
+        self.start()
+
+    def use_theme(self, name: str) -> None:
+        """Draw in the colours of napari's theme of that name."""
+        colors = theme_colors(name)
+        for plot in (self.loss, self.scores):
+            plot.use(colors)
+        for tile in (self.labelled, self.predicted):
+            tile.setBackground(colors.background)
+
+    def start(self) -> None:
+        """Show nothing until something comes."""
+        self.loss.start()
+        self.scores.start()
+        self._tiles.hide()
+
+    def show_progress(self, heard: Sequence[Progress]) -> None:
+        """Let the curves go on, and show the newest picture."""
+        learned = [progress for progress in heard if isinstance(progress, Learned)]
+        pictured = [progress for progress in heard if isinstance(progress, Pictured)]
+        if learned:
+            self.loss.add(learned, lambda name: "loss" in name)
+            self.scores.add(learned, lambda name: "loss" not in name)
+        if pictured:
+            self._show_picture(pictured[-1])
+
+    def _show_picture(self, picture: Pictured) -> None:
+        """Show what the network makes of the tile now."""
+        if picture.image is None or picture.probability is None or picture.target is None:
+            return
+        self.labelled.show_tile(picture.image, picture.target, (-1, len(LABEL_COLORS) - 1), LABEL_COLORS)
+        self.predicted.show_tile(picture.image, picture.probability, (0.0, 1.0), PROBABILITY_COLORS)
+        self._tiles.show()
+
+
+def short_name(name: str) -> str:
+    """Return a curve's name with what the others have too left out."""
+    return re.sub(r"\s*loss$", "", name) or name
+
+
+def _label_colors() -> Any:
+    """Return a colour for each target from -1 on: nothing where nothing is known, grey for background, the classes."""
+    colors = [(0, 0, 0, CLEAR), (128, 128, 160, SOLID // 2)]
+    colors += [(*pyqtgraph.mkColor(color).getRgb()[:3], SOLID) for color in CLASS_COLORS]
+    return np.array(colors, np.uint8)
+
+
+def _probability_colors() -> Any:
+    """Return 256 colours from nothing to that of the first class."""
+    table = np.zeros((256, 4), np.uint8)
+    table[:, :3] = pyqtgraph.mkColor(CLASS_COLORS[0]).getRgb()[:3]
+    table[:, 3] = np.linspace(CLEAR, SOLID + 50, 256)
+    return table
+
+
+LABEL_COLORS, PROBABILITY_COLORS = _label_colors(), _probability_colors()

@@ -1,0 +1,296 @@
+"""The Fine-tune tab: from corrections to a new model, which is shown to be better before it is the choice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QTimer
+from qtpy.QtGui import QHideEvent, QShowEvent
+from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
+
+from napari_skipseg.errors import SkipsegError
+from napari_skipseg.models.catalog import find_models, user_folder
+from napari_skipseg.progress import Progress
+from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured, without_losses
+from napari_skipseg.widgets.finetune.comparison import BeforeAfter, ReportTable, find_before
+from napari_skipseg.widgets.finetune.form import FinetuneForm, LessonLine
+from napari_skipseg.widgets.finetune.train_form import ScratchForm, describe_trained
+from napari_skipseg.widgets.finetune.training_images import CorrectingTab, Material, SourceList
+from napari_skipseg.widgets.forms.engine_line import EngineLine, TeachingEngine
+from napari_skipseg.widgets.forms.fields import Fold, Links, set_hint
+from napari_skipseg.widgets.forms.job_tab import JobTab
+from napari_skipseg.widgets.forms.worker import Work
+from napari_skipseg.widgets.layers.results import Shown
+from napari_skipseg.widgets.segment.checks import find_faults
+from napari_skipseg.widgets.segment.tab import PRIMARY
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+    from napari_skipseg.widgets.finetune.curves import TrainingPlots
+    from napari_skipseg.widgets.segment.tab import SegmentTab
+
+LOOKED_AT = 1000
+"""Milliseconds between two looks at what was painted meanwhile."""
+KEEP_HINT = "End the training now and keep the best weights so far; they are compared with the old model as usual"
+NOT_YET_HINT = "Available while training steps are taken: before the first one there is nothing to keep"
+
+
+class FinetuneTab(JobTab):
+    """Form, what will be learnt from, Fine-tune, Stop and Cancel; curves and a tile; old against new; from scratch.
+
+    It learns from the corrections of the image in the Segment tab, and from earlier ones that are ticked.
+    """
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        engine: TeachingEngine,
+        line: EngineLine,
+        segment_tab: SegmentTab,
+        correct_tab: CorrectingTab,
+    ) -> None:
+        super().__init__(line)
+        self._viewer, self._engine = viewer, engine
+        self._segment_tab, self._correct_tab = segment_tab, correct_tab
+        self._comparison = BeforeAfter(viewer)
+        self._seen: object = None
+        self._made = ""
+        self._unfinished: object = None
+        self._is_keeping = False
+        self._step = ""
+        self.plots: TrainingPlots | None = None
+        self.links = Links()
+        self._make_widgets()
+        self._lay_out()
+        self._connect()
+
+    def _make_widgets(self) -> None:
+        self.sources = SourceList()
+        self.form = FinetuneForm(self.sources)
+        self._material = Material(self.form, self.sources, self._segment_tab, self._correct_tab)
+        self.lesson = LessonLine(self._line)
+        self.lesson.answered.connect(self.check)
+        self.scratch, self.scratch_fold = ScratchForm(self._viewer), Fold("Train from scratch")
+        self.scratch_fold.fill(self.scratch)
+        self.tune_button, self.keep_button = QPushButton("Fine-tune"), QPushButton("Stop, keep the best")
+        self.tune_button.setStyleSheet(PRIMARY)
+        self.keep_button.setToolTip(NOT_YET_HINT)
+        for button in (self.tune_button, self.keep_button):
+            button.setMinimumHeight(30)
+        self.report = ReportTable()
+        self._looking = QTimer(self)
+        self._looking.setInterval(LOOKED_AT)
+
+    def _lay_out(self) -> None:
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.tune_button, 2)
+        buttons.addWidget(self.keep_button, 2)
+        buttons.addWidget(self.cancel_button, 1)
+        column = self._column = QVBoxLayout(self)
+        column.setContentsMargins(10, 10, 10, 10)
+        column.setSpacing(8)
+        for widget in (self.form, self.form.fold, self.lesson):
+            column.addWidget(widget)
+        column.addLayout(buttons)
+        for widget in (self.progress, self.progress_text, self.message, self.report, self.scratch_fold):
+            column.addWidget(widget)
+        column.addStretch(1)
+
+    def _connect(self) -> None:
+        self.form.changed.connect(self.forget_and_check)
+        self.sources.ticked.connect(self.forget_and_check)
+        self.tune_button.clicked.connect(self.finetune)
+        self.keep_button.clicked.connect(self.keep_best)
+        self.report.used.connect(lambda: self.use(self._made))
+        self.report.compared.connect(self._comparison.compare)
+        self._segment_tab.opening.connect(self.report.show_after)
+        removed = self._viewer.layers.events.removed
+        self.links.tie(removed, lambda event: self.report.keep_before(self._comparison.is_there))
+        self.scratch.started.connect(self.train)
+        self.scratch_fold.toggled.connect(self.scratch.offer_layers)
+        self._segment_tab.form.changed.connect(self._follow)
+        self._segment_tab.finished.connect(self.check)
+        self._looking.timeout.connect(self._look)
+
+    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
+        """Make the plots the first time; look what there is to learn from each time."""
+        super().showEvent(event)
+        if self.plots is None:
+            self._add_plots()
+        self.form.offer_models()
+        self._looking.start()
+        self._follow()
+
+    def hideEvent(self, event: QHideEvent) -> None:  # noqa: N802
+        """Look no more at what is painted."""
+        super().hideEvent(event)
+        self._looking.stop()
+        if not self.is_running:
+            self.lesson.stop()
+
+    def _add_plots(self) -> None:
+        from napari_skipseg.widgets.finetune.curves import TrainingPlots
+
+        plots = self.plots = TrainingPlots()
+        plots.use_theme(self._viewer.theme)
+        self._column.insertWidget(self._column.indexOf(self.scratch_fold), plots)
+        self.links.tie(self._viewer.events.theme, lambda event: plots.use_theme(self._viewer.theme))
+
+    def _follow(self) -> None:
+        """Start from the model of the Segment tab, and learn from its image."""
+        if not self.isVisible():
+            return
+        if not self.is_running:
+            self.form.start_from(self._segment_tab.form.model.currentData())
+        self.sources.show_sources(list(self._material.find_sources()))
+        self.check()
+
+    def _look(self) -> None:
+        """Look whether something was painted since the last time."""
+        if (state := self._material.state()) != self._seen:
+            self._seen = state
+            self._follow()
+
+    def finetune(self) -> None:
+        """Fine-tune as the form says; the new model becomes the choice where it is better.
+
+        It is queued at once. Before it comes what it is compared with (a preview, where the view is not segmented yet),
+        and before that the line that says what will be learnt from, where the answer is still awaited.
+        """
+        place, material = self._segment_tab.form.read(), self._material
+        self._follow()
+        if self.is_running or material.fault():
+            return
+        try:
+            settings = material.settings()
+        except SkipsegError as error:
+            self.fail(str(error))
+            return
+        open_all = material.opening()
+
+        def work() -> Generator[Progress, Keep | None, Finetuned]:
+            images = yield from open_all()
+            return (yield from self._engine.finetune(settings, images, user_folder(), place.device))
+
+        self.lesson.ask_now()
+        if self._find_before(place.layer) is None:
+            self._segment_tab.preview()
+        finish = partial(self._finish, place.layer, Path(settings.model).name)
+        self._begin(work, f"Fine-tuning {settings.name}", finish, "waits for the fine-tuning")
+
+    def _find_before(self, layer: Image | None) -> Shown | None:
+        return find_before(self._viewer, layer, self._segment_tab.results.on_show(layer))
+
+    def _ask_lesson(self) -> None:
+        """Have the engine say what would be learnt from."""
+        settings, device = self._material.settings("lesson"), self._segment_tab.form.read().device
+        open_all = self._material.opening()
+
+        def ask() -> Generator[Progress, None, Lesson]:
+            images = yield from open_all()
+            return (yield from self._engine.plan_lesson(settings, images, device))
+
+        self.lesson.follow((settings, self._material.version(), device), ask)
+
+    def train(self) -> None:
+        """Train from scratch as the fold says."""
+        if self.is_running:
+            return
+        try:
+            scratch = self.scratch.read()
+        except SkipsegError as error:
+            self.fail(str(error))
+            return
+        settings, device = scratch.settings, self._segment_tab.form.read().device
+        restart, self._unfinished = settings != self._unfinished, settings
+        work = partial(self._engine.train, settings, user_folder(), device, scratch.written, restart)
+        self.lesson.clear()
+        self._begin(work, f"Training {settings.name}", self._finish_training, "waits for the training")
+
+    def _begin(self, work: Work, description: str, finish: Callable[[Any], None], waiting: str) -> None:
+        self.report.hide()
+        self._step = ""
+        if self.plots is not None:
+            self.plots.start()
+        self.start(work, description, finish, waiting=waiting)
+
+    def keep_best(self) -> None:
+        """End the training, and keep the best weights so far."""
+        if self.is_running:
+            self._is_keeping = True
+            self.keep_button.setEnabled(False)
+            self.send(Keep())
+
+    def _finish(self, layer: Image | None, parent: str, done: Finetuned) -> None:
+        self._made = done.folder.name
+        self.report.show_report(done.report, parent, self._made)
+        self.form.offer_models()
+        if done.report.is_better:
+            self.use(self._made, layer)
+        else:
+            self.tell(f"{self._made} is kept beside {self.form.model.currentText()}, which stays selected.")
+
+    def _finish_training(self, folder: Path) -> None:
+        self._unfinished = None
+        self.use(folder.name)
+        self.tell(f"Trained {describe_trained(folder.name)}. It is now selected in the Segment tab.")
+
+    def use(self, name: str, layer: Image | None = None) -> None:
+        """Make a model the choice in the Segment tab and here, and segment the view with it."""
+        form = self._segment_tab.form
+        place = form.read()
+        layer = place.layer if layer is None else layer
+        kept = "" if layer is None else self._comparison.keep(layer, self._find_before(layer), place.threshold)
+        form.model.offer([(each, each) for each in find_models()], name)
+        form.check()
+        self.form.follow_model = True
+        self.form.start_from(name)
+        self.report.use_button.hide()
+        self.report.offer_before(kept, name)
+        self.tell(f"{name} is now selected in the Segment tab.")
+        if place.layer is layer and not find_faults(form.read()):
+            self._segment_tab.preview()
+
+    def describe(self, progress: Progress) -> str:
+        """Return the progress in words; the losses are in the curves."""
+        return super().describe(replace(progress, message=without_losses(progress.message)))
+
+    def draw(self, heard: list[Progress]) -> None:
+        """Show how far the job is: in words, in the bar, as curves."""
+        super().draw(heard)
+        steps = [progress.message for progress in heard if isinstance(progress, Learned | Pictured)]
+        self._step = steps[-1] if steps else self._step
+        # what comes between two steps only repeats the message of the last one
+        is_training = self.is_running and heard[-1].message == self._step != ""
+        self.keep_button.setEnabled(is_training and not self._is_keeping)
+        self.keep_button.setToolTip(KEEP_HINT if is_training else NOT_YET_HINT)
+        if self.plots is not None:
+            self.plots.show_progress(heard)
+
+    def check(self) -> None:
+        """Fine-tune is on when all is right and nothing runs; otherwise the line below says why."""
+        super().check()
+        fault, running = self._material.fault(), self.is_running
+        self._is_keeping = self._is_keeping and running
+        self.tune_button.setVisible(not running)
+        self.tune_button.setEnabled(not fault and not self.lesson.refused)
+        set_hint(self.tune_button, fault or "Make a new model from the one above and your corrections")
+        self.keep_button.setVisible(running)
+        self.keep_button.setEnabled(self.keep_button.isEnabled() and running and not self._is_keeping)
+        self.scratch.train_button.setEnabled(not running)
+        for part in (self.form, self.form.fold):
+            part.setEnabled(not running)
+        self.form.show_sources(self.sources.count() > 0)
+        self.explain("" if running else fault)
+        if running:
+            return
+        if fault or not self.isVisible():
+            self.lesson.clear()
+        else:
+            self._ask_lesson()

@@ -1,0 +1,329 @@
+"""What a fine-tuning learns from, put together from the tabs: sources, classes, settings; and what is wrong with it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Container, Generator, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QListWidget, QListWidgetItem
+
+from napari_skipseg.corrections.catalog import Found, find_corrections
+from napari_skipseg.corrections.saved import Snapshot
+from napari_skipseg.corrections.store import Corrections, open_corrections
+from napari_skipseg.corrections.subject import BACKGROUND, FIRST_CLASS, CorrectionClass, Subject
+from napari_skipseg.errors import InputError, SkipsegError
+from napari_skipseg.images.files import is_there, read_stack
+from napari_skipseg.images.identity import identify
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.jobs.teaching_calls import CorrectedStack
+from napari_skipseg.models.description import ClassLabel, ModelDescription
+from napari_skipseg.progress import Progress
+from napari_skipseg.training.settings import FinetuneSettings
+from napari_skipseg.widgets.correct.classes import is_unnamed, short
+from napari_skipseg.widgets.correct.recovery import day_of
+from napari_skipseg.widgets.finetune.form import FinetuneForm
+from napari_skipseg.widgets.forms.fields import Missing, set_hint
+from napari_skipseg.widgets.layers.axes import axes_of
+from napari_skipseg.widgets.layers.results import stack_of
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+
+    from napari_skipseg.widgets.segment.tab import SegmentTab
+
+
+MOST_ROWS = 4
+
+
+@dataclass(frozen=True)
+class Source:
+    """Corrections that can be learnt from.
+
+    key: of their image. version: what tells them from themselves with another stroke. open: gives the image with its
+    corrections; called beside the window. is_present: it is the image that is open.
+    """
+
+    key: str
+    name: str
+    detail: str
+    version: tuple[object, ...]
+    classes: tuple[CorrectionClass, ...]
+    open: Callable[[], tuple[Stack, Callable[[Path], Snapshot]]]
+    is_present: bool = False
+
+
+def open_source(stack: Stack, corrections: Corrections, is_present: bool) -> Source:
+    """Return an image that is open, with its corrections."""
+    summary = corrections.summary()
+    total = sum(summary.pixels.values())
+    where = f" on {summary.slices} slices" if summary.slices > 1 else ""
+    return Source(
+        corrections.subject.key,
+        stack.name,
+        f"{short(total)} pixel{'s' * (total != 1)}{where}",
+        (corrections.version, total),
+        corrections.classes,
+        lambda: (stack, corrections.snapshot),
+        is_present,
+    )
+
+
+def earlier_sources(but: Container[str]) -> list[Source]:
+    """Return the corrections made earlier whose image lies in a file that is still there.
+
+    but: the keys of images to leave out.
+    """
+    found = [one for one in find_corrections() if one.subject.key not in but and not one.is_empty and one.subject.file]
+    return [_earlier(one) for one in found if is_there(one.subject.file)]
+
+
+def _earlier(found: Found) -> Source:
+    version, day = (found.changed,), day_of(found.changed)
+    return Source(
+        found.subject.key, found.subject.name, day, version, found.classes, lambda: _open_earlier(found.subject)
+    )
+
+
+def _open_earlier(subject: Subject) -> tuple[Stack, Callable[[Path], Snapshot]]:
+    """Return the image of earlier corrections, and what writes them.
+
+    Raises:
+        SkipsegError: its file cannot be read, or holds another image now.
+    """
+    stack = read_stack(subject.file)
+    kept = [place for place, axis in enumerate(stack.axes) if axis != "C"]
+    if len(kept) == len(subject.axes):
+        letters = list(stack.axes)
+        for place, axis in zip(kept, subject.axes, strict=True):
+            letters[place] = axis
+        stack = replace(stack, axes="".join(letters), voxel_size=subject.voxel_size, unit=subject.unit)
+    if tuple(stack.length(axis) for axis in subject.axes) != subject.shape or identify(stack) != subject.key:
+        raise InputError(
+            f"'{subject.name}' shows another image than the one that was corrected. "
+            "Clear its tick in the list, or correct the image that it shows now."
+        )
+
+    def write(folder: Path) -> Snapshot:
+        with contextlib.closing(open_corrections(stack, subject.key)) as corrections:
+            return corrections.snapshot(folder)
+
+    return replace(stack, name=subject.name), write
+
+
+def iter_open_sources(
+    sources: Sequence[Source], labels: Sequence[ClassLabel], model: ModelDescription, channel: int | None
+) -> Generator[Progress, None, list[CorrectedStack]]:
+    """Return what the engine learns from: the images with their corrections, coded as the classes that are learnt.
+
+    labels: the classes that are learnt, and their values. channel: the one to learn from, where an image has several
+    and the model takes one.
+
+    Raises:
+        SkipsegError: an image or its corrections cannot be read, or a channel has to be chosen.
+    """
+    opened = []
+    for source in sources:
+        yield Progress(0, 1, f"opening {source.name}")
+        stack, write = source.open()
+        asked = stack.length("C") > 1 and model.spec.in_channels == 1
+        if asked and channel is None:
+            raise InputError(f"'{stack.name}' has {stack.length('C')} channels: choose one in the Segment tab.")
+        opened.append(CorrectedStack(stack, write, coding_of(source.classes, labels), channel if asked else None))
+    return opened
+
+
+def coding_of(classes: Sequence[CorrectionClass], labels: Sequence[ClassLabel]) -> dict[int, int]:
+    """Return what each value of corrections stands for: a class that is learnt, else background of all of those."""
+    values = {label.name: label.label for label in labels}
+    return {each.value: values.get(each.name, BACKGROUND) for each in classes}
+
+
+class SourceList(QListWidget):  # type: ignore[misc]
+    """Images with corrections, each with a tick: the present one has it at first, earlier ones have not."""
+
+    ticked = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sources: list[Source] = []
+        self._unticked: set[str] = set()
+        self._ticked: set[str] = set()
+        self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
+        self.setSelectionMode(QListWidget.SelectionMode.NoSelection)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.itemChanged.connect(self._hear)
+
+    def show_sources(self, sources: list[Source]) -> None:
+        """Show these; what the user ticked stays."""
+        self._sources = sources
+        self.blockSignals(True)
+        self.clear()
+        for source in sources:
+            item = QListWidgetItem(f"{source.name}: {source.detail}")
+            item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsUserCheckable)
+            item.setCheckState(Qt.CheckState.Checked if self._is_ticked(source) else Qt.CheckState.Unchecked)
+            classes = ", ".join(each.name for each in source.classes)
+            set_hint(item, f"{source.name}, {source.detail}\nclasses: {classes}")
+            self.addItem(item)
+        self.blockSignals(False)
+        row = self.sizeHintForRow(0) if sources else 0
+        self.setFixedHeight(row * min(len(sources), MOST_ROWS) + 2 * self.frameWidth() + 4)
+
+    def chosen(self) -> list[Source]:
+        """Return those that are ticked."""
+        return [source for source in self._sources if self._is_ticked(source)]
+
+    def _is_ticked(self, source: Source) -> bool:
+        return source.key not in self._unticked if source.is_present else source.key in self._ticked
+
+    def _hear(self, item: QListWidgetItem) -> None:
+        source = self._sources[self.row(item)]
+        is_on = item.checkState() == Qt.CheckState.Checked
+        (self._ticked.add if is_on else self._ticked.discard)(source.key)
+        (self._unticked.discard if is_on else self._unticked.add)(source.key)
+        self.ticked.emit()
+
+
+NOTHING = Missing("Nothing is corrected yet: open the Correct tab, paint over what is wrong, accept what is right.")
+
+Opening = Callable[[], Generator[Progress, Any, list[CorrectedStack]]]
+
+
+class Corrected(Protocol):
+    """Corrections that are open, and their layers; `widgets.sessions.Session` is one."""
+
+    @property
+    def corrections(self) -> Corrections:
+        """The corrections."""
+        ...
+
+    @property
+    def layers(self) -> Any:
+        """Their layers; `image` is that of the image."""
+        ...
+
+
+class CorrectingTab(Protocol):
+    """What is asked of the Correct tab."""
+
+    @property
+    def sessions(self) -> Iterable[Corrected]:
+        """All corrections that are open in this window."""
+        ...
+
+    def corrections(self) -> Corrections | None:
+        """Return the corrections of the image that is chosen."""
+        ...
+
+    def judged_classes(self) -> tuple[CorrectionClass, ...]:
+        """Return the classes that they tell about."""
+        ...
+
+
+class Material:
+    """What is chosen to learn from, as the tabs stand."""
+
+    def __init__(
+        self, form: FinetuneForm, sources: SourceList, segment_tab: SegmentTab, correct_tab: CorrectingTab
+    ) -> None:
+        self._form, self._sources = form, sources
+        self._segment_tab, self._correct_tab = segment_tab, correct_tab
+
+    def state(self) -> Hashable:
+        """Return what tells the open corrections from themselves with another stroke."""
+        corrections = self._correct_tab.corrections()
+        version = 0 if corrections is None else corrections.version
+        return id(corrections), version, self._correct_tab.judged_classes()
+
+    def find_sources(self) -> Iterator[Source]:
+        """Yield what could be learnt from: the image that is chosen, others that are open, earlier ones."""
+        present = self._correct_tab.corrections()
+        keys = set()
+        choices = self._segment_tab.form.read()
+        if present is not None and choices.layer is not None:
+            keys.add(present.subject.key)
+            yield from _open(choices.layer, choices.axes, present, is_present=True)
+        for session in self._correct_tab.sessions:
+            if session.corrections.subject.key not in keys:
+                keys.add(session.corrections.subject.key)
+                image = session.layers.image
+                yield from _open(image, axes_of(image), session.corrections, is_present=False)
+        yield from earlier_sources(keys)
+
+    def labels(self) -> tuple[ClassLabel, ...]:
+        """Return the classes that are learnt: those that the image's corrections tell about, else all of the others."""
+        sources = self._sources.chosen()
+        if any(source.is_present for source in sources):
+            return tuple(ClassLabel(each.name, each.value) for each in self._correct_tab.judged_classes())
+        names = dict.fromkeys(each.name for source in sources for each in source.classes)
+        return tuple(ClassLabel(name, value) for value, name in enumerate(names, start=FIRST_CLASS))
+
+    def fault(self) -> str:
+        """Return why nothing can be learnt, empty where it can; mark the fields that are wrong."""
+        faults, sources = self._form.find_faults(), self._sources.chosen()
+        if not self._sources.count():
+            return NOTHING
+        if faults:
+            return next(iter(faults.values()))
+        if not sources:
+            return Missing("Tick at least one image to learn from.")
+        names = [label.name for label in self.labels()]
+        if not names:
+            return Missing("Tick a class in the Correct tab that is to be learnt.")
+        if unnamed := self._unnamed(names):
+            return f"Name the new class '{unnamed}' first: double-click its name in the Correct tab."
+        for source in sources:
+            if not any(each.name in names for each in source.classes):
+                missing = ", ".join(names)
+                return f"The corrections of '{source.name}' hold nothing of {missing}: clear its tick in the list."
+        return ""
+
+    def _unnamed(self, names: list[str]) -> str:
+        """Return the first class that would come into the new model without anybody having named it."""
+        model = self._form.read().model
+        known = () if model is None else model.class_names
+        return next((name for name in names if is_unnamed(name) and name not in known), "")
+
+    def settings(self, name: str | None = None) -> FinetuneSettings:
+        """Return the engine's settings; `name` in place of the new model's.
+
+        Raises:
+            SpecError: something is impossible.
+        """
+        images = tuple(source.name for source in self._sources.chosen())
+        return self._form.read().settings(images, self.labels(), name)
+
+    def version(self) -> Hashable:
+        """Return what tells the chosen corrections from others, and from themselves with another stroke."""
+        return tuple((source.key, source.version) for source in self._sources.chosen())
+
+    def opening(self) -> Opening:
+        """Return what opens the chosen images with their corrections, beside the window."""
+        sources, labels = self._sources.chosen(), self.labels()
+        model, channel = self._form.read().model, self._segment_tab.form.read().channel
+
+        def iter_open() -> Generator[Progress, Any, list[CorrectedStack]]:
+            if model is None:
+                raise ValueError("there is no model")
+            return (yield from iter_open_sources(sources, labels, model, channel))
+
+        return iter_open
+
+
+def _open(image: Image, axes: str, corrections: Corrections, is_present: bool) -> Iterator[Source]:
+    """Yield the corrections of an image that is open, where there are some."""
+    stack = _stack(image, axes)
+    if stack is not None and corrections.summary().pixels:
+        yield open_source(stack, corrections, is_present)
+
+
+def _stack(image: Image, axes: str) -> Stack | None:
+    try:
+        return stack_of(image, axes)
+    except SkipsegError:
+        return None

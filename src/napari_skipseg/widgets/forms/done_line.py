@@ -1,0 +1,74 @@
+"""What is said after a segmentation: how long it took, and how much of the image each class is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from napari_skipseg.inference.prediction import Binary, Focus, Prediction
+from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.layers.results import Shown
+from napari_skipseg.wording import counted, in_words
+
+PLANES, SIDE = 32, 512
+"""Planes, and pixels along each side of one, that are counted at the most: a large result is sampled evenly."""
+
+
+KEPT = " The result of the whole image is kept; its layers are hidden."
+
+
+class Done(NamedTuple):
+    """A prediction, and which share of its voxels each class has at a threshold, by name."""
+
+    prediction: Prediction
+    shares: dict[str, float]
+
+
+def with_shares(
+    work: Callable[[], Generator[Progress, Focus | None, Prediction]], threshold: float
+) -> Generator[Progress, Focus | None, Done]:
+    """Run a segmentation; return what came of it."""
+    prediction = yield from work()
+    return Done(prediction, class_shares(prediction, threshold))
+
+
+def class_shares(prediction: Prediction, threshold: float) -> dict[str, float]:
+    """Return which share of the voxels each class has, in [0, 1], by name; of a large result about that."""
+    names = prediction.class_names
+    labels = Binary(prediction.probability, threshold, len(names) > 1)
+    planes = math.prod(labels.shape[:-2])
+    chosen = np.unique(np.linspace(0, planes - 1, min(planes, PLANES)).astype(int))
+    steps = [slice(None, None, -(-length // SIDE)) for length in labels.shape[-2:]]
+    counts: Any = np.zeros(len(names) + 1, np.int64)
+    for plane in chosen:
+        place = tuple(int(part) for part in np.unravel_index(plane, labels.shape[:-2])) if labels.ndim > 2 else ()
+        counts += np.bincount(np.asarray(labels[place])[*steps].ravel(), minlength=len(names) + 1)
+    return {name: float(counts[number]) / max(1, counts.sum()) for number, name in enumerate(names, start=1)}
+
+
+def describe_done(what: str, seconds: float, shares: dict[str, float], threshold: float) -> str:
+    """Return the line, such as "6 slices segmented in 12 s: 23 % is membrane (above 0.50)."."""
+    parts = ", ".join(f"{_percent(share)} is {name}" for name, share in shares.items())
+    return f"{what} segmented in {in_words(seconds)}: {parts} (above {threshold:.2f})."
+
+
+def name_part(shown: Shown, spanned: str) -> str:
+    """Return what was segmented: "6 slices", "Slice z 3", "The view was". spanned: the axes that go together."""
+    if shown.positions:
+        place = shown.prefix.strip()
+        return "The view was" if shown.source.endswith(" preview") else f"Slice {place}" if spanned == "YX" else place
+    axes = shown.prediction.axes.replace("C", "")
+    if axes == spanned:
+        return "The image was" if spanned == "YX" else "The volume was"
+    lengths = shown.prediction.probability.shape[-len(axes) :]
+    count = math.prod(length for axis, length in zip(axes, lengths, strict=True) if axis not in spanned)
+    return counted(count, "slice" if spanned == "YX" else "volume")
+
+
+def _percent(share: float) -> str:
+    if 0 < share < 0.01:
+        return "less than 1 %"
+    return f"{100 * share:.0f} %"

@@ -1,0 +1,193 @@
+"""What the engine says of the choices, such as what a run will take, asked beside the window while they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Hashable, Sequence
+from functools import partial
+from typing import Any
+
+from qtpy.QtCore import QTimer, Signal
+from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
+
+from napari_skipseg.inference.estimate import RunPlan
+from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.forms.engine_line import EngineLine, Turn
+from napari_skipseg.widgets.forms.fields import WARNING_COLOR, Message, set_hint
+from napari_skipseg.widgets.forms.worker import Outcome, start_work
+
+SETTLED = 800
+"""Milliseconds for which the choices stand before they are planned for."""
+MOST_KEPT = 64
+MOST_FINDINGS = 6
+"""Sentences about the image that are shown at once."""
+MEASURING = "estimating time and memory…"
+QUIET = "QLabel { font-size: 8pt; }"
+
+
+Question = Callable[[], Generator[Progress, Any, Any]]
+"""What is asked of the engine; called when the choices have settled."""
+
+
+class SettledLine(QWidget):  # type: ignore[misc]
+    """What the engine says of the choices, asked when they have settled, in one quiet line; and a warning below.
+
+    A subclass says how an answer is shown. Faults are not told, unless it tells them.
+
+    line: where the engine is waited for, None of what needs no engine. asking: shown until the answer comes. waiting:
+    what jobs say that wait for it.
+    """
+
+    def __init__(self, line: EngineLine | None, asking: str, waiting: str = "") -> None:
+        super().__init__()
+        self._line, self._asking, self._waiting = line, asking, waiting
+        self._answers: dict[Hashable, Any] = {}
+        self._key: Hashable = None
+        self._work: Question | None = None
+        self._worker: Any = None
+        self._turn: Turn | None = None
+        self.summary, self.warning = Message(), Message()
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(4)
+        column.addWidget(self.summary)
+        column.addWidget(self.warning)
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(SETTLED)
+        self._timer.timeout.connect(self._ask)
+
+    def follow(self, key: Hashable, work: Question) -> None:
+        """Show the answer for the choices that `key` stands for: at once where it is known, else when it comes."""
+        if key == self._key:
+            return
+        self.stop()
+        self._key, self._work = key, work
+        if key in self._answers:
+            self.show_answer(self._answers[key])
+        else:
+            self.say(self._asking)
+            self._timer.start()
+
+    def keep(self, key: Hashable) -> None:
+        """Show the answer for these choices on, and none for others; ask nothing."""
+        if key != self._key:
+            self.clear()
+
+    def clear(self) -> None:
+        """Show no answer, and ask for none."""
+        self.stop()
+        self._key = None
+        self.say("")
+
+    def stop(self) -> None:
+        """Ask no longer; the engine is free soon."""
+        self._timer.stop()
+        if self._turn is not None:
+            self._turn.leave()
+            self._turn = None
+        if self._worker is not None:
+            self._worker.quit()
+            self._worker = None
+        if self._key not in self._answers:
+            self._key = None
+            self.say("")
+
+    def show_answer(self, answer: Any) -> None:
+        """Say what the engine answered."""
+        self.say(str(answer))
+
+    def show_fault(self, fault: str) -> None:
+        """Say why there is no answer."""
+        self.say("")
+
+    def say(self, text: str, hint: str = "", warning: str = "") -> None:
+        """Show this in the line and in its tooltip, and this in the warning."""
+        self.summary.say(text)
+        self.summary.setStyleSheet(QUIET)
+        set_hint(self.summary, hint)
+        self.warning.say(warning, WARNING_COLOR)
+
+    def _ask(self) -> None:
+        if self._line is not None and not self._line.is_empty:
+            self._timer.start()
+        else:
+            self._ask_in_turn()
+
+    def ask_now(self) -> None:
+        """Ask at once what waits until the choices have settled; where the engine is at work, as soon as it is free."""
+        if self._timer.isActive():
+            self._timer.stop()
+            self._ask_in_turn()
+
+    def _ask_in_turn(self) -> None:
+        key, work = self._key, self._work
+        if work is None:
+            return
+        if self._line is None:
+            self._launch(key, work, lambda: None)
+            return
+        turn = self._turn = self._line.join(self._waiting, is_job=False)
+        turn.call(partial(self._launch, key, self._line.when_free(work), turn.leave))
+
+    def _launch(self, key: Hashable, work: Question, leave: Callable[[], None]) -> None:
+        def take(outcome: Outcome) -> None:
+            if not outcome.fault:
+                self._remember(key, outcome.value)
+            if key == self._key and outcome.fault:
+                self.show_fault(outcome.fault)
+            elif key == self._key:
+                self.show_answer(outcome.value)
+
+        def end() -> None:
+            if self._worker is worker:
+                self._worker = None
+            leave()
+
+        self._turn = None
+        worker = start_work(self, work, "Planning", lambda _: None, take, end, is_quiet=True)
+        self._worker = worker
+
+    def _remember(self, key: Hashable, answer: Any) -> None:
+        while len(self._answers) >= MOST_KEPT:
+            del self._answers[next(iter(self._answers))]
+        self._answers[key] = answer
+
+
+class PlanLine(SettledLine):
+    """What a run will take, how that comes about in the tooltip, a warning where something is short, and what was found
+    about the image. If its contrast seems inverted, a button offers to invert it: `invert_asked`.
+
+    Faults of planning are not told: the run itself will tell them.
+    """
+
+    invert_asked = Signal()
+
+    def __init__(self, line: EngineLine) -> None:
+        super().__init__(line, MEASURING, "waits until time and memory are estimated")
+        self.findings, self.invert = Message(), QPushButton("Invert")
+        self.invert.setToolTip("Feed the negative of the image to the model, or the image itself again")
+        self.invert.clicked.connect(self.invert_asked)
+        self.invert.hide()
+        self._image: Hashable = None
+        self.layout().addWidget(self.findings)
+        self.layout().addWidget(self.invert)
+
+    def show_findings(self, findings: Sequence[str], seems_inverted: bool = False) -> None:
+        """Show what was found about the image, the first few sentences; all of them are in the tooltip."""
+        more = len(findings) - MOST_FINDINGS
+        shown = [*findings[:MOST_FINDINGS], *([f"… and {more} more."] if more > 0 else [])]
+        self.findings.say("\n".join(shown), WARNING_COLOR)
+        set_hint(self.findings, "\n".join(findings) if more > 0 else "")
+        self.invert.setVisible(seems_inverted)
+
+    def show_image(self, image: Hashable) -> None:
+        """Forget what was found about another image than the one that `image` stands for."""
+        if image != self._image:
+            self._image = image
+            self.show_findings(())
+
+    def show_answer(self, answer: RunPlan) -> None:
+        """Say what a run will take, and what was found about the image."""
+        self.show_findings(answer.findings, answer.seems_inverted)
+        hint = "\n".join(f"{name}: {said}" for name, said in answer.describe().items())
+        self.say(answer.summary, hint, answer.warnings[0] if answer.warnings else "")

@@ -1,0 +1,353 @@
+"""Small fields for forms: how they say what is wrong, a number without noise, a list that is fresh when opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QIcon, QKeyEvent, QPixmap, QResizeEvent
+from qtpy.QtWidgets import (
+    QAbstractSpinBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QFileDialog,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QListWidgetItem,
+    QPushButton,
+    QSizePolicy,
+    QSlider,
+    QWidget,
+)
+from superqt import QCollapsible, QLabeledDoubleSlider
+
+from napari_skipseg.errors import FileError
+from napari_skipseg.foreign_text import unmarked
+from napari_skipseg.widgets.layers.axes import UNITS
+
+FAULT_COLOR = "rgba(214, 69, 80, 110)"
+WARNING_COLOR = "rgba(224, 165, 40, 90)"
+PLAIN_STYLE = "plain_style"
+"""The name of a field's property that holds its style where nothing is wrong."""
+
+
+class Missing(str):
+    """What is still to be chosen or opened: a fault that keeps a button off, but no mistake, and so no alarm."""
+
+    __slots__ = ()
+
+
+def color_of(fault: str) -> str:
+    """Return the colour below a fault."""
+    return "transparent" if isinstance(fault, Missing) or not fault else FAULT_COLOR
+
+
+def mark(field: QWidget, fault: str, hint: str = "") -> None:
+    """Colour a field that is wrong and put the reason into its tooltip; without a fault, its plain look and `hint`."""
+    kind = field.metaObject().className()
+    plain = field.property(PLAIN_STYLE) or ""
+    is_wrong = bool(fault) and not isinstance(fault, Missing)
+    colored = f"{kind} {{ background-color: {FAULT_COLOR}; }}" if is_wrong else ""
+    if field.styleSheet() != plain + colored:
+        field.setStyleSheet(plain + colored)
+    set_hint(field, fault or hint)
+
+
+def set_hint(widget: QWidget | QListWidgetItem, hint: str) -> None:
+    """Give a tooltip. It may name files, layers and classes, and none of them becomes HTML."""
+    widget.setToolTip(unmarked(hint))
+
+
+class PlainLabel(QLabel):  # type: ignore[misc]
+    """Text as it is. Qt's own label guesses, and takes the name of a file or a class for HTML that loads pictures."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__()
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setText(text)
+
+
+class RichLabel(QLabel):  # type: ignore[misc]
+    """HTML of our own: what comes from outside must be escaped in it."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__()
+        self.setTextFormat(Qt.TextFormat.RichText)
+        self.setText(text)
+
+
+class Message(PlainLabel):
+    """One line under the form: what is wrong, what to look out for, or how it went."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setWordWrap(True)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
+        self._said: tuple[str, str] | None = None
+        self.say("")
+
+    def say(self, text: str, color: str = "transparent") -> None:
+        """Show `text`; an empty one hides the line."""
+        before, self._said = self._said, (text, color)
+        if self._said == before:
+            return
+        self.setText(text)
+        self.setVisible(bool(text))
+        if before is None or before[1] != color:  # to style it anew would draw the whole window once more
+            self.setStyleSheet(f"QLabel {{ background-color: {color}; border-radius: 3px; padding: 5px; }}")
+
+    def say_fault(self, fault: str) -> None:
+        """Show why something cannot be started: an alarm only where something is wrong."""
+        self.say(fault, color_of(fault))
+
+
+class WrappedLine(PlainLabel):
+    """Text as high as its lines are in the width that it has: a form gives it the height of another width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setWordWrap(True)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:  # noqa: N802
+        """Follow the width."""
+        super().resizeEvent(event)
+        if event.size().width() != event.oldSize().width():
+            self._fit()
+
+    def setText(self, text: str) -> None:  # noqa: N802
+        """Show `text`."""
+        if text != self.text():
+            super().setText(text)
+            self._fit()
+
+    def _fit(self) -> None:
+        self.setMinimumHeight(0)  # or else the height for a width is that at least
+        self.setFixedHeight(max(self.heightForWidth(self.width()), 0))
+
+
+class FreshCombo(QComboBox):  # type: ignore[misc]
+    """A list of choices that asks for them again when it is opened, and never widens the panel."""
+
+    opening = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setMinimumContentsLength(8)
+
+    def showPopup(self) -> None:  # noqa: N802
+        """Open the list."""
+        self.opening.emit()
+        super().showPopup()
+
+    def offer(self, choices: list[tuple[str, object]], chosen: object) -> None:
+        """Offer (text, value) pairs and choose the one with value `chosen`, else the first; emits nothing."""
+        self.blockSignals(True)
+        self.clear()
+        for text, value in choices:
+            self.addItem(text, value)
+        values = [value for _, value in choices]
+        self.setCurrentIndex(values.index(chosen) if chosen in values else min(0, len(values) - 1))
+        self.blockSignals(False)
+
+
+KEY_STEPS = {
+    Qt.Key.Key_Right: 1,
+    Qt.Key.Key_Up: 1,
+    Qt.Key.Key_Left: -1,
+    Qt.Key.Key_Down: -1,
+    Qt.Key.Key_PageUp: 10,
+    Qt.Key.Key_PageDown: -10,
+}
+
+
+class KeyedSlider(QLabeledDoubleSlider):  # type: ignore[misc]
+    """A slider with its number beside it that the keyboard moves, too: arrows by a step, page keys by ten steps."""
+
+    def __init__(self, highest: float, step: float, value: float, decimals: int = 2) -> None:
+        super().__init__(Qt.Orientation.Horizontal)
+        self.setRange(0.0, highest)
+        self.setSingleStep(step)
+        self.setDecimals(decimals)
+        self.setValue(value)
+        for inner in self.findChildren(QSlider):
+            inner.setFocusPolicy(Qt.FocusPolicy.NoFocus)  # superqt's own takes the keys and does nothing
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802
+        """Move by the key's step, or to an end."""
+        ends = {Qt.Key.Key_Home: self.minimum(), Qt.Key.Key_End: self.maximum()}
+        key = Qt.Key(event.key())
+        if key in KEY_STEPS:
+            self.setValue(self.value() + KEY_STEPS[key] * self.singleStep())
+        elif key in ends:
+            self.setValue(ends[key])
+        else:
+            super().keyPressEvent(event)
+
+
+class PlainNumber(QDoubleSpinBox):  # type: ignore[misc]
+    """A number written as 50 rather than 50.000000, without buttons."""
+
+    def __init__(self, hint: str) -> None:
+        super().__init__()
+        self.setDecimals(6)
+        self.setRange(0.0, 1e9)
+        self.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
+        self.setKeyboardTracking(False)
+        self.setAlignment(Qt.AlignmentFlag.AlignHCenter)
+        self.setProperty(PLAIN_STYLE, "QDoubleSpinBox { min-width: 32px; padding: 0px; }")  # napari's own is 90 px
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)
+        self.hint = hint
+
+    def textFromValue(self, value: float) -> str:  # noqa: N802
+        """Return the number as it is written."""
+        return f"{value:.7g}"
+
+
+class VoxelSizeField(QWidget):  # type: ignore[misc]
+    """z, y and x of a voxel and their unit, in one row."""
+
+    edited = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers = {axis: PlainNumber(f"voxel size along {axis.lower()}") for axis in "ZYX"}
+        self.unit = FreshCombo()
+        self.unit.setMinimumContentsLength(2)
+        self.unit.offer([(unit, unit) for unit in UNITS], "pixel")
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(4)
+        for place, number in enumerate(self.numbers.values()):
+            if place:
+                row.addWidget(PlainLabel("×"))
+            row.addWidget(number, 1)
+            number.setValue(1.0)
+            number.valueChanged.connect(self._tell)
+        row.addWidget(self.unit)
+        self.unit.activated.connect(self._tell)
+
+    def _tell(self) -> None:
+        self.edited.emit()
+
+    def show_size(self, voxel_size: tuple[float, float, float], unit: str, has_z: bool) -> None:
+        """Show a voxel size; emits nothing."""
+        for number, size in zip(self.numbers.values(), voxel_size, strict=True):
+            number.blockSignals(True)
+            number.setValue(size)
+            number.blockSignals(False)
+        self.numbers["Z"].setEnabled(has_z)
+        offered = UNITS if unit in UNITS else (*UNITS, unit)
+        self.unit.offer([(name, name) for name in offered], unit)
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """The (z, y, x) voxel size in the field."""
+        z, y, x = (float(number.value()) for number in self.numbers.values())
+        return z, y, x
+
+    def mark(self, fault: str) -> None:
+        """Colour the numbers that are wrong."""
+        for number in self.numbers.values():
+            mark(number, fault if number.value() <= 0 else "", number.hint)
+
+
+class AxesField(QLineEdit):  # type: ignore[misc]
+    """The letters of the axes, always large."""
+
+    edited = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setMaxLength(5)
+        self.textEdited.connect(self._raise)
+
+    def _raise(self, text: str) -> None:
+        place = self.cursorPosition()
+        self.setText(text.upper())
+        self.setCursorPosition(place)
+        self.edited.emit()
+
+
+class Links:
+    """Connections to events that outlive a widget, cut when the widget goes."""
+
+    def __init__(self) -> None:
+        self._ties: list[tuple[object, Callable[..., None]]] = []
+
+    def tie(self, event: object, callback: Callable[..., None]) -> None:
+        """Call `callback` at `event`, a napari event emitter, until `cut`."""
+        event.connect(callback)  # type: ignore[attr-defined]
+        self._ties.append((event, callback))
+
+    def cut(self, *_: object) -> None:
+        """Cut all."""
+        for event, callback in self._ties:
+            event.disconnect(callback)  # type: ignore[attr-defined]
+        self._ties.clear()
+
+
+FLAT = "QPushButton, QPushButton:checked { text-align: left; border: none; background: transparent; padding: 3px 0px; }"
+
+
+class Fold(QCollapsible):  # type: ignore[misc]
+    """A title that unfolds what is given to `fill`."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__(f"▸ {title}", expandedIcon=_no_icon(), collapsedIcon=_no_icon())
+        self.layout().setContentsMargins(0, 0, 0, 0)
+        self.toggleButton().setStyleSheet(FLAT)
+        self.toggled.connect(lambda opened: self.setText(f"{'▾' if opened else '▸'} {title}"))
+        self.setDuration(0)
+
+    def fill(self, inner: QWidget) -> None:
+        """Fold `inner` away; while it is folded the Tab key passes it by."""
+        self.setContent(inner)
+        self.toggled.connect(inner.setVisible)
+        self.collapse(animate=False)
+
+    def fit(self) -> None:
+        """Take the height that the rows have now."""
+        if self.isExpanded():
+            self.expand(animate=False)
+
+
+def _no_icon() -> QIcon:
+    """Return an icon that shows nothing: superqt's own would keep the colour of the first theme."""
+    pixmap = QPixmap(1, 1)
+    pixmap.fill(Qt.GlobalColor.transparent)
+    return QIcon(pixmap)
+
+
+class FolderField(QWidget):  # type: ignore[misc]
+    """The path of a file or folder, and a button to choose one."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self._what = what
+        self.text, self.button = QLineEdit(), QPushButton("…")
+        self.button.setMaximumWidth(30)
+        self.button.clicked.connect(self._ask)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.text, 1)
+        row.addWidget(self.button)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+
+    def _ask(self) -> None:
+        if chosen := QFileDialog.getExistingDirectory(self, f"Folder of {self._what.lower()}"):
+            self.text.setText(chosen)
+
+    def path(self) -> Path:
+        """Return the path in the field.
+
+        Raises:
+            FileError: there is nothing.
+        """
+        path = Path(self.text.text().strip() or ".").expanduser()
+        if not self.text.text().strip() or not path.exists():
+            raise FileError(f"{self._what} are missing: '{self.text.text()}' is no file or folder. Choose one.")
+        return path

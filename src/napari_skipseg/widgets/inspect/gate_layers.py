@@ -1,0 +1,167 @@
+"""What the gates made of an image, as layers over it: features with a slider through their channels, and attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_skipseg.jobs.inspection import Inspection, Part
+from napari_skipseg.widgets.layers.placement import Placement, current_position, place_at, place_over
+from napari_skipseg.widgets.layers.result_looks import HIDDEN_MAP
+from napari_skipseg.widgets.layers.results import KEY, data_of, is_result
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image, Layer
+
+ROLES_OF = "{} gates"
+"""The source of these layers, made of that of their image: a segmentation of the same image leaves them alone."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An inspection, of an image with such axes; the maps of all gates are wanted or only those of the chosen one."""
+
+    inspection: Inspection
+    axes: str
+    all_maps: bool
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    role: str
+    data: Any
+    placement: Placement
+    looks: dict[str, Any]
+
+
+def show_gates(viewer: ViewerModel, layer: Image, seen: Seen) -> None:
+    """Show an inspection over its image; it takes the place of the image's earlier one."""
+    selected = set(viewer.layers.selection)
+    first_time = not any(other.ndim > layer.ndim for other in _gate_layers(viewer, layer))
+    wanted = list(_wanted(layer, seen))
+    old = {other.metadata[KEY]["role"]: other for other in _gate_layers(viewer, layer)}
+    for role in old.keys() - {each.role for each in wanted}:
+        viewer.layers.remove(old.pop(role))
+    for each in wanted:
+        known = old.get(each.role)
+        if known is not None and known.ndim == each.data.ndim:
+            known.data = each.data
+            known.metadata = _metadata(layer, seen, each.role)
+            place_at(known, each.placement)
+            continue
+        if known is not None:
+            viewer.layers.remove(known)
+        arguments = {**each.placement.arguments(), **each.looks}
+        viewer.add_image(each.data, name=each.role, metadata=_metadata(layer, seen, each.role), rgb=False, **arguments)
+    viewer.layers.selection = {each for each in selected if each in viewer.layers}
+    if first_time:
+        show_channel(viewer, layer, seen.inspection.clearest)
+
+
+def follow_gates(viewer: ViewerModel, layer: Image, seen: Seen) -> None:
+    """Move the layers of an inspection to where their image lies now."""
+    placed = {each.role: each.placement for each in _wanted(layer, seen)}
+    for old in _gate_layers(viewer, layer):
+        if old.metadata[KEY]["role"] in placed:
+            place_at(old, placed[old.metadata[KEY]["role"]])
+
+
+def show_channel(viewer: ViewerModel, layer: Image, channel: int) -> None:
+    """Move the slider of the features to `channel`, where an inspection of the image is shown."""
+    for old in _gate_layers(viewer, layer):
+        if old.ndim > layer.ndim:
+            axis = viewer.dims.ndim - old.ndim
+            viewer.dims.set_point(axis, channel)
+            return
+
+
+def look_at(viewer: ViewerModel, layer: Image) -> tuple[int, ...]:
+    """Return the voxel of `layer` in the middle of the view, at the position of the sliders."""
+    point = list(viewer.dims.point)
+    displayed = viewer.dims.displayed
+    camera = getattr(viewer, "scene", viewer).camera  # napari 0.9 moved it
+    for axis, place in zip(displayed, camera.center[-len(displayed) :], strict=True):
+        point[axis] = place
+    eye = SimpleNamespace(dims=SimpleNamespace(point=point), layers=viewer.layers)
+    return current_position(eye, layer)
+
+
+def describe_part(part: Part, lengths: Mapping[str, int], seen: str) -> str:
+    """Return which part of an image it is, such as "the slice at z = 3"."""
+    spans = [(axis, part[axis]) for axis in seen]
+    places = [f"{axis.lower()} = {each.start}" for axis, each in part.items() if axis not in seen]
+    if all(each.stop - each.start == lengths[axis] for axis, each in spans):
+        what = "the image" if seen == "YX" and not places else "the slice" if seen == "YX" else "the volume"
+    else:
+        what = "the block " + ", ".join(f"{axis.lower()} {each.start}-{each.stop - 1}" for axis, each in spans)
+    return " ".join([what, *([f"at {', '.join(places)}"] if places else [])])
+
+
+def _gate_layers(viewer: ViewerModel, layer: Layer) -> list[Layer]:
+    source = ROLES_OF.format(layer.unique_id)
+    return [other for other in viewer.layers if is_result(other) and other.metadata[KEY]["source"] == source]
+
+
+def _metadata(layer: Layer, seen: Seen, role: str) -> dict[str, Any]:
+    return {KEY: {"role": role, "source": ROLES_OF.format(layer.unique_id), "recipe": seen.inspection.recipe}}
+
+
+def _wanted(layer: Image, seen: Seen) -> Iterator[_Wanted]:
+    """Yield the layers from the bottom of the list up."""
+    inspection = seen.inspection
+    for attention in reversed(inspection.attentions):
+        if not seen.all_maps and attention.place != inspection.place:
+            continue
+        role = f"{attention.place} attention" + (f" {attention.number}" if attention.number > 1 else "")
+        looks = {"colormap": "viridis", "contrast_limits": (0, 1), **HIDDEN_MAP}
+        place = _place(layer, seen, attention.stride)
+        yield _Wanted(role, _over(attention.data, layer, seen), place, looks)
+    label = "feature" if "C" in seen.axes else "channel"
+    place = _behind_features(_place(layer, seen, inspection.stride), label)
+    for kind, data in (("before", inspection.before), ("after", inspection.after)):
+        looks = {"colormap": "gray", "contrast_limits": inspection.limits, "blending": "opaque"}
+        yield _Wanted(f"{inspection.place} {kind}", _over(data, layer, seen), place, looks)
+
+
+def _over(data: Any, layer: Image, seen: Seen) -> Any:
+    """Return `data`, (…, *axes seen), with all axes of the image: of length 1, but repeated over its channels."""
+    lead = (slice(None),) * (data.ndim - len(seen.inspection.axes))
+    index = tuple(slice(None) if axis in seen.inspection.axes else None for axis in seen.axes)
+    data = data[(*lead, *index)]
+    shape = list(data.shape)
+    if "C" in seen.axes:
+        place = seen.axes.index("C")
+        shape[len(lead) + place] = data_of(layer).shape[place]
+    return np.broadcast_to(data, shape)
+
+
+def _place(layer: Image, seen: Seen, stride: int) -> Placement:
+    inspection = seen.inspection
+    strides = tuple(stride if axis in inspection.axes else 1 for axis in seen.axes)
+    starts = (inspection.start.get(axis, 0) for axis in seen.axes)
+    offsets = tuple(start + (step - 1) / 2 for start, step in zip(starts, strides, strict=True))
+    return place_over(layer, strides, offsets)
+
+
+def _behind_features(placement: Placement, label: str) -> Placement:
+    """Return the placement of features: an axis called `label` in front of those of the image, in steps of 1."""
+    return Placement(
+        scale=np.concatenate([[1.0], placement.scale]),
+        translate=np.concatenate([[0.0], placement.translate]),
+        rotate=_bordered(placement.rotate),
+        shear=_bordered(placement.shear),
+        affine=_bordered(placement.affine),
+        units=("pixel", *map(str, placement.units)),
+        axis_labels=(label, *placement.axis_labels),
+    )
+
+
+def _bordered(matrix: Any) -> Any:
+    larger = np.eye(len(matrix) + 1)
+    larger[1:, 1:] = matrix
+    return larger

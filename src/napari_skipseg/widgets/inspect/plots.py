@@ -1,0 +1,143 @@
+"""A model in plots: the channels that its gates turned off, how its weights moved in training, its loss."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QHBoxLayout, QVBoxLayout, QWidget
+
+from napari_skipseg.models.description import ModelDescription
+from napari_skipseg.models.selection import GateSelection, gate_place
+from napari_skipseg.networks.specs import ATTENDING, SELECTING
+from napari_skipseg.widgets.forms.fields import FreshCombo, PlainLabel, RichLabel
+from napari_skipseg.widgets.forms.plots import ChannelPlot, CurvesPlot, UpdateMap, theme_colors
+
+SELECT_HINT = f"Models whose skip is {' or '.join(SELECTING)} select channels."
+
+
+class ModelPlots(QWidget):  # type: ignore[misc]
+    """Channels with a choice of the gate, weight updates, curves; a sentence where there is nothing to plot.
+
+    gate_changed: another gate was chosen. channel_chosen: a channel of it was clicked.
+    """
+
+    gate_changed = Signal()
+    channel_chosen = Signal(int)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = FreshCombo()
+        self.channels, self.updates, self.curves = ChannelPlot(), UpdateMap(), CurvesPlot()
+        self.channels_note, self.updates_note, self.curves_note = (_note() for _ in range(3))
+        self.updates_unit = PlainLabel("mean |W_end − W_begin|")
+        self._selection: dict[str, GateSelection] = {}
+        self._description: ModelDescription | None = None
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(4)
+        column.addLayout(_heading("Channels", self.gate))
+        for widget in (self.channels, self.channels_note):
+            column.addWidget(widget)
+        column.addLayout(_heading("Weight updates", self.updates_unit))
+        for widget in (self.updates, self.updates_note):
+            column.addWidget(widget)
+        column.addLayout(_heading("Curves"))
+        for widget in (self.curves, self.curves_note):
+            column.addWidget(widget)
+        self.gate.activated.connect(self._choose_gate)
+        self.channels.channel_chosen.connect(self.channel_chosen)
+
+    def use_theme(self, name: str) -> None:
+        """Draw in the colours of napari's theme of that name."""
+        colors = theme_colors(name)
+        for plot in (self.channels, self.updates, self.curves):
+            plot.use(colors)
+
+    def show_model(self, description: ModelDescription, selection: tuple[GateSelection, ...]) -> None:
+        """Show a model and the select weights of its gates."""
+        self._description = description
+        self._selection = {gate.place: gate for gate in selection}
+        places = gate_places(description, selection)
+        self.gate.offer([(place, place) for place in places], self.gate.currentData())
+        self.gate.setVisible(bool(places))
+        self._show_gate()
+        self._show_updates(description)
+        self._show_curves(description)
+
+    def _choose_gate(self) -> None:
+        self._show_gate()
+        self.gate_changed.emit()
+
+    def _show_gate(self) -> None:
+        place = self.gate.currentData()
+        gate = self._selection.get(str(place))
+        self.channels.setVisible(gate is not None)
+        if gate is not None:
+            self.channels.show_gate(gate)
+            self.channels_note.setText(in_words(gate))
+        elif place is not None:
+            self.channels_note.setText("This gate attends to all its channels and selects none. " + SELECT_HINT)
+        elif self._description is not None:
+            self.channels_note.setText(why_no_gates(self._description))
+
+    def _show_updates(self, description: ModelDescription) -> None:
+        updates = description.training.updates
+        self.updates.setVisible(bool(updates))
+        self.updates_unit.setVisible(bool(updates))
+        self.updates_note.setVisible(not updates)
+        if updates:
+            self.updates.show_updates(updates)
+        else:
+            self.updates_note.setText(
+                "This training did not record them. A model that is trained in a shell with --epoch N records them."
+            )
+
+    def _show_curves(self, description: ModelDescription) -> None:
+        curves = {name: points for name, points in description.training.curves.items() if points and "loss" in name}
+        self.curves.setVisible(bool(curves))
+        self.curves_note.setVisible(not curves)
+        self.curves_note.setText("This model's training recorded no loss.")
+        if curves:
+            self.curves.show_curves(curves)
+
+
+def gate_places(description: ModelDescription, selection: tuple[GateSelection, ...]) -> list[str]:
+    """Return where the gates of a model are that can be looked into: long skips, finest first, then dense blocks."""
+    looked_into = (*SELECTING, *ATTENDING)
+    skips = enumerate(description.spec.skips)
+    places = [gate_place(f"gates.{level}", description) for level, skip in skips if skip in looked_into]
+    return [*places, *(gate.place for gate in selection if gate.place not in places)]
+
+
+def why_no_gates(description: ModelDescription) -> str:
+    """Return why there is nothing to show of a model without gates."""
+    skips = ", ".join(dict.fromkeys(description.spec.skips))
+    return (
+        f"{description.name} has no gates that select or attend (its skip is {skips}): nothing to show. {SELECT_HINT}"
+    )
+
+
+def in_words(gate: GateSelection) -> str:
+    """Return how many channels are off, and how many were when training began."""
+    count = len(gate.weights)
+    off = f"{round(gate.fraction_off * count)} of {count} channels are off ({100 * gate.fraction_off:.0f} %, orange)"
+    start = gate.fraction_off_at_start
+    if start is None:
+        return f"{off}; how many were off before training was not recorded."
+    return f"{off}; {100 * start:.0f} % at the start (grey)."
+
+
+def _heading(text: str, beside: QWidget | None = None) -> QHBoxLayout:
+    row = QHBoxLayout()
+    row.setContentsMargins(0, 4, 0, 0)
+    row.addWidget(RichLabel(f"<b>{text}</b>"))
+    row.addStretch(1)
+    if beside is not None:
+        row.addWidget(beside, int(isinstance(beside, FreshCombo)))
+    return row
+
+
+def _note() -> PlainLabel:
+    label = PlainLabel()
+    label.setWordWrap(True)
+    label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    return label

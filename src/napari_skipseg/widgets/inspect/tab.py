@@ -1,0 +1,232 @@
+"""The Inspect tab: a look into a model, and at what its gates make of the image on screen."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from qtpy.QtGui import QShowEvent
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QPushButton, QVBoxLayout
+
+from napari_skipseg.errors import SkipsegError
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.jobs.inspection import Inspection, Part, choose_part
+from napari_skipseg.models.catalog import describe_model, find_models, locate_model
+from napari_skipseg.models.description import ModelDescription
+from napari_skipseg.models.selection import GateSelection, read_selection
+from napari_skipseg.networks.specs import SELECTING
+from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.forms.engine_line import BusyEngine, EngineLine
+from napari_skipseg.widgets.forms.fields import FreshCombo, Links, PlainLabel, mark, set_hint
+from napari_skipseg.widgets.forms.job_tab import JobTab
+from napari_skipseg.widgets.inspect.gate_layers import (
+    Seen,
+    describe_part,
+    follow_gates,
+    look_at,
+    show_channel,
+    show_gates,
+)
+from napari_skipseg.widgets.layers.results import data_of, stack_of
+from napari_skipseg.widgets.segment.checks import Choices, asks_channel, find_faults
+from napari_skipseg.widgets.segment.form import NO_MODEL
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+    from napari_skipseg.widgets.inspect.plots import ModelPlots
+    from napari_skipseg.widgets.segment.tab import SegmentTab
+
+SEGMENT_FIELDS = ("image", "axes", "channel")
+"""The fields of the Segment tab that count here too."""
+
+
+class InspectingEngine(BusyEngine, Protocol):
+    """What the tab asks of an engine; `jobs.client.Engine` is one."""
+
+    def inspect(
+        self, stack: Stack, model_folder: Path | str, place: str, part: Part, channel: int | None = None
+    ) -> Generator[Progress, None, Inspection]:
+        """Return what the gates make of a part of the stack."""
+        ...
+
+
+class InspectTab(JobTab):
+    """Model, plots, Show gates and Cancel, one line of what is wrong or how it went.
+
+    It looks at the image, axes and channel of the Segment tab. The plots are made when the tab is opened first.
+    """
+
+    def __init__(
+        self, viewer: ViewerModel, engine: InspectingEngine, line: EngineLine, segment_tab: SegmentTab
+    ) -> None:
+        super().__init__(line)
+        self._viewer, self._engine, self._segment_tab = viewer, engine, segment_tab
+        self._seen: dict[str, Seen] = {}
+        self._description: ModelDescription | None = None
+        self._model_fault = ""
+        self.plots: ModelPlots | None = None
+        self.links = Links()
+        self._make_widgets()
+        self._connect()
+
+    def _make_widgets(self) -> None:
+        self.model, self.network = FreshCombo(), PlainLabel()
+        self.network.setWordWrap(True)
+        self.all_maps = QCheckBox("attention of all gates")
+        self.all_maps.setToolTip("Add the attention maps of all gates, not only of the one chosen above")
+        self.show_button = QPushButton("Show gates on this slice")
+        self.show_button.setMinimumHeight(30)
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Model", self.model)
+        form.addRow("", self.network)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.show_button, 2)
+        buttons.addWidget(self.cancel_button, 1)
+        column = self._column = QVBoxLayout(self)
+        column.setContentsMargins(10, 10, 10, 10)
+        column.setSpacing(8)
+        column.addLayout(form)
+        column.addLayout(buttons)
+        for widget in (self.all_maps, self.progress, self.progress_text, self.message):
+            column.addWidget(widget)
+        column.addStretch(1)
+
+    def _connect(self) -> None:
+        self.model.opening.connect(self._offer_models)
+        self.model.activated.connect(self._read_model)
+        self.show_button.clicked.connect(self.show_gates)
+        self._segment_tab.form.changed.connect(self.forget_and_check)
+        self._segment_tab.form.placed.connect(self._follow_image)
+        self._segment_tab.finished.connect(self.check)
+
+    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
+        """Make the plots the first time, with the model of the Segment tab; look what is wrong each time."""
+        super().showEvent(event)
+        if self.plots is None:
+            self._open()
+        self.check()
+
+    def _open(self) -> None:
+        from napari_skipseg.widgets.inspect.plots import ModelPlots
+
+        plots = self.plots = ModelPlots()
+        plots.use_theme(self._viewer.theme)
+        self._column.insertWidget(1, plots)
+        plots.gate_changed.connect(self.forget_and_check)
+        plots.channel_chosen.connect(self._show_channel)
+        self.links.tie(self._viewer.events.theme, lambda event: plots.use_theme(self._viewer.theme))
+        self._offer_models()
+        chosen = self.model.findData(self._segment_tab.form.model.currentData())
+        self.model.setCurrentIndex(max(chosen, 0))
+        self._read_model()
+
+    def _offer_models(self) -> None:
+        names = list(find_models())
+        self.model.offer([(name, name) for name in names], self.model.currentData())
+
+    def _read_model(self) -> None:
+        """Read the chosen model and show it."""
+        name = self.model.currentData()
+        self._description, selection, self._model_fault = _look_into(name)
+        description = self._description
+        if self.plots is not None:
+            self.plots.setVisible(description is not None)
+            if description is not None:
+                self.plots.show_model(description, selection)
+        self.network.setText("" if description is None else in_a_line(description))
+        mark(self.model, self._model_fault, "" if description is None else description.card.summary)
+        self.forget_and_check()
+
+    def _choices(self) -> Choices:
+        """Return what the Segment tab says, for the model of this tab."""
+        choices = self._segment_tab.form.read()
+        return replace(choices, model=self._description, model_fault=self._model_fault)
+
+    def _fault(self) -> str:
+        """Return why gates cannot be shown, empty where they can."""
+        choices = self._choices()
+        faults = find_faults(choices)
+        if self._model_fault:
+            return self._model_fault
+        if self.plots is None or self.plots.gate.currentData() is None:
+            return "This model has no gates to show: choose another one."
+        wrong = [faults[field] for field in (*SEGMENT_FIELDS, "model") if field in faults]
+        if wrong:
+            return wrong[0]
+        return "The Segment tab is running: wait until it has finished." if self._segment_tab.is_running else ""
+
+    def show_gates(self) -> None:
+        """Run the model on what is on screen; the layers appear when it is done."""
+        choices = self._choices()
+        layer = choices.layer
+        if self.is_running or self._fault() or layer is None or self.plots is None:
+            return
+        place = dict(zip(choices.axes, look_at(self._viewer, layer), strict=True))
+        lengths = dict(zip(choices.axes, data_of(layer).shape, strict=False))
+        part = choose_part(lengths, choices.seen, place)
+        channel = choices.channel if asks_channel(choices) else None
+        try:
+            stack, folder = stack_of(layer, choices.axes), locate_model(str(self.model.currentData()))
+        except SkipsegError as error:
+            self.fail(str(error))
+            return
+        gate = str(self.plots.gate.currentData())
+        work = partial(self._engine.inspect, stack, folder, gate, part, channel)
+        done = partial(self._show, layer, choices.axes, describe_part(part, lengths, choices.seen))
+        self.start(work, f"Looking at {layer.name}", done, waiting="waits for the look into the model")
+
+    def _show(self, layer: Image, axes: str, where: str, inspection: Inspection) -> None:
+        if layer not in self._viewer.layers:
+            self.tell(f"'{layer.name}' was removed meanwhile: its gates are not shown.")
+            return
+        there = {str(other.unique_id) for other in self._viewer.layers}
+        self._seen = {source: seen for source, seen in self._seen.items() if source in there}
+        seen = self._seen[str(layer.unique_id)] = Seen(inspection, axes, self.all_maps.isChecked())
+        show_gates(self._viewer, layer, seen)
+        self.tell(f"Shown: {inspection.place} of {where}. A slider below the image goes through its channels.")
+
+    def _follow_image(self) -> None:
+        layer = self._segment_tab.form.read().layer
+        seen = None if layer is None else self._seen.get(str(layer.unique_id))
+        if layer is not None and seen is not None and len(seen.axes) == layer.ndim:
+            follow_gates(self._viewer, layer, seen)
+
+    def _show_channel(self, channel: int) -> None:
+        layer = self._segment_tab.form.read().layer
+        if layer is not None:
+            show_channel(self._viewer, layer, channel)
+
+    def check(self) -> None:
+        """Show gates is on when all is right and nothing runs; otherwise the line below says why."""
+        super().check()
+        if self.plots is None:
+            return
+        fault, volume = self._fault(), self._choices().seen == "ZYX"
+        self.show_button.setText("Show gates in this volume" if volume else "Show gates on this slice")
+        self.show_button.setEnabled(not fault and not self.is_running)
+        set_hint(self.show_button, fault or "Add the features before and after the gate, and its attention, as layers")
+        self.explain(fault)
+
+
+def _look_into(name: str | None) -> tuple[ModelDescription | None, tuple[GateSelection, ...], str]:
+    """Return description and select weights of a model, or why they cannot be read."""
+    if name is None:
+        return None, (), NO_MODEL
+    try:
+        description = describe_model(name)
+        selects = any(skip in SELECTING for skip in description.spec.skips)
+        return description, read_selection(locate_model(name)) if selects else (), ""
+    except SkipsegError as error:
+        return None, (), str(error)
+
+
+def in_a_line(description: ModelDescription) -> str:
+    """Return what kind of network a model is."""
+    spec = description.spec
+    return f"{spec.dimensions}D {spec.network}, skip {', '.join(dict.fromkeys(spec.skips))}"

@@ -1,0 +1,1 @@
+"""Images and results as layers."""

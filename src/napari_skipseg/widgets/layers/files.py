@@ -1,0 +1,402 @@
+"""Files and the sample for napari: TIFF, OME-Zarr, MRC and slices in with their place, OME-TIFF out, an EM stack."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QDialog,
+    QDialogButtonBox,
+    QFormLayout,
+    QMessageBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_skipseg.errors import FileError, SkipsegError
+from napari_skipseg.foreign_text import unmarked
+from napari_skipseg.images.choice import parse_location
+from napari_skipseg.images.files import (
+    ENDINGS,
+    Format,
+    holds_labels,
+    images_to_read,
+    list_images,
+    place_of,
+    read_levels,
+    read_recipe,
+    read_stack,
+    slice_files,
+    write_ome_tiff,
+)
+from napari_skipseg.images.mrc import is_mrc
+from napari_skipseg.images.pictures import is_picture
+from napari_skipseg.images.slices import holds_slices, natural_key
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.tiff.ome_set import is_companion
+from napari_skipseg.images.zarr.metadata import METADATA, is_zarr
+from napari_skipseg.inference.prediction import USUAL_DEPTH, Depth, Prediction
+from napari_skipseg.inference.recipes.recipe import RECIPE_FILE
+from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.forms.fields import FolderField, FreshCombo, PlainLabel
+from napari_skipseg.widgets.layers.axes import GUESSED_AXES, along_space
+from napari_skipseg.widgets.layers.result_looks import looks_of
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+
+
+LayerData = tuple[Any, dict[str, Any], str]
+
+IN_MEMORY = 256 * 2**20
+"""Bytes up to which a file is read at once; a larger one is read where it is looked at."""
+
+_RGB_TYPES = ("uint8", "uint16", "float32")
+
+
+def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
+    """Return the reader of TIFF, OME-Zarr, MRC, and folders and lists of slices; None where a path is something else.
+
+    A single picture (PNG, JPEG, BMP) is left to napari; several of them are a stack.
+    """
+    if isinstance(path, str):
+        return _read_for_napari if _is_known(Path(path)) or holds_slices(Path(path)) else None
+    files = [Path(each) for each in path]
+    known = all(_is_known(file) or (is_picture(file) and len(files) > 1) for file in files)
+    return _read_for_napari if files and known else None
+
+
+def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
+    """Return the layers in files. napari shows an error in a label that takes a file's name for HTML: it may not."""
+    try:
+        return read_layers(path)
+    except SkipsegError as error:
+        raise type(error)(unmarked(str(error))) from error
+
+
+def _is_known(path: Path) -> bool:
+    return path.suffix.lower() in (".tif", ".tiff") or is_zarr(path) or is_mrc(path) or is_companion(path)
+
+
+def read_layers(path: str | Sequence[str]) -> list[LayerData]:
+    """Return the layers in a file, or in a stack of slices, each with scale, translate, units and axis labels.
+
+    A list of files is one stack, in the natural order of their names, and so is a folder with one file per slice: that
+    is how napari asks for a stack. A file of several images gives a layer of each, the first visible; thumbnails,
+    labels and macro images beside a main image are left out. Channels become layers of their own, RGB stays one layer;
+    labels that a file names as such are labels. Of a large OME-Zarr all levels are given, so that napari reads only
+    what the screen shows.
+
+    Raises:
+        FileError: a file cannot be read.
+        InputError: its axes or values are not those of an image.
+    """
+    if not isinstance(path, str):
+        if len(path) > 1:
+            files = sorted(path, key=lambda file: natural_key(Path(file).name))
+            stack = read_stack(files)
+            return [_layer_of([stack], {"opened": stack.file})]
+        (path,) = path
+    places = images_to_read(path)
+    if len(places) == 1:
+        recipe = read_recipe(path)
+        told: dict[str, Any] = {} if recipe is None else {"recipe": dict(recipe)}
+        data, arguments, kind = _layer_of(read_levels(path), told, labels=holds_labels(path))
+        return [(data, {**arguments, **looks_of(path, recipe, data, arguments)}, kind)]
+    names = {image.number: image.name for image in list_images(path)}
+    found = []
+    for number, place in enumerate(places):
+        levels = read_levels(place)
+        which = parse_location(place).image  # a path in a store is in the name already
+        name = "" if which is None else names[which]
+        levels[0] = replace(levels[0], name=f"{levels[0].name} {name}".strip())
+        told = {"opened": levels[0].file}
+        data, looks, kind = _layer_of(levels, told, labels=holds_labels(place), most=IN_MEMORY // len(places))
+        found.append((data, {**looks, "visible": number == 0}, kind))
+    return found
+
+
+def open_image(viewer: ViewerModel, file: str) -> list[Layer]:
+    """Return the layers that show a file, any that we read: also pictures, which napari does not ask this reader for.
+
+    Raises:
+        FileError: the file cannot be read.
+        InputError: its axes or values are not those of an image.
+    """
+    return add_layers(viewer, read_layers(file), file)
+
+
+def add_layers(viewer: ViewerModel, found: Sequence[LayerData], file: str) -> list[Layer]:
+    """Return the layers that show what was read of a file; they say where that lies."""
+    layers: list[Layer] = []
+    for data, arguments, kind in found:
+        metadata = arguments.get("metadata", {})
+        told = {**metadata, "skipseg": {"opened": file, **metadata.get("skipseg", {})}}
+        added = getattr(viewer, f"add_{kind}")(data, **{**arguments, "metadata": told})
+        layers += added if isinstance(added, list) else [added]
+    return layers
+
+
+def opened_from(layer: Layer) -> str:
+    """Return what a layer was opened from, as `read_stack` takes it, whoever read it; "" where it was no file."""
+    return str(layer.metadata.get("skipseg", {}).get("opened") or layer.source.path or "")
+
+
+def _layer_of(levels: list[Stack], told: dict[str, Any], labels: bool = False, most: int | None = None) -> LayerData:
+    """Return the layer of an image. told: what its metadata say. most: bytes up to which it is read at once."""
+    stack = levels[0]
+    axes, metadata = stack.axes, layer_arguments(stack)
+    told = {**told, "notes": stack.notes} if stack.notes else told
+    data = finest = _in_reach(stack, IN_MEMORY if most is None else most)
+    if len(levels) > 1 and not isinstance(data, np.ndarray):
+        data, metadata["multiscale"] = [finest, *(_lazy(level) for level in levels[1:])], True
+    if not labels and "C" not in axes and not isinstance(finest, np.ndarray):
+        told |= {"file": stack.file, "array": finest.name, "stamp": _stamp(stack.file)}
+    if told:
+        metadata["metadata"] = {"skipseg": told}
+    if labels:
+        return data, metadata, "labels"
+    if "C" not in axes:
+        return data, metadata, "image"
+    if axes.endswith("C") and stack.length("C") in (3, 4) and np.dtype(stack.data.dtype).name in _RGB_TYPES:
+        return data, {**metadata, "rgb": True}, "image"
+    return data, {**metadata, "channel_axis": axes.index("C")}, "image"
+
+
+def file_of(layer: Layer, data: Any) -> str:
+    """Return the file whose voxels are `data`, the layer's finest, all and as they are; "" where there is none.
+
+    Raises:
+        FileError: the file has changed since it was opened, or is gone.
+    """
+    told = layer.metadata.get("skipseg", {})
+    file = str(told.get("file", ""))
+    if not file or getattr(data, "name", "") != told.get("array"):
+        return ""
+    stamp = _stamp(file)
+    if not stamp:
+        raise FileError(f"'{file}' is no longer there: put it back, or open the image from where it is now.")
+    if stamp != told.get("stamp", stamp):
+        raise FileError(f"'{file}' has changed since it was opened: open it again.")
+    return file
+
+
+def _stamp(file: str) -> list[tuple[str, int, int]]:
+    """Return name, size and time of change of a file, of each slice, or of a zarr's metadata; empty if it is gone."""
+    place = place_of(file)
+    if place.is_dir() and not is_zarr(place):
+        try:
+            found = slice_files(file)
+        except SkipsegError:
+            return []
+    else:
+        found = [place] if place.is_file() else [place / name for name in METADATA if (place / name).is_file()]
+    return [(each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in found if each.is_file()]
+
+
+def layer_arguments(stack: Stack) -> dict[str, Any]:
+    """Return name, scale, translate, units and axis labels of the layer that shows `stack`, channels left out."""
+    axes = stack.axes.replace("C", "")
+    sizes, places = dict(zip("ZYX", stack.voxel_size, strict=True)), dict(zip("ZYX", stack.origin, strict=True))
+    return {
+        "name": stack.name,
+        "scale": [sizes.get(axis, 1.0) for axis in axes],
+        "translate": [places.get(axis, 0.0) for axis in axes],
+        "units": [stack.unit if axis in "ZYX" else "pixel" for axis in axes],
+        "axis_labels": tuple(axes.lower()),
+    }
+
+
+def _in_reach(stack: Stack, most: int) -> Any:
+    """Return the voxels: in memory where they have at most so many bytes, else as a dask array."""
+    if math.prod(stack.shape) * np.dtype(stack.data.dtype).itemsize <= most:
+        return np.asarray(stack.data)
+    return _lazy(stack)
+
+
+def _lazy(stack: Stack) -> Any:
+    """Return the voxels as a dask array of the file's own chunks, else of planes."""
+    from dask import array
+
+    chunks = getattr(stack.data, "chunks", None) or tuple(
+        n if axis in "YX" or (stack.axes.endswith("C") and axis == "C") else 1
+        for axis, n in zip(stack.axes, stack.shape, strict=True)
+    )
+    return array.from_array(stack.data, chunks=chunks, name=False)
+
+
+def write_image(path: str, data: Any, attributes: Mapping[str, Any]) -> list[str]:
+    """Write an image layer as OME-TIFF with its axes, voxel size and unit; return the path.
+
+    Raises:
+        FileError: the file cannot be written.
+        InputError: OME-TIFF cannot hold such an image.
+    """
+    array = data[0] if attributes.get("multiscale") else data
+    if array.dtype == np.float16:
+        array = array.astype(np.float32)
+    _write(path, array, attributes, {"layer": "image"})
+    return [path]
+
+
+def write_labels(path: str, data: Any, attributes: Mapping[str, Any]) -> list[str]:
+    """Write a labels layer as OME-TIFF in the smallest type that holds its values; return the path.
+
+    Raises:
+        FileError: the file cannot be written.
+        InputError: OME-TIFF cannot hold such labels.
+    """
+    array = data[0] if attributes.get("multiscale") else data
+    if array.dtype.itemsize > 1:
+        lowest, highest = int(array.min()), int(array.max())
+        array = array.astype(np.result_type(np.min_scalar_type(lowest), np.min_scalar_type(highest)))
+    _write(path, array, attributes, {"layer": "labels"})
+    return [path]
+
+
+def _write(path: str, array: Any, attributes: Mapping[str, Any], description: dict[str, Any]) -> None:
+    rgb = bool(attributes.get("rgb"))
+    ndim = array.ndim - int(rgb)
+    axes = "".join(str(label) for label in attributes.get("axis_labels") or ()).upper()
+    if len(axes) != ndim or not set(axes) <= set("TCZYX"):
+        axes = GUESSED_AXES.get(ndim, "?" * ndim)
+    units = attributes.get("units") or ("pixel",) * ndim
+    if isinstance(units, str):
+        units = (units,) * ndim
+    scale = np.abs(attributes.get("scale", np.ones(ndim)))
+    sizes, unit = along_space(scale, units, axes, default=1.0)
+    places, _ = along_space(attributes.get("translate", np.zeros(ndim)), units, axes, default=0.0)
+    write_ome_tiff(path, array, axes + "C" * rgb, sizes, unit, places, description=description)
+
+
+def make_em_stack() -> list[LayerData]:
+    """Return the synthetic EM stack (16, 512, 512) as one image layer with its voxel size."""
+    from napari_skipseg.images.synthetic.sample import make_sample
+
+    stack = make_sample().stack
+    return [(stack.data, layer_arguments(stack), "image")]
+
+
+TITLES = {
+    "probability": "probability",
+    "binary": "binary: labels at the current threshold",
+    "uncertainty": "uncertainty",
+}
+FORM_HINT = "OME-TIFF opens nearly everywhere; OME-Zarr suits large volumes"
+DEPTH_HINT = "How probability and attention are stored: as 0-255, or as fractions in four times the space"
+
+
+@dataclass(frozen=True)
+class SaveChoices:
+    """What is written: the results by their names, as what, and into which folder."""
+
+    folder: Path
+    results: tuple[str, ...]
+    form: Format = "tiff"
+    depth: Depth = USUAL_DEPTH
+
+    def files(self, name: str) -> list[Path]:
+        """Return the files that are written for results of such a name, the recipe last."""
+        results = [self.folder / f"{name}_{result}{ENDINGS[self.form]}" for result in self.results]
+        return [*results, self.folder / f"{name}_{RECIPE_FILE}"]
+
+
+class SaveDialog(QDialog):  # type: ignore[misc]
+    """Which results, in which format, into which folder."""
+
+    def __init__(self, parent: QWidget, title: str, results: Sequence[str], folder: str) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Save results")
+        self.ticks = {name: QCheckBox(TITLES.get(name, name.replace("_", " "))) for name in results}
+        self.form, self.depth, self.folder = FreshCombo(), FreshCombo(), FolderField("Results")
+        self.form.offer(list(FORMATS), "tiff")
+        self.depth.offer(list(DEPTHS), USUAL_DEPTH)
+        self.form.setToolTip(FORM_HINT)
+        self.depth.setToolTip(DEPTH_HINT)
+        self.folder.text.setText(folder)
+        self.folder.text.setMinimumWidth(320)
+        self.buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Save | QDialogButtonBox.StandardButton.Cancel)
+        self.buttons.accepted.connect(self.accept)
+        self.buttons.rejected.connect(self.reject)
+        self._lay_out(title)
+        for tick in self.ticks.values():
+            tick.setChecked(True)
+            tick.toggled.connect(self._check)
+        self.folder.text.textChanged.connect(self._check)
+        self._check()
+
+    def _lay_out(self, title: str) -> None:
+        column, rows, ticks = QVBoxLayout(self), QFormLayout(), QVBoxLayout()
+        column.addWidget(PlainLabel(title))
+        for tick in self.ticks.values():
+            ticks.addWidget(tick)
+        rows.addRow("Write", ticks)
+        rows.addRow("Format", self.form)
+        rows.addRow("Values", self.depth)
+        rows.addRow("Folder", self.folder)
+        column.addLayout(rows)
+        column.addWidget(PlainLabel("A recipe that tells how the results were made is written beside them."))
+        column.addWidget(self.buttons)
+
+    def _check(self) -> None:
+        """Save is on when something is ticked and a folder is named."""
+        is_right = any(tick.isChecked() for tick in self.ticks.values()) and bool(self.folder.text.text().strip())
+        self.buttons.button(QDialogButtonBox.StandardButton.Save).setEnabled(is_right)
+
+    def read(self) -> SaveChoices:
+        """Return the choices as they stand."""
+        results = tuple(name for name, tick in self.ticks.items() if tick.isChecked())
+        folder = Path(self.folder.text.text().strip()).expanduser()
+        return SaveChoices(folder, results, self.form.currentData(), self.depth.currentData())
+
+
+def ask_what_to_save(parent: QWidget, title: str, name: str, results: Sequence[str], folder: str) -> SaveChoices | None:
+    """Return what the user chooses of results of such a name; None where nothing is to be written.
+
+    title: of which image and part of it they are. folder: where they go unless the user chooses another one.
+    """
+    dialog = SaveDialog(parent, title, results, folder)
+    if dialog.exec() != QDialog.DialogCode.Accepted:
+        return None
+    choices = dialog.read()
+    there = [file.name for file in choices.files(name) if file.exists()]
+    question = f"{', '.join(there)} in this folder will be replaced. Go on?"
+    if there and QMessageBox.question(parent, "Replace results?", unmarked(question)) != QMessageBox.StandardButton.Yes:
+        return None
+    return choices
+
+
+def results_of(prediction: Prediction) -> list[str]:
+    """Return the names of the results that can be written of a prediction."""
+    uncertainty = [] if prediction.uncertainty is None else ["uncertainty"]
+    return ["probability", "binary", *uncertainty, *(f"attention_{each.level}" for each in prediction.attentions)]
+
+
+def iter_save(
+    prediction: Prediction, choices: SaveChoices, name: str, threshold: float
+) -> Generator[Progress, None, list[Path]]:
+    """Return the files that a prediction was written into, its recipe last.
+
+    Raises:
+        FileError: nothing can be written.
+    """
+    from napari_skipseg.inference.saving import save_prediction
+
+    yield Progress(0, 1, "writing the results")
+    save_prediction(
+        prediction, choices.folder, name, threshold, choices.depth, form=choices.form, results=choices.results
+    )
+    return choices.files(name)
+
+
+FORMATS = (("OME-TIFF", "tiff"), ("OME-Zarr", "ome-zarr"))
+
+
+DEPTHS = (("8-bit", "uint8"), ("float", "float32"))

@@ -1,0 +1,257 @@
+"""Result layers that fill while a run goes on, and what of the image is looked at meanwhile."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject, QTimer
+
+from napari_skipseg.inference.prediction import Focus, Opened, Prediction, Written
+from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.layers.placement import current_position, visible_box
+from napari_skipseg.widgets.layers.results import (
+    KEY,
+    SOURCE_OF,
+    Shown,
+    follow,
+    image_of,
+    put_in_front,
+    remove_results,
+    results_in,
+    set_colors,
+    set_threshold,
+    show,
+    tell_recipe,
+)
+from napari_skipseg.wording import counted
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+
+PAUSE = 0.2
+"""Seconds between two drawings of what has come, at the least."""
+SHARE = 0.1
+"""Of its time the window spends on such drawings, at the most: large slices and volumes are drawn less often."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What of an image is segmented, and as what it is shown: axes, positions, source and prefix of `Shown`."""
+
+    axes: str
+    positions: dict[int, int]
+    source: str
+    prefix: str = ""
+
+    def show(self, prediction: Prediction, is_whole: bool) -> Shown:
+        """Return a prediction of it."""
+        return Shown(prediction, self.axes, self.positions, self.source, self.prefix, is_whole)
+
+
+class Filling(QObject):  # type: ignore[misc]
+    """The layers of one run: they appear when its results open, fill while tiles come, and stay when it is stopped.
+
+    shown: what they show, None until then. earlier: a whole result that they show again when the run is stopped.
+    """
+
+    def __init__(self, owner: QObject, viewer: ViewerModel, layer: Image, part: Part, earlier: Shown | None) -> None:
+        super().__init__(owner)
+        self.layer, self.part, self.earlier = layer, part, earlier
+        self.shown: Shown | None = None
+        self._viewer = viewer
+        self._tiles = self._voxels = 0
+        self._counted = (0, 0)
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.timeout.connect(self._draw)
+        self._rest_until = 0.0
+
+    def open(self, prediction: Prediction, threshold: float, colors: Mapping[str, str]) -> Shown:
+        """Show a prediction whose arrays are still empty; return what is shown from now on.
+
+        colors: those of classes, by their names, as far as they are known.
+        """
+        self.shown = self.part.show(prediction, is_whole=False).with_colors(colors)
+        show(self._viewer, self.layer, self.shown, threshold)
+        return self.shown
+
+    def hear(self, written: Written) -> None:
+        """Draw what has come, soon, where it lies in the slice on screen."""
+        self._tiles += 1
+        self._voxels += math.prod(stop - start for start, stop in written.region)
+        self._counted = written.done, written.total
+        if self.shown is not None and not self._timer.isActive() and self._is_on_screen(written):
+            wait = max(0.0, self._rest_until - time.monotonic())
+            self._timer.start(round(1000 * wait))
+
+    def finish(self, prediction: Prediction) -> Shown:
+        """Show that all of it has come; return what is shown."""
+        self._timer.stop()
+        colors = () if self.shown is None else self.shown.colors
+        self.shown = replace(self.part.show(prediction, is_whole=True), colors=colors)
+        tell_recipe(self._viewer, self.shown)
+        return self.shown
+
+    def stop(self, threshold: float) -> tuple[Shown | None, str]:
+        """Return what is shown after the run was stopped, and what to say of it; empty where nothing was changed."""
+        self._timer.stop()
+        if self.shown is None:
+            return self.earlier, ""
+        if self.earlier is not None:
+            show(self._viewer, self.layer, self.earlier, threshold)
+            done = f"{self._how_much()} done; " if self._tiles else ""
+            return self.earlier, f"{done}the earlier result is back."
+        if not self._tiles:
+            remove_results(self._viewer, self.shown.source)
+            return None, ""
+        tell_recipe(self._viewer, self.shown)
+        return self.shown, f"{self._how_much()} done; the rest is empty."
+
+    def focus(self) -> Focus:
+        """Return what is looked at, in voxels of the result."""
+        return find_focus(self._viewer, self.layer, self.part.axes, self.part.positions)
+
+    def _how_much(self) -> str:
+        """Return the share that has come: in tiles, where one takes one step."""
+        done, total = self._counted
+        if done == self._tiles:
+            return f"{done} of {counted(total, 'tile')} {'is' if done == 1 else 'are'}"
+        shape = self.shown.prediction.probability.shape if self.shown is not None else ()
+        classes = len(self.shown.prediction.class_names) if self.shown is not None else 1
+        return f"{100 * self._voxels * classes // max(1, math.prod(shape))} % is"
+
+    def _is_on_screen(self, written: Written) -> bool:
+        """Return whether what was written lies in the slice on screen; napari has all of that, in sight or not."""
+        if self._viewer.dims.ndisplay > 2:
+            return True
+        at, axes = current_position(self._viewer, self.layer), self.part.axes
+        hidden = set(_sliders(self._viewer, self.layer))
+        for letter, (start, stop) in zip(axes.replace("C", ""), written.region, strict=True):
+            axis = axes.index(letter)
+            if axis in hidden and not start <= at[axis] - self.part.positions.get(axis, 0) < stop:
+                return False
+        return True
+
+    def _draw(self) -> None:
+        begun = time.monotonic()
+        for layer in results_in(self._viewer, self.part.source):
+            layer.refresh(thumbnail=False, highlight=False, extent=False)
+        # as long again goes by before the pixels are on the screen
+        spent = 2 * (time.monotonic() - begun)
+        self._rest_until = begun + max(PAUSE, spent / SHARE)
+
+
+def _sliders(viewer: ViewerModel, layer: Image) -> list[int]:
+    """Return the dimensions of the layer that are not on screen."""
+    shown = {axis - viewer.dims.ndim + layer.ndim for axis in viewer.dims.displayed}
+    return [axis for axis in range(layer.ndim) if axis not in shown]
+
+
+def find_focus(viewer: ViewerModel, layer: Image, axes: str, positions: dict[int, int]) -> Focus:
+    """Return what is looked at of an image with such axes, in voxels of its part that begins at `positions`."""
+    view = {}
+    for axis, (low, high) in enumerate(visible_box(viewer, layer)):
+        first = positions.get(axis, 0)
+        if axes[axis] != "C":
+            view[axes[axis]] = (float(low - first), float(high - first))
+    return Focus(view)
+
+
+def look_first(
+    work: Callable[[], Generator[Progress, Focus | None, Any]], focus: Focus
+) -> Generator[Progress, Focus | None, Any]:
+    """Run `work`, and tell it where to look until its results are open, unless it is told something newer."""
+    steps = work()
+    told: Focus | None = None
+    is_open = False
+    try:
+        while True:
+            try:
+                progress = steps.send(told)
+            except StopIteration as stop:
+                return stop.value
+            told = yield progress
+            focus = told or focus
+            if not is_open:
+                told = focus
+            is_open = is_open or isinstance(progress, Opened)
+    finally:
+        steps.close()
+
+
+class Results:
+    """What is shown of each image, as long as one of its layers is there: of all of it, of single slices, a preview."""
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        self._viewer = viewer
+        self._shown: dict[str, Shown] = {}
+
+    def keep(self, shown: Shown) -> None:
+        """Keep what is shown now, as the newest, in place of an earlier one of the same source."""
+        self._shown.pop(shown.source, None)
+        self._shown[shown.source] = shown
+        self._shown = {source: each for source, each in self._shown.items() if results_in(self._viewer, source)}
+
+    def drop(self, source: str) -> None:
+        """Forget what is shown no longer."""
+        self._shown.pop(source, None)
+
+    def get(self, source: str) -> Shown | None:
+        """Return what is shown under a source, where it is whole and has a layer."""
+        shown = self._shown.get(source)
+        there = shown is not None and shown.is_whole and results_in(self._viewer, source)
+        return shown if there else None
+
+    def find(self, layer: Image | None) -> Shown | None:
+        """Return the result of an image that is meant: the one whose layer is selected, else the newest.
+
+        None where the image was not segmented; a preview is no result.
+        """
+        if layer is None:
+            return None
+        preview = SOURCE_OF.format(layer.unique_id)
+        results = [shown for shown in self._all(layer) if shown.source != preview]
+        active = self._viewer.layers.selection.active
+        selected = None if active is None else active.metadata.get(KEY, {}).get("source")
+        return next((shown for shown in results if shown.source == selected), results[-1] if results else None)
+
+    def find_whole(self, layer: Image) -> Shown | None:
+        """Return the result of all of an image, where it is whole and has a layer."""
+        return self.get(str(layer.unique_id))
+
+    def on_show(self, layer: Image | None) -> tuple[Shown, ...]:
+        """Return what there is of an image and has a layer, the newest first."""
+        return tuple(shown for shown in reversed(self._all(layer)) if results_in(self._viewer, shown.source))
+
+    def put_in_front(self, layer: Image, source: str) -> None:
+        """Show one of an image's results, and put the others aside."""
+        put_in_front(self._viewer, source, {shown.source for shown in self._all(layer)} - {source})
+
+    def set_threshold(self, layer: Image | None, threshold: float) -> None:
+        """Show what there is of an image at another threshold."""
+        for shown in self._all(layer):
+            set_threshold(self._viewer, shown, threshold)
+
+    def set_colors(self, layer: Image | None, known: Mapping[str, str]) -> None:
+        """Show what there is of an image in the colours that its classes have now, by their names."""
+        for shown in self._all(layer):
+            colored = self._shown[shown.source] = shown.with_colors(known)
+            if colored.colors != shown.colors:
+                set_colors(self._viewer, colored)
+
+    def follow(self, layer: Image | None) -> None:
+        """Move what there is of an image to where it lies now."""
+        for shown in self._all(layer):
+            if layer is not None and len(shown.axes) == layer.ndim:
+                follow(self._viewer, layer, shown)
+
+    def _all(self, layer: Image | None) -> list[Shown]:
+        """Return what there is of an image, the newest last."""
+        image = "" if layer is None else str(layer.unique_id)
+        return [shown for shown in self._shown.values() if image_of(shown.source) == image]

@@ -1,0 +1,202 @@
+"""In which layers objects can be found: results, probabilities and labels; and what there is of them to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.prediction import USUAL_DEPTH, Depth, Stored
+from napari_skipseg.inference.recipes.recipe import OBJECTS_OPERATION
+from napari_skipseg.objects.files import OBJECTS_TYPE
+from napari_skipseg.objects.options import Method, ObjectOptions
+from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
+from napari_skipseg.widgets.layers.axes import axes_of, is_rgb, voxel_size_of
+from napari_skipseg.widgets.layers.results import KEY, data_of, image_of, is_ours, is_result, results_in, stack_of
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image, Layer
+
+    from napari_skipseg.widgets.layers.live import Results
+
+FOUND = "objects"
+"""The role of a layer of objects."""
+LOOK = "objects preview"
+"""That of a look ahead."""
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A layer in which objects are found: its axes, the names of its classes, and whether these are labels.
+
+    name: of the image that it is of.
+    """
+
+    layer: Layer
+    axes: str
+    class_names: tuple[str, ...]
+    labels: bool
+    name: str
+
+    @property
+    def voxel_axes(self) -> str:
+        """The axes that its objects have."""
+        return self.axes.replace("C", "")
+
+    def length(self, axis: str) -> int:
+        """Return the length of an axis, 1 where there is none."""
+        return int(data_of(self.layer).shape[self.axes.index(axis)]) if axis in self.axes else 1
+
+    def thickness(self) -> float:
+        """Return how many times deeper than wide its voxels are, 1 where it has no slices."""
+        (depth, height, width), _ = voxel_size_of(self.layer, self.axes)
+        return depth / max(height, width) if self.length("Z") > 1 else 1.0
+
+    def suggested(self, class_name: str) -> Method:
+        """Return how objects of a class, or else of the only one, are found best."""
+        return suggest_method(self.class_names, class_name)
+
+
+def suggest_method(class_names: Sequence[str], class_name: str = "") -> Method:
+    """Return how objects of a class are found best: cells where it, or without one any that there is, is a boundary."""
+    asked = (class_name,) if class_name else class_names
+    return "cells" if any(name in BOUNDARY_CLASSES for name in asked) else "components"
+
+
+def describe_source(viewer: ViewerModel, layer: Layer) -> Source:
+    """Return what a layer is to a search for objects."""
+    from napari.layers import Labels
+
+    axes, labels = axes_of(layer), isinstance(layer, Labels)
+    told = layer.metadata.get(KEY, {})
+    names = _class_names(layer, told, axes, labels)
+    image = image_of(str(told.get("source", "")))
+    origin = next((other for other in viewer.layers if str(other.unique_id) == image), layer)
+    return Source(unwrapped(layer), axes, names, labels, origin.name)
+
+
+def stack_to_search(source: Source, depth: Depth = USUAL_DEPTH) -> Stack:
+    """Return the voxels of a source; those of a network's result as its files of such a depth hold them.
+
+    So the same objects are found here, in a saved result and by a batch, label by label.
+
+    Raises:
+        SkipsegError: as `stack_of`.
+    """
+    stack = stack_of(source.layer, source.axes)
+    if source.labels or not is_result(source.layer) or stack.data.dtype.kind != "f":
+        return stack
+    return replace(stack, data=Stored(stack.data, depth))
+
+
+def recipe_of(layer: Layer) -> dict[str, Any]:
+    """Return the recipe that a layer bears, empty where it bears none."""
+    return layer.metadata.get(KEY, {}).get("recipe") or {}
+
+
+def unwrapped(value: Any) -> Any:
+    """Return what napari hands to plugins in a wrapper, made anew each time, as it is."""
+    return getattr(value, "__wrapped__", value)
+
+
+def _class_names(layer: Layer, told: dict[str, Any], axes: str, labels: bool) -> tuple[str, ...]:
+    """Return the classes of a layer, in the order of its channels or of the values of its labels."""
+    role, classes = str(told.get("role", "")), tuple(map(str, (told.get("recipe") or {}).get("classes", ())))
+    if role.startswith("probability "):
+        return (role.removeprefix("probability "),)
+    if "C" in axes and not (role or labels):
+        count = int(data_of(layer).shape[axes.index("C")])
+        return classes if len(classes) == count else tuple(f"channel {number}" for number in range(count))
+    return classes if labels or len(classes) == 1 else ()
+
+
+def find_sources(viewer: ViewerModel) -> list[Layer]:
+    """Return the layers in which objects can be found, those that are a probability or labels for certain first."""
+    layers = [layer for layer in reversed(viewer.layers) if _rank(layer) is not None]
+    return sorted(layers, key=lambda layer: _rank(layer) or 0)
+
+
+def is_certain(layer: Layer) -> bool:
+    """Return whether a layer is a probability or labels, and not just numbers that could be one."""
+    return _rank(layer) in (0, 1)
+
+
+def _rank(layer: Layer) -> int | None:
+    """Return 0 for a probability, 1 for labels, 2 for what could be a probability, None for anything else."""
+    from napari.layers import Image, Labels
+
+    told = layer.metadata.get(KEY, {})
+    role = str(told.get("role", ""))
+    if isinstance(layer, Labels):
+        return None if "corrections" in told or role in (FOUND, LOOK) or _holds_objects(layer) else 1
+    if not isinstance(layer, Image) or is_rgb(layer):
+        return None
+    if role:
+        return 0 if role.startswith("probability") else None
+    if (told.get("recipe") or {}).get("classes"):
+        return 0
+    kind = np.dtype(data_of(layer).dtype).kind
+    if kind == "f":
+        low, high = layer.contrast_limits_range
+        return 0 if low >= 0 and high <= 1 else None
+    return 2 if kind in "bu" else None
+
+
+def _holds_objects(layer: Layer) -> bool:
+    """Return whether a layer shows what was found already and came from a file of ours."""
+    recipe = recipe_of(layer)
+    return recipe.get("operation") == OBJECTS_OPERATION or (
+        "operation" in recipe and data_of(layer).dtype == OBJECTS_TYPE
+    )
+
+
+def result_layer(
+    viewer: ViewerModel, results: Results, image: Image | None, options: ObjectOptions | None = None
+) -> Layer | None:
+    """Return the probability that is on show of an image, None where there is none.
+
+    Of several classes it is that of a boundary where there is one; with `options` of the class that these name, or of
+    the first one for what is no cells.
+    """
+    for shown in results.on_show(image):
+        layers = [layer for layer in results_in(viewer, shown.source) if _rank(layer) == 0]
+        names = [layer.metadata[KEY]["role"].removeprefix("probability ") for layer in layers]
+        wanted: Sequence[str] = BOUNDARY_CLASSES
+        if options is not None and (options.class_name or options.method != "cells"):
+            wanted = (options.class_name,)
+        chosen = [layer for layer, name in zip(layers, names, strict=True) if name in wanted]
+        if layers:
+            return (chosen or layers)[0]
+    return None
+
+
+def find_measured(viewer: ViewerModel, source: Source) -> list[Layer]:
+    """Return the images whose grey values can be measured: of the same voxels, no results, the source's own first."""
+    from napari.layers import Image
+
+    origin = image_of(str(source.layer.metadata.get(KEY, {}).get("source", "")))
+    images = [layer for layer in viewer.layers if isinstance(layer, Image) and not is_ours(layer)]
+    return sorted((layer for layer in images if _fits(layer, source)), key=lambda each: str(each.unique_id) != origin)
+
+
+def find_truths(viewer: ViewerModel, source: Source) -> list[Layer]:
+    """Return the labels that objects can be scored against."""
+    from napari.layers import Labels
+
+    return [
+        layer
+        for layer in reversed(viewer.layers)
+        if isinstance(layer, Labels) and not is_result(layer) and layer != source.layer and _fits(layer, source)
+    ]
+
+
+def _fits(layer: Layer, source: Source) -> bool:
+    if layer == source.layer:
+        return False
+    axes = axes_of(layer)
+    shape = dict(zip(axes, data_of(layer).shape, strict=False))
+    return all(int(shape.get(axis, 1)) == source.length(axis) for axis in "TZYX")

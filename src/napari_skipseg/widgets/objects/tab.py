@@ -1,0 +1,486 @@
+"""The Objects tab: objects of a probability or of labels, live on screen, then of the whole stack, and their table."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from qtpy.QtCore import QTimer
+from qtpy.QtGui import QHideEvent, QShowEvent
+from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QPushButton, QVBoxLayout
+
+from napari_skipseg.errors import SkipsegError
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.recipes.recipe import SegmentRequest
+from napari_skipseg.jobs.operations import FoundObjects
+from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.correct.uncertain_regions import PlaceMark
+from napari_skipseg.widgets.forms.engine_line import BusyEngine, EngineLine
+from napari_skipseg.widgets.forms.fields import FAULT_COLOR, Links, Message, Missing, set_hint
+from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
+from napari_skipseg.widgets.forms.worker import start_work
+from napari_skipseg.widgets.layers.results import data_of, stack_of
+from napari_skipseg.widgets.objects.export import (
+    ObjectScores,
+    ScoreBox,
+    ask_file,
+    in_short,
+    iter_save,
+    iter_score,
+    without_channels,
+)
+from napari_skipseg.widgets.objects.form import ObjectsForm
+from napari_skipseg.widgets.objects.layers import (
+    LoadedObjects,
+    ShownObjects,
+    follow_image,
+    frame_of,
+    iter_load,
+    pick_label,
+    show_object,
+    show_objects,
+)
+from napari_skipseg.widgets.objects.preview import ObjectsPreview, iter_warm_up
+from napari_skipseg.widgets.objects.run_again import ObjectsAgainButton, Search
+from napari_skipseg.widgets.objects.sources import (
+    Source,
+    describe_source,
+    find_measured,
+    find_sources,
+    find_truths,
+    is_certain,
+    recipe_of,
+    result_layer,
+    stack_to_search,
+    unwrapped,
+)
+from napari_skipseg.widgets.objects.table import ObjectsTable
+from napari_skipseg.widgets.segment.tab import PRIMARY
+from napari_skipseg.wording import counted
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+
+    from napari_skipseg.widgets.segment.tab import SegmentTab
+
+
+SETTLED = 120
+"""Milliseconds for which the view rests before it is looked at anew."""
+
+
+class ObjectsBody(JobTab):
+    """Form, Preview, Find objects and Cancel, one line of how it went, the table, Save and Score."""
+
+    def __init__(self, line: EngineLine, viewer: ViewerModel) -> None:
+        super().__init__(line)
+        self._viewer = viewer
+        self._make_widgets()
+        self._lay_out()
+
+    def _make_widgets(self) -> None:
+        self.form, self.look = ObjectsForm(), ObjectsPreview(self, self._viewer)
+        self.preview, self.preview_note = QCheckBox("Preview on screen"), Message()
+        self.preview.setToolTip("Find the objects on screen again whenever a slider or the view moves")
+        self.find_button, self.save_button = QPushButton("Find objects"), QPushButton("Save…")
+        self.find_button.setMinimumHeight(30)
+        self.save_button.setToolTip("Write the labels as OME-TIFF or OME-Zarr, and the measurements as CSV beside them")
+        self.table, self.score_box = ObjectsTable(), ScoreBox()
+        self.links = Links()
+        self.again_button = ObjectsAgainButton(self._viewer, self.links)
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(SETTLED)
+
+    def _lay_out(self) -> None:
+        self.find_button.setStyleSheet(PRIMARY)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.find_button, 2)
+        buttons.addWidget(self.cancel_button, 1)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(10, 10, 10, 10)
+        column.setSpacing(6)
+        column.addWidget(self.form)
+        column.addWidget(self.preview)
+        column.addWidget(self.preview_note)
+        column.addLayout(buttons)
+        column.addWidget(self.progress)
+        for widget in (self.progress_text, self.message, self.again_button):
+            column.addWidget(widget)
+        column.addWidget(self.table, 1)
+        column.addWidget(self.save_button)
+        column.addWidget(self.score_box)
+        column.addStretch(0)
+
+
+class ObjectsOnShow(ObjectsBody):
+    """The objects that were found so far: a layer, a row for each, and what can be made of them."""
+
+    def __init__(self, line: EngineLine, viewer: ViewerModel) -> None:
+        super().__init__(line, viewer)
+        self._shown: dict[str, ShownObjects] = {}
+        self._source: Source | None = None
+        self.mark = PlaceMark(viewer)
+        self._marked: ShownObjects | None = None
+        self._selected: ShownObjects | None = None
+        self._tabled: ShownObjects | None = None
+        self.links.tie(viewer.layers.selection.events.active, self._follow_selection)
+
+    def result(self) -> ShownObjects | None:
+        """Return the objects that are meant: those whose layer was selected last, else those of what is chosen.
+
+        None where there are none.
+        """
+        self._shown = {key: shown for key, shown in self._shown.items() if shown.layer in self._viewer.layers}
+        if self._selected is not None and self._selected in self._shown.values():
+            return self._selected
+        return None if self._source is None else self._shown.get(str(self._source.layer.unique_id))
+
+    def _follow_selection(self, event: Any = None) -> None:
+        """Show the table of the objects whose layer is selected."""
+        active = self._viewer.layers.selection.active
+        chosen = next((shown for shown in self._shown.values() if unwrapped(active) == shown.layer), None)
+        if chosen is not None and chosen is not self.result():
+            self._selected = chosen
+            self.show_result()
+
+    def show_result(self) -> None:
+        """Show the table of the objects that are meant now."""
+        shown = self._tabled = self.result()
+        if self._marked is not None and self._marked is not shown:
+            self.unmark()
+        self.table.show_table(None if shown is None else shown.table)
+        source = self._source if shown is None else shown.source
+        self.score_box.offer([] if source is None else find_truths(self._viewer, source))
+        self.score_box.scores.say("")
+        self.check()
+
+    def forget_removed(self) -> None:
+        """Show another table where the objects of the present one are no longer there."""
+        if self._tabled is not None and self._tabled is not self.result():
+            self.show_result()
+
+    def show_found(self, source: Source, loaded: LoadedObjects, compared: str = "") -> None:
+        """Show the objects of a source as a layer and a table. compared: with what was found before, a sentence."""
+        if source.layer not in self._viewer.layers:
+            self.tell(f"'{source.layer.name}' was removed meanwhile: its objects are not shown.")
+            return
+        self.preview.setChecked(False)
+        self.unmark()
+        shown = show_objects(self._viewer, source, loaded)
+        self._shown[str(source.layer.unique_id)] = self._selected = shown
+        if pick_label not in shown.layer.mouse_drag_callbacks:
+            shown.layer.mouse_drag_callbacks.append(pick_label)
+            self.links.tie(shown.layer.events.selected_label, self._follow_label)
+        self._viewer.layers.selection.active = shown.layer
+        self.show_result()
+        count = loaded.found.count
+        self.tell(f"{counted(count, 'object')} found. {compared or 'Click a row to go to the object.'}")
+
+    def _go_to(self, row: int) -> None:
+        shown = self.result()
+        if shown is not None:
+            show_object(self._viewer, shown, row)
+            self._frame(shown, row)
+
+    def _follow_label(self, event: Any) -> None:
+        shown = self.result()
+        if shown is not None and event.source == shown.layer:
+            label = int(shown.layer.selected_label)
+            self.table.select_label(label)
+            if (place := self.table.rows.place_of(label)) is not None:
+                self._frame(shown, self.table.rows.row_at(place))
+
+    def _frame(self, shown: ShownObjects, row: int) -> None:
+        """Draw a frame around an object, in the slice on screen; its layer stays the active one."""
+        if self._marked is not shown:
+            self.unmark()
+        self._marked = shown
+        self.mark.show(shown.layer, shown.layer.name, frame_of(self._viewer, shown, row))
+        self._viewer.layers.selection.active = shown.layer
+
+    def unmark(self) -> None:
+        """Take the frame around an object away."""
+        self._marked = None
+        self.mark.hide()
+
+    def _check_mark(self) -> None:
+        """Take the frame away where its objects are not on show any longer."""
+        if self._marked is not None and self._marked is not self.result():
+            self.unmark()
+
+    def _follow_image(self) -> None:
+        self.unmark()
+        for shown in self._shown.values():
+            follow_image(shown)
+        if (shown_now := self.result()) is not None and not shown_now.is_measured_as_it_lies():
+            self.tell("The voxel size has changed: find the objects again to measure them with it.")
+
+    def _ask_file(self) -> None:
+        shown = self.result()
+        if shown is not None and (file := ask_file(self, shown.source.name)) is not None:
+            self.save(shown, file)
+
+    def save(self, shown: ShownObjects, file: Path) -> None:
+        """Write objects and their measurements, beside the window."""
+
+        def tell(files: list[Path]) -> None:
+            self.tell(f"Saved {' and '.join(each.name for each in files)} in {file.parent}.")
+            named = ", ".join(each.name for each in files)
+            pop_up(f"SkipSeg saved {named} in {file.parent}.", in_short(files))
+
+        self.start(partial(iter_save, shown, file), "Saving objects", tell)
+
+    def score(self) -> None:
+        """Score the objects on show against the chosen truth."""
+        shown, truth = self.result(), self.score_box.truth.currentData()
+        if shown is None or truth is None or self.is_running:
+            return
+        try:
+            found, true = without_channels(shown), stack_of(truth, describe_source(self._viewer, truth).axes)
+        except SkipsegError as error:
+            self.fail(str(error))
+            return
+
+        def tell(scores: ObjectScores) -> None:
+            self.score_box.scores.say(scores.in_words())
+
+        self.start(partial(iter_score, found, true), "Scoring objects", tell)
+
+
+NOTHING = Missing("Segment an image first, or choose a layer with a probability or labels.")
+AT_WORK = "The Segment tab is running: wait until it has finished."
+
+
+class FindingEngine(BusyEngine, Protocol):
+    """What the tab asks of an engine; `jobs.client.Engine` is one."""
+
+    def find_objects(
+        self,
+        probability: Stack,
+        class_names: Sequence[str],
+        options: ObjectOptions,
+        image: Stack | None = None,
+        labels: bool = False,
+        recipe: Mapping[str, Any] | None = None,
+    ) -> Generator[Progress, None, FoundObjects]:
+        """Return the objects of a whole stack and their measurements."""
+        ...
+
+
+class ObjectsTab(ObjectsOnShow):
+    """Reads the form, looks ahead, finds the objects in the engine, and shows them as a layer and a table."""
+
+    def __init__(self, viewer: ViewerModel, engine: FindingEngine, line: EngineLine, segment_tab: SegmentTab) -> None:
+        super().__init__(line, viewer)
+        self._engine, self._segment_tab = engine, segment_tab
+        self._is_warm = False
+        self._waiting: list[Search] = []
+        self.source_links = Links()
+        self._connect()
+
+    def _connect(self) -> None:
+        self.form.changed.connect(self._change)
+        self.form.moved.connect(self._choose_source)
+        self.form.layer.opening.connect(self._offer)
+        self.preview.toggled.connect(self._toggle_preview)
+        self.look.told.connect(self._tell_look)
+        self.find_button.clicked.connect(self.find)
+        self.save_button.clicked.connect(self._ask_file)
+        self.table.chosen.connect(self._go_to)
+        self.score_box.asked.connect(self.score)
+        self.again_button.wanted.connect(self.search_again)
+        self.again_button.failed.connect(self.fail)
+        self.finished.connect(self._go_on)
+        self._soon.timeout.connect(self._look)
+        self._segment_tab.finished.connect(self._take_result)
+        self._segment_tab.finished.connect(self._go_on)
+        self._segment_tab.form.changed.connect(self._check_seen)
+        self._segment_tab.form.placed.connect(self._follow_image)
+        self._segment_tab.form.placed.connect(self._look_soon)
+        layers, dims = self._viewer.layers.events, self._viewer.dims.events
+        camera = getattr(self._viewer, "scene", self._viewer).camera.events
+        for event in (layers.inserted, layers.removed):
+            self.links.tie(event, self._offer_seen)
+        for event in (dims.current_step, dims.ndisplay, dims.order, camera.center, camera.zoom):
+            self.links.tie(event, self._look_soon)
+
+    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
+        """Offer what there is now; make ready what a search needs the first time."""
+        super().showEvent(event)
+        self._offer()
+        if not self._is_warm:
+            self._is_warm = True
+            start_work(self, iter_warm_up, "Preparing", lambda _: None, lambda _: None, lambda: None, is_quiet=True)
+        self._look_soon()
+
+    def hideEvent(self, event: QHideEvent) -> None:  # noqa: N802
+        """Look at nothing meanwhile."""
+        super().hideEvent(event)
+        self._soon.stop()
+
+    def _take_result(self, succeeded: bool) -> None:
+        """Take the result that has just come, where the user is not busy with something else."""
+        found = result_layer(self._viewer, self._segment_tab.results, self._segment_tab.form.read().layer)
+        if succeeded and found is not None and not self.is_running:
+            self._set_source(found)
+        self._check_seen()
+        self._look_soon()
+
+    def _offer_seen(self, event: Any = None) -> None:
+        if self.isVisible() or self._source is not None:
+            self._offer()
+        self._check_mark()
+        self.forget_removed()
+
+    def _offer(self) -> None:
+        """Offer the layers there are; without a choice so far, the result on show or what else is one for certain."""
+        layers = find_sources(self._viewer)
+        chosen = None if self._source is None else self._source.layer
+        if chosen not in layers:
+            result = result_layer(self._viewer, self._segment_tab.results, self._segment_tab.form.read().layer)
+            chosen = result or next((layer for layer in layers if is_certain(layer)), None)
+        self._set_source(chosen)
+
+    def _choose_source(self) -> None:
+        self._set_source(self.form.layer.currentData())
+        self._check_mark()
+        self._look_soon()
+
+    def _set_source(self, layer: Layer | None) -> None:
+        before = None if self._source is None else self._source.layer
+        self.form.offer_layers(find_sources(self._viewer), layer)
+        source = self._source = None if layer is None else describe_source(self._viewer, layer)
+        if before != layer:
+            self.source_links.cut()
+            if layer is not None:
+                self.source_links.tie(layer.events.data, self._look_soon)
+            self.look.stop()
+            self.score_box.scores.say("")
+            self._told = ("", "")
+        self.form.blockSignals(True)  # the options are the same, and what was told stays
+        self.form.show_source(source)
+        self.form.blockSignals(False)
+        self.form.offer_measured([] if source is None else find_measured(self._viewer, source))
+        shown = self.result()
+        truth_of = source if shown is None else shown.source
+        self.score_box.offer([] if truth_of is None else find_truths(self._viewer, truth_of))
+        if before != layer:
+            self._look_soon()
+            self._selected = None
+            self.show_result()
+        self.check()
+
+    def _change(self) -> None:
+        self.forget_and_check()
+        self._look()
+
+    def _toggle_preview(self, is_on: bool) -> None:
+        self.unmark()
+        if is_on:
+            self._look()
+        else:
+            self.look.stop()
+            self.preview_note.say("")
+
+    def _look_soon(self, event: Any = None) -> None:
+        if self.preview.isChecked():
+            self._soon.start()
+
+    def _look(self) -> None:
+        source = self._source
+        if not self.preview.isChecked() or not self.isVisible() or source is None or self._fault():
+            return
+        self.look.follow(source, self.form.read())
+
+    def _tell_look(self, said: str, is_fault: bool) -> None:
+        self.preview_note.say(said, FAULT_COLOR if is_fault else "transparent")
+
+    def find(self) -> None:
+        """Find the objects of the whole stack; the layer and the table appear when that is done."""
+        if self._source is not None:
+            self._find(Search(self._source, self.form.read(), self.form.measured.currentData()))
+
+    def find_again(self, request: SegmentRequest) -> None:
+        """Find objects in the Segment tab's result as the request of a recipe says, which asks for some."""
+        image, options = self._segment_tab.form.read().layer, request.objects
+        layer = result_layer(self._viewer, self._segment_tab.results, image, options)
+        if layer is None or options is None:
+            self.fail("The probability is not open any longer: its objects were not found again.")
+            return
+        self.search_again(Search(describe_source(self._viewer, layer), options, image, request.depth))
+
+    def search_again(self, search: Search) -> None:
+        """Find objects as once before, as soon as nothing else is at work; the form says it too."""
+        layer = search.source.layer
+        self._waiting = [*(each for each in self._waiting if each.source.layer != layer), search]
+        self._go_on()
+
+    def _go_on(self, succeeded: bool = True) -> None:
+        """Begin what waits, where nothing is at work."""
+        while self._waiting and not self.is_running and not self._segment_tab.is_running:
+            search = self._waiting.pop(0)
+            if search.source.layer not in self._viewer.layers:
+                self.fail(f"'{search.source.layer.name}' was removed meanwhile: its objects were not found again.")
+                continue
+            self._set_source(search.source.layer)
+            self.form.show_options(search.options)
+            self.form.choose_measured(search.measured)
+            if fault := self._fault():
+                self.fail(fault)
+            else:
+                self._find(search)
+
+    def _find(self, search: Search) -> None:
+        source, measured = search.source, search.measured
+        if self.is_running or self._fault():
+            return
+        try:
+            stack = stack_to_search(source, search.depth)
+            image = None if measured is None else stack_of(measured, describe_source(self._viewer, measured).axes)
+        except SkipsegError as error:
+            self.fail(str(error))
+            return
+        told = recipe_of(source.layer)
+        recipe = {"segmentation": told} if told else {}
+        asked = (source.class_names, search.options, image, source.labels, recipe)
+        shape = tuple(source.length(axis) for axis in source.voxel_axes)
+
+        def work() -> Generator[Progress, None, LoadedObjects]:
+            return iter_load(self._engine.find_objects(stack, *asked), shape)
+
+        def show(loaded: LoadedObjects) -> None:
+            self.show_found(source, loaded, search.compare(loaded.found.recipe))
+
+        self.start(work, f"Finding objects in {source.name}", show, waiting="waits for the search for objects")
+
+    def _fault(self) -> str:
+        """Return why objects cannot be found, empty where they can."""
+        source = self._source
+        if source is None:
+            return NOTHING
+        if 0 in data_of(source.layer).shape:
+            return f"'{source.layer.name}' is empty: choose another layer."
+        return AT_WORK if self._segment_tab.is_running else ""
+
+    def _check_seen(self) -> None:
+        if self.isVisible():
+            self.check()
+
+    def check(self) -> None:
+        """Find objects is on when all is right and nothing runs; otherwise the line below says why."""
+        super().check()
+        fault, shown, running = self._fault(), self.result(), self.is_running
+        self.find_button.setEnabled(not fault and not running)
+        set_hint(self.find_button, fault or "Find the objects of the whole stack, and measure them")
+        self.preview.setEnabled(not fault)
+        self.again_button.follow()
+        self.again_button.setEnabled(not running and not self._segment_tab.is_running)
+        self.table.setVisible(shown is not None)
+        self.save_button.setVisible(shown is not None)
+        self.save_button.setEnabled(not running)
+        self.score_box.button.setEnabled(shown is not None and not running)
+        self.explain(fault)

@@ -1,0 +1,300 @@
+"""What is wrong with the choices in the form, field by field, in one sentence each. Cheap: no voxel is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from napari_skipseg.errors import InputError
+from napari_skipseg.images.calibration import METRES
+from napari_skipseg.images.intensity.padding import PaddingRule
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.inference.options import Planes, SegmentOptions
+from napari_skipseg.inference.scale import scale_of, seen_lengths, trained_voxel_size
+from napari_skipseg.models.description import ModelDescription
+from napari_skipseg.widgets.forms.fields import Missing
+from napari_skipseg.widgets.layers.axes import check_layer_axes, is_rgb
+from napari_skipseg.widgets.layers.results import data_of
+from napari_skipseg.wording import counted
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+
+SMALLEST_TILE = 32
+FAR_OFF = 1.5
+"""Ratio of voxel sizes from which on a model is used far from what it was trained for."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the form says.
+
+    model: None where there is none, or it cannot be read; `model_fault` then says why.
+    voxel_size: (z, y, x) in `unit`. average, planes, rescale: as in `SegmentOptions`; the last two count only where the
+    form offers them. dropout: of samples, None for the rate of the model's training. whole: the whole stack rather than
+    the current slice.
+    """
+
+    layer: Image | None
+    axes: str
+    voxel_size: tuple[float, float, float]
+    unit: str
+    model: ModelDescription | None
+    model_fault: str = ""
+    channel: int | None = None
+    device: str = "auto"
+    tile: int = 0
+    average: int = 1
+    planes: Planes = "xy"
+    rescale: bool = False
+    samples: int = 0
+    dropout: float | None = None
+    threshold: float = 0.5
+    whole: bool = True
+    padding: PaddingRule = "auto"
+    invert: bool = False
+
+    def options(self) -> SegmentOptions:
+        """Return the engine's options."""
+        return SegmentOptions(
+            self.device,
+            self.threshold,
+            self.tile,
+            self.average,
+            channel=self.channel if asks_channel(self) else None,
+            planes="xyz" if self.in_three_planes else "xy",
+            rescale=self.rescale and find_rescaling(self) is not None,
+            samples=self.samples,
+            dropout=self.dropout if self.samples else None,
+            padding=self.padding,
+            invert=self.invert,
+        )
+
+    @property
+    def seen(self) -> str:
+        """The axes that the model sees at once."""
+        return "ZYX" if self.model is not None and self.model.spec.dimensions == 3 else "YX"
+
+    @property
+    def in_three_planes(self) -> bool:
+        """Whether a 2D model is to see a volume along all three axes."""
+        return self.planes == "xyz" and offers_planes(self)
+
+    @property
+    def spanned(self) -> str:
+        """The axes that are segmented together: those that the model sees at once, or in three planes all of space."""
+        return "ZYX" if self.in_three_planes else self.seen
+
+    @property
+    def loops(self) -> tuple[int, ...]:
+        """The axes of the layer, by number, along which the model goes step by step."""
+        return tuple(n for n, axis in enumerate(self.axes) if axis not in self.spanned + "C")
+
+
+class Rescaling(NamedTuple):
+    """How the image's voxels differ from the model's, in a sentence; the size to rescale to; and what that means."""
+
+    difference: str
+    size: str
+    hint: str
+
+
+def channels(choices: Choices) -> int:
+    """Return how many channels the image has."""
+    if choices.layer is None:
+        return 1
+    shape = data_of(choices.layer).shape
+    if is_rgb(choices.layer):
+        return int(shape[-1])
+    return int(shape[choices.axes.index("C")]) if "C" in choices.axes and len(choices.axes) == len(shape) else 1
+
+
+def asks_channel(choices: Choices) -> bool:
+    """Return whether one channel has to be chosen."""
+    takes = choices.model.spec.in_channels if choices.model is not None else 1
+    return channels(choices) > 1 and takes == 1
+
+
+def offers_planes(choices: Choices) -> bool:
+    """Return whether a 2D model could see the image along three axes."""
+    return choices.model is not None and choices.model.spec.dimensions == 2 and _depth(choices) > 1
+
+
+def _depth(choices: Choices) -> int:
+    """Return the length along Z, 1 where there is none."""
+    if choices.layer is None or "Z" not in choices.axes or len(choices.axes) != choices.layer.ndim:
+        return 1
+    return int(data_of(choices.layer).shape[choices.axes.index("Z")])
+
+
+def find_rescaling(choices: Choices) -> Rescaling | None:
+    """Return what rescaling would do; None where voxel sizes agree within 5 %, or where one of them is not known."""
+    factors, model, seen = _scale(choices), choices.model, choices.spanned
+    if model is None or all(factor == 1 for factor in factors.values()):
+        return None
+    trained = trained_voxel_size(model, choices.unit, seen)
+    if trained is None:
+        return None
+    size = _in_words(trained, choices.unit, seen)
+    here = _in_words(choices.voxel_size, choices.unit, seen)
+    kind = "Pixels" if seen == "YX" else "Voxels"
+    hint = f"Show the model {kind.lower()} of {size}, resampled tile by tile; results come back on the image's own grid"
+    work = prod(factors.values())
+    hint += (
+        f". About {float(f'{work:.2g}'):g} times slower"
+        if work > 1.2
+        else ". Fewer voxels to segment, so faster" * (work < 0.8)
+    )
+    return Rescaling(f"{kind} are {here}; {model.name} was trained at {size}.", size, hint)
+
+
+def _in_words(voxel_size: tuple[float, float, float], unit: str, seen: str) -> str:
+    """Return the sizes along the axes seen, one number where they are all the same: "50 × 4 × 4 nm", or "4 nm"."""
+    sizes = [f"{voxel_size['ZYX'.index(axis)]:.4g}" for axis in seen]
+    return f"{sizes[0] if len(set(sizes)) == 1 else ' × '.join(sizes)} {unit}"
+
+
+def _scale(choices: Choices) -> dict[str, float]:
+    """Return how many of the model's voxels one of the image is long, by axis; empty where that is not known."""
+    stack = _stack(choices)
+    return {} if choices.model is None or stack is None else scale_of(stack, choices.model, choices.spanned)
+
+
+def _stack(choices: Choices) -> Stack | None:
+    """Return the image as the form describes it; None where that is no image."""
+    layer = choices.layer
+    if layer is None:
+        return None
+    axes = choices.axes + "C" * is_rgb(layer)
+    try:
+        return Stack(data_of(layer), axes, choices.voxel_size, choices.unit, name=layer.name)
+    except InputError:
+        return None
+
+
+def find_faults(choices: Choices) -> dict[str, str]:
+    """Return what is wrong: a reason for each field that is, by its name.
+
+    The names are "image", "axes", "voxel size", "channel", "model", "rescale", "tile", "planes", "samples" and
+    "dropout".
+    """
+    found = {
+        "image": _image_fault(choices.layer),
+        "model": choices.model_fault,
+        "rescale": _rescale_fault(choices),
+        "tile": _tile_fault(choices.tile),
+        "planes": _planes_fault(choices),
+        "samples": _samples_fault(choices),
+        "dropout": _dropout_fault(choices),
+    }
+    if choices.layer is not None:
+        found["axes"] = _axes_fault(choices.layer, choices.axes)
+        found["voxel size"] = "" if min(choices.voxel_size) > 0 else "A voxel size must be more than 0."
+        if not found["axes"]:
+            found["channel"] = _channel_fault(choices)
+            found["model"] = choices.model_fault or _fit_fault(choices)
+    return {field: fault for field, fault in found.items() if fault}
+
+
+def _image_fault(layer: Image | None) -> str:
+    if layer is None:
+        return Missing("Open an image first: drop a file here, or File › Open Sample › SkipSeg.")
+    data: Any = data_of(layer)
+    if 0 in data.shape:
+        return f"'{layer.name}' is empty: its shape is {tuple(data.shape)}."
+    if np.dtype(data.dtype).kind not in "buif":
+        return f"'{layer.name}' holds {data.dtype} values: convert it to 8-bit, 16-bit or float grey."
+    return ""
+
+
+def _axes_fault(layer: Image, axes: str) -> str:
+    try:
+        check_layer_axes(layer, axes)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _channel_fault(choices: Choices) -> str:
+    count, model = channels(choices), choices.model
+    if asks_channel(choices) and choices.channel is None:
+        return Missing("Choose the channel to segment.")
+    if model is not None and model.spec.in_channels not in (1, count):
+        takes = model.spec.in_channels
+        return f"The image has {counted(count, 'channel')}, {model.name} takes {takes}: choose another model."
+    return ""
+
+
+def _fit_fault(choices: Choices) -> str:
+    model, layer = choices.model, choices.layer
+    if model is None or layer is None or model.spec.dimensions == 2:
+        return ""
+    if _depth(choices) < 2:
+        return f"{model.name} is a 3D model and '{layer.name}' has no Z axis: choose a 2D model, or set the axes."
+    return ""
+
+
+def _rescale_fault(choices: Choices) -> str:
+    return _scale_fault(choices, rescale=True) if choices.rescale and _scale(choices) else ""
+
+
+def _planes_fault(choices: Choices) -> str:
+    if not choices.in_three_planes or choices.samples:
+        return ""
+    if choices.average > 1:
+        return _together("Three axes", "mirrored copies")
+    return "" if choices.rescale else _scale_fault(choices, rescale=False)
+
+
+def _scale_fault(choices: Choices, rescale: bool) -> str:
+    """Return what keeps the model from seeing the image at such a scale."""
+    stack, model = _stack(choices), choices.model
+    if stack is None or model is None:
+        return ""
+    try:
+        seen_lengths(stack, model, choices.spanned, rescale)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _tile_fault(tile: int) -> str:
+    return "" if tile == 0 or tile >= SMALLEST_TILE else f"A tile needs {SMALLEST_TILE} voxels or more (0 = auto)."
+
+
+def _samples_fault(choices: Choices) -> str:
+    if choices.samples == 1:
+        return "Uncertainty needs 2 samples or more (0 = off)."
+    if choices.samples and choices.average > 1:
+        return _together("Mirrored copies", "Monte Carlo samples")
+    if choices.samples and choices.in_three_planes:
+        return _together("Three axes", "Monte Carlo samples")
+    return ""
+
+
+def _together(one: str, other: str) -> str:
+    return f"{one} and {other} cannot be averaged together: switch one of them off."
+
+
+def _dropout_fault(choices: Choices) -> str:
+    model = choices.model
+    if not choices.samples or choices.dropout or model is None or model.spec.dropout:
+        return ""
+    return f"{model.name} was trained without dropout: choose a rate for the samples, such as 0.2."
+
+
+def find_warning(choices: Choices) -> str:
+    """Return what may make the result poor though it can be computed, empty where nothing does."""
+    model = choices.model
+    if model is None or choices.layer is None or model.unit not in METRES:
+        return ""
+    if choices.unit not in METRES:
+        sizes = _in_words(model.voxel_size, model.unit, choices.seen)
+        return f"The voxel size is not known; {model.name} was trained at {sizes}."
+    if choices.rescale or all(1 / FAR_OFF < factor < FAR_OFF for factor in _scale(choices).values()):
+        return ""
+    kind = "pixels" if choices.spanned == "YX" else "voxels"
+    return f"{model.name} was not trained on such {kind}: rescale, or check the result carefully."

@@ -1,0 +1,412 @@
+"""The form of the Segment tab: image, axes, voxel size, model, rescaling, device, extent, options, threshold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QFormLayout, QHBoxLayout, QPushButton, QSpinBox, QWidget
+
+from napari_skipseg.errors import SkipsegError
+from napari_skipseg.models.catalog import describe_model, find_models, locate_model
+from napari_skipseg.models.description import ModelDescription
+from napari_skipseg.widgets.forms.fields import (
+    AxesField,
+    Fold,
+    FreshCombo,
+    KeyedSlider,
+    Links,
+    VoxelSizeField,
+    WrappedLine,
+    mark,
+)
+from napari_skipseg.widgets.layers.axes import axes_of, set_calibration, voxel_size_of
+from napari_skipseg.widgets.layers.kept_view import view_kept
+from napari_skipseg.widgets.layers.results import is_ours
+from napari_skipseg.widgets.segment.checks import (
+    Choices,
+    asks_channel,
+    channels,
+    find_faults,
+    find_rescaling,
+    offers_planes,
+)
+from napari_skipseg.widgets.segment.model_card import CardDialog
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Image
+
+    from napari_skipseg.jobs.events import DeviceReport
+
+
+OPTION_HINTS = {
+    "tile": "Longest side of a tile in voxels; smaller tiles need less memory",
+    "average": "Average the results of mirrored and turned copies of the image: a little better, and an uncertainty "
+    "layer shows where the copies disagree. 4 copies are 4 times slower, 8 copies 8 times",
+    "planes": "How a 2D model sees the volume: slice by slice in XY, or along all three axes, whose results are "
+    "averaged. The latter suits voxels as deep as they are wide, is 3 times slower or more, and gives an uncertainty "
+    "layer but no attention",
+    "samples": "Passes with dropout on: the probability is their mean, the uncertainty layer their standard deviation. "
+    "10 samples are 10 times slower or more: they run on torch",
+    "padding": "Black frames, empty slices and other constant areas without tissue are left out of the grey values, "
+    "and are background in the result. If such an area is tissue, such as resin or a lumen of one value, keep it",
+    "invert": "Feed the negative of the image to the model, if dark and light are the other way round than in the "
+    "images that the model was trained on",
+    "dropout": "Share of the features that each sample leaves out, from 0 to 0.95",
+}
+AVERAGES = (("one pass", 1), ("4 copies", 4), ("8 copies", 8))
+PLANES = (("XY slices", "xy"), ("all three axes", "xyz"))
+PADDINGS = (("leave out", "auto"), ("keep as tissue", "none"))
+
+
+class OptionsFold(Fold):
+    """What few people change. `edited` says that one of the fields was."""
+
+    edited = Signal()
+
+    def __init__(self) -> None:
+        super().__init__("Options")
+        self.tile, self.average, self.planes = QSpinBox(), FreshCombo(), FreshCombo()
+        self.average.offer(list(AVERAGES), 1)
+        self.planes.offer(list(PLANES), "xy")
+        self.padding = FreshCombo()
+        self.padding.offer(list(PADDINGS), "auto")
+        self.invert = QCheckBox("Invert contrast")
+        self.tile.setRange(0, 8192)
+        self.tile.setSingleStep(32)
+        self.tile.setSpecialValueText("auto")
+        self.samples, self.dropout = QSpinBox(), QDoubleSpinBox()
+        self.samples.setRange(0, 1000)
+        self.samples.setSingleStep(10)
+        self.samples.setKeyboardTracking(False)  # the 1 of a 10 that is being typed is no fault
+        self.samples.setSpecialValueText("off")
+        self.dropout.setRange(0.0, 0.95)
+        self.dropout.setSingleStep(0.05)
+        self.dropout.setSpecialValueText("as trained")
+        self.dropout.setEnabled(False)
+        self._lay_out()
+        self.mark({})
+        for signal in (
+            self.tile.valueChanged,
+            self.average.activated,
+            self.planes.activated,
+            self.padding.activated,
+            self.invert.toggled,
+            self.dropout.valueChanged,
+        ):
+            signal.connect(self._tell)
+        self.samples.valueChanged.connect(self._follow_samples)
+
+    def _lay_out(self) -> None:
+        inner = QWidget()
+        rows = self._rows = QFormLayout(inner)
+        rows.setContentsMargins(12, 0, 0, 0)
+        rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        rows.addRow("Tile", self.tile)
+        rows.addRow("Average", self.average)
+        rows.addRow("Planes", self.planes)
+        rows.addRow("Constant areas", self.padding)
+        rows.addRow("", self.invert)
+        rows.addRow("Monte Carlo samples", self.samples)
+        rows.addRow("Dropout rate", self.dropout)
+        self.fill(inner)
+
+    def offer_planes(self, offered: bool) -> None:
+        """Show the choice of planes, or hide it."""
+        self._rows.setRowVisible(self.planes, offered)
+        self.fit()
+
+    def _follow_samples(self, samples: int) -> None:
+        self.dropout.setEnabled(samples > 0)
+        self._tell()
+
+    def _tell(self, value: object = None) -> None:
+        self.edited.emit()
+
+    @property
+    def rate(self) -> float | None:
+        """The dropout rate, None for that of the model's training."""
+        return float(self.dropout.value()) or None
+
+    def mark(self, faults: dict[str, str]) -> None:
+        """Colour the fields that are wrong, and say what each is for."""
+        for name, hint in OPTION_HINTS.items():
+            mark(getattr(self, name), faults.get(name, ""), hint)
+
+
+NO_MODEL = "There is no model: train one with napari-skipseg train, or copy a model folder into your models."
+NOTE = "QLabel { font-size: 8pt; }"
+HINTS = {
+    "image": "The image layer to segment",
+    "channel": "The channel to segment: this model takes one",
+}
+DEVICE_HINT = "Where to compute: auto takes a graphics card that works, else the processor"
+EXTENT_HINT = "The whole stack, or only the slice on screen, whose result gets layers of its own"
+RGB = ("red", "green", "blue", "alpha")
+
+
+class SegmentForm(QWidget):  # type: ignore[misc]
+    """What to segment and how. `read` gives the choices, `changed` says that they may be others now."""
+
+    changed = Signal()
+    placed = Signal()
+    threshold_moved = Signal(float)
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        super().__init__()
+        self._viewer = viewer
+        self.links = Links()
+        self._layer_links, self._name_links = Links(), Links()
+        self._layer: Image | None = None
+        self._described: tuple[str, ModelDescription | None, str] = ("", None, "")
+        self._make_fields()
+        self._lay_out()
+        self._connect()
+        self._offer_models()
+        self._follow_list()
+
+    def _make_fields(self) -> None:
+        self.image, self.channel, self.model = FreshCombo(), FreshCombo(), FreshCombo()
+        self.device, self.extent = FreshCombo(), FreshCombo()
+        self.axes, self.voxel_size = AxesField(), VoxelSizeField()
+        self.difference, self.rescale = WrappedLine(), QCheckBox()
+        self.difference.setStyleSheet(NOTE)
+        self.card = QPushButton("Card")
+        self.card.setToolTip("What this model is, what it was trained on, and how well it does")
+        self.device_note = WrappedLine()
+        self.device_note.setStyleSheet(NOTE)
+        self.device_note.setText("asking the engine…")
+        self.device.offer([("auto", "auto")], "auto")
+        self.report = QPushButton("Report")
+        self.report.setToolTip("What this machine computes on, why it is not the GPU, and what a bug report needs")
+        self.device.setToolTip(DEVICE_HINT)
+        self.extent.setToolTip(EXTENT_HINT)
+        self.options = OptionsFold()
+        self.threshold = KeyedSlider(1.0, 0.01, 0.5)
+        self.threshold.setToolTip("Probability above which a voxel is set in the binary layer; moving it is instant")
+
+    def _lay_out(self) -> None:
+        form = self._form = QFormLayout(self)
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setVerticalSpacing(7)
+        form.setLabelAlignment(Qt.AlignmentFlag.AlignLeft)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Image", self.image)
+        form.addRow("Channel", self.channel)
+        form.addRow("Axes", self.axes)
+        form.addRow("Voxel size", self.voxel_size)
+        form.addRow("Model", _side_by_side(self.model, self.card))
+        form.addRow(self.difference)
+        form.addRow(self.rescale)
+        form.addRow("Device", _side_by_side(self.device, self.report))
+        form.addRow("", self.device_note)
+        form.addRow("Segment", self.extent)
+        form.addRow("Threshold", self.threshold)
+        form.addRow(self.options)
+
+    def _connect(self) -> None:
+        self.image.activated.connect(self._choose_image)
+        self.axes.edited.connect(self._write_calibration)
+        self.voxel_size.edited.connect(self._write_calibration)
+        self.model.opening.connect(self._offer_models)
+        self.card.clicked.connect(self._show_card)
+        self.threshold.valueChanged.connect(self.threshold_moved)
+        for signal in (
+            self.channel.activated,
+            self.model.activated,
+            self.device.activated,
+            self.extent.activated,
+            self.options.edited,
+            self.rescale.clicked,
+        ):
+            signal.connect(self.check)
+        layers = self._viewer.layers.events
+        for event in (layers.inserted, layers.removed):
+            self.links.tie(event, self._follow_list)
+
+    def read(self) -> Choices:
+        """Return the choices as they stand."""
+        name = self.model.currentData()
+        if name != self._described[0] or name is None:
+            self._described = describe_or_fault(name, NO_MODEL)
+        unit = self.voxel_size.unit.currentData()
+        return Choices(
+            self._layer,
+            self.axes.text(),
+            self.voxel_size.voxel_size,
+            unit,
+            *self._described[1:],
+            channel=self.channel.currentData(),
+            device=self.device.currentData() or "auto",
+            tile=self.options.tile.value(),
+            average=self.options.average.currentData(),
+            planes=self.options.planes.currentData(),
+            padding=self.options.padding.currentData(),
+            invert=self.options.invert.isChecked(),
+            rescale=self.rescale.isChecked(),
+            samples=self.options.samples.value(),
+            dropout=self.options.rate,
+            threshold=float(self.threshold.value()),
+            whole=self.extent.currentData() != "current",
+        )
+
+    def check(self) -> None:
+        """Bring the fields in line with the choices, mark what is wrong, and say that they changed."""
+        self._offer_channels(self.read())
+        self.options.offer_planes(offers_planes(self.read()))
+        self._offer_extents(self.read())
+        faults = find_faults(self.read())
+        self._offer_rescaling(self.read(), faults.get("rescale", ""))
+        fields = {
+            "image": self.image,
+            "axes": self.axes,
+            "channel": self.channel,
+            "model": self.model,
+        }
+        for name, field in fields.items():
+            mark(field, faults.get(name, ""), self._hint(name))
+        self.options.mark(faults)
+        self.voxel_size.mark(faults.get("voxel size", ""))
+        self.card.setEnabled(self._described[1] is not None)
+        self.changed.emit()
+
+    def _hint(self, name: str) -> str:
+        if name in HINTS:
+            return HINTS[name]
+        if name == "axes":
+            return "One letter per axis: T time, C channel, Z Y X space"
+        if name == "model" and self._described[1] is not None:
+            return self._described[1].card.summary
+        return ""
+
+    def _follow_list(self, event: Any = None) -> None:
+        self._name_links.cut()
+        for layer in self._viewer.layers:
+            self._name_links.tie(layer.events.name, self._offer_images)
+        self._offer_images()
+
+    def _offer_images(self, event: Any = None) -> None:
+        from napari.layers import Image
+
+        images = [layer for layer in self._viewer.layers if isinstance(layer, Image) and not is_ours(layer)]
+        self.image.offer([(layer.name, layer) for layer in images], self._layer)
+        self._choose_image()
+
+    def _choose_image(self, index: int = 0) -> None:
+        layer = self.image.currentData()
+        if layer is not self._layer:
+            self._layer_links.cut()
+            self._layer = layer
+            if layer is not None:
+                for name in ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels"):
+                    self._layer_links.tie(layer.events[name], self._on_placed)
+                self._layer_links.tie(layer.events.data, self._show_calibration)
+        self._show_calibration()
+
+    def _on_placed(self, event: Any = None) -> None:
+        self._show_calibration()
+        self.placed.emit()
+
+    def _show_calibration(self, event: Any = None) -> None:
+        layer = self._layer
+        self.axes.setEnabled(layer is not None)
+        self.voxel_size.setEnabled(layer is not None)
+        if layer is None:
+            self.axes.setText("")
+        elif not self.axes.hasFocus() or not find_faults(self.read()).get("axes"):
+            axes = axes_of(layer)
+            self.axes.setText(axes)
+            self.voxel_size.show_size(*voxel_size_of(layer, axes), "Z" in axes)
+        self.check()
+
+    def _write_calibration(self) -> None:
+        """Write what the fields say to the layer, where it is right."""
+        choices = self.read()
+        faults = find_faults(choices)
+        if choices.layer is not None and "axes" not in faults and "voxel size" not in faults:
+            self._layer_links.cut()
+            with view_kept(self._viewer, choices.layer):
+                set_calibration(choices.layer, choices.axes, choices.voxel_size, choices.unit)
+                self._layer = None
+                self._choose_image()
+                self.placed.emit()
+        self.check()
+
+    def _offer_channels(self, choices: Choices) -> None:
+        asked = asks_channel(choices)
+        self._form.setRowVisible(self.channel, asked)
+        count = channels(choices) if asked else 0
+        names = RGB if getattr(choices.layer, "rgb", False) else [str(number) for number in range(count)]
+        self.channel.offer(
+            [("choose…", None), *((names[number], number) for number in range(count))], self.channel.currentData()
+        )
+
+    def _offer_extents(self, choices: Choices) -> None:
+        cuts = bool(choices.loops) and "axes" not in find_faults(choices)
+        self._form.setRowVisible(self.extent, cuts)
+        current = "current slice" if choices.spanned == "YX" else "current volume"
+        whole = "whole stack" if choices.spanned == "YX" else "all volumes"
+        chosen = self.extent.currentData() if cuts else "whole"
+        self.extent.offer([(whole, "whole"), (current, "current")], chosen)
+
+    def _offer_rescaling(self, choices: Choices, fault: str) -> None:
+        rescaling = find_rescaling(choices)
+        if rescaling is not None:
+            self.difference.setText(rescaling.difference)
+            self.rescale.setText(f"Rescale to {rescaling.size} while segmenting")
+            mark(self.rescale, fault, rescaling.hint)
+        for row in (self.difference, self.rescale):
+            self._form.setRowVisible(row, rescaling is not None)
+
+    def _offer_models(self) -> None:
+        names = list(find_models())
+        self.model.offer([(name, name) for name in names], self.model.currentData())
+
+    def model_folder(self) -> Path:
+        """Return the folder of the chosen model.
+
+        Raises:
+            ModelError: it has gone.
+        """
+        return locate_model(str(self.model.currentData()))
+
+    def show_devices(self, report: DeviceReport) -> None:
+        """Offer the devices that there are, and say what auto means."""
+        chosen = report.chosen
+        self.device.offer([(name, name) for name in ("auto", *report.available)], self.device.currentData())
+        extra = ", with OpenVINO" if chosen.name == "cpu" and report.has_openvino else ""
+        precisions = f"Segments in {report.segments_in}, trains in {report.trains_in}."
+        self.device_note.setText(f"auto: {chosen.title}{extra} ({chosen.reason}). {precisions}")
+
+    def cut_links(self) -> None:
+        """Let go of the viewer's events."""
+        self.links.cut()
+        self._layer_links.cut()
+        self._name_links.cut()
+
+    def _show_card(self) -> None:
+        description = self._described[1]
+        if description is not None:
+            self.card_dialog = CardDialog(description, self)
+            self.card_dialog.show()
+
+
+def describe_or_fault(name: str | None, missing: str) -> tuple[str, ModelDescription | None, str]:
+    """Return a model's name, its description and what is wrong with it; no name is wrong by being `missing`."""
+    if name is None:
+        return "", None, missing
+    try:
+        return name, describe_model(name), ""
+    except SkipsegError as error:
+        return name, None, str(error)
+
+
+def _side_by_side(wide: QWidget, narrow: QWidget) -> QWidget:
+    widget = QWidget()
+    row = QHBoxLayout(widget)
+    row.setContentsMargins(0, 0, 0, 0)
+    row.addWidget(wide, 1)
+    row.addWidget(narrow)
+    return widget

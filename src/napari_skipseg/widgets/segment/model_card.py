@@ -1,0 +1,122 @@
+"""A model's card, a click away: what it is, what it was trained on, on which terms, how well it does."""
+
+from __future__ import annotations
+
+from html import escape
+
+from qtpy.QtCore import QPointF, QRectF, QSize, Qt
+from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPen
+from qtpy.QtWidgets import (
+    QDialog,
+    QFrame,
+    QGridLayout,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_skipseg.models.description import ModelDescription, card_facts
+from napari_skipseg.widgets.forms.fields import RichLabel, set_hint
+
+LINE = QColor("#5aa9ff")
+COLUMNS = 2
+LONGEST_WORD = 40
+
+
+class CardDialog(QDialog):  # type: ignore[misc]
+    """A window with the card of one model."""
+
+    def __init__(self, description: ModelDescription, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setWindowTitle(f"Model card: {description.name}")
+        self.text = RichLabel(card_html(description))
+        self.text.setWordWrap(True)
+        self.text.setTextInteractionFlags(
+            Qt.TextInteractionFlag.TextSelectableByMouse | Qt.TextInteractionFlag.LinksAccessibleByMouse
+        )
+        self.text.setOpenExternalLinks(True)
+        self.curves = [CurvePlot(name, points) for name, points in description.training.curves.items() if points]
+        inner = QWidget()
+        column = QVBoxLayout(inner)
+        column.addWidget(self.text)
+        grid = QGridLayout()
+        for number, curve in enumerate(self.curves):
+            grid.addWidget(curve, number // COLUMNS, number % COLUMNS)
+        column.addLayout(grid)
+        column.addStretch(1)
+        scroll = QScrollArea()
+        scroll.setWidgetResizable(True)
+        scroll.setFrameShape(QFrame.Shape.NoFrame)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setWidget(inner)
+        close = QPushButton("Close")
+        close.clicked.connect(self.close)
+        layout = QVBoxLayout(self)
+        layout.addWidget(scroll)
+        layout.addWidget(close, 0, Qt.AlignmentFlag.AlignRight)
+        self.resize(660, 680)
+
+
+def card_html(description: ModelDescription) -> str:
+    """Return the card as HTML: a heading, the summary, and a table of what is known."""
+    cells = "".join(
+        f"<tr><td style='padding: 3px 14px 3px 0'><b>{name}</b></td><td style='padding: 3px 0'>"
+        f"{escape(_breakable(text)).replace(chr(10), '<br>')}</td></tr>"
+        for name, text in card_facts(description).items()
+    )
+    return f"<h2>{escape(description.name)}</h2><p>{escape(description.card.summary)}</p><table>{cells}</table>"
+
+
+def _breakable(text: str) -> str:
+    """Return `text` with places to break in words that are longer than a line of the card."""
+    parts = (word[:LONGEST_WORD] + "…" if len(word) > LONGEST_WORD else word for word in text.split(" "))
+    return " ".join(parts).replace("/", "/\u200b")
+
+
+class CurvePlot(QWidget):  # type: ignore[misc]
+    """One training curve: values over steps, with the range of both."""
+
+    def __init__(self, name: str, points: tuple[tuple[int, float], ...]) -> None:
+        super().__init__()
+        self._name, self._points = name, points
+        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        set_hint(self, f"{name}: {points[-1][1]:.4g} at step {points[-1][0]}")
+
+    def sizeHint(self) -> QSize:  # noqa: N802
+        """Return a size at which two curves fit side by side."""
+        return QSize(260, 140)
+
+    def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
+        """Draw the frame, the range and the curve."""
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        height = painter.fontMetrics().height()
+        frame = QRectF(self.rect()).adjusted(46, height + 6, -6, -height - 6)
+        text = self.palette().windowText().color()
+        painter.setPen(text)
+        painter.drawText(QRectF(self.rect()), Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignHCenter, self._name)
+        steps, values = [step for step, _ in self._points], [value for _, value in self._points]
+        low, high = min(values), max(values)
+        left = QRectF(0, frame.top(), frame.left() - 4, frame.height())
+        painter.drawText(left, Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignRight, f"{high:.3g}")
+        painter.drawText(left, Qt.AlignmentFlag.AlignBottom | Qt.AlignmentFlag.AlignRight, f"{low:.3g}")
+        below = QRectF(frame.left(), frame.bottom() + 2, frame.width(), height)
+        painter.drawText(below, Qt.AlignmentFlag.AlignRight, f"step {steps[-1]}")
+        painter.drawText(below, Qt.AlignmentFlag.AlignLeft, f"{steps[0]}")
+        text.setAlpha(90)
+        painter.setPen(text)
+        painter.drawRect(frame)
+        painter.setPen(QPen(LINE, 1.6))
+        width, tall = max(1, steps[-1] - steps[0]), (high - low) or 1.0
+        painter.drawPolyline(
+            [
+                QPointF(
+                    frame.left() + (step - steps[0]) / width * frame.width(),
+                    frame.bottom() - (value - low) / tall * frame.height(),
+                )
+                for step, value in self._points
+            ]
+        )
+        painter.end()

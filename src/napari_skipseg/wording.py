@@ -1,0 +1,24 @@
+"""Numbers of things, in words that agree with them."""
+
+from __future__ import annotations
+
+
+def counted(number: int, one: str, several: str = "") -> str:
+    """Return so many of a thing: 1 file, 2,000 files. several: the plural, if it is not `one` + s."""
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
+def about_left(seconds: float | None) -> str:
+    """Return a time left as it stands behind what is done, such as ", about 3 min left"; "" where it is not known."""
+    return f", about {in_words(seconds)} left" if seconds else ""
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration in words: 12 s, 3 min, 1 h 20 min, 3 days."""
+    if seconds < 59.5:
+        return f"{max(1, -int(-seconds // 1))} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{round(hours / 24)} days"
