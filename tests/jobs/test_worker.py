@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from napari_skipseg.errors import DeviceError, EngineError, InputError
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization
-from napari_skipseg.inference.backends import choose
+from napari_skipseg.inference.backends import torch_backend
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.jobs import events, requests
 from napari_skipseg.jobs import worker as worker_module
@@ -127,7 +127,7 @@ def test_memory_of_the_gpu_is_released_after_each_job_before_its_end_is_told(mon
 
     said = io.BytesIO()
     told_then: list[int] = []
-    monkeypatch.setattr(choose, "release_memory", lambda: told_then.append(said.getvalue().count(b"\n")))
+    monkeypatch.setattr(torch_backend, "release_memory", lambda: told_then.append(said.getvalue().count(b"\n")))
     worker = Worker(said)
     jobs = iter([requests.DevicesJob(1), requests.DevicesJob(2)])
 
