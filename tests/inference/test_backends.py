@@ -497,7 +497,8 @@ import numpy as np, psutil
 sys.path.insert(0, sys.argv[1])
 from identity import make_model
 from napari_skipseg.devices import Device
-from napari_skipseg.inference.backends import OpenVINOBackend, TorchBackend
+from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.models.model import write_model
 from pathlib import Path
 

@@ -125,7 +125,7 @@ for name in ("getaddrinfo", "gethostbyname", "create_connection"):
 import numpy as np
 sys.path.insert(0, sys.argv[1])
 from identity import make_model
-from napari_skipseg.inference.backends import OpenVINOBackend
+from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
 
 shape = OpenVINOBackend(make_model(), (32, 32)).run(np.zeros((1, 1, 32, 32), np.float32)).probability.shape
 time.sleep(0.5)
