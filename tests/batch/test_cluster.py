@@ -79,15 +79,15 @@ def run_until(settings: BatchSettings, done: int, then: Callable[[], None]) -> B
 def stop_at(settings: BatchSettings, holds: Holds, kind: str, steps: int) -> None:
     """Run a batch on workers that are held when so many steps of tasks of this kind are done; stop it then."""
     holds.hold(kind, steps)
-    work = iter_batch(settings)
+    work, rows = iter_batch(settings), []
     for event in work:
+        rows.append(getattr(event, "row", None))
         is_objects = isinstance(event, FileChanged) and "finding objects, part" in event.row.message
         if isinstance(event, FileChanged) and event.row.done >= steps and is_objects is (kind == "objects"):
-            break
-    else:
-        raise AssertionError("it came to its end")
-    work.close()
-    holds.release()
+            work.close()
+            holds.release()
+            return
+    raise AssertionError(f"it came to its end: {rows[-9:]}")
 
 
 def test_a_scheduler_without_workers_is_told_of(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
