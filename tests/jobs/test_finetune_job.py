@@ -47,7 +47,7 @@ def teacher(stub_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
 
 
 def settings_for(model_folder: Path, name: str = "new") -> FinetuneSettings:
-    return FinetuneSettings(str(model_folder), name, ("sample",), ("corrections",), (ClassLabel("membrane", 2),))
+    return FinetuneSettings(name, ("sample",), ("corrections",), (ClassLabel("membrane", 2),), model=str(model_folder))
 
 
 def corrected(stack: Stack | None = None, membrane: int = 30) -> CorrectedStack:
@@ -72,7 +72,7 @@ def until(work, is_reached: Callable):
 
 
 def test_requests_and_events_of_teaching_survive_their_lines() -> None:
-    settings = FinetuneSettings("m", "n", ("a",), ("b",), (ClassLabel("x", 2),))
+    settings = FinetuneSettings("n", ("a",), ("b",), (ClassLabel("x", 2),), model="m")
     place = ((50.0, 4.0, 4.0), "nm", (0.0, 0.0, 0.0), "é", None, "/l", "/s", {3: 2})
     image = requests.CorrectedImage("", "/run/i.npy", (3, 4, 5), "uint8", "ZYX", *place)
     spec = UNetSpec(widths=(4, 8))
