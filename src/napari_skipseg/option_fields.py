@@ -22,8 +22,9 @@ class Option:
 
     title: what it is called in a form and in messages. help: one sentence for tooltips and `--help`. least, most: the
     range of a number, both allowed; above, below: bounds that are not allowed themselves. choices: the only values
-    that are allowed; those of a `Literal` need not be named. labels: what a form calls a choice, by value. flag: its
-    name on the command line, if that is not the field's. metavar: what stands for its value in `--help`.
+    that are allowed; those of a `Literal` need not be named. labels: what a form calls a choice, by value. unset: what
+    a form shows in place of 0 or None. step: of a number in a form. flag: its name on the command line, if that is not
+    the field's. metavar: what stands for its value in `--help`.
     """
 
     title: str
@@ -34,6 +35,8 @@ class Option:
     below: float | None = None
     choices: tuple[Any, ...] = ()
     labels: Mapping[Any, str] = field(default_factory=dict)
+    unset: str = ""
+    step: float | None = None
     flag: str = ""
     metavar: str | None = None
 

@@ -38,6 +38,8 @@ class SegmentOptions:
             "Tile",
             "Longest side of a tile in voxels; smaller tiles need less memory; 0 = chosen for you.",
             least=0,
+            unset="auto",
+            step=32,
         ),
     ] = 0
     average: Annotated[
@@ -78,6 +80,8 @@ class SegmentOptions:
             "Passes with dropout on: the probability is their mean, the uncertainty their standard deviation. "
             "10 samples are 10 times slower or more: they run on torch. 0 = one pass without dropout.",
             least=0,
+            unset="off",
+            step=10,
         ),
     ] = 0
     dropout: Annotated[
@@ -87,6 +91,8 @@ class SegmentOptions:
             "Share of the features that each sample leaves out; by default as in the training.",
             least=0,
             below=1,
+            unset="as trained",
+            step=0.05,
         ),
     ] = None
     seed: Annotated[int, Option("Seed", "Seed of the Monte Carlo samples.", least=0)] = 0
