@@ -235,10 +235,10 @@ class TrainSettings(FitSettings):
     learning_rate: Annotated[
         float | None, Option("Learning rate", "Highest learning rate; by default that of the protocol.", above=0)
     ] = None
-    ignore: Annotated[int | None, Option("Ignore", "Label value of voxels that do not count.")] = None
+    ignore: Annotated[int | None, Option("Ignored value", "Label value of voxels that do not count.")] = None
     widen: Annotated[
         int,
-        Option("Widen", "Voxels by which every class grows over the background, for truths of thin lines.", least=0),
+        Option("Widening", "Voxels by which every class grows over the background, for truths of thin lines.", least=0),
     ] = 0
     spec: Annotated[NetworkSpec, Field(discriminator="network")] = field(default_factory=UNetSpec)
     start_from: Annotated[str | None, Option("Start from", "A model whose weights are the first ones.")] = None
@@ -249,7 +249,9 @@ class TrainSettings(FitSettings):
     warm_up: float | None = None
     accumulate: Annotated[
         int,
-        Option("Accumulate", "Parts in which a step takes its batch, one after the other, to save memory.", least=1),
+        Option(
+            "Number of parts", "Parts in which a step takes its batch, one after the other, to save memory.", least=1
+        ),
     ] = 1
     validate_every: int = 250
     patience: Annotated[
@@ -257,7 +259,7 @@ class TrainSettings(FitSettings):
         Option("Patience", "Stop after so many validations without a lower held-out loss; 0 = never.", least=0),
     ] = 0
     epoch: Annotated[
-        int, Option("Epoch", "Steps over which the weight-update map takes one column; 0 = no map.", least=0)
+        int, Option("Epoch length", "Steps over which the weight-update map takes one column; 0 = no map.", least=0)
     ] = 0
     voxel_size: tuple[float, float, float] | None = None
     unit: str | None = None
