@@ -18,6 +18,7 @@ from searching import with_search
 
 from napari_skipseg.errors import EngineError, InputError
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.jobs.operations import FoundObjects
 from napari_skipseg.objects.find import find_objects
@@ -328,7 +329,12 @@ def test_objects_go_into_files_and_are_scored(open_tab, qtbot, tmp_path, monkeyp
         file = tmp_path / (name if "." in name else "out.ome.zarr")
         stack = read_stack(file)
         np.testing.assert_array_equal(stack.read((...,)), layer.data)
-        assert (stack.voxel_size, stack.unit, stack.origin, holds_labels(file)) == (SIZE, "nm", (0.0, 8.0, 0.0), True)
+        assert (stack.space.voxel_size, stack.space.unit, stack.space.origin, holds_labels(file)) == (
+            SIZE,
+            "nm",
+            (0.0, 8.0, 0.0),
+            True,
+        )
         assert read_recipe(file)["objects"]["method"] == "components"
         assert (tmp_path / "out.csv").read_text(encoding="utf-8-sig").startswith("label,voxels,volume (nm³)")
         assert tab.message.text() == f"Saved {file.name} and out.csv in {tmp_path}."
@@ -438,7 +444,7 @@ def test_objects_too_large_for_memory_stay_in_their_folder_and_repeat_over_chann
     values = np.stack([blobs() / np.float32(255)] * 2, axis=1)
     viewer.add_image(values, name="p", axis_labels=("z", "c", "y", "x"), scale=(50, 1, 4, 4))
     source = describe_source(viewer, viewer.layers[0])
-    stack = Stack(blobs() / np.float32(255), "ZYX", SIZE)
+    stack = Stack(blobs() / np.float32(255), Space("ZYX", SIZE))
 
     def find():
         found = yield from iter_find_objects(stack, (), ObjectOptions(), ObjectsTarget(tmp_path, "found", "ome-zarr"))
@@ -451,7 +457,7 @@ def test_objects_too_large_for_memory_stay_in_their_folder_and_repeat_over_chann
     for channel in range(2):
         np.testing.assert_array_equal(np.asarray(shown.layer.data[:, channel]), expected)
     assert list(shown.layer.scale) == [50, 1, 4, 4]
-    assert without_channels(shown).axes == "ZYX"
+    assert without_channels(shown).space.axes == "ZYX"
     np.testing.assert_array_equal(without_channels(shown).read((...,)), expected)
     assert place_of(shown, 3) == {"Z": (2, (2, 3)), "Y": (31, (8, 55)), "X": (51, (28, 76))}
     assert place_of(shown, 0)["Z"] == (0, (0, 3))
@@ -465,7 +471,7 @@ def test_the_frame_of_an_object_is_there_at_its_time_in_all_its_slices_and_nowhe
     found = find_objects(image / np.float32(255), "TZYX")
     labels = viewer.add_labels(found.astype(np.uint32), axis_labels="tzyx")
     source = describe_source(viewer, layer)
-    shown = ShownObjects(source, labels, measure_objects(Stack(found, "TZYX")), {}, (1.0, 1.0, 1.0))
+    shown = ShownObjects(source, labels, measure_objects(Stack(found, Space("TZYX"))), {}, (1.0, 1.0, 1.0))
     places = [frame_of(viewer, shown, row) for row in range(8)]
     small = next(place for place in places if place.box[2:] == ((29, 34), (49, 55)) and place.box[0] == (1, 2))
     assert small.box[1] == (0, 1)
@@ -497,9 +503,9 @@ def test_a_table_of_a_hundred_thousand_rows_is_sorted_at_once(qtbot):
 
 
 def test_a_mask_of_one_label_is_no_truth_of_objects():
-    found = Stack(np.arange(16).reshape(1, 4, 4), "ZYX")
+    found = Stack(np.arange(16).reshape(1, 4, 4), Space("ZYX"))
     with pytest.raises(InputError, match="a mask of one label: give instances"):
-        run_to_end(iter_score(found, Stack(255 * (found.data > 7), "ZYX")))
+        run_to_end(iter_score(found, Stack(255 * (found.data > 7), Space("ZYX"))))
 
 
 def test_the_table_and_save_follow_the_selected_layer_of_objects(open_tab, qtbot, tmp_path, monkeypatch):

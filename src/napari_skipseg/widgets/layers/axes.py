@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.calibration import METRES, find_unit
-from napari_skipseg.images.stack import check_axes
+from napari_skipseg.images.space import check_axes
+from napari_skipseg.images.units import METRES, find_unit
 
 if TYPE_CHECKING:
     from napari.layers import Layer
