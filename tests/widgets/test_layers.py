@@ -53,12 +53,12 @@ def test_voxel_size_is_in_the_unit_of_x():
 
 def test_calibration_is_written_to_the_layer_and_leaves_time_alone():
     layer = Image(np.zeros((2, 3, 4, 5)), scale=(7, 1, 1, 1))
-    set_calibration(layer, "TZYX", (50, 4, 4), "nm")
+    set_calibration(layer, Space("TZYX", (50, 4, 4), "nm"))
     assert list(layer.scale) == [7, 50, 4, 4]
     assert [str(unit) for unit in layer.units] == ["pixel", "nanometer", "nanometer", "nanometer"]
     assert layer.axis_labels == ("t", "z", "y", "x")
-    with pytest.raises(InputError, match="lack Y or X"):
-        set_calibration(layer, "TCZX", (1, 1, 1), "nm")
+    with pytest.raises(InputError, match="name 3 dimensions"):
+        set_calibration(layer, Space("ZYX"))
 
 
 def test_stack_of_rgb_has_its_colours_last():
