@@ -337,9 +337,9 @@ def test_the_recipe_says_what_was_run() -> None:
     stack = Stack(grey(30, 41), Space("YX", unit="nm"), name="slice 7", file="/data/a.tif")
     recipe = through_identity(stack, make_model(margin=4), tile=20, average=4).recipe
     assert recipe["operation"] == "segment"
-    told = {"name": "slice 7", "file": "/data/a.tif", "shape": (30, 41), "axes": "YX", "dtype": "uint8", "unit": "nm"}
-    place = {"sha256": identify(stack), "voxel_size": (1.0, 1.0, 1.0), "origin": (0.0, 0.0, 0.0)}
-    assert recipe["inputs"] == (told | place,)
+    told = {"name": "slice 7", "file": "/data/a.tif", "shape": (30, 41), "dtype": "uint8", "sha256": identify(stack)}
+    space = {"axes": "YX", "voxel_size": (1.0, 1.0, 1.0), "unit": "nm", "origin": (0.0, 0.0, 0.0)}
+    assert recipe["inputs"] == ({**told, "space": space},)
     assert recipe["model"] == "tiny"
     assert recipe["options"]["average"] == 4
     assert (recipe["backend"], recipe["device"]) == ("identity", "cpu")
