@@ -152,7 +152,7 @@ def main() -> None:
     tab.form.card_dialog.close()
     for layer in viewer.layers:
         layer.visible = layer.name == "EM sample (synthetic)"
-    find_objects(viewer, Space(panel))
+    find_objects(viewer, panel)
     wait_for(lambda: False, 0.5)
     shoot("objects.png")
     inspect(viewer, panel)

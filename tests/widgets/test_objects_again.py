@@ -76,7 +76,7 @@ def test_objects_of_the_panel_are_found_again_from_either_tab(open_panel, qtbot,
     tab.find()
     qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
     found = np.asarray(viewer.layers["em objects"].data)
-    np.testing.assert_array_equal(found, find_objects(to_uint8(noise(2, 5, 6)), "ZYX", (), SIZE, OPTIONS))
+    np.testing.assert_array_equal(found, find_objects(to_uint8(noise(2, 5, 6)), Space("ZYX", SIZE), (), OPTIONS))
     tab.form.show_options(ObjectOptions())
     press(qtbot, tab)
     assert tab.message.text() == f"{found.max()} objects found. Run again as before."

@@ -119,7 +119,7 @@ def test_the_slab_on_screen_is_found_anew_while_sliders_move_and_lies_exactly_ov
     settle(qtbot, tab)
     look = viewer.layers["em objects (preview)"]
     options = ObjectOptions(threshold=0.5)
-    np.testing.assert_array_equal(look.data, find_objects(blobs(), "ZYX", options=options))
+    np.testing.assert_array_equal(look.data, find_objects(blobs(), Space("ZYX"), options=options))
     assert (list(look.scale), list(look.translate)) == ([50, 4, 4], [0, 8, 0])
     assert [str(unit) for unit in look.units] == ["nanometer"] * 3
     assert tab.preview_note.text() == "4 objects in 3 slices on screen"
@@ -212,7 +212,7 @@ def test_objects_may_be_too_large_too_and_the_two_sizes_never_cross(open_tab, qt
     choose(form.method, "components")
     tab.preview.click()
     settle(qtbot, tab)
-    sizes = np.bincount(find_objects(blobs(), "ZYX", options=ObjectOptions()).ravel())[1:]
+    sizes = np.bincount(find_objects(blobs(), Space("ZYX"), options=ObjectOptions()).ravel())[1:]
     assert (form.read().largest, form.largest.note.text()) == (0, "No upper limit.")
     form.largest.number.setValue(int(sizes.max()) - 1)
     settle(qtbot, tab)
@@ -266,7 +266,7 @@ def test_objects_of_the_whole_stack_are_a_layer_with_measurements_and_a_table_th
     probability, names, options, image, labels = engine.calls[-1]
     assert (probability.name, names, image.name, labels) == ("probability", ("membrane",), "em", False)
     layer = viewer.layers["em objects"]
-    np.testing.assert_array_equal(layer.data, find_objects(blobs(), "ZYX", options=options))
+    np.testing.assert_array_equal(layer.data, find_objects(blobs(), Space("ZYX"), options=options))
     assert (list(layer.scale), list(layer.translate), layer.editable) == ([50, 4, 4], [0, 8, 0], False)
     told = layer.metadata["skipseg"]
     assert (told["recipe"]["objects"]["method"], told["recipe"]["segmentation"]["operation"]) == (
@@ -409,7 +409,7 @@ def test_the_real_engine_finds_what_a_search_in_memory_finds(open_tab, qtbot):
         viewer.add_image(blobs()[None] / np.float32(255), name="p", axis_labels=("t", "z", "y", "x"))
         wait_for(lambda: False, 0.3)
         press_find(qtbot, tab)
-        expected = find_objects(blobs()[None], "TZYX")
+        expected = find_objects(blobs()[None], Space("TZYX"))
         np.testing.assert_array_equal(viewer.layers["p objects"].data, expected)
         assert tab.message.text() == "4 objects found. Click a row to go to the object."
 
@@ -453,7 +453,7 @@ def test_objects_too_large_for_memory_stay_in_their_folder_and_repeat_over_chann
     loaded = run_to_end(iter_load(find(), SHAPE))
     assert loaded.folder == tmp_path
     shown = show_objects(viewer, source, loaded)
-    expected = find_objects(blobs(), "ZYX")
+    expected = find_objects(blobs(), Space("ZYX"))
     for channel in range(2):
         np.testing.assert_array_equal(np.asarray(shown.layer.data[:, channel]), expected)
     assert list(shown.layer.scale) == [50, 1, 4, 4]
@@ -468,7 +468,7 @@ def test_the_frame_of_an_object_is_there_at_its_time_in_all_its_slices_and_nowhe
     viewer = ViewerModel()
     image = np.stack([blobs(), blobs()[::-1]])
     layer = viewer.add_image(image / np.float32(255), name="p", axis_labels="tzyx")
-    found = find_objects(image / np.float32(255), "TZYX")
+    found = find_objects(image / np.float32(255), Space("TZYX"))
     labels = viewer.add_labels(found.astype(np.uint32), axis_labels="tzyx")
     source = describe_source(viewer, layer)
     shown = ShownObjects(source, labels, measure_objects(Stack(found, Space("TZYX"))), {}, (1.0, 1.0, 1.0))
