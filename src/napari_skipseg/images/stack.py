@@ -210,7 +210,7 @@ def name_axes(path: Path, full: Named, axes: str | None) -> FileAxes:
         places = _places_for(axes, full, kept)
         check_axes(axes, len(places), any_order=True)
         return FileAxes(axes, tuple(full[place][1] for place in places), places)
-    names = [full[place][0] for place in kept]
+    names = [full[place][0].upper() for place in kept]
     if "?" in names:
         raise InputError(f"'{path}' does not name its axes ({_lengths(full, kept)}): {GIVE_AXES}.")
     for number in reversed(range(len(names))):
