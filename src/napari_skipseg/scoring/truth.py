@@ -6,8 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from napari_skipseg.errors import InputError
+from napari_skipseg.images.calibration import METRES, convert_length
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.stack import Stack
+
+SAME_SIZE = 0.01
+"""Share by which voxel sizes may differ that were rounded."""
 
 
 def read_both(prediction: Path, truth: Path) -> tuple[Stack, Stack]:
@@ -23,6 +27,24 @@ def read_both(prediction: Path, truth: Path) -> tuple[Stack, Stack]:
     found, true = _alike(found, true), _alike(true, found)
     _check(found, true)
     return found, true
+
+
+def note_voxels(found: Stack, true: Stack) -> list[str]:
+    """Return a note if a prediction and its truth say that their voxels have different sizes."""
+    if found.unit not in METRES or true.unit not in METRES:
+        return []
+    sides = [
+        (mine, convert_length(other, true.unit, found.unit))
+        for axis, mine, other in zip("ZYX", found.voxel_size, true.voxel_size, strict=True)
+        if axis in found.axes
+    ]
+    if all(abs(mine - other) <= SAME_SIZE * mine for mine, other in sides):
+        return []
+    of_both = [" × ".join(f"{side:.4g}" for side in each) for each in zip(*sides, strict=True)]
+    return [
+        f"The voxels of the prediction have {of_both[0]} {found.unit}, those of the truth {of_both[1]}: check that "
+        "both show the same image."
+    ]
 
 
 def check_truth(image: Stack, truth: Path) -> None:

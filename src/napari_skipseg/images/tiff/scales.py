@@ -89,8 +89,8 @@ def read_imagej(
     per_y, per_x = resolution
     spacing = number_of(notes.get("spacing"))
     if not name or find_unit(name) == "pixel":
-        units = ("", "") if name else (str(notes.get("yunit") or ""), str(notes.get("zunit") or ""))
-        return _without_unit(spacing, (per_y, per_x), units), ()
+        of_y, of_z = ("", "") if name else (str(notes.get("yunit") or ""), str(notes.get("zunit") or ""))
+        return _without_unit(spacing, resolution, of_y, of_z), ()
     dots = {"cm": 2.54, **dict.fromkeys(INCHES, 1.0)}.get(name.casefold())
     if dots is not None and per_x is not None and spacing in (None, 1.0) and is_of_printers(per_x * dots):
         return {}, (_print_note(per_x * dots),)
@@ -109,20 +109,18 @@ def _has_slices(notes: Mapping[str, Any]) -> bool:
     return slices is not None and slices > 1
 
 
-def _without_unit(
-    spacing: float | None, resolution: tuple[float | None, float | None], units: tuple[str, str]
-) -> Scales:
+def _without_unit(spacing: float | None, resolution: tuple[float | None, float | None], of_y: str, of_z: str) -> Scales:
     """Return the numbers that ImageJ wrote without a unit of x: a resolution that printers have says nothing.
 
-    resolution: pixels per unit along (y, x). units: those of y and z, "" where there is none.
+    resolution: pixels per unit along (y, x). of_y, of_z: their units, "" where there is none.
     """
     per_y, per_x = resolution
     if per_x is None or not per_x > 0 or is_of_printers(per_x):
         return {} if spacing is None else {"X": AxisScale(1.0), "Y": AxisScale(1.0), "Z": AxisScale(spacing)}
-    x, y = _side(per_x, ""), _side(per_y, units[0])
+    x, y = _side(per_x, ""), _side(per_y, of_y)
     if spacing is None and x == y == AxisScale(1.0, ""):
         return {}
-    return {"X": x, "Y": y, "Z": AxisScale(spacing, units[1])}
+    return {"X": x, "Y": y, "Z": AxisScale(spacing, of_z)}
 
 
 def read_resolution(resolution: tuple[float | None, float | None], unit: int) -> tuple[Scales, tuple[str, ...]]:
