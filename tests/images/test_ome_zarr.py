@@ -341,6 +341,16 @@ def test_a_plain_array_may_say_its_resolution(tmp_path, attributes, result):
     assert stack.origin == tuple(attributes.get("offset", (0, 0, 0)))
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_codec_that_is_not_known_is_named_and_nothing_is_called_damaged(tmp_path, zarr_format):
+    zarr.create_array(tmp_path / "a.zarr", data=numbers((2, 3, 4)), zarr_format=zarr_format)
+    file = tmp_path / "a.zarr" / ("zarr.json" if zarr_format == 3 else ".zarray")
+    file.write_text(file.read_text().replace('"zstd"', '"imagecodecs_jpegxl"'))
+    with pytest.raises(FileError, match=r"imagecodecs_jpegxl.*store it with") as caught:
+        read_stack(tmp_path / "a.zarr")
+    assert "damaged" not in str(caught.value)
+
+
 def test_a_huge_claim_costs_nothing_until_it_is_read_and_then_gets_a_sentence(tmp_path):
     zarr.create_array(tmp_path / "a.zarr", shape=(10**6, 10**6, 10**6), chunks=(64, 64, 64), dtype="f4")
     stack = read_stack(tmp_path / "a.zarr")

@@ -139,8 +139,8 @@ def _type_of_bytes(path: Path, header: Header, byte_order: str) -> tuple[np.dtyp
     """Return whether bytes are signed, and a note if only the values tell.
 
     MRC2014 says that they are signed; many programs, most of all before 2014, store unsigned ones. IMOD says it by a
-    flag; a minimum below 0 or a maximum above 127 tells it; else the values do. They also do if a header gives the whole
-    range of signed bytes, as programs write that took unsigned ones for signed.
+    flag; a minimum below 0 or a maximum above 127 tells it; else the values do. They also do if a header gives the
+    whole range of signed bytes, as programs write that took unsigned ones for signed.
     """
     unsigned, signed = np.dtype("u1"), np.dtype("i1")
     stamp, flags = np.frombuffer(bytes(header["extra2"])[40:48], f"{byte_order}i4")
