@@ -294,6 +294,34 @@ def test_a_resolution_without_a_unit_tells_the_proportions_of_a_pixel(tmp_path, 
     assert read_stack(tmp_path / "b.tif").notes == ()
 
 
+@pytest.mark.parametrize(("unit", "per"), [("INCH", 2.54e6 * 2.5), ("CENTIMETER", 2.5e6), (4, 2.5e5), (5, 250)])
+def test_resolutions_of_every_unit_are_read(tmp_path, unit, per):
+    options = {"photometric": "minisblack", "metadata": None, "resolutionunit": unit}
+    tifffile.imwrite(tmp_path / "a.tif", VALUES, resolution=(per, per), **options)
+    assert size(read_stack(tmp_path / "a.tif")) == ((4, 4, 4), "nm")
+
+
+@pytest.mark.parametrize(
+    ("told", "per", "unit", "result"),
+    [
+        ({"unit": "nm", "spacing": 50}, 2.5e6, "CENTIMETER", ((50, 4, 4), "nm")),
+        ({"unit": "micron", "spacing": 0.05}, 2.5e6, "CENTIMETER", ((50, 4, 4), "nm")),
+        ({"unit": "um", "spacing": 0.05}, 250, "NONE", ((0.05, 0.004, 0.004), "µm")),
+        ({"unit": "micron", "zunit": "nm", "spacing": -50}, 250, "NONE", ((0.05, 0.004, 0.004), "µm")),
+        ({"unit": "um", "spacing": 0.05}, 250, "INCH", ((1, 1, 1), "pixel")),
+        ({"PhysicalSizeX": 4, "PhysicalSizeXUnit": "nm", "PhysicalSizeZ": 0.05}, 1, "NONE", ((50, 4, 4), "nm")),
+        ({"spacing": "wide"}, 2.5e6, "CENTIMETER", ((4, 4, 4), "nm")),
+        ({"PhysicalSizeX": "wide"}, 1, "NONE", ((1, 1, 1), "pixel")),
+    ],
+)
+def test_words_of_imagej_and_ome_in_a_tiff_that_is_neither_count(tmp_path, told, per, unit, result):
+    options = {"photometric": "minisblack", "resolution": (per, per), "resolutionunit": unit}
+    tifffile.imwrite(tmp_path / "a.tif", VALUES, metadata={"axes": "ZYX", **told}, **options)
+    stack = read_stack(tmp_path / "a.tif")
+    assert size(stack) == result
+    assert bool(stack.notes) == (result[0][0] not in (50, 0.05) or "PhysicalSizeX" in told or told["spacing"] < 0)
+
+
 # --- OME-XML ---------------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import tifffile
+
 from napari_skipseg.images.calibration import GIVE_SIZE, AxisScale, number_of
 from napari_skipseg.images.tiff.makers import read_maker
 from napari_skipseg.images.tiff.ome import read_ome
@@ -27,8 +29,11 @@ SMALL_UNITS = ("pm", "Å", "nm", "µm")
 """Units of which 1 may be the distance of slices; ImageJ leaves out a spacing of 1, that of no calibration too."""
 
 INCHES = ("in", "inch", "inches")
-NO_UNIT, INCH, CENTIMETRE = 1, 2, 3
-"""The values of the tag ResolutionUnit."""
+NO_UNIT, INCH = 1, 2
+"""Values of the tag ResolutionUnit."""
+
+UNIT_METRES = {INCH: 0.0254, 3: 0.01, 4: 1e-3, 5: 1e-6}
+"""Metres of the units of the tag ResolutionUnit; beyond the standard's two tifffile knows mm and µm."""
 
 LONGEST_HEAD = 2000
 """Letters of a description within which an OME-XML names itself; tifffile knows it by its end, which may be damaged."""
@@ -64,7 +69,35 @@ def _read_without_ome(file: Any, page: Any) -> tuple[Scales, tuple[str, ...]]:
     if file.is_imagej and file.imagej_metadata is not None:
         return read_imagej(file.imagej_metadata, resolution)
     scales = read_maker(file, page)
-    return (scales, ()) if scales else read_resolution(resolution, int(page.tags.valueof(296, default=INCH)))
+    if scales:
+        return scales, ()
+    unit = int(page.tags.valueof(296, default=INCH))
+    told = tifffile.tifffile.shaped_description_metadata(page.shaped_description) if page.shaped_description else {}
+    return read_shaped(told, resolution, unit) or read_resolution(resolution, unit)
+
+
+def read_shaped(
+    told: Mapping[str, Any], resolution: tuple[float | None, float | None], unit: int
+) -> tuple[Scales, tuple[str, ...]] | None:
+    """Return what the JSON that tifffile writes says of the axes, None if it says nothing of them.
+
+    It holds what a user hands over as metadata: the words of ImageJ (unit, spacing) or of OME (PhysicalSizeX), also in
+    files that are neither.
+
+    resolution: pixels per unit along (y, x); unit: the tag ResolutionUnit.
+    """
+    sizes = {axis: number_of(told.get(f"PhysicalSize{axis}")) for axis in "XYZ"}
+    if any(size is not None for size in sizes.values()):
+        return {
+            axis: AxisScale(size, str(told.get(f"PhysicalSize{axis}Unit", "µm"))) for axis, size in sizes.items()
+        }, ()
+    spacing = number_of(told.get("spacing"))
+    if spacing is None and "unit" not in told:
+        return None
+    if unit == NO_UNIT:
+        return read_imagej(told, resolution)
+    scales, notes = read_resolution(resolution, unit)
+    return {**scales, "Z": AxisScale(spacing, str(told.get("zunit") or told.get("unit") or ""))}, notes
 
 
 def _per_pixel(rational: Any) -> float | None:
@@ -130,7 +163,7 @@ def read_resolution(resolution: tuple[float | None, float | None], unit: int) ->
 
     resolution: pixels per unit along (y, x); unit: the tag ResolutionUnit.
     """
-    metres = {INCH: 0.0254, CENTIMETRE: 0.01}.get(unit)
+    metres = UNIT_METRES.get(unit)
     per_y, per_x = resolution
     if per_x is None or not per_x > 0:
         return {}, ()
