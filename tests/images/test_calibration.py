@@ -250,13 +250,13 @@ def test_a_resolution_with_a_zero_makes_the_size_unknown(tmp_path, rational, tag
 
 @pytest.mark.parametrize(("spacing", "z"), [("0,05", 0.05), ("-0,05", 0.05), ("1,5e-1", 0.15), ("5e-2", 0.05)])
 def test_a_comma_is_a_decimal_point(tmp_path, spacing, z):
-    assert imagej(tmp_path / "a.tif", unit="micron", spacing=spacing).voxel_size[0] == z
+    assert imagej(tmp_path / "a.tif", unit="micron", spacing=spacing).space.voxel_size[0] == z
 
 
 @pytest.mark.parametrize("spacing", ["50 nm", "fifty", "nan", "1,000,000"])
 def test_text_for_a_size_is_noted_as_no_number(tmp_path, spacing):
     stack = imagej(tmp_path / "a.tif", unit="micron", spacing=spacing)
-    assert stack.voxel_size[0] == stack.voxel_size[1]
+    assert stack.space.voxel_size[0] == stack.space.voxel_size[1]
     assert any("size of z is no number" in note for note in stack.notes)
 
 

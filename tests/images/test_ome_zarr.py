@@ -282,7 +282,7 @@ def test_a_version_that_is_no_number_or_new_gets_a_sentence(tmp_path, version):
     path = make_store(tmp_path / "a.zarr", numbers((2, 3, 4)))
     (path / "zarr.json").write_text((path / "zarr.json").read_text().replace('"0.5"', f'"{version}"'))
     if version in ("", "0.5.2", "0.4"):
-        assert read_stack(path).unit == "nm"
+        assert read_stack(path).space.unit == "nm"
         return
     with pytest.raises(FileError, match="not understood yet: give the path of its array"):
         read_stack(path)
@@ -302,10 +302,10 @@ def test_a_version_that_is_no_number_or_new_gets_a_sentence(tmp_path, version):
 def test_a_scale_that_makes_no_sense_is_noted_and_a_user_s_counts(tmp_path, steps, version):
     path = make_store(tmp_path / "a.zarr", numbers((2, 3, 4)), steps=steps, version=version)
     stack = read_stack(path)
-    assert (stack.voxel_size, stack.unit) == ((1, 1, 1), "pixel")
+    assert (stack.space.voxel_size, stack.space.unit) == ((1, 1, 1), "pixel")
     assert any("makes no sense" in note for note in stack.notes)
     stack = read_stack(path, voxel_size=(50, 4, 4), unit="nm")
-    assert (stack.voxel_size, stack.notes) == ((50, 4, 4), ())
+    assert (stack.space.voxel_size, stack.notes) == ((50, 4, 4), ())
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
@@ -319,7 +319,7 @@ def test_the_finest_level_is_read_wherever_it_stands(tmp_path, version):
     group.attrs.update({"ome": ome} if version == "0.5" else ome)
     assert np.array_equal(read_stack(path).data, values)
     assert [level.shape for level in read_levels(path)] == [(2, 8, 12), (2, 4, 6)]
-    assert read_stack(path).voxel_size == (50, 4, 4)
+    assert read_stack(path).space.voxel_size == (50, 4, 4)
 
 
 @pytest.mark.parametrize(
@@ -337,8 +337,8 @@ def test_the_finest_level_is_read_wherever_it_stands(tmp_path, version):
 def test_a_plain_array_may_say_its_resolution(tmp_path, attributes, result):
     zarr.create_array(tmp_path / "a.zarr", data=numbers((2, 3, 4)), attributes=attributes)
     stack = read_stack(tmp_path / "a.zarr")
-    assert (stack.voxel_size, stack.unit) == result
-    assert stack.origin == tuple(attributes.get("offset", (0, 0, 0)))
+    assert (stack.space.voxel_size, stack.space.unit) == result
+    assert stack.space.origin == tuple(attributes.get("offset", (0, 0, 0)))
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])

@@ -6,6 +6,7 @@ import tifffile
 from PIL import Image
 
 from napari_skipseg.images.files import read_stack, write_ome_tiff
+from napari_skipseg.images.space import Space
 
 GREYS = np.random.default_rng(0).integers(0, 200, (3, 20, 32), "uint8")
 
@@ -181,7 +182,7 @@ def test_other_colours_and_transparency_are_noted(tmp_path, samples, options, wo
 
 @pytest.mark.parametrize("samples", [3, 4])
 def test_colours_and_our_own_channels_are_not_noted(tmp_path, samples):
-    write_ome_tiff(tmp_path / "a.tif", np.stack([GREYS] * samples, axis=-1), "ZYXC", (50, 4, 4), "nm")
+    write_ome_tiff(tmp_path / "a.tif", np.stack([GREYS] * samples, axis=-1), Space("ZYXC", (50, 4, 4), "nm"))
     assert read_stack(tmp_path / "a.tif").notes == ()
 
 

@@ -267,7 +267,7 @@ def test_a_file_of_another_voxel_size_is_noted(tmp_path):
         options = {"photometric": "minisblack", "metadata": None, "resolutionunit": "CENTIMETER"}
         tifffile.imwrite(folder / f"{number}.tif", STACK[number], resolution=(per_cm, per_cm), **options)
     stack = read_stack(folder)
-    assert stack.voxel_size[1:] == (4, 4)
+    assert stack.space.voxel_size[1:] == (4, 4)
     assert any("'2.tif' has another voxel size than '0.tif'" in note for note in stack.notes)
     assert read_stack(folder, voxel_size=(50, 4, 4), unit="nm").notes == ()
     alike = read_stack([folder / "0.tif", folder / "1.tif"])

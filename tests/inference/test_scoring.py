@@ -436,7 +436,7 @@ def test_a_threshold_beyond_a_probability_is_refused(threshold):
 
 def test_voxels_of_different_sizes_are_noted(tmp_path):
     cell, truth = em(0)
-    write_ome_tiff(tmp_path / "cell.tif", cell, "ZYX", (50, 4, 4), "nm")
+    write_ome_tiff(tmp_path / "cell.tif", cell, Space("ZYX", (50, 4, 4), "nm"))
     for name, size, unit, differs in (
         ("same", (0.05, 0.004, 0.004), "µm", False),
         ("rounded", (50, 4.01, 4.01), "nm", False),
@@ -444,7 +444,7 @@ def test_voxels_of_different_sizes_are_noted(tmp_path):
         ("other", (50, 8, 8), "nm", True),
         ("thick", (4, 4, 4), "nm", True),
     ):
-        write_ome_tiff(tmp_path / f"{name}.tif", truth, "ZYX", size, unit)
+        write_ome_tiff(tmp_path / f"{name}.tif", truth, Space("ZYX", size, unit))
         (summary,) = score_pair(tmp_path / "cell.tif", tmp_path / f"{name}.tif")
         assert any("check that both show the same image" in note for note in summary.notes) == differs, name
 

@@ -309,7 +309,8 @@ def _header(path: Path, read: Read) -> tuple[SliceShape, object]:
         stack = read(path)
         height, width = stack.length("Y"), stack.length("X")
         planes = stack.length("Z") * stack.length("T")
-        return SliceShape(height, width, 1, np.dtype(stack.data.dtype).name, planes), (stack.space.voxel_size, stack.space.unit)
+        shape = SliceShape(height, width, 1, np.dtype(stack.data.dtype).name, planes)
+        return shape, (stack.space.voxel_size, stack.space.unit)
     with refusing(path), first_page(path) as (page, planes):
         dtype = "unknown" if page.dtype is None else page.dtype.name
         scale = tuple(page.tags.valueof(tag) for tag in RESOLUTION)

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.calibration import METRES, convert_length
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.stack import Stack
 
@@ -31,19 +30,20 @@ def read_both(prediction: Path, truth: Path) -> tuple[Stack, Stack]:
 
 def note_voxels(found: Stack, true: Stack) -> list[str]:
     """Return a note if a prediction and its truth say that their voxels have different sizes."""
-    if found.unit not in METRES or true.unit not in METRES:
+    mine, other = found.space, true.space
+    if not (mine.has_size and other.has_size):
         return []
     sides = [
-        (mine, convert_length(other, true.unit, found.unit))
-        for axis, mine, other in zip("ZYX", found.voxel_size, true.voxel_size, strict=True)
-        if axis in found.axes
+        (side, of_truth)
+        for axis, side, of_truth in zip("ZYX", mine.voxel_size, other.voxel_size_in(mine.unit), strict=True)
+        if axis in mine.axes
     ]
-    if all(abs(mine - other) <= SAME_SIZE * mine for mine, other in sides):
+    if all(abs(side - of_truth) <= SAME_SIZE * side for side, of_truth in sides):
         return []
     of_both = [" × ".join(f"{side:.4g}" for side in each) for each in zip(*sides, strict=True)]
     return [
-        f"The voxels of the prediction have {of_both[0]} {found.unit}, those of the truth {of_both[1]}: check that "
-        "both show the same image."
+        f"The voxels of the prediction have {of_both[0]} {mine.unit}, those of the truth {of_both[1]}: check that both "
+        "show the same image."
     ]
 
 
