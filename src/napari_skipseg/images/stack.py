@@ -56,6 +56,26 @@ class Stack:
         """Lengths of all axes."""
         return tuple(int(length) for length in self.data.shape)
 
+    @property
+    def axes(self) -> str:
+        """One letter per dimension of `data`, such as "ZYX"."""
+        return self.space.axes
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """The sides (z, y, x) of a voxel, in `unit`."""
+        return self.space.voxel_size
+
+    @property
+    def unit(self) -> str:
+        """The unit of length of `voxel_size` and `origin`, or "pixel"."""
+        return self.space.unit
+
+    @property
+    def origin(self) -> tuple[float, float, float]:
+        """Where the first voxel's centre lies (z, y, x), in `unit`."""
+        return self.space.origin
+
     def length(self, axis: str) -> int:
         """Return the length of `axis`, 1 where the stack has no such axis."""
         return self.shape[self.space.axes.index(axis)] if axis in self.space.axes else 1
