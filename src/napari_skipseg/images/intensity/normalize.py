@@ -43,8 +43,8 @@ class Normalization:
 
     inverted: the network sees the negative of that, as dark and light are the other way round than in its training.
     low, high: values beyond are taken as these, None for no limit. padding: the values that are padding where they fill
-    constant areas (see `images.intensity.padding`); None stands for NaN and infinity. flat: the range of grey values up to which
-    an area has no structure and is padding too; None if there is no such area.
+    constant areas (see `images.intensity.padding`); None stands for NaN and infinity. flat: the range of grey values up
+    to which an area has no structure and is padding too; None if there is no such area.
     """
 
     mean: float
