@@ -22,3 +22,8 @@ def in_words(seconds: float) -> str:
         return f"{minutes} min"
     hours = minutes // 60
     return f"{hours} h {minutes % 60} min" if hours < 48 else f"{round(hours / 24)} days"
+
+
+def percent(share: float) -> str:
+    """Return a share in [0, 1] in words: 23 %, less than 1 %."""
+    return "less than 1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_skipseg.batch.remarks import ObjectSizes, describe_voxels, doubt_truth, read_sizes, remarks_on
+from napari_skipseg.batch.remarks import ObjectSizes, describe_voxels, read_sizes, remarks_on
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
@@ -16,6 +16,7 @@ from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.objects.table import Table
+from napari_skipseg.scores.doubts import doubt_truth
 from napari_skipseg.scores.overlap import score_overlap
 
 MODEL = ModelDescription(

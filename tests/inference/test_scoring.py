@@ -258,7 +258,7 @@ def test_truths_without_anything_to_score_are_refused(stack, tmp_path):
     tifffile.imwrite(tmp_path / "empty.tif", truth * 0, photometric="minisblack")
     with pytest.raises(InputError, match="no labelled object"):
         score_pair(prediction_file, tmp_path / "empty.tif", ScoreOptions("instances"))
-    with pytest.raises(InputError, match="no cell"):
+    with pytest.raises(InputError, match="0 everywhere"):
         score_pair(prediction_file, tmp_path / "empty.tif", ScoreOptions("isbi"))
 
 

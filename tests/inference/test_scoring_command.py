@@ -43,6 +43,83 @@ def files(tmp_path):
     return tmp_path / "labels.tif", tmp_path / "truth.tif", labels, truth
 
 
+def write(folder, **arrays):
+    for name, values in arrays.items():
+        tifffile.imwrite(folder / f"{name}.tif", values, photometric="minisblack")
+    return [folder / f"{name}.tif" for name in arrays]
+
+
+def membranes(side=96, every=12, width=3):
+    """Three slices of lines, 0 and 255, 44 % of the image."""
+    plane = np.zeros((side, side), np.uint8)
+    for first in range(0, side, every):
+        plane[first : first + width], plane[:, first : first + width] = 255, 255
+    return np.stack([np.roll(plane, by, (0, 1)) for by in (0, 3, 5)])
+
+
+def blobs(side=96):
+    """Three slices with a few discs: mitochondria, 5 % of the image."""
+    y, x = np.mgrid[:side, :side]
+    disc = sum((y - a) ** 2 + (x - b) ** 2 < 40 for a, b in ((20, 30), (60, 70), (75, 20), (30, 80)))
+    return np.stack([disc.astype(np.uint8)] * 3)
+
+
+@pytest.mark.parametrize("measure", [(), ("--isbi",)])
+def test_a_truth_of_another_class_is_doubted_and_never_said_to_be_one_of_membranes(score, tmp_path, measure):
+    prediction, truth = write(tmp_path, found=membranes(), mito=blobs())
+    _, _, errors = score(prediction, truth, "--membrane", *measure)
+    assert "another class" in errors
+    assert "'mito.tif' is above 0 on membranes" not in errors
+
+
+def test_a_turned_truth_is_doubted_and_the_right_one_is_not(score, tmp_path):
+    rows = np.zeros((3, 96, 96), np.uint8)
+    rows[:, ::8] = rows[:, 1::8] = 1
+    prediction, turned = write(tmp_path, found=rows, turned=np.ascontiguousarray(np.rot90(rows, axes=(1, 2))))
+    assert "turned or mirrored" in score(prediction, turned)[2]
+    assert score(prediction, prediction)[2] == ""
+    assert "another class" in score(prediction, turned, "--class", "mito=1")[2]
+
+
+def test_what_nobody_looked_at_counts_only_if_it_is_not_ignored(score, tmp_path):
+    truth = np.zeros((3, 20, 20), np.uint8)
+    truth[0, :10], truth[0, 10:] = 1, 2
+    found = np.full((3, 20, 20), 2, np.uint8)
+    files = write(tmp_path, found=found, truth=truth)
+    _, told, errors = score(*files, "--class", "mito=2", "--json")
+    assert json.loads(told)["classes"]["mito"]["false_positives"] == 2 * 400 + 200
+    assert "2 slices" in errors
+    assert "--ignore 0" in errors
+    code, told, errors = score(*files, "--class", "mito=2", "--ignore", 0, "--json")
+    counts = json.loads(told)["classes"]["mito"]
+    assert (counts["false_positives"], counts["true_positives"], counts["true_negatives"]) == (200, 200, 0)
+    assert (code, counts["n_images"], errors) == (0, 1, "")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--ignore", "0"), "--class"),
+        (("--ignore", "0", "--isbi"), "overlap only"),
+        (("--ignore", "2", "--class", "mito=2"), "leave out one of them"),
+        (("--ignore", "7", "--class", "mito=2"), ""),
+    ],
+)
+def test_what_cannot_be_ignored_is_said_with_the_cure(score, tmp_path, flags, said):
+    (file,) = write(tmp_path, truth=np.full((2, 8, 8), 2, np.uint8))
+    code, _, errors = score(file, file, *flags)
+    assert (code != 0) is bool(said)
+    assert said in errors
+
+
+@pytest.mark.parametrize("measure", [(), ("--isbi",)])
+def test_a_truth_of_zeros_is_called_that(score, tmp_path, measure):
+    prediction, truth = write(tmp_path, found=membranes(), zero=np.zeros((3, 96, 96), np.uint8))
+    _, _, errors = score(prediction, truth, "--membrane", *measure)
+    assert "0 everywhere" in errors
+    assert "cells or on membranes" not in errors
+
+
 def test_table_json_and_csv_hold_the_same_numbers(score, files, tmp_path):
     prediction, truth_file, labels, truth = files
     code, table, errors = score(prediction, truth_file, "--per-image", "--csv", tmp_path / "scores.csv")

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
 
+from napari_skipseg.corrections.subject import CorrectionClass
 from napari_skipseg.errors import EngineError, InputError
 from napari_skipseg.images.space import Space
 from napari_skipseg.models.catalog import FOLDER_VARIABLE, locate_model
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured, Report, ScoreRow
+from napari_skipseg.widgets.finetune.comparison import GOOD_COLOR, report_html
 from napari_skipseg.widgets.finetune.form import fresh_name
+from napari_skipseg.widgets.forms.fields import WARNING_COLOR
 
 pytestmark = pytest.mark.gui
 
@@ -244,8 +248,8 @@ def test_old_and_new_are_never_on_show_together_whatever_is_segmented_next(open_
     assert (shown(), button.isVisible()) == ({"preview probability", "preview binary"}, False)
 
 
-def test_after_a_second_fine_tuning_both_comparisons_name_the_models_that_they_are_of(open_tab, qtbot):
-    _, panel, tab = open_tab()
+def test_before_is_what_the_model_made_that_the_table_calls_old(open_tab, qtbot, engine):
+    viewer, panel, tab = open_tab()
     ready(panel, qtbot)
     press(qtbot, tab.tune_button)
     finish(panel, qtbot)
@@ -259,7 +263,59 @@ def test_after_a_second_fine_tuning_both_comparisons_name_the_models_that_they_a
     finish(panel, qtbot)
     table = tab.report.table.text()
     assert "old: <b>tiny-2d</b>, new: <b>tiny-2d-tuned-2</b>" in table
-    assert tab.report.before_button.text() == "Show before: tiny-2d-tuned"
+    assert tab.report.before_button.text() == "Show before: tiny-2d"
+    assert viewer.layers["before probability"].metadata["skipseg"]["recipe"]["model"] == "tiny-2d"
+
+
+def test_a_model_that_is_not_known_to_be_better_is_selected_without_praise_and_with_its_share_of_the_view(
+    open_tab, qtbot, teaching
+):
+    teaching.report = replace(WORSE, reason="Only 2 held-out places: not enough to tell.", is_unsure=True)
+    _, panel, tab = open_tab()
+    ready(panel, qtbot)
+    press(qtbot, tab.tune_button)
+    finish(panel, qtbot)
+    assert GOOD_COLOR not in tab.report.verdict.styleSheet()
+    assert "not enough to tell" in tab.report.verdict.text()
+    assert panel.segment_tab.form.model.currentText() == "tiny-2d-tuned"
+    assert "not known to be better" in tab.message.text()
+    share = panel.segment_tab.shares["membrane"]
+    assert f"{100 * share:.0f} % is membrane" in tab.report.shares.text()
+    assert not tab.report.use_button.isVisible()
+
+
+def test_the_tile_has_the_colour_of_the_class_that_is_taught(open_tab, qtbot, teaching):
+    _, panel, tab = open_tab()
+    ready(panel, qtbot)
+    corrections = panel.correct_tab.corrections()
+    corrections.name_classes((*corrections.classes, CorrectionClass("mitochondrion", 3, "#ff0000")))
+    panel.correct_tab.body.show_classes(corrections.classes)
+    corrections.strokes[1, 0, :10] = 3
+    qtbot.waitUntil(lambda: "mitochondrion" in [each.name for each in tab._material.labels()], timeout=10_000)
+    press(qtbot, tab.tune_button)
+    finish(panel, qtbot)
+    assert tuple(tab.plots.predicted.over.lut[-1][:3]) == (255, 0, 0)
+    assert tuple(tab.plots.labelled.over.lut[3][:3]) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(("old", "new", "arrow"), [(0.8996, 0.9003, ""), (0.9, 0.9004, ""), (0.9, 0.902, "▲")])
+def test_numbers_that_read_the_same_have_no_arrow(old, new, arrow):
+    table = report_html(Report((ScoreRow("its own sample", "x", "Dice", old, new),), True, ""), "a", "b")
+    assert ("▲" in table or "▼" in table) is bool(arrow)
+
+
+def test_what_the_new_model_is_for_is_said_once_and_is_no_warning(open_tab, qtbot):
+    note = "The new model is for voxels of 5 × 5 nm, on which it is taught; tiny-2d is for 4 × 4 nm."
+    fault = "'em': slice 2 is empty."
+    _, _, tab = open_tab()
+    tab.show_findings((note,))
+    assert (tab.message.text(), WARNING_COLOR in tab.message.styleSheet()) == (note, False)
+    tab.show_findings((fault,))
+    assert (tab.message.text(), WARNING_COLOR in tab.message.styleSheet()) == (fault, True)
+    tab.forget_and_check()
+    tab.lesson.say(f"Learns from strokes. {note}")
+    tab.show_findings((note,))
+    assert note not in tab.message.text()
 
 
 def test_without_a_result_the_old_model_segments_the_view_first(open_tab, qtbot, engine):

@@ -7,7 +7,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.stack import Stack
@@ -20,10 +20,6 @@ SIZE = re.compile(r"(?:volume|area) \((.+)\)")
 """How the column of sizes is called in the table of objects."""
 NO_SIZE = "Its voxel size is not known: sizes are in pixels."
 OTHER_SIZE = "Its voxels are {} and {} was trained at {}: it was segmented without rescaling."
-AT_CHANCE = 0.2
-"""Agreement beyond chance (Cohen's kappa) below which a truth is doubted: "slight" (Landis and Koch 1977)."""
-MOST_BOUNDARY = 0.6
-"""Share of an image that boundaries between cells do not cover: 0.2 to 0.45 in truths of ssTEM and FIB-SEM."""
 
 
 @dataclass(frozen=True)
@@ -80,28 +76,3 @@ def remarks_on(stack: Stack, description: ModelDescription, options: SegmentOpti
 def _in_words(sides: list[float], unit: str) -> str:
     numbers = [f"{side:.4g}" for side in sides]
     return f"{numbers[0] if len(set(numbers)) == 1 else ' × '.join(numbers)} {unit}"
-
-
-def doubt_truth(truth: str, class_name: str, is_boundary: bool, counts: dict[str, Any]) -> str:
-    """Return why a truth may be that of another class, "" where nothing speaks for that.
-
-    counts: of pixels, as in `OverlapScores`.
-    """
-    hits, false, missed, rest = (
-        int(counts[name]) for name in ("true_positives", "false_positives", "false_negatives", "true_negatives")
-    )
-    total = hits + false + missed + rest
-    share, found = (hits + missed) / total, (hits + false) / total
-    if is_boundary and share > MOST_BOUNDARY:
-        return (
-            f"'{truth}' says that {100 * share:.0f} % of the image is {class_name}: check that it is a truth of "
-            f"{class_name}, and which value it has there."
-        )
-    chance = share * found + (1 - share) * (1 - found)
-    agreement = ((hits + rest) / total - chance) / (1 - chance) if chance < 1 else 1.0
-    if agreement < AT_CHANCE and 0 < share < 1 and 0 < found < 1:
-        return (
-            f"The result agrees with '{truth}' hardly better than chance (kappa {agreement:.2f}): check that it is a "
-            f"truth of {class_name}."
-        )
-    return ""

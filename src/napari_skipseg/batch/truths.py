@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_skipseg.batch.inputs import ENDINGS, Entry
-from napari_skipseg.batch.remarks import doubt_truth
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.file_names import find_inside, normal
@@ -17,6 +16,7 @@ from napari_skipseg.images.zarr.metadata import is_zarr
 from napari_skipseg.inference.saving import plain_name
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
+from napari_skipseg.scores.doubts import doubt_truth
 from napari_skipseg.scores.instances import MaskError
 from napari_skipseg.scoring.files import Pair
 

@@ -103,9 +103,10 @@ def _iter_noted(work: Generator[Progress, Any, Finetuned]) -> Generator[Progress
 def _show(finetuned: Finetuned, as_json: bool) -> None:
     """Show the table of the old model against the new one, and where that lies."""
     rows = [asdict(row) for row in finetuned.report.rows]
+    if all(row["first"] is None for row in rows):
+        rows = [{key: value for key, value in row.items() if key != "first"} for row in rows]
     if as_json:
-        told = {"is_better": finetuned.report.is_better, "reason": finetuned.report.reason, "rows": rows}
-        report({"folder": str(finetuned.folder), **told}, as_json)
+        report({"folder": str(finetuned.folder), **asdict(finetuned.report)}, as_json)
         return
     report_rows(rows, as_json)
     echo(finetuned.report.reason)

@@ -39,6 +39,12 @@ def score(
     classes: Annotated[
         list[str] | None, typer.Option("--class", metavar="NAME=VALUE", help="A class of labels; repeat for several.")
     ] = None,
+    ignore: Annotated[
+        int | None,
+        typer.Option(
+            help="Label value of TRUTH that does not count, such as 0 in labels of corrections: not looked at."
+        ),
+    ] = None,
     per_image: Annotated[bool, typer.Option("--per-image", help="Show every slice, or every file of folders.")] = False,
     csv: Annotated[Path | None, typer.Option(help="CSV file to write, a row for each image included.")] = None,
     as_json: AsJson = False,
@@ -49,7 +55,7 @@ def score(
     if isbi and instances:
         raise InputError("--isbi and --instances are two comparisons: give one of them.")
     measure: Measure = "isbi" if isbi else "instances" if instances else "overlap"
-    options = ScoreOptions(measure, membrane, threshold, _read_classes(classes or []), truth_foreground.value)
+    options = ScoreOptions(measure, membrane, threshold, _read_classes(classes or []), truth_foreground.value, ignore)
     pairs = find_pairs(prediction, truth, options)
     summaries = watch(iter_score_pairs(pairs, options), "scoring")
     if measure == "overlap":

@@ -19,6 +19,7 @@ from napari_skipseg.images.zarr.metadata import is_zarr
 from napari_skipseg.inference.saving import plain_name
 from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
+from napari_skipseg.scores.doubts import doubt_truth
 from napari_skipseg.scores.instances import MASK, InstanceScores, MaskError, is_mask, pool_instances, score_instances
 from napari_skipseg.scores.isbi import (
     IsbiScores,
@@ -32,7 +33,15 @@ from napari_skipseg.scores.overlap import OverlapScores, pool_overlap, score_ove
 from napari_skipseg.scores.polarity import Foreground, foreground_of
 from napari_skipseg.scores.summary import Summary
 from napari_skipseg.scoring.truth import note_voxels, read_both
-from napari_skipseg.scoring.values import MOST_LABELS, as_probability, check_labels, largest_label, marked_truth
+from napari_skipseg.scoring.values import (
+    MOST_LABELS,
+    as_probability,
+    check_labels,
+    largest_label,
+    marked_truth,
+    note_empty,
+)
+from napari_skipseg.wording import percent
 
 ENDINGS = (".tif", ".tiff", ".btf", ".png", ".bmp", ".jpg", ".jpeg")
 OURS = ("_probability", "_binary")
@@ -147,6 +156,8 @@ def _check_all_used(found: dict[str, list[Path]], wanted: dict[str, list[Path]],
             raise InputError(f"'{files[0]}' has no truth in '{truths}': it must be called {min(stems, key=len)}.tif.")
 
 
+LEAST_BOUNDARY = 0.12
+"""Share of an image that boundaries between cells cover at least: 0.2 to 0.45 in truths of ssTEM and FIB-SEM."""
 DECIDED = 0.5
 """Probability above which a pixel is taken for predicted where the polarity of a prediction is judged."""
 
@@ -166,6 +177,7 @@ class ScoreOptions:
     threshold: probability above which a pixel counts as predicted, for "overlap".
     classes: names and label values of classes whose overlap is measured one by one, in images of labels. The values
         are the truth's; so are the prediction's, unless it is a file of ours that names the class.
+    ignore: label value of the truth where nothing counts, such as 0 in labels of corrections; None = all of it counts.
 
     Raises:
         InputError: options that exclude each other.
@@ -176,6 +188,7 @@ class ScoreOptions:
     threshold: float = 0.5
     classes: Mapping[str, int] = field(default_factory=dict)
     foreground: Foreground = "auto"
+    ignore: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:
@@ -184,6 +197,17 @@ class ScoreOptions:
             raise InputError("Classes have an overlap only: leave out isbi, instances and membrane, or the classes.")
         if self.measure == "instances" and self.membrane:
             raise InputError("Instances are labels, not a probability of membrane: leave out membrane.")
+        if self.ignore is None:
+            return
+        if self.measure != "overlap":
+            raise InputError("A value of the truth is ignored in the overlap only: leave out --isbi and --instances.")
+        if self.ignore in self.classes.values():
+            raise InputError(f"The value {self.ignore} is a class and ignored, too: leave out one of them.")
+        if self.ignore == 0 and not self.classes:
+            raise InputError(
+                "If 0 is ignored, all the rest of the truth is foreground: name the classes that are scored, in a shell "
+                "with --class NAME=VALUE."
+            )
 
 
 def score_files(
@@ -238,21 +262,38 @@ def _iter_overlap(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Pro
     for done, pair in enumerate(pairs, start=1):
         predicted, true, note = _read_pair(pair)
         notes += note
+        counted = np.ones(true.shape, bool) if options.ignore is None else true != options.ignore
+        if options.ignore != 0:
+            notes += note_empty(true, pair.truth.name, "" if options.classes else "--class NAME=VALUE ")
+        boundary = "membrane" if options.membrane else boundary_of(pair.prediction)
         if options.classes:
             masks = _class_masks(pair, predicted, true, options)
         else:
             true, note = marked_truth(true, pair.truth.name)
             notes += note
-            if options.membrane or boundary_of(pair.prediction):
+            if boundary:
                 true, note = _membranes_of(true, pair, options)
                 notes += note
             mask, note = _foreground(predicted, pair, options)
             notes += note
             masks = {"": (mask, true > 0)}
         for class_name, (mask, true_mask) in masks.items():
+            of_file = []
             for name, place in _places(pair.name, true.shape, by_slice=len(pairs) == 1):
-                scores[class_name][name] = score_overlap(mask[place], true_mask[place])
+                if counted[place].any():
+                    found = score_overlap(mask[place], true_mask[place], counted[place])
+                    scores[class_name][name] = found
+                    of_file.append(found)
+            if of_file:
+                called = class_name or boundary
+                counts = asdict(pool_overlap(of_file))
+                notes.append(doubt_truth(pair.truth.name, called, called in BOUNDARY_CLASSES, counts))
         yield Progress(done, len(pairs), pair.name)
+    if not any(scores.values()):
+        raise InputError(
+            f"The truths hold only the value {options.ignore}, which is ignored: there is nothing to score."
+        )
+    notes = list(dict.fromkeys(filter(None, notes)))
     return [
         Summary(
             asdict(pool_overlap(images.values())),
@@ -272,6 +313,11 @@ def _iter_isbi(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progre
     for done, pair in enumerate(pairs, start=1):
         predicted, true, note = _read_pair(pair)
         notes += note
+        if len(pairs) == 1 and not true.any():
+            raise InputError(
+                f"The truth '{pair.truth.name}' is 0 everywhere: it shows neither cells nor membranes, so there is "
+                "nothing to score. Check that it is the right file."
+            )
         true, note = marked_truth(true, pair.truth.name)
         notes += note
         membranes, note = _membranes_of(true, pair, options)
@@ -282,6 +328,7 @@ def _iter_isbi(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progre
         is_membrane = options.membrane or bool(boundary_of(pair.prediction))
         notes += _doubt_polarity(probability, pair, is_membrane)
         cell = membrane_to_cell(probability) if is_membrane else probability
+        notes.append(_doubt_cells(cell, true, pair.truth.name))
         slices += run_to_end(iter_score_slices(cell, true))
         constants += run_to_end(iter_score_slices(np.ones(true.shape, bool), true))
         file = pair.name if len(pairs) > 1 or true.ndim == 2 else ""
@@ -303,13 +350,18 @@ def _iter_isbi(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progre
         )
     }
     pooled = {key: value for key, value in asdict(scores).items() if not isinstance(value, tuple)}
-    return [Summary(pooled, images, notes=tuple(notes))]
+    return [Summary(pooled, images, notes=tuple(dict.fromkeys(filter(None, notes))))]
+
+
+def _doubt_cells(cell: NDArray[Any], true: NDArray[np.bool_], name: str) -> str:
+    """Return why a truth of cells may be another's, judged by the voxels of its membranes."""
+    return doubt_truth(name, "membrane", True, asdict(score_overlap(cell <= 0.5, ~true)))
 
 
 def _membranes_of(true: NDArray[Any], pair: Pair, options: ScoreOptions) -> tuple[NDArray[np.bool_], list[str]]:
     """Return where a truth has membranes, and what a user should know of how that was decided."""
     name = pair.truth.name
-    if options.foreground != "auto":
+    if options.foreground != "auto" or not true.any():
         return (true > 0 if options.foreground == "membranes" else true == 0), []
     judged = foreground_of(true)
     if judged == "cells":
@@ -317,7 +369,11 @@ def _membranes_of(true: NDArray[Any], pair: Pair, options: ScoreOptions) -> tupl
         few = 2 < len(labels) <= MOST_LABELS
         return true == 0, [f"'{name}' holds {len(labels)} values: all but 0 were taken for cells."] if few else []
     if judged == "membranes":
-        return true > 0, [f"'{name}' is above 0 on membranes (they are the thin part), and was scored so."]
+        share = float(np.mean(true > 0))
+        note = f"'{name}' was scored as above 0 on membranes, as what is above 0 is the thinner part."
+        if share < LEAST_BOUNDARY:
+            note += f" It is only {percent(share)} of the image: this may be the truth of another class."
+        return true > 0, [note]
     assumed, other = ("cells", "membranes") if options.membrane or options.measure == "isbi" else ("membranes", "cells")
     only = f" (it holds only the value {true.flat[0]:g})" if (true == true.flat[0]).all() else ""
     note = (
@@ -349,7 +405,8 @@ def _check_beats(scores: IsbiScores, constant: IsbiScores, pairs: Sequence[Pair]
             raise InputError(
                 f"{name} of '{pairs[0].prediction.name}' is {found:.5f}, and an image without any membrane reaches "
                 f"{trivial:.5f}: the score says nothing. Check that prediction and truth show the same image, and "
-                "which of the two is above 0 on membranes (--membrane, --truth-foreground)."
+                "which of the two is above 0 on membranes (--membrane, --truth-foreground). This may also be the truth of "
+                "another class."
             )
 
 

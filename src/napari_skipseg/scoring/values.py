@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.intensity.normalize import check_not_labels
 from napari_skipseg.scores.isbi import probability_from_image
+from napari_skipseg.wording import counted
 
 MOST_LABELS = 31
 """Integer images whose largest value is at most this hold labels; others hold probabilities scaled by their type."""
@@ -29,6 +30,25 @@ def marked_truth(true: NDArray[Any], name: str) -> tuple[NDArray[Any], list[str]
         return true, []
     note = f"'{name}' holds {low:g} and {high:g}, and one of them should be 0: {high:g} was taken for what is marked."
     return true == high, [note]
+
+
+def note_empty(true: NDArray[Any], name: str, classes: str) -> list[str]:
+    """Return what a user should know of a truth that is 0 in all of it, or in some of its slices.
+
+    classes: the flag that is needed besides --ignore.
+    """
+    slices = true.reshape(-1, *true.shape[-2:])
+    empty = [number for number, values in enumerate(slices) if not values.any()]
+    if not empty:
+        return []
+    if len(empty) == len(slices):
+        return [f"The truth '{name}' is 0 everywhere: it shows nothing that could be found, so the scores say nothing."]
+    numbers = ", ".join(map(str, empty[:5])) + (", …" if len(empty) > 5 else "")
+    hold = "holds" if len(empty) == 1 else "hold"
+    return [
+        f"{counted(len(empty), 'slice')} of '{name}' ({numbers}) {hold} only 0, which counts as background. If nobody "
+        f"labelled it, add {classes}--ignore 0."
+    ]
 
 
 def as_probability(values: NDArray[Any], name: str) -> tuple[NDArray[Any], list[str]]:

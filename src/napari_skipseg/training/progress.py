@@ -47,7 +47,8 @@ class ScoreRow:
     """One score of the old and the new model, old None where that model does not know the class.
 
     on: what was scored: "held-out corrections", of those the "held-out strokes" alone where others were a model's
-    answers that somebody accepted, or "its own sample". score: "Dice", "FPR", "FNR" or "V_rand".
+    answers that somebody accepted, or "its own sample". score: "Dice", "FPR", "FNR" or "V_rand". first: on its own
+    sample, the score of the first model of a line of fine-tuned ones, as it was stored then; else None.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -57,17 +58,23 @@ class ScoreRow:
     score: str
     old: float | None
     new: float
+    first: float | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """The old model beside the new one; `reason` says in one sentence why the new one is better or not."""
+    """The old model beside the new one; `reason` says in one or two sentences why the new one is better or not.
+
+    is_better: the new model scores higher, and enough was held out to rely on that. is_unsure: it scores higher, but
+    too little was held out to tell; is_better is False then.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     rows: tuple[ScoreRow, ...]
     is_better: bool
     reason: str
+    is_unsure: bool = False
 
 
 @dataclass(frozen=True)

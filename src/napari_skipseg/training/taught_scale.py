@@ -12,6 +12,8 @@ from napari_skipseg.images.units import METRES
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.training.finetune.blocks import Split
 
+SCALE = "The new model is for voxels of"
+"""Begins a note that says what the new model is for, and warns of nothing."""
 VoxelSize = tuple[float, float, float]
 
 
@@ -52,12 +54,12 @@ def taught_scale(stacks: Sequence[Stack], split: Split, parent: ModelDescription
     else:
         scale = TaughtScale(_with_depth(stack, parent), stack.space.unit)
         note = (
-            f"The new model is for voxels of {scale.in_words(dimensions)}, on which it is taught; {parent.name} is for "
+            f"{SCALE} {scale.in_words(dimensions)}, on which it is taught; {parent.name} is for "
             f"{before.in_words(dimensions)}."
         )
     others = [stacks[number].name for number in known if not is_same_scale(stacks[number], scale, dimensions)]
     if others:
-        chosen = f"The new model is for voxels of {scale.in_words(dimensions)}, which have the most labels"
+        chosen = f"{SCALE} {scale.in_words(dimensions)}, which have the most labels"
         note = f"{chosen}; those of {', '.join(others)} have another size."
     return replace(scale, note=note)
 

@@ -231,7 +231,8 @@ def _iter_score(course: _Course, compute: Compute, target: Path) -> Generator[Pr
     examination = examine(course.material, course.plan, course.remembered, margin, stride)
     old = yield from examination.iter_score(parent, compute, f"scoring {parent.description.name}")
     new = yield from examination.iter_score(read_model(target), compute, f"scoring {course.settings.name}")
-    report = compare(old, new, course.plan)
+    stored = parent.description.training.report
+    report = compare(old.scores, new, course.plan, examination.held_out, course.settings.reach, stored)
     scores = {
         f"{row.score} {row.class_name}": row.new
         for row in report.rows

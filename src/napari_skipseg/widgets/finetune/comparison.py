@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from itertools import groupby
@@ -16,6 +16,7 @@ from napari_skipseg.training.progress import EVEN, Report, ScoreRow
 from napari_skipseg.widgets.forms.fields import WARNING_COLOR, Message, RichLabel, set_hint
 from napari_skipseg.widgets.layers.placement import visible_box
 from napari_skipseg.widgets.layers.results import Shown, remove_results, results_in, segmented_in, show
+from napari_skipseg.wording import percent
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -26,12 +27,14 @@ GOOD_COLOR = "rgba(46, 170, 110, 90)"
 BETTER, WORSE = "#3ecf8e", "#ff8a5c"
 LONGEST_NAME = 24
 """Letters of a model's name on a button."""
+CORRECTIONS = "held-out corrections"
 LOWER_IS_BETTER = ("FPR", "FNR")
 MEANINGS = {
     "Dice": "overlap of prediction and corrections: 1 = the same",
     "FPR": "share of the background that is taken for the class: 0 = none",
     "FNR": "share of the class that is missed: 0 = none",
     "V_rand": "how well the cells are separated (ISBI 2012): 1 = as in the truth",
+    "none": "the old model does not know the class, so the new one is compared with nothing found (Dice 0)",
 }
 
 
@@ -46,11 +49,12 @@ class ReportTable(QWidget):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self.table, self.verdict = RichLabel(), Message()
+        self.table, self.verdict, self.shares = RichLabel(), Message(), Message()
         self.table.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.table.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.table.setWordWrap(True)
         self._models = "", ""
+        self._classes: tuple[str, ...] = ()
         self.use_button, self.before_button = QPushButton("Use it"), QPushButton("Show before")
         self.use_button.setToolTip("Select the new model in the Segment tab, and segment the view with it")
         self.before_button.setCheckable(True)
@@ -63,6 +67,7 @@ class ReportTable(QWidget):  # type: ignore[misc]
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(6)
         column.addWidget(self.verdict)
+        column.addWidget(self.shares)
         column.addWidget(self.table)
         column.addLayout(buttons)
         self.hide()
@@ -74,13 +79,23 @@ class ReportTable(QWidget):  # type: ignore[misc]
         self.table.setToolTip("\n".join(f"{score}: {said}" for score, said in MEANINGS.items()))
         self.table.setVisible(bool(report.rows))
         self.use_button.setVisible(not report.is_better)
+        self.shares.say("")
+        self._classes = tuple(dict.fromkeys(row.class_name for row in report.rows if row.on == CORRECTIONS))
         self.offer_before("", "")
         self.show()
+
+    def show_shares(self, shares: Mapping[str, float], threshold: float) -> None:
+        """Say how much of the view the new model gives to each class that was taught: scores on strokes do not show it.
+
+        shares: of the pixels of the view, in [0, 1], by class.
+        """
+        parts = [f"{percent(shares[name])} is {name}" for name in self._classes if name in shares]
+        self.shares.say(f"Of this view, {' and '.join(parts)} now (above {threshold:.2f})." if parts else "")
 
     def offer_before(self, before: str, after: str) -> None:
         """Offer the switch between what two models made of the view, after at first; "" = there is nothing of before.
 
-        That of before is the one whose result was on show, which need not be the one that the new model started from.
+        before: the model that the table calls old.
         """
         self._models = before, after
         self.show_after()
@@ -133,7 +148,7 @@ def _rows(group: Iterator[ScoreRow]) -> Iterator[str]:
     for row in group:
         name = "" if row.class_name == told else escape(row.class_name)
         told = row.class_name
-        old = "–" if row.old is None else f"{row.old:.3f}"
+        old = "none" if row.old is None else f"{row.old:.3f}"
         color, arrow = _look(row)
         yield (
             f"<tr><td>{name}</td><td style='padding-left: 6px'>{escape(row.score)}</td>"
@@ -145,7 +160,7 @@ def _rows(group: Iterator[ScoreRow]) -> Iterator[str]:
 
 def _look(row: ScoreRow) -> tuple[str, str]:
     """Return colour and arrow of a change: which way it went, and whether that is good."""
-    if row.old is None or abs(row.new - row.old) < EVEN:
+    if row.old is None or abs(row.new - row.old) < EVEN or f"{row.old:.3f}" == f"{row.new:.3f}":
         return "gray", ""
     is_up = row.new > row.old
     is_better = is_up != (row.score in LOWER_IS_BETTER)
@@ -156,12 +171,17 @@ BEFORE = "before "
 BEFORE_OF = "{} before"
 
 
-def find_before(viewer: ViewerModel, layer: Image | None, offers: Sequence[Shown]) -> Shown | None:
-    """Return the first of what is shown of an image that reaches into the middle of the view, None where none does."""
-    if layer is None:
+def find_before(viewer: ViewerModel, layer: Image | None, offers: Sequence[Shown], model: str) -> Shown | None:
+    """Return the first of what is shown of an image that is of `model` and reaches into the middle of the view, None
+    where none does."""
+    if layer is None or layer not in viewer.layers:
         return None
     middle = [(low + high) // 2 for low, high in visible_box(viewer, layer)]
-    return next((shown for shown in offers if _reaches(shown, middle)), None)
+    return next((shown for shown in offers if _model_of(shown) == model and _reaches(shown, middle)), None)
+
+
+def _model_of(shown: Shown) -> str:
+    return Path(str(shown.prediction.recipe.get("model", ""))).name
 
 
 def _reaches(shown: Shown, place: Sequence[int]) -> bool:
@@ -198,7 +218,7 @@ class BeforeAfter:
         show(self._viewer, layer, before, threshold)
         for each in self._before():
             each.visible = False
-        return Path(str(shown.prediction.recipe.get("model", ""))).name or "the old model"
+        return _model_of(shown) or "the old model"
 
     def compare(self, before: bool) -> None:
         """Show before in place of after, or the other way round: of after what was on show."""

@@ -127,6 +127,7 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
         self.loss, self.scores = LiveCurves("loss"), LiveCurves("score")
         self.labelled, self.predicted = Tile(), Tile()
         self.captions = PlainLabel("labelled, held out"), PlainLabel("the model now")
+        self._label_colors, self._probability_colors = label_table(CLASS_COLORS), probability_table(CLASS_COLORS[0])
         self._tiles = QWidget()
         grid = QGridLayout(self._tiles)
         grid.setContentsMargins(0, 0, 0, 0)
@@ -150,6 +151,10 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
         for tile in (self.labelled, self.predicted):
             tile.setBackground(colors.background)
 
+    def use_classes(self, colors: Sequence[str] = CLASS_COLORS, shown: int = 0) -> None:
+        """Draw the tiles in the colours of the model's classes. shown: number (from 0) of the class that is learnt."""
+        self._label_colors, self._probability_colors = label_table(colors), probability_table(colors[shown])
+
     def start(self) -> None:
         """Show nothing until something comes."""
         self.loss.start()
@@ -170,8 +175,9 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
         """Show what the network makes of the tile now."""
         if picture.image is None or picture.probability is None or picture.target is None:
             return
-        self.labelled.show_tile(picture.image, picture.target, (-1, len(LABEL_COLORS) - 1), LABEL_COLORS)
-        self.predicted.show_tile(picture.image, picture.probability, (0.0, 1.0), PROBABILITY_COLORS)
+        labels = self._label_colors
+        self.labelled.show_tile(picture.image, picture.target, (-1, len(labels) - 1), labels)
+        self.predicted.show_tile(picture.image, picture.probability, (0.0, 1.0), self._probability_colors)
         self._tiles.show()
 
 
@@ -180,19 +186,16 @@ def short_name(name: str) -> str:
     return re.sub(r"\s*loss$", "", name) or name
 
 
-def _label_colors() -> Any:
+def label_table(classes: Sequence[str]) -> Any:
     """Return a colour for each target from -1 on: nothing where nothing is known, grey for background, the classes."""
     colors = [(0, 0, 0, CLEAR), (128, 128, 160, SOLID // 2)]
-    colors += [(*pyqtgraph.mkColor(color).getRgb()[:3], SOLID) for color in CLASS_COLORS]
+    colors += [(*pyqtgraph.mkColor(color).getRgb()[:3], SOLID) for color in classes]
     return np.array(colors, np.uint8)
 
 
-def _probability_colors() -> Any:
-    """Return 256 colours from nothing to that of the first class."""
+def probability_table(color: str) -> Any:
+    """Return 256 colours from nothing to that of a class."""
     table = np.zeros((256, 4), np.uint8)
-    table[:, :3] = pyqtgraph.mkColor(CLASS_COLORS[0]).getRgb()[:3]
+    table[:, :3] = pyqtgraph.mkColor(color).getRgb()[:3]
     table[:, 3] = np.linspace(CLEAR, SOLID + 50, 256)
     return table
-
-
-LABEL_COLORS, PROBABILITY_COLORS = _label_colors(), _probability_colors()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,12 +16,13 @@ from napari_skipseg.errors import SkipsegError
 from napari_skipseg.models.catalog import find_models, user_folder
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured, without_losses
+from napari_skipseg.training.taught_scale import SCALE
 from napari_skipseg.widgets.finetune.comparison import BeforeAfter, ReportTable, find_before
 from napari_skipseg.widgets.finetune.form import FinetuneForm, LessonLine
 from napari_skipseg.widgets.finetune.train_form import ScratchForm, describe_trained
 from napari_skipseg.widgets.finetune.training_images import CorrectingTab, Material, SourceList
 from napari_skipseg.widgets.forms.engine_line import EngineLine, TeachingEngine
-from napari_skipseg.widgets.forms.fields import Fold, Links, set_hint
+from napari_skipseg.widgets.forms.fields import WARNING_COLOR, Fold, Links, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.forms.worker import Work
 from napari_skipseg.widgets.layers.results import Shown
@@ -60,9 +61,9 @@ class FinetuneTab(JobTab):
         self._segment_tab, self._correct_tab = segment_tab, correct_tab
         self._comparison = BeforeAfter(viewer)
         self._seen: object = None
-        self._made = ""
+        self._made = self._parent = ""
         self._unfinished: object = None
-        self._is_keeping = False
+        self._is_keeping = self._is_viewing = False
         self._step = ""
         self.plots: TrainingPlots | None = None
         self.links = Links()
@@ -115,7 +116,7 @@ class FinetuneTab(JobTab):
         self.scratch.started.connect(self.train)
         self.scratch_fold.toggled.connect(self.scratch.offer_layers)
         self._segment_tab.form.changed.connect(self._follow)
-        self._segment_tab.finished.connect(self.check)
+        self._segment_tab.finished.connect(self._hear_of_view)
         self._looking.timeout.connect(self._look)
 
     def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
@@ -179,13 +180,17 @@ class FinetuneTab(JobTab):
             return (yield from self._engine.finetune(settings, images, user_folder(), place.device))
 
         self.lesson.ask_now()
+        self._parent = Path(settings.model).name
         if self._find_before(place.layer) is None:
-            self._segment_tab.preview()
-        finish = partial(self._finish, place.layer, Path(settings.model).name)
+            self._segment_tab.preview_with(settings.model)
+        if self.plots is not None:
+            self.plots.use_classes(*material.colors(self._segment_tab.known_colors(place.layer) if place.layer else {}))
+        finish = partial(self._finish, place.layer, self._parent)
         self._begin(work, f"Fine-tuning {settings.name}", finish, "waits for the fine-tuning")
 
     def _find_before(self, layer: Image | None) -> Shown | None:
-        return find_before(self._viewer, layer, self._segment_tab.results.on_show(layer))
+        """Return what the model that fine-tuning starts from made of the view, None where that is not on show."""
+        return find_before(self._viewer, layer, self._segment_tab.results.on_show(layer), self._parent)
 
     def _ask_lesson(self) -> None:
         """Have the engine say what would be learnt from."""
@@ -207,6 +212,8 @@ class FinetuneTab(JobTab):
         except SkipsegError as error:
             self.fail(str(error))
             return
+        if self.plots is not None:
+            self.plots.use_classes()
         settings, device = scratch.settings, self._segment_tab.form.read().device
         restart, self._unfinished = settings != self._unfinished, settings
         work = partial(self._engine.train, settings, user_folder(), device, scratch.written, restart)
@@ -233,6 +240,9 @@ class FinetuneTab(JobTab):
         self.form.offer_models()
         if done.report.is_better:
             self.use(self._made, layer)
+        elif done.report.is_unsure:
+            self.use(self._made, layer)
+            self.tell(f"{self._made} is selected in the Segment tab to be looked at. It is not known to be better.")
         else:
             self.tell(f"{self._made} is kept beside {self.form.model.currentText()}, which stays selected.")
 
@@ -256,6 +266,21 @@ class FinetuneTab(JobTab):
         self.tell(f"{name} is now selected in the Segment tab.")
         if place.layer is layer and not find_faults(form.read()):
             self._segment_tab.preview()
+            self._is_viewing = self._segment_tab.is_running
+
+    def _hear_of_view(self, succeeded: bool) -> None:
+        """Say how much of the view the new model gives to what it was taught, once the view is segmented with it."""
+        if self._is_viewing and succeeded:
+            self.report.show_shares(self._segment_tab.shares, float(self._segment_tab.form.threshold.value()))
+        self._is_viewing = False
+        self.check()
+
+    def show_findings(self, findings: Sequence[str], seems_inverted: bool = False) -> None:
+        """Say what was found about the images, but not again what the line above says."""
+        news = [finding for finding in findings if finding not in self.lesson.summary.text()]
+        is_plain = all(finding.startswith(SCALE) for finding in news)
+        if news:
+            self.tell(" ".join(news), "transparent" if is_plain else WARNING_COLOR)
 
     def describe(self, progress: Progress) -> str:
         """Return the progress in words; the losses are in the curves."""

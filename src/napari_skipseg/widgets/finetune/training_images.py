@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Container, Generator, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -28,6 +28,7 @@ from napari_skipseg.widgets.correct.recovery import day_of
 from napari_skipseg.widgets.finetune.form import FinetuneForm
 from napari_skipseg.widgets.forms.fields import Missing, set_hint
 from napari_skipseg.widgets.layers.axes import axes_of
+from napari_skipseg.widgets.layers.result_looks import choose_colors
 from napari_skipseg.widgets.layers.results import stack_of
 
 if TYPE_CHECKING:
@@ -262,6 +263,19 @@ class Material:
             return tuple(ClassLabel(each.name, each.value) for each in self._correct_tab.judged_classes())
         names = dict.fromkeys(each.name for source in sources for each in source.classes)
         return tuple(ClassLabel(name, value) for value, name in enumerate(names, start=FIRST_CLASS))
+
+    def colors(self, known: Mapping[str, str]) -> tuple[tuple[str, ...], int]:
+        """Return the colours of the new model's classes, and the number (from 0) of the class that training shows.
+
+        known: the colours that the user chose, by class. Shown is the last class that is learnt, as in the engine.
+        """
+        model, taught = self._form.read().model, [label.name for label in self.labels()]
+        kept = () if model is None else model.class_names
+        if not self._form.read().remember:
+            kept = tuple(name for name in kept if name in taught)
+        names = [*kept, *(name for name in taught if name not in kept)]
+        learnt = [number for number, name in enumerate(names) if name in taught]
+        return choose_colors(names, known), learnt[-1] if learnt else 0
 
     def fault(self) -> str:
         """Return why nothing can be learnt, empty where it can; mark the fields that are wrong."""

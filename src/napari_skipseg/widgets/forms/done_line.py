@@ -11,7 +11,7 @@ import numpy as np
 from napari_skipseg.inference.prediction import Binary, Focus, Prediction
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers.results import Shown
-from napari_skipseg.wording import counted, in_words
+from napari_skipseg.wording import counted, in_words, percent
 
 PLANES, SIDE = 32, 512
 """Planes, and pixels along each side of one, that are counted at the most: a large result is sampled evenly."""
@@ -51,7 +51,7 @@ def class_shares(prediction: Prediction, threshold: float) -> dict[str, float]:
 
 def describe_done(what: str, seconds: float, shares: dict[str, float], threshold: float) -> str:
     """Return the line, such as "6 slices segmented in 12 s: 23 % is membrane (above 0.50)."."""
-    parts = ", ".join(f"{_percent(share)} is {name}" for name, share in shares.items())
+    parts = ", ".join(f"{percent(share)} is {name}" for name, share in shares.items())
     return f"{what} segmented in {in_words(seconds)}: {parts} (above {threshold:.2f})."
 
 
@@ -66,9 +66,3 @@ def name_part(shown: Shown, spanned: str) -> str:
     lengths = shown.prediction.probability.shape[-len(axes) :]
     count = math.prod(length for axis, length in zip(axes, lengths, strict=True) if axis not in spanned)
     return counted(count, "slice" if spanned == "YX" else "volume")
-
-
-def _percent(share: float) -> str:
-    if 0 < share < 0.01:
-        return "less than 1 %"
-    return f"{100 * share:.0f} %"

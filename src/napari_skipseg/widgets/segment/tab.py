@@ -14,6 +14,8 @@ from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.prediction import Opened, Written
+from napari_skipseg.models.catalog import locate_model
+from napari_skipseg.models.folder import read_description
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.forms.done_line import KEPT, Done, describe_done, name_part, with_shares
 from napari_skipseg.widgets.forms.engine_line import EngineLine, SegmentingEngine
@@ -55,7 +57,8 @@ class SegmentTab(JobTab):
     """Form, plan, Segment, Preview and Cancel, progress, one line of what is wrong or how it went, Save results.
 
     opening: new results of an image are about to take the place of those on show. known_colors: gives the colours of an
-    image's classes by their names, as far as they are chosen.
+    image's classes by their names, as far as they are chosen. shares: of the voxels of what was segmented last, by
+    class.
     """
 
     opening = Signal()
@@ -68,6 +71,7 @@ class SegmentTab(JobTab):
         self._grey_values = GreyValues()
         self.known_colors: Callable[[Image], Mapping[str, str]] = lambda layer: {}
         self._heard_of: Choices | None = None
+        self.shares: dict[str, float] = {}
         self._make_widgets()
         self._connect()
         self.check()
@@ -150,12 +154,23 @@ class SegmentTab(JobTab):
 
     def preview(self) -> None:
         """Segment what is on screen."""
-        choices = self.form.read()
+        self._preview(self.form.read(), str(self.form.model.currentData()))
+
+    def preview_with(self, model: str) -> None:
+        """Segment what is on screen with another model than the form's, which stays as it is."""
+        try:
+            described = read_description(locate_model(model))
+        except SkipsegError as error:
+            self.fail(str(error))
+            return
+        self._preview(replace(self.form.read(), model=described), model)
+
+    def _preview(self, choices: Choices, name: str) -> None:
         layer = choices.layer
         if layer is None or not self._may_start(choices):
             return
         try:
-            view, model = cut_to_view(self._viewer, choices), self.form.model_folder()
+            view, model = cut_to_view(self._viewer, choices), locate_model(name)
         except SkipsegError as error:
             self.fail(str(error))
             return
@@ -199,6 +214,7 @@ class SegmentTab(JobTab):
             said = describe_done(name_part(shown, choices.spanned), self.seconds, done.shares, choices.threshold)
             is_beside = source.startswith(SLICE_OF.format(layer.unique_id, "")) and self.results.find_whole(layer)
             self.done.say(said + KEPT if is_beside else said)
+            self.shares = dict(done.shares)
             if layer not in self._viewer.layers:
                 self.tell(f"'{layer.name}' was removed meanwhile; its result stays.")
 
