@@ -11,7 +11,7 @@ import torch
 
 import napari_skipseg as skipseg
 from napari_skipseg import cli
-from napari_skipseg.cli.finetune import _iter_noted
+from napari_skipseg.cli.finetune import _iter_noted, _what_is_saved
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.models.catalog import FOLDER_VARIABLE
@@ -69,7 +69,7 @@ def test_a_new_class_becomes_a_new_model_and_a_table(run, folder):
     assert code == 0
     assert lines[0].split() == ["on", "class", "name", "score", "old", "new"]
     assert any("mitochondrion" in line and "Dice" in line for line in lines)
-    assert lines[-2].startswith("The new model ")
+    assert lines[-2].startswith(("The new model ", "Only "))
     assert lines[-1] == str(folder / "models" / "new")
     model = read_description(folder / "models" / "new")
     assert model.class_names == ("membrane", "mitochondrion")
@@ -81,7 +81,7 @@ def test_the_plan_is_told_before_the_start(run):
     code, out, err = run("--validate", "1")
     lines = err.splitlines()
     assert code == 0
-    told = "Labels on 2 slices: learns from 1 place, compares old and new on 1 place. Takes about "
+    told = "Labels on 2 slices: learns from 1 place, compares old and new on 1 other. Takes about "
     assert lines[0].startswith(told)
     assert lines[1:3] == [
         "  background  14,848 pixels to learn from, 14,848 held out",
@@ -119,10 +119,13 @@ def test_the_same_command_says_where_it_goes_on(run, folder):
     work = iter_finetune(settings, read_corrected(settings), folder / "models", "cpu")
     while not next(work).message.startswith("step 2"):
         pass
+    assert _what_is_saved(folder / "models", "new").startswith("No step was done yet")
     work.close()
+    assert _what_is_saved(folder / "models", "new").startswith("Step 2 is saved")
     code, _, err = run("--steps", "4")
     assert code == 0
     assert err.splitlines()[-1] == "Goes on from its checkpoint: resumed at step 2."
+    assert "is written" in _what_is_saved(folder / "models", "new")
 
 
 def test_json_holds_the_same_and_the_models_own_classes_are_the_default(run, folder):

@@ -62,10 +62,14 @@ def iter_finetune(
         step += 1
         if step % EVERY == 0:
             checkpoint.write_text(str(step))
-        told = yield Learned(step, steps, f"step {step}", step, {"training loss": 1 / step})
-        picture = Pictured(step, steps, f"step {step}", image, image / 255, np.zeros(image.shape, np.int16))
-        if isinstance(told, Keep) or isinstance((yield picture), Keep):
-            break
+        try:
+            told = yield Learned(step, steps, f"step {step}", step, {"training loss": 1 / step})
+            picture = Pictured(step, steps, f"step {step}", image, image / 255, np.zeros(image.shape, np.int16))
+            if isinstance(told, Keep) or isinstance((yield picture), Keep):
+                break
+        except GeneratorExit:
+            checkpoint.write_text(str(step))
+            raise
     made = folder / settings.name
     made.mkdir()
     for name in ("model.json", "weights.safetensors"):
@@ -78,8 +82,8 @@ def iter_finetune(
 
 
 if __name__ == "__main__":
-    for name, members in {"corrected": [Corrected, iter_plan_lesson], "finetune": [iter_finetune]}.items():
-        module = ModuleType(f"napari_skipseg.training.{name}")
+    for name, members in {"labels": [Corrected], "estimate": [iter_plan_lesson], "run": [iter_finetune]}.items():
+        module = ModuleType(f"napari_skipseg.training.finetune.{name}")
         for member in members:
             setattr(module, member.__name__, member)
         sys.modules[module.__name__] = module

@@ -148,6 +148,33 @@ def test_keep_ends_it_with_a_model_and_cancel_leaves_nothing(
     assert list(temporary.glob("napari-skipseg-*/run-*")) == []
 
 
+@pytest.mark.parametrize("is_quit_first", [True, False])
+def test_a_viewer_that_closes_leaves_the_checkpoint_of_its_last_step(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_quit_first: bool
+) -> None:
+    monkeypatch.setattr(child, "COMMAND", (sys.executable, "-P", str(STUB)))
+    step, settings = 0, replace(settings_for(model_folder, "left"), steps=1000)
+    with Engine() as engine:  # one of its own: it is closed
+        work = engine.finetune(settings, [corrected()], tmp_path)
+        step = until(work, lambda progress: isinstance(progress, Learned) and progress.step >= 7).step
+        engine.leave()
+        if is_quit_first:  # napari quits its workers before it closes the window
+            work.close()
+    assert int((tmp_path / "left.training" / "step").read_text()) >= step
+
+
+def test_a_viewer_that_stays_open_after_all_removes_what_is_cancelled(
+    teacher: Engine, model_folder: Path, tmp_path: Path
+) -> None:
+    work = teacher.finetune(replace(settings_for(model_folder, "dropped"), steps=1000), [corrected()], tmp_path)
+    until(work, lambda progress: isinstance(progress, Learned) and progress.step > 6)
+    teacher.leave()
+    teacher.leave(False)
+    work.close()
+    run_to_end(teacher.plan_lesson(settings_for(model_folder), [corrected()]))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_killed_engine_goes_on_from_its_checkpoint(teacher: Engine, model_folder: Path, tmp_path: Path) -> None:
     work = teacher.finetune(replace(settings_for(model_folder, "killed"), steps=200), [corrected()], tmp_path)
     for step in (7, 60):

@@ -90,6 +90,9 @@ class FakeEngine:
         self.report_fault: Exception | None = None
         self.is_busy = self.closed = self.cancelled = self.plan_cancelled = False
 
+    def leave(self, is_leaving: bool = True) -> None:
+        pass
+
     def segment(
         self,
         stack: Stack,

@@ -20,6 +20,7 @@ from napari_skipseg.progress import Progress
 from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured, Report, ScoreRow
 from napari_skipseg.widgets.finetune.comparison import GOOD_COLOR, report_html
 from napari_skipseg.widgets.finetune.form import fresh_name
+from napari_skipseg.widgets.finetune.phases import OverallProgress
 from napari_skipseg.widgets.forms.fields import WARNING_COLOR
 
 pytestmark = pytest.mark.gui
@@ -161,8 +162,8 @@ def test_what_will_be_learnt_is_told_before_the_start_and_follows_what_is_painte
     _, panel, tab = open_tab()
     ready(panel, qtbot)
     assert tab.lesson.summary.text() == (
-        "Learns from 1.5k membrane and 2k background pixels in 3 places on 2 slices; 1 place held out to compare old "
-        "and new. Takes about 13 s."
+        "Learns from 1.5k membrane and 2k background pixels in 3 of 4 places on 2 slices; the other one is held out to "
+        "compare old and new. Takes about 13 s."
     )
     assert "membrane: 1,500 pixels to learn from, 40 held out" in tab.lesson.summary.toolTip()
     assert tab.sources.item(0).text() == "em: 440 pixels"
@@ -284,6 +285,34 @@ def test_a_model_that_is_not_known_to_be_better_is_selected_without_praise_and_w
     assert not tab.report.use_button.isVisible()
 
 
+def test_a_closing_window_tells_the_engine_and_an_interrupted_run_is_offered(open_tab, qtbot, engine, monkeypatch):
+    from qtpy.QtGui import QCloseEvent
+    from qtpy.QtWidgets import QApplication
+
+    from napari_skipseg.training.settings import AUGMENTATIONS, FinetuneSettings
+    from napari_skipseg.training.unfinished import Unfinished
+
+    settings = FinetuneSettings(
+        "tiny-2d", "mine", ("em",), ("corrections of em",), (ClassLabel("membrane", 2),), "full", False, "auto", 77,
+        augmentation=AUGMENTATIONS["none"], seed=5,
+    )  # fmt: skip
+    monkeypatch.setattr(
+        "napari_skipseg.widgets.finetune.tab.find_unfinished", lambda folder: [Unfinished(settings, 33, 0.0)]
+    )
+    told = []
+    engine.leave = lambda is_leaving=True: told.append(is_leaving)
+    _, panel, tab = open_tab()
+    assert "'mine' was interrupted; 33 steps" in tab.unfinished.text()
+    press(qtbot, tab.unfinished.button)
+    again = tab.form.read().settings(settings.images, settings.classes)
+    assert again == settings
+    QApplication.sendEvent(panel, QCloseEvent())  # the panel is its own window's child: no one else's close counts
+    assert told == []
+    panel.eventFilter(panel.window(), QCloseEvent())
+    assert told == [True]
+    qtbot.waitUntil(lambda: told == [True, False], timeout=5_000)
+
+
 def test_the_tile_has_the_colour_of_the_class_that_is_taught(open_tab, qtbot, teaching):
     _, panel, tab = open_tab()
     ready(panel, qtbot)
@@ -296,6 +325,34 @@ def test_the_tile_has_the_colour_of_the_class_that_is_taught(open_tab, qtbot, te
     finish(panel, qtbot)
     assert tuple(tab.plots.predicted.over.lut[-1][:3]) == (255, 0, 0)
     assert tuple(tab.plots.labelled.over.lut[3][:3]) == (255, 0, 0)
+
+
+def test_one_bar_goes_through_all_phases_and_never_back():
+    overall = OverallProgress("mine")
+    phases = [
+        ("reading em", 1), ("preparing patches: 1 of 4", 4), ("warming up the new classes: step 1 of 40", 40),
+        ("step 1", 300), ("measuring how frequent the new classes are: 0 of 32", 32), ("writing the model", 1),
+        ("scoring parent: place 1 of 2", 2), ("scoring mine: place 1 of 2", 2),
+    ]  # fmt: skip
+    told = [overall.of(Progress(done, total, message)) for message, total in phases for done in range(total)]
+    shares = [progress.fraction for progress in told]
+    assert shares == sorted(shares)
+    assert len({progress.total for progress in told}) == 1
+    assert 0.3 < shares[[progress.message for progress in told].index("step 1")] < 0.4
+    assert 0.9 < shares[-1] < 1
+
+
+def test_the_next_estimate_follows_what_the_last_fine_tuning_took(open_tab, qtbot, teaching):
+    teaching.steps, teaching.pause = 10, 0.3  # 3 s in place of the 12.4 that were estimated
+    _, panel, tab = open_tab()
+    ready(panel, qtbot)
+    assert "about 13 s" in tab.lesson.summary.text()
+    press(qtbot, tab.tune_button)
+    finish(panel, qtbot)
+    panel.correct_tab.corrections().strokes[1, 0, :10] = 2
+    qtbot.waitUntil(lambda: "Learns from" in tab.lesson.summary.text(), timeout=20_000)
+    assert "about 13 s" not in tab.lesson.summary.text()
+    assert tab.lesson.pace == pytest.approx(tab.seconds / 12.4, abs=2)
 
 
 @pytest.mark.parametrize(("old", "new", "arrow"), [(0.8996, 0.9003, ""), (0.9, 0.9004, ""), (0.9, 0.902, "▲")])

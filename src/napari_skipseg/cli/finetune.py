@@ -66,15 +66,35 @@ def finetune(
     lesson = watch(iter_plan_lesson(settings, corrected, device), "looking at the labels")
     # a step was measured on one device alone
     _note(lesson if processes.count == 1 else replace(lesson, seconds=None))
-    _show(watch(_iter_noted(work), f"fine-tuning {name}"), as_json)
+    try:
+        finetuned = watch(_iter_noted(work), f"fine-tuning {name}")
+    except KeyboardInterrupt:
+        echo(_what_is_saved(folder, name), err=True)
+        raise
+    _show(finetuned, as_json)
+
+
+def _what_is_saved(folder: Path, name: str) -> str:
+    """Return what is left of a fine-tuning that was stopped."""
+    from napari_skipseg.training.unfinished import find_unfinished
+
+    if (folder / name).exists():
+        return f"The model '{name}' is written: the same command only scores it."
+    steps = [found.step for found in find_unfinished(folder) if found.settings.name == name]
+    if steps and steps[0]:
+        return f"Step {steps[0]} is saved: the same command goes on from there."
+    return "No step was done yet, so nothing is saved: the same command begins again."
 
 
 def _note(lesson: Lesson) -> None:
     """Say on stderr what will be learnt from, what is held out, and how long it takes."""
-    trained, held = (f"{count} place{'s' * (count != 1)}" for count in lesson.places)
+    trained, held = counted(lesson.places[0], "place"), lesson.places[1]
     takes = "" if lesson.seconds is None else f" Takes about {in_words(lesson.seconds)}."
     slices = f"{lesson.slices} slice{'s' * (lesson.slices != 1)}"
-    echo(f"Labels on {slices}: learns from {trained}, compares old and new on {held}.{takes}", err=True)
+    echo(
+        f"Labels on {slices}: learns from {trained}, compares old and new on {held} other{'s' * (held != 1)}.{takes}",
+        err=True,
+    )
     width = max(len(class_name) for class_name in lesson.pixels)
     for class_name, count in lesson.pixels.items():
         kept = lesson.held_out.get(class_name, 0)

@@ -22,6 +22,8 @@ from napari_skipseg.jobs.workspace import remove_folder
 from napari_skipseg.progress import Found, Progress
 from napari_skipseg.training.progress import Keep
 
+UNFINISHED = ".training"
+"""Ends the name of the folder with the checkpoint of a training."""
 Command = Focus | Keep | Retry
 Answer = TypeVar("Answer", bound=End)
 
@@ -55,6 +57,13 @@ class Calls:
     def close(self) -> None:
         """End the engine process, in the middle of a job too, and remove the temporary folder."""
         self._finalize()
+
+    def leave(self, is_leaving: bool = True) -> None:
+        """Say that the viewer is about to close: a training that is closed from now on leaves its checkpoint.
+
+        is_leaving: False where it stays open after all.
+        """
+        self._session.is_leaving = is_leaving
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -109,6 +118,8 @@ class Calls:
                 if command is not None:
                     child.send(_request_of(command, job.number))
         except (GeneratorExit, KeyboardInterrupt):
+            if self._session.is_leaving:
+                leftovers = tuple(folder for folder in leftovers if not folder.name.endswith(UNFINISHED))
             self._settling = threading.Thread(target=_settle, args=(child, job.number, leftovers), daemon=True)
             self._settling.start()
             raise

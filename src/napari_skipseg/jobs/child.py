@@ -116,15 +116,18 @@ class Child:
                     return
         self.end()
 
-    def end(self) -> None:
-        """End the process, whatever it is doing, and return when it is gone."""
+    def end(self, patience: float = 1.0) -> None:
+        """End the process, whatever it is doing, and return when it is gone.
+
+        patience: seconds that it has to end by itself: a training first writes a checkpoint.
+        """
         self._was_stopped = self._was_stopped or not self.has_ended()
         self.send(Quit())
         with contextlib.suppress(OSError):
             if self._process.stdin is not None:
                 self._process.stdin.close()
         try:
-            self._process.wait(1)
+            self._process.wait(patience)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -185,6 +188,7 @@ class Session:
         self.child: Child | None = None
         self.folder: Path | None = None
         self.closed = False
+        self.is_leaving = False  # the viewer is being closed: what can be resumed stays
         self._changing = threading.Lock()
 
     def start(self) -> Child:
@@ -212,6 +216,6 @@ class Session:
         with self._changing:
             self.closed = True
             if self.child is not None:
-                self.child.end()
+                self.child.end(GRACE)
             if self.folder is not None:
                 remove_folder(self.folder)

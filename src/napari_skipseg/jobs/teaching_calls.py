@@ -16,7 +16,7 @@ from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.errors import EngineError, InputError
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.stack import LazyArray, Stack
-from napari_skipseg.jobs.calls import Calls, Command, expected, removed_on_failure
+from napari_skipseg.jobs.calls import UNFINISHED, Calls, Command, expected, removed_on_failure
 from napari_skipseg.jobs.child import EngineEndedError
 from napari_skipseg.jobs.events import CurvesMoved, End, Event, LessonPlanned, Taught, TilePictured, Trained
 from napari_skipseg.jobs.requests import CorrectedImage, FinetuneJob, LessonJob, TrainJob
@@ -138,7 +138,7 @@ class TeachingCalls(Calls):
 
     def _teach(self, job: TeachingJob, run: Path) -> Generator[Progress, Command | None, End]:
         """Return the end of a training; where the process ends, go on in a new one as long as that gets further."""
-        scratch = Path(job.target) / f"{job.settings.name}.training"
+        scratch = Path(job.target) / f"{job.settings.name}{UNFINISHED}"
         reached = begun = 0
 
         def hear(event: Event) -> Progress | None:

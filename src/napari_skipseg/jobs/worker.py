@@ -141,6 +141,8 @@ def _warm_key(folder: str, weights_sha256: str) -> tuple[object, ...]:
 
 
 NICENESS = 10
+LEAVING = 7.0
+"""Seconds that a training has for its last step and its checkpoint when the viewer closes."""
 OUT_OF_MEMORY_SCORE = 500
 """Of 1000: when the system runs out of memory, the engine goes first and the viewer stays."""
 
@@ -158,6 +160,8 @@ class Worker:
         self._cancelled = NO_JOB
         self._look: Look | None = None
         self._keeping = NO_JOB
+        self._job: Job | None = None
+        self._has_stopped = threading.Event()
         self._retry: RetryFailed | None = None
         self._warm = WarmModels()
 
@@ -182,7 +186,14 @@ class Worker:
                 self._retry = request
             else:
                 self._jobs.put(request)
+        self._let_go()
         os._exit(0)
+
+    def _let_go(self) -> None:
+        """Stop a training after its step, so that it leaves a checkpoint; other jobs have nothing to leave."""
+        if isinstance(job := self._job, FinetuneJob | TrainJob):
+            self._cancelled = job.number
+            self._has_stopped.wait(LEAVING)
 
     def work(self) -> None:
         """Load the libraries, say `Ready`, then run jobs for ever."""
@@ -191,7 +202,12 @@ class Worker:
 
         self._send(events.Ready(os.getpid()))
         while True:
-            end = self._run(self._jobs.get())
+            job = self._jobs.get()
+            self._has_stopped.clear()
+            self._job = job
+            end = self._run(job)
+            self._job = None
+            self._has_stopped.set()
             release_memory()  # an engine that waits leaves the GPU to napari and others
             self._send(end)
 

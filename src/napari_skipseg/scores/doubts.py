@@ -41,8 +41,8 @@ def doubt_truth(truth: str, class_name: str, is_boundary: bool, counts: Mapping[
     agreement = ((hits + rest) / total - chance) / (1 - chance)
     if agreement < AT_CHANCE:
         return (
-            f"The result agrees with '{truth}' hardly better than chance (kappa {agreement:.2f}): this may be the truth "
-            f"of another class or of another image, or be turned or mirrored. Check that it is a truth of {called}."
+            f"The result agrees with '{truth}' hardly better than chance (kappa {agreement:.2f}): this may be the "
+            f"truth of another class or image, or be turned or mirrored. Check that it is a truth of {called}."
         )
     lies_elsewhere = 2 * hits < min(hits + missed, hits + false)
     if agreement < POOR and lies_elsewhere and not 1 / UNLIKE < share / found < UNLIKE:

@@ -205,8 +205,8 @@ class ScoreOptions:
             raise InputError(f"The value {self.ignore} is a class and ignored, too: leave out one of them.")
         if self.ignore == 0 and not self.classes:
             raise InputError(
-                "If 0 is ignored, all the rest of the truth is foreground: name the classes that are scored, in a shell "
-                "with --class NAME=VALUE."
+                "If 0 is ignored, all the rest of the truth is foreground: name the classes that are scored, in a "
+                "shell with --class NAME=VALUE."
             )
 
 
@@ -405,8 +405,8 @@ def _check_beats(scores: IsbiScores, constant: IsbiScores, pairs: Sequence[Pair]
             raise InputError(
                 f"{name} of '{pairs[0].prediction.name}' is {found:.5f}, and an image without any membrane reaches "
                 f"{trivial:.5f}: the score says nothing. Check that prediction and truth show the same image, and "
-                "which of the two is above 0 on membranes (--membrane, --truth-foreground). This may also be the truth of "
-                "another class."
+                "which of the two is above 0 on membranes (--membrane, --truth-foreground). This may also be the truth "
+                "of another class."
             )
 
 

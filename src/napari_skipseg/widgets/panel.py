@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QEvent, QObject, Qt
-from qtpy.QtWidgets import QFrame, QScrollArea, QTabWidget, QVBoxLayout, QWidget
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
+from qtpy.QtGui import QShowEvent
+from qtpy.QtWidgets import QApplication, QFrame, QScrollArea, QTabWidget, QVBoxLayout, QWidget
 
 from napari_skipseg.errors import EngineError, FileError
 from napari_skipseg.jobs.client import Engine
@@ -23,6 +24,9 @@ from napari_skipseg.widgets.forms.worker import Paced
 from napari_skipseg.widgets.inspect.tab import InspectTab
 from napari_skipseg.widgets.objects.tab import ObjectsTab
 from napari_skipseg.widgets.segment.tab import SegmentTab
+
+STAYING = 300
+"""Milliseconds between two looks whether a window that was to close is still there."""
 
 
 class SkipSegPanel(QWidget):  # type: ignore[misc]
@@ -71,6 +75,31 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
             self.objects_tab.source_links.cut,
         )
         self.destroyed.connect(lambda: [end() for end in ends])
+        self._closing = QTimer(self)
+        self._closing.setInterval(STAYING)
+        self._closing.timeout.connect(self._look_whether_it_stays)
+        self._watched: QWidget | None = None
+        self.finetune_tab.tell_unfinished()
+
+    def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
+        """Watch the window that the panel is in now."""
+        super().showEvent(event)
+        if self._watched is not self.window():
+            self._watched = self.window()
+            self._watched.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
+        """Have a training leave its checkpoint where the window closes: napari cancels its workers then."""
+        if event.type() == QEvent.Type.Close and watched is self.window():
+            self.engine.leave()
+            self._closing.start()
+        return bool(super().eventFilter(watched, event))
+
+    def _look_whether_it_stays(self) -> None:
+        """Where the user answered napari's question with no, what is cancelled from now on leaves nothing again."""
+        if QApplication.activeModalWidget() is None:
+            self._closing.stop()
+            self.engine.leave(False)
 
     def _job_tabs(self) -> dict[str, JobTab]:
         """Return the tabs by their names."""

@@ -22,6 +22,7 @@ from napari_skipseg.images.intensity.padding import Mask, PaddingRule, find_mask
 from napari_skipseg.images.intensity.samples import Window, is_empty_in_all_channels, iter_draw, iter_look_further
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.progress import Progress, run_to_end
+from napari_skipseg.wording import counted
 
 BLENDED = 2
 """Pixels beside padding that are left out too: a turned image is a mixture there."""
@@ -176,6 +177,21 @@ def _joined(windows: Sequence[Window]) -> NDArray[Any]:
     return values
 
 
+REPLACED = (
+    "replace them, in Python with numpy.nan_to_num(image, nan=numpy.nanmedian(image)), save the image and open that "
+    "file."
+)
+
+
+def _refuse_holes(windows: Sequence[Window], name: str) -> None:
+    """Raise InputError that says how many values are NaN or infinite in what was looked at, and where the first is."""
+    counts = [int(np.count_nonzero(~np.isfinite(window.values))) for window in windows]
+    first = next(window for window, count in zip(windows, counts, strict=True) if count)
+    where = f", the first in slice {first.ranges['Z'][0]} (counted from 0)" if "Z" in first.ranges else ""
+    number = counted(sum(counts), "NaN or infinite value")
+    raise InputError(f"'{name}' holds {number} in what was looked at{where}: {REPLACED}")
+
+
 def _check_finite(windows: Sequence[Window], name: str, padding: PaddingRule) -> None:
     """Raise InputError where there are NaN or infinite values that are no padding: that fills large areas."""
     holes = [window.values for window in windows if window.values.dtype.kind == "f"]
@@ -184,7 +200,7 @@ def _check_finite(windows: Sequence[Window], name: str, padding: PaddingRule) ->
     if holes and not (
         may_be_padding and any(constant_areas.in_squares(~np.isfinite(values)).any() for values in holes)
     ):
-        check_values(holes[0], name)
+        _refuse_holes(windows, name)
 
 
 def _find_padding(stack: Stack, windows: list[Window]) -> tuple[float | None, ...]:
@@ -293,7 +309,7 @@ def _describe_outliers(bounds: Bounds) -> list[str]:
 def check_values(values: NDArray[Any], name: str) -> None:
     """Raise InputError where `values` cannot be an image's grey values."""
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise InputError(f"'{name}' holds NaN or infinite values: replace them (numpy.nan_to_num) and try again.")
+        raise InputError(f"'{name}' holds NaN or infinite values: {REPLACED}")
     lowest, highest = values.min(), values.max()
     if lowest == highest:
         raise InputError(f"'{name}' is constant (every value is {lowest}): there is nothing to segment.")

@@ -21,7 +21,7 @@ from napari_skipseg.networks.network import Deep, Network
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.compute import Compute, choose_compute
 from napari_skipseg.training.distributed import ALONE, Processes
-from napari_skipseg.training.finetune.blocks import Split
+from napari_skipseg.training.finetune.blocks import Place, Split, thinned
 from napari_skipseg.training.finetune.labels import (
     ClassPlan,
     Corrected,
@@ -31,11 +31,13 @@ from napari_skipseg.training.finetune.labels import (
     plan_classes,
 )
 from napari_skipseg.training.finetune.patches import RECALLED_EVERY
+from napari_skipseg.training.finetune.priors import WINDOWS
 from napari_skipseg.training.finetune.regions import MOST_SCORED
 from napari_skipseg.training.finetune.task import (
     FEATURES,
     GENEROUS,
     HOLDING,
+    VALIDATED,
     batch_of,
     patch_of,
     set_modes,
@@ -122,16 +124,24 @@ def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, split: Split, 
         patches = min(steps * batch, FEATURES)
         looks = 1 + _share_asked(settings, plan)
         fit = steps * times.step + patches * (SECONDS_PER_PATCH + looks * times.deep / batch)
+        shown = thinned(split.held_out, VALIDATED[settings.reach], settings.seed)
+        besides += looks * times.deep * _voxels_of(shown, parent.description.margin) / voxels
     else:
         fit = steps * _seconds_of_step(settings, plan, times, batch)
         if len(plan.classes) > len(plan.kept):
-            besides += STEPS["quick"] * times.forward
+            besides += (STEPS["quick"] + FEATURES / batch) * times.forward
+    if len(plan.classes) > len(plan.kept):
+        besides += WINDOWS * times.forward / batch
     return besides + (min(fit, settings.minutes * 60) if settings.minutes else fit)
 
 
 def _scored_voxels(split: Split, margin: int) -> int:
     """Return the voxels of all places held out, with their margins, that both models are scored on."""
-    sides = ([stop - start for start, stop in place.box] for place in split.held_out[:MOST_SCORED])
+    return _voxels_of(split.held_out[:MOST_SCORED], margin)
+
+
+def _voxels_of(places: Sequence[Place], margin: int) -> int:
+    sides = ([stop - start for start, stop in place.box] for place in places)
     return sum(math.prod(side + 2 * margin if side > 1 else 1 for side in box) for box in sides)
 
 

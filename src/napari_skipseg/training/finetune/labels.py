@@ -318,9 +318,11 @@ def check_images(corrected: Sequence[Corrected], parent: ModelDescription) -> No
     for each in corrected:
         channels, wanted = each.stack.length("C"), parent.spec.in_channels
         if channels != wanted:
-            raise InputError(
-                f"'{each.name}' has {channels} channels, {parent.name} takes {wanted}: choose "
-                f"{'one of them' if wanted == 1 else 'an image with as many'}."
+            cure = (
+                "choose one of them (in a shell save it as a file of its own)"
+                if wanted == 1
+                else "choose another image"
             )
+            raise InputError(f"'{each.name}' has {channels} channels, {parent.name} takes {wanted}: {cure}.")
         if parent.spec.dimensions == 3 and each.stack.length("Z") < 2:
             raise InputError(f"{parent.name} is a 3D model and '{each.name}' has no Z axis: start from a 2D model.")

@@ -51,6 +51,7 @@ from napari_skipseg.training.finetune.rehearsal import (
 )
 from napari_skipseg.training.finetune.report import CORRECTIONS, compare, examine
 from napari_skipseg.training.finetune.task import (
+    VALIDATED,
     FinetuneTask,
     Lessons,
     QuickTask,
@@ -67,8 +68,6 @@ from napari_skipseg.training.taught_scale import TaughtScale, taught_scale
 from napari_skipseg.training.train import keeping_model, make_scratch, thin_curve, waits_for_scores
 
 STEPS_NOTE = "steps.txt"
-VALIDATED = {"quick": 8, "normal": 48, "full": 48}
-"""Held-out places that are looked at while training goes on, by reach; the scores at the end take all."""
 RECALLED = 4
 """Held-out patches of the old model's own sample that are."""
 

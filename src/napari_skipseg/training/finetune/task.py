@@ -44,6 +44,8 @@ HOLDING = {"quick": 4.0, "normal": 0.0, "full": 0.0}
 strokes over the hardest spots, would give up what was right beside them. Deeper reaches tell such spots apart."""
 VALIDATIONS = {"quick": 4, "normal": 12, "full": 12}
 """How often a fit looks at what is held out, by reach."""
+VALIDATED = {"quick": 8, "normal": 48, "full": 48}
+"""Held-out places that are looked at while training goes on, by reach; the scores at the end take all."""
 GENEROUS = 3
 """Where minutes end a fit, it gets so many times the steps that fit into them by our measure, which other programs may
 disturb; and it looks at what is held out so much more often, counted by steps."""

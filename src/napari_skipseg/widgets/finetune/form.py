@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -181,6 +181,25 @@ class FinetuneForm(QWidget):  # type: ignore[misc]
             self._suggested = fresh_name(str(self.model.currentData() or "model"))
             self.name.setText(self._suggested)
 
+    def take(self, settings: FinetuneSettings) -> None:
+        """Show the settings of an earlier fine-tuning, whose model need not be there any more."""
+        self.follow_model = False
+        self.offer_models(settings.model)
+        self.name.setText(settings.name)
+        self.reaches[settings.reach].setChecked(True)
+        fold = self.fold
+        fold.steps.setValue(settings.steps)
+        fold.minutes.setValue(settings.minutes)
+        fold.rate.setValue(settings.learning_rate or 0.0)
+        fold.validate.setText(settings.validate)
+        fold.remember.setChecked(settings.remember)
+        fold.seed.setValue(settings.seed)
+        augment = next((name for name, one in AUGMENTATIONS.items() if one == settings.augmentation), "default")
+        fold.loss.setCurrentIndex(fold.loss.findData(settings.loss))
+        fold.norm.setCurrentIndex(fold.norm.findData(settings.batch_norm))
+        fold.augment.setCurrentIndex(fold.augment.findData(augment))
+        self.changed.emit()
+
     def read(self) -> FinetuneChoices:
         """Return the choices as they stand."""
         reach = next(reach for reach, button in self.reaches.items() if button.isChecked())
@@ -299,7 +318,8 @@ LOOKING = "Counting what was corrected, and measuring how long a step takes…"
 class LessonLine(SettledLine):
     """The lesson in two sentences, more of it in the tooltip; and why there is none, with the cure.
 
-    refused: nothing can be learnt from what there is, as far as is known. answered: that may have changed.
+    refused: nothing can be learnt from what there is, as far as is known. answered: that may have changed. pace: what
+    the last fine-tuning of this kind took, as a multiple of what was estimated. estimated: seconds, by the engine.
     """
 
     answered = Signal()
@@ -307,10 +327,13 @@ class LessonLine(SettledLine):
     def __init__(self, line: EngineLine) -> None:
         super().__init__(line, LOOKING, "waits until the corrections are counted")
         self.refused = False
+        self.pace, self.estimated = 1.0, 0.0
 
     def show_answer(self, answer: Lesson) -> None:
         """Say what will be learnt from, held out, and how long it takes."""
-        self.say(describe_lesson(answer), explain_lesson(answer))
+        self.estimated = answer.seconds or 0.0
+        told = replace(answer, seconds=None if answer.seconds is None else answer.seconds * self.pace)
+        self.say(describe_lesson(told), explain_lesson(told))
         self._settle(False)
 
     def show_fault(self, fault: str) -> None:
@@ -327,9 +350,11 @@ class LessonLine(SettledLine):
 def describe_lesson(lesson: Lesson) -> str:
     """Return what will be learnt from, held out, and how long it takes, in a few words."""
     trained, held = lesson.places
-    learns = f"Learns from {_counted(lesson.pixels)} pixels in {counted(trained, 'place')}"
+    among = f"{trained} of {counted(trained + held, 'place')}" if held else counted(trained, "place")
+    learns = f"Learns from {_counted(lesson.pixels)} pixels in {among}"
     where = f" on {counted(lesson.slices, 'slice')}" if lesson.slices > 1 else ""
-    kept = f"; {counted(held, 'place')} held out to compare old and new." if held else "."
+    others = "the other one is" if held == 1 else f"the other {held} are"
+    kept = f"; {others} held out to compare old and new." if held else "."
     takes = "" if lesson.seconds is None else f" Takes about {in_words(lesson.seconds)}."
     return " ".join([learns + where + kept + takes, *lesson.notes])
 

@@ -16,14 +16,18 @@ from napari_skipseg.errors import SkipsegError
 from napari_skipseg.models.catalog import find_models, user_folder
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured, without_losses
+from napari_skipseg.training.settings import FinetuneSettings, Reach
 from napari_skipseg.training.taught_scale import SCALE
+from napari_skipseg.training.unfinished import find_unfinished
 from napari_skipseg.widgets.finetune.comparison import BeforeAfter, ReportTable, find_before
 from napari_skipseg.widgets.finetune.form import FinetuneForm, LessonLine
+from napari_skipseg.widgets.finetune.phases import OverallProgress
 from napari_skipseg.widgets.finetune.train_form import ScratchForm, describe_trained
 from napari_skipseg.widgets.finetune.training_images import CorrectingTab, Material, SourceList
+from napari_skipseg.widgets.finetune.unfinished_note import UnfinishedNote
 from napari_skipseg.widgets.forms.engine_line import EngineLine, TeachingEngine
 from napari_skipseg.widgets.forms.fields import WARNING_COLOR, Fold, Links, set_hint
-from napari_skipseg.widgets.forms.job_tab import JobTab
+from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
 from napari_skipseg.widgets.forms.worker import Work
 from napari_skipseg.widgets.layers.results import Shown
 from napari_skipseg.widgets.segment.checks import find_faults
@@ -62,6 +66,8 @@ class FinetuneTab(JobTab):
         self._comparison = BeforeAfter(viewer)
         self._seen: object = None
         self._made = self._parent = ""
+        self._overall, self._first_step = OverallProgress(""), 0
+        self._pace: dict[Reach, float] = {}
         self._unfinished: object = None
         self._is_keeping = self._is_viewing = False
         self._step = ""
@@ -85,6 +91,7 @@ class FinetuneTab(JobTab):
         for button in (self.tune_button, self.keep_button):
             button.setMinimumHeight(30)
         self.report = ReportTable()
+        self.unfinished = UnfinishedNote()
         self._looking = QTimer(self)
         self._looking.setInterval(LOOKED_AT)
 
@@ -96,7 +103,7 @@ class FinetuneTab(JobTab):
         column = self._column = QVBoxLayout(self)
         column.setContentsMargins(10, 10, 10, 10)
         column.setSpacing(8)
-        for widget in (self.form, self.form.fold, self.lesson):
+        for widget in (self.unfinished, self.form, self.form.fold, self.lesson):
             column.addWidget(widget)
         column.addLayout(buttons)
         for widget in (self.progress, self.progress_text, self.message, self.report, self.scratch_fold):
@@ -108,6 +115,7 @@ class FinetuneTab(JobTab):
         self.sources.ticked.connect(self.forget_and_check)
         self.tune_button.clicked.connect(self.finetune)
         self.keep_button.clicked.connect(self.keep_best)
+        self.unfinished.wanted.connect(self._take_up)
         self.report.used.connect(lambda: self.use(self._made))
         self.report.compared.connect(self._comparison.compare)
         self._segment_tab.opening.connect(self.report.show_after)
@@ -125,6 +133,7 @@ class FinetuneTab(JobTab):
         if self.plots is None:
             self._add_plots()
         self.form.offer_models()
+        self._look_for_unfinished()
         self._looking.start()
         self._follow()
 
@@ -142,6 +151,22 @@ class FinetuneTab(JobTab):
         plots.use_theme(self._viewer.theme)
         self._column.insertWidget(self._column.indexOf(self.scratch_fold), plots)
         self.links.tie(self._viewer.events.theme, lambda event: plots.use_theme(self._viewer.theme))
+
+    def tell_unfinished(self) -> None:
+        """Say in a notification that a fine-tuning was interrupted, where there is one."""
+        if self._look_for_unfinished():
+            pop_up(self.unfinished.text(), "A fine-tuning was interrupted.")
+
+    def _look_for_unfinished(self) -> bool:
+        """Offer the newest fine-tuning that was interrupted; return whether there is one."""
+        found = [] if self.is_running else find_unfinished(user_folder())
+        self.unfinished.offer(found[0] if found else None)
+        return bool(found)
+
+    def _take_up(self, settings: FinetuneSettings) -> None:
+        """Put the settings of an interrupted fine-tuning into the form: the same Fine-tune goes on with it."""
+        self.form.take(settings)
+        self.forget_and_check()
 
     def _follow(self) -> None:
         """Start from the model of the Segment tab, and learn from its image."""
@@ -186,7 +211,7 @@ class FinetuneTab(JobTab):
         if self.plots is not None:
             self.plots.use_classes(*material.colors(self._segment_tab.known_colors(place.layer) if place.layer else {}))
         finish = partial(self._finish, place.layer, self._parent)
-        self._begin(work, f"Fine-tuning {settings.name}", finish, "waits for the fine-tuning")
+        self._begin(work, f"Fine-tuning {settings.name}", finish, "waits for the fine-tuning", settings.name)
 
     def _find_before(self, layer: Image | None) -> Shown | None:
         """Return what the model that fine-tuning starts from made of the view, None where that is not on show."""
@@ -201,6 +226,7 @@ class FinetuneTab(JobTab):
             images = yield from open_all()
             return (yield from self._engine.plan_lesson(settings, images, device))
 
+        self.lesson.pace = self._pace.get(settings.reach, 1.0)
         self.lesson.follow((settings, self._material.version(), device), ask)
 
     def train(self) -> None:
@@ -218,10 +244,11 @@ class FinetuneTab(JobTab):
         restart, self._unfinished = settings != self._unfinished, settings
         work = partial(self._engine.train, settings, user_folder(), device, scratch.written, restart)
         self.lesson.clear()
-        self._begin(work, f"Training {settings.name}", self._finish_training, "waits for the training")
+        self._begin(work, f"Training {settings.name}", self._finish_training, "waits for the training", settings.name)
 
-    def _begin(self, work: Work, description: str, finish: Callable[[Any], None], waiting: str) -> None:
+    def _begin(self, work: Work, description: str, finish: Callable[[Any], None], waiting: str, name: str) -> None:
         self.report.hide()
+        self._overall, self._first_step = OverallProgress(name), 0
         self._step = ""
         if self.plots is not None:
             self.plots.start()
@@ -236,6 +263,7 @@ class FinetuneTab(JobTab):
 
     def _finish(self, layer: Image | None, parent: str, done: Finetuned) -> None:
         self._made = done.folder.name
+        self._note_time()
         self.report.show_report(done.report, parent, self._made)
         self.form.offer_models()
         if done.report.is_better:
@@ -245,6 +273,11 @@ class FinetuneTab(JobTab):
             self.tell(f"{self._made} is selected in the Segment tab to be looked at. It is not known to be better.")
         else:
             self.tell(f"{self._made} is kept beside {self.form.model.currentText()}, which stays selected.")
+
+    def _note_time(self) -> None:
+        """Have what is told of the next fine-tuning follow what this one took, if it went on to its end in one go."""
+        if self.lesson.estimated and not self._is_keeping and self._first_step <= 1:
+            self._pace[self.form.read().reach] = self.seconds / self.lesson.estimated
 
     def _finish_training(self, folder: Path) -> None:
         self._unfinished = None
@@ -289,8 +322,14 @@ class FinetuneTab(JobTab):
     def draw(self, heard: list[Progress]) -> None:
         """Show how far the job is: in words, in the bar, as curves."""
         super().draw(heard)
+        if self.is_running and self.cancel_button.isEnabled():
+            for progress in heard:
+                overall = self._overall.of(progress)
+            self.progress.show_progress(overall)
         steps = [progress.message for progress in heard if isinstance(progress, Learned | Pictured)]
         self._step = steps[-1] if steps else self._step
+        learned = [progress.step for progress in heard if isinstance(progress, Learned)]
+        self._first_step = self._first_step or (learned[0] if learned else 0)
         # what comes between two steps only repeats the message of the last one
         is_training = self.is_running and heard[-1].message == self._step != ""
         self.keep_button.setEnabled(is_training and not self._is_keeping)
@@ -311,6 +350,8 @@ class FinetuneTab(JobTab):
         self.scratch.train_button.setEnabled(not running)
         for part in (self.form, self.form.fold):
             part.setEnabled(not running)
+        if running:
+            self.unfinished.offer(None)
         self.form.show_sources(self.sources.count() > 0)
         self.explain("" if running else fault)
         if running:
