@@ -117,9 +117,9 @@ def test_the_same_command_says_where_it_goes_on(run, folder):
         {"model": "tiny", "name": "new", **files, "steps": 4, "patch": "32,32", "augment": "none"}
     )
     work = iter_finetune(settings, read_corrected(settings), folder / "models", "cpu")
+    assert _what_is_saved(folder / "models", "new").startswith("No step was done yet")
     while not next(work).message.startswith("step 2"):
         pass
-    assert _what_is_saved(folder / "models", "new").startswith("No step was done yet")
     work.close()
     assert _what_is_saved(folder / "models", "new").startswith("Step 2 is saved")
     code, _, err = run("--steps", "4")

@@ -318,7 +318,7 @@ def test_the_tile_has_the_colour_of_the_class_that_is_taught(open_tab, qtbot, te
     ready(panel, qtbot)
     corrections = panel.correct_tab.corrections()
     corrections.name_classes((*corrections.classes, CorrectionClass("mitochondrion", 3, "#ff0000")))
-    panel.correct_tab.body.show_classes(corrections.classes)
+    panel.correct_tab.show_classes()
     corrections.strokes[1, 0, :10] = 3
     qtbot.waitUntil(lambda: "mitochondrion" in [each.name for each in tab._material.labels()], timeout=10_000)
     press(qtbot, tab.tune_button)

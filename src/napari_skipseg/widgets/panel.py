@@ -78,15 +78,12 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self._closing = QTimer(self)
         self._closing.setInterval(STAYING)
         self._closing.timeout.connect(self._look_whether_it_stays)
-        self._watched: QWidget | None = None
         self.finetune_tab.tell_unfinished()
 
     def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
         """Watch the window that the panel is in now."""
         super().showEvent(event)
-        if self._watched is not self.window():
-            self._watched = self.window()
-            self._watched.installEventFilter(self)
+        self.window().installEventFilter(self)  # once more changes nothing
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
         """Have a training leave its checkpoint where the window closes: napari cancels its workers then."""
