@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import io
 import json
+import os
 import signal
 import sys
 import textwrap
@@ -34,6 +35,8 @@ from napari_skipseg.foreign_text import printable, printable_json
 from napari_skipseg.progress import Found, Progress, Result, TimeLeft, run_to_end
 from napari_skipseg.stopping import MESSAGE, STOPPED, stopping_between_steps
 
+WIDEST = 10_000
+"""Columns of a table that is not shown in a terminal."""
 LINE_EVERY = 60.0
 """Seconds between lines of progress in a log file."""
 _PLAIN = {
@@ -255,7 +258,9 @@ def report_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
         table.add_column(header, justify="right" if number else "left")
     for row in zip(*cells.values(), strict=True):
         table.add_row(*row)
-    Console(highlight=False, markup=False).print(table)
+    # rich would cut a table at 80 columns where it goes into a pipe or a file
+    is_cut = sys.stdout.isatty() or "COLUMNS" in os.environ
+    Console(highlight=False, markup=False, width=None if is_cut else WIDEST).print(table)
 
 
 def _cell(value: Any) -> str:

@@ -14,7 +14,7 @@ import tifffile
 from napari_skipseg import cli
 from napari_skipseg.errors import FileError
 from napari_skipseg.scores.overlap import score_overlap
-from napari_skipseg.terminal import write_csv
+from napari_skipseg.terminal import report_rows, write_csv
 
 
 @pytest.fixture
@@ -205,3 +205,10 @@ def test_a_full_disk_leaves_the_table_of_before(tmp_path, monkeypatch):
         write_csv(tmp_path / "scores.csv", [{"dice": 0.25}])
     assert (tmp_path / "scores.csv").read_text(encoding="utf-8-sig") == "dice\n0.5\n"
     assert [file.name for file in tmp_path.iterdir()] == ["scores.csv"]
+
+
+def test_a_table_in_a_pipe_is_not_cut(monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    name = "a long name of an image, " * 8
+    report_rows([{"image": name, "key": "0123456789" * 6}], as_json=False)
+    assert any(name.strip() in line and "0123456789" * 6 in line for line in capsys.readouterr().out.splitlines())

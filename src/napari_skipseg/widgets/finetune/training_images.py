@@ -191,6 +191,7 @@ class SourceList(QListWidget):  # type: ignore[misc]
 
 
 NOTHING = Missing("Nothing is corrected yet: open the Correct tab, paint over what is wrong, accept what is right.")
+EARLIER = Missing("This image was corrected earlier: press Restore in the Correct tab to learn from that.")
 
 Opening = Callable[[], Generator[Progress, Any, list[CorrectedStack]]]
 
@@ -209,12 +210,26 @@ class Corrected(Protocol):
         ...
 
 
+class Offering(Protocol):
+    """What the Correct tab offers; `widgets.correct.recovery.Offers` is one."""
+
+    @property
+    def restores(self) -> bool:
+        """Whether earlier corrections of the image are on offer."""
+        ...
+
+
 class CorrectingTab(Protocol):
     """What is asked of the Correct tab."""
 
     @property
     def sessions(self) -> Iterable[Corrected]:
         """All corrections that are open in this window."""
+        ...
+
+    @property
+    def offers(self) -> Offering:
+        """What it offers about the image."""
         ...
 
     def corrections(self) -> Corrections | None:
@@ -281,7 +296,7 @@ class Material:
         """Return why nothing can be learnt, empty where it can; mark the fields that are wrong."""
         faults, sources = self._form.find_faults(), self._sources.chosen()
         if not self._sources.count():
-            return NOTHING
+            return EARLIER if self._correct_tab.offers.restores else NOTHING
         if faults:
             return next(iter(faults.values()))
         if not sources:
