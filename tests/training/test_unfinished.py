@@ -8,7 +8,7 @@ from napari_skipseg.training.checkpoint import FitState, write_checkpoint
 from napari_skipseg.training.settings import FinetuneSettings, finetune_to_dict
 from napari_skipseg.training.unfinished import find_unfinished
 
-SETTINGS = FinetuneSettings("m", "n", ("a",), ("b",), (ClassLabel("x", 2),), "normal", seed=3)
+SETTINGS = FinetuneSettings("n", ("a",), ("b",), (ClassLabel("x", 2),), model="m", reach="normal", seed=3)
 
 
 def write(folder, name):

@@ -293,8 +293,8 @@ def test_a_closing_window_tells_the_engine_and_an_interrupted_run_is_offered(ope
     from napari_skipseg.training.unfinished import Unfinished
 
     settings = FinetuneSettings(
-        "tiny-2d", "mine", ("em",), ("corrections of em",), (ClassLabel("membrane", 2),), "full", False, "auto", 77,
-        augmentation=AUGMENTATIONS["none"], seed=5,
+        "mine", ("em",), ("corrections of em",), (ClassLabel("membrane", 2),), model="tiny-2d", reach="full",
+        remember=False, steps=77, augmentation=AUGMENTATIONS["none"], seed=5,
     )  # fmt: skip
     monkeypatch.setattr(
         "napari_skipseg.widgets.finetune.tab.find_unfinished", lambda folder: [Unfinished(settings, 33, 0.0)]
