@@ -278,6 +278,7 @@ class FinetuneTab(JobTab):
         """Have what is told of the next fine-tuning follow what this one took, if it went on to its end in one go."""
         if self.lesson.estimated and not self._is_keeping and self._first_step <= 1:
             self._pace[self.form.read().reach] = self.seconds / self.lesson.estimated
+            self.lesson.clear()  # it is told anew, also where nothing else changes
 
     def _finish_training(self, folder: Path) -> None:
         self._unfinished = None
