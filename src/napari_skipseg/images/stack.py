@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ AXES = "TCZYX"
 """The axes that a stack may have: time, channel (RGB included), space; each once at most, Y and X always."""
 
 
+@runtime_checkable
 class ArrayLike(Protocol):
     """Anything that has a shape and a dtype and can be sliced: numpy, memory map, dask, zarr."""
 
