@@ -23,6 +23,7 @@ from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.jobs import client
 from napari_skipseg.jobs.client import Engine
+from napari_skipseg.jobs.messages import Segment
 from napari_skipseg.models.catalog import FOLDER_VARIABLE
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import read_model, write_model
@@ -233,7 +234,7 @@ def test_the_engine_reads_folders_and_images_where_they_lie(sections, positions,
     with Engine() as engine:
         for file, values in ((sections, STACK), (f"{positions}#1", np.roll(STACK, 9, axis=2))):
             stack = read_stack(file)
-            made = run_to_end(engine.segment(stack, "tiny", SegmentOptions(device="cpu", tile=32)))
+            made = run_to_end(engine.run(Segment(stack, "tiny", SegmentOptions(device="cpu", tile=32))))
             assert made.probability.shape == values.shape
             assert made.recipe["inputs"][0]["file"] == str(file)
             assert made.recipe["inputs"][0]["sha256"] == identify(stack)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from napari_skipseg.jobs.events import DeviceReport
 
 from napari_skipseg.devices import ChosenPrecision, Device
 from napari_skipseg.errors import EngineError
@@ -19,7 +20,6 @@ from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.prediction import AttentionMap, Focus, Opened, Prediction, Written
 from napari_skipseg.inference.recipes.recipe import Recipe, SegmentRequest, describe_input, recipe_to_dict
-from napari_skipseg.jobs.events import DeviceReport
 from napari_skipseg.models.catalog import FOLDER_VARIABLE, locate_model
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.folder import read_description

@@ -11,6 +11,7 @@ import tifffile
 import zarr
 from napari.components import ViewerModel
 from napari.layers import Image
+from napari_skipseg.jobs.requests import INPUT_FILE
 from npe2 import PluginManifest
 
 from napari_skipseg.errors import FileError
@@ -19,7 +20,7 @@ from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.jobs import client
 from napari_skipseg.jobs.client import Engine
-from napari_skipseg.jobs.requests import INPUT_FILE
+from napari_skipseg.jobs.messages import Segment
 from napari_skipseg.jobs.workspace import copy_stack
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.widgets.layers import files
@@ -191,10 +192,10 @@ def test_the_engine_reads_a_large_file_where_it_is_and_copies_what_was_changed(l
     monkeypatch.setattr(client, "copy_stack", lambda stack, file: copied.append(file) or copy_stack(stack, file))
     layer, options = large_file("em.tif", image), SegmentOptions(device="cpu")
     with Engine() as engine:
-        read = run_to_end(engine.segment(stack_of(layer, "ZYX"), "tiny-2d", options))
+        read = run_to_end(engine.run(Segment(stack_of(layer, "ZYX"), "tiny-2d", options)))
         assert copied == []
         layer.data = layer.data + 0
-        again = run_to_end(engine.segment(stack_of(layer, "ZYX"), "tiny-2d", options))
+        again = run_to_end(engine.run(Segment(stack_of(layer, "ZYX"), "tiny-2d", options)))
     assert [file.name for file in copied] == [INPUT_FILE]
     np.testing.assert_array_equal(read.probability, again.probability)
     assert np.ptp(read.probability) > 0
