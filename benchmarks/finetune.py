@@ -26,7 +26,6 @@ import tifffile
 import zarr
 from baseline import train_basic_unet
 from measuring import print_place, print_table
-from napari_skipseg.jobs.teaching_calls import CorrectedStack
 from numpy.typing import NDArray
 from strokes import correct_place, paint_share, paint_strokes
 
@@ -38,7 +37,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.jobs.client import Engine
-from napari_skipseg.jobs.messages import Finetune, PlanLesson, Segment
+from napari_skipseg.jobs.messages import CorrectedStack, Finetune, PlanLesson, Segment
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.progress import run_to_end

@@ -49,9 +49,7 @@ def test_other_faults_are_one_sentence() -> None:
 
 
 def answers(lines: bytes) -> list[Envelope]:
-    return [
-        from_line(line, lambda reference: np.load(reference.array_file)) for line in lines.splitlines(keepends=True)
-    ]
+    return [from_line(line, lambda reference: np.load(reference.array_file)) for line in lines.splitlines()]
 
 
 def test_engine_answers_a_line_it_cannot_read_and_ends_with_its_input() -> None:

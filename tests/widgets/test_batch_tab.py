@@ -19,6 +19,7 @@ from napari_skipseg.batch.table import BatchOpened, BatchWaits, FileChanged, Ret
 from napari_skipseg.errors import EngineError
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.jobs.client import Engine
+from napari_skipseg.jobs.messages import RunBatch
 from napari_skipseg.widgets.batch.form import FOLDER_VARIABLE
 from napari_skipseg.widgets.batch.table import (
     FILE,
@@ -83,7 +84,7 @@ class Batching:
 @pytest.fixture
 def batching(engine) -> Batching:
     found = Batching()
-    engine.batch = found.batch
+    engine.answers[RunBatch] = lambda request: found.batch(request.settings, request.retry)
     return found
 
 
