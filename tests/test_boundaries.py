@@ -34,6 +34,7 @@ LOADS_WITHOUT_TORCH = (
     "napari_skipseg.inference.prediction",
     "napari_skipseg.inference.saving",
     "napari_skipseg.scoring.files",
+    "napari_skipseg.studies.inspection",
     "napari_skipseg.models.selection",
     "napari_skipseg.networks.presets",
     "napari_skipseg.networks.specs",

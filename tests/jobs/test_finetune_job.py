@@ -87,7 +87,7 @@ def test_curves_pictures_and_the_report_come_back(
     heard: list[object] = []
     stack = make_stack((3, 2, 60, 70), "ZCYX")
     one = corrected(stack)
-    image = CorrectedStack(stack, one.write_labels, {2: 1}, channel=1)
+    image = CorrectedStack(stack, one.labels, {2: 1}, channel=1)
     work = teacher.run(
         Finetune(
             settings_for(model_folder),

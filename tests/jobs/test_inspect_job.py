@@ -8,12 +8,12 @@ from small_stacks import make_stack
 
 from napari_skipseg.errors import InputError, ModelError
 from napari_skipseg.images.intensity.normalize import measure
-from napari_skipseg.jobs import inspection
 from napari_skipseg.jobs.client import Engine
-from napari_skipseg.jobs.inspection import choose_part, cut_part
 from napari_skipseg.jobs.messages import Inspect
 from napari_skipseg.models.model import read_model
 from napari_skipseg.progress import run_to_end
+from napari_skipseg.studies import inspection
+from napari_skipseg.studies.inspection import choose_part, cut_part
 
 SLICE = {"Z": slice(1, 2)}
 

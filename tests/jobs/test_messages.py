@@ -26,7 +26,6 @@ from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.prediction import AttentionMap, Focus, Opened, Prediction, Written
 from napari_skipseg.inference.recipes.recipe import SegmentRequest
 from napari_skipseg.jobs import messages
-from napari_skipseg.jobs.inspection import GateMap, Inspection
 from napari_skipseg.jobs.messages import ArrayReference, CorrectedStack, Envelope, from_line, to_line
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.networks.specs import UNetSpec
@@ -34,6 +33,7 @@ from napari_skipseg.objects.files import FoundObjects
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.table import Table
 from napari_skipseg.progress import Found, Progress
+from napari_skipseg.studies.inspection import GateMap, Inspection
 from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured, Report, ScoreRow, Trained
 from napari_skipseg.training.settings import FinetuneSettings, TrainSettings
 

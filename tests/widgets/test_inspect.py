@@ -14,13 +14,13 @@ from qtpy.QtCore import QPointF, Qt
 
 from napari_skipseg.errors import EngineError
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.jobs.inspection import GateMap, Inspection, Part, cut_part
 from napari_skipseg.jobs.messages import Inspect
 from napari_skipseg.models import catalog
 from napari_skipseg.models.catalog import describe_model, locate_model
 from napari_skipseg.models.description import TrainingRecord
 from napari_skipseg.models.selection import read_selection
 from napari_skipseg.progress import Progress
+from napari_skipseg.studies.inspection import GateMap, Inspection, Part, cut_part
 
 pytestmark = pytest.mark.gui
 BUILT_IN = Path(catalog.__file__).parent / "builtin"

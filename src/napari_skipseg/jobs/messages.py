@@ -34,10 +34,10 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.prediction import Depth, Focus, Opened, Prediction, Written
-from napari_skipseg.jobs.inspection import Inspection
 from napari_skipseg.objects.files import FoundObjects
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Found, Progress
+from napari_skipseg.studies.inspection import Inspection
 from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured, Trained
 from napari_skipseg.training.settings import FinetuneSettings, TrainSettings
 

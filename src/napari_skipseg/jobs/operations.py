@@ -27,11 +27,11 @@ from napari_skipseg.images.zarr.array import ZarrArray
 from napari_skipseg.inference.backends.warm import WarmModels
 from napari_skipseg.inference.prediction import Stored
 from napari_skipseg.jobs import messages
-from napari_skipseg.jobs.inspection import iter_inspect
 from napari_skipseg.jobs.messages import ArrayReference, CorrectedStack
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.objects.files import FoundObjects, ProbabilityFile
 from napari_skipseg.progress import Progress
+from napari_skipseg.studies.inspection import iter_inspect
 from napari_skipseg.training.progress import Trained
 
 if TYPE_CHECKING:

@@ -25,12 +25,12 @@ from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.prediction import Stored
 from napari_skipseg.inference.scale import lengths_of
 from napari_skipseg.jobs import messages
-from napari_skipseg.jobs.inspection import cut_part
 from napari_skipseg.jobs.messages import ArrayReference, CorrectedStack
 from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.progress import Progress
+from napari_skipseg.studies.inspection import cut_part
 
 Preparing = Generator[Progress, None, Any]
 

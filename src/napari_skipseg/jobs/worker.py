@@ -7,7 +7,7 @@ ends when its standard input does, that is with its parent. `jobs.client` is its
 By hand, `python -m napari_skipseg.jobs.worker REQUEST.json` runs one request from a file ("-": from standard input) in
 this process, prints what the viewer would be sent, a line for each message, and lets the error through if it fails:
 
-    {"kind": "Segment", "stack": {"read": "em.tif"}, "model": "skipseg-em-2d", "options": {"tile": 256}}
+    {"kind": "Segment", "stack": {"read": "em.tif"}, "model": "em-membrane", "options": {"tile": 256}}
 """
 
 from __future__ import annotations

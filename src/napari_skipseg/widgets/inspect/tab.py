@@ -10,12 +10,12 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QPushButton, QVBoxLayout
 
 from napari_skipseg.errors import SkipsegError
-from napari_skipseg.jobs.inspection import Inspection, choose_part
 from napari_skipseg.jobs.messages import Inspect
 from napari_skipseg.models.catalog import describe_model, find_models, locate_model
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.selection import GateSelection, read_selection
 from napari_skipseg.networks.specs import SELECTING
+from napari_skipseg.studies.inspection import Inspection, choose_part
 from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
 from napari_skipseg.widgets.forms.fields import FreshCombo, Links, PlainLabel, mark, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab
