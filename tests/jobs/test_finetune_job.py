@@ -169,7 +169,7 @@ def test_a_model_is_trained_from_layers_and_files(engine: Engine, tmp_path: Path
         steps=3,
     )
     written = {"layer em": image, "layer truth": labels}
-    folder = run_to_end(engine.run(Train(settings, tmp_path / "models", "cpu", written)))
+    folder = run_to_end(engine.run(Train(settings, tmp_path / "models", "cpu", written))).folder
     assert folder == tmp_path / "models" / "fresh"
     description = read_model(folder).description
     assert (description.class_names, description.voxel_size, description.unit) == (("bright",), (50, 4, 4), "nm")

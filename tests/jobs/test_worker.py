@@ -151,7 +151,8 @@ def test_by_hand_a_fault_is_printed_and_let_through(tmp_path: Path) -> None:
     request = {"kind": "Segment", "stack": {"read": str(tmp_path / "absent.tif")}, "model": "tiny"}
     done = by_hand("-", text=json.dumps(request))
     assert done.returncode == 1
-    assert "FileError" in done.stderr
+    (answer,) = answers(done.stdout.encode())
+    assert (type(answer.value), answer.value.error) == (Failed, "FileError")
     assert "Traceback" in done.stderr
 
 

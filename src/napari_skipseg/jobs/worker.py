@@ -206,14 +206,12 @@ def run_by_hand(text: str, folder: Path, output: BinaryIO) -> None:
     """Run one request in this process, and write each message to `output`; the results' files lie in `folder`.
 
     Raises:
-        ValueError: the text is no request.
-        Exception: whatever the work raises, after it was written as `Failed`.
+        Exception: whatever reading the request and its work raise, after it was written as `Failed`.
     """
     worker, job = Worker(output), NO_JOB + 1
-    request = request_from_text(text, read_stack)
-    (folder / INPUT).mkdir(parents=True, exist_ok=True)
     try:
-        work = iter_prepare(request, folder / INPUT)
+        (folder / INPUT).mkdir(parents=True, exist_ok=True)
+        work = iter_prepare(request_from_text(text, read_stack), folder / INPUT)
         prepared = run_to_end(work, lambda progress: worker.send(Envelope(job, progress), folder))
         output.write(worker.run(Envelope(job, prepared, str(folder))))
     except Exception as error:
