@@ -49,7 +49,7 @@ def test_every_public_name_resolves() -> None:
     for name in skipseg.__all__:
         assert getattr(skipseg, name).__name__ == name
         assert name in dir(skipseg)
-    with pytest.raises(AttributeError, match="no attribute 'segmentation'"):
+    with pytest.raises(AttributeError, match="segmentation"):
         skipseg.segmentation  # noqa: B018
 
 
@@ -58,7 +58,7 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         "import sys, napari_skipseg; "
         "print([n for n in ('torch', 'openvino', 'numpy', 'napari', 'qtpy', 'dask') if n in sys.modules])"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=True)
     assert ended.stdout.strip() == "[]"
 
 

@@ -174,7 +174,7 @@ def test_a_large_journal_goes_into_the_chunks_by_itself(image: Stack, monkeypatc
     monkeypatch.setattr(store, "LARGE", 2000)
     corrections = open_corrections(image)
     noise = np.random.default_rng(1)
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not any(file.name > "journal-00000003" for file in journal.journals(corrections.folder)):
         assert time.monotonic() < end
         corrections.strokes[0, 50:150, 50:150] = noise.integers(0, 5, (100, 100))

@@ -36,7 +36,7 @@ def run(source, *arguments):
     """Run a script in a process of its own and return what it printed."""
     command = [sys.executable, "-c", textwrap.dedent(source), *map(str, arguments)]
     alone = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=alone, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=alone, timeout=240, check=False)
 
 
 # --- round trips -----------------------------------------------------------------------------------------------------

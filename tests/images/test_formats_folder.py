@@ -42,7 +42,7 @@ def found(data_folder):
     """What the child process made of each file: a list of facts, or the sentence."""
     command = [sys.executable, "-c", textwrap.dedent(READ_ALL), str(data_folder / "formats")]
     alone = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=alone, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=alone, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = [json.loads(line) for line in done.stdout.splitlines()]

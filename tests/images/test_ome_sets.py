@@ -247,7 +247,7 @@ def read_in_a_process(*paths):
     """Return what opening files said, "" where they were read; below 2 s each and 512 MiB."""
     command = [sys.executable, "-c", textwrap.dedent(READ), *map(str, paths)]
     alone = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=alone, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=alone, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     found, peak = json.loads(done.stdout)
     assert peak < 512 * 1024

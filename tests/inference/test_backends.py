@@ -497,7 +497,8 @@ import numpy as np, psutil
 sys.path.insert(0, sys.argv[1])
 from identity import make_model
 from napari_skipseg.devices import Device
-from napari_skipseg.inference.backends import OpenVINOBackend, TorchBackend
+from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.models.model import write_model
 from pathlib import Path
 
@@ -516,7 +517,7 @@ print(set(shapes), tried, connections, "telemetry loaded:", bool(sys.modules.get
 def test_no_backend_asks_anything_of_the_network(tmp_path: Path) -> None:
     given = [str(Path(__file__).parent), str(tmp_path / "model"), str(has_openvino())]
     ended = subprocess.run(
-        [sys.executable, "-c", NO_NETWORK, *given], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", NO_NETWORK, *given], capture_output=True, text=True, timeout=240, check=False
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip() == "{(1, 1, 32, 32)} [] [] telemetry loaded: False"

@@ -215,8 +215,8 @@ def test_a_million_units_are_put_in_another_order_within_half_a_second(seen: str
     order = Order(grid)
     seconds = []
     for place in (500.0, 100.0):
-        start = time.perf_counter()
+        start = time.process_time()
         order.look(Focus({"Z": (place, place), "Y": (100.0, 200.0), "X": (30.0, 300.0)}))
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
         order.take()
     assert min(seconds) < 3

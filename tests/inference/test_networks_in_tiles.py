@@ -125,7 +125,7 @@ for name in ("getaddrinfo", "gethostbyname", "create_connection"):
 import numpy as np
 sys.path.insert(0, sys.argv[1])
 from identity import make_model
-from napari_skipseg.inference.backends import OpenVINOBackend
+from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
 
 shape = OpenVINOBackend(make_model(), (32, 32)).run(np.zeros((1, 1, 32, 32), np.float32)).probability.shape
 time.sleep(0.5)
@@ -137,7 +137,7 @@ print(shape, tried, "telemetry loaded:", bool(sys.modules.get("openvino_telemetr
 def test_openvino_asks_nothing_of_the_network() -> None:
     here = str(Path(__file__).parent)
     ended = subprocess.run(
-        [sys.executable, "-c", NO_NETWORK, here], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", NO_NETWORK, here], capture_output=True, text=True, timeout=240, check=False
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip() == "(1, 1, 32, 32) [] telemetry loaded: False"

@@ -6,7 +6,7 @@ import pytest
 from identity import make_model
 
 from napari_skipseg.devices import Device
-from napari_skipseg.inference import memory
+from napari_skipseg.inference import memory_share
 from napari_skipseg.inference.memory import (
     AHEAD,
     BEHIND,
@@ -30,7 +30,7 @@ DEEP = make_model(3, (4, 8), margin=6)
 
 
 def free(monkeypatch: pytest.MonkeyPatch, cpu: int = PLENTY, cuda: int = PLENTY) -> None:
-    monkeypatch.setattr(memory, "free_memory", {"cpu": cpu, "cuda": cuda}.__getitem__)
+    monkeypatch.setattr(memory_share, "free_memory", {"cpu": cpu, "cuda": cuda}.__getitem__)
 
 
 def choose(model: Model, device: Device = CPU, wanted: int = 0, planes: str = "xy") -> TileChoice:

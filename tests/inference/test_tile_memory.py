@@ -83,7 +83,8 @@ GROWTH = """
 import sys, threading
 import numpy as np, psutil
 from napari_skipseg.devices import Device
-from napari_skipseg.inference.backends import OpenVINOBackend, TorchBackend
+from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
+from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.memory import tile_bytes
 from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.model import read_model

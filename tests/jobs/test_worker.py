@@ -62,7 +62,7 @@ def test_engine_answers_a_line_it_cannot_read_and_ends_with_its_input() -> None:
     assert isinstance(answer.value, Failed)
     assert answer.job == NO_JOB
     child.stdin.close()
-    assert child.wait(10) == 0
+    assert child.wait(120) == 0
     child.stdout.close()
 
 

@@ -222,6 +222,19 @@ def _fill(empty: Prediction, full: Prediction, step: int, steps: int) -> tuple[t
     return (*((0, n) for n in shape[:-2]), (start, stop), (0, shape[-1]))
 
 
+PATIENCE = 120_000
+"""Milliseconds for which a test waits at the least: a machine that does other things too may be slow."""
+
+
+@pytest.fixture
+def qtbot(qtbot, monkeypatch: pytest.MonkeyPatch):
+    wait = qtbot.waitUntil
+    monkeypatch.setattr(
+        qtbot, "waitUntil", lambda met, *, timeout=PATIENCE: wait(met, timeout=max(timeout, PATIENCE)), raising=True
+    )
+    return qtbot
+
+
 @pytest.fixture
 def engine() -> FakeEngine:
     return FakeEngine()

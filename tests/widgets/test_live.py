@@ -49,7 +49,7 @@ def test_what_comes_is_on_screen_soon_and_the_labels_follow(filling, qtbot):
     assert viewer.layers["binary"].get_value((1, 2, 2)) == 0
     probability[1, :4] = 0.9
     made.hear(written(1, 8, (1, 2), (0, 4), (0, 8)))
-    qtbot.waitUntil(lambda: viewer.layers["binary"].get_value((1, 2, 2)) == 1, timeout=1000)
+    qtbot.waitUntil(lambda: viewer.layers["binary"].get_value((1, 2, 2)) == 1)
     assert viewer.layers["probability"].get_value((1, 2, 2)) == np.float32(0.9)
     assert viewer.layers["probability"].contrast_limits == [0, 1]
     set_threshold(viewer, made.shown, 0.95)

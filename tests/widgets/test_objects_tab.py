@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -233,17 +234,22 @@ def test_of_many_wishes_the_last_one_is_shown_and_stages_are_kept(open_tab, qtbo
 
     asked, made = [], []
     find, read = ObjectSearch.find, preview.prepare
+    chosen = threading.Event()  # the first search goes on until all wishes are there
     monkeypatch.setattr(
-        ObjectSearch, "find", lambda self, options: (time.sleep(0.2), asked.append(options), find(self, options))[2]
+        ObjectSearch,
+        "find",
+        lambda self, options: (asked.append(options), chosen.wait(60), find(self, options))[2],
     )
     monkeypatch.setattr(preview, "prepare", lambda wish: (made.append(wish), read(wish))[1])
     wait_for(lambda: False, 1.0)
     asked.clear()
     tab.preview.click()
-    begun = time.perf_counter()
+    qtbot.waitUntil(lambda: len(asked) == 1)
     for threshold in (0.1, 0.2, 0.3, 0.4, 0.6):
         tab.form.threshold.setValue(threshold)
-    assert time.perf_counter() - begun < 0.2
+    qtbot.wait(100)
+    assert len(asked) == 1
+    chosen.set()
     settle(qtbot, tab)
     assert [options.threshold for options in asked] == [0.5, 0.6]
     assert len(made) == 1
@@ -478,9 +484,9 @@ def test_a_table_of_a_hundred_thousand_rows_is_sorted_at_once(qtbot):
         Table(("label", "volume (nm³)", "bounding box z start"), (np.arange(1, count + 1), values, values))
     )
     assert table.rows.columnCount() == 2
-    begun = time.perf_counter()
+    begun = time.process_time()
     table.sortByColumn(1, Qt.SortOrder.DescendingOrder)
-    assert time.perf_counter() - begun < 1.0
+    assert time.process_time() - begun < 1.0
     assert table.rows.row_at(0) == np.nanargmax(values)
     assert table.rows.row_at(count - 1) == 7
     assert table.rows.index(count - 1, 1).data() == ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -287,14 +286,13 @@ def test_cancel_stops_at_once_and_what_was_done_stays(open_panel, qtbot, engine)
     press(qtbot, panel, wait=False)
     qtbot.waitUntil(lambda: "left" in tab.progress_text.text(), timeout=20_000)
     assert not tab.segment_button.isEnabled()
-    start = time.monotonic()
+    probability = viewer.layers["probability"].data
+    before = int((probability.max(axis=1) > 0).sum())
     qtbot.mouseClick(tab.cancel_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=5_000)
-    assert time.monotonic() - start < 2
     assert engine.cancelled
-    probability = viewer.layers["probability"].data
     done = int((probability.max(axis=1) > 0).sum())
-    assert 0 < done < 32
+    assert 0 < before <= done <= before + 2  # the tile at work, and one that came while the button was pressed
     np.testing.assert_allclose(probability[1:done], image[1:done] / 255, atol=1e-6)
     assert re.fullmatch(r"Stopped: \d+ of \d+ tiles are done; the rest is empty\.", tab.message.text())
     assert tab.segment_button.isEnabled()

@@ -14,8 +14,8 @@ from napari_skipseg.images.files import is_there, read_recipe, read_stack
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.metadata import METADATA
-from napari_skipseg.inference.recipes import recipe
 from napari_skipseg.inference.recipes.recipe import (
+    OBJECTS_OPERATION,
     ObjectsRecipe,
     Recipe,
     RecipeInput,
@@ -89,7 +89,7 @@ def check_same_recipe(place: Path, inputs: tuple[str, ...], asked: object) -> No
 
 
 def _recipe_of(told: object, place: str) -> Recipe | ObjectsRecipe:
-    if isinstance(told, Mapping) and told.get("operation") == recipe.OPERATION:
+    if isinstance(told, Mapping) and told.get("operation") == OBJECTS_OPERATION:
         return objects_recipe_from_dict(told, place)
     return recipe_from_dict(told, place)
 

@@ -367,7 +367,10 @@ def objects_differences(before: ObjectsRecipe, now: ObjectsRecipe) -> list[str]:
         found.append("grey values of another image")
     told = asdict(before.objects)
     others = [name for name, old in told.items() if options[name] != old]
-    found += [f"{each.replace('_', ' ')} {_in_words(options[each])} (was {_in_words(told[each])})" for each in others]
+    found += [
+        f"{each.replace('_', ' ')} {_objects_in_words(options[each])} (was {_objects_in_words(told[each])})"
+        for each in others
+    ]
     return found + version_differences(before.versions, now.versions)
 
 
