@@ -12,7 +12,7 @@ from small_stacks import make_stack
 from napari_skipseg.errors import EngineError, FileError, InputError, OutOfMemoryError, SkipsegError
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.jobs.child import EngineEndedError
-from napari_skipseg.jobs.client import Course, Engine
+from napari_skipseg.jobs.client import Engine, ResumePoint
 from napari_skipseg.jobs.messages import NO_JOB, Cancelled, Envelope, Failed, ListDevices, Segment
 from napari_skipseg.jobs.worker import explain
 from napari_skipseg.progress import run_to_end
@@ -41,7 +41,7 @@ class StubChild:
 def ask(answer: Any) -> tuple[StubChild, SkipsegError | None]:
     child = StubChild(answer)
     try:
-        run_to_end(Engine()._ask(child, ListDevices(), Path(), Course()))  # type: ignore[arg-type]
+        run_to_end(Engine()._ask(child, ListDevices(), Path(), ResumePoint()))  # type: ignore[arg-type]
     except SkipsegError as error:
         return child, error
     return child, None

@@ -165,6 +165,25 @@ def test_cancel_stops_the_run_and_the_engine_stays_warm(engine: Engine, model_fo
     assert run_folders(temporary) == []
 
 
+def test_a_run_that_is_cancelled_before_its_results_are_opened_leaves_the_engine_warm(
+    engine: Engine, model_folder: Path, temporary: Path
+) -> None:
+    run_to_end(engine.run(Segment(make_stack(), str(model_folder), OPTIONS)))
+    pid, work = engine.pid, engine.run(Segment(make_stack(LONG), str(model_folder), OPTIONS))
+    while next(work).message.startswith("copying"):
+        pass
+    (folder,) = run_folders(temporary)
+    until = time.monotonic() + 60
+    while not (folder / "probability.npy").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    work.close()
+    run_to_end(engine.run(Segment(make_stack(), str(model_folder), OPTIONS)))
+    assert engine.pid == pid
+    gc.collect()
+    assert run_folders(temporary) == []
+
+
 def test_one_call_at_a_time(engine: Engine, model_folder: Path) -> None:
     work = started(engine, model_folder)
     with pytest.raises(EngineError, match="at work: wait until it is done, or cancel"):

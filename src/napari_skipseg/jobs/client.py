@@ -109,7 +109,7 @@ class Engine:
 
     @contextlib.contextmanager
     def _run_folder(self, request: Request[Any]) -> Iterator[Path]:
-        """Give the folder of a run. What the engine read goes at the end; all of it where the run fails."""
+        """Give the folder of a run. What the engine read goes at the end; all of it if the run does not get there."""
         if request.folder == "none":
             yield Path()
             return
@@ -118,7 +118,9 @@ class Engine:
             (folder / INPUT).mkdir()
             yield folder
         except BaseException:
-            remove_folder(folder)
+            # while the engine stops, its last messages still name files there: `_settle` removes them
+            if self._settling is None or not self._settling.is_alive():
+                remove_folder(folder)
             raise
         shutil.rmtree(folder / INPUT, ignore_errors=True)
         with contextlib.suppress(OSError):  # results lie there
@@ -126,19 +128,19 @@ class Engine:
 
     def _run_to_end(self, request: Any, folder: Path) -> Call[Any]:
         """Return the answer to a request; where the process ends, go on in a new one as long as that gets further."""
-        course = Course()
+        point = ResumePoint()
         while True:
             child = yield from self._start()
-            begun = course.reached
+            begun = point.reached
             try:
-                return (yield from self._ask(child, request, folder, course))
+                return (yield from self._ask(child, request, folder, point))
             except EngineEndedError:
-                if course.reached <= begun or self._session.closed:
+                if point.reached <= begun or self._session.closed:
                     raise
-            request = course.resume(request)
+            request = point.resume(request)
             yield Progress(0, 1, "the engine ended: going on where it was")
 
-    def _ask(self, child: Child, request: Any, folder: Path, course: Course) -> Call[Any]:
+    def _ask(self, child: Child, request: Any, folder: Path, point: ResumePoint) -> Call[Any]:
         """Return the job's result; closed in mid-run, tell the engine to stop and see to it in the background.
 
         A job that fails leaves the engine warm. Only one that ran out of memory has it end: the C library and OpenVINO
@@ -156,7 +158,7 @@ class Engine:
                         child.end()
                     raise error
                 if isinstance(value, Progress):
-                    course.note(value)
+                    point.note(value)
                     shown = value
                 elif value is None or isinstance(value, Ready):
                     shown = Progress(shown.done, shown.total, shown.message)
@@ -174,10 +176,10 @@ class Engine:
             raise
 
 
-class Course:
-    """How far a request has come, so that a new process can go on where an engine ended.
+class ResumePoint:
+    """How far a request has come, so that a new process can resume it where an engine ended.
 
-    reached: training steps, or how far a batch is; 0 for requests that do not go on.
+    reached: training steps, or how far a batch is; 0 for requests that cannot be resumed.
     """
 
     def __init__(self) -> None:

@@ -38,14 +38,14 @@ if TYPE_CHECKING:
     from napari_skipseg.corrections.saved import Snapshot
     from napari_skipseg.training.finetune.labels import Corrected
 
-Work = Generator[Progress, Any, Any]
+Operation = Generator[Progress, Any, Any]
 
 OBJECTS_NAME = "found"
 """Of the labels' files in the folder of a `FindObjects` request."""
 
 
 @singledispatch
-def iter_perform(request: Any, folder: Path, models: WarmModels) -> Work:
+def iter_perform(request: Any, folder: Path, models: WarmModels) -> Operation:
     """Yield how far the work is; return its result, whose files lie in `folder`.
 
     Raises:
@@ -55,7 +55,7 @@ def iter_perform(request: Any, folder: Path, models: WarmModels) -> Work:
 
 
 @iter_perform.register
-def _(request: messages.Segment, folder: Path, models: WarmModels) -> Work:
+def _(request: messages.Segment, folder: Path, models: WarmModels) -> Operation:
     from napari_skipseg.inference.predict import iter_predict
 
     warm = yield from models.iter_find(request.model, request.model_sha256)
@@ -75,7 +75,7 @@ def _(request: messages.Segment, folder: Path, models: WarmModels) -> Work:
 
 
 @iter_perform.register
-def _(request: messages.EstimateRun, folder: Path, models: WarmModels) -> Work:
+def _(request: messages.EstimateRun, folder: Path, models: WarmModels) -> Operation:
     from napari_skipseg.inference.trial import iter_plan
 
     warm = yield from models.iter_find(request.model, request.model_sha256)
@@ -97,7 +97,7 @@ def _(request: messages.EstimateRun, folder: Path, models: WarmModels) -> Work:
 
 
 @iter_perform.register
-def _(request: messages.Inspect, folder: Path, models: WarmModels) -> Work:
+def _(request: messages.Inspect, folder: Path, models: WarmModels) -> Operation:
     if request.normalization is None:
         raise ValueError("the grey values were not measured")
     warm = yield from models.iter_find(request.model, request.model_sha256)
@@ -114,14 +114,14 @@ def _(request: messages.Inspect, folder: Path, models: WarmModels) -> Work:
 
 
 @iter_perform.register
-def _(request: messages.PlanLesson, folder: Path, models: WarmModels) -> Work:
+def _(request: messages.PlanLesson, folder: Path, models: WarmModels) -> Operation:
     from napari_skipseg.training.finetune.estimate import iter_plan_lesson
 
     return (yield from iter_plan_lesson(request.settings, open_corrected(request.images), request.device))
 
 
 @iter_perform.register
-def _(request: messages.Finetune, folder: Path, models: WarmModels) -> Work:
+def _(request: messages.Finetune, folder: Path, models: WarmModels) -> Operation:
     from napari_skipseg.training.finetune.run import iter_finetune
 
     warm = yield from models.iter_find(request.model, request.model_sha256)
@@ -135,7 +135,7 @@ def _(request: messages.Finetune, folder: Path, models: WarmModels) -> Work:
 
 
 @iter_perform.register
-def _(request: messages.Train, folder: Path, models: WarmModels) -> Work:
+def _(request: messages.Train, folder: Path, models: WarmModels) -> Operation:
     from napari_skipseg.training.train import iter_train
 
     make_folder(request.target)
@@ -145,7 +145,7 @@ def _(request: messages.Train, folder: Path, models: WarmModels) -> Work:
 
 
 @iter_perform.register
-def _(request: messages.FindObjects, folder: Path, models: WarmModels) -> Work:
+def _(request: messages.FindObjects, folder: Path, models: WarmModels) -> Operation:
     from napari_skipseg.inference.objects_to_folder import ObjectsAsked, describe_objects
     from napari_skipseg.objects.classes import class_probability
     from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
@@ -166,7 +166,7 @@ def _(request: messages.FindObjects, folder: Path, models: WarmModels) -> Work:
 
 
 @iter_perform.register
-def _(request: messages.RunBatch, folder: Path, models: WarmModels) -> Work:
+def _(request: messages.RunBatch, folder: Path, models: WarmModels) -> Operation:
     work = iter_batch(request.settings, request.retry, only=request.only)
     with _leaving_crashes_to_the_batch(), contextlib.closing(work):
         return (yield from work)
@@ -185,7 +185,7 @@ def _leaving_crashes_to_the_batch() -> Iterator[None]:
 
 
 @iter_perform.register
-def _(request: messages.ListDevices, folder: Path, models: WarmModels) -> Work:
+def _(request: messages.ListDevices, folder: Path, models: WarmModels) -> Operation:
     from napari_skipseg.inference.system_report import list_devices
 
     yield from ()
@@ -193,7 +193,7 @@ def _(request: messages.ListDevices, folder: Path, models: WarmModels) -> Work:
 
 
 @iter_perform.register
-def _(request: messages.ReportSystem, folder: Path, models: WarmModels) -> Work:
+def _(request: messages.ReportSystem, folder: Path, models: WarmModels) -> Operation:
     from napari_skipseg.inference.system_report import system_report
 
     yield from ()
