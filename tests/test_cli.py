@@ -26,6 +26,7 @@ from napari_skipseg import api
 from napari_skipseg.images.faults import telling_faults
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.intensity.samples import SAMPLED_SLICES
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr import writer
 from napari_skipseg.inference.backends import choose
 from napari_skipseg.inference.prediction import to_uint8
@@ -175,7 +176,7 @@ def test_segment_with_all_options(run: Run, image: Path, tmp_path: Path, library
     np.testing.assert_array_equal(whole(ran.files[3]), expected.attentions[0].data)
     for file in ran.files:
         stack, recipe = read_stack(file), read_recipe(file)
-        assert (stack.axes, stack.voxel_size, stack.unit) == ("ZYX", (50.0, 4.0, 8.0), "nm")
+        assert (stack.space.axes, stack.space.voxel_size, stack.space.unit) == ("ZYX", (50.0, 4.0, 8.0), "nm")
         assert recipe is not None
         asked = recipe["options"]
         assert (asked["threshold"], asked["average"], recipe["model"]) == (0.45, 4, "tiny")
@@ -193,32 +194,32 @@ def test_segment_keeps_the_scale_of_an_imagej_file(run: Run, tmp_path: Path) -> 
     write_tiff(tmp_path / "a.tif", grey(3, 30, 32), imagej=True, resolution=(250, 125), metadata=notes)
     for file in run("segment", tmp_path / "a.tif", tmp_path / "out", "--model", "tiny").files:
         stack = read_stack(file)
-        assert (stack.axes, stack.unit) == ("ZYX", "µm")
-        assert stack.voxel_size == pytest.approx((0.05, 0.008, 0.004))
+        assert (stack.space.axes, stack.space.unit) == ("ZYX", "µm")
+        assert stack.space.voxel_size == pytest.approx((0.05, 0.008, 0.004))
 
 
 def test_segment_keeps_scale_and_origin_of_an_ome_tiff(run: Run, tmp_path: Path) -> None:
     place = ((50.0, 4.0, 4.0), "nm", (100.0, 20.0, 40.0))
-    write_ome_tiff(tmp_path / "b.ome.tif", grey(2, 3, 30, 32), "TZYX", *place)
+    write_ome_tiff(tmp_path / "b.ome.tif", grey(2, 3, 30, 32), Space("TZYX", *place))
     ran = run("segment", tmp_path / "b.ome.tif", tmp_path / "out", "--model", "tiny", "--attention")
     assert [file.name for file in ran.files] == ["b_probability.tif", "b_binary.tif", "b_attention_1.tif"]
     for file in ran.files:
         stack = read_stack(file)
-        assert (stack.axes, stack.shape) == ("TZYX", (2, 3, 30, 32))
-        assert (stack.voxel_size, stack.unit, stack.origin) == place
+        assert (stack.space.axes, stack.shape) == ("TZYX", (2, 3, 30, 32))
+        assert (stack.space.voxel_size, stack.space.unit, stack.space.origin) == place
 
 
 def test_segment_one_channel_or_with_named_axes(run: Run, tmp_path: Path) -> None:
     write_tiff(tmp_path / "rgb.tif", grey(30, 32, 3), photometric="rgb")
     assert run("segment", tmp_path / "rgb.tif", tmp_path / "out", "--model", "tiny", "--channel", 1).code == 0
-    assert read_stack(tmp_path / "out" / "rgb_binary.tif").axes == "YX"
+    assert read_stack(tmp_path / "out" / "rgb_binary.tif").space.axes == "YX"
     write_tiff(tmp_path / "t.tif", grey(4, 30, 32))
     assert run("segment", tmp_path / "t.tif", tmp_path / "out", "--model", "tiny", "--axes", "TYX").code == 0
-    assert read_stack(tmp_path / "out" / "t_binary.tif").axes == "TYX"
+    assert read_stack(tmp_path / "out" / "t_binary.tif").space.axes == "TYX"
     size = ("--axes", "XYZ", "--voxel-size", 50, 4, 5, "--unit", "nm")
     ran = run("segment", tmp_path / "t.tif", tmp_path / "turned", "--model", "tiny", *size)
     turned = read_stack(tmp_path / "turned" / "t_binary.tif")
-    assert (turned.axes, turned.shape, turned.voxel_size) == ("ZYX", (32, 30, 4), (50, 4, 5))
+    assert (turned.space.axes, turned.shape, turned.space.voxel_size) == ("ZYX", (32, 30, 4), (50, 4, 5))
     assert "Note: The file has its axes in the order XYZ; they were turned into ZYX." in ran.err
 
 

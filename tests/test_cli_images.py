@@ -124,7 +124,7 @@ def test_segment_takes_a_folder_of_slices_if_it_is_told_so(run, sections, tmp_pa
     assert done.code == 0, done.err
     assert "missing" in done.err
     stack = read_stack(tmp_path / "out" / "sections_probability.tif")
-    assert (stack.shape, stack.voxel_size, stack.unit) == (STACK.shape, (50.0, 4.0, 4.0), "nm")
+    assert (stack.shape, stack.space.voxel_size, stack.space.unit) == (STACK.shape, (50.0, 4.0, 4.0), "nm")
     tifffile.imwrite(tmp_path / "whole.tif", STACK, photometric="minisblack")
     run("segment", tmp_path / "whole.tif", tmp_path / "out", *SEGMENT)
     assert np.array_equal(stack.data, read_stack(tmp_path / "out" / "whole_probability.tif").data)

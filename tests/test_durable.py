@@ -19,6 +19,7 @@ from napari_skipseg.batch.place import write_text
 from napari_skipseg.csv_files import write_csv
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import create_ome_zarr, write_ome_zarr
 from napari_skipseg.inference.run_folder import RunFolder, note_units
@@ -50,11 +51,11 @@ def write_a_checkpoint(path: Path) -> None:
 
 
 def write_a_store(path: Path) -> None:
-    write_ome_zarr(path, IMAGE, Layout(IMAGE.shape, "ZYX", "uint8", chunks=(1, 8, 8)))
+    write_ome_zarr(path, IMAGE, Layout(IMAGE.shape, Space("ZYX"), "uint8", chunks=(1, 8, 8)))
 
 
 WRITERS: dict[str, Callable[[Path], Any]] = {
-    "a.tif": lambda path: write_ome_tiff(path, IMAGE, "ZYX", (1, 1, 1), "pixel"),
+    "a.tif": lambda path: write_ome_tiff(path, IMAGE, Space("ZYX", (1, 1, 1), "pixel")),
     "record.json": lambda path: write_text(path, "{}"),
     "a.csv": lambda path: write_csv(path, ("a",), [(1,)]),
     "small": lambda path: durable.write_durably(path, b"content"),
@@ -128,7 +129,7 @@ def test_a_folder_that_is_a_link_is_no_run_and_no_store(tmp_path: Path) -> None:
         write_a_run(tmp_path / "a")
     (tmp_path / "b.ome.zarr").symlink_to(tmp_path / "home")
     with pytest.raises(FileError, match="link"):
-        create_ome_zarr(tmp_path / "b.ome.zarr", Layout((4, 8, 8), "ZYX", "uint8"))
+        create_ome_zarr(tmp_path / "b.ome.zarr", Layout((4, 8, 8), Space("ZYX"), "uint8"))
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["a_probability.tif"]
 
 

@@ -3,6 +3,7 @@ from .batch.run import iter_batch
 from .batch.settings import BatchSettings
 from .errors import ImageWarning, SkipsegError
 from .images.files import read_stack, write_ome_tiff
+from .images.space import Space
 from .images.stack import Stack
 from .images.synthetic.sample import make_sample
 from .inference.options import SegmentOptions
@@ -37,6 +38,7 @@ __all__ = [
     "ResidualFCNSpec",
     "SegmentOptions",
     "SkipsegError",
+    "Space",
     "Stack",
     "TiramisuSpec",
     "TrainSettings",

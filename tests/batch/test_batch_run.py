@@ -128,7 +128,7 @@ def test_how_files_are_taken_is_a_part_of_the_recipe(three: Path, tmp_path: Path
     plain = run(settings_for(three, tmp_path / "out", tiny))
     taken = run(settings_for(three, tmp_path / "out", tiny, voxel_size=(30.0, 4.0, 4.0), unit="nm"))
     assert taken.folder != plain.folder
-    assert read_stack(taken.folder / "a_probability.tif").voxel_size[1:] == (4.0, 4.0)
+    assert read_stack(taken.folder / "a_probability.tif").space.voxel_size[1:] == (4.0, 4.0)
 
 
 # ---------------------------------------------------------------------------------------------------- a second start
@@ -640,7 +640,7 @@ def test_axes_are_those_of_files_with_as_many_dimensions(three: Path, tmp_path: 
     tifffile.imwrite(three / "plain.tif", values, photometric="rgb", planarconfig="separate")
     result = run(settings_for(three, tmp_path / "out", tiny, axes="ZYX"))
     assert states(result) == {"a.tif": "done", "b.tif": "done", "plain.tif": "done"}
-    axes = [read_stack(row.outputs[0]).axes for row in result.rows]
+    axes = [read_stack(row.outputs[0]).space.axes for row in result.rows]
     assert axes == ["YX", "YX", "ZYX"]
 
 
@@ -648,7 +648,7 @@ def test_a_stack_that_was_saved_without_its_axes_is_truth_for_an_image_of_its_sh
     write_image(tmp_path / "in" / "a.tif", 3, slices=4)
     labels = np.random.default_rng(0).integers(0, 5, (4, SIDE, SIDE)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "truth.tif", labels, photometric="rgb", planarconfig="separate")
-    assert read_stack(tmp_path / "truth.tif").axes == "CYX"
+    assert read_stack(tmp_path / "truth.tif").space.axes == "CYX"
     truth = str(tmp_path / "truth.tif")
     (row,) = run(settings_for(tmp_path / "in", tmp_path / "out", tiny, truth=truth)).rows
     assert ("Not scored" in row.note, "membrane dice" in row.scores) == (False, True)

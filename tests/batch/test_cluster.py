@@ -22,6 +22,7 @@ from napari_skipseg.batch.run import BatchResult, iter_batch
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.table import BatchOpened, FileChanged
 from napari_skipseg.errors import ModelError, SkipsegError
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.objects.options import Method, ObjectOptions
@@ -53,7 +54,7 @@ def write_store(path: Path, slices: int = 6, side: int = 200) -> Path:
     """An OME-Zarr of noise, of several tiles a slice."""
     path.parent.mkdir(parents=True, exist_ok=True)
     values = np.random.default_rng(slices).integers(0, 256, (slices, side, side)).astype(np.uint8)
-    write_ome_zarr(path, values, Layout(values.shape, "ZYX", "uint8", (30.0, 4.0, 4.0), "nm"))
+    write_ome_zarr(path, values, Layout(values.shape, Space("ZYX", (30.0, 4.0, 4.0), "nm"), "uint8"))
     return path
 
 

@@ -28,7 +28,8 @@ READ_ALL = """
             stack = read_stack(path)
             values = stack.read((...,))
             extremes = [float(values.min()), float(values.max()), float(values.mean(dtype="f8"))]
-            found = [list(stack.shape), str(values.dtype), stack.axes, list(stack.voxel_size), stack.unit, extremes]
+            space = stack.space
+            found = [list(stack.shape), str(values.dtype), space.axes, list(space.voxel_size), space.unit, extremes]
         except SkipsegError as error:
             found = str(error)
         print(json.dumps([path.relative_to(folder).as_posix(), found, time.process_time() - begun]), flush=True)

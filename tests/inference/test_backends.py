@@ -22,6 +22,7 @@ from torch import nn
 from napari_skipseg.devices import UNTESTED, ChosenPrecision, Device, has_openvino
 from napari_skipseg.errors import DeviceError, InputError
 from napari_skipseg.images.intensity.normalize import measure
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.inference.backends import choose, compiled, openvino_backend, torch_backend
@@ -161,7 +162,7 @@ def test_half_precision_weights_run_in_every_network(spec: Any) -> None:
 
 def sample_images(side: int) -> np.ndarray:
     values = np.asarray(make_sample((1, side, side), seed=7).stack.read((0,)))
-    return measure(Stack(values, "YX")).apply(values)[None, None]
+    return measure(Stack(values, Space("YX"))).apply(values)[None, None]
 
 
 @pytest.mark.parametrize("name", ["torch", pytest.param("openvino", marks=needs_openvino)])

@@ -13,6 +13,7 @@ from identity import always, make_model
 from numpy.typing import NDArray
 
 from napari_skipseg.devices import Device, has_openvino
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.backends import choose
 from napari_skipseg.inference.backends.choose import make_backend
@@ -30,7 +31,7 @@ RNG = np.random.default_rng(5)
 
 def in_float32(values: NDArray[Any], model: Model, **options: Any) -> Prediction:
     backend = TorchBackend(model, CPU, "f32")
-    stack = Stack(values, "ZYX"[-values.ndim :])
+    stack = Stack(values, Space("ZYX"[-values.ndim :]))
     return run_to_end(iter_predict(stack, model, SegmentOptions("cpu", **options), None, always(backend)))
 
 

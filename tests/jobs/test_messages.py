@@ -20,6 +20,7 @@ from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.devices import ChosenPrecision, Device, DeviceReport, SystemReport
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions
@@ -60,10 +61,7 @@ BATCH = BatchSettings(
 )
 PREDICTION = Prediction(
     probability=GREY,
-    axes="YX",
-    voxel_size=(1.0, 4.0, 4.0),
-    unit="nm",
-    origin=(0.0, 0.0, 8.0),
+    space=Space("YX", (1.0, 4.0, 4.0), "nm", (0.0, 0.0, 8.0)),
     class_names=("membrane",),
     attentions=(AttentionMap(1, (2, 2), GREY[::2, ::2].copy()),),
     recipe={"file": NO_TEXT, "classes": ["a"], "kind": "segment"},

@@ -184,13 +184,13 @@ class FakeEngine:
 def _predicted(stack: Stack, description: ModelDescription, options: SegmentOptions) -> Prediction:
     probability = np.asarray(stack.data[...], np.float32) / 255
     seen = "ZYX"[-description.spec.dimensions :]
-    stride = tuple(2 if axis in seen else 1 for axis in stack.axes)
+    stride = tuple(2 if axis in seen else 1 for axis in stack.space.axes)
     maps = tuple(
         AttentionMap(level, stride, probability[tuple(slice(None, None, step) for step in stride)].copy())
         for level in ((1, 2) if options.attention else ())
     )
-    named = (stack.axes, stack.voxel_size, stack.unit, stack.origin, ("membrane",))
-    return Prediction(probability, *named, maps, {}, probability / 10 if options.samples else None)
+    deviation = probability / 10 if options.samples else None
+    return Prediction(probability, stack.space, ("membrane",), maps, {}, deviation)
 
 
 def _recipe(stack: Stack, description: ModelDescription, options: SegmentOptions) -> dict[str, Any]:

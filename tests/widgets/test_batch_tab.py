@@ -18,6 +18,7 @@ from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.batch.table import BatchOpened, BatchWaits, FileChanged, Retry, Row
 from napari_skipseg.errors import EngineError
 from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.messages import RunBatch
 from napari_skipseg.widgets.batch.form import FOLDER_VARIABLE
@@ -99,7 +100,7 @@ def folder(tmp_path: Path) -> Path:
             if file.endswith("_binary.tif"):
                 recipe = {"operation": "segment", "classes": ["membrane"], "layer": "labels"}
             size, unit = (1.0, 1.0, 1.0), "pixel"
-            write_ome_tiff(tmp_path / file, values, "ZYX", size, unit, description=recipe)
+            write_ome_tiff(tmp_path / file, values, Space("ZYX", size, unit), description=recipe)
     (tmp_path / "in" / "broken.tif").write_bytes(b"II*\0")
     (tmp_path / "in" / "notes.txt").write_text("no image")
     return tmp_path

@@ -12,6 +12,7 @@ from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtCore import Qt
 
 from napari_skipseg.corrections.store import open_corrections
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.widgets.correct.layers import ACTIONS
 from napari_skipseg.widgets.panel import wait_for
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.gui
 
 def on_disk(qtbot, viewer, panel) -> np.ndarray:
     """Return the strokes as they are found when the image's corrections are opened anew."""
-    stack = Stack(viewer.layers["em"].data, panel.segment_tab.form.read().axes)
+    stack = Stack(viewer.layers["em"].data, Space(panel.segment_tab.form.read().axes))
     put_away(qtbot, viewer, panel)
     corrections = open_corrections(stack)
     try:

@@ -14,6 +14,7 @@ from searching import with_search
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.inference.objects_to_folder import ObjectsAsked, iter_objects_to_folder
 from napari_skipseg.inference.prediction import to_uint8
 from napari_skipseg.objects.files import ObjectFiles, read_probability
@@ -38,10 +39,10 @@ def write_objects(folder: Path, probability: np.ndarray, axes: str, *names: str,
     """Write em.tif and em_probability.tif, and find the objects of that, as the commands do."""
     folder.mkdir(parents=True, exist_ok=True)
     image = probability if axes == "ZYX" else probability[0]
-    write_ome_tiff(folder / "em.tif", to_uint8(1 - image), "ZYX", SIZE, "nm")
+    write_ome_tiff(folder / "em.tif", to_uint8(1 - image), Space("ZYX", SIZE, "nm"))
     told = {"operation": "segment", "classes": names}
     file = folder / "em_probability.tif"
-    write_ome_tiff(file, to_uint8(probability), axes, SIZE, "nm", channel_names=names, description=told)
+    write_ome_tiff(file, to_uint8(probability), Space(axes, SIZE, "nm"), channel_names=names, description=told)
     asked = ObjectsAsked(read_probability(file), options, read_stack(folder / "em.tif"))
     return run_to_end(iter_objects_to_folder(asked, folder / "objects"))
 
@@ -75,7 +76,7 @@ def test_objects_of_the_panel_are_found_again_from_either_tab(open_panel, qtbot,
     tab.find()
     qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
     found = np.asarray(viewer.layers["em objects"].data)
-    np.testing.assert_array_equal(found, find_objects(to_uint8(noise(2, 5, 6)), "ZYX", (), SIZE, OPTIONS))
+    np.testing.assert_array_equal(found, find_objects(to_uint8(noise(2, 5, 6)), Space("ZYX", SIZE), (), OPTIONS))
     tab.form.show_options(ObjectOptions())
     press(qtbot, tab)
     assert tab.message.text() == f"{found.max()} objects found. Run again as before."
@@ -167,7 +168,7 @@ def test_of_several_classes_the_channel_of_the_one_that_was_asked_for_is_searche
 
 
 def test_labels_that_a_recipe_took_for_such_are_labels_again(tmp_path):
-    write_ome_tiff(tmp_path / "mask.tif", (noise(2, 5, 6) > 0.5).astype(np.uint8), "ZYX", SIZE, "nm")
+    write_ome_tiff(tmp_path / "mask.tif", (noise(2, 5, 6) > 0.5).astype(np.uint8), Space("ZYX", SIZE, "nm"))
     asked = ObjectsAsked(read_probability(tmp_path / "mask.tif"), ObjectOptions())
     files = run_to_end(iter_objects_to_folder(asked, tmp_path / "objects"))
     viewer = ViewerModel()

@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QComboBox
 
 from napari_skipseg.errors import EngineError
 from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.saving import save_prediction
 from napari_skipseg.jobs.messages import FindObjects
@@ -111,7 +112,7 @@ def test_another_image_that_was_chosen_meanwhile_is_left_alone(opened, qtbot, en
 
 def test_a_result_from_a_file_brings_its_image_along(open_panel, qtbot, engine, tmp_path):
     viewer, panel = open_panel()
-    write_ome_tiff(tmp_path / "em.ome.tif", ramp(32, 48), "YX", (50.0, 4.0, 4.0), "nm")
+    write_ome_tiff(tmp_path / "em.ome.tif", ramp(32, 48), Space("YX", (50.0, 4.0, 4.0), "nm"))
     viewer.open(str(tmp_path / "em.ome.tif"), plugin="napari-skipseg")
     segment(qtbot, panel)
     prediction = panel.segment_tab.result().prediction

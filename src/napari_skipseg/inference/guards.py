@@ -108,11 +108,11 @@ def _read_patches(stack: Stack, lengths: Mapping[str, int], normalization: Norma
 
     Patches that cannot be read are left out.
     """
-    shape = {axis: lengths.get(axis, stack.length(axis)) for axis in stack.axes}
+    shape = {axis: lengths.get(axis, stack.length(axis)) for axis in stack.space.axes}
     if min(shape["Y"], shape["X"]) < LEAST_SIDE:
         return []
     generator = np.random.default_rng(SEED)
-    channels = range(stack.length("C")) if "C" in stack.axes else [0]
+    channels = range(stack.length("C")) if "C" in stack.space.axes else [0]
     patches = []
     for _ in range(PATCHES):
         ranges = {}
@@ -123,7 +123,7 @@ def _read_patches(stack: Stack, lengths: Mapping[str, int], normalization: Norma
         planes = []
         try:
             for channel in channels:
-                place = ranges | ({"C": (channel, channel + 1)} if "C" in stack.axes else {})
+                place = ranges | ({"C": (channel, channel + 1)} if "C" in stack.space.axes else {})
                 planes.append(read_window(stack, shape, place))
         except (FileError, InputError):
             continue

@@ -159,7 +159,7 @@ def _(request: messages.FindObjects, folder: Path, models: WarmModels) -> Operat
     target = ObjectsTarget(folder, OBJECTS_NAME, "ome-zarr", {**recipe, **request.recipe})
     found = yield from iter_find_objects(probability, names, options, target, is_labels)
     chosen = class_probability(probability, names, options, is_labels)
-    axes = "".join(axis for axis in "TZYX" if axis in probability.axes)
+    axes = "".join(axis for axis in "TZYX" if axis in probability.space.axes)
     known = None if is_labels else chosen
     table = yield from iter_measure(read_stack(found.file, axes), image, known, options.planes)
     return FoundObjects(found.file, found.count, table, read_recipe(found.file) or {})
@@ -265,7 +265,7 @@ def open_labels(image: CorrectedStack) -> ArrayLike:
     Raises:
         FileError: they are gone.
     """
-    labels = read_stack(_written(image).labels, axes=image.stack.axes.replace("C", "")).data
+    labels = read_stack(_written(image).labels, axes=image.stack.space.axes.replace("C", "")).data
     moved = {value: meant for value, meant in image.values.items() if value != meant}
     return RecodedArray(labels, moved) if moved and isinstance(labels, ZarrArray) else labels
 
@@ -277,7 +277,7 @@ def open_strokes(image: CorrectedStack) -> ArrayLike | None:
         FileError: they are gone.
     """
     strokes = _written(image).strokes
-    return None if strokes is None else read_stack(strokes, axes=image.stack.axes.replace("C", "")).data
+    return None if strokes is None else read_stack(strokes, axes=image.stack.space.axes.replace("C", "")).data
 
 
 def _written(image: CorrectedStack) -> Snapshot:

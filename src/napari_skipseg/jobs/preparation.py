@@ -159,7 +159,7 @@ def iter_place(stack: Stack, copy: Path) -> Generator[Progress, None, Stack]:
     values, depth = (stack.data.values, stack.data.depth) if isinstance(stack.data, Stored) else (stack.data, None)
     dtype = np.dtype(stack.data.dtype)
     if stack.file:
-        return replace(stack, data=ArrayReference(stack.file, stack.shape, dtype, axes=stack.axes, depth=depth))
+        return replace(stack, data=ArrayReference(stack.file, stack.shape, dtype, axes=stack.space.axes, depth=depth))
     file, part = find_npy_file(values)
     if file:
         return replace(stack, data=ArrayReference(file, stack.shape, dtype, part=part, depth=depth))
@@ -170,7 +170,9 @@ def iter_place(stack: Stack, copy: Path) -> Generator[Progress, None, Stack]:
 def without_voxels(stack: Stack) -> Stack:
     """Return the stack with a reference to its file; one in memory keeps no more than its shape and type."""
     dtype = np.dtype(stack.data.dtype)
-    return replace(stack, data=ArrayReference(stack.file, stack.shape, dtype, axes=stack.axes if stack.file else ""))
+    return replace(
+        stack, data=ArrayReference(stack.file, stack.shape, dtype, axes=stack.space.axes if stack.file else "")
+    )
 
 
 def choose_channel(image: CorrectedStack) -> CorrectedStack:
@@ -202,5 +204,5 @@ def write_layer(stack: Stack, file: Path) -> str:
     """
     wide = np.dtype(stack.data.dtype).name in ("int64", "uint64")
     data = NarrowedArray(stack) if wide else stack.data
-    write_ome_tiff(file, data, stack.axes, stack.voxel_size, stack.unit, stack.origin)
+    write_ome_tiff(file, data, stack.space)
     return str(file)

@@ -96,12 +96,12 @@ def cut_part(stack: Stack, part: Part, seen: str) -> Stack:
     Raises:
         InputError: the values are no numbers.
     """
-    values = stack.read(tuple(part.get(axis, slice(None)) for axis in stack.axes))
-    kept = [axis for axis in ("C", *seen) if axis in stack.axes]
-    others = tuple(place for place, axis in enumerate(stack.axes) if axis not in kept)
-    left = [axis for axis in stack.axes if axis in kept]
+    values = stack.read(tuple(part.get(axis, slice(None)) for axis in stack.space.axes))
+    kept = [axis for axis in ("C", *seen) if axis in stack.space.axes]
+    others = tuple(place for place, axis in enumerate(stack.space.axes) if axis not in kept)
+    left = [axis for axis in stack.space.axes if axis in kept]
     values = values.squeeze(others).transpose([left.index(axis) for axis in kept])
-    return replace(stack, data=values, axes="".join(kept))
+    return replace(stack, data=values, space=stack.space.with_axes("".join(kept)))
 
 
 def iter_inspect(
@@ -120,10 +120,10 @@ def iter_inspect(
 
     stack = select_channel(stack, model, SegmentOptions())
     check_fits(stack, model)
-    values = stack.read((slice(None),) * len(stack.axes))
+    values = stack.read((slice(None),) * len(stack.space.axes))
     yield Progress(0, 1, "running the network")
     across_slices = model.description.spec.dimensions == 3
-    pixels, _ = normalization.prepare(values if "C" in stack.axes else values[None], across_slices)
+    pixels, _ = normalization.prepare(values if "C" in stack.space.axes else values[None], across_slices)
     gates = gate_features(model, pixels)
     chosen = [each for each in gates if each.place == gate]
     if not chosen:
@@ -145,7 +145,7 @@ def iter_inspect(
     low, high = float(before.min()), float(np.percentile(before, BRIGHT))
     return Inspection(
         place=gate,
-        axes=stack.axes.replace("C", ""),
+        axes=stack.space.axes.replace("C", ""),
         stride=chosen[0].stride,
         before=before,
         after=after,

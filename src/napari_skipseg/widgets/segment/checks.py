@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.calibration import METRES
 from napari_skipseg.images.intensity.padding import PaddingRule
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.units import METRES
 from napari_skipseg.inference.options import Planes, SegmentOptions
 from napari_skipseg.inference.scale import scale_of, seen_lengths, trained_voxel_size
 from napari_skipseg.models.description import ModelDescription
@@ -170,7 +171,7 @@ def _stack(choices: Choices) -> Stack | None:
         return None
     axes = choices.axes + "C" * is_rgb(layer)
     try:
-        return Stack(data_of(layer), axes, choices.voxel_size, choices.unit, name=layer.name)
+        return Stack(data_of(layer), Space(axes, choices.voxel_size, choices.unit), layer.name)
     except InputError:
         return None
 

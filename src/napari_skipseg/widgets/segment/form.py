@@ -9,6 +9,7 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QFormLayout, QHBoxLayout, QPushButton, QSpinBox, QWidget
 
 from napari_skipseg.errors import SkipsegError
+from napari_skipseg.images.space import Space
 from napari_skipseg.models.catalog import describe_model, find_models, locate_model
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.widgets.forms.fields import (
@@ -328,7 +329,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         if choices.layer is not None and "axes" not in faults and "voxel size" not in faults:
             self._layer_links.cut()
             with view_kept(self._viewer, choices.layer):
-                set_calibration(choices.layer, choices.axes, choices.voxel_size, choices.unit)
+                set_calibration(choices.layer, Space(choices.axes, choices.voxel_size, choices.unit))
                 self._layer = None
                 self._choose_image()
                 self.placed.emit()
