@@ -269,7 +269,7 @@ def test_stray_prints_of_libraries_do_no_harm(
         "print('hello from a start-up file')\n"
         "threading.Timer(0.5, lambda: (print('printed'), os.write(1, b'from C\\n'))).start()\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with Engine() as engine:
         found = run_to_end(engine.run(Segment(make_stack(), str(model_folder), OPTIONS)))
         assert found.probability.shape == (3, 60, 70)
