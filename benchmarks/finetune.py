@@ -100,7 +100,7 @@ def finetuned(settings: FinetuneSettings, corrected: Corrected, folder: Path) ->
 
 def settings_for(name: str, reach: Reach, **more: Any) -> FinetuneSettings:
     """Return the settings of a fine-tuning of the built-in model."""
-    return FinetuneSettings(BASE, name, ("vnc",), ("strokes",), reach=reach, **more)
+    return FinetuneSettings(name, ("vnc",), ("strokes",), reach=reach, **more, model=BASE)
 
 
 def quick(asked: argparse.Namespace, work: Path) -> None:

@@ -62,9 +62,8 @@ def finetune(parent: Path, folder: Path) -> None:
     labels[:, 24:168:48, 24:168] = 2
     sample = make_sample((2, 192, 192), seed=1)
     settings = FinetuneSettings(
-        str(parent), NAME, ("squares",), ("squares",), (ClassLabel("mitochondrion", 2),), "full", steps=40,
-        patch=(64, 64),
-    )  # fmt: skip
+        NAME, ("squares",), ("squares",), (ClassLabel("mitochondrion", 2),), reach="full", steps=40,
+        patch=(64, 64), model=str(parent))  # fmt: skip
     run_to_end(iter_finetune(settings, [Corrected(sample.stack, labels, "squares")], folder, "cpu"))
 
 

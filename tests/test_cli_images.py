@@ -189,7 +189,7 @@ def test_training_takes_folders_of_slices_and_images_by_number(sections, positio
     assert data.training[0].image.shape[1:] == STACK.shape
     with pytest.raises(SeveralImagesError):
         read_data(TrainSettings("t", (str(positions),), (str(tmp_path / "labels.tif"),), classes, **TRAIN))
-    settings = FinetuneSettings("tiny", "new", (str(sections), f"{positions}#0"), (str(truth), str(truth)))
+    settings = FinetuneSettings("new", (str(sections), f"{positions}#0"), (str(truth), str(truth)), model="tiny")
     assert [image.stack.shape for image in read_corrected(settings)] == [STACK.shape] * 2
 
 

@@ -209,11 +209,11 @@ def finetune(
     ]
     named = tuple(ClassLabel(each, value) for each, value in (classes or {}).items())
     settings = FinetuneSettings(
-        str(model),
-        name,
-        tuple(image.file or image.name for image, _ in pairs),
-        tuple(label.file or label.name for _, label in pairs),
-        named,
+        model=str(model),
+        name=name,
+        images=tuple(image.file or image.name for image, _ in pairs),
+        labels=tuple(label.file or label.name for _, label in pairs),
+        classes=named,
         **options,
     )
     corrected = [pair_labels(image, label) for image, label in pairs]

@@ -11,7 +11,7 @@ APP = "napari-skipseg"
 
 
 def data_folder(name: str, variable: str) -> Path:
-    """Return the user's folder `name` for data, or the one that the environment's `variable` names. It need not exist."""
+    """Return the user's folder `name` for data, or that of the environment's `variable`; it may not exist."""
     return Path(os.environ[variable]) if variable in os.environ else user_data_path(APP, appauthor=False) / name
 
 

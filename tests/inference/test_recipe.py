@@ -127,7 +127,7 @@ def test_what_was_asked_for_and_what_was_chosen_lie_side_by_side() -> None:
         ({"request": {}}, "has the unknown key 'request'"),
         ({"options": {"tille": 3}}, "there is no setting called options.tille"),
         ({"options": {"tile": "large"}}, "options.tile: "),
-        ({"options": {"tile": -3}}, "A tile of -3 voxels is impossible"),
+        ({"options": {"tile": -3}}, "tile must be 0 or more, not -3"),
         ({"inputs": [{"name": "a"}]}, "inputs.0.file is missing"),
         ({"form": "png"}, "form is 'png': choose 'tiff' or 'ome-zarr'"),
         ({"side": None}, "side: "),

@@ -6,7 +6,7 @@ import errno
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ import tifffile
 import zarr
 
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
+from napari_skipseg.images.files import Format, read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
@@ -84,6 +84,33 @@ def test_shares_are_read_as_the_files_hold_them(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.asarray(stored), whole(probability))
     np.testing.assert_array_equal(stored[1, ..., 3:5], whole(probability)[1, ..., 3:5])
     np.testing.assert_array_equal(Stored(values, "float32")[...], values)
+
+
+@pytest.mark.parametrize("form", get_args(Format))
+@pytest.mark.parametrize("results", [["probability"], ["attention_1"], ["attention_3", "binary"], None])
+def test_what_is_chosen_is_saved_in_each_format_and_nothing_else(
+    tmp_path: Path, form: Format, results: list[str] | None
+) -> None:
+    prediction = make_prediction()
+    every = save_prediction(prediction, tmp_path / "every", "cells", 0.3)
+    names = results or ["probability", "binary", "attention_1", "attention_3"]
+    written = save_prediction(prediction, tmp_path / "out", "cells", 0.3, form=form, results=results)
+    ending = {"tiff": ".tif", "ome-zarr": ".ome.zarr"}[form]
+    assert sorted(file.name for file in written) == sorted(f"cells_{name}{ending}" for name in names)
+    assert sorted((tmp_path / "out").iterdir()) == sorted([*written, tmp_path / "out" / "cells_recipe.json"])
+    tiff = {file.stem: file for file in every}
+    for file in written:
+        like, stack = read_stack(tiff[file.name.removesuffix(ending)]), read_stack(file)
+        np.testing.assert_array_equal(whole(file), whole(tiff[file.name.removesuffix(ending)]))
+        assert (stack.axes, stack.voxel_size, stack.unit, stack.origin) == (
+            like.axes,
+            like.voxel_size,
+            like.unit,
+            like.origin,
+        )
+        recipe = read_recipe(file)
+        assert recipe is not None
+        assert recipe["options"]["threshold"] == 0.3
 
 
 def test_several_classes_are_channels_with_names(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def teacher(stub_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
 
 
 def settings_for(model_folder: Path, name: str = "new") -> FinetuneSettings:
-    return FinetuneSettings(str(model_folder), name, ("sample",), ("corrections",), (ClassLabel("membrane", 2),))
+    return FinetuneSettings(name, ("sample",), ("corrections",), (ClassLabel("membrane", 2),), model=str(model_folder))
 
 
 def corrected(stack: Stack | None = None, membrane: int = 30) -> CorrectedStack:

@@ -44,7 +44,7 @@ PLACED = replace(make_stack(), data=ArrayReference("/in/a.tif", (3, 60, 70), np.
 GREYS = GreyStatistics(Normalization(100.0, 20.0), ("It is framed.",))
 GREY = np.linspace(0, 1, 20, dtype=np.float32).reshape(4, 5)
 ROW = Row(NO_TEXT, f"/in/{NO_TEXT}", "done", scores={"dice": 0.5}, outputs=("/out/a", "/out/b"), seconds_left=1.5)
-FINETUNING = FinetuneSettings("m", "n", ("a",), ("b",), (ClassLabel("x", 2),))
+FINETUNING = FinetuneSettings("n", ("a",), ("b",), (ClassLabel("x", 2),), model="m")
 TRAINING = TrainSettings("n", ("a",), ("b",), (ClassLabel("x", 1),), spec=UNetSpec(widths=(4, 8)))
 CORRECTED = CorrectedStack(PLACED, Snapshot(Path("/run/l"), Path("/run/s")), {3: 2}, 1)
 BATCH = BatchSettings(

@@ -29,7 +29,7 @@ from napari_skipseg.training.settings import FinetuneSettings
 
 PARENT = ModelDescription("old", UNetSpec(widths=(4, 8)), (ClassLabel("membrane", 0),), 4, "")
 MITO = (ClassLabel("mitochondrion", 2),)
-SETTINGS = FinetuneSettings("old", "new", ("a.tif",), ("b.tif",), MITO)
+SETTINGS = FinetuneSettings("new", ("a.tif",), ("b.tif",), MITO, model="old")
 RNG = np.random.default_rng(0)
 
 

@@ -80,7 +80,7 @@ def settings_of(name="new", **options):
         "classes": MITO,
         "precision": "f32",
     }
-    return FinetuneSettings("membranes", name, ("squares.tif",), ("labels.tif",), **values | options)
+    return FinetuneSettings(name, ("squares.tif",), ("labels.tif",), **values | options, model="membranes")
 
 
 def finetuned(folder, settings, *corrected):

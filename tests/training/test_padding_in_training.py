@@ -26,7 +26,7 @@ from napari_skipseg.training.settings import FinetuneSettings, TrainSettings
 
 BORDER = 40
 PARENT = ModelDescription("old", UNetSpec(widths=(4, 8)), (ClassLabel("membrane", 0),), 4, "")
-SETTINGS = FinetuneSettings("old", "new", ("a.tif",), ("b.tif",), (ClassLabel("lumen", 2),))
+SETTINGS = FinetuneSettings("new", ("a.tif",), ("b.tif",), (ClassLabel("lumen", 2),), model="old")
 
 
 def tissue(*shape: int) -> NDArray[Any]:

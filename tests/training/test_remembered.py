@@ -34,7 +34,7 @@ from napari_skipseg.training.settings import AUGMENTATIONS, FinetuneSettings
 
 SPEC = UNetSpec(widths=(4, 8))
 DESCRIPTION = ModelDescription("old", SPEC, (ClassLabel("membrane", 0),), 4, "")
-PLAN = plan_classes(FinetuneSettings("old", "new", ("a",), ("b",), (ClassLabel("nucleus", 2),)), DESCRIPTION)
+PLAN = plan_classes(FinetuneSettings("new", ("a",), ("b",), (ClassLabel("nucleus", 2),), model="old"), DESCRIPTION)
 RNG = np.random.default_rng(0)
 
 

@@ -194,6 +194,7 @@ def test_classes_are_added_named_recoloured_and_kept(open_panel, qtbot):
     qtbot.keyClicks(row.name, "mitochondrion")
     qtbot.keyClick(row.name, Qt.Key.Key_Return)
     body.classes.recolored.emit(3, "#123456")
+    colors = [each.color for each in tab.corrections().classes]
     assert [(each.name, each.value) for each in tab.corrections().classes] == [("membrane", 2), ("mitochondrion", 3)]
     assert np.allclose(layer.get_color(3)[:3], np.array([0x12, 0x34, 0x56]) / 255, atol=0.01)
     tab.actions.rename_class(3, "Membrane")
@@ -210,6 +211,9 @@ def test_classes_are_added_named_recoloured_and_kept(open_panel, qtbot):
     qtbot.mouseClick(tab.offers.of_image.button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: tab.session is not None, timeout=10_000)
     assert [each.name for each in tab.corrections().classes] == ["membrane", "mitochondrion"]
+    assert [each.color for each in tab.corrections().classes] == colors
+    assert colors[1] == "#123456" != colors[0]
+    assert np.allclose(tab.session.layers.strokes.get_color(3)[:3], np.array([0x12, 0x34, 0x56]) / 255, atol=0.01)
 
 
 def test_a_new_class_asks_for_its_name_and_goes_by_a_number_until_it_has_one(open_panel, qtbot):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from napari_skipseg.inference.prediction import to_uint8
 from napari_skipseg.objects.files import ObjectFiles, read_probability
 from napari_skipseg.objects.find import find_objects
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.progress import run_to_end
+from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.widgets.layers.files import add_layers, read_layers
 from napari_skipseg.widgets.objects.preview import Wish, prepare
 from napari_skipseg.widgets.objects.run_again import find_search
@@ -95,6 +96,38 @@ def test_objects_of_the_panel_are_found_again_from_either_tab(open_panel, qtbot,
     assert ". Run again; different from before: another probability, " in tab.message.text()
     viewer.layers.selection = {em}
     assert not tab.again_button.isVisible()
+
+
+@pytest.mark.gui
+def test_what_was_removed_before_its_turn_came_is_said(open_panel, qtbot, engine):
+    """The Segment tab can ask for objects again while the Objects tab searches: that waits in the Objects tab."""
+    viewer, panel = open_panel()
+    tab = panel.objects_tab
+    viewer.add_image(to_uint8(noise(2, 5, 6)), name="em", scale=SIZE, units="nm")
+    segment(qtbot, panel)
+    panel.show_tab("Objects")
+    tab.form.show_options(OPTIONS)
+    tab.find()
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
+    is_held, find = True, engine.find_objects
+
+    def held(*asked):
+        while is_held:
+            time.sleep(0.01)
+            yield Progress(0, 1, "held")
+        return (yield from find(*asked))
+
+    engine.find_objects = held
+    tab.find()
+    panel.show_tab("Segment")
+    viewer.layers.selection = {viewer.layers["em objects"]}
+    qtbot.mouseClick(panel.segment_tab.again_button, Qt.MouseButton.LeftButton)
+    viewer.layers.remove(viewer.layers["probability"])
+    is_held = False
+    qtbot.waitUntil(lambda: "removed meanwhile" in tab.message.text())
+    assert tab.message.text() == "'probability' was removed meanwhile: its objects were not found again."
+    assert not tab.is_running
+    assert len(engine.calls) == 3  # the segmentation and two searches
 
 
 @pytest.mark.gui

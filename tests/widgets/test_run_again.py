@@ -242,12 +242,13 @@ def test_a_result_that_is_removed_before_the_turn_of_its_repetition_comes_anew(o
     assert viewer.layers["probability"].visible
 
 
-def test_an_image_that_is_removed_before_its_turn_is_said_beside_what_came(opened, qtbot, asked, engine):
+def test_an_image_that_is_removed_before_its_turn_came_is_said_and_its_result_comes(opened, qtbot, asked, engine):
     viewer, panel, layer = opened
     ask_behind_a_search(qtbot, viewer, panel, asked, engine)
     viewer.layers.remove(layer)
     end_all(qtbot, panel, engine)
-    assert panel.segment_tab.message.text() == "x"
+    assert panel.segment_tab.message.text() == "'em' was removed meanwhile; its result stays."
+    np.testing.assert_array_equal(np.asarray(viewer.layers["binary"].data), ramp(32, 48) / 255 > 0.25)
 
 
 @pytest.mark.parametrize(
