@@ -233,7 +233,7 @@ def test_unknown_keys_deep_in_a_value_and_impossible_options_are_refused(tmp_pat
         from_line(line.replace(b'"voxel_size"', b'"strange":1,"voxel_size"'), lambda reference: reference)
     with pytest.raises(ValueError, match="Unterminated"):
         from_line(line[:-3], lambda reference: reference)
-    with pytest.raises(InputError, match="tile of -1"):
+    with pytest.raises(InputError, match="tile"):
         from_line(line.replace(b'"tile":64', b'"tile":-1'), lambda reference: reference)
 
 
