@@ -82,3 +82,6 @@ def test_an_array_in_a_file_is_recognised_and_its_parts_along_the_first_axis(tmp
     for other in (mapped[1:], mapped[1, 0], mapped[:, 0], np.asarray(mapped), np.zeros(3)):
         assert find_npy_file(other) == ("", None)
     assert find_npy_file(np.load(file, mmap_mode="c")) == ("", None), "changed in memory, it differs from its file"
+    kept = mapped[0]
+    (tmp_path / "a.npy").unlink()
+    assert find_npy_file(kept) == ("", None), "it is gone"

@@ -79,7 +79,8 @@ def find_npy_file(values: ArrayLike) -> tuple[str, int | None]:
     whole = values if isinstance(values.base, mmap.mmap) else values.base
     if not isinstance(whole, np.memmap) or not isinstance(whole.base, mmap.mmap) or whole.dtype != values.dtype:
         return "", None
-    if whole.mode == "c":  # what was changed in memory does not lie in the file
+    # mode "c": what was changed in memory does not lie in the file; a file that is gone can still be mapped
+    if whole.mode == "c" or not Path(str(values.filename)).is_file():
         return "", None
     if whole.shape == values.shape:
         return str(values.filename), None
