@@ -214,6 +214,7 @@ def test_an_array_that_cannot_be_written_is_a_file_error_with_its_cure(tmp_path:
         b"{}",
         b'{"job": 1, "value": {"kind": "Dance"}}',
         b'{"job": 1, "value": {}}',
+        b'{"job": 1, "value": {"kind": []}}',
         b'{"job": 1, "value": {"kind": "Cancel", "more": 2}}',
         b'{"job": 1, "value": {"kind": "Cancel"}, "more": 2}',
         b'{"value": {"kind": "Cancel"}}',

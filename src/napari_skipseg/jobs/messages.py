@@ -46,6 +46,9 @@ Result = TypeVar("Result")
 NO_JOB = 0
 """The number of what belongs to no job: that the engine is ready, or could not read a line. Jobs count from 1."""
 
+# extra: a key that nobody knows is a fault. arbitrary types: arrays and dtypes. constants: a score may be NaN.
+_CONFIG = ConfigDict(extra="forbid", arbitrary_types_allowed=True, ser_json_inf_nan="constants")
+
 
 def _to_dtype(value: Any) -> np.dtype[Any]:
     try:
@@ -65,7 +68,7 @@ class ArrayReference:
     memory-mapped.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
 
     array_file: str
     shape: tuple[int, ...]
@@ -343,10 +346,7 @@ else:
 class Envelope:
     """One line in either direction: what is said about a job. folder: of a request, where files of its results go."""
 
-    # extra: a key that nobody knows is a fault. arbitrary types: arrays and dtypes. constants: a score may be NaN.
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
-        extra="forbid", arbitrary_types_allowed=True, ser_json_inf_nan="constants"
-    )
+    __pydantic_config__: ClassVar[ConfigDict] = _CONFIG
 
     job: int
     value: Value
@@ -354,7 +354,8 @@ class Envelope:
 
 
 _ENVELOPES = TypeAdapter(Envelope)
-_VALUES: TypeAdapter[Any] = TypeAdapter(Value, config=Envelope.__pydantic_config__)
+_VALUES: TypeAdapter[Any] = TypeAdapter(Value, config=_CONFIG)
+"""Writes values: of a dataclass's own configuration pydantic does not take what concerns NaN."""
 _REFERENCES = TypeAdapter(ArrayReference)
 _NUMBERS = count(1)
 

@@ -75,7 +75,7 @@ class Worker:
         for line in lines:
             try:
                 envelope = from_line(line, _read_once)
-            except (OSError, ValueError, SkipsegError) as error:
+            except Exception as error:  # whatever it is: an engine that stops listening cannot be stopped
                 message = "The engine was asked for something it does not know: restart the viewer."
                 self.send(Envelope(NO_JOB, Failed(EngineError.__name__, message, str(error))))
                 continue
