@@ -57,6 +57,26 @@ class Stack:
         """Lengths of all axes."""
         return tuple(int(length) for length in self.data.shape)
 
+    @property
+    def axes(self) -> str:
+        """One letter per dimension of `data`, such as "ZYX"."""
+        return self.space.axes
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """The sides (z, y, x) of a voxel, in `unit`."""
+        return self.space.voxel_size
+
+    @property
+    def unit(self) -> str:
+        """The unit of length of `voxel_size` and `origin`, or "pixel"."""
+        return self.space.unit
+
+    @property
+    def origin(self) -> tuple[float, float, float]:
+        """Where the first voxel's centre lies (z, y, x), in `unit`."""
+        return self.space.origin
+
     def length(self, axis: str) -> int:
         """Return the length of `axis`, 1 where the stack has no such axis."""
         return self.shape[self.space.axes.index(axis)] if axis in self.space.axes else 1
@@ -211,7 +231,7 @@ def name_axes(path: Path, full: Named, axes: str | None) -> FileAxes:
         places = _places_for(axes, full, kept)
         check_axes(axes, len(places), any_order=True)
         return FileAxes(axes, tuple(full[place][1] for place in places), places)
-    names = [full[place][0] for place in kept]
+    names = [full[place][0].upper() for place in kept]
     if "?" in names:
         raise InputError(f"'{path}' does not name its axes ({_lengths(full, kept)}): {GIVE_AXES}.")
     for number in reversed(range(len(names))):

@@ -1,6 +1,6 @@
 """Normalisation: how grey values become network input, measured once on a seeded sample of a stack's slices.
 
-Mean and standard deviation are those of the tissue: padding (`images.padding`) and outliers (`images.outliers`) are
+Mean and standard deviation are those of the tissue: padding (`images.intensity.padding`) and outliers (`images.intensity.outliers`) are
 left out of them. An image without either has the plain mean and standard deviation of its sampled values.
 """
 
@@ -43,7 +43,7 @@ class Normalization:
 
     inverted: the network sees the negative of that, as dark and light are the other way round than in its training.
     low, high: values beyond are taken as these, None for no limit. padding: the values that are padding where they fill
-    constant areas (see `images.padding`); None stands for NaN and infinity.
+    constant areas (see `images.intensity.padding`); None stands for NaN and infinity.
     """
 
     mean: float
