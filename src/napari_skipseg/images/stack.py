@@ -36,7 +36,7 @@ class Stack:
     """An image of any size with its physical truth.
 
     data: any sliceable array; never read whole.
-    space: its axes, one per dimension of `data`, and where they lie.
+    space: its axes, one per dimension of `data`, and where they lie; axes alone, such as "ZYX", if no more is known.
     file: the absolute path that `read_stack` opened, "" where the image is only in memory.
     notes: what the reader decided and a user should know, one plain sentence each, with the flag that changes it.
     """
@@ -48,6 +48,8 @@ class Stack:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.space, str):
+            object.__setattr__(self, "space", Space(self.space))
         check_axes(self.space.axes, len(self.data.shape))
         if 0 in self.data.shape:
             raise InputError(f"The image '{self.name}' is empty: its shape is {tuple(self.data.shape)}.")

@@ -44,7 +44,7 @@ class Face(NamedTuple):
 
 
 class Seam(NamedTuple):
-    """Heights and strengths, as `region_graph.strength_of`, of two planes: the last one before a block and its first."""
+    """Heights and strengths, as `region_graph.strength_of`, of two planes: the last before a block, and its first."""
 
     height: NDArray[np.float32]
     strength: NDArray[np.uint16]

@@ -1,7 +1,7 @@
 """Normalisation: how grey values become network input, measured once on a seeded sample of a stack's slices.
 
-Mean and standard deviation are those of the tissue: padding (`images.intensity.padding`) and outliers (`images.intensity.outliers`) are
-left out of them. An image without either has the plain mean and standard deviation of its sampled values.
+Mean and standard deviation are those of the tissue: padding and outliers (modules of the same names) are left out. An
+image without either has the plain mean and standard deviation of its sampled values.
 """
 
 from __future__ import annotations
