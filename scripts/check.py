@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from machine import ROOT, has_display, has_virtual_screen, on_screen, program, say, screen_environment, stop
@@ -20,16 +21,21 @@ QUICK = (
 )
 EXAMPLE_SECONDS = 300
 SHOWN_LINES = 40
+CORES = os.cpu_count() or 1
+MOST_WORKERS = 8
 WINDOWS = "tests/widgets"
 
 
 def main(slow: bool) -> None:
     """Run all of it, even after a failure; end with one sentence that names what failed."""
-    failed = [name for name, command in QUICK if not passes(name, [program(command[0]), *command[1:]], ROOT)]
+    checks = [(name, [program(command[0]), *command[1:]], ROOT) for name, command in QUICK]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ThreadPoolExecutor(CORES) as threads:
+        checks += example_checks(Path(folder))
+        passed = list(threads.map(lambda check: passes(*check), checks))
+    failed = [name for (name, _, _), is_right in zip(checks, passed, strict=True) if not is_right]
     if not (has_display() or has_virtual_screen()):
         say("Tests: no display and no xvfb-run here, so those in a window cannot run")
         failed.append("windows (install the packages xvfb and xauth)")
-    failed += failing_examples()
     if not tests_pass(slow):
         failed.append("tests")
     if failed:
@@ -57,40 +63,41 @@ def passes(name: str, command: list[str], folder: Path) -> bool:
         failure = f"It did not end within {EXAMPLE_SECONDS} s."
     except OSError as error:
         failure = str(error)
-    if failure:
-        say("\n".join(failure.splitlines()[-SHOWN_LINES:]))
-    say(f"Check: {name} {'failed' if failure else 'passed'} ({time.monotonic() - began:.1f} s)")
+    end = f"Check: {name} {'failed' if failure else 'passed'} ({time.monotonic() - began:.1f} s)"
+    say("\n".join([*failure.splitlines()[-SHOWN_LINES:], end]))
     return not failure
 
 
-def failing_examples() -> list[str]:
-    """Run each example in an empty folder; return the names of those that fail."""
-    failed = []
+def example_checks(folder: Path) -> list[tuple[str, list[str], Path]]:
+    """Return a check for each example, which runs it in an empty folder of its own."""
+    found = []
     for script in sorted((ROOT / "examples").glob("*.py")):
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            name = f"examples/{script.name}"
-            if not passes(name, on_screen([program("python"), str(script)]), Path(folder)):
-                failed.append(name)
-    return failed
+        place = folder / script.stem
+        place.mkdir()
+        found.append((f"examples/{script.name}", on_screen([program("python"), str(script)]), place))
+    return found
 
 
 def tests_pass(slow: bool) -> bool:
-    """Run pytest twice at once: on the windows, in a virtual screen where there is no display, and on all else."""
+    """Run pytest twice at once: on the windows in one process, and on all else in a process for each core.
+
+    The windows need a screen of their own: two tests that type on one screen would take each other's focus.
+    """
     left_out = ["gpu"] if slow else ["slow", "gpu"]
     if not (has_display() or has_virtual_screen()):
         left_out.append("gui")
     marks = " and ".join(f"not {mark}" for mark in left_out)
     say(f"Tests: pytest -m '{marks}', those in windows and all others at once; what the others say comes last")
     pytest = [program("python"), "-m", "pytest", "--durations=20", "-m", marks, "-p", "no:cacheprovider"]
-    environment = screen_environment()
-    threads = str(max(1, (os.cpu_count() or 1) // 2))
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as told:
+    others_only = [f"--ignore={WINDOWS}", "-n", str(min(CORES, MOST_WORKERS)), "--dist", "loadfile"]
+    environment = screen_environment() | {"OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         others = subprocess.Popen(
-            on_screen([*pytest, f"--ignore={WINDOWS}"]),
+            on_screen([*pytest, *others_only]),
             cwd=ROOT,
-            env=environment | {"OMP_NUM_THREADS": threads},
+            env=environment,
             stdin=subprocess.DEVNULL,
-            stdout=told,
+            stdout=output,
             stderr=subprocess.STDOUT,
         )
         try:
@@ -100,8 +107,8 @@ def tests_pass(slow: bool) -> bool:
             others.wait()
         finally:
             others.terminate()
-            told.seek(0)
-            say(told.read())
+            output.seek(0)
+            say(output.read())
     return windows.returncode == 0 and others.returncode == 0
 
 
