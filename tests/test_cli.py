@@ -441,7 +441,7 @@ STOPPED = "Error: Stopped; no result is half-written, and the same command goes 
 LONGER = ["--model", "tiny", "--device", "cpu", "--average", 8, "--attention", "--format", "ome-zarr"]
 
 
-SLICES = 120
+SLICES = 60
 """So many that a signal finds some of them still to be done, on a busy machine too."""
 
 
