@@ -24,6 +24,8 @@ SHOWN_LINES = 40
 CORES = os.cpu_count() or 1
 MOST_WORKERS = 8
 WINDOWS = "tests/widgets"
+FOR_WINDOWS_ONLY = ("napari", "napari-plugin-engine", "npe2", "zarr")
+"""Plugins of pytest that only tests of windows need, or none; they import napari and Qt into every process, in 5 s."""
 
 
 def main(slow: bool) -> None:
@@ -90,7 +92,9 @@ def tests_pass(slow: bool) -> bool:
     say(f"Tests: pytest -m '{marks}', those in windows and all others at once; what the others say comes last")
     pytest = [program("python"), "-m", "pytest", "--durations=20", "-m", marks, "-p", "no:cacheprovider"]
     others_only = [f"--ignore={WINDOWS}", "-n", str(min(CORES, MOST_WORKERS)), "--dist", "loadfile"]
+    others_only += [f"-pno:{plugin}" for plugin in FOR_WINDOWS_ONLY]
     environment = screen_environment() | {"OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of the many processes compiles the sources again
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
         others = subprocess.Popen(
             on_screen([*pytest, *others_only]),
