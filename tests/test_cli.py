@@ -457,7 +457,9 @@ def undisturbed(library: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to answer")
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_stopped_or_killed_command_goes_on(
     run: Run, tmp_path: Path, library: Path, undisturbed: tuple[Path, dict[str, bytes]], number: int
 ) -> None:
