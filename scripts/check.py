@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from machine import ROOT, has_display, has_virtual_screen, on_screen, program, say, screen_environment, stop
@@ -23,6 +24,8 @@ EXAMPLE_SECONDS = 300
 SHOWN_LINES = 40
 CORES = os.cpu_count() or 1
 MOST_WORKERS = 8
+NO_TESTS = 5
+"""What pytest ends with where no test was chosen, as in a file of windows alone where there is no screen."""
 WINDOWS = "tests/widgets"
 FOR_WINDOWS_ONLY = ("napari", "napari-plugin-engine", "npe2", "zarr")
 """Plugins of pytest that only tests of windows need, or none; they import napari and Qt into every process, in 5 s."""
@@ -81,39 +84,53 @@ def example_checks(folder: Path) -> list[tuple[str, list[str], Path]]:
 
 
 def tests_pass(slow: bool) -> bool:
-    """Run pytest twice at once: on the windows in one process, and on all else in a process for each core.
+    """Run all tests at once: those of windows in processes with a screen each, all others in one for each core.
 
-    The windows need a screen of their own: two tests that type on one screen would take each other's focus.
+    Two tests that type on one screen would take each other's focus.
     """
     left_out = ["gpu"] if slow else ["slow", "gpu"]
     if not (has_display() or has_virtual_screen()):
         left_out.append("gui")
     marks = " and ".join(f"not {mark}" for mark in left_out)
-    say(f"Tests: pytest -m '{marks}', those in windows and all others at once; what the others say comes last")
+    say(f"Tests: pytest -m '{marks}', those of windows and all others at once; what those of windows say comes last")
     pytest = [program("python"), "-m", "pytest", "--durations=20", "-m", marks, "-p", "no:cacheprovider"]
-    others_only = [f"--ignore={WINDOWS}", "-n", str(min(CORES, MOST_WORKERS)), "--dist", "loadfile"]
-    others_only += [f"-pno:{plugin}" for plugin in FOR_WINDOWS_ONLY]
+    others = [f"--ignore={WINDOWS}", "-n", str(min(CORES, MOST_WORKERS)), "--dist", "loadfile"]
+    others += [f"-pno:{plugin}" for plugin in FOR_WINDOWS_ONLY]
     environment = screen_environment() | {"OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of the many processes compiles the sources again
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
-        others = subprocess.Popen(
-            on_screen([*pytest, *others_only]),
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            windows = subprocess.run(
-                on_screen([*pytest, WINDOWS]), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, check=False
+    with ExitStack() as stack:
+        windows = []
+        for files in window_tests(1 if has_display() else 2):
+            output = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))
+            started = subprocess.Popen(
+                on_screen([*pytest, *files]),
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
             )
-            others.wait()
+            windows.append((started, output))
+        try:
+            ended = subprocess.run(
+                on_screen([*pytest, *others]), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, check=False
+            )
+            passed = [started.wait() in (0, NO_TESTS) for started, _ in windows]
         finally:
-            others.terminate()
-            output.seek(0)
-            say(output.read())
-    return windows.returncode == 0 and others.returncode == 0
+            for started, output in windows:
+                started.terminate()
+                output.seek(0)
+                say(output.read())
+    return ended.returncode == 0 and all(passed)
+
+
+def window_tests(count: int) -> list[list[str]]:
+    """Return the test files of windows in `count` parts of about the same length."""
+    parts: list[list[Path]] = [[] for _ in range(count)]
+    files = sorted((ROOT / WINDOWS).glob("test_*.py"), key=lambda file: file.stat().st_size, reverse=True)
+    for file in files:
+        min(parts, key=lambda part: sum(each.stat().st_size for each in part)).append(file)
+    return [[str(file.relative_to(ROOT)) for file in sorted(part)] for part in parts]
 
 
 if __name__ == "__main__":
