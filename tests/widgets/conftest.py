@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,34 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         write_model(folder / name, described, build(described.spec))
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _viewers_open_fast(model_folder: Path) -> Iterator[None]:
+    """What napari does again for each viewer of the tests, and no test asks for, is done once or not at all.
+
+    Measured for each viewer, of about 2 s in all: plugins are searched in every installed package though they are
+    known (0.2 s), the menus of a closed window are taken apart one by one (0.2 s), every Qt event passes through a
+    filter in Python that serves hidden menu bars (0.2 s), the settings of napari are written to the user's file seven
+    times (0.2 s), and the garbage collector looks at all that torch and napari hold (0.3 s).
+    """
+    from app_model import Application
+    from napari._qt.qt_main_window import _QtMainWindow
+    from napari.settings._base import EventedConfigFileSettings
+    from npe2 import PluginManifest
+
+    import napari_skipseg.widgets.panel  # noqa: F401
+
+    plugins = list(PluginManifest.discover())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PluginManifest, "discover", lambda paths=(): iter(plugins))
+        patch.setattr(Application, "dispose", lambda self: None)
+        patch.delattr(_QtMainWindow, "eventFilter")
+        patch.setattr(EventedConfigFileSettings, "_maybe_save", lambda self: None)
+        gc.collect()
+        gc.freeze()
+        yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
