@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
-    from napari_skipseg.jobs.events import DeviceReport
+    from napari_skipseg.devices import DeviceReport
 
 
 ELSEWHERE = ("device", "threshold", "channel", "rescale", "attention", "seed")
