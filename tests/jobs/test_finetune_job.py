@@ -139,7 +139,7 @@ def test_a_viewer_that_closes_leaves_the_checkpoint_of_its_last_step(
     monkeypatch.setattr(child, "COMMAND", (sys.executable, "-P", str(STUB)))
     step, settings = 0, replace(settings_for(model_folder, "left"), steps=1000)
     with Engine() as engine:  # one of its own: it is closed
-        work = engine.finetune(settings, [corrected()], tmp_path)
+        work = engine.run(Finetune(settings, (corrected(),), tmp_path))
         step = until(work, lambda progress: isinstance(progress, Learned) and progress.step >= 7).step
         engine.leave()
         if is_quit_first:  # napari quits its workers before it closes the window
@@ -150,12 +150,12 @@ def test_a_viewer_that_closes_leaves_the_checkpoint_of_its_last_step(
 def test_a_viewer_that_stays_open_after_all_removes_what_is_cancelled(
     teacher: Engine, model_folder: Path, tmp_path: Path
 ) -> None:
-    work = teacher.finetune(replace(settings_for(model_folder, "dropped"), steps=1000), [corrected()], tmp_path)
+    work = teacher.run(Finetune(replace(settings_for(model_folder, "dropped"), steps=1000), (corrected(),), tmp_path))
     until(work, lambda progress: isinstance(progress, Learned) and progress.step > 6)
     teacher.leave()
     teacher.leave(False)
     work.close()
-    run_to_end(teacher.plan_lesson(settings_for(model_folder), [corrected()]))
+    run_to_end(teacher.run(PlanLesson(settings_for(model_folder), (corrected(),))))
     assert not list(tmp_path.iterdir())
 
 
