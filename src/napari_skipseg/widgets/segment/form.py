@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QFormLayout, QHBoxLayout, QPushButton, QSpinBox, QWidget
 
 from napari_skipseg.errors import SkipsegError
@@ -22,7 +22,7 @@ from napari_skipseg.widgets.forms.fields import (
     mark,
 )
 from napari_skipseg.widgets.layers.axes import axes_of, set_calibration, voxel_size_of
-from napari_skipseg.widgets.layers.kept_view import view_kept
+from napari_skipseg.widgets.layers.kept_view import slice_again, view_kept
 from napari_skipseg.widgets.layers.results import is_ours
 from napari_skipseg.widgets.segment.checks import (
     Choices,
@@ -160,6 +160,9 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.links = Links()
         self._layer_links, self._name_links = Links(), Links()
         self._layer: Image | None = None
+        self._slicing = QTimer(self)  # the viewer hears of a layer's new unit after us, and shows nothing until then
+        self._slicing.setSingleShot(True)
+        self._slicing.timeout.connect(lambda: slice_again(self._viewer))
         self._described: tuple[str, ModelDescription | None, str] = ("", None, "")
         self._make_fields()
         self._lay_out()
@@ -308,6 +311,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
     def _on_placed(self, event: Any = None) -> None:
         self._show_calibration()
         self.placed.emit()
+        self._slicing.start(0)
 
     def _show_calibration(self, event: Any = None) -> None:
         layer = self._layer
