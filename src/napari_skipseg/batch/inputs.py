@@ -14,7 +14,7 @@ from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.file_names import find_inside, normal
 from napari_skipseg.images import mrc, pictures
 from napari_skipseg.images.choice import MARK, Location, parse_location
-from napari_skipseg.images.files import files_of_image, images_to_read, place_of, read_recipe, read_stack
+from napari_skipseg.images.files import files_of_image, images_to_read, list_images, place_of, read_recipe, read_stack
 from napari_skipseg.images.slices import holds_slices
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.metadata import is_zarr
@@ -36,11 +36,13 @@ PARTS = re.compile(r"(\*\*/|\*\*|\*|\?|\[[^\]/]+\])")
 
 class Entry(NamedTuple):
     """One input. file: its absolute path. relative: where it lies within the inputs, with slashes. name: of its
-    results, which tells them from those of the other inputs beside it."""
+    results, which tells them from those of the other inputs beside it. title: what a file of several images calls it.
+    """
 
     file: str
     relative: str
     name: str
+    title: str = ""
 
     @property
     def folder(self) -> str:
@@ -71,7 +73,8 @@ def find_inputs(settings: BatchSettings) -> Inputs:
     place, named = place_of(given).absolute(), parse_location(given)
     if named.image is not None:
         _check_output(settings, place.parent)
-        return Inputs((_entry_of_image(place.parent, place.name, str(Location(place, named.image))),), 0, 0)
+        location = str(Location(place, named.image))
+        return Inputs((_entry_of_image(place.parent, place.name, location, _titles(place).get(location, "")),), 0, 0)
     if settings.as_stack and (place.is_file() or _is_store(place)):
         raise InputError(f"'{settings.inputs}' is no folder of slices: leave out --as-stack.")
     if place.is_dir() and not _is_store(place):
@@ -258,19 +261,28 @@ def _named(base: Path, found: list[str]) -> tuple[Entry, ...]:
             continue
         locations = images_to_read(file)
         if len(locations) > 1:
-            entries += [_entry_of_image(base, relative, location) for location in locations]
+            titles = _titles(file)
+            entries += [_entry_of_image(base, relative, each, titles.get(each, "")) for each in locations]
             continue
         seen |= {file.parent / name for name in files_of_image(file)}
         entries.append(Entry(str(file), relative, plain_name(file.name)))
     return _without_clashes(entries)
 
 
-def _entry_of_image(base: Path, relative: str, location: str) -> Entry:
+def _titles(file: Path) -> dict[str, str]:
+    """Return what a file of several images calls each, by its location; of an OME-Zarr the location says it already."""
+    try:
+        return {} if is_zarr(file) else {str(Location(file, image.number)): image.name for image in list_images(file)}
+    except SkipsegError:
+        return {}
+
+
+def _entry_of_image(base: Path, relative: str, location: str, title: str = "") -> Entry:
     """Return the entry of one image of a file; the number, or the place in a store, stands behind its names."""
     named = parse_location(location)
     inside = Path(location).relative_to(base / relative).as_posix() if named.image is None else str(named.image)
     which = inside.replace("/", "_")
-    return Entry(location, f"{relative}{MARK}{which}", f"{plain_name(PurePosixPath(relative).name)}_{which}")
+    return Entry(location, f"{relative}{MARK}{which}", f"{plain_name(PurePosixPath(relative).name)}_{which}", title)
 
 
 def _without_clashes(entries: list[Entry]) -> tuple[Entry, ...]:

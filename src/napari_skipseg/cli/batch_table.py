@@ -66,7 +66,7 @@ class _Lines:
             found = "" if row.objects is None else counted(row.objects, "object")
             told = row.reason or "; ".join(part for part in (found, row.note) if part) or row.size
             seconds = f" in {in_words(row.seconds)}" if row.state == "done" else ""
-            line = f"{progress.message}: {_plain(row.relative)} {row.state}{seconds}{f', {told}' if told else ''}"
+            line = f"{progress.message}: {_plain(row.called)} {row.state}{seconds}{f', {told}' if told else ''}"
             self._said, self._last = "running", time.monotonic()
             self._console.print(line, markup=False, soft_wrap=True)
 

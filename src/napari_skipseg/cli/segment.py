@@ -13,6 +13,7 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.terminal import echo, report, watch
 
 if TYPE_CHECKING:
+    from napari_skipseg.inference.estimate import RunPlan
     from napari_skipseg.inference.options import SegmentOptions
 
 
@@ -36,7 +37,9 @@ def segment(
     ] = None,
     voxel_size: VoxelSize = None,
     unit: Unit = None,
-    image: Annotated[int | None, typer.Option(help="Which image of a file that holds several, counted from 0.")] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Which image of a file that holds several: its number, from 0, or its name.")
+    ] = None,
     all_images: Annotated[bool, typer.Option("--all-images", help="All images of such a file, one by one.")] = False,
     as_stack: Annotated[bool, typer.Option("--as-stack", help="IN is a folder with one file per slice.")] = False,
     tile: Annotated[int, typer.Option(help="Longest side of a tile; 0 = chosen.")] = 0,
@@ -52,6 +55,7 @@ def segment(
 ) -> None:
     """Segment an image into OUT_DIR. Stopped or killed, the same command goes on where it was."""
     from napari_skipseg.images.files import images_to_read
+    from napari_skipseg.inference.estimate import total_of
     from napari_skipseg.inference.options import SegmentOptions
 
     check_stack(file, as_stack)
@@ -62,9 +66,12 @@ def segment(
     shown = SegmentOptions(device, threshold, tile, average, channel, planes.value, rescale)
     options = replace(shown, attention=attention, samples=samples, dropout=dropout, seed=seed, padding=padding.value)
     options = replace(options, invert=invert)
+    writing, plans = Writing(out_dir, dtype.value, form.value, restart, plan), []
     for each in wanted:
         taken = Taken(each, axes, voxel_size, unit, image)
-        _segment(taken, model, options, Writing(out_dir, dtype.value, form.value, restart, plan))
+        plans += _segment(taken, model, options, writing, is_headed=all_images)
+    if len(plans) > 1:
+        report(total_of(plans), as_json=False)
 
 
 def check_stack(file: Path, as_stack: bool) -> None:
@@ -85,7 +92,10 @@ def check_stack(file: Path, as_stack: bool) -> None:
                 "batch` segments each image in it by itself."
             )
     elif as_stack and place.exists() and not is_pattern(place):
-        raise InputError(f"'{file}' is no folder of slices: leave out --as-stack.")
+        raise InputError(
+            f"'{file}' is no folder of slices: leave out --as-stack. (One of several images in a file is chosen with "
+            "--image NUMBER or --image NAME, all of them with --all-images.)"
+        )
 
 
 class Taken(NamedTuple):
@@ -95,7 +105,7 @@ class Taken(NamedTuple):
     axes: str | None
     voxel_size: tuple[float, float, float] | None
     unit: str | None
-    image: int | None
+    image: str | None
 
 
 class Writing(NamedTuple):
@@ -113,18 +123,28 @@ def _segment(
     model: str,
     options: SegmentOptions,
     writing: Writing,
-) -> None:
+    is_headed: bool,
+) -> list[RunPlan]:
+    """Segment an image, or print what that would take; return the plans that were printed. is_headed: with its name."""
     from napari_skipseg.images.files import read_stack
 
     stack = read_stack(taken.file, taken.axes, taken.voxel_size, taken.unit, image=taken.image)
     from napari_skipseg.api import iter_segment_to_folder, load_model
+    from napari_skipseg.inference.estimate import NOTE
+    from napari_skipseg.inference.scale import describe_unknown_size
     from napari_skipseg.inference.trial import iter_plan
 
     loaded, folder, how = load_model(model), writing.folder, (writing.depth, writing.form)
+    if note := describe_unknown_size(stack, loaded.description):
+        echo(f"Note: {note}", err=True)
     if writing.plan_only:
         plan = watch(iter_plan(stack, loaded, options, folder, *how), "measuring one tile")
-        report(plan.describe(), as_json=False)
-        return
+        if is_headed:
+            echo(f"{stack.name} {stack.title}".strip())
+        told = plan.describe()
+        report({name: said for name, said in told.items() if not name.startswith(NOTE)}, as_json=False)  # watch noted
+        return [plan]
     work = iter_segment_to_folder(stack, loaded, options, folder, stack.name, *how, writing.restart)
     for file in watch(work, f"segmenting {stack.name}"):
         echo(str(file))
+    return []

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from napari_skipseg.images.calibration import AxisScale, calibrate
+from napari_skipseg.errors import InputError
+from napari_skipseg.images.calibration import METRES, AxisScale, calibrate
 from napari_skipseg.images.stack import AXES, GIVE_AXES, ArrayLike, FileAxes, Named, Stack, name_axes
 from napari_skipseg.images.views import TurnedArray
 
@@ -51,6 +52,11 @@ def stack_of(
         calibration = replace(known.resized(voxel_size, unit or known.unit), notes=())
     else:
         calibration = calibrate(scales, found.names, unit)
+        if unit in METRES and set(calibration.voxel_size) == {1.0} and calibrate(scales, found.names).unit == "pixel":
+            raise InputError(
+                f"'{image.path}' says no voxel size, so with the unit alone each voxel would be 1 {unit} long along z, "
+                "y and x: give the sizes too (in a shell with --voxel-size Z Y X)."
+            )
     said = "".join(image.axes[place][0] for place in found.places)
     if axes is not None and said != axes and set(said) <= set(AXES):
         notes.append(f"The file names its axes {said}; they were taken for {axes}, as given.")

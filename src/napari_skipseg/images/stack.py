@@ -43,6 +43,8 @@ class Stack:
     unit: a unit of length ("nm", "µm", ...), or "pixel" where the voxel size is not known.
     file: the absolute path that `read_stack` opened, "" where the image is only in memory.
     notes: what the reader decided and a user should know, one plain sentence each, with the flag that changes it.
+    title: what its file calls this image, such as "Pos1" of an OME-TIFF, "" where it has no name.
+    slice_names: the names of the files of a stack with one file per slice, along Z or T; empty for all others.
     """
 
     data: ArrayLike
@@ -53,6 +55,8 @@ class Stack:
     name: str = "image"
     file: str = ""
     notes: tuple[str, ...] = ()
+    title: str = ""
+    slice_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_axes(self.axes, len(self.data.shape))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from napari_skipseg.wording import in_words
+from napari_skipseg.wording import counted, in_words
 
+NOTE = "note"
+"""How the lines begin in which a plan repeats what was found about the image."""
 GIBIBYTE = 2**30
 LITTLE = 0.9
 """Share of what is free from which on a plan warns."""
@@ -79,7 +82,15 @@ class RunPlan:
         if self.device_memory:
             lines["on the GPU"] = f"{in_bytes(self.device_memory)} of {in_bytes(self.device_memory_free)} free"
         lines |= {f"warning {number}": text for number, text in enumerate(self.warnings, start=1)}
-        return lines | {f"note {number}": text for number, text in enumerate(self.findings, start=1)}
+        return lines | {f"{NOTE} {number}": text for number, text in enumerate(self.findings, start=1)}
+
+
+def total_of(plans: Sequence[RunPlan]) -> dict[str, str]:
+    """Return what runs take one after the other, by lines."""
+    return {
+        "total time": f"about {in_words(sum(plan.seconds for plan in plans))} for {counted(len(plans), 'image')}",
+        "total disk": f"at most {in_bytes(sum(plan.disk for plan in plans))} of {in_bytes(plans[0].disk_free)} free",
+    }
 
 
 def in_bytes(count: int) -> str:

@@ -96,8 +96,14 @@ def write_tiff(path: Path, saved: SavedArray, synced: bool = True) -> None:
     """
     write_ome_tiff(
         path, saved.data, saved.axes, saved.voxel_size, saved.unit, saved.origin,
-        channel_names=saved.class_names, description=saved.recipe, synced=synced,
+        channel_names=saved.class_names, description=saved.recipe, synced=synced, title=_title_in(saved.recipe),
     )  # fmt: skip
+
+
+def _title_in(recipe: Mapping[str, Any]) -> str:
+    """Return what the file of the segmented image called it, such as "Pos1"; "" if it had no name."""
+    inputs: Any = recipe.get("inputs") or ({},)
+    return str(inputs[0].get("title", ""))
 
 
 def write_zarr(path: Path, saved: SavedArray) -> None:

@@ -108,6 +108,8 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
                     preview=preview,
                     pinned=pinned,
                     notes=stack.notes,
+                    title=stack.title,
+                    slice_names=stack.slice_names,
                 )
                 return (yield from self._fill(child, job, run))
 

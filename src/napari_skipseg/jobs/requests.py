@@ -49,6 +49,8 @@ class SegmentJob:
     preview: bool = False
     pinned: dict[str, int | str] | None = None
     notes: tuple[str, ...] = ()
+    title: str = ""
+    slice_names: tuple[str, ...] = ()
     kind: Literal["segment"] = "segment"
 
 

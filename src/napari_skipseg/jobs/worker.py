@@ -16,6 +16,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Generator, Iterable
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -268,6 +269,7 @@ class Worker:
         folder = Path(job.folder)
         values = open_voxels(job.file, folder / INPUT_FILE, job.axes, job.shape)
         stack = Stack(values, job.axes, job.voxel_size, job.unit, job.origin, job.name, job.file, job.notes)
+        stack = replace(stack, title=job.title, slice_names=job.slice_names)
         prepared = (folder, warm.backend, job.greys, job.preview, job.pinned)
         prediction = yield from iter_predict(stack, warm.model, job.options, *prepared)
         return events.Segmented(job.number, prediction.recipe)

@@ -58,17 +58,19 @@ def ome_xml(
     calibration: Calibration,
     channel_names: Sequence[str] | None,
     recipe: Mapping[str, Any] | None,
+    title: str = "",
 ) -> bytes:
     """Return the OME-XML (ASCII) of one image whose pages follow each other in the order of its leading axes.
 
-    A C behind X is stored as samples of each pixel.
+    A C behind X is stored as samples of each pixel. title: the name of the image, "" for none.
     """
     length = dict(zip(axes, (int(n) for n in shape), strict=True))
     samples = length["C"] if axes.endswith("C") else 1
     leading = "".join(axis for axis in axes if axis in "TCZ" and not (axis == "C" and samples > 1))
     order = "XY" + leading[::-1] + "".join(axis for axis in "CZT" if axis not in leading)
     root = ElementTree.Element("OME", {"xmlns": NAMESPACE, "Creator": "napari-skipseg"})
-    image = ElementTree.SubElement(root, "Image", {"ID": "Image:0"})
+    named = {"Name": "".join(letter for letter in title if letter.isprintable())} if title else {}
+    image = ElementTree.SubElement(root, "Image", {"ID": "Image:0", **named})
     attributes = {
         "ID": "Pixels:0",
         "DimensionOrder": order,

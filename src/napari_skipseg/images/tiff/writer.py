@@ -43,6 +43,7 @@ def write_ome_tiff(
     channel_names: Sequence[str] | None = None,
     description: Mapping[str, Any] | None = None,
     synced: bool = True,
+    title: str = "",
 ) -> None:
     """Write an OME-TIFF, compressed by zlib, BigTIFF where it may exceed 4 GB; memory holds one plane.
 
@@ -52,6 +53,7 @@ def write_ome_tiff(
     array: anything that can be sliced, with Y and X last, or followed by C: samples of each pixel, as in RGB.
     voxel_size, origin: (z, y, x) in `unit`; with "pixel" and sizes of 1 no physical size is written.
     description: what was run, as JSON; `read_recipe` gives it back. synced: the file is on disk when this returns.
+    title: the name of the image in the OME-XML, such as that of a stage position; "" = none.
 
     Raises:
         FileError: the file cannot be written: no space, no permission, no such folder.
@@ -69,6 +71,7 @@ def write_ome_tiff(
         Calibration(stack.voxel_size, stack.unit, stack.origin),
         channel_names,
         description,
+        title,
     )
     with replacing(path, synced) as handle:
         _write_pages(handle, stack, planar, dtype, xml)

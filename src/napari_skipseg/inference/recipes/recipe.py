@@ -77,7 +77,8 @@ class SegmentRequest:
 class RecipeInput:
     """One image that was read: where from, which one by its content (`images.identity`), and how it was taken.
 
-    file: an absolute path, "" where the image was only in memory. The rest is as in `Stack`.
+    file: an absolute path, "" where the image was only in memory. title: what the file calls it, such as "Pos1". The
+    rest is as in `Stack`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -91,6 +92,7 @@ class RecipeInput:
     voxel_size: tuple[float, float, float]
     unit: str
     origin: tuple[float, float, float]
+    title: str = ""
 
 
 def describe_input(stack: Stack) -> RecipeInput:
@@ -103,7 +105,7 @@ def describe_input(stack: Stack) -> RecipeInput:
     oz, oy, ox = map(float, stack.origin)
     dtype = np.dtype(stack.data.dtype).name
     told = (stack.name, stack.file, identify(stack), stack.shape, stack.axes, dtype)
-    return RecipeInput(*told, (z, y, x), stack.unit, (oz, oy, ox))
+    return RecipeInput(*told, (z, y, x), stack.unit, (oz, oy, ox), stack.title)
 
 
 @dataclass(frozen=True)

@@ -293,7 +293,8 @@ def find_warning(choices: Choices) -> str:
         return ""
     if choices.unit not in METRES:
         sizes = _in_words(model.voxel_size, model.unit, choices.seen)
-        return f"The voxel size is not known; {model.name} was trained at {sizes}."
+        missing = ": choose the unit beside the numbers" if set(choices.voxel_size) != {1.0} else ""
+        return f"The voxel size is not known; {model.name} was trained at {sizes}{missing}."
     if choices.rescale or all(1 / FAR_OFF < factor < FAR_OFF for factor in _scale(choices).values()):
         return ""
     kind = "pixels" if choices.spanned == "YX" else "voxels"

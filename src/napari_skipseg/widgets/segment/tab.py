@@ -196,7 +196,7 @@ class SegmentTab(JobTab):
         def finish(done: Done) -> None:
             shown = filling.finish(done.prediction)
             self.results.keep(shown)
-            said = describe_done(name_part(shown, choices.spanned), self.seconds, done.shares, choices.threshold)
+            said = describe_done(name_part(shown, choices.spanned), self.seconds, done, choices.threshold)
             is_beside = source.startswith(SLICE_OF.format(layer.unique_id, "")) and self.results.find_whole(layer)
             self.done.say(said + KEPT if is_beside else said)
             if layer not in self._viewer.layers:
