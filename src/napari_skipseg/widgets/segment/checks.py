@@ -182,7 +182,7 @@ def find_faults(choices: Choices) -> dict[str, str]:
     "dropout".
     """
     found = {
-        "image": _image_fault(choices.layer),
+        "image": image_fault(choices.layer),
         "model": choices.model_fault,
         "rescale": _rescale_fault(choices),
         "tile": _tile_fault(choices.tile),
@@ -199,7 +199,8 @@ def find_faults(choices: Choices) -> dict[str, str]:
     return {field: fault for field, fault in found.items() if fault}
 
 
-def _image_fault(layer: Image | None) -> str:
+def image_fault(layer: Image | None) -> str:
+    """Return why an image cannot be segmented, whatever the model; "" if it can."""
     if layer is None:
         return Missing("Open an image first: drop a file here, or File › Open Sample › SkipSeg.")
     data: Any = data_of(layer)

@@ -21,6 +21,7 @@ from napari_skipseg.widgets.forms.estimate_line import PlanLine
 from napari_skipseg.widgets.forms.fields import WARNING_COLOR, Message
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.forms.worker import Outcome, Work, start_work
+from napari_skipseg.widgets.layers.images_of_file import show_alone
 from napari_skipseg.widgets.layers.live import Filling, Part, Results, look_first
 from napari_skipseg.widgets.layers.placement import current_position
 from napari_skipseg.widgets.layers.results import (
@@ -176,6 +177,7 @@ class SegmentTab(JobTab):
 
     def _fill(self, work: Work, choices: Choices, filling: Filling) -> None:
         layer, source = filling.layer, filling.part.source
+        show_alone(self._viewer, layer)
         is_preview = source == SOURCE_OF.format(layer.unique_id)
         if self._filling is not None:
             self._filling.deleteLater()
