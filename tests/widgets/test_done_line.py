@@ -33,3 +33,9 @@ def test_the_line_says_what_the_share_is_of():
     done = Done(framed(("membrane",), (0.0,)), {"membrane": 0.25}, of_tissue=True)
     assert "25 % of the tissue is membrane" in describe_done("The image was", 1.0, done, 0.5)
     assert "25 % is membrane" in describe_done("The image was", 1.0, Done(done.prediction, done.shares), 0.5)
+
+
+def test_the_start_of_the_engine_is_named_where_it_is_part_of_the_time():
+    done = Done(framed(("membrane",), ()), {"membrane": 0.25})
+    assert "in 20 s (9 s of it to start the engine):" in describe_done("The image was", 20.0, done, 0.5, started=9.0)
+    assert "in 20 s:" in describe_done("The image was", 20.0, done, 0.5, started=0.3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from napari_skipseg.file_names import find_inside, normal
 from napari_skipseg.images import mrc, pictures
 from napari_skipseg.images.choice import MARK, Location, parse_location
 from napari_skipseg.images.files import files_of_image, images_to_read, list_images, place_of, read_recipe, read_stack
-from napari_skipseg.images.slices import holds_slices
+from napari_skipseg.images.slices import holds_slices, slice_names
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.metadata import is_zarr
 from napari_skipseg.inference.saving import plain_name
@@ -25,6 +25,8 @@ SETTINGS_FILE = "batch.json"
 RECORDS = "records"
 """What makes a folder the folder of a run: nothing in it is an input."""
 UNFINISHED = ".unfinished"
+LEAST_SLICES = 8
+"""Numbered images of one size in a folder from which on they may be the slices of a stack."""
 ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".lsm", ".stk", *pictures.ENDINGS, *mrc.ENDINGS)
 """Endings of images; what has another one is an image where it begins as a TIFF does."""
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -52,11 +54,13 @@ class Entry(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What was found. others: how many files were left out, being no images. ours: how many, being our results."""
+    """What was found. others: how many files were left out, being no images. ours: how many, being our results. hint: a
+    sentence on what may be meant instead, "" for none."""
 
     entries: tuple[Entry, ...]
     others: int
     ours: int
+    hint: str = ""
 
 
 def find_inputs(settings: BatchSettings) -> Inputs:
@@ -123,8 +127,44 @@ def _find(settings: BatchSettings, base: Path, pattern: str) -> Inputs:
             found.append(relative)
     if not found:
         left = f", only {counted(others + ours, 'other file')}" if others + ours else ""
-        raise FileError(f"'{settings.inputs}' holds no image{left}: check the name, or look into its folders too.")
-    return Inputs(_named(base, found), others, ours)
+        raise FileError(f"'{settings.inputs}' holds no image{left}: {_cure_of_none(settings, base, pattern)}")
+    entries = _named(base, found)
+    return Inputs(entries, others, ours, _hint_at_slices(entries))
+
+
+def _cure_of_none(settings: BatchSettings, base: Path, pattern: str) -> str:
+    """Return what to do about inputs without an image."""
+    if pattern or settings.recursive or not any(holds_slices(folder) for folder in _folders(base, False)):
+        return "check the name, or look into its folders too."
+    return (
+        "its folders do. Look into them too (in a shell with --recursive), or take each folder as one stack of slices "
+        "(in a shell with --as-stack)."
+    )
+
+
+def _hint_at_slices(entries: Sequence[Entry]) -> str:
+    """Return a sentence if the images of a folder may be the slices of one stack: many, numbered and of one size."""
+    folders: dict[Path, list[Path]] = {}
+    for entry in entries:
+        folders.setdefault(Path(entry.file).parent, []).append(Path(entry.file))
+    for folder, files in folders.items():
+        if len(files) >= LEAST_SLICES and _may_be_slices(folder, files):
+            return (
+                f"'{folder}' holds {len(files)} numbered images of one size: if they are the slices of one stack, take "
+                "each folder as a stack (in a shell with --as-stack)."
+            )
+    return ""
+
+
+def _may_be_slices(folder: Path, files: Sequence[Path]) -> bool:
+    """Return whether names are those of slices, and the first and the last file hold a plane of the same size."""
+    try:
+        if set(slice_names(folder)) != {file.name for file in files}:
+            return False
+        first, last = read_stack(files[0]), read_stack(files[-1])
+    except SkipsegError:
+        return False
+    return first.shape == last.shape and "Z" not in first.axes and "T" not in first.axes
 
 
 def _find_stacks(settings: BatchSettings, base: Path, pattern: str) -> Inputs:

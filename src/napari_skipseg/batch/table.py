@@ -68,7 +68,7 @@ class Row:
 class BatchOpened(Progress):
     """The first event: all rows, the run's folder, and how many files were left out (no images; results of SkipSeg).
 
-    asked: the files that are to be done, by their names in the table.
+    asked: the files that are to be done, by their names in the table. hint: as in `Inputs`.
     """
 
     rows: tuple[Row, ...] = ()
@@ -76,6 +76,7 @@ class BatchOpened(Progress):
     others: int = 0
     ours: int = 0
     asked: tuple[str, ...] = ()
+    hint: str = ""
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,17 @@ PER_SECOND = 5
 def show_batch(work: Generator[Progress, Any, BatchResult]) -> BatchResult:
     """Return the result of `work`, shown on stderr while it goes on; Ctrl-C stops it at its next tile."""
     console = on_stderr()
-    if not console.is_terminal:
-        return follow(work, _Lines(console).show)
-    table = _LiveTable()
-    with Live(console=console, refresh_per_second=PER_SECOND, transient=True, get_renderable=table.draw):
-        return follow(work, table.show)
+    shown = _LiveTable() if console.is_terminal else _Lines(console)
+
+    def show(progress: Progress) -> None:
+        if isinstance(progress, BatchOpened) and progress.hint:
+            console.print(f"Note: {progress.hint}", markup=False, soft_wrap=True)
+        shown.show(progress)
+
+    if isinstance(shown, _Lines):
+        return follow(work, show)
+    with Live(console=console, refresh_per_second=PER_SECOND, transient=True, get_renderable=shown.draw):
+        return follow(work, show)
 
 
 class _Lines:

@@ -19,7 +19,7 @@ from napari_skipseg.jobs.child import WAKE, Child, Session, error_of
 from napari_skipseg.jobs.events import NO_JOB, End, Event, Failed, FoundAboutImage, ProgressMade
 from napari_skipseg.jobs.requests import Job, KeepBest, Look, Request, RetryFailed
 from napari_skipseg.jobs.workspace import remove_folder
-from napari_skipseg.progress import Found, Progress
+from napari_skipseg.progress import STARTING, Found, Progress
 from napari_skipseg.training.progress import Keep
 
 Command = Focus | Keep | Retry
@@ -91,7 +91,7 @@ class Calls:
         hear: says what to yield for an event of this job, None for nothing new. leftovers: folders that go when the
         engine has stopped.
         """
-        shown = Progress(0, 1, "starting the engine")
+        shown = Progress(0, 1, STARTING)
         child.send(job)
         try:
             while True:

@@ -17,6 +17,8 @@ PLANES, SIDE = 32, 512
 """Planes, and pixels along each side of one, that are counted at the most: a large result is sampled evenly."""
 
 
+LONG_START = 2.0
+"""Seconds from which on the start of the engine is named."""
 KEPT = " The result of the whole image is kept; its layers are hidden."
 
 
@@ -72,11 +74,15 @@ def _is_tissue(probability: Any) -> Any:
     return is_set if probability.ndim == 2 else is_set.any(axis=0)
 
 
-def describe_done(what: str, seconds: float, done: Done, threshold: float) -> str:
-    """Return the line, such as "6 slices segmented in 12 s: 23 % of the tissue is membrane (above 0.50)."."""
+def describe_done(what: str, seconds: float, done: Done, threshold: float, started: float = 0.0) -> str:
+    """Return the line, such as "6 slices segmented in 12 s: 23 % of the tissue is membrane (above 0.50).".
+
+    started: seconds of these in which the engine started.
+    """
     of = " of the tissue" if done.of_tissue else ""
     parts = ", ".join(f"{_percent(share)}{of} is {name}" for name, share in done.shares.items())
-    return f"{what} segmented in {in_words(seconds)}: {parts} (above {threshold:.2f})."
+    start = f" ({in_words(started)} of it to start the engine)" if started >= LONG_START else ""
+    return f"{what} segmented in {in_words(seconds)}{start}: {parts} (above {threshold:.2f})."
 
 
 def name_part(shown: Shown, spanned: str) -> str:

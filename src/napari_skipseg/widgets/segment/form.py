@@ -146,6 +146,10 @@ HINTS = {
     "image": "The image layer to segment",
     "channel": "The channel to segment: this model takes one",
 }
+ASKING = (
+    "asking the engine, which starts once and needs some seconds for that… Segment and Preview can be pressed already: "
+    "they begin as soon as it has started."
+)
 DEVICE_HINT = "Where to compute: auto takes a graphics card that works, else the processor"
 EXTENT_HINT = "The whole stack, or only the slice on screen, whose result gets layers of its own"
 RGB = ("red", "green", "blue", "alpha")
@@ -188,7 +192,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.card.setToolTip("What this model is, what it was trained on, and how well it does")
         self.device_note = WrappedLine()
         self.device_note.setStyleSheet(NOTE)
-        self.device_note.setText("asking the engine…")
+        self.device_note.setText(ASKING)
         self.device.offer([("auto", "auto")], "auto")
         self.report = QPushButton("Report")
         self.report.setToolTip("What this machine computes on, why it is not the GPU, and what a bug report needs")

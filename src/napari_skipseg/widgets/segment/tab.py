@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.prediction import Opened, Written
-from napari_skipseg.progress import Progress
+from napari_skipseg.progress import STARTING, Progress
 from napari_skipseg.widgets.forms.done_line import KEPT, Done, describe_done, name_part, with_shares
 from napari_skipseg.widgets.forms.engine_line import EngineLine, SegmentingEngine
 from napari_skipseg.widgets.forms.estimate_line import PlanLine
@@ -183,7 +183,12 @@ class SegmentTab(JobTab):
             self._filling.deleteLater()
         self._filling = filling
 
+        started = 0.0
+
         def hear(progress: Progress) -> None:
+            nonlocal started
+            if progress.message == STARTING:
+                started = self.seconds
             if isinstance(progress, Opened) and progress.prediction is not None:
                 self.opening.emit()
                 if not is_preview:
@@ -198,7 +203,8 @@ class SegmentTab(JobTab):
         def finish(done: Done) -> None:
             shown = filling.finish(done.prediction)
             self.results.keep(shown)
-            said = describe_done(name_part(shown, choices.spanned), self.seconds, done, choices.threshold)
+            what = name_part(shown, choices.spanned)
+            said = describe_done(what, self.seconds, done, choices.threshold, started=started)
             is_beside = source.startswith(SLICE_OF.format(layer.unique_id, "")) and self.results.find_whole(layer)
             self.done.say(said + KEPT if is_beside else said)
             if layer not in self._viewer.layers:
@@ -314,7 +320,7 @@ class SegmentTab(JobTab):
             ask = self._engine.ask_devices
             start_work(self, ask, "Looking for devices", lambda _: None, answer, turn.leave)
 
-        turn = self._line.join("starting the engine", is_job=False)
+        turn = self._line.join(STARTING, is_job=False)
         turn.call(start)
 
 
