@@ -86,7 +86,7 @@ def make_stacks(folder: Path, count: int) -> list[Path]:
         values = np.asarray(sample.read((slice(None),) * 3))
         for file in missing:
             moved = np.roll(values, 37 * int(file.stem[-3:]), axis=(1, 2))
-            write_ome_tiff(file, moved, "ZYX", sample.voxel_size, sample.unit)
+            write_ome_tiff(file, moved, sample.space)
     return files
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import napari_skipseg as skipseg
 from napari_skipseg.images.intensity.normalize import measure
+from napari_skipseg.images.space import Space
 from napari_skipseg.inference.backends.folding import Probabilities
 from napari_skipseg.models.model import Model
 
@@ -137,7 +138,7 @@ def whole_image_probability(model: Model, image: Path) -> NDArray[np.float32]:
     """Return the probability (Z, Y, X) of whole slices in float32 by torch, one after the other."""
     stored = tifffile.imread(image)
     stored = stored.reshape(-1, *stored.shape[-2:])
-    normalization = measure(skipseg.Stack(stored, "ZYX"))
+    normalization = measure(skipseg.Stack(stored, Space("ZYX")))
     network = Probabilities(model.network).eval()
     slices = []
     for values in stored:

@@ -33,6 +33,7 @@ import napari_skipseg as skipseg
 from napari_skipseg.corrections.places import iter_rank_places
 from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.corrections.sparse_array import SparseArray
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.inference.options import SegmentOptions
@@ -64,7 +65,7 @@ class Volume(NamedTuple):
 
     def stack(self, part: slice) -> Stack:
         """Return some of the slices."""
-        return Stack(self.image[part], "ZYX", VOXEL_SIZE, "nm", name="vnc")
+        return Stack(self.image[part], Space("ZYX", VOXEL_SIZE, "nm"), name="vnc")
 
 
 def read_volume(folder: Path, kind: str) -> Volume:
@@ -99,7 +100,7 @@ def finetuned(settings: FinetuneSettings, corrected: Corrected, folder: Path) ->
 
 def settings_for(name: str, reach: Reach, **more: Any) -> FinetuneSettings:
     """Return the settings of a fine-tuning of the built-in model."""
-    return FinetuneSettings(BASE, name, ("vnc",), ("strokes",), reach=reach, **more)
+    return FinetuneSettings(name, ("vnc",), ("strokes",), reach=reach, **more, model=BASE)
 
 
 def quick(asked: argparse.Namespace, work: Path) -> None:
@@ -221,7 +222,7 @@ def forgetting(asked: argparse.Namespace, work: Path) -> None:
     """Print V_rand of the old task before and after the new one was learnt."""
     image = tifffile.imread(next(asked.folder.glob("train-volume*.tif")))[20:]
     cells = tifffile.imread(next(asked.folder.glob("train-labels*.tif")))[20:] > 0
-    stack = Stack(image, "ZYX", (50.0, 4.0, 4.0), "nm", name="isbi")
+    stack = Stack(image, Space("ZYX", (50.0, 4.0, 4.0), "nm"), name="isbi")
     rows = []
     for name in (BASE, "mito-dense", "mito-sparse"):
         place = Path(name) if name == BASE else work / name

@@ -22,6 +22,7 @@ from napari_skipseg.images.intensity.normalize import measure
 from napari_skipseg.images.intensity.signature import distance
 from napari_skipseg.images.slice_checks.checks import find_slice_faults
 from napari_skipseg.images.slice_checks.messages import describe_faults
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.inference.backends.choose import make_backend
@@ -111,7 +112,7 @@ def slices():
     print("| stack | slices | alarms |\n|---|---|---|")
     for name, file in STACKS.items():
         values = read(file)
-        faults = find_slice_faults(Stack(values, "ZYX"))
+        faults = find_slice_faults(Stack(values, Space("ZYX")))
         print(f"| {name} | {len(values)} | {' '.join(describe_faults(faults)) or 0} |", flush=True)
     counts = {}
     for name, file in STACKS.items():
@@ -123,7 +124,7 @@ def slices():
             for kind, how, plane in inserted(values, number):
                 changed = values.copy()
                 changed[number] = like(plane, values.dtype)
-                faults = find_slice_faults(Stack(changed, "ZYX"))
+                faults = find_slice_faults(Stack(changed, Space("ZYX")))
                 own = {number, 1} if number == 0 and kind in ("doubled", "shifted") else {number}
                 named = [fault for fault in faults if fault.number in own]
                 count = counts.setdefault((kind, how), Counter())
@@ -184,7 +185,7 @@ class Asked:
     """What a model makes of an image, and of its negative."""
 
     def __init__(self, model, values, backends):
-        stack = Stack(values.astype(np.float32) if values.dtype == float else values, "ZYX"[-values.ndim :])
+        stack = Stack(values.astype(np.float32) if values.dtype == float else values, Space("ZYX"[-values.ndim :]))
         description = model.description
         seen = "ZYX"[-description.spec.dimensions :]
         lengths = {axis: stack.length(axis) for axis in seen}
@@ -225,10 +226,10 @@ def times():
     for shape in ((4, 2048, 2048), (64, 1024, 1024)):
         part = make_sample((4, 512, 512)).stack.data
         values = np.tile(part, (shape[0] // 4, shape[1] // 512, shape[2] // 512))
-        stack = Stack(values, "ZYX", (50.0, 4.0, 4.0), "nm")
+        stack = Stack(values, Space("ZYX", (50.0, 4.0, 4.0), "nm"))
         model = read_model(find_models()["em-membrane"])
         options = SegmentOptions(attention=False)
-        run_to_end(iter_predict(Stack(values[:1], "ZYX"), model, options))  # compiles
+        run_to_end(iter_predict(Stack(values[:1], Space("ZYX")), model, options))  # compiles
         start = time.perf_counter()
         run_to_end(iter_predict(stack, model, options))
         whole = time.perf_counter() - start

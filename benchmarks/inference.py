@@ -24,6 +24,7 @@ from monai.inferers import sliding_window_inference
 import napari_skipseg as skipseg
 from napari_skipseg.devices import cpu_title, versions
 from napari_skipseg.images.intensity.normalize import measure
+from napari_skipseg.images.space import Space
 from napari_skipseg.inference.backends.choose import make_backend
 from napari_skipseg.inference.backends.folding import Probabilities
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
@@ -84,7 +85,7 @@ def main() -> None:
 
     model = skipseg.load_model(arguments.model)
     sample = skipseg.make_sample((1, arguments.size, arguments.size), seed=7).stack
-    stack = skipseg.Stack(np.asarray(sample.read((0,))), "YX")
+    stack = skipseg.Stack(np.asarray(sample.read((0,))), Space("YX"))
     image = measure(stack).apply(stack.data)[None]
     reference = TorchBackend(model, skipseg_device(), "f32").run(image[None]).probability[0, 0] > 0.5
 

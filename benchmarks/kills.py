@@ -24,6 +24,7 @@ import numpy as np
 from measuring import print_place, print_table
 
 from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.models.model import read_model
@@ -45,9 +46,9 @@ def train_parent(folder: Path) -> Path:
         return folder / "parent"
     folder.mkdir(parents=True, exist_ok=True)
     sample = make_sample((4, 128, 128))
-    size, unit = sample.stack.voxel_size, sample.stack.unit
-    write_ome_tiff(folder / "image.tif", sample.stack.data, "ZYX", size, unit)
-    write_ome_tiff(folder / "labels.tif", sample.membrane, "ZYX", size, unit)
+    size, unit = sample.stack.space.voxel_size, sample.stack.space.unit
+    write_ome_tiff(folder / "image.tif", sample.stack.data, Space("ZYX", size, unit))
+    write_ome_tiff(folder / "labels.tif", sample.membrane, Space("ZYX", size, unit))
     settings = TrainSettings(
         "parent", (str(folder / "image.tif"),), (str(folder / "labels.tif"),), (ClassLabel("membrane", 1),),
         validate="3", patch=(64, 64), steps=60, spec=UNetSpec(widths=(8, 16)), learning_rate=1e-2,
@@ -61,9 +62,8 @@ def finetune(parent: Path, folder: Path) -> None:
     labels[:, 24:168:48, 24:168] = 2
     sample = make_sample((2, 192, 192), seed=1)
     settings = FinetuneSettings(
-        str(parent), NAME, ("squares",), ("squares",), (ClassLabel("mitochondrion", 2),), "full", steps=40,
-        patch=(64, 64),
-    )  # fmt: skip
+        NAME, ("squares",), ("squares",), (ClassLabel("mitochondrion", 2),), reach="full", steps=40,
+        patch=(64, 64), model=str(parent))  # fmt: skip
     run_to_end(iter_finetune(settings, [Corrected(sample.stack, labels, "squares")], folder, "cpu"))
 
 

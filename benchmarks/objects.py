@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 import napari_skipseg as skipseg
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import create_ome_zarr
 from napari_skipseg.objects.find import ObjectSearch
@@ -88,7 +89,7 @@ def make_volume(path: Path, gibibytes: float) -> tuple[int, int, int]:
     shape = (max(BLOCK[0], round(gibibytes * 2**30 / side**2 / BLOCK[0]) * BLOCK[0]), side, side)
     block = blobs(BLOCK, 0)
     chunks = (64, 256, 256)
-    writer = create_ome_zarr(path, Layout(shape, "ZYX", "uint8", (8.0, 8.0, 8.0), "nm", chunks=chunks))
+    writer = create_ome_zarr(path, Layout(shape, Space("ZYX", (8.0, 8.0, 8.0), "nm"), "uint8", chunks=chunks))
     for number, z in enumerate(range(0, shape[0], BLOCK[0])):
         for y in range(0, side, BLOCK[1]):
             for x in range(0, side, BLOCK[2]):
@@ -113,9 +114,9 @@ def measure_live() -> None:
         values = blobs((depth, 512, 512), 1)
         for method in get_args(Method):
             options = skipseg.ObjectOptions(method)
-            search = ObjectSearch(skipseg.Stack(values, "ZYX"))
+            search = ObjectSearch(skipseg.Stack(values, Space("ZYX")))
             search.find(options)
-            search = ObjectSearch(skipseg.Stack(values, "ZYX"))
+            search = ObjectSearch(skipseg.Stack(values, Space("ZYX")))
             seconds = []
             for moved in ({}, {"threshold": 0.45}, {"seed_distance": 5.0}, {"merge": 0.4}, {"smallest": 50}):
                 options = replace(options, **moved)

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.api import load_model
 from napari_skipseg.images.intensity.normalize import measure
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.models.model import Model
 from napari_skipseg.networks.network import class_probability
@@ -143,7 +144,7 @@ def main() -> None:
     model = load_model(asked.model)
     values = tifffile.imread(asked.image)
     values = values.reshape(-1, *values.shape[-2:])
-    images = measure(Stack(values, "ZYX")).apply(values)
+    images = measure(Stack(values, Space("ZYX"))).apply(values)
     setting = Setting(asked.window, asked.overlap, asked.mode, asked.batch, asked.half)
     try:
         probability = PEERS[asked.peer](model, images, setting)

@@ -12,6 +12,7 @@ import torch
 from measuring import OURS, FailedError, Finished, mebibytes, print_row, print_table, run_process
 
 import napari_skipseg as skipseg
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import create_ome_zarr
 from napari_skipseg.models.description import ClassLabel, ModelDescription
@@ -107,7 +108,7 @@ def make_volume(path: Path, shape: tuple[int, int, int]) -> None:
     """Write a volume: one synthetic block again and again, mirrored so that neighbours differ, slab by slab."""
     shutil.rmtree(path, ignore_errors=True)
     block = np.asarray(skipseg.make_sample(BLOCK, seed=7).stack.read((slice(None),) * 3))
-    writer = create_ome_zarr(path, Layout(shape, "ZYX", "uint8", (50.0, 4.0, 4.0), "nm"))
+    writer = create_ome_zarr(path, Layout(shape, Space("ZYX", (50.0, 4.0, 4.0), "nm"), "uint8"))
     repeats = tuple(-(-length // side) for length, side in zip(shape[1:], BLOCK[1:], strict=True))
     slab = np.block(
         [[np.flip(block, mirrored(row, column)) for column in range(repeats[1])] for row in range(repeats[0])]

@@ -155,7 +155,7 @@ def while_training(strokes: int) -> list[tuple[str, ...]]:
     sample = make_sample((2, SMALL, SMALL))
     viewer = napari.Viewer()
     _, panel = viewer.window.add_plugin_dock_widget("napari-skipseg", "SkipSeg")
-    viewer.add_image(sample.stack.data, name="sample", scale=sample.stack.voxel_size, units="nm")
+    viewer.add_image(sample.stack.data, name="sample", scale=sample.stack.space.voxel_size, units="nm")
     open_corrections(panel)
     target = panel.correct_tab.corrections().strokes
     target[:, 100:400:40, 50:450] = 1 + sample.membrane[:, 100:400:40, 50:450]

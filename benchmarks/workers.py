@@ -87,7 +87,7 @@ def make_store(path: Path, mebibytes: int) -> Path:
         sample = skipseg.make_sample((SLICES, 1024, 1024), seed=7).stack
         values = np.asarray(sample.read((slice(None),) * 3))
         values = np.concatenate([np.roll(values, 37 * number, (1, 2)) for number in range(-(-mebibytes // SLICES))])
-        layout = Layout(values[:mebibytes].shape, "ZYX", "uint8", sample.voxel_size, sample.unit)
+        layout = Layout(values[:mebibytes].shape, sample.space, "uint8")
         write_ome_zarr(path, values[:mebibytes], layout)
     return path
 

@@ -16,12 +16,12 @@ import napari_skipseg as skipseg
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sample = skipseg.make_sample((2, 256, 256), seed=3).stack
-    skipseg.write_ome_tiff(folder / "large.tif", sample.data, sample.axes, sample.voxel_size, sample.unit)
+    skipseg.write_ome_tiff(folder / "large.tif", sample.data, sample.space)
 
     results = skipseg.segment_to_folder(folder / "large.tif", "em-membrane", folder, form="ome-zarr", average=4)
     for file in results:
         stack = skipseg.read_stack(file)
-        print(f"{file}: {stack.shape}, voxels of {stack.voxel_size} {stack.unit}")
+        print(f"{file}: {stack.shape}, voxels of {stack.space.voxel_size} {stack.space.unit}")
 
 
 if __name__ == "__main__":

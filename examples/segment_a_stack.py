@@ -21,7 +21,8 @@ def main(folder: Path) -> None:
     prediction = skipseg.run_to_end(work, lambda progress: print(f"{progress.fraction:4.0%}  {progress.message}"))
 
     share = float(prediction.binary(0.5).mean())
-    print(f"{prediction.class_names[0]} covers {share:.1%} of {stack.shape}, voxels of {stack.voxel_size} {stack.unit}")
+    voxels = f"voxels of {stack.space.voxel_size} {stack.space.unit}"
+    print(f"{prediction.class_names[0]} covers {share:.1%} of {stack.shape}, {voxels}")
     for file in skipseg.save_prediction(prediction, folder, "sample", threshold=0.5):
         print(file)
 

@@ -29,6 +29,7 @@ from napari_skipseg.device_faults import fault_kind
 from napari_skipseg.devices import Device, best_precision, choose_device, free_memory, versions
 from napari_skipseg.gpus import driving_versions, nvidia_gpus
 from napari_skipseg.images.files import read_stack, write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.inference import memory
@@ -356,7 +357,7 @@ def whole_run(setting: Setting) -> Any:
     model, found = read_model(find_models()["em-membrane"]), {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_ome_tiff(folder / "image.tif", values, "ZYX", (50, 4, 4), "nm")
+        write_ome_tiff(folder / "image.tif", values, Space("ZYX", (50, 4, 4), "nm"))
         for form in ("ome-zarr", "tiff"):
             options = SegmentOptions(setting.device, attention=False)
             target = FolderTarget(folder / form, "image", "uint8", form)
@@ -371,7 +372,7 @@ def recipe_is_clean(setting: Setting) -> Any:
     """A small stack is segmented on the device without a fault on the way."""
     values = np.asarray(make_sample((2, 200, 200)).stack.data)
     model = read_model(find_models()["em-membrane"])
-    done = run_to_end(iter_predict(Stack(values, "ZYX"), model, SegmentOptions(setting.device)))
+    done = run_to_end(iter_predict(Stack(values, Space("ZYX")), model, SegmentOptions(setting.device)))
     recipe = done.recipe
     told = {key: recipe[key] for key in ("device", "backend", "precision", "tile", "batch", "notes", "versions")}
     expect(recipe["device"] == setting.device and not recipe["notes"], told)

@@ -15,6 +15,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QApplication, QWidget
 
 from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.widgets.batch.form import FOLDER_VARIABLE
 from napari_skipseg.widgets.panel import PATIENCE, SIZE, wait_for
@@ -85,14 +86,14 @@ def write_folder(folder: Path) -> None:
     sample = make_sample()
     for place in ("images", "truth"):
         (folder / place).mkdir()
-    calibration = (sample.stack.voxel_size, sample.stack.unit)
+    calibration = (sample.stack.space.voxel_size, sample.stack.space.unit)
     for number, name in enumerate(("cerebellum_1", "cerebellum_2", "cortex_1", "cortex_2", "cortex_3", "retina_1")):
         depth, side = (4, 256) if number < SMALL else (14, 400)
         start = 40 * number % (512 - side)
         part = (slice(0, depth), slice(start, start + side), slice(start, start + side))
         cells = np.where(sample.membrane[part], 0, 255).astype(np.uint8)
         for place, values in (("images", np.asarray(sample.stack.data)[part]), ("truth", cells)):
-            write_ome_tiff(folder / place / f"{name}.ome.tif", values, "ZYX", *calibration)
+            write_ome_tiff(folder / place / f"{name}.ome.tif", values, Space("ZYX", *calibration))
     broken = folder / "images" / "cerebellum_2.ome.tif"
     broken.write_bytes(broken.read_bytes()[:50_000])
 

@@ -156,7 +156,7 @@ def test_a_unit_alone_is_refused_if_the_file_says_no_size(run, sections, tmp_pat
         assert (done.code, "--voxel-size Z Y X" in done.err) == (1, True)
     sized = tmp_path / "sized.tif"
     tifffile.imwrite(sized, STACK, imagej=True, resolution=(0.25, 0.25), metadata={"axes": "ZYX", "spacing": 50})
-    assert read_stack(sized, unit="nm").voxel_size == (50, 4, 4)
+    assert read_stack(sized, unit="nm").space.voxel_size == (50, 4, 4)
 
 
 def test_as_stack_of_a_file_says_how_one_of_its_images_is_chosen(run, positions, tmp_path) -> None:
@@ -177,7 +177,7 @@ def test_segment_takes_a_folder_of_slices_if_it_is_told_so(run, sections, tmp_pa
     assert done.code == 0, done.err
     assert "missing" in done.err
     stack = read_stack(tmp_path / "out" / "sections_probability.tif")
-    assert (stack.shape, stack.voxel_size, stack.unit) == (STACK.shape, (50.0, 4.0, 4.0), "nm")
+    assert (stack.shape, stack.space.voxel_size, stack.space.unit) == (STACK.shape, (50.0, 4.0, 4.0), "nm")
     tifffile.imwrite(tmp_path / "whole.tif", STACK, photometric="minisblack")
     run("segment", tmp_path / "whole.tif", tmp_path / "out", *SEGMENT)
     assert np.array_equal(stack.data, read_stack(tmp_path / "out" / "whole_probability.tif").data)
@@ -242,7 +242,7 @@ def test_training_takes_folders_of_slices_and_images_by_number(sections, positio
     assert data.training[0].image.shape[1:] == STACK.shape
     with pytest.raises(SeveralImagesError):
         read_data(TrainSettings("t", (str(positions),), (str(tmp_path / "labels.tif"),), classes, **TRAIN))
-    settings = FinetuneSettings("tiny", "new", (str(sections), f"{positions}#0"), (str(truth), str(truth)))
+    settings = FinetuneSettings("new", (str(sections), f"{positions}#0"), (str(truth), str(truth)), model="tiny")
     assert [image.stack.shape for image in read_corrected(settings)] == [STACK.shape] * 2
 
 

@@ -14,6 +14,7 @@ from command_line import Ran, runner
 
 import napari_skipseg as skipseg
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.inference.backends import choose
 from napari_skipseg.inference.recipes import repeat
 from napari_skipseg.models.catalog import FOLDER_VARIABLE
@@ -62,7 +63,7 @@ def run(library: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 @pytest.fixture
 def recipe(run: Run, tmp_path: Path) -> Path:
     """The recipe of a run with options of its own."""
-    write_ome_tiff(tmp_path / "cells.tif", grey(), "ZYX", *PLACE)
+    write_ome_tiff(tmp_path / "cells.tif", grey(), Space("ZYX", *PLACE))
     options = ["--model", "tiny", "--threshold", 0.45, "--average", 4, "--attention", "--dtype", "float32"]
     ran = run("segment", tmp_path / "cells.tif", tmp_path / "out", *options)
     assert (ran.code, ran.err) == (0, "")
@@ -97,7 +98,7 @@ def test_a_result_that_bears_a_recipe_will_do(run: Run, recipe: Path, tmp_path: 
 
 def test_other_images_are_segmented_with_the_same_settings(run: Run, recipe: Path, tmp_path: Path) -> None:
     for seed, name in enumerate(("a.tif", "b.tif")):
-        write_ome_tiff(tmp_path / name, grey(seed), "ZYX", *PLACE)
+        write_ome_tiff(tmp_path / name, grey(seed), Space("ZYX", *PLACE))
     ran = run("run", recipe, tmp_path / "out", "--input", tmp_path / "a.tif", "--input", tmp_path / "b.tif")
     assert (ran.code, ran.err, len(ran.files)) == (0, "", 8)
     told = [json.loads((tmp_path / "out" / f"{name}_recipe.json").read_bytes()) for name in "ab"]
@@ -107,8 +108,8 @@ def test_other_images_are_segmented_with_the_same_settings(run: Run, recipe: Pat
 
 def test_recipes_of_one_folder_keep_their_names(run: Run, library: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
-    write_ome_tiff(tmp_path / "in" / "a.tif", grey(1), "ZYX", *PLACE)
-    write_ome_tiff(tmp_path / "in" / "a.tiff", grey(2), "ZYX", *PLACE)
+    write_ome_tiff(tmp_path / "in" / "a.tif", grey(1), Space("ZYX", *PLACE))
+    write_ome_tiff(tmp_path / "in" / "a.tiff", grey(2), Space("ZYX", *PLACE))
     folder = Path(run("batch", tmp_path / "in", tmp_path / "out", "--model", "tiny").out.splitlines()[1])
     for name in ("a.tif", "a.tiff"):
         ran = run("run", folder / f"{name}_recipe.json")
@@ -258,7 +259,7 @@ def test_the_same_recipe_gives_the_same_objects(run: Run, found: Path, tmp_path:
 
 
 def test_objects_of_another_probability_are_found_alike(run: Run, found: Path, recipe: Path, tmp_path: Path) -> None:
-    write_ome_tiff(tmp_path / "other.tif", grey(7), "ZYX", *PLACE)
+    write_ome_tiff(tmp_path / "other.tif", grey(7), Space("ZYX", *PLACE))
     run("run", recipe, tmp_path / "others", "--input", tmp_path / "other.tif")
     other = tmp_path / "others" / "other_probability.tif"
     ran = run("run", found / "cells_objects.tif", tmp_path / "again", "--input", other)

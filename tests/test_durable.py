@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
 import torch
 
-from napari_skipseg import durable
+from napari_skipseg import durable, locks
 from napari_skipseg.batch.place import write_text
 from napari_skipseg.csv_files import write_csv
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import create_ome_zarr, write_ome_zarr
 from napari_skipseg.inference.run_folder import RunFolder, note_units
@@ -30,6 +32,7 @@ from napari_skipseg.training.checkpoint import FitState, write_checkpoint
 
 IMAGE = np.arange(4 * 8 * 8, dtype=np.uint8).reshape(4, 8, 8)
 SPEC = UNetSpec(widths=(2, 4))
+unlike_windows = pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps what is open by itself")
 
 
 def write_a_run(path: Path) -> None:
@@ -48,11 +51,11 @@ def write_a_checkpoint(path: Path) -> None:
 
 
 def write_a_store(path: Path) -> None:
-    write_ome_zarr(path, IMAGE, Layout(IMAGE.shape, "ZYX", "uint8", chunks=(1, 8, 8)))
+    write_ome_zarr(path, IMAGE, Layout(IMAGE.shape, Space("ZYX"), "uint8", chunks=(1, 8, 8)))
 
 
 WRITERS: dict[str, Callable[[Path], Any]] = {
-    "a.tif": lambda path: write_ome_tiff(path, IMAGE, "ZYX", (1, 1, 1), "pixel"),
+    "a.tif": lambda path: write_ome_tiff(path, IMAGE, Space("ZYX", (1, 1, 1), "pixel")),
     "record.json": lambda path: write_text(path, "{}"),
     "a.csv": lambda path: write_csv(path, ("a",), [(1,)]),
     "small": lambda path: durable.write_durably(path, b"content"),
@@ -126,21 +129,21 @@ def test_a_folder_that_is_a_link_is_no_run_and_no_store(tmp_path: Path) -> None:
         write_a_run(tmp_path / "a")
     (tmp_path / "b.ome.zarr").symlink_to(tmp_path / "home")
     with pytest.raises(FileError, match="link"):
-        create_ome_zarr(tmp_path / "b.ome.zarr", Layout((4, 8, 8), "ZYX", "uint8"))
+        create_ome_zarr(tmp_path / "b.ome.zarr", Layout((4, 8, 8), Space("ZYX"), "uint8"))
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["a_probability.tif"]
 
 
 WRITING = """
 import sys, time
 from pathlib import Path
-from napari_skipseg import durable
+from napari_skipseg import durable, locks
 with durable.replacing_durably(Path(sys.argv[1]) / "a") as handle, durable.draft_folder(Path(sys.argv[1])):
     print("writing", flush=True)
     sys.stdin.read()
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps what is open by itself")
+@unlike_windows
 def test_drafts_of_a_killed_process_are_removed_and_those_of_a_live_one_are_not(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITING, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
@@ -155,6 +158,87 @@ def test_drafts_of_a_killed_process_are_removed_and_those_of_a_live_one_are_not(
         writer.wait()
     durable.remove_old_drafts(tmp_path, again=True)
     assert [path.name for path in tmp_path.iterdir()] == [".skipseg-notes.part"]
+
+
+SWEPT_WRITERS: dict[str, Callable[[Path], Any]] = {
+    "whole": lambda path: durable.write_whole(path, b"content"),
+    "durably": lambda path: durable.write_durably(path, b"content"),
+    "files": lambda path: durable.put_files(path, {"a": b"content"}),
+}
+
+
+@unlike_windows
+@pytest.mark.parametrize("moment", ["lock_file", "replace"])
+@pytest.mark.parametrize("name", SWEPT_WRITERS)
+def test_a_draft_is_not_lost_to_a_neighbour_that_looks_for_old_ones(
+    name: str, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The neighbour, another thread or process, looks once: just before the draft is locked, or renamed."""
+    module = locks if (name, moment) == ("files", "lock_file") else durable
+    real, looks = getattr(module, moment), iter([True])
+
+    def act(*arguments: Any) -> Any:
+        if next(looks, False):
+            durable.remove_old_drafts(tmp_path, again=True)
+        return real(*arguments)
+
+    monkeypatch.setattr(module, moment, act)
+    SWEPT_WRITERS[name](tmp_path / "a")
+    assert not next(looks, False)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a" / "a" if name == "files" else tmp_path / "a").read_bytes() == b"content"
+
+
+@unlike_windows
+def test_two_threads_that_write_the_first_files_of_a_folder_both_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first thread looks for old drafts while the second one makes its own."""
+    real, made, looked = durable._remove_if_old, threading.Event(), threading.Event()
+    open_draft = durable._new_draft
+
+    def look_late(draft: Path) -> None:
+        made.wait(60)
+        real(draft)
+        looked.set()
+
+    def make_and_wait(folder: Path) -> tuple[Path, BinaryIO]:
+        found = open_draft(folder)
+        made.set()
+        looked.wait(60)
+        return found
+
+    (tmp_path / f"{durable.DRAFT}00000000{durable.PART}").write_bytes(b"left by a kill")
+    monkeypatch.setattr(durable, "_remove_if_old", look_late)
+    first = threading.Thread(target=durable.write_durably, args=(tmp_path / "a", b"1"))
+    first.start()
+    monkeypatch.setattr(durable, "_new_draft", make_and_wait)
+    durable.write_whole(tmp_path / "b", b"2")
+    first.join()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"1", "b": b"2"}
+
+
+@unlike_windows
+def test_a_draft_that_is_written_for_days_is_kept(tmp_path: Path) -> None:
+    with durable.replacing_durably(tmp_path / "a") as handle, durable.draft_folder(tmp_path):
+        drafts = set(tmp_path.iterdir())
+        for draft in drafts:
+            os.utime(draft, (0, 0))
+        durable.remove_old_drafts(tmp_path, again=True)
+        assert set(tmp_path.iterdir()) == drafts
+        handle.write(b"content")
+    assert (tmp_path / "a").read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_draft_whose_lock_says_nothing_is_removed_after_a_day(tmp_path: Path, is_old: bool) -> None:
+    draft = tmp_path / f"{durable.DRAFT}00000000{durable.PART}"
+    draft.mkdir()
+    (draft / "half").write_bytes(b"")
+    if is_old:
+        os.utime(draft, (0, 0))
+    durable.remove_old_drafts(tmp_path, again=True)
+    assert draft.exists() is not is_old
 
 
 class HeldError(PermissionError):

@@ -13,6 +13,7 @@ import napari_skipseg as skipseg
 from napari_skipseg import cli
 from napari_skipseg.cli.finetune import _iter_noted
 from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.models.catalog import FOLDER_VARIABLE
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.folder import read_description
@@ -38,7 +39,7 @@ def folder(tmp_path, monkeypatch):
     labels = np.ones((2, 128, 128), np.uint8)
     labels[:, ::16], labels[:, 60:64] = 2, 0
     image = (RNG.normal(100, 10, labels.shape) + 60 * (labels == 2)).astype(np.uint8)
-    write_ome_tiff(tmp_path / "image.tif", image, "ZYX", (50, 4, 4), "nm")
+    write_ome_tiff(tmp_path / "image.tif", image, Space("ZYX", (50, 4, 4), "nm"))
     tifffile.imwrite(tmp_path / "labels.tif", labels, metadata={"axes": "ZYX"}, ome=True)
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
     monkeypatch.setenv("COLUMNS", "200")

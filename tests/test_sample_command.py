@@ -25,7 +25,7 @@ def test_the_sample_and_its_truth_are_written_with_their_voxel_size(tmp_path):
     for name, values in zip(names, (made.stack.data, made.membrane, made.mitochondria), strict=True):
         read = read_stack(out / f"{name}.tif")
         np.testing.assert_array_equal(read.data[...], values)
-        assert (read.axes, read.voxel_size, read.unit) == ("ZYX", (50.0, 4.0, 4.0), "nm")
+        assert (read.space.axes, read.space.voxel_size, read.space.unit) == ("ZYX", (50.0, 4.0, 4.0), "nm")
 
 
 @pytest.mark.parametrize(("arguments", "said"), [(("--side", "8"), "64"), (("--slices", "0"), "64")])

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.space import Space
 
 Array = NDArray[np.uint8]
 UNKNOWN = 255
@@ -43,7 +44,7 @@ def doubled(values: NDArray, order: int) -> NDArray:
 
 def save(folder: Path, name: str, image: Array, labels: Array, voxel_size: tuple[float, float, float]) -> None:
     for ending, values in (("", image), ("_labels", labels)):
-        write_ome_tiff(folder / f"{name}{ending}.tif", np.ascontiguousarray(values), "ZYX", voxel_size, "nm")
+        write_ome_tiff(folder / f"{name}{ending}.tif", np.ascontiguousarray(values), Space("ZYX", voxel_size, "nm"))
     print(name, image.shape, {int(v): round(float((labels == v).mean()), 3) for v in np.unique(labels)})
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.errors import ImageWarning, InputError, SpecError
 from napari_skipseg.images.files import Format, read_stack
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
@@ -132,7 +133,7 @@ def find_objects(
 
     names, labels = tuple(class_names), False
     if isinstance(probability, Prediction):
-        stack = Stack(probability.probability, probability.axes, probability.voxel_size)
+        stack = Stack(probability.probability, probability.space)
         names = names or tuple(probability.class_names)
     elif isinstance(probability, str | PathLike):
         read = read_probability(probability, axes or None)
@@ -208,11 +209,11 @@ def finetune(
     ]
     named = tuple(ClassLabel(each, value) for each, value in (classes or {}).items())
     settings = FinetuneSettings(
-        str(model),
-        name,
-        tuple(image.file or image.name for image, _ in pairs),
-        tuple(label.file or label.name for _, label in pairs),
-        named,
+        model=str(model),
+        name=name,
+        images=tuple(image.file or image.name for image, _ in pairs),
+        labels=tuple(label.file or label.name for _, label in pairs),
+        classes=named,
         **options,
     )
     corrected = [pair_labels(image, label) for image, label in pairs]
@@ -255,7 +256,7 @@ def _list(images: Image | Sequence[Image]) -> list[Image]:
 def _stack_of(image: Image, axes: str, are_labels: bool = False) -> Stack:
     if isinstance(image, str | PathLike):
         return read_stack(Path(image), axes=axes or None, are_labels=are_labels)
-    return image if isinstance(image, Stack) else Stack(image, axes or "TZYX"[-len(image.shape) :])
+    return image if isinstance(image, Stack) else Stack(image, Space(axes or "TZYX"[-len(image.shape) :]))
 
 
 def _model_of(model: Model | str | PathLike[str]) -> Model:

@@ -6,8 +6,8 @@ is brought to disk before it is renamed, and its folder after that. If many file
 and brought to disk together (`sync`) before anything names them.
 
 Drafts are called `.skipseg-XXXXXXXX.part`: the name is random and must be new, so that a link which somebody laid in a
-shared folder is never followed, and short, so that any name of a result will do. A draft is locked while it is written;
-one that a killed process left is removed when this process first writes to the folder.
+shared folder is never followed, and short, so that any name of a result will do. A draft is locked until it has its
+name; one that a killed process left has no lock, and is removed when a process first writes to the folder.
 """
 
 from __future__ import annotations
@@ -70,24 +70,12 @@ def replacing_durably(path: Path, synced: bool = True, after: Sequence[Path] = (
         OSError: it cannot be written; what was there before still is.
     """
     remove_old_drafts(path.parent)
-    draft, handle = _new_draft(path.parent)
-    try:
-        with handle:
-            if sys.platform != "win32":  # where a lock would keep other writers of the same file out
-                lock_file(handle)
-            yield handle
+    with _replacing(path) as handle:
+        yield handle
+        if synced:
             handle.flush()
-            if synced:
-                acts = [partial(os.fsync, handle.fileno()), *(partial(_sync_file, file) for file in after)]
-                _each(lambda act: act(), acts)
-            if sys.platform != "win32":  # which renames no open file; elsewhere the lock holds until the end
-                replace(draft, path)
-        if sys.platform == "win32":
-            replace(draft, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise
+            acts = [partial(os.fsync, handle.fileno()), *(partial(_sync_file, file) for file in after)]
+            _each(lambda act: act(), acts)
     if synced:
         sync_folder(path.parent)
 
@@ -112,14 +100,25 @@ def write_whole(path: Path, content: bytes | memoryview, synced: bool = False) -
     Raises:
         OSError: it cannot be written; what was there before still is.
     """
+    with _replacing(path) as handle:
+        handle.write(content)
+        if synced:
+            handle.flush()
+            os.fsync(handle.fileno())
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a draft that takes the name `path` at the end, or goes on any fault."""
     draft, handle = _new_draft(path.parent)
     try:
         with handle:
-            handle.write(content)
-            if synced:
-                handle.flush()
-                os.fsync(handle.fileno())
-        replace(draft, path)
+            yield handle
+            handle.flush()
+            if sys.platform != "win32":  # which renames no open file; elsewhere the lock holds until the end
+                replace(draft, path)
+        if sys.platform == "win32":
+            replace(draft, path)
     except BaseException:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
@@ -292,18 +291,32 @@ def _remove_if_old(draft: Path) -> None:
     found = draft.lstat()
     if sys.platform != "win32" and found.st_uid != os.getuid():
         return
-    if stat.S_ISDIR(found.st_mode):
-        is_free = (draft / LOCK_FILE).exists() and holder_state(draft) is False
-    elif stat.S_ISREG(found.st_mode) and sys.platform != "win32":
-        with os.fdopen(os.open(draft, os.O_RDWR | _OPENED), "r+b") as handle:
-            is_free = lock_file(handle) is True
-    else:
-        is_free = False
-    if is_free or time.time() - found.st_mtime > OLD_DRAFT:
-        if stat.S_ISDIR(found.st_mode):
+    is_folder = stat.S_ISDIR(found.st_mode)
+    with contextlib.ExitStack() as holding:
+        has_writer: bool | None = None  # if its lock says nothing
+        if is_folder:
+            has_writer = _has_writer(draft)
+        elif stat.S_ISREG(found.st_mode) and sys.platform != "win32":
+            handle = holding.enter_context(os.fdopen(os.open(draft, os.O_RDWR | _OPENED), "r+b"))
+            granted = lock_file(handle)  # held until it is removed: a process that has just made it takes another name
+            has_writer = None if granted is None else not granted
+        if has_writer or (has_writer is None and time.time() - found.st_mtime <= OLD_DRAFT):
+            return
+        if is_folder:
             shutil.rmtree(draft, ignore_errors=True)
         else:
             draft.unlink(missing_ok=True)
+
+
+def _has_writer(draft: Path) -> bool | None:
+    """Return whether a process writes to this folder; None if nobody knows.
+
+    The lock's file is empty until the lock was taken, so an empty one is that of a folder which is being made.
+    """
+    try:
+        return holder_state(draft) if (draft / LOCK_FILE).stat().st_size else None
+    except OSError:
+        return None
 
 
 def _new_name(folder: Path) -> Path:
@@ -311,11 +324,19 @@ def _new_name(folder: Path) -> Path:
 
 
 def _new_draft(folder: Path) -> tuple[Path, BinaryIO]:
-    """Return a new file in `folder`, open for reading and writing: one that is there, or a link, is never opened."""
+    """Return a new file in `folder`, open for reading and writing, and locked until it is closed.
+
+    One that is there, or a link, is never opened. Another process, or thread, that looks for old drafts may meet the
+    file before it is locked, and removes it: then another one is made.
+    """
     while True:
         draft = _new_name(folder)
-        with contextlib.suppress(FileExistsError):
-            return draft, open(draft, "x+b", opener=_open_no_link)
+        with contextlib.suppress(FileExistsError), contextlib.ExitStack() as closing:
+            handle: BinaryIO = closing.enter_context(open(draft, "x+b", opener=_open_no_link))
+            # a lock would keep other writers of the same file out on Windows
+            if sys.platform == "win32" or (lock_file(handle) is not False and os.fstat(handle.fileno()).st_nlink):
+                closing.pop_all()
+                return draft, handle
 
 
 def _up_to(folder: Path, top: Path) -> list[Path]:

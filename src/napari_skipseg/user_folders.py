@@ -1,37 +1,20 @@
-"""Where what belongs to the user lies: models that were trained, corrections that were painted."""
+"""Folders of the user: for data (trained models, painted corrections) and for what can be made anew (caches)."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
+
+from platformdirs import user_cache_path, user_data_path
+
+APP = "napari-skipseg"
 
 
 def data_folder(name: str, variable: str) -> Path:
-    """Return the user's folder `name` of this package: what the environment's `variable` says, else the system's place
-    for data (XDG_DATA_HOME, ~/Library/Application Support, LOCALAPPDATA). It need not exist.
-    """
-    if variable in os.environ:
-        return Path(os.environ[variable])
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local" / "share"))
-    return base / "napari-skipseg" / name
+    """Return the user's folder `name` for data, or that of the environment's `variable`; it may not exist."""
+    return Path(os.environ[variable]) if variable in os.environ else user_data_path(APP, appauthor=False) / name
 
 
 def cache_folder(name: str, variable: str) -> Path:
-    """Return the user's folder `name` of what can be had again, likewise (XDG_CACHE_HOME, ~/Library/Caches,
-    LOCALAPPDATA). It need not exist.
-    """
-    if variable in os.environ:
-        return Path(os.environ[variable])
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "napari-skipseg" / name
+    """Return the user's folder `name` for what can be made anew, likewise. It need not exist."""
+    return Path(os.environ[variable]) if variable in os.environ else user_cache_path(APP, appauthor=False) / name

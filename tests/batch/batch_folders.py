@@ -11,9 +11,11 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import pytest
 import tifffile
 import torch
 
+from napari_skipseg.batch.engine import Engine
 from napari_skipseg.batch.run import BatchResult, iter_batch
 from napari_skipseg.batch.settings import BatchSettings, ask
 from napari_skipseg.batch.table import FileChanged
@@ -50,6 +52,32 @@ def write_image(file: Path, seed: int = 0, slices: int = 1) -> Path:
     values = np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
     tifffile.imwrite(file, values, photometric="minisblack", metadata={"axes": "ZYX"[-len(shape) :]})
     return file
+
+
+class Gate:
+    """Holds threads of a batch in this process where a test says so, until it opens; it does when the batch stops.
+
+    So a test that stops a batch in the middle does not depend on how fast anything is.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._is_open = threading.Event()
+        self._is_open.set()
+        real = Engine.close
+
+        def close(engine: Engine) -> None:
+            real(engine)
+            self._is_open.set()
+
+        patch.setattr(Engine, "close", close)
+
+    def shut(self) -> None:
+        """Hold who comes from now on."""
+        self._is_open.clear()
+
+    def __call__(self) -> None:
+        """Wait until it is open."""
+        assert self._is_open.wait(240), "the test never saw what it waits for"
 
 
 def settings_for(inputs: object, output: Path, model: Path, **more: Any) -> BatchSettings:
@@ -93,7 +121,7 @@ def run_and_die(settings: BatchSettings, seconds: float) -> int:
     """Return how a process ended that was killed, as by `kill -9`, so long after it began the batch; 0 = before."""
     process = PROCESSES.Process(target=_run_until, args=(settings, seconds))
     process.start()
-    process.join(60)
+    process.join()
     return int(process.exitcode or 0)
 
 

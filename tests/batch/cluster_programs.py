@@ -19,6 +19,30 @@ ENDING_AMONG_OTHERS = ("a.tif", "crash.tif", "kill.tif", "b.tif", "c.tif")
 """Images of which two end whoever reads them, as `worker_preload` has it."""
 
 
+class Holds:
+    """Holds workers in the middle of a run; they are given `variables` when they start.
+
+    folder: what workers and test tell each other lies there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir()
+        self.variables = {"SKIPSEG_TEST_HOLDS": str(folder)}
+
+    def hold(self, kind: str, steps: int) -> None:
+        """Hold all workers at tasks of this kind as soon as so many of their steps are done together, from now on."""
+        for step in self._folder.glob("*.step"):
+            step.unlink()
+        draft = self._folder / "draft"
+        draft.write_text(json.dumps({"kind": kind, "steps": steps}))
+        draft.replace(self._folder / "held.json")
+
+    def release(self) -> None:
+        """Let all workers go on."""
+        (self._folder / "held.json").unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def scheduler(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Yield the address of a scheduler and its process."""

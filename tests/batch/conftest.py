@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from batch_folders import write_tiny_model
+from batch_folders import Gate, write_tiny_model
 
 from napari_skipseg.inference.backends import choose
 
@@ -24,3 +24,9 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """Holds threads of a batch; open until it is shut."""
+    return Gate(monkeypatch)

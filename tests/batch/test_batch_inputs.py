@@ -15,6 +15,7 @@ from PIL import Image
 from napari_skipseg.batch.inputs import Inputs, find_inputs
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
 
@@ -28,7 +29,7 @@ def mixed(tmp_path: Path) -> Path:
     for name in ("b.tif", "deep/c.tif", "deep/deeper/d.ome.tif", ".hidden.tif", ".cache/e.tif"):
         write_image(folder / name)
     Image.fromarray(NOISE).save(folder / "a.png")
-    write_ome_zarr(folder / "deep" / "f.ome.zarr", NOISE, Layout(NOISE.shape, "YX", "uint8"))
+    write_ome_zarr(folder / "deep" / "f.ome.zarr", NOISE, Layout(NOISE.shape, Space("YX"), "uint8"))
     for name in ("notes.txt", "deep/table.csv", "Thumbs.db"):
         (folder / name).write_text("no image")
     return folder
@@ -105,7 +106,7 @@ def test_what_begins_as_a_tiff_is_one_whatever_it_is_called(mixed: Path, tmp_pat
 
 def test_results_of_ours_and_folders_of_runs_are_left_out(mixed: Path, tmp_path: Path, tiny: Path) -> None:
     recipe = {"operation": "segment"}
-    write_ome_tiff(mixed / "b_probability.tif", NOISE, "YX", (1.0, 1.0, 1.0), "pixel", description=recipe)
+    write_ome_tiff(mixed / "b_probability.tif", NOISE, Space("YX", (1.0, 1.0, 1.0), "pixel"), description=recipe)
     write_image(mixed / "x_binary.tif")  # of somebody else
     write_image(mixed / "old" / "model-1234" / "b.tif")
     (mixed / "old" / "model-1234" / "records").mkdir()

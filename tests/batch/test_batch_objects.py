@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
-from batch_folders import results_in, run, settings_for, states, write_image
+from batch_folders import Gate, results_in, run, settings_for, states, write_image
 
 from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.batch.settings import BatchSettings
@@ -22,20 +24,29 @@ def settings(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Bat
     return settings_for(tmp_path / "in", tmp_path / "out", tiny, objects=ObjectOptions("watershed"))
 
 
-def stop_in_objects(settings: BatchSettings, blocks_found: int) -> Path:
-    """Stop the batch when so many blocks are found; return the folder in which they are kept."""
-    work = iter_batch(settings)
-    for event in work:
-        if isinstance(event, FileChanged) and event.row.message == "finding objects" and event.row.done >= blocks_found:
-            work.close()
+def stop_in_objects(settings: BatchSettings, gate: Gate) -> Path:
+    """Stop the batch when four of nine blocks are found; return the folder in which they are kept."""
+    gate.shut()
+    real, begun = find_in_blocks.find_parts, iter(range(100))
+
+    def find_parts(*given: Any) -> Any:
+        if next(begun) >= 7:
+            gate()
+        return real(*given)
+
+    with mock.patch.object(find_in_blocks, "find_parts", find_parts):
+        work = iter_batch(settings)
+        for event in work:
+            if isinstance(event, FileChanged) and event.row.message == "finding objects" and event.row.done >= 4:
+                work.close()
     (kept,) = Path(settings.output).glob("*/a.objects.unfinished/blocks")
     return kept
 
 
 def test_objects_go_on_after_the_blocks_that_were_found(
-    settings: BatchSettings, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    settings: BatchSettings, gate: Gate, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = stop_in_objects(settings, 4)
+    kept = stop_in_objects(settings, gate)
     found = len(list(kept.glob("*.npz")))
     assert found >= 4
     assert not list(kept.parent.parent.glob("a_objects*"))
@@ -52,9 +63,9 @@ def test_objects_go_on_after_the_blocks_that_were_found(
 
 
 def test_objects_of_an_image_that_changed_meanwhile_begin_anew(
-    settings: BatchSettings, tmp_path: Path, tiny: Path
+    settings: BatchSettings, gate: Gate, tmp_path: Path, tiny: Path
 ) -> None:
-    stop_in_objects(settings, 4)
+    stop_in_objects(settings, gate)
     write_image(tmp_path / "in" / "a.tif", 2, slices=6)
     result = run(settings)
     undisturbed = run(settings_for(tmp_path / "in", tmp_path / "whole", tiny, objects=ObjectOptions("watershed")))

@@ -17,6 +17,7 @@ from PIL import Image
 
 from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.objects.options import ObjectOptions
 
 ODD = "=1+1 <b onclick=ü>.tif" if os.name != "nt" else "=1+1 ü.tif"
@@ -138,7 +139,7 @@ def measured(tmp_path: Path, tiny: Path) -> BatchResult:
     """Objects of an image with a voxel size and of one without."""
     write_image(tmp_path / "in" / "bare.tif", 1, slices=3)
     values = np.random.default_rng(1).integers(0, 256, (3, 40, 40)).astype(np.uint8)
-    write_ome_tiff(tmp_path / "in" / "sized.ome.tif", values, "ZYX", (0.05, 0.004, 0.004), "µm")
+    write_ome_tiff(tmp_path / "in" / "sized.ome.tif", values, Space("ZYX", (0.05, 0.004, 0.004), "µm"))
     return run(settings_for(tmp_path / "in", tmp_path / "out", tiny, objects=ObjectOptions("components")))
 
 

@@ -9,8 +9,9 @@ import shutil
 import struct
 import subprocess
 import sys
-import time
 import unicodedata
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pytest
 import tifffile
 from batch_folders import (
     SIDE,
+    Gate,
     ended,
     results_in,
     run,
@@ -126,7 +128,7 @@ def test_how_files_are_taken_is_a_part_of_the_recipe(three: Path, tmp_path: Path
     plain = run(settings_for(three, tmp_path / "out", tiny))
     taken = run(settings_for(three, tmp_path / "out", tiny, voxel_size=(30.0, 4.0, 4.0), unit="nm"))
     assert taken.folder != plain.folder
-    assert read_stack(taken.folder / "a_probability.tif").voxel_size[1:] == (4.0, 4.0)
+    assert read_stack(taken.folder / "a_probability.tif").space.voxel_size[1:] == (4.0, 4.0)
 
 
 # ---------------------------------------------------------------------------------------------------- a second start
@@ -367,48 +369,65 @@ def test_a_failed_file_is_tried_again_while_the_batch_runs(three: Path, tmp_path
 
 
 @pytest.fixture
-def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network that takes its time, so that a run is stopped where it is meant to be."""
-    real = Turn.run
+def hold_network(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Shuts the gate for the network: who computes after so many other files is held after so many of its tiles."""
+    real, tiles = Turn.run, Counter[int]()
 
-    def run(self: Turn, compute: Any) -> Any:
-        time.sleep(0.03)
-        return real(self, compute)
+    def hold(files: int, most: int) -> None:
+        gate.shut()
+        tiles.clear()
 
-    monkeypatch.setattr(Turn, "run", run)
+        def run(self: Turn, compute: Any) -> Any:
+            tiles[id(self)] += 1
+            if [*tiles].index(id(self)) >= files and tiles[id(self)] > most:
+                gate()
+            return real(self, compute)
+
+        monkeypatch.setattr(Turn, "run", run)
+
+    return hold
 
 
-@pytest.mark.usefixtures("slowly")
-def test_a_stopped_batch_goes_on_at_its_next_tile(tmp_path: Path, tiny: Path) -> None:
+def test_a_stopped_batch_goes_on_at_its_next_tile(
+    tmp_path: Path, tiny: Path, hold_network: Callable[[int, int], None]
+) -> None:
     for number in range(2):
         write_image(tmp_path / "in" / f"{number}.tif", number, slices=8)
     undisturbed = results_in(run(settings_for(tmp_path / "in", tmp_path / "whole", tiny)).folder)
     settings = settings_for(tmp_path / "in", tmp_path / "out", tiny)
-    work = iter_batch(settings)
+    hold_network(1, 7)
+    work, begun = iter_batch(settings), list[str]()
     for event in work:
-        if isinstance(event, FileChanged) and event.row.relative == "1.tif" and event.row.done == 3:
-            break
+        if isinstance(event, FileChanged) and event.row.done and event.row.total == 8:
+            begun += [] if event.row.relative in begun else [event.row.relative]
+            if event.row.done == 3 and len(begun) == 2:
+                break
     work.close()
+    stopped = begun[1]
     folder = next((tmp_path / "out").iterdir())
-    assert (folder / "1.unfinished").is_dir()
+    assert (folder / f"{stopped[0]}.unfinished").is_dir()
     assert not (folder / "lock").exists()
     said = []
     result = run_to_end(iter_batch(settings), lambda event: said.append(getattr(event, "row", None)))
-    assert any(row is not None and row.relative == "1.tif" and row.message.startswith("gone on with") for row in said)
+    assert any(row is not None and row.relative == stopped and row.message.startswith("gone on with") for row in said)
     assert set(states(result).values()) <= {"done", "skipped"}
-    assert json.loads((folder / "1_times.json").read_text())["continued"]
+    assert json.loads((folder / f"{stopped[0]}_times.json").read_text())["continued"]
     assert results_in(folder) == undisturbed
 
 
-@pytest.mark.usefixtures("slowly")
-def test_an_unfinished_file_that_was_changed_meanwhile_is_begun_anew(tmp_path: Path, tiny: Path) -> None:
+def test_an_unfinished_file_that_was_changed_meanwhile_is_begun_anew(
+    tmp_path: Path, tiny: Path, hold_network: Callable[[int, int], None]
+) -> None:
     write_image(tmp_path / "in" / "a.tif", slices=8)
     settings = settings_for(tmp_path / "in", tmp_path / "out", tiny)
+    hold_network(0, 7)
     work = iter_batch(settings)
     for event in work:
         if isinstance(event, FileChanged) and event.row.done == 3:
             break
     work.close()
+    (folder,) = (tmp_path / "out").iterdir()
+    assert (folder / "a.unfinished").is_dir()
     write_image(tmp_path / "in" / "a.tif", 7, slices=6)
     assert states(run(settings)) == {"a.tif": "done"}
 
@@ -621,7 +640,7 @@ def test_axes_are_those_of_files_with_as_many_dimensions(three: Path, tmp_path: 
     tifffile.imwrite(three / "plain.tif", values, photometric="rgb", planarconfig="separate")
     result = run(settings_for(three, tmp_path / "out", tiny, axes="ZYX"))
     assert states(result) == {"a.tif": "done", "b.tif": "done", "plain.tif": "done"}
-    axes = [read_stack(row.outputs[0]).axes for row in result.rows]
+    axes = [read_stack(row.outputs[0]).space.axes for row in result.rows]
     assert axes == ["YX", "YX", "ZYX"]
 
 
@@ -629,7 +648,7 @@ def test_a_stack_that_was_saved_without_its_axes_is_truth_for_an_image_of_its_sh
     write_image(tmp_path / "in" / "a.tif", 3, slices=4)
     labels = np.random.default_rng(0).integers(0, 5, (4, SIDE, SIDE)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "truth.tif", labels, photometric="rgb", planarconfig="separate")
-    assert read_stack(tmp_path / "truth.tif").axes == "CYX"
+    assert read_stack(tmp_path / "truth.tif").space.axes == "CYX"
     truth = str(tmp_path / "truth.tif")
     (row,) = run(settings_for(tmp_path / "in", tmp_path / "out", tiny, truth=truth)).rows
     assert ("Not scored" in row.note, "membrane dice" in row.scores) == (False, True)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from batch_folders import ended, results_in, run, settings_for, states, write_image, write_tiny_model
-from cluster_programs import ENDING_AMONG_OTHERS, check_ended, scheduler, wait_for_workers, worker
+from cluster_programs import ENDING_AMONG_OTHERS, Holds, check_ended, scheduler, wait_for_workers, worker
 
 from napari_skipseg.batch import blocks, dask_client, dask_tasks, dask_worker
 from napari_skipseg.batch.dask_tasks import Desk
@@ -22,6 +22,7 @@ from napari_skipseg.batch.run import BatchResult, iter_batch
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.table import BatchOpened, FileChanged
 from napari_skipseg.errors import ModelError, SkipsegError
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.objects.options import Method, ObjectOptions
@@ -34,24 +35,26 @@ class Programs(NamedTuple):
     address: str
     scheduler: subprocess.Popen[bytes]
     workers: tuple[subprocess.Popen[bytes], ...]
+    holds: Holds
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
     """A scheduler with two workers, which keep what is sent to them in a folder of their own."""
     folder = tmp_path_factory.mktemp("cluster")
-    kept = {dask_worker.FOLDER_VARIABLE: str(folder / "sent")}
+    holds = Holds(folder / "holds")
+    kept = {dask_worker.FOLDER_VARIABLE: str(folder / "sent"), **holds.variables}
     with scheduler(folder) as (address, process), contextlib.ExitStack() as leaving:
         workers = [leaving.enter_context(worker(folder, address, **kept)) for _ in range(2)]
         wait_for_workers(address, 2)
-        yield Programs(address, process, tuple(workers))
+        yield Programs(address, process, tuple(workers), holds)
 
 
 def write_store(path: Path, slices: int = 6, side: int = 200) -> Path:
     """An OME-Zarr of noise, of several tiles a slice."""
     path.parent.mkdir(parents=True, exist_ok=True)
     values = np.random.default_rng(slices).integers(0, 256, (slices, side, side)).astype(np.uint8)
-    write_ome_zarr(path, values, Layout(values.shape, "ZYX", "uint8", (30.0, 4.0, 4.0), "nm"))
+    write_ome_zarr(path, values, Layout(values.shape, Space("ZYX", (30.0, 4.0, 4.0), "nm"), "uint8"))
     return path
 
 
@@ -61,7 +64,7 @@ def elsewhere(settings: BatchSettings, output: Path, address: str) -> BatchSetti
 
 
 def run_until(settings: BatchSettings, done: int, then: Callable[[], None]) -> BatchResult:
-    """Run a batch, and do something once so many tiles of a file are done."""
+    """Run a batch, and do something once so many steps of a file are done, at which the workers are held."""
     work, left = iter_batch(settings), [then]
     while True:
         try:
@@ -72,6 +75,20 @@ def run_until(settings: BatchSettings, done: int, then: Callable[[], None]) -> B
             return result
         if left and isinstance(event, FileChanged) and event.row.state == "running" and event.row.done >= done:
             left.pop()()
+
+
+def stop_at(settings: BatchSettings, holds: Holds, kind: str, steps: int) -> None:
+    """Run a batch on workers that are held when so many steps of tasks of this kind are done; stop it then."""
+    holds.hold(kind, steps)
+    work, rows = iter_batch(settings), []
+    for event in work:
+        rows.append(getattr(event, "row", None))
+        is_objects = isinstance(event, FileChanged) and "finding objects, part" in event.row.message
+        if isinstance(event, FileChanged) and event.row.done >= steps and is_objects is (kind == "objects"):
+            work.close()
+            holds.release()
+            return
+    raise AssertionError(f"it came to its end: {rows[-9:]}")
 
 
 def test_a_scheduler_without_workers_is_told_of(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +110,7 @@ def test_files_that_end_the_workers_of_a_cluster_fail_and_no_other_one_does(tmp_
     kept = {dask_worker.FOLDER_VARIABLE: str(tmp_path / "sent")}
     with scheduler(tmp_path) as (address, _), contextlib.ExitStack() as leaving:
         for _ in range(2):
-            leaving.enter_context(worker(tmp_path, address, nanny=True, **kept))
+            leaving.enter_context(worker(tmp_path, address, nanny=True, SKIPSEG_TEST_PAUSE="0.05", **kept))
         wait_for_workers(address, 2)
         plain = settings_for(tmp_path / "in", tmp_path / "out", tiny)
         check_ended(run(elsewhere(plain, tmp_path / "out", address)))
@@ -155,12 +172,7 @@ def test_objects_of_a_large_store_are_found_in_blocks_too(
     )
     one = run(plain)
     there = elsewhere(plain, tmp_path / "many", cluster.address)
-    work, last, told = iter_batch(there), 0, set()
-    for event in work:  # it is stopped while objects are found, and gone on with
-        if isinstance(event, FileChanged) and "finding objects, part" in event.row.message:
-            last = max(last, event.row.done)
-            if last >= 2:
-                work.close()
+    stop_at(there, cluster.holds, "objects", 2)  # while objects are found
     kept = tmp_path / "many" / one.folder.name / "large.objects.unfinished" / "blocks"
     found = len(list(kept.glob("*.npz")))
     assert found >= 2
@@ -178,11 +190,7 @@ def test_a_stopped_batch_leaves_nobody_at_work_and_goes_on(
     write_store(tmp_path / "in" / "large.ome.zarr", 3)
     plain = settings_for(tmp_path / "in", tmp_path / "one", tiny, form="ome-zarr")
     settings = elsewhere(plain, tmp_path / "many", cluster.address)
-    work = iter_batch(settings)
-    for event in work:
-        if isinstance(event, FileChanged) and event.row.done >= 3:
-            break
-    work.close()
+    stop_at(settings, cluster.holds, "block", 3)
     folder = tmp_path / "many" / run(plain).folder.name
     left = len(list(folder.rglob("0/c/*/*/*")))
     assert left > 0
@@ -270,7 +278,13 @@ def test_a_killed_worker_has_its_blocks_done_by_another(
     write_store(tmp_path / "in" / "large.ome.zarr", 4)
     plain = settings_for(tmp_path / "in", tmp_path / "one", tiny, form="ome-zarr")
     settings = elsewhere(plain, tmp_path / "many", cluster.address)
-    result = run_until(settings, 6, cluster.workers[0].kill)
+    cluster.holds.hold("block", 6)
+
+    def kill_one() -> None:
+        cluster.workers[0].kill()
+        cluster.holds.release()
+
+    result = run_until(settings, 6, kill_one)
     assert states(result) == {"large.ome.zarr": "done"}
     assert results_in(result.folder) == results_in(run(plain).folder)
 
@@ -283,6 +297,7 @@ def test_a_scheduler_that_goes_away_stops_the_batch_and_it_goes_on(
         write_image(tmp_path / "in" / f"{number}.tif", number, slices=8)
     plain = settings_for(tmp_path / "in", tmp_path / "one", tiny)
     settings = elsewhere(plain, tmp_path / "many", cluster.address)
+    cluster.holds.hold("file", 4)  # two files are at work, so that one of them has two slices
     with pytest.raises(SkipsegError, match="went away while the batch ran: what is done stays"):
         run_until(settings, 2, cluster.scheduler.kill)
     result = run(dataclasses.replace(plain, output=str(tmp_path / "many")))

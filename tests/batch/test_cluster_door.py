@@ -58,7 +58,7 @@ def test_a_stranger_gets_nothing_from_any_port(tmp_path: Path) -> None:
             assert not _said(place.port, with_tls=True)
         port = address.rpartition(":")[2]
         knock = [sys.executable, "-c", STRANGER, f"tcp://127.0.0.1:{port}", f"tls://127.0.0.1:{port}"]
-        told = subprocess.run(knock, capture_output=True, text=True, timeout=120, check=False).stdout.split("\n")[:2]
+        told = subprocess.run(knock, capture_output=True, text=True, timeout=240, check=False).stdout.split("\n")[:2]
         assert all(each.startswith("refused") for each in told)
         batch.communicate("")
 

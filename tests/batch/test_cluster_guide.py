@@ -97,7 +97,7 @@ def test_the_script_of_a_job_does_its_batch(tmp_path: Path, tiny: Path) -> None:
     with (tmp_path / "out").open("wb") as out, (tmp_path / "err").open("wb") as err:
         job = subprocess.Popen(["bash", "-c", script], env=environment, stdout=out, stderr=err, start_new_session=True)
         try:
-            assert job.wait(60) == 0
+            assert job.wait(240) == 0
         finally:
             os.killpg(job.pid, signal.SIGKILL)  # as SLURM does with what a job leaves
     told = (tmp_path / "out").read_text().splitlines()

@@ -16,7 +16,7 @@ import dask
 import psutil
 import pytest
 from batch_folders import results_in, run, settings_for, states, write_image
-from cluster_programs import ENDING_AMONG_OTHERS, PRELOAD, check_ended
+from cluster_programs import ENDING_AMONG_OTHERS, PRELOAD, Holds, check_ended
 
 from napari_skipseg.batch import dask_client
 from napari_skipseg.batch.crash_guard import CRASHES
@@ -43,8 +43,12 @@ def own_workers() -> list[psutil.Process]:
 
 @pytest.mark.slow
 def test_a_killed_worker_of_this_machine_changes_no_byte(
-    tmp_path: Path, tiny: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    holds = Holds(tmp_path / "holds")
+    for name, value in holds.variables.items():
+        monkeypatch.setenv(name, value)
+    holds.hold("file", 6)
     for number in range(4):
         write_image(tmp_path / "in" / f"{number}.tif", number, slices=12)
     killed: list[int] = []
@@ -54,6 +58,7 @@ def test_a_killed_worker_of_this_machine_changes_no_byte(
                 victim = own_workers()[0]
                 killed.append(victim.pid)
                 victim.kill()
+                holds.release()
     assert killed
     assert own_workers() == []
     assert capfd.readouterr() == ("", "")
@@ -68,8 +73,9 @@ def test_a_killed_worker_of_this_machine_changes_no_byte(
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
 def test_files_that_end_their_workers_fail_and_no_other_one_does(
-    tmp_path: Path, tiny: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, tiny: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("SKIPSEG_TEST_PAUSE", "0.05")
     for number, name in enumerate(ENDING_AMONG_OTHERS):
         write_image(tmp_path / "in" / name, number, slices=60)  # long enough to be at work while workers end
     with dask.config.set({"distributed.worker.preload": [str(PRELOAD)]}):
@@ -140,7 +146,7 @@ def test_what_is_started_uninterrupted_stays_so_whoever_is_started_later() -> No
     go_on = threading.Event()
 
     def restart() -> None:
-        go_on.wait(10)
+        go_on.wait(120)
         told.append(subprocess.run([sys.executable, "-c", ASKS], capture_output=True, text=True).stdout.strip())
 
     with dask_client._uninterrupted():
@@ -162,7 +168,7 @@ def test_ctrl_c_reaches_neither_a_worker_nor_the_one_in_its_place(tmp_path: Path
         (first,) = own_workers()
         os.kill(first.pid, signal.SIGINT)
         first.kill()
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         while not [worker for worker in own_workers() if worker.pid != first.pid]:
             assert time.monotonic() < until
             time.sleep(0.05)
@@ -170,5 +176,5 @@ def test_ctrl_c_reaches_neither_a_worker_nor_the_one_in_its_place(tmp_path: Path
         for _ in range(20):  # from its first moment on
             os.kill(second.pid, signal.SIGINT)
             time.sleep(0.1)
-        cluster.client.wait_for_workers(1, timeout=30)
-        assert cluster.client.submit(os.getpid).result(timeout=30) == second.pid
+        cluster.client.wait_for_workers(1, timeout=120)
+        assert cluster.client.submit(os.getpid).result(timeout=120) == second.pid

@@ -10,6 +10,7 @@ import pytest
 
 from napari_skipseg.batch.remarks import ObjectSizes, describe_voxels, doubt_truth, read_sizes, remarks_on
 from napari_skipseg.errors import FileError
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.description import ClassLabel, ModelDescription
@@ -34,7 +35,7 @@ CUBE = np.zeros((2, 8, 8), np.uint8)
     ],
 )
 def test_a_voxel_size_that_is_not_known_or_not_the_models_is_said(size, unit, words, remarks):
-    stack = Stack(CUBE, "ZYX", size, unit)
+    stack = Stack(CUBE, Space("ZYX", size, unit))
     assert describe_voxels(stack) == words
     told = remarks_on(stack, MODEL, SegmentOptions())
     assert len(told) == bool(remarks)
@@ -42,7 +43,7 @@ def test_a_voxel_size_that_is_not_known_or_not_the_models_is_said(size, unit, wo
 
 
 def test_nothing_is_said_of_an_image_that_is_rescaled():
-    assert remarks_on(Stack(CUBE, "ZYX", (5, 5, 5), "nm"), MODEL, SegmentOptions(rescale=True)) == ()
+    assert remarks_on(Stack(CUBE, Space("ZYX", (5, 5, 5), "nm")), MODEL, SegmentOptions(rescale=True)) == ()
 
 
 @pytest.mark.parametrize(
@@ -109,5 +110,5 @@ def test_a_truth_of_another_class_is_doubted_and_a_poor_result_is_not(mask, trut
 
 
 def test_the_remark_names_the_model():
-    (said,) = remarks_on(Stack(CUBE, "ZYX", (50, 8, 8), "nm"), replace(MODEL, name="mine"), SegmentOptions())
+    (said,) = remarks_on(Stack(CUBE, Space("ZYX", (50, 8, 8), "nm")), replace(MODEL, name="mine"), SegmentOptions())
     assert "mine was trained at 4 nm" in said

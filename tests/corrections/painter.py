@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from napari_skipseg.corrections import store
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 
 SHAPE = (3, 400, 500)
 
 
 def image() -> Stack:
-    return Stack(np.full(SHAPE, 9, np.uint8), "ZYX", (40, 5, 5), "nm", name="cells")
+    return Stack(np.full(SHAPE, 9, np.uint8), Space("ZYX", (40, 5, 5), "nm"), name="cells")
 
 
 def strokes(seed: int) -> Iterator[tuple[int, Any, int]]:

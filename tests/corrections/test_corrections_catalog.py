@@ -22,12 +22,13 @@ from napari_skipseg.corrections.subject import CorrectionClass
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.identity import identify
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 
 
 def stack(seed: int, name: str = "cells") -> Stack:
     values = np.random.default_rng(seed).integers(0, 256, (2, 30, 40)).astype(np.uint8)
-    return Stack(values, "ZYX", (40, 5, 5), "nm", name=name)
+    return Stack(values, Space("ZYX", (40, 5, 5), "nm"), name=name)
 
 
 def paint(image: Stack, value: int = 2) -> None:
@@ -87,9 +88,9 @@ def test_strokes_that_are_only_in_the_journal_count() -> None:
 
 def test_a_file_that_was_changed_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "cells.tif"
-    write_ome_tiff(path, stack(1).data, "ZYX", (40, 5, 5), "nm")
+    write_ome_tiff(path, stack(1).data, Space("ZYX", (40, 5, 5), "nm"))
     paint(read_stack(path))
-    write_ome_tiff(path, stack(2).data, "ZYX", (40, 5, 5), "nm")
+    write_ome_tiff(path, stack(2).data, Space("ZYX", (40, 5, 5), "nm"))
     assert find_for(identify(read_stack(path))) is None
     found = find_by_file(path)
     assert found is not None

@@ -24,6 +24,7 @@ from napari_skipseg.corrections.store import Corrections, Summary, open_correcti
 from napari_skipseg.corrections.subject import CorrectionClass
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import holds_labels, read_stack, write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 
 MITO = CorrectionClass("mitochondrion", 2, "#ff0000")
@@ -31,7 +32,7 @@ MITO = CorrectionClass("mitochondrion", 2, "#ff0000")
 
 def stack(*shape: int, axes: str = "ZYX") -> Stack:
     values = np.random.default_rng(4).integers(0, 256, shape or (3, 300, 400)).astype(np.uint8)
-    return Stack(values, axes, (40, 5, 5), "nm", (10, 20, 30), "cells")
+    return Stack(values, Space(axes, (40, 5, 5), "nm", (10, 20, 30)), "cells")
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def kill(corrections: Corrections) -> None:
 def test_what_was_painted_is_there_the_next_time(image: Stack, folder: Path) -> None:
     corrections = open_corrections(image)
     assert (corrections.is_empty, corrections.was_interrupted, corrections.fault) == (True, False, "")
-    assert (corrections.strokes.shape, corrections.subject.axes) == ((3, 300, 400), "ZYX")
+    assert (corrections.strokes.shape, corrections.subject.space.axes) == ((3, 300, 400), "ZYX")
     corrections.strokes[1, 10:290, 5:395] = 2
     corrections.review((slice(2, 3), slice(0, 300), slice(0, 400)), np.ones((300, 400), np.uint8))
     expected = np.asarray(corrections.strokes), np.asarray(corrections.reviewed)
@@ -174,7 +175,7 @@ def test_a_large_journal_goes_into_the_chunks_by_itself(image: Stack, monkeypatc
     monkeypatch.setattr(store, "LARGE", 2000)
     corrections = open_corrections(image)
     noise = np.random.default_rng(1)
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not any(file.name > "journal-00000003" for file in journal.journals(corrections.folder)):
         assert time.monotonic() < end
         corrections.strokes[0, 50:150, 50:150] = noise.integers(0, 5, (100, 100))
@@ -287,7 +288,12 @@ def test_a_snapshot_is_what_trains_and_has_only_what_there_is(image: Stack, tmp_
     found = read_stack(path)
     target = np.where(np.asarray(corrections.strokes) > 0, corrections.strokes, corrections.reviewed)
     np.testing.assert_array_equal(found.data[...], target)
-    assert (found.axes, found.voxel_size, found.unit, found.origin) == ("ZYX", (40, 5, 5), "nm", (10, 20, 30))
+    assert (found.space.axes, found.space.voxel_size, found.space.unit, found.space.origin) == (
+        "ZYX",
+        (40, 5, 5),
+        "nm",
+        (10, 20, 30),
+    )
     assert holds_labels(path)
     assert len(list(path.glob("0/c/*/*/*"))) == 2
     np.testing.assert_array_equal(read_stack(strokes).data[...], corrections.strokes)
@@ -314,10 +320,10 @@ def test_zarr_reads_the_arrays_on_disk(image: Stack) -> None:
 def test_channels_are_left_out(shape: tuple[int, ...], axes: str, tmp_path: Path) -> None:
     corrections = open_corrections(stack(*shape, axes=axes))
     space = tuple(n for n, axis in zip(shape, axes, strict=True) if axis != "C")
-    assert (corrections.strokes.shape, corrections.subject.axes) == (space, axes.replace("C", ""))
+    assert (corrections.strokes.shape, corrections.subject.space.axes) == (space, axes.replace("C", ""))
     corrections.strokes[..., 3, 4] = 2
     found = read_stack(corrections.snapshot(tmp_path / "labels").labels)
-    assert (found.shape, found.axes) == (space, axes.replace("C", ""))
+    assert (found.shape, found.space.axes) == (space, axes.replace("C", ""))
     corrections.close()
 
 
@@ -325,7 +331,7 @@ def test_the_same_content_from_a_file_has_the_same_corrections(image: Stack, tmp
     corrections = open_corrections(image)
     corrections.strokes[0, 0, 0] = 2
     corrections.close()
-    write_ome_tiff(tmp_path / "cells.ome.tif", image.data, "ZYX", (40, 5, 5), "nm")
+    write_ome_tiff(tmp_path / "cells.ome.tif", image.data, Space("ZYX", (40, 5, 5), "nm"))
     again = open_corrections(read_stack(tmp_path / "cells.ome.tif"))
     assert again.strokes[0, 0, 0] == 2
     assert again.subject.file == str(tmp_path / "cells.ome.tif")

@@ -17,6 +17,7 @@ from napari_skipseg.corrections.store import Corrections, open_corrections
 from napari_skipseg.corrections.subject import CorrectionClass
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack, write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 
 SHAPE = (3, 300, 400)
@@ -24,7 +25,7 @@ SHAPE = (3, 300, 400)
 
 def image(seed: int = 1, shape: tuple[int, ...] = SHAPE, axes: str = "ZYX") -> Stack:
     values = np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
-    return Stack(values, axes, (40, 5, 5), "nm", (10, 20, 30), "cells")
+    return Stack(values, Space(axes, (40, 5, 5), "nm", (10, 20, 30)), "cells")
 
 
 @pytest.fixture
@@ -47,7 +48,12 @@ def test_what_trains_is_written_as_labels(corrections: Corrections, tmp_path: Pa
         assert export_corrections(corrections, tmp_path / name) == tmp_path / name
     found = read_stack(tmp_path / name)
     np.testing.assert_array_equal(found.data[...], target(corrections))
-    assert (found.axes, found.voxel_size, found.unit, found.origin) == ("ZYX", (40, 5, 5), "nm", (10, 20, 30))
+    assert (found.space.axes, found.space.voxel_size, found.space.unit, found.space.origin) == (
+        "ZYX",
+        (40, 5, 5),
+        "nm",
+        (10, 20, 30),
+    )
     assert holds_labels(tmp_path / name)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["corrections", name]
 
@@ -136,7 +142,7 @@ def test_labels_that_do_not_fit_are_refused(
     if size is None:
         tifffile.imwrite(path, labels, photometric="minisblack")
     else:
-        write_ome_tiff(path, labels, "ZYX", size, "nm")
+        write_ome_tiff(path, labels, Space("ZYX", size, "nm"))
     with pytest.raises(InputError) as raised:
         import_labels(corrections, path)
     sentence = str(raised.value)
@@ -147,5 +153,5 @@ def test_labels_that_do_not_fit_are_refused(
 
 
 def test_the_same_scale_in_another_unit_fits(corrections: Corrections, tmp_path: Path) -> None:
-    write_ome_tiff(tmp_path / "labels.tif", np.ones(SHAPE, np.uint8), "ZYX", (0.04, 0.005, 0.005), "µm")
+    write_ome_tiff(tmp_path / "labels.tif", np.ones(SHAPE, np.uint8), Space("ZYX", (0.04, 0.005, 0.005), "µm"))
     assert import_labels(corrections, tmp_path / "labels.tif") == {1: np.prod(SHAPE)}

@@ -78,7 +78,11 @@ def count_kept(before: Both, found: Both, seed: int, least: int, count: int) -> 
 
 
 def kill_often(folder: Path, kills: int, longest: float) -> list[float]:
-    """Return the age of the oldest stroke that was lost at each kill, in seconds."""
+    """Return the age of the oldest stroke that was lost at each kill, in seconds.
+
+    Where the machine let the painter wait between two strokes, it let the thread that writes wait too: three times the
+    longest such pause does not count.
+    """
     chance, ages = random.Random(3), []
     before: Both = (np.zeros(painter.SHAPE, np.uint8), np.zeros(painter.SHAPE, np.uint8))
     for seed in range(kills):
@@ -87,10 +91,11 @@ def kill_often(folder: Path, kills: int, longest: float) -> list[float]:
         (found,) = find_corrections()
         assert (found.was_interrupted, found.is_open, found.is_empty) == (True, False, False)
         now = on_disk(place)
-        old = sum(moment < killed - 1 for moment in times)
+        pause = 3 * max(np.diff([*times, killed]), default=0.0)
+        old = sum(moment < killed - 1 - pause for moment in times)
         kept = count_kept(before, now, seed, old, len(times))
         assert kept >= 0, f"after kill {seed} a stroke older than a second is gone, or there is what was never painted"
-        ages.append(killed - times[kept] if kept < len(times) else 0.0)
+        ages.append(max(killed - times[kept] - pause, 0.0) if kept < len(times) else 0.0)
         before = now
     return ages
 

@@ -10,6 +10,7 @@ from zarr.codecs import BloscCodec, BytesCodec, GzipCodec, ZstdCodec
 
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.reader import is_finished
 from napari_skipseg.images.zarr.writer import create_ome_zarr, write_ome_zarr
@@ -76,7 +77,7 @@ def test_a_page_of_another_size_in_the_middle_does_not_move_the_slices_behind_it
 
 def test_a_chain_of_pages_that_breaks_off_is_told_where_the_file_says_how_many_there_are(tmp_path):
     values = random()
-    write_ome_tiff(tmp_path / "a.tif", values, "ZYX", (1, 1, 1), "pixel")
+    write_ome_tiff(tmp_path / "a.tif", values, Space("ZYX", (1, 1, 1), "pixel"))
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         page = file.pages[2]
         end = page.offset + 2 + 12 * len(page.tags)
@@ -238,7 +239,7 @@ def test_a_zarr_3_with_the_other_byte_order_is_read_right(tmp_path, dtype):
 
 def test_a_store_of_ours_that_lacks_chunks_is_told_from_a_finished_one(tmp_path):
     values = random((2, 600, 600))
-    layout = Layout(values.shape, "ZYX", "uint8", chunks=(1, 256, 256))
+    layout = Layout(values.shape, Space("ZYX"), "uint8", chunks=(1, 256, 256))
     writer = create_ome_zarr(tmp_path / "a.zarr", layout)
     assert not is_finished(tmp_path / "a.zarr")
     writer.write((slice(0, 2), slice(0, 600), slice(0, 600)), np.zeros_like(values))

@@ -11,8 +11,10 @@ import tifffile
 import zarr
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.calibration import AxisScale, calibrate, convert_length, find_unit
+from napari_skipseg.images.calibration import AxisScale, calibrate
 from napari_skipseg.images.files import read_stack, write_ome_tiff
+from napari_skipseg.images.space import Space
+from napari_skipseg.images.units import convert_length, find_unit
 
 SHAPE = (3, 20, 30)
 VALUES = np.random.default_rng(0).integers(1, 100, SHAPE, "uint8")
@@ -28,7 +30,7 @@ def scales(x=None, y=None, z=None):
 
 def found(*args, axes="ZYX", unit=None):
     calibration = calibrate(scales(*args), axes, unit)
-    return calibration.voxel_size, calibration.unit
+    return calibration.space.voxel_size, calibration.space.unit
 
 
 def noted(*args, axes="ZYX"):
@@ -164,11 +166,11 @@ def test_the_origin_comes_in_the_unit_of_the_size():
         "Y": AxisScale(4, "nm", 7, "reference frame"),
         "Z": AxisScale(0.05, "µm", 1),
     }
-    assert calibrate(told, "ZYX").origin == (1000, 0, 100)
+    assert calibrate(told, "ZYX").space.origin == (1000, 0, 100)
     del told["Z"]
     told["Z"] = AxisScale(None, "µm", 1)
-    assert calibrate(told, "ZYX").origin == (1000, 0, 100)
-    assert calibrate({"X": AxisScale(4, "nm", math.nan)}, "YX").origin == (0, 0, 0)
+    assert calibrate(told, "ZYX").space.origin == (1000, 0, 100)
+    assert calibrate({"X": AxisScale(4, "nm", math.nan)}, "YX").space.origin == (0, 0, 0)
 
 
 # --- ImageJ and resolution tags --------------------------------------------------------------------------------------
@@ -180,7 +182,7 @@ def imagej(path, resolution=(250.0, 250.0), **notes):
 
 
 def size(stack):
-    return stack.voxel_size, stack.unit
+    return stack.space.voxel_size, stack.space.unit
 
 
 @pytest.mark.parametrize(
@@ -278,11 +280,11 @@ def test_ome_s_physical_sizes(tmp_path, sizes, result):
 
 
 def test_a_user_s_voxel_size_leaves_the_first_voxel_where_it_was_and_notes_nothing_more(tmp_path):
-    write_ome_tiff(tmp_path / "a.tif", VALUES, "ZYX", (0.05, 0.004, 0.004), "µm", (1.0, 0.2, 0.1))
+    write_ome_tiff(tmp_path / "a.tif", VALUES, Space("ZYX", (0.05, 0.004, 0.004), "µm", (1.0, 0.2, 0.1)))
     stack = read_stack(tmp_path / "a.tif", voxel_size=(60, 5, 5), unit="nm")
-    assert (stack.voxel_size, stack.unit, stack.origin) == ((60, 5, 5), "nm", (1000, 200, 100))
-    write_ome_tiff(tmp_path / "b.tif", VALUES, "ZYX", (1, 2, 2), "pixel", (3, 4, 2))
-    assert read_stack(tmp_path / "b.tif", voxel_size=(50, 8, 8), unit="nm").origin == (150, 16, 8)
+    assert (stack.space.voxel_size, stack.space.unit, stack.space.origin) == ((60, 5, 5), "nm", (1000, 200, 100))
+    write_ome_tiff(tmp_path / "b.tif", VALUES, Space("ZYX", (1, 2, 2), "pixel", (3, 4, 2)))
+    assert read_stack(tmp_path / "b.tif", voxel_size=(50, 8, 8), unit="nm").space.origin == (150, 16, 8)
     stack = imagej(tmp_path / "c.tif", (0.025, 0.025), unit="furlong", spacing=500)
     assert stack.notes
     assert read_stack(tmp_path / "c.tif", voxel_size=(50, 4, 4), unit="nm").notes == ()

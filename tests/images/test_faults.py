@@ -11,6 +11,7 @@ from napari_skipseg.images.slice_checks.checks import SliceFault, find_slice_fau
 from napari_skipseg.images.slice_checks.messages import describe_faults, in_list
 from napari_skipseg.images.slice_checks.phase_correlation import PhaseCorrelation
 from napari_skipseg.images.slice_checks.samples import iter_sample_slices
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_sample
 from napari_skipseg.progress import run_to_end
@@ -59,7 +60,7 @@ STACKS = {
 
 
 def found(values, axes=""):
-    return find_slice_faults(Stack(values, axes or "TCZYX"[-values.ndim :], name="it"))
+    return find_slice_faults(Stack(values, Space(axes or "TCZYX"[-values.ndim :]), name="it"))
 
 
 def kinds(values, axes=""):
@@ -223,7 +224,7 @@ class Chunked:
 
 def test_of_a_large_volume_little_is_read_a_chunk_of_slices_at_a_time():
     volume = Chunked((64, 8000, 9000))
-    find_slice_faults(Stack(volume, "ZYX"))
+    find_slice_faults(Stack(volume, Space("ZYX")))
     voxels = [np.prod(part) for part in volume.read]
     assert sum(voxels) < 0.01 * np.prod(volume.shape)
     assert max(voxels) <= 2**24
@@ -234,7 +235,7 @@ def test_of_a_large_volume_little_is_read_a_chunk_of_slices_at_a_time():
 
 def test_of_very_many_slices_smaller_windows_are_read():
     volume = Chunked((40, 600, 600))
-    run_to_end(iter_sample_slices(Stack(volume, "ZYX"), "Z", {}, most_voxels=40 * 256**2))
+    run_to_end(iter_sample_slices(Stack(volume, Space("ZYX")), "Z", {}, most_voxels=40 * 256**2))
     assert {part[1] for part in volume.read} == {256}
 
 

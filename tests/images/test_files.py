@@ -16,6 +16,7 @@ import tifffile
 
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.tiff import pages
 from napari_skipseg.images.views import MappedArray
 
@@ -36,7 +37,7 @@ def run(source, *arguments):
     """Run a script in a process of its own and return what it printed."""
     command = [sys.executable, "-c", textwrap.dedent(source), *map(str, arguments)]
     alone = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=alone, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=alone, timeout=240, check=False)
 
 
 # --- round trips -----------------------------------------------------------------------------------------------------
@@ -63,9 +64,9 @@ def run(source, *arguments):
 )
 def test_what_is_written_is_read(tmp_path, axes, shape, dtype):
     values = random(shape, dtype)
-    write_ome_tiff(tmp_path / "a.ome.tif", values, axes, ISBI, "nm")
+    write_ome_tiff(tmp_path / "a.ome.tif", values, Space(axes, ISBI, "nm"))
     stack = read_stack(tmp_path / "a.ome.tif")
-    assert (stack.axes, stack.shape, stack.name) == (axes, shape, "a")
+    assert (stack.space.axes, stack.shape, stack.name) == (axes, shape, "a")
     assert stack.data.dtype == values.dtype.newbyteorder("=")
     assert np.array_equal(stack.data, values)
 
@@ -82,13 +83,13 @@ def test_what_is_written_is_read(tmp_path, axes, shape, dtype):
     ],
 )
 def test_voxel_size_unit_and_origin_survive_exactly(tmp_path, size, unit, origin):
-    write_ome_tiff(tmp_path / "a.tif", random((2, 4, 5)), "ZYX", size, unit, origin)
+    write_ome_tiff(tmp_path / "a.tif", random((2, 4, 5)), Space("ZYX", size, unit, origin))
     stack = read_stack(tmp_path / "a.tif")
-    assert (stack.voxel_size, stack.unit, stack.origin) == (size, unit, origin)
+    assert (stack.space.voxel_size, stack.space.unit, stack.space.origin) == (size, unit, origin)
 
 
 def test_without_a_voxel_size_none_is_written(tmp_path):
-    write_ome_tiff(tmp_path / "a.tif", random((4, 5)), "YX", (1, 1, 1), "pixel")
+    write_ome_tiff(tmp_path / "a.tif", random((4, 5)), Space("YX", (1, 1, 1), "pixel"))
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         assert file.is_ome
         assert "PhysicalSize" not in file.ome_metadata
@@ -96,9 +97,9 @@ def test_without_a_voxel_size_none_is_written(tmp_path):
 
 def test_the_recipe_comes_back_and_others_have_none(tmp_path):
     recipe = {"model": "em-membrane", "options": {"tile": [512, 512], "π": 0.1}, "text": "<&>\x00\n"}
-    write_ome_tiff(tmp_path / "a.tif", random((4, 5)), "YX", ISBI, "nm", description=recipe)
+    write_ome_tiff(tmp_path / "a.tif", random((4, 5)), Space("YX", ISBI, "nm"), description=recipe)
     assert read_recipe(tmp_path / "a.tif") == recipe
-    write_ome_tiff(tmp_path / "b.tif", random((4, 5)), "YX", ISBI, "nm")
+    write_ome_tiff(tmp_path / "b.tif", random((4, 5)), Space("YX", ISBI, "nm"))
     assert read_recipe(tmp_path / "b.tif") is None
     imwrite(tmp_path / "c.tif", random((4, 5)))
     assert read_recipe(tmp_path / "c.tif") is None
@@ -106,7 +107,7 @@ def test_the_recipe_comes_back_and_others_have_none(tmp_path):
 
 def test_channel_names_stand_in_the_file(tmp_path):
     names = ["membrane", "Mitochondrium ä"]
-    write_ome_tiff(tmp_path / "a.tif", random((2, 4, 5)), "CYX", ISBI, "nm", channel_names=names)
+    write_ome_tiff(tmp_path / "a.tif", random((2, 4, 5)), Space("CYX", ISBI, "nm"), channel_names=names)
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         channels = tifffile.xml2dict(file.ome_metadata)["OME"]["Image"]["Pixels"]["Channel"]
     assert [channel["Name"] for channel in channels] == names
@@ -114,14 +115,14 @@ def test_channel_names_stand_in_the_file(tmp_path):
 
 def test_the_same_input_gives_the_same_bytes_under_any_name(tmp_path):
     for name in ("a.tif", "b.tif"):
-        write_ome_tiff(tmp_path / name, random((3, 40, 50)), "ZYX", ISBI, "nm", description={"b": 1, "a": 2})
+        write_ome_tiff(tmp_path / name, random((3, 40, 50)), Space("ZYX", ISBI, "nm"), description={"b": 1, "a": 2})
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
 def test_napari_opens_what_is_written(tmp_path):
     napari_io = pytest.importorskip("napari_builtins.io")
     labels = random((3, 40, 50)) // 50
-    write_ome_tiff(tmp_path / "a.tif", labels, "ZYX", ISBI, "nm")
+    write_ome_tiff(tmp_path / "a.tif", labels, Space("ZYX", ISBI, "nm"))
     path = str(tmp_path / "a.tif")
     (values, *_), *_ = napari_io.napari_get_reader(path)(path)
     assert values.dtype == np.uint8
@@ -136,7 +137,7 @@ def test_writing_holds_a_plane_in_memory_not_the_stack(tmp_path):
             return np.full(self.shape[1:], key[0], self.dtype)
 
     tracemalloc.start()
-    write_ome_tiff(tmp_path / "a.tif", Planes(), "ZYX", ISBI, "nm")
+    write_ome_tiff(tmp_path / "a.tif", Planes(), Space("ZYX", ISBI, "nm"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * 2**20
@@ -152,8 +153,8 @@ def test_imagej_spacing_unit_and_order(tmp_path, unit):
     notes = {"axes": "TZCYX", "spacing": 0.05, "unit": unit}
     imwrite(tmp_path / "a.tif", values, imagej=True, resolution=(1 / 0.004, 1 / 0.0046), metadata=notes)
     stack = read_stack(tmp_path / "a.tif")
-    assert (stack.axes, stack.shape) == ("TZCYX", values.shape)
-    assert (stack.voxel_size, stack.unit) == ((0.05, 0.0046, 0.004), "µm")
+    assert (stack.space.axes, stack.shape) == ("TZCYX", values.shape)
+    assert (stack.space.voxel_size, stack.space.unit) == ((0.05, 0.0046, 0.004), "µm")
     assert stack.data.dtype == np.dtype("uint16")
     assert np.array_equal(stack.data, values)
     assert np.array_equal(stack.data[1, 2, 0, 5:9, ::2], values[1, 2, 0, 5:9, ::2])
@@ -163,20 +164,20 @@ def test_imagej_without_a_unit_keeps_only_the_relative_spacing(tmp_path):
     notes = {"axes": "ZYX", "spacing": 5.0}
     imwrite(tmp_path / "a.tif", random((3, 8, 9)), imagej=True, resolution=(72, 72), metadata=notes)
     stack = read_stack(tmp_path / "a.tif")
-    assert (stack.voxel_size, stack.unit) == ((5.0, 1.0, 1.0), "pixel")
+    assert (stack.space.voxel_size, stack.space.unit) == ((5.0, 1.0, 1.0), "pixel")
 
 
 @pytest.mark.parametrize("dpi", [72, 96, 300, 1200])
 def test_a_print_resolution_is_no_voxel_size(tmp_path, dpi):
     imwrite(tmp_path / "a.tif", random((8, 9)), resolution=(dpi, dpi), resolutionunit="INCH")
     stack = read_stack(tmp_path / "a.tif")
-    assert (stack.voxel_size, stack.unit) == ((1.0, 1.0, 1.0), "pixel")
+    assert (stack.space.voxel_size, stack.space.unit) == ((1.0, 1.0, 1.0), "pixel")
 
 
 def test_a_resolution_finer_than_any_printer_is_the_microscope_s(tmp_path):
     imwrite(tmp_path / "a.tif", random((3, 8, 9)), resolution=(2.5e6, 2e6), resolutionunit="CENTIMETER")
     stack = read_stack(tmp_path / "a.tif")
-    assert (stack.voxel_size, stack.unit, stack.axes) == ((5.0, 5.0, 4.0), "nm", "ZYX")
+    assert (stack.space.voxel_size, stack.space.unit, stack.space.axes) == ((5.0, 5.0, 4.0), "nm", "ZYX")
 
 
 def test_ome_sizes_in_several_units_become_those_of_x(tmp_path):
@@ -191,7 +192,7 @@ def test_ome_sizes_in_several_units_become_those_of_x(tmp_path):
     }
     imwrite(tmp_path / "a.ome.tif", random((3, 8, 9)), metadata=notes)
     stack = read_stack(tmp_path / "a.ome.tif")
-    assert (stack.voxel_size, stack.unit) == ((50.0, 4.0, 4.0), "nm")
+    assert (stack.space.voxel_size, stack.space.unit) == ((50.0, 4.0, 4.0), "nm")
 
 
 def test_a_pyramid_is_read_at_full_resolution(tmp_path):
@@ -217,7 +218,7 @@ def test_axes_of_plain_files(tmp_path, shape, options, axes, read):
     values = random(shape)
     imwrite(tmp_path / "a.tif", values, **options)
     stack = read_stack(tmp_path / "a.tif")
-    assert (stack.axes, stack.shape) == (axes, read)
+    assert (stack.space.axes, stack.shape) == (axes, read)
     assert np.array_equal(stack.data, values.reshape(read))
 
 
@@ -225,9 +226,9 @@ def test_the_user_has_the_last_word(tmp_path):
     values = random((4, 8, 9))
     imwrite(tmp_path / "a.tif", values)
     stack = read_stack(tmp_path / "a.tif", axes="TYX", voxel_size=(1, 2, 3), unit="microns")
-    assert (stack.axes, stack.voxel_size, stack.unit) == ("TYX", (1, 2, 3), "µm")
+    assert (stack.space.axes, stack.space.voxel_size, stack.space.unit) == ("TYX", (1, 2, 3), "µm")
     imwrite(tmp_path / "b.tif", values[:1])
-    assert read_stack(tmp_path / "b.tif").axes == "YX"
+    assert read_stack(tmp_path / "b.tif").space.axes == "YX"
     assert read_stack(tmp_path / "b.tif", axes="ZYX").shape == (1, 8, 9)
     with pytest.raises(InputError, match="name 2 dimensions, the image has 3"):
         read_stack(tmp_path / "a.tif", axes="YX")
@@ -245,7 +246,7 @@ def test_a_voxel_size_without_a_unit_is_refused(tmp_path):
     tifffile.imwrite(tmp_path / "known.tif", values, imagej=True, **known)
     with pytest.raises(InputError, match=r"The voxel size 50 4 4 has no unit, .* in µm: give the unit too .*--unit"):
         read_stack(tmp_path / "known.tif", voxel_size=(50, 4, 4))
-    assert read_stack(tmp_path / "known.tif", voxel_size=(50, 4, 4), unit="nm").unit == "nm"
+    assert read_stack(tmp_path / "known.tif", voxel_size=(50, 4, 4), unit="nm").space.unit == "nm"
     (tmp_path / "plain.png").write_bytes(imagecodecs.png_encode(values[0]))
     with pytest.raises(InputError, match="says no unit of its own: give the unit too"):
         read_stack(tmp_path / "plain.png", voxel_size=(50, 4, 4))
@@ -337,7 +338,7 @@ def make_files(folder):
     with tifffile.TiffWriter(folder / "pages.tif") as writer:
         for plane in values:
             writer.write(plane, metadata=None, photometric="minisblack")
-    write_ome_tiff(folder / "ours.ome.tif", values, "ZYX", ISBI, "nm", description={"a": 1})
+    write_ome_tiff(folder / "ours.ome.tif", values, Space("ZYX", ISBI, "nm"), description={"a": 1})
     return values, sorted(folder.iterdir())
 
 
@@ -420,7 +421,7 @@ READ_ALL = """
             stack = read_stack(folder / row["file"])
             values = stack.read((...,))
             extremes = [float(values.min()), float(values.max())]
-            found = [str(stack.shape), str(values.dtype), stack.axes, *extremes]
+            found = [str(stack.shape), str(values.dtype), stack.space.axes, *extremes]
         except SkipsegError as error:
             found = str(error)
         print(json.dumps([row["file"], found, time.process_time() - begun]), flush=True)
@@ -473,7 +474,7 @@ def test_real_and_hostile_files_are_read_exactly_or_refused_in_seconds_and_littl
 
 
 def write(path, values=None, **options):
-    write_ome_tiff(path, random((3, 40, 50)) if values is None else values, "ZYX", ISBI, "nm", **options)
+    write_ome_tiff(path, random((3, 40, 50)) if values is None else values, Space("ZYX", ISBI, "nm"), **options)
 
 
 @pytest.mark.parametrize(
@@ -505,9 +506,10 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_nothing(tmp_path):
         import resource, sys
         import numpy as np
         from napari_skipseg.images.files import write_ome_tiff
+        from napari_skipseg.images.space import Space
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         noise = np.random.default_rng(0).integers(0, 255, (20, 200, 200), "uint8")
-        write_ome_tiff(sys.argv[1], noise, "ZYX", (50, 4, 4), "nm")
+        write_ome_tiff(sys.argv[1], noise, Space("ZYX", (50, 4, 4), "nm"))
     """
     done = run(script, tmp_path / "a.tif")
     assert "FileError: " in done.stderr
@@ -521,13 +523,14 @@ def test_a_killed_write_leaves_no_file_under_the_final_name_and_can_be_repeated(
         import os, signal, sys
         import numpy as np
         from napari_skipseg.images.files import write_ome_tiff
+        from napari_skipseg.images.space import Space
         class Deadly:
             shape, dtype = (9, 40, 50), np.dtype("uint8")
             def __getitem__(self, key):
                 if key[0] == 5:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return np.zeros((40, 50), "uint8")
-        write_ome_tiff(sys.argv[1], Deadly(), "ZYX", (50, 4, 4), "nm")
+        write_ome_tiff(sys.argv[1], Deadly(), Space("ZYX", (50, 4, 4), "nm"))
     """
     assert run(script, tmp_path / "a.tif").returncode == -9
     assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
@@ -568,11 +571,11 @@ def test_what_ome_tiff_cannot_hold_is_refused_before_a_file_appears(tmp_path):
     with pytest.raises(InputError, match="There are 2 names for 1 channels: give one for each"):
         write(path, channel_names=["a", "b"])
     with pytest.raises(InputError, match="do not end with Y, X"):
-        write_ome_tiff(path, random((4, 5, 3)), "YXT", ISBI, "nm")
+        write_ome_tiff(path, random((4, 5, 3)), Space("YXT", ISBI, "nm"))
     with pytest.raises(InputError, match="name 2 dimensions, the image has 3"):
-        write_ome_tiff(path, random((4, 5, 3)), "YX", ISBI, "nm")
+        write_ome_tiff(path, random((4, 5, 3)), Space("YX", ISBI, "nm"))
     with pytest.raises(InputError, match="is not a unit of length"):
-        write_ome_tiff(path, random((4, 5)), "YX", ISBI, "parsec")
+        write_ome_tiff(path, random((4, 5)), Space("YX", ISBI, "parsec"))
     with pytest.raises(InputError, match="is empty"):
         write(path, np.zeros((0, 4, 5), "uint8"))
     assert list(tmp_path.iterdir()) == []

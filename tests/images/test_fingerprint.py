@@ -12,6 +12,7 @@ import zarr
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import read_levels, read_stack, write_ome_tiff
 from napari_skipseg.images.identity import check_unchanged, fingerprint
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr import reader
 from napari_skipseg.images.zarr.layout import Layout
@@ -25,12 +26,14 @@ def random(shape, seed=0):
 
 
 def make_store(path, shape=(4, 700, 600)):
-    write_ome_zarr(path, random(shape), Layout(shape, "ZYX", "uint8", (50.0, 4.0, 4.0), "nm", chunks=(1, 256, 256)))
+    write_ome_zarr(
+        path, random(shape), Layout(shape, Space("ZYX", (50.0, 4.0, 4.0), "nm"), "uint8", chunks=(1, 256, 256))
+    )
     return path
 
 
 def test_of_a_file_it_holds_size_time_and_ends_and_no_folder(tmp_path):
-    write_ome_tiff(tmp_path / "a.tif", random((3, 300, 400)), "ZYX", (1, 1, 1), "pixel")
+    write_ome_tiff(tmp_path / "a.tif", random((3, 300, 400)), Space("ZYX", (1, 1, 1), "pixel"))
     found = fingerprint(tmp_path / "a.tif")
     assert json.loads(json.dumps(found)) == found
     assert found["name"] == "a.tif"
@@ -142,13 +145,13 @@ def test_what_cannot_be_read_has_none(tmp_path):
 
 def test_a_stack_knows_its_file_and_keeps_it_through_a_channel(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_ome_tiff("a.tif", random((2, 30, 40)), "CYX", (1, 1, 1), "pixel")
+    write_ome_tiff("a.tif", random((2, 30, 40)), Space("CYX", (1, 1, 1), "pixel"))
     assert read_stack("a.tif").file == str(tmp_path / "a.tif")
     assert read_stack("a.tif").channel(1).file == str(tmp_path / "a.tif")
     store = make_store(tmp_path / "a.zarr")
     assert read_stack("a.zarr/zarr.json").file == str(store)
     assert [level.file for level in read_levels("a.zarr")] == [str(store), str(store / "1")]
-    assert Stack(random((3, 4)), "YX").file == ""
+    assert Stack(random((3, 4)), Space("YX")).file == ""
     tifffile.imwrite("a.mrc", random((3, 4)))
     with pytest.raises(FileError):
         read_stack("a.mrc")

@@ -28,7 +28,8 @@ READ_ALL = """
             stack = read_stack(path)
             values = stack.read((...,))
             extremes = [float(values.min()), float(values.max()), float(values.mean(dtype="f8"))]
-            found = [list(stack.shape), str(values.dtype), stack.axes, list(stack.voxel_size), stack.unit, extremes]
+            space = stack.space
+            found = [list(stack.shape), str(values.dtype), space.axes, list(space.voxel_size), space.unit, extremes]
         except SkipsegError as error:
             found = str(error)
         print(json.dumps([path.relative_to(folder).as_posix(), found, time.process_time() - begun]), flush=True)
@@ -42,7 +43,7 @@ def found(data_folder):
     """What the child process made of each file: a list of facts, or the sentence."""
     command = [sys.executable, "-c", textwrap.dedent(READ_ALL), str(data_folder / "formats")]
     alone = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=alone, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=alone, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = [json.loads(line) for line in done.stdout.splitlines()]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.identity import BLOCKS, SIDE, WHOLE, identify
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
@@ -39,44 +40,44 @@ def test_it_is_the_same_in_memory_in_tiff_and_in_zarr(tmp_path: Path, shape: tup
     values, axes = grey(*shape), "ZYX"[3 - len(shape) :]
     tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack", metadata={"axes": axes})
     tifffile.imwrite(tmp_path / "b.tif", values, photometric="minisblack", compression="zlib", byteorder=">")
-    write_ome_zarr(tmp_path / "c.zarr", values, Layout(shape, axes, "uint8", (40, 5, 5), "nm"))
+    write_ome_zarr(tmp_path / "c.zarr", values, Layout(shape, Space(axes, (40, 5, 5), "nm"), "uint8"))
     found = {identify(read_stack(tmp_path / name)) for name in ("a.tif", "b.tif", "c.zarr")}
-    assert found == {identify(Stack(values, axes, name="other", voxel_size=(2, 1, 1)))}
+    assert found == {identify(Stack(values, Space(axes, (2, 1, 1)), name="other"))}
     assert len(found.pop()) == 64
 
 
 def test_it_does_not_depend_on_byte_order_but_on_the_type() -> None:
     values = grey(40, 50).astype(np.uint16)
-    assert identify(Stack(values.astype(">u2"), "YX")) == identify(Stack(values, "YX"))
-    assert identify(Stack(values.astype(np.int32), "YX")) != identify(Stack(values, "YX"))
+    assert identify(Stack(values.astype(">u2"), Space("YX"))) == identify(Stack(values, Space("YX")))
+    assert identify(Stack(values.astype(np.int32), Space("YX"))) != identify(Stack(values, Space("YX")))
 
 
 def test_one_voxel_makes_another_image_where_it_is_small() -> None:
     values = grey(4, 40, 50)
     changed = values.copy()
     changed[2, 7, 9] ^= 1
-    assert identify(Stack(changed, "ZYX")) != identify(Stack(values, "ZYX"))
-    assert identify(Stack(values.reshape(4, 50, 40), "ZYX")) != identify(Stack(values, "ZYX"))
+    assert identify(Stack(changed, Space("ZYX"))) != identify(Stack(values, Space("ZYX")))
+    assert identify(Stack(values.reshape(4, 50, 40), Space("ZYX"))) != identify(Stack(values, Space("ZYX")))
 
 
 def test_other_colours_make_another_image() -> None:
     values = grey(700, 800, 3)
     changed = values.copy()
     changed[..., 2] = 255 - changed[..., 2]
-    assert identify(Stack(changed, "YXC")) != identify(Stack(values, "YXC"))
-    assert identify(Stack(values, "ZYX")) != identify(Stack(values, "YXC"))
+    assert identify(Stack(changed, Space("YXC"))) != identify(Stack(values, Space("YXC")))
+    assert identify(Stack(values, Space("ZYX"))) != identify(Stack(values, Space("YXC")))
 
 
 @pytest.mark.parametrize(("shape", "axes"), [((5000, 90_000, 80_000), "ZYX"), ((9, 2, 200, 9000, 9000), "TCZYX")])
 def test_of_terabytes_it_reads_a_few_blocks(shape: tuple[int, ...], axes: str) -> None:
     data = Watched(shape)
-    first = identify(Stack(data, axes))
+    first = identify(Stack(data, Space(axes)))
     assert 0 < data.voxels <= BLOCKS * SIDE**2 * 2
-    assert identify(Stack(data, axes)) == first
+    assert identify(Stack(data, Space(axes))) == first
 
 
 def test_a_name_is_for_ever() -> None:
     """Corrections of years ago must be found."""
     ramp = np.arange(WHOLE * 2, dtype=np.uint8).reshape(2, 1024, 1024)
-    assert identify(Stack(ramp[0, :8, :8], "YX")).startswith("a9f7bfbdb159b54f")
-    assert identify(Stack(ramp, "ZYX")).startswith("ca44a5a1b51a420e")
+    assert identify(Stack(ramp[0, :8, :8], Space("YX"))).startswith("a9f7bfbdb159b54f")
+    assert identify(Stack(ramp, Space("ZYX"))).startswith("ca44a5a1b51a420e")

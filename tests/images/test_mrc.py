@@ -23,8 +23,8 @@ def make_mrc(path, values, voxel_size=13.3, **header):
 def test_every_mode_is_read_as_it_is_stored(tmp_path, dtype, shape):
     values = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
     stack = read_stack(make_mrc(tmp_path / "a.rec", values))
-    assert (stack.axes, stack.shape, stack.name) == ("ZYX"[-len(shape) :], shape, "a")
-    assert (stack.voxel_size[1:], stack.unit) == ((13.3, 13.3), "Å")
+    assert (stack.space.axes, stack.shape, stack.name) == ("ZYX"[-len(shape) :], shape, "a")
+    assert (stack.space.voxel_size[1:], stack.space.unit) == ((13.3, 13.3), "Å")
     assert stack.data.dtype == values.dtype
     assert np.array_equal(stack.data, values)
     assert np.array_equal(stack.data[..., 3:9, ::-2], values[..., 3:9, ::-2])
@@ -40,7 +40,7 @@ def test_the_other_byte_order_and_an_extended_header_are_understood(tmp_path):
         file.voxel_size = (4, 5, 50)
     stack = read_stack(tmp_path / "a.mrc")
     assert (tmp_path / "a.mrc").read_bytes()[:4] == b"\x00\x00\x00\x05"
-    assert (stack.voxel_size, stack.unit) == ((50.0, 5.0, 4.0), "Å")
+    assert (stack.space.voxel_size, stack.space.unit) == ((50.0, 5.0, 4.0), "Å")
     assert stack.data.dtype == np.dtype("int16")
     assert np.array_equal(stack.data, values)
 
@@ -48,12 +48,12 @@ def test_the_other_byte_order_and_an_extended_header_are_understood(tmp_path):
 @pytest.mark.parametrize("size", [0, 1.0, (0, 4, 4)])
 def test_a_voxel_size_of_nothing_or_of_one_is_unknown(tmp_path, size):
     stack = read_stack(make_mrc(tmp_path / "a.mrc", np.zeros((3, 4, 5), "i2"), size))
-    assert (stack.voxel_size, stack.unit, stack.origin) == ((1.0, 1.0, 1.0), "pixel", (0.0, 0.0, 0.0))
+    assert (stack.space.voxel_size, stack.space.unit, stack.space.origin) == ((1.0, 1.0, 1.0), "pixel", (0.0, 0.0, 0.0))
 
 
 def test_the_first_column_row_and_section_give_the_origin(tmp_path):
     path = make_mrc(tmp_path / "a.mrc", np.zeros((3, 4, 5), "i2"), (2, 3, 4), nxstart=-2, nystart=1, nzstart=10)
-    assert read_stack(path).origin == (40.0, 3.0, -4.0)
+    assert read_stack(path).space.origin == (40.0, 3.0, -4.0)
 
 
 def test_axes_in_another_order_are_turned_into_z_y_x(tmp_path):
@@ -62,8 +62,8 @@ def test_axes_in_another_order_are_turned_into_z_y_x(tmp_path):
     stack = read_stack(path)
     assert np.array_equal(stack.data, values.transpose(2, 0, 1))
     assert stack.shape == (5, 3, 4)
-    assert stack.origin[0] == 7 * stack.voxel_size[0]
-    assert stack.origin[1:] == (0.0, 0.0)
+    assert stack.space.origin[0] == 7 * stack.space.voxel_size[0]
+    assert stack.space.origin[1:] == (0.0, 0.0)
 
 
 def test_a_stack_of_volumes_has_times(tmp_path):
@@ -71,9 +71,9 @@ def test_a_stack_of_volumes_has_times(tmp_path):
     with mrcfile.new(tmp_path / "a.mrc", values) as file:
         assert file.header.ispg == 401
     stack = read_stack(tmp_path / "a.mrc")
-    assert stack.axes == "TZYX"
+    assert stack.space.axes == "TZYX"
     assert np.array_equal(stack.data, values)
-    assert read_stack(make_mrc(tmp_path / "b.mrc", values[0]), axes="TYX").axes == "TYX"
+    assert read_stack(make_mrc(tmp_path / "b.mrc", values[0]), axes="TYX").space.axes == "TYX"
 
 
 @pytest.mark.parametrize(("flags", "dtype"), [(0, "uint8"), (1, "int8"), (None, "int8")])

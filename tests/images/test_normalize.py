@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.intensity.normalize import Normalization, measure
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_sample
 
@@ -32,7 +33,7 @@ RAW = (
 
 
 def stack_of(values, axes=""):
-    return Stack(values, axes or "TCZYX"[-values.ndim :], name="it")
+    return Stack(values, Space(axes or "TCZYX"[-values.ndim :]), name="it")
 
 
 def noise(shape, dtype=np.uint8):
@@ -82,7 +83,7 @@ def test_of_a_large_slice_one_window_is_read():
             return noise((rows, columns))
 
     counting = Counting()
-    measure(Stack(counting, "YX"))
+    measure(Stack(counting, Space("YX")))
     assert 1024**2 <= counting.read <= 1.2 * 1024**2  # and small windows all over it
 
 

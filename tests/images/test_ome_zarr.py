@@ -48,8 +48,8 @@ def test_both_versions_give_values_axes_voxel_size_origin_and_unit(tmp_path, ver
     steps = (scale(50, 4, 4.5), move(100, -8, 9))
     path = make_store(tmp_path / "em.ome.zarr", values, steps=steps, version=version, chunks=(2, 16, 16))
     stack = read_stack(path)
-    assert (stack.axes, stack.shape, stack.name, stack.unit) == ("ZYX", (4, 30, 40), "em", "nm")
-    assert (stack.voxel_size, stack.origin) == ((50.0, 4.0, 4.5), (100.0, -8.0, 9.0))
+    assert (stack.space.axes, stack.shape, stack.name, stack.space.unit) == ("ZYX", (4, 30, 40), "em", "nm")
+    assert (stack.space.voxel_size, stack.space.origin) == ((50.0, 4.0, 4.5), (100.0, -8.0, 9.0))
     assert stack.data.dtype == np.uint16
     assert np.array_equal(stack.data, values)
     for key in (1, np.s_[..., 5], np.s_[::-1, 3:25:4, 39:2:-3], np.s_[2:2], np.s_[-1, ..., -1], np.s_[0, 0, 0]):
@@ -60,7 +60,7 @@ def test_both_versions_give_values_axes_voxel_size_origin_and_unit(tmp_path, ver
 def test_transformations_of_dataset_and_multiscale_are_composed_in_that_order(tmp_path):
     steps, after = (scale(1, 2, 3), move(10, 20, 30)), (scale(10, 10, 10), move(1, 1, 1))
     stack = read_stack(make_store(tmp_path / "a.zarr", numbers((2, 3, 4)), steps=steps, after=after))
-    assert (stack.voxel_size, stack.origin) == ((10.0, 20.0, 30.0), (101.0, 201.0, 301.0))
+    assert (stack.space.voxel_size, stack.space.origin) == ((10.0, 20.0, 30.0), (101.0, 201.0, 301.0))
 
 
 def test_sizes_in_several_units_become_those_of_x(tmp_path):
@@ -68,7 +68,11 @@ def test_sizes_in_several_units_become_those_of_x(tmp_path):
     axes = [{"name": axis, "type": "space", "unit": unit} for axis, unit in zip("zyx", units, strict=True)]
     steps = (scale(0.05, 40, 4), move(1, 10, 1))
     stack = read_stack(make_store(tmp_path / "a.zarr", numbers((2, 3, 4)), axes, steps))
-    assert (stack.voxel_size, stack.unit, stack.origin) == ((50.0, 4.0, 4.0), "nm", (1000.0, 1.0, 1.0))
+    assert (stack.space.voxel_size, stack.space.unit, stack.space.origin) == (
+        (50.0, 4.0, 4.0),
+        "nm",
+        (1000.0, 1.0, 1.0),
+    )
 
 
 def test_axes_are_known_by_type_and_those_of_length_1_are_left_out(tmp_path):
@@ -76,39 +80,44 @@ def test_axes_are_known_by_type_and_those_of_length_1_are_left_out(tmp_path):
     axes = [{"name": name, "type": kind} for name, kind in kinds]
     path = make_store(tmp_path / "a.zarr", numbers((1, 2, 1, 5, 6)), axes, (scale(1, 1, 7, 2, 2),))
     stack = read_stack(path)
-    assert (stack.axes, stack.shape, stack.voxel_size, stack.unit) == ("CYX", (2, 5, 6), (7.0, 2.0, 2.0), "pixel")
+    assert (stack.space.axes, stack.shape, stack.space.voxel_size, stack.space.unit) == (
+        "CYX",
+        (2, 5, 6),
+        (7.0, 2.0, 2.0),
+        "pixel",
+    )
     assert np.array_equal(stack.data[1], numbers((1, 2, 1, 5, 6))[0, 1, 0])
     assert read_stack(path, axes="TCZYX").shape == (1, 2, 1, 5, 6)
-    assert read_stack(path, voxel_size=(1, 2, 3), unit="nm").voxel_size == (1, 2, 3)
+    assert read_stack(path, voxel_size=(1, 2, 3), unit="nm").space.voxel_size == (1, 2, 3)
 
 
 def test_without_a_usable_scale_the_voxel_size_is_unknown(tmp_path):
     for number, steps in enumerate([(), (scale(0, 0, 0),), ({"type": "identity"},), (move(1, 1, 4),)]):
         stack = read_stack(make_store(tmp_path / f"{number}.zarr", numbers((2, 3, 4)), steps=steps))
-        assert (stack.voxel_size, stack.unit) == ((1.0, 1.0, 1.0), "pixel")
+        assert (stack.space.voxel_size, stack.space.unit) == ((1.0, 1.0, 1.0), "pixel")
 
 
 def test_older_versions_name_axes_by_letters_or_not_at_all(tmp_path):
     path = make_store(tmp_path / "a.zarr", numbers((2, 3, 4)), ["z", "y", "x"], (), "0.3")
-    assert read_stack(path).axes == "ZYX"
+    assert read_stack(path).space.axes == "ZYX"
     path = make_store(tmp_path / "b.zarr", numbers((1, 2, 3, 4, 5)), None, (), "0.1")
-    assert (read_stack(path).axes, read_stack(path).shape) == ("CZYX", (2, 3, 4, 5))
+    assert (read_stack(path).space.axes, read_stack(path).shape) == ("CZYX", (2, 3, 4, 5))
 
 
 def test_a_plain_array_takes_its_dimension_names_or_the_usual_axes(tmp_path):
     for count, axes in {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}.items():
         zarr.create_array(tmp_path / f"{count}.zarr", shape=(2,) * count, dtype="u1")
-        assert read_stack(tmp_path / f"{count}.zarr").axes == axes
+        assert read_stack(tmp_path / f"{count}.zarr").space.axes == axes
     zarr.create_array(tmp_path / "named.zarr", shape=(2, 5, 6), dtype="u1", dimension_names=("c", "y", "x"))
     stack = read_stack(tmp_path / "named.zarr")
-    assert (stack.axes, stack.unit) == ("CYX", "pixel")
-    assert read_stack(tmp_path / "named.zarr", axes="TYX").axes == "TYX"
+    assert (stack.space.axes, stack.space.unit) == ("CYX", "pixel")
+    assert read_stack(tmp_path / "named.zarr", axes="TYX").space.axes == "TYX"
 
 
 def test_a_path_inside_a_store_has_the_axes_and_place_of_its_image(tmp_path):
     store = make_store(tmp_path / "em.ome.zarr", numbers((2, 3, 4)))
     stack = read_stack(store / "0")
-    assert (stack.name, stack.voxel_size, stack.unit) == ("em_0", (50.0, 4.0, 4.5), "nm")
+    assert (stack.name, stack.space.voxel_size, stack.space.unit) == ("em_0", (50.0, 4.0, 4.5), "nm")
     assert read_stack(store / "zarr.json").name == "em"
     with pytest.raises(FileError, match="does not exist"):
         read_stack(store / "7")
@@ -117,7 +126,7 @@ def test_a_path_inside_a_store_has_the_axes_and_place_of_its_image(tmp_path):
 def test_of_what_bioformats2raw_made_the_first_image_is_read(tmp_path):
     zarr.create_group(tmp_path / "a.zarr", zarr_format=2, attributes={"bioformats2raw.layout": 3})
     make_store(tmp_path / "a.zarr" / "0", numbers((2, 3, 4)), version="0.4")
-    assert read_stack(tmp_path / "a.zarr").voxel_size == (50.0, 4.0, 4.5)
+    assert read_stack(tmp_path / "a.zarr").space.voxel_size == (50.0, 4.0, 4.5)
 
 
 def test_plates_wells_and_groups_name_what_to_give_instead(tmp_path):
@@ -143,7 +152,7 @@ def test_levels_come_finest_first_and_labels_are_known(tmp_path):
     image = {"multiscales": [{"axes": AXES[1:], "datasets": sets}], "version": "0.5", "image-label": {}}
     store.attrs["ome"] = image
     levels = read_levels(tmp_path / "a.zarr")
-    assert [(level.shape, level.voxel_size) for level in levels] == [((8, 8), (1, 4, 4)), ((4, 4), (1, 8, 8))]
+    assert [(level.shape, level.space.voxel_size) for level in levels] == [((8, 8), (1, 4, 4)), ((4, 4), (1, 8, 8))]
     assert holds_labels(tmp_path / "a.zarr")
     assert read_recipe(tmp_path / "a.zarr") is None
 
@@ -245,7 +254,7 @@ def test_newer_versions_odd_transformations_and_paths_outside_are_refused(tmp_pa
         FileError, match=r"is OME-Zarr 0\.6\.dev1, which is not understood yet: give the path of its array"
     ):
         read_stack(path)
-    assert read_stack(path / "0", axes="ZYX", voxel_size=(1, 2, 3), unit="nm").unit == "nm"
+    assert read_stack(path / "0", axes="ZYX", voxel_size=(1, 2, 3), unit="nm").space.unit == "nm"
     turned = {"type": "rotation", "rotation": [[1, 0], [0, 1]]}
     with pytest.raises(FileError, match="places its voxels by 'rotation', which cannot be read"):
         read_stack(make_store(tmp_path / "turned.zarr", numbers((2, 3, 4)), steps=(turned,)))

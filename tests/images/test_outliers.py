@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_skipseg.images.intensity.normalize import Normalization, measure, measure_greys
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 
 Values = NDArray[Any]
@@ -24,7 +25,7 @@ def tissue(shape: tuple[int, ...] = SHAPE) -> Values:
 
 
 def stack_of(values: Values) -> Stack:
-    return Stack(values, "TCZYX"[-values.ndim :], name="it")
+    return Stack(values, Space("TCZYX"[-values.ndim :]), name="it")
 
 
 def scattered(share: float) -> Values:

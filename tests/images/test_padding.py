@@ -12,6 +12,7 @@ from scipy import ndimage
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.intensity.normalize import Normalization, measure, measure_greys
 from napari_skipseg.images.intensity.padding import REACH, REACH_Z, SIDE, fill, find_mask, in_squares
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 
 Values = NDArray[Any]
@@ -36,7 +37,7 @@ def nuclei(*shape: int, radius: int = 9, count: int = 20, seed: int = 0) -> Valu
 
 
 def stack_of(values: Values, axes: str = "") -> Stack:
-    return Stack(values, axes or "TCZYX"[-values.ndim :], name="it")
+    return Stack(values, Space(axes or "TCZYX"[-values.ndim :]), name="it")
 
 
 def framed(values: Values, border: int, value: float) -> Values:

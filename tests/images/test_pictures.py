@@ -23,9 +23,9 @@ def test_pixels_are_those_stored(tmp_path, ending, shape, axes):
     values = random(shape)
     Image.fromarray(values).save(tmp_path / f"a.b.{ending}")
     stack = read_stack(tmp_path / f"a.b.{ending}")
-    assert (stack.axes, stack.shape, stack.data.dtype, stack.name) == (axes, shape, np.uint8, "a.b")
+    assert (stack.space.axes, stack.shape, stack.data.dtype, stack.name) == (axes, shape, np.uint8, "a.b")
     assert np.array_equal(stack.data, values)
-    assert (stack.voxel_size, stack.unit) == ((1, 1, 1), "pixel")
+    assert (stack.space.voxel_size, stack.space.unit) == ((1, 1, 1), "pixel")
 
 
 @pytest.mark.parametrize("ending", ["jpg", "jpeg", "JPG"])
@@ -35,7 +35,7 @@ def test_a_jpeg_is_read_as_near_as_it_was_saved(tmp_path, ending, shape, axes):
     values[:8] = 200
     Image.fromarray(values).save(tmp_path / f"a.{ending}", format="JPEG", quality=95)
     stack = read_stack(tmp_path / f"a.{ending}")
-    assert (stack.axes, stack.shape) == (axes, shape)
+    assert (stack.space.axes, stack.shape) == (axes, shape)
     assert np.abs(np.asarray(stack.data, int) - values).max() <= 3
 
 
@@ -44,7 +44,7 @@ def test_a_colour_picture_has_the_axes_of_the_same_colour_tiff(tmp_path):
     Image.fromarray(values).save(tmp_path / "a.png")
     tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb")
     picture, tiff = read_stack(tmp_path / "a.png"), read_stack(tmp_path / "a.tif")
-    assert (picture.axes, picture.shape) == (tiff.axes, tiff.shape)
+    assert (picture.space.axes, picture.shape) == (tiff.space.axes, tiff.shape)
     assert np.array_equal(picture.channel(2).read((slice(None), slice(None))), values[..., 2])
 
 
@@ -53,7 +53,7 @@ def test_16_bits_stay_16_bits(tmp_path, channels, axes):
     values = random((9, 11, *channels), np.uint16)
     (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(values))
     stack = read_stack(tmp_path / "a.png")
-    assert (stack.axes, stack.data.dtype) == (axes, np.uint16)
+    assert (stack.space.axes, stack.data.dtype) == (axes, np.uint16)
     assert np.array_equal(stack.data, {(): values, (2,): values[..., 0]}.get(channels, values[..., :3]))
 
 
@@ -62,7 +62,7 @@ def test_alpha_is_left_out(tmp_path, channels, axes):
     values = random((9, 11, channels))
     Image.fromarray(values).save(tmp_path / "a.png")
     stack = read_stack(tmp_path / "a.png")
-    assert stack.axes == axes
+    assert stack.space.axes == axes
     assert np.array_equal(stack.data, values[..., 0] if channels == 2 else values[..., :3])
 
 
@@ -100,7 +100,7 @@ def test_a_palette_of_greys_gives_greys_and_one_of_colours_is_refused(tmp_path):
 def test_axes_voxel_size_and_unit_can_be_named(tmp_path):
     Image.fromarray(random((9, 11))).save(tmp_path / "a.png", dpi=(300, 300))
     stack = read_stack(tmp_path / "a.png", "YX", (1.0, 0.5, 0.5), "µm")
-    assert (stack.voxel_size, stack.unit) == ((1.0, 0.5, 0.5), "µm")
+    assert (stack.space.voxel_size, stack.space.unit) == ((1.0, 0.5, 0.5), "µm")
     with pytest.raises(InputError, match="'ZYX' name 3 dimensions, the image has 2"):
         read_stack(tmp_path / "a.png", "ZYX")
 
@@ -157,5 +157,5 @@ def test_real_pictures_and_their_masks_are_read(data_folder):
     folder = data_folder / "ham10000_skin"
     for file in sorted((folder / "images").glob("*.jpg")):
         image, mask = read_stack(file), read_stack(folder / "masks" / f"{file.stem}.png")
-        assert (image.axes, image.shape, mask.axes, mask.shape) == ("YXC", (450, 600, 3), "YX", (450, 600))
+        assert (image.space.axes, image.shape, mask.space.axes, mask.shape) == ("YXC", (450, 600, 3), "YX", (450, 600))
         assert np.unique(mask.data).tolist() == [0, 255]

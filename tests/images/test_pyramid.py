@@ -5,26 +5,27 @@ import math
 import numpy as np
 import pytest
 
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.pyramid import average, most_common, plan_levels, region_below, regions
 
 
 def test_z_of_serial_sections_waits_until_y_and_x_have_caught_up():
-    levels = plan_levels((100, 9000, 9001), "ZYX", (50, 4, 4))
+    levels = plan_levels((100, 9000, 9001), Space("ZYX", (50, 4, 4)))
     assert [level.factor for level in levels] == [(1, 1, 1), (1, 2, 2), (1, 4, 4), (1, 8, 8), (2, 16, 16), (4, 32, 32)]
     assert levels[-1].shape == (25, 282, 282)
     assert levels[1].shape == (100, 4500, 4501)
 
 
 def test_isotropic_volumes_are_halved_along_all_axes_and_time_and_channels_never():
-    levels = plan_levels((3, 2, 600, 1025, 700), "TCZYX", (4, 4, 4))
+    levels = plan_levels((3, 2, 600, 1025, 700), Space("TCZYX", (4, 4, 4)))
     assert [level.shape for level in levels] == [(3, 2, 600, 1025, 700), (3, 2, 300, 513, 350), (3, 2, 150, 257, 175)]
 
 
 def test_a_small_image_has_one_level_and_a_deep_one_several():
-    assert len(plan_levels((512, 512), "YX", (1, 1, 1))) == 1
-    assert len(plan_levels((100, 512, 512), "ZYX", (1, 1, 1))) == 1
-    assert plan_levels((3000, 300, 300), "ZYX", (1, 1, 1))[-1].shape == (1500, 150, 150)
-    assert plan_levels((1, 5000), "YX", (1, 1, 1))[-1].shape == (1, 313)
+    assert len(plan_levels((512, 512), Space("YX", (1, 1, 1)))) == 1
+    assert len(plan_levels((100, 512, 512), Space("ZYX", (1, 1, 1)))) == 1
+    assert plan_levels((3000, 300, 300), Space("ZYX", (1, 1, 1)))[-1].shape == (1500, 150, 150)
+    assert plan_levels((1, 5000), Space("YX", (1, 1, 1)))[-1].shape == (1, 313)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int32", "uint32", "float32", "float64", "float16"])

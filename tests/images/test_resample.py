@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from napari_skipseg.images.resample import network_lengths, resample_axis, source_range
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 
 RNG = np.random.default_rng(2)
@@ -162,11 +163,11 @@ def test_a_grid_of_the_same_voxels_gives_the_same_values() -> None:
 def test_lengths_follow_voxel_sizes_that_differ_by_more_than_5_percent(
     voxel_size: tuple[float, float, float], wanted: tuple[float, float, float], lengths: tuple[int, ...]
 ) -> None:
-    stack = Stack(np.zeros((10, 100, 60), np.uint8), "ZYX", voxel_size, "nm")
+    stack = Stack(np.zeros((10, 100, 60), np.uint8), Space("ZYX", voxel_size, "nm"))
     assert network_lengths(stack, "ZYX", wanted) == lengths
     assert network_lengths(stack, "YX", wanted) == lengths[1:]
 
 
 def test_an_axis_of_one_voxel_stays_one() -> None:
-    stack = Stack(np.zeros((1, 100, 60), np.uint8), "ZYX", (40.0, 8.0, 8.0), "nm")
+    stack = Stack(np.zeros((1, 100, 60), np.uint8), Space("ZYX", (40.0, 8.0, 8.0), "nm"))
     assert network_lengths(stack, "ZYX", (4.0, 8.0, 8.0)) == (1, 100, 60)

@@ -20,6 +20,7 @@ from napari_skipseg.images.files import (
     write_ome_tiff,
 )
 from napari_skipseg.images.identity import check_unchanged, fingerprint
+from napari_skipseg.images.space import Space
 from napari_skipseg.inference.recipes.recipe import describe_input
 
 STACK = smooth((5, 128, 128))
@@ -53,7 +54,7 @@ def read_whole(path, **options):
 )
 def test_pages_of_one_size_and_type_are_one_stack_in_their_order(tmp_path, write):
     stack, values = read_whole(write(tmp_path / "a.tif"))
-    assert (stack.axes, stack.notes) == ("ZYX", ())
+    assert (stack.space.axes, stack.notes) == ("ZYX", ())
     assert np.array_equal(values, STACK)
     assert len(list_images(tmp_path / "a.tif")) == 1
 
@@ -63,7 +64,7 @@ def test_appended_colours_are_a_stack_of_colours(tmp_path):
     for page in colours:
         tifffile.imwrite(tmp_path / "a.tif", page, append=True, photometric="rgb")
     stack, values = read_whole(tmp_path / "a.tif")
-    assert stack.axes == "ZYXC"
+    assert stack.space.axes == "ZYXC"
     assert np.array_equal(values, colours)
 
 
@@ -217,7 +218,7 @@ def test_each_image_of_an_ome_tiff_has_its_own_voxel_size(tmp_path):
         for size in (4.0, 8.0):
             told = {"axes": "YX", "PhysicalSizeX": size, "PhysicalSizeXUnit": "nm", "PhysicalSizeY": size}
             writer.write(STACK[0], photometric="minisblack", metadata=told | {"PhysicalSizeYUnit": "nm"})
-    assert [read_stack(tmp_path / "a.ome.tif", image=n).voxel_size[2] for n in (0, 1)] == [4.0, 8.0]
+    assert [read_stack(tmp_path / "a.ome.tif", image=n).space.voxel_size[2] for n in (0, 1)] == [4.0, 8.0]
 
 
 def test_a_number_for_a_file_of_one_image_changes_nothing(tmp_path):
@@ -261,7 +262,7 @@ def test_the_frames_of_a_picture_are_slices(tmp_path):
     first, *others = (Image.fromarray(page) for page in STACK)
     first.save(tmp_path / "a.png", save_all=True, append_images=others)
     stack, values = read_whole(tmp_path / "a.png")
-    assert stack.axes == "ZYX"
+    assert stack.space.axes == "ZYX"
     assert np.array_equal(values, STACK)
     assert "5 frames" in stack.notes[0]
 
@@ -353,6 +354,6 @@ def test_an_image_is_chosen_by_its_name_and_keeps_it(tmp_path):
 
 def test_the_name_of_an_image_is_in_the_results_and_in_the_recipe(tmp_path):
     path = write_ome(tmp_path / "positions.ome.tif", *(smooth((2, 30, 40), seed) for seed in range(2)))
-    write_ome_tiff(tmp_path / "copy.ome.tif", STACK[:2], "ZYX", (1, 1, 1), "nm", title="Pos <1>")
+    write_ome_tiff(tmp_path / "copy.ome.tif", STACK[:2], Space("ZYX", (1, 1, 1), "nm"), title="Pos <1>")
     assert read_stack(tmp_path / "copy.ome.tif").title == "Pos <1>"
     assert describe_input(read_stack(path, image=1)).title == "Pos1"

@@ -25,6 +25,7 @@ from napari_skipseg.images.files import (
 from napari_skipseg.images.identity import check_unchanged, fingerprint, identify
 from napari_skipseg.images.slice_checks.checks import SliceFault
 from napari_skipseg.images.slice_checks.messages import describe_faults
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 
 STACK = smooth((5, 40, 50))
@@ -78,11 +79,11 @@ def test_a_folder_of_numbered_files_is_one_stack_in_natural_order(tmp_path, name
 
     folder = write_slices(tmp_path / "sections", names, write=by_ending)
     stack = read_stack(folder)
-    assert (stack.axes, stack.shape, stack.name, stack.file) == ("ZYX", STACK.shape, "sections", str(folder))
+    assert (stack.space.axes, stack.shape, stack.name, stack.file) == ("ZYX", STACK.shape, "sections", str(folder))
     assert np.array_equal(stack.data, STACK)
     assert np.array_equal(stack.read((3, slice(4, 30), slice(None, None, -2))), STACK[3, 4:30, ::-2])
     assert np.array_equal(stack.read((slice(4, 0, -2), 7, slice(0, 5))), STACK[4:0:-2, 7, :5])
-    assert identify(stack) == identify(Stack(STACK.astype(stack.data.dtype), "ZYX"))
+    assert identify(stack) == identify(Stack(STACK.astype(stack.data.dtype), Space("ZYX")))
 
 
 def test_jpeg_slices_are_a_stack_whose_values_are_near(tmp_path):
@@ -97,10 +98,10 @@ def test_colours_stay_and_volumes_become_times(tmp_path):
     colours = smooth((3, 3, 20, 30)).transpose(0, 2, 3, 1).copy()
     folder = write_slices(tmp_path / "c", ["1.png", "2.png", "3.png"], colours, write_picture)
     assert np.array_equal(read_stack(folder).data, colours)
-    assert read_stack(folder).axes == "ZYXC"
+    assert read_stack(folder).space.axes == "ZYXC"
     volumes = np.stack([STACK, STACK[::-1]])
     stack = read_stack(write_slices(tmp_path / "v", ["t1.tif", "t2.tif"], volumes))
-    assert (stack.axes, stack.shape) == ("TZYX", (2, 5, 40, 50))
+    assert (stack.space.axes, stack.shape) == ("TZYX", (2, 5, 40, 50))
     assert np.array_equal(stack.data, volumes)
     assert any("times" in note for note in stack.notes)
 
@@ -110,7 +111,7 @@ def test_sidecars_hidden_files_folders_and_our_results_are_no_slices(sections):
         (sections / name).write_bytes(b"no image")
     (sections / "sections.unfinished").mkdir()
     before = fingerprint(sections)
-    write_ome_tiff(sections / "sections_probability.tif", STACK, "ZYX", (1, 1, 1), "pixel", description={"a": 1})
+    write_ome_tiff(sections / "sections_probability.tif", STACK, Space("ZYX", (1, 1, 1), "pixel"), description={"a": 1})
     assert np.array_equal(read_stack(sections).data, STACK)
     check_unchanged(sections, before)
 
@@ -248,12 +249,12 @@ def test_the_voxel_size_is_the_first_files_and_z_is_given_or_taken_and_told(tmp_
     folder = tmp_path / "s"
     folder.mkdir()
     for number in range(3):
-        write_ome_tiff(folder / f"{number}.tif", STACK[number], "YX", (1, 4, 5), "nm")
+        write_ome_tiff(folder / f"{number}.tif", STACK[number], Space("YX", (1, 4, 5), "nm"))
     stack = read_stack(folder)
-    assert (stack.voxel_size, stack.unit) == ((4.0, 4.0, 5.0), "nm")
+    assert (stack.space.voxel_size, stack.space.unit) == ((4.0, 4.0, 5.0), "nm")
     assert any("how far apart" in note for note in stack.notes)
     stack = read_stack(folder, voxel_size=(50, 4, 5), unit="nm")
-    assert (stack.voxel_size, stack.notes) == ((50, 4, 5), ())
+    assert (stack.space.voxel_size, stack.notes) == ((50, 4, 5), ())
     with pytest.raises(InputError, match="has no unit"):
         read_stack(folder, voxel_size=(50, 4, 5))
 
@@ -262,13 +263,13 @@ def test_a_z_that_the_files_know_is_kept(tmp_path):
     folder = tmp_path / "s"
     folder.mkdir()
     for number in range(3):
-        write_ome_tiff(folder / f"{number}.tif", STACK[number], "YX", (50, 4, 4), "nm")
+        write_ome_tiff(folder / f"{number}.tif", STACK[number], Space("YX", (50, 4, 4), "nm"))
     stack = read_stack(folder)
-    assert (stack.voxel_size, stack.unit, stack.notes) == ((50.0, 4.0, 4.0), "nm", ())
+    assert (stack.space.voxel_size, stack.space.unit, stack.notes) == ((50.0, 4.0, 4.0), "nm", ())
 
 
 def test_axes_can_be_given(sections):
-    assert read_stack(sections, axes="TYX").axes == "TYX"
+    assert read_stack(sections, axes="TYX").space.axes == "TYX"
     with pytest.raises(InputError):
         read_stack(sections, axes="YX")
 

@@ -22,16 +22,16 @@ def isotropic() -> SyntheticSample:
 def test_the_sample_is_a_uint8_zyx_stack_with_its_voxel_size_in_nanometres(sample):
     assert sample.stack.data.dtype == np.uint8
     assert sample.stack.shape == (6, 256, 256)
-    assert (sample.stack.axes, sample.stack.unit) == ("ZYX", "nm")
-    assert sample.stack.voxel_size == (50.0, 4.0, 4.0)
+    assert (sample.stack.space.axes, sample.stack.space.unit) == ("ZYX", "nm")
+    assert sample.stack.space.voxel_size == (50.0, 4.0, 4.0)
     assert sample.stack.name == "EM sample (synthetic)"
 
 
 def test_the_isotropic_sample_has_equal_sides(isotropic):
     assert isotropic.stack.data.dtype == np.uint8
     assert isotropic.stack.shape == (24, 128, 128)
-    assert isotropic.stack.voxel_size == (8.0, 8.0, 8.0)
-    assert isotropic.stack.unit == "nm"
+    assert isotropic.stack.space.voxel_size == (8.0, 8.0, 8.0)
+    assert isotropic.stack.space.unit == "nm"
 
 
 @pytest.mark.parametrize("make", [make_sample, make_isotropic_sample])

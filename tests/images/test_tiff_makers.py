@@ -66,7 +66,7 @@ def write_raw(path, values, tags, pages=1, reduced=()):
 
 def size_of(path):
     stack = read_stack(path)
-    return stack.voxel_size, stack.unit
+    return stack.space.voxel_size, stack.space.unit
 
 
 # --- SEM and TEM -----------------------------------------------------------------------------------------------------
@@ -138,8 +138,8 @@ def test_zeiss_lsm_of_a_stack(tmp_path):
     tag = (34412, BYTE, told.dtype.itemsize, told.tobytes())
     path = write_raw(tmp_path / "a.lsm", image(6), [tag], pages=6, reduced=(1, 3, 5))
     stack = read_stack(path)
-    assert (stack.axes, stack.shape) == ("ZYX", (3, HEIGHT, WIDTH))
-    assert (stack.voxel_size, stack.unit) == ((1500, 200, 200), "nm")
+    assert (stack.space.axes, stack.shape) == ("ZYX", (3, HEIGHT, WIDTH))
+    assert (stack.space.voxel_size, stack.space.unit) == ((1500, 200, 200), "nm")
 
 
 def test_metamorph_stk(tmp_path):
@@ -150,8 +150,8 @@ def test_metamorph_stk(tmp_path):
     tags = [(33628, LONG, 0, bytes(8)), (33629, RATIONAL, planes, steps), (33631, LONG, planes, calibration)]
     path = write_raw(tmp_path / "a.stk", image(planes), tags)
     stack = read_stack(path)
-    assert (stack.axes, stack.shape) == ("ZYX", (planes, HEIGHT, WIDTH))
-    assert (stack.voxel_size, stack.unit) == ((0.5, 0.13, 0.13), "µm")
+    assert (stack.space.axes, stack.shape) == ("ZYX", (planes, HEIGHT, WIDTH))
+    assert (stack.space.voxel_size, stack.space.unit) == ((0.5, 0.13, 0.13), "µm")
 
 
 def test_metamorph_metaseries(tmp_path):
@@ -218,7 +218,7 @@ def test_a_damaged_tag_is_no_size_and_no_fault(tmp_path, tag, text):
 def test_a_size_that_makes_no_sense_is_noted_and_not_taken(tmp_path, value):
     text = f"[Scan]\r\nPixelWidth={value}\r\nPixelHeight={value}\r\n"
     stack = read_stack(write_tagged(tmp_path / "a.tif", image(), (34682, TEXT, text)))
-    assert (stack.voxel_size, stack.unit) == ((1, 1, 1), "pixel")
+    assert (stack.space.voxel_size, stack.space.unit) == ((1, 1, 1), "pixel")
     assert any("makes no sense" in note and "--voxel-size" in stack.notes[-1] for note in stack.notes)
 
 
@@ -227,7 +227,7 @@ def test_results_of_a_fei_image_keep_its_size_in_ome_tiff(tmp_path):
 
     text = "[Scan]\r\nPixelWidth=1.3e-09\r\nPixelHeight=1.3e-09\r\n"
     stack = read_stack(write_tagged(tmp_path / "a.tif", image(), (34682, TEXT, text)))
-    write_ome_tiff(tmp_path / "out.tif", stack.data, stack.axes, stack.voxel_size, stack.unit, stack.origin)
+    write_ome_tiff(tmp_path / "out.tif", stack.data, stack.space)
     with tifffile.TiffFile(tmp_path / "out.tif") as file:
         pixels = tifffile.xml2dict(file.ome_metadata)["OME"]["Image"]["Pixels"]
     assert (pixels["PhysicalSizeX"], pixels["PhysicalSizeXUnit"]) == (1.3, "nm")

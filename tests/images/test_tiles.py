@@ -213,9 +213,9 @@ def test_chunks_of_512_by_hand(length, count, size):
 
 
 def test_a_million_voxels_along_every_axis_are_planned_at_once():
-    start = time.perf_counter()
+    start = time.process_time()
     plan = plan_tiles((10**6,) * 3, (1088,) * 3, 32, 16, 512)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert plan.counts == (977,) * 3
     assert len(plan) == 977**3
     assert plan[-1].keep == (slice(999424, 10**6),) * 3

@@ -56,25 +56,25 @@ def same(stack, values):
 def test_a_zarr_with_its_axes_in_any_order_is_a_stack_of_z_y_x(tmp_path, names):
     scale, shift = [SIZES[name] for name in names], [float("zyx".index(name)) for name in names]
     stack = read_stack(write_zarr(tmp_path / "a.zarr", stored(names), names, scale, shift))
-    assert (stack.axes, stack.shape) == ("ZYX", VALUES.shape)
-    assert (stack.voxel_size, stack.unit, stack.origin) == ((50, 4, 5), "nm", (0, 1, 2))
+    assert (stack.space.axes, stack.shape) == ("ZYX", VALUES.shape)
+    assert (stack.space.voxel_size, stack.space.unit, stack.space.origin) == ((50, 4, 5), "nm", (0, 1, 2))
     assert same(stack, VALUES)
     assert any("turned" in note for note in stack.notes) == (names != "zyx")
     inside = read_stack(tmp_path / "a.zarr" / "0")
-    assert (inside.axes, inside.voxel_size) == ("ZYX", (50, 4, 5))
+    assert (inside.space.axes, inside.space.voxel_size) == ("ZYX", (50, 4, 5))
 
 
 def test_channels_and_times_go_in_front_of_turned_axes(tmp_path):
     values = np.stack([VALUES, VALUES + 1])
     stack = read_stack(write_zarr(tmp_path / "a.zarr", values.transpose(0, 3, 2, 1), "cxyz", [1, 5, 4, 50]))
-    assert (stack.axes, stack.voxel_size) == ("CZYX", (50, 4, 5))
+    assert (stack.space.axes, stack.space.voxel_size) == ("CZYX", (50, 4, 5))
     assert np.array_equal(stack.data, values)
     assert np.array_equal(stack.channel(1).data[2], values[1, 2])
     stack = read_stack(write_zarr(tmp_path / "b.zarr", values.transpose(3, 2, 1, 0), "xyzt", [5, 4, 50, 1]))
-    assert (stack.axes, stack.shape) == ("TZYX", values.shape)
+    assert (stack.space.axes, stack.shape) == ("TZYX", values.shape)
     assert np.array_equal(stack.data, values)
     stack = read_stack(write_zarr(tmp_path / "c.zarr", values.transpose(0, 3, 2, 1)[:1], "cxyz", [1, 5, 4, 50]))
-    assert (stack.axes, stack.voxel_size) == ("ZYX", (50, 4, 5))
+    assert (stack.space.axes, stack.space.voxel_size) == ("ZYX", (50, 4, 5))
     assert np.array_equal(stack.data, VALUES)
 
 
@@ -96,7 +96,7 @@ def test_a_tiff_that_names_another_order_is_turned(tmp_path, names, compression)
         tmp_path / "a.tif", values, photometric="minisblack", metadata={"axes": names}, compression=compression
     )
     stack = read_stack(tmp_path / "a.tif")
-    assert (stack.axes, stack.shape) == ("ZYX", VALUES.shape)
+    assert (stack.space.axes, stack.shape) == ("ZYX", VALUES.shape)
     assert same(stack, VALUES)
 
 
@@ -111,7 +111,7 @@ def test_axes_are_given_in_the_order_of_the_file_whatever_its_format(tmp_path, a
     write_zarr(tmp_path / "b.zarr", values, None)
     for name in ("a.tif", "a.zarr", "b.zarr", "b.zarr/0"):
         stack = read_stack(tmp_path / name, axes=axes, voxel_size=(50, 4, 5), unit="nm")
-        assert (stack.axes, stack.shape, stack.voxel_size) == ("ZYX", VALUES.shape, (50, 4, 5)), name
+        assert (stack.space.axes, stack.shape, stack.space.voxel_size) == ("ZYX", VALUES.shape, (50, 4, 5)), name
         assert same(stack, VALUES), name
 
 
@@ -123,16 +123,19 @@ def test_a_picture_and_an_mrc_are_turned_where_a_user_says_so(tmp_path):
         file.voxel_size = (50, 4, 5)
     stack = read_stack(tmp_path / "a.mrc", axes="XYZ")
     assert np.array_equal(stack.data, VALUES)
-    assert (stack.voxel_size, stack.unit) == ((50, 4, 5), "Å")  # a size belongs to the file's axis, not to its name
+    assert (stack.space.voxel_size, stack.space.unit) == (
+        (50, 4, 5),
+        "Å",
+    )  # a size belongs to the file's axis, not to its name
 
 
 def test_a_scale_belongs_to_the_axis_of_the_file_that_a_user_names(tmp_path):
     path = write_zarr(tmp_path / "a.zarr", stored("xyz"), None, [5, 4, 50])
     stack = read_stack(path, axes="XYZ", unit="nm")
-    assert (stack.voxel_size, stack.unit) == ((50, 4, 5), "nm")
+    assert (stack.space.voxel_size, stack.space.unit) == ((50, 4, 5), "nm")
     path = write_zarr(tmp_path / "b.zarr", VALUES, "xyz", [50, 4, 5])  # the store is wrong: it holds z, y, x
     stack = read_stack(path, axes="ZYX")
-    assert (stack.voxel_size, stack.shape) == ((50, 4, 5), VALUES.shape)
+    assert (stack.space.voxel_size, stack.shape) == ((50, 4, 5), VALUES.shape)
     assert any("names its axes XYZ; they were taken for ZYX" in note for note in stack.notes)
 
 
@@ -144,12 +147,12 @@ def test_axes_that_are_not_named_are_asked_for_and_never_called_damaged(tmp_path
         assert "--axes" in str(error.value)
         assert "damaged" not in str(error.value)
         stack = read_stack(place, axes="ZYX")
-        assert (stack.axes, stack.voxel_size, stack.unit) == ("ZYX", (50, 4, 5), "pixel")
+        assert (stack.space.axes, stack.space.voxel_size, stack.space.unit) == ("ZYX", (50, 4, 5), "pixel")
         assert "--unit" in stack.notes[-1]
     one = write_zarr(tmp_path / "c.zarr", VALUES[:1], None, [50, 4, 5])
-    assert (read_stack(one).axes, read_stack(one).voxel_size) == ("YX", (1, 4, 5))
+    assert (read_stack(one).space.axes, read_stack(one).space.voxel_size) == ("YX", (1, 4, 5))
     five = write_zarr(tmp_path / "b.zarr", VALUES[None, None], None)
-    assert read_stack(five).axes == "ZYX"  # as OME-Zarr 0.1 and 0.2 say
+    assert read_stack(five).space.axes == "ZYX"  # as OME-Zarr 0.1 and 0.2 say
 
 
 def test_axes_that_cannot_be_are_refused_with_the_flag(tmp_path):
@@ -182,7 +185,7 @@ def test_along_a_negative_scale_the_image_is_turned_round_and_lies_where_it_lay(
     scale = [-SIZES[name] if name in flipped else SIZES[name] for name in names]
     shift = [100.0 + (lengths[name] - 1) * SIZES[name] if name in flipped else 100.0 for name in names]
     stack = read_stack(write_zarr(tmp_path / "a.zarr", stored(names), names, scale, shift))
-    assert (stack.voxel_size, stack.unit, stack.origin) == ((50, 4, 5), "nm", (100, 100, 100))
+    assert (stack.space.voxel_size, stack.space.unit, stack.space.origin) == ((50, 4, 5), "nm", (100, 100, 100))
     turned = VALUES[tuple(slice(None, None, -1 if name in flipped else 1) for name in "zyx")]
     assert same(stack, turned)
     assert any("negative" in note for note in stack.notes)
@@ -191,7 +194,7 @@ def test_along_a_negative_scale_the_image_is_turned_round_and_lies_where_it_lay(
 def test_a_negative_scale_of_the_whole_multiscale_counts(tmp_path):
     after = [{"type": "scale", "scale": [-1, 1, 1]}]
     stack = read_stack(write_zarr(tmp_path / "a.zarr", VALUES, "zyx", [50, 4, 5], coordinateTransformations=after))
-    assert (stack.voxel_size, stack.origin) == ((50, 4, 5), (-100, 0, 0))
+    assert (stack.space.voxel_size, stack.space.origin) == ((50, 4, 5), (-100, 0, 0))
     assert np.array_equal(stack.data, VALUES[::-1])
 
 
@@ -200,10 +203,10 @@ def test_all_levels_of_a_turned_image_lie_on_each_other(tmp_path):
     shift = [0.0, 31 * 5.0, 0.0, 0.0]
     path = write_zarr(tmp_path / "a.zarr", values, "cxyz", [1, -5, 4, 50], shift, levels=3)
     levels = read_levels(path)
-    assert [level.axes for level in levels] == ["ZYX"] * 3
+    assert [level.space.axes for level in levels] == ["ZYX"] * 3
     assert [level.shape for level in levels] == [(4, 16, 32), (2, 8, 16), (1, 4, 8)]
-    assert [level.voxel_size for level in levels] == [(50, 4, 5), (100, 8, 10), (200, 16, 20)]
-    assert [level.origin[2] for level in levels] == [0, 155 - 15 * 10, 155 - 7 * 20]
+    assert [level.space.voxel_size for level in levels] == [(50, 4, 5), (100, 8, 10), (200, 16, 20)]
+    assert [level.space.origin[2] for level in levels] == [0, 155 - 15 * 10, 155 - 7 * 20]
 
 
 def test_a_turned_view_has_the_chunks_of_its_file(tmp_path):
@@ -217,12 +220,12 @@ def test_a_turned_view_has_the_chunks_of_its_file(tmp_path):
 
 def test_what_is_written_of_a_turned_image_reads_back_in_other_programs(tmp_path):
     stack = read_stack(write_zarr(tmp_path / "a.zarr", stored("xyz"), "xyz", [-5, 4, 50], [145.0, 0.0, 0.0]))
-    write_ome_tiff(tmp_path / "a.tif", stack.data, stack.axes, stack.voxel_size, stack.unit, stack.origin)
+    write_ome_tiff(tmp_path / "a.tif", stack.data, stack.space)
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         pixels = tifffile.xml2dict(file.ome_metadata)["OME"]["Image"]["Pixels"]
         assert np.array_equal(file.asarray(), VALUES[..., ::-1])
     assert [pixels[f"PhysicalSize{axis}"] for axis in "XYZ"] == [5, 4, 50]
-    layout = Layout(stack.shape, stack.axes, "uint8", stack.voxel_size, stack.unit, stack.origin)
+    layout = Layout(stack.shape, stack.space, "uint8")
     write_ome_zarr(tmp_path / "b.zarr", stack.data, layout)
     group = zarr.open_group(tmp_path / "b.zarr", mode="r")
     multiscale = group.attrs["ome"]["multiscales"][0]
@@ -231,4 +234,4 @@ def test_what_is_written_of_a_turned_image_reads_back_in_other_programs(tmp_path
     assert np.array_equal(group["0"][...], VALUES[..., ::-1])
     for name in ("a.tif", "b.zarr"):
         again = read_stack(tmp_path / name)
-        assert (again.voxel_size, again.unit, again.origin) == (stack.voxel_size, stack.unit, stack.origin)
+        assert again.space == stack.space

@@ -10,6 +10,7 @@ from dask import array as dask_array
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.intensity.normalize import measure
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.views import MappedArray
 from napari_skipseg.images.zarr.layout import Layout
@@ -31,7 +32,7 @@ def counted(values, chunks):
 def test_of_a_dask_array_only_the_chunks_asked_for_are_computed_also_by_several_threads():
     values = np.random.default_rng(0).integers(0, 255, (16, 64, 64), "uint8")
     data, seen = counted(values, (2, 32, 32))
-    stack = Stack(data, "ZYX")
+    stack = Stack(data, Space("ZYX"))
     assert seen == []
     part = stack.read((slice(4, 6), slice(0, 32), slice(3, 9)))
     assert isinstance(part, np.ndarray)
@@ -57,8 +58,8 @@ def test_of_a_dask_array_only_the_chunks_asked_for_are_computed_also_by_several_
 def test_a_dask_array_is_written_part_by_part(tmp_path):
     values = np.random.default_rng(0).integers(0, 255, (6, 64, 64), "uint8")
     data, seen = counted(values, (1, 64, 64))
-    write_ome_tiff(tmp_path / "a.tif", data, "ZYX", (1, 1, 1), "pixel")
-    write_ome_zarr(tmp_path / "a.zarr", data, Layout(values.shape, "ZYX", "uint8", chunks=(2, 32, 32)))
+    write_ome_tiff(tmp_path / "a.tif", data, Space("ZYX", (1, 1, 1), "pixel"))
+    write_ome_zarr(tmp_path / "a.zarr", data, Layout(values.shape, Space("ZYX"), "uint8", chunks=(2, 32, 32)))
     assert np.array_equal(read_stack(tmp_path / "a.tif").data, values)
     assert np.array_equal(read_stack(tmp_path / "a.zarr").data, values)
     assert len(seen) == 12
@@ -67,20 +68,20 @@ def test_a_dask_array_is_written_part_by_part(tmp_path):
 @pytest.mark.parametrize("dtype", ["bool", "int64", "uint64", "float16", ">u2", ">f8"])
 def test_odd_types_are_stacks_like_others(dtype):
     values = (np.random.default_rng(0).random((4, 20, 20)) * 90).astype(dtype)
-    part = Stack(values, "ZYX").read((1, slice(None), slice(None)))
+    part = Stack(values, Space("ZYX")).read((1, slice(None), slice(None)))
     assert np.array_equal(part, values[1])
     if dtype != "bool":
-        assert measure(Stack(values, "ZYX")).deviation > 1
+        assert measure(Stack(values, Space("ZYX"))).deviation > 1
 
 
 def test_two_values_complex_numbers_and_empty_axes_get_a_sentence(tmp_path):
     with pytest.raises(InputError, match="holds only two values"):
-        measure(Stack(np.eye(20, dtype=bool), "YX"))
+        measure(Stack(np.eye(20, dtype=bool), Space("YX")))
     with pytest.raises(InputError, match="holds complex64 values: convert it"):
-        measure(Stack(np.ones((20, 20), "complex64"), "YX"))
+        measure(Stack(np.ones((20, 20), "complex64"), Space("YX")))
     for shape in ((0, 5, 5), (5, 0, 5)):
         with pytest.raises(InputError, match="is empty"):
-            Stack(np.ones(shape), "ZYX")
+            Stack(np.ones(shape), Space("ZYX"))
 
 
 def test_ten_dimensions_are_refused_with_what_to_do(tmp_path):
@@ -90,7 +91,7 @@ def test_ten_dimensions_are_refused_with_what_to_do(tmp_path):
     with pytest.raises(InputError, match="at most 5 can be used"):
         read_stack(tmp_path / "a.tif", axes="ABCDEFGHYX")
     with pytest.raises(InputError, match="name 3 dimensions, the image has 10"):
-        Stack(np.zeros((2,) * 10), "ZYX")
+        Stack(np.zeros((2,) * 10), Space("ZYX"))
 
 
 @pytest.mark.parametrize(
@@ -124,19 +125,19 @@ def test_a_tiff_that_is_cut_short_while_it_is_open_gets_a_sentence_not_a_crash(t
 def test_large_planes_are_written_in_tiles_and_read_the_same(tmp_path, monkeypatch, shape, axes):
     monkeypatch.setattr("napari_skipseg.images.tiff.writer.LARGEST_PLANE", 1000)
     values = np.random.default_rng(0).integers(0, 255, shape, "uint8")
-    write_ome_tiff(tmp_path / "a.tif", values, axes, (1, 4, 4), "nm")
+    write_ome_tiff(tmp_path / "a.tif", values, Space(axes, (1, 4, 4), "nm"))
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         assert file.pages.first.is_tiled
         assert np.array_equal(file.asarray(), values)
     stack = read_stack(tmp_path / "a.tif")
-    assert stack.axes == axes
+    assert stack.space.axes == axes
     assert np.array_equal(stack.data, values)
 
 
 def test_beyond_4_gb_a_file_is_a_big_tiff(tmp_path, monkeypatch):
     monkeypatch.setattr("napari_skipseg.images.tiff.writer.CLASSIC_TIFF", 100_000)
     for name, length, big in (("a.tif", 100, False), ("b.tif", 400, True)):
-        write_ome_tiff(tmp_path / name, np.zeros((3, length, 100), "u1"), "ZYX", (1, 1, 1), "pixel")
+        write_ome_tiff(tmp_path / name, np.zeros((3, length, 100), "u1"), Space("ZYX", (1, 1, 1), "pixel"))
         with tifffile.TiffFile(tmp_path / name) as file:
             assert file.is_bigtiff is big
         assert read_stack(tmp_path / name).shape == (3, length, 100)

@@ -22,6 +22,7 @@ from pretended_gpu import GIBIBYTE, PretendedGpu, pretended_gpu
 from napari_skipseg.device_faults import fault_kind
 from napari_skipseg.devices import Device, has_openvino
 from napari_skipseg.errors import ModelError
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference import memory_share
 from napari_skipseg.inference.backends import choose, compiled, fallback, halving
@@ -474,7 +475,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 def predict(options: str, tile: int = 48, device: str = "auto", maker: Any = make_backend) -> Prediction:
     values = np.random.default_rng(1).integers(0, 256, (16, 52, 48)).astype(np.uint8)
-    stack = Stack(values if options == "planes" else values[:1], "ZYX")
+    stack = Stack(values if options == "planes" else values[:1], Space("ZYX"))
     asked = SegmentOptions(device, tile=tile, **OPTIONS[options])
     return run_to_end(iter_predict(stack, make_model(margin=8), asked, backend_maker=maker))
 
@@ -565,12 +566,12 @@ def test_the_cpu_that_takes_over_takes_a_tile_of_its_own(options: str, monkeypat
 
         gpu.on_convolution = lose
         asked = SegmentOptions("cuda", **OPTIONS[options])
-        found = run_to_end(iter_predict(Stack(values, "ZYX"), make_model(margin=8), asked))
+        found = run_to_end(iter_predict(Stack(values, Space("ZYX")), make_model(margin=8), asked))
     assert found.recipe["tile"] == (400, 400)
     on_cpu = [shape for shape in seen if shape != (8, 8)]
     assert max(max(shape) for shape in on_cpu) < 400
     assert any(note.startswith("torch on the CPU takes tiles of ") for note in found.recipe["notes"])
-    plain = run_to_end(iter_predict(Stack(values, "ZYX"), make_model(margin=8), SegmentOptions("cpu")))
+    plain = run_to_end(iter_predict(Stack(values, Space("ZYX")), make_model(margin=8), SegmentOptions("cpu")))
     if options == "plain":
         assert ((found.probability > 0.5) == (plain.probability > 0.5)).mean() > 0.999
 

@@ -8,6 +8,7 @@ import gc
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import nn
 from napari_skipseg.devices import UNTESTED, ChosenPrecision, Device, has_openvino
 from napari_skipseg.errors import DeviceError, InputError
 from napari_skipseg.images.intensity.normalize import measure
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.inference.backends import choose, compiled, openvino_backend, torch_backend
@@ -161,7 +163,7 @@ def test_half_precision_weights_run_in_every_network(spec: Any) -> None:
 
 def sample_images(side: int) -> np.ndarray:
     values = np.asarray(make_sample((1, side, side), seed=7).stack.read((0,)))
-    return measure(Stack(values, "YX")).apply(values)[None, None]
+    return measure(Stack(values, Space("YX"))).apply(values)[None, None]
 
 
 @pytest.mark.parametrize("name", ["torch", pytest.param("openvino", marks=needs_openvino)])
@@ -255,6 +257,63 @@ def test_another_network_tile_precision_or_version_has_another_entry(monkeypatch
     assert openvino_backend._key(make_model(), (32, 32), "f32") == keys[0]
     monkeypatch.setattr(openvino_backend, "_code_hash", lambda: "another version of the networks' code")
     assert len({*keys, openvino_backend._key(model, (32, 32), "f32")}) == 6
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such bits")
+@pytest.mark.parametrize("whose", ["of others", "of another group", "open to all"])
+def test_a_cache_to_which_others_may_write_is_left_alone(
+    whose: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled.write_entry("mine", b"network")
+    assert compiled.read_entry("mine") == b"network"
+    if whose == "of others":
+        monkeypatch.setattr(os, "getuid", lambda: cache.stat().st_uid + 1)
+    elif whose == "of another group":
+        monkeypatch.setattr(os, "getgid", lambda: cache.stat().st_gid + 1)
+        cache.chmod(0o770)
+    else:
+        cache.chmod(0o777)
+    assert compiled.read_entry("mine") is None
+    compiled.write_entry("more", b"network")
+    assert [file.name for file in cache.iterdir()] == ["mine"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such bits")
+def test_a_group_of_its_own_is_no_other_user(cache: Path) -> None:
+    compiled.write_entry("mine", b"network")
+    cache.chmod(0o770)
+    assert compiled.read_entry("mine") == b"network"
+    cache.chmod(0o755)
+    assert compiled.read_entry("mine") == b"network"
+
+
+WRITES_FOR_EVER = """
+import sys
+from napari_skipseg.inference.backends import compiled
+while True:
+    compiled.write_entry("same", bytes([int(sys.argv[1])]) * 300_000)
+"""
+
+
+def test_an_entry_that_processes_write_at_the_same_time_is_whole(cache: Path) -> None:
+    command = [sys.executable, "-c", WRITES_FOR_EVER]
+    writers = [subprocess.Popen([*command, str(number)]) for number in (1, 2)]
+    seen: set[bytes] = set()
+    try:
+        until = time.monotonic() + 240
+        while len(seen) < 2:
+            assert time.monotonic() < until
+            content = compiled.read_entry("same")
+            assert content is not None or not seen
+            if content is not None:
+                assert content == content[:1] * 300_000
+                seen.add(content[:1])
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+    assert seen == {b"\1", b"\2"}
+    assert compiled.read_entry("same") in (b"\1" * 300_000, b"\2" * 300_000)
 
 
 def test_entries_used_longest_ago_make_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -517,7 +576,7 @@ print(set(shapes), tried, connections, "telemetry loaded:", bool(sys.modules.get
 def test_no_backend_asks_anything_of_the_network(tmp_path: Path) -> None:
     given = [str(Path(__file__).parent), str(tmp_path / "model"), str(has_openvino())]
     ended = subprocess.run(
-        [sys.executable, "-c", NO_NETWORK, *given], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", NO_NETWORK, *given], capture_output=True, text=True, timeout=240, check=False
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip() == "{(1, 1, 32, 32)} [] [] telemetry loaded: False"

@@ -17,6 +17,7 @@ from torch import nn
 from napari_skipseg.devices import ChosenPrecision, Device
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_recipe, read_stack
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.backends import folding, torch_backend
 from napari_skipseg.inference.backends.interface import Backend
@@ -65,7 +66,7 @@ def grey(*shape: int) -> NDArray[np.uint8]:
 def sampled(values: NDArray[Any], model: Model, folder: Path | None = None, **options: Any) -> Prediction:
     options = {"samples": 4, "dropout": 0.3} | options
     axes = "ZYX"[-values.ndim :]
-    return run_to_end(iter_predict(Stack(values, axes), model, SegmentOptions("cpu", **options), folder))
+    return run_to_end(iter_predict(Stack(values, Space(axes)), model, SegmentOptions("cpu", **options), folder))
 
 
 def uncertainty_of(prediction: Prediction) -> NDArray[np.float32]:
@@ -91,7 +92,7 @@ def test_samples_differ(model: Model) -> None:
 def test_at_rate_0_samples_are_the_plain_run(model: Model) -> None:
     values = grey(3, 40, 50)
     prediction = sampled(values, model, dropout=0.0, tile=32)
-    plain = run_to_end(iter_predict(Stack(values, "ZYX"), model, SegmentOptions("cpu", tile=32), None, on_torch))
+    plain = run_to_end(iter_predict(Stack(values, Space("ZYX")), model, SegmentOptions("cpu", tile=32), None, on_torch))
     np.testing.assert_array_equal(prediction.probability, plain.probability)
     for here, there in zip(prediction.attentions, plain.attentions, strict=True):
         np.testing.assert_array_equal(here.data, there.data)
@@ -234,7 +235,7 @@ def test_samples_run_on_torch_and_the_recipe_says_so() -> None:
         raise RuntimeError("samples need torch")
 
     options = SegmentOptions("cpu", samples=2, dropout=0.2, seed=9)
-    recipe = run_to_end(iter_predict(Stack(grey(20, 20), "YX"), make_model(), options, None, refuse)).recipe
+    recipe = run_to_end(iter_predict(Stack(grey(20, 20), Space("YX")), make_model(), options, None, refuse)).recipe
     assert recipe["backend"] == "torch"
     assert {key: recipe["options"][key] for key in ("samples", "dropout", "seed")} == {
         "samples": 2,
@@ -245,7 +246,7 @@ def test_samples_run_on_torch_and_the_recipe_says_so() -> None:
 
 def test_progress_counts_passes_and_closing_stops_within_one(monkeypatch: pytest.MonkeyPatch) -> None:
     options = SegmentOptions("cpu", tile=24, samples=5, dropout=0.2)
-    stack, model = Stack(grey(40, 40), "YX"), make_model(margin=0)
+    stack, model = Stack(grey(40, 40), Space("YX")), make_model(margin=0)
     seen = list(iter_predict(stack, model, options))
     done = [progress.done for progress in seen if progress.total == 20]
     assert done == sorted(done)
@@ -283,7 +284,7 @@ def test_impossible_samples_are_refused(options: dict[str, Any], message: str) -
 
 
 def test_a_model_without_dropout_needs_a_rate_before_anything_is_read() -> None:
-    work = iter_predict(Stack(grey(20, 20), "YX"), make_model(), SegmentOptions("cpu", samples=4))
+    work = iter_predict(Stack(grey(20, 20), Space("YX")), make_model(), SegmentOptions("cpu", samples=4))
     with pytest.raises(InputError, match=r"tiny was trained without dropout.*rate, such as 0\.2"):
         next(work)
 
@@ -300,13 +301,13 @@ def test_a_network_without_dropout_layers_is_refused() -> None:
 
 @pytest.mark.parametrize("depth", ["uint8", "float32"])
 def test_uncertainty_is_saved_as_it_is(tmp_path: Path, depth: Any) -> None:
-    stack = Stack(grey(2, 30, 40), "ZYX", (50.0, 4.0, 8.0), "nm", (100.0, 20.0, 30.0))
+    stack = Stack(grey(2, 30, 40), Space("ZYX", (50.0, 4.0, 8.0), "nm", (100.0, 20.0, 30.0)))
     prediction = run_to_end(iter_predict(stack, make_model(), SegmentOptions("cpu", samples=3, dropout=0.5)))
     names = [file.name for file in save_prediction(prediction, tmp_path, "em", dtype=depth)]
     assert names == ["em_probability.tif", "em_binary.tif", "em_uncertainty.tif", "em_attention_1.tif"]
     saved = read_stack(tmp_path / "em_uncertainty.tif")
     np.testing.assert_array_equal(saved.read((slice(None),) * 3), prediction.uncertainty)
-    assert (saved.voxel_size, saved.unit, saved.origin) == (stack.voxel_size, stack.unit, stack.origin)
+    assert saved.space == stack.space
     assert (read_recipe(tmp_path / "em_uncertainty.tif") or {})["options"]["samples"] == 3
 
 
@@ -318,7 +319,7 @@ def test_the_shell_writes_uncertainty(tmp_path: Path) -> None:
 
     model = make_model()
     write_model(tmp_path / "model", model.description, model.network)
-    write_ome_tiff(tmp_path / "em.tif", grey(30, 40), "YX", (1.0, 4.0, 4.0), "nm")
+    write_ome_tiff(tmp_path / "em.tif", grey(30, 40), Space("YX", (1.0, 4.0, 4.0), "nm"))
     command = ["segment", str(tmp_path / "em.tif"), str(tmp_path / "out"), "--model", str(tmp_path / "model")]
     command += ["--device", "cpu", "--samples", "3", "--dropout", "0.5", "--seed", "2"]
     ran = CliRunner().invoke(cli.app, command)

@@ -21,6 +21,7 @@ from napari_skipseg.api import load_model, run_recipe
 from napari_skipseg.cli import app
 from napari_skipseg.errors import FileError, ImageWarning
 from napari_skipseg.images.intensity.normalize import measure
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.inference.backends.interface import TileOutput
@@ -59,7 +60,7 @@ def disturbed() -> Values:
 
 def signed(model: Model, values: Values) -> Model:
     """Return a model that was trained on such values."""
-    stack = Stack(values, "ZYX")
+    stack = Stack(values, Space("ZYX"))
     signature = sign_stack(stack, {"Y": stack.length("Y"), "X": stack.length("X")}, measure(stack))
     assert signature is not None
     return Model(replace(model.description, signatures=(signature,), certainty=0.5), model.network)
@@ -67,7 +68,7 @@ def signed(model: Model, values: Values) -> Model:
 
 def run(values: Values, model: Model, maker: Any = identity, **options: Any) -> tuple[Prediction, list[Found]]:
     found: list[Found] = []
-    work = iter_predict(Stack(values, "ZYX", name="it"), model, SegmentOptions("cpu", **options), None, maker)
+    work = iter_predict(Stack(values, Space("ZYX"), name="it"), model, SegmentOptions("cpu", **options), None, maker)
     prediction = run_to_end(work, lambda progress: found.append(progress) if isinstance(progress, Found) else None)
     return prediction, found
 
@@ -133,7 +134,7 @@ def test_the_kind_is_judged_at_the_scale_that_the_network_sees() -> None:
     model = signed(make_model(margin=4), SAMPLE)
     model = Model(replace(model.description, voxel_size=(50.0, 4.0, 4.0), unit="nm"), model.network)
     fine = ndimage.zoom(SAMPLE[:2, :128, :128].astype(np.float32), (1, 5, 5), order=1)
-    stack = Stack(fine, "ZYX", (50.0, 0.8, 0.8), "nm", name="it")
+    stack = Stack(fine, Space("ZYX", (50.0, 0.8, 0.8), "nm"), name="it")
 
     def told(rescale: bool) -> str:
         options = SegmentOptions("cpu", rescale=rescale)
@@ -152,15 +153,19 @@ def test_a_preview_and_a_tiny_image_ask_nothing() -> None:
 
     model = signed(make_model(margin=4), SAMPLE)
     run_to_end(
-        iter_predict(Stack(SAMPLE[:1], "ZYX"), model, SegmentOptions("cpu", tile=64), None, counting, preview=True)
+        iter_predict(
+            Stack(SAMPLE[:1], Space("ZYX")), model, SegmentOptions("cpu", tile=64), None, counting, preview=True
+        )
     )
-    run_to_end(iter_predict(Stack(SAMPLE[:, :60, :60], "ZYX"), model, SegmentOptions("cpu", tile=32), None, counting))
+    run_to_end(
+        iter_predict(Stack(SAMPLE[:, :60, :60], Space("ZYX")), model, SegmentOptions("cpu", tile=32), None, counting)
+    )
     assert made == [(64, 64), (32, 32)]
 
 
 def test_patches_are_read_as_the_network_sees_them_without_padding() -> None:
     framed = np.pad(SAMPLE, ((0, 0), (300, 0), (0, 0)))
-    stack = Stack(framed, "ZYX")
+    stack = Stack(framed, Space("ZYX"))
     grid = probe_grid(stack, make_model(margin=4).description, {"Y": stack.length("Y"), "X": stack.length("X")})
     assert grid is not None
     normalization = measure(stack)
@@ -171,7 +176,7 @@ def test_patches_are_read_as_the_network_sees_them_without_padding() -> None:
 
 def test_a_plan_tells_it_before_the_run(tmp_path: Path) -> None:
     model = signed(make_model(margin=4), CELLS)
-    work = iter_plan(Stack(255 - CELLS, "ZYX"), model, SegmentOptions("cpu"), tmp_path, backend_maker=finds_dark)
+    work = iter_plan(Stack(255 - CELLS, Space("ZYX")), model, SegmentOptions("cpu"), tmp_path, backend_maker=finds_dark)
     plan = run_to_end(work)
     assert plan.seems_inverted
     assert "--invert" in " ".join(plan.describe().values())
@@ -261,14 +266,14 @@ class TornAt:
 
 
 def test_a_slice_that_cannot_be_read_is_left_to_the_run() -> None:
-    stack = Stack(TornAt(SAMPLE, 5), "ZYX", name="it")
+    stack = Stack(TornAt(SAMPLE, 5), Space("ZYX"), name="it")
     lengths = {"Y": 256, "X": 256}
     model = signed(make_model(margin=4), SAMPLE)
-    examined = run_to_end(iter_examine(stack, model.description, lengths, measure(Stack(SAMPLE, "ZYX"))))
+    examined = run_to_end(iter_examine(stack, model.description, lengths, measure(Stack(SAMPLE, Space("ZYX")))))
     assert (examined.findings, examined.unlike) == ((), "")
     grid = probe_grid(stack, model.description, lengths)
     assert grid is not None
-    assert read_probes(stack, grid, measure(Stack(SAMPLE, "ZYX"))) is not None
+    assert read_probes(stack, grid, measure(Stack(SAMPLE, Space("ZYX")))) is not None
 
 
 def test_an_empty_slice_is_no_fault_where_constant_areas_are_tissue() -> None:

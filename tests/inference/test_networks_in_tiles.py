@@ -13,6 +13,7 @@ from identity import always, make_model
 from numpy.typing import NDArray
 
 from napari_skipseg.devices import Device, has_openvino
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.backends import choose
 from napari_skipseg.inference.backends.choose import make_backend
@@ -30,7 +31,7 @@ RNG = np.random.default_rng(5)
 
 def in_float32(values: NDArray[Any], model: Model, **options: Any) -> Prediction:
     backend = TorchBackend(model, CPU, "f32")
-    stack = Stack(values, "ZYX"[-values.ndim :])
+    stack = Stack(values, Space("ZYX"[-values.ndim :]))
     return run_to_end(iter_predict(stack, model, SegmentOptions("cpu", **options), None, always(backend)))
 
 
@@ -137,7 +138,7 @@ print(shape, tried, "telemetry loaded:", bool(sys.modules.get("openvino_telemetr
 def test_openvino_asks_nothing_of_the_network() -> None:
     here = str(Path(__file__).parent)
     ended = subprocess.run(
-        [sys.executable, "-c", NO_NETWORK, here], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", NO_NETWORK, here], capture_output=True, text=True, timeout=240, check=False
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.strip() == "(1, 1, 32, 32) [] telemetry loaded: False"

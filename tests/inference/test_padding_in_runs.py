@@ -16,6 +16,7 @@ from scipy import ndimage
 import napari_skipseg as skipseg
 from napari_skipseg.errors import ImageWarning
 from napari_skipseg.images.intensity.normalize import measure, measure_greys, normalization_from
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
@@ -45,7 +46,7 @@ IMAGE, EMPTY = padded()
 
 
 def through_identity(values: Values, model: Model, axes: str = "ZYX", **options: Any) -> Prediction:
-    work = iter_predict(Stack(values, axes, name="it"), model, SegmentOptions("cpu", **options), None, identity)
+    work = iter_predict(Stack(values, Space(axes), name="it"), model, SegmentOptions("cpu", **options), None, identity)
     return run_to_end(work)
 
 
@@ -54,7 +55,7 @@ def through_identity(values: Values, model: Model, axes: str = "ZYX", **options:
 def test_every_tiling_gives_the_same_bytes_and_zero_in_padding(dimensions: int, tile: int) -> None:
     model = make_model(dimensions, margin=4)
     found = through_identity(IMAGE, model, tile=tile)
-    normalization = measure(Stack(IMAGE, "ZYX"))
+    normalization = measure(Stack(IMAGE, Space("ZYX")))
     assert normalization.padding == (0,)
     seen, mask = normalization.prepare(IMAGE[None], across_slices=dimensions == 3)
     np.testing.assert_array_equal(mask, EMPTY)
@@ -76,7 +77,7 @@ def test_averages_and_their_uncertainty_are_zero_in_padding(options: dict[str, A
 def test_a_rescaled_run_leaves_padding_empty_too() -> None:
     model = make_model(margin=4)
     model = replace(model, description=replace(model.description, voxel_size=(50.0, 6.0, 6.0), unit="nm"))
-    stack = Stack(IMAGE, "ZYX", (50.0, 4.0, 4.0), "nm")
+    stack = Stack(IMAGE, Space("ZYX", (50.0, 4.0, 4.0), "nm"))
     work = iter_predict(stack, model, SegmentOptions("cpu", rescale=True), None, identity)
     found = run_to_end(work).probability
     deep = ndimage.binary_erosion(EMPTY, np.ones((1, 5, 5), bool), border_value=1)
@@ -108,14 +109,14 @@ def test_several_channels_are_padded_together() -> None:
 
 
 def test_a_slice_with_the_greys_of_its_stack_is_the_slice_of_the_whole() -> None:
-    model, whole = make_model(margin=4), Stack(IMAGE, "ZYX")
-    one = Stack(IMAGE[3:4], "ZYX")
+    model, whole = make_model(margin=4), Stack(IMAGE, Space("ZYX"))
+    one = Stack(IMAGE[3:4], Space("ZYX"))
     work = iter_predict(one, model, SegmentOptions("cpu"), None, identity, measure_greys(whole), preview=True)
     np.testing.assert_array_equal(run_to_end(work).probability[0], through_identity(IMAGE, model).probability[3])
 
 
 def test_what_was_found_is_told_once_and_stays_in_the_recipe(tmp_path: Path) -> None:
-    model, stack = make_model(margin=4), Stack(IMAGE, "ZYX", name="it", notes=("It was read so.",))
+    model, stack = make_model(margin=4), Stack(IMAGE, Space("ZYX"), name="it", notes=("It was read so.",))
     told: list[str] = []
 
     def hear(progress: Any) -> None:
@@ -155,7 +156,7 @@ def test_the_built_in_model_finds_membranes_in_a_black_frame_as_without_it(borde
 
     def dice(around: int) -> float:
         image, truth = cells(around)
-        work = iter_predict(Stack(image, "YX"), model, SegmentOptions("cpu", attention=False))
+        work = iter_predict(Stack(image, Space("YX")), model, SegmentOptions("cpu", attention=False))
         found = run_to_end(work).probability > 0.5
         if around:
             inner = np.zeros(image.shape, bool)

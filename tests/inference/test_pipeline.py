@@ -13,6 +13,7 @@ from identity import Identity, always, identity, make_model
 from numpy.typing import NDArray
 
 from napari_skipseg.devices import Device, has_openvino
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
@@ -44,8 +45,11 @@ class Watch:
         self.computed: list[NDArray[np.float32]] = []
         self.written: list[int] = []
         self.begun_writing = self.most_held = self.most_ahead = 0
+        self.spent = 0.0
         self.lock = threading.Lock()
-        self.grid = make_grid(Stack(np.zeros((units, 4, 4), np.uint8), "ZYX"), "YX", plan_tiles((4, 4), (4, 4), 0, 1))
+        self.grid = make_grid(
+            Stack(np.zeros((units, 4, 4), np.uint8), Space("ZYX")), "YX", plan_tiles((4, 4), (4, 4), 0, 1)
+        )
         self.order, self.pace = Order(self.grid), Pace()
         passes = Passes((), per_tile, self._run)
         self.pipeline = Pipeline(self.grid.unit, self._region, self._read, passes, self._write, batch, self.pace)
@@ -57,7 +61,10 @@ class Watch:
         return tuple((part.start, part.stop) for part in self.grid.region(unit))
 
     def _take(self, stage: str, count: int) -> None:
+        start = time.perf_counter()
         time.sleep(self.slow.get(stage, self.seconds))
+        with self.lock:
+            self.spent += time.perf_counter() - start
         if self.fault is not None and self.fault[:2] == (stage, count):
             raise self.fault[2]
 
@@ -96,16 +103,16 @@ def test_three_stages_take_the_time_of_one() -> None:
     start = time.perf_counter()
     run_to_end(watch.work())
     passed = time.perf_counter() - start
-    assert passed < 0.8 * 3 * 0.02 * 40
-    assert watch.pace.busy >= 0.6
+    assert passed < 0.8 * watch.spent  # one after the other, they take all that the stages took together
+    assert watch.pace.busy >= 0.5
 
 
 @pytest.mark.parametrize(
-    ("slow", "least", "most"), [("reading", 0.0, 0.5), ("writing", 0.0, 0.5), ("network", 0.7, 1.0)]
+    ("slow", "least", "most"), [("reading", 0.0, 0.5), ("writing", 0.0, 0.5), ("network", 0.6, 1.0)]
 )
 def test_the_share_in_which_the_network_computes_is_measured(slow: str, least: float, most: float) -> None:
     watch = Watch(0.002, units=20)
-    watch.slow[slow] = 0.02
+    watch.slow[slow] = 0.04
     run_to_end(watch.work())
     assert least <= watch.pace.busy <= most
 
@@ -245,7 +252,7 @@ def openvino(model: Model, device: Device, shape: tuple[int, ...]) -> Backend:
 def test_results_are_the_same_bytes_in_whatever_order_tiles_come(maker: Maker, dimensions: int, batch: int) -> None:
     if maker is openvino and not has_openvino():
         pytest.skip("OpenVINO is not installed")
-    stack = Stack(RNG.integers(0, 256, (5, 40, 50) if dimensions == 2 else (40, 30, 40)).astype(np.uint8), "ZYX")
+    stack = Stack(RNG.integers(0, 256, (5, 40, 50) if dimensions == 2 else (40, 30, 40)).astype(np.uint8), Space("ZYX"))
     model = make_model(dimensions, (3, 4), margin=4)
     plain, regions = filled(stack, model, maker, batch, 24, [])
     assert len(regions) > 10
@@ -259,11 +266,11 @@ def test_results_are_the_same_bytes_in_whatever_order_tiles_come(maker: Maker, d
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_an_image_becomes_the_same_in_whatever_company(batch: int) -> None:
-    stack = Stack(RNG.integers(0, 256, (7, 24, 24)).astype(np.uint8), "ZYX")
+    stack = Stack(RNG.integers(0, 256, (7, 24, 24)).astype(np.uint8), Space("ZYX"))
     model = make_model(widths=(3, 4), margin=4)
     together, _ = filled(stack, model, torch_cpu, batch, 24, [])
     for z in range(7):
-        alone = Stack(stack.data[z : z + 1], "ZYX")
+        alone = Stack(stack.data[z : z + 1], Space("ZYX"))
         arrays, _ = filled(alone, model, torch_cpu, batch, 24, [])
         np.testing.assert_array_equal(arrays["probability"][0], together["probability"][z])
 
@@ -286,13 +293,13 @@ def shown(events: list[Progress]) -> list[int]:
 
 @pytest.mark.parametrize("kind", [Opened, Progress])
 def test_a_focus_sent_before_the_first_tile_comes_first(kind: type) -> None:
-    stack = Stack(RNG.integers(0, 256, (9, 20, 20)).astype(np.uint8), "ZYX")
+    stack = Stack(RNG.integers(0, 256, (9, 20, 20)).astype(np.uint8), Space("ZYX"))
     work = iter_predict(stack, make_model(), SegmentOptions("cpu"), None, identity)
     assert shown(events_of(work, {kind: Focus({"Z": (6.0, 6.0)})})) == [6, 5, 7, 4, 8, 3, 2, 1, 0]
 
 
 def test_a_focus_sent_at_a_tile_comes_after_those_that_are_read() -> None:
-    stack = Stack(RNG.integers(0, 256, (12, 20, 20)).astype(np.uint8), "ZYX")
+    stack = Stack(RNG.integers(0, 256, (12, 20, 20)).astype(np.uint8), Space("ZYX"))
     work = iter_predict(stack, make_model(), SegmentOptions("cpu"), None, identity)
     came = shown(events_of(work, {Opened: Focus({"Z": (1.0, 1.0)}), Written: Focus({"Z": (9.0, 9.0)})}))
     assert came[:AHEAD] == [1, 0]
@@ -306,7 +313,7 @@ def test_a_fault_in_mid_run_leaves_whole_tiles_and_no_thread() -> None:
                 raise MemoryError("no more")
             return super().run(images)
 
-    stack = Stack(RNG.integers(1, 256, (9, 20, 20)).astype(np.uint8), "ZYX")
+    stack = Stack(RNG.integers(1, 256, (9, 20, 20)).astype(np.uint8), Space("ZYX"))
     model = make_model(margin=0)
     backend = Fragile(model, (20, 20))
     work = iter_predict(stack, model, SegmentOptions("cpu"), None, always(backend))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from identity import Identity, always, identity, make_model
 
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import LazyArray, Stack
 from napari_skipseg.images.zarr.writer import OmeZarrWriter
 from napari_skipseg.inference import trial
@@ -70,7 +71,7 @@ def plan_of(folder: Path, clock: Clock, reading: float = 0.0, network: float = 0
 
     maker = always(SlowNetwork(model, (40, 40)))
     return run_to_end(
-        iter_plan(Stack(SlowVoxels(clock, reading), "ZYX"), model, OPTIONS, folder, **how, backend_maker=maker)
+        iter_plan(Stack(SlowVoxels(clock, reading), Space("ZYX")), model, OPTIONS, folder, **how, backend_maker=maker)
     )
 
 
@@ -129,7 +130,7 @@ def test_pyramids_come_after_the_tiles(tmp_path: Path, clock: Clock, monkeypatch
     monkeypatch.setattr(OmeZarrWriter, "write_coarser", slow)
     model = make_model(margin=8, skip="org")
     options = SegmentOptions("cpu", tile=528)
-    stack = Stack(voxels, "ZYX")
+    stack = Stack(voxels, Space("ZYX"))
     plan = run_to_end(iter_plan(stack, model, options, tmp_path, form="ome-zarr", backend_maker=identity))
     of_two_stores = plan.tiles * 2 * 3.0 * trial.COARSER
     assert 0.8 * of_two_stores < plan.seconds <= of_two_stores, "beyond the tile whole chunks hold nothing yet"
@@ -153,7 +154,7 @@ def test_three_dimensions_several_classes_and_averages_are_tried_as_they_are(tmp
         backend = Identity(model, (24, 40, 40))
         options = SegmentOptions("cpu", average=4)
         work = iter_plan(
-            Stack(voxels, "ZYX"), model, options, tmp_path, form=form, backend_maker=lambda *_, b=backend: b
+            Stack(voxels, Space("ZYX")), model, options, tmp_path, form=form, backend_maker=lambda *_, b=backend: b
         )
         plan = run_to_end(work)
         assert (plan.tiles, plan.passes) == (1, 4)

@@ -17,6 +17,7 @@ from identity import identity, make_model
 from napari_skipseg import durable
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.inference import run_journal
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.prediction import Written
@@ -41,7 +42,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def cells(tmp_path: Path) -> Path:
-    write_ome_tiff(tmp_path / "cells.ome.tif", CELLS, "ZYX", (50.0, 4.0, 4.0), "nm")
+    write_ome_tiff(tmp_path / "cells.ome.tif", CELLS, Space("ZYX", (50.0, 4.0, 4.0), "nm"))
     return tmp_path / "cells.ome.tif"
 
 
@@ -241,7 +242,7 @@ def test_blocks_of_objects_are_on_disk_before_they_count_and_damaged_ones_are_fo
     from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 
     z, y, x = np.mgrid[:20, :60, :60]
-    stack = Stack((((z // 7 + y // 9 + x // 11) % 2) * 255).astype(np.uint8), "ZYX", name="blobs")
+    stack = Stack((((z // 7 + y // 9 + x // 11) % 2) * 255).astype(np.uint8), Space("ZYX"), name="blobs")
     options = ObjectOptions()
     target = ObjectsTarget(tmp_path, "blobs", "tiff", {}, kept=tmp_path / "kept")
     disk = Disk(monkeypatch)

@@ -18,6 +18,7 @@ from napari_skipseg.devices import Device
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.intensity.normalize import Normalization, measure
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference import stores
 from napari_skipseg.inference.backends.fallback import FallbackBackend
@@ -66,11 +67,15 @@ def normalized(stack: Stack) -> NDArray[np.float32]:
 def test_an_identity_network_gives_the_image_back(
     axes: str, shape: tuple[int, ...], dimensions: int, tile: int
 ) -> None:
-    stack = Stack(grey(*shape), axes, (5.0, 2.0, 3.0), "nm", (7.0, 8.0, 9.0))
+    stack = Stack(grey(*shape), Space(axes, (5.0, 2.0, 3.0), "nm", (7.0, 8.0, 9.0)))
     prediction = through_identity(stack, make_model(dimensions, (2, 3, 4), margin=5), tile=tile)
     np.testing.assert_array_equal(prediction.probability, normalized(stack))
-    assert prediction.axes == axes
-    assert (prediction.voxel_size, prediction.unit, prediction.origin) == (stack.voxel_size, "nm", stack.origin)
+    assert prediction.space.axes == axes
+    assert (prediction.space.voxel_size, prediction.space.unit, prediction.space.origin) == (
+        stack.space.voxel_size,
+        "nm",
+        stack.space.origin,
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,10 +83,10 @@ def test_an_identity_network_gives_the_image_back(
     [("CYX", (3, 40, 51), 2), ("YXC", (40, 51, 3), 1), ("TCYX", (2, 2, 30, 31), 0), ("ZYXC", (2, 20, 30, 4), 3)],
 )
 def test_one_channel_goes_through_where_the_network_takes_one(axes: str, shape: tuple[int, ...], channel: int) -> None:
-    stack = Stack(grey(*shape), axes)
+    stack = Stack(grey(*shape), Space(axes))
     prediction = through_identity(stack, make_model(margin=4), channel=channel, tile=16)
     np.testing.assert_array_equal(prediction.probability, normalized(stack.channel(channel)))
-    assert prediction.axes == axes.replace("C", "")
+    assert prediction.space.axes == axes.replace("C", "")
 
 
 @pytest.mark.parametrize(("axes", "shape"), [("CYX", (3, 40, 51)), ("YXC", (40, 51, 3)), ("ZYXC", (2, 20, 30, 3))])
@@ -91,7 +96,7 @@ def test_all_channels_reach_a_network_that_takes_them(axes: str, shape: tuple[in
             assert image.shape[1] == 3
             return super().run(np.ascontiguousarray(image[:, 2:]))
 
-    stack, model = Stack(grey(*shape), axes), make_model(in_channels=3, margin=4)
+    stack, model = Stack(grey(*shape), Space(axes)), make_model(in_channels=3, margin=4)
     backend = LastChannel(model, (20, 20))
     maker = lambda m, d, size: setattr(backend, "shape", size) or backend  # noqa: E731
     prediction = run_to_end(iter_predict(stack, model, SegmentOptions("cpu", tile=20), None, maker))
@@ -102,21 +107,21 @@ def test_all_channels_reach_a_network_that_takes_them(axes: str, shape: tuple[in
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float16", "float32", "float64", ">u2"])
 def test_any_type_of_grey_values_gives_the_same(dtype: str) -> None:
     values = grey(30, 40)
-    expected = through_identity(Stack(values, "YX"), make_model()).probability
-    found = through_identity(Stack(values.astype(dtype), "YX"), make_model()).probability
+    expected = through_identity(Stack(values, Space("YX")), make_model()).probability
+    found = through_identity(Stack(values.astype(dtype), Space("YX")), make_model()).probability
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("margin", [0, 1, 64, 1000])
 def test_any_margin_gives_the_image_back(margin: int) -> None:
-    stack = Stack(grey(90, 75), "YX")
+    stack = Stack(grey(90, 75), Space("YX"))
     prediction = through_identity(stack, make_model(widths=(2, 3, 4), margin=margin), tile=40)
     np.testing.assert_array_equal(prediction.probability, normalized(stack))
 
 
 @pytest.mark.parametrize(("shape", "dimensions"), [((70, 101), 2), ((3, 41, 50), 2), ((13, 41, 30), 3)])
 def test_attention_maps_are_the_strided_image_however_tiled(shape: tuple[int, ...], dimensions: int) -> None:
-    stack = Stack(grey(*shape), "ZYX"[-len(shape) :])
+    stack = Stack(grey(*shape), Space("ZYX"[-len(shape) :]))
     model = make_model(dimensions, (2, 3, 4), margin=4)
     whole, tiled = through_identity(stack, model), through_identity(stack, model, tile=20)
     image = normalized(stack)
@@ -131,7 +136,7 @@ def test_attention_maps_are_the_strided_image_however_tiled(shape: tuple[int, ..
 def test_a_bright_block_is_found_where_the_attention_map_says_it_lies() -> None:
     values = grey(3, 64, 96) // 8
     values[1, 16:20, 40:44] = 255
-    prediction = through_identity(Stack(values, "ZYX"), make_model(widths=(2, 3, 4, 5), margin=4), tile=24)
+    prediction = through_identity(Stack(values, Space("ZYX")), make_model(widths=(2, 3, 4, 5), margin=4), tile=24)
     coarse = prediction.attentions[2]
     assert coarse.stride == (1, 4, 4)
     brightest = np.unravel_index(coarse.data.argmax(), coarse.data.shape)
@@ -140,7 +145,7 @@ def test_a_bright_block_is_found_where_the_attention_map_says_it_lies() -> None:
 
 
 def test_attention_is_left_out_on_request() -> None:
-    assert through_identity(Stack(grey(20, 20), "YX"), make_model(), attention=False).attentions == ()
+    assert through_identity(Stack(grey(20, 20), Space("YX")), make_model(), attention=False).attentions == ()
 
 
 class Counted(np.ndarray):
@@ -164,7 +169,7 @@ def test_each_voxel_is_written_once(shape: tuple[int, ...], dimensions: int, mon
         return array
 
     monkeypatch.setattr(stores, "_array", counted)
-    through_identity(Stack(grey(*shape), "ZYX"), make_model(dimensions, (2, 3, 4), margin=3), tile=16)
+    through_identity(Stack(grey(*shape), Space("ZYX")), make_model(dimensions, (2, 3, 4), margin=3), tile=16)
     assert len(made) == 3
     for array in made:
         assert array.writes.min() == array.writes.max() == 1
@@ -172,7 +177,7 @@ def test_each_voxel_is_written_once(shape: tuple[int, ...], dimensions: int, mon
 
 @pytest.mark.parametrize(("dimensions", "average"), [(2, 4), (2, 8), (3, 4), (3, 8)])
 def test_an_average_calls_for_all_copies_and_brings_them_back(dimensions: int, average: int) -> None:
-    stack, model = Stack(grey(*(12,) * dimensions), "ZYX"[-dimensions:]), make_model(dimensions, (2, 3, 4))
+    stack, model = Stack(grey(*(12,) * dimensions), Space("ZYX"[-dimensions:])), make_model(dimensions, (2, 3, 4))
     backend = Identity(model, (12,) * dimensions)
     options = SegmentOptions("cpu", average=average)
     prediction = run_to_end(iter_predict(stack, model, options, None, always(backend)))
@@ -186,7 +191,7 @@ def test_an_average_calls_for_all_copies_and_brings_them_back(dimensions: int, a
 
 
 def test_memory_mapped_results_equal_those_in_memory(tmp_path: Path) -> None:
-    stack, model = Stack(grey(4, 50, 61), "ZYX"), make_model(margin=4)
+    stack, model = Stack(grey(4, 50, 61), Space("ZYX")), make_model(margin=4)
     here, mapped = through_identity(stack, model, tile=24), through_identity(stack, model, tmp_path, tile=24)
     assert isinstance(mapped.probability, np.memmap)
     np.testing.assert_array_equal(mapped.probability, here.probability)
@@ -201,11 +206,11 @@ def test_a_full_disk_is_found_before_the_first_tile(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
     with pytest.raises(FileError, match=r"No space left.*free some space"):
-        through_identity(Stack(grey(20, 20), "YX"), make_model(), tmp_path)
+        through_identity(Stack(grey(20, 20), Space("YX")), make_model(), tmp_path)
 
 
 def test_closing_the_generator_stops_within_a_tile() -> None:
-    stack, model = Stack(grey(6, 40, 40), "ZYX"), make_model(margin=4)
+    stack, model = Stack(grey(6, 40, 40), Space("ZYX")), make_model(margin=4)
     backend = Identity(model, (20, 20))
     maker = lambda m, d, size: setattr(backend, "shape", size) or backend  # noqa: E731
     work = iter_predict(stack, model, SegmentOptions("cpu", tile=20), None, maker)
@@ -216,7 +221,7 @@ def test_closing_the_generator_stops_within_a_tile() -> None:
 
 
 def test_progress_counts_every_tile() -> None:
-    stack = Stack(grey(2, 40, 40), "ZYX")
+    stack = Stack(grey(2, 40, 40), Space("ZYX"))
     work = iter_predict(stack, make_model(margin=0), SegmentOptions("cpu", tile=20), None, identity)
     seen = [(progress.done, progress.total) for progress in work]
     assert seen[-1] == (8, 8)
@@ -224,7 +229,7 @@ def test_progress_counts_every_tile() -> None:
 
 
 def test_the_consumer_is_never_in_inference_mode() -> None:
-    stack, model = Stack(grey(2, 40, 40), "ZYX"), make_model()
+    stack, model = Stack(grey(2, 40, 40), Space("ZYX")), make_model()
     states = [torch.is_inference_mode_enabled() for _ in iter_predict(stack, model, SegmentOptions("cpu", tile=20))]
     assert len(states) > 3
     assert not any(states)
@@ -234,7 +239,7 @@ def test_the_consumer_is_never_in_inference_mode() -> None:
 def test_normalization_is_of_the_whole_stack_however_tiled() -> None:
     values = grey(5, 80, 60)
     values[:, :, 30:] //= 3
-    stack, model = Stack(values, "ZYX"), make_model(margin=2)
+    stack, model = Stack(values, Space("ZYX")), make_model(margin=2)
     expected = {"mean": values.mean(), "deviation": values.std()}
     for tile in (0, 8, 33):
         measured = through_identity(stack, model, tile=tile).recipe["normalization"]
@@ -254,7 +259,7 @@ def test_a_lazy_stack_is_read_by_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
     values = grey(60, 64, 64)
     lazy = Watched()
-    through_identity(Stack(lazy, "ZYX"), make_model(margin=4), tile=32)
+    through_identity(Stack(lazy, Space("ZYX")), make_model(margin=4), tile=32)
     assert lazy.largest == 64 * 64
 
 
@@ -265,13 +270,13 @@ def test_nan_that_sampling_missed_is_found_in_its_tile() -> None:
         spoilt = values.copy()
         spoilt[z, 5, 5] = np.nan
         try:
-            return isinstance(measure(Stack(spoilt, "ZYX")), Normalization)
+            return isinstance(measure(Stack(spoilt, Space("ZYX"))), Normalization)
         except InputError:
             return False
 
     values[next(z for z in range(40) if is_missed(z)), 5, 5] = np.nan
     with pytest.raises(InputError, match="NaN"):
-        through_identity(Stack(values, "ZYX", name="s1"), make_model())
+        through_identity(Stack(values, Space("ZYX"), name="s1"), make_model())
 
 
 @pytest.mark.parametrize(
@@ -287,17 +292,21 @@ def test_nan_that_sampling_missed_is_found_in_its_tile() -> None:
 )
 def test_values_that_are_no_image_are_refused(values: NDArray[Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        through_identity(Stack(values, "YX"), make_model())
+        through_identity(Stack(values, Space("YX")), make_model())
 
 
 def test_a_3d_model_refuses_an_image_without_depth() -> None:
-    for stack in (Stack(grey(20, 20), "YX"), Stack(grey(5, 20, 20), "TYX"), Stack(grey(1, 20, 20), "ZYX")):
+    for stack in (
+        Stack(grey(20, 20), Space("YX")),
+        Stack(grey(5, 20, 20), Space("TYX")),
+        Stack(grey(1, 20, 20), Space("ZYX")),
+    ):
         with pytest.raises(InputError, match=r"3D model.*no Z.*choose a 2D model"):
             through_identity(stack, make_model(3))
 
 
 def test_several_channels_need_a_choice() -> None:
-    stack = Stack(grey(3, 20, 20), "CYX", name="rgb")
+    stack = Stack(grey(3, 20, 20), Space("CYX"), name="rgb")
     with pytest.raises(InputError, match=r"3 channels.*choose which \(0 to 2\)"):
         through_identity(stack, make_model())
     with pytest.raises(InputError, match="channels 0 to 2"):
@@ -309,9 +318,9 @@ def test_several_channels_need_a_choice() -> None:
 def test_several_classes_make_a_class_axis_and_labels() -> None:
     model = make_model(classes=("membrane", "mitochondrion"))
     assert model.description.spec.out_channels == 3
-    stack = Stack(grey(3, 40, 50), "ZYX")
+    stack = Stack(grey(3, 40, 50), Space("ZYX"))
     prediction = run_to_end(iter_predict(stack, model, SegmentOptions("cpu", tile=24)))
-    assert prediction.axes == "CZYX"
+    assert prediction.space.axes == "CZYX"
     assert prediction.probability.shape == (2, 3, 40, 50)
     assert prediction.class_names == ("membrane", "mitochondrion")
     total = prediction.probability.sum(axis=0)
@@ -325,12 +334,12 @@ def test_several_classes_make_a_class_axis_and_labels() -> None:
 
 
 def test_the_recipe_says_what_was_run() -> None:
-    stack = Stack(grey(30, 41), "YX", name="slice 7", unit="nm", file="/data/a.tif")
+    stack = Stack(grey(30, 41), Space("YX", unit="nm"), name="slice 7", file="/data/a.tif")
     recipe = through_identity(stack, make_model(margin=4), tile=20, average=4).recipe
     assert recipe["operation"] == "segment"
-    told = {"name": "slice 7", "file": "/data/a.tif", "shape": (30, 41), "axes": "YX", "dtype": "uint8", "unit": "nm"}
-    place = {"sha256": identify(stack), "voxel_size": (1.0, 1.0, 1.0), "origin": (0.0, 0.0, 0.0)}
-    assert recipe["inputs"] == (told | place,)
+    told = {"name": "slice 7", "file": "/data/a.tif", "shape": (30, 41), "dtype": "uint8", "sha256": identify(stack)}
+    space = {"axes": "YX", "voxel_size": (1.0, 1.0, 1.0), "unit": "nm", "origin": (0.0, 0.0, 0.0)}
+    assert recipe["inputs"] == ({**told, "space": space},)
     assert recipe["model"] == "tiny"
     assert recipe["options"]["average"] == 4
     assert (recipe["backend"], recipe["device"]) == ("identity", "cpu")
@@ -355,7 +364,7 @@ def test_a_backend_that_fails_in_mid_run_is_replaced_and_the_run_goes_on() -> No
         )
         return FallbackBackend(choices, model, shape)
 
-    stack = Stack(grey(5, 20, 30), "ZYX")
+    stack = Stack(grey(5, 20, 30), Space("ZYX"))
     work = iter_predict(stack, make_model(), SegmentOptions(device="cpu"), None, fragile_first)
     messages = []
     try:

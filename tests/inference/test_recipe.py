@@ -20,6 +20,7 @@ from napari_skipseg.errors import FileError, InputError, ModelError
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.intensity.normalize import Normalization
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference import predict, to_folder
 from napari_skipseg.inference.backends import choose
@@ -55,7 +56,7 @@ RNG = np.random.default_rng(11)
 CELLS = RNG.integers(0, 256, (2, 60, 70)).astype(np.uint8)
 PLACE = ((50.0, 4.0, 8.0), "nm", (100.0, 20.0, 30.0))
 REQUEST = SegmentRequest("tiny", "ab" * 32, SegmentOptions(average=4), objects=ObjectOptions(method="watershed"))
-INPUT = RecipeInput("cells", "/data/cells.tif", "cd" * 32, (2, 60, 70), "ZYX", "uint8", *PLACE)
+INPUT = RecipeInput("cells", "/data/cells.tif", "cd" * 32, (2, 60, 70), "uint8", Space("ZYX", *PLACE))
 RECIPE = Recipe(
     REQUEST, (INPUT,), ("membrane",), Normalization(100.1, 1 / 3), 0, (32, 32), 32, 1, "torch", "f32", "cpu",
     ("it failed",), {"torch": "2"},
@@ -86,7 +87,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def cells(tmp_path: Path) -> Path:
-    write_ome_tiff(tmp_path / "cells.ome.tif", CELLS, "ZYX", *PLACE)
+    write_ome_tiff(tmp_path / "cells.ome.tif", CELLS, Space("ZYX", *PLACE))
     return tmp_path / "cells.ome.tif"
 
 
@@ -126,7 +127,7 @@ def test_what_was_asked_for_and_what_was_chosen_lie_side_by_side() -> None:
         ({"request": {}}, "has the unknown key 'request'"),
         ({"options": {"tille": 3}}, "there is no setting called options.tille"),
         ({"options": {"tile": "large"}}, "options.tile: "),
-        ({"options": {"tile": -3}}, "A tile of -3 voxels is impossible"),
+        ({"options": {"tile": -3}}, "tile must be 0 or more, not -3"),
         ({"inputs": [{"name": "a"}]}, "inputs.0.file is missing"),
         ({"form": "png"}, "form is 'png': choose 'tiff' or 'ome-zarr'"),
         ({"side": None}, "side: "),
@@ -217,7 +218,7 @@ def test_one_recipe_lies_in_every_output_and_beside_them(cells: Path, tmp_path: 
     assert [holds_labels(file) for file in files] == ["binary" in file.name for file in files]
     assert beside.inputs == (describe_input(read_stack(cells)),)
     assert (beside.inputs[0].file, beside.inputs[0].sha256) == (str(cells), identify(read_stack(cells)))
-    assert (beside.inputs[0].voxel_size, beside.inputs[0].unit, beside.inputs[0].origin) == PLACE
+    assert (beside.inputs[0].space.voxel_size, beside.inputs[0].space.unit, beside.inputs[0].space.origin) == PLACE
     assert beside.request == SegmentRequest("tiny", "", SegmentOptions(tile=40, average=4), "uint8", form)
     assert (beside.backend, beside.device, beside.side, beside.versions) == ("torch", "cpu", 40, versions())
     assert recipe_to_json(beside) == (tmp_path / "out" / "cells_recipe.json").read_text(encoding="utf-8")
@@ -260,7 +261,7 @@ def test_a_file_of_somebody_else_is_not_replaced(cells: Path, tmp_path: Path) ->
 
 
 def test_an_image_in_memory_is_named_by_its_content(tmp_path: Path) -> None:
-    stack = Stack(CELLS, "ZYX", *PLACE, name="cells")
+    stack = Stack(CELLS, Space("ZYX", *PLACE), name="cells")
     prediction = run_to_end(iter_predict(stack, make_model(), SegmentOptions(tile=40)))
     told = recipe_from_dict(prediction.recipe).inputs[0]
     assert (told.file, told.sha256) == ("", identify(stack))
@@ -269,10 +270,10 @@ def test_an_image_in_memory_is_named_by_its_content(tmp_path: Path) -> None:
 
 
 def test_one_channel_is_told_with_the_image_that_it_is_of(tmp_path: Path) -> None:
-    write_ome_tiff(tmp_path / "two.ome.tif", np.stack([CELLS, 255 - CELLS]), "CZYX", *PLACE)
+    write_ome_tiff(tmp_path / "two.ome.tif", np.stack([CELLS, 255 - CELLS]), Space("CZYX", *PLACE))
     segment(tmp_path / "two.ome.tif", make_model(), tmp_path / "out", channel=1)
     told = read_recipe_file(tmp_path / "out" / "cells_probability.tif").inputs[0]
-    assert (told.axes, told.shape) == ("CZYX", (2, 2, 60, 70))
+    assert (told.space.axes, told.shape) == ("CZYX", (2, 2, 60, 70))
     assert find_input(told, tmp_path).shape == (2, 2, 60, 70)
 
 
@@ -282,7 +283,11 @@ def test_an_image_whose_axes_a_user_named_is_found_again(tmp_path: Path, axes: s
     tifffile.imwrite(tmp_path / "cube.tif", cube, photometric="minisblack")
     stack = read_stack(tmp_path / "cube.tif", axes, (50.0, 4.0, 8.0), "nm")
     again = find_input(describe_input(stack), tmp_path)
-    assert (again.axes, again.voxel_size, again.unit) == (stack.axes, stack.voxel_size, stack.unit)
+    assert (again.space.axes, again.space.voxel_size, again.space.unit) == (
+        stack.space.axes,
+        stack.space.voxel_size,
+        stack.space.unit,
+    )
     assert np.array_equal(again.data, stack.data)
 
 
@@ -291,7 +296,7 @@ def test_an_image_that_names_no_axes_is_found_again(tmp_path: Path) -> None:
     group.create_array("0", data=CELLS.T)
     group.attrs["multiscales"] = [{"version": "0.4", "datasets": [{"path": "0"}]}]
     told = describe_input(read_stack(tmp_path / "a.zarr", axes="XYZ"))
-    assert (told.axes, told.shape) == ("ZYX", CELLS.shape)
+    assert (told.space.axes, told.shape) == ("ZYX", CELLS.shape)
     assert np.array_equal(find_input(told, tmp_path).data, CELLS)
 
 
@@ -329,22 +334,27 @@ def test_an_older_place_of_the_image_does_not_matter(cells: Path, tmp_path: Path
     moved = cells.replace(tmp_path / "project" / cells.name)
     recipe = read_recipe_file(tmp_path / "project" / "results" / "cells_probability.tif")
     found = prepare_repeat(recipe, near=tmp_path / "project" / "results").stack
-    assert (found.file, found.voxel_size) == (str(moved), PLACE[0])
+    assert (found.file, found.space.voxel_size) == (str(moved), PLACE[0])
 
 
 def test_axes_and_voxel_size_are_taken_as_they_were(tmp_path: Path, library: Path) -> None:
-    write_ome_tiff(tmp_path / "a.tif", CELLS, "ZYX", *PLACE)
+    write_ome_tiff(tmp_path / "a.tif", CELLS, Space("ZYX", *PLACE))
     stack = read_stack(tmp_path / "a.tif", axes="TYX", voxel_size=(1.0, 3.0, 3.0), unit="µm")
     segment(stack, read_model(library / "tiny"), tmp_path / "out")
     found = prepare_repeat(read_recipe_file(tmp_path / "out" / "cells_recipe.json")).stack
-    assert (found.axes, found.voxel_size, found.unit, found.origin) == ("TYX", (1.0, 3.0, 3.0), "µm", stack.origin)
+    assert (found.space.axes, found.space.voxel_size, found.space.unit, found.space.origin) == (
+        "TYX",
+        (1.0, 3.0, 3.0),
+        "µm",
+        stack.space.origin,
+    )
 
 
 def test_another_image_is_normalised_anew(cells: Path, tmp_path: Path, library: Path) -> None:
     segment(cells, read_model(library / "tiny"), tmp_path / "first")
     recipe = read_recipe_file(tmp_path / "first" / "cells_recipe.json")
-    same = Stack(CELLS, "ZYX", *PLACE)
-    darker = Stack(CELLS // 2, "ZYX", *PLACE, name="darker")
+    same = Stack(CELLS, Space("ZYX", *PLACE))
+    darker = Stack(CELLS // 2, Space("ZYX", *PLACE), name="darker")
     assert prepare_repeat(recipe, same).pinned["normalization"] == recipe_to_dict(recipe)["normalization"]
     assert "normalization" not in prepare_repeat(recipe, darker).pinned
     run_to_end(iter_repeat(prepare_repeat(recipe, darker), tmp_path / "second"))
@@ -361,9 +371,9 @@ def test_an_image_that_is_gone_or_changed_is_refused(cells: Path, tmp_path: Path
     if fault == "changed":
         changed = CELLS.copy()
         changed[1, 5, 5] += 1
-        write_ome_tiff(cells, changed, "ZYX", *PLACE)
+        write_ome_tiff(cells, changed, Space("ZYX", *PLACE))
     elif fault == "other shape":
-        write_ome_tiff(cells, CELLS[0], "YX", *PLACE)
+        write_ome_tiff(cells, CELLS[0], Space("YX", *PLACE))
     with pytest.raises(FileError, match="no longer there" if fault == "gone" else "holds another image now") as said:
         prepare_repeat(recipe)
     assert "--input" in str(said.value)
@@ -465,7 +475,9 @@ def test_files_without_a_recipe_are_refused(cells: Path, tmp_path: Path) -> None
         read_recipe_file(cells)
     with pytest.raises(FileError, match="cannot be read"):
         read_recipe_file(tmp_path / "none.json")
-    write_ome_tiff(tmp_path / "old.tif", CELLS, "ZYX", *PLACE, description={"operation": "segment", "model": "tiny"})
+    write_ome_tiff(
+        tmp_path / "old.tif", CELLS, Space("ZYX", *PLACE), description={"operation": "segment", "model": "tiny"}
+    )
     assert read_recipe(tmp_path / "old.tif") == {"operation": "segment", "model": "tiny"}
     with pytest.raises(FileError, match="written by an earlier SkipSeg"):
         read_recipe_file(tmp_path / "old.tif")

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from napari_skipseg.images.space import Space
 from napari_skipseg.inference.recipes.recipe import ObjectsRecipe, RecipeInput, objects_differences
 from napari_skipseg.objects.options import ObjectOptions
 
-IMAGE = RecipeInput("em", "/data/em.tif", "ab" * 32, (2, 8, 9), "ZYX", "uint8", (50.0, 4.0, 4.0), "nm", (0.0, 0.0, 0.0))
+IMAGE = RecipeInput(
+    "em", "/data/em.tif", "ab" * 32, (2, 8, 9), "uint8", Space("ZYX", (50.0, 4.0, 4.0), "nm", (0.0, 0.0, 0.0))
+)
 PROBABILITY = replace(IMAGE, name="em_probability", file="/data/em_probability.tif", sha256="cd" * 32)
 BEFORE = ObjectsRecipe(
     (PROBABILITY, IMAGE), ("membrane",), False, ObjectOptions("cells", "membrane"), "tiff", {"numpy": "2.3"}
@@ -30,7 +33,7 @@ def with_inputs(*inputs: RecipeInput, **more: Any) -> ObjectsRecipe:
         (with_inputs(PROBABILITY), ["grey values not measured"]),
         (with_inputs(PROBABILITY, replace(IMAGE, sha256="ef" * 32)), ["grey values of another image"]),
         (
-            with_inputs(replace(PROBABILITY, voxel_size=(50.0, 4.5, 4.0), unit="µm"), IMAGE),
+            with_inputs(replace(PROBABILITY, space=Space("ZYX", (50.0, 4.5, 4.0), "µm")), IMAGE),
             ["voxel size 50 × 4.5 × 4 µm (was 50 × 4 × 4 nm)"],
         ),
         (
@@ -50,6 +53,6 @@ def test_images_measured_now_and_other_labels_are_told() -> None:
 
 
 def test_of_several_classes_the_channel_of_one_is_no_other_probability() -> None:
-    several = replace(PROBABILITY, axes="CZYX", shape=(2, 2, 8, 9))
+    several = replace(PROBABILITY, space=PROBABILITY.space.with_axes("CZYX"), shape=(2, 2, 8, 9))
     now = with_inputs(replace(PROBABILITY, sha256="ef" * 32), IMAGE, objects=ObjectOptions("cells"))
     assert objects_differences(with_inputs(several, IMAGE), now) == ["only the channel of its class was read"]

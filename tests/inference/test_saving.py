@@ -6,7 +6,7 @@ import errno
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -14,7 +14,8 @@ import tifffile
 import zarr
 
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
+from napari_skipseg.images.files import Format, read_recipe, read_stack, write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.inference.prediction import AttentionMap, Prediction, Stored, binarize, to_uint8
@@ -29,10 +30,7 @@ def make_prediction(classes: int = 1) -> Prediction:
     coarse = AttentionMap(3, (1, 4, 4), RNG.random((3, 5, 8)).astype(np.float32))
     return Prediction(
         probability,
-        "CZYX" if classes > 1 else "ZYX",
-        (50.0, 4.0, 8.0),
-        "nm",
-        (100.0, 20.0, 30.0),
+        Space("CZYX" if classes > 1 else "ZYX", (50.0, 4.0, 8.0), "nm", (100.0, 20.0, 30.0)),
         ("membrane", "mitochondrion")[:classes],
         (AttentionMap(1, (1, 1, 1), RNG.random(shape).astype(np.float32)), coarse),
         {"operation": "segment", "tile": (64, 64), "options": {"average": 1}},
@@ -64,9 +62,9 @@ def test_files_have_names_types_and_values(tmp_path: Path) -> None:
 
 def test_files_lie_where_the_stack_lies(tmp_path: Path) -> None:
     stacks = [read_stack(file) for file in save_prediction(make_prediction(), tmp_path, "cells")]
-    assert {stack.unit for stack in stacks} == {"nm"}
-    assert [stack.voxel_size for stack in stacks] == [*[(50.0, 4.0, 8.0)] * 3, (50.0, 16.0, 32.0)]
-    assert [stack.origin for stack in stacks] == [*[(100.0, 20.0, 30.0)] * 3, (100.0, 26.0, 42.0)]
+    assert {stack.space.unit for stack in stacks} == {"nm"}
+    assert [stack.space.voxel_size for stack in stacks] == [*[(50.0, 4.0, 8.0)] * 3, (50.0, 16.0, 32.0)]
+    assert [stack.space.origin for stack in stacks] == [*[(100.0, 20.0, 30.0)] * 3, (100.0, 26.0, 42.0)]
 
 
 def test_float32_is_stored_as_it_is(tmp_path: Path) -> None:
@@ -88,10 +86,37 @@ def test_shares_are_read_as_the_files_hold_them(tmp_path: Path) -> None:
     np.testing.assert_array_equal(Stored(values, "float32")[...], values)
 
 
+@pytest.mark.parametrize("form", get_args(Format))
+@pytest.mark.parametrize("results", [["probability"], ["attention_1"], ["attention_3", "binary"], None])
+def test_what_is_chosen_is_saved_in_each_format_and_nothing_else(
+    tmp_path: Path, form: Format, results: list[str] | None
+) -> None:
+    prediction = make_prediction()
+    every = save_prediction(prediction, tmp_path / "every", "cells", 0.3)
+    names = results or ["probability", "binary", "attention_1", "attention_3"]
+    written = save_prediction(prediction, tmp_path / "out", "cells", 0.3, form=form, results=results)
+    ending = {"tiff": ".tif", "ome-zarr": ".ome.zarr"}[form]
+    assert sorted(file.name for file in written) == sorted(f"cells_{name}{ending}" for name in names)
+    assert sorted((tmp_path / "out").iterdir()) == sorted([*written, tmp_path / "out" / "cells_recipe.json"])
+    tiff = {file.stem: file for file in every}
+    for file in written:
+        like, stack = read_stack(tiff[file.name.removesuffix(ending)]), read_stack(file)
+        np.testing.assert_array_equal(whole(file), whole(tiff[file.name.removesuffix(ending)]))
+        assert (stack.axes, stack.voxel_size, stack.unit, stack.origin) == (
+            like.axes,
+            like.voxel_size,
+            like.unit,
+            like.origin,
+        )
+        recipe = read_recipe(file)
+        assert recipe is not None
+        assert recipe["options"]["threshold"] == 0.3
+
+
 def test_several_classes_are_channels_with_names(tmp_path: Path) -> None:
     prediction = make_prediction(2)
     probability, binary, *_ = save_prediction(prediction, tmp_path, "cells", 0.6)
-    assert read_stack(probability).axes == "CZYX"
+    assert read_stack(probability).space.axes == "CZYX"
     np.testing.assert_array_equal(whole(probability), to_uint8(prediction.probability))
     best = prediction.probability.argmax(axis=0) + 1
     np.testing.assert_array_equal(whole(binary), np.where(prediction.probability.max(axis=0) > 0.6, best, 0))
@@ -169,8 +194,10 @@ def test_a_scratch_folder_is_gone_whatever_ends_it(tmp_path: Path) -> None:
 
 def test_only_what_is_ours_is_replaced(tmp_path: Path) -> None:
     store, file = tmp_path / "ours.ome.zarr", tmp_path / "ours.tif"
-    write_ome_zarr(store, RNG.random((4, 5)).astype(np.float32), Layout((4, 5), "YX", "float32"))
-    write_ome_tiff(file, np.zeros((4, 5), np.uint8), "YX", (1, 1, 1), "pixel", description={"operation": "segment"})
+    write_ome_zarr(store, RNG.random((4, 5)).astype(np.float32), Layout((4, 5), Space("YX"), "float32"))
+    write_ome_tiff(
+        file, np.zeros((4, 5), np.uint8), Space("YX", (1, 1, 1), "pixel"), description={"operation": "segment"}
+    )
     text, picture = tmp_path / "notes.tif", tmp_path / "theirs.tif"
     text.write_text("of ten years")
     tifffile.imwrite(picture, np.zeros((4, 5), np.uint8))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from napari_skipseg.devices import Device
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.intensity.normalize import measure, measure_greys
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference import tiling
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
@@ -64,8 +65,8 @@ def cells(*shape: int) -> NDArray[np.uint8]:
 @pytest.mark.parametrize(("voxel", "network"), [(8.0, (120, 140)), (2.0, (30, 35)), (5.48, (82, 96))])
 def test_a_rescaled_run_is_that_of_the_image_resampled_beforehand(voxel: float, network: tuple[int, int]) -> None:
     model = at(make_model(widths=(3, 4)), 1.0, 4.0, 4.0)
-    stack = Stack(cells(3, 60, 70), "ZYX", (40.0, voxel, voxel), "nm")
-    before = Stack(interpolated(stack.data, network), "ZYX", (40.0, 4.0, 4.0), "nm")
+    stack = Stack(cells(3, 60, 70), Space("ZYX", (40.0, voxel, voxel), "nm"))
+    before = Stack(interpolated(stack.data, network), Space("ZYX", (40.0, 4.0, 4.0), "nm"))
     found, there = in_float32(stack, model), in_float32(before, model, rescale=False)
     assert there.probability.std() > 0.1
     expected = interpolated(there.probability, (60, 70))
@@ -77,8 +78,8 @@ def test_a_rescaled_run_is_that_of_the_image_resampled_beforehand(voxel: float, 
 
 def test_an_anisotropic_volume_is_rescaled_along_the_axes_that_differ() -> None:
     model = at(make_model(3, (3, 4)), 8.0, 8.0, 4.0)
-    stack = Stack(cells(10, 24, 20), "ZYX", (24.0, 8.2, 8.0), "nm")
-    before = Stack(interpolated(stack.data, (30, 24, 40)), "ZYX", (8.0, 8.0, 4.0), "nm")
+    stack = Stack(cells(10, 24, 20), Space("ZYX", (24.0, 8.2, 8.0), "nm"))
+    before = Stack(interpolated(stack.data, (30, 24, 40)), Space("ZYX", (8.0, 8.0, 4.0), "nm"))
     found, there = in_float32(stack, model), in_float32(before, model, rescale=False)
     assert np.abs(interpolate_back(there.probability, (10, 24, 20)) - found.probability).max() < 2e-4
 
@@ -94,7 +95,7 @@ def interpolate_back(values: NDArray[np.float32], size: tuple[int, int, int]) ->
 def test_tiled_equals_whole(dimensions: int, voxel: float) -> None:
     model = at(make_model(dimensions, (3, 4), margin=16), 4.0, 4.0, 4.0)
     shape = [round(length * 4 / voxel) for length in {2: (130, 110), 3: (60, 40, 30)}[dimensions]]
-    stack = Stack(cells(*shape), "ZYX"[-dimensions:], (voxel,) * 3, "nm")
+    stack = Stack(cells(*shape), Space("ZYX"[-dimensions:], (voxel,) * 3, "nm"))
     whole, tiled = in_float32(stack, model, tile=4096), in_float32(stack, model, tile=48 if dimensions == 2 else 52)
     assert tiled.recipe["tile"] != whole.recipe["tile"]
     assert np.mean((whole.probability > 0.5) == (tiled.probability > 0.5)) >= 0.999
@@ -109,7 +110,7 @@ def test_a_ramp_comes_back_where_it_was_and_attention_maps_lie_over_it(factor: f
     """At integer strides of the stack's own voxels, whatever the network's are."""
     model = at(make_model(widths=(2, 3, 4, 5), margin=4), 1.0, 4.0, 4.0)
     ramp = np.add.outer(np.arange(120.0), 2 * np.arange(150.0)).astype(np.float32)
-    stack = Stack(ramp, "YX", (1.0, 4.0 * factor, 4.0 * factor), "nm")
+    stack = Stack(ramp, Space("YX", (1.0, 4.0 * factor, 4.0 * factor), "nm"))
     prediction = through_identity(stack, model, tile=tile)
     grey = prediction.recipe["normalization"]
     inside = (slice(16, -16),) * 2
@@ -128,11 +129,15 @@ def test_a_ramp_comes_back_where_it_was_and_attention_maps_lie_over_it(factor: f
 @pytest.mark.parametrize(("axes", "shape"), [("YX", (50, 41)), ("TZYX", (2, 3, 30, 41)), ("ZYXC", (3, 30, 41, 2))])
 def test_results_have_the_shape_voxels_and_origin_of_the_stack(axes: str, shape: tuple[int, ...]) -> None:
     model = at(make_model(widths=(2, 3, 4), margin=4), 1.0, 0.004, 0.006, unit="µm")
-    stack = Stack(cells(*shape), axes, (50.0, 8.0, 9.0), "nm", (1.0, 2.0, 3.0))
+    stack = Stack(cells(*shape), Space(axes, (50.0, 8.0, 9.0), "nm", (1.0, 2.0, 3.0)))
     prediction = through_identity(stack, model, channel=1 if "C" in axes else None)
-    assert prediction.axes == axes.replace("C", "")
+    assert prediction.space.axes == axes.replace("C", "")
     assert prediction.probability.shape == tuple(n for axis, n in zip(axes, shape, strict=True) if axis != "C")
-    assert (prediction.voxel_size, prediction.unit, prediction.origin) == ((50.0, 8.0, 9.0), "nm", (1.0, 2.0, 3.0))
+    assert (prediction.space.voxel_size, prediction.space.unit, prediction.space.origin) == (
+        (50.0, 8.0, 9.0),
+        "nm",
+        (1.0, 2.0, 3.0),
+    )
     lengths = dict(zip(axes, shape, strict=True))
     assert prediction.recipe["tile"] == (-(-lengths["Y"] * 2 // 4) * 4, -(-round(lengths["X"] * 1.5) // 4) * 4)
 
@@ -140,7 +145,7 @@ def test_results_have_the_shape_voxels_and_origin_of_the_stack(axes: str, shape:
 def test_grey_values_are_measured_as_the_network_sees_them() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (2, 300, 300)).astype(np.uint8)
     model = at(make_model(), 1.0, 16.0, 16.0)
-    stack = Stack(noise, "ZYX", (40.0, 4.0, 4.0), "nm")
+    stack = Stack(noise, Space("ZYX", (40.0, 4.0, 4.0), "nm"))
     deviation = through_identity(stack, model).recipe["normalization"]["deviation"]
     seen = interpolated(noise, (75, 75))
     assert deviation == pytest.approx(seen.std(), rel=1e-5)
@@ -151,7 +156,7 @@ def test_grey_values_are_measured_as_the_network_sees_them() -> None:
 @pytest.mark.parametrize("size", [(1.0, 4.1, 3.9), (90.0, 4.2, 4.2), (1.0, 4.0, 4.0)])
 def test_within_5_percent_nothing_is_resampled(size: tuple[float, float, float]) -> None:
     model = at(make_model(margin=4), 50.0, 4.0, 4.0)
-    stack = Stack(cells(2, 60, 70), "ZYX", size, "nm")
+    stack = Stack(cells(2, 60, 70), Space("ZYX", size, "nm"))
     here, there = in_float32(stack, model, tile=40), in_float32(stack, model, rescale=False, tile=40)
     np.testing.assert_array_equal(here.probability, there.probability)
     for one, other in zip(here.attentions, there.attentions, strict=True):
@@ -171,7 +176,7 @@ def test_a_tile_of_many_voxels_is_read_in_parts(monkeypatch: pytest.MonkeyPatch)
 
     values, watched = cells(16, 160, 160), Watched()
     model = at(make_model(3, (3, 4), margin=4), 8.0, 40.0, 40.0)
-    stack = Stack(watched, "ZYX", (8.0, 4.0, 4.0), "nm")
+    stack = Stack(watched, Space("ZYX", (8.0, 4.0, 4.0), "nm"))
     grey = measure_greys(stack)
     work = lambda: iter_predict(stack, model, SegmentOptions("cpu", rescale=True), None, identity, grey)  # noqa: E731
     whole = run_to_end(work()).probability
@@ -187,7 +192,9 @@ def test_a_tile_of_many_voxels_is_read_in_parts(monkeypatch: pytest.MonkeyPatch)
 def test_a_stack_of_one_voxel_along_an_axis_can_be_rescaled() -> None:
     model = at(make_model(margin=4), 1.0, 4.0, 4.0)
     for shape in ((1, 40), (40, 1), (2, 3), (1, 3)):
-        stack = Stack(np.arange(np.prod(shape), dtype=np.float32).reshape(shape) ** 2, "YX", (1.0, 9.0, 9.0), "nm")
+        stack = Stack(
+            np.arange(np.prod(shape), dtype=np.float32).reshape(shape) ** 2, Space("YX", (1.0, 9.0, 9.0), "nm")
+        )
         assert through_identity(replace(stack, data=np.asarray(stack.data) + 3), model).probability.shape == shape
 
 
@@ -197,7 +204,7 @@ def test_a_stack_of_one_voxel_along_an_axis_can_be_rescaled() -> None:
 )
 def test_an_unknown_voxel_size_cannot_be_rescaled(stack_unit: str, model_unit: str, whose: str) -> None:
     model = at(make_model(), 1.0, 4.0, 4.0, unit=model_unit)
-    stack = Stack(cells(20, 20), "YX", (1.0, 8.0, 8.0), stack_unit, name="slice")
+    stack = Stack(cells(20, 20), Space("YX", (1.0, 8.0, 8.0), stack_unit), name="slice")
     with pytest.raises(InputError, match=f"voxel size of {whose} is not known.*--voxel-size.*without rescaling"):
         through_identity(stack, model)
     assert scale_of(stack, model.description, "YX") == {}
@@ -207,15 +214,15 @@ def test_an_unknown_voxel_size_cannot_be_rescaled(stack_unit: str, model_unit: s
 
 @pytest.mark.parametrize(("voxel", "times"), [(65.0, "16.2"), (0.24, "0.06"), (4e6, r"1e\+06")])
 def test_voxel_sizes_too_far_apart_are_refused(voxel: float, times: str) -> None:
-    stack = Stack(cells(20, 20), "YX", (1.0, 4.0, voxel), "nm", name="slice")
+    stack = Stack(cells(20, 20), Space("YX", (1.0, 4.0, voxel), "nm"), name="slice")
     with pytest.raises(InputError, match=f"Along X 'slice' has voxels {times} times as long.*check the voxel size"):
         through_identity(stack, at(make_model(), 1.0, 4.0, 4.0))
 
 
 def test_three_planes_of_voxels_that_are_no_cubes_need_rescaling() -> None:
     description = make_model().description
-    flat = Stack(np.zeros((10, 20, 20), np.uint8), "ZYX", (50.0, 4.0, 4.0), "nm", name="sections")
+    flat = Stack(np.zeros((10, 20, 20), np.uint8), Space("ZYX", (50.0, 4.0, 4.0), "nm"), name="sections")
     with pytest.raises(InputError, match=r"'sections' are 50 × 4 × 4 nm: rescale too"):
         seen_lengths(flat, description, "ZYX", rescale=False)
-    for known in (replace(flat, voxel_size=(5.0, 4.0, 4.0)), replace(flat, unit="pixel")):
-        assert seen_lengths(known, description, "ZYX", rescale=False) == (10, 20, 20)
+    for known in (Space("ZYX", (5.0, 4.0, 4.0), "nm"), replace(flat.space, unit="pixel")):
+        assert seen_lengths(replace(flat, space=known), description, "ZYX", rescale=False) == (10, 20, 20)

@@ -9,6 +9,7 @@ import tifffile
 
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.scores.instances import MaskError, score_instances
 from napari_skipseg.scores.isbi import score_isbi
@@ -149,14 +150,14 @@ def test_a_file_of_ours_knows_its_own_numbers_of_classes(tmp_path):
     ours = np.array([[1, 1, 0, 0], [1, 0, 2, 0]], np.uint8)
     size = ((1.0, 1.0, 1.0), "pixel")
     recipe = {"classes": ["membrane", "nucleus"], "layer": "labels"}
-    write_ome_tiff(tmp_path / "p_binary.tif", ours, "YX", *size, description=recipe)
+    write_ome_tiff(tmp_path / "p_binary.tif", ours, Space("YX", *size), description=recipe)
     tifffile.imwrite(tmp_path / "t.tif", truth)
     membrane, nucleus = score_pair(
         tmp_path / "p_binary.tif", tmp_path / "t.tif", ScoreOptions(classes={"membrane": 0, "nucleus": 7})
     )
     assert membrane.pooled["dice"] == 1
     assert nucleus.pooled["recall"] == 0.5
-    write_ome_tiff(tmp_path / "p.tif", ours, "YX", *size, description={"classes": ["membrane", "nucleus"]})
+    write_ome_tiff(tmp_path / "p.tif", ours, Space("YX", *size), description={"classes": ["membrane", "nucleus"]})
     with pytest.raises(InputError, match="holds no labels"):
         score_pair(tmp_path / "p.tif", tmp_path / "t.tif", ScoreOptions(classes={"membrane": 0}))
 
@@ -291,7 +292,7 @@ def test_a_truth_that_is_a_mask_tells_no_objects_apart(tmp_path):
 def test_a_stack_saved_without_its_axes_takes_those_of_its_partner(tmp_path):
     labels = np.random.default_rng(0).integers(0, 5, (4, 16, 16)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "plain.tif", labels, photometric="rgb", planarconfig="separate")
-    write_ome_tiff(tmp_path / "known.tif", labels, "ZYX", (1.0, 1.0, 1.0), "nm")
+    write_ome_tiff(tmp_path / "known.tif", labels, Space("ZYX", (1.0, 1.0, 1.0), "nm"))
     for found, true in (("known", "plain"), ("plain", "known")):
         pairs = pair_files(tmp_path / f"{found}.tif", tmp_path / f"{true}.tif")
         (summary,) = run_to_end(iter_score_pairs(pairs, ScoreOptions("instances")))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.array import WholeChunkStore, ZarrArray
 from napari_skipseg.images.zarr.layout import Layout
@@ -31,7 +32,7 @@ RNG = np.random.default_rng(8)
 
 def stored(path: Path, values: NDArray[Any], axes: str, chunks: tuple[int, ...]) -> ZarrArray:
     """The values in a store of our own, whose axes are in the standard's order."""
-    writer = create_ome_zarr(path, Layout(values.shape, axes, str(values.dtype), chunks=chunks))
+    writer = create_ome_zarr(path, Layout(values.shape, Space(axes), str(values.dtype), chunks=chunks))
     writer.write(tuple(slice(0, length) for length in values.shape), values)
     return ZarrArray(read_node(path / "0"))
 
@@ -53,7 +54,7 @@ def chunks_read(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 def run_of(values: NDArray[Any], axes: str, dimensions: int = 2, **options: Any) -> Run:
     """A run that is settled, its first tile not yet computed; of two classes."""
-    stack = Stack(values, axes, (5.0, 2.0, 3.0), "nm", (1.0, 2.0, 3.0))
+    stack = Stack(values, Space(axes, (5.0, 2.0, 3.0), "nm", (1.0, 2.0, 3.0)))
     model = make_model(dimensions, classes=("membrane", "vesicle"))
     chosen = SegmentOptions(**({"device": "cpu", "tile": 40} | options))
     return run_to_end(iter_prepare(stack, model, chosen, identity, with_binary=True))
@@ -88,7 +89,12 @@ def test_every_piece_lands_in_its_place_and_type(tmp_path: Path) -> None:
         assert seen.dtype == (np.float32 if result.name == "uncertainty" else np.uint8)
         np.testing.assert_array_equal(np.asarray(seen), right)
     stack = read_stack(tmp_path / "cells_probability.ome.zarr")
-    assert (stack.axes, stack.voxel_size, stack.unit, stack.origin) == ("TCZYX", (5, 2, 3), "nm", (1, 2, 3))
+    assert (stack.space.axes, stack.space.voxel_size, stack.space.unit, stack.space.origin) == (
+        "TCZYX",
+        (5, 2, 3),
+        "nm",
+        (1, 2, 3),
+    )
     with pytest.raises(FileError, match="holds something else"):
         store_of(run, tmp_path, "float32")
 
@@ -182,7 +188,7 @@ def test_a_tiff_of_deep_chunks_reads_each_chunk_once(
         monkeypatch.setattr(writer, "TILE", 64)
     values = RNG.integers(0, 9, (2, 70, 140, 200)).astype(np.uint8)
     data = stored(tmp_path / "a.ome.zarr", values, "CZYX", (1, 64, 64, 64))
-    write_ome_tiff(tmp_path / "a.tif", PlaneView(data, (0, 1, 2, 3), tmp_path), "CZYX", (1.0, 1.0, 1.0), "pixel")
+    write_ome_tiff(tmp_path / "a.tif", PlaneView(data, (0, 1, 2, 3), tmp_path), Space("CZYX", (1.0, 1.0, 1.0), "pixel"))
     stack = read_stack(tmp_path / "a.tif")
     np.testing.assert_array_equal(stack.read((slice(None),) * 4), values)
     assert len(chunks_read) == 2 * 2 * 3 * 4

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from napari_skipseg.devices import Device
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.intensity.normalize import measure
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.backends.choose import BackendMaker
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
@@ -39,7 +40,7 @@ def in_planes(stack: Stack, model: Model, maker: BackendMaker = identity, **opti
     ("axes", "shape"), [("ZYX", (30, 27, 41)), ("TZYX", (2, 9, 20, 17)), ("ZYX", (2, 33, 3)), ("CZYX", (2, 9, 20, 17))]
 )
 def test_an_identity_network_gives_the_volume_back(axes: str, shape: tuple[int, ...], tile: int) -> None:
-    stack = Stack(grey(*shape), axes, (8.0, 8.0, 8.0), "nm", (1.0, 2.0, 3.0))
+    stack = Stack(grey(*shape), Space(axes, (8.0, 8.0, 8.0), "nm", (1.0, 2.0, 3.0)))
     channel = 1 if "C" in axes else None
     prediction = in_planes(stack, make_model(2, (2, 3, 4), margin=4), tile=tile, channel=channel)
     own = stack.channel(1)
@@ -48,7 +49,11 @@ def test_an_identity_network_gives_the_volume_back(axes: str, shape: tuple[int, 
     assert prediction.uncertainty.shape == prediction.probability.shape
     assert np.abs(prediction.uncertainty).max() <= 1e-6
     assert prediction.attentions == ()
-    assert (prediction.axes, prediction.voxel_size, prediction.origin) == (own.axes, (8.0, 8.0, 8.0), (1.0, 2.0, 3.0))
+    assert (prediction.space.axes, prediction.space.voxel_size, prediction.space.origin) == (
+        own.space.axes,
+        (8.0, 8.0, 8.0),
+        (1.0, 2.0, 3.0),
+    )
     assert len(prediction.recipe["tile"]) == 3
 
 
@@ -62,7 +67,7 @@ class Position(Identity):
 
 def test_mean_and_uncertainty_are_those_of_the_three_directions() -> None:
     """Across Z the first axis of a plane is Y, across Y and X it is Z."""
-    stack = Stack(grey(8, 10, 12), "ZYX")
+    stack = Stack(grey(8, 10, 12), Space("ZYX"))
     model = make_model(2, (2, 3), margin=0)
     prediction = in_planes(stack, model, lambda model, device, shape: Position(model, shape))
     z, y, _ = np.meshgrid(*(np.arange(float(n)) for n in (8, 10, 12)), indexing="ij")
@@ -78,8 +83,8 @@ def test_tiled_equals_whole_in_three_planes() -> None:
         return TorchBackend(model, device, "f32")
 
     values = grey(16, 20, 24)
-    plain = in_planes(Stack(values, "ZYX"), model, maker)
-    tiled = in_planes(Stack(values, "ZYX"), model, maker, tile=20)
+    plain = in_planes(Stack(values, Space("ZYX")), model, maker)
+    tiled = in_planes(Stack(values, Space("ZYX")), model, maker, tile=20)
     assert tiled.recipe["tile"] != plain.recipe["tile"]
     assert plain.probability.std() > 0.05
     np.testing.assert_allclose(tiled.probability, plain.probability, atol=1e-4)
@@ -89,7 +94,7 @@ def test_tiled_equals_whole_in_three_planes() -> None:
 def test_anisotropic_voxels_are_rescaled_to_cubes() -> None:
     model = make_model(2, (2, 3, 4), margin=4)
     model = replace(model, description=replace(model.description, voxel_size=(50.0, 4.0, 4.0), unit="nm"))
-    stack = Stack(grey(10, 30, 28), "ZYX", (8.0, 4.0, 4.0), "nm")
+    stack = Stack(grey(10, 30, 28), Space("ZYX", (8.0, 4.0, 4.0), "nm"))
     prediction = in_planes(stack, model, rescale=True)
     assert prediction.recipe["tile"] == (20, 32, 28)
     assert prediction.probability.shape == (10, 30, 28)
@@ -97,7 +102,7 @@ def test_anisotropic_voxels_are_rescaled_to_cubes() -> None:
 
 def test_progress_counts_batches_of_slices() -> None:
     work = iter_predict(
-        Stack(grey(9, 16, 16), "ZYX"),
+        Stack(grey(9, 16, 16), Space("ZYX")),
         make_model(2, (2, 3), margin=0),
         SegmentOptions("cpu", planes="xyz"),
         None,
@@ -109,10 +114,14 @@ def test_progress_counts_batches_of_slices() -> None:
 
 def test_what_cannot_be_seen_in_three_planes_is_refused() -> None:
     with pytest.raises(InputError, match=r"3D model and sees all three axes at once.*planes xy"):
-        in_planes(Stack(grey(9, 16, 16), "ZYX"), make_model(3))
-    for stack in (Stack(grey(16, 16), "YX"), Stack(grey(1, 16, 16), "ZYX"), Stack(grey(3, 16, 16), "TYX")):
+        in_planes(Stack(grey(9, 16, 16), Space("ZYX")), make_model(3))
+    for stack in (
+        Stack(grey(16, 16), Space("YX")),
+        Stack(grey(1, 16, 16), Space("ZYX")),
+        Stack(grey(3, 16, 16), Space("TYX")),
+    ):
         with pytest.raises(InputError, match=r"no Z axis to segment along.*planes xy"):
             in_planes(stack, make_model(2))
     for options in ({"samples": 3}, {"average": 4}):
         with pytest.raises(InputError, match="cannot be averaged together"):
-            in_planes(Stack(grey(9, 16, 16), "ZYX"), make_model(2), **options)
+            in_planes(Stack(grey(9, 16, 16), Space("ZYX")), make_model(2), **options)

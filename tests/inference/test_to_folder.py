@@ -24,6 +24,7 @@ from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images import identity as identity_of_images
 from napari_skipseg.images.files import holds_labels, read_levels, read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.intensity import samples
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import LazyArray, Stack
 from napari_skipseg.images.zarr import chunk_writer
 from napari_skipseg.images.zarr.layout import Layout
@@ -56,7 +57,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("input") / "cells.ome.tif"
-    write_ome_tiff(file, CELLS, "ZYX", *PLACE)
+    write_ome_tiff(file, CELLS, Space("ZYX", *PLACE))
     return file
 
 
@@ -289,7 +290,7 @@ def test_what_was_stopped_later_can_be_looked_at_and_goes_on(cells: Path, tmp_pa
     assert sorted(unfinished.glob("*.zarr")) == [unfinished / f"cells_{kind}.ome.zarr" for kind in kinds]
     store = unfinished / "cells_probability.ome.zarr"
     assert not is_finished(store)
-    assert (read_stack(store).voxel_size, read_stack(store).unit, read_stack(store).origin) == PLACE
+    assert (read_stack(store).space.voxel_size, read_stack(store).space.unit, read_stack(store).space.origin) == PLACE
     seen = whole(store)
     run_to_end(quickly(read_stack(cells), tmp_path / "stopped"))
     run_to_end(quickly(read_stack(cells), tmp_path / "through"))
@@ -300,7 +301,7 @@ def test_what_was_stopped_later_can_be_looked_at_and_goes_on(cells: Path, tmp_pa
 
 
 def test_a_stack_of_no_file_leaves_nothing_where_it_is_stopped(tmp_path: Path) -> None:
-    stack = Stack(CELLS, "ZYX")
+    stack = Stack(CELLS, Space("ZYX"))
     stop_after(quickly(stack, tmp_path), 3)
     assert list(tmp_path.iterdir()) == []
     assert len(run_to_end(quickly(stack, tmp_path))) == 3
@@ -310,7 +311,7 @@ def test_a_stack_of_no_file_throws_away_no_run_of_a_file(cells: Path, tmp_path: 
     stop_after(quickly(read_stack(cells), tmp_path), 3)
     before = files_in(tmp_path)
     with pytest.raises(FileError, match="differs in input"):
-        run_to_end(quickly(Stack(CELLS, "ZYX", *PLACE), tmp_path))
+        run_to_end(quickly(Stack(CELLS, Space("ZYX", *PLACE)), tmp_path))
     assert files_in(tmp_path) == before
 
 
@@ -343,7 +344,7 @@ def test_a_run_of_another_kind_is_not_touched(cells: Path, tmp_path: Path, chang
 def test_a_run_of_another_image_is_thrown_away_where_that_is_asked_for(cells: Path, tmp_path: Path) -> None:
     image = Path(shutil.copy2(cells, tmp_path / "cells.ome.tif"))
     stop_after(quickly(read_stack(image), tmp_path / "out"), 2)
-    write_ome_tiff(image, CELLS[:, ::-1], "ZYX", *PLACE)
+    write_ome_tiff(image, CELLS[:, ::-1], Space("ZYX", *PLACE))
     with pytest.raises(FileError, match="differs in input:"):
         run_to_end(quickly(read_stack(image), tmp_path / "out"))
     run_to_end(quickly(read_stack(image), tmp_path / "out", restart=True))
@@ -503,7 +504,7 @@ def test_files_of_others_in_the_folder_of_a_run_are_kept(cells: Path, tmp_path: 
 @pytest.mark.parametrize("name", ["two words", "d.v2", "Zellkörper_細胞", "a [1]+(b)", "x_binary", "-x", "%d"])
 @pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
 def test_any_name_will_do(tmp_path: Path, name: str, form: Any) -> None:
-    write_ome_tiff(tmp_path / f"{name}.ome.tif", CELLS[0, :60, :70], "YX", *PLACE)
+    write_ome_tiff(tmp_path / f"{name}.ome.tif", CELLS[0, :60, :70], Space("YX", *PLACE))
     stack = read_stack(tmp_path / f"{name}.ome.tif")
     target = FolderTarget(tmp_path / "new" / "out", name, form=form)
     for stopped in (True, False):
@@ -530,7 +531,7 @@ def test_an_image_that_changes_while_it_is_read_gives_no_results(cells: Path, tm
         pass
     aside = image.rename(tmp_path / "aside.ome.tif")
     if fault == "changed":
-        write_ome_tiff(image, 255 - CELLS, "ZYX", *PLACE)
+        write_ome_tiff(image, 255 - CELLS, Space("ZYX", *PLACE))
     with pytest.raises(FileError, match=f"was {fault} while it was read"):
         run_to_end(work)
     if fault == "changed":  # of what was written nothing is sure, whatever comes back later
@@ -544,7 +545,7 @@ def test_an_image_that_changes_while_it_is_read_gives_no_results(cells: Path, tm
 
 
 def test_a_zarr_that_grows_while_it_is_read_gives_no_results(tmp_path: Path) -> None:
-    layout = Layout((2, 520, 300), "ZYX", "uint8", chunks=(1, 64, 300))
+    layout = Layout((2, 520, 300), Space("ZYX"), "uint8", chunks=(1, 64, 300))
     image = tmp_path / "cells.ome.zarr"
     writer = create_ome_zarr(image, layout)
     writer.write((slice(0, 2), slice(0, 512), slice(0, 300)), CELLS[:, :512])
@@ -567,7 +568,7 @@ def test_a_stack_damaged_in_its_middle_keeps_what_was_written(
     measured = np.random.default_rng(0).choice(40, samples.SAMPLED_SLICES, replace=False)
     slice_, image = max(set(range(40)) - set(measured)), tmp_path / ("cells.zarr" if kind == "zarr" else "cells.tif")
     if kind == "zarr":
-        write_ome_zarr(image, values, Layout(values.shape, "ZYX", "float32", chunks=(1, 60, 70)))
+        write_ome_zarr(image, values, Layout(values.shape, Space("ZYX"), "float32", chunks=(1, 60, 70)))
         os.truncate(image / "0" / "c" / str(slice_) / "0" / "0", 500)
     else:
         values[slice_, 30, 35] = np.nan if kind == "NaN" else 0
@@ -595,7 +596,7 @@ def test_a_stack_damaged_in_its_middle_keeps_what_was_written(
 
 def test_both_formats_hold_the_same_of_a_time_lapse_with_classes(tmp_path: Path) -> None:
     values = RNG.integers(0, 256, (2, 3, 70, 610)).astype(np.uint8)
-    write_ome_tiff(tmp_path / "cells.ome.tif", values, "TZYX", *PLACE)
+    write_ome_tiff(tmp_path / "cells.ome.tif", values, Space("TZYX", *PLACE))
     model = make_model(widths=(2, 3, 4), classes=("membrane", "vesicle", "axon"))
     stack = read_stack(tmp_path / "cells.ome.tif")
     options = SegmentOptions("cpu", tile=200, average=4)
@@ -604,8 +605,8 @@ def test_both_formats_hold_the_same_of_a_time_lapse_with_classes(tmp_path: Path)
         for form in ("tiff", "ome-zarr")
     )
     prediction = run_to_end(predict.iter_predict(stack, model, options))
-    assert [read_stack(file).axes for file in tiffs] == ["CTZYX", "TZYX", "CTZYX", *["TZYX"] * 2]
-    assert [read_stack(file).axes for file in stores] == ["TCZYX", "TZYX", "TCZYX", *["TZYX"] * 2]
+    assert [read_stack(file).space.axes for file in tiffs] == ["CTZYX", "TZYX", "CTZYX", *["TZYX"] * 2]
+    assert [read_stack(file).space.axes for file in stores] == ["TCZYX", "TZYX", "TCZYX", *["TZYX"] * 2]
     assert prediction.uncertainty is not None
     expected = [
         prediction.probability,
@@ -618,15 +619,19 @@ def test_both_formats_hold_the_same_of_a_time_lapse_with_classes(tmp_path: Path)
         stored = whole(store)
         np.testing.assert_array_equal(stored.swapaxes(0, 1) if stored.ndim == 5 else stored, right)
         one, other = read_stack(tiff), read_stack(store)
-        assert (one.voxel_size, one.unit, one.origin) == (other.voxel_size, other.unit, other.origin)
+        assert one.space == other.space
         assert read_recipe(tiff) == {**(read_recipe(store) or {}), "form": "tiff"}
         assert holds_labels(tiff) == holds_labels(store) == ("binary" in tiff.name)
         assert is_finished(store)
         levels = read_levels(store)
         assert levels[0].shape == other.shape
         assert (len(levels) > 1) == (other.shape[-1] > 512)
-    assert (read_stack(tiffs[0]).voxel_size, read_stack(tiffs[0]).unit, read_stack(tiffs[0]).origin) == PLACE
-    assert read_stack(tiffs[-1]).voxel_size == (50.0, 8.0, 16.0)
+    assert (
+        read_stack(tiffs[0]).space.voxel_size,
+        read_stack(tiffs[0]).space.unit,
+        read_stack(tiffs[0]).space.origin,
+    ) == PLACE
+    assert read_stack(tiffs[-1]).space.voxel_size == (50.0, 8.0, 16.0)
     node = json.loads((stores[0] / "zarr.json").read_text())["attributes"]["ome"]
     assert [channel["label"] for channel in node["omero"]["channels"]] == ["membrane", "vesicle", "axon"]
     with tifffile.TiffFile(tiffs[0]) as file:
@@ -635,7 +640,7 @@ def test_both_formats_hold_the_same_of_a_time_lapse_with_classes(tmp_path: Path)
 
 def test_a_volume_in_3d_tiles_is_the_same_in_both_formats(tmp_path: Path) -> None:
     values = RNG.integers(0, 256, (70, 75, 80)).astype(np.uint8)
-    write_ome_zarr(tmp_path / "cells.ome.zarr", values, Layout(values.shape, "ZYX", "uint8", *PLACE))
+    write_ome_zarr(tmp_path / "cells.ome.zarr", values, Layout(values.shape, Space("ZYX", *PLACE), "uint8"))
     stack = read_stack(tmp_path / "cells.ome.zarr")
     model = make_model(3, (2, 3))
     tiffs, stores = (
@@ -698,7 +703,7 @@ class Lazy(LazyArray):
 def test_a_stack_is_never_whole_in_memory(tmp_path: Path, dimensions: int, tile: int, largest: int, form: Any) -> None:
     lazy = Lazy()
     assert lazy[3, 4, 5] == (12 * 7) % 251
-    stack, model = Stack(lazy, "ZYX"), make_model(dimensions, skip="org")
+    stack, model = Stack(lazy, Space("ZYX")), make_model(dimensions, skip="org")
     files = run_to_end(quickly(stack, tmp_path, model, form=form, tile=tile))
     assert 0 < lazy.largest <= largest
     assert read_stack(files[0]).shape == lazy.shape

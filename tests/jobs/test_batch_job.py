@@ -16,6 +16,7 @@ from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.batch.settings import BatchSettings, ask
 from napari_skipseg.batch.table import BatchOpened, FileChanged, Retry, Row
 from napari_skipseg.errors import EngineError, FileError
+from napari_skipseg.images.space import Space
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.jobs import events, operations, requests
 from napari_skipseg.jobs.client import Engine
@@ -277,8 +278,10 @@ def test_what_a_viewer_left_is_gone_on_with_by_the_next(
 
 def test_names_that_are_no_text_cross_to_the_engine() -> None:
     name = os.fsdecode(b"/in/caf\xe9.tif")
-    place = ((2, 8, 8), "ZYX", (1.0, 1.0, 1.0), "nm", (0.0, 0.0, 0.0))
-    job = requests.SegmentJob(1, "/tmp", name, *place, name, "tiny", "ab", SegmentOptions(), pinned={"side": 64})
+    space = Space("ZYX", unit="nm")
+    job = requests.SegmentJob(
+        1, "/tmp", name, (2, 8, 8), space, name, "tiny", "ab", SegmentOptions(), pinned={"side": 64}
+    )
     line = requests.request_to_line(job)
     assert line.isascii()
     assert requests.request_from_line(line) == job

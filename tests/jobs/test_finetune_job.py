@@ -18,6 +18,7 @@ from small_stacks import make_stack
 from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.errors import EngineError, FileError, InputError, ModelError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.jobs import child, events, requests
 from napari_skipseg.jobs.client import Engine
@@ -47,7 +48,7 @@ def teacher(stub_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
 
 
 def settings_for(model_folder: Path, name: str = "new") -> FinetuneSettings:
-    return FinetuneSettings(str(model_folder), name, ("sample",), ("corrections",), (ClassLabel("membrane", 2),))
+    return FinetuneSettings(name, ("sample",), ("corrections",), (ClassLabel("membrane", 2),), model=str(model_folder))
 
 
 def corrected(stack: Stack | None = None, membrane: int = 30) -> CorrectedStack:
@@ -72,9 +73,9 @@ def until(work, is_reached: Callable):
 
 
 def test_requests_and_events_of_teaching_survive_their_lines() -> None:
-    settings = FinetuneSettings("m", "n", ("a",), ("b",), (ClassLabel("x", 2),))
-    place = ((50.0, 4.0, 4.0), "nm", (0.0, 0.0, 0.0), "é", None, "/l", "/s", {3: 2})
-    image = requests.CorrectedImage("", "/run/i.npy", (3, 4, 5), "uint8", "ZYX", *place)
+    settings = FinetuneSettings("n", ("a",), ("b",), (ClassLabel("x", 2),), model="m")
+    space = Space("ZYX", (50.0, 4.0, 4.0), "nm")
+    image = requests.CorrectedImage("", "/run/i.npy", (3, 4, 5), "uint8", space, "é", None, "/l", "/s", {3: 2})
     spec = UNetSpec(widths=(4, 8))
     train = TrainSettings("n", ("a",), ("b",), (ClassLabel("x", 1),), spec=spec)
     for asked in (
@@ -172,8 +173,12 @@ def test_an_engine_that_dies_before_it_has_learnt_anything_is_one_sentence(
 
 def test_a_model_is_trained_from_layers_and_files(engine: Engine, tmp_path: Path) -> None:
     image = make_stack((2, 40, 40))
-    labels = Stack((np.asarray(image.data) > 127).astype(np.int64), "ZYX", image.voxel_size, image.unit, name="truth")
-    write_ome_tiff(tmp_path / "labels.ome.tif", np.uint8(labels.data), "ZYX", (50, 4, 4), "nm")
+    labels = Stack(
+        (np.asarray(image.data) > 127).astype(np.int64),
+        Space("ZYX", image.space.voxel_size, image.space.unit),
+        name="truth",
+    )
+    write_ome_tiff(tmp_path / "labels.ome.tif", np.uint8(labels.data), Space("ZYX", (50, 4, 4), "nm"))
     settings = TrainSettings(
         "fresh",
         ("layer em", "layer em"),
@@ -195,7 +200,7 @@ def test_a_model_is_trained_from_layers_and_files(engine: Engine, tmp_path: Path
 def test_labels_too_large_for_a_file_and_a_folder_that_cannot_be_made_are_refused(
     engine: Engine, tmp_path: Path
 ) -> None:
-    huge = Stack(np.full((2, 40, 40), 2**40), "ZYX", name="huge")
+    huge = Stack(np.full((2, 40, 40), 2**40), Space("ZYX"), name="huge")
     settings = TrainSettings(
         "x", ("em",), ("huge",), (ClassLabel("a", 1),), spec=UNetSpec(widths=(4, 8)), patch=(32, 32)
     )
@@ -211,9 +216,11 @@ def test_written_layers_keep_values_and_calibration(tmp_path: Path) -> None:
     from napari_skipseg.jobs.teaching_calls import write_layer
 
     values = np.random.default_rng(0).integers(0, 1000, (2, 30, 40))
-    written = read_stack(write_layer(Stack(values, "ZYX", (50.0, 4.0, 4.0), "nm", name="t"), tmp_path / "t.ome.tif"))
+    written = read_stack(
+        write_layer(Stack(values, Space("ZYX", (50.0, 4.0, 4.0), "nm"), name="t"), tmp_path / "t.ome.tif")
+    )
     np.testing.assert_array_equal(written.data[...], values)
-    assert (written.voxel_size, written.unit) == ((50.0, 4.0, 4.0), "nm")
+    assert (written.space.voxel_size, written.space.unit) == ((50.0, 4.0, 4.0), "nm")
 
 
 def test_labels_are_recoded_where_they_are_read_and_say_where_they_are(tmp_path: Path) -> None:
@@ -223,8 +230,10 @@ def test_labels_are_recoded_where_they_are_read_and_say_where_they_are(tmp_path:
         tmp_path / "l", shape=labels.shape, dtype="uint8", chunks=(1, 30, 30), dimension_names=["z", "y", "x"]
     )
     array[:, :30, :30] = labels[:, :30, :30]
-    place = ((1.0, 1.0, 1.0), "nm", (0.0, 0.0, 0.0), "em", None, str(tmp_path / "l"), "")
-    image = requests.CorrectedImage("", "", (2, 1, 60, 70), "uint8", "CZYX", *place, {2: 1, 3: 2, 4: 4})
+    space, labels_file = Space("CZYX", unit="nm"), str(tmp_path / "l")
+    image = requests.CorrectedImage(
+        "", "", (2, 1, 60, 70), "uint8", space, "em", None, labels_file, "", {2: 1, 3: 2, 4: 4}
+    )
     assert open_strokes(image) is None
     np.testing.assert_array_equal(open_strokes(replace(image, strokes=image.labels))[0, 2, :5], [1, 2, 3, 4, 0])
     opened = open_labels(image)
@@ -245,7 +254,7 @@ def test_a_few_strokes_make_a_new_model_beside_the_old_one(engine: Engine, model
         array[...] = labels
         return Snapshot(folder)
 
-    image = CorrectedStack(Stack(values, "ZYX", (50.0, 4.0, 4.0), "nm", name="em"), write)
+    image = CorrectedStack(Stack(values, Space("ZYX", (50.0, 4.0, 4.0), "nm"), name="em"), write)
     settings = replace(settings_for(model_folder), reach="quick", steps=3, remember=False)
     lesson = run_to_end(engine.plan_lesson(settings, [image], "cpu"))
     assert lesson.pixels["membrane"] + lesson.held_out["membrane"] == 4 * 20 * 90

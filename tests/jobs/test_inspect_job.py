@@ -74,10 +74,10 @@ def test_the_part_is_all_that_the_model_sees_at_once_or_a_block_on_the_grid(monk
 def test_a_part_has_its_channels_first_and_only_the_axes_seen() -> None:
     stack = make_stack((2, 3, 4, 6, 7), "TZCYX")
     cut = cut_part(stack, {"T": slice(1, 2), "Z": slice(2, 3), "X": slice(0, 5)}, "YX")
-    assert cut.axes == "CYX"
+    assert cut.space.axes == "CYX"
     np.testing.assert_array_equal(cut.data, stack.data[1, 2, :, :, :5])
     cut = cut_part(stack, {"T": slice(1, 2)}, "ZYX")
-    assert cut.axes == "CZYX"
+    assert cut.space.axes == "CZYX"
     np.testing.assert_array_equal(cut.data, stack.data[1].transpose(1, 0, 2, 3))
 
 

@@ -15,6 +15,7 @@ from napari_skipseg.batch.settings import BatchSettings, ask
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.identity import identify
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
@@ -36,7 +37,7 @@ OPTIONS = ObjectOptions(smallest=3)
 def make_probability(seed: int = 0) -> Stack:
     """Random blocks of 4 x 4 pixels, and where they lie."""
     coarse = np.random.default_rng(seed).random((3, 8, 9)).astype(np.float32)
-    return Stack(np.kron(coarse, np.ones((1, 4, 4), np.float32)), "ZYX", SIZE, UNIT, (100.0, 0.0, 8.0), "em")
+    return Stack(np.kron(coarse, np.ones((1, 4, 4), np.float32)), Space("ZYX", SIZE, UNIT, (100.0, 0.0, 8.0)), "em")
 
 
 def test_objects_are_those_found_in_memory_with_their_measurements_and_a_recipe(engine: Engine) -> None:
@@ -45,10 +46,15 @@ def test_objects_are_those_found_in_memory_with_their_measurements_and_a_recipe(
     found = run_to_end(
         engine.find_objects(probability, ("membrane",), OPTIONS, image, recipe={"segmentation": {"model": "tiny"}})
     )
-    expected = find_objects(probability.data, "ZYX", ("membrane",), SIZE, OPTIONS)
+    expected = find_objects(probability.data, Space("ZYX", SIZE), ("membrane",), OPTIONS)
     stack = read_stack(found.labels)
     np.testing.assert_array_equal(stack.read((...,)), expected)
-    assert (stack.axes, stack.voxel_size, stack.unit, stack.origin) == ("ZYX", SIZE, UNIT, (100.0, 0.0, 8.0))
+    assert (stack.space.axes, stack.space.voxel_size, stack.space.unit, stack.space.origin) == (
+        "ZYX",
+        SIZE,
+        UNIT,
+        (100.0, 0.0, 8.0),
+    )
     assert found.count == expected.max() == len(found.table)
     table = measure_objects(
         replace(probability, data=expected), image, class_probability(probability, ("membrane",), OPTIONS)
@@ -66,7 +72,7 @@ def test_a_result_taken_as_files_hold_it_has_the_very_objects_that_a_batch_finds
     engine: Engine, model_folder: Path, tmp_path: Path
 ) -> None:
     image = gaussian_filter(np.random.default_rng(3).random((3, 40, 48)), (0, 1, 1)).astype(np.float32)
-    write_ome_tiff(tmp_path / "a.tif", image, "ZYX", SIZE, UNIT)
+    write_ome_tiff(tmp_path / "a.tif", image, Space("ZYX", SIZE, UNIT))
     options = SegmentOptions(tile=64, device="cpu")
     result = run_to_end(engine.segment(read_stack(tmp_path / "a.tif"), model_folder, options))
     asked = ObjectOptions("watershed", threshold=float(np.median(result.probability)), seed_distance=2)
@@ -77,7 +83,7 @@ def test_a_result_taken_as_files_hold_it_has_the_very_objects_that_a_batch_finds
     probability, expected = (
         next(file for file in row.outputs if file.endswith(f"_{name}.tif")) for name in ("probability", "objects")
     )
-    whole = Stack(result.probability, result.axes, result.voxel_size, result.unit, result.origin)
+    whole = Stack(result.probability, result.space)
     taken = replace(whole, data=Stored(result.probability, "uint8"))
     found = [run_to_end(engine.find_objects(each, ("membrane",), asked)) for each in (taken, whole)]
     mine, as_it_is = (read_stack(each.labels).read((...,)) for each in found)
@@ -95,12 +101,13 @@ def test_the_same_search_writes_the_same_bytes(engine: Engine) -> None:
 
 def test_an_image_in_a_file_is_read_there_and_labels_are_labels(engine: Engine, tmp_path: Path) -> None:
     values = (np.asarray(make_probability().data) * 3).astype(np.uint8)
-    write_ome_zarr(tmp_path / "labels.ome.zarr", values, Layout(values.shape, "ZYX", "uint8", SIZE, UNIT))
+    write_ome_zarr(tmp_path / "labels.ome.zarr", values, Layout(values.shape, Space("ZYX", SIZE, UNIT), "uint8"))
     stack = read_stack(tmp_path / "labels.ome.zarr")
     options = ObjectOptions(class_name="two")
     found = run_to_end(engine.find_objects(stack, ("one", "two"), options, labels=True))
     np.testing.assert_array_equal(
-        read_stack(found.labels).read((...,)), find_objects(values, "ZYX", ("one", "two"), SIZE, options, labels=True)
+        read_stack(found.labels).read((...,)),
+        find_objects(values, Space("ZYX", SIZE), ("one", "two"), options, labels=True),
     )
     assert "mean probability" not in found.table.names
 
@@ -115,7 +122,7 @@ def test_a_result_of_the_engine_is_not_copied(engine: Engine, tmp_path: Path, mo
     monkeypatch.setattr("napari_skipseg.jobs.finding_calls.copy_stack", None)
     found = run_to_end(engine.find_objects(replace(make_probability(), data=mapped[1]), (), OPTIONS))
     np.testing.assert_array_equal(
-        read_stack(found.labels).read((...,)), find_objects(mapped[1], "ZYX", (), SIZE, OPTIONS)
+        read_stack(found.labels).read((...,)), find_objects(mapped[1], Space("ZYX", SIZE), (), OPTIONS)
     )
 
 
@@ -142,7 +149,7 @@ def test_a_search_that_is_given_up_leaves_nothing(engine: Engine, temporary: Pat
 
 
 def test_a_search_and_its_result_survive_their_lines() -> None:
-    place = requests.PlacedImage("", "/c.npy", 2, (3, 4), "YX", SIZE, UNIT, (0.0, 0.0, 0.0), "é")
+    place = requests.PlacedImage("", "/c.npy", 2, (3, 4), Space("YX", SIZE, UNIT), "é")
     job = requests.ObjectsJob(3, "/run", place, ("a",), False, OPTIONS, place, {"segmentation": {}})
     assert requests.request_from_line(requests.request_to_line(job)) == job
     result = events.ObjectsFound(3, 7, "found_objects.ome.zarr", ("label",), {"file": os.fsdecode(b"caf\xe9.tif")})

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from napari_skipseg.errors import DeviceError, EngineError, InputError
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization
+from napari_skipseg.images.space import Space
 from napari_skipseg.inference.backends import torch_backend
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.jobs import events, requests
@@ -25,10 +26,7 @@ JOB = requests.SegmentJob(
     "/tmp/run",
     "",
     (3, 40, 50),
-    "ZYX",
-    (50.0, 4.0, 4.0),
-    "nm",
-    (0.0, 0.0, 0.0),
+    Space("ZYX", (50.0, 4.0, 4.0), "nm"),
     "é",
     "/m",
     "ab",
@@ -36,7 +34,7 @@ JOB = requests.SegmentJob(
 )
 
 PLAN = requests.PlanJob(
-    8, "/tmp", (3, 40, 50), "uint8", "ZYX", (50.0, 4.0, 4.0), "nm", "é", "/m", "ab", SegmentOptions(average=8),
+    8, "/tmp", (3, 40, 50), "uint8", Space("ZYX", (50.0, 4.0, 4.0), "nm"), "é", "/m", "ab", SegmentOptions(average=8),
     GreyStatistics(Normalization(100.0, 20.0), ("It is framed.",)), ("It was read so.",),
 )  # fmt: skip
 
@@ -117,7 +115,7 @@ def test_engine_answers_a_line_it_cannot_read_and_ends_with_its_input() -> None:
     assert isinstance(answer, events.Failed)
     assert answer.number == events.NO_JOB
     child.stdin.close()
-    assert child.wait(10) == 0
+    assert child.wait(120) == 0
     child.stdout.close()
 
 

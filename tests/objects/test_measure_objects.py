@@ -9,6 +9,7 @@ from skimage.measure import marching_cubes, mesh_surface_area, regionprops
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
@@ -24,9 +25,11 @@ SIZE, ORIGIN = (3.0, 2.0, 2.0), (10.0, 0.0, -4.0)
 
 def volume():
     probability = bumpy((12, 30, 36), sigma=1.6)
-    labels = find_objects(probability, "ZYX", options=ObjectOptions("watershed", threshold=0.55, seed_distance=2))
+    labels = find_objects(
+        probability, Space("ZYX"), options=ObjectOptions("watershed", threshold=0.55, seed_distance=2)
+    )
     grey = np.random.default_rng(0).integers(0, 4000, labels.shape).astype(np.uint16)
-    return Stack(labels, "ZYX", SIZE, "nm", ORIGIN), Stack(grey, "ZYX"), Stack(probability, "ZYX")
+    return Stack(labels, Space("ZYX", SIZE, "nm", ORIGIN)), Stack(grey, Space("ZYX")), Stack(probability, Space("ZYX"))
 
 
 def test_a_volume_is_measured_as_scikit_image_does():
@@ -59,8 +62,8 @@ def test_a_volume_is_measured_as_scikit_image_does():
 
 
 def test_slices_are_measured_as_scikit_image_does():
-    labels = find_objects(bumpy((4, 40, 50)), "ZYX", options=ObjectOptions(planes="slices", threshold=0.55))
-    table = measure_objects(Stack(labels, "ZYX", SIZE, "nm"), planes="slices")
+    labels = find_objects(bumpy((4, 40, 50)), Space("ZYX"), options=ObjectOptions(planes="slices", threshold=0.55))
+    table = measure_objects(Stack(labels, Space("ZYX", SIZE, "nm")), planes="slices")
     assert "volume (nm³)" not in table.names
     for z in range(4):
         for region in regionprops(labels[z], spacing=(2.0, 2.0)):
@@ -86,16 +89,16 @@ def test_any_block_gives_the_same_measurements(largest):
 def test_values_of_any_type_are_measured(kind):
     labels, grey, _ = volume()
     values = np.asarray(grey.data[...] % 2 if kind == "?" else grey.data[...], np.float64)
-    of_kind = Stack(values.astype(kind), "ZYX")
-    one, other = (measure_objects(labels, image, planes="volume") for image in (Stack(values, "ZYX"), of_kind))
+    of_kind = Stack(values.astype(kind), Space("ZYX"))
+    one, other = (measure_objects(labels, image, planes="volume") for image in (Stack(values, Space("ZYX")), of_kind))
     for name in ("intensity mean", "intensity sd", "intensity max"):
         np.testing.assert_allclose(one.column(name), other.column(name), rtol=1e-2 if kind == "f2" else 1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("largest", [16 * 16 * 40, 8 * 50 * 40, 3 * 7 * 11, 2**25])
 def test_slabs_are_whole_chunks_that_are_read_once(largest, tmp_path):
-    labels = find_objects(bumpy((37, 50, 40)), "ZYX", options=ObjectOptions("watershed", seed_distance=3))
-    layout = Layout(labels.shape, "ZYX", "uint32", (3.0, 2.0, 2.0), "nm", chunks=(8, 16, 40), kind="labels")
+    labels = find_objects(bumpy((37, 50, 40)), Space("ZYX"), options=ObjectOptions("watershed", seed_distance=3))
+    layout = Layout(labels.shape, Space("ZYX", (3.0, 2.0, 2.0), "nm"), "uint32", chunks=(8, 16, 40), kind="labels")
     write_ome_zarr(tmp_path / "labels.ome.zarr", labels, layout)
     stored = read_stack(tmp_path / "labels.ome.zarr")
     slabs = plan_slabs(stored, largest)
@@ -104,7 +107,7 @@ def test_slabs_are_whole_chunks_that_are_read_once(largest, tmp_path):
         seen[slab.z, slab.y] += 1
         assert largest < 8 * 16 * 40 or (slab.z.start % 8, slab.y.start % 16) == (0, 0)
     assert seen.min() == seen.max() == 1
-    inside = Stack(labels, "ZYX", (3.0, 2.0, 2.0), "nm")
+    inside = Stack(labels, Space("ZYX", (3.0, 2.0, 2.0), "nm"))
     for planes in ("volume", "slices"):
         whole = measure_objects(inside, planes=planes)
         slabwise = finished(iter_measure(stored, planes=planes, largest=largest))
@@ -116,7 +119,7 @@ def test_channels_are_measured_one_by_one_and_gaps_in_the_numbers_stay():
     labels = np.zeros((6, 6), np.uint16)
     labels[1:3, 1:3], labels[4, 4] = 7, 3
     image = np.stack([np.full((6, 6), 5.0), np.arange(36.0).reshape(6, 6)])
-    table = measure_objects(Stack(labels, "YX"), Stack(image, "CYX"))
+    table = measure_objects(Stack(labels, Space("YX")), Stack(image, Space("CYX")))
     assert table.column("label").tolist() == [3, 7]
     assert table.column("channel 0 intensity mean").tolist() == [5, 5]
     assert table.column("channel 1 intensity max").tolist() == [28, 14]
@@ -125,15 +128,15 @@ def test_channels_are_measured_one_by_one_and_gaps_in_the_numbers_stay():
 
 def test_an_image_of_another_shape_and_labels_that_are_none_are_refused():
     with pytest.raises(InputError, match="give their image"):
-        measure_objects(Stack(np.ones((4, 5), np.uint8), "YX"), Stack(np.ones((4, 6), np.uint8), "YX"))
+        measure_objects(Stack(np.ones((4, 5), np.uint8), Space("YX")), Stack(np.ones((4, 6), np.uint8), Space("YX")))
     with pytest.raises(InputError, match="whole numbers"):
-        measure_objects(Stack(np.ones((4, 5), np.float32), "YX"))
+        measure_objects(Stack(np.ones((4, 5), np.float32), Space("YX")))
     with pytest.raises(InputError, match="no labels"):
-        measure_objects(Stack(np.full((4, 5), -1), "YX"))
+        measure_objects(Stack(np.full((4, 5), -1), Space("YX")))
 
 
 def test_no_objects_give_an_empty_table(tmp_path):
-    table = measure_objects(Stack(np.zeros((4, 5), np.uint8), "YX"))
+    table = measure_objects(Stack(np.zeros((4, 5), np.uint8), Space("YX")))
     assert len(table) == 0
     table.write_csv(tmp_path / "none.csv")
     assert (tmp_path / "none.csv").read_text(encoding="utf-8-sig").count("\n") == 1

@@ -16,6 +16,7 @@ from made import bumpy, cells
 import napari_skipseg as skipseg
 from napari_skipseg import cli
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.objects import blocks, find_in_blocks
 from napari_skipseg.objects.block_regions import find_parts
 from napari_skipseg.scores.instances import score_instances
@@ -44,22 +45,24 @@ def probability(tmp_path):
     values = np.round(np.stack([bumpy((40, 60)), membrane]) * 255).astype(np.uint8)
     path = tmp_path / "em_probability.tif"
     recipe = {"classes": ["vesicle", "membrane"]}
-    write_ome_tiff(path, values, "CYX", (1.0, 4.0, 4.0), "nm", channel_names=recipe["classes"], description=recipe)
+    write_ome_tiff(
+        path, values, Space("CYX", (1.0, 4.0, 4.0), "nm"), channel_names=recipe["classes"], description=recipe
+    )
     return path
 
 
 def test_labels_table_and_scores(objects, probability, tmp_path):
     truth = np.repeat(np.repeat(np.array([[1, 2], [3, 4]], np.uint8), 20, axis=0), 30, axis=1)
-    write_ome_tiff(tmp_path / "truth.tif", truth, "YX", (1.0, 4.0, 4.0), "nm")
+    write_ome_tiff(tmp_path / "truth.tif", truth, Space("YX", (1.0, 4.0, 4.0), "nm"))
     image = np.random.default_rng(0).integers(0, 255, (40, 60)).astype(np.uint8)
-    write_ome_tiff(tmp_path / "em.tif", image, "YX", (1.0, 4.0, 4.0), "nm")
+    write_ome_tiff(tmp_path / "em.tif", image, Space("YX", (1.0, 4.0, 4.0), "nm"))
     out = tmp_path / "out"
     flags = ("--method", "cells", "--image", tmp_path / "em.tif", "--truth", tmp_path / "truth.tif")
     code, shown, errors = objects(probability, out, *flags)
     assert (code, errors) == (0, "")
     assert shown.splitlines()[:2] == [str(out / "em_objects.tif"), str(out / "em_objects.csv")]
     labels = read_stack(out / "em_objects.tif")
-    assert (labels.voxel_size, labels.unit) == ((1.0, 4.0, 4.0), "nm")
+    assert (labels.space.voxel_size, labels.space.unit) == ((1.0, 4.0, 4.0), "nm")
     found = labels.data[...]
     assert found.max() == 4
     with (out / "em_objects.csv").open(newline="", encoding="utf-8-sig") as handle:
@@ -77,8 +80,8 @@ def test_labels_table_and_scores(objects, probability, tmp_path):
 def test_an_image_that_passes_for_one_of_colours_has_the_axes_of_its_probability(objects, tmp_path):
     values = np.random.default_rng(1).integers(0, 255, (4, 30, 40)).astype(np.uint8)
     tifffile.imwrite(tmp_path / "em.tif", values, photometric="rgb", planarconfig="separate", extrasamples=[0])
-    assert read_stack(tmp_path / "em.tif").axes != "ZYX"
-    write_ome_tiff(tmp_path / "em_probability.tif", values, "ZYX", (1.0, 1.0, 1.0), "nm")
+    assert read_stack(tmp_path / "em.tif").space.axes != "ZYX"
+    write_ome_tiff(tmp_path / "em_probability.tif", values, Space("ZYX", (1.0, 1.0, 1.0), "nm"))
     code, _, errors = objects(tmp_path / "em_probability.tif", tmp_path / "out", "--image", tmp_path / "em.tif")
     assert code == 0, errors
     labels = read_stack(tmp_path / "out" / "em_objects.tif").data[...]
@@ -95,9 +98,7 @@ def test_cells_of_a_volume_with_thick_slices_are_doubted(objects, tmp_path, dept
     write_ome_tiff(
         tmp_path / "em_probability.tif",
         values,
-        "ZYX",
-        (float(depth), 4.0, 4.0),
-        "nm",
+        Space("ZYX", (float(depth), 4.0, 4.0), "nm"),
         description={"classes": ["membrane"]},
     )
     flags = ("--method", "cells", "--planes", planes)
@@ -120,14 +121,14 @@ def test_a_wrong_option_or_something_of_others_in_the_way_is_one_sentence(object
     code, _, errors = objects(probability, tmp_path / "out", "--method", "magic")
     assert (code, errors.count("\n")) == (1, 1)
     assert "choose one of components, watershed, cells" in errors
-    write_ome_tiff(tmp_path / "em_objects.tif", np.ones((4, 4), np.uint8), "YX", (1.0, 1.0, 1.0), "pixel")
+    write_ome_tiff(tmp_path / "em_objects.tif", np.ones((4, 4), np.uint8), Space("YX", (1.0, 1.0, 1.0), "pixel"))
     code, _, errors = objects(probability, tmp_path)
     assert (code, "not ours" in errors) == (1, True)
     assert not (tmp_path / "out").exists()
 
 
 def test_what_does_not_fit_as_truth_is_refused_before_the_work(objects, probability, tmp_path):
-    write_ome_tiff(tmp_path / "truth.tif", np.ones((3, 4), np.uint8), "YX", (1.0, 4.0, 4.0), "nm")
+    write_ome_tiff(tmp_path / "truth.tif", np.ones((3, 4), np.uint8), Space("YX", (1.0, 4.0, 4.0), "nm"))
     code, shown, errors = objects(probability, tmp_path / "out", "--truth", tmp_path / "truth.tif")
     assert (code, shown) == (1, "")
     assert "shape (40, 60) is not the truth's (3, 4)" in errors
@@ -136,7 +137,7 @@ def test_what_does_not_fit_as_truth_is_refused_before_the_work(objects, probabil
 
 def test_a_mask_as_truth_gives_no_scores_and_a_note(objects, probability, tmp_path):
     mask = np.where(cells((40, 60)) > 0, 0, 255).astype(np.uint8)
-    write_ome_tiff(tmp_path / "truth.tif", mask, "YX", (1.0, 4.0, 4.0), "nm")
+    write_ome_tiff(tmp_path / "truth.tif", mask, Space("YX", (1.0, 4.0, 4.0), "nm"))
     code, shown, errors = objects(probability, tmp_path / "out", "--truth", tmp_path / "truth.tif", "--json")
     assert (code, set(json.loads(shown))) == (0, {"objects", "files"})
     assert "mask of one label: give instances" in errors
@@ -159,7 +160,7 @@ def test_a_file_that_does_not_say_what_it_holds_is_warned_about(objects, tmp_pat
         ("bits", (image > 99).astype(np.uint8), ""),
         ("share", bumpy((20, 30)), ""),
     ):
-        write_ome_tiff(tmp_path / f"{name}.tif", values, "YX", (1.0, 1.0, 1.0), "pixel")
+        write_ome_tiff(tmp_path / f"{name}.tif", values, Space("YX", (1.0, 1.0, 1.0), "pixel"))
         code, _, errors = objects(tmp_path / f"{name}.tif", tmp_path / "out")
         assert (code, doubt in errors, bool(errors)) == (0, True, bool(doubt))
 
@@ -178,7 +179,7 @@ def test_labels_in_another_format_do_not_stay_beside_a_new_table(objects, probab
 
 def test_a_table_says_what_it_holds_and_is_saved(tmp_path):
     labels = np.kron(np.arange(1, 3), np.ones((4, 4))).astype(np.uint8)
-    table = skipseg.measure_objects(skipseg.Stack(labels, "YX", (1.0, 4.0, 4.0), "nm"))
+    table = skipseg.measure_objects(skipseg.Stack(labels, Space("YX", (1.0, 4.0, 4.0), "nm")))
     assert repr(table).startswith("Table of 2 rows: label, voxels, area (nm²)")
     table.write_csv(str(tmp_path / "table.csv"))
     assert (tmp_path / "table.csv").read_text(encoding="utf-8-sig").splitlines()[1].startswith("1,16,256,")
@@ -187,14 +188,16 @@ def test_a_table_says_what_it_holds_and_is_saved(tmp_path):
 def test_python_takes_arrays_and_stacks():
     values = bumpy((20, 30))
     found = skipseg.find_objects(values, method="watershed", seed_distance=4)
-    assert np.array_equal(found, skipseg.find_objects(skipseg.Stack(values, "YX"), method="watershed", seed_distance=4))
-    assert len(skipseg.measure_objects(skipseg.Stack(found, "YX"))) == found.max()
+    assert np.array_equal(
+        found, skipseg.find_objects(skipseg.Stack(values, Space("YX")), method="watershed", seed_distance=4)
+    )
+    assert len(skipseg.measure_objects(skipseg.Stack(found, Space("YX")))) == found.max()
 
 
 def test_a_command_that_was_stopped_goes_on_with_the_blocks_it_found(objects, tmp_path, monkeypatch):
     monkeypatch.setattr(blocks, "SIDE", 16)
     values = np.round(bumpy((6, 40, 40)) * 255).astype(np.uint8)
-    write_ome_tiff(tmp_path / "em_probability.tif", values, "ZYX", (1.0, 1.0, 1.0), "nm")
+    write_ome_tiff(tmp_path / "em_probability.tif", values, Space("ZYX", (1.0, 1.0, 1.0), "nm"))
     out, flags = tmp_path / "out", ("--method", "watershed")
     assert objects(tmp_path / "em_probability.tif", tmp_path / "whole", *flags)[0] == 0
     looked, stopping = [], [KeyboardInterrupt]

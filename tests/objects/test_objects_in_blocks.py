@@ -9,6 +9,7 @@ from made import bumpy, finished
 
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects import blocks, merge_blocks
 from napari_skipseg.objects.blocks import grid_of, plan_blocks
@@ -38,8 +39,8 @@ def test_any_block_gives_what_the_whole_gives(method, seeds, block, tmp_path):
         options = ObjectOptions(
             method, seeds=seeds, planes=planes, fill_holes=holes, seed_distance=4, merge=0.55, smallest=3
         )
-        whole = find_objects(values.astype(np.float32), "ZYX", (), SIZE, options)
-        stack = Stack(values.astype(np.float32), "ZYX", SIZE, "nm")
+        whole = find_objects(values.astype(np.float32), Space("ZYX", SIZE), (), options)
+        stack = Stack(values.astype(np.float32), Space("ZYX", SIZE, "nm"))
         found = finished(iter_find_objects(stack, (), options, ObjectsTarget(tmp_path, str(number)), block=block))
         assert found.count == whole.max() > 1
         assert np.array_equal(read_stack(found.file).data[...], whole)
@@ -52,17 +53,17 @@ def test_parts_that_are_joined_while_blocks_come_give_the_same(method, tmp_path,
     monkeypatch.setattr(merge_blocks, "join_parts", lambda *given: joined.append(given) or join_parts(*given))
     values = np.round(bumpy(SHAPE, 4) * 40) / np.float32(40)
     options = ObjectOptions(method, fill_holes=True, seed_distance=4, merge=0.55)
-    stack = Stack(values, "ZYX", SIZE, "nm")
+    stack = Stack(values, Space("ZYX", SIZE, "nm"))
     found = finished(iter_find_objects(stack, (), options, ObjectsTarget(tmp_path, "x"), block=(4, 9, 8)))
     assert len(joined) > 3
-    assert np.array_equal(read_stack(found.file).data[...], find_objects(values, "ZYX", (), SIZE, options))
+    assert np.array_equal(read_stack(found.file).data[...], find_objects(values, Space("ZYX", SIZE), (), options))
 
 
 def test_what_is_wrong_in_a_later_block_is_told_and_leaves_nothing(tmp_path):
     values = bumpy((9, 20, 24))
     values[7] = 3
     work = iter_find_objects(
-        Stack(values, "ZYX"), (), ObjectOptions("cells"), ObjectsTarget(tmp_path, "x"), block=(2, 9, 9)
+        Stack(values, Space("ZYX")), (), ObjectOptions("cells"), ObjectsTarget(tmp_path, "x"), block=(2, 9, 9)
     )
     with pytest.raises(InputError, match="probabilities lie between 0 and 1"):
         finished(work)
@@ -72,14 +73,19 @@ def test_what_is_wrong_in_a_later_block_is_told_and_leaves_nothing(tmp_path):
 @pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
 def test_files_hold_place_recipe_and_times(form, tmp_path):
     values = np.stack([bumpy((5, 20, 24), seed) for seed in (1, 2)])
-    stack = Stack(values, "TZYX", (30.0, 4.0, 4.0), "nm", (60.0, 8.0, 0.0))
+    stack = Stack(values, Space("TZYX", (30.0, 4.0, 4.0), "nm", (60.0, 8.0, 0.0)))
     options = ObjectOptions("watershed", seed_distance=3)
     target = ObjectsTarget(tmp_path / "new", "cell", form, {"operation": "objects", "seed": 3})
     found = finished(iter_find_objects(stack, (), options, target, block=(2, 16, 10)))
     read = read_stack(found.file)
-    assert (read.axes, read.voxel_size, read.unit, read.origin) == ("TZYX", stack.voxel_size, "nm", stack.origin)
+    assert (read.space.axes, read.space.voxel_size, read.space.unit, read.space.origin) == (
+        "TZYX",
+        stack.space.voxel_size,
+        "nm",
+        stack.space.origin,
+    )
     assert read.data.dtype == np.uint32
-    assert np.array_equal(read.data[...], find_objects(values, "TZYX", (), stack.voxel_size, options))
+    assert np.array_equal(read.data[...], find_objects(values, Space("TZYX", stack.space.voxel_size), (), options))
     recipe = read_recipe(found.file)
     assert (recipe["seed"], recipe["objects"]["method"]) == (3, "watershed")
     assert holds_labels(found.file)
@@ -87,7 +93,7 @@ def test_files_hold_place_recipe_and_times(form, tmp_path):
 
 
 def test_the_same_search_writes_the_same_bytes(tmp_path):
-    stack = Stack(bumpy((5, 20, 24)), "ZYX")
+    stack = Stack(bumpy((5, 20, 24)), Space("ZYX"))
     for name in ("a", "b"):
         finished(iter_find_objects(stack, (), ObjectOptions(), ObjectsTarget(tmp_path / name, "x")))
     assert (tmp_path / "a" / "x_objects.tif").read_bytes() == (tmp_path / "b" / "x_objects.tif").read_bytes()
@@ -95,7 +101,7 @@ def test_the_same_search_writes_the_same_bytes(tmp_path):
 
 def test_what_is_stopped_leaves_nothing(tmp_path):
     work = iter_find_objects(
-        Stack(bumpy((5, 20, 24)), "ZYX"), (), ObjectOptions(), ObjectsTarget(tmp_path, "x"), block=(2, 9, 9)
+        Stack(bumpy((5, 20, 24)), Space("ZYX")), (), ObjectOptions(), ObjectsTarget(tmp_path, "x"), block=(2, 9, 9)
     )
     next(work)
     work.close()
@@ -106,7 +112,9 @@ def test_a_folder_that_is_a_file_is_told(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(FileError, match="out"):
         finished(
-            iter_find_objects(Stack(bumpy((5, 9, 9)), "ZYX"), (), ObjectOptions(), ObjectsTarget(tmp_path / "out", "x"))
+            iter_find_objects(
+                Stack(bumpy((5, 9, 9)), Space("ZYX")), (), ObjectOptions(), ObjectsTarget(tmp_path / "out", "x")
+            )
         )
 
 
@@ -126,8 +134,8 @@ def test_blocks_cover_the_image_once_and_read_what_they_depend_on(monkeypatch):
 
 
 def test_labels_and_their_measurements_come_together(tmp_path):
-    stack = Stack(bumpy((5, 20, 24)), "ZYX", (2.0, 1.0, 1.0), "nm")
-    grey = Stack(np.random.default_rng(0).integers(0, 255, (5, 20, 24)).astype(np.uint8), "ZYX")
+    stack = Stack(bumpy((5, 20, 24)), Space("ZYX", (2.0, 1.0, 1.0), "nm"))
+    grey = Stack(np.random.default_rng(0).integers(0, 255, (5, 20, 24)).astype(np.uint8), Space("ZYX"))
     files = finished(iter_write_objects(stack, (), ObjectOptions(), ObjectsTarget(tmp_path, "x"), grey))
     head, *rows = files.table.read_text(encoding="utf-8").splitlines()
     assert len(rows) == files.count
@@ -138,12 +146,12 @@ def test_a_file_says_whether_it_holds_labels(tmp_path):
     from napari_skipseg.images.files import write_ome_tiff
 
     values = np.round(bumpy((20, 30)) * 255).astype(np.uint8)
-    place = ("YX", (1.0, 1.0, 1.0), "pixel")
-    write_ome_tiff(tmp_path / "foreign.tif", values, *place)
-    write_ome_tiff(tmp_path / "mask.tif", (values > 128).astype(np.uint8), *place)
+    space = Space("YX")
+    write_ome_tiff(tmp_path / "foreign.tif", values, space)
+    write_ome_tiff(tmp_path / "mask.tif", (values > 128).astype(np.uint8), space)
     recipe = json.loads('{"classes": ["a", "b"], "layer": "labels"}')
-    write_ome_tiff(tmp_path / "ours.tif", values // 100, *place, description=recipe)
-    write_ome_tiff(tmp_path / "dark.tif", values // 10, *place, description={"classes": ["a"]})
+    write_ome_tiff(tmp_path / "ours.tif", values // 100, space, description=recipe)
+    write_ome_tiff(tmp_path / "dark.tif", values // 10, space, description={"classes": ["a"]})
     assert [
         read_probability(tmp_path / name).labels for name in ("foreign.tif", "mask.tif", "ours.tif", "dark.tif")
     ] == [

@@ -8,6 +8,7 @@ from made import bumpy, finished
 
 from napari_skipseg.devices import versions
 from napari_skipseg.errors import FileError
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects import find_in_blocks
 from napari_skipseg.objects.block_regions import find_parts
@@ -22,7 +23,7 @@ OPTIONS = ObjectOptions("cells", seed_distance=4, merge=0.55, fill_holes=True)
 
 @pytest.fixture
 def volume():
-    return Stack(np.round(bumpy(SHAPE, 3) * 40) / np.float32(40), "ZYX", (2.5, 1.0, 1.0), "nm", name="x")
+    return Stack(np.round(bumpy(SHAPE, 3) * 40) / np.float32(40), Space("ZYX", (2.5, 1.0, 1.0), "nm"), name="x")
 
 
 @pytest.fixture
@@ -107,7 +108,8 @@ def test_blocks_of_another_search_are_not_gone_on_with(change, volume, tmp_path,
     computed.clear()
     options = dataclasses.replace(OPTIONS, merge=0.3) if change == "options" else OPTIONS
     target = dataclasses.replace(target, recipe={"inputs": 2}) if change == "recipe" else target
-    volume = dataclasses.replace(volume, voxel_size=(5.0, 1.0, 1.0)) if change == "voxels" else volume
+    if change == "voxels":
+        volume = dataclasses.replace(volume, space=dataclasses.replace(volume.space, voxel_size=(5.0, 1.0, 1.0)))
     if change == "version":
         monkeypatch.setattr(find_in_blocks, "versions", lambda: {"napari-skipseg": "another"})
     if change == "half made":

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from made import bumpy
 
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import create_ome_zarr
 
 SHAPE, BLOCK = (384, 768, 768), (64, 256, 256)
-LAYOUT = Layout(SHAPE, "ZYX", "uint8", (8.0, 8.0, 8.0), "nm", chunks=BLOCK)
+LAYOUT = Layout(SHAPE, Space("ZYX", (8.0, 8.0, 8.0), "nm"), "uint8", chunks=BLOCK)
 MOST = 1500
 """MiB: two blocks of up to 450, their labels, and what Python and its packages take."""
 

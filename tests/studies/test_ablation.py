@@ -48,7 +48,7 @@ def _one_thread():
 def settings(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample")
     sample = make_sample((4, 64, 64))
-    write_ome_tiff(folder / "image.tif", sample.stack.data, "ZYX", sample.stack.voxel_size, sample.stack.unit)
+    write_ome_tiff(folder / "image.tif", sample.stack.data, sample.stack.space)
     tifffile.imwrite(folder / "labels.tif", sample.membrane, metadata={"axes": "ZYX"}, ome=True)
     return TrainSettings(
         "small", (str(folder / "image.tif"),), (str(folder / "labels.tif"),), (ClassLabel("membrane", 1),),

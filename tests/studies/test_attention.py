@@ -9,6 +9,7 @@ from tiny_models import NETWORKS, grey_stack, make
 
 from napari_skipseg.errors import InputError, ModelError
 from napari_skipseg.images.files import read_recipe, read_stack
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
@@ -29,9 +30,9 @@ def test_maps_lie_over_their_slice_of_the_image(tmp_path):
         *(f"cells_at_{what}.tif" for what in ("probability", "binary", "attention_1")),
     ]
     deep = read_stack(tmp_path / "out" / "cells_sat_attention_2.tif")
-    assert (deep.axes, deep.shape) == ("YX", (11, 12))
-    assert deep.voxel_size[1:] == (8.0, 8.0)
-    assert deep.origin == (1000.0 + 3 * 50.0, 2.0, 10.0)
+    assert (deep.space.axes, deep.shape) == ("YX", (11, 12))
+    assert deep.space.voxel_size[1:] == (8.0, 8.0)
+    assert deep.space.origin == (1000.0 + 3 * 50.0, 2.0, 10.0)
     recipe = read_recipe(tmp_path / "out" / "cells_sat_attention_2.tif")
     assert (recipe["operation"], recipe["input"]["slice"], recipe["gates"]) == (
         "study attention",
@@ -56,8 +57,8 @@ def test_a_3d_model_takes_the_volume_and_a_2d_one_the_slice():
     stack = grey_stack(6, 12, 16)
     deep = make(UNetSpec(dimensions=3, widths=(2, 3, 4)))
     flat, whole = read_view(stack, SAT, 4), read_view(stack, deep, 4)
-    assert (flat.pixels.shape, flat.part.origin[0]) == ((1, 12, 16), 1200.0)
-    assert (whole.pixels.shape, whole.part.origin[0]) == ((1, 6, 12, 16), 1000.0)
+    assert (flat.pixels.shape, flat.part.space.origin[0]) == ((1, 12, 16), 1200.0)
+    assert (whole.pixels.shape, whole.part.space.origin[0]) == ((1, 6, 12, 16), 1000.0)
     assert np.array_equal(flat.picture, whole.picture)
     assert [attention.data.shape for attention in predict_view(whole, deep).attentions] == [(6, 12, 16), (3, 6, 8)]
 
@@ -81,11 +82,11 @@ def test_truth_is_told_in_the_models_classes():
     labels = np.full((2, 8, 8), 255, np.uint8)
     labels[1, 2:4] = 0
     view = read_view(stack, SAT, 1)
-    assert np.array_equal(read_truth(Stack(labels, "ZYX"), view, SAT.description), labels[1] == 0)
+    assert np.array_equal(read_truth(Stack(labels, Space("ZYX")), view, SAT.description), labels[1] == 0)
     with pytest.raises(InputError, match="holds no class of sat \\(0 = membrane\\)"):
-        read_truth(Stack(labels, "ZYX"), read_view(stack, SAT, 0), SAT.description)
+        read_truth(Stack(labels, Space("ZYX")), read_view(stack, SAT, 0), SAT.description)
     with pytest.raises(InputError, match="8 × 7 pixels and one of the image 8 × 8"):
-        read_truth(Stack(labels[:, :, :7], "ZYX"), view, SAT.description)
+        read_truth(Stack(labels[:, :, :7], Space("ZYX")), view, SAT.description)
 
 
 def test_a_map_is_enlarged_by_repeating_its_pixels():
@@ -127,4 +128,4 @@ def test_a_failure_after_the_first_model_leaves_nothing(tmp_path):
 def test_what_is_too_large_to_look_at_is_refused():
     side = int(MOST_VOXELS**0.5) + 1
     with pytest.raises(InputError, match="crop it"):
-        read_view(Stack(np.zeros((side, side), np.uint8), "YX"), SAT)
+        read_view(Stack(np.zeros((side, side), np.uint8), Space("YX")), SAT)

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import Model, write_model
@@ -32,4 +33,4 @@ def write(folder, spec):
 def grey_stack(*shape, axes="ZYX"):
     """Grey values that differ from slice to slice, with a voxel size."""
     values = np.random.default_rng(3).integers(0, 200, shape).astype(np.uint8)
-    return Stack(values, axes, (50.0, 4.0, 4.0), "nm", (1000.0, 0.0, 8.0), "cells")
+    return Stack(values, Space(axes, (50.0, 4.0, 4.0), "nm", (1000.0, 0.0, 8.0)), "cells")

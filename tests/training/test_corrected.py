@@ -8,6 +8,7 @@ import zarr
 
 from napari_skipseg.errors import InputError, SpecError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.networks.specs import UNetSpec
@@ -28,12 +29,12 @@ from napari_skipseg.training.settings import FinetuneSettings
 
 PARENT = ModelDescription("old", UNetSpec(widths=(4, 8)), (ClassLabel("membrane", 0),), 4, "")
 MITO = (ClassLabel("mitochondrion", 2),)
-SETTINGS = FinetuneSettings("old", "new", ("a.tif",), ("b.tif",), MITO)
+SETTINGS = FinetuneSettings("new", ("a.tif",), ("b.tif",), MITO, model="old")
 RNG = np.random.default_rng(0)
 
 
 def image_of(*shape, axes=None):
-    return Stack(RNG.integers(0, 255, shape).astype(np.uint8), axes or "TZYX"[-len(shape) :], name="cells")
+    return Stack(RNG.integers(0, 255, shape).astype(np.uint8), Space(axes or "TZYX"[-len(shape) :]), name="cells")
 
 
 def places_of(labels, settings=SETTINGS, stack=None, parent=PARENT):
@@ -105,7 +106,7 @@ def test_of_a_sparse_zarr_only_chunks_that_are_there_are_read(tmp_path, monkeypa
     read = []
     original = type(labels)._read
     monkeypatch.setattr(type(labels), "_read", lambda self, index: read.append(index) or original(self, index))
-    stack = Stack(np.broadcast_to(np.uint8(7), labels.shape), "ZYX")
+    stack = Stack(np.broadcast_to(np.uint8(7), labels.shape), Space("ZYX"))
     split = places_of(labels, stack=stack)
     assert len(read) == 4
     counts = np.array(total(split.training, 2)) + np.array(total(split.held_out, 2))
@@ -257,21 +258,21 @@ def test_labels_of_another_shape_or_kind_are_refused():
 
 
 def test_labels_of_another_scale_are_refused(tmp_path):
-    write_ome_tiff(tmp_path / "a.tif", image_of(3, 64, 64).data, "ZYX", (50, 4, 4), "nm")
-    write_ome_tiff(tmp_path / "b.tif", dense(3, 64, 64), "ZYX", (0.05, 0.008, 0.008), "µm")
-    write_ome_tiff(tmp_path / "c.tif", dense(3, 64, 64), "ZYX", (0.05, 0.004, 0.004), "µm")
+    write_ome_tiff(tmp_path / "a.tif", image_of(3, 64, 64).data, Space("ZYX", (50, 4, 4), "nm"))
+    write_ome_tiff(tmp_path / "b.tif", dense(3, 64, 64), Space("ZYX", (0.05, 0.008, 0.008), "µm"))
+    write_ome_tiff(tmp_path / "c.tif", dense(3, 64, 64), Space("ZYX", (0.05, 0.004, 0.004), "µm"))
     settings = replace(SETTINGS, images=(str(tmp_path / "a.tif"),), labels=(str(tmp_path / "b.tif"),))
     with pytest.raises(InputError, match="Along Y a voxel of the labels 'b' is 2 times as long"):
         read_corrected(settings)
     (corrected,) = read_corrected(replace(settings, labels=(str(tmp_path / "c.tif"),)))
-    assert corrected.stack.voxel_size == (50, 4, 4)
+    assert corrected.stack.space.voxel_size == (50, 4, 4)
 
 
 def test_images_that_the_model_cannot_take_are_refused():
-    rgb = pair_labels(image_of(3, 64, 64, axes="CYX"), Stack(dense(64, 64), "YX"))
+    rgb = pair_labels(image_of(3, 64, 64, axes="CYX"), Stack(dense(64, 64), Space("YX")))
     with pytest.raises(InputError, match="has 3 channels, old takes 1: choose one of them"):
         check_images([rgb], PARENT)
-    flat = pair_labels(image_of(64, 64), Stack(dense(64, 64), "YX"))
+    flat = pair_labels(image_of(64, 64), Stack(dense(64, 64), Space("YX")))
     with pytest.raises(InputError, match="is a 3D model and 'cells' has no Z axis"):
         check_images([flat], replace(PARENT, spec=UNetSpec(dimensions=3, widths=(4, 8))))
 

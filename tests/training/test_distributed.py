@@ -13,6 +13,7 @@ import torch
 from napari_skipseg.devices import Device
 from napari_skipseg.errors import DeviceError, EngineError, SpecError
 from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.models.model import read_model
@@ -56,7 +57,7 @@ def pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair")
     sample = make_sample((3, 64, 64))
     for name, data in (("image", sample.stack.data), ("labels", sample.membrane)):
-        write_ome_tiff(folder / f"{name}.tif", data, "ZYX", (50, 4, 4), "nm")
+        write_ome_tiff(folder / f"{name}.tif", data, Space("ZYX", (50, 4, 4), "nm"))
     return {"images": (str(folder / "image.tif"),), "labels": (str(folder / "labels.tif"),)}
 
 
@@ -110,7 +111,7 @@ def full(*_):
 
 
 def attempt(name, image, keeps=False):
-    data = TrainingData((Labelled(image, target),), (Labelled(image, target),), Stack(target, "ZYX"))
+    data = TrainingData((Labelled(image, target),), (Labelled(image, target),), Stack(target, Space("ZYX")))
     torch.manual_seed(0)
     work = fit.iter_fit(settings, data, build(settings.spec), folder / name, Compute(torch.device("cpu")), processes)
     try:

@@ -11,6 +11,7 @@ import torch
 from napari_skipseg.api import segment
 from napari_skipseg.errors import InputError, ModelError, SpecError
 from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_sample
 from napari_skipseg.models.catalog import FOLDER_VARIABLE
@@ -41,8 +42,8 @@ def library(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     sample = make_sample((4, 96, 96))
     files = {"images": (str(folder / "image.tif"),), "labels": (str(folder / "labels.tif"),)}
-    write_ome_tiff(folder / "image.tif", sample.stack.data, "ZYX", sample.stack.voxel_size, "nm")
-    write_ome_tiff(folder / "labels.tif", sample.membrane, "ZYX", sample.stack.voxel_size, "nm")
+    write_ome_tiff(folder / "image.tif", sample.stack.data, Space("ZYX", sample.stack.space.voxel_size, "nm"))
+    write_ome_tiff(folder / "labels.tif", sample.membrane, Space("ZYX", sample.stack.space.voxel_size, "nm"))
     settings = TrainSettings(
         "membranes", **files, classes=(ClassLabel("membrane", 1),), validate="3", patch=(64, 64), steps=60,
         spec=UNetSpec(widths=(8, 16)), learning_rate=1e-2, augmentation=AUGMENTATIONS["none"],
@@ -66,7 +67,7 @@ def squares(depth=2, side=128):
         if (z + y + x) % 2:
             labels[z, 32 * y + 8 : 32 * y + 24, 32 * x + 8 : 32 * x + 24] = 2
     image = RNG.normal(100, 10, labels.shape) + 60 * (labels == 2)
-    return Corrected(Stack(image.astype(np.uint8), "ZYX", (50, 4, 4), "nm", name="squares"), labels, "squares")
+    return Corrected(Stack(image.astype(np.uint8), Space("ZYX", (50, 4, 4), "nm"), name="squares"), labels, "squares")
 
 
 def settings_of(name="new", **options):
@@ -79,7 +80,7 @@ def settings_of(name="new", **options):
         "classes": MITO,
         "precision": "f32",
     }
-    return FinetuneSettings("membranes", name, ("squares.tif",), ("labels.tif",), **values | options)
+    return FinetuneSettings(name, ("squares.tif",), ("labels.tif",), **values | options, model="membranes")
 
 
 def finetuned(folder, settings, *corrected):
@@ -230,8 +231,8 @@ def test_membranes_of_whole_slices_are_scored_by_v_rand(library, tmp_path):
 def test_a_volume_is_fine_tuned_in_3d(tmp_path, monkeypatch):
     sample = make_isotropic_sample((24, 64, 64))
     image, labels = tmp_path / "image.tif", tmp_path / "labels.tif"
-    write_ome_tiff(image, sample.stack.data, "ZYX", (8, 8, 8), "nm")
-    write_ome_tiff(labels, sample.membrane, "ZYX", (8, 8, 8), "nm")
+    write_ome_tiff(image, sample.stack.data, Space("ZYX", (8, 8, 8), "nm"))
+    write_ome_tiff(labels, sample.membrane, Space("ZYX", (8, 8, 8), "nm"))
     spec = UNetSpec(dimensions=3, widths=(4, 8))
     training = TrainSettings(
         "membranes", (str(image),), (str(labels),), (ClassLabel("membrane", 1),), spec=spec, patch=(16, 32, 32), steps=2
@@ -400,7 +401,7 @@ def test_a_rare_class_learnt_from_as_many_strokes_is_not_found_too_often(tmp_pat
     strokes = np.zeros_like(rare)
     strokes[:, 10:180:8, ::3] = rare[:, 10:180:8, ::3]
     strokes[:, :, 70:][strokes[:, :, 70:] == 1] = 0
-    corrected = Corrected(Stack(image, "ZYX", (50, 4, 4), "nm", name="rare"), strokes, "rare")
+    corrected = Corrected(Stack(image, Space("ZYX", (50, 4, 4), "nm"), name="rare"), strokes, "rare")
     found = {}
     for name, dense_from in (("matched", priors.DENSE), ("unmatched", 0.0)):
         monkeypatch.setattr(priors, "DENSE", dense_from)
@@ -505,7 +506,9 @@ def test_the_picture_shows_the_sample_with_the_labels_and_not_the_first_of_the_b
 
 def test_a_model_taught_at_another_voxel_size_is_for_that_size_and_says_so(library, tmp_path):
     coarse = squares()
-    coarse = Corrected(replace(coarse.stack, voxel_size=(50, 5, 5)), coarse.labels, coarse.name)
+    coarse = Corrected(
+        replace(coarse.stack, space=replace(coarse.stack.space, voxel_size=(50, 5, 5))), coarse.labels, coarse.name
+    )
     settings = settings_of(reach="quick", steps=2)
     found = []
     lesson = run_to_end(iter_plan_lesson(settings, (coarse,), "cpu"))

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from napari_skipseg import devices
 from napari_skipseg.errors import FileError, SpecError
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.networks.build import build
@@ -52,7 +53,7 @@ def labelled(seed, depth=2):
     return Labelled(image.astype(np.float32), target)
 
 
-DATA = TrainingData((labelled(0),), (labelled(1, 1),), Stack(np.zeros((3, 24, 24)), "ZYX"))
+DATA = TrainingData((labelled(0),), (labelled(1, 1),), Stack(np.zeros((3, 24, 24)), Space("ZYX")))
 
 
 def network_of(settings):

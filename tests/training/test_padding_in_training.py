@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from napari_skipseg.images.intensity.normalize import measure
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.networks.specs import UNetSpec
@@ -25,7 +26,7 @@ from napari_skipseg.training.settings import FinetuneSettings, TrainSettings
 
 BORDER = 40
 PARENT = ModelDescription("old", UNetSpec(widths=(4, 8)), (ClassLabel("membrane", 0),), 4, "")
-SETTINGS = FinetuneSettings("old", "new", ("a.tif",), ("b.tif",), (ClassLabel("lumen", 2),))
+SETTINGS = FinetuneSettings("new", ("a.tif",), ("b.tif",), (ClassLabel("lumen", 2),), model="old")
 
 
 def tissue(*shape: int) -> NDArray[Any]:
@@ -54,7 +55,7 @@ def test_a_frame_is_no_example_of_anything(tmp_path: Path) -> None:
     assert (run.target[IN_FRAME] == IGNORED).all()
     assert (run.target[~IN_FRAME] == (FRAMED < 100)[~IN_FRAME]).all()
     inner = (0, slice(None), slice(BORDER, -BORDER), slice(BORDER, -BORDER))
-    np.testing.assert_allclose(run.image[inner], measure(Stack(INNER, "ZYX")).apply(INNER), atol=0.1)
+    np.testing.assert_allclose(run.image[inner], measure(Stack(INNER, Space("ZYX"))).apply(INNER), atol=0.1)
     assert any("left out" in told for told in data.findings)
 
 
@@ -71,7 +72,7 @@ def material_of(
     image: NDArray[Any], labels: NDArray[Any], parent: ModelDescription = PARENT
 ) -> tuple[Material, list[str]]:
     """What is learnt from an image with labels, and what was said of it."""
-    corrected = (Corrected(Stack(image, "ZYX", name="cells"), labels, "cells"),)
+    corrected = (Corrected(Stack(image, Space("ZYX"), name="cells"), labels, "cells"),)
     plan = plan_classes(SETTINGS, parent)
     split = run_to_end(iter_find_places(SETTINGS, corrected, plan, parent.spec.dimensions))
     told: list[str] = []
@@ -105,7 +106,9 @@ def test_a_class_painted_on_constant_areas_makes_them_tissue() -> None:
     both = sum(int((np.maximum(each.target, each.held_out) > 0).sum()) for each in material.regions)
     assert both == (labels == 2).sum()
     lumen = np.concatenate([each.image[0][each.target > 0].ravel() for each in material.regions]).astype(float)
-    np.testing.assert_allclose(lumen, measure(Stack(FRAMED, "ZYX"), padding="none").apply(np.zeros(1))[0], atol=1e-2)
+    np.testing.assert_allclose(
+        lumen, measure(Stack(FRAMED, Space("ZYX")), padding="none").apply(np.zeros(1))[0], atol=1e-2
+    )
 
 
 def test_a_stroke_that_slips_over_the_edge_changes_nothing() -> None:

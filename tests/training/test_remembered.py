@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from napari_skipseg.errors import ModelError
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.models.catalog import BUILT_IN, describe_model
 from napari_skipseg.models.description import ClassLabel, ModelDescription
@@ -33,7 +34,7 @@ from napari_skipseg.training.settings import AUGMENTATIONS, FinetuneSettings
 
 SPEC = UNetSpec(widths=(4, 8))
 DESCRIPTION = ModelDescription("old", SPEC, (ClassLabel("membrane", 0),), 4, "")
-PLAN = plan_classes(FinetuneSettings("old", "new", ("a",), ("b",), (ClassLabel("nucleus", 2),)), DESCRIPTION)
+PLAN = plan_classes(FinetuneSettings("new", ("a",), ("b",), (ClassLabel("nucleus", 2),), model="old"), DESCRIPTION)
 RNG = np.random.default_rng(0)
 
 
@@ -46,7 +47,7 @@ def labelled(depth, side):
 
 def sample_of(depth, side, held_out=1):
     data = TrainingData(
-        (labelled(depth, side),), (labelled(held_out, side),) if held_out else (), Stack(np.zeros((2, 2)), "YX")
+        (labelled(depth, side),), (labelled(held_out, side),) if held_out else (), Stack(np.zeros((2, 2)), Space("YX"))
     )
     return sample_of_training(data, 1, 2, 0)
 

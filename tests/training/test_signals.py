@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.models.folder import is_scored
 
@@ -34,8 +35,8 @@ MOMENTS = ("step 3 of 8", "looking at what is held out", "measuring the margin",
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")
 def test_a_training_that_gets_a_signal_at_each_of_its_moments_ends_with_the_same_model(tmp_path):
     sample = make_sample((6, 96, 96))
-    write_ome_tiff(tmp_path / "image.tif", sample.stack.data, "ZYX", (50, 4, 4), "nm")
-    write_ome_tiff(tmp_path / "labels.tif", sample.membrane, "ZYX", (50, 4, 4), "nm")
+    write_ome_tiff(tmp_path / "image.tif", sample.stack.data, Space("ZYX", (50, 4, 4), "nm"))
+    write_ome_tiff(tmp_path / "labels.tif", sample.membrane, Space("ZYX", (50, 4, 4), "nm"))
     settings = {
         "name": "small",
         "images": [str(tmp_path / "image.tif")],

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.scale import scale_of
 from napari_skipseg.models.description import ClassLabel, ModelDescription
@@ -19,7 +20,7 @@ def parent_of(dimensions=2, voxel_size=(50.0, 4.0, 4.0), unit="nm"):
 
 
 def stack_of(voxel_size, unit="nm", axes="ZYX", name="image"):
-    return Stack(np.zeros((4,) * len(axes), np.uint8), axes, voxel_size, unit, name=name)
+    return Stack(np.zeros((4,) * len(axes), np.uint8), Space(axes, voxel_size, unit), name=name)
 
 
 def split_of(*labelled):

@@ -13,6 +13,7 @@ from napari_skipseg.errors import InputError, ModelError, SpecError
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.intensity.normalize import measure
 from napari_skipseg.images.intensity.signature import distance
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_sample
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
@@ -35,7 +36,7 @@ SPEC = UNetSpec(widths=(8, 16, 32))
 
 def write_sample(folder, sample):
     stack = sample.stack
-    write_ome_tiff(folder / "image.tif", stack.data, "ZYX", stack.voxel_size, stack.unit)
+    write_ome_tiff(folder / "image.tif", stack.data, stack.space)
     tifffile.imwrite(folder / "labels.tif", (1 - sample.membrane) * np.uint8(255), metadata={"axes": "ZYX"}, ome=True)
     return {"images": (str(folder / "image.tif"),), "labels": (str(folder / "labels.tif"),)}
 
@@ -246,7 +247,7 @@ def test_labels_of_one_class_alone_are_refused_before_training(files, tmp_path):
 def test_an_image_of_several_channels_is_trained_on(tmp_path):
     sample = make_sample((2, 64, 64))
     image = np.stack([sample.stack.data] * 3, axis=1)
-    write_ome_tiff(tmp_path / "image.tif", image, "ZCYX", (50, 4, 4), "nm")
+    write_ome_tiff(tmp_path / "image.tif", image, Space("ZCYX", (50, 4, 4), "nm"))
     tifffile.imwrite(tmp_path / "labels.tif", sample.membrane, metadata={"axes": "ZYX"}, ome=True)
     paths = {"images": (str(tmp_path / "image.tif"),), "labels": (str(tmp_path / "labels.tif"),)}
     settings = TrainSettings(
@@ -365,7 +366,7 @@ def test_a_model_keeps_what_its_training_images_look_like(trained, files):
     (signature,) = description.signatures
     sample = make_sample((3, 96, 96), 5).stack
     alike = sign_stack(sample, {"Y": 96, "X": 96}, measure(sample))
-    noise = Stack(np.random.default_rng(0).normal(0, 1, (3, 96, 96)), "ZYX")
+    noise = Stack(np.random.default_rng(0).normal(0, 1, (3, 96, 96)), Space("ZYX"))
     strange = sign_stack(noise, {"Y": 96, "X": 96}, measure(noise))
     assert distance(alike, [signature])[0] < 1 < distance(strange, [signature])[0]
     assert description.certainty is None or 0 <= description.certainty <= 1

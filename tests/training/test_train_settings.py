@@ -63,24 +63,24 @@ def test_settings_survive_json():
         ({"patch": [16, 64], "spec": {"network": "residual-fcn"}}, "1/32: every length of the patch must be >= 32"),
         ({"patch": [8, 8], "spec": {"network": "unet", "widths": [4, 4, 4, 4, 4]}}, "must be >= 16"),
         ({"patch": [8, 8], "batch": 1}, "One pixel is left"),
-        ({"batch": 0}, "must be positive"),
-        ({"steps": 0}, "must be positive"),
-        ({"validate_every": 0}, "must be positive"),
-        ({"learning_rate": 0}, "must be positive"),
+        ({"batch": 0}, "batch must be 1 or more"),
+        ({"steps": 0}, "steps must be 1 or more"),
+        ({"validate_every": 0}, "must be 1 or more"),
+        ({"learning_rate": 0}, "must be more than 0"),
         ({"learning_rate": "fast"}, "learning_rate"),
         ({"weight_decay": -1}, "negative"),
         ({"warm_up": 2}, "share from 0 to 1"),
-        ({"widen": -1}, "negative"),
+        ({"widen": -1}, "0 or more"),
         ({"protocol": "adam"}, "protocol is .*: choose 'modern', 'adadelta-glorot' or 'rmsprop-he'"),
         ({"precision": "f16"}, "precision is 'f16': choose 'auto', 'bf16' or 'f32'"),
         ({"patience": 3}, "Patience needs slices held out to watch: name some with validate"),
-        ({"patience": -1}, "0 switches them off"),
-        ({"epoch": -1}, "0 switches them off"),
+        ({"patience": -1}, "patience must be 0 or more"),
+        ({"epoch": -1}, "epoch length must be 0 or more"),
         ({"epoch": 50, "steps": 10}, "An epoch of 50 steps never ends in 10"),
-        ({"accumulate": 0}, "cannot be taken in 0 equal parts"),
+        ({"accumulate": 0}, "must be 1 or more"),
         ({"accumulate": 3}, "A batch of 4 cannot be taken in 3 equal parts"),
         ({"accumulate": 4, "patch": [8, 8]}, "One pixel is left"),
-        ({"class_weight": 0.0}, "class_weight must be positive"),
+        ({"class_weight": 0.0}, "class weight must be more than 0"),
         ({"validate": "last"}, "no list of slices"),
         ({"validate": "5-3"}, "no list of slices"),
         ({"loss": "mse"}, "loss is 'mse': choose 'bce', .*'focal'.* or 'balanced.dice'"),
@@ -101,7 +101,8 @@ def test_bad_settings_are_refused_in_one_sentence(values, fault):
 
 @pytest.mark.parametrize("missing", GOOD)
 def test_what_is_missing_is_named(missing):
-    with pytest.raises(SpecError, match=f"not valid: {missing}"):
+    words = "Name at least one class" if missing == "classes" else f"not valid: {missing}"
+    with pytest.raises(SpecError, match=words):
         settings_from_json(json.dumps({key: value for key, value in GOOD.items() if key != missing}))
 
 
@@ -131,7 +132,7 @@ NEEDED = ("x", ("a",), ("b",), (ClassLabel("m", 0),))
 @pytest.mark.parametrize("values", [{"protocol": "adam"}, {"loss": "mse"}, {"precision": "f16"}])
 def test_an_unknown_name_is_refused_from_python_too_with_the_choices(values):
     (what, name), *_ = values.items()
-    with pytest.raises(SpecError, match=f"There is no {what} '{name}': choose one of .*, "):
+    with pytest.raises(SpecError, match=f"{what} cannot be '{name}': choose one of .*, "):
         TrainSettings(*NEEDED, **values)
 
 

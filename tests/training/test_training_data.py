@@ -6,6 +6,7 @@ import tifffile
 
 from napari_skipseg.errors import FileError, InputError, SpecError
 from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.training.patches import draw_batch, read_data
@@ -168,12 +169,12 @@ def test_images_of_several_voxel_sizes_are_told_and_the_largest_counts(tmp_path)
     paths = []
     for name, side, size in (("large", 64, 4), ("small", 32, 8)):
         values = np.random.default_rng(0).integers(0, 255, (2, side, side), np.uint8)
-        write_ome_tiff(tmp_path / f"{name}.tif", values, "ZYX", (50, size, size), "nm")
+        write_ome_tiff(tmp_path / f"{name}.tif", values, Space("ZYX", (50, size, size), "nm"))
         tifffile.imwrite(tmp_path / f"{name}_labels.tif", (values > 100).astype(np.uint8), metadata={"axes": "ZYX"})
         paths.append((str(tmp_path / f"{name}.tif"), str(tmp_path / f"{name}_labels.tif")))
     images, labels = zip(*paths, strict=True)
     data = read_data(TrainSettings("t", images, labels, (ClassLabel("membrane", 1),)))
-    assert data.stack.voxel_size == (50, 4, 4)
+    assert data.stack.space.voxel_size == (50, 4, 4)
     (told,) = (finding for finding in data.findings if "voxels of 4 × 4 nm" in finding)
     assert "small" in told
     alone = read_data(TrainSettings("t", images[:1], labels[:1], (ClassLabel("membrane", 1),)))

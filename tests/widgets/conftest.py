@@ -185,13 +185,13 @@ class FakeEngine:
 def _predicted(stack: Stack, description: ModelDescription, options: SegmentOptions) -> Prediction:
     probability = np.asarray(stack.data[...], np.float32) / 255
     seen = "ZYX"[-description.spec.dimensions :]
-    stride = tuple(2 if axis in seen else 1 for axis in stack.axes)
+    stride = tuple(2 if axis in seen else 1 for axis in stack.space.axes)
     maps = tuple(
         AttentionMap(level, stride, probability[tuple(slice(None, None, step) for step in stride)].copy())
         for level in ((1, 2) if options.attention else ())
     )
-    named = (stack.axes, stack.voxel_size, stack.unit, stack.origin, ("membrane",))
-    return Prediction(probability, *named, maps, {}, probability / 10 if options.samples else None)
+    deviation = probability / 10 if options.samples else None
+    return Prediction(probability, stack.space, ("membrane",), maps, {}, deviation)
 
 
 def _recipe(stack: Stack, description: ModelDescription, options: SegmentOptions) -> dict[str, Any]:
@@ -221,6 +221,19 @@ def _fill(empty: Prediction, full: Prediction, step: int, steps: int) -> tuple[t
     shape = empty.probability.shape
     start, stop = (shape[-2] * each // steps for each in (step - 1, step))
     return (*((0, n) for n in shape[:-2]), (start, stop), (0, shape[-1]))
+
+
+PATIENCE = 120_000
+"""Milliseconds for which a test waits at the least: a machine that does other things too may be slow."""
+
+
+@pytest.fixture
+def qtbot(qtbot, monkeypatch: pytest.MonkeyPatch):
+    wait = qtbot.waitUntil
+    monkeypatch.setattr(
+        qtbot, "waitUntil", lambda met, *, timeout=PATIENCE: wait(met, timeout=max(timeout, PATIENCE)), raising=True
+    )
+    return qtbot
 
 
 @pytest.fixture

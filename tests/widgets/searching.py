@@ -42,7 +42,7 @@ def with_search(engine: Any, folder: Path) -> Any:
         target = ObjectsTarget(place, "found", "ome-zarr", {**told, **(recipe or {})})
         found = yield from iter_find_objects(probability, class_names, options, target, labels)
         chosen = class_probability(probability, class_names, options, labels)
-        axes = "".join(axis for axis in "TZYX" if axis in probability.axes)
+        axes = "".join(axis for axis in "TZYX" if axis in probability.space.axes)
         table = measure_objects(read_stack(found.file, axes), image, chosen, options.planes)
         return FoundObjects(found.file, found.count, table, read_recipe(found.file) or {})
 

@@ -18,6 +18,7 @@ from napari_skipseg.corrections.catalog import find_corrections
 from napari_skipseg.corrections.store import open_corrections
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.widgets.correct.accept import count_pixels, rectangle_box
@@ -236,7 +237,7 @@ def test_what_was_looked_at_is_said_and_no_line_of_the_list_is_cut(open_panel, q
 def test_the_class_that_is_taught_weighs_more_and_one_that_the_model_lacks_is_named(names, taught, weights, said):
     values = np.zeros((len(names), 2, 8, 8) if len(names) > 1 else (2, 8, 8), np.float32)
     axes = "CZYX" if len(names) > 1 else "ZYX"
-    shown = Shown(Prediction(values, axes, (1, 1, 1), "pixel", (0, 0, 0), names), "ZYX", {}, "id")
+    shown = Shown(Prediction(values, Space(axes, (1, 1, 1), "pixel", (0, 0, 0)), names), "ZYX", {}, "id")
     assert weigh_classes(names, taught) == weights
     assert describe_search(shown, taught, 3).startswith("3 places. All that is segmented was looked at.")
     assert said in describe_search(shown, taught, 3)
@@ -309,7 +310,7 @@ def test_other_voxels_in_the_image_part_it_from_its_corrections(open_panel, qtbo
     qtbot.waitUntil(lambda: tab.session is None and not tab.is_closing, timeout=10_000)
     assert [layer.name for layer in viewer.layers] == ["em"]
     assert tab.message.text() == "The data of 'em' were replaced: the corrections of the earlier data are kept on disk."
-    corrections = open_corrections(Stack(ramp(32, 48), "YX"))
+    corrections = open_corrections(Stack(ramp(32, 48), Space("YX")))
     assert np.asarray(corrections.strokes).any()
     corrections.close()
 
@@ -325,7 +326,7 @@ def test_the_same_voxels_twice_and_another_window_are_refused(open_panel, qtbot)
     qtbot.waitUntil(lambda: bool(tab.message.text()), timeout=10_000)
     assert tab.message.text().startswith("'twin' has the same voxels as 'em'")
     viewer.layers.clear()
-    elsewhere = open_corrections(Stack(255 - ramp(32, 48), "YX"))
+    elsewhere = open_corrections(Stack(255 - ramp(32, 48), Space("YX")))
     viewer.add_image(255 - ramp(32, 48), name="em")
     qtbot.waitUntil(tab.correct_button.isEnabled, timeout=10_000)
     tab.correct()
@@ -343,15 +344,15 @@ def test_labels_go_out_to_a_file_and_come_back(open_panel, qtbot, tmp_path):
     qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
     stack = read_stack(file)
     np.testing.assert_array_equal(np.asarray(stack.data), painted)
-    assert (stack.voxel_size, stack.unit) == ((50.0, 4.0, 4.0), "nm")
+    assert (stack.space.voxel_size, stack.space.unit) == ((50.0, 4.0, 4.0), "nm")
     more = np.zeros((3, 32, 48), np.uint8)
     more[2, 5:9, 5:9] = 4
-    write_ome_tiff(file, more, "ZYX", (50.0, 4.0, 4.0), "nm")
+    write_ome_tiff(file, more, Space("ZYX", (50.0, 4.0, 4.0), "nm"))
     tab.actions.import_from(file)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
     np.testing.assert_array_equal(np.asarray(tab.corrections().strokes), np.maximum(painted, more))
     assert [each.value for each in tab.corrections().classes] == [2, 4]
-    write_ome_tiff(file, more[:2], "ZYX", (50.0, 4.0, 4.0), "nm")
+    write_ome_tiff(file, more[:2], Space("ZYX", (50.0, 4.0, 4.0), "nm"))
     tab.actions.import_from(file)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
     assert "has the shape (2, 32, 48)" in tab.message.text()
@@ -360,14 +361,14 @@ def test_labels_go_out_to_a_file_and_come_back(open_panel, qtbot, tmp_path):
 
 def test_a_file_that_changed_since_says_so_and_keeps_the_earlier_corrections(open_panel, qtbot, tmp_path):
     file = tmp_path / "em.tif"
-    write_ome_tiff(file, ramp(32, 48), "YX", (1.0, 4.0, 4.0), "nm")
+    write_ome_tiff(file, ramp(32, 48), Space("YX", (1.0, 4.0, 4.0), "nm"))
     viewer, panel = open_panel()
     tab = panel.correct_tab
     viewer.open(str(file), plugin="napari-skipseg")
     correct(qtbot, panel)
     Hand(viewer, panel).drag((10, 10), (10, 40))
     put_away(qtbot, viewer, panel)
-    write_ome_tiff(file, 255 - ramp(32, 48), "YX", (1.0, 4.0, 4.0), "nm")
+    write_ome_tiff(file, 255 - ramp(32, 48), Space("YX", (1.0, 4.0, 4.0), "nm"))
     viewer.open(str(file), plugin="napari-skipseg")
     qtbot.waitUntil(lambda: tab.offers.of_image is not None, timeout=10_000)
     assert tab.offers.of_image.label.text().startswith("The file of this image has changed since you corrected it on")
@@ -406,7 +407,7 @@ wait_for(lambda: False, 60)
 
 def test_a_killed_napari_loses_no_stroke_and_the_next_one_brings_it_back(open_panel, qtbot, tmp_path):
     file = tmp_path / "em.tif"
-    write_ome_tiff(file, ramp(3, 32, 48), "ZYX", (50.0, 4.0, 4.0), "nm")
+    write_ome_tiff(file, ramp(3, 32, 48), Space("ZYX", (50.0, 4.0, 4.0), "nm"))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     command = [sys.executable, "-c", PAINTER, str(file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:

@@ -7,6 +7,7 @@ import pytest
 from napari.layers import Labels
 
 from napari_skipseg.corrections.store import open_corrections
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.widgets.correct.undo import Deeds
 
@@ -16,7 +17,7 @@ ALL_RIGHT = np.full((4, 4), 2, np.uint8)
 
 @pytest.fixture
 def corrections():
-    opened = open_corrections(Stack(np.arange(64, dtype=np.uint8).reshape(8, 8), "YX"))
+    opened = open_corrections(Stack(np.arange(64, dtype=np.uint8).reshape(8, 8), Space("YX")))
     yield opened
     opened.close()
 

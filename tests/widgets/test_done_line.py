@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from napari_skipseg.images.space import Space
 from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.widgets.forms.done_line import Done, class_shares, describe_done, has_padding
 
@@ -18,7 +19,7 @@ def framed(classes: tuple[str, ...], padding: tuple[float | None, ...]) -> Predi
         several[number, :, 10:20, 10 + 10 * number : 20 + 10 * number] = 0.9
     probability, axes = (several, "CZYX") if len(classes) > 1 else (several[0], "ZYX")
     recipe = {"normalization": {"mean": 1.0, "std": 1.0, "padding": padding}}
-    return Prediction(probability, axes, (1, 1, 1), "pixel", (0, 0, 0), classes, (), recipe)
+    return Prediction(probability, Space(axes), classes, (), recipe)
 
 
 @pytest.mark.parametrize("classes", [("membrane",), ("membrane", "mitochondrion")])

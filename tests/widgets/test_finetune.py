@@ -11,6 +11,7 @@ import pytest
 from qtpy.QtCore import Qt
 
 from napari_skipseg.errors import EngineError, InputError
+from napari_skipseg.images.space import Space
 from napari_skipseg.models.catalog import FOLDER_VARIABLE, locate_model
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.progress import Progress
@@ -372,7 +373,7 @@ def test_corrections_of_an_earlier_image_can_be_learnt_from_too(open_tab, qtbot,
     from napari_skipseg.images.files import read_stack, write_ome_tiff
 
     values = np.random.default_rng(0).integers(0, 255, (2, 40, 50), np.uint8)
-    write_ome_tiff(tmp_path / "earlier.ome.tif", values, "ZYX", (50.0, 4.0, 4.0), "nm")
+    write_ome_tiff(tmp_path / "earlier.ome.tif", values, Space("ZYX", (50.0, 4.0, 4.0), "nm"))
     earlier = open_corrections(read_stack(tmp_path / "earlier.ome.tif"))
     earlier.name_classes((CorrectionClass("vesicle", 2, "#ff0000"), CorrectionClass("membrane", 3, "#00ff00")))
     earlier.strokes[1, 5, :] = 3

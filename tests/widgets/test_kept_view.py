@@ -10,6 +10,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from searching import with_search
 
+from napari_skipseg.images.space import Space
 from napari_skipseg.widgets.layers.axes import set_calibration
 from napari_skipseg.widgets.layers.kept_view import camera_of, frame, view_kept, view_of
 
@@ -36,7 +37,7 @@ def test_the_same_voxels_are_in_view_at_another_voxel_size(size, unit):
     look(viewer, 4, (20.0, 50.0), 6.0)
     before = view_of(viewer, layer)
     with view_kept(viewer, layer):
-        set_calibration(layer, "ZYX", size, unit)
+        set_calibration(layer, Space("ZYX", size, unit))
     same(view_of(viewer, layer), before)
 
 
@@ -94,7 +95,7 @@ def test_in_a_view_of_three_dimensions_the_middle_stays_too():
     camera_of(viewer).center, camera_of(viewer).zoom = (2.0, 20.0, 50.0), 4.0
     before = view_of(viewer, layer)
     with view_kept(viewer, layer):
-        set_calibration(layer, "ZYX", (50.0, 4.0, 4.0), "nm")
+        set_calibration(layer, Space("ZYX", (50.0, 4.0, 4.0), "nm"))
     np.testing.assert_allclose(view_of(viewer, layer).middle, before.middle)
     assert camera_of(viewer).center == pytest.approx((100.0, 80.0, 200.0))
 

@@ -10,6 +10,7 @@ from napari.components import ViewerModel
 from napari.layers import Image
 
 from napari_skipseg.errors import InputError
+from napari_skipseg.images.space import Space
 from napari_skipseg.inference.prediction import AttentionMap, Prediction
 from napari_skipseg.widgets.layers.axes import axes_of, origin_of, set_calibration, voxel_size_of
 from napari_skipseg.widgets.layers.placement import current_position, place_over
@@ -21,7 +22,7 @@ def predict(shape: tuple[int, ...], axes: str, stride: tuple[int, ...], names=("
     values = np.random.default_rng(0).random(((len(names), *shape) if len(names) > 1 else shape), np.float32)
     sizes = tuple(-(-length // step) for length, step in zip(shape, stride, strict=True))
     maps = (AttentionMap(1, stride, np.ones(sizes, np.float32)),)
-    return Prediction(values, axes, (1, 1, 1), "pixel", (0, 0, 0), names, maps, {"model": "tiny"})
+    return Prediction(values, Space(axes, (1, 1, 1), "pixel", (0, 0, 0)), names, maps, {"model": "tiny"})
 
 
 def shown_of(layer: Image, prediction: Prediction, axes: str, positions=None) -> Shown:
@@ -52,17 +53,17 @@ def test_voxel_size_is_in_the_unit_of_x():
 
 def test_calibration_is_written_to_the_layer_and_leaves_time_alone():
     layer = Image(np.zeros((2, 3, 4, 5)), scale=(7, 1, 1, 1))
-    set_calibration(layer, "TZYX", (50, 4, 4), "nm")
+    set_calibration(layer, Space("TZYX", (50, 4, 4), "nm"))
     assert list(layer.scale) == [7, 50, 4, 4]
     assert [str(unit) for unit in layer.units] == ["pixel", "nanometer", "nanometer", "nanometer"]
     assert layer.axis_labels == ("t", "z", "y", "x")
-    with pytest.raises(InputError, match="lack Y or X"):
-        set_calibration(layer, "TCZX", (1, 1, 1), "nm")
+    with pytest.raises(InputError, match="name 3 dimensions"):
+        set_calibration(layer, Space("ZYX"))
 
 
 def test_stack_of_rgb_has_its_colours_last():
     stack = stack_of(Image(np.zeros((4, 5, 3), np.uint8), rgb=True), "YX")
-    assert (stack.axes, stack.shape) == ("YXC", (4, 5, 3))
+    assert (stack.space.axes, stack.shape) == ("YXC", (4, 5, 3))
 
 
 def test_stack_of_multiscale_is_its_finest_level():
@@ -73,7 +74,7 @@ def test_stack_of_multiscale_is_its_finest_level():
 def test_stack_cut_to_a_slice_keeps_its_axes_and_lies_at_its_place():
     image = np.arange(60).reshape(3, 4, 5)
     stack = stack_of(Image(image, scale=(50, 4, 4), units="nm", translate=(10, 0, 0)), "ZYX", {0: 2})
-    assert (stack.shape, stack.origin) == ((1, 4, 5), (110.0, 0.0, 0.0))
+    assert (stack.shape, stack.space.origin) == ((1, 4, 5), (110.0, 0.0, 0.0))
     np.testing.assert_array_equal(stack.read((0, slice(None), slice(None))), image[2])
     np.testing.assert_array_equal(np.asarray(stack.data), image[2:3])
 

@@ -9,6 +9,7 @@ import pytest
 from napari.components import ViewerModel
 from qtpy.QtCore import QObject, Qt
 
+from napari_skipseg.images.space import Space
 from napari_skipseg.inference.prediction import AttentionMap, Focus, Opened, Prediction, Written
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers.live import Filling, Part, find_focus, look_first
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.gui
 def empty_prediction(*shape: int, axes: str = "ZYX") -> Prediction:
     maps = (AttentionMap(1, (1,) * len(shape), np.zeros(shape, np.float32)),)
     values = np.zeros(shape, np.float32)
-    return Prediction(values, axes, (1, 1, 1), "pixel", (0, 0, 0), ("membrane",), maps, {"model": "tiny"})
+    return Prediction(values, Space(axes, (1, 1, 1), "pixel", (0, 0, 0)), ("membrane",), maps, {"model": "tiny"})
 
 
 def written(done: int, total: int, *region: tuple[int, int]) -> Written:
@@ -49,7 +50,7 @@ def test_what_comes_is_on_screen_soon_and_the_labels_follow(filling, qtbot):
     assert viewer.layers["binary"].get_value((1, 2, 2)) == 0
     probability[1, :4] = 0.9
     made.hear(written(1, 8, (1, 2), (0, 4), (0, 8)))
-    qtbot.waitUntil(lambda: viewer.layers["binary"].get_value((1, 2, 2)) == 1, timeout=1000)
+    qtbot.waitUntil(lambda: viewer.layers["binary"].get_value((1, 2, 2)) == 1)
     assert viewer.layers["probability"].get_value((1, 2, 2)) == np.float32(0.9)
     assert viewer.layers["probability"].contrast_limits == [0, 1]
     set_threshold(viewer, made.shown, 0.95)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from searching import with_search
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.inference.objects_to_folder import ObjectsAsked, iter_objects_to_folder
 from napari_skipseg.inference.prediction import to_uint8
 from napari_skipseg.objects.files import ObjectFiles, read_probability
 from napari_skipseg.objects.find import find_objects
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.progress import run_to_end
+from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.widgets.layers.files import add_layers, read_layers
 from napari_skipseg.widgets.objects.preview import Wish, prepare
 from napari_skipseg.widgets.objects.run_again import find_search
@@ -38,10 +40,10 @@ def write_objects(folder: Path, probability: np.ndarray, axes: str, *names: str,
     """Write em.tif and em_probability.tif, and find the objects of that, as the commands do."""
     folder.mkdir(parents=True, exist_ok=True)
     image = probability if axes == "ZYX" else probability[0]
-    write_ome_tiff(folder / "em.tif", to_uint8(1 - image), "ZYX", SIZE, "nm")
+    write_ome_tiff(folder / "em.tif", to_uint8(1 - image), Space("ZYX", SIZE, "nm"))
     told = {"operation": "segment", "classes": names}
     file = folder / "em_probability.tif"
-    write_ome_tiff(file, to_uint8(probability), axes, SIZE, "nm", channel_names=names, description=told)
+    write_ome_tiff(file, to_uint8(probability), Space(axes, SIZE, "nm"), channel_names=names, description=told)
     asked = ObjectsAsked(read_probability(file), options, read_stack(folder / "em.tif"))
     return run_to_end(iter_objects_to_folder(asked, folder / "objects"))
 
@@ -75,7 +77,7 @@ def test_objects_of_the_panel_are_found_again_from_either_tab(open_panel, qtbot,
     tab.find()
     qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
     found = np.asarray(viewer.layers["em objects"].data)
-    np.testing.assert_array_equal(found, find_objects(to_uint8(noise(2, 5, 6)), "ZYX", (), SIZE, OPTIONS))
+    np.testing.assert_array_equal(found, find_objects(to_uint8(noise(2, 5, 6)), Space("ZYX", SIZE), (), OPTIONS))
     tab.form.show_options(ObjectOptions())
     press(qtbot, tab)
     assert tab.message.text() == f"{found.max()} objects found. Run again as before."
@@ -94,6 +96,38 @@ def test_objects_of_the_panel_are_found_again_from_either_tab(open_panel, qtbot,
     assert ". Run again; different from before: another probability, " in tab.message.text()
     viewer.layers.selection = {em}
     assert not tab.again_button.isVisible()
+
+
+@pytest.mark.gui
+def test_what_was_removed_before_its_turn_came_is_said(open_panel, qtbot, engine):
+    """The Segment tab can ask for objects again while the Objects tab searches: that waits in the Objects tab."""
+    viewer, panel = open_panel()
+    tab = panel.objects_tab
+    viewer.add_image(to_uint8(noise(2, 5, 6)), name="em", scale=SIZE, units="nm")
+    segment(qtbot, panel)
+    panel.show_tab("Objects")
+    tab.form.show_options(OPTIONS)
+    tab.find()
+    qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
+    is_held, find = True, engine.find_objects
+
+    def held(*asked):
+        while is_held:
+            time.sleep(0.01)
+            yield Progress(0, 1, "held")
+        return (yield from find(*asked))
+
+    engine.find_objects = held
+    tab.find()
+    panel.show_tab("Segment")
+    viewer.layers.selection = {viewer.layers["em objects"]}
+    qtbot.mouseClick(panel.segment_tab.again_button, Qt.MouseButton.LeftButton)
+    viewer.layers.remove(viewer.layers["probability"])
+    is_held = False
+    qtbot.waitUntil(lambda: "removed meanwhile" in tab.message.text())
+    assert tab.message.text() == "'probability' was removed meanwhile: its objects were not found again."
+    assert not tab.is_running
+    assert len(engine.calls) == 3  # the segmentation and two searches
 
 
 @pytest.mark.gui
@@ -167,7 +201,7 @@ def test_of_several_classes_the_channel_of_the_one_that_was_asked_for_is_searche
 
 
 def test_labels_that_a_recipe_took_for_such_are_labels_again(tmp_path):
-    write_ome_tiff(tmp_path / "mask.tif", (noise(2, 5, 6) > 0.5).astype(np.uint8), "ZYX", SIZE, "nm")
+    write_ome_tiff(tmp_path / "mask.tif", (noise(2, 5, 6) > 0.5).astype(np.uint8), Space("ZYX", SIZE, "nm"))
     asked = ObjectsAsked(read_probability(tmp_path / "mask.tif"), ObjectOptions())
     files = run_to_end(iter_objects_to_folder(asked, tmp_path / "objects"))
     viewer = ViewerModel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from searching import with_search
 
 from napari_skipseg.errors import EngineError, InputError
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.jobs.operations import FoundObjects
 from napari_skipseg.objects.find import find_objects
@@ -117,7 +119,7 @@ def test_the_slab_on_screen_is_found_anew_while_sliders_move_and_lies_exactly_ov
     settle(qtbot, tab)
     look = viewer.layers["em objects (preview)"]
     options = ObjectOptions(threshold=0.5)
-    np.testing.assert_array_equal(look.data, find_objects(blobs(), "ZYX", options=options))
+    np.testing.assert_array_equal(look.data, find_objects(blobs(), Space("ZYX"), options=options))
     assert (list(look.scale), list(look.translate)) == ([50, 4, 4], [0, 8, 0])
     assert [str(unit) for unit in look.units] == ["nanometer"] * 3
     assert tab.preview_note.text() == "4 objects in 3 slices on screen"
@@ -210,7 +212,7 @@ def test_objects_may_be_too_large_too_and_the_two_sizes_never_cross(open_tab, qt
     choose(form.method, "components")
     tab.preview.click()
     settle(qtbot, tab)
-    sizes = np.bincount(find_objects(blobs(), "ZYX", options=ObjectOptions()).ravel())[1:]
+    sizes = np.bincount(find_objects(blobs(), Space("ZYX"), options=ObjectOptions()).ravel())[1:]
     assert (form.read().largest, form.largest.note.text()) == (0, "No upper limit.")
     form.largest.number.setValue(int(sizes.max()) - 1)
     settle(qtbot, tab)
@@ -233,17 +235,22 @@ def test_of_many_wishes_the_last_one_is_shown_and_stages_are_kept(open_tab, qtbo
 
     asked, made = [], []
     find, read = ObjectSearch.find, preview.prepare
+    chosen = threading.Event()  # the first search goes on until all wishes are there
     monkeypatch.setattr(
-        ObjectSearch, "find", lambda self, options: (time.sleep(0.2), asked.append(options), find(self, options))[2]
+        ObjectSearch,
+        "find",
+        lambda self, options: (asked.append(options), chosen.wait(60), find(self, options))[2],
     )
     monkeypatch.setattr(preview, "prepare", lambda wish: (made.append(wish), read(wish))[1])
     wait_for(lambda: False, 1.0)
     asked.clear()
     tab.preview.click()
-    begun = time.perf_counter()
+    qtbot.waitUntil(lambda: len(asked) == 1)
     for threshold in (0.1, 0.2, 0.3, 0.4, 0.6):
         tab.form.threshold.setValue(threshold)
-    assert time.perf_counter() - begun < 0.2
+    qtbot.wait(100)
+    assert len(asked) == 1
+    chosen.set()
     settle(qtbot, tab)
     assert [options.threshold for options in asked] == [0.5, 0.6]
     assert len(made) == 1
@@ -259,7 +266,7 @@ def test_objects_of_the_whole_stack_are_a_layer_with_measurements_and_a_table_th
     probability, names, options, image, labels = engine.calls[-1]
     assert (probability.name, names, image.name, labels) == ("probability", ("membrane",), "em", False)
     layer = viewer.layers["em objects"]
-    np.testing.assert_array_equal(layer.data, find_objects(blobs(), "ZYX", options=options))
+    np.testing.assert_array_equal(layer.data, find_objects(blobs(), Space("ZYX"), options=options))
     assert (list(layer.scale), list(layer.translate), layer.editable) == ([50, 4, 4], [0, 8, 0], False)
     told = layer.metadata["skipseg"]
     assert (told["recipe"]["objects"]["method"], told["recipe"]["segmentation"]["operation"]) == (
@@ -322,7 +329,12 @@ def test_objects_go_into_files_and_are_scored(open_tab, qtbot, tmp_path, monkeyp
         file = tmp_path / (name if "." in name else "out.ome.zarr")
         stack = read_stack(file)
         np.testing.assert_array_equal(stack.read((...,)), layer.data)
-        assert (stack.voxel_size, stack.unit, stack.origin, holds_labels(file)) == (SIZE, "nm", (0.0, 8.0, 0.0), True)
+        assert (stack.space.voxel_size, stack.space.unit, stack.space.origin, holds_labels(file)) == (
+            SIZE,
+            "nm",
+            (0.0, 8.0, 0.0),
+            True,
+        )
         assert read_recipe(file)["objects"]["method"] == "components"
         assert (tmp_path / "out.csv").read_text(encoding="utf-8-sig").startswith("label,voxels,volume (nm³)")
         assert tab.message.text() == f"Saved {file.name} and out.csv in {tmp_path}."
@@ -397,7 +409,7 @@ def test_the_real_engine_finds_what_a_search_in_memory_finds(open_tab, qtbot):
         viewer.add_image(blobs()[None] / np.float32(255), name="p", axis_labels=("t", "z", "y", "x"))
         wait_for(lambda: False, 0.3)
         press_find(qtbot, tab)
-        expected = find_objects(blobs()[None], "TZYX")
+        expected = find_objects(blobs()[None], Space("TZYX"))
         np.testing.assert_array_equal(viewer.layers["p objects"].data, expected)
         assert tab.message.text() == "4 objects found. Click a row to go to the object."
 
@@ -432,7 +444,7 @@ def test_objects_too_large_for_memory_stay_in_their_folder_and_repeat_over_chann
     values = np.stack([blobs() / np.float32(255)] * 2, axis=1)
     viewer.add_image(values, name="p", axis_labels=("z", "c", "y", "x"), scale=(50, 1, 4, 4))
     source = describe_source(viewer, viewer.layers[0])
-    stack = Stack(blobs() / np.float32(255), "ZYX", SIZE)
+    stack = Stack(blobs() / np.float32(255), Space("ZYX", SIZE))
 
     def find():
         found = yield from iter_find_objects(stack, (), ObjectOptions(), ObjectsTarget(tmp_path, "found", "ome-zarr"))
@@ -441,11 +453,11 @@ def test_objects_too_large_for_memory_stay_in_their_folder_and_repeat_over_chann
     loaded = run_to_end(iter_load(find(), SHAPE))
     assert loaded.folder == tmp_path
     shown = show_objects(viewer, source, loaded)
-    expected = find_objects(blobs(), "ZYX")
+    expected = find_objects(blobs(), Space("ZYX"))
     for channel in range(2):
         np.testing.assert_array_equal(np.asarray(shown.layer.data[:, channel]), expected)
     assert list(shown.layer.scale) == [50, 1, 4, 4]
-    assert without_channels(shown).axes == "ZYX"
+    assert without_channels(shown).space.axes == "ZYX"
     np.testing.assert_array_equal(without_channels(shown).read((...,)), expected)
     assert place_of(shown, 3) == {"Z": (2, (2, 3)), "Y": (31, (8, 55)), "X": (51, (28, 76))}
     assert place_of(shown, 0)["Z"] == (0, (0, 3))
@@ -456,10 +468,10 @@ def test_the_frame_of_an_object_is_there_at_its_time_in_all_its_slices_and_nowhe
     viewer = ViewerModel()
     image = np.stack([blobs(), blobs()[::-1]])
     layer = viewer.add_image(image / np.float32(255), name="p", axis_labels="tzyx")
-    found = find_objects(image / np.float32(255), "TZYX")
+    found = find_objects(image / np.float32(255), Space("TZYX"))
     labels = viewer.add_labels(found.astype(np.uint32), axis_labels="tzyx")
     source = describe_source(viewer, layer)
-    shown = ShownObjects(source, labels, measure_objects(Stack(found, "TZYX")), {}, (1.0, 1.0, 1.0))
+    shown = ShownObjects(source, labels, measure_objects(Stack(found, Space("TZYX"))), {}, (1.0, 1.0, 1.0))
     places = [frame_of(viewer, shown, row) for row in range(8)]
     small = next(place for place in places if place.box[2:] == ((29, 34), (49, 55)) and place.box[0] == (1, 2))
     assert small.box[1] == (0, 1)
@@ -478,9 +490,9 @@ def test_a_table_of_a_hundred_thousand_rows_is_sorted_at_once(qtbot):
         Table(("label", "volume (nm³)", "bounding box z start"), (np.arange(1, count + 1), values, values))
     )
     assert table.rows.columnCount() == 2
-    begun = time.perf_counter()
+    begun = time.process_time()
     table.sortByColumn(1, Qt.SortOrder.DescendingOrder)
-    assert time.perf_counter() - begun < 1.0
+    assert time.process_time() - begun < 1.0
     assert table.rows.row_at(0) == np.nanargmax(values)
     assert table.rows.row_at(count - 1) == 7
     assert table.rows.index(count - 1, 1).data() == ""
@@ -491,9 +503,9 @@ def test_a_table_of_a_hundred_thousand_rows_is_sorted_at_once(qtbot):
 
 
 def test_a_mask_of_one_label_is_no_truth_of_objects():
-    found = Stack(np.arange(16).reshape(1, 4, 4), "ZYX")
+    found = Stack(np.arange(16).reshape(1, 4, 4), Space("ZYX"))
     with pytest.raises(InputError, match="a mask of one label: give instances"):
-        run_to_end(iter_score(found, Stack(255 * (found.data > 7), "ZYX")))
+        run_to_end(iter_score(found, Stack(255 * (found.data > 7), Space("ZYX"))))
 
 
 def test_the_table_and_save_follow_the_selected_layer_of_objects(open_tab, qtbot, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import Qt
 
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.widgets.segment.preview import cut_stack, find_part
 
@@ -51,9 +52,9 @@ def test_channels_are_left_whole():
 
 def test_the_part_of_a_stack_lies_where_it_was():
     image = np.arange(2 * 8 * 9 * 3).reshape(2, 8, 9, 3)
-    stack = Stack(image, "ZYXC", (50.0, 4.0, 2.0), "nm", (10.0, 0.0, 1.0), file="somewhere.tif")
+    stack = Stack(image, Space("ZYXC", (50.0, 4.0, 2.0), "nm", (10.0, 0.0, 1.0)), file="somewhere.tif")
     part = cut_stack(stack, {0: slice(1, 2), 1: slice(2, 6), 2: slice(3, 9)})
-    assert (part.origin, part.file, part.shape) == ((60.0, 8.0, 7.0), "", (1, 4, 6, 3))
+    assert (part.space.origin, part.file, part.shape) == ((60.0, 8.0, 7.0), "", (1, 4, 6, 3))
     np.testing.assert_array_equal(np.asarray(part.data), image[1:2, 2:6, 3:9])
 
 
@@ -69,7 +70,7 @@ def test_preview_segments_what_is_on_screen_and_segment_takes_its_place(open_pan
     camera.center, camera.zoom = (0, 4 * 1400, 4 * 800), 1.0
     press(qtbot, panel)
     stack, _, options = engine.calls[0]
-    assert (stack.shape, stack.origin, engine.previews) == ((1, 576, 576), (100.0, 3696.0, 2048.0), [True])
+    assert (stack.shape, stack.space.origin, engine.previews) == ((1, 576, 576), (100.0, 3696.0, 2048.0), [True])
     assert (options.tile, options.attention, options.samples, options.dropout) == (576, False, 0, None)
     assert engine.wholes[0].shape == image.shape
     assert [layer.name for layer in viewer.layers] == ["em", "preview probability", "preview binary"]
@@ -105,7 +106,7 @@ def test_a_volume_is_previewed_in_a_slab_with_a_small_tile(open_panel, qtbot, en
     getattr(viewer, "scene", viewer).camera.zoom = 100.0
     press(qtbot, panel)
     stack, _, options = engine.calls[0]
-    assert (stack.shape, stack.origin[0], options.tile) == ((64, 96, 96), 32.0, 96)
+    assert (stack.shape, stack.space.origin[0], options.tile) == ((64, 96, 96), 32.0, 96)
 
 
 @pytest.mark.gui

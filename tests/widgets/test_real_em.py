@@ -11,6 +11,7 @@ from qtpy.QtCore import Qt
 
 import napari_skipseg.models.catalog
 from napari_skipseg.images.files import read_stack, write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.scores.isbi import score_isbi
 from napari_skipseg.widgets.layers.files import SaveChoices
@@ -24,7 +25,7 @@ BUILT_IN = Path(napari_skipseg.models.catalog.__file__).parent / "builtin"
 def em_file(data_folder: Path, tmp_path: Path) -> Path:
     """Two slices of real EM, as a microscope would save them: OME-TIFF with a voxel size."""
     values = tifffile.imread(data_folder / "isbi2012" / "train-volume-00-24.tif", key=SLICES)
-    write_ome_tiff(tmp_path / "neuropil.ome.tif", values, "ZYX", (50.0, 4.0, 4.0), "nm")
+    write_ome_tiff(tmp_path / "neuropil.ome.tif", values, Space("ZYX", (50.0, 4.0, 4.0), "nm"))
     return tmp_path / "neuropil.ome.tif"
 
 
@@ -67,4 +68,4 @@ def test_real_em_is_opened_segmented_thresholded_and_saved(
         qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
         saved = read_stack(tmp_path / "out" / "neuropil_binary.tif")
         np.testing.assert_array_equal(saved.read((slice(None),) * 3), np.asarray(binary.data))
-        assert (saved.voxel_size, saved.unit, len(viewer.layers)) == ((50.0, 4.0, 4.0), "nm", layers)
+        assert (saved.space.voxel_size, saved.space.unit, len(viewer.layers)) == ((50.0, 4.0, 4.0), "nm", layers)

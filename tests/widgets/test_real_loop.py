@@ -18,6 +18,7 @@ from napari_skipseg.api import segment
 from napari_skipseg.corrections.catalog import find_corrections
 from napari_skipseg.corrections.exchange import snapshot_found
 from napari_skipseg.images.files import read_stack, write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.models.catalog import FOLDER_VARIABLE
@@ -78,7 +79,7 @@ def test_mitochondria_are_painted_learnt_and_found_where_nobody_painted(
 ) -> None:
     monkeypatch.setattr("napari_skipseg.models.catalog.BUILT_IN", BUILT_IN)
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
-    write_ome_tiff(tmp_path / "larva.ome.tif", larva.image[list(PAINTED)], "ZYX", VOXEL_SIZE, "nm")
+    write_ome_tiff(tmp_path / "larva.ome.tif", larva.image[list(PAINTED)], Space("ZYX", VOXEL_SIZE, "nm"))
     parent = read_description(BUILT_IN / "em-membrane").weights_sha256
     with Engine() as engine:
         viewer, panel = open_panel(engine)
@@ -137,7 +138,7 @@ def teach(qtbot, panel, engine: Engine) -> str:
 
 def check_held_out(larva: Larva, name: str) -> None:
     """See that the new model finds mitochondria on slices that it never saw, and membranes as before."""
-    held_out = Stack(larva.image[HELD_OUT], "ZYX", VOXEL_SIZE, "nm", name="held out")
+    held_out = Stack(larva.image[HELD_OUT], Space("ZYX", VOXEL_SIZE, "nm"), name="held out")
     before, after = (np.asarray(segment(held_out, model).probability) > 0.5 for model in ("em-membrane", name))
     assert score_overlap(after[1], larva.truth[HELD_OUT]).dice > 0.3
     assert score_overlap(before, larva.truth[HELD_OUT]).dice < 0.1

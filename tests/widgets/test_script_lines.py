@@ -11,6 +11,7 @@ import pytest
 
 import napari_skipseg
 from napari_skipseg.images.files import read_stack, write_ome_tiff
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.synthetic.sample import make_sample
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
@@ -31,7 +32,7 @@ def test_a_script_opens_an_image_and_the_panel(make_napari_viewer, engine, qtbot
     monkeypatch.setattr(napari, "run", lambda: None)
     monkeypatch.setattr("napari_skipseg.widgets.panel.Engine", lambda: engine)
     image = np.arange(3 * 16 * 16, dtype=np.uint16).reshape(3, 16, 16)
-    write_ome_tiff(tmp_path / "em-sample.tif", image, "ZYX", (50, 4, 4), "nm")
+    write_ome_tiff(tmp_path / "em-sample.tif", image, Space("ZYX", (50, 4, 4), "nm"))
     exec(lines_with("add_plugin_dock_widget"), {})
     np.testing.assert_allclose(viewer.layers["em-sample"].scale, (50, 4, 4))
     (dock,) = viewer.window.dock_widgets.values()
@@ -48,5 +49,5 @@ def test_the_sample_is_written_with_its_voxel_size(monkeypatch, tmp_path):
     monkeypatch.setattr(napari_skipseg, "make_sample", lambda: small, raising=False)
     exec(lines_with("make_sample"), {})
     stack = read_stack(tmp_path / "em-sample.tif")
-    assert (stack.axes, stack.shape) == ("ZYX", (2, 64, 64))
-    assert (stack.voxel_size, stack.unit) == ((50.0, 4.0, 4.0), "nm")
+    assert (stack.space.axes, stack.shape) == ("ZYX", (2, 64, 64))
+    assert (stack.space.voxel_size, stack.space.unit) == ((50.0, 4.0, 4.0), "nm")

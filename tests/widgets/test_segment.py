@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
 
 import numpy as np
 import pytest
@@ -69,7 +68,12 @@ def test_segment_shows_probability_binary_and_hidden_attention(open_panel, qtbot
         assert [str(unit) for unit in layer.units] == ["nanometer"] * 3
         assert layer.axis_labels == ("z", "y", "x")
     stack, model, options = engine.calls[0]
-    assert (stack.voxel_size, stack.unit, model, options.threshold) == ((50.0, 4.0, 4.0), "nm", "tiny-2d", 0.5)
+    assert (stack.space.voxel_size, stack.space.unit, model, options.threshold) == (
+        (50.0, 4.0, 4.0),
+        "nm",
+        "tiny-2d",
+        0.5,
+    )
 
 
 def test_threshold_moves_the_binary_layer_without_a_run(open_panel, qtbot, engine):
@@ -217,7 +221,7 @@ def test_time_series_goes_through_time_and_depth(open_panel, qtbot, engine):
     viewer, panel = open_panel()
     viewer.add_image(ramp(2, 3, 32, 48), axis_labels=("t", "z", "y", "x"))
     press(qtbot, panel)
-    assert engine.calls[0][0].axes == "TZYX"
+    assert engine.calls[0][0].space.axes == "TZYX"
     assert viewer.layers["binary"].data.shape == (2, 3, 32, 48)
 
 
@@ -287,14 +291,13 @@ def test_cancel_stops_at_once_and_what_was_done_stays(open_panel, qtbot, engine)
     press(qtbot, panel, wait=False)
     qtbot.waitUntil(lambda: "left" in tab.progress_text.text(), timeout=20_000)
     assert not tab.segment_button.isEnabled()
-    start = time.monotonic()
+    probability = viewer.layers["probability"].data
+    before = int((probability.max(axis=1) > 0).sum())
     qtbot.mouseClick(tab.cancel_button, Qt.MouseButton.LeftButton)
     qtbot.waitUntil(lambda: not tab.is_running, timeout=5_000)
-    assert time.monotonic() - start < 2
     assert engine.cancelled
-    probability = viewer.layers["probability"].data
     done = int((probability.max(axis=1) > 0).sum())
-    assert 0 < done < 32
+    assert 0 < before <= done <= before + 2  # the tile at work, and one that came while the button was pressed
     np.testing.assert_allclose(probability[1:done], image[1:done] / 255, atol=1e-6)
     assert re.fullmatch(r"Stopped: \d+ of \d+ tiles are done; the rest is empty\.", tab.message.text())
     assert tab.segment_button.isEnabled()
@@ -369,7 +372,7 @@ def test_results_are_saved_with_their_voxel_size(open_panel, qtbot, tmp_path, mo
     kinds = ("attention_1.tif", "attention_2.tif", "binary.tif", "probability.tif", "recipe.json")
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"my_em_{kind}" for kind in kinds]
     stack = read_stack(tmp_path / "my_em_probability.tif")
-    assert (stack.voxel_size, stack.unit, stack.axes) == ((50.0, 4.0, 4.0), "nm", "ZYX")
+    assert (stack.space.voxel_size, stack.space.unit, stack.space.axes) == ((50.0, 4.0, 4.0), "nm", "ZYX")
     np.testing.assert_array_equal(np.asarray(stack.data), ramp(3, 32, 48))
 
 
@@ -381,7 +384,7 @@ def test_results_are_saved_as_what_is_chosen(open_panel, qtbot, tmp_path, monkey
     found = sorted(path.name for path in tmp_path.iterdir())
     assert found == ["em_binary.ome.zarr", "em_probability.ome.zarr", "em_recipe.json"]
     stack = read_stack(tmp_path / "em_probability.ome.zarr")
-    assert (stack.voxel_size, stack.unit, str(stack.data.dtype)) == ((50.0, 4.0, 4.0), "nm", "float32")
+    assert (stack.space.voxel_size, stack.space.unit, str(stack.data.dtype)) == ((50.0, 4.0, 4.0), "nm", "float32")
     np.testing.assert_allclose(np.asarray(stack.data[...]), ramp(3, 32, 48) / 255, atol=1e-6)
 
 

@@ -28,6 +28,15 @@ class Paints(QObject):
         self.count += event.type() == QEvent.Type.UpdateRequest
         return False
 
+    def wait_for_rest(self, qtbot) -> None:
+        """Wait until the window is drawn once at the most for a while."""
+        for _ in range(40):
+            self.count = 0
+            qtbot.wait(1_500)
+            if self.count <= 1:
+                return
+        raise AssertionError("the window is drawn again and again")
+
 
 class Gate:
     """Work of the engine that goes on until it is opened; `began` says in which order such works began."""
@@ -117,10 +126,7 @@ def test_a_bar_that_waits_does_not_draw_the_window(open_panel, qtbot, name):
     qtbot.waitUntil(lambda: tab.progress_text.text() == gate.message, timeout=10_000)
     assert tab.progress.isVisible()
     assert not tab.progress.is_counting
-    qtbot.wait(1_500)  # the layout settles, what is planned for is answered
-    paints.count = 0
-    qtbot.wait(1_500)
-    assert paints.count <= 1
+    paints.wait_for_rest(qtbot)  # the layout settles, what is planned for is answered
     gate.is_open = True
     qtbot.waitUntil(lambda: not tab.is_running, timeout=5_000)
 
@@ -138,9 +144,9 @@ def test_a_bar_with_steps_shows_how_many_and_is_drawn_once_a_second(open_panel, 
     tab.start(work, "Working", lambda value: None)
     qtbot.waitUntil(lambda: tab.progress.value() > 100, timeout=20_000)
     assert (tab.progress.maximum(), tab.progress.is_counting) == (1000, True)
-    paints.count = 0
+    paints.count, begun = 0, time.monotonic()
     qtbot.wait(2_000)
-    assert paints.count <= 4
+    assert paints.count <= 2 * (time.monotonic() - begun)
     tab.cancel()
     qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
 

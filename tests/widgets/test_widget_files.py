@@ -14,6 +14,7 @@ from napari.layers import Image
 from npe2 import PluginManifest
 
 from napari_skipseg.errors import FileError
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.inference.options import SegmentOptions
@@ -75,7 +76,7 @@ def test_an_image_that_is_turned_or_runs_backwards_lies_where_its_file_says(tmp_
     assert list(place) == [100 + 1 * 50, 12 - 3 * 4, 8 + 2 * 4]
     assert np.asarray(layer.data)[1, 0, 2] == values[0, 2, 3, 1]
     stack = stack_of(layer, "ZYX")
-    assert (stack.voxel_size, stack.unit, stack.origin) == ((50, 4, 4), "nm", (100, 0, 8))
+    assert (stack.space.voxel_size, stack.space.unit, stack.space.origin) == ((50, 4, 4), "nm", (100, 0, 8))
     assert any("turned" in note for note in stack.notes)
 
 
@@ -118,7 +119,7 @@ def test_a_large_file_is_read_where_it_is_looked_at(tmp_path, monkeypatch):
 
 def test_an_ome_zarr_opens_with_its_place_and_a_large_one_with_its_levels(tmp_path, monkeypatch):
     image = np.random.default_rng(0).integers(0, 255, (2, 3, 600, 700), np.uint8)
-    told = Layout(image.shape, "CZYX", "uint8", (50, 4, 4), "nm", (100, 8, 4), description={"model": "a"})
+    told = Layout(image.shape, Space("CZYX", (50, 4, 4), "nm", (100, 8, 4)), "uint8", description={"model": "a"})
     write_ome_zarr(tmp_path / "em.ome.zarr", image, told)
     path = str(tmp_path / "em.ome.zarr")
     for small in (True, False):
@@ -142,7 +143,7 @@ def large_file(tmp_path, monkeypatch) -> Callable:
         monkeypatch.setattr(files, "IN_MEMORY", 0)
         path = tmp_path / name
         if name.endswith(".zarr"):
-            write_ome_zarr(path, image, Layout(image.shape, axes, str(image.dtype), (50, 4, 4), "nm"))
+            write_ome_zarr(path, image, Layout(image.shape, Space(axes, (50, 4, 4), "nm"), str(image.dtype)))
         else:
             tifffile.imwrite(
                 path, image, metadata={"axes": axes}, photometric="rgb" if axes[-1] == "C" else "minisblack"
@@ -202,7 +203,9 @@ def test_the_engine_reads_a_large_file_where_it_is_and_copies_what_was_changed(l
 
 def test_labels_in_an_ome_zarr_are_labels_and_an_mrc_has_its_voxel_size(tmp_path):
     labels = np.arange(30, dtype=np.uint16).reshape(5, 6)
-    write_ome_zarr(tmp_path / "cells.zarr", labels, Layout((5, 6), "YX", "uint16", (1, 4, 4), "nm", kind="labels"))
+    write_ome_zarr(
+        tmp_path / "cells.zarr", labels, Layout((5, 6), Space("YX", (1, 4, 4), "nm"), "uint16", kind="labels")
+    )
     with mrcfile.new(tmp_path / "tomo.rec", labels.astype(np.int16)[None]) as file:
         file.voxel_size = 13.3
     viewer = ViewerModel()

@@ -270,7 +270,7 @@ def fault_of_folder(error: Exception, folder: Path) -> FileError | None:
     if faults:
         try:
             write_whole(folder / PROBE, b"can this be written?")
-            (folder / PROBE).unlink()
+            (folder / PROBE).unlink(missing_ok=True)  # another file may fail at this moment too
         except OSError as fault:
             return FileError(f"Nothing can be written to '{folder}' any more ({fault.strerror or fault}). {GOES_ON}")
     return None

@@ -164,7 +164,7 @@ def _may_be_slices(folder: Path, files: Sequence[Path]) -> bool:
         first, last = read_stack(files[0]), read_stack(files[-1])
     except SkipsegError:
         return False
-    return first.shape == last.shape and "Z" not in first.axes and "T" not in first.axes
+    return first.shape == last.shape and not set("TZ") & set(first.space.axes)
 
 
 def _find_stacks(settings: BatchSettings, base: Path, pattern: str) -> Inputs:

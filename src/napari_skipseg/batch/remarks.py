@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.calibration import METRES
 from napari_skipseg.images.stack import Stack
 
 if TYPE_CHECKING:
@@ -55,24 +54,25 @@ def read_sizes(table: Path) -> ObjectSizes:
 
 def describe_voxels(stack: Stack) -> str:
     """Return the voxel size of an image along its axes of space, such as "50 × 4 × 4 nm"; "" where it is not known."""
-    if stack.unit not in METRES:
+    if not stack.space.has_size:
         return ""
-    sides = [size for axis, size in zip("ZYX", stack.voxel_size, strict=True) if axis in stack.axes]
-    return _in_words(sides, stack.unit)
+    sides = [stack.space.size_along(axis) for axis in stack.space.spatial_axes]
+    return _in_words(sides, stack.space.unit)
 
 
 def remarks_on(stack: Stack, description: ModelDescription, options: SegmentOptions) -> tuple[str, ...]:
     """Return what a user should know of an image's voxels, one sentence each."""
     from napari_skipseg.inference.scale import scale_of, trained_voxel_size
 
-    if stack.unit not in METRES:
+    if not stack.space.has_size:
         return (NO_SIZE,)
     seen = "ZYX" if options.planes == "xyz" else "ZYX"[-description.spec.dimensions :]
-    trained = trained_voxel_size(description, stack.unit, seen)
+    trained = trained_voxel_size(description, stack.space.unit, seen)
     if options.rescale or trained is None or all(factor == 1 for factor in scale_of(stack, description, seen).values()):
         return ()
     here, there = (
-        _in_words([size["ZYX".index(axis)] for axis in seen], stack.unit) for size in (stack.voxel_size, trained)
+        _in_words([size["ZYX".index(axis)] for axis in seen], stack.space.unit)
+        for size in (stack.space.voxel_size, trained)
     )
     return (OTHER_SIZE.format(here, description.name, there),)
 

@@ -81,14 +81,14 @@ def draw_thumbnail(stack: Stack, probability: Path, channel: int) -> bytes:
 def _middle(stack: Stack) -> NDArray[np.float32]:
     """Return (C, Y, X): the middle of the middle slice, made smaller by the mean of whole blocks."""
     index: list[int | slice] = []
-    for axis, length in zip(stack.axes, stack.shape, strict=True):
+    for axis, length in zip(stack.space.axes, stack.shape, strict=True):
         if axis in "YX":
             start = max(0, (length - SEEN) // 2)
             index.append(slice(start, start + min(SEEN, length)))
         else:
             index.append(slice(None) if axis == "C" else length // 2)
     values = stack.read(tuple(index))
-    axes = "".join(axis for axis in stack.axes if axis in "CYX")
+    axes = "".join(axis for axis in stack.space.axes if axis in "CYX")
     if "C" not in axes:
         values, axes = values[None], f"C{axes}"
     values = values.transpose([axes.index(axis) for axis in "CYX"])
@@ -281,7 +281,7 @@ def _iter_segmented(
         turn.end()
     outputs, size = outputs_of(files, place.path), math.prod(stack.shape) * np.dtype(stack.data.dtype).itemsize
     seconds = {"segmenting": time.perf_counter() - start - turn.waited, "network": turn.seconds}
-    image = (stack.shape, stack.axes, size)
+    image = (stack.shape, stack.space.axes, size)
     record = Record(entry.file, entry.relative, entry.name, "segmented", before, outputs, seconds, *image)
     remarks = remarks_on(stack, engine.model.description, request.options)
     record = replace(record, findings=_findings_of(target), voxel_size=describe_voxels(stack), remarks=remarks)

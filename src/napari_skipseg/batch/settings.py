@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -22,6 +22,7 @@ from napari_skipseg.models.catalog import find_models, locate_model
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.networks.specs import first_fault
 from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.option_fields import Option, check_options
 
 FORMAT_VERSION = 1
 SHOWN_OF_HASH = 8
@@ -30,15 +31,10 @@ SHOWN_OF_HASH = 8
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """A folder of images and what is done with each of them.
+    """A folder of images and what is done with each of them; options say beside their fields what they are.
 
     inputs: a folder, an image, or a pattern with *, ? and **. output: the folder that holds a run's folder for each
-    recipe. request: what is asked for, whatever the input. recursive: look into folders within the folder too. truth: a
-    folder (of one image: a file) with the labels of the same names; "" = no scores. truth_label: the value in them of
-    the class of a model that has one; None = as the model was trained. inside: the output may lie among
-    the inputs. axes, voxel_size, unit: in place of what the files say, as for `read_stack`. workers: processes of this
-    machine, 0 = this one alone. scheduler: the address of a Dask cluster. as_stack: each folder is a stack of one file
-    per slice, and these folders are the images.
+    recipe. request: what is asked for, whatever the input.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -46,16 +42,26 @@ class BatchSettings:
     inputs: str
     output: str
     request: SegmentRequest
-    recursive: bool = False
-    truth: str = ""
-    truth_label: int | None = None
-    inside: bool = False
-    axes: str = ""
+    recursive: Annotated[bool, Option("Recursive", "Look into folders within INPUTS too.")] = False
+    truth: Annotated[
+        str, Option("Truth", "Folder (of one image: a file) with labels of the same names: results are scored.")
+    ] = ""
+    truth_label: Annotated[
+        int | None, Option("Truth label", "Value of the class in the truth; by default as the model was trained.")
+    ] = None
+    inside: Annotated[bool, Option("Inside", "OUT may lie among the inputs.")] = False
+    axes: Annotated[
+        str,
+        Option(
+            "Axes",
+            "Names of the axes in the file's order, such as ZYX or XYZ; files of another number of axes keep theirs.",
+        ),
+    ] = ""
     voxel_size: tuple[float, float, float] | None = None
-    unit: str = ""
-    workers: int = 0
-    scheduler: str = ""
-    as_stack: bool = False
+    unit: Annotated[str, Option("Unit", "Unit of the voxel size: nm, µm, …")] = ""
+    workers: Annotated[int, Option("Workers", "Processes of this machine; 0 = this one alone.", least=0)] = 0
+    scheduler: Annotated[str, Option("Scheduler", "Address of a Dask scheduler, such as tcp://host:8786.")] = ""
+    as_stack: Annotated[bool, Option("As stack", "Each folder holds the slices of one stack, one file each.")] = False
 
     def __post_init__(self) -> None:
         if not self.inputs:
@@ -64,8 +70,7 @@ class BatchSettings:
             raise InputError("A batch needs a folder for its results: give one.")
         if self.voxel_size and not self.unit:
             raise InputError("A voxel size needs its unit: give it too (in a shell with --unit, such as nm).")
-        if self.workers < 0:
-            raise InputError(f"{self.workers} workers are impossible: give 0 (this process) or more.")
+        check_options(self, InputError)
         if self.workers and self.scheduler:
             raise InputError("Workers of this machine and those of a scheduler exclude each other: give one of them.")
 

@@ -7,45 +7,30 @@ import re
 from collections.abc import Generator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_skipseg.cli.options import AsJson, Device, add_flags, flag, one_of
+from napari_skipseg.cli.options import AsJson, Device, Flags, add_flags, flag, one_of
 from napari_skipseg.progress import Progress
 from napari_skipseg.terminal import echo, follow, report, report_rows, watch
-from napari_skipseg.training.settings import AUGMENTATIONS, BatchNorm, LossName, Precision, Reach
+from napari_skipseg.training.settings import AUGMENTATIONS, FinetuneSettings
 from napari_skipseg.wording import counted, in_words
 
 if TYPE_CHECKING:
     from napari_skipseg.training.progress import Finetuned, Lesson
 
 STEP = re.compile(r"step (\d+)")
+_FLAGS = Flags(FinetuneSettings)
 FLAGS: dict[str, Any] = {
     "classes": Annotated[
         list[str] | None,
         flag("A class of the labels; repeat. By default the model's, from 2 on.", "--class", metavar="NAME=VALUE"),
     ],
-    "padding": Annotated[
-        str | None,
-        flag("auto: learn nothing from black frames and other constant areas, unless a class is painted there."),
-    ],
-    "reach": Annotated[str | None, flag(f"How far the network may move: {one_of(get_args(Reach))}.")],
-    "validate": Annotated[str | None, flag("What is held out: auto, or slices such as 5-9.")],
-    "remember": Annotated[bool | None, flag("Keep what the model knew.", "--remember/--no-remember")],
-    "steps": Annotated[int | None, flag("Training steps; by default those of the reach, or as many as fit.")],
-    "minutes": Annotated[float | None, flag("Stop and keep the best after so long.")],
-    "learning_rate": Annotated[float | None, flag("Highest learning rate; by default that of the reach.")],
-    "patch": Annotated[str | None, flag("Size of a training patch, such as 256,256.")],
-    "batch": Annotated[int | None, flag("Patches per step.")],
-    "loss": Annotated[str | None, flag(f"{one_of(get_args(LossName))}.")],
-    "class_weight": Annotated[float | None, flag("How often a class's voxel counts in the loss, background once.")],
     "augment": Annotated[str | None, flag(f"How patches are varied: {one_of(tuple(AUGMENTATIONS))}.")],
-    "batch_norm": Annotated[str | None, flag(f"Its statistics: {one_of(get_args(BatchNorm))}.")],
-    "precision": Annotated[str | None, flag(f"{one_of(get_args(Precision))}.")],
-    "seed": Annotated[int | None, flag("Seed of patches, augmentation and of what is held out.")],
+    **_FLAGS.annotations,
 }
-"""The options that become settings, each named as its field; what is not given keeps its default."""
+"""The options that become settings; what is not given keeps its default."""
 
 
 def finetune(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from napari_skipseg.cli.options import AsJson, FormatFlag, Unit, VoxelSize, add_flags, flag, one_of
-from napari_skipseg.objects.options import Border, Method, ObjectOptions, ObjectPlanes, Seeds
+from napari_skipseg.cli.options import AsJson, Flags, FormatFlag, Unit, VoxelSize, add_flags, flag
+from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.terminal import echo, report, watch
 
 if TYPE_CHECKING:
@@ -16,28 +16,7 @@ if TYPE_CHECKING:
     from napari_skipseg.objects.files import ObjectFiles
     from napari_skipseg.scores.summary import Summary
 
-_DEFAULT = ObjectOptions()
-
-_FLAGS: dict[str, Any] = {
-    "method": Annotated[str | None, flag(f"How: {one_of(get_args(Method))} (default {_DEFAULT.method}).")],
-    "class_name": Annotated[str | None, flag("The class; the only or first one where left out.", "--class")],
-    "threshold": Annotated[
-        float | None, flag(f"Probability above which a voxel belongs to the class (default {_DEFAULT.threshold}).")
-    ],
-    "seeds": Annotated[str | None, flag(f"What parts objects: {one_of(get_args(Seeds))} (default {_DEFAULT.seeds}).")],
-    "seed_distance": Annotated[
-        float | None, flag(f"Closer seeds are one, in voxels of X (default {_DEFAULT.seed_distance:g}).")
-    ],
-    "merge": Annotated[
-        float | None, flag(f"Cells whose boundary has a lower mean probability are one (default {_DEFAULT.merge}).")
-    ],
-    "smallest": Annotated[int | None, flag("Fewest voxels of an object.")],
-    "largest": Annotated[int | None, flag("Most voxels of an object; 0 = no limit.")],
-    "fill_holes": Annotated[bool | None, flag("Fill the holes of each object.", "--fill-holes")],
-    "border": Annotated[str | None, flag(f"Objects at the image's border: {one_of(get_args(Border))}.")],
-    "planes": Annotated[str | None, flag(f"Objects of the volume or of slices: {one_of(get_args(ObjectPlanes))}.")],
-}
-"""Those of `ObjectOptions`; what is not given has its default there."""
+_FLAGS = Flags(ObjectOptions)
 
 
 def objects(
@@ -55,7 +34,7 @@ def objects(
     **flags: Any,
 ) -> None:
     """Find the objects in a probability, as labels, and measure them: NAME_objects.tif and NAME_objects.csv."""
-    options = ObjectOptions(**{name: value for name, value in flags.items() if value is not None})
+    options = ObjectOptions(**_FLAGS.given(flags))
     files = _write(_Wanted(probability, (axes, voxel_size, unit), image, truth, out_dir, form.value), options)
     scores = None if truth is None else _scores(files.labels, truth)
     if as_json:
@@ -66,7 +45,7 @@ def objects(
     report({"objects": files.count, **({} if scores is None else scores.mean)}, as_json)
 
 
-add_flags(objects, _FLAGS)
+add_flags(objects, _FLAGS.annotations)
 
 
 class _Wanted(NamedTuple):

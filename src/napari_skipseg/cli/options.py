@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+
+from napari_skipseg.option_fields import OptionField, option_fields
 
 
 class Depth(StrEnum):
@@ -24,24 +27,6 @@ class FormatFlag(StrEnum):
     ome_zarr = "ome-zarr"
 
 
-class PlanesFlag(StrEnum):
-    """Along which axes a 2D network runs."""
-
-    xy = "xy"
-    xyz = "xyz"
-
-
-class PaddingFlag(StrEnum):
-    """Whether constant areas may be padding."""
-
-    auto = "auto"
-    none = "none"
-
-
-Padding = Annotated[
-    PaddingFlag,
-    typer.Option(help="auto: leave out black frames, empty slices and the like. none: take them for tissue."),
-]
 VoxelSize = Annotated[
     tuple[float, float, float] | None, typer.Option(metavar="Z Y X", help="Voxel size; give --unit too.")
 ]
@@ -58,6 +43,57 @@ def flag(help: str, *names: str, **more: Any) -> Any:
 def one_of(names: tuple[str, ...]) -> str:
     """Return names as a list in words."""
     return ", ".join(names)
+
+
+class Flags:
+    """The flags that set the options of a dataclass: each named and explained as its field; what is not given is None.
+
+    leave_out: fields that the command does not set. names: what a flag is called, by field, in place of the field's
+    name. defaults: values of the command in place of the fields' own.
+    """
+
+    def __init__(
+        self,
+        settings: type,
+        leave_out: Collection[str] = (),
+        names: Mapping[str, str] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._names, self._defaults = names or {}, defaults or {}
+        self._fields = {
+            self._names.get(name, name): each for name, each in option_fields(settings).items() if name not in leave_out
+        }
+
+    @property
+    def annotations(self) -> dict[str, Any]:
+        """What typer reads, by the name of the parameter."""
+        return {parameter: self._annotate(parameter, each) for parameter, each in self._fields.items()}
+
+    def given(self, flags: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of the fields that were given, or have a default of the command, by name."""
+        values = {each.name: flags.get(parameter) for parameter, each in self._fields.items()}
+        return {**self._defaults, **{name: value for name, value in values.items() if value not in (None, [])}}
+
+    def _annotate(self, parameter: str, each: OptionField) -> Any:
+        default = self._defaults.get(each.name, each.default)
+        named = each.flag if parameter == each.name else f"--{parameter.replace('_', '-')}"
+        if each.kind is bool:
+            both = f"{named}/--no-{named[2:]}" if default else named
+            return Annotated[bool | None, flag(_explain(each, None), both)]
+        kind: Any = str if each.repeats else each.kind
+        return Annotated[kind | None, flag(_explain(each, default), named, metavar=each.option.metavar)]
+
+
+def _explain(each: OptionField, default: Any) -> str:
+    """Return the help of an option: with its choices, where the words do not name them, and its default."""
+    choices = [str(choice) for choice in each.option.choices]
+    text = each.option.help
+    if not all(re.search(rf"\b{re.escape(choice)}\b", text) for choice in choices):
+        text += f" One of {', '.join(choices)}."
+    if default in (None, "", 0, ()):
+        return text
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    return f"{text} Default: {shown}."
 
 
 def add_flags(command: Callable[..., None], flags: dict[str, Any]) -> None:

@@ -31,5 +31,5 @@ def sample(
     stack = made.stack
     for ending, values in (("", stack.data), ("_membranes", made.membrane), ("_mitochondria", made.mitochondria)):
         file = out_dir / f"{NAME}{ending}.tif"
-        write_ome_tiff(file, values, stack.axes, stack.voxel_size, stack.unit)
+        write_ome_tiff(file, values, stack.space)
         echo(str(file))

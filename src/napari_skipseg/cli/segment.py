@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from napari_skipseg.cli.options import Depth, Device, FormatFlag, Padding, PaddingFlag, PlanesFlag, Unit, VoxelSize
+from napari_skipseg.cli.options import Depth, Flags, FormatFlag, Unit, VoxelSize, add_flags
 from napari_skipseg.errors import InputError
+from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.terminal import echo, report, watch
 
 if TYPE_CHECKING:
     from napari_skipseg.inference.estimate import RunPlan
-    from napari_skipseg.inference.options import SegmentOptions
+
+_FLAGS = Flags(SegmentOptions, defaults={"attention": False})
 
 
 def segment(
@@ -23,15 +24,6 @@ def segment(
     ],
     out_dir: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="Folder for the results; made if missing.")],
     model: Annotated[str, typer.Option(help="A model's name, or its folder.")] = "em-membrane",
-    device: Device = "auto",
-    attention: Annotated[bool, typer.Option("--attention", help="Write the attention maps too.")] = False,
-    threshold: Annotated[float, typer.Option(help="Probability above which a voxel is labelled.")] = 0.5,
-    average: Annotated[int, typer.Option(help="Average over 4 or 8 mirrored and turned copies.")] = 1,
-    planes: Annotated[
-        PlanesFlag, typer.Option(help="xyz: a 2D network along all three axes, averaged.")
-    ] = PlanesFlag.xy,
-    rescale: Annotated[bool, typer.Option("--rescale", help="Bring the image to the model's voxel size.")] = False,
-    channel: Annotated[int | None, typer.Option(help="Which channel, counted from 0.")] = None,
     axes: Annotated[
         str | None, typer.Option(help="Names of the axes in the file's order, such as ZYX or XYZ; in place of its own.")
     ] = None,
@@ -42,36 +34,31 @@ def segment(
     ] = None,
     all_images: Annotated[bool, typer.Option("--all-images", help="All images of such a file, one by one.")] = False,
     as_stack: Annotated[bool, typer.Option("--as-stack", help="IN is a folder with one file per slice.")] = False,
-    tile: Annotated[int, typer.Option(help="Longest side of a tile; 0 = chosen.")] = 0,
     dtype: Annotated[Depth, typer.Option(help="How probabilities are stored.")] = Depth.uint8,
     form: Annotated[FormatFlag, typer.Option("--format", help="What the results are written as.")] = FormatFlag.tiff,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an unfinished run that lies there.")] = False,
-    samples: Annotated[int, typer.Option(help="Passes with dropout on: mean and uncertainty; 0 = none.")] = 0,
-    dropout: Annotated[float | None, typer.Option(help="Rate in those passes; else that of the training.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of those passes.")] = 0,
-    padding: Padding = PaddingFlag.auto,
-    invert: Annotated[bool, typer.Option("--invert", help="Feed the negative of the image to the model.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Measure one tile; say what the run takes.")] = False,
+    **flags: Any,
 ) -> None:
     """Segment an image into OUT_DIR. Stopped or killed, the same command goes on where it was."""
     from napari_skipseg.images.files import images_to_read
     from napari_skipseg.inference.estimate import total_of
-    from napari_skipseg.inference.options import SegmentOptions
 
     check_stack(file, as_stack)
     if all_images and image is not None:
         raise InputError("--image and --all-images exclude each other: give one of them.")
     wanted = [Path(each) for each in images_to_read(file)] if all_images else [file]
 
-    shown = SegmentOptions(device, threshold, tile, average, channel, planes.value, rescale)
-    options = replace(shown, attention=attention, samples=samples, dropout=dropout, seed=seed, padding=padding.value)
-    options = replace(options, invert=invert)
+    options = SegmentOptions(**_FLAGS.given(flags))
     writing, plans = Writing(out_dir, dtype.value, form.value, restart, plan), []
     for each in wanted:
         taken = Taken(each, axes, voxel_size, unit, image)
         plans += _segment(taken, model, options, writing, is_headed=all_images)
     if len(plans) > 1:
         report(total_of(plans), as_json=False)
+
+
+add_flags(segment, _FLAGS.annotations)
 
 
 def check_stack(file: Path, as_stack: bool) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from napari_skipseg.corrections.sparse_array import Place, chunk_shape
 from napari_skipseg.durable import is_draft, make_folders, sync_folder, write_durably, write_whole
 from napari_skipseg.errors import FileError
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import UNITS
 
 ARRAY = "0"
@@ -29,34 +29,26 @@ _CODEC: Any = Zstd(level=1, checksum=True)
 _CHUNKS = "c"
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Where the voxels of a sparse array lie: shape, axes, and (z, y, x) of voxel size and origin in `unit`."""
-
-    shape: tuple[int, ...]
-    axes: str
-    voxel_size: tuple[float, float, float]
-    unit: str
-    origin: tuple[float, float, float]
-
-
 class ChunkFiles:
     """The store at `path`, a folder with the ending .zarr."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
-        self.path, self._chunks = path, chunk_shape(shape)
+        self.path, self._shape, self._chunks = path, shape, chunk_shape(shape)
 
-    def create(self, grid: Grid, told: Mapping[str, Any] | None = None) -> None:
+    def create(self, space: Space, told: Mapping[str, Any] | None = None) -> None:
         """Write the metadata, where they are missing or others; chunks that are there stay.
 
-        told: attributes of the group besides its OME metadata.
+        space: where the array lies. told: attributes of the group besides its OME metadata.
 
         Raises:
             OSError: nothing can be written.
         """
         make_folders(self.path / ARRAY)
-        group = _group(grid, told or {})
-        for file, node in ((self.path / ARRAY / "zarr.json", _array(grid)), (self.path / "zarr.json", group)):
+        group = _group(space, told or {})
+        for file, node in (
+            (self.path / ARRAY / "zarr.json", _array(self._shape, space.axes)),
+            (self.path / "zarr.json", group),
+        ):
             content = json.dumps(node, indent=1).encode()
             if not file.is_file() or file.read_bytes() != content:
                 write_durably(file, content)
@@ -143,13 +135,13 @@ def _walk(folder: Path, depth: int, above: Place) -> Iterator[Place]:
             yield (*above, int(entry.name))
 
 
-def _array(grid: Grid) -> dict[str, Any]:
+def _array(shape: tuple[int, ...], axes: str) -> dict[str, Any]:
     return {
         "zarr_format": 3,
         "node_type": "array",
-        "shape": list(grid.shape),
+        "shape": list(shape),
         "data_type": "uint8",
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk_shape(grid.shape))}},
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunk_shape(shape))}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": 0,
         "codecs": [
@@ -157,21 +149,20 @@ def _array(grid: Grid) -> dict[str, Any]:
             {"name": "zstd", "configuration": {"level": 1, "checksum": True}},
         ],
         "attributes": {},
-        "dimension_names": list(grid.axes.lower()),
+        "dimension_names": list(axes.lower()),
     }
 
 
-def _group(grid: Grid, told: Mapping[str, Any]) -> dict[str, Any]:
-    sizes, origin = (dict(zip("ZYX", values, strict=True)) for values in (grid.voxel_size, grid.origin))
+def _group(space: Space, told: Mapping[str, Any]) -> dict[str, Any]:
     multiscale = {
         "name": "corrections",
-        "axes": [_axis(axis, grid.unit) for axis in grid.axes],
+        "axes": [_axis(axis, space.unit) for axis in space.axes],
         "datasets": [
             {
                 "path": ARRAY,
                 "coordinateTransformations": [
-                    {"type": "scale", "scale": [float(sizes.get(axis, 1.0)) for axis in grid.axes]},
-                    {"type": "translation", "translation": [float(origin.get(axis, 0.0)) for axis in grid.axes]},
+                    {"type": "scale", "scale": [space.size_along(axis) for axis in space.axes]},
+                    {"type": "translation", "translation": [space.origin_along(axis) for axis in space.axes]},
                 ],
             }
         ],

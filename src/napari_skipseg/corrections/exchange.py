@@ -17,7 +17,6 @@ from napari_skipseg.corrections.saved import Saved, Snapshot, Target, load_saved
 from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.corrections.subject import HIGHEST, CorrectionClass, Subject
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.calibration import METRES, convert_length
 from napari_skipseg.images.faults import telling_faults
 from napari_skipseg.images.files import Format, read_stack, write_ome_tiff
 from napari_skipseg.images.stack import Stack
@@ -61,9 +60,7 @@ def export_corrections(
         array = Target(saved, only_strokes=what == "strokes")
         if (form or form_of(path)) == "ome-zarr":
             return write_whole(array, subject, path, told)
-        write_ome_tiff(
-            path, array, subject.axes, subject.voxel_size, subject.unit, subject.origin, description=told
-        )  # fmt: skip
+        write_ome_tiff(path, array, subject.space, description=told)
         return path
 
 
@@ -134,22 +131,20 @@ def _check_place(labels: Stack, subject: Subject, name: str) -> None:
             f"'{name}' has the shape {labels.shape}, '{subject.name}' has {subject.shape}: give labels of this image, "
             "at its full size."
         )
-    if labels.unit not in METRES or subject.unit not in METRES:
+    if not labels.space.has_size or not subject.space.has_size:
         return  # one of the two sizes is not known
-    wanted = _sizes(subject.voxel_size, subject.axes, subject.unit, subject.unit)
-    own = _sizes(labels.voxel_size, subject.axes, labels.unit, subject.unit)
+    space = subject.space
+    wanted, own = (
+        [size for axis, size in zip("ZYX", each.voxel_size_in(space.unit), strict=True) if axis in space.axes]
+        for each in (space, labels.space)
+    )
     if not np.allclose(own, wanted, rtol=SAME_SIZE, atol=0):
         told = " × ".join(f"{length:g}" for length in own)
         image = " × ".join(f"{length:g}" for length in wanted)
         raise InputError(
-            f"'{name}' has voxels of {told} {subject.unit}, '{subject.name}' of {image}: give labels of this image, or "
+            f"'{name}' has voxels of {told} {space.unit}, '{subject.name}' of {image}: give labels of this image, or "
             "correct the voxel size in one of the two."
         )
-
-
-def _sizes(size: tuple[float, float, float], axes: str, unit: str, into: str) -> list[float]:
-    """Return a voxel size along those axes that are there, in another unit."""
-    return [convert_length(n, unit, into) for axis, n in zip("ZYX", size, strict=True) if axis in axes]
 
 
 def _long(shape: tuple[int, ...]) -> tuple[int, ...]:

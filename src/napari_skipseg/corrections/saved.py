@@ -160,7 +160,7 @@ def write_whole(array: Target, subject: Subject, path: Path, told: Mapping[str, 
         raise FileError(f"'{path}' is there already and not ours: choose another name, or remove it.")
     with draft_folder(path.parent) as draft:
         files = ChunkFiles(draft / "store", subject.shape)
-        files.create(subject.grid, {MARK: dict(told or {})})
+        files.create(subject.space, {MARK: dict(told or {})})
         for place in array.places():
             values = array.piece(place)
             if values.any():

@@ -107,7 +107,7 @@ class Corrections:
         self._record = Record(subject) if before is None else replace(before, subject=subject)
         saved = load_saved(self.folder, subject.shape)
         for files in saved.files:
-            files.create(subject.grid)
+            files.create(subject.space)
             files.remove_partial()
         self._tallies = Tallies(*saved.arrays)
         self._tallies.restore(self.folder)

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from napari_skipseg.corrections.chunk_files import Grid
 from napari_skipseg.durable import write_durably
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.images.faults import telling_faults
 from napari_skipseg.images.identity import fingerprint
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 
 NOT_LOOKED_AT = 0
@@ -49,24 +49,16 @@ class Subject:
     """The image that was corrected.
 
     key: what `images.identity.identify` says. name: its layer's or file's. file: its path, "" where it was only in
-    memory. file_fingerprint: what that file was when it was corrected. shape, axes: those of the corrections, without
-    C. voxel_size, origin: (z, y, x) in `unit`.
+    memory. file_fingerprint: what that file was when it was corrected. shape, space: those of the corrections, without
+    C.
     """
 
     key: str
     name: str
     file: str
     shape: tuple[int, ...]
-    axes: str
-    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    unit: str = "pixel"
-    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    space: Space
     file_fingerprint: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def grid(self) -> Grid:
-        """Where the voxels of the corrections lie."""
-        return Grid(self.shape, self.axes, self.voxel_size, self.unit, self.origin)
 
 
 @dataclass(frozen=True)
@@ -83,7 +75,7 @@ _RECORD = TypeAdapter(Record)
 
 def subject_of(stack: Stack, key: str) -> Subject:
     """Return what corrections of `stack` are of. An image whose file is gone has no fingerprint."""
-    lengths = [(axis, length) for axis, length in zip(stack.axes, stack.shape, strict=True) if axis != "C"]
+    space = stack.space.without("C")
     try:
         told = fingerprint(stack.file) if stack.file else {}
     except SkipsegError:
@@ -92,11 +84,8 @@ def subject_of(stack: Stack, key: str) -> Subject:
         key,
         stack.name,
         stack.file,
-        tuple(length for _, length in lengths),
-        "".join(axis for axis, _ in lengths),
-        stack.voxel_size,
-        stack.unit,
-        stack.origin,
+        tuple(stack.length(axis) for axis in space.axes),
+        space,
         told,
     )
 

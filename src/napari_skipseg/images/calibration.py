@@ -7,48 +7,16 @@ the same treatment of numbers that make no sense, and the same notes for the use
 from __future__ import annotations
 
 import math
-import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from napari_skipseg.errors import InputError
-
-METRES = {"pm": 1e-12, "Å": 1e-10, "nm": 1e-9, "µm": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
-"""The units of length that a stack may have, in metres."""
-
-_EXACT = {unit: Decimal(str(metres)) for unit, metres in METRES.items()} | {
-    "fm": Decimal("1e-15"),
-    "thou": Decimal("25.4e-6"),
-    "inch": Decimal("25.4e-3"),
-    "dm": Decimal("0.1"),
-    "foot": Decimal("0.3048"),
-    "km": Decimal(1000),
-}
-"""All units of length that a file may have, in metres, as decimals: 0.05 µm are 50 nm, not 50.00000000000001."""
+from napari_skipseg.images.space import Space
+from napari_skipseg.images.units import EXACT_METRES, METRES, convert_length, spelled_unit
 
 _KEPT = ("pm", "Å", "nm", "µm", "mm")
 """Units that a stack keeps from its file; others become nm, µm or mm, by the size of a pixel."""
-
-_SPELLINGS = {
-    "fm": "fm femtometer femtometers femtometre femtometres",
-    "pm": "pm picometer picometers picometre picometres",
-    "Å": "å a ang angstrom angstroms angstroem ångström ångströms ångstrom ångstroms",
-    "nm": "nm nanometer nanometers nanometre nanometres",
-    # The last two are what is left of µ when a program mistakes the encoding.
-    "µm": "µm µ um micron microns micrometer micrometers micrometre micrometres mikrometer âµm \ufffdm",
-    "mm": "mm millimeter millimeters millimetre millimetres",
-    "cm": "cm centimeter centimeters centimetre centimetres",
-    "dm": "dm decimeter decimeters decimetre decimetres",
-    "m": "m meter meters metre metres",
-    "km": "km kilometer kilometers kilometre kilometres",
-    "thou": "thou mil mils",
-    "inch": 'inch inches in "',
-    "foot": "foot feet ft",
-    "pixel": "pixel pixels pix px voxel voxels",
-}
 
 _SMALLEST, _LARGEST = Decimal("1e-13"), Decimal("1e4")
 """Metres between which a voxel's side makes sense; beyond, the number is damage or a placeholder."""
@@ -58,40 +26,6 @@ _MOST = 1e9
 
 GIVE_SIZE = "give the voxel size (in a shell with --voxel-size Z Y X --unit nm)"
 GIVE_UNIT = "give the unit (in a shell with --unit, such as nm)"
-
-
-def _plain(name: str) -> str:
-    """Return a unit's name as the table spells it: ImageJ writes \\\\u00B5m, others [µm]; µ has two code points."""
-    unescaped = re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), name)
-    return unicodedata.normalize("NFKC", unescaped).strip(" \t\r\n\0[]().").casefold()
-
-
-_UNITS = {_plain(name): unit for unit, names in _SPELLINGS.items() for name in names.split()}
-
-
-def find_unit(name: str | None) -> str | None:
-    """Return the unit of a stack that `name` spells (micron, um and \\\\u00B5m spell µm), None if it is unknown."""
-    unit = _UNITS.get(_plain(name or ""))
-    return unit if unit in METRES or unit == "pixel" else None
-
-
-def check_unit(name: str) -> str:
-    """Return the unit that `name` spells.
-
-    Raises:
-        InputError: it is no unit of length.
-    """
-    unit = find_unit(name)
-    if unit is None:
-        raise InputError(f"'{name}' is not a unit of length: use one of {', '.join(METRES)} or pixel.")
-    return unit
-
-
-def convert_length(value: float, unit: str, into: str) -> float:
-    """Return `value` in another unit of length, exactly rounded: 0.05 µm are 50 nm."""
-    if unit == into or not math.isfinite(value):
-        return value
-    return float(Decimal(repr(float(value))) * _EXACT[unit] / _EXACT[into])
 
 
 @dataclass(frozen=True)
@@ -112,23 +46,10 @@ class AxisScale:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Where voxels lie: (z, y, x) sizes and the first voxel's centre, in `unit`; what the user should know of it."""
+    """Where the voxels of an image lie, and what the user should know of it."""
 
-    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    unit: str = "pixel"
-    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    space: Space
     notes: tuple[str, ...] = ()
-
-    def resized(self, voxel_size: tuple[float, float, float], unit: str) -> Calibration:
-        """Return the calibration with the voxel size that a user gives; the first voxel stays where it was.
-
-        Where one of the units is not known, it stays as many voxels away from 0 as it was.
-        """
-        places = []
-        for place, old, new in zip(self.origin, self.voxel_size, voxel_size, strict=True):
-            known = self.unit in METRES and unit in METRES
-            places.append(convert_length(place, self.unit, unit) if known else place / old * new)
-        return Calibration(voxel_size, unit, (places[0], places[1], places[2]))
 
 
 def number_of(value: Any) -> float | None:
@@ -165,7 +86,7 @@ def calibrate(scales: Mapping[str, AxisScale], axes: str, unit: str | None = Non
 
     Whatever is not taken as the file says it is noted.
 
-    axes: of the image; without Z in it, a missing z is 1.
+    axes: of the image, as in `Space`; without Z in it, a missing z is 1.
     unit: in place of what the file names, for its own numbers.
     """
     notes: list[str] = []
@@ -173,22 +94,23 @@ def calibrate(scales: Mapping[str, AxisScale], axes: str, unit: str | None = Non
     z = _judge("Z", scales.get("Z", AxisScale()), notes if "Z" in axes else [])
     if unit is not None:
         x, y, z = _renamed(x, y, z)
+    unknown = Space(axes, unit=unit or "pixel")
     if not (x.usable and y.usable):
-        return Calibration(unit=unit or "pixel", notes=(*notes, f"So the voxel size is not known: {GIVE_SIZE}."))
+        return Calibration(unknown, (*notes, f"So the voxel size is not known: {GIVE_SIZE}."))
     if x.size is None and y.size is None:
         if z.size is not None and "Z" in axes:
             notes.append(f"The file gives the size of z ({_said(z)}) but not of x and y: {GIVE_SIZE}.")
-        return Calibration(unit=unit or "pixel", notes=tuple(notes))
+        return Calibration(unknown, tuple(notes))
     x, y = _fill(x, y, "x", "y", notes), _fill(y, x, "y", "x", notes)
     if unit is None:
         x, y, z = _share_units(x, y, z, notes)
     if not _are_alike(y, x):
         notes.append(f"The sizes of y ({_said(y)}) and x ({_said(x)}) cannot be compared: {GIVE_SIZE}.")
-        return Calibration(unit=unit or "pixel", notes=tuple(notes))
+        return Calibration(unknown, tuple(notes))
     z = _fill_z(z, x, y, axes, notes)
     if unit is not None:
-        return replace(_in_one_unit(x, y, z, x.unit), unit=unit, notes=tuple(notes))
-    found = _in_one_unit(x, y, z, _small_unit(x))
+        return Calibration(replace(_in_one_unit(axes, x, y, z, x.unit), unit=unit), tuple(notes))
+    found = _in_one_unit(axes, x, y, z, _small_unit(x))
     numbers = " ".join(f"{1.0 if axis.size is None else axis.size:g}" for axis in (z, y, x))
     if x.unit == "?":
         notes.append(
@@ -197,17 +119,17 @@ def calibrate(scales: Mapping[str, AxisScale], axes: str, unit: str | None = Non
         )
     elif not x.spelled and set(found.voxel_size) != {1.0}:
         notes.append(f"The file names no unit for its voxel size {numbers}: {GIVE_UNIT}.")
-    return replace(found, notes=tuple(notes))
+    return Calibration(found, tuple(notes))
 
 
 def _judge(letter: str, scale: AxisScale, notes: list[str]) -> _Judged:
     """Return what is usable of one axis; note what is not."""
     spelled = str(scale.unit or "").strip()
-    unit = _UNITS.get(_plain(spelled), "?" if spelled else "")
+    unit = (spelled_unit(spelled) or "?") if spelled else ""
     unit, spelled = ("", spelled) if unit == "pixel" else (unit, unit if _is_length(unit) else spelled)
     start = scale.start if math.isfinite(scale.start) else 0.0
     if scale.start_unit is not None:
-        own = _UNITS.get(_plain(scale.start_unit), "?")
+        own = spelled_unit(scale.start_unit) or "?"
         start = _start_in(_Judged(None, "" if own == "pixel" else own, start), unit)
     if scale.size is None:
         return _Judged(None, unit, start, spelled)
@@ -230,12 +152,12 @@ def _makes_sense(size: float, unit: str) -> bool:
     if not math.isfinite(size) or size == 0:
         return False
     if _is_length(unit):
-        return _SMALLEST <= Decimal(repr(float(size))) * _EXACT[unit] <= _LARGEST
+        return _SMALLEST <= Decimal(repr(float(size))) * EXACT_METRES[unit] <= _LARGEST
     return 1 / _MOST <= size <= _MOST
 
 
 def _is_length(unit: str) -> bool:
-    return unit in _EXACT
+    return unit in EXACT_METRES
 
 
 def _said(axis: _Judged) -> str:
@@ -305,14 +227,15 @@ def _small_unit(x: _Judged) -> str:
     return "nm" if metres < METRES["µm"] else "µm" if metres < METRES["mm"] else "mm"
 
 
-def _in_one_unit(x: _Judged, y: _Judged, z: _Judged, unit: str) -> Calibration:
+def _in_one_unit(axes: str, x: _Judged, y: _Judged, z: _Judged, unit: str) -> Space:
     """Return all sizes and starts in `unit`; in pixels if it is no length: x has 1 if its unit has an unknown name."""
     placed = (z, y, x)
     if _is_length(unit):
         sizes = [1.0 if axis.size is None else convert_length(axis.size, axis.unit, unit) for axis in placed]
         starts = [convert_length(axis.start, axis.unit, unit) for axis in placed]
-        return Calibration((sizes[0], sizes[1], sizes[2]), unit, (starts[0], starts[1], starts[2]))
-    by = float(x.size or 1.0) if unit == "?" else 1.0
-    sizes = [1.0 if axis.size is None else axis.size / by for axis in placed]
-    starts = [axis.start / by for axis in placed]
-    return Calibration((sizes[0], sizes[1], sizes[2]), "pixel", (starts[0], starts[1], starts[2]))
+    else:
+        by = float(x.size or 1.0) if unit == "?" else 1.0
+        sizes = [1.0 if axis.size is None else axis.size / by for axis in placed]
+        starts = [axis.start / by for axis in placed]
+        unit = "pixel"
+    return Space(axes, (sizes[0], sizes[1], sizes[2]), unit, (starts[0], starts[1], starts[2]))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.calibration import METRES, AxisScale, calibrate
-from napari_skipseg.images.stack import AXES, GIVE_AXES, ArrayLike, FileAxes, Named, Stack, name_axes
+from napari_skipseg.images.calibration import AxisScale, Calibration, calibrate
+from napari_skipseg.images.space import AXES, NOTHING_GIVEN, GivenSpace
+from napari_skipseg.images.stack import GIVE_AXES, ArrayLike, FileAxes, Named, Stack, name_axes
 from napari_skipseg.images.views import TurnedArray
 
 
@@ -35,40 +36,40 @@ class FileImage:
 
 def stack_of(
     image: FileImage,
-    axes: str | None = None,
-    voxel_size: tuple[float, float, float] | None = None,
-    unit: str | None = None,
+    given: GivenSpace = NOTHING_GIVEN,
 ) -> Stack:
-    """Return the image as a stack; what the user says (axes, voxel_size, unit) counts more than the file.
+    """Return the image as a stack; what the user gives counts more than the file.
 
     Raises:
         InputError: the axes, the voxel size or the unit cannot be used.
     """
-    found = name_axes(image.path, image.axes, axes)
+    found = name_axes(image.path, image.axes, given.axes)
+    order = found.order
+    names = "".join(found.names[number] for number in order)
     scales = _scales_of(image, found)
     notes = list(image.notes)
-    if voxel_size is not None:
-        known = calibrate(scales, found.names)
-        calibration = replace(known.resized(voxel_size, unit or known.unit), notes=())
+    if given.voxel_size is not None:
+        known = calibrate(scales, names).space
+        calibration = Calibration(known.resized(given.voxel_size, given.unit or known.unit))
     else:
-        calibration = calibrate(scales, found.names, unit)
-        if unit in METRES and set(calibration.voxel_size) == {1.0} and calibrate(scales, found.names).unit == "pixel":
+        calibration = calibrate(scales, names, given.unit)
+        found_space = calibration.space
+        is_made_up = found_space.has_size and set(found_space.voxel_size) == {1.0}
+        if given.unit is not None and is_made_up and not calibrate(scales, names).space.has_size:
             raise InputError(
-                f"'{image.path}' says no voxel size, so with the unit alone each voxel would be 1 {unit} long along z, "
-                "y and x: give the sizes too (in a shell with --voxel-size Z Y X)."
+                f"'{image.path}' says no voxel size, so with the unit alone each voxel would be 1 {given.unit} long "
+                "along z, y and x: give the sizes too (in a shell with --voxel-size Z Y X)."
             )
     said = "".join(image.axes[place][0] for place in found.places)
-    if axes is not None and said != axes and set(said) <= set(AXES):
-        notes.append(f"The file names its axes {said}; they were taken for {axes}, as given.")
-    if axes is None and sum(name in "IQ" for name in said) > 1:
+    if given.axes is not None and said != given.axes and set(said) <= set(AXES):
+        notes.append(f"The file names its axes {said}; they were taken for {given.axes}, as given.")
+    if given.axes is None and sum(name in "IQ" for name in said) > 1:
         notes.append(f"The file does not name all of its axes: they were taken for {found.names} ({GIVE_AXES}).")
-    order = found.order
     backwards = tuple(
         axis
         for axis, number in enumerate(order)
         if found.places[number] in image.backwards and found.names[number] in "ZYX"
     )
-    names = "".join(found.names[number] for number in order)
     if names != found.names:
         notes.append(f"The file has its axes in the order {found.names}; they were turned into {names}.")
     if backwards:
@@ -80,15 +81,7 @@ def stack_of(
     data = image.open(found)
     if names != found.names or backwards:
         data = TurnedArray(data, order, backwards)
-    return Stack(
-        data,
-        names,
-        calibration.voxel_size,
-        calibration.unit,
-        calibration.origin,
-        image.name,
-        notes=(*notes, *calibration.notes),
-    )
+    return Stack(data, calibration.space, image.name, notes=(*notes, *calibration.notes))
 
 
 def _scales_of(image: FileImage, found: FileAxes) -> dict[str, AxisScale]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from napari_skipseg.errors import FileError, InputError, SkipsegError
-from napari_skipseg.images.calibration import check_unit
 from napari_skipseg.images.choice import (
     ImageInfo,
     Location,
@@ -23,10 +22,12 @@ from napari_skipseg.images.choice import (
 from napari_skipseg.images.mrc import is_mrc, read_mrc
 from napari_skipseg.images.pictures import is_lossy, is_picture, list_pictures, read_picture
 from napari_skipseg.images.slices import TIFF_ENDINGS, files_of_pattern, is_pattern, read_slices, slice_names
+from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiff.checks import list_tiff_images, open_tiff
 from napari_skipseg.images.tiff.reader import read_tiff, read_tiff_recipe
 from napari_skipseg.images.tiff.writer import write_ome_tiff
+from napari_skipseg.images.units import check_unit
 from napari_skipseg.images.zarr.metadata import METADATA, is_zarr
 
 __all__ = ["holds_labels", "place_of", "read_levels", "read_recipe", "read_stack", "write_ome_tiff"]
@@ -79,10 +80,10 @@ def read_stack(
         image = find_number(place_of(path), list_images(path), image)
     address = _location_of(path, image)
     unit = None if unit is None else check_unit(unit)
-    stack = _read_location(address, Wanted(axes, voxel_size, unit, are_labels))
+    stack = _read_location(address, GivenSpace(axes, voxel_size, unit), are_labels)
     if voxel_size is not None and unit is None:
         sizes = " ".join(f"{size:g}" for size in voxel_size)
-        known = "says no unit of its own" if stack.unit == "pixel" else f"gives its voxel size in {stack.unit}"
+        known = f"gives its voxel size in {stack.space.unit}" if stack.space.has_size else "says no unit of its own"
         raise InputError(
             f"The voxel size {sizes} has no unit, and '{address.path}' {known}: give the unit too (in a shell with "
             "--unit, such as nm)."
@@ -141,32 +142,22 @@ def _location_of(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     return Location(place, number, parse_location(path).slices)
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What a user says of an image in place of its file: as the arguments of `read_stack`."""
-
-    axes: str | None = None
-    voxel_size: tuple[float, float, float] | None = None
-    unit: str | None = None
-    are_labels: bool = False
-
-
-def _read_location(location: Location, wanted: Wanted) -> Stack:
+def _read_location(location: Location, given: GivenSpace, are_labels: bool) -> Stack:
     place = location.path
     if not location.slices and (not place.is_dir() or is_zarr(place)):
-        stack = _read(place, wanted, location.image)
+        stack = _read(place, given, are_labels, location.image)
         return stack if stack.file else replace(stack, file=str(place.absolute()))
     if location.image is not None:
         raise InputError(f"'{place}' is a folder of slices, which is one image: leave out the number of an image.")
     names = location.slices or slice_names(place)
     if len(names) == 1 or _is_one_set(place, names):
-        stack = _read(place / names[0], wanted)
+        stack = _read(place / names[0], given, are_labels)
         return replace(stack, file=str(place.absolute() if not location.slices else (place / names[0]).absolute()))
 
     def read_slice(path: Path) -> Stack:
-        return _read(path, Wanted(are_labels=wanted.are_labels))
+        return _read(path, NOTHING_GIVEN, are_labels)
 
-    stack = read_slices(place, names, read_slice, wanted.axes, wanted.voxel_size, wanted.unit)
+    stack = read_slices(place, names, read_slice, given)
     whole = not location.slices or list(names) == _names_in(place)
     return replace(stack, file=str(Location(place.absolute(), None, () if whole else tuple(names))))
 
@@ -210,23 +201,22 @@ def _is_one_set(folder: Path, names: Sequence[str]) -> bool:
     return True
 
 
-def _read(place: Path, wanted: Wanted, image: int | None = None) -> Stack:
-    given = (wanted.axes, wanted.voxel_size, wanted.unit)
+def _read(place: Path, given: GivenSpace, are_labels: bool, image: int | None = None) -> Stack:
     if is_picture(place):
-        return read_picture(place, *given, image=image)
+        return read_picture(place, given, image)
     if is_zarr(place):
         from napari_skipseg.images.zarr.reader import read_zarr, zarr_image
 
-        return read_zarr(zarr_image(place, image), *given)
+        return read_zarr(zarr_image(place, image), given)
     if is_mrc(place):
-        stack = read_mrc(place, *given)
+        stack = read_mrc(place, given)
         check_number(place, [_only(stack)], image or 0)
         return stack
-    return read_tiff(place, *given, are_labels=wanted.are_labels, image=image)
+    return read_tiff(place, given, are_labels, image)
 
 
 def _only(stack: Stack) -> ImageInfo:
-    return ImageInfo(0, "", stack.axes, stack.shape, str(stack.data.dtype))
+    return ImageInfo(0, "", stack.space.axes, stack.shape, str(stack.data.dtype))
 
 
 def read_levels(path: str | os.PathLike[str]) -> list[Stack]:

@@ -39,7 +39,7 @@ def identify(stack: Stack) -> str:
         FileError, InputError: the voxels cannot be read or are no numbers.
     """
     told = hashlib.sha256()
-    channel = stack.axes.find("C")
+    channel = stack.space.axes.find("C")
     told.update(f"{stack.shape} {np.dtype(stack.data.dtype).name} {channel}\n".encode())
     for index in _blocks(stack, channel):
         values = stack.read(index)
@@ -51,7 +51,7 @@ def _blocks(stack: Stack, channel: int) -> Iterator[tuple[int | slice, ...]]:
     if math.prod(stack.shape) <= WHOLE:
         yield (slice(None),) * len(stack.shape)
         return
-    planes = [axis for axis, name in enumerate(stack.axes) if name not in "CYX"]
+    planes = [axis for axis, name in enumerate(stack.space.axes) if name not in "CYX"]
     slices = math.prod(stack.shape[axis] for axis in planes)
     for number in range(BLOCKS):
         low, high = number * slices // BLOCKS, max(number * slices // BLOCKS + 1, (number + 1) * slices // BLOCKS)

@@ -14,6 +14,7 @@ from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.calibration import GIVE_SIZE, AxisScale
 from napari_skipseg.images.faults import refusing
 from napari_skipseg.images.file_image import FileImage, stack_of
+from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import ArrayLike, FileAxes, Stack
 from napari_skipseg.images.views import MappedArray
 
@@ -42,9 +43,7 @@ def is_mrc(path: Path) -> bool:
 
 def read_mrc(
     path: Path,
-    axes: str | None = None,
-    voxel_size: tuple[float, float, float] | None = None,
-    unit: str | None = None,
+    given: GivenSpace = NOTHING_GIVEN,
 ) -> Stack:
     """Return the volume or stack of pictures in an MRC file as ZYX (a stack of volumes as TZYX), read in parts.
 
@@ -77,7 +76,7 @@ def read_mrc(
         scales,
         notes=(*notes, *more),
     )
-    return stack_of(image, axes, voxel_size, unit)
+    return stack_of(image, given)
 
 
 def _map_sections(path: Path, header: Header, stored: np.dtype[Any]) -> MappedArray:

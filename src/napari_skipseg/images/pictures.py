@@ -17,6 +17,7 @@ from napari_skipseg.images.choice import ImageInfo, Location, choose_image
 from napari_skipseg.images.faults import refusing
 from napari_skipseg.images.file_image import FileImage, stack_of
 from napari_skipseg.images.set_files import check_regular
+from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import Stack
 
 LOSSY = (".jpg", ".jpeg")
@@ -49,9 +50,7 @@ def is_lossy(path: Path) -> bool:
 
 def read_picture(
     path: Path,
-    axes: str | None = None,
-    voxel_size: tuple[float, float, float] | None = None,
-    unit: str | None = None,
+    given: GivenSpace = NOTHING_GIVEN,
     image: int | None = None,
 ) -> Stack:
     """Return the picture in a PNG, JPEG or BMP: "YX" where it is grey, "YXC" with 3 channels where it has colours.
@@ -82,7 +81,7 @@ def read_picture(
     number = chosen.number if image is not None and len(images) > 1 else None
     name = path.stem if number is None else f"{path.stem}_{number}"
     named = list(zip(letters, values.shape, strict=False))
-    stack = stack_of(FileImage(path, name, named, lambda _: values, notes=notes), axes, voxel_size, unit)
+    stack = stack_of(FileImage(path, name, named, lambda _: values, notes=notes), given)
     return replace(stack, file=str(Location(path.absolute(), number)))
 
 

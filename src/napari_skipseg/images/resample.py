@@ -23,8 +23,7 @@ def network_lengths(stack: Stack, axes: str, wanted: tuple[float, float, float])
 
     Along an axis whose voxels are within 5 % of that, and where the stack is one voxel long, it is the stack's own.
     """
-    sizes = zip("ZYX", stack.voxel_size, wanted, strict=True)
-    factor = {axis: here / there for axis, here, there in sizes}
+    factor = {axis: stack.space.size_along(axis) / there for axis, there in zip("ZYX", wanted, strict=True)}
     return tuple(
         stack.length(axis)
         if abs(math.log(factor[axis])) <= SAME or stack.length(axis) == 1

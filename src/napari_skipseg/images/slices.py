@@ -23,6 +23,7 @@ from napari_skipseg.images.calibration import GIVE_SIZE, AxisScale
 from napari_skipseg.images.faults import refusing
 from napari_skipseg.images.file_image import FileImage, stack_of
 from napari_skipseg.images.set_files import check_regular
+from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import LazyArray, Stack
 from napari_skipseg.images.tiff.checks import first_page
 
@@ -195,9 +196,7 @@ def read_slices(
     folder: Path,
     names: Sequence[str],
     read: Read,
-    axes: str | None = None,
-    voxel_size: tuple[float, float, float] | None = None,
-    unit: str | None = None,
+    given: GivenSpace = NOTHING_GIVEN,
 ) -> Stack:
     """Return the files `names` of a folder as one stack: a plane each becomes a slice, a volume each a time.
 
@@ -211,38 +210,42 @@ def read_slices(
     first = read(folder / names[0])
     if len(names) > 1:
         _check_alike(folder, names, read)
-    if "T" in first.axes and "Z" in first.axes:
+    if "T" in first.space.axes and "Z" in first.space.axes:
         raise InputError(
-            f"'{names[0]}' in '{folder}' has the axes {first.axes}: a stack of files takes a slice, or a volume, from "
-            "each of them."
+            f"'{names[0]}' in '{folder}' has the axes {first.space.axes}: a stack of files takes a slice, or a volume, "
+            "from each of them."
         )
-    added = "T" if "Z" in first.axes else "Z"
+    added = "T" if "Z" in first.space.axes else "Z"
     array = SliceArray(folder, names, read, first)
     notes = (*first.notes, *_notes(names, first, added))
     scales = _scales_of(first)
-    named = list(zip(added + first.axes, array.shape, strict=True))
+    named = list(zip(added + first.space.axes, array.shape, strict=True))
     by_axis = tuple(scales.get(letter, AxisScale()) for letter, _ in named)
     found = FileImage(folder, folder.name, named, lambda _: array, by_axis, scales, notes=notes)
-    stack = stack_of(found, axes, voxel_size, unit)
-    if added == "Z" and voxel_size is None and "Z" not in scales and stack.unit != "pixel":
-        y = stack.voxel_size[1]
-        told = f"The files do not say how far apart their slices lie: {y:g} {stack.unit} was taken, as along y; if that"
-        stack = replace(stack, notes=(*stack.notes, f"{told} is wrong, {GIVE_SIZE}."))
+    stack = stack_of(found, given)
+    if added == "Z" and given.voxel_size is None and "Z" not in scales and stack.space.has_size:
+        y = f"{stack.space.size_along('Y'):g} {stack.space.unit}"
+        told = f"The files do not say how far apart their slices lie: {y} was taken, as along y; if that is wrong"
+        stack = replace(stack, notes=(*stack.notes, f"{told}, {GIVE_SIZE}."))
     return replace(stack, slice_names=tuple(names))
 
 
 def _scales_of(first: Stack) -> dict[str, AxisScale]:
     """Return what the first slice says of its axes; a z of 1 is what a slice has whose file says nothing of it."""
-    if first.unit == "pixel" and set(first.voxel_size) == {1.0}:
+    space = first.space
+    if not space.has_size and set(space.voxel_size) == {1.0}:
         return {}
-    axes = zip("ZYX", first.voxel_size, first.origin, strict=True)
-    return {axis: AxisScale(size, first.unit, start) for axis, size, start in axes if axis in first.axes or size != 1.0}
+    return {
+        axis: AxisScale(space.size_along(axis), space.unit, space.origin_along(axis))
+        for axis in "ZYX"
+        if axis in space.axes or space.size_along(axis) != 1.0
+    }
 
 
 def _notes(names: Sequence[str], first: Stack, added: str) -> list[str]:
     notes = []
     if added == "T" and len(names) > 1:
-        notes.append(f"Each of the {len(names)} files holds a volume ({first.axes}): they were taken as times.")
+        notes.append(f"Each of the {len(names)} files holds a volume ({first.space.axes}): they were taken as times.")
     if gap := gaps_in(names):
         notes.append(gap)
     if len(names) > 1 and not any(_DIGITS.search(Path(name).stem) for name in names):

@@ -1,4 +1,4 @@
-"""A stack: an array with its axes, voxel size and unit, as one value."""
+"""A stack: an array and where it lies in the world, as one value."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
-
-AXES = "TCZYX"
-"""The axes that a stack may have: time, channel (RGB included), space; each once at most, Y and X always."""
+from napari_skipseg.images.space import AXES, Space, check_axes
 
 
 class ArrayLike(Protocol):
@@ -37,10 +35,7 @@ class Stack:
     """An image of any size with its physical truth.
 
     data: any sliceable array; never read whole.
-    axes: one letter of `AXES` per dimension of `data`, such as "ZYX" or "TCYX".
-    voxel_size: (z, y, x) in `unit`; 1.0 where the stack has no such axis or nothing is known.
-    origin: (z, y, x) of the first voxel's centre in `unit`.
-    unit: a unit of length ("nm", "µm", ...), or "pixel" where the voxel size is not known.
+    space: its axes, one per dimension of `data`, and where they lie.
     file: the absolute path that `read_stack` opened, "" where the image is only in memory.
     notes: what the reader decided and a user should know, one plain sentence each, with the flag that changes it.
     title: what its file calls this image, such as "Pos1" of an OME-TIFF, "" where it has no name.
@@ -48,10 +43,7 @@ class Stack:
     """
 
     data: ArrayLike
-    axes: str
-    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    unit: str = "pixel"
-    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    space: Space
     name: str = "image"
     file: str = ""
     notes: tuple[str, ...] = ()
@@ -59,11 +51,7 @@ class Stack:
     slice_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_axes(self.axes, len(self.data.shape))
-        if len(self.voxel_size) != 3 or not all(np.isfinite(size) and size > 0 for size in self.voxel_size):
-            raise InputError(f"The voxel size {self.voxel_size} is not usable: give three positive numbers.")
-        if len(self.origin) != 3 or not all(np.isfinite(place) for place in self.origin):
-            raise InputError(f"The origin {self.origin} is not usable: give three finite numbers.")
+        check_axes(self.space.axes, len(self.data.shape))
         if 0 in self.data.shape:
             raise InputError(f"The image '{self.name}' is empty: its shape is {tuple(self.data.shape)}.")
 
@@ -74,12 +62,7 @@ class Stack:
 
     def length(self, axis: str) -> int:
         """Return the length of `axis`, 1 where the stack has no such axis."""
-        return self.shape[self.axes.index(axis)] if axis in self.axes else 1
-
-    @property
-    def space(self) -> str:
-        """The axes of space: "YX" or "ZYX"."""
-        return "".join(axis for axis in self.axes if axis in "ZYX")
+        return self.shape[self.space.axes.index(axis)] if axis in self.space.axes else 1
 
     def channel(self, index: int) -> Stack:
         """Return the stack of one channel; a stack without channels is returned as it is.
@@ -87,19 +70,19 @@ class Stack:
         Raises:
             InputError: there is no such channel.
         """
-        if "C" not in self.axes:
+        if "C" not in self.space.axes:
             return self
         count = self.length("C")
         if not 0 <= index < count:
             raise InputError(f"Channel {index} does not exist: '{self.name}' has channels 0 to {count - 1}.")
-        position = self.axes.index("C")
-        return replace(self, data=_Channel(self.data, position, index), axes=self.axes.replace("C", ""))
+        position = self.space.axes.index("C")
+        return replace(self, data=_Channel(self.data, position, index), space=self.space.without("C"))
 
     def slices(self, axes: str) -> Iterator[tuple[int | slice, ...]]:
         """Yield the index of every part that holds only `axes` (say "YX"): each slice, channel and time."""
-        loops = [range(n) if a not in axes else range(1) for n, a in zip(self.shape, self.axes, strict=True)]
+        loops = [range(n) if a not in axes else range(1) for n, a in zip(self.shape, self.space.axes, strict=True)]
         for place in np.ndindex(*(len(loop) for loop in loops)):
-            yield tuple(int(p) if a not in axes else slice(None) for p, a in zip(place, self.axes, strict=True))
+            yield tuple(int(p) if a not in axes else slice(None) for p, a in zip(place, self.space.axes, strict=True))
 
     def read(self, index: tuple[int | slice, ...]) -> NDArray[Any]:
         """Return the voxels at `index` in memory.
@@ -179,25 +162,6 @@ def _complete_part(part: Any, length: int) -> int | slice:
     if not -length <= place < length:
         raise IndexError(f"index {place} is out of range for an axis of length {length}")
     return place % length
-
-
-def check_axes(axes: str, dimensions: int, any_order: bool = False) -> None:
-    """Raise InputError, with the cure, if `axes` do not describe an array of `dimensions`.
-
-    any_order: Z, Y and X may come in any order, as in files, whose axes are turned when they are read.
-    """
-    unknown = sorted(set(axes) - set(AXES))
-    if unknown:
-        raise InputError(f"The axes '{axes}' have unknown letters ({', '.join(unknown)}): use {', '.join(AXES)}.")
-    if len(set(axes)) != len(axes):
-        raise InputError(f"The axes '{axes}' name an axis twice.")
-    if len(axes) != dimensions:
-        raise InputError(f"The axes '{axes}' name {len(axes)} dimensions, the image has {dimensions}.")
-    if "Y" not in axes or "X" not in axes:
-        raise InputError(f"The axes '{axes}' lack Y or X: an image needs both.")
-    space = [axis for axis in axes if axis in "ZYX"]
-    if not any_order and space != sorted(space, key="ZYX".index):
-        raise InputError(f"The axes '{axes}' are in another order than Z, Y, X: transpose the image.")
 
 
 Named = Sequence[tuple[str, int]]

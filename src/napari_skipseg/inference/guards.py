@@ -102,7 +102,7 @@ def iter_examine(
 def _files_of_slices(stack: Stack) -> tuple[str, ...]:
     """Return the names of the files of the slices that are judged, empty if they have no files of their own."""
     along = next((axis for axis in "ZT" if stack.length(axis) > 1), "")
-    is_named = stack.axes[0] == along and len(stack.slice_names) == stack.length(along)
+    is_named = stack.space.axes[0] == along and len(stack.slice_names) == stack.length(along)
     return stack.slice_names if is_named else ()
 
 
@@ -116,11 +116,11 @@ def _read_patches(stack: Stack, lengths: Mapping[str, int], normalization: Norma
 
     Patches that cannot be read are left out.
     """
-    shape = {axis: lengths.get(axis, stack.length(axis)) for axis in stack.axes}
+    shape = {axis: lengths.get(axis, stack.length(axis)) for axis in stack.space.axes}
     if min(shape["Y"], shape["X"]) < LEAST_SIDE:
         return []
     generator = np.random.default_rng(SEED)
-    channels = range(stack.length("C")) if "C" in stack.axes else [0]
+    channels = range(stack.length("C")) if "C" in stack.space.axes else [0]
     patches = []
     for _ in range(PATCHES):
         ranges = {}
@@ -131,7 +131,7 @@ def _read_patches(stack: Stack, lengths: Mapping[str, int], normalization: Norma
         planes = []
         try:
             for channel in channels:
-                place = ranges | ({"C": (channel, channel + 1)} if "C" in stack.axes else {})
+                place = ranges | ({"C": (channel, channel + 1)} if "C" in stack.space.axes else {})
                 planes.append(read_window(stack, shape, place))
         except (FileError, InputError):
             continue

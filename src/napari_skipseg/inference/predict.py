@@ -336,10 +336,7 @@ def _predicted(run: Run, store: ArrayStore) -> Prediction:
     probability = next(result for result in run.results if result.name == PROBABILITY)
     return Prediction(
         store.arrays[PROBABILITY],
-        probability.axes,
-        run.stack.voxel_size,
-        run.stack.unit,
-        run.stack.origin,
+        probability.space_in(run.stack),
         run.model.description.class_names,
         attentions,
         run.recipe,

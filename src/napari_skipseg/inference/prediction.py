@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.foreign_text import printable
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import ArrayLike, LazyArray
 from napari_skipseg.models.description import is_reserved
 from napari_skipseg.progress import Progress
@@ -41,15 +42,12 @@ class Prediction:
     """A segmented stack.
 
     probability: float32 in [0, 1]; the axes of the stack without its channels, behind a class axis where the model has
-    several classes. axes: letters of `probability`, "C" for the classes. uncertainty: the standard deviation of
+    several classes. space: of `probability`, with the axis "C" for the classes. uncertainty: the standard deviation of
     probability over samples, copies or planes, float32 in [0, 0.5] in its shape; None where nothing was averaged.
     """
 
     probability: NDArray[np.float32]
-    axes: str
-    voxel_size: tuple[float, float, float]
-    unit: str
-    origin: tuple[float, float, float]
+    space: Space
     class_names: tuple[str, ...]
     attentions: tuple[AttentionMap, ...] = ()
     recipe: dict[str, Any] = field(default_factory=dict)

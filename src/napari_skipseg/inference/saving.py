@@ -17,10 +17,11 @@ from napari_skipseg.durable import draft_folder, replace, sync_folder
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images.faults import replacing, telling_faults
 from napari_skipseg.images.files import ENDINGS, Format, read_recipe, write_ome_tiff
+from napari_skipseg.images.space import AXES, Space
 from napari_skipseg.images.stack import ArrayLike, LazyArray
 from napari_skipseg.images.zarr.layout import OURS, Layout
 from napari_skipseg.images.zarr.metadata import is_node, read_node
-from napari_skipseg.inference.prediction import USUAL_DEPTH, AttentionMap, Binary, Depth, Prediction, Stored
+from napari_skipseg.inference.prediction import USUAL_DEPTH, Binary, Depth, Prediction, Stored
 from napari_skipseg.inference.recipes.recipe import RECIPE_FILE, dict_to_json
 
 LONGEST_NAME = 255
@@ -29,14 +30,11 @@ LONGEST_NAME = 255
 
 @dataclass(frozen=True)
 class SavedArray:
-    """One file to write: `<stack's name>_<name>`, its values as they are stored, its axes and its place in space."""
+    """One file to write: `<stack's name>_<name>`, its values as they are stored, and where they lie."""
 
     name: str
     data: ArrayLike
-    axes: str
-    voxel_size: tuple[float, float, float]
-    unit: str
-    origin: tuple[float, float, float]
+    space: Space
     class_names: tuple[str, ...] | None
     recipe: Mapping[str, Any]
 
@@ -95,9 +93,14 @@ def write_tiff(path: Path, saved: SavedArray, synced: bool = True) -> None:
         FileError: it cannot be written.
     """
     write_ome_tiff(
-        path, saved.data, saved.axes, saved.voxel_size, saved.unit, saved.origin,
-        channel_names=saved.class_names, description=saved.recipe, synced=synced, title=_title_in(saved.recipe),
-    )  # fmt: skip
+        path,
+        saved.data,
+        saved.space,
+        channel_names=saved.class_names,
+        description=saved.recipe,
+        synced=synced,
+        title=_title_in(saved.recipe),
+    )
 
 
 def _title_in(recipe: Mapping[str, Any]) -> str:
@@ -114,14 +117,12 @@ def write_zarr(path: Path, saved: SavedArray) -> None:
     """
     from napari_skipseg.images.zarr.writer import write_ome_zarr
 
-    order = sorted(range(len(saved.axes)), key=lambda place: "TCZYX".index(saved.axes[place]))
+    axes = saved.space.axes
+    order = sorted(range(len(axes)), key=lambda place: AXES.index(axes[place]))
     layout = Layout(
         tuple(saved.data.shape[place] for place in order),
-        "".join(saved.axes[place] for place in order),
+        saved.space.with_axes("".join(axes[place] for place in order)),
         str(saved.data.dtype),
-        saved.voxel_size,
-        saved.unit,
-        saved.origin,
         kind="labels" if saved.name == "binary" else "image",
         channel_names=saved.class_names,
         description=saved.recipe,
@@ -244,29 +245,14 @@ def _recipe_of(prediction: Prediction, threshold: float, dtype: Depth, form: For
 
 
 def _arrays_of(prediction: Prediction, threshold: float, dtype: Depth, recipe: dict[str, Any]) -> Iterator[SavedArray]:
-    space = prediction.axes.replace("C", "")
-    placed = (prediction.voxel_size, prediction.unit, prediction.origin)
-    classes = prediction.class_names if "C" in prediction.axes else None
-    yield SavedArray("probability", Stored(prediction.probability, dtype), prediction.axes, *placed, classes, recipe)
+    space, unclassed = prediction.space, prediction.space.without("C")
+    classes = prediction.class_names if "C" in space.axes else None
+    yield SavedArray("probability", Stored(prediction.probability, dtype), space, classes, recipe)
     labels = Binary(prediction.probability, threshold, classes is not None)
-    yield SavedArray("binary", labels, space, *placed, None, recipe | {"layer": "labels"})
+    yield SavedArray("binary", labels, unclassed, None, recipe | {"layer": "labels"})
     if prediction.uncertainty is not None:
         deviation = Stored(prediction.uncertainty, "float32")
-        yield SavedArray("uncertainty", deviation, prediction.axes, *placed, classes, recipe)
+        yield SavedArray("uncertainty", deviation, space, classes, recipe)
     for attention in prediction.attentions:
-        place = _place_of(prediction, attention)
-        yield SavedArray(f"attention_{attention.level}", Stored(attention.data, dtype), space, *place, None, recipe)
-
-
-def _place_of(
-    prediction: Prediction, attention: AttentionMap
-) -> tuple[tuple[float, float, float], str, tuple[float, float, float]]:
-    """Return the voxel size, unit and origin at which a map lies exactly over the stack."""
-    axes = prediction.axes.replace("C", "")
-    stride = dict(zip(axes, attention.stride, strict=True))
-    offset = dict(zip(axes, attention.offset, strict=True))
-    sizes = dict(zip("ZYX", prediction.voxel_size, strict=True))
-    origin = dict(zip("ZYX", prediction.origin, strict=True))
-    z, y, x = (sizes[axis] * stride.get(axis, 1) for axis in "ZYX")
-    oz, oy, ox = (origin[axis] + sizes[axis] * offset.get(axis, 0.0) for axis in "ZYX")
-    return (z, y, x), prediction.unit, (oz, oy, ox)
+        place = unclassed.scaled(dict(zip(unclassed.axes, attention.stride, strict=True)))
+        yield SavedArray(f"attention_{attention.level}", Stored(attention.data, dtype), place, None, recipe)

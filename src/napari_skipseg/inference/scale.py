@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.calibration import METRES
 from napari_skipseg.images.resample import SAME, network_lengths
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.units import METRES
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.description import ModelDescription
 
@@ -31,9 +31,9 @@ def trained_voxel_size(description: ModelDescription, unit: str, seen: str) -> t
 
 def describe_unknown_size(stack: Stack, description: ModelDescription) -> str:
     """Return a sentence if the voxel size of an image is not known, with the flags that give it; "" if it is known."""
-    if stack.unit in METRES:
+    if stack.space.has_size:
         return ""
-    lacks = "is not known" if set(stack.voxel_size) == {1.0} else "has no unit"
+    lacks = "is not known" if set(stack.space.voxel_size) == {1.0} else "has no unit"
     trained = ""
     if description.unit in METRES:
         sizes = [f"{size:.4g}" for size in description.voxel_size[-description.spec.dimensions :]]
@@ -47,11 +47,10 @@ def scale_of(stack: Stack, description: ModelDescription, seen: str) -> dict[str
 
     Empty where one of the two voxel sizes is not known.
     """
-    wanted = trained_voxel_size(description, stack.unit, seen)
+    wanted = trained_voxel_size(description, stack.space.unit, seen)
     if wanted is None:
         return {}
-    pairs = dict(zip("ZYX", zip(stack.voxel_size, wanted, strict=True), strict=True))
-    factors = {axis: pairs[axis][0] / pairs[axis][1] for axis in seen}
+    factors = {axis: stack.space.size_along(axis) / wanted["ZYX".index(axis)] for axis in seen}
     return {axis: 1.0 if abs(math.log(factor)) <= SAME else factor for axis, factor in factors.items()}
 
 
@@ -66,9 +65,9 @@ def seen_lengths(stack: Stack, description: ModelDescription, seen: str, rescale
         if len(seen) > description.spec.dimensions:
             _check_isotropic(stack)
         return tuple(stack.length(axis) for axis in seen)
-    wanted = trained_voxel_size(description, stack.unit, seen)
+    wanted = trained_voxel_size(description, stack.space.unit, seen)
     if wanted is None:
-        whose = f"'{stack.name}'" if stack.unit not in METRES else description.name
+        whose = f"'{stack.name}'" if not stack.space.has_size else description.name
         raise InputError(
             f"The voxel size of {whose} is not known, so it cannot be rescaled: give it (in a shell with --voxel-size "
             "and --unit), or segment without rescaling."
@@ -94,9 +93,10 @@ def lengths_of(stack: Stack, description: ModelDescription, options: SegmentOpti
 
 def _check_isotropic(stack: Stack) -> None:
     """Raise InputError where voxels are known to be no cubes."""
-    if stack.unit in METRES and max(stack.voxel_size) > UNLIKE * min(stack.voxel_size):
-        sides = " × ".join(f"{side:g}" for side in stack.voxel_size)
+    size, unit = stack.space.voxel_size, stack.space.unit
+    if stack.space.has_size and max(size) > UNLIKE * min(size):
+        sides = " × ".join(f"{side:g}" for side in size)
         raise InputError(
-            f"Along three axes a network must see equal voxels, and those of '{stack.name}' are {sides} {stack.unit}: "
+            f"Along three axes a network must see equal voxels, and those of '{stack.name}' are {sides} {unit}: "
             "rescale too (in a shell with --rescale), or segment with planes xy."
         )

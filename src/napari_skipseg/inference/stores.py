@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from napari_skipseg.durable import write_durably
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.faults import telling_faults
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import LazyArray, Stack
 from napari_skipseg.images.zarr.array import ZarrArray
 from napari_skipseg.images.zarr.layout import OURS, Layout
@@ -53,16 +54,10 @@ class ResultArray:
         """Whether its values are labels, not shares of 1."""
         return self.name == BINARY
 
-    def placed(self, stack: Stack) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-        """Return the voxel size and the origin (z, y, x) at which it lies exactly over `stack`."""
+    def space_in(self, stack: Stack) -> Space:
+        """Return where it lies: exactly over `stack`."""
         steps = dict(zip(self.axes.replace("C", ""), self.stride, strict=True))
-        step = [steps.get(axis, 1) for axis in "ZYX"]
-        size = [side * count for side, count in zip(stack.voxel_size, step, strict=True)]
-        origin = [
-            first + side * (count - 1) / 2
-            for first, side, count in zip(stack.origin, stack.voxel_size, step, strict=True)
-        ]
-        return (size[0], size[1], size[2]), (origin[0], origin[1], origin[2])
+        return stack.space.with_axes(self.axes).scaled(steps)
 
 
 class Piece(NamedTuple):
@@ -392,14 +387,10 @@ def _layout(
     result: ResultArray, stack: Stack, facts: Mapping[str, Any], dtype: str, class_names: tuple[str, ...]
 ) -> Layout:
     order = stored_order(result.axes)
-    size, origin = result.placed(stack)
     return Layout(
         tuple(result.shape[axis] for axis in order),
-        "".join(result.axes[axis] for axis in order),
+        result.space_in(stack).with_axes("".join(result.axes[axis] for axis in order)),
         dtype,
-        size,
-        stack.unit,
-        origin,
         tuple(result.chunks[axis] for axis in order),
         "labels" if result.is_labels else "image",
         class_names if "C" in result.axes else None,

@@ -156,7 +156,7 @@ class Order:
 
 def make_grid(stack: Stack, seen: str, tiles: TilePlan) -> Grid:
     """Return the units of a stack."""
-    axes = stack.axes.replace("C", "")
+    axes = stack.space.axes.replace("C", "")
     return Grid(axes, tuple(stack.length(axis) for axis in axes), seen, tiles)
 
 
@@ -240,9 +240,11 @@ def _prepared(stack: Stack, unit: Unit, ranges: dict[str, tuple[int, int]], norm
 
 def _read(stack: Stack, unit: Unit, ranges: dict[str, tuple[int, int]]) -> NDArray[np.generic]:
     """Return the voxels (C, *space) of these ranges."""
-    index = tuple(slice(*ranges[axis]) if axis in ranges else unit.fixed.get(axis, slice(None)) for axis in stack.axes)
+    index = tuple(
+        slice(*ranges[axis]) if axis in ranges else unit.fixed.get(axis, slice(None)) for axis in stack.space.axes
+    )
     values = stack.read(index)
-    left = [axis for axis in stack.axes if axis not in unit.fixed]
+    left = [axis for axis in stack.space.axes if axis not in unit.fixed]
     values = values.transpose([left.index(axis) for axis in ("C", *ranges) if axis in left])
     return values if "C" in left else values[None]
 

@@ -237,11 +237,10 @@ def _write_sidecars(place: RunFolder, target: FolderTarget, times: str) -> list[
 
 def _arrays_of(run: Run, store: ZarrStore, recipe: dict[str, Any]) -> Iterator[SavedArray]:
     for result in in_order(run.results):
-        size, origin = result.placed(run.stack)
         classes = run.model.description.class_names if "C" in result.axes else None
         told = recipe | {"layer": "labels"} if result.is_labels else recipe
         data = store.plane_view(result.name)
-        yield SavedArray(result.name, data, result.axes, size, run.stack.unit, origin, classes, told)
+        yield SavedArray(result.name, data, result.space_in(run.stack), classes, told)
 
 
 def _key(
@@ -256,8 +255,8 @@ def _key(
     packages = {f"version of {name}": version for name, version in versions().items()}
     return {
         "input": before,
-        "axes": (stack.axes, stack.shape),
-        "voxel size": (*map(float, stack.voxel_size), stack.unit, *map(float, stack.origin)),
+        "axes": (stack.space.axes, stack.shape),
+        "voxel size": (*stack.space.voxel_size, stack.space.unit, *stack.space.origin),
         "model": (model.description.name, model.description.weights_sha256),
         **asdict(options),
         "format": target.form,

@@ -213,13 +213,12 @@ def _finish(run: Run, small: tuple[ResultArray, ...], store: ZarrStore, folder: 
         if form == "ome-zarr":
             total += _coarser(store.writers[result.name], _first_region(result, run))
             continue
-        size, origin = result.placed(run.stack)
         classes = run.model.description.class_names if "C" in result.axes else None
         data = store.plane_view(result.name)
         file = folder / f"{result.name}.tif"
         costs = []
         for values in (np.zeros(_one_voxel(result), data.dtype), np.zeros(_one_voxel(result), data.dtype), data):
-            saved = SavedArray(result.name, values, result.axes, size, run.stack.unit, origin, classes, {})
+            saved = SavedArray(result.name, values, result.space_in(run.stack), classes, {})
             costs.append(_timed(partial(write_tiff, file, saved))[0])
         _, empty, whole = costs
         total += Cost(max(0.0, whole.passed - empty.passed), max(0.0, whole.computed - empty.computed))

@@ -96,10 +96,7 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
                     folder=str(run),
                     file=stack.file,
                     shape=stack.shape,
-                    axes=stack.axes,
-                    voxel_size=stack.voxel_size,
-                    unit=stack.unit,
-                    origin=stack.origin,
+                    space=stack.space,
                     name=stack.name,
                     model=str(model),
                     model_sha256=description.weights_sha256,
@@ -159,9 +156,7 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
                     folder=tempfile.gettempdir(),
                     shape=stack.shape,
                     dtype=str(np.dtype(stack.data.dtype)),
-                    axes=stack.axes,
-                    voxel_size=stack.voxel_size,
-                    unit=stack.unit,
+                    space=stack.space,
                     name=stack.name,
                     model=str(model),
                     model_sha256=description.weights_sha256,
@@ -201,7 +196,7 @@ class Engine(BatchingCalls, FindingCalls, TeachingCalls):
                 start = {axis: places.start for axis, places in part.items()}
                 named = (str(model), description.weights_sha256)
                 number = next(self._numbers)
-                job = InspectJob(number, str(run), cut.axes, start, cut.name, *named, place, greys.normalization)
+                job = InspectJob(number, str(run), cut.space.axes, start, cut.name, *named, place, greys.normalization)
                 result = expected((yield from self._ask(child, job, leftovers=(run,))), Inspected)
                 with contextlib.suppress(OSError):
                     (run / INPUT_FILE).unlink()

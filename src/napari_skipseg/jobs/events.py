@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from napari_skipseg.devices import ChosenPrecision, Device
+from napari_skipseg.images.space import Space
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.training.progress import Lesson, Report
 
@@ -74,10 +75,7 @@ class ResultsOpened:
     """The files of a `SegmentJob`'s results are there: a `Prediction` whose arrays fill from now on."""
 
     number: int
-    axes: str
-    voxel_size: tuple[float, float, float]
-    unit: str
-    origin: tuple[float, float, float]
+    space: Space
     class_names: tuple[str, ...]
     attentions: tuple[AttentionFile, ...]
     recipe: dict[str, Any]

@@ -64,8 +64,7 @@ def _place(stack: Stack, copy: Path) -> Generator[Progress, None, PlacedImage]:
     if not stack.file and not file:
         yield from copy_stack(stack, copy)
         file, depth = str(copy), None
-    look = (stack.shape, stack.axes, stack.voxel_size, stack.unit, stack.origin, stack.name)
-    return PlacedImage(stack.file, file, part, *look, depth)
+    return PlacedImage(stack.file, file, part, stack.shape, stack.space, stack.name, depth)
 
 
 def find_array_file(values: ArrayLike) -> tuple[str, int | None]:

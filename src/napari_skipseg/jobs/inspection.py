@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import FileError, ModelError
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.jobs import events
@@ -99,12 +100,12 @@ def cut_part(stack: Stack, part: Part, seen: str) -> Stack:
     Raises:
         InputError: the values are no numbers.
     """
-    values = stack.read(tuple(part.get(axis, slice(None)) for axis in stack.axes))
-    kept = [axis for axis in ("C", *seen) if axis in stack.axes]
-    others = tuple(place for place, axis in enumerate(stack.axes) if axis not in kept)
-    left = [axis for axis in stack.axes if axis in kept]
+    values = stack.read(tuple(part.get(axis, slice(None)) for axis in stack.space.axes))
+    kept = [axis for axis in ("C", *seen) if axis in stack.space.axes]
+    others = tuple(place for place, axis in enumerate(stack.space.axes) if axis not in kept)
+    left = [axis for axis in stack.space.axes if axis in kept]
     values = values.squeeze(others).transpose([left.index(axis) for axis in kept])
-    return replace(stack, data=values, axes="".join(kept))
+    return replace(stack, data=values, space=stack.space.with_axes("".join(kept)))
 
 
 def iter_inspect(job: InspectJob, model: Model) -> Generator[Progress, None, events.Inspected]:
@@ -117,13 +118,13 @@ def iter_inspect(job: InspectJob, model: Model) -> Generator[Progress, None, eve
     from napari_skipseg.studies.gates import gate_features
 
     folder = Path(job.folder)
-    stack = Stack(np.load(folder / INPUT_FILE), job.axes, name=job.name)
+    stack = Stack(np.load(folder / INPUT_FILE), Space(job.axes), job.name)
     stack = select_channel(stack, model, SegmentOptions())
     check_fits(stack, model)
-    values = stack.read((slice(None),) * len(stack.axes))
+    values = stack.read((slice(None),) * len(stack.space.axes))
     yield Progress(0, 1, "running the network")
     across_slices = model.description.spec.dimensions == 3
-    pixels, _ = job.normalization.prepare(values if "C" in stack.axes else values[None], across_slices)
+    pixels, _ = job.normalization.prepare(values if "C" in stack.space.axes else values[None], across_slices)
     gates = gate_features(model, pixels)
     chosen = [gate for gate in gates if gate.place == job.place]
     if not chosen:

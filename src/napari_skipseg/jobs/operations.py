@@ -162,7 +162,7 @@ def open_labels(image: CorrectedImage) -> ArrayLike:
     Raises:
         FileError: they are gone.
     """
-    labels = read_stack(image.labels, axes=image.axes.replace("C", "")).data
+    labels = read_stack(image.labels, axes=image.space.axes.replace("C", "")).data
     moved = {value: meant for value, meant in image.values.items() if value != meant}
     return Recoded(labels, moved) if moved and isinstance(labels, ZarrArray) else labels
 
@@ -173,7 +173,7 @@ def open_strokes(image: CorrectedImage) -> ArrayLike | None:
     Raises:
         FileError: they are gone.
     """
-    return read_stack(image.strokes, axes=image.axes.replace("C", "")).data if image.strokes else None
+    return read_stack(image.strokes, axes=image.space.axes.replace("C", "")).data if image.strokes else None
 
 
 class Recoded(LazyArray):
@@ -202,8 +202,8 @@ def open_corrected(image: CorrectedImage) -> Stack:
     """
     values: ArrayLike = NoVoxels(image.shape, np.dtype(image.dtype))
     if image.file or image.copy:
-        values = open_voxels(image.file, Path(image.copy), image.axes, image.shape)
-    stack = Stack(values, image.axes, image.voxel_size, image.unit, image.origin, image.name, image.file)
+        values = open_voxels(image.file, Path(image.copy), image.space.axes, image.shape)
+    stack = Stack(values, image.space, image.name, image.file)
     return stack if image.channel is None else stack.channel(image.channel)
 
 
@@ -306,10 +306,7 @@ def _describe(prediction: Prediction, number: int) -> events.ResultsOpened:
     )
     return events.ResultsOpened(
         number,
-        prediction.axes,
-        prediction.voxel_size,
-        prediction.unit,
-        prediction.origin,
+        prediction.space,
         prediction.class_names,
         attentions,
         prediction.recipe,
@@ -350,7 +347,7 @@ def iter_find_for(job: ObjectsJob) -> Generator[Progress, None, events.ObjectsFo
     target = ObjectsTarget(Path(job.folder), NAME, "ome-zarr", {**recipe, **job.recipe})
     found = yield from iter_find_objects(probability, job.class_names, job.options, target, job.labels)
     chosen = class_probability(probability, job.class_names, job.options, job.labels)
-    axes = "".join(axis for axis in "TZYX" if axis in probability.axes)
+    axes = "".join(axis for axis in "TZYX" if axis in probability.space.axes)
     known = None if job.labels else chosen
     table = yield from iter_measure(read_stack(found.file, axes), image, known, job.options.planes)
     _write_table(table, Path(job.folder) / events.TABLE_FILE)
@@ -365,12 +362,12 @@ def open_placed(image: PlacedImage) -> Stack:
     """
     values: Any
     if image.part is None:
-        values = open_voxels(image.file, Path(image.copy), image.axes, image.shape)
+        values = open_voxels(image.file, Path(image.copy), image.space.axes, image.shape)
     else:
         values = np.load(image.copy, mmap_mode="r")[image.part]
     if image.depth is not None:
         values = Stored(values, image.depth)
-    return Stack(values, image.axes, image.voxel_size, image.unit, image.origin, image.name, image.file)
+    return Stack(values, image.space, image.name, image.file)
 
 
 def _write_table(table: Table, file: Path) -> None:

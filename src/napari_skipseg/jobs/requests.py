@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization
+from napari_skipseg.images.space import Space
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.prediction import Depth
 from napari_skipseg.objects.options import ObjectOptions
@@ -37,10 +38,7 @@ class SegmentJob:
     folder: str
     file: str
     shape: tuple[int, ...]
-    axes: str
-    voxel_size: tuple[float, float, float]
-    unit: str
-    origin: tuple[float, float, float]
+    space: Space
     name: str
     model: str
     model_sha256: str
@@ -65,9 +63,7 @@ class PlanJob:
     folder: str
     shape: tuple[int, ...]
     dtype: str
-    axes: str
-    voxel_size: tuple[float, float, float]
-    unit: str
+    space: Space
     name: str
     model: str
     model_sha256: str
@@ -114,10 +110,7 @@ class CorrectedImage:
     copy: str
     shape: tuple[int, ...]
     dtype: str
-    axes: str
-    voxel_size: tuple[float, float, float]
-    unit: str
-    origin: tuple[float, float, float]
+    space: Space
     name: str
     channel: int | None
     labels: str
@@ -180,10 +173,7 @@ class PlacedImage:
     copy: str
     part: int | None
     shape: tuple[int, ...]
-    axes: str
-    voxel_size: tuple[float, float, float]
-    unit: str
-    origin: tuple[float, float, float]
+    space: Space
     name: str
     depth: Depth | None = None
 

@@ -171,10 +171,7 @@ def _describe(image: CorrectedStack, copy: str, labels: Snapshot) -> CorrectedIm
         copy,
         stack.shape,
         str(np.dtype(stack.data.dtype)),
-        stack.axes,
-        stack.voxel_size,
-        stack.unit,
-        stack.origin,
+        stack.space,
         stack.name,
         channel,
         str(labels.labels),
@@ -201,7 +198,7 @@ def write_layer(stack: Stack, file: Path) -> str:
     """
     wide = np.dtype(stack.data.dtype).name in ("int64", "uint64")
     data = Narrowed(stack) if wide else stack.data
-    write_ome_tiff(file, data, stack.axes, stack.voxel_size, stack.unit, stack.origin)
+    write_ome_tiff(file, data, stack.space)
     return str(file)
 
 

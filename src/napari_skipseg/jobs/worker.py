@@ -16,7 +16,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Generator, Iterable
-from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -267,9 +266,8 @@ class Worker:
 
         warm = yield from self._warm_up(job.model, job.model_sha256)
         folder = Path(job.folder)
-        values = open_voxels(job.file, folder / INPUT_FILE, job.axes, job.shape)
-        stack = Stack(values, job.axes, job.voxel_size, job.unit, job.origin, job.name, job.file, job.notes)
-        stack = replace(stack, title=job.title, slice_names=job.slice_names)
+        values = open_voxels(job.file, folder / INPUT_FILE, job.space.axes, job.shape)
+        stack = Stack(values, job.space, job.name, job.file, job.notes, job.title, job.slice_names)
         prepared = (folder, warm.backend, job.greys, job.preview, job.pinned)
         prediction = yield from iter_predict(stack, warm.model, job.options, *prepared)
         return events.Segmented(job.number, prediction.recipe)
@@ -280,8 +278,8 @@ class Worker:
         warm = yield from self._warm_up(job.model, job.model_sha256)
         voxels: ArrayLike = np.broadcast_to(np.zeros((), job.dtype), job.shape)  # as fast as a layer in memory
         if job.file:
-            voxels = open_voxels(job.file, Path(), job.axes, job.shape)
-        stack = Stack(voxels, job.axes, job.voxel_size, job.unit, name=job.name, notes=job.notes)
+            voxels = open_voxels(job.file, Path(), job.space.axes, job.shape)
+        stack = Stack(voxels, job.space, job.name, notes=job.notes)
         folder = Path(job.folder)
         plan = yield from iter_plan(
             stack,

@@ -143,7 +143,7 @@ def _append(opened: BinaryIO, values: NDArray[Any]) -> None:
 def _parts(stack: Stack) -> Iterator[tuple[int | slice, ...]]:
     """Yield parts that follow each other in C order: slices, or strips of them where one exceeds `LARGEST_PART`."""
     shape, itemsize = stack.shape, np.dtype(stack.data.dtype).itemsize
-    rows = stack.axes.index("Y")
+    rows = stack.space.axes.index("Y")
     axis = max(rows - 1, 0)
     while axis < len(shape) - 1 and math.prod(shape[axis + 1 :]) * itemsize > LARGEST_PART:
         axis += 1
@@ -173,10 +173,7 @@ def open_prediction(result: ResultsOpened, folder: Path) -> Prediction:
     attentions = tuple(AttentionMap(a.level, a.stride, open_array(folder / a.file)) for a in result.attentions)
     return Prediction(
         open_array(folder / PROBABILITY_FILE),
-        result.axes,
-        result.voxel_size,
-        result.unit,
-        result.origin,
+        result.space,
         result.class_names,
         attentions,
         result.recipe,

@@ -47,8 +47,8 @@ class ClassProbability:
     def look_at(self, time: int, z: slice, y: slice, x: slice) -> Scaled:
         """Return a block to look at, shape (Z, Y, X): a quarter of the memory where it is stored in 8 bits."""
         places: dict[str, int | slice] = {"T": time, "C": self.channel or 0, "Z": z, "Y": y, "X": x}
-        values = self.stack.read(tuple(places[axis] for axis in self.stack.axes))
-        return Scaled(values if "Z" in self.stack.axes else values[None], self)
+        values = self.stack.read(tuple(places[axis] for axis in self.stack.space.axes))
+        return Scaled(values if "Z" in self.stack.space.axes else values[None], self)
 
     def scale(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Return stored values as probabilities.
@@ -105,14 +105,14 @@ def class_probability(
         InputError: there is no such class, or too few names.
     """
     names = tuple(class_names)
-    if not labels and names and "C" not in stack.axes and len(names) > 1:
+    if not labels and names and "C" not in stack.space.axes and len(names) > 1:
         names = names[:1]
     place = _place(names, options)
     if labels:
-        return ClassProbability(stack, 0 if "C" in stack.axes else None, place + 1 if names else 0, True)
+        return ClassProbability(stack, 0 if "C" in stack.space.axes else None, place + 1 if names else 0, True)
     if place >= stack.length("C"):
         raise InputError(f"'{stack.name}' has {stack.length('C')} channels, none for the class '{names[place]}'.")
-    return ClassProbability(stack, place if "C" in stack.axes else None, 0, False)
+    return ClassProbability(stack, place if "C" in stack.space.axes else None, 0, False)
 
 
 def _place(names: tuple[str, ...], options: ObjectOptions) -> int:

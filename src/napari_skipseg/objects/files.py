@@ -88,8 +88,8 @@ def doubt_about(found: ProbabilityFile) -> str:
 
 def doubt_about_planes(stack: Stack, options: ObjectOptions) -> str:
     """Return in a sentence that objects are asked for in a volume whose slices are thick, where they are; else ""."""
-    z, _, x = stack.voxel_size
-    if options.method != "cells" or options.planes == "slices" or "Z" not in stack.axes or z < THICK * x:
+    z, _, x = stack.space.voxel_size
+    if options.method != "cells" or options.planes == "slices" or "Z" not in stack.space.axes or z < THICK * x:
         return ""
     return (
         f"the slices of '{stack.name}' are {z / x:.3g} times as thick as its pixels are wide: cells of each slice, "
@@ -126,4 +126,4 @@ def iter_write_objects(
 
 
 def _axes_of(stack: Stack) -> str:
-    return "".join(axis for axis in "TZYX" if axis in stack.axes)
+    return "".join(axis for axis in "TZYX" if axis in stack.space.axes)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.objects.block_regions import Spacing, find_parts
 from napari_skipseg.objects.classes import ClassProbability, class_probability
@@ -29,22 +30,21 @@ class Settled(NamedTuple):
 
 def find_objects(
     probability: ArrayLike,
-    axes: str,
+    space: Space,
     class_names: Sequence[str] = (),
-    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0),
     options: ObjectOptions | None = None,
     labels: bool = False,
 ) -> NDArray[np.uint32]:
     """Return the objects in a probability: 0 = none, then 1, 2, … in the order of their first voxels.
 
     Shape: that of `probability` without C. probability: float in [0, 1], or unsigned integers, 0 to the largest of
-    their type; booleans are a mask. labels: it holds labels instead, 1, 2, … in the order of `class_names`. axes:
-    letters of "TCZYX"; each time is an image of its own. class_names: of the channels. voxel_size: (z, y, x).
+    their type; booleans are a mask. labels: it holds labels instead, 1, 2, … in the order of `class_names`. space:
+    where it lies; each time is an image of its own. class_names: of the channels.
 
     Raises:
         InputError: there is no such class, or the values are no probabilities.
     """
-    stack = Stack(probability, axes, voxel_size)
+    stack = Stack(probability, space)
     return ObjectSearch(stack, tuple(class_names), labels).find(options or ObjectOptions())
 
 
@@ -79,7 +79,7 @@ class ObjectSearch:
         seeded = self._once("seeds", (*grounds, options.seed_distance), lambda: seed(raw, options, spacing, whole))
         merged = self._once("cells", (*grounds, options.seed_distance, options.merge), lambda: merge(seeded, options))
         result = relabel(found, number_objects(merged.graph, options)[merged.places]).reshape(chosen.shape)
-        return _in_axes(result, self.stack.axes)
+        return _in_axes(result, self.stack.space.axes)
 
     def _once(self, step: str, grounds: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
         known, result = self._kept.get(step, (None, None))
@@ -91,7 +91,7 @@ class ObjectSearch:
 
 def spacing_of(stack: Stack, options: ObjectOptions) -> Spacing:
     """Return the sides of a voxel in those of X; 0 along z where slices are looked at one by one."""
-    z, y, x = stack.voxel_size
+    z, y, x = stack.space.voxel_size
     return (z / x if options.planes == "volume" else 0.0), y / x, 1.0
 
 

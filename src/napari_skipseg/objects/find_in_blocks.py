@@ -169,7 +169,7 @@ def _search(
 ) -> _Search:
     chosen = class_probability(probability, class_names, options, labels)
     grid = grid_of(chosen.shape, options, block)
-    place = {"channel": chosen.channel, "value": chosen.value, "voxel size": probability.voxel_size}
+    place = {"channel": chosen.channel, "value": chosen.value, "voxel size": probability.space.voxel_size}
     ours = versions().get("napari-skipseg", "")  # other packages may differ between machines that share a search
     made_of = {"recipe": target.recipe, "objects": asdict(options), "class": place, "version": ours}
     return _Search(chosen, options, spacing_of(probability, options), grid, FoundBlocks(folder, grid, made_of))
@@ -228,15 +228,15 @@ def _first_of(waiting: deque[tuple[Block, Future[Parts]]]) -> tuple[Block, Parts
 def _iter_write(
     objects: Numbered, stack: Stack, options: ObjectOptions, target: ObjectsTarget
 ) -> Generator[Progress, None, None]:
-    axes = "".join(axis for axis in "TZYX" if axis in stack.axes)
+    axes = "".join(axis for axis in "TZYX" if axis in stack.space.axes)
     array = Squeezed(objects, axes)
     recipe = {**target.recipe, "layer": "labels", "objects": asdict(options)}
-    place = (stack.voxel_size, stack.unit, stack.origin)
+    space = stack.space.with_axes(axes)
     if target.form == "ome-zarr":
         chunks = tuple({"T": 1, **dict(zip("ZYX", CHUNK, strict=True))}[axis] for axis in axes)
-        layout = Layout(array.shape, axes, "uint32", *place, chunks=chunks, kind="labels", description=recipe)
+        layout = Layout(array.shape, space, "uint32", chunks=chunks, kind="labels", description=recipe)
         yield from iter_write_ome_zarr(target.file, array, layout)
         return
     yield Progress(0, 1, f"writing {target.file.name}")
-    write_ome_tiff(target.file, array, axes, *place, description=recipe)
+    write_ome_tiff(target.file, array, space, description=recipe)
     yield Progress(1, 1, f"writing {target.file.name}")

@@ -285,7 +285,7 @@ def _add_surface_of(around: NDArray[np.uint32], slab: Slab, labels: Stack, surfa
     last_z, last_y = slab.z.stop == labels.length("Z"), slab.y.stop == labels.length("Y")
     deep = np.pad(around, ((0, 1), (0, 0), (0, 0))) if last_z else around
     cubes = deep[:, 1 : deep.shape[1] - (1 if last_y else AROUND), 1:-1]
-    add_surface(cubes, cube_areas(labels.voxel_size), surface)
+    add_surface(cubes, cube_areas(labels.space.voxel_size), surface)
 
 
 class _Sums(NamedTuple):
@@ -327,9 +327,9 @@ def _table(labels: Stack, sums: _Sums, sources: list[str], flat: bool) -> Table:
     """Return the columns, from the sums of the labels that occur."""
     found = np.flatnonzero(sums.places.voxels)
     places = PlaceSums(*(column[found] for column in sums.places))
-    sides, unit = labels.voxel_size, labels.unit
+    sides, unit = labels.space.voxel_size, labels.space.unit
     columns: dict[str, NDArray[Any]] = {"label": found, "voxels": places.voxels}
-    columns |= {"time": places.time} if "T" in labels.axes else {}
+    columns |= {"time": places.time} if "T" in labels.space.axes else {}
     if flat:
         columns[f"area ({unit}²)"] = places.voxels * sides[1] * sides[2]
         columns |= {f"perimeter ({unit})": sums.outline[found] * sides[2]} if sides[1] == sides[2] else {}
@@ -337,11 +337,11 @@ def _table(labels: Stack, sums: _Sums, sources: list[str], flat: bool) -> Table:
         columns[f"volume ({unit}³)"] = places.voxels * sides[0] * sides[1] * sides[2]
         columns[f"surface ({unit}²)"] = sums.outline[found]
     for axis, name in enumerate("zyx"):
-        if name.upper() in labels.axes:
+        if name.upper() in labels.space.axes:
             middle = places.first[:, axis] / places.voxels
-            columns[f"position {name} ({unit})"] = labels.origin[axis] + middle * sides[axis]
+            columns[f"position {name} ({unit})"] = labels.space.origin[axis] + middle * sides[axis]
     for axis, name in enumerate("zyx"):
-        if name.upper() in labels.axes:
+        if name.upper() in labels.space.axes:
             columns[f"bounding box {name} start"] = places.least[:, axis]
             columns[f"bounding box {name} end"] = places.most[:, axis] + 1
     columns |= _axes(places, sides, unit, flat)

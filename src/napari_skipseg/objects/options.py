@@ -1,14 +1,14 @@
-"""How objects are to be found in a probability: one frozen value. Panel, flags and recipes derive from it."""
+"""How objects are to be found in a probability: one frozen value. Forms, flags and recipes derive from it."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict
 
 from napari_skipseg.errors import InputError
+from napari_skipseg.option_fields import Option, check_options
 
 Method = Literal["components", "watershed", "cells"]
 Seeds = Literal["distance", "probability"]
@@ -24,57 +24,87 @@ FARTHEST_SEEDS = 64.0
 
 @dataclass(frozen=True)
 class ObjectOptions:
-    """Options of a search for objects.
+    """Options of a search for objects; each says beside its field what it is.
 
-    method: "components" are connected parts above the threshold; "watershed" also parts them where they are narrow, or
-    where the probability is low; "cells" are the basins that boundaries such as membranes enclose, and fill the image.
-    class_name: the class whose objects are found; "" = the only or first one, for cells the boundary's. threshold:
-    probability above which a voxel belongs to the class. seeds: what parts objects ("watershed"), or what cells grow
-    from ("cells"): the distance to their edge or the probability. seed_distance: seeds of one connected part that lie
-    closer, in voxels of X, are one. merge: neighbouring cells whose boundary has a lower mean probability are one.
-    smallest, largest: voxels of an object, 0 = no limit. fill_holes: background that one object encloses becomes part
-    of it. border: whether objects that touch the image's border stay. planes: objects of the volume, or of each slice.
+    class_name: "" = the only or first class, for cells the boundary's. smallest, largest: 0 = no limit.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    method: Method = "components"
-    class_name: str = ""
-    threshold: float = 0.5
-    seeds: Seeds = "distance"
-    seed_distance: float = 10.0
-    merge: float = 0.5
-    smallest: int = 0
-    largest: int = 0
-    fill_holes: bool = False
-    border: Border = "keep"
-    planes: ObjectPlanes = "volume"
+    method: Annotated[
+        Method,
+        Option(
+            "Method",
+            "components: connected voxels above the threshold are one object. watershed: touching objects are split "
+            "where they are narrow or the probability is low. cells: regions enclosed by a boundary such as membranes; "
+            "they fill the image.",
+            labels={
+                "components": "Connected components",
+                "watershed": "Watershed",
+                "cells": "Cells between membranes",
+            },
+        ),
+    ] = "components"
+    class_name: Annotated[
+        str,
+        Option("Class", "The class whose objects are found; by default the only or first one.", flag="class"),
+    ] = ""
+    threshold: Annotated[
+        float, Option("Threshold", "Probability above which a voxel belongs to the class.", least=0, most=1)
+    ] = 0.5
+    seeds: Annotated[
+        Seeds,
+        Option(
+            "Seeds by",
+            "Seeds are the highest points of this map: the distance to the edge, or the probability. An object grows "
+            "from each of them.",
+            labels={"distance": "distance to the edge", "probability": "probability"},
+        ),
+    ] = "distance"
+    seed_distance: Annotated[
+        float,
+        Option(
+            "Seed distance",
+            "Seeds of one object that lie closer than this become one, in voxels along X. Raise it if objects fall "
+            "into pieces; scale the image down if 64 is not enough.",
+            least=0,
+            most=FARTHEST_SEEDS,
+        ),
+    ] = 10.0
+    merge: Annotated[
+        float,
+        Option(
+            "Merge below",
+            "Neighbouring cells are merged if the mean probability of the boundary between them is lower. Raise it if "
+            "cells fall into pieces.",
+            least=0,
+            most=1,
+        ),
+    ] = 0.5
+    smallest: Annotated[
+        int, Option("Smallest", "Leave out objects with fewer voxels; 0 = no lower limit.", least=0)
+    ] = 0
+    largest: Annotated[int, Option("Largest", "Leave out objects with more voxels; 0 = no upper limit.", least=0)] = 0
+    fill_holes: Annotated[bool, Option("Fill holes", "Background that one object encloses becomes part of it.")] = False
+    border: Annotated[
+        Border,
+        Option(
+            "Objects at the border",
+            "keep or remove objects that touch the border of the image: they are cut off there.",
+        ),
+    ] = "keep"
+    planes: Annotated[
+        ObjectPlanes,
+        Option(
+            "Objects of",
+            "Objects that go through the slices of the volume, or objects of each slice on its own.",
+            labels={"volume": "the volume", "slices": "each slice"},
+        ),
+    ] = "volume"
 
     def __post_init__(self) -> None:
-        _check_choice("method", self.method, get_args(Method))
-        _check_choice("kind of seeds", self.seeds, get_args(Seeds))
-        _check_choice("way with the border", self.border, get_args(Border))
-        _check_choice("choice of planes", self.planes, get_args(ObjectPlanes))
-        _check_share("threshold", self.threshold)
-        _check_share("boundary probability to merge below", self.merge)
-        if not (math.isfinite(self.seed_distance) and 0 <= self.seed_distance <= FARTHEST_SEEDS):
-            raise InputError(
-                f"The distance between seeds must be 0 to {FARTHEST_SEEDS:g} voxels, not {self.seed_distance}: scale "
-                "the image down where objects are larger."
-            )
-        if self.smallest < 0 or self.largest < 0:
-            raise InputError("An object cannot have fewer than 0 voxels: give sizes of 0 (no limit) or more.")
+        check_options(self, InputError)
         if self.largest and self.smallest > self.largest:
             raise InputError(
                 f"No object has at least {self.smallest} and at most {self.largest} voxels: exchange the two sizes."
             )
-
-
-def _check_choice(what: str, chosen: str, choices: tuple[str, ...]) -> None:
-    if chosen not in choices:
-        raise InputError(f"'{chosen}' is no {what}: choose one of {', '.join(choices)}.")
-
-
-def _check_share(what: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise InputError(f"The {what} must lie between 0 and 1, not at {value}.")

@@ -104,7 +104,7 @@ def _chunk(stack: Stack) -> tuple[int, int]:
     chunks = getattr(stack.data, "chunks", None)
     if not isinstance(chunks, tuple) or not all(isinstance(length, int) for length in chunks):
         return 1, 1
-    lengths = dict(zip(stack.axes, chunks, strict=True))
+    lengths = dict(zip(stack.space.axes, chunks, strict=True))
     return lengths.get("Z", 1), lengths.get("Y", 1)
 
 
@@ -150,5 +150,5 @@ def _read_around(labels: Stack, slab: Slab) -> NDArray[np.uint32]:
 def _read(stack: Stack, time: int, channel: int, z: slice, y: slice) -> NDArray[Any]:
     """Return voxels as (Z, Y, X)."""
     places: dict[str, int | slice] = {"T": time, "C": channel, "Z": z, "Y": y, "X": slice(None)}
-    values = stack.read(tuple(places[axis] for axis in stack.axes))
-    return values if "Z" in stack.axes else values[None]
+    values = stack.read(tuple(places[axis] for axis in stack.space.axes))
+    return values if "Z" in stack.space.axes else values[None]

@@ -40,7 +40,7 @@ class _Shape:
     """What is left of an image without its channels, of which nothing is read."""
 
     def __init__(self, image: Stack) -> None:
-        lengths = zip(image.axes, image.shape, strict=True)
+        lengths = zip(image.space.axes, image.shape, strict=True)
         self.shape = tuple(length for axis, length in lengths if axis != "C")
         self.dtype = image.data.dtype
 
@@ -58,24 +58,28 @@ def read_image_of(probability: Stack, image: Path) -> Stack:
 
 
 def _without_channels(image: Stack) -> Stack:
-    return image if "C" not in image.axes else replace(image, data=_Shape(image), axes=image.axes.replace("C", ""))
+    return image if "C" not in image.space.axes else replace(image, data=_Shape(image), space=image.space.without("C"))
 
 
 def _alike(stack: Stack, other: Stack) -> Stack:
     is_clear = _is_of_space(stack) or not _is_of_space(other)
-    return stack if is_clear or stack.shape != other.shape else replace(stack, axes=other.axes)
+    return (
+        stack
+        if is_clear or stack.shape != other.shape
+        else replace(stack, space=stack.space.with_axes(other.space.axes))
+    )
 
 
 def _is_of_space(stack: Stack) -> bool:
-    return set(stack.axes) <= set("ZYX")
+    return set(stack.space.axes) <= set("ZYX")
 
 
 def _check(found: Stack, true: Stack) -> None:
     for stack in (found, true):
         if not _is_of_space(stack):
             raise InputError(
-                f"'{stack.file}' has axes {stack.axes}: scores take a slice (YX) or a stack (ZYX); where C are slices, "
-                "save it as ImageJ TIFF or OME-TIFF with a Z axis."
+                f"'{stack.file}' has axes {stack.space.axes}: scores take a slice (YX) or a stack (ZYX); where C are "
+                "slices, save it as ImageJ TIFF or OME-TIFF with a Z axis."
             )
     if found.shape != true.shape:
         raise InputError(

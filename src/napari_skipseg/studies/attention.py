@@ -34,13 +34,10 @@ def predict_view(view: View, model: Model) -> Prediction:
     names = model.description.class_names
     several = len(names) > 1
     maps = [(gate.stride, attention) for gate in gates for attention in gate.attentions]
-    seen = view.part.space
+    seen = view.part.space.spatial_axes
     return Prediction(
         output.probability if several else output.probability[0],
-        ("C" if several else "") + seen,
-        view.part.voxel_size,
-        view.part.unit,
-        view.part.origin,
+        view.part.space.with_axes(("C" if several else "") + seen),
         names,
         tuple(AttentionMap(level, (s,) * len(seen), data) for level, (s, data) in enumerate(maps, start=1)),
         _recipe(view, model, [gate.place for gate in gates for _ in gate.attentions]),
@@ -50,7 +47,7 @@ def predict_view(view: View, model: Model) -> Prediction:
 def _recipe(view: View, model: Model, places: list[str]) -> dict[str, Any]:
     return {
         "operation": "study attention",
-        "input": {"name": view.part.name, "shape": view.part.shape, "axes": view.part.axes, "slice": view.number},
+        "input": {"name": view.part.name, "shape": view.part.shape, "axes": view.part.space.axes, "slice": view.number},
         "model": model.description.name,
         "classes": model.description.class_names,
         "model_sha256": model.description.weights_sha256,

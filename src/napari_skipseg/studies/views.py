@@ -37,7 +37,7 @@ class View:
 
     def plane(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return the (…, Y, X) plane that pictures show of `values`, (*space) or (C, *space)."""
-        return values if len(self.part.space) == 2 else values[..., self.shown, :, :]
+        return values if len(self.part.space.spatial_axes) == 2 else values[..., self.shown, :, :]
 
     @property
     def picture(self) -> NDArray[np.float32]:
@@ -60,20 +60,21 @@ def read_view(stack: Stack, model: Model, number: int | None = None, channel: in
     check_fits(stack, model)
     number, place = find_plane(stack, number)
     seen = "ZYX"[-model.description.spec.dimensions :]
-    index = tuple(slice(None) if axis in "C" + seen else at for axis, at in zip(stack.axes, place, strict=True))
+    index = tuple(slice(None) if axis in "C" + seen else at for axis, at in zip(stack.space.axes, place, strict=True))
     voxels = int(np.prod([stack.length(axis) for axis in seen]))
     if voxels > MOST_VOXELS:
         raise InputError(
             f"'{stack.name}' has {voxels:,} voxels to look at, and a study takes {MOST_VOXELS:,} at once: crop it."
         )
     normalization = measure(stack, padding=model.description.padding)
-    left = [axis for axis, at in zip(stack.axes, index, strict=True) if isinstance(at, slice)]
+    left = [axis for axis, at in zip(stack.space.axes, index, strict=True) if isinstance(at, slice)]
     order = [left.index(axis) for axis in ("C", *seen) if axis in left]
     values = stack.read(index).transpose(order)
-    shown = int(place[stack.axes.index("Z")]) if "Z" in stack.axes else 0  # type: ignore[arg-type]
-    z, y, x = stack.origin
-    origin = (z + shown * stack.voxel_size[0], y, x) if len(seen) == 2 else stack.origin
-    part = replace(stack, data=values, axes=("C" if "C" in left else "") + seen, origin=origin)
+    shown = int(place[stack.space.axes.index("Z")]) if "Z" in stack.space.axes else 0  # type: ignore[arg-type]
+    space = stack.space.with_axes(("C" if "C" in left else "") + seen)
+    if len(seen) == 2:
+        space = space.shifted({"Z": shown})
+    part = replace(stack, data=values, space=space)
     pixels, _ = normalization.prepare(values if "C" in left else values[None], across_slices=len(seen) == 3)
     return View(pixels, part, number, shown if len(seen) == 3 else 0, normalization)
 

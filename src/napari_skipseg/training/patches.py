@@ -14,10 +14,10 @@ from scipy import ndimage
 from torch import Tensor
 
 from napari_skipseg.errors import InputError, SpecError
-from napari_skipseg.images.calibration import METRES
 from napari_skipseg.images.files import holds_lossy, read_stack
 from napari_skipseg.images.intensity.normalize import measure_greys
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.units import METRES
 from napari_skipseg.training.augment import resample, sampling_grid, spoil_sections, vary_greys
 from napari_skipseg.training.losses import IGNORED
 from napari_skipseg.training.settings import Augmentation, TrainSettings, held_out
@@ -94,11 +94,11 @@ def read_data(settings: TrainSettings) -> TrainingData:
 
 def _other_scales(stacks: Sequence[Stack], largest: Stack, dimensions: int) -> list[str]:
     """Return a sentence if some image has another voxel size than the largest one, which the model takes."""
-    scale = TaughtScale(largest.voxel_size, largest.unit)
+    scale = TaughtScale(largest.space.voxel_size, largest.space.unit)
     others = [
         stack.name
         for stack in stacks
-        if (stack.unit in METRES) != (scale.unit in METRES)
+        if stack.space.has_size != (scale.unit in METRES)
         or (scale.unit in METRES and not is_same_scale(stack, scale, dimensions))
     ]
     if not others:
@@ -117,7 +117,7 @@ def _check_lossy(labels: Stack) -> None:
 
 def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> tuple[Labelled, set[int], tuple[str, ...]]:
     """Return image and target, the values that the labels hold, and what was found about the image."""
-    if "T" in stack.axes:
+    if "T" in stack.space.axes:
         raise InputError(f"'{stack.name}' is a time series; train on single stacks.")
     if stack.length("C") != settings.spec.in_channels:
         raise InputError(
@@ -126,7 +126,7 @@ def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> tuple[La
         )
     space = tuple(stack.length(axis) for axis in "ZYX")
     truth = tuple(labels.length(axis) for axis in "ZYX")
-    if labels.axes == "YXC":
+    if labels.space.axes == "YXC":
         raise InputError(f"The labels '{labels.name}' do not fit: they have colours; save them as grey, value = label.")
     if space != truth or labels.length("C") * labels.length("T") != 1:
         raise InputError(f"Labels '{labels.name}' of shape {labels.shape} do not fit '{stack.name}' of {stack.shape}.")
@@ -163,8 +163,8 @@ def _widen(target: NDArray[np.int16], settings: TrainSettings) -> NDArray[np.int
 def _channels_first(stack: Stack) -> NDArray[Any]:
     """Return the grey values (C, Z, Y, X)."""
     values = stack.read((slice(None),) * len(stack.shape))
-    values = np.moveaxis(values, stack.axes.index("C"), 0) if "C" in stack.axes else values[None]
-    return np.ascontiguousarray(values if "Z" in stack.axes else values[:, None])
+    values = np.moveaxis(values, stack.space.axes.index("C"), 0) if "C" in stack.space.axes else values[None]
+    return np.ascontiguousarray(values if "Z" in stack.space.axes else values[:, None])
 
 
 def _runs(labelled: Labelled, wanted: list[bool]) -> list[Labelled]:

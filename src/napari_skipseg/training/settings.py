@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -13,6 +13,7 @@ from napari_skipseg.errors import SpecError
 from napari_skipseg.images.intensity.padding import PaddingRule
 from napari_skipseg.models.description import Card, ClassLabel, can_name, output_channels
 from napari_skipseg.networks.specs import NetworkSpec, UNetSpec, first_fault
+from napari_skipseg.option_fields import Option, check_options
 
 ProtocolName = Literal["modern", "adadelta-glorot", "rmsprop-he"]
 OptimizerName = Literal["adamw", "adadelta", "rmsprop"]
@@ -144,73 +145,130 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 """Augmentations by name: ours, nothing at all, and that of Drozdzal et al. 2016 (what the authors' code does to EM)."""
 
 
-_STRICT = ConfigDict(extra="forbid")
 LossName = Literal["bce", "dice", "bce+dice", "focal", "focal+dice", "balanced", "balanced+dice"]
 Precision = Literal["auto", "bf16", "f32"]
 
 
 @dataclass(frozen=True)
-class TrainSettings:
-    """A whole training run.
+class FitSettings:
+    """What training and fine-tuning share; each option says beside its field what it is.
 
-    images, labels: files, one label file per image. classes: names, and the label values that stand for them; other
-    values are background. ignore: a label value whose pixels do not count. widen: voxels by which every class grows
-    over the background, for truths drawn as thin lines. validate: slices held out, as "20-24", numbered along Z over
-    all images in order. voxel_size: (z, y, x) in `unit`, where the files do not say. patch: (z, y, x) or (y, x) of a
-    sample, in voxels. start_from: a model whose weights are the first ones. class_weight: how much more a pixel of a
-    class counts in the cross-entropy than one of the background: above 1, gaps in membranes close.
-    protocol: optimiser, rates and first weights by name; a learning_rate, weight_decay or warm_up given here goes in
-    place of the protocol's. accumulate: parts that a step takes its batch in, one after the other, for batches that do
-    not fit into memory. precision: bf16, f32, or auto: what the device computes fastest in (`devices.best_precision`);
-    a training that is resumed keeps its own. patience: validations without a lower held-out loss after which training
-    stops; 0 = never. padding: "auto" learns nothing from black frames, empty slices and other constant areas without
-    tissue, "none" takes them for tissue; the model is then used in the same way. epoch: steps over which the
-    weight-update map takes one column; 0 = no map.
+    name: of the new model. images, labels: files, one label file per image. classes: names, and the label values that
+    stand for them. class_weight: above 1, gaps in membranes close. precision: auto is what the device computes fastest
+    in (`devices.best_precision`); a training that is resumed keeps its own.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     name: str
     images: tuple[str, ...]
     labels: tuple[str, ...]
-    classes: tuple[ClassLabel, ...]
-    ignore: int | None = None
-    widen: int = 0
-    validate: str = ""
-    spec: Annotated[NetworkSpec, Field(discriminator="network")] = field(default_factory=UNetSpec)
-    start_from: str | None = None
-    patch: tuple[int, ...] = (256, 256)
-    batch: int = 4
-    steps: int = 3000
-    protocol: ProtocolName = "modern"
-    learning_rate: float | None = None
-    weight_decay: float | None = None
-    warm_up: float | None = None
-    accumulate: int = 1
-    precision: Precision = "auto"
-    loss: LossName = "bce+dice"
-    class_weight: float = 1.0
+    classes: tuple[ClassLabel, ...] = ()
+    validate: Annotated[
+        str,
+        Option("Held out", "Slices held out, such as 20-24, numbered along Z over all images in their order."),
+    ] = ""
+    patch: Annotated[tuple[int, ...], Option("Patch", "Size of a training patch in voxels, such as 256,256.")] = ()
+    batch: Annotated[int, Option("Batch", "Patches per step.", least=0)] = 0
+    steps: Annotated[int, Option("Steps", "Training steps.", least=0)] = 0
+    learning_rate: Annotated[float | None, Option("Learning rate", "Highest learning rate.", above=0)] = None
+    loss: Annotated[LossName, Option("Loss", "The loss that is lowered.")] = "bce+dice"
+    class_weight: Annotated[
+        float,
+        Option(
+            "Class weight",
+            "How often a voxel of a class counts in the cross-entropy; one of the background counts once.",
+            above=0,
+        ),
+    ] = 1.0
     augmentation: Augmentation = field(default_factory=Augmentation)
-    validate_every: int = 250
-    patience: int = 0
-    epoch: int = 0
-    seed: int = 0
-    padding: PaddingRule = "auto"
-    voxel_size: tuple[float, float, float] | None = None
-    unit: str | None = None
-    card: Card = field(default_factory=Card)
+    precision: Annotated[
+        Precision, Option("Precision", "What the training computes in; auto is what is fastest on the device.")
+    ] = "auto"
+    seed: Annotated[int, Option("Seed", "Seed of first weights, patches and augmentation.")] = 0
+    padding: Annotated[
+        PaddingRule,
+        Option(
+            "Constant areas",
+            "auto: learn nothing from black frames, empty slices and other constant areas without tissue. none: "
+            "they are tissue; the model is then used in the same way.",
+        ),
+    ] = "auto"
 
     def __post_init__(self) -> None:
         if not can_name(self.name):
             raise SpecError(f"'{self.name}' cannot name a model: give a plain name such as my-membranes.")
         if not self.images or len(self.images) != len(self.labels):
             raise SpecError(
-                f"{len(self.images)} images and {len(self.labels)} label files were given; training needs one label "
-                "file for each image, and at least one."
+                f"{len(self.images)} images and {len(self.labels)} label files were given: give one label file "
+                "for each image, and at least one."
             )
         names = [label.name for label in self.classes]
         values = [label.label for label in self.classes]
-        if not names or len(set(names)) != len(names) or len(set(values)) != len(values):
+        if len(set(names)) != len(names) or len(set(values)) != len(values):
+            raise SpecError("Each class needs a name and a label value of its own (NAME=VALUE).")
+        check_options(self, SpecError)
+
+
+@dataclass(frozen=True)
+class TrainSettings(FitSettings):
+    """A whole training run.
+
+    classes: label values that stand for none of them are background. patch: (z, y, x) or (y, x) of a sample.
+    protocol: optimiser, rates and first weights by name; a learning_rate, weight_decay or warm_up given here goes in
+    place of the protocol's.
+    """
+
+    validate: Annotated[
+        str,
+        Option(
+            "Held out",
+            "Slices held out for validation, such as 20-24, numbered along Z over all images in their order.",
+        ),
+    ] = ""
+    patch: Annotated[tuple[int, ...], Option("Patch", "Size of a training patch in voxels, such as 256,256.")] = (
+        256,
+        256,
+    )
+    batch: Annotated[int, Option("Batch", "Patches per step.", least=1)] = 4
+    steps: Annotated[int, Option("Steps", "Training steps.", least=1)] = 3000
+    learning_rate: Annotated[
+        float | None, Option("Learning rate", "Highest learning rate; by default that of the protocol.", above=0)
+    ] = None
+    ignore: Annotated[int | None, Option("Ignored value", "Label value of voxels that do not count.")] = None
+    widen: Annotated[
+        int,
+        Option("Widening", "Voxels by which every class grows over the background, for truths of thin lines.", least=0),
+    ] = 0
+    spec: Annotated[NetworkSpec, Field(discriminator="network")] = field(default_factory=UNetSpec)
+    start_from: Annotated[str | None, Option("Start from", "A model whose weights are the first ones.")] = None
+    protocol: Annotated[
+        ProtocolName, Option("Protocol", "Optimiser, rates and first weights.", choices=tuple(PROTOCOLS))
+    ] = "modern"
+    weight_decay: float | None = None
+    warm_up: float | None = None
+    accumulate: Annotated[
+        int,
+        Option(
+            "Number of parts", "Parts in which a step takes its batch, one after the other, to save memory.", least=1
+        ),
+    ] = 1
+    validate_every: int = 250
+    patience: Annotated[
+        int,
+        Option("Patience", "Stop after so many validations without a lower held-out loss; 0 = never.", least=0),
+    ] = 0
+    epoch: Annotated[
+        int, Option("Epoch length", "Steps over which the weight-update map takes one column; 0 = no map.", least=0)
+    ] = 0
+    voxel_size: tuple[float, float, float] | None = None
+    unit: str | None = None
+    card: Card = field(default_factory=Card)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        values = [label.label for label in self.classes]
+        if not values:
             raise SpecError("Name at least one class, each with a name and a label value of its own (NAME=VALUE).")
         if self.ignore is not None and self.ignore in values:
             raise SpecError(f"Label value {self.ignore} is both a class and the value to ignore.")
@@ -218,10 +276,6 @@ class TrainSettings:
             given = ", ".join(map(str, self.patch))
             dimensions = self.spec.dimensions
             raise SpecError(f"A {dimensions}D network needs a patch of {dimensions} lengths >= 8, not {given}.")
-        if not 0 < self.class_weight < math.inf:
-            raise SpecError(f"class_weight must be positive, not {self.class_weight}: 1 weighs all pixels the same.")
-        if self.widen < 0:
-            raise SpecError("widen may not be negative: it is the number of voxels by which classes grow.")
         self._check_protocol()
         self._check_network()
         if not held_out(self.validate) and self.patience:
@@ -235,20 +289,14 @@ class TrainSettings:
         return replace(named, **{name: value for name, value in given.items() if value is not None})
 
     def _check_protocol(self) -> None:
-        _check_name("protocol", self.protocol, tuple(PROTOCOLS))
-        _check_name("loss", self.loss, get_args(LossName))
-        _check_name("precision", self.precision, get_args(Precision))
-        _check_name("rule for padding", self.padding, get_args(PaddingRule))
         protocol = self.training_protocol
-        if min(self.batch, self.steps, self.validate_every) < 1 or not 0 < protocol.learning_rate < math.inf:
-            raise SpecError("Batch, steps, validate_every and learning_rate must be positive.")
+        if self.validate_every < 1:
+            raise SpecError("validate_every must be 1 or more.")
         if not 0 <= protocol.weight_decay < math.inf or not 0 <= protocol.warm_up <= 1:
             raise SpecError("weight_decay may not be negative, and warm_up is a share from 0 to 1.")
-        if min(self.patience, self.epoch) < 0:
-            raise SpecError("Neither patience nor epoch may be negative: 0 switches them off.")
         if self.epoch > self.steps:
             raise SpecError(f"An epoch of {self.epoch} steps never ends in {self.steps}: shorten it, or train more.")
-        if self.accumulate < 1 or self.batch % self.accumulate:
+        if self.batch % self.accumulate:
             raise SpecError(
                 f"A batch of {self.batch} cannot be taken in {self.accumulate} equal parts: choose an accumulate that "
                 "divides the batch."
@@ -266,11 +314,6 @@ class TrainSettings:
             raise SpecError(f"This network halves down to 1/{stride}: every length of the patch must be >= {stride}.")
         if self.batch // self.accumulate * math.prod(-(-length // stride) for length in self.patch) < 2:
             raise SpecError("One pixel is left of a batch at the network's deepest level: enlarge the patch or batch.")
-
-
-def _check_name(what: str, name: str, names: tuple[str, ...]) -> None:
-    if name not in names:
-        raise SpecError(f"There is no {what} '{name}': choose one of {', '.join(names)}.")
 
 
 _ADAPTER: TypeAdapter[TrainSettings] = TypeAdapter(TrainSettings)
@@ -320,74 +363,65 @@ AUTO = "auto"
 
 
 @dataclass(frozen=True)
-class FinetuneSettings:
+class FinetuneSettings(FitSettings):
     """A whole fine-tuning.
 
-    model: the one to start from, by name or folder. name: of the new one. images, labels: what it learns from, for the
-    record and for the command line: files, one label file per image, 0 = not looked at, 1 = background, 2… = classes.
-    classes: names, and the values that stand for them; empty: the model's own, from 2 on. A class that the model does
-    not know gets a new output. A class of the model that is not named here is not judged by these labels: where they
-    say background, it may be there. reach: how far the network may move: "quick" its last decoder level, "normal" its
-    decoder, "full" all of it. remember: keep what the model knew: its own classes, by its own sample and by its own
-    answers on the new images. validate: what is held out: "auto" a fifth of the places with labels, or slices as
-    "5-9", numbered along Z over all images in order. steps, learning_rate: 0 and None for those of the reach. minutes:
-    after which training stops and keeps the best; 0 = never. batch_norm: whether its statistics stay. padding: "auto"
-    learns nothing from black frames, empty slices and other constant areas without tissue, unless a class was painted
-    on them; "none" takes them for tissue.
+    model: the one to start from, by name or folder. labels: 0 = not looked at, 1 = background, 2… = classes.
+    classes: empty: the model's own, from 2 on. A class that the model does not know gets a new output. A class of the
+    model that is not named here is not judged by these labels: where they say background, it may be there. steps,
+    batch, patch, learning_rate: 0, () and None for those of the reach.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    model: str
-    name: str
-    images: tuple[str, ...]
-    labels: tuple[str, ...]
-    classes: tuple[ClassLabel, ...] = ()
-    reach: Reach = "normal"
-    remember: bool = True
-    validate: str = AUTO
-    steps: int = 0
-    minutes: float = 0.0
-    learning_rate: float | None = None
-    patch: tuple[int, ...] = ()
-    batch: int = 0
-    loss: LossName = "bce+dice"
-    class_weight: float = 1.0
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    batch_norm: BatchNorm = "frozen"
-    precision: Precision = "auto"
-    seed: int = 0
-    padding: PaddingRule = "auto"
+    model: str = ""
+    reach: Annotated[
+        Reach,
+        Option(
+            "Reach",
+            "What the training may change: quick its last decoder level, normal its decoder, full all of the network.",
+        ),
+    ] = "normal"
+    remember: Annotated[
+        bool,
+        Option("Remember", "Keep what the model knew: by its own sample and by its own answers on the new images."),
+    ] = True
+    validate: Annotated[
+        str,
+        Option(
+            "Held out",
+            "What is held out: auto a fifth of the places with labels, or slices such as 5-9, numbered along Z over "
+            "all images in their order.",
+        ),
+    ] = AUTO
+    steps: Annotated[
+        int,
+        Option("Steps", "Training steps; by default those of the reach, or as many as fit into the minutes.", least=0),
+    ] = 0
+    minutes: Annotated[
+        float, Option("Minutes", "Stop and keep the best after so many minutes; 0 = never.", least=0)
+    ] = 0.0
+    learning_rate: Annotated[
+        float | None, Option("Learning rate", "Highest learning rate; by default that of the reach.", above=0)
+    ] = None
+    batch_norm: Annotated[
+        BatchNorm, Option("Batch norm", "Whether the statistics of batch norms stay (frozen) or are updated.")
+    ] = "frozen"
+    padding: Annotated[
+        PaddingRule,
+        Option(
+            "Constant areas",
+            "auto: learn nothing from black frames, empty slices and other constant areas without tissue, unless a "
+            "class is painted there. none: they are tissue.",
+        ),
+    ] = "auto"
 
     def __post_init__(self) -> None:
-        if not can_name(self.name):
-            raise SpecError(f"'{self.name}' cannot name a model: give a plain name such as my-membranes.")
-        if not self.images or len(self.images) != len(self.labels):
-            raise SpecError(
-                f"{len(self.images)} images and {len(self.labels)} label files were given; fine-tuning needs one label "
-                "file for each image, and at least one."
-            )
-        names = [label.name for label in self.classes]
-        values = [label.label for label in self.classes]
-        if len(set(names)) != len(names) or len(set(values)) != len(values):
-            raise SpecError("Each class needs a name and a label value of its own (NAME=VALUE).")
-        if any(value < 2 for value in values):
+        super().__post_init__()
+        if not self.model:
+            raise SpecError("Fine-tuning starts from a model: name it, or give its folder.")
+        if any(label.label < 2 for label in self.classes):
             raise SpecError("Classes have values from 2 on: 0 means not looked at, 1 background (NAME=VALUE).")
-        named = (("reach", Reach), ("loss", LossName), ("batch_norm", BatchNorm), ("precision", Precision))
-        for option, known in named:
-            if getattr(self, option) not in get_args(known):
-                chosen = getattr(self, option)
-                raise SpecError(f"There is no {option} '{chosen}': choose one of {', '.join(get_args(known))}.")
         if self.validate != AUTO and not held_out(self.validate):
             raise SpecError("Nothing is held out: name slices such as 5-9, or auto for a fifth of the places.")
-        if self.padding not in get_args(PaddingRule):
-            raise SpecError(f"There is no rule for padding '{self.padding}': choose one of auto, none.")
-        if min(self.steps, self.batch) < 0 or not 0 <= self.minutes < math.inf:
-            raise SpecError("Neither steps, batch nor minutes may be negative: 0 leaves the choice to the reach.")
-        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
-            raise SpecError("The learning rate must be positive.")
-        if not 0 < self.class_weight < math.inf:
-            raise SpecError(f"class_weight must be positive, not {self.class_weight}: 1 weighs all pixels the same.")
 
 
 _FINETUNE_ADAPTER: TypeAdapter[FinetuneSettings] = TypeAdapter(FinetuneSettings)

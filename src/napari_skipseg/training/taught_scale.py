@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from napari_skipseg.images.calibration import METRES
 from napari_skipseg.images.resample import SAME
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.units import METRES
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.training.finetune.blocks import Split
 
@@ -41,7 +41,7 @@ def taught_scale(stacks: Sequence[Stack], split: Split, parent: ModelDescription
     for place in (*split.training, *split.held_out):
         labels[place.image] += sum(place.counts)
     before = TaughtScale(parent.voxel_size, parent.unit)
-    known = [number for number in range(len(stacks)) if labels[number] and stacks[number].unit in METRES]
+    known = [number for number in range(len(stacks)) if labels[number] and stacks[number].space.has_size]
     if not known:
         kept = f"the new model is taken to be for {before.in_words(dimensions)}, as {parent.name} is"
         note = f"The voxel size of the images is not known: {kept}." if parent.unit in METRES else ""
@@ -50,7 +50,7 @@ def taught_scale(stacks: Sequence[Stack], split: Split, parent: ModelDescription
     if parent.unit in METRES and is_same_scale(stack, before, dimensions):
         scale, note = before, ""
     else:
-        scale = TaughtScale(_with_depth(stack, parent), stack.unit)
+        scale = TaughtScale(_with_depth(stack, parent), stack.space.unit)
         note = (
             f"The new model is for voxels of {scale.in_words(dimensions)}, on which it is taught; {parent.name} is for "
             f"{before.in_words(dimensions)}."
@@ -64,15 +64,15 @@ def taught_scale(stacks: Sequence[Stack], split: Split, parent: ModelDescription
 
 def is_same_scale(stack: Stack, scale: TaughtScale, dimensions: int) -> bool:
     """Return whether the stack's voxels count as that size, along the axes that a network sees and the stack has."""
-    factor = METRES[stack.unit] / METRES[scale.unit]
-    axes = [axis for axis in "ZYX"[-dimensions:] if axis in stack.axes]
-    pairs = dict(zip("ZYX", zip(stack.voxel_size, scale.voxel_size, strict=True), strict=True))
+    factor = METRES[stack.space.unit] / METRES[scale.unit]
+    axes = [axis for axis in "ZYX"[-dimensions:] if axis in stack.space.axes]
+    pairs = dict(zip("ZYX", zip(stack.space.voxel_size, scale.voxel_size, strict=True), strict=True))
     return all(abs(math.log(pairs[axis][0] * factor / pairs[axis][1])) <= SAME for axis in axes)
 
 
 def _with_depth(stack: Stack, parent: ModelDescription) -> VoxelSize:
     """Return the stack's voxel size; along Z that of the parent if the stack has no such axis."""
-    z, y, x = stack.voxel_size
-    if "Z" not in stack.axes and parent.unit in METRES:
-        z = parent.voxel_size[0] * METRES[parent.unit] / METRES[stack.unit]
+    z, y, x = stack.space.voxel_size
+    if "Z" not in stack.space.axes and parent.unit in METRES:
+        z = parent.voxel_size[0] * METRES[parent.unit] / METRES[stack.space.unit]
     return z, y, x

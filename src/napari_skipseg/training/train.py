@@ -199,8 +199,8 @@ def describe(settings: TrainSettings, data: TrainingData, state: FitState, compu
         settings.classes,
         margin=0,
         weights_sha256="",
-        voxel_size=data.stack.voxel_size,
-        unit=data.stack.unit,
+        voxel_size=data.stack.space.voxel_size,
+        unit=data.stack.space.unit,
         padding=settings.padding,
         card=settings.card if parent is None or data.validation else inherit_scores(settings.card, parent),
         training=TrainingRecord(

@@ -145,7 +145,7 @@ def iter_measure_greys(
     if found:  # where tissue was blended with padding, a value may lie far beyond all of the tissue
         limits = (float(kept.min()), float(kept.max()))
     if lengths and any(stack.length(axis) != length for axis, length in lengths.items()):
-        prepare = partial(_without_rest, axes=stack.axes, limits=limits, padding=found)
+        prepare = partial(_without_rest, axes=stack.space.axes, limits=limits, padding=found)
         drawn = yield from iter_draw(stack, seed, lengths, prepare if found or bounds != Bounds() else None)
         kept = _joined(drawn)
     if found or bounds != Bounds() or kept is not values:
@@ -208,7 +208,7 @@ def _describe_padding(stack: Stack, windows: Sequence[Window], padding: tuple[fl
     partial = [(window, mask) for window, mask in zip(windows, masks, strict=True) if mask is None or not mask.all()]
     values = " and ".join(_name(value, windows[0].values.dtype) for value in padding)
     area = sum(int(np.count_nonzero(mask)) for _, mask in partial if mask is not None)
-    total = math.prod(stack.length(axis) for axis in stack.axes if axis not in "YX")
+    total = math.prod(stack.length(axis) for axis in stack.space.axes if axis not in "YX")
     empty = len(windows) - len(partial)
     told = []
     if len(windows) == total and empty:

@@ -83,7 +83,7 @@ def iter_draw(
     prepare: called with what was read before it is resampled.
     """
     generator = np.random.default_rng(seed)
-    shape = {axis: lengths.get(axis, stack.length(axis)) for axis in stack.axes}
+    shape = {axis: lengths.get(axis, stack.length(axis)) for axis in stack.space.axes}
     loops = {axis: length for axis, length in shape.items() if axis not in "YX"}
     count = math.prod(loops.values())
     numbers = np.arange(count)
@@ -108,18 +108,18 @@ def read_window(
 
     prepare: as in `draw`.
     """
-    places = {axis: np.arange(*ranges[axis]) for axis in stack.axes}
-    step = {axis: stack.length(axis) / shape[axis] for axis in stack.axes}
-    sources = {axis: source_range(step[axis], places[axis], stack.length(axis)) for axis in stack.axes}
-    values = stack.read(tuple(slice(*sources[axis]) for axis in stack.axes))
+    places = {axis: np.arange(*ranges[axis]) for axis in stack.space.axes}
+    step = {axis: stack.length(axis) / shape[axis] for axis in stack.space.axes}
+    sources = {axis: source_range(step[axis], places[axis], stack.length(axis)) for axis in stack.space.axes}
+    values = stack.read(tuple(slice(*sources[axis]) for axis in stack.space.axes))
     if prepare is not None:
         values = prepare(values)
-    for number, axis in enumerate(stack.axes):
+    for number, axis in enumerate(stack.space.axes):
         if step[axis] != 1:
             values = resample_axis(
                 values.astype(np.float32), number, sources[axis][0], stack.length(axis), step[axis], places[axis]
             )
-    return values.reshape([len(places[axis]) for axis in stack.axes if axis in "YX"])
+    return values.reshape([len(places[axis]) for axis in stack.space.axes if axis in "YX"])
 
 
 def iter_look_further(stack: Stack) -> Generator[Progress, None, list[Window]]:
@@ -127,7 +127,7 @@ def iter_look_further(stack: Stack) -> Generator[Progress, None, list[Window]]:
 
     They show which values are padding, and are not measured.
     """
-    loops = {axis: stack.length(axis) for axis in stack.axes if axis not in "YX"}
+    loops = {axis: stack.length(axis) for axis in stack.space.axes if axis not in "YX"}
     places = [dict(zip(loops, place, strict=True)) for place in np.ndindex(*loops.values())]
     found: list[Window] = []
     if max(stack.length("Y"), stack.length("X")) > SAMPLED_SIDE:
@@ -183,7 +183,7 @@ def is_empty_in_all_channels(stack: Stack, window: Window) -> bool:
     """Return whether a window that is constant in its channel is so in the others too."""
     for channel in range(stack.length("C")):
         ranges = {**window.ranges, "C": (channel, channel + 1)}
-        values = stack.read(tuple(slice(*ranges[axis]) for axis in stack.axes))
+        values = stack.read(tuple(slice(*ranges[axis]) for axis in stack.space.axes))
         if (values != values.ravel()[0]).any():
             return False
     return True
@@ -192,9 +192,9 @@ def is_empty_in_all_channels(stack: Stack, window: Window) -> bool:
 def _read_window(stack: Stack, place: Mapping[str, int], part: Mapping[str, tuple[int, int]]) -> Window:
     """Return a part of a slice."""
     ranges = {**{axis: (at, at + 1) for axis, at in place.items()}, **part}
-    values = stack.read(tuple(slice(*ranges[axis]) for axis in stack.axes))
-    shape = {axis: stack.length(axis) for axis in stack.axes}
-    sides = [ranges[axis][1] - ranges[axis][0] for axis in stack.axes if axis in "YX"]
+    values = stack.read(tuple(slice(*ranges[axis]) for axis in stack.space.axes))
+    shape = {axis: stack.length(axis) for axis in stack.space.axes}
+    sides = [ranges[axis][1] - ranges[axis][0] for axis in stack.space.axes if axis in "YX"]
     return Window(values.reshape(sides), _edges(ranges, shape), ranges)
 
 

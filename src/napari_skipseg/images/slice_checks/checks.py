@@ -104,7 +104,7 @@ def iter_slice_faults(stack: Stack) -> Generator[Progress, None, tuple[SliceFaul
     along = next((axis for axis in "ZT" if stack.length(axis) > 1), "")
     if not along:
         return ()
-    others = [axis for axis in stack.axes if axis in "TCZ" and axis != along]
+    others = [axis for axis in stack.space.axes if axis in "TCZ" and axis != along]
     series = list(product(*(range(stack.length(axis)) for axis in others)))
     faults: list[SliceFault] = []
     for place in series:

@@ -176,8 +176,8 @@ def _read_block(
     blocks = []
     for rows, columns in windows:
         place: dict[str, int | slice] = {**fixed, along: slice(numbers.start, numbers.stop), "Y": rows, "X": columns}
-        values = stack.read(tuple(place[axis] for axis in stack.axes))
-        left = [axis for axis in stack.axes if axis in (along, "Y", "X")]
+        values = stack.read(tuple(place[axis] for axis in stack.space.axes))
+        left = [axis for axis in stack.space.axes if axis in (along, "Y", "X")]
         blocks.append(values.transpose([left.index(axis) for axis in (along, "Y", "X")]))
     for number in range(len(numbers)):
         yield tuple(_finite(block[number]) for block in blocks)
@@ -191,7 +191,7 @@ def _finite(values: NDArray[Any]) -> Picture:
 def _chunk_length(stack: Stack, axis: str) -> int:
     """Return how many slices a chunk of the array holds along an axis; 1 where it is not stored in chunks."""
     chunks = getattr(stack.data, "chunks", None)
-    if not chunks or len(chunks) != len(stack.axes):
+    if not chunks or len(chunks) != len(stack.space.axes):
         return 1
-    length = chunks[stack.axes.index(axis)]  # dask gives the lengths of all chunks along an axis, zarr one number
+    length = chunks[stack.space.axes.index(axis)]  # dask gives the lengths of all chunks along an axis, zarr one number
     return int(length[0] if isinstance(length, tuple) else length)

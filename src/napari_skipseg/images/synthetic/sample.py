@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.neurites import Spacing, cut_sections
 from napari_skipseg.images.synthetic.organelles import add_mitochondria, add_vesicles
@@ -75,4 +76,4 @@ def _make(
     add_vesicles(rng, tissue, microscope, grey, mitochondria)
     grey -= render_membranes(rng, tissue, microscope, clots)
     image = expose(rng, grey, spacing, microscope)
-    return SyntheticSample(Stack(image, "ZYX", spacing, "nm", name=name), membrane, mitochondria)
+    return SyntheticSample(Stack(image, Space("ZYX", spacing, "nm"), name), membrane, mitochondria)

@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 
 import tifffile
 
-from napari_skipseg.images.calibration import METRES, AxisScale, convert_length, number_of
+from napari_skipseg.images.calibration import AxisScale, number_of
+from napari_skipseg.images.units import METRES, convert_length
 
 CZ_SEM, MICRO_MANAGER, TVIPS = 34118, 51123, 37706
 FEI = (34682, 34680)

@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.calibration import AxisScale, Calibration, number_of
+from napari_skipseg.images.calibration import AxisScale, number_of
+from napari_skipseg.images.space import Space
 
 NAMESPACE = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 RECIPE = "napari-skipseg/recipe"
@@ -53,9 +54,8 @@ def read_ome(description: str, size: tuple[int, int]) -> dict[str, AxisScale]:
 
 def ome_xml(
     shape: Sequence[int],
-    axes: str,
+    space: Space,
     dtype: np.dtype[Any],
-    calibration: Calibration,
     channel_names: Sequence[str] | None,
     recipe: Mapping[str, Any] | None,
     title: str = "",
@@ -64,6 +64,7 @@ def ome_xml(
 
     A C behind X is stored as samples of each pixel. title: the name of the image, "" for none.
     """
+    axes = space.axes
     length = dict(zip(axes, (int(n) for n in shape), strict=True))
     samples = length["C"] if axes.endswith("C") else 1
     leading = "".join(axis for axis in axes if axis in "TCZ" and not (axis == "C" and samples > 1))
@@ -78,7 +79,7 @@ def ome_xml(
         "BigEndian": "false",
     }
     attributes |= {"Interleaved": "true"} if samples > 1 else {}
-    attributes |= {f"Size{axis}": str(length.get(axis, 1)) for axis in "XYCZT"} | _physical_sizes(calibration)
+    attributes |= {f"Size{axis}": str(length.get(axis, 1)) for axis in "XYCZT"} | _physical_sizes(space)
     pixels = ElementTree.SubElement(image, "Pixels", attributes)
     for number in range(length.get("C", 1) // samples):
         channel = {"ID": f"Channel:0:{number}", "SamplesPerPixel": str(samples)}
@@ -87,31 +88,30 @@ def ome_xml(
         ElementTree.SubElement(pixels, "Channel", channel)
     planes = math.prod(length[axis] for axis in leading)
     ElementTree.SubElement(pixels, "TiffData", {"IFD": "0", "PlaneCount": str(planes)})
-    if any(calibration.origin):
-        ElementTree.SubElement(pixels, "Plane", {"TheZ": "0", "TheT": "0", "TheC": "0", **_positions(calibration)})
+    if any(space.origin):
+        ElementTree.SubElement(pixels, "Plane", {"TheZ": "0", "TheT": "0", "TheC": "0", **_positions(space)})
     if recipe is not None:
         _annotate(root, image, recipe)
     text = ElementTree.tostring(root, "unicode").encode("ascii", "xmlcharrefreplace")
     return b'<?xml version="1.0" encoding="UTF-8"?>' + text
 
 
-def _physical_sizes(calibration: Calibration) -> dict[str, str]:
-    sizes = dict(zip("ZYX", calibration.voxel_size, strict=True))
-    if calibration.unit == "pixel" and set(sizes.values()) == {1.0}:
+def _physical_sizes(space: Space) -> dict[str, str]:
+    if not space.has_size and set(space.voxel_size) == {1.0}:
         return {}
     return {
         key: value
         for axis in "XYZ"
         for key, value in (
-            (f"PhysicalSize{axis}", repr(float(sizes[axis]))),
-            (f"PhysicalSize{axis}Unit", calibration.unit),
+            (f"PhysicalSize{axis}", repr(space.size_along(axis))),
+            (f"PhysicalSize{axis}Unit", space.unit),
         )
     }
 
 
-def _positions(calibration: Calibration) -> dict[str, str]:
-    positions = {f"Position{a}": repr(float(p)) for a, p in zip("ZYX", calibration.origin, strict=True)}
-    return positions | {f"Position{axis}Unit": calibration.unit for axis in "ZYX"}
+def _positions(space: Space) -> dict[str, str]:
+    positions = {f"Position{axis}": repr(space.origin_along(axis)) for axis in "ZYX"}
+    return positions | {f"Position{axis}Unit": space.unit for axis in "ZYX"}
 
 
 def _annotate(root: ElementTree.Element, image: ElementTree.Element, recipe: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from napari_skipseg.images.calibration import AxisScale
 from napari_skipseg.images.choice import Location
 from napari_skipseg.images.faults import refusing
 from napari_skipseg.images.file_image import FileImage, stack_of
+from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import ArrayLike, FileAxes, Stack
 from napari_skipseg.images.tiff.checks import OpenTiff, open_tiff, open_unread
 from napari_skipseg.images.tiff.ome import find_recipe
@@ -22,9 +23,7 @@ from napari_skipseg.images.tiff.white_is_zero import as_meant
 
 def read_tiff(
     path: Path,
-    axes: str | None = None,
-    voxel_size: tuple[float, float, float] | None = None,
-    unit: str | None = None,
+    given: GivenSpace = NOTHING_GIVEN,
     are_labels: bool = False,
     image: int | None = None,
 ) -> Stack:
@@ -66,7 +65,7 @@ def read_tiff(
             scales,
             notes=notes,
         )
-        stack = stack_of(found_image, axes, voxel_size, unit)
+        stack = stack_of(found_image, given)
         with refusing(path):  # tags of a damaged file may hold several numbers in place of one
             data, shown = as_meant(stack.data, file, series, are_labels)
         on_failure.pop_all()

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from napari_skipseg.images.calibration import GIVE_SIZE, AxisScale, find_unit, number_of
+from napari_skipseg.images.calibration import GIVE_SIZE, AxisScale, number_of
 from napari_skipseg.images.tiff.makers import read_maker
 from napari_skipseg.images.tiff.ome import read_ome
+from napari_skipseg.images.units import find_unit
 
 PRINT_SIZE = 1e-6
 """Metres per pixel from which on a resolution in inches or centimetres is taken for a print size.

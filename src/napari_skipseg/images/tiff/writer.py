@@ -13,8 +13,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.calibration import Calibration, check_unit
 from napari_skipseg.images.faults import replacing
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.images.tiff.ome import PIXEL_TYPES, ome_xml
 
@@ -36,10 +36,7 @@ No predictor: it makes soft probabilities 12 % smaller, but sharp ones and masks
 def write_ome_tiff(
     path: str | os.PathLike[str],
     array: ArrayLike,
-    axes: str,
-    voxel_size: tuple[float, float, float],
-    unit: str,
-    origin: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    space: Space,
     channel_names: Sequence[str] | None = None,
     description: Mapping[str, Any] | None = None,
     synced: bool = True,
@@ -51,28 +48,20 @@ def write_ome_tiff(
     under its name when it is whole, never before. A leading axis of length 1 is left out when the file is read again.
 
     array: anything that can be sliced, with Y and X last, or followed by C: samples of each pixel, as in RGB.
-    voxel_size, origin: (z, y, x) in `unit`; with "pixel" and sizes of 1 no physical size is written.
+    space: where it lies; if the unit is "pixel" and all sizes are 1, no physical size is written.
     description: what was run, as JSON; `read_recipe` gives it back. synced: the file is on disk when this returns.
     title: the name of the image in the OME-XML, such as that of a stage position; "" = none.
 
     Raises:
         FileError: the file cannot be written: no space, no permission, no such folder.
-        InputError: the axes, the voxel size, the unit, the names or the type of the voxels cannot be stored.
+        InputError: the axes, the names or the type of the voxels cannot be stored.
     """
     path = Path(path)
-    stack = Stack(array, axes, voxel_size, check_unit(unit), origin, path.name)
+    stack = Stack(array, space, path.name)
     dtype = np.dtype(array.dtype).newbyteorder("=")
     _check_storable(stack, dtype, channel_names)
-    planar = len(axes) - (3 if axes.endswith("C") else 2)
-    xml = ome_xml(
-        stack.shape,
-        axes,
-        dtype,
-        Calibration(stack.voxel_size, stack.unit, stack.origin),
-        channel_names,
-        description,
-        title,
-    )
+    planar = len(space.axes) - (3 if space.axes.endswith("C") else 2)
+    xml = ome_xml(stack.shape, space, dtype, channel_names, description, title)
     with replacing(path, synced) as handle:
         _write_pages(handle, stack, planar, dtype, xml)
 
@@ -80,8 +69,8 @@ def write_ome_tiff(
 def _check_storable(stack: Stack, dtype: np.dtype[Any], channel_names: Sequence[str] | None) -> None:
     if dtype.name not in PIXEL_TYPES:
         raise InputError(f"OME-TIFF cannot hold {dtype.name}: convert it to one of {', '.join(PIXEL_TYPES)}.")
-    if not stack.axes.endswith(("YX", "YXC")):
-        raise InputError(f"The axes '{stack.axes}' do not end with Y, X (or Y, X, C): transpose the image.")
+    if not stack.space.axes.endswith(("YX", "YXC")):
+        raise InputError(f"The axes '{stack.space.axes}' do not end with Y, X (or Y, X, C): transpose the image.")
     if channel_names is not None and len(channel_names) != stack.length("C"):
         count = stack.length("C")
         raise InputError(f"There are {len(channel_names)} names for {count} channels: give one for each.")

@@ -11,8 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.calibration import check_unit
-from napari_skipseg.images.stack import Stack
+from napari_skipseg.images.space import Space, check_axes
 from napari_skipseg.images.zarr.pyramid import PyramidLevel, plan_levels
 
 OURS = "napari-skipseg"
@@ -43,7 +42,7 @@ MANY_CHUNKS = 20_000
 
 @dataclass(frozen=True)
 class Layout:
-    """What a store is for: shape and axes (in the order TCZYX), place, kind of values, chunks, and what was run.
+    """What a store is for: shape and space (axes in the order TCZYX), kind of values, chunks, and what was run.
 
     chunks: one length per axis; what a tile keeps should be whole chunks. Default: planes of about 1 MiB, right for
     results that are made slice by slice; results of 3D tiles should give their own.
@@ -51,25 +50,24 @@ class Layout:
     """
 
     shape: tuple[int, ...]
-    axes: str
+    space: Space
     dtype: str
-    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    unit: str = "pixel"
-    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
     chunks: tuple[int, ...] | None = None
     kind: Kind = "image"
     channel_names: tuple[str, ...] | None = None
     description: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        Stack(_Shape(self.shape, self.dtype), self.axes, self.voxel_size, check_unit(self.unit), self.origin)
-        if list(self.axes) != sorted(self.axes, key="TCZYX".index):
-            raise InputError(f"OME-Zarr has its axes in the order T, C, Z, Y, X, not '{self.axes}': transpose.")
+        check_axes(self.space.axes, len(self.shape))
+        if 0 in self.shape:
+            raise InputError(f"The image is empty: its shape is {self.shape}.")
+        if list(self.space.axes) != sorted(self.space.axes, key="TCZYX".index):
+            raise InputError(f"OME-Zarr has its axes in the order T, C, Z, Y, X, not '{self.space.axes}': transpose.")
         if np.dtype(self.dtype).kind not in "buif":
             raise InputError(f"OME-Zarr is not written with {self.dtype} values: convert them to numbers.")
         if self.kind == "labels" and np.dtype(self.dtype).kind == "f":
             raise InputError(f"Labels are whole numbers, not {self.dtype}: convert them.")
-        channels = dict(zip(self.axes, self.shape, strict=True)).get("C", 1)
+        channels = dict(zip(self.space.axes, self.shape, strict=True)).get("C", 1)
         if self.channel_names is not None and len(self.channel_names) != channels:
             raise InputError(f"There are {len(self.channel_names)} names for {channels} channels: give one for each.")
         if self.chunks is not None and (len(self.chunks) != len(self.shape) or min(self.chunks) < 1):
@@ -78,23 +76,12 @@ class Layout:
     @property
     def levels(self) -> tuple[PyramidLevel, ...]:
         """The levels of the pyramid, the finest first."""
-        return plan_levels(self.shape, self.axes, self.voxel_size)
+        return plan_levels(self.shape, self.space)
 
     def chunks_of(self, level: PyramidLevel) -> tuple[int, ...]:
         """Return the shape of the chunks of a level."""
-        wanted = self.chunks or default_chunks(self.shape, self.axes, np.dtype(self.dtype).itemsize)
+        wanted = self.chunks or default_chunks(self.shape, self.space.axes, np.dtype(self.dtype).itemsize)
         return tuple(min(chunk, length) for chunk, length in zip(wanted, level.shape, strict=True))
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """An array of which only shape and type are known."""
-
-    shape: tuple[int, ...]
-    dtype: Any
-
-    def __getitem__(self, key: Any) -> Any:
-        raise IndexError("it has no voxels")
 
 
 def default_chunks(shape: tuple[int, ...], axes: str, itemsize: int) -> tuple[int, ...]:
@@ -112,7 +99,7 @@ def attributes_of(layout: Layout, name: str) -> dict[str, Any]:
     """Return the attributes of the group: `ome` by the standard (0.5), and our own with the recipe."""
     multiscale = {
         "name": name,
-        "axes": [_axis(axis, check_unit(layout.unit)) for axis in layout.axes],
+        "axes": [_axis(axis, layout.space.unit) for axis in layout.space.axes],
         "datasets": [_dataset(layout, number, level) for number, level in enumerate(layout.levels)],
         "type": "mean" if layout.kind == "image" else "mode",
         "metadata": {"method": METHODS[layout.kind]},
@@ -134,13 +121,12 @@ def _axis(axis: str, unit: str) -> dict[str, str]:
 
 def _dataset(layout: Layout, number: int, level: PyramidLevel) -> dict[str, Any]:
     """Return a level's path and place: a coarse voxel's centre is the centre of the fine ones it stands for."""
-    size, origin = (dict(zip("ZYX", values, strict=True)) for values in (layout.voxel_size, layout.origin))
-    scale, translation = [], []
-    for axis, factor in zip(layout.axes, level.factor, strict=True):
-        side = float(size.get(axis, 1.0))
-        scale.append(side * factor)
-        translation.append(float(origin.get(axis, 0.0)) + side * (factor - 1) / 2)
-    steps = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": translation}]
+    axes = layout.space.axes
+    space = layout.space.scaled(dict(zip(axes, level.factor, strict=True)))
+    steps = [
+        {"type": "scale", "scale": [space.size_along(axis) for axis in axes]},
+        {"type": "translation", "translation": [space.origin_along(axis) for axis in axes]},
+    ]
     return {"path": str(number), "coordinateTransformations": steps}
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_skipseg.images.space import Space
+
 LARGEST_PLANE_SIDE = 512
 """Levels are added until Y and X are no longer than this ..."""
 
@@ -28,20 +30,20 @@ class PyramidLevel:
     factor: tuple[int, ...]
 
 
-def plan_levels(shape: tuple[int, ...], axes: str, voxel_size: tuple[float, float, float]) -> tuple[PyramidLevel, ...]:
+def plan_levels(shape: tuple[int, ...], space: Space) -> tuple[PyramidLevel, ...]:
     """Return the levels for an image, the finest first.
 
     From one to the next, an axis of space is halved (rounded up) where its voxels are less than twice as long as the
     shortest: Z of serial sections stays until Y and X have caught up.
     """
     levels = [PyramidLevel(shape, (1,) * len(shape))]
-    size = dict(zip("ZYX", voxel_size, strict=True))
+    axes = space.axes
     while _is_large(levels[-1].shape, axes):
         last = levels[-1]
         sides = {
-            axis: size[axis] * factor
+            axis: space.size_along(axis) * factor
             for axis, factor, length in zip(axes, last.factor, last.shape, strict=True)
-            if axis in size and length > 1
+            if axis in "ZYX" and length > 1
         }
         shortest = min(sides.values())
         steps = [2 if axis in sides and sides[axis] < 2 * shortest else 1 for axis in axes]

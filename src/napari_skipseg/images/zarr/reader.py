@@ -16,6 +16,7 @@ from napari_skipseg.images.calibration import AxisScale
 from napari_skipseg.images.choice import ImageInfo, check_number, main_image, refuse_several
 from napari_skipseg.images.faults import refusing
 from napari_skipseg.images.file_image import FileImage, stack_of
+from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import GIVE_AXES, ArrayLike, FileAxes, Stack, name_axes
 from napari_skipseg.images.zarr.array import ZarrArray
 from napari_skipseg.images.zarr.layout import OURS
@@ -47,9 +48,7 @@ class Level:
 
 def read_zarr(
     path: Path,
-    axes: str | None = None,
-    voxel_size: tuple[float, float, float] | None = None,
-    unit: str | None = None,
+    given: GivenSpace = NOTHING_GIVEN,
 ) -> Stack:
     """Return the finest level of an OME-Zarr image, or the array that `path` names, read chunk by chunk.
 
@@ -64,7 +63,7 @@ def read_zarr(
         SeveralImagesError: a plate, a well or a collection holds several images.
         InputError: the axes, the voxel size, the unit or the type of the voxels cannot be used.
     """
-    stack = _stack_of(path, find_levels(path)[0], axes, voxel_size, unit)
+    stack = _stack_of(path, find_levels(path)[0], given)
     return replace(stack, notes=(*stack.notes, *_other_multiscales(path)))
 
 
@@ -90,7 +89,7 @@ def read_zarr_levels(path: Path) -> list[Stack]:
     first = stack_of(images[0])
     kept = name_axes(path, images[0].axes, None).names  # of a coarser level too, where one may have length 1
     others = [
-        replace(stack_of(image, kept), file=str(level.path.absolute()))
+        replace(stack_of(image, GivenSpace(kept)), file=str(level.path.absolute()))
         for image, level in zip(images[1:], levels[1:], strict=True)
     ]
     return [replace(first, file=str(path.absolute())), *others]
@@ -99,11 +98,9 @@ def read_zarr_levels(path: Path) -> list[Stack]:
 def _stack_of(
     path: Path,
     level: Level,
-    axes: str | None = None,
-    voxel_size: tuple[float, float, float] | None = None,
-    unit: str | None = None,
+    given: GivenSpace = NOTHING_GIVEN,
 ) -> Stack:
-    return replace(stack_of(_image_of(path, level), axes, voxel_size, unit), file=str(path.absolute()))
+    return replace(stack_of(_image_of(path, level), given), file=str(path.absolute()))
 
 
 def _image_of(path: Path, level: Level) -> FileImage:

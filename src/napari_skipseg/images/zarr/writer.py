@@ -183,7 +183,7 @@ def _make_store(path: Path, layout: Layout, name: str) -> None:
             dtype=np.dtype(layout.dtype).newbyteorder("="),
             compressors=[ZstdCodec(level=1, checksum=True)],
             fill_value=0,
-            dimension_names=tuple(layout.axes.lower()),
+            dimension_names=tuple(layout.space.axes.lower()),
             zarr_format=3,
         )
 

@@ -164,13 +164,13 @@ def find_places(told: RecipeInput, near: Path) -> list[Path]:
 
 def _read_as(place: Path, told: RecipeInput) -> Stack | None:
     """Return the image at `place` as it was taken, None where it is another one."""
-    for axes in _possible_axes(told.axes):
+    for axes in _possible_axes(told.space.axes):
         try:
             stack = read_stack(place, axes=axes)
         except InputError:  # the file has other axes, or names none
             continue
-        if (stack.axes, stack.shape) == (told.axes, told.shape) and identify(stack) == told.sha256:
-            return replace(stack, voxel_size=told.voxel_size, unit=told.unit, origin=told.origin, name=told.name)
+        if (stack.space.axes, stack.shape) == (told.space.axes, told.shape) and identify(stack) == told.sha256:
+            return replace(stack, space=told.space, name=told.name)
     return None
 
 

@@ -23,6 +23,7 @@ from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.images.files import Format
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.intensity.normalize import Normalization
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.prediction import Depth
@@ -87,11 +88,8 @@ class RecipeInput:
     file: str
     sha256: str
     shape: tuple[int, ...]
-    axes: str
     dtype: str
-    voxel_size: tuple[float, float, float]
-    unit: str
-    origin: tuple[float, float, float]
+    space: Space
     title: str = ""
 
 
@@ -101,11 +99,8 @@ def describe_input(stack: Stack) -> RecipeInput:
     Raises:
         FileError, InputError: the voxels cannot be read or are no numbers.
     """
-    z, y, x = map(float, stack.voxel_size)
-    oz, oy, ox = map(float, stack.origin)
     dtype = np.dtype(stack.data.dtype).name
-    told = (stack.name, stack.file, identify(stack), stack.shape, stack.axes, dtype)
-    return RecipeInput(*told, (z, y, x), stack.unit, (oz, oy, ox), stack.title)
+    return RecipeInput(stack.name, stack.file, identify(stack), stack.shape, dtype, stack.space, stack.title)
 
 
 @dataclass(frozen=True)
@@ -356,12 +351,12 @@ def objects_differences(before: ObjectsRecipe, now: ObjectsRecipe) -> list[str]:
     """Return in what a search is otherwise than an earlier one, in words; names do not count, contents do."""
     (was, *old_images), (new, *new_images) = before.inputs, now.inputs
     found, options = [], asdict(now.objects)
-    if "C" in was.axes and "C" not in new.axes:
+    if "C" in was.space.axes and "C" not in new.space.axes:
         found.append("only the channel of its class was read")
         options["class_name"] = before.objects.class_name
     elif was.sha256 != new.sha256:
         found.append("other labels" if before.labels else "another probability")
-    if (was.voxel_size, was.unit) != (new.voxel_size, new.unit):
+    if (was.space.voxel_size, was.space.unit) != (new.space.voxel_size, new.space.unit):
         found.append(f"voxel size {_size_of(new)} (was {_size_of(was)})")
     if bool(old_images) != bool(new_images):
         found.append("grey values measured too" if new_images else "grey values not measured")
@@ -381,4 +376,4 @@ def _objects_in_words(value: object) -> str:
 
 
 def _size_of(image: RecipeInput) -> str:
-    return f"{' × '.join(f'{size:g}' for size in image.voxel_size)} {image.unit}"
+    return f"{' × '.join(f'{size:g}' for size in image.space.voxel_size)} {image.space.unit}"

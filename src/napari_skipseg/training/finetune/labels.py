@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from napari_skipseg.corrections.subject import BACKGROUND, FIRST_CLASS, HIGHEST, NOT_LOOKED_AT
 from napari_skipseg.errors import InputError, SpecError
-from napari_skipseg.images.calibration import METRES
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.stack import ArrayLike, Stack
+from napari_skipseg.images.units import METRES
 from napari_skipseg.models.description import ClassLabel, ModelDescription, output_channels
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.finetune.blocks import KEYS, Place, Split, count_cells, part_places, slices_of, total
@@ -104,7 +104,7 @@ class Corrected:
     @property
     def axes(self) -> str:
         """The axes of the labels."""
-        return self.stack.axes.replace("C", "")
+        return self.stack.space.axes.replace("C", "")
 
     def __post_init__(self) -> None:
         wanted = tuple(self.stack.length(axis) for axis in self.axes)
@@ -139,11 +139,10 @@ def pair_labels(stack: Stack, labels: Stack) -> Corrected:
     if labels.length("C") > 1:
         raise InputError(f"The labels '{labels.name}' have colours: save them as grey, value = label.")
     labels = labels.channel(0)
-    units = stack.unit in METRES and labels.unit in METRES
-    for axis, size, other in zip("ZYX", stack.voxel_size, labels.voxel_size, strict=True):
-        if not units or axis not in stack.axes:
-            continue
-        factor = other * METRES[labels.unit] / (size * METRES[stack.unit])
+    units = stack.space.has_size and labels.space.has_size
+    for axis in stack.space.spatial_axes if units else "":
+        factor = labels.space.size_along(axis) * METRES[labels.space.unit]
+        factor /= stack.space.size_along(axis) * METRES[stack.space.unit]
         if abs(factor - 1) > SAME_SCALE:
             raise InputError(
                 f"Along {axis} a voxel of the labels '{labels.name}' is {factor:.3g} times as long as one of the image "

@@ -225,9 +225,9 @@ def _read_image(
             reach = REACH if axis != "Z" else REACH_Z if across_slices else 0
             wide[axis] = max(0, start - reach), min(stack.length(axis), stop + reach)
     parts = {"T": slice(time, time + 1), "C": slice(None), **{axis: slice(*side) for axis, side in wide.items()}}
-    values = stack.read(tuple(parts[axis] for axis in stack.axes))
-    order = [stack.axes.index(axis) for axis in "TCZYX" if axis in stack.axes]
-    missing = tuple(place for place, axis in enumerate("TCZYX") if axis not in stack.axes)
+    values = stack.read(tuple(parts[axis] for axis in stack.space.axes))
+    order = [stack.space.axes.index(axis) for axis in "TCZYX" if axis in stack.space.axes]
+    missing = tuple(place for place, axis in enumerate("TCZYX") if axis not in stack.space.axes)
     pixels, mask = normalization.prepare(np.expand_dims(values.transpose(order), missing)[0], across_slices)
     inner = tuple(
         slice(start - wide[axis][0], stop - wide[axis][0]) for axis, (start, stop) in zip("ZYX", box, strict=True)

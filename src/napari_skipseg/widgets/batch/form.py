@@ -21,7 +21,6 @@ from napari_skipseg.batch.place import write_text
 from napari_skipseg.batch.settings import BatchSettings, ask
 from napari_skipseg.batch.truths import check_truth
 from napari_skipseg.errors import FileError, InputError, SkipsegError
-from napari_skipseg.images.calibration import METRES
 from napari_skipseg.images.files import Format
 from napari_skipseg.inference.prediction import Depth
 from napari_skipseg.progress import Progress
@@ -398,7 +397,7 @@ def _iter_count_unknown(settings: BatchSettings, found: Inputs) -> Generator[Pro
     for entry in found.entries[:MOST_LOOKED_AT]:
         yield Progress(looked, len(found.entries), "looking for voxel sizes")
         try:
-            unknown += read_entry(settings, entry).unit not in METRES
+            unknown += not read_entry(settings, entry).space.has_size
         except SkipsegError:
             continue
         looked += 1

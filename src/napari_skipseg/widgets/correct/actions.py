@@ -225,7 +225,7 @@ class CorrectActions:
 
         def show(found: tuple[Place, ...]) -> None:
             self._ranked, self._searched = told, shown.prediction.probability
-            places.show_places(found, session.corrections.subject.axes)
+            places.show_places(found, session.corrections.subject.space.axes)
             self._go_on(session, 1)
             if found:
                 self._tab.tell(describe_search(shown, taught, len(found)))

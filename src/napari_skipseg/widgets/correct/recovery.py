@@ -137,7 +137,7 @@ class Offers(QWidget):  # type: ignore[misc]
 
 def restore_text(found: Found, amount: Summary | None) -> str:
     """Return what is offered for an image that was corrected earlier."""
-    much = "" if amount is None else f": {in_words(amount, found.subject.axes)}"
+    much = "" if amount is None else f": {in_words(amount, found.subject.space.axes)}"
     if found.was_interrupted:
         when = day_of(found.changed)
         return f"napari ended unexpectedly while you corrected this image ({when}){much}. All strokes are saved."

@@ -394,7 +394,7 @@ class CorrectTab(JobTab):
         self.actions.settle_place()
         if self.session is not None:
             corrections = self.session.corrections
-            self.body.show_amount(corrections.summary(), corrections.subject.axes)
+            self.body.show_amount(corrections.summary(), corrections.subject.space.axes)
             self.body.show_saved(corrections.flush(timeout=0), corrections.fault)
 
     def show_classes(self) -> None:

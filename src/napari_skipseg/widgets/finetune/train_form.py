@@ -153,7 +153,7 @@ class ScratchForm(QWidget):  # type: ignore[misc]
             )
         if image.length("C") > 1:
             flags["in_channels"] = image.length("C")
-        flags["voxel_size"], flags["unit"] = list(image.voxel_size), image.unit
+        flags["voxel_size"], flags["unit"] = list(image.space.voxel_size), image.space.unit
         written = {}
         for key, stack in (("images", image), ("labels", truth)):
             flags[key] = [stack.file or f"{key} {stack.name}"]

@@ -95,13 +95,13 @@ def _open_earlier(subject: Subject) -> tuple[Stack, Callable[[Path], Snapshot]]:
         SkipsegError: its file cannot be read, or holds another image now.
     """
     stack = read_stack(subject.file)
-    kept = [place for place, axis in enumerate(stack.axes) if axis != "C"]
-    if len(kept) == len(subject.axes):
-        letters = list(stack.axes)
-        for place, axis in zip(kept, subject.axes, strict=True):
+    kept = [place for place, axis in enumerate(stack.space.axes) if axis != "C"]
+    if len(kept) == len(subject.space.axes):
+        letters = list(stack.space.axes)
+        for place, axis in zip(kept, subject.space.axes, strict=True):
             letters[place] = axis
-        stack = replace(stack, axes="".join(letters), voxel_size=subject.voxel_size, unit=subject.unit)
-    if tuple(stack.length(axis) for axis in subject.axes) != subject.shape or identify(stack) != subject.key:
+        stack = replace(stack, space=subject.space.with_axes("".join(letters)))
+    if tuple(stack.length(axis) for axis in subject.space.axes) != subject.shape or identify(stack) != subject.key:
         raise InputError(
             f"'{subject.name}' shows another image than the one that was corrected. "
             "Clear its tick in the list, or correct the image that it shows now."

@@ -90,7 +90,7 @@ def name_part(shown: Shown, spanned: str) -> str:
     if shown.positions:
         place = shown.prefix.strip()
         return "The view was" if shown.source.endswith(" preview") else f"Slice {place}" if spanned == "YX" else place
-    axes = shown.prediction.axes.replace("C", "")
+    axes = shown.prediction.space.axes.replace("C", "")
     if axes == spanned:
         return "The image was" if spanned == "YX" else "The volume was"
     lengths = shown.prediction.probability.shape[-len(axes) :]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.calibration import METRES, find_unit
-from napari_skipseg.images.stack import check_axes
+from napari_skipseg.images.space import Space, check_axes
+from napari_skipseg.images.units import METRES, find_unit
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -76,19 +76,19 @@ def along_space(
     return (found[0], found[1], found[2]), unit
 
 
-def set_calibration(layer: Layer, axes: str, voxel_size: tuple[float, float, float], unit: str) -> None:
-    """Give the layer these axes, (z, y, x) voxel size and unit. Time and channels keep their own.
+def set_calibration(layer: Layer, space: Space) -> None:
+    """Give the layer the axes, voxel size and unit of `space`. Its place, time and channels keep their own.
 
     Raises:
         InputError: the axes do not describe the layer.
     """
+    axes, unit = space.axes, space.unit
     check_layer_axes(layer, axes)
     scale, units = list(layer.scale), list(layer.units)
-    for letter, size in zip("ZYX", voxel_size, strict=True):
-        if letter in axes:
-            place = axes.index(letter)
-            scale[place] = -size if scale[place] < 0 else size
-            units[place] = unit
+    for letter in space.spatial_axes:
+        place, size = axes.index(letter), space.size_along(letter)
+        scale[place] = -size if scale[place] < 0 else size
+        units[place] = unit
     layer.axis_labels = tuple(axes.lower())
     if not np.array_equal(layer.scale, scale):
         layer.scale = scale

@@ -39,6 +39,7 @@ from napari_skipseg.images.files import (
 from napari_skipseg.images.mrc import is_mrc
 from napari_skipseg.images.pictures import is_picture
 from napari_skipseg.images.slices import gaps_in, holds_slices, natural_key, slice_names
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiff.ome_set import is_companion
 from napari_skipseg.images.zarr.metadata import METADATA, is_zarr
@@ -154,7 +155,7 @@ def opened_from(layer: Layer) -> str:
 def _layer_of(levels: list[Stack], told: dict[str, Any], labels: bool = False, most: int | None = None) -> LayerData:
     """Return the layer of an image. told: what its metadata say. most: bytes up to which it is read at once."""
     stack = levels[0]
-    axes, metadata = stack.axes, layer_arguments(stack)
+    axes, metadata = stack.space.axes, layer_arguments(stack)
     known = {"notes": stack.notes, "title": stack.title, "slices": stack.slice_names}
     told = {**told, **{name: value for name, value in known.items() if value}}
     data = finest = _in_reach(stack, IN_MEMORY if most is None else most)
@@ -225,13 +226,12 @@ def _stamp(file: str) -> list[tuple[str, int, int]]:
 
 def layer_arguments(stack: Stack) -> dict[str, Any]:
     """Return name, scale, translate, units and axis labels of the layer that shows `stack`, channels left out."""
-    axes = stack.axes.replace("C", "")
-    sizes, places = dict(zip("ZYX", stack.voxel_size, strict=True)), dict(zip("ZYX", stack.origin, strict=True))
+    space, axes = stack.space, stack.space.axes.replace("C", "")
     return {
         "name": stack.name,
-        "scale": [sizes.get(axis, 1.0) for axis in axes],
-        "translate": [places.get(axis, 0.0) for axis in axes],
-        "units": [stack.unit if axis in "ZYX" else "pixel" for axis in axes],
+        "scale": [space.size_along(axis) for axis in axes],
+        "translate": [space.origin_along(axis) for axis in axes],
+        "units": [space.unit if axis in "ZYX" else "pixel" for axis in axes],
         "axis_labels": tuple(axes.lower()),
     }
 
@@ -248,8 +248,8 @@ def _lazy(stack: Stack) -> Any:
     from dask import array
 
     chunks = getattr(stack.data, "chunks", None) or tuple(
-        n if axis in "YX" or (stack.axes.endswith("C") and axis == "C") else 1
-        for axis, n in zip(stack.axes, stack.shape, strict=True)
+        n if axis in "YX" or (stack.space.axes.endswith("C") and axis == "C") else 1
+        for axis, n in zip(stack.space.axes, stack.shape, strict=True)
     )
     return array.from_array(stack.data, chunks=chunks, name=False)
 
@@ -296,7 +296,8 @@ def _write(path: str, array: Any, attributes: Mapping[str, Any], description: di
     sizes, unit = along_space(scale, units, axes, default=1.0)
     places, _ = along_space(attributes.get("translate", np.zeros(ndim)), units, axes, default=0.0)
     title = str(attributes.get("metadata", {}).get("skipseg", {}).get("title", ""))
-    write_ome_tiff(path, array, axes + "C" * rgb, sizes, unit, places, description=description, title=title)
+    space = Space(axes + "C" * rgb, sizes, unit, places)
+    write_ome_tiff(path, array, space, description=description, title=title)
 
 
 def make_em_stack() -> list[LayerData]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import Binary, Prediction
 from napari_skipseg.progress import Progress
@@ -89,15 +90,12 @@ def stack_of(layer: Layer, axes: str, positions: dict[int, int] | None = None) -
     file = "" if positions else file_of(layer, data)
     full = axes + ("C" if is_rgb(layer) else "")
     size, unit = voxel_size_of(layer, axes)
-    origin = list(origin_of(layer, axes))
-    for axis, place in (positions or {}).items():
-        if axes[axis] in "ZYX":
-            origin["ZYX".index(axes[axis])] += place * size["ZYX".index(axes[axis])]
+    space = Space(full, size, unit, origin_of(layer, axes))
     if positions:
-        data = Cut(data, positions)
+        data, space = Cut(data, positions), space.shifted({axes[axis]: place for axis, place in positions.items()})
     told = layer.metadata.get(KEY, {})
-    known = (notes_of(layer), told.get("title", ""), () if positions else tuple(told.get("slices", ())))
-    return Stack(data, full, size, unit, (origin[0], origin[1], origin[2]), layer.name, file, *known)
+    slice_names = () if positions else tuple(told.get("slices", ()))
+    return Stack(data, space, layer.name, file, notes_of(layer), told.get("title", ""), slice_names)
 
 
 def data_of(layer: Layer) -> Any:

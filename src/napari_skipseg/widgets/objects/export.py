@@ -172,11 +172,10 @@ def iter_save(shown: ShownObjects, file: Path) -> Generator[Progress, None, list
         from napari_skipseg.images.zarr.writer import iter_write_ome_zarr
 
         check_replaceable([file], "ome-zarr")
-        place = (stack.voxel_size, stack.unit, stack.origin)
-        layout = Layout(stack.shape, stack.axes, "uint32", *place, kind="labels", description=recipe)
+        layout = Layout(stack.shape, stack.space, "uint32", kind="labels", description=recipe)
         yield from iter_write_ome_zarr(file, stack.data, layout)
     else:
-        write_ome_tiff(file, stack.data, stack.axes, stack.voxel_size, stack.unit, stack.origin, description=recipe)
+        write_ome_tiff(file, stack.data, stack.space, description=recipe)
     table = table_beside(file)
     shown.table.write_csv(table)
     return [file, table]

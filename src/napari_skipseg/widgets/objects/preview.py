@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QObject, Signal
 
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.options import Method, ObjectOptions
 from napari_skipseg.progress import Progress
@@ -166,7 +167,7 @@ def iter_warm_up() -> Generator[Progress, None, None]:
     label_colormap().map(np.zeros(1, np.uint32))
     ramp = np.linspace(0, 1, 4 * 12 * 12, dtype=np.float32).reshape(4, 12, 12)
     for method in get_args(Method):
-        ObjectSearch(Stack(ramp, "ZYX")).find(ObjectOptions(method, fill_holes=True))
+        ObjectSearch(Stack(ramp, Space("ZYX"))).find(ObjectOptions(method, fill_holes=True))
         yield Progress(0, 1, "preparing the search for objects")
 
 

@@ -80,13 +80,13 @@ def find_search(viewer: ViewerModel, layer: Layer) -> Search:
     told = recipe.inputs[0]
     found = _find_open(viewer, layer, told) or _open(viewer, layer, told)
     options, searched = recipe.objects, found[0]
-    if len(found) > 1 and "C" in told.axes:
+    if len(found) > 1 and "C" in told.space.axes:
         named = options.class_name in recipe.class_names
         searched = found[recipe.class_names.index(options.class_name) if named else 0]
         options = replace(options, class_name="")
     source = describe_source(viewer, searched)
     if tuple(data_of(searched).shape) == told.shape:
-        source = replace(source, axes=told.axes, class_names=recipe.class_names, labels=recipe.labels)
+        source = replace(source, axes=told.space.axes, class_names=recipe.class_names, labels=recipe.labels)
     measured = _find_measured(viewer, layer, source, recipe.inputs[1:])
     return Search(source, options, measured, _depth_of(told), recipe)
 
@@ -108,7 +108,7 @@ def _find_open(viewer: ViewerModel, layer: Layer, told: RecipeInput) -> list[Lay
 def _holds(viewer: ViewerModel, layer: Layer, told: RecipeInput) -> bool:
     """Return whether a layer of its shape holds the voxels that a recipe tells of."""
     try:
-        stack = stack_to_search(replace(describe_source(viewer, layer), axes=told.axes), _depth_of(told))
+        stack = stack_to_search(replace(describe_source(viewer, layer), axes=told.space.axes), _depth_of(told))
         return identify(stack) == told.sha256
     except SkipsegError:
         return False

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.calibration import METRES
-from napari_skipseg.images.intensity.padding import PaddingRule
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.options import Planes, SegmentOptions
+from napari_skipseg.images.units import METRES
+from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.scale import scale_of, seen_lengths, trained_voxel_size
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.widgets.forms.fields import Missing
@@ -33,9 +34,8 @@ class Choices:
     """What the form says.
 
     model: None where there is none, or it cannot be read; `model_fault` then says why.
-    voxel_size: (z, y, x) in `unit`. average, planes, rescale: as in `SegmentOptions`; the last two count only where the
-    form offers them. dropout: of samples, None for the rate of the model's training. whole: the whole stack rather than
-    the current slice.
+    voxel_size: (z, y, x) in `unit`. asked: values of the other fields of `SegmentOptions`, by name; planes and rescale
+    count only where the form offers them. whole: the whole stack rather than the current slice.
     """
 
     layer: Image | None
@@ -46,32 +46,42 @@ class Choices:
     model_fault: str = ""
     channel: int | None = None
     device: str = "auto"
-    tile: int = 0
-    average: int = 1
-    planes: Planes = "xy"
     rescale: bool = False
-    samples: int = 0
-    dropout: float | None = None
     threshold: float = 0.5
     whole: bool = True
-    padding: PaddingRule = "auto"
-    invert: bool = False
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
     def options(self) -> SegmentOptions:
         """Return the engine's options."""
-        return SegmentOptions(
-            self.device,
-            self.threshold,
-            self.tile,
-            self.average,
-            channel=self.channel if asks_channel(self) else None,
-            planes="xyz" if self.in_three_planes else "xy",
-            rescale=self.rescale and find_rescaling(self) is not None,
-            samples=self.samples,
-            dropout=self.dropout if self.samples else None,
-            padding=self.padding,
-            invert=self.invert,
-        )
+        settled = {
+            "device": self.device,
+            "threshold": self.threshold,
+            "channel": self.channel if asks_channel(self) else None,
+            "planes": "xyz" if self.in_three_planes else "xy",
+            "rescale": self.rescale and find_rescaling(self) is not None,
+            "dropout": self.dropout if self.samples else None,
+        }
+        return SegmentOptions(**{**self.asked, **settled})
+
+    @property
+    def tile(self) -> int:
+        """The longest side of a tile, 0 = chosen."""
+        return int(self.asked.get("tile", 0))
+
+    @property
+    def average(self) -> int:
+        """How many copies are averaged."""
+        return int(self.asked.get("average", 1))
+
+    @property
+    def samples(self) -> int:
+        """How many Monte Carlo samples are taken."""
+        return int(self.asked.get("samples", 0))
+
+    @property
+    def dropout(self) -> float | None:
+        """The dropout rate of the samples, None for that of the model's training."""
+        return self.asked.get("dropout")
 
     @property
     def seen(self) -> str:
@@ -81,7 +91,7 @@ class Choices:
     @property
     def in_three_planes(self) -> bool:
         """Whether a 2D model is to see a volume along all three axes."""
-        return self.planes == "xyz" and offers_planes(self)
+        return self.asked.get("planes") == "xyz" and offers_planes(self)
 
     @property
     def spanned(self) -> str:
@@ -170,7 +180,7 @@ def _stack(choices: Choices) -> Stack | None:
         return None
     axes = choices.axes + "C" * is_rgb(layer)
     try:
-        return Stack(data_of(layer), axes, choices.voxel_size, choices.unit, name=layer.name)
+        return Stack(data_of(layer), Space(axes, choices.voxel_size, choices.unit), layer.name)
     except InputError:
         return None
 
@@ -196,7 +206,7 @@ def find_faults(choices: Choices) -> dict[str, str]:
         if not found["axes"]:
             found["channel"] = _channel_fault(choices)
             found["model"] = choices.model_fault or _fit_fault(choices)
-    return {field: fault for field, fault in found.items() if fault}
+    return {name: fault for name, fault in found.items() if fault}
 
 
 def image_fault(layer: Image | None) -> str:

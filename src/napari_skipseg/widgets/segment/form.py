@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QFormLayout, QHBoxLayout, QPushButton, QSpinBox, QWidget
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QPushButton, QWidget
 
 from napari_skipseg.errors import SkipsegError
+from napari_skipseg.images.space import Space
+from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.catalog import describe_model, find_models, locate_model
 from napari_skipseg.models.description import ModelDescription
+from napari_skipseg.option_fields import option_fields
 from napari_skipseg.widgets.forms.fields import (
     AxesField,
     Fold,
@@ -22,6 +25,7 @@ from napari_skipseg.widgets.forms.fields import (
     WrappedLine,
     mark,
 )
+from napari_skipseg.widgets.forms.option_rows import OptionRows
 from napari_skipseg.widgets.layers.axes import axes_of, set_calibration, voxel_size_of
 from napari_skipseg.widgets.layers.images_of_file import show_alone
 from napari_skipseg.widgets.layers.kept_view import slice_again, view_kept
@@ -45,99 +49,30 @@ if TYPE_CHECKING:
     from napari_skipseg.jobs.events import DeviceReport
 
 
-OPTION_HINTS = {
-    "tile": "Longest side of a tile in voxels; smaller tiles need less memory",
-    "average": "Average the results of mirrored and turned copies of the image: a little better, and an uncertainty "
-    "layer shows where the copies disagree. 4 copies are 4 times slower, 8 copies 8 times",
-    "planes": "How a 2D model sees the volume: slice by slice in XY, or along all three axes, whose results are "
-    "averaged. The latter suits voxels as deep as they are wide, is 3 times slower or more, and gives an uncertainty "
-    "layer but no attention",
-    "samples": "Passes with dropout on: the probability is their mean, the uncertainty layer their standard deviation. "
-    "10 samples are 10 times slower or more: they run on torch",
-    "padding": "Black frames, empty slices and other constant areas without tissue are left out of the grey values, "
-    "and are background in the result. If such an area is tissue, such as resin or a lumen of one value, keep it",
-    "invert": "Feed the negative of the image to the model, if dark and light are the other way round than in the "
-    "images that the model was trained on",
-    "dropout": "Share of the features that each sample leaves out, from 0 to 0.95",
-}
-AVERAGES = (("one pass", 1), ("4 copies", 4), ("8 copies", 8))
-PLANES = (("XY slices", "xy"), ("all three axes", "xyz"))
-PADDINGS = (("leave out", "auto"), ("keep as tissue", "none"))
+ELSEWHERE = ("device", "threshold", "channel", "rescale", "attention", "seed")
+"""Options that have a place of their own in the form, or none."""
 
 
 class OptionsFold(Fold):
-    """What few people change. `edited` says that one of the fields was."""
+    """What few people change: a row for each option that has no other place. `edited` says that one was changed."""
 
     edited = Signal()
 
-    def __init__(self) -> None:
+    def __init__(self, options: type = SegmentOptions) -> None:
         super().__init__("Options")
-        self.tile, self.average, self.planes = QSpinBox(), FreshCombo(), FreshCombo()
-        self.average.offer(list(AVERAGES), 1)
-        self.planes.offer(list(PLANES), "xy")
-        self.padding = FreshCombo()
-        self.padding.offer(list(PADDINGS), "auto")
-        self.invert = QCheckBox("Invert contrast")
-        self.tile.setRange(0, 8192)
-        self.tile.setSingleStep(32)
-        self.tile.setSpecialValueText("auto")
-        self.samples, self.dropout = QSpinBox(), QDoubleSpinBox()
-        self.samples.setRange(0, 1000)
-        self.samples.setSingleStep(10)
-        self.samples.setKeyboardTracking(False)  # the 1 of a 10 that is being typed is no fault
-        self.samples.setSpecialValueText("off")
-        self.dropout.setRange(0.0, 0.95)
-        self.dropout.setSingleStep(0.05)
-        self.dropout.setSpecialValueText("as trained")
+        self.rows = OptionRows(each for name, each in option_fields(options).items() if name not in ELSEWHERE)
+        self.tile, self.average, self.planes = (self.rows.field(name) for name in ("tile", "average", "planes"))
+        self.samples, self.dropout = self.rows.field("samples"), self.rows.field("dropout")
+        self.padding, self.invert = self.rows.field("padding"), self.rows.field("invert")
         self.dropout.setEnabled(False)
-        self._lay_out()
-        self.mark({})
-        for signal in (
-            self.tile.valueChanged,
-            self.average.activated,
-            self.planes.activated,
-            self.padding.activated,
-            self.invert.toggled,
-            self.dropout.valueChanged,
-        ):
-            signal.connect(self._tell)
-        self.samples.valueChanged.connect(self._follow_samples)
-
-    def _lay_out(self) -> None:
-        inner = QWidget()
-        rows = self._rows = QFormLayout(inner)
-        rows.setContentsMargins(12, 0, 0, 0)
-        rows.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        rows.addRow("Tile", self.tile)
-        rows.addRow("Average", self.average)
-        rows.addRow("Planes", self.planes)
-        rows.addRow("Constant areas", self.padding)
-        rows.addRow("", self.invert)
-        rows.addRow("Monte Carlo samples", self.samples)
-        rows.addRow("Dropout rate", self.dropout)
-        self.fill(inner)
+        self.samples.valueChanged.connect(lambda samples: self.dropout.setEnabled(samples > 0))
+        self.rows.edited.connect(self.edited)
+        self.fill(self.rows)
 
     def offer_planes(self, offered: bool) -> None:
         """Show the choice of planes, or hide it."""
-        self._rows.setRowVisible(self.planes, offered)
+        self.rows.show_row("planes", offered)
         self.fit()
-
-    def _follow_samples(self, samples: int) -> None:
-        self.dropout.setEnabled(samples > 0)
-        self._tell()
-
-    def _tell(self, value: object = None) -> None:
-        self.edited.emit()
-
-    @property
-    def rate(self) -> float | None:
-        """The dropout rate, None for that of the model's training."""
-        return float(self.dropout.value()) or None
-
-    def mark(self, faults: dict[str, str]) -> None:
-        """Colour the fields that are wrong, and say what each is for."""
-        for name, hint in OPTION_HINTS.items():
-            mark(getattr(self, name), faults.get(name, ""), hint)
 
 
 NO_MODEL = "There is no model: train one with napari-skipseg train, or copy a model folder into your models."
@@ -270,14 +205,8 @@ class SegmentForm(QWidget):  # type: ignore[misc]
             *self._described[1:],
             channel=self.channel.currentData(),
             device=self.device.currentData() or "auto",
-            tile=self.options.tile.value(),
-            average=self.options.average.currentData(),
-            planes=self.options.planes.currentData(),
-            padding=self.options.padding.currentData(),
-            invert=self.options.invert.isChecked(),
             rescale=self.rescale.isChecked(),
-            samples=self.options.samples.value(),
-            dropout=self.options.rate,
+            asked=self.options.rows.values(),
             threshold=float(self.threshold.value()),
             whole=self.extent.currentData() != "current",
         )
@@ -297,7 +226,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         }
         for name, field in fields.items():
             mark(field, faults.get(name, ""), self._hint(name))
-        self.options.mark(faults)
+        self.options.rows.mark(faults)
         self.voxel_size.mark(faults.get("voxel size", ""))
         self.card.setEnabled(self._described[1] is not None)
         self.changed.emit()
@@ -359,7 +288,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         if choices.layer is not None and "axes" not in faults and "voxel size" not in faults:
             self._layer_links.cut()
             with view_kept(self._viewer, choices.layer):
-                set_calibration(choices.layer, choices.axes, choices.voxel_size, choices.unit)
+                set_calibration(choices.layer, Space(choices.axes, choices.voxel_size, choices.unit))
                 self._layer = None
                 self._choose_image()
                 self.placed.emit()

@@ -55,7 +55,7 @@ def cut_to_view(viewer: ViewerModel, choices: Choices) -> View:
     layer = choices.layer
     if layer is None or choices.model is None:
         raise ValueError("nothing is chosen")
-    choices = replace(choices, planes="xy", average=1, samples=0)
+    choices = replace(choices, asked={**choices.asked, "planes": "xy", "average": 1, "samples": 0})
     dimensions = choices.model.spec.dimensions if choices.model is not None else 2
     parts = find_part(
         visible_box(viewer, layer), data_of(layer).shape, choices.axes, LEAST_SIDES[dimensions], viewer.dims.ndisplay
@@ -97,13 +97,8 @@ def _widened(low: int, stop: int, least: int, length: int) -> slice:
 
 def cut_stack(stack: Stack, parts: dict[int, slice]) -> Stack:
     """Return a part of a stack: axis number -> positions."""
-    origin = list(stack.origin)
-    for axis, part in parts.items():
-        if stack.axes[axis] in "ZYX":
-            place = "ZYX".index(stack.axes[axis])
-            origin[place] += part.start * stack.voxel_size[place]
-    moved = (origin[0], origin[1], origin[2])
-    return replace(stack, data=Cut(stack.data, parts), origin=moved, file="")
+    starts = {stack.space.axes[axis]: part.start for axis, part in parts.items()}
+    return replace(stack, data=Cut(stack.data, parts), space=stack.space.shifted(starts), file="")
 
 
 def remove_preview(viewer: ViewerModel, layer: Image) -> None:

@@ -1,0 +1,153 @@
+"""Where an image lies in the world: its axes, voxel size, unit and origin as one value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from pydantic import ConfigDict
+
+from napari_skipseg.errors import InputError
+from napari_skipseg.images.units import METRES, check_unit, convert_length
+
+AXES = "TCZYX"
+"""The axes that an image may have: time, channel (RGB included), space; each once at most, Y and X always."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """Where the voxels of an image lie. Lists and numpy numbers are taken too, and units in any spelling ("um").
+
+    axes: one letter of `AXES` per dimension of the array, such as "ZYX" or "TCYX".
+    voxel_size: (z, y, x) in `unit`; 1.0 where the image has no such axis or nothing is known.
+    unit: a unit of length ("nm", "µm", ...), or "pixel" where the voxel size is not known.
+    origin: (z, y, x) of the first voxel's centre in `unit`.
+
+    Raises:
+        InputError: the axes, the voxel size, the unit or the origin cannot be used.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    axes: str
+    voxel_size: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    unit: str = "pixel"
+    origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        check_axes(self.axes, len(self.axes))
+        size, origin = tuple(map(float, self.voxel_size)), tuple(map(float, self.origin))
+        if len(size) != 3 or not all(math.isfinite(side) and side > 0 for side in size):
+            raise InputError(f"The voxel size {size} is not usable: give three positive numbers.")
+        if len(origin) != 3 or not all(map(math.isfinite, origin)):
+            raise InputError(f"The origin {origin} is not usable: give three finite numbers.")
+        object.__setattr__(self, "voxel_size", size)
+        object.__setattr__(self, "unit", check_unit(self.unit))
+        object.__setattr__(self, "origin", origin)
+
+    @property
+    def has_size(self) -> bool:
+        """Whether the voxel size is known in a unit of length."""
+        return self.unit in METRES
+
+    @property
+    def spatial_axes(self) -> str:
+        """The axes of space: "YX" or "ZYX"."""
+        return "".join(axis for axis in self.axes if axis in "ZYX")
+
+    def size_along(self, axis: str) -> float:
+        """Return the side of a voxel along Z, Y or X; 1.0 for time and channels."""
+        return self.voxel_size["ZYX".index(axis)] if axis in "ZYX" else 1.0
+
+    def origin_along(self, axis: str) -> float:
+        """Return where the first voxel's centre lies along Z, Y or X; 0.0 for time and channels."""
+        return self.origin["ZYX".index(axis)] if axis in "ZYX" else 0.0
+
+    def with_axes(self, axes: str) -> Space:
+        """Return the space of an array at the same place with these axes: fewer, more, or in a different order."""
+        return replace(self, axes=axes)
+
+    def without(self, axis: str) -> Space:
+        """Return the space without an axis; as it is if there is no such axis."""
+        return replace(self, axes=self.axes.replace(axis, ""))
+
+    def scaled(self, factors: Mapping[str, float]) -> Space:
+        """Return the space of an array whose voxels are so many times as long, by axis, from the same corner on.
+
+        The centre of its first voxel is the centre of the voxels that this one stands for.
+        """
+        steps = [factors.get(axis, 1.0) for axis in "ZYX"]
+        size = [side * step for side, step in zip(self.voxel_size, steps, strict=True)]
+        places = zip(self.origin, self.voxel_size, steps, strict=True)
+        origin = [first + side * (step - 1) / 2 for first, side, step in places]
+        return replace(self, voxel_size=_triple(size), origin=_triple(origin))
+
+    def shifted(self, voxels: Mapping[str, float]) -> Space:
+        """Return the space of a part of the array that begins so many voxels from its first one, by axis."""
+        places = zip("ZYX", self.origin, self.voxel_size, strict=True)
+        return replace(self, origin=_triple([first + side * voxels.get(axis, 0) for axis, first, side in places]))
+
+    def resized(self, voxel_size: tuple[float, float, float], unit: str) -> Space:
+        """Return the space with another voxel size, as a user gives it; the first voxel stays where it was.
+
+        If one of the units is not known, the first voxel stays as many voxels away from 0 as it was.
+        """
+        unit = check_unit(unit)
+        known = self.has_size and unit in METRES
+        places = [
+            convert_length(place, self.unit, unit) if known else place / old * new
+            for place, old, new in zip(self.origin, self.voxel_size, voxel_size, strict=True)
+        ]
+        return replace(self, voxel_size=voxel_size, unit=unit, origin=_triple(places))
+
+    def voxel_size_in(self, unit: str) -> tuple[float, float, float]:
+        """Return the voxel size (z, y, x) in another unit of length, exactly rounded.
+
+        Raises:
+            ValueError: one of the two units is no unit of length.
+        """
+        if not self.has_size or unit not in METRES:
+            raise ValueError(f"a size in {self.unit} cannot be told in {unit}")
+        return _triple([convert_length(side, self.unit, unit) for side in self.voxel_size])
+
+
+@dataclass(frozen=True)
+class GivenSpace:
+    """What a user says of an image in place of what its file says; where it is None, the file counts.
+
+    axes: letters of `AXES`, one per axis in the file's order. voxel_size: (z, y, x) in `unit`. unit: of `voxel_size`;
+    given alone, of the file's own numbers.
+    """
+
+    axes: str | None = None
+    voxel_size: tuple[float, float, float] | None = None
+    unit: str | None = None
+
+
+NOTHING_GIVEN = GivenSpace()
+
+
+def _triple(values: list[float]) -> tuple[float, float, float]:
+    z, y, x = values
+    return z, y, x
+
+
+def check_axes(axes: str, dimensions: int, any_order: bool = False) -> None:
+    """Raise InputError, with the cure, if `axes` do not describe an array of `dimensions`.
+
+    any_order: Z, Y and X may come in any order, as in files, whose axes are turned when they are read.
+    """
+    unknown = sorted(set(axes) - set(AXES))
+    if unknown:
+        raise InputError(f"The axes '{axes}' have unknown letters ({', '.join(unknown)}): use {', '.join(AXES)}.")
+    if len(set(axes)) != len(axes):
+        raise InputError(f"The axes '{axes}' name an axis twice.")
+    if len(axes) != dimensions:
+        raise InputError(f"The axes '{axes}' name {len(axes)} dimensions, the image has {dimensions}.")
+    if "Y" not in axes or "X" not in axes:
+        raise InputError(f"The axes '{axes}' lack Y or X: an image needs both.")
+    space = [axis for axis in axes if axis in "ZYX"]
+    if not any_order and space != sorted(space, key="ZYX".index):
+        raise InputError(f"The axes '{axes}' are in another order than Z, Y, X: transpose the image.")
