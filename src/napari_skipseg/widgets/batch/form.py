@@ -391,17 +391,16 @@ class LookedAt:
 def _iter_count_unknown(settings: BatchSettings, found: Inputs) -> Generator[Progress, Any, tuple[int, int]]:
     """Yield file by file; return how many of the first images have no known voxel size, and of how many that is.
 
-    What cannot be read is left out: the batch says why.
+    A file that cannot be read is none of these: the batch says why.
     """
-    unknown = looked = 0
-    for entry in found.entries[:MOST_LOOKED_AT]:
-        yield Progress(looked, len(found.entries), "looking for voxel sizes")
+    unknown, entries = 0, found.entries[:MOST_LOOKED_AT]
+    for number, entry in enumerate(entries):
+        yield Progress(number, len(entries), "looking for voxel sizes")
         try:
             unknown += not read_entry(settings, entry).space.has_size
         except SkipsegError:
             continue
-        looked += 1
-    return unknown, looked
+    return unknown, len(entries)
 
 
 def _unknown_text(answer: LookedAt) -> str:
