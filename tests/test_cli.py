@@ -624,6 +624,27 @@ def test_score_labels_as_they_are(run: Run, tmp_path: Path) -> None:
     assert found["dice"] == score_overlap(labels > 0, truth > 0).dice
 
 
+def test_an_overlap_that_says_nothing_is_noted(run: Run, scored: Any, tmp_path: Path) -> None:
+    prediction, truth_file, _, truth = scored
+    assert run("score", prediction, truth_file).err == ""
+    for name, values in (("everywhere", truth * 0 + 255), ("turned", 255 - truth)):
+        write_tiff(tmp_path / f"{name}.tif", values)
+        ran = run("score", tmp_path / f"{name}.tif", truth_file, "--json")
+        assert "no better than that of an image which is marked everywhere" in ran.err
+        assert ran.code == 0
+        assert json.loads(ran.out)["notes"]
+
+
+def test_score_refuses_a_class_that_is_nowhere_instead_of_calling_it_perfect(run: Run, tmp_path: Path) -> None:
+    write_tiff(tmp_path / "labels.tif", grey(40, 40) // 100)
+    paths = (tmp_path / "labels.tif", tmp_path / "labels.tif")
+    assert run("score", *paths, "--class", "a=1").code == 0
+    for value in (7, -1, 255):
+        fails(run("score", *paths, "--class", "a=1", "--class", f"b={value}"), "b: Neither the truth")
+    write_tiff(tmp_path / "empty.tif", grey(40, 40) * 0)
+    fails(run("score", tmp_path / "empty.tif", tmp_path / "empty.tif"), "nothing to score")
+
+
 def test_score_refuses_what_cannot_be_compared(run: Run, scored: Any, tmp_path: Path) -> None:
     prediction, truth_file, _, _ = scored
     write_tiff(tmp_path / "small.tif", grey(2, 30, 30))

@@ -40,6 +40,7 @@ from napari_skipseg.batch.remarks import NO_SIZE
 from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.batch.settings import BatchSettings, settings_from_json, settings_to_json
 from napari_skipseg.batch.table import BatchOpened, BatchWaits, FileChanged, Retry
+from napari_skipseg.batch.truths import find_truth
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.zarr import chunk_writer
@@ -567,6 +568,19 @@ def test_a_truth_whose_name_only_looks_the_same_is_found(tmp_path: Path, tiny: P
     settings = settings_for(tmp_path / "images", tmp_path / "out", tiny, truth=str(tmp_path / "truth"), recursive=True)
     (row,) = run(settings).rows
     assert "membrane dice" in row.scores
+
+
+@pytest.mark.parametrize("capital", ["IMG_1.TIF", "Img_1.png"])
+def test_a_truth_whose_name_has_other_capital_letters_is_found_where_none_is_exact(
+    tmp_path: Path, tiny: Path, capital: str
+) -> None:
+    settings = settings_for(tmp_path, tmp_path / "out", tiny, truth=str(tmp_path / "truth"))
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "truth" / capital).touch()
+    entry = Entry(str(tmp_path / "img_1.tif"), "img_1.tif", "img_1")
+    assert find_truth(settings, entry) == tmp_path / "truth" / capital
+    (tmp_path / "truth" / "img_1.bmp").touch()
+    assert find_truth(settings, entry) == tmp_path / "truth" / "img_1.bmp"
 
 
 def test_the_label_of_the_class_in_the_truth_can_be_named(three: Path, tmp_path: Path, tiny: Path) -> None:

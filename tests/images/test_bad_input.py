@@ -98,6 +98,20 @@ def test_a_stack_cut_in_its_middle_is_told_on_opening(tmp_path, options):
         read_stack(path)
 
 
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw"])
+@pytest.mark.parametrize("counted", [6, 9])
+def test_a_description_that_counts_more_planes_than_there_are_is_told(tmp_path, compression, counted):
+    values = np.random.default_rng(0).integers(0, 255, (5, 20, 30), "uint8")
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack", compression=compression)
+    content = (tmp_path / "a.tif").read_bytes()
+    assert b'"shape": [5, ' in content
+    (tmp_path / "a.tif").write_bytes(content.replace(b'"shape": [5, ', f'"shape": [{counted}, '.encode()))
+    with pytest.raises(FileError, match="cut short"):
+        read_stack(tmp_path / "a.tif")
+    (tmp_path / "a.tif").write_bytes(content.replace(b'"shape": [5, ', b'"shape": [3, '))
+    assert np.array_equal(read_stack(tmp_path / "a.tif").data, values)
+
+
 @pytest.mark.parametrize("compression", ["zlib", "lzw"])
 def test_a_compressed_tiff_that_is_cut_short_while_it_is_open_is_told_at_the_slice(tmp_path, compression):
     values = random((9, 64, 64))

@@ -248,6 +248,80 @@ def test_a_resolution_with_a_zero_makes_the_size_unknown(tmp_path, rational, tag
     assert any("makes no sense" in note for note in stack.notes)
 
 
+@pytest.mark.parametrize(("spacing", "z"), [("0,05", 0.05), ("-0,05", 0.05), ("1,5e-1", 0.15), ("5e-2", 0.05)])
+def test_a_comma_is_a_decimal_point(tmp_path, spacing, z):
+    assert imagej(tmp_path / "a.tif", unit="micron", spacing=spacing).space.voxel_size[0] == z
+
+
+@pytest.mark.parametrize("spacing", ["50 nm", "fifty", "nan", "1,000,000"])
+def test_text_for_a_size_is_noted_as_no_number(tmp_path, spacing):
+    stack = imagej(tmp_path / "a.tif", unit="micron", spacing=spacing)
+    assert stack.space.voxel_size[0] == stack.space.voxel_size[1]
+    assert any("size of z is no number" in note for note in stack.notes)
+
+
+def test_a_unit_of_z_alone_is_that_of_x_and_y_too(tmp_path):
+    stack = imagej(tmp_path / "a.tif", (0.25, 0.25), zunit="nm", spacing=50)
+    assert size(stack) == ((50, 4, 4), "nm")
+    assert any("nm was taken" in note for note in stack.notes)
+
+
+@pytest.mark.parametrize(("z", "factor"), [(50_000, "1.25e+04"), (0.05, "0.0125"), (4000, "1e+03")])
+def test_a_z_that_is_a_thousandfold_wrong_is_kept_and_noted(z, factor):
+    assert found((4, "nm"), (4, "nm"), (z, "nm")) == ((z, 4, 4), "nm")
+    assert f"{factor} times that of x (4 nm)" in noted(4, 4, z)
+    assert "times that of" in noted((0.004, "µm"), (0.004, "µm"), (z, "nm"))
+    assert "times that of" not in noted(4, 4, z, axes="YX")
+
+
+@pytest.mark.parametrize("z", [0.5, 4, 50, 300, 3000])
+def test_a_z_of_usual_thickness_is_not_noted(z):
+    assert "times that of" not in noted(4, 4, z)
+
+
+def test_pixels_that_are_a_thousand_times_as_high_as_wide_are_noted():
+    assert "size of y, which is 2.5e+08 times that of x" in noted(4, 1e9, 50)
+
+
+@pytest.mark.parametrize(("resolution", "proportions"), [((1, 2), (0.5, 0.5, 1)), ((300, 100), (3, 3, 1))])
+def test_a_resolution_without_a_unit_tells_the_proportions_of_a_pixel(tmp_path, resolution, proportions):
+    options = {"photometric": "minisblack", "metadata": None, "resolutionunit": 1}
+    tifffile.imwrite(tmp_path / "a.tif", VALUES, resolution=resolution, **options)
+    stack = read_stack(tmp_path / "a.tif")
+    assert size(stack) == (proportions, "pixel")
+    assert any("--unit" in note for note in stack.notes)
+    tifffile.imwrite(tmp_path / "b.tif", VALUES, resolution=(300, 300), **options)
+    assert read_stack(tmp_path / "b.tif").notes == ()
+
+
+@pytest.mark.parametrize(("unit", "per"), [("INCH", 2.54e6 * 2.5), ("CENTIMETER", 2.5e6), (4, 2.5e5), (5, 250)])
+def test_resolutions_of_every_unit_are_read(tmp_path, unit, per):
+    options = {"photometric": "minisblack", "metadata": None, "resolutionunit": unit}
+    tifffile.imwrite(tmp_path / "a.tif", VALUES, resolution=(per, per), **options)
+    assert size(read_stack(tmp_path / "a.tif")) == ((4, 4, 4), "nm")
+
+
+@pytest.mark.parametrize(
+    ("told", "per", "unit", "result"),
+    [
+        ({"unit": "nm", "spacing": 50}, 2.5e6, "CENTIMETER", ((50, 4, 4), "nm")),
+        ({"unit": "micron", "spacing": 0.05}, 2.5e6, "CENTIMETER", ((50, 4, 4), "nm")),
+        ({"unit": "um", "spacing": 0.05}, 250, "NONE", ((0.05, 0.004, 0.004), "µm")),
+        ({"unit": "micron", "zunit": "nm", "spacing": -50}, 250, "NONE", ((0.05, 0.004, 0.004), "µm")),
+        ({"unit": "um", "spacing": 0.05}, 250, "INCH", ((1, 1, 1), "pixel")),
+        ({"PhysicalSizeX": 4, "PhysicalSizeXUnit": "nm", "PhysicalSizeZ": 0.05}, 1, "NONE", ((50, 4, 4), "nm")),
+        ({"spacing": "wide"}, 2.5e6, "CENTIMETER", ((4, 4, 4), "nm")),
+        ({"PhysicalSizeX": "wide"}, 1, "NONE", ((1, 1, 1), "pixel")),
+    ],
+)
+def test_words_of_imagej_and_ome_in_a_tiff_that_is_neither_count(tmp_path, told, per, unit, result):
+    options = {"photometric": "minisblack", "resolution": (per, per), "resolutionunit": unit}
+    tifffile.imwrite(tmp_path / "a.tif", VALUES, metadata={"axes": "ZYX", **told}, **options)
+    stack = read_stack(tmp_path / "a.tif")
+    assert size(stack) == result
+    assert bool(stack.notes) == (result[0][0] not in (50, 0.05) or "PhysicalSizeX" in told or told["spacing"] < 0)
+
+
 # --- OME-XML ---------------------------------------------------------------------------------------------------------
 
 
@@ -274,6 +348,25 @@ def test_ome_s_physical_sizes(tmp_path, sizes, result):
     told = {f"PhysicalSize{axis}": value for axis, (value, _) in sizes.items()}
     told |= {f"PhysicalSize{axis}Unit": unit for axis, (_, unit) in sizes.items() if unit is not None}
     assert size(ome(tmp_path / "a.ome.tif", **told)) == result
+
+
+@pytest.mark.parametrize(("old", "new"), [(b'SizeX="30"', b'SizeX="31"'), (b"</OME>", b"</OMX>")])
+def test_an_ome_xml_that_is_damaged_or_of_another_image_is_noted(tmp_path, old, new):
+    sizes = {f"PhysicalSize{axis}": 0.004 for axis in "XYZ"}
+    ome(tmp_path / "a.ome.tif", **sizes)
+    content = (tmp_path / "a.ome.tif").read_bytes()
+    assert old in content
+    (tmp_path / "b.ome.tif").write_bytes(content.replace(old, new))
+    stack = read_stack(tmp_path / "b.ome.tif")
+    assert stack.shape == SHAPE
+    assert size(stack) == ((1, 1, 1), "pixel")
+    assert any("OME-XML" in note and "--voxel-size" in note for note in stack.notes)
+
+
+def test_where_an_ome_xml_says_no_size_the_tags_count(tmp_path):
+    options = {"photometric": "minisblack", "metadata": {"axes": "ZYX"}, "resolutionunit": "CENTIMETER"}
+    tifffile.imwrite(tmp_path / "a.ome.tif", VALUES, resolution=(2.5e6, 2.5e6), **options)
+    assert size(read_stack(tmp_path / "a.ome.tif")) == ((4, 4, 4), "nm")
 
 
 # --- what a user says ------------------------------------------------------------------------------------------------

@@ -150,6 +150,17 @@ def test_a_header_that_says_it_is_believed_and_nothing_is_noted(tmp_path, low, h
     assert stack.notes == ()
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"), [(54, 208, "uint8"), (0, 255, "uint8"), (-128, 127, "int8"), (-90, 100, "int8")]
+)
+def test_a_header_of_the_whole_signed_range_is_checked_against_the_values(tmp_path, low, high, dtype):
+    chance = np.random.default_rng(0)
+    values = np.clip(smooth(low, high) + chance.normal(0, 8, (6, 40, 50)), low, high).round().astype(dtype)
+    stack = read_stack(make_mrc(tmp_path / "a.mrc", values.view("int8"), dmin=-128, dmax=127, dmean=-10))
+    assert np.array_equal(stack.data, values)
+    assert any("but by their values they are unsigned" in note for note in stack.notes) == (dtype == "uint8")
+
+
 def test_what_cannot_be_read_gets_a_sentence(tmp_path):
     path = make_mrc(tmp_path / "a.mrc", np.ones((3, 40, 50), "i2"))
     whole = path.read_bytes()

@@ -268,6 +268,89 @@ def test_newer_versions_odd_transformations_and_paths_outside_are_refused(tmp_pa
         read_stack(tmp_path / "missing.ome.zarr")
 
 
+def test_an_image_placed_by_a_rotation_is_read_by_the_path_of_its_array(tmp_path):
+    turned = {"type": "affine", "affine": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]}
+    path = make_store(tmp_path / "turned.zarr", numbers((2, 3, 4)), steps=(turned,))
+    with pytest.raises(FileError, match=r"'affine'.*turned\.zarr/0'"):
+        read_stack(path)
+    stack = read_stack(path / "0", axes="ZYX", voxel_size=(50, 4, 4), unit="nm")
+    assert np.array_equal(stack.data, numbers((2, 3, 4)))
+
+
+@pytest.mark.parametrize("version", ["latest", "v5", "", "1.0", "0.5.2", "0.4"])
+def test_a_version_that_is_no_number_or_new_gets_a_sentence(tmp_path, version):
+    path = make_store(tmp_path / "a.zarr", numbers((2, 3, 4)))
+    (path / "zarr.json").write_text((path / "zarr.json").read_text().replace('"0.5"', f'"{version}"'))
+    if version in ("", "0.5.2", "0.4"):
+        assert read_stack(path).space.unit == "nm"
+        return
+    with pytest.raises(FileError, match="not understood yet: give the path of its array"):
+        read_stack(path)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        (scale(50, 4),),
+        (scale(None, 4, 4),),
+        (scale("fifty", 4, "four"),),
+        (scale(50, 4, 4), move(1, 2)),
+        ({"type": "scale", "scale": 4},),
+    ],
+)
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_a_scale_that_makes_no_sense_is_noted_and_a_user_s_counts(tmp_path, steps, version):
+    path = make_store(tmp_path / "a.zarr", numbers((2, 3, 4)), steps=steps, version=version)
+    stack = read_stack(path)
+    assert (stack.space.voxel_size, stack.space.unit) == ((1, 1, 1), "pixel")
+    assert any("makes no sense" in note for note in stack.notes)
+    stack = read_stack(path, voxel_size=(50, 4, 4), unit="nm")
+    assert (stack.space.voxel_size, stack.notes) == ((50, 4, 4), ())
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_the_finest_level_is_read_wherever_it_stands(tmp_path, version):
+    values = numbers((2, 8, 12))
+    path = make_store(tmp_path / "a.zarr", values[:, ::2, ::2], steps=(scale(50, 8, 8),), version=version)
+    group = zarr.open_group(path)
+    group.create_array("fine", data=values)
+    ome = group.attrs["ome"] if version == "0.5" else {"multiscales": group.attrs["multiscales"]}
+    ome["multiscales"][0]["datasets"].append({"path": "fine", "coordinateTransformations": [scale(50, 4, 4)]})
+    group.attrs.update({"ome": ome} if version == "0.5" else ome)
+    assert np.array_equal(read_stack(path).data, values)
+    assert [level.shape for level in read_levels(path)] == [(2, 8, 12), (2, 4, 6)]
+    assert read_stack(path).space.voxel_size == (50, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "result"),
+    [
+        ({"resolution": [50, 4, 4], "units": ["nm", "nm", "nm"], "offset": [100, 8, 0]}, ((50, 4, 4), "nm")),
+        ({"voxel_size": [50, 4, 4], "units": "nm"}, ((50, 4, 4), "nm")),
+        ({"resolution": [50, 4, 4]}, ((50, 4, 4), "pixel")),
+        ({"resolution": [50, 4]}, ((50, 50, 4), "pixel")),
+        ({"resolution": "50 nm"}, ((1, 1, 1), "pixel")),
+        ({"resolution": [50, 4, 4, 4]}, ((1, 1, 1), "pixel")),
+        ({"resolution": ["a", "b", "c"]}, ((1, 1, 1), "pixel")),
+    ],
+)
+def test_a_plain_array_may_say_its_resolution(tmp_path, attributes, result):
+    zarr.create_array(tmp_path / "a.zarr", data=numbers((2, 3, 4)), attributes=attributes)
+    stack = read_stack(tmp_path / "a.zarr")
+    assert (stack.space.voxel_size, stack.space.unit) == result
+    assert stack.space.origin == tuple(attributes.get("offset", (0, 0, 0)))
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_codec_that_is_not_known_is_named_and_nothing_is_called_damaged(tmp_path, zarr_format):
+    zarr.create_array(tmp_path / "a.zarr", data=numbers((2, 3, 4)), zarr_format=zarr_format)
+    file = tmp_path / "a.zarr" / ("zarr.json" if zarr_format == 3 else ".zarray")
+    file.write_text(file.read_text().replace('"zstd"', '"imagecodecs_jpegxl"'))
+    with pytest.raises(FileError, match=r"imagecodecs_jpegxl.*store it with") as caught:
+        read_stack(tmp_path / "a.zarr")
+    assert "damaged" not in str(caught.value)
+
+
 def test_a_huge_claim_costs_nothing_until_it_is_read_and_then_gets_a_sentence(tmp_path):
     zarr.create_array(tmp_path / "a.zarr", shape=(10**6, 10**6, 10**6), chunks=(64, 64, 64), dtype="f4")
     stack = read_stack(tmp_path / "a.zarr")

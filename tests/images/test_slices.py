@@ -69,9 +69,11 @@ def sections(tmp_path):
         ([f"em 2021-03-04 z{n}.png" for n in NUMBERS], write_picture),
         ([f"Schnitt_é{n}.bmp" for n in NUMBERS], write_picture),
         ([f"tomo{n}_final.mrc" for n in NUMBERS], write_mrc),
+        ([f"z_{n}.tif" for n in ("0.00", "0.50", "1.00", "1.50", "10.00")], write_tiff),
+        ([f"2024-01-0{n}_scan{n}.tif" for n in range(1, 6)], write_tiff),
         (["s_1.tif", "s_2.png", "s_3.tiff", "s_4.bmp", "s_5.tif"], None),
     ],
-    ids=["tiff", "padded", "numbers-alone", "png", "bmp", "mrc", "mixed-formats"],
+    ids=["tiff", "padded", "numbers-alone", "png", "bmp", "mrc", "decimals", "dates", "mixed-formats"],
 )
 def test_a_folder_of_numbered_files_is_one_stack_in_natural_order(tmp_path, names, write):
     def by_ending(path, values):
@@ -217,6 +219,9 @@ def test_a_slice_damaged_or_changed_later_is_told_where_it_is_read(tmp_path, mon
         (["a_1.tif", "a_2.tif", "b_1.tif", "b_2.tif", "a_3.tif"], "is not named like"),
         (["s_1.tif", "s_1.png", "s_2.tif", "s_3.tif", "s_4.tif"], "are both one slice"),
         (["one.tif", "two.tif", "three.tif", "four.tif", "five.tif"], "has no number"),
+        (["s_1.tif", "s_01.tif", "s_2.tif", "s_3.tif", "s_4.tif"], "'s_0?1.tif' and 's_0?1.tif' .* are both one slice"),
+        (["a1_z1.tif", "a1_z2.tif", "a1_z3.tif", "a2_z1.tif", "a2_z2.tif"], "two numbers"),
+        (["s_0.5.tif", "s_0.25.tif", "s_1.0.tif", "s_1.5.tif", "s_1.25.tif"], "two numbers"),
     ],
 )
 def test_names_that_do_not_count_one_stack_are_refused(tmp_path, names, told):
@@ -257,6 +262,21 @@ def test_the_voxel_size_is_the_first_files_and_z_is_given_or_taken_and_told(tmp_
     assert (stack.space.voxel_size, stack.notes) == ((50, 4, 5), ())
     with pytest.raises(InputError, match="has no unit"):
         read_stack(folder, voxel_size=(50, 4, 5))
+
+
+def test_a_file_of_another_voxel_size_is_noted(tmp_path):
+    folder = tmp_path / "s"
+    folder.mkdir()
+    for number in range(3):
+        per_cm = 2.5e6 if number < 2 else 1.25e6
+        options = {"photometric": "minisblack", "metadata": None, "resolutionunit": "CENTIMETER"}
+        tifffile.imwrite(folder / f"{number}.tif", STACK[number], resolution=(per_cm, per_cm), **options)
+    stack = read_stack(folder)
+    assert stack.space.voxel_size[1:] == (4, 4)
+    assert any("'2.tif' has another voxel size than '0.tif'" in note for note in stack.notes)
+    assert read_stack(folder, voxel_size=(50, 4, 4), unit="nm").notes == ()
+    alike = read_stack([folder / "0.tif", folder / "1.tif"])
+    assert not any("another voxel size" in note for note in alike.notes)
 
 
 def test_a_z_that_the_files_know_is_kept(tmp_path):

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.space import Space
+from napari_skipseg.images.stack import Stack
 
 SECTIONS = Space("CZYX", (50.0, 4.0, 8.0), "nm", (100.0, 20.0, 30.0))
 
@@ -94,3 +95,7 @@ def test_it_survives_json_and_knows_no_other_keys() -> None:
         adapter.validate_python({"axes": "YX", "scale": 2})
     with pytest.raises(InputError):
         adapter.validate_python({"axes": "YX", "voxel_size": (0, 1, 1)})
+
+
+def test_axes_alone_are_a_space_of_unknown_size():
+    assert Stack(np.zeros((2, 3, 4), np.uint8), "ZYX").space == Space("ZYX")

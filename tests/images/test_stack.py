@@ -139,3 +139,8 @@ def test_an_index_is_completed_as_numpy_understands_it():
 def test_what_is_no_basic_index_is_an_index_error(key):
     with pytest.raises(IndexError):
         complete_index(key, (3, 4))
+
+
+def test_a_stack_says_where_it_lies_as_scripts_ask_for_it():
+    stack = Stack(np.zeros((2, 3, 4)), Space("ZYX", (50, 4, 4), "nm", (100, 8, 0)))
+    assert (stack.axes, stack.voxel_size, stack.unit, stack.origin) == ("ZYX", (50, 4, 4), "nm", (100, 8, 0))

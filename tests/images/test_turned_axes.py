@@ -100,6 +100,13 @@ def test_a_tiff_that_names_another_order_is_turned(tmp_path, names, compression)
     assert same(stack, VALUES)
 
 
+def test_axes_may_be_named_in_small_letters(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", stored("xyz"), photometric="minisblack", metadata={"axes": "xyz"})
+    assert same(read_stack(tmp_path / "a.tif"), VALUES)
+    tifffile.imwrite(tmp_path / "b.tif", stored("xyz"), photometric="minisblack")
+    assert same(read_stack(tmp_path / "b.tif", axes="xyz"), VALUES)
+
+
 # --- what a user says ------------------------------------------------------------------------------------------------
 
 

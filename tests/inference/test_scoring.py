@@ -350,3 +350,117 @@ def test_isbi_scores_of_the_wrong_polarity_are_refused_instead_of_perfect(opposi
     prediction, on_membranes, _ = opposite
     with pytest.raises(InputError, match="--truth-foreground"):
         score_pair(prediction, on_membranes, ScoreOptions("isbi", membrane=True, foreground="cells"))
+
+
+# --- what the numbers stand for --------------------------------------------------------------------------------------
+
+
+def write(path, values):
+    tifffile.imwrite(path, values, photometric="minisblack", metadata={"axes": "ZYX"})
+    return path
+
+
+@pytest.mark.parametrize("measure", ["isbi", "overlap"])
+@pytest.mark.parametrize(("low", "high"), [(1, 2), (1, 255), (254, 255), (-1, 0)])
+def test_of_two_values_without_a_0_the_larger_marks(opposite, tmp_path, measure, low, high):
+    prediction, on_membranes, _ = opposite
+    truth = np.where(tifffile.imread(on_membranes) > 0, high, low).astype("int16")
+    options = ScoreOptions(measure, membrane=True)
+    (other,) = score_pair(prediction, write(tmp_path / "other.tif", truth), options)
+    assert dict(other.pooled) == dict(score_pair(prediction, on_membranes, options)[0].pooled)
+    assert f"holds {low} and {high}" in other.notes[0]
+
+
+@pytest.mark.parametrize("measure", ["isbi", "overlap"])
+def test_a_truth_with_nan_is_refused(stack, tmp_path, measure):
+    prediction, _, _, truth = stack
+    holes = np.where(np.arange(32) < 3, np.nan, truth).astype("float32")
+    with pytest.raises(InputError, match=r"truth .* holds NaN"):
+        score_pair(prediction, write(tmp_path / "holes.tif", holes), ScoreOptions(measure))
+
+
+@pytest.mark.parametrize("measure", ["isbi", "overlap"])
+@pytest.mark.parametrize(("dtype", "high"), [("bool", 1), ("uint8", 100), ("uint16", 255), ("int32", 255), ("f4", 255)])
+def test_a_mask_is_one_whatever_its_values_are(stack, tmp_path, measure, dtype, high):
+    _, truth_file, cell, _ = stack
+    masks = {name: np.where(cell > 127, value, 0) for name, value in (("usual", 255), ("other", high))}
+    usual = write(tmp_path / "usual.tif", masks["usual"].astype("uint8"))
+    other = write(tmp_path / "other.tif", masks["other"].astype(dtype))
+    options = ScoreOptions(measure)
+    found = [dict(score_pair(path, truth_file, options)[0].pooled) for path in (usual, other)]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "uint32"])
+def test_8_bits_within_more_are_probabilities_of_8_bits(stack, tmp_path, dtype):
+    prediction, truth_file, cell, _ = stack
+    (summary,) = score_pair(write(tmp_path / "wide.tif", cell.astype(dtype)), truth_file)
+    assert dict(summary.pooled) == dict(score_pair(prediction, truth_file)[0].pooled)
+    assert "no value above 255" in summary.notes[0]
+
+
+@pytest.mark.parametrize("measure", ["isbi", "overlap"])
+@pytest.mark.parametrize("change", [lambda p: p * 100, lambda p: p - 0.5, lambda p: np.where(p > 0.9, np.nan, p)])
+def test_fractions_that_are_no_probabilities_are_refused(stack, tmp_path, measure, change):
+    _, truth_file, cell, _ = stack
+    odd = write(tmp_path / "odd.tif", change(cell / 255).astype("float32"))
+    with pytest.raises(InputError, match=r"runs from|holds NaN"):
+        score_pair(odd, truth_file, ScoreOptions(measure, membrane=True))
+
+
+@pytest.mark.parametrize("membrane", [True, False])
+def test_a_prediction_of_the_other_polarity_is_noted(stack, tmp_path, membrane):
+    _, truth_file, _, truth = stack
+    noise = np.random.default_rng(0).integers(0, 60, truth.shape)
+    of_cells = np.clip(truth * 0.6 + noise, 0, 255).astype("uint8")
+    files = [write(tmp_path / f"{k}.tif", values) for k, values in enumerate((of_cells, 255 - of_cells))]
+    options = ScoreOptions("isbi", membrane=membrane)
+    notes = [score_pair(path, truth_file, options)[0].notes for path in files]
+    assert notes[int(membrane)] == ()
+    assert "--membrane" in notes[int(not membrane)][0]
+
+
+@pytest.mark.parametrize("options", [ScoreOptions("instances"), ScoreOptions(classes={"a": 1})])
+def test_grey_values_are_no_labels(stack, tmp_path, options):
+    prediction, _, _, truth = stack
+    labels = write(tmp_path / "labels.tif", (truth > 0).astype("uint8") * np.arange(1, 4, dtype="uint8")[:, None, None])
+    with pytest.raises(InputError, match=r"prediction .* holds grey values"):
+        score_pair(prediction, labels, options)
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.5, 128, float("nan")])
+def test_a_threshold_beyond_a_probability_is_refused(threshold):
+    with pytest.raises(InputError, match="between 0 and 1"):
+        ScoreOptions(threshold=threshold)
+
+
+def test_voxels_of_different_sizes_are_noted(tmp_path):
+    cell, truth = em(0)
+    write_ome_tiff(tmp_path / "cell.tif", cell, Space("ZYX", (50, 4, 4), "nm"))
+    for name, size, unit, differs in (
+        ("same", (0.05, 0.004, 0.004), "µm", False),
+        ("rounded", (50, 4.01, 4.01), "nm", False),
+        ("unknown", (1, 1, 1), "pixel", False),
+        ("other", (50, 8, 8), "nm", True),
+        ("thick", (4, 4, 4), "nm", True),
+    ):
+        write_ome_tiff(tmp_path / f"{name}.tif", truth, Space("ZYX", size, unit))
+        (summary,) = score_pair(tmp_path / "cell.tif", tmp_path / f"{name}.tif")
+        assert any("check that both show the same image" in note for note in summary.notes) == differs, name
+
+
+def test_names_that_differ_by_capital_letters_are_pairs_unless_one_is_exact(tmp_path):
+    predictions, truths = tmp_path / "predicted", tmp_path / "true"
+    for folder, names in ((predictions, ("IMG_1_probability.tif", "Abc.tif")), (truths, ("img_1.PNG", "abc.tif"))):
+        folder.mkdir()
+        for name in names:
+            (folder / name).touch()
+    pairs = pair_files(predictions, truths)
+    assert [(pair.prediction.name, pair.truth.name) for pair in pairs] == [
+        ("Abc.tif", "abc.tif"),
+        ("IMG_1_probability.tif", "img_1.PNG"),
+    ]
+    (predictions / "abc.tif").touch()
+    if len(list(predictions.iterdir())) == 3:
+        with pytest.raises(InputError, match=r"has no truth|could both be"):
+            pair_files(predictions, truths)

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 from made import bumpy, finished
 
 from napari_skipseg.errors import FileError, InputError
@@ -161,3 +162,22 @@ def test_a_file_says_whether_it_holds_labels(tmp_path):
         False,
     ]
     assert read_probability(tmp_path / "ours.tif").class_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "labels"),
+    [
+        ("uint16", (0, 255), True),
+        ("int32", (0, 255), True),
+        ("uint8", (0, 100), True),
+        ("uint8", (0, 255), False),
+        ("uint16", (0, 65535), False),
+        ("uint16", (0, 100, 255), False),
+        ("uint8", (7, 255), False),
+    ],
+)
+def test_whole_numbers_of_two_values_are_a_mask_whatever_they_are(tmp_path, dtype, values, labels):
+    image = np.random.default_rng(0).choice(values, (3, 20, 30)).astype(dtype)
+    image[0] = values[0]
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="minisblack")
+    assert read_probability(tmp_path / "a.tif").labels == labels

@@ -148,6 +148,14 @@ def test_labels_stored_as_whole_floats_are_labels(settings_for):
     assert read_data(settings_for([raw()], [truth().astype(np.float32)])).training[0].target.any()
 
 
+@pytest.mark.parametrize("axes", ["TYX", "CYX"])
+def test_labels_of_the_image_s_shape_with_other_axes_take_those_of_the_image(settings_for, axes):
+    settings = settings_for([raw()], [truth()])
+    usual = read_data(settings).training[0].target
+    tifffile.imwrite(settings.labels[0], truth(), metadata={"axes": axes}, photometric="minisblack")
+    assert np.array_equal(read_data(settings).training[0].target, usual)
+
+
 def test_labels_given_as_the_image_are_refused(settings_for):
     with pytest.raises(InputError, match="looks like an image of labels"):
         read_data(settings_for([truth()], [truth()]))

@@ -58,7 +58,7 @@ def test_an_image_stays_visible_when_only_its_unit_changes(before, after, step):
     layer = constant(viewer, before)
     viewer.dims.set_current_step(0, step)
     with view_kept(viewer, layer):
-        set_calibration(layer, "ZYX", (1.0, 1.0, 1.0), after)
+        set_calibration(layer, Space("ZYX", (1.0, 1.0, 1.0), after))
     assert is_seen(layer)
 
 
@@ -67,7 +67,7 @@ def test_the_image_beside_it_stays_visible_when_the_unit_of_the_viewer_changes()
     layer, beside = constant(viewer, "µm"), constant(viewer, "µm")
     viewer.dims.set_current_step(0, 3)
     with view_kept(viewer, layer):
-        set_calibration(layer, "ZYX", (1000.0, 1000.0, 1000.0), "nm")
+        set_calibration(layer, Space("ZYX", (1000.0, 1000.0, 1000.0), "nm"))
     assert is_seen(layer)
     assert is_seen(beside)
 

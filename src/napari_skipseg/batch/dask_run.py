@@ -34,7 +34,7 @@ ASIDE = "put aside until nothing else is left, as workers ended while having it"
 def iter_cluster(
     settings: BatchSettings, waiting: deque[Entry], place: RunPlace
 ) -> Generator[Message | None, None, None]:
-    """Yield what is new of the files that are `waiting`, as `lanes.iter_lanes` does; workers of a cluster do them.
+    """Yield what is new of the files that are `waiting`, as `threads.iter_lanes` does; workers of a cluster do them.
 
     A worker that dies has its file gone on with by another. Closed, it stops each file at its next tile.
 

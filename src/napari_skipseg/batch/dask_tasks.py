@@ -33,7 +33,7 @@ READY = "running"
 
 @dataclass(frozen=True)
 class Task:
-    """What one worker is to do: see `on_worker.answer`. units: of a block, parts of a level, or blocks of objects.
+    """What one worker is to do: see `dask_worker.answer`. units: of a block, parts of a level, or blocks of objects.
     tries: how often it failed elsewhere.
 
     alone: nothing else is at work meanwhile, so that a worker that ends does so of this task.

@@ -33,7 +33,7 @@ class Output(NamedTuple):
 class Record:
     """What became of the input `file`, which lay at `relative` within the inputs, and whose results are called `name`.
 
-    state: "segmented" = objects and scores are still due. input, truth: what the files were, by `images.fingerprint`;
+    state: "segmented" = objects and scores are still due. input, truth: what the files were, by `images.identity`;
     None where that could not be said. outputs: in the order in which they are told of. seconds: by part. shape, axes,
     bytes: of the image, as it is in memory. findings: about the image, as in its recipe. voxel_size: in words, "" =
     not known. remarks: on its voxels, a sentence each. objects, mean_size, size_unit: how many were found, and how

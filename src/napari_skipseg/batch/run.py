@@ -24,7 +24,7 @@ from napari_skipseg.progress import Progress
 from napari_skipseg.wording import counted
 
 Runner = Callable[[BatchSettings, "deque[Entry]", RunPlace], Generator[Message | None, None, None]]
-"""What works on the files that are waiting, here or elsewhere, and says what is new of them; see `lanes.iter_lanes`."""
+"""What works on the files that are waiting, here or elsewhere, and says what is new; see `threads.iter_lanes`."""
 
 
 @dataclass(frozen=True)

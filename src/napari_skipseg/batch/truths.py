@@ -69,7 +69,9 @@ def find_truth(settings: BatchSettings, entry: Entry) -> Path | None:
         return None
     if settings.as_stack or MARK in relative:
         name = normal(entry.name)
-    found = [file for file in sorted(folder.iterdir()) if normal(plain_name(file.name)) == name and _is_image(file)]
+    names = {file: normal(plain_name(file.name)) for file in sorted(folder.iterdir()) if _is_image(file)}
+    found = [file for file, each in names.items() if each == name]
+    found = found or [file for file, each in names.items() if each.casefold() == name.casefold()]
     if len(found) > 1:
         raise InputError(f"{found[0].name} and {found[1].name} in '{folder}' could both be its truth: leave one there.")
     return found[0] if found else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -51,7 +52,9 @@ def score(
     options = ScoreOptions(measure, membrane, threshold, _read_classes(classes or []), truth_foreground.value)
     pairs = find_pairs(prediction, truth, options)
     summaries = watch(iter_score_pairs(pairs, options), "scoring")
-    for note in summaries[0].notes:
+    if measure == "overlap":
+        summaries = [_with_doubt(summary) for summary in summaries]
+    for note in dict.fromkeys(note for summary in summaries for note in summary.notes):
         echo(f"Note: {note}", err=True)
     if csv is not None:
         write_csv(csv, [row for summary in summaries for row in summary.rows()])
@@ -64,6 +67,22 @@ def score(
         pooled = summaries[0].pooled
         best = f"V_rand {pooled['v_rand_threshold']:.1f}, V_info {pooled['v_info_threshold']:.1f}"
         echo(f"Best thresholds, each the same for all {pooled['n_slices']} slices: {best}")
+
+
+def _with_doubt(summary: Summary) -> Summary:
+    """Return a summary that says if its scores say nothing.
+
+    Raises:
+        InputError: there is nothing to score.
+    """
+    from napari_skipseg.scoring.values import doubt_overlap
+
+    try:
+        doubt = doubt_overlap(summary.pooled)
+    except InputError as error:
+        raise InputError(f"{summary.class_name}: {error}" if summary.class_name else str(error)) from error
+    named = f"{summary.class_name}: {doubt}" if summary.class_name else doubt
+    return replace(summary, notes=(*summary.notes, named)) if doubt else summary
 
 
 def _read_classes(texts: list[str]) -> dict[str, int]:

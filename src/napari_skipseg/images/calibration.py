@@ -24,6 +24,12 @@ _SMALLEST, _LARGEST = Decimal("1e-13"), Decimal("1e4")
 _MOST = 1e9
 """How many times a size without a known unit may be larger or smaller than 1."""
 
+MOST_OBLONG = 1000.0
+"""How many times the sides of a pixel may differ; beyond, one of the two numbers is likely damage."""
+
+THINNEST, THICKEST = 1 / 30, 1000.0
+"""Sizes of z, in pixels, from which on a wrong unit is likely: sections of 12 pixels have 12,000 or 1/80 then."""
+
 GIVE_SIZE = "give the voxel size (in a shell with --voxel-size Z Y X --unit nm)"
 GIVE_UNIT = "give the unit (in a shell with --unit, such as nm)"
 
@@ -53,9 +59,14 @@ class Calibration:
 
 
 def number_of(value: Any) -> float | None:
-    """Return `value` as a number, NaN if it is none, None if it is missing."""
+    """Return `value` as a number, NaN if it is none, None if it is missing.
+
+    A comma is taken for a decimal point, as programs write it on computers set to German, French and other languages.
+    """
     if value is None or value == "":
         return None
+    if isinstance(value, str) and "." not in value and value.count(",") == 1:
+        value = value.replace(",", ".")
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError):
@@ -82,6 +93,7 @@ def calibrate(scales: Mapping[str, AxisScale], axes: str, unit: str | None = Non
     - A size of x or y that makes no sense (0, NaN, 1e30) leaves the whole voxel size unknown: 1 pixel.
     - If the unit is spelled in an unknown way, only the proportions are kept: x is 1 pixel. If none is named, the
       numbers are kept, in pixels.
+    - Sizes that differ so much that a unit is likely wrong are kept, and noted.
     - If x or y is missing, it takes the other's size; if z is missing, it takes y's. No size that is there is replaced.
 
     Whatever is not taken as the file says it is noted.
@@ -108,6 +120,9 @@ def calibrate(scales: Mapping[str, AxisScale], axes: str, unit: str | None = Non
         notes.append(f"The sizes of y ({_said(y)}) and x ({_said(x)}) cannot be compared: {GIVE_SIZE}.")
         return Calibration(unknown, tuple(notes))
     z = _fill_z(z, x, y, axes, notes)
+    _note_odd(y, x, "y", 1 / MOST_OBLONG, MOST_OBLONG, notes)
+    if "Z" in axes:
+        _note_odd(z, x, "z", THINNEST, THICKEST, notes)
     if unit is not None:
         return Calibration(replace(_in_one_unit(axes, x, y, z, x.unit), unit=unit), tuple(notes))
     found = _in_one_unit(axes, x, y, z, _small_unit(x))
@@ -134,6 +149,9 @@ def _judge(letter: str, scale: AxisScale, notes: list[str]) -> _Judged:
     if scale.size is None:
         return _Judged(None, unit, start, spelled)
     size = abs(float(scale.size))
+    if math.isnan(size):
+        notes.append(f"What the file gives as the size of {letter.lower()} is no number, which makes no sense.")
+        return _Judged(None, unit, start, spelled, usable=False)
     if not _makes_sense(size, unit):
         notes.append(
             f"The file gives {scale.size:g} {spelled}".rstrip() + f" as the size of {letter.lower()}, which makes no "
@@ -204,6 +222,21 @@ def _are_alike(axis: _Judged, x: _Judged) -> bool:
     if _is_length(axis.unit) and _is_length(x.unit):
         return True
     return axis.unit == x.unit and (x.unit != "?" or axis.spelled == x.spelled)
+
+
+def _ratio(axis: _Judged, x: _Judged) -> float:
+    """Return the size of an axis in sizes of x; both are known, and alike."""
+    size, of_x = axis.size or 0.0, x.size or 1.0
+    return (convert_length(size, axis.unit, x.unit) if _is_length(x.unit) else size) / of_x
+
+
+def _note_odd(axis: _Judged, x: _Judged, name: str, least: float, most: float, notes: list[str]) -> None:
+    """Note a size that is less than `least` or at least `most` times that of x."""
+    if axis.size is not None and not least <= (ratio := _ratio(axis, x)) < most:
+        notes.append(
+            f"The file gives {_said(axis)} as the size of {name}, which is {ratio:.3g} times that of x ({_said(x)}): "
+            f"if that is wrong, {GIVE_SIZE}."
+        )
 
 
 def _fill_z(z: _Judged, x: _Judged, y: _Judged, axes: str, notes: list[str]) -> _Judged:

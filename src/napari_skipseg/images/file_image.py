@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from napari_skipseg.errors import InputError
@@ -43,6 +43,7 @@ def stack_of(
     Raises:
         InputError: the axes, the voxel size or the unit cannot be used.
     """
+    given = given if given.axes is None else replace(given, axes=given.axes.upper())
     found = name_axes(image.path, image.axes, given.axes)
     order = found.order
     names = "".join(found.names[number] for number in order)

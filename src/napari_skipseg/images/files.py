@@ -50,9 +50,9 @@ def read_stack(
     """Return the image in a TIFF, an OME-Zarr, an MRC or a picture, its voxels read only where they are looked at.
 
     A folder with zarr metadata, or a path inside one, is OME-Zarr 0.1 to 0.5 or a plain zarr array (see
-    `images.ome_zarr.read_zarr`); .mrc, .mrcs, .rec, .st, .ali, .map and .ccp4 are MRC (see `images.mrc.read_mrc`);
+    `images.zarr.reader.read_zarr`); .mrc, .mrcs, .rec, .st, .ali, .map and .ccp4 are MRC (see `images.mrc.read_mrc`);
     .png, .jpg, .jpeg and .bmp are pictures, read whole (see `images.pictures.read_picture`); .ome is the companion of
-    OME-TIFFs; all else is TIFF (see `images.tiff_stack.read_tiff`). At full resolution. Axes of length 1 are left out,
+    OME-TIFFs; all else is TIFF (see `images.tiff.reader.read_tiff`). At full resolution. Axes of length 1 are left out,
     except Y and X. Axes that the file has in another order than Z, Y, X are turned into T, C, Z, Y, X, without reading
     a voxel. The type stays; byte order becomes the machine's. Voxel size, unit and origin follow one rule for all
     formats (see `images.calibration.calibrate`); `Stack.notes` says what was decided and how to change it.
@@ -60,7 +60,7 @@ def read_stack(
     Any other folder is a stack of its images, one slice each, in natural order (2 before 10); so is a pattern such as
     sections/s_*.tif, and a list of files, in its own order (see `images.slices.read_slices`).
 
-    path: or its text with the number of an image behind it: "positions.ome.tif#1" (see `images.location`).
+    path: or its text with the number of an image behind it: "positions.ome.tif#1" (see `images.choice`).
     axes: letters of "TCZYX", one per axis in the file's order, in place of what the file says. "XYZ" says that the
     first axis of the file is x; the stack then has ZYX.
     voxel_size: (z, y, x) in `unit`, in place of the file's; never without a unit, which may be "pixel".

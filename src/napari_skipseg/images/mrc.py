@@ -30,6 +30,9 @@ IMOD_STAMP, SIGNED = 1146047817, 1
 SECTIONS, MOST_LOOKED_AT = 16, 8 * 2**20
 """Sections, and voxels in all, that are looked at where the header does not say whether bytes are signed."""
 
+CLEARLY = 2
+"""How many times as much neighbouring bytes must jump, read as the header says, for it to be wrong."""
+
 VOLUMES = 401
 """The space group from which on a file is a stack of volumes."""
 
@@ -136,7 +139,8 @@ def _type_of_bytes(path: Path, header: Header, byte_order: str) -> tuple[np.dtyp
     """Return whether bytes are signed, and a note if only the values tell.
 
     MRC2014 says that they are signed; many programs, most of all before 2014, store unsigned ones. IMOD says it by a
-    flag; a minimum below 0 or a maximum above 127 tells it; else the values do.
+    flag; a minimum below 0 or a maximum above 127 tells it; else the values do. They also do if a header gives the
+    whole range of signed bytes, as programs write that took unsigned ones for signed.
     """
     unsigned, signed = np.dtype("u1"), np.dtype("i1")
     stamp, flags = np.frombuffer(bytes(header["extra2"])[40:48], f"{byte_order}i4")
@@ -144,11 +148,17 @@ def _type_of_bytes(path: Path, header: Header, byte_order: str) -> tuple[np.dtyp
         return (signed if int(flags) & SIGNED else unsigned), ()
     low, high, mean = (float(header[key]) for key in ("dmin", "dmax", "dmean"))
     is_determined = -128 <= low <= mean <= high <= 255 and low < high  # the standard: else they are not
-    if is_determined and (high > 127 or low < 0):
+    may_be_wrong = (low, high) == (-128, 127)  # what a program finds that reads greys around 128 as signed bytes
+    if is_determined and (high > 127 or low < 0) and not may_be_wrong:
         return (unsigned if high > 127 else signed), ()
     values = _sample(_map_sections(path, header, unsigned))
     if is_determined and (values < 128).all():
         return signed, ()  # as the standard says: the values are the same
+    if may_be_wrong:
+        as_unsigned, as_signed = _jumps(values)
+        if as_signed < CLEARLY * as_unsigned:
+            return signed, ()
+        return unsigned, ("The header says that bytes are signed, but by their values they are unsigned (0 to 255).",)
     kind = unsigned if _look_unsigned(values) else signed
     word = "unsigned (0 to 255)" if kind is unsigned else "signed (-128 to 127)"
     return kind, (f"The header does not say whether bytes are signed: by their values they are {word}.",)
@@ -171,13 +181,19 @@ def _look_unsigned(values: NDArray[np.uint8]) -> bool:
     """
     if np.isin(values, (0, 255)).all() or (values < 128).all():
         return True
-    jumps = []
+    as_unsigned, as_signed = _jumps(values)
+    if as_unsigned == as_signed:
+        return bool((values >= 128).all())
+    return as_unsigned < as_signed
+
+
+def _jumps(values: NDArray[np.uint8]) -> tuple[int, int]:
+    """Return how much neighbouring bytes differ, summed, if they are read as unsigned and as signed numbers."""
+    found = []
     for kind in (np.uint8, np.int8):
         greys = values.view(kind).astype(np.int16)
-        jumps.append(sum(int(np.abs(np.diff(greys, axis=axis)).sum(dtype=np.int64)) for axis in (1, 2)))
-    if jumps[0] == jumps[1]:
-        return bool((values >= 128).all())
-    return jumps[0] < jumps[1]
+        found.append(sum(int(np.abs(np.diff(greys, axis=axis)).sum(dtype=np.int64)) for axis in (1, 2)))
+    return found[0], found[1]
 
 
 def _read_scales(header: Header) -> tuple[dict[str, AxisScale], tuple[str, ...]]:

@@ -43,12 +43,16 @@ KEPT = 256 * 2**20
 KEPT_SHARE = 1 / 16
 """The share of the free memory that decoded slices may take, where that is more."""
 
+RESOLUTION = (282, 283, 296)
+"""TIFF tags: pixels per unit along x and y, and the unit."""
+
 MOST_GAPS = 3
 """Gaps in the numbers that a note names one by one."""
 
 _NO_STACK = "is a folder: give an image file, or the folder of an OME-Zarr or of numbered slices"
 
 _DIGITS = re.compile(r"([0-9]+)")
+_DECIMAL = re.compile(r"[0-9]+\.[0-9]+")
 _WILD = re.compile(r"[*?]")
 
 Read = Callable[[Path], Stack]
@@ -135,7 +139,7 @@ def _check_names(folder: Path, names: Sequence[str]) -> None:
     twice = next((stem for stem, count in stems.items() if count > 1), None)
     if twice is not None:
         first, second = [name for name in names if normal(Path(name).stem).casefold() == twice][:2]
-        raise InputError(f"'{first}' and '{second}' in '{folder}' are both one slice: leave one of them there.")
+        raise _both_one_slice(folder, first, second)
     shapes = {name: _DIGITS.sub("#", normal(Path(name).stem).casefold()) for name in names}
     counts = Counter(shapes.values())
     if len(counts) == 1:
@@ -151,14 +155,34 @@ def _check_names(folder: Path, names: Sequence[str]) -> None:
 
 
 def _check_one_number(folder: Path, names: Sequence[str]) -> None:
-    """Refuse names that count two things, each with each, such as sections and channels: one stack counts one thing."""
+    """Refuse names in which no number tells all slices apart: they count two things, such as sections and channels."""
     columns = _numbers(names)
-    varying = [set(column) for column in columns if len(set(column)) > 1]
-    if len(varying) == 2 and len(varying[0]) * len(varying[1]) == len(names):
-        raise InputError(
-            f"The files in '{folder}' are numbered by two numbers ('{names[0]}', '{names[-1]}'): give those of one "
-            f"stack by a pattern such as '{folder / _DIGITS.sub('*', names[0], count=1)}'."
-        )
+    rows = list(zip(*columns, strict=True))
+    twice = next((row for row, count in Counter(rows).items() if count > 1), None)
+    if twice is not None:
+        first, second = [name for name, row in zip(names, rows, strict=True) if row == twice][:2]
+        raise _both_one_slice(folder, first, second)
+    if any(len(set(column)) == len(names) for column in columns) or _are_decimals(names):
+        return
+    raise InputError(
+        f"The files in '{folder}' are numbered by two numbers ('{names[0]}', '{names[-1]}'): give those of one stack "
+        f"by a pattern such as '{folder / _DIGITS.sub('*', names[0], count=1)}'."
+    )
+
+
+def _both_one_slice(folder: Path, first: str, second: str) -> InputError:
+    return InputError(f"'{first}' and '{second}' in '{folder}' are both one slice: leave one of them there.")
+
+
+def _are_decimals(names: Sequence[str]) -> bool:
+    """Return whether the only number that varies is one such as 0.25, with as many digits behind its point."""
+    parts = [_DECIMAL.findall(Path(name).stem) for name in names]
+    columns = list(zip(*parts, strict=True)) if len(set(map(len, parts))) == 1 else []
+    varying = [column for column in columns if len(set(column)) > 1]
+    rest = {_DIGITS.sub("#", _DECIMAL.sub("", Path(name).stem)) for name in names}
+    if len(varying) != 1 or len(rest) > 1:
+        return False
+    return len({len(number.partition(".")[2]) for number in varying[0]}) == 1
 
 
 def _numbers(names: Sequence[str]) -> list[tuple[int, ...]]:
@@ -208,8 +232,10 @@ def read_slices(
         InputError: a file has another shape or type than the first.
     """
     first = read(folder / names[0])
+    notes = list(first.notes)
     if len(names) > 1:
-        _check_alike(folder, names, read)
+        different = _compare_headers(folder, names, read)
+        notes += different if given.voxel_size is None else []
     if "T" in first.space.axes and "Z" in first.space.axes:
         raise InputError(
             f"'{names[0]}' in '{folder}' has the axes {first.space.axes}: a stack of files takes a slice, or a volume, "
@@ -217,11 +243,11 @@ def read_slices(
         )
     added = "T" if "Z" in first.space.axes else "Z"
     array = SliceArray(folder, names, read, first)
-    notes = (*first.notes, *_notes(names, first, added))
+    notes += _notes(names, first, added)
     scales = _scales_of(first)
     named = list(zip(added + first.space.axes, array.shape, strict=True))
     by_axis = tuple(scales.get(letter, AxisScale()) for letter, _ in named)
-    found = FileImage(folder, folder.name, named, lambda _: array, by_axis, scales, notes=notes)
+    found = FileImage(folder, folder.name, named, lambda _: array, by_axis, scales, notes=tuple(notes))
     stack = stack_of(found, given)
     if added == "Z" and given.voxel_size is None and "Z" not in scales and stack.space.has_size:
         y = f"{stack.space.size_along('Y'):g} {stack.space.unit}"
@@ -253,33 +279,42 @@ def _notes(names: Sequence[str], first: Stack, added: str) -> list[str]:
     return notes
 
 
-def _check_alike(folder: Path, names: Sequence[str], read: Read) -> None:
-    """Raise where a file has another shape or type than most, or cannot be opened; only headers are read."""
-    shapes = {name: _header(folder / name, read) for name in names}
-    counts = Counter(shapes.values())
-    if len(counts) == 1:
-        return
-    usual = counts.most_common(1)[0][0]
-    other = next(name for name in names if shapes[name] != usual)
-    like = next(name for name in names if shapes[name] == usual)
-    raise InputError(
-        f"'{other}' in '{folder}' has {shapes[other].describe()}, but '{like}' has {usual.describe()}: slices of one "
-        "stack must be alike; move it elsewhere, or export it again."
-    )
+def _compare_headers(folder: Path, names: Sequence[str], read: Read) -> list[str]:
+    """Return a note if the voxel sizes differ; only headers are read.
+
+    Raises:
+        InputError: a file has another shape or type than most.
+        FileError: one cannot be opened.
+    """
+    headers = {name: _header(folder / name, read) for name in names}
+    shapes = {name: shape for name, (shape, _) in headers.items()}
+    usual = Counter(shapes.values()).most_common(1)[0][0]
+    other = next((name for name in names if shapes[name] != usual), None)
+    if other is not None:
+        like = next(name for name in names if shapes[name] == usual)
+        raise InputError(
+            f"'{other}' in '{folder}' has {shapes[other].describe()}, but '{like}' has {usual.describe()}: slices of "
+            "one stack must be alike; move it elsewhere, or export it again."
+        )
+    other = next((name for name, (_, scale) in headers.items() if scale != headers[names[0]][1]), None)
+    return [f"'{other}' has another voxel size than '{names[0]}', whose size was taken for all."] if other else []
 
 
-def _header(path: Path, read: Read) -> SliceShape:
+def _header(path: Path, read: Read) -> tuple[SliceShape, object]:
+    """Return what a file has in common with the other slices, and what its header says of the size of a voxel."""
     check_regular(path)
     if path.suffix.lower() in pictures.ENDINGS:
-        return SliceShape(*pictures.picture_header(path))
+        return SliceShape(*pictures.picture_header(path)), None
     if mrc.is_mrc(path) or path.is_dir():
         stack = read(path)
         height, width = stack.length("Y"), stack.length("X")
         planes = stack.length("Z") * stack.length("T")
-        return SliceShape(height, width, 1, np.dtype(stack.data.dtype).name, planes)
+        shape = SliceShape(height, width, 1, np.dtype(stack.data.dtype).name, planes)
+        return shape, (stack.space.voxel_size, stack.space.unit)
     with refusing(path), first_page(path) as (page, planes):
         dtype = "unknown" if page.dtype is None else page.dtype.name
-        return SliceShape(page.imagelength, page.imagewidth, page.samplesperpixel, dtype, planes)
+        scale = tuple(page.tags.valueof(tag) for tag in RESOLUTION)
+        return SliceShape(page.imagelength, page.imagewidth, page.samplesperpixel, dtype, planes), scale
 
 
 class SliceArray(LazyArray):

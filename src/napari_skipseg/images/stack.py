@@ -35,7 +35,7 @@ class Stack:
     """An image of any size with its physical truth.
 
     data: any sliceable array; never read whole.
-    space: its axes, one per dimension of `data`, and where they lie.
+    space: its axes, one per dimension of `data`, and where they lie; axes alone, such as "ZYX", if no more is known.
     file: the absolute path that `read_stack` opened, "" where the image is only in memory.
     notes: what the reader decided and a user should know, one plain sentence each, with the flag that changes it.
     title: what its file calls this image, such as "Pos1" of an OME-TIFF, "" where it has no name.
@@ -51,6 +51,8 @@ class Stack:
     slice_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.space, str):
+            object.__setattr__(self, "space", Space(self.space))
         check_axes(self.space.axes, len(self.data.shape))
         if 0 in self.data.shape:
             raise InputError(f"The image '{self.name}' is empty: its shape is {tuple(self.data.shape)}.")
@@ -59,6 +61,26 @@ class Stack:
     def shape(self) -> tuple[int, ...]:
         """Lengths of all axes."""
         return tuple(int(length) for length in self.data.shape)
+
+    @property
+    def axes(self) -> str:
+        """One letter per dimension of `data`, such as "ZYX"."""
+        return self.space.axes
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """The sides (z, y, x) of a voxel, in `unit`."""
+        return self.space.voxel_size
+
+    @property
+    def unit(self) -> str:
+        """The unit of length of `voxel_size` and `origin`, or "pixel"."""
+        return self.space.unit
+
+    @property
+    def origin(self) -> tuple[float, float, float]:
+        """Where the first voxel's centre lies (z, y, x), in `unit`."""
+        return self.space.origin
 
     def length(self, axis: str) -> int:
         """Return the length of `axis`, 1 where the stack has no such axis."""
@@ -214,7 +236,7 @@ def name_axes(path: Path, full: Named, axes: str | None) -> FileAxes:
         places = _places_for(axes, full, kept)
         check_axes(axes, len(places), any_order=True)
         return FileAxes(axes, tuple(full[place][1] for place in places), places)
-    names = [full[place][0] for place in kept]
+    names = [full[place][0].upper() for place in kept]
     if "?" in names:
         raise InputError(f"'{path}' does not name its axes ({_lengths(full, kept)}): {GIVE_AXES}.")
     for number in reversed(range(len(names))):

@@ -1,4 +1,4 @@
-"""Lazy views: an array with its axes turned, or its grey values inverted, as it is read."""
+"""Lazy views: an array that is turned, cut or has other grey values as it is read."""
 
 from __future__ import annotations
 
@@ -48,6 +48,17 @@ class InvertedArray(LazyArray):
     def _read(self, index: tuple[int | slice, ...]) -> Any:
         values = np.asarray(self._data[index])
         return np.logical_not(values)[()] if self.dtype.kind == "b" else (self._top - values)[()]
+
+
+class LookupArray(LazyArray):
+    """The greys that a table has for the numbers of an array; numbers beyond its end have the last."""
+
+    def __init__(self, data: ArrayLike, table: NDArray[Any]) -> None:
+        self._data, self.shape = data, tuple(int(length) for length in data.shape)
+        self.dtype, self._table = table.dtype, table
+
+    def _read(self, index: tuple[int | slice, ...]) -> Any:
+        return self._table[np.minimum(self._data[index], len(self._table) - 1)]
 
 
 def _mirrored(part: int | slice, length: int) -> int | slice:

@@ -212,7 +212,7 @@ class ObjectsFound:
 
 @dataclass(frozen=True, config=_STRICT)
 class BatchStarted:
-    """The table of a `BatchJob`, as `batch.rows.BatchOpened` has it. rows, asked: in JSON, see `jobs.batching`."""
+    """The table of a `BatchJob`, as `batch.table.BatchOpened` has it. rows, asked: in JSON, see `jobs.operations`."""
 
     number: int
     done: int

@@ -225,7 +225,7 @@ def iter_finetune_for(job: FinetuneJob, parent: Model) -> Generator[Progress, Ke
     """Yield as fine-tuning goes on; return what came of it.
 
     Raises:
-        SkipsegError: as `training.finetune.iter_finetune`.
+        SkipsegError: as `training.finetune.run.iter_finetune`.
     """
     from napari_skipseg.training.finetune.run import iter_finetune
 

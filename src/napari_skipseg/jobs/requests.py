@@ -166,7 +166,7 @@ class PlacedImage:
 
     file: the image lies there, as `read_stack` opens it; "" where it lies in `copy`, an array file. part: of the
     array's first axis, where the image is one of several there. depth: they are taken as files
-    of this depth hold them (`inference.outputs.Stored`); None = as they lie.
+    of this depth hold them (`inference.prediction.Stored`); None = as they lie.
     """
 
     file: str

@@ -37,14 +37,14 @@ class Parts(NamedTuple):
 
 
 class Face(NamedTuple):
-    """The outermost plane of a block. ways: up from its voxels, as `basins.climb` says; 0 for components."""
+    """The outermost plane of a block. ways: up from its voxels, as `watershed.climb` says; 0 for components."""
 
     labels: NDArray[np.uint32]
     ways: NDArray[np.int8]
 
 
 class Seam(NamedTuple):
-    """Heights and strengths, as `contacts.strength_of`, of two planes: the last one before a block and its first."""
+    """Heights and strengths, as `region_graph.strength_of`, of two planes: the last before a block, and its first."""
 
     height: NDArray[np.float32]
     strength: NDArray[np.uint16]

@@ -127,7 +127,21 @@ def _place(names: tuple[str, ...], options: ObjectOptions) -> int:
 
 
 def holds_few_values(stack: Stack) -> bool:
-    """Return whether an image of whole numbers holds none above 31: then they are labels, not a probability."""
-    if stack.data.dtype.kind not in "bui":
+    """Return whether an image of whole numbers holds labels, not a probability: none above 31, or only 0 and another.
+
+    The largest number of a type is no label: as a probability it is 1.
+    """
+    kind = np.dtype(stack.data.dtype)
+    if kind.kind not in "bui":
         return False
-    return all(int(stack.read(place).max()) <= MOST_LABELS for place in stack.slices("YX"))
+    largest = 1 if kind.kind == "b" else int(np.iinfo(kind).max)
+    few, marked = True, 0
+    for place in stack.slices("YX"):
+        values = stack.read(place)
+        high = int(values.max())
+        few = few and high <= MOST_LABELS
+        marked = marked or high
+        is_mask = high in (0, marked) and bool(np.isin(values, (0, marked)).all())
+        if not few and (not is_mask or marked == largest):
+            return False
+    return True

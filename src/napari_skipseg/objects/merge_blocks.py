@@ -19,7 +19,7 @@ from napari_skipseg.objects.watershed import Edges, Nodes, Window
 
 _DOWN = (1, 2, 3)
 _UP = (6, 5, 4)
-"""The ways of `basins.climb` along -z, -y, -x and +z, +y, +x."""
+"""The ways of `watershed.climb` along -z, -y, -x and +z, +y, +x."""
 
 
 class _Side(NamedTuple):

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.file_names import normal
 from napari_skipseg.images.files import place_of, read_recipe
-from napari_skipseg.images.intensity.normalize import check_not_labels
 from napari_skipseg.images.slices import is_pattern, slice_names
 from napari_skipseg.images.zarr.metadata import is_zarr
 from napari_skipseg.inference.saving import plain_name
@@ -27,13 +26,13 @@ from napari_skipseg.scores.isbi import (
     combine_slices,
     iter_score_slices,
     membrane_to_cell,
-    probability_from_image,
 )
 from napari_skipseg.scores.matching import MatchingScores, pool_matching, score_matching
 from napari_skipseg.scores.overlap import OverlapScores, pool_overlap, score_overlap
 from napari_skipseg.scores.polarity import Foreground, foreground_of
 from napari_skipseg.scores.summary import Summary
-from napari_skipseg.scoring.truth import read_both
+from napari_skipseg.scoring.truth import note_voxels, read_both
+from napari_skipseg.scoring.values import MOST_LABELS, as_probability, check_labels, largest_label, marked_truth
 
 ENDINGS = (".tif", ".tiff", ".btf", ".png", ".bmp", ".jpg", ".jpeg")
 OURS = ("_probability", "_binary")
@@ -53,7 +52,8 @@ def pair_files(predictions: Path, truths: Path, prefer: str = "_probability") ->
 
     A file and a folder with one file per slice are a pair, too. In folders NAME.tif, NAME_probability.tif or
     NAME_binary.tif belongs to the truth NAME.tif or NAME.png, whichever of its endings each has. Of the last two, which
-    our own runs write together, the one that ends with `prefer` is taken. Attention maps, hidden files and files of
+    our own runs write together, the one that ends with `prefer` is taken. Names that differ only by capital letters are
+    the same, where no name is exactly so. Attention maps, hidden files and files of
     other kinds are passed over.
 
     Raises:
@@ -68,7 +68,8 @@ def pair_files(predictions: Path, truths: Path, prefer: str = "_probability") ->
         if folders:
             _check_slices(folders[0], predictions, truths)
         return [Pair(truths.name, predictions, truths)]
-    found, wanted = _images(predictions), _images(truths)
+    wanted = _images(truths)
+    found = _spelled_as(_images(predictions), wanted)
     pairs = []
     for name, files in wanted.items():
         truth = _the_one(files, name, truths)
@@ -120,15 +121,34 @@ def _the_one(files: Sequence[Path], name: str, folder: Path) -> Path:
     return files[0]
 
 
+def _spelled_as(found: dict[str, list[Path]], wanted: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    """Return `found` with the names of `wanted` where they differ only by capital letters, as on other systems."""
+    by_small = {name.casefold(): name for name in wanted}
+    spelled: dict[str, list[Path]] = {}
+    for name, files in found.items():
+        stems = {each.casefold(): each for each in _stems(name)}
+        same = next((small for small in stems if small in by_small), None)
+        renamed = name
+        if same is not None and not _stems(name) & wanted.keys():
+            renamed = by_small[same] + name[len(stems[same]) :]
+        spelled.setdefault(renamed, []).extend(files)
+    return spelled
+
+
+def _stems(name: str) -> set[str]:
+    """Return what the truth of a prediction may be called."""
+    return {name, *(name.removesuffix(ending) for ending in OURS), re.sub(r"_attention_[0-9]+$", "", name)}
+
+
 def _check_all_used(found: dict[str, list[Path]], wanted: dict[str, list[Path]], truths: Path) -> None:
     for name, files in found.items():
-        stems = {name, *(name.removesuffix(ending) for ending in OURS), re.sub(r"_attention_[0-9]+$", "", name)}
+        stems = _stems(name)
         if not stems & wanted.keys():
             raise InputError(f"'{files[0]}' has no truth in '{truths}': it must be called {min(stems, key=len)}.tif.")
 
 
-MOST_LABELS = 31
-"""Integer images whose largest value is at most this hold labels; others hold probabilities scaled by their type."""
+DECIDED = 0.5
+"""Probability above which a pixel is taken for predicted where the polarity of a prediction is judged."""
 
 Measure = Literal["overlap", "isbi", "instances"]
 
@@ -158,6 +178,8 @@ class ScoreOptions:
     foreground: Foreground = "auto"
 
     def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise InputError(f"The threshold must lie between 0 and 1, not at {self.threshold}.")
         if self.classes and (self.measure != "overlap" or self.membrane):
             raise InputError("Classes have an overlap only: leave out isbi, instances and membrane, or the classes.")
         if self.measure == "instances" and self.membrane:
@@ -214,11 +236,20 @@ def _iter_overlap(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Pro
     scores: dict[str, dict[str, OverlapScores]] = {name: {} for name in options.classes or ("",)}
     notes: list[str] = []
     for done, pair in enumerate(pairs, start=1):
-        predicted, true = _read_pair(pair)
-        if not options.classes and (options.membrane or boundary_of(pair.prediction)):
-            true, note = _membranes_of(true, pair, options)
+        predicted, true, note = _read_pair(pair)
+        notes += note
+        if options.classes:
+            masks = _class_masks(pair, predicted, true, options)
+        else:
+            true, note = marked_truth(true, pair.truth.name)
             notes += note
-        for class_name, (mask, true_mask) in _masks(pair, predicted, true, options).items():
+            if options.membrane or boundary_of(pair.prediction):
+                true, note = _membranes_of(true, pair, options)
+                notes += note
+            mask, note = _foreground(predicted, pair, options)
+            notes += note
+            masks = {"": (mask, true > 0)}
+        for class_name, (mask, true_mask) in masks.items():
             for name, place in _places(pair.name, true.shape, by_slice=len(pairs) == 1):
                 scores[class_name][name] = score_overlap(mask[place], true_mask[place])
         yield Progress(done, len(pairs), pair.name)
@@ -239,12 +270,17 @@ def _iter_isbi(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progre
     slices: list[SliceScores | None] = []
     constants: list[SliceScores | None] = []
     for done, pair in enumerate(pairs, start=1):
-        predicted, true = _read_pair(pair)
+        predicted, true, note = _read_pair(pair)
+        notes += note
+        true, note = marked_truth(true, pair.truth.name)
+        notes += note
         membranes, note = _membranes_of(true, pair, options)
         true = membranes == 0
         notes += note
-        probability = probability_from_image(predicted > 0 if _largest_label(predicted) == 1 else predicted)
-        is_membrane = options.membrane or boundary_of(pair.prediction)
+        probability, note = as_probability(predicted, pair.prediction.name)
+        notes += note
+        is_membrane = options.membrane or bool(boundary_of(pair.prediction))
+        notes += _doubt_polarity(probability, pair, is_membrane)
         cell = membrane_to_cell(probability) if is_membrane else probability
         slices += run_to_end(iter_score_slices(cell, true))
         constants += run_to_end(iter_score_slices(np.ones(true.shape, bool), true))
@@ -277,15 +313,30 @@ def _membranes_of(true: NDArray[Any], pair: Pair, options: ScoreOptions) -> tupl
         return (true > 0 if options.foreground == "membranes" else true == 0), []
     judged = foreground_of(true)
     if judged == "cells":
-        return true == 0, []
+        labels = np.unique(true)
+        few = 2 < len(labels) <= MOST_LABELS
+        return true == 0, [f"'{name}' holds {len(labels)} values: all but 0 were taken for cells."] if few else []
     if judged == "membranes":
         return true > 0, [f"'{name}' is above 0 on membranes (they are the thin part), and was scored so."]
     assumed, other = ("cells", "membranes") if options.membrane or options.measure == "isbi" else ("membranes", "cells")
+    only = f" (it holds only the value {true.flat[0]:g})" if (true == true.flat[0]).all() else ""
     note = (
-        f"It is not clear whether '{name}' is above 0 in cells or on membranes: {assumed} were assumed. "
+        f"It is not clear whether '{name}' is above 0 in cells or on membranes{only}: {assumed} were assumed. "
         f"For {other} add --truth-foreground {other}."
     )
     return (true > 0 if assumed == "membranes" else true == 0), [note]
+
+
+def _doubt_polarity(probability: NDArray[Any], pair: Pair, is_membrane: bool) -> list[str]:
+    """Return a note if a prediction of others looks like cells where membranes were said, or the other way round."""
+    judged = None if boundary_of(pair.prediction) else foreground_of(probability > DECIDED)
+    if judged is None or (judged == "membranes") == is_membrane:
+        return []
+    part, cure = ("thick", "leave out") if is_membrane else ("thin", "add")
+    return [
+        f"'{pair.prediction.name}' is high on the {part} part, as {judged} are: if it is a probability of {judged}, "
+        f"{cure} --membrane."
+    ]
 
 
 def _check_beats(scores: IsbiScores, constant: IsbiScores, pairs: Sequence[Pair]) -> None:
@@ -306,10 +357,14 @@ def _iter_instances(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[P
     wholes: list[InstanceScores] = []
     matchings: list[MatchingScores] = []
     images: dict[str, dict[str, float]] = {}
+    notes: list[str] = []
     masks = 0
     for done, pair in enumerate(pairs, start=1):
-        predicted, true = _read_pair(pair)
+        predicted, true, note = _read_pair(pair)
+        notes += note
         masks += is_mask(true)
+        if true.any():
+            check_labels(predicted, str(pair.prediction), "The prediction")
         if true.any() or len(pairs) == 1:
             wholes.append(score_instances(predicted, true))
             matchings.append(score_matching(predicted, true))
@@ -322,7 +377,7 @@ def _iter_instances(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[P
         raise InputError("The truths have no labelled object: nothing to score. Their labels must differ from 0.")
     if masks == len(wholes):
         raise MaskError(MASK)
-    return [Summary(asdict(pool_instances(wholes)) | pool_matching(matchings).named(), images)]
+    return [Summary(asdict(pool_instances(wholes)) | pool_matching(matchings).named(), images, notes=tuple(notes))]
 
 
 _MEASURES: dict[Measure, Callable[[Sequence[Pair], ScoreOptions], Generator[Progress, None, list[Summary]]]] = {
@@ -340,55 +395,39 @@ def _places(name: str, shape: tuple[int, ...], by_slice: bool) -> Iterator[tuple
         yield name, ...
 
 
-def _masks(
+def _class_masks(
     pair: Pair, predicted: NDArray[Any], true: NDArray[Any], options: ScoreOptions
 ) -> dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-    """Return a predicted and a true mask for each class, or for the foreground under an empty name."""
-    if options.classes:
-        values = _predicted_labels(pair.prediction, predicted, options.classes)
-        return {name: (predicted == values[name], true == value) for name, value in options.classes.items()}
-    mask = (
-        predicted > 0
-        if _largest_label(predicted) is not None
-        else probability_from_image(predicted) > options.threshold
-    )
-    return {"": (mask, true > 0)}
+    """Return a predicted and a true mask for each class."""
+    values = _predicted_labels(pair.prediction, predicted, options.classes)
+    return {name: (predicted == values[name], true == value) for name, value in options.classes.items()}
 
 
-def _largest_label(values: NDArray[Any]) -> int | None:
-    """Return the largest value of an image of labels, None for an image of probabilities."""
-    largest = int(values.max()) if values.dtype.kind in "bui" else None
-    return largest if largest is None or largest <= MOST_LABELS else None
+def _foreground(predicted: NDArray[Any], pair: Pair, options: ScoreOptions) -> tuple[NDArray[np.bool_], list[str]]:
+    """Return where something is predicted, and notes: above 0 in labels, above the threshold in probabilities."""
+    if largest_label(predicted) is not None:
+        return predicted > 0, []
+    probability, notes = as_probability(predicted, pair.prediction.name)
+    return probability > options.threshold, notes
 
 
 def _predicted_labels(path: Path, predicted: NDArray[Any], classes: Mapping[str, int]) -> dict[str, int]:
     """Return the label value of each class in a prediction: a file of ours numbers its classes from 1."""
     recipe = _recipe(path)
+    check_labels(predicted, str(path), "The prediction")
     if predicted.dtype.kind not in "bui" or (recipe and recipe.get("layer") != "labels"):
         raise InputError(f"'{path}' holds no labels but probabilities: classes are scored in images of labels.")
     ours = {name: number for number, name in enumerate(recipe.get("classes", ()), start=1)}
     return {name: ours.get(name, value) for name, value in classes.items()}
 
 
-def _read_pair(pair: Pair) -> tuple[NDArray[Any], NDArray[Any]]:
+def _read_pair(pair: Pair) -> tuple[NDArray[Any], NDArray[Any], list[str]]:
+    """Return a prediction, its truth, and notes."""
     found, labels = read_both(pair.prediction, pair.truth)
     everything = (slice(None),) * len(found.shape)
     predicted, true = found.read(everything), labels.read(everything)
-    _check_truth(true, pair.truth)
-    return predicted, true
-
-
-def _check_truth(values: NDArray[Any], path: Path) -> None:
-    """Raise InputError where the truth holds grey values: labels are few, or flat areas of equal value."""
-    places = values.reshape(-1, *values.shape[-2:])
-    windows = [place.astype(np.int64) if place.dtype.kind == "b" else place for place in places]
-    if len(np.unique(values)) <= MOST_LABELS:
-        return
-    try:
-        check_not_labels(windows, path.name)
-    except InputError:
-        return
-    raise InputError(f"The truth '{path}' holds grey values, not labels: give the labelled image.")
+    check_labels(true, str(pair.truth))
+    return predicted, true, note_voxels(found, labels)
 
 
 def boundary_of(prediction: Path) -> str:

@@ -9,6 +9,9 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.stack import Stack
 
+SAME_SIZE = 0.01
+"""Share by which voxel sizes may differ that were rounded."""
+
 
 def read_both(prediction: Path, truth: Path) -> tuple[Stack, Stack]:
     """Return two images whose axes are of space and whose shapes are equal; nothing of them is read yet.
@@ -23,6 +26,25 @@ def read_both(prediction: Path, truth: Path) -> tuple[Stack, Stack]:
     found, true = _alike(found, true), _alike(true, found)
     _check(found, true)
     return found, true
+
+
+def note_voxels(found: Stack, true: Stack) -> list[str]:
+    """Return a note if a prediction and its truth say that their voxels have different sizes."""
+    mine, other = found.space, true.space
+    if not (mine.has_size and other.has_size):
+        return []
+    sides = [
+        (side, of_truth)
+        for axis, side, of_truth in zip("ZYX", mine.voxel_size, other.voxel_size_in(mine.unit), strict=True)
+        if axis in mine.axes
+    ]
+    if all(abs(side - of_truth) <= SAME_SIZE * side for side, of_truth in sides):
+        return []
+    of_both = [" × ".join(f"{side:.4g}" for side in each) for each in zip(*sides, strict=True)]
+    return [
+        f"The voxels of the prediction have {of_both[0]} {mine.unit}, those of the truth {of_both[1]}: check that both "
+        "show the same image."
+    ]
 
 
 def check_truth(image: Stack, truth: Path) -> None:

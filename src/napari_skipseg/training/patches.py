@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -126,10 +126,15 @@ def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> tuple[La
         )
     space = tuple(stack.length(axis) for axis in "ZYX")
     truth = tuple(labels.length(axis) for axis in "ZYX")
+    if truth != space and labels.shape == stack.shape and set(stack.space.axes) <= set("ZYX"):
+        labels, truth = replace(labels, space=stack.space), space  # a stack saved without a word of its axes
     if labels.space.axes == "YXC":
         raise InputError(f"The labels '{labels.name}' do not fit: they have colours; save them as grey, value = label.")
     if space != truth or labels.length("C") * labels.length("T") != 1:
-        raise InputError(f"Labels '{labels.name}' of shape {labels.shape} do not fit '{stack.name}' of {stack.shape}.")
+        raise InputError(
+            f"Labels '{labels.name}' of shape {labels.shape} ({labels.space.axes}) do not fit '{stack.name}' of "
+            f"{stack.shape} ({stack.space.axes})."
+        )
     everything = (slice(None),) * len(labels.shape)
     values = labels.read(everything).reshape(space)
     if values.dtype.kind == "f" and not (values == np.round(values)).all():

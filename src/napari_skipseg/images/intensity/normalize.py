@@ -1,7 +1,7 @@
 """Normalisation: how grey values become network input, measured once on a seeded sample of a stack's slices.
 
-Mean and standard deviation are those of the tissue: padding (`images.padding`) and outliers (`images.outliers`) are
-left out of them. An image without either has the plain mean and standard deviation of its sampled values.
+Mean and standard deviation are those of the tissue: padding and outliers (modules of the same names) are left out. An
+image without either has the plain mean and standard deviation of its sampled values.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Normalization:
 
     inverted: the network sees the negative of that, as dark and light are the other way round than in its training.
     low, high: values beyond are taken as these, None for no limit. padding: the values that are padding where they fill
-    constant areas (see `images.padding`); None stands for NaN and infinity.
+    constant areas (see `images.intensity.padding`); None stands for NaN and infinity.
     """
 
     mean: float

@@ -13,6 +13,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from napari_skipseg.errors import FileError
 from napari_skipseg.images.choice import ImageInfo
 from napari_skipseg.images.set_files import printable
 from napari_skipseg.images.tiff.bounds import check_inner_sizes, check_segments
@@ -44,8 +45,13 @@ def held_images(path: Path, file: Any) -> list[Held]:
     Series of single pages of one shape and type, as `append=True` writes them, are one stack in the order of the pages;
     so are pages that differ only in their compression. Levels of a pyramid are no images of their own, unless the file
     does not mark them as such and they show something else.
+
+    Raises:
+        FileError: a series lacks pages that its description counts.
     """
     series = list(series_of(file))
+    for each in series:
+        _check_whole(path, each)
     if series and series[0].kind == "imagej":
         series[:1] = _with_pages_behind(file, series[0])
     series = _with_unlike_levels(path, series)
@@ -71,6 +77,23 @@ def series_of(file: Any) -> list[Any]:
         file.is_uniform = False
         found = file.series
     return found
+
+
+def _check_whole(path: Path, series: Any) -> None:
+    """Refuse a series of fewer pages than its description counts: tifffile would give the first page alone."""
+    page = series.keyframe
+    if series.kind != "shaped" or page.shaped_description is None:
+        return
+    told = tifffile.tifffile.shaped_description_metadata(page.shaped_description)
+    counted = math.prod(told["shape"]) // max(1, math.prod(page.shape))
+    listed = len(series)
+    if series.dataoffset is not None:  # the planes behind the first are not listed, or not counted again
+        all_pages = len(page.parent.pages)
+        listed = counted if told.get("truncated") or all_pages == 1 else all_pages
+    if counted > listed:
+        raise FileError(
+            f"'{path}' says that it has {counted} planes, but lacks some of them: it is cut short; copy it again."
+        )
 
 
 def _listed_by_imagej(file: Any) -> Any | None:

@@ -17,8 +17,8 @@ from napari_skipseg.images.tiff.checks import OpenTiff, open_tiff, open_unread
 from napari_skipseg.images.tiff.ome import find_recipe
 from napari_skipseg.images.tiff.ome_set import is_companion
 from napari_skipseg.images.tiff.pages import lazy_array
+from napari_skipseg.images.tiff.pixel_values import as_meant, note_samples, read_palette
 from napari_skipseg.images.tiff.scales import read_scales
-from napari_skipseg.images.tiff.white_is_zero import as_meant
 
 
 def read_tiff(
@@ -32,8 +32,9 @@ def read_tiff(
     image: its number, where the file holds several. Without it, the only one or the main one beside thumbnails, labels
     and macro images.
 
-    RGB samples become C; pages of which the file says nothing become Z, or T where there is a Z already. Axes in
-    another order than Z, Y, X are turned. If white is 0, grey values are inverted (see `white_is_zero.as_meant`).
+    RGB samples become C; pages of which the file says nothing become Z, or T where there is a Z
+    already. Axes in another order than Z, Y, X are turned. If white is 0, grey values are inverted, and a palette of
+    greys gives these (see `pixel_values.as_meant`).
     Resolution tags of a plain TIFF count only below 1 µm per pixel: what is coarser (72, 96, 300 dpi) is a print size.
 
     are_labels: the values are numbers of classes or objects; they stay as they are stored.
@@ -51,6 +52,8 @@ def read_tiff(
             letters = series.get_axes(False).replace("S", "C")
             lengths = [int(length) for length in series.get_shape(False)]
             scales, notes = read_scales(file, series)
+            palette = read_palette(series.keyframe)
+            notes = (*note_samples(series.keyframe), *notes)
 
         def open_voxels(found: FileAxes) -> ArrayLike:
             return lazy_array(path, file, series, found.shape)
@@ -67,7 +70,7 @@ def read_tiff(
         )
         stack = stack_of(found_image, given)
         with refusing(path):  # tags of a damaged file may hold several numbers in place of one
-            data, shown = as_meant(stack.data, file, series, are_labels)
+            data, shown = as_meant(stack.data, file, series, palette, are_labels)
         on_failure.pop_all()
     location = Location(path.absolute(), opened.number)
     notes = (*opened.notes, *shown, *stack.notes)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
+
+import tifffile
 
 from napari_skipseg.images.calibration import GIVE_SIZE, AxisScale, number_of
 from napari_skipseg.images.tiff.makers import read_maker
@@ -26,8 +29,14 @@ SMALL_UNITS = ("pm", "Å", "nm", "µm")
 """Units of which 1 may be the distance of slices; ImageJ leaves out a spacing of 1, that of no calibration too."""
 
 INCHES = ("in", "inch", "inches")
-INCH, CENTIMETRE = 2, 3
-"""The values of the tag ResolutionUnit."""
+NO_UNIT, INCH = 1, 2
+"""Values of the tag ResolutionUnit."""
+
+UNIT_METRES = {INCH: 0.0254, 3: 0.01, 4: 1e-3, 5: 1e-6}
+"""Metres of the units of the tag ResolutionUnit; beyond the standard's two tifffile knows mm and µm."""
+
+LONGEST_HEAD = 2000
+"""Letters of a description within which an OME-XML names itself; tifffile knows it by its end, which may be damaged."""
 
 Scales = dict[str, AxisScale]
 
@@ -38,13 +47,57 @@ def read_scales(file: Any, series: Any) -> tuple[Scales, tuple[str, ...]]:
     OME-XML counts first, then ImageJ's notes, then the tags of the maker of a microscope, then resolution tags.
     """
     page = series.keyframe
-    if file.is_ome and file.ome_metadata is not None:
-        return read_ome(file.ome_metadata, (page.imagelength, page.imagewidth)), ()
+    is_ome = file.is_ome and file.ome_metadata is not None
+    found = read_ome(file.ome_metadata, (page.imagelength, page.imagewidth)) if is_ome else {}
+    if any(scale.size is not None for scale in found.values()):
+        return found, ()
+    others, notes = _read_without_ome(file, page)
+    if found:  # of no size, but with a place
+        return {
+            axis: replace(others.get(axis, place), start=place.start, start_unit=place.start_unit)
+            for axis, place in found.items()
+        }, ()
+    if is_ome or "<OME " in file.pages.first.description[:LONGEST_HEAD]:
+        damaged = "The OME-XML of the file is damaged, or tells of an image of another size"
+        notes = (*notes, f"{damaged}: no voxel size was taken from it; {GIVE_SIZE}.")
+    return others, notes
+
+
+def _read_without_ome(file: Any, page: Any) -> tuple[Scales, tuple[str, ...]]:
+    """Return what ImageJ's notes, the tags of a maker or resolution tags say: the first of them that say something."""
     resolution = (_per_pixel(page.tags.valueof(283)), _per_pixel(page.tags.valueof(282)))
     if file.is_imagej and file.imagej_metadata is not None:
         return read_imagej(file.imagej_metadata, resolution)
     scales = read_maker(file, page)
-    return (scales, ()) if scales else read_resolution(resolution, int(page.tags.valueof(296, default=INCH)))
+    if scales:
+        return scales, ()
+    unit = int(page.tags.valueof(296, default=INCH))
+    told = tifffile.tifffile.shaped_description_metadata(page.shaped_description) if page.shaped_description else {}
+    return read_shaped(told, resolution, unit) or read_resolution(resolution, unit)
+
+
+def read_shaped(
+    told: Mapping[str, Any], resolution: tuple[float | None, float | None], unit: int
+) -> tuple[Scales, tuple[str, ...]] | None:
+    """Return what the JSON that tifffile writes says of the axes, None if it says nothing of them.
+
+    It holds what a user hands over as metadata: the words of ImageJ (unit, spacing) or of OME (PhysicalSizeX), also in
+    files that are neither.
+
+    resolution: pixels per unit along (y, x); unit: the tag ResolutionUnit.
+    """
+    sizes = {axis: number_of(told.get(f"PhysicalSize{axis}")) for axis in "XYZ"}
+    if any(size is not None for size in sizes.values()):
+        return {
+            axis: AxisScale(size, str(told.get(f"PhysicalSize{axis}Unit", "µm"))) for axis, size in sizes.items()
+        }, ()
+    spacing = number_of(told.get("spacing"))
+    if spacing is None and "unit" not in told:
+        return None
+    if unit == NO_UNIT:
+        return read_imagej(told, resolution)
+    scales, notes = read_resolution(resolution, unit)
+    return {**scales, "Z": AxisScale(spacing, str(told.get("zunit") or told.get("unit") or ""))}, notes
 
 
 def _per_pixel(rational: Any) -> float | None:
@@ -69,7 +122,8 @@ def read_imagej(
     per_y, per_x = resolution
     spacing = number_of(notes.get("spacing"))
     if not name or find_unit(name) == "pixel":
-        return _without_unit(spacing, per_y, per_x), ()
+        of_y, of_z = ("", "") if name else (str(notes.get("yunit") or ""), str(notes.get("zunit") or ""))
+        return _without_unit(spacing, resolution, of_y, of_z), ()
     dots = {"cm": 2.54, **dict.fromkeys(INCHES, 1.0)}.get(name.casefold())
     if dots is not None and per_x is not None and spacing in (None, 1.0) and is_of_printers(per_x * dots):
         return {}, (_print_note(per_x * dots),)
@@ -88,22 +142,34 @@ def _has_slices(notes: Mapping[str, Any]) -> bool:
     return slices is not None and slices > 1
 
 
-def _without_unit(spacing: float | None, per_y: float | None, per_x: float | None) -> Scales:
-    """Return the numbers that ImageJ wrote without a unit: a resolution that printers have says nothing."""
+def _without_unit(spacing: float | None, resolution: tuple[float | None, float | None], of_y: str, of_z: str) -> Scales:
+    """Return the numbers that ImageJ wrote without a unit of x: a resolution that printers have says nothing.
+
+    resolution: pixels per unit along (y, x). of_y, of_z: their units, "" where there is none.
+    """
+    per_y, per_x = resolution
     if per_x is None or not per_x > 0 or is_of_printers(per_x):
         return {} if spacing is None else {"X": AxisScale(1.0), "Y": AxisScale(1.0), "Z": AxisScale(spacing)}
-    x, y = _side(per_x, ""), _side(per_y, "")
-    return {} if spacing is None and x == y == AxisScale(1.0, "") else {"X": x, "Y": y, "Z": AxisScale(spacing)}
+    x, y = _side(per_x, ""), _side(per_y, of_y)
+    if spacing is None and x == y == AxisScale(1.0, ""):
+        return {}
+    return {"X": x, "Y": y, "Z": AxisScale(spacing, of_z)}
 
 
 def read_resolution(resolution: tuple[float | None, float | None], unit: int) -> tuple[Scales, tuple[str, ...]]:
     """Return what plain resolution tags say of the axes, in nm: nothing if they tell a print size, with a note.
 
+    Without a unit they tell the proportions of a pixel, so they say nothing if it is square.
+
     resolution: pixels per unit along (y, x); unit: the tag ResolutionUnit.
     """
-    metres = {INCH: 0.0254, CENTIMETRE: 0.01}.get(unit)
+    metres = UNIT_METRES.get(unit)
     per_y, per_x = resolution
-    if metres is None or per_x is None or not per_x > 0:
+    if per_x is None or not per_x > 0:
+        return {}, ()
+    if unit == NO_UNIT and per_y is not None and per_y > 0 and per_y != per_x:
+        return {"Y": AxisScale(float(f"{per_x / per_y:.7g}")), "X": AxisScale(1.0)}, ()
+    if metres is None:
         return {}, ()
     if metres / per_x >= PRINT_SIZE:
         dpi = per_x * 0.0254 / metres

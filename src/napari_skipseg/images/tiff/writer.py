@@ -89,6 +89,7 @@ def _write_pages(handle: BinaryIO, stack: Stack, planar: int, dtype: np.dtype[An
             tile=(TILE, TILE) if large else None,
             photometric="rgb" if rgb else "minisblack",
             planarconfig="contig" if len(page) == 3 else None,
+            extrasamples=("unspecified",) if rgb and page[-1] == 4 else None,  # a channel, not transparency
             compression="zlib",
             compressionargs={"level": EFFORT},
             description=xml,

@@ -231,7 +231,14 @@ def _open(node: Node) -> tuple[ChunkPlaces, Any]:
     _check_chunks(node)
     with refusing(node.path, "The metadata of"):
         places = find_chunks(node, len((node.array or {})["shape"]))
-        array = zarr.open_array(open_store(node, places.others), mode="r")
+        try:
+            array = zarr.open_array(open_store(node, places.others), mode="r")
+        except ValueError as error:
+            if type(error).__name__ != "UnknownCodecError":  # zarr and numcodecs have one each, not in all versions
+                raise
+            raise FileError(
+                f"'{node.path}' has a codec that is not known here ({error}): store it with blosc, gzip or zstd."
+            ) from error
         dtype = np.dtype(array.dtype)
         if dtype.kind == "c":
             raise InputError(f"'{node.path}' holds complex numbers: save their magnitude.")

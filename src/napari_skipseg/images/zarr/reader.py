@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -12,7 +14,7 @@ from typing import Any, NamedTuple
 
 from napari_skipseg.durable import is_draft
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.calibration import AxisScale
+from napari_skipseg.images.calibration import AxisScale, number_of
 from napari_skipseg.images.choice import ImageInfo, check_number, main_image, refuse_several
 from napari_skipseg.images.faults import refusing
 from napari_skipseg.images.file_image import FileImage, stack_of
@@ -252,7 +254,7 @@ def _info(number: int, name: str, node: Node) -> ImageInfo:
     if array is None and node.ome.get("multiscales"):
         multiscale = node.ome["multiscales"][0]
         names, _ = _read_axes(multiscale.get("axes"))
-        array = read_node(_inside(node.path, multiscale["datasets"][0]["path"])).array
+        array = read_node(_inside(node.path, _datasets(node)[0]["path"])).array
     told = array or {}
     shape = [int(length) for length in told.get("shape", ())]
     names = names if len(names) == len(shape) else GUESSED.get(len(shape), "?" * len(shape))
@@ -270,13 +272,35 @@ def _level_of_array(node: Node) -> Level:
             break
         around = read_node(parent)
         if "multiscales" in around.ome and _is_understood(around):
-            found = [level for level in _levels(around) if level.path.absolute() == place]
-            if found:
-                return found[0]
+            with suppress(FileError):  # it is placed in a way that is not understood: the array by itself
+                found = [level for level in _levels(around) if level.path.absolute() == place]
+                if found:
+                    return found[0]
     told = node.array or {}
     names = told.get("dimension_names") or node.attributes.get("_ARRAY_DIMENSIONS") or ()
     letters = "".join(_letter(name) for name in names)
-    return Level(node.path, "" if "?" in letters else letters)
+    return Level(node.path, "" if "?" in letters else letters, _scales_of_array(node, len(told.get("shape", ()))))
+
+
+def _scales_of_array(node: Node, dimensions: int) -> tuple[AxisScale, ...]:
+    """Return what the attributes of a plain array say of its axes, as gunpowder and daisy write them, or nothing.
+
+    resolution or voxel_size, offset and units have one entry for each of the last axes.
+    """
+    told = node.attributes
+    sizes, starts = told.get("resolution", told.get("voxel_size")), told.get("offset")
+    if not isinstance(sizes, list) or not 1 < len(sizes) <= dimensions:
+        return ()
+    if not isinstance(starts, list) or len(starts) != len(sizes):
+        starts = [0.0] * len(sizes)
+    units = told.get("units", told.get("unit"))
+    if not isinstance(units, list) or len(units) != len(sizes):
+        units = [units if isinstance(units, str) else None] * len(sizes)
+    axes = [
+        AxisScale(number_of(size), None if unit is None else str(unit), number_of(start) or 0.0)
+        for size, unit, start in zip(sizes, units, starts, strict=True)
+    ]
+    return (*(AxisScale() for _ in range(dimensions - len(axes))), *axes)
 
 
 def _levels(node: Node) -> list[Level]:
@@ -289,15 +313,26 @@ def _levels(node: Node) -> list[Level]:
     multiscale = node.ome["multiscales"][0]
     names, units = _read_axes(multiscale.get("axes"))
     levels = []
-    for dataset in multiscale["datasets"]:
+    for dataset in _datasets(node):
         steps = [*dataset.get("coordinateTransformations", ()), *multiscale.get("coordinateTransformations", ())]
         unknown = [step["type"] for step in steps if step["type"] != "identity" and step["type"] not in _placing(step)]
         if unknown:
             raise FileError(
-                f"'{node.path}' places its voxels by '{unknown[0]}', which cannot be read: export it again."
+                f"'{node.path}' places its voxels by '{unknown[0]}', which cannot be read: give the path of its array, "
+                f"such as '{_inside(node.path, dataset['path'])}', with its voxel size."
             )
         levels.append(Level(_inside(node.path, dataset["path"]), names, _scales(units, steps), OLDEST))
     return levels
+
+
+def _datasets(node: Node) -> list[dict[str, Any]]:
+    """Return the datasets of a multiscale, finest first, as the standard wants them: some programs turn them round."""
+    datasets: list[dict[str, Any]] = node.ome["multiscales"][0]["datasets"]
+    places = [_inside(node.path, dataset["path"]) for dataset in datasets]
+    sizes = [math.prod((read_node(place).array or {}).get("shape", [0])) if is_node(place) else 0 for place in places]
+    if 0 in sizes:  # one is missing: whoever reads it says so
+        return datasets
+    return [datasets[number] for number in sorted(range(len(sizes)), key=lambda number: -sizes[number])]
 
 
 def _placing(step: dict[str, Any]) -> list[str]:
@@ -310,8 +345,8 @@ def _version(node: Node) -> str:
 
 
 def _is_understood(node: Node) -> bool:
-    major, _, minor = _version(node).partition(".")
-    return (int(major), int(minor.partition(".")[0] or 0)) <= NEWEST
+    numbers = re.match(r"(\d+)(?:\.(\d+))?", _version(node))
+    return numbers is not None and (int(numbers[1]), int(numbers[2] or 0)) <= NEWEST
 
 
 def _inside(folder: Path, path: str) -> Path:
@@ -350,19 +385,33 @@ def _letter(name: Any, kind: str | None = None) -> str:
 
 
 def _scales(units: Sequence[str | None], steps: Sequence[dict[str, Any]]) -> tuple[AxisScale, ...]:
-    """Return what transformations, done one after the other, say of each axis; nothing without a scale."""
+    """Return what transformations, done one after the other, say of each axis; nothing without a scale.
+
+    Where they have another number of axes, or no numbers, the sizes are NaN.
+    """
     if not any(step["type"] == "scale" for step in steps):
         return ()
     count = len(units) or next(len(step["scale"]) for step in steps if step["type"] == "scale")
     size, start = [1.0] * count, [0.0] * count
     for step in steps:
-        values = [float(value) for value in step.get(step["type"], [1.0] * count)]
+        values = _numbers_of(step, count)
+        if values is None:
+            return tuple(AxisScale(math.nan, unit) for unit in units or [None] * count)
         if step["type"] == "translation":
             start = [old + new for old, new in zip(start, values, strict=True)]
         else:
             size = [old * new for old, new in zip(size, values, strict=True)]
             start = [old * new for old, new in zip(start, values, strict=True)]
     return tuple(map(AxisScale, size, units or [None] * count, start))
+
+
+def _numbers_of(step: dict[str, Any], count: int) -> list[float] | None:
+    """Return the numbers of a transformation, 1 for each axis of the identity; None if they are not one for each."""
+    told = step.get(step["type"], [1.0] * count)
+    if not isinstance(told, list) or len(told) != count:
+        return None
+    numbers = [number for number in map(number_of, told) if number is not None]
+    return numbers if len(numbers) == count else None
 
 
 def read_zarr_recipe(path: Path) -> dict[str, Any] | None:

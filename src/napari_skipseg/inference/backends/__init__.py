@@ -1,1 +1,5 @@
 """What runs a network over tiles: OpenVINO or torch, on the device that is fastest, behind one small interface."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

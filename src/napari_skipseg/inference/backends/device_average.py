@@ -18,7 +18,7 @@ FIRST_AXIS = 2
 
 
 class TensorAverage:
-    """Mean and deviation as `averaging.RunningAverage`, by the same formula (Welford 1962), as tensors on a device."""
+    """Mean and deviation as `ensemble.RunningAverage`, by the same formula (Welford 1962), as tensors on a device."""
 
     def __init__(self, shape: tuple[int, ...], device: torch.device, with_deviation: bool = True) -> None:
         self.mean = torch.zeros(shape, dtype=torch.float32, device=device)

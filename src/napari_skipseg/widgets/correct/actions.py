@@ -100,7 +100,7 @@ UNSURE_FIRST = "Segment first: the next place is where the prediction is least s
 
 
 class CorrectActions:
-    """The actions by their names in `correct_keys.ACTIONS`, and those that have no key. Without a session: nothing."""
+    """The actions by their names in `layers.ACTIONS`, and those that have no key. Without a session: nothing."""
 
     def __init__(self, viewer: ViewerModel, tab: CorrectTab) -> None:
         self._viewer, self._tab = viewer, tab

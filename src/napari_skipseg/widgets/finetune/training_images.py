@@ -195,7 +195,7 @@ Opening = Callable[[], Generator[Progress, Any, list[CorrectedStack]]]
 
 
 class Corrected(Protocol):
-    """Corrections that are open, and their layers; `widgets.sessions.Session` is one."""
+    """Corrections that are open, and their layers; `widgets.correct.sessions.Session` is one."""
 
     @property
     def corrections(self) -> Corrections:

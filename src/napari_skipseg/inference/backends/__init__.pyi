@@ -1,0 +1,26 @@
+from .choose import Pinned, choose_backends, choose_torch, fastest_precision, make_backend, try_backend
+from .fallback import FallbackBackend, notes_of
+from .folding import Probabilities
+from .halving import Choice
+from .interface import Backend, Pixels, TileOutput
+from .openvino_backend import OpenVINOBackend
+from .torch_backend import TorchBackend, release_memory
+
+__all__ = [
+    "Backend",
+    "Choice",
+    "FallbackBackend",
+    "OpenVINOBackend",
+    "Pinned",
+    "Pixels",
+    "Probabilities",
+    "TileOutput",
+    "TorchBackend",
+    "choose_backends",
+    "choose_torch",
+    "fastest_precision",
+    "make_backend",
+    "notes_of",
+    "release_memory",
+    "try_backend",
+]
