@@ -117,7 +117,6 @@ def _segment(
 
     stack = read_stack(taken.file, taken.axes, taken.voxel_size, taken.unit, image=taken.image)
     from napari_skipseg.api import iter_segment_to_folder, load_model
-    from napari_skipseg.inference.estimate import NOTE
     from napari_skipseg.inference.scale import describe_unknown_size
     from napari_skipseg.inference.trial import iter_plan
 
@@ -125,11 +124,10 @@ def _segment(
     if note := describe_unknown_size(stack, loaded.description):
         echo(f"Note: {note}", err=True)
     if writing.plan_only:
-        plan = watch(iter_plan(stack, loaded, options, folder, *how), "measuring one tile")
+        plan = watch(iter_plan(stack, loaded, options, folder, *how), "measuring one tile", notes=False)
         if is_headed:
             echo(f"{stack.name} {stack.title}".strip())
-        told = plan.describe()
-        report({name: said for name, said in told.items() if not name.startswith(NOTE)}, as_json=False)  # watch noted
+        report(plan.describe(), as_json=False)
         return [plan]
     work = iter_segment_to_folder(stack, loaded, options, folder, stack.name, *how, writing.restart)
     for file in watch(work, f"segmenting {stack.name}"):

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from napari_skipseg.wording import counted, in_words
 
-NOTE = "note"
-"""How the lines begin in which a plan repeats what was found about the image."""
 GIBIBYTE = 2**30
 LITTLE = 0.9
 """Share of what is free from which on a plan warns."""
@@ -82,7 +80,7 @@ class RunPlan:
         if self.device_memory:
             lines["on the GPU"] = f"{in_bytes(self.device_memory)} of {in_bytes(self.device_memory_free)} free"
         lines |= {f"warning {number}": text for number, text in enumerate(self.warnings, start=1)}
-        return lines | {f"{NOTE} {number}": text for number, text in enumerate(self.findings, start=1)}
+        return lines | {f"note {number}": text for number, text in enumerate(self.findings, start=1)}
 
 
 def total_of(plans: Sequence[RunPlan]) -> dict[str, str]:
