@@ -238,14 +238,16 @@ def test_only_squares_of_the_value_are_padding() -> None:
     assert inside[0:2, 50:90].all()
 
 
-def test_what_becomes_of_a_pixel_depends_on_its_surroundings_alone() -> None:
+@pytest.mark.parametrize("noise", [0, 3])
+def test_what_becomes_of_a_pixel_depends_on_its_surroundings_alone(noise: int) -> None:
     random = np.random.default_rng(3)
     values = tissue(6, 260, 300)
     for _ in range(25):
         z, y, x = random.integers(0, values.shape)
-        values[z, max(0, y - 30) : y + 30, max(0, x - 20) : x + 45] = 0
-    values[3] = 0
-    normalization = Normalization(128.0, 35.0, None, None, (0.0,))
+        hole = values[z, max(0, y - 30) : y + 30, max(0, x - 20) : x + 45]
+        hole[...] = random.integers(0, noise + 1, hole.shape)
+    values[3] = random.integers(0, noise + 1, values[3].shape)
+    normalization = Normalization(128.0, 35.0, None, None, () if noise else (0.0,), flat=2.0 if noise else None)
     for across_slices in (False, True):
         pixels, mask = normalization.prepare(values[None], across_slices)
         assert mask is not None
@@ -282,3 +284,91 @@ def test_an_empty_slice_is_filled_from_its_neighbours_for_a_network_that_sees_th
     assert (alone[0, 2] == 0).all()
     assert any(np.array_equal(together[0, 2], pixels[0, z]) for z in (1, 3))
     np.testing.assert_array_equal(together[0, [0, 1, 3, 4]], pixels[0, [0, 1, 3, 4]])
+
+
+def _shaded(shape: tuple[int, ...]) -> Values:
+    return np.broadcast_to(np.linspace(60, 180, shape[-1]), shape)
+
+
+def _noisy(shape: tuple[int, ...], level: float, noise: float) -> Values:
+    return np.random.default_rng(5).normal(level, noise, shape)
+
+
+WITHOUT_STRUCTURE = {
+    "the noise of a black camera": lambda shape: np.abs(_noisy(shape, 0, 1.2)),
+    "grey with noise": lambda shape: _noisy(shape, 128, 3),
+    "a shading": _shaded,
+    "white after a lossy compression": lambda shape: _noisy(shape, 255, 1.5),
+}
+
+
+@pytest.mark.parametrize("make", WITHOUT_STRUCTURE.values(), ids=WITHOUT_STRUCTURE)
+def test_a_frame_without_structure_is_left_out(make: Any) -> None:
+    inner = tissue(3, 176, 176)
+    image = make((3, 304, 304)).clip(0, 255).astype(np.uint8)
+    image[:, 64:-64, 64:-64] = inner
+    greys = measure_greys(stack_of(image))
+    assert is_close(greys.normalization, measure(stack_of(inner)))
+    assert any("noise or shading" in told for told in greys.findings)
+    mask = greys.normalization.prepare(image[None])[1]
+    assert mask is not None
+    assert not mask[:, 66:-66, 66:-66].any()
+    assert mask[:, :60].all()
+    assert mask[..., -60:].all()
+
+
+@pytest.mark.parametrize("make", WITHOUT_STRUCTURE.values(), ids=WITHOUT_STRUCTURE)
+@pytest.mark.parametrize("number", [0, 2, 4])
+def test_a_slice_without_structure_is_left_out(make: Any, number: int) -> None:
+    image = tissue(5, 160, 176)
+    whole = measure(stack_of(np.delete(image, number, axis=0)))
+    image[number] = make((1, 160, 176)).clip(0, 255).astype(np.uint8)[0]
+    found = measure(stack_of(image))
+    assert is_close(found, whole)
+    mask = found.prepare(image[None])[1]
+    assert mask is not None
+    assert mask.all((1, 2)).tolist() == [z == number for z in range(5)]
+
+
+@pytest.mark.parametrize("share", [0.0005, 0.002])
+def test_hot_pixels_in_a_frame_do_not_hide_it(share: float) -> None:
+    inner = tissue(3, 180, 180).astype(np.uint16) + 300
+    image = framed(inner, 60, 0)
+    hot = np.random.default_rng(2).random(image.shape) < share
+    image[hot] = 65535
+    image[1] = np.where(hot[1], 65535, 0)  # an empty slice
+    found = measure(stack_of(image))
+    assert found.padding == (0,)
+    assert is_close(found, measure(stack_of(inner[[0, 2]])))
+    mask = found.prepare(image[None])[1]
+    assert mask is not None
+    assert mask[1].mean() > 0.99
+
+
+@pytest.mark.parametrize(("bar", "text"), [(0, 255), (255, 0), (0, 65535)])
+def test_text_in_a_data_bar_does_not_hide_the_bar(bar: int, text: int) -> None:
+    inner = tissue(2, 200, 256).astype(np.uint16 if text > 255 else np.uint8)
+    image = np.pad(inner, ((0, 0), (0, 40), (0, 0)), constant_values=bar)
+    for x in range(10, 240, 9):
+        image[:, 213:227, x : x + 5] = np.where(np.random.default_rng(x).random((14, 5)) < 0.5, text, bar)
+    found = measure(stack_of(image))
+    assert found.padding == (bar,)
+    wanted = measure(stack_of(inner))
+    assert abs(found.mean - wanted.mean) < 0.4 * wanted.deviation
+    assert abs(found.deviation / wanted.deviation - 1) < 0.5  # the text is left
+
+
+def test_three_values_may_be_padding_at_once() -> None:
+    image = framed(tissue(3, 150, 150), 40, 0)
+    image[:, :, -40:] = 255
+    image[:, -40:] = 128
+    assert sorted(measure(stack_of(image)).padding) == [0, 128, 255]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.05])
+def test_a_slice_of_little_contrast_is_tissue(share: float) -> None:
+    image = tissue(5, 160, 176).astype(np.float32)
+    image[2] = (image[2] - 128) * share + 128
+    for dtype in (np.float32, np.uint16):
+        values = (image * 10).astype(dtype)
+        assert measure(stack_of(values)) == Normalization(values.mean(dtype=float), values.std(dtype=float))

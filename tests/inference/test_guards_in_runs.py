@@ -25,7 +25,7 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.inference.backends.interface import TileOutput
-from napari_skipseg.inference.guards import iter_examine, probe_grid, read_probes, sign_stack
+from napari_skipseg.inference.guards import Examined, iter_examine, probe_grid, read_probes, sign_stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.prediction import Prediction
@@ -142,6 +142,49 @@ def test_the_kind_is_judged_at_the_scale_that_the_network_sees() -> None:
 
     assert "unlike" in told(False)
     assert "unlike" not in told(True)
+
+
+def examined(values: Values, model: Model) -> Examined:
+    stack = Stack(values, Space("ZYX"))
+    lengths = {"Y": stack.length("Y"), "X": stack.length("X")}
+    return run_to_end(iter_examine(stack, model.description, lengths, measure(stack)))
+
+
+@pytest.mark.parametrize("border", [20, 64, 150])
+@pytest.mark.parametrize("value", [0, 100, 255])
+def test_a_frame_does_not_make_an_image_unlike(border: int, value: int) -> None:
+    framed = np.pad(CELLS, ((0, 0), (border, border), (border, border)), constant_values=value)
+    assert examined(framed, signed(make_model(margin=4), CELLS)) == Examined(())
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.001, 0.01])
+def test_hot_pixels_are_no_fault_of_a_slice(share: float) -> None:
+    spoilt = CELLS.astype(np.uint16) + 300
+    spoilt[np.random.default_rng(4).random(spoilt.shape) < share] = 65535
+    assert examined(spoilt, signed(make_model(margin=4), CELLS)) == Examined(())
+
+
+@pytest.mark.parametrize("box", [(6, 128, 128), (1, 160, 160), (3, 64, 64)])
+def test_a_small_part_of_an_image_is_not_unlike_the_whole(box: tuple[int, int, int]) -> None:
+    model = signed(make_model(margin=4), SAMPLE)
+    for y, x in ((0, 0), (60, 90), (96, 30)):
+        part = SAMPLE[: box[0], y : y + box[1], x : x + box[2]]
+        assert examined(part, model).unlike == ""
+
+
+@pytest.mark.parametrize("border", [0, 40, 90])
+def test_an_inverted_image_in_a_frame_is_recognised(border: int) -> None:
+    framed = np.pad(255 - CELLS, ((0, 0), (border, border), (border, border)))
+    _, found = run(framed, signed(make_model(margin=4), CELLS), finds_dark)
+    assert [each.seems_inverted for each in found] == [True]
+
+
+def test_the_network_decides_on_an_unlike_image_whose_negative_is_nearer() -> None:
+    model = signed(make_model(margin=4), CELLS)
+    large = ndimage.zoom(CELLS[:4, :105, :105], (1, 3, 3), order=1)
+    assert examined(large, model).unlike
+    assert examined(255 - large, model).may_be_inverted
+    assert not examined(large, model).may_be_inverted
 
 
 def test_a_preview_and_a_tiny_image_ask_nothing() -> None:

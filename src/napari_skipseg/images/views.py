@@ -61,6 +61,20 @@ class LookupArray(LazyArray):
         return self._table[np.minimum(self._data[index], len(self._table) - 1)]
 
 
+class ClippedArray(LazyArray):
+    """Grey values of which those beyond `low` or `high` are taken as these; None for no limit."""
+
+    def __init__(self, data: ArrayLike, low: float | None, high: float | None) -> None:
+        self._data, self._low, self._high = data, low, high
+        self.shape, self.dtype = tuple(int(length) for length in data.shape), np.dtype(data.dtype)
+        chunks = getattr(data, "chunks", None)
+        if chunks is not None:
+            self.chunks = chunks
+
+    def _read(self, index: tuple[int | slice, ...]) -> Any:
+        return np.clip(np.asarray(self._data[index]), self._low, self._high).astype(self.dtype)[()]
+
+
 def _mirrored(part: int | slice, length: int) -> int | slice:
     """Return `part` of an axis that is counted from its other end."""
     if isinstance(part, int):

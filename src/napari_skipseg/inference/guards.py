@@ -17,12 +17,21 @@ from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization, iter_measure_greys
 from napari_skipseg.images.intensity.padding import PaddingRule, find_mask
 from napari_skipseg.images.intensity.samples import read_window
-from napari_skipseg.images.intensity.signature import LEAST_SIDE, PATCH, PATCHES, ImageSignature, distance, sign
+from napari_skipseg.images.intensity.signature import (
+    LEAST_SIDE,
+    PATCH,
+    PATCHES,
+    ImageSignature,
+    distance,
+    limit_for,
+    sign,
+)
 from napari_skipseg.images.slice_checks.checks import iter_slice_faults
 from napari_skipseg.images.slice_checks.messages import describe_faults
 from napari_skipseg.images.slice_checks.samples import LOOKING
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
+from napari_skipseg.images.views import ClippedArray
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.scale import lengths_of
 from napari_skipseg.inference.tiling import Grid, make_grid, read_pixels
@@ -40,6 +49,13 @@ LEAST_PROBED = 64
 """Side of an image below which a network cannot be asked what it makes of it."""
 MOSTLY_PADDING = 0.2
 """Share of padding from which on a patch is not measured."""
+LEAST_TISSUE = 48
+"""Side of the smallest rectangle of tissue in a patch that is asked about."""
+NEARER, LIKELY = 0.98, 2.25
+"""The network is asked about an unlike image too if its negative is nearer to the training images by this factor, and
+not farther away than that many times the limit."""
+TRIES = 4
+"""How many times as many places are tried where some of them may lie on padding."""
 SEED = 1
 
 IN_WORDS = {
@@ -75,7 +91,7 @@ def iter_examine(
     What cannot be read is left out here: the run meets it too, says where it is, and keeps what it wrote before.
     """
     try:
-        faults = yield from iter_slice_faults(stack)
+        faults = yield from iter_slice_faults(_without_outliers(stack, normalization))
     except (FileError, InputError):
         faults = ()
     told = [fault for fault in faults if fault.kind != "empty" or not keeps_empty]
@@ -87,11 +103,13 @@ def iter_examine(
     signature = sign(patches)
     if signature is None:
         return Examined(findings)
+    limit = limit_for({axis: lengths.get(axis, stack.length(axis)) for axis in stack.space.axes})
     away, name = distance(signature, description.signatures)
-    if away <= 1:
+    if away <= limit:
         return Examined(findings)
     negative = sign([-patch for patch in patches])
-    may_be_inverted = negative is not None and distance(negative, description.signatures)[0] <= 1
+    turned = math.inf if negative is None else distance(negative, description.signatures)[0]
+    may_be_inverted = turned <= limit or (turned <= NEARER * away and turned <= LIKELY * limit)
     unlike = (
         f"The image is unlike those that {description.name} was trained on ({IN_WORDS[name]}): check the voxel size, "
         "the channel and the model."
@@ -106,43 +124,58 @@ def _files_of_slices(stack: Stack) -> tuple[str, ...]:
     return stack.slice_names if is_named else ()
 
 
+def _without_outliers(stack: Stack, normalization: Normalization) -> Stack:
+    """Return the stack as a network sees it: one hot pixel decides on the displacement and the contrast of a slice."""
+    if normalization.low is None and normalization.high is None:
+        return stack
+    return replace(stack, data=ClippedArray(stack.data, normalization.low, normalization.high))
+
+
 def sign_stack(stack: Stack, lengths: Mapping[str, int], normalization: Normalization) -> ImageSignature | None:
     """Return the signature of a stack on the network's grid, of patches drawn at random; None if it is too small."""
     return sign(_read_patches(stack, lengths, normalization))
 
 
 def _read_patches(stack: Stack, lengths: Mapping[str, int], normalization: Normalization) -> list[NDArray[np.float32]]:
-    """Return patches (C, Y, X) as the network sees them, but for padding; none of an image that is too small.
+    """Return patches (C, Y, X) in standard units; none of an image that is too small.
 
-    Patches that cannot be read are left out.
+    A patch with padding tells of the padding, so smaller ones are taken where there is no room for large ones without
+    it. Patches that cannot be read are left out.
     """
     shape = {axis: lengths.get(axis, stack.length(axis)) for axis in stack.space.axes}
     if min(shape["Y"], shape["X"]) < LEAST_SIDE:
         return []
     generator = np.random.default_rng(SEED)
+    side, kept = PATCH, list[NDArray[np.float32]]()
+    while not kept and side >= LEAST_SIDE:
+        for _ in range(PATCHES if not normalization.has_padding else TRIES * PATCHES):
+            if len(kept) < PATCHES and (patch := _read_patch(stack, shape, normalization, side, generator)) is not None:
+                kept.append(patch)
+        side = side // 2 if normalization.has_padding else 0
+    return kept
+
+
+def _read_patch(
+    stack: Stack, shape: Mapping[str, int], normalization: Normalization, side: int, generator: np.random.Generator
+) -> NDArray[np.float32] | None:
+    """Return a patch at a random place, None if it has padding or cannot be read."""
+    ranges = {}
+    for axis, length in shape.items():
+        size = min(side, length) if axis in "YX" else 1
+        start = int(generator.integers(0, length - size + 1))
+        ranges[axis] = (start, start + size)
     channels = range(stack.length("C")) if "C" in stack.space.axes else [0]
-    patches = []
-    for _ in range(PATCHES):
-        ranges = {}
-        for axis, length in shape.items():
-            size = min(PATCH, length) if axis in "YX" else 1
-            start = int(generator.integers(0, length - size + 1))
-            ranges[axis] = (start, start + size)
-        planes = []
-        try:
-            for channel in channels:
-                place = ranges | ({"C": (channel, channel + 1)} if "C" in stack.space.axes else {})
-                planes.append(read_window(stack, shape, place))
-        except (FileError, InputError):
-            continue
-        patch = np.stack(planes)
-        if normalization.padding:
-            mask = find_mask(patch, normalization.padding)
-            if mask is not None and mask.mean() > MOSTLY_PADDING:
-                continue
-        patch = np.nan_to_num(patch.astype(np.float32), posinf=0.0, neginf=0.0)
-        patches.append(-patch if normalization.inverted else patch)
-    return patches
+    try:
+        planes = [
+            read_window(stack, shape, ranges | ({"C": (number, number + 1)} if "C" in stack.space.axes else {}))
+            for number in channels
+        ]
+    except (FileError, InputError):
+        return None
+    patch = np.stack(planes)
+    if normalization.has_padding and find_mask(patch, normalization.padding, normalization.flat) is not None:
+        return None
+    return normalization.apply(np.nan_to_num(patch.astype(np.float32), posinf=0.0, neginf=0.0))
 
 
 def probe_grid(
@@ -165,9 +198,10 @@ def probe_grid(
 
 
 def read_probes(stack: Stack, grid: Grid, normalization: Normalization) -> Pixels | None:
-    """Return patches of a stack as a network sees them, (N, C, *space), those without padding if there are any.
+    """Return patches of a stack as a network sees them, (N, C, *space), those with little padding if there are any.
 
-    Patches that cannot be read are left out; None if none can.
+    In the others the tissue is mirrored over the padding, which would be taken for an unsure result. Patches that
+    cannot be read are left out; None if none can.
     """
     generator = np.random.default_rng(SEED)
     numbers = (
@@ -181,11 +215,29 @@ def read_probes(stack: Stack, grid: Grid, normalization: Normalization) -> Pixel
             tile = read_pixels(stack, grid, grid.unit(number), normalization)
         except (FileError, InputError):
             continue
-        is_clean = tile.padding is None or float(tile.padding.mean()) < MOSTLY_PADDING
-        (kept if is_clean else rest).append(tile.pixels)
+        if tile.padding is None or float(tile.padding.mean()) < MOSTLY_PADDING:
+            kept.append(tile.pixels)
+        elif (mirrored := _over_padding(tile.pixels, tile.padding[0])) is not None:
+            rest.append(mirrored)
         if len(kept) == PROBES:
             break
     return np.stack((kept or rest)[:PROBES]) if kept or rest else None
+
+
+def _over_padding(pixels: Pixels, padding: Pixels) -> Pixels | None:
+    """Return a patch (C, *space) with a rectangle of its tissue mirrored over the rest, None if there is hardly any."""
+    flat = padding.reshape(-1, *padding.shape[-2:]).max(axis=0) > 0
+    top, bottom, left, right = 0, flat.shape[0], 0, flat.shape[1]
+    while min(bottom - top, right - left) >= LEAST_TISSUE:
+        inner = flat[top:bottom, left:right]
+        lines = [inner[0].mean(), inner[-1].mean(), inner[:, 0].mean(), inner[:, -1].mean()]
+        if not inner.any():
+            around = [(0, 0)] * (pixels.ndim - 2) + [(top, flat.shape[0] - bottom), (left, flat.shape[1] - right)]
+            return np.pad(pixels[..., top:bottom, left:right], around, mode="symmetric")
+        worst = int(np.argmax(lines)) if max(lines) > 0 else int(np.argmax([bottom - top, 0, right - left, 0]))
+        top, bottom = top + (worst == 0), bottom - (worst == 1)
+        left, right = left + (worst == 2), right - (worst == 3)
+    return None
 
 
 SLICES_SEED = 0

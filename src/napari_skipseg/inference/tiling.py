@@ -223,7 +223,7 @@ def _prepared(stack: Stack, unit: Unit, ranges: dict[str, tuple[int, int]], norm
     Where the stack has padding more is read around them: it decides what is padding here, and what takes its place.
     """
     wide = dict(ranges)
-    if normalization.padding:
+    if normalization.has_padding:
         for axis, (first, last) in ranges.items():
             reach = REACH_Z if axis == "Z" else REACH
             wide[axis] = max(0, first - reach), min(stack.length(axis), last + reach)

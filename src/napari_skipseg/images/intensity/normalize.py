@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.intensity import padding as constant_areas
-from napari_skipseg.images.intensity.outliers import Bounds, find_bounds
+from napari_skipseg.images.intensity.outliers import FAR, SAMPLE, Bounds, find_bounds
 from napari_skipseg.images.intensity.padding import Mask, PaddingRule, find_mask
 from napari_skipseg.images.intensity.samples import Window, is_empty_in_all_channels, iter_draw, iter_look_further
 from napari_skipseg.images.stack import Stack
@@ -43,7 +43,8 @@ class Normalization:
 
     inverted: the network sees the negative of that, as dark and light are the other way round than in its training.
     low, high: values beyond are taken as these, None for no limit. padding: the values that are padding where they fill
-    constant areas (see `images.intensity.padding`); None stands for NaN and infinity.
+    constant areas (see `images.intensity.padding`); None stands for NaN and infinity. flat: the range of grey values up
+    to which an area has no structure and is padding too; None if there is no such area.
     """
 
     mean: float
@@ -52,6 +53,12 @@ class Normalization:
     high: float | None = None
     padding: tuple[float | None, ...] = ()
     inverted: bool = False
+    flat: float | None = None
+
+    @property
+    def has_padding(self) -> bool:
+        """Whether some areas of the stack are padding."""
+        return bool(self.padding) or self.flat is not None
 
     def apply(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Return `values` in standard units, float32; padding is a value like any other."""
@@ -69,7 +76,7 @@ class Normalization:
         reach `padding.REACH` pixels further in Y and X than what is used of the result. across_slices: for a network
         that sees several slices at once; `values` are (C, Z, Y, X) and reach `padding.REACH_Z` slices further in Z.
         """
-        mask = find_mask(values, self.padding) if self.padding else None
+        mask = find_mask(values, self.padding, self.flat) if self.has_padding else None
         pixels = self.apply(values)
         if mask is not None:
             constant_areas.fill(pixels, mask, across_slices)
@@ -133,26 +140,31 @@ def iter_measure_greys(
     _check_finite(windows, stack.name, padding)
     check_values(values, stack.name)
     found: tuple[float | None, ...] = ()
+    flat: float | None = None
     if padding == "auto":
-        found = _find_padding(stack, [*windows, *(yield from iter_look_further(stack))])
+        further = yield from iter_look_further(stack)
+        found = _find_padding(stack, [*windows, *further])
+        flat = constant_areas.find_flat(windows, found) if stack.length("C") == 1 else None
     check_not_labels([window.values for window in windows], stack.name, found)
-    masks = [_left_out(window.values, found) for window in windows]
+    is_padded = bool(found) or flat is not None
+    masks = [_left_out(window.values, found, flat) for window in windows]
     bounds = find_bounds([window.values for window in windows], masks)
-    kept = _kept(windows, masks, bounds) if found or bounds != Bounds() else values
+    kept = _kept(windows, masks, bounds) if is_padded or bounds != Bounds() else values
     if not kept.size:
         raise InputError(f"'{stack.name}' holds nothing but constant areas: there is nothing to segment.")
+    kept = _without_letters(kept, found)
     limits = (bounds.low, bounds.high)
-    if found:  # where tissue was blended with padding, a value may lie far beyond all of the tissue
+    if is_padded:  # where tissue was blended with padding, a value may lie far beyond all of the tissue
         limits = (float(kept.min()), float(kept.max()))
     if lengths and any(stack.length(axis) != length for axis, length in lengths.items()):
-        prepare = partial(_without_rest, axes=stack.space.axes, limits=limits, padding=found)
-        drawn = yield from iter_draw(stack, seed, lengths, prepare if found or bounds != Bounds() else None)
+        prepare = partial(_without_rest, axes=stack.space.axes, limits=limits, padding=found, flat=flat)
+        drawn = yield from iter_draw(stack, seed, lengths, prepare if is_padded or bounds != Bounds() else None)
         kept = _joined(drawn)
-    if found or bounds != Bounds() or kept is not values:
+    if is_padded or bounds != Bounds() or kept is not values:
         check_values(kept, stack.name)
     mean, deviation = float(kept.mean(dtype=np.float64)), float(kept.std(dtype=np.float64))
-    normalization = Normalization(mean, deviation, *limits, found)
-    findings = (*_describe_padding(stack, windows, found), *_describe_outliers(bounds))
+    normalization = Normalization(mean, deviation, *limits, found, flat=flat)
+    findings = (*_describe_padding(stack, windows, found, flat), *_describe_outliers(bounds))
     return GreyStatistics(normalization, findings)
 
 
@@ -185,9 +197,9 @@ def _find_padding(stack: Stack, windows: list[Window]) -> tuple[float | None, ..
     return (*found, None) if has_holes else found
 
 
-def _left_out(values: NDArray[Any], padding: tuple[float | None, ...]) -> Mask | None:
+def _left_out(values: NDArray[Any], padding: tuple[float | None, ...], flat: float | None) -> Mask | None:
     """Return which pixels of a window count as tissue, None for all."""
-    mask = find_mask(values[None], padding) if padding else None
+    mask = find_mask(values[None], padding, flat)
     return None if mask is None else ~constant_areas.grown(mask, BLENDED)
 
 
@@ -200,13 +212,25 @@ def _kept(windows: Sequence[Window], masks: Sequence[Mask | None], bounds: Bound
     return values if bounds.high is None else values[values <= bounds.high]
 
 
-def _describe_padding(stack: Stack, windows: Sequence[Window], padding: tuple[float | None, ...]) -> list[str]:
-    """Return in sentences what was left out as padding."""
+def _without_letters(kept: NDArray[Any], padding: tuple[float | None, ...]) -> NDArray[Any]:
+    """Return the values without those of padding that lie far from all tissue: they stand between letters."""
     if not padding:
+        return kept
+    quarter, median, three = np.quantile(kept[:: -(-kept.size // SAMPLE)], (0.25, 0.5, 0.75)).tolist()
+    far = [value for value in padding if value is not None and abs(value - median) > FAR * (three - quarter) / 1.349]
+    return kept[~np.isin(kept, far)] if far else kept
+
+
+def _describe_padding(
+    stack: Stack, windows: Sequence[Window], padding: tuple[float | None, ...], flat: float | None
+) -> list[str]:
+    """Return in sentences what was left out as padding."""
+    if not padding and flat is None:
         return []
-    masks = [find_mask(window.values[None], padding) for window in windows]
+    masks = [find_mask(window.values[None], padding, flat) for window in windows]
     partial = [(window, mask) for window, mask in zip(windows, masks, strict=True) if mask is None or not mask.all()]
-    values = " and ".join(_name(value, windows[0].values.dtype) for value in padding)
+    names = [_name(value, windows[0].values.dtype) for value in padding]
+    values = " and ".join([*names, *(["no structure"] if flat is not None else [])])
     area = sum(int(np.count_nonzero(mask)) for _, mask in partial if mask is not None)
     total = math.prod(stack.length(axis) for axis in stack.space.axes if axis not in "YX")
     empty = len(windows) - len(partial)
@@ -218,6 +242,9 @@ def _describe_padding(stack: Stack, windows: Sequence[Window], padding: tuple[fl
     if area:
         width = _frame_width(partial)
         where = f"{width} pixels of {values} around each slice" if width else f"Areas of {values} without tissue"
+        if flat is not None:
+            constant = f"Areas of {' and '.join(names)}, and areas" if names else "Areas"
+            where = f"{constant} with nothing but noise or shading"
         if all(all(window.edges) for window in windows):  # parts of large slices do not tell the share of the whole
             where += f" ({in_percent(area / sum(window.values.size for window, _ in partial))} of the image)"
         told.append(f"{where} were left out.")
@@ -320,12 +347,16 @@ def _most_common(values: NDArray[Any]) -> Any:
 
 
 def _without_rest(
-    values: NDArray[Any], axes: str, limits: tuple[float | None, float | None], padding: tuple[float | None, ...]
+    values: NDArray[Any],
+    axes: str,
+    limits: tuple[float | None, float | None],
+    padding: tuple[float | None, ...],
+    flat: float | None,
 ) -> NDArray[np.float32]:
     """Return `values` with NaN where padding and outliers are."""
     kept = values.astype(np.float32)
     planes = [axes.index("Y"), axes.index("X")]
-    mask = find_mask(np.moveaxis(values, planes, [-2, -1])[None], padding) if padding else None
+    mask = find_mask(np.moveaxis(values, planes, [-2, -1])[None], padding, flat)
     if mask is not None:
         np.moveaxis(kept, planes, [-2, -1])[mask] = np.nan
     low, high = limits

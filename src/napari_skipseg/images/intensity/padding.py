@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from napari_skipseg.images.intensity.samples import Window
 
@@ -32,9 +33,28 @@ REACH_Z = 2
 """How many slices away tissue may be that fills padding for a network that sees several slices at once.
 
 Measured with em-boundary-3d, every 2nd slice empty: Dice 0.507 without empty slices, 0.059 with the mean in them."""
-MOST_VALUES = 2
+MOST_VALUES = 3
 """Values that count as padding, at the most: images of labels have more constant areas of different values."""
 CANDIDATES = 4
+ENCLOSED = 8
+"""Pixels of 3 x 3 around one, itself included, that must have a value for the pixel to count as of it: beside it may be
+a second hot pixel."""
+GAP, BETWEEN = 2.5, 0.05
+"""Squares have no structure if the next ones with more differ by a factor of `GAP`: at most `BETWEEN` times as many as
+they are may lie between.
+
+In 21 undisturbed stacks of EM and fluorescence, the smallest range of a square is 0.16-0.55 of the median, without a
+gap."""
+FEWEST_SQUARES, MOST_SQUARES = 100, 4096
+"""Squares that are looked at to find those without structure: of fewer nothing can be said."""
+MOST_GAPS = 3
+"""Gaps that are looked at, the one with the largest ranges first."""
+CORRELATED_NOISE, MOST_STRUCTURED = 0.35, 0.3
+"""Least correlation of neighbouring pixels in a square with structure, and most of the squares that may have one."""
+ROUNDED, FAINT = 0.6, 0.05
+"""Deviations up to which structure may be rounding: of whole numbers; relative to the range of the square."""
+LEAST_FLAT, LEAST_LIVELY = 0.005, 0.02
+"""Least shares of the squares that are without structure, and that are tissue."""
 LEAST, LEAST_OF_WINDOW = 0.001, 0.01
 """Least share of the windows, or of one of them, that a padding value fills."""
 EDGE, NEAR, FAR = 2, (3, 4), (12, 24)
@@ -44,6 +64,8 @@ SAMPLE = 2**16
 """Values whose median is taken, at the most."""
 RARE = 0.005
 """Share of the pixels on either side that are too rare to decide."""
+STRAY, MOST_STRAY = 8.0, 0.05
+"""Interquartile ranges from the median beyond which no tissue is, and most of the pixels that may lie there."""
 SAMPLES = 64
 """Fewest pixels beside a constant area for such a comparison."""
 ALIKE, CORRELATED = 0.45, 40
@@ -68,11 +90,11 @@ PaddingRule = Literal["auto", "none"]
 """Whether large constant areas may be padding, or are tissue like all else."""
 
 
-def find_mask(values: NDArray[Any], padding: Sequence[float | None]) -> Mask | None:
+def find_mask(values: NDArray[Any], padding: Sequence[float | None], flat: float | None = None) -> Mask | None:
     """Return where padding is in `values` (C, ..., Y, X), without the first axis; None where there is none.
 
-    padding: the values that are padding in this stack; None stands for NaN and infinity. Of several channels all must
-    be padding.
+    padding: the values that are padding in this stack; None stands for NaN and infinity. flat: the range of grey values
+    up to which a square has no structure and is padding too. Of several channels all must be padding.
     """
     mask: Mask | None = None
     for channel in values:
@@ -80,12 +102,52 @@ def find_mask(values: NDArray[Any], padding: Sequence[float | None]) -> Mask | N
         for value in padding:
             if value is None:
                 found |= ~np.isfinite(channel)
-            elif (same := channel == value).any():
+            elif (same := equal(channel, value)).any():
                 found |= in_squares(same)
+        if flat is not None:
+            found |= in_flat_squares(channel, flat)
         mask = found if mask is None else mask & found
         if not mask.any():
             return None
     return mask
+
+
+def equal(values: NDArray[Any], value: float) -> Mask:
+    """Return which pixels (..., Y, X) have a value, hot pixels among them included: `ENCLOSED` neighbours have it."""
+    same: Mask = values == value
+    if not same.any() or same.all():
+        return same
+    around = [(0, 0)] * (same.ndim - 2) + [(1, 1)] * 2
+    counts = np.pad(same, around, constant_values=True).astype(np.uint8)
+    for axis in (-2, -1):
+        counts = _cut(counts, 0, -2, axis) + _cut(counts, 1, -1, axis) + _cut(counts, 2, None, axis)
+    return same | (counts >= ENCLOSED)
+
+
+def in_flat_squares(values: NDArray[Any], flat: float) -> Mask:
+    """Return which pixels (..., Y, X) lie in squares of `SIDE` pixels whose grey values differ by at most `flat`.
+
+    Speckles count as their surroundings. At the edges a quarter of a square may lie beyond.
+    """
+    smooth = without_speckles(values)
+    around = [(0, 0)] * (smooth.ndim - 2) + [(SIDE // 4, SIDE // 4)] * 2
+    low = np.pad(smooth, around, constant_values=np.inf)
+    high = np.pad(smooth, around, constant_values=-np.inf)
+    for axis in (-2, -1):
+        if low.shape[axis] < SIDE:
+            return np.zeros(values.shape, bool)
+        low, high = _sliding(low, SIDE, axis, np.minimum), _sliding(high, SIDE, axis, np.maximum)
+    inside = np.pad(high - low <= flat, [(0, 0)] * (smooth.ndim - 2) + [(SIDE - 1, SIDE - 1)] * 2)
+    for axis in (-2, -1):
+        inside = _cut(_sliding(inside, SIDE, axis, np.logical_or), SIDE // 4, -(SIDE // 4), axis)
+    return inside
+
+
+def without_speckles(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Return `values` (..., Y, X) after a median of 3 x 3 pixels, float32."""
+    finite = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
+    smooth: NDArray[np.float32] = ndimage.median_filter(finite, (1,) * (finite.ndim - 2) + (3, 3), mode="nearest")
+    return smooth
 
 
 def in_squares(same: Mask, side: int = SIDE) -> Mask:
@@ -100,7 +162,7 @@ def in_squares(same: Mask, side: int = SIDE) -> Mask:
     return inside
 
 
-def _sliding(mask: Mask, side: int, axis: int, combine: np.ufunc) -> Mask:
+def _sliding(mask: NDArray[Any], side: int, axis: int, combine: np.ufunc) -> NDArray[Any]:
     """Return `combine` over each run of `side` pixels along an axis: shorter by `side` - 1."""
     length = 1
     while length < side:
@@ -110,7 +172,7 @@ def _sliding(mask: Mask, side: int, axis: int, combine: np.ufunc) -> Mask:
     return mask
 
 
-def _cut(mask: Mask, start: int, stop: int | None, axis: int) -> Mask:
+def _cut(mask: NDArray[Any], start: int, stop: int | None, axis: int) -> NDArray[Any]:
     index = [slice(None)] * mask.ndim
     index[axis] = slice(start, stop)
     return mask[tuple(index)]
@@ -219,7 +281,8 @@ class _Evidence:
     The rest is of the other windows. partial: how many have constant squares of it, lined: of these, how many have it
     all along a border of their slice. In pixels: size of all, those of the value, those in constant squares. Of windows
     with such squares: others, outside of these, and thick, of these those far from them. The values there are measured
-    from `centre`, a value between, and cut off at `limits`, so that a few bright pixels do not decide.
+    from `centre`, a value between, and cut off at `limits`, so that a few bright pixels do not decide; what lies
+    beyond `reach`, such as burnt-in text, does not count.
     """
 
     value: float
@@ -234,10 +297,16 @@ class _Evidence:
     thick: int = 0
     centre: float | None = None
     limits: tuple[float, float] = (-math.inf, math.inf)
+    reach: float = math.inf
     edge: _Moments = field(default_factory=_Moments)
     near: _Moments = field(default_factory=_Moments)
     far: _Moments = field(default_factory=_Moments)
     other: _Moments = field(default_factory=_Moments)
+
+    def distances(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return how far values lie from the centre, cut off at the limits; NaN beyond the reach."""
+        away = values - (self.centre or 0.0)
+        return np.where(np.abs(away) > self.reach, np.nan, away.clip(*self.limits))
 
 
 def find_values(windows: Sequence[Window]) -> tuple[float | None, ...]:
@@ -246,14 +315,20 @@ def find_values(windows: Sequence[Window]) -> tuple[float | None, ...]:
     for window in windows:
         counts.update(float(value) for value in window.constant_values() if math.isfinite(value))
     candidates = [value for value, _ in counts.most_common(CANDIDATES)]
-    found = tuple(value for value in candidates if _is_padding(_look_at(value, windows)))
+    found = tuple(
+        value
+        for value in candidates
+        if _is_padding(_look_at(value, windows)) or _is_padding(_look_at(value, windows, is_lettered=True))
+    )
     return found if len(found) <= MOST_VALUES else ()
 
 
-def _look_at(value: float, windows: Sequence[Window]) -> _Evidence:
+def _look_at(value: float, windows: Sequence[Window], is_lettered: bool = False) -> _Evidence:
+    """Return what is seen of a value. is_lettered: along a border it may be the ground between letters, which is no
+    tissue either."""
     seen = _Evidence(value)
     for window in windows:
-        same = window.values == value
+        same = equal(window.values, value)
         count = int(np.count_nonzero(same))
         if count == same.size:
             seen.whole += 1
@@ -267,25 +342,32 @@ def _look_at(value: float, windows: Sequence[Window]) -> _Evidence:
             seen.largest = max(seen.largest, area / mask.size)
             seen.partial += 1
             lines = (same[0], same[-1], same[:, 0], same[:, -1])
-            seen.lined += any(line.all() for line, is_edge in zip(lines, window.edges, strict=True) if is_edge)
-            _compare(seen, window.values, mask)
+            is_lined = any(line.all() for line, is_edge in zip(lines, window.edges, strict=True) if is_edge)
+            seen.lined += is_lined
+            _compare(seen, window.values, mask, mask | same if is_lettered and is_lined else mask)
     return seen
 
 
-def _compare(seen: _Evidence, values: NDArray[Any], mask: Mask) -> None:
-    """Measure the image near a constant area and further away from it."""
+def _compare(seen: _Evidence, values: NDArray[Any], mask: Mask, known: Mask) -> None:
+    """Measure the image near a constant area and further away from it, without the pixels that are `known`."""
     radii = sorted({EDGE - 1, EDGE, NEAR[0] - 1, NEAR[1], FAR[0] - 1, FAR[1]})
     within = {radius: grown(mask, radius) for radius in radii}
-    other = values[~mask].astype(np.float64)
+    other = values[~known].astype(np.float64)
+    if not other.size:
+        return
     if seen.centre is None:
-        low, middle, high = np.nanquantile(other[:: -(-other.size // SAMPLE)], (RARE, 0.5, 1 - RARE)).tolist()
+        sample = other[:: -(-other.size // SAMPLE)]
+        low, quarter, middle, three, high = np.nanquantile(sample, (RARE, 0.25, 0.5, 0.75, 1 - RARE)).tolist()
         seen.centre, seen.limits = middle, (2 * (low - middle), 2 * (high - middle))
+        reach = STRAY * (three - quarter)
+        if reach and np.mean(np.abs(sample - middle) > reach) <= MOST_STRAY:
+            seen.reach = reach
     seen.others += other.size
-    seen.thick += int(np.count_nonzero(~within[FAR[0] - 1]))
-    seen.other.add((other - seen.centre).clip(*seen.limits))
+    seen.thick += int(np.count_nonzero(~within[FAR[0] - 1] & ~known))
+    seen.other.add(seen.distances(other))
     for moments, (first, last) in ((seen.edge, (EDGE, EDGE)), (seen.near, NEAR), (seen.far, FAR)):
-        ring = values[within[last] & ~within[first - 1]].astype(np.float64)
-        moments.add((ring - seen.centre).clip(*seen.limits))
+        ring = values[within[last] & ~within[first - 1] & ~known].astype(np.float64)
+        moments.add(seen.distances(ring))
 
 
 def grown(mask: Mask, radius: int) -> Mask:
@@ -296,14 +378,107 @@ def grown(mask: Mask, radius: int) -> Mask:
     return wide
 
 
+def find_flat(windows: Sequence[Window], padding: Sequence[float | None]) -> float | None:
+    """Return up to which range of grey values a square of a stack has no structure, None if none is without.
+
+    Such areas are shaded, or hold the noise of a camera without light or of a lossy compression. padding: the values of
+    constant areas that are known.
+    """
+    step = (
+        max(1, sum(window.values.size for window in windows) // (MOST_SQUARES * SIDE**2)) | 1
+    )  # odd: not only one column
+    ranges, least = np.sort(np.concatenate([_ranges(window.values, padding, step) for window in windows], axis=1))
+    if len(ranges) < FEWEST_SQUARES:
+        return None
+    numbers = np.arange(1, len(ranges) + 1)
+    upto = np.searchsorted(ranges, GAP * ranges, side="right")
+    is_gap = (upto - numbers <= BETWEEN * numbers) & (numbers >= LEAST_FLAT * len(ranges))
+    lively = len(least) - np.searchsorted(least, ranges, side="right")
+    is_gap &= lively >= LEAST_LIVELY * len(ranges)
+    ends = np.flatnonzero(is_gap & ~np.append(is_gap[1:], False))  # below each gap the largest range
+    for flat in ranges[ends[::-1][:MOST_GAPS]].tolist():
+        if not _has_structure(windows, step, flat) and _is_flat(windows, padding, flat):
+            return float(flat)
+    return None
+
+
+def _has_structure(windows: Sequence[Window], step: int, flat: float) -> bool:
+    """Return whether the squares of a range up to `flat` show more than noise or shading, such as faint tissue does."""
+    squares = np.concatenate([_squares(window.values)[::step] for window in windows])
+    smooth = without_speckles(squares)
+    ranges = smooth.max((1, 2)) - smooth.min((1, 2))
+    whole = squares.dtype.kind != "f"
+    squares = squares[(ranges <= flat) & (ranges > flat / GAP)].astype(np.float64)
+    if not len(squares):
+        return False
+    place = np.linspace(-1, 1, SIDE)
+    rest = squares - squares.mean((1, 2), keepdims=True)
+    for slope in (np.broadcast_to(place, (SIDE, SIDE)), np.broadcast_to(place[:, None], (SIDE, SIDE))):
+        rest = rest - (rest * slope).sum((1, 2), keepdims=True) / (slope**2).sum() * slope
+    variance = (rest**2).mean((1, 2))
+    alike = (rest[:, :, 1:] * rest[:, :, :-1]).mean((1, 2)) >= CORRELATED_NOISE * variance
+    is_strong = variance > max(ROUNDED**2 if whole else 0.0, (FAINT * flat) ** 2)
+    return bool(np.mean(alike & is_strong) > MOST_STRUCTURED)
+
+
+def _ranges(values: NDArray[Any], padding: Sequence[float | None], step: int) -> NDArray[np.float32]:
+    """Return the ranges of grey values in every `step`-th square that is neither constant nor padding, (2, squares).
+
+    The first is of the whole square, the second the least of its quarters: an edge between two areas crosses the
+    square, but hardly all of its quarters.
+    """
+    squares = _squares(values)[::step]
+    counts = np.isfinite(squares).all((1, 2)) & (squares.max((1, 2)) > squares.min((1, 2)))
+    if padding and (mask := find_mask(values[None], padding)) is not None:
+        counts &= ~_squares(mask)[::step].any((1, 2))
+    smooth = without_speckles(squares[counts]).reshape(-1, 2, SIDE // 2, 2, SIDE // 2)
+    low, high = smooth.min((2, 4)), smooth.max((2, 4))
+    ranges: NDArray[np.float32] = np.stack([high.max((1, 2)) - low.min((1, 2)), (high - low).min((1, 2))])
+    return ranges
+
+
+def _squares(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the squares of `SIDE` pixels that a window is made of, (squares, SIDE, SIDE)."""
+    height, width = (length // SIDE * SIDE for length in values.shape)
+    cut = values[:height, :width].reshape(height // SIDE, SIDE, width // SIDE, SIDE)
+    return cut.transpose(0, 2, 1, 3).reshape(-1, SIDE, SIDE)
+
+
+def _is_flat(windows: Sequence[Window], padding: Sequence[float | None], flat: float) -> bool:
+    """Return whether what is without structure ends abruptly, beside tissue like that further away."""
+    seen = _Evidence(0.0)
+    values: list[float] = []
+    for window in windows:
+        mask = in_flat_squares(window.values, flat)
+        known = find_mask(window.values[None], padding) if padding else None
+        fresh = mask if known is None else mask & ~known
+        if not fresh.any():
+            continue
+        if mask.all():
+            seen.whole += 1
+        else:
+            seen.area += int(np.count_nonzero(fresh))
+            values.append(float(np.median(window.values[fresh])))
+            _compare(seen, window.values, mask, mask if known is None else mask | known)
+    if seen.centre is None or min(seen.edge.count, seen.near.count, seen.far.count) < SAMPLES:
+        return seen.whole > 0 and seen.area <= SELDOM * seen.others
+    seen.value = float(np.median(values))
+    return _is_like_padding(seen)
+
+
 def _is_padding(seen: _Evidence) -> bool:
     if seen.area < LEAST * seen.size and seen.largest < LEAST_OF_WINDOW:
         return False
     if seen.centre is None or min(seen.edge.count, seen.near.count, seen.far.count) < SAMPLES:
         return seen.whole > 0 and seen.pixels <= SELDOM * seen.size
+    mostly = MOSTLY_OF_FRAME if 2 * seen.lined >= seen.partial else MOSTLY
+    return seen.area >= mostly * seen.pixels and _is_like_padding(seen)
+
+
+def _is_like_padding(seen: _Evidence) -> bool:
+    """Return whether areas end abruptly, beside tissue that is like that further away, and not thin."""
     tolerance = ALIKE + math.sqrt(CORRELATED / seen.near.count)
     is_alike = abs(seen.near.mean - seen.far.mean) <= tolerance * seen.other.deviation
-    place = seen.value - seen.centre
+    place = seen.value - (seen.centre or 0.0)
     is_sharp = seen.edge.distance_from(place) >= SHARP * seen.far.distance_from(place)
-    mostly = MOSTLY_OF_FRAME if 2 * seen.lined >= seen.partial else MOSTLY
-    return is_alike and is_sharp and seen.area >= mostly * seen.pixels and seen.thick >= THICK * seen.others
+    return is_alike and is_sharp and seen.thick >= THICK * seen.others

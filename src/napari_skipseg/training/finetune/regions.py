@@ -220,7 +220,7 @@ def _read_image(
 ) -> tuple[NDArray[np.float32], Mask | None]:
     """Return what a network sees of `box` (C, Z, Y, X), and where padding is (Z, Y, X)."""
     wide = dict(zip("ZYX", box, strict=True))
-    if normalization.padding:
+    if normalization.has_padding:
         for axis, (start, stop) in wide.items():
             reach = REACH if axis != "Z" else REACH_Z if across_slices else 0
             wide[axis] = max(0, start - reach), min(stack.length(axis), stop + reach)
