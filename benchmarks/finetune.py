@@ -38,7 +38,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.jobs.client import Engine
-from napari_skipseg.jobs.teaching_calls import CorrectedStack
+from napari_skipseg.jobs.messages import CorrectedStack, Finetune, PlanLesson, Segment
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.progress import run_to_end
@@ -112,15 +112,15 @@ def quick(asked: argparse.Namespace, work: Path) -> None:
     rows = []
     with Engine() as engine:
         options = SegmentOptions(device=asked.device)
-        run_to_end(engine.segment(sample.stack, BASE, options, preview=True))
-        run_to_end(engine.plan_lesson(settings_for("lesson", "quick"), [corrected], asked.device))
+        run_to_end(engine.run(Segment(sample.stack, str(BASE), options, preview=True)))
+        run_to_end(engine.run(PlanLesson(settings_for("lesson", "quick"), (corrected,), asked.device)))
         for number in range(asked.rounds):
             settings = settings_for(f"quick-{number}", "quick")
             shutil.rmtree(work / settings.name, ignore_errors=True)
             start = time.perf_counter()
-            run_to_end(engine.finetune(settings, [corrected], work, asked.device))
+            run_to_end(engine.run(Finetune(settings, (corrected,), work, asked.device)))
             trained = time.perf_counter()
-            run_to_end(engine.segment(sample.stack, work / settings.name, options, preview=True))
+            run_to_end(engine.run(Segment(sample.stack, str(work / settings.name), options, preview=True)))
             rows.append((trained - start, time.perf_counter() - trained))
     print_place("10 strokes on a synthetic slice of 512², quick, warm engine")
     heads = ("round", "new model, s", "view segmented, s", "together, s", "target, s")

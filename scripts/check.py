@@ -7,6 +7,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from machine import ROOT, has_display, has_virtual_screen, on_screen, program, say, screen_environment, stop
@@ -20,16 +22,25 @@ QUICK = (
 )
 EXAMPLE_SECONDS = 300
 SHOWN_LINES = 40
+CORES = os.cpu_count() or 1
+MOST_WORKERS = 8
+NO_TESTS = 5
+"""What pytest ends with where no test was chosen, as in a file of windows alone where there is no screen."""
 WINDOWS = "tests/widgets"
+FOR_WINDOWS_ONLY = ("napari", "napari-plugin-engine", "npe2", "zarr")
+"""Plugins of pytest that only tests of windows need, or none; they import napari and Qt into every process, in 5 s."""
 
 
 def main(slow: bool) -> None:
     """Run all of it, even after a failure; end with one sentence that names what failed."""
-    failed = [name for name, command in QUICK if not passes(name, [program(command[0]), *command[1:]], ROOT)]
+    checks = [(name, [program(command[0]), *command[1:]], ROOT) for name, command in QUICK]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ThreadPoolExecutor(CORES) as threads:
+        checks += example_checks(Path(folder))
+        passed = list(threads.map(lambda check: passes(*check), checks))
+    failed = [name for (name, _, _), is_right in zip(checks, passed, strict=True) if not is_right]
     if not (has_display() or has_virtual_screen()):
         say("Tests: no display and no xvfb-run here, so those in a window cannot run")
         failed.append("windows (install the packages xvfb and xauth)")
-    failed += failing_examples()
     if not tests_pass(slow):
         failed.append("tests")
     if failed:
@@ -57,52 +68,69 @@ def passes(name: str, command: list[str], folder: Path) -> bool:
         failure = f"It did not end within {EXAMPLE_SECONDS} s."
     except OSError as error:
         failure = str(error)
-    if failure:
-        say("\n".join(failure.splitlines()[-SHOWN_LINES:]))
-    say(f"Check: {name} {'failed' if failure else 'passed'} ({time.monotonic() - began:.1f} s)")
+    end = f"Check: {name} {'failed' if failure else 'passed'} ({time.monotonic() - began:.1f} s)"
+    say("\n".join([*failure.splitlines()[-SHOWN_LINES:], end]))
     return not failure
 
 
-def failing_examples() -> list[str]:
-    """Run each example in an empty folder; return the names of those that fail."""
-    failed = []
+def example_checks(folder: Path) -> list[tuple[str, list[str], Path]]:
+    """Return a check for each example, which runs it in an empty folder of its own."""
+    found = []
     for script in sorted((ROOT / "examples").glob("*.py")):
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            name = f"examples/{script.name}"
-            if not passes(name, on_screen([program("python"), str(script)]), Path(folder)):
-                failed.append(name)
-    return failed
+        place = folder / script.stem
+        place.mkdir()
+        found.append((f"examples/{script.name}", on_screen([program("python"), str(script)]), place))
+    return found
 
 
 def tests_pass(slow: bool) -> bool:
-    """Run pytest twice at once: on the windows, in a virtual screen where there is no display, and on all else."""
+    """Run all tests at once: those of windows in processes with a screen each, all others in one for each core.
+
+    Two tests that type on one screen would take each other's focus.
+    """
     left_out = ["gpu"] if slow else ["slow", "gpu"]
     if not (has_display() or has_virtual_screen()):
         left_out.append("gui")
     marks = " and ".join(f"not {mark}" for mark in left_out)
-    say(f"Tests: pytest -m '{marks}', those in windows and all others at once; what the others say comes last")
+    say(f"Tests: pytest -m '{marks}', those of windows and all others at once; what those of windows say comes last")
     pytest = [program("python"), "-m", "pytest", "--durations=20", "-m", marks, "-p", "no:cacheprovider"]
-    environment = screen_environment()
-    threads = str(max(1, (os.cpu_count() or 1) // 2))
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as told:
-        others = subprocess.Popen(
-            on_screen([*pytest, f"--ignore={WINDOWS}"]),
-            cwd=ROOT,
-            env=environment | {"OMP_NUM_THREADS": threads},
-            stdin=subprocess.DEVNULL,
-            stdout=told,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            windows = subprocess.run(
-                on_screen([*pytest, WINDOWS]), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, check=False
+    others = [f"--ignore={WINDOWS}", "-n", str(min(CORES, MOST_WORKERS)), "--dist", "loadfile"]
+    others += [f"-pno:{plugin}" for plugin in FOR_WINDOWS_ONLY]
+    environment = screen_environment() | {"OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of the many processes compiles the sources again
+    with ExitStack() as stack:
+        windows = []
+        for files in window_tests(1 if has_display() else 2):
+            output = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace"))
+            started = subprocess.Popen(
+                on_screen([*pytest, *files]),
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
             )
-            others.wait()
+            windows.append((started, output))
+        try:
+            ended = subprocess.run(
+                on_screen([*pytest, *others]), cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, check=False
+            )
+            passed = [started.wait() in (0, NO_TESTS) for started, _ in windows]
         finally:
-            others.terminate()
-            told.seek(0)
-            say(told.read())
-    return windows.returncode == 0 and others.returncode == 0
+            for started, output in windows:
+                started.terminate()
+                output.seek(0)
+                say(output.read())
+    return ended.returncode == 0 and all(passed)
+
+
+def window_tests(count: int) -> list[list[str]]:
+    """Return the test files of windows in `count` parts of about the same length."""
+    parts: list[list[Path]] = [[] for _ in range(count)]
+    files = sorted((ROOT / WINDOWS).glob("test_*.py"), key=lambda file: file.stat().st_size, reverse=True)
+    for file in files:
+        min(parts, key=lambda part: sum(each.stat().st_size for each in part)).append(file)
+    return [[str(file.relative_to(ROOT)) for file in sorted(part)] for part in parts]
 
 
 if __name__ == "__main__":

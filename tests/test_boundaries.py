@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import grimp
@@ -34,6 +34,7 @@ LOADS_WITHOUT_TORCH = (
     "napari_skipseg.inference.prediction",
     "napari_skipseg.inference.saving",
     "napari_skipseg.scoring.files",
+    "napari_skipseg.studies.inspection",
     "napari_skipseg.models.selection",
     "napari_skipseg.networks.presets",
     "napari_skipseg.networks.specs",
@@ -106,10 +107,14 @@ def troubles_of_importing(modules: list[str], blocked: tuple[str, ...] = (), wit
     return found
 
 
-def nodes() -> Iterator[tuple[Path, ast.AST]]:
-    for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            yield path.relative_to(SOURCE), node
+@functools.cache
+def nodes() -> list[tuple[Path, ast.AST]]:
+    """Return each node of the sources with its file; to parse them takes seconds, so it is done once."""
+    return [
+        (path.relative_to(SOURCE), node)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    ]
 
 
 def imported_names(node: ast.AST) -> list[str]:

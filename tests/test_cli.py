@@ -441,7 +441,7 @@ STOPPED = "Error: Stopped; no result is half-written, and the same command goes 
 LONGER = ["--model", "tiny", "--device", "cpu", "--average", 8, "--attention", "--format", "ome-zarr"]
 
 
-SLICES = 120
+SLICES = 60
 """So many that a signal finds some of them still to be done, on a busy machine too."""
 
 
@@ -457,7 +457,9 @@ def undisturbed(library: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to answer")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_stopped_or_killed_command_goes_on(
     run: Run, tmp_path: Path, library: Path, undisturbed: tuple[Path, dict[str, bytes]], number: int
 ) -> None:
@@ -785,7 +787,7 @@ def test_training_killed_in_the_middle_resumes(
     assert len(first.training.curves["held-out loss"]) == 6
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_training_stopped_by_the_user_saves_the_step_it_is_at(
     pair: tuple[Path, Path], tmp_path: Path, library: Path, number: int
 ) -> None:

@@ -22,8 +22,9 @@ from napari_skipseg.images.identity import identify
 from napari_skipseg.inference.backends import choose
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
-from napari_skipseg.jobs import client
+from napari_skipseg.jobs import preparation
 from napari_skipseg.jobs.client import Engine
+from napari_skipseg.jobs.messages import Segment
 from napari_skipseg.models.catalog import FOLDER_VARIABLE
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import read_model, write_model
@@ -283,11 +284,11 @@ def test_corrections_know_the_image_of_a_file_and_the_stack_of_a_folder(sections
 
 
 def test_the_engine_reads_folders_and_images_where_they_lie(sections, positions, monkeypatch) -> None:
-    monkeypatch.setattr(client, "copy_stack", lambda *_: pytest.fail("the image was copied"))
+    monkeypatch.setattr(preparation, "iter_write_npy", lambda *_: pytest.fail("the image was copied"))
     with Engine() as engine:
         for file, values in ((sections, STACK), (f"{positions}#1", np.roll(STACK, 9, axis=2))):
             stack = read_stack(file)
-            made = run_to_end(engine.segment(stack, "tiny", SegmentOptions(device="cpu", tile=32)))
+            made = run_to_end(engine.run(Segment(stack, "tiny", SegmentOptions(device="cpu", tile=32))))
             assert made.probability.shape == values.shape
             assert made.recipe["inputs"][0]["file"] == str(file)
             assert made.recipe["inputs"][0]["sha256"] == identify(stack)

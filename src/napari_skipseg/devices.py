@@ -52,6 +52,27 @@ class ChosenPrecision:
         return f"{self.name} ({self.reason})"
 
 
+@dataclass(frozen=True)
+class DeviceReport:
+    """What there is to compute on: the device that "auto" chooses, those that can be chosen, and OpenVINO.
+
+    segments_in, trains_in: the precisions that are fastest there.
+    """
+
+    chosen: Device
+    available: tuple[str, ...]
+    has_openvino: bool
+    segments_in: ChosenPrecision
+    trains_in: ChosenPrecision
+
+
+@dataclass(frozen=True)
+class SystemReport:
+    """What a bug report needs to say of a machine, by names."""
+
+    facts: dict[str, str]
+
+
 def choose_device(name: str = "auto") -> Device:
     """Return the device called `name`, or the best one for "auto": a GPU only if a small step on it succeeds.
 

@@ -129,7 +129,7 @@ def _run_until(settings: BatchSettings, seconds: float) -> None:
     torch.set_num_threads(1)
     threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
     with (
-        mock.patch("napari_skipseg.inference.backends.has_openvino", return_value=False),
+        mock.patch("napari_skipseg.inference.backends.choose.has_openvino", return_value=False),
         mock.patch("napari_skipseg.objects.blocks.SIDE", 16),  # so that objects are found in several blocks
     ):
         run(settings)

@@ -67,7 +67,7 @@ def _run_to_its_end(settings: BatchSettings, how: str) -> None:
 
     with (
         mock.patch.object(entry_module, "read_entry", open_it),
-        mock.patch("napari_skipseg.inference.backends.has_openvino", return_value=False),
+        mock.patch("napari_skipseg.inference.backends.choose.has_openvino", return_value=False),
     ):
         run(settings)
     os._exit(0)

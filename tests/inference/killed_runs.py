@@ -54,7 +54,7 @@ class Asked:
         """Run in this process."""
         if not self.torch:
             return run_to_end(self.work())
-        with mock.patch("napari_skipseg.inference.backends.has_openvino", return_value=False):
+        with mock.patch("napari_skipseg.inference.backends.choose.has_openvino", return_value=False):
             return run_to_end(self.work())
 
 

@@ -34,7 +34,7 @@ from napari_skipseg.inference.backends.halving import Choice
 from napari_skipseg.inference.backends.interface import TileOutput
 from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
-from napari_skipseg.jobs.worker import WarmModel
+from napari_skipseg.inference.backends.warm import WarmModel
 from napari_skipseg.models.catalog import BUILT_IN
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import Model, read_model, write_model

@@ -78,8 +78,8 @@ def iter_finetune(
 
 
 if __name__ == "__main__":
-    for name, members in {"corrected": [Corrected, iter_plan_lesson], "finetune": [iter_finetune]}.items():
-        module = ModuleType(f"napari_skipseg.training.{name}")
+    for name, members in {"labels": [Corrected], "estimate": [iter_plan_lesson], "run": [iter_finetune]}.items():
+        module = ModuleType(f"napari_skipseg.training.finetune.{name}")
         for member in members:
             setattr(module, member.__name__, member)
         sys.modules[module.__name__] = module

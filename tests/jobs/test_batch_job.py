@@ -14,13 +14,11 @@ import tifffile
 from napari_skipseg.batch.records import read_record
 from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.batch.settings import BatchSettings, ask
-from napari_skipseg.batch.table import BatchOpened, FileChanged, Retry, Row
+from napari_skipseg.batch.table import BatchOpened, FileChanged, Retry
 from napari_skipseg.errors import EngineError, FileError
-from napari_skipseg.images.space import Space
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.jobs import events, operations, requests
 from napari_skipseg.jobs.client import Engine
-from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.jobs.messages import RunBatch
 from napari_skipseg.progress import Progress, run_to_end
 
 LONG = (40, 64, 64)
@@ -71,45 +69,16 @@ def long_run(engine: Engine, model_folder: Path, tmp_path_factory: pytest.TempPa
     """A folder with a long stack, and what an undisturbed batch makes of it."""
     place = tmp_path_factory.mktemp("long")
     write_stack(place / "in" / "long.tif", LONG)
-    result = run_to_end(engine.batch(settings_for(place / "in", place / "out", model_folder)))
+    result = run_to_end(engine.run(RunBatch(settings_for(place / "in", place / "out", model_folder))))
     assert states(result) == {"long.tif": "done"}
     return place / "in", result
-
-
-def test_a_batch_and_its_commands_survive_their_lines() -> None:
-    request = requests.BatchJob(3, settings_stub(ObjectOptions("watershed", smallest=9)), retry=True)
-    for line in (request, requests.RetryFailed(3, '["a.tif"]')):
-        assert requests.request_from_line(requests.request_to_line(line)) == line
-
-
-def settings_stub(objects: ObjectOptions | None = None) -> BatchSettings:
-    from napari_skipseg.inference.recipes.recipe import SegmentRequest
-
-    request = SegmentRequest("m", "ab", SegmentOptions(), "uint8", "ome-zarr", objects)
-    return BatchSettings("/in/*.tif", "/out", request, True, "/truth", 255, True, "ZYX", (50.0, 4.0, 4.0), "nm")
-
-
-def test_rows_survive_their_lines_whatever_the_files_are_called() -> None:
-    name = os.fsdecode(b"\xff \xe9.tif")
-    row = Row(name, f"/in/{name}", "done", scores={"dice": 0.5}, outputs=(f"/out/{name}", "/out/b"), seconds_left=1.5)
-    for progress in (BatchOpened(1, 2, "m", (row, row), "/out", 3, 4, (name,)), FileChanged(1, 2, "m", row, 2.5)):
-        event = operations.event_of_batch(progress, 7)
-        assert event is not None
-        assert event.number == 7
-        assert operations.progress_of_batch(events.event_from_line(events.event_to_line(event))) == progress
-    undefined = FileChanged(1, 2, "m", Row("a", "/a", scores={"dice": float("nan")}))
-    event = operations.event_of_batch(undefined, 7)
-    assert event is not None
-    found = operations.progress_of_batch(events.event_from_line(events.event_to_line(event)))
-    assert isinstance(found, FileChanged)
-    assert np.isnan(found.row.scores["dice"])
 
 
 def test_a_folder_becomes_results_a_table_and_a_report(
     engine: Engine, model_folder: Path, folder: Path, tmp_path: Path
 ) -> None:
     heard: list[Progress] = []
-    result = run_to_end(engine.batch(settings_for(folder, tmp_path / "out", model_folder)), heard.append)
+    result = run_to_end(engine.run(RunBatch(settings_for(folder, tmp_path / "out", model_folder))), heard.append)
     assert states(result) == {"a.tif": "done", "b.tif": "done", "broken.tif": "failed"}
     (opened,) = [progress for progress in heard if isinstance(progress, BatchOpened)]
     assert [row.state for row in opened.rows] == ["waiting"] * 3
@@ -120,7 +89,7 @@ def test_a_folder_becomes_results_a_table_and_a_report(
     assert "copy" in last["broken.tif"].reason
     assert result.report.is_file()
     assert Path(last["a.tif"].thumbnail).is_file()
-    again = run_to_end(engine.batch(settings_for(folder, tmp_path / "out", model_folder)))
+    again = run_to_end(engine.run(RunBatch(settings_for(folder, tmp_path / "out", model_folder))))
     assert states(again) == {"a.tif": "skipped", "b.tif": "skipped", "broken.tif": "failed"}
 
 
@@ -129,7 +98,7 @@ def test_what_failed_is_done_again_while_the_rest_runs_and_afterwards(
 ) -> None:
     write_stack(folder / "z.tif", (12, 64, 64))
     settings, mended = settings_for(folder, tmp_path / "out", model_folder), False
-    work = engine.batch(settings)
+    work = engine.run(RunBatch(settings))
     command: Retry | None = None
     seen: list[str] = []
     try:
@@ -150,15 +119,15 @@ def test_what_failed_is_done_again_while_the_rest_runs_and_afterwards(
         "done",
     ]
     (folder / "b.tif").write_bytes(b"II*\0")
-    assert states(run_to_end(engine.batch(settings)))["b.tif"] == "failed"
+    assert states(run_to_end(engine.run(RunBatch(settings))))["b.tif"] == "failed"
     write_stack(folder / "b.tif", (40, 40), 2)
-    retried = run_to_end(engine.batch(settings, retry=True))
+    retried = run_to_end(engine.run(RunBatch(settings, retry=True)))
     assert set(states(retried).values()) == {"done", "skipped"}
 
 
 def test_faults_arrive_as_they_are(engine: Engine, model_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileError, match="does not exist: check the name"):
-        run_to_end(engine.batch(settings_for(tmp_path / "gone", tmp_path / "out", model_folder)))
+        run_to_end(engine.run(RunBatch(settings_for(tmp_path / "gone", tmp_path / "out", model_folder))))
 
 
 def test_stopped_it_goes_on_at_its_tile_and_the_engine_stays_warm(
@@ -166,11 +135,11 @@ def test_stopped_it_goes_on_at_its_tile_and_the_engine_stays_warm(
 ) -> None:
     inputs, whole = long_run
     settings = settings_for(inputs, tmp_path / "out", model_folder)
-    work, pid = engine.batch(settings), engine.pid
+    work, pid = engine.run(RunBatch(settings)), engine.pid
     until_tile(work, "long.tif", BEGUN)
     work.close()
     tiles: list[int] = []
-    result = run_to_end(engine.batch(settings), lambda progress: tiles.append(_tile(progress)))
+    result = run_to_end(engine.run(RunBatch(settings)), lambda progress: tiles.append(_tile(progress)))
     assert engine.pid == pid
     assert min(tile for tile in tiles if tile) >= BEGUN
     assert results_in(result.folder) == results_in(whole.folder)
@@ -185,7 +154,7 @@ def test_a_killed_engine_is_started_anew_and_goes_on_at_its_tile(
     engine: Engine, model_folder: Path, long_run: tuple[Path, BatchResult], tmp_path: Path
 ) -> None:
     inputs, whole = long_run
-    work = engine.batch(settings_for(inputs, tmp_path / "out", model_folder))
+    work = engine.run(RunBatch(settings_for(inputs, tmp_path / "out", model_folder)))
     until_tile(work, "long.tif", BEGUN)
     killed = engine.pid
     assert killed is not None
@@ -205,12 +174,12 @@ def test_a_retry_whose_engine_is_killed_does_what_failed_and_no_more(
 ) -> None:
     settings = settings_for(folder, tmp_path / "out", model_folder)
     (folder / "a.tif").write_bytes(b"II*\0")
-    result = run_to_end(engine.batch(settings))
+    result = run_to_end(engine.run(RunBatch(settings)))
     assert states(result) == {"a.tif": "failed", "b.tif": "done", "broken.tif": "failed"}
     write_stack(folder / "a.tif", (40, 40), 1)
     write_stack(folder / "broken.tif", LONG, 3)
     write_stack(folder / "later.tif", (40, 40), 4)  # it never failed
-    work, killed = engine.batch(settings, retry=True), 0
+    work, killed = engine.run(RunBatch(settings, retry=True)), 0
     until_tile(work, "broken.tif", BEGUN)
     killed = engine.pid or 0
     os.kill(killed, signal.SIGKILL)
@@ -226,9 +195,9 @@ def test_a_retry_that_is_killed_at_its_very_end_is_no_failure(
     engine: Engine, model_folder: Path, folder: Path, tmp_path: Path
 ) -> None:
     settings = settings_for(folder, tmp_path / "out", model_folder)
-    run_to_end(engine.batch(settings))
+    run_to_end(engine.run(RunBatch(settings)))
     write_stack(folder / "broken.tif", (2, 40, 40), 3)
-    work, killed = engine.batch(settings, retry=True), False
+    work, killed = engine.run(RunBatch(settings, retry=True)), False
     heard: list[Progress] = []
 
     def kill_when_done(progress: Progress) -> None:
@@ -249,8 +218,8 @@ def test_an_engine_that_gets_no_further_is_told_of_and_a_start_goes_on(
 ) -> None:
     settings = settings_for(folder, tmp_path / "out", model_folder)
     with pytest.raises(EngineError, match="was killed by SIGKILL"):
-        kill_whenever_it_opens(engine, engine.batch(settings))
-    again = run_to_end(engine.batch(settings))
+        kill_whenever_it_opens(engine, engine.run(RunBatch(settings)))
+    again = run_to_end(engine.run(RunBatch(settings)))
     assert states(again)["a.tif"] in ("done", "skipped"), [row.reason for row in again.rows]
 
 
@@ -267,25 +236,10 @@ def test_what_a_viewer_left_is_gone_on_with_by_the_next(
     inputs, whole = long_run
     settings = settings_for(inputs, tmp_path / "out", model_folder)
     with Engine() as first:
-        until_tile(first.batch(settings), "long.tif", BEGUN)
+        until_tile(first.run(RunBatch(settings)), "long.tif", BEGUN)
     (run,) = (tmp_path / "out").iterdir()
     record = run / "records" / "long.tif.json"
     assert read_record(record) is None
-    result = run_to_end(engine.batch(settings))
+    result = run_to_end(engine.run(RunBatch(settings)))
     assert results_in(result.folder) == results_in(whole.folder)
     assert read_record(record) is not None
-
-
-def test_names_that_are_no_text_cross_to_the_engine() -> None:
-    name = os.fsdecode(b"/in/caf\xe9.tif")
-    space = Space("ZYX", unit="nm")
-    job = requests.SegmentJob(
-        1, "/tmp", name, (2, 8, 8), space, name, "tiny", "ab", SegmentOptions(), pinned={"side": 64}
-    )
-    line = requests.request_to_line(job)
-    assert line.isascii()
-    assert requests.request_from_line(line) == job
-    with pytest.raises(ValueError, match="strange"):
-        requests.request_from_line(line.replace(b'"number"', b'"strange": 1, "number"'))
-    with pytest.raises(ValueError, match="Unterminated"):
-        requests.request_from_line(line[:-3])

@@ -25,6 +25,7 @@ from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.jobs import worker
 from napari_skipseg.jobs.client import Engine
+from napari_skipseg.jobs.messages import ListDevices, ReportSystem, Segment
 from napari_skipseg.models.model import read_model
 from napari_skipseg.progress import Progress, run_to_end
 
@@ -35,7 +36,7 @@ LONG = (150, 128, 128)
 
 def started(engine: Engine, model_folder: Path):
     """A long run that has finished its first tile."""
-    work = engine.segment(make_stack(LONG), model_folder, OPTIONS)
+    work = engine.run(Segment(make_stack(LONG), str(model_folder), OPTIONS))
     for progress in work:
         if progress.done > 0:
             return work
@@ -50,7 +51,7 @@ def test_a_slice_is_normalised_as_its_whole_stack(engine: Engine, model_folder: 
     whole = make_stack()
     part = Stack(whole.read((slice(1, 2),)), Space("ZYX", whole.space.voxel_size, whole.space.unit), name="part")
     expected = run_to_end(iter_predict(whole, read_model(model_folder), OPTIONS))
-    found = run_to_end(engine.segment(part, model_folder, OPTIONS, whole))
+    found = run_to_end(engine.run(Segment(part, str(model_folder), OPTIONS, whole)))
     np.testing.assert_array_equal(found.probability[0], expected.probability[1])
     assert found.recipe["normalization"] == json.loads(json.dumps(expected.recipe))["normalization"]
 
@@ -58,7 +59,7 @@ def test_a_slice_is_normalised_as_its_whole_stack(engine: Engine, model_folder: 
 def test_results_are_those_of_the_same_call_in_this_process(engine: Engine, model_folder: Path) -> None:
     stack = make_stack()
     expected = run_to_end(iter_predict(stack, read_model(model_folder), OPTIONS))
-    found = run_to_end(engine.segment(stack, model_folder, OPTIONS))
+    found = run_to_end(engine.run(Segment(stack, str(model_folder), OPTIONS)))
     assert isinstance(found.probability, np.memmap)
     np.testing.assert_array_equal(found.probability, expected.probability)
     assert len(found.attentions) == len(expected.attentions) == 1
@@ -71,17 +72,17 @@ def test_results_are_those_of_the_same_call_in_this_process(engine: Engine, mode
 
 def test_what_is_pinned_is_taken_rather_than_chosen(engine: Engine, model_folder: Path) -> None:
     pinned = {"side": 40, "batch": 1, "device": "cpu"}
-    found = run_to_end(engine.segment(make_stack(), model_folder, SegmentOptions("auto"), pinned=pinned))
+    found = run_to_end(engine.run(Segment(make_stack(), str(model_folder), SegmentOptions("auto"), pinned=pinned)))
     assert (found.recipe["side"], found.recipe["options"]["tile"], found.recipe["options"]["device"]) == (40, 0, "auto")
 
 
 def test_the_backend_of_a_recipe_is_taken_again_where_it_is_here(engine: Engine, model_folder: Path) -> None:
-    first = run_to_end(engine.segment(make_stack(), model_folder, OPTIONS)).recipe
+    first = run_to_end(engine.run(Segment(make_stack(), str(model_folder), OPTIONS))).recipe
     wanted = {"side": first["side"], "batch": 1, "device": "cpu", "backend": "torch", "precision": "f32"}
-    found = run_to_end(engine.segment(make_stack(), model_folder, OPTIONS, pinned=wanted))
+    found = run_to_end(engine.run(Segment(make_stack(), str(model_folder), OPTIONS, pinned=wanted)))
     assert (found.recipe["backend"], found.recipe["precision"]) == ("torch", "f32")
     there_is_none = wanted | {"backend": "abacus"}
-    other = run_to_end(engine.segment(make_stack(), model_folder, OPTIONS, pinned=there_is_none))
+    other = run_to_end(engine.run(Segment(make_stack(), str(model_folder), OPTIONS, pinned=there_is_none)))
     assert (other.recipe["backend"], other.recipe["precision"]) == (first["backend"], first["precision"])
 
 
@@ -91,7 +92,7 @@ def test_samples_run_on_torch_between_runs_that_need_not(engine: Engine, model_f
     plain = run_to_end(iter_predict(stack, model, OPTIONS))
     expected = run_to_end(iter_predict(stack, model, sampled))
     for options, wanted in ((OPTIONS, plain), (sampled, expected), (OPTIONS, plain), (sampled, expected)):
-        found = run_to_end(engine.segment(stack, model_folder, options))
+        found = run_to_end(engine.run(Segment(stack, str(model_folder), options)))
         np.testing.assert_array_equal(found.probability, wanted.probability)
         assert found.recipe == json.loads(json.dumps(wanted.recipe))
         assert (found.uncertainty is None) == (wanted.uncertainty is None)
@@ -102,16 +103,19 @@ def test_samples_run_on_torch_between_runs_that_need_not(engine: Engine, model_f
 
 
 def test_progress_only_grows_and_ends_whole(engine: Engine, model_folder: Path) -> None:
-    fractions = [progress.fraction for progress in engine.segment(make_stack(), model_folder, OPTIONS)]
+    fractions = [progress.fraction for progress in engine.run(Segment(make_stack(), str(model_folder), OPTIONS))]
     assert fractions == sorted(fractions)
     assert fractions[0] == 0
     assert fractions[-1] == 1
 
 
 def test_second_run_is_warm(engine: Engine, model_folder: Path) -> None:
-    run_to_end(engine.segment(make_stack(), model_folder, OPTIONS))
+    run_to_end(engine.run(Segment(make_stack(), str(model_folder), OPTIONS)))
     pid, messages = engine.pid, []
-    run_to_end(engine.segment(make_stack(), model_folder, OPTIONS), lambda progress: messages.append(progress.message))
+    run_to_end(
+        engine.run(Segment(make_stack(), str(model_folder), OPTIONS)),
+        lambda progress: messages.append(progress.message),
+    )
     assert pid is not None
     assert engine.pid == pid
     assert "reading the model" not in messages
@@ -121,7 +125,7 @@ def test_channel_is_chosen_before_anything_is_copied(engine: Engine, model_folde
     stack = make_stack((64, 64, 3), "YXC")
     options = SegmentOptions(device="cpu", channel=1, tile=48)
     expected = run_to_end(iter_predict(stack, read_model(model_folder), options))
-    found = run_to_end(engine.segment(stack, model_folder, options))
+    found = run_to_end(engine.run(Segment(stack, str(model_folder), options)))
     np.testing.assert_array_equal(found.probability, expected.probability)
 
 
@@ -130,9 +134,9 @@ def test_a_later_run_leaves_earlier_arrays_alone_and_unused_ones_go(
 ) -> None:
     gc.collect()
     before = len(run_folders(temporary))
-    first = run_to_end(engine.segment(make_stack(), model_folder, OPTIONS))
+    first = run_to_end(engine.run(Segment(make_stack(), str(model_folder), OPTIONS)))
     kept, view = first.probability.copy(), first.probability[1]
-    second = run_to_end(engine.segment(make_stack((2, 64, 64)), model_folder, OPTIONS))
+    second = run_to_end(engine.run(Segment(make_stack((2, 64, 64)), str(model_folder), OPTIONS)))
     np.testing.assert_array_equal(first.probability, kept)
     files = sorted(file.name for folder in run_folders(temporary) for file in folder.iterdir())
     assert files == ["attention_1.npy"] * 2 + ["probability.npy"] * 2
@@ -154,7 +158,7 @@ def test_cancel_stops_the_run_and_the_engine_stays_warm(engine: Engine, model_fo
     start = time.monotonic()
     work.close()
     assert time.monotonic() - start < whole / 4
-    found = run_to_end(engine.segment(make_stack(), model_folder, OPTIONS))
+    found = run_to_end(engine.run(Segment(make_stack(), str(model_folder), OPTIONS)))
     assert time.monotonic() - start < whole / 2
     assert found.probability.shape == (3, 60, 70)
     assert engine.pid == pid
@@ -162,12 +166,31 @@ def test_cancel_stops_the_run_and_the_engine_stays_warm(engine: Engine, model_fo
     assert run_folders(temporary) == []
 
 
+def test_a_run_that_is_cancelled_before_its_results_are_opened_leaves_the_engine_warm(
+    engine: Engine, model_folder: Path, temporary: Path
+) -> None:
+    run_to_end(engine.run(Segment(make_stack(), str(model_folder), OPTIONS)))
+    pid, work = engine.pid, engine.run(Segment(make_stack(LONG), str(model_folder), OPTIONS))
+    while next(work).message.startswith("copying"):
+        pass
+    (folder,) = run_folders(temporary)
+    until = time.monotonic() + 60
+    while not (folder / "probability.npy").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    work.close()
+    run_to_end(engine.run(Segment(make_stack(), str(model_folder), OPTIONS)))
+    assert engine.pid == pid
+    gc.collect()
+    assert run_folders(temporary) == []
+
+
 def test_one_call_at_a_time(engine: Engine, model_folder: Path) -> None:
     work = started(engine, model_folder)
     with pytest.raises(EngineError, match="at work: wait until it is done, or cancel"):
-        next(engine.ask_devices())
+        next(engine.run(ListDevices()))
     work.close()
-    assert run_to_end(engine.ask_devices()).chosen.name == choose_device().name
+    assert run_to_end(engine.run(ListDevices())).chosen.name == choose_device().name
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
@@ -182,7 +205,7 @@ def test_killed_engine_is_one_sentence_and_the_next_run_works(
     ):
         run_to_end(work)
     assert run_folders(temporary) == []
-    found = run_to_end(engine.segment(make_stack(), model_folder, OPTIONS))
+    found = run_to_end(engine.run(Segment(make_stack(), str(model_folder), OPTIONS)))
     assert found.probability.shape == (3, 60, 70)
     assert engine.pid not in (None, pid)
 
@@ -191,7 +214,7 @@ def test_a_yield_comes_at_least_every_fifth_of_a_second(engine: Engine, model_fo
     engine._session.child.end()  # a cold start is the longest wait
     start = last = time.monotonic()
     longest = 0.0
-    for progress in engine.segment(make_stack(), model_folder, OPTIONS):
+    for progress in engine.run(Segment(make_stack(), str(model_folder), OPTIONS)):
         assert isinstance(progress, Progress)
         now = time.monotonic()
         longest, last = max(longest, now - last), now
@@ -204,7 +227,7 @@ def test_nan_is_an_input_error_with_its_sentence_and_traceback(
     values = np.random.default_rng(0).random((64, 64), np.float32)
     values[3, 4] = np.nan
     with pytest.raises(InputError, match="'dirty' holds NaN or infinite values") as caught:
-        run_to_end(engine.segment(Stack(values, Space("YX"), name="dirty"), model_folder, OPTIONS))
+        run_to_end(engine.run(Segment(Stack(values, Space("YX"), name="dirty"), str(model_folder), OPTIONS)))
     assert "Traceback" in caught.value.details
     assert run_folders(temporary) == []
     assert engine.pid is not None
@@ -216,20 +239,20 @@ def test_damaged_model_is_a_model_error(engine: Engine, model_folder: Path, tmp_
     with (damaged / "weights.safetensors").open("ab") as opened:
         opened.write(b"x")
     with pytest.raises(ModelError, match="SHA-256"):
-        run_to_end(engine.segment(make_stack(), damaged, OPTIONS))
+        run_to_end(engine.run(Segment(make_stack(), str(damaged), OPTIONS)))
     with pytest.raises(ModelError, match="There is no model folder"):
-        run_to_end(engine.segment(make_stack(), tmp_path / "absent", OPTIONS))
+        run_to_end(engine.run(Segment(make_stack(), str(tmp_path / "absent"), OPTIONS)))
 
 
 def test_device_that_is_not_there_is_named(engine: Engine, model_folder: Path) -> None:
-    report = run_to_end(engine.ask_devices())
+    report = run_to_end(engine.run(ListDevices()))
     assert "cpu" in report.available
     assert report.chosen.name in report.available
     assert report.chosen == choose_device()
 
 
 def test_engine_runs_at_low_priority_and_goes_first(engine: Engine) -> None:
-    run_to_end(engine.ask_devices())
+    run_to_end(engine.run(ListDevices()))
     assert engine.pid is not None
     if sys.platform != "win32":
         assert psutil.Process(engine.pid).nice() >= min(19, psutil.Process().nice() + worker.NICENESS)
@@ -246,9 +269,9 @@ def test_stray_prints_of_libraries_do_no_harm(
         "print('hello from a start-up file')\n"
         "threading.Timer(0.5, lambda: (print('printed'), os.write(1, b'from C\\n'))).start()\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     with Engine() as engine:
-        found = run_to_end(engine.segment(make_stack(), model_folder, OPTIONS))
+        found = run_to_end(engine.run(Segment(make_stack(), str(model_folder), OPTIONS)))
         assert found.probability.shape == (3, 60, 70)
         said = "\n".join(engine._session.child._last_words)
         assert "hello from a start-up file" in said
@@ -259,7 +282,7 @@ def test_stray_prints_of_libraries_do_no_harm(
 def test_close_ends_process_and_folder_in_mid_run_and_for_good(temporary: Path, model_folder: Path) -> None:
     before = set(temporary.iterdir())
     engine = Engine()
-    done = run_to_end(engine.segment(make_stack(), model_folder, OPTIONS))
+    done = run_to_end(engine.run(Segment(make_stack(), str(model_folder), OPTIONS)))
     kept = done.probability.copy()
     work = started(engine, model_folder)
     pid = engine.pid
@@ -272,14 +295,14 @@ def test_close_ends_process_and_folder_in_mid_run_and_for_good(temporary: Path, 
     with pytest.raises(EngineError, match="was stopped"):
         run_to_end(work)
     with pytest.raises(EngineError, match="was closed"):
-        run_to_end(engine.ask_devices())
+        run_to_end(engine.run(ListDevices()))
     np.testing.assert_array_equal(done.probability, kept)
 
 
 def test_forgotten_engine_takes_its_process_and_folder_along(temporary: Path, model_folder: Path) -> None:
     before = set(temporary.iterdir())
     engine = Engine()
-    run_to_end(engine.segment(make_stack(), model_folder, OPTIONS))
+    run_to_end(engine.run(Segment(make_stack(), str(model_folder), OPTIONS)))
     pid = engine.pid
     del engine
     gc.collect()
@@ -302,9 +325,10 @@ def test_engine_ends_with_a_viewer_that_was_killed_and_its_folder_is_swept(
         "from napari_skipseg.images.stack import Stack\n"
         "from napari_skipseg.inference.options import SegmentOptions\n"
         "from napari_skipseg.jobs.client import Engine\n"
+        "from napari_skipseg.jobs.messages import Segment\n"
         "engine = Engine()\n"
         f"stack = Stack(numpy.random.default_rng(0).random({LONG}, numpy.float32), Space('ZYX'))\n"
-        f"for progress in engine.segment(stack, {str(model_folder)!r}, SegmentOptions(tile=48)):\n"
+        f"for progress in engine.run(Segment(stack, {str(model_folder)!r}, SegmentOptions(tile=48))):\n"
         "    if progress.done:\n"
         "        sys.stdout.write(f'{engine.pid}\\n'); sys.stdout.flush()\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
@@ -317,14 +341,14 @@ def test_engine_ends_with_a_viewer_that_was_killed_and_its_folder_is_swept(
         time.sleep(0.05)
     before = set(temporary.iterdir())
     with Engine() as other:
-        run_to_end(other.segment(make_stack(), model_folder, OPTIONS))
+        run_to_end(other.run(Segment(make_stack(), str(model_folder), OPTIONS)))
         (own,) = set(temporary.iterdir()) - before
         assert before - set(temporary.iterdir()), "the folder of the killed viewer is still there"
         assert own.is_dir()
 
 
 def test_the_engine_reports_what_a_bug_report_needs(engine: Engine) -> None:
-    facts = run_to_end(engine.ask_report())
+    facts = run_to_end(engine.run(ReportSystem())).facts
     assert facts["device"].startswith(choose_device().name)
     needed = {"backend", "segments in", "trains in", "memory", "system", "processor", "Python", "compiled networks"}
     assert needed <= facts.keys()

@@ -20,15 +20,15 @@ from napari_skipseg.errors import EngineError, FileError, InputError, ModelError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.jobs import child, events, requests
+from napari_skipseg.jobs import child
 from napari_skipseg.jobs.client import Engine
+from napari_skipseg.jobs.messages import ArrayReference, CorrectedStack, Finetune, PlanLesson, Train
 from napari_skipseg.jobs.operations import open_labels, open_strokes
-from napari_skipseg.jobs.teaching_calls import CorrectedStack
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured, Report, ScoreRow
+from napari_skipseg.training.progress import Finetuned, Keep, Learned, Pictured, Report, ScoreRow
 from napari_skipseg.training.settings import FinetuneSettings, TrainSettings
 
 STUB = Path(__file__).parent / "stub_teacher.py"
@@ -72,38 +72,13 @@ def until(work, is_reached: Callable):
     raise RuntimeError("the work ended early")
 
 
-def test_requests_and_events_of_teaching_survive_their_lines() -> None:
-    settings = FinetuneSettings("n", ("a",), ("b",), (ClassLabel("x", 2),), model="m")
-    space = Space("ZYX", (50.0, 4.0, 4.0), "nm")
-    image = requests.CorrectedImage("", "/run/i.npy", (3, 4, 5), "uint8", space, "é", None, "/l", "/s", {3: 2})
-    spec = UNetSpec(widths=(4, 8))
-    train = TrainSettings("n", ("a",), ("b",), (ClassLabel("x", 1),), spec=spec)
-    for asked in (
-        requests.LessonJob(1, settings, (image,), "cpu"),
-        requests.FinetuneJob(2, "/run", settings, (image, image), "/models", "cpu", "/m", "ab"),
-        requests.TrainJob(3, "/run", train, "/models", "auto"),
-        requests.KeepBest(3),
-    ):
-        assert requests.request_from_line(requests.request_to_line(asked)) == asked
-    report = Report((ScoreRow("its own sample", "x", "V_rand", None, 0.5),), False, "Not better.")
-    lesson = Lesson({"x": 3}, {"x": 1}, (2, 1), 4, None, {"shape": [1]})
-    for told in (
-        events.LessonPlanned(1, lesson),
-        events.CurvesMoved(1, 2, 3, "s", 2, {"training loss": 0.5}),
-        events.TilePictured(1, 2, 3, "s", "i.npy", "p.npy", ""),
-        events.Taught(1, "/models/n", report),
-        events.Trained(1, "/models/n"),
-    ):
-        assert events.event_from_line(events.event_to_line(told)) == told
-
-
 def test_a_lesson_is_planned_without_the_voxels_and_a_refusal_has_its_cure(teacher: Engine, model_folder: Path) -> None:
-    lesson = run_to_end(teacher.plan_lesson(settings_for(model_folder), [corrected()]))
+    lesson = run_to_end(teacher.run(PlanLesson(settings_for(model_folder), (corrected(),))))
     assert lesson.pixels == {"background": 20, "membrane": 30}
     assert (lesson.places, lesson.slices, lesson.seconds) == ((1, 0), 1, 12.5)
     assert lesson.facts["shape"] == [3, 60, 70]
     with pytest.raises(InputError, match="paint some"):
-        run_to_end(teacher.plan_lesson(settings_for(model_folder), [corrected(membrane=0)]))
+        run_to_end(teacher.run(PlanLesson(settings_for(model_folder), (corrected(membrane=0),))))
     assert not teacher.is_busy
 
 
@@ -113,8 +88,17 @@ def test_curves_pictures_and_the_report_come_back(
     heard: list[object] = []
     stack = make_stack((3, 2, 60, 70), "ZCYX")
     one = corrected(stack)
-    image = CorrectedStack(stack, one.write_labels, {2: 1}, channel=1)
-    work = teacher.finetune(settings_for(model_folder), [image, corrected()], tmp_path)
+    image = CorrectedStack(stack, one.labels, {2: 1}, channel=1)
+    work = teacher.run(
+        Finetune(
+            settings_for(model_folder),
+            (
+                image,
+                corrected(),
+            ),
+            tmp_path,
+        )
+    )
     done = run_to_end(work, heard.append)
     assert done == Finetuned(
         tmp_path / "new", Report((ScoreRow("held-out corrections", "membrane", "Dice", 0.5, 0.75),), True, "Better.")
@@ -134,22 +118,22 @@ def test_curves_pictures_and_the_report_come_back(
 def test_keep_ends_it_with_a_model_and_cancel_leaves_nothing(
     teacher: Engine, model_folder: Path, tmp_path: Path, temporary: Path
 ) -> None:
-    work = teacher.finetune(replace(settings_for(model_folder, "kept"), steps=1000), [corrected()], tmp_path)
+    work = teacher.run(Finetune(replace(settings_for(model_folder, "kept"), steps=1000), (corrected(),), tmp_path))
     until(work, lambda progress: isinstance(progress, Learned))
     work.send(Keep())
     done = run_to_end(work)
     assert json.loads((done.folder / "facts.json").read_text())["ended"] < 1000
-    work = teacher.finetune(replace(settings_for(model_folder, "dropped"), steps=1000), [corrected()], tmp_path)
+    work = teacher.run(Finetune(replace(settings_for(model_folder, "dropped"), steps=1000), (corrected(),), tmp_path))
     until(work, lambda progress: isinstance(progress, Learned) and progress.step > 6)
     work.close()
     assert not teacher.is_busy
-    run_to_end(teacher.plan_lesson(settings_for(model_folder), [corrected()]))
+    run_to_end(teacher.run(PlanLesson(settings_for(model_folder), (corrected(),))))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]
     assert list(temporary.glob("napari-skipseg-*/run-*")) == []
 
 
 def test_a_killed_engine_goes_on_from_its_checkpoint(teacher: Engine, model_folder: Path, tmp_path: Path) -> None:
-    work = teacher.finetune(replace(settings_for(model_folder, "killed"), steps=200), [corrected()], tmp_path)
+    work = teacher.run(Finetune(replace(settings_for(model_folder, "killed"), steps=200), (corrected(),), tmp_path))
     for step in (7, 60):
         until(work, lambda progress, step=step: isinstance(progress, Learned) and progress.step >= step)
         os.kill(teacher.pid, signal.SIGKILL)
@@ -162,8 +146,8 @@ def test_a_killed_engine_goes_on_from_its_checkpoint(teacher: Engine, model_fold
 def test_an_engine_that_dies_before_it_has_learnt_anything_is_one_sentence(
     teacher: Engine, model_folder: Path, tmp_path: Path
 ) -> None:
-    run_to_end(teacher.plan_lesson(settings_for(model_folder), [corrected()]))
-    work = teacher.finetune(settings_for(model_folder), [corrected()], tmp_path)
+    run_to_end(teacher.run(PlanLesson(settings_for(model_folder), (corrected(),))))
+    work = teacher.run(Finetune(settings_for(model_folder), (corrected(),), tmp_path))
     next(work)
     os.kill(teacher.pid, signal.SIGKILL)
     with pytest.raises(EngineError, match=r"The engine process was killed by SIGKILL .* the viewer and its layers"):
@@ -190,7 +174,7 @@ def test_a_model_is_trained_from_layers_and_files(engine: Engine, tmp_path: Path
         steps=3,
     )
     written = {"layer em": image, "layer truth": labels}
-    folder = run_to_end(engine.train(settings, tmp_path / "models", "cpu", written))
+    folder = run_to_end(engine.run(Train(settings, tmp_path / "models", "cpu", written))).folder
     assert folder == tmp_path / "models" / "fresh"
     description = read_model(folder).description
     assert (description.class_names, description.voxel_size, description.unit) == (("bright",), (50, 4, 4), "nm")
@@ -205,15 +189,15 @@ def test_labels_too_large_for_a_file_and_a_folder_that_cannot_be_made_are_refuse
         "x", ("em",), ("huge",), (ClassLabel("a", 1),), spec=UNetSpec(widths=(4, 8)), patch=(32, 32)
     )
     with pytest.raises(InputError, match="'huge' holds labels above"):
-        run_to_end(engine.train(settings, tmp_path, "cpu", {"em": make_stack((2, 40, 40)), "huge": huge}))
+        run_to_end(engine.run(Train(settings, tmp_path, "cpu", {"em": make_stack((2, 40, 40)), "huge": huge})))
     (tmp_path / "file").write_text("")
     stacks = {"em": make_stack((2, 40, 40)), "huge": make_stack((2, 40, 40))}
     with pytest.raises(FileError, match="cannot be made"):
-        run_to_end(engine.train(settings, tmp_path / "file" / "models", "cpu", stacks))
+        run_to_end(engine.run(Train(settings, tmp_path / "file" / "models", "cpu", stacks)))
 
 
 def test_written_layers_keep_values_and_calibration(tmp_path: Path) -> None:
-    from napari_skipseg.jobs.teaching_calls import write_layer
+    from napari_skipseg.jobs.preparation import write_layer
 
     values = np.random.default_rng(0).integers(0, 1000, (2, 30, 40))
     written = read_stack(
@@ -230,12 +214,11 @@ def test_labels_are_recoded_where_they_are_read_and_say_where_they_are(tmp_path:
         tmp_path / "l", shape=labels.shape, dtype="uint8", chunks=(1, 30, 30), dimension_names=["z", "y", "x"]
     )
     array[:, :30, :30] = labels[:, :30, :30]
-    space, labels_file = Space("CZYX", unit="nm"), str(tmp_path / "l")
-    image = requests.CorrectedImage(
-        "", "", (2, 1, 60, 70), "uint8", space, "em", None, labels_file, "", {2: 1, 3: 2, 4: 4}
-    )
+    stack = Stack(ArrayReference("", (2, 1, 60, 70), np.dtype(np.uint8)), Space("CZYX"), name="em")
+    image = CorrectedStack(stack, Snapshot(tmp_path / "l"), {2: 1, 3: 2, 4: 4})
     assert open_strokes(image) is None
-    np.testing.assert_array_equal(open_strokes(replace(image, strokes=image.labels))[0, 2, :5], [1, 2, 3, 4, 0])
+    painted = replace(image, labels=Snapshot(tmp_path / "l", tmp_path / "l"))
+    np.testing.assert_array_equal(open_strokes(painted)[0, 2, :5], [1, 2, 3, 4, 0])
     opened = open_labels(image)
     assert opened.shape == (1, 60, 70)
     np.testing.assert_array_equal(opened[0, 2, :5], [1, 1, 2, 4, 0])
@@ -256,14 +239,14 @@ def test_a_few_strokes_make_a_new_model_beside_the_old_one(engine: Engine, model
 
     image = CorrectedStack(Stack(values, Space("ZYX", (50.0, 4.0, 4.0), "nm"), name="em"), write)
     settings = replace(settings_for(model_folder), reach="quick", steps=3, remember=False)
-    lesson = run_to_end(engine.plan_lesson(settings, [image], "cpu"))
+    lesson = run_to_end(engine.run(PlanLesson(settings, (image,), "cpu")))
     assert lesson.pixels["membrane"] + lesson.held_out["membrane"] == 4 * 20 * 90
     heard: list[object] = []
-    done = run_to_end(engine.finetune(settings, [image], tmp_path, "cpu"), heard.append)
+    done = run_to_end(engine.run(Finetune(settings, (image,), tmp_path, "cpu")), heard.append)
     assert done.folder == tmp_path / "new"
     assert {(row.on, row.score) for row in done.report.rows} >= {("held-out corrections", "Dice")}
     assert read_model(done.folder).description.training.parent is not None
     assert max(progress.step for progress in heard if isinstance(progress, Learned)) == 3
     assert any(isinstance(progress, Pictured) for progress in heard)
     with pytest.raises(ModelError, match="never overwritten"):
-        run_to_end(engine.finetune(settings, [image], tmp_path, "cpu"))
+        run_to_end(engine.run(Finetune(settings, (image,), tmp_path, "cpu")))

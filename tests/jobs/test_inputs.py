@@ -9,6 +9,7 @@ import zarr
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_levels
+from napari_skipseg.jobs.messages import ArrayReference
 from napari_skipseg.jobs.operations import open_voxels
 
 CUBE = np.random.default_rng(0).integers(0, 255, (8, 8, 8), "uint8")
@@ -17,7 +18,8 @@ CUBE = np.random.default_rng(0).integers(0, 255, (8, 8, 8), "uint8")
 def opened(path: Path, axes: str):
     """Return what the engine reads of a file that the viewer has opened and shows with `axes`."""
     shown = read_levels(path)[0]
-    return np.asarray(open_voxels(str(path), Path(), axes, shown.shape)), np.asarray(shown.data)
+    reference = ArrayReference(str(path), shown.shape, shown.data.dtype, axes)
+    return np.asarray(open_voxels(reference)), np.asarray(shown.data)
 
 
 @pytest.mark.parametrize("names", [("x", "y", "z"), ("y", "x", "z"), ("z", "y", "x")])
@@ -37,4 +39,4 @@ def test_other_axes_on_the_layer_change_no_voxel(tmp_path):
 def test_an_image_of_another_shape_is_refused(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", CUBE, photometric="minisblack")
     with pytest.raises(InputError, match="is another image now than the viewer shows"):
-        open_voxels(str(tmp_path / "a.tif"), Path(), "ZYX", (8, 8, 9))
+        open_voxels(ArrayReference(str(tmp_path / "a.tif"), (8, 8, 9), CUBE.dtype, "ZYX"))

@@ -8,11 +8,12 @@ from small_stacks import make_stack
 
 from napari_skipseg.errors import InputError, ModelError
 from napari_skipseg.images.intensity.normalize import measure
-from napari_skipseg.jobs import events, inspection, requests
 from napari_skipseg.jobs.client import Engine
-from napari_skipseg.jobs.inspection import choose_part, cut_part
+from napari_skipseg.jobs.messages import Inspect
 from napari_skipseg.models.model import read_model
 from napari_skipseg.progress import run_to_end
+from napari_skipseg.studies import inspection
+from napari_skipseg.studies.inspection import choose_part, cut_part
 
 SLICE = {"Z": slice(1, 2)}
 
@@ -23,7 +24,7 @@ def test_features_and_attention_are_those_of_the_study(engine: Engine, model_fol
     stack = make_stack()
     pixels = measure(stack).apply(stack.read((slice(1, 2),)))
     (expected,) = gate_features(read_model(model_folder), pixels)
-    found = run_to_end(engine.inspect(stack, model_folder, "long skip 1", SLICE))
+    found = run_to_end(engine.run(Inspect(stack, str(model_folder), "long skip 1", SLICE)))
     assert isinstance(found.before, np.memmap)
     np.testing.assert_allclose(found.before, expected.before, atol=1e-5)
     np.testing.assert_allclose(found.after, expected.after, atol=1e-5)
@@ -36,22 +37,23 @@ def test_features_and_attention_are_those_of_the_study(engine: Engine, model_fol
 
 def test_an_image_that_does_not_fit_or_a_gate_that_is_not_there_is_one_sentence(engine: Engine, model_folder) -> None:
     with pytest.raises(ModelError, match=r"tiny has no gate at long skip 9: .* \(gates: long skip 1\)"):
-        run_to_end(engine.inspect(make_stack(), model_folder, "long skip 9", SLICE))
+        run_to_end(engine.run(Inspect(make_stack(), str(model_folder), "long skip 9", SLICE)))
     colours = make_stack((60, 70, 3), "YXC")
     with pytest.raises(InputError, match="3 channels and tiny takes one"):
-        run_to_end(engine.inspect(colours, model_folder, "long skip 1", {}))
-    found = run_to_end(engine.inspect(colours, model_folder, "long skip 1", {}, channel=2))
+        run_to_end(engine.run(Inspect(colours, str(model_folder), "long skip 1", {})))
+    found = run_to_end(engine.run(Inspect(colours, str(model_folder), "long skip 1", {}, channel=2)))
     assert found.before.shape == (4, 60, 70)
     assert not engine.is_busy
 
 
 def test_a_look_that_is_given_up_leaves_the_engine_free(engine: Engine, model_folder) -> None:
-    work = engine.inspect(make_stack(), model_folder, "long skip 1", SLICE)
+    work = engine.run(Inspect(make_stack(), str(model_folder), "long skip 1", SLICE))
     next(work)
     assert engine.is_busy
     work.close()
     assert not engine.is_busy
-    assert run_to_end(engine.inspect(make_stack(), model_folder, "long skip 1", SLICE)).before.shape == (4, 60, 70)
+    found = run_to_end(engine.run(Inspect(make_stack(), str(model_folder), "long skip 1", SLICE)))
+    assert found.before.shape == (4, 60, 70)
 
 
 def test_the_part_is_all_that_the_model_sees_at_once_or_a_block_on_the_grid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,13 +81,3 @@ def test_a_part_has_its_channels_first_and_only_the_axes_seen() -> None:
     cut = cut_part(stack, {"T": slice(1, 2)}, "ZYX")
     assert cut.space.axes == "CZYX"
     np.testing.assert_array_equal(cut.data, stack.data[1].transpose(1, 0, 2, 3))
-
-
-def test_request_and_result_survive_their_lines() -> None:
-    job = requests.InspectJob(
-        3, "/run", "CYX", {"Z": 2}, "é", "/m", "ab", "long skip 1", measure(make_stack((40, 50), "YX"))
-    )
-    assert requests.request_from_line(requests.request_to_line(job)) == job
-    files = (events.GateMapFile("long skip 1", 1, 2, "gate_map_0.npy"),)
-    result = events.Inspected(3, 2, (0.0, 1.5), 1, files, {"gate": "long skip 1"})
-    assert events.event_from_line(events.event_to_line(result)) == result

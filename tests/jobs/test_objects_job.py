@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,15 +14,15 @@ from napari_skipseg.batch.settings import BatchSettings, ask
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.identity import identify
+from napari_skipseg.images.npy import find_npy_file
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.prediction import Stored
-from napari_skipseg.jobs import events, requests
 from napari_skipseg.jobs.client import Engine
-from napari_skipseg.jobs.finding_calls import find_array_file
+from napari_skipseg.jobs.messages import FindObjects, ListDevices, Segment
 from napari_skipseg.objects.classes import class_probability
 from napari_skipseg.objects.find import find_objects
 from napari_skipseg.objects.measure import measure_objects
@@ -44,7 +43,7 @@ def test_objects_are_those_found_in_memory_with_their_measurements_and_a_recipe(
     probability = make_probability()
     image = replace(probability, data=(np.arange(3 * 32 * 36) % 251).astype(np.uint8).reshape(3, 32, 36))
     found = run_to_end(
-        engine.find_objects(probability, ("membrane",), OPTIONS, image, recipe={"segmentation": {"model": "tiny"}})
+        engine.run(FindObjects(probability, ("membrane",), OPTIONS, image, recipe={"segmentation": {"model": "tiny"}}))
     )
     expected = find_objects(probability.data, Space("ZYX", SIZE), ("membrane",), OPTIONS)
     stack = read_stack(found.labels)
@@ -74,7 +73,7 @@ def test_a_result_taken_as_files_hold_it_has_the_very_objects_that_a_batch_finds
     image = gaussian_filter(np.random.default_rng(3).random((3, 40, 48)), (0, 1, 1)).astype(np.float32)
     write_ome_tiff(tmp_path / "a.tif", image, Space("ZYX", SIZE, UNIT))
     options = SegmentOptions(tile=64, device="cpu")
-    result = run_to_end(engine.segment(read_stack(tmp_path / "a.tif"), model_folder, options))
+    result = run_to_end(engine.run(Segment(read_stack(tmp_path / "a.tif"), str(model_folder), options)))
     asked = ObjectOptions("watershed", threshold=float(np.median(result.probability)), seed_distance=2)
     request = replace(ask(str(model_folder), options), objects=asked)
     (row,) = run_to_end(
@@ -85,7 +84,7 @@ def test_a_result_taken_as_files_hold_it_has_the_very_objects_that_a_batch_finds
     )
     whole = Stack(result.probability, result.space)
     taken = replace(whole, data=Stored(result.probability, "uint8"))
-    found = [run_to_end(engine.find_objects(each, ("membrane",), asked)) for each in (taken, whole)]
+    found = [run_to_end(engine.run(FindObjects(each, ("membrane",), asked))) for each in (taken, whole)]
     mine, as_it_is = (read_stack(each.labels).read((...,)) for each in found)
     np.testing.assert_array_equal(mine, read_stack(expected).read((...,)))
     assert (as_it_is != mine).any()
@@ -93,7 +92,7 @@ def test_a_result_taken_as_files_hold_it_has_the_very_objects_that_a_batch_finds
 
 
 def test_the_same_search_writes_the_same_bytes(engine: Engine) -> None:
-    one, other = (run_to_end(engine.find_objects(make_probability(), (), OPTIONS)) for _ in range(2))
+    one, other = (run_to_end(engine.run(FindObjects(make_probability(), (), OPTIONS))) for _ in range(2))
     assert one.labels != other.labels
     files = [{f.relative_to(each.labels): f.read_bytes() for f in each.labels.rglob("*.*")} for each in (one, other)]
     assert files[0] == files[1]
@@ -104,7 +103,7 @@ def test_an_image_in_a_file_is_read_there_and_labels_are_labels(engine: Engine, 
     write_ome_zarr(tmp_path / "labels.ome.zarr", values, Layout(values.shape, Space("ZYX", SIZE, UNIT), "uint8"))
     stack = read_stack(tmp_path / "labels.ome.zarr")
     options = ObjectOptions(class_name="two")
-    found = run_to_end(engine.find_objects(stack, ("one", "two"), options, labels=True))
+    found = run_to_end(engine.run(FindObjects(stack, ("one", "two"), options, is_labels=True)))
     np.testing.assert_array_equal(
         read_stack(found.labels).read((...,)),
         find_objects(values, Space("ZYX", SIZE), ("one", "two"), options, labels=True),
@@ -115,12 +114,12 @@ def test_an_image_in_a_file_is_read_there_and_labels_are_labels(engine: Engine, 
 def test_a_result_of_the_engine_is_not_copied(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save(tmp_path / "probability.npy", np.stack([make_probability(seed).data for seed in range(3)]))
     mapped = np.load(tmp_path / "probability.npy", mmap_mode="r")
-    assert find_array_file(mapped) == (str(tmp_path / "probability.npy"), None)
-    assert find_array_file(mapped[2]) == (str(tmp_path / "probability.npy"), 2)
-    assert find_array_file(mapped[1:]) == find_array_file(mapped[1, 0]) == find_array_file(mapped[:, 0]) == ("", None)
-    assert find_array_file(np.asarray(mapped)) == ("", None)
-    monkeypatch.setattr("napari_skipseg.jobs.finding_calls.copy_stack", None)
-    found = run_to_end(engine.find_objects(replace(make_probability(), data=mapped[1]), (), OPTIONS))
+    assert find_npy_file(mapped) == (str(tmp_path / "probability.npy"), None)
+    assert find_npy_file(mapped[2]) == (str(tmp_path / "probability.npy"), 2)
+    assert find_npy_file(mapped[1:]) == find_npy_file(mapped[1, 0]) == find_npy_file(mapped[:, 0]) == ("", None)
+    assert find_npy_file(np.asarray(mapped)) == ("", None)
+    monkeypatch.setattr("napari_skipseg.jobs.preparation.iter_write_npy", None)
+    found = run_to_end(engine.run(FindObjects(replace(make_probability(), data=mapped[1]), (), OPTIONS)))
     np.testing.assert_array_equal(
         read_stack(found.labels).read((...,)), find_objects(mapped[1], Space("ZYX", SIZE), (), OPTIONS)
     )
@@ -130,27 +129,19 @@ def test_what_is_no_probability_is_one_sentence_and_the_engine_stays_free(engine
     before = set(temporary.iterdir())
     wrong = replace(make_probability(), data=np.full((3, 8, 8), 7, np.float32))
     with pytest.raises(InputError, match="has values from 0 to 7: probabilities lie between 0 and 1"):
-        run_to_end(engine.find_objects(wrong, (), OPTIONS))
+        run_to_end(engine.run(FindObjects(wrong, (), OPTIONS)))
     with pytest.raises(InputError, match="There is no class 'nucleus': its classes are membrane"):
-        run_to_end(engine.find_objects(make_probability(), ("membrane",), ObjectOptions(class_name="nucleus")))
+        run_to_end(engine.run(FindObjects(make_probability(), ("membrane",), ObjectOptions(class_name="nucleus"))))
     assert not engine.is_busy
     assert set(temporary.iterdir()) == before
 
 
 def test_a_search_that_is_given_up_leaves_nothing(engine: Engine, temporary: Path) -> None:
-    run_to_end(engine.ask_devices())
+    run_to_end(engine.run(ListDevices()))
     before = set(temporary.iterdir())
-    work = engine.find_objects(make_probability(), (), OPTIONS)
+    work = engine.run(FindObjects(make_probability(), (), OPTIONS))
     while "reading" not in next(work).message:
         pass
     work.close()
-    assert run_to_end(engine.find_objects(make_probability(), (), OPTIONS)).count > 0
+    assert run_to_end(engine.run(FindObjects(make_probability(), (), OPTIONS))).count > 0
     assert len(set(temporary.iterdir()) - before) == 1
-
-
-def test_a_search_and_its_result_survive_their_lines() -> None:
-    place = requests.PlacedImage("", "/c.npy", 2, (3, 4), Space("YX", SIZE, UNIT), "é")
-    job = requests.ObjectsJob(3, "/run", place, ("a",), False, OPTIONS, place, {"segmentation": {}})
-    assert requests.request_from_line(requests.request_to_line(job)) == job
-    result = events.ObjectsFound(3, 7, "found_objects.ome.zarr", ("label",), {"file": os.fsdecode(b"caf\xe9.tif")})
-    assert events.event_from_line(events.event_to_line(result)) == result

@@ -1,88 +1,31 @@
-"""The engine process's own rules: what it answers, and when it ends."""
+"""The engine process's own rules: what it answers, when it ends, and how it is run by hand."""
 
 from __future__ import annotations
 
 import io
 import json
 import subprocess
-from dataclasses import fields
+import sys
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
-from pydantic import ValidationError
+import tifffile
 
-from napari_skipseg.errors import DeviceError, EngineError, InputError
-from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization
-from napari_skipseg.images.space import Space
+from napari_skipseg.batch.table import Retry
+from napari_skipseg.devices import SystemReport
+from napari_skipseg.errors import DeviceError, EngineError, InputError, ModelError
+from napari_skipseg.inference import system_report
 from napari_skipseg.inference.backends import torch_backend
-from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.jobs import events, requests
+from napari_skipseg.inference.prediction import Focus, Opened, Prediction, Written
 from napari_skipseg.jobs import worker as worker_module
 from napari_skipseg.jobs.child import COMMAND
-from napari_skipseg.jobs.worker import Worker, explain
-
-JOB = requests.SegmentJob(
-    7,
-    "/tmp/run",
-    "",
-    (3, 40, 50),
-    Space("ZYX", (50.0, 4.0, 4.0), "nm"),
-    "é",
-    "/m",
-    "ab",
-    SegmentOptions(tile=64),
-)
-
-PLAN = requests.PlanJob(
-    8, "/tmp", (3, 40, 50), "uint8", Space("ZYX", (50.0, 4.0, 4.0), "nm"), "é", "/m", "ab", SegmentOptions(average=8),
-    GreyStatistics(Normalization(100.0, 20.0), ("It is framed.",)), ("It was read so.",),
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [
-        JOB,
-        PLAN,
-        requests.DevicesJob(1),
-        requests.ReportJob(2),
-        requests.Look(7, {"Z": (3.0, 3.0)}),
-        requests.Cancel(7),
-        requests.Quit(),
-    ],
-)
-def test_a_request_survives_its_line(request_: requests.Request) -> None:
-    line = requests.request_to_line(request_)
-    assert line.count(b"\n") == 1
-    assert line.endswith(b"\n")
-    assert requests.request_from_line(line) == request_
-
-
-def test_unknown_keys_and_kinds_are_refused() -> None:
-    for line in (b'{"kind": "cancel", "number": 1, "more": 2}', b'{"kind": "dance"}', b"hello", b'{"kind": "cancel"}'):
-        with pytest.raises((ValidationError, json.JSONDecodeError)):
-            requests.request_from_line(line)
-    line = requests.request_to_line(JOB).replace(b'"tile":64', b'"tile":-1')
-    with pytest.raises(InputError, match="tile of -1"):
-        requests.request_from_line(line)
-
-
-def test_every_event_has_its_own_kind() -> None:
-    kinds = [
-        next(field.default for field in fields(event) if field.name == "kind")
-        for event in (
-            events.Ready,
-            events.ProgressMade,
-            events.ResultsOpened,
-            events.TileWritten,
-            events.Segmented,
-            events.Planned,
-            events.DevicesFound,
-            events.Failed,
-            events.Cancelled,
-        )
-    ]
-    assert len(set(kinds)) == len(kinds)
+from napari_skipseg.jobs.messages import NO_JOB, Envelope, Failed, ListDevices, Ready, from_line, to_line
+from napari_skipseg.jobs.worker import Worker, explain, run_by_hand
+from napari_skipseg.progress import Progress
+from napari_skipseg.training.progress import Keep
 
 
 def test_memory_faults_name_the_cure() -> None:
@@ -105,38 +48,119 @@ def test_other_faults_are_one_sentence() -> None:
     assert "\n" not in str(shown)
 
 
+def answers(lines: bytes) -> list[Envelope]:
+    return [from_line(line, lambda reference: np.load(reference.array_file)) for line in lines.splitlines()]
+
+
 def test_engine_answers_a_line_it_cannot_read_and_ends_with_its_input() -> None:
     child = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert child.stdin
     assert child.stdout
-    child.stdin.write(b'{"kind": "dance"}\n')
+    child.stdin.write(b'{"job": 1, "value": {"kind": "Dance"}}\n')
     child.stdin.flush()
-    answer = events.event_from_line(child.stdout.readline())
-    assert isinstance(answer, events.Failed)
-    assert answer.number == events.NO_JOB
+    (answer,) = answers(child.stdout.readline())
+    assert isinstance(answer.value, Failed)
+    assert answer.job == NO_JOB
     child.stdin.close()
     assert child.wait(120) == 0
     child.stdout.close()
 
 
-def test_memory_of_the_gpu_is_released_after_each_job_before_its_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stopped(Exception):  # noqa: N818
-        pass
+class Stopped(Exception):  # noqa: N818
+    """The end of a worker's jobs."""
 
-    said = io.BytesIO()
-    told_then: list[int] = []
-    monkeypatch.setattr(torch_backend, "release_memory", lambda: told_then.append(said.getvalue().count(b"\n")))
-    worker = Worker(said)
-    jobs = iter([requests.DevicesJob(1), requests.DevicesJob(2)])
 
-    def next_job() -> requests.Job:
-        for job in jobs:
+def run_jobs(worker: Worker, monkeypatch: pytest.MonkeyPatch, *jobs: Envelope) -> None:
+    """Have a worker do these jobs."""
+    waiting = iter(jobs)
+
+    def next_job() -> Envelope:
+        for job in waiting:
             return job
         raise Stopped
 
     monkeypatch.setattr(worker, "_jobs", SimpleNamespace(get=next_job))
-    monkeypatch.setattr(worker_module, "look_at_devices", lambda: (_ for _ in ()).throw(InputError("It is broken.")))
     with pytest.raises(Stopped):
         worker.work()
+
+
+def test_memory_of_the_gpu_is_released_after_each_job_before_its_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.BytesIO()
+    told_then: list[int] = []
+    monkeypatch.setattr(torch_backend, "release_memory", lambda: told_then.append(said.getvalue().count(b"\n")))
+    monkeypatch.setattr(system_report, "list_devices", lambda: (_ for _ in ()).throw(InputError("It is broken.")))
+    run_jobs(Worker(said), monkeypatch, Envelope(1, ListDevices()), Envelope(2, ListDevices()))
     assert told_then == [1, 2], "after it was ready, and after the first end; a job that failed too"
-    assert said.getvalue().count(b"\n") == 3
+    assert [type(answer.value) for answer in answers(said.getvalue())] == [Ready, Failed, Failed]
+
+
+def test_commands_come_to_their_job_in_order_and_of_views_only_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module.os, "_exit", lambda code: None)
+    heard: list[Any] = []
+
+    def work(*asked: Any) -> Any:
+        for step in range(4):
+            heard.append((yield Progress(step, 4)))
+        return SystemReport({})
+
+    commands = [
+        Envelope(1, Focus({"Z": (1.0, 1.0)})),
+        Envelope(7, Keep()),
+        Envelope(1, Focus({"Z": (2.0, 2.0)})),
+        Envelope(1, Retry(("a.tif",))),
+        Envelope(1, Retry(("b.tif",))),
+        Envelope(1, Focus({"Z": (3.0, 3.0)})),
+    ]
+    monkeypatch.setattr(worker_module, "iter_perform", work)
+    worker, said = Worker(io.BytesIO()), []
+    worker.listen([to_line(each, Path()) for each in commands])
+    said = answers(worker.run(Envelope(1, ListDevices())))
+    assert heard == [Retry(("a.tif",)), Retry(("b.tif",)), Focus({"Z": (3.0, 3.0)}), None]
+    assert said[0].value == SystemReport({})
+
+
+def write_request(folder: Path, text: object) -> Path:
+    file = folder / "request.json"
+    file.write_text(json.dumps(text), encoding="utf-8")
+    return file
+
+
+def by_hand(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "napari_skipseg.jobs.worker", *arguments]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_by_hand_a_request_in_a_file_is_run_and_its_messages_are_printed(model_folder: Path, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "em.tif", np.arange(2 * 40 * 40, dtype=np.uint8).reshape(2, 40, 40), metadata=None)
+    request = {
+        "kind": "Segment",
+        "stack": {"read": str(tmp_path / "em.tif")},
+        "model": str(model_folder),
+        "options": {"device": "cpu", "tile": 48},
+    }
+    done = by_hand(str(write_request(tmp_path, request)), "--folder", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    said = [answer.value for answer in answers(done.stdout.encode())]
+    assert {Opened, Written} <= {type(each) for each in said}
+    assert isinstance(said[-1], Prediction)
+    assert said[-1].probability.shape == (2, 40, 40)
+    assert 0 < said[-1].probability.min() < said[-1].probability.max() < 1
+
+
+def test_by_hand_a_fault_is_printed_and_let_through(tmp_path: Path) -> None:
+    request = {"kind": "Segment", "stack": {"read": str(tmp_path / "absent.tif")}, "model": "tiny"}
+    done = by_hand("-", text=json.dumps(request))
+    assert done.returncode == 1
+    (answer,) = answers(done.stdout.encode())
+    assert (type(answer.value), answer.value.error) == (Failed, "FileError")
+    assert "Traceback" in done.stderr
+
+
+def test_by_hand_a_job_that_fails_says_so_before_its_traceback(tmp_path: Path) -> None:
+    output, request = io.BytesIO(), '{"kind": "Finetune", "settings": %s, "images": [], "target": "/nowhere"}'
+    settings = {"model": "no-such-model", "name": "n", "images": ["a"], "labels": ["b"]}
+    with pytest.raises(ModelError):
+        run_by_hand(request % json.dumps(settings), tmp_path, output)
+    (answer,) = answers(output.getvalue())
+    assert (type(answer.value), answer.value.error) == (Failed, "ModelError")
+    assert "run_by_hand" in answer.value.details

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_skipseg.devices import ChosenPrecision, Device
+from napari_skipseg.devices import ChosenPrecision, Device, DeviceReport, SystemReport
 from napari_skipseg.errors import EngineError
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization
 from napari_skipseg.images.stack import Stack
@@ -19,7 +20,7 @@ from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.prediction import AttentionMap, Focus, Opened, Prediction, Written
 from napari_skipseg.inference.recipes.recipe import Recipe, SegmentRequest, describe_input, recipe_to_dict
-from napari_skipseg.jobs.events import DeviceReport
+from napari_skipseg.jobs.messages import EstimateRun, ListDevices, ReportSystem, Request, Segment
 from napari_skipseg.models.catalog import FOLDER_VARIABLE, locate_model
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.folder import read_description
@@ -59,6 +60,34 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _viewers_open_fast(model_folder: Path) -> Iterator[None]:
+    """What napari does again for each viewer of the tests, and no test asks for, is done once or not at all.
+
+    Measured for each viewer, of about 2 s in all: plugins are searched in every installed package though they are
+    known (0.2 s), the menus of a closed window are taken apart one by one (0.2 s), every Qt event passes through a
+    filter in Python that serves hidden menu bars (0.2 s), the settings of napari are written to the user's file seven
+    times (0.2 s), and the garbage collector looks at all that torch and napari hold (0.3 s).
+    """
+    from app_model import Application
+    from napari._qt.qt_main_window import _QtMainWindow
+    from napari.settings._base import EventedConfigFileSettings
+    from npe2 import PluginManifest
+
+    import napari_skipseg.widgets.panel  # noqa: F401
+
+    plugins = list(PluginManifest.discover())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PluginManifest, "discover", lambda paths=(): iter(plugins))
+        patch.setattr(Application, "dispose", lambda self: None)
+        patch.delattr(_QtMainWindow, "eventFilter")
+        patch.setattr(EventedConfigFileSettings, "_maybe_save", lambda self: None)
+        gc.collect()
+        gc.freeze()
+        yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def only_tiny_models(model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The library holds nothing but the tiny models, and there are no corrections but those of the test."""
@@ -89,23 +118,24 @@ class FakeEngine:
         self.fault: Exception | None = None
         self.report_fault: Exception | None = None
         self.is_busy = self.closed = self.cancelled = self.plan_cancelled = False
+        self.answers: dict[type, Callable[[Any], Generator[Progress, Any, Any]]] = {
+            Segment: self._segment,
+            EstimateRun: self._estimate,
+            ListDevices: self._list_devices,
+            ReportSystem: self._report_system,
+        }
 
-    def segment(
-        self,
-        stack: Stack,
-        model_folder: Path | str,
-        options: SegmentOptions,
-        whole: Stack | None = None,
-        greys: GreyStatistics | None = None,
-        preview: bool = False,
-        pinned: dict[str, int | str] | None = None,
-    ) -> Generator[Progress, Focus | None, Prediction]:
-        description = read_description(locate_model(str(model_folder)))
+    def run(self, request: Request[Any]) -> Generator[Progress, Any, Any]:
+        return self.answers[type(request)](request)
+
+    def _segment(self, request: Segment) -> Generator[Progress, Focus | None, Prediction]:
+        stack, options = request.stack, request.options
+        description = read_description(locate_model(request.model))
         self.calls.append((stack, description.name, options))
-        self.wholes.append(whole)
-        self.greys.append(greys)
-        self.previews.append(preview)
-        self.pinned.append(pinned)
+        self.wholes.append(request.whole)
+        self.greys.append(request.greys)
+        self.previews.append(request.preview)
+        self.pinned.append(request.pinned)
         self.is_busy = True
         try:
             full = _predicted(stack.channel(options.channel or 0), description, options)
@@ -131,10 +161,8 @@ class FakeEngine:
         if focus is not None:
             self.sent.append(focus)
 
-    def plan(
-        self, stack: Stack, model_folder: Path | str, options: SegmentOptions, whole: Stack | None = None
-    ) -> Generator[Progress, None, RunPlan]:
-        self.planned.append((stack.shape, str(model_folder), options))
+    def _estimate(self, request: EstimateRun) -> Generator[Progress, None, RunPlan]:
+        self.planned.append((request.stack.shape, request.model, request.options))
         self.is_busy = True
         try:
             if self.plan_fault is not None:
@@ -166,17 +194,17 @@ class FakeEngine:
             self.seems_inverted,
         )
 
-    def ask_devices(self) -> Generator[Progress, None, DeviceReport]:
+    def _list_devices(self, request: ListDevices) -> Generator[Progress, None, DeviceReport]:
         yield Progress(0, 1, "starting the engine")
         cpu = Device("cpu", "CPU, 2 cores", "no GPU: this torch was built without CUDA")
         precision = ChosenPrecision("f32", "this processor has no bf16 of its own")
         return DeviceReport(cpu, ("cpu",), True, precision, precision)
 
-    def ask_report(self) -> Generator[Progress, None, dict[str, str]]:
+    def _report_system(self, request: ReportSystem) -> Generator[Progress, None, SystemReport]:
         yield Progress(0, 1, "starting the engine")
         if self.report_fault is not None:
             raise self.report_fault
-        return {"device": "cpu (CPU, 2 cores)", "torch version": "2.13.0+cpu"}
+        return SystemReport({"device": "cpu (CPU, 2 cores)", "torch version": "2.13.0+cpu"})
 
     def close(self) -> None:
         self.closed = True

@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from napari_skipseg.images.files import read_recipe, read_stack
-from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.objects_to_folder import ObjectsAsked, describe_objects
-from napari_skipseg.jobs.operations import FoundObjects
+from napari_skipseg.jobs.messages import FindObjects
 from napari_skipseg.objects.classes import class_probability
-from napari_skipseg.objects.files import ProbabilityFile
+from napari_skipseg.objects.files import FoundObjects, ProbabilityFile
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.objects.measure import measure_objects
-from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
 
 
 def with_search(engine: Any, folder: Path) -> Any:
     """Give an engine a search for objects, in `steps` steps of `pause` seconds; its results lie in `folder`."""
 
-    def find(
-        probability: Stack,
-        class_names: Sequence[str],
-        options: ObjectOptions,
-        image: Stack | None = None,
-        labels: bool = False,
-        recipe: dict | None = None,
-    ) -> Generator[Progress, None, FoundObjects]:
+    def find(request: FindObjects) -> Generator[Progress, None, FoundObjects]:
+        probability, class_names, options = request.probability, request.class_names, request.options
+        image, labels = request.image, request.is_labels
         engine.calls.append((probability, class_names, options, image, labels))
         place = folder / f"objects-{len(engine.calls)}"
         for step in range(engine.steps):
@@ -39,12 +32,12 @@ def with_search(engine: Any, folder: Path) -> Any:
                 raise engine.fault
         source = ProbabilityFile(probability, tuple(class_names), labels)
         told = describe_objects(ObjectsAsked(source, options, image, "ome-zarr"))
-        target = ObjectsTarget(place, "found", "ome-zarr", {**told, **(recipe or {})})
+        target = ObjectsTarget(place, "found", "ome-zarr", {**told, **request.recipe})
         found = yield from iter_find_objects(probability, class_names, options, target, labels)
         chosen = class_probability(probability, class_names, options, labels)
         axes = "".join(axis for axis in "TZYX" if axis in probability.space.axes)
         table = measure_objects(read_stack(found.file, axes), image, chosen, options.planes)
         return FoundObjects(found.file, found.count, table, read_recipe(found.file) or {})
 
-    engine.find_objects = find
+    engine.answers[FindObjects] = find
     return engine

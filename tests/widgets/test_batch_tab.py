@@ -20,6 +20,7 @@ from napari_skipseg.errors import EngineError
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.jobs.client import Engine
+from napari_skipseg.jobs.messages import RunBatch
 from napari_skipseg.widgets.batch.form import FOLDER_VARIABLE
 from napari_skipseg.widgets.batch.table import (
     FILE,
@@ -84,7 +85,7 @@ class Batching:
 @pytest.fixture
 def batching(engine) -> Batching:
     found = Batching()
-    engine.batch = found.batch
+    engine.answers[RunBatch] = lambda request: found.batch(request.settings, request.retry)
     return found
 
 
@@ -165,30 +166,31 @@ def test_start_waits_for_folders_and_says_what_they_hold(open_tab, qtbot, folder
     assert tab.width() <= tab.parent().width()
 
 
-@pytest.mark.parametrize(
-    ("field", "named", "said"),
-    [
+def test_start_waits_until_all_is_right_and_what_is_wrong_is_said_once(open_tab, qtbot, folder):
+    _, panel = open_tab()
+    tab = panel.batch_tab
+    (folder / "empty").mkdir()
+    before = sorted(folder.rglob("*"))
+    for field, named, said in (
         ("output", "in/out", "or tick Details › allow results in the image folder."),
         ("output", "in/notes.txt", "in/notes.txt' is not a folder: choose another one."),
         ("output", "/proc/foo", "The folder '/proc/foo' cannot be created there: choose one where you may write."),
         ("truth", "no truth", "no truth' does not exist: check the name."),
         ("inputs", "gone", "gone' does not exist: check the name."),
         ("inputs", "empty", "empty' holds no image: check the name, or look into its folders too."),
-    ],
-)
-def test_start_waits_until_all_is_right_and_what_is_wrong_is_said_once(open_tab, qtbot, folder, field, named, said):
-    _, panel = open_tab()
-    tab = panel.batch_tab
-    (folder / "empty").mkdir()
-    before = sorted(folder.rglob("*"))
-    getattr(tab.form, field).text.setText(str(folder / named))
-    assert not tab.start_button.isEnabled()
-    qtbot.waitUntil(lambda: said in tab.message.text(), timeout=10_000)
-    assert not tab.start_button.isEnabled()
-    assert said in tab.start_button.toolTip()
-    assert FAULT_COLOR in tab.message.styleSheet()
-    assert not tab.inputs.warning.isVisible()
-    assert sorted(folder.rglob("*")) == before
+    ):
+        text = getattr(tab.form, field).text
+        right = text.text()
+        text.setText(str(folder / named))
+        assert not tab.start_button.isEnabled()
+        qtbot.waitUntil(lambda said=said: said in tab.message.text(), timeout=10_000)
+        assert not tab.start_button.isEnabled()
+        assert said in tab.start_button.toolTip()
+        assert FAULT_COLOR in tab.message.styleSheet()
+        assert not tab.inputs.warning.isVisible()
+        assert sorted(folder.rglob("*")) == before
+        text.setText(right)
+        qtbot.waitUntil(tab.start_button.isEnabled, timeout=10_000)
 
 
 def test_what_was_mended_elsewhere_lets_start_go(open_tab, qtbot, folder):

@@ -132,15 +132,15 @@ def test_a_drawn_box_and_the_view_are_accepted(open_panel, qtbot):
     assert not seen[:2].any()
 
 
-@pytest.mark.parametrize("end", [(8, 10), (9, 10), (9, 40)])
-def test_a_box_that_slipped_is_ignored_and_said(open_panel, qtbot, end):
+def test_a_box_that_slipped_is_ignored_and_said(open_panel, qtbot):
     viewer, panel, hand = open_and_correct(open_panel, qtbot, ramp(3, 64, 64), is_segmented=True)
     tab, layers = panel.correct_tab, list(viewer.layers)
-    hand.press(Qt.Key.Key_D)
-    hand.drag((8, 10), end)
-    qtbot.waitUntil(lambda: list(viewer.layers) == layers, timeout=5_000)
-    assert not np.asarray(tab.corrections().reviewed).any()
-    assert tab.message.text().startswith("The box covers only")
+    for end, size in (((8, 10), "1 pixel"), ((9, 10), "2 × 1 pixels"), ((9, 40), "2 × 31 pixels")):
+        hand.press(Qt.Key.Key_D)
+        hand.drag((8, 10), end)
+        qtbot.waitUntil(lambda: list(viewer.layers) == layers, timeout=5_000)
+        assert not np.asarray(tab.corrections().reviewed).any()
+        assert tab.message.text().startswith(f"The box covers only {size}")
 
 
 @pytest.mark.parametrize(

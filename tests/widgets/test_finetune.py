@@ -12,10 +12,11 @@ from qtpy.QtCore import Qt
 
 from napari_skipseg.errors import EngineError, InputError
 from napari_skipseg.images.space import Space
+from napari_skipseg.jobs.messages import Finetune, PlanLesson, Train
 from napari_skipseg.models.catalog import FOLDER_VARIABLE, locate_model
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.progress import Progress
-from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured, Report, ScoreRow
+from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured, Report, ScoreRow, Trained
 from napari_skipseg.widgets.finetune.form import fresh_name
 
 pytestmark = pytest.mark.gui
@@ -38,23 +39,24 @@ class Teaching:
         self.refusal: Exception | None = None
         self.steps, self.pause, self.lesson_pause = 10, 0.0, 0.0
 
-    def plan_lesson(self, settings, images, device="auto"):
+    def plan_lesson(self, request: PlanLesson):
         until = time.monotonic() + self.lesson_pause
         yield Progress(0, 1, "looking")
         while time.monotonic() < until:
             yield Progress(0, 1, "looking")
             time.sleep(0.02)
-        self.lessons.append((settings, [image.stack.name for image in images]))
+        self.lessons.append((request.settings, [image.stack.name for image in request.images]))
         if self.refusal is not None:
             raise self.refusal
         return Lesson({"background": 2000, "membrane": 1500}, {"membrane": 40}, (3, 1), 2, 12.4)
 
-    def finetune(self, settings, images, target, device="auto"):
+    def finetune(self, request: Finetune):
+        settings, images, target, device = request.settings, request.images, request.target, request.device
         self.engine.is_busy = True
         try:
             folder = Path(target) / f"labels of {settings.name}"
             folder.mkdir()
-            labels = [np.asarray(_read(image.write_labels(folder / str(n)).labels)) for n, image in enumerate(images)]
+            labels = [np.asarray(_read(image.labels(folder / str(n)).labels)) for n, image in enumerate(images)]
             shutil.rmtree(folder)
             self.jobs.append((settings, labels, [dict(image.values) for image in images], device))
             yield from self._steps()
@@ -63,11 +65,12 @@ class Teaching:
             self.engine.is_busy = False
         return Finetuned(Path(target) / settings.name, self.report)
 
-    def train(self, settings, target, device="auto", written=None, restart=False):
-        self.trained.append((settings, written))
+    def train(self, request: Train):
+        settings, target = request.settings, request.target
+        self.trained.append((settings, request.layers))
         yield from self._steps()
         shutil.copytree(locate_model("tiny-2d"), Path(target) / settings.name)
-        return Path(target) / settings.name
+        return Trained(Path(target) / settings.name)
 
     def _steps(self):
         for step in range(1, self.steps + 1):
@@ -92,7 +95,7 @@ def _read(folder: Path):
 @pytest.fixture
 def teaching(engine) -> Teaching:
     taught = Teaching(engine)
-    engine.plan_lesson, engine.finetune, engine.train = taught.plan_lesson, taught.finetune, taught.train
+    engine.answers |= {PlanLesson: taught.plan_lesson, Finetune: taught.finetune, Train: taught.train}
     return taught
 
 

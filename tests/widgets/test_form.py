@@ -111,18 +111,21 @@ def test_no_row_is_cut_when_rows_come_and_go(open_panel, qtbot):
     assert panel.width() == width
 
 
-@pytest.mark.parametrize("fold", ["segment", "finetune", "batch", "scratch"])
-def test_the_fields_of_a_closed_fold_take_no_focus_and_those_of_an_open_one_do(open_panel, qtbot, fold):
+def test_the_fields_of_a_closed_fold_take_no_focus_and_those_of_an_open_one_do(open_panel, qtbot):
     viewer, panel = open_panel()
     viewer.add_image(np.zeros((3, 32, 48), np.uint8))
-    folds = {
-        "segment": ("Segment", panel.segment_tab.form.options),
-        "finetune": ("Fine-tune", panel.finetune_tab.form.fold),
-        "batch": ("Batch", panel.batch_tab.form.fold),
-        "scratch": ("Fine-tune", panel.finetune_tab.scratch_fold),
-    }
-    tab, closed = folds[fold]
-    panel.show_tab(tab)
+    for tab, fold in (
+        ("Segment", panel.segment_tab.form.options),
+        ("Fine-tune", panel.finetune_tab.form.fold),
+        ("Batch", panel.batch_tab.form.fold),
+        ("Fine-tune", panel.finetune_tab.scratch_fold),
+    ):
+        panel.show_tab(tab)
+        check_focus(qtbot, panel, fold)
+
+
+def check_focus(qtbot, panel, closed) -> None:
+    """Go through a fold by the Tab key while it is closed, open, and closed again."""
     inner = closed.content()
 
     def tabbed() -> bool:

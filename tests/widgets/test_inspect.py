@@ -14,12 +14,13 @@ from qtpy.QtCore import QPointF, Qt
 
 from napari_skipseg.errors import EngineError
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.jobs.inspection import GateMap, Inspection, Part, cut_part
+from napari_skipseg.jobs.messages import Inspect
 from napari_skipseg.models import catalog
 from napari_skipseg.models.catalog import describe_model, locate_model
 from napari_skipseg.models.description import TrainingRecord
 from napari_skipseg.models.selection import read_selection
 from napari_skipseg.progress import Progress
+from napari_skipseg.studies.inspection import GateMap, Inspection, Part, cut_part
 
 pytestmark = pytest.mark.gui
 BUILT_IN = Path(catalog.__file__).parent / "builtin"
@@ -29,11 +30,11 @@ BUILT_IN = Path(catalog.__file__).parent / "builtin"
 def engine(engine):
     """The engine without a process, which also inspects: the image, its half, and a quarter of it as attention."""
 
-    def inspect(stack: Stack, model_folder: Path | str, place: str, part: Part, channel: int | None = None):
-        engine.calls.append((place, part, channel))
-        return _inspect(engine, stack.channel(channel or 0), place, part)
+    def inspect(request: Inspect) -> Generator[Progress, None, Inspection]:
+        engine.calls.append((request.gate, request.part, request.channel))
+        return _inspect(engine, request.stack.channel(request.channel or 0), request.gate, request.part)
 
-    engine.inspect, engine.is_busy = inspect, False
+    engine.answers[Inspect], engine.is_busy = inspect, False
     return engine
 
 

@@ -18,6 +18,7 @@ from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.inference.objects_to_folder import ObjectsAsked, iter_objects_to_folder
 from napari_skipseg.inference.prediction import to_uint8
+from napari_skipseg.jobs.messages import FindObjects
 from napari_skipseg.objects.files import ObjectFiles, read_probability
 from napari_skipseg.objects.find import find_objects
 from napari_skipseg.objects.options import ObjectOptions
@@ -109,15 +110,15 @@ def test_what_was_removed_before_its_turn_came_is_said(open_panel, qtbot, engine
     tab.form.show_options(OPTIONS)
     tab.find()
     qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
-    is_held, find = True, engine.find_objects
+    is_held, find = True, engine.answers[FindObjects]
 
-    def held(*asked):
+    def held(request: FindObjects):
         while is_held:
             time.sleep(0.01)
             yield Progress(0, 1, "held")
-        return (yield from find(*asked))
+        return (yield from find(request))
 
-    engine.find_objects = held
+    engine.answers[FindObjects] = held
     tab.find()
     panel.show_tab("Segment")
     viewer.layers.selection = {viewer.layers["em objects"]}

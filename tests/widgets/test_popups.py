@@ -68,5 +68,5 @@ def test_the_line_is_read_whole_in_the_window(make_napari_viewer):
 
 
 def test_all_that_pops_up_goes_through_one_place():
-    files = Path(job_tab.__file__).parent.glob("*.py")
+    files = Path(job_tab.__file__).parents[1].rglob("*.py")
     assert [file.name for file in files if "utils.notifications" in file.read_text("utf-8")] == ["job_tab.py"]

@@ -17,6 +17,7 @@ from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.saving import save_prediction
+from napari_skipseg.jobs.messages import FindObjects
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers.files import open_image
@@ -154,15 +155,18 @@ def asked(engine) -> list[tuple]:
     """What searches for objects are asked for; each goes on until `engine.is_held` is no more, and fails."""
     told, engine.is_held = [], False
 
-    def find(probability, class_names, options, image=None, labels=False, recipe=None):
-        told.append((probability.name, class_names, options, image.name, str(probability.data.dtype)))
+    def find(request: FindObjects):
+        probability = request.probability
+        told.append(
+            (probability.name, request.class_names, request.options, request.image.name, str(probability.data.dtype))
+        )
         yield Progress(0, 1, "")
         while engine.is_held:
             time.sleep(0.01)
             yield Progress(0, 1, "")
         raise EngineError("That is enough: try again.")
 
-    engine.find_objects = find
+    engine.answers[FindObjects] = find
     return told
 
 

@@ -32,7 +32,7 @@ def texts(file: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("room", ["widgets", "batch", "corrections", "training"])
 def test_no_text_has_a_phrase_that_readers_stumbled_over(room):
-    said = [(file.name, text) for file in sorted((SOURCE / room).glob("*.py")) for text in texts(file)]
+    said = [(file.name, text) for file in sorted((SOURCE / room).rglob("*.py")) for text in texts(file)]
     assert len(said) > 100
     found = [(name, text) for name, text in said for odd in ODD if odd in text.lower()]
     assert [each for each in found if not each[1].startswith("take back")] == []  # the name of an action, not shown

@@ -116,19 +116,20 @@ def test_work_without_steps_says_how_long_it_has_gone_on(open_panel, qtbot, monk
     qtbot.waitUntil(lambda: not panel.finetune_tab.is_running, timeout=5_000)
 
 
-@pytest.mark.parametrize("name", TABS)
-def test_a_bar_that_waits_does_not_draw_the_window(open_panel, qtbot, name):
+def test_a_bar_that_waits_does_not_draw_the_window(open_panel, qtbot):
     viewer, panel = open_panel()
     viewer.add_image(np.zeros((2, 32, 32), np.uint8))
-    tab, paints, gate = getattr(panel, name), Paints(panel.window()), Gate([], "teach")
-    panel.tabs.setCurrentIndex(TABS.index(name))
-    start(tab, gate, "waits for the fine-tuning")
-    qtbot.waitUntil(lambda: tab.progress_text.text() == gate.message, timeout=10_000)
-    assert tab.progress.isVisible()
-    assert not tab.progress.is_counting
-    paints.wait_for_rest(qtbot)  # the layout settles, what is planned for is answered
-    gate.is_open = True
-    qtbot.waitUntil(lambda: not tab.is_running, timeout=5_000)
+    paints = Paints(panel.window())
+    for number, name in enumerate(TABS):
+        tab, gate = getattr(panel, name), Gate([], "teach")
+        panel.tabs.setCurrentIndex(number)
+        start(tab, gate, "waits for the fine-tuning")
+        qtbot.waitUntil(lambda tab=tab, gate=gate: tab.progress_text.text() == gate.message, timeout=10_000)
+        assert tab.progress.isVisible(), name
+        assert not tab.progress.is_counting, name
+        paints.wait_for_rest(qtbot)  # the layout settles, what is planned for is answered
+        gate.is_open = True
+        qtbot.waitUntil(lambda tab=tab: not tab.is_running, timeout=5_000)
 
 
 def test_a_bar_with_steps_shows_how_many_and_is_drawn_once_a_second(open_panel, qtbot):

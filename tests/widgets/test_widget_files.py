@@ -14,14 +14,14 @@ from napari.layers import Image
 from npe2 import PluginManifest
 
 from napari_skipseg.errors import FileError
+from napari_skipseg.images.npy import iter_write_npy
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.jobs import client
+from napari_skipseg.jobs import preparation
 from napari_skipseg.jobs.client import Engine
-from napari_skipseg.jobs.requests import INPUT_FILE
-from napari_skipseg.jobs.workspace import copy_stack
+from napari_skipseg.jobs.messages import Segment
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.widgets.layers import files
 from napari_skipseg.widgets.layers.files import get_reader, make_em_stack, read_layers, write_image, write_labels
@@ -189,14 +189,16 @@ def test_a_file_that_is_gone_or_another_one_now_is_told(large_file, tmp_path):
 
 def test_the_engine_reads_a_large_file_where_it_is_and_copies_what_was_changed(large_file, monkeypatch):
     image, copied = noise(3, 64, 80), []
-    monkeypatch.setattr(client, "copy_stack", lambda stack, file: copied.append(file) or copy_stack(stack, file))
+    monkeypatch.setattr(
+        preparation, "iter_write_npy", lambda stack, file: copied.append(file) or iter_write_npy(stack, file)
+    )
     layer, options = large_file("em.tif", image), SegmentOptions(device="cpu")
     with Engine() as engine:
-        read = run_to_end(engine.segment(stack_of(layer, "ZYX"), "tiny-2d", options))
+        read = run_to_end(engine.run(Segment(stack_of(layer, "ZYX"), "tiny-2d", options)))
         assert copied == []
         layer.data = layer.data + 0
-        again = run_to_end(engine.segment(stack_of(layer, "ZYX"), "tiny-2d", options))
-    assert [file.name for file in copied] == [INPUT_FILE]
+        again = run_to_end(engine.run(Segment(stack_of(layer, "ZYX"), "tiny-2d", options)))
+    assert [file.name for file in copied] == ["stack.npy"]
     np.testing.assert_array_equal(read.probability, again.probability)
     assert np.ptp(read.probability) > 0
 

@@ -49,7 +49,7 @@ class BatchSettings:
     truth_label: Annotated[
         int | None, Option("Truth label", "Value of the class in the truth; by default as the model was trained.")
     ] = None
-    inside: Annotated[bool, Option("Inside", "OUT may lie among the inputs.")] = False
+    inside: Annotated[bool, Option("Inside", "OUT may be inside the folder of inputs.")] = False
     axes: Annotated[
         str,
         Option(

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.space import AXES, Space, check_axes
 
 
+@runtime_checkable
 class ArrayLike(Protocol):
     """Anything that has a shape and a dtype and can be sliced: numpy, memory map, dask, zarr."""
 

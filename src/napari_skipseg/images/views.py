@@ -1,17 +1,19 @@
-"""Lazy views: an array that is turned, cut or has other grey values as it is read."""
+"""Lazy views: an array that is turned, cut, or has other grey values, labels or type as it is read."""
 
 from __future__ import annotations
 
 import math
 import mmap
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.errors import FileError
-from napari_skipseg.images.stack import ArrayLike, LazyArray
+from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.images.stack import ArrayLike, LazyArray, Stack
+from napari_skipseg.images.zarr.array import ZarrArray
 
 
 class TurnedArray(LazyArray):
@@ -122,3 +124,35 @@ class MappedArray(LazyArray):
         if self._map.size() < self._end:
             raise FileError(f"'{self._path}' was cut short while it was read: copy it again, and open it again.")
         return np.array(self._values[index], self.dtype)[()]
+
+
+class RecodedArray(LazyArray):
+    """Labels with other values: each that is named by the one it stands for."""
+
+    def __init__(self, labels: ZarrArray, values: Mapping[int, int]) -> None:
+        self._labels = labels
+        self._table = np.arange(256, dtype=np.uint8)
+        self._table[list(values)] = list(values.values())
+        self.shape, self.dtype = tuple(labels.shape), np.dtype(np.uint8)
+
+    def written(self) -> Iterator[tuple[slice, ...]]:
+        """Yield the parts in which something may be; the labels are 0 elsewhere."""
+        yield from self._labels.written()
+
+    def _read(self, index: tuple[int | slice, ...]) -> NDArray[np.uint8]:
+        recoded: NDArray[np.uint8] = self._table[np.asarray(self._labels[index])]
+        return recoded
+
+
+class NarrowedArray(LazyArray):
+    """Whole numbers of 64 bits as 32 bits, which OME-TIFF can hold."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self.shape, self.dtype = stack.shape, np.dtype(np.int32)
+
+    def _read(self, index: tuple[int | slice, ...]) -> NDArray[np.int32]:
+        values, limits = self._stack.read(index), np.iinfo(np.int32)
+        if values.size and (values.min() < limits.min or values.max() > limits.max):
+            raise InputError(f"'{self._stack.name}' holds labels above {limits.max}: give its classes smaller numbers.")
+        return values.astype(np.int32)

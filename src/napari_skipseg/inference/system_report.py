@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from napari_skipseg import devices
+from napari_skipseg.devices import DeviceReport
 from napari_skipseg.gpus import NvidiaGpu, driving_versions, has_amd_gpu, is_apple_silicon, nvidia_gpus
 from napari_skipseg.inference.backends.choose import fastest_precision, try_backend
 from napari_skipseg.inference.backends.compiled import cache_folder
@@ -67,6 +68,19 @@ def _command(build: str, package: str = "torch") -> str:
 
 WINDOW_PACKAGES = ("PyQt6", "PySide6", "magicgui", "superqt", "pyqtgraph", "vispy")
 NO_OPENVINO = 'missing: pip install "napari-skipseg[openvino]" makes it two to three times as fast'
+
+
+def list_devices() -> DeviceReport:
+    """Return what there is to compute on."""
+    faults = {"cpu": "", "cuda": devices.why_no_cuda(), "mps": devices.why_no_mps()}
+    chosen = devices.choose_device("auto")
+    return DeviceReport(
+        chosen=chosen,
+        available=tuple(name for name, fault in faults.items() if not fault),
+        has_openvino=devices.has_openvino(),
+        segments_in=fastest_precision(chosen),
+        trains_in=devices.best_precision(chosen.name, training=True),
+    )
 
 
 def system_report() -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""Jobs: the engine as a child process, and what runs of it leave behind."""
+"""Jobs: the engine as a child process, the messages between it and the viewer, and the files that they name."""

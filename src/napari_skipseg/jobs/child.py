@@ -1,4 +1,4 @@
-"""The engine process from outside: requests in, events out, and what became of it. Never imports torch."""
+"""The engine process from outside: lines in, lines out, and what became of it. Never imports torch."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from typing import IO, TypeVar
 
 from napari_skipseg import errors
 from napari_skipseg.errors import EngineError, SkipsegError
-from napari_skipseg.jobs.events import End, Event, Failed, Ready, event_from_line
-from napari_skipseg.jobs.requests import Cancel, Quit, Request, request_to_line
-from napari_skipseg.jobs.workspace import make_run_folder, make_session_folder, remove_folder
+from napari_skipseg.jobs.messages import Cancel, Envelope, Failed, Ready, from_line, to_line
+from napari_skipseg.jobs.workspace import INPUT, make_run_folder, make_session_folder, open_result, remove_folder
+from napari_skipseg.progress import Progress
 
 Fault = TypeVar("Fault", bound=SkipsegError)
 
 COMMAND = (sys.executable, "-P", "-m", "napari_skipseg.jobs.worker")
 """-P: a file in the folder where the viewer was started must not take a library's place."""
 WAKE = 0.1
-"""Longest wait for an event, in seconds, before the caller may look at something else."""
+"""Longest wait for a line, in seconds, before the caller may look at something else."""
 GRACE = 8.0
 """Seconds that a cancelled job has to stop before its process is killed."""
 LAST_WORDS = 40
@@ -55,7 +55,7 @@ class Child:
         self._last_words: deque[str] = deque(maxlen=LAST_WORDS)
         self._is_ready = False
         self._was_stopped = False
-        self._listen = threading.Thread(target=_read_events, args=(self._process.stdout, self._lines), daemon=True)
+        self._listen = threading.Thread(target=_read_lines, args=(self._process.stdout, self._lines), daemon=True)
         self._overhear = threading.Thread(
             target=_read_errors, args=(self._process.stderr, self._last_words), daemon=True
         )
@@ -71,19 +71,24 @@ class Child:
         """Return whether the process is gone."""
         return self._process.poll() is not None
 
-    def send(self, request: Request) -> None:
-        """Hand `request` to the process; where it is gone, `next_event` will say so."""
+    def send(self, sent: Envelope) -> None:
+        """Hand a line to the process; where it is gone, `next_line` will say so.
+
+        Raises:
+            FileError: an array of the line cannot be written.
+        """
+        line = to_line(sent, Path(sent.folder) / INPUT)
         if self._process.stdin is not None:
             with contextlib.suppress(OSError, ValueError):
-                self._process.stdin.write(request_to_line(request))
+                self._process.stdin.write(line)
                 self._process.stdin.flush()
 
-    def next_event(self, timeout: float) -> Event | None:
-        """Return the next event, None where there is none within `timeout` seconds.
+    def next_line(self, timeout: float) -> Envelope | None:
+        """Return what the process says next, None where it says nothing within `timeout` seconds.
 
         Raises:
             EngineEndedError: the process ended.
-            EngineError: it said something that is no event.
+            EngineError: it said something that is no line of ours, or its result cannot be read.
         """
         try:
             line = self._lines.get(timeout=timeout)
@@ -93,7 +98,7 @@ class Child:
             self._lines.put(None)
             raise self._why_it_ended()
         try:
-            event = event_from_line(line)
+            said = from_line(line, open_result)
         except ValueError as error:
             text = line.decode("utf-8", "replace").rstrip()
             if not self._is_ready:
@@ -102,24 +107,23 @@ class Child:
             raise with_details(
                 EngineError("The engine answered with something unexpected: try again."), text
             ) from error
-        self._is_ready = self._is_ready or isinstance(event, Ready)
-        return event
+        self._is_ready = self._is_ready or isinstance(said.value, Ready)
+        return said
 
-    def cancel(self, number: int) -> None:
-        """Stop job `number` and return when it has stopped; end the process where that takes longer than `GRACE`."""
-        self.send(Cancel(number))
+    def cancel(self, job: int) -> None:
+        """Stop a job and return when it has stopped; end the process where that takes longer than `GRACE`."""
+        self.send(Envelope(job, Cancel()))
         until = time.monotonic() + GRACE
         with contextlib.suppress(EngineError):
             while time.monotonic() < until:
-                event = self.next_event(WAKE)
-                if isinstance(event, End) and event.number == number:
+                said = self.next_line(WAKE)
+                if said is not None and said.job == job and not isinstance(said.value, Progress):
                     return
         self.end()
 
     def end(self) -> None:
         """End the process, whatever it is doing, and return when it is gone."""
         self._was_stopped = self._was_stopped or not self.has_ended()
-        self.send(Quit())
         with contextlib.suppress(OSError):
             if self._process.stdin is not None:
                 self._process.stdin.close()
@@ -165,7 +169,7 @@ def with_details(error: Fault, details: str) -> Fault:
     return error
 
 
-def _read_events(stream: IO[bytes], lines: SimpleQueue[bytes | None]) -> None:
+def _read_lines(stream: IO[bytes], lines: SimpleQueue[bytes | None]) -> None:
     with stream:
         for line in stream:
             lines.put(line)
@@ -198,11 +202,13 @@ class Session:
             self.child = self.child or Child()
             return self.child
 
-    def new_run(self) -> Path:
-        """Return a new folder for one run."""
+    def new_run(self, is_own: bool = False) -> Path:
+        """Return a new folder for one run, in the session's or, where `is_own`, beside it, to outlive the session."""
         with self._changing:
             if self.closed:
                 raise EngineError("The engine was closed: make a new one.")
+            if is_own:
+                return make_session_folder()
             if self.folder is None or not self.folder.is_dir():
                 self.folder = make_session_folder()
             return make_run_folder(self.folder)

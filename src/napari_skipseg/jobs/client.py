@@ -1,6 +1,6 @@
-"""The engine as the viewer sees it: generators of `Progress`, run by a child process. Never imports torch.
+"""The engine as the viewer sees it: a generator of `Progress` for each request, run by a child process. No torch.
 
-The viewer survives whatever happens to the engine: it says in one sentence what happened, and the next call starts a
+The viewer survives whatever happens to the engine: it says in one sentence what happened, and the next request starts a
 new process. Everything raised is a `SkipsegError`, fit for a generator worker of napari.
 """
 
@@ -8,232 +8,219 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import tempfile
-from collections.abc import Generator
+import threading
+import weakref
+from collections.abc import Generator, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import TracebackType
+from typing import Any
 
-import numpy as np
-
-from napari_skipseg.errors import EngineError
-from napari_skipseg.images.intensity.normalize import GreyStatistics, iter_measure_greys
-from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.estimate import RunPlan
-from napari_skipseg.inference.guards import iter_measure_for, probe_grid, read_probes
-from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.prediction import Focus, Opened, Prediction, Written
-from napari_skipseg.inference.scale import lengths_of
-from napari_skipseg.jobs.batching_calls import BatchingCalls
-from napari_skipseg.jobs.calls import expected, removed_on_failure
-from napari_skipseg.jobs.child import Child
-from napari_skipseg.jobs.events import (
-    DeviceReport,
-    DevicesFound,
-    Event,
-    Inspected,
-    Planned,
-    Reported,
-    ResultsOpened,
-    Segmented,
-    TileWritten,
+from napari_skipseg.batch.table import BatchOpened, FileChanged
+from napari_skipseg.errors import EngineError, OutOfMemoryError
+from napari_skipseg.inference.prediction import Opened
+from napari_skipseg.jobs.child import WAKE, Child, EngineEndedError, Session, error_of
+from napari_skipseg.jobs.messages import (
+    NO_JOB,
+    Call,
+    Envelope,
+    Failed,
+    Finetune,
+    Ready,
+    Request,
+    Result,
+    RunBatch,
+    Train,
 )
-from napari_skipseg.jobs.finding_calls import FindingCalls
-from napari_skipseg.jobs.inspection import Inspection, Part, cut_part, open_inspection
-from napari_skipseg.jobs.requests import INPUT_FILE, PROBES_FILE, DevicesJob, InspectJob, PlanJob, ReportJob, SegmentJob
-from napari_skipseg.jobs.teaching_calls import TeachingCalls
-from napari_skipseg.jobs.workspace import copy_stack, open_prediction
-from napari_skipseg.models.catalog import locate_model
-from napari_skipseg.models.description import ModelDescription
-from napari_skipseg.models.folder import read_description
-from napari_skipseg.progress import Progress
+from napari_skipseg.jobs.preparation import iter_prepare
+from napari_skipseg.jobs.workspace import INPUT, remove_folder
+from napari_skipseg.progress import STARTING, Progress
+from napari_skipseg.training.progress import Learned
 
 
-class Engine(BatchingCalls, FindingCalls, TeachingCalls):
-    """The engine process: started by the first call, kept warm between calls, ended by `close` or with the viewer.
+class Engine:
+    """The engine process: started by the first request, kept warm between requests, ended by `close` or with its owner.
 
-    A call is a generator: it yields at least every 0.1 s and returns its result. Closing it cancels the job and returns
-    at once: the engine is told to stop, and killed where it has not after `child.GRACE` seconds. One call at a time.
     A context manager, too.
     """
 
-    def segment(
-        self,
-        stack: Stack,
-        model_folder: Path | str,
-        options: SegmentOptions,
-        whole: Stack | None = None,
-        greys: GreyStatistics | None = None,
-        preview: bool = False,
-        pinned: dict[str, int | str] | None = None,
-    ) -> Generator[Progress, Focus | None, Prediction]:
-        """Return the prediction of the model (a folder, or a name in the catalog); its arrays are memory-mapped files.
+    def __init__(self) -> None:
+        self._session = Session()
+        self._alone = threading.Lock()
+        self._settling: threading.Thread | None = None
+        self._jobs = count(NO_JOB + 1)
+        self._finalize = weakref.finalize(self, self._session.close)
 
-        Before that `Opened` brings it while it is still empty, and `Written` tells which part has come; a `Focus` sent
-        back puts what is left in another order.
+    @property
+    def pid(self) -> int | None:
+        """The engine process, None where it does not run."""
+        child = self._session.child
+        return None if child is None or child.has_ended() else child.pid
 
-        whole: what `stack` is a part of, so that its grey values are normalised as the whole's are. greys: these,
-        measured before. preview, pinned: as in `iter_predict`. A stack that lies in a file is read there; another
-        one is copied first. The files live as long as the arrays do, whatever is run next (see `jobs.workspace`).
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is at work, so that another one would be refused."""
+        return self._alone.locked()
 
-        Raises:
-            SkipsegError: the error of the engine; EngineError where its process ended or another call is at work.
-        """
-        model = locate_model(str(model_folder)).resolve()
-        description = read_description(model)
-        if options.channel is not None and description.spec.in_channels == 1 and not stack.file:
-            stack = stack.channel(options.channel)
-            whole = None if whole is None else whole.channel(options.channel)
-        with self._busy():
-            child = yield from self._start()
-            run = self._session.new_run()
-            with removed_on_failure(run):
-                if whole is not None and greys is None:
-                    greys = yield from iter_measure_for(whole, description, options)
-                if not stack.file:
-                    yield from copy_stack(stack, run / INPUT_FILE)
-                job = SegmentJob(
-                    number=next(self._numbers),
-                    folder=str(run),
-                    file=stack.file,
-                    shape=stack.shape,
-                    space=stack.space,
-                    name=stack.name,
-                    model=str(model),
-                    model_sha256=description.weights_sha256,
-                    options=options,
-                    greys=greys,
-                    preview=preview,
-                    pinned=pinned,
-                    notes=stack.notes,
-                    title=stack.title,
-                    slice_names=stack.slice_names,
-                )
-                return (yield from self._fill(child, job, run))
-
-    def _fill(self, child: Child, job: SegmentJob, run: Path) -> Generator[Progress, Focus | None, Prediction]:
-        """Return the prediction of a job whose results come into the folder `run`."""
-        opened: list[Prediction] = []
-
-        def hear(event: Event) -> Progress | None:
-            if isinstance(event, ResultsOpened):
-                opened.append(open_prediction(event, run))
-                return Opened(0, 1, "the first tile", opened[0])
-            if isinstance(event, TileWritten):
-                return Written(event.done, event.total, event.message, event.region)
-            return None
-
-        result = expected((yield from self._ask(child, job, hear, (run,))), Segmented)
-        if not opened:
-            raise EngineError("The engine gave no results: try again.")
-        with contextlib.suppress(OSError):
-            (run / INPUT_FILE).unlink()
-        return replace(opened[0], recipe=result.recipe)
-
-    def plan(
-        self, stack: Stack, model_folder: Path | str, options: SegmentOptions, whole: Stack | None = None
-    ) -> Generator[Progress, None, RunPlan]:
-        """Return what segmenting the stack would take, measured on one tile, and what was found about it.
-
-        whole: as in `segment`.
-
-        Raises:
-            SkipsegError: as for `segment`.
-        """
-        model = locate_model(str(model_folder)).resolve()
-        description = read_description(model)
-        measured = whole or stack
-        if options.channel is not None and description.spec.in_channels == 1:
-            measured = measured.channel(options.channel)
-        with self._busy():
-            child = yield from self._start()
-            greys = yield from iter_measure_for(measured, description, options)
-            run = self._session.new_run()
-            try:
-                yield Progress(0, 1, "looking at some patches")
-                probes = _write_probes(measured, description, options, greys, run / PROBES_FILE)
-                job = PlanJob(
-                    number=next(self._numbers),
-                    folder=tempfile.gettempdir(),
-                    shape=stack.shape,
-                    dtype=str(np.dtype(stack.data.dtype)),
-                    space=stack.space,
-                    name=stack.name,
-                    model=str(model),
-                    model_sha256=description.weights_sha256,
-                    options=options,
-                    greys=greys,
-                    notes=stack.notes,
-                    file=stack.file,
-                    probes=probes,
-                )
-                return expected((yield from self._ask(child, job, leftovers=(run,))), Planned).plan
-            finally:
-                shutil.rmtree(run, ignore_errors=True)
-
-    def inspect(
-        self, stack: Stack, model_folder: Path | str, place: str, part: Part, channel: int | None = None
-    ) -> Generator[Progress, None, Inspection]:
-        """Return what the model's gates make of `part` of the stack; its arrays are memory-mapped files.
-
-        place: of the gate whose features are wanted, such as "long skip 1". part: of what size may be had from
-        `inspection.choose_part`. Grey values are normalised as the whole stack's are.
-
-        Raises:
-            SkipsegError: as for `segment`; ModelError where there is no such gate.
-        """
-        model = locate_model(str(model_folder)).resolve()
-        description = read_description(model)
-        if channel is not None and description.spec.in_channels == 1:
-            stack = stack.channel(channel)
-        with self._busy():
-            child = yield from self._start()
-            run = self._session.new_run()
-            with removed_on_failure(run):
-                greys = yield from iter_measure_greys(stack, padding=description.padding)
-                yield Progress(0, 1, "reading the image")
-                cut = cut_part(stack, part, "ZYX"[-description.spec.dimensions :])
-                yield from copy_stack(cut, run / INPUT_FILE)
-                start = {axis: places.start for axis, places in part.items()}
-                named = (str(model), description.weights_sha256)
-                number = next(self._numbers)
-                job = InspectJob(number, str(run), cut.space.axes, start, cut.name, *named, place, greys.normalization)
-                result = expected((yield from self._ask(child, job, leftovers=(run,))), Inspected)
-                with contextlib.suppress(OSError):
-                    (run / INPUT_FILE).unlink()
-                return open_inspection(job, result)
-
-    def ask_devices(self) -> Generator[Progress, None, DeviceReport]:
-        """Return what there is to compute on; warms the engine up, too.
-
-        Raises:
-            EngineError: the engine's process ended, or another call is at work.
-        """
-        with self._busy():
-            child = yield from self._start()
-            return expected((yield from self._ask(child, DevicesJob(next(self._numbers)))), DevicesFound).report
-
-    def ask_report(self) -> Generator[Progress, None, dict[str, str]]:
-        """Return what a bug report needs to say of this machine, by names; a small network is tried for it.
-
-        Raises:
-            EngineError: the engine's process ended, or another call is at work.
-        """
-        with self._busy():
-            child = yield from self._start()
-            return expected((yield from self._ask(child, ReportJob(next(self._numbers)))), Reported).facts
+    def close(self) -> None:
+        """End the engine process, in the middle of a job too, and remove the temporary folder."""
+        self._finalize()
 
     def __enter__(self) -> Engine:
         return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
-def _write_probes(
-    stack: Stack, description: ModelDescription, options: SegmentOptions, greys: GreyStatistics, file: Path
-) -> str:
-    """Return the file with patches of an image that the network is asked about, "" if there is nothing to ask."""
-    lengths = lengths_of(stack, description, options)
-    grid = probe_grid(stack, description, lengths) if greys.asks_network else None
-    probes = None if grid is None else read_probes(stack, grid, greys.normalization)
-    if probes is None:
-        return ""
-    np.save(file, probes)
-    return str(file)
+    def run(self, request: Request[Result]) -> Call[Result]:
+        """Yield `Progress` at least every 0.1 s, and return what the engine answers; one request at a time.
+
+        Closed, it cancels the job and returns at once: the engine is told to stop, and killed where it has not after
+        `child.GRACE` seconds. A stack that lies in a file is read there by the engine; another one is copied first.
+        Arrays that come back are memory-mapped files, which live as long as the arrays do, whatever is run next. Where
+        the engine's process ends in a batch or a training, a new one goes on, as long as that gets further.
+
+        Raises:
+            SkipsegError: the error of the engine; EngineError where its process ended or another request is at work.
+        """
+        if not self._alone.acquire(blocking=False):
+            raise EngineError("The engine is at work: wait until it is done, or cancel it first.")
+        try:
+            yield from self._start()
+            with self._run_folder(request) as folder:
+                prepared = yield from iter_prepare(request, folder / INPUT)
+                answer = yield from self._run_to_end(prepared, folder)
+            if not isinstance(answer, request.result_type()):
+                raise EngineError(
+                    f"The engine answered with something unexpected ({type(answer).__name__}): try again."
+                )
+            return answer
+        finally:
+            self._alone.release()
+
+    def _start(self) -> Generator[Progress, None, Child]:
+        while self._settling is not None and self._settling.is_alive():
+            yield Progress(0, 1, "stopping the last run")
+            self._settling.join(WAKE)
+        return self._session.start()
+
+    @contextlib.contextmanager
+    def _run_folder(self, request: Request[Any]) -> Iterator[Path]:
+        """Give the folder of a run. What the engine read goes at the end; all of it if the run does not get there."""
+        if request.folder == "none":
+            yield Path()
+            return
+        folder = self._session.new_run(request.folder == "own")
+        try:
+            (folder / INPUT).mkdir()
+            yield folder
+        except BaseException:
+            # while the engine stops, its last messages still name files there: `_settle` removes them
+            if self._settling is None or not self._settling.is_alive():
+                remove_folder(folder)
+            raise
+        shutil.rmtree(folder / INPUT, ignore_errors=True)
+        with contextlib.suppress(OSError):  # results lie there
+            folder.rmdir()
+
+    def _run_to_end(self, request: Any, folder: Path) -> Call[Any]:
+        """Return the answer to a request; where the process ends, go on in a new one as long as that gets further."""
+        point = ResumePoint()
+        while True:
+            child = yield from self._start()
+            begun = point.reached
+            try:
+                return (yield from self._ask(child, request, folder, point))
+            except EngineEndedError:
+                if point.reached <= begun or self._session.closed:
+                    raise
+            request = point.resume(request)
+            yield Progress(0, 1, "the engine ended: going on where it was")
+
+    def _ask(self, child: Child, request: Any, folder: Path, point: ResumePoint) -> Call[Any]:
+        """Return the job's result; closed in mid-run, tell the engine to stop and see to it in the background.
+
+        A job that fails leaves the engine warm. Only one that ran out of memory has it end: the C library and OpenVINO
+        keep what they once had, and a new process has all of it for the next try.
+        """
+        job, shown = next(self._jobs), Progress(0, 1, STARTING)
+        child.send(Envelope(job, request, str(folder)))
+        try:
+            while True:
+                said = _next_line(child)
+                value = said.value if said is not None and said.job in (job, NO_JOB) else None
+                if isinstance(value, Failed):
+                    error = error_of(value)
+                    if isinstance(error, OutOfMemoryError):
+                        child.end()
+                    raise error
+                if isinstance(value, Progress):
+                    point.note(value)
+                    shown = value
+                elif value is None or isinstance(value, Ready):
+                    shown = Progress(shown.done, shown.total, shown.message)
+                else:
+                    return value
+                command = yield shown
+                if command is not None:
+                    child.send(Envelope(job, command))
+        except (GeneratorExit, KeyboardInterrupt):
+            leftovers = [] if request.folder == "none" else [folder]
+            if isinstance(request, Finetune | Train):
+                leftovers.append(request.target / f"{request.settings.name}.training")
+            self._settling = threading.Thread(target=_settle, args=(child, job, leftovers), daemon=True)
+            self._settling.start()
+            raise
+
+
+class ResumePoint:
+    """How far a request has come, so that a new process can resume it where an engine ended.
+
+    reached: training steps, or how far a batch is; 0 for requests that cannot be resumed.
+    """
+
+    def __init__(self) -> None:
+        self.reached = 0
+        self._wanted: set[str] = set()  # files that were to be done, whatever became of them since
+        self._opened: Progress | None = None  # its arrays must stay the same until the end
+
+    def note(self, progress: Progress) -> None:
+        """Note what the engine says."""
+        if isinstance(progress, Opened):
+            self._opened = progress
+        elif isinstance(progress, Learned):
+            self.reached = max(self.reached, progress.step)
+        elif isinstance(progress, BatchOpened):
+            self.reached = max(self.reached, progress.done)
+            self._wanted.update(progress.asked)
+        elif isinstance(progress, FileChanged):
+            self.reached = max(self.reached, progress.done)
+            if progress.row.state == "waiting":
+                self._wanted.add(progress.row.relative)
+
+    def resume(self, request: Any) -> Any:
+        """Return the request that goes on with what a request has done."""
+        if isinstance(request, Train):
+            return replace(request, restart=False)
+        if isinstance(request, RunBatch) and (request.retry or request.only is not None):
+            # what failed is done by now, in part: another search for failed files would find too few
+            return replace(request, retry=False, only=tuple(sorted(self._wanted)))
+        return request
+
+
+def _next_line(child: Child) -> Envelope | None:
+    """Return what the engine says next; end the process if it ended by itself, or is not understood."""
+    try:
+        return child.next_line(WAKE)
+    except EngineError:
+        child.end()
+        raise
+
+
+def _settle(child: Child, job: int, leftovers: list[Path]) -> None:
+    child.cancel(job)
+    for folder in leftovers:
+        remove_folder(folder)

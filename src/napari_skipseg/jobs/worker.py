@@ -1,187 +1,90 @@
-"""The engine process, `python -m napari_skipseg.jobs.worker`: jobs in by standard input, events out by standard output.
+"""The engine process, `python -m napari_skipseg.jobs.worker`: lines in by standard input, out by standard output.
 
-It runs one job at a time and keeps the last model warm between jobs. It takes its own standard streams away from the
+It runs one job at a time and keeps the last models warm between jobs. It takes its own standard streams away from the
 libraries, so that a stray print cannot break the protocol; it steps back before the viewer in time and memory; and it
 ends when its standard input does, that is with its parent. `jobs.client` is its other end.
+
+By hand, `python -m napari_skipseg.jobs.worker REQUEST.json` runs one request from a file ("-": from standard input) in
+this process, prints what the viewer would be sent, a line for each message, and lets the error through if it fails:
+
+    {"kind": "Segment", "stack": {"read": "em.tif"}, "model": "em-membrane", "options": {"tile": 256}}
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import faulthandler
-import json
 import os
 import signal
 import sys
+import tempfile
 import threading
 import traceback
-from collections.abc import Generator, Iterable
+from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import psutil
 
-from napari_skipseg.batch.table import Retry
 from napari_skipseg.device_faults import is_out_of_memory
-from napari_skipseg.devices import Device, best_precision, choose_device, has_openvino, why_no_cuda, why_no_mps
-from napari_skipseg.errors import EngineError, ModelError, OutOfMemoryError, SkipsegError
-from napari_skipseg.images.stack import ArrayLike, Stack
+from napari_skipseg.errors import EngineError, OutOfMemoryError, SkipsegError
+from napari_skipseg.images.files import read_stack
+from napari_skipseg.inference.backends.warm import WarmModels
 from napari_skipseg.inference.prediction import Focus
-from napari_skipseg.jobs import events
-from napari_skipseg.jobs.events import NO_JOB, End, Event
-from napari_skipseg.jobs.inspection import iter_inspect
-from napari_skipseg.jobs.operations import (
-    event_of,
-    iter_batch_for,
-    iter_find_for,
-    iter_finetune_for,
-    iter_lesson_for,
-    iter_train_for,
-    open_voxels,
-)
-from napari_skipseg.jobs.requests import (
-    INPUT_FILE,
-    BatchJob,
+from napari_skipseg.jobs.messages import (
+    NO_JOB,
+    ArrayReference,
     Cancel,
-    DevicesJob,
-    FinetuneJob,
-    InspectJob,
-    Job,
-    KeepBest,
-    LessonJob,
-    Look,
-    ObjectsJob,
-    PlanJob,
-    Quit,
-    ReportJob,
-    RetryFailed,
-    SegmentJob,
-    TrainJob,
-    request_from_line,
+    Cancelled,
+    Command,
+    Envelope,
+    Failed,
+    Ready,
+    Request,
+    from_line,
+    request_from_text,
+    to_line,
 )
-from napari_skipseg.models.folder import read_description
-from napari_skipseg.progress import Progress
-from napari_skipseg.training.progress import Keep
-
-if TYPE_CHECKING:
-    from napari_skipseg.inference.backends.fallback import FallbackBackend
-    from napari_skipseg.models.model import Model
-
-
-KEPT_BACKENDS = 4
-KEPT_MODELS = 2
-"""A model that was fine-tuned, and the one that came of it."""
-
-
-class WarmModel:
-    """A model and the backends made for it, so that the next run of the same model and tile starts at once.
-
-    Backends that sample with dropout are not among them: they are made for their run, in no time. Nor is one kept in
-    which another had to take over: the next run begins with the fastest again. A turned tile, or a block in three
-    planes, takes several at a time.
-
-    key: what tells it from other models, and from itself after a change on disk.
-    """
-
-    def __init__(self, folder: str, weights_sha256: str) -> None:
-        from napari_skipseg.models.model import read_model
-
-        self.model = read_model(Path(folder))
-        self.key = _warm_key(folder, weights_sha256)
-        self._backends: dict[tuple[str, tuple[int, ...]], FallbackBackend] = {}
-
-    def backend(self, model: Model, device: Device, shape: tuple[int, ...]) -> FallbackBackend:
-        """Return a backend for tiles of `shape`, a kept one where there is one that never failed."""
-        from napari_skipseg.inference.backends.choose import make_backend
-
-        key = (device.name, shape)
-        if key in self._backends and self._backends[key].notes:
-            del self._backends[key]
-        if key not in self._backends:
-            while len(self._backends) >= KEPT_BACKENDS:
-                del self._backends[next(iter(self._backends))]
-            self._backends[key] = make_backend(model, device, shape)
-        return self._backends[key]
-
-
-class WarmModels:
-    """The models that were asked for last."""
-
-    def __init__(self) -> None:
-        self._kept: list[WarmModel] = []
-
-    def find(self, folder: str, weights_sha256: str) -> WarmModel | None:
-        """Return the model in `folder` where it is kept, unchanged on disk.
-
-        Raises:
-            ModelError: the model there has other weights than those named.
-        """
-        key = _warm_key(folder, weights_sha256)
-        self._kept.sort(key=lambda warm: warm.key != key)
-        return self._kept[0] if self._kept and self._kept[0].key == key else None
-
-    def read(self, folder: str, weights_sha256: str) -> WarmModel:
-        """Return the model in `folder`, read anew and kept; the one that was not asked for the longest goes.
-
-        Raises:
-            ModelError: there is no such model, or it has other weights than those named.
-        """
-        del self._kept[KEPT_MODELS - 1 :]
-        self._kept.insert(0, WarmModel(folder, weights_sha256))
-        return self._kept[0]
-
-
-def _warm_key(folder: str, weights_sha256: str) -> tuple[object, ...]:
-    description = read_description(Path(folder))
-    if description.weights_sha256 != weights_sha256:
-        raise ModelError(f"The model in '{folder}' was changed just now: try again to use it as it is.")
-    return folder, description
-
+from napari_skipseg.jobs.operations import iter_perform
+from napari_skipseg.jobs.preparation import iter_prepare
+from napari_skipseg.jobs.workspace import INPUT
+from napari_skipseg.progress import run_to_end
 
 NICENESS = 10
 OUT_OF_MEMORY_SCORE = 500
 """Of 1000: when the system runs out of memory, the engine goes first and the viewer stays."""
 
-Work = Generator[Progress, Any, End]
-Command = Focus | Keep | Retry
-
 
 class Worker:
     """Runs jobs one after the other on the thread that calls `work`, while another one listens."""
 
-    def __init__(self, events: BinaryIO) -> None:
-        self._events = events
+    def __init__(self, output: BinaryIO) -> None:
+        self._output = output
         self._writing = threading.Lock()
-        self._jobs: SimpleQueue[Job] = SimpleQueue()
+        self._jobs: SimpleQueue[Envelope] = SimpleQueue()
+        self._commands: deque[Envelope] = deque()
         self._cancelled = NO_JOB
-        self._look: Look | None = None
-        self._keeping = NO_JOB
-        self._retry: RetryFailed | None = None
-        self._warm = WarmModels()
+        self._models = WarmModels()
 
-    def listen(self, requests: Iterable[bytes]) -> None:
+    def listen(self, lines: Iterable[bytes]) -> None:
         """Take jobs and commands until the stream ends, then end the process, whatever it is doing."""
-        for line in requests:
+        for line in lines:
             try:
-                request = request_from_line(line)
-            except (ValueError, SkipsegError) as error:
+                envelope = from_line(line, _read_once)
+            except Exception as error:  # whatever it is: an engine that stops listening cannot be stopped
                 message = "The engine was asked for something it does not know: restart the viewer."
-                self._send(events.Failed(NO_JOB, EngineError.__name__, message, str(error)))
+                self.send(Envelope(NO_JOB, Failed(EngineError.__name__, message, str(error))))
                 continue
-            if isinstance(request, Quit):
-                break
-            if isinstance(request, Cancel):
-                self._cancelled = request.number
-            elif isinstance(request, Look):
-                self._look = request
-            elif isinstance(request, KeepBest):
-                self._keeping = request.number
-            elif isinstance(request, RetryFailed):
-                self._retry = request
+            if isinstance(envelope.value, Request):
+                self._jobs.put(envelope)
+            elif isinstance(envelope.value, Cancel):
+                self._cancelled = envelope.job
             else:
-                self._jobs.put(request)
+                self._commands.append(envelope)
         os._exit(0)
 
     def work(self) -> None:
@@ -189,119 +92,57 @@ class Worker:
         import napari_skipseg.inference.predict  # noqa: F401
         from napari_skipseg.inference.backends.torch_backend import release_memory
 
-        self._send(events.Ready(os.getpid()))
+        self.send(Envelope(NO_JOB, Ready(os.getpid())))
         while True:
-            end = self._run(self._jobs.get())
+            envelope = self._jobs.get()
+            try:
+                line = self.run(envelope)
+            except Exception as error:
+                line = to_line(Envelope(envelope.job, failure(error)), Path())
             release_memory()  # an engine that waits leaves the GPU to napari and others
-            self._send(end)
+            self._write(line)
 
-    def _send(self, event: Event) -> None:
-        with self._writing, contextlib.suppress(BrokenPipeError):
-            self._events.write(events.event_to_line(event))
-            self._events.flush()
-
-    def _run(self, job: Job) -> End:
-        try:
-            if isinstance(job, DevicesJob):
-                return events.DevicesFound(job.number, look_at_devices())
-            if isinstance(job, ReportJob):
-                return events.Reported(job.number, report_system())
-            return self._follow(self._work_on(job), job)
-        except Exception as error:
-            shown = explain(error)
-            return events.Failed(job.number, type(shown).__name__, _text(str(shown)), _text(traceback.format_exc()))
-
-    def _work_on(self, job: Job) -> Work:
-        if isinstance(job, SegmentJob):
-            return self._segment(job)
-        if isinstance(job, PlanJob):
-            return self._plan(job)
-        if isinstance(job, InspectJob):
-            return self._inspect(job)
-        if isinstance(job, FinetuneJob):
-            return self._finetune(job)
-        if isinstance(job, TrainJob):
-            return iter_train_for(job)
-        if isinstance(job, LessonJob):
-            return iter_lesson_for(job)
-        if isinstance(job, ObjectsJob):
-            return iter_find_for(job)
-        if isinstance(job, BatchJob):
-            return iter_batch_for(job)
-        raise ValueError(f"{job.kind} is no job of many steps")
-
-    def _follow(self, work: Work, job: Job) -> End:
-        command: Command | None = None
-        while job.number != self._cancelled:
+    def run(self, envelope: Envelope) -> bytes:
+        """Return the line that ends a job: its result, or that it was stopped; send its progress on the way."""
+        folder, command = Path(envelope.folder), None
+        work = iter_perform(envelope.value, folder, self._models)
+        while envelope.job != self._cancelled:
             try:
                 progress = work.send(command)
             except StopIteration as stop:
-                end: End = stop.value
-                return end
-            self._send(event_of(progress, job))
-            command = self._take_command(job.number)
+                return to_line(Envelope(envelope.job, stop.value), folder)
+            self.send(Envelope(envelope.job, progress), folder)
+            command = self._take_command(envelope.job)
         work.close()
-        return events.Cancelled(job.number)
+        return to_line(Envelope(envelope.job, Cancelled()), folder)
 
-    def _take_command(self, number: int) -> Command | None:
-        """Return what job `number` was told since it was asked last."""
-        if self._keeping == number:
-            self._keeping = NO_JOB
-            return Keep()
-        retry, self._retry = self._retry, None
-        if retry is not None and retry.number == number:
-            return Retry(tuple(json.loads(retry.relatives)))
-        look, self._look = self._look, None
-        return Focus(look.view) if look is not None and look.number == number else None
+    def _take_command(self, job: int) -> Command | None:
+        """Return the oldest command to a job; what is looked at counts only until there is another command."""
+        command: Command | None = None
+        while self._commands and (command is None or isinstance(command, Focus)):
+            envelope = self._commands.popleft()
+            command = envelope.value if envelope.job == job else command
+        return command
 
-    def _warm_up(self, folder: str, weights_sha256: str) -> Generator[Progress, Any, WarmModel]:
-        warm = self._warm.find(folder, weights_sha256)
-        if warm is None:
-            yield Progress(0, 1, "reading the model")
-            warm = self._warm.read(folder, weights_sha256)
-        return warm
+    def send(self, envelope: Envelope, folder: Path = Path()) -> None:
+        """Write a line; arrays that lie in no file go into `folder`."""
+        self._write(to_line(envelope, folder))
 
-    def _segment(self, job: SegmentJob) -> Work:
-        from napari_skipseg.inference.predict import iter_predict
+    def _write(self, line: bytes) -> None:
+        with self._writing, contextlib.suppress(BrokenPipeError):
+            self._output.write(line)
+            self._output.flush()
 
-        warm = yield from self._warm_up(job.model, job.model_sha256)
-        folder = Path(job.folder)
-        values = open_voxels(job.file, folder / INPUT_FILE, job.space.axes, job.shape)
-        stack = Stack(values, job.space, job.name, job.file, job.notes, job.title, job.slice_names)
-        prepared = (folder, warm.backend, job.greys, job.preview, job.pinned)
-        prediction = yield from iter_predict(stack, warm.model, job.options, *prepared)
-        return events.Segmented(job.number, prediction.recipe)
 
-    def _plan(self, job: PlanJob) -> Work:
-        from napari_skipseg.inference.trial import iter_plan
+def _read_once(reference: ArrayReference) -> Any:
+    """Return an array that is read once; others stay references, which the work opens."""
+    return np.load(reference.array_file) if reference.once else reference
 
-        warm = yield from self._warm_up(job.model, job.model_sha256)
-        voxels: ArrayLike = np.broadcast_to(np.zeros((), job.dtype), job.shape)  # as fast as a layer in memory
-        if job.file:
-            voxels = open_voxels(job.file, Path(), job.space.axes, job.shape)
-        stack = Stack(voxels, job.space, job.name, notes=job.notes)
-        folder = Path(job.folder)
-        plan = yield from iter_plan(
-            stack,
-            warm.model,
-            job.options,
-            folder,
-            None,
-            backend_maker=warm.backend,
-            greys=job.greys,
-            probes=np.load(job.probes) if job.probes else None,
-        )
-        return events.Planned(job.number, plan)
 
-    def _inspect(self, job: InspectJob) -> Work:
-        warm = yield from self._warm_up(job.model, job.model_sha256)
-        return (yield from iter_inspect(job, warm.model))
-
-    def _finetune(self, job: FinetuneJob) -> Work:
-        warm = yield from self._warm_up(job.model, job.model_sha256)
-        taught = yield from iter_finetune_for(job, warm.model)
-        yield from self._warm_up(taught.folder, read_description(Path(taught.folder)).weights_sha256)
-        return taught
+def failure(error: Exception) -> Failed:
+    """Return what is told of an error, which is the one at work."""
+    shown = explain(error)
+    return Failed(type(shown).__name__, _text(str(shown)), _text(traceback.format_exc()))
 
 
 def explain(error: Exception) -> SkipsegError:
@@ -320,26 +161,8 @@ def explain(error: Exception) -> SkipsegError:
 
 
 def _text(said: str) -> str:
-    """Return `said` such that it can be sent, whatever the files in it are called."""
+    """Return `said` such that it can be shown, whatever the files in it are called."""
     return said.encode("utf-8", "backslashreplace").decode()
-
-
-def report_system() -> dict[str, str]:
-    """Return what a bug report needs to say of this machine."""
-    from napari_skipseg.inference.system_report import system_report
-
-    return system_report()
-
-
-def look_at_devices() -> events.DeviceReport:
-    """Return what there is to compute on."""
-    from napari_skipseg.inference.backends.choose import fastest_precision
-
-    faults = {"cpu": "", "cuda": why_no_cuda(), "mps": why_no_mps()}
-    available = tuple(name for name, fault in faults.items() if not fault)
-    chosen = choose_device("auto")
-    precisions = fastest_precision(chosen), best_precision(chosen.name, training=True)
-    return events.DeviceReport(chosen, available, has_openvino(), *precisions)
 
 
 def take_streams() -> tuple[BinaryIO, BinaryIO]:
@@ -348,12 +171,12 @@ def take_streams() -> tuple[BinaryIO, BinaryIO]:
     What libraries print goes to standard error from now on, and what they read is empty. (On Windows a library that
     loads while another thread waits for standard input would hang: it no longer is standard input.)
     """
-    requests, events = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    lines, output = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     with Path(os.devnull).open("rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    return requests, events
+    return lines, output
 
 
 def step_back() -> None:
@@ -368,15 +191,47 @@ def step_back() -> None:
             Path("/proc/self/oom_score_adj").write_text(str(OUT_OF_MEMORY_SCORE), encoding="ascii")
 
 
-def main() -> None:
+def serve() -> None:
     """Serve until standard input ends. An interrupt typed in the viewer's terminal is the viewer's to answer."""
-    requests, events = take_streams()
+    lines, output = take_streams()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
     step_back()
-    worker = Worker(events)
-    threading.Thread(target=worker.listen, args=(requests,), daemon=True).start()
+    worker = Worker(output)
+    threading.Thread(target=worker.listen, args=(lines,), daemon=True).start()
     worker.work()
+
+
+def run_by_hand(text: str, folder: Path, output: BinaryIO) -> None:
+    """Run one request in this process, and write each message to `output`; the results' files lie in `folder`.
+
+    Raises:
+        Exception: whatever reading the request and its work raise, after it was written as `Failed`.
+    """
+    worker, job = Worker(output), NO_JOB + 1
+    try:
+        (folder / INPUT).mkdir(parents=True, exist_ok=True)
+        work = iter_prepare(request_from_text(text, read_stack), folder / INPUT)
+        prepared = run_to_end(work, lambda progress: worker.send(Envelope(job, progress), folder))
+        output.write(worker.run(Envelope(job, prepared, str(folder))))
+    except Exception as error:
+        worker.send(Envelope(job, failure(error)))
+        raise
+
+
+def main() -> None:
+    """Serve a viewer; with a request in a file, run it and print its messages."""
+    parser = argparse.ArgumentParser(prog="python -m napari_skipseg.jobs.worker", description=main.__doc__)
+    parser.add_argument("request", nargs="?", help="file with a request in JSON, - for standard input")
+    parser.add_argument("--folder", type=Path, help="where arrays and other results go (a new temporary folder)")
+    asked = parser.parse_args()
+    if asked.request is None:
+        return serve()
+    text = sys.stdin.read() if asked.request == "-" else Path(asked.request).read_text(encoding="utf-8")
+    folder = asked.folder or Path(tempfile.mkdtemp(prefix="napari-skipseg-request-"))
+    output = os.fdopen(os.dup(1), "wb")
+    with contextlib.redirect_stdout(sys.stderr):  # what libraries print is no message
+        run_by_hand(text, folder.resolve(), output)
 
 
 if __name__ == "__main__":

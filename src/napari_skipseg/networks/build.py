@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ def build(spec: NetworkSpec) -> Network:
             return DI2IN(spec)
 
 
+@cache
 def count_parameters(spec: NetworkSpec) -> int:
     """Return the trainable parameters of the network that `spec` describes, without making its weights."""
     return count_trainable(outline(spec))

@@ -18,6 +18,7 @@ from napari_skipseg.objects.classes import class_probability, holds_few_values
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.objects.measure import iter_measure
 from napari_skipseg.objects.options import THICK, ObjectOptions
+from napari_skipseg.objects.table import Table
 from napari_skipseg.progress import Progress
 
 OBJECTS_TYPE = np.dtype(np.uint32)
@@ -39,6 +40,16 @@ class ObjectFiles:
     labels: Path
     table: Path
     count: int
+
+
+@dataclass(frozen=True, eq=False)
+class FoundObjects:
+    """The objects of an image: where the labels lie, as `read_levels` opens them, their measurements, the recipe."""
+
+    labels: Path
+    count: int
+    table: Table
+    recipe: dict[str, Any]
 
 
 def read_probability(

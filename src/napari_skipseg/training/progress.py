@@ -13,6 +13,7 @@ from pydantic import ConfigDict
 from napari_skipseg.progress import Progress
 
 
+@dataclass(frozen=True)
 class Keep:
     """A command to a training, sent back through its `yield`: stop here, and keep the best weights so far."""
 
@@ -76,6 +77,13 @@ class Finetuned:
 
     folder: Path
     report: Report
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The folder of a model that was trained from scratch."""
+
+    folder: Path
 
 
 @dataclass(frozen=True)

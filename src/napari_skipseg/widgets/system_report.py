@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from qtpy.QtWidgets import QApplication, QDialog, QDialogButtonBox, QPlainTextEdit, QVBoxLayout, QWidget
 
-from napari_skipseg.widgets.forms.engine_line import SegmentingEngine
+from napari_skipseg.jobs.messages import ReportSystem
+from napari_skipseg.widgets.forms.engine_line import EngineLike
 from napari_skipseg.widgets.forms.worker import Outcome, start_work
 
 ASKING = "Trying a small network and asking for versions…"
@@ -16,7 +18,7 @@ SIZE = (680, 520)
 class SystemReportDialog(QDialog):  # type: ignore[misc]
     """The report, asked for when the dialog is made. `text` is plain and can be selected; *Copy* takes all of it."""
 
-    def __init__(self, parent: QWidget, engine: SegmentingEngine) -> None:
+    def __init__(self, parent: QWidget, engine: EngineLike) -> None:
         super().__init__(parent)
         self.setWindowTitle("System report")
         self.resize(*SIZE)
@@ -32,11 +34,11 @@ class SystemReportDialog(QDialog):  # type: ignore[misc]
         column.addWidget(self.text)
         column.addWidget(buttons)
         self._worker: Any = start_work(
-            self, engine.ask_report, "Reporting", lambda _: None, self._show, self._end, is_quiet=True
+            self, partial(engine.run, ReportSystem()), "Reporting", lambda _: None, self._show, self._end, is_quiet=True
         )
 
     def _show(self, outcome: Outcome) -> None:
-        self.text.setPlainText(outcome.fault or report_text(outcome.value))
+        self.text.setPlainText(outcome.fault or report_text(outcome.value.facts))
         self.copy.setEnabled(not outcome.fault)
 
     def _end(self) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QUrl
 from qtpy.QtGui import QShowEvent
@@ -16,6 +16,7 @@ from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.table import BatchOpened, FileChanged, Retry, Row
 from napari_skipseg.errors import SkipsegError
+from napari_skipseg.jobs.messages import RunBatch
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.batch.form import (
@@ -29,7 +30,7 @@ from napari_skipseg.widgets.batch.form import (
 )
 from napari_skipseg.widgets.batch.opening import RowsOnShow, iter_read
 from napari_skipseg.widgets.batch.table import BatchTable, count_states, describe_end, stopped
-from napari_skipseg.widgets.forms.engine_line import BusyEngine, EngineLine
+from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
 from napari_skipseg.widgets.forms.fields import FAULT_COLOR, WARNING_COLOR, Message, RichLabel, color_of, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up, pop_up_fault
 from napari_skipseg.widgets.forms.worker import Outcome, start_work
@@ -48,14 +49,6 @@ RETRY_HINT = "Process the failed files again, with the model and options of this
 TABLE_HINT = "Double-click a row to open the image with its results"
 
 
-class BatchingEngine(BusyEngine, Protocol):
-    """What the tab asks of an engine; `jobs.client.Engine` is one."""
-
-    def batch(self, settings: BatchSettings, retry: bool = False) -> Generator[Progress, Retry | None, BatchResult]:
-        """Return what became of all images of a folder; a `Retry` sent back has failed ones done again."""
-        ...
-
-
 class BatchTab(JobTab):
     """Form, what it names, Start and Stop, how far it is, the table, Retry failed, and the report at the end.
 
@@ -65,7 +58,7 @@ class BatchTab(JobTab):
     def __init__(
         self,
         viewer: ViewerModel,
-        engine: BatchingEngine,
+        engine: EngineLike,
         line: EngineLine,
         segment_tab: SegmentTab,
         read_objects: Callable[[Sequence[str]], ObjectOptions],
@@ -166,7 +159,7 @@ class BatchTab(JobTab):
     def _begin(self, settings: BatchSettings, retry: bool = False) -> None:
         self.links.setText("")
         self.links.hide()
-        work, name = partial(self._engine.batch, settings, retry), f"Batch of {Path(settings.inputs).name}"
+        work, name = partial(self._engine.run, RunBatch(settings, retry)), f"Batch of {Path(settings.inputs).name}"
         self.start(work, name, self._finish, on_stop=self._stop, waiting="waits for the batch")
         self.inputs.stop()
 

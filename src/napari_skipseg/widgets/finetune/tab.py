@@ -13,14 +13,15 @@ from qtpy.QtGui import QHideEvent, QShowEvent
 from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
 
 from napari_skipseg.errors import SkipsegError
+from napari_skipseg.jobs.messages import Finetune, PlanLesson, Train
 from napari_skipseg.models.catalog import find_models, user_folder
 from napari_skipseg.progress import Progress
-from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured, without_losses
+from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured, Trained, without_losses
 from napari_skipseg.widgets.finetune.comparison import BeforeAfter, ReportTable, find_before
 from napari_skipseg.widgets.finetune.form import FinetuneForm, LessonLine
 from napari_skipseg.widgets.finetune.train_form import ScratchForm, describe_trained
 from napari_skipseg.widgets.finetune.training_images import CorrectingTab, Material, SourceList
-from napari_skipseg.widgets.forms.engine_line import EngineLine, TeachingEngine
+from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
 from napari_skipseg.widgets.forms.fields import Fold, Links, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.forms.worker import Work
@@ -50,7 +51,7 @@ class FinetuneTab(JobTab):
     def __init__(
         self,
         viewer: ViewerModel,
-        engine: TeachingEngine,
+        engine: EngineLike,
         line: EngineLine,
         segment_tab: SegmentTab,
         correct_tab: CorrectingTab,
@@ -176,7 +177,7 @@ class FinetuneTab(JobTab):
 
         def work() -> Generator[Progress, Keep | None, Finetuned]:
             images = yield from open_all()
-            return (yield from self._engine.finetune(settings, images, user_folder(), place.device))
+            return (yield from self._engine.run(Finetune(settings, tuple(images), user_folder(), place.device)))
 
         self.lesson.ask_now()
         if self._find_before(place.layer) is None:
@@ -194,7 +195,7 @@ class FinetuneTab(JobTab):
 
         def ask() -> Generator[Progress, None, Lesson]:
             images = yield from open_all()
-            return (yield from self._engine.plan_lesson(settings, images, device))
+            return (yield from self._engine.run(PlanLesson(settings, tuple(images), device)))
 
         self.lesson.follow((settings, self._material.version(), device), ask)
 
@@ -209,7 +210,7 @@ class FinetuneTab(JobTab):
             return
         settings, device = scratch.settings, self._segment_tab.form.read().device
         restart, self._unfinished = settings != self._unfinished, settings
-        work = partial(self._engine.train, settings, user_folder(), device, scratch.written, restart)
+        work = partial(self._engine.run, Train(settings, user_folder(), device, scratch.written, restart))
         self.lesson.clear()
         self._begin(work, f"Training {settings.name}", self._finish_training, "waits for the training")
 
@@ -236,10 +237,10 @@ class FinetuneTab(JobTab):
         else:
             self.tell(f"{self._made} is kept beside {self.form.model.currentText()}, which stays selected.")
 
-    def _finish_training(self, folder: Path) -> None:
-        self._unfinished = None
-        self.use(folder.name)
-        self.tell(f"Trained {describe_trained(folder.name)}. It is now selected in the Segment tab.")
+    def _finish_training(self, trained: Trained) -> None:
+        name, self._unfinished = trained.folder.name, None
+        self.use(name)
+        self.tell(f"Trained {describe_trained(name)}. It is now selected in the Segment tab.")
 
     def use(self, name: str, layer: Image | None = None) -> None:
         """Make a model the choice in the Segment tab and here, and segment the view with it."""

@@ -19,7 +19,7 @@ from napari_skipseg.errors import InputError, SkipsegError
 from napari_skipseg.images.files import is_there, read_stack
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.jobs.teaching_calls import CorrectedStack
+from napari_skipseg.jobs.messages import CorrectedStack
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.settings import FinetuneSettings

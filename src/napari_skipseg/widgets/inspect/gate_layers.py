@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_skipseg.jobs.inspection import Inspection, Part
+from napari_skipseg.studies.inspection import Inspection, Part
 from napari_skipseg.widgets.layers.placement import Placement, current_position, place_at, place_over
 from napari_skipseg.widgets.layers.result_looks import HIDDEN_MAP
 from napari_skipseg.widgets.layers.results import KEY, data_of, is_result

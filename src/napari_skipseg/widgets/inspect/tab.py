@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QPushButton, QVBoxLayout
 
 from napari_skipseg.errors import SkipsegError
-from napari_skipseg.images.stack import Stack
-from napari_skipseg.jobs.inspection import Inspection, Part, choose_part
+from napari_skipseg.jobs.messages import Inspect
 from napari_skipseg.models.catalog import describe_model, find_models, locate_model
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.selection import GateSelection, read_selection
 from napari_skipseg.networks.specs import SELECTING
-from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.forms.engine_line import BusyEngine, EngineLine
+from napari_skipseg.studies.inspection import Inspection, choose_part
+from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
 from napari_skipseg.widgets.forms.fields import FreshCombo, Links, PlainLabel, mark, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.inspect.gate_layers import (
@@ -45,25 +42,13 @@ SEGMENT_FIELDS = ("image", "axes", "channel")
 """The fields of the Segment tab that count here too."""
 
 
-class InspectingEngine(BusyEngine, Protocol):
-    """What the tab asks of an engine; `jobs.client.Engine` is one."""
-
-    def inspect(
-        self, stack: Stack, model_folder: Path | str, place: str, part: Part, channel: int | None = None
-    ) -> Generator[Progress, None, Inspection]:
-        """Return what the gates make of a part of the stack."""
-        ...
-
-
 class InspectTab(JobTab):
     """Model, plots, Show gates and Cancel, one line of what is wrong or how it went.
 
     It looks at the image, axes and channel of the Segment tab. The plots are made when the tab is opened first.
     """
 
-    def __init__(
-        self, viewer: ViewerModel, engine: InspectingEngine, line: EngineLine, segment_tab: SegmentTab
-    ) -> None:
+    def __init__(self, viewer: ViewerModel, engine: EngineLike, line: EngineLine, segment_tab: SegmentTab) -> None:
         super().__init__(line)
         self._viewer, self._engine, self._segment_tab = viewer, engine, segment_tab
         self._seen: dict[str, Seen] = {}
@@ -177,7 +162,7 @@ class InspectTab(JobTab):
             self.fail(str(error))
             return
         gate = str(self.plots.gate.currentData())
-        work = partial(self._engine.inspect, stack, folder, gate, part, channel)
+        work = partial(self._engine.run, Inspect(stack, str(folder), gate, part, channel))
         done = partial(self._show, layer, choices.axes, describe_part(part, lengths, choices.seen))
         self.start(work, f"Looking at {layer.name}", done, waiting="waits for the look into the model")
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.corrections.places import Place
-from napari_skipseg.jobs.operations import FoundObjects
 from napari_skipseg.jobs.workspace import remove_folder
+from napari_skipseg.objects.files import FoundObjects
 from napari_skipseg.objects.table import Table
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.correct.uncertain_regions import go_to

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QHideEvent, QShowEvent
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QPushButton, QVBoxLayout
 
 from napari_skipseg.errors import SkipsegError
-from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.recipes.recipe import SegmentRequest
-from napari_skipseg.jobs.operations import FoundObjects
-from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.jobs.messages import FindObjects
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.correct.uncertain_regions import PlaceMark
-from napari_skipseg.widgets.forms.engine_line import BusyEngine, EngineLine
+from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
 from napari_skipseg.widgets.forms.fields import FAULT_COLOR, Links, Message, Missing, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
 from napari_skipseg.widgets.forms.worker import start_work
@@ -255,26 +253,10 @@ NOTHING = Missing("Segment an image first, or choose a layer with a probability 
 AT_WORK = "The Segment tab is running: wait until it has finished."
 
 
-class FindingEngine(BusyEngine, Protocol):
-    """What the tab asks of an engine; `jobs.client.Engine` is one."""
-
-    def find_objects(
-        self,
-        probability: Stack,
-        class_names: Sequence[str],
-        options: ObjectOptions,
-        image: Stack | None = None,
-        labels: bool = False,
-        recipe: Mapping[str, Any] | None = None,
-    ) -> Generator[Progress, None, FoundObjects]:
-        """Return the objects of a whole stack and their measurements."""
-        ...
-
-
 class ObjectsTab(ObjectsOnShow):
     """Reads the form, looks ahead, finds the objects in the engine, and shows them as a layer and a table."""
 
-    def __init__(self, viewer: ViewerModel, engine: FindingEngine, line: EngineLine, segment_tab: SegmentTab) -> None:
+    def __init__(self, viewer: ViewerModel, engine: EngineLike, line: EngineLine, segment_tab: SegmentTab) -> None:
         super().__init__(line, viewer)
         self._engine, self._segment_tab = engine, segment_tab
         self._is_warm = False
@@ -446,11 +428,18 @@ class ObjectsTab(ObjectsOnShow):
             return
         told = recipe_of(source.layer)
         recipe = {"segmentation": told} if told else {}
-        asked = (source.class_names, search.options, image, source.labels, recipe)
+        request = FindObjects(
+            probability=stack,
+            class_names=tuple(source.class_names),
+            options=search.options,
+            image=image,
+            is_labels=source.labels,
+            recipe=recipe,
+        )
         shape = tuple(source.length(axis) for axis in source.voxel_axes)
 
         def work() -> Generator[Progress, None, LoadedObjects]:
-            return iter_load(self._engine.find_objects(stack, *asked), shape)
+            return iter_load(self._engine.run(request), shape)
 
         def show(loaded: LoadedObjects) -> None:
             self.show_found(source, loaded, search.compare(loaded.found.recipe))

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Layer
 
-    from napari_skipseg.jobs.events import DeviceReport
+    from napari_skipseg.devices import DeviceReport
 
 
 ELSEWHERE = ("device", "threshold", "channel", "rescale", "attention", "seed")

@@ -14,9 +14,10 @@ from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.prediction import Opened, Written
+from napari_skipseg.jobs.messages import EstimateRun, ListDevices, Segment
 from napari_skipseg.progress import STARTING, Progress
 from napari_skipseg.widgets.forms.done_line import KEPT, Done, describe_done, name_part, with_shares
-from napari_skipseg.widgets.forms.engine_line import EngineLine, SegmentingEngine
+from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
 from napari_skipseg.widgets.forms.estimate_line import PlanLine
 from napari_skipseg.widgets.forms.fields import WARNING_COLOR, Message
 from napari_skipseg.widgets.forms.job_tab import JobTab
@@ -61,7 +62,7 @@ class SegmentTab(JobTab):
 
     opening = Signal()
 
-    def __init__(self, viewer: ViewerModel, engine: SegmentingEngine, line: EngineLine) -> None:
+    def __init__(self, viewer: ViewerModel, engine: EngineLike, line: EngineLine) -> None:
         super().__init__(line)
         self._viewer, self._engine = viewer, engine
         self._filling: Filling | None = None
@@ -145,7 +146,7 @@ class SegmentTab(JobTab):
             self.fail(str(error))
             return
         options, pinned = asked or Asked(choices.options())
-        work = partial(self._engine.segment, stack, model, options, whole, pinned=pinned)
+        work = partial(self._engine.run, Segment(stack, str(model), options, whole, pinned=pinned))
         part = part_at(layer, choices.axes, positions)
         self._fill(work, choices, Filling(self, self._viewer, layer, part, self.results.get(part.source)))
 
@@ -161,9 +162,9 @@ class SegmentTab(JobTab):
             self.fail(str(error))
             return
         known = self._grey_values.find(layer, view.options)
-        work = partial(self._engine.segment, view.stack, model, view.options, view.whole, known, preview=True)
+        request = Segment(view.stack, str(model), view.options, view.whole, known, preview=True)
         part = Part(choices.axes, view.start, SOURCE_OF.format(layer.unique_id), NAMES)
-        self._fill(work, choices, Filling(self, self._viewer, layer, part, None))
+        self._fill(partial(self._engine.run, request), choices, Filling(self, self._viewer, layer, part, None))
 
     def _may_start(self, choices: Choices) -> bool:
         return not self.is_running and not find_faults(choices) and choices.model is not None
@@ -300,7 +301,7 @@ class SegmentTab(JobTab):
         def measure() -> Generator[Progress, None, RunPlan]:
             whole = stack_of(layer, choices.axes)
             stack = stack_of(layer, choices.axes, dict.fromkeys(cut, 0)) if cut else whole
-            return self._engine.plan(stack, model.name, options, whole)
+            return self._engine.run(EstimateRun(stack, model.name, options, whole))
 
         self.plan.follow(key, measure)
 
@@ -317,7 +318,7 @@ class SegmentTab(JobTab):
                 self.form.show_devices(outcome.value)
 
         def start() -> None:
-            ask = self._engine.ask_devices
+            ask = partial(self._engine.run, ListDevices())
             start_work(self, ask, "Looking for devices", lambda _: None, answer, turn.leave)
 
         turn = self._line.join(STARTING, is_job=False)

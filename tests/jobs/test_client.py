@@ -11,26 +11,25 @@ from small_stacks import make_stack
 
 from napari_skipseg.errors import EngineError, FileError, InputError, OutOfMemoryError, SkipsegError
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.jobs.calls import Calls
 from napari_skipseg.jobs.child import EngineEndedError
-from napari_skipseg.jobs.client import Engine
-from napari_skipseg.jobs.events import NO_JOB, Cancelled, Failed
-from napari_skipseg.jobs.requests import DevicesJob
+from napari_skipseg.jobs.client import Engine, ResumePoint
+from napari_skipseg.jobs.messages import NO_JOB, Cancelled, Envelope, Failed, ListDevices, Segment
 from napari_skipseg.jobs.worker import explain
 from napari_skipseg.progress import run_to_end
 
-JOB = DevicesJob(7)
+JOB = 1
+"""The number of an engine's first job."""
 
 
 class StubChild:
-    """An engine's process that answers with one event, or has one fault."""
+    """An engine's process that answers with one line, or has one fault."""
 
     def __init__(self, answer: Any) -> None:
         self.answer, self.has_ended = answer, False
 
-    def send(self, request: Any) -> None: ...
+    def send(self, envelope: Any) -> None: ...
 
-    def next_event(self, timeout: float) -> Any:
+    def next_line(self, timeout: float) -> Any:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
@@ -42,20 +41,20 @@ class StubChild:
 def ask(answer: Any) -> tuple[StubChild, SkipsegError | None]:
     child = StubChild(answer)
     try:
-        run_to_end(Calls()._ask(child, JOB))  # type: ignore[arg-type]
+        run_to_end(Engine()._ask(child, ListDevices(), Path(), ResumePoint()))  # type: ignore[arg-type]
     except SkipsegError as error:
         return child, error
     return child, None
 
 
-def failed(kind: type[Exception], number: int = JOB.number) -> Failed:
-    return Failed(number, kind.__name__, "A sentence.", "a traceback")
+def failed(kind: type[Exception], job: int = JOB) -> Envelope:
+    return Envelope(job, Failed(kind.__name__, "A sentence.", "a traceback"))
 
 
-@pytest.mark.parametrize("number", [JOB.number, NO_JOB])
+@pytest.mark.parametrize("job", [JOB, NO_JOB])
 @pytest.mark.parametrize("kind", [EngineError, InputError, FileError, ValueError])
-def test_a_job_that_fails_leaves_the_engine_warm(kind: type[Exception], number: int) -> None:
-    child, error = ask(failed(kind, number))
+def test_a_job_that_fails_leaves_the_engine_warm(kind: type[Exception], job: int) -> None:
+    child, error = ask(failed(kind, job))
     assert not child.has_ended
     assert isinstance(error, kind if issubclass(kind, SkipsegError) else EngineError)
     assert (str(error), error.details) == ("A sentence.", "a traceback")
@@ -75,7 +74,7 @@ def test_a_process_that_ended_or_is_not_understood_is_ended(fault: EngineError) 
 
 
 def test_an_answer_leaves_the_engine_warm() -> None:
-    child, error = ask(Cancelled(JOB.number))
+    child, error = ask(Envelope(JOB, Cancelled()))
     assert (child.has_ended, error) == (False, None)
 
 
@@ -95,14 +94,11 @@ def test_every_shortage_of_memory_is_told_as_one(error: Exception) -> None:
 
 
 def test_an_engine_that_failed_unexpectedly_answers_the_next_call(engine: Engine, model_folder: Path) -> None:
-    run_to_end(engine.ask_devices())
+    run_to_end(engine.run(ListDevices()))
     pid = engine.pid
     with pytest.raises(EngineError, match="KeyError"):
-        run_to_end(engine.segment(make_stack(), model_folder, SegmentOptions("cpu"), pinned={"side": 32}))
+        run_to_end(engine.run(Segment(make_stack(), str(model_folder), SegmentOptions("cpu"), pinned={"side": 32})))
     assert engine.pid == pid
-    assert run_to_end(engine.segment(make_stack(), model_folder, SegmentOptions("cpu"))).probability.shape == (
-        3,
-        60,
-        70,
-    )
+    found = run_to_end(engine.run(Segment(make_stack(), str(model_folder), SegmentOptions("cpu"))))
+    assert found.probability.shape == (3, 60, 70)
     assert engine.pid == pid

@@ -15,17 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import FileError, ModelError
-from napari_skipseg.images.space import Space
+from napari_skipseg.images.intensity.normalize import Normalization
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.jobs import events
-from napari_skipseg.jobs.requests import INPUT_FILE, InspectJob
-from napari_skipseg.jobs.workspace import open_array
 from napari_skipseg.progress import Progress
 
 if TYPE_CHECKING:
     from napari_skipseg.models.model import Model
-    from napari_skipseg.studies.gates import GateFeatures
 
 MOST_VOXELS = 2**22
 """How many voxels are looked at at once, 2048² or 161³: the features of every gate are in memory together."""
@@ -108,8 +104,13 @@ def cut_part(stack: Stack, part: Part, seen: str) -> Stack:
     return replace(stack, data=values, space=stack.space.with_axes("".join(kept)))
 
 
-def iter_inspect(job: InspectJob, model: Model) -> Generator[Progress, None, events.Inspected]:
-    """Yield between the steps; return what lies in the job's folder. The network runs in float32, in one piece.
+def iter_inspect(
+    stack: Stack, model: Model, *, gate: str, normalization: Normalization, start: Mapping[str, int], folder: Path
+) -> Generator[Progress, None, Inspection]:
+    """Yield between the steps; return what the gates make of a part of an image, in memory-mapped files in `folder`.
+
+    The network runs in float32, in one piece. stack: the part as `cut_part` gives it. start: where in the image it
+    begins, by axis letter.
 
     Raises:
         SkipsegError: the image does not fit the model, it has no such gate, the disk is full.
@@ -117,77 +118,66 @@ def iter_inspect(job: InspectJob, model: Model) -> Generator[Progress, None, eve
     from napari_skipseg.inference.predict import check_fits, select_channel
     from napari_skipseg.studies.gates import gate_features
 
-    folder = Path(job.folder)
-    stack = Stack(np.load(folder / INPUT_FILE), Space(job.axes), job.name)
     stack = select_channel(stack, model, SegmentOptions())
     check_fits(stack, model)
     values = stack.read((slice(None),) * len(stack.space.axes))
     yield Progress(0, 1, "running the network")
     across_slices = model.description.spec.dimensions == 3
-    pixels, _ = job.normalization.prepare(values if "C" in stack.space.axes else values[None], across_slices)
+    pixels, _ = normalization.prepare(values if "C" in stack.space.axes else values[None], across_slices)
     gates = gate_features(model, pixels)
-    chosen = [gate for gate in gates if gate.place == job.place]
+    chosen = [each for each in gates if each.place == gate]
     if not chosen:
-        there = ", ".join(gate.place for gate in gates) or "none"
-        raise ModelError(f"{model.description.name} has no gate at {job.place}: choose another one (gates: {there}).")
+        there = ", ".join(each.place for each in gates) or "none"
+        raise ModelError(f"{model.description.name} has no gate at {gate}: choose another one (gates: {there}).")
     yield Progress(0, 1, "writing the features")
     try:
-        return _write(job, model, gates, chosen[0])
+        maps = [
+            GateMap(each.place, number, each.stride, _to_file(attention, folder / f"{each.place}_{number}.npy"))
+            for each in gates
+            for number, attention in enumerate(each.attentions, start=1)
+        ]
+        before = _to_file(chosen[0].before, folder / "before.npy")
+        after = _to_file(chosen[0].after, folder / "after.npy")
     except OSError as error:
         raise FileError(
             f"The features cannot be written to {folder} ({error.strerror or error}): free some space there."
         ) from error
+    low, high = float(before.min()), float(np.percentile(before, BRIGHT))
+    return Inspection(
+        place=gate,
+        axes=stack.space.axes.replace("C", ""),
+        stride=chosen[0].stride,
+        before=before,
+        after=after,
+        limits=(low, high if high > low else low + 1.0),
+        clearest=int(after.reshape(len(after), -1).std(axis=1).argmax()),
+        attentions=tuple(maps),
+        start=dict(start),
+        recipe=_recipe(stack.name, model, gate, normalization, start),
+    )
 
 
-def _write(job: InspectJob, model: Model, gates: tuple[GateFeatures, ...], chosen: GateFeatures) -> events.Inspected:
-    folder = Path(job.folder)
-    after = chosen.after
-    np.save(folder / events.BEFORE_FILE, chosen.before)
-    np.save(folder / events.AFTER_FILE, after)
-    maps: list[events.GateMapFile] = []
-    for gate in gates:
-        for number, attention in enumerate(gate.attentions, start=1):
-            maps.append(events.GateMapFile(gate.place, number, gate.stride, f"gate_map_{len(maps)}.npy"))
-            np.save(folder / maps[-1].file, attention)
-    low, high = float(chosen.before.min()), float(np.percentile(chosen.before, BRIGHT))
-    limits = (low, high if high > low else low + 1.0)
-    clearest = int(after.reshape(len(after), -1).std(axis=1).argmax())
-    return events.Inspected(job.number, chosen.stride, limits, clearest, tuple(maps), _recipe(job, model))
+def _to_file(values: NDArray[np.float32], file: Path) -> NDArray[np.float32]:
+    """Return an array memory-mapped, after it was written to `file`: so the viewer can show it from there."""
+    np.save(file, values)
+    mapped: NDArray[np.float32] = np.load(file, mmap_mode="r")
+    return mapped
 
 
-def _recipe(job: InspectJob, model: Model) -> dict[str, Any]:
+def _recipe(
+    name: str, model: Model, gate: str, normalization: Normalization, start: Mapping[str, int]
+) -> dict[str, Any]:
     from napari_skipseg.devices import versions
 
     return {
         "operation": "inspect",
-        "input": {"name": job.name, "start": dict(job.start)},
+        "input": {"name": name, "start": dict(start)},
         "model": model.description.name,
-        "model_sha256": job.model_sha256,
-        "gate": job.place,
-        "normalization": asdict(job.normalization),
+        "model_sha256": model.description.weights_sha256,
+        "gate": gate,
+        "normalization": asdict(normalization),
         "backend": "torch",
         "precision": "f32",
         "device": "cpu",
         "versions": versions(),
     }
-
-
-def open_inspection(job: InspectJob, result: events.Inspected) -> Inspection:
-    """Return the inspection that lies in the job's folder, memory-mapped; a file goes when it is no longer used.
-
-    Raises:
-        EngineError: a file is missing or damaged.
-    """
-    folder = Path(job.folder)
-    return Inspection(
-        job.place,
-        job.axes.replace("C", ""),
-        result.stride,
-        open_array(folder / events.BEFORE_FILE),
-        open_array(folder / events.AFTER_FILE),
-        result.limits,
-        result.clearest,
-        tuple(GateMap(m.place, m.number, m.stride, open_array(folder / m.file)) for m in result.maps),
-        dict(job.start),
-        result.recipe,
-    )

@@ -1,0 +1,82 @@
+"""Models that stay in memory with their backends, so that the next run of the same model starts at once.
+
+Loads without torch; a model that is read needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_skipseg.devices import Device
+from napari_skipseg.errors import ModelError
+from napari_skipseg.models.folder import read_description
+from napari_skipseg.progress import Progress
+
+if TYPE_CHECKING:
+    from napari_skipseg.inference.backends.fallback import FallbackBackend
+    from napari_skipseg.models.model import Model
+
+KEPT_BACKENDS = 4
+KEPT_MODELS = 2
+"""A model that was fine-tuned, and the one that came of it."""
+
+
+class WarmModel:
+    """A model and the backends made for it, so that the next run of the same model and tile starts at once.
+
+    Backends that sample with dropout are not among them: they are made for their run, in no time. Nor is one kept in
+    which another had to take over: the next run begins with the fastest again. A turned tile, or a block in three
+    planes, takes several at a time.
+
+    key: what tells it from other models, and from itself after a change on disk.
+    """
+
+    def __init__(self, folder: str, weights_sha256: str) -> None:
+        from napari_skipseg.models.model import read_model
+
+        self.model = read_model(Path(folder))
+        self.key = _warm_key(folder, weights_sha256)
+        self._backends: dict[tuple[str, tuple[int, ...]], FallbackBackend] = {}
+
+    def backend(self, model: Model, device: Device, shape: tuple[int, ...]) -> FallbackBackend:
+        """Return a backend for tiles of `shape`, a kept one where there is one that never failed."""
+        from napari_skipseg.inference.backends.choose import make_backend
+
+        key = (device.name, shape)
+        if key in self._backends and self._backends[key].notes:
+            del self._backends[key]
+        if key not in self._backends:
+            while len(self._backends) >= KEPT_BACKENDS:
+                del self._backends[next(iter(self._backends))]
+            self._backends[key] = make_backend(model, device, shape)
+        return self._backends[key]
+
+
+class WarmModels:
+    """The models that were asked for last."""
+
+    def __init__(self) -> None:
+        self._kept: list[WarmModel] = []
+
+    def iter_find(self, folder: str, weights_sha256: str) -> Generator[Progress, Any, WarmModel]:
+        """Return the model in `folder`, a kept one if it is unchanged on disk; the one used longest ago goes.
+
+        Raises:
+            ModelError: there is no such model, or it has other weights than those named.
+        """
+        key = _warm_key(folder, weights_sha256)
+        self._kept.sort(key=lambda warm: warm.key != key)
+        if not self._kept or self._kept[0].key != key:
+            yield Progress(0, 1, "reading the model")
+            del self._kept[KEPT_MODELS - 1 :]
+            self._kept.insert(0, WarmModel(folder, weights_sha256))
+        return self._kept[0]
+
+
+def _warm_key(folder: str, weights_sha256: str) -> tuple[object, ...]:
+    description = read_description(Path(folder))
+    if description.weights_sha256 != weights_sha256:
+        raise ModelError(f"The model in '{folder}' was changed just now: try again to use it as it is.")
+    return folder, description
