@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
     spec = UNetSpec(widths=(4, 8))
-    described = ModelDescription("tiny", spec, (ClassLabel("membrane", 0),), margin=12, weights_sha256="")
+    described = ModelDescription(
+        "tiny", spec, (ClassLabel("membrane", 0),), margin=12, weights_sha256="", voxel_size=(50, 4, 4), unit="nm"
+    )
     write_model(folder / "tiny", described, build(spec))
     return folder
 
@@ -109,6 +112,57 @@ def test_segment_refuses_several_images_and_names_them_and_takes_one_or_all(run,
     assert np.array_equal(second, read_stack(tmp_path / "out2" / "positions_1_probability.tif").data)
     assert run("segment", positions, tmp_path / "x", *SEGMENT, "--image", "2").code == 1
     assert "exclude each other" in run("segment", positions, tmp_path, "--image", "1", "--all-images").err
+
+
+def test_segment_takes_an_image_by_its_name_which_is_in_results_and_recipe(run, positions, tmp_path) -> None:
+    done = run("segment", positions, tmp_path / "out", *SEGMENT, "--image", "Pos1")
+    assert done.code == 0, done.err
+    for result in ("probability", "binary"):
+        with tifffile.TiffFile(tmp_path / "out" / f"positions_1_{result}.tif") as file:
+            assert 'Name="Pos1"' in str(file.ome_metadata)
+    recipe = json.loads((tmp_path / "out" / "positions_1_recipe.json").read_text())
+    assert recipe["inputs"][0]["title"] == "Pos1"
+    assert "no image has this name" in run("segment", positions, tmp_path / "x", *SEGMENT, "--image", "Pos9").err
+
+
+def test_a_plan_of_all_images_names_each_and_adds_them_up_and_notes_are_said_once(run, positions, tmp_path) -> None:
+    done = run("segment", positions, tmp_path / "out", *SEGMENT, "--all-images", "--plan")
+    lines = done.out.splitlines()
+    assert [line for line in lines if line.startswith("positions_")] == ["positions_0 Pos0", "positions_1 Pos1"]
+    assert sum(line.startswith("device") for line in lines) == 2
+    assert "for 2 images" in next(line for line in lines if line.startswith("total time"))
+    write_slices(tmp_path / "gap")
+    done = run("segment", tmp_path / "gap", tmp_path / "out", *SEGMENT, "--as-stack", "--plan")
+    assert (done.out + done.err).count("are missing between") == 1
+    assert "total" not in done.out
+
+
+@pytest.mark.parametrize("plan", [(), ("--plan",)])
+def test_an_unknown_voxel_size_is_said_with_the_flags_that_give_it(run, sections, tmp_path, plan) -> None:
+    done = run("segment", sections, tmp_path / "out", *SEGMENT, "--as-stack", *plan)
+    assert "not known; tiny was trained at 4 nm" in done.err
+    assert "--voxel-size Z Y X --unit nm" in done.err
+    given = ("--voxel-size", 50, 4, 4, "--unit")
+    done = run("segment", sections, tmp_path / "given", *SEGMENT, "--as-stack", *given, "pixel", *plan)
+    assert "has no unit" in done.err
+    done = run("segment", sections, tmp_path / "known", *SEGMENT, "--as-stack", *given, "nm", *plan)
+    assert "trained at" not in done.err
+
+
+def test_a_unit_alone_is_refused_if_the_file_says_no_size(run, sections, tmp_path) -> None:
+    tifffile.imwrite(tmp_path / "plain.tif", STACK, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "imagej.tif", STACK, imagej=True, metadata={"axes": "ZYX"})
+    for file, more in (("plain.tif", ()), ("imagej.tif", ()), ("sections", ("--as-stack",))):
+        done = run("segment", tmp_path / file, tmp_path / "out", *SEGMENT, "--unit", "nm", *more)
+        assert (done.code, "--voxel-size Z Y X" in done.err) == (1, True)
+    sized = tmp_path / "sized.tif"
+    tifffile.imwrite(sized, STACK, imagej=True, resolution=(0.25, 0.25), metadata={"axes": "ZYX", "spacing": 50})
+    assert read_stack(sized, unit="nm").space.voxel_size == (50, 4, 4)
+
+
+def test_as_stack_of_a_file_says_how_one_of_its_images_is_chosen(run, positions, tmp_path) -> None:
+    done = run("segment", positions, tmp_path / "out", *SEGMENT, "--as-stack")
+    assert (done.code, "--image" in done.err, "--all-images" in done.err) == (1, True, True)
 
 
 def test_all_images_of_a_file_with_one_are_that_one(run, tmp_path) -> None:

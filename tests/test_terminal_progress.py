@@ -35,6 +35,10 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     return text
 
 
+def test_seconds_are_rounded_not_up():
+    assert [in_words(seconds) for seconds in (1.2, 12.4, 12.6, 59.4)] == ["1 s", "12 s", "13 s", "59 s"]
+
+
 def test_the_time_left_is_that_of_the_steps_at_the_speed_until_now(clock: HandClock) -> None:
     left = TimeLeft()
     assert left.after(Progress(40, 100)) is None  # as of a run that is gone on with

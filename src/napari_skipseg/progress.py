@@ -12,6 +12,10 @@ from napari_skipseg.wording import about_left
 Result = TypeVar("Result")
 
 
+STARTING = "starting the engine"
+"""What a call of the engine says until its process has started."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far a long operation is: `done` of `total` steps, and what is being done now."""

@@ -136,17 +136,18 @@ def fail(message: str, code: int = 1, show_traceback: bool = False) -> NoReturn:
     sys.exit(code)
 
 
-def watch(work: Generator[Progress, None, Result], title: str) -> Result:
+def watch(work: Generator[Progress, None, Result], title: str, notes: bool = True) -> Result:
     """Return the result of `work`; a bar with the time left is shown, or a line a minute where there is no terminal.
-    What was `Found` about an image is printed once, a line each.
+    What was `Found` about an image is printed once, a line each, unless `notes` is False: the result tells it then.
 
     Ctrl-C or SIGTERM closes `work` at its next step, so that it leaves things in order; a second one, or a step that
     takes too long, stops at once (`stopping`).
     """
     console = on_stderr()
+    noting = _noting if notes else lambda _, show: show
     with stopping_between_steps() as check, contextlib.closing(work):
         if not console.is_terminal:
-            return run_to_end(work, _both(check, _noting(console, _a_line_a_minute(console, title))))
+            return run_to_end(work, _both(check, noting(console, _a_line_a_minute(console, title))))
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[at]}"))
         with Bar(*columns, console=console, transient=True) as bar:
             task, left = bar.add_task(printable(title), total=None, at=""), TimeLeft()
@@ -154,7 +155,7 @@ def watch(work: Generator[Progress, None, Result], title: str) -> Result:
             def show(progress: Progress) -> None:
                 bar.update(task, completed=progress.done, total=progress.total, at=printable(left.describe(progress)))
 
-            return run_to_end(work, _both(check, _noting(bar.console, show)))
+            return run_to_end(work, _both(check, noting(bar.console, show)))
 
 
 def follow(work: Generator[Progress, None, Result], show: Callable[[Progress], None]) -> Result:

@@ -16,7 +16,7 @@ def about_left(seconds: float | None) -> str:
 def in_words(seconds: float) -> str:
     """Return a duration in words: 12 s, 3 min, 1 h 20 min, 3 days."""
     if seconds < 59.5:
-        return f"{max(1, -int(-seconds // 1))} s"
+        return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
     if minutes < 60:
         return f"{minutes} min"

@@ -165,3 +165,30 @@ def test_links_that_lead_nowhere_fail_later_and_pipes_are_no_images(mixed: Path,
     inputs = find(mixed, tmp_path, tiny, recursive=True)
     assert "gone.tif" in found(inputs)
     assert not [name for name in found(inputs) if name.startswith(("loop", "pipe"))]
+
+
+def write_numbered(folder: Path, count: int, size: int = 16) -> Path:
+    folder.mkdir(parents=True)
+    for number in range(count):
+        Image.fromarray(np.full((size, size), number, np.uint8)).save(folder / f"s_{number}.png")
+    return folder
+
+
+def test_a_folder_of_folders_with_slices_names_the_flags_that_take_them(tmp_path: Path, tiny: Path) -> None:
+    write_numbered(tmp_path / "in" / "sections", 3)
+    with pytest.raises(SkipsegError, match=r"--recursive.*--as-stack"):
+        find(tmp_path / "in", tmp_path, tiny)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SkipsegError, match="check the name"):
+        find(tmp_path / "empty", tmp_path, tiny)
+
+
+def test_many_numbered_images_of_one_size_may_be_meant_as_a_stack(tmp_path: Path, tiny: Path) -> None:
+    write_numbered(tmp_path / "in" / "few", 3)
+    assert find(tmp_path / "in", tmp_path, tiny, recursive=True).hint == ""
+    write_numbered(tmp_path / "in" / "many", 9)
+    assert "--as-stack" in find(tmp_path / "in", tmp_path, tiny, recursive=True).hint
+    assert "9 numbered images" in find(tmp_path / "in" / "many", tmp_path, tiny).hint
+    assert find(tmp_path / "in", tmp_path, tiny, as_stack=True).hint == ""
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "in" / "many" / "s_8.png")
+    assert find(tmp_path / "in", tmp_path, tiny, recursive=True).hint == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,9 @@ def test_every_image_of_a_file_is_a_row_and_their_results_have_names_of_their_ow
     assert states(result) == dict.fromkeys(("one.tif", "positions.ome.tif#0", "positions.ome.tif#1"), "done")
     made = sorted(file.name for file in result.folder.glob("*_probability.tif"))
     assert made == ["one_probability.tif", "positions_0_probability.tif", "positions_1_probability.tif"]
+    with result.summary.open(encoding="utf-8-sig", newline="") as file:
+        assert [row["image"] for row in csv.DictReader(file)] == ["", "Pos0", "Pos1"]
+    assert "positions.ome.tif#1 Pos1" in result.report.read_text()
     for number in range(2):
         stack = read_stack(result.folder / f"positions_{number}_probability.tif")
         assert stack.shape == STACK.shape

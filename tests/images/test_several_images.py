@@ -11,8 +11,17 @@ from several import add_page, append, smooth, write_ome, write_pages
 
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.choice import SeveralImagesError
-from napari_skipseg.images.files import images_to_read, list_images, read_levels, read_recipe, read_stack
+from napari_skipseg.images.files import (
+    images_to_read,
+    list_images,
+    read_levels,
+    read_recipe,
+    read_stack,
+    write_ome_tiff,
+)
 from napari_skipseg.images.identity import check_unchanged, fingerprint
+from napari_skipseg.images.space import Space
+from napari_skipseg.inference.recipes.recipe import describe_input
 
 STACK = smooth((5, 128, 128))
 OTHER = smooth((4, 96, 96), seed=1)
@@ -326,3 +335,25 @@ def test_a_file_whose_name_ends_like_a_number_is_that_file(tmp_path):
     assert read_stack(f"{append(folder / 'b.tif', STACK, STACK)}#1").name == "b_1"
     with pytest.raises(FileError, match="does not exist"):
         read_stack(tmp_path / "none.tif#1")
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_image_is_chosen_by_its_name_and_keeps_it(tmp_path):
+    stacks = [smooth((3, 30, 40), seed) for seed in range(3)]
+    path = write_ome(tmp_path / "positions.ome.tif", *stacks, names=("Left", "Right", "Right"))
+    stack = read_stack(path, image="Left")
+    assert np.array_equal(stack.data, stacks[0])
+    assert (stack.title, stack.file) == ("Left", f"{path}#0")
+    assert read_stack(path, image="2").title == "Right"
+    for wrong, why in (("Right", "2 images have this name"), ("left", "no image has this name")):
+        with pytest.raises(InputError, match=why):
+            read_stack(path, image=wrong)
+
+
+def test_the_name_of_an_image_is_in_the_results_and_in_the_recipe(tmp_path):
+    path = write_ome(tmp_path / "positions.ome.tif", *(smooth((2, 30, 40), seed) for seed in range(2)))
+    write_ome_tiff(tmp_path / "copy.ome.tif", STACK[:2], Space("ZYX", (1, 1, 1), "nm"), title="Pos <1>")
+    assert read_stack(tmp_path / "copy.ome.tif").title == "Pos <1>"
+    assert describe_input(read_stack(path, image=1)).title == "Pos1"

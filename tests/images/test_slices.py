@@ -23,6 +23,8 @@ from napari_skipseg.images.files import (
     write_ome_tiff,
 )
 from napari_skipseg.images.identity import check_unchanged, fingerprint, identify
+from napari_skipseg.images.slice_checks.checks import SliceFault
+from napari_skipseg.images.slice_checks.messages import describe_faults
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 
@@ -150,6 +152,9 @@ def test_files_of_several_folders_are_no_stack(tmp_path, sections):
         ((1, 2, 9, 10, 11), "Sections 3 to 8 are missing between s_2.tif and s_9.tif"),
         ((1, 3, 4, 6, 7), "Section 2 is missing between s_1.tif and s_3.tif, section 5 is missing between s_4.tif"),
         ((0, 10, 30, 40, 50), "Section 20 is missing"),
+        ((2, 3, 4, 5, 6), "The numbers begin at 2 (s_2.tif): check whether earlier sections are missing"),
+        ((2, 3, 5, 6, 7), "Section 4 is missing between s_3.tif and s_5.tif, and the numbers begin at 2 (s_2.tif)"),
+        ((10, 20, 30, 40, 50), ""),
     ],
 )
 def test_numbers_that_are_missing_are_told(tmp_path, numbers, told):
@@ -341,3 +346,34 @@ def test_a_folder_of_slices_has_no_recipe_is_one_image_and_one_level(sections):
     assert len(list_images(sections)) == 1
     with pytest.raises(SkipsegError, match="leave out the number"):
         read_stack(sections, image=1)
+
+
+# --- names of files in what is said of slices ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        ([SliceFault("empty", 1)], "Slice 1 (s_4.tif) is empty."),
+        ([SliceFault("empty", 0), SliceFault("empty", 3)], "Slices 0 (s_2.tif) and 3 (s_6.tif) are empty."),
+        (
+            [SliceFault("noisy", n) for n in (1, 2, 3)],
+            "Slices 1-3 (s_4.tif to s_6.tif) are far noisier than the others.",
+        ),
+        ([SliceFault("doubled", 2, other=1)], "Slice 2 (s_5.tif) equals slice 1 (s_4.tif)."),
+        (
+            [SliceFault("moved", 2, 30, other=1)],
+            "From slice 2 (s_5.tif) on, the stack is shifted by about 30 pixels against slice 1 (s_4.tif).",
+        ),
+    ],
+)
+def test_what_is_said_of_slices_names_their_files(kinds, said):
+    assert describe_faults(kinds, ("s_2.tif", "s_4.tif", "s_5.tif", "s_6.tif")) == (said,)
+
+
+def test_a_folder_of_slices_names_the_files_of_its_slices_and_a_volume_does_not(tmp_path):
+    names = [f"s_{number}.tif" for number in (1, 2, 4, 5, 6)]
+    stack = read_stack(write_slices(tmp_path / "s", names))
+    assert stack.slice_names == tuple(names)
+    tifffile.imwrite(tmp_path / "volume.tif", STACK)
+    assert read_stack(tmp_path / "volume.tif").slice_names == ()

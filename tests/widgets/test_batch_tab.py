@@ -400,6 +400,49 @@ def test_an_image_that_is_open_already_is_shown_and_not_opened_once_more(open_ta
     assert len(viewer.layers) == 4
 
 
+def test_a_double_click_opens_one_image_of_a_file_with_its_results(open_tab, qtbot, folder):
+    viewer, panel = open_tab()
+    tab, file = panel.batch_tab, folder / "positions.ome.tif"
+    with tifffile.TiffWriter(file, ome=True) as writer:
+        for number in range(2):
+            values = np.full((2, 30, 40), 50 + number, np.uint8)
+            writer.write(values, photometric="minisblack", metadata={"axes": "ZYX", "Name": f"Pos{number}"})
+    outputs = tuple(str(folder / "out" / f"one_{kind}.tif") for kind in ("probability", "binary"))
+    row = Row("positions.ome.tif#1", f"{file}#1", "done", outputs=outputs, title="Pos1")
+    tab._open_table((row,))
+    assert tab.table.rows.index(0, FILE).data() == "positions.ome.tif#1 Pos1"
+    double_click(qtbot, tab, "positions.ome.tif#1")
+    image, *results = viewer.layers
+    assert np.unique(image.data).tolist() == [51]
+    assert [layer.name for layer in results] == ["one_probability", "one_binary"]
+    assert all(layer.visible for layer in viewer.layers)
+    image.visible = False
+    double_click(qtbot, tab, "positions.ome.tif#1")
+    assert len(viewer.layers) == 3
+    assert image.visible
+
+
+def test_the_table_of_other_images_is_hidden_and_unknown_voxel_sizes_are_said_before_the_start(open_tab, qtbot, folder):
+    _, panel = open_tab()
+    tab = panel.batch_tab
+    qtbot.waitUntil(lambda: "not known of 2 of 3 images" in tab.inputs.warning.text(), timeout=10_000)
+    run(qtbot, tab)
+    assert tab.table.isVisible()
+    assert tab.retry_button.isVisible()
+    (folder / "other").mkdir()
+    write_ome_tiff(folder / "other" / "a.tif", np.zeros((4, 4), np.uint8), Space("YX", (1.0, 4.0, 4.0), "nm"))
+    tab.form.inputs.text.setText(str(folder / "other"))
+    assert not any(each.isVisible() for each in (tab.table, tab.retry_button, tab.links))
+    qtbot.waitUntil(lambda: tab.inputs.summary.text() == "1 image", timeout=10_000)
+    assert tab.inputs.warning.text() == ""
+    tab.form.inputs.text.setText(str(folder / "in"))
+    assert tab.table.isVisible()
+    tab.form.inputs.text.setText(str(folder / "other"))
+    qtbot.waitUntil(tab.start_button.isEnabled, timeout=10_000)
+    run(qtbot, tab)
+    assert [row.relative for row in tab.table.rows.rows] == ["a.tif"]
+
+
 def test_an_opened_row_is_framed_and_all_else_is_hidden(open_tab, qtbot, batching):
     viewer, panel = open_tab()
     viewer.add_image(np.zeros((4, 3000, 3000), np.uint8), name="mine", scale=(5, 5, 5), units="nm")

@@ -88,6 +88,8 @@ def test_colours_of_rgb_are_no_axis(choices):
 def test_a_voxel_size_far_from_the_models_is_told(choices):
     assert find_warning(choices) == ""
     assert "not known; tiny-2d was trained at 4 nm" in find_warning(replace(choices, unit="pixel"))
+    assert "choose the unit" in find_warning(replace(choices, unit="pixel"))
+    assert "choose the unit" not in find_warning(replace(choices, unit="pixel", voxel_size=(1.0, 1.0, 1.0)))
     far = replace(choices, voxel_size=(50, 20, 20))
     assert find_warning(far) == "tiny-2d was not trained on such pixels: rescale, or check the result carefully."
     assert find_warning(replace(far, rescale=True)) == ""

@@ -41,6 +41,54 @@ def test_the_same_voxels_are_in_view_at_another_voxel_size(size, unit):
     same(view_of(viewer, layer), before)
 
 
+def is_seen(layer) -> bool:
+    return bool(layer.thumbnail[..., :3].any())
+
+
+def constant(viewer, unit: str, size: float = 1.0):
+    values = np.full((6, 8, 8), 200, np.uint8)
+    return viewer.add_image(values, contrast_limits=(0, 255), units=[unit] * 3, scale=[size] * 3)
+
+
+@pytest.mark.parametrize("before", ["pixel", "nm", "mm"])
+@pytest.mark.parametrize("after", ["pixel", "nm", "µm"])
+@pytest.mark.parametrize("step", [0, 3])
+def test_an_image_stays_visible_when_only_its_unit_changes(before, after, step):
+    viewer = ViewerModel()
+    layer = constant(viewer, before)
+    viewer.dims.set_current_step(0, step)
+    with view_kept(viewer, layer):
+        set_calibration(layer, Space("ZYX", (1.0, 1.0, 1.0), after))
+    assert is_seen(layer)
+
+
+def test_the_image_beside_it_stays_visible_when_the_unit_of_the_viewer_changes():
+    viewer = ViewerModel()
+    layer, beside = constant(viewer, "µm"), constant(viewer, "µm")
+    viewer.dims.set_current_step(0, 3)
+    with view_kept(viewer, layer):
+        set_calibration(layer, Space("ZYX", (1000.0, 1000.0, 1000.0), "nm"))
+    assert is_seen(layer)
+    assert is_seen(beside)
+
+
+@pytest.mark.parametrize("by_script", [False, True])
+def test_image_and_results_stay_visible_when_the_unit_is_chosen(open_panel, qtbot, by_script):
+    viewer, panel = open_panel()
+    layer = constant(viewer, "pixel")
+    segment(qtbot, panel)
+    viewer.dims.set_current_step(0, 3)
+    if by_script:
+        layer.units = ("nm", "nm", "nm")
+    else:
+        unit = panel.segment_tab.form.voxel_size.unit
+        unit.setCurrentIndex(unit.findText("nm"))
+        unit.activated.emit(unit.currentIndex())
+    qtbot.wait(50)
+    assert is_seen(layer)
+    assert is_seen(viewer.layers["probability"])
+
+
 def test_in_a_view_of_three_dimensions_the_middle_stays_too():
     viewer = ViewerModel(ndisplay=3)
     layer = viewer.add_image(np.zeros((6, 64, 80)))

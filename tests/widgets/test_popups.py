@@ -8,15 +8,31 @@ import pytest
 from napari._qt.dialogs.qt_notification import NapariQtNotification
 from qtpy.QtGui import QFontMetrics
 
-from napari_skipseg.widgets.correct.recovery import LOST
+from napari_skipseg.corrections.catalog import Found
+from napari_skipseg.corrections.subject import Subject
+from napari_skipseg.widgets.correct.recovery import day_of, lost_text
 from napari_skipseg.widgets.forms import job_tab
 from napari_skipseg.widgets.forms.job_tab import FITS, head_of, headed
+
+
+def lost(name: str, changed: float) -> Found:
+    return Found(Path(name), Subject(name, name, "", (4, 4), "YX"), (), changed, True, False, False)
+
+
+LOST = lost_text([lost("em", 1e9), lost("other", 5e8)])
+
+
+def test_corrections_that_were_left_behind_are_announced_with_image_and_time():
+    assert "'em'" in LOST
+    assert day_of(1e9) in LOST
+    assert "1 other image" in LOST
+    assert "other image" not in lost_text([lost("em", 1e9)])
 
 
 @pytest.mark.parametrize(
     ("text", "head"),
     [
-        (LOST, "napari ended while you painted"),
+        (LOST, "napari ended while you painted on 'em'"),
         (
             "The engine process ended unexpectedly (killed). Press Segment to start a new one.",
             "The engine process ended unexpectedly",

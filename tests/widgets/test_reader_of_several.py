@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from hand import segment
 from napari.components import ViewerModel
 from npe2 import PluginManager
 from PIL import Image as Picture
@@ -15,6 +16,7 @@ from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.identity import identify
 from napari_skipseg.widgets.batch.form import BatchChoices
+from napari_skipseg.widgets.correct.recovery import choose_image
 from napari_skipseg.widgets.correct.sessions import corrected_stack
 from napari_skipseg.widgets.layers import files
 from napari_skipseg.widgets.layers.files import get_reader, open_image, opened_from, read_layers
@@ -139,3 +141,73 @@ def test_the_form_of_the_batch_offers_it(qapp) -> None:
     assert form.read().as_stack
     form.show_choices(BatchChoices())
     assert not form.read().as_stack
+
+
+def test_pictures_that_naparis_own_reader_stacked_are_told_of_what_is_missing(tmp_path, viewer) -> None:
+    for number, plane in zip((1, 2, 4, 5, 6), STACK, strict=True):
+        Picture.fromarray(plane).save(tmp_path / f"s{number}.png")
+    names = sorted(str(file) for file in tmp_path.glob("*.png"))
+    (layer,) = viewer.open(names, stack=True, plugin="napari")
+    assert any("Section 3 is missing" in note for note in stack_of(layer, "ZYX").notes)
+    (some,) = viewer.open(names[:3], stack=True, plugin="napari")
+    assert stack_of(some, "ZYX").notes == ()
+
+
+def test_the_files_of_slices_and_the_names_of_images_go_with_the_layers(viewer, sections, positions) -> None:
+    (layer,) = viewer.open(str(sections), plugin="napari-skipseg")
+    assert stack_of(layer, "ZYX").slice_names == ("s_1.tif", "s_2.tif", "s_9.tif", "s_10.tif", "s_11.tif")
+    assert stack_of(layer, "ZYX", {0: 2}).slice_names == ()
+    layers = viewer.open(str(positions), plugin="napari-skipseg")
+    assert [stack_of(each, "ZYX").title for each in layers] == ["Pos0", "Pos1", "Pos2"]
+    saved = positions.parent / "saved.ome.tif"
+    data, attributes, _ = layers[1].as_layer_data_tuple()
+    files.write_image(str(saved), data, attributes)
+    assert read_stack(saved).title == "Pos1"
+
+
+def shown_in(viewer: ViewerModel) -> list[str]:
+    return [layer.name for layer in viewer.layers if layer.visible]
+
+
+@pytest.mark.gui
+def test_choosing_one_image_of_a_file_shows_it_and_its_results_and_hides_the_others(
+    open_panel, qtbot, positions
+) -> None:
+    opened, panel = open_panel()
+    beside = opened.add_image(STACK, name="beside")
+    first, second, _ = (layer for layer in opened.open(str(positions), plugin="napari-skipseg"))
+    form = panel.segment_tab.form
+    choose_image(panel.correct_tab, first)
+    segment(qtbot, panel)
+    assert shown_in(opened) == ["beside", first.name, "Pos0: probability", "Pos0: binary"]
+    opened.layers["Pos0: binary"].visible = False
+    choose_image(panel.correct_tab, second)
+    assert shown_in(opened) == ["beside", second.name]
+    segment(qtbot, panel)
+    assert shown_in(opened) == ["beside", second.name, "Pos1: probability", "Pos1: binary"]
+    opened.layers.selection.active = first  # in the layer list
+    qtbot.waitUntil(lambda: form.read().layer is first)
+    assert shown_in(opened) == ["beside", first.name, "Pos0: probability"]
+    opened.layers.selection.active = beside
+    qtbot.waitUntil(lambda: form.read().layer is beside)
+    assert shown_in(opened) == ["beside", first.name, "Pos0: probability"]
+
+
+@pytest.mark.gui
+def test_a_layer_that_napari_selects_is_not_chosen(open_panel, qtbot, engine) -> None:
+    opened, panel = open_panel()
+    form = panel.segment_tab.form
+    first, second = (opened.add_image(STACK, name=name) for name in ("first", "second"))
+    third = opened.add_image(STACK, name="third")
+    qtbot.wait(20)
+    assert form.read().layer is first
+    opened.layers.remove(third)  # napari selects the layer beside it
+    qtbot.wait(20)
+    assert form.read().layer is first
+    opened.layers.selection.active = None
+    engine.pause = 0.2
+    panel.segment_tab.segment_button.click()
+    opened.layers.selection.active = second
+    qtbot.wait(20)
+    assert form.read().layer is first  # a run was begun
+    qtbot.waitUntil(lambda: not panel.segment_tab.is_running, timeout=60_000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.file_names import find_inside, normal
 from napari_skipseg.images import mrc, pictures
 from napari_skipseg.images.choice import MARK, Location, parse_location
-from napari_skipseg.images.files import files_of_image, images_to_read, place_of, read_recipe, read_stack
-from napari_skipseg.images.slices import holds_slices
+from napari_skipseg.images.files import files_of_image, images_to_read, list_images, place_of, read_recipe, read_stack
+from napari_skipseg.images.slices import holds_slices, slice_names
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.metadata import is_zarr
 from napari_skipseg.inference.saving import plain_name
@@ -25,6 +25,8 @@ SETTINGS_FILE = "batch.json"
 RECORDS = "records"
 """What makes a folder the folder of a run: nothing in it is an input."""
 UNFINISHED = ".unfinished"
+LEAST_SLICES = 8
+"""Numbered images of one size in a folder from which on they may be the slices of a stack."""
 ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".lsm", ".stk", *pictures.ENDINGS, *mrc.ENDINGS)
 """Endings of images; what has another one is an image where it begins as a TIFF does."""
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -36,11 +38,13 @@ PARTS = re.compile(r"(\*\*/|\*\*|\*|\?|\[[^\]/]+\])")
 
 class Entry(NamedTuple):
     """One input. file: its absolute path. relative: where it lies within the inputs, with slashes. name: of its
-    results, which tells them from those of the other inputs beside it."""
+    results, which tells them from those of the other inputs beside it. title: what a file of several images calls it.
+    """
 
     file: str
     relative: str
     name: str
+    title: str = ""
 
     @property
     def folder(self) -> str:
@@ -50,11 +54,13 @@ class Entry(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What was found. others: how many files were left out, being no images. ours: how many, being our results."""
+    """What was found. others: how many files were left out, being no images. ours: how many, being our results. hint: a
+    sentence on what may be meant instead, "" for none."""
 
     entries: tuple[Entry, ...]
     others: int
     ours: int
+    hint: str = ""
 
 
 def find_inputs(settings: BatchSettings) -> Inputs:
@@ -71,7 +77,8 @@ def find_inputs(settings: BatchSettings) -> Inputs:
     place, named = place_of(given).absolute(), parse_location(given)
     if named.image is not None:
         _check_output(settings, place.parent)
-        return Inputs((_entry_of_image(place.parent, place.name, str(Location(place, named.image))),), 0, 0)
+        location = str(Location(place, named.image))
+        return Inputs((_entry_of_image(place.parent, place.name, location, _titles(place).get(location, "")),), 0, 0)
     if settings.as_stack and (place.is_file() or _is_store(place)):
         raise InputError(f"'{settings.inputs}' is no folder of slices: leave out --as-stack.")
     if place.is_dir() and not _is_store(place):
@@ -120,8 +127,44 @@ def _find(settings: BatchSettings, base: Path, pattern: str) -> Inputs:
             found.append(relative)
     if not found:
         left = f", only {counted(others + ours, 'other file')}" if others + ours else ""
-        raise FileError(f"'{settings.inputs}' holds no image{left}: check the name, or look into its folders too.")
-    return Inputs(_named(base, found), others, ours)
+        raise FileError(f"'{settings.inputs}' holds no image{left}: {_cure_of_none(settings, base, pattern)}")
+    entries = _named(base, found)
+    return Inputs(entries, others, ours, _hint_at_slices(entries))
+
+
+def _cure_of_none(settings: BatchSettings, base: Path, pattern: str) -> str:
+    """Return what to do about inputs without an image."""
+    if pattern or settings.recursive or not any(holds_slices(folder) for folder in _folders(base, False)):
+        return "check the name, or look into its folders too."
+    return (
+        "its folders do. Look into them too (in a shell with --recursive), or take each folder as one stack of slices "
+        "(in a shell with --as-stack)."
+    )
+
+
+def _hint_at_slices(entries: Sequence[Entry]) -> str:
+    """Return a sentence if the images of a folder may be the slices of one stack: many, numbered and of one size."""
+    folders: dict[Path, list[Path]] = {}
+    for entry in entries:
+        folders.setdefault(Path(entry.file).parent, []).append(Path(entry.file))
+    for folder, files in folders.items():
+        if len(files) >= LEAST_SLICES and _may_be_slices(folder, files):
+            return (
+                f"'{folder}' holds {len(files)} numbered images of one size: if they are the slices of one stack, take "
+                "each folder as a stack (in a shell with --as-stack)."
+            )
+    return ""
+
+
+def _may_be_slices(folder: Path, files: Sequence[Path]) -> bool:
+    """Return whether names are those of slices, and the first and the last file hold a plane of the same size."""
+    try:
+        if set(slice_names(folder)) != {file.name for file in files}:
+            return False
+        first, last = read_stack(files[0]), read_stack(files[-1])
+    except SkipsegError:
+        return False
+    return first.shape == last.shape and not set("TZ") & set(first.space.axes)
 
 
 def _find_stacks(settings: BatchSettings, base: Path, pattern: str) -> Inputs:
@@ -258,19 +301,28 @@ def _named(base: Path, found: list[str]) -> tuple[Entry, ...]:
             continue
         locations = images_to_read(file)
         if len(locations) > 1:
-            entries += [_entry_of_image(base, relative, location) for location in locations]
+            titles = _titles(file)
+            entries += [_entry_of_image(base, relative, each, titles.get(each, "")) for each in locations]
             continue
         seen |= {file.parent / name for name in files_of_image(file)}
         entries.append(Entry(str(file), relative, plain_name(file.name)))
     return _without_clashes(entries)
 
 
-def _entry_of_image(base: Path, relative: str, location: str) -> Entry:
+def _titles(file: Path) -> dict[str, str]:
+    """Return what a file of several images calls each, by its location; of an OME-Zarr the location says it already."""
+    try:
+        return {} if is_zarr(file) else {str(Location(file, image.number)): image.name for image in list_images(file)}
+    except SkipsegError:
+        return {}
+
+
+def _entry_of_image(base: Path, relative: str, location: str, title: str = "") -> Entry:
     """Return the entry of one image of a file; the number, or the place in a store, stands behind its names."""
     named = parse_location(location)
     inside = Path(location).relative_to(base / relative).as_posix() if named.image is None else str(named.image)
     which = inside.replace("/", "_")
-    return Entry(location, f"{relative}{MARK}{which}", f"{plain_name(PurePosixPath(relative).name)}_{which}")
+    return Entry(location, f"{relative}{MARK}{which}", f"{plain_name(PurePosixPath(relative).name)}_{which}", title)
 
 
 def _without_clashes(entries: list[Entry]) -> tuple[Entry, ...]:

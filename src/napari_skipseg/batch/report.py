@@ -18,8 +18,8 @@ from napari_skipseg.foreign_text import printable
 from napari_skipseg.wording import counted, in_words
 
 COLUMNS = (
-    "file", "state", "ended", "size", "voxel size", "bytes", "seconds", "objects", "mean object size", "size unit",
-    "reason", "note",
+    "file", "image", "state", "ended", "size", "voxel size", "bytes", "seconds", "objects", "mean object size",
+    "size unit", "reason", "note",
 )  # fmt: skip
 NOT_KNOWN = "not known"
 STYLE = """
@@ -62,7 +62,7 @@ def write_summary(path: Path, rows: Sequence[Row], place: RunPlace) -> None:
         objects = "" if row.objects is None else row.objects
         mean = "" if row.mean_size is None else f"{row.mean_size:.7g}"
         of_image = [row.size, _voxels(row), row.bytes or "", seconds, objects, mean, row.size_unit]
-        known = (row.relative, _state(row), row.ended, *of_image, row.reason, row.note)
+        known = (row.relative, row.title, _state(row), row.ended, *of_image, row.reason, row.note)
         results = ";".join(_within(output, place) for output in row.outputs)
         told.append((*known, *(row.scores.get(name, "") for name in scores), results))
     write_csv(path, (*COLUMNS, *scores, "results"), told)
@@ -111,7 +111,7 @@ def _state(row: Row) -> str:
 
 
 def _failures(rows: Sequence[Row]) -> str:
-    lines = "".join(f"<li>{_text(row.relative)}: {_text(row.reason)}</li>" for row in rows)
+    lines = "".join(f"<li>{_text(row.called)}: {_text(row.reason)}</li>" for row in rows)
     return f'<h2 class="failed">Failed</h2><ul>{lines}</ul>'
 
 
@@ -134,7 +134,7 @@ def _table(rows: Sequence[Row]) -> str:
         kind = "failed" if row.reason else "skipped"
         told = f'<p class="{kind}">{_text(note)}</p>' if note else ""
         cells = [
-            f'<td class="picture">{_picture(row)}</td><td class="file">{_text(row.relative)}{told}</td>',
+            f'<td class="picture">{_picture(row)}</td><td class="file">{_text(row.called)}{told}</td>',
             f'<td class="{row.state}">{_state(row)}</td><td>{_text(row.size)}</td><td>{_text(_voxels(row))}</td>',
             _numbers(names, numbers),
         ]

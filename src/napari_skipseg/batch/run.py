@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from napari_skipseg.batch.crash_guard import give_chance
@@ -87,7 +87,8 @@ def iter_batch(
         board, waiting = Board(found.entries, place), deque(_given_chance(place, entries) if retry else entries)
         if len(entries) < len(found.entries):
             board.recall(entry for entry in found.entries if entry not in entries)
-        yield board.opened(found.others, found.ours, tuple(entry.relative for entry in entries))
+        opened = board.opened(found.others, found.ours, tuple(entry.relative for entry in entries))
+        yield replace(opened, hint=found.hint)
         with contextlib.closing(runner(settings, waiting, place)) as work:
             for message in work:
                 command = yield board.told(None) if message is None else board.told(message.news, message.entry)

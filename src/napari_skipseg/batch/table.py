@@ -26,7 +26,7 @@ class Row:
     being done. seconds_left: until it is done, None where that is not known yet. seconds: that it took. size: such as
     "25 × 512 × 512", "" until it was opened; bytes: of the image. reason: why it failed. note: what else is to be said.
     ended: when that was, as in 2026-03-01T22:15:00+01:00, "" where it is not known. thumbnail, outputs: paths, where
-    there are any. voxel_size, objects, mean_size, size_unit: as in `Record`.
+    there are any. voxel_size, objects, mean_size, size_unit: as in `Record`. title: as in `Entry`.
     """
 
     relative: str
@@ -49,6 +49,12 @@ class Row:
     objects: int | None = None
     mean_size: float | None = None
     size_unit: str = ""
+    title: str = ""
+
+    @property
+    def called(self) -> str:
+        """What it is called in tables: its place among the inputs, and its title."""
+        return f"{self.relative} {self.title}".strip()
 
     @property
     def fraction(self) -> float:
@@ -62,7 +68,7 @@ class Row:
 class BatchOpened(Progress):
     """The first event: all rows, the run's folder, and how many files were left out (no images; results of SkipSeg).
 
-    asked: the files that are to be done, by their names in the table.
+    asked: the files that are to be done, by their names in the table. hint: as in `Inputs`.
     """
 
     rows: tuple[Row, ...] = ()
@@ -70,6 +76,7 @@ class BatchOpened(Progress):
     others: int = 0
     ours: int = 0
     asked: tuple[str, ...] = ()
+    hint: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class Board:
     """The rows of a batch as they are now."""
 
     def __init__(self, entries: Iterable[Entry], place: RunPlace) -> None:
-        self.rows = {entry.relative: Row(entry.relative, entry.file) for entry in entries}
+        self.rows = {entry.relative: Row(entry.relative, entry.file, title=entry.title) for entry in entries}
         self._place = place
         self._begun: dict[str, tuple[float, int]] = {}
         self._reached: dict[str, int] = {}
@@ -137,7 +144,7 @@ class Board:
         """Note that a file is to be done again."""
         self._begun.pop(entry.relative, None)
         self._speed.forget(entry.relative)
-        return self._change(Row(entry.relative, entry.file))
+        return self._change(Row(entry.relative, entry.file, title=entry.title))
 
     def _moved(self, entry: Entry, progress: Progress) -> FileChanged:
         now = time.monotonic()
@@ -173,6 +180,7 @@ class Board:
             size_unit=record.size_unit,
             thumbnail=str(self._place.path / record.thumbnail) if record.thumbnail else "",
             outputs=tuple(str(self._place.path / output.file) for output in record.outputs),
+            title=entry.title,
         )
         return self._change(row)
 

@@ -46,7 +46,7 @@ def batch(
     echo(result.describe())
     for row in result.rows:
         if row.state == "failed":
-            echo(f"failed  {row.relative}: {row.reason}")
+            echo(f"failed  {row.called}: {row.reason}")
     for place in (result.folder, result.summary, result.report):
         echo(str(place))
     if result.count("failed"):

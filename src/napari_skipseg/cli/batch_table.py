@@ -30,11 +30,17 @@ PER_SECOND = 5
 def show_batch(work: Generator[Progress, Any, BatchResult]) -> BatchResult:
     """Return the result of `work`, shown on stderr while it goes on; Ctrl-C stops it at its next tile."""
     console = on_stderr()
-    if not console.is_terminal:
-        return follow(work, _Lines(console).show)
-    table = _LiveTable()
-    with Live(console=console, refresh_per_second=PER_SECOND, transient=True, get_renderable=table.draw):
-        return follow(work, table.show)
+    shown = _LiveTable() if console.is_terminal else _Lines(console)
+
+    def show(progress: Progress) -> None:
+        if isinstance(progress, BatchOpened) and progress.hint:
+            console.print(f"Note: {progress.hint}", markup=False, soft_wrap=True)
+        shown.show(progress)
+
+    if isinstance(shown, _Lines):
+        return follow(work, show)
+    with Live(console=console, refresh_per_second=PER_SECOND, transient=True, get_renderable=shown.draw):
+        return follow(work, show)
 
 
 class _Lines:
@@ -66,7 +72,7 @@ class _Lines:
             found = "" if row.objects is None else counted(row.objects, "object")
             told = row.reason or "; ".join(part for part in (found, row.note) if part) or row.size
             seconds = f" in {in_words(row.seconds)}" if row.state == "done" else ""
-            line = f"{progress.message}: {_plain(row.relative)} {row.state}{seconds}{f', {told}' if told else ''}"
+            line = f"{progress.message}: {_plain(row.called)} {row.state}{seconds}{f', {told}' if told else ''}"
             self._said, self._last = "running", time.monotonic()
             self._console.print(line, markup=False, soft_wrap=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -11,6 +11,9 @@ from napari_skipseg.cli.options import Depth, Flags, FormatFlag, Unit, VoxelSize
 from napari_skipseg.errors import InputError
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.terminal import echo, report, watch
+
+if TYPE_CHECKING:
+    from napari_skipseg.inference.estimate import RunPlan
 
 _FLAGS = Flags(SegmentOptions, defaults={"attention": False})
 
@@ -26,7 +29,9 @@ def segment(
     ] = None,
     voxel_size: VoxelSize = None,
     unit: Unit = None,
-    image: Annotated[int | None, typer.Option(help="Which image of a file that holds several, counted from 0.")] = None,
+    image: Annotated[
+        str | None, typer.Option(help="Which image of a file that holds several: its number, from 0, or its name.")
+    ] = None,
     all_images: Annotated[bool, typer.Option("--all-images", help="All images of such a file, one by one.")] = False,
     as_stack: Annotated[bool, typer.Option("--as-stack", help="IN is a folder with one file per slice.")] = False,
     dtype: Annotated[Depth, typer.Option(help="How probabilities are stored.")] = Depth.uint8,
@@ -37,6 +42,7 @@ def segment(
 ) -> None:
     """Segment an image into OUT_DIR. Stopped or killed, the same command goes on where it was."""
     from napari_skipseg.images.files import images_to_read
+    from napari_skipseg.inference.estimate import total_of
 
     check_stack(file, as_stack)
     if all_images and image is not None:
@@ -44,9 +50,12 @@ def segment(
     wanted = [Path(each) for each in images_to_read(file)] if all_images else [file]
 
     options = SegmentOptions(**_FLAGS.given(flags))
+    writing, plans = Writing(out_dir, dtype.value, form.value, restart, plan), []
     for each in wanted:
         taken = Taken(each, axes, voxel_size, unit, image)
-        _segment(taken, model, options, Writing(out_dir, dtype.value, form.value, restart, plan))
+        plans += _segment(taken, model, options, writing, is_headed=all_images)
+    if len(plans) > 1:
+        report(total_of(plans), as_json=False)
 
 
 add_flags(segment, _FLAGS.annotations)
@@ -70,7 +79,10 @@ def check_stack(file: Path, as_stack: bool) -> None:
                 "batch` segments each image in it by itself."
             )
     elif as_stack and place.exists() and not is_pattern(place):
-        raise InputError(f"'{file}' is no folder of slices: leave out --as-stack.")
+        raise InputError(
+            f"'{file}' is no folder of slices: leave out --as-stack. (One of several images in a file is chosen with "
+            "--image NUMBER or --image NAME, all of them with --all-images.)"
+        )
 
 
 class Taken(NamedTuple):
@@ -80,7 +92,7 @@ class Taken(NamedTuple):
     axes: str | None
     voxel_size: tuple[float, float, float] | None
     unit: str | None
-    image: int | None
+    image: str | None
 
 
 class Writing(NamedTuple):
@@ -98,18 +110,26 @@ def _segment(
     model: str,
     options: SegmentOptions,
     writing: Writing,
-) -> None:
+    is_headed: bool,
+) -> list[RunPlan]:
+    """Segment an image, or print what that would take; return the plans that were printed. is_headed: with its name."""
     from napari_skipseg.images.files import read_stack
 
     stack = read_stack(taken.file, taken.axes, taken.voxel_size, taken.unit, image=taken.image)
     from napari_skipseg.api import iter_segment_to_folder, load_model
+    from napari_skipseg.inference.scale import describe_unknown_size
     from napari_skipseg.inference.trial import iter_plan
 
     loaded, folder, how = load_model(model), writing.folder, (writing.depth, writing.form)
+    if note := describe_unknown_size(stack, loaded.description):
+        echo(f"Note: {note}", err=True)
     if writing.plan_only:
-        plan = watch(iter_plan(stack, loaded, options, folder, *how), "measuring one tile")
+        plan = watch(iter_plan(stack, loaded, options, folder, *how), "measuring one tile", notes=False)
+        if is_headed:
+            echo(f"{stack.name} {stack.title}".strip())
         report(plan.describe(), as_json=False)
-        return
+        return [plan]
     work = iter_segment_to_folder(stack, loaded, options, folder, stack.name, *how, writing.restart)
     for file in watch(work, f"segmenting {stack.name}"):
         echo(str(file))
+    return []

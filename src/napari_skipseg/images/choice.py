@@ -143,6 +143,21 @@ def list_in_words(images: Sequence[ImageInfo]) -> str:
     return f"{shown}; and {more} more" if more > 0 else shown
 
 
+def find_number(path: Path, images: Sequence[ImageInfo], wanted: str) -> int:
+    """Return the number of the image that a user names by its number or by its name in the file.
+
+    Raises:
+        InputError: there is no such image, or several have this name.
+    """
+    if _NUMBER.fullmatch(wanted):
+        return int(wanted)
+    named = [image.number for image in images if image.name == wanted]
+    if len(named) == 1:
+        return named[0]
+    why = f"{len(named)} images have this name" if named else "no image has this name"
+    raise InputError(f"Image '{wanted}' is not clear in '{path}' ({list_in_words(images)}), as {why}: give its number.")
+
+
 def check_number(path: Path, images: Sequence[ImageInfo], number: int) -> None:
     """Raise where a file has no image of this number.
 
@@ -165,8 +180,8 @@ def refuse_several(path: Path, images: Sequence[ImageInfo], example: str = "") -
     number = images[min(1, len(images) - 1)].number
     error = SeveralImagesError(
         f"'{path}' holds {len(images)} images ({list_in_words(images)}): name the one you want, such as "
-        f"'{example or Location(path, number)}' (segment also takes --image {number} or --all-images, and Python "
-        f"image={number})."
+        f"'{example or Location(path, number)}' (segment also takes --image {number} or its name, or --all-images, and "
+        f"Python image={number})."
     )
     error.images = tuple(images)
     raise error

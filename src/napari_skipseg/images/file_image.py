@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from napari_skipseg.errors import InputError
 from napari_skipseg.images.calibration import AxisScale, Calibration, calibrate
 from napari_skipseg.images.space import AXES, NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import GIVE_AXES, ArrayLike, FileAxes, Named, Stack, name_axes
@@ -53,6 +54,13 @@ def stack_of(
         calibration = Calibration(known.resized(given.voxel_size, given.unit or known.unit))
     else:
         calibration = calibrate(scales, names, given.unit)
+        found_space = calibration.space
+        is_made_up = found_space.has_size and set(found_space.voxel_size) == {1.0}
+        if given.unit is not None and is_made_up and not calibrate(scales, names).space.has_size:
+            raise InputError(
+                f"'{image.path}' says no voxel size, so with the unit alone each voxel would be 1 {given.unit} long "
+                "along z, y and x: give the sizes too (in a shell with --voxel-size Z Y X)."
+            )
     said = "".join(image.axes[place][0] for place in found.places)
     if given.axes is not None and said != given.axes and set(said) <= set(AXES):
         notes.append(f"The file names its axes {said}; they were taken for {given.axes}, as given.")

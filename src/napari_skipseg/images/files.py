@@ -15,6 +15,7 @@ from napari_skipseg.images.choice import (
     Location,
     SeveralImagesError,
     check_number,
+    find_number,
     location_of_files,
     parse_location,
 )
@@ -44,7 +45,7 @@ def read_stack(
     voxel_size: tuple[float, float, float] | None = None,
     unit: str | None = None,
     are_labels: bool = False,
-    image: int | None = None,
+    image: int | str | None = None,
 ) -> Stack:
     """Return the image in a TIFF, an OME-Zarr, an MRC or a picture, its voxels read only where they are looked at.
 
@@ -65,14 +66,18 @@ def read_stack(
     voxel_size: (z, y, x) in `unit`, in place of the file's; never without a unit, which may be "pixel".
     unit: of `voxel_size`; given alone, of the file's own numbers.
     are_labels: the values are numbers of classes or objects, so they are not inverted where white is 0.
-    image: its number, from 0, where the file holds several (`list_images`). Without it, the only one, or the main one
-    beside thumbnails, labels and macro images, of which a note tells.
+    image: its number, from 0, or its name, where the file holds several (`list_images`). Without it, the only one, or
+    the main one beside thumbnails, labels and macro images, of which a note tells.
 
     Raises:
         FileError: no such file, an address, no image, damaged, cut short, or stored in an unknown way.
         SeveralImagesError: the file holds several images of equal standing, and none is named.
         InputError: the axes, the voxel size, the unit, the image or the type of the voxels cannot be used.
     """
+    if isinstance(image, str):
+        if not isinstance(path, str | os.PathLike):
+            raise InputError(f"A list of files is one image: leave out the image '{image}'.")
+        image = find_number(place_of(path), list_images(path), image)
     address = _location_of(path, image)
     unit = None if unit is None else check_unit(unit)
     stack = _read_location(address, GivenSpace(axes, voxel_size, unit), are_labels)

@@ -192,23 +192,23 @@ def _numbers(names: Sequence[str]) -> list[tuple[int, ...]]:
 
 
 def gaps_in(names: Sequence[str]) -> str:
-    """Return a sentence on numbers that are missing in the names of slices; "" where none is."""
+    """Return a sentence on numbers that are missing in the names of slices, the first ones too; "" where none is."""
     varying = [column for column in _numbers(names) if len(set(column)) > 1]
     if len(varying) != 1 or len(names) < 2:
         return ""
     numbers = varying[0]
     steps = [later - earlier for earlier, later in itertools.pairwise(numbers)]
     usual = min(Counter(steps).items(), key=lambda item: (-item[1], item[0]))[0]
-    if usual < 1 or len(set(steps)) == 1:
+    if usual < 1:
         return ""
+    begins = f"the numbers begin at {numbers[0]} ({names[0]})" if numbers[0] > max(1, usual) else ""
     gaps = [place for place, step in enumerate(steps) if step > usual]
     told = [_gap(numbers[place] + usual, numbers[place + 1] - usual, names[place : place + 2]) for place in gaps]
     if not told:
-        return ""
-    more = f", and {len(told) - MOST_GAPS} more gaps" if len(told) > MOST_GAPS else ""
-    return f"{', '.join(told[:MOST_GAPS])}{more}; the slices that are there were taken one behind the other.".replace(
-        "section", "Section", 1
-    )
+        return f"T{begins[1:]}: check whether earlier sections are missing." if begins else ""
+    more = [f"and {len(told) - MOST_GAPS} more gaps"] if len(told) > MOST_GAPS else []
+    listed = ", ".join([*told[:MOST_GAPS], *more, *([f"and {begins}"] if begins else [])])
+    return f"{listed}; the slices that are there were taken one behind the other.".replace("section", "Section", 1)
 
 
 def _gap(first: int, last: int, between: Sequence[str]) -> str:
@@ -253,7 +253,7 @@ def read_slices(
         y = f"{stack.space.size_along('Y'):g} {stack.space.unit}"
         told = f"The files do not say how far apart their slices lie: {y} was taken, as along y; if that is wrong"
         stack = replace(stack, notes=(*stack.notes, f"{told}, {GIVE_SIZE}."))
-    return stack
+    return replace(stack, slice_names=tuple(names))
 
 
 def _scales_of(first: Stack) -> dict[str, AxisScale]:

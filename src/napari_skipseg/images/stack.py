@@ -39,6 +39,8 @@ class Stack:
     space: its axes, one per dimension of `data`, and where they lie; axes alone, such as "ZYX", if no more is known.
     file: the absolute path that `read_stack` opened, "" where the image is only in memory.
     notes: what the reader decided and a user should know, one plain sentence each, with the flag that changes it.
+    title: what its file calls this image, such as "Pos1" of an OME-TIFF, "" where it has no name.
+    slice_names: the names of the files of a stack with one file per slice, along Z or T; empty for all others.
     """
 
     data: ArrayLike
@@ -46,6 +48,8 @@ class Stack:
     name: str = "image"
     file: str = ""
     notes: tuple[str, ...] = ()
+    title: str = ""
+    slice_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.space, str):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from napari_skipseg.wording import in_words
+from napari_skipseg.wording import counted, in_words
 
 GIBIBYTE = 2**30
 LITTLE = 0.9
@@ -80,6 +81,14 @@ class RunPlan:
             lines["on the GPU"] = f"{in_bytes(self.device_memory)} of {in_bytes(self.device_memory_free)} free"
         lines |= {f"warning {number}": text for number, text in enumerate(self.warnings, start=1)}
         return lines | {f"note {number}": text for number, text in enumerate(self.findings, start=1)}
+
+
+def total_of(plans: Sequence[RunPlan]) -> dict[str, str]:
+    """Return what runs take one after the other, by lines."""
+    return {
+        "total time": f"about {in_words(sum(plan.seconds for plan in plans))} for {counted(len(plans), 'image')}",
+        "total disk": f"at most {in_bytes(sum(plan.disk for plan in plans))} of {in_bytes(plans[0].disk_free)} free",
+    }
 
 
 def in_bytes(count: int) -> str:

@@ -94,7 +94,8 @@ def iter_examine(
         faults = yield from iter_slice_faults(_without_outliers(stack, normalization))
     except (FileError, InputError):
         faults = ()
-    findings = describe_faults([fault for fault in faults if fault.kind != "empty" or not keeps_empty])
+    told = [fault for fault in faults if fault.kind != "empty" or not keeps_empty]
+    findings = describe_faults(told, _files_of_slices(stack))
     if not description.signatures:
         return Examined(findings)
     yield LOOKING
@@ -114,6 +115,13 @@ def iter_examine(
         "the channel and the model."
     )
     return Examined(findings, unlike, may_be_inverted)
+
+
+def _files_of_slices(stack: Stack) -> tuple[str, ...]:
+    """Return the names of the files of the slices that are judged, empty if they have no files of their own."""
+    along = next((axis for axis in "ZT" if stack.length(axis) > 1), "")
+    is_named = stack.space.axes[0] == along and len(stack.slice_names) == stack.length(along)
+    return stack.slice_names if is_named else ()
 
 
 def _without_outliers(stack: Stack, normalization: Normalization) -> Stack:

@@ -29,6 +29,19 @@ def trained_voxel_size(description: ModelDescription, unit: str, seen: str) -> t
     return (math.sqrt(y * x) if description.spec.dimensions < len(seen) else z, y, x)
 
 
+def describe_unknown_size(stack: Stack, description: ModelDescription) -> str:
+    """Return a sentence if the voxel size of an image is not known, with the flags that give it; "" if it is known."""
+    if stack.space.has_size:
+        return ""
+    lacks = "is not known" if set(stack.space.voxel_size) == {1.0} else "has no unit"
+    trained = ""
+    if description.unit in METRES:
+        sizes = [f"{size:.4g}" for size in description.voxel_size[-description.spec.dimensions :]]
+        size = sizes[0] if len(set(sizes)) == 1 else " × ".join(sizes)
+        trained = f"; {description.name} was trained at {size} {description.unit}"
+    return f"The voxel size of '{stack.name}' {lacks}{trained}: give it with --voxel-size Z Y X --unit nm."
+
+
 def scale_of(stack: Stack, description: ModelDescription, seen: str) -> dict[str, float]:
     """Return, for each axis the network sees, how many of its voxels one of the stack is long: 1 where nearly the same.
 

@@ -35,7 +35,7 @@ from napari_skipseg.jobs.messages import (
 )
 from napari_skipseg.jobs.preparation import iter_prepare
 from napari_skipseg.jobs.workspace import INPUT, remove_folder
-from napari_skipseg.progress import Progress
+from napari_skipseg.progress import STARTING, Progress
 from napari_skipseg.training.progress import Learned
 
 
@@ -153,7 +153,7 @@ class Engine:
         A job that fails leaves the engine warm. Only one that ran out of memory has it end: the C library and OpenVINO
         keep what they once had, and a new process has all of it for the next try.
         """
-        job, shown = next(self._jobs), Progress(0, 1, "starting the engine")
+        job, shown = next(self._jobs), Progress(0, 1, STARTING)
         child.send(Envelope(job, request, str(folder)))
         try:
             while True:

@@ -42,6 +42,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.objects_tab = ObjectsTab(viewer, engine, line, self.segment_tab)
         self.batch_tab = BatchTab(viewer, engine, line, self.segment_tab, self.objects_tab.form.read_for)
         self.inspect_tab = InspectTab(viewer, engine, line, self.segment_tab)
+        self.segment_tab.form.may_follow = self._may_follow_selection
         self.tabs = QTabWidget()
         self.tabs.addTab(Scrolled(self.segment_tab), "Segment")
         self.tabs.addTab(Scrolled(self.correct_tab), "Correct")
@@ -101,6 +102,10 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
     def _job_tabs(self) -> dict[str, JobTab]:
         """Return the tabs by their names."""
         return {self.tabs.tabText(number): self.tabs.widget(number).widget() for number in range(self.tabs.count())}
+
+    def _may_follow_selection(self) -> bool:
+        """Return whether another image may be chosen by selecting its layer: not while one is worked on."""
+        return self.correct_tab.session is None and not any(tab.is_running for tab in self._job_tabs().values())
 
     def _tell_elsewhere(self, *_: object) -> None:
         """Say what goes on in the tabs that are not in front."""

@@ -15,12 +15,16 @@ FRACTIONS = {1 / 2: "half", 1 / 3: "a third", 1 / 5: "a fifth", 1 / 10: "a tenth
 """Shares by their names, for contrasts below that of the other slices."""
 
 
-def describe_faults(faults: Sequence[SliceFault]) -> tuple[str, ...]:
-    """Return a sentence for all slices of one kind, time and channel. Slices are counted from 0, as the viewer does."""
+def describe_faults(faults: Sequence[SliceFault], files: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return a sentence for all slices of one kind, time and channel. Slices are counted from 0, as the viewer does.
+
+    files: the names of the files of the slices, if each slice has its own: they stand behind the numbers, as the names
+    may bear other numbers.
+    """
     groups: dict[tuple[object, ...], list[SliceFault]] = {}
     for fault in faults:
         groups.setdefault((fault.time, fault.channel, fault.kind, _differs_by(fault)), []).append(fault)
-    told = [_place(group[0], _SENTENCES[group[0].kind](group)) for group in groups.values()]
+    told = [_place(group[0], _SENTENCES[group[0].kind](group, files)) for group in groups.values()]
     more = len(told) - MOST_SENTENCES
     return (
         (*told[:MOST_SENTENCES], f"{more} more kinds of faults were found in its slices.") if more > 0 else tuple(told)
@@ -46,52 +50,54 @@ def _place(fault: SliceFault, sentence: str) -> str:
     return f"{place[0].upper()}{place[1:]}: {sentence[0].lower()}{sentence[1:]}"
 
 
-def _empty(group: Sequence[SliceFault]) -> str:
-    return f"{_named(group)} {_verb(group, 'is', 'are')} empty."
+def _empty(group: Sequence[SliceFault], files: Sequence[str]) -> str:
+    return f"{_named(group, files)} {_verb(group, 'is', 'are')} empty."
 
 
-def _doubled(group: Sequence[SliceFault]) -> str:
+def _doubled(group: Sequence[SliceFault], files: Sequence[str]) -> str:
     if len(group) == 1:
-        return f"{_named(group)} equals {_noun(group)} {group[0].other}."
-    return f"{_named(group)} each equal the {_noun(group)} before."
+        return f"{_named(group, files)} equals {_noun(group)} {_number(group[0].other, files)}."
+    return f"{_named(group, files)} each equal the {_noun(group)} before."
 
 
-def _shifted(group: Sequence[SliceFault]) -> str:
+def _shifted(group: Sequence[SliceFault], files: Sequence[str]) -> str:
     fault = group[0]
-    against = "its neighbours" if fault.other is None else f"{_noun(group)} {fault.other}"
-    return f"{_named(group)} is shifted by about {fault.amount:.0f} pixels against {against}."
+    against = "its neighbours" if fault.other is None else f"{_noun(group)} {_number(fault.other, files)}"
+    return f"{_named(group, files)} is shifted by about {fault.amount:.0f} pixels against {against}."
 
 
-def _moved(group: Sequence[SliceFault]) -> str:
-    fault = group[0]
+def _moved(group: Sequence[SliceFault], files: Sequence[str]) -> str:
+    fault, noun = group[0], _noun(group)
     return (
-        f"From {_noun(group)} {fault.number} on, the stack is shifted by about {fault.amount:.0f} pixels against "
-        f"{_noun(group)} {fault.other}."
+        f"From {noun} {_number(fault.number, files)} on, the stack is shifted by about {fault.amount:.0f} pixels "
+        f"against {noun} {_number(fault.other, files)}."
     )
 
 
-def _unmatched(group: Sequence[SliceFault]) -> str:
-    return f"{_named(group)} {_verb(group, 'does', 'do')} not match {_verb(group, 'its', 'their')} neighbours."
+def _unmatched(group: Sequence[SliceFault], files: Sequence[str]) -> str:
+    return f"{_named(group, files)} {_verb(group, 'does', 'do')} not match {_verb(group, 'its', 'their')} neighbours."
 
 
-def _contrast(group: Sequence[SliceFault]) -> str:
-    return f"{_named(group)} {_verb(group, 'has', 'have')} {_fraction(group[0].amount)} the contrast of the others."
+def _contrast(group: Sequence[SliceFault], files: Sequence[str]) -> str:
+    return (
+        f"{_named(group, files)} {_verb(group, 'has', 'have')} {_fraction(group[0].amount)} the contrast of the others."
+    )
 
 
-def _brightness(group: Sequence[SliceFault]) -> str:
+def _brightness(group: Sequence[SliceFault], files: Sequence[str]) -> str:
     how = "brighter" if group[0].amount > 0 else "darker"
-    return f"{_named(group)} {_verb(group, 'is', 'are')} far {how} than the others."
+    return f"{_named(group, files)} {_verb(group, 'is', 'are')} far {how} than the others."
 
 
-def _blurred(group: Sequence[SliceFault]) -> str:
-    return f"{_named(group)} {_verb(group, 'is', 'are')} out of focus or smoothed, unlike the others."
+def _blurred(group: Sequence[SliceFault], files: Sequence[str]) -> str:
+    return f"{_named(group, files)} {_verb(group, 'is', 'are')} out of focus or smoothed, unlike the others."
 
 
-def _noisy(group: Sequence[SliceFault]) -> str:
-    return f"{_named(group)} {_verb(group, 'is', 'are')} far noisier than the others."
+def _noisy(group: Sequence[SliceFault], files: Sequence[str]) -> str:
+    return f"{_named(group, files)} {_verb(group, 'is', 'are')} far noisier than the others."
 
 
-_SENTENCES: dict[Kind, Callable[[Sequence[SliceFault]], str]] = {
+_SENTENCES: dict[Kind, Callable[[Sequence[SliceFault], Sequence[str]], str]] = {
     "empty": _empty,
     "doubled": _doubled,
     "shifted": _shifted,
@@ -122,20 +128,30 @@ def _verb(group: Sequence[SliceFault], one: str, several: str) -> str:
     return one if len(group) == 1 else several
 
 
-def _named(group: Sequence[SliceFault]) -> str:
-    """Return the slices of a group: "Slice 3", "Slices 3 and 17", "Slices 4-9, 12 and 15"."""
+def _named(group: Sequence[SliceFault], files: Sequence[str]) -> str:
+    """Return the slices of a group: "Slice 3", "Slices 3 and 17", "Slices 4-9, 12 and 15", "Slice 3 (s_7.tif)"."""
     noun = _noun(group).capitalize()
-    return f"{noun}{'' if len(group) == 1 else 's'} {in_list([fault.number for fault in group])}"
+    return f"{noun}{'' if len(group) == 1 else 's'} {in_list([fault.number for fault in group], files)}"
 
 
-def in_list(numbers: Sequence[int]) -> str:
+def _number(number: int | None, files: Sequence[str]) -> str:
+    """Return the number of a slice, with the name of its file if it has one."""
+    return f"{number} ({files[number]})" if number is not None and number < len(files) else str(number)
+
+
+def in_list(numbers: Sequence[int], files: Sequence[str] = ()) -> str:
     """Return numbers as text, three and more that follow each other as a range: "4-9, 12 and 15"."""
     runs: list[list[int]] = []
     for _, run in groupby(enumerate(sorted(set(numbers))), key=lambda pair: pair[1] - pair[0]):
         members = [number for _, number in run]
         runs += [members] if len(members) > 2 else [[number] for number in members]
-    parts = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    parts = [_number(run[0], files) if len(run) == 1 else _range(run, files) for run in runs]
     if len(parts) > MOST_NAMED:
         more = sum(len(run) for run in runs[MOST_NAMED:])
         return f"{', '.join(parts[:MOST_NAMED])} and {more} more"
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _range(run: Sequence[int], files: Sequence[str]) -> str:
+    named = f" ({files[run[0]]} to {files[run[-1]]})" if run[-1] < len(files) else ""
+    return f"{run[0]}-{run[-1]}{named}"

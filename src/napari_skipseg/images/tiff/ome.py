@@ -58,10 +58,11 @@ def ome_xml(
     dtype: np.dtype[Any],
     channel_names: Sequence[str] | None,
     recipe: Mapping[str, Any] | None,
+    title: str = "",
 ) -> bytes:
     """Return the OME-XML (ASCII) of one image whose pages follow each other in the order of its leading axes.
 
-    A C behind X is stored as samples of each pixel.
+    A C behind X is stored as samples of each pixel. title: the name of the image, "" for none.
     """
     axes = space.axes
     length = dict(zip(axes, (int(n) for n in shape), strict=True))
@@ -69,7 +70,8 @@ def ome_xml(
     leading = "".join(axis for axis in axes if axis in "TCZ" and not (axis == "C" and samples > 1))
     order = "XY" + leading[::-1] + "".join(axis for axis in "CZT" if axis not in leading)
     root = ElementTree.Element("OME", {"xmlns": NAMESPACE, "Creator": "napari-skipseg"})
-    image = ElementTree.SubElement(root, "Image", {"ID": "Image:0"})
+    named = {"Name": "".join(letter for letter in title if letter.isprintable())} if title else {}
+    image = ElementTree.SubElement(root, "Image", {"ID": "Image:0", **named})
     attributes = {
         "ID": "Pixels:0",
         "DimensionOrder": order,

@@ -13,7 +13,7 @@ from napari_skipseg.images.faults import refusing
 from napari_skipseg.images.file_image import FileImage, stack_of
 from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import ArrayLike, FileAxes, Stack
-from napari_skipseg.images.tiff.checks import open_tiff, open_unread
+from napari_skipseg.images.tiff.checks import OpenTiff, open_tiff, open_unread
 from napari_skipseg.images.tiff.ome import find_recipe
 from napari_skipseg.images.tiff.ome_set import is_companion
 from napari_skipseg.images.tiff.pages import lazy_array
@@ -73,7 +73,14 @@ def read_tiff(
             data, shown = as_meant(stack.data, file, series, palette, are_labels)
         on_failure.pop_all()
     location = Location(path.absolute(), opened.number)
-    return replace(stack, data=data, file=str(location), notes=(*opened.notes, *shown, *stack.notes))
+    notes = (*opened.notes, *shown, *stack.notes)
+    return replace(stack, data=data, file=str(location), notes=notes, title=_title_of(opened))
+
+
+def _title_of(opened: OpenTiff) -> str:
+    """Return what the OME-XML of a file calls the image; tifffile makes up the names of other series."""
+    number = 0 if opened.number is None and len(opened.images) == 1 else opened.number
+    return opened.images[number].name if number is not None and opened.file.is_ome else ""
 
 
 def read_tiff_recipe(path: Path) -> dict[str, Any] | None:

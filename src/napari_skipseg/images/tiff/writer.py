@@ -40,6 +40,7 @@ def write_ome_tiff(
     channel_names: Sequence[str] | None = None,
     description: Mapping[str, Any] | None = None,
     synced: bool = True,
+    title: str = "",
 ) -> None:
     """Write an OME-TIFF, compressed by zlib, BigTIFF where it may exceed 4 GB; memory holds one plane.
 
@@ -49,6 +50,7 @@ def write_ome_tiff(
     array: anything that can be sliced, with Y and X last, or followed by C: samples of each pixel, as in RGB.
     space: where it lies; if the unit is "pixel" and all sizes are 1, no physical size is written.
     description: what was run, as JSON; `read_recipe` gives it back. synced: the file is on disk when this returns.
+    title: the name of the image in the OME-XML, such as that of a stage position; "" = none.
 
     Raises:
         FileError: the file cannot be written: no space, no permission, no such folder.
@@ -59,7 +61,7 @@ def write_ome_tiff(
     dtype = np.dtype(array.dtype).newbyteorder("=")
     _check_storable(stack, dtype, channel_names)
     planar = len(space.axes) - (3 if space.axes.endswith("C") else 2)
-    xml = ome_xml(stack.shape, space, dtype, channel_names, description)
+    xml = ome_xml(stack.shape, space, dtype, channel_names, description, title)
     with replacing(path, synced) as handle:
         _write_pages(handle, stack, planar, dtype, xml)
 

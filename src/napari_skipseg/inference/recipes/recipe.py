@@ -78,7 +78,8 @@ class SegmentRequest:
 class RecipeInput:
     """One image that was read: where from, which one by its content (`images.identity`), and how it was taken.
 
-    file: an absolute path, "" where the image was only in memory. The rest is as in `Stack`.
+    file: an absolute path, "" where the image was only in memory. title: what the file calls it, such as "Pos1". The
+    rest is as in `Stack`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -89,6 +90,7 @@ class RecipeInput:
     shape: tuple[int, ...]
     dtype: str
     space: Space
+    title: str = ""
 
 
 def describe_input(stack: Stack) -> RecipeInput:
@@ -98,7 +100,7 @@ def describe_input(stack: Stack) -> RecipeInput:
         FileError, InputError: the voxels cannot be read or are no numbers.
     """
     dtype = np.dtype(stack.data.dtype).name
-    return RecipeInput(stack.name, stack.file, identify(stack), stack.shape, dtype, stack.space)
+    return RecipeInput(stack.name, stack.file, identify(stack), stack.shape, dtype, stack.space, stack.title)
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from pydantic import ConfigDict, TypeAdapter
 from qtpy.QtCore import QEvent, Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QSpinBox, QWidget
 
-from napari_skipseg.batch.inputs import Inputs, find_inputs
+from napari_skipseg.batch.inputs import Inputs, find_inputs, read_entry
 from napari_skipseg.batch.place import write_text
 from napari_skipseg.batch.settings import BatchSettings, ask
 from napari_skipseg.batch.truths import check_truth
-from napari_skipseg.errors import FileError, InputError
+from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.images.files import Format
 from napari_skipseg.inference.prediction import Depth
 from napari_skipseg.progress import Progress
@@ -302,6 +302,8 @@ def _show(field: Any, value: Any) -> None:
         field.setCurrentIndex(max(field.findData(value), 0))
 
 
+MOST_LOOKED_AT = 24
+"""Images whose voxel size is looked up before the start."""
 SETTLED = 300
 """Milliseconds for which the choices stand before they are looked up."""
 MACHINE = (Path("/proc"), Path("/sys"))
@@ -318,7 +320,7 @@ class InputsLine(SettledLine):
     told = Signal()
 
     def __init__(self) -> None:
-        self.fault = ""
+        self.fault = self._note = ""
         super().__init__(None, "looking for images…")
         self._timer.setInterval(SETTLED)
         self.looks = 0
@@ -331,9 +333,11 @@ class InputsLine(SettledLine):
     def look(self, settings: BatchSettings) -> None:
         """Say what these settings name, unless it was said."""
 
-        def find() -> Generator[Progress, Any, Inputs]:
+        def find() -> Generator[Progress, Any, LookedAt]:
             yield Progress(0, 1, "looking for images")
-            return check_batch(settings)
+            found = check_batch(settings)
+            unknown, looked = yield from _iter_count_unknown(settings, found)
+            return LookedAt(found, unknown, looked)
 
         asked = (
             settings.inputs,
@@ -342,15 +346,19 @@ class InputsLine(SettledLine):
             settings.inside,
             settings.truth,
             settings.as_stack,
+            settings.voxel_size,
+            settings.unit,
         )
         self.follow((*asked, self.looks), find)
 
-    def show_answer(self, answer: Inputs) -> None:
-        """Say how many images there are."""
-        count = len(answer.entries)
-        left = [counted(answer.others, "other file")] if answer.others else []
-        left += [counted(answer.ours, "result of SkipSeg", "results of SkipSeg")] if answer.ours else []
-        names = "\n".join(entry.relative for entry in answer.entries[:20]) + ("\n…" if count > 20 else "")
+    def show_answer(self, answer: LookedAt) -> None:
+        """Say how many images there are, and what should be known before they are segmented."""
+        found = answer.inputs
+        count = len(found.entries)
+        left = [counted(found.others, "other file")] if found.others else []
+        left += [counted(found.ours, "result of SkipSeg", "results of SkipSeg")] if found.ours else []
+        self._note = " ".join(note for note in (_unknown_text(answer), found.hint) if note)
+        names = "\n".join(entry.relative for entry in found.entries[:20]) + ("\n…" if count > 20 else "")
         told = counted(count, "image")
         self.say(f"{told}; left out: {', '.join(left)}" if left else told, names)
 
@@ -367,8 +375,45 @@ class InputsLine(SettledLine):
     def say(self, text: str, hint: str = "", warning: str = "") -> None:
         """Show this in the line and in its tooltip; a warning is a fault, which the tab says."""
         self.fault = warning
-        super().say(text, hint)
+        super().say(text, hint, self._note if text and text != self._asking else "")
         self.told.emit()
+
+
+@dataclass(frozen=True)
+class LookedAt:
+    """What a batch is of. unknown: how many of the first `looked` images have no known voxel size."""
+
+    inputs: Inputs
+    unknown: int
+    looked: int
+
+
+def _iter_count_unknown(settings: BatchSettings, found: Inputs) -> Generator[Progress, Any, tuple[int, int]]:
+    """Yield file by file; return how many of the first images have no known voxel size, and of how many that is.
+
+    A file that cannot be read is none of these: the batch says why.
+    """
+    unknown, entries = 0, found.entries[:MOST_LOOKED_AT]
+    for number, entry in enumerate(entries):
+        yield Progress(number, len(entries), "looking for voxel sizes")
+        try:
+            unknown += not read_entry(settings, entry).space.has_size
+        except SkipsegError:
+            continue
+    return unknown, len(entries)
+
+
+def _unknown_text(answer: LookedAt) -> str:
+    """Return what is said if voxel sizes are not known; "" if all are."""
+    if not answer.unknown:
+        return ""
+    total = len(answer.inputs.entries)
+    which = f"{answer.unknown} of the first {answer.looked} images" if answer.looked < total else ""
+    which = which or ("all images" if answer.unknown == total else f"{answer.unknown} of {total} images")
+    return (
+        f"The voxel size is not known of {which}: if all have the same, give it in the Segment tab and tick Details › "
+        "as in the Segment tab."
+    )
 
 
 def check_batch(settings: BatchSettings) -> Inputs:

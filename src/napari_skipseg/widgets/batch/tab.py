@@ -136,11 +136,14 @@ class BatchTab(JobTab):
         """Start the batch that the form asks for; it goes on where it was stopped."""
         if self.is_running:
             return
+        was_shown = self._shows_this_batch()
         try:
             self._settings = self._read()
         except SkipsegError as error:
             self.fail(str(error))
             return
+        if not was_shown:
+            self.table.rows.show_rows(())
         remember(self.form.read())
         model = self._segment_tab.form.read().model
         self.table.rows.class_names = () if model is None else model.class_names
@@ -154,6 +157,7 @@ class BatchTab(JobTab):
             self._begin(self._settings, retry=True)
 
     def _begin(self, settings: BatchSettings, retry: bool = False) -> None:
+        self.links.setText("")
         self.links.hide()
         work, name = partial(self._engine.run, RunBatch(settings, retry)), f"Batch of {Path(settings.inputs).name}"
         self.start(work, name, self._finish, on_stop=self._stop, waiting="waits for the batch")
@@ -202,10 +206,23 @@ class BatchTab(JobTab):
         told = fault or ("" if row is None else describe_end(row))
         self.row_line.say(told, FAULT_COLOR if fault or (row is not None and row.reason) else "transparent")
 
+    def _shows_this_batch(self) -> bool:
+        """Return whether the table is of the images in the form, and not of an earlier batch of different ones."""
+        asked, shown = self.form.read(), self._settings
+        return shown is None or (shown.inputs, shown.recursive, shown.as_stack) == (
+            asked.inputs,
+            asked.recursive,
+            asked.as_stack,
+        )
+
     def _follow_rows(self) -> None:
-        """Offer to do again what failed."""
-        failed = self.table.rows.count("failed")
-        self.retry_button.setVisible(failed > 0)
+        """Show the table and offer to do again what failed, unless that is of an earlier batch of different images."""
+        failed, is_this = self.table.rows.count("failed"), self.is_running or self._shows_this_batch()
+        self.table.setVisible(is_this and bool(self.table.rows.rows))
+        self.links.setVisible(is_this and not self.is_running and bool(self.links.text()))
+        if not is_this:
+            self.row_line.say("")
+        self.retry_button.setVisible(is_this and failed > 0)
         self.retry_button.setText(f"Retry failed ({failed})")
 
     def _finish(self, result: BatchResult) -> None:

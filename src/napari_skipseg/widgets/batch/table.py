@@ -50,7 +50,7 @@ def describe_end(row: Row) -> str:
     shared = (row.note, describe_objects(row), _scores(row))
     told = (plain(row.reason), *shared) if row.reason else (row.message, *shared)
     said = "; ".join(line for line in told if line)
-    return said if row.reason or not said else f"{plain(row.relative)}: {said}"
+    return said if row.reason or not said else f"{plain(row.called)}: {said}"
 
 
 def describe_row(row: Row) -> str:
@@ -297,7 +297,7 @@ class BatchRows(QAbstractTableModel):  # type: ignore[misc]
             score = row.scores.get(self.scores[column - len(HEADS)])
             return "" if score is None else f"{score:.3f}"
         texts: dict[int, Callable[[], str]] = {
-            FILE: lambda: plain(row.relative),
+            FILE: lambda: plain(row.called),
             STATE: lambda: describe_state(row),
             TIME: lambda: describe_time(row),
             SIZE: lambda: row.size,
@@ -398,7 +398,7 @@ class BatchTable(QTableView):  # type: ignore[misc]
     def shown_names(self) -> list[str]:
         """Return the files in the order of the rows on screen."""
         order = self._sorted
-        return [str(order.index(row, FILE).data()) for row in range(order.rowCount())]
+        return [plain(order.index(row, FILE).data(ROW_ROLE).relative) for row in range(order.rowCount())]
 
     def place_of(self, relative: str) -> QModelIndex:
         """Return the index of a file's name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -172,7 +172,14 @@ def day_of(seconds: float) -> str:
     return f"{then.tm_mday} {time.strftime('%b', then)}{year}, {time.strftime('%H:%M', then)}"
 
 
-LOST = "napari ended while you painted: restore the corrections in the Correct tab."
+def lost_text(lost: Sequence[Found]) -> str:
+    """Return what is announced of all corrections that a lost napari left behind, the latest first."""
+    latest = max(lost, key=lambda found: found.changed)
+    more = f" and {counted(len(lost) - 1, 'other image')}" if len(lost) > 1 else ""
+    return (
+        f"napari ended while you painted on '{latest.subject.name}' ({day_of(latest.changed)}){more}: restore the "
+        "corrections in the Correct tab."
+    )
 
 
 class Reopening:
@@ -208,7 +215,7 @@ class Reopening:
             for found in lost:
                 self._tab.offers.offer_interrupted(found, partial(self.open, found))
             if lost:
-                pop_up(LOST)
+                pop_up(lost_text(lost))
 
         name = "Looking for corrections"
         start_work(self._tab, iter_find_interrupted, name, lambda _: None, offer, lambda: None, is_quiet=True)

@@ -17,14 +17,20 @@ PLANES, SIDE = 32, 512
 """Planes, and pixels along each side of one, that are counted at the most: a large result is sampled evenly."""
 
 
+LONG_START = 2.0
+"""Seconds from which on the start of the engine is named."""
 KEPT = " The result of the whole image is kept; its layers are hidden."
 
 
 class Done(NamedTuple):
-    """A prediction, and which share of its voxels each class has at a threshold, by name."""
+    """A prediction, and which share of its voxels each class has at a threshold, by name.
+
+    of_tissue: voxels that were left out, such as a black frame, do not count.
+    """
 
     prediction: Prediction
     shares: dict[str, float]
+    of_tissue: bool = False
 
 
 def with_shares(
@@ -32,12 +38,20 @@ def with_shares(
 ) -> Generator[Progress, Focus | None, Done]:
     """Run a segmentation; return what came of it."""
     prediction = yield from work()
-    return Done(prediction, class_shares(prediction, threshold))
+    return Done(prediction, class_shares(prediction, threshold), has_padding(prediction))
+
+
+def has_padding(prediction: Prediction) -> bool:
+    """Return whether constant areas of the image were left out."""
+    return bool(prediction.recipe.get("normalization", {}).get("padding"))
 
 
 def class_shares(prediction: Prediction, threshold: float) -> dict[str, float]:
-    """Return which share of the voxels each class has, in [0, 1], by name; of a large result about that."""
-    names = prediction.class_names
+    """Return which share of the tissue each class has, in [0, 1], by name; of a large result about that.
+
+    Voxels that were left out do not count: their probability is exactly 0.
+    """
+    names, leaves_out = prediction.class_names, has_padding(prediction)
     labels = Binary(prediction.probability, threshold, len(names) > 1)
     planes = math.prod(labels.shape[:-2])
     chosen = np.unique(np.linspace(0, planes - 1, min(planes, PLANES)).astype(int))
@@ -45,14 +59,30 @@ def class_shares(prediction: Prediction, threshold: float) -> dict[str, float]:
     counts: Any = np.zeros(len(names) + 1, np.int64)
     for plane in chosen:
         place = tuple(int(part) for part in np.unravel_index(plane, labels.shape[:-2])) if labels.ndim > 2 else ()
-        counts += np.bincount(np.asarray(labels[place])[*steps].ravel(), minlength=len(names) + 1)
+        found = np.asarray(labels[place])[*steps]
+        if leaves_out:
+            classes: Any = (slice(None), *place) if len(names) > 1 else place
+            probability: Any = np.asarray(prediction.probability[classes])
+            found = found[_is_tissue(probability[..., *steps])]
+        counts += np.bincount(found.ravel(), minlength=len(names) + 1)
     return {name: float(counts[number]) / max(1, counts.sum()) for number, name in enumerate(names, start=1)}
 
 
-def describe_done(what: str, seconds: float, shares: dict[str, float], threshold: float) -> str:
-    """Return the line, such as "6 slices segmented in 12 s: 23 % is membrane (above 0.50)."."""
-    parts = ", ".join(f"{percent(share)} is {name}" for name, share in shares.items())
-    return f"{what} segmented in {in_words(seconds)}: {parts} (above {threshold:.2f})."
+def _is_tissue(probability: Any) -> Any:
+    """Return where a plane (Y, X) of the probability, or (classes, Y, X), was not left out."""
+    is_set = probability != 0
+    return is_set if probability.ndim == 2 else is_set.any(axis=0)
+
+
+def describe_done(what: str, seconds: float, done: Done, threshold: float, started: float = 0.0) -> str:
+    """Return the line, such as "6 slices segmented in 12 s: 23 % of the tissue is membrane (above 0.50).".
+
+    started: seconds of these in which the engine started.
+    """
+    of = " of the tissue" if done.of_tissue else ""
+    parts = ", ".join(f"{percent(share)}{of} is {name}" for name, share in done.shares.items())
+    start = f" ({in_words(started)} of it to start the engine)" if started >= LONG_START else ""
+    return f"{what} segmented in {in_words(seconds)}{start}: {parts} (above {threshold:.2f})."
 
 
 def name_part(shown: Shown, spanned: str) -> str:

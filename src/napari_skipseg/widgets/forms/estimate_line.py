@@ -20,7 +20,7 @@ SETTLED = 800
 MOST_KEPT = 64
 MOST_FINDINGS = 6
 """Sentences about the image that are shown at once."""
-MEASURING = "estimating time and memory…"
+MEASURING = "estimating time and memory… Segment can be pressed already."
 QUIET = "QLabel { font-size: 8pt; }"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +38,7 @@ from napari_skipseg.images.files import (
 )
 from napari_skipseg.images.mrc import is_mrc
 from napari_skipseg.images.pictures import is_picture
-from napari_skipseg.images.slices import holds_slices, natural_key
+from napari_skipseg.images.slices import gaps_in, holds_slices, natural_key, slice_names
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiff.ome_set import is_companion
@@ -117,8 +118,9 @@ def read_layers(path: str | Sequence[str]) -> list[LayerData]:
         levels = read_levels(place)
         which = parse_location(place).image  # a path in a store is in the name already
         name = "" if which is None else names[which]
+        position = name or (os.path.relpath(place, path) if which is None else f"image {which}")
         levels[0] = replace(levels[0], name=f"{levels[0].name} {name}".strip())
-        told = {"opened": levels[0].file}
+        told = {"opened": levels[0].file, "one_of": path, "position": position, "behind": number > 0}
         data, looks, kind = _layer_of(levels, told, labels=holds_labels(place), most=IN_MEMORY // len(places))
         found.append((data, {**looks, "visible": number == 0}, kind))
     return found
@@ -154,7 +156,8 @@ def _layer_of(levels: list[Stack], told: dict[str, Any], labels: bool = False, m
     """Return the layer of an image. told: what its metadata say. most: bytes up to which it is read at once."""
     stack = levels[0]
     axes, metadata = stack.space.axes, layer_arguments(stack)
-    told = {**told, "notes": stack.notes} if stack.notes else told
+    known = {"notes": stack.notes, "title": stack.title, "slices": stack.slice_names}
+    told = {**told, **{name: value for name, value in known.items() if value}}
     data = finest = _in_reach(stack, IN_MEMORY if most is None else most)
     if len(levels) > 1 and not isinstance(data, np.ndarray):
         data, metadata["multiscale"] = [finest, *(_lazy(level) for level in levels[1:])], True
@@ -169,6 +172,25 @@ def _layer_of(levels: list[Stack], told: dict[str, Any], labels: bool = False, m
     if axes.endswith("C") and stack.length("C") in (3, 4) and np.dtype(stack.data.dtype).name in _RGB_TYPES:
         return data, {**metadata, "rgb": True}, "image"
     return data, {**metadata, "channel_axis": axes.index("C")}, "image"
+
+
+def notes_of(layer: Layer) -> tuple[str, ...]:
+    """Return what the reader of an image noted.
+
+    napari's own reader opens pictures with *Open Files as Stack* and keeps the first path alone: numbers that are
+    missing are found if the layer shows all images of that folder.
+    """
+    if "skipseg" in layer.metadata:
+        return tuple(layer.metadata["skipseg"].get("notes", ()))
+    path = Path(str(layer.source.path or ""))
+    if not is_picture(path) or layer.ndim != 3:
+        return ()
+    try:
+        names = slice_names(path.parent)
+    except SkipsegError:
+        return ()
+    gap = gaps_in(names) if len(names) == len(layer.data) and names[0] == path.name else ""
+    return (gap,) if gap else ()
 
 
 def file_of(layer: Layer, data: Any) -> str:
@@ -273,8 +295,9 @@ def _write(path: str, array: Any, attributes: Mapping[str, Any], description: di
     scale = np.abs(attributes.get("scale", np.ones(ndim)))
     sizes, unit = along_space(scale, units, axes, default=1.0)
     places, _ = along_space(attributes.get("translate", np.zeros(ndim)), units, axes, default=0.0)
+    title = str(attributes.get("metadata", {}).get("skipseg", {}).get("title", ""))
     space = Space(axes + "C" * rgb, sizes, unit, places)
-    write_ome_tiff(path, array, space, description=description)
+    write_ome_tiff(path, array, space, description=description, title=title)
 
 
 def make_em_stack() -> list[LayerData]:

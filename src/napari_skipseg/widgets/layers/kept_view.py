@@ -79,3 +79,15 @@ def view_kept(viewer: ViewerModel, layer: Layer) -> Generator[None, None, None]:
     view = view_of(viewer, layer)
     yield
     show_view(viewer, layer, view)
+    slice_again(viewer)
+
+
+def slice_again(viewer: ViewerModel) -> None:
+    """Show the voxels at which the sliders stand, after a unit of a layer was changed.
+
+    napari 0.9 slices such a layer at once, with the unit that the viewer had before: from pixel to nm that is a factor
+    of 1e9, so nothing is found and the canvas is black. It does not slice again as long as the sliders stand still.
+    """
+    viewer.dims.events.point(value=viewer.dims.point)  # each layer takes the viewer's units, without a slice
+    for layer in viewer.layers:
+        layer.refresh()

@@ -13,7 +13,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import Binary, Prediction
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers.axes import is_rgb, origin_of, voxel_size_of
-from napari_skipseg.widgets.layers.files import file_of
+from napari_skipseg.widgets.layers.files import file_of, notes_of
 from napari_skipseg.widgets.layers.placement import Cut, Placement, Repeated, place_at, place_over
 from napari_skipseg.widgets.layers.result_looks import (
     CLASS_COLORS,
@@ -93,8 +93,9 @@ def stack_of(layer: Layer, axes: str, positions: dict[int, int] | None = None) -
     space = Space(full, size, unit, origin_of(layer, axes))
     if positions:
         data, space = Cut(data, positions), space.shifted({axes[axis]: place for axis, place in positions.items()})
-    notes = tuple(layer.metadata.get(KEY, {}).get("notes", ()))
-    return Stack(data, space, layer.name, file, notes)
+    told = layer.metadata.get(KEY, {})
+    slice_names = () if positions else tuple(told.get("slices", ()))
+    return Stack(data, space, layer.name, file, notes_of(layer), told.get("title", ""), slice_names)
 
 
 def data_of(layer: Layer) -> Any:
@@ -305,9 +306,10 @@ def _find(viewer: ViewerModel, source: str, role: str) -> Layer | None:
 
 
 def _add(viewer: ViewerModel, layer: Image, result: Result, metadata: dict[str, Any]) -> None:
-    name = result.name
+    position = layer.metadata.get(KEY, {}).get("position", "")
+    name = f"{position}: {result.name}" if position else result.name
     if any(other.name == name for other in viewer.layers):
-        name = f"{layer.name}: {name}"
+        name = f"{layer.name}: {result.name}"
     arguments = {"name": name, "metadata": metadata, **result.placement.arguments(), **result.looks}
     if result.kind == "labels":
         viewer.add_labels(result.data, **arguments).editable = False

@@ -192,7 +192,7 @@ def find_faults(choices: Choices) -> dict[str, str]:
     "dropout".
     """
     found = {
-        "image": _image_fault(choices.layer),
+        "image": image_fault(choices.layer),
         "model": choices.model_fault,
         "rescale": _rescale_fault(choices),
         "tile": _tile_fault(choices.tile),
@@ -209,9 +209,10 @@ def find_faults(choices: Choices) -> dict[str, str]:
     return {name: fault for name, fault in found.items() if fault}
 
 
-def _image_fault(layer: Image | None) -> str:
+def image_fault(layer: Image | None) -> str:
+    """Return why an image cannot be segmented, whatever the model; "" if it can."""
     if layer is None:
-        return Missing("Open an image first: drop a file here, or File › Open Sample › SkipSeg.")
+        return Missing("Open an image first: drop a file here, or File › Open Sample.")
     data: Any = data_of(layer)
     if 0 in data.shape:
         return f"'{layer.name}' is empty: its shape is {tuple(data.shape)}."
@@ -303,7 +304,8 @@ def find_warning(choices: Choices) -> str:
         return ""
     if choices.unit not in METRES:
         sizes = _in_words(model.voxel_size, model.unit, choices.seen)
-        return f"The voxel size is not known; {model.name} was trained at {sizes}."
+        missing = ": choose the unit beside the numbers" if set(choices.voxel_size) != {1.0} else ""
+        return f"The voxel size is not known; {model.name} was trained at {sizes}{missing}."
     if choices.rescale or all(1 / FAR_OFF < factor < FAR_OFF for factor in _scale(choices).values()):
         return ""
     kind = "pixels" if choices.spanned == "YX" else "voxels"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QPushButton, QWidget
 
 from napari_skipseg.errors import SkipsegError
@@ -26,7 +27,8 @@ from napari_skipseg.widgets.forms.fields import (
 )
 from napari_skipseg.widgets.forms.option_rows import OptionRows
 from napari_skipseg.widgets.layers.axes import axes_of, set_calibration, voxel_size_of
-from napari_skipseg.widgets.layers.kept_view import view_kept
+from napari_skipseg.widgets.layers.images_of_file import show_alone
+from napari_skipseg.widgets.layers.kept_view import slice_again, view_kept
 from napari_skipseg.widgets.layers.results import is_ours
 from napari_skipseg.widgets.segment.checks import (
     Choices,
@@ -34,13 +36,15 @@ from napari_skipseg.widgets.segment.checks import (
     channels,
     find_faults,
     find_rescaling,
+    image_fault,
     offers_planes,
 )
 from napari_skipseg.widgets.segment.model_card import CardDialog
+from napari_skipseg.widgets.segment.selection import SelectedLayers
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
-    from napari.layers import Image
+    from napari.layers import Image, Layer
 
     from napari_skipseg.devices import DeviceReport
 
@@ -77,13 +81,20 @@ HINTS = {
     "image": "The image layer to segment",
     "channel": "The channel to segment: this model takes one",
 }
+ASKING = (
+    "asking the engine, which starts once and needs some seconds for that… Segment and Preview can be pressed already: "
+    "they begin as soon as it has started."
+)
 DEVICE_HINT = "Where to compute: auto takes a graphics card that works, else the processor"
 EXTENT_HINT = "The whole stack, or only the slice on screen, whose result gets layers of its own"
 RGB = ("red", "green", "blue", "alpha")
 
 
 class SegmentForm(QWidget):  # type: ignore[misc]
-    """What to segment and how. `read` gives the choices, `changed` says that they may be others now."""
+    """What to segment and how. `read` gives the choices, `changed` says that they may be others now.
+
+    may_follow: whether an image that is selected in the layer list becomes the one to segment.
+    """
 
     changed = Signal()
     placed = Signal()
@@ -94,7 +105,11 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self._viewer = viewer
         self.links = Links()
         self._layer_links, self._name_links = Links(), Links()
+        self.may_follow: Callable[[], bool] = lambda: True
         self._layer: Image | None = None
+        self._slicing = QTimer(self)  # the viewer hears of a layer's new unit after us, and shows nothing until then
+        self._slicing.setSingleShot(True)
+        self._slicing.timeout.connect(lambda: slice_again(self._viewer))
         self._described: tuple[str, ModelDescription | None, str] = ("", None, "")
         self._make_fields()
         self._lay_out()
@@ -112,7 +127,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.card.setToolTip("What this model is, what it was trained on, and how well it does")
         self.device_note = WrappedLine()
         self.device_note.setStyleSheet(NOTE)
-        self.device_note.setText("asking the engine…")
+        self.device_note.setText(ASKING)
         self.device.offer([("auto", "auto")], "auto")
         self.report = QPushButton("Report")
         self.report.setToolTip("What this machine computes on, why it is not the GPU, and what a bug report needs")
@@ -142,7 +157,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         form.addRow(self.options)
 
     def _connect(self) -> None:
-        self.image.activated.connect(self._choose_image)
+        self.image.activated.connect(self._choose_and_show)
         self.axes.edited.connect(self._write_calibration)
         self.voxel_size.edited.connect(self._write_calibration)
         self.model.opening.connect(self._offer_models)
@@ -160,6 +175,21 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         layers = self._viewer.layers.events
         for event in (layers.inserted, layers.removed):
             self.links.tie(event, self._follow_list)
+        self._selected = SelectedLayers(self, self._viewer, self.links)
+        self._selected.chosen.connect(self._follow_selection)
+
+    def _follow_selection(self, layer: Layer) -> None:
+        """Choose an image that the user selected in the layer list, if it can be segmented."""
+        number = next((n for n in range(self.image.count()) if self.image.itemData(n) is layer), -1)
+        if number >= 0 and layer is not self._layer and self.may_follow() and not image_fault(layer):
+            self.image.setCurrentIndex(number)
+            self._choose_and_show()
+
+    def _choose_and_show(self, index: int = 0) -> None:
+        """Take the image that the user chose, and show it in front of the other images of its file."""
+        self._choose_image()
+        if self._layer is not None:
+            show_alone(self._viewer, self._layer)
 
     def read(self) -> Choices:
         """Return the choices as they stand."""
@@ -237,6 +267,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
     def _on_placed(self, event: Any = None) -> None:
         self._show_calibration()
         self.placed.emit()
+        self._slicing.start(0)
 
     def _show_calibration(self, event: Any = None) -> None:
         layer = self._layer

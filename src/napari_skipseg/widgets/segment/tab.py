@@ -17,13 +17,14 @@ from napari_skipseg.inference.prediction import Opened, Written
 from napari_skipseg.jobs.messages import EstimateRun, ListDevices, Segment
 from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.folder import read_description
-from napari_skipseg.progress import Progress
+from napari_skipseg.progress import STARTING, Progress
 from napari_skipseg.widgets.forms.done_line import KEPT, Done, describe_done, name_part, with_shares
 from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
 from napari_skipseg.widgets.forms.estimate_line import PlanLine
 from napari_skipseg.widgets.forms.fields import WARNING_COLOR, Message
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.forms.worker import Outcome, Work, start_work
+from napari_skipseg.widgets.layers.images_of_file import show_alone
 from napari_skipseg.widgets.layers.live import Filling, Part, Results, look_first
 from napari_skipseg.widgets.layers.placement import current_position
 from napari_skipseg.widgets.layers.results import (
@@ -192,12 +193,18 @@ class SegmentTab(JobTab):
 
     def _fill(self, work: Work, choices: Choices, filling: Filling) -> None:
         layer, source = filling.layer, filling.part.source
+        show_alone(self._viewer, layer)
         is_preview = source == SOURCE_OF.format(layer.unique_id)
         if self._filling is not None:
             self._filling.deleteLater()
         self._filling = filling
 
+        started = 0.0
+
         def hear(progress: Progress) -> None:
+            nonlocal started
+            if progress.message == STARTING:
+                started = self.seconds
             if isinstance(progress, Opened) and progress.prediction is not None:
                 self.opening.emit()
                 if not is_preview:
@@ -212,7 +219,8 @@ class SegmentTab(JobTab):
         def finish(done: Done) -> None:
             shown = filling.finish(done.prediction)
             self.results.keep(shown)
-            said = describe_done(name_part(shown, choices.spanned), self.seconds, done.shares, choices.threshold)
+            what = name_part(shown, choices.spanned)
+            said = describe_done(what, self.seconds, done, choices.threshold, started=started)
             is_beside = source.startswith(SLICE_OF.format(layer.unique_id, "")) and self.results.find_whole(layer)
             self.done.say(said + KEPT if is_beside else said)
             self.shares = dict(done.shares)
@@ -329,7 +337,7 @@ class SegmentTab(JobTab):
             ask = partial(self._engine.run, ListDevices())
             start_work(self, ask, "Looking for devices", lambda _: None, answer, turn.leave)
 
-        turn = self._line.join("starting the engine", is_job=False)
+        turn = self._line.join(STARTING, is_job=False)
         turn.call(start)
 
 
