@@ -32,11 +32,11 @@ from napari_skipseg.networks.network import Network, NetworkOutput, count_traina
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.training.compute import choose_compute
-from napari_skipseg.training.distributed import ALONE
+from napari_skipseg.training.distributed import ONE_PROCESS
 from napari_skipseg.training.evaluate import WholeImages, iter_score_held_out
 from napari_skipseg.training.fit import initialise
 from napari_skipseg.training.patches import read_data
-from napari_skipseg.training.settings import TrainSettings, settings_from_json
+from napari_skipseg.training.settings import TrainSettings, train_settings_from_json
 from napari_skipseg.training.train import iter_fit
 
 HELD_OUT = "20-24"
@@ -108,7 +108,7 @@ def settings_of(name: str, row: Row, folder: Path, seed: int, steps: int) -> Tra
         "seed": seed,
         **row.settings,
     }
-    return settings_from_json(json.dumps(values))
+    return train_settings_from_json(json.dumps(values))
 
 
 def make_network(settings: TrainSettings, row: Row) -> Network:
@@ -143,7 +143,7 @@ def run(name: str, row: Row, folder: Path, out: Path, seed: int, steps: int) -> 
         data,
         network,
         out / f"{title}.safetensors",
-        choose_compute(network, settings.precision, "cpu", None, ALONE),
+        choose_compute(network, settings.precision, "cpu", None, ONE_PROCESS),
     )
     state = None
     while state is None:

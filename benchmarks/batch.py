@@ -33,7 +33,7 @@ from measuring import print_place, print_table
 
 import napari_skipseg as skipseg
 from napari_skipseg.batch.run import BatchResult, iter_batch
-from napari_skipseg.batch.settings import BatchSettings, ask
+from napari_skipseg.batch.settings import BatchSettings, make_settings
 from napari_skipseg.devices import Device
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.inference.backends.choose import make_backend
@@ -104,14 +104,14 @@ def run_singly(files: list[Path], model: Model, out: Path) -> list[float]:
 def run_batch(inputs: Path, out: Path, model: str) -> BatchResult:
     """Return a batch's result; what an earlier one left is gone."""
     shutil.rmtree(out, ignore_errors=True)
-    return run_to_end(iter_batch(BatchSettings(str(inputs), str(out), ask(model, OPTIONS))))
+    return run_to_end(iter_batch(BatchSettings(str(inputs), str(out), make_settings(model, OPTIONS))))
 
 
 def network_seconds(result: BatchResult) -> float:
     """Return the seconds in which the network computed in a batch, as its records say."""
-    from napari_skipseg.batch.records import read_record
+    from napari_skipseg.batch.records import read_file_record
 
-    records = [read_record(file) for file in (result.folder / "records").rglob("*.json")]
+    records = [read_file_record(file) for file in (result.folder / "records").rglob("*.json")]
     return sum(record.seconds.get("network", 0.0) for record in records if record is not None)
 
 
@@ -167,7 +167,9 @@ def tiny(asked: argparse.Namespace, work: Path) -> None:
     run_batch(make_noise(work / "warm", 2, 1), work / "warm-out", str(model))
     result = run_batch(inputs, work / "tiny-out", str(model))
     network = network_seconds(result)
-    again = run_to_end(iter_batch(BatchSettings(str(inputs), str(work / "tiny-out"), ask(str(model), OPTIONS))))
+    again = run_to_end(
+        iter_batch(BatchSettings(str(inputs), str(work / "tiny-out"), make_settings(str(model), OPTIONS)))
+    )
     each, skipped = (result.seconds - network) / asked.files, again.seconds / asked.files
     heads = ("files", "batch, s", "network, s", "overhead a file, ms", "second start, ms a file")
     row = (f"{asked.files}", f"{result.seconds:.1f}", f"{network:.1f}", f"{1000 * each:.1f}", f"{1000 * skipped:.1f}")
@@ -212,7 +214,7 @@ def kills(asked: argparse.Namespace, work: Path) -> None:
     PROCESSES.set_forkserver_preload(["napari_skipseg.api", "napari_skipseg.batch.run", "tifffile", "zarr"])
     inputs, model = make_noise(work / "noise", 6, 8), tiny_model(work / "model")
     options = skipseg.SegmentOptions(device="cpu", attention=False, tile=64)
-    request = ask(str(model), options, objects=ObjectOptions("watershed"))
+    request = make_settings(str(model), options, objects=ObjectOptions("watershed"))
     shutil.rmtree(work / "out", ignore_errors=True)
     whole = BatchSettings(str(inputs), str(work / "whole"), request)
     for _ in range(2):  # the second without the start of the server that the processes come from

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from strokes import correct_place, paint_share, paint_strokes
 
 import napari_skipseg as skipseg
-from napari_skipseg.corrections.places import iter_rank_places
+from napari_skipseg.corrections.places import iter_rank_regions
 from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.corrections.sparse_array import SparseArray
 from napari_skipseg.images.space import Space
@@ -189,7 +189,7 @@ def active(asked: argparse.Namespace, work: Path) -> None:
 def ranked(probability: NDArray[Any], count: int, seed: int) -> list[tuple[slice, ...]]:
     """Return the places that the plugin would go to next, the seed choosing among twice as many."""
     nothing = SparseArray(probability.shape)
-    places = run_to_end(iter_rank_places(probability, "ZYX", ("membrane",), nothing, count=2 * count, side=SIDE))
+    places = run_to_end(iter_rank_regions(probability, "ZYX", ("membrane",), nothing, count=2 * count, side=SIDE))
     chosen = np.random.default_rng(seed).permutation(len(places))[:count]
     return [tuple(slice(low, high) for low, high in places[number].box) for number in chosen]
 

@@ -19,14 +19,14 @@ from scipy import ndimage
 from napari_skipseg.devices import choose_device
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.intensity.normalize import measure
-from napari_skipseg.images.intensity.signature import distance
+from napari_skipseg.images.intensity.signature import signature_distance
 from napari_skipseg.images.slice_checks.checks import find_slice_faults
 from napari_skipseg.images.slice_checks.messages import describe_faults
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.inference.backends.choose import make_backend
-from napari_skipseg.inference.certainty import ask_network, judge_contrast, together
+from napari_skipseg.inference.certainty import ask_network, join_certainties, judge_contrast
 from napari_skipseg.inference.guards import iter_measure_for, probe_grid, read_probes, sign_stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
@@ -191,7 +191,9 @@ class Asked:
         lengths = {axis: stack.length(axis) for axis in seen}
         normalization = measure(stack)
         signature = sign_stack(stack, lengths, normalization)
-        self.away, self.most = (0.0, "too small") if signature is None else distance(signature, description.signatures)
+        self.away, self.most = (
+            (0.0, "too small") if signature is None else signature_distance(signature, description.signatures)
+        )
         self.image = self.negative = None
         grid = probe_grid(stack, description, lengths)
         if grid is None or (len(seen) == 3 and stack.length("Z") < 2):
@@ -213,7 +215,7 @@ def kinds_and_contrast():
             asked = Asked(model, values, backends)
             said = turned = sure = ""
             if asked.image is not None:
-                sure = f"{together(asked.image).ratio:.2f}"
+                sure = f"{join_certainties(asked.image).ratio:.2f}"
                 said = judge_contrast(asked.image, asked.negative, trained)
                 turned = judge_contrast(asked.negative, asked.image, trained)
             if asked.away > 1:

@@ -18,7 +18,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from napari_skipseg.inference.backends import openvino_backend
-from napari_skipseg.inference.backends.folding import ready
+from napari_skipseg.inference.backends.folding import ready_for_inference
 from napari_skipseg.models.model import Model
 
 CHANNELS = (32, 64, 128, 256)
@@ -126,7 +126,7 @@ def flops_per_pixel(model: Model) -> float:
     side = 4 * model.network.stride
     image = torch.zeros(1, spec.in_channels, *(side,) * spec.dimensions)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        ready(model)(image)
+        ready_for_inference(model)(image)
     return counter.get_total_flops() / side**spec.dimensions
 
 

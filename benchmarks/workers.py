@@ -26,14 +26,14 @@ from measuring import print_place, print_table
 import napari_skipseg as skipseg
 from napari_skipseg.batch import blocks
 from napari_skipseg.batch.run import iter_batch
-from napari_skipseg.batch.settings import BatchSettings, ask
-from napari_skipseg.batch.table import FileChanged, Row
+from napari_skipseg.batch.settings import BatchSettings, make_settings
+from napari_skipseg.batch.table import BatchRow, FileChanged
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.objects.options import ObjectOptions
 
 
-def watched(cores: list[int], settings: BatchSettings) -> tuple[list[tuple[float, Row]], Path]:
+def watched(cores: list[int], settings: BatchSettings) -> tuple[list[tuple[float, BatchRow]], Path]:
     """Return all news of a batch, a worker on each core, with the seconds after its begin; and its folder."""
     shutil.rmtree(settings.output, ignore_errors=True)
     before, start, told = os.sched_getaffinity(0), time.monotonic(), []
@@ -54,7 +54,7 @@ def watched(cores: list[int], settings: BatchSettings) -> tuple[list[tuple[float
 
 def run_on(cores: list[int], inputs: Path, out: Path, model: str) -> tuple[float, float, Path]:
     """Return the seconds of a batch, a worker on each core: of all of it, and from its first tile; and its folder."""
-    told, folder = watched(cores, BatchSettings(str(inputs), str(out), ask(model, OPTIONS)))
+    told, folder = watched(cores, BatchSettings(str(inputs), str(out), make_settings(model, OPTIONS)))
     first, end = next(seconds for seconds, row in told if row.done), told[-1][0]
     return end, end - first, folder
 
@@ -92,7 +92,7 @@ def make_store(path: Path, mebibytes: int) -> Path:
     return path
 
 
-def parts_of(told: list[tuple[float, Row]]) -> list[float]:
+def parts_of(told: list[tuple[float, BatchRow]]) -> list[float]:
     """Return the seconds of one file's parts: tiles, pyramids and the like, blocks of objects, what one worker ends."""
     tiles = [seconds for seconds, row in told if row.message.startswith("tile ")]
     finding = [seconds for seconds, row in told if row.message.startswith("finding objects")]
@@ -104,9 +104,9 @@ def store(asked: argparse.Namespace, work: Path) -> None:
     """Print how much faster two workers do one large file with its objects than one, a core each."""
     print_place(f"an OME-Zarr of {asked.mib} x 1024²", asked.model)
     inputs, cores = make_store(work / "store" / f"{asked.mib}.ome.zarr", asked.mib), sorted(os.sched_getaffinity(0))[:2]
-    request = ask(asked.model, OPTIONS, form="ome-zarr", objects=ObjectOptions("cells", planes="slices"))
+    request = make_settings(asked.model, OPTIONS, form="ome-zarr", objects=ObjectOptions("cells", planes="slices"))
     found, folders = {}, {}
-    with mock.patch.object(blocks, "LARGE", 1):
+    with mock.patch.object(blocks, "LARGE_FILE", 1):
         for count in (1, 2):
             settings = BatchSettings(str(inputs), str(work / f"store-out-{count}"), request)
             told, folders[count] = watched(cores[:count], settings)

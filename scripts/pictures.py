@@ -17,7 +17,7 @@ from qtpy.QtWidgets import QApplication, QWidget
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.synthetic.sample import make_sample
-from napari_skipseg.widgets.batch.form import FOLDER_VARIABLE
+from napari_skipseg.widgets.batch.form import CHOICES_VARIABLE
 from napari_skipseg.widgets.panel import PATIENCE, SIZE, wait_for
 
 LARGE = (1400, 900)
@@ -158,7 +158,7 @@ def main() -> None:
     inspect(viewer, panel)
     shoot("inspect.png")
     with tempfile.TemporaryDirectory(prefix="em-") as folder:
-        os.environ[FOLDER_VARIABLE] = folder
+        os.environ[CHOICES_VARIABLE] = folder
         write_folder(Path(folder))
         batch(viewer, panel, Path(folder))
         shoot("batch.png")

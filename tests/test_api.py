@@ -19,7 +19,7 @@ import napari_skipseg as skipseg
 from napari_skipseg.errors import SpecError
 from napari_skipseg.images.space import Space
 from napari_skipseg.inference.backends import choose
-from napari_skipseg.models.catalog import FOLDER_VARIABLE
+from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import Model, write_model
 
@@ -40,7 +40,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(library: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
-    monkeypatch.setenv(FOLDER_VARIABLE, str(library))
+    monkeypatch.setenv(MODELS_VARIABLE, str(library))
     monkeypatch.setattr(choose, "has_openvino", lambda: False)  # torch is ready sooner
     return skipseg.load_model("tiny")
 

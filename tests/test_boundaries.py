@@ -257,3 +257,34 @@ def test_source_holds_no_print() -> None:
 def test_source_holds_no_todo() -> None:
     left = re.compile(r"\b(TODO|FIXME|XXX)\b")
     assert [str(path) for path in FILES if left.search(path.read_text(encoding="utf-8"))] == []
+
+
+TWICE = {
+    "Result": "type variables of generators, a name of their own each would say nothing more",
+    "app": "the typer groups of commands, as typer's own examples call them",
+    "finetune": "the command and the function of Python do the same",
+    "main": "two programs: the command line and the engine's process",
+    "segment": "the command and the function of Python do the same",
+}
+"""Public names that more than one module defines, and why that is right."""
+
+
+def public_names(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names = [node.name]
+        elif isinstance(node, ast.Assign):
+            names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names = [node.target.id]
+        else:
+            names = []
+        yield from (name for name in names if not name.startswith("_"))
+
+
+def test_a_public_name_has_one_meaning() -> None:
+    owners: dict[str, list[str]] = {}
+    for path in FILES:
+        for name in public_names(ast.parse(path.read_text(encoding="utf-8"))):
+            owners.setdefault(name, []).append(module_name(path))
+    assert {name for name, modules in owners.items() if len(modules) > 1} == set(TWICE)

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from napari_skipseg import api
-from napari_skipseg.images.faults import telling_faults
+from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.intensity.samples import SAMPLED_SLICES
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr import writer
 from napari_skipseg.inference.backends import choose
 from napari_skipseg.inference.prediction import to_uint8
-from napari_skipseg.models.catalog import FOLDER_VARIABLE
+from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.models.model import write_model
@@ -66,7 +66,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture
 def run(library: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run the command line in this process; with torch, which is ready sooner than OpenVINO."""
-    monkeypatch.setenv(FOLDER_VARIABLE, str(library))
+    monkeypatch.setenv(MODELS_VARIABLE, str(library))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(choose, "has_openvino", lambda: False)
     return runner(monkeypatch, capsys)
@@ -76,7 +76,7 @@ def start(library: Path, *arguments: object) -> subprocess.Popen[str]:
     """Start the command line in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "napari_skipseg.cli", *map(str, arguments)],
-        env=os.environ | {FOLDER_VARIABLE: str(library), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {MODELS_VARIABLE: str(library), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -389,7 +389,7 @@ def test_a_full_disk_leaves_no_results(
 
 def _telling(fault: Callable[..., None]) -> Callable[..., None]:
     def write(self: writer.OmeZarrWriter, *given: Any) -> None:
-        with telling_faults(self.path):
+        with file_errors_as(self.path):
             fault()
 
     return write

@@ -25,7 +25,7 @@ from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.jobs import preparation
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.messages import Segment
-from napari_skipseg.models.catalog import FOLDER_VARIABLE
+from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import read_model, write_model
 from napari_skipseg.networks.build import build
@@ -54,7 +54,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quickly(library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv(FOLDER_VARIABLE, str(library))
+    monkeypatch.setenv(MODELS_VARIABLE, str(library))
     monkeypatch.setattr(choose, "has_openvino", lambda: False)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -17,7 +17,7 @@ from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.inference.backends import choose
 from napari_skipseg.inference.recipes import repeat
-from napari_skipseg.models.catalog import FOLDER_VARIABLE
+from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import write_model
 from napari_skipseg.networks.build import build
@@ -40,7 +40,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     spec = UNetSpec(dimensions=2, widths=(4, 8))
     description = ModelDescription("tiny", spec, (ClassLabel("membrane", 0),), margin=8, weights_sha256="")
     write_model(folder / "tiny", description, build(spec))
-    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    monkeypatch.setenv(MODELS_VARIABLE, str(folder))
     return folder
 
 

@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from napari_skipseg import durable, locks
-from napari_skipseg.batch.place import write_text
+from napari_skipseg.batch.place import write_run_text
 from napari_skipseg.csv_files import write_csv
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import create_ome_zarr, write_ome_zarr
-from napari_skipseg.inference.run_folder import RunFolder, note_units
+from napari_skipseg.inference.run_folder import RunFolder, note_tiles
 from napari_skipseg.locks import FolderLock
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import write_model
@@ -56,7 +56,7 @@ def write_a_store(path: Path) -> None:
 
 WRITERS: dict[str, Callable[[Path], Any]] = {
     "a.tif": lambda path: write_ome_tiff(path, IMAGE, Space("ZYX", (1, 1, 1), "pixel")),
-    "record.json": lambda path: write_text(path, "{}"),
+    "record.json": lambda path: write_run_text(path, "{}"),
     "a.csv": lambda path: write_csv(path, ("a",), [(1,)]),
     "small": lambda path: durable.write_durably(path, b"content"),
     "checkpoint": write_a_checkpoint,
@@ -115,7 +115,7 @@ def test_no_link_in_the_folder_of_a_run_is_followed(file: str, tmp_path: Path) -
             FolderLock(tmp_path / "a.unfinished", "held").take()
     elif file == "done":
         with pytest.raises(FileError, match="link"):
-            note_units(tmp_path / "a.unfinished", [1])
+            note_tiles(tmp_path / "a.unfinished", [1])
     else:
         write_a_run(tmp_path / "a")
     assert (tmp_path / "thesis").read_text() == "years of work"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from napari_skipseg.file_names import find_inside, normal
+from napari_skipseg.file_names import find_inside, normalized_name
 
 NAMES = ("café.tif", "Übung 3.tif", "naïve/año.tif", "한국.tif", "Å.tif")
 
@@ -33,4 +33,4 @@ def test_what_is_not_there_is_not_found(tmp_path: Path):
     (tmp_path / "e.tif").touch()
     assert find_inside(tmp_path, "é.tif") is None
     assert find_inside(tmp_path, "missing/é.tif") is None
-    assert normal("e\u0301") == "é"
+    assert normalized_name("e\u0301") == "é"

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 import napari_skipseg as skipseg
 from napari_skipseg.cli.segment import segment
-from napari_skipseg.models.catalog import FOLDER_VARIABLE
+from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import write_model
 from napari_skipseg.networks.build import build
@@ -33,7 +33,7 @@ def framed(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
+    monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "models"))
     spec = UNetSpec(widths=(4, 8))
     write_model(
         tmp_path / "models" / "tiny",

@@ -14,7 +14,7 @@ from napari_skipseg import cli
 from napari_skipseg.cli.finetune import _iter_noted, _what_is_saved
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
-from napari_skipseg.models.catalog import FOLDER_VARIABLE
+from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.models.model import write_model
@@ -24,7 +24,7 @@ from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.training.finetune.labels import read_corrected
 from napari_skipseg.training.finetune.run import iter_finetune
 from napari_skipseg.training.flags import finetune_from_flags
-from napari_skipseg.training.progress import Learned
+from napari_skipseg.training.progress import TrainingProgress
 
 RNG = np.random.default_rng(0)
 
@@ -41,7 +41,7 @@ def folder(tmp_path, monkeypatch):
     image = (RNG.normal(100, 10, labels.shape) + 60 * (labels == 2)).astype(np.uint8)
     write_ome_tiff(tmp_path / "image.tif", image, Space("ZYX", (50, 4, 4), "nm"))
     tifffile.imwrite(tmp_path / "labels.tif", labels, metadata={"axes": "ZYX"}, ome=True)
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
+    monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "models"))
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
@@ -102,7 +102,9 @@ def test_what_goes_on_from_a_checkpoint_says_where_and_leaves_room_for_the_time_
     def work():
         yield Progress(1, 1, "preparing the first patches")
         yield Progress(31, 40, "step 31, training loss 0.533")
-        yield Learned(32, 40, "step 32, training loss 0.533, held-out loss 0.412, held-out Dice 0.712", 32, {"a": 1.0})
+        yield TrainingProgress(
+            32, 40, "step 32, training loss 0.533, held-out loss 0.412, held-out Dice 0.712", 32, {"a": 1.0}
+        )
         return "done"
 
     said = []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from napari_skipseg.csv_files import read_csv, write_csv, write_csv_of
-from napari_skipseg.foreign_text import cell_of, printable, printable_json, unmarked
+from napari_skipseg.foreign_text import cell_of, printable, printable_json, without_bidi_marks
 
 
 @pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t=", "\r=", "＝", " =", "a;=", "a\n="])
@@ -49,7 +49,7 @@ def test_no_control_character_reaches_a_terminal(text: str) -> None:
 
 def test_names_of_all_scripts_stay_as_they_are() -> None:
     name = "Zellkörper 細胞 µm³ نسيج.tif"
-    assert printable(name) == unmarked(name) == cell_of(name) == name
+    assert printable(name) == without_bidi_marks(name) == cell_of(name) == name
 
 
 @pytest.mark.parametrize(
@@ -69,5 +69,5 @@ def test_qt_takes_no_name_for_html(text: str) -> None:
     from qtpy.QtCore import Qt
 
     assert core is not None
-    assert not Qt.mightBeRichText(unmarked(text))
-    assert unmarked(text).replace("\u200b", "") == text
+    assert not Qt.mightBeRichText(without_bidi_marks(text))
+    assert without_bidi_marks(text).replace("\u200b", "") == text

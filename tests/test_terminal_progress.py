@@ -105,7 +105,7 @@ def test_a_log_file_has_a_line_a_minute_with_the_time_left(clock: HandClock, sho
             clock.now += 40
         return "a result"
 
-    assert terminal.watch(work(), "segmenting cells") == "a result"
+    assert terminal.with_progress_bar(work(), "segmenting cells") == "a result"
     assert shown.getvalue().splitlines() == [
         "segmenting cells: 20%, tile 2 of 10, about 5 min left",
         "segmenting cells: 40%, tile 4 of 10, about 4 min left",
@@ -116,12 +116,12 @@ def test_a_log_file_has_a_line_a_minute_with_the_time_left(clock: HandClock, sho
 
 
 def test_what_is_being_done_is_shown_in_a_terminal_only(monkeypatch: pytest.MonkeyPatch, shown: io.StringIO) -> None:
-    with terminal.saying("Looking for images in data …"):
+    with terminal.with_spinner("Looking for images in data …"):
         pass
     assert shown.getvalue() == ""
     screen = io.StringIO()
     monkeypatch.setattr(terminal, "on_stderr", lambda: Console(file=screen, width=120, force_terminal=True))
-    with terminal.saying("Looking for [b]images[/b] in data …"):
+    with terminal.with_spinner("Looking for [b]images[/b] in data …"):
         assert "Looking for [b]images[/b] in data …" in screen.getvalue()
 
 

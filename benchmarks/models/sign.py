@@ -20,7 +20,7 @@ from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.models.description import description_to_json
 from napari_skipseg.models.folder import DESCRIPTION_FILE
 from napari_skipseg.models.model import read_model
-from napari_skipseg.training.seen import with_seen
+from napari_skipseg.training.seen import with_signature
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
             stack = read_stack(data / name)
             images.append(measure(stack).apply(np.asarray(stack.data[...]))[None])
         unsigned = replace(model.description, signatures=(), certainty=None)
-        signed = with_seen(unsigned, images, TorchBackend(model, choose_device("cpu"), "f32"), None, 0)
+        signed = with_signature(unsigned, images, TorchBackend(model, choose_device("cpu"), "f32"), None, 0)
         (folder / DESCRIPTION_FILE).write_text(description_to_json(signed), encoding="utf-8")
         print(f"{folder.name}: certainty {signed.certainty}, {len(signed.signatures)} signature")
 

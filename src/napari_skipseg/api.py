@@ -25,8 +25,8 @@ from napari_skipseg.models.catalog import DEFAULT_MODEL, locate_model, user_fold
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.models.model import Model, read_model
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.progress import Found, Progress, Result, run_to_end
-from napari_skipseg.training.finetune.labels import pair_labels
+from napari_skipseg.progress import ImageFindings, Progress, Result, run_to_end
+from napari_skipseg.training.finetune.labels import pair_with_labels
 from napari_skipseg.training.progress import Finetuned
 from napari_skipseg.training.settings import FinetuneSettings
 
@@ -166,9 +166,9 @@ def run_batch(
         SkipsegError: there are no inputs or no such model, another run holds the folder, or it cannot be written.
     """
     from napari_skipseg.batch.run import iter_batch
-    from napari_skipseg.batch.settings import BatchSettings, ask
+    from napari_skipseg.batch.settings import BatchSettings, make_settings
 
-    request = ask(str(model), _made(SegmentOptions, {"attention": False, **options}), dtype, form, objects)
+    request = make_settings(str(model), _made(SegmentOptions, {"attention": False, **options}), dtype, form, objects)
     given = ("inputs", "output", "request")
     _check_names(settings or {}, [each.name for each in fields(BatchSettings) if each.name not in given])
     asked = BatchSettings(str(inputs), str(output), request, **(settings or {}))
@@ -216,7 +216,7 @@ def finetune(
         classes=named,
         **options,
     )
-    corrected = [pair_labels(image, label) for image, label in pairs]
+    corrected = [pair_with_labels(image, label) for image, label in pairs]
     return _warning(iter_finetune(settings, corrected, Path(folder or user_folder()), device))
 
 
@@ -243,7 +243,7 @@ def _warning(work: Generator[Progress, None, Result]) -> Result:
     """Return the result of `work`; what is found about an image is a warning at the line that called our caller."""
 
     def warn(progress: Progress) -> None:
-        for finding in progress.findings if isinstance(progress, Found) else ():
+        for finding in progress.findings if isinstance(progress, ImageFindings) else ():
             warnings.warn(finding, ImageWarning, stacklevel=5)
 
     return run_to_end(work, warn)

@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import Path, PurePosixPath
 
 
-def normal(name: str) -> str:
+def normalized_name(name: str) -> str:
     """Return `name` in Unicode's normal form C, in which names are compared.
 
     macOS and some file servers store "é" as "e" and an accent (form D), Windows and Linux as one character.
@@ -25,7 +25,7 @@ def find_inside(folder: Path, relative: str) -> Path | None:
         exact = place / part
         if not os.path.lexists(exact):
             try:
-                alike = sorted(each for each in place.iterdir() if normal(each.name) == normal(part))
+                alike = sorted(each for each in place.iterdir() if normalized_name(each.name) == normalized_name(part))
             except OSError:
                 return None
             if not alike:

@@ -29,7 +29,7 @@ def printable_json(text: str) -> str:
     return _CONTROLS.sub(lambda found: found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}", text)
 
 
-def unmarked(text: str) -> str:
+def without_bidi_marks(text: str) -> str:
     """Return `text` that Qt does not take for HTML where it guesses (tooltips, message boxes, napari's notifications).
 
     A space of no width stands behind each `<` and `&` that could begin a tag or a character of HTML.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-PATIENCE = 10
+_PATIENCE = 10
 """Seconds that a tool of a driver has to answer."""
 AMD_DEVICE = Path("/dev/kfd")
 """What AMD's compute driver for Linux makes."""
@@ -98,7 +98,7 @@ def _ask(program: str, *arguments: str) -> list[str]:
     flags = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # a console window would flash up beside the viewer on Windows
     try:
         answer = subprocess.run(
-            [path, *arguments], capture_output=True, timeout=PATIENCE, check=False, creationflags=flags
+            [path, *arguments], capture_output=True, timeout=_PATIENCE, check=False, creationflags=flags
         )
     except (OSError, subprocess.TimeoutExpired):
         return []

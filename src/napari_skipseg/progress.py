@@ -31,7 +31,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Found(Progress):
+class ImageFindings(Progress):
     """What was found about an image, one sentence each: shown once, and no step of the work.
 
     seems_inverted: one of them says that dark and light seem to be the other way round, and an offer may be made.

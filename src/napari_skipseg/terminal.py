@@ -32,7 +32,7 @@ from rich.text import Text
 from napari_skipseg.csv_files import write_csv_of
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.foreign_text import printable, printable_json
-from napari_skipseg.progress import Found, Progress, Result, TimeLeft, run_to_end
+from napari_skipseg.progress import ImageFindings, Progress, Result, TimeLeft, run_to_end
 from napari_skipseg.stopping import MESSAGE, STOPPED, stopping_between_steps
 
 WIDEST = 10_000
@@ -136,9 +136,10 @@ def fail(message: str, code: int = 1, show_traceback: bool = False) -> NoReturn:
     sys.exit(code)
 
 
-def watch(work: Generator[Progress, None, Result], title: str, notes: bool = True) -> Result:
+def with_progress_bar(work: Generator[Progress, None, Result], title: str, notes: bool = True) -> Result:
     """Return the result of `work`; a bar with the time left is shown, or a line a minute where there is no terminal.
-    What was `Found` about an image is printed once, a line each, unless `notes` is False: the result tells it then.
+    What was `ImageFindings` about an image is printed once, a line each, unless `notes` is False: the result tells it
+    then.
 
     Ctrl-C or SIGTERM closes `work` at its next step, so that it leaves things in order; a second one, or a step that
     takes too long, stops at once (`stopping`).
@@ -158,14 +159,14 @@ def watch(work: Generator[Progress, None, Result], title: str, notes: bool = Tru
             return run_to_end(work, _both(check, noting(bar.console, show)))
 
 
-def follow(work: Generator[Progress, None, Result], show: Callable[[Progress], None]) -> Result:
-    """Return the result of `work`, calling `show` with each step; Ctrl-C as for `watch`."""
+def drive_with_progress(work: Generator[Progress, None, Result], show: Callable[[Progress], None]) -> Result:
+    """Return the result of `work`, calling `show` with each step; Ctrl-C as for `with_progress_bar`."""
     with stopping_between_steps() as check, contextlib.closing(work):
         return run_to_end(work, _both(check, show))
 
 
 @contextlib.contextmanager
-def saying(what: str) -> Iterator[None]:
+def with_spinner(what: str) -> Iterator[None]:
     """Show in a terminal what is being done, and that it goes on, until it is; a log file is not told."""
     console = on_stderr()
     shown = Live(Spinner("dots", Text(printable(what))), console=console, transient=True)
@@ -173,7 +174,7 @@ def saying(what: str) -> Iterator[None]:
         yield
 
 
-def echo(text: object, err: bool = False) -> None:
+def print_line(text: object, err: bool = False) -> None:
     """Show a text, which may name files; no control character in it reaches the terminal."""
     typer.echo(printable(str(text), "\n\t"), err=err)
 
@@ -210,7 +211,7 @@ def _noting(console: Console, show: Callable[[Progress], None]) -> Callable[[Pro
     said: set[str] = set()
 
     def note(progress: Progress) -> None:
-        for finding in progress.findings if isinstance(progress, Found) else ():
+        for finding in progress.findings if isinstance(progress, ImageFindings) else ():
             if finding not in said:
                 console.print(f"Note: {finding}", markup=False, soft_wrap=True)
                 said.add(finding)
@@ -233,7 +234,7 @@ def _a_line_a_minute(console: Console, title: str) -> Callable[[Progress], None]
     return show
 
 
-def report(facts: Any, as_json: bool) -> None:
+def print_report(facts: Any, as_json: bool) -> None:
     """Show names with their values; `facts` is a mapping or a dataclass."""
     values: dict[str, Any] = facts if isinstance(facts, dict) else asdict(facts)
     if as_json:
@@ -241,7 +242,7 @@ def report(facts: Any, as_json: bool) -> None:
         return
     width = max(len(key) for key in values)
     for key, value in values.items():
-        echo(f"{key:{width}}  {f'{value:.5f}' if isinstance(value, float) else value}")
+        print_line(f"{key:{width}}  {f'{value:.5f}' if isinstance(value, float) else value}")
 
 
 def report_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -270,7 +271,7 @@ def _cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else "" if value is None else printable(str(value))
 
 
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+def print_or_write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write a table, its columns all the keys of its rows; the file appears whole or, on any fault, not at all.
 
     Raises:

@@ -15,9 +15,9 @@ import pytest
 import tifffile
 import torch
 
-from napari_skipseg.batch.engine import Engine
+from napari_skipseg.batch.engine import NetworkRunner
 from napari_skipseg.batch.run import BatchResult, iter_batch
-from napari_skipseg.batch.settings import BatchSettings, ask
+from napari_skipseg.batch.settings import BatchSettings, make_settings
 from napari_skipseg.batch.table import FileChanged
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.description import ClassLabel, ModelDescription
@@ -63,13 +63,13 @@ class Gate:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self._is_open = threading.Event()
         self._is_open.set()
-        real = Engine.close
+        real = NetworkRunner.close
 
-        def close(engine: Engine) -> None:
+        def close(engine: NetworkRunner) -> None:
             real(engine)
             self._is_open.set()
 
-        patch.setattr(Engine, "close", close)
+        patch.setattr(NetworkRunner, "close", close)
 
     def shut(self) -> None:
         """Hold who comes from now on."""
@@ -85,7 +85,7 @@ def settings_for(inputs: object, output: Path, model: Path, **more: Any) -> Batc
     of_options = {name: more.pop(name) for name in ("threshold", "channel", "tile") if name in more}
     of_request = {name: more.pop(name) for name in ("form", "depth", "objects") if name in more}
     options = SegmentOptions(**{"device": "cpu", "attention": False, "tile": 64, **of_options})
-    return BatchSettings(str(inputs), str(output), ask(str(model), options, **of_request), **more)
+    return BatchSettings(str(inputs), str(output), make_settings(str(model), options, **of_request), **more)
 
 
 def run(settings: BatchSettings, retry: bool = False) -> BatchResult:

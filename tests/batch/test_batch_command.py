@@ -17,8 +17,8 @@ from rich.console import Console
 
 import napari_skipseg as skipseg
 from napari_skipseg import cli
-from napari_skipseg.batch.settings import settings_from_json
-from napari_skipseg.batch.table import BatchOpened, BatchWaits, FileChanged, Row
+from napari_skipseg.batch.settings import batch_settings_from_json
+from napari_skipseg.batch.table import BatchOpened, BatchRow, BatchWaits, FileChanged
 from napari_skipseg.cli.batch_table import _Lines, _LiveTable
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.terminal import run_shown
@@ -56,7 +56,7 @@ def test_a_folder_is_segmented_and_told_of(tmp_path: Path, command: Callable[...
     assert Path(summary).parent == Path(report).parent == Path(folder)
     assert (Path(folder) / "deep" / "b_objects.csv").is_file()
     assert "1 of 2 files: " in ran.err
-    settings = settings_from_json((Path(folder) / "batch.json").read_text())
+    settings = batch_settings_from_json((Path(folder) / "batch.json").read_text())
     assert settings.recursive
     assert settings.request.options.threshold == 0.4
     assert not settings.request.options.attention
@@ -112,11 +112,13 @@ def test_python_runs_the_same_batch(tmp_path: Path, tiny: Path) -> None:
 
 def test_the_table_shows_what_runs_and_how_far_the_whole_is() -> None:
     table, console = _LiveTable(), Console(file=io.StringIO(), width=120)
-    rows = tuple(Row(f"{number}.tif", "") for number in range(3))
+    rows = tuple(BatchRow(f"{number}.tif", "") for number in range(3))
     table.show(BatchOpened(0, 3000, "0 of 3 files", rows, "/results"))
-    table.show(FileChanged(500, 3000, "0 of 3 files", Row("0.tif", "", "running", 1, 2, "tile 1 of 2", 90.0), 200.0))
     table.show(
-        FileChanged(1500, 3000, "1 of 3 files", Row("1\x1b[2J.tif", "", "failed", reason="It is no image."), 200.0)
+        FileChanged(500, 3000, "0 of 3 files", BatchRow("0.tif", "", "running", 1, 2, "tile 1 of 2", 90.0), 200.0)
+    )
+    table.show(
+        FileChanged(1500, 3000, "1 of 3 files", BatchRow("1\x1b[2J.tif", "", "failed", reason="It is no image."), 200.0)
     )
     console.print(table.draw())
     shown = console.file.getvalue() if isinstance(console.file, io.StringIO) else ""
@@ -132,10 +134,10 @@ def test_without_a_terminal_each_end_is_a_line() -> None:
     lines = _Lines(console)
     for _ in range(3):
         lines.show(BatchWaits(0, 2000, "0 of 2 files: starting the network"))
-    lines.show(FileChanged(0, 2000, "0 of 2 files", Row("a.tif", "", "running")))
-    lines.show(FileChanged(0, 2000, "0 of 2 files", Row("a.tif", "", "running", 1, 2, "tile 1 of 2")))
-    lines.show(FileChanged(1000, 2000, "1 of 2 files", Row("a.tif", "", "done", seconds=3.0, size="40 × 40")))
-    lines.show(FileChanged(2000, 2000, "2 of 2 files", Row("b.tif", "", "failed", reason="No image.")))
+    lines.show(FileChanged(0, 2000, "0 of 2 files", BatchRow("a.tif", "", "running")))
+    lines.show(FileChanged(0, 2000, "0 of 2 files", BatchRow("a.tif", "", "running", 1, 2, "tile 1 of 2")))
+    lines.show(FileChanged(1000, 2000, "1 of 2 files", BatchRow("a.tif", "", "done", seconds=3.0, size="40 × 40")))
+    lines.show(FileChanged(2000, 2000, "2 of 2 files", BatchRow("b.tif", "", "failed", reason="No image.")))
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue().splitlines() == [
         "0 of 2 files: starting the network",

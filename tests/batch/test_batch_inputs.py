@@ -12,7 +12,7 @@ import pytest
 from batch_folders import settings_for, write_image
 from PIL import Image
 
-from napari_skipseg.batch.inputs import Inputs, find_inputs
+from napari_skipseg.batch.inputs import BatchInputs, find_inputs
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
@@ -35,11 +35,11 @@ def mixed(tmp_path: Path) -> Path:
     return folder
 
 
-def find(inputs: object, tmp_path: Path, tiny: Path, **more: object) -> Inputs:
+def find(inputs: object, tmp_path: Path, tiny: Path, **more: object) -> BatchInputs:
     return find_inputs(settings_for(inputs, tmp_path / "out", tiny, **more))
 
 
-def found(inputs: Inputs) -> list[str]:
+def found(inputs: BatchInputs) -> list[str]:
     return [entry.relative for entry in inputs.entries]
 
 

@@ -19,7 +19,7 @@ from napari_skipseg.objects.options import ObjectOptions
 @pytest.fixture
 def settings(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> BatchSettings:
     """A batch of one image whose objects are found in nine blocks."""
-    monkeypatch.setattr(blocks, "SIDE", 16)
+    monkeypatch.setattr(blocks, "BLOCK_SIDE", 16)
     write_image(tmp_path / "in" / "a.tif", 1, slices=6)
     return settings_for(tmp_path / "in", tmp_path / "out", tiny, objects=ObjectOptions("watershed"))
 
@@ -34,7 +34,7 @@ def stop_in_objects(settings: BatchSettings, gate: Gate) -> Path:
             gate()
         return real(*given)
 
-    with mock.patch.object(find_in_blocks, "find_parts", find_parts):
+    with mock.patch.object(find_in_blocks, "find_block_regions", find_parts):
         work = iter_batch(settings)
         for event in work:
             if isinstance(event, FileChanged) and event.row.message == "finding objects" and event.row.done >= 4:
@@ -53,7 +53,9 @@ def test_objects_go_on_after_the_blocks_that_were_found(
     looked: list[object] = []
     find_parts = find_in_blocks.find_parts
     with monkeypatch.context() as patched:
-        patched.setattr(find_in_blocks, "find_parts", lambda *given: looked.append(given[2]) or find_parts(*given))
+        patched.setattr(
+            find_in_blocks, "find_block_regions", lambda *given: looked.append(given[2]) or find_parts(*given)
+        )
         result = run(settings)
     assert states(result) == {"a.tif": "done"}
     assert len(looked) == 9 - found

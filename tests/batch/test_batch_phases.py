@@ -11,8 +11,8 @@ import pytest
 from batch_folders import Gate, results_in, run, settings_for, states, write_image
 
 from napari_skipseg.batch import run_file
-from napari_skipseg.batch.engine import Turn
-from napari_skipseg.batch.records import read_record
+from napari_skipseg.batch.engine import DeviceTurn
+from napari_skipseg.batch.records import read_file_record
 from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.durable import is_draft
 from napari_skipseg.inference import to_folder
@@ -22,10 +22,10 @@ from napari_skipseg.objects.options import ObjectOptions
 
 PHASES: dict[str, tuple[Any, str, int]] = {
     "reading": (run_file, "read_entry", 0),
-    "computing": (Turn, "run", 3),
+    "computing": (DeviceTurn, "run", 3),
     "writing tiles": (ZarrStore, "write", 3),
     "writing results": (to_folder, "write_tiff", 1),
-    "objects": (find_in_blocks, "find_parts", 1),
+    "objects": (find_in_blocks, "find_block_regions", 1),
     "picture": (run_file, "draw_thumbnail", 1),
 }
 """What is held in each phase, after so many calls."""
@@ -35,7 +35,7 @@ PHASES: dict[str, tuple[Any, str, int]] = {
 def test_a_batch_is_stopped_in_any_phase_and_goes_on(
     phase: str, gate: Gate, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("napari_skipseg.objects.blocks.SIDE", 16)  # so that objects are found in several blocks
+    monkeypatch.setattr("napari_skipseg.objects.blocks.BLOCK_SIDE", 16)  # so that objects are found in several blocks
     for number in range(2):
         write_image(tmp_path / "in" / f"{number}.tif", number, slices=4)
     asked = {"objects": ObjectOptions("components")}
@@ -63,7 +63,7 @@ def test_a_batch_is_stopped_in_any_phase_and_goes_on(
     left = [path.name for path in folder.rglob("*")]
     assert "lock" not in left
     assert not [name for name in left if is_draft(name) or name.endswith(".opening")]
-    records = [read_record(file) for file in folder.glob("records/*.json")]
+    records = [read_file_record(file) for file in folder.glob("records/*.json")]
     if phase != "picture":  # which is the last step of a file
         assert [record.state for record in records if record is not None].count("done") < 2
     result = run(settings)

@@ -8,14 +8,14 @@ import pytest
 from hand_clock import HandClock
 
 from napari_skipseg.batch import table
-from napari_skipseg.batch.inputs import Entry
+from napari_skipseg.batch.inputs import BatchInput
 from napari_skipseg.batch.place import RunPlace
-from napari_skipseg.batch.records import Record
-from napari_skipseg.batch.run_file import Outcome
-from napari_skipseg.batch.table import Board, Retry
+from napari_skipseg.batch.records import FileRecord
+from napari_skipseg.batch.run_file import FileOutcome
+from napari_skipseg.batch.table import ProgressTable, Retry
 from napari_skipseg.progress import Progress
 
-ENTRIES = [Entry(f"/in/{name}.tif", f"{name}.tif", name) for name in "abcdef"]
+ENTRIES = [BatchInput(f"/in/{name}.tif", f"{name}.tif", name) for name in "abcdef"]
 
 
 @pytest.fixture
@@ -26,16 +26,18 @@ def clock(monkeypatch) -> HandClock:
 
 
 @pytest.fixture
-def board(clock: HandClock, tmp_path: Path) -> Board:
-    return Board(ENTRIES, RunPlace(tmp_path))
+def board(clock: HandClock, tmp_path: Path) -> ProgressTable:
+    return ProgressTable(ENTRIES, RunPlace(tmp_path))
 
 
-def ended(entry: Entry, state: str) -> Outcome:
+def ended(entry: BatchInput, state: str) -> FileOutcome:
     kept = "failed" if state == "failed" else "done"
-    return Outcome(state, Record(entry.file, entry.relative, entry.name, kept, reason="x" * (state == "failed")))
+    return FileOutcome(
+        state, FileRecord(entry.file, entry.relative, entry.name, kept, reason="x" * (state == "failed"))
+    )
 
 
-def test_what_failed_is_told_apart_from_what_is_done(board: Board) -> None:
+def test_what_failed_is_told_apart_from_what_is_done(board: ProgressTable) -> None:
     a, b, c, *_ = ENTRIES
     assert board.told(ended(a, "failed"), a).message == "0 of 6 files, 1 failed"
     assert board.told(ended(b, "done"), b).message == "1 of 6 files, 1 failed"
@@ -46,7 +48,7 @@ def test_what_failed_is_told_apart_from_what_is_done(board: Board) -> None:
 
 
 def test_time_left_is_known_from_the_first_success_on_and_failed_or_skipped_files_are_no_speed(
-    board: Board, clock: HandClock
+    board: ProgressTable, clock: HandClock
 ) -> None:
     a, b, c, d, *_ = ENTRIES
     clock.now += 100
@@ -62,7 +64,7 @@ def test_time_left_is_known_from_the_first_success_on_and_failed_or_skipped_file
     assert board.told(ended(d, "failed"), d).seconds_left == pytest.approx(40 * 2)
 
 
-def test_tiles_that_lay_there_before_are_no_speed(board: Board, clock: HandClock) -> None:
+def test_tiles_that_lay_there_before_are_no_speed(board: ProgressTable, clock: HandClock) -> None:
     a = ENTRIES[0]
     board.told(Progress(0, 1, "reading"), a)
     board.told(Progress(4, 4, "tile 4 of 4"), a)

@@ -34,11 +34,11 @@ from PIL import Image
 
 from napari_skipseg import durable
 from napari_skipseg.batch import run_file as entry_module
-from napari_skipseg.batch.engine import Turn
-from napari_skipseg.batch.inputs import Entry
+from napari_skipseg.batch.engine import DeviceTurn
+from napari_skipseg.batch.inputs import BatchInput
 from napari_skipseg.batch.remarks import NO_SIZE
 from napari_skipseg.batch.run import iter_batch
-from napari_skipseg.batch.settings import BatchSettings, settings_from_json, settings_to_json
+from napari_skipseg.batch.settings import BatchSettings, batch_settings_from_json, batch_settings_to_json
 from napari_skipseg.batch.table import BatchOpened, BatchWaits, FileChanged, Retry
 from napari_skipseg.batch.truths import find_truth
 from napari_skipseg.errors import SkipsegError
@@ -49,7 +49,7 @@ from napari_skipseg.inference.recipes import repeat
 from napari_skipseg.inference.recipes.lookup import read_recipe_file
 from napari_skipseg.inference.recipes.repeat import iter_repeat, prepare_repeat
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
-from napari_skipseg.models.catalog import FOLDER_VARIABLE
+from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.model import read_model
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import run_to_end
@@ -275,7 +275,7 @@ def test_a_name_that_is_no_utf8_is_a_name(
     tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     monkeypatch.setattr(repeat, "has_openvino", lambda: False)
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tiny.parent))
+    monkeypatch.setenv(MODELS_VARIABLE, str(tiny.parent))
     odd = write_image(tmp_path / "in" / "a.tif").rename(tmp_path / "in" / os.fsdecode(b"caf\xe9.tif"))
     settings = settings_for(tmp_path / "in", tmp_path / "out", tiny, form=form, objects=ObjectOptions())
     result = run(settings)
@@ -306,7 +306,7 @@ def test_whatever_goes_wrong_with_a_file_is_its_reason(
 ) -> None:
     real = entry_module.read_entry
 
-    def read(asked: BatchSettings, entry: Entry) -> Any:
+    def read(asked: BatchSettings, entry: BatchInput) -> Any:
         if entry.relative == "a.tif":
             if isinstance(error, PermissionError):
                 monkeypatch.setattr(tifffile, "TiffFile", fail)
@@ -321,7 +321,7 @@ def test_whatever_goes_wrong_with_a_file_is_its_reason(
         raise error
 
     opened = tifffile.TiffFile
-    monkeypatch.setattr(entry_module, "read_entry", read)
+    monkeypatch.setattr(entry_module, "read_input", read)
     (three / "b.tif").unlink()
     result = run(settings_for(three, tmp_path / "out", tiny))
     assert states(result) == {"a.tif": "failed"}
@@ -372,19 +372,19 @@ def test_a_failed_file_is_tried_again_while_the_batch_runs(three: Path, tmp_path
 @pytest.fixture
 def hold_network(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     """Shuts the gate for the network: who computes after so many other files is held after so many of its tiles."""
-    real, tiles = Turn.run, Counter[int]()
+    real, tiles = DeviceTurn.run, Counter[int]()
 
     def hold(files: int, most: int) -> None:
         gate.shut()
         tiles.clear()
 
-        def run(self: Turn, compute: Any) -> Any:
+        def run(self: DeviceTurn, compute: Any) -> Any:
             tiles[id(self)] += 1
             if [*tiles].index(id(self)) >= files and tiles[id(self)] > most:
                 gate()
             return real(self, compute)
 
-        monkeypatch.setattr(Turn, "run", run)
+        monkeypatch.setattr(DeviceTurn, "run", run)
 
     return hold
 
@@ -577,7 +577,7 @@ def test_a_truth_whose_name_has_other_capital_letters_is_found_where_none_is_exa
     settings = settings_for(tmp_path, tmp_path / "out", tiny, truth=str(tmp_path / "truth"))
     (tmp_path / "truth").mkdir()
     (tmp_path / "truth" / capital).touch()
-    entry = Entry(str(tmp_path / "img_1.tif"), "img_1.tif", "img_1")
+    entry = BatchInput(str(tmp_path / "img_1.tif"), "img_1.tif", "img_1")
     assert find_truth(settings, entry) == tmp_path / "truth" / capital
     (tmp_path / "truth" / "img_1.bmp").touch()
     assert find_truth(settings, entry) == tmp_path / "truth" / "img_1.bmp"
@@ -709,7 +709,7 @@ def test_each_file_of_a_batch_can_be_done_again_by_its_recipe(
     three: Path, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     monkeypatch.setattr(repeat, "has_openvino", lambda: False)
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tiny.parent))
+    monkeypatch.setenv(MODELS_VARIABLE, str(tiny.parent))
     taken = {"axes": "TYX", "voxel_size": (1.0, 30.0, 30.0), "unit": "nm"}
     options = ObjectOptions("watershed", smallest=3)
     settings = settings_for(three / "deep", tmp_path / "out", tiny, form=form, objects=options, **taken)
@@ -728,16 +728,16 @@ def test_each_file_of_a_batch_can_be_done_again_by_its_recipe(
 
 def test_settings_survive_json_and_refuse_what_they_do_not_know(three: Path, tmp_path: Path, tiny: Path) -> None:
     settings = settings_for(three, tmp_path / "out", tiny, voxel_size=(1.0, 2.0, 3.0), unit="nm", recursive=True)
-    text = settings_to_json(settings)
-    assert settings_from_json(text) == settings
+    text = batch_settings_to_json(settings)
+    assert batch_settings_from_json(text) == settings
     result = run(settings)
-    assert settings_from_json((result.folder / "batch.json").read_text()) == settings
+    assert batch_settings_from_json((result.folder / "batch.json").read_text()) == settings
     with pytest.raises(SkipsegError, match="strange"):
-        settings_from_json(text.replace('"inputs"', '"strange": 1,\n "inputs"'))
+        batch_settings_from_json(text.replace('"inputs"', '"strange": 1,\n "inputs"'))
     with pytest.raises(SkipsegError, match="format version"):
-        settings_from_json(text.replace('"format_version": 1', '"format_version": 99'))
+        batch_settings_from_json(text.replace('"format_version": 1', '"format_version": 99'))
     with pytest.raises(SkipsegError, match="is no JSON"):
-        settings_from_json("{")
+        batch_settings_from_json("{")
     with pytest.raises(SkipsegError, match="A voxel size needs its unit"):
         replace(settings, unit="")
 

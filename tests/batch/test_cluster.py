@@ -17,7 +17,7 @@ from batch_folders import ended, results_in, run, settings_for, states, write_im
 from cluster_programs import ENDING_AMONG_OTHERS, Holds, check_ended, scheduler, wait_for_workers, worker
 
 from napari_skipseg.batch import blocks, dask_client, dask_tasks, dask_worker
-from napari_skipseg.batch.dask_tasks import Desk
+from napari_skipseg.batch.dask_tasks import TaskSubmitter
 from napari_skipseg.batch.run import BatchResult, iter_batch
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.table import BatchOpened, FileChanged
@@ -43,7 +43,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
     """A scheduler with two workers, which keep what is sent to them in a folder of their own."""
     folder = tmp_path_factory.mktemp("cluster")
     holds = Holds(folder / "holds")
-    kept = {dask_worker.FOLDER_VARIABLE: str(folder / "sent"), **holds.variables}
+    kept = {dask_worker.SENT_MODELS_VARIABLE: str(folder / "sent"), **holds.variables}
     with scheduler(folder) as (address, process), contextlib.ExitStack() as leaving:
         workers = [leaving.enter_context(worker(folder, address, **kept)) for _ in range(2)]
         wait_for_workers(address, 2)
@@ -98,7 +98,7 @@ def test_a_scheduler_without_workers_is_told_of(tmp_path: Path, tiny: Path, monk
         work = iter_batch(elsewhere(settings_for(tmp_path / "in", tmp_path / "out", tiny), tmp_path / "out", address))
         told = next(event.message for event in work if "none" in event.message)
         assert told == f"0 of 1 file: waiting for workers: none has come to {address} yet"
-        with worker(tmp_path, address, **{dask_worker.FOLDER_VARIABLE: str(tmp_path / "sent")}):
+        with worker(tmp_path, address, **{dask_worker.SENT_MODELS_VARIABLE: str(tmp_path / "sent")}):
             assert states(run_to_end(work)) == {"a.tif": "done"}
 
 
@@ -107,7 +107,7 @@ def test_a_scheduler_without_workers_is_told_of(tmp_path: Path, tiny: Path, monk
 def test_files_that_end_the_workers_of_a_cluster_fail_and_no_other_one_does(tmp_path: Path, tiny: Path) -> None:
     for number, name in enumerate(ENDING_AMONG_OTHERS):
         write_image(tmp_path / "in" / name, number, slices=30)
-    kept = {dask_worker.FOLDER_VARIABLE: str(tmp_path / "sent")}
+    kept = {dask_worker.SENT_MODELS_VARIABLE: str(tmp_path / "sent")}
     with scheduler(tmp_path) as (address, _), contextlib.ExitStack() as leaving:
         for _ in range(2):
             leaving.enter_context(worker(tmp_path, address, nanny=True, SKIPSEG_TEST_PAUSE="0.05", **kept))
@@ -139,7 +139,7 @@ def test_a_large_store_in_blocks_is_that_of_one_process(
     write_store(tmp_path / "in" / "large.ome.zarr", 2)
     plain = settings_for(tmp_path / "in", tmp_path / "one", tiny, form=form)
     one = run(plain)
-    monkeypatch.setattr(blocks, "LARGE", 1000)
+    monkeypatch.setattr(blocks, "LARGE_FILE", 1000)
     events = list(iter_batch(elsewhere(plain, tmp_path / "many", cluster.address)))
     told = [event.row for event in events if isinstance(event, FileChanged)]
     assert any("in blocks" in row.message for row in told)
@@ -150,7 +150,7 @@ def test_a_large_store_in_blocks_is_that_of_one_process(
 def test_the_pyramids_of_a_large_store_are_made_in_blocks_too(
     cluster: Programs, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "LARGE", 1000)
+    monkeypatch.setattr(blocks, "LARGE_FILE", 1000)
     write_store(tmp_path / "in" / "large.ome.zarr", 2, 1100)
     plain = settings_for(tmp_path / "in", tmp_path / "one", tiny, form="ome-zarr", tile=272)
     one = run(plain)
@@ -165,7 +165,7 @@ def test_the_pyramids_of_a_large_store_are_made_in_blocks_too(
 def test_objects_of_a_large_store_are_found_in_blocks_too(
     cluster: Programs, tmp_path: Path, tiny: Path, method: Method, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "LARGE", 1000)
+    monkeypatch.setattr(blocks, "LARGE_FILE", 1000)
     write_store(tmp_path / "in" / "large.ome.zarr", 2, 600)
     plain = settings_for(
         tmp_path / "in", tmp_path / "one", tiny, form="ome-zarr", tile=272, objects=ObjectOptions(method)
@@ -186,7 +186,7 @@ def test_objects_of_a_large_store_are_found_in_blocks_too(
 def test_a_stopped_batch_leaves_nobody_at_work_and_goes_on(
     cluster: Programs, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "LARGE", 1000)
+    monkeypatch.setattr(blocks, "LARGE_FILE", 1000)
     write_store(tmp_path / "in" / "large.ome.zarr", 3)
     plain = settings_for(tmp_path / "in", tmp_path / "one", tiny, form="ome-zarr")
     settings = elsewhere(plain, tmp_path / "many", cluster.address)
@@ -207,7 +207,9 @@ def test_a_worker_without_the_model_gets_it_by_its_hash(
     monkeypatch.setenv("NAPARI_SKIPSEG_MODELS", str(tmp_path / "models"))
     settings = settings_for(tmp_path / "in", tmp_path / "out", Path("mine"), scheduler=cluster.address)
     sent: list[str] = []
-    monkeypatch.setattr(Desk, "_send_model", lambda self, to, real=Desk._send_model: (sent.append(to), real(self, to)))
+    monkeypatch.setattr(
+        TaskSubmitter, "_send_model", lambda self, to, real=TaskSubmitter._send_model: (sent.append(to), real(self, to))
+    )
     assert states(run(settings)) == {"a.tif": "done"}
     assert len(sent) in (1, 2)
     assert len(set(sent)) == len(sent)
@@ -220,15 +222,15 @@ def test_a_worker_without_the_model_gets_it_by_its_hash(
 def test_a_model_whose_weights_are_others_is_not_kept(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(dask_worker.FOLDER_VARIABLE, str(tmp_path / "sent"))
-    description, weights = dask_worker.read_files(tiny)
+    monkeypatch.setenv(dask_worker.SENT_MODELS_VARIABLE, str(tmp_path / "sent"))
+    description, weights = dask_worker.read_model_files(tiny)
     with pytest.raises(ModelError, match="SHA-256"):
-        dask_worker.keep_sent(description, weights[:-1] + b"?")
+        dask_worker.store_received_model(description, weights[:-1] + b"?")
     assert list((tmp_path / "sent").iterdir()) == []
-    kept = Path(dask_worker.keep_sent(description, weights))
-    assert dask_worker.keep_sent(description, weights) == str(kept)
-    assert dask_worker.find_sent("no such model", kept.name) == kept
-    assert dask_worker.find_sent("no such model", "0" * 64) is None
+    kept = Path(dask_worker.store_received_model(description, weights))
+    assert dask_worker.store_received_model(description, weights) == str(kept)
+    assert dask_worker.find_received_model("no such model", kept.name) == kept
+    assert dask_worker.find_received_model("no such model", "0" * 64) is None
 
 
 def test_a_scheduler_that_is_not_there_is_said_in_one_sentence(
@@ -262,19 +264,19 @@ def test_another_version_is_refused(
         run(settings)
     monkeypatch.undo()
     with pytest.raises(dask_worker.UnfitError, match=r"it has torch .* and this machine 1.0: install the same"):
-        dask_worker.asked_of({"versions": dask_worker.versions() | {"torch": "1.0"}})
+        dask_worker.settings_of_task({"versions": dask_worker.versions() | {"torch": "1.0"}})
 
 
 def test_workers_that_do_not_see_the_folder_are_refused(tmp_path: Path) -> None:
     asked = {"versions": dask_worker.versions(), "folder": str(tmp_path / "none"), "settings": ""}
     with pytest.raises(SkipsegError):
-        dask_worker.asked_of(asked)
+        dask_worker.settings_of_task(asked)
 
 
 def test_a_killed_worker_has_its_blocks_done_by_another(
     cluster: Programs, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocks, "LARGE", 1000)
+    monkeypatch.setattr(blocks, "LARGE_FILE", 1000)
     write_store(tmp_path / "in" / "large.ome.zarr", 4)
     plain = settings_for(tmp_path / "in", tmp_path / "one", tiny, form="ome-zarr")
     settings = elsewhere(plain, tmp_path / "many", cluster.address)

@@ -26,7 +26,7 @@ from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.batch.table import FileChanged
 from napari_skipseg.devices import free_memory
 from napari_skipseg.inference import memory_share
-from napari_skipseg.inference.memory_share import ALONE
+from napari_skipseg.inference.memory_share import WHOLE_MEMORY
 
 pytest.importorskip("distributed")
 
@@ -105,7 +105,7 @@ def test_workers_of_this_machine_choose_a_tile_for_their_share_of_its_memory(
     sides = []
     for workers in (0, 8):
         place = RunPlace(tmp_path / str(workers))
-        share = share_of({"cores": [[0]] * workers}, 0) if workers else ALONE
+        share = share_of({"cores": [[0]] * workers}, 0) if workers else WHOLE_MEMORY
         engine = WorkerEngine(request, place, None, share)
         assert json.loads(place.choice.read_bytes()) == engine.chosen
         sides.append(engine.chosen["side"])

@@ -19,15 +19,15 @@ from napari_skipseg.batch import run_file as entry_module
 from napari_skipseg.batch.crash_guard import (
     CRASHES,
     MOST_CRASHES,
-    Note,
-    Openings,
+    CrashGuard,
+    CrashNote,
     clear_crashes,
     give_chance,
     note_of,
     tell_crashes,
 )
-from napari_skipseg.batch.engine import Engine
-from napari_skipseg.batch.inputs import Entry
+from napari_skipseg.batch.engine import NetworkRunner
+from napari_skipseg.batch.inputs import BatchInput
 from napari_skipseg.batch.place import RunPlace, place_of_run
 from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.batch.settings import BatchSettings
@@ -59,25 +59,25 @@ def _run_to_its_end(settings: BatchSettings, how: str) -> None:
     torch.set_num_threads(1)
     read = entry_module.read_entry
 
-    def open_it(asked: BatchSettings, entry: Entry) -> Any:
+    def open_it(asked: BatchSettings, entry: BatchInput) -> Any:
         if entry.relative == "bad.tif":
             time.sleep(0.05)  # so that its neighbour is being opened too
             ctypes.string_at(0) if how == CRASH else os.kill(os.getpid(), signal.SIGKILL)
         return read(asked, entry)
 
     with (
-        mock.patch.object(entry_module, "read_entry", open_it),
+        mock.patch.object(entry_module, "read_input", open_it),
         mock.patch("napari_skipseg.inference.backends.choose.has_openvino", return_value=False),
     ):
         run(settings)
     os._exit(0)
 
 
-def bad(settings: BatchSettings) -> Entry:
-    return Entry(str(Path(settings.inputs) / "bad.tif"), "bad.tif", "bad")
+def bad(settings: BatchSettings) -> BatchInput:
+    return BatchInput(str(Path(settings.inputs) / "bad.tif"), "bad.tif", "bad")
 
 
-def note_in(settings: BatchSettings) -> Note:
+def note_in(settings: BatchSettings) -> CrashNote:
     return note_of(place_of_run(settings), bad(settings))
 
 
@@ -114,7 +114,7 @@ def test_one_that_crashes_once_more_when_tried_again_is_left_out_at_once(setting
 def _crash_as_a_worker(settings: BatchSettings) -> None:
     place = place_of_run(settings)
     tell_crashes(place)
-    with Openings(place, lambda: False).look_at(bad(settings)):
+    with CrashGuard(place, lambda: False).look_at(bad(settings)):
         ctypes.string_at(0)
 
 
@@ -151,7 +151,7 @@ def test_a_kill_after_the_first_tile_is_not_noted(settings: BatchSettings) -> No
     place, seen = place_of_run(settings), []
     for event in iter_batch(settings):
         if isinstance(event, FileChanged) and event.row.state == "running" and event.row.done:
-            entry = Entry(event.row.file, event.row.relative, "")
+            entry = BatchInput(event.row.file, event.row.relative, "")
             noted = place.record(entry).with_suffix(".opening").exists()
             seen.append((event.row.relative, noted))
     assert {name for name, _ in seen} == {"a.tif", "bad.tif", "c.tif"}
@@ -161,7 +161,7 @@ def test_a_kill_after_the_first_tile_is_not_noted(settings: BatchSettings) -> No
 def test_a_file_that_only_waits_for_the_network_is_not_noted(tmp_path: Path, settings: BatchSettings) -> None:
     place = place_of_run(settings)
     place.path.mkdir(parents=True)
-    engine = Engine(settings.request, place)
+    engine = NetworkRunner(settings.request, place)
     holder = engine.turn()
     engine.take(holder)
     note = place.record(bad(settings)).with_suffix(".opening")
@@ -192,11 +192,11 @@ def test_a_stop_while_a_file_is_opened_is_none_of_its_faults(settings: BatchSett
 def test_a_suspect_is_opened_while_no_other_is(tmp_path: Path) -> None:
     place = RunPlace(tmp_path)
     file = write_image(tmp_path / "bad.tif")
-    entry = Entry(str(file), "bad.tif", "bad")
-    first = Openings(place, lambda: True)
+    entry = BatchInput(str(file), "bad.tif", "bad")
+    first = CrashGuard(place, lambda: True)
     first.look_at(entry).__enter__()
     (tmp_path / f"{CRASHES}{first.by}").write_text("Fatal Python error: Segmentation fault")
-    suspect = Openings(place, lambda: False)
+    suspect = CrashGuard(place, lambda: False)
     inside: list[str] = []
     with suspect.look_at(entry) as opening:
         assert opening.note.crashes == 1
@@ -206,7 +206,7 @@ def test_a_suspect_is_opened_while_no_other_is(tmp_path: Path) -> None:
         opening.passed()
         thread.join(5)
     assert inside == ["entered"]
-    assert note_of(place, entry) == Note(changed=file.stat().st_mtime_ns)
+    assert note_of(place, entry) == CrashNote(changed=file.stat().st_mtime_ns)
 
 
 def _in_thread(call: Callable[[], Any]) -> Any:
@@ -227,8 +227,8 @@ def test_notes_change_no_result(settings: BatchSettings, tmp_path: Path, tiny: P
 
 def test_a_note_costs_next_to_nothing(tmp_path: Path) -> None:
     place = RunPlace(tmp_path)
-    openings = Openings(place, lambda: False)
-    entry = Entry(str(write_image(tmp_path / "a.tif")), "a.tif", "a")
+    openings = CrashGuard(place, lambda: False)
+    entry = BatchInput(str(write_image(tmp_path / "a.tif")), "a.tif", "a")
     spent = []
     for _ in range(50):
         start = time.perf_counter()

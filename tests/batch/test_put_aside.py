@@ -13,11 +13,11 @@ from batch_folders import settings_for, write_image
 
 from napari_skipseg.batch import blocks
 from napari_skipseg.batch.dask_run import _Batch
-from napari_skipseg.batch.dask_tasks import Reply, Task
-from napari_skipseg.batch.inputs import Entry
+from napari_skipseg.batch.dask_tasks import DaskReply, DaskTask
+from napari_skipseg.batch.inputs import BatchInput
 from napari_skipseg.batch.place import RunPlace
-from napari_skipseg.batch.records import Record, read_record
-from napari_skipseg.batch.run_file import Outcome
+from napari_skipseg.batch.records import FileRecord, read_file_record
+from napari_skipseg.batch.run_file import FileOutcome
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.progress import Progress
 
@@ -31,30 +31,30 @@ class OneWorker:
     """A desk whose worker has all tasks at once, and ends at files called bad."""
 
     def __init__(self, settings: BatchSettings, place: RunPlace, state: str) -> None:
-        self.settings, self.place, self.workers, self.working = settings, place, 2, dict[int, Task]()
+        self.settings, self.place, self.workers, self.working = settings, place, 2, dict[int, DaskTask]()
         self.rounds: list[list[str]] = []
-        self._replies: deque[tuple[int, Reply]] = deque()
+        self._replies: deque[tuple[int, DaskReply]] = deque()
         self._given, self._state = 0, state
 
-    def give(self, task: Task) -> None:
+    def give(self, task: DaskTask) -> None:
         self._given += 1
         self.working[self._given] = task
 
-    def hear(self, seconds: float) -> Reply:
+    def hear(self, seconds: float) -> DaskReply:
         if not self._replies:
             names = [_name(task) for task in self.working.values()]
             self.rounds.append(sorted(names))
             ends = any(name.startswith("bad") for name in names)
             for ticket, task in self.working.items():
                 told = {"reply": "killed", "reason": REASON} if ends else self._done(task)
-                self._replies.append((ticket, Reply(task, Progress(1, 3))))
-                self._replies.append((ticket, Reply(task, told)))
+                self._replies.append((ticket, DaskReply(task, Progress(1, 3))))
+                self._replies.append((ticket, DaskReply(task, told)))
         ticket, reply = self._replies.popleft()
         if isinstance(reply.news, dict):
             del self.working[ticket]
         return reply
 
-    def _done(self, task: Task) -> dict[str, Any]:
+    def _done(self, task: DaskTask) -> dict[str, Any]:
         name = task.entry.name if task.entry else ""
         if task.kind == "begin" and name != SEGMENTED:
             return {"reply": "begun", "units": 3, "levels": [2]}
@@ -62,13 +62,13 @@ class OneWorker:
             return {"reply": "segmented", "units": 2}
         if task.kind in ("block", "level", "objects"):
             return {"reply": "filled"}
-        return {"reply": "outcome", "state": self._state, "record": asdict(Record("", "", "", "done"))}
+        return {"reply": "outcome", "state": self._state, "record": asdict(FileRecord("", "", "", "done"))}
 
-    def forget(self, entry: Entry) -> None:
+    def forget(self, entry: BatchInput) -> None:
         assert all(task.entry != entry for task in self.working.values())
 
 
-def _name(task: Task) -> str:
+def _name(task: DaskTask) -> str:
     """The file's name, and of a part of one which part it is; the second tile of "worst" is bad."""
     assert task.entry is not None
     if task.kind in ENDINGS:
@@ -84,7 +84,7 @@ def work(tmp_path: Path, tiny: Path) -> Callable[..., tuple[OneWorker, dict[str,
     def do(*names: str, state: str = "done") -> tuple[OneWorker, dict[str, Any]]:
         file = str(write_image(tmp_path / "any.tif"))
         desk: Any = OneWorker(settings_for(file, tmp_path / "out", tiny), RunPlace(tmp_path / "out"), state)
-        batch = _Batch(desk, deque(Entry(file, name, name) for name in names))
+        batch = _Batch(desk, deque(BatchInput(file, name, name) for name in names))
         told = [message for message in batch.iter_work() if message is not None]
         return desk, {message.entry.relative: message.news for message in told if message.entry is not None}
 
@@ -92,7 +92,7 @@ def work(tmp_path: Path, tiny: Path) -> Callable[..., tuple[OneWorker, dict[str,
 
 
 def states(news: dict[str, Any]) -> dict[str, str]:
-    assert all(isinstance(each, Outcome) for each in news.values())
+    assert all(isinstance(each, FileOutcome) for each in news.values())
     return {name: each.state for name, each in news.items()}
 
 
@@ -108,7 +108,7 @@ def test_what_ends_its_workers_alone_too_is_a_failed_file_with_a_reason(work: An
     desk, news = work("bad")
     assert desk.rounds == [["bad"], ["bad"]]
     assert news["bad"].record.reason == REASON
-    kept = read_record(desk.place.record(Entry("", "bad", "bad")))
+    kept = read_file_record(desk.place.record(BatchInput("", "bad", "bad")))
     assert kept is not None
     assert (kept.state, kept.reason) == ("failed", REASON)
 

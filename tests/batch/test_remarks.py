@@ -15,7 +15,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.networks.specs import UNetSpec
-from napari_skipseg.objects.table import Table
+from napari_skipseg.objects.table import ObjectTable
 from napari_skipseg.scores.doubts import doubt_truth
 from napari_skipseg.scores.overlap import score_overlap
 
@@ -57,7 +57,7 @@ def test_nothing_is_said_of_an_image_that_is_rescaled():
 )
 def test_sizes_are_those_of_the_table(tmp_path: Path, name, sizes, found):
     labels = np.arange(1, len(sizes) + 1)
-    Table(("label", "voxels", name), (labels, labels, np.array(sizes, float))).write_csv(tmp_path / "objects.csv")
+    ObjectTable(("label", "voxels", name), (labels, labels, np.array(sizes, float))).write_csv(tmp_path / "objects.csv")
     assert read_sizes(tmp_path / "objects.csv") == found
 
 

@@ -28,7 +28,7 @@ ENDS = {"crash.tif": lambda: ctypes.string_at(0), "kill.tif": lambda: os.kill(os
 
 
 def slowed(real: Any) -> Any:
-    def slowly(self: engine.Turn, compute: Any) -> Any:
+    def slowly(self: engine.DeviceTurn, compute: Any) -> Any:
         time.sleep(PAUSE)
         return real(self, compute)
 
@@ -36,7 +36,7 @@ def slowed(real: Any) -> Any:
 
 
 def held(real: Any) -> Any:
-    def tell_and_wait(self: dask_worker.Post, progress: Any) -> None:
+    def tell_and_wait(self: dask_worker.ProgressReporter, progress: Any) -> None:
         real(self, progress)
         if progress.done:
             (Path(HOLDS) / f"{self.kind}-{uuid.uuid4().hex}.step").touch()
@@ -57,7 +57,7 @@ def is_held(kind: str) -> bool:
 
 
 def with_kind(real: Any) -> Any:
-    def begin(self: dask_worker.Post, asked: dict[str, Any]) -> None:
+    def begin(self: dask_worker.ProgressReporter, asked: dict[str, Any]) -> None:
         real(self, asked)
         self.kind = asked["task"]
 
@@ -75,10 +75,10 @@ def ending(real: Any) -> Any:
 
 
 choose.has_openvino = lambda: False
-writer.AT_ONCE = 2**14  # so that pyramids of tiny images have several parts
-if engine.Turn.run.__name__ != "slowly":  # Dask may load this twice
-    engine.Turn.run = slowed(engine.Turn.run)  # type: ignore[method-assign]
+writer.PYRAMID_VOXELS = 2**14  # so that pyramids of tiny images have several parts
+if engine.DeviceTurn.run.__name__ != "slowly":  # Dask may load this twice
+    engine.DeviceTurn.run = slowed(engine.DeviceTurn.run)  # type: ignore[method-assign]
     run_file.read_entry = ending(run_file.read_entry)
     if HOLDS:
-        dask_worker.Post.tell = held(dask_worker.Post.tell)  # type: ignore[method-assign]
-        dask_worker.Post.__init__ = with_kind(dask_worker.Post.__init__)  # type: ignore[method-assign]
+        dask_worker.ProgressReporter.tell = held(dask_worker.ProgressReporter.tell)  # type: ignore[method-assign]
+        dask_worker.ProgressReporter.__init__ = with_kind(dask_worker.ProgressReporter.__init__)  # type: ignore[method-assign]

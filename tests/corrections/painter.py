@@ -50,5 +50,5 @@ if __name__ == "__main__":
         print("open", flush=True)
         sys.stdin.read()
     else:
-        store.LARGE = int(sys.argv[2])
+        store.LARGE_LABELS = int(sys.argv[2])
         paint(int(sys.argv[1]))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from napari_skipseg.corrections.catalog import (
-    FOLDER_VARIABLE,
+    CORRECTIONS_VARIABLE,
     corrections_folder,
     find_by_file,
     find_corrections,
@@ -39,7 +39,7 @@ def paint(image: Stack, value: int = 2) -> None:
 
 def test_the_folder_is_the_users_own(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     assert corrections_folder() == folder
-    monkeypatch.delenv(FOLDER_VARIABLE)
+    monkeypatch.delenv(CORRECTIONS_VARIABLE)
     assert corrections_folder().parts[-2:] == ("napari-skipseg", "corrections")
 
 

@@ -20,7 +20,7 @@ import zarr
 from napari_skipseg import durable
 from napari_skipseg.corrections import journal, store
 from napari_skipseg.corrections.saved import load_saved
-from napari_skipseg.corrections.store import Corrections, Summary, open_corrections
+from napari_skipseg.corrections.store import Corrections, CorrectionSummary, open_corrections
 from napari_skipseg.corrections.subject import CorrectionClass
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import holds_labels, read_stack, write_ome_tiff
@@ -172,7 +172,7 @@ def test_strokes_during_a_checkpoint_are_kept(image: Stack, monkeypatch: pytest.
 
 
 def test_a_large_journal_goes_into_the_chunks_by_itself(image: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "LARGE", 2000)
+    monkeypatch.setattr(store, "LARGE_LABELS", 2000)
     corrections = open_corrections(image)
     noise = np.random.default_rng(1)
     end = time.monotonic() + 120
@@ -237,9 +237,9 @@ def test_a_review_is_taken_back(image: Stack) -> None:
     part = (slice(1, 2), slice(20, 40), slice(0, 400))
     corrections.review(whole, np.ones((300, 400), np.uint8))
     corrections.review(part, np.full((1, 20, 400), 2))
-    assert corrections.summary() == Summary({1: 280 * 400, 2: 20 * 400}, 1, 300 * 400)
+    assert corrections.summary() == CorrectionSummary({1: 280 * 400, 2: 20 * 400}, 1, 300 * 400)
     assert corrections.take_back_review() == part
-    assert corrections.summary() == Summary({1: 300 * 400}, 1, 300 * 400)
+    assert corrections.summary() == CorrectionSummary({1: 300 * 400}, 1, 300 * 400)
     assert corrections.take_back_review() == whole
     assert corrections.take_back_review() is None
     assert corrections.is_empty
@@ -253,7 +253,7 @@ def test_the_summary_counts_what_trains(image: Stack) -> None:
     corrections.strokes[0, :10, :10] = 2
     corrections.strokes[2, :5, :10] = 1
     corrections.review((slice(0, 1), slice(0, 20), slice(0, 10)), np.ones((20, 10), np.uint8))
-    expected = Summary({1: 50 + 100, 2: 100}, 2, 200)
+    expected = CorrectionSummary({1: 50 + 100, 2: 100}, 2, 200)
     assert corrections.summary() == expected
     version = corrections.version
     corrections.close()
@@ -261,10 +261,10 @@ def test_the_summary_counts_what_trains(image: Stack) -> None:
     assert again.summary() == expected
     assert again.strokes.held_bytes == 0
     again.strokes[0, :10, :10] = 0
-    assert again.summary() == Summary({1: 250}, 2, 200)
+    assert again.summary() == CorrectionSummary({1: 250}, 2, 200)
     kill(again)
     last = open_corrections(image)
-    assert last.summary() == Summary({1: 250}, 2, 200)
+    assert last.summary() == CorrectionSummary({1: 250}, 2, 200)
     last.close()
     assert version > 0
 

@@ -107,7 +107,7 @@ def test_what_was_written_is_read_again(corrections: Corrections, tmp_path: Path
 def test_labels_are_read_a_few_rows_at_a_time(
     corrections: Corrections, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "AT_ONCE", 7 * SHAPE[-1])
+    monkeypatch.setattr(exchange, "EXPORTED_VOXELS", 7 * SHAPE[-1])
     labels = np.random.default_rng(2).integers(0, 3, SHAPE).astype(np.int32)
     tifffile.imwrite(tmp_path / "labels.tif", labels, photometric="minisblack")
     corrections.strokes[...] = 0

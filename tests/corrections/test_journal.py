@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from napari_skipseg.corrections import journal
-from napari_skipseg.corrections.journal import Entry, Journal, journals, read_journal
+from napari_skipseg.corrections.journal import Journal, JournalEntry, journals, read_journal
 
 
 def values_of(number: int) -> Any:
     return np.full((1, 2, 3), number, np.uint8)
 
 
-def read_all(folder: Path) -> list[Entry]:
+def read_all(folder: Path) -> list[JournalEntry]:
     return [entry for file in journals(folder) for entry in read_journal(file)]
 
 

@@ -16,8 +16,8 @@ import pytest
 from numpy.typing import NDArray
 
 from napari_skipseg.corrections.catalog import find_corrections
-from napari_skipseg.corrections.chunk_files import ChunkFiles
-from napari_skipseg.corrections.saved import NAMES, load_saved
+from napari_skipseg.corrections.chunk_files import CorrectionChunkFiles
+from napari_skipseg.corrections.saved import SAVED_ARRAYS, load_saved
 from napari_skipseg.corrections.store import open_corrections
 
 if os.name == "nt":
@@ -111,8 +111,8 @@ def test_nothing_older_than_a_second_is_lost(folder: Path) -> None:
     assert sorted(file.name for file in with_journal.folder.iterdir()) == [
         "corrections.json", "counts.json", "reviewed.zarr", "strokes.zarr",
     ]  # fmt: skip
-    for name, array in zip(NAMES, found, strict=True):
-        files = ChunkFiles(with_journal.folder / f"{name}.zarr", painter.SHAPE)
+    for name, array in zip(SAVED_ARRAYS, found, strict=True):
+        files = CorrectionChunkFiles(with_journal.folder / f"{name}.zarr", painter.SHAPE)
         assert {place[0] for place in files.places()} == set(np.unique(np.nonzero(array)[0]))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from napari_skipseg.corrections.places import Place, iter_rank_places
+from napari_skipseg.corrections.places import UncertainRegion, iter_rank_regions
 from napari_skipseg.corrections.sparse_array import SparseArray
 from napari_skipseg.errors import InputError
 from napari_skipseg.progress import Progress, run_to_end
@@ -18,10 +18,10 @@ def sure(*shape: int) -> NDArray[np.float32]:
     return np.zeros(shape, np.float32)
 
 
-def rank(probability: Any, reviewed: Any = None, axes: str = "ZYX", **more: Any) -> tuple[Place, ...]:
+def rank(probability: Any, reviewed: Any = None, axes: str = "ZYX", **more: Any) -> tuple[UncertainRegion, ...]:
     names = more.pop("class_names", ("membrane",))
     reviewed = SparseArray(probability.shape[-len(axes) :]) if reviewed is None else reviewed
-    return run_to_end(iter_rank_places(probability, axes, names, reviewed, **more))
+    return run_to_end(iter_rank_regions(probability, axes, names, reviewed, **more))
 
 
 def test_the_least_sure_block_comes_first_with_its_reason() -> None:
@@ -29,7 +29,7 @@ def test_the_least_sure_block_comes_first_with_its_reason() -> None:
     probability[2, 128:256, 256:384] = 0.5
     probability[0, :128, :128] = 0.11
     first, second = rank(probability)
-    assert first == Place((2, 192, 320), ((2, 3), (128, 256), (256, 384)), 1.0, first.reason)
+    assert first == UncertainRegion((2, 192, 320), ((2, 3), (128, 256), (256, 384)), 1.0, first.reason)
     assert first.reason == "unsure (1.00)"
     assert second.box == ((0, 1), (0, 128), (0, 128))
     assert second.score == pytest.approx(0.4999, abs=1e-3)
@@ -114,7 +114,7 @@ def test_it_tells_how_far_it_is_and_reads_a_band_at_a_time() -> None:
             return np.full(lengths, 0.5, np.float32)
 
     probability = Watched()
-    work = iter_rank_places(probability, "ZYX", ("membrane",), SparseArray(probability.shape))
+    work = iter_rank_regions(probability, "ZYX", ("membrane",), SparseArray(probability.shape))
     assert [next(work) for _ in range(3)] == [Progress(done, 3, "looking for places") for done in (1, 2, 3)]
     assert probability.largest <= 128 * 500
 
@@ -130,7 +130,7 @@ def test_a_class_that_counts_more_comes_first_though_the_doubt_about_another_is_
     probability[1, 0, :, 128:] = 0.3
     asked = (probability, "ZYX", ("membrane", "mitochondrion"), np.zeros((1, 128, 256), np.uint8))
     plain, weighed = (
-        [place.reason for place in run_to_end(iter_rank_places(*asked, weights=weights))]
+        [place.reason for place in run_to_end(iter_rank_regions(*asked, weights=weights))]
         for weights in (None, (0.2, 1.0))
     )
     assert plain == ["unsure about membrane (1.00)", "unsure about mitochondrion (0.88)"]

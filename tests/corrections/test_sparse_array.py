@@ -43,8 +43,8 @@ class Pair:
 @pytest.fixture(autouse=True, params=[(16, 1), (256, 2**16)])
 def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of 16 and points looked up one by one; then as it is."""
-    monkeypatch.setattr(sparse_array, "SIDE", request.param[0])
-    monkeypatch.setattr(sparse_array, "DENSE", request.param[1])
+    monkeypatch.setattr(sparse_array, "CHUNK_SIDE", request.param[0])
+    monkeypatch.setattr(sparse_array, "DENSE_CHUNK", request.param[1])
 
 
 def keys(shape: tuple[int, ...], generator: np.random.Generator) -> Iterator[Any]:
@@ -165,7 +165,7 @@ def test_a_copy_is_independent() -> None:
 
 
 def test_chunks_are_loaded_when_looked_at_and_let_go_when_clean() -> None:
-    side = sparse_array.SIDE
+    side = sparse_array.CHUNK_SIDE
     asked: list[tuple[int, ...]] = []
 
     def load(place: tuple[int, ...]) -> NDArray[np.uint8]:

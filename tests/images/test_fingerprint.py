@@ -129,7 +129,7 @@ def test_many_chunks_take_no_time_and_of_too_many_some_are_looked_at(tmp_path):
     begun = time.process_time()
     assert fingerprint(tmp_path / "a.zarr")["chunks"] == 3000
     assert time.process_time() - begun < 1
-    assert reader.look_at_chunks(tmp_path / "a.zarr", most=50).number == 50
+    assert reader.check_chunks(tmp_path / "a.zarr", most=50).number == 50
 
 
 def test_what_cannot_be_read_has_none(tmp_path):

@@ -11,7 +11,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from napari_skipseg.images.files import read_stack
-from napari_skipseg.images.identity import BLOCKS, SIDE, WHOLE, identify
+from napari_skipseg.images.identity import HASHED_BLOCKS, HASHED_SIDE, WHOLE, identify
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.layout import Layout
@@ -72,7 +72,7 @@ def test_other_colours_make_another_image() -> None:
 def test_of_terabytes_it_reads_a_few_blocks(shape: tuple[int, ...], axes: str) -> None:
     data = Watched(shape)
     first = identify(Stack(data, Space(axes)))
-    assert 0 < data.voxels <= BLOCKS * SIDE**2 * 2
+    assert 0 < data.voxels <= HASHED_BLOCKS * HASHED_SIDE**2 * 2
     assert identify(Stack(data, Space(axes))) == first
 
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.intensity.normalize import Normalization, measure, measure_greys
-from napari_skipseg.images.intensity.padding import REACH, REACH_Z, SIDE, fill, find_mask, in_squares
+from napari_skipseg.images.intensity.padding import REACH, REACH_Z, SQUARE_SIDE, fill_padding, find_mask, in_squares
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 
@@ -229,11 +229,11 @@ def test_stray_holes_are_no_padding() -> None:
 
 def test_only_squares_of_the_value_are_padding() -> None:
     same = np.zeros((100, 100), bool)
-    same[30 : 30 + SIDE, 30 : 30 + SIDE] = True
-    same[60 : 60 + SIDE - 1, 60:90] = True
+    same[30 : 30 + SQUARE_SIDE, 30 : 30 + SQUARE_SIDE] = True
+    same[60 : 60 + SQUARE_SIDE - 1, 60:90] = True
     same[0:2, 50:90] = True  # beyond the border all is set
     inside = in_squares(same)
-    assert inside[30 : 30 + SIDE, 30 : 30 + SIDE].all()
+    assert inside[30 : 30 + SQUARE_SIDE, 30 : 30 + SQUARE_SIDE].all()
     assert not inside[50:, :].any()
     assert inside[0:2, 50:90].all()
 
@@ -269,7 +269,7 @@ def test_beside_tissue_padding_is_filled_with_its_mirror_image() -> None:
     pixels = np.arange(1.0, 101.0, dtype=np.float32).reshape(1, 1, 100) + np.zeros((1, 3, 1), np.float32)
     mask = np.zeros((3, 100), bool)
     mask[:, 40:] = True
-    fill(pixels, mask)
+    fill_padding(pixels, mask)
     np.testing.assert_allclose(pixels[0, 1, 40:50], np.arange(40, 30, -1))
     assert (pixels[0, :, 70:] == 0).all()
 
@@ -279,8 +279,8 @@ def test_an_empty_slice_is_filled_from_its_neighbours_for_a_network_that_sees_th
     mask = np.zeros((5, 30, 30), bool)
     mask[2] = True
     alone, together = pixels.copy(), pixels.copy()
-    fill(alone, mask)
-    fill(together, mask, across_slices=True)
+    fill_padding(alone, mask)
+    fill_padding(together, mask, across_slices=True)
     assert (alone[0, 2] == 0).all()
     assert any(np.array_equal(together[0, 2], pixels[0, z]) for z in (1, 3))
     np.testing.assert_array_equal(together[0, [0, 1, 3, 4]], pixels[0, [0, 1, 3, 4]])

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from napari_skipseg.images.intensity.signature import FEATURES, GROUPS, ImageSignature, distance, sign
+from napari_skipseg.images.intensity.signature import (
+    GROUPS,
+    SIGNATURE_FEATURES,
+    ImageSignature,
+    sign_image,
+    signature_distance,
+)
 from napari_skipseg.images.synthetic.sample import make_sample
 
 
@@ -23,7 +29,7 @@ def patches(values, count=12, side=256):
 
 
 def away(values, known=None):
-    return distance(sign(patches(values)), [known or sign(patches(tissue()))])[0]
+    return signature_distance(sign_image(patches(values)), [known or sign_image(patches(tissue()))])[0]
 
 
 def test_other_slices_and_another_stack_of_the_same_kind_are_near():
@@ -73,30 +79,32 @@ def test_images_of_another_kind_are_far(name):
 
 
 def test_the_nearest_of_several_kinds_counts():
-    kinds = [sign(patches(nuclei())), sign(patches(tissue()))]
-    assert distance(sign(patches(tissue(5))), kinds)[0] < 0.6
+    kinds = [sign_image(patches(nuclei())), sign_image(patches(tissue()))]
+    assert signature_distance(sign_image(patches(tissue(5))), kinds)[0] < 0.6
 
 
 def test_nothing_is_said_without_a_known_kind_or_of_other_channels():
-    signature = sign(patches(tissue()))
-    assert distance(signature, []) == (0.0, "")
-    both = sign(np.concatenate([patch, patch]) for patch in patches(tissue()))
-    assert distance(signature, [both]) == (0.0, "")
+    signature = sign_image(patches(tissue()))
+    assert signature_distance(signature, []) == (0.0, "")
+    both = sign_image(np.concatenate([patch, patch]) for patch in patches(tissue()))
+    assert signature_distance(signature, [both]) == (0.0, "")
     assert len(both.middle) == 2
 
 
 def test_empty_and_tiny_patches_are_left_out():
-    assert sign([np.zeros((1, 256, 256))]) is None
-    assert sign([np.ones((1, 20, 20))]) is None
+    assert sign_image([np.zeros((1, 256, 256))]) is None
+    assert sign_image([np.ones((1, 20, 20))]) is None
     full = list(patches(tissue()))
-    assert sign([*full, *[np.zeros((1, 256, 256))] * 30]) == sign(full)
+    assert sign_image([*full, *[np.zeros((1, 256, 256))] * 30]) == sign_image(full)
 
 
 def test_small_images_are_mirrored():
-    assert distance(sign(patches(tissue(5), side=128)), [sign(patches(tissue(), side=128))])[0] < 1
+    assert (
+        signature_distance(sign_image(patches(tissue(5), side=128)), [sign_image(patches(tissue(), side=128))])[0] < 1
+    )
 
 
 def test_a_signature_has_all_its_numbers():
-    assert sum(len(group.tolerances) for group in GROUPS.values()) == FEATURES
+    assert sum(len(group.tolerances) for group in GROUPS.values()) == SIGNATURE_FEATURES
     with pytest.raises(ValueError, match="numbers"):
         ImageSignature(((0.0,),), ((0.0,),))

@@ -210,7 +210,7 @@ def test_threads_that_want_the_same_chunk_decode_it_once(thick, decoded):
 
 
 def test_the_oldest_chunks_go_where_memory_is_short(thick, decoded, monkeypatch):
-    monkeypatch.setattr(chunk_cache, "KEPT", 3 * 2**20)
+    monkeypatch.setattr(chunk_cache, "KEPT_CHUNKS", 3 * 2**20)
     path, _ = thick
     stack = read_stack(path)
     for z in (0, 15, 15, 1):

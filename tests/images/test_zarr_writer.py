@@ -203,7 +203,7 @@ def test_whole_chunks_of_the_pyramid_are_left_alone(tmp_path):
 
 @pytest.mark.parametrize("kind", ["image", "labels"])
 def test_a_pyramid_that_several_shared_out_is_that_of_one(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(writer, "AT_ONCE", 2**14)
+    monkeypatch.setattr(writer, "PYRAMID_VOXELS", 2**14)
     told = layout((2, 1300, 1200), kind=kind)
     for name in "ab":
         made = create_ome_zarr(tmp_path / f"{name}.zarr", told)

@@ -108,7 +108,7 @@ def _within_chunk(die: Callable[[], None]) -> None:
 
 def _within_note(die: Callable[[], None]) -> None:
     """Of the last number that is noted 3 bytes are there. Each is noted by itself, and at once."""
-    real = run_journal.append
+    real = run_journal.append_tiles
 
     def patched(folder: Path, numbers: Any) -> None:
         for number in numbers:
@@ -119,7 +119,7 @@ def _within_note(die: Callable[[], None]) -> None:
             die()
             (folder / "done").write_bytes(whole)
 
-    run_journal.append = patched
+    run_journal.append_tiles = patched
     run_journal.EVERY = run_journal.PAUSE = 0
 
 

@@ -28,7 +28,7 @@ from napari_skipseg.inference import memory_share
 from napari_skipseg.inference.backends import choose, compiled, fallback, halving
 from napari_skipseg.inference.backends.choose import make_backend
 from napari_skipseg.inference.backends.fallback import FallbackBackend, notes_of
-from napari_skipseg.inference.backends.halving import Choice
+from napari_skipseg.inference.backends.halving import BackendOption
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
@@ -73,7 +73,7 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(compiled.FOLDER_VARIABLE, str(tmp_path / "compiled"))
+    monkeypatch.setenv(compiled.COMPILED_VARIABLE, str(tmp_path / "compiled"))
 
 
 @pytest.fixture(autouse=True)
@@ -225,7 +225,7 @@ def test_averages_on_the_gpu_are_those_of_the_cpu_with_one_upload_and_one_wait(
 
     def average(device: Device) -> TileOutput:
         def make(model: Model, device: Device, shape: tuple[int, ...]) -> Backend:
-            choice = Choice("it", "", on_torch(device, "f32"), is_gpu=device is GPU)
+            choice = BackendOption("it", "", on_torch(device, "f32"), is_gpu=device is GPU)
             return FallbackBackend((choice,), model, shape)
 
         passes = choose_passes(model, device, shape, asked, make)
@@ -379,10 +379,10 @@ class Narrow:
 
 
 def chain(first: Narrow, second: Narrow, model: Model, shape: tuple[int, ...], both: bool = False) -> FallbackBackend:
-    choices = [Choice("torch on a GPU", "", lambda *_: first, is_gpu=True)]
+    choices = [BackendOption("torch on a GPU", "", lambda *_: first, is_gpu=True)]
     if both:
-        choices.append(Choice("torch on a GPU", "in f32", lambda *_: second, is_gpu=True))
-    choices.append(Choice("the CPU", "", lambda *_: second, 1))
+        choices.append(BackendOption("torch on a GPU", "in f32", lambda *_: second, is_gpu=True))
+    choices.append(BackendOption("the CPU", "", lambda *_: second, 1))
     return FallbackBackend(tuple(choices), model, shape)
 
 

@@ -27,10 +27,10 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.inference.backends import choose, compiled, openvino_backend, torch_backend
-from napari_skipseg.inference.backends.choose import Pinned, choose_backends, make_backend, try_backend
+from napari_skipseg.inference.backends.choose import BackendChoice, choose_backends, make_backend, try_backend
 from napari_skipseg.inference.backends.fallback import FallbackBackend, notes_of
 from napari_skipseg.inference.backends.folding import BATCH_NORM, fold_batch_norms
-from napari_skipseg.inference.backends.halving import Choice
+from napari_skipseg.inference.backends.halving import BackendOption
 from napari_skipseg.inference.backends.interface import TileOutput
 from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
@@ -69,7 +69,7 @@ NAMES = [f"{spec.network}-{getattr(spec, 'block_order', '')}-{spec.dimensions}d-
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(compiled.FOLDER_VARIABLE, str(tmp_path / "compiled"))
+    monkeypatch.setenv(compiled.COMPILED_VARIABLE, str(tmp_path / "compiled"))
     return tmp_path / "compiled"
 
 
@@ -214,7 +214,7 @@ def test_a_damaged_entry_is_replaced(fault: str, cache: Path, monkeypatch: pytes
     if fault == "bit":
         entry.write_bytes(whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:])
     elif fault == "garbage":
-        compiled.write_entry(entry.name, b"not a network")
+        compiled.write_compiled(entry.name, b"not a network")
     elif fault == "folder":
         entry.unlink()
         entry.mkdir()
@@ -231,7 +231,7 @@ def test_a_damaged_entry_is_replaced(fault: str, cache: Path, monkeypatch: pytes
 @needs_openvino
 def test_a_cache_that_cannot_be_written_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("no folder")
-    monkeypatch.setenv(compiled.FOLDER_VARIABLE, str(tmp_path / "file"))
+    monkeypatch.setenv(compiled.COMPILED_VARIABLE, str(tmp_path / "file"))
     model = in_a_folder(make_model())
     assert OpenVINOBackend(model, (32, 32)).run(IMAGES).probability.shape == (1, 1, 32, 32)
     assert (tmp_path / "file").read_text() == "no folder"
@@ -264,8 +264,8 @@ def test_another_network_tile_precision_or_version_has_another_entry(monkeypatch
 def test_a_cache_to_which_others_may_write_is_left_alone(
     whose: str, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled.write_entry("mine", b"network")
-    assert compiled.read_entry("mine") == b"network"
+    compiled.write_compiled("mine", b"network")
+    assert compiled.read_compiled("mine") == b"network"
     if whose == "of others":
         monkeypatch.setattr(os, "getuid", lambda: cache.stat().st_uid + 1)
     elif whose == "of another group":
@@ -273,18 +273,18 @@ def test_a_cache_to_which_others_may_write_is_left_alone(
         cache.chmod(0o770)
     else:
         cache.chmod(0o777)
-    assert compiled.read_entry("mine") is None
-    compiled.write_entry("more", b"network")
+    assert compiled.read_compiled("mine") is None
+    compiled.write_compiled("more", b"network")
     assert [file.name for file in cache.iterdir()] == ["mine"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such bits")
 def test_a_group_of_its_own_is_no_other_user(cache: Path) -> None:
-    compiled.write_entry("mine", b"network")
+    compiled.write_compiled("mine", b"network")
     cache.chmod(0o770)
-    assert compiled.read_entry("mine") == b"network"
+    assert compiled.read_compiled("mine") == b"network"
     cache.chmod(0o755)
-    assert compiled.read_entry("mine") == b"network"
+    assert compiled.read_compiled("mine") == b"network"
 
 
 WRITES_FOR_EVER = """
@@ -303,7 +303,7 @@ def test_an_entry_that_processes_write_at_the_same_time_is_whole(cache: Path) ->
         until = time.monotonic() + 240
         while len(seen) < 2:
             assert time.monotonic() < until
-            content = compiled.read_entry("same")
+            content = compiled.read_compiled("same")
             assert content is not None or not seen
             if content is not None:
                 assert content == content[:1] * 300_000
@@ -313,18 +313,18 @@ def test_an_entry_that_processes_write_at_the_same_time_is_whole(cache: Path) ->
             writer.kill()
             writer.wait()
     assert seen == {b"\1", b"\2"}
-    assert compiled.read_entry("same") in (b"\1" * 300_000, b"\2" * 300_000)
+    assert compiled.read_compiled("same") in (b"\1" * 300_000, b"\2" * 300_000)
 
 
 def test_entries_used_longest_ago_make_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "LIMIT", 400)
     for age, name in enumerate("abc"):
-        compiled.write_entry(name, bytes(100))
+        compiled.write_compiled(name, bytes(100))
         os.utime(cache / name, (1000 + age, 1000 + age))
-    assert compiled.read_entry("a") == bytes(100)  # used just now
-    compiled.write_entry("d", bytes(100))
+    assert compiled.read_compiled("a") == bytes(100)  # used just now
+    compiled.write_compiled("d", bytes(100))
     assert sorted(file.name for file in cache.iterdir()) == ["a", "c", "d"]
-    compiled.write_entry("e", bytes(500))
+    compiled.write_compiled("e", bytes(500))
     assert list(cache.iterdir()) == []
 
 
@@ -355,7 +355,9 @@ def chain(*made: Fragile | Exception) -> FallbackBackend:
 
         return make
 
-    choices = tuple(Choice(f"number {n}", f"reason {n}", maker(result)) for n, result in enumerate(made, start=1))
+    choices = tuple(
+        BackendOption(f"number {n}", f"reason {n}", maker(result)) for n, result in enumerate(made, start=1)
+    )
     return FallbackBackend(choices, make_model(skip="org"), (32, 32))
 
 
@@ -447,8 +449,8 @@ def test_without_the_gpu_that_was_chosen_the_cpu_goes_on(monkeypatch: pytest.Mon
 
 
 @needs_openvino
-@pytest.mark.parametrize("pinned", [Pinned("openvino", "f32"), Pinned("torch", "f32")])
-def test_a_pinned_backend_is_taken_even_where_another_is_faster(pinned: Pinned) -> None:
+@pytest.mark.parametrize("pinned", [BackendChoice("openvino", "f32"), BackendChoice("torch", "f32")])
+def test_a_pinned_backend_is_taken_even_where_another_is_faster(pinned: BackendChoice) -> None:
     backend = make_backend(make_model(), CPU, (32, 32), pinned)
     assert (backend.name, backend.precision) == pinned
     assert backend.reason.endswith(f" on the CPU in {pinned.precision}: what this run was begun with")
@@ -458,9 +460,15 @@ def test_a_pinned_backend_is_taken_even_where_another_is_faster(pinned: Pinned) 
 
 
 @pytest.mark.parametrize(
-    "pinned", [Pinned("openvino", "f16"), Pinned("torch", "f16"), Pinned("torch", "f64"), Pinned("tensorflow", "f32")]
+    "pinned",
+    [
+        BackendChoice("openvino", "f16"),
+        BackendChoice("torch", "f16"),
+        BackendChoice("torch", "f64"),
+        BackendChoice("tensorflow", "f32"),
+    ],
 )
-def test_what_is_pinned_and_cannot_be_had_is_said_so(pinned: Pinned) -> None:
+def test_what_is_pinned_and_cannot_be_had_is_said_so(pinned: BackendChoice) -> None:
     with pytest.raises(DeviceError) as caught:
         make_backend(make_model(), CPU, (32, 32), pinned)
     said = f"This run was begun with {pinned.name} in {pinned.precision}, which cannot be had here: begin it anew."
@@ -475,7 +483,7 @@ def test_pinned_openvino_that_is_not_installed_is_not_replaced(monkeypatch: pyte
     monkeypatch.setattr(choose, "has_openvino", lambda: False)
     openvino_backend._core.cache_clear()
     with pytest.raises(DeviceError, match="begun with openvino in f32, which cannot be had here: begin it anew"):
-        make_backend(make_model(), CPU, (32, 32), Pinned("openvino", "f32"))
+        make_backend(make_model(), CPU, (32, 32), BackendChoice("openvino", "f32"))
     assert make_backend(make_model(), CPU, (32, 32)).name == "torch"
 
 
@@ -484,7 +492,7 @@ def test_a_pinned_backend_that_fails_in_the_run_hands_the_tile_on(monkeypatch: p
     def broken(self: Any, images: Any) -> Any:
         raise RuntimeError("could not create a primitive")
 
-    backend = make_backend(make_model(), CPU, (32, 32), Pinned("openvino", "f32"))
+    backend = make_backend(make_model(), CPU, (32, 32), BackendChoice("openvino", "f32"))
     monkeypatch.setattr(OpenVINOBackend, "run", broken)
     assert backend.run(IMAGES).probability.shape == (1, 1, 32, 32)
     assert backend.notes == [

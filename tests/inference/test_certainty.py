@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from napari_skipseg.inference.certainty import Certainty, certainty_of, judge_contrast, together
+from napari_skipseg.inference.certainty import Certainty, certainty_of, join_certainties, judge_contrast
 
 CLEAR, FAINT, NOTHING = Certainty(0.4, 0.2), Certainty(0.2, 0.02), Certainty(0.001, 0.0005)
 
@@ -16,7 +16,9 @@ def test_the_most_probable_class_counts():
 
 
 def test_patches_together_are_their_mean():
-    assert together([Certainty(0.4, 0.2), Certainty(0.2, 0.0)]) == Certainty(pytest.approx(0.3), pytest.approx(0.1))
+    assert join_certainties([Certainty(0.4, 0.2), Certainty(0.2, 0.0)]) == Certainty(
+        pytest.approx(0.3), pytest.approx(0.1)
+    )
 
 
 @pytest.mark.parametrize("trained", [0.5, None])

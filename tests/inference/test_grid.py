@@ -15,7 +15,7 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
 from napari_skipseg.inference.prediction import Focus
-from napari_skipseg.inference.tiling import Grid, Order, make_grid
+from napari_skipseg.inference.tiling import Order, TileGrid, make_tile_grid
 
 
 def cut(
@@ -27,17 +27,17 @@ def cut(
     stride: int = 1,
     chunk: int = 1,
     factor: float = 1.0,
-) -> Grid:
+) -> TileGrid:
     """The units of a stack of this shape, that a network sees with voxels `factor` times as many along each axis."""
     stack = Stack(np.empty(shape, np.uint8), Space(axes))
     lengths = tuple(stack.length(axis) for axis in seen)
     network = tuple(max(1, round(length * factor)) for length in lengths)
     tiles = plan_tiles(lengths, (largest,) * len(seen), margin, stride, chunk, network)
-    return make_grid(stack, seen, tiles)
+    return make_tile_grid(stack, seen, tiles)
 
 
 @st.composite
-def grids(draw: Any) -> tuple[Grid, int]:
+def grids(draw: Any) -> tuple[TileGrid, int]:
     """(grid, stride) of small stacks in 2D and 3D."""
     seen = draw(st.sampled_from(["YX", "ZYX"]))
     axes = draw(st.permutations([*draw(st.sampled_from(["", "T", "C", "TC"]))]))
@@ -61,7 +61,7 @@ def grids(draw: Any) -> tuple[Grid, int]:
 
 @settings(max_examples=80, deadline=None)
 @given(grids())
-def test_regions_cover_every_result_once(made: tuple[Grid, int]) -> None:
+def test_regions_cover_every_result_once(made: tuple[TileGrid, int]) -> None:
     grid, stride = made
     for level in {1, stride // 2 or 1, stride}:
         times = np.zeros(grid.shape_of_level(level), int)
@@ -72,7 +72,7 @@ def test_regions_cover_every_result_once(made: tuple[Grid, int]) -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(grids())
-def test_every_region_is_whole_chunks(made: tuple[Grid, int]) -> None:
+def test_every_region_is_whole_chunks(made: tuple[TileGrid, int]) -> None:
     grid, stride = made
     for level in (1 << power for power in range(stride.bit_length())):
         chunks, shape = grid.chunks(level), grid.shape_of_level(level)
@@ -110,7 +110,7 @@ def views(draw: Any) -> Focus:
 
 @settings(max_examples=80, deadline=None)
 @given(grids(), st.lists(views() | st.integers(1, 9), max_size=12), st.data())
-def test_each_unit_is_taken_once_wherever_one_looks(made: tuple[Grid, int], steps: list[Any], data: Any) -> None:
+def test_each_unit_is_taken_once_wherever_one_looks(made: tuple[TileGrid, int], steps: list[Any], data: Any) -> None:
     grid, _ = made
     done = data.draw(st.lists(st.integers(0, len(grid) - 1), unique=True, max_size=20))
     order, came = Order(grid, done), []
@@ -128,7 +128,7 @@ def test_units_come_in_their_order_until_one_looks() -> None:
     assert taken(Order(cut("ZYX", (2, 20, 20), "YX", 10), [1, 4])) == [0, 2, 3, 5, 6, 7]
 
 
-def placed(grid: Grid, numbers: list[int], axis: str) -> list[int]:
+def placed(grid: TileGrid, numbers: list[int], axis: str) -> list[int]:
     return [grid.region(grid.unit(number))[grid.axes.index(axis)].start for number in numbers]
 
 
@@ -148,7 +148,7 @@ def test_time_comes_before_slice() -> None:
     assert placed(grid, came, "Z") == [2, 1, 0, 2, 2, 1, 1, 0, 0]
 
 
-def middles(grid: Grid, numbers: list[int]) -> NDArray[np.float64]:
+def middles(grid: TileGrid, numbers: list[int]) -> NDArray[np.float64]:
     regions = [grid.region(grid.unit(number)) for number in numbers]
     return np.array([[(part.start + part.stop - 1) / 2 for part in region] for region in regions])
 
@@ -211,7 +211,7 @@ def test_a_million_units_are_put_in_another_order_within_half_a_second(seen: str
     lengths = {"YX": (1000, 320, 320), "ZYX": (1000, 1000, 1000)}[seen]
     data = np.broadcast_to(np.uint8(0), lengths)
     sides = tuple(length for axis, length in zip("ZYX", lengths, strict=True) if axis in seen)
-    grid = make_grid(Stack(data, Space("ZYX")), seen, plan_tiles(sides, (10,) * len(seen), 0, 1))
+    grid = make_tile_grid(Stack(data, Space("ZYX")), seen, plan_tiles(sides, (10,) * len(seen), 0, 1))
     assert len(grid) >= 10**6
     order = Order(grid)
     seconds = []

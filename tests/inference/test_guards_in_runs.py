@@ -25,14 +25,14 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_sample
 from napari_skipseg.inference.backends.interface import TileOutput
-from napari_skipseg.inference.guards import Examined, iter_examine, probe_grid, read_probes, sign_stack
+from napari_skipseg.inference.guards import ImageExamination, iter_examine_image, probe_grid, read_probes, sign_stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.inference.trial import iter_plan
-from napari_skipseg.models.catalog import FOLDER_VARIABLE
+from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.model import Model, write_model
-from napari_skipseg.progress import Found, run_to_end
+from napari_skipseg.progress import ImageFindings, run_to_end
 
 Values = NDArray[Any]
 SAMPLE = make_sample((6, 256, 256), 1).stack.data
@@ -66,10 +66,12 @@ def signed(model: Model, values: Values) -> Model:
     return Model(replace(model.description, signatures=(signature,), certainty=0.5), model.network)
 
 
-def run(values: Values, model: Model, maker: Any = identity, **options: Any) -> tuple[Prediction, list[Found]]:
-    found: list[Found] = []
+def run(values: Values, model: Model, maker: Any = identity, **options: Any) -> tuple[Prediction, list[ImageFindings]]:
+    found: list[ImageFindings] = []
     work = iter_predict(Stack(values, Space("ZYX"), name="it"), model, SegmentOptions("cpu", **options), None, maker)
-    prediction = run_to_end(work, lambda progress: found.append(progress) if isinstance(progress, Found) else None)
+    prediction = run_to_end(
+        work, lambda progress: found.append(progress) if isinstance(progress, ImageFindings) else None
+    )
     return prediction, found
 
 
@@ -144,24 +146,24 @@ def test_the_kind_is_judged_at_the_scale_that_the_network_sees() -> None:
     assert "unlike" not in told(True)
 
 
-def examined(values: Values, model: Model) -> Examined:
+def examined(values: Values, model: Model) -> ImageExamination:
     stack = Stack(values, Space("ZYX"))
     lengths = {"Y": stack.length("Y"), "X": stack.length("X")}
-    return run_to_end(iter_examine(stack, model.description, lengths, measure(stack)))
+    return run_to_end(iter_examine_image(stack, model.description, lengths, measure(stack)))
 
 
 @pytest.mark.parametrize("border", [20, 64, 150])
 @pytest.mark.parametrize("value", [0, 100, 255])
 def test_a_frame_does_not_make_an_image_unlike(border: int, value: int) -> None:
     framed = np.pad(CELLS, ((0, 0), (border, border), (border, border)), constant_values=value)
-    assert examined(framed, signed(make_model(margin=4), CELLS)) == Examined(())
+    assert examined(framed, signed(make_model(margin=4), CELLS)) == ImageExamination(())
 
 
 @pytest.mark.parametrize("share", [0.0001, 0.001, 0.01])
 def test_hot_pixels_are_no_fault_of_a_slice(share: float) -> None:
     spoilt = CELLS.astype(np.uint16) + 300
     spoilt[np.random.default_rng(4).random(spoilt.shape) < share] = 65535
-    assert examined(spoilt, signed(make_model(margin=4), CELLS)) == Examined(())
+    assert examined(spoilt, signed(make_model(margin=4), CELLS)) == ImageExamination(())
 
 
 @pytest.mark.parametrize("box", [(6, 128, 128), (1, 160, 160), (3, 64, 64)])
@@ -230,7 +232,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a disturbed image, and a tiny model."""
     model = make_model(margin=4)
     write_model(tmp_path / "models" / "tiny", model.description, model.network)
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
+    monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "models"))
     (tmp_path / "in").mkdir()
     tifffile.imwrite(tmp_path / "in" / "it.tif", disturbed(), photometric="minisblack")
     return tmp_path
@@ -312,7 +314,7 @@ def test_a_slice_that_cannot_be_read_is_left_to_the_run() -> None:
     stack = Stack(TornAt(SAMPLE, 5), Space("ZYX"), name="it")
     lengths = {"Y": 256, "X": 256}
     model = signed(make_model(margin=4), SAMPLE)
-    examined = run_to_end(iter_examine(stack, model.description, lengths, measure(Stack(SAMPLE, Space("ZYX")))))
+    examined = run_to_end(iter_examine_image(stack, model.description, lengths, measure(Stack(SAMPLE, Space("ZYX")))))
     assert (examined.findings, examined.unlike) == ((), "")
     grid = probe_grid(stack, model.description, lengths)
     assert grid is not None

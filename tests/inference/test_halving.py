@@ -13,7 +13,7 @@ from identity import Identity, make_model
 from napari_skipseg.devices import Device
 from napari_skipseg.errors import OutOfMemoryError
 from napari_skipseg.inference.backends.fallback import FallbackBackend
-from napari_skipseg.inference.backends.halving import Choice, halved, is_out_of_memory
+from napari_skipseg.inference.backends.halving import BackendOption, halved, is_out_of_memory
 from napari_skipseg.inference.backends.interface import Pixels, TileOutput
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.models.model import Model
@@ -50,7 +50,7 @@ class Device640K:
 
 
 def on(*devices: Device640K, model: Model, shape: tuple[int, ...]) -> FallbackBackend:
-    choices = tuple(Choice(f"device {n}", "for the test", each.make) for n, each in enumerate(devices, start=1))
+    choices = tuple(BackendOption(f"device {n}", "for the test", each.make) for n, each in enumerate(devices, start=1))
     return FallbackBackend(choices, model, shape)
 
 
@@ -105,7 +105,7 @@ def test_what_was_computed_before_memory_ran_out_is_not_computed_again() -> None
             return made
 
     later = Later(room=2 * 32 * 32)
-    backend = FallbackBackend((Choice("later", "", later.make, at_once=2),), model, (32, 32))
+    backend = FallbackBackend((BackendOption("later", "", later.make, at_once=2),), model, (32, 32))
     assert_is_identity(backend.run(given), given, model)
     assert [shape[0] for shape in later.ran] == [2] + [1] * 6
 
@@ -164,7 +164,7 @@ def test_a_network_that_cannot_be_made_for_a_tile_is_made_for_half_of_it() -> No
 def test_higher_precision_is_not_tried_where_memory_was_short() -> None:
     small, large, model = Device640K(room=0), Device640K(room=EVERYTHING), make_model()
     titles = (("a GPU", small), ("a GPU", small), ("the CPU", large))
-    backend = FallbackBackend(tuple(Choice(title, "", each.make) for title, each in titles), model, (18, 18))
+    backend = FallbackBackend(tuple(BackendOption(title, "", each.make) for title, each in titles), model, (18, 18))
     backend.run(images(1, 18, 18))
     assert backend.notes == ["a GPU ran out of memory; the CPU goes on."]
 
@@ -189,7 +189,7 @@ def test_a_real_network_in_halved_tiles_gives_what_it_gives_whole(dimensions: in
                 raise MemoryError
             return plain.run(images)
 
-    backend = FallbackBackend((Choice("it", "", lambda model, shape: Full()),), model, shape)
+    backend = FallbackBackend((BackendOption("it", "", lambda model, shape: Full()),), model, shape)
     parts, whole = backend.run(given), plain.run(given)
     assert len(backend.notes) == 2
     assert whole.probability.std() > 0.1

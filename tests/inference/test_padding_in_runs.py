@@ -23,7 +23,7 @@ from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model
-from napari_skipseg.progress import Found, run_to_end
+from napari_skipseg.progress import ImageFindings, run_to_end
 
 Values = NDArray[Any]
 
@@ -120,7 +120,7 @@ def test_what_was_found_is_told_once_and_stays_in_the_recipe(tmp_path: Path) -> 
     told: list[str] = []
 
     def hear(progress: Any) -> None:
-        told.extend(progress.findings if isinstance(progress, Found) else ())
+        told.extend(progress.findings if isinstance(progress, ImageFindings) else ())
 
     target = FolderTarget(tmp_path, "it")
     run_to_end(iter_segment(stack, model, SegmentOptions("cpu"), target, identity), hear)

@@ -17,7 +17,7 @@ from napari_skipseg.devices import Device
 from napari_skipseg.inference.backends.fallback import FallbackBackend
 from napari_skipseg.inference.backends.fallback import notes_of as notes
 from napari_skipseg.inference.backends.folding import Probabilities
-from napari_skipseg.inference.backends.halving import Choice
+from napari_skipseg.inference.backends.halving import BackendOption
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.ensemble import Passes, choose_passes, symmetries
 from napari_skipseg.inference.memory import SLICES
@@ -289,7 +289,9 @@ def test_a_fault_of_any_backend_is_found() -> None:
 
     def maker(model: Model, device: Device, shape: tuple[int, ...]) -> FallbackBackend:
         first = Fragile if shape == (10, 6) else ByHand
-        choices = [Choice(title, "", lambda m, s, k=kind: k(s, same)) for title, kind in (("A", first), ("B", ByHand))]
+        choices = [
+            BackendOption(title, "", lambda m, s, k=kind: k(s, same)) for title, kind in (("A", first), ("B", ByHand))
+        ]
         return FallbackBackend(tuple(choices), model, shape)
 
     passes = choose_passes(tiny(), CPU, (6, 10), SegmentOptions("cpu", average=8), maker)

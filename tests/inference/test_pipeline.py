@@ -22,11 +22,11 @@ from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.ensemble import Passes
 from napari_skipseg.inference.memory import AHEAD, BEHIND
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.pipeline import Pace, Pipeline
+from napari_skipseg.inference.pipeline import Pipeline, PipelinePace
 from napari_skipseg.inference.predict import iter_fill, iter_predict, iter_prepare
-from napari_skipseg.inference.prediction import Focus, Opened, Written
+from napari_skipseg.inference.prediction import Focus, ResultsOpened, TileWritten
 from napari_skipseg.inference.stores import ArrayStore
-from napari_skipseg.inference.tiling import Order, Unit, make_grid
+from napari_skipseg.inference.tiling import Order, TileUnit, make_tile_grid
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import Progress, run_to_end
 
@@ -47,17 +47,17 @@ class Watch:
         self.begun_writing = self.most_held = self.most_ahead = 0
         self.spent = 0.0
         self.lock = threading.Lock()
-        self.grid = make_grid(
+        self.grid = make_tile_grid(
             Stack(np.zeros((units, 4, 4), np.uint8), Space("ZYX")), "YX", plan_tiles((4, 4), (4, 4), 0, 1)
         )
-        self.order, self.pace = Order(self.grid), Pace()
+        self.order, self.pace = Order(self.grid), PipelinePace()
         passes = Passes((), per_tile, self._run)
         self.pipeline = Pipeline(self.grid.unit, self._region, self._read, passes, self._write, batch, self.pace)
 
     def work(self) -> Generator[Progress, Focus | None, None]:
         return self.pipeline.iter_run(self.order, len(self.grid), lambda: "")
 
-    def _region(self, unit: Unit) -> tuple[tuple[int, int], ...]:
+    def _region(self, unit: TileUnit) -> tuple[tuple[int, int], ...]:
         return tuple((part.start, part.stop) for part in self.grid.region(unit))
 
     def _take(self, stage: str, count: int) -> None:
@@ -68,7 +68,7 @@ class Watch:
         if self.fault is not None and self.fault[:2] == (stage, count):
             raise self.fault[2]
 
-    def _read(self, unit: Unit) -> Pixels:
+    def _read(self, unit: TileUnit) -> Pixels:
         with self.lock:
             self.read.append(unit.number)
             self.most_held = max(self.most_held, len(self.read) - len(self.written))
@@ -86,7 +86,7 @@ class Watch:
             self.computed.append(images[:, 0, 0, 0])
         return TileOutput(images, ())
 
-    def _write(self, unit: Unit, output: TileOutput, number: int) -> None:
+    def _write(self, unit: TileUnit, output: TileOutput, number: int) -> None:
         self.begun_writing += 1
         self._take("writing", self.begun_writing)
         assert np.all(output.probability[number] == unit.number + 1)
@@ -179,7 +179,7 @@ def test_progress_never_goes_back_and_tells_of_every_tile_once(slow: str, batch:
     assert done == sorted(done)
     assert {progress.total for progress in seen} == {10 * per_tile}
     assert done[-1] == 10 * per_tile
-    told = [progress.region[0][0] for progress in seen if isinstance(progress, Written)]
+    told = [progress.region[0][0] for progress in seen if isinstance(progress, TileWritten)]
     assert sorted(told) == list(range(10))
 
 
@@ -187,7 +187,7 @@ def test_the_first_tile_is_told_of_before_the_second_is_computed() -> None:
     watch = Watch()
     watch.slow = {"writing": 0.03}
     work = watch.work()
-    assert isinstance(next(work), Written)
+    assert isinstance(next(work), TileWritten)
     assert (len(watch.computed), watch.written) == (1, [0])
     work.close()
 
@@ -223,7 +223,7 @@ def filled(
     work = iter_fill(run, store, focus=left.pop(0) if left else None)
     event = next(work, None)
     while event is not None:
-        if isinstance(event, Written):
+        if isinstance(event, TileWritten):
             regions.append(event.region)
         try:
             event = work.send(left.pop(0) if left else None)
@@ -288,10 +288,10 @@ def events_of(work: Generator[Progress, Focus | None, Any], foci: dict[type, Foc
 
 
 def shown(events: list[Progress]) -> list[int]:
-    return [event.region[0][0] for event in events if isinstance(event, Written)]
+    return [event.region[0][0] for event in events if isinstance(event, TileWritten)]
 
 
-@pytest.mark.parametrize("kind", [Opened, Progress])
+@pytest.mark.parametrize("kind", [ResultsOpened, Progress])
 def test_a_focus_sent_before_the_first_tile_comes_first(kind: type) -> None:
     stack = Stack(RNG.integers(0, 256, (9, 20, 20)).astype(np.uint8), Space("ZYX"))
     work = iter_predict(stack, make_model(), SegmentOptions("cpu"), None, identity)
@@ -301,7 +301,7 @@ def test_a_focus_sent_before_the_first_tile_comes_first(kind: type) -> None:
 def test_a_focus_sent_at_a_tile_comes_after_those_that_are_read() -> None:
     stack = Stack(RNG.integers(0, 256, (12, 20, 20)).astype(np.uint8), Space("ZYX"))
     work = iter_predict(stack, make_model(), SegmentOptions("cpu"), None, identity)
-    came = shown(events_of(work, {Opened: Focus({"Z": (1.0, 1.0)}), Written: Focus({"Z": (9.0, 9.0)})}))
+    came = shown(events_of(work, {ResultsOpened: Focus({"Z": (1.0, 1.0)}), TileWritten: Focus({"Z": (9.0, 9.0)})}))
     assert came[:AHEAD] == [1, 0]
     assert came[AHEAD:][:5] == [9, 8, 10, 7, 11]
 
@@ -317,7 +317,7 @@ def test_a_fault_in_mid_run_leaves_whole_tiles_and_no_thread() -> None:
     model = make_model(margin=0)
     backend = Fragile(model, (20, 20))
     work = iter_predict(stack, model, SegmentOptions("cpu"), None, always(backend))
-    prediction = next(event.prediction for event in work if isinstance(event, Opened))
+    prediction = next(event.prediction for event in work if isinstance(event, ResultsOpened))
     assert prediction is not None
     with pytest.raises(MemoryError, match="no more"):
         run_to_end(work)

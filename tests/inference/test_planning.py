@@ -18,7 +18,7 @@ from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.saving import SavedArray
 from napari_skipseg.inference.stores import ArrayStore, ZarrStore
-from napari_skipseg.inference.trial import Cost, Trial, iter_plan
+from napari_skipseg.inference.trial import Trial, TrialCost, iter_plan
 from napari_skipseg.progress import run_to_end
 
 TILES = 4 * 9
@@ -162,19 +162,24 @@ def test_three_dimensions_several_classes_and_averages_are_tried_as_they_are(tmp
 
 
 def test_the_arithmetic() -> None:
-    parts = {"reading": Cost(1.0), "network": Cost(3.0), "writing": Cost(2.0), "finishing": Cost(0.5)}
+    parts = {
+        "reading": TrialCost(1.0),
+        "network": TrialCost(3.0),
+        "writing": TrialCost(2.0),
+        "finishing": TrialCost(0.5),
+    }
     one = Trial(**parts)
     assert one.seconds(1, 1) == 1 + 3 + 2 + 0.5, "of one tile nothing goes on at the same time"
     assert one.seconds(10, 1) == 10 * 3 + 1 + 2 + 10 * 0.5
     assert one.slowest(10, 1) == "network"
-    together = Trial(**parts | {"network": Cost(3.0)})
+    together = Trial(**parts | {"network": TrialCost(3.0)})
     assert together.seconds(10, 5) == 10 * 2 + 5 * (1 + 2) + 10 * 0.5, "two batches of five take 6 seconds only"
     assert together.slowest(10, 5) == "writing"
 
 
 def test_cores_that_cannot_do_it_all_at_once_set_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "cores", lambda: [0, 1])
-    busy = Trial(Cost(1.0, 1.0), Cost(3.0, 6.0), Cost(2.0, 2.0), Cost())
+    busy = Trial(TrialCost(1.0, 1.0), TrialCost(3.0, 6.0), TrialCost(2.0, 2.0), TrialCost())
     assert busy.seconds(100, 1) == (1 + 6 + 2) / 2 * 100 + 1 + 2
     monkeypatch.setattr(trial, "cores", lambda: list(range(16)))
     assert busy.seconds(100, 1) == 3 * 100 + 1 + 2

@@ -20,7 +20,7 @@ from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.inference import run_journal
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.prediction import Written
+from napari_skipseg.inference.prediction import TileWritten
 from napari_skipseg.inference.run_folder import RunFolder
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.objects.options import ObjectOptions
@@ -53,7 +53,7 @@ def work(cells: Path, folder: Path, form: Any = "tiff") -> Any:
 
 def stop_after(going: Any, tiles: int) -> None:
     for progress in going:
-        tiles -= isinstance(progress, Written)
+        tiles -= isinstance(progress, TileWritten)
         if not tiles:
             break
     going.close()
@@ -94,7 +94,7 @@ def test_no_unit_is_noted_before_its_chunks_and_what_describes_them_are_on_disk(
     disk, seen = Disk(monkeypatch), []
     monkeypatch.setattr(run_journal, "EVERY", 0.0)
     monkeypatch.setattr(run_journal, "LONGEST", 0.0)
-    append, note, chunks_of = run_journal.append, RunFolder.note, {}
+    append, note, chunks_of = run_journal.append_tiles, RunFolder.note, {}
 
     def noting(self: RunFolder, number: int, files: Any = ()) -> None:
         chunks_of[number] = list(files)
@@ -108,7 +108,7 @@ def test_no_unit_is_noted_before_its_chunks_and_what_describes_them_are_on_disk(
             seen.append(all(map(disk.has, [*chunks, *told])))
         append(folder, numbers)
 
-    monkeypatch.setattr(run_journal, "append", appending)
+    monkeypatch.setattr(run_journal, "append_tiles", appending)
     monkeypatch.setattr(RunFolder, "note", noting)
     stop_after(work(cells, tmp_path / "out"), 14)
     assert len(seen) >= 14
@@ -125,7 +125,7 @@ def test_a_power_cut_at_any_time_costs_no_more_than_what_was_not_on_disk(
         going = work(cells, tmp_path / "out", form)
         left = tiles
         while left:
-            left -= isinstance(next(going), Written)
+            left -= isinstance(next(going), TileWritten)
         patch.setattr(RunFolder, "_has_done", lambda self: True)  # nothing more comes to disk
         going.close()
         disk.cut(tmp_path / "out")
@@ -238,7 +238,7 @@ def test_blocks_of_objects_are_on_disk_before_they_count_and_damaged_ones_are_fo
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Any
 ) -> None:
     from napari_skipseg.images.stack import Stack
-    from napari_skipseg.objects.block_cache import FoundBlocks, _region_of
+    from napari_skipseg.objects.block_cache import BlockCache, _region_of
     from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 
     z, y, x = np.mgrid[:20, :60, :60]
@@ -247,14 +247,14 @@ def test_blocks_of_objects_are_on_disk_before_they_count_and_damaged_ones_are_fo
     target = ObjectsTarget(tmp_path, "blobs", "tiff", {}, kept=tmp_path / "kept")
     disk = Disk(monkeypatch)
     seen = []
-    write = FoundBlocks.write
+    write = BlockCache.write
 
     def writing(self: Any, block: Any, labels: Any, parts: Any) -> None:
         write(self, block, labels, parts)
         seen.extend(map(disk.has, self._chunks.files(_region_of(block))))
         seen.append(disk.has(next((tmp_path / "kept").glob(f"{block.number}.npz"))))
 
-    monkeypatch.setattr(FoundBlocks, "write", writing)
+    monkeypatch.setattr(BlockCache, "write", writing)
     first = run_to_end(iter_find_objects(stack, ("a",), options, target, block=(16, 32, 32)))
     assert len(seen) > 4
     assert all(seen)

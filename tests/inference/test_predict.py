@@ -22,7 +22,7 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference import stores
 from napari_skipseg.inference.backends.fallback import FallbackBackend
-from napari_skipseg.inference.backends.halving import Choice
+from napari_skipseg.inference.backends.halving import BackendOption
 from napari_skipseg.inference.backends.interface import TileOutput
 from napari_skipseg.inference.memory import BEHIND
 from napari_skipseg.inference.options import SegmentOptions
@@ -359,8 +359,8 @@ def test_a_backend_that_fails_in_mid_run_is_replaced_and_the_run_goes_on() -> No
 
     def fragile_first(model: Model, device: Device, shape: tuple[int, ...]) -> FallbackBackend:
         choices = (
-            Choice("the GPU", "fastest", Fragile),
-            Choice("the CPU", "always there", lambda model, shape: identity(model, device, shape)),
+            BackendOption("the GPU", "fastest", Fragile),
+            BackendOption("the CPU", "always there", lambda model, shape: identity(model, device, shape)),
         )
         return FallbackBackend(choices, model, shape)
 

@@ -24,12 +24,12 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference import predict, to_folder
 from napari_skipseg.inference.backends import choose
-from napari_skipseg.inference.backends.choose import Pinned
+from napari_skipseg.inference.backends.choose import BackendChoice
 from napari_skipseg.inference.memory import TileChoice
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.recipes import repeat
-from napari_skipseg.inference.recipes.lookup import find_input, find_model, read_recipe_file
+from napari_skipseg.inference.recipes.lookup import find_input, find_model_of_recipe, read_recipe_file
 from napari_skipseg.inference.recipes.recipe import (
     BACKENDS,
     CHOSEN_DEVICES,
@@ -37,17 +37,17 @@ from napari_skipseg.inference.recipes.recipe import (
     RecipeInput,
     SegmentRequest,
     describe_input,
-    differences,
+    recipe_differences,
     recipe_from_dict,
     recipe_from_json,
     recipe_to_dict,
     recipe_to_json,
     request_hash,
 )
-from napari_skipseg.inference.recipes.repeat import iter_repeat, pin, prepare_repeat
+from napari_skipseg.inference.recipes.repeat import iter_repeat, pin_backend, prepare_repeat
 from napari_skipseg.inference.saving import save_prediction
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
-from napari_skipseg.models.catalog import FOLDER_VARIABLE
+from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.model import Model, read_model, write_model
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import run_to_end
@@ -80,7 +80,7 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "models"
     model = make_model(name="tiny")
     write_model(folder / "tiny", model.description, model.network)
-    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
+    monkeypatch.setenv(MODELS_VARIABLE, str(folder))
     monkeypatch.setattr("napari_skipseg.models.catalog.BUILT_IN", tmp_path / "no built-in models")
     return folder
 
@@ -188,9 +188,9 @@ def test_the_hash_of_a_request_hangs_on_all_that_is_asked_and_on_versions() -> N
 
 
 def test_differences_are_told_in_words() -> None:
-    assert differences(RECIPE, RECIPE) == []
+    assert recipe_differences(RECIPE, RECIPE) == []
     moved = replace(RECIPE, inputs=(replace(INPUT, name="other", file="/elsewhere.tif"),))
-    assert differences(RECIPE, moved) == []
+    assert recipe_differences(RECIPE, moved) == []
     other = replace(
         RECIPE,
         request=replace(REQUEST, options=replace(REQUEST.options, average=8)),
@@ -198,7 +198,7 @@ def test_differences_are_told_in_words() -> None:
         tile=(64, 64),
         versions={"torch": "3"},
     )
-    assert differences(RECIPE, other) == [
+    assert recipe_differences(RECIPE, other) == [
         "another image",
         "tile 64 × 64 (was 32 × 32)",
         "average 8 (was 4)",
@@ -382,20 +382,20 @@ def test_an_image_that_is_gone_or_changed_is_refused(cells: Path, tmp_path: Path
 def test_a_model_is_found_by_its_weights(library: Path, tmp_path: Path) -> None:
     sha256 = read_model(library / "tiny").description.weights_sha256
     recipe = replace(RECIPE, request=replace(REQUEST, model_sha256=sha256))
-    assert find_model(recipe) == library / "tiny"
+    assert find_model_of_recipe(recipe) == library / "tiny"
     (library / "tiny").rename(library / "renamed")
-    assert find_model(recipe) == library / "renamed"
+    assert find_model_of_recipe(recipe) == library / "renamed"
     (library / "renamed").rename(tmp_path / "away")
     with pytest.raises(ModelError, match=r"^The model 'tiny' .* is not here: give its folder with --model\.$"):
-        find_model(recipe)
-    assert find_model(recipe, str(tmp_path / "away")) == tmp_path / "away"
+        find_model_of_recipe(recipe)
+    assert find_model_of_recipe(recipe, str(tmp_path / "away")) == tmp_path / "away"
 
 
 def test_a_model_whose_weights_are_others_is_refused(library: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"'tiny' has other weights .* than when .*\(abababababab…\).* --model\.$"):
-        find_model(RECIPE)
+        find_model_of_recipe(RECIPE)
     with pytest.raises(ModelError, match=r"has other weights than the recipe's model 'tiny'"):
-        find_model(RECIPE, str(library / "tiny"))
+        find_model_of_recipe(RECIPE, str(library / "tiny"))
 
 
 # ------------------------------------------------------------------------------------------------- what is not here
@@ -405,7 +405,7 @@ HERE = replace(RECIPE, versions=versions(), notes=())
 
 
 def test_what_is_the_same_here_needs_no_warning() -> None:
-    pinned, warnings = pin(HERE, is_same=True)
+    pinned, warnings = pin_backend(HERE, is_same=True)
     assert warnings == []
     told = recipe_to_dict(HERE)
     assert pinned == {name: told[name] for name in to_folder.PINNED}
@@ -421,7 +421,7 @@ def test_what_is_the_same_here_needs_no_warning() -> None:
     ],
 )
 def test_what_cannot_be_had_here_is_told(change: dict[str, Any], lacking: set[str], said: str) -> None:
-    pinned, (warning,) = pin(replace(HERE, **change), is_same=True)
+    pinned, (warning,) = pin_backend(replace(HERE, **change), is_same=True)
     assert set(to_folder.PINNED) - set(pinned) == lacking
     with pytest.raises(InputError, match=said):
         raise InputError(warning)
@@ -435,26 +435,26 @@ def test_a_precision_that_nobody_knows_is_refused() -> None:
 def test_a_device_that_is_not_here_gives_way_to_the_one_that_is() -> None:
     if torch.backends.mps.is_available():
         pytest.skip("there is an Apple GPU")
-    pinned, warnings = pin(replace(HERE, device="mps"), is_same=True)
+    pinned, warnings = pin_backend(replace(HERE, device="mps"), is_same=True)
     assert pinned["device"] == "auto"
     assert "no mps device here" in warnings[0]
 
 
 def test_a_maker_that_can_is_asked_for_what_a_run_was_begun_with(cells: Path, tmp_path: Path) -> None:
     class Pinnable:
-        asked: Pinned | None = None
+        asked: BackendChoice | None = None
 
         def __call__(self, *given: Any) -> Any:
             return choose.make_backend(*given)
 
-        def pinned(self, pinned: Pinned) -> Any:
+        def pinned(self, pinned: BackendChoice) -> Any:
             self.asked = pinned
             return choose.make_backend
 
     maker, target = Pinnable(), FolderTarget(tmp_path / "out", "cells")
     told = {"side": 40, "batch": 1, "device": "cpu", "backend": "torch", "precision": "f32"}
     run_to_end(iter_segment(read_stack(cells), make_model(), SegmentOptions(), target, maker, told))
-    assert maker.asked == Pinned("torch", "f32")
+    assert maker.asked == BackendChoice("torch", "f32")
 
 
 def test_a_run_that_was_begun_otherwise_is_not_gone_on_with(cells: Path, tmp_path: Path, library: Path) -> None:

@@ -18,7 +18,7 @@ from napari_skipseg.images.files import Format, read_recipe, read_stack, write_o
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
-from napari_skipseg.inference.prediction import AttentionMap, Prediction, Stored, binarize, to_uint8
+from napari_skipseg.inference.prediction import AttentionMap, Prediction, QuantizedArray, binarize, to_uint8
 from napari_skipseg.inference.saving import check_replaceable, plain_name, save_prediction, scratch_folder
 
 RNG = np.random.default_rng(1)
@@ -79,11 +79,11 @@ def test_float32_is_stored_as_it_is(tmp_path: Path) -> None:
 def test_shares_are_read_as_the_files_hold_them(tmp_path: Path) -> None:
     values = make_prediction().probability
     probability, *_ = save_prediction(replace(make_prediction(), probability=values), tmp_path, "cells")
-    stored = Stored(values, "uint8")
+    stored = QuantizedArray(values, "uint8")
     assert (stored.shape, stored.dtype) == (values.shape, np.uint8)
     np.testing.assert_array_equal(np.asarray(stored), whole(probability))
     np.testing.assert_array_equal(stored[1, ..., 3:5], whole(probability)[1, ..., 3:5])
-    np.testing.assert_array_equal(Stored(values, "float32")[...], values)
+    np.testing.assert_array_equal(QuantizedArray(values, "float32")[...], values)
 
 
 @pytest.mark.parametrize("form", get_args(Format))

@@ -21,7 +21,7 @@ from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.prediction import Prediction
-from napari_skipseg.inference.scale import scale_of, seen_lengths, trained_voxel_size
+from napari_skipseg.inference.scale import lengths_seen_by_network, network_scale, trained_voxel_size
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
 
@@ -162,7 +162,7 @@ def test_within_5_percent_nothing_is_resampled(size: tuple[float, float, float])
     for one, other in zip(here.attentions, there.attentions, strict=True):
         np.testing.assert_array_equal(one.data, other.data)
     assert {key for key in here.recipe if here.recipe[key] != there.recipe[key]} == {"options"}
-    assert scale_of(stack, model.description, "YX") == {"Y": 1.0, "X": 1.0}
+    assert network_scale(stack, model.description, "YX") == {"Y": 1.0, "X": 1.0}
 
 
 def test_a_tile_of_many_voxels_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_a_tile_of_many_voxels_is_read_in_parts(monkeypatch: pytest.MonkeyPatch)
     watched.largest = 0
     monkeypatch.setattr(tiling, "MOST_READ", 5000)
     monkeypatch.setattr("napari_skipseg.images.identity.WHOLE", 0)
-    monkeypatch.setattr("napari_skipseg.images.identity.SIDE", 64)
+    monkeypatch.setattr("napari_skipseg.images.identity.HASHED_SIDE", 64)
     np.testing.assert_array_equal(run_to_end(work()).probability, whole)
     assert watched.largest <= 5000
 
@@ -207,9 +207,9 @@ def test_an_unknown_voxel_size_cannot_be_rescaled(stack_unit: str, model_unit: s
     stack = Stack(cells(20, 20), Space("YX", (1.0, 8.0, 8.0), stack_unit), name="slice")
     with pytest.raises(InputError, match=f"voxel size of {whose} is not known.*--voxel-size.*without rescaling"):
         through_identity(stack, model)
-    assert scale_of(stack, model.description, "YX") == {}
+    assert network_scale(stack, model.description, "YX") == {}
     assert trained_voxel_size(model.description, stack_unit, "YX") is None
-    assert seen_lengths(stack, model.description, "YX", False) == (20, 20)
+    assert lengths_seen_by_network(stack, model.description, "YX", False) == (20, 20)
 
 
 @pytest.mark.parametrize(("voxel", "times"), [(65.0, "16.2"), (0.24, "0.06"), (4e6, r"1e\+06")])
@@ -223,6 +223,6 @@ def test_three_planes_of_voxels_that_are_no_cubes_need_rescaling() -> None:
     description = make_model().description
     flat = Stack(np.zeros((10, 20, 20), np.uint8), Space("ZYX", (50.0, 4.0, 4.0), "nm"), name="sections")
     with pytest.raises(InputError, match=r"'sections' are 50 × 4 × 4 nm: rescale too"):
-        seen_lengths(flat, description, "ZYX", rescale=False)
+        lengths_seen_by_network(flat, description, "ZYX", rescale=False)
     for known in (Space("ZYX", (5.0, 4.0, 4.0), "nm"), replace(flat.space, unit="pixel")):
-        assert seen_lengths(replace(flat, space=known), description, "ZYX", rescale=False) == (10, 20, 20)
+        assert lengths_seen_by_network(replace(flat, space=known), description, "ZYX", rescale=False) == (10, 20, 20)

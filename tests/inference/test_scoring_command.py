@@ -14,7 +14,7 @@ import tifffile
 from napari_skipseg import cli
 from napari_skipseg.errors import FileError
 from napari_skipseg.scores.overlap import score_overlap
-from napari_skipseg.terminal import report_rows, write_csv
+from napari_skipseg.terminal import print_or_write_csv, report_rows
 
 
 @pytest.fixture
@@ -201,10 +201,10 @@ def test_a_full_disk_leaves_the_table_of_before(tmp_path, monkeypatch):
     def full(number):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    write_csv(tmp_path / "scores.csv", [{"dice": 0.5}])
+    print_or_write_csv(tmp_path / "scores.csv", [{"dice": 0.5}])
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(FileError, match="no space left"):
-        write_csv(tmp_path / "scores.csv", [{"dice": 0.25}])
+        print_or_write_csv(tmp_path / "scores.csv", [{"dice": 0.25}])
     assert (tmp_path / "scores.csv").read_text(encoding="utf-8-sig") == "dice\n0.5\n"
     assert [file.name for file in tmp_path.iterdir()] == ["scores.csv"]
 

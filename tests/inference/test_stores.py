@@ -24,7 +24,14 @@ from napari_skipseg.images.zarr.writer import create_ome_zarr
 from napari_skipseg.inference import stores
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import Run, iter_prepare
-from napari_skipseg.inference.stores import ArrayStore, Piece, PlaneView, ZarrStore, stored_order, tell_changes
+from napari_skipseg.inference.stores import (
+    ArrayStore,
+    PlaneView,
+    ResultPiece,
+    ZarrStore,
+    describe_conversion,
+    stored_order,
+)
 from napari_skipseg.progress import run_to_end
 
 RNG = np.random.default_rng(8)
@@ -77,7 +84,7 @@ def test_every_piece_lands_in_its_place_and_type(tmp_path: Path) -> None:
             region = run.grid.region(unit, max(result.stride))
             whole = (slice(0, 2), *region) if "C" in result.axes else region
             values = RNG.random([part.stop - part.start for part in whole]).astype(np.float32)
-            piece = Piece(result.name, whole, (values > 0.5).astype(np.uint8) if result.is_labels else values)
+            piece = ResultPiece(result.name, whole, (values > 0.5).astype(np.uint8) if result.is_labels else values)
             store.write(piece)
             arrays.write(piece)
         assert store.holds(run.grid, unit)
@@ -105,7 +112,9 @@ def test_a_unit_is_there_when_all_of_it_is(tmp_path: Path, lost: str) -> None:
     store, grid = store_of(run, tmp_path), run.grid
     for result in run.results:
         whole = tuple(slice(0, length) for length in result.shape)
-        store.write(Piece(result.name, whole, np.zeros(result.shape, np.uint8 if result.is_labels else np.float32)))
+        store.write(
+            ResultPiece(result.name, whole, np.zeros(result.shape, np.uint8 if result.is_labels else np.float32))
+        )
     assert all(store.holds(grid, grid.unit(number)) for number in range(len(grid)))
     chunks = [file for file in (tmp_path / f"cells_{lost}.ome.zarr" / "0" / "c").rglob("*") if file.is_file()]
     chunks[len(chunks) // 2].unlink()
@@ -118,14 +127,14 @@ def test_changes_are_told_in_the_recipe_and_nothing_else(tmp_path: Path) -> None
     path = tmp_path / "cells_binary.ome.zarr"
     before = json.loads((path / "zarr.json").read_bytes())
     for _ in range(2):
-        tell_changes(path, {"backend": "torch", "notes": ["it failed"]})
+        describe_conversion(path, {"backend": "torch", "notes": ["it failed"]})
     assert read_recipe(path) == {"tile": 40, "layer": "labels", "backend": "torch", "notes": ["it failed"]}
     after = json.loads((path / "zarr.json").read_bytes())
     del before["attributes"]["napari-skipseg"], after["attributes"]["napari-skipseg"]
     assert after == before
     assert sorted(file.name for file in path.iterdir()) == ["0", "zarr.json"]
     with pytest.raises(FileError):
-        tell_changes(tmp_path / "nothing.ome.zarr", {})
+        describe_conversion(tmp_path / "nothing.ome.zarr", {})
 
 
 # --------------------------------------------------------------------------------------------------------- plane view
@@ -159,7 +168,7 @@ INDICES: list[Any] = [
 def test_any_index_gives_what_numpy_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunks: tuple[int, ...], in_file: bool
 ) -> None:
-    monkeypatch.setattr(stores, "IN_MEMORY", 0 if in_file else 2**20)
+    monkeypatch.setattr(stores, "RESULTS_IN_MEMORY", 0 if in_file else 2**20)
     values = RNG.integers(0, 2**16, (2, 3, 9, 31, 22)).astype(np.uint16)  # C, T, Z, Y, X
     order = stored_order("CTZYX")
     assert order == (1, 0, 2, 3, 4)
@@ -182,7 +191,7 @@ def test_a_tiff_of_deep_chunks_reads_each_chunk_once(
 ) -> None:
     from napari_skipseg.images.tiff import writer
 
-    monkeypatch.setattr(stores, "IN_MEMORY", 0 if in_file else 2**25)
+    monkeypatch.setattr(stores, "RESULTS_IN_MEMORY", 0 if in_file else 2**25)
     if large:  # a plane is written in tiles, row by row
         monkeypatch.setattr(writer, "LARGEST_PLANE", 1000)
         monkeypatch.setattr(writer, "TILE", 64)
@@ -201,7 +210,7 @@ def test_a_slab_that_is_too_large_lies_in_a_file(tmp_path: Path, monkeypatch: py
     data = stored(tmp_path / "a.ome.zarr", np.ones(shape, np.float32), "ZYX", (64, 64, 64))
     peaks = {}
     for limit in (2**27, 2**20):
-        monkeypatch.setattr(stores, "IN_MEMORY", limit)
+        monkeypatch.setattr(stores, "RESULTS_IN_MEMORY", limit)
         tracemalloc.start()
         view = PlaneView(data, (0, 1, 2), tmp_path)
         assert all((view[z] == 1).all() for z in range(0, 64, 9))
@@ -221,7 +230,7 @@ def test_a_damaged_chunk_is_named(tmp_path: Path) -> None:
 
 
 def test_no_room_for_a_slab_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stores, "IN_MEMORY", 0)
+    monkeypatch.setattr(stores, "RESULTS_IN_MEMORY", 0)
     data = stored(tmp_path / "a.ome.zarr", np.ones((8, 40, 40), np.uint8), "ZYX", (4, 20, 20))
     with pytest.raises(FileError, match="does not exist: create it"):
         PlaneView(data, (0, 1, 2), tmp_path / "missing")[0]

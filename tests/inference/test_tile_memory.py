@@ -11,7 +11,7 @@ import torch
 from identity import make_model
 
 from napari_skipseg.devices import has_openvino
-from napari_skipseg.inference.backends.folding import ready
+from napari_skipseg.inference.backends.folding import ready_for_inference
 from napari_skipseg.inference.backends.torch_backend import DTYPES
 from napari_skipseg.inference.memory import FACTORS, FLOAT, StorageMeter, tile_bytes
 from napari_skipseg.models.description import ClassLabel, ModelDescription
@@ -26,7 +26,7 @@ def make(spec: NetworkSpec) -> Model:
 
 def count_pass(model: Model, shape: tuple[int, ...], batch: int, precision: str, device: str) -> tuple[int, int]:
     """Bytes at the peak of a pass over a tile of this very size, and all that is there before and after it."""
-    network = ready(model).to(DTYPES[precision])
+    network = ready_for_inference(model).to(DTYPES[precision])
     weights = sum(tensor.nbytes for tensor in network.state_dict().values())
     network.to(device)
     image = torch.zeros(batch, model.description.spec.in_channels, *shape, device=device)

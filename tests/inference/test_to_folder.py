@@ -32,10 +32,10 @@ from napari_skipseg.images.zarr.reader import is_finished
 from napari_skipseg.images.zarr.writer import create_ome_zarr, write_ome_zarr
 from napari_skipseg.inference import predict, to_folder
 from napari_skipseg.inference.backends.fallback import FallbackBackend
-from napari_skipseg.inference.backends.halving import Choice
+from napari_skipseg.inference.backends.halving import BackendOption
 from napari_skipseg.inference.memory import TileChoice
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.prediction import Written
+from napari_skipseg.inference.prediction import TileWritten
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import run_to_end
@@ -121,7 +121,7 @@ class Counted:
 def stop_after(work: Any, tiles: int) -> None:
     """Close a run after so many tiles, as Ctrl-C does."""
     for progress in work:
-        tiles -= isinstance(progress, Written)
+        tiles -= isinstance(progress, TileWritten)
         if not tiles:
             break
     work.close()
@@ -182,7 +182,7 @@ def test_only_what_is_left_is_computed(cells: Path, tmp_path: Path) -> None:
     counted = Counted()
     seen = [*quickly(read_stack(cells), tmp_path, maker=counted)]
     assert 0 < counted.runs <= seen[-1].total - 6
-    assert [each.done for each in seen if isinstance(each, Written)][-1] == seen[-1].total
+    assert [each.done for each in seen if isinstance(each, TileWritten)][-1] == seen[-1].total
 
 
 def test_a_run_goes_on_with_its_own_tile(
@@ -354,7 +354,7 @@ def test_a_run_of_another_image_is_thrown_away_where_that_is_asked_for(cells: Pa
 
 def test_two_runs_at_once_are_refused(cells: Path, tmp_path: Path) -> None:
     first = quickly(read_stack(cells), tmp_path)
-    while not isinstance(next(first), Written):
+    while not isinstance(next(first), TileWritten):
         pass
     for restart in (False, True):
         with pytest.raises(FileError, match=f"being written by another run \\(process {os.getpid()}\\)"):
@@ -480,7 +480,7 @@ def test_a_foreign_folder_in_the_place_of_a_result_is_refused_before_any_work(
 
 def test_a_foreign_store_that_appears_meanwhile_is_left_alone(cells: Path, tmp_path: Path) -> None:
     work = quickly(read_stack(cells), tmp_path, form="ome-zarr")
-    while not isinstance(next(work), Written):
+    while not isinstance(next(work), TileWritten):
         pass
     (tmp_path / "cells_binary.ome.zarr").mkdir()
     (tmp_path / "cells_binary.ome.zarr" / "notes.txt").write_text("of ten years")
@@ -527,7 +527,7 @@ def test_any_name_will_do(tmp_path: Path, name: str, form: Any) -> None:
 def test_an_image_that_changes_while_it_is_read_gives_no_results(cells: Path, tmp_path: Path, fault: str) -> None:
     image = Path(shutil.copy2(cells, tmp_path / "cells.ome.tif"))
     work = quickly(read_stack(image), tmp_path / "out")
-    while not isinstance(next(work), Written):
+    while not isinstance(next(work), TileWritten):
         pass
     aside = image.rename(tmp_path / "aside.ome.tif")
     if fault == "changed":
@@ -550,7 +550,7 @@ def test_a_zarr_that_grows_while_it_is_read_gives_no_results(tmp_path: Path) -> 
     writer = create_ome_zarr(image, layout)
     writer.write((slice(0, 2), slice(0, 512), slice(0, 300)), CELLS[:, :512])
     work = quickly(read_stack(image), tmp_path / "out")
-    while not isinstance(next(work), Written):
+    while not isinstance(next(work), TileWritten):
         pass
     writer.write((slice(0, 2), slice(512, 520), slice(0, 300)), CELLS[:, 512:])
     with pytest.raises(FileError, match="changed while it was read"):
@@ -563,7 +563,7 @@ def test_a_stack_damaged_in_its_middle_keeps_what_was_written(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(identity_of_images, "WHOLE", 0)  # of a large stack only a sample is hashed for the recipe
-    monkeypatch.setattr(identity_of_images, "BLOCKS", 1)
+    monkeypatch.setattr(identity_of_images, "HASHED_BLOCKS", 1)
     values = RNG.random((40, 60, 70)).astype(np.float32)
     measured = np.random.default_rng(0).choice(40, samples.SAMPLED_SLICES, replace=False)
     slice_, image = max(set(range(40)) - set(measured)), tmp_path / ("cells.zarr" if kind == "zarr" else "cells.tif")
@@ -663,8 +663,8 @@ def test_a_backend_that_fails_in_mid_run_is_told_in_every_file(
             return super().run(images)
 
     def maker(model: Model, device: Any, shape: tuple[int, ...]) -> Any:
-        first = Choice("a GPU", "fast", lambda model, shape: Failing(model, shape))
-        second = Choice("the CPU", "slow", lambda model, shape: Identity(model, shape))
+        first = BackendOption("a GPU", "fast", lambda model, shape: Failing(model, shape))
+        second = BackendOption("the CPU", "slow", lambda model, shape: Identity(model, shape))
         return FallbackBackend((first, second), model, shape)
 
     monkeypatch.setattr(Identity, "name", "steady", raising=True)

@@ -16,7 +16,15 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.progress import Progress
-from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured, Report, ScoreRow
+from napari_skipseg.training.progress import (
+    ComparisonReport,
+    Finetuned,
+    KeepBest,
+    ScoreRow,
+    TrainingProgress,
+    TrainingSummary,
+    ValidationPicture,
+)
 
 STEPS, PAUSE, EVERY = 40, 0.02, 5
 
@@ -39,7 +47,9 @@ def iter_plan_lesson(settings: Any, corrected: tuple[Corrected, ...], device_nam
     counts = _counts(corrected)
     if not counts["membrane"]:
         raise InputError("No pixel of membrane was painted: paint some.")
-    return Lesson(counts, {"membrane": 0}, (len(corrected), 0), 1, 12.5, {"shape": list(corrected[0].stack.shape)})
+    return TrainingSummary(
+        counts, {"membrane": 0}, (len(corrected), 0), 1, 12.5, {"shape": list(corrected[0].stack.shape)}
+    )
 
 
 def iter_finetune(
@@ -63,9 +73,11 @@ def iter_finetune(
         if step % EVERY == 0:
             checkpoint.write_text(str(step))
         try:
-            told = yield Learned(step, steps, f"step {step}", step, {"training loss": 1 / step})
-            picture = Pictured(step, steps, f"step {step}", image, image / 255, np.zeros(image.shape, np.int16))
-            if isinstance(told, Keep) or isinstance((yield picture), Keep):
+            told = yield TrainingProgress(step, steps, f"step {step}", step, {"training loss": 1 / step})
+            picture = ValidationPicture(
+                step, steps, f"step {step}", image, image / 255, np.zeros(image.shape, np.int16)
+            )
+            if isinstance(told, KeepBest) or isinstance((yield picture), KeepBest):
                 break
         except GeneratorExit:
             checkpoint.write_text(str(step))
@@ -78,7 +90,9 @@ def iter_finetune(
     (made / "facts.json").write_text(json.dumps(facts))
     for file in (checkpoint, scratch):
         file.unlink(missing_ok=True) if file.is_file() else file.rmdir() if file.exists() else None
-    return Finetuned(made, Report((ScoreRow("held-out corrections", "membrane", "Dice", 0.5, 0.75),), True, "Better."))
+    return Finetuned(
+        made, ComparisonReport((ScoreRow("held-out corrections", "membrane", "Dice", 0.5, 0.75),), True, "Better.")
+    )
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from napari_skipseg.batch.records import read_record
+from napari_skipseg.batch.records import read_file_record
 from napari_skipseg.batch.run import BatchResult
-from napari_skipseg.batch.settings import BatchSettings, ask
+from napari_skipseg.batch.settings import BatchSettings, make_settings
 from napari_skipseg.batch.table import BatchOpened, FileChanged, Retry
 from napari_skipseg.errors import EngineError, FileError
 from napari_skipseg.inference.options import SegmentOptions
@@ -36,7 +36,7 @@ def write_stack(file: Path, shape: tuple[int, ...], seed: int = 0) -> Path:
 
 def settings_for(inputs: Path, output: Path, model: Path, **more: object) -> BatchSettings:
     options = SegmentOptions(device="cpu", attention=False, tile=48)
-    return BatchSettings(str(inputs), str(output), ask(str(model), options), **more)  # type: ignore[arg-type]
+    return BatchSettings(str(inputs), str(output), make_settings(str(model), options), **more)  # type: ignore[arg-type]
 
 
 def results_in(folder: Path) -> dict[str, bytes]:
@@ -239,7 +239,7 @@ def test_what_a_viewer_left_is_gone_on_with_by_the_next(
         until_tile(first.run(RunBatch(settings)), "long.tif", BEGUN)
     (run,) = (tmp_path / "out").iterdir()
     record = run / "records" / "long.tif.json"
-    assert read_record(record) is None
+    assert read_file_record(record) is None
     result = run_to_end(engine.run(RunBatch(settings)))
     assert results_in(result.folder) == results_in(whole.folder)
-    assert read_record(record) is not None
+    assert read_file_record(record) is not None

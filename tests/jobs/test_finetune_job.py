@@ -28,7 +28,14 @@ from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.training.progress import Finetuned, Keep, Learned, Pictured, Report, ScoreRow
+from napari_skipseg.training.progress import (
+    ComparisonReport,
+    Finetuned,
+    KeepBest,
+    ScoreRow,
+    TrainingProgress,
+    ValidationPicture,
+)
 from napari_skipseg.training.settings import FinetuneSettings, TrainSettings
 
 STUB = Path(__file__).parent / "stub_teacher.py"
@@ -101,14 +108,15 @@ def test_curves_pictures_and_the_report_come_back(
     )
     done = run_to_end(work, heard.append)
     assert done == Finetuned(
-        tmp_path / "new", Report((ScoreRow("held-out corrections", "membrane", "Dice", 0.5, 0.75),), True, "Better.")
+        tmp_path / "new",
+        ComparisonReport((ScoreRow("held-out corrections", "membrane", "Dice", 0.5, 0.75),), True, "Better."),
     )
     facts = json.loads((done.folder / "facts.json").read_text())
     assert facts == {"begun": 0, "ended": 40, "parent": "tiny", "background": 70, "membrane": 30}
-    learned = [progress for progress in heard if isinstance(progress, Learned)]
+    learned = [progress for progress in heard if isinstance(progress, TrainingProgress)]
     assert [progress.step for progress in learned] == list(range(1, 41))
     assert learned[3].values == {"training loss": 0.25}
-    pictured = next(progress for progress in heard if isinstance(progress, Pictured))
+    pictured = next(progress for progress in heard if isinstance(progress, ValidationPicture))
     np.testing.assert_array_equal(pictured.image, np.asarray(stack.data)[0, 1])
     assert pictured.probability.shape == pictured.target.shape == (60, 70)
     assert list(temporary.glob("napari-skipseg-*/run-*")) == []
@@ -119,12 +127,12 @@ def test_keep_ends_it_with_a_model_and_cancel_leaves_nothing(
     teacher: Engine, model_folder: Path, tmp_path: Path, temporary: Path
 ) -> None:
     work = teacher.run(Finetune(replace(settings_for(model_folder, "kept"), steps=1000), (corrected(),), tmp_path))
-    until(work, lambda progress: isinstance(progress, Learned))
-    work.send(Keep())
+    until(work, lambda progress: isinstance(progress, TrainingProgress))
+    work.send(KeepBest())
     done = run_to_end(work)
     assert json.loads((done.folder / "facts.json").read_text())["ended"] < 1000
     work = teacher.run(Finetune(replace(settings_for(model_folder, "dropped"), steps=1000), (corrected(),), tmp_path))
-    until(work, lambda progress: isinstance(progress, Learned) and progress.step > 6)
+    until(work, lambda progress: isinstance(progress, TrainingProgress) and progress.step > 6)
     work.close()
     assert not teacher.is_busy
     run_to_end(teacher.run(PlanLesson(settings_for(model_folder), (corrected(),))))
@@ -140,7 +148,7 @@ def test_a_viewer_that_closes_leaves_the_checkpoint_of_its_last_step(
     step, settings = 0, replace(settings_for(model_folder, "left"), steps=1000)
     with Engine() as engine:  # one of its own: it is closed
         work = engine.run(Finetune(settings, (corrected(),), tmp_path))
-        step = until(work, lambda progress: isinstance(progress, Learned) and progress.step >= 7).step
+        step = until(work, lambda progress: isinstance(progress, TrainingProgress) and progress.step >= 7).step
         engine.leave()
         if is_quit_first:  # napari quits its workers before it closes the window
             work.close()
@@ -151,7 +159,7 @@ def test_a_viewer_that_stays_open_after_all_removes_what_is_cancelled(
     teacher: Engine, model_folder: Path, tmp_path: Path
 ) -> None:
     work = teacher.run(Finetune(replace(settings_for(model_folder, "dropped"), steps=1000), (corrected(),), tmp_path))
-    until(work, lambda progress: isinstance(progress, Learned) and progress.step > 6)
+    until(work, lambda progress: isinstance(progress, TrainingProgress) and progress.step > 6)
     teacher.leave()
     teacher.leave(False)
     work.close()
@@ -162,7 +170,7 @@ def test_a_viewer_that_stays_open_after_all_removes_what_is_cancelled(
 def test_a_killed_engine_goes_on_from_its_checkpoint(teacher: Engine, model_folder: Path, tmp_path: Path) -> None:
     work = teacher.run(Finetune(replace(settings_for(model_folder, "killed"), steps=200), (corrected(),), tmp_path))
     for step in (7, 60):
-        until(work, lambda progress, step=step: isinstance(progress, Learned) and progress.step >= step)
+        until(work, lambda progress, step=step: isinstance(progress, TrainingProgress) and progress.step >= step)
         os.kill(teacher.pid, signal.SIGKILL)
     done = run_to_end(work)
     facts = json.loads((done.folder / "facts.json").read_text())
@@ -273,7 +281,7 @@ def test_a_few_strokes_make_a_new_model_beside_the_old_one(engine: Engine, model
     assert done.folder == tmp_path / "new"
     assert {(row.on, row.score) for row in done.report.rows} >= {("held-out corrections", "Dice")}
     assert read_model(done.folder).description.training.parent is not None
-    assert max(progress.step for progress in heard if isinstance(progress, Learned)) == 3
-    assert any(isinstance(progress, Pictured) for progress in heard)
+    assert max(progress.step for progress in heard if isinstance(progress, TrainingProgress)) == 3
+    assert any(isinstance(progress, ValidationPicture) for progress in heard)
     with pytest.raises(ModelError, match="never overwritten"):
         run_to_end(engine.run(Finetune(settings, (image,), tmp_path, "cpu")))

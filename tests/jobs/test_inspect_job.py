@@ -64,7 +64,7 @@ def test_the_part_is_all_that_the_model_sees_at_once_or_a_block_on_the_grid(monk
         "Y": slice(0, 200),
         "X": slice(0, 300),
     }
-    monkeypatch.setattr(inspection, "MOST_VOXELS", 128 * 128 * 40)
+    monkeypatch.setattr(inspection, "MOST_INSPECTED_VOXELS", 128 * 128 * 40)
     assert choose_part(lengths, "ZYX", centre) == {
         "T": slice(4, 5),
         "Z": slice(0, 40),

@@ -15,7 +15,7 @@ from small_stacks import make_stack
 
 from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.batch.settings import BatchSettings
-from napari_skipseg.batch.table import BatchOpened, BatchWaits, FileChanged, Retry, Row
+from napari_skipseg.batch.table import BatchOpened, BatchRow, BatchWaits, FileChanged, Retry
 from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.devices import ChosenPrecision, Device, DeviceReport, SystemReport
 from napari_skipseg.errors import FileError, InputError
@@ -24,7 +24,7 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.prediction import AttentionMap, Focus, Opened, Prediction, Written
+from napari_skipseg.inference.prediction import AttentionMap, Focus, Prediction, ResultsOpened, TileWritten
 from napari_skipseg.inference.recipes.recipe import SegmentRequest
 from napari_skipseg.jobs import messages
 from napari_skipseg.jobs.messages import ArrayReference, CorrectedStack, Envelope, from_line, to_line
@@ -32,10 +32,19 @@ from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.objects.files import FoundObjects
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.table import Table
-from napari_skipseg.progress import Found, Progress
+from napari_skipseg.objects.table import ObjectTable
+from napari_skipseg.progress import ImageFindings, Progress
 from napari_skipseg.studies.inspection import GateMap, Inspection
-from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured, Report, ScoreRow, Trained
+from napari_skipseg.training.progress import (
+    ComparisonReport,
+    Finetuned,
+    KeepBest,
+    ScoreRow,
+    Trained,
+    TrainingProgress,
+    TrainingSummary,
+    ValidationPicture,
+)
 from napari_skipseg.training.settings import FinetuneSettings, TrainSettings
 
 NO_TEXT = os.fsdecode(b"caf\xe9.tif")
@@ -43,7 +52,7 @@ NO_TEXT = os.fsdecode(b"caf\xe9.tif")
 PLACED = replace(make_stack(), data=ArrayReference("/in/a.tif", (3, 60, 70), np.dtype(">u2"), axes="ZYX"), name=NO_TEXT)
 GREYS = GreyStatistics(Normalization(100.0, 20.0), ("It is framed.",))
 GREY = np.linspace(0, 1, 20, dtype=np.float32).reshape(4, 5)
-ROW = Row(NO_TEXT, f"/in/{NO_TEXT}", "done", scores={"dice": 0.5}, outputs=("/out/a", "/out/b"), seconds_left=1.5)
+ROW = BatchRow(NO_TEXT, f"/in/{NO_TEXT}", "done", scores={"dice": 0.5}, outputs=("/out/a", "/out/b"), seconds_left=1.5)
 FINETUNING = FinetuneSettings("n", ("a",), ("b",), (ClassLabel("x", 2),), model="m")
 TRAINING = TrainSettings("n", ("a",), ("b",), (ClassLabel("x", 1),), spec=UNetSpec(widths=(4, 8)))
 CORRECTED = CorrectedStack(PLACED, Snapshot(Path("/run/l"), Path("/run/s")), {3: 2}, 1)
@@ -80,15 +89,15 @@ REQUESTS = [
     messages.ListDevices(),
     messages.ReportSystem(),
 ]
-COMMANDS = [Focus({"Z": (3.0, 3.5)}), Keep(), Retry(("a.tif", NO_TEXT)), messages.Cancel()]
+COMMANDS = [Focus({"Z": (3.0, 3.5)}), KeepBest(), Retry(("a.tif", NO_TEXT)), messages.Cancel()]
 PROGRESS = [
     Progress(1, 2, "tile 1"),
-    Found(0, 1, "m", ("It is framed.",), True),
-    Opened(0, 1, "m", PREDICTION),
-    Written(3, 4, "m", ((0, 1), (32, 64))),
-    Learned(1, 2, "m", 7, {"training loss": 0.5}),
-    Pictured(1, 2, "m", GREY, GREY, GREY.astype(np.int16)),
-    Pictured(1, 2, "m"),
+    ImageFindings(0, 1, "m", ("It is framed.",), True),
+    ResultsOpened(0, 1, "m", PREDICTION),
+    TileWritten(3, 4, "m", ((0, 1), (32, 64))),
+    TrainingProgress(1, 2, "m", 7, {"training loss": 0.5}),
+    ValidationPicture(1, 2, "m", GREY, GREY, GREY.astype(np.int16)),
+    ValidationPicture(1, 2, "m"),
     BatchOpened(1, 2, "m", (ROW, ROW), "/out", 3, 4, (NO_TEXT,)),
     FileChanged(1, 2, "m", ROW, 2.5),
     BatchWaits(1, 2, "m"),
@@ -108,11 +117,14 @@ RESULTS = [
         start={"Z": 2},
         recipe={"gate": "x"},
     ),
-    Lesson({"x": 3}, {"x": 1}, (2, 1), 4, None, {"shape": [1]}, ("A note.",)),
-    Finetuned(Path("/models/n"), Report((ScoreRow("its own sample", "x", "V_rand", None, 0.5),), False, "Not better.")),
+    TrainingSummary({"x": 3}, {"x": 1}, (2, 1), 4, None, {"shape": [1]}, ("A note.",)),
+    Finetuned(
+        Path("/models/n"),
+        ComparisonReport((ScoreRow("its own sample", "x", "V_rand", None, 0.5),), False, "Not better."),
+    ),
     Trained(Path("/models") / NO_TEXT),
     FoundObjects(
-        Path("/run/found.ome.zarr"), 7, Table(("label", "size"), (np.arange(7), np.ones(7))), {"file": NO_TEXT}
+        Path("/run/found.ome.zarr"), 7, ObjectTable(("label", "size"), (np.arange(7), np.ones(7))), {"file": NO_TEXT}
     ),
     BatchResult(Path("/out"), Path("/out/s.csv"), Path("/out/r.html"), (ROW,), 1, 2, 3.5),
     DeviceReport(Device("cpu", "CPU", "no GPU"), ("cpu",), True, PRECISION, PRECISION),
@@ -195,7 +207,7 @@ def test_a_memory_mapped_array_is_not_copied_and_its_part_is_the_part(tmp_path: 
 
 def test_arrays_of_objects_and_unknown_classes_never_cross(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="allow_pickle"):
-        cross(Pictured(1, 2, "m", np.array([{}], object)), tmp_path)
+        cross(ValidationPicture(1, 2, "m", np.array([{}], object)), tmp_path)
     for value in (object(), "text", {"kind": 3}, replace(PREDICTION, recipe={"x": object()})):
         with pytest.raises((TypeError, ValueError)):
             cross(value, tmp_path)
@@ -203,7 +215,7 @@ def test_arrays_of_objects_and_unknown_classes_never_cross(tmp_path: Path) -> No
 
 def test_an_array_that_cannot_be_written_is_a_file_error_with_its_cure(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="TMPDIR"):
-        cross(Pictured(1, 2, "m", GREY), tmp_path / "absent")
+        cross(ValidationPicture(1, 2, "m", GREY), tmp_path / "absent")
 
 
 @pytest.mark.parametrize(

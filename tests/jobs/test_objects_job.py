@@ -10,7 +10,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from napari_skipseg.batch.run import iter_batch
-from napari_skipseg.batch.settings import BatchSettings, ask
+from napari_skipseg.batch.settings import BatchSettings, make_settings
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.identity import identify
@@ -20,11 +20,11 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.prediction import Stored
+from napari_skipseg.inference.prediction import QuantizedArray
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.messages import FindObjects, ListDevices, Segment
-from napari_skipseg.objects.classes import class_probability
-from napari_skipseg.objects.find import find_objects
+from napari_skipseg.objects.classes import probability_of_class
+from napari_skipseg.objects.find import find_objects_in_array
 from napari_skipseg.objects.measure import measure_objects
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import run_to_end
@@ -45,7 +45,7 @@ def test_objects_are_those_found_in_memory_with_their_measurements_and_a_recipe(
     found = run_to_end(
         engine.run(FindObjects(probability, ("membrane",), OPTIONS, image, recipe={"segmentation": {"model": "tiny"}}))
     )
-    expected = find_objects(probability.data, Space("ZYX", SIZE), ("membrane",), OPTIONS)
+    expected = find_objects_in_array(probability.data, Space("ZYX", SIZE), ("membrane",), OPTIONS)
     stack = read_stack(found.labels)
     np.testing.assert_array_equal(stack.read((...,)), expected)
     assert (stack.space.axes, stack.space.voxel_size, stack.space.unit, stack.space.origin) == (
@@ -56,7 +56,7 @@ def test_objects_are_those_found_in_memory_with_their_measurements_and_a_recipe(
     )
     assert found.count == expected.max() == len(found.table)
     table = measure_objects(
-        replace(probability, data=expected), image, class_probability(probability, ("membrane",), OPTIONS)
+        replace(probability, data=expected), image, probability_of_class(probability, ("membrane",), OPTIONS)
     )
     assert found.table.names == table.names
     for mine, theirs in zip(found.table.columns, table.columns, strict=True):
@@ -75,7 +75,7 @@ def test_a_result_taken_as_files_hold_it_has_the_very_objects_that_a_batch_finds
     options = SegmentOptions(tile=64, device="cpu")
     result = run_to_end(engine.run(Segment(read_stack(tmp_path / "a.tif"), str(model_folder), options)))
     asked = ObjectOptions("watershed", threshold=float(np.median(result.probability)), seed_distance=2)
-    request = replace(ask(str(model_folder), options), objects=asked)
+    request = replace(make_settings(str(model_folder), options), objects=asked)
     (row,) = run_to_end(
         iter_batch(BatchSettings(str(tmp_path / "a.tif"), str(tmp_path / "out"), request, inside=True))
     ).rows
@@ -83,7 +83,7 @@ def test_a_result_taken_as_files_hold_it_has_the_very_objects_that_a_batch_finds
         next(file for file in row.outputs if file.endswith(f"_{name}.tif")) for name in ("probability", "objects")
     )
     whole = Stack(result.probability, result.space)
-    taken = replace(whole, data=Stored(result.probability, "uint8"))
+    taken = replace(whole, data=QuantizedArray(result.probability, "uint8"))
     found = [run_to_end(engine.run(FindObjects(each, ("membrane",), asked))) for each in (taken, whole)]
     mine, as_it_is = (read_stack(each.labels).read((...,)) for each in found)
     np.testing.assert_array_equal(mine, read_stack(expected).read((...,)))
@@ -106,7 +106,7 @@ def test_an_image_in_a_file_is_read_there_and_labels_are_labels(engine: Engine, 
     found = run_to_end(engine.run(FindObjects(stack, ("one", "two"), options, is_labels=True)))
     np.testing.assert_array_equal(
         read_stack(found.labels).read((...,)),
-        find_objects(values, Space("ZYX", SIZE), ("one", "two"), options, labels=True),
+        find_objects_in_array(values, Space("ZYX", SIZE), ("one", "two"), options, labels=True),
     )
     assert "mean probability" not in found.table.names
 
@@ -121,7 +121,7 @@ def test_a_result_of_the_engine_is_not_copied(engine: Engine, tmp_path: Path, mo
     monkeypatch.setattr("napari_skipseg.jobs.preparation.iter_write_npy", None)
     found = run_to_end(engine.run(FindObjects(replace(make_probability(), data=mapped[1]), (), OPTIONS)))
     np.testing.assert_array_equal(
-        read_stack(found.labels).read((...,)), find_objects(mapped[1], Space("ZYX", SIZE), (), OPTIONS)
+        read_stack(found.labels).read((...,)), find_objects_in_array(mapped[1], Space("ZYX", SIZE), (), OPTIONS)
     )
 
 

@@ -19,13 +19,13 @@ from napari_skipseg.devices import SystemReport
 from napari_skipseg.errors import DeviceError, EngineError, InputError, ModelError
 from napari_skipseg.inference import system_report
 from napari_skipseg.inference.backends import torch_backend
-from napari_skipseg.inference.prediction import Focus, Opened, Prediction, Written
+from napari_skipseg.inference.prediction import Focus, Prediction, ResultsOpened, TileWritten
 from napari_skipseg.jobs import worker as worker_module
 from napari_skipseg.jobs.child import COMMAND
 from napari_skipseg.jobs.messages import NO_JOB, Envelope, Failed, ListDevices, Ready, from_line, to_line
 from napari_skipseg.jobs.worker import Worker, explain, run_by_hand
 from napari_skipseg.progress import Progress
-from napari_skipseg.training.progress import Keep
+from napari_skipseg.training.progress import KeepBest
 
 
 def test_memory_faults_name_the_cure() -> None:
@@ -105,7 +105,7 @@ def test_commands_come_to_their_job_in_order_and_of_views_only_the_newest(monkey
 
     commands = [
         Envelope(1, Focus({"Z": (1.0, 1.0)})),
-        Envelope(7, Keep()),
+        Envelope(7, KeepBest()),
         Envelope(1, Focus({"Z": (2.0, 2.0)})),
         Envelope(1, Retry(("a.tif",))),
         Envelope(1, Retry(("b.tif",))),
@@ -141,7 +141,7 @@ def test_by_hand_a_request_in_a_file_is_run_and_its_messages_are_printed(model_f
     done = by_hand(str(write_request(tmp_path, request)), "--folder", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     said = [answer.value for answer in answers(done.stdout.encode())]
-    assert {Opened, Written} <= {type(each) for each in said}
+    assert {ResultsOpened, TileWritten} <= {type(each) for each in said}
     assert isinstance(said[-1], Prediction)
     assert said[-1].probability.shape == (2, 40, 40)
     assert 0 < said[-1].probability.min() < said[-1].probability.max() < 1

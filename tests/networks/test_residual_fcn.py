@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from napari_skipseg.networks.blocks import Block, BlockOptions
+from napari_skipseg.networks.blocks import BlockOptions, ResidualBlock
 from napari_skipseg.networks.build import build, count_parameters
 from napari_skipseg.networks.gates import GateOptions
 from napari_skipseg.networks.long_skip import LongSkip
@@ -67,7 +67,7 @@ def test_table_1_stage_by_stage():
 def test_140_weighted_layers_on_the_main_path():
     with torch.device("meta"):
         network = build(ResidualFCNSpec())
-    branches = [block.branch for block in network.modules() if isinstance(block, Block)]
+    branches = [block.branch for block in network.modules() if isinstance(block, ResidualBlock)]
     on_path = sum(isinstance(layer, CONVOLUTIONS) for branch in branches for layer in branch)
     assert on_path + 3 == 140
 
@@ -89,7 +89,7 @@ def test_a_stage_with_silent_branches_decimates_or_repeats_its_input(block, dime
 @pytest.mark.parametrize("block", ["bottleneck", "basic", "simple"])
 @pytest.mark.parametrize(("resize", "size"), [("keep", (8, 8)), ("halve", (4, 4)), ("double", (16, 16))])
 def test_without_short_skips_a_block_is_its_branch(block, resize, size):
-    alone = Block(BlockOptions(2, True, 0.0, False), block, 5, 3, resize).eval()
+    alone = ResidualBlock(BlockOptions(2, True, 0.0, False), block, 5, 3, resize).eval()
     image = torch.randn(1, 5, 8, 8)
     with torch.no_grad():
         assert torch.equal(alone(image.clone()), alone.branch(image.clone()))
@@ -99,8 +99,8 @@ def test_without_short_skips_a_block_is_its_branch(block, resize, size):
 
 def test_the_shortcut_is_projected_only_where_widths_differ():
     options = BlockOptions(2, True, 0.0, True)
-    assert isinstance(Block(options, "bottleneck", 12, 3, "keep").project, nn.Identity)
-    project = Block(options, "bottleneck", 11, 3, "keep").project
+    assert isinstance(ResidualBlock(options, "bottleneck", 12, 3, "keep").project, nn.Identity)
+    project = ResidualBlock(options, "bottleneck", 11, 3, "keep").project
     assert project.weight.shape == (12, 11, 1, 1)
     assert project.bias.shape == (12,)
 
@@ -109,7 +109,7 @@ def test_a_block_does_not_change_what_the_long_skip_holds():
     image = torch.randn(1, 4, 8, 8)
     before = image.clone()
     for norm in (True, False):
-        Block(BlockOptions(2, norm, 0.0, True), "simple", 4, 4, "halve")(image)
+        ResidualBlock(BlockOptions(2, norm, 0.0, True), "simple", 4, 4, "halve")(image)
         assert torch.equal(image, before)
 
 
@@ -212,7 +212,7 @@ def branch_by_hand(block, name, image, resize):
 @pytest.mark.parametrize("resize", ["keep", "halve", "double"])
 @pytest.mark.parametrize("short_skips", [True, False])
 def test_a_post_activation_block_is_the_relu_of_convolutions_and_shortcut(name, resize, short_skips):
-    block = Block(replace(POST, short_skips=short_skips), name, 5, 3, resize).eval()
+    block = ResidualBlock(replace(POST, short_skips=short_skips), name, 5, 3, resize).eval()
     for module in block.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = 0.0
@@ -231,7 +231,7 @@ def names(layers):
 
 def test_the_order_of_each_block_s_layers():
     pre, post = (
-        {name: names(Block(options, name, 5, 3, "keep").branch) for name in ("bottleneck", "basic", "simple")}
+        {name: names(ResidualBlock(options, name, 5, 3, "keep").branch) for name in ("bottleneck", "basic", "simple")}
         for options in (replace(POST, order="pre-activation"), POST)
     )
     unit = ["BatchNorm2d", "ReLU", "Conv2d"]
@@ -262,7 +262,7 @@ def test_post_activation_without_batch_norm_does_not_change_what_the_long_skip_h
     image = torch.randn(1, 4, 8, 8)
     before = image.clone()
     for short_skips in (True, False):
-        Block(replace(POST, norm=False, short_skips=short_skips), "simple", 4, 4, "halve")(image)
+        ResidualBlock(replace(POST, norm=False, short_skips=short_skips), "simple", 4, 4, "halve")(image)
         assert torch.equal(image, before)
 
 

@@ -13,19 +13,19 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
-from napari_skipseg.objects.classes import class_probability
-from napari_skipseg.objects.find import find_objects
+from napari_skipseg.objects.classes import probability_of_class
+from napari_skipseg.objects.find import find_objects_in_array
 from napari_skipseg.objects.measure import iter_measure, measure_objects
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.slabs import plan_slabs
-from napari_skipseg.objects.table import Table
+from napari_skipseg.objects.table import ObjectTable
 
 SIZE, ORIGIN = (3.0, 2.0, 2.0), (10.0, 0.0, -4.0)
 
 
 def volume():
     probability = bumpy((12, 30, 36), sigma=1.6)
-    labels = find_objects(
+    labels = find_objects_in_array(
         probability, Space("ZYX"), options=ObjectOptions("watershed", threshold=0.55, seed_distance=2)
     )
     grey = np.random.default_rng(0).integers(0, 4000, labels.shape).astype(np.uint16)
@@ -34,7 +34,7 @@ def volume():
 
 def test_a_volume_is_measured_as_scikit_image_does():
     labels, grey, probability = volume()
-    table = measure_objects(labels, grey, class_probability(probability, (), ObjectOptions()))
+    table = measure_objects(labels, grey, probability_of_class(probability, (), ObjectOptions()))
     regions = regionprops(labels.data, grey.data, spacing=SIZE)
     assert len(table) == len(regions) > 20
     for row, region in enumerate(regions):
@@ -62,7 +62,9 @@ def test_a_volume_is_measured_as_scikit_image_does():
 
 
 def test_slices_are_measured_as_scikit_image_does():
-    labels = find_objects(bumpy((4, 40, 50)), Space("ZYX"), options=ObjectOptions(planes="slices", threshold=0.55))
+    labels = find_objects_in_array(
+        bumpy((4, 40, 50)), Space("ZYX"), options=ObjectOptions(planes="slices", threshold=0.55)
+    )
     table = measure_objects(Stack(labels, Space("ZYX", SIZE, "nm")), planes="slices")
     assert "volume (nm³)" not in table.names
     for z in range(4):
@@ -97,7 +99,9 @@ def test_values_of_any_type_are_measured(kind):
 
 @pytest.mark.parametrize("largest", [16 * 16 * 40, 8 * 50 * 40, 3 * 7 * 11, 2**25])
 def test_slabs_are_whole_chunks_that_are_read_once(largest, tmp_path):
-    labels = find_objects(bumpy((37, 50, 40)), Space("ZYX"), options=ObjectOptions("watershed", seed_distance=3))
+    labels = find_objects_in_array(
+        bumpy((37, 50, 40)), Space("ZYX"), options=ObjectOptions("watershed", seed_distance=3)
+    )
     layout = Layout(labels.shape, Space("ZYX", (3.0, 2.0, 2.0), "nm"), "uint32", chunks=(8, 16, 40), kind="labels")
     write_ome_zarr(tmp_path / "labels.ome.zarr", labels, layout)
     stored = read_stack(tmp_path / "labels.ome.zarr")
@@ -143,7 +147,7 @@ def test_no_objects_give_an_empty_table(tmp_path):
 
 
 def test_a_table_becomes_features_and_a_file(tmp_path):
-    table = Table(("label", "volume (µm³)"), (np.array([1, 2]), np.array([0.1, np.nan])))
+    table = ObjectTable(("label", "volume (µm³)"), (np.array([1, 2]), np.array([0.1, np.nan])))
     assert table.as_features()["index"].tolist() == [0, 1, 2]
     table.write_csv(tmp_path / "table.csv")
     with (tmp_path / "table.csv").open(newline="", encoding="utf-8-sig") as handle:

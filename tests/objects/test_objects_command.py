@@ -18,7 +18,7 @@ from napari_skipseg import cli
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.objects import blocks, find_in_blocks
-from napari_skipseg.objects.block_regions import find_parts
+from napari_skipseg.objects.block_regions import find_block_regions
 from napari_skipseg.scores.instances import score_instances
 from napari_skipseg.scores.matching import score_matching
 
@@ -195,7 +195,7 @@ def test_python_takes_arrays_and_stacks():
 
 
 def test_a_command_that_was_stopped_goes_on_with_the_blocks_it_found(objects, tmp_path, monkeypatch):
-    monkeypatch.setattr(blocks, "SIDE", 16)
+    monkeypatch.setattr(blocks, "BLOCK_SIDE", 16)
     values = np.round(bumpy((6, 40, 40)) * 255).astype(np.uint8)
     write_ome_tiff(tmp_path / "em_probability.tif", values, Space("ZYX", (1.0, 1.0, 1.0), "nm"))
     out, flags = tmp_path / "out", ("--method", "watershed")
@@ -206,9 +206,9 @@ def test_a_command_that_was_stopped_goes_on_with_the_blocks_it_found(objects, tm
         if len(looked) >= 4 and stopping:
             raise stopping[0]
         looked.append(window.start)
-        return find_parts(values, low, window, *how)
+        return find_block_regions(values, low, window, *how)
 
-    monkeypatch.setattr(find_in_blocks, "find_parts", find)
+    monkeypatch.setattr(find_in_blocks, "find_block_regions", find)
     code, shown, errors = objects(tmp_path / "em_probability.tif", out, *flags)
     assert (code, shown) == (130, "")
     assert "the same command goes on" in errors
@@ -246,8 +246,8 @@ def held_by_another(folder):
 
 
 def test_what_cannot_be_found_leaves_no_folder(objects, probability, tmp_path, monkeypatch):
-    monkeypatch.setattr(blocks, "SIDE", 16)
+    monkeypatch.setattr(blocks, "BLOCK_SIDE", 16)
     assert objects(probability, tmp_path / "out", "--class", "cheese")[0] == 1
-    monkeypatch.setattr(find_in_blocks, "find_parts", mock.Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(find_in_blocks, "find_block_regions", mock.Mock(side_effect=KeyboardInterrupt))
     assert objects(probability, tmp_path / "out", "--method", "cells")[0] == 130
     assert list((tmp_path / "out").iterdir()) == []

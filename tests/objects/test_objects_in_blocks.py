@@ -13,9 +13,9 @@ from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects import blocks, merge_blocks
-from napari_skipseg.objects.blocks import grid_of, plan_blocks
+from napari_skipseg.objects.blocks import block_grid_of, plan_blocks
 from napari_skipseg.objects.files import iter_write_objects, read_probability
-from napari_skipseg.objects.find import find_objects
+from napari_skipseg.objects.find import find_objects_in_array
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.objects.graph import join_parts
 from napari_skipseg.objects.options import ObjectOptions
@@ -40,7 +40,7 @@ def test_any_block_gives_what_the_whole_gives(method, seeds, block, tmp_path):
         options = ObjectOptions(
             method, seeds=seeds, planes=planes, fill_holes=holes, seed_distance=4, merge=0.55, smallest=3
         )
-        whole = find_objects(values.astype(np.float32), Space("ZYX", SIZE), (), options)
+        whole = find_objects_in_array(values.astype(np.float32), Space("ZYX", SIZE), (), options)
         stack = Stack(values.astype(np.float32), Space("ZYX", SIZE, "nm"))
         found = finished(iter_find_objects(stack, (), options, ObjectsTarget(tmp_path, str(number)), block=block))
         assert found.count == whole.max() > 1
@@ -57,7 +57,9 @@ def test_parts_that_are_joined_while_blocks_come_give_the_same(method, tmp_path,
     stack = Stack(values, Space("ZYX", SIZE, "nm"))
     found = finished(iter_find_objects(stack, (), options, ObjectsTarget(tmp_path, "x"), block=(4, 9, 8)))
     assert len(joined) > 3
-    assert np.array_equal(read_stack(found.file).data[...], find_objects(values, Space("ZYX", SIZE), (), options))
+    assert np.array_equal(
+        read_stack(found.file).data[...], find_objects_in_array(values, Space("ZYX", SIZE), (), options)
+    )
 
 
 def test_what_is_wrong_in_a_later_block_is_told_and_leaves_nothing(tmp_path):
@@ -86,7 +88,9 @@ def test_files_hold_place_recipe_and_times(form, tmp_path):
         stack.space.origin,
     )
     assert read.data.dtype == np.uint32
-    assert np.array_equal(read.data[...], find_objects(values, Space("TZYX", stack.space.voxel_size), (), options))
+    assert np.array_equal(
+        read.data[...], find_objects_in_array(values, Space("TZYX", stack.space.voxel_size), (), options)
+    )
     recipe = read_recipe(found.file)
     assert (recipe["seed"], recipe["objects"]["method"]) == (3, "watershed")
     assert holds_labels(found.file)
@@ -120,11 +124,11 @@ def test_a_folder_that_is_a_file_is_told(tmp_path):
 
 
 def test_blocks_cover_the_image_once_and_read_what_they_depend_on(monkeypatch):
-    monkeypatch.setattr(blocks, "LARGEST", 2**20)
+    monkeypatch.setattr(blocks, "LARGEST_BLOCK", 2**20)
     for options in (ObjectOptions(), ObjectOptions("watershed"), ObjectOptions("cells", planes="slices")):
         spacing = (2.0 if options.planes == "volume" else 0.0, 1.0, 1.0)
         seen = np.zeros((2 * 40, 300, 700), np.uint8)
-        for block in plan_blocks(grid_of((2, 40, 300, 700), options), options, spacing):
+        for block in plan_blocks(block_grid_of((2, 40, 300, 700), options), options, spacing):
             window = block.window
             place = tuple(slice(a, a + n) for a, n in zip(window.start, window.shape, strict=True))
             seen[place] += 1

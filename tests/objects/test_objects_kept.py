@@ -11,8 +11,8 @@ from napari_skipseg.errors import FileError
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects import find_in_blocks
-from napari_skipseg.objects.block_regions import find_parts
-from napari_skipseg.objects.blocks import grid_of
+from napari_skipseg.objects.block_regions import find_block_regions
+from napari_skipseg.objects.blocks import block_grid_of
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_blocks, iter_find_objects
 from napari_skipseg.objects.options import ObjectOptions
 
@@ -33,7 +33,7 @@ def computed(monkeypatch):
     monkeypatch.setattr(
         find_in_blocks,
         "find_parts",
-        lambda values, low, window, *how: seen.append(window.start) or find_parts(values, low, window, *how),
+        lambda values, low, window, *how: seen.append(window.start) or find_block_regions(values, low, window, *how),
     )
     return seen
 
@@ -122,7 +122,9 @@ def test_blocks_of_another_search_are_not_gone_on_with(change, volume, tmp_path,
 
 
 def test_blocks_may_be_found_by_others(volume, tmp_path, computed, monkeypatch):
-    monkeypatch.setattr(find_in_blocks, "grid_of", lambda shape, options, _=None: grid_of(shape, options, BLOCK))
+    monkeypatch.setattr(
+        find_in_blocks, "block_grid_of", lambda shape, options, _=None: block_grid_of(shape, options, BLOCK)
+    )
     target = ObjectsTarget(tmp_path / "out", "x", kept=tmp_path / "kept")
     stopped_after(0, iter_find_objects(volume, (), OPTIONS, target))
     without_napari = {name: version for name, version in versions().items() if name != "napari"}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from napari_skipseg.scores.overlap import pool_overlap, score_overlap
-from napari_skipseg.scores.summary import Summary
+from napari_skipseg.scores.summary import ScoreSummary
 
 TRUTHS = {"small": [1, 1, 0, 0], "large": [1, 1, 1, 1, 1, 1, 1, 1, 0, 0]}
 PREDICTIONS = {"small": [0, 1, 1, 0], "large": [1, 1, 1, 1, 1, 1, 1, 1, 0, 0]}
@@ -14,7 +14,7 @@ PREDICTIONS = {"small": [0, 1, 1, 0], "large": [1, 1, 1, 1, 1, 1, 1, 1, 0, 0]}
 
 def summary():
     scores = {name: score_overlap(np.array(PREDICTIONS[name]), np.array(truth)) for name, truth in TRUTHS.items()}
-    return Summary(asdict(pool_overlap(scores.values())), {name: asdict(score) for name, score in scores.items()})
+    return ScoreSummary(asdict(pool_overlap(scores.values())), {name: asdict(score) for name, score in scores.items()})
 
 
 def test_mean_and_standard_deviation_are_those_computed_by_hand():
@@ -48,7 +48,7 @@ def test_rows_are_images_then_pooled_then_mean_and_deviation():
 
 
 def test_one_image_has_no_deviation():
-    one = Summary({"dice": 0.5}, {"a.tif": {"dice": 0.5}}, "cell")
+    one = ScoreSummary({"dice": 0.5}, {"a.tif": {"dice": 0.5}}, "cell")
     assert one.deviation == {"dice": None}
     assert one.rows(per_image=False) == [{"class": "cell", "image": "pooled", "dice": 0.5}]
     assert one.as_json(per_image=False) == {

@@ -15,7 +15,7 @@ from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.studies.attention import iter_attention, predict_view
 from napari_skipseg.studies.pictures import AttentionRow, draw_attention, enlarge
-from napari_skipseg.studies.views import MOST_VOXELS, read_truth, read_view
+from napari_skipseg.studies.views import MOST_VIEWED_VOXELS, read_truth, read_view
 
 SAT, AT = make(UNetSpec(widths=(3, 4, 5)), "sat"), make(UNetSpec(widths=(3, 4), skip="at"), "at")
 
@@ -126,6 +126,6 @@ def test_a_failure_after_the_first_model_leaves_nothing(tmp_path):
 
 
 def test_what_is_too_large_to_look_at_is_refused():
-    side = int(MOST_VOXELS**0.5) + 1
+    side = int(MOST_VIEWED_VOXELS**0.5) + 1
     with pytest.raises(InputError, match="crop it"):
         read_view(Stack(np.zeros((side, side), np.uint8), Space("YX")), SAT)

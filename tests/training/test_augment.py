@@ -10,7 +10,7 @@ from scipy.interpolate import BSpline
 
 from napari_skipseg.training import augment, patches
 from napari_skipseg.training.augment import draw_matrix, draw_warp, resample, sampling_grid, spline_basis, vary_greys
-from napari_skipseg.training.patches import Labelled, draw_sample
+from napari_skipseg.training.patches import LabelledImage, draw_sample
 from napari_skipseg.training.settings import AUGMENTATIONS, Augmentation
 
 NOTHING = AUGMENTATIONS["none"]
@@ -35,14 +35,14 @@ def moved_only(**options):
 def random_run(shape=(6, 40, 50), seed=0, channels=1):
     generator = np.random.default_rng(seed)
     image = generator.normal(size=(channels, *shape)).astype(np.float32)
-    return Labelled(image, generator.integers(-1, 3, shape, dtype=np.int16))
+    return LabelledImage(image, generator.integers(-1, 3, shape, dtype=np.int16))
 
 
 def blocks(shape=(24, 96, 96)):
     """An image equal to its labels: random blocks of 12 voxels a side."""
     coarse = np.random.default_rng(0).integers(0, 3, [length // 12 for length in shape], dtype=np.int16)
     labels = coarse.repeat(12, 0).repeat(12, 1).repeat(12, 2)
-    return Labelled(labels[None].astype(np.float32), labels)
+    return LabelledImage(labels[None].astype(np.float32), labels)
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
@@ -102,7 +102,7 @@ def waves(shape=(20, 80, 80)):
     """A smooth image of wavelengths of about 30 voxels, and the labels 0, 5, 9 that its values are cut into."""
     image = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=shape), 8, mode="reflect")
     image = (image / image.std()).astype(np.float32)
-    return Labelled(image[None], np.array([0, 5, 9], np.int16)[np.digitize(image, (-0.4, 0.5))])
+    return LabelledImage(image[None], np.array([0, 5, 9], np.int16)[np.digitize(image, (-0.4, 0.5))])
 
 
 @pytest.mark.parametrize("patch", [(40, 48), (12, 32, 40)])
@@ -273,14 +273,14 @@ def test_a_sample_is_a_function_of_seed_and_number(dimensions):
 
 
 def test_runs_are_drawn_by_their_size(monkeypatch):
-    small, large = (Labelled(np.full((1, depth, 16, 16), depth, np.float32), np.zeros((depth, 16, 16), np.int16))
+    small, large = (LabelledImage(np.full((1, depth, 16, 16), depth, np.float32), np.zeros((depth, 16, 16), np.int16))
                     for depth in (1, 9))  # fmt: skip
     drawn = [float(draw_sample((small, large), (8, 8), NOTHING, 0, n)[0].mean()) for n in range(200)]
     assert np.mean(np.isclose(drawn, 9)) == pytest.approx(0.9, abs=0.06)
 
 
 def test_ignored_pixels_stay_ignored():
-    run = Labelled(np.zeros((1, 2, 40, 40), np.float32), np.full((2, 40, 40), -1, np.int16))
+    run = LabelledImage(np.zeros((1, 2, 40, 40), np.float32), np.full((2, 40, 40), -1, np.int16))
     assert torch.equal(draw_sample((run,), (16, 16), Augmentation(), 0, 0)[1].unique(), torch.tensor([-1]).short())
 
 

@@ -13,7 +13,7 @@ from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.training import compute as compute_module
 from napari_skipseg.training.checkpoint import PRECISION, FitState, write_checkpoint
 from napari_skipseg.training.compute import Compute, choose_compute
-from napari_skipseg.training.distributed import ALONE, Processes
+from napari_skipseg.training.distributed import ONE_PROCESS, Processes
 
 SPEC = UNetSpec(widths=(2, 4))
 GPU = Device("mps", "Apple GPU", "the fastest device here")
@@ -32,7 +32,7 @@ def without_bf16(monkeypatch):
     return monkeypatch
 
 
-def choose(asked="auto", device="auto", file=None, processes=ALONE):
+def choose(asked="auto", device="auto", file=None, processes=ONE_PROCESS):
     return choose_compute(build(SPEC), asked, device, file, processes)
 
 
@@ -77,7 +77,7 @@ def test_a_network_that_runs_on_the_gpu_is_trained_there(apple):
     before = copy.deepcopy(network.state_dict())
     apple.setattr(Compute, "place", lambda self, network: network)
     apple.setattr(Compute, "upload", lambda self, images: images)
-    found = choose_compute(network, "auto", "auto", None, ALONE)
+    found = choose_compute(network, "auto", "auto", None, ONE_PROCESS)
     assert (found.device.type, found.precision) == ("mps", "f32")
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())

@@ -17,11 +17,11 @@ from napari_skipseg.training.finetune.blocks import total
 from napari_skipseg.training.finetune.labels import (
     Corrected,
     check_images,
-    describe_lesson,
     iter_find_places,
-    pair_labels,
+    pair_with_labels,
     plan_classes,
     read_corrected,
+    summarize_training,
 )
 from napari_skipseg.training.finetune.patches import windows_of
 from napari_skipseg.training.finetune.regions import iter_read_material
@@ -202,7 +202,7 @@ def test_strokes_far_apart_take_the_memory_of_their_surroundings_only():
 
 def test_the_lesson_is_told_in_numbers():
     split = places_of(dense(2, 128, 256))
-    lesson = describe_lesson(split, plan_classes(SETTINGS, PARENT))
+    lesson = summarize_training(split, plan_classes(SETTINGS, PARENT))
     assert lesson.pixels.keys() == lesson.held_out.keys() == {"background", "mitochondrion"}
     assert sum(lesson.pixels.values()) + sum(lesson.held_out.values()) == 2 * 128 * 256
     assert lesson.slices == 2
@@ -269,10 +269,10 @@ def test_labels_of_another_scale_are_refused(tmp_path):
 
 
 def test_images_that_the_model_cannot_take_are_refused():
-    rgb = pair_labels(image_of(3, 64, 64, axes="CYX"), Stack(dense(64, 64), Space("YX")))
+    rgb = pair_with_labels(image_of(3, 64, 64, axes="CYX"), Stack(dense(64, 64), Space("YX")))
     with pytest.raises(InputError, match="has 3 channels, old takes 1: choose one of them"):
         check_images([rgb], PARENT)
-    flat = pair_labels(image_of(64, 64), Stack(dense(64, 64), Space("YX")))
+    flat = pair_with_labels(image_of(64, 64), Stack(dense(64, 64), Space("YX")))
     with pytest.raises(InputError, match="is a 3D model and 'cells' has no Z axis"):
         check_images([flat], replace(PARENT, spec=UNetSpec(dimensions=3, widths=(4, 8))))
 

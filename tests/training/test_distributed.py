@@ -19,8 +19,8 @@ from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.training.distributed import ALONE, Processes, joined, own_device, started_by_torchrun
-from napari_skipseg.training.settings import TrainSettings, settings_to_dict
+from napari_skipseg.training.distributed import ONE_PROCESS, Processes, joined, own_device, started_by_torchrun
+from napari_skipseg.training.settings import TrainSettings, train_settings_to_dict
 from napari_skipseg.training.train import iter_train
 
 SPEC = ResidualFCNSpec(norm=False, width=4, stages=(Stage("simple", 4, 1),), across=Stage("simple", 4, 2))
@@ -63,7 +63,7 @@ def pair(tmp_path_factory):
 
 def test_two_processes_train_the_weights_of_one_and_one_of_them_speaks(pair, tmp_path):
     settings = replace(settings_of(accumulate=2), **pair)
-    (tmp_path / "settings.json").write_text(json.dumps(settings_to_dict(settings)))
+    (tmp_path / "settings.json").write_text(json.dumps(train_settings_to_dict(settings)))
     command = ("train", tmp_path / "settings.json", "--out", tmp_path / "two", "--device", "cpu")
     ended = torchrun("-m", "napari_skipseg.cli", *command)
     assert ended.returncode == 0, ended.stderr
@@ -147,7 +147,7 @@ with joined(processes, torch.device("cpu")):
 @pytest.mark.slow
 def test_a_failure_and_the_end_reach_all_processes(tmp_path):
     settings = settings_of(steps=20, patience=2)
-    (tmp_path / "settings.json").write_text(json.dumps(settings_to_dict(settings)))
+    (tmp_path / "settings.json").write_text(json.dumps(train_settings_to_dict(settings)))
     (tmp_path / "program.py").write_text(FAULTS)
     ended = torchrun(tmp_path / "program.py", tmp_path)
     assert ended.returncode == 0, ended.stderr
@@ -171,25 +171,25 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_read(tmp_pa
 
 def test_a_share_is_the_batch_of_one_backward_pass():
     assert Processes(1, 2).share(settings_of(batch=8, accumulate=2)).batch == 2
-    assert ALONE.share(settings_of()) == settings_of()
+    assert ONE_PROCESS.share(settings_of()) == settings_of()
 
 
 def test_torchrun_is_known_by_all_it_sets(monkeypatch):
     for name in STARTED:
         monkeypatch.delenv(name, raising=False)
-    assert started_by_torchrun() == ALONE
+    assert started_by_torchrun() == ONE_PROCESS
     for name, value in STARTED.items():
         monkeypatch.setenv(name, value)
     assert started_by_torchrun() == Processes(1, 2, 0)
     assert not started_by_torchrun().is_first
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert started_by_torchrun() == ALONE
+    assert started_by_torchrun() == ONE_PROCESS
 
 
 def test_each_process_needs_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     gpu = Device("cuda", "a GPU", "")
-    assert own_device(gpu, ALONE) == torch.device("cuda")
+    assert own_device(gpu, ONE_PROCESS) == torch.device("cuda")
     assert own_device(Device("cpu", "", ""), Processes(1, 2, 1)) == torch.device("cpu")
     with pytest.raises(DeviceError, match="There are 1 GPUs for more processes"):
         own_device(gpu, Processes(1, 2, 1))
@@ -197,8 +197,8 @@ def test_each_process_needs_a_gpu_of_its_own(monkeypatch):
 
 def test_one_process_alone_needs_no_other():
     value = torch.tensor([1.5])
-    with joined(ALONE, torch.device("cpu")), ALONE.failing_together():
-        ALONE.average([value])
-    assert (float(value), ALONE.highest(2.5)) == (1.5, 2.5)
-    with pytest.raises(EngineError, match="mine"), ALONE.failing_together():
+    with joined(ONE_PROCESS, torch.device("cpu")), ONE_PROCESS.failing_together():
+        ONE_PROCESS.average([value])
+    assert (float(value), ONE_PROCESS.highest(2.5)) == (1.5, 2.5)
+    with pytest.raises(EngineError, match="mine"), ONE_PROCESS.failing_together():
         raise EngineError("mine")

@@ -14,17 +14,17 @@ from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_sample
-from napari_skipseg.models.catalog import FOLDER_VARIABLE
+from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.description import ClassLabel, card_facts
 from napari_skipseg.models.folder import SAMPLE_FILE
 from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import UNetSpec
-from napari_skipseg.progress import Found, run_to_end
+from napari_skipseg.progress import ImageFindings, run_to_end
 from napari_skipseg.training.finetune import priors, run, task
-from napari_skipseg.training.finetune.estimate import iter_plan_lesson
+from napari_skipseg.training.finetune.estimate import iter_plan_finetuning
 from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, iter_find_places, plan_classes
-from napari_skipseg.training.finetune.regions import Kind, Material, Spot, iter_read_material
-from napari_skipseg.training.finetune.rehearsal import remembered_of
+from napari_skipseg.training.finetune.regions import Material, SampleClass, Spot, iter_read_material
+from napari_skipseg.training.finetune.rehearsal import rehearsal_samples_of
 from napari_skipseg.training.finetune.report import (
     CORRECTIONS,
     OWN_SAMPLE,
@@ -37,7 +37,7 @@ from napari_skipseg.training.finetune.report import (
 )
 from napari_skipseg.training.finetune.run import iter_finetune
 from napari_skipseg.training.finetune.task import HOLDING
-from napari_skipseg.training.progress import Keep, Learned, Pictured, Report, ScoreRow
+from napari_skipseg.training.progress import ComparisonReport, KeepBest, ScoreRow, TrainingProgress, ValidationPicture
 from napari_skipseg.training.settings import AUGMENTATIONS, STEPS, FinetuneSettings, TrainSettings, finetune_from_json
 from napari_skipseg.training.train import iter_train
 
@@ -64,9 +64,9 @@ def library(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _models(library, monkeypatch):
     """The library, and a short start of new classes and few prepared patches, which most of the time would go to."""
-    monkeypatch.setenv(FOLDER_VARIABLE, str(library))
+    monkeypatch.setenv(MODELS_VARIABLE, str(library))
     monkeypatch.setitem(STEPS, "quick", 8)
-    monkeypatch.setattr(task, "FEATURES", 24)
+    monkeypatch.setattr(task, "KEPT_FEATURES", 24)
 
 
 def squares(depth=2, side=128):
@@ -103,7 +103,7 @@ def scores(report, on, class_name):
 @pytest.fixture(scope="module")
 def result(library, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(FOLDER_VARIABLE, str(library))
+        patch.setenv(MODELS_VARIABLE, str(library))
         return finetuned(tmp_path_factory.mktemp("new"), settings_of(steps=80, learning_rate=4e-3))
 
 
@@ -145,7 +145,7 @@ def test_the_new_models_own_sample_holds_old_and_new_patches(result, library):
     content = (result.folder / SAMPLE_FILE).read_bytes()
     assert hashlib.sha256(content).hexdigest() == description.sample_sha256
     assert (library / "membranes" / SAMPLE_FILE).exists()
-    sample = remembered_of(result.folder, description)
+    sample = rehearsal_samples_of(result.folder, description)
     assert sample.judged.any(axis=0).all()
     assert not sample.judged.all(axis=1).any()
 
@@ -247,7 +247,7 @@ def test_a_volume_is_fine_tuned_in_3d(tmp_path, monkeypatch):
         "membranes", (str(image),), (str(labels),), (ClassLabel("membrane", 1),), spec=spec, patch=(16, 32, 32), steps=2
     )
     run_to_end(iter_train(training, tmp_path / "models", "cpu"))
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
+    monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "models"))
     corrected = Corrected(sample.stack, sample.mitochondria + np.uint8(1), "sample")
     result = finetuned(tmp_path, settings_of(steps=2, patch=(16, 32, 32)), corrected)
     assert read_model(result.folder).network.spec.dimensions == 3
@@ -263,12 +263,12 @@ def test_progress_tells_curves_and_a_picture_and_keep_ends_it(tmp_path):
         except StopIteration as stop:
             result = stop.value
             break
-        command = Keep() if isinstance(told[-1], Pictured) else None
-    pictures = [each for each in told if isinstance(each, Pictured)]
+        command = KeepBest() if isinstance(told[-1], ValidationPicture) else None
+    pictures = [each for each in told if isinstance(each, ValidationPicture)]
     assert len(pictures) == 1
     assert pictures[0].image.shape == pictures[0].probability.shape == pictures[0].target.shape
     assert {"held-out loss", "held-out Dice"} <= {
-        name for each in told if isinstance(each, Learned) for name in each.values
+        name for each in told if isinstance(each, TrainingProgress) for name in each.values
     }
     curve = read_model(result.folder).description.training.curves["held-out loss"]
     assert curve[-1][0] < 120
@@ -278,7 +278,7 @@ def test_keep_before_the_first_step_is_refused(tmp_path):
     work = iter_finetune(settings_of(), (squares(),), tmp_path, "cpu")
     next(work)
     with pytest.raises(SpecError, match="nothing to keep yet"):
-        work.send(Keep())
+        work.send(KeepBest())
 
 
 def test_a_fine_tuning_that_was_closed_goes_on_where_it_stopped(tmp_path):
@@ -302,7 +302,7 @@ def test_a_checkpoint_of_other_corrections_is_refused_or_thrown_away(tmp_path):
     settings, first = settings_of(steps=12), squares()
     other = Corrected(first.stack, np.where(first.labels == 2, 1, 2).astype(np.uint8), first.name)
     work = iter_finetune(settings, (first,), tmp_path, "cpu")
-    while not isinstance(told := next(work), Learned) or told.step < 6:
+    while not isinstance(told := next(work), TrainingProgress) or told.step < 6:
         pass
     work.close()
     with pytest.raises(SpecError, match="belongs to other settings"):
@@ -310,7 +310,7 @@ def test_a_checkpoint_of_other_corrections_is_refused_or_thrown_away(tmp_path):
     steps = [
         each.step
         for each in iter_finetune(settings, (other,), tmp_path, "cpu", afresh=True)
-        if isinstance(each, Learned)
+        if isinstance(each, TrainingProgress)
     ]
     assert steps[0] == 1
     assert not list(tmp_path.glob("*.training"))
@@ -345,11 +345,11 @@ def test_what_cannot_be_learnt_from_leaves_nothing_behind(tmp_path):
 
 @pytest.mark.parametrize("reach", ["quick", "normal"])
 def test_the_lesson_tells_numbers_and_time_before_it_starts(reach):
-    lesson = run_to_end(iter_plan_lesson(settings_of(reach=reach), (squares(),), "cpu"))
+    lesson = run_to_end(iter_plan_finetuning(settings_of(reach=reach), (squares(),), "cpu"))
     assert lesson.pixels["mitochondrion"] > lesson.held_out["mitochondrion"] > 0
     assert lesson.slices == 2
     assert 0 < lesson.seconds < 600
-    timed = run_to_end(iter_plan_lesson(settings_of(reach=reach, steps=0, minutes=2), (squares(),), "cpu"))
+    timed = run_to_end(iter_plan_finetuning(settings_of(reach=reach, steps=0, minutes=2), (squares(),), "cpu"))
     assert 120 < timed.seconds < 150
 
 
@@ -396,7 +396,7 @@ def test_a_report_says_in_a_sentence_whether_the_new_model_is_better(found, is_b
     old = {key: value for first, _ in found for key, value in first.items()}
     new = {key: value for _, second in found for key, value in second.items()}
     report = compare(old, Examined(new, {}), PLAN, PLENTY)
-    assert isinstance(report, Report)
+    assert isinstance(report, ComparisonReport)
     assert not report.is_unsure
     assert report.is_better is is_better
     assert reason in report.reason
@@ -451,7 +451,7 @@ def test_what_is_forgotten_bit_by_bit_is_seen_against_the_first_model():
 def places(*sides_and_counts):
     """Return material with held-out places: (side, counts of background and class) each."""
     spots = tuple(Spot(0, (slice(0, side), slice(0, side)), counts) for side, counts in sides_and_counts)
-    return Material((), (), spots, (Kind(0, False), Kind(1, False)))
+    return Material((), (), spots, (SampleClass(0, False), SampleClass(1, False)))
 
 
 @pytest.mark.parametrize(
@@ -483,8 +483,8 @@ def test_a_rare_class_learnt_from_as_many_strokes_is_not_found_too_often(tmp_pat
     strokes[:, :, 70:][strokes[:, :, 70:] == 1] = 0
     corrected = Corrected(Stack(image, Space("ZYX", (50, 4, 4), "nm"), name="rare"), strokes, "rare")
     found = {}
-    for name, dense_from in (("matched", priors.DENSE), ("unmatched", 0.0)):
-        monkeypatch.setattr(priors, "DENSE", dense_from)
+    for name, dense_from in (("matched", priors.DENSE_SHARE), ("unmatched", 0.0)):
+        monkeypatch.setattr(priors, "DENSE_SHARE", dense_from)
         made = finetuned(tmp_path, settings_of(name, reach="quick", steps=40), corrected)
         found[name] = float((segment(corrected.stack, str(made.folder)).probability[1] > 0.5).mean())
     assert found["matched"] < found["unmatched"]
@@ -493,7 +493,7 @@ def test_a_rare_class_learnt_from_as_many_strokes_is_not_found_too_often(tmp_pat
 @pytest.mark.parametrize(("labelled", "changes"), [(1.0, False), (0.1, True)])
 def test_dense_labels_show_the_share_themselves(tmp_path, monkeypatch, labelled, changes):
     asked: list[object] = []
-    monkeypatch.setattr(priors, "find_shares", lambda found, learnt: asked.append(learnt) or learnt)
+    monkeypatch.setattr(priors, "estimate_priors", lambda found, learnt: asked.append(learnt) or learnt)
     corrected = squares()
     kept = np.random.default_rng(0).random(corrected.labels.shape) < labelled
     sparse = Corrected(corrected.stack, np.where(kept, corrected.labels, 0).astype(np.uint8), "squares")
@@ -578,7 +578,7 @@ def test_the_picture_shows_the_sample_with_the_labels_and_not_the_first_of_the_b
     corrected = squares()
     corrected.labels[:, :, :64] = np.minimum(corrected.labels[:, :, :64], 1)  # no square on the left
     work = iter_finetune(settings_of(steps=2), (corrected,), tmp_path, "cpu")
-    picture = next(news for news in work if isinstance(news, Pictured))
+    picture = next(news for news in work if isinstance(news, ValidationPicture))
     assert (picture.target == 2).sum() > 100
     bright = picture.image[picture.target == 2].mean() - picture.image[picture.target == 0].mean()
     assert bright > 1  # it is the image of these labels
@@ -591,10 +591,10 @@ def test_a_model_taught_at_another_voxel_size_is_for_that_size_and_says_so(libra
     )
     settings = settings_of(reach="quick", steps=2)
     found = []
-    lesson = run_to_end(iter_plan_lesson(settings, (coarse,), "cpu"))
+    lesson = run_to_end(iter_plan_finetuning(settings, (coarse,), "cpu"))
     result = run_to_end(
         iter_finetune(settings, (coarse,), tmp_path, "cpu"),
-        lambda news: found.extend(news.findings if isinstance(news, Found) else ()),
+        lambda news: found.extend(news.findings if isinstance(news, ImageFindings) else ()),
     )
     model = read_model(result.folder).description
     assert (model.voxel_size, model.unit) == ((50, 5, 5), "nm")

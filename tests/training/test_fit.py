@@ -22,10 +22,10 @@ from napari_skipseg.networks.specs import ResidualFCNSpec, Stage, UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.training import checkpoint, fit, train
 from napari_skipseg.training.compute import Compute, choose_compute
-from napari_skipseg.training.distributed import ALONE
+from napari_skipseg.training.distributed import ONE_PROCESS
 from napari_skipseg.training.fit import learning_rate, make_optimizer
-from napari_skipseg.training.patches import Labelled, TrainingData
-from napari_skipseg.training.progress import Pictured
+from napari_skipseg.training.patches import LabelledImage, TrainingData
+from napari_skipseg.training.progress import ValidationPicture
 from napari_skipseg.training.settings import PROTOCOLS, TrainSettings
 from napari_skipseg.training.train import iter_fit
 
@@ -50,7 +50,7 @@ def labelled(seed, depth=2):
     generator = np.random.default_rng(seed)
     target = (generator.random((depth, 24, 24)) < 0.4).astype(np.int16)
     image = target[None] + generator.normal(size=(1, depth, 24, 24))
-    return Labelled(image.astype(np.float32), target)
+    return LabelledImage(image.astype(np.float32), target)
 
 
 DATA = TrainingData((labelled(0),), (labelled(1, 1),), Stack(np.zeros((3, 24, 24)), Space("ZYX")))
@@ -182,7 +182,7 @@ def test_a_full_disk_leaves_the_checkpoint_of_before(tmp_path, monkeypatch):
 
 
 def test_a_fault_within_a_step_writes_no_checkpoint_of_it(tmp_path):
-    broken = Labelled(np.full_like(DATA.training[0].image, np.nan), DATA.training[0].target)
+    broken = LabelledImage(np.full_like(DATA.training[0].image, np.nan), DATA.training[0].target)
     data = TrainingData((broken,), (), DATA.stack)
     with pytest.raises(SpecError, match="not finite at step 0: train with a smaller learning rate"):
         run(settings_of(), tmp_path / "file", data=data)
@@ -194,7 +194,7 @@ def test_each_step_sets_the_rate_of_the_optimizer(tmp_path, monkeypatch):
     monkeypatch.setattr(fit, "make_optimizer", lambda *given: made.append(make_optimizer(*given)) or made[0])
     settings = settings_of(steps=3, warm_up=0)
     work = iter_fit(settings, DATA, network_of(settings), tmp_path / "file", CPU)
-    rates = [made[0].param_groups[1]["lr"] for told in work if not isinstance(told, Pictured)]
+    rates = [made[0].param_groups[1]["lr"] for told in work if not isinstance(told, ValidationPicture)]
     assert rates == [learning_rate(settings, step) for step in range(3)]
 
 
@@ -290,7 +290,7 @@ def test_convolutions_compute_in_the_precision_asked_for(tmp_path, monkeypatch, 
     network = network_of(settings)
     found = []
     network.classifier.register_forward_hook(lambda _module, _inputs, output: found.append(output.dtype))
-    compute = choose_compute(network, precision, "cpu", tmp_path / "file", ALONE)
+    compute = choose_compute(network, precision, "cpu", tmp_path / "file", ONE_PROCESS)
     run_to_end(iter_fit(settings, DATA, network, tmp_path / "file", compute))
     assert set(found) == {kind}
 
@@ -338,7 +338,7 @@ def test_the_map_holds_the_net_change_of_every_convolution_over_each_whole_epoch
     work = iter_fit(settings, DATA, network, tmp_path / "file", CPU)
     before = network.encoder[0][0].weight.detach().clone()
     for progress in work:
-        if progress.done in (3, 6) and not isinstance(progress, Pictured):
+        if progress.done in (3, 6) and not isinstance(progress, ValidationPicture):
             now = network.encoder[0][0].weight.detach().clone()
             seen.append(float((now - before).abs().mean()))
             before = now
@@ -394,9 +394,9 @@ def test_the_picture_is_that_of_the_window_with_the_most_of_a_class(tmp_path):
     image = np.stack([np.full((24, 24), value, np.float32) for value in (1, 2, 3)])[None]
     target = np.zeros((3, 24, 24), np.int16)
     target[1, :4], target[2, :2] = 1, 1
-    data = replace(DATA, validation=(Labelled(image, target),))
+    data = replace(DATA, validation=(LabelledImage(image, target),))
     work = iter_fit(settings_of(steps=1), data, network_of(settings_of()), tmp_path / "file", CPU)
-    (picture,) = (told for told in work if isinstance(told, Pictured))
+    (picture,) = (told for told in work if isinstance(told, ValidationPicture))
     assert (picture.image == 2).all()
     assert (picture.target == target[1]).all()
 
@@ -418,11 +418,11 @@ def test_the_picture_of_a_volume_is_the_slice_with_the_most_of_a_class(tmp_path)
     target[5, :4] = 1
     target[2, :2] = 1
     image = np.broadcast_to(np.arange(8, dtype=np.float32)[:, None, None], target.shape)[None].copy()
-    data = TrainingData((Labelled(image, target),), (Labelled(image, target),), DATA.stack)
+    data = TrainingData((LabelledImage(image, target),), (LabelledImage(image, target),), DATA.stack)
     (picture,) = (
         told
         for told in iter_fit(settings, data, network_of(settings), tmp_path / "file", CPU)
-        if isinstance(told, Pictured)
+        if isinstance(told, ValidationPicture)
     )
     assert (picture.image == 5).all()
 

@@ -14,14 +14,14 @@ from napari_skipseg.progress import run_to_end
 from napari_skipseg.training import fit
 from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.fit import iter_learn
-from napari_skipseg.training.progress import Keep, Learned, Pictured
+from napari_skipseg.training.progress import KeepBest, TrainingProgress, ValidationPicture
 from napari_skipseg.training.settings import PROTOCOLS
-from napari_skipseg.training.task import Pace, Validation
+from napari_skipseg.training.task import TrainingPace, Validation
 
 CPU = Compute(torch.device("cpu"))
 SPEC = UNetSpec(widths=(2, 4), dropout=0.3)
 RATE = replace(PROTOCOLS["modern"], learning_rate=0.01, warm_up=0.0)
-PICTURE = Pictured(0, 0, "", *(np.zeros((4, 4), kind) for kind in (np.float32, np.float32, np.int16)))
+PICTURE = ValidationPicture(0, 0, "", *(np.zeros((4, 4), kind) for kind in (np.float32, np.float32, np.int16)))
 
 
 class Likeness:
@@ -31,7 +31,7 @@ class Likeness:
         self.parts, self.title = parts, title
         self.losses = None if losses is None else iter(losses)
         values = {"steps": 6, "validate_every": 2, "shown_every": 1} | pace
-        self.pace = Pace(training_protocol=RATE, **values)
+        self.pace = TrainingPace(training_protocol=RATE, **values)
         self.modes = []
         self.held_out = held_out
 
@@ -79,9 +79,9 @@ def learn(task, file, stop_after=None):
 
 
 def keep(work):
-    """Send `Keep` back; return the end state, which comes at once."""
+    """Send `KeepBest` back; return the end state, which comes at once."""
     with pytest.raises(StopIteration) as stopped:
-        work.send(Keep())
+        work.send(KeepBest())
     return stopped.value.value
 
 
@@ -98,7 +98,7 @@ def test_points_of_curves_and_pictures_come_as_they_are_made(tmp_path):
         ("Learned", 5, 5),
         ("Pictured", 5, 5),
     ]
-    learned = {news.step: set(news.values) for news in told if isinstance(news, Learned)}
+    learned = {news.step: set(news.values) for news in told if isinstance(news, TrainingProgress)}
     held_out = {"held-out loss", "likeness"}
     assert learned == {1: set(), 2: held_out, 3: {"training loss"}, 4: held_out, 5: {"training loss", *held_out}}
     assert told[2].image is PICTURE.image
@@ -173,7 +173,7 @@ def test_keep_ends_the_fit_with_the_best_weights_so_far(tmp_path, step, losses, 
 
 def test_keep_is_heard_at_a_picture_too(tmp_path):
     work = iter_learn(Likeness(steps=50), network_of(), tmp_path / "file", CPU)
-    while not isinstance(next(work), Pictured):
+    while not isinstance(next(work), ValidationPicture):
         pass
     assert keep(work).step == 2
 
@@ -214,7 +214,7 @@ def test_when_time_is_up_the_fit_ends_validated_at_the_end_of_its_rate(tmp_path,
     assert rates[-1] < 1e-3
     assert [news.done for news in told] == sorted(news.done for news in told)
     assert told[-1].done == told[-1].total == 1000
-    assert isinstance(told[-1], Pictured)
+    assert isinstance(told[-1], ValidationPicture)
     assert list(iter_learn(task, network_of(), tmp_path / "file", CPU)) == []
 
 
@@ -238,7 +238,7 @@ def test_keep_is_heard_within_a_validation_too(tmp_path):
     work = iter_learn(Likeness(steps=50, held_out=3), network_of(), tmp_path / "file", CPU)
     while "held out: 1 of 3" not in next(work).message:
         pass
-    work.send(Keep())
+    work.send(KeepBest())
     state = run_to_end(work)
     assert (state.step, state.ended) == (2, True)
 

@@ -17,7 +17,7 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.networks.specs import UNetSpec
-from napari_skipseg.progress import Found, run_to_end
+from napari_skipseg.progress import ImageFindings, run_to_end
 from napari_skipseg.training.finetune.labels import Corrected, iter_find_places, plan_classes
 from napari_skipseg.training.finetune.regions import Material, iter_read_material
 from napari_skipseg.training.losses import IGNORED
@@ -78,7 +78,7 @@ def material_of(
     told: list[str] = []
     patch = (16, 64, 64)[-parent.spec.dimensions :]
     work = iter_read_material(corrected, split, plan, patch, 0)
-    found = run_to_end(work, lambda each: told.extend(each.findings if isinstance(each, Found) else ()))
+    found = run_to_end(work, lambda each: told.extend(each.findings if isinstance(each, ImageFindings) else ()))
     return found, told
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from napari_skipseg.networks.network import class_probability
-from napari_skipseg.training.losses import loss, merge_unknown, remembering_loss
+from napari_skipseg.training.losses import distillation_loss, loss, merge_unknown
 
 
 def test_the_probability_of_an_unknown_class_goes_to_the_background():
@@ -48,26 +48,26 @@ def test_the_old_networks_own_answers_are_the_minimum(channels):
     answers, recalled = class_probability(logits), torch.ones(2, classes, dtype=torch.bool)
     counted = torch.ones(2, 4, 4, dtype=torch.bool)
     at_minimum = logits.clone().requires_grad_()
-    remembering_loss(at_minimum, answers, range(classes), recalled, counted).backward()
+    distillation_loss(at_minimum, answers, range(classes), recalled, counted).backward()
     assert at_minimum.grad.abs().max() < 1e-6
-    moved = remembering_loss(
+    moved = distillation_loss(
         logits + torch.linspace(0, 1, channels + 1)[1:].view(1, -1, 1, 1), answers, range(classes), recalled, counted
     )
-    assert moved > remembering_loss(logits, answers, range(classes), recalled, counted)
+    assert moved > distillation_loss(logits, answers, range(classes), recalled, counted)
 
 
 def test_a_new_class_counts_as_background_for_the_old_ones():
     old = torch.full((1, 1, 2, 2), 0.7)
     logits = torch.log(torch.tensor([0.2, 0.7, 0.1])).view(1, 3, 1, 1).expand(1, 3, 2, 2).clone().requires_grad_()
     counted = torch.ones(1, 2, 2, dtype=torch.bool)
-    remembering_loss(logits, old, (0,), torch.tensor([[True, False]]), counted).backward()
+    distillation_loss(logits, old, (0,), torch.tensor([[True, False]]), counted).backward()
     assert logits.grad.abs().max() < 1e-6
 
 
 def test_voxels_that_do_not_count_and_patches_without_a_class_to_remember_teach_nothing():
     logits = torch.randn(2, 3, 2, 2, requires_grad=True)
     counted = torch.tensor([[[True, False]] * 2] * 2)
-    remembering_loss(
+    distillation_loss(
         logits, torch.rand(2, 1, 2, 2), (0,), torch.tensor([[True, False], [False, False]]), counted
     ).backward()
     assert logits.grad[0, :, :, 0].abs().sum() > 0

@@ -17,19 +17,19 @@ from napari_skipseg.models.model import write_model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.training.finetune.labels import plan_classes
-from napari_skipseg.training.finetune.patches import LessonPatches
-from napari_skipseg.training.finetune.regions import Kind, Material, Region, Spot
+from napari_skipseg.training.finetune.patches import PatchSampler
+from napari_skipseg.training.finetune.regions import Material, SampleClass, Spot, TrainingRegion
 from napari_skipseg.training.finetune.rehearsal import (
     MOST_BYTES,
-    Remembered,
+    RehearsalSamples,
     join_samples,
-    remembered_of,
+    rehearsal_samples_of,
     sample_from_bytes,
     sample_of_corrections,
     sample_of_training,
     sample_to_bytes,
 )
-from napari_skipseg.training.patches import Labelled, TrainingData
+from napari_skipseg.training.patches import LabelledImage, TrainingData
 from napari_skipseg.training.settings import AUGMENTATIONS, FinetuneSettings
 
 SPEC = UNetSpec(widths=(4, 8))
@@ -39,7 +39,7 @@ RNG = np.random.default_rng(0)
 
 
 def labelled(depth, side):
-    return Labelled(
+    return LabelledImage(
         RNG.normal(size=(1, depth, side, side)).astype(np.float32),
         RNG.integers(0, 2, (depth, side, side)).astype(np.int16),
     )
@@ -62,10 +62,10 @@ def material(target):
         for x in range(0, 512, 128)
     ]
     return Material(
-        (Region(image, target, held, np.zeros(target.shape, bool)),),
+        (TrainingRegion(image, target, held, np.zeros(target.shape, bool)),),
         tuple(spots[4:]),
         tuple(spots[:4]),
-        (Kind(0, False), Kind(2, False)),
+        (SampleClass(0, False), SampleClass(2, False)),
     )
 
 
@@ -113,13 +113,13 @@ def test_a_sample_lies_in_the_models_folder_and_a_damaged_one_is_refused(tmp_pat
     content = sample_to_bytes(sample)
     model = write_model(tmp_path / "m", DESCRIPTION, build(SPEC), content)
     assert model.description.sample_sha256 == hashlib.sha256(content).hexdigest()
-    assert len(remembered_of(tmp_path / "m", model.description)) == 4
+    assert len(rehearsal_samples_of(tmp_path / "m", model.description)) == 4
     (tmp_path / "m" / SAMPLE_FILE).write_bytes(content[:-1])
     with pytest.raises(ModelError, match=r"The sample of model 'old' is not the one its model\.json names"):
-        remembered_of(tmp_path / "m", model.description)
+        rehearsal_samples_of(tmp_path / "m", model.description)
     (tmp_path / "m" / SAMPLE_FILE).unlink()
     with pytest.raises(ModelError, match=r"has no readable sample\.safetensors"):
-        remembered_of(tmp_path / "m", model.description)
+        rehearsal_samples_of(tmp_path / "m", model.description)
 
 
 def test_a_sample_that_is_none_or_of_another_model_is_refused():
@@ -132,17 +132,17 @@ def test_a_sample_that_is_none_or_of_another_model_is_refused():
 
 def test_a_built_in_model_has_synthetic_patches_and_one_of_the_user_without_a_sample_none(tmp_path):
     folder = BUILT_IN / "em-membrane"
-    sample = remembered_of(folder, describe_model("em-membrane"))
+    sample = rehearsal_samples_of(folder, describe_model("em-membrane"))
     assert sample.images.shape == (8, 1, 256, 256)
     assert sample.synthetic.all()
     assert sample.held_out.sum() == 2
     assert 0.1 < (sample.targets == 1).mean() < 0.4
-    assert remembered_of(tmp_path / "em-membrane", describe_model("em-membrane")) is None
+    assert rehearsal_samples_of(tmp_path / "em-membrane", describe_model("em-membrane")) is None
 
 
 def patches_of(sample, remembers=True):
     target = np.where(RNG.random((512, 512)) < 0.01, 2, 0).astype(np.int8)
-    return LessonPatches(material(target), PLAN, sample, (64, 64), AUGMENTATIONS["none"], 0, remembers)
+    return PatchSampler(material(target), PLAN, sample, (64, 64), AUGMENTATIONS["none"], 0, remembers)
 
 
 def test_some_patches_are_remembered_ones_and_the_rest_lie_around_corrections():
@@ -178,4 +178,4 @@ def test_a_patch_is_a_function_of_seed_and_number():
 def test_numbers_name_patches():
     sample = sample_of(3, 300)
     assert np.array_equal(sample.of(np.array([2, 0])).images, sample.images[[2, 0]])
-    assert isinstance(sample.of(sample.held_out), Remembered)
+    assert isinstance(sample.of(sample.held_out), RehearsalSamples)

@@ -6,7 +6,7 @@ import torch
 
 from napari_skipseg.errors import SpecError
 from napari_skipseg.training.augment import spoil_sections
-from napari_skipseg.training.patches import Labelled, draw_sample
+from napari_skipseg.training.patches import LabelledImage, draw_sample
 from napari_skipseg.training.settings import AUGMENTATIONS, Augmentation
 
 FAULTS = ("missing", "shifted", "low_contrast")
@@ -99,7 +99,7 @@ def test_a_2d_sample_can_only_be_faint():
 def test_faults_follow_seed_and_number_and_leave_labels_and_sound_samples_alone(patch):
     generator = np.random.default_rng(0)
     image = generator.normal(size=(1, 9, 48, 48)).astype(np.float32)
-    run = Labelled(image, generator.integers(-1, 3, (9, 48, 48), np.int16))
+    run = LabelledImage(image, generator.integers(-1, 3, (9, 48, 48), np.int16))
     faulty = Augmentation(missing=0.2, shifted=0.3, low_contrast=0.5)
     differing = 0
     for number in range(8):

@@ -5,10 +5,10 @@ import pytest
 
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.scale import scale_of
+from napari_skipseg.inference.scale import network_scale
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.networks.specs import UNetSpec
-from napari_skipseg.training.finetune.blocks import Place, Split
+from napari_skipseg.training.finetune.blocks import LabelledBlock, Split
 from napari_skipseg.training.taught_scale import TaughtScale, is_same_scale, taught_scale
 
 BOX = ((0, 1), (0, 32), (0, 32))
@@ -25,7 +25,7 @@ def stack_of(voxel_size, unit="nm", axes="ZYX", name="image"):
 
 def split_of(*labelled):
     """Return places with so many labelled voxels in each image."""
-    places = tuple(Place(number, 0, BOX, (count, 0)) for number, count in enumerate(labelled) if count)
+    places = tuple(LabelledBlock(number, 0, BOX, (count, 0)) for number, count in enumerate(labelled) if count)
     return Split(places[:1], places[1:])
 
 
@@ -45,7 +45,7 @@ def test_the_new_model_is_for_the_voxels_that_it_was_taught_on(voxel_size, unit,
     found = taught_scale([stack], split_of(100), parent_of())
     assert (found.voxel_size, found.unit) == wanted
     described = parent_of(voxel_size=found.voxel_size, unit=found.unit)
-    assert set(scale_of(stack, described, "YX").values()) == {1.0}  # Segment does not recommend to rescale
+    assert set(network_scale(stack, described, "YX").values()) == {1.0}  # Segment does not recommend to rescale
     is_new = wanted != ((50, 4, 4), "nm")
     assert ("old is for 4 × 4 nm" in found.note) == is_new
     assert (found.note == "") == (not is_new)

@@ -12,7 +12,7 @@ from napari_skipseg.devices import best_precision
 from napari_skipseg.errors import InputError, ModelError, SpecError
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.intensity.normalize import measure
-from napari_skipseg.images.intensity.signature import distance
+from napari_skipseg.images.intensity.signature import signature_distance
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_sample
@@ -27,9 +27,9 @@ from napari_skipseg.progress import run_to_end
 from napari_skipseg.training import evaluate, train
 from napari_skipseg.training.evaluate import WholeImages, iter_score_held_out
 from napari_skipseg.training.patches import read_data
-from napari_skipseg.training.progress import Keep
-from napari_skipseg.training.settings import Augmentation, TrainSettings, settings_from_json
-from napari_skipseg.training.train import iter_train, start
+from napari_skipseg.training.progress import KeepBest
+from napari_skipseg.training.settings import Augmentation, TrainSettings, train_settings_from_json
+from napari_skipseg.training.train import first_weights, iter_train
 
 SPEC = UNetSpec(widths=(8, 16, 32))
 
@@ -83,7 +83,7 @@ def test_a_trained_model_says_how_it_came_to_be(trained, files):
     assert description.classes == (ClassLabel("membrane", 0),)
     assert (description.voxel_size, description.unit) == ((50, 4, 4), "nm")
     assert description.card.terms == "synthetic"
-    assert settings_from_json(json.dumps(description.training.settings)) == settings_of(files)
+    assert train_settings_from_json(json.dumps(description.training.settings)) == settings_of(files)
     assert description.training.versions["torch"]
     assert description.training.parent is None
     assert (description.training.device, description.training.precision) == (
@@ -154,7 +154,7 @@ def test_a_training_told_to_keep_the_best_writes_its_model(files, tmp_path):
     work = iter_train(settings, tmp_path, "cpu")
     while next(work).done < 3:
         pass
-    told = work.send(Keep())
+    told = work.send(KeepBest())
     assert told.message.startswith("measuring the margin")
     model = read_model(run_to_end(work))
     assert [step for step, _ in model.description.training.curves["held-out loss"]] == [3]
@@ -165,7 +165,7 @@ def test_before_the_first_step_there_is_nothing_to_keep(files, tmp_path):
     work = iter_train(settings_of(files), tmp_path, "cpu")
     next(work)
     with pytest.raises(SpecError, match="has not begun, so there is nothing to keep yet: cancel it, or wait"):
-        work.send(Keep())
+        work.send(KeepBest())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -214,7 +214,7 @@ def test_a_volume_is_trained_on_in_3d(tmp_path):
 def test_a_protocol_of_the_papers_sets_the_first_weights_and_trains(files, tmp_path, protocol):
     spec = UNetSpec(widths=(4, 8))
     settings = settings_of(files, protocol=protocol, learning_rate=None, spec=spec, steps=4, validate_every=2, epoch=2)
-    first, modern = start(settings), start(replace(settings, protocol="modern"))
+    first, modern = first_weights(settings), first_weights(replace(settings, protocol="modern"))
     assert torch.equal(first.gates[0].select.weight, modern.gates[0].select.weight)
     assert not torch.equal(first.encoder[0][0].weight, modern.encoder[0][0].weight)
     assert not first.encoder[0][0].bias.any()
@@ -229,7 +229,7 @@ def test_a_protocol_of_the_papers_sets_the_first_weights_and_trains(files, tmp_p
 def test_a_model_that_is_trained_on_keeps_its_weights_under_every_protocol(trained, files):
     settings = settings_of(files, "tuned", start_from=str(trained), protocol="rmsprop-he")
     parent = read_model(trained).network
-    for (name, first), second in zip(parent.named_parameters(), start(settings).parameters(), strict=True):
+    for (name, first), second in zip(parent.named_parameters(), first_weights(settings).parameters(), strict=True):
         assert torch.equal(first, second), name
 
 
@@ -332,7 +332,7 @@ def test_scores_do_not_depend_on_the_tiles(files, trained, monkeypatch):
 
 
 def test_cells_of_a_slice_too_large_are_scored_in_its_middle_and_the_card_says_so(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "LARGEST", 64)
+    monkeypatch.setattr(evaluate, "LARGEST_SCORED", 64)
     seen = []
     real = evaluate.iter_score_slices
     monkeypatch.setattr(evaluate, "iter_score_slices", lambda cell, truth: seen.append(cell.shape) or real(cell, truth))
@@ -368,5 +368,5 @@ def test_a_model_keeps_what_its_training_images_look_like(trained, files):
     alike = sign_stack(sample, {"Y": 96, "X": 96}, measure(sample))
     noise = Stack(np.random.default_rng(0).normal(0, 1, (3, 96, 96)), Space("ZYX"))
     strange = sign_stack(noise, {"Y": 96, "X": 96}, measure(noise))
-    assert distance(alike, [signature])[0] < 1 < distance(strange, [signature])[0]
+    assert signature_distance(alike, [signature])[0] < 1 < signature_distance(strange, [signature])[0]
     assert description.certainty is None or 0 <= description.certainty <= 1

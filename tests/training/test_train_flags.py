@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import pytest
 
-from napari_skipseg.cli.train import FLAGS
+from napari_skipseg.cli.train import TRAIN_FLAGS
 from napari_skipseg.errors import FileError, SpecError
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.networks.presets import PRESETS
@@ -122,7 +122,7 @@ def test_an_unknown_name_is_refused_with_the_choices(flag, names):
 
 def test_every_flag_of_the_command_is_a_setting_or_belongs_to_the_network():
     known = {field.name for field in fields(TrainSettings)} | set(SPEC_FLAGS) | {"preset", "augment"}
-    assert set(FLAGS) <= known
+    assert set(TRAIN_FLAGS) <= known
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,20 @@ import pytest
 from napari_skipseg.errors import SpecError
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage, UNetSpec
-from napari_skipseg.training.settings import Augmentation, TrainSettings, held_out, settings_from_json, settings_to_dict
+from napari_skipseg.training.settings import (
+    Augmentation,
+    TrainSettings,
+    slices_to_hold_out,
+    train_settings_from_json,
+    train_settings_to_dict,
+)
 
 MEMBRANE = {"name": "membrane", "label": 0}
 GOOD = {"name": "mine", "images": ["a.tif"], "labels": ["b.tif"], "classes": [MEMBRANE]}
 
 
 def read(**values):
-    return settings_from_json(json.dumps(GOOD | values))
+    return train_settings_from_json(json.dumps(GOOD | values))
 
 
 def test_defaults_are_a_sat_unet_on_one_class():
@@ -39,7 +45,7 @@ def test_settings_survive_json():
         voxel_size=(8, 8, 8),
         unit="nm",
     )
-    assert settings_from_json(json.dumps(settings_to_dict(settings))) == settings
+    assert train_settings_from_json(json.dumps(train_settings_to_dict(settings))) == settings
 
 
 @pytest.mark.parametrize(
@@ -103,13 +109,13 @@ def test_bad_settings_are_refused_in_one_sentence(values, fault):
 def test_what_is_missing_is_named(missing):
     words = "Name at least one class" if missing == "classes" else f"not valid: {missing}"
     with pytest.raises(SpecError, match=words):
-        settings_from_json(json.dumps({key: value for key, value in GOOD.items() if key != missing}))
+        train_settings_from_json(json.dumps({key: value for key, value in GOOD.items() if key != missing}))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"'])
 def test_what_is_no_json_object_is_refused(text):
     with pytest.raises(SpecError, match="training settings are not valid"):
-        settings_from_json(text)
+        train_settings_from_json(text)
 
 
 @pytest.mark.parametrize(
@@ -117,13 +123,13 @@ def test_what_is_no_json_object_is_refused(text):
     [("", set()), ("7", {7}), ("20-24", {20, 21, 22, 23, 24}), ("0, 5,10-12", {0, 5, 10, 11, 12}), ("3-3", {3})],
 )
 def test_slices_are_held_out_by_number_and_range(text, slices):
-    assert held_out(text) == slices
+    assert slices_to_hold_out(text) == slices
 
 
 @pytest.mark.parametrize("text", ["a", "-3", "3-", "5-3", "1-2-3", "1.5", "²", "0-99999999999", "1;2"])
 def test_what_is_no_list_of_slices_is_refused_with_an_example(text):
     with pytest.raises(SpecError, match="write it like 20-24"):
-        held_out(text)
+        slices_to_hold_out(text)
 
 
 NEEDED = ("x", ("a",), ("b",), (ClassLabel("m", 0),))

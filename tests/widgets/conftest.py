@@ -18,13 +18,13 @@ from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalizat
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.prediction import AttentionMap, Focus, Opened, Prediction, Written
+from napari_skipseg.inference.prediction import AttentionMap, Focus, Prediction, ResultsOpened, TileWritten
 from napari_skipseg.inference.recipes.recipe import Recipe, SegmentRequest, describe_input, recipe_to_dict
 from napari_skipseg.jobs.messages import EstimateRun, ListDevices, ReportSystem, Request, Segment
-from napari_skipseg.models.catalog import FOLDER_VARIABLE, locate_model
+from napari_skipseg.models.catalog import MODELS_VARIABLE, locate_model
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.folder import read_description
-from napari_skipseg.progress import Found, Progress
+from napari_skipseg.progress import ImageFindings, Progress
 
 MODELS = {"tiny-2d": 2, "tiny-3d": 3}
 
@@ -92,7 +92,7 @@ def _viewers_open_fast(model_folder: Path) -> Iterator[None]:
 def only_tiny_models(model_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The library holds nothing but the tiny models, and there are no corrections but those of the test."""
     monkeypatch.setenv("NAPARI_SKIPSEG_CORRECTIONS", str(tmp_path / "corrections"))
-    monkeypatch.setenv(FOLDER_VARIABLE, str(model_folder))
+    monkeypatch.setenv(MODELS_VARIABLE, str(model_folder))
     monkeypatch.setattr("napari_skipseg.models.catalog.BUILT_IN", tmp_path / "no built-in models")
 
 
@@ -145,12 +145,12 @@ class FakeEngine:
             full = replace(full, recipe=_recipe(stack, description, options))
             empty = _emptied(full)
             if self.findings:
-                self._look((yield Found(0, 1, "measuring the grey values", self.findings, self.seems_inverted)))
-            self._look((yield Opened(0, 1, "the first tile", empty)))
+                self._look((yield ImageFindings(0, 1, "measuring the grey values", self.findings, self.seems_inverted)))
+            self._look((yield ResultsOpened(0, 1, "the first tile", empty)))
             for step in range(1, self.steps + 1):
                 time.sleep(self.pause)
                 region = _fill(empty, full, step, self.steps)
-                self._look((yield Written(step, self.steps, f"tile {step} of {self.steps}", region)))
+                self._look((yield TileWritten(step, self.steps, f"tile {step} of {self.steps}", region)))
                 if self.fault is not None and step == 2:
                     raise self.fault
         except GeneratorExit:

@@ -15,13 +15,13 @@ from qtpy.QtCore import QEvent, QPoint, Qt
 from qtpy.QtWidgets import QApplication, QLabel
 
 from napari_skipseg.batch.run import BatchResult
-from napari_skipseg.batch.table import BatchOpened, BatchWaits, FileChanged, Retry, Row
+from napari_skipseg.batch.table import BatchOpened, BatchRow, BatchWaits, FileChanged, Retry
 from napari_skipseg.errors import EngineError
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.messages import RunBatch
-from napari_skipseg.widgets.batch.form import FOLDER_VARIABLE
+from napari_skipseg.widgets.batch.form import CHOICES_VARIABLE
 from napari_skipseg.widgets.batch.table import (
     FILE,
     PICTURE,
@@ -33,7 +33,7 @@ from napari_skipseg.widgets.batch.table import (
     cut_into_lines,
     describe_row,
     has_bar,
-    stopped,
+    mark_stopped,
 )
 from napari_skipseg.widgets.forms.fields import FAULT_COLOR
 from napari_skipseg.widgets.layers.kept_view import view_of
@@ -55,7 +55,7 @@ class Batching:
     def batch(self, settings, retry=False):
         self.asked.append((settings, retry))
         files = sorted(Path(settings.inputs).glob("*.tif"))
-        rows = {file.name: Row(file.name, str(file)) for file in files}
+        rows = {file.name: BatchRow(file.name, str(file)) for file in files}
         yield BatchOpened(0, len(rows), "0 files", tuple(rows.values()), settings.output)
         try:
             for number, row in enumerate(list(rows.values())):
@@ -74,7 +74,7 @@ class Batching:
         report = Path(settings.output) / "a & b" / "report.html"
         return BatchResult(report.parent, report, report, tuple(rows.values()), 1, 0, 2.0)
 
-    def _ended(self, row: Row, output: Path) -> Row:
+    def _ended(self, row: BatchRow, output: Path) -> BatchRow:
         if row.relative.startswith("broken"):
             return replace(row, state="failed", reason=f"'{row.file}' {REASON}")
         files = tuple(str(output / row.relative.replace(".tif", f"_{kind}.tif")) for kind in ("probability", "binary"))
@@ -109,7 +109,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def open_tab(open_panel, batching, folder, monkeypatch):
     """Open the panel with the Batch tab in front, and the folders chosen where asked for; give viewer and panel."""
-    monkeypatch.setenv(FOLDER_VARIABLE, str(folder / "remembered"))
+    monkeypatch.setenv(CHOICES_VARIABLE, str(folder / "remembered"))
 
     def open_it(with_engine=None, chosen=True):
         viewer, panel = open_panel(with_engine)
@@ -318,7 +318,7 @@ def test_lines_are_as_high_as_their_text_whatever_width_the_dock_had(open_tab, q
 def test_what_the_batch_waits_for_is_one_line_in_full_until_a_file_moves(open_tab, qtbot, batching, folder):
     _, panel = open_tab()
     tab, said = panel.batch_tab, "0 of 1 file: starting the workers, of which none has the network of this batch so far"
-    row, go_on = Row("one.tif", str(folder / "in" / "one.tif")), []
+    row, go_on = BatchRow("one.tif", str(folder / "in" / "one.tif")), []
 
     def wait():
         yield BatchOpened(0, 1, "0 of 1 file", (row,), str(folder / "out"))
@@ -408,7 +408,7 @@ def test_a_double_click_opens_one_image_of_a_file_with_its_results(open_tab, qtb
             values = np.full((2, 30, 40), 50 + number, np.uint8)
             writer.write(values, photometric="minisblack", metadata={"axes": "ZYX", "Name": f"Pos{number}"})
     outputs = tuple(str(folder / "out" / f"one_{kind}.tif") for kind in ("probability", "binary"))
-    row = Row("positions.ome.tif#1", f"{file}#1", "done", outputs=outputs, title="Pos1")
+    row = BatchRow("positions.ome.tif#1", f"{file}#1", "done", outputs=outputs, title="Pos1")
     tab._open_table((row,))
     assert tab.table.rows.index(0, FILE).data() == "positions.ome.tif#1 Pos1"
     double_click(qtbot, tab, "positions.ome.tif#1")
@@ -464,7 +464,7 @@ def test_the_most_telling_score_and_its_class_follow_the_state_and_a_wider_dock_
     table.rows.class_names = ("membrane", "vesicle")
     scores = {"membrane iou": 0.4, "membrane dice": 0.5, "vesicle dice": 0.6}
     long = "a_long_name_of_a_file_from_the_microscope_of_monday.tif"
-    table.rows.show_rows([Row(long, f"/in/{long}", "done", scores=scores)])
+    table.rows.show_rows([BatchRow(long, f"/in/{long}", "done", scores=scores)])
     seen = {}
     for width in (300, 500, 900):
         table.resize(width, 240)
@@ -476,7 +476,7 @@ def test_the_most_telling_score_and_its_class_follow_the_state_and_a_wider_dock_
     assert seen[300] == ["", "File", "State", "membrane\ndice"]
     assert seen[500] == [*seen[300], "Time"]
     assert len(seen[900]) == header.count()
-    table.rows.change([Row(long, f"/in/{long}", "done", scores={"average_precision": 0.7, **scores})])
+    table.rows.change([BatchRow(long, f"/in/{long}", "done", scores={"average_precision": 0.7, **scores})])
     names = [header.logicalIndex(3), header.count() - 1]
     assert names[0] == names[1]
 
@@ -486,7 +486,7 @@ def test_no_column_is_cut_at_the_width_of_the_panel_and_a_reason_has_two_lines(q
     qtbot.addWidget(table)
     header = table.horizontalHeader()
     reason = "'/in/a.tif' is not a TIFF file: export the image again as TIFF, OME-Zarr or MRC."
-    table.rows.show_rows([Row("a.tif", "/in/a.tif", "failed", reason=reason), Row("b.tif", "/in/b.tif")])
+    table.rows.show_rows([BatchRow("a.tif", "/in/a.tif", "failed", reason=reason), BatchRow("b.tif", "/in/b.tif")])
     for width in range(300, 601, 20):
         table.resize(width, 240)
         table.show()
@@ -502,15 +502,15 @@ def test_no_column_is_cut_at_the_width_of_the_panel_and_a_reason_has_two_lines(q
 
 
 def test_what_became_of_all_files_is_told_apart():
-    done = Row("a.tif", "", "done")
+    done = BatchRow("a.tif", "", "done")
     rows = [done, replace(done, state="failed"), replace(done, state="skipped"), replace(done, state="running")]
     assert count_states(rows) == "1 done, 1 failed, 1 done before, 1 to go"
     assert count_states([done, done]) == "2 done"
-    at_work = Row("a.tif", "", "running", 3, 12, "tile 3 of 12", 75.0)
-    now = stopped(at_work)
+    at_work = BatchRow("a.tif", "", "running", 3, 12, "tile 3 of 12", 75.0)
+    now = mark_stopped(at_work)
     assert (now.state, now.note, now.message, now.seconds_left) == ("waiting", "stopped at 3 of 12", "", None)
     assert has_bar(now)
-    begun = stopped(replace(at_work, done=0, total=1))
+    begun = mark_stopped(replace(at_work, done=0, total=1))
     assert (begun.note, has_bar(begun)) == ("", False)
 
 
@@ -563,13 +563,13 @@ def test_the_real_engine_goes_on_after_stop_and_kill(open_tab, qtbot, folder):
 
 def test_thousands_of_rows_change_quickly(qapp):
     model = BatchRows()
-    rows = [Row(f"{number}.tif", f"/in/{number}.tif") for number in range(5000)]
+    rows = [BatchRow(f"{number}.tif", f"/in/{number}.tif") for number in range(5000)]
     start = time.process_time()
     model.show_rows(rows)
     model.change([replace(row, state="done", scores={"dice": 0.5}, seconds=2.0) for row in rows[:500]])
     assert time.process_time() - start < 0.5
     assert (model.rowCount(), model.columnCount(), model.count("done")) == (5000, 6, 500)
-    odd = Row(os.fsdecode(b"\xff.tif"), os.fsdecode(b"/in/\xff.tif"), "failed", reason="It failed.")
+    odd = BatchRow(os.fsdecode(b"\xff.tif"), os.fsdecode(b"/in/\xff.tif"), "failed", reason="It failed.")
     model.show_rows([odd])
     assert model.index(0, FILE).data() == "\N{REPLACEMENT CHARACTER}.tif"
     assert describe_row(odd) == "/in/\N{REPLACEMENT CHARACTER}.tif\nIt failed."

@@ -10,12 +10,18 @@ from napari.layers import Image
 
 from napari_skipseg.inference.prediction import file_name
 from napari_skipseg.models.catalog import describe_model
-from napari_skipseg.widgets.segment.checks import Choices, find_faults, find_rescaling, find_warning, offers_planes
+from napari_skipseg.widgets.segment.checks import (
+    SegmentFormValues,
+    find_faults,
+    find_rescaling,
+    find_warning,
+    offers_planes,
+)
 
 
 @pytest.fixture
-def choices() -> Choices:
-    return Choices(Image(np.ones((3, 8, 8)), name="em"), "ZYX", (50, 4, 4), "nm", describe_model("tiny-2d"))
+def choices() -> SegmentFormValues:
+    return SegmentFormValues(Image(np.ones((3, 8, 8)), name="em"), "ZYX", (50, 4, 4), "nm", describe_model("tiny-2d"))
 
 
 OWN = ("layer", "axes", "voxel_size", "unit", "model", "model_fault", "channel", "device", "rescale", "threshold")

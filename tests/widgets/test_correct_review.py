@@ -22,8 +22,8 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.widgets.correct.accept import count_pixels, rectangle_box
-from napari_skipseg.widgets.correct.uncertain_regions import describe_search, is_done, weigh_classes
-from napari_skipseg.widgets.layers.results import Shown
+from napari_skipseg.widgets.correct.uncertain_regions import describe_search, is_region_done, weigh_classes
+from napari_skipseg.widgets.layers.results import ShownResult
 from napari_skipseg.widgets.panel import wait_for
 
 pytestmark = pytest.mark.gui
@@ -199,7 +199,7 @@ def test_the_next_place_is_where_the_network_wavers_and_done_ones_drop_out(open_
     hand.press(Qt.Key.Key_N)
     assert viewer.dims.current_step[0] == 1
     hand.press(Qt.Key.Key_A)
-    assert is_done(tab.corrections(), places.places()[1])
+    assert is_region_done(tab.corrections(), places.places()[1])
     hand.press(Qt.Key.Key_N)
     assert viewer.dims.current_step[0] == 3
     assert [place.center[0] for place in places.places()] == [3]
@@ -237,7 +237,7 @@ def test_what_was_looked_at_is_said_and_no_line_of_the_list_is_cut(open_panel, q
 def test_the_class_that_is_taught_weighs_more_and_one_that_the_model_lacks_is_named(names, taught, weights, said):
     values = np.zeros((len(names), 2, 8, 8) if len(names) > 1 else (2, 8, 8), np.float32)
     axes = "CZYX" if len(names) > 1 else "ZYX"
-    shown = Shown(Prediction(values, Space(axes, (1, 1, 1), "pixel", (0, 0, 0)), names), "ZYX", {}, "id")
+    shown = ShownResult(Prediction(values, Space(axes, (1, 1, 1), "pixel", (0, 0, 0)), names), "ZYX", {}, "id")
     assert weigh_classes(names, taught) == weights
     assert describe_search(shown, taught, 3).startswith("3 places. All that is segmented was looked at.")
     assert said in describe_search(shown, taught, 3)

@@ -7,7 +7,7 @@ import pytest
 
 from napari_skipseg.images.space import Space
 from napari_skipseg.inference.prediction import Prediction
-from napari_skipseg.widgets.forms.done_line import Done, class_shares, describe_done, has_padding
+from napari_skipseg.widgets.forms.done_line import DoneRun, class_shares, describe_done, has_padding
 
 
 def framed(classes: tuple[str, ...], padding: tuple[float | None, ...]) -> Prediction:
@@ -31,12 +31,12 @@ def test_a_frame_that_was_left_out_does_not_count(classes, padding, share):
 
 
 def test_the_line_says_what_the_share_is_of():
-    done = Done(framed(("membrane",), (0.0,)), {"membrane": 0.25}, of_tissue=True)
+    done = DoneRun(framed(("membrane",), (0.0,)), {"membrane": 0.25}, of_tissue=True)
     assert "25 % of the tissue is membrane" in describe_done("The image was", 1.0, done, 0.5)
-    assert "25 % is membrane" in describe_done("The image was", 1.0, Done(done.prediction, done.shares), 0.5)
+    assert "25 % is membrane" in describe_done("The image was", 1.0, DoneRun(done.prediction, done.shares), 0.5)
 
 
 def test_the_start_of_the_engine_is_named_where_it_is_part_of_the_time():
-    done = Done(framed(("membrane",), ()), {"membrane": 0.25})
+    done = DoneRun(framed(("membrane",), ()), {"membrane": 0.25})
     assert "in 20 s (9 s of it to start the engine):" in describe_done("The image was", 20.0, done, 0.5, started=9.0)
     assert "in 20 s:" in describe_done("The image was", 20.0, done, 0.5, started=0.3)

@@ -15,12 +15,21 @@ from napari_skipseg.corrections.subject import CorrectionClass
 from napari_skipseg.errors import EngineError, InputError
 from napari_skipseg.images.space import Space
 from napari_skipseg.jobs.messages import Finetune, PlanLesson, Train
-from napari_skipseg.models.catalog import FOLDER_VARIABLE, locate_model
+from napari_skipseg.models.catalog import MODELS_VARIABLE, locate_model
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.progress import Progress
-from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured, Report, ScoreRow, Trained
+from napari_skipseg.training.progress import (
+    ComparisonReport,
+    Finetuned,
+    KeepBest,
+    ScoreRow,
+    Trained,
+    TrainingProgress,
+    TrainingSummary,
+    ValidationPicture,
+)
 from napari_skipseg.widgets.finetune.comparison import GOOD_COLOR, report_html
-from napari_skipseg.widgets.finetune.form import fresh_name
+from napari_skipseg.widgets.finetune.form import new_model_name
 from napari_skipseg.widgets.finetune.phases import OverallProgress
 from napari_skipseg.widgets.forms.fields import WARNING_COLOR
 
@@ -31,8 +40,8 @@ ROWS = (
     ScoreRow("held-out corrections", "membrane", "FNR", 0.25, 0.125),
     ScoreRow("its own sample", "membrane", "V_rand", 0.9, 0.9),
 )
-BETTER = Report(ROWS, True, "It is better: Dice 0.750 in place of 0.500.")
-WORSE = Report(ROWS, False, "It is not better.")
+BETTER = ComparisonReport(ROWS, True, "It is better: Dice 0.750 in place of 0.500.")
+WORSE = ComparisonReport(ROWS, False, "It is not better.")
 
 
 class Teaching:
@@ -53,7 +62,7 @@ class Teaching:
         self.lessons.append((request.settings, [image.stack.name for image in request.images]))
         if self.refusal is not None:
             raise self.refusal
-        return Lesson({"background": 2000, "membrane": 1500}, {"membrane": 40}, (3, 1), 2, 12.4)
+        return TrainingSummary({"background": 2000, "membrane": 1500}, {"membrane": 40}, (3, 1), 2, 12.4)
 
     def finetune(self, request: Finetune):
         settings, images, target, device = request.settings, request.images, request.target, request.device
@@ -81,10 +90,10 @@ class Teaching:
         for step in range(1, self.steps + 1):
             time.sleep(self.pause)
             values = {"training loss": 1 / step, "held-out Dice": 1 - 1 / step}
-            told = yield Learned(step, self.steps, f"step {step}", step, values)
+            told = yield TrainingProgress(step, self.steps, f"step {step}", step, values)
             tile = np.full((20, 30), step / self.steps, np.float32)
-            picture = Pictured(step, self.steps, f"step {step}", tile * 0, tile, np.zeros((20, 30), np.int16))
-            if isinstance(told, Keep) or isinstance((yield picture), Keep):
+            picture = ValidationPicture(step, self.steps, f"step {step}", tile * 0, tile, np.zeros((20, 30), np.int16))
+            if isinstance(told, KeepBest) or isinstance((yield picture), KeepBest):
                 self.kept = step
                 return
             if self.engine.fault is not None and step == 4:
@@ -108,7 +117,7 @@ def teaching(engine) -> Teaching:
 def open_tab(open_panel, qtbot, teaching, model_folder, tmp_path, monkeypatch):
     """Open the panel with an image; give (viewer, panel, tab), the Fine-tune tab in front."""
     models = shutil.copytree(model_folder, tmp_path / "models")
-    monkeypatch.setenv(FOLDER_VARIABLE, str(models))
+    monkeypatch.setenv(MODELS_VARIABLE, str(models))
 
     def open_it(with_engine=None, image=None):
         viewer, panel = open_panel(with_engine)
@@ -358,7 +367,7 @@ def test_the_next_estimate_follows_what_the_last_fine_tuning_took(open_tab, qtbo
 
 @pytest.mark.parametrize(("old", "new", "arrow"), [(0.8996, 0.9003, ""), (0.9, 0.9004, ""), (0.9, 0.902, "▲")])
 def test_numbers_that_read_the_same_have_no_arrow(old, new, arrow):
-    table = report_html(Report((ScoreRow("its own sample", "x", "Dice", old, new),), True, ""), "a", "b")
+    table = report_html(ComparisonReport((ScoreRow("its own sample", "x", "Dice", old, new),), True, ""), "a", "b")
     assert ("▲" in table or "▼" in table) is bool(arrow)
 
 
@@ -519,7 +528,12 @@ def test_names_that_are_taken_or_impossible_are_refused_and_fresh_ones_are_offer
         assert tab.message.text().startswith(fault)
         assert not tab.tune_button.isEnabled()
     (locate_model("tiny-2d").parent / "tiny-2d-tuned").mkdir()
-    assert fresh_name("tiny-2d") == fresh_name("tiny-2d-tuned") == fresh_name("tiny-2d-tuned-7") == "tiny-2d-tuned-2"
+    assert (
+        new_model_name("tiny-2d")
+        == new_model_name("tiny-2d-tuned")
+        == new_model_name("tiny-2d-tuned-7")
+        == "tiny-2d-tuned-2"
+    )
 
 
 def test_the_details_become_settings(open_tab, qtbot, teaching):

@@ -20,7 +20,7 @@ from napari_skipseg.models.catalog import describe_model, locate_model
 from napari_skipseg.models.description import TrainingRecord
 from napari_skipseg.models.selection import read_selection
 from napari_skipseg.progress import Progress
-from napari_skipseg.studies.inspection import GateMap, Inspection, Part, cut_part
+from napari_skipseg.studies.inspection import GateMap, InspectedPart, Inspection, cut_part
 
 pytestmark = pytest.mark.gui
 BUILT_IN = Path(catalog.__file__).parent / "builtin"
@@ -38,7 +38,7 @@ def engine(engine):
     return engine
 
 
-def _inspect(engine, stack: Stack, place: str, part: Part) -> Generator[Progress, None, Inspection]:
+def _inspect(engine, stack: Stack, place: str, part: InspectedPart) -> Generator[Progress, None, Inspection]:
     for step in range(engine.steps):
         time.sleep(engine.pause)
         yield Progress(0, 1, f"step {step}")

@@ -15,7 +15,7 @@ from napari_skipseg.inference.prediction import AttentionMap, Prediction
 from napari_skipseg.widgets.layers.axes import axes_of, origin_of, set_calibration, voxel_size_of
 from napari_skipseg.widgets.layers.placement import current_position, place_over
 from napari_skipseg.widgets.layers.result_looks import CLASS_COLORS
-from napari_skipseg.widgets.layers.results import Shown, follow, set_threshold, show, stack_of
+from napari_skipseg.widgets.layers.results import ShownResult, follow_layer, set_threshold, show_result, stack_of_layer
 
 
 def predict(shape: tuple[int, ...], axes: str, stride: tuple[int, ...], names=("membrane",)) -> Prediction:
@@ -25,8 +25,8 @@ def predict(shape: tuple[int, ...], axes: str, stride: tuple[int, ...], names=("
     return Prediction(values, Space(axes, (1, 1, 1), "pixel", (0, 0, 0)), names, maps, {"model": "tiny"})
 
 
-def shown_of(layer: Image, prediction: Prediction, axes: str, positions=None) -> Shown:
-    return Shown(prediction, axes, positions or {}, str(layer.unique_id))
+def shown_of(layer: Image, prediction: Prediction, axes: str, positions=None) -> ShownResult:
+    return ShownResult(prediction, axes, positions or {}, str(layer.unique_id))
 
 
 @pytest.mark.parametrize(
@@ -62,18 +62,18 @@ def test_calibration_is_written_to_the_layer_and_leaves_time_alone():
 
 
 def test_stack_of_rgb_has_its_colours_last():
-    stack = stack_of(Image(np.zeros((4, 5, 3), np.uint8), rgb=True), "YX")
+    stack = stack_of_layer(Image(np.zeros((4, 5, 3), np.uint8), rgb=True), "YX")
     assert (stack.space.axes, stack.shape) == ("YXC", (4, 5, 3))
 
 
 def test_stack_of_multiscale_is_its_finest_level():
     data = [np.ones((8, 8)), np.ones((4, 4))]
-    assert stack_of(Image(data, multiscale=True), "YX").shape == (8, 8)
+    assert stack_of_layer(Image(data, multiscale=True), "YX").shape == (8, 8)
 
 
 def test_stack_cut_to_a_slice_keeps_its_axes_and_lies_at_its_place():
     image = np.arange(60).reshape(3, 4, 5)
-    stack = stack_of(Image(image, scale=(50, 4, 4), units="nm", translate=(10, 0, 0)), "ZYX", {0: 2})
+    stack = stack_of_layer(Image(image, scale=(50, 4, 4), units="nm", translate=(10, 0, 0)), "ZYX", {0: 2})
     assert (stack.shape, stack.space.origin) == ((1, 4, 5), (110.0, 0.0, 0.0))
     np.testing.assert_array_equal(stack.read((0, slice(None), slice(None))), image[2])
     np.testing.assert_array_equal(np.asarray(stack.data), image[2:3])
@@ -101,7 +101,7 @@ def test_results_carry_the_place_of_their_image():
     layer = viewer.add_image(
         np.zeros((2, 9, 9)), name="em", scale=(50, 4, 4), translate=(1, 2, 3), units="nm", axis_labels=("z", "y", "x")
     )
-    show(viewer, layer, shown_of(layer, predict((2, 9, 9), "ZYX", (1, 4, 4)), "ZYX"), 0.5)
+    show_result(viewer, layer, shown_of(layer, predict((2, 9, 9), "ZYX", (1, 4, 4)), "ZYX"), 0.5)
     assert [each.name for each in viewer.layers] == ["em", "attention 1", "probability", "binary"]
     for name in ("probability", "binary"):
         assert list(viewer.layers[name].scale) == [50, 4, 4]
@@ -116,7 +116,7 @@ def test_results_carry_the_place_of_their_image():
 def test_results_of_a_slice_lie_at_that_slice():
     viewer = ViewerModel()
     layer = viewer.add_image(np.zeros((5, 8, 8)), scale=(50, 4, 4), translate=(10, 0, 0))
-    show(viewer, layer, shown_of(layer, predict((1, 8, 8), "ZYX", (1, 2, 2)), "ZYX", {0: 3}), 0.5)
+    show_result(viewer, layer, shown_of(layer, predict((1, 8, 8), "ZYX", (1, 2, 2)), "ZYX", {0: 3}), 0.5)
     assert viewer.layers["binary"].data.shape == (1, 8, 8)
     assert list(viewer.layers["binary"].translate) == [160, 0, 0]
     assert list(viewer.layers["attention 1"].translate) == [160, 2, 2]
@@ -125,10 +125,10 @@ def test_results_of_a_slice_lie_at_that_slice():
 def test_results_of_a_channel_are_seen_with_every_channel():
     viewer = ViewerModel()
     leading = viewer.add_image(np.zeros((3, 2, 8, 8)), axis_labels=tuple("czyx"), name="leading")
-    show(viewer, leading, shown_of(leading, predict((2, 8, 8), "ZYX", (1, 2, 2)), "CZYX"), 0.5)
+    show_result(viewer, leading, shown_of(leading, predict((2, 8, 8), "ZYX", (1, 2, 2)), "CZYX"), 0.5)
     assert viewer.layers["binary"].ndim == 3
     between = viewer.add_image(np.zeros((2, 3, 8, 8)), axis_labels=tuple("zcyx"), name="between")
-    show(viewer, between, shown_of(between, predict((2, 8, 8), "ZYX", (1, 2, 2)), "ZCYX"), 0.5)
+    show_result(viewer, between, shown_of(between, predict((2, 8, 8), "ZYX", (1, 2, 2)), "ZCYX"), 0.5)
     repeated = viewer.layers["between: probability"].data
     assert repeated.shape == (2, 3, 8, 8)
     np.testing.assert_array_equal(repeated[:, 0], repeated[:, 2])
@@ -139,10 +139,10 @@ def test_results_of_a_channel_are_seen_with_every_channel():
 def test_segmenting_again_updates_the_layers_and_keeps_what_the_user_set():
     viewer = ViewerModel()
     layer = viewer.add_image(np.zeros((2, 8, 8)), name="em")
-    show(viewer, layer, shown_of(layer, predict((2, 8, 8), "ZYX", (1, 2, 2)), "ZYX"), 0.5)
+    show_result(viewer, layer, shown_of(layer, predict((2, 8, 8), "ZYX", (1, 2, 2)), "ZYX"), 0.5)
     viewer.layers["probability"].name, viewer.layers["attention 1"].visible = "mine", True
     before = list(viewer.layers)
-    show(viewer, layer, shown_of(layer, predict((1, 8, 8), "ZYX", (1, 4, 4)), "ZYX", {0: 1}), 0.5)
+    show_result(viewer, layer, shown_of(layer, predict((1, 8, 8), "ZYX", (1, 4, 4)), "ZYX", {0: 1}), 0.5)
     assert list(viewer.layers) == before
     assert viewer.layers["mine"].data.shape == (1, 8, 8)
     assert viewer.layers["attention 1"].visible
@@ -155,15 +155,15 @@ def test_uncertainty_lies_hidden_over_the_image_and_goes_with_the_next_run_that_
     layer = viewer.add_image(np.zeros((2, 8, 8)), scale=(50, 4, 4), name="em")
     plain = predict((2, 8, 8), "ZYX", (1, 2, 2))
     sampled = replace(plain, uncertainty=plain.probability / 4)
-    show(viewer, layer, shown_of(layer, sampled, "ZYX"), 0.5)
+    show_result(viewer, layer, shown_of(layer, sampled, "ZYX"), 0.5)
     assert [each.name for each in viewer.layers] == ["em", "attention 1", "uncertainty", "probability", "binary"]
     uncertainty = viewer.layers["uncertainty"]
     assert (uncertainty.visible, uncertainty.contrast_limits, uncertainty.colormap.name) == (False, [0, 0.5], "inferno")
     assert list(uncertainty.scale) == [50, 4, 4]
-    show(viewer, layer, shown_of(layer, replace(plain, uncertainty=plain.probability / 2), "ZYX"), 0.5)
+    show_result(viewer, layer, shown_of(layer, replace(plain, uncertainty=plain.probability / 2), "ZYX"), 0.5)
     assert viewer.layers["uncertainty"] is uncertainty
     np.testing.assert_array_equal(uncertainty.data, plain.probability / 2)
-    show(viewer, layer, shown_of(layer, plain, "ZYX"), 0.5)
+    show_result(viewer, layer, shown_of(layer, plain, "ZYX"), 0.5)
     assert "uncertainty" not in viewer.layers
 
 
@@ -171,9 +171,9 @@ def test_results_move_with_their_image():
     viewer = ViewerModel()
     layer = viewer.add_image(np.zeros((2, 8, 8)))
     shown = shown_of(layer, predict((2, 8, 8), "ZYX", (1, 2, 2)), "ZYX")
-    show(viewer, layer, shown, 0.5)
+    show_result(viewer, layer, shown, 0.5)
     layer.scale, layer.translate = (50, 4, 4), (0, 8, 8)
-    follow(viewer, layer, shown)
+    follow_layer(viewer, layer, shown)
     assert list(viewer.layers["attention 1"].scale) == [50, 8, 8]
     assert list(viewer.layers["attention 1"].translate) == [0, 10, 10]
 
@@ -183,10 +183,10 @@ def test_each_class_has_its_probability_and_the_labels_name_the_likeliest():
     layer = viewer.add_image(np.zeros((8, 8)))
     prediction = predict((8, 8), "CYX", (2, 2), names=("membrane", "mitochondrion"))
     shown = shown_of(layer, prediction, "YX")
-    show(viewer, layer, shown, 0.9)
+    show_result(viewer, layer, shown, 0.9)
     assert "mitochondrion uncertainty" not in viewer.layers
     sampled = replace(prediction, uncertainty=prediction.probability / 2)
-    show(viewer, layer, replace(shown, prediction=sampled), 0.9)
+    show_result(viewer, layer, replace(shown, prediction=sampled), 0.9)
     np.testing.assert_array_equal(viewer.layers["mitochondrion uncertainty"].data, prediction.probability[1] / 2)
     np.testing.assert_array_equal(viewer.layers["mitochondrion probability"].data, prediction.probability[1])
     set_threshold(viewer, shown, 0.0)
@@ -217,7 +217,7 @@ def test_a_class_has_one_colour_in_probability_and_binary(names, known, colors):
     layer = viewer.add_image(np.zeros((8, 8)))
     axes = "CYX" if len(names) > 1 else "YX"
     shown = shown_of(layer, predict((8, 8), axes, (2, 2), names), "YX").with_colors(known)
-    show(viewer, layer, shown, 0.5)
+    show_result(viewer, layer, shown, 0.5)
     titles = [f"{name} probability" for name in names] if len(names) > 1 else ["probability"]
     binary = viewer.layers["binary"].colormap
     for value, (title, color) in enumerate(zip(titles, colors, strict=True), start=1):
@@ -231,7 +231,7 @@ def test_names_of_classes_come_first_and_say_preview_rather_than_probability():
     layer = viewer.add_image(np.zeros((8, 8)), name="em")
     prediction = predict((8, 8), "CYX", (2, 2), names=("membrane", "mitochondrion"))
     shown = replace(shown_of(layer, prediction, "YX"), prefix="preview ", source=f"{layer.unique_id} preview")
-    show(viewer, layer, shown, 0.5)
+    show_result(viewer, layer, shown, 0.5)
     names = [each.name for each in viewer.layers if each is not layer]
     assert names == ["preview attention 1", "membrane preview", "mitochondrion preview", "preview binary"]
     assert max(map(len, names)) <= 22

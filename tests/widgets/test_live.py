@@ -10,9 +10,9 @@ from napari.components import ViewerModel
 from qtpy.QtCore import QObject, Qt
 
 from napari_skipseg.images.space import Space
-from napari_skipseg.inference.prediction import AttentionMap, Focus, Opened, Prediction, Written
+from napari_skipseg.inference.prediction import AttentionMap, Focus, Prediction, ResultsOpened, TileWritten
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.layers.live import Filling, Part, find_focus, look_first
+from napari_skipseg.widgets.layers.live import FilledPart, ResultFiller, find_focus, with_first_view
 from napari_skipseg.widgets.layers.results import set_threshold
 
 pytestmark = pytest.mark.gui
@@ -24,8 +24,8 @@ def empty_prediction(*shape: int, axes: str = "ZYX") -> Prediction:
     return Prediction(values, Space(axes, (1, 1, 1), "pixel", (0, 0, 0)), ("membrane",), maps, {"model": "tiny"})
 
 
-def written(done: int, total: int, *region: tuple[int, int]) -> Written:
-    return Written(done, total, f"tile {done} of {total}", region)
+def written(done: int, total: int, *region: tuple[int, int]) -> TileWritten:
+    return TileWritten(done, total, f"tile {done} of {total}", region)
 
 
 def press(qtbot, panel) -> None:
@@ -38,7 +38,7 @@ def filling(qapp):
     viewer, owner = ViewerModel(), QObject()
     layer = viewer.add_image(np.zeros((4, 8, 8)), name="em")
     viewer.dims.set_current_step(0, 1)
-    made = Filling(owner, viewer, layer, Part("ZYX", {}, str(layer.unique_id)), None)
+    made = ResultFiller(owner, viewer, layer, FilledPart("ZYX", {}, str(layer.unique_id)), None)
     made.open(empty_prediction(4, 8, 8), 0.5, {})
     yield viewer, made
     owner.deleteLater()
@@ -138,12 +138,12 @@ def test_the_focus_is_told_until_the_results_are_open_and_then_only_news_are():
     heard = []
 
     def work():
-        for progress in (Progress(0, 1), Progress(0, 1), Opened(0, 1), written(1, 2), written(2, 2)):
+        for progress in (Progress(0, 1), Progress(0, 1), ResultsOpened(0, 1), written(1, 2), written(2, 2)):
             heard.append((yield progress))
         return "done"
 
     first, newer, last = Focus({"Z": (1, 1)}), Focus({"Z": (2, 2)}), Focus({"Z": (3, 3)})
-    steps = look_first(work, first)
+    steps = with_first_view(work, first)
     progress = [steps.send(focus) for focus in (None, None, None, newer, None)]
     assert [each.done for each in progress] == [0, 0, 0, 1, 2]
     with pytest.raises(StopIteration, match="done"):

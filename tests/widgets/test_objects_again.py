@@ -16,15 +16,15 @@ from searching import with_search
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
-from napari_skipseg.inference.objects_to_folder import ObjectsAsked, iter_objects_to_folder
+from napari_skipseg.inference.objects_to_folder import ObjectsRequest, iter_objects_to_folder
 from napari_skipseg.inference.prediction import to_uint8
 from napari_skipseg.jobs.messages import FindObjects
 from napari_skipseg.objects.files import ObjectFiles, read_probability
-from napari_skipseg.objects.find import find_objects
+from napari_skipseg.objects.find import find_objects_in_array
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.widgets.layers.files import add_layers, read_layers
-from napari_skipseg.widgets.objects.preview import Wish, prepare
+from napari_skipseg.widgets.objects.preview import PreviewRequest, prepare_search
 from napari_skipseg.widgets.objects.run_again import find_search
 from napari_skipseg.widgets.objects.sources import describe_source, find_sources, stack_to_search
 
@@ -45,7 +45,7 @@ def write_objects(folder: Path, probability: np.ndarray, axes: str, *names: str,
     told = {"operation": "segment", "classes": names}
     file = folder / "em_probability.tif"
     write_ome_tiff(file, to_uint8(probability), Space(axes, SIZE, "nm"), channel_names=names, description=told)
-    asked = ObjectsAsked(read_probability(file), options, read_stack(folder / "em.tif"))
+    asked = ObjectsRequest(read_probability(file), options, read_stack(folder / "em.tif"))
     return run_to_end(iter_objects_to_folder(asked, folder / "objects"))
 
 
@@ -78,7 +78,9 @@ def test_objects_of_the_panel_are_found_again_from_either_tab(open_panel, qtbot,
     tab.find()
     qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
     found = np.asarray(viewer.layers["em objects"].data)
-    np.testing.assert_array_equal(found, find_objects(to_uint8(noise(2, 5, 6)), Space("ZYX", SIZE), (), OPTIONS))
+    np.testing.assert_array_equal(
+        found, find_objects_in_array(to_uint8(noise(2, 5, 6)), Space("ZYX", SIZE), (), OPTIONS)
+    )
     tab.form.show_options(ObjectOptions())
     press(qtbot, tab)
     assert tab.message.text() == f"{found.max()} objects found. Run again as before."
@@ -203,7 +205,7 @@ def test_of_several_classes_the_channel_of_the_one_that_was_asked_for_is_searche
 
 def test_labels_that_a_recipe_took_for_such_are_labels_again(tmp_path):
     write_ome_tiff(tmp_path / "mask.tif", (noise(2, 5, 6) > 0.5).astype(np.uint8), Space("ZYX", SIZE, "nm"))
-    asked = ObjectsAsked(read_probability(tmp_path / "mask.tif"), ObjectOptions())
+    asked = ObjectsRequest(read_probability(tmp_path / "mask.tif"), ObjectOptions())
     files = run_to_end(iter_objects_to_folder(asked, tmp_path / "objects"))
     viewer = ViewerModel()
     assert find_search(viewer, open_file(viewer, files.labels)).source.labels
@@ -220,4 +222,6 @@ def test_a_result_is_looked_at_as_its_files_hold_it_and_nothing_else_is():
     np.testing.assert_array_equal(stack_to_search(mine, "float32").data[...], values)
     np.testing.assert_array_equal(stack_to_search(theirs).data, values)
     part = {axis: slice(0, length) for axis, length in enumerate(values.shape)}
-    np.testing.assert_array_equal(prepare(Wish(mine, values, part, OPTIONS)).stack.data, to_uint8(values))
+    np.testing.assert_array_equal(
+        prepare_search(PreviewRequest(mine, values, part, OPTIONS)).stack.data, to_uint8(values)
+    )

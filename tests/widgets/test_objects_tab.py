@@ -21,11 +21,11 @@ from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.jobs.operations import FoundObjects
-from napari_skipseg.objects.find import find_objects
+from napari_skipseg.objects.find import find_objects_in_array
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.objects.measure import measure_objects
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.table import Table
+from napari_skipseg.objects.table import ObjectTable
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.widgets.correct.uncertain_regions import corners_of
 from napari_skipseg.widgets.forms.fields import FAULT_COLOR
@@ -33,7 +33,7 @@ from napari_skipseg.widgets.forms.job_tab import FITS
 from napari_skipseg.widgets.objects import export, preview
 from napari_skipseg.widgets.objects.export import in_short, iter_score, without_channels
 from napari_skipseg.widgets.objects.form import THICK
-from napari_skipseg.widgets.objects.layers import ShownObjects, frame_of, iter_load, place_of, show_objects
+from napari_skipseg.widgets.objects.layers import ShownObjects, frame_of, iter_load, position_of_object, show_objects
 from napari_skipseg.widgets.objects.sources import (
     describe_source,
     find_measured,
@@ -119,7 +119,7 @@ def test_the_slab_on_screen_is_found_anew_while_sliders_move_and_lies_exactly_ov
     settle(qtbot, tab)
     look = viewer.layers["em objects (preview)"]
     options = ObjectOptions(threshold=0.5)
-    np.testing.assert_array_equal(look.data, find_objects(blobs(), Space("ZYX"), options=options))
+    np.testing.assert_array_equal(look.data, find_objects_in_array(blobs(), Space("ZYX"), options=options))
     assert (list(look.scale), list(look.translate)) == ([50, 4, 4], [0, 8, 0])
     assert [str(unit) for unit in look.units] == ["nanometer"] * 3
     assert tab.preview_note.text() == "4 objects in 3 slices on screen"
@@ -212,7 +212,7 @@ def test_objects_may_be_too_large_too_and_the_two_sizes_never_cross(open_tab, qt
     choose(form.method, "components")
     tab.preview.click()
     settle(qtbot, tab)
-    sizes = np.bincount(find_objects(blobs(), Space("ZYX"), options=ObjectOptions()).ravel())[1:]
+    sizes = np.bincount(find_objects_in_array(blobs(), Space("ZYX"), options=ObjectOptions()).ravel())[1:]
     assert (form.read().largest, form.largest.note.text()) == (0, "No upper limit.")
     form.largest.number.setValue(int(sizes.max()) - 1)
     settle(qtbot, tab)
@@ -234,14 +234,14 @@ def test_of_many_wishes_the_last_one_is_shown_and_stages_are_kept(open_tab, qtbo
     from napari_skipseg.objects.find import ObjectSearch
 
     asked, made = [], []
-    find, read = ObjectSearch.find, preview.prepare
+    find, read = ObjectSearch.find, preview.prepare_search
     chosen = threading.Event()  # the first search goes on until all wishes are there
     monkeypatch.setattr(
         ObjectSearch,
         "find",
         lambda self, options: (asked.append(options), chosen.wait(60), find(self, options))[2],
     )
-    monkeypatch.setattr(preview, "prepare", lambda wish: (made.append(wish), read(wish))[1])
+    monkeypatch.setattr(preview, "prepare_search", lambda wish: (made.append(wish), read(wish))[1])
     wait_for(lambda: False, 1.0)
     asked.clear()
     tab.preview.click()
@@ -266,7 +266,7 @@ def test_objects_of_the_whole_stack_are_a_layer_with_measurements_and_a_table_th
     probability, names, options, image, labels = engine.calls[-1]
     assert (probability.name, names, image.name, labels) == ("probability", ("membrane",), "em", False)
     layer = viewer.layers["em objects"]
-    np.testing.assert_array_equal(layer.data, find_objects(blobs(), Space("ZYX"), options=options))
+    np.testing.assert_array_equal(layer.data, find_objects_in_array(blobs(), Space("ZYX"), options=options))
     assert (list(layer.scale), list(layer.translate), layer.editable) == ([50, 4, 4], [0, 8, 0], False)
     told = layer.metadata["skipseg"]
     assert (told["recipe"]["objects"]["method"], told["recipe"]["segmentation"]["operation"]) == (
@@ -409,7 +409,7 @@ def test_the_real_engine_finds_what_a_search_in_memory_finds(open_tab, qtbot):
         viewer.add_image(blobs()[None] / np.float32(255), name="p", axis_labels=("t", "z", "y", "x"))
         wait_for(lambda: False, 0.3)
         press_find(qtbot, tab)
-        expected = find_objects(blobs()[None], Space("TZYX"))
+        expected = find_objects_in_array(blobs()[None], Space("TZYX"))
         np.testing.assert_array_equal(viewer.layers["p objects"].data, expected)
         assert tab.message.text() == "4 objects found. Click a row to go to the object."
 
@@ -439,7 +439,7 @@ def test_layers_are_offered_by_what_they_hold():
 
 
 def test_objects_too_large_for_memory_stay_in_their_folder_and_repeat_over_channels(tmp_path, monkeypatch):
-    monkeypatch.setattr("napari_skipseg.widgets.layers.files.IN_MEMORY", 0)
+    monkeypatch.setattr("napari_skipseg.widgets.layers.files.LAYER_IN_MEMORY", 0)
     viewer = ViewerModel()
     values = np.stack([blobs() / np.float32(255)] * 2, axis=1)
     viewer.add_image(values, name="p", axis_labels=("z", "c", "y", "x"), scale=(50, 1, 4, 4))
@@ -453,14 +453,14 @@ def test_objects_too_large_for_memory_stay_in_their_folder_and_repeat_over_chann
     loaded = run_to_end(iter_load(find(), SHAPE))
     assert loaded.folder == tmp_path
     shown = show_objects(viewer, source, loaded)
-    expected = find_objects(blobs(), Space("ZYX"))
+    expected = find_objects_in_array(blobs(), Space("ZYX"))
     for channel in range(2):
         np.testing.assert_array_equal(np.asarray(shown.layer.data[:, channel]), expected)
     assert list(shown.layer.scale) == [50, 1, 4, 4]
     assert without_channels(shown).space.axes == "ZYX"
     np.testing.assert_array_equal(without_channels(shown).read((...,)), expected)
-    assert place_of(shown, 3) == {"Z": (2, (2, 3)), "Y": (31, (8, 55)), "X": (51, (28, 76))}
-    assert place_of(shown, 0)["Z"] == (0, (0, 3))
+    assert position_of_object(shown, 3) == {"Z": (2, (2, 3)), "Y": (31, (8, 55)), "X": (51, (28, 76))}
+    assert position_of_object(shown, 0)["Z"] == (0, (0, 3))
     assert frame_of(viewer, shown, 3).box == ((2, 3), (0, 2), (29, 34), (49, 55))
 
 
@@ -468,7 +468,7 @@ def test_the_frame_of_an_object_is_there_at_its_time_in_all_its_slices_and_nowhe
     viewer = ViewerModel()
     image = np.stack([blobs(), blobs()[::-1]])
     layer = viewer.add_image(image / np.float32(255), name="p", axis_labels="tzyx")
-    found = find_objects(image / np.float32(255), Space("TZYX"))
+    found = find_objects_in_array(image / np.float32(255), Space("TZYX"))
     labels = viewer.add_labels(found.astype(np.uint32), axis_labels="tzyx")
     source = describe_source(viewer, layer)
     shown = ShownObjects(source, labels, measure_objects(Stack(found, Space("TZYX"))), {}, (1.0, 1.0, 1.0))
@@ -487,7 +487,7 @@ def test_a_table_of_a_hundred_thousand_rows_is_sorted_at_once(qtbot):
     table = ObjectsTable()
     qtbot.addWidget(table)
     table.show_table(
-        Table(("label", "volume (nm³)", "bounding box z start"), (np.arange(1, count + 1), values, values))
+        ObjectTable(("label", "volume (nm³)", "bounding box z start"), (np.arange(1, count + 1), values, values))
     )
     assert table.rows.columnCount() == 2
     begun = time.process_time()

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.option_fields import Option, option_fields
 from napari_skipseg.widgets.forms.option_rows import OptionRows
-from napari_skipseg.widgets.segment.form import OptionsFold
+from napari_skipseg.widgets.segment.form import SegmentOptionsBox
 
 pytestmark = pytest.mark.gui
 
@@ -23,7 +23,7 @@ class Invented(SegmentOptions):
 
 
 def test_a_new_option_has_a_row_by_its_field_alone(qtbot):
-    fold = OptionsFold(Invented)
+    fold = SegmentOptionsBox(Invented)
     qtbot.addWidget(fold)
     sharpen, mirror = fold.rows.field("sharpen"), fold.rows.field("mirror")
     assert isinstance(sharpen, QDoubleSpinBox)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 
-from napari_skipseg.widgets.layers.placement import Cut, Repeated, visible_box
+from napari_skipseg.widgets.layers.placement import CutArray, RepeatedSlices, visible_box
 
 
 def look_at(viewer: ViewerModel, centre: tuple[float, float], zoom: float) -> None:
@@ -16,7 +16,7 @@ def look_at(viewer: ViewerModel, centre: tuple[float, float], zoom: float) -> No
 
 def test_a_cut_keeps_its_axes_and_reads_as_the_part_does():
     image = np.arange(4 * 10 * 12).reshape(4, 10, 12)
-    cut = Cut(image, {0: 2, 1: slice(3, 8), 2: slice(0, 12)})
+    cut = CutArray(image, {0: 2, 1: slice(3, 8), 2: slice(0, 12)})
     part = image[2:3, 3:8]
     assert cut.shape == (1, 5, 12)
     np.testing.assert_array_equal(np.asarray(cut), part)
@@ -26,7 +26,7 @@ def test_a_cut_keeps_its_axes_and_reads_as_the_part_does():
 
 def test_what_is_repeated_follows_the_array_and_reads_nothing_more():
     image = np.zeros((3, 4, 5))
-    repeated = Repeated(image, 1, 2)
+    repeated = RepeatedSlices(image, 1, 2)
     image[1, 2, 3] = 7
     whole = np.broadcast_to(image[:, None], (3, 2, 4, 5))
     assert repeated.shape == whole.shape

@@ -10,8 +10,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QListWidgetItem
 
 from napari_skipseg import widgets
-from napari_skipseg.widgets.correct.recovery import Offer
-from napari_skipseg.widgets.forms.fields import Message, PlainLabel, RichLabel, WrappedLine, mark, set_hint
+from napari_skipseg.widgets.correct.recovery import RecoveryOffer
+from napari_skipseg.widgets.forms.fields import MessageLine, PlainLabel, RichLabel, WrappedLine, mark_field, set_hint
 
 pytestmark = pytest.mark.gui
 BAD = "<img src='//evil/share/x.png'>.tif"
@@ -24,7 +24,7 @@ def test_every_label_says_whether_it_holds_text_or_html() -> None:
         assert "QLabel" not in {call.func.id for call in calls if isinstance(call.func, ast.Name)}, file.name
 
 
-@pytest.mark.parametrize("kind", [PlainLabel, Message, WrappedLine])
+@pytest.mark.parametrize("kind", [PlainLabel, MessageLine, WrappedLine])
 def test_labels_of_names_are_plain(qtbot: object, kind: type[QLabel]) -> None:
     label = kind()
     label.setText(BAD)
@@ -38,6 +38,6 @@ def test_tooltips_and_offers_are_plain(qtbot: object) -> None:
     for widget in (label, item):
         set_hint(widget, BAD)
         assert not Qt.mightBeRichText(widget.toolTip())
-    mark(label, BAD)
+    mark_field(label, BAD)
     assert not Qt.mightBeRichText(label.toolTip())
-    assert Offer(BAD, "Go on", None).label.textFormat() == Qt.TextFormat.PlainText
+    assert RecoveryOffer(BAD, "Go on", None).label.textFormat() == Qt.TextFormat.PlainText

@@ -8,15 +8,15 @@ import pytest
 from napari._qt.dialogs.qt_notification import NapariQtNotification
 from qtpy.QtGui import QFontMetrics
 
-from napari_skipseg.corrections.catalog import Found
+from napari_skipseg.corrections.catalog import StoredCorrections
 from napari_skipseg.corrections.subject import Subject
 from napari_skipseg.widgets.correct.recovery import day_of, lost_text
 from napari_skipseg.widgets.forms import job_tab
 from napari_skipseg.widgets.forms.job_tab import FITS, head_of, headed
 
 
-def lost(name: str, changed: float) -> Found:
-    return Found(Path(name), Subject(name, name, "", (4, 4), "YX"), (), changed, True, False, False)
+def lost(name: str, changed: float) -> StoredCorrections:
+    return StoredCorrections(Path(name), Subject(name, name, "", (4, 4), "YX"), (), changed, True, False, False)
 
 
 LOST = lost_text([lost("em", 1e9), lost("other", 5e8)])

@@ -15,12 +15,12 @@ from PIL import Image as Picture
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.identity import identify
-from napari_skipseg.widgets.batch.form import BatchChoices
-from napari_skipseg.widgets.correct.recovery import choose_image
+from napari_skipseg.widgets.batch.form import BatchFormValues
+from napari_skipseg.widgets.correct.recovery import ask_for_image
 from napari_skipseg.widgets.correct.sessions import corrected_stack
 from napari_skipseg.widgets.layers import files
 from napari_skipseg.widgets.layers.files import get_reader, open_image, opened_from, read_layers
-from napari_skipseg.widgets.layers.results import stack_of
+from napari_skipseg.widgets.layers.results import stack_of_layer
 
 STACK = np.random.default_rng(0).integers(0, 256, (5, 30, 40), np.uint8)
 
@@ -100,17 +100,17 @@ def test_every_image_of_a_file_is_a_layer_with_its_name_and_place(viewer, positi
 
 
 def test_a_large_image_of_several_and_a_large_folder_are_read_where_they_lie(sections, positions, monkeypatch) -> None:
-    monkeypatch.setattr(files, "IN_MEMORY", 0)
+    monkeypatch.setattr(files, "LAYER_IN_MEMORY", 0)
     viewer = ViewerModel()
     for path, number, name in ((positions, 1, f"{positions}#1"), (sections, 0, str(sections))):
         data, looks, _ = read_layers(str(path))[number]
         layer = viewer.add_image(data, **looks)
         assert not isinstance(layer.data, np.ndarray)
-        assert stack_of(layer, "ZYX").file == name
+        assert stack_of_layer(layer, "ZYX").file == name
         assert np.array_equal(np.asarray(layer.data[2]), STACK[2] + np.uint8(number))
     tifffile.imwrite(sections / "s_9.tif", STACK[0], photometric="minisblack")
     with pytest.raises(FileError, match="has changed since it was opened"):
-        stack_of(viewer.layers[-1], "ZYX")
+        stack_of_layer(viewer.layers[-1], "ZYX")
 
 
 def test_what_lies_beside_an_image_is_noted_on_its_layer(tmp_path) -> None:
@@ -128,8 +128,8 @@ def test_an_ome_companion_is_read(tmp_path) -> None:
 
 
 def test_the_batch_of_the_panel_may_take_folders_as_stacks() -> None:
-    assert BatchChoices().as_stack is False
-    assert BatchChoices(as_stack=True).as_stack
+    assert BatchFormValues().as_stack is False
+    assert BatchFormValues(as_stack=True).as_stack
 
 
 @pytest.mark.gui
@@ -139,7 +139,7 @@ def test_the_form_of_the_batch_offers_it(qapp) -> None:
     form = BatchForm()
     form.as_stack.setChecked(True)
     assert form.read().as_stack
-    form.show_choices(BatchChoices())
+    form.show_choices(BatchFormValues())
     assert not form.read().as_stack
 
 
@@ -148,17 +148,17 @@ def test_pictures_that_naparis_own_reader_stacked_are_told_of_what_is_missing(tm
         Picture.fromarray(plane).save(tmp_path / f"s{number}.png")
     names = sorted(str(file) for file in tmp_path.glob("*.png"))
     (layer,) = viewer.open(names, stack=True, plugin="napari")
-    assert any("Section 3 is missing" in note for note in stack_of(layer, "ZYX").notes)
+    assert any("Section 3 is missing" in note for note in stack_of_layer(layer, "ZYX").notes)
     (some,) = viewer.open(names[:3], stack=True, plugin="napari")
-    assert stack_of(some, "ZYX").notes == ()
+    assert stack_of_layer(some, "ZYX").notes == ()
 
 
 def test_the_files_of_slices_and_the_names_of_images_go_with_the_layers(viewer, sections, positions) -> None:
     (layer,) = viewer.open(str(sections), plugin="napari-skipseg")
-    assert stack_of(layer, "ZYX").slice_names == ("s_1.tif", "s_2.tif", "s_9.tif", "s_10.tif", "s_11.tif")
-    assert stack_of(layer, "ZYX", {0: 2}).slice_names == ()
+    assert stack_of_layer(layer, "ZYX").slice_names == ("s_1.tif", "s_2.tif", "s_9.tif", "s_10.tif", "s_11.tif")
+    assert stack_of_layer(layer, "ZYX", {0: 2}).slice_names == ()
     layers = viewer.open(str(positions), plugin="napari-skipseg")
-    assert [stack_of(each, "ZYX").title for each in layers] == ["Pos0", "Pos1", "Pos2"]
+    assert [stack_of_layer(each, "ZYX").title for each in layers] == ["Pos0", "Pos1", "Pos2"]
     saved = positions.parent / "saved.ome.tif"
     data, attributes, _ = layers[1].as_layer_data_tuple()
     files.write_image(str(saved), data, attributes)
@@ -177,11 +177,11 @@ def test_choosing_one_image_of_a_file_shows_it_and_its_results_and_hides_the_oth
     beside = opened.add_image(STACK, name="beside")
     first, second, _ = (layer for layer in opened.open(str(positions), plugin="napari-skipseg"))
     form = panel.segment_tab.form
-    choose_image(panel.correct_tab, first)
+    ask_for_image(panel.correct_tab, first)
     segment(qtbot, panel)
     assert shown_in(opened) == ["beside", first.name, "Pos0: probability", "Pos0: binary"]
     opened.layers["Pos0: binary"].visible = False
-    choose_image(panel.correct_tab, second)
+    ask_for_image(panel.correct_tab, second)
     assert shown_in(opened) == ["beside", second.name]
     segment(qtbot, panel)
     assert shown_in(opened) == ["beside", second.name, "Pos1: probability", "Pos1: binary"]

@@ -21,7 +21,7 @@ from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.jobs.client import Engine
-from napari_skipseg.models.catalog import FOLDER_VARIABLE
+from napari_skipseg.models.catalog import MODELS_VARIABLE
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.scores.overlap import score_overlap
 from napari_skipseg.widgets.panel import wait_for
@@ -78,7 +78,7 @@ def test_mitochondria_are_painted_learnt_and_found_where_nobody_painted(
     open_panel, qtbot, larva, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr("napari_skipseg.models.catalog.BUILT_IN", BUILT_IN)
-    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "models"))
+    monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "models"))
     write_ome_tiff(tmp_path / "larva.ome.tif", larva.image[list(PAINTED)], Space("ZYX", VOXEL_SIZE, "nm"))
     parent = read_description(BUILT_IN / "em-membrane").weights_sha256
     with Engine() as engine:

@@ -25,7 +25,7 @@ from napari_skipseg.jobs.messages import Segment
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.widgets.layers import files
 from napari_skipseg.widgets.layers.files import get_reader, make_em_stack, read_layers, write_image, write_labels
-from napari_skipseg.widgets.layers.results import stack_of
+from napari_skipseg.widgets.layers.results import stack_of_layer
 
 
 def add(viewer: ViewerModel, layer_data) -> None:
@@ -58,7 +58,7 @@ def test_an_image_survives_the_file_with_its_place(tmp_path):
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_an_image_that_is_turned_or_runs_backwards_lies_where_its_file_says(tmp_path, monkeypatch, in_memory):
-    monkeypatch.setattr(files, "IN_MEMORY", 2**28 if in_memory else 0)
+    monkeypatch.setattr(files, "LAYER_IN_MEMORY", 2**28 if in_memory else 0)
     values = np.arange(2 * 5 * 4 * 3, dtype="u1").reshape(2, 5, 4, 3)
     group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
     group.create_array("0", data=values[:1], chunks=(1, 2, 2, 2))
@@ -75,7 +75,7 @@ def test_an_image_that_is_turned_or_runs_backwards_lies_where_its_file_says(tmp_
     place = layer.data_to_world((1, 0, 2))  # what the file has at x = 2, y = 3 (its last), z = 1
     assert list(place) == [100 + 1 * 50, 12 - 3 * 4, 8 + 2 * 4]
     assert np.asarray(layer.data)[1, 0, 2] == values[0, 2, 3, 1]
-    stack = stack_of(layer, "ZYX")
+    stack = stack_of_layer(layer, "ZYX")
     assert (stack.space.voxel_size, stack.space.unit, stack.space.origin) == ((50, 4, 4), "nm", (100, 0, 8))
     assert any("turned" in note for note in stack.notes)
 
@@ -109,7 +109,7 @@ def test_rgb_is_one_layer_and_channels_are_several(tmp_path):
 
 
 def test_a_large_file_is_read_where_it_is_looked_at(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "IN_MEMORY", 0)
+    monkeypatch.setattr(files, "LAYER_IN_MEMORY", 0)
     image = np.random.default_rng(0).integers(0, 255, (3, 40, 50), np.uint8)
     tifffile.imwrite(tmp_path / "big.tif", image)
     data = read_layers(str(tmp_path / "big.tif"))[0][0]
@@ -123,7 +123,7 @@ def test_an_ome_zarr_opens_with_its_place_and_a_large_one_with_its_levels(tmp_pa
     write_ome_zarr(tmp_path / "em.ome.zarr", image, told)
     path = str(tmp_path / "em.ome.zarr")
     for small in (True, False):
-        monkeypatch.setattr(files, "IN_MEMORY", 2**30 if small else 0)
+        monkeypatch.setattr(files, "LAYER_IN_MEMORY", 2**30 if small else 0)
         viewer = ViewerModel()
         (layer_data,) = get_reader(path)(path)
         add(viewer, layer_data)
@@ -140,7 +140,7 @@ def large_file(tmp_path, monkeypatch) -> Callable:
     """Write an image that counts as large, open it as layers, and give the first."""
 
     def open_it(name: str, image: np.ndarray, axes: str = "ZYX"):
-        monkeypatch.setattr(files, "IN_MEMORY", 0)
+        monkeypatch.setattr(files, "LAYER_IN_MEMORY", 0)
         path = tmp_path / name
         if name.endswith(".zarr"):
             write_ome_zarr(path, image, Layout(image.shape, Space(axes, (50, 4, 4), "nm"), str(image.dtype)))
@@ -162,18 +162,18 @@ def noise(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("name", ["em.tif", "em.ome.tif", "em.ome.zarr"])
 def test_a_stack_names_its_file_while_the_layer_shows_all_of_it(large_file, tmp_path, name):
     layer = large_file(name, noise(3, 600, 700))
-    assert stack_of(layer, "ZYX").file == str(tmp_path / name)
-    assert stack_of(layer, "TYX").file == str(tmp_path / name)
-    assert stack_of(layer, "ZYX", {0: 1}).file == ""
+    assert stack_of_layer(layer, "ZYX").file == str(tmp_path / name)
+    assert stack_of_layer(layer, "TYX").file == str(tmp_path / name)
+    assert stack_of_layer(layer, "ZYX", {0: 1}).file == ""
     data = layer.data[0] if layer.multiscale else layer.data
     layer.data = [data[1:], data[1:, ::2, ::2]] if layer.multiscale else data[1:]
-    assert stack_of(layer, "ZYX").file == ""
+    assert stack_of_layer(layer, "ZYX").file == ""
 
 
 def test_channels_colours_and_small_images_are_copied(large_file, tmp_path):
-    assert stack_of(large_file("channels.ome.tif", noise(2, 3, 40, 50), "CZYX"), "ZYX").file == ""
-    assert stack_of(large_file("rgb.tif", noise(40, 50, 3), "YXC"), "YX").file == ""
-    assert stack_of(Image(noise(3, 40, 50)), "ZYX").file == ""
+    assert stack_of_layer(large_file("channels.ome.tif", noise(2, 3, 40, 50), "CZYX"), "ZYX").file == ""
+    assert stack_of_layer(large_file("rgb.tif", noise(40, 50, 3), "YXC"), "YX").file == ""
+    assert stack_of_layer(Image(noise(3, 40, 50)), "ZYX").file == ""
 
 
 def test_a_file_that_is_gone_or_another_one_now_is_told(large_file, tmp_path):
@@ -181,10 +181,10 @@ def test_a_file_that_is_gone_or_another_one_now_is_told(large_file, tmp_path):
     tifffile.imwrite(tmp_path / "new.tif", noise(3, 41, 50), photometric="minisblack")
     (tmp_path / "new.tif").replace(tmp_path / "em.tif")
     with pytest.raises(FileError, match=r"em\.tif' has changed since it was opened: open it again\."):
-        stack_of(layer, "ZYX")
+        stack_of_layer(layer, "ZYX")
     (tmp_path / "em.tif").unlink()
     with pytest.raises(FileError, match=r"em\.tif' is no longer there"):
-        stack_of(layer, "ZYX")
+        stack_of_layer(layer, "ZYX")
 
 
 def test_the_engine_reads_a_large_file_where_it_is_and_copies_what_was_changed(large_file, monkeypatch):
@@ -194,10 +194,10 @@ def test_the_engine_reads_a_large_file_where_it_is_and_copies_what_was_changed(l
     )
     layer, options = large_file("em.tif", image), SegmentOptions(device="cpu")
     with Engine() as engine:
-        read = run_to_end(engine.run(Segment(stack_of(layer, "ZYX"), "tiny-2d", options)))
+        read = run_to_end(engine.run(Segment(stack_of_layer(layer, "ZYX"), "tiny-2d", options)))
         assert copied == []
         layer.data = layer.data + 0
-        again = run_to_end(engine.run(Segment(stack_of(layer, "ZYX"), "tiny-2d", options)))
+        again = run_to_end(engine.run(Segment(stack_of_layer(layer, "ZYX"), "tiny-2d", options)))
     assert [file.name for file in copied] == ["stack.npy"]
     np.testing.assert_array_equal(read.probability, again.probability)
     assert np.ptp(read.probability) > 0

@@ -13,22 +13,22 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from napari_skipseg.batch.engine import Engine, Turn
-from napari_skipseg.batch.inputs import UNFINISHED, Entry, read_entry
+from napari_skipseg.batch.engine import DeviceTurn, NetworkRunner
+from napari_skipseg.batch.inputs import UNFINISHED, BatchInput, read_input
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.errors import DeviceError, SkipsegError
 from napari_skipseg.images.zarr.metadata import is_zarr
-from napari_skipseg.inference.prediction import Written
+from napari_skipseg.inference.prediction import TileWritten
 from napari_skipseg.progress import Progress, run_to_end
 
 if TYPE_CHECKING:
-    from napari_skipseg.images.zarr.pyramid import Region
+    from napari_skipseg.images.zarr.pyramid import PyramidRegion
     from napari_skipseg.images.zarr.writer import OmeZarrWriter
     from napari_skipseg.inference.predict import Run
     from napari_skipseg.inference.stores import Store, ZarrStore
 
-LARGE = 2 * 2**30
+LARGE_FILE = 2 * 2**30
 """Voxels from which on an OME-Zarr is cut into blocks."""
 MOST_UNITS = 64
 """Units of a block, at the most: what a worker loses that dies."""
@@ -36,7 +36,7 @@ A_WORKER = 4
 """Blocks for each worker, at the least, so that all end together."""
 
 
-class Parts(NamedTuple):
+class BlockParts(NamedTuple):
     """What of a file is shared out. units: of its grid. levels: parts of each coarser level of all pyramids together,
     the finest level first, as long as one has several; one process makes the rest."""
 
@@ -44,12 +44,12 @@ class Parts(NamedTuple):
     levels: list[int]
 
 
-def is_large(settings: BatchSettings, entry: Entry) -> bool:
+def is_large(settings: BatchSettings, entry: BatchInput) -> bool:
     """Return whether an image is to be segmented in blocks; what cannot be read is not, and fails where it is read."""
     try:
         if not is_zarr(Path(entry.file)):
             return False
-        return math.prod(read_entry(settings, entry).shape) >= LARGE
+        return math.prod(read_input(settings, entry).shape) >= LARGE_FILE
     except (SkipsegError, ValueError, OSError, MemoryError):
         return False
 
@@ -61,7 +61,7 @@ def cut(units: int, workers: int) -> Iterator[range]:
         yield range(start, min(start + length, units))
 
 
-def count_parts(settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine) -> Parts:
+def count_parts(settings: BatchSettings, entry: BatchInput, place: RunPlace, engine: NetworkRunner) -> BlockParts:
     """Return how much there is to share out of a file that was begun.
 
     Raises:
@@ -76,13 +76,13 @@ def count_parts(settings: BatchSettings, entry: Entry, place: RunPlace, engine: 
             most = max(len(writer.arrays) for writer in store.writers.values())
             counts = (len(_parts_of(store, level)) for level in range(1, most))
             levels = list(takewhile(lambda count: count > 1, counts))
-        return Parts(len(run.grid), levels)
+        return BlockParts(len(run.grid), levels)
     finally:
         turn.end()
 
 
 def iter_block(
-    settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine, units: range
+    settings: BatchSettings, entry: BatchInput, place: RunPlace, engine: NetworkRunner, units: range
 ) -> Generator[Progress, None, None]:
     """Yield after each of the `units` of a file that was begun; those that are there already are left alone.
 
@@ -100,7 +100,7 @@ def iter_block(
         others = (number for number in range(len(run.grid)) if number not in left)
         done = len(units) - len(left)
         for progress in iter_fill(run, _Strict(store, run), others):
-            done += isinstance(progress, Written)
+            done += isinstance(progress, TileWritten)
             yield Progress(done, len(units), progress.message)
         store.sync()  # before anybody notes that they are done
     finally:
@@ -108,7 +108,7 @@ def iter_block(
 
 
 def iter_level(
-    settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine, level: int, parts: range
+    settings: BatchSettings, entry: BatchInput, place: RunPlace, engine: NetworkRunner, level: int, parts: range
 ) -> Generator[Progress, None, None]:
     """Yield after each of the `parts` of a level of the pyramids; all of the next finer one is there.
 
@@ -126,21 +126,21 @@ def iter_level(
     store.sync()
 
 
-def _parts_of(store: ZarrStore, level: int) -> list[tuple[OmeZarrWriter, Region]]:
+def _parts_of(store: ZarrStore, level: int) -> list[tuple[OmeZarrWriter, PyramidRegion]]:
     """Return the parts of a level of all stores that have one."""
     writers = (writer for writer in store.writers.values() if level < len(writer.arrays))
     return [(writer, region) for writer in writers for region in writer.parts(level)]
 
 
-def note_block(entry: Entry, place: RunPlace, units: range) -> None:
+def note_block(entry: BatchInput, place: RunPlace, units: range) -> None:
     """Write down that the `units` of a file that was begun are done.
 
     Raises:
         FileError: nothing can be written.
     """
-    from napari_skipseg.inference.run_folder import note_units
+    from napari_skipseg.inference.run_folder import note_tiles
 
-    note_units(_begun(entry, place), units)
+    note_tiles(_begun(entry, place), units)
 
 
 class _Strict:
@@ -158,28 +158,30 @@ class _Strict:
         self._store.write(piece)
 
 
-def _begun(entry: Entry, place: RunPlace) -> Path:
+def _begun(entry: BatchInput, place: RunPlace) -> Path:
     return place.results(entry) / f"{entry.name}{UNFINISHED}"
 
 
-def _prepare(settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine, turn: Turn) -> Run:
+def _prepare(
+    settings: BatchSettings, entry: BatchInput, place: RunPlace, engine: NetworkRunner, turn: DeviceTurn
+) -> Run:
     """Return all that was settled when the file was begun."""
-    from napari_skipseg.inference.backends.choose import Pinned
+    from napari_skipseg.inference.backends.choose import BackendChoice
     from napari_skipseg.inference.predict import iter_prepare
-    from napari_skipseg.inference.run_folder import recipe_of
+    from napari_skipseg.inference.run_folder import recipe_of_run
 
-    options, recipe = settings.request.options, recipe_of(_begun(entry, place))
-    maker = turn if options.samples else turn.pinned(Pinned(recipe["backend"], recipe["precision"]))
-    work = iter_prepare(read_entry(settings, entry), engine.model, options, maker, pinned=recipe, with_binary=True)
+    options, recipe = settings.request.options, recipe_of_run(_begun(entry, place))
+    maker = turn if options.samples else turn.pinned(BackendChoice(recipe["backend"], recipe["precision"]))
+    work = iter_prepare(read_input(settings, entry), engine.model, options, maker, pinned=recipe, with_binary=True)
     return run_to_end(work)
 
 
-def _open_store(settings: BatchSettings, entry: Entry, place: RunPlace, run: Run) -> ZarrStore:
+def _open_store(settings: BatchSettings, entry: BatchInput, place: RunPlace, run: Run) -> ZarrStore:
     """Return the stores that were made when the file was begun; others are writing to them."""
     from napari_skipseg.images.zarr.writer import OmeZarrWriter
-    from napari_skipseg.inference.run_folder import recipe_of
+    from napari_skipseg.inference.run_folder import recipe_of_run
     from napari_skipseg.inference.stores import ZarrStore
 
     begun, names = _begun(entry, place), run.model.description.class_names
     how = (settings.request.depth, names, OmeZarrWriter)
-    return ZarrStore(run.results, begun / entry.name, run.stack, recipe_of(begun), *how)
+    return ZarrStore(run.results, begun / entry.name, run.stack, recipe_of_run(begun), *how)

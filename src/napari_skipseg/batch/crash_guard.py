@@ -20,13 +20,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
-from napari_skipseg.batch.inputs import Entry
+from napari_skipseg.batch.inputs import BatchInput
 from napari_skipseg.batch.place import RunPlace
 from napari_skipseg.device_faults import is_out_of_memory
 from napari_skipseg.durable import open_file, write_whole
 from napari_skipseg.errors import FileError, SkipsegError
-from napari_skipseg.images.faults import telling_faults
-from napari_skipseg.images.files import place_of
+from napari_skipseg.images.faults import file_errors_as
+from napari_skipseg.images.files import location_of_image
 
 MOST_CRASHES = 3
 """Crashes in a row after which a file is left out."""
@@ -38,7 +38,7 @@ _kept: list[BinaryIO] = []
 
 
 @dataclass(frozen=True)
-class Note:
+class CrashNote:
     """How often in a row a process crashed while it opened a file.
 
     by: the process that has it open now, "" = none. changed: when the file was, as another content is another chance.
@@ -62,7 +62,7 @@ class Note:
         )
 
 
-class Openings:
+class CrashGuard:
     """The files that this process is opening. A file that is suspect is opened while no other is, so that its
     neighbours are not blamed for it."""
 
@@ -72,9 +72,9 @@ class Openings:
         self._changed = threading.Condition()
         self._inside, self._alone = 0, False
 
-    def look_at(self, entry: Entry) -> Opening:
+    def look_at(self, entry: BatchInput) -> GuardedFile:
         """Return what is known of a file that is about to be opened."""
-        return Opening(self, note_of(self._place, entry), _place_of(self._place, entry))
+        return GuardedFile(self, note_of(self._place, entry), _place_of(self._place, entry))
 
     def enter(self, alone: bool) -> None:
         """Wait until a file may be opened, at most until all is to stop."""
@@ -92,17 +92,17 @@ class Openings:
             self._changed.notify_all()
 
 
-class Opening:
+class GuardedFile:
     """One file from before it is opened until its first tile was computed; a context manager.
 
     Left without `passed`, it says nothing new of the file: whatever happened, the process is still there.
     """
 
-    def __init__(self, openings: Openings, note: Note, place: Path) -> None:
+    def __init__(self, openings: CrashGuard, note: CrashNote, place: Path) -> None:
         self._openings, self.note, self._place = openings, note, place
         self._is_alone, self._is_open = note.crashes > 0, False
 
-    def __enter__(self) -> Opening:
+    def __enter__(self) -> GuardedFile:
         self._open()
         return self
 
@@ -112,7 +112,7 @@ class Opening:
     def passed(self) -> None:
         """Say that the file can be opened: what was noted of it counts no more."""
         if self._is_open:
-            self.note = Note()
+            self.note = CrashNote()
             self._close()
 
     @contextlib.contextmanager
@@ -139,27 +139,27 @@ class Opening:
             if self.note.crashes:
                 _write(self._place, self.note)
             else:
-                with telling_faults(self._place):
+                with file_errors_as(self._place):
                     self._place.unlink(missing_ok=True)
         finally:
             self._openings.leave(self._is_alone)
 
 
-def note_of(place: RunPlace, entry: Entry) -> Note:
+def note_of(place: RunPlace, entry: BatchInput) -> CrashNote:
     """Return what is noted of a file, with the end of the process that had it open the last time."""
     changed = _changed(entry)
     try:
-        told = Note(**json.loads(_place_of(place, entry).read_bytes()))
+        told = CrashNote(**json.loads(_place_of(place, entry).read_bytes()))
         if told.changed == changed and told.by:
             crash = place.path / f"{CRASHES}{told.by}"
             is_crash = crash.is_file() and crash.stat().st_size > 0
-            return Note(told.crashes + is_crash, "", changed)
-        return told if told.changed == changed else Note(changed=changed)
+            return CrashNote(told.crashes + is_crash, "", changed)
+        return told if told.changed == changed else CrashNote(changed=changed)
     except (OSError, ValueError, TypeError, AttributeError):  # there is none, or it was cut short
-        return Note(changed=changed)
+        return CrashNote(changed=changed)
 
 
-def give_chance(place: RunPlace, entry: Entry) -> None:
+def give_chance(place: RunPlace, entry: BatchInput) -> None:
     """Have a file opened once more that was left out.
 
     Raises:
@@ -214,25 +214,25 @@ def clear_crashes(place: RunPlace) -> None:
 
 def _open_crashes(place: RunPlace) -> BinaryIO:
     file = place.path / f"{CRASHES}{socket.gethostname()}-{os.getpid()}"
-    with telling_faults(file):
+    with file_errors_as(file):
         return open_file(file)
 
 
-def _place_of(place: RunPlace, entry: Entry) -> Path:
+def _place_of(place: RunPlace, entry: BatchInput) -> Path:
     return place.record(entry).with_suffix(".opening")
 
 
-def _changed(entry: Entry) -> int:
+def _changed(entry: BatchInput) -> int:
     try:
-        return place_of(entry.file).stat().st_mtime_ns
+        return location_of_image(entry.file).stat().st_mtime_ns
     except OSError:
         return 0
 
 
-def _write(place: Path, note: Note) -> None:
+def _write(place: Path, note: CrashNote) -> None:
     """Write a note; quickly, as there is one for each file, and what a power cut leaves of it is no matter."""
     text = json.dumps(asdict(note)).encode()
-    with telling_faults(place):
+    with file_errors_as(place):
         try:
             write_whole(place, text)
         except FileNotFoundError:
@@ -240,10 +240,10 @@ def _write(place: Path, note: Note) -> None:
             write_whole(place, text)
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """What only writing can meet, and every file would."""
-PROBE = ".probe"
-GOES_ON = "What is done stays, and the same batch goes on from there."
+_PROBE = ".probe"
+_GOES_ON = "What is done stays, and the same batch goes on from there."
 
 
 class StoppedError(SkipsegError):
@@ -265,14 +265,14 @@ def reason_of(error: Exception) -> str:
 def fault_of_folder(error: Exception, folder: Path) -> FileError | None:
     """Return why nothing more can be written to `folder`, where that is what `error` says; None for all else."""
     faults = [fault for fault in _chain(error) if isinstance(fault, OSError)]
-    if any(fault.errno in FULL for fault in faults):
-        return FileError(f"{reason_of(error)} {GOES_ON}")
+    if any(fault.errno in _FULL for fault in faults):
+        return FileError(f"{reason_of(error)} {_GOES_ON}")
     if faults:
         try:
-            write_whole(folder / PROBE, b"can this be written?")
-            (folder / PROBE).unlink(missing_ok=True)  # another file may fail at this moment too
+            write_whole(folder / _PROBE, b"can this be written?")
+            (folder / _PROBE).unlink(missing_ok=True)  # another file may fail at this moment too
         except OSError as fault:
-            return FileError(f"Nothing can be written to '{folder}' any more ({fault.strerror or fault}). {GOES_ON}")
+            return FileError(f"Nothing can be written to '{folder}' any more ({fault.strerror or fault}). {_GOES_ON}")
     return None
 
 

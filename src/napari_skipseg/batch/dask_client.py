@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 CONNECTING = 10
 """Seconds in which a scheduler has to answer."""
-NEVER = "365 days"
+_NEVER = "365 days"
 """When Dask gives up one of this machine's workers for good: else 15 seconds after one ended, if at that moment another
 one in its place has just ended too."""
 NOISY = ("distributed", "tornado", "asyncio", "bokeh")
@@ -35,7 +35,7 @@ SILENT = logging.CRITICAL + 1
 
 
 @dataclass(frozen=True)
-class Cluster:
+class DaskCluster:
     """A cluster that answers. name: for messages. cores: of this machine's workers, each's share; () elsewhere.
 
     gpus: over which this machine's workers are spread; () if they use none, and elsewhere.
@@ -55,7 +55,7 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def open_cluster(settings: BatchSettings) -> Iterator[Cluster]:
+def open_cluster(settings: BatchSettings) -> Iterator[DaskCluster]:
     """Yield the cluster that `settings` name: workers of this machine, gone at the end, or those of a scheduler.
 
     Raises:
@@ -75,12 +75,12 @@ def open_cluster(settings: BatchSettings) -> Iterator[Cluster]:
             leaving.callback(_leave, client)
             name = f"The Dask scheduler at '{settings.scheduler}'"
             _check_versions(client, name)
-            yield Cluster(client, name, ())
+            yield DaskCluster(client, name, ())
         else:
             shares = share_cores(settings.workers)
             gpus = usable_gpus() if settings.request.options.device in ("auto", "cuda") else ()
             client = leaving.enter_context(_own_cluster(shares, distributed, gpus))
-            yield Cluster(client, "The workers of this machine", shares, gpus)
+            yield DaskCluster(client, "The workers of this machine", shares, gpus)
 
 
 def share_cores(workers: int) -> tuple[tuple[int, ...], ...]:
@@ -156,7 +156,7 @@ def _own_cluster(shares: tuple[tuple[int, ...], ...], distributed: Any, gpus: tu
         raise EngineError(f"The workers could not be started ({_reason(error)}): try fewer of them.") from error
     with contextlib.ExitStack() as leaving:
         leaving.callback(cluster.close, timeout=CONNECTING)
-        leaving.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": NEVER}))
+        leaving.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": _NEVER}))
         client = distributed.Client(cluster, timeout=CONNECTING, set_as_default=False, security=security)
         leaving.callback(_leave, client)
         yield client

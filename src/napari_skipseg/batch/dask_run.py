@@ -14,13 +14,13 @@ from pydantic import TypeAdapter
 from napari_skipseg.batch import blocks
 from napari_skipseg.batch.crash_guard import clear_crashes
 from napari_skipseg.batch.dask_client import open_cluster
-from napari_skipseg.batch.dask_tasks import Desk, Reply, Task
-from napari_skipseg.batch.inputs import Entry
+from napari_skipseg.batch.dask_tasks import DaskReply, DaskTask, TaskSubmitter
+from napari_skipseg.batch.inputs import BatchInput
 from napari_skipseg.batch.place import RunPlace
-from napari_skipseg.batch.records import Record, known, write_record
-from napari_skipseg.batch.run_file import Outcome
+from napari_skipseg.batch.records import FileRecord, is_known_input, write_file_record
+from napari_skipseg.batch.run_file import FileOutcome
 from napari_skipseg.batch.settings import BatchSettings
-from napari_skipseg.batch.threads import LANES, WAKE, Message, waiting_for
+from napari_skipseg.batch.threads import LANES, THREADS_WAKE, ThreadMessage, waiting_for
 from napari_skipseg.errors import EngineError
 from napari_skipseg.progress import Progress
 
@@ -28,12 +28,12 @@ MOST_TRIES = 3
 """How often a block is tried before its file fails."""
 IN_BLOCKS = ("block", "level", "objects")
 """Tasks that are parts of a file."""
-ASIDE = "put aside until nothing else is left, as workers ended while having it"
+_ASIDE = "put aside until nothing else is left, as workers ended while having it"
 
 
 def iter_cluster(
-    settings: BatchSettings, waiting: deque[Entry], place: RunPlace
-) -> Generator[Message | None, None, None]:
+    settings: BatchSettings, waiting: deque[BatchInput], place: RunPlace
+) -> Generator[ThreadMessage | None, None, None]:
     """Yield what is new of the files that are `waiting`, as `threads.iter_lanes` does; workers of a cluster do them.
 
     A worker that dies has its file gone on with by another. Closed, it stops each file at its next tile.
@@ -43,7 +43,7 @@ def iter_cluster(
     """
     yield waiting_for("connecting to the cluster" if settings.scheduler else "starting the workers")
     with open_cluster(settings) as cluster:
-        desk = Desk(cluster, settings, place)
+        desk = TaskSubmitter(cluster, settings, place)
         try:
             yield from _iter_settle(desk)
             yield from _Batch(desk, waiting).iter_work()
@@ -52,13 +52,13 @@ def iter_cluster(
             clear_crashes(place)
 
 
-def _iter_settle(desk: Desk) -> Generator[Message | None, None, None]:
+def _iter_settle(desk: TaskSubmitter) -> Generator[ThreadMessage | None, None, None]:
     """Yield until one worker has settled what all of them compute with, and on which tile."""
     yield waiting_for("waiting for a worker to start the network")
-    desk.give(Task("settle"))
+    desk.give(DaskTask("settle"))
     while desk.computes is None:
         try:
-            reply = desk.hear(WAKE)
+            reply = desk.hear(THREADS_WAKE)
         except Empty:
             yield _what_lacks(desk)
             continue
@@ -68,7 +68,7 @@ def _iter_settle(desk: Desk) -> Generator[Message | None, None, None]:
             desk.computes = reply.news["computes"]
 
 
-def _what_lacks(desk: Desk) -> Message | None:
+def _what_lacks(desk: TaskSubmitter) -> ThreadMessage | None:
     """Return what is said where a cluster has no workers, None where it has."""
     lacking = desk.lacking()
     return waiting_for(lacking) if lacking else None
@@ -87,11 +87,11 @@ class _Large:
     left: int = 0
     reached: dict[range, int] = field(default_factory=dict)
 
-    def cut(self, entry: Entry, workers: int) -> list[Task]:
+    def cut(self, entry: BatchInput, workers: int) -> list[DaskTask]:
         """Return what is to be done, all at once, before anything else can be."""
         found = list(blocks.cut(self.total, workers))
         self.left, self.reached = len(found), {}
-        return [Task(self.kind, entry, block, self.level) for block in found]
+        return [DaskTask(self.kind, entry, block, self.level) for block in found]
 
     @property
     def progress(self) -> Progress:
@@ -108,21 +108,21 @@ class _Batch:
     did are put aside, and done when nothing else is left, one at a time: what ends workers then is to blame.
     """
 
-    def __init__(self, desk: Desk, waiting: deque[Entry]) -> None:
+    def __init__(self, desk: TaskSubmitter, waiting: deque[BatchInput]) -> None:
         self._desk, self._waiting = desk, waiting
-        self._ready: deque[Task] = deque()
-        self._aside: deque[Task] = deque()
-        self._larges: dict[Entry, _Large] = {}
-        self._moving: set[Entry] = set()
+        self._ready: deque[DaskTask] = deque()
+        self._aside: deque[DaskTask] = deque()
+        self._larges: dict[BatchInput, _Large] = {}
+        self._moving: set[BatchInput] = set()
 
-    def iter_work(self) -> Generator[Message | None, None, None]:
+    def iter_work(self) -> Generator[ThreadMessage | None, None, None]:
         """Yield news until nothing waits and all is done."""
         while True:
             self._give()
             if not self._desk.working:
                 return
             try:
-                reply = self._desk.hear(WAKE)
+                reply = self._desk.hear(THREADS_WAKE)
             except Empty:
                 yield _what_lacks(self._desk)
                 continue
@@ -141,18 +141,18 @@ class _Batch:
                 continue
             entry = self._waiting.popleft()
             is_large = blocks.is_large(self._desk.settings, entry)
-            self._desk.give(Task("begin" if is_large else "file", entry))
+            self._desk.give(DaskTask("begin" if is_large else "file", entry))
         if self._aside and not self._desk.working:
             self._desk.give(self._aside.popleft())
 
-    def _follow(self, reply: Reply) -> Message | None:
+    def _follow(self, reply: DaskReply) -> ThreadMessage | None:
         task, news = reply
         if task.entry is None:
             return None
         if isinstance(news, Progress):
-            return Message(task.entry, self._moved(task, task.entry, news))
+            return ThreadMessage(task.entry, self._moved(task, task.entry, news))
         if news["reply"] == "outcome":
-            return self._ended(task.entry, Outcome(news["state"], _record_of(news["record"])))
+            return self._ended(task.entry, FileOutcome(news["state"], _record_of(news["record"])))
         if news["reply"] in ("begun", "segmented"):
             kind: Literal["block", "objects"] = "block" if news["reply"] == "begun" else "objects"
             return self._share_out(task.entry, _Large(news["units"], deque(news.get("levels", ())), kind))
@@ -166,20 +166,20 @@ class _Batch:
             return None
         if news["reply"] == "killed" and not task.alone:
             self._put_back(replace(task, alone=True))
-            return Message(task.entry, Progress(0, 1, ASIDE))
+            return ThreadMessage(task.entry, Progress(0, 1, _ASIDE))
         return self._failed(task.entry, news["reason"])
 
-    def _put_back(self, task: Task) -> None:
+    def _put_back(self, task: DaskTask) -> None:
         (self._aside if task.alone else self._ready).append(task)
 
-    def _ended(self, entry: Entry, outcome: Outcome) -> Message:
+    def _ended(self, entry: BatchInput, outcome: FileOutcome) -> ThreadMessage:
         """Say what became of a file; one that a worker ended over after it was written is found done by the next."""
         self._larges.pop(entry, None)
         is_new = outcome.state == "skipped" and entry in self._moving
         self._moving.discard(entry)
-        return Message(entry, outcome._replace(state="done") if is_new else outcome)
+        return ThreadMessage(entry, outcome._replace(state="done") if is_new else outcome)
 
-    def _moved(self, task: Task, entry: Entry, progress: Progress) -> Progress:
+    def _moved(self, task: DaskTask, entry: BatchInput, progress: Progress) -> Progress:
         self._moving.add(entry)
         large = self._larges.get(entry)
         if large is None or task.kind not in IN_BLOCKS:
@@ -187,12 +187,12 @@ class _Batch:
         large.reached[task.units] = max(progress.done, large.reached.get(task.units, 0))
         return large.progress
 
-    def _share_out(self, entry: Entry, large: _Large) -> Message:
+    def _share_out(self, entry: BatchInput, large: _Large) -> ThreadMessage:
         self._larges[entry] = large
         self._ready.extend(large.cut(entry, self._desk.workers))
-        return Message(entry, large.progress)
+        return ThreadMessage(entry, large.progress)
 
-    def _filled(self, task: Task, entry: Entry) -> Message | None:
+    def _filled(self, task: DaskTask, entry: BatchInput) -> ThreadMessage | None:
         large = self._larges.get(entry)
         if large is None:
             return None
@@ -200,36 +200,36 @@ class _Batch:
             blocks.note_block(entry, self._desk.place, task.units)
         large.reached[task.units] = len(task.units)
         large.left -= 1
-        message = Message(entry, large.progress)
+        message = ThreadMessage(entry, large.progress)
         if not large.left:
             self._go_on(entry, large)
         return message
 
-    def _go_on(self, entry: Entry, large: _Large) -> None:
+    def _go_on(self, entry: BatchInput, large: _Large) -> None:
         """Have the next level made, of which each part needs all of the one before; or what follows, by one worker."""
         if not large.levels:
-            self._ready.append(Task("file" if large.kind == "objects" else "segment", entry))
+            self._ready.append(DaskTask("file" if large.kind == "objects" else "segment", entry))
             return
         large.kind = "level"
         large.level, large.total = large.level + 1, large.levels.popleft()
         self._ready.extend(large.cut(entry, self._desk.workers))
 
-    def _failed(self, entry: Entry, reason: str) -> Message:
+    def _failed(self, entry: BatchInput, reason: str) -> ThreadMessage:
         """Say of a file that it failed, where no worker could; what was begun of it stays."""
         self._larges.pop(entry, None)
         self._desk.forget(entry)
         self._moving.discard(entry)
         self._ready = deque(task for task in self._ready if task.entry != entry)
         self._aside = deque(task for task in self._aside if task.entry != entry)
-        record = Record(entry.file, entry.relative, entry.name, "failed", known(entry.file), reason=reason)
-        write_record(self._desk.place.record(entry), record, self._desk.place.path)
-        return Message(entry, Outcome("failed", record))
+        record = FileRecord(entry.file, entry.relative, entry.name, "failed", is_known_input(entry.file), reason=reason)
+        write_file_record(self._desk.place.record(entry), record, self._desk.place.path)
+        return ThreadMessage(entry, FileOutcome("failed", record))
 
 
 @cache
-def _adapter() -> TypeAdapter[Record]:
-    return TypeAdapter(Record)
+def _adapter() -> TypeAdapter[FileRecord]:
+    return TypeAdapter(FileRecord)
 
 
-def _record_of(values: dict[str, Any]) -> Record:
+def _record_of(values: dict[str, Any]) -> FileRecord:
     return _adapter().validate_python(values)

@@ -10,11 +10,17 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any, Literal, NamedTuple
 
-from napari_skipseg.batch.dask_client import Cluster
-from napari_skipseg.batch.dask_worker import answer, at_work, hash_of, keep_sent, read_files
-from napari_skipseg.batch.inputs import UNFINISHED, Entry
+from napari_skipseg.batch.dask_client import DaskCluster
+from napari_skipseg.batch.dask_worker import (
+    hash_of_model_files,
+    read_model_files,
+    run_dask_task,
+    run_task,
+    store_received_model,
+)
+from napari_skipseg.batch.inputs import UNFINISHED, BatchInput
 from napari_skipseg.batch.place import RunPlace
-from napari_skipseg.batch.settings import BatchSettings, settings_to_json
+from napari_skipseg.batch.settings import BatchSettings, batch_settings_to_json
 from napari_skipseg.devices import versions
 from napari_skipseg.errors import EngineError, SkipsegError
 from napari_skipseg.locks import is_held
@@ -32,7 +38,7 @@ READY = "running"
 
 
 @dataclass(frozen=True)
-class Task:
+class DaskTask:
     """What one worker is to do: see `dask_worker.answer`. units: of a block, parts of a level, or blocks of objects.
     tries: how often it failed elsewhere.
 
@@ -40,29 +46,29 @@ class Task:
     """
 
     kind: Literal["settle", "file", "begin", "block", "level", "segment", "objects"]
-    entry: Entry | None = None
+    entry: BatchInput | None = None
     units: range = range(0)
     level: int = 0
     tries: int = 0
     alone: bool = False
 
 
-class Reply(NamedTuple):
+class DaskReply(NamedTuple):
     """What came of a task: news of how far it is, or in the end the worker's answer."""
 
-    task: Task
+    task: DaskTask
     news: Progress | dict[str, Any]
 
 
 @dataclass
-class Desk:
+class TaskSubmitter:
     """Gives tasks of one batch to a cluster and hears of them."""
 
-    cluster: Cluster
+    cluster: DaskCluster
     settings: BatchSettings
     place: RunPlace
     computes: list[str] | None = None
-    working: dict[int, Task] = field(default_factory=dict)
+    working: dict[int, DaskTask] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._topic = f"skipseg-{uuid.uuid4().hex}"
@@ -74,9 +80,9 @@ class Desk:
         self._model = locate_model(self.settings.request.model)
         self._told = {
             "topic": self._topic,
-            "settings": settings_to_json(self.settings),
+            "settings": batch_settings_to_json(self.settings),
             "folder": str(self.place.path),
-            "model": hash_of(self._model),
+            "model": hash_of_model_files(self._model),
             "versions": versions(),
             "cores": [list(share) for share in self.cluster.cores],
             "gpus": len(self.cluster.gpus),
@@ -107,17 +113,17 @@ class Desk:
         if self._workers:
             self._seen, self._begun = now, True
 
-    def give(self, task: Task) -> None:
+    def give(self, task: DaskTask) -> None:
         """Have a worker do a task; one that dies is done again by another."""
         self._given += 1
         ticket = self._given
         asked = {**self._told, "ticket": ticket, "task": task.kind, "computes": self.computes, "entry": task.entry}
         asked |= {"start": task.units.start, "stop": task.units.stop, "level": task.level}
-        future = self.cluster.client.submit(answer, json.dumps(asked), pure=False, key=f"{self._topic}-{ticket}")
+        future = self.cluster.client.submit(run_dask_task, json.dumps(asked), pure=False, key=f"{self._topic}-{ticket}")
         self.working[ticket], self._futures[ticket] = task, future
         future.add_done_callback(lambda done: self._news.put((ticket, done)))
 
-    def hear(self, seconds: float) -> Reply | None:
+    def hear(self, seconds: float) -> DaskReply | None:
         """Return what is new of a task, None where it is not one of ours any more; wait so long.
 
         Raises:
@@ -130,7 +136,7 @@ class Desk:
         if ticket not in self.working:
             return None
         if isinstance(told, (list, tuple)):
-            return Reply(self.working[ticket], Progress(*told))
+            return DaskReply(self.working[ticket], Progress(*told))
         task = self.working.pop(ticket)
         del self._futures[ticket]
         answered = self._answer_of(told, task)
@@ -140,9 +146,9 @@ class Desk:
             self._send_model(answered["address"])
             self.give(task)
             return None
-        return Reply(task, answered)
+        return DaskReply(task, answered)
 
-    def _answer_of(self, done: Any, task: Task) -> dict[str, Any]:
+    def _answer_of(self, done: Any, task: DaskTask) -> dict[str, Any]:
         from distributed import KilledWorker
 
         if done.status == "cancelled" or done.status == "lost":
@@ -169,15 +175,15 @@ class Desk:
                 f"The worker {address} cannot keep the model: let it write to the cache folder of its user."
             )
         self._sent.add(address)
-        files = read_files(self._model)
+        files = read_model_files(self._model)
         try:
-            self.cluster.client.run(keep_sent, *files, workers=[address], nanny=False)
+            self.cluster.client.run(store_received_model, *files, workers=[address], nanny=False)
         except SkipsegError as error:
             raise EngineError(f"The worker {address} cannot keep the model: {error}") from error
         except (OSError, TimeoutError, KeyError, ValueError):
             self._sent.discard(address)  # it is gone
 
-    def forget(self, entry: Entry) -> None:
+    def forget(self, entry: BatchInput) -> None:
         """Give up all tasks of a file."""
         for ticket in [ticket for ticket, task in self.working.items() if task.entry == entry]:
             del self.working[ticket]
@@ -205,7 +211,7 @@ class Desk:
     def _at_work(self) -> dict[str, int]:
         """Return for each worker how many tasks are at work there; a worker that does not answer is not waited for."""
         client, limit = self.cluster.client, STOPPING / 4
-        found: dict[str, int] = client.sync(client._run, at_work, self._topic, callback_timeout=limit)
+        found: dict[str, int] = client.sync(client._run, run_task, self._topic, callback_timeout=limit)
         return found
 
     def _cancel(self, futures: list[Any]) -> None:

@@ -1,7 +1,7 @@
 """What a process of a cluster does of a batch: one call, JSON in and JSON out, that any worker can answer.
 
-Dask calls `answer` by its name, so that nothing of ours is ever pickled. Beside it there is only the disk that all
-machines share.
+Dask calls `run_dask_task` by its name, so that nothing of ours is ever pickled. Beside it there is only the disk that
+all machines share.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from typing import TYPE_CHECKING, Any
 
 from napari_skipseg.batch.blocks import count_parts, iter_block, iter_level
 from napari_skipseg.batch.crash_guard import fault_of_folder, reason_of, tell_crashes
-from napari_skipseg.batch.engine import Engine
-from napari_skipseg.batch.inputs import SETTINGS_FILE, UNFINISHED, Entry
+from napari_skipseg.batch.engine import NetworkRunner
+from napari_skipseg.batch.inputs import SETTINGS_FILE, UNFINISHED, BatchInput
 from napari_skipseg.batch.place import RunPlace
-from napari_skipseg.batch.run_file import Outcome, iter_blocks_of_entry, segment_entry
-from napari_skipseg.batch.settings import BatchSettings, settings_from_json
+from napari_skipseg.batch.run_file import FileOutcome, iter_blocks_of_file, segment_file
+from napari_skipseg.batch.settings import BatchSettings, batch_settings_from_json
 from napari_skipseg.batch.threads import LANES
 from napari_skipseg.devices import Device, best_precision, choose_device, has_openvino, versions
 from napari_skipseg.durable import draft_folder, make_folders, put_files, replace, sync_folder
 from napari_skipseg.errors import ModelError, SkipsegError
-from napari_skipseg.images.faults import telling_faults
+from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.inference.memory_share import MemoryShare
-from napari_skipseg.inference.prediction import Written
+from napari_skipseg.inference.prediction import TileWritten
 from napari_skipseg.inference.recipes.recipe import SegmentRequest
 from napari_skipseg.locks import is_held
 from napari_skipseg.models.catalog import find_models, locate_model
 from napari_skipseg.models.folder import DESCRIPTION_FILE, WEIGHTS_FILE, read_description, read_weights
-from napari_skipseg.objects.find_in_blocks import Finding
+from napari_skipseg.objects.find_in_blocks import BlockSearch
 from napari_skipseg.progress import Progress
 from napari_skipseg.user_folders import cache_folder
 
 if TYPE_CHECKING:
-    from napari_skipseg.inference.backends.choose import Pinned
+    from napari_skipseg.inference.backends.choose import BackendChoice
     from napari_skipseg.inference.backends.interface import Backend
     from napari_skipseg.models.model import Model
 
 
-FOLDER_VARIABLE = "NAPARI_SKIPSEG_SENT_MODELS"
+SENT_MODELS_VARIABLE = "NAPARI_SKIPSEG_SENT_MODELS"
 
 
-def read_files(folder: Path) -> tuple[bytes, bytes]:
+def read_model_files(folder: Path) -> tuple[bytes, bytes]:
     """Return the description and the weights of the model in `folder`, as they lie on the disk.
 
     Raises:
@@ -59,7 +59,7 @@ def read_files(folder: Path) -> tuple[bytes, bytes]:
     return (folder / DESCRIPTION_FILE).read_bytes(), read_weights(folder, description)
 
 
-def hash_of(folder: Path) -> str:
+def hash_of_model_files(folder: Path) -> str:
     """Return the SHA-256 of a model's description, which names that of its weights; "" where there is none."""
     try:
         return hashlib.sha256((folder / DESCRIPTION_FILE).read_bytes()).hexdigest()
@@ -67,7 +67,7 @@ def hash_of(folder: Path) -> str:
         return ""
 
 
-def find_sent(name: str, sha256: str) -> Path | None:
+def find_received_model(name: str, sha256: str) -> Path | None:
     """Return the folder of the model whose description has this hash: that called `name`, one that was sent, or any of
     this machine's; None where it has no such model."""
     try:
@@ -75,12 +75,12 @@ def find_sent(name: str, sha256: str) -> Path | None:
     except SkipsegError:
         named = []
     for folder in (*named, _place(sha256), *find_models().values()):
-        if hash_of(folder) == sha256:
+        if hash_of_model_files(folder) == sha256:
             return folder
     return None
 
 
-def keep_sent(description: bytes, weights: bytes) -> str:
+def store_received_model(description: bytes, weights: bytes) -> str:
     """Return the folder in which a model that was sent is kept; it appears whole or not at all.
 
     Raises:
@@ -89,9 +89,9 @@ def keep_sent(description: bytes, weights: bytes) -> str:
     """
     sha256 = hashlib.sha256(description).hexdigest()
     folder = _place(sha256)
-    if hash_of(folder) == sha256:
+    if hash_of_model_files(folder) == sha256:
         return str(folder)
-    with telling_faults(folder):
+    with file_errors_as(folder):
         make_folders(folder.parent)
         with draft_folder(folder.parent) as draft:
             files = {DESCRIPTION_FILE: description, WEIGHTS_FILE: weights}
@@ -107,21 +107,21 @@ def _put(draft: Path, folder: Path, sha256: str) -> None:
         replace(draft, folder)
         sync_folder(folder.parent)
     except OSError:
-        if hash_of(folder) != sha256:
+        if hash_of_model_files(folder) != sha256:
             raise
 
 
 def _place(sha256: str) -> Path:
     if len(sha256) != hashlib.sha256().digest_size * 2 or not sha256.isalnum():
         raise ModelError(f"'{sha256[:80]}' is no hash of a model: start the batch anew.")
-    return cache_folder("models", FOLDER_VARIABLE) / sha256
+    return cache_folder("models", SENT_MODELS_VARIABLE) / sha256
 
 
-KEPT = 2
+_KEPT = 2
 """Engines that are kept: of this run, and of one before."""
 THREADS = Path("/proc/self/task")
 """Where Linux lists the threads of a process: each has its own cores."""
-IGNORED = ("napari",)
+_IGNORED = ("napari",)
 """Versions that may differ: no results depend on them."""
 
 _engines: OrderedDict[str, WorkerEngine] = OrderedDict()
@@ -133,14 +133,14 @@ class UnfitError(SkipsegError):
     """A worker that would not give what the others give."""
 
 
-class WorkerEngine(Engine):
+class WorkerEngine(NetworkRunner):
     """An engine that computes with what the run was settled on, where this machine would choose otherwise.
 
     settled: a backend's name and its precision; None: what this machine chooses is to be settled on. share: of this
     machine's memory, as other workers are here too.
 
     Raises:
-        SkipsegError: as `Engine`.
+        SkipsegError: as `NetworkRunner`.
         UnfitError: this machine cannot compute so.
     """
 
@@ -148,12 +148,12 @@ class WorkerEngine(Engine):
         super().__init__(request, place, share)
         choose_device(self.chosen["device"])
         self.natural = _natural(self.chosen["device"], bool(request.options.samples))
-        self._pinned: Pinned | None = None
+        self._pinned: BackendChoice | None = None
         if settled is not None and settled != self.natural:
             self._pinned = _pinned(settled, self.natural)
 
-    def backend(self, model: Model, device: Device, shape: tuple[int, ...], pinned: Pinned | None) -> Backend:
-        """Return a backend as `Engine` does, of the kind that the run was settled on."""
+    def backend(self, model: Model, device: Device, shape: tuple[int, ...], pinned: BackendChoice | None) -> Backend:
+        """Return a backend as `NetworkRunner` does, of the kind that the run was settled on."""
         return super().backend(model, device, shape, pinned or self._pinned)
 
 
@@ -168,8 +168,8 @@ def _natural(device: str, samples: bool) -> list[str]:
     return [TorchBackend.name, best_precision(device).name]
 
 
-def _pinned(settled: list[str], natural: list[str]) -> Pinned:
-    from napari_skipseg.inference.backends.choose import Pinned
+def _pinned(settled: list[str], natural: list[str]) -> BackendChoice:
+    from napari_skipseg.inference.backends.choose import BackendChoice
     from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
 
     name, precision = settled
@@ -178,23 +178,23 @@ def _pinned(settled: list[str], natural: list[str]) -> Pinned:
             f"this run computes with {name} in {precision}, and this machine with {' in '.join(natural)}: leave it out "
             "of the cluster."
         )
-    return Pinned(name, precision)
+    return BackendChoice(name, precision)
 
 
-def asked_of(asked: dict[str, Any]) -> tuple[BatchSettings, RunPlace]:
+def settings_of_task(asked: dict[str, Any]) -> tuple[BatchSettings, RunPlace]:
     """Return settings and folder of the run that a task is of.
 
     Raises:
         UnfitError: versions differ here, or the folder is not the one that the others see.
     """
     mine, wanted = versions(), asked["versions"]
-    for name in sorted({*mine, *wanted} - {*IGNORED}):
+    for name in sorted({*mine, *wanted} - {*_IGNORED}):
         if mine.get(name) != wanted.get(name):
             raise UnfitError(
                 f"it has {name} {mine.get(name, 'not at all')} and this machine {wanted.get(name, 'not at all')}: "
                 "install the same versions on both."
             )
-    place, settings = RunPlace(Path(asked["folder"])), settings_from_json(asked["settings"])
+    place, settings = RunPlace(Path(asked["folder"])), batch_settings_from_json(asked["settings"])
     try:
         seen = (place.path / SETTINGS_FILE).read_text(encoding="utf-8")
     except OSError:
@@ -206,7 +206,7 @@ def asked_of(asked: dict[str, Any]) -> tuple[BatchSettings, RunPlace]:
     return settings, place
 
 
-def engine_of(
+def runner_of_task(
     asked: dict[str, Any], settings: BatchSettings, place: RunPlace, share: MemoryShare
 ) -> WorkerEngine | None:
     """Return this process's engine for a run, made for its first task; None where the model is not here.
@@ -217,13 +217,13 @@ def engine_of(
     key = f"{place.path}\n{asked['model']}\n{asked['computes']}\n{asked['settings']}"
     with _making:
         if key not in _engines:
-            folder = find_sent(settings.request.model, asked["model"])
+            folder = find_received_model(settings.request.model, asked["model"])
             if folder is None:
                 return None
             request = dataclasses.replace(settings.request, model=str(folder))
             tell_crashes(place)
             _engines[key] = WorkerEngine(request, place, asked["computes"], share)
-            while len(_engines) > KEPT:
+            while len(_engines) > _KEPT:
                 _engines.popitem(last=False)
         _engines.move_to_end(key)
         return _engines[key]
@@ -247,13 +247,13 @@ def use_threads(count: int) -> None:
         _settled.set()
 
 
-EVERY = 0.2
+_EVERY = 0.2
 """Seconds between two messages of one file, at the least."""
-AT_WORK = ("running", "paused", "closing_gracefully")
+_AT_WORK = ("running", "paused", "closing_gracefully")
 """What Dask says of a worker whose results somebody waits for."""
-SHARED: dict[str, tuple[type, ...]] = {"begin": (Written, Finding), "segment": (Finding,), "file": ()}
+SHARED: dict[str, tuple[type, ...]] = {"begin": (TileWritten, BlockSearch), "segment": (BlockSearch,), "file": ()}
 """What a task leaves to be shared out, by the progress that tells of it."""
-PATIENCE = 90.0
+_PATIENCE = 90.0
 """Seconds for which a file is waited for that another process, given up by the cluster, may still hold."""
 
 _ALONE = threading.Semaphore(1)
@@ -262,7 +262,7 @@ _SEARCHING = threading.Semaphore(1)
 _COUNTS: dict[str, int] = {}
 
 
-def answer(told: str) -> str:
+def run_dask_task(told: str) -> str:
     """Return as JSON what became of a task, told as JSON; nothing is raised, as every fault is an answer.
 
     The task "settle" says what computes here, "file" is one file from the image to its record, "begin" and "segment"
@@ -270,7 +270,7 @@ def answer(told: str) -> str:
     "block" is the units `start` to `stop`, "level" parts of a level of its pyramids, "objects" blocks to find them in.
     """
     asked = json.loads(told)
-    post = Post(asked)
+    post = ProgressReporter(asked)
     _COUNTS[post.topic] = _COUNTS.get(post.topic, 0) + 1
     try:
         return json.dumps(_answer(asked, post))
@@ -284,12 +284,12 @@ def answer(told: str) -> str:
         _COUNTS[post.topic] -= 1
 
 
-def at_work(topic: str) -> int:
+def run_task(topic: str) -> int:
     """Return how many tasks of a batch are at work in this process."""
     return _COUNTS.get(topic, 0)
 
 
-class Post:
+class ProgressReporter:
     """What ties a task to the one who asked for it: news go there, and it says whether they are wanted still."""
 
     def __init__(self, asked: dict[str, Any]) -> None:
@@ -307,30 +307,30 @@ class Post:
     def is_wanted(self) -> bool:
         """Whether nobody gave the task up meanwhile: who asked for it, or the scheduler, which may be gone."""
         state = self._worker.state.tasks.get(self._key)
-        return state is not None and state.state != "cancelled" and self._worker.status.name in AT_WORK
+        return state is not None and state.state != "cancelled" and self._worker.status.name in _AT_WORK
 
     def tell(self, progress: Progress) -> None:
         """Send news, unless the last ones are quite new."""
         now = time.monotonic()
-        if now - self._last >= EVERY:
+        if now - self._last >= _EVERY:
             self._last = now
             told = [self._ticket, progress.done, progress.total, progress.message]
             self._worker.log_event(self.topic, told)
 
 
-def _answer(asked: dict[str, Any], post: Post) -> dict[str, Any]:
+def _answer(asked: dict[str, Any], post: ProgressReporter) -> dict[str, Any]:
     if asked["cores"]:
         take_cores(post.name, asked["cores"])
     else:
         use_threads(post.threads)
-    settings, place = asked_of(asked)
+    settings, place = settings_of_task(asked)
     with _lane(settings):
-        engine = engine_of(asked, settings, place, share_of(asked, post.memory))
+        engine = runner_of_task(asked, settings, place, share_of(asked, post.memory))
         if engine is None:
             return {"reply": "no model", "address": post.address}
         if asked["task"] == "settle":
             return {"reply": "settled", "computes": engine.natural}
-        entry = Entry(*asked["entry"])
+        entry = BatchInput(*asked["entry"])
         units, begun = range(asked["start"], asked["stop"]), (settings, entry, place, engine)
         if asked["task"] == "block":
             return _fill(iter_block(*begun, units), place, post)
@@ -338,7 +338,7 @@ def _answer(asked: dict[str, Any], post: Post) -> dict[str, Any]:
             return _fill(iter_level(*begun, asked["level"], units), place, post)
         if asked["task"] == "objects":
             with _SEARCHING:
-                return _fill(iter_blocks_of_entry(*begun, units), place, post)
+                return _fill(iter_blocks_of_file(*begun, units), place, post)
         return _file(settings, entry, place, engine, post, SHARED[asked["task"]])
 
 
@@ -364,30 +364,35 @@ def _lane(settings: BatchSettings) -> Iterator[None]:
 
 
 def _file(
-    settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine, post: Post, shared: tuple[type, ...]
+    settings: BatchSettings,
+    entry: BatchInput,
+    place: RunPlace,
+    engine: NetworkRunner,
+    post: ProgressReporter,
+    shared: tuple[type, ...],
 ) -> dict[str, Any]:
     """Segment a file, or leave it as a batch does that is stopped, where it comes to what is `shared` out."""
     _await_others(place, entry, post)
-    with contextlib.closing(segment_entry(settings, entry, place, engine)) as work:
+    with contextlib.closing(segment_file(settings, entry, place, engine)) as work:
         came = _follow(work, post, shared)
-    if isinstance(came, Outcome):
+    if isinstance(came, FileOutcome):
         return {"reply": "outcome", "state": came.state, "record": dataclasses.asdict(came.record)}
     if came is None or not post.is_wanted:
         return {"reply": "stopped"}
-    if isinstance(came, Finding):
+    if isinstance(came, BlockSearch):
         return {"reply": "segmented", "units": came.total}
     return {"reply": "begun", **count_parts(settings, entry, place, engine)._asdict()}
 
 
 def _follow(
-    work: Generator[Progress, None, Outcome], post: Post, shared: tuple[type, ...]
-) -> Outcome | Progress | None:
+    work: Generator[Progress, None, FileOutcome], post: ProgressReporter, shared: tuple[type, ...]
+) -> FileOutcome | Progress | None:
     """Return what became of a file, or what is to be shared out first; None where it is not wanted any more."""
     while post.is_wanted:
         try:
             progress = next(work)
         except StopIteration as stop:
-            outcome: Outcome = stop.value
+            outcome: FileOutcome = stop.value
             return outcome
         post.tell(progress)
         if isinstance(progress, shared) and progress.done < progress.total:
@@ -395,7 +400,7 @@ def _follow(
     return None
 
 
-def _fill(filling: Generator[Progress, None, None], place: RunPlace, post: Post) -> dict[str, Any]:
+def _fill(filling: Generator[Progress, None, None], place: RunPlace, post: ProgressReporter) -> dict[str, Any]:
     """Do a part of a large file."""
     try:
         with contextlib.closing(filling) as work:
@@ -411,8 +416,8 @@ def _fill(filling: Generator[Progress, None, None], place: RunPlace, post: Post)
     return {"reply": "filled"}
 
 
-def _await_others(place: RunPlace, entry: Entry, post: Post) -> None:
+def _await_others(place: RunPlace, entry: BatchInput, post: ProgressReporter) -> None:
     """Wait while a process holds the file that was thought to be gone, and is about to notice."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + _PATIENCE
     while is_held(place.results(entry) / f"{entry.name}{UNFINISHED}") and post.is_wanted and time.monotonic() < until:
-        time.sleep(EVERY)
+        time.sleep(_EVERY)

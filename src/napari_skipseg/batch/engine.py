@@ -9,33 +9,33 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from napari_skipseg.batch.crash_guard import Opening, Openings, StoppedError
-from napari_skipseg.batch.place import RunPlace, write_text
+from napari_skipseg.batch.crash_guard import CrashGuard, GuardedFile, StoppedError
+from napari_skipseg.batch.place import RunPlace, write_run_text
 from napari_skipseg.devices import Device, choose_device
 from napari_skipseg.errors import ModelError
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.memory_share import ALONE, MemoryShare
+from napari_skipseg.inference.memory_share import WHOLE_MEMORY, MemoryShare
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.recipes.recipe import SegmentRequest
 from napari_skipseg.models.catalog import locate_model
 
 if TYPE_CHECKING:
-    from napari_skipseg.inference.backends.choose import BackendMaker, Pinned
+    from napari_skipseg.inference.backends.choose import BackendChoice, BackendMaker
     from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
-    from napari_skipseg.inference.backends.views import View
+    from napari_skipseg.inference.backends.views import NetworkView
     from napari_skipseg.inference.ensemble import AveragingBackend
     from napari_skipseg.models.model import Model
 
-KEPT = 8
+_KEPT = 8
 """Backends that are kept ready: one for each size of tile, and where tiles are turned, for each turn."""
-CHOSEN = {"side": int, "batch": int, "device": str}
+_CHOSEN = {"side": int, "batch": int, "device": str}
 """What of a recipe all files of a run share, so that it does not hang on the memory that is free when each begins."""
 
 Result = TypeVar("Result")
-Key = tuple[str, tuple[int, ...], "Pinned | None"]
+Key = tuple[str, tuple[int, ...], "BackendChoice | None"]
 
 
-class Engine:
+class NetworkRunner:
     """The model that `request` names, and its backends. Threads share it: the network computes for one file at a time,
     from its first tile to its last, so that others read and write meanwhile. share: of the memory of its machine.
 
@@ -45,16 +45,16 @@ class Engine:
         FileError: nothing can be written to the run's folder.
     """
 
-    def __init__(self, request: SegmentRequest, place: RunPlace, share: MemoryShare = ALONE) -> None:
+    def __init__(self, request: SegmentRequest, place: RunPlace, share: MemoryShare = WHOLE_MEMORY) -> None:
         self.model = _read_model(request)
         self.chosen = _chosen(self.model, request.options, place, share)
         self._share = share
         self._backends: dict[Key, Backend] = {}
         self._making = threading.Lock()
         self._changed = threading.Condition()
-        self._holder: Turn | None = None
+        self._holder: DeviceTurn | None = None
         self._closed = False
-        self.openings = Openings(place, lambda: self._closed)
+        self.openings = CrashGuard(place, lambda: self._closed)
 
     def taken(self, stack: Stack, options: SegmentOptions) -> Stack:
         """Return what the model looks at: the channel that was chosen, or all of them.
@@ -66,9 +66,9 @@ class Engine:
 
         return select_channel(stack, self.model, options)
 
-    def turn(self, opening: Opening | None = None) -> Turn:
+    def turn(self, opening: GuardedFile | None = None) -> DeviceTurn:
         """Return what runs the network for one file, which it may be that is being opened."""
-        return Turn(self, opening)
+        return DeviceTurn(self, opening)
 
     def close(self) -> None:
         """Let the network compute no more: who waits for it, or asks for it, gets a StoppedError."""
@@ -76,11 +76,11 @@ class Engine:
             self._closed = True
             self._changed.notify_all()
 
-    def is_free_for(self, turn: Turn) -> bool:
+    def is_free_for(self, turn: DeviceTurn) -> bool:
         """Return whether a file need not wait for the network at this moment."""
         return self._holder in (None, turn)
 
-    def take(self, turn: Turn) -> None:
+    def take(self, turn: DeviceTurn) -> None:
         """Wait until the network is free, or this file's already."""
         with self._changed:
             while not self._closed and self._holder not in (None, turn):
@@ -89,14 +89,14 @@ class Engine:
                 raise StoppedError("The batch was stopped: start it again to go on.")
             self._holder = turn
 
-    def give_back(self, turn: Turn) -> None:
+    def give_back(self, turn: DeviceTurn) -> None:
         """Let another file have the network."""
         with self._changed:
             if self._holder is turn:
                 self._holder = None
                 self._changed.notify_all()
 
-    def backend(self, model: Model, device: Device, shape: tuple[int, ...], pinned: Pinned | None) -> Backend:
+    def backend(self, model: Model, device: Device, shape: tuple[int, ...], pinned: BackendChoice | None) -> Backend:
         """Return a backend, a kept one where there is one in which none had to take over from another."""
         from napari_skipseg.inference.backends.choose import make_backend
         from napari_skipseg.inference.backends.fallback import notes_of
@@ -106,19 +106,19 @@ class Engine:
             if key in self._backends and notes_of(self._backends[key]):
                 del self._backends[key]
             if key not in self._backends:
-                while len(self._backends) >= KEPT:
+                while len(self._backends) >= _KEPT:
                     del self._backends[next(iter(self._backends))]
                 self._backends[key] = make_backend(model, device, shape, pinned, self._share)
             return self._backends[key]
 
 
-class Turn:
+class DeviceTurn:
     """What runs the network for one file: a `BackendMaker` whose backends wait until the network is free.
 
     seconds: in which the network computed. waited: until it was free.
     """
 
-    def __init__(self, engine: Engine, opening: Opening | None = None) -> None:
+    def __init__(self, engine: NetworkRunner, opening: GuardedFile | None = None) -> None:
         self._engine, self._opening = engine, opening
         self.seconds = 0.0
         self.waited = 0.0
@@ -127,7 +127,7 @@ class Turn:
         """Return a backend for tiles of `shape`."""
         return WaitingBackend(self._engine.backend(model, device, shape, None), self)
 
-    def pinned(self, pinned: Pinned) -> BackendMaker:
+    def pinned(self, pinned: BackendChoice) -> BackendMaker:
         """Return a maker of what a run was begun with."""
 
         def make(model: Model, device: Device, shape: tuple[int, ...]) -> Backend:
@@ -167,7 +167,7 @@ class Turn:
 class WaitingBackend:
     """A backend that computes when it is a file's turn."""
 
-    def __init__(self, backend: Backend, turn: Turn) -> None:
+    def __init__(self, backend: Backend, turn: DeviceTurn) -> None:
         self._backend, self._turn = backend, turn
 
     @property
@@ -206,7 +206,7 @@ class WaitingBackend:
         """Return the output for `images` (N, C, *space)."""
         return self._turn.run(lambda: self._backend.run(images))
 
-    def iter_average(self, images: Pixels, views: Sequence[View]) -> Generator[None, None, TileOutput | None]:
+    def iter_average(self, images: Pixels, views: Sequence[NetworkView]) -> Generator[None, None, TileOutput | None]:
         """Yield between views; return the mean over them, None if the device could not average."""
         return (yield from self._turn.iter_steps(cast("AveragingBackend", self._backend).iter_average(images, views)))
 
@@ -230,12 +230,12 @@ def _chosen(model: Model, options: SegmentOptions, place: RunPlace, share: Memor
 
     try:
         begun = json.loads(place.choice.read_bytes())
-        if isinstance(begun, dict) and all(isinstance(begun.get(name), kind) for name, kind in CHOSEN.items()):
-            return {name: begun[name] for name in CHOSEN}
+        if isinstance(begun, dict) and all(isinstance(begun.get(name), kind) for name, kind in _CHOSEN.items()):
+            return {name: begun[name] for name in _CHOSEN}
     except (OSError, ValueError):
         pass  # nothing was chosen yet, or it cannot be read
     device = choose_device(options.device)
     tile = best_choice(model, device, options, share)
     chosen = {"side": tile.side, "batch": tile.batch, "device": device.name}
-    write_text(place.choice, json.dumps(chosen) + "\n")
+    write_run_text(place.choice, json.dumps(chosen) + "\n")
     return chosen

@@ -11,10 +11,17 @@ from typing import NamedTuple
 
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.errors import FileError, InputError, SkipsegError
-from napari_skipseg.file_names import find_inside, normal
+from napari_skipseg.file_names import find_inside, normalized_name
 from napari_skipseg.images import mrc, pictures
 from napari_skipseg.images.choice import MARK, Location, parse_location
-from napari_skipseg.images.files import files_of_image, images_to_read, list_images, place_of, read_recipe, read_stack
+from napari_skipseg.images.files import (
+    files_of_image,
+    images_to_read,
+    list_images,
+    location_of_image,
+    read_recipe,
+    read_stack,
+)
 from napari_skipseg.images.slices import holds_slices, slice_names
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.metadata import is_zarr
@@ -27,16 +34,16 @@ RECORDS = "records"
 UNFINISHED = ".unfinished"
 LEAST_SLICES = 8
 """Numbered images of one size in a folder from which on they may be the slices of a stack."""
-ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".lsm", ".stk", *pictures.ENDINGS, *mrc.ENDINGS)
+BATCH_ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8", ".lsm", ".stk", *pictures.PICTURE_ENDINGS, *mrc.MRC_ENDINGS)
 """Endings of images; what has another one is an image where it begins as a TIFF does."""
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-OURS = re.compile(r"_(probability|binary|uncertainty|objects|attention_\d+)\.(tif|ome\.zarr)$")
+_OURS = re.compile(r"_(probability|binary|uncertainty|objects|attention_\d+)\.(tif|ome\.zarr)$")
 """How the names of results end."""
 WILD = re.compile(r"[*?\[]")
-PARTS = re.compile(r"(\*\*/|\*\*|\*|\?|\[[^\]/]+\])")
+_PARTS = re.compile(r"(\*\*/|\*\*|\*|\?|\[[^\]/]+\])")
 
 
-class Entry(NamedTuple):
+class BatchInput(NamedTuple):
     """One input. file: its absolute path. relative: where it lies within the inputs, with slashes. name: of its
     results, which tells them from those of the other inputs beside it. title: what a file of several images calls it.
     """
@@ -53,17 +60,17 @@ class Entry(NamedTuple):
         return "" if parent == "." else parent
 
 
-class Inputs(NamedTuple):
+class BatchInputs(NamedTuple):
     """What was found. others: how many files were left out, being no images. ours: how many, being our results. hint: a
     sentence on what may be meant instead, "" for none."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[BatchInput, ...]
     others: int
     ours: int
     hint: str = ""
 
 
-def find_inputs(settings: BatchSettings) -> Inputs:
+def find_inputs(settings: BatchSettings) -> BatchInputs:
     """Return the images that `settings` name, in the order of their paths, and how many files were left out.
 
     Hidden files, results of SkipSeg (what bears a recipe) and folders of runs are left out. An image that is damaged is
@@ -74,18 +81,20 @@ def find_inputs(settings: BatchSettings) -> Inputs:
         InputError: the output lies in an input or among the inputs.
     """
     given = os.path.expanduser(settings.inputs)  # noqa: PTH111 - it may be an address
-    place, named = place_of(given).absolute(), parse_location(given)
+    place, named = location_of_image(given).absolute(), parse_location(given)
     if named.image is not None:
         _check_output(settings, place.parent)
         location = str(Location(place, named.image))
-        return Inputs((_entry_of_image(place.parent, place.name, location, _titles(place).get(location, "")),), 0, 0)
+        return BatchInputs(
+            (_entry_of_image(place.parent, place.name, location, _titles(place).get(location, "")),), 0, 0
+        )
     if settings.as_stack and (place.is_file() or _is_store(place)):
         raise InputError(f"'{settings.inputs}' is no folder of slices: leave out --as-stack.")
     if place.is_dir() and not _is_store(place):
         base, pattern = place, ""
     elif place.exists() or place.is_symlink():
         _check_output(settings, place.parent)
-        return Inputs(_named(place.parent, [place.name]), 0, 0)
+        return BatchInputs(_named(place.parent, [place.name]), 0, 0)
     else:
         base, pattern = _split(settings.inputs, place)
     _check_output(settings, base)
@@ -111,13 +120,13 @@ def _split(inputs: str, place: Path) -> tuple[Path, str]:
     raise FileError(f"'{inputs}' does not exist: check the name.")
 
 
-def _find(settings: BatchSettings, base: Path, pattern: str) -> Inputs:
-    expression = re.compile(_expression(normal(pattern)) if pattern else ".*", re.DOTALL)
+def _find(settings: BatchSettings, base: Path, pattern: str) -> BatchInputs:
+    expression = re.compile(_expression(normalized_name(pattern)) if pattern else ".*", re.DOTALL)
     found: list[str] = []
     others = ours = 0
     for file in _walk(base, settings.recursive or "/" in pattern or "**" in pattern):
         relative = file.relative_to(base).as_posix()
-        if not expression.fullmatch(normal(relative)):
+        if not expression.fullmatch(normalized_name(relative)):
             continue
         if not _is_image(file):
             others += 1
@@ -129,7 +138,7 @@ def _find(settings: BatchSettings, base: Path, pattern: str) -> Inputs:
         left = f", only {counted(others + ours, 'other file')}" if others + ours else ""
         raise FileError(f"'{settings.inputs}' holds no image{left}: {_cure_of_none(settings, base, pattern)}")
     entries = _named(base, found)
-    return Inputs(entries, others, ours, _hint_at_slices(entries))
+    return BatchInputs(entries, others, ours, _hint_at_slices(entries))
 
 
 def _cure_of_none(settings: BatchSettings, base: Path, pattern: str) -> str:
@@ -142,7 +151,7 @@ def _cure_of_none(settings: BatchSettings, base: Path, pattern: str) -> str:
     )
 
 
-def _hint_at_slices(entries: Sequence[Entry]) -> str:
+def _hint_at_slices(entries: Sequence[BatchInput]) -> str:
     """Return a sentence if the images of a folder may be the slices of one stack: many, numbered and of one size."""
     folders: dict[Path, list[Path]] = {}
     for entry in entries:
@@ -167,20 +176,20 @@ def _may_be_slices(folder: Path, files: Sequence[Path]) -> bool:
     return first.shape == last.shape and not set("TZ") & set(first.space.axes)
 
 
-def _find_stacks(settings: BatchSettings, base: Path, pattern: str) -> Inputs:
+def _find_stacks(settings: BatchSettings, base: Path, pattern: str) -> BatchInputs:
     """Return the folders with one file per slice, `base` itself among them, as the images."""
-    expression = re.compile(_expression(normal(pattern)) if pattern else ".*", re.DOTALL)
+    expression = re.compile(_expression(normalized_name(pattern)) if pattern else ".*", re.DOTALL)
     root = base.parent if not pattern and holds_slices(base) else base
     folders = [] if root == base else [base]
     for folder in _folders(base, settings.recursive or "/" in pattern or "**" in pattern):
-        if expression.fullmatch(normal(folder.relative_to(base).as_posix())) and holds_slices(folder):
+        if expression.fullmatch(normalized_name(folder.relative_to(base).as_posix())) and holds_slices(folder):
             folders.append(folder)
     if not folders:
         raise FileError(
             f"'{settings.inputs}' holds no folder with slices: check the name, or look into its folders too."
         )
-    entries = tuple(Entry(str(folder), folder.relative_to(root).as_posix(), folder.name) for folder in folders)
-    return Inputs(entries, 0, 0)
+    entries = tuple(BatchInput(str(folder), folder.relative_to(root).as_posix(), folder.name) for folder in folders)
+    return BatchInputs(entries, 0, 0)
 
 
 def _folders(folder: Path, recursive: bool) -> Iterator[Path]:
@@ -247,7 +256,7 @@ def is_run(folder: Path) -> bool:
 
 
 def _is_image(file: Path) -> bool:
-    if file.is_dir() or file.suffix.lower() in ENDINGS:
+    if file.is_dir() or file.suffix.lower() in BATCH_ENDINGS:
         return file.is_file() or file.is_dir() or file.is_symlink()  # what is none of these would never end
     try:
         if not file.is_file():
@@ -259,7 +268,7 @@ def _is_image(file: Path) -> bool:
 
 
 def _is_ours(file: Path) -> bool:
-    if not OURS.search(file.name):
+    if not _OURS.search(file.name):
         return False
     try:
         return read_recipe(file) is not None
@@ -267,7 +276,7 @@ def _is_ours(file: Path) -> bool:
         return False
 
 
-def read_entry(settings: BatchSettings, entry: Entry) -> Stack:
+def read_input(settings: BatchSettings, entry: BatchInput) -> Stack:
     """Return an image as `settings` take it: their axes are those of files with as many dimensions, others keep theirs.
 
     Raises:
@@ -288,12 +297,12 @@ def read_entry(settings: BatchSettings, entry: Entry) -> Stack:
         return plain
 
 
-def _named(base: Path, found: list[str]) -> tuple[Entry, ...]:
+def _named(base: Path, found: list[str]) -> tuple[BatchInput, ...]:
     """Return the entries, one for each image of a file; where names of results clash, they are the files' whole names.
 
     An OME-TIFF that another one has its image in is no entry of its own.
     """
-    entries: list[Entry] = []
+    entries: list[BatchInput] = []
     seen: set[Path] = set()
     for relative in found:
         file = base / relative
@@ -305,7 +314,7 @@ def _named(base: Path, found: list[str]) -> tuple[Entry, ...]:
             entries += [_entry_of_image(base, relative, each, titles.get(each, "")) for each in locations]
             continue
         seen |= {file.parent / name for name in files_of_image(file)}
-        entries.append(Entry(str(file), relative, plain_name(file.name)))
+        entries.append(BatchInput(str(file), relative, plain_name(file.name)))
     return _without_clashes(entries)
 
 
@@ -317,15 +326,17 @@ def _titles(file: Path) -> dict[str, str]:
         return {}
 
 
-def _entry_of_image(base: Path, relative: str, location: str, title: str = "") -> Entry:
+def _entry_of_image(base: Path, relative: str, location: str, title: str = "") -> BatchInput:
     """Return the entry of one image of a file; the number, or the place in a store, stands behind its names."""
     named = parse_location(location)
     inside = Path(location).relative_to(base / relative).as_posix() if named.image is None else str(named.image)
     which = inside.replace("/", "_")
-    return Entry(location, f"{relative}{MARK}{which}", f"{plain_name(PurePosixPath(relative).name)}_{which}", title)
+    return BatchInput(
+        location, f"{relative}{MARK}{which}", f"{plain_name(PurePosixPath(relative).name)}_{which}", title
+    )
 
 
-def _without_clashes(entries: list[Entry]) -> tuple[Entry, ...]:
+def _without_clashes(entries: list[BatchInput]) -> tuple[BatchInput, ...]:
     while True:
         counts = Counter(_result(entry.relative, entry.name) for entry in entries)
         renamed = [
@@ -341,15 +352,15 @@ def _without_clashes(entries: list[Entry]) -> tuple[Entry, ...]:
 
 def _result(relative: str, name: str) -> str:
     """Return what tells results apart, also on file systems where A and a, or é in both its forms, are one name."""
-    return normal(str(PurePosixPath(relative).with_name(name))).casefold()
+    return normalized_name(str(PurePosixPath(relative).with_name(name))).casefold()
 
 
 def _expression(pattern: str) -> str:
     """Return a pattern of paths as a regular expression: * and ? stay within a folder, ** is any folders."""
     known = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     told = ""
-    for part in PARTS.split(pattern):
-        if PARTS.fullmatch(part) and part not in known:
+    for part in _PARTS.split(pattern):
+        if _PARTS.fullmatch(part) and part not in known:
             inside = part[1:-1].replace("\\", r"\\").replace("[", r"\[")
             told += f"[^{inside[1:]}]" if inside.startswith("!") else f"[{inside}]"
         else:

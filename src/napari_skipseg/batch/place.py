@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from napari_skipseg.batch.inputs import RECORDS, SETTINGS_FILE, Entry
-from napari_skipseg.batch.settings import BatchSettings, settings_to_json
+from napari_skipseg.batch.inputs import RECORDS, SETTINGS_FILE, BatchInput
+from napari_skipseg.batch.settings import BatchSettings, batch_settings_to_json
 from napari_skipseg.devices import versions
 from napari_skipseg.durable import write_whole
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.faults import replacing, telling_faults
+from napari_skipseg.images.faults import file_errors_as, replacing
 from napari_skipseg.locks import FolderLock
 
 SUMMARY_FILE, REPORT_FILE, CHOICE_FILE = "summary.csv", "report.html", "chosen.json"
@@ -29,19 +29,19 @@ class RunPlace:
 
     path: Path
 
-    def results(self, entry: Entry) -> Path:
+    def results(self, entry: BatchInput) -> Path:
         """Return the folder of a file's results: the tree of the inputs is kept."""
         return self.path / entry.folder
 
-    def record(self, entry: Entry) -> Path:
+    def record(self, entry: BatchInput) -> Path:
         """Return where is written what became of a file."""
         return self._kept(entry, ".json")
 
-    def thumbnail(self, entry: Entry) -> Path:
+    def thumbnail(self, entry: BatchInput) -> Path:
         """Return where the small picture of a file's result goes."""
         return self._kept(entry, ".jpg")
 
-    def _kept(self, entry: Entry, ending: str) -> Path:
+    def _kept(self, entry: BatchInput, ending: str) -> Path:
         name = PurePosixPath(entry.relative).name
         if len(os.fsencode(name)) > LONGEST:
             name = hashlib.sha256(os.fsencode(name)).hexdigest()
@@ -66,14 +66,14 @@ class RunPlace:
         )
         with contextlib.ExitStack() as leaving:
             leaving.callback(_remove_empty, made)
-            with telling_faults(self.path):
+            with file_errors_as(self.path):
                 _check_folder(self.path)
                 self.path.mkdir(parents=True, exist_ok=True)
                 lock.take()
             leaving.callback(lock.release)
-            with telling_faults(self.path / RECORDS):
+            with file_errors_as(self.path / RECORDS):
                 (self.path / RECORDS).mkdir(exist_ok=True)
-            write_text(self.path / SETTINGS_FILE, settings_to_json(settings))
+            write_run_text(self.path / SETTINGS_FILE, batch_settings_to_json(settings))
             yield
 
 
@@ -82,7 +82,7 @@ def place_of_run(settings: BatchSettings) -> RunPlace:
     return RunPlace(Path(settings.output).expanduser().absolute() / settings.run_name(versions()))
 
 
-def write_text(path: Path, text: str, after: Sequence[Path] = ()) -> None:
+def write_run_text(path: Path, text: str, after: Sequence[Path] = ()) -> None:
     """Write `text` as UTF-8; the file appears whole and on disk or not at all, and its folder is made.
 
     after: files that are on disk before, as the text names them.
@@ -90,7 +90,7 @@ def write_text(path: Path, text: str, after: Sequence[Path] = ()) -> None:
     Raises:
         FileError: it cannot be written.
     """
-    with telling_faults(path):
+    with file_errors_as(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, after=after) as handle:
         handle.write(text.encode("utf-8", "backslashreplace"))
@@ -102,7 +102,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         FileError: it cannot be written.
     """
-    with telling_faults(path):
+    with file_errors_as(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
 

@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import ConfigDict, TypeAdapter
 
-from napari_skipseg.batch.place import write_text
+from napari_skipseg.batch.place import write_run_text
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.identity import fingerprint
 
-FORMAT_VERSION = 1
+_FORMAT_VERSION = 1
 FOLDER = -1
 """The size that is noted of a store, which is a folder."""
 
@@ -30,7 +30,7 @@ class Output(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Record:
+class FileRecord:
     """What became of the input `file`, which lay at `relative` within the inputs, and whose results are called `name`.
 
     state: "segmented" = objects and scores are still due. input, truth: what the files were, by `images.identity`;
@@ -73,46 +73,46 @@ class Record:
 
 
 @cache
-def _adapter() -> TypeAdapter[Record]:
-    return TypeAdapter(Record)
+def _adapter() -> TypeAdapter[FileRecord]:
+    return TypeAdapter(FileRecord)
 
 
-def write_record(path: Path, record: Record, folder: Path) -> None:
+def write_file_record(path: Path, record: FileRecord, folder: Path) -> None:
     """Write down what became of a file, whose results are in the run's `folder`. Its thumbnail is on disk before.
 
     Raises:
         FileError: it cannot be written.
     """
     after = [folder / record.thumbnail] if record.thumbnail else []
-    write_text(path, json.dumps({"format_version": FORMAT_VERSION, **asdict(record)}, indent=1) + "\n", after)
+    write_run_text(path, json.dumps({"format_version": _FORMAT_VERSION, **asdict(record)}, indent=1) + "\n", after)
 
 
-def read_record(path: Path) -> Record | None:
+def read_file_record(path: Path) -> FileRecord | None:
     """Return what became of a file, None where that is not known, or not to be read."""
     try:
         values = json.loads(path.read_bytes())
-        if not isinstance(values, dict) or values.pop("format_version", None) != FORMAT_VERSION:
+        if not isinstance(values, dict) or values.pop("format_version", None) != _FORMAT_VERSION:
             return None
         return _adapter().validate_python(values)
     except (OSError, ValueError):  # pydantic's errors are of the latter
         return None
 
 
-def still_holds(record: Record, folder: Path, file: str) -> bool:
+def still_holds(record: FileRecord, folder: Path, file: str) -> bool:
     """Return whether the results in `folder` are those of the image in `file` as it is now, and all there."""
     if record.input is None or not record.outputs:
         return False
     if any(not _is_there(folder / output.file, output.bytes) for output in record.outputs):
         return False
-    return known(file) == record.input
+    return is_known_input(file) == record.input
 
 
-def is_of_another(record: Record, folder: Path, file: str) -> bool:
+def is_of_another(record: FileRecord, folder: Path, file: str) -> bool:
     """Return whether there are results in `folder` that are those of an image of another place."""
     return record.file != file and any(place.exists() for place in record.files(folder))
 
 
-def known(file: str) -> dict[str, Any] | None:
+def is_known_input(file: str) -> dict[str, Any] | None:
     """Return what tells a file from a changed one, None where it cannot be read."""
     with contextlib.suppress(SkipsegError, OSError):
         found: dict[str, Any] = json.loads(json.dumps(fingerprint(file)))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari_skipseg.inference.options import SegmentOptions
     from napari_skipseg.models.description import ModelDescription
 
-SIZE = re.compile(r"(?:volume|area) \((.+)\)")
+_SIZE = re.compile(r"(?:volume|area) \((.+)\)")
 """How the column of sizes is called in the table of objects."""
 NO_SIZE = "Its voxel size is not known: sizes are in pixels."
 OTHER_SIZE = "Its voxels are {} and {} was trained at {}: it was segmented without rescaling."
@@ -41,7 +41,7 @@ def read_sizes(table: Path) -> ObjectSizes:
         with table.open(newline="", encoding="utf-8-sig") as handle:
             rows = csv.reader(handle)
             names = next(rows)
-            column, unit = next((n, found[1]) for n, name in enumerate(names) if (found := SIZE.fullmatch(name)))
+            column, unit = next((n, found[1]) for n, name in enumerate(names) if (found := _SIZE.fullmatch(name)))
             sizes = [float(row[column]) for row in rows]
     except (OSError, ValueError, IndexError, StopIteration) as error:
         raise FileError(f"The measurements '{table}' cannot be read: start the batch again.") from error
@@ -58,13 +58,17 @@ def describe_voxels(stack: Stack) -> str:
 
 def remarks_on(stack: Stack, description: ModelDescription, options: SegmentOptions) -> tuple[str, ...]:
     """Return what a user should know of an image's voxels, one sentence each."""
-    from napari_skipseg.inference.scale import scale_of, trained_voxel_size
+    from napari_skipseg.inference.scale import network_scale, trained_voxel_size
 
     if not stack.space.has_size:
         return (NO_SIZE,)
     seen = "ZYX" if options.planes == "xyz" else "ZYX"[-description.spec.dimensions :]
     trained = trained_voxel_size(description, stack.space.unit, seen)
-    if options.rescale or trained is None or all(factor == 1 for factor in scale_of(stack, description, seen).values()):
+    if (
+        options.rescale
+        or trained is None
+        or all(factor == 1 for factor in network_scale(stack, description, seen).values())
+    ):
         return ()
     here, there = (
         _in_words([size["ZYX".index(axis)] for axis in seen], stack.space.unit)

@@ -9,15 +9,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from napari_skipseg.batch.place import RunPlace, write_text
-from napari_skipseg.batch.settings import BatchSettings, settings_to_json
-from napari_skipseg.batch.table import Row
+from napari_skipseg.batch.place import RunPlace, write_run_text
+from napari_skipseg.batch.settings import BatchSettings, batch_settings_to_json
+from napari_skipseg.batch.table import BatchRow
 from napari_skipseg.csv_files import write_csv
 from napari_skipseg.devices import versions
 from napari_skipseg.foreign_text import printable
 from napari_skipseg.wording import counted, in_words
 
-COLUMNS = (
+_COLUMNS = (
     "file", "image", "state", "ended", "size", "voxel size", "bytes", "seconds", "objects", "mean object size",
     "size unit", "reason", "note",
 )  # fmt: skip
@@ -48,7 +48,7 @@ pre { background: #f3f4f6; padding: 1rem; overflow-x: auto; font-size: 13px; bor
 """
 
 
-def write_summary(path: Path, rows: Sequence[Row], place: RunPlace) -> None:
+def write_summary(path: Path, rows: Sequence[BatchRow], place: RunPlace) -> None:
     """Write a CSV with a row for each file: what became of it, how long it took, its voxels and objects, its scores,
     its results.
 
@@ -65,10 +65,12 @@ def write_summary(path: Path, rows: Sequence[Row], place: RunPlace) -> None:
         known = (row.relative, row.title, _state(row), row.ended, *of_image, row.reason, row.note)
         results = ";".join(_within(output, place) for output in row.outputs)
         told.append((*known, *(row.scores.get(name, "") for name in scores), results))
-    write_csv(path, (*COLUMNS, *scores, "results"), told)
+    write_csv(path, (*_COLUMNS, *scores, "results"), told)
 
 
-def write_report(path: Path, rows: Sequence[Row], place: RunPlace, settings: BatchSettings, seconds: float) -> None:
+def write_report(
+    path: Path, rows: Sequence[BatchRow], place: RunPlace, settings: BatchSettings, seconds: float
+) -> None:
     """Write one page in HTML with all pictures in it: results, scores, times, failures, and the recipe.
 
     seconds: that the batch took this time.
@@ -85,19 +87,19 @@ def write_report(path: Path, rows: Sequence[Row], place: RunPlace, settings: Bat
         "<h2>Files</h2>",
         _table(rows),
         "<h2>Recipe</h2>",
-        f"<pre>{_text(settings_to_json(settings))}</pre>",
+        f"<pre>{_text(batch_settings_to_json(settings))}</pre>",
         f"<p>{_text(', '.join(f'{name} {version}' for name, version in versions().items()))}</p>",
     ]
     page = "\n".join(part for part in parts if part)
     title = _text(f"{settings.request.model}: {told}")
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
-    write_text(
+    write_run_text(
         path,
         f'<!DOCTYPE html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>{page}</body></html>\n',
     )
 
 
-def describe_states(rows: Sequence[Row]) -> str:
+def describe_states(rows: Sequence[BatchRow]) -> str:
     """Return how many files are in which state, and on which days those were done that were so before."""
     days = Counter(row.ended[:10] for row in rows if row.state == "skipped")
     counts = Counter(row.state for row in rows)
@@ -106,21 +108,21 @@ def describe_states(rows: Sequence[Row]) -> str:
     return ", ".join(told + [f"{counts[state]} {state}" for state in ("failed", "waiting") if counts[state]])
 
 
-def _state(row: Row) -> str:
+def _state(row: BatchRow) -> str:
     return "done before" if row.state == "skipped" else row.state
 
 
-def _failures(rows: Sequence[Row]) -> str:
+def _failures(rows: Sequence[BatchRow]) -> str:
     lines = "".join(f"<li>{_text(row.called)}: {_text(row.reason)}</li>" for row in rows)
     return f'<h2 class="failed">Failed</h2><ul>{lines}</ul>'
 
 
-def _voxels(row: Row) -> str:
+def _voxels(row: BatchRow) -> str:
     """Return the voxel size of a file that was opened."""
     return row.voxel_size or NOT_KNOWN if row.size else ""
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[BatchRow]) -> str:
     scores, has_objects = _score_names(rows), any(row.objects is not None for row in rows)
     names = [*(["Objects", "Mean size"] if has_objects else []), "Seconds"]
     names += [_text(name.replace("_", " ")) for name in scores]
@@ -152,13 +154,13 @@ def _numbers(names: Sequence[str], numbers: Sequence[str]) -> str:
     return "".join(f'<td class="number" data-name="{name}">{number}</td>' for name, number in pairs)
 
 
-def _objects(row: Row) -> list[str]:
+def _objects(row: BatchRow) -> list[str]:
     """Return the number of a file's objects, and their mean size with its unit."""
     count = "" if row.objects is None else f"{row.objects:,}"
     return [count, "" if row.mean_size is None else f"{row.mean_size:,.4g} {_text(row.size_unit)}"]
 
 
-def _picture(row: Row) -> str:
+def _picture(row: BatchRow) -> str:
     try:
         content = Path(row.thumbnail).read_bytes() if row.thumbnail else b""
     except OSError:
@@ -168,7 +170,7 @@ def _picture(row: Row) -> str:
     return f'<img alt="{_text(row.relative)}" src="data:image/jpeg;base64,{base64.b64encode(content).decode("ascii")}">'
 
 
-def _score_names(rows: Sequence[Row]) -> list[str]:
+def _score_names(rows: Sequence[BatchRow]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row.scores))
 
 

@@ -11,19 +11,19 @@ from pathlib import Path
 
 from napari_skipseg.batch.crash_guard import give_chance
 from napari_skipseg.batch.dask_run import iter_cluster
-from napari_skipseg.batch.inputs import Entry, Inputs, find_inputs, is_run
+from napari_skipseg.batch.inputs import BatchInput, BatchInputs, find_inputs, is_run
 from napari_skipseg.batch.place import REPORT_FILE, SUMMARY_FILE, RunPlace, place_of_run
-from napari_skipseg.batch.records import read_record
+from napari_skipseg.batch.records import read_file_record
 from napari_skipseg.batch.report import write_report, write_summary
 from napari_skipseg.batch.settings import BatchSettings
-from napari_skipseg.batch.table import Board, Retry, Row
-from napari_skipseg.batch.threads import Message, iter_lanes
-from napari_skipseg.batch.truths import check_truth
+from napari_skipseg.batch.table import BatchRow, ProgressTable, Retry
+from napari_skipseg.batch.threads import ThreadMessage, iter_lanes
+from napari_skipseg.batch.truths import check_truth_folder
 from napari_skipseg.errors import InputError
 from napari_skipseg.progress import Progress
 from napari_skipseg.wording import counted
 
-Runner = Callable[[BatchSettings, "deque[Entry]", RunPlace], Generator[Message | None, None, None]]
+Runner = Callable[[BatchSettings, "deque[BatchInput]", RunPlace], Generator[ThreadMessage | None, None, None]]
 """What works on the files that are waiting, here or elsewhere, and says what is new; see `threads.iter_lanes`."""
 
 
@@ -35,7 +35,7 @@ class BatchResult:
     folder: Path
     summary: Path
     report: Path
-    rows: tuple[Row, ...]
+    rows: tuple[BatchRow, ...]
     others: int
     ours: int
     seconds: float
@@ -76,7 +76,7 @@ def iter_batch(
     """
     start, runner = time.monotonic(), runner or _runner(settings)
     found = find_inputs(settings)
-    check_truth(settings, len(found.entries))
+    check_truth_folder(settings, len(found.entries))
     place = place_of_run(settings)
     entries = _failed(found, place) if retry else found.entries
     if only is not None:
@@ -84,7 +84,7 @@ def iter_batch(
     if not entries:
         raise InputError(_nothing_failed(place))
     with place.held(settings):
-        board, waiting = Board(found.entries, place), deque(_given_chance(place, entries) if retry else entries)
+        board, waiting = ProgressTable(found.entries, place), deque(_given_chance(place, entries) if retry else entries)
         if len(entries) < len(found.entries):
             board.recall(entry for entry in found.entries if entry not in entries)
         opened = board.opened(found.others, found.ours, tuple(entry.relative for entry in entries))
@@ -108,7 +108,7 @@ def _runner(settings: BatchSettings) -> Runner:
     return iter_cluster if settings.workers or settings.scheduler else iter_lanes
 
 
-def _given_chance(place: RunPlace, entries: Sequence[Entry]) -> Sequence[Entry]:
+def _given_chance(place: RunPlace, entries: Sequence[BatchInput]) -> Sequence[BatchInput]:
     """Return files that failed, those at which the process crashed to be opened once more."""
     for entry in entries:
         give_chance(place, entry)
@@ -125,7 +125,7 @@ def _nothing_failed(place: RunPlace) -> str:
     return f"{told}: give the model and all options that the run was begun with."
 
 
-def _failed(found: Inputs, place: RunPlace) -> tuple[Entry, ...]:
+def _failed(found: BatchInputs, place: RunPlace) -> tuple[BatchInput, ...]:
     """Return the files that failed the last time."""
-    known = {entry: read_record(place.record(entry)) for entry in found.entries}
+    known = {entry: read_file_record(place.record(entry)) for entry in found.entries}
     return tuple(entry for entry, record in known.items() if record is not None and record.state == "failed")

@@ -18,42 +18,42 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from napari_skipseg.batch.crash_guard import Opening, StoppedError, fault_of_folder, reason_of
-from napari_skipseg.batch.engine import Engine, Turn
-from napari_skipseg.batch.inputs import UNFINISHED, Entry, read_entry
+from napari_skipseg.batch.crash_guard import GuardedFile, StoppedError, fault_of_folder, reason_of
+from napari_skipseg.batch.engine import DeviceTurn, NetworkRunner
+from napari_skipseg.batch.inputs import UNFINISHED, BatchInput, read_input
 from napari_skipseg.batch.place import RunPlace, write_bytes
 from napari_skipseg.batch.records import (
-    Record,
+    FileRecord,
+    is_known_input,
     is_of_another,
-    known,
     outputs_of,
-    read_record,
+    read_file_record,
     still_holds,
-    write_record,
+    write_file_record,
 )
 from napari_skipseg.batch.remarks import describe_voxels, read_sizes, remarks_on
 from napari_skipseg.batch.settings import BatchSettings
-from napari_skipseg.batch.truths import find_truth, score
+from napari_skipseg.batch.truths import find_truth, score_result
 from napari_skipseg.errors import FileError, SkipsegError
-from napari_skipseg.images.faults import telling_faults
+from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.images.files import Format, read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.prediction import Focus, Written
+from napari_skipseg.inference.prediction import Focus, TileWritten
 from napari_skipseg.objects.files import iter_write_objects
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_blocks
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.workplace import BLOCKS, workplace
+from napari_skipseg.objects.workplace import BLOCKS_FOLDER, search_folder
 from napari_skipseg.progress import Progress
 
 if TYPE_CHECKING:
     from napari_skipseg.inference.to_folder import FolderTarget
 
 
-SIDE = 128
+_SIDE = 128
 """Of a thumbnail, in pixels, at the most."""
 SEEN = 512
 """Pixels of the slice that it shows along each axis, at the most: a whole large slice would take its time to read."""
-COLOURS = np.array(((255, 140, 0), (0, 170, 255), (0, 200, 90), (230, 60, 200), (240, 220, 0)), np.float32)
+_COLOURS = np.array(((255, 140, 0), (0, 170, 255), (0, 200, 90), (230, 60, 200), (240, 220, 0)), np.float32)
 """Of the classes, in their order, then again from the first."""
 STRENGTH = 0.75
 QUALITY = 80
@@ -72,7 +72,7 @@ def draw_thumbnail(stack: Stack, probability: Path, channel: int) -> bytes:
     picture = np.repeat(grey[..., None], 3, axis=-1)
     for number, share in enumerate(shares):
         weight = STRENGTH * np.clip(share, 0, 1)[..., None]
-        picture = (1 - weight) * picture + weight * COLOURS[number % len(COLOURS)]
+        picture = (1 - weight) * picture + weight * _COLOURS[number % len(_COLOURS)]
     file = io.BytesIO()
     Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=QUALITY)
     return file.getvalue()
@@ -92,7 +92,7 @@ def _middle(stack: Stack) -> NDArray[np.float32]:
     if "C" not in axes:
         values, axes = values[None], f"C{axes}"
     values = values.transpose([axes.index(axis) for axis in "CYX"])
-    step = max(1, -(-max(values.shape[1:]) // SIDE))
+    step = max(1, -(-max(values.shape[1:]) // _SIDE))
     height, width = (max(1, length // step) for length in values.shape[1:])
     blocks = values[:, : height * step, : width * step].astype(np.float32)
     if blocks.shape[1:] != (height * step, width * step):  # thinner than a block
@@ -119,7 +119,7 @@ def iter_objects(
         SkipsegError: there is no such class, or nothing can be written.
     """
     target = _target(probability, name, form)
-    with workplace(target.folder):
+    with search_folder(target.folder):
         found = yield from iter_write_objects(read_stack(probability), class_names, options, target, image)
         files = {"objects": found.labels, "objects table": found.table}
         return {result: _moved(file, probability.parent) for result, file in files.items()}
@@ -140,31 +140,31 @@ def iter_blocks_of_objects(
 def _target(probability: Path, name: str, form: Format) -> ObjectsTarget:
     recipe = {**(read_recipe(probability) or {}), "layer": "labels"}
     place = probability.parent / f"{name}.objects{UNFINISHED}"
-    return ObjectsTarget(place, name, form, recipe, place / BLOCKS)
+    return ObjectsTarget(place, name, form, recipe, place / BLOCKS_FOLDER)
 
 
 def _moved(file: Path, folder: Path) -> Path:
     target = folder / file.name
-    with telling_faults(target):
+    with file_errors_as(target):
         if file.is_dir() and target.exists():
             shutil.rmtree(target)
         return file.replace(target)
 
 
-GOES_ON = "gone on with"
+_GOES_ON = "gone on with"
 """What is said of a file that was begun before."""
 
 
-class Outcome(NamedTuple):
+class FileOutcome(NamedTuple):
     """What became of a file now: "skipped" where its record holds already."""
 
     state: Literal["done", "skipped", "failed"]
-    record: Record
+    record: FileRecord
 
 
-def segment_entry(
-    settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine
-) -> Generator[Progress, Focus | None, Outcome]:
+def segment_file(
+    settings: BatchSettings, entry: BatchInput, place: RunPlace, engine: NetworkRunner
+) -> Generator[Progress, Focus | None, FileOutcome]:
     """Yield while a file is segmented, its objects are found and it is scored; return what became of it.
 
     Whatever is wrong with the file becomes the reason in its record. Closed or killed, the same call goes on from its
@@ -174,16 +174,16 @@ def segment_entry(
         FileError: nothing can be written to the run's folder any more.
         StoppedError: the engine was closed meanwhile.
     """
-    begun = read_record(place.record(entry))
+    begun = read_file_record(place.record(entry))
     try:
         if begun is not None and not still_holds(begun, place.path, entry.file):
             if is_of_another(begun, place.path, entry.file):
-                return Outcome("failed", _refused(begun, entry))
+                return FileOutcome("failed", _refused(begun, entry))
             begun = None
         if begun is not None:
             entry = entry._replace(name=begun.name)  # a file that came since may have changed what it would be called
         if begun is not None and begun.state == "done":
-            return Outcome("skipped", _score_again(begun, settings, entry, place, engine))
+            return FileOutcome("skipped", _score_again(begun, settings, entry, place, engine))
         record = yield from _iter_work(settings, entry, place, engine, begun)
     except StoppedError:
         raise
@@ -193,33 +193,35 @@ def segment_entry(
             raise fault from error
         record = _failed(entry, place, error)
     record = replace(record, ended=datetime.now().astimezone().isoformat(timespec="seconds"))
-    write_record(place.record(entry), record, place.path)
-    return Outcome("done" if record.state == "done" else "failed", record)
+    write_file_record(place.record(entry), record, place.path)
+    return FileOutcome("done" if record.state == "done" else "failed", record)
 
 
-def _refused(begun: Record, entry: Entry) -> Record:
+def _refused(begun: FileRecord, entry: BatchInput) -> FileRecord:
     """Return the record, which is not to be kept, of a file that would write over the results of another image."""
     reason = f"The results of another image of this name lie there ('{begun.file}'): choose another output folder."
-    return Record(entry.file, entry.relative, entry.name, "failed", reason=reason)
+    return FileRecord(entry.file, entry.relative, entry.name, "failed", reason=reason)
 
 
-def _failed(entry: Entry, place: RunPlace, error: Exception) -> Record:
+def _failed(entry: BatchInput, place: RunPlace, error: Exception) -> FileRecord:
     """Return the record of a file that failed; where it failed after it was segmented, that is kept."""
-    begun = read_record(place.record(entry))
+    begun = read_file_record(place.record(entry))
     if begun is not None and begun.state != "done" and still_holds(begun, place.path, entry.file):
         return replace(begun, state="failed", reason=reason_of(error))
-    return Record(entry.file, entry.relative, entry.name, "failed", known(entry.file), reason=reason_of(error))
+    return FileRecord(
+        entry.file, entry.relative, entry.name, "failed", is_known_input(entry.file), reason=reason_of(error)
+    )
 
 
 def _iter_work(
-    settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine, begun: Record | None
-) -> Generator[Progress, Focus | None, Record]:
+    settings: BatchSettings, entry: BatchInput, place: RunPlace, engine: NetworkRunner, begun: FileRecord | None
+) -> Generator[Progress, Focus | None, FileRecord]:
     """Yield while what is left of a file is done; return its record. begun: of one that is segmented already."""
     request, opening = settings.request, engine.openings.look_at(entry)
     if opening.note.is_hopeless:
         raise FileError(opening.note.reason)
     with opening:
-        stack = read_entry(settings, entry)
+        stack = read_input(settings, entry)
         record = begun or (yield from _iter_segmented(stack, settings, entry, place, engine, opening))
         opening.passed()
     results = {_result_of(file, entry): file for file in record.files(place.path)}
@@ -243,16 +245,16 @@ def _iter_work(
     return replace(record, seconds=record.seconds | {"all": sum(record.seconds.get(part, 0.0) for part in parts)})
 
 
-def iter_blocks_of_entry(
-    settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine, numbers: range
+def iter_blocks_of_file(
+    settings: BatchSettings, entry: BatchInput, place: RunPlace, engine: NetworkRunner, numbers: range
 ) -> Generator[Progress, None, None]:
-    """Yield while blocks of these numbers are looked at for objects, in a file that is segmented; `segment_entry` was
+    """Yield while blocks of these numbers are looked at for objects, in a file that is segmented; `segment_file` was
     closed when it began with that, and goes on from there.
 
     Raises:
         SkipsegError: it is not segmented any more, or nothing can be written.
     """
-    record, objects = read_record(place.record(entry)), settings.request.objects
+    record, objects = read_file_record(place.record(entry)), settings.request.objects
     if record is None or objects is None:
         raise FileError(f"'{entry.relative}' is not segmented any more: start the batch again.")
     entry = entry._replace(name=record.name)
@@ -262,31 +264,36 @@ def iter_blocks_of_entry(
 
 
 def _iter_segmented(
-    stack: Stack, settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine, opening: Opening
-) -> Generator[Progress, Focus | None, Record]:
+    stack: Stack,
+    settings: BatchSettings,
+    entry: BatchInput,
+    place: RunPlace,
+    engine: NetworkRunner,
+    opening: GuardedFile,
+) -> Generator[Progress, Focus | None, FileRecord]:
     """Yield while a file is segmented; return a record of that, written where more than moments are still to come."""
     from napari_skipseg.inference.to_folder import FolderTarget
 
     start, request = time.perf_counter(), settings.request
-    before = known(entry.file)
+    before = is_known_input(entry.file)
     outdated = _is_outdated(place, entry, before)
     how = (request.depth, request.form, outdated, request.objects)
     goes_on = not outdated and _unfinished(place, entry).is_file()
     turn = engine.turn(opening)
     try:
         target = FolderTarget(place.results(entry), entry.name, *how)
-        said = f"{GOES_ON}, " if goes_on else ""
+        said = f"{_GOES_ON}, " if goes_on else ""
         files = yield from _iter_segment(stack, settings, target, engine, turn, opening, said)
     finally:
         turn.end()
     outputs, size = outputs_of(files, place.path), math.prod(stack.shape) * np.dtype(stack.data.dtype).itemsize
     seconds = {"segmenting": time.perf_counter() - start - turn.waited, "network": turn.seconds}
     image = (stack.shape, stack.space.axes, size)
-    record = Record(entry.file, entry.relative, entry.name, "segmented", before, outputs, seconds, *image)
+    record = FileRecord(entry.file, entry.relative, entry.name, "segmented", before, outputs, seconds, *image)
     remarks = remarks_on(stack, engine.model.description, request.options)
     record = replace(record, findings=_findings_of(target), voxel_size=describe_voxels(stack), remarks=remarks)
     if request.objects is not None or settings.truth:
-        write_record(place.record(entry), record, place.path)
+        write_file_record(place.record(entry), record, place.path)
     return record
 
 
@@ -294,9 +301,9 @@ def _iter_segment(
     stack: Stack,
     settings: BatchSettings,
     target: FolderTarget,
-    engine: Engine,
-    turn: Turn,
-    opening: Opening,
+    engine: NetworkRunner,
+    turn: DeviceTurn,
+    opening: GuardedFile,
     said: str,
 ) -> Generator[Progress, Focus | None, list[Path]]:
     """Yield as `to_folder.iter_segment` does, with `said` before each message; the network is free for the next file
@@ -314,7 +321,7 @@ def _iter_segment(
                 return files
             if progress.done:
                 opening.passed()
-            if isinstance(progress, Written) and progress.done >= progress.total:
+            if isinstance(progress, TileWritten) and progress.done >= progress.total:
                 turn.end()
             focus = yield replace(progress, message=said + progress.message) if said else progress
 
@@ -327,7 +334,7 @@ def _findings_of(target: FolderTarget) -> tuple[str, ...]:
     return tuple(recipe["findings"])
 
 
-def _is_outdated(place: RunPlace, entry: Entry, before: dict[str, Any] | None) -> bool:
+def _is_outdated(place: RunPlace, entry: BatchInput, before: dict[str, Any] | None) -> bool:
     """Return whether an unfinished run lies there that is of what the file held before: it is thrown away."""
     try:
         facts = json.loads(_unfinished(place, entry).read_bytes())
@@ -336,18 +343,18 @@ def _is_outdated(place: RunPlace, entry: Entry, before: dict[str, Any] | None) -
         return False
 
 
-def _unfinished(place: RunPlace, entry: Entry) -> Path:
+def _unfinished(place: RunPlace, entry: BatchInput) -> Path:
     """Return what tells of a run of the file that was begun."""
     return place.results(entry) / f"{entry.name}{UNFINISHED}" / "run.json"
 
 
-def _result_of(file: Path, entry: Entry) -> str:
+def _result_of(file: Path, entry: BatchInput) -> str:
     """Return "probability" for NAME_probability.tif, and "objects table" for NAME_objects.csv."""
     name = file.name.removeprefix(f"{entry.name}_").partition(".")[0]
     return f"{name} table" if file.suffix == ".csv" else name
 
 
-def _picture(stack: Stack, probability: Path, settings: BatchSettings, entry: Entry, place: RunPlace) -> str:
+def _picture(stack: Stack, probability: Path, settings: BatchSettings, entry: BatchInput, place: RunPlace) -> str:
     """Return where the thumbnail lies within the run's folder, "" where none could be drawn."""
     try:
         content = draw_thumbnail(stack, probability, settings.request.options.channel or 0)
@@ -357,15 +364,19 @@ def _picture(stack: Stack, probability: Path, settings: BatchSettings, entry: En
     return place.thumbnail(entry).relative_to(place.path).as_posix()
 
 
-def _score_again(record: Record, settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine) -> Record:
+def _score_again(
+    record: FileRecord, settings: BatchSettings, entry: BatchInput, place: RunPlace, engine: NetworkRunner
+) -> FileRecord:
     """Return the record of a file that is done, scored where its truth is another than it was."""
     scored = _scored(record, settings, entry, place, engine)
     if scored != record:
-        write_record(place.record(entry), scored, place.path)
+        write_file_record(place.record(entry), scored, place.path)
     return scored
 
 
-def _scored(record: Record, settings: BatchSettings, entry: Entry, place: RunPlace, engine: Engine) -> Record:
+def _scored(
+    record: FileRecord, settings: BatchSettings, entry: BatchInput, place: RunPlace, engine: NetworkRunner
+) -> FileRecord:
     """Return `record` with scores, or a note why there are none; a fault of the truth is none of the file."""
     if not settings.truth:
         return record
@@ -373,12 +384,12 @@ def _scored(record: Record, settings: BatchSettings, entry: Entry, place: RunPla
         truth = find_truth(settings, entry)
         if truth is None:
             return replace(record, scores={}, truth=None, note="no truth of its name")
-        found = (known(str(truth)) or {}) | {"label": settings.truth_label}
+        found = (is_known_input(str(truth)) or {}) | {"label": settings.truth_label}
         if record.scores and found == record.truth:
             return record
         start = time.perf_counter()
         results = {_result_of(file, entry): file for file in record.files(place.path)}
-        scores, note = score(results, truth, engine.model.description, settings.truth_label)
+        scores, note = score_result(results, truth, engine.model.description, settings.truth_label)
         seconds = record.seconds | {"scores": time.perf_counter() - start}
         return replace(record, scores=scores, truth=found, note=note, seconds=seconds)
     except (SkipsegError, ValueError, MemoryError) as error:

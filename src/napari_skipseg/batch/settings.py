@@ -24,7 +24,7 @@ from napari_skipseg.networks.specs import first_fault
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.option_fields import Option, check_options
 
-FORMAT_VERSION = 1
+_FORMAT_VERSION = 1
 SHOWN_OF_HASH = 8
 """Digits of a recipe's hash in the name of its run's folder."""
 
@@ -87,7 +87,7 @@ class BatchSettings:
         return f"{model}-{told[:SHOWN_OF_HASH]}"
 
 
-def ask(
+def make_settings(
     model: str,
     options: SegmentOptions,
     depth: Depth = "uint8",
@@ -109,12 +109,12 @@ def _adapter() -> TypeAdapter[BatchSettings]:
     return TypeAdapter(BatchSettings)
 
 
-def settings_to_json(settings: BatchSettings) -> str:
-    """Return `settings` as readable JSON; `settings_from_json` gives the same value back."""
-    return json.dumps({"format_version": FORMAT_VERSION, **asdict(settings)}, indent=1, ensure_ascii=True) + "\n"
+def batch_settings_to_json(settings: BatchSettings) -> str:
+    """Return `settings` as readable JSON; `batch_settings_from_json` gives the same value back."""
+    return json.dumps({"format_version": _FORMAT_VERSION, **asdict(settings)}, indent=1, ensure_ascii=True) + "\n"
 
 
-def settings_from_json(text: str | bytes, place: str = "The settings") -> BatchSettings:
+def batch_settings_from_json(text: str | bytes, place: str = "The settings") -> BatchSettings:
     """Return the settings in `text`, found at `place` (for messages).
 
     Raises:
@@ -124,8 +124,8 @@ def settings_from_json(text: str | bytes, place: str = "The settings") -> BatchS
         values: Any = json.loads(text)
     except ValueError as error:
         raise FileError(f"{place} is no JSON ({error}): give the batch.json that a run wrote.") from error
-    if not isinstance(values, dict) or values.pop("format_version", None) != FORMAT_VERSION:
-        raise FileError(f"{place} holds no batch of format version {FORMAT_VERSION}: start the batch anew.")
+    if not isinstance(values, dict) or values.pop("format_version", None) != _FORMAT_VERSION:
+        raise FileError(f"{place} holds no batch of format version {_FORMAT_VERSION}: start the batch anew.")
     try:
         return _adapter().validate_python(values)
     except ValidationError as error:

@@ -6,27 +6,27 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from napari_skipseg.batch.inputs import Entry
+from napari_skipseg.batch.inputs import BatchInput
 from napari_skipseg.batch.place import RunPlace
-from napari_skipseg.batch.records import State, read_record
-from napari_skipseg.batch.run_file import Outcome
+from napari_skipseg.batch.records import State, read_file_record
+from napari_skipseg.batch.run_file import FileOutcome
 from napari_skipseg.progress import Progress
 from napari_skipseg.wording import counted
 
-STEPS = 1000
+_STEPS = 1000
 """Into how many steps a file is divided in the progress of the whole."""
 FINISHED: tuple[State, ...] = ("done", "skipped", "failed")
 
 
 @dataclass(frozen=True)
-class Row:
+class BatchRow:
     """One file in the table.
 
     relative: where it lies within the inputs, which tells it from the others. done, total: tiles. message: what is
     being done. seconds_left: until it is done, None where that is not known yet. seconds: that it took. size: such as
     "25 × 512 × 512", "" until it was opened; bytes: of the image. reason: why it failed. note: what else is to be said.
     ended: when that was, as in 2026-03-01T22:15:00+01:00, "" where it is not known. thumbnail, outputs: paths, where
-    there are any. voxel_size, objects, mean_size, size_unit: as in `Record`. title: as in `Entry`.
+    there are any. voxel_size, objects, mean_size, size_unit: as in `Record`. title: as in `BatchInput`.
     """
 
     relative: str
@@ -71,7 +71,7 @@ class BatchOpened(Progress):
     asked: the files that are to be done, by their names in the table. hint: as in `Inputs`.
     """
 
-    rows: tuple[Row, ...] = ()
+    rows: tuple[BatchRow, ...] = ()
     folder: str = ""
     others: int = 0
     ours: int = 0
@@ -83,7 +83,7 @@ class BatchOpened(Progress):
 class FileChanged(Progress):
     """A row is another now. seconds_left: of the whole batch, None where that is not known yet."""
 
-    row: Row = field(default_factory=lambda: Row("", ""))
+    row: BatchRow = field(default_factory=lambda: BatchRow("", ""))
     seconds_left: float | None = None
 
 
@@ -99,11 +99,11 @@ class Retry:
     relatives: tuple[str, ...] = ()
 
 
-class Board:
+class ProgressTable:
     """The rows of a batch as they are now."""
 
-    def __init__(self, entries: Iterable[Entry], place: RunPlace) -> None:
-        self.rows = {entry.relative: Row(entry.relative, entry.file, title=entry.title) for entry in entries}
+    def __init__(self, entries: Iterable[BatchInput], place: RunPlace) -> None:
+        self.rows = {entry.relative: BatchRow(entry.relative, entry.file, title=entry.title) for entry in entries}
         self._place = place
         self._begun: dict[str, tuple[float, int]] = {}
         self._reached: dict[str, int] = {}
@@ -117,14 +117,14 @@ class Board:
         rows, folder = tuple(self.rows.values()), str(self._place.path)
         return BatchOpened(how_far.done, how_far.total, "", rows, folder, others, ours, asked)
 
-    def recall(self, entries: Iterable[Entry]) -> None:
+    def recall(self, entries: Iterable[BatchInput]) -> None:
         """Note what became of files another time, where that is known."""
         for entry in entries:
-            record = read_record(self._place.record(entry))
+            record = read_file_record(self._place.record(entry))
             if record is not None and record.state != "segmented":
-                self.told(Outcome("skipped" if record.state == "done" else "failed", record), entry)
+                self.told(FileOutcome("skipped" if record.state == "done" else "failed", record), entry)
 
-    def told(self, news: Progress | Outcome | None, entry: Entry | None = None) -> Progress:
+    def told(self, news: Progress | FileOutcome | None, entry: BatchInput | None = None) -> Progress:
         """Note what is new of a file, and return what to say of it; None: nothing is new."""
         if entry is None and isinstance(news, Progress):
             self._waits = news.message
@@ -133,20 +133,20 @@ class Board:
             told = f"{how_far.message}: {self._waits}"
             return BatchWaits(how_far.done, how_far.total, told) if self._waits else how_far
         self._waits = ""
-        return self._finished(entry, news) if isinstance(news, Outcome) else self._moved(entry, news)
+        return self._finished(entry, news) if isinstance(news, FileOutcome) else self._moved(entry, news)
 
-    def is_meant(self, entry: Entry, command: Retry) -> bool:
+    def is_meant(self, entry: BatchInput, command: Retry) -> bool:
         """Return whether a file failed and is to be done again."""
         named = not command.relatives or entry.relative in command.relatives
         return named and self.rows[entry.relative].state == "failed"
 
-    def waits(self, entry: Entry) -> FileChanged:
+    def waits(self, entry: BatchInput) -> FileChanged:
         """Note that a file is to be done again."""
         self._begun.pop(entry.relative, None)
         self._speed.forget(entry.relative)
-        return self._change(Row(entry.relative, entry.file, title=entry.title))
+        return self._change(BatchRow(entry.relative, entry.file, title=entry.title))
 
-    def _moved(self, entry: Entry, progress: Progress) -> FileChanged:
+    def _moved(self, entry: BatchInput, progress: Progress) -> FileChanged:
         now = time.monotonic()
         begun, first = self._begun.setdefault(entry.relative, (now, 0))
         row = self.rows[entry.relative]
@@ -161,9 +161,9 @@ class Board:
             replace(row, state="running", done=done, total=total, message=progress.message, seconds_left=left)
         )
 
-    def _finished(self, entry: Entry, outcome: Outcome) -> FileChanged:
+    def _finished(self, entry: BatchInput, outcome: FileOutcome) -> FileChanged:
         record = outcome.record
-        row = Row(
+        row = BatchRow(
             entry.relative,
             entry.file,
             outcome.state,
@@ -184,24 +184,24 @@ class Board:
         )
         return self._change(row)
 
-    def _change(self, row: Row) -> FileChanged:
+    def _change(self, row: BatchRow) -> FileChanged:
         before = self.rows[row.relative]
         self.rows[row.relative] = row
         reached = self._reached.get(row.relative, 0)
-        steps = int(row.fraction * STEPS)
+        steps = int(row.fraction * _STEPS)
         self._reached[row.relative] = max(reached, steps) if row.state == "running" else steps  # objects count anew
         self._steps += self._reached[row.relative] - reached
         self._ended += (row.state in FINISHED) - (before.state in FINISHED)
         self._failed += (row.state == "failed") - (before.state == "failed")
-        self._speed.note(row, self._reached[row.relative] / STEPS)
+        self._speed.note(row, self._reached[row.relative] / _STEPS)
         how_far = self._how_far()
-        left = self._speed.seconds_for(len(self.rows) - how_far.done / STEPS)
+        left = self._speed.seconds_for(len(self.rows) - how_far.done / _STEPS)
         return FileChanged(how_far.done, how_far.total, how_far.message, row, left)
 
     def _how_far(self) -> Progress:
         told = f"{self._ended - self._failed} of {counted(len(self.rows), 'file')}"
         told += f", {self._failed} failed" if self._failed else ""
-        return Progress(self._steps, len(self.rows) * STEPS, told)
+        return Progress(self._steps, len(self.rows) * _STEPS, told)
 
 
 class _Speed:
@@ -223,7 +223,7 @@ class _Speed:
         """Note that a file is to be done anew."""
         self._there.pop(relative, None)
 
-    def note(self, row: Row, reached: float) -> None:
+    def note(self, row: BatchRow, reached: float) -> None:
         """Note how far a file is."""
         counts = row.state in ("running", "done")
         if counts and not self._since:
@@ -239,7 +239,7 @@ class _Speed:
         return (time.monotonic() - self._since) * files / self._whole if known else None
 
 
-def _note_of(outcome: Outcome) -> str:
+def _note_of(outcome: FileOutcome) -> str:
     """Return what is to be said of a file besides; of one that was done before also when."""
     record = outcome.record
     told = " ".join((*record.findings, *record.remarks, record.note)).strip()

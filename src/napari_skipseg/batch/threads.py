@@ -10,34 +10,34 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from napari_skipseg.batch.crash_guard import StoppedError, crashes_told
-from napari_skipseg.batch.engine import Engine
-from napari_skipseg.batch.inputs import Entry
+from napari_skipseg.batch.engine import NetworkRunner
+from napari_skipseg.batch.inputs import BatchInput
 from napari_skipseg.batch.place import RunPlace
-from napari_skipseg.batch.run_file import Outcome, segment_entry
+from napari_skipseg.batch.run_file import FileOutcome, segment_file
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.progress import Progress
 
 LANES = 2
 """Files at work: one has the network, the other one is prepared for it or written after it."""
-WAKE = 0.1
+THREADS_WAKE = 0.1
 """Seconds after which the caller is asked at the latest whether it goes on."""
 
 
-class Message(NamedTuple):
+class ThreadMessage(NamedTuple):
     """What is new of a file: how far it is, or what became of it; without one, what the whole waits for."""
 
-    entry: Entry | None
-    news: Progress | Outcome
+    entry: BatchInput | None
+    news: Progress | FileOutcome
 
 
-def waiting_for(what: str) -> Message:
+def waiting_for(what: str) -> ThreadMessage:
     """Return what is said until a file moves again."""
-    return Message(None, Progress(0, 0, what))
+    return ThreadMessage(None, Progress(0, 0, what))
 
 
 def iter_lanes(
-    settings: BatchSettings, waiting: deque[Entry], place: RunPlace
-) -> Generator[Message | None, None, None]:
+    settings: BatchSettings, waiting: deque[BatchInput], place: RunPlace
+) -> Generator[ThreadMessage | None, None, None]:
     """Yield what is new of the files that are `waiting`, None where nothing is, until there are none and all are done.
 
     Files may be put there meanwhile. Closed, it stops each file at its next tile, from where it goes on another time.
@@ -50,11 +50,11 @@ def iter_lanes(
 
 
 def _iter_lanes(
-    settings: BatchSettings, waiting: deque[Entry], place: RunPlace
-) -> Generator[Message | None, None, None]:
+    settings: BatchSettings, waiting: deque[BatchInput], place: RunPlace
+) -> Generator[ThreadMessage | None, None, None]:
     yield waiting_for("starting the network")
-    engine = Engine(settings.request, place)
-    news: SimpleQueue[Message | Exception] = SimpleQueue()
+    engine = NetworkRunner(settings.request, place)
+    news: SimpleQueue[ThreadMessage | Exception] = SimpleQueue()
     lanes = [
         _Lane(settings, waiting, place, engine, news) for _ in range(1 if settings.request.options.samples else LANES)
     ]
@@ -64,7 +64,7 @@ def _iter_lanes(
         while True:
             idle = not waiting and all(lane.idle.is_set() or not lane.is_alive() for lane in lanes)
             try:
-                found = news.get(timeout=0 if idle else WAKE)
+                found = news.get(timeout=0 if idle else THREADS_WAKE)
             except Empty:
                 if idle and not waiting:
                     return
@@ -87,10 +87,10 @@ class _Lane(threading.Thread):
     def __init__(
         self,
         settings: BatchSettings,
-        waiting: deque[Entry],
+        waiting: deque[BatchInput],
         place: RunPlace,
-        engine: Engine,
-        news: SimpleQueue[Message | Exception],
+        engine: NetworkRunner,
+        news: SimpleQueue[ThreadMessage | Exception],
     ) -> None:
         super().__init__(name="batch", daemon=True)
         self._settings, self._waiting, self._place, self._engine, self._news = settings, waiting, place, engine, news
@@ -105,7 +105,7 @@ class _Lane(threading.Thread):
                     entry = self._waiting.popleft()
                 except IndexError:
                     self.idle.set()
-                    self.stopped.wait(WAKE / 10)
+                    self.stopped.wait(THREADS_WAKE / 10)
                     continue
                 self._follow(entry)
         except StoppedError:
@@ -113,13 +113,13 @@ class _Lane(threading.Thread):
         except Exception as error:
             self._news.put(error)
 
-    def _follow(self, entry: Entry) -> None:
-        work = segment_entry(self._settings, entry, self._place, self._engine)
+    def _follow(self, entry: BatchInput) -> None:
+        work = segment_file(self._settings, entry, self._place, self._engine)
         with contextlib.closing(work):
             while not self.stopped.is_set():
                 try:
                     progress = next(work)
                 except StopIteration as stop:
-                    self._news.put(Message(entry, stop.value))
+                    self._news.put(ThreadMessage(entry, stop.value))
                     return
-                self._news.put(Message(entry, progress))
+                self._news.put(ThreadMessage(entry, progress))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_skipseg.batch.inputs import ENDINGS, Entry
+from napari_skipseg.batch.inputs import BATCH_ENDINGS, BatchInput
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.errors import FileError, InputError
-from napari_skipseg.file_names import find_inside, normal
+from napari_skipseg.file_names import find_inside, normalized_name
 from napari_skipseg.images.choice import MARK, parse_location
 from napari_skipseg.images.files import images_to_read
 from napari_skipseg.images.slices import holds_slices
@@ -23,12 +23,12 @@ from napari_skipseg.scoring.files import Pair
 if TYPE_CHECKING:
     from napari_skipseg.models.description import ModelDescription
 
-SHOWN = ("dice", "iou", "precision", "recall")
+_SHOWN = ("dice", "iou", "precision", "recall")
 """Scores of a class that are kept, of all that are measured."""
 OF_OBJECTS = ("adapted_rand_error", "average_precision")
 
 
-def check_truth(settings: BatchSettings, files: int) -> None:
+def check_truth_folder(settings: BatchSettings, files: int) -> None:
     """Raise where there is no truth at all, or one image of labels for several images.
 
     Raises:
@@ -45,7 +45,7 @@ def check_truth(settings: BatchSettings, files: int) -> None:
         raise InputError(f"The truth '{settings.truth}' is one image for {files}: give a folder with labels for each.")
 
 
-def find_truth(settings: BatchSettings, entry: Entry) -> Path | None:
+def find_truth(settings: BatchSettings, entry: BatchInput) -> Path | None:
     """Return the labels of an image: in the same folder within the truths, of the same name, whatever its ending.
 
     Raises:
@@ -64,12 +64,12 @@ def find_truth(settings: BatchSettings, entry: Entry) -> Path | None:
         return _same_image(exact, entry)
     if settings.as_stack and holds_slices(place) and Path(entry.file) == Path(settings.inputs).expanduser().absolute():
         return place
-    folder, name = find_inside(place, entry.folder), normal(plain_name(Path(relative).name))
+    folder, name = find_inside(place, entry.folder), normalized_name(plain_name(Path(relative).name))
     if folder is None or not folder.is_dir():
         return None
     if settings.as_stack or MARK in relative:
-        name = normal(entry.name)
-    names = {file: normal(plain_name(file.name)) for file in sorted(folder.iterdir()) if _is_image(file)}
+        name = normalized_name(entry.name)
+    names = {file: normalized_name(plain_name(file.name)) for file in sorted(folder.iterdir()) if _is_image(file)}
     found = [file for file, each in names.items() if each == name]
     found = found or [file for file, each in names.items() if each.casefold() == name.casefold()]
     if len(found) > 1:
@@ -77,7 +77,7 @@ def find_truth(settings: BatchSettings, entry: Entry) -> Path | None:
     return found[0] if found else None
 
 
-def _same_image(truth: Path, entry: Entry) -> Path:
+def _same_image(truth: Path, entry: BatchInput) -> Path:
     """Return the image of the truth that has the place which the entry's has in its file."""
     which = entry.relative.rpartition(MARK)[2] if MARK in entry.relative else ""
     images = images_to_read(truth) if which else ()
@@ -90,10 +90,10 @@ def _same_image(truth: Path, entry: Entry) -> Path:
 
 
 def _is_image(file: Path) -> bool:
-    return is_zarr(file) if file.is_dir() else file.suffix.lower() in ENDINGS
+    return is_zarr(file) if file.is_dir() else file.suffix.lower() in BATCH_ENDINGS
 
 
-def score(
+def score_result(
     results: dict[str, Path], truth: Path, description: ModelDescription, label: int | None = None
 ) -> tuple[dict[str, float], str]:
     """Return the scores of a file's results against its truth, and a note why some are missing ("" = all are there).
@@ -119,7 +119,7 @@ def score(
     notes: list[str] = []
     for summary in run_to_end(iter_score_pairs([Pair(truth.name, results["binary"], truth)], options)):
         class_name = summary.class_name or description.class_names[0]
-        of_classes |= {f"{class_name} {name}": value for name, value in _numbers(summary.pooled, SHOWN).items()}
+        of_classes |= {f"{class_name} {name}": value for name, value in _numbers(summary.pooled, _SHOWN).items()}
         notes += [note for note in summary.notes if note not in notes]
         doubt = doubt_truth(truth.name, class_name, class_name in BOUNDARY_CLASSES, dict(summary.pooled))
         notes += [doubt] if doubt else []

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from napari_skipseg.batch.settings import BatchSettings, ask
-from napari_skipseg.cli.options import Depth, Flags, FormatFlag, VoxelSize, add_flags
+from napari_skipseg.batch.settings import BatchSettings, make_settings
+from napari_skipseg.cli.options import DepthFlag, Flags, FormatFlag, VoxelSizeFlag, add_flags
 from napari_skipseg.errors import InputError
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.terminal import echo, saying
+from napari_skipseg.terminal import print_line, with_spinner
 
 _BATCH = Flags(BatchSettings)
 _SEGMENT = Flags(SegmentOptions, defaults={"attention": False})
@@ -24,31 +24,31 @@ _OBJECTS = Flags(
         "planes": "object_planes",
     },
 )
-_OWN = {"voxel_size": VoxelSize}
+_OWN = {"voxel_size": VoxelSizeFlag}
 
 
 def batch(
     inputs: Annotated[str, typer.Argument(metavar="INPUTS", help="A folder, an image, or a pattern in quotes.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="Folder for the results: a run's folder for each recipe.")],
     model: Annotated[str, typer.Option(help="A model's name, or its folder.")] = "em-membrane",
-    dtype: Annotated[Depth, typer.Option(help="How probabilities are stored.")] = Depth.uint8,
+    dtype: Annotated[DepthFlag, typer.Option(help="How probabilities are stored.")] = DepthFlag.uint8,
     form: Annotated[FormatFlag, typer.Option("--format", help="What the results are written as.")] = FormatFlag.tiff,
     retry: Annotated[bool, typer.Option("--retry", help="Do again only what failed the last time.")] = False,
     **flags: Any,
 ) -> None:
     """Segment every image in a folder. Stopped or killed, the same command goes on where it was."""
-    with saying(f"Looking for images in {inputs} …"):  # while imports take seconds
+    with with_spinner(f"Looking for images in {inputs} …"):  # while imports take seconds
         from napari_skipseg.batch.run import iter_batch
         from napari_skipseg.cli.batch_table import show_batch
 
         settings = _settings(inputs, out, model, (dtype.value, form.value), flags)
     result = show_batch(iter_batch(settings, retry))
-    echo(result.describe())
+    print_line(result.describe())
     for row in result.rows:
         if row.state == "failed":
-            echo(f"failed  {row.called}: {row.reason}")
+            print_line(f"failed  {row.called}: {row.reason}")
     for place in (result.folder, result.summary, result.report):
-        echo(str(place))
+        print_line(str(place))
     if result.count("failed"):
         raise typer.Exit(1)
 
@@ -58,7 +58,7 @@ def _settings(inputs: str, out: str, model: str, how: tuple[Any, Any], flags: di
     if objects and "method" not in objects:
         raise InputError("Say how objects are found: --objects components, watershed or cells.")
     options = SegmentOptions(**_SEGMENT.given(flags))
-    request = ask(model, options, *how, objects=ObjectOptions(**objects) if objects else None)
+    request = make_settings(model, options, *how, objects=ObjectOptions(**objects) if objects else None)
     return BatchSettings(inputs, out, request, voxel_size=flags["voxel_size"], **_BATCH.given(flags))
 
 

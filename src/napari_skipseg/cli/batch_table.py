@@ -13,15 +13,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from napari_skipseg.batch.table import FINISHED, BatchOpened, BatchWaits, FileChanged, Row
+from napari_skipseg.batch.table import FINISHED, BatchOpened, BatchRow, BatchWaits, FileChanged
 from napari_skipseg.progress import Progress
-from napari_skipseg.terminal import LINE_EVERY, follow, on_stderr
+from napari_skipseg.terminal import LINE_EVERY, drive_with_progress, on_stderr
 from napari_skipseg.wording import about_left, counted, in_words
 
 if TYPE_CHECKING:
     from napari_skipseg.batch.run import BatchResult
 
-SHOWN = 12
+_SHOWN = 12
 """Rows of files that ended, besides those at work."""
 STYLES = {"done": "green", "failed": "red", "skipped": "dim", "running": "bold"}
 PER_SECOND = 5
@@ -38,9 +38,9 @@ def show_batch(work: Generator[Progress, Any, BatchResult]) -> BatchResult:
         shown.show(progress)
 
     if isinstance(shown, _Lines):
-        return follow(work, show)
+        return drive_with_progress(work, show)
     with Live(console=console, refresh_per_second=PER_SECOND, transient=True, get_renderable=shown.draw):
-        return follow(work, show)
+        return drive_with_progress(work, show)
 
 
 class _Lines:
@@ -81,8 +81,8 @@ class _LiveTable:
     """Files at work, those that ended last, those that failed, and how far the whole is."""
 
     def __init__(self) -> None:
-        self._running: dict[str, Row] = {}
-        self._ended: deque[Row] = deque(maxlen=SHOWN)
+        self._running: dict[str, BatchRow] = {}
+        self._ended: deque[BatchRow] = deque(maxlen=_SHOWN)
         self._whole = Progress(0, 1, "looking for images")
         self._left: float | None = None
         self._folder = ""
@@ -116,7 +116,7 @@ class _LiveTable:
         return Group(table, ProgressBar(total=1.0, completed=self._whole.fraction), told)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: BatchRow) -> tuple[str, ...]:
     running = row.state == "running"
     left = f", {in_words(row.seconds_left)} left" if running and row.seconds_left else ""
     how_far = f"{row.fraction:.0%}" if running else f"{row.seconds:.1f} s" if row.state == "done" else ""

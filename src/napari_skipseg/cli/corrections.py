@@ -11,12 +11,12 @@ import typer
 
 from napari_skipseg.cli.options import AsJson
 from napari_skipseg.errors import InputError
-from napari_skipseg.terminal import echo, report_rows
+from napari_skipseg.terminal import print_line, report_rows
 
 if TYPE_CHECKING:
-    from napari_skipseg.corrections.catalog import Found
+    from napari_skipseg.corrections.catalog import StoredCorrections
 
-SHORT = 12
+_SHORT = 12
 """Characters of a key that are shown; as many as tell it from all others will do."""
 
 app = typer.Typer(help="What was corrected: list, export, import, delete.", rich_markup_mode=None)
@@ -47,7 +47,7 @@ def show_list(as_json: AsJson = False) -> None:
     found = find_corrections()
     rows = [
         {
-            "key": one.subject.key if as_json else one.subject.key[:SHORT],
+            "key": one.subject.key if as_json else one.subject.key[:_SHORT],
             "image": one.subject.name,
             "shape": " × ".join(map(str, one.subject.shape)),
             "classes": ", ".join(f"{each.name} = {each.value}" for each in one.classes),
@@ -58,7 +58,7 @@ def show_list(as_json: AsJson = False) -> None:
         for one in found
     ]
     if not rows and not as_json:
-        echo(f"There are no corrections in '{corrections_folder()}'.")
+        print_line(f"There are no corrections in '{corrections_folder()}'.")
         return
     report_rows(rows, as_json)
 
@@ -74,7 +74,7 @@ def export(
     """Write corrections as labels: 0 = not looked at, 1 = background, 2 and more = the classes."""
     from napari_skipseg.corrections.exchange import export_corrections
 
-    echo(export_corrections(_find(whose), out, what=what.value))
+    print_line(export_corrections(_find(whose), out, what=what.value))
 
 
 @app.command("import")
@@ -97,10 +97,10 @@ def import_(
         corrections.close()
     if not is_kept:
         raise InputError(fault or "The labels could not be written: try again.")
-    echo(f"{sum(counts.values()):,} pixels taken over as corrections of '{corrections.subject.name}':")
+    print_line(f"{sum(counts.values()):,} pixels taken over as corrections of '{corrections.subject.name}':")
     names = {BACKGROUND: "background"} | {one.value: one.name for one in corrections.classes}
     for value, count in counts.items():
-        echo(f"  {value} = {names.get(value, 'a class without a name; name it in the Correct tab')}: {count:,}")
+        print_line(f"  {value} = {names.get(value, 'a class without a name; name it in the Correct tab')}: {count:,}")
 
 
 @app.command()
@@ -115,16 +115,16 @@ def delete(
     if not yes:
         typer.confirm(f"Delete the corrections of '{found.subject.name}' for good?", abort=True)
     remove(found)
-    echo(f"The corrections of '{found.subject.name}' are deleted.")
+    print_line(f"The corrections of '{found.subject.name}' are deleted.")
 
 
-def _state(found: Found) -> str:
+def _state(found: StoredCorrections) -> str:
     if found.is_open:
         return "open"
     return "empty" if found.is_empty else "not closed: open the image to restore" if found.was_interrupted else "closed"
 
 
-def _find(whose: str) -> Found:
+def _find(whose: str) -> StoredCorrections:
     """Return the corrections that a key, its beginning, or an image names."""
     from napari_skipseg.corrections.catalog import find_by_file, find_corrections, find_for
     from napari_skipseg.images.files import is_there, read_stack
@@ -142,6 +142,6 @@ def _find(whose: str) -> Found:
     if (older := find_by_file(whose)) is not None:
         raise InputError(
             f"'{whose}' was changed since it was corrected: name those corrections by their key, "
-            f"{older.subject.key[:SHORT]}."
+            f"{older.subject.key[:_SHORT]}."
         )
     raise InputError(f"'{whose}' has no corrections: see `napari-skipseg corrections list`.")

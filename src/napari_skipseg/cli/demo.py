@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.terminal import echo
+from napari_skipseg.terminal import print_line
 
 
 def demo(
@@ -20,4 +20,4 @@ def demo(
     except ImportError as error:
         raise InputError(f'The viewer is not installed ({error}): pip install "napari-skipseg[all]".') from error
     for file in open_demo(headless):
-        echo(str(file))
+        print_line(str(file))

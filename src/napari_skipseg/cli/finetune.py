@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from napari_skipseg.cli.options import AsJson, Device, Flags, add_flags, flag, one_of
+from napari_skipseg.cli.options import AsJson, DeviceFlag, Flags, add_flags, flag, one_of
 from napari_skipseg.progress import Progress
-from napari_skipseg.terminal import echo, follow, report, report_rows, watch
+from napari_skipseg.terminal import drive_with_progress, print_line, print_report, report_rows, with_progress_bar
 from napari_skipseg.training.settings import AUGMENTATIONS, FinetuneSettings
 from napari_skipseg.wording import counted, in_words
 
 if TYPE_CHECKING:
-    from napari_skipseg.training.progress import Finetuned, Lesson
+    from napari_skipseg.training.progress import Finetuned, TrainingSummary
 
 STEP = re.compile(r"step (\d+)")
 _FLAGS = Flags(FinetuneSettings)
-FLAGS: dict[str, Any] = {
+FINETUNE_FLAGS: dict[str, Any] = {
     "classes": Annotated[
         list[str] | None,
         flag("A class of the labels; repeat. By default the model's, from 2 on.", "--class", metavar="NAME=VALUE"),
@@ -39,7 +39,7 @@ def finetune(
     images: Annotated[list[Path], typer.Option(help="A corrected image; repeat for several.")],
     labels: Annotated[list[Path], typer.Option(help="Its labels: 0 = not looked at, 1 = background, 2… = classes.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the new model; by default your model folder.")] = None,
-    device: Device = "auto",
+    device: DeviceFlag = "auto",
     as_json: AsJson = False,
     **flags: Any,
 ) -> None:
@@ -53,23 +53,23 @@ def finetune(
     files = {"images": [str(image) for image in images], "labels": [str(label) for label in labels]}
     settings = finetune_from_flags({"model": model, "name": name, **files, **flags})
     from napari_skipseg.training.distributed import started_by_torchrun
-    from napari_skipseg.training.finetune.estimate import iter_plan_lesson
+    from napari_skipseg.training.finetune.estimate import iter_plan_finetuning
     from napari_skipseg.training.finetune.labels import read_corrected
     from napari_skipseg.training.finetune.run import iter_finetune
 
     processes, folder, corrected = started_by_torchrun(), out or user_folder(), read_corrected(settings)
     work = iter_finetune(settings, corrected, folder, device, processes)
     if not processes.is_first:
-        follow(work, lambda _progress: None)
+        drive_with_progress(work, lambda _progress: None)
         return
     check_free(name, folder)
-    lesson = watch(iter_plan_lesson(settings, corrected, device), "looking at the labels")
+    lesson = with_progress_bar(iter_plan_finetuning(settings, corrected, device), "looking at the labels")
     # a step was measured on one device alone
     _note(lesson if processes.count == 1 else replace(lesson, seconds=None))
     try:
-        finetuned = watch(_iter_noted(work), f"fine-tuning {name}")
+        finetuned = with_progress_bar(_iter_noted(work), f"fine-tuning {name}")
     except KeyboardInterrupt:
-        echo(_what_is_saved(folder, name), err=True)
+        print_line(_what_is_saved(folder, name), err=True)
         raise
     _show(finetuned, as_json)
 
@@ -86,19 +86,19 @@ def _what_is_saved(folder: Path, name: str) -> str:
     return "No step was done yet, so nothing is saved: the same command begins again."
 
 
-def _note(lesson: Lesson) -> None:
+def _note(lesson: TrainingSummary) -> None:
     """Say on stderr what will be learnt from, what is held out, and how long it takes."""
     trained, held = counted(lesson.places[0], "place"), lesson.places[1]
     takes = "" if lesson.seconds is None else f" Takes about {in_words(lesson.seconds)}."
     slices = f"{lesson.slices} slice{'s' * (lesson.slices != 1)}"
-    echo(
+    print_line(
         f"Labels on {slices}: learns from {trained}, compares old and new on {held} other{'s' * (held != 1)}.{takes}",
         err=True,
     )
     width = max(len(class_name) for class_name in lesson.pixels)
     for class_name, count in lesson.pixels.items():
         kept = lesson.held_out.get(class_name, 0)
-        echo(f"  {class_name:{width}}  {counted(count, 'pixel')} to learn from, {kept:,} held out", err=True)
+        print_line(f"  {class_name:{width}}  {counted(count, 'pixel')} to learn from, {kept:,} held out", err=True)
 
 
 def _iter_noted(work: Generator[Progress, Any, Finetuned]) -> Generator[Progress, None, Finetuned]:
@@ -116,7 +116,7 @@ def _iter_noted(work: Generator[Progress, Any, Finetuned]) -> Generator[Progress
             if not begun and (found := STEP.match(progress.message)):
                 begun = True
                 if (done := int(found[1]) - 1) > 0:
-                    echo(f"Goes on from its checkpoint: resumed at step {done}.", err=True)
+                    print_line(f"Goes on from its checkpoint: resumed at step {done}.", err=True)
             yield replace(progress, message=without_losses(progress.message))
 
 
@@ -126,11 +126,11 @@ def _show(finetuned: Finetuned, as_json: bool) -> None:
     if all(row["first"] is None for row in rows):
         rows = [{key: value for key, value in row.items() if key != "first"} for row in rows]
     if as_json:
-        report({"folder": str(finetuned.folder), **asdict(finetuned.report)}, as_json)
+        print_report({"folder": str(finetuned.folder), **asdict(finetuned.report)}, as_json)
         return
     report_rows(rows, as_json)
-    echo(finetuned.report.reason)
-    echo(str(finetuned.folder))
+    print_line(finetuned.report.reason)
+    print_line(str(finetuned.folder))
 
 
-add_flags(finetune, FLAGS)
+add_flags(finetune, FINETUNE_FLAGS)

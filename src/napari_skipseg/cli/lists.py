@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from napari_skipseg.cli.options import AsJson
-from napari_skipseg.terminal import echo, echo_json, report, report_rows
+from napari_skipseg.terminal import echo_json, print_line, print_report, report_rows
 
 
 def networks(
@@ -49,7 +49,7 @@ def networks(
     ]
     report_rows(lines, as_json)
     if name is None:
-        echo("\nEach is listed with the skip it has by default: `napari-skipseg networks NAME` has its others.")
+        print_line("\nEach is listed with the skip it has by default: `napari-skipseg networks NAME` has its others.")
 
 
 def models(
@@ -65,7 +65,7 @@ def models(
         if as_json:
             echo_json(description_to_json(description).strip())
         else:
-            echo(card_as_text(description))
+            print_line(card_as_text(description))
         return
     found = {key: read_description(folder) for key, folder in catalog.find_models().items()}
     rows = [
@@ -85,4 +85,4 @@ def doctor(as_json: AsJson = False) -> None:
     """Say what this machine computes on, having tried it, why it is not the GPU, and all that a bug report needs."""
     from napari_skipseg.inference.system_report import system_report
 
-    report(system_report(), as_json)
+    print_report(system_report(), as_json)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from napari_skipseg.cli.options import AsJson, Flags, FormatFlag, Unit, VoxelSize, add_flags, flag
+from napari_skipseg.cli.options import AsJson, Flags, FormatFlag, UnitFlag, VoxelSizeFlag, add_flags, flag
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.terminal import echo, report, watch
+from napari_skipseg.terminal import print_line, print_report, with_progress_bar
 
 if TYPE_CHECKING:
     from napari_skipseg.images.files import Format
     from napari_skipseg.objects.files import ObjectFiles
-    from napari_skipseg.scores.summary import Summary
+    from napari_skipseg.scores.summary import ScoreSummary
 
 _FLAGS = Flags(ObjectOptions)
 
@@ -27,8 +27,8 @@ def objects(
     axes: Annotated[
         str | None, flag("Names of the axes in the file's order, such as ZYX or XYZ; in place of its own.")
     ] = None,
-    voxel_size: VoxelSize = None,
-    unit: Unit = None,
+    voxel_size: VoxelSizeFlag = None,
+    unit: UnitFlag = None,
     form: Annotated[FormatFlag, flag("What the labels are written as.", "--format")] = FormatFlag.tiff,
     as_json: AsJson = False,
     **flags: Any,
@@ -39,10 +39,10 @@ def objects(
     scores = None if truth is None else _scores(files.labels, truth)
     if as_json:
         told = {} if scores is None else scores.pooled
-        report({"objects": files.count, "files": [str(files.labels), str(files.table)], **told}, as_json)
+        print_report({"objects": files.count, "files": [str(files.labels), str(files.table)], **told}, as_json)
         return
-    echo(f"{files.labels}\n{files.table}")
-    report({"objects": files.count, **({} if scores is None else scores.mean)}, as_json)
+    print_line(f"{files.labels}\n{files.table}")
+    print_report({"objects": files.count, **({} if scores is None else scores.mean)}, as_json)
 
 
 add_flags(objects, _FLAGS.annotations)
@@ -60,30 +60,32 @@ class _Wanted(NamedTuple):
 
 
 def _write(wanted: _Wanted, options: ObjectOptions) -> ObjectFiles:
-    from napari_skipseg.inference.objects_to_folder import ObjectsAsked, iter_objects_to_folder
+    from napari_skipseg.inference.objects_to_folder import ObjectsRequest, iter_objects_to_folder
     from napari_skipseg.objects.files import doubt_about, doubt_about_planes, read_probability
-    from napari_skipseg.scoring.truth import check_truth, read_image_of
+    from napari_skipseg.scoring.truth import check_truth_shape, read_image_of
 
     found = read_probability(wanted.probability, *wanted.calibration)
     image = None if wanted.image is None else read_image_of(found.stack, wanted.image)
     if wanted.truth is not None:
-        check_truth(found.stack, wanted.truth)
+        check_truth_shape(found.stack, wanted.truth)
     for kind, told in (("Warning", doubt_about(found)), ("Note", doubt_about_planes(found.stack, options))):
         if told:
-            echo(f"{kind}: {told}", err=True)
+            print_line(f"{kind}: {told}", err=True)
     for note in (*found.stack.notes, *(() if image is None else image.notes)):
-        echo(f"Note: {note}", err=True)
-    work = iter_objects_to_folder(ObjectsAsked(found, options, image, wanted.form), wanted.folder)
-    return watch(work, f"finding objects in {wanted.probability.name}")
+        print_line(f"Note: {note}", err=True)
+    work = iter_objects_to_folder(ObjectsRequest(found, options, image, wanted.form), wanted.folder)
+    return with_progress_bar(work, f"finding objects in {wanted.probability.name}")
 
 
-def _scores(labels: Path, truth: Path) -> Summary | None:
+def _scores(labels: Path, truth: Path) -> ScoreSummary | None:
     from napari_skipseg.scores.instances import MaskError
     from napari_skipseg.scoring.files import Pair, ScoreOptions, iter_score_pairs
 
     try:
-        (summary,) = watch(iter_score_pairs([Pair(truth.name, labels, truth)], ScoreOptions("instances")), "scoring")
+        (summary,) = with_progress_bar(
+            iter_score_pairs([Pair(truth.name, labels, truth)], ScoreOptions("instances")), "scoring"
+        )
     except MaskError as error:
-        echo(f"Note: {error}", err=True)
+        print_line(f"Note: {error}", err=True)
         return None
     return summary

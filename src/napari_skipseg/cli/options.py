@@ -13,7 +13,7 @@ import typer
 from napari_skipseg.option_fields import OptionField, option_fields
 
 
-class Depth(StrEnum):
+class DepthFlag(StrEnum):
     """How probabilities are stored."""
 
     uint8 = "uint8"
@@ -27,11 +27,11 @@ class FormatFlag(StrEnum):
     ome_zarr = "ome-zarr"
 
 
-VoxelSize = Annotated[
+VoxelSizeFlag = Annotated[
     tuple[float, float, float] | None, typer.Option(metavar="Z Y X", help="Voxel size; give --unit too.")
 ]
-Unit = Annotated[str | None, typer.Option(help="Unit of the voxel size: nm, µm, …")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+UnitFlag = Annotated[str | None, typer.Option(help="Unit of the voxel size: nm, µm, …")]
+DeviceFlag = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

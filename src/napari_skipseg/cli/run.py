@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from napari_skipseg.terminal import echo, watch
+from napari_skipseg.terminal import print_line, with_progress_bar
 
 
 def run(
@@ -34,9 +34,9 @@ def run(
         repeat = prepare_repeat(told, stack, near, model)
         for warning in repeat.warnings:
             if warning not in said:
-                echo(f"Warning: {warning}", err=True)
+                print_line(f"Warning: {warning}", err=True)
         said = repeat.warnings
         name = name_of_run(recipe) if file is None else ""
         work = iter_repeat(repeat, near / AGAIN if out_dir is None else out_dir, restart, name)
-        for written in watch(work, repeat.title):
-            echo(str(written))
+        for written in with_progress_bar(work, repeat.title):
+            print_line(str(written))

@@ -9,9 +9,9 @@ import typer
 
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import write_ome_tiff
-from napari_skipseg.terminal import echo
+from napari_skipseg.terminal import print_line
 
-NAME = "em-sample"
+_NAME = "em-sample"
 
 
 def sample(
@@ -30,6 +30,6 @@ def sample(
         raise FileError(f"The folder '{out_dir}' cannot be made: {error.strerror}. Choose another one.") from error
     stack = made.stack
     for ending, values in (("", stack.data), ("_membranes", made.membrane), ("_mitochondria", made.mitochondria)):
-        file = out_dir / f"{NAME}{ending}.tif"
+        file = out_dir / f"{_NAME}{ending}.tif"
         write_ome_tiff(file, values, stack.space)
-        echo(str(file))
+        print_line(str(file))

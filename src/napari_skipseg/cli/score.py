@@ -12,8 +12,8 @@ import typer
 
 from napari_skipseg.cli.options import AsJson
 from napari_skipseg.errors import InputError
-from napari_skipseg.scores.summary import Summary
-from napari_skipseg.terminal import echo, report, report_rows, watch, write_csv
+from napari_skipseg.scores.summary import ScoreSummary
+from napari_skipseg.terminal import print_line, print_or_write_csv, print_report, report_rows, with_progress_bar
 
 
 class TruthFlag(StrEnum):
@@ -57,25 +57,25 @@ def score(
     measure: Measure = "isbi" if isbi else "instances" if instances else "overlap"
     options = ScoreOptions(measure, membrane, threshold, _read_classes(classes or []), truth_foreground.value, ignore)
     pairs = find_pairs(prediction, truth, options)
-    summaries = watch(iter_score_pairs(pairs, options), "scoring")
+    summaries = with_progress_bar(iter_score_pairs(pairs, options), "scoring")
     if measure == "overlap":
         summaries = [_with_doubt(summary) for summary in summaries]
     for note in dict.fromkeys(note for summary in summaries for note in summary.notes):
-        echo(f"Note: {note}", err=True)
+        print_line(f"Note: {note}", err=True)
     if csv is not None:
-        write_csv(csv, [row for summary in summaries for row in summary.rows()])
+        print_or_write_csv(csv, [row for summary in summaries for row in summary.rows()])
     if as_json:
         scores = {summary.class_name: summary.as_json(per_image) for summary in summaries}
-        report({"classes": scores} if classes else scores[""], as_json)
+        print_report({"classes": scores} if classes else scores[""], as_json)
         return
     report_rows([row for summary in summaries for row in _shown(summary, per_image)], as_json)
     if measure == "isbi":
         pooled = summaries[0].pooled
         best = f"V_rand {pooled['v_rand_threshold']:.1f}, V_info {pooled['v_info_threshold']:.1f}"
-        echo(f"Best thresholds, each the same for all {pooled['n_slices']} slices: {best}")
+        print_line(f"Best thresholds, each the same for all {pooled['n_slices']} slices: {best}")
 
 
-def _with_doubt(summary: Summary) -> Summary:
+def _with_doubt(summary: ScoreSummary) -> ScoreSummary:
     """Return a summary that says if its scores say nothing.
 
     Raises:
@@ -116,7 +116,7 @@ _SHORT = {
 """The columns of instances in a terminal; CSV and JSON have the names in full."""
 
 
-def _shown(summary: Summary, per_image: bool) -> list[dict[str, Any]]:
+def _shown(summary: ScoreSummary, per_image: bool) -> list[dict[str, Any]]:
     """Return the rows of a table without counts and thresholds, its columns named so that it fits a terminal."""
     columns = {"class", "image", *summary.mean}
     return [

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from napari_skipseg.cli.options import Depth, Flags, FormatFlag, Unit, VoxelSize, add_flags
+from napari_skipseg.cli.options import DepthFlag, Flags, FormatFlag, UnitFlag, VoxelSizeFlag, add_flags
 from napari_skipseg.errors import InputError
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.terminal import echo, report, watch
+from napari_skipseg.terminal import print_line, print_report, with_progress_bar
 
 if TYPE_CHECKING:
     from napari_skipseg.inference.estimate import RunPlan
@@ -27,14 +27,14 @@ def segment(
     axes: Annotated[
         str | None, typer.Option(help="Names of the axes in the file's order, such as ZYX or XYZ; in place of its own.")
     ] = None,
-    voxel_size: VoxelSize = None,
-    unit: Unit = None,
+    voxel_size: VoxelSizeFlag = None,
+    unit: UnitFlag = None,
     image: Annotated[
         str | None, typer.Option(help="Which image of a file that holds several: its number, from 0, or its name.")
     ] = None,
     all_images: Annotated[bool, typer.Option("--all-images", help="All images of such a file, one by one.")] = False,
     as_stack: Annotated[bool, typer.Option("--as-stack", help="IN is a folder with one file per slice.")] = False,
-    dtype: Annotated[Depth, typer.Option(help="How probabilities are stored.")] = Depth.uint8,
+    dtype: Annotated[DepthFlag, typer.Option(help="How probabilities are stored.")] = DepthFlag.uint8,
     form: Annotated[FormatFlag, typer.Option("--format", help="What the results are written as.")] = FormatFlag.tiff,
     restart: Annotated[bool, typer.Option("--restart", help="Throw away an unfinished run that lies there.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Measure one tile; say what the run takes.")] = False,
@@ -50,12 +50,12 @@ def segment(
     wanted = [Path(each) for each in images_to_read(file)] if all_images else [file]
 
     options = SegmentOptions(**_FLAGS.given(flags))
-    writing, plans = Writing(out_dir, dtype.value, form.value, restart, plan), []
+    writing, plans = OutputFlags(out_dir, dtype.value, form.value, restart, plan), []
     for each in wanted:
-        taken = Taken(each, axes, voxel_size, unit, image)
+        taken = InputFlags(each, axes, voxel_size, unit, image)
         plans += _segment(taken, model, options, writing, is_headed=all_images)
     if len(plans) > 1:
-        report(total_of(plans), as_json=False)
+        print_report(total_of(plans), as_json=False)
 
 
 add_flags(segment, _FLAGS.annotations)
@@ -67,11 +67,11 @@ def check_stack(file: Path, as_stack: bool) -> None:
     Raises:
         InputError: it is so.
     """
-    from napari_skipseg.images.files import place_of
+    from napari_skipseg.images.files import location_of_image
     from napari_skipseg.images.slices import holds_slices, is_pattern
     from napari_skipseg.images.zarr.metadata import is_zarr
 
-    place = place_of(file)
+    place = location_of_image(file)
     if place.is_dir() and not is_zarr(place):
         if not as_stack and holds_slices(place):
             raise InputError(
@@ -85,7 +85,7 @@ def check_stack(file: Path, as_stack: bool) -> None:
         )
 
 
-class Taken(NamedTuple):
+class InputFlags(NamedTuple):
     """What is read, and how: see `images.files.read_stack`."""
 
     file: Path
@@ -95,7 +95,7 @@ class Taken(NamedTuple):
     image: str | None
 
 
-class Writing(NamedTuple):
+class OutputFlags(NamedTuple):
     """Where results go and how."""
 
     folder: Path
@@ -106,10 +106,10 @@ class Writing(NamedTuple):
 
 
 def _segment(
-    taken: Taken,
+    taken: InputFlags,
     model: str,
     options: SegmentOptions,
-    writing: Writing,
+    writing: OutputFlags,
     is_headed: bool,
 ) -> list[RunPlan]:
     """Segment an image, or print what that would take; return the plans that were printed. is_headed: with its name."""
@@ -122,14 +122,14 @@ def _segment(
 
     loaded, folder, how = load_model(model), writing.folder, (writing.depth, writing.form)
     if note := describe_unknown_size(stack, loaded.description):
-        echo(f"Note: {note}", err=True)
+        print_line(f"Note: {note}", err=True)
     if writing.plan_only:
-        plan = watch(iter_plan(stack, loaded, options, folder, *how), "measuring one tile", notes=False)
+        plan = with_progress_bar(iter_plan(stack, loaded, options, folder, *how), "measuring one tile", notes=False)
         if is_headed:
-            echo(f"{stack.name} {stack.title}".strip())
-        report(plan.describe(), as_json=False)
+            print_line(f"{stack.name} {stack.title}".strip())
+        print_report(plan.describe(), as_json=False)
         return [plan]
     work = iter_segment_to_folder(stack, loaded, options, folder, stack.name, *how, writing.restart)
-    for file in watch(work, f"segmenting {stack.name}"):
-        echo(str(file))
+    for file in with_progress_bar(work, f"segmenting {stack.name}"):
+        print_line(str(file))
     return []

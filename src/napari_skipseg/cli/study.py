@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from napari_skipseg.cli.options import AsJson, Device
+from napari_skipseg.cli.options import AsJson, DeviceFlag
 from napari_skipseg.errors import SpecError
-from napari_skipseg.terminal import echo, report_rows, watch
+from napari_skipseg.terminal import print_line, report_rows, with_progress_bar
 
 if TYPE_CHECKING:
     from napari_skipseg.studies.results import StudyResult
@@ -38,7 +38,7 @@ def channels(
 
     stack = None if image is None else read_stack(image)
     work = iter_channels(locate_model(model), out_dir, stack, number, channel)
-    show(watch(work, f"the channels of {model}"), as_json)
+    draw_figures(with_progress_bar(work, f"the channels of {model}"), as_json)
 
 
 @app.command()
@@ -60,7 +60,7 @@ def attention(
     labels = None if truth is None else read_stack(truth, are_labels=True)
     models = [load_model(name) for name in model]
     work = iter_attention(read_stack(image), models, out_dir, number, labels, threshold, channel)
-    show(watch(work, f"attention in {image.name}"), as_json)
+    draw_figures(with_progress_bar(work, f"attention in {image.name}"), as_json)
 
 
 @app.command()
@@ -70,7 +70,7 @@ def costs(
     skip: Annotated[list[str] | None, typer.Option(help="org, st, at, sat, …; repeat for several.")] = None,
     dimensions: Annotated[list[int] | None, typer.Option(help="2 or 3; repeat for both.")] = None,
     size: Annotated[list[str] | None, typer.Option(help="Of the image, such as 256,256 or 32,64,64; repeat.")] = None,
-    device: Device = "cpu",
+    device: DeviceFlag = "cpu",
     training: Annotated[bool, typer.Option("--training", help="Measure a training step as well.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -86,8 +86,8 @@ def costs(
         device,
         training,
     )
-    result = watch(iter_costs(settings, out_dir), "costs")
-    show(result if as_json else result._replace(rows=cost_summary(result.rows)), as_json)
+    result = with_progress_bar(iter_costs(settings, out_dir), "costs")
+    draw_figures(result if as_json else result._replace(rows=cost_summary(result.rows)), as_json)
 
 
 @app.command()
@@ -104,7 +104,7 @@ def updates(
     from napari_skipseg.studies.updates import iter_updates
 
     work = iter_updates([locate_model(model) for model in models], out_dir, own_scale)
-    show(watch(work, "weight updates"), as_json)
+    draw_figures(with_progress_bar(work, "weight updates"), as_json)
 
 
 @app.command()
@@ -114,7 +114,7 @@ def ablation(
     steps: Annotated[int | None, typer.Option(help="Training steps of each variant.")] = None,
     epoch: Annotated[int | None, typer.Option(help="Steps per column of the weight-update map; 0 = no map.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, samples and augmentation.")] = None,
-    device: Device = "auto",
+    device: DeviceFlag = "auto",
     all_variants: Annotated[bool, typer.Option("--all", help="Train the network without any skip as well.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -126,16 +126,16 @@ def ablation(
     from napari_skipseg.studies.results import StudyResult
 
     variants = (*VARIANTS, NEITHER) if all_variants else VARIANTS
-    rows = watch(iter_ablation(chosen, out_dir, device, variants), f"ablation of {chosen.name}")
+    rows = with_progress_bar(iter_ablation(chosen, out_dir, device, variants), f"ablation of {chosen.name}")
     table = [asdict(row) for row in rows] if as_json else ablation_summary(rows)
-    show(StudyResult(table, [out_dir / TABLE, out_dir / PICTURE]), as_json)
+    draw_figures(StudyResult(table, [out_dir / TABLE, out_dir / PICTURE]), as_json)
 
 
-def show(result: StudyResult, as_json: bool) -> None:
+def draw_figures(result: StudyResult, as_json: bool) -> None:
     """Print the table of a study, and below it the files; as JSON the table alone."""
     report_rows(result.rows, as_json)
     if not as_json:
-        echo("\n" + "\n".join(str(file) for file in result.files))
+        print_line("\n" + "\n".join(str(file) for file in result.files))
 
 
 def _lengths(text: str) -> tuple[int, ...]:

@@ -7,9 +7,9 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from napari_skipseg.cli.options import Device, Flags, Unit, VoxelSize, add_flags, flag, one_of
+from napari_skipseg.cli.options import DeviceFlag, Flags, UnitFlag, VoxelSizeFlag, add_flags, flag, one_of
 from napari_skipseg.networks.specs import NETWORK_NAMES, SKIPS, SelectInit
-from napari_skipseg.terminal import echo, follow, watch
+from napari_skipseg.terminal import drive_with_progress, print_line, with_progress_bar
 from napari_skipseg.training.settings import AUGMENTATIONS, TrainSettings
 
 _FLAGS = Flags(TrainSettings)
@@ -31,11 +31,11 @@ _OWN: dict[str, Any] = {
     "widths": Annotated[str | None, flag("Channels per level of a U-Net, such as 32,64,128,256.")],
     "dropout": Annotated[float | None, flag("Share of the features that dropout sets to 0 while training.")],
     "augment": Annotated[str | None, flag(f"How samples are varied: {one_of(tuple(AUGMENTATIONS))}.")],
-    "voxel_size": VoxelSize,
-    "unit": Unit,
+    "voxel_size": VoxelSizeFlag,
+    "unit": UnitFlag,
 }
 """What is no plain field of the settings: files, classes, the network, and names of whole sets of values."""
-FLAGS: dict[str, Any] = {**_OWN, **_FLAGS.annotations}
+TRAIN_FLAGS: dict[str, Any] = {**_OWN, **_FLAGS.annotations}
 
 
 def train(
@@ -43,7 +43,7 @@ def train(
         Path | None, typer.Argument(metavar="[SETTINGS.json]", help="Settings; flags override.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the new model; by default your model folder.")] = None,
-    device: Device = "auto",
+    device: DeviceFlag = "auto",
     **flags: Any,
 ) -> None:
     """Train a model from labelled images; stopped at any moment, the same command resumes.
@@ -60,9 +60,9 @@ def train(
     processes = started_by_torchrun()
     work = iter_train(chosen, out or user_folder(), device, processes)
     if processes.is_first:
-        echo(str(watch(work, f"training {chosen.name}")))
+        print_line(str(with_progress_bar(work, f"training {chosen.name}")))
     else:
-        follow(work, lambda _progress: None)
+        drive_with_progress(work, lambda _progress: None)
 
 
-add_flags(train, FLAGS)
+add_flags(train, TRAIN_FLAGS)

@@ -8,19 +8,19 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from napari_skipseg.corrections.chunk_files import ChunkFiles
+from napari_skipseg.corrections.chunk_files import CorrectionChunkFiles
 from napari_skipseg.corrections.journal import journals, read_journal
-from napari_skipseg.corrections.saved import NAMES
-from napari_skipseg.corrections.subject import FILE, CorrectionClass, Subject, read_record
-from napari_skipseg.images.faults import telling_faults
+from napari_skipseg.corrections.saved import SAVED_ARRAYS
+from napari_skipseg.corrections.subject import FILE, CorrectionClass, Subject, read_correction_record
+from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.locks import LOCK_FILE, FolderLock, is_held
 from napari_skipseg.user_folders import data_folder
 
-FOLDER_VARIABLE = "NAPARI_SKIPSEG_CORRECTIONS"
+CORRECTIONS_VARIABLE = "NAPARI_SKIPSEG_CORRECTIONS"
 
 
 @dataclass(frozen=True)
-class Found:
+class StoredCorrections:
     """Corrections of one image. changed: when they last were, in seconds since 1970. was_interrupted: the session that
     made them ended without closing them. is_open: a window has them open now. is_empty: nothing was painted or
     reviewed.
@@ -37,10 +37,10 @@ class Found:
 
 def corrections_folder() -> Path:
     """Return where corrections lie: `NAPARI_SKIPSEG_CORRECTIONS`, else the user's data folder."""
-    return data_folder("corrections", FOLDER_VARIABLE)
+    return data_folder("corrections", CORRECTIONS_VARIABLE)
 
 
-def find_corrections() -> tuple[Found, ...]:
+def find_corrections() -> tuple[StoredCorrections, ...]:
     """Return all corrections, those changed last first; folders that hold none are left out."""
     try:
         folders = [Path(entry.path) for entry in os.scandir(corrections_folder()) if entry.is_dir()]
@@ -50,25 +50,25 @@ def find_corrections() -> tuple[Found, ...]:
     return tuple(sorted(found, key=lambda one: (-one.changed, one.subject.key)))
 
 
-def find_for(key: str) -> Found | None:
+def find_for(key: str) -> StoredCorrections | None:
     """Return the corrections of the image that `identify` calls `key`, None where there are none."""
     return _look_into(corrections_folder() / key)
 
 
-def find_by_file(path: str | os.PathLike[str]) -> Found | None:
+def find_by_file(path: str | os.PathLike[str]) -> StoredCorrections | None:
     """Return the newest corrections that were made of this file, whatever it holds now; None where there are none."""
     place = os.path.abspath(path)  # noqa: PTH100  # as `read_stack` writes it, links and all
     return next((found for found in find_corrections() if found.subject.file == place), None)
 
 
-def remove(found: Found) -> None:
+def remove(found: StoredCorrections) -> None:
     """Delete corrections, for good.
 
     Raises:
         FileError: a window has them open, or they may not be removed.
     """
     lock = lock_of(found.folder, found.subject.name)
-    with telling_faults(found.folder):
+    with file_errors_as(found.folder):
         lock.take()
         try:
             (found.folder / FILE).unlink(missing_ok=True)
@@ -94,14 +94,14 @@ def is_left_open(folder: Path) -> bool:
     return (folder / LOCK_FILE).exists() or bool(journals(folder))
 
 
-def _look_into(folder: Path) -> Found | None:
-    record = read_record(folder)
+def _look_into(folder: Path) -> StoredCorrections | None:
+    record = read_correction_record(folder)
     if record is None or record.subject.key != folder.name:
         return None
     is_open, changed = is_held(folder), record.changed
     with contextlib.suppress(OSError):  # a journal that went meanwhile
         changed = max([changed, *(file.stat().st_mtime for file in journals(folder))])
-    return Found(
+    return StoredCorrections(
         folder,
         record.subject,
         record.classes,
@@ -113,8 +113,8 @@ def _look_into(folder: Path) -> Found | None:
 
 
 def _holds_something(folder: Path, shape: tuple[int, ...]) -> bool:
-    for name in NAMES:
-        if not ChunkFiles(folder / f"{name}.zarr", shape).is_empty():
+    for name in SAVED_ARRAYS:
+        if not CorrectionChunkFiles(folder / f"{name}.zarr", shape).is_empty():
             return True
     try:
         return any(entry.values.any() for file in journals(folder) for entry in read_journal(file))

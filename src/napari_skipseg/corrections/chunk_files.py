@@ -16,11 +16,11 @@ import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
-from napari_skipseg.corrections.sparse_array import Place, chunk_shape
+from napari_skipseg.corrections.sparse_array import ChunkNumber, chunk_shape
 from napari_skipseg.durable import is_draft, make_folders, sync_folder, write_durably, write_whole
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.space import Space
-from napari_skipseg.images.zarr.layout import UNITS
+from napari_skipseg.images.zarr.layout import ZARR_UNITS
 
 ARRAY = "0"
 """Name of the array in its group."""
@@ -29,7 +29,7 @@ _CODEC: Any = Zstd(level=1, checksum=True)
 _CHUNKS = "c"
 
 
-class ChunkFiles:
+class CorrectionChunkFiles:
     """The store at `path`, a folder with the ending .zarr."""
 
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
@@ -53,7 +53,7 @@ class ChunkFiles:
             if not file.is_file() or file.read_bytes() != content:
                 write_durably(file, content)
 
-    def places(self) -> Iterator[Place]:
+    def places(self) -> Iterator[ChunkNumber]:
         """Yield the chunks that have a file."""
         yield from _walk(self.path / ARRAY / _CHUNKS, len(self._chunks), ())
 
@@ -71,7 +71,7 @@ class ChunkFiles:
             if is_draft(file.name):
                 file.unlink()
 
-    def read(self, place: Place) -> NDArray[np.uint8]:
+    def read(self, place: ChunkNumber) -> NDArray[np.uint8]:
         """Return a chunk, which has a file.
 
         Raises:
@@ -87,7 +87,7 @@ class ChunkFiles:
             ) from error
         return values.copy()
 
-    def write(self, place: Place, values: NDArray[np.uint8]) -> None:
+    def write(self, place: ChunkNumber, values: NDArray[np.uint8]) -> None:
         """Write a chunk; one of zeros has no file. After a power cut it may be as before, until `sync`.
 
         Raises:
@@ -100,7 +100,7 @@ class ChunkFiles:
         else:
             file.unlink(missing_ok=True)
 
-    def sync(self, places: Iterable[Place]) -> None:
+    def sync(self, places: Iterable[ChunkNumber]) -> None:
         """Bring to disk which of these chunks have a file.
 
         Raises:
@@ -109,7 +109,7 @@ class ChunkFiles:
         for folder in {self._file(place).parent for place in places}:
             sync_folder(folder)
 
-    def write_new(self, place: Place, values: NDArray[np.uint8]) -> None:
+    def write_new(self, place: ChunkNumber, values: NDArray[np.uint8]) -> None:
         """Write a chunk of a store that nobody reads yet, and that is of no use after a power cut.
 
         Raises:
@@ -119,11 +119,11 @@ class ChunkFiles:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(_CODEC.encode(np.ascontiguousarray(values)))
 
-    def _file(self, place: Place) -> Path:
+    def _file(self, place: ChunkNumber) -> Path:
         return self.path.joinpath(ARRAY, _CHUNKS, *map(str, place))
 
 
-def _walk(folder: Path, depth: int, above: Place) -> Iterator[Place]:
+def _walk(folder: Path, depth: int, above: ChunkNumber) -> Iterator[ChunkNumber]:
     if not folder.is_dir():
         return
     with os.scandir(folder) as entries:
@@ -173,4 +173,4 @@ def _group(space: Space, told: Mapping[str, Any]) -> dict[str, Any]:
 
 def _axis(axis: str, unit: str) -> dict[str, str]:
     told = {"name": axis.lower(), "type": "time" if axis == "T" else "space"}
-    return told | {"unit": UNITS[unit]} if axis in "ZYX" and unit in UNITS else told
+    return told | {"unit": ZARR_UNITS[unit]} if axis in "ZYX" and unit in ZARR_UNITS else told

@@ -12,26 +12,33 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.corrections.catalog import Found, lock_of
-from napari_skipseg.corrections.saved import Saved, Snapshot, Target, load_saved, write_snapshot, write_whole
+from napari_skipseg.corrections.catalog import StoredCorrections, lock_of
+from napari_skipseg.corrections.saved import (
+    ChunkTarget,
+    SavedCorrections,
+    Snapshot,
+    load_saved,
+    write_all_chunks,
+    write_snapshot,
+)
 from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.corrections.subject import HIGHEST, CorrectionClass, Subject
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.faults import telling_faults
+from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.images.files import Format, read_stack, write_ome_tiff
 from napari_skipseg.images.stack import Stack
 
-What = Literal["target", "strokes"]
+ExportedLabels = Literal["target", "strokes"]
 
-AT_ONCE = 2**24
+EXPORTED_VOXELS = 2**24
 """Voxels of labels that are read at once."""
 
-SAME_SIZE = 0.01
+_SAME_SIZE = 0.01
 """Relative difference up to which two voxel sizes are one, as programs round them."""
 
 
 class _Readable(NamedTuple):
-    saved: Saved
+    saved: SavedCorrections
     subject: Subject
     classes: tuple[CorrectionClass, ...]
 
@@ -42,7 +49,10 @@ def form_of(path: str | os.PathLike[str]) -> Format:
 
 
 def export_corrections(
-    corrections: Corrections | Found, path: str | os.PathLike[str], form: Format | None = None, what: What = "target"
+    corrections: Corrections | StoredCorrections,
+    path: str | os.PathLike[str],
+    form: Format | None = None,
+    what: ExportedLabels = "target",
 ) -> Path:
     """Return the file or folder of labels, written to `path`, in place of an older one.
 
@@ -55,36 +65,36 @@ def export_corrections(
         FileError: it cannot be written, something else is there, or a window has the corrections open.
     """
     path = Path(path)
-    with _reading(corrections) as (saved, subject, classes), telling_faults(path):
+    with _reading(corrections) as (saved, subject, classes), file_errors_as(path):
         told = {"layer": "labels", "classes": {str(one.value): one.name for one in classes}}
-        array = Target(saved, only_strokes=what == "strokes")
+        array = ChunkTarget(saved, only_strokes=what == "strokes")
         if (form or form_of(path)) == "ome-zarr":
-            return write_whole(array, subject, path, told)
+            return write_all_chunks(array, subject, path, told)
         write_ome_tiff(path, array, subject.space, description=told)
         return path
 
 
-def snapshot_found(found: Found, folder: Path) -> Snapshot:
+def snapshot_found(found: StoredCorrections, folder: Path) -> Snapshot:
     """Return what trains, written as `Corrections.snapshot` does, of corrections that are not open.
 
     Raises:
         FileError: it cannot be written, or a window has them open.
     """
-    with _reading(found) as (saved, subject, _), telling_faults(folder):
+    with _reading(found) as (saved, subject, _), file_errors_as(folder):
         return write_snapshot(saved, subject, folder)
 
 
 @contextmanager
-def _reading(corrections: Corrections | Found) -> Iterator[_Readable]:
+def _reading(corrections: Corrections | StoredCorrections) -> Iterator[_Readable]:
     """Yield what is to be written; those that are not open are locked meanwhile."""
     if isinstance(corrections, Corrections):
         yield _Readable(corrections.saved, corrections.subject, corrections.classes)
         return
     lock = lock_of(corrections.folder, corrections.subject.name)
-    with telling_faults(corrections.folder):
+    with file_errors_as(corrections.folder):
         lock.take()
     try:
-        with telling_faults(corrections.folder):
+        with file_errors_as(corrections.folder):
             saved = load_saved(corrections.folder, corrections.subject.shape)
         yield _Readable(saved, corrections.subject, corrections.classes)
     finally:
@@ -138,7 +148,7 @@ def _check_place(labels: Stack, subject: Subject, name: str) -> None:
         [size for axis, size in zip("ZYX", each.voxel_size_in(space.unit), strict=True) if axis in space.axes]
         for each in (space, labels.space)
     )
-    if not np.allclose(own, wanted, rtol=SAME_SIZE, atol=0):
+    if not np.allclose(own, wanted, rtol=_SAME_SIZE, atol=0):
         told = " × ".join(f"{length:g}" for length in own)
         image = " × ".join(f"{length:g}" for length in wanted)
         raise InputError(
@@ -155,7 +165,7 @@ def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _blocks(labels: Stack, shape: tuple[int, ...]) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
     """Yield the labels a few rows of a slice at a time, with the part of the array of `shape` that they are for."""
     kept = [axis for axis, n in enumerate(shape) if n > 1 or axis >= len(shape) - 2]
-    rows = max(1, AT_ONCE // shape[-1])
+    rows = max(1, EXPORTED_VOXELS // shape[-1])
     for place in np.ndindex(*shape[:-2]):
         for top in range(0, shape[-2], rows):
             box = (*(slice(n, n + 1) for n in place), slice(top, min(top + rows, shape[-2])), slice(0, shape[-1]))

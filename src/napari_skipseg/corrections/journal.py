@@ -40,7 +40,7 @@ _LARGEST = 2**28
 _CODEC: Any = Zstd(level=1)
 
 
-class Entry(NamedTuple):
+class JournalEntry(NamedTuple):
     """One write: to which array, from which corner on, which values. number: of the journal it belongs to."""
 
     number: int
@@ -62,7 +62,7 @@ class Journal:
         self._number = max((_number(file) for file in journals(folder)), default=0) + 1
         self._attempt, self._bytes = 0, 0
         self._open: tuple[int, BinaryIO] | None = None
-        self._waiting: deque[Entry] = deque()
+        self._waiting: deque[JournalEntry] = deque()
         self._came, self._kept, self._tries = 0, 0, 0
         self._closing, self._hurry = False, False
         self._changed, self._writing = threading.Condition(), threading.Lock()
@@ -72,7 +72,7 @@ class Journal:
     def append(self, array: int, corner: tuple[int, ...], values: NDArray[np.uint8]) -> None:
         """Have a write noted; `values` belong to the journal from now on."""
         with self._changed:
-            self._waiting.append(Entry(self._number, array, corner, values))
+            self._waiting.append(JournalEntry(self._number, array, corner, values))
             self._came += 1
             self._changed.notify_all()
 
@@ -143,7 +143,7 @@ class Journal:
                 self._on_written(self._bytes)
         self._leave()
 
-    def _try(self, batch: list[Entry]) -> str:
+    def _try(self, batch: list[JournalEntry]) -> str:
         """Return why the entries could not be written, "" where they are on disk."""
         try:
             with self._writing:
@@ -151,13 +151,13 @@ class Journal:
         except (OSError, MemoryError) as error:
             self._leave()  # what is half in it is read up to there, and comes again in the next one
             self._attempt += 1
-            return refusal(self._folder, error)
+            return damage_of_journal(self._folder, error)
         return ""
 
-    def _write(self, batch: list[Entry]) -> None:
+    def _write(self, batch: list[JournalEntry]) -> None:
         for entry in batch:
             handle = self._file(entry.number)
-            record = encode(entry)
+            record = entry_to_bytes(entry)
             handle.write(record)
             if entry.number == self._number:
                 self._bytes += len(record)
@@ -192,7 +192,7 @@ def _sync(handle: BinaryIO) -> None:
     os.fsync(handle.fileno())
 
 
-def refusal(folder: Path, error: Exception) -> str:
+def damage_of_journal(folder: Path, error: Exception) -> str:
     """Return the sentence for a fault of the disk while corrections are written."""
     reason = (error.strerror if isinstance(error, OSError) else "") or str(error) or "there is too little memory"
     return (
@@ -201,7 +201,7 @@ def refusal(folder: Path, error: Exception) -> str:
     )
 
 
-def encode(entry: Entry) -> bytes:
+def entry_to_bytes(entry: JournalEntry) -> bytes:
     """Return a record."""
     shape = entry.values.shape
     told = struct.pack(f"<BB{len(shape)}q{len(shape)}q", entry.array, len(shape), *entry.corner, *shape)
@@ -209,7 +209,7 @@ def encode(entry: Entry) -> bytes:
     return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
 
 
-def read_journal(file: Path) -> Iterator[Entry]:
+def read_journal(file: Path) -> Iterator[JournalEntry]:
     """Yield the entries of a journal up to its end, or to the first one that is torn."""
     with file.open("rb") as handle:
         if handle.read(len(_MAGIC)) != _MAGIC:
@@ -222,13 +222,13 @@ def read_journal(file: Path) -> Iterator[Entry]:
             yield _decode(_number(file), payload)
 
 
-def _decode(number: int, payload: bytes) -> Entry:
+def _decode(number: int, payload: bytes) -> JournalEntry:
     array, dimensions = payload[:2]
     body = 2 + 16 * dimensions
     told = struct.unpack(f"<{2 * dimensions}q", payload[2:body])
     corner, shape = told[:dimensions], told[dimensions:]
     values = np.frombuffer(_CODEC.decode(payload[body:]), np.uint8, math.prod(shape)).reshape(shape)
-    return Entry(number, array, corner, values)
+    return JournalEntry(number, array, corner, values)
 
 
 def journals(folder: Path) -> list[Path]:

@@ -14,10 +14,10 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.stack import ArrayLike
 from napari_skipseg.progress import Progress
 
-DONE = 0.5
+_DONE = 0.5
 """Share of a block from which on it counts as looked at."""
 
-LEAST = 1e-3
+_LEAST = 1e-3
 """Score below which there is nothing to look at."""
 
 NEAR = 0.05
@@ -25,7 +25,7 @@ NEAR = 0.05
 
 
 @dataclass(frozen=True)
-class Place:
+class UncertainRegion:
     """A block that is worth a look. center, box: in voxels along the axes of the stack without C. score: mean entropy
     in bits, or mean standard deviation. reason: why, in words.
     """
@@ -36,7 +36,7 @@ class Place:
     reason: str
 
 
-def iter_rank_places(
+def iter_rank_regions(
     probability: ArrayLike,
     axes: str,
     class_names: Sequence[str],
@@ -46,7 +46,7 @@ def iter_rank_places(
     count: int = 40,
     side: int = 128,
     weights: Sequence[float] | None = None,
-) -> Generator[Progress, None, tuple[Place, ...]]:
+) -> Generator[Progress, None, tuple[UncertainRegion, ...]]:
     """Return up to `count` blocks of one slice, those most worth a look first; yield after each slice.
 
     weights: what the doubt about each class counts, as many as `class_names`; None = all the same.
@@ -77,7 +77,7 @@ def iter_rank_places(
         yield Progress(done + 1, len(planes), "looking for places")
     told = weights is not None and len(weights) == doubts.classes
     worth = scores * np.asarray(weights if told else np.ones(doubts.classes), np.float32)
-    places: list[Place] = []
+    places: list[UncertainRegion] = []
     for z, y, x in _choose(worth.sum(axis=-1), count):
         block = planes[z], rows[y], columns[x]
         places.append(_describe(scores[z, y, x], block, class_names, uncertainty is None))
@@ -118,7 +118,7 @@ def _is_done(block: tuple[int | slice, ...], reviewed: ArrayLike, strokes: Array
     seen = np.asarray(reviewed[block]) > 0
     if strokes is not None:
         seen |= np.asarray(strokes[block]) > 0
-    return bool(seen.mean() >= DONE)
+    return bool(seen.mean() >= _DONE)
 
 
 def _parts(length: int, side: int) -> list[tuple[int, int]]:
@@ -130,7 +130,7 @@ def _parts(length: int, side: int) -> list[tuple[int, int]]:
 def _choose(scores: NDArray[np.float32], count: int) -> list[tuple[int, int, int]]:
     """Return where the best blocks lie, each after those before it made others around it less worth a look."""
     chosen: list[tuple[int, int, int]] = []
-    left = np.where(scores >= LEAST, scores, 0)
+    left = np.where(scores >= _LEAST, scores, 0)
     slices = np.arange(len(scores))
     reach = max(1.0, NEAR * len(scores))
     while len(chosen) < count and left.max(initial=0) > 0:
@@ -148,7 +148,7 @@ def _describe(
     block: tuple[tuple[int, ...], tuple[int, int], tuple[int, int]],
     class_names: Sequence[str],
     is_entropy: bool,
-) -> Place:
+) -> UncertainRegion:
     """Return a block as a place. scores: of each class."""
     plane, rows, columns = block
     box = (*((n, n + 1) for n in plane), rows, columns)
@@ -156,4 +156,4 @@ def _describe(
     about = f" about {class_names[int(scores.argmax())]}" if 1 < len(class_names) == len(scores) else ""
     score = float(scores.sum())
     reason = f"unsure{about} ({score:.2f})" if is_entropy else f"copies disagree{about} (±{score:.2f})"
-    return Place(center, box, score, reason)
+    return UncertainRegion(center, box, score, reason)

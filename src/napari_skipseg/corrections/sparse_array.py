@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from napari_skipseg.images.stack import complete_index
 
 
-class Ranges(NamedTuple):
+class AxisRanges(NamedTuple):
     """A basic index: one range per axis with a step above 0, which axes are turned round, which are a single place."""
 
     axes: tuple[range, ...]
@@ -38,7 +38,7 @@ def is_basic(key: Any) -> bool:
     return not any(isinstance(part, list) or (isinstance(part, np.ndarray) and part.ndim > 0) for part in parts)
 
 
-def ranges_of(key: Any, shape: tuple[int, ...]) -> Ranges:
+def ranges_of(key: Any, shape: tuple[int, ...]) -> AxisRanges:
     """Return the ranges that a basic index asks for.
 
     Raises:
@@ -50,7 +50,7 @@ def ranges_of(key: Any, shape: tuple[int, ...]) -> Ranges:
         turned.append(places.step < 0)
         axes.append(places[::-1] if places.step < 0 else places)
         single.append(isinstance(part, int))
-    return Ranges(tuple(axes), tuple(turned), tuple(single))
+    return AxisRanges(tuple(axes), tuple(turned), tuple(single))
 
 
 def points_of(key: Any, shape: tuple[int, ...]) -> tuple[NDArray[np.intp], ...]:
@@ -120,7 +120,7 @@ def _inside(places: NDArray[Any], length: int) -> NDArray[np.intp]:
     return np.where(places < 0, places + length, places) if low < 0 else places
 
 
-class Bounds(NamedTuple):
+class ArrayBounds(NamedTuple):
     """The box around points: its first corner and its shape."""
 
     corner: tuple[int, ...]
@@ -137,13 +137,13 @@ class Bounds(NamedTuple):
         return tuple(range(low, low + n) for low, n in zip(self.corner, self.shape, strict=True))
 
 
-def bounds_of(points: tuple[NDArray[np.intp], ...]) -> Bounds:
+def bounds_of(points: tuple[NDArray[np.intp], ...]) -> ArrayBounds:
     """Return the box around one point or more."""
     corner = tuple(int(places.min()) for places in points)
-    return Bounds(corner, tuple(int(places.max()) - low + 1 for places, low in zip(points, corner, strict=True)))
+    return ArrayBounds(corner, tuple(int(places.max()) - low + 1 for places, low in zip(points, corner, strict=True)))
 
 
-def fitted(value: Any, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def fit_to_shape(value: Any, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Return `value` as bytes broadcast to `shape`, as numpy assigns.
 
     Raises:
@@ -159,20 +159,20 @@ def fitted(value: Any, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return np.broadcast_to(values, shape)
 
 
-Place = tuple[int, ...]
+ChunkNumber = tuple[int, ...]
 """Which chunk: its number along each axis."""
 
-Box = tuple[slice, ...]
+ArrayBox = tuple[slice, ...]
 """A part of the array: one slice per axis, with start and stop."""
 
-SIDE = 256
+CHUNK_SIDE = 256
 """Length of a chunk along Y and X; along the other axes it is 1."""
 
-DENSE = 2**16
+DENSE_CHUNK = 2**16
 """Points are looked up one by one where the box around them has more voxels than this, and than four per point."""
 
 
-class Kept(NamedTuple):
+class StoredChunk(NamedTuple):
     """A chunk as it was at one moment. stamp: the number of the last write to it."""
 
     values: NDArray[np.uint8]
@@ -181,7 +181,7 @@ class Kept(NamedTuple):
 
 def chunk_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of the chunks of an array of `shape`, whose last two axes are Y and X."""
-    return tuple(min(SIDE, n) if axis >= len(shape) - 2 else 1 for axis, n in enumerate(shape))
+    return tuple(min(CHUNK_SIDE, n) if axis >= len(shape) - 2 else 1 for axis, n in enumerate(shape))
 
 
 class SparseArray:
@@ -200,20 +200,20 @@ class SparseArray:
     def __init__(
         self,
         shape: Iterable[int],
-        stored: Iterable[Place] = (),
-        load: Callable[[Place], NDArray[np.uint8]] | None = None,
+        stored: Iterable[ChunkNumber] = (),
+        load: Callable[[ChunkNumber], NDArray[np.uint8]] | None = None,
         memory: int = 512 * 2**20,
     ) -> None:
         self.shape: tuple[int, ...] = tuple(int(n) for n in shape)
         self.chunks = chunk_shape(self.shape)
-        self.on_write: Callable[[Box, NDArray[np.uint8]], None] | None = None
+        self.on_write: Callable[[ArrayBox, NDArray[np.uint8]], None] | None = None
         self.lock = threading.RLock()
         self._load, self._stored = load, set(stored)
         self._there = set(self._stored)
         self._most = max(1, memory // math.prod(self.chunks))
-        self._held: dict[Place, NDArray[np.uint8]] = {}
-        self._clean: dict[Place, None] = {}
-        self._dirty: dict[Place, int] = {}
+        self._held: dict[ChunkNumber, NDArray[np.uint8]] = {}
+        self._clean: dict[ChunkNumber, None] = {}
+        self._dirty: dict[ChunkNumber, int] = {}
         self._writes = 0
 
     @property
@@ -261,11 +261,11 @@ class SparseArray:
         with self.lock:
             if is_basic(key):
                 asked = ranges_of(key, self.shape)
-                values = fitted(value, asked.shape).reshape([len(axis) for axis in asked.axes])
+                values = fit_to_shape(value, asked.shape).reshape([len(axis) for axis in asked.axes])
                 self._write(asked.axes, values[asked.turn])
             else:
                 points = points_of(key, self.shape)
-                values = fitted(value, points[0].shape)
+                values = fit_to_shape(value, points[0].shape)
                 self._write_points(tuple(places.ravel() for places in points), values.ravel())
 
     def max(self, axis: None = None, out: None = None, **others: Any) -> np.uint8:
@@ -285,17 +285,17 @@ class SparseArray:
     def __deepcopy__(self, memo: dict[int, Any]) -> SparseArray:
         return self.copy()
 
-    def places(self) -> set[Place]:
+    def places(self) -> set[ChunkNumber]:
         """Return the chunks that are there; all others are 0."""
         with self.lock:
             return set(self._there)
 
-    def pieces(self) -> Iterator[tuple[Place, NDArray[np.uint8]]]:
+    def pieces(self) -> Iterator[tuple[ChunkNumber, NDArray[np.uint8]]]:
         """Yield each chunk that is there, in order, as a copy of a full chunk: beyond the array's end it is 0."""
         for place in sorted(self.places()):
             yield place, self.piece(place)
 
-    def piece(self, place: Place) -> NDArray[np.uint8]:
+    def piece(self, place: ChunkNumber) -> NDArray[np.uint8]:
         """Return a copy of one chunk; of zeros where there is none."""
         with self.lock:
             chunk = self._chunk(place)
@@ -306,17 +306,17 @@ class SparseArray:
         with self.lock:
             return self._stored <= self._dirty.keys() and not any(self._held[place].any() for place in self._dirty)
 
-    def dirty(self) -> list[Place]:
+    def dirty(self) -> list[ChunkNumber]:
         """Return the chunks that are not in their files as they are now."""
         with self.lock:
             return sorted(self._dirty)
 
-    def keep(self, place: Place) -> Kept:
+    def keep(self, place: ChunkNumber) -> StoredChunk:
         """Return a copy of one chunk to be stored, and which write was the last to it."""
         with self.lock:
-            return Kept(self.piece(place), self._dirty.get(place, 0))
+            return StoredChunk(self.piece(place), self._dirty.get(place, 0))
 
-    def stored(self, place: Place, kept: Kept) -> None:
+    def stored(self, place: ChunkNumber, kept: StoredChunk) -> None:
         """Be told that a chunk is in its file now as `keep` gave it; one of zeros has no file."""
         with self.lock:
             is_there = bool(kept.values.any())
@@ -345,7 +345,7 @@ class SparseArray:
             there, inside = self._overlap(axes, place)
             self._put(place, inside, values[there])
 
-    def _touched(self, axes: tuple[range, ...], only_there: bool = True) -> Iterator[Place]:
+    def _touched(self, axes: tuple[range, ...], only_there: bool = True) -> Iterator[ChunkNumber]:
         """Yield the chunks in which the ranges have places."""
         if not all(axes):
             return
@@ -356,7 +356,7 @@ class SparseArray:
         else:
             yield from (place for place in product(*spans) if not only_there or place in self._there)
 
-    def _overlap(self, axes: tuple[range, ...], place: Place) -> tuple[Box, Box]:
+    def _overlap(self, axes: tuple[range, ...], place: ChunkNumber) -> tuple[ArrayBox, ArrayBox]:
         """Return the part of the ranges that lies in a chunk, and which part of the chunk that is."""
         there, inside = [], []
         for axis, number, n in zip(axes, place, self.chunks, strict=True):
@@ -367,7 +367,7 @@ class SparseArray:
             inside.append(slice(first, max(first, first + (high - low - 1) * axis.step + 1), axis.step))
         return tuple(there), tuple(inside)
 
-    def _put(self, place: Place, inside: Box, values: NDArray[np.uint8]) -> None:
+    def _put(self, place: ChunkNumber, inside: ArrayBox, values: NDArray[np.uint8]) -> None:
         """Write into one chunk, and tell of it where that changes anything."""
         chunk = self._chunk(place)
         if chunk is None:
@@ -391,7 +391,7 @@ class SparseArray:
         if not out.size:
             return out
         box = bounds_of(points)
-        if box.size <= max(DENSE, 4 * out.size):
+        if box.size <= max(DENSE_CHUNK, 4 * out.size):
             dense = self._read(box.ranges)
             return dense[tuple(places - low for places, low in zip(points, box.corner, strict=True))]
         flat, found = tuple(places.ravel() for places in points), out.reshape(-1)
@@ -404,7 +404,7 @@ class SparseArray:
         if not values.size:
             return
         box = bounds_of(points)
-        if box.size <= max(DENSE, 4 * values.size):
+        if box.size <= max(DENSE_CHUNK, 4 * values.size):
             dense = self._read(box.ranges)
             dense[tuple(places - low for places, low in zip(points, box.corner, strict=True))] = values
             self._write(box.ranges, dense)
@@ -418,7 +418,7 @@ class SparseArray:
 
     def _groups(
         self, points: tuple[NDArray[np.intp], ...]
-    ) -> Iterator[tuple[Place, NDArray[np.intp], tuple[NDArray[np.intp], ...]]]:
+    ) -> Iterator[tuple[ChunkNumber, NDArray[np.intp], tuple[NDArray[np.intp], ...]]]:
         """Yield chunk by chunk which of the points lie in it, in their order, and where in it."""
         grid = tuple(-(-length // n) for length, n in zip(self.shape, self.chunks, strict=True))
         number = np.ravel_multi_index(tuple(p // n for p, n in zip(points, self.chunks, strict=True)), grid)
@@ -428,7 +428,7 @@ class SparseArray:
             place = tuple(int(n) for n in np.unravel_index(number[chosen[0]], grid))
             yield place, chosen, tuple(p[chosen] - k * n for p, k, n in zip(points, place, self.chunks, strict=True))
 
-    def _chunk(self, place: Place) -> NDArray[np.uint8] | None:
+    def _chunk(self, place: ChunkNumber) -> NDArray[np.uint8] | None:
         """Return a chunk itself, loaded where it was not in memory; None where there is none."""
         if place in self._clean:
             self._clean[place] = self._clean.pop(place)  # the last one to go

@@ -19,37 +19,45 @@ from numcodecs.zstd import Zstd
 from numpy.typing import ArrayLike, NDArray
 
 from napari_skipseg.corrections.catalog import corrections_folder, is_left_open, lock_of
-from napari_skipseg.corrections.chunk_files import ChunkFiles
-from napari_skipseg.corrections.journal import Journal, journals, refusal
-from napari_skipseg.corrections.saved import Saved, Snapshot, Summary, Tallies, load_saved, place_of_box, write_snapshot
-from napari_skipseg.corrections.sparse_array import Box, Place, SparseArray
+from napari_skipseg.corrections.chunk_files import CorrectionChunkFiles
+from napari_skipseg.corrections.journal import Journal, damage_of_journal, journals
+from napari_skipseg.corrections.saved import (
+    CorrectionSummary,
+    LabelCounts,
+    SavedCorrections,
+    Snapshot,
+    chunk_of_box,
+    load_saved,
+    write_snapshot,
+)
+from napari_skipseg.corrections.sparse_array import ArrayBox, ChunkNumber, SparseArray
 from napari_skipseg.corrections.subject import (
     CorrectionClass,
-    Record,
+    CorrectionRecord,
     Subject,
     check_same,
-    read_record,
+    read_correction_record,
     subject_of,
-    write_record,
+    write_correction_record,
 )
 from napari_skipseg.durable import make_folders
 from napari_skipseg.errors import FileError, InputError
-from napari_skipseg.images.faults import telling_faults
+from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
 
-__all__ = ["Corrections", "Summary", "open_corrections"]
+__all__ = ["CorrectionSummary", "Corrections", "open_corrections"]
 
-LARGE = 32 * 2**20
+LARGE_LABELS = 32 * 2**20
 """Bytes of the journal from which on all goes into the chunks, and a new one begins."""
 
-MANY = 256 * 2**20
+_MANY = 256 * 2**20
 """Bytes of chunks in memory that are in no file, from which on the same is done."""
 
 REVIEWS = 1000
 """Reviews that can be taken back."""
 
-AT_ONCE = 128
+_AT_ONCE = 128
 """Chunks that are copied and written together."""
 
 WRITERS = 8
@@ -77,7 +85,7 @@ class Corrections:
         self.folder, self._telling = folder, threading.Lock()
         self._lock = lock_of(folder, subject.name)
         with contextlib.ExitStack() as leaving:
-            with telling_faults(folder):
+            with file_errors_as(folder):
                 make_folders(folder)
                 was_left = is_left_open(folder)
                 self.version, self._changed = 0, max((file.stat().st_mtime for file in journals(folder)), default=0.0)
@@ -87,7 +95,7 @@ class Corrections:
             self.was_interrupted = was_left
             leaving.pop_all()
         self.strokes, self.reviewed = self._saved.arrays
-        self._reviews: deque[tuple[Box, bytes]] = deque(maxlen=REVIEWS)
+        self._reviews: deque[tuple[ArrayBox, bytes]] = deque(maxlen=REVIEWS)
         self._fault, self._failed_at = "", 0.0
         self._is_closed, self._is_let_go = False, False
         self._checkpointing = threading.Lock()
@@ -98,21 +106,21 @@ class Corrections:
         if self.strokes.dirty() or self.reviewed.dirty():
             self._checkpoint_soon()
 
-    def _load(self, subject: Subject) -> Saved:
-        before = read_record(self.folder)
+    def _load(self, subject: Subject) -> SavedCorrections:
+        before = read_correction_record(self.folder)
         if before is not None:
             check_same(subject, before)
             if not subject.file:  # a copy of it in memory: where it once came from stays known
                 subject = replace(subject, file=before.subject.file, file_fingerprint=before.subject.file_fingerprint)
-        self._record = Record(subject) if before is None else replace(before, subject=subject)
+        self._record = CorrectionRecord(subject) if before is None else replace(before, subject=subject)
         saved = load_saved(self.folder, subject.shape)
         for files in saved.files:
             files.create(subject.space)
             files.remove_partial()
-        self._tallies = Tallies(*saved.arrays)
+        self._tallies = LabelCounts(*saved.arrays)
         self._tallies.restore(self.folder)
         if self._record != before:
-            write_record(self.folder, self._record)
+            write_correction_record(self.folder, self._record)
         return saved
 
     @property
@@ -147,7 +155,7 @@ class Corrections:
                 raise InputError("Two classes have the same name or the same value: give each its own.")
         self._tell(classes=tuple(classes))
 
-    def review(self, box: Box, accepted: ArrayLike) -> None:
+    def review(self, box: ArrayBox, accepted: ArrayLike) -> None:
         """Mark a box as reviewed, with what was found right there: 1 = background, 2 and more = the classes.
 
         accepted: of the box's shape (axes of length 1 may be left out); where it is 0 nothing is reviewed.
@@ -163,7 +171,7 @@ class Corrections:
             self.reviewed[box] = values.reshape(before.shape)
             self._reviews.append((box, bytes(_CODEC.encode(np.ascontiguousarray(before))) if before.any() else b""))
 
-    def take_back_review(self) -> Box | None:
+    def take_back_review(self) -> ArrayBox | None:
         """Return the box of the last review, which is as it was before; None where there is none of this session."""
         with self.strokes.lock:
             if not self._reviews:
@@ -194,20 +202,20 @@ class Corrections:
                 changed = [(array, files, array.dirty()) for array, files in self._saved.pairs]
             try:
                 for array, files, places in changed:
-                    for first in range(0, len(places), AT_ONCE):
-                        if not self._store(array, files, places[first : first + AT_ONCE]):
+                    for first in range(0, len(places), _AT_ONCE):
+                        if not self._store(array, files, places[first : first + _AT_ONCE]):
                             return False
                     files.sync(places)
                 if self._changed > self._record.changed:
                     self._tell(changed=self._changed)
                 self._journal.remove_before(number)
             except (OSError, MemoryError, FileError, RuntimeError) as error:  # the last: Python is ending
-                self._fault, self._failed_at = refusal(self.folder, error), time.monotonic()
+                self._fault, self._failed_at = damage_of_journal(self.folder, error), time.monotonic()
                 return False
             self._fault = ""
             return True
 
-    def _store(self, array: SparseArray, files: ChunkFiles, places: Sequence[Place]) -> bool:
+    def _store(self, array: SparseArray, files: CorrectionChunkFiles, places: Sequence[ChunkNumber]) -> bool:
         """Return whether these chunks are in their files; what is in them must be in the journal first."""
         kept = [array.keep(place) for place in places]
         if not self._journal.flush(60.0):
@@ -226,15 +234,15 @@ class Corrections:
         Raises:
             FileError: it cannot be written.
         """
-        with telling_faults(folder):
+        with file_errors_as(folder):
             return write_snapshot(self._saved, self.subject, Path(folder))
 
     @property
-    def saved(self) -> Saved:
+    def saved(self) -> SavedCorrections:
         """Both arrays, with the files of their chunks."""
         return self._saved
 
-    def summary(self) -> Summary:
+    def summary(self) -> CorrectionSummary:
         """Return how many pixels were corrected: by value, on how many slices, how many of them reviewed."""
         return self._tallies.summary()
 
@@ -261,17 +269,17 @@ class Corrections:
         """Write down what is otherwise about the corrections from now on."""
         with self._telling:
             record = replace(self._record, **changes)
-            write_record(self.folder, record)
+            write_correction_record(self.folder, record)
             self._record = record
 
-    def _hear(self, number: int, box: Box, values: NDArray[np.uint8]) -> None:
+    def _hear(self, number: int, box: ArrayBox, values: NDArray[np.uint8]) -> None:
         self._journal.append(number, tuple(part.start for part in box), values)
-        self._tallies.change(place_of_box(box, self.strokes.chunks))
+        self._tallies.change(chunk_of_box(box, self.strokes.chunks))
         self.version += 1
         self._changed = time.time()
 
     def _look_at_size(self, written: int) -> None:
-        if written > LARGE or self.strokes.dirty_bytes + self.reviewed.dirty_bytes > MANY:
+        if written > LARGE_LABELS or self.strokes.dirty_bytes + self.reviewed.dirty_bytes > _MANY:
             self._checkpoint_soon()
 
     def _checkpoint_soon(self) -> None:

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from napari_skipseg.durable import write_durably
 from napari_skipseg.errors import FileError, InputError, SkipsegError
-from napari_skipseg.images.faults import telling_faults
+from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.images.identity import fingerprint
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
@@ -62,7 +62,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Record:
+class CorrectionRecord:
     """What is on disk about corrections besides their voxels. changed: when they last were, in seconds since 1970."""
 
     subject: Subject
@@ -70,7 +70,7 @@ class Record:
     changed: float = 0.0
 
 
-_RECORD = TypeAdapter(Record)
+_RECORD = TypeAdapter(CorrectionRecord)
 
 
 def subject_of(stack: Stack, key: str) -> Subject:
@@ -90,7 +90,7 @@ def subject_of(stack: Stack, key: str) -> Subject:
     )
 
 
-def read_record(folder: Path) -> Record | None:
+def read_correction_record(folder: Path) -> CorrectionRecord | None:
     """Return what the folder says of its corrections, None where it says nothing that can be understood."""
     try:
         return _RECORD.validate_json((folder / FILE).read_bytes())
@@ -98,17 +98,17 @@ def read_record(folder: Path) -> Record | None:
         return None
 
 
-def write_record(folder: Path, record: Record) -> None:
+def write_correction_record(folder: Path, record: CorrectionRecord) -> None:
     """Write that down, in place of what was there.
 
     Raises:
         FileError: it cannot be written.
     """
-    with telling_faults(folder / FILE):
+    with file_errors_as(folder / FILE):
         write_durably(folder / FILE, json.dumps(asdict(record), indent=1).encode())
 
 
-def check_same(subject: Subject, record: Record) -> None:
+def check_same(subject: Subject, record: CorrectionRecord) -> None:
     """Raise where the corrections on disk are of another shape.
 
     Raises:

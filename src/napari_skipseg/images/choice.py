@@ -15,7 +15,7 @@ from napari_skipseg.errors import InputError
 MARK = "#"
 """What stands between a path and the number of an image. A file whose name holds it is found first."""
 
-BETWEEN = "|"
+_BETWEEN = "|"
 """What stands between the names of slices: no file on Windows has it in its name."""
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -34,7 +34,7 @@ class Location:
 
     def __str__(self) -> str:
         if self.slices:
-            return f"{self.path}{MARK}{BETWEEN.join(self.slices)}"
+            return f"{self.path}{MARK}{_BETWEEN.join(self.slices)}"
         return str(self.path) if self.image is None else f"{self.path}{MARK}{self.image}"
 
     def absolute(self) -> Location:
@@ -49,7 +49,7 @@ def parse_location(text: str | os.PathLike[str]) -> Location:
         return Location(Path(text))
     places = [place for place, letter in enumerate(text) if letter == MARK]
     for place in places:
-        names = tuple(text[place + 1 :].split(BETWEEN))
+        names = tuple(text[place + 1 :].split(_BETWEEN))
         if len(names) > 1 and Path(text[:place]).is_dir():
             return Location(Path(text[:place]), None, names)
     head, tail = text[: places[-1]], text[places[-1] + 1 :]
@@ -74,9 +74,9 @@ def location_of_files(paths: Sequence[str | os.PathLike[str]]) -> Location:
         raise InputError(
             f"'{other}' lies in another folder than '{files[0]}': put the slices of a stack into one folder."
         )
-    odd = next((file.name for file in files if BETWEEN in file.name), None)
+    odd = next((file.name for file in files if _BETWEEN in file.name), None)
     if odd is not None:
-        raise InputError(f"'{odd}' has a '{BETWEEN}' in its name: rename the file.")
+        raise InputError(f"'{odd}' has a '{_BETWEEN}' in its name: rename the file.")
     return Location(files[0].parent, None, tuple(file.name for file in files))
 
 
@@ -129,7 +129,7 @@ class SeveralImagesError(InputError):
 
 
 @dataclass(frozen=True)
-class Choice:
+class ImageChoice:
     """The number of an image, and a sentence on what lies beside it ("" = nothing does)."""
 
     number: int
@@ -187,7 +187,7 @@ def refuse_several(path: Path, images: Sequence[ImageInfo], example: str = "") -
     raise error
 
 
-def choose_image(path: Path, images: Sequence[ImageInfo], number: int | None) -> Choice:
+def choose_image(path: Path, images: Sequence[ImageInfo], number: int | None) -> ImageChoice:
     """Return which image is meant: `number`, the only one, or the main one beside thumbnails, labels and macro images.
 
     Raises:
@@ -196,11 +196,11 @@ def choose_image(path: Path, images: Sequence[ImageInfo], number: int | None) ->
     """
     if number is not None:
         check_number(path, images, number)
-        return Choice(number)
+        return ImageChoice(number)
     main = main_image(images)
     if main is None:
         refuse_several(path, images)
-    return Choice(main.number, note_beside(path, main, images))
+    return ImageChoice(main.number, note_beside(path, main, images))
 
 
 def main_image(images: Sequence[ImageInfo]) -> ImageInfo | None:

@@ -19,7 +19,7 @@ LONGEST_ON_WINDOWS = 259
 
 
 @contextmanager
-def telling_faults(path: Path) -> Iterator[None]:
+def file_errors_as(path: Path) -> Iterator[None]:
     """Turn a fault of the file system while `path` is written into a FileError with its cure."""
     try:
         yield
@@ -36,7 +36,7 @@ def replacing(path: Path, synced: bool = True, after: Sequence[Path] = ()) -> It
     Raises:
         FileError: it cannot be written.
     """
-    with telling_faults(path):
+    with file_errors_as(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         with replacing_durably(path, synced, after) as handle:
@@ -86,7 +86,7 @@ def _is_too_long_for_windows(path: Path) -> bool:
 
 
 @contextmanager
-def refusing(path: Path, what: str = "The file") -> Iterator[None]:
+def read_errors_as_sentences(path: Path, what: str = "The file") -> Iterator[None]:
     """Turn whatever reading a damaged file raises into a FileError, SkipsegErrors excepted.
 
     tifffile and its codecs trust the file: a hostile one makes them raise anything (IndexError, TypeError,

@@ -34,7 +34,7 @@ class FileImage:
     notes: tuple[str, ...] = ()
 
 
-def stack_of(
+def stack_from_file_image(
     image: FileImage,
     given: GivenSpace = NOTHING_GIVEN,
 ) -> Stack:

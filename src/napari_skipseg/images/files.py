@@ -21,7 +21,7 @@ from napari_skipseg.images.choice import (
 )
 from napari_skipseg.images.mrc import is_mrc, read_mrc
 from napari_skipseg.images.pictures import is_lossy, is_picture, list_pictures, read_picture
-from napari_skipseg.images.slices import TIFF_ENDINGS, files_of_pattern, is_pattern, read_slices, slice_names
+from napari_skipseg.images.slices import TIFF_ENDINGS, files_matching, is_pattern, read_slices, slice_names
 from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiff.checks import list_tiff_images, open_tiff
@@ -30,7 +30,7 @@ from napari_skipseg.images.tiff.writer import write_ome_tiff
 from napari_skipseg.images.units import check_unit
 from napari_skipseg.images.zarr.metadata import METADATA, is_zarr
 
-__all__ = ["holds_labels", "place_of", "read_levels", "read_recipe", "read_stack", "write_ome_tiff"]
+__all__ = ["holds_labels", "location_of_image", "read_levels", "read_recipe", "read_stack", "write_ome_tiff"]
 
 PACKED = (".zip", ".ozx", ".gz", ".bz2", ".xz", ".zst", ".tar", ".7z")
 """Endings of files that hold other files or are compressed as a whole: they cannot be read in parts."""
@@ -77,7 +77,7 @@ def read_stack(
     if isinstance(image, str):
         if not isinstance(path, str | os.PathLike):
             raise InputError(f"A list of files is one image: leave out the image '{image}'.")
-        image = find_number(place_of(path), list_images(path), image)
+        image = find_number(location_of_image(path), list_images(path), image)
     address = _location_of(path, image)
     unit = None if unit is None else check_unit(unit)
     stack = _read_location(address, GivenSpace(axes, voxel_size, unit), are_labels)
@@ -97,7 +97,7 @@ def list_images(path: str | os.PathLike[str]) -> tuple[ImageInfo, ...]:
     Raises:
         FileError: as `read_stack`.
     """
-    place = place_of(path)
+    place = location_of_image(path)
     if is_zarr(place):
         from napari_skipseg.images.zarr.reader import list_zarr_images
 
@@ -115,7 +115,7 @@ def images_to_read(path: str | os.PathLike[str]) -> tuple[str, ...]:
     Of a file that cannot be read it is the path, too: reading that says what is wrong.
     """
     try:
-        place, location = place_of(path), parse_location(path)
+        place, location = location_of_image(path), parse_location(path)
         images = () if location.image is not None or location.slices else list_images(place)
         if len(images) > 1:
             read_stack(place)  # the main one, beside thumbnails
@@ -133,12 +133,12 @@ def _location_of(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     if not isinstance(path, str | os.PathLike):
         found = location_of_files(path)
         return replace(found, image=image)
-    place, named = place_of(path), parse_location(path).image
+    place, named = location_of_image(path), parse_location(path).image
     if None not in (named, image) and named != image:
         raise InputError(f"'{path}' names image {named}, and image {image} is asked for: give one of them.")
     number = named if image is None else image
     if is_pattern(place):
-        return replace(location_of_files(files_of_pattern(place)), image=number)
+        return replace(location_of_files(files_matching(place)), image=number)
     return Location(place, number, parse_location(path).slices)
 
 
@@ -225,7 +225,7 @@ def read_levels(path: str | os.PathLike[str]) -> list[Stack]:
     Raises:
         FileError, InputError: as `read_stack`.
     """
-    place = place_of(path)
+    place = location_of_image(path)
     if is_picture(place) or not is_zarr(place):
         return [read_stack(path)]
     from napari_skipseg.images.zarr.reader import read_zarr_levels
@@ -237,7 +237,7 @@ def zarr_place(path: str | os.PathLike[str]) -> Path:
     """Return the folder of the image that a path names in an OME-Zarr of one or several."""
     from napari_skipseg.images.zarr.reader import zarr_image
 
-    return zarr_image(place_of(path), parse_location(path).image)
+    return zarr_image(location_of_image(path), parse_location(path).image)
 
 
 def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -246,7 +246,7 @@ def read_recipe(path: str | os.PathLike[str]) -> dict[str, Any] | None:
     Raises:
         FileError: no such file, no image, or damaged.
     """
-    place = place_of(path)
+    place = location_of_image(path)
     if is_zarr(place):
         from napari_skipseg.images.zarr.reader import read_zarr_recipe
 
@@ -262,8 +262,8 @@ def slice_files(path: str | os.PathLike[str]) -> list[Path]:
     Raises:
         FileError, InputError: as `read_stack`.
     """
-    place, slices = place_of(path), parse_location(path).slices
-    return files_of_pattern(place) if is_pattern(place) else [place / name for name in slices or slice_names(place)]
+    place, slices = location_of_image(path), parse_location(path).slices
+    return files_matching(place) if is_pattern(place) else [place / name for name in slices or slice_names(place)]
 
 
 def holds_lossy(path: str | os.PathLike[str]) -> bool:
@@ -272,7 +272,7 @@ def holds_lossy(path: str | os.PathLike[str]) -> bool:
     Raises:
         FileError, InputError: as `read_stack` of a folder or a pattern.
     """
-    place = place_of(path)
+    place = location_of_image(path)
     is_stack = is_pattern(place) or (place.is_dir() and not is_zarr(place))
     return any(map(is_lossy, slice_files(path))) if is_stack else is_lossy(place)
 
@@ -286,7 +286,7 @@ def holds_labels(path: str | os.PathLike[str]) -> bool:
     recipe = read_recipe(path)
     if recipe is not None and "layer" in recipe:
         return bool(recipe["layer"] == "labels")
-    place = place_of(path)
+    place = location_of_image(path)
     if is_picture(place) or not is_zarr(place):
         return False
     from napari_skipseg.images.zarr.reader import is_label_image
@@ -297,12 +297,12 @@ def holds_labels(path: str | os.PathLike[str]) -> bool:
 def is_there(path: str | os.PathLike[str]) -> bool:
     """Return whether the file or the folder is there that a path names."""
     try:
-        return place_of(path).exists()
+        return location_of_image(path).exists()
     except (SkipsegError, OSError, ValueError):
         return False
 
 
-def place_of(path: str | os.PathLike[str]) -> Path:
+def location_of_image(path: str | os.PathLike[str]) -> Path:
     """Return the file or the folder that a path names, without the number of an image; it need not be there.
 
     Raises:
@@ -318,4 +318,4 @@ def place_of(path: str | os.PathLike[str]) -> Path:
 
 
 Format = Literal["tiff", "ome-zarr"]
-ENDINGS: dict[Format, str] = {"tiff": ".tif", "ome-zarr": ".ome.zarr"}
+FORMAT_ENDINGS: dict[Format, str] = {"tiff": ".tif", "ome-zarr": ".ome.zarr"}

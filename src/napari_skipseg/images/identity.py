@@ -13,8 +13,8 @@ import numpy as np
 
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.choice import parse_location
-from napari_skipseg.images.faults import refusing
-from napari_skipseg.images.files import place_of, slice_files, zarr_place
+from napari_skipseg.images.faults import read_errors_as_sentences
+from napari_skipseg.images.files import location_of_image, slice_files, zarr_place
 from napari_skipseg.images.slices import is_pattern
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.metadata import METADATA, is_zarr, store_root
@@ -22,10 +22,10 @@ from napari_skipseg.images.zarr.metadata import METADATA, is_zarr, store_root
 WHOLE = 2**20
 """Voxels up to which an image is hashed whole."""
 
-BLOCKS = 16
+HASHED_BLOCKS = 16
 """Blocks of a larger image that are hashed, each in a slice of its own where there are enough."""
 
-SIDE = 128
+HASHED_SIDE = 128
 """Side of a block along Y and X, in pixels; along C it has all, along other axes one."""
 
 
@@ -53,8 +53,11 @@ def _blocks(stack: Stack, channel: int) -> Iterator[tuple[int | slice, ...]]:
         return
     planes = [axis for axis, name in enumerate(stack.space.axes) if name not in "CYX"]
     slices = math.prod(stack.shape[axis] for axis in planes)
-    for number in range(BLOCKS):
-        low, high = number * slices // BLOCKS, max(number * slices // BLOCKS + 1, (number + 1) * slices // BLOCKS)
+    for number in range(HASHED_BLOCKS):
+        low, high = (
+            number * slices // HASHED_BLOCKS,
+            max(number * slices // HASHED_BLOCKS + 1, (number + 1) * slices // HASHED_BLOCKS),
+        )
         chosen = low + _draw(f"slice {number} of {stack.shape}", high - low)
         places = np.unravel_index(chosen, [stack.shape[axis] for axis in planes]) if planes else ()
         index: list[int | slice] = [slice(0, length) for length in stack.shape]
@@ -62,8 +65,8 @@ def _blocks(stack: Stack, channel: int) -> Iterator[tuple[int | slice, ...]]:
             index[axis] = int(place)
         for axis, length in enumerate(stack.shape):
             if axis != channel and axis not in planes:
-                start = _draw(f"axis {axis} of block {number} of {stack.shape}", max(1, length - SIDE + 1))
-                index[axis] = slice(start, min(start + SIDE, length))
+                start = _draw(f"axis {axis} of block {number} of {stack.shape}", max(1, length - HASHED_SIDE + 1))
+                index[axis] = slice(start, min(start + HASHED_SIDE, length))
         yield tuple(index)
 
 
@@ -92,12 +95,12 @@ def fingerprint(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         FileError: no such file, or no image in it that `read_stack` would read.
     """
-    place, location = place_of(path), parse_location(path)
+    place, location = location_of_image(path), parse_location(path)
     if is_zarr(place):
         return _of_zarr(place if location.image is None else zarr_place(path))
     if place.is_dir() or is_pattern(place):
         return _of_slices(path)
-    with refusing(place), place.open("rb") as handle:
+    with read_errors_as_sentences(place), place.open("rb") as handle:
         status = os.fstat(handle.fileno())
         content = hashlib.sha256(handle.read(END))
         handle.seek(max(END, status.st_size - END))
@@ -114,13 +117,13 @@ def _of_slices(path: str | os.PathLike[str]) -> dict[str, Any]:
     files = slice_files(path)
     told, total, newest = hashlib.sha256(), 0, 0
     for file in files:
-        with refusing(file):
+        with read_errors_as_sentences(file):
             status = file.stat()
         told.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
         total, newest = total + status.st_size, max(newest, status.st_mtime_ns)
     ends = [fingerprint(file)["ends_sha256"] for file in (files[0], files[-1])]
     return {
-        "name": place_of(path).name,
+        "name": location_of_image(path).name,
         "files": len(files),
         "bytes": total,
         "changed_ns": newest,
@@ -130,19 +133,19 @@ def _of_slices(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _of_zarr(place: Path) -> dict[str, Any]:
-    from napari_skipseg.images.zarr.reader import find_levels, look_at_chunks
+    from napari_skipseg.images.zarr.reader import check_chunks, find_levels
 
     finest = find_levels(place)[0].path
     root, folder = store_root(place), finest.absolute()
     metadata = hashlib.sha256()
-    with refusing(place, "The metadata of"):
+    with read_errors_as_sentences(place, "The metadata of"):
         for inside in (root, *(root.joinpath(*folder.relative_to(root).parts[:n]) for n in range(1, 99))):
             for name in METADATA:
                 content = (inside / name).read_bytes() if (inside / name).is_file() else b""
                 metadata.update(f"{inside.relative_to(root).as_posix()}/{name} {len(content)}\n".encode() + content)
             if inside == folder:
                 break
-    files = look_at_chunks(finest)
+    files = check_chunks(finest)
     return {
         "name": place.name,
         "metadata_sha256": metadata.hexdigest(),
@@ -158,7 +161,7 @@ def check_unchanged(path: str | os.PathLike[str], before: Mapping[str, Any]) -> 
     Raises:
         FileError: it was changed, or removed, meanwhile.
     """
-    place = place_of(path)
+    place = location_of_image(path)
     if not place.exists() and not is_pattern(place):
         raise FileError(f"'{path}' was removed while it was read: put it back, and run again.")
     now = fingerprint(path)

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.calibration import GIVE_SIZE, AxisScale
-from napari_skipseg.images.faults import refusing
-from napari_skipseg.images.file_image import FileImage, stack_of
+from napari_skipseg.images.faults import read_errors_as_sentences
+from napari_skipseg.images.file_image import FileImage, stack_from_file_image
 from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import ArrayLike, FileAxes, Stack
 from napari_skipseg.images.views import MappedArray
 
-ENDINGS = (".mrc", ".mrcs", ".rec", ".st", ".ali", ".map", ".ccp4")
+MRC_ENDINGS = (".mrc", ".mrcs", ".rec", ".st", ".ali", ".map", ".ccp4")
 """Endings of the files that are read as MRC."""
 
 MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
@@ -41,7 +41,7 @@ Header = NDArray[Any]
 
 def is_mrc(path: Path) -> bool:
     """Return whether `path` is named as an MRC file."""
-    return path.suffix.lower() in ENDINGS
+    return path.suffix.lower() in MRC_ENDINGS
 
 
 def read_mrc(
@@ -60,7 +60,7 @@ def read_mrc(
         FileError: no such file, no MRC, cut short, or voxels of a kind that cannot be read.
         InputError: the axes, the voxel size or the unit cannot be used.
     """
-    with refusing(path):
+    with read_errors_as_sentences(path):
         header, byte_order = _read_header(path)
         stored, notes = _stored_type(path, header, byte_order)
         data = _map_sections(path, header, stored)
@@ -79,7 +79,7 @@ def read_mrc(
         scales,
         notes=(*notes, *more),
     )
-    return stack_of(image, given)
+    return stack_from_file_image(image, given)
 
 
 def _map_sections(path: Path, header: Header, stored: np.dtype[Any]) -> MappedArray:

@@ -14,8 +14,8 @@ from PIL import Image, UnidentifiedImageError
 
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.choice import ImageInfo, Location, choose_image
-from napari_skipseg.images.faults import refusing
-from napari_skipseg.images.file_image import FileImage, stack_of
+from napari_skipseg.images.faults import read_errors_as_sentences
+from napari_skipseg.images.file_image import FileImage, stack_from_file_image
 from napari_skipseg.images.set_files import check_regular
 from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import Stack
@@ -23,7 +23,7 @@ from napari_skipseg.images.stack import Stack
 LOSSY = (".jpg", ".jpeg")
 """Endings of pictures whose values are near what was saved, not what was saved."""
 
-ENDINGS = (".png", ".bmp", *LOSSY)
+PICTURE_ENDINGS = (".png", ".bmp", *LOSSY)
 """Endings of the files that are read as pictures."""
 
 GREY_OR_COLOUR = ("1", "L", "I;16", "RGB")
@@ -40,7 +40,7 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 
 def is_picture(path: Path) -> bool:
     """Return whether `path` is named as a PNG, JPEG or BMP."""
-    return path.suffix.lower() in ENDINGS
+    return path.suffix.lower() in PICTURE_ENDINGS
 
 
 def is_lossy(path: Path) -> bool:
@@ -67,7 +67,7 @@ def read_picture(
         InputError: a palette of colours, other colours than RGB, axes that do not fit, or no such image.
         SeveralImagesError: it holds several pictures of equal standing, and none is named.
     """
-    with refusing(path):
+    with read_errors_as_sentences(path):
         if path.is_dir():
             raise IsADirectoryError(path)
         check_regular(path)
@@ -81,7 +81,7 @@ def read_picture(
     number = chosen.number if image is not None and len(images) > 1 else None
     name = path.stem if number is None else f"{path.stem}_{number}"
     named = list(zip(letters, values.shape, strict=False))
-    stack = stack_of(FileImage(path, name, named, lambda _: values, notes=notes), given)
+    stack = stack_from_file_image(FileImage(path, name, named, lambda _: values, notes=notes), given)
     return replace(stack, file=str(Location(path.absolute(), number)))
 
 
@@ -91,7 +91,7 @@ def list_pictures(path: Path) -> tuple[ImageInfo, ...]:
     Raises:
         FileError: no such file, no picture, or of more pixels than are read whole.
     """
-    with refusing(path), _opened(path) as picture:
+    with read_errors_as_sentences(path), _opened(path) as picture:
         frames = int(getattr(picture, "n_frames", 1))
         if frames > MOST_FRAMES or frames * picture.width * picture.height > MOST_PIXELS:
             raise FileError(f"'{path}' has too many pixels to be read whole: save it as TIFF.")
@@ -129,7 +129,7 @@ def picture_header(path: Path) -> tuple[int, int, int, str]:
     Raises:
         FileError: no such file, no picture, or of more pixels than are read whole.
     """
-    with refusing(path):
+    with read_errors_as_sentences(path):
         is_deep = _is_deep_colour(path)
         with _opened(path) as picture:
             channels = 3 if picture.mode in ("RGB", "RGBA") else 1

@@ -32,7 +32,8 @@ def find_beside(path: Path, name: str) -> Path:
     """
     if not is_plain_name(name):
         raise FileError(
-            f"'{path}' names a file in another place ('{printable(name)}'), which is not opened: put the file beside "
+            f"'{path}' names a file in another place ('{printable_name(name)}'), which is not opened: put the file "
+            f"beside "
             "it and correct the name."
         )
     found = path.parent / name
@@ -50,7 +51,7 @@ def find_beside(path: Path, name: str) -> Path:
     return found
 
 
-def printable(name: str) -> str:
+def printable_name(name: str) -> str:
     """Return a foreign text shortened and without control characters, to be shown in a message."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in name[:80])
     return f"{shown}…" if len(name) > 80 else shown

@@ -17,27 +17,27 @@ import psutil
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import FileError, InputError
-from napari_skipseg.file_names import normal
+from napari_skipseg.file_names import normalized_name
 from napari_skipseg.images import mrc, pictures
 from napari_skipseg.images.calibration import GIVE_SIZE, AxisScale
-from napari_skipseg.images.faults import refusing
-from napari_skipseg.images.file_image import FileImage, stack_of
+from napari_skipseg.images.faults import read_errors_as_sentences
+from napari_skipseg.images.file_image import FileImage, stack_from_file_image
 from napari_skipseg.images.set_files import check_regular
 from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import LazyArray, Stack
 from napari_skipseg.images.tiff.checks import first_page
 
 TIFF_ENDINGS = (".tif", ".tiff", ".btf", ".tf2", ".tf8")
-ENDINGS = (*TIFF_ENDINGS, *pictures.ENDINGS, *mrc.ENDINGS)
+_ENDINGS = (*TIFF_ENDINGS, *pictures.PICTURE_ENDINGS, *mrc.MRC_ENDINGS)
 """Endings of the files that are taken for slices; all others in the folder are sidecars."""
 
-OURS = re.compile(r"_(probability|binary|uncertainty|objects|attention_\d+)\.tif$")
+_OURS = re.compile(r"_(probability|binary|uncertainty|objects|attention_\d+)\.tif$")
 """How the names of our results end, which may lie in the folder of their image."""
 
 MOST_OPEN = 64
 """Slices that are held open at once."""
 
-KEPT = 256 * 2**20
+_KEPT = 256 * 2**20
 """Bytes of decoded slices that are always kept: tiles of a volume need the same slices again and again."""
 
 KEPT_SHARE = 1 / 16
@@ -46,7 +46,7 @@ KEPT_SHARE = 1 / 16
 RESOLUTION = (282, 283, 296)
 """TIFF tags: pixels per unit along x and y, and the unit."""
 
-MOST_GAPS = 3
+_MOST_GAPS = 3
 """Gaps in the numbers that a note names one by one."""
 
 _NO_STACK = "is a folder: give an image file, or the folder of an OME-Zarr or of numbered slices"
@@ -55,7 +55,7 @@ _DIGITS = re.compile(r"([0-9]+)")
 _DECIMAL = re.compile(r"[0-9]+\.[0-9]+")
 _WILD = re.compile(r"[*?]")
 
-Read = Callable[[Path], Stack]
+SliceReader = Callable[[Path], Stack]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class SliceShape:
 
 def natural_key(name: str) -> tuple[tuple[str, int], ...]:
     """Return by what names are ordered as people do: s_2 before s_10, whatever their accents are stored as."""
-    parts = _DIGITS.split(normal(name).casefold())
+    parts = _DIGITS.split(normalized_name(name).casefold())
     return tuple((part, -1) if place % 2 == 0 else ("", int(part)) for place, part in enumerate(parts))
 
 
@@ -86,14 +86,14 @@ def is_pattern(path: Path) -> bool:
     return bool(_WILD.search(path.name)) and not os.path.lexists(path) and path.parent.is_dir()
 
 
-def files_of_pattern(path: Path) -> list[Path]:
+def files_matching(path: Path) -> list[Path]:
     """Return the image files that a pattern in the last part of a path names, in natural order.
 
     Raises:
         FileError: there are none.
     """
-    expression = re.escape(normal(path.name)).replace(r"\*", ".*").replace(r"\?", ".")
-    names = [name for name in _image_names(path.parent) if re.fullmatch(expression, normal(name), re.DOTALL)]
+    expression = re.escape(normalized_name(path.name)).replace(r"\*", ".*").replace(r"\?", ".")
+    names = [name for name in _image_names(path.parent) if re.fullmatch(expression, normalized_name(name), re.DOTALL)]
     if not names:
         raise FileError(f"No image in '{path.parent}' is called like '{path.name}': check the pattern.")
     return [path.parent / name for name in names]
@@ -123,11 +123,11 @@ def slice_names(folder: Path) -> list[str]:
 
 def _image_names(folder: Path) -> list[str]:
     try:
-        entries = [entry for entry in os.scandir(folder) if Path(entry.name).suffix.lower() in ENDINGS]
+        entries = [entry for entry in os.scandir(folder) if Path(entry.name).suffix.lower() in _ENDINGS]
     except OSError as error:
         raise FileError(f"The folder '{folder}' cannot be read ({error.strerror}): check your permission.") from error
     files = [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
-    return sorted([name for name in files if not OURS.search(name)] or files, key=natural_key)
+    return sorted([name for name in files if not _OURS.search(name)] or files, key=natural_key)
 
 
 def _check_names(folder: Path, names: Sequence[str]) -> None:
@@ -135,12 +135,12 @@ def _check_names(folder: Path, names: Sequence[str]) -> None:
     if not any(_DIGITS.search(Path(name).stem) for name in names):
         pattern = folder / f"*{Path(names[0]).suffix}"
         raise InputError(f"'{folder}' {_NO_STACK} ('{names[0]}' has no number; '{pattern}' takes it all the same).")
-    stems = Counter(normal(Path(name).stem).casefold() for name in names)
+    stems = Counter(normalized_name(Path(name).stem).casefold() for name in names)
     twice = next((stem for stem, count in stems.items() if count > 1), None)
     if twice is not None:
-        first, second = [name for name in names if normal(Path(name).stem).casefold() == twice][:2]
+        first, second = [name for name in names if normalized_name(Path(name).stem).casefold() == twice][:2]
         raise _both_one_slice(folder, first, second)
-    shapes = {name: _DIGITS.sub("#", normal(Path(name).stem).casefold()) for name in names}
+    shapes = {name: _DIGITS.sub("#", normalized_name(Path(name).stem).casefold()) for name in names}
     counts = Counter(shapes.values())
     if len(counts) == 1:
         _check_one_number(folder, names)
@@ -206,8 +206,8 @@ def gaps_in(names: Sequence[str]) -> str:
     told = [_gap(numbers[place] + usual, numbers[place + 1] - usual, names[place : place + 2]) for place in gaps]
     if not told:
         return f"T{begins[1:]}: check whether earlier sections are missing." if begins else ""
-    more = [f"and {len(told) - MOST_GAPS} more gaps"] if len(told) > MOST_GAPS else []
-    listed = ", ".join([*told[:MOST_GAPS], *more, *([f"and {begins}"] if begins else [])])
+    more = [f"and {len(told) - _MOST_GAPS} more gaps"] if len(told) > _MOST_GAPS else []
+    listed = ", ".join([*told[:_MOST_GAPS], *more, *([f"and {begins}"] if begins else [])])
     return f"{listed}; the slices that are there were taken one behind the other.".replace("section", "Section", 1)
 
 
@@ -219,7 +219,7 @@ def _gap(first: int, last: int, between: Sequence[str]) -> str:
 def read_slices(
     folder: Path,
     names: Sequence[str],
-    read: Read,
+    read: SliceReader,
     given: GivenSpace = NOTHING_GIVEN,
 ) -> Stack:
     """Return the files `names` of a folder as one stack: a plane each becomes a slice, a volume each a time.
@@ -248,7 +248,7 @@ def read_slices(
     named = list(zip(added + first.space.axes, array.shape, strict=True))
     by_axis = tuple(scales.get(letter, AxisScale()) for letter, _ in named)
     found = FileImage(folder, folder.name, named, lambda _: array, by_axis, scales, notes=tuple(notes))
-    stack = stack_of(found, given)
+    stack = stack_from_file_image(found, given)
     if added == "Z" and given.voxel_size is None and "Z" not in scales and stack.space.has_size:
         y = f"{stack.space.size_along('Y'):g} {stack.space.unit}"
         told = f"The files do not say how far apart their slices lie: {y} was taken, as along y; if that is wrong"
@@ -279,7 +279,7 @@ def _notes(names: Sequence[str], first: Stack, added: str) -> list[str]:
     return notes
 
 
-def _compare_headers(folder: Path, names: Sequence[str], read: Read) -> list[str]:
+def _compare_headers(folder: Path, names: Sequence[str], read: SliceReader) -> list[str]:
     """Return a note if the voxel sizes differ; only headers are read.
 
     Raises:
@@ -300,10 +300,10 @@ def _compare_headers(folder: Path, names: Sequence[str], read: Read) -> list[str
     return [f"'{other}' has another voxel size than '{names[0]}', whose size was taken for all."] if other else []
 
 
-def _header(path: Path, read: Read) -> tuple[SliceShape, object]:
+def _header(path: Path, read: SliceReader) -> tuple[SliceShape, object]:
     """Return what a file has in common with the other slices, and what its header says of the size of a voxel."""
     check_regular(path)
-    if path.suffix.lower() in pictures.ENDINGS:
+    if path.suffix.lower() in pictures.PICTURE_ENDINGS:
         return SliceShape(*pictures.picture_header(path)), None
     if mrc.is_mrc(path) or path.is_dir():
         stack = read(path)
@@ -311,7 +311,7 @@ def _header(path: Path, read: Read) -> tuple[SliceShape, object]:
         planes = stack.length("Z") * stack.length("T")
         shape = SliceShape(height, width, 1, np.dtype(stack.data.dtype).name, planes)
         return shape, (stack.space.voxel_size, stack.space.unit)
-    with refusing(path), first_page(path) as (page, planes):
+    with read_errors_as_sentences(path), first_page(path) as (page, planes):
         dtype = "unknown" if page.dtype is None else page.dtype.name
         scale = tuple(page.tags.valueof(tag) for tag in RESOLUTION)
         return SliceShape(page.imagelength, page.imagewidth, page.samplesperpixel, dtype, planes), scale
@@ -323,14 +323,14 @@ class SliceArray(LazyArray):
     Several threads may read at once. chunks: the shape of what is read as one.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], read: Read, first: Stack) -> None:
+    def __init__(self, folder: Path, names: Sequence[str], read: SliceReader, first: Stack) -> None:
         self.shape = (len(names), *first.shape)
         self.dtype = np.dtype(first.data.dtype)
         self.chunks = (1, *first.shape)
         self._folder, self._names, self._read_file = folder, tuple(names), read
         self._open: OrderedDict[int, Stack] = OrderedDict({0: first})
         size = max(1, int(np.prod(first.shape)) * self.dtype.itemsize)
-        kept = max(KEPT, int(KEPT_SHARE * psutil.virtual_memory().available))
+        kept = max(_KEPT, int(KEPT_SHARE * psutil.virtual_memory().available))
         self._most = max(1, min(MOST_OPEN, kept // size))
         self._lock = threading.RLock()
 
@@ -340,7 +340,7 @@ class SliceArray(LazyArray):
             return self._slice(first, inner)
         numbers = range(self.shape[0])[first]
         lengths = [len(range(n)[p]) for p, n in zip(inner, self.shape[1:], strict=True) if isinstance(p, slice)]
-        with refusing(self._folder, "The part asked for of"):
+        with read_errors_as_sentences(self._folder, "The part asked for of"):
             values = np.empty((len(numbers), *lengths), self.dtype)
         for place, number in enumerate(numbers):
             values[place] = self._slice(number, inner)

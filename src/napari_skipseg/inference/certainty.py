@@ -15,7 +15,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.backends.choose import BackendMaker
 from napari_skipseg.inference.backends.interface import Backend, Pixels
 from napari_skipseg.inference.guards import probe_grid, read_probes
-from napari_skipseg.inference.tiling import Grid
+from napari_skipseg.inference.tiling import TileGrid
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.model import Model
 
@@ -68,7 +68,7 @@ def certainty_of(probability: Pixels) -> Certainty:
     return Certainty(float(np.count_nonzero(best > POSSIBLE)) / count, float(np.count_nonzero(best > CERTAIN)) / count)
 
 
-def together(patches: Sequence[Certainty]) -> Certainty:
+def join_certainties(patches: Sequence[Certainty]) -> Certainty:
     """Return the certainty of several patches of equal size as one."""
     return Certainty(
         float(np.mean([patch.possible for patch in patches])), float(np.mean([patch.certain for patch in patches]))
@@ -80,7 +80,7 @@ def judge_contrast(image: Sequence[Certainty], negative: Sequence[Certainty], tr
 
     image, negative: of the same patches. trained: the certainty in training, None if it was not measured.
     """
-    upright, turned = together(image), together(negative)
+    upright, turned = join_certainties(image), join_certainties(negative)
     usual = trained or USUAL_CERTAINTY
     if max(upright.possible, turned.possible) < LEAST_FOUND:
         return ""
@@ -129,7 +129,7 @@ def describe_verdict(verdict: Verdict, description: ModelDescription, inverted: 
 
 
 @dataclass(frozen=True)
-class Prober:
+class PatchProber:
     """What a network is asked about. lengths: of its grid, by axis."""
 
     stack: Stack
@@ -139,7 +139,7 @@ class Prober:
     lengths: Mapping[str, int]
 
     def judge(
-        self, normalization: Normalization, ready: tuple[Grid, Backend] | None, probes: Pixels | None = None
+        self, normalization: Normalization, ready: tuple[TileGrid, Backend] | None, probes: Pixels | None = None
     ) -> Verdict:
         """Return what the network makes of the image; "" if it is too small to say, or cannot be read.
 

@@ -20,16 +20,16 @@ from napari_skipseg.inference.backends.device_average import FIRST_AXIS, slice_b
 from napari_skipseg.inference.backends.fallback import FallbackBackend
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
-from napari_skipseg.inference.backends.views import Draw, Symmetry, View, X, Y, Z
+from napari_skipseg.inference.backends.views import Draw, NetworkView, Symmetry, X, Y, Z
 from napari_skipseg.inference.memory import SLICES
-from napari_skipseg.inference.memory_share import ALONE, MemoryShare
+from napari_skipseg.inference.memory_share import WHOLE_MEMORY, MemoryShare
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.models.model import Model
 
 CHANNEL_DROPOUT = (nn.Dropout2d, nn.Dropout3d)
 DROPOUT = (nn.Dropout, *CHANNEL_DROPOUT)
 
-Place = tuple[int, int]
+TileCorner = tuple[int, int]
 """Of a tile: the number of its part of the stack (a slice, say), and its own in that part."""
 
 
@@ -99,7 +99,7 @@ class DropoutBackend(TorchBackend):
             raise ValueError(f"masks were drawn for {len(self._values)} images, not for {len(images)}")
         return super().run(images)
 
-    def _see_view(self, images: Tensor, view: View) -> tuple[Tensor, ...]:
+    def _see_view(self, images: Tensor, view: NetworkView) -> tuple[Tensor, ...]:
         if view.draw is not None:
             self.draw(*view.draw)
         return super()._see_view(images, view)
@@ -122,7 +122,7 @@ def make_dropout_backend(
     shape: tuple[int, ...],
     rate: float,
     precision: str | None = None,
-    share: MemoryShare = ALONE,
+    share: MemoryShare = WHOLE_MEMORY,
 ) -> FallbackBackend:
     """Return torch with dropout on for tiles of `shape`; if it fails, f32 on the same device or the CPU takes over.
 
@@ -144,11 +144,11 @@ def _mix(seed: int, *numbers: int) -> int:
 
 
 def iter_samples(
-    backend: SamplingBackend, samples: int, seed: int, images: Pixels, places: Sequence[Place]
+    backend: SamplingBackend, samples: int, seed: int, images: Pixels, places: Sequence[TileCorner]
 ) -> Generator[None, None, TileOutput]:
     """Yield between samples; return their mean, with their deviation. images: (N, C, *space), each with its place."""
     numbers = range(1, samples + 1)
-    views = [View(draw=Draw(seed, sample, tuple(places))) for sample in numbers]
+    views = [NetworkView(draw=Draw(seed, sample, tuple(places))) for sample in numbers]
     averaged = yield from iter_on_device(backend, images, views)
     if averaged is not None:
         return averaged
@@ -160,9 +160,9 @@ def iter_samples(
     return (yield from iter_average([partial(run, sample) for sample in numbers]))
 
 
-Part = EllipsisType | tuple[slice, ...]
+ViewPart = EllipsisType | tuple[slice, ...]
 """Which part of an array: all of it, or what its slices cut out."""
-BLOCK = 2**15
+_BLOCK = 2**15
 """Values that are averaged together. Their arrays stay in the cache of a core: measured on 1056² values, 20 passes take
 58 ns a voxel in whole arrays and 24 in blocks of 2¹⁴ to 2¹⁷."""
 
@@ -176,7 +176,7 @@ class AveragingBackend(Backend, Protocol):
         """Whether it does at this moment."""
         ...
 
-    def iter_average(self, images: Pixels, views: Sequence[View]) -> Generator[None, None, TileOutput | None]:
+    def iter_average(self, images: Pixels, views: Sequence[NetworkView]) -> Generator[None, None, TileOutput | None]:
         """Yield between views; return the mean with the deviation, None if the device could not."""
         ...
 
@@ -191,7 +191,7 @@ class RunningMean:
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.mean = np.zeros(shape, np.float32)
 
-    def add(self, values: Pixels, count: int, part: Part = ...) -> None:
+    def add(self, values: Pixels, count: int, part: ViewPart = ...) -> None:
         """Take `values` into the mean of `part` as the `count`-th there, from 1 on."""
         mean = self.mean[part]
         for block in _blocks(mean.shape):
@@ -213,7 +213,7 @@ class RunningAverage(RunningMean):
         variance = self._squares / count
         return np.sqrt(variance, out=variance)
 
-    def add(self, values: Pixels, count: int, part: Part = ...) -> None:
+    def add(self, values: Pixels, count: int, part: ViewPart = ...) -> None:
         """Take `values` into mean and deviation of `part` as the `count`-th there, from 1 on."""
         mean, squares = self.mean[part], self._squares[part]
         for block in _blocks(mean.shape):
@@ -233,18 +233,20 @@ def _approach(mean: Pixels, values: Pixels, count: int) -> Pixels:
 
 
 def _blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice | int, ...]]:
-    """Yield the blocks that an array of `shape` is cut into along its first axes, of some `BLOCK` values each."""
-    depth = next((depth for depth in range(len(shape)) if prod(shape[depth + 1 :]) <= BLOCK), 0)
+    """Yield the blocks that an array of `shape` is cut into along its first axes, of some `_BLOCK` values each."""
+    depth = next((depth for depth in range(len(shape)) if prod(shape[depth + 1 :]) <= _BLOCK), 0)
     if not shape:
         yield ()
         return
-    rows = max(1, BLOCK // max(1, prod(shape[depth + 1 :])))
+    rows = max(1, _BLOCK // max(1, prod(shape[depth + 1 :])))
     for lead in np.ndindex(*shape[:depth]):
         for first in range(0, shape[depth], rows):
             yield (*lead, slice(first, first + rows))
 
 
-def iter_on_device(backend: Backend, images: Pixels, views: Sequence[View]) -> Generator[None, None, TileOutput | None]:
+def iter_on_device(
+    backend: Backend, images: Pixels, views: Sequence[NetworkView]
+) -> Generator[None, None, TileOutput | None]:
     """Yield between views; return the mean over them if `backend` averages on its device, else None."""
     if isinstance(backend, AveragingBackend) and backend.averages:
         return (yield from backend.iter_average(images, views))
@@ -279,13 +281,13 @@ def symmetries(average: int, dimensions: int) -> tuple[Symmetry, ...]:
 
 
 def iter_copies(
-    backends: Mapping[tuple[int, ...], Backend], ways: Sequence[Symmetry], images: Pixels, places: Sequence[Place]
+    backends: Mapping[tuple[int, ...], Backend], ways: Sequence[Symmetry], images: Pixels, places: Sequence[TileCorner]
 ) -> Generator[None, None, TileOutput]:
     """Yield between copies; return the mean over them, each turned back, with the deviation over them.
 
     images: (N, C, *space). backends: one for each size that the copies have.
     """
-    averaged = yield from iter_on_device(backends[images.shape[2:]], images, [View(way) for way in ways])
+    averaged = yield from iter_on_device(backends[images.shape[2:]], images, [NetworkView(way) for way in ways])
     if averaged is not None:
         return averaged
     return (yield from iter_average([partial(_run_copy, backends, way, images) for way in ways]))
@@ -311,7 +313,7 @@ def count_batches(shape: tuple[int, ...], at_once: int = SLICES) -> int:
 
 
 def iter_planes(
-    backends: Mapping[tuple[int, ...], Backend], images: Pixels, places: Sequence[Place], at_once: int = SLICES
+    backends: Mapping[tuple[int, ...], Backend], images: Pixels, places: Sequence[TileCorner], at_once: int = SLICES
 ) -> Generator[None, None, TileOutput]:
     """Yield between batches of slices; return the mean over the three directions, with the deviation over them.
 
@@ -351,7 +353,7 @@ class Passes(NamedTuple):
 
     backends: tuple[Backend, ...]
     per_tile: int
-    run: Callable[[Pixels, Sequence[Place]], Generator[None, None, TileOutput]]
+    run: Callable[[Pixels, Sequence[TileCorner]], Generator[None, None, TileOutput]]
 
     @property
     def backend(self) -> Backend:
@@ -368,7 +370,7 @@ def choose_passes(
     *,
     batch: int = 1,
     precision: str | None = None,
-    share: MemoryShare = ALONE,
+    share: MemoryShare = WHOLE_MEMORY,
 ) -> Passes:
     """Return the passes that the options ask for. Samples take torch, everything else what `backend_maker` makes.
 
@@ -400,7 +402,7 @@ def choose_passes(
     return Passes(tuple(backends.values()), len(ways), partial(iter_copies, backends, ways))
 
 
-def iter_once(backend: Backend, images: Pixels, places: Sequence[Place]) -> Generator[None, None, TileOutput]:
+def iter_once(backend: Backend, images: Pixels, places: Sequence[TileCorner]) -> Generator[None, None, TileOutput]:
     """Return the backend's output."""
     yield from ()
     return backend.run(images)

@@ -19,7 +19,7 @@ class RunPlan:
     device: what computes, in which precision, and why. tile: its size in voxels. memory: of the whole process at its
     peak, and what of it is on a GPU (0 where the CPU computes). disk: results at the most, before compression, with
     what is needed beside them while they are written. findings: what was found about the image, as in a recipe;
-    seems_inverted: as in `progress.Found`. slowest: what sets the pace, "network", "reading" or "writing".
+    seems_inverted: as in `progress.ImageFindings`. slowest: what sets the pace, "network", "reading" or "writing".
     """
 
     device: str

@@ -22,9 +22,9 @@ from napari_skipseg.images.intensity.signature import (
     PATCH,
     PATCHES,
     ImageSignature,
-    distance,
     limit_for,
-    sign,
+    sign_image,
+    signature_distance,
 )
 from napari_skipseg.images.slice_checks.checks import iter_slice_faults
 from napari_skipseg.images.slice_checks.messages import describe_faults
@@ -33,8 +33,8 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
 from napari_skipseg.images.views import ClippedArray
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.scale import lengths_of
-from napari_skipseg.inference.tiling import Grid, make_grid, read_pixels
+from napari_skipseg.inference.scale import network_lengths_of
+from napari_skipseg.inference.tiling import TileGrid, make_tile_grid, read_pixels
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.progress import Progress
 
@@ -68,7 +68,7 @@ IN_WORDS = {
 
 
 @dataclass(frozen=True)
-class Examined:
+class ImageExamination:
     """What was found about a stack. unlike, may_be_inverted: as in `GreyStatistics`."""
 
     findings: tuple[str, ...]
@@ -76,14 +76,14 @@ class Examined:
     may_be_inverted: bool = False
 
 
-def iter_examine(
+def iter_examine_image(
     stack: Stack,
     description: ModelDescription,
     lengths: Mapping[str, int],
     normalization: Normalization,
     *,
     keeps_empty: bool = False,
-) -> Generator[Progress, None, Examined]:
+) -> Generator[Progress, None, ImageExamination]:
     """Yield now and then; return which slices of a stack look faulty, and whether it is unlike the training images.
 
     lengths: of the network's grid, by axis. keeps_empty: an empty slice is no fault, as constant areas are tissue.
@@ -97,24 +97,24 @@ def iter_examine(
     told = [fault for fault in faults if fault.kind != "empty" or not keeps_empty]
     findings = describe_faults(told, _files_of_slices(stack))
     if not description.signatures:
-        return Examined(findings)
+        return ImageExamination(findings)
     yield LOOKING
     patches = _read_patches(stack, lengths, normalization)
-    signature = sign(patches)
+    signature = sign_image(patches)
     if signature is None:
-        return Examined(findings)
+        return ImageExamination(findings)
     limit = limit_for({axis: lengths.get(axis, stack.length(axis)) for axis in stack.space.axes})
-    away, name = distance(signature, description.signatures)
+    away, name = signature_distance(signature, description.signatures)
     if away <= limit:
-        return Examined(findings)
-    negative = sign([-patch for patch in patches])
-    turned = math.inf if negative is None else distance(negative, description.signatures)[0]
+        return ImageExamination(findings)
+    negative = sign_image([-patch for patch in patches])
+    turned = math.inf if negative is None else signature_distance(negative, description.signatures)[0]
     may_be_inverted = turned <= limit or (turned <= NEARER * away and turned <= LIKELY * limit)
     unlike = (
         f"The image is unlike those that {description.name} was trained on ({IN_WORDS[name]}): check the voxel size, "
         "the channel and the model."
     )
-    return Examined(findings, unlike, may_be_inverted)
+    return ImageExamination(findings, unlike, may_be_inverted)
 
 
 def _files_of_slices(stack: Stack) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ def _without_outliers(stack: Stack, normalization: Normalization) -> Stack:
 
 def sign_stack(stack: Stack, lengths: Mapping[str, int], normalization: Normalization) -> ImageSignature | None:
     """Return the signature of a stack on the network's grid, of patches drawn at random; None if it is too small."""
-    return sign(_read_patches(stack, lengths, normalization))
+    return sign_image(_read_patches(stack, lengths, normalization))
 
 
 def _read_patches(stack: Stack, lengths: Mapping[str, int], normalization: Normalization) -> list[NDArray[np.float32]]:
@@ -179,8 +179,8 @@ def _read_patch(
 
 
 def probe_grid(
-    stack: Stack, description: ModelDescription, lengths: Mapping[str, int], like: Grid | None = None
-) -> Grid | None:
+    stack: Stack, description: ModelDescription, lengths: Mapping[str, int], like: TileGrid | None = None
+) -> TileGrid | None:
     """Return the grid of patches that a network is asked about; None for an image that is too small.
 
     like: the grid of a run, taken where its tiles are not much larger, as the network is ready for these.
@@ -194,10 +194,10 @@ def probe_grid(
     shape = tuple(stack.length(axis) for axis in seen)
     network = tuple(lengths.get(axis, stack.length(axis)) for axis in seen)
     tiles = plan_tiles(shape, size, description.margin, description.spec.stride, 1, network)
-    return make_grid(stack, seen, tiles)
+    return make_tile_grid(stack, seen, tiles)
 
 
-def read_probes(stack: Stack, grid: Grid, normalization: Normalization) -> Pixels | None:
+def read_probes(stack: Stack, grid: TileGrid, normalization: Normalization) -> Pixels | None:
     """Return patches of a stack as a network sees them, (N, C, *space), those with little padding if there are any.
 
     In the others the tissue is mirrored over the padding, which would be taken for an unsure result. Patches that
@@ -254,11 +254,11 @@ def iter_measure_for(
     Raises:
         InputError: as `measure_greys` and `scale.seen_lengths`.
     """
-    lengths = lengths_of(stack, description, options)
+    lengths = network_lengths_of(stack, description, options)
     rule = padding_rule(description, options)
     greys = yield from iter_measure_greys(stack, SLICES_SEED, lengths, rule)
     normalization = replace(greys.normalization, inverted=options.invert)
-    examined = yield from iter_examine(stack, description, lengths, normalization, keeps_empty=rule == "none")
+    examined = yield from iter_examine_image(stack, description, lengths, normalization, keeps_empty=rule == "none")
     findings = (*greys.findings, *examined.findings)
     return GreyStatistics(normalization, findings, examined.unlike, examined.may_be_inverted)
 

@@ -12,7 +12,7 @@ from napari_skipseg.progress import Progress, run_to_end
 
 AGREEMENT = 0.9999
 """Share of a tile's kept voxels whose binary value must be that of the whole image."""
-WHOLE = {2: 512, 3: 96}
+_WHOLE = {2: 512, 3: 96}
 """Longest side of the image that counts as whole."""
 STRIDES = (1, 2, 3, 4, 6, 8, 12, 16)
 """Margins that are tried, in strides of the network."""
@@ -31,7 +31,7 @@ def iter_measure_margin(backend: Backend, image: Pixels, stride: int) -> Generat
 
     image: (C, *space) in standard units.
     """
-    most = WHOLE[image.ndim - 1]
+    most = _WHOLE[image.ndim - 1]
     sides = [min(length, most) // stride * stride or length for length in image.shape[1:]]
     starts = [side // 2 // stride * stride if 2 * side >= max(sides) else 0 for side in sides]
     whole_image = image[(slice(None), *(slice(0, side) for side in sides))]

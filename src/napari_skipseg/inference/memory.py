@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from napari_skipseg.devices import Device
-from napari_skipseg.inference.backends.folding import ready
+from napari_skipseg.inference.backends.folding import ready_for_inference
 from napari_skipseg.inference.backends.torch_backend import DTYPES
-from napari_skipseg.inference.memory_share import ALONE, MemoryShare
+from napari_skipseg.inference.memory_share import WHOLE_MEMORY, MemoryShare
 from napari_skipseg.inference.options import Planes
 from napari_skipseg.inference.recipes.recipe import MOST_AT_ONCE
 from napari_skipseg.models.model import Model
@@ -30,7 +30,7 @@ SLICES = 8
 
 FLOAT = 4
 """Bytes of a float32, in which tiles go in and come out."""
-SAMPLE = 2
+_SAMPLE = 2
 """Sides of the tiny tile, in strides of the network."""
 FACTORS = {"cpu": 1.7, "cuda": 2.0, "mps": 2.0}
 """What a process takes at the most, in `tile_bytes`, by device.
@@ -76,10 +76,10 @@ def measure_memory(model: Model, precision: str) -> NetworkMemory:
     torch's "meta" device says the same of a large tile, but has to load torch's compiler first, for seconds.
     """
     dtype, stride = DTYPES[precision], model.network.stride
-    network = ready(model).to(dtype)
+    network = ready_for_inference(model).to(dtype)
     weights = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
     spec = model.description.spec
-    image = torch.zeros(1, spec.in_channels, *(SAMPLE * stride,) * spec.dimensions)
+    image = torch.zeros(1, spec.in_channels, *(_SAMPLE * stride,) * spec.dimensions)
     with torch.inference_mode(), StorageMeter() as meter:
         outputs = network(image.to(dtype, copy=True))
         peak = meter.peak
@@ -167,7 +167,7 @@ class TileChoice:
 
 
 def choose_tile(
-    model: Model, device: Device, precision: str, wanted: int, planes: Planes, share: MemoryShare = ALONE
+    model: Model, device: Device, precision: str, wanted: int, planes: Planes, share: MemoryShare = WHOLE_MEMORY
 ) -> TileChoice:
     """Return the largest tile of which a run takes at most `SHARE` of the free memory, and as many as keep it busy.
 

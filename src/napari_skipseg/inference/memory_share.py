@@ -25,4 +25,4 @@ class MemoryShare(NamedTuple):
         return min(free, self.most) if self.most and device == "cpu" else free
 
 
-ALONE = MemoryShare()
+WHOLE_MEMORY = MemoryShare()

@@ -11,8 +11,8 @@ from typing import Any
 
 from napari_skipseg.devices import versions
 from napari_skipseg.durable import refuse_link
-from napari_skipseg.images.faults import telling_faults
-from napari_skipseg.images.files import ENDINGS, Format
+from napari_skipseg.images.faults import file_errors_as
+from napari_skipseg.images.files import FORMAT_ENDINGS, Format
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.recipes.recipe import (
     RECIPE_FILE,
@@ -29,14 +29,14 @@ from napari_skipseg.objects.block_cache import holds_blocks
 from napari_skipseg.objects.files import ObjectFiles, ProbabilityFile, iter_write_objects
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.workplace import workplace
+from napari_skipseg.objects.workplace import search_folder
 from napari_skipseg.progress import Progress
 
 _FOUND_IN = ("_probability", "_binary")
 
 
 @dataclass(frozen=True)
-class ObjectsAsked:
+class ObjectsRequest:
     """What objects are asked for. image: whose grey values are measured. segmentation: the recipe that the probability
     came of, where that is known and lies nowhere else. name: what the results are called, "" = as the image is that the
     probability is of."""
@@ -49,7 +49,7 @@ class ObjectsAsked:
     name: str = ""
 
 
-def describe_objects(asked: ObjectsAsked) -> dict[str, Any]:
+def describe_found_objects(asked: ObjectsRequest) -> dict[str, Any]:
     """Return the recipe of a search, for JSON.
 
     Raises:
@@ -61,7 +61,7 @@ def describe_objects(asked: ObjectsAsked) -> dict[str, Any]:
     return objects_recipe_to_dict(ObjectsRecipe(inputs, *told))
 
 
-def iter_objects_to_folder(asked: ObjectsAsked, folder: Path) -> Generator[Progress, None, ObjectFiles]:
+def iter_objects_to_folder(asked: ObjectsRequest, folder: Path) -> Generator[Progress, None, ObjectFiles]:
     """Yield while objects are found and measured; return `<name>_objects.tif` (or .ome.zarr) and `<name>_objects.csv`.
 
     Recipe and times lie beside them as `<name>_objects_recipe.json` and `<name>_objects_times.json`.
@@ -74,7 +74,7 @@ def iter_objects_to_folder(asked: ObjectsAsked, folder: Path) -> Generator[Progr
     """
     times, source = RunTimes("preparing"), asked.source
     yield Progress(0, 1, "reading the image")
-    recipe = describe_objects(asked)
+    recipe = describe_found_objects(asked)
     target = ObjectsTarget(folder, asked.name or name_of_objects(source.stack.name), asked.form, recipe)
     sidecars = {name: folder / f"{target.name}_objects_{name}" for name in (RECIPE_FILE, TIMES_FILE)}
     endings = [file.name[len(target.name) :] for file in (target.file, *sidecars.values())]
@@ -103,12 +103,12 @@ def keeping_blocks(target: ObjectsTarget) -> Iterator[ObjectsTarget]:
     lock = FolderLock(
         place, f"'{place}' is being written by another run (process {{holder}}): wait for it, or end it first."
     )
-    with telling_faults(place):
+    with file_errors_as(place):
         refuse_link(place)
         place.parent.mkdir(parents=True, exist_ok=True)
         lock.take()
     try:
-        with workplace(place) as kept:
+        with search_folder(place) as kept:
             yield replace(target, kept=kept)
     finally:
         lock.release()
@@ -131,7 +131,7 @@ def remove_other_forms(target: ObjectsTarget) -> None:
         FileError: they cannot be removed.
     """
     for other in _other_forms(target):
-        with telling_faults(other.file):
+        with file_errors_as(other.file):
             if other.file.is_dir():
                 shutil.rmtree(other.file)
             else:
@@ -139,7 +139,7 @@ def remove_other_forms(target: ObjectsTarget) -> None:
 
 
 def _other_forms(target: ObjectsTarget) -> list[ObjectsTarget]:
-    return [replace(target, form=form) for form in ENDINGS if form != target.form]
+    return [replace(target, form=form) for form in FORMAT_ENDINGS if form != target.form]
 
 
 def name_of_objects(name: str) -> str:

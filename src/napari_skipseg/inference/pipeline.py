@@ -13,17 +13,17 @@ import numpy as np
 from napari_skipseg.inference.backends.interface import Pixels, TileOutput
 from napari_skipseg.inference.ensemble import Passes
 from napari_skipseg.inference.memory import AHEAD, BEHIND
-from napari_skipseg.inference.prediction import Focus, Written
-from napari_skipseg.inference.tiling import Order, Unit
+from napari_skipseg.inference.prediction import Focus, TileWritten
+from napari_skipseg.inference.tiling import Order, TileUnit
 from napari_skipseg.progress import Progress
 
-Reader = Callable[[Unit], Pixels]
-Writer = Callable[[Unit, TileOutput, int], None]
-Region = tuple[tuple[int, int], ...]
+Reader = Callable[[TileUnit], Pixels]
+Writer = Callable[[TileUnit, TileOutput, int], None]
+WrittenRegion = tuple[tuple[int, int], ...]
 
 
 @dataclass
-class Pace:
+class PipelinePace:
     """Seconds in which the network computed, and that passed, both since its first batch was done."""
 
     network: float = 0.0
@@ -62,11 +62,11 @@ class _Count:
         message = f"tile {self.computed + 1} of {self.total}, pass {passes} of {self.steps}"
         return Progress(self.done, self.total * self.steps, message)
 
-    def wrote(self, region: Region, fault: str) -> Written:
+    def wrote(self, region: WrittenRegion, fault: str) -> TileWritten:
         """Return what to say of one unit more that is written."""
         self.written += 1
         self.done = max(self.done, self.written * self.steps)
-        return Written(self.done, self.total * self.steps, f"tile {self.written} of {self.total}{fault}", region)
+        return TileWritten(self.done, self.total * self.steps, f"tile {self.written} of {self.total}{fault}", region)
 
 
 @dataclass(frozen=True)
@@ -74,21 +74,22 @@ class Pipeline:
     """Units in, pieces out. `batch` images go through the network at a time: the last ones with empty ones beside
     them, so that what an image becomes never depends on how many there are."""
 
-    unit: Callable[[int], Unit]
-    region: Callable[[Unit], Region]
+    unit: Callable[[int], TileUnit]
+    region: Callable[[TileUnit], WrittenRegion]
     read: Reader
     passes: Passes
     write: Writer
     batch: int
-    pace: Pace
+    pace: PipelinePace
 
     def iter_run(self, order: Order, total: int, fault: Callable[[], str]) -> Generator[Progress, Focus | None, None]:
-        """Yield after each pass, and `Written` after each unit; a focus sent back puts what is left in another order.
+        """Yield after each pass, and `TileWritten` after each unit; a focus sent back puts what is left in another
+        order.
 
         fault: returns what to say of faults that were got over.
         """
-        reading: deque[tuple[list[Unit], Future[Pixels]]] = deque()
-        writing: deque[tuple[list[Unit], Future[None]]] = deque()
+        reading: deque[tuple[list[TileUnit], Future[Pixels]]] = deque()
+        writing: deque[tuple[list[TileUnit], Future[None]]] = deque()
         begun = total - len(order)
         count = _Count(total, self.passes.per_tile, begun, begun)
         reader, writer = ThreadPoolExecutor(1, "reading"), ThreadPoolExecutor(1, "writing")
@@ -113,7 +114,7 @@ class Pipeline:
             writer.shutdown(wait=True, cancel_futures=True)
 
     def _compute(
-        self, units: Sequence[Unit], images: Pixels, order: Order, count: _Count
+        self, units: Sequence[TileUnit], images: Pixels, order: Order, count: _Count
     ) -> Generator[Progress, Focus | None, TileOutput]:
         """Yield between passes, so that cancelling need not wait for the last; return their output."""
         empty = [(0, 0)] * (len(images) - len(units))
@@ -132,7 +133,7 @@ class Pipeline:
             passed += 1
             _look(order, (yield count.passed(passed, len(units))))
 
-    def _read(self, units: Sequence[Unit]) -> Pixels:
+    def _read(self, units: Sequence[TileUnit]) -> Pixels:
         images = [self.read(unit) for unit in units]
         if len(images) == 1 and self.batch == 1:
             return images[0][None]
@@ -141,7 +142,7 @@ class Pipeline:
             batch[number] = image
         return batch
 
-    def _write(self, units: Sequence[Unit], output: TileOutput) -> None:
+    def _write(self, units: Sequence[TileUnit], output: TileOutput) -> None:
         for number, unit in enumerate(units):
             self.write(unit, output, number)
 

@@ -17,25 +17,33 @@ from napari_skipseg.gpus import driving_versions
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization, normalization_from
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiles import plan_tiles
-from napari_skipseg.inference.backends.choose import BackendMaker, fastest_precision, make_backend, rather
+from napari_skipseg.inference.backends.choose import BackendMaker, fastest_precision, make_backend, prefer_backend
 from napari_skipseg.inference.backends.fallback import notes_of
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
-from napari_skipseg.inference.certainty import Prober, Verdict, describe_verdict
+from napari_skipseg.inference.certainty import PatchProber, Verdict, describe_verdict
 from napari_skipseg.inference.ensemble import Passes, choose_passes, dropout_rate
 from napari_skipseg.inference.guards import SLICES_SEED, iter_measure_for
 from napari_skipseg.inference.memory import TileChoice, choose_tile
-from napari_skipseg.inference.memory_share import ALONE, MemoryShare
+from napari_skipseg.inference.memory_share import WHOLE_MEMORY, MemoryShare
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.pipeline import Pace, Pipeline
-from napari_skipseg.inference.prediction import AttentionMap, Focus, Opened, Prediction
+from napari_skipseg.inference.pipeline import Pipeline, PipelinePace
+from napari_skipseg.inference.prediction import AttentionMap, Focus, Prediction, ResultsOpened
 from napari_skipseg.inference.recipes.recipe import Recipe, SegmentRequest, describe_input, recipe_to_dict
-from napari_skipseg.inference.scale import seen_lengths
-from napari_skipseg.inference.stores import PROBABILITY, UNCERTAINTY, ArrayStore, ResultArray, Store, pieces, results_of
-from napari_skipseg.inference.tiling import Grid, Order, Unit, keep_padding, make_grid, read_pixels
+from napari_skipseg.inference.scale import lengths_seen_by_network
+from napari_skipseg.inference.stores import (
+    PROBABILITY,
+    UNCERTAINTY,
+    ArrayStore,
+    ResultArray,
+    Store,
+    result_arrays_of,
+    result_pieces,
+)
+from napari_skipseg.inference.tiling import Order, TileGrid, TileUnit, keep_padding, make_tile_grid, read_pixels
 from napari_skipseg.models.model import Model
-from napari_skipseg.progress import Found, Progress
+from napari_skipseg.progress import ImageFindings, Progress
 
-CHUNK = {2: 512, 3: 64}
+_CHUNK = {2: 512, 3: 64}
 """What a tile keeps is whole chunks of this length, where the tile is long enough."""
 
 
@@ -43,14 +51,14 @@ CHUNK = {2: 512, 3: 64}
 class Run:
     """All that is settled before the first tile: what is read, what computes, and what is written.
 
-    findings: as in `Recipe`. seems_inverted: as in `progress.Found`. tile_bytes: memory that a batch takes in the
-    network. focus: what to look at first, sent while this was settled.
+    findings: as in `Recipe`. seems_inverted: as in `progress.ImageFindings`. tile_bytes: memory that a batch takes in
+    the network. focus: what to look at first, sent while this was settled.
     """
 
     stack: Stack
     model: Model
     options: SegmentOptions
-    grid: Grid
+    grid: TileGrid
     normalization: Normalization
     findings: tuple[str, ...]
     seems_inverted: bool
@@ -60,7 +68,7 @@ class Run:
     results: tuple[ResultArray, ...]
     recipe: dict[str, Any]
     focus: Focus | None = None
-    pace: Pace = field(default_factory=Pace)
+    pace: PipelinePace = field(default_factory=PipelinePace)
 
 
 def iter_predict(
@@ -73,7 +81,8 @@ def iter_predict(
     preview: bool = False,
     pinned: Mapping[str, Any] | None = None,
 ) -> Generator[Progress, Focus | None, Prediction]:
-    """Yield `Opened` when its arrays are there, `Written` after each tile, and progress; return the prediction.
+    """Yield `ResultsOpened` when its arrays are there, `TileWritten` after each tile, and progress; return the
+    prediction.
 
     Cancel by closing the generator; send a `Focus` to have what is looked at first. Results are memory-mapped files in
     `folder`, or arrays in memory where it is None. `greys` are measured on the stack, unless they were measured before,
@@ -84,12 +93,12 @@ def iter_predict(
     Raises:
         SkipsegError: the stack does not fit the model, its values cannot be used, no such device, a full disk.
     """
-    maker = rather(backend_maker, pinned)
+    maker = prefer_backend(backend_maker, pinned)
     run = yield from iter_prepare(stack, model, options, maker, greys, pinned, preview=preview)
     name_input(run, stack)
     store = ArrayStore(run.results, folder)
     prediction = _predicted(run, store)
-    focus = yield Opened(0, 1, "the first tile", prediction)
+    focus = yield ResultsOpened(0, 1, "the first tile", prediction)
     yield from iter_fill(run, store, focus=focus)
     return prediction
 
@@ -105,8 +114,8 @@ def iter_prepare(
     preview: bool = False,
     probes: Pixels | None = None,
 ) -> Generator[Progress, Focus | None, Run]:
-    """Yield while things are measured and prepared, `Found` where something was found about the image; return what is
-    settled before the first tile.
+    """Yield while things are measured and prepared, `ImageFindings` where something was found about the image; return
+    what is settled before the first tile.
 
     pinned: the recipe of a run that is continued or repeated, whose device, side, batch and grey values (where it has
     them) are taken again. The recipe of what is returned lacks its input: see `name_input`. probes: patches of the
@@ -120,7 +129,7 @@ def iter_prepare(
     seen = check_fits(stack, model, options)
     if options.samples:
         dropout_rate(model, options)  # it says what is wrong before anything is read
-    lengths = seen_lengths(stack, model.description, seen, options.rescale)
+    lengths = lengths_seen_by_network(stack, model.description, seen, options.rescale)
     is_known = greys is not None or (pinned is not None and "normalization" in pinned)
     greys, focus = yield from _iter_greys(stack, model, options, greys, pinned)
     asks = probes is not None or not (is_known or preview)
@@ -131,11 +140,11 @@ def iter_prepare(
     fit, how = grid.tiles.size, _pinned_precision(device, pinned)
     passes = choose_passes(model, device, fit, options, backend_maker, batch=choice.batch, precision=how)
     by_axis = dict(zip(seen, lengths, strict=True))
-    prober = Prober(stack, model, device, backend_maker, by_axis) if asks and greys.asks_network else None
+    prober = PatchProber(stack, model, device, backend_maker, by_axis) if asks and greys.asks_network else None
     ready = None if options.samples else (grid, passes.backend)
     found = yield from _iter_found(prober, greys, ready, probes, options.invert)
     focus = found.focus or focus
-    results = results_of(grid, model, options, with_binary)
+    results = result_arrays_of(grid, model, options, with_binary)
     batch = 1 if options.planes == "xyz" else choice.batch  # a block in three planes goes alone, its slices together
     settled = Run(
         stack,
@@ -157,7 +166,7 @@ def iter_prepare(
 
 
 class _Found(NamedTuple):
-    """What was found about an image, as in `progress.Found`, and what to look at first."""
+    """What was found about an image, as in `progress.ImageFindings`, and what to look at first."""
 
     findings: tuple[str, ...]
     seems_inverted: bool
@@ -165,13 +174,15 @@ class _Found(NamedTuple):
 
 
 def _iter_found(
-    prober: Prober | None,
+    prober: PatchProber | None,
     greys: GreyStatistics,
-    ready: tuple[Grid, Backend] | None,
+    ready: tuple[TileGrid, Backend] | None,
     probes: Pixels | None,
     inverted: bool,
 ) -> Generator[Progress, Focus | None, _Found]:
-    """Yield `Found` if something was found, after the network was asked where there is a `prober`; return that."""
+    """Yield `ImageFindings` if something was found, after the network was asked where there is a `prober`; return
+    that.
+    """
     verdict: Verdict = ""
     said, focus = "", None
     if prober is not None:
@@ -182,7 +193,7 @@ def _iter_found(
     doubts = [said if is_inverted or not greys.unlike else greys.unlike]
     findings = (*greys.findings, *filter(None, doubts))
     if findings:
-        focus = (yield Found(0, 1, "looking at the image", findings, is_inverted)) or focus
+        focus = (yield ImageFindings(0, 1, "looking at the image", findings, is_inverted)) or focus
     return _Found(findings, is_inverted, focus)
 
 
@@ -211,31 +222,31 @@ def iter_fill(
     run: Run,
     store: Store,
     done: Iterable[int] = (),
-    on_written: Callable[[Unit], None] | None = None,
+    on_written: Callable[[TileUnit], None] | None = None,
     focus: Focus | None = None,
 ) -> Generator[Progress, Focus | None, None]:
-    """Yield `Written` after each tile that is not among those `done`, until all of the results are written.
+    """Yield `TileWritten` after each tile that is not among those `done`, until all of the results are written.
 
     on_written: called from another thread when all pieces of a unit are in the store.
     """
 
     padded: dict[int, NDArray[np.bool_]] = {}  # by unit, from when it is read until it is written
 
-    def read(unit: Unit) -> Pixels:
+    def read(unit: TileUnit) -> Pixels:
         tile = read_pixels(run.stack, run.grid, unit, run.normalization)
         padding = keep_padding(run.grid, unit, tile.padding)
         if padding is not None:
             padded[unit.number] = padding
         return tile.pixels
 
-    def write(unit: Unit, output: TileOutput, number: int) -> None:
+    def write(unit: TileUnit, output: TileOutput, number: int) -> None:
         padding = padded.pop(unit.number, None)
-        for piece in pieces(run.results, run.grid, unit, output, number, run.options.threshold, padding):
+        for piece in result_pieces(run.results, run.grid, unit, output, number, run.options.threshold, padding):
             store.write(piece)
         if on_written is not None:
             on_written(unit)
 
-    def region(unit: Unit) -> tuple[tuple[int, int], ...]:
+    def region(unit: TileUnit) -> tuple[tuple[int, int], ...]:
         return tuple((part.start, part.stop) for part in run.grid.region(unit))
 
     pipeline = Pipeline(run.grid.unit, region, read, run.passes, write, run.batch, run.pace)
@@ -310,7 +321,7 @@ def _choice(model: Model, device: Device, options: SegmentOptions, pinned: Mappi
     return best_choice(model, device, options)
 
 
-def best_choice(model: Model, device: Device, options: SegmentOptions, share: MemoryShare = ALONE) -> TileChoice:
+def best_choice(model: Model, device: Device, options: SegmentOptions, share: MemoryShare = WHOLE_MEMORY) -> TileChoice:
     """Return the tile for what would compute on `device`, in this process's share of its memory."""
     precision = fastest_precision(device, openvino=not options.samples).name
     return choose_tile(model, device, precision, options.tile, options.planes, share)
@@ -322,11 +333,13 @@ def _pinned_precision(device: Device, pinned: Mapping[str, Any] | None) -> str |
     return wanted if wanted in ("f32", best_precision(device.name).name) else None
 
 
-def _grid(stack: Stack, model: Model, seen: str, lengths: tuple[int, ...], choice: TileChoice, preview: bool) -> Grid:
+def _grid(
+    stack: Stack, model: Model, seen: str, lengths: tuple[int, ...], choice: TileChoice, preview: bool
+) -> TileGrid:
     shape = tuple(stack.length(axis) for axis in seen)
     margin, stride = model.description.margin, model.network.stride
-    tiles = plan_tiles(shape, (choice.side,) * len(seen), margin, stride, CHUNK[len(seen)], lengths, not preview)
-    return make_grid(stack, seen, tiles)
+    tiles = plan_tiles(shape, (choice.side,) * len(seen), margin, stride, _CHUNK[len(seen)], lengths, not preview)
+    return make_tile_grid(stack, seen, tiles)
 
 
 def _predicted(run: Run, store: ArrayStore) -> Prediction:

@@ -79,10 +79,10 @@ class Binary(LazyArray):
 
     def _read(self, index: tuple[int | slice, ...]) -> Any:
         values = np.asarray(self._probability[(slice(None), *index) if self._has_class_axis else index])
-        return label(values if self._has_class_axis else values[None], self._threshold)
+        return labels_of(values if self._has_class_axis else values[None], self._threshold)
 
 
-def label(probability: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
+def labels_of(probability: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
     """Return the most probable class (from 1) where its probability exceeds `threshold`, else 0.
 
     Shape: (classes, *space) -> (*space).
@@ -106,14 +106,14 @@ class Focus:
 
 
 @dataclass(frozen=True)
-class Opened(Progress):
+class ResultsOpened(Progress):
     """The arrays of a prediction are there, empty, and fill from now on."""
 
     prediction: Prediction | None = None
 
 
 @dataclass(frozen=True)
-class Written(Progress):
+class TileWritten(Progress):
     """A part of the results was written: along each axis of the results without classes, [start, stop)."""
 
     region: tuple[tuple[int, int], ...] = ()
@@ -125,7 +125,7 @@ def to_uint8(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
     return scaled
 
 
-class Stored(LazyArray):
+class QuantizedArray(LazyArray):
     """Shares of 1 as the files of results hold them, computed where they are looked at.
 
     values: in [0, 1], any shape. depth: "uint8" gives 0-255, "float32" the values as they are.

@@ -37,9 +37,9 @@ from napari_skipseg.durable import (
     write_whole,
 )
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.faults import telling_faults
+from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.inference.recipes.recipe import dict_to_json
-from napari_skipseg.inference.run_journal import JOURNAL, UnitJournal, append, noted, units_to_bytes
+from napari_skipseg.inference.run_journal import JOURNAL, TileJournal, append_tiles, noted_tiles, tiles_to_bytes
 from napari_skipseg.locks import FolderLock
 
 ENDING = ".unfinished"
@@ -70,12 +70,12 @@ class RunFolder:
         self._lasting = lasting
         self._name = name
         self._moving: list[str] | None = None
-        self._journal = UnitJournal(self.path)
+        self._journal = TileJournal(self.path)
         self._made = [place for place in (folder, *folder.parents) if not place.exists()]
         nearest = next(place for place in (folder, *folder.parents) if place.exists())
         if not nearest.is_dir():
             raise FileError(f"'{nearest}' is a file: choose another folder.")
-        with telling_faults(self.path):
+        with file_errors_as(self.path):
             refuse_link(self.path)
         self._lock = FolderLock(
             self.path,
@@ -83,7 +83,7 @@ class RunFolder:
         )
         with contextlib.ExitStack() as leaving:
             leaving.callback(self._leave)
-            with telling_faults(self.path):
+            with file_errors_as(self.path):
                 folder.mkdir(parents=True, exist_ok=True)
                 self._lock.take()
                 if restart:
@@ -134,7 +134,7 @@ class RunFolder:
         return json.dumps(facts, indent=1).encode()
 
     def _write_facts(self) -> None:
-        with telling_faults(self.path / _FACTS):
+        with file_errors_as(self.path / _FACTS):
             write_whole(self.path / _FACTS, self._facts(), synced=True)
         self._journal.add_files([self.path / _FACTS])  # and its folder, before the first unit is noted
 
@@ -154,7 +154,7 @@ class RunFolder:
             FileError: nothing can be written.
         """
         self._moving = [file.name for file in files]
-        with telling_faults(self.path / _FACTS):
+        with file_errors_as(self.path / _FACTS):
             write_durably(self.path / _FACTS, self._facts(), after=[file for file in files if file.is_file()])
 
     def waiting(self) -> list[Path]:
@@ -169,12 +169,12 @@ class RunFolder:
         """
         for number, file in enumerate(self.waiting()):
             target, replaced = self.path.parent / file.name, self.path / f"{_REPLACED}{number}"
-            with telling_faults(target):
+            with file_errors_as(target):
                 if file.is_dir() and (target.exists() or target.is_symlink()):
                     _remove(replaced)
                     replace(target, replaced)  # a kill leaves the old store or the new one, and never half of one
                 replace(file, target)
-        with telling_faults(self.path.parent):
+        with file_errors_as(self.path.parent):
             sync_folder(self.path.parent)
         return [self.path.parent / name for name in self._moving or ()]
 
@@ -185,7 +185,7 @@ class RunFolder:
             FileError: nothing can be written.
         """
         self._journal.flush()
-        return noted(self.path)
+        return noted_tiles(self.path)
 
     def note(self, number: int, files: Iterable[Path] = ()) -> None:
         """Have a unit noted as done, within seconds, once its `files` are on disk.
@@ -210,8 +210,8 @@ class RunFolder:
             FileError: nothing can be written.
         """
         left = [number for number in self.done() if number not in numbers]
-        with telling_faults(self.path / JOURNAL):
-            write_durably(self.path / JOURNAL, units_to_bytes(left))
+        with file_errors_as(self.path / JOURNAL):
+            write_durably(self.path / JOURNAL, tiles_to_bytes(left))
 
     def discard(self) -> None:
         """Keep nothing of the run: it is of no use."""
@@ -253,10 +253,10 @@ class RunFolder:
     def _has_done(self) -> bool:
         with contextlib.suppress(FileError):  # a full disk: what was noted before counts
             self._journal.flush()
-        return bool(noted(self.path))
+        return bool(noted_tiles(self.path))
 
 
-def recipe_of(path: Path) -> dict[str, Any]:
+def recipe_of_run(path: Path) -> dict[str, Any]:
     """Return what was settled of the run that was begun in the folder `path`, with what changed since.
 
     Raises:
@@ -268,14 +268,14 @@ def recipe_of(path: Path) -> dict[str, Any]:
     return {**facts["recipe"], **facts["changes"]}
 
 
-def note_units(path: Path, numbers: Iterable[int]) -> None:
+def note_tiles(path: Path, numbers: Iterable[int]) -> None:
     """Write down in the folder `path` of a run that these units are done, and on disk; one process at a time may.
 
     Raises:
         FileError: nothing can be written.
     """
-    with telling_faults(path / JOURNAL):
-        append(path, numbers)
+    with file_errors_as(path / JOURNAL):
+        append_tiles(path, numbers)
 
 
 def _read_facts(path: Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from napari_skipseg.durable import open_file, sync, sync_folder
-from napari_skipseg.images.faults import telling_faults
+from napari_skipseg.images.faults import file_errors_as
 
 JOURNAL = "done"
 """The numbers of the units, 8 bytes each, in the order in which they were noted."""
@@ -30,7 +30,7 @@ than so many seconds: what a power cut may cost."""
 _NUMBER = np.dtype("<u8")
 
 
-class UnitJournal:
+class TileJournal:
     """The journal of the run in `folder`, written by a thread of its own. Threads share it."""
 
     def __init__(self, folder: Path) -> None:
@@ -78,7 +78,7 @@ class UnitJournal:
                 self._hurry = False
             files, self._files = self._files, []
         self._check()
-        with telling_faults(self._folder):
+        with file_errors_as(self._folder):
             sync(files, self._folder)
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class UnitJournal:
 
     def _check(self) -> None:
         if self._fault is not None:
-            with telling_faults(self._folder / JOURNAL):
+            with file_errors_as(self._folder / JOURNAL):
                 raise self._fault
 
     def _run(self) -> None:
@@ -107,7 +107,7 @@ class UnitJournal:
             begun = time.monotonic()
             try:
                 sync(files, self._folder)
-                append(self._folder, numbers)
+                append_tiles(self._folder, numbers)
             except Exception as error:  # whoever notes or waits next raises it
                 self._fault = error
             with self._changed:
@@ -118,7 +118,7 @@ class UnitJournal:
                 return
 
 
-def append(folder: Path, numbers: Iterable[int]) -> None:
+def append_tiles(folder: Path, numbers: Iterable[int]) -> None:
     """Note units in the folder of a run; the journal is on disk when this returns. One process at a time may.
 
     Raises:
@@ -128,14 +128,14 @@ def append(folder: Path, numbers: Iterable[int]) -> None:
     is_new = not journal.exists()
     with open_file(journal, append=True) as file:
         file.seek(file.tell() // _NUMBER.itemsize * _NUMBER.itemsize)  # a kill may have cut the last one short
-        file.write(units_to_bytes(numbers))
+        file.write(tiles_to_bytes(numbers))
         file.flush()
         os.fsync(file.fileno())
     if is_new:
         sync_folder(folder)
 
 
-def noted(folder: Path) -> list[int]:
+def noted_tiles(folder: Path) -> list[int]:
     """Return the units that are noted, each once, in the order in which they were."""
     try:
         content = (folder / JOURNAL).read_bytes()
@@ -145,6 +145,6 @@ def noted(folder: Path) -> list[int]:
     return list(dict.fromkeys(np.frombuffer(content[:whole], _NUMBER).tolist()))
 
 
-def units_to_bytes(numbers: Iterable[int]) -> bytes:
+def tiles_to_bytes(numbers: Iterable[int]) -> bytes:
     """Return what the journal holds of some units."""
     return np.array(list(numbers), _NUMBER).tobytes()

@@ -15,16 +15,16 @@ import numpy as np
 
 from napari_skipseg.durable import draft_folder, replace, sync_folder
 from napari_skipseg.errors import FileError, SkipsegError
-from napari_skipseg.images.faults import replacing, telling_faults
-from napari_skipseg.images.files import ENDINGS, Format, read_recipe, write_ome_tiff
+from napari_skipseg.images.faults import file_errors_as, replacing
+from napari_skipseg.images.files import FORMAT_ENDINGS, Format, read_recipe, write_ome_tiff
 from napari_skipseg.images.space import AXES, Space
 from napari_skipseg.images.stack import ArrayLike, LazyArray
 from napari_skipseg.images.zarr.layout import OURS, Layout
 from napari_skipseg.images.zarr.metadata import is_node, read_node
-from napari_skipseg.inference.prediction import USUAL_DEPTH, Binary, Depth, Prediction, Stored
+from napari_skipseg.inference.prediction import USUAL_DEPTH, Binary, Depth, Prediction, QuantizedArray
 from napari_skipseg.inference.recipes.recipe import RECIPE_FILE, dict_to_json
 
-LONGEST_NAME = 255
+_LONGEST_NAME = 255
 """Letters of a file's name on Windows, and bytes on most other systems."""
 
 
@@ -71,16 +71,16 @@ def save_prediction(
             if results is not None and saved.name not in results:
                 continue
             if form == "ome-zarr":
-                stores.append(folder / f"{name}_{saved.name}{ENDINGS[form]}")
+                stores.append(folder / f"{name}_{saved.name}{FORMAT_ENDINGS[form]}")
                 write_zarr(stores[-1], saved)
                 continue
             files.append(draft / f"{name}_{saved.name}.tif")
             write_tiff(files[-1], saved)
         sidecar = draft / f"{name}_{RECIPE_FILE}"
         write_text(sidecar, dict_to_json(recipe))
-        with telling_faults(folder):
+        with file_errors_as(folder):
             for file in [*files, sidecar]:
-                with telling_faults(folder / file.name):
+                with file_errors_as(folder / file.name):
                     replace(file, folder / file.name)
             sync_folder(folder)
         return [*(folder / file.name for file in files), *stores]
@@ -162,7 +162,7 @@ def check_length(folder: Path, name: str, endings: Iterable[str]) -> None:
     """
     longest = max(endings, key=len)
     nearest = next(place for place in (folder, *folder.parents) if place.exists())
-    limit = os.pathconf(nearest, "PC_NAME_MAX") if hasattr(os, "pathconf") else LONGEST_NAME
+    limit = os.pathconf(nearest, "PC_NAME_MAX") if hasattr(os, "pathconf") else _LONGEST_NAME
     shorter = name
     while shorter and len(os.fsencode(shorter + longest)) > limit:
         shorter = shorter[:-1]
@@ -247,12 +247,12 @@ def _recipe_of(prediction: Prediction, threshold: float, dtype: Depth, form: For
 def _arrays_of(prediction: Prediction, threshold: float, dtype: Depth, recipe: dict[str, Any]) -> Iterator[SavedArray]:
     space, unclassed = prediction.space, prediction.space.without("C")
     classes = prediction.class_names if "C" in space.axes else None
-    yield SavedArray("probability", Stored(prediction.probability, dtype), space, classes, recipe)
+    yield SavedArray("probability", QuantizedArray(prediction.probability, dtype), space, classes, recipe)
     labels = Binary(prediction.probability, threshold, classes is not None)
     yield SavedArray("binary", labels, unclassed, None, recipe | {"layer": "labels"})
     if prediction.uncertainty is not None:
-        deviation = Stored(prediction.uncertainty, "float32")
+        deviation = QuantizedArray(prediction.uncertainty, "float32")
         yield SavedArray("uncertainty", deviation, space, classes, recipe)
     for attention in prediction.attentions:
         place = unclassed.scaled(dict(zip(unclassed.axes, attention.stride, strict=True)))
-        yield SavedArray(f"attention_{attention.level}", Stored(attention.data, dtype), place, None, recipe)
+        yield SavedArray(f"attention_{attention.level}", QuantizedArray(attention.data, dtype), place, None, recipe)

@@ -13,7 +13,7 @@ from napari_skipseg.models.description import ModelDescription
 
 SMALLEST, LARGEST = 1 / 16, 16.0
 """How many times as long as the image's the network's grid may be along an axis."""
-UNLIKE = 1.5
+_UNLIKE = 1.5
 """How many times as long as its shortest side a voxel may be that counts as a cube."""
 
 
@@ -42,7 +42,7 @@ def describe_unknown_size(stack: Stack, description: ModelDescription) -> str:
     return f"The voxel size of '{stack.name}' {lacks}{trained}: give it with --voxel-size Z Y X --unit nm."
 
 
-def scale_of(stack: Stack, description: ModelDescription, seen: str) -> dict[str, float]:
+def network_scale(stack: Stack, description: ModelDescription, seen: str) -> dict[str, float]:
     """Return, for each axis the network sees, how many of its voxels one of the stack is long: 1 where nearly the same.
 
     Empty where one of the two voxel sizes is not known.
@@ -54,7 +54,7 @@ def scale_of(stack: Stack, description: ModelDescription, seen: str) -> dict[str
     return {axis: 1.0 if abs(math.log(factor)) <= SAME else factor for axis, factor in factors.items()}
 
 
-def seen_lengths(stack: Stack, description: ModelDescription, seen: str, rescale: bool) -> tuple[int, ...]:
+def lengths_seen_by_network(stack: Stack, description: ModelDescription, seen: str, rescale: bool) -> tuple[int, ...]:
     """Return the lengths along `seen` of the grid that the network sees.
 
     Raises:
@@ -72,7 +72,7 @@ def seen_lengths(stack: Stack, description: ModelDescription, seen: str, rescale
             f"The voxel size of {whose} is not known, so it cannot be rescaled: give it (in a shell with --voxel-size "
             "and --unit), or segment without rescaling."
         )
-    for axis, factor in scale_of(stack, description, seen).items():
+    for axis, factor in network_scale(stack, description, seen).items():
         if not SMALLEST <= factor <= LARGEST:
             raise InputError(
                 f"Along {axis} '{stack.name}' has voxels {factor:.3g} times as long as {description.name} was trained "
@@ -81,20 +81,20 @@ def seen_lengths(stack: Stack, description: ModelDescription, seen: str, rescale
     return network_lengths(stack, seen, wanted)
 
 
-def lengths_of(stack: Stack, description: ModelDescription, options: SegmentOptions) -> dict[str, int]:
+def network_lengths_of(stack: Stack, description: ModelDescription, options: SegmentOptions) -> dict[str, int]:
     """Return the lengths of the grid that the network sees, by axis.
 
     Raises:
-        InputError: as `seen_lengths`.
+        InputError: as `lengths_seen_by_network`.
     """
     seen = "ZYX" if options.planes == "xyz" else "ZYX"[-description.spec.dimensions :]
-    return dict(zip(seen, seen_lengths(stack, description, seen, options.rescale), strict=True))
+    return dict(zip(seen, lengths_seen_by_network(stack, description, seen, options.rescale), strict=True))
 
 
 def _check_isotropic(stack: Stack) -> None:
     """Raise InputError where voxels are known to be no cubes."""
     size, unit = stack.space.voxel_size, stack.space.unit
-    if stack.space.has_size and max(size) > UNLIKE * min(size):
+    if stack.space.has_size and max(size) > _UNLIKE * min(size):
         sides = " × ".join(f"{side:g}" for side in size)
         raise InputError(
             f"Along three axes a network must see equal voxels, and those of '{stack.name}' are {sides} {unit}: "

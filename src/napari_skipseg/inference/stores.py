@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.durable import write_durably
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.faults import telling_faults
+from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import LazyArray, Stack
 from napari_skipseg.images.zarr.array import ZarrArray
@@ -26,8 +26,8 @@ from napari_skipseg.images.zarr.metadata import read_node
 from napari_skipseg.images.zarr.writer import OmeZarrWriter, create_ome_zarr
 from napari_skipseg.inference.backends.interface import TileOutput
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.prediction import Depth, label, to_uint8
-from napari_skipseg.inference.tiling import Grid, Region, Unit, keep_map_pixels, keep_pixels
+from napari_skipseg.inference.prediction import Depth, labels_of, to_uint8
+from napari_skipseg.inference.tiling import TileGrid, TileRegion, TileUnit, keep_map_pixels, keep_pixels
 from napari_skipseg.models.model import Model
 
 PROBABILITY, BINARY, UNCERTAINTY = "probability", "binary", "uncertainty"
@@ -60,15 +60,15 @@ class ResultArray:
         return stack.space.with_axes(self.axes).scaled(steps)
 
 
-class Piece(NamedTuple):
+class ResultPiece(NamedTuple):
     """What a unit gives to one array: `values` for the `region` of it."""
 
     name: str
-    region: Region
+    region: TileRegion
     values: NDArray[Any]
 
 
-def names_of(model: Model, options: SegmentOptions) -> list[str]:
+def result_names(model: Model, options: SegmentOptions) -> list[str]:
     """Return the names of the arrays that the options ask for, in the order in which they are told of."""
     averaged = options.samples or options.average > 1 or options.planes != "xy"
     levels = len(model.network.attention_strides) if options.attention and options.planes == "xy" else 0
@@ -76,13 +76,15 @@ def names_of(model: Model, options: SegmentOptions) -> list[str]:
     return [PROBABILITY, BINARY, *([UNCERTAINTY] if averaged else []), *attentions]
 
 
-def results_of(grid: Grid, model: Model, options: SegmentOptions, with_binary: bool) -> tuple[ResultArray, ...]:
+def result_arrays_of(
+    grid: TileGrid, model: Model, options: SegmentOptions, with_binary: bool
+) -> tuple[ResultArray, ...]:
     """Return these arrays, the probability last: where it is written, all is. The viewer makes its own binary."""
-    names = [name for name in names_of(model, options) if with_binary or name != BINARY]
+    names = [name for name in result_names(model, options) if with_binary or name != BINARY]
     return tuple(_result(name, grid, model) for name in sorted(names, key=lambda name: name == PROBABILITY))
 
 
-def _result(name: str, grid: Grid, model: Model) -> ResultArray:
+def _result(name: str, grid: TileGrid, model: Model) -> ResultArray:
     level = int(name.removeprefix(ATTENTION)) if name.startswith(ATTENTION) else 0
     stride = model.network.attention_strides[level - 1] if level else 1
     steps = tuple(stride if axis in grid.seen else 1 for axis in grid.axes)
@@ -93,21 +95,21 @@ def _result(name: str, grid: Grid, model: Model) -> ResultArray:
     return ResultArray(name, f"C{grid.axes}", (classes, *shape), steps, (1, *chunks), level)
 
 
-def in_order(results: tuple[ResultArray, ...]) -> list[ResultArray]:
+def in_stored_order(results: tuple[ResultArray, ...]) -> list[ResultArray]:
     """Return the arrays in the order in which they are told of: probability, binary, uncertainty, attention maps."""
     ranks = {PROBABILITY: 0, BINARY: 1, UNCERTAINTY: 2}
     return sorted(results, key=lambda result: (ranks.get(result.name, 3), result.level))
 
 
-def pieces(
+def result_pieces(
     results: tuple[ResultArray, ...],
-    grid: Grid,
-    unit: Unit,
+    grid: TileGrid,
+    unit: TileUnit,
     output: TileOutput,
     number: int,
     threshold: float,
     padding: NDArray[np.bool_] | None = None,
-) -> Iterator[Piece]:
+) -> Iterator[ResultPiece]:
     """Yield what `unit`, image `number` of the batch behind `output`, gives to each of the arrays, in their order.
 
     padding: (*space) of what the unit keeps, where there is surely background: no tissue, and no doubt.
@@ -118,7 +120,7 @@ def pieces(
         if result.name == PROBABILITY:
             values = probability
         elif result.name == BINARY:
-            values = label(probability, threshold)[None]
+            values = labels_of(probability, threshold)[None]
         elif result.name == UNCERTAINTY:
             values = _emptied(keep_pixels(grid, unit, _present(output.uncertainty)[number]), padding)
         else:
@@ -132,13 +134,13 @@ def _emptied(values: NDArray[np.float32], padding: NDArray[np.bool_] | None) -> 
     return values if padding is None else np.where(padding, np.float32(0), values)
 
 
-def _piece(result: ResultArray, grid: Grid, unit: Unit, values: NDArray[Any]) -> Piece:
+def _piece(result: ResultArray, grid: TileGrid, unit: TileUnit, values: NDArray[Any]) -> ResultPiece:
     """Return `values` (C, *space) with every axis of the array, and where they lie in it."""
     region = grid.region(unit, max(result.stride))
     lengths = tuple(part.stop - part.start for part in region)
     if "C" not in result.axes:
-        return Piece(result.name, region, values[0].reshape(lengths))
-    return Piece(result.name, (slice(0, len(values)), *region), values.reshape(len(values), *lengths))
+        return ResultPiece(result.name, region, values[0].reshape(lengths))
+    return ResultPiece(result.name, (slice(0, len(values)), *region), values.reshape(len(values), *lengths))
 
 
 def _present(values: NDArray[np.float32] | None) -> NDArray[np.float32]:
@@ -147,10 +149,10 @@ def _present(values: NDArray[np.float32] | None) -> NDArray[np.float32]:
     return values
 
 
-IN_MEMORY = 256 * 2**20
+RESULTS_IN_MEMORY = 256 * 2**20
 """Bytes of a slab that are kept in memory; a larger one lies in a file."""
 
-Index = tuple[int | slice, ...]
+StoreIndex = tuple[int | slice, ...]
 
 
 class PlaneView(LazyArray):
@@ -172,7 +174,7 @@ class PlaneView(LazyArray):
         self._slab: NDArray[Any] | _SlabFile | None = None
         self._place: tuple[int, ...] = ()
 
-    def _read(self, index: Index) -> Any:
+    def _read(self, index: StoreIndex) -> Any:
         stored = tuple(index[axis] for axis in self._order)
         lead = tuple(part for part in stored[:-2] if isinstance(part, int))
         if self._in_slabs and len(lead) == len(stored) - 2:
@@ -192,7 +194,7 @@ class PlaneView(LazyArray):
             counts = tuple(part.stop - part.start for part in region)
             size = math.prod((*counts, *self._data.shape[-2:])) * self.dtype.itemsize
             self._slab = (
-                self._data[region] if size <= IN_MEMORY else _SlabFile(self._data, region, counts, self._folder)
+                self._data[region] if size <= RESULTS_IN_MEMORY else _SlabFile(self._data, region, counts, self._folder)
             )
             self._place = place
         return self._slab
@@ -204,7 +206,7 @@ class _SlabFile:
     def __init__(self, data: ZarrArray, region: tuple[slice, ...], counts: tuple[int, ...], folder: Path) -> None:
         self._counts, self._dtype = counts, data.dtype
         self._height, self._width = data.shape[-2:]
-        with telling_faults(folder / "slab"):
+        with file_errors_as(folder / "slab"):
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
             weakref.finalize(self, self._file.close)
             for top in range(0, self._height, data.chunks[-2]):
@@ -217,7 +219,7 @@ class _SlabFile:
     def _find(self, plane: int, row: int) -> None:
         self._file.seek((plane * self._height + row) * self._width * self._dtype.itemsize)
 
-    def __getitem__(self, key: Index) -> NDArray[Any]:
+    def __getitem__(self, key: StoreIndex) -> NDArray[Any]:
         """Return the rows of one plane that the last part of `key` names, after the place of the plane."""
         place, y = key[:-1], key[-1]
         wanted = range(self._height)[y] if isinstance(y, slice) else range(y, y + 1)
@@ -232,7 +234,7 @@ class _SlabFile:
 class Store(Protocol):
     """Takes the pieces of a run; they may come from another thread, one at a time."""
 
-    def write(self, piece: Piece) -> None:
+    def write(self, piece: ResultPiece) -> None:
         """Write a piece.
 
         Raises:
@@ -251,7 +253,7 @@ class ArrayStore:
     def __init__(self, results: tuple[ResultArray, ...], folder: Path | None = None) -> None:
         self.arrays = {result.name: _array(result.shape, folder, result.name) for result in results}
 
-    def write(self, piece: Piece) -> None:
+    def write(self, piece: ResultPiece) -> None:
         """Write a piece."""
         self.arrays[piece.name][piece.region] = piece.values
 
@@ -297,7 +299,7 @@ class ZarrStore:
             layout = _layout(result, stack, facts, stored_dtype(result, depth), class_names)
             self.writers[result.name] = open_writer(prefix.with_name(f"{prefix.name}_{result.name}.ome.zarr"), layout)
 
-    def write(self, piece: Piece) -> None:
+    def write(self, piece: ResultPiece) -> None:
         """Write a piece, which is whole chunks: each appears whole or not at all."""
         result = self._results[piece.name]
         values = to_uint8(piece.values) if _is_scaled(result, self._depth) else piece.values
@@ -305,19 +307,19 @@ class ZarrStore:
         region = tuple(piece.region[axis] for axis in order)
         self.writers[piece.name].write(region, values.transpose(order))
 
-    def holds(self, grid: Grid, unit: Unit) -> bool:
+    def holds(self, grid: TileGrid, unit: TileUnit) -> bool:
         """Return whether all that a unit gives is there, and no chunk of it is empty."""
         return all(self.writers[name].is_written(region) for name, region in self._regions(grid, unit))
 
-    def is_sound(self, grid: Grid, unit: Unit) -> bool:
+    def is_sound(self, grid: TileGrid, unit: TileUnit) -> bool:
         """Return whether all that a unit gives is there and can be decoded."""
         return all(self.writers[name].is_sound(region) for name, region in self._regions(grid, unit))
 
-    def files(self, grid: Grid, unit: Unit) -> list[Path]:
+    def files(self, grid: TileGrid, unit: TileUnit) -> list[Path]:
         """Return the files of all chunks that a unit gives."""
         return [file for name, region in self._regions(grid, unit) for file in self.writers[name].files(region)]
 
-    def _regions(self, grid: Grid, unit: Unit) -> Iterator[tuple[str, Region]]:
+    def _regions(self, grid: TileGrid, unit: TileUnit) -> Iterator[tuple[str, TileRegion]]:
         """Yield the region that a unit fills of each store, first of the probability, which is written last."""
         for name, result in reversed(self._results.items()):
             region = grid.region(unit, max(result.stride))
@@ -355,14 +357,14 @@ class ZarrStore:
         return PlaneView(ZarrArray(read_node(path / "0")), stored_order(result.axes), path.parent)
 
 
-def tell_changes(path: Path, changes: Mapping[str, Any]) -> None:
+def describe_conversion(path: Path, changes: Mapping[str, Any]) -> None:
     """Write into the recipe of the store at `path` what became otherwise in the run.
 
     Raises:
         FileError: nothing can be written, or there is no store of ours.
     """
     file = path / "zarr.json"
-    with telling_faults(file):
+    with file_errors_as(file):
         node = json.loads(file.read_bytes())
         node["attributes"][OURS]["recipe"].update(changes)
         write_durably(file, json.dumps(node, indent=2).encode())

@@ -14,7 +14,7 @@ from napari_skipseg import devices
 from napari_skipseg.devices import DeviceReport
 from napari_skipseg.gpus import NvidiaGpu, driving_versions, has_amd_gpu, is_apple_silicon, nvidia_gpus
 from napari_skipseg.inference.backends.choose import fastest_precision, try_backend
-from napari_skipseg.inference.backends.compiled import cache_folder
+from napari_skipseg.inference.backends.compiled import compiled_folder
 from napari_skipseg.models.catalog import find_models, user_folder
 
 WHEELS = "https://download.pytorch.org/whl"
@@ -109,7 +109,7 @@ def system_report() -> dict[str, str]:
         "Python": sys.version.split()[0],
         "models": ", ".join(find_models()) or "none",
         "your models": str(user_folder()),
-        "compiled networks": str(cache_folder()),
+        "compiled networks": str(compiled_folder()),
         "temporary files": tempfile.gettempdir(),
         **{f"{name} version": version for name, version in driving_versions(chosen.name).items()},
         **{f"{name} version": version for name, version in devices.versions().items()},

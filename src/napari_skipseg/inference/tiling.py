@@ -20,27 +20,27 @@ from napari_skipseg.inference.prediction import Focus
 
 if TYPE_CHECKING:
     from napari_skipseg.inference.backends.interface import Pixels
-    from napari_skipseg.inference.ensemble import Place
+    from napari_skipseg.inference.ensemble import TileCorner
 
 
-Region = tuple[slice, ...]
+TileRegion = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
-class Unit:
+class TileUnit:
     """One tile of one part of the stack: a slice, channel and time, or a volume and time.
 
     fixed: the position along each axis of `Grid.axes` that a tile does not span.
     """
 
     number: int
-    place: Place
+    place: TileCorner
     fixed: dict[str, int]
     tile: Tile
 
 
 @dataclass(frozen=True)
-class Grid:
+class TileGrid:
     """All units of a stack, numbered from 0: parts in the stack's order, in each the tiles in theirs.
 
     axes, shape: of the results without classes: the stack's axes without channels. seen: the axes that a tile spans.
@@ -64,14 +64,14 @@ class Grid:
         """The axes that a tile does not span."""
         return "".join(axis for axis in self.axes if axis not in self.seen)
 
-    def unit(self, number: int) -> Unit:
+    def unit(self, number: int) -> TileUnit:
         """Return unit `number`."""
         part, tile = divmod(number, len(self.tiles))
         places = np.unravel_index(part, self.loops) if self.loops else ()
         fixed = {axis: int(place) for axis, place in zip(self.looped, places, strict=True)}
-        return Unit(number, (part, tile), fixed, self.tiles[tile])
+        return TileUnit(number, (part, tile), fixed, self.tiles[tile])
 
-    def region(self, unit: Unit, stride: int = 1) -> Region:
+    def region(self, unit: TileUnit, stride: int = 1) -> TileRegion:
         """Return what the unit writes of a result that has one pixel per `stride` voxels along the axes of a tile."""
         kept = dict(zip(self.seen, unit.tile.keep_of_level(stride), strict=True))
         return tuple(
@@ -91,7 +91,7 @@ class Grid:
 class Order:
     """Which unit comes next: those left are taken in their order, the nearest to the focus first once there is one."""
 
-    def __init__(self, grid: Grid, done: Iterable[int] = ()) -> None:
+    def __init__(self, grid: TileGrid, done: Iterable[int] = ()) -> None:
         self._grid = grid
         self._left = np.ones(len(grid), bool)
         self._left[list(done)] = False
@@ -154,10 +154,10 @@ class Order:
         return gap.reshape([-1 if each == axis else 1 for each in self._axes])
 
 
-def make_grid(stack: Stack, seen: str, tiles: TilePlan) -> Grid:
+def make_tile_grid(stack: Stack, seen: str, tiles: TilePlan) -> TileGrid:
     """Return the units of a stack."""
     axes = stack.space.axes.replace("C", "")
-    return Grid(axes, tuple(stack.length(axis) for axis in axes), seen, tiles)
+    return TileGrid(axes, tuple(stack.length(axis) for axis in axes), seen, tiles)
 
 
 MOST_READ = 2**25
@@ -174,7 +174,7 @@ class TilePixels(NamedTuple):
     padding: Pixels | None
 
 
-def read_pixels(stack: Stack, grid: Grid, unit: Unit, normalization: Normalization) -> TilePixels:
+def read_pixels(stack: Stack, grid: TileGrid, unit: TileUnit, normalization: Normalization) -> TilePixels:
     """Return what the network sees of a unit, mirrored where its tile reaches beyond the image.
 
     Raises:
@@ -189,7 +189,7 @@ def read_pixels(stack: Stack, grid: Grid, unit: Unit, normalization: Normalizati
 
 
 def _pixels(
-    stack: Stack, grid: Grid, unit: Unit, places: dict[str, NDArray[np.intp]], normalization: Normalization
+    stack: Stack, grid: TileGrid, unit: TileUnit, places: dict[str, NDArray[np.intp]], normalization: Normalization
 ) -> TilePixels:
     """Return the pixels at these places of the network's grid."""
     plans = dict(zip(grid.seen, grid.tiles.axes, strict=True))
@@ -217,7 +217,9 @@ def _joined(parts: list[TilePixels], axis: int) -> TilePixels:
     return TilePixels(pixels, np.concatenate(shares, axis))
 
 
-def _prepared(stack: Stack, unit: Unit, ranges: dict[str, tuple[int, int]], normalization: Normalization) -> TilePixels:
+def _prepared(
+    stack: Stack, unit: TileUnit, ranges: dict[str, tuple[int, int]], normalization: Normalization
+) -> TilePixels:
     """Return the voxels of these ranges as the network sees them.
 
     Where the stack has padding more is read around them: it decides what is padding here, and what takes its place.
@@ -238,7 +240,7 @@ def _prepared(stack: Stack, unit: Unit, ranges: dict[str, tuple[int, int]], norm
     return TilePixels(pixels, mask[inner][None].astype(np.float32))
 
 
-def _read(stack: Stack, unit: Unit, ranges: dict[str, tuple[int, int]]) -> NDArray[np.generic]:
+def _read(stack: Stack, unit: TileUnit, ranges: dict[str, tuple[int, int]]) -> NDArray[np.generic]:
     """Return the voxels (C, *space) of these ranges."""
     index = tuple(
         slice(*ranges[axis]) if axis in ranges else unit.fixed.get(axis, slice(None)) for axis in stack.space.axes
@@ -249,7 +251,7 @@ def _read(stack: Stack, unit: Unit, ranges: dict[str, tuple[int, int]]) -> NDArr
     return values if "C" in left else values[None]
 
 
-def keep_pixels(grid: Grid, unit: Unit, output: Pixels) -> Pixels:
+def keep_pixels(grid: TileGrid, unit: TileUnit, output: Pixels) -> Pixels:
     """Return what the unit keeps of an `output` (classes, *space) that covers its whole tile."""
     if not grid.tiles.is_rescaled:
         kept: Pixels = output[(slice(None), *unit.tile.keep_in_read)]
@@ -257,7 +259,7 @@ def keep_pixels(grid: Grid, unit: Unit, output: Pixels) -> Pixels:
     return _back(grid, unit, output, 1)
 
 
-def keep_padding(grid: Grid, unit: Unit, padding: Pixels | None) -> NDArray[np.bool_] | None:
+def keep_padding(grid: TileGrid, unit: TileUnit, padding: Pixels | None) -> NDArray[np.bool_] | None:
     """Return where padding is in what the unit keeps (*space), None where there is none."""
     if padding is None:
         return None
@@ -265,7 +267,7 @@ def keep_padding(grid: Grid, unit: Unit, padding: Pixels | None) -> NDArray[np.b
     return kept if kept.any() else None
 
 
-def keep_map_pixels(grid: Grid, unit: Unit, attention: Pixels, stride: int) -> Pixels:
+def keep_map_pixels(grid: TileGrid, unit: TileUnit, attention: Pixels, stride: int) -> Pixels:
     """Return what the unit keeps of a map (*space / stride) of its whole tile: one pixel per `stride` of the stack."""
     if not grid.tiles.is_rescaled:
         kept: Pixels = attention[unit.tile.keep_in_read_of_level(stride)]
@@ -274,7 +276,7 @@ def keep_map_pixels(grid: Grid, unit: Unit, attention: Pixels, stride: int) -> P
     return mapped
 
 
-def _back(grid: Grid, unit: Unit, values: Pixels, stride: int) -> Pixels:
+def _back(grid: TileGrid, unit: TileUnit, values: Pixels, stride: int) -> Pixels:
     """Return what is kept of `values` (C, *space), brought from the network's grid to the stack's."""
     tile = unit.tile
     kept = tile.keep_of_level(stride)

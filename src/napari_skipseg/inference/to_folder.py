@@ -12,19 +12,19 @@ from typing import Any
 from napari_skipseg.devices import versions
 from napari_skipseg.durable import write_whole
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.faults import telling_faults
-from napari_skipseg.images.files import ENDINGS, Format, is_there
+from napari_skipseg.images.faults import file_errors_as
+from napari_skipseg.images.files import FORMAT_ENDINGS, Format, is_there
 from napari_skipseg.images.identity import check_unchanged, fingerprint
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.backends.choose import BackendMaker, Pinned, make_backend, only
+from napari_skipseg.inference.backends.choose import BackendChoice, BackendMaker, make_backend, require_backend
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import Run, iter_fill, iter_prepare, name_input
 from napari_skipseg.inference.prediction import Depth, Focus
 from napari_skipseg.inference.recipes.recipe import PINNED, RECIPE_FILE, TIMES_FILE, dict_to_json
 from napari_skipseg.inference.run_folder import RunFolder, RunTimes
 from napari_skipseg.inference.saving import SavedArray, check_length, check_replaceable, write_tiff
-from napari_skipseg.inference.stores import ZarrStore, in_order, names_of, tell_changes
-from napari_skipseg.inference.tiling import Unit
+from napari_skipseg.inference.stores import ZarrStore, describe_conversion, in_stored_order, result_names
+from napari_skipseg.inference.tiling import TileUnit
 from napari_skipseg.models.model import Model
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
@@ -54,7 +54,7 @@ class FolderTarget:
 
     def file(self, result: str) -> Path:
         """Return where a result of this name goes."""
-        return self.folder / f"{self.name}_{result}{ENDINGS[self.form]}"
+        return self.folder / f"{self.name}_{result}{FORMAT_ENDINGS[self.form]}"
 
     def sidecar(self, name: str) -> Path:
         """Return where `RECIPE_FILE` or `TIMES_FILE` goes."""
@@ -84,8 +84,10 @@ def iter_segment(
     """
     times = RunTimes("preparing")
     sidecars = [target.sidecar(name) for name in (RECIPE_FILE, TIMES_FILE)]
-    results = [target.file(name) for name in names_of(model, options)]
-    stores = [f"_{name}{ENDINGS['ome-zarr']}" for name in names_of(model, options)]  # of a TIFF, too, until it is whole
+    results = [target.file(name) for name in result_names(model, options)]
+    stores = [
+        f"_{name}{FORMAT_ENDINGS['ome-zarr']}" for name in result_names(model, options)
+    ]  # of a TIFF, too, until it is whole
     check_length(target.folder, target.name, [*stores, f"_{RECIPE_FILE}", f"_{TIMES_FILE}"])
     check_replaceable([*results, *sidecars], target.form)
     before = fingerprint(stack.file) if stack.file else None
@@ -119,7 +121,7 @@ def _prepare(
     given = begun or pinned
     now = {**(given or {}), **place.changes}
     if "backend" in now and not options.samples:
-        maker = only(maker, Pinned(now["backend"], now["precision"]))
+        maker = require_backend(maker, BackendChoice(now["backend"], now["precision"]))
     run = yield from iter_prepare(stack, model, options, maker, pinned=now or None, with_binary=True)
     if begun is None:
         name_input(run, stack)
@@ -130,7 +132,7 @@ def _prepare(
     return run, ZarrStore(run.results, place.path / target.name, run.stack, place.recipe or {}, target.depth, names)
 
 
-def _note(run: Run, store: ZarrStore, place: RunFolder, unit: Unit) -> None:
+def _note(run: Run, store: ZarrStore, place: RunFolder, unit: TileUnit) -> None:
     _note_changes(run, place)  # first: no unit is noted that another backend computed than the run's facts say
     place.note(unit.number, store.take_unsynced())
 
@@ -179,7 +181,7 @@ def _finish(
 ) -> Generator[Progress, Focus | None, list[Path]]:
     files = []
     if target.form == "ome-zarr":
-        for result in in_order(run.results):
+        for result in in_stored_order(run.results):
             yield from store.writers[result.name].iter_pyramid()
             files.append(store.writers[result.name].path)
         place.flush()
@@ -221,7 +223,7 @@ def _move(place: RunFolder, target: FolderTarget) -> list[Path]:
     check_replaceable((target.folder / file.name for file in place.waiting()), target.form)
     for file in place.waiting():
         if place.changes and file.is_dir():
-            tell_changes(file, place.changes)
+            describe_conversion(file, place.changes)
     return [file for file in place.move_results() if file.suffix != ".json"]
 
 
@@ -230,13 +232,13 @@ def _write_sidecars(place: RunFolder, target: FolderTarget, times: str) -> list[
     texts = {RECIPE_FILE: dict_to_json((place.recipe or {}) | place.changes), TIMES_FILE: times}
     files = [place.path / target.sidecar(name).name for name in texts]
     for file, text in zip(files, texts.values(), strict=True):
-        with telling_faults(file):
+        with file_errors_as(file):
             write_whole(file, text.encode())
     return files
 
 
 def _arrays_of(run: Run, store: ZarrStore, recipe: dict[str, Any]) -> Iterator[SavedArray]:
-    for result in in_order(run.results):
+    for result in in_stored_order(run.results):
         classes = run.model.description.class_names if "C" in result.axes else None
         told = recipe | {"layer": "labels"} if result.is_labels else recipe
         data = store.plane_view(result.name)

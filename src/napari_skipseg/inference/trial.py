@@ -36,36 +36,36 @@ from napari_skipseg.inference.stores import (
     ResultArray,
     Store,
     ZarrStore,
-    pieces,
+    result_pieces,
     stored_dtype,
     stored_order,
 )
-from napari_skipseg.inference.tiling import Region, read_pixels
+from napari_skipseg.inference.tiling import TileRegion, read_pixels
 from napari_skipseg.models.model import Model
 from napari_skipseg.progress import Progress
 
 Result = TypeVar("Result")
-Part = Literal["reading", "network", "writing"]
+TrialPart = Literal["reading", "network", "writing"]
 
 MEASURED_PASSES = 3
 """Passes over the trial tile that are timed, if a tile takes more."""
 COARSER = 4 / 3
 """All coarser levels of a pyramid against the first of them, at the most: 1 + 1/4 + 1/16 + …"""
-MEASURING = "measuring one tile"
+_MEASURING = "measuring one tile"
 
 
 @dataclass(frozen=True)
-class Cost:
+class TrialCost:
     """Seconds that pass, and seconds that all cores together compute meanwhile."""
 
     passed: float = 0.0
     computed: float = 0.0
 
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(self.passed + other.passed, self.computed + other.computed)
+    def __add__(self, other: TrialCost) -> TrialCost:
+        return TrialCost(self.passed + other.passed, self.computed + other.computed)
 
-    def __mul__(self, factor: float) -> Cost:
-        return Cost(self.passed * factor, self.computed * factor)
+    def __mul__(self, factor: float) -> TrialCost:
+        return TrialCost(self.passed * factor, self.computed * factor)
 
 
 @dataclass(frozen=True)
@@ -76,17 +76,17 @@ class Trial:
     they cannot do all of it at once. Then come pyramids or TIFF files, which is `finishing`.
     """
 
-    reading: Cost
-    network: Cost
-    writing: Cost
-    finishing: Cost
+    reading: TrialCost
+    network: TrialCost
+    writing: TrialCost
+    finishing: TrialCost
 
-    def of_parts(self, tiles: float, batch: int) -> dict[Part, Cost]:
+    def of_parts(self, tiles: float, batch: int) -> dict[TrialPart, TrialCost]:
         """Return what each part costs for so many tiles, in batches."""
         batches = math.ceil(tiles / batch)
         return {"network": self.network * batches, "reading": self.reading * tiles, "writing": self.writing * tiles}
 
-    def slowest(self, tiles: float, batch: int) -> Part:
+    def slowest(self, tiles: float, batch: int) -> TrialPart:
         """Return the part that sets the pace."""
         parts = self.of_parts(tiles, batch)
         return max(parts, key=lambda part: parts[part].passed)
@@ -111,11 +111,11 @@ def iter_trial(run: Run, folder: Path, depth: Depth | None, form: Format) -> Gen
     Raises:
         InputError: the image holds values that cannot be used.
     """
-    yield Progress(0, 1, MEASURING)
+    yield Progress(0, 1, _MEASURING)
     reading = _read(run)
-    yield Progress(0, 1, MEASURING)
+    yield Progress(0, 1, _MEASURING)
     network = yield from _compute(run)
-    yield Progress(0, 1, MEASURING)
+    yield Progress(0, 1, _MEASURING)
     try:
         with scratch_folder(folder) as scratch:
             writing, finishing = _write(run, scratch, depth, form)
@@ -125,22 +125,22 @@ def iter_trial(run: Run, folder: Path, depth: Depth | None, form: Format) -> Gen
     return Trial(reading, network, writing, finishing)
 
 
-def _timed(work: Callable[[], Result]) -> tuple[Cost, Result]:
+def _timed(work: Callable[[], Result]) -> tuple[TrialCost, Result]:
     passed, computed = time.perf_counter(), time.process_time()
     result = work()
-    return Cost(time.perf_counter() - passed, time.process_time() - computed), result
+    return TrialCost(time.perf_counter() - passed, time.process_time() - computed), result
 
 
-def _read(run: Run) -> Cost:
+def _read(run: Run) -> TrialCost:
     """Return what reading a tile costs. Two are read: the first opens files, too."""
-    cost = Cost()
+    cost = TrialCost()
     for number in (0, len(run.grid) // 2):
         unit = run.grid.unit(number)
         cost, _ = _timed(partial(read_pixels, run.stack, run.grid, unit, run.normalization))
     return cost
 
 
-def _compute(run: Run) -> Generator[Progress, Focus | None, Cost]:
+def _compute(run: Run) -> Generator[Progress, Focus | None, TrialCost]:
     """Yield while a batch of noise goes through the network; return what a batch costs. The first pass warms up."""
     shape = (run.batch, run.model.description.spec.in_channels, *run.grid.tiles.size)
     images = np.random.default_rng(0).standard_normal(shape, np.float32)
@@ -150,7 +150,7 @@ def _compute(run: Run) -> Generator[Progress, Focus | None, Cost]:
     is_late = passes > 1 and bool(getattr(run.passes.backend, "averages", False))
     count = passes if is_late else min(MEASURED_PASSES, passes)
     _pass(run.passes.run(images, places), 1)
-    yield Progress(0, 1, MEASURING)
+    yield Progress(0, 1, _MEASURING)
     cost, _ = _timed(lambda: _pass(run.passes.run(images, places), count))
     return cost * (passes / count)
 
@@ -161,7 +161,7 @@ def _pass(work: Generator[None, None, object], count: int) -> None:
             return
 
 
-def _write(run: Run, folder: Path, depth: Depth | None, form: Format) -> tuple[Cost, Cost]:
+def _write(run: Run, folder: Path, depth: Depth | None, form: Format) -> tuple[TrialCost, TrialCost]:
     """Return what writing a tile costs, and its share of what comes after the last tile."""
     unit = run.grid.unit(0)
     output = _noise(run)
@@ -173,13 +173,13 @@ def _write(run: Run, folder: Path, depth: Depth | None, form: Format) -> tuple[C
         store = ZarrStore(small, folder / "trial", run.stack, {}, depth, run.model.description.class_names)
 
     def write() -> None:
-        for piece in pieces(run.results, run.grid, unit, output, 0, run.options.threshold):
+        for piece in result_pieces(run.results, run.grid, unit, output, 0, run.options.threshold):
             store.write(piece)
 
     write()  # the first time loads codecs and starts their threads
     cost, _ = _timed(write)
     if not isinstance(store, ZarrStore):
-        return cost, Cost()
+        return cost, TrialCost()
     return cost, _finish(run, small, store, folder, form)
 
 
@@ -206,9 +206,9 @@ def _part(result: ResultArray, run: Run, form: Format) -> ResultArray:
     return replace(result, shape=(result.shape[0], *stops) if "C" in result.axes else tuple(stops))
 
 
-def _finish(run: Run, small: tuple[ResultArray, ...], store: ZarrStore, folder: Path, form: Format) -> Cost:
+def _finish(run: Run, small: tuple[ResultArray, ...], store: ZarrStore, folder: Path, form: Format) -> TrialCost:
     """Return a tile's share of pyramids or TIFF files, without what a file costs however large it is."""
-    total = Cost()
+    total = TrialCost()
     for result in small:
         if form == "ome-zarr":
             total += _coarser(store.writers[result.name], _first_region(result, run))
@@ -221,14 +221,14 @@ def _finish(run: Run, small: tuple[ResultArray, ...], store: ZarrStore, folder: 
             saved = SavedArray(result.name, values, result.space_in(run.stack), classes, {})
             costs.append(_timed(partial(write_tiff, file, saved))[0])
         _, empty, whole = costs
-        total += Cost(max(0.0, whole.passed - empty.passed), max(0.0, whole.computed - empty.computed))
+        total += TrialCost(max(0.0, whole.passed - empty.passed), max(0.0, whole.computed - empty.computed))
     return total
 
 
-def _coarser(writer: OmeZarrWriter, region: Region) -> Cost:
+def _coarser(writer: OmeZarrWriter, region: TileRegion) -> TrialCost:
     """Return what the coarser levels of `region`, which begins where the store does, cost."""
     if len(writer.layout.levels) < 2:
-        return Cost()
+        return TrialCost()
     finest, level = writer.layout.levels[:2]
     lengths = zip(region, level.factor, writer.arrays[1].chunks, level.shape, strict=True)
     chunks = tuple(
@@ -239,11 +239,11 @@ def _coarser(writer: OmeZarrWriter, region: Region) -> Cost:
     return cost * (COARSER * _voxels(region) / _voxels(read))  # beyond the tile whole chunks hold nothing yet
 
 
-def _voxels(region: Region) -> int:
+def _voxels(region: TileRegion) -> int:
     return math.prod(part.stop - part.start for part in region)
 
 
-def _first_region(result: ResultArray, run: Run) -> Region:
+def _first_region(result: ResultArray, run: Run) -> TileRegion:
     """Return the part of the stored `result` that the first tile writes."""
     region = run.grid.region(run.grid.unit(0), max(result.stride))
     whole = (slice(0, result.shape[0]), *region) if "C" in result.axes else region
@@ -256,7 +256,7 @@ def _one_voxel(result: ResultArray) -> tuple[int, ...]:
 
 PYRAMID = 4 / 3
 """How much larger a result is with its coarser levels, at the most."""
-FLOAT = 4
+_FLOAT = 4
 
 
 def iter_plan(
@@ -312,7 +312,7 @@ def _memory(run: Run, on_gpu: int) -> int:
     """Return what the process takes: what it holds now, a tile in the network, and tiles that wait on either side."""
     classes = len(run.model.description.class_names)
     channels = run.model.description.spec.in_channels
-    tile = run.batch * math.prod(run.grid.tiles.size) * FLOAT
+    tile = run.batch * math.prod(run.grid.tiles.size) * _FLOAT
     waiting = tile * ((AHEAD + 1) * channels + (BEHIND + 1) * classes * (2 if run.passes.per_tile > 1 else 1))
     held: int = psutil.Process().memory_info().rss
     return held + waiting + (0 if on_gpu else run.tile_bytes)
@@ -323,7 +323,7 @@ def _disk(run: Run, depth: Depth | None, form: Format) -> int:
     for result in run.results:
         voxels = math.prod(result.shape)
         if depth is None:
-            total += voxels * FLOAT
+            total += voxels * _FLOAT
         else:
             size = voxels * np.dtype(stored_dtype(result, depth)).itemsize
             total += size * (PYRAMID if form == "ome-zarr" else 2)  # a TIFF is written beside the store it is made of

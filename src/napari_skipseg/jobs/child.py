@@ -24,7 +24,7 @@ Fault = TypeVar("Fault", bound=SkipsegError)
 
 COMMAND = (sys.executable, "-P", "-m", "napari_skipseg.jobs.worker")
 """-P: a file in the folder where the viewer was started must not take a library's place."""
-WAKE = 0.1
+ENGINE_WAKE = 0.1
 """Longest wait for a line, in seconds, before the caller may look at something else."""
 GRACE = 8.0
 """Seconds that a cancelled job has to stop before its process is killed."""
@@ -116,7 +116,7 @@ class Child:
         until = time.monotonic() + GRACE
         with contextlib.suppress(EngineError):
             while time.monotonic() < until:
-                said = self.next_line(WAKE)
+                said = self.next_line(ENGINE_WAKE)
                 if said is not None and said.job == job and not isinstance(said.value, Progress):
                     return
         self.end()

@@ -19,8 +19,8 @@ from typing import Any
 
 from napari_skipseg.batch.table import BatchOpened, FileChanged
 from napari_skipseg.errors import EngineError, OutOfMemoryError
-from napari_skipseg.inference.prediction import Opened
-from napari_skipseg.jobs.child import WAKE, Child, EngineEndedError, Session, error_of
+from napari_skipseg.inference.prediction import ResultsOpened
+from napari_skipseg.jobs.child import ENGINE_WAKE, Child, EngineEndedError, Session, error_of
 from napari_skipseg.jobs.messages import (
     NO_JOB,
     Call,
@@ -33,10 +33,10 @@ from napari_skipseg.jobs.messages import (
     RunBatch,
     Train,
 )
-from napari_skipseg.jobs.preparation import iter_prepare
+from napari_skipseg.jobs.preparation import iter_prepare_request
 from napari_skipseg.jobs.workspace import INPUT, remove_folder
 from napari_skipseg.progress import STARTING, Progress
-from napari_skipseg.training.progress import Learned
+from napari_skipseg.training.progress import TrainingProgress
 
 
 class Engine:
@@ -98,7 +98,7 @@ class Engine:
         try:
             yield from self._start()
             with self._run_folder(request) as folder:
-                prepared = yield from iter_prepare(request, folder / INPUT)
+                prepared = yield from iter_prepare_request(request, folder / INPUT)
                 answer = yield from self._run_to_end(prepared, folder)
             if not isinstance(answer, request.result_type()):
                 raise EngineError(
@@ -111,7 +111,7 @@ class Engine:
     def _start(self) -> Generator[Progress, None, Child]:
         while self._settling is not None and self._settling.is_alive():
             yield Progress(0, 1, "stopping the last run")
-            self._settling.join(WAKE)
+            self._settling.join(ENGINE_WAKE)
         return self._session.start()
 
     @contextlib.contextmanager
@@ -196,9 +196,9 @@ class ResumePoint:
 
     def note(self, progress: Progress) -> None:
         """Note what the engine says."""
-        if isinstance(progress, Opened):
+        if isinstance(progress, ResultsOpened):
             self._opened = progress
-        elif isinstance(progress, Learned):
+        elif isinstance(progress, TrainingProgress):
             self.reached = max(self.reached, progress.step)
         elif isinstance(progress, BatchOpened):
             self.reached = max(self.reached, progress.done)
@@ -221,7 +221,7 @@ class ResumePoint:
 def _next_line(child: Child) -> Envelope | None:
     """Return what the engine says next; end the process if it ended by itself, or is not understood."""
     try:
-        return child.next_line(WAKE)
+        return child.next_line(ENGINE_WAKE)
     except EngineError:
         child.end()
         raise

@@ -33,12 +33,19 @@ from napari_skipseg.images.npy import find_npy_file
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.prediction import Depth, Focus, Opened, Prediction, Written
+from napari_skipseg.inference.prediction import Depth, Focus, Prediction, ResultsOpened, TileWritten
 from napari_skipseg.objects.files import FoundObjects
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.progress import Found, Progress
+from napari_skipseg.progress import ImageFindings, Progress
 from napari_skipseg.studies.inspection import Inspection
-from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured, Trained
+from napari_skipseg.training.progress import (
+    Finetuned,
+    KeepBest,
+    Trained,
+    TrainingProgress,
+    TrainingSummary,
+    ValidationPicture,
+)
 from napari_skipseg.training.settings import FinetuneSettings, TrainSettings
 
 Result = TypeVar("Result")
@@ -102,8 +109,8 @@ class Request(Generic[Result]):
 
 @dataclass(frozen=True)
 class Segment(Request[Prediction]):
-    """Segment a stack. Before the end `Opened` brings the prediction while it is empty, and `Written` says which part
-    has come; a `Focus` sent back puts what is left in another order.
+    """Segment a stack. Before the end `ResultsOpened` brings the prediction while it is empty, and `TileWritten` says
+    which part has come; a `Focus` sent back puts what is left in another order.
 
     model: a folder, or a name in the catalog. whole: what `stack` is a part of, so that its grey values are normalised
     as the whole's are. greys: these, measured before. preview, pinned: as in `iter_predict`.
@@ -177,7 +184,7 @@ class CorrectedStack:
 
 
 @dataclass(frozen=True)
-class PlanLesson(Request[Lesson]):
+class PlanLesson(Request[TrainingSummary]):
     """Say what fine-tuning would learn from and hold out; no voxel of an image in memory is read."""
 
     settings: FinetuneSettings
@@ -189,10 +196,10 @@ class PlanLesson(Request[Lesson]):
 class Finetune(Request[Finetuned]):
     """Fine-tune a model, and compare the new one, which lies in `target`, with the old one.
 
-    `Learned` comes where curves move and `Pictured` with what the network makes of one tile; a `Keep` sent back ends
-    training with the best weights so far. What is painted meanwhile does not count. It goes on from a checkpoint of the
-    same settings and corrections, where one lies in `target`; cancelled, it leaves nothing. model: set before it
-    crosses, from the settings.
+    `TrainingProgress` comes where curves move and `ValidationPicture` with what the network makes of one tile; a
+    `KeepBest` sent back ends training with the best weights so far. What is painted meanwhile does not count. It goes
+    on from a checkpoint of the same settings and corrections, where one lies in `target`; cancelled, it leaves
+    nothing. model: set before it crosses, from the settings.
     """
 
     settings: FinetuneSettings
@@ -267,7 +274,7 @@ class ReportSystem(Request[SystemReport]):
     folder = "none"
 
 
-Command = Focus | Keep | Retry
+Command = Focus | KeepBest | Retry
 """What can be sent to a job at work."""
 Call = Generator[Progress, Command | None, Result]
 """How a request is run: it yields how far it is, takes commands, and returns the result."""
@@ -299,7 +306,17 @@ class Cancelled:
     """The job was stopped; it left no result."""
 
 
-YIELDED = (Progress, Found, Opened, Written, Learned, Pictured, BatchOpened, FileChanged, BatchWaits)
+YIELDED = (
+    Progress,
+    ImageFindings,
+    ResultsOpened,
+    TileWritten,
+    TrainingProgress,
+    ValidationPicture,
+    BatchOpened,
+    FileChanged,
+    BatchWaits,
+)
 """What the work yields; another subclass of these crosses as the one that it derives from."""
 _REQUESTS = Request.__subclasses__()
 _KINDS: dict[str, type] = {

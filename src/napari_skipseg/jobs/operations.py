@@ -25,7 +25,7 @@ from napari_skipseg.images.stack import ArrayLike
 from napari_skipseg.images.views import RecodedArray
 from napari_skipseg.images.zarr.array import ZarrArray
 from napari_skipseg.inference.backends.warm import WarmModels
-from napari_skipseg.inference.prediction import Stored
+from napari_skipseg.inference.prediction import QuantizedArray
 from napari_skipseg.jobs import messages
 from napari_skipseg.jobs.messages import ArrayReference, CorrectedStack
 from napari_skipseg.models.folder import read_description
@@ -115,9 +115,9 @@ def _(request: messages.Inspect, folder: Path, models: WarmModels) -> Operation:
 
 @iter_perform.register
 def _(request: messages.PlanLesson, folder: Path, models: WarmModels) -> Operation:
-    from napari_skipseg.training.finetune.estimate import iter_plan_lesson
+    from napari_skipseg.training.finetune.estimate import iter_plan_finetuning
 
-    return (yield from iter_plan_lesson(request.settings, open_corrected(request.images), request.device))
+    return (yield from iter_plan_finetuning(request.settings, open_corrected(request.images), request.device))
 
 
 @iter_perform.register
@@ -146,8 +146,8 @@ def _(request: messages.Train, folder: Path, models: WarmModels) -> Operation:
 
 @iter_perform.register
 def _(request: messages.FindObjects, folder: Path, models: WarmModels) -> Operation:
-    from napari_skipseg.inference.objects_to_folder import ObjectsAsked, describe_objects
-    from napari_skipseg.objects.classes import class_probability
+    from napari_skipseg.inference.objects_to_folder import ObjectsRequest, describe_found_objects
+    from napari_skipseg.objects.classes import probability_of_class
     from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
     from napari_skipseg.objects.measure import iter_measure
 
@@ -155,10 +155,12 @@ def _(request: messages.FindObjects, folder: Path, models: WarmModels) -> Operat
     probability = replace(request.probability, data=open_voxels(request.probability.data))
     image = None if request.image is None else replace(request.image, data=open_voxels(request.image.data))
     yield Progress(0, 1, "reading the image")
-    recipe = describe_objects(ObjectsAsked(ProbabilityFile(probability, names, is_labels), options, image, "ome-zarr"))
+    recipe = describe_found_objects(
+        ObjectsRequest(ProbabilityFile(probability, names, is_labels), options, image, "ome-zarr")
+    )
     target = ObjectsTarget(folder, OBJECTS_NAME, "ome-zarr", {**recipe, **request.recipe})
     found = yield from iter_find_objects(probability, names, options, target, is_labels)
-    chosen = class_probability(probability, names, options, is_labels)
+    chosen = probability_of_class(probability, names, options, is_labels)
     axes = "".join(axis for axis in "TZYX" if axis in probability.space.axes)
     known = None if is_labels else chosen
     table = yield from iter_measure(read_stack(found.file, axes), image, known, options.planes)
@@ -229,7 +231,7 @@ def open_voxels(values: ArrayLike) -> ArrayLike:
     else:
         mapped: NDArray[Any] = np.load(values.array_file, mmap_mode="r")
         opened = mapped if values.part is None else mapped[values.part]
-    return opened if values.depth is None else Stored(opened, values.depth)
+    return opened if values.depth is None else QuantizedArray(opened, values.depth)
 
 
 def _read_as_shown(file: str, axes: str) -> ArrayLike:

@@ -22,8 +22,8 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.views import NarrowedArray
 from napari_skipseg.inference.guards import iter_measure_for, probe_grid, read_probes
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.prediction import Stored
-from napari_skipseg.inference.scale import lengths_of
+from napari_skipseg.inference.prediction import QuantizedArray
+from napari_skipseg.inference.scale import network_lengths_of
 from napari_skipseg.jobs import messages
 from napari_skipseg.jobs.messages import ArrayReference, CorrectedStack
 from napari_skipseg.models.catalog import locate_model
@@ -36,7 +36,7 @@ Preparing = Generator[Progress, None, Any]
 
 
 @singledispatch
-def iter_prepare(request: Any, folder: Path) -> Preparing:
+def iter_prepare_request(request: Any, folder: Path) -> Preparing:
     """Yield while files are written into `folder`; return the request as it crosses, of the same class.
 
     Raises:
@@ -46,9 +46,9 @@ def iter_prepare(request: Any, folder: Path) -> Preparing:
     return request
 
 
-@iter_prepare.register
+@iter_prepare_request.register
 def _(request: messages.Segment, folder: Path) -> Preparing:
-    model, description = find_model(request.model)
+    model, description = locate_model_of_request(request.model)
     stack, whole, greys = request.stack, request.whole, request.greys
     if request.options.channel is not None and description.spec.in_channels == 1 and not stack.file:
         stack = stack.channel(request.options.channel)
@@ -59,9 +59,9 @@ def _(request: messages.Segment, folder: Path) -> Preparing:
     return replace(request, stack=placed, model=model, model_sha256=description.weights_sha256, whole=None, greys=greys)
 
 
-@iter_prepare.register
+@iter_prepare_request.register
 def _(request: messages.EstimateRun, folder: Path) -> Preparing:
-    model, description = find_model(request.model)
+    model, description = locate_model_of_request(request.model)
     measured, options = request.whole or request.stack, request.options
     if options.channel is not None and description.spec.in_channels == 1:
         measured = measured.channel(options.channel)
@@ -78,9 +78,9 @@ def _(request: messages.EstimateRun, folder: Path) -> Preparing:
     )
 
 
-@iter_prepare.register
+@iter_prepare_request.register
 def _(request: messages.Inspect, folder: Path) -> Preparing:
-    model, description = find_model(request.model)
+    model, description = locate_model_of_request(request.model)
     stack = request.stack
     if request.channel is not None and description.spec.in_channels == 1:
         stack = stack.channel(request.channel)
@@ -97,29 +97,29 @@ def _(request: messages.Inspect, folder: Path) -> Preparing:
     )
 
 
-@iter_prepare.register
+@iter_prepare_request.register
 def _(request: messages.PlanLesson, folder: Path) -> Preparing:
     images = []
     for number, image in enumerate(request.images):
         yield Progress(0, 1, "reading the corrections")
-        chosen, labels = choose_channel(image), write_labels(image, folder / f"labels_{number}")
+        chosen, labels = choose_channel(image), write_layer_labels(image, folder / f"labels_{number}")
         images.append(replace(chosen, stack=without_voxels(chosen.stack), labels=labels))
     return replace(request, images=tuple(images))
 
 
-@iter_prepare.register
+@iter_prepare_request.register
 def _(request: messages.Finetune, folder: Path) -> Preparing:
-    model, description = find_model(request.settings.model)
+    model, description = locate_model_of_request(request.settings.model)
     images = []
     for number, image in enumerate(request.images):
         yield Progress(0, 1, "saving the corrections")
-        chosen, labels = choose_channel(image), write_labels(image, folder / f"labels_{number}")
+        chosen, labels = choose_channel(image), write_layer_labels(image, folder / f"labels_{number}")
         placed = yield from iter_place(chosen.stack, folder / f"image_{number}.npy")
         images.append(replace(chosen, stack=placed, labels=labels))
     return replace(request, images=tuple(images), model=model, model_sha256=description.weights_sha256)
 
 
-@iter_prepare.register
+@iter_prepare_request.register
 def _(request: messages.Train, folder: Path) -> Preparing:
     files = {}
     for number, (name, stack) in enumerate(request.layers.items()):
@@ -133,14 +133,14 @@ def _(request: messages.Train, folder: Path) -> Preparing:
     return replace(request, settings=settings, layers={})
 
 
-@iter_prepare.register
+@iter_prepare_request.register
 def _(request: messages.FindObjects, folder: Path) -> Preparing:
     probability = yield from iter_place(request.probability, folder / "probability.npy")
     image = None if request.image is None else (yield from iter_place(request.image, folder / "image.npy"))
     return replace(request, probability=probability, image=image)
 
 
-def find_model(name: str) -> tuple[str, ModelDescription]:
+def locate_model_of_request(name: str) -> tuple[str, ModelDescription]:
     """Return the folder of a model, and what it says of itself.
 
     Raises:
@@ -156,7 +156,9 @@ def iter_place(stack: Stack, copy: Path) -> Generator[Progress, None, Stack]:
     Raises:
         SkipsegError: as for `iter_write_npy`.
     """
-    values, depth = (stack.data.values, stack.data.depth) if isinstance(stack.data, Stored) else (stack.data, None)
+    values, depth = (
+        (stack.data.values, stack.data.depth) if isinstance(stack.data, QuantizedArray) else (stack.data, None)
+    )
     dtype = np.dtype(stack.data.dtype)
     if stack.file:
         return replace(stack, data=ArrayReference(stack.file, stack.shape, dtype, axes=stack.space.axes, depth=depth))
@@ -182,7 +184,7 @@ def choose_channel(image: CorrectedStack) -> CorrectedStack:
     return replace(image, stack=image.stack.channel(image.channel), channel=None)
 
 
-def write_labels(image: CorrectedStack, folder: Path) -> Snapshot:
+def write_layer_labels(image: CorrectedStack, folder: Path) -> Snapshot:
     """Return where the corrections of an image lie, after they were written where they lie nowhere yet."""
     return image.labels if isinstance(image.labels, Snapshot) else image.labels(folder)
 
@@ -191,7 +193,9 @@ def find_probes(
     stack: Stack, description: ModelDescription, options: SegmentOptions, greys: GreyStatistics
 ) -> NDArray[Any] | None:
     """Return patches of an image that the network is asked about, None if there is nothing to ask."""
-    grid = probe_grid(stack, description, lengths_of(stack, description, options)) if greys.asks_network else None
+    grid = (
+        probe_grid(stack, description, network_lengths_of(stack, description, options)) if greys.asks_network else None
+    )
     return None if grid is None else read_probes(stack, grid, greys.normalization)
 
 

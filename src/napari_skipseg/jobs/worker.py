@@ -52,7 +52,7 @@ from napari_skipseg.jobs.messages import (
     to_line,
 )
 from napari_skipseg.jobs.operations import iter_perform
-from napari_skipseg.jobs.preparation import iter_prepare
+from napari_skipseg.jobs.preparation import iter_prepare_request
 from napari_skipseg.jobs.workspace import INPUT
 from napari_skipseg.progress import run_to_end
 
@@ -229,7 +229,7 @@ def run_by_hand(text: str, folder: Path, output: BinaryIO) -> None:
     worker, job = Worker(output), NO_JOB + 1
     try:
         (folder / INPUT).mkdir(parents=True, exist_ok=True)
-        work = iter_prepare(request_from_text(text, read_stack), folder / INPUT)
+        work = iter_prepare_request(request_from_text(text, read_stack), folder / INPUT)
         prepared = run_to_end(work, lambda progress: worker.send(Envelope(job, progress), folder))
         output.write(worker.run(Envelope(job, prepared, str(folder))))
     except Exception as error:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import EngineError, FileError
-from napari_skipseg.images.faults import telling_faults
+from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.jobs.messages import ArrayReference
 from napari_skipseg.locks import LOCK_FILE, FolderLock, holder_state
 
@@ -49,7 +49,7 @@ def make_session_folder() -> Path:
     sweep_dead_sessions()
     folder = _make_folder(_PREFIX, None)
     lock = FolderLock(folder, f"'{folder}' belongs to another session.")
-    with telling_faults(folder):
+    with file_errors_as(folder):
         lock.take()
     _held[folder] = lock
     return folder
@@ -106,7 +106,7 @@ def _is_dead(folder: Path) -> bool:
 
 
 _mapped: weakref.WeakValueDictionary[Path, NDArray[Any]] = weakref.WeakValueDictionary()
-"""The results' files that are open: a file that is named twice, as in `Opened` and at the end, is one array."""
+"""The results' files that are open: a file that is named twice, as in `ResultsOpened` and at the end, is one array."""
 
 
 def open_result(reference: ArrayReference) -> NDArray[Any]:

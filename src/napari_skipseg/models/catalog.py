@@ -6,19 +6,19 @@ import os
 from pathlib import Path
 
 from napari_skipseg.errors import ModelError
-from napari_skipseg.file_names import normal
+from napari_skipseg.file_names import normalized_name
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.folder import DESCRIPTION_FILE, read_description
 from napari_skipseg.user_folders import data_folder
 
 BUILT_IN = Path(__file__).parent / "builtin"
 DEFAULT_MODEL = "em-membrane"
-FOLDER_VARIABLE = "NAPARI_SKIPSEG_MODELS"
+MODELS_VARIABLE = "NAPARI_SKIPSEG_MODELS"
 
 
 def user_folder() -> Path:
     """Return where the user's own models lie: `NAPARI_SKIPSEG_MODELS`, else the user's data folder."""
-    return data_folder("models", FOLDER_VARIABLE)
+    return data_folder("models", MODELS_VARIABLE)
 
 
 def find_models() -> dict[str, Path]:
@@ -56,8 +56,8 @@ def locate_model(name: str) -> Path:
         ModelError: there is no such model.
     """
     found = find_models()
-    alike = {normal(each): folder for each, folder in found.items()} | found
-    for known_name in (name, normal(name)):
+    alike = {normalized_name(each): folder for each, folder in found.items()} | found
+    for known_name in (name, normalized_name(name)):
         if known_name in alike:
             return alike[known_name]
     path = Path(name).expanduser()

@@ -15,11 +15,11 @@ from napari_skipseg.images.intensity.padding import PaddingRule
 from napari_skipseg.images.intensity.signature import ImageSignature
 from napari_skipseg.networks.specs import NetworkSpec, first_fault
 
-FORMAT_VERSION = 1
+_FORMAT_VERSION = 1
 
 _STRICT = ConfigDict(extra="forbid")
 
-LONGEST_NAME = 200
+_LONGEST_NAME = 200
 """Bytes of a model's name; a folder's name may have 255, and files beside it have longer ones."""
 _FORBIDDEN = '/\\:*?"<>|'
 """Marks of paths, and what Windows allows in no name."""
@@ -145,7 +145,7 @@ class ModelDescription:
 def can_name(name: str) -> bool:
     """Return whether `name` can be a model's: a folder may have it on every system; it is no path and not hidden."""
     size = len(name.encode("utf-8", "surrogatepass"))
-    if not 0 < size <= LONGEST_NAME or name.startswith((".", " ")) or name.endswith((".", " ")):
+    if not 0 < size <= _LONGEST_NAME or name.startswith((".", " ")) or name.endswith((".", " ")):
         return False
     return not is_reserved(name) and printable(name) == name and not any(mark in _FORBIDDEN for mark in name)
 

@@ -112,7 +112,7 @@ BRANCHES: dict[BlockName, Callable[[BlockOptions, int, int, Resize], list[nn.Mod
 }
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """A residual branch and, with short skips, the shortcut it is added to; in post-activation order a ReLU of that.
 
     Shape: (N, in_channels, *space) -> (N, 4·width (bottleneck) or width, *space, halved or doubled).

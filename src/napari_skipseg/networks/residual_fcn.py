@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from napari_skipseg.networks.blocks import Block, BlockOptions, Resize, activate
+from napari_skipseg.networks.blocks import BlockOptions, ResidualBlock, Resize, activate
 from napari_skipseg.networks.gates import GateOptions
 from napari_skipseg.networks.layers import LAYERS
 from napari_skipseg.networks.long_skip import LongSkip
@@ -90,7 +90,7 @@ def _outer(options: BlockOptions, in_channels: int, width: int) -> nn.Module:
 
 def _stage(options: BlockOptions, stage: Stage, in_channels: int, resizes: tuple[Resize, ...]) -> nn.Sequential:
     """Return the blocks of a stage: the first halves, the last doubles, where `resizes` says so."""
-    blocks: list[Block] = []
+    blocks: list[ResidualBlock] = []
     for number in range(stage.repetition):
         resize: Resize = "keep"
         if number == 0 and "halve" in resizes:
@@ -98,7 +98,7 @@ def _stage(options: BlockOptions, stage: Stage, in_channels: int, resizes: tuple
         elif number == stage.repetition - 1 and "double" in resizes:
             resize = "double"
         channels = blocks[-1].out_channels if blocks else in_channels
-        blocks.append(Block(options, stage.block, channels, stage.width, resize))
+        blocks.append(ResidualBlock(options, stage.block, channels, stage.width, resize))
     return nn.Sequential(*blocks)
 
 

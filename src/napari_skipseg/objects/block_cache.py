@@ -16,23 +16,23 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
 from napari_skipseg.durable import sync
-from napari_skipseg.images.faults import replacing, telling_faults
+from napari_skipseg.images.faults import file_errors_as, replacing
 from napari_skipseg.images.zarr.chunk_writer import ChunkWriter
-from napari_skipseg.images.zarr.pyramid import Region
-from napari_skipseg.objects.block_regions import Face, Parts, Seam
-from napari_skipseg.objects.blocks import Block, Grid
-from napari_skipseg.objects.graph import Graph
+from napari_skipseg.images.zarr.pyramid import PyramidRegion
+from napari_skipseg.objects.block_regions import BlockFaceContacts, BlockRegions, Face
+from napari_skipseg.objects.blocks import BlockGrid, ObjectBlock
+from napari_skipseg.objects.graph import RegionGraph
 from napari_skipseg.objects.watershed import Edges, Nodes
 
 LABELS = "labels"
 """The array of labels, each block's from 1 on."""
 MADE_OF = "made_of.json"
 """What all there depends on; written when the array is there."""
-ENDING = ".npz"
+_ENDING = ".npz"
 """Of a block's parts; written when its labels are there."""
 
 
-class FoundBlocks:
+class BlockCache:
     """A folder of blocks that are found, for one search: what lies there of another one is removed first.
 
     labels: an array (T, Z, Y, X) of uint32, whose chunks have one writer each.
@@ -41,11 +41,11 @@ class FoundBlocks:
         FileError: nothing can be written.
     """
 
-    def __init__(self, folder: Path, grid: Grid, made_of: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, grid: BlockGrid, made_of: Mapping[str, Any]) -> None:
         """Open what is there. made_of: what the parts depend on, for JSON."""
         self._folder = folder
         facts = json.dumps({"shape": grid.shape, "block": grid.steps, **made_of}, sort_keys=True)
-        with telling_faults(folder):
+        with file_errors_as(folder):
             if not _is_made_of(folder, facts):
                 _create(folder, grid, facts)
         self.labels: Any = zarr.open_array(folder / LABELS, mode="r")
@@ -53,15 +53,15 @@ class FoundBlocks:
 
     def numbers(self) -> set[int]:
         """Return the numbers of the blocks that are there."""
-        return {int(file.stem) for file in self._folder.glob(f"*{ENDING}")}
+        return {int(file.stem) for file in self._folder.glob(f"*{_ENDING}")}
 
-    def write(self, block: Block, labels: NDArray[np.uint32], parts: Parts) -> None:
+    def write(self, block: ObjectBlock, labels: NDArray[np.uint32], parts: BlockRegions) -> None:
         """Keep what was found in a block; it counts when both are there, so its labels are on disk first.
 
         Raises:
             FileError: nothing can be written.
         """
-        with telling_faults(self._folder):
+        with file_errors_as(self._folder):
             sync(self._chunks.write(_region_of(block), labels), self._folder)
         with (
             replacing(self._file(block)) as handle,
@@ -71,7 +71,7 @@ class FoundBlocks:
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
 
-    def read(self, block: Block) -> Parts | None:
+    def read(self, block: ObjectBlock) -> BlockRegions | None:
         """Return what is known of a block, None if its file, or its labels, are missing or damaged."""
         if not self._chunks.is_sound(_region_of(block)):
             return None
@@ -81,18 +81,18 @@ class FoundBlocks:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             return None
 
-    def _file(self, block: Block) -> Path:
-        return self._folder / f"{block.number}{ENDING}"
+    def _file(self, block: ObjectBlock) -> Path:
+        return self._folder / f"{block.number}{_ENDING}"
 
 
-def _region_of(block: Block) -> Region:
+def _region_of(block: ObjectBlock) -> PyramidRegion:
     space = (part for part in block.place if isinstance(part, slice))
     return (slice(block.time, block.time + 1), *space)
 
 
 def holds_blocks(folder: Path) -> bool:
     """Return whether any block is found there."""
-    return any(folder.glob(f"*{ENDING}"))
+    return any(folder.glob(f"*{_ENDING}"))
 
 
 def _is_made_of(folder: Path, facts: str) -> bool:
@@ -102,7 +102,7 @@ def _is_made_of(folder: Path, facts: str) -> bool:
         return False
 
 
-def _create(folder: Path, grid: Grid, facts: str) -> None:
+def _create(folder: Path, grid: BlockGrid, facts: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     zarr.create_array(
@@ -117,7 +117,7 @@ def _create(folder: Path, grid: Grid, facts: str) -> None:
         handle.write(facts.encode())
 
 
-def _named(parts: Parts) -> dict[str, NDArray[Any]]:
+def _named(parts: BlockRegions) -> dict[str, NDArray[Any]]:
     """Return all arrays of parts, each with its name in a file."""
     nodes, edges = parts.graph
     named: dict[str, NDArray[Any]] = {f"nodes {name}": array for name, array in nodes._asdict().items()}
@@ -129,18 +129,18 @@ def _named(parts: Parts) -> dict[str, NDArray[Any]]:
     return named
 
 
-def _from_named(named: Mapping[str, NDArray[Any]]) -> Parts:
+def _from_named(named: Mapping[str, NDArray[Any]]) -> BlockRegions:
     """Return parts as `_named` took them apart."""
     groups: dict[str, dict[str, NDArray[Any]]] = {}
     for name, array in named.items():
         group, field = name.rsplit(" ", 1)
         groups.setdefault(group, {})[field] = array
-    graph = Graph(Nodes(**groups.pop("nodes")), Edges(**groups.pop("edges")))
+    graph = RegionGraph(Nodes(**groups.pop("nodes")), Edges(**groups.pop("edges")))
     faces, seams = {}, {}
     for group, fields in groups.items():
         kind, axis, *end = group.split()
         if kind == "face":
             faces[int(axis), int(end[0])] = Face(**fields)
         else:
-            seams[int(axis)] = Seam(**fields)
-    return Parts(graph, faces, seams)
+            seams[int(axis)] = BlockFaceContacts(**fields)
+    return BlockRegions(graph, faces, seams)

@@ -10,30 +10,30 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.objects.elevation import Probability, landscape, level_of, tolerance_of
-from napari_skipseg.objects.graph import Graph, Seeding, join_maxima, no_edges, shift
+from napari_skipseg.objects.elevation import Probability, elevation_map, marker_depth, mask_threshold
+from napari_skipseg.objects.graph import MarkerRules, RegionGraph, empty_edges, join_maxima, shift_graph
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.region_graph import contacts, strength_of
+from napari_skipseg.objects.region_graph import contact_strength, region_contacts
 from napari_skipseg.objects.relabel import join_labels
-from napari_skipseg.objects.watershed import Window, climb, describe
+from napari_skipseg.objects.watershed import WatershedWindow, climb_to_maxima, describe_basins
 
-Spacing = tuple[float, float, float]
+VoxelSpacing = tuple[float, float, float]
 
-MARGIN = 16.0
+_MARGIN = 16.0
 """Voxels of X around a block within which basins are joined that noise has made: else every face would leave thousands
 of them to the graph of the whole, which has to fit into memory."""
 
 
-class Parts(NamedTuple):
+class BlockRegions(NamedTuple):
     """What is known of the labels 1, 2, … of a block: their graph, and what joins it with the blocks beside it.
 
     The label n is the node n - 1. faces: by axis and end, 0 or -1, where the image goes on beyond the block. seams: by
     axis, where it goes on before the block; none where contacts do not matter.
     """
 
-    graph: Graph
+    graph: RegionGraph
     faces: dict[tuple[int, int], Face]
-    seams: dict[int, Seam]
+    seams: dict[int, BlockFaceContacts]
 
 
 class Face(NamedTuple):
@@ -43,7 +43,7 @@ class Face(NamedTuple):
     ways: NDArray[np.int8]
 
 
-class Seam(NamedTuple):
+class BlockFaceContacts(NamedTuple):
     """Heights and strengths, as `region_graph.strength_of`, of two planes: the last before a block, and its first."""
 
     height: NDArray[np.float32]
@@ -61,13 +61,13 @@ class _Ground(NamedTuple):
         return self.height[place], self.strength[place]
 
 
-def find_parts(
+def find_block_regions(
     probability: Probability,
     low: tuple[int, int, int],
-    window: Window,
+    window: WatershedWindow,
     options: ObjectOptions,
-    spacing: Spacing,
-) -> tuple[NDArray[np.uint32], Parts]:
+    spacing: VoxelSpacing,
+) -> tuple[NDArray[np.uint32], BlockRegions]:
     """Return the labels of a block, shape (Z, Y, X), and what is known of them.
 
     probability: of the block and of what its heights depend on around it; the block begins there at `low`.
@@ -76,8 +76,8 @@ def find_parts(
     if options.method == "components":
         return _find_components(probability[...], low, window, options)
     wide, begin = _widened(window, low, probability.shape, spacing)
-    ground, begin = _look(landscape(probability, options, spacing), probability, low, (wide, begin))
-    labels, ways = climb(ground.height, np.array(begin), wide)
+    ground, begin = _look(elevation_map(probability, options, spacing), probability, low, (wide, begin))
+    labels, ways = climb_to_maxima(ground.height, np.array(begin), wide)
     inner = _place(_less(ground.low, begin), window)
     outermost = {place: np.take(ways[inner], place[1], place[0]) for place in _open_faces(window)}
     del ways
@@ -85,23 +85,23 @@ def find_parts(
     labels, count = join_labels(labels[inner], groups)
     labels, graph = _with_graph(labels, count, ground, window, options)
     faces = {place: Face(_outermost(labels, place), ways) for place, ways in outermost.items()}
-    return labels, Parts(graph, faces, _seams(ground, window))
+    return labels, BlockRegions(graph, faces, _seams(ground, window))
 
 
 def _find_components(
-    probability: NDArray[np.float32], low: tuple[int, int, int], window: Window, options: ObjectOptions
-) -> tuple[NDArray[np.uint32], Parts]:
+    probability: NDArray[np.float32], low: tuple[int, int, int], window: WatershedWindow, options: ObjectOptions
+) -> tuple[NDArray[np.uint32], BlockRegions]:
     labels, count = _components(probability[_place(low, window)] > options.threshold, window)
     if options.fill_holes:
         everything = slice(None)
-        ground = _Ground(probability, strength_of(probability, everything, everything, everything), low)
+        ground = _Ground(probability, contact_strength(probability, everything, everything, everything), low)
         labels, graph = _with_graph(labels, count, ground, window, options)
         seams = _seams(ground, window)
     else:
-        graph, seams = Graph(describe(labels, None, count, window), no_edges()), {}
+        graph, seams = RegionGraph(describe_basins(labels, None, count, window), empty_edges()), {}
     planes = {place: _outermost(labels, place) for place in _open_faces(window)}
     faces = {place: Face(plane, np.zeros(plane.shape, np.int8)) for place, plane in planes.items()}
-    return labels, Parts(graph, faces, seams)
+    return labels, BlockRegions(graph, faces, seams)
 
 
 def _outermost(labels: NDArray[np.uint32], place: tuple[int, int]) -> NDArray[np.uint32]:
@@ -114,7 +114,7 @@ def _look(
     height: NDArray[np.float32],
     probability: Probability,
     low: tuple[int, int, int],
-    wide: tuple[Window, tuple[int, int, int]],
+    wide: tuple[WatershedWindow, tuple[int, int, int]],
 ) -> tuple[_Ground, tuple[int, int, int]]:
     """Return what basins in the wide window depend on, one voxel around it, and where it begins in that.
 
@@ -124,10 +124,10 @@ def _look(
     first = _less(begin, [min(1, start) for start in begin])
     z, y, x = (slice(a, b + length + 1) for a, b, length in zip(first, begin, window.shape, strict=True))
     height = height[z, y, x].copy()  # all there was around may go now
-    return _Ground(height, strength_of(probability, z, y, x), _less(low, first)), _less(begin, first)
+    return _Ground(height, contact_strength(probability, z, y, x), _less(low, first)), _less(begin, first)
 
 
-def _place(start: tuple[int, int, int], window: Window) -> tuple[slice, ...]:
+def _place(start: tuple[int, int, int], window: WatershedWindow) -> tuple[slice, ...]:
     return tuple(slice(first, first + length) for first, length in zip(start, window.shape, strict=True))
 
 
@@ -136,26 +136,26 @@ def _less(places: tuple[int, int, int], before: Sequence[int]) -> tuple[int, int
     return z, y, x
 
 
-def _seams(ground: _Ground, window: Window) -> dict[int, Seam]:
+def _seams(ground: _Ground, window: WatershedWindow) -> dict[int, BlockFaceContacts]:
     seams = {}
     for axis in window.spatial:
         if not window.begins(axis):
             two = list(_place(ground.low, window))
             two[axis] = slice(ground.low[axis] - 1, ground.low[axis] + 1)
             height, strength = ground.at(tuple(two))
-            seams[axis] = Seam(height.copy(), strength.copy())
+            seams[axis] = BlockFaceContacts(height.copy(), strength.copy())
     return seams
 
 
-def margin_of(spacing: Spacing) -> tuple[int, int, int]:
+def margin_of(spacing: VoxelSpacing) -> tuple[int, int, int]:
     """Return how far around a block basins are looked at, in voxels, to join those that noise has made."""
-    z, y, x = (math.ceil(MARGIN / side) if side else 0 for side in spacing)
+    z, y, x = (math.ceil(_MARGIN / side) if side else 0 for side in spacing)
     return z, y, x
 
 
 def _widened(
-    window: Window, low: tuple[int, int, int], known: tuple[int, ...], spacing: Spacing
-) -> tuple[Window, tuple[int, int, int]]:
+    window: WatershedWindow, low: tuple[int, int, int], known: tuple[int, ...], spacing: VoxelSpacing
+) -> tuple[WatershedWindow, tuple[int, int, int]]:
     """Return the window with a margin, as far as the image goes, and where it begins in what is known."""
     before, after = [0, 0, 0], [0, 0, 0]
     for axis, margin in enumerate(margin_of(spacing)):
@@ -171,25 +171,27 @@ def _widened(
 def _join_noise(
     labels: NDArray[np.uint32],
     values: tuple[NDArray[np.float32], NDArray[np.uint16]],
-    wide: Window,
+    wide: WatershedWindow,
     options: ObjectOptions,
 ) -> NDArray[np.int64]:
-    """Return the group of each label, from label 1 on: basins that noise has made are joined. values: as in `Seam`."""
+    """Return the group of each label, from label 1 on: basins that noise has made are joined. values: as in
+    `BlockFaceContacts`.
+    """
     count = int(labels.max(initial=0))
-    nodes = describe(labels, values[0], count, wide)
-    edges = contacts(labels, *values, wide)
-    noise = Seeding(level_of(options), tolerance_of(options), 0.0)
+    nodes = describe_basins(labels, values[0], count, wide)
+    edges = region_contacts(labels, *values, wide)
+    noise = MarkerRules(mask_threshold(options), marker_depth(options), 0.0)
     open_ = _open_nodes(labels, count, wide)
-    return join_maxima(Graph(nodes, shift(edges, -1)), noise, (1.0, 1.0, 1.0), wide.whole, open_)[1]
+    return join_maxima(RegionGraph(nodes, shift_graph(edges, -1)), noise, (1.0, 1.0, 1.0), wide.whole, open_)[1]
 
 
 def _with_graph(
     labels: NDArray[np.uint32],
     count: int,
     ground: _Ground,
-    window: Window,
+    window: WatershedWindow,
     options: ObjectOptions,
-) -> tuple[NDArray[np.uint32], Graph]:
+) -> tuple[NDArray[np.uint32], RegionGraph]:
     """Return the labels with those of the background added where its holes matter, and the graph of all."""
     solid = count
     if options.fill_holes and options.method != "cells":
@@ -197,12 +199,12 @@ def _with_graph(
         labels = np.where(labels == 0, background + np.uint32(solid), labels)
         count += more
     values = ground.at(_place(ground.low, window))
-    nodes = describe(labels, None if options.method == "components" else values[0], count, window)
+    nodes = describe_basins(labels, None if options.method == "components" else values[0], count, window)
     nodes.hollow[solid:] = True
-    return labels, Graph(nodes, shift(contacts(labels, *values, window), -1))
+    return labels, RegionGraph(nodes, shift_graph(region_contacts(labels, *values, window), -1))
 
 
-def _components(mask: NDArray[np.bool_], window: Window) -> tuple[NDArray[np.uint32], int]:
+def _components(mask: NDArray[np.bool_], window: WatershedWindow) -> tuple[NDArray[np.uint32], int]:
     """Return the components of a mask by face neighbours, and how many there are."""
     if window.linked and mask.shape[0] > 1:
         return _numbered(mask, 6)
@@ -222,7 +224,7 @@ def _numbered(mask: NDArray[np.bool_], connectivity: Literal[4, 6]) -> tuple[NDA
     return labels.astype(np.uint32, copy=False), int(count)
 
 
-def _open_nodes(labels: NDArray[np.uint32], count: int, window: Window) -> NDArray[np.bool_]:
+def _open_nodes(labels: NDArray[np.uint32], count: int, window: WatershedWindow) -> NDArray[np.bool_]:
     """Return which nodes reach a face of the block beyond which the image goes on."""
     open_ = np.zeros(count + 1, np.bool_)
     for axis, end in _open_faces(window):
@@ -230,7 +232,7 @@ def _open_nodes(labels: NDArray[np.uint32], count: int, window: Window) -> NDArr
     return open_[1:]
 
 
-def _open_faces(window: Window) -> list[tuple[int, int]]:
+def _open_faces(window: WatershedWindow) -> list[tuple[int, int]]:
     """Return the faces of a block, by axis and end, beyond which the image goes on."""
     closed = {0: window.begins, -1: window.ends}
     return [(axis, end) for axis in window.spatial for end in (0, -1) if not closed[end](axis)]

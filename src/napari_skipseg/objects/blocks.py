@@ -9,30 +9,30 @@ from itertools import product
 from typing import NamedTuple
 
 from napari_skipseg.devices import cores, free_memory
-from napari_skipseg.objects.block_regions import Spacing, margin_of
-from napari_skipseg.objects.elevation import reach_of
+from napari_skipseg.objects.block_regions import VoxelSpacing, margin_of
+from napari_skipseg.objects.elevation import smoothing_radius
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.watershed import Window
+from napari_skipseg.objects.watershed import WatershedWindow
 
 CHUNK = (16, 256, 256)
 """The shape of a chunk of labels; blocks are whole chunks."""
 
-SIDE = 256
+BLOCK_SIDE = 256
 """The sides of a block that looks far around itself."""
 
-LARGEST = 2**24
+LARGEST_BLOCK = 2**24
 """Voxels of a block that looks at most one voxel around: whole planes where they fit, to read each only once."""
 
 MEMORY_FOR_ONE = 2**33
 """Bytes of free memory for each block that is computed beside two others; each takes up to half a GiB."""
 
 
-class Block(NamedTuple):
+class ObjectBlock(NamedTuple):
     """A block of one time: its number, its window, and the voxels to read, in which the block begins at `low`."""
 
     number: int
     time: int
-    window: Window
+    window: WatershedWindow
     read: tuple[slice, slice, slice]
     low: tuple[int, int, int]
 
@@ -45,7 +45,7 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Grid:
+class BlockGrid:
     """Blocks side by side, counted in C order. shape: of the image, (T, Z, Y, X). steps: the sides of a block, of which
     the last one along an axis may have less."""
 
@@ -72,15 +72,17 @@ class Grid:
             yield number, tuple(shared)
 
 
-def grid_of(shape: tuple[int, int, int, int], options: ObjectOptions, size: tuple[int, int, int] | None = None) -> Grid:
+def block_grid_of(
+    shape: tuple[int, int, int, int], options: ObjectOptions, size: tuple[int, int, int] | None = None
+) -> BlockGrid:
     """Return the blocks of an image. size: of a block, chosen where it is not given."""
-    return Grid(shape, size or _size(shape[1:], far=options.method != "components"))
+    return BlockGrid(shape, size or _size(shape[1:], far=options.method != "components"))
 
 
-def plan_blocks(grid: Grid, options: ObjectOptions, spacing: Spacing) -> Iterator[Block]:
+def plan_blocks(grid: BlockGrid, options: ObjectOptions, spacing: VoxelSpacing) -> Iterator[ObjectBlock]:
     """Yield the blocks in C order."""
     times, *lengths = grid.shape
-    reach = reach_of(options)
+    reach = smoothing_radius(options)
     wide = (0, 0, 0) if options.method == "components" else margin_of(spacing)
     halo = [math.ceil(reach / side) + more + 1 if side else 0 for side, more in zip(spacing, wide, strict=True)]
     whole = (times * lengths[0], lengths[1], lengths[2])
@@ -91,14 +93,14 @@ def plan_blocks(grid: Grid, options: ObjectOptions, spacing: Spacing) -> Iterato
         high = [min(length, end + around) for length, end, around in zip(lengths, ends, halo, strict=True)]
         z, y, x = (slice(start - before, end) for start, before, end in zip(corner, low, high, strict=True))
         sides = [end - start for start, end in zip(corner, ends, strict=True)]
-        window = Window(
+        window = WatershedWindow(
             (time * lengths[0] + corner[0], corner[1], corner[2]),
             (sides[0], sides[1], sides[2]),
             whole,
             lengths[0],
             options.planes == "volume",
         )
-        yield Block(number, time, window, (z, y, x), (low[0], low[1], low[2]))
+        yield ObjectBlock(number, time, window, (z, y, x), (low[0], low[1], low[2]))
 
 
 def blocks_at_once() -> int:
@@ -108,11 +110,11 @@ def blocks_at_once() -> int:
 
 def _size(lengths: tuple[int, ...], far: bool) -> tuple[int, int, int]:
     if far:
-        return SIDE, SIDE, SIDE
+        return BLOCK_SIDE, BLOCK_SIDE, BLOCK_SIDE
     depth = CHUNK[0]
-    columns = min(lengths[2], LARGEST // (depth * CHUNK[1]))
-    rows = min(lengths[1], LARGEST // (depth * columns))
-    depth = max(1, min(lengths[0], LARGEST // (rows * columns)) // depth) * depth
+    columns = min(lengths[2], LARGEST_BLOCK // (depth * CHUNK[1]))
+    rows = min(lengths[1], LARGEST_BLOCK // (depth * columns))
+    depth = max(1, min(lengths[0], LARGEST_BLOCK // (rows * columns)) // depth) * depth
     return depth, _whole_chunks(rows, lengths[1], CHUNK[1]), _whole_chunks(columns, lengths[2], CHUNK[2])
 
 

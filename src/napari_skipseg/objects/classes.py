@@ -14,7 +14,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 
-MOST_LABELS = 31
+_MOST_LABELS = 31
 """Whole numbers of an image up to this are labels, where its file does not say what they are."""
 
 
@@ -44,11 +44,11 @@ class ClassProbability:
         """
         return self.look_at(time, z, y, x)[...]
 
-    def look_at(self, time: int, z: slice, y: slice, x: slice) -> Scaled:
+    def look_at(self, time: int, z: slice, y: slice, x: slice) -> ScaledProbability:
         """Return a block to look at, shape (Z, Y, X): a quarter of the memory where it is stored in 8 bits."""
         places: dict[str, int | slice] = {"T": time, "C": self.channel or 0, "Z": z, "Y": y, "X": x}
         values = self.stack.read(tuple(places[axis] for axis in self.stack.space.axes))
-        return Scaled(values if "Z" in self.stack.space.axes else values[None], self)
+        return ScaledProbability(values if "Z" in self.stack.space.axes else values[None], self)
 
     def scale(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Return stored values as probabilities.
@@ -76,7 +76,7 @@ class ClassProbability:
 
 
 @dataclass(frozen=True)
-class Scaled:
+class ScaledProbability:
     """A block as it is stored, scaled where it is looked at."""
 
     values: NDArray[Any]
@@ -96,7 +96,7 @@ class Scaled:
         return self.chosen.scale(self.values[place])
 
 
-def class_probability(
+def probability_of_class(
     stack: Stack, class_names: Sequence[str], options: ObjectOptions, labels: bool = False
 ) -> ClassProbability:
     """Return the class that `options` name, of an image with its classes along C, or of labels 1, 2, … in their order.
@@ -139,7 +139,7 @@ def holds_few_values(stack: Stack) -> bool:
     for place in stack.slices("YX"):
         values = stack.read(place)
         high = int(values.max())
-        few = few and high <= MOST_LABELS
+        few = few and high <= _MOST_LABELS
         marked = marked or high
         is_mask = high in (0, marked) and bool(np.isin(values, (0, marked)).all())
         if not few and (not is_mask or marked == largest):

@@ -13,12 +13,12 @@ from napari_skipseg.scores.table import compiled
 NEVER = np.float32(-4)
 """The height of voxels that belong to no basin; all others have -1 and more."""
 
-REACHES = (32.0, FARTHEST_SEEDS)
+_REACHES = (32.0, FARTHEST_SEEDS)
 """Distances beyond which all are alike, in voxels of X; the second where seeds lie farther apart than the first.
 
 A bound makes the distance a matter of the voxels around: a block of a large volume then gives what the whole does."""
 
-STEPS = 64
+_STEPS = 64
 """Distances are multiples of 1/64 voxel, so that rounding does not depend on where a block begins."""
 
 _FAR = np.float32(1e12)
@@ -37,26 +37,26 @@ class Probability(Protocol):
         ...
 
 
-def reach_of(options: ObjectOptions) -> float:
+def smoothing_radius(options: ObjectOptions) -> float:
     """Return how far around a voxel its height looks, in voxels of X; 0 where it looks at the voxel alone."""
     if options.method == "components" or options.seeds == "probability":
         return 0.0
-    return REACHES[0] if options.seed_distance <= REACHES[0] else REACHES[1]
+    return _REACHES[0] if options.seed_distance <= _REACHES[0] else _REACHES[1]
 
 
-def tolerance_of(options: ObjectOptions) -> float:
+def marker_depth(options: ObjectOptions) -> float:
     """Return the rise that a maximum must have over the pass to a higher one, so that it is more than noise."""
     return 0.5 if options.seeds == "distance" else 0.05
 
 
-def level_of(options: ObjectOptions) -> float:
+def mask_threshold(options: ObjectOptions) -> float:
     """Return the height from which on a voxel is inside: of an object, or of a cell and not of its boundary."""
     if options.method == "cells" and options.seeds == "probability":
         return float(np.float32(-options.threshold))
     return 0.0
 
 
-def landscape(
+def elevation_map(
     probability: Probability, options: ObjectOptions, spacing: tuple[float, float, float]
 ) -> NDArray[np.float32]:
     """Return the height of each voxel: its top is the middle of an object, or of a cell.
@@ -67,7 +67,11 @@ def landscape(
     inside = np.empty(probability.shape, np.bool_)
     for z in range(len(inside)):
         inside[z] = (probability[z] > options.threshold) != cells
-    height = distance(inside, spacing, reach_of(options)) if by_distance else np.empty(inside.shape, np.float32)
+    height = (
+        distance_to_edge(inside, spacing, smoothing_radius(options))
+        if by_distance
+        else np.empty(inside.shape, np.float32)
+    )
     for z, plane in enumerate(height):
         values = probability[z]
         if not by_distance:
@@ -76,7 +80,7 @@ def landscape(
     return height
 
 
-def distance(mask: NDArray[np.bool_], spacing: tuple[float, float, float], reach: float) -> NDArray[np.float32]:
+def distance_to_edge(mask: NDArray[np.bool_], spacing: tuple[float, float, float], reach: float) -> NDArray[np.float32]:
     """Return how far each voxel of a mask is from the nearest one that is not of it, at most `reach`; others have 0.
 
     Exact and Euclidean (Felzenszwalb and Huttenlocher 2012), by one pass along each axis. What lies beyond the array
@@ -156,4 +160,4 @@ def _envelope(column: NDArray[np.float64], square: Any, feet: NDArray[np.int64],
 def _finish(squared: NDArray[np.float32], reach: Any) -> None:
     flat = squared.reshape(-1)
     for place in range(flat.size):
-        flat[place] = min(np.round(np.sqrt(flat[place]) * STEPS) / STEPS, reach)
+        flat[place] = min(np.round(np.sqrt(flat[place]) * _STEPS) / _STEPS, reach)

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.objects.classes import class_probability, holds_few_values
+from napari_skipseg.objects.classes import holds_few_values, probability_of_class
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.objects.measure import iter_measure
 from napari_skipseg.objects.options import THICK, ObjectOptions
-from napari_skipseg.objects.table import Table
+from napari_skipseg.objects.table import ObjectTable
 from napari_skipseg.progress import Progress
 
 OBJECTS_TYPE = np.dtype(np.uint32)
@@ -48,7 +48,7 @@ class FoundObjects:
 
     labels: Path
     count: int
-    table: Table
+    table: ObjectTable
     recipe: dict[str, Any]
 
 
@@ -129,7 +129,7 @@ def iter_write_objects(
         FileError, InputError: as `iter_find_objects` and `iter_measure`.
     """
     found = yield from iter_find_objects(probability, class_names, options, target, labels)
-    chosen = class_probability(probability, class_names, options, labels)
+    chosen = probability_of_class(probability, class_names, options, labels)
     measured = yield from iter_measure(read_stack(found.file, _axes_of(probability)), image, chosen, options.planes)
     table = target.folder / f"{target.name}_objects.csv"
     measured.write_csv(table)

@@ -11,24 +11,24 @@ from numpy.typing import NDArray
 
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import ArrayLike, Stack
-from napari_skipseg.objects.block_regions import Spacing, find_parts
-from napari_skipseg.objects.classes import ClassProbability, class_probability
-from napari_skipseg.objects.elevation import level_of, reach_of
-from napari_skipseg.objects.graph import Graph, Seeding, combine, join_maxima, join_weak, shift
+from napari_skipseg.objects.block_regions import VoxelSpacing, find_block_regions
+from napari_skipseg.objects.classes import ClassProbability, probability_of_class
+from napari_skipseg.objects.elevation import mask_threshold, smoothing_radius
+from napari_skipseg.objects.graph import MarkerRules, RegionGraph, combine_graphs, join_maxima, join_weak, shift_graph
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.relabel import relabel, shift_labels
 from napari_skipseg.objects.selection import number_objects
-from napari_skipseg.objects.watershed import Window
+from napari_skipseg.objects.watershed import WatershedWindow
 
 
-class Settled(NamedTuple):
+class SearchSettings(NamedTuple):
     """A graph, and which of its nodes each label, from 1 on, belongs to."""
 
-    graph: Graph
+    graph: RegionGraph
     places: NDArray[np.int64]
 
 
-def find_objects(
+def find_objects_in_array(
     probability: ArrayLike,
     space: Space,
     class_names: Sequence[str] = (),
@@ -62,8 +62,8 @@ class ObjectSearch:
     _kept: dict[str, tuple[Any, Any]] = field(default_factory=dict, repr=False)
 
     def find(self, options: ObjectOptions) -> NDArray[np.uint32]:
-        """Return the objects, as `find_objects` does."""
-        chosen = class_probability(self.stack, self.class_names, options, self.labels)
+        """Return the objects, as `find_objects_in_array` does."""
+        chosen = probability_of_class(self.stack, self.class_names, options, self.labels)
         time, depth, rows, columns = chosen.shape
         spacing, whole = spacing_of(self.stack, options), (time * depth, rows, columns)
         grounds: tuple[Any, ...] = (
@@ -74,10 +74,14 @@ class ObjectSearch:
             options.seeds,
             options.planes,
         )
-        grounds += (options.fill_holes, reach_of(options))
+        grounds += (options.fill_holes, smoothing_radius(options))
         found, raw = self._once("parts", grounds, lambda: _all_parts(chosen, options, spacing))
-        seeded = self._once("seeds", (*grounds, options.seed_distance), lambda: seed(raw, options, spacing, whole))
-        merged = self._once("cells", (*grounds, options.seed_distance, options.merge), lambda: merge(seeded, options))
+        seeded = self._once(
+            "seeds", (*grounds, options.seed_distance), lambda: find_markers(raw, options, spacing, whole)
+        )
+        merged = self._once(
+            "cells", (*grounds, options.seed_distance, options.merge), lambda: merge_regions(seeded, options)
+        )
         result = relabel(found, number_objects(merged.graph, options)[merged.places]).reshape(chosen.shape)
         return _in_axes(result, self.stack.space.axes)
 
@@ -89,43 +93,49 @@ class ObjectSearch:
         return result
 
 
-def spacing_of(stack: Stack, options: ObjectOptions) -> Spacing:
+def spacing_of(stack: Stack, options: ObjectOptions) -> VoxelSpacing:
     """Return the sides of a voxel in those of X; 0 along z where slices are looked at one by one."""
     z, y, x = stack.space.voxel_size
     return (z / x if options.planes == "volume" else 0.0), y / x, 1.0
 
 
-def seed(graph: Graph, options: ObjectOptions, spacing: Spacing, whole: tuple[int, int, int]) -> Settled:
+def find_markers(
+    graph: RegionGraph, options: ObjectOptions, spacing: VoxelSpacing, whole: tuple[int, int, int]
+) -> SearchSettings:
     """Return the graph with seeds joined that are closer than the distance asked for."""
     if options.method == "components":
-        return Settled(graph, np.arange(len(graph.nodes.size)))
-    return Settled(*join_maxima(graph, Seeding(level_of(options), -1.0, options.seed_distance), spacing, whole))
+        return SearchSettings(graph, np.arange(len(graph.nodes.size)))
+    return SearchSettings(
+        *join_maxima(graph, MarkerRules(mask_threshold(options), -1.0, options.seed_distance), spacing, whole)
+    )
 
 
-def merge(seeded: Settled, options: ObjectOptions) -> Settled:
+def merge_regions(seeded: SearchSettings, options: ObjectOptions) -> SearchSettings:
     """Return the graph with cells joined whose boundary is weak."""
     if options.method != "cells":
         return seeded
     graph, places = join_weak(seeded.graph, options.merge)
-    return Settled(graph, places[seeded.places])
+    return SearchSettings(graph, places[seeded.places])
 
 
-def _all_parts(chosen: ClassProbability, options: ObjectOptions, spacing: Spacing) -> tuple[NDArray[np.uint32], Graph]:
+def _all_parts(
+    chosen: ClassProbability, options: ObjectOptions, spacing: VoxelSpacing
+) -> tuple[NDArray[np.uint32], RegionGraph]:
     """Return the parts of all times, as labels, shape (T·Z, Y, X), and as one graph."""
     times, depth, rows, columns = chosen.shape
     labels = np.empty((times * depth, rows, columns), np.uint32)
-    graphs: list[Graph] = []
+    graphs: list[RegionGraph] = []
     before = 0
     everything = slice(None)
     for time in range(times):
         start = (time * depth, 0, 0)
-        window = Window(start, (depth, rows, columns), labels.shape, depth, options.planes == "volume")
+        window = WatershedWindow(start, (depth, rows, columns), labels.shape, depth, options.planes == "volume")
         block = chosen.read(time, everything, everything, everything)
-        found, parts = find_parts(block, (0, 0, 0), window, options, spacing)
+        found, parts = find_block_regions(block, (0, 0, 0), window, options, spacing)
         labels[time * depth : (time + 1) * depth] = shift_labels(found, before)
-        graphs.append(Graph(parts.graph.nodes, shift(parts.graph.edges, before)))
+        graphs.append(RegionGraph(parts.graph.nodes, shift_graph(parts.graph.edges, before)))
         before += len(parts.graph.nodes.size)
-    return labels, combine(graphs)
+    return labels, combine_graphs(graphs)
 
 
 def _in_axes(objects: NDArray[np.uint32], axes: str) -> NDArray[np.uint32]:

@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 
 from napari_skipseg.devices import giving_back_memory, versions
 from napari_skipseg.durable import draft_folder
-from napari_skipseg.images.faults import telling_faults
-from napari_skipseg.images.files import ENDINGS, Format
+from napari_skipseg.images.faults import file_errors_as
+from napari_skipseg.images.files import FORMAT_ENDINGS, Format
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiff.writer import write_ome_tiff
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import iter_write_ome_zarr
-from napari_skipseg.objects.block_cache import FoundBlocks
-from napari_skipseg.objects.block_regions import Parts, Spacing, find_parts
-from napari_skipseg.objects.blocks import CHUNK, Block, Grid, blocks_at_once, grid_of, plan_blocks
-from napari_skipseg.objects.classes import ClassProbability, Scaled, class_probability
+from napari_skipseg.objects.block_cache import BlockCache
+from napari_skipseg.objects.block_regions import BlockRegions, VoxelSpacing, find_block_regions
+from napari_skipseg.objects.blocks import CHUNK, BlockGrid, ObjectBlock, block_grid_of, blocks_at_once, plan_blocks
+from napari_skipseg.objects.classes import ClassProbability, ScaledProbability, probability_of_class
 from napari_skipseg.objects.find import spacing_of
-from napari_skipseg.objects.merge_blocks import Gathered
+from napari_skipseg.objects.merge_blocks import RegionGraphMerger
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.relabelled import Numbered, Squeezed
+from napari_skipseg.objects.relabelled import RelabelledArray, WithoutAxes
 from napari_skipseg.progress import Progress
 
 FINDING = "finding objects"
@@ -51,16 +51,16 @@ class ObjectsTarget:
     @property
     def file(self) -> Path:
         """The file of labels."""
-        return self.folder / f"{self.name}_objects{ENDINGS[self.form]}"
+        return self.folder / f"{self.name}_objects{FORMAT_ENDINGS[self.form]}"
 
 
 @dataclass(frozen=True)
-class Finding(Progress):
+class BlockSearch(Progress):
     """How many blocks of an image are found, be it before, or by others."""
 
 
 @dataclass(frozen=True)
-class Objects:
+class SearchResult:
     """The file that holds the labels, and how many objects there are, numbered from 1."""
 
     file: Path
@@ -74,7 +74,7 @@ def iter_find_objects(
     target: ObjectsTarget,
     labels: bool = False,
     block: tuple[int, int, int] | None = None,
-) -> Generator[Progress, None, Objects]:
+) -> Generator[Progress, None, SearchResult]:
     """Yield block by block; return the file of labels, uint32, axes of TZYX, with voxel size, origin and recipe.
 
     The labels are those of `find_objects`, whatever the block. It appears when it is whole; blocks that are found lie
@@ -88,9 +88,9 @@ def iter_find_objects(
     with _blocks_folder(target) as folder, giving_back_memory():
         search = _search(probability, class_names, options, target, folder, labels, block)
         firsts, numbers = yield from _iter_numbers(search)
-        objects = Numbered(search.found.labels, search.grid, numbers, firsts)
+        objects = RelabelledArray(search.found.labels, search.grid, numbers, firsts)
         yield from _iter_write(objects, probability, options, target)
-    return Objects(target.file, int(numbers.max(initial=0)))
+    return SearchResult(target.file, int(numbers.max(initial=0)))
 
 
 def iter_find_blocks(
@@ -121,13 +121,13 @@ def iter_find_blocks(
 @contextlib.contextmanager
 def _blocks_folder(target: ObjectsTarget) -> Iterator[Path]:
     """Yield a folder for what is found: one that stays, or a hidden one beside the target, gone at the end."""
-    with telling_faults(target.folder):
+    with file_errors_as(target.folder):
         target.folder.mkdir(parents=True, exist_ok=True)
     if target.kept is not None:
         yield target.kept
         return
     with contextlib.ExitStack() as leaving:
-        with telling_faults(target.folder):
+        with file_errors_as(target.folder):
             folder = leaving.enter_context(draft_folder(target.folder))
         yield folder / "found"
 
@@ -137,24 +137,24 @@ class _Search(NamedTuple):
 
     chosen: ClassProbability
     options: ObjectOptions
-    spacing: Spacing
-    grid: Grid
-    found: FoundBlocks
+    spacing: VoxelSpacing
+    grid: BlockGrid
+    found: BlockCache
 
-    def blocks(self) -> Iterator[Block]:
+    def blocks(self) -> Iterator[ObjectBlock]:
         return plan_blocks(self.grid, self.options, self.spacing)
 
-    def find(self, block: Block, values: Scaled) -> Parts:
+    def find(self, block: ObjectBlock, values: ScaledProbability) -> BlockRegions:
         """Return the parts of a block, kept for another time."""
-        labels, parts = find_parts(values, block.low, block.window, self.options, self.spacing)
+        labels, parts = find_block_regions(values, block.low, block.window, self.options, self.spacing)
         self.found.write(block, labels, parts)
         return parts
 
-    def recall(self, block: Block) -> Parts:
+    def recall(self, block: ObjectBlock) -> BlockRegions:
         """Return the parts of a block that was found before; where they are damaged, they are found anew."""
         return self.found.read(block) or self.find(block, self.look_at(block))
 
-    def look_at(self, block: Block) -> Scaled:
+    def look_at(self, block: ObjectBlock) -> ScaledProbability:
         return self.chosen.look_at(block.time, *block.read)
 
 
@@ -167,39 +167,42 @@ def _search(
     labels: bool = False,
     block: tuple[int, int, int] | None = None,
 ) -> _Search:
-    chosen = class_probability(probability, class_names, options, labels)
-    grid = grid_of(chosen.shape, options, block)
+    chosen = probability_of_class(probability, class_names, options, labels)
+    grid = block_grid_of(chosen.shape, options, block)
     place = {"channel": chosen.channel, "value": chosen.value, "voxel size": probability.space.voxel_size}
     ours = versions().get("napari-skipseg", "")  # other packages may differ between machines that share a search
     made_of = {"recipe": target.recipe, "objects": asdict(options), "class": place, "version": ours}
-    return _Search(chosen, options, spacing_of(probability, options), grid, FoundBlocks(folder, grid, made_of))
+    return _Search(chosen, options, spacing_of(probability, options), grid, BlockCache(folder, grid, made_of))
 
 
 def _iter_numbers(search: _Search) -> Generator[Progress, None, tuple[list[int], NDArray[np.uint32]]]:
     """Yield while parts are found; return where the labels of each block begin among those of all, and in the end how
     many there are; and the number of the object that each belongs to."""
-    gathered = Gathered(search.options, search.spacing, search.chosen.stack.name)
+    gathered = RegionGraphMerger(search.options, search.spacing, search.chosen.stack.name)
     blocks = list(search.blocks())
     known = search.found.numbers()
     done = len(known)
-    yield Finding(done, len(blocks), FINDING)
+    yield BlockSearch(done, len(blocks), FINDING)
     for block, parts in _iter_found(search, blocks, known, gathered):
         gathered.add(parts, block.window)
         del parts
         done += block.number not in known
-        yield Finding(done, len(blocks), FINDING)
+        yield BlockSearch(done, len(blocks), FINDING)
     return gathered.firsts, gathered.settle(blocks[0].window.whole)
 
 
 def _iter_found(
-    search: _Search, blocks: Sequence[Block], known: Collection[int] = (), gathered: Gathered | None = None
-) -> Generator[tuple[Block, Parts], None, None]:
+    search: _Search,
+    blocks: Sequence[ObjectBlock],
+    known: Collection[int] = (),
+    gathered: RegionGraphMerger | None = None,
+) -> Generator[tuple[ObjectBlock, BlockRegions], None, None]:
     """Yield each block and its parts, in order; meanwhile others are computed, and the next is read.
 
     known: numbers of those that were found before. What is gathered is joined when no block is under way, so that both
     never need their memory at once.
     """
-    waiting: deque[tuple[Block, Future[Parts]]] = deque()
+    waiting: deque[tuple[ObjectBlock, Future[BlockRegions]]] = deque()
     at_once = blocks_at_once()
     pool = ThreadPoolExecutor(at_once)
     try:
@@ -220,16 +223,16 @@ def _iter_found(
         pool.shutdown(cancel_futures=True)
 
 
-def _first_of(waiting: deque[tuple[Block, Future[Parts]]]) -> tuple[Block, Parts]:
+def _first_of(waiting: deque[tuple[ObjectBlock, Future[BlockRegions]]]) -> tuple[ObjectBlock, BlockRegions]:
     block, parts = waiting.popleft()
     return block, parts.result()
 
 
 def _iter_write(
-    objects: Numbered, stack: Stack, options: ObjectOptions, target: ObjectsTarget
+    objects: RelabelledArray, stack: Stack, options: ObjectOptions, target: ObjectsTarget
 ) -> Generator[Progress, None, None]:
     axes = "".join(axis for axis in "TZYX" if axis in stack.space.axes)
-    array = Squeezed(objects, axes)
+    array = WithoutAxes(objects, axes)
     recipe = {**target.recipe, "layer": "labels", "objects": asdict(options)}
     space = stack.space.with_axes(axes)
     if target.form == "ome-zarr":

@@ -21,22 +21,22 @@ Groups = NDArray[np.int64]
 Rows = TypeVar("Rows", Nodes, Edges)
 
 
-class Graph(NamedTuple):
+class RegionGraph(NamedTuple):
     """Nodes, and edges between them; an edge's `one` and `other` are places in the nodes."""
 
     nodes: Nodes
     edges: Edges
 
-    def joined(self, groups: Groups) -> tuple[Graph, Groups]:
+    def joined(self, groups: Groups) -> tuple[RegionGraph, Groups]:
         """Return the graph whose nodes are groups of these, in the order of their first voxels, and each node's place.
 
         groups: any number for each node, the same for nodes of one group.
         """
         places = _in_order(groups, self.nodes.first)
-        return Graph(_join_nodes(self.nodes, places), _join_edges(self.edges, places)), places
+        return RegionGraph(_join_nodes(self.nodes, places), _join_edges(self.edges, places)), places
 
 
-class Seeding(NamedTuple):
+class MarkerRules(NamedTuple):
     """What makes maxima one: see `join_maxima`."""
 
     level: float
@@ -44,7 +44,7 @@ class Seeding(NamedTuple):
     distance: float
 
 
-def join_parts(graph: Graph, pairs: NDArray[np.int64]) -> tuple[Graph, Groups]:
+def join_parts(graph: RegionGraph, pairs: NDArray[np.int64]) -> tuple[RegionGraph, Groups]:
     """Return the graph with the nodes of each pair, an array (n, 2), joined, and each node's place in it."""
     count = len(graph.nodes.size)
     links = coo_array((np.ones(len(pairs), np.bool_), (pairs[:, 0], pairs[:, 1])), (count, count))
@@ -52,8 +52,12 @@ def join_parts(graph: Graph, pairs: NDArray[np.int64]) -> tuple[Graph, Groups]:
 
 
 def join_maxima(
-    graph: Graph, seeding: Seeding, spacing: tuple[float, float, float], whole: tuple[int, int, int], open_: Any = None
-) -> tuple[Graph, Groups]:
+    graph: RegionGraph,
+    seeding: MarkerRules,
+    spacing: tuple[float, float, float],
+    whole: tuple[int, int, int],
+    open_: Any = None,
+) -> tuple[RegionGraph, Groups]:
     """Return the graph with nodes joined whose maxima are one, and each node's place in it.
 
     Passes are taken from the highest down. The lower of the two maxima that one joins gives way where it lies below
@@ -81,7 +85,7 @@ def _join_maxima(
     top: NDArray[np.int64],
     tops: NDArray[np.float64],
     known: NDArray[np.bool_],
-    seeding: Seeding,
+    seeding: MarkerRules,
     parent: NDArray[np.int64],
 ) -> None:
     reach = seeding.distance * seeding.distance
@@ -112,7 +116,7 @@ def _join_maxima(
         parent[node] = root
 
 
-def join_weak(graph: Graph, below: float) -> tuple[Graph, Groups]:
+def join_weak(graph: RegionGraph, below: float) -> tuple[RegionGraph, Groups]:
     """Return the graph with neighbours joined, the weakest boundary first, and each node's place in it.
 
     A boundary's strength is the mean probability over all its contacts, also after its sides have been joined with
@@ -148,28 +152,28 @@ def _weakest(
     return groups
 
 
-def combine(graphs: list[Graph]) -> Graph:
+def combine_graphs(graphs: list[RegionGraph]) -> RegionGraph:
     """Return one graph of several; their edges must name places in the nodes of all, one after the other."""
-    return Graph(join_rows([graph.nodes for graph in graphs]), join_rows([graph.edges for graph in graphs]))
+    return RegionGraph(join_edges([graph.nodes for graph in graphs]), join_edges([graph.edges for graph in graphs]))
 
 
-def shift(edges: Edges, before: int) -> Edges:
+def shift_graph(edges: Edges, before: int) -> Edges:
     """Return edges whose nodes stand behind `before` others."""
     return edges._replace(one=edges.one + before, other=edges.other + before)
 
 
-def join_rows(parts: list[Rows]) -> Rows:
+def join_edges(parts: list[Rows]) -> Rows:
     """Return the rows of nodes, or of edges, one after the other."""
     return type(parts[0])(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-def no_graph() -> Graph:
+def empty_graph() -> RegionGraph:
     """Return a graph of nothing."""
     whole, heights, marks = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.bool_)
-    return Graph(Nodes(whole, whole, marks, heights, whole, marks), no_edges())
+    return RegionGraph(Nodes(whole, whole, marks, heights, whole, marks), empty_edges())
 
 
-def no_edges() -> Edges:
+def empty_edges() -> Edges:
     """Return edges of which there are none."""
     whole = np.empty(0, np.int64)
     return Edges(whole, whole, np.empty(0, np.float32), whole, whole, whole)
@@ -206,7 +210,7 @@ def _join_edges(edges: Edges, places: Groups) -> Edges:
     """Return the edges between groups, in the order of their ends; those inside a group are gone."""
     rows, key = _in_key_order(edges, places)
     if not rows.size:
-        return no_edges()
+        return empty_edges()
     begins = np.flatnonzero(np.diff(key, prepend=-1))
     key, tops = key[begins], rows[begins]
     strength = np.add.reduceat(edges.strength[rows], begins)

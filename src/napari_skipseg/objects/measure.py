@@ -17,8 +17,8 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.classes import ClassProbability
 from napari_skipseg.objects.options import ObjectPlanes
-from napari_skipseg.objects.slabs import AROUND, LARGEST, Piece, Slab, Source, iter_read, plan_slabs
-from napari_skipseg.objects.table import Table
+from napari_skipseg.objects.slabs import AROUND, LARGEST_SLAB, Slab, SlabPiece, SlabSource, iter_read_slabs, plan_slabs
+from napari_skipseg.objects.table import ObjectTable
 from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.scores.table import compiled
 
@@ -75,7 +75,7 @@ def make_value_sums(labels: int) -> ValueSums:
     return ValueSums(np.zeros(room), np.zeros(room), np.full(room, np.inf), np.full(room, -np.inf))
 
 
-def grown(sums: NDArray[np.float64], labels: int) -> NDArray[np.float64]:
+def grow_box(sums: NDArray[np.float64], labels: int) -> NDArray[np.float64]:
     """Return sums with room for labels up to `labels`."""
     return sums if labels < len(sums) else _joined(sums, np.zeros(labels + 1))
 
@@ -230,7 +230,7 @@ def measure_objects(
     image: Stack | None = None,
     probability: ClassProbability | None = None,
     planes: ObjectPlanes = "volume",
-) -> Table:
+) -> ObjectTable:
     """Return the measurements of all objects of a label image in memory; as `iter_measure`."""
     return run_to_end(iter_measure(labels, image, probability, planes))
 
@@ -240,8 +240,8 @@ def iter_measure(
     image: Stack | None = None,
     probability: ClassProbability | None = None,
     planes: ObjectPlanes = "volume",
-    largest: int = LARGEST,
-) -> Generator[Progress, None, Table]:
+    largest: int = LARGEST_SLAB,
+) -> Generator[Progress, None, ObjectTable]:
     """Yield slab by slab; return one row for each label above 0: an object, however its voxels lie.
 
     In a volume: volume, surface, three axes; of slices ("slices", or an image without Z): area, perimeter (where
@@ -258,14 +258,14 @@ def iter_measure(
     flat = planes == "slices" or labels.length("Z") == 1
     sums = _Sums(make_place_sums(0), [make_value_sums(0) for _ in sources], np.zeros(1))
     slabs = plan_slabs(labels, largest)
-    for done, slab in enumerate(iter_read(labels, sources, slabs), start=1):
+    for done, slab in enumerate(iter_read_slabs(labels, sources, slabs), start=1):
         for piece in slab.pieces():
             sums = _added(piece, labels, sums, flat)
         yield Progress(done, len(slabs), "measuring")
     return _table(labels, sums, [source.name for source in sources], flat)
 
 
-def _added(piece: Piece, labels: Stack, sums: _Sums, flat: bool) -> _Sums:
+def _added(piece: SlabPiece, labels: Stack, sums: _Sums, flat: bool) -> _Sums:
     """Return the sums with those of a piece."""
     time, z, y = piece.slab
     inside = np.ascontiguousarray(piece.around[1:, AROUND:-AROUND, AROUND:-AROUND])
@@ -300,18 +300,18 @@ class _Sums(NamedTuple):
         if label < len(self.outline):
             return self
         room = max(label, 2 * len(self.outline))
-        return _Sums(self.places.grown(room), [each.grown(room) for each in self.values], grown(self.outline, room))
+        return _Sums(self.places.grown(room), [each.grown(room) for each in self.values], grow_box(self.outline, room))
 
 
-def _sources(labels: Stack, image: Stack | None, probability: ClassProbability | None) -> Iterator[Source]:
+def _sources(labels: Stack, image: Stack | None, probability: ClassProbability | None) -> Iterator[SlabSource]:
     if image is not None:
         _check_fits(labels, image)
         channels = image.length("C")
         for channel in range(channels):
-            yield Source("intensity" if channels == 1 else f"channel {channel} intensity", image, channel)
+            yield SlabSource("intensity" if channels == 1 else f"channel {channel} intensity", image, channel)
     if probability is not None:
         _check_fits(labels, probability.stack)
-        yield Source("probability", probability, 0)
+        yield SlabSource("probability", probability, 0)
 
 
 def _check_fits(labels: Stack, image: Stack) -> None:
@@ -323,7 +323,7 @@ def _check_fits(labels: Stack, image: Stack) -> None:
         )
 
 
-def _table(labels: Stack, sums: _Sums, sources: list[str], flat: bool) -> Table:
+def _table(labels: Stack, sums: _Sums, sources: list[str], flat: bool) -> ObjectTable:
     """Return the columns, from the sums of the labels that occur."""
     found = np.flatnonzero(sums.places.voxels)
     places = PlaceSums(*(column[found] for column in sums.places))
@@ -347,7 +347,7 @@ def _table(labels: Stack, sums: _Sums, sources: list[str], flat: bool) -> Table:
     columns |= _axes(places, sides, unit, flat)
     for name, values in zip(sources, sums.values, strict=True):
         columns |= _values(name, ValueSums(*(column[found] for column in values)), places.voxels)
-    return Table(tuple(columns), tuple(columns.values()))
+    return ObjectTable(tuple(columns), tuple(columns.values()))
 
 
 def _axes(

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.objects.elevation import Probability
-from napari_skipseg.objects.watershed import FULL, Edges, Window
+from napari_skipseg.objects.watershed import FULL, Edges, WatershedWindow
 from napari_skipseg.scores.table import compiled
 
 _EMPTY = -1
 
 
-def strength_of(probability: Probability, z: slice, y: slice, x: slice) -> NDArray[np.uint16]:
+def contact_strength(probability: Probability, z: slice, y: slice, x: slice) -> NDArray[np.uint16]:
     """Return how strong a boundary is at each voxel of a part of a block: 65535 = probability 1."""
     planes, rows, columns = (range(length)[part] for length, part in zip(probability.shape, (z, y, x), strict=True))
     strength = np.empty((len(planes), len(rows), len(columns)), np.uint16)
@@ -23,17 +23,17 @@ def strength_of(probability: Probability, z: slice, y: slice, x: slice) -> NDArr
     return strength
 
 
-def contacts(
+def region_contacts(
     labels: NDArray[np.uint32],
     height: NDArray[np.float32],
     strength: NDArray[np.uint16],
-    window: Window,
+    window: WatershedWindow,
     across: int = -1,
 ) -> Edges:
     """Return the pairs of different labels above 0 that touch by their faces.
 
-    All arrays have the window's shape. strength: as `strength_of`. across: the one axis along which contacts count, of
-    a window of length 2 along it; all axes where it is -1.
+    All arrays have the window's shape. strength: as `contact_strength`. across: the one axis along which contacts
+    count, of a window of length 2 along it; all axes where it is -1.
     """
     starts, whole = np.array(window.start), np.array(window.whole)
     table, used = _tabulate(labels, height, strength, starts, whole, window.linked, across)

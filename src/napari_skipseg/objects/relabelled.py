@@ -9,20 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.images.stack import LazyArray
-from napari_skipseg.objects.blocks import Grid
+from napari_skipseg.objects.blocks import BlockGrid
 
 SLAB = 2**26
 """Most voxels of a slab that is kept while planes of it are written."""
 
 
-class Numbered(LazyArray):
+class RelabelledArray(LazyArray):
     """The number of the object at each voxel, shape (T, Z, Y, X); planes that follow each other read each chunk once.
 
     labels: an array of that shape, in each block from 1 on. numbers: of the object of each label, those of a block
     behind those of the blocks before. firsts: where those of each block begin, and in the end how many there are.
     """
 
-    def __init__(self, labels: Any, grid: Grid, numbers: NDArray[np.uint32], firsts: Sequence[int]) -> None:
+    def __init__(self, labels: Any, grid: BlockGrid, numbers: NDArray[np.uint32], firsts: Sequence[int]) -> None:
         self._labels, self._grid, self._numbers, self._firsts = labels, grid, numbers, firsts
         self.shape = grid.shape
         self.dtype = np.dtype(np.uint32)
@@ -59,7 +59,7 @@ class Numbered(LazyArray):
         return labels
 
 
-class Squeezed(LazyArray):
+class WithoutAxes(LazyArray):
     """An array (T, Z, Y, X) without those axes that an image does not have."""
 
     def __init__(self, data: LazyArray, axes: str) -> None:

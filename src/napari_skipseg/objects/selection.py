@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.objects.graph import Graph
+from napari_skipseg.objects.graph import RegionGraph
 from napari_skipseg.objects.options import ObjectOptions
 
 
-def number_objects(graph: Graph, options: ObjectOptions) -> NDArray[np.uint32]:
+def number_objects(graph: RegionGraph, options: ObjectOptions) -> NDArray[np.uint32]:
     """Return the number of the object that each node belongs to, 1, 2, … by first voxels; 0 = none.
 
     A hole is background that reaches no border of the image and touches one object only; it counts for the object's
@@ -33,7 +33,7 @@ def number_objects(graph: Graph, options: ObjectOptions) -> NDArray[np.uint32]:
     return np.where(owned, numbers[owner], np.uint32(0)).astype(np.uint32)
 
 
-def _fill_holes(graph: Graph, owner: NDArray[np.int64]) -> None:
+def _fill_holes(graph: RegionGraph, owner: NDArray[np.int64]) -> None:
     nodes, edges = graph
     least = np.full(len(owner), np.iinfo(np.int64).max)
     most = np.full(len(owner), -1)

@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.objects.classes import ClassProbability, Scaled
+from napari_skipseg.objects.classes import ClassProbability, ScaledProbability
 
 AROUND = 2
 """Pixels around a slab that outlines in a plane depend on; in a volume it is one voxel before."""
 
-LARGEST = 2**25
+LARGEST_SLAB = 2**25
 """Voxels of a slab."""
 
 PIECE = 2**22
 """Voxels that are measured at once: what of them is converted is small."""
 
 
-PLAIN = tuple(map(np.dtype, (np.uint8, np.uint16, np.float32, np.float64)))
+_PLAIN = tuple(map(np.dtype, (np.uint8, np.uint16, np.float32, np.float64)))
 """Types of values that are measured as they are; others (of another byte order, too) become float64."""
 
 
@@ -35,29 +35,29 @@ class Slab(NamedTuple):
     y: slice
 
 
-class Source(NamedTuple):
+class SlabSource(NamedTuple):
     """Values to measure; channel: along C."""
 
     name: str
     data: Stack | ClassProbability
     channel: int
 
-    def read(self, slab: Slab) -> NDArray[Any] | Scaled:
+    def read(self, slab: Slab) -> NDArray[Any] | ScaledProbability:
         """Return the values of a slab, shape (Z, Y, X)."""
         if isinstance(self.data, ClassProbability):
             return self.data.look_at(slab.time, slab.z, slab.y, slice(None))
         return _read(self.data, slab.time, self.channel, slab.z, slab.y)
 
 
-class Read(NamedTuple):
+class SlabReader(NamedTuple):
     """A slab as it was read. around: its labels, with one slice before them and `AROUND` pixels around them in their
     planes, 0 where the image ends. values: of all sources."""
 
     slab: Slab
     around: NDArray[np.uint32]
-    values: list[NDArray[Any] | Scaled]
+    values: list[NDArray[Any] | ScaledProbability]
 
-    def pieces(self) -> Iterator[Piece]:
+    def pieces(self) -> Iterator[SlabPiece]:
         """Yield the slab in pieces along Z."""
         time, z, y = self.slab
         _, rows, columns = self.around.shape
@@ -65,11 +65,11 @@ class Read(NamedTuple):
         for start in range(0, z.stop - z.start, slices):
             stop = min(start + slices, z.stop - z.start)
             piece = Slab(time, slice(z.start + start, z.start + stop), y)
-            yield Piece(piece, self.around[start : stop + 1], [_plain(each[start:stop]) for each in self.values])
+            yield SlabPiece(piece, self.around[start : stop + 1], [_plain(each[start:stop]) for each in self.values])
 
 
-class Piece(NamedTuple):
-    """A part of a slab, as `Read`; its values are of one of `PLAIN` types."""
+class SlabPiece(NamedTuple):
+    """A part of a slab, as `SlabReader`; its values are of one of `_PLAIN` types."""
 
     slab: Slab
     around: NDArray[np.uint32]
@@ -77,7 +77,7 @@ class Piece(NamedTuple):
 
 
 def _plain(values: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(values, values.dtype if values.dtype in PLAIN else np.float64)
+    return np.ascontiguousarray(values, values.dtype if values.dtype in _PLAIN else np.float64)
 
 
 def plan_slabs(labels: Stack, largest: int) -> list[Slab]:
@@ -108,7 +108,7 @@ def _chunk(stack: Stack) -> tuple[int, int]:
     return lengths.get("Z", 1), lengths.get("Y", 1)
 
 
-def iter_read(labels: Stack, sources: Sequence[Source], slabs: Sequence[Slab]) -> Iterator[Read]:
+def iter_read_slabs(labels: Stack, sources: Sequence[SlabSource], slabs: Sequence[Slab]) -> Iterator[SlabReader]:
     """Yield all slabs, in their order.
 
     Raises:
@@ -116,16 +116,16 @@ def iter_read(labels: Stack, sources: Sequence[Source], slabs: Sequence[Slab]) -
     """
     last: tuple[Slab, NDArray[np.uint32]] | None = None
 
-    def read(slab: Slab) -> Read:
+    def read(slab: Slab) -> SlabReader:
         nonlocal last
         around = _read_around(labels, slab)
         if last is not None and (slab.time, slab.y, slab.z.start) == (last[0].time, last[0].y, last[0].z.stop):
             around[0] = last[1]
         last = slab, around[-1].copy()
-        return Read(slab, around, [source.read(slab) for source in sources])
+        return SlabReader(slab, around, [source.read(slab) for source in sources])
 
     with ThreadPoolExecutor(1) as reader:
-        waiting: Future[Read] | None = None
+        waiting: Future[SlabReader] | None = None
         for slab in slabs:
             waiting, ready = reader.submit(read, slab), waiting
             if ready is not None:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from napari_skipseg.csv_files import write_csv
 
-SHOWN = 20
+_SHOWN = 20
 """Names of columns that a table shows of itself."""
 
 
 @dataclass(frozen=True, repr=False)
-class Table:
+class ObjectTable:
     """Columns of one length, each with its name; units stand in the names, as in "volume (nm³)"."""
 
     names: tuple[str, ...]
@@ -28,8 +28,8 @@ class Table:
             raise ValueError("a table has one name for each column, and columns of one length")
 
     def __repr__(self) -> str:
-        rest = len(self.names) - SHOWN
-        names = ", ".join(self.names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+        rest = len(self.names) - _SHOWN
+        names = ", ".join(self.names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
         return f"Table of {len(self)} row{'s' * (len(self) != 1)}: {names}"
 
     def __len__(self) -> int:

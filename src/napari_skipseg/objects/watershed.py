@@ -22,7 +22,7 @@ _NOWHERE = -1
 _NO_BASIN = -(2**31)
 
 
-class Window(NamedTuple):
+class WatershedWindow(NamedTuple):
     """A block in an array of shape `whole`, of which it starts at `start`.
 
     depth: slices of one time; the times of a series follow each other along the first axis. linked: whether voxels are
@@ -79,8 +79,8 @@ class Edges(NamedTuple):
     contacts: NDArray[Any]
 
 
-def climb(
-    height: NDArray[np.float32], low: NDArray[np.int64], window: Window
+def climb_to_maxima(
+    height: NDArray[np.float32], low: NDArray[np.int64], window: WatershedWindow
 ) -> tuple[NDArray[np.uint32], NDArray[np.int8]]:
     """Return the basins of a block, numbered from 1 in the order of their first voxels, and the way up from each voxel.
 
@@ -167,7 +167,9 @@ def _number(found: NDArray[np.int32]) -> None:
         found[place] = 0 if found[place] == _NO_BASIN else -found[place]
 
 
-def describe(labels: NDArray[np.uint32], height: NDArray[np.float32] | None, count: int, window: Window) -> Nodes:
+def describe_basins(
+    labels: NDArray[np.uint32], height: NDArray[np.float32] | None, count: int, window: WatershedWindow
+) -> Nodes:
     """Return what is known of the labels 1 to `count` of a block, at 0 to `count` - 1."""
     nodes = Nodes(
         np.zeros(count, np.int64),

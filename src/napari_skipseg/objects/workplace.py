@@ -9,16 +9,16 @@ from pathlib import Path
 
 from napari_skipseg.durable import refuse_link
 from napari_skipseg.errors import InputError
-from napari_skipseg.images.faults import telling_faults
+from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.locks import LOCK_FILE
 from napari_skipseg.objects.block_cache import holds_blocks
 
-BLOCKS = "blocks"
+BLOCKS_FOLDER = "blocks"
 """The folder of blocks that are found, within that of an image whose objects are not all found yet."""
 
 
 @contextlib.contextmanager
-def workplace(place: Path) -> Iterator[Path]:
+def search_folder(place: Path) -> Iterator[Path]:
     """Make the folder `place`, in which nothing lies but blocks that are found, and yield where these lie.
 
     It is gone when all is done, when it cannot be, and when nothing was found yet. After a stop, a kill or a full disk
@@ -27,13 +27,13 @@ def workplace(place: Path) -> Iterator[Path]:
     Raises:
         FileError: nothing can be written.
     """
-    blocks = place / BLOCKS
-    with telling_faults(place):
+    blocks = place / BLOCKS_FOLDER
+    with file_errors_as(place):
         for folder in (place, blocks):
             refuse_link(folder)
         place.mkdir(parents=True, exist_ok=True)
         for other in place.iterdir():
-            if other.name not in (BLOCKS, LOCK_FILE):
+            if other.name not in (BLOCKS_FOLDER, LOCK_FILE):
                 _remove(other)
     is_over = False
     try:

@@ -11,7 +11,7 @@ AT_CHANCE = 0.2
 """Agreement beyond chance (Cohen's kappa) below which a truth is doubted: "slight" (Landis and Koch 1977)."""
 MOST_BOUNDARY = 0.6
 """Share of an image that boundaries between cells do not cover: 0.2 to 0.45 in truths of ssTEM and FIB-SEM."""
-UNLIKE = 3.0
+_UNLIKE = 3.0
 """Ratio of the shares of truth and prediction from which on they are unlike."""
 POOR = 0.4
 """Agreement beyond chance up to which a truth with an unlike share is doubted: "fair" (Landis and Koch 1977)."""
@@ -45,7 +45,7 @@ def doubt_truth(truth: str, class_name: str, is_boundary: bool, counts: Mapping[
             f"truth of another class or image, or be turned or mirrored. Check that it is a truth of {called}."
         )
     lies_elsewhere = 2 * hits < min(hits + missed, hits + false)
-    if agreement < POOR and lies_elsewhere and not 1 / UNLIKE < share / found < UNLIKE:
+    if agreement < POOR and lies_elsewhere and not 1 / _UNLIKE < share / found < _UNLIKE:
         return (
             f"{percent(share)} of '{truth}' is {called}, and {percent(found)} of the prediction: this may be the truth "
             "of another class."

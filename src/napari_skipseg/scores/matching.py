@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from napari_skipseg.errors import InputError
 from napari_skipseg.scores.instances import as_labels
 
-THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
+_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 """The overlaps, 0.5 to 0.95, over which the mean is taken."""
 
 
@@ -58,7 +58,9 @@ class MatchingScores:
         }
 
 
-def score_matching(prediction: ArrayLike, truth: ArrayLike, thresholds: Sequence[float] = THRESHOLDS) -> MatchingScores:
+def score_matching(
+    prediction: ArrayLike, truth: ArrayLike, thresholds: Sequence[float] = _THRESHOLDS
+) -> MatchingScores:
     """Return how the objects of `prediction` match those of `truth`, label images of one shape and any number of axes.
 
     thresholds: in (0, 1]; an overlap that reaches one counts. As many pairs as possible are made.

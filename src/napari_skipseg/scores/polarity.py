@@ -10,7 +10,7 @@ from scipy.ndimage import distance_transform_edt
 
 Foreground = Literal["auto", "cells", "membranes"]
 
-EXAMINED_SLICES = 8
+_EXAMINED_SLICES = 8
 CLEARLY_THICKER = 1.5
 """Ratio of mean thickness from which on one of the two values is taken for cells.
 
@@ -27,7 +27,7 @@ def foreground_of(truth: NDArray[Any]) -> Literal["cells", "membranes"] | None:
     truth: (Y, X) or (Z, Y, X), any numeric type.
     """
     slices = truth.reshape(-1, *truth.shape[-2:])
-    examined = slices[:: -(-len(slices) // EXAMINED_SLICES)]
+    examined = slices[:: -(-len(slices) // _EXAMINED_SLICES)]
     if len(np.unique(examined[examined > 0])) > 1:
         return "cells"
     foreground, background = _mean_thickness(examined > 0), _mean_thickness(examined <= 0)

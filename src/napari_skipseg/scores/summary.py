@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Summary:
+class ScoreSummary:
     """Scores by name: those of all images pooled, and those of each image.
 
     pooled: from the pixels, slices or pairs of all images together. Large images weigh more than in the mean.

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import FileError, InputError, SkipsegError
-from napari_skipseg.file_names import normal
-from napari_skipseg.images.files import place_of, read_recipe
+from napari_skipseg.file_names import normalized_name
+from napari_skipseg.images.files import location_of_image, read_recipe
 from napari_skipseg.images.slices import is_pattern, slice_names
 from napari_skipseg.images.zarr.metadata import is_zarr
 from napari_skipseg.inference.saving import plain_name
@@ -31,7 +31,7 @@ from napari_skipseg.scores.isbi import (
 from napari_skipseg.scores.matching import MatchingScores, pool_matching, score_matching
 from napari_skipseg.scores.overlap import OverlapScores, pool_overlap, score_overlap
 from napari_skipseg.scores.polarity import Foreground, foreground_of
-from napari_skipseg.scores.summary import Summary
+from napari_skipseg.scores.summary import ScoreSummary
 from napari_skipseg.scoring.truth import note_voxels, read_both
 from napari_skipseg.scoring.values import (
     MOST_LABELS,
@@ -43,8 +43,8 @@ from napari_skipseg.scoring.values import (
 )
 from napari_skipseg.wording import percent
 
-ENDINGS = (".tif", ".tiff", ".btf", ".png", ".bmp", ".jpg", ".jpeg")
-OURS = ("_probability", "_binary")
+_ENDINGS = (".tif", ".tiff", ".btf", ".png", ".bmp", ".jpg", ".jpeg")
+_OURS = ("_probability", "_binary")
 """What `save_prediction` adds to the name of the stack that was segmented."""
 
 
@@ -70,7 +70,7 @@ def pair_files(predictions: Path, truths: Path, prefer: str = "_probability") ->
         InputError: a file and a folder that holds no slices, a file without its partner, or two that could be it.
     """
     for path in (predictions, truths):
-        if not place_of(path).exists() and not is_pattern(path):
+        if not location_of_image(path).exists() and not is_pattern(path):
             raise FileError(f"'{path}' does not exist: check the name.")
     folders = [path for path in (predictions, truths) if path.is_dir() and not is_zarr(path)]
     if len(folders) < 2:
@@ -82,7 +82,7 @@ def pair_files(predictions: Path, truths: Path, prefer: str = "_probability") ->
     pairs = []
     for name, files in wanted.items():
         truth = _the_one(files, name, truths)
-        ours = [file for ending in (prefer, *OURS) for file in found.get(name + ending, [])]
+        ours = [file for ending in (prefer, *_OURS) for file in found.get(name + ending, [])]
         exact = found.get(name, [])
         if not ours and not exact:
             raise InputError(f"'{truth}' has no prediction in '{predictions}': it must be called {name}.tif or alike.")
@@ -111,7 +111,7 @@ def _images(folder: Path) -> dict[str, list[Path]]:
     except OSError as error:
         raise FileError(f"The folder '{folder}' cannot be read ({error.strerror}): check your permission.") from error
     for file in files:
-        if file.suffix.lower() in ENDINGS and not file.name.startswith(".") and file.is_file():
+        if file.suffix.lower() in _ENDINGS and not file.name.startswith(".") and file.is_file():
             images.setdefault(_key(file), []).append(file)
     if not images:
         raise FileError(f"The folder '{folder}' holds no TIFF or PNG image: check the name.")
@@ -120,7 +120,7 @@ def _images(folder: Path) -> dict[str, list[Path]]:
 
 def _key(file: Path) -> str:
     """Return what a file is called where files are paired."""
-    return normal(plain_name(file.name))
+    return normalized_name(plain_name(file.name))
 
 
 def _the_one(files: Sequence[Path], name: str, folder: Path) -> Path:
@@ -146,7 +146,7 @@ def _spelled_as(found: dict[str, list[Path]], wanted: dict[str, list[Path]]) -> 
 
 def _stems(name: str) -> set[str]:
     """Return what the truth of a prediction may be called."""
-    return {name, *(name.removesuffix(ending) for ending in OURS), re.sub(r"_attention_[0-9]+$", "", name)}
+    return {name, *(name.removesuffix(ending) for ending in _OURS), re.sub(r"_attention_[0-9]+$", "", name)}
 
 
 def _check_all_used(found: dict[str, list[Path]], wanted: dict[str, list[Path]], truths: Path) -> None:
@@ -222,7 +222,7 @@ def score_files(
     return dict(summary.pooled)
 
 
-def score_folders(predictions: Path, truths: Path, options: ScoreOptions | None = None) -> list[Summary]:
+def score_folders(predictions: Path, truths: Path, options: ScoreOptions | None = None) -> list[ScoreSummary]:
     """Return the scores of a folder of predictions against a folder of truths, paired by name (`pair_files`).
 
     The rest as for `iter_score_pairs`.
@@ -237,7 +237,7 @@ def find_pairs(predictions: Path, truths: Path, options: ScoreOptions) -> list[P
     return pair_files(predictions, truths, "_binary" if labels else "_probability")
 
 
-def iter_score_pairs(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[Summary]]:
+def iter_score_pairs(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[ScoreSummary]]:
     """Yield after each pair; return the scores: one summary, or one for each of the classes that were named.
 
     An image is a slice where there is one pair, a file where there are several; with "isbi" it is always a slice, and
@@ -256,7 +256,7 @@ def iter_score_pairs(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[
     return (yield from _MEASURES[options.measure](pairs, options))
 
 
-def _iter_overlap(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[Summary]]:
+def _iter_overlap(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[ScoreSummary]]:
     scores: dict[str, dict[str, OverlapScores]] = {name: {} for name in options.classes or ("",)}
     notes: list[str] = []
     for done, pair in enumerate(pairs, start=1):
@@ -295,7 +295,7 @@ def _iter_overlap(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Pro
         )
     notes = list(dict.fromkeys(filter(None, notes)))
     return [
-        Summary(
+        ScoreSummary(
             asdict(pool_overlap(images.values())),
             {name: asdict(score) for name, score in images.items()},
             class_name,
@@ -305,7 +305,7 @@ def _iter_overlap(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Pro
     ]
 
 
-def _iter_isbi(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[Summary]]:
+def _iter_isbi(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[ScoreSummary]]:
     names: list[str] = []
     notes: list[str] = []
     slices: list[SliceScores | None] = []
@@ -350,7 +350,7 @@ def _iter_isbi(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progre
         )
     }
     pooled = {key: value for key, value in asdict(scores).items() if not isinstance(value, tuple)}
-    return [Summary(pooled, images, notes=tuple(dict.fromkeys(filter(None, notes))))]
+    return [ScoreSummary(pooled, images, notes=tuple(dict.fromkeys(filter(None, notes))))]
 
 
 def _doubt_cells(cell: NDArray[Any], true: NDArray[np.bool_], name: str) -> str:
@@ -410,7 +410,7 @@ def _check_beats(scores: IsbiScores, constant: IsbiScores, pairs: Sequence[Pair]
             )
 
 
-def _iter_instances(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[Summary]]:
+def _iter_instances(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[ScoreSummary]]:
     wholes: list[InstanceScores] = []
     matchings: list[MatchingScores] = []
     images: dict[str, dict[str, float]] = {}
@@ -434,10 +434,10 @@ def _iter_instances(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[P
         raise InputError("The truths have no labelled object: nothing to score. Their labels must differ from 0.")
     if masks == len(wholes):
         raise MaskError(MASK)
-    return [Summary(asdict(pool_instances(wholes)) | pool_matching(matchings).named(), images, notes=tuple(notes))]
+    return [ScoreSummary(asdict(pool_instances(wholes)) | pool_matching(matchings).named(), images, notes=tuple(notes))]
 
 
-_MEASURES: dict[Measure, Callable[[Sequence[Pair], ScoreOptions], Generator[Progress, None, list[Summary]]]] = {
+_MEASURES: dict[Measure, Callable[[Sequence[Pair], ScoreOptions], Generator[Progress, None, list[ScoreSummary]]]] = {
     "overlap": _iter_overlap,
     "isbi": _iter_isbi,
     "instances": _iter_instances,

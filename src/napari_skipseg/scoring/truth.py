@@ -9,7 +9,7 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.stack import Stack
 
-SAME_SIZE = 0.01
+_SAME_SIZE = 0.01
 """Share by which voxel sizes may differ that were rounded."""
 
 
@@ -38,7 +38,7 @@ def note_voxels(found: Stack, true: Stack) -> list[str]:
         for axis, side, of_truth in zip("ZYX", mine.voxel_size, other.voxel_size_in(mine.unit), strict=True)
         if axis in mine.axes
     ]
-    if all(abs(side - of_truth) <= SAME_SIZE * side for side, of_truth in sides):
+    if all(abs(side - of_truth) <= _SAME_SIZE * side for side, of_truth in sides):
         return []
     of_both = [" × ".join(f"{side:.4g}" for side in each) for each in zip(*sides, strict=True)]
     return [
@@ -47,7 +47,7 @@ def note_voxels(found: Stack, true: Stack) -> list[str]:
     ]
 
 
-def check_truth(image: Stack, truth: Path) -> None:
+def check_truth_shape(image: Stack, truth: Path) -> None:
     """Raise where a file cannot be the truth of what is found in `image`, whatever its channels.
 
     Raises:

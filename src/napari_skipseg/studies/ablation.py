@@ -28,10 +28,15 @@ from napari_skipseg.networks.specs import ResidualFCNSpec
 from napari_skipseg.progress import Progress
 from napari_skipseg.studies.curves import Curve, CurvePanel, draw_curves
 from napari_skipseg.studies.pictures import write_figure
-from napari_skipseg.studies.results import Row, move_into, write_table
+from napari_skipseg.studies.results import StudyRow, move_into, write_table
 from napari_skipseg.training.checkpoint import CHECKPOINT
 from napari_skipseg.training.patches import read_data
-from napari_skipseg.training.settings import TrainSettings, held_out, settings_from_json, settings_to_dict
+from napari_skipseg.training.settings import (
+    TrainSettings,
+    slices_to_hold_out,
+    train_settings_from_json,
+    train_settings_to_dict,
+)
 from napari_skipseg.training.train import iter_train
 
 TRAINED = "trained"
@@ -92,7 +97,7 @@ def plan_ablation(settings: TrainSettings, variants: Sequence[Variant] = VARIANT
             f"Of the networks only the residual FCN has short skips to take away, and these settings train a "
             f"{spec.network}: set the network to residual-fcn."
         )
-    if not held_out(settings.validate):
+    if not slices_to_hold_out(settings.validate):
         raise SpecError("An ablation compares losses on slices held out: name some with validate, such as 20-24.")
     if settings.start_from is not None:
         raise SpecError("The variants of an ablation are different networks and start afresh: leave start_from out.")
@@ -141,13 +146,13 @@ def _keep_settings(settings: TrainSettings, folder: Path) -> None:
     kept = folder / SETTINGS
     if kept.exists():
         try:
-            same = settings_from_json(kept.read_bytes()) == settings
+            same = train_settings_from_json(kept.read_bytes()) == settings
         except (OSError, SkipsegError):
             same = False
         if not same:
             raise SpecError(f"'{folder}' holds an ablation with other settings: choose another folder, or delete it.")
         return
-    text = json.dumps(settings_to_dict(settings), indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(train_settings_to_dict(settings), indent=1, ensure_ascii=False) + "\n"
     with scratch_folder(folder) as scratch:
         draft = scratch / SETTINGS
         write_text(draft, text)
@@ -218,7 +223,7 @@ def _fill(row: AblationRow, description: ModelDescription) -> AblationRow:
     )
 
 
-def ablation_summary(rows: Sequence[AblationRow]) -> list[Row]:
+def ablation_summary(rows: Sequence[AblationRow]) -> list[StudyRow]:
     """Return the rows as a terminal shows them, narrow enough for one; why one failed only where one did."""
     failed = any(row.state != TRAINED for row in rows)
     return [

@@ -20,11 +20,11 @@ from napari_skipseg.networks.specs import ATTENDING
 from napari_skipseg.progress import Progress
 from napari_skipseg.studies.gates import run_with_gates
 from napari_skipseg.studies.pictures import AttentionRow, draw_attention, enlarge, write_figure
-from napari_skipseg.studies.results import Row, StudyResult, move_into
-from napari_skipseg.studies.views import View, read_truth, read_view
+from napari_skipseg.studies.results import StudyResult, StudyRow, move_into
+from napari_skipseg.studies.views import StudyView, read_truth, read_view
 
 
-def predict_view(view: View, model: Model) -> Prediction:
+def predict_view(view: StudyView, model: Model) -> Prediction:
     """Return the probability of what is on view, with the attention maps of every gate.
 
     First come those of the long skips, which a segmentation gives too and numbers alike, finest first; then those of
@@ -44,7 +44,7 @@ def predict_view(view: View, model: Model) -> Prediction:
     )
 
 
-def _recipe(view: View, model: Model, places: list[str]) -> dict[str, Any]:
+def _recipe(view: StudyView, model: Model, places: list[str]) -> dict[str, Any]:
     return {
         "operation": "study attention",
         "input": {"name": view.part.name, "shape": view.part.shape, "axes": view.part.space.axes, "slice": view.number},
@@ -82,7 +82,7 @@ def iter_attention(
     """
     check_attend(models)
     lines: list[AttentionRow] = []
-    rows: list[Row] = []
+    rows: list[StudyRow] = []
     with scratch_folder(folder) as scratch:
         drafts: list[Path] = []
         for done, model in enumerate(models):
@@ -114,7 +114,7 @@ def check_attend(models: Sequence[Model]) -> None:
             )
 
 
-def attention_rows(prediction: Prediction) -> list[Row]:
+def attention_rows(prediction: Prediction) -> list[StudyRow]:
     """Return one row per attention map: which gate's, its stride, and its mean, least and greatest value."""
     return [
         {
@@ -130,7 +130,7 @@ def attention_rows(prediction: Prediction) -> list[Row]:
     ]
 
 
-def _line(view: View, prediction: Prediction, threshold: float, truth: Any) -> AttentionRow:
+def _line(view: StudyView, prediction: Prediction, threshold: float, truth: Any) -> AttentionRow:
     size = view.part.shape[-2:]
     maps = []
     for attention, place in zip(prediction.attentions, prediction.recipe["gates"], strict=True):

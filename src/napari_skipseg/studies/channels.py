@@ -16,11 +16,11 @@ from napari_skipseg.networks.specs import SELECTING
 from napari_skipseg.progress import Progress
 from napari_skipseg.studies.gates import GateFeatures, gate_features
 from napari_skipseg.studies.pictures import draw_channels, draw_features, write_figure
-from napari_skipseg.studies.results import Row, StudyResult, move_into, write_table
-from napari_skipseg.studies.views import View, read_view
+from napari_skipseg.studies.results import StudyResult, StudyRow, move_into, write_table
+from napari_skipseg.studies.views import StudyView, read_view
 
 
-def selection_rows(gates: Sequence[GateSelection]) -> list[Row]:
+def selection_rows(gates: Sequence[GateSelection]) -> list[StudyRow]:
     """Return one row per gate: its channels, the percentage that is off at start and at end, and its weights."""
     return [
         {
@@ -37,7 +37,7 @@ def selection_rows(gates: Sequence[GateSelection]) -> list[Row]:
     ]
 
 
-def weight_rows(gates: Sequence[GateSelection]) -> list[Row]:
+def weight_rows(gates: Sequence[GateSelection]) -> list[StudyRow]:
     """Return one row per channel: its gate, and its select weight at start (None where not recorded) and end."""
     return [
         {
@@ -88,7 +88,7 @@ def iter_channels(
         return StudyResult(rows, move_into(drafts, folder))
 
 
-def _plane(gate: GateFeatures, view: View) -> GateFeatures:
+def _plane(gate: GateFeatures, view: StudyView) -> GateFeatures:
     """Return the features in the plane on view alone, (C, Y, X)."""
     if gate.before.ndim == 3:
         return gate

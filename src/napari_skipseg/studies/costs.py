@@ -19,7 +19,7 @@ from napari_skipseg.networks.specs import SKIPS, NetworkSpec
 from napari_skipseg.progress import Progress
 from napari_skipseg.studies.memory import measure_inference, measure_training
 from napari_skipseg.studies.pictures import BarGroups, draw_bars, write_figure
-from napari_skipseg.studies.results import Row, StudyResult, move_into, write_table
+from napari_skipseg.studies.results import StudyResult, StudyRow, move_into, write_table
 
 DEFAULT_NETWORKS = ("unet", "vnet", "fc-densenet56", "di2in")
 DEFAULT_SIZES = {2: (256, 256), 3: (32, 64, 64)}
@@ -180,7 +180,7 @@ def _parse(text: dict[str, str]) -> CostRow | None:
         return None
 
 
-def cost_summary(rows: list[Row]) -> list[Row]:
+def cost_summary(rows: list[StudyRow]) -> list[StudyRow]:
     """Return the rows as a terminal of 80 columns shows them: only what was measured, rounded."""
     measured = {key: heading for key, heading in HEADINGS.items() if any(row[key] is not None for row in rows)}
     failed = any(row["state"] != MEASURED for row in rows)

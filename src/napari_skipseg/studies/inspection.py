@@ -23,14 +23,14 @@ from napari_skipseg.progress import Progress
 if TYPE_CHECKING:
     from napari_skipseg.models.model import Model
 
-MOST_VOXELS = 2**22
+MOST_INSPECTED_VOXELS = 2**22
 """How many voxels are looked at at once, 2048² or 161³: the features of every gate are in memory together."""
-GRID = 32
+_GRID = 32
 """A block begins on a multiple of this, so that the grids of its features are those of the whole image."""
 BRIGHT = 99.5
 """Percentile of the features that is shown as white."""
 
-Part = Mapping[str, slice]
+InspectedPart = Mapping[str, slice]
 """A part of a stack: which positions, by axis letter."""
 
 
@@ -67,8 +67,9 @@ class Inspection:
 
 
 def choose_part(lengths: Mapping[str, int], seen: str, centre: Mapping[str, int]) -> dict[str, slice]:
-    """Return the part to look at, by axis letter: all along the axes in `seen` where that is at most `MOST_VOXELS`,
-    else the largest block around `centre`; one position along the others. Channels have no say.
+    """Return the part to look at, by axis letter: all along the axes in `seen` where that is at most
+    `MOST_INSPECTED_VOXELS`, else the largest block around `centre`; one position along the others. Channels have no
+    say.
     """
     sides = _sides({axis: lengths[axis] for axis in seen})
     part = {}
@@ -78,19 +79,19 @@ def choose_part(lengths: Mapping[str, int], seen: str, centre: Mapping[str, int]
         side = sides.get(axis, 1)
         first = centre[axis] - side // 2
         if side > 1:
-            first = min(max(first, 0), lengths[axis] - side) // GRID * GRID
+            first = min(max(first, 0), lengths[axis] - side) // _GRID * _GRID
         part[axis] = slice(first, first + side)
     return part
 
 
 def _sides(lengths: Mapping[str, int]) -> dict[str, int]:
-    longest = -(-max(lengths.values()) // GRID) * GRID
-    while math.prod(min(longest, length) for length in lengths.values()) > MOST_VOXELS:
-        longest -= GRID
+    longest = -(-max(lengths.values()) // _GRID) * _GRID
+    while math.prod(min(longest, length) for length in lengths.values()) > MOST_INSPECTED_VOXELS:
+        longest -= _GRID
     return {axis: min(longest, length) for axis, length in lengths.items()}
 
 
-def cut_part(stack: Stack, part: Part, seen: str) -> Stack:
+def cut_part(stack: Stack, part: InspectedPart, seen: str) -> Stack:
     """Return `part` of `stack` in memory, with its channels first, where it has some, and the axes in `seen`.
 
     Raises:

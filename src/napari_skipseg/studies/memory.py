@@ -16,7 +16,7 @@ from napari_skipseg.inference.memory import StorageMeter
 from napari_skipseg.networks.gates import fold_gates
 from napari_skipseg.networks.network import Network
 
-TIMES = 3
+_TIMES = 3
 """How often a pass is timed; the median counts."""
 
 
@@ -126,7 +126,7 @@ def _seconds(run: Callable[[], None], device: torch.device) -> float:
         _wait(device)
         return time.perf_counter() - start
 
-    return median(once() for _ in range(TIMES))
+    return median(once() for _ in range(_TIMES))
 
 
 def _wait(device: torch.device) -> None:

@@ -10,18 +10,18 @@ from napari_skipseg.csv_files import write_csv_of
 from napari_skipseg.durable import replace, sync, sync_folder
 from napari_skipseg.errors import FileError
 
-Row = dict[str, Any]
+StudyRow = dict[str, Any]
 """One row of a table: values by column; None where there is none."""
 
 
 class StudyResult(NamedTuple):
     """The rows of a study's table, and the files it wrote."""
 
-    rows: list[Row]
+    rows: list[StudyRow]
     files: list[Path]
 
 
-def write_table(path: Path, rows: Sequence[Row]) -> Path:
+def write_table(path: Path, rows: Sequence[StudyRow]) -> Path:
     """Return `path`, written as a CSV with the columns of the first row; None becomes an empty cell.
 
     The file takes its name when it is whole.

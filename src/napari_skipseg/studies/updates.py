@@ -20,7 +20,7 @@ from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.progress import Progress
 from napari_skipseg.studies.pictures import new_figure, write_figure
-from napari_skipseg.studies.results import Row, StudyResult, move_into, write_table
+from napari_skipseg.studies.results import StudyResult, StudyRow, move_into, write_table
 
 THIRDS = ("input_third", "centre_third", "output_third")
 UPDATE_COLOURS = "viridis"
@@ -30,7 +30,7 @@ SHOWN_DECADES = 3
 
 
 @dataclass(frozen=True, eq=False)
-class UpdateMap:
+class WeightUpdateMap:
     """What one training recorded of its weights.
 
     name: the model's. layers: its convolutions from input to output. values: mean |W_end - W_begin| of each in each
@@ -57,7 +57,7 @@ class UpdateMap:
         return shares
 
 
-def read_updates(description: ModelDescription) -> UpdateMap:
+def read_updates(description: ModelDescription) -> WeightUpdateMap:
     """Return the weight-update map that a model's training recorded.
 
     Raises:
@@ -70,7 +70,7 @@ def read_updates(description: ModelDescription) -> UpdateMap:
             f"Model '{description.name}' has no record of its weight updates: train it with --epoch N, the steps of "
             "one epoch, for N steps or more."
         )
-    return UpdateMap(description.name, tuple(record), np.array(list(record.values()), dtype=np.float64))
+    return WeightUpdateMap(description.name, tuple(record), np.array(list(record.values()), dtype=np.float64))
 
 
 def iter_updates(
@@ -101,7 +101,7 @@ def iter_updates(
         return StudyResult([row for found in maps for row in share_rows(found)], move_into(drafts, folder))
 
 
-def update_rows(found: UpdateMap) -> list[Row]:
+def update_rows(found: WeightUpdateMap) -> list[StudyRow]:
     """Return one row per convolution: its module's name, its place from 1 at the input, and its update per epoch."""
     return [
         {"layer": layer, "depth": depth} | {f"epoch_{n}": float(value) for n, value in enumerate(values, start=1)}
@@ -109,7 +109,7 @@ def update_rows(found: UpdateMap) -> list[Row]:
     ]
 
 
-def share_rows(found: UpdateMap) -> list[Row]:
+def share_rows(found: WeightUpdateMap) -> list[StudyRow]:
     """Return one row for the first epoch and one for the last: the mean update, and each third's share of all."""
     epochs = found.values.shape[1]
     return [
@@ -128,7 +128,7 @@ def _share(value: float) -> float | None:
     return None if math.isnan(value) else round(float(value), 4)
 
 
-def draw_updates(maps: Sequence[UpdateMap], own_scale: bool = False) -> Figure:
+def draw_updates(maps: Sequence[WeightUpdateMap], own_scale: bool = False) -> Figure:
     """Return one panel per model: epochs to the right, convolutions from the input (top) down to the output, the
     colour their update (figure 4); dashed lines part the thirds.
 
@@ -151,12 +151,12 @@ def draw_updates(maps: Sequence[UpdateMap], own_scale: bool = False) -> Figure:
     return figure
 
 
-def _add_scale(figure: Figure, axes: Any, image: Any, maps: Sequence[UpdateMap]) -> None:
+def _add_scale(figure: Figure, axes: Any, image: Any, maps: Sequence[WeightUpdateMap]) -> None:
     still = any((found.values < image.norm.vmin).any() for found in maps)
     figure.colorbar(image, ax=axes, extend="min" if still else "neither", label="mean |ΔW| in the epoch", pad=0.01)
 
 
-def _scale(maps: Sequence[UpdateMap]) -> LogNorm:
+def _scale(maps: Sequence[WeightUpdateMap]) -> LogNorm:
     """Return the colour scale from the smallest to the largest update, but of `SHOWN_DECADES` at most."""
     values = np.concatenate([found.values.ravel() for found in maps])
     moved = values[values > 0]
@@ -165,7 +165,7 @@ def _scale(maps: Sequence[UpdateMap]) -> LogNorm:
     return LogNorm(min(max(lowest, top / 10**SHOWN_DECADES), top / 2), top, clip=True)
 
 
-def _show_map(axis: Any, found: UpdateMap, scale: LogNorm) -> None:
+def _show_map(axis: Any, found: WeightUpdateMap, scale: LogNorm) -> None:
     layers, epochs = found.values.shape
     box = (0.5, epochs + 0.5, layers + 0.5, 0.5)
     axis.imshow(found.values, aspect="auto", cmap=UPDATE_COLOURS, norm=scale, extent=box)

@@ -16,12 +16,12 @@ from napari_skipseg.inference.predict import check_fits, select_channel
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.model import Model
 
-MOST_VOXELS = 2**22
+MOST_VIEWED_VOXELS = 2**22
 """How many voxels a study takes at once, 2048² or 161³: features of every gate stay in memory."""
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class StudyView:
     """A part of a stack as a model sees it.
 
     pixels: (C, *space) in standard units. part: the same grey values as a stack of "YX" or "ZYX" at its true place,
@@ -50,7 +50,7 @@ class View:
         return np.moveaxis((plane - np.float32(low)) / np.float32(high - low or 1), 0, -1)
 
 
-def read_view(stack: Stack, model: Model, number: int | None = None, channel: int | None = None) -> View:
+def read_view(stack: Stack, model: Model, number: int | None = None, channel: int | None = None) -> StudyView:
     """Return slice `number` of `stack` (from 0, through Z and T; by default the middle one), or its volume in 3D.
 
     Raises:
@@ -62,9 +62,10 @@ def read_view(stack: Stack, model: Model, number: int | None = None, channel: in
     seen = "ZYX"[-model.description.spec.dimensions :]
     index = tuple(slice(None) if axis in "C" + seen else at for axis, at in zip(stack.space.axes, place, strict=True))
     voxels = int(np.prod([stack.length(axis) for axis in seen]))
-    if voxels > MOST_VOXELS:
+    if voxels > MOST_VIEWED_VOXELS:
         raise InputError(
-            f"'{stack.name}' has {voxels:,} voxels to look at, and a study takes {MOST_VOXELS:,} at once: crop it."
+            f"'{stack.name}' has {voxels:,} voxels to look at, and a study takes {MOST_VIEWED_VOXELS:,} at once: "
+            f"crop it."
         )
     normalization = measure(stack, padding=model.description.padding)
     left = [axis for axis, at in zip(stack.space.axes, index, strict=True) if isinstance(at, slice)]
@@ -76,7 +77,7 @@ def read_view(stack: Stack, model: Model, number: int | None = None, channel: in
         space = space.shifted({"Z": shown})
     part = replace(stack, data=values, space=space)
     pixels, _ = normalization.prepare(values if "C" in left else values[None], across_slices=len(seen) == 3)
-    return View(pixels, part, number, shown if len(seen) == 3 else 0, normalization)
+    return StudyView(pixels, part, number, shown if len(seen) == 3 else 0, normalization)
 
 
 def find_plane(stack: Stack, number: int | None) -> tuple[int, tuple[int | slice, ...]]:
@@ -92,7 +93,7 @@ def find_plane(stack: Stack, number: int | None) -> tuple[int, tuple[int | slice
     return chosen, places[chosen]
 
 
-def read_truth(truth: Stack, view: View, description: ModelDescription) -> NDArray[np.uint8]:
+def read_truth(truth: Stack, view: StudyView, description: ModelDescription) -> NDArray[np.uint8]:
     """Return the true classes of the slice on view, (Y, X): 0 = background, 1, 2, … = the model's classes.
 
     Raises:

@@ -23,7 +23,7 @@ NUMBERS = ("step", "curves", "recent", "best_loss", "stale", "updates", "select_
 """Fields of `FitState` that are kept as JSON and that a resumed fit ends with as one in one go does."""
 PRECISION = "computed_in"
 """Under which the settings in a checkpoint say in which precision the fit computes."""
-TIMES = ("seconds",)
+_TIMES = ("seconds",)
 """The same for those that differ from run to run; the other fields are tensors."""
 
 
@@ -75,7 +75,7 @@ def write_checkpoint(
     tensors |= {f"begin.{name}": tensor for name, tensor in state.epoch_begin.items()}
     for number, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{slot}": torch.as_tensor(value) for slot, value in slots.items()}
-    numbers = {name: getattr(state, name) for name in NUMBERS + TIMES} | {"settings": settings}
+    numbers = {name: getattr(state, name) for name in NUMBERS + _TIMES} | {"settings": settings}
     try:
         contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
         write_durably(file, save(contiguous, metadata={"fit": json.dumps(numbers)}))
@@ -131,7 +131,7 @@ def read_checkpoint(
         slots.setdefault(int(number), {})[slot] = tensor
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     state = FitState(best_weights=_under(tensors, "best."), epoch_begin=_under(tensors, "begin."))
-    for name in NUMBERS + TIMES:
+    for name in NUMBERS + _TIMES:
         setattr(state, name, numbers.get(name, getattr(state, name)))
     state.curves = {name: [(int(step), value) for step, value in curve] for name, curve in state.curves.items()}
     state.select_start = {name: tuple(weights) for name, weights in state.select_start.items()}

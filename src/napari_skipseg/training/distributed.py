@@ -22,7 +22,7 @@ from napari_skipseg.devices import Device
 from napari_skipseg.errors import DeviceError, EngineError, SpecError
 from napari_skipseg.training.settings import TrainSettings
 
-PATIENCE = timedelta(hours=1)
+_PATIENCE = timedelta(hours=1)
 """How long a process waits for the others: the first one validates while they do."""
 SET_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -102,13 +102,13 @@ class Processes:
             raise EngineError("Another process of this training failed; its own message says why.")
 
 
-ALONE = Processes()
+ONE_PROCESS = Processes()
 
 
 def started_by_torchrun() -> Processes:
     """Return which process this is of those that torchrun started; the only one where it started none."""
     if not all(os.environ.get(name) for name in SET_BY_TORCHRUN) or int(os.environ["WORLD_SIZE"]) < 2:
-        return ALONE
+        return ONE_PROCESS
     rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     return Processes(rank, count, int(os.environ.get("LOCAL_RANK", rank)))
 
@@ -135,7 +135,7 @@ def joined(processes: Processes, device: torch.device) -> Generator[None, None, 
     if processes.count == 1:
         yield
         return
-    group.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    group.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield
     finally:

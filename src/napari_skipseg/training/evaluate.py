@@ -14,7 +14,7 @@ from napari_skipseg.devices import Device, cpu_title
 from napari_skipseg.images.tiles import TilePlan, plan_tiles, reflected
 from napari_skipseg.inference.backends.choose import own_tile_of_cpu
 from napari_skipseg.inference.backends.fallback import FallbackBackend
-from napari_skipseg.inference.backends.halving import Choice
+from napari_skipseg.inference.backends.halving import BackendOption
 from napari_skipseg.inference.backends.interface import Backend, Pixels
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.memory import choose_tile
@@ -23,7 +23,7 @@ from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.scores.isbi import SliceScores, combine_slices, iter_score_slices
 from napari_skipseg.scores.overlap import OverlapScores, pool_overlap, score_overlap
-from napari_skipseg.training.patches import Labelled
+from napari_skipseg.training.patches import LabelledImage
 
 
 class TileResult(NamedTuple):
@@ -49,11 +49,11 @@ class WholeImages:
         self._largest = (choose_tile(model, on, precision, 0, "xy").side,) * dimensions
         is_gpu = on.name != "cpu"
         make = partial(_make, on, precision)
-        choices = [Choice(f"torch on {on.title}", "for scores", make, 1, is_gpu=is_gpu)]
+        choices = [BackendOption(f"torch on {on.title}", "for scores", make, 1, is_gpu=is_gpu)]
         if is_gpu:
             cpu = Device("cpu", cpu_title(), "")
             make_on_cpu = partial(_make, cpu, "f32")
-            choices.append(Choice(f"torch on {cpu.title}", "for scores", make_on_cpu, 1, own_tile_of_cpu(on)))
+            choices.append(BackendOption(f"torch on {cpu.title}", "for scores", make_on_cpu, 1, own_tile_of_cpu(on)))
         self._backend = FallbackBackend(tuple(choices), model, self._largest)
 
     def count_tiles(self, shape: Sequence[int]) -> int:
@@ -89,14 +89,14 @@ def _make(device: Device, precision: str, model: Model, shape: tuple[int, ...]) 
     return TorchBackend(model, device, precision)
 
 
-LARGEST = 4096
+LARGEST_SCORED = 4096
 """Longest side of what V_rand and V_info are taken on, in the middle of a slice. They flood it as a whole, which takes
 about 40 bytes a pixel: 0.7 GB at this size."""
-CELLS_ARE_CUT = f"V_rand and V_info on the middle {LARGEST} × {LARGEST} pixels of each slice"
+CELLS_ARE_CUT = f"V_rand and V_info on the middle {LARGEST_SCORED} × {LARGEST_SCORED} pixels of each slice"
 
 
 def iter_score_held_out(
-    network: WholeImages, runs: tuple[Labelled, ...], class_names: tuple[str, ...], dimensions: int
+    network: WholeImages, runs: tuple[LabelledImage, ...], class_names: tuple[str, ...], dimensions: int
 ) -> Generator[Progress, None, dict[str, float]]:
     """Yield after each tile and each slice; return Dice at 0.5 of every class, and V_rand and V_info.
 
@@ -133,16 +133,16 @@ def iter_score_held_out(
     return scores
 
 
-def cuts_cells(runs: tuple[Labelled, ...], class_names: tuple[str, ...]) -> bool:
+def separates_cells(runs: tuple[LabelledImage, ...], class_names: tuple[str, ...]) -> bool:
     """Return whether V_rand is taken on a part of some slice only."""
-    return class_names[0] in BOUNDARY_CLASSES and any(max(run.target.shape[1:]) > LARGEST for run in runs)
+    return class_names[0] in BOUNDARY_CLASSES and any(max(run.target.shape[1:]) > LARGEST_SCORED for run in runs)
 
 
-def _pieces(run: Labelled, dimensions: int) -> list[Labelled]:
+def _pieces(run: LabelledImage, dimensions: int) -> list[LabelledImage]:
     """Return what a network sees at once: a run of slices in 3D, each of its slices in 2D."""
     if dimensions == 3:
         return [run]
-    return [Labelled(run.image[:, z : z + 1], run.target[z : z + 1]) for z in range(len(run.target))]
+    return [LabelledImage(run.image[:, z : z + 1], run.target[z : z + 1]) for z in range(len(run.target))]
 
 
 def _in_piece(keep: tuple[slice, ...]) -> tuple[slice | int, ...]:
@@ -160,6 +160,7 @@ def _add_overlaps(overlaps: dict[str, list[OverlapScores]], result: TileResult, 
 
 def _score_slice(cell: NDArray[np.float32], target: NDArray[np.int16]) -> list[SliceScores | None]:
     middle = tuple(
-        slice(start := max(0, (length - LARGEST) // 2), start + min(length, LARGEST)) for length in target.shape
+        slice(start := max(0, (length - LARGEST_SCORED) // 2), start + min(length, LARGEST_SCORED))
+        for length in target.shape
     )
     return run_to_end(iter_score_slices(cell[middle], (target[middle] != 1).astype(np.uint8)))

@@ -18,10 +18,10 @@ from napari_skipseg.networks.network import Network
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.checkpoint import FitState, read_checkpoint, write_checkpoint
 from napari_skipseg.training.compute import Compute
-from napari_skipseg.training.distributed import ALONE, Processes
-from napari_skipseg.training.progress import Keep, Learned, Pictured
+from napari_skipseg.training.distributed import ONE_PROCESS, Processes
+from napari_skipseg.training.progress import KeepBest, TrainingProgress, ValidationPicture
 from napari_skipseg.training.settings import Protocol
-from napari_skipseg.training.task import Pace, Task, Validation
+from napari_skipseg.training.task import TrainingPace, TrainingTask, Validation
 from napari_skipseg.training.updates import (
     CONVOLUTIONS,
     convolutions_in_depth_order,
@@ -31,7 +31,7 @@ from napari_skipseg.training.updates import (
 )
 
 
-class Scheduled(Contract):
+class ScheduledOptimizer(Contract):
     """Settings that say how and how long to train."""
 
     @property
@@ -43,7 +43,7 @@ class Scheduled(Contract):
         """How many steps."""
 
 
-def make_optimizer(settings: Scheduled, network: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(settings: ScheduledOptimizer, network: nn.Module) -> torch.optim.Optimizer:
     """Return the protocol's optimiser of what requires a gradient, with weight decay on convolution kernels only.
 
     Not on biases, batch norm or select weights. Adadelta and RMSprop take the decay as L2 in the gradient, AdamW apart
@@ -72,7 +72,7 @@ def make_optimizer(settings: Scheduled, network: nn.Module) -> torch.optim.Optim
             return torch.optim.RMSprop(groups, lr=rate, alpha=decay, eps=epsilon)
 
 
-def learning_rate(settings: Scheduled, step: int) -> float:
+def learning_rate(settings: ScheduledOptimizer, step: int) -> float:
     """Return the rate at `step`: a linear rise over the `warm_up` share, then constant or half a cosine down to 0."""
     protocol = settings.training_protocol
     rise = max(1, round(protocol.warm_up * settings.steps))
@@ -125,10 +125,10 @@ class _Run:
 
     layers: the convolutions whose updates are recorded, in order of depth; none where no epoch is named. began: when
     this call would have, had it been one with those it goes on from. saved, validated: the steps of the last time.
-    keeps: whether a `Keep` was sent back in the middle of a validation.
+    keeps: whether a `KeepBest` was sent back in the middle of a validation.
     """
 
-    task: Task
+    task: TrainingTask
     network: Network
     checkpoint: Path
     optimizer: torch.optim.Optimizer
@@ -143,7 +143,7 @@ class _Run:
     keeps: bool = False
 
     @property
-    def pace(self) -> Pace:
+    def pace(self) -> TrainingPace:
         """How the fit goes on."""
         return self.task.pace
 
@@ -157,17 +157,17 @@ class _Run:
 
 
 def iter_learn(
-    task: Task, network: Network, checkpoint: Path, compute: Compute, processes: Processes = ALONE
-) -> Generator[Progress, Keep | None, FitState]:
+    task: TrainingTask, network: Network, checkpoint: Path, compute: Compute, processes: Processes = ONE_PROCESS
+) -> Generator[Progress, KeepBest | None, FitState]:
     """Yield after each step; return the end state, with `network` at its best weights, in eval mode.
 
-    The progress is a `Learned`, with values where curves go on; after a validation a `Pictured` follows. A `Keep` sent
-    back ends the fit there: the weights of that moment are validated, and the best kept.
+    The progress is a `TrainingProgress`, with values where curves go on; after a validation a `ValidationPicture`
+    follows. A `KeepBest` sent back ends the fit there: the weights of that moment are validated, and the best kept.
 
-    The same task and network give the same weights, bit for bit on a CPU with as many threads, unless time or a `Keep`
-    ends them. Killed at any moment, the same call goes on from `checkpoint` and ends with those weights. Closing the
-    generator writes a checkpoint first. Of several `processes` each calls this at the same time; the first one
-    validates, writes, and ends with the best weights.
+    The same task and network give the same weights, bit for bit on a CPU with as many threads, unless time or a
+    `KeepBest` ends them. Killed at any moment, the same call goes on from `checkpoint` and ends with those weights.
+    Closing the generator writes a checkpoint first. Of several `processes` each calls this at the same time; the
+    first one validates, writes, and ends with the best weights.
 
     Raises:
         SpecError: the checkpoint is of another run or damaged, or the loss is not finite.
@@ -183,9 +183,9 @@ def iter_learn(
                 picture = None
                 if run.state.is_due:
                     picture = yield from _iter_validate_and_save(run)
-                keeps = isinstance((yield _news(run)), Keep)
+                keeps = isinstance((yield _news(run)), KeepBest)
                 if picture is not None:
-                    keeps = isinstance((yield _placed(run, picture)), Keep) or keeps
+                    keeps = isinstance((yield _placed(run, picture)), KeepBest) or keeps
                 if processes.highest(float(keeps or run.keeps)):
                     yield from _iter_end_early(run)
         except GeneratorExit:  # at a yield, between two steps: after any other fault a step may be half done
@@ -201,7 +201,7 @@ def iter_learn(
     return run.state
 
 
-def _begin(task: Task, network: Network, checkpoint: Path, compute: Compute, processes: Processes) -> _Run:
+def _begin(task: TrainingTask, network: Network, checkpoint: Path, compute: Compute, processes: Processes) -> _Run:
     """Return the run at its first step, or where its checkpoint left it; only what is trained asks for gradients."""
     compute.place(network)
     trained = set(task.parameters(network))
@@ -275,7 +275,7 @@ def _gather_gradients(run: _Run) -> Tensor:
     return total
 
 
-def _iter_end_early(run: _Run) -> Generator[Progress, Keep | None, None]:
+def _iter_end_early(run: _Run) -> Generator[Progress, KeepBest | None, None]:
     """Validate what there is, so that the best can be kept, and remember that the run has ended."""
     run.state.ended = True
     if run.state.recent:
@@ -294,7 +294,7 @@ def _save(run: _Run) -> None:
     run.saved, run.saved_at = run.state.step, time.monotonic()
 
 
-def _iter_validate_and_save(run: _Run) -> Generator[Progress, Keep | None, Pictured | None]:
+def _iter_validate_and_save(run: _Run) -> Generator[Progress, KeepBest | None, ValidationPicture | None]:
     """Validate and write the checkpoint, in the first process; let all know whether the loss still falls."""
     picture = None
     with run.processes.failing_together():
@@ -308,7 +308,7 @@ def _iter_validate_and_save(run: _Run) -> Generator[Progress, Keep | None, Pictu
     return picture
 
 
-def _iter_validate(run: _Run) -> Generator[Progress, Keep | None, Pictured | None]:
+def _iter_validate(run: _Run) -> Generator[Progress, KeepBest | None, ValidationPicture | None]:
     """Score the network on what is held out, and keep its weights where they are the best."""
     state = run.state
     run.network.eval()
@@ -320,8 +320,8 @@ def _iter_validate(run: _Run) -> Generator[Progress, Keep | None, Pictured | Non
             found: Validation | None = stop.value
             break
         message = f"{_in_words(run)}, looking at what is held out: {done} of {total}"
-        news = Learned(run.place, run.pace.steps, message, state.step)
-        run.keeps = isinstance((yield news), Keep) or run.keeps
+        news = TrainingProgress(run.place, run.pace.steps, message, state.step)
+        run.keeps = isinstance((yield news), KeepBest) or run.keeps
     if found is None:
         return None
     for curve, value in {"held-out loss": found.loss, **found.values}.items():
@@ -333,14 +333,14 @@ def _iter_validate(run: _Run) -> Generator[Progress, Keep | None, Pictured | Non
     return found.picture
 
 
-def _news(run: _Run) -> Learned:
+def _news(run: _Run) -> TrainingProgress:
     """Return how far the run is, with the points that its curves got at this step, if any."""
     state = run.state
     values = {name: curve[-1][1] for name, curve in state.curves.items() if curve[-1][0] == state.step}
-    return Learned(run.place, run.pace.steps, _in_words(run), state.step, values)
+    return TrainingProgress(run.place, run.pace.steps, _in_words(run), state.step, values)
 
 
-def _placed(run: _Run, picture: Pictured) -> Pictured:
+def _placed(run: _Run, picture: ValidationPicture) -> ValidationPicture:
     return replace(picture, done=run.place, total=run.pace.steps, message=_in_words(run))
 
 

@@ -18,10 +18,10 @@ from napari_skipseg.training.settings import (
     FinetuneSettings,
     TrainSettings,
     finetune_from_json,
-    settings_from_json,
+    train_settings_from_json,
 )
 
-PATCHES = {2: [256, 256], 3: [32, 64, 64]}
+_PATCHES = {2: [256, 256], 3: [32, 64, 64]}
 SPEC_FLAGS = ("network", "skip", "select_init", "dimensions", "in_channels", "widths", "dropout")
 WIDE = ("unet", "vnet", "di2in")
 STAGED = {
@@ -47,7 +47,7 @@ def settings_from_flags(file: Path | None, flags: dict[str, Any]) -> TrainSettin
     values |= {key: flag for key, flag in given.items() if key in known}
     spec = {key: flag for key, flag in given.items() if key in SPEC_FLAGS}
     if "augment" in given:
-        values["augmentation"] = asdict(choose("augmentation", given["augment"], AUGMENTATIONS))
+        values["augmentation"] = asdict(choose_settings("augmentation", given["augment"], AUGMENTATIONS))
     if "preset" in given:
         values["spec"] = _preset(given["preset"], spec.get("network"))
     network = values.setdefault("spec", {"network": "unet"})
@@ -59,8 +59,8 @@ def settings_from_flags(file: Path | None, flags: dict[str, Any]) -> TrainSettin
     if missing:
         raise SpecError(f"Training needs {', '.join(missing)}: give them as flags or in a settings file.")
     network.setdefault("out_channels", output_channels(len(values["classes"])))
-    values.setdefault("patch", PATCHES[3 if network.get("dimensions") == 3 else 2])
-    return settings_from_json(json.dumps(values))
+    values.setdefault("patch", _PATCHES[3 if network.get("dimensions") == 3 else 2])
+    return train_settings_from_json(json.dumps(values))
 
 
 def _check_flags(network: dict[str, Any], flags: dict[str, Any]) -> None:
@@ -87,7 +87,7 @@ def _read(file: Path | None) -> dict[str, Any]:
     return values
 
 
-def choose(what: str, name: str, choices: dict[str, Any]) -> Any:
+def choose_settings(what: str, name: str, choices: dict[str, Any]) -> Any:
     """Return the choice called `name`.
 
     Raises:
@@ -100,7 +100,7 @@ def choose(what: str, name: str, choices: dict[str, Any]) -> Any:
 
 def _preset(name: str, network: str | None) -> dict[str, Any]:
     """Return the network of a preset; its output channels follow from the classes."""
-    values = spec_to_dict(choose("preset", name, {preset.name: preset.spec for preset in PRESETS}))
+    values = spec_to_dict(choose_settings("preset", name, {preset.name: preset.spec for preset in PRESETS}))
     if network not in (None, values["network"]):
         raise SpecError(f"Preset '{name}' is a {values['network']}, not a {network}: leave out --network or --preset.")
     return {key: value for key, value in values.items() if key != "out_channels"}
@@ -154,5 +154,5 @@ def finetune_from_flags(flags: dict[str, Any]) -> FinetuneSettings:
     if "patch" in values:
         values["patch"] = read_numbers(values["patch"])
     if "augment" in values:
-        values["augmentation"] = asdict(choose("augmentation", values.pop("augment"), AUGMENTATIONS))
+        values["augmentation"] = asdict(choose_settings("augmentation", values.pop("augment"), AUGMENTATIONS))
     return finetune_from_json(json.dumps(values))

@@ -99,7 +99,7 @@ def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     return (values * weights).sum() / weights.sum().clamp(min=SMALLEST_WEIGHT)
 
 
-NOWHERE = -1e4
+_NOWHERE = -1e4
 """Logit of a class that is nowhere: its probability is 0 in float32, and its gradient too."""
 
 OLD_CLASS_WEIGHT = 4.0
@@ -116,12 +116,12 @@ def merge_unknown(logits: Tensor, known: Tensor) -> Tensor:
         return logits
     shown = known.view(*known.shape, *[1] * (logits.ndim - 2))
     classes = logits[:, 1:]
-    away = classes.masked_fill(shown, NOWHERE)
+    away = classes.masked_fill(shown, _NOWHERE)
     background = torch.logsumexp(torch.cat([logits[:, :1], away], dim=1), dim=1, keepdim=True)
-    return torch.cat([background, classes.masked_fill(~shown, NOWHERE)], dim=1)
+    return torch.cat([background, classes.masked_fill(~shown, _NOWHERE)], dim=1)
 
 
-def remembering_loss(
+def distillation_loss(
     logits: Tensor, old_probability: Tensor, kept: Sequence[int], remembered: Tensor, counted: Tensor
 ) -> Tensor:
     """Return the cross-entropy between what the old network says of the classes to remember and what the new one says.

@@ -20,19 +20,19 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.units import METRES
 from napari_skipseg.training.augment import resample, sampling_grid, spoil_sections, vary_greys
 from napari_skipseg.training.losses import IGNORED
-from napari_skipseg.training.settings import Augmentation, TrainSettings, held_out
+from napari_skipseg.training.settings import Augmentation, TrainSettings, slices_to_hold_out
 from napari_skipseg.training.taught_scale import TaughtScale, is_same_scale
 
 READ_AROUND = 1.6
 """A patch is read with surroundings of this factor, so that a turned patch finds real pixels at its corners."""
 
-MOST_NAMED = 8
+_MOST_NAMED = 8
 FEW_LABELS = 16
 """Labels in a JPEG of up to so many values are taken as they are; compression that changed labels leaves more."""
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledImage:
     """A run of slices with their labels.
 
     image: (C, Z, Y, X) float32 in standard units. target: (Z, Y, X) int16: 0 = background, 1… = classes, -1 = ignored.
@@ -49,8 +49,8 @@ class TrainingData:
     findings: what was found about the images, one sentence each.
     """
 
-    training: tuple[Labelled, ...]
-    validation: tuple[Labelled, ...]
+    training: tuple[LabelledImage, ...]
+    validation: tuple[LabelledImage, ...]
     stack: Stack
     findings: tuple[str, ...] = ()
 
@@ -61,9 +61,9 @@ def read_data(settings: TrainSettings) -> TrainingData:
     Raises:
         SkipsegError: a file that cannot be read, labels that do not fit, a class that never occurs, nothing left.
     """
-    chosen = held_out(settings.validate)
-    training: list[Labelled] = []
-    validation: list[Labelled] = []
+    chosen = slices_to_hold_out(settings.validate)
+    training: list[LabelledImage] = []
+    validation: list[LabelledImage] = []
     number = 0
     stacks: list[Stack] = []
     values: set[int] = set()
@@ -115,7 +115,7 @@ def _check_lossy(labels: Stack) -> None:
         raise InputError(f"The labels '{labels.name}' are a JPEG, which has changed their values: save them as PNG.")
 
 
-def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> tuple[Labelled, set[int], tuple[str, ...]]:
+def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> tuple[LabelledImage, set[int], tuple[str, ...]]:
     """Return image and target, the values that the labels hold, and what was found about the image."""
     if "T" in stack.space.axes:
         raise InputError(f"'{stack.name}' is a time series; train on single stacks.")
@@ -151,7 +151,7 @@ def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> tuple[La
     image, padding = greys.normalization.prepare(_channels_first(stack), across_slices)
     if padding is not None:
         target[padding] = IGNORED  # a model is never asked about it, and labels there are padding themselves
-    return Labelled(image, target), {int(value) for value in np.unique(values)}, greys.findings
+    return LabelledImage(image, target), {int(value) for value in np.unique(values)}, greys.findings
 
 
 def _widen(target: NDArray[np.int16], settings: TrainSettings) -> NDArray[np.int16]:
@@ -172,16 +172,16 @@ def _channels_first(stack: Stack) -> NDArray[Any]:
     return np.ascontiguousarray(values if "Z" in stack.space.axes else values[:, None])
 
 
-def _runs(labelled: Labelled, wanted: list[bool]) -> list[Labelled]:
+def _runs(labelled: LabelledImage, wanted: list[bool]) -> list[LabelledImage]:
     """Return the stretches of neighbouring slices that are wanted."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(np.int8)))
     return [
-        Labelled(labelled.image[:, start:stop], labelled.target[start:stop])
+        LabelledImage(labelled.image[:, start:stop], labelled.target[start:stop])
         for start, stop in edges.reshape(-1, 2).tolist()
     ]
 
 
-def _check_classes(training: list[Labelled], settings: TrainSettings, values: set[int]) -> None:
+def _check_classes(training: list[LabelledImage], settings: TrainSettings, values: set[int]) -> None:
     counted = sum(
         np.bincount(run.target[run.target >= 0].ravel(), minlength=len(settings.classes) + 1) for run in training
     )
@@ -189,14 +189,14 @@ def _check_classes(training: list[Labelled], settings: TrainSettings, values: se
         if count == 0:
             raise InputError(
                 f"No pixel is labelled {label.name} ({label.label}) in the slices to train on; the labels hold "
-                f"{', '.join(map(str, sorted(values)[:MOST_NAMED]))}{', …' * (len(values) > MOST_NAMED)}."
+                f"{', '.join(map(str, sorted(values)[:_MOST_NAMED]))}{', …' * (len(values) > _MOST_NAMED)}."
             )
     if np.asarray(counted)[0] == 0:
         raise InputError("Every labelled pixel belongs to a class: training needs background too.")
 
 
 def draw_sample(
-    runs: tuple[Labelled, ...], patch: tuple[int, ...], options: Augmentation, seed: int, number: int
+    runs: tuple[LabelledImage, ...], patch: tuple[int, ...], options: Augmentation, seed: int, number: int
 ) -> tuple[Tensor, Tensor]:
     """Return sample `number`: image (C, *patch) and target (*patch); the same for the same seed and number.
 
@@ -242,7 +242,7 @@ def cut_sample(
     return spoil_sections(options, vary_greys(options, pixels, generator), generator), labels
 
 
-def draw_batch(runs: tuple[Labelled, ...], settings: TrainSettings, step: int) -> tuple[Tensor, Tensor]:
+def draw_batch(runs: tuple[LabelledImage, ...], settings: TrainSettings, step: int) -> tuple[Tensor, Tensor]:
     """Return the batch of `step`: images (N, C, *patch) and targets (N, *patch)."""
     numbers = range(step * settings.batch, (step + 1) * settings.batch)
     drawn = [draw_sample(runs, settings.patch, settings.augmentation, settings.seed, n) for n in numbers]

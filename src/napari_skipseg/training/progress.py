@@ -14,12 +14,12 @@ from napari_skipseg.progress import Progress
 
 
 @dataclass(frozen=True)
-class Keep:
+class KeepBest:
     """A command to a training, sent back through its `yield`: stop here, and keep the best weights so far."""
 
 
 @dataclass(frozen=True)
-class Learned(Progress):
+class TrainingProgress(Progress):
     """The curves of a training went on: their newest values at `step`, by name such as "held-out Dice"."""
 
     step: int = 0
@@ -27,7 +27,7 @@ class Learned(Progress):
 
 
 @dataclass(frozen=True)
-class Pictured(Progress):
+class ValidationPicture(Progress):
     """What the network makes of one held-out tile now.
 
     image: (Y, X) float32 in standard units. probability: (Y, X) float32 of the class that is learnt. target: (Y, X)
@@ -63,7 +63,7 @@ class ScoreRow:
 
 
 @dataclass(frozen=True)
-class Report:
+class ComparisonReport:
     """The old model beside the new one; `reason` says in one or two sentences why the new one is better or not.
 
     is_better: the new model scores higher, and enough was held out to rely on that. is_unsure: it scores higher, but
@@ -83,7 +83,7 @@ class Finetuned:
     """A new model: its folder, and how it compares with the one it started from."""
 
     folder: Path
-    report: Report
+    report: ComparisonReport
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingSummary:
     """What a fine-tuning will learn from, told before it starts.
 
     pixels: labelled ones by class name, "background" included, to train on; held_out: those kept for scores. places:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.images.intensity.signature import LEAST_SIDE, PATCH, PATCHES, sign
+from napari_skipseg.images.intensity.signature import LEAST_SIDE, PATCH, PATCHES, sign_image
 from napari_skipseg.inference.backends.interface import Backend
-from napari_skipseg.inference.certainty import LEAST_FOUND, ask_network, together
+from napari_skipseg.inference.certainty import LEAST_FOUND, ask_network, join_certainties
 from napari_skipseg.inference.guards import LEAST_PROBED, PROBE, PROBES
 from napari_skipseg.models.description import ModelDescription
 
@@ -22,7 +22,7 @@ Images = Sequence[NDArray[Any]]
 """Images (C, *space) in standard units, of 2 or 3 dimensions in space."""
 
 
-def with_seen(
+def with_signature(
     description: ModelDescription, images: Images, backend: Backend, parent: ModelDescription | None, seed: int
 ) -> ModelDescription:
     """Return the description with what was measured on the `images` that the model was trained on.
@@ -31,7 +31,7 @@ def with_seen(
     that was never measured, nothing is said, as images of that kind would seem strange.
     """
     generator = np.random.default_rng(seed)
-    own = sign(_patches(images, (PATCH, PATCH), PATCHES, LEAST_SIDE, generator))
+    own = sign_image(_patches(images, (PATCH, PATCH), PATCHES, LEAST_SIDE, generator))
     known = () if parent is None else parent.signatures
     signatures = known if own is None or (parent is not None and not known) else (*known, own)
     certainty = _certainty(description, images, backend, generator)
@@ -47,9 +47,9 @@ def _certainty(
     size = PROBE[description.spec.dimensions]
     patches = [patch[None] for patch in _patches(images, size, PROBES, LEAST_PROBED, generator)]
     found = [each for patch in patches for each in ask_network(backend, patch, description.margin)]
-    if not found or together(found).possible < LEAST_FOUND:
+    if not found or join_certainties(found).possible < LEAST_FOUND:
         return None
-    return round(together(found).ratio, 3)
+    return round(join_certainties(found).ratio, 3)
 
 
 def _patches(

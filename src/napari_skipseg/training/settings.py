@@ -278,7 +278,7 @@ class TrainSettings(FitSettings):
             raise SpecError(f"A {dimensions}D network needs a patch of {dimensions} lengths >= 8, not {given}.")
         self._check_protocol()
         self._check_network()
-        if not held_out(self.validate) and self.patience:
+        if not slices_to_hold_out(self.validate) and self.patience:
             raise SpecError("Patience needs slices held out to watch: name some with validate, such as 20-24.")
 
     @property
@@ -319,7 +319,7 @@ class TrainSettings(FitSettings):
 _ADAPTER: TypeAdapter[TrainSettings] = TypeAdapter(TrainSettings)
 
 
-def settings_from_json(text: str | bytes) -> TrainSettings:
+def train_settings_from_json(text: str | bytes) -> TrainSettings:
     """Return the settings in `text`.
 
     Raises:
@@ -331,13 +331,13 @@ def settings_from_json(text: str | bytes) -> TrainSettings:
         raise SpecError(f"The training settings are not valid: {first_fault(error)}.") from error
 
 
-def settings_to_dict(settings: TrainSettings) -> dict[str, Any]:
+def train_settings_to_dict(settings: TrainSettings) -> dict[str, Any]:
     """Return `settings` as values that JSON can hold."""
     values: dict[str, Any] = _ADAPTER.dump_python(settings, mode="json")
     return values
 
 
-def held_out(text: str) -> frozenset[int]:
+def slices_to_hold_out(text: str) -> frozenset[int]:
     """Return the slice numbers in `text`, such as "20-24" or "0,5,10-12"; none for an empty text.
 
     Raises:
@@ -420,7 +420,7 @@ class FinetuneSettings(FitSettings):
             raise SpecError("Fine-tuning starts from a model: name it, or give its folder.")
         if any(label.label < 2 for label in self.classes):
             raise SpecError("Classes have values from 2 on: 0 means not looked at, 1 background (NAME=VALUE).")
-        if self.validate != AUTO and not held_out(self.validate):
+        if self.validate != AUTO and not slices_to_hold_out(self.validate):
             raise SpecError("Nothing is held out: name slices such as 5-9, or auto for a fifth of the places.")
 
 

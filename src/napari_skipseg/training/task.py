@@ -10,12 +10,12 @@ from typing import Protocol as Contract
 from torch import Tensor, nn
 
 from napari_skipseg.networks.network import Network
-from napari_skipseg.training.progress import Pictured
+from napari_skipseg.training.progress import ValidationPicture
 from napari_skipseg.training.settings import Protocol
 
 
 @dataclass(frozen=True)
-class Pace:
+class TrainingPace:
     """How a fit goes on, whatever it learns; the words are those of `TrainSettings`.
 
     shown_every: steps over which a point of the training loss is the mean; 0 = 10. minutes: after which it ends and
@@ -44,14 +44,14 @@ class Validation:
 
     loss: float
     values: dict[str, float] = field(default_factory=dict)
-    picture: Pictured | None = None
+    picture: ValidationPicture | None = None
 
 
-class Task(Contract):
+class TrainingTask(Contract):
     """One kind of training, as the loop sees it."""
 
     @property
-    def pace(self) -> Pace:
+    def pace(self) -> TrainingPace:
         """How the fit goes on."""
 
     def record(self) -> dict[str, Any]:

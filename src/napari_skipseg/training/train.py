@@ -26,55 +26,61 @@ from napari_skipseg.models.folder import is_scored, read_description, write_scor
 from napari_skipseg.models.model import Model, as_stored, read_model, write_model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.network import Network, class_probability
-from napari_skipseg.progress import Found, Progress
+from napari_skipseg.progress import ImageFindings, Progress
 from napari_skipseg.training.checkpoint import CHECKPOINT, PRECISION, FitState
 from napari_skipseg.training.compute import Compute, choose_compute
-from napari_skipseg.training.distributed import ALONE, Processes, joined
-from napari_skipseg.training.evaluate import CELLS_ARE_CUT, WholeImages, cuts_cells, iter_score_held_out
+from napari_skipseg.training.distributed import ONE_PROCESS, Processes, joined
+from napari_skipseg.training.evaluate import CELLS_ARE_CUT, WholeImages, iter_score_held_out, separates_cells
 from napari_skipseg.training.finetune.rehearsal import sample_of_training, sample_to_bytes
 from napari_skipseg.training.fit import initialise, iter_learn
 from napari_skipseg.training.losses import loss
-from napari_skipseg.training.patches import Labelled, TrainingData, draw_batch, read_data
-from napari_skipseg.training.progress import Keep, Pictured
-from napari_skipseg.training.seen import with_seen
-from napari_skipseg.training.settings import TrainSettings, held_out, settings_from_json, settings_to_dict
-from napari_skipseg.training.task import Pace, Validation
+from napari_skipseg.training.patches import LabelledImage, TrainingData, draw_batch, read_data
+from napari_skipseg.training.progress import KeepBest, ValidationPicture
+from napari_skipseg.training.seen import with_signature
+from napari_skipseg.training.settings import (
+    TrainSettings,
+    slices_to_hold_out,
+    train_settings_from_json,
+    train_settings_to_dict,
+)
+from napari_skipseg.training.task import TrainingPace, Validation
 
 CURVE_POINTS = 100
 
 
 def iter_train(
-    settings: TrainSettings, folder: Path, device_name: str = "auto", processes: Processes = ALONE
-) -> Generator[Progress, Keep | None, Path]:
+    settings: TrainSettings, folder: Path, device_name: str = "auto", processes: Processes = ONE_PROCESS
+) -> Generator[Progress, KeepBest | None, Path]:
     """Yield as training goes on; return the new model's folder, `folder` / name.
 
-    Where curves go on the progress is a `Learned`; after each validation a `Pictured` follows. A `Keep` sent back ends
-    the training there, and the best weights become the model. A checkpoint lies in `folder` / name.training until the
-    model is scored: the same call resumes from it. The model is written as soon as the training ends; if it is not
-    scored then, the same call only scores it. Of several `processes` each calls this; the first one writes and scores.
+    Where curves go on the progress is a `TrainingProgress`; after each validation a `ValidationPicture` follows. A
+    `KeepBest` sent back ends the training there, and the best weights become the model. A checkpoint lies in `folder`
+    / name.training until the model is scored: the same call resumes from it. The model is written as soon as the
+    training ends; if it is not scored then, the same call only scores it. Of several `processes` each calls this; the
+    first one writes and scores.
 
     Raises:
         SkipsegError: bad settings, unreadable or unfit images, a model of that name is already there, a full disk; or a
-            `Keep` came before the first step.
+            `KeepBest` came before the first step.
     """
     target, scratch = folder / settings.name, folder / f"{settings.name}.training"
     is_trained = waits_for_scores(target, lambda record: _is_same(record.settings, settings))
     if not is_trained:
         check_free(settings.name, folder)
     processes.share(settings)  # refused now, not after the images were read
-    network = start(settings)
+    network = first_weights(settings)
     compute = choose_compute(network, settings.precision, device_name, scratch / CHECKPOINT, processes)
     command = yield Progress(0, settings.steps, f"reading the images; training on {compute.reason}")
-    if isinstance(command, Keep):
+    if isinstance(command, KeepBest):
         raise SpecError("The training has not begun, so there is nothing to keep yet: cancel it, or wait for a step.")
     data = read_data(settings)
     if data.findings:
-        yield Found(0, settings.steps, "reading the images", data.findings)
+        yield ImageFindings(0, settings.steps, "reading the images", data.findings)
     if not is_trained:
         yield from _iter_fit_and_write(settings, data, network, target, scratch, compute, processes)
     if processes.is_first:
         if data.validation:
-            with keeping_model(target):
+            with keep_model_on_error(target):
                 yield from _iter_score(settings, data, target, compute)
         shutil.rmtree(scratch, ignore_errors=True)
     return target
@@ -88,7 +94,7 @@ def _iter_fit_and_write(
     scratch: Path,
     compute: Compute,
     processes: Processes,
-) -> Generator[Progress, Keep | None, None]:
+) -> Generator[Progress, KeepBest | None, None]:
     """Yield as the network is fitted and its margin measured; the first process writes the model, without scores."""
     make_scratch(scratch)
     with joined(processes, compute.device):
@@ -96,7 +102,7 @@ def _iter_fit_and_write(
     if not processes.is_first:
         return
     network = as_stored(network.to("cpu"))
-    draft = describe(settings, data, state, compute)
+    draft = describe_training(settings, data, state, compute)
     first = data.training[0].image
     image = np.ascontiguousarray(first if settings.spec.dimensions == 3 else first[:, 0])
     backend = TorchBackend(Model(draft, network), Device("cpu", cpu_title(), ""), "f32")
@@ -104,20 +110,20 @@ def _iter_fit_and_write(
     yield Progress(settings.steps, settings.steps, "writing the model")
     parent = None if settings.start_from is None else describe_model(settings.start_from)
     images = [run.image for run in data.training]
-    described = with_seen(replace(draft, margin=margin), images, backend, parent, settings.seed)
+    described = with_signature(replace(draft, margin=margin), images, backend, parent, settings.seed)
     sample = sample_of_training(data, len(settings.classes), settings.spec.dimensions, settings.seed)
     write_model(target, described, network, sample_to_bytes(sample))
 
 
 def _iter_score(
     settings: TrainSettings, data: TrainingData, target: Path, compute: Compute
-) -> Generator[Progress, Keep | None, None]:
+) -> Generator[Progress, KeepBest | None, None]:
     """Yield as the model in `target` is scored on the slices held out; write the scores beside it."""
     names = tuple(label.name for label in settings.classes)
     whole = WholeImages(read_model(target), compute.device, "f32")
     scores = yield from iter_score_held_out(whole, data.validation, names, settings.spec.dimensions)
     scores_on = f"slices {settings.validate}, held out of training but used to choose the weights"
-    cut = f"; {CELLS_ARE_CUT}" if cuts_cells(data.validation, names) else ""
+    cut = f"; {CELLS_ARE_CUT}" if separates_cells(data.validation, names) else ""
     write_scores(target, ModelScores(scores, scores_on + cut))
 
 
@@ -132,7 +138,7 @@ def waits_for_scores(target: Path, is_same_run: Callable[[TrainingRecord], bool]
 
 
 @contextlib.contextmanager
-def keeping_model(target: Path) -> Iterator[None]:
+def keep_model_on_error(target: Path) -> Iterator[None]:
     """Say, where the scoring within fails, that the model is there and how it is scored.
 
     Raises:
@@ -149,7 +155,7 @@ def keeping_model(target: Path) -> Iterator[None]:
 
 def _is_same(written: dict[str, Any], settings: TrainSettings) -> bool:
     try:
-        return bool(held_out(settings.validate)) and settings_from_json(json.dumps(written)) == settings
+        return bool(slices_to_hold_out(settings.validate)) and train_settings_from_json(json.dumps(written)) == settings
     except SpecError:
         return False
 
@@ -166,7 +172,7 @@ def make_scratch(scratch: Path) -> None:
         raise FileError(f"The folder '{scratch}' cannot be made: {error.strerror}. Choose another one.") from error
 
 
-def start(settings: TrainSettings) -> Network:
+def first_weights(settings: TrainSettings) -> Network:
     """Return the network of `settings`, seeded afresh or with the weights of the model it starts from.
 
     Raises:
@@ -187,7 +193,9 @@ def start(settings: TrainSettings) -> Network:
     return parent.network
 
 
-def describe(settings: TrainSettings, data: TrainingData, state: FitState, compute: Compute) -> ModelDescription:
+def describe_training(
+    settings: TrainSettings, data: TrainingData, state: FitState, compute: Compute
+) -> ModelDescription:
     """Return the description of a fitted network, without its margin and its scores.
 
     If no slice was held out, it names the scores of its parent, the model it started from, as such.
@@ -204,7 +212,7 @@ def describe(settings: TrainSettings, data: TrainingData, state: FitState, compu
         padding=settings.padding,
         card=settings.card if parent is None or data.validation else inherit_scores(settings.card, parent),
         training=TrainingRecord(
-            settings=settings_to_dict(settings),
+            settings=train_settings_to_dict(settings),
             curves={name: thin_curve(curve) for name, curve in state.curves.items()},
             versions=versions(),
             device=compute.device.type,
@@ -240,11 +248,11 @@ class TrainTask:
     """What `TrainSettings` ask for on `data`: random patches, the whole network, validation on the slices held out."""
 
     def __init__(
-        self, settings: TrainSettings, data: TrainingData, compute: Compute, processes: Processes = ALONE
+        self, settings: TrainSettings, data: TrainingData, compute: Compute, processes: Processes = ONE_PROCESS
     ) -> None:
         self.settings, self.data, self.compute = settings, data, compute
         self.share = processes.share(settings)
-        self.pace = Pace(
+        self.pace = TrainingPace(
             steps=settings.steps,
             training_protocol=settings.training_protocol,
             validate_every=settings.validate_every,
@@ -256,13 +264,13 @@ class TrainTask:
 
     def record(self) -> dict[str, Any]:
         """Return the settings as a checkpoint keeps them, and the precision that the fit computes in."""
-        return settings_to_dict(self.settings) | {PRECISION: self.compute.precision}
+        return train_settings_to_dict(self.settings) | {PRECISION: self.compute.precision}
 
     def is_same_run(self, written: dict[str, Any]) -> bool:
         """Return whether these settings train the same; what an older version did not know has its default."""
         known = {name: value for name, value in written.items() if name != PRECISION}
         try:
-            found = settings_from_json(json.dumps(known))
+            found = train_settings_from_json(json.dumps(known))
         except SpecError:
             return False
         return _as_trained(found) == _as_trained(self.settings)
@@ -290,7 +298,7 @@ class TrainTask:
         if not windows:
             return None
         losses, overlap, sizes, most = [], 0.0, 0.0, -1
-        picture: Pictured | None = None
+        picture: ValidationPicture | None = None
         for number, window in enumerate(windows):
             with torch.inference_mode():  # not around the yield: it would hold for the caller too
                 image, target = (torch.from_numpy(np.ascontiguousarray(each)) for each in (window.image, window.target))
@@ -310,7 +318,7 @@ class TrainTask:
         return Validation(sum(losses) / len(losses), {"held-out Dice": dice}, picture)
 
 
-def picture_of(image: Tensor, probability: Tensor, target: Tensor, shown: Tensor) -> Pictured:
+def picture_of(image: Tensor, probability: Tensor, target: Tensor, shown: Tensor) -> ValidationPicture:
     """Return the picture of one sample; of a volume the slice in which most is `shown`, the middle one if nothing is.
 
     image: (C, *space), of which the first channel is shown. probability: (classes, *space), of which the sum is shown:
@@ -320,7 +328,7 @@ def picture_of(image: Tensor, probability: Tensor, target: Tensor, shown: Tensor
     if target.ndim == 3:
         counts = shown.sum(dim=(1, 2))
         place = (int(counts.argmax()) if bool(counts.any()) else len(counts) // 2,)
-    return Pictured(
+    return ValidationPicture(
         0,
         0,
         image=image[(0, *place)].float().cpu().numpy().copy(),
@@ -334,7 +342,7 @@ def _as_trained(settings: TrainSettings) -> TrainSettings:
     return replace(settings, learning_rate=used.learning_rate, weight_decay=used.weight_decay, warm_up=used.warm_up)
 
 
-def _validation_windows(runs: tuple[Labelled, ...], dimensions: int) -> list[Labelled]:
+def _validation_windows(runs: tuple[LabelledImage, ...], dimensions: int) -> list[LabelledImage]:
     """Return the middle (at most 512 a side) of each slice held out; in 3D of each run of slices, in blocks.
 
     A window is (C, *space) and (*space). Blocks have no margin, as training patches have none, and at most
@@ -348,9 +356,9 @@ def _validation_windows(runs: tuple[Labelled, ...], dimensions: int) -> list[Lab
         )
         image, target = run.image[(slice(None), slice(None), *middle)], run.target[(slice(None), *middle)]
         if dimensions == 2:
-            windows += [Labelled(image[:, z], target[z]) for z in range(len(target))]
+            windows += [LabelledImage(image[:, z], target[z]) for z in range(len(target))]
         else:
-            windows += [Labelled(image[(slice(None), *block)], target[block]) for block in _blocks(target.shape)]
+            windows += [LabelledImage(image[(slice(None), *block)], target[block]) for block in _blocks(target.shape)]
     return windows
 
 
@@ -372,8 +380,8 @@ def iter_fit(
     network: Network,
     checkpoint: Path,
     compute: Compute,
-    processes: Processes = ALONE,
-) -> Generator[Progress, Keep | None, FitState]:
+    processes: Processes = ONE_PROCESS,
+) -> Generator[Progress, KeepBest | None, FitState]:
     """Fit the whole network to `data` as `settings` say: `iter_learn` of that task."""
     task = TrainTask(settings, data, compute, processes)
     return (yield from iter_learn(task, network, checkpoint, compute, processes))

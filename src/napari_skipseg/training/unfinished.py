@@ -11,7 +11,7 @@ from napari_skipseg.errors import SpecError
 from napari_skipseg.training.settings import FinetuneSettings, finetune_from_json
 
 FOLDER, CHECKPOINT = ".training", "checkpoint.safetensors"
-LARGEST_HEADER = 100_000_000
+_LARGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def _header(file: Path) -> dict[str, Any]:
     """Return the header of a safetensors file: 8 bytes of its length, then JSON."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
-        if length > LARGEST_HEADER:
+        if length > _LARGEST_HEADER:
             raise ValueError("no safetensors file")
         header: dict[str, Any] = json.loads(opened.read(length))
     return header

@@ -20,7 +20,7 @@ from napari_skipseg.widgets.finetune.tab import FinetuneTab
 from napari_skipseg.widgets.forms.engine_line import EngineLine
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.forms.progress_bar import ProgressLine
-from napari_skipseg.widgets.forms.worker import Paced
+from napari_skipseg.widgets.forms.worker import PacedSignal
 from napari_skipseg.widgets.inspect.tab import InspectTab
 from napari_skipseg.widgets.objects.tab import ObjectsTab
 from napari_skipseg.widgets.segment.tab import SegmentTab
@@ -54,7 +54,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.segment_tab.again_button.objects_wanted.connect(self.objects_tab.find_again)
         self.segment_tab.again_button.search_wanted.connect(self._search_again)
         self.elsewhere = ProgressLine()
-        self._elsewhere_soon = Paced(self, self._tell_elsewhere)
+        self._elsewhere_soon = PacedSignal(self, self._tell_elsewhere)
         for tab in self._job_tabs().values():
             tab.moved.connect(partial(self._elsewhere_soon.hear, None))
         self.tabs.currentChanged.connect(self._tell_elsewhere)

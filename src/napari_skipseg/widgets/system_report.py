@@ -9,10 +9,10 @@ from qtpy.QtWidgets import QApplication, QDialog, QDialogButtonBox, QPlainTextEd
 
 from napari_skipseg.jobs.messages import ReportSystem
 from napari_skipseg.widgets.forms.engine_line import EngineLike
-from napari_skipseg.widgets.forms.worker import Outcome, start_work
+from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
 
-ASKING = "Trying a small network and asking for versions…"
-SIZE = (680, 520)
+_ASKING = "Trying a small network and asking for versions…"
+_SIZE = (680, 520)
 
 
 class SystemReportDialog(QDialog):  # type: ignore[misc]
@@ -21,8 +21,8 @@ class SystemReportDialog(QDialog):  # type: ignore[misc]
     def __init__(self, parent: QWidget, engine: EngineLike) -> None:
         super().__init__(parent)
         self.setWindowTitle("System report")
-        self.resize(*SIZE)
-        self.text = QPlainTextEdit(ASKING)
+        self.resize(*_SIZE)
+        self.text = QPlainTextEdit(_ASKING)
         self.text.setReadOnly(True)
         self.text.setLineWrapMode(QPlainTextEdit.LineWrapMode.WidgetWidth)
         buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
@@ -37,7 +37,7 @@ class SystemReportDialog(QDialog):  # type: ignore[misc]
             self, partial(engine.run, ReportSystem()), "Reporting", lambda _: None, self._show, self._end, is_quiet=True
         )
 
-    def _show(self, outcome: Outcome) -> None:
+    def _show(self, outcome: WorkOutcome) -> None:
         self.text.setPlainText(outcome.fault or report_text(outcome.value.facts))
         self.copy.setEnabled(not outcome.fault)
 

@@ -17,24 +17,24 @@ from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.intensity import padding as constant_areas
-from napari_skipseg.images.intensity.outliers import FAR, SAMPLE, Bounds, find_bounds
-from napari_skipseg.images.intensity.padding import Mask, PaddingRule, find_mask
-from napari_skipseg.images.intensity.samples import Window, is_empty_in_all_channels, iter_draw, iter_look_further
+from napari_skipseg.images.intensity.outliers import FAR, SAMPLE, GreyBounds, find_bounds
+from napari_skipseg.images.intensity.padding import PaddingMask, PaddingRule, find_mask
+from napari_skipseg.images.intensity.samples import SampleWindow, is_empty_in_all_channels, iter_draw, iter_look_further
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.wording import counted
 
 BLENDED = 2
 """Pixels beside padding that are left out too: a turned image is a mixture there."""
-EXAMINED_SLICES = 8
+_EXAMINED_SLICES = 8
 """How many of the sampled slices are examined for looking like labels."""
-FLAT = 0.8
+_FLAT = 0.8
 """Share of pixels like their neighbours from which on an image of whole numbers is taken for labels.
 
 Only pixels that differ from the most common value count. Measured: labels of nuclei, neurites and mitochondria
 0.87-0.98, raw EM and fluorescence below 0.06, EM cut down to 4 grey levels 0.71, EM enlarged
 fourfold by repeating pixels 0.76."""
-FEWEST = 0.05
+_FEWEST = 0.05
 """Least share of an image with padding that must be neither padding nor of the most common value, to be no labels."""
 
 
@@ -70,7 +70,9 @@ class Normalization:
         normalized: NDArray[np.float32] = (pixels - np.float32(self.mean)) / deviation
         return normalized
 
-    def prepare(self, values: NDArray[Any], across_slices: bool = False) -> tuple[NDArray[np.float32], Mask | None]:
+    def prepare(
+        self, values: NDArray[Any], across_slices: bool = False
+    ) -> tuple[NDArray[np.float32], PaddingMask | None]:
         """Return what a network sees of `values` (C, ..., Y, X), and where padding is (..., Y, X), None for nowhere.
 
         Padding is filled with what disturbs the tissue beside it least. values: whole slices, or parts of them that
@@ -80,7 +82,7 @@ class Normalization:
         mask = find_mask(values, self.padding, self.flat) if self.has_padding else None
         pixels = self.apply(values)
         if mask is not None:
-            constant_areas.fill(pixels, mask, across_slices)
+            constant_areas.fill_padding(pixels, mask, across_slices)
         return pixels, mask
 
 
@@ -150,7 +152,7 @@ def iter_measure_greys(
     is_padded = bool(found) or flat is not None
     masks = [_left_out(window.values, found, flat) for window in windows]
     bounds = find_bounds([window.values for window in windows], masks)
-    kept = _kept(windows, masks, bounds) if is_padded or bounds != Bounds() else values
+    kept = _kept(windows, masks, bounds) if is_padded or bounds != GreyBounds() else values
     if not kept.size:
         raise InputError(f"'{stack.name}' holds nothing but constant areas: there is nothing to segment.")
     kept = _without_letters(kept, found)
@@ -159,9 +161,9 @@ def iter_measure_greys(
         limits = (float(kept.min()), float(kept.max()))
     if lengths and any(stack.length(axis) != length for axis, length in lengths.items()):
         prepare = partial(_without_rest, axes=stack.space.axes, limits=limits, padding=found, flat=flat)
-        drawn = yield from iter_draw(stack, seed, lengths, prepare if is_padded or bounds != Bounds() else None)
+        drawn = yield from iter_draw(stack, seed, lengths, prepare if is_padded or bounds != GreyBounds() else None)
         kept = _joined(drawn)
-    if is_padded or bounds != Bounds() or kept is not values:
+    if is_padded or bounds != GreyBounds() or kept is not values:
         check_values(kept, stack.name)
     mean, deviation = float(kept.mean(dtype=np.float64)), float(kept.std(dtype=np.float64))
     normalization = Normalization(mean, deviation, *limits, found, flat=flat)
@@ -169,7 +171,7 @@ def iter_measure_greys(
     return GreyStatistics(normalization, findings)
 
 
-def _joined(windows: Sequence[Window]) -> NDArray[Any]:
+def _joined(windows: Sequence[SampleWindow]) -> NDArray[Any]:
     """Return all values that are finite."""
     values: NDArray[Any] = np.concatenate([window.values.ravel() for window in windows])
     if values.dtype.kind == "f" and not np.isfinite(values).all():
@@ -183,7 +185,7 @@ REPLACED = (
 )
 
 
-def _refuse_holes(windows: Sequence[Window], name: str) -> None:
+def _refuse_holes(windows: Sequence[SampleWindow], name: str) -> None:
     """Raise InputError that says how many values are NaN or infinite in what was looked at, and where the first is."""
     counts = [int(np.count_nonzero(~np.isfinite(window.values))) for window in windows]
     first = next(window for window, count in zip(windows, counts, strict=True) if count)
@@ -192,7 +194,7 @@ def _refuse_holes(windows: Sequence[Window], name: str) -> None:
     raise InputError(f"'{name}' holds {number} in what was looked at{where}: {REPLACED}")
 
 
-def _check_finite(windows: Sequence[Window], name: str, padding: PaddingRule) -> None:
+def _check_finite(windows: Sequence[SampleWindow], name: str, padding: PaddingRule) -> None:
     """Raise InputError where there are NaN or infinite values that are no padding: that fills large areas."""
     holes = [window.values for window in windows if window.values.dtype.kind == "f"]
     holes = [values for values in holes if not np.isfinite(values).all()]
@@ -203,7 +205,7 @@ def _check_finite(windows: Sequence[Window], name: str, padding: PaddingRule) ->
         _refuse_holes(windows, name)
 
 
-def _find_padding(stack: Stack, windows: list[Window]) -> tuple[float | None, ...]:
+def _find_padding(stack: Stack, windows: list[SampleWindow]) -> tuple[float | None, ...]:
     """Return the values that are padding in a stack."""
     if stack.length("C") > 1:  # a channel without signal is no empty slice
         windows = [each for each in windows if not each.is_constant or is_empty_in_all_channels(stack, each)]
@@ -213,13 +215,13 @@ def _find_padding(stack: Stack, windows: list[Window]) -> tuple[float | None, ..
     return (*found, None) if has_holes else found
 
 
-def _left_out(values: NDArray[Any], padding: tuple[float | None, ...], flat: float | None) -> Mask | None:
+def _left_out(values: NDArray[Any], padding: tuple[float | None, ...], flat: float | None) -> PaddingMask | None:
     """Return which pixels of a window count as tissue, None for all."""
     mask = find_mask(values[None], padding, flat)
-    return None if mask is None else ~constant_areas.grown(mask, BLENDED)
+    return None if mask is None else ~constant_areas.grow_mask(mask, BLENDED)
 
 
-def _kept(windows: Sequence[Window], masks: Sequence[Mask | None], bounds: Bounds) -> NDArray[Any]:
+def _kept(windows: Sequence[SampleWindow], masks: Sequence[PaddingMask | None], bounds: GreyBounds) -> NDArray[Any]:
     """Return the values that are tissue and no outliers."""
     pairs = zip(windows, masks, strict=True)
     values = np.concatenate([window.values.ravel() if mask is None else window.values[mask] for window, mask in pairs])
@@ -238,7 +240,7 @@ def _without_letters(kept: NDArray[Any], padding: tuple[float | None, ...]) -> N
 
 
 def _describe_padding(
-    stack: Stack, windows: Sequence[Window], padding: tuple[float | None, ...], flat: float | None
+    stack: Stack, windows: Sequence[SampleWindow], padding: tuple[float | None, ...], flat: float | None
 ) -> list[str]:
     """Return in sentences what was left out as padding."""
     if not padding and flat is None:
@@ -267,7 +269,7 @@ def _describe_padding(
     return told
 
 
-def _frame_width(windows: Sequence[tuple[Window, Mask | None]]) -> int:
+def _frame_width(windows: Sequence[tuple[SampleWindow, PaddingMask | None]]) -> int:
     """Return the width of the frame that all windows have and that is all of their padding; 0 if there is none."""
     widths = set()
     for window, mask in windows:
@@ -296,7 +298,7 @@ def in_percent(share: float) -> str:
     return f"{percent:.{digits}f} %"
 
 
-def _describe_outliers(bounds: Bounds) -> list[str]:
+def _describe_outliers(bounds: GreyBounds) -> list[str]:
     """Return in sentences what was clipped."""
     sides = (("brighter", bounds.high, bounds.above), ("darker", bounds.low, bounds.below))
     return [
@@ -327,7 +329,7 @@ def check_not_labels(windows: list[NDArray[Any]], name: str, padding: Sequence[f
     """
     if windows[0].dtype.kind not in "ui":
         return
-    examined = windows[:: -(-len(windows) // EXAMINED_SLICES)]
+    examined = windows[:: -(-len(windows) // _EXAMINED_SLICES)]
     background = _most_common(np.concatenate([window.ravel() for window in examined]))
     flat = {background}
     while True:
@@ -335,7 +337,7 @@ def check_not_labels(windows: list[NDArray[Any]], name: str, padding: Sequence[f
         for axis in (0, 1):
             same, counted = _count_flat(examined, axis, flat)
             share = counted / sum(window.size for window in examined)
-            if same <= FLAT * counted and (len(flat) == 1 or share >= FEWEST):
+            if same <= _FLAT * counted and (len(flat) == 1 or share >= _FEWEST):
                 return
         if len(flat) > 1 or not padding:
             break

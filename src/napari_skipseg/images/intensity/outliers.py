@@ -35,15 +35,15 @@ OF_SLICES, MOST_OF_THEM = 0.1, 0.9
 """Share of the slices in which so much of what is far away must lie to be called a fault of these slices."""
 BETWEEN, SHARP_OF_ALL = 0.1, 0.02
 """Sharp spots have at most this share of their pixels on the first half of the way; and cover this share of all."""
-MOST = 0.1
+_MOST = 0.1
 """Share of all pixels that can be outliers."""
-BLOCK = 8
+_BLOCK = 8
 """Side of the squares in which objects are counted: what touches the same or neighbouring ones is one object."""
 
-Mask = NDArray[np.bool_]
+OutlierMask = NDArray[np.bool_]
 
 
-class Bounds(NamedTuple):
+class GreyBounds(NamedTuple):
     """Lowest and highest value that is no outlier, None where there are no outliers; shares of all pixels beyond."""
 
     low: float | None = None
@@ -58,12 +58,12 @@ class _Tail:
     solid_values, all_values: their distances from the median, of all windows together."""
 
     limit: float
-    solid: list[Mask]
+    solid: list[OutlierMask]
     solid_values: NDArray[np.float64]
     all_values: NDArray[np.float64]
 
 
-def find_bounds(windows: Sequence[NDArray[Any]], tissue: Sequence[Mask | None]) -> Bounds:
+def find_bounds(windows: Sequence[NDArray[Any]], tissue: Sequence[OutlierMask | None]) -> GreyBounds:
     """Return within which bounds the grey values of a stack lie but for outliers.
 
     windows: parts of slices (Y, X). tissue: which of their pixels count, None for all.
@@ -72,25 +72,25 @@ def find_bounds(windows: Sequence[NDArray[Any]], tissue: Sequence[Mask | None]) 
     step = max(1, -(-size // SAMPLE))
     sample = _values(windows, tissue, step)
     if not sample.size:
-        return Bounds()
+        return GreyBounds()
     lowest, quarter, median, three, highest = np.quantile(sample, (0.1, 0.25, 0.5, 0.75, 0.9)).tolist()
     deviation = max((three - quarter) / 1.349, (highest - lowest) / 2.563)
     low, high = median - FAR * deviation, median + FAR * deviation
     if not deviation or all(w.min() >= low and w.max() <= high for w in windows):
-        return Bounds()
+        return GreyBounds()
     values = _values(windows, tissue)
     beyond = (values < low) | (values > high)
-    if not 0 < np.count_nonzero(beyond) <= MOST * values.size:
-        return Bounds()
+    if not 0 < np.count_nonzero(beyond) <= _MOST * values.size:
+        return GreyBounds()
     rest = values[~beyond]
     if values.std(dtype=np.float64) < MATTERS * rest.std(dtype=np.float64):
-        return Bounds()
+        return GreyBounds()
     is_close = np.abs(values - median) <= CLOSE * deviation
     above = _highest(windows, tissue, median, high, values.size)
     below = _highest([-w.astype(np.float64) for w in windows], tissue, -median, -low, values.size)
     top = float(values[is_close].max()) if above == high else above
     bottom = float(values[is_close].min()) if below == -low else None if below is None else -below
-    return Bounds(
+    return GreyBounds(
         bottom,
         top,
         0.0 if bottom is None else float(np.count_nonzero(values < bottom)) / values.size,
@@ -98,7 +98,7 @@ def find_bounds(windows: Sequence[NDArray[Any]], tissue: Sequence[Mask | None]) 
     )
 
 
-def _values(windows: Sequence[NDArray[Any]], tissue: Sequence[Mask | None], step: int = 1) -> NDArray[Any]:
+def _values(windows: Sequence[NDArray[Any]], tissue: Sequence[OutlierMask | None], step: int = 1) -> NDArray[Any]:
     """Return every `step`-th value of the windows that counts."""
     parts = [(w.ravel() if m is None else w[m])[::step] for w, m in zip(windows, tissue, strict=True)]
     values: NDArray[Any] = np.concatenate(parts)
@@ -106,7 +106,7 @@ def _values(windows: Sequence[NDArray[Any]], tissue: Sequence[Mask | None], step
 
 
 def _highest(
-    windows: Sequence[NDArray[Any]], tissue: Sequence[Mask | None], median: float, limit: float, size: int
+    windows: Sequence[NDArray[Any]], tissue: Sequence[OutlierMask | None], median: float, limit: float, size: int
 ) -> float | None:
     """Return the highest value that is no outlier, `limit` if that is what is up to there; None if all may stay."""
     tail = _find_tail(windows, tissue, median, limit)
@@ -118,7 +118,9 @@ def _highest(
     return None if top >= tail.all_values.max() else median + top
 
 
-def _find_tail(windows: Sequence[NDArray[Any]], tissue: Sequence[Mask | None], median: float, limit: float) -> _Tail:
+def _find_tail(
+    windows: Sequence[NDArray[Any]], tissue: Sequence[OutlierMask | None], median: float, limit: float
+) -> _Tail:
     solid, solid_values, all_values = [], [], []
     for window, mask in zip(windows, tissue, strict=True):
         far = window > limit if mask is None else (window > limit) & mask
@@ -157,10 +159,10 @@ def _is_alone(tail: _Tail, size: int) -> bool:
     return bool(share <= FEW_OF_ALL and sum(_count_objects(mask) for mask in tail.solid) <= FEW)
 
 
-def _count_objects(mask: Mask) -> int:
+def _count_objects(mask: OutlierMask) -> int:
     if not mask.any():
         return 0
-    height, width = (-(-length // BLOCK) * BLOCK for length in mask.shape)
+    height, width = (-(-length // _BLOCK) * _BLOCK for length in mask.shape)
     padded = np.pad(mask, ((0, height - mask.shape[0]), (0, width - mask.shape[1])))
-    blocks = padded.reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK).any((1, 3))
+    blocks = padded.reshape(height // _BLOCK, _BLOCK, width // _BLOCK, _BLOCK).any((1, 3))
     return int(ndimage.label(blocks, np.ones((3, 3), int))[1])

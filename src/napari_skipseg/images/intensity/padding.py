@@ -1,9 +1,9 @@
 """Padding: areas of one constant value that hold no tissue, as programs leave them that align, turn or stitch images.
 
 Which values are padding is found once for a stack, in windows of its slices. Where a value is padding is a local rule:
-a pixel that lies in a square of `SIDE` pixels a side that all have it. What lies beyond the image counts as padding, so
-that narrow frames are found too. So a tile of the stack finds the same padding as the whole stack, if it is read with
-`REACH` pixels more on each side.
+a pixel that lies in a square of `SQUARE_SIDE` pixels a side that all have it. What lies beyond the image counts as
+padding, so that narrow frames are found too. So a tile of the stack finds the same padding as the whole stack, if it
+is read with `REACH` pixels more on each side.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_skipseg.images.intensity.samples import Window
+from napari_skipseg.images.intensity.samples import SampleWindow
 
-SIDE = 16
+SQUARE_SIDE = 16
 """Side of the constant squares that padding is made of, in pixels. Saturated tissue seldom has such."""
 MIRRORED = 24
 """Width of the strip of padding beside tissue that is filled with the mirrored tissue. Further away is the mean.
 
 Measured with em-membrane on ISBI 2012 in a frame of 64 pixels: Dice 0.832 without a frame, 0.832 with mirrored tissue,
 0.801 with the mean alone."""
-REACH = 2 * MIRRORED + SIDE
+REACH = 2 * MIRRORED + SQUARE_SIDE
 """How far away in Y and X a pixel can be that decides what becomes of another one."""
 REACH_Z = 2
 """How many slices away tissue may be that fills padding for a network that sees several slices at once.
@@ -47,7 +47,7 @@ In 21 undisturbed stacks of EM and fluorescence, the smallest range of a square 
 gap."""
 FEWEST_SQUARES, MOST_SQUARES = 100, 4096
 """Squares that are looked at to find those without structure: of fewer nothing can be said."""
-MOST_GAPS = 3
+_MOST_GAPS = 3
 """Gaps that are looked at, the one with the largest ranges first."""
 CORRELATED_NOISE, MOST_STRUCTURED = 0.35, 0.3
 """Least correlation of neighbouring pixels in a square with structure, and most of the squares that may have one."""
@@ -60,7 +60,7 @@ LEAST, LEAST_OF_WINDOW = 0.001, 0.01
 EDGE, NEAR, FAR = 2, (3, 4), (12, 24)
 """Distances from a constant area, in pixels, at which the image beside it is compared. At 1 a turned image is a mixture
 of padding and tissue."""
-SAMPLE = 2**16
+_SAMPLE = 2**16
 """Values whose median is taken, at the most."""
 RARE = 0.005
 """Share of the pixels on either side that are too rare to decide."""
@@ -81,22 +81,22 @@ MOSTLY = 0.8
 images of few grey levels mostly 0.1-0.7."""
 MOSTLY_OF_FRAME = 0.4
 """The same if it fills a border of most slices from end to end, as saturated tissue hardly does."""
-THICK = 0.45
+_THICK = 0.45
 """Least share of the other pixels that lie `FAR` away, so that the black between small objects is no padding. Padding:
 0.51-0.99."""
 
-Mask = NDArray[np.bool_]
+PaddingMask = NDArray[np.bool_]
 PaddingRule = Literal["auto", "none"]
 """Whether large constant areas may be padding, or are tissue like all else."""
 
 
-def find_mask(values: NDArray[Any], padding: Sequence[float | None], flat: float | None = None) -> Mask | None:
+def find_mask(values: NDArray[Any], padding: Sequence[float | None], flat: float | None = None) -> PaddingMask | None:
     """Return where padding is in `values` (C, ..., Y, X), without the first axis; None where there is none.
 
     padding: the values that are padding in this stack; None stands for NaN and infinity. flat: the range of grey values
     up to which a square has no structure and is padding too. Of several channels all must be padding.
     """
-    mask: Mask | None = None
+    mask: PaddingMask | None = None
     for channel in values:
         found = np.zeros(channel.shape, bool)
         for value in padding:
@@ -112,9 +112,9 @@ def find_mask(values: NDArray[Any], padding: Sequence[float | None], flat: float
     return mask
 
 
-def equal(values: NDArray[Any], value: float) -> Mask:
+def equal(values: NDArray[Any], value: float) -> PaddingMask:
     """Return which pixels (..., Y, X) have a value, hot pixels among them included: `ENCLOSED` neighbours have it."""
-    same: Mask = values == value
+    same: PaddingMask = values == value
     if not same.any() or same.all():
         return same
     around = [(0, 0)] * (same.ndim - 2) + [(1, 1)] * 2
@@ -124,22 +124,23 @@ def equal(values: NDArray[Any], value: float) -> Mask:
     return same | (counts >= ENCLOSED)
 
 
-def in_flat_squares(values: NDArray[Any], flat: float) -> Mask:
-    """Return which pixels (..., Y, X) lie in squares of `SIDE` pixels whose grey values differ by at most `flat`.
+def in_flat_squares(values: NDArray[Any], flat: float) -> PaddingMask:
+    """Return which pixels (..., Y, X) lie in squares of `SQUARE_SIDE` pixels whose grey values differ by at most
+    `flat`.
 
     Speckles count as their surroundings. At the edges a quarter of a square may lie beyond.
     """
     smooth = without_speckles(values)
-    around = [(0, 0)] * (smooth.ndim - 2) + [(SIDE // 4, SIDE // 4)] * 2
+    around = [(0, 0)] * (smooth.ndim - 2) + [(SQUARE_SIDE // 4, SQUARE_SIDE // 4)] * 2
     low = np.pad(smooth, around, constant_values=np.inf)
     high = np.pad(smooth, around, constant_values=-np.inf)
     for axis in (-2, -1):
-        if low.shape[axis] < SIDE:
+        if low.shape[axis] < SQUARE_SIDE:
             return np.zeros(values.shape, bool)
-        low, high = _sliding(low, SIDE, axis, np.minimum), _sliding(high, SIDE, axis, np.maximum)
-    inside = np.pad(high - low <= flat, [(0, 0)] * (smooth.ndim - 2) + [(SIDE - 1, SIDE - 1)] * 2)
+        low, high = _sliding(low, SQUARE_SIDE, axis, np.minimum), _sliding(high, SQUARE_SIDE, axis, np.maximum)
+    inside = np.pad(high - low <= flat, [(0, 0)] * (smooth.ndim - 2) + [(SQUARE_SIDE - 1, SQUARE_SIDE - 1)] * 2)
     for axis in (-2, -1):
-        inside = _cut(_sliding(inside, SIDE, axis, np.logical_or), SIDE // 4, -(SIDE // 4), axis)
+        inside = _cut(_sliding(inside, SQUARE_SIDE, axis, np.logical_or), SQUARE_SIDE // 4, -(SQUARE_SIDE // 4), axis)
     return inside
 
 
@@ -150,7 +151,7 @@ def without_speckles(values: NDArray[Any]) -> NDArray[np.float32]:
     return smooth
 
 
-def in_squares(same: Mask, side: int = SIDE) -> Mask:
+def in_squares(same: PaddingMask, side: int = SQUARE_SIDE) -> PaddingMask:
     """Return which pixels of `same` (..., Y, X) lie in squares that are all set. Beyond the edges all is set."""
     around = [(0, 0)] * (same.ndim - 2) + [(side - 1, side - 1)] * 2
     grown = np.pad(same, around, constant_values=True)
@@ -158,7 +159,7 @@ def in_squares(same: Mask, side: int = SIDE) -> Mask:
         grown = _sliding(grown, side, axis, np.logical_and)
     for axis in (-2, -1):
         grown = _sliding(grown, side, axis, np.logical_or)
-    inside: Mask = grown
+    inside: PaddingMask = grown
     return inside
 
 
@@ -178,7 +179,7 @@ def _cut(mask: NDArray[Any], start: int, stop: int | None, axis: int) -> NDArray
     return mask[tuple(index)]
 
 
-def fill(pixels: NDArray[np.float32], mask: Mask, across_slices: bool = False) -> None:
+def fill_padding(pixels: NDArray[np.float32], mask: PaddingMask, across_slices: bool = False) -> None:
     """Write into the padding of `pixels` (C, ..., Y, X) what a network may see there: mirrored tissue, then 0.
 
     pixels: in standard units, so that 0 is the mean. mask: (..., Y, X). Only tissue in the same row or column is
@@ -200,7 +201,7 @@ def fill(pixels: NDArray[np.float32], mask: Mask, across_slices: bool = False) -
 
 
 def _mirrored_places(
-    mask: Mask,
+    mask: PaddingMask,
 ) -> tuple[tuple[NDArray[np.intp], ...], NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
     """Return the places in the mask that are near tissue, the Y and X to take each from, and how much of it to take."""
     distance, side = _nearest(~mask)
@@ -218,7 +219,7 @@ def _mirrored_places(
     return place, from_y, from_x, fading
 
 
-def _nearest(tissue: Mask) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
+def _nearest(tissue: PaddingMask) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
     """Return how far away tissue is in the same row or column, and where: 0 left, 1 right, 2 above, 3 below."""
     nearest = np.full(tissue.shape, MIRRORED + 1, np.int32)
     side = np.zeros(tissue.shape, np.int8)
@@ -236,7 +237,7 @@ def _nearest(tissue: Mask) -> tuple[NDArray[np.int32], NDArray[np.int8]]:
     return nearest, side
 
 
-def _since(tissue: Mask) -> NDArray[np.int32]:
+def _since(tissue: PaddingMask) -> NDArray[np.int32]:
     """Return how many pixels ago along the last axis there was tissue; a large number where there was none."""
     places = np.arange(tissue.shape[-1], dtype=np.int32)
     last = np.maximum.accumulate(np.where(tissue, places, np.int32(-(2**30))), axis=-1)
@@ -309,7 +310,7 @@ class _Evidence:
         return np.where(np.abs(away) > self.reach, np.nan, away.clip(*self.limits))
 
 
-def find_values(windows: Sequence[Window]) -> tuple[float | None, ...]:
+def find_values(windows: Sequence[SampleWindow]) -> tuple[float | None, ...]:
     """Return the values that are padding in a stack of which these are windows; None stands for NaN and infinity."""
     counts: Counter[float] = Counter()
     for window in windows:
@@ -323,7 +324,7 @@ def find_values(windows: Sequence[Window]) -> tuple[float | None, ...]:
     return found if len(found) <= MOST_VALUES else ()
 
 
-def _look_at(value: float, windows: Sequence[Window], is_lettered: bool = False) -> _Evidence:
+def _look_at(value: float, windows: Sequence[SampleWindow], is_lettered: bool = False) -> _Evidence:
     """Return what is seen of a value. is_lettered: along a border it may be the ground between letters, which is no
     tissue either."""
     seen = _Evidence(value)
@@ -348,15 +349,15 @@ def _look_at(value: float, windows: Sequence[Window], is_lettered: bool = False)
     return seen
 
 
-def _compare(seen: _Evidence, values: NDArray[Any], mask: Mask, known: Mask) -> None:
+def _compare(seen: _Evidence, values: NDArray[Any], mask: PaddingMask, known: PaddingMask) -> None:
     """Measure the image near a constant area and further away from it, without the pixels that are `known`."""
     radii = sorted({EDGE - 1, EDGE, NEAR[0] - 1, NEAR[1], FAR[0] - 1, FAR[1]})
-    within = {radius: grown(mask, radius) for radius in radii}
+    within = {radius: grow_mask(mask, radius) for radius in radii}
     other = values[~known].astype(np.float64)
     if not other.size:
         return
     if seen.centre is None:
-        sample = other[:: -(-other.size // SAMPLE)]
+        sample = other[:: -(-other.size // _SAMPLE)]
         low, quarter, middle, three, high = np.nanquantile(sample, (RARE, 0.25, 0.5, 0.75, 1 - RARE)).tolist()
         seen.centre, seen.limits = middle, (2 * (low - middle), 2 * (high - middle))
         reach = STRAY * (three - quarter)
@@ -370,7 +371,7 @@ def _compare(seen: _Evidence, values: NDArray[Any], mask: Mask, known: Mask) -> 
         moments.add(seen.distances(ring))
 
 
-def grown(mask: Mask, radius: int) -> Mask:
+def grow_mask(mask: PaddingMask, radius: int) -> PaddingMask:
     """Return the pixels at most so far away from the mask, along Y and X."""
     wide = np.pad(mask, radius)
     for axis in (-2, -1):
@@ -378,14 +379,14 @@ def grown(mask: Mask, radius: int) -> Mask:
     return wide
 
 
-def find_flat(windows: Sequence[Window], padding: Sequence[float | None]) -> float | None:
+def find_flat(windows: Sequence[SampleWindow], padding: Sequence[float | None]) -> float | None:
     """Return up to which range of grey values a square of a stack has no structure, None if none is without.
 
     Such areas are shaded, or hold the noise of a camera without light or of a lossy compression. padding: the values of
     constant areas that are known.
     """
     step = (
-        max(1, sum(window.values.size for window in windows) // (MOST_SQUARES * SIDE**2)) | 1
+        max(1, sum(window.values.size for window in windows) // (MOST_SQUARES * SQUARE_SIDE**2)) | 1
     )  # odd: not only one column
     ranges, least = np.sort(np.concatenate([_ranges(window.values, padding, step) for window in windows], axis=1))
     if len(ranges) < FEWEST_SQUARES:
@@ -396,13 +397,13 @@ def find_flat(windows: Sequence[Window], padding: Sequence[float | None]) -> flo
     lively = len(least) - np.searchsorted(least, ranges, side="right")
     is_gap &= lively >= LEAST_LIVELY * len(ranges)
     ends = np.flatnonzero(is_gap & ~np.append(is_gap[1:], False))  # below each gap the largest range
-    for flat in ranges[ends[::-1][:MOST_GAPS]].tolist():
+    for flat in ranges[ends[::-1][:_MOST_GAPS]].tolist():
         if not _has_structure(windows, step, flat) and _is_flat(windows, padding, flat):
             return float(flat)
     return None
 
 
-def _has_structure(windows: Sequence[Window], step: int, flat: float) -> bool:
+def _has_structure(windows: Sequence[SampleWindow], step: int, flat: float) -> bool:
     """Return whether the squares of a range up to `flat` show more than noise or shading, such as faint tissue does."""
     squares = np.concatenate([_squares(window.values)[::step] for window in windows])
     smooth = without_speckles(squares)
@@ -411,9 +412,12 @@ def _has_structure(windows: Sequence[Window], step: int, flat: float) -> bool:
     squares = squares[(ranges <= flat) & (ranges > flat / GAP)].astype(np.float64)
     if not len(squares):
         return False
-    place = np.linspace(-1, 1, SIDE)
+    place = np.linspace(-1, 1, SQUARE_SIDE)
     rest = squares - squares.mean((1, 2), keepdims=True)
-    for slope in (np.broadcast_to(place, (SIDE, SIDE)), np.broadcast_to(place[:, None], (SIDE, SIDE))):
+    for slope in (
+        np.broadcast_to(place, (SQUARE_SIDE, SQUARE_SIDE)),
+        np.broadcast_to(place[:, None], (SQUARE_SIDE, SQUARE_SIDE)),
+    ):
         rest = rest - (rest * slope).sum((1, 2), keepdims=True) / (slope**2).sum() * slope
     variance = (rest**2).mean((1, 2))
     alike = (rest[:, :, 1:] * rest[:, :, :-1]).mean((1, 2)) >= CORRELATED_NOISE * variance
@@ -431,20 +435,20 @@ def _ranges(values: NDArray[Any], padding: Sequence[float | None], step: int) ->
     counts = np.isfinite(squares).all((1, 2)) & (squares.max((1, 2)) > squares.min((1, 2)))
     if padding and (mask := find_mask(values[None], padding)) is not None:
         counts &= ~_squares(mask)[::step].any((1, 2))
-    smooth = without_speckles(squares[counts]).reshape(-1, 2, SIDE // 2, 2, SIDE // 2)
+    smooth = without_speckles(squares[counts]).reshape(-1, 2, SQUARE_SIDE // 2, 2, SQUARE_SIDE // 2)
     low, high = smooth.min((2, 4)), smooth.max((2, 4))
     ranges: NDArray[np.float32] = np.stack([high.max((1, 2)) - low.min((1, 2)), (high - low).min((1, 2))])
     return ranges
 
 
 def _squares(values: NDArray[Any]) -> NDArray[Any]:
-    """Return the squares of `SIDE` pixels that a window is made of, (squares, SIDE, SIDE)."""
-    height, width = (length // SIDE * SIDE for length in values.shape)
-    cut = values[:height, :width].reshape(height // SIDE, SIDE, width // SIDE, SIDE)
-    return cut.transpose(0, 2, 1, 3).reshape(-1, SIDE, SIDE)
+    """Return the squares of `SQUARE_SIDE` pixels that a window is made of, (squares, SIDE, SIDE)."""
+    height, width = (length // SQUARE_SIDE * SQUARE_SIDE for length in values.shape)
+    cut = values[:height, :width].reshape(height // SQUARE_SIDE, SQUARE_SIDE, width // SQUARE_SIDE, SQUARE_SIDE)
+    return cut.transpose(0, 2, 1, 3).reshape(-1, SQUARE_SIDE, SQUARE_SIDE)
 
 
-def _is_flat(windows: Sequence[Window], padding: Sequence[float | None], flat: float) -> bool:
+def _is_flat(windows: Sequence[SampleWindow], padding: Sequence[float | None], flat: float) -> bool:
     """Return whether what is without structure ends abruptly, beside tissue like that further away."""
     seen = _Evidence(0.0)
     values: list[float] = []
@@ -481,4 +485,4 @@ def _is_like_padding(seen: _Evidence) -> bool:
     is_alike = abs(seen.near.mean - seen.far.mean) <= tolerance * seen.other.deviation
     place = seen.value - (seen.centre or 0.0)
     is_sharp = seen.edge.distance_from(place) >= SHARP * seen.far.distance_from(place)
-    return is_alike and is_sharp and seen.thick >= THICK * seen.others
+    return is_alike and is_sharp and seen.thick >= _THICK * seen.others

@@ -28,12 +28,12 @@ and how many of these are read whole to be sure."""
 CELL, RUN = 8, 32
 """Side of the squares, and length of the runs along the image's border, that are looked for in the windows."""
 
-MEASURING = Progress(0, 1, "measuring the grey values")
+_MEASURING = Progress(0, 1, "measuring the grey values")
 
 Prepare = Callable[[NDArray[Any]], NDArray[Any]]
 
 
-class Window(NamedTuple):
+class SampleWindow(NamedTuple):
     """Grey values (Y, X) of a part of a slice.
 
     edges: whether it begins or ends where the slice does, at the top, bottom, left and right. ranges: where it lies, by
@@ -77,7 +77,7 @@ class Window(NamedTuple):
 
 def iter_draw(
     stack: Stack, seed: int, lengths: Mapping[str, int], prepare: Prepare | None = None
-) -> Generator[Progress, None, list[Window]]:
+) -> Generator[Progress, None, list[SampleWindow]]:
     """Yield after each; return 2D windows of slices drawn at random, on a grid of other `lengths` along some axes.
 
     prepare: called with what was read before it is resampled.
@@ -96,8 +96,8 @@ def iter_draw(
         for axis in "YX":
             start = int(generator.integers(0, max(1, shape[axis] - SAMPLED_SIDE + 1)))
             ranges[axis] = (start, min(start + SAMPLED_SIDE, shape[axis]))
-        windows.append(Window(read_window(stack, shape, ranges, prepare), _edges(ranges, shape), ranges))
-        yield MEASURING
+        windows.append(SampleWindow(read_window(stack, shape, ranges, prepare), _edges(ranges, shape), ranges))
+        yield _MEASURING
     return windows
 
 
@@ -122,26 +122,26 @@ def read_window(
     return values.reshape([len(places[axis]) for axis in stack.space.axes if axis in "YX"])
 
 
-def iter_look_further(stack: Stack) -> Generator[Progress, None, list[Window]]:
+def iter_look_further(stack: Stack) -> Generator[Progress, None, list[SampleWindow]]:
     """Yield now and then; return more windows in which there are constant areas: in large slices, and empty slices.
 
     They show which values are padding, and are not measured.
     """
     loops = {axis: stack.length(axis) for axis in stack.space.axes if axis not in "YX"}
     places = [dict(zip(loops, place, strict=True)) for place in np.ndindex(*loops.values())]
-    found: list[Window] = []
+    found: list[SampleWindow] = []
     if max(stack.length("Y"), stack.length("X")) > SAMPLED_SIDE:
         for place in places[:: -(-len(places) // PROBED_SLICES)]:
             found += _constant_parts(stack, place)
-            yield MEASURING
+            yield _MEASURING
     if len(places) > SAMPLED_SLICES:
         found += yield from _iter_empty_slices(stack, places[:: -(-len(places) // MOST_SPOTS)])
     return found
 
 
-def _constant_parts(stack: Stack, place: Mapping[str, int]) -> list[Window]:
+def _constant_parts(stack: Stack, place: Mapping[str, int]) -> list[SampleWindow]:
     """Return some windows of a large slice that have constant areas: probes all over it say where."""
-    found: list[Window] = []
+    found: list[SampleWindow] = []
     with suppress(SkipsegError):  # as for slices that may be empty
         for number in np.random.default_rng(0).permutation(PROBES**2).tolist():
             at = divmod(number, PROBES)
@@ -162,9 +162,11 @@ def _around(stack: Stack, side: int, at: tuple[int, int]) -> dict[str, tuple[int
     return ranges
 
 
-def _iter_empty_slices(stack: Stack, places: Sequence[Mapping[str, int]]) -> Generator[Progress, None, list[Window]]:
+def _iter_empty_slices(
+    stack: Stack, places: Sequence[Mapping[str, int]]
+) -> Generator[Progress, None, list[SampleWindow]]:
     """Yield after each; return parts of slices that are constant, some of them: a spot of each says which may be."""
-    found: list[Window] = []
+    found: list[SampleWindow] = []
     whole = {axis: (0, stack.length(axis)) for axis in "YX"}
     spot = {axis: ((length - SPOT) // 2, (length + SPOT) // 2) for axis, (_, length) in whole.items()}
     spot = {axis: (max(0, first), min(last, whole[axis][1])) for axis, (first, last) in spot.items()}
@@ -175,11 +177,11 @@ def _iter_empty_slices(stack: Stack, places: Sequence[Mapping[str, int]]) -> Gen
                 looked += 1
                 if (empty := _read_window(stack, place, whole)).is_constant:
                     found.append(empty._replace(values=empty.values[:SPOT, :SPOT]))
-        yield MEASURING
+        yield _MEASURING
     return found
 
 
-def is_empty_in_all_channels(stack: Stack, window: Window) -> bool:
+def is_empty_in_all_channels(stack: Stack, window: SampleWindow) -> bool:
     """Return whether a window that is constant in its channel is so in the others too."""
     for channel in range(stack.length("C")):
         ranges = {**window.ranges, "C": (channel, channel + 1)}
@@ -189,13 +191,13 @@ def is_empty_in_all_channels(stack: Stack, window: Window) -> bool:
     return True
 
 
-def _read_window(stack: Stack, place: Mapping[str, int], part: Mapping[str, tuple[int, int]]) -> Window:
+def _read_window(stack: Stack, place: Mapping[str, int], part: Mapping[str, tuple[int, int]]) -> SampleWindow:
     """Return a part of a slice."""
     ranges = {**{axis: (at, at + 1) for axis, at in place.items()}, **part}
     values = stack.read(tuple(slice(*ranges[axis]) for axis in stack.space.axes))
     shape = {axis: stack.length(axis) for axis in stack.space.axes}
     sides = [ranges[axis][1] - ranges[axis][0] for axis in stack.space.axes if axis in "YX"]
-    return Window(values.reshape(sides), _edges(ranges, shape), ranges)
+    return SampleWindow(values.reshape(sides), _edges(ranges, shape), ranges)
 
 
 def _edges(ranges: Mapping[str, tuple[int, int]], shape: Mapping[str, int]) -> tuple[bool, bool, bool, bool]:

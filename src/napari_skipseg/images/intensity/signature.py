@@ -25,7 +25,7 @@ PATCHES = 16
 LIVELY = 0.2
 """Contrast relative to the liveliest patch of an image up to which a patch shows hardly anything."""
 OCTAVES = 5
-BLOCK = 32
+_BLOCK = 32
 """Side of the blocks whose contrast is compared, in pixels of the patch."""
 SMOOTHING = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 QUANTILES = (1, 5, 25, 50, 75, 95, 99)
@@ -48,7 +48,7 @@ GROUPS = {
     "evenness": _Group(18, (0.12, 0.12, 0.14, 0.20, 0.30), 1.9),
 }
 """Measured on 28 images of EM, 4 of nuclei and 15 photographs, see `benchmarks/guards.py`."""
-FEATURES = 23
+SIGNATURE_FEATURES = 23
 ENOUGH, ALLOWANCE = 8.0, 0.65
 """Patches that tell the kind of an image for sure, and how fast the limit rises where there are fewer.
 
@@ -71,11 +71,11 @@ class ImageSignature:
 
     def __post_init__(self) -> None:
         rows = [*self.middle, *self.width]
-        if len(self.middle) != len(self.width) or any(len(row) != FEATURES for row in rows):
-            raise ValueError(f"a signature has {FEATURES} numbers for each channel")
+        if len(self.middle) != len(self.width) or any(len(row) != SIGNATURE_FEATURES for row in rows):
+            raise ValueError(f"a signature has {SIGNATURE_FEATURES} numbers for each channel")
 
 
-def sign(patches: Iterable[NDArray[Any]]) -> ImageSignature | None:
+def sign_image(patches: Iterable[NDArray[Any]]) -> ImageSignature | None:
     """Return the signature of `patches`, each (C, Y, X); None if none of them shows anything.
 
     Patches in which hardly anything is seen, compared with the others, are left out.
@@ -91,7 +91,7 @@ def sign(patches: Iterable[NDArray[Any]]) -> ImageSignature | None:
     return ImageSignature(_rounded(middle), _rounded(width))
 
 
-def distance(image: ImageSignature, known: Sequence[ImageSignature]) -> tuple[float, str]:
+def signature_distance(image: ImageSignature, known: Sequence[ImageSignature]) -> tuple[float, str]:
     """Return how far an image is from the nearest of the `known` ones, and in what most.
 
     Above `limit_for` its size, which is 1 for all but small images, it is of another kind. Without a known one of as
@@ -143,7 +143,7 @@ def _features(picture: NDArray[Any]) -> NDArray[np.float64]:
         sizes.append(math.log10(deviation))
         asymmetry.append(float(np.cbrt((unit**3).mean())))
         edges.append(-math.log(float(np.abs(unit).mean()) + SMALL))
-        evenness.append(float(np.log(_block_energy(band, BLOCK >> octave) + SMALL**1.5).std()))
+        evenness.append(float(np.log(_block_energy(band, _BLOCK >> octave) + SMALL**1.5).std()))
         rest = smooth[::2, ::2]
     return np.array([*histogram, *asymmetry[:3], *sizes, *edges, *evenness], np.float64)
 

@@ -15,11 +15,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.images.slice_checks.samples import DULL, MOST_VOXELS, SliceSamples, iter_sample_slices
+from napari_skipseg.images.slice_checks.samples import DULL, MOST_SAMPLED_VOXELS, SliceSamples, iter_sample_slices
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.progress import Progress, run_to_end
 
-Kind = Literal["empty", "doubled", "shifted", "moved", "unmatched", "contrast", "brightness", "blurred", "noisy"]
+SliceFaultKind = Literal[
+    "empty", "doubled", "shifted", "moved", "unmatched", "contrast", "brightness", "blurred", "noisy"
+]
 Values = NDArray[np.float64]
 Numbers = NDArray[np.intp]
 
@@ -48,9 +50,9 @@ ABRUPT = 0.7
 DOUBLED = 0.15
 """What a slice leaves unexplained of the next one's variance, relative to what is usual in the stack, where the two
 are doubles. In undisturbed stacks it is at least 0.5."""
-SHORT = 16
+_SHORT = 16
 """Pairs of slices up to which what is usual is the median of all others, as a fault is a large part of so few."""
-SAME = 1e-6
+_SAME = 1e-6
 """The same where two slices are equal, but for rounding."""
 RELIABLE, AGREEING = 6.0, 4.5
 """Peak of a phase correlation that noise hardly reaches (30 pairs of noise: 3.6-6.2); least peak where both sides of a
@@ -61,7 +63,7 @@ ALIGNED = 0.6
 """Share of pairs with a reliable displacement from which on a stack counts as aligned."""
 LEAST_SHIFT, LEAST_OF_FEW, FEW = 5.0, 32.0, 3
 """Pixels from which on a slice may be called shifted; where there are at most `FEW` pairs, which tell no jitter."""
-JITTER = 6.0
+_JITTER = 6.0
 """How many times the stack's usual jitter a shift must be. Largest in undisturbed stacks: 4.5 (ISBI 2012)."""
 SURE = 0.25
 """Share of the stack's usual peak that the peak of a slice must reach, for its displacement to count by itself."""
@@ -78,7 +80,7 @@ class SliceFault:
     slice that it is compared with, where that is only one. frame: the slices are the times of an image without Z.
     """
 
-    kind: Kind
+    kind: SliceFaultKind
     number: int
     amount: float = 0.0
     other: int | None = None
@@ -109,14 +111,14 @@ def iter_slice_faults(stack: Stack) -> Generator[Progress, None, tuple[SliceFaul
     faults: list[SliceFault] = []
     for place in series:
         fixed = dict(zip(others, place, strict=True))
-        samples = yield from iter_sample_slices(stack, along, fixed, MOST_VOXELS // len(series))
+        samples = yield from iter_sample_slices(stack, along, fixed, MOST_SAMPLED_VOXELS // len(series))
         time = fixed.get("T") if stack.length("T") > 1 else None
         channel = fixed.get("C") if stack.length("C") > 1 else None
-        faults += (replace(each, time=time, channel=channel, frame=along == "T") for each in judge(samples))
+        faults += (replace(each, time=time, channel=channel, frame=along == "T") for each in judge_slices(samples))
     return tuple(faults)
 
 
-def judge(samples: SliceSamples) -> list[SliceFault]:
+def judge_slices(samples: SliceSamples) -> list[SliceFault]:
     """Return the faults of a series of slices: the empty ones, then what is odd of the others, each at most once."""
     usual = _usual_spread(samples.spread)
     usable = usual > DULL * usual.max(initial=0.0)
@@ -224,12 +226,12 @@ def _odd_structure(roughness: Values, full: Numbers) -> Iterator[SliceFault]:
 def _doubled(unexplained: Values, full: Numbers) -> Iterator[SliceFault]:
     """Yield slices that equal the one before, exactly or but for less noise than two recordings would differ by."""
     pairs = _pairs(full)
-    same = [pair for pair in pairs if unexplained[pair].max() <= SAME]
+    same = [pair for pair in pairs if unexplained[pair].max() <= _SAME]
     yield from (SliceFault("doubled", pair + 1, other=pair) for pair in same)
-    different = [pair for pair in pairs if unexplained[pair].max() > SAME]
-    values = np.log(np.maximum(unexplained[different], SAME))
+    different = [pair for pair in pairs if unexplained[pair].max() > _SAME]
+    values = np.log(np.maximum(unexplained[different], _SAME))
     for row, pair in enumerate(different if len(different) > 1 else []):
-        others = np.delete(values, row, axis=0) if len(different) <= SHORT else values
+        others = np.delete(values, row, axis=0) if len(different) <= _SHORT else values
         if float(np.median(values[row] - np.median(others, axis=0))) < math.log(DOUBLED):
             yield SliceFault("doubled", pair + 1, other=pair)
 
@@ -252,7 +254,7 @@ def _displaced(samples: SliceSamples, full: Numbers) -> Iterator[SliceFault]:
     sure = max(RELIABLE, SURE * float(np.median(peak[pairs])))
     runs = np.split(full, np.flatnonzero(np.diff(full) > 1) + 1)
     apart = np.concatenate([np.zeros(0), *(_distance_from_way(place, run) for run in runs)])
-    limit = LEAST_OF_FEW if is_few else max(LEAST_SHIFT, JITTER * float(np.median(apart)))
+    limit = LEAST_OF_FEW if is_few else max(LEAST_SHIFT, _JITTER * float(np.median(apart)))
     steps: list[tuple[int, int, float]] = []
     for run in runs:
         kept, shifted = _without_shifted(place, peak, run, limit=limit, sure=sure)
@@ -260,7 +262,7 @@ def _displaced(samples: SliceSamples, full: Numbers) -> Iterator[SliceFault]:
         lengths = np.linalg.norm(np.diff(place[kept], axis=0), axis=1)
         steps += zip(kept[:-1].tolist(), kept[1:].tolist(), lengths.tolist(), strict=True)
     usual = float(np.median([length for _, _, length in steps])) if steps else 0.0
-    limit = LEAST_OF_FEW if is_few else max(2 * LEAST_SHIFT, JITTER * usual)
+    limit = LEAST_OF_FEW if is_few else max(2 * LEAST_SHIFT, _JITTER * usual)
     for before, after, length in steps:
         if length > limit and after == before + 1 and peak[before] >= sure:
             jump = _jump(before, length, full)

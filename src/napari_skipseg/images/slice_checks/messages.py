@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import groupby
 
-from napari_skipseg.images.slice_checks.checks import Kind, SliceFault
+from napari_skipseg.images.slice_checks.checks import SliceFault, SliceFaultKind
 
-MOST_NAMED = 12
+_MOST_NAMED = 12
 """Slices, or runs of them, that one sentence names."""
 MOST_SENTENCES = 12
 FRACTIONS = {1 / 2: "half", 1 / 3: "a third", 1 / 5: "a fifth", 1 / 10: "a tenth", 1 / 20: "a twentieth"}
@@ -97,7 +97,7 @@ def _noisy(group: Sequence[SliceFault], files: Sequence[str]) -> str:
     return f"{_named(group, files)} {_verb(group, 'is', 'are')} far noisier than the others."
 
 
-_SENTENCES: dict[Kind, Callable[[Sequence[SliceFault], Sequence[str]], str]] = {
+_SENTENCES: dict[SliceFaultKind, Callable[[Sequence[SliceFault], Sequence[str]], str]] = {
     "empty": _empty,
     "doubled": _doubled,
     "shifted": _shifted,
@@ -146,9 +146,9 @@ def in_list(numbers: Sequence[int], files: Sequence[str] = ()) -> str:
         members = [number for _, number in run]
         runs += [members] if len(members) > 2 else [[number] for number in members]
     parts = [_number(run[0], files) if len(run) == 1 else _range(run, files) for run in runs]
-    if len(parts) > MOST_NAMED:
-        more = sum(len(run) for run in runs[MOST_NAMED:])
-        return f"{', '.join(parts[:MOST_NAMED])} and {more} more"
+    if len(parts) > _MOST_NAMED:
+        more = sum(len(run) for run in runs[_MOST_NAMED:])
+        return f"{', '.join(parts[:_MOST_NAMED])} and {more} more"
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 

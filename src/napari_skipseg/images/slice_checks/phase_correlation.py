@@ -11,10 +11,10 @@ from scipy import fft
 
 COARSE = 128
 """Longest side of the pictures that are compared; larger ones are averaged down to it."""
-HIGHEST = 0.12
+_HIGHEST = 0.12
 """Standard deviation of the Gaussian low pass, in cycles per coarse pixel: serial sections agree in large structures
 only."""
-LOWEST = 1.5
+_LOWEST = 1.5
 """Wavelengths longer than the picture's side over this are left out: they tell brightness, not place."""
 
 Spectrum = NDArray[np.complex64]
@@ -29,8 +29,8 @@ class PhaseCorrelation:
         self._coarse = (self._kept[0] // self.factor, self._kept[1] // self.factor)
         self._taper = np.outer(np.hanning(self._coarse[0]), np.hanning(self._coarse[1])).astype(np.float32)
         rows, columns = np.fft.fftfreq(self._coarse[0])[:, None], np.fft.rfftfreq(self._coarse[1])[None]
-        squared, low = rows**2 + columns**2, LOWEST / min(self._coarse)
-        self._band = (np.exp(-squared / (2 * HIGHEST**2)) * (1 - np.exp(-squared / (2 * low**2)))).astype(np.float32)
+        squared, low = rows**2 + columns**2, _LOWEST / min(self._coarse)
+        self._band = (np.exp(-squared / (2 * _HIGHEST**2)) * (1 - np.exp(-squared / (2 * low**2)))).astype(np.float32)
 
     def spectrum(self, picture: NDArray[Any]) -> Spectrum:
         """Return the phases of a picture, which `shift` compares."""

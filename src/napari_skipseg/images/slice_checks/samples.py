@@ -19,11 +19,11 @@ WINDOW, SMALL = 512, 128
 """Sides of the large window and of the small ones, in pixels."""
 MIDDLE = 256
 """Side of the part of a window that fine structure is measured in."""
-FEWEST = 2**14
+_FEWEST = 2**14
 """Pixels that percentiles are taken of, at least."""
 LARGE_SLICE = 768
 """Side from which on a slice is looked at in small windows too."""
-MOST_VOXELS = 2**28
+MOST_SAMPLED_VOXELS = 2**28
 """Voxels of the large windows of all slices together; of more slices the windows are smaller, down to `SMALL`."""
 BLOCK_VOXELS, BLOCK_SLICES = 2**24, 64
 """Most that is read at once, where an array is stored in chunks that hold several slices."""
@@ -32,7 +32,7 @@ DULL = 0.3
 
 LOOKING = Progress(0, 1, "looking at the slices")
 
-Window = tuple[slice, slice]
+SliceWindow = tuple[slice, slice]
 Picture = NDArray[np.float32]
 
 
@@ -59,7 +59,7 @@ class SliceSamples:
 
 
 def iter_sample_slices(
-    stack: Stack, along: str, fixed: Mapping[str, int], most_voxels: int = MOST_VOXELS
+    stack: Stack, along: str, fixed: Mapping[str, int], most_voxels: int = MOST_SAMPLED_VOXELS
 ) -> Generator[Progress, None, SliceSamples]:
     """Yield after each slice; return what is measured of every slice along an axis.
 
@@ -103,7 +103,7 @@ def iter_sample_slices(
 
 def _measure(picture: Picture) -> tuple[float, float, float, float]:
     """Return level, spread, roughness and smoothness of a picture."""
-    step = max(1, math.isqrt(picture.size // FEWEST))
+    step = max(1, math.isqrt(picture.size // _FEWEST))
     low, level, high = np.percentile(picture[::step, ::step], (1, 50, 99))
     part = _middle(picture)
     inner = part[1:-1, 1:-1]
@@ -132,7 +132,7 @@ def _middle(picture: Picture) -> Picture:
     return picture[top : top + MIDDLE, left : left + MIDDLE]
 
 
-def _choose_windows(stack: Stack, along: str, fixed: Mapping[str, int], most_voxels: int) -> tuple[Window, ...]:
+def _choose_windows(stack: Stack, along: str, fixed: Mapping[str, int], most_voxels: int) -> tuple[SliceWindow, ...]:
     """Return the large window first: in the middle, or where the image is livelier if nothing is there."""
     height, width = stack.length("Y"), stack.length("X")
     count = stack.length(along)
@@ -154,13 +154,13 @@ def _choose_windows(stack: Stack, along: str, fixed: Mapping[str, int], most_vox
     return (_around(*centres[main], side, height, width), *(each for n, each in enumerate(small) if n != main))
 
 
-def _around(y: float, x: float, side: int, height: int, width: int) -> Window:
+def _around(y: float, x: float, side: int, height: int, width: int) -> SliceWindow:
     top, left = (max(0, min(round(middle - side / 2), length - side)) for middle, length in ((y, height), (x, width)))
     return slice(top, min(top + side, height)), slice(left, min(left + side, width))
 
 
 def _pictures(
-    stack: Stack, along: str, fixed: Mapping[str, int], windows: tuple[Window, ...]
+    stack: Stack, along: str, fixed: Mapping[str, int], windows: tuple[SliceWindow, ...]
 ) -> Iterator[tuple[Picture, ...]]:
     """Yield the windows of every slice, in order. Slices of one chunk are read together, as it is decoded whole."""
     area = max((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in windows)
@@ -171,7 +171,7 @@ def _pictures(
 
 
 def _read_block(
-    stack: Stack, along: str, fixed: Mapping[str, int], windows: list[Window], numbers: range
+    stack: Stack, along: str, fixed: Mapping[str, int], windows: list[SliceWindow], numbers: range
 ) -> Iterator[tuple[Picture, ...]]:
     blocks = []
     for rows, columns in windows:

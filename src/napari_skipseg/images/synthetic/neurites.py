@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 FloatArray = NDArray[np.float32]
-Spacing = tuple[float, float, float]
+SectionSpacing = tuple[float, float, float]
 """Voxel size (z, y, x)."""
 
-REACH = 140.0
+_REACH = 140.0
 """How far beyond its surface a neurite is looked for."""
-MARGIN = 260.0
+_MARGIN = 260.0
 """How far beyond the image neurites are grown."""
-SMALLEST = 3600.0
+_SMALLEST = 3600.0
 """Area (nm²) below which a neurite is left out of a section."""
 
 
@@ -47,7 +47,7 @@ class Tissue(NamedTuple):
     tilt: FloatArray
     warp: FloatArray
     neurites: list[Neurite]
-    spacing: Spacing
+    spacing: SectionSpacing
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], scales: tuple[float, ...]) -> FloatArray:
@@ -76,10 +76,10 @@ def _kernel(length: int, scale: float) -> Any:
 
 
 def grow_neurites(
-    rng: np.random.Generator, shape: tuple[int, int, int], spacing: Spacing, girth: float
+    rng: np.random.Generator, shape: tuple[int, int, int], spacing: SectionSpacing, girth: float
 ) -> list[Neurite]:
     """Return neurites of very varied sizes, `girth` times a larva's, packed over an image and its margin."""
-    height, width = (n * size + 2 * MARGIN for n, size in zip(shape[1:], spacing[1:], strict=True))
+    height, width = (n * size + 2 * _MARGIN for n, size in zip(shape[1:], spacing[1:], strict=True))
     area = height * width / girth**2
     sizes = girth * np.clip(rng.lognormal(np.log(70), 0.5, int(area / 17000)), 32, 260)
     fillers = girth * rng.uniform(29, 54, int(area / 3600))
@@ -89,7 +89,7 @@ def grow_neurites(
         chain = _place(rng, float(size), placed, (height, width))
         if chain is not None:
             placed = np.concatenate([placed, chain])
-            chains.append(chain - np.array((MARGIN, MARGIN, 0), np.float32))
+            chains.append(chain - np.array((_MARGIN, _MARGIN, 0), np.float32))
     return [_wander(rng, chain, shape[0], spacing[0]) for chain in chains]
 
 
@@ -126,7 +126,9 @@ def _wander(rng: np.random.Generator, chain: FloatArray, depth: int, section: fl
     return Neurite(nodes.astype(np.float32), (radius * (1 + 0.2 * girth)).astype(np.float32))
 
 
-def cut_sections(rng: np.random.Generator, shape: tuple[int, int, int], spacing: Spacing, girth: float = 1.0) -> Tissue:
+def cut_sections(
+    rng: np.random.Generator, shape: tuple[int, int, int], spacing: SectionSpacing, girth: float = 1.0
+) -> Tissue:
     """Return sections of `shape` (Z, Y, X) through newly grown neurites; `spacing` is the voxel size in nm."""
     neurites = grow_neurites(rng, shape, spacing, girth)
     warp = _elastic_warp(rng, shape, spacing)
@@ -137,18 +139,18 @@ def cut_sections(rng: np.random.Generator, shape: tuple[int, int, int], spacing:
         everyone = range(len(neurites))
         owner, _ = _partition(neurites, everyone, z, warp[:, z, ::coarse, ::coarse], _coarser(spacing, coarse))
         areas = np.bincount(owner[owner >= 0], minlength=len(neurites)) * coarse**2 * spacing[1] * spacing[2]
-        seen = [index for index in everyone if areas[index] > SMALLEST]
+        seen = [index for index in everyone if areas[index] > _SMALLEST]
         cells[z], excess[z] = _partition(neurites, seen, z, warp[:, z], spacing)
     slopes = [_steepest(excess, axis) / spacing[axis] for axis in range(3)]
     in_plane = np.maximum(np.hypot(slopes[1], slopes[2]), 0.3)
     return Tissue(cells, excess / in_plane, np.minimum(slopes[0] / in_plane, 1.5), warp, neurites, spacing)
 
 
-def _coarser(spacing: Spacing, step: int) -> Spacing:
+def _coarser(spacing: SectionSpacing, step: int) -> SectionSpacing:
     return spacing[0], spacing[1] * step, spacing[2] * step
 
 
-def _elastic_warp(rng: np.random.Generator, shape: tuple[int, int, int], spacing: Spacing) -> FloatArray:
+def _elastic_warp(rng: np.random.Generator, shape: tuple[int, int, int], spacing: SectionSpacing) -> FloatArray:
     warp = np.zeros((2, *shape), np.float32)
     for amplitude, depth, across in ((90.0, 450.0, 330.0), (32.0, 160.0, 100.0), (6.0, 110.0, 30.0)):
         scales = tuple(max(scale / size, 0.5) for scale, size in zip((depth, across, across), spacing, strict=True))
@@ -156,14 +158,16 @@ def _elastic_warp(rng: np.random.Generator, shape: tuple[int, int, int], spacing
     return warp
 
 
-def grid(warp: FloatArray, window: tuple[slice, slice], spacing: Spacing) -> tuple[FloatArray, FloatArray]:
+def grid(warp: FloatArray, window: tuple[slice, slice], spacing: SectionSpacing) -> tuple[FloatArray, FloatArray]:
     """Return the (y, x) positions in nm, warp (2, Y, X) included, of the pixels in `window`."""
     rows = np.arange(window[0].start, window[0].stop, dtype=np.float32)[:, None] * np.float32(spacing[1])
     columns = np.arange(window[1].start, window[1].stop, dtype=np.float32) * np.float32(spacing[2])
     return rows + warp[(0, *window)], columns + warp[(1, *window)]
 
 
-def window_around(low: FloatArray, high: FloatArray, shape: tuple[int, ...], spacing: Spacing) -> tuple[slice, slice]:
+def window_around(
+    low: FloatArray, high: FloatArray, shape: tuple[int, ...], spacing: SectionSpacing
+) -> tuple[slice, slice]:
     """Return the pixels of an image of `shape` (Y, X) between the corners `low` and `high` (y, x) in nm."""
     starts = [max(0, int(value // size)) for value, size in zip(low, spacing[1:], strict=True)]
     stops = [min(n, int(value // size) + 2) for value, size, n in zip(high, spacing[1:], shape, strict=True)]
@@ -176,14 +180,14 @@ def _partition(
     seen: Sequence[int],
     z: int,
     warp: FloatArray,
-    spacing: Spacing,
+    spacing: SectionSpacing,
 ) -> tuple[NDArray[np.int32], FloatArray]:
     """Return whose surface is nearest to every pixel of section `z`, and how much further the second one is."""
     shape = warp.shape[1:]
     owner = np.full(shape, -1, np.int32)
-    nearest = np.full(shape, REACH, np.float32)
-    second = np.full(shape, REACH + 60, np.float32)
-    slack = np.abs(warp).max(axis=(1, 2)) + REACH
+    nearest = np.full(shape, _REACH, np.float32)
+    second = np.full(shape, _REACH + 60, np.float32)
+    slack = np.abs(warp).max(axis=(1, 2)) + _REACH
     for index in seen:
         nodes, radii = neurites[index].nodes[z], neurites[index].radii[z]
         reach = slack + radii.max()

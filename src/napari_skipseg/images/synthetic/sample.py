@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.images.synthetic.neurites import Spacing, cut_sections
+from napari_skipseg.images.synthetic.neurites import SectionSpacing, cut_sections
 from napari_skipseg.images.synthetic.organelles import add_mitochondria, add_vesicles
 from napari_skipseg.images.synthetic.texture import (
     ION_BEAM,
@@ -63,7 +63,7 @@ def make_isotropic_sample(shape: tuple[int, int, int] = (64, 128, 128), seed: in
 
 
 def _make(
-    shape: tuple[int, int, int], seed: int, spacing: Spacing, girth: float, microscope: Microscope, name: str
+    shape: tuple[int, int, int], seed: int, spacing: SectionSpacing, girth: float, microscope: Microscope, name: str
 ) -> SyntheticSample:
     if len(shape) != 3 or shape[0] < 1 or min(shape[1:]) < 64:
         raise InputError(f"A sample of shape {tuple(shape)} is too small: give (Z, Y, X) of at least (1, 64, 64).")

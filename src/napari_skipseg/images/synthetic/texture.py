@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from napari_skipseg.images.synthetic.neurites import FloatArray, Spacing, Tissue, smooth_noise
+from napari_skipseg.images.synthetic.neurites import FloatArray, SectionSpacing, Tissue, smooth_noise
 
 Labels = NDArray[np.uint8]
 
@@ -102,7 +102,7 @@ def find_clots(rng: np.random.Generator, tissue: Tissue) -> FloatArray:
     return np.asarray(near / (1 + np.exp(-7 * (field - 1.75))), dtype=np.float32)
 
 
-def noise_scales(spacing: Spacing, depth: float, across: float) -> tuple[float, float, float]:
+def noise_scales(spacing: SectionSpacing, depth: float, across: float) -> tuple[float, float, float]:
     """Return `depth` and `across` in voxels (z, y, x), at least half of one."""
     z, y, x = spacing
     return max(depth / z, 0.5), max(across / y, 0.5), max(across / x, 0.5)
@@ -134,7 +134,7 @@ def render_cytoplasm(rng: np.random.Generator, tissue: Tissue, microscope: Micro
     return np.asarray(grey, dtype=np.float32)
 
 
-def expose(rng: np.random.Generator, grey: FloatArray, spacing: Spacing, microscope: Microscope) -> Labels:
+def expose(rng: np.random.Generator, grey: FloatArray, spacing: SectionSpacing, microscope: Microscope) -> Labels:
     """Return the micrograph of `grey` (taken as scratch): uneven staining, section jitter, blur, noise, 8 bits."""
     depth = grey.shape[0]
     for amplitude, depths, across in ((9.0, 70.0, 500.0), (6.0, 45.0, 220.0)):

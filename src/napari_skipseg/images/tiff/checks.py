@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import tifffile
 
 from napari_skipseg.errors import FileError, InputError
-from napari_skipseg.images.choice import Choice, ImageInfo, choose_image, main_image, note_beside
-from napari_skipseg.images.faults import refusing
+from napari_skipseg.images.choice import ImageChoice, ImageInfo, choose_image, main_image, note_beside
+from napari_skipseg.images.faults import read_errors_as_sentences
 from napari_skipseg.images.set_files import check_regular, find_beside
 from napari_skipseg.images.tiff.bounds import check_metadata, check_segments
 from napari_skipseg.images.tiff.images import held_images, mark_copies, note_copies, page_at, series_of
@@ -46,7 +46,7 @@ EXPANSION = 10_000
 
 zlib reaches 1,032 and LZW about 2,700; only an invented size goes beyond."""
 
-MOST_LOOKED_AT = 100
+_MOST_LOOKED_AT = 100
 """Pages without a place in an OME-XML that are looked at, one by one, to count them."""
 
 SEPARATE = 2
@@ -79,7 +79,7 @@ def open_tiff(path: Path, image: int | None = None) -> OpenTiff:
         SeveralImagesError: no number is given, and several images have equal standing.
         InputError: there is no image of this number.
     """
-    with refusing(path), ExitStack() as on_failure:
+    with read_errors_as_sentences(path), ExitStack() as on_failure:
         opened = _open_companion(path, image) if is_companion(path) else _open_file(path, image, on_failure)
         on_failure.callback(opened.file.close)
         _check_pages(path, opened)
@@ -93,7 +93,7 @@ def list_tiff_images(path: Path) -> tuple[ImageInfo, ...]:
     Raises:
         FileError: as `open_tiff`.
     """
-    with refusing(path), ExitStack() as leaving:
+    with read_errors_as_sentences(path), ExitStack() as leaving:
         if is_companion(path):
             return tuple(each.info for each in _known_set(path, read_companion(path)).images)
         file = open_unread(path)
@@ -199,7 +199,7 @@ def _open_of_set(path: Path, file: Any, found: OmeSet, image: int | None) -> Ope
     infos = [each.info for each in found.images]
     own = [each.info for each in found.images if "" in each.files or path.name in each.files]
     if image is None and 0 < len(own) < len(infos) and (main := main_image(own)) is not None:
-        chosen = Choice(main.number, note_beside(path, main, infos))
+        chosen = ImageChoice(main.number, note_beside(path, main, infos))
     else:
         chosen = choose_image(path, infos, image)
     if len(infos) > 1 or found.is_elsewhere:
@@ -215,7 +215,7 @@ def _open_of_set(path: Path, file: Any, found: OmeSet, image: int | None) -> Ope
     return OpenTiff(file, series[0], None, tuple(infos), tuple(notes), _names_of(path, only))
 
 
-def _open_alone(path: Path, found: OmeSet, chosen: Choice, image: int | None, given: Path) -> OpenTiff:
+def _open_alone(path: Path, found: OmeSet, chosen: ImageChoice, image: int | None, given: Path) -> OpenTiff:
     """Return one image of a set, with an OME-XML that tells of nothing else. given: what a user named."""
     only = found.images[chosen.number]
     check_claims(path, found, only)
@@ -242,8 +242,8 @@ def _unnamed_pages(path: Path, file: Any, series: Any) -> str:
     """Return a sentence on pages of which the OME-XML says nothing, "" where there are none."""
     used = {page.index for page in series if page is not None and page.parent is file}
     others = [number for number in range(len(file.pages)) if number not in used] if used else []
-    count = sum(not page_at(file, number).is_reduced for number in others[:MOST_LOOKED_AT])
-    count += max(0, len(others) - MOST_LOOKED_AT)
+    count = sum(not page_at(file, number).is_reduced for number in others[:_MOST_LOOKED_AT])
+    count += max(0, len(others) - _MOST_LOOKED_AT)
     return f"'{path.name}' has pages of which its OME-XML says nothing ({count}); they are left out." if count else ""
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.choice import ImageInfo
-from napari_skipseg.images.set_files import printable
+from napari_skipseg.images.set_files import printable_name
 from napari_skipseg.images.tiff.bounds import check_inner_sizes, check_segments
 
 MOST_COMPARED = 64 * 2**20
@@ -32,14 +32,14 @@ SAME_RATIO = 0.05
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldImage:
     """An image of a TIFF, and the tifffile series that reads it."""
 
     info: ImageInfo
     series: Any
 
 
-def held_images(path: Path, file: Any) -> list[Held]:
+def held_images(path: Path, file: Any) -> list[HeldImage]:
     """Return the images of an open `tifffile.TiffFile`, in the order of their first pages.
 
     Series of single pages of one shape and type, as `append=True` writes them, are one stack in the order of the pages;
@@ -56,7 +56,7 @@ def held_images(path: Path, file: Any) -> list[Held]:
         series[:1] = _with_pages_behind(file, series[0])
     series = _with_unlike_levels(path, series)
     merged = sorted(_merged(series), key=_first_index)
-    return [Held(_describe(number, each, merged), each) for number, each in enumerate(merged)]
+    return [HeldImage(_describe(number, each, merged), each) for number, each in enumerate(merged)]
 
 
 def series_of(file: Any) -> list[Any]:
@@ -197,7 +197,7 @@ def _describe(number: int, series: Any, all_series: Sequence[Any]) -> ImageInfo:
     kept = [(axis, int(length)) for axis, length in named if axis in "YX" or length != 1]
     return ImageInfo(
         number,
-        printable(series.name),
+        printable_name(series.name),
         "".join(axis for axis, _ in kept),
         tuple(length for _, length in kept),
         str(series.dtype),
@@ -216,7 +216,7 @@ def _is_beside(series: Any, all_series: Sequence[Any]) -> bool:
     return bool(page.is_subifd) and any(not other.keyframe.is_subifd for other in all_series)
 
 
-def mark_copies(path: Path, images: list[Held]) -> list[Held]:
+def mark_copies(path: Path, images: list[HeldImage]) -> list[HeldImage]:
     """Return the images, those single planes marked as beside that are smaller copies of the largest single plane."""
     single = [each for each in images if each.info.planes == 1 and not each.info.is_beside]
     if len(images) == 1 or len(single) < 2 or len(single) != sum(not each.info.is_beside for each in images):
@@ -225,7 +225,7 @@ def mark_copies(path: Path, images: list[Held]) -> list[Held]:
     marked = []
     for each in images:
         is_smaller = each in single and each is not largest and is_copy(path, each.series, largest.series)
-        marked.append(Held(_beside(each.info), each.series) if is_smaller else each)
+        marked.append(HeldImage(_beside(each.info), each.series) if is_smaller else each)
     return marked
 
 

@@ -19,10 +19,10 @@ FEI = (34682, 34680)
 GATAN_UNITS, GATAN_SIZES = (65003, 65004, 65005), (65009, 65010, 65011)
 """Tags of Gatan's DigitalMicrograph, for x, y and z."""
 
-Scales = dict[str, AxisScale]
+MakerScales = dict[str, AxisScale]
 
 
-def read_maker(file: Any, page: Any) -> Scales:
+def read_maker(file: Any, page: Any) -> MakerScales:
     """Return what the tags of a maker say of the axes of an open `tifffile.TiffFile`; nothing if there are none.
 
     FEI / Thermo Fisher (SEM, FIB, Titan), Zeiss (SEM, LSM), Gatan DigitalMicrograph, TVIPS, Olympus (SIS, FluoView),
@@ -37,7 +37,7 @@ def read_maker(file: Any, page: Any) -> Scales:
     return {}
 
 
-def _in_metres(x: Any, y: Any, z: Any = None) -> Scales:
+def _in_metres(x: Any, y: Any, z: Any = None) -> MakerScales:
     """Return sizes in metres as nm or µm, with the 10 digits that are no rounding of the arithmetic."""
     found = {}
     for axis, value in (("X", x), ("Y", y), ("Z", z)):
@@ -48,13 +48,13 @@ def _in_metres(x: Any, y: Any, z: Any = None) -> Scales:
     return found
 
 
-def _in_units(unit: Any, x: Any, y: Any, z: Any = None) -> Scales:
+def _in_units(unit: Any, x: Any, y: Any, z: Any = None) -> MakerScales:
     named = str(unit or "")
     sizes = ((axis, number_of(value)) for axis, value in (("X", x), ("Y", y), ("Z", z)))
     return {axis: AxisScale(float(f"{size:.10g}"), named) for axis, size in sizes if size}
 
 
-def _fei(_: Any, page: Any) -> Scales:
+def _fei(_: Any, page: Any) -> MakerScales:
     for tag in FEI:
         metadata = page.tags.valueof(tag)
         if not isinstance(metadata, Mapping):
@@ -68,7 +68,7 @@ def _fei(_: Any, page: Any) -> Scales:
     return {}
 
 
-def _zeiss_sem(_: Any, page: Any) -> Scales:
+def _zeiss_sem(_: Any, page: Any) -> MakerScales:
     metadata = page.tags.valueof(CZ_SEM)
     if not isinstance(metadata, Mapping):
         return {}
@@ -80,30 +80,30 @@ def _zeiss_sem(_: Any, page: Any) -> Scales:
     return _in_metres(size, size)
 
 
-def _zeiss_lsm(file: Any, _: Any) -> Scales:
+def _zeiss_lsm(file: Any, _: Any) -> MakerScales:
     metadata = file.lsm_metadata or {}
     return _in_metres(metadata.get("VoxelSizeX"), metadata.get("VoxelSizeY"), metadata.get("VoxelSizeZ"))
 
 
-def _gatan(_: Any, page: Any) -> Scales:
+def _gatan(_: Any, page: Any) -> MakerScales:
     units = [str(page.tags.valueof(tag) or "") for tag in GATAN_UNITS]
     sizes = [number_of(page.tags.valueof(tag)) for tag in GATAN_SIZES]
     return {axis: AxisScale(size, unit) for axis, size, unit in zip("XYZ", sizes, units, strict=True) if size and unit}
 
 
-def _tvips(_: Any, page: Any) -> Scales:
+def _tvips(_: Any, page: Any) -> MakerScales:
     metadata = page.tags.valueof(TVIPS) or {}
     sizes = [number_of(metadata.get(f"PixelSize{axis}")) for axis in "XY"]
     found = [float(f"{size:.7g}") if size else None for size in sizes]  # they are stored as float32
     return _in_units("nm", *found)
 
 
-def _olympus_sis(file: Any, _: Any) -> Scales:
+def _olympus_sis(file: Any, _: Any) -> MakerScales:
     metadata = file.sis_metadata or {}
     return _in_metres(metadata.get("pixelsizex"), metadata.get("pixelsizey"))
 
 
-def _olympus_fluoview(file: Any, _: Any) -> Scales:
+def _olympus_fluoview(file: Any, _: Any) -> MakerScales:
     found = {}
     for name, _length, _origin, size, unit, *_ in (file.fluoview_metadata or {}).get("Dimensions", ()):
         axis = str(name).strip().upper()
@@ -112,7 +112,7 @@ def _olympus_fluoview(file: Any, _: Any) -> Scales:
     return found
 
 
-def _metamorph(file: Any, _: Any) -> Scales:
+def _metamorph(file: Any, _: Any) -> MakerScales:
     metadata = file.stk_metadata or {}
     if metadata:
         steps = [abs(float(step)) for step in metadata.get("ZDistance", ()) if step]
@@ -129,7 +129,7 @@ def _metamorph(file: Any, _: Any) -> Scales:
     return _in_units(plane.get("spatial-calibration-units"), *sizes)
 
 
-def _micro_manager(_: Any, page: Any) -> Scales:
+def _micro_manager(_: Any, page: Any) -> MakerScales:
     metadata = page.tags.valueof(MICRO_MANAGER)
     if not isinstance(metadata, Mapping):
         return {}
@@ -138,14 +138,14 @@ def _micro_manager(_: Any, page: Any) -> Scales:
     return _in_units("µm", size, size, metadata.get("z-step_um"))
 
 
-def _aperio(file: Any, page: Any) -> Scales:
+def _aperio(file: Any, page: Any) -> MakerScales:
     if not file.is_svs:
         return {}
     size = tifffile.tifffile.svs_description_metadata(page.description).get("MPP")
     return _in_units("µm", size, size)
 
 
-def _leica_scn(file: Any, page: Any) -> Scales:
+def _leica_scn(file: Any, page: Any) -> MakerScales:
     if not file.is_scn:
         return {}
     for image in ElementTree.fromstring(file.scn_metadata).iter():
@@ -158,7 +158,7 @@ def _leica_scn(file: Any, page: Any) -> Scales:
     return {}
 
 
-_READERS: tuple[Callable[[Any, Any], Scales], ...] = (
+_READERS: tuple[Callable[[Any, Any], MakerScales], ...] = (
     _fei,
     _zeiss_sem,
     _zeiss_lsm,

@@ -13,7 +13,7 @@ from xml.parsers import expat
 
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.choice import ImageInfo
-from napari_skipseg.images.set_files import find_beside, printable
+from napari_skipseg.images.set_files import find_beside, printable_name
 
 COMPANION = ".ome"
 """The ending of an OME-XML in a file of its own, such as em.companion.ome."""
@@ -21,11 +21,11 @@ COMPANION = ".ome"
 LARGEST_TEXT = 256 * 2**20
 """Bytes of OME-XML from which on it is refused."""
 
-PARTS = 300_000
+_PARTS = 300_000
 """Elements and attributes of an OME-XML, together, that are always allowed: opening it takes 1 s and 170 MB."""
 
 BYTES_PER_PART = 1000
-"""A set of files with so many bytes for each element and attribute may have more than `PARTS` of them."""
+"""A set of files with so many bytes for each element and attribute may have more than `_PARTS` of them."""
 
 BYTES_PER_PLANE = 64
 """A plane of a TIFF takes more than so many bytes: those of its list of tags. So a file's size bounds its planes."""
@@ -107,8 +107,8 @@ def check_text(path: Path, text: str | bytes) -> None:
     def start(name: str, attributes: list[str]) -> None:
         nonlocal count, most
         count += 1 + len(attributes) // 2
-        if count > PARTS:
-            most = most or max(PARTS, _bytes_beside(path) // BYTES_PER_PART)
+        if count > _PARTS:
+            most = most or max(_PARTS, _bytes_beside(path) // BYTES_PER_PART)
             if count > most:
                 raise FileError(f"'{path}' has over {most} pieces of metadata: it is damaged, export it again.")
 
@@ -170,10 +170,10 @@ def _describe(number: int, element: ElementTree.Element, pixels: ElementTree.Ele
     kind = pixels.get("Type", "")
     return ImageInfo(
         number,
-        printable(element.get("Name", "")),
+        printable_name(element.get("Name", "")),
         "".join(axis for axis, _ in named),
         tuple(length for _, length in named),
-        _TYPES.get(kind, printable(kind)),
+        _TYPES.get(kind, printable_name(kind)),
     )
 
 

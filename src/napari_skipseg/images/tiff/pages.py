@@ -16,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.faults import refusing
+from napari_skipseg.images.faults import read_errors_as_sentences
 from napari_skipseg.images.stack import ArrayLike, LazyArray
 from napari_skipseg.images.tiff.bounds import check_inner_sizes
 from napari_skipseg.images.tiff.checks import WHOLE_PAGE, is_plain
 from napari_skipseg.images.views import MappedArray
 
-KEPT = 2 * WHOLE_PAGE
+_KEPT = 2 * WHOLE_PAGE
 """Bytes of decoded pages, strips and tiles that are kept: neighbouring parts need the same ones."""
 
-Index = tuple[int | slice, ...]
+PageIndex = tuple[int | slice, ...]
 
 
 def lazy_array(path: Path, file: Any, series: Any, shape: tuple[int, ...]) -> ArrayLike:
@@ -36,7 +36,7 @@ def lazy_array(path: Path, file: Any, series: Any, shape: tuple[int, ...]) -> Ar
     Raises:
         FileError: the first page cannot be decoded.
     """
-    with refusing(path):
+    with read_errors_as_sentences(path):
         if is_plain(series):
             owner = series.keyframe.parent  # of a set of files it may be another one than `path`
             file.close()
@@ -60,7 +60,7 @@ class TiffArray(LazyArray):
         self._lock = threading.RLock()
         weakref.finalize(self, file.close)
 
-    def _read(self, index: Index) -> NDArray[Any]:
+    def _read(self, index: PageIndex) -> NDArray[Any]:
         leading, inner = index[: self._leading], index[self._leading :]
         places = [
             range(part, part + 1) if isinstance(part, int) else range(*part.indices(length))
@@ -69,16 +69,16 @@ class TiffArray(LazyArray):
         counts = [len(place) for place, part in zip(places, leading, strict=True) if isinstance(part, slice)]
         page = self.shape[self._leading :]
         window = tuple(len(range(n)[p]) for p, n in zip(inner, page, strict=True) if isinstance(p, slice))
-        with refusing(self._path, "The part asked for of"):
+        with read_errors_as_sentences(self._path, "The part asked for of"):
             result = np.empty((math.prod(counts), *window), self.dtype)
         for number, place in enumerate(product(*places)):
             result[number] = self._read_page(place, inner)
         return result.reshape((*counts, *window))[()]
 
-    def _read_page(self, place: tuple[int, ...], inner: Index) -> NDArray[Any]:
+    def _read_page(self, place: tuple[int, ...], inner: PageIndex) -> NDArray[Any]:
         number = int(np.ravel_multi_index(place, self.shape[: self._leading])) if place else 0
         shape = self.shape[self._leading :]
-        with self._lock, refusing(self._path, f"Page {number} of"):
+        with self._lock, read_errors_as_sentences(self._path, f"Page {number} of"):
             page = self._series[number]
             if page.is_final and self._series.transform is None:
                 stored = np.dtype(page.parent.byteorder + self.dtype.char)
@@ -100,12 +100,12 @@ class TiffArray(LazyArray):
                 values = self._series.transform(values)
             self._kept[key] = values
             self._kept_bytes += _bytes(values)
-            while len(self._kept) > 1 and self._kept_bytes > KEPT:
+            while len(self._kept) > 1 and self._kept_bytes > _KEPT:
                 self._kept_bytes -= _bytes(self._kept.popitem(last=False)[1])
         self._kept.move_to_end(key)
         return self._kept[key]
 
-    def _part_of_page(self, page: Any, number: int, inner: Index) -> NDArray[Any]:
+    def _part_of_page(self, page: Any, number: int, inner: PageIndex) -> NDArray[Any]:
         """Return `inner` of a large page, decoding only the strips or tiles that it touches."""
         samples, _, length, width, contiguous = page.keyframe.shaped
         cut, inside = list(self.shape[self._leading :]), list(inner)

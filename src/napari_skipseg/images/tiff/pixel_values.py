@@ -23,14 +23,14 @@ LOSSLESS = ("NONE", "LZW", "DEFLATE", "ADOBE_DEFLATE", "PACKBITS", "LZMA", "ZSTD
 TRANSPARENCY = (1, 2)
 """Values of the tag ExtraSamples for the two kinds of alpha."""
 
-MOST_LOOKED_AT = 32 * 2**20
+_MOST_LOOKED_AT = 32 * 2**20
 """Voxels that are looked at to tell a mask from an image."""
 
-SLICES = 16
+_SLICES = 16
 """Slices that are looked at, spread over the stack."""
 
 
-def as_meant(
+def with_zero_as_black(
     data: ArrayLike, file: Any, series: Any, palette: NDArray[Any] | None, are_labels: bool
 ) -> tuple[ArrayLike, tuple[str, ...]]:
     """Return the values of a TIFF as they are meant, and notes on how they are not those that are stored.
@@ -69,8 +69,8 @@ def _is_mask(data: ArrayLike, top: int) -> bool:
     leading = tuple(int(length) for length in data.shape[:-2])
     count = int(np.prod(leading, dtype=np.int64))
     slice_size = int(data.shape[-2]) * int(data.shape[-1])
-    looked_at = max(1, min(count, SLICES, MOST_LOOKED_AT // slice_size))
-    rows = slice(0, max(1, MOST_LOOKED_AT // int(data.shape[-1])))
+    looked_at = max(1, min(count, _SLICES, _MOST_LOOKED_AT // slice_size))
+    rows = slice(0, max(1, _MOST_LOOKED_AT // int(data.shape[-1])))
     for number in np.unique(np.linspace(0, count - 1, looked_at).astype(int)):
         values = np.asarray(data[(*(int(part) for part in np.unravel_index(number, leading)), rows)])
         if ((values != 0) & (values != top)).any():

@@ -9,15 +9,15 @@ from typing import Any
 
 from napari_skipseg.images.calibration import AxisScale
 from napari_skipseg.images.choice import Location
-from napari_skipseg.images.faults import refusing
-from napari_skipseg.images.file_image import FileImage, stack_of
+from napari_skipseg.images.faults import read_errors_as_sentences
+from napari_skipseg.images.file_image import FileImage, stack_from_file_image
 from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import ArrayLike, FileAxes, Stack
 from napari_skipseg.images.tiff.checks import OpenTiff, open_tiff, open_unread
 from napari_skipseg.images.tiff.ome import find_recipe
 from napari_skipseg.images.tiff.ome_set import is_companion
 from napari_skipseg.images.tiff.pages import lazy_array
-from napari_skipseg.images.tiff.pixel_values import as_meant, note_samples, read_palette
+from napari_skipseg.images.tiff.pixel_values import note_samples, read_palette, with_zero_as_black
 from napari_skipseg.images.tiff.scales import read_scales
 
 
@@ -48,7 +48,7 @@ def read_tiff(
     file, series = opened.file, opened.series
     with ExitStack() as on_failure:
         on_failure.callback(file.close)
-        with refusing(path):
+        with read_errors_as_sentences(path):
             letters = series.get_axes(False).replace("S", "C")
             lengths = [int(length) for length in series.get_shape(False)]
             scales, notes = read_scales(file, series)
@@ -68,9 +68,9 @@ def read_tiff(
             scales,
             notes=notes,
         )
-        stack = stack_of(found_image, given)
-        with refusing(path):  # tags of a damaged file may hold several numbers in place of one
-            data, shown = as_meant(stack.data, file, series, palette, are_labels)
+        stack = stack_from_file_image(found_image, given)
+        with read_errors_as_sentences(path):  # tags of a damaged file may hold several numbers in place of one
+            data, shown = with_zero_as_black(stack.data, file, series, palette, are_labels)
         on_failure.pop_all()
     location = Location(path.absolute(), opened.number)
     notes = (*opened.notes, *shown, *stack.notes)
@@ -91,5 +91,5 @@ def read_tiff_recipe(path: Path) -> dict[str, Any] | None:
     """
     if is_companion(path):
         return None
-    with refusing(path), open_unread(path) as file:
+    with read_errors_as_sentences(path), open_unread(path) as file:
         return None if file.ome_metadata is None else find_recipe(file.ome_metadata)

@@ -38,10 +38,10 @@ UNIT_METRES = {INCH: 0.0254, 3: 0.01, 4: 1e-3, 5: 1e-6}
 LONGEST_HEAD = 2000
 """Letters of a description within which an OME-XML names itself; tifffile knows it by its end, which may be damaged."""
 
-Scales = dict[str, AxisScale]
+TiffScales = dict[str, AxisScale]
 
 
-def read_scales(file: Any, series: Any) -> tuple[Scales, tuple[str, ...]]:
+def read_scales(file: Any, series: Any) -> tuple[TiffScales, tuple[str, ...]]:
     """Return what an open TIFF says of the axes of a series, and notes on what of it was not taken.
 
     OME-XML counts first, then ImageJ's notes, then the tags of the maker of a microscope, then resolution tags.
@@ -63,7 +63,7 @@ def read_scales(file: Any, series: Any) -> tuple[Scales, tuple[str, ...]]:
     return others, notes
 
 
-def _read_without_ome(file: Any, page: Any) -> tuple[Scales, tuple[str, ...]]:
+def _read_without_ome(file: Any, page: Any) -> tuple[TiffScales, tuple[str, ...]]:
     """Return what ImageJ's notes, the tags of a maker or resolution tags say: the first of them that say something."""
     resolution = (_per_pixel(page.tags.valueof(283)), _per_pixel(page.tags.valueof(282)))
     if file.is_imagej and file.imagej_metadata is not None:
@@ -78,7 +78,7 @@ def _read_without_ome(file: Any, page: Any) -> tuple[Scales, tuple[str, ...]]:
 
 def read_shaped(
     told: Mapping[str, Any], resolution: tuple[float | None, float | None], unit: int
-) -> tuple[Scales, tuple[str, ...]] | None:
+) -> tuple[TiffScales, tuple[str, ...]] | None:
     """Return what the JSON that tifffile writes says of the axes, None if it says nothing of them.
 
     It holds what a user hands over as metadata: the words of ImageJ (unit, spacing) or of OME (PhysicalSizeX), also in
@@ -111,7 +111,7 @@ def _per_pixel(rational: Any) -> float | None:
 
 def read_imagej(
     notes: Mapping[str, Any], resolution: tuple[float | None, float | None]
-) -> tuple[Scales, tuple[str, ...]]:
+) -> tuple[TiffScales, tuple[str, ...]]:
     """Return what ImageJ's description says of the axes, and notes on what was not taken.
 
     ImageJ writes `yunit` and `zunit` if they are different from `unit`, and leaves a spacing of 1 out.
@@ -125,7 +125,7 @@ def read_imagej(
         of_y, of_z = ("", "") if name else (str(notes.get("yunit") or ""), str(notes.get("zunit") or ""))
         return _without_unit(spacing, resolution, of_y, of_z), ()
     dots = {"cm": 2.54, **dict.fromkeys(INCHES, 1.0)}.get(name.casefold())
-    if dots is not None and per_x is not None and spacing in (None, 1.0) and is_of_printers(per_x * dots):
+    if dots is not None and per_x is not None and spacing in (None, 1.0) and is_print_resolution(per_x * dots):
         return {}, (_print_note(per_x * dots),)
     units = [str(notes.get(f"{axis}unit") or "").strip() or name for axis in "xyz"]
     left_out: tuple[str, ...] = ()
@@ -142,13 +142,15 @@ def _has_slices(notes: Mapping[str, Any]) -> bool:
     return slices is not None and slices > 1
 
 
-def _without_unit(spacing: float | None, resolution: tuple[float | None, float | None], of_y: str, of_z: str) -> Scales:
+def _without_unit(
+    spacing: float | None, resolution: tuple[float | None, float | None], of_y: str, of_z: str
+) -> TiffScales:
     """Return the numbers that ImageJ wrote without a unit of x: a resolution that printers have says nothing.
 
     resolution: pixels per unit along (y, x). of_y, of_z: their units, "" where there is none.
     """
     per_y, per_x = resolution
-    if per_x is None or not per_x > 0 or is_of_printers(per_x):
+    if per_x is None or not per_x > 0 or is_print_resolution(per_x):
         return {} if spacing is None else {"X": AxisScale(1.0), "Y": AxisScale(1.0), "Z": AxisScale(spacing)}
     x, y = _side(per_x, ""), _side(per_y, of_y)
     if spacing is None and x == y == AxisScale(1.0, ""):
@@ -156,7 +158,7 @@ def _without_unit(spacing: float | None, resolution: tuple[float | None, float |
     return {"X": x, "Y": y, "Z": AxisScale(spacing, of_z)}
 
 
-def read_resolution(resolution: tuple[float | None, float | None], unit: int) -> tuple[Scales, tuple[str, ...]]:
+def read_resolution(resolution: tuple[float | None, float | None], unit: int) -> tuple[TiffScales, tuple[str, ...]]:
     """Return what plain resolution tags say of the axes, in nm: nothing if they tell a print size, with a note.
 
     Without a unit they tell the proportions of a pixel, so they say nothing if it is square.
@@ -178,7 +180,7 @@ def read_resolution(resolution: tuple[float | None, float | None], unit: int) ->
     return {"Y": AxisScale(nanometres[0], "nm"), "X": AxisScale(nanometres[1], "nm")}, ()
 
 
-def is_of_printers(dpi: float) -> bool:
+def is_print_resolution(dpi: float) -> bool:
     """Return whether printers, screens or scanners have such a resolution, by dots per inch."""
     return any(abs(dpi / known - 1) < 0.002 for known in PRINTERS)
 

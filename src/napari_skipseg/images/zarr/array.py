@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from zarr.storage import LocalStore, WrapperStore
 
 from napari_skipseg.errors import FileError, InputError
-from napari_skipseg.images.faults import refusing
+from napari_skipseg.images.faults import read_errors_as_sentences
 from napari_skipseg.images.stack import LazyArray
 from napari_skipseg.images.zarr.chunk_cache import ChunkCache
 from napari_skipseg.images.zarr.keys import ChunkPlaces, KeyForm, find_chunks
@@ -78,7 +78,7 @@ def _is_blosc(told: dict[str, Any]) -> bool:
     return isinstance(last, dict) and "blosc" in (last.get("name"), last.get("id"))
 
 
-Index = tuple[int | slice, ...]
+ArrayIndex = tuple[int | slice, ...]
 
 
 INDEX_ENTRY = 16
@@ -136,7 +136,7 @@ class ZarrArray(LazyArray):
         counts = [range(-(-n // chunk)) for n, chunk in zip(self.shape, self.chunks, strict=True)]
         places: Iterable[tuple[int, ...]] = product(*counts)
         if not self._array.fill_value:
-            with refusing(self._node.path, "The folder of"):
+            with read_errors_as_sentences(self._node.path, "The folder of"):
                 stored = sorted(_stored_chunks(self._node.path, self._array.ndim))
             places = (tuple(chunk[place] for place in self._places) for chunk in stored)
         for place in places:
@@ -146,7 +146,7 @@ class ZarrArray(LazyArray):
                     for number, chunk, n in zip(place, self.chunks, self.shape, strict=True)
                 )
 
-    def _read(self, index: Index) -> NDArray[Any]:
+    def _read(self, index: ArrayIndex) -> NDArray[Any]:
         forward, turned = zip(*(_forward(part, n) for part, n in zip(index, self.shape, strict=True)), strict=True)
         whole: list[int | slice] = [0] * self._array.ndim
         for place, part in zip(self._places, forward, strict=True):
@@ -229,7 +229,7 @@ def _raise(error: OSError) -> None:
 def _open(node: Node) -> tuple[ChunkPlaces, Any]:
     check_harmless(node)
     _check_chunks(node)
-    with refusing(node.path, "The metadata of"):
+    with read_errors_as_sentences(node.path, "The metadata of"):
         places = find_chunks(node, len((node.array or {})["shape"]))
         try:
             array = zarr.open_array(open_store(node, places.others), mode="r")

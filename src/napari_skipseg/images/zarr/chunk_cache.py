@@ -11,20 +11,20 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-KEPT = 256 * 2**20
+KEPT_CHUNKS = 256 * 2**20
 """Bytes of decoded chunks that are kept; the last one always is."""
 
-Place = tuple[int, ...]
+ChunkIndex = tuple[int, ...]
 
 
-class Chunks(Protocol):
+class CachedChunks(Protocol):
     """An array that is stored in chunks."""
 
-    def decode(self, place: Place) -> NDArray[Any]:
+    def decode(self, place: ChunkIndex) -> NDArray[Any]:
         """Return the chunk at `place`."""
         ...
 
-    def is_stored(self, place: Place) -> bool:
+    def is_stored(self, place: ChunkIndex) -> bool:
         """Return whether it has a file; one without may still be written."""
         ...
 
@@ -33,18 +33,22 @@ class ChunkCache:
     """Decoded chunks by their place. Threads that want the same chunk at once wait for one of them to decode it."""
 
     def __init__(self) -> None:
-        self._chunks: OrderedDict[Place, Future[NDArray[Any]]] = OrderedDict()
+        self._chunks: OrderedDict[ChunkIndex, Future[NDArray[Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
     def read(
-        self, chunks: Chunks, places: Sequence[Place], use: Callable[[Place, NDArray[Any]], None], size: int
+        self,
+        chunks: CachedChunks,
+        places: Sequence[ChunkIndex],
+        use: Callable[[ChunkIndex, NDArray[Any]], None],
+        size: int,
     ) -> None:
         """Call `use` with each of the chunks at `places`, which have `size` bytes; several are decoded at once.
 
         Raises:
             Exception: what decoding raises.
         """
-        workers = min(len(places), os.cpu_count() or 1, max(1, KEPT // max(1, size)))
+        workers = min(len(places), os.cpu_count() or 1, max(1, KEPT_CHUNKS // max(1, size)))
         if workers <= 1:
             for place in places:
                 use(place, self._get(chunks, place))
@@ -53,7 +57,7 @@ class ChunkCache:
             for _ in pool.map(lambda place: use(place, self._get(chunks, place)), places):
                 continue
 
-    def _get(self, chunks: Chunks, place: Place) -> NDArray[Any]:
+    def _get(self, chunks: CachedChunks, place: ChunkIndex) -> NDArray[Any]:
         with self._lock:
             known = self._chunks.get(place)
             mine: Future[NDArray[Any]] = Future()
@@ -76,7 +80,7 @@ class ChunkCache:
         self._drop_oldest()
         return values
 
-    def _forget(self, place: Place) -> None:
+    def _forget(self, place: ChunkIndex) -> None:
         with self._lock:
             self._chunks.pop(place, None)
 
@@ -85,7 +89,7 @@ class ChunkCache:
             done = {place: each.result().nbytes for place, each in self._chunks.items() if _is_done(each)}
             total = sum(done.values())
             for place, size in list(done.items())[:-1]:
-                if total <= KEPT:
+                if total <= KEPT_CHUNKS:
                     return
                 total -= size
                 del self._chunks[place]

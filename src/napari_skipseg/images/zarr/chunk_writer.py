@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from napari_skipseg.devices import cores
 from napari_skipseg.durable import write_whole
-from napari_skipseg.images.zarr.pyramid import Region
+from napari_skipseg.images.zarr.pyramid import PyramidRegion
 
 _CODEC: Any = Zstd(level=1, checksum=True)
 _FEW = 4
@@ -29,7 +29,7 @@ _FEW = 4
 _THREADS = 8
 """Threads that compress, at most; zstd does not hold Python's lock."""
 
-Place = tuple[int, ...]
+WrittenChunk = tuple[int, ...]
 """The number of a chunk along each axis."""
 
 
@@ -40,7 +40,7 @@ class ChunkWriter:
         self.folder, self.shape, self.chunks = folder, shape, chunks
         self._stored = dtype.newbyteorder("<")
 
-    def write(self, region: Region, values: NDArray[Any]) -> list[Path]:
+    def write(self, region: PyramidRegion, values: NDArray[Any]) -> list[Path]:
         """Return the files of the chunks of `region`, written. They are not on disk until they are synced.
 
         Raises:
@@ -56,7 +56,7 @@ class ChunkWriter:
         values = np.broadcast_to(values, [part.stop - part.start for part in region])
         places = list(self.places(region))
 
-        def write(place: Place) -> Path:
+        def write(place: WrittenChunk) -> Path:
             inside = tuple(
                 slice(number * chunk - part.start, (number + 1) * chunk - part.start)
                 for number, chunk, part in zip(place, self.chunks, region, strict=True)
@@ -68,7 +68,7 @@ class ChunkWriter:
         with ThreadPoolExecutor(min(_THREADS, len(cores())), "writing chunks") as threads:
             return list(threads.map(write, places))
 
-    def _write(self, place: Place, values: NDArray[Any]) -> Path:
+    def _write(self, place: WrittenChunk, values: NDArray[Any]) -> Path:
         if values.shape != self.chunks:  # at the far ends; the rest of the chunk is the fill value
             whole = np.zeros(self.chunks, self._stored)
             whole[tuple(map(slice, values.shape))] = values
@@ -81,7 +81,7 @@ class ChunkWriter:
             write_whole(file, content)
         return file
 
-    def places(self, region: Region) -> Iterator[Place]:
+    def places(self, region: PyramidRegion) -> Iterator[WrittenChunk]:
         """Yield the chunks that `region` touches."""
         return product(
             *(
@@ -90,19 +90,19 @@ class ChunkWriter:
             )
         )
 
-    def file(self, place: Place) -> Path:
+    def file(self, place: WrittenChunk) -> Path:
         """Return where a chunk lies."""
         return self.folder.joinpath("c", *map(str, place))
 
-    def files(self, region: Region) -> list[Path]:
+    def files(self, region: PyramidRegion) -> list[Path]:
         """Return where the chunks lie that `region` touches."""
         return [self.file(place) for place in self.places(region)]
 
-    def is_written(self, region: Region) -> bool:
+    def is_written(self, region: PyramidRegion) -> bool:
         """Return whether every chunk that `region` touches has a file, and none is empty as after a power cut."""
         return all(_size(file) > 0 for file in self.files(region))
 
-    def is_sound(self, region: Region) -> bool:
+    def is_sound(self, region: PyramidRegion) -> bool:
         """Return whether every chunk that `region` touches is there and can be decoded."""
         return all(self._is_sound(file) for file in self.files(region))
 

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.faults import refusing
+from napari_skipseg.images.faults import read_errors_as_sentences
 from napari_skipseg.images.zarr.metadata import Node
 
 MOST_ENTRIES = 20_000
@@ -62,7 +62,7 @@ def find_chunks(node: Node, dimensions: int) -> ChunkPlaces:
     named = _named_form(node)
     if dimensions == 0:
         return ChunkPlaces(named)
-    with refusing(node.path, "The folder of"):
+    with read_errors_as_sentences(node.path, "The folder of"):
         found = [form for form in FORMS if _holds(node.path, form, dimensions)]
         others = tuple(form for form in found if form != named and (dimensions > 1 or form.prefix != named.prefix))
         if others:

@@ -17,7 +17,7 @@ from napari_skipseg.images.zarr.pyramid import PyramidLevel, plan_levels
 OURS = "napari-skipseg"
 """The attribute under which we keep what was run."""
 
-UNITS = {
+ZARR_UNITS = {
     "pm": "picometer",
     "Å": "angstrom",
     "nm": "nanometer",
@@ -28,12 +28,12 @@ UNITS = {
 }
 """Our units of length by the names that OME-Zarr wants; without a unit a size is in pixels."""
 
-METHODS = {"image": "mean of 2 voxels along each halved axis", "labels": "most common value, the highest of several"}
+_METHODS = {"image": "mean of 2 voxels along each halved axis", "labels": "most common value, the highest of several"}
 """How a coarser level is made."""
 
-Kind = Literal["image", "labels"]
+LayerKind = Literal["image", "labels"]
 
-CHUNK = 2**20
+_CHUNK = 2**20
 """Bytes of a default chunk, uncompressed."""
 
 MANY_CHUNKS = 20_000
@@ -53,7 +53,7 @@ class Layout:
     space: Space
     dtype: str
     chunks: tuple[int, ...] | None = None
-    kind: Kind = "image"
+    kind: LayerKind = "image"
     channel_names: tuple[str, ...] | None = None
     description: Mapping[str, Any] | None = None
 
@@ -86,7 +86,7 @@ class Layout:
 
 def default_chunks(shape: tuple[int, ...], axes: str, itemsize: int) -> tuple[int, ...]:
     """Return one-slice chunks of about 1 MiB, of up to 16 MiB where there would be more than 20,000 files."""
-    side = 2 ** (int(math.log2(CHUNK // itemsize)) // 2)
+    side = 2 ** (int(math.log2(_CHUNK // itemsize)) // 2)
     planes = math.prod(n for n, axis in zip(shape, axes, strict=True) if axis not in "YX")
     area = math.prod(n for n, axis in zip(shape, axes, strict=True) if axis in "YX")
     for _ in range(2):
@@ -102,7 +102,7 @@ def attributes_of(layout: Layout, name: str) -> dict[str, Any]:
         "axes": [_axis(axis, layout.space.unit) for axis in layout.space.axes],
         "datasets": [_dataset(layout, number, level) for number, level in enumerate(layout.levels)],
         "type": "mean" if layout.kind == "image" else "mode",
-        "metadata": {"method": METHODS[layout.kind]},
+        "metadata": {"method": _METHODS[layout.kind]},
     }
     ome: dict[str, Any] = {"version": "0.5", "multiscales": [multiscale]}
     if layout.kind == "labels":
@@ -116,7 +116,7 @@ def attributes_of(layout: Layout, name: str) -> dict[str, Any]:
 def _axis(axis: str, unit: str) -> dict[str, str]:
     kind = {"T": "time", "C": "channel"}.get(axis, "space")
     told = {"name": axis.lower(), "type": kind}
-    return told | {"unit": UNITS[unit]} if kind == "space" and unit in UNITS else told
+    return told | {"unit": ZARR_UNITS[unit]} if kind == "space" and unit in ZARR_UNITS else told
 
 
 def _dataset(layout: Layout, number: int, level: PyramidLevel) -> dict[str, Any]:

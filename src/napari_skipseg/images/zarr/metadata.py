@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.faults import refusing
+from napari_skipseg.images.faults import read_errors_as_sentences
 
 METADATA = ("zarr.json", ".zarray", ".zgroup", ".zattrs")
 """Files that make a folder a part of a zarr store: zarr 3, then zarr 2."""
@@ -62,7 +62,7 @@ def read_node(path: Path) -> Node:
     Raises:
         FileError: there is no such folder, it is no part of a zarr store, or its metadata are damaged.
     """
-    with refusing(path, "The metadata of"):
+    with read_errors_as_sentences(path, "The metadata of"):
         if not path.exists():
             raise FileNotFoundError(path)
         if not is_node(path):

@@ -19,7 +19,7 @@ LARGEST_PLANE_SIDE = 512
 LARGEST_VOLUME = 2**26
 """... and the voxels of one time and channel no more than this: napari shows the last level in 3D."""
 
-Region = tuple[slice, ...]
+PyramidRegion = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _sorted(parts: list[NDArray[Any]]) -> list[NDArray[Any]]:
     return ordered
 
 
-def regions(shape: tuple[int, ...], chunks: tuple[int, ...], largest: int) -> Iterator[Region]:
+def regions(shape: tuple[int, ...], chunks: tuple[int, ...], largest: int) -> Iterator[PyramidRegion]:
     """Yield the parts of an array in C order: each whole chunks, as many as fit into `largest` voxels, at least one."""
     size = list(chunks)
     for axis in reversed(range(len(shape))):
@@ -149,7 +149,7 @@ def regions(shape: tuple[int, ...], chunks: tuple[int, ...], largest: int) -> It
         )
 
 
-def region_below(region: Region, steps: tuple[int, ...], finer: tuple[int, ...]) -> Region:
+def region_below(region: PyramidRegion, steps: tuple[int, ...], finer: tuple[int, ...]) -> PyramidRegion:
     """Return the part of the finer level, of shape `finer`, that `region` of the next one is made from."""
     return tuple(
         slice(part.start * step, min(part.stop * step, length))

@@ -16,8 +16,8 @@ from napari_skipseg.durable import is_draft
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.calibration import AxisScale, number_of
 from napari_skipseg.images.choice import ImageInfo, check_number, main_image, refuse_several
-from napari_skipseg.images.faults import refusing
-from napari_skipseg.images.file_image import FileImage, stack_of
+from napari_skipseg.images.faults import read_errors_as_sentences
+from napari_skipseg.images.file_image import FileImage, stack_from_file_image
 from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import GIVE_AXES, ArrayLike, FileAxes, Stack, name_axes
 from napari_skipseg.images.zarr.array import ZarrArray
@@ -88,10 +88,10 @@ def read_zarr_levels(path: Path) -> list[Stack]:
     """
     levels = find_levels(path)
     images = [_image_of(path, level) for level in levels]
-    first = stack_of(images[0])
+    first = stack_from_file_image(images[0])
     kept = name_axes(path, images[0].axes, None).names  # of a coarser level too, where one may have length 1
     others = [
-        replace(stack_of(image, GivenSpace(kept)), file=str(level.path.absolute()))
+        replace(stack_from_file_image(image, GivenSpace(kept)), file=str(level.path.absolute()))
         for image, level in zip(images[1:], levels[1:], strict=True)
     ]
     return [replace(first, file=str(path.absolute())), *others]
@@ -102,7 +102,7 @@ def _stack_of(
     level: Level,
     given: GivenSpace = NOTHING_GIVEN,
 ) -> Stack:
-    return replace(stack_of(_image_of(path, level), given), file=str(path.absolute()))
+    return replace(stack_from_file_image(_image_of(path, level), given), file=str(path.absolute()))
 
 
 def _image_of(path: Path, level: Level) -> FileImage:
@@ -152,7 +152,7 @@ def find_levels(path: Path) -> list[Level]:
         FileError: there is no image, or it cannot be understood.
     """
     node = find_image(path)
-    with refusing(path, "The metadata of"):
+    with read_errors_as_sentences(path, "The metadata of"):
         if node.array is None:
             return _levels(node)
         return [_level_of_array(node)]
@@ -166,7 +166,7 @@ def find_image(path: Path) -> Node:
         SeveralImagesError: it holds several.
     """
     node = read_node(path)
-    with refusing(path, "The metadata of"):
+    with read_errors_as_sentences(path, "The metadata of"):
         if node.array is not None or "multiscales" in node.ome:
             return node
         held = _held_images(node)
@@ -195,7 +195,7 @@ def list_zarr_images(path: Path) -> tuple[ImageInfo, ...]:
         FileError: as `find_image`.
     """
     node = read_node(path)
-    with refusing(path, "The metadata of"):
+    with read_errors_as_sentences(path, "The metadata of"):
         if node.array is None and "multiscales" not in node.ome and (held := _held_images(node)):
             return tuple(held)
         return (_info(0, "", find_image(path)),)
@@ -434,14 +434,14 @@ def is_label_image(path: Path) -> bool:
     return "image-label" in find_image(path).ome
 
 
-UNFINISHED = ".partial"
+_UNFINISHED = ".partial"
 """Ending of a chunk's file while zarr itself writes it."""
 
 MOST_FILES = 100_000
 """Files that are looked at; of an array with more, the first ones by name, folder by folder."""
 
 
-class ChunkFiles(NamedTuple):
+class ZarrChunkFiles(NamedTuple):
     """What the files of an array's chunks come to. size: in bytes. newest: latest time of change, in nanoseconds."""
 
     number: int
@@ -449,7 +449,7 @@ class ChunkFiles(NamedTuple):
     newest: int
 
 
-def look_at_chunks(folder: Path, most: int = MOST_FILES) -> ChunkFiles:
+def check_chunks(folder: Path, most: int = MOST_FILES) -> ZarrChunkFiles:
     """Return number, size and newest time of the chunks' files of the array in `folder`, at most of the first `most`.
 
     Files are not opened: 30,000 on a local disk take about 0.3 s.
@@ -457,9 +457,9 @@ def look_at_chunks(folder: Path, most: int = MOST_FILES) -> ChunkFiles:
     Raises:
         FileError: the folder cannot be read, or is gone.
     """
-    with refusing(folder, "The folder of"):
+    with read_errors_as_sentences(folder, "The folder of"):
         found = [(status.st_size, status.st_mtime_ns) for status in islice(_statuses(folder), most)]
-    return ChunkFiles(len(found), sum(size for size, _ in found), max((time for _, time in found), default=0))
+    return ZarrChunkFiles(len(found), sum(size for size, _ in found), max((time for _, time in found), default=0))
 
 
 def _statuses(folder: str | Path) -> Iterator[os.stat_result]:
@@ -468,7 +468,7 @@ def _statuses(folder: str | Path) -> Iterator[os.stat_result]:
     for entry in inside:
         if entry.is_dir():
             yield from _statuses(entry.path)
-        elif entry.name not in METADATA and not entry.name.endswith(UNFINISHED) and not is_draft(entry.name):
+        elif entry.name not in METADATA and not entry.name.endswith(_UNFINISHED) and not is_draft(entry.name):
             yield entry.stat()
 
 
@@ -488,7 +488,7 @@ def is_finished(path: Path) -> bool:
 
 def _has_all_chunks(folder: Path) -> bool:
     told = read_node(folder).array or {}
-    with refusing(folder, "The metadata of"):
+    with read_errors_as_sentences(folder, "The metadata of"):
         chunks = told["chunk_grid"]["configuration"]["chunk_shape"]
         wanted = math.prod(-(-length // chunk) for length, chunk in zip(told["shape"], chunks, strict=True))
-    return bool(look_at_chunks(folder, wanted).number == wanted)
+    return bool(check_chunks(folder, wanted).number == wanted)

@@ -22,15 +22,15 @@ from zarr.codecs import ZstdCodec
 
 from napari_skipseg.durable import draft_folder, is_draft, refuse_link, replace, sync, sync_folder, write_durably
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.faults import telling_faults
+from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.images.stack import ArrayLike
 from napari_skipseg.images.zarr.chunk_writer import ChunkWriter
 from napari_skipseg.images.zarr.layout import OURS, Layout, attributes_of
 from napari_skipseg.images.zarr.metadata import is_node, read_node
-from napari_skipseg.images.zarr.pyramid import Region, average, most_common, region_below, regions
+from napari_skipseg.images.zarr.pyramid import PyramidRegion, average, most_common, region_below, regions
 from napari_skipseg.progress import Progress, run_to_end
 
-AT_ONCE = 2**22
+PYRAMID_VOXELS = 2**22
 """Voxels of a level that are written at once; up to 8 times as many of the finer one are read for them."""
 
 
@@ -51,7 +51,7 @@ class OmeZarrWriter:
         self._unsynced: list[Path] = []
         self._noting = threading.Lock()
 
-    def write(self, region: Region, values: NDArray[Any]) -> None:
+    def write(self, region: PyramidRegion, values: NDArray[Any]) -> None:
         """Write whole chunks of the finest level: each file appears whole or not at all.
 
         Raises:
@@ -60,8 +60,8 @@ class OmeZarrWriter:
         """
         self._write(0, region, values)
 
-    def _write(self, level: int, region: Region, values: NDArray[Any]) -> None:
-        with telling_faults(self._named):
+    def _write(self, level: int, region: PyramidRegion, values: NDArray[Any]) -> None:
+        with file_errors_as(self._named):
             self.note_unsynced(self._chunks[level].write(region, values))
 
     def note_unsynced(self, files: list[Path]) -> None:
@@ -81,18 +81,18 @@ class OmeZarrWriter:
         Raises:
             FileError: the disk is at fault.
         """
-        with telling_faults(self._named):
+        with file_errors_as(self._named):
             sync(self.take_unsynced(), self.path)
 
-    def is_written(self, region: Region, level: int = 0) -> bool:
+    def is_written(self, region: PyramidRegion, level: int = 0) -> bool:
         """Return whether every chunk that `region` touches is there and not empty."""
         return self._chunks[level].is_written(region)
 
-    def is_sound(self, region: Region, level: int = 0) -> bool:
+    def is_sound(self, region: PyramidRegion, level: int = 0) -> bool:
         """Return whether every chunk that `region` touches is there and can be decoded."""
         return self._chunks[level].is_sound(region)
 
-    def files(self, region: Region) -> list[Path]:
+    def files(self, region: PyramidRegion) -> list[Path]:
         """Return the files of the chunks of the finest level that `region` touches."""
         return self._chunks[0].files(region)
 
@@ -102,7 +102,7 @@ class OmeZarrWriter:
         Raises:
             FileError: one cannot be removed.
         """
-        with telling_faults(self._named):
+        with file_errors_as(self._named):
             return sum(chunks.remove_damaged() for chunks in self._chunks)
 
     def is_complete(self) -> bool:
@@ -122,11 +122,11 @@ class OmeZarrWriter:
             self.write_coarser(number, region)
             yield Progress(done, len(parts), f"pyramid, level {number}")
 
-    def parts(self, level: int) -> list[Region]:
+    def parts(self, level: int) -> list[PyramidRegion]:
         """Return what of a coarser level is made at once: whole chunks, so that processes may share them out."""
-        return list(regions(self.layout.levels[level].shape, self.arrays[level].chunks, AT_ONCE))
+        return list(regions(self.layout.levels[level].shape, self.arrays[level].chunks, PYRAMID_VOXELS))
 
-    def write_coarser(self, number: int, region: Region) -> None:
+    def write_coarser(self, number: int, region: PyramidRegion) -> None:
         """Write one of the `parts` of a level from the next finer one, which is whole there; leave it if it is there.
 
         Raises:
@@ -157,7 +157,7 @@ def create_ome_zarr(path: str | os.PathLike[str], layout: Layout) -> OmeZarrWrit
         InputError: the layout cannot be stored.
     """
     path = Path(path)
-    with telling_faults(path):
+    with file_errors_as(path):
         refuse_link(path)
         with draft_folder(path.parent) as draft:
             store = draft / "store"
@@ -245,7 +245,7 @@ def iter_write_ome_zarr(
     if tuple(array.shape) != layout.shape:
         raise ValueError(f"an array of {array.shape} for a layout of {layout.shape}")
     with contextlib.ExitStack() as leaving:
-        with telling_faults(path):
+        with file_errors_as(path):
             draft = leaving.enter_context(draft_folder(path.parent))
             store = draft / "store"
             _make_store(store, layout, _plain_name(path))
@@ -253,7 +253,7 @@ def iter_write_ome_zarr(
         yield from _fill(writer, array)
         writer.note_unsynced(list(store.rglob("zarr.json")))
         writer.sync()
-        with telling_faults(path):
+        with file_errors_as(path):
             if path.exists():
                 replace(path, draft / "replaced")
             replace(store, path)
@@ -261,7 +261,7 @@ def iter_write_ome_zarr(
 
 
 def _fill(writer: OmeZarrWriter, array: ArrayLike) -> Generator[Progress, None, None]:
-    parts = list(regions(writer.layout.shape, writer.arrays[0].chunks, AT_ONCE))
+    parts = list(regions(writer.layout.shape, writer.arrays[0].chunks, PYRAMID_VOXELS))
     for done, region in enumerate(parts, start=1):
         writer.write(region, np.asarray(array[region], writer.layout.dtype))
         yield Progress(done, len(parts), "writing")

@@ -1,17 +1,17 @@
-from .choose import Pinned, choose_backends, choose_torch, fastest_precision, make_backend, try_backend
+from .choose import BackendChoice, choose_backends, choose_torch, fastest_precision, make_backend, try_backend
 from .fallback import FallbackBackend, notes_of
 from .folding import Probabilities
-from .halving import Choice
+from .halving import BackendOption
 from .interface import Backend, Pixels, TileOutput
 from .openvino_backend import OpenVINOBackend
 from .torch_backend import TorchBackend, release_memory
 
 __all__ = [
     "Backend",
-    "Choice",
+    "BackendChoice",
+    "BackendOption",
     "FallbackBackend",
     "OpenVINOBackend",
-    "Pinned",
     "Pixels",
     "Probabilities",
     "TileOutput",

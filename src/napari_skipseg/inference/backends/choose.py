@@ -12,19 +12,19 @@ from napari_skipseg.devices import UNTESTED, ChosenPrecision, Device, best_preci
 from napari_skipseg.errors import DeviceError, SkipsegError
 from napari_skipseg.inference.backends import openvino_backend
 from napari_skipseg.inference.backends.fallback import FallbackBackend
-from napari_skipseg.inference.backends.halving import Choice
+from napari_skipseg.inference.backends.halving import BackendOption
 from napari_skipseg.inference.backends.interface import Backend
 from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.memory import choose_tile
-from napari_skipseg.inference.memory_share import ALONE, MemoryShare
+from napari_skipseg.inference.memory_share import WHOLE_MEMORY, MemoryShare
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.models.model import Model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import UNetSpec
 
 
-class Pinned(NamedTuple):
+class BackendChoice(NamedTuple):
     """What a run was begun with: a backend's name and its precision."""
 
     name: str
@@ -37,7 +37,11 @@ TorchMaker = Callable[[Device, str | None, Model, tuple[int, ...]], Backend]
 
 
 def make_backend(
-    model: Model, device: Device, shape: tuple[int, ...], pinned: Pinned | None = None, share: MemoryShare = ALONE
+    model: Model,
+    device: Device,
+    shape: tuple[int, ...],
+    pinned: BackendChoice | None = None,
+    share: MemoryShare = WHOLE_MEMORY,
 ) -> FallbackBackend:
     """Return the fastest backend for `model` on `device` and tiles of `shape`; if it fails, the next takes over.
 
@@ -66,7 +70,7 @@ def make_backend(
         raise fault from error
 
 
-def choose_backends(device: Device, share: MemoryShare = ALONE) -> tuple[Choice, ...]:
+def choose_backends(device: Device, share: MemoryShare = WHOLE_MEMORY) -> tuple[BackendOption, ...]:
     """Return what can run a network on `device`, the fastest first, and then what takes over if that fails."""
     choices = choose_torch(device, _make_torch, share)
     if not has_openvino():
@@ -77,8 +81,8 @@ def choose_backends(device: Device, share: MemoryShare = ALONE) -> tuple[Choice,
 
 
 def choose_torch(
-    device: Device, make: TorchMaker, share: MemoryShare = ALONE, precision: str | None = None
-) -> tuple[Choice, ...]:
+    device: Device, make: TorchMaker, share: MemoryShare = WHOLE_MEMORY, precision: str | None = None
+) -> tuple[BackendOption, ...]:
     """Return what `make` can make for `device`: in `precision` (None = the best there), in f32, and on the CPU."""
     choices = []
     own_tile = own_tile_of_cpu(device, share)
@@ -111,7 +115,7 @@ def try_backend(device: Device) -> FallbackBackend:
     return backend
 
 
-def _choose_pinned(device: Device, pinned: Pinned, share: MemoryShare) -> tuple[Choice, ...]:
+def _choose_pinned(device: Device, pinned: BackendChoice, share: MemoryShare) -> tuple[BackendOption, ...]:
     """Return what could give the pinned backend in its precision; making it says whether it can."""
     reason = "what this run was begun with"
     own_tile = own_tile_of_cpu(device, share)
@@ -132,17 +136,19 @@ def _torch_choice(
     reason: str,
     precision: str | None = None,
     own_tile: Callable[[Model], tuple[int, ...]] | None = None,
-) -> Choice:
+) -> BackendOption:
     is_gpu = device.name != "cpu"
     at_once = None if is_gpu else 1
-    return Choice(f"torch on {place}", reason, partial(make, device, precision), at_once, own_tile, is_gpu)
+    return BackendOption(f"torch on {place}", reason, partial(make, device, precision), at_once, own_tile, is_gpu)
 
 
-def _openvino_choice(reason: str, precision: str | None, own_tile: Callable[[Model], tuple[int, ...]] | None) -> Choice:
-    return Choice("OpenVINO on the CPU", reason, partial(_make_openvino, precision), 1, own_tile)
+def _openvino_choice(
+    reason: str, precision: str | None, own_tile: Callable[[Model], tuple[int, ...]] | None
+) -> BackendOption:
+    return BackendOption("OpenVINO on the CPU", reason, partial(_make_openvino, precision), 1, own_tile)
 
 
-def own_tile_of_cpu(device: Device, share: MemoryShare = ALONE) -> Callable[[Model], tuple[int, ...]] | None:
+def own_tile_of_cpu(device: Device, share: MemoryShare = WHOLE_MEMORY) -> Callable[[Model], tuple[int, ...]] | None:
     """Return what chooses the CPU's own tile if the tile of the run was chosen for a GPU; None if it was not."""
     return None if device.name == "cpu" else partial(_tile_of_cpu, share)
 
@@ -170,30 +176,30 @@ def _check(precision: str | None, best: str) -> None:
 
 
 @runtime_checkable
-class PinnableMaker(Protocol):
+class ExactBackendMaker(Protocol):
     """A maker of backends that can be asked for a certain one."""
 
-    def pinned(self, pinned: Pinned) -> BackendMaker:
+    def pinned(self, pinned: BackendChoice) -> BackendMaker:
         """Return what makes no other backend than the one that a run was begun with."""
         ...
 
 
-def only(maker: BackendMaker, pinned: Pinned) -> BackendMaker:
+def require_backend(maker: BackendMaker, pinned: BackendChoice) -> BackendMaker:
     """Return what makes the backend that a run was begun with, and no other; a maker of one kind stays as it is."""
-    if isinstance(maker, PinnableMaker):
+    if isinstance(maker, ExactBackendMaker):
         return maker.pinned(pinned)
     return partial(make_backend, pinned=pinned) if maker is make_backend else maker
 
 
-def rather(maker: BackendMaker, recipe: Mapping[str, Any] | None) -> BackendMaker:
+def prefer_backend(maker: BackendMaker, recipe: Mapping[str, Any] | None) -> BackendMaker:
     """Return what makes the backend that a recipe names where it can be had here, else what `maker` makes."""
     if recipe is None or not {"backend", "precision"} <= recipe.keys():
         return maker
-    pinned = Pinned(recipe["backend"], recipe["precision"])
+    pinned = BackendChoice(recipe["backend"], recipe["precision"])
 
     def make(model: Model, device: Device, shape: tuple[int, ...]) -> Backend:
         made = maker(model, device, shape)
-        if Pinned(made.name, made.precision) == pinned:
+        if BackendChoice(made.name, made.precision) == pinned:
             return made
         try:
             return make_backend(model, device, shape, pinned)

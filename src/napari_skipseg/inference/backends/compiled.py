@@ -16,16 +16,16 @@ from pathlib import Path
 
 from napari_skipseg.durable import write_whole
 
-FOLDER_VARIABLE = "NAPARI_SKIPSEG_CACHE"
+COMPILED_VARIABLE = "NAPARI_SKIPSEG_CACHE"
 LIMIT = 2**30
 """Bytes of all entries; beyond it those go that were used longest ago."""
 HASH_LENGTH = hashlib.sha256().digest_size
 PRIVATE = 0o700
 
 
-def cache_folder() -> Path:
+def compiled_folder() -> Path:
     """Return where compiled networks lie: `NAPARI_SKIPSEG_CACHE`, else in the user's cache folder."""
-    named = os.environ.get(FOLDER_VARIABLE)
+    named = os.environ.get(COMPILED_VARIABLE)
     if named:
         return Path(named)
     if sys.platform == "win32":
@@ -37,10 +37,10 @@ def cache_folder() -> Path:
     return base / "napari-skipseg" / "compiled"
 
 
-def read_entry(key: str) -> bytes | None:
+def read_compiled(key: str) -> bytes | None:
     """Return what was kept under `key`, or None where there is nothing whole."""
     try:
-        file = cache_folder() / key
+        file = compiled_folder() / key
         if not is_ours_alone(file.parent):
             return None
         content = file.read_bytes()
@@ -53,10 +53,10 @@ def read_entry(key: str) -> bytes | None:
     return kept
 
 
-def write_entry(key: str, content: bytes) -> None:
+def write_compiled(key: str, content: bytes) -> None:
     """Keep `content` under `key`, whole or not at all, and make room for it."""
     with contextlib.suppress(OSError, RuntimeError):  # the latter where there is no home folder
-        folder = cache_folder()
+        folder = compiled_folder()
         folder.mkdir(PRIVATE, parents=True, exist_ok=True)
         if is_ours_alone(folder):
             write_whole(folder / key, hashlib.sha256(content).digest() + content)

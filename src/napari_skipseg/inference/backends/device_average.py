@@ -8,11 +8,11 @@ from types import EllipsisType
 import torch
 from torch import Tensor
 
-from napari_skipseg.inference.backends.views import View
+from napari_skipseg.inference.backends.views import NetworkView
 
 See = Callable[[Tensor], tuple[Tensor, ...]]
 """Runs the network: images (N, C, *space) -> probability (N, classes, *space) and attention maps, in float32."""
-Part = EllipsisType | tuple[slice, ...]
+AveragedPart = EllipsisType | tuple[slice, ...]
 FIRST_AXIS = 2
 """Of space, in (N, C, *space)."""
 
@@ -24,7 +24,7 @@ class TensorAverage:
         self.mean = torch.zeros(shape, dtype=torch.float32, device=device)
         self._squares = torch.zeros_like(self.mean) if with_deviation else None
 
-    def add(self, values: Tensor, count: int, part: Part = ...) -> None:
+    def add(self, values: Tensor, count: int, part: AveragedPart = ...) -> None:
         """Take `values` into `part` as the `count`-th there, from 1 on."""
         mean = self.mean[part]
         away = values - mean
@@ -41,7 +41,7 @@ class TensorAverage:
 
 
 def iter_views(
-    see: Callable[[Tensor, View], tuple[Tensor, ...]], images: Tensor, views: Sequence[View]
+    see: Callable[[Tensor, NetworkView], tuple[Tensor, ...]], images: Tensor, views: Sequence[NetworkView]
 ) -> Generator[None, None, list[Tensor]]:
     """Yield between views; return [finite, mean, deviation, mean of each attention map], all on the device.
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Generator, Sequence
 
 from napari_skipseg.device_faults import fault_kind, gist_of, is_out_of_memory
 from napari_skipseg.errors import OutOfMemoryError, SkipsegError
-from napari_skipseg.inference.backends.halving import Choice, HalvingBackend
+from napari_skipseg.inference.backends.halving import BackendOption, HalvingBackend
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.backends.torch_backend import release_memory
-from napari_skipseg.inference.backends.views import Draw, View
+from napari_skipseg.inference.backends.views import Draw, NetworkView
 from napari_skipseg.models.model import Model
 
 
@@ -27,7 +27,11 @@ class FallbackBackend:
     """
 
     def __init__(
-        self, choices: tuple[Choice, ...], model: Model, shape: tuple[int, ...], later: tuple[Choice, ...] = ()
+        self,
+        choices: tuple[BackendOption, ...],
+        model: Model,
+        shape: tuple[int, ...],
+        later: tuple[BackendOption, ...] = (),
     ) -> None:
         self.notes: list[str] = []
         self.attention = True
@@ -75,7 +79,7 @@ class FallbackBackend:
             release_memory()
             self._backend = self._prepare()
 
-    def iter_average(self, images: Pixels, views: Sequence[View]) -> Generator[None, None, TileOutput | None]:
+    def iter_average(self, images: Pixels, views: Sequence[NetworkView]) -> Generator[None, None, TileOutput | None]:
         """Yield between views; return the mean over them with the deviation, averaged on the device.
 
         None if the device could not: then the views are to be run one after the other, which meets its fault again.

@@ -35,7 +35,7 @@ class Probabilities(nn.Module):
         return (class_probability(output.logits.float()), *(values.float() for values in maps))
 
 
-def ready(model: Model) -> Probabilities:
+def ready_for_inference(model: Model) -> Probabilities:
     """Return a copy of the model's network, folded; the model keeps its own."""
     network = Probabilities(copy.deepcopy(model.network)).eval()
     fold_gates(network)

@@ -13,14 +13,14 @@ from napari_skipseg.errors import OutOfMemoryError, SkipsegError
 from napari_skipseg.images.tiles import Tile, TilePlan, plan_tiles
 from napari_skipseg.inference.backends.interface import Backend, Pixels, TileOutput
 from napari_skipseg.inference.backends.torch_backend import release_memory
-from napari_skipseg.inference.backends.views import Draw, View
+from napari_skipseg.inference.backends.views import Draw, NetworkView
 from napari_skipseg.models.model import Model
 
 ALL = slice(None)
 
 
 @dataclass(frozen=True)
-class Choice:
+class BackendOption:
     """A backend that could be made: what and where it is, why it stands at its place, and what makes it.
 
     at_once: most images that it is given at a time, None = any number. A CPU gains nothing from several, and one by one
@@ -49,7 +49,7 @@ class HalvingBackend:
         OutOfMemoryError: (by `run` too) there is no memory for a tile of one stride and its margins.
     """
 
-    def __init__(self, choice: Choice, model: Model, shape: tuple[int, ...], notes: list[str]) -> None:
+    def __init__(self, choice: BackendOption, model: Model, shape: tuple[int, ...], notes: list[str]) -> None:
         self.attention = True
         self._choice, self._model, self._notes = choice, model, notes
         self._shape, self._tile = shape, self._first_tile(shape)
@@ -93,7 +93,7 @@ class HalvingBackend:
             release_memory()
         return outputs[0] if len(outputs) == 1 else _joined(outputs)
 
-    def iter_average(self, images: Pixels, views: Sequence[View]) -> Generator[None, None, TileOutput]:
+    def iter_average(self, images: Pixels, views: Sequence[NetworkView]) -> Generator[None, None, TileOutput]:
         """Yield between views of a part of the batch; return the mean over all views, averaged on the GPU."""
         backend: Any = self._prepared()
         backend.attention = self.attention

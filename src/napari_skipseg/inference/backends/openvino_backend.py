@@ -96,13 +96,13 @@ def _convert(model: Model, shape: tuple[int, ...]) -> Any:
     example = torch.zeros(1, channels, *(shape if padded else (min(length, 2 * stride) for length in shape)))
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer, about sizes that are fixed here
-        traced = torch.jit.trace(folding.ready(model), example, check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(folding.ready_for_inference(model), example, check_trace=False)  # type: ignore[no-untyped-call]
         return _openvino().convert_model(traced, example_input=example, input=[(1, channels, *shape)])
 
 
 def _read(key: str, options: dict[str, str]) -> Any:
     """Return the compiled network kept under `key`, or None where there is none that loads."""
-    content = compiled.read_entry(key)
+    content = compiled.read_compiled(key)
     if content is not None:
         with contextlib.suppress(RuntimeError):
             return _core().import_model(io.BytesIO(content), "CPU", options)
@@ -112,7 +112,7 @@ def _read(key: str, options: dict[str, str]) -> Any:
 def _write(key: str, network: Any) -> None:
     with contextlib.suppress(RuntimeError):
         exported = network.export_model()
-        compiled.write_entry(key, exported.getvalue() if isinstance(exported, io.BytesIO) else bytes(exported))
+        compiled.write_compiled(key, exported.getvalue() if isinstance(exported, io.BytesIO) else bytes(exported))
 
 
 def _key(model: Model, shape: tuple[int, ...], precision: str) -> str:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from napari_skipseg.devices import Device, best_precision
 from napari_skipseg.errors import ModelError
 from napari_skipseg.inference.backends.device_average import iter_planes_of, iter_views
-from napari_skipseg.inference.backends.folding import BATCH_NORM, ready
+from napari_skipseg.inference.backends.folding import BATCH_NORM, ready_for_inference
 from napari_skipseg.inference.backends.interface import Pixels, TileOutput
-from napari_skipseg.inference.backends.views import View
+from napari_skipseg.inference.backends.views import NetworkView
 from napari_skipseg.models.model import Model
 
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
@@ -43,7 +43,7 @@ class TorchBackend:
         self._model_name = model.description.name
         self._dtype = DTYPES[self.precision]
         self._format = memory_format(device.name, model.description.spec.dimensions, self.precision)
-        self._network = ready(model)
+        self._network = ready_for_inference(model)
         _cast(self._network, self._dtype).to(self._device)
         self._network.to(memory_format=self._format)  # type: ignore[call-overload]
 
@@ -62,7 +62,7 @@ class TorchBackend:
         self._check(bool(finite_there))
         return TileOutput(probability, tuple(attention[:, 0] for attention in attentions))
 
-    def iter_average(self, images: Pixels, views: Sequence[View]) -> Generator[None, None, TileOutput]:
+    def iter_average(self, images: Pixels, views: Sequence[NetworkView]) -> Generator[None, None, TileOutput]:
         """Yield between views; return the mean over them with the deviation, averaged on the device."""
         with torch.inference_mode():
             tensor = self._upload(images).to(self._dtype)
@@ -96,7 +96,7 @@ class TorchBackend:
         outputs: tuple[Tensor, ...] = self._network(images.contiguous(memory_format=self._format))
         return outputs
 
-    def _see_view(self, images: Tensor, view: View) -> tuple[Tensor, ...]:
+    def _see_view(self, images: Tensor, view: NetworkView) -> tuple[Tensor, ...]:
         return self._see(view.symmetry.apply_to_tensor(images))
 
     def _check(self, finite: bool) -> None:

@@ -70,12 +70,12 @@ AS_IT_IS = Symmetry((), False)
 
 
 @dataclass(frozen=True)
-class View:
+class NetworkView:
     """One way to see a batch. draw: None if there is no dropout."""
 
     symmetry: Symmetry = AS_IT_IS
     draw: Draw | None = None
 
-    def of_images(self, images: slice) -> View:
+    def of_images(self, images: slice) -> NetworkView:
         """Return the view of some of the images."""
-        return View(self.symmetry, None if self.draw is None else self.draw.of_images(images))
+        return NetworkView(self.symmetry, None if self.draw is None else self.draw.of_images(images))

@@ -94,7 +94,7 @@ def _recipe_of(told: object, place: str) -> Recipe | ObjectsRecipe:
     return recipe_from_dict(told, place)
 
 
-def find_model(recipe: Recipe, named: str = "") -> Path:
+def find_model_of_recipe(recipe: Recipe, named: str = "") -> Path:
     """Return the folder of the model that a recipe was made with: `named`, by its own name, or by its weights.
 
     Raises:
@@ -142,7 +142,7 @@ def find_input(told: RecipeInput, near: Path) -> Stack:
     """
     if not told.file:
         raise FileError(f"'{told.name}' was in memory only, and in no file: give the image with --input.")
-    places = find_places(told, near)
+    places = find_locations(told, near)
     if not places:
         raise FileError(f"'{told.file}' is no longer there: put it back, or say with --input where the image is now.")
     for place in places:
@@ -155,7 +155,7 @@ def find_input(told: RecipeInput, near: Path) -> Stack:
     )
 
 
-def find_places(told: RecipeInput, near: Path) -> list[Path]:
+def find_locations(told: RecipeInput, near: Path) -> list[Path]:
     """Return where a file lies that is called like the one a recipe tells of: there, `near` the recipe or above it."""
     name = Path(told.file).name
     places = (Path(told.file), near / name, near.parent / name) if name else ()

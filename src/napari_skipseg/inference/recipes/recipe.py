@@ -30,7 +30,7 @@ from napari_skipseg.inference.prediction import Depth
 from napari_skipseg.networks.specs import first_fault
 from napari_skipseg.objects.options import ObjectOptions
 
-FORMAT_VERSION = 1
+_FORMAT_VERSION = 1
 MOST_AT_ONCE = 32
 """Tiles that go into one run of the network, at the most."""
 OPERATION = "segment"
@@ -44,10 +44,10 @@ PRECISIONS = ("f32", "bf16", "f16")
 """What is computed in."""
 CHOSEN_DEVICES = tuple(device for device in DEVICES if device != "auto")
 """What is computed on."""
-_HEAD = {"operation": OPERATION, "format_version": FORMAT_VERSION}
-CHOSEN = ("side", "batch", "backend", "precision", "device")
+_HEAD = {"operation": OPERATION, "format_version": _FORMAT_VERSION}
+_CHOSEN = ("side", "batch", "backend", "precision", "device")
 """What was chosen for a run by what there was, and is taken again by one that repeats it."""
-PINNED = ("normalization", "findings", *CHOSEN)
+PINNED = ("normalization", "findings", *_CHOSEN)
 """What is taken again where the image is the same too."""
 _COMPARED = ("tile", "batch", "backend", "precision", "device")
 _STRICT = ConfigDict(extra="forbid")
@@ -149,9 +149,9 @@ def _adapter() -> TypeAdapter[Recipe]:
     return TypeAdapter(Recipe)
 
 
-def chosen_of(recipe: Recipe) -> dict[str, int | str]:
+def choices_of_recipe(recipe: Recipe) -> dict[str, int | str]:
     """Return what was chosen for a run, as one that repeats it is told; in the viewer and in a shell alike."""
-    return {name: getattr(recipe, name) for name in CHOSEN}
+    return {name: getattr(recipe, name) for name in _CHOSEN}
 
 
 def request_hash(request: SegmentRequest, versions: Mapping[str, str]) -> str:
@@ -248,15 +248,15 @@ def check_head(values: Mapping[str, Any], place: str, operation: str = OPERATION
             f"{place} is of a run that cannot be repeated ('{values['operation']}'): give one of a segmentation."
         )
     version = values.get("format_version")
-    if version != FORMAT_VERSION:
+    if version != _FORMAT_VERSION:
         told = "an earlier SkipSeg" if version is None else f"another SkipSeg (format version {version})"
         raise FileError(
-            f"{place} was written by {told}, this one reads format version {FORMAT_VERSION}: do it again from the "
+            f"{place} was written by {told}, this one reads format version {_FORMAT_VERSION}: do it again from the "
             "image, or install that version."
         )
 
 
-def differences(before: Recipe, now: Recipe) -> list[str]:
+def recipe_differences(before: Recipe, now: Recipe) -> list[str]:
     """Return in what a run is otherwise than an earlier one, in words; names do not count, contents do."""
     found = []
     if [each.sha256 for each in before.inputs] != [each.sha256 for each in now.inputs]:
@@ -290,7 +290,7 @@ def _in_words(value: object) -> str:
 
 
 OBJECTS_OPERATION = "objects"
-_OBJECTS_HEAD = {"operation": OBJECTS_OPERATION, "format_version": FORMAT_VERSION}
+_OBJECTS_HEAD = {"operation": OBJECTS_OPERATION, "format_version": _FORMAT_VERSION}
 
 
 @dataclass(frozen=True)

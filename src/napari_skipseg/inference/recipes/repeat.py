@@ -18,7 +18,7 @@ from napari_skipseg.inference.backends import openvino_backend
 from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
 from napari_skipseg.inference.backends.torch_backend import TorchBackend
 from napari_skipseg.inference.objects_to_folder import (
-    ObjectsAsked,
+    ObjectsRequest,
     check_other_forms,
     iter_objects_to_folder,
     keeping_blocks,
@@ -27,8 +27,14 @@ from napari_skipseg.inference.objects_to_folder import (
 )
 from napari_skipseg.inference.predict import select_channel
 from napari_skipseg.inference.prediction import Focus, file_name
-from napari_skipseg.inference.recipes.lookup import check_same_recipe, find_input, find_model
-from napari_skipseg.inference.recipes.recipe import RECIPE_FILE, ObjectsRecipe, Recipe, chosen_of, version_warning
+from napari_skipseg.inference.recipes.lookup import check_same_recipe, find_input, find_model_of_recipe
+from napari_skipseg.inference.recipes.recipe import (
+    RECIPE_FILE,
+    ObjectsRecipe,
+    Recipe,
+    choices_of_recipe,
+    version_warning,
+)
 from napari_skipseg.inference.saving import check_replaceable
 from napari_skipseg.inference.stores import PROBABILITY
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
@@ -39,10 +45,10 @@ from napari_skipseg.progress import Progress
 
 
 @dataclass(frozen=True)
-class ObjectsRepeat:
+class RepeatedSearch:
     """A search to do again, and what is different here, one sentence each."""
 
-    asked: ObjectsAsked
+    asked: ObjectsRequest
     warnings: tuple[str, ...]
 
     @property
@@ -51,7 +57,7 @@ class ObjectsRepeat:
         return f"finding objects in {self.asked.source.stack.name}"
 
 
-def prepare_objects(recipe: ObjectsRecipe, given: Stack | None, near: Path) -> ObjectsRepeat:
+def prepare_objects(recipe: ObjectsRecipe, given: Stack | None, near: Path) -> RepeatedSearch:
     """Return what a recipe says, ready to be run. given: another probability than the recipe's.
 
     Raises:
@@ -70,7 +76,7 @@ def prepare_objects(recipe: ObjectsRecipe, given: Stack | None, near: Path) -> O
         )
     source = ProbabilityFile(stack, recipe.class_names, recipe.labels) if is_same else _other(stack, recipe)
     segmentation = recipe.segmentation if is_same else None
-    return ObjectsRepeat(ObjectsAsked(source, recipe.objects, image, recipe.form, segmentation), tuple(warnings))
+    return RepeatedSearch(ObjectsRequest(source, recipe.objects, image, recipe.form, segmentation), tuple(warnings))
 
 
 def _other(stack: Stack, recipe: ObjectsRecipe) -> ProbabilityFile:
@@ -79,8 +85,8 @@ def _other(stack: Stack, recipe: ObjectsRecipe) -> ProbabilityFile:
     return ProbabilityFile(stack, told.class_names or recipe.class_names, told.labels)
 
 
-def iter_repeat_objects(repeat: ObjectsRepeat, folder: Path, name: str = "") -> Generator[Progress, None, list[Path]]:
-    """Yield as the search goes on; return the files written to `folder`. name: as in `ObjectsAsked`.
+def iter_repeat_objects(repeat: RepeatedSearch, folder: Path, name: str = "") -> Generator[Progress, None, list[Path]]:
+    """Yield as the search goes on; return the files written to `folder`. name: as in `ObjectsRequest`.
 
     Raises:
         SkipsegError: as `iter_objects_to_folder`; results of another recipe lie there.
@@ -98,7 +104,7 @@ AGAIN = "again"
 
 
 @dataclass(frozen=True)
-class Repeat:
+class RepeatedRun:
     """A run to do again: of which image, with which model, and what is pinned of what was chosen for it.
 
     warnings: what is different here, one sentence each.
@@ -118,7 +124,7 @@ class Repeat:
 
 def prepare_repeat(
     recipe: Recipe | ObjectsRecipe, image: Stack | None = None, near: str | os.PathLike[str] = ".", model: str = ""
-) -> Repeat | ObjectsRepeat:
+) -> RepeatedRun | RepeatedSearch:
     """Return what a recipe says, of a segmentation or of objects, ready to be run.
 
     image: another one than the recipe's. near: the folder that the recipe lies in. model: where its model lies, if not
@@ -131,26 +137,26 @@ def prepare_repeat(
         if model:
             raise InputError("A recipe of objects has no model: leave it out.")
         return prepare_objects(recipe, image, Path(near))
-    folder = find_model(recipe, model)
+    folder = find_model_of_recipe(recipe, model)
     if image is None:
         if len(recipe.inputs) != 1:
             raise FileError(f"The recipe names {len(recipe.inputs)} inputs: give one with --input.")
         stack, is_same = find_input(recipe.inputs[0], Path(near)), True
     else:
         stack, is_same = image, identify(image) in [told.sha256 for told in recipe.inputs]
-    pinned, warnings = pin(recipe, is_same)
-    return Repeat(recipe, stack, read_model(folder), pinned, tuple(warnings))
+    pinned, warnings = pin_backend(recipe, is_same)
+    return RepeatedRun(recipe, stack, read_model(folder), pinned, tuple(warnings))
 
 
 def iter_repeat(
-    repeat: Repeat | ObjectsRepeat, folder: Path, restart: bool = False, name: str = ""
+    repeat: RepeatedRun | RepeatedSearch, folder: Path, restart: bool = False, name: str = ""
 ) -> Generator[Progress, Focus | None, list[Path]]:
     """Yield as the run goes on; return the files written to `folder`. name: what they are called, "" = as the image.
 
     Raises:
         SkipsegError: as `iter_segment`, or as `iter_objects_to_folder`; results of another recipe lie there.
     """
-    if isinstance(repeat, ObjectsRepeat):
+    if isinstance(repeat, RepeatedSearch):
         return (yield from iter_repeat_objects(repeat, folder, name))
     request = repeat.recipe.request
     name = name or file_name(repeat.stack.name)
@@ -163,7 +169,7 @@ def iter_repeat(
 
 
 def _iter_objects(
-    repeat: Repeat, target: FolderTarget, options: ObjectOptions
+    repeat: RepeatedRun, target: FolderTarget, options: ObjectOptions
 ) -> Generator[Progress, Focus | None, list[Path]]:
     """Yield while objects are found in the probability and measured there and in the image; return the files."""
     from napari_skipseg.objects.files import iter_write_objects
@@ -182,12 +188,12 @@ def _iter_objects(
     return [found.labels, found.table]
 
 
-def pin(recipe: Recipe, is_same: bool) -> tuple[dict[str, Any], list[str]]:
+def pin_backend(recipe: Recipe, is_same: bool) -> tuple[dict[str, Any], list[str]]:
     """Return what of a recipe's choices can be taken again here, and in sentences what cannot.
 
     is_same: whether the image is the recipe's, so that its grey values are known.
     """
-    pinned: dict[str, Any] = dict(chosen_of(recipe))
+    pinned: dict[str, Any] = dict(choices_of_recipe(recipe))
     warnings = []
     if is_same:
         pinned["normalization"] = asdict(recipe.normalization)

@@ -14,13 +14,13 @@ CELL = 16
 SIDES = {2: (128, 64, 32), 3: (32, 16)}
 """Sides of a place by dimensions: the first that parts the labels of every class."""
 FEWEST_PLACES = 5
-HELD_OUT = 0.2
+_HELD_OUT = 0.2
 KEYS = 6
 """Columns of a census before the counts: image, T, Z in voxels, Y and X in cells, and the run of its slice."""
 
 
 @dataclass(frozen=True)
-class Place:
+class LabelledBlock:
     """A block with labels: of image number `image`, at `time`, between (start, stop) along Z, Y and X.
 
     counts: labelled voxels of the background and of each class of the labels.
@@ -40,8 +40,8 @@ class Split:
     labels were painted.
     """
 
-    training: tuple[Place, ...]
-    held_out: tuple[Place, ...]
+    training: tuple[LabelledBlock, ...]
+    held_out: tuple[LabelledBlock, ...]
     painted: tuple[int, ...] = ()
 
 
@@ -81,7 +81,7 @@ def part_places(
         held = census[:, 5] % 2 > 0
         side = SIDES[dimensions][0]
         return Split(_gather(census[~held], dimensions, side, sizes), _gather(census[held], dimensions, side, sizes))
-    places: tuple[Place, ...] = ()
+    places: tuple[LabelledBlock, ...] = ()
     for side in SIDES[dimensions]:
         places = _gather(census, dimensions, side, sizes)
         spread = np.count_nonzero([place.counts for place in places], axis=0)
@@ -96,7 +96,7 @@ def part_places(
 
 def _gather(
     census: NDArray[np.int64], dimensions: int, side: int, sizes: Mapping[int, tuple[int, int, int]]
-) -> tuple[Place, ...]:
+) -> tuple[LabelledBlock, ...]:
     """Return the places of `side` that the cells of a census lie in, in their order."""
     if not len(census):
         return ()
@@ -116,11 +116,11 @@ def _gather(
         image, time, _, y, x, _ = key
         _, height, width = sizes[image]
         box = ((start, stop + 1), (y * side, min(height, y * side + side)), (x * side, min(width, x * side + side)))
-        places.append(Place(image, time, box, tuple(row)))
+        places.append(LabelledBlock(image, time, box, tuple(row)))
     return tuple(places)
 
 
-def _draw_held_out(places: tuple[Place, ...], seed: int) -> set[int]:
+def _draw_held_out(places: tuple[LabelledBlock, ...], seed: int) -> set[int]:
     """Return the numbers of the places to hold out."""
     order = np.random.default_rng(seed).permutation(len(places)).tolist()
     there = np.array([place.counts for place in places]) > 0
@@ -137,14 +137,14 @@ def _draw_held_out(places: tuple[Place, ...], seed: int) -> set[int]:
         return True
 
     for column in np.argsort(left).tolist():  # the rarest first
-        wanted = max(1, round(HELD_OUT * int(there[:, column].sum())))
+        wanted = max(1, round(_HELD_OUT * int(there[:, column].sum())))
         for number in order:
             if held_by_class[column] >= wanted:
                 break
             if there[number, column]:
                 hold(number)
     for number in order:
-        if len(held) >= round(HELD_OUT * len(places)):
+        if len(held) >= round(_HELD_OUT * len(places)):
             break
         hold(number)
     return held
@@ -174,11 +174,11 @@ def thinned(places: tuple[AnyCounted, ...], most: int, seed: int) -> tuple[AnyCo
     return tuple(places[number] for number in sorted(list(chosen)[:most]))
 
 
-def total(places: Sequence[Place], columns: int) -> tuple[int, ...]:
+def total(places: Sequence[LabelledBlock], columns: int) -> tuple[int, ...]:
     """Return the labelled voxels of the background and of each class in all `places`."""
     return tuple(sum(place.counts[column] for place in places) for column in range(columns))
 
 
-def slices_of(places: Sequence[Place]) -> Iterator[tuple[int, int, int]]:
+def slices_of(places: Sequence[LabelledBlock]) -> Iterator[tuple[int, int, int]]:
     """Yield (image, time, z) of every slice that a place lies in, once each."""
     yield from sorted({(p.image, p.time, z) for p in places for z in range(*p.box[0])})

@@ -20,30 +20,30 @@ from napari_skipseg.networks.head import grow_classes
 from napari_skipseg.networks.network import Deep, Network
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.compute import Compute, choose_compute
-from napari_skipseg.training.distributed import ALONE, Processes
-from napari_skipseg.training.finetune.blocks import Place, Split, thinned
+from napari_skipseg.training.distributed import ONE_PROCESS, Processes
+from napari_skipseg.training.finetune.blocks import LabelledBlock, Split, thinned
 from napari_skipseg.training.finetune.labels import (
     ClassPlan,
     Corrected,
     check_images,
-    describe_lesson,
     iter_find_places,
     plan_classes,
+    summarize_training,
 )
 from napari_skipseg.training.finetune.patches import RECALLED_EVERY
 from napari_skipseg.training.finetune.priors import WINDOWS
 from napari_skipseg.training.finetune.regions import MOST_SCORED
 from napari_skipseg.training.finetune.task import (
-    FEATURES,
     GENEROUS,
     HOLDING,
+    KEPT_FEATURES,
     VALIDATED,
     batch_of,
     patch_of,
     set_modes,
     trained_parts,
 )
-from napari_skipseg.training.progress import Lesson
+from napari_skipseg.training.progress import TrainingSummary
 from napari_skipseg.training.settings import STEPS, FinetuneSettings
 from napari_skipseg.training.taught_scale import taught_scale
 
@@ -112,7 +112,7 @@ def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, split: Split, 
     """Return about how many seconds a fine-tuning takes, measured on the device and in the precision that it takes."""
     parent = read_model(locate_model(settings.model))
     network = grow_classes(parent.network, plan.kept, channels=plan.channels)
-    compute = choose_compute(network, settings.precision, device_name, None, ALONE)
+    compute = choose_compute(network, settings.precision, device_name, None, ONE_PROCESS)
     batch = batch_of(settings, network.spec.dimensions)
     times = _time_batch(network, settings, batch, compute)
     voxels = batch * math.prod(patch_of(settings, network))
@@ -121,7 +121,7 @@ def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, split: Split, 
     if settings.minutes and not settings.steps:
         fit = settings.minutes * 60
     elif settings.reach == "quick":
-        patches = min(steps * batch, FEATURES)
+        patches = min(steps * batch, KEPT_FEATURES)
         looks = 1 + _share_asked(settings, plan)
         fit = steps * times.step + patches * (SECONDS_PER_PATCH + looks * times.deep / batch)
         shown = thinned(split.held_out, VALIDATED[settings.reach], settings.seed)
@@ -129,7 +129,7 @@ def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, split: Split, 
     else:
         fit = steps * _seconds_of_step(settings, plan, times, batch)
         if len(plan.classes) > len(plan.kept):
-            besides += (STEPS["quick"] + FEATURES / batch) * times.forward
+            besides += (STEPS["quick"] + KEPT_FEATURES / batch) * times.forward
     if len(plan.classes) > len(plan.kept):
         besides += WINDOWS * times.forward / batch
     return besides + (min(fit, settings.minutes * 60) if settings.minutes else fit)
@@ -140,7 +140,7 @@ def _scored_voxels(split: Split, margin: int) -> int:
     return _voxels_of(split.held_out[:MOST_SCORED], margin)
 
 
-def _voxels_of(places: Sequence[Place], margin: int) -> int:
+def _voxels_of(places: Sequence[LabelledBlock], margin: int) -> int:
     sides = ([stop - start for start, stop in place.box] for place in places)
     return sum(math.prod(side + 2 * margin if side > 1 else 1 for side in box) for box in sides)
 
@@ -200,9 +200,9 @@ def _time_batch(network: Network, settings: FinetuneSettings, batch: int, comput
     return _Times(time_of(learn), time_of(look), time_of(forward))
 
 
-def iter_plan_lesson(
+def iter_plan_finetuning(
     settings: FinetuneSettings, corrected: Sequence[Corrected], device_name: str = "auto"
-) -> Generator[Progress, None, Lesson]:
+) -> Generator[Progress, None, TrainingSummary]:
     """Yield while labels are read; return what a fine-tuning with `settings` would learn from, and how long it takes.
 
     Raises:
@@ -217,4 +217,4 @@ def iter_plan_lesson(
     yield Progress(len(corrected), len(corrected), "measuring how long a step takes")
     scale = taught_scale([each.stack for each in corrected], split, parent)
     notes = (scale.note,) if scale.note else ()
-    return describe_lesson(split, plan, estimate_seconds(settings, plan, split, device_name), notes)
+    return summarize_training(split, plan, estimate_seconds(settings, plan, split, device_name), notes)

@@ -17,9 +17,17 @@ from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.images.units import METRES
 from napari_skipseg.models.description import ClassLabel, ModelDescription, output_channels
 from napari_skipseg.progress import Progress
-from napari_skipseg.training.finetune.blocks import KEYS, Place, Split, count_cells, part_places, slices_of, total
-from napari_skipseg.training.progress import Lesson
-from napari_skipseg.training.settings import AUTO, FinetuneSettings, held_out
+from napari_skipseg.training.finetune.blocks import (
+    KEYS,
+    LabelledBlock,
+    Split,
+    count_cells,
+    part_places,
+    slices_of,
+    total,
+)
+from napari_skipseg.training.progress import TrainingSummary
+from napari_skipseg.training.settings import AUTO, FinetuneSettings, slices_to_hold_out
 
 
 @dataclass(frozen=True)
@@ -72,12 +80,12 @@ def plan_classes(settings: FinetuneSettings, parent: ModelDescription) -> ClassP
     return ClassPlan(classes, kept, judged, values)
 
 
-BLOCK = 4096
+_BLOCK = 4096
 """Longest side of what is read at once of labels that do not say where they are."""
 SAME_SCALE = 0.01
 ACCEPTED = 256
 """What is added to a label that was accepted, to count it apart."""
-MASK = " In a mask of 0 and 1 turn 1 into 2, the class, and 0 into 1, the background."
+_MASK = " In a mask of 0 and 1 turn 1 into 2, the class, and 0 into 1, the background."
 
 
 @runtime_checkable
@@ -127,10 +135,10 @@ def read_corrected(settings: FinetuneSettings) -> tuple[Corrected, ...]:
         SkipsegError: a file that cannot be read, labels of another shape or voxel size than their image.
     """
     pairs = zip(settings.images, settings.labels, strict=True)
-    return tuple(pair_labels(read_stack(image), read_stack(labels, are_labels=True)) for image, labels in pairs)
+    return tuple(pair_with_labels(read_stack(image), read_stack(labels, are_labels=True)) for image, labels in pairs)
 
 
-def pair_labels(stack: Stack, labels: Stack) -> Corrected:
+def pair_with_labels(stack: Stack, labels: Stack) -> Corrected:
     """Return an image with its labels.
 
     Raises:
@@ -164,7 +172,7 @@ def iter_find_places(
             or to score on.
         SpecError: a slice to hold out that is not there.
     """
-    chosen = frozenset() if settings.validate == AUTO else held_out(settings.validate)
+    chosen = frozenset() if settings.validate == AUTO else slices_to_hold_out(settings.validate)
     columns = (BACKGROUND, *plan.values)
     lengths = [each.stack.length("T") * each.stack.length("Z") for each in corrected]
     if chosen and max(chosen) >= sum(lengths):
@@ -226,7 +234,7 @@ def _blocks(corrected: Corrected) -> Iterator[tuple[slice, ...]]:
     if isinstance(corrected.labels, Sparse):
         yield from corrected.labels.written()
         return
-    steps = [BLOCK if axis in "YX" else 1 for axis in corrected.axes]
+    steps = [_BLOCK if axis in "YX" else 1 for axis in corrected.axes]
     lengths = [corrected.stack.length(axis) for axis in corrected.axes]
     for starts in product(*(range(0, length, step) for length, step in zip(lengths, steps, strict=True))):
         yield tuple(
@@ -281,7 +289,7 @@ def _check_counts(counts: tuple[int, ...], names: tuple[str, ...], values: tuple
         if count == 0:
             raise InputError(
                 f"No voxel is labelled {name} ({value}): paint some, or leave out that class, which these labels then "
-                f"do not judge.{MASK if sum(counts) == counts[values.index(BACKGROUND)] else ''}"
+                f"do not judge.{_MASK if sum(counts) == counts[values.index(BACKGROUND)] else ''}"
             )
 
 
@@ -301,16 +309,18 @@ def _check_split(split: Split, names: tuple[str, ...], validate: str) -> None:
             )
 
 
-def describe_lesson(split: Split, plan: ClassPlan, seconds: float | None = None, notes: tuple[str, ...] = ()) -> Lesson:
+def summarize_training(
+    split: Split, plan: ClassPlan, seconds: float | None = None, notes: tuple[str, ...] = ()
+) -> TrainingSummary:
     """Return what is learnt from the places of `split`, in numbers."""
     names = ("background", *(plan.names[number - 1] for number in plan.values.values()))
 
-    def counted(places: tuple[Place, ...]) -> dict[str, int]:
+    def counted(places: tuple[LabelledBlock, ...]) -> dict[str, int]:
         return dict(zip(names, total(places, len(names)), strict=True))
 
     slices = len(list(slices_of((*split.training, *split.held_out))))
     places = (len(split.training), len(split.held_out))
-    return Lesson(counted(split.training), counted(split.held_out), places, slices, seconds, notes=notes)
+    return TrainingSummary(counted(split.training), counted(split.held_out), places, slices, seconds, notes=notes)
 
 
 def check_images(corrected: Sequence[Corrected], parent: ModelDescription) -> None:

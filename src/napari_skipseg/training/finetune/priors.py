@@ -19,24 +19,24 @@ from napari_skipseg.networks.network import Network, class_probability
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.finetune.regions import Material
-from napari_skipseg.training.finetune.task import Lessons
+from napari_skipseg.training.finetune.task import FinetuneData
 from napari_skipseg.training.losses import IGNORED
 from napari_skipseg.training.settings import FinetuneSettings
 
-DENSE = 0.5
+DENSE_SHARE = 0.5
 """Where more of the voxels is labelled than this, the labels themselves show how frequent a class is."""
 WINDOWS = 32
 DRAWN = 64
 ROUNDS = 200
 SMALLEST = 1e-4
 """Share that a class has at least."""
-SETTLED = 1e-6
+_SETTLED = 1e-6
 
 Shares = NDArray[np.float64]
 
 
-def iter_match_shares(
-    network: Network, lessons: Lessons, material: Material, settings: FinetuneSettings, compute: Compute
+def iter_correct_prior_shift(
+    network: Network, lessons: FinetuneData, material: Material, settings: FinetuneSettings, compute: Compute
 ) -> Generator[Progress, None, None]:
     """Yield while the images are looked at; then shift the outputs of `network` for classes new to it to their share.
 
@@ -44,11 +44,11 @@ def iter_match_shares(
     """
     plan = lessons.patches.plan
     new = tuple(range(len(plan.kept), len(plan.classes)))
-    if not new or labelled_share(material) > DENSE:
+    if not new or labelled_fraction(material) > DENSE_SHARE:
         return
-    learnt = shares_learnt(lessons, new)
+    learnt = learnt_priors(lessons, new)
     probability = yield from _iter_sample_probability(network, lessons, material, settings, compute, new)
-    found = find_shares(probability, learnt)
+    found = estimate_priors(probability, learnt)
     shift = torch.from_numpy(np.log(found[1:] / learnt[1:]) - np.log(found[0] / learnt[0]))
     head = network.get_submodule(network.head)
     if not isinstance(head, nn.Conv2d | nn.Conv3d) or head.bias is None:
@@ -57,13 +57,13 @@ def iter_match_shares(
         head.bias[-len(new) :] += shift.to(head.bias)
 
 
-def labelled_share(material: Material) -> float:
+def labelled_fraction(material: Material) -> float:
     """Return which part of the voxels that were read has a label, held out or not."""
     labelled = sum(int(np.count_nonzero((r.target != IGNORED) | (r.held_out != IGNORED))) for r in material.regions)
     return labelled / sum(region.target.size for region in material.regions)
 
 
-def shares_learnt(lessons: Lessons, new: tuple[int, ...]) -> Shares:
+def learnt_priors(lessons: FinetuneData, new: tuple[int, ...]) -> Shares:
     """Return the share of all other labels and of each `new` class in the patches that are trained on."""
     batch = lessons.patches.draw(range(DRAWN))
     judged = batch.judged[:, list(new)].all(dim=1)
@@ -75,7 +75,7 @@ def shares_learnt(lessons: Lessons, new: tuple[int, ...]) -> Shares:
 
 def _iter_sample_probability(
     network: Network,
-    lessons: Lessons,
+    lessons: FinetuneData,
     material: Material,
     settings: FinetuneSettings,
     compute: Compute,
@@ -99,7 +99,7 @@ def _iter_sample_probability(
     return np.concatenate([1 - of_new.sum(axis=0, keepdims=True), of_new]).clip(0, 1).T
 
 
-def find_shares(probability: Shares, learnt: Shares) -> Shares:
+def estimate_priors(probability: Shares, learnt: Shares) -> Shares:
     """Return the shares (classes,) that agree with `probability` (voxels, classes) once it is corrected for them.
 
     learnt: the shares that the probabilities were learnt with.
@@ -109,7 +109,7 @@ def find_shares(probability: Shares, learnt: Shares) -> Shares:
         corrected = probability * (shares / learnt)
         corrected /= corrected.sum(axis=1, keepdims=True).clip(min=np.finfo(np.float64).tiny)
         before, shares = shares, _as_shares(corrected.sum(axis=0))
-        if np.abs(shares - before).max() < SETTLED:
+        if np.abs(shares - before).max() < _SETTLED:
             break
     return shares
 

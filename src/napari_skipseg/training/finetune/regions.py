@@ -12,26 +12,26 @@ from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization, measure_greys
-from napari_skipseg.images.intensity.padding import REACH, REACH_Z, Mask, PaddingRule
+from napari_skipseg.images.intensity.padding import REACH, REACH_Z, PaddingMask, PaddingRule
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.progress import Found, Progress
-from napari_skipseg.training.finetune.blocks import Place, Split, thinned
+from napari_skipseg.progress import ImageFindings, Progress
+from napari_skipseg.training.finetune.blocks import LabelledBlock, Split, thinned
 from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, read_accepted, read_labels
 from napari_skipseg.training.losses import IGNORED
 
 MOST_PLACES = 1024
 """Places that are trained on; of more, as many are drawn."""
 MOST_SCORED = 256
-AROUND = 0.75
+_AROUND = 0.75
 """A place is read with so many patches around it on each side."""
 
 ON_PADDING = 0.25
 """Share of a class's labelled pixels that lie on what looks like padding from which on it is taken for tissue."""
 
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+RegionBox = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 
-class Region(NamedTuple):
+class TrainingRegion(NamedTuple):
     """A part of an image around places with labels, of as many dimensions as the network.
 
     image: (C, *space) float16 in standard units. target: (*space) int8, -1 where nothing is known or it is held out,
@@ -45,7 +45,7 @@ class Region(NamedTuple):
     accepted: NDArray[np.bool_]
 
 
-class Kind(NamedTuple):
+class SampleClass(NamedTuple):
     """Voxels that are counted together: those of a label, and whether of them only the painted ones."""
 
     label: int
@@ -70,10 +70,10 @@ class Material:
     left out, as padding, or taken for tissue.
     """
 
-    regions: tuple[Region, ...]
+    regions: tuple[TrainingRegion, ...]
     training: tuple[Spot, ...]
     held_out: tuple[Spot, ...]
-    kinds: tuple[Kind, ...]
+    kinds: tuple[SampleClass, ...]
     padding: PaddingRule = "auto"
 
     def painted(self, spots: Sequence[Spot]) -> tuple[Spot, ...]:
@@ -113,7 +113,7 @@ def iter_read_material(
         yield Progress(number, len(corrected), f"reading {name}")
         greys[number] = measure_greys(stack, padding=padding)
         if found := (*stack.notes, *greys[number].findings):
-            yield Found(number, len(corrected), "", tuple(f"{name}: {told}" for told in found))
+            yield ImageFindings(number, len(corrected), "", tuple(f"{name}: {told}" for told in found))
     counts = np.zeros((2, len(plan.classes) + 1), np.int64)
     material = yield from _iter_read(corrected, split, plan, patch, seed, greys, counts)
     labelled, on_padding = counts[:, 1:]
@@ -127,7 +127,7 @@ def iter_read_material(
     told = (
         "A class is painted on constant areas: they were taken for tissue after all, and the new model does the same."
     )
-    yield Found(0, len(corrected), "", (told,))
+    yield ImageFindings(0, len(corrected), "", (told,))
     return (yield from iter_read_material(corrected, split, plan, patch, seed, "none"))
 
 
@@ -147,8 +147,8 @@ def _iter_read(
     training = thinned(split.training, MOST_PLACES, seed)
     held_out = thinned(split.held_out, MOST_SCORED, seed)
     flat = len(patch) == 2
-    regions: list[Region] = []
-    spots: dict[Place, Spot] = {}
+    regions: list[TrainingRegion] = []
+    spots: dict[LabelledBlock, Spot] = {}
     for number, each in enumerate(corrected):
         for time, box, inside in _boxes((*training, *held_out), number, each.stack, patch):
             yield Progress(number, len(corrected), f"reading {each.name}")
@@ -163,25 +163,28 @@ def _iter_read(
                 if (place.image, place.time) == (number, time):
                     part = _within(place.box, box)
                     held[part], target[part] = target[part], IGNORED
-            region = Region(image.astype(np.float16), target, held, accepted)
-            regions.append(Region(region.image[:, 0], target[0], held[0], accepted[0]) if flat else region)
+            region = TrainingRegion(image.astype(np.float16), target, held, accepted)
+            regions.append(TrainingRegion(region.image[:, 0], target[0], held[0], accepted[0]) if flat else region)
             for place in inside:
                 part = _within(place.box, box)
                 if (target[part] != IGNORED).any() or (held[part] != IGNORED).any():  # not all of it is padding
                     spots[place] = Spot(len(regions) - 1, part[1:] if flat else part, place.counts)
     in_order = [tuple(spots[place] for place in places if place in spots) for places in (training, held_out)]
     labels = (0, *plan.values.values())
-    kinds = (*(Kind(label, False) for label in labels), *(Kind(labels[column], True) for column in split.painted))
+    kinds = (
+        *(SampleClass(label, False) for label in labels),
+        *(SampleClass(labels[column], True) for column in split.painted),
+    )
     return Material(tuple(regions), in_order[0], in_order[1], kinds)
 
 
 def _boxes(
-    places: Sequence[Place], number: int, stack: Stack, patch: tuple[int, ...]
-) -> list[tuple[int, Box, list[Place]]]:
+    places: Sequence[LabelledBlock], number: int, stack: Stack, patch: tuple[int, ...]
+) -> list[tuple[int, RegionBox, list[LabelledBlock]]]:
     """Return parts of image `number`, (time, box, the places in it), that hold all of its places with surroundings."""
     size = (stack.length("Z"), stack.length("Y"), stack.length("X"))
-    around = [0, *(round(AROUND * side) for side in patch)][-3:]
-    groups: dict[tuple[int, int], list[tuple[Box, list[Place]]]] = {}
+    around = [0, *(round(_AROUND * side) for side in patch)][-3:]
+    groups: dict[tuple[int, int], list[tuple[RegionBox, list[LabelledBlock]]]] = {}
     for place in places:
         if place.image == number:
             key = (place.time, place.box[0][0] if len(patch) == 2 else -1)
@@ -193,7 +196,7 @@ def _boxes(
     return [(time, box, inside) for (time, _), parts in sorted(groups.items()) for box, inside in parts]
 
 
-def _join(parts: list[tuple[Box, list[Place]]], box: Box, inside: list[Place]) -> None:
+def _join(parts: list[tuple[RegionBox, list[LabelledBlock]]], box: RegionBox, inside: list[LabelledBlock]) -> None:
     """Add a part to `parts`, as one with all those that it touches."""
     again = True
     while again:
@@ -207,7 +210,7 @@ def _join(parts: list[tuple[Box, list[Place]]], box: Box, inside: list[Place]) -
     parts.append((box, inside))
 
 
-def _within(box: Box, outer: Box) -> tuple[slice, ...]:
+def _within(box: RegionBox, outer: RegionBox) -> tuple[slice, ...]:
     """Return where `box` lies in `outer`, as far as it does."""
     return tuple(
         slice(max(0, start - first), max(0, min(stop, last) - first))
@@ -216,8 +219,8 @@ def _within(box: Box, outer: Box) -> tuple[slice, ...]:
 
 
 def _read_image(
-    stack: Stack, time: int, box: Box, normalization: Normalization, across_slices: bool
-) -> tuple[NDArray[np.float32], Mask | None]:
+    stack: Stack, time: int, box: RegionBox, normalization: Normalization, across_slices: bool
+) -> tuple[NDArray[np.float32], PaddingMask | None]:
     """Return what a network sees of `box` (C, Z, Y, X), and where padding is (Z, Y, X)."""
     wide = dict(zip("ZYX", box, strict=True))
     if normalization.has_padding:
@@ -236,7 +239,7 @@ def _read_image(
 
 
 def _read_target(
-    corrected: Corrected, time: int, box: Box, plan: ClassPlan
+    corrected: Corrected, time: int, box: RegionBox, plan: ClassPlan
 ) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
     """Return the labels (Z, Y, X) in `box` as targets, and where they were accepted."""
     parts = {"T": slice(time, time + 1), **dict(zip("ZYX", (slice(*side) for side in box), strict=True))}

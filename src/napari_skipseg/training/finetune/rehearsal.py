@@ -25,14 +25,14 @@ from napari_skipseg.models.catalog import BUILT_IN
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.folder import read_sample
 from napari_skipseg.training.finetune.labels import ClassPlan
-from napari_skipseg.training.finetune.regions import Material, Region, Spot
+from napari_skipseg.training.finetune.regions import Material, Spot, TrainingRegion
 from napari_skipseg.training.losses import IGNORED
-from napari_skipseg.training.patches import Labelled, TrainingData
+from napari_skipseg.training.patches import LabelledImage, TrainingData
 
-PATCH = {2: (256, 256), 3: (32, 64, 64)}
+_PATCH = {2: (256, 256), 3: (32, 64, 64)}
 """Size of a remembered patch by dimensions."""
 MOST_BYTES = 10_000_000
-HELD_OUT = 0.2
+_HELD_OUT = 0.2
 SYNTHETIC = {"membrane": (make_sample, (8, 256, 256)), "boundary": (make_isotropic_sample, (64, 128, 128))}
 """What stands in for the data of a built-in model, by its first class, and how much of it."""
 
@@ -41,7 +41,7 @@ Piece = tuple[NDArray[Any], NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Remembered:
+class RehearsalSamples:
     """Patches with what is known of them.
 
     images: (N, C, *patch) float16 in standard units. targets: (N, *patch) int8, -1 = not known, 0 = background, 1… =
@@ -58,12 +58,12 @@ class Remembered:
     def __len__(self) -> int:
         return len(self.images)
 
-    def of(self, chosen: NDArray[Any]) -> Remembered:
+    def of(self, chosen: NDArray[Any]) -> RehearsalSamples:
         """Return the patches that `chosen` (numbers, or a mask) names."""
-        return Remembered(*(getattr(self, field.name)[chosen] for field in fields(self)))
+        return RehearsalSamples(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
-def remembered_of(folder: Path, description: ModelDescription) -> Remembered | None:
+def rehearsal_samples_of(folder: Path, description: ModelDescription) -> RehearsalSamples | None:
     """Return the own sample of the model in `folder`, synthetic for a built-in one; None where there is none.
 
     Raises:
@@ -79,7 +79,7 @@ def remembered_of(folder: Path, description: ModelDescription) -> Remembered | N
 
 
 @lru_cache(maxsize=2)
-def _synthesise(name: str, dimensions: int, classes: int) -> Remembered:
+def _synthesise(name: str, dimensions: int, classes: int) -> RehearsalSamples:
     make, shape = SYNTHETIC[name]
     stack, membrane, _ = make(shape)
     image = measure(stack).apply(stack.read((slice(None),) * 3))[None]
@@ -88,15 +88,15 @@ def _synthesise(name: str, dimensions: int, classes: int) -> Remembered:
     return _gathered(pieces, [number % 4 == 3 for number in range(len(pieces))], judged, dimensions, synthetic=True)
 
 
-def sample_to_bytes(remembered: Remembered) -> bytes:
+def sample_to_bytes(remembered: RehearsalSamples) -> bytes:
     """Return the content of a sample file, the same bytes for the same sample."""
     content: bytes = save(
-        {field.name: torch.from_numpy(getattr(remembered, field.name)) for field in fields(Remembered)}
+        {field.name: torch.from_numpy(getattr(remembered, field.name)) for field in fields(RehearsalSamples)}
     )
     return content
 
 
-def sample_from_bytes(content: bytes, description: ModelDescription) -> Remembered:
+def sample_from_bytes(content: bytes, description: ModelDescription) -> RehearsalSamples:
     """Return the sample in `content`.
 
     Raises:
@@ -104,7 +104,7 @@ def sample_from_bytes(content: bytes, description: ModelDescription) -> Remember
     """
     try:
         tensors = {name: tensor.numpy() for name, tensor in load(content).items()}
-        remembered = Remembered(**tensors)
+        remembered = RehearsalSamples(**tensors)
     except (SafetensorError, TypeError) as error:
         raise ModelError(
             f"The sample of model '{description.name}' is damaged: copy the whole folder again."
@@ -122,45 +122,47 @@ def sample_from_bytes(content: bytes, description: ModelDescription) -> Remember
     return remembered
 
 
-def sample_of_training(data: TrainingData, classes: int, dimensions: int, seed: int) -> Remembered:
+def sample_of_training(data: TrainingData, classes: int, dimensions: int, seed: int) -> RehearsalSamples:
     """Return a sample of labelled slices: what was held out of training is held out in it too."""
     most = most_patches(data.training[0].image.shape[0], dimensions)
-    held = _drawn(_tiles_of(data.validation, dimensions), round(HELD_OUT * most), seed)
+    held = _drawn(_tiles_of(data.validation, dimensions), round(_HELD_OUT * most), seed)
     training = _drawn(_tiles_of(data.training, dimensions), most - len(held), seed)
     pieces = [*training, *held]
     return _gathered(pieces, [False] * len(training) + [True] * len(held), np.ones(classes, bool), dimensions)
 
 
-def sample_of_corrections(material: Material, plan: ClassPlan, dimensions: int, seed: int) -> Remembered:
+def sample_of_corrections(material: Material, plan: ClassPlan, dimensions: int, seed: int) -> RehearsalSamples:
     """Return a sample of corrected images, around places that are trained on and around those held out."""
     most = most_patches(material.regions[0].image.shape[0], dimensions)
-    held = list(_around(material.regions, material.held_out, dimensions, round(HELD_OUT * most), seed, True))
+    held = list(_around(material.regions, material.held_out, dimensions, round(_HELD_OUT * most), seed, True))
     training = list(_around(material.regions, material.training, dimensions, most - len(held), seed, False))
     marks = [False] * len(training) + [True] * len(held)
     return _gathered([*training, *held], marks, np.array(plan.judged), dimensions)
 
 
-def join_samples(old: Remembered | None, new: Remembered, seed: int) -> Remembered:
+def join_samples(old: RehearsalSamples | None, new: RehearsalSamples, seed: int) -> RehearsalSamples:
     """Return the sample of a new model: half of it the old model's, as far as there is so much, half what is new."""
     if old is None:
         return new
     dimensions = new.images.ndim - 2
     most = most_patches(new.images.shape[1], dimensions)
     added = new.judged.shape[1] - old.judged.shape[1]
-    wider = Remembered(old.images, old.targets, np.pad(old.judged, ((0, 0), (0, added))), old.held_out, old.synthetic)
+    wider = RehearsalSamples(
+        old.images, old.targets, np.pad(old.judged, ((0, 0), (0, added))), old.held_out, old.synthetic
+    )
     first = _some(wider, max(most // 2, most - len(new)), seed)
     second = _some(new, most - len(first), seed)
-    pairs = ((getattr(first, field.name), getattr(second, field.name)) for field in fields(Remembered))
-    return Remembered(*(np.concatenate(pair) for pair in pairs))
+    pairs = ((getattr(first, field.name), getattr(second, field.name)) for field in fields(RehearsalSamples))
+    return RehearsalSamples(*(np.concatenate(pair) for pair in pairs))
 
 
 def most_patches(channels: int, dimensions: int) -> int:
     """Return how many patches a sample may hold."""
-    voxels = int(np.prod(PATCH[dimensions]))
+    voxels = int(np.prod(_PATCH[dimensions]))
     return MOST_BYTES // (voxels * (2 * channels + 1) + 64)
 
 
-def _some(sample: Remembered, most: int, seed: int) -> Remembered:
+def _some(sample: RehearsalSamples, most: int, seed: int) -> RehearsalSamples:
     """Return at most `most` patches of `sample`, held-out ones as often as in the whole."""
     if len(sample) <= most:
         return sample
@@ -172,10 +174,10 @@ def _some(sample: Remembered, most: int, seed: int) -> Remembered:
 
 def _gathered(
     pieces: Sequence[Piece], held_out: list[bool], judged: NDArray[np.bool_], dimensions: int, synthetic: bool = False
-) -> Remembered:
-    count, patch = len(pieces), PATCH[dimensions]
+) -> RehearsalSamples:
+    count, patch = len(pieces), _PATCH[dimensions]
     whole = [_filled(image, target, patch) for image, target in pieces]
-    return Remembered(
+    return RehearsalSamples(
         np.stack([image for image, _ in whole]).astype(np.float16),
         np.stack([target for _, target in whole]).astype(np.int8),
         np.tile(judged, (count, 1)),
@@ -193,7 +195,7 @@ def _filled(image: NDArray[Any], target: NDArray[Any], patch: tuple[int, ...]) -
     )
 
 
-def _tiles_of(runs: Iterable[Labelled], dimensions: int) -> list[Piece]:
+def _tiles_of(runs: Iterable[LabelledImage], dimensions: int) -> list[Piece]:
     return [piece for run in runs for piece in _tiles(run.image, run.target, dimensions)]
 
 
@@ -201,9 +203,9 @@ def _tiles(image: NDArray[Any], target: NDArray[Any], dimensions: int) -> Iterat
     """Yield patches side by side of image (C, Z, Y, X) and target (Z, Y, X), slice by slice for a 2D network."""
     if dimensions == 2:
         for z in range(target.shape[0]):
-            yield from _cut(image[:, z], target[z], PATCH[2])
+            yield from _cut(image[:, z], target[z], _PATCH[2])
     else:
-        yield from _cut(image, target, PATCH[3])
+        yield from _cut(image, target, _PATCH[3])
 
 
 def _cut(image: NDArray[Any], target: NDArray[Any], patch: tuple[int, ...]) -> Iterator[Piece]:
@@ -222,10 +224,10 @@ def _drawn(pieces: list[Piece], most: int, seed: int) -> list[Piece]:
 
 
 def _around(
-    regions: Sequence[Region], spots: Sequence[Spot], dimensions: int, most: int, seed: int, held_out: bool
+    regions: Sequence[TrainingRegion], spots: Sequence[Spot], dimensions: int, most: int, seed: int, held_out: bool
 ) -> Iterator[Piece]:
     """Yield patches around spots drawn at random, each of which no patch before covered."""
-    patch, covered = PATCH[dimensions], [np.zeros(region.target.shape, bool) for region in regions]
+    patch, covered = _PATCH[dimensions], [np.zeros(region.target.shape, bool) for region in regions]
     order = np.random.default_rng(seed).permutation(len(spots)).tolist()
     for number in order:
         spot = spots[number]

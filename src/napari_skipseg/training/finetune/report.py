@@ -21,8 +21,8 @@ from napari_skipseg.training.evaluate import TileResult, WholeImages
 from napari_skipseg.training.finetune.labels import ClassPlan
 from napari_skipseg.training.finetune.patches import whole_windows, windows_of
 from napari_skipseg.training.finetune.regions import Material
-from napari_skipseg.training.finetune.rehearsal import Remembered
-from napari_skipseg.training.progress import EVEN, Report, ScoreRow
+from napari_skipseg.training.finetune.rehearsal import RehearsalSamples
+from napari_skipseg.training.progress import EVEN, ComparisonReport, ScoreRow
 from napari_skipseg.training.settings import Reach
 from napari_skipseg.wording import counted, percent
 
@@ -34,7 +34,7 @@ FORGOTTEN = {"V_rand": 0.02, "Dice": 0.05}
 """What a class may lose at most on the model's own sample, by score."""
 GIVEN_UP = 0.05
 """Dice that a class may lose on all corrections together where it gained on the strokes."""
-FOUND = 0.3
+_FOUND = 0.3
 """Dice from which on a new class counts as found."""
 ENOUGH_PLACES = 20
 """Held-out places from which on a comparison says something. Of one class on a stack of brain, 2 places of 10 strokes
@@ -87,7 +87,7 @@ class HeldOut:
     is_enough: bool
 
 
-class Question(NamedTuple):
+class ScoreQuestion(NamedTuple):
     """A window (C, *space), in standard units, that models are asked about once for all comparisons."""
 
     image: NDArray[np.floating]
@@ -98,7 +98,7 @@ class Question(NamedTuple):
 class Examination:
     """What models are scored on: windows on held-out corrections, and patches of a model's own sample."""
 
-    questions: tuple[Question, ...]
+    questions: tuple[ScoreQuestion, ...]
     held_out: HeldOut
 
     def iter_score(self, model: Model, compute: Compute, title: str) -> Generator[Progress, None, Examined]:
@@ -154,7 +154,7 @@ def count_held_out(material: Material, plan: ClassPlan) -> HeldOut:
 
 
 def examine(
-    material: Material, plan: ClassPlan, remembered: Remembered | None, margin: int, stride: int
+    material: Material, plan: ClassPlan, remembered: RehearsalSamples | None, margin: int, stride: int
 ) -> Examination:
     """Return what the old and the new model are scored on."""
     judged = {plan.names[number - 1]: number for number in plan.learnt}
@@ -170,16 +170,16 @@ def examine(
         comparisons = [Comparison(CORRECTIONS, target, judged)]
         if id(spot) in strokes_of:
             comparisons.append(Comparison(STROKES, strokes_of[id(spot)], drawn))
-        questions.append(Question(image, tuple(comparisons)))
+        questions.append(ScoreQuestion(image, tuple(comparisons)))
     if boundary:
         for image, target in whole_windows(material, stride):
-            questions.append(Question(image, (Comparison(CORRECTIONS, target, boundary, is_whole=True),)))
+            questions.append(ScoreQuestion(image, (Comparison(CORRECTIONS, target, boundary, is_whole=True),)))
     if remembered is not None and len(remembered):
         questions += _of_sample(remembered, plan)
     return Examination(tuple(questions), count_held_out(material, plan))
 
 
-def _of_sample(sample: Remembered, plan: ClassPlan) -> list[Question]:
+def _of_sample(sample: RehearsalSamples, plan: ClassPlan) -> list[ScoreQuestion]:
     """Return the patches of a model's own sample that are held out, or all if none is."""
     chosen = sample.of(sample.held_out) if sample.held_out.any() else sample
     kept = {plan.names[place]: old for place, old in enumerate(plan.kept)}
@@ -190,7 +190,7 @@ def _of_sample(sample: Remembered, plan: ClassPlan) -> list[Question]:
         comparisons = [Comparison(OWN_SAMPLE, target, classes)]
         if boundary and (target >= 0).all():
             comparisons.append(Comparison(OWN_SAMPLE, target, boundary, is_whole=True))
-        questions.append(Question(image, tuple(comparisons)))
+        questions.append(ScoreQuestion(image, tuple(comparisons)))
     return questions
 
 
@@ -244,7 +244,7 @@ def compare(
     held_out: HeldOut,
     reach: Reach = "normal",
     parent_report: Mapping[str, Any] | None = None,
-) -> Report:
+) -> ComparisonReport:
     """Return both models' scores beside each other, and whether the new model is better.
 
     parent_report: the report that was written when the old model was itself fine-tuned, as it is stored; None or empty
@@ -257,11 +257,11 @@ def compare(
     )
     forgotten = _forgotten(rows)
     if forgotten:
-        return Report(rows, False, forgotten)
+        return ComparisonReport(rows, False, forgotten)
     is_better, reason = _judge(rows, reach)
     if not is_better or held_out.is_enough:
-        return Report(rows, is_better, reason)
-    return Report(rows, False, _unsure(rows, new.shares, plan, held_out), is_unsure=True)
+        return ComparisonReport(rows, is_better, reason)
+    return ComparisonReport(rows, False, _unsure(rows, new.shares, plan, held_out), is_unsure=True)
 
 
 def _first_scores(report: Mapping[str, Any]) -> dict[tuple[str, str, str], float]:
@@ -297,7 +297,7 @@ def _forgotten(rows: Sequence[ScoreRow]) -> str:
 def _judge(rows: Sequence[ScoreRow], reach: Reach) -> tuple[bool, str]:
     learnt = [row for row in rows if row.on == CORRECTIONS and row.score == "Dice"]
     for row in learnt:
-        if row.old is None and row.new < FOUND:
+        if row.old is None and row.new < _FOUND:
             return False, (
                 f"The new model does not find {row.class_name} yet: its Dice on the held-out corrections is "
                 f"{row.new:.3f}. To find it better, {BETTER_REACH[reach]}."

@@ -25,47 +25,47 @@ from napari_skipseg.models.folder import write_scores
 from napari_skipseg.models.model import Model, as_stored, read_model, write_model
 from napari_skipseg.networks.head import grow_classes
 from napari_skipseg.networks.network import Network
-from napari_skipseg.progress import Found, Progress, Result
+from napari_skipseg.progress import ImageFindings, Progress, Result
 from napari_skipseg.training.checkpoint import CHECKPOINT, FitState, belongs_to
 from napari_skipseg.training.compute import Compute, choose_compute
-from napari_skipseg.training.distributed import ALONE, Processes, joined
+from napari_skipseg.training.distributed import ONE_PROCESS, Processes, joined
 from napari_skipseg.training.finetune.blocks import thinned
 from napari_skipseg.training.finetune.estimate import agree_on_steps
 from napari_skipseg.training.finetune.labels import (
     ClassPlan,
     Corrected,
     check_images,
-    describe_lesson,
     iter_find_places,
     plan_classes,
+    summarize_training,
 )
-from napari_skipseg.training.finetune.patches import LessonPatches, as_batches, recalled_batches, windows_of
-from napari_skipseg.training.finetune.priors import iter_match_shares
+from napari_skipseg.training.finetune.patches import PatchSampler, as_batches, recalled_batches, windows_of
+from napari_skipseg.training.finetune.priors import iter_correct_prior_shift
 from napari_skipseg.training.finetune.regions import Material, iter_read_material
 from napari_skipseg.training.finetune.rehearsal import (
-    Remembered,
+    RehearsalSamples,
     join_samples,
-    remembered_of,
+    rehearsal_samples_of,
     sample_of_corrections,
     sample_to_bytes,
 )
 from napari_skipseg.training.finetune.report import CORRECTIONS, compare, examine
 from napari_skipseg.training.finetune.task import (
     VALIDATED,
+    FinetuneData,
     FinetuneTask,
-    Lessons,
     QuickTask,
     batch_of,
     is_record_of,
-    iter_prime,
+    iter_warm_up_head,
     patch_of,
 )
 from napari_skipseg.training.fit import iter_learn
-from napari_skipseg.training.progress import Finetuned, Keep, Lesson, Report
-from napari_skipseg.training.seen import with_seen
+from napari_skipseg.training.progress import ComparisonReport, Finetuned, KeepBest, TrainingSummary
+from napari_skipseg.training.seen import with_signature
 from napari_skipseg.training.settings import FinetuneSettings, finetune_from_json, finetune_to_dict
 from napari_skipseg.training.taught_scale import TaughtScale, taught_scale
-from napari_skipseg.training.train import keeping_model, make_scratch, thin_curve, waits_for_scores
+from napari_skipseg.training.train import keep_model_on_error, make_scratch, thin_curve, waits_for_scores
 
 STEPS_NOTE = "steps.txt"
 RECALLED = 4
@@ -79,11 +79,11 @@ class _Course:
     settings: FinetuneSettings
     parent: Model
     plan: ClassPlan
-    lesson: Lesson
+    lesson: TrainingSummary
     scale: TaughtScale
     material: Material
     sha256: str
-    remembered: Remembered | None
+    remembered: RehearsalSamples | None
     processes: Processes
 
     @property
@@ -97,16 +97,17 @@ def iter_finetune(
     corrected: Sequence[Corrected],
     folder: Path,
     device_name: str = "auto",
-    processes: Processes = ALONE,
+    processes: Processes = ONE_PROCESS,
     parent: Model | None = None,
     afresh: bool = False,
-) -> Generator[Progress, Keep | None, Finetuned]:
+) -> Generator[Progress, KeepBest | None, Finetuned]:
     """Yield as fine-tuning goes on; return the new model's folder, `folder` / name, and how it compares with the old.
 
-    The progress is a `Learned` where curves go on, a `Pictured` after each look at what is held out; a `Keep` sent back
-    ends the training with the best weights so far. A checkpoint lies in `folder` / name.training until both models are
-    scored: the same call resumes from it. The model is written as soon as the training ends; if it is not scored then,
-    the same call only scores it. Of several `processes` each calls this; the first one writes and scores.
+    The progress is a `TrainingProgress` where curves go on, a `ValidationPicture` after each look at what is held
+    out; a `KeepBest` sent back ends the training with the best weights so far. A checkpoint lies in `folder` /
+    name.training until both models are scored: the same call resumes from it. The model is written as soon as the
+    training ends; if it is not scored then, the same call only scores it. Of several `processes` each calls this; the
+    first one writes and scores.
 
     parent: the model that `settings.model` names, where it was read before; it stays as it is. afresh: a checkpoint of
     other settings or other corrections is thrown away, not refused.
@@ -134,18 +135,18 @@ def iter_finetune(
         with joined(processes, compute.device):
             yield from _iter_fit_and_write(course, compute, target, scratch)
     if not processes.is_first:
-        return Finetuned(target, Report((), False, "Another process writes the model."))
-    with keeping_model(target):
+        return Finetuned(target, ComparisonReport((), False, "Another process writes the model."))
+    with keep_model_on_error(target):
         report = yield from _iter_score(course, compute, target)
     shutil.rmtree(scratch, ignore_errors=True)
     return Finetuned(target, report)
 
 
-def _refusing_keep(work: Generator[Progress, None, Result]) -> Generator[Progress, Keep | None, Result]:
+def _refusing_keep(work: Generator[Progress, None, Result]) -> Generator[Progress, KeepBest | None, Result]:
     """Yield and return what `work` does, which comes before the first step.
 
     Raises:
-        SpecError: a `Keep` was sent back.
+        SpecError: a `KeepBest` was sent back.
     """
     while True:
         try:
@@ -153,7 +154,7 @@ def _refusing_keep(work: Generator[Progress, None, Result]) -> Generator[Progres
         except StopIteration as stop:
             result: Result = stop.value
             return result
-        if isinstance((yield progress), Keep):
+        if isinstance((yield progress), KeepBest):
             raise SpecError("The training has not begun, so there is nothing to keep yet: cancel it, or wait a step.")
 
 
@@ -168,27 +169,27 @@ def _iter_prepare(
     check_images(corrected, description)
     plan = plan_classes(settings, description)
     split = yield from iter_find_places(settings, corrected, plan, description.spec.dimensions)
-    lesson = describe_lesson(split, plan)
+    lesson = summarize_training(split, plan)
     scale = taught_scale([each.stack for each in corrected], split, description)
     if scale.note:
-        yield Found(0, 1, "reading the labels", (scale.note,))
+        yield ImageFindings(0, 1, "reading the labels", (scale.note,))
     patch = patch_of(settings, parent.network)
     padding: PaddingRule = "none" if "none" in (settings.padding, description.padding) else "auto"
     material = yield from iter_read_material(corrected, split, plan, patch, settings.seed, padding)
     yield Progress(1, 1, "reading the model's own sample")
-    remembered = remembered_of(place, description)
+    remembered = rehearsal_samples_of(place, description)
     return _Course(settings, parent, plan, lesson, scale, material, material.sha256(), remembered, processes)
 
 
 def _iter_fit_and_write(
     course: _Course, compute: Compute, target: Path, scratch: Path
-) -> Generator[Progress, Keep | None, None]:
+) -> Generator[Progress, KeepBest | None, None]:
     """Yield as the network is fitted and its margin measured; the first process writes the model, without scores."""
     lessons, network, task = yield from _refusing_keep(_iter_begin(course, compute, scratch))
     state = yield from iter_learn(task, network, scratch / CHECKPOINT, compute, course.processes)
     if not course.processes.is_first:
         return
-    yield from iter_match_shares(network, lessons, course.material, course.settings, compute)
+    yield from iter_correct_prior_shift(network, lessons, course.material, course.settings, compute)
     network = as_stored(network).to("cpu")
     description = _describe(course, network, state, compute)
     backend = TorchBackend(Model(description, network), Device("cpu", cpu_title(), ""), "f32")
@@ -198,7 +199,7 @@ def _iter_fit_and_write(
         description = replace(description, margin=margin)
     yield Progress(1, 1, "writing the model")
     images = [region.image for region in course.material.regions]
-    description = with_seen(description, images, backend, course.parent.description, course.settings.seed)
+    description = with_signature(description, images, backend, course.parent.description, course.settings.seed)
     sample = sample_of_corrections(course.material, course.plan, course.dimensions, course.settings.seed)
     joint = join_samples(course.remembered if course.settings.remember else None, sample, course.settings.seed)
     write_model(target, description, network, sample_to_bytes(joint))
@@ -206,7 +207,7 @@ def _iter_fit_and_write(
 
 def _iter_begin(
     course: _Course, compute: Compute, scratch: Path
-) -> Generator[Progress, None, tuple[Lessons, Network, FinetuneTask]]:
+) -> Generator[Progress, None, tuple[FinetuneData, Network, FinetuneTask]]:
     """Yield while the first patches are drawn; return what is learnt from, the network, and how it is fitted."""
     plan, model = course.plan, course.parent
     torch.manual_seed(course.settings.seed)
@@ -216,14 +217,16 @@ def _iter_begin(
     resumed = course.processes.highest(float((scratch / CHECKPOINT).exists())) > 0
     is_new = len(plan.classes) > len(plan.kept)
     if is_new and course.settings.reach != "quick" and not resumed:
-        yield from iter_prime(course.settings, lessons, network, compute, course.processes)
+        yield from iter_warm_up_head(course.settings, lessons, network, compute, course.processes)
     task = _task(course, compute, lessons, network, scratch)
     if isinstance(task, QuickTask):
         yield from task.iter_prepare(network)
     return lessons, network, task
 
 
-def _iter_score(course: _Course, compute: Compute, target: Path) -> Generator[Progress, Keep | None, Report]:
+def _iter_score(
+    course: _Course, compute: Compute, target: Path
+) -> Generator[Progress, KeepBest | None, ComparisonReport]:
     """Yield as the old and the new model are scored; write the scores beside the new one, and return the report."""
     parent = course.parent
     margin, stride = parent.description.margin, parent.network.stride
@@ -237,7 +240,7 @@ def _iter_score(course: _Course, compute: Compute, target: Path) -> Generator[Pr
         for row in report.rows
         if row.on == CORRECTIONS and row.score in ("Dice", "V_rand")
     }
-    told = TypeAdapter(Report).dump_python(report, mode="json")
+    told = TypeAdapter(ComparisonReport).dump_python(report, mode="json")
     write_scores(target, ModelScores(scores, "corrections held out of training but used to choose the weights", told))
     return report
 
@@ -249,12 +252,12 @@ def _is_same(written: dict[str, Any], settings: FinetuneSettings) -> bool:
         return False
 
 
-def _lessons(course: _Course, old: Network) -> Lessons:
+def _lessons(course: _Course, old: Network) -> FinetuneData:
     """Return what patches are drawn from and what is held out while the fit goes on."""
     settings, plan, material = course.settings, course.plan, course.material
     patch = patch_of(settings, course.parent.network)
     recalled = course.remembered if settings.remember else None
-    patches = LessonPatches(material, plan, recalled, patch, settings.augmentation, settings.seed, settings.remember)
+    patches = PatchSampler(material, plan, recalled, patch, settings.augmentation, settings.seed, settings.remember)
     spots = thinned(material.held_out, VALIDATED[settings.reach], settings.seed)
     around = (course.parent.description.margin, course.parent.network.stride)
     windows = list(windows_of(material, spots, *around))
@@ -262,10 +265,10 @@ def _lessons(course: _Course, old: Network) -> Lessons:
     held_out = list(as_batches(windows, plan, settings.remember))
     if recalled is not None:
         held_out += recalled_batches(recalled, plan, RECALLED)
-    return Lessons(patches, tuple(held_out), old if settings.remember and plan.kept else None, course.sha256)
+    return FinetuneData(patches, tuple(held_out), old if settings.remember and plan.kept else None, course.sha256)
 
 
-def _task(course: _Course, compute: Compute, lessons: Lessons, network: Network, scratch: Path) -> FinetuneTask:
+def _task(course: _Course, compute: Compute, lessons: FinetuneData, network: Network, scratch: Path) -> FinetuneTask:
     """Return what the fit learns."""
     settings = course.settings
     batch = course.processes.part_of(batch_of(settings, course.dimensions))

@@ -17,8 +17,8 @@ from napari_skipseg.progress import Progress
 from napari_skipseg.training.checkpoint import PRECISION
 from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.distributed import Processes
-from napari_skipseg.training.finetune.patches import Batch, LessonPatches
-from napari_skipseg.training.losses import IGNORED, loss, merge_unknown, remembering_loss
+from napari_skipseg.training.finetune.patches import PatchBatch, PatchSampler
+from napari_skipseg.training.losses import IGNORED, distillation_loss, loss, merge_unknown
 from napari_skipseg.training.settings import (
     PROTOCOLS,
     RATES,
@@ -28,11 +28,11 @@ from napari_skipseg.training.settings import (
     finetune_from_json,
     finetune_to_dict,
 )
-from napari_skipseg.training.task import Pace, Validation
+from napari_skipseg.training.task import TrainingPace, Validation
 from napari_skipseg.training.train import picture_of
 
-BATCH_NORM = (nn.BatchNorm2d, nn.BatchNorm3d)
-PATCH = {2: (192, 192), 3: (32, 64, 64)}
+_BATCH_NORM = (nn.BatchNorm2d, nn.BatchNorm3d)
+_PATCH = {2: (192, 192), 3: (32, 64, 64)}
 QUICK_PATCH = {2: (128, 128), 3: (16, 48, 48)}
 """Size of a patch by dimensions, where the settings name none."""
 BATCH = {2: 4, 3: 2}
@@ -50,20 +50,20 @@ GENEROUS = 3
 """Where minutes end a fit, it gets so many times the steps that fit into them by our measure, which other programs may
 disturb; and it looks at what is held out so much more often, counted by steps."""
 LEARNT_FROM = "learnt_from_sha256"
-FEATURES = 96
+KEPT_FEATURES = 96
 """Patches whose features are computed once, where only the last level is trained."""
 
 
 @dataclass(frozen=True)
-class Lessons:
+class FinetuneData:
     """What a fine-tuning works with: where its patches come from, and what is held out.
 
     held_out: windows of the corrections and of the model's own sample. teacher: the old network, None where nothing is
     to be remembered. sha256: of all that is learnt from, so that no checkpoint goes on with other corrections.
     """
 
-    patches: LessonPatches
-    held_out: tuple[Batch, ...]
+    patches: PatchSampler
+    held_out: tuple[PatchBatch, ...]
     teacher: Network | None
     sha256: str = ""
 
@@ -75,7 +75,7 @@ def patch_of(settings: FinetuneSettings, network: Network) -> tuple[int, ...]:
         SpecError: the one named has other dimensions than the network.
     """
     dimensions = network.spec.dimensions
-    patch = settings.patch or (QUICK_PATCH if settings.reach == "quick" else PATCH)[dimensions]
+    patch = settings.patch or (QUICK_PATCH if settings.reach == "quick" else _PATCH)[dimensions]
     if len(patch) != dimensions or min(patch) < 8:
         given = ", ".join(map(str, patch))
         raise SpecError(f"A {dimensions}D network needs a patch of {dimensions} lengths >= 8, not {given}.")
@@ -101,7 +101,7 @@ def set_modes(network: Network, settings: FinetuneSettings) -> None:
     for part in trained_parts(network, settings.reach):
         part.train()
         for module in part.modules():
-            if isinstance(module, BATCH_NORM) and settings.batch_norm == "frozen":
+            if isinstance(module, _BATCH_NORM) and settings.batch_norm == "frozen":
                 module.eval()
 
 
@@ -120,7 +120,7 @@ def is_record_of(written: dict[str, Any], settings: FinetuneSettings, sha256: st
 class _Prepared(NamedTuple):
     """A batch with what the network makes of it below its last level, and the old network's answers."""
 
-    batch: Batch
+    batch: PatchBatch
     deep: Deep
     answers: Tensor | None
 
@@ -128,11 +128,13 @@ class _Prepared(NamedTuple):
 class FinetuneTask:
     """Training of the decoder or of all, on patches drawn afresh for every step."""
 
-    def __init__(self, settings: FinetuneSettings, lessons: Lessons, steps: int, batch: int, compute: Compute) -> None:
+    def __init__(
+        self, settings: FinetuneSettings, lessons: FinetuneData, steps: int, batch: int, compute: Compute
+    ) -> None:
         self.settings, self.lessons, self.compute, self._batch = settings, lessons, compute, batch
         fitted = settings.minutes > 0 and not settings.steps
         rate = settings.learning_rate or RATES[settings.reach]
-        self.pace = Pace(
+        self.pace = TrainingPace(
             steps=steps,
             training_protocol=replace(PROTOCOLS["modern"], learning_rate=rate),
             validate_every=max(1, -(-steps // (VALIDATIONS[settings.reach] * (GENEROUS if fitted else 1)))),
@@ -168,22 +170,22 @@ class FinetuneTask:
         logits = self.compute.logits(network, batch.images)
         return self._loss_of(logits, batch, self._answers(batch), REMEMBERING)
 
-    def _loss_of(self, logits: Tensor, batch: Batch, answers: Tensor | None, remembering: float) -> Tensor:
+    def _loss_of(self, logits: Tensor, batch: PatchBatch, answers: Tensor | None, remembering: float) -> Tensor:
         targets = batch.targets.to(self.compute.device)
         merged = merge_unknown(logits, batch.judged.to(self.compute.device))
         value = loss(self.settings.loss, merged, targets, self.settings.class_weight)
         if answers is None:
             return value
         kept, recalled = self.lessons.patches.plan.kept, batch.recalled.to(self.compute.device)
-        value = value + remembering * remembering_loss(logits, answers, kept, recalled, targets <= 0)
+        value = value + remembering * distillation_loss(logits, answers, kept, recalled, targets <= 0)
         holding = HOLDING[self.settings.reach]
         if holding == 0:
             return value
         is_old = torch.arange(batch.judged.shape[1], device=self.compute.device) < len(kept)
         held = batch.judged.to(self.compute.device) & is_old
-        return value + holding * remembering_loss(logits, answers, kept, held, targets == IGNORED)
+        return value + holding * distillation_loss(logits, answers, kept, held, targets == IGNORED)
 
-    def _answers(self, batch: Batch) -> Tensor | None:
+    def _answers(self, batch: PatchBatch) -> Tensor | None:
         """Return the old network's probabilities (N, old classes, *space); 0 for patches that need none."""
         asked = batch.recalled.any(dim=1)
         if HOLDING[self.settings.reach] > 0:
@@ -254,7 +256,7 @@ class QuickTask(FinetuneTask):
         self.compute.place(network).eval()
         self._learnt, self._kept_back = [], []
         patches, batch, kept_back = self.lessons.patches, self._batch, self.lessons.held_out
-        count = max(1, min(self.pace.steps, FEATURES // batch))
+        count = max(1, min(self.pace.steps, KEPT_FEATURES // batch))
         for number in range(count):
             yield _preparing(number, count + len(kept_back))
             drawn = patches.draw(range(number * batch, (number + 1) * batch))
@@ -263,7 +265,7 @@ class QuickTask(FinetuneTask):
             yield _preparing(count + number, count + len(kept_back))
             self._kept_back.append(self._prepare(network, each))
 
-    def _prepare(self, network: Network, batch: Batch) -> _Prepared:
+    def _prepare(self, network: Network, batch: PatchBatch) -> _Prepared:
         with torch.no_grad(), self.compute.autocast():
             deep = network.deep(self.compute.upload(batch.images))
         return _Prepared(batch, deep, self._answers(batch))
@@ -284,11 +286,11 @@ class QuickTask(FinetuneTask):
         return self._kept_back[number].answers
 
 
-SHOWN = "warming up the new classes"
+_SHOWN = "warming up the new classes"
 
 
-def iter_prime(
-    settings: FinetuneSettings, lessons: Lessons, network: Network, compute: Compute, processes: Processes
+def iter_warm_up_head(
+    settings: FinetuneSettings, lessons: FinetuneData, network: Network, compute: Compute, processes: Processes
 ) -> Generator[Progress, None, None]:
     """Yield after each step of a quick fine-tuning of `network`, which goes before a normal or a full one.
 
@@ -298,7 +300,7 @@ def iter_prime(
     sides = zip(patch_of(quick, network), lessons.patches.patch, strict=True)
     patches = replace(lessons.patches, patch=tuple(min(pair) for pair in sides))
     steps = STEPS["quick"]
-    task = QuickTask(quick, Lessons(patches, (), lessons.teacher), steps, QUICK_BATCH, compute)
+    task = QuickTask(quick, FinetuneData(patches, (), lessons.teacher), steps, QUICK_BATCH, compute)
     yield from task.iter_prepare(network)
     parameters = list(task.parameters(network))
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.0)
@@ -311,6 +313,6 @@ def iter_prime(
         task.loss(network, step).backward()  # type: ignore[no-untyped-call]
         processes.average([parameter.grad for parameter in parameters if parameter.grad is not None])
         optimizer.step()
-        yield Progress(step + 1, steps, f"{SHOWN}: step {step + 1} of {steps}")
+        yield Progress(step + 1, steps, f"{_SHOWN}: step {step + 1} of {steps}")
     network.zero_grad(set_to_none=True)
     network.eval()

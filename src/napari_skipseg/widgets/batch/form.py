@@ -16,33 +16,33 @@ from pydantic import ConfigDict, TypeAdapter
 from qtpy.QtCore import QEvent, Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QSpinBox, QWidget
 
-from napari_skipseg.batch.inputs import Inputs, find_inputs, read_entry
-from napari_skipseg.batch.place import write_text
-from napari_skipseg.batch.settings import BatchSettings, ask
-from napari_skipseg.batch.truths import check_truth
+from napari_skipseg.batch.inputs import BatchInputs, find_inputs, read_input
+from napari_skipseg.batch.place import write_run_text
+from napari_skipseg.batch.settings import BatchSettings, make_settings
+from napari_skipseg.batch.truths import check_truth_folder
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.images.files import Format
 from napari_skipseg.inference.prediction import Depth
 from napari_skipseg.progress import Progress
 from napari_skipseg.user_folders import data_folder
 from napari_skipseg.widgets.forms.estimate_line import SettledLine
-from napari_skipseg.widgets.forms.fields import Fold, FolderField, FreshCombo, Missing, WrappedLine
+from napari_skipseg.widgets.forms.fields import Collapsible, FolderField, FreshCombo, Missing, WrappedLine
 from napari_skipseg.widgets.layers.files import DEPTHS, FORMATS
-from napari_skipseg.widgets.segment.checks import Choices, find_faults
+from napari_skipseg.widgets.segment.checks import SegmentFormValues, find_faults
 from napari_skipseg.wording import counted
 
 if TYPE_CHECKING:
     from napari_skipseg.objects.options import ObjectOptions
 
 
-FOLDER_VARIABLE = "NAPARI_SKIPSEG_BATCH"
+CHOICES_VARIABLE = "NAPARI_SKIPSEG_BATCH"
 LAST_FILE = "last.json"
-SEGMENT_FIELDS = ("model", "tile", "samples", "dropout")
+_SEGMENT_FIELDS = ("model", "tile", "samples", "dropout")
 """Fields of the Segment tab whose faults are of every image, and not of the one that it shows."""
 
 
 @dataclass(frozen=True)
-class BatchChoices:
+class BatchFormValues:
     """The form of the tab. objects: find them too. calibrated: axes and voxel size are those of the Segment tab. The
     rest is as in `BatchSettings` and `SegmentRequest`."""
 
@@ -61,7 +61,7 @@ class BatchChoices:
     truth_label: int | None = None
     as_stack: bool = False
 
-    def fault(self, segment: Choices) -> str:
+    def fault(self, segment: SegmentFormValues) -> str:
         """Return what is wrong, besides what only a look into the folder tells; empty where nothing is."""
         if not self.inputs:
             return Missing("Choose a folder of images, or type a pattern such as /data/*.tif.")
@@ -70,12 +70,12 @@ class BatchChoices:
         if segment.model is None:
             return segment.model_fault
         faults = find_faults(replace(segment, layer=None))
-        told = [faults[field] for field in SEGMENT_FIELDS if field in faults]
+        told = [faults[field] for field in _SEGMENT_FIELDS if field in faults]
         if not told and self.calibrated and segment.layer is None:
             return "Axes and voxel size are taken from the Segment tab: open an image there, or untick that option."
         return told[0] if told else ""
 
-    def settings(self, segment: Choices, objects: ObjectOptions) -> BatchSettings:
+    def settings(self, segment: SegmentFormValues, objects: ObjectOptions) -> BatchSettings:
         """Return the batch that is asked for.
 
         segment: of the Segment tab, on whose model and options it rests. objects: how they are found where asked for.
@@ -87,14 +87,14 @@ class BatchChoices:
         if segment.model is None:
             raise InputError(segment.model_fault)
         options = replace(segment.options(), attention=self.attention)
-        request = ask(segment.model.name, options, self.depth, self.form, objects if self.objects else None)
+        request = make_settings(segment.model.name, options, self.depth, self.form, objects if self.objects else None)
         more = {"axes": segment.axes, "voxel_size": segment.voxel_size, "unit": segment.unit} if self.calibrated else {}
         truth = (self.truth, self.truth_label, self.inside)
         asked = BatchSettings(self.inputs, self.output, request, self.recursive, *truth, **more)  # type: ignore[arg-type]
         return replace(asked, as_stack=self.as_stack)
 
 
-def describe_request(segment: Choices) -> str:
+def describe_request(segment: SegmentFormValues) -> str:
     """Return in a line with which model and options the Segment tab would segment."""
     options = segment.options()
     parts = [str(segment.model.name if segment.model else "no model"), f"above {options.threshold:.2f}"]
@@ -110,7 +110,7 @@ def describe_request(segment: Choices) -> str:
     return ", ".join(parts)
 
 
-def describe_objects(objects: ObjectOptions) -> str:
+def describe_object_options(objects: ObjectOptions) -> str:
     """Return in a line how objects would be found, what differs most first."""
     names = {"components": "connected components", "watershed": "watershed", "cells": "cells between membranes"}
     of = "in each slice" if objects.planes == "slices" else "through the volume"
@@ -124,30 +124,30 @@ def describe_objects(objects: ObjectOptions) -> str:
 
 
 @cache
-def _adapter() -> TypeAdapter[BatchChoices]:
-    return TypeAdapter(BatchChoices)
+def _adapter() -> TypeAdapter[BatchFormValues]:
+    return TypeAdapter(BatchFormValues)
 
 
-def last_file() -> Path:
+def choices_file() -> Path:
     """Return where the choices of the last batch lie."""
-    return data_folder("batch", FOLDER_VARIABLE) / LAST_FILE
+    return data_folder("batch", CHOICES_VARIABLE) / LAST_FILE
 
 
-def remember(choices: BatchChoices) -> None:
+def remember_choices(choices: BatchFormValues) -> None:
     """Keep choices for the next session, where that can be written."""
     with contextlib.suppress(FileError):
-        write_text(last_file(), json.dumps(asdict(choices), indent=1) + "\n")
+        write_run_text(choices_file(), json.dumps(asdict(choices), indent=1) + "\n")
 
 
-def recall() -> BatchChoices:
+def recall_choices() -> BatchFormValues:
     """Return the choices of the last batch, the plain ones where there are none to be read."""
     try:
-        return _adapter().validate_json(last_file().read_bytes())
+        return _adapter().validate_json(choices_file().read_bytes())
     except (OSError, ValueError):
-        return BatchChoices()
+        return BatchFormValues()
 
 
-HINTS = {
+_HINTS = {
     "inputs": "A folder, one image, or a pattern such as /data/**/*.tif; TIFF, OME-Zarr (one entry), MRC and pictures",
     "as_stack": "Each folder holds the slices of one stack, one file per slice, and is one image",
     "recursive": "Take the images in subfolders too; the results are stored in the same subfolders",
@@ -182,7 +182,7 @@ class BatchForm(QWidget):  # type: ignore[misc]
             line.setTextFormat(Qt.TextFormat.RichText)
             line.linkActivated.connect(self.wanted)
         self.form.offer(list(FORMATS), "tiff")
-        fold = self.fold = DetailsFold()
+        fold = self.fold = BatchDetails()
         self._fields: dict[str, Any] = {
             "inputs": self.inputs,
             "recursive": self.recursive,
@@ -199,7 +199,7 @@ class BatchForm(QWidget):  # type: ignore[misc]
         }
         self._lay_out()
         self._connect()
-        self.show_choices(BatchChoices())
+        self.show_choices(BatchFormValues())
 
     def _lay_out(self) -> None:
         form = self._layout = QFormLayout(self)
@@ -218,7 +218,7 @@ class BatchForm(QWidget):  # type: ignore[misc]
         form.addRow("Written as", self.form)
         form.addRow(self.fold)
         for name, field in self._fields.items():
-            field.setToolTip(HINTS[name])
+            field.setToolTip(_HINTS[name])
         self.inputs.text.setPlaceholderText("folder, or pattern such as /data/*.tif")
         self.truth.text.setPlaceholderText("none: no scores")
 
@@ -236,11 +236,11 @@ class BatchForm(QWidget):  # type: ignore[misc]
     def _tell(self) -> None:
         self.changed.emit()
 
-    def read(self) -> BatchChoices:
+    def read(self) -> BatchFormValues:
         """Return the choices as they stand."""
-        return BatchChoices(**{name: _value(field) for name, field in self._fields.items()})
+        return BatchFormValues(**{name: _value(field) for name, field in self._fields.items()})
 
-    def show_choices(self, choices: BatchChoices) -> None:
+    def show_choices(self, choices: BatchFormValues) -> None:
         """Show choices; emits nothing."""
         self.blockSignals(True)
         for name, field in self._fields.items():
@@ -254,7 +254,7 @@ class BatchForm(QWidget):  # type: ignore[misc]
         self._layout.setRowVisible(self.way, self.objects.isChecked())
 
 
-class DetailsFold(Fold):
+class BatchDetails(Collapsible):
     """What few people change."""
 
     def __init__(self) -> None:
@@ -302,9 +302,9 @@ def _show(field: Any, value: Any) -> None:
         field.setCurrentIndex(max(field.findData(value), 0))
 
 
-MOST_LOOKED_AT = 24
+_MOST_LOOKED_AT = 24
 """Images whose voxel size is looked up before the start."""
-SETTLED = 300
+_SETTLED = 300
 """Milliseconds for which the choices stand before they are looked up."""
 MACHINE = (Path("/proc"), Path("/sys"))
 """Folders in which the system shows itself, and makes none that one asks for."""
@@ -322,7 +322,7 @@ class InputsLine(SettledLine):
     def __init__(self) -> None:
         self.fault = self._note = ""
         super().__init__(None, "looking for images…")
-        self._timer.setInterval(SETTLED)
+        self._timer.setInterval(_SETTLED)
         self.looks = 0
 
     @property
@@ -383,21 +383,21 @@ class InputsLine(SettledLine):
 class LookedAt:
     """What a batch is of. unknown: how many of the first `looked` images have no known voxel size."""
 
-    inputs: Inputs
+    inputs: BatchInputs
     unknown: int
     looked: int
 
 
-def _iter_count_unknown(settings: BatchSettings, found: Inputs) -> Generator[Progress, Any, tuple[int, int]]:
+def _iter_count_unknown(settings: BatchSettings, found: BatchInputs) -> Generator[Progress, Any, tuple[int, int]]:
     """Yield file by file; return how many of the first images have no known voxel size, and of how many that is.
 
     A file that cannot be read is none of these: the batch says why.
     """
-    unknown, entries = 0, found.entries[:MOST_LOOKED_AT]
+    unknown, entries = 0, found.entries[:_MOST_LOOKED_AT]
     for number, entry in enumerate(entries):
         yield Progress(number, len(entries), "looking for voxel sizes")
         try:
-            unknown += not read_entry(settings, entry).space.has_size
+            unknown += not read_input(settings, entry).space.has_size
         except SkipsegError:
             continue
     return unknown, len(entries)
@@ -416,7 +416,7 @@ def _unknown_text(answer: LookedAt) -> str:
     )
 
 
-def check_batch(settings: BatchSettings) -> Inputs:
+def check_batch(settings: BatchSettings) -> BatchInputs:
     """Return the images of a batch that can be, as far as a look at the folders tells; nothing is made.
 
     Raises:
@@ -431,7 +431,7 @@ def check_batch(settings: BatchSettings) -> Inputs:
             raise
         find_inputs(replace(settings, inside=True))  # what else may be wrong with it
         raise InputError(AMONG) from error
-    check_truth(settings, len(found.entries))
+    check_truth_folder(settings, len(found.entries))
     return found
 
 

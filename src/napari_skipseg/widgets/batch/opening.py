@@ -6,7 +6,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_skipseg.batch.table import Row
+from napari_skipseg.batch.table import BatchRow
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers.files import LayerData, add_layers, opened_from, read_layers
 from napari_skipseg.widgets.layers.kept_view import frame
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
 
-Read = list[tuple[str, list[LayerData]]]
+OpenedResults = list[tuple[str, list[LayerData]]]
 """Files, and the layers in each, from the bottom up."""
 
 
-def iter_read(row: Row, with_image: bool = True) -> Generator[Progress, None, Read]:
+def iter_read_results(row: BatchRow, with_image: bool = True) -> Generator[Progress, None, OpenedResults]:
     """Yield file by file; return the layers of a row's results and, unless that is open already, of its image.
 
     Raises:
@@ -29,7 +29,7 @@ def iter_read(row: Row, with_image: bool = True) -> Generator[Progress, None, Re
     """
     kinds = {file: result_kind(file) for file in row.outputs}
     shown = sorted((file for file in row.outputs if kinds[file]), key=lambda file: list(LOOKS).index(kinds[file]))
-    read: Read = []
+    read: OpenedResults = []
     for number, file in enumerate([row.file, *shown] if with_image else shown):
         yield Progress(number, len(shown) + 1, f"reading {Path(file).name}")
         layers: list[LayerData] = []
@@ -45,14 +45,14 @@ def _is_hidden(kind: str, has_objects: bool) -> bool:
     return kind in ("attention", "uncertainty") or (kind == "binary" and has_objects)
 
 
-class RowsOnShow:
+class OpenedRows:
     """Which rows are in the viewer. What was opened before is hidden, not removed: someone may have painted on it."""
 
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = viewer
-        self._shown: dict[str, tuple[Row, dict[Layer, bool]]] = {}
+        self._shown: dict[str, tuple[BatchRow, dict[Layer, bool]]] = {}
 
-    def bring_back(self, row: Row) -> bool:
+    def bring_back(self, row: BatchRow) -> bool:
         """Show a row again where all its layers are there and its results are the same; return whether they were."""
         known, layers = self._shown.get(row.relative, (None, {}))
         if known is None or known.outputs != row.outputs or not all(layer in self._viewer.layers for layer in layers):
@@ -60,12 +60,12 @@ class RowsOnShow:
         self._put_in_front(layers)
         return True
 
-    def images(self, row: Row) -> list[Layer]:
+    def images(self, row: BatchRow) -> list[Layer]:
         """Return the layers that show a row's image already, whoever opened them."""
         opened = [(layer, opened_from(layer)) for layer in self._viewer.layers]
         return [layer for layer, file in opened if file and Path(file) == Path(row.file)]
 
-    def show(self, row: Row, read: Read) -> None:
+    def show(self, row: BatchRow, read: OpenedResults) -> None:
         """Add the layers of a row, over its image where that is open already."""
         for layer in self._shown.pop(row.relative, (row, {}))[1]:
             layer.visible = False

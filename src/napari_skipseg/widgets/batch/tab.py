@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
 
 from napari_skipseg.batch.run import BatchResult
 from napari_skipseg.batch.settings import BatchSettings
-from napari_skipseg.batch.table import BatchOpened, FileChanged, Retry, Row
+from napari_skipseg.batch.table import BatchOpened, BatchRow, FileChanged, Retry
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.jobs.messages import RunBatch
 from napari_skipseg.objects.options import ObjectOptions
@@ -23,18 +23,18 @@ from napari_skipseg.widgets.batch.form import (
     LINK_COLOR,
     BatchForm,
     InputsLine,
-    describe_objects,
+    describe_object_options,
     describe_request,
-    recall,
-    remember,
+    recall_choices,
+    remember_choices,
 )
-from napari_skipseg.widgets.batch.opening import RowsOnShow, iter_read
-from napari_skipseg.widgets.batch.table import BatchTable, count_states, describe_end, stopped
+from napari_skipseg.widgets.batch.opening import OpenedRows, iter_read_results
+from napari_skipseg.widgets.batch.table import BatchTable, count_states, describe_end, mark_stopped
 from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
-from napari_skipseg.widgets.forms.fields import FAULT_COLOR, WARNING_COLOR, Message, RichLabel, color_of, set_hint
+from napari_skipseg.widgets.forms.fields import FAULT_COLOR, WARNING_COLOR, MessageLine, RichLabel, color_of, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up, pop_up_fault
-from napari_skipseg.widgets.forms.worker import Outcome, start_work
-from napari_skipseg.widgets.segment.checks import Choices
+from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
+from napari_skipseg.widgets.segment.checks import SegmentFormValues
 from napari_skipseg.widgets.segment.tab import PRIMARY
 from napari_skipseg.wording import about_left
 
@@ -65,7 +65,7 @@ class BatchTab(JobTab):
     ) -> None:
         super().__init__(line)
         self._engine, self._segment_tab, self._read_objects = engine, segment_tab, read_objects
-        self._on_show = RowsOnShow(viewer)
+        self._on_show = OpenedRows(viewer)
         self._opening: Any = None
         self._settings: BatchSettings | None = None
         self._seconds_left: float | None = None
@@ -75,7 +75,7 @@ class BatchTab(JobTab):
         self._connect()
 
     def _make_widgets(self) -> None:
-        self.form, self.inputs, self.table, self.row_line = BatchForm(), InputsLine(), BatchTable(), Message()
+        self.form, self.inputs, self.table, self.row_line = BatchForm(), InputsLine(), BatchTable(), MessageLine()
         self.table.setToolTip(TABLE_HINT)
         self.table.hide()
         self.start_button, self.retry_button = QPushButton("Start"), QPushButton("Retry failed")
@@ -124,7 +124,7 @@ class BatchTab(JobTab):
         super().showEvent(event)
         if not self._was_shown:
             self._was_shown = True
-            self.form.show_choices(recall())
+            self.form.show_choices(recall_choices())
         self.inputs.looks += 1
         self.check()
 
@@ -144,7 +144,7 @@ class BatchTab(JobTab):
             return
         if not was_shown:
             self.table.rows.show_rows(())
-        remember(self.form.read())
+        remember_choices(self.form.read())
         model = self._segment_tab.form.read().model
         self.table.rows.class_names = () if model is None else model.class_names
         self._begin(self._settings)
@@ -172,7 +172,7 @@ class BatchTab(JobTab):
         segment = self._segment_tab.form.read()
         return self.form.read().settings(segment, self._objects(segment))
 
-    def _objects(self, segment: Choices) -> ObjectOptions:
+    def _objects(self, segment: SegmentFormValues) -> ObjectOptions:
         return self._read_objects(() if segment.model is None else segment.model.class_names)
 
     def draw(self, heard: list[Progress]) -> None:
@@ -195,7 +195,7 @@ class BatchTab(JobTab):
             return f"{progress.message}{about_left(self._seconds_left)}"
         return super().describe(progress)
 
-    def _open_table(self, rows: tuple[Row, ...]) -> None:
+    def _open_table(self, rows: tuple[BatchRow, ...]) -> None:
         self.table.rows.show_rows(rows)
         self.table.show()
         self._tell_row()
@@ -238,10 +238,10 @@ class BatchTab(JobTab):
         """Return what became of a batch that was stopped or failed."""
         self.pace.flush()
         rows = self.table.rows
-        rows.change([stopped(row) for row in rows.rows if row.state == "running"])
+        rows.change([mark_stopped(row) for row in rows.rows if row.state == "running"])
         return f"{count_states(rows.rows)}; Start continues from there." if rows.rows else ""
 
-    def open_row(self, row: Row) -> None:
+    def open_row(self, row: BatchRow) -> None:
         """Show the image of a row, and its results."""
         if self._opening is not None:
             return
@@ -250,7 +250,7 @@ class BatchTab(JobTab):
             return
         is_open = bool(self._on_show.images(row))
 
-        def take(outcome: Outcome) -> None:
+        def take(outcome: WorkOutcome) -> None:
             if outcome.fault:
                 self._tell_row(outcome.fault)
                 pop_up_fault(outcome.fault)
@@ -261,14 +261,14 @@ class BatchTab(JobTab):
             self._opening = None
 
         name = f"Opening {Path(row.file).name}"
-        self._opening = start_work(self, partial(iter_read, row, not is_open), name, lambda _: None, take, end)
+        self._opening = start_work(self, partial(iter_read_results, row, not is_open), name, lambda _: None, take, end)
 
     def check(self) -> None:
         """Start is on when all is right and nothing runs; otherwise the line below says why."""
         super().check()
         choices, segment, running = self.form.read(), self._segment_tab.form.read(), self.is_running
         fault, settings = choices.fault(segment), None
-        self.form.show_request(describe_request(segment), describe_objects(self._objects(segment)))
+        self.form.show_request(describe_request(segment), describe_object_options(self._objects(segment)))
         if not (fault or running) and self.isVisible():
             try:
                 settings = self._read()

@@ -10,13 +10,13 @@ from qtpy.QtCore import QAbstractTableModel, QModelIndex, QRect, QRectF, QSize, 
 from qtpy.QtGui import QColor, QFont, QFontMetrics, QPainter, QPixmap, QResizeEvent, QTextLayout, QTextOption
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QStyle, QStyledItemDelegate, QStyleOptionViewItem, QTableView
 
-from napari_skipseg.batch.table import Row
+from napari_skipseg.batch.table import BatchRow
 from napari_skipseg.batch.truths import OF_OBJECTS
-from napari_skipseg.foreign_text import unmarked
+from napari_skipseg.foreign_text import without_bidi_marks
 from napari_skipseg.wording import counted, in_words
 
 
-def count_states(rows: Sequence[Row]) -> str:
+def count_states(rows: Sequence[BatchRow]) -> str:
     """Return how many files are done, failed, done before and to go: what there is, such as "0 done, 2 failed"."""
     counts = {state: sum(row.state == state for row in rows) for state in ("done", "failed", "skipped")}
     told = [
@@ -27,41 +27,41 @@ def count_states(rows: Sequence[Row]) -> str:
     return ", ".join([f"{counts['done']} done", *(f"{count} {what}" for count, what in told if count)])
 
 
-def stopped(row: Row) -> Row:
+def mark_stopped(row: BatchRow) -> BatchRow:
     """Return a file that was at work as one that waits to be gone on with, and says how far it was."""
     note = f"stopped at {row.done} of {row.total}" if row.done and row.total > 1 else ""
     return replace(row, state="waiting", message="", note=note, seconds_left=None)
 
 
-def describe_state(row: Row) -> str:
+def describe_state(row: BatchRow) -> str:
     """Return the state, and of what is at work how much of it is done."""
     return f"{row.done} of {row.total}" if row.state == "running" and row.total > 1 else row.state
 
 
-def describe_time(row: Row) -> str:
+def describe_time(row: BatchRow) -> str:
     """Return how long a file took, or still takes."""
     if row.state == "running":
         return f"{in_words(row.seconds_left)} left" if row.seconds_left else ""
     return f"{row.seconds:.1f} s" if 0 < row.seconds < 10 else in_words(row.seconds) if row.seconds else ""
 
 
-def describe_end(row: Row) -> str:
+def describe_end(row: BatchRow) -> str:
     """Return why a file failed, or else what is said of it and its scores, in a line."""
-    shared = (row.note, describe_objects(row), _scores(row))
-    told = (plain(row.reason), *shared) if row.reason else (row.message, *shared)
+    shared = (row.note, describe_row_objects(row), _scores(row))
+    told = (plain_text(row.reason), *shared) if row.reason else (row.message, *shared)
     said = "; ".join(line for line in told if line)
-    return said if row.reason or not said else f"{plain(row.called)}: {said}"
+    return said if row.reason or not said else f"{plain_text(row.called)}: {said}"
 
 
-def describe_row(row: Row) -> str:
+def describe_row(row: BatchRow) -> str:
     """Return all that is known of a file, a line each."""
     voxels = row.voxel_size or "of unknown size"
     size = f"{row.size} voxels ({voxels}), {row.bytes / 2**20:.3g} MiB" if row.size else ""
-    told = (plain(row.file), size, row.reason or row.message, row.note, describe_objects(row), _scores(row))
+    told = (plain_text(row.file), size, row.reason or row.message, row.note, describe_row_objects(row), _scores(row))
     return "\n".join(line for line in told if line)
 
 
-def describe_objects(row: Row) -> str:
+def describe_row_objects(row: BatchRow) -> str:
     """Return how many objects were found, and how large they are on average; "" where none were looked for."""
     if row.objects is None:
         return ""
@@ -69,11 +69,11 @@ def describe_objects(row: Row) -> str:
     return f"{counted(row.objects, 'object')}{mean}"
 
 
-def _scores(row: Row) -> str:
+def _scores(row: BatchRow) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in row.scores.items())
 
 
-def plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Return a text that can be shown, whatever a file is called."""
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
 
@@ -96,7 +96,7 @@ class FileCell(QStyledItemDelegate):  # type: ignore[misc]
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex) -> None:
         """Draw the cell."""
-        row: Row = index.data(ROW_ROLE)
+        row: BatchRow = index.data(ROW_ROLE)
         _draw_ground(painter, option, index, self)
         told = _without_file(row) or (row.message if row.state == "running" else row.note)
         small = QFont(option.font)
@@ -138,7 +138,7 @@ class StateCell(QStyledItemDelegate):  # type: ignore[misc]
 
     def paint(self, painter: QPainter, option: QStyleOptionViewItem, index: QModelIndex) -> None:
         """Draw the cell."""
-        row: Row = index.data(ROW_ROLE)
+        row: BatchRow = index.data(ROW_ROLE)
         if not has_bar(row):
             super().paint(painter, option, index)
             return
@@ -159,12 +159,12 @@ class StateCell(QStyledItemDelegate):  # type: ignore[misc]
         painter.restore()
 
 
-def has_bar(row: Row) -> bool:
+def has_bar(row: BatchRow) -> bool:
     """Return whether a bar says how much of a file is done."""
     return row.state == "running" or (row.state == "waiting" and row.done > 0)
 
 
-def _without_file(row: Row) -> str:
+def _without_file(row: BatchRow) -> str:
     """Return why a file failed without its name, which stands above it."""
     return row.reason.removeprefix(f"'{row.file}' ")
 
@@ -196,11 +196,11 @@ WIDTHS = {PICTURE: PICTURE_SIDE + 6, STATE: 64, TIME: 76, SIZE: 100}
 SCORE_WIDTH = 76
 NARROWEST, NARROW = 90, 140
 """Pixels of the column of names: where picture, state and first score leave no more, and else at the least."""
-LOWEST = 198
+_LOWEST = 198
 """Pixels of the table: three rows, so that the line below it is on a small screen too."""
 TELLING = ("average_precision", "dice")
 """Scores that stand beside the state, the first one that there is."""
-SHORT = {"adapted_rand_error": "Rand error", "average_precision": "precision (AP)"}
+_SHORT = {"adapted_rand_error": "Rand error", "average_precision": "precision (AP)"}
 MOST_PICTURES = 400
 """Kept in memory: of the rows that are looked at."""
 
@@ -210,13 +210,13 @@ class BatchRows(QAbstractTableModel):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self.rows: list[Row] = []
+        self.rows: list[BatchRow] = []
         self.scores: list[str] = []
         self.class_names: Sequence[str] = ()
         self._places: dict[str, int] = {}
         self._pictures: dict[str, QPixmap] = {}
 
-    def show_rows(self, rows: Iterable[Row]) -> None:
+    def show_rows(self, rows: Iterable[BatchRow]) -> None:
         """Show these rows in place of all others."""
         self.beginResetModel()
         self.rows = list(rows)
@@ -225,7 +225,7 @@ class BatchRows(QAbstractTableModel):  # type: ignore[misc]
         self._pictures.clear()
         self.endResetModel()
 
-    def change(self, rows: Sequence[Row]) -> None:
+    def change(self, rows: Sequence[BatchRow]) -> None:
         """Show what is new of some rows."""
         new = [name for name in dict.fromkeys(name for row in rows for name in row.scores) if name not in self.scores]
         if new:
@@ -265,7 +265,7 @@ class BatchRows(QAbstractTableModel):  # type: ignore[misc]
         class_name, _, name = score.rpartition(" ")
         if not class_name and name not in OF_OBJECTS and len(self.class_names) == 1:
             class_name = self.class_names[0]
-        return f"{class_name or 'objects'}\n{SHORT.get(name, name)}"
+        return f"{class_name or 'objects'}\n{_SHORT.get(name, name)}"
 
     def first_score(self) -> int | None:
         """Return the column of the score that tells most, None where there is none."""
@@ -285,26 +285,26 @@ class BatchRows(QAbstractTableModel):  # type: ignore[misc]
         if role == SORT_ROLE:
             return self._sorted_by(row, column)
         if role == Qt.ItemDataRole.ToolTipRole:
-            return unmarked(describe_row(row))
+            return without_bidi_marks(describe_row(row))
         if role == Qt.ItemDataRole.DecorationRole and column == PICTURE:
             return self._picture(row)
         if role == Qt.ItemDataRole.TextAlignmentRole and column > FILE:
             return Qt.AlignmentFlag.AlignVCenter | Qt.AlignmentFlag.AlignLeft
         return None
 
-    def _text(self, row: Row, column: int) -> str:
+    def _text(self, row: BatchRow, column: int) -> str:
         if column >= len(HEADS):
             score = row.scores.get(self.scores[column - len(HEADS)])
             return "" if score is None else f"{score:.3f}"
         texts: dict[int, Callable[[], str]] = {
-            FILE: lambda: plain(row.called),
+            FILE: lambda: plain_text(row.called),
             STATE: lambda: describe_state(row),
             TIME: lambda: describe_time(row),
             SIZE: lambda: row.size,
         }
         return texts[column]()
 
-    def _sorted_by(self, row: Row, column: int) -> Any:
+    def _sorted_by(self, row: BatchRow, column: int) -> Any:
         if column >= len(HEADS):
             return row.scores.get(self.scores[column - len(HEADS)], -1.0)
         if column == TIME:
@@ -316,7 +316,7 @@ class BatchRows(QAbstractTableModel):  # type: ignore[misc]
             SIZE: row.bytes,
         }[column]
 
-    def _picture(self, row: Row) -> QPixmap | None:
+    def _picture(self, row: BatchRow) -> QPixmap | None:
         if not row.thumbnail:
             return None
         if row.thumbnail not in self._pictures:
@@ -355,7 +355,7 @@ class BatchTable(QTableView):  # type: ignore[misc]
         self.setVerticalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
         self.setShowGrid(False)
         self.setWordWrap(False)
-        self.setMinimumHeight(LOWEST)
+        self.setMinimumHeight(_LOWEST)
         self.verticalHeader().hide()
         self.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
         self.verticalHeader().setDefaultSectionSize(ROW_HEIGHT)
@@ -367,7 +367,7 @@ class BatchTable(QTableView):  # type: ignore[misc]
         self.selectionModel().selectionChanged.connect(lambda *_: self.chosen.emit())
         self._fit()
 
-    def selected(self) -> Row | None:
+    def selected(self) -> BatchRow | None:
         """Return the row that is selected, as it is now."""
         rows = self.selectionModel().selectedRows()
         return rows[0].data(ROW_ROLE) if rows else None
@@ -398,7 +398,7 @@ class BatchTable(QTableView):  # type: ignore[misc]
     def shown_names(self) -> list[str]:
         """Return the files in the order of the rows on screen."""
         order = self._sorted
-        return [plain(order.index(row, FILE).data(ROW_ROLE).relative) for row in range(order.rowCount())]
+        return [plain_text(order.index(row, FILE).data(ROW_ROLE).relative) for row in range(order.rowCount())]
 
     def place_of(self, relative: str) -> QModelIndex:
         """Return the index of a file's name."""

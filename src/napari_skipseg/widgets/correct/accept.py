@@ -12,29 +12,29 @@ from qtpy.QtCore import QObject, QTimer
 from napari_skipseg.corrections.subject import BACKGROUND
 from napari_skipseg.errors import InputError
 from napari_skipseg.inference.prediction import Binary
-from napari_skipseg.widgets.forms.fields import Links
+from napari_skipseg.widgets.forms.fields import ConnectionGroup
 from napari_skipseg.widgets.layers.placement import current_position, pixel_of, visible_box
-from napari_skipseg.widgets.layers.results import KEY, Shown
+from napari_skipseg.widgets.layers.results import KEY, ShownResult
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Labels, Layer, Shapes
 
 
-Box = tuple[slice, ...]
+AcceptedBox = tuple[slice, ...]
 
 SEGMENT_FIRST = "Segment first: there is no prediction to accept here."
 FLAT_VIEW = "Go to the 2D view to accept what is right: in 3D the slices behind would be accepted unseen."
 IN_PART = "Only a part of this slice is segmented: press Segment, or accept the view (S)."
-UNFINISHED = "Not all of this is segmented yet: wait until it is, or press Segment again."
+_UNFINISHED = "Not all of this is segmented yet: wait until it is, or press Segment again."
 SLIP = "The box covers only {}: drag it over all that is right, from corner to corner."
-LEAST_SIDE = 3
+_LEAST_SIDE = 3
 """Pixels of each side of a rectangle; a smaller one is a slip of the mouse."""
-MOST = 2**28
+_MOST = 2**28
 """Voxels that are accepted at once, at most."""
 
 
-def slice_box(viewer: ViewerModel, layer: Layer) -> Box:
+def slice_box(viewer: ViewerModel, layer: Layer) -> AcceptedBox:
     """Return the slice on screen, in voxels of a layer.
 
     Raises:
@@ -50,7 +50,7 @@ def slice_box(viewer: ViewerModel, layer: Layer) -> Box:
     )
 
 
-def view_box(viewer: ViewerModel, layer: Layer) -> Box:
+def view_box(viewer: ViewerModel, layer: Layer) -> AcceptedBox:
     """Return what is on screen, in voxels of a layer.
 
     Raises:
@@ -60,7 +60,7 @@ def view_box(viewer: ViewerModel, layer: Layer) -> Box:
     return tuple(slice(low, high + 1) for low, high in visible_box(viewer, layer))
 
 
-def rectangle_box(viewer: ViewerModel, layer: Layer, corners: NDArray[np.float64]) -> Box:
+def rectangle_box(viewer: ViewerModel, layer: Layer, corners: NDArray[np.float64]) -> AcceptedBox:
     """Return the part of the slice on screen between corners, in voxels of a layer.
 
     corners: (number, dimensions) in voxels of the layer.
@@ -78,7 +78,7 @@ def rectangle_box(viewer: ViewerModel, layer: Layer, corners: NDArray[np.float64
             raise InputError("The rectangle lies beside the image: draw it over the image.")
         box.append(part)
     cut = [(part.stop - part.start, side.stop - side.start) for part, side in zip(box, whole, strict=True)]
-    if any(length < min(LEAST_SIDE, all_of_it) for length, all_of_it in cut):
+    if any(length < min(_LEAST_SIDE, all_of_it) for length, all_of_it in cut):
         raise InputError(SLIP.format(count_pixels(box)))
     return tuple(box)
 
@@ -94,9 +94,9 @@ def _check_flat(viewer: ViewerModel) -> None:
         raise InputError(FLAT_VIEW)
 
 
-def read_accepted(
-    offers: Sequence[Shown], box: Box, threshold: float, values: Mapping[str, int], whole: bool
-) -> tuple[Box, NDArray[np.uint8]]:
+def read_accepted_mask(
+    offers: Sequence[ShownResult], box: AcceptedBox, threshold: float, values: Mapping[str, int], whole: bool
+) -> tuple[AcceptedBox, NDArray[np.uint8]]:
     """Return what the first prediction that reaches into `box` says there, coded as corrections, and where that lies.
 
     box: in voxels of the image without channels. values: the value of each class by its name. whole: whether all of
@@ -115,17 +115,17 @@ def read_accepted(
     if not there:
         raise InputError(SEGMENT_FIRST)
     shown, part = there[0]
-    if np.prod([side.stop - side.start for side in part], dtype=float) > MOST:
+    if np.prod([side.stop - side.start for side in part], dtype=float) > _MOST:
         raise InputError("This part is too large to accept at once: zoom in, and accept the view (S).")
     return part, _read(shown, part, threshold, values)
 
 
-def _starts(shown: Shown) -> list[int]:
+def _starts(shown: ShownResult) -> list[int]:
     """Return where a prediction begins along the axes of the image without channels."""
     return [shown.positions.get(axis, 0) for axis, letter in enumerate(shown.axes) if letter != "C"]
 
 
-def _common(box: Box, shown: Shown) -> Box | None:
+def _common(box: AcceptedBox, shown: ShownResult) -> AcceptedBox | None:
     """Return the part of a box that is predicted, None where there is none."""
     starts = _starts(shown)
     lengths = shown.prediction.probability.shape[-len(starts) :]
@@ -138,7 +138,7 @@ def _common(box: Box, shown: Shown) -> Box | None:
     return part if all(side.stop > side.start for side in part) else None
 
 
-def _read(shown: Shown, part: Box, threshold: float, values: Mapping[str, int]) -> NDArray[np.uint8]:
+def _read(shown: ShownResult, part: AcceptedBox, threshold: float, values: Mapping[str, int]) -> NDArray[np.uint8]:
     starts, names = _starts(shown), shown.prediction.class_names
     place = tuple(slice(side.start - first, side.stop - first) for side, first in zip(part, starts, strict=True))
     probability, several = shown.prediction.probability, len(names) > 1
@@ -146,14 +146,14 @@ def _read(shown: Shown, part: Box, threshold: float, values: Mapping[str, int]) 
         seen = np.asarray(probability[(slice(None), *place) if several else place])
         # what was not written yet is exactly 0
         if not (seen.max(axis=0) if several else seen).all():
-            raise InputError(UNFINISHED)
+            raise InputError(_UNFINISHED)
     coded = np.array([BACKGROUND, *(values[name] for name in names)], np.uint8)
     accepted: NDArray[np.uint8] = coded[Binary(probability, threshold, several)[place]]
     return accepted
 
 
-NAME = "draw what is right"
-WIDTH = 2.0
+_NAME = "draw what is right"
+_WIDTH = 2.0
 """Pixels of the screen."""
 
 
@@ -172,14 +172,14 @@ class BoxDrawing(QObject):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self._viewer, self._over, self._on_drawn, self._on_end = viewer, over, on_drawn, on_end
-        self._links = Links()
+        self._links = ConnectionGroup()
         same = {name: getattr(over, name) for name in ("scale", "translate", "rotate", "shear", "affine", "units")}
         self.shapes: Shapes = viewer.add_shapes(
             ndim=over.ndim,
-            name=NAME,
+            name=_NAME,
             edge_color="#ffffff",
             face_color="#ffffff22",
-            edge_width=max(1.0, WIDTH * pixel_of(viewer, over)),
+            edge_width=max(1.0, _WIDTH * pixel_of(viewer, over)),
             metadata={KEY: {"drawing": True}},
             axis_labels=over.axis_labels,
             **same,

@@ -12,24 +12,29 @@ from numpy.typing import NDArray
 from qtpy.QtWidgets import QFileDialog, QWidget
 
 from napari_skipseg.corrections.exchange import export_corrections, import_labels
-from napari_skipseg.corrections.places import Place
+from napari_skipseg.corrections.places import UncertainRegion
 from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.corrections.subject import CorrectionClass
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.correct.accept import (
-    Box,
+    AcceptedBox,
     BoxDrawing,
     count_pixels,
-    read_accepted,
+    read_accepted_mask,
     rectangle_box,
     slice_box,
     view_box,
 )
-from napari_skipseg.widgets.correct.classes import add_classes, fresh_name, name_values, recolor_class, rename_class
-from napari_skipseg.widgets.correct.sessions import Session
-from napari_skipseg.widgets.correct.uncertain_regions import describe_search, go_to, is_done, iter_find_places
-from napari_skipseg.widgets.correct.undo import Kind
+from napari_skipseg.widgets.correct.classes import add_classes, name_values, new_class_name, recolor_class, rename_class
+from napari_skipseg.widgets.correct.sessions import CorrectionSession
+from napari_skipseg.widgets.correct.uncertain_regions import (
+    describe_search,
+    go_to,
+    is_region_done,
+    iter_find_uncertain_regions,
+)
+from napari_skipseg.widgets.correct.undo import EditKind
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -38,7 +43,7 @@ if TYPE_CHECKING:
     from napari_skipseg.widgets.correct.tab import CorrectTab
 
 
-What = Literal["target", "strokes"]
+AskedLabels = Literal["target", "strokes"]
 
 KINDS = {"OME-TIFF (*.ome.tif)": ".ome.tif", "OME-Zarr (*.ome.zarr)": ".ome.zarr"}
 
@@ -62,7 +67,7 @@ def ask_import(parent: QWidget, folder: bool) -> Path | None:
     return Path(chosen) if chosen else None
 
 
-def iter_export(corrections: Corrections, path: Path, what: What) -> Generator[Progress, None, Path]:
+def iter_export(corrections: Corrections, path: Path, what: AskedLabels) -> Generator[Progress, None, Path]:
     """Return the file that the corrections were written into.
 
     Raises:
@@ -86,12 +91,12 @@ def iter_import(corrections: Corrections, path: Path) -> Generator[Progress, Non
 
 NO_PLACES = "Nothing is left to look at: you painted or accepted every place where the model was unsure."
 NO_ACCEPTANCE = "Nothing is accepted."
-UNDONE: dict[Kind | None, str] = {
+UNDONE: dict[EditKind | None, str] = {
     "stroke": "The last stroke is undone.",
     "acceptance": "The last acceptance is undone; your strokes are still there.",
     None: "There is nothing to undo: nothing was changed since these corrections were opened.",
 }
-REDONE: dict[Kind | None, str] = {
+REDONE: dict[EditKind | None, str] = {
     "stroke": "The stroke is redone.",
     "acceptance": "The acceptance is redone.",
     None: "There is nothing to redo.",
@@ -137,7 +142,7 @@ class CorrectActions:
         if (session := self._tab.session) is not None:
             self._tell_deed(session, REDONE, session.layers.deeds.redo())
 
-    def _tell_deed(self, session: Session, told: dict[Kind | None, str], deed: Kind | None) -> None:
+    def _tell_deed(self, session: CorrectionSession, told: dict[EditKind | None, str], deed: EditKind | None) -> None:
         session.layers.refresh_accepted()
         self._tab.show_amounts()
         self._tab.tell(told[deed])
@@ -174,7 +179,7 @@ class CorrectActions:
             self._drawing = BoxDrawing(self._viewer, strokes, accept, end)
             self._tab.tell("Draw a rectangle around what is right, or press Escape to cancel.")
 
-    def _accept(self, find_box: Callable[[], Box], whole: bool) -> None:
+    def _accept(self, find_box: Callable[[], AcceptedBox], whole: bool) -> None:
         session = self._tab.session
         if session is None:
             return
@@ -185,7 +190,7 @@ class CorrectActions:
             values = {
                 name: value_of(corrections.classes, name) for each in offers for name in each.prediction.class_names
             }
-            box, accepted = read_accepted(offers, find_box(), threshold, values, whole)
+            box, accepted = read_accepted_mask(offers, find_box(), threshold, values, whole)
             session.layers.deeds.accept(box, accepted)
         except SkipsegError as error:
             self._tab.complain(str(error))
@@ -223,25 +228,25 @@ class CorrectActions:
             self._go_on(session, step)
             return
 
-        def show(found: tuple[Place, ...]) -> None:
+        def show(found: tuple[UncertainRegion, ...]) -> None:
             self._ranked, self._searched = told, shown.prediction.probability
             places.show_places(found, session.corrections.subject.space.axes)
             self._go_on(session, 1)
             if found:
                 self._tab.tell(describe_search(shown, taught, len(found)))
 
-        work = partial(iter_find_places, shown, session.corrections, taught)
+        work = partial(iter_find_uncertain_regions, shown, session.corrections, taught)
         self._tab.start(work, "Looking for places", show)
 
-    def _go_on(self, session: Session, step: int) -> None:
+    def _go_on(self, session: CorrectionSession, step: int) -> None:
         """Go to another place of the list; those that are done are in it no longer."""
-        places, done = self._tab.body.places, partial(is_done, session.corrections)
+        places, done = self._tab.body.places, partial(is_region_done, session.corrections)
         places.step(step, done)
         if not places.count():
             session.layers.mark.hide()
             self._tab.tell(NO_PLACES)
 
-    def go_to(self, place: Place) -> None:
+    def go_to(self, place: UncertainRegion) -> None:
         """Bring a place into view."""
         session = self._tab.session
         if session is not None:
@@ -257,13 +262,13 @@ class CorrectActions:
         mark = None if session is None else session.layers.mark
         if session is None or mark is None or mark.place is None:
             return
-        if not session.layers.is_shown or is_done(session.corrections, mark.place):
+        if not session.layers.is_shown or is_region_done(session.corrections, mark.place):
             mark.hide()
 
     def add_class(self) -> None:
         """Add a class, ready to be named and painted."""
         if (session := self._tab.session) is not None:
-            name = fresh_name(session.corrections.classes)
+            name = new_class_name(session.corrections.classes)
             self._change(session, partial(add_classes, names=[name]))
             value = value_of(session.corrections.classes, name)
             session.layers.choose_class(value)
@@ -280,12 +285,12 @@ class CorrectActions:
         if (session := self._tab.session) is not None:
             self._change(session, partial(recolor_class, value=value, color=color))
 
-    def _name(self, session: Session, names: list[str]) -> None:
+    def _name(self, session: CorrectionSession, names: list[str]) -> None:
         self._change(session, partial(add_classes, names=names), is_strict=True)
 
     def _change(
         self,
-        session: Session,
+        session: CorrectionSession,
         change: Callable[[tuple[CorrectionClass, ...]], tuple[CorrectionClass, ...]],
         is_strict: bool = False,
     ) -> None:
@@ -304,12 +309,12 @@ class CorrectActions:
         self._tab.show_classes()
         self._tab.color_results(session)
 
-    def name_model_classes(self, session: Session) -> None:
+    def name_model_classes(self, session: CorrectionSession) -> None:
         """Have a class for each of the model that is chosen."""
         model = self._tab.segment_tab.form.read().model
         self._change(session, partial(add_classes, names=() if model is None else model.class_names))
 
-    def export_to(self, path: Path, what: What) -> None:
+    def export_to(self, path: Path, what: AskedLabels) -> None:
         """Write the corrections into a file, beside the window."""
         if (session := self._tab.session) is not None:
             work = partial(iter_export, session.corrections, path, what)

@@ -61,7 +61,7 @@ def name_values(classes: Sequence[CorrectionClass], values: Iterable[int]) -> tu
     grown = list(classes)
     for value in missing:
         color = CLASS_COLORS[(value - FIRST_CLASS) % len(CLASS_COLORS)]
-        grown.append(CorrectionClass(fresh_name(grown), value, color))
+        grown.append(CorrectionClass(new_class_name(grown), value, color))
     return tuple(sorted(grown, key=lambda each: each.value))
 
 
@@ -81,7 +81,7 @@ def recolor_class(classes: Sequence[CorrectionClass], value: int, color: str) ->
     return tuple(replace(each, color=color) if each.value == value else each for each in classes)
 
 
-def fresh_name(classes: Sequence[CorrectionClass]) -> str:
+def new_class_name(classes: Sequence[CorrectionClass]) -> str:
     """Return a name that no class has: "class 2", …."""
     names = {each.name.casefold() for each in classes}
     number = len(classes) + 1
@@ -91,7 +91,7 @@ def fresh_name(classes: Sequence[CorrectionClass]) -> str:
 
 
 def is_unnamed(name: str) -> bool:
-    """Return whether a class is called as `fresh_name` calls one that nobody has named yet."""
+    """Return whether a class is called as `new_class_name` calls one that nobody has named yet."""
     return re.fullmatch(r"class \d+", name.casefold()) is not None
 
 
@@ -111,10 +111,10 @@ def accepted_colormap() -> DirectLabelColormap:
     return DirectLabelColormap(color_dict={None: ACCEPTED_COLOR, NOT_LOOKED_AT: "transparent"})
 
 
-CHOSEN = "QFrame#row { background-color: rgba(99, 137, 255, 95); border-radius: 4px; }"
-PLAIN = "QFrame#row { background-color: transparent; border-radius: 4px; }"
-NAME = "QLineEdit { background: transparent; border: none; padding: 0px; }"
-NAME_ASKED = NAME.replace("}", "font-style: italic; }")
+_CHOSEN = "QFrame#row { background-color: rgba(99, 137, 255, 95); border-radius: 4px; }"
+_PLAIN = "QFrame#row { background-color: transparent; border-radius: 4px; }"
+_NAME = "QLineEdit { background: transparent; border: none; padding: 0px; }"
+NAME_ASKED = _NAME.replace("}", "font-style: italic; }")
 NAME_EDITED = "QLineEdit { padding: 0px 2px; }"
 ASK = "its name, such as mitochondrion"
 JUDGED_HINT = (
@@ -189,7 +189,7 @@ class ClassRow(QFrame):  # type: ignore[misc]
     def _rest(self) -> None:
         self.name.setReadOnly(True)
         self.name.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self.name.setStyleSheet(NAME_ASKED if is_unnamed(self._name) else NAME)
+        self.name.setStyleSheet(NAME_ASKED if is_unnamed(self._name) else _NAME)
         self.name.deselect()
 
     def _rename(self) -> None:
@@ -254,7 +254,7 @@ class ClassList(QWidget):  # type: ignore[misc]
         row.ticked.connect(self._say_judged)
         # one class alone is what the corrections are for
         row.judged.setVisible(row.value != BACKGROUND and len(self._classes) > 1)
-        row.setStyleSheet(PLAIN)
+        row.setStyleSheet(_PLAIN)
 
     def forget(self) -> None:
         """Show the ticks of other corrections from now on."""
@@ -263,13 +263,13 @@ class ClassList(QWidget):  # type: ignore[misc]
     def mark_chosen(self, value: int) -> None:
         """Show which class is in the brush."""
         for row in self.rows.values():
-            row.setStyleSheet(CHOSEN if row.value == value else PLAIN)
+            row.setStyleSheet(_CHOSEN if row.value == value else _PLAIN)
 
     def show_counts(self, pixels: Mapping[int, int]) -> None:
         """Show how many pixels there are of each value, and tick what there is."""
         for value, row in self.rows.items():
             count = pixels.get(value, 0)
-            row.count.setText(short(count))
+            row.count.setText(shorten_name(count))
             row.count.setToolTip(f"{counted(count, 'pixel')} painted or accepted")
             row.judged.setChecked(self._said.get(value, count > 0))
 
@@ -286,7 +286,7 @@ class ClassList(QWidget):  # type: ignore[misc]
             self.judged_changed.emit()
 
 
-def short(count: int) -> str:
+def shorten_name(count: int) -> str:
     """Return a number of pixels in few letters: 950, 12.3k, 4.5M."""
     for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= size:

@@ -12,9 +12,9 @@ from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.corrections.subject import BACKGROUND, FIRST_CLASS, NOT_LOOKED_AT
 from napari_skipseg.errors import InputError, SkipsegError
 from napari_skipseg.widgets.correct.classes import accepted_colormap, colormap_of
-from napari_skipseg.widgets.correct.uncertain_regions import PlaceMark
-from napari_skipseg.widgets.correct.undo import Deeds
-from napari_skipseg.widgets.forms.fields import Links
+from napari_skipseg.widgets.correct.uncertain_regions import RegionHighlight
+from napari_skipseg.widgets.correct.undo import EditHistory
+from napari_skipseg.widgets.forms.fields import ConnectionGroup
 from napari_skipseg.widgets.layers.placement import place_at, place_over
 from napari_skipseg.widgets.layers.results import KEY, is_result
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from napari.layers import Image, Labels, Layer
 
 
-def take_over(corrections: Corrections, data: Any) -> None:
+def copy_into_corrections(corrections: Corrections, data: Any) -> None:
     """Write `data`, an array of strokes, into the corrections; what is the same is not written again.
 
     Raises:
@@ -128,8 +128,8 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
         self.corrections, self._actions = corrections, actions
         self.strokes: Labels | None = None
         self.reviewed: Labels | None = None
-        self.deeds, self.mark = Deeds(corrections), PlaceMark(viewer)
-        self._links, self._image_links = Links(), Links()
+        self.deeds, self.mark = EditHistory(corrections), RegionHighlight(viewer)
+        self._links, self._image_links = ConnectionGroup(), ConnectionGroup()
         self._links.tie(viewer.layers.events.inserted, self._rise_soon)
         self.follow(image)
 
@@ -247,7 +247,7 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
         if strokes is None or strokes.data is self.corrections.strokes:
             return
         try:
-            take_over(self.corrections, strokes.data)
+            copy_into_corrections(self.corrections, strokes.data)
         except SkipsegError as error:
             self.told.emit(str(error))
         strokes.data = self.corrections.strokes

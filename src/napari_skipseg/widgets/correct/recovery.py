@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QPushButton, QToolButton, QVBoxLayout, QWidget
 
-from napari_skipseg.corrections.catalog import Found, find_corrections
-from napari_skipseg.corrections.saved import Summary
+from napari_skipseg.corrections.catalog import StoredCorrections, find_corrections
+from napari_skipseg.corrections.saved import CorrectionSummary
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.forms.fields import WARNING_COLOR, PlainLabel
 from napari_skipseg.widgets.forms.job_tab import pop_up
-from napari_skipseg.widgets.forms.worker import Outcome, first_line, start_work
+from napari_skipseg.widgets.forms.worker import WorkOutcome, first_line_of, start_work
 from napari_skipseg.widgets.layers.axes import axes_of
 from napari_skipseg.widgets.layers.files import open_image
-from napari_skipseg.widgets.segment.checks import Choices
+from napari_skipseg.widgets.segment.checks import SegmentFormValues
 from napari_skipseg.wording import counted
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 CALM_COLOR = "rgba(99, 137, 255, 70)"
 
 
-class Offer(QFrame):  # type: ignore[misc]
+class RecoveryOffer(QFrame):  # type: ignore[misc]
     """One sentence, a button for what can be done, and a cross that puts it aside."""
 
     def __init__(self, text: str, button: str, action: Callable[[], None] | None, color: str = CALM_COLOR) -> None:
@@ -50,7 +50,7 @@ class Offer(QFrame):  # type: ignore[misc]
         self.cross.clicked.connect(self._put_aside)
         self.button.setVisible(action is not None)
         if action is not None:
-            self.button.clicked.connect(partial(press, action))
+            self.button.clicked.connect(partial(offer_button, action))
         column = QVBoxLayout(self)
         column.setContentsMargins(8, 6, 6, 6)
         column.setSpacing(4)
@@ -65,12 +65,12 @@ class Offer(QFrame):  # type: ignore[misc]
         self.hide()
 
 
-def press(action: Callable[[], None], checked: bool = False) -> None:
+def offer_button(action: Callable[[], None], checked: bool = False) -> None:
     """Do what a button is for."""
     action()
 
 
-class Offers(QWidget):  # type: ignore[misc]
+class RecoveryPrompt(QWidget):  # type: ignore[misc]
     """The offers that stand: at most one of the image, and one for each image that a lost napari left open."""
 
     MOST = 3
@@ -82,8 +82,8 @@ class Offers(QWidget):  # type: ignore[misc]
         self._column.setContentsMargins(0, 0, 0, 0)
         self._column.setSpacing(6)
         self._put_aside: set[str] = set()
-        self.of_image: Offer | None = None
-        self.interrupted: dict[str, Offer] = {}
+        self.of_image: RecoveryOffer | None = None
+        self.interrupted: dict[str, RecoveryOffer] = {}
         self.hide()
 
     def offer_for_image(self, key: str, text: str, button: str, action: Callable[[], None] | None) -> None:
@@ -93,7 +93,7 @@ class Offers(QWidget):  # type: ignore[misc]
         self.withdraw()
         if key in self._put_aside:
             return
-        offer = self.of_image = Offer(text, button, action, WARNING_COLOR if action is None else CALM_COLOR)
+        offer = self.of_image = RecoveryOffer(text, button, action, WARNING_COLOR if action is None else CALM_COLOR)
         offer.setProperty("key", key + text)
         offer.cross.clicked.connect(partial(self._put, key))
         self._column.insertWidget(0, offer)
@@ -110,12 +110,12 @@ class Offers(QWidget):  # type: ignore[misc]
             self._drop(self.of_image)
             self.of_image = None
 
-    def offer_interrupted(self, found: Found, open_it: Callable[[], None]) -> None:
+    def offer_interrupted(self, found: StoredCorrections, open_it: Callable[[], None]) -> None:
         """Offer corrections that a napari left behind which did not end as it should."""
         if len(self.interrupted) < self.MOST and found.subject.key not in self.interrupted:
             is_file = bool(found.subject.file)
             text = interrupted_text(found) + ("" if is_file else " Open it again to go on.")
-            offer = Offer(text, "Open && restore", open_it if is_file else None, WARNING_COLOR)
+            offer = RecoveryOffer(text, "Open && restore", open_it if is_file else None, WARNING_COLOR)
             self.interrupted[found.subject.key] = offer
             self._column.addWidget(offer)
             self.show()
@@ -129,35 +129,35 @@ class Offers(QWidget):  # type: ignore[misc]
         if (offer := self.interrupted.pop(key, None)) is not None:
             self._drop(offer)
 
-    def _drop(self, offer: Offer) -> None:
+    def _drop(self, offer: RecoveryOffer) -> None:
         self._column.removeWidget(offer)
         offer.hide()
         offer.deleteLater()
 
 
-def restore_text(found: Found, amount: Summary | None) -> str:
+def restore_text(found: StoredCorrections, amount: CorrectionSummary | None) -> str:
     """Return what is offered for an image that was corrected earlier."""
-    much = "" if amount is None else f": {in_words(amount, found.subject.space.axes)}"
+    much = "" if amount is None else f": {describe_session(amount, found.subject.space.axes)}"
     if found.was_interrupted:
         when = day_of(found.changed)
         return f"napari ended unexpectedly while you corrected this image ({when}){much}. All strokes are saved."
     return f"You corrected this image on {day_of(found.changed)}{much}."
 
 
-def in_words(amount: Summary, axes: str) -> str:
+def describe_session(amount: CorrectionSummary, axes: str) -> str:
     """Return how much was corrected, such as "1,234 pixels on 5 slices"."""
     count = sum(amount.pixels.values())
     where = "" if len(axes) == 2 else f" on {counted(amount.slices, 'slice')}"
     return f"{counted(count, 'pixel')}{where}"
 
 
-def interrupted_text(found: Found) -> str:
+def interrupted_text(found: StoredCorrections) -> str:
     """Return what is said of corrections that a napari left behind which did not end as it should."""
     when = day_of(found.changed)
     return f"napari ended unexpectedly while you corrected '{found.subject.name}' ({when}). All strokes are saved."
 
 
-def changed_text(found: Found) -> str:
+def changed_text(found: StoredCorrections) -> str:
     """Return what is said of an image whose file held other voxels when it was corrected."""
     return (
         f"The file of this image has changed since you corrected it on {day_of(found.changed)}: those corrections are "
@@ -172,7 +172,7 @@ def day_of(seconds: float) -> str:
     return f"{then.tm_mday} {time.strftime('%b', then)}{year}, {time.strftime('%H:%M', then)}"
 
 
-def lost_text(lost: Sequence[Found]) -> str:
+def lost_text(lost: Sequence[StoredCorrections]) -> str:
     """Return what is announced of all corrections that a lost napari left behind, the latest first."""
     latest = max(lost, key=lambda found: found.changed)
     more = f" and {counted(len(lost) - 1, 'other image')}" if len(lost) > 1 else ""
@@ -182,7 +182,7 @@ def lost_text(lost: Sequence[Found]) -> str:
     )
 
 
-class Reopening:
+class SessionReopener:
     """What the Correct tab offers.
 
     It opens the file of corrections that were left behind, and goes on with them when one of its layers is known.
@@ -193,7 +193,7 @@ class Reopening:
         self._key = ""
         self._opened: list[Image] = []
 
-    def offer(self, choices: Choices, fault: str) -> None:
+    def offer(self, choices: SegmentFormValues, fault: str) -> None:
         """Offer what there is of the image from earlier, where it can be corrected and is not yet."""
         tab, layer = self._tab, choices.layer
         known = None if layer is None or fault else tab.identities.find(layer, choices.axes)
@@ -210,8 +210,8 @@ class Reopening:
     def find_interrupted(self) -> None:
         """Offer what a napari left behind that did not end as it should, once it is found."""
 
-        def offer(outcome: Outcome) -> None:
-            lost: tuple[Found, ...] = outcome.value or ()
+        def offer(outcome: WorkOutcome) -> None:
+            lost: tuple[StoredCorrections, ...] = outcome.value or ()
             for found in lost:
                 self._tab.offers.offer_interrupted(found, partial(self.open, found))
             if lost:
@@ -220,7 +220,7 @@ class Reopening:
         name = "Looking for corrections"
         start_work(self._tab, iter_find_interrupted, name, lambda _: None, offer, lambda: None, is_quiet=True)
 
-    def open(self, found: Found) -> None:
+    def open(self, found: StoredCorrections) -> None:
         """Open the image that was being corrected."""
         from napari.layers import Image
 
@@ -228,7 +228,9 @@ class Reopening:
         try:
             layers = open_image(self._viewer, name)
         except (OSError, ValueError, RuntimeError, SkipsegError) as error:
-            self._tab.complain(f"'{name}' cannot be opened: open the image from where it is now. ({first_line(error)})")
+            self._tab.complain(
+                f"'{name}' cannot be opened: open the image from where it is now. ({first_line_of(error)})"
+            )
             return
         self._key, self._opened = found.subject.key, [layer for layer in layers if isinstance(layer, Image)]
         self.follow_identity()
@@ -242,14 +244,14 @@ class Reopening:
         mine = [layer for layer, each in known if each is not None and each.key == self._key]
         if mine:
             self._key = ""
-            choose_image(self._tab, mine[0])
+            ask_for_image(self._tab, mine[0])
             self._tab.correct()
         elif all(each is not None for _, each in known):
             self._key = ""
             self._tab.complain("This file now holds a different image. The corrections are kept, and can be exported.")
 
 
-def choose_image(tab: CorrectTab, layer: Image) -> None:
+def ask_for_image(tab: CorrectTab, layer: Image) -> None:
     """Choose an image in the Segment tab."""
     combo = tab.segment_tab.form.image
     for number in range(combo.count()):
@@ -258,7 +260,7 @@ def choose_image(tab: CorrectTab, layer: Image) -> None:
             combo.activated.emit(number)
 
 
-def iter_find_interrupted() -> Generator[Progress, None, tuple[Found, ...]]:
+def iter_find_interrupted() -> Generator[Progress, None, tuple[StoredCorrections, ...]]:
     """Return the corrections that a napari left behind which did not end as it should."""
     yield Progress(0, 1, "looking for corrections")
     return tuple(each for each in find_corrections() if each.was_interrupted and not each.is_open and not each.is_empty)

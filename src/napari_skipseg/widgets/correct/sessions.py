@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_skipseg.corrections.catalog import Found, find_by_file, find_for
-from napari_skipseg.corrections.saved import Summary, Tallies, load_saved
+from napari_skipseg.corrections.catalog import StoredCorrections, find_by_file, find_for
+from napari_skipseg.corrections.saved import CorrectionSummary, LabelCounts, load_saved
 from napari_skipseg.corrections.store import Corrections, open_corrections
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.files import is_there
@@ -20,25 +20,25 @@ from napari_skipseg.images.identity import identify
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.correct.layers import CorrectionLayers
-from napari_skipseg.widgets.forms.fields import Links
-from napari_skipseg.widgets.forms.worker import Outcome, Work, start_work
+from napari_skipseg.widgets.forms.fields import ConnectionGroup
+from napari_skipseg.widgets.forms.worker import Work, WorkOutcome, start_work
 from napari_skipseg.widgets.layers.files import opened_from
-from napari_skipseg.widgets.layers.results import stack_of
-from napari_skipseg.widgets.segment.checks import Choices, find_faults
+from napari_skipseg.widgets.layers.results import stack_of_layer
+from napari_skipseg.widgets.segment.checks import SegmentFormValues, find_faults
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
 
-BETWEEN = (
+_BETWEEN = (
     "The channels of '{}' lie between its other axes: open it with each channel as a layer (viewer.add_image with "
     "channel_axis={})."
 )
 
 
 @dataclass
-class Session:
+class CorrectionSession:
     """Corrections that are open, and their layers."""
 
     corrections: Corrections
@@ -50,32 +50,32 @@ class Session:
         return self.corrections.subject.key
 
 
-class Sessions:
+class CorrectionSessions:
     """Those that are open, by what their image is."""
 
     def __init__(self) -> None:
-        self._open: dict[str, Session] = {}
+        self._open: dict[str, CorrectionSession] = {}
 
-    def __iter__(self) -> Generator[Session, None, None]:
+    def __iter__(self) -> Generator[CorrectionSession, None, None]:
         yield from self._open.values()
 
-    def keep(self, session: Session) -> None:
+    def keep(self, session: CorrectionSession) -> None:
         """Keep one that was opened."""
         self._open[session.key] = session
 
-    def find(self, key: str) -> Session | None:
+    def find(self, key: str) -> CorrectionSession | None:
         """Return the one of an image."""
         return self._open.get(key)
 
-    def find_of(self, image: Image | None) -> Session | None:
+    def find_of(self, image: Image | None) -> CorrectionSession | None:
         """Return the one whose layers lie over an image layer."""
         return next((session for session in self if session.layers.image is image), None)
 
-    def take_out(self, session: Session) -> None:
+    def take_out(self, session: CorrectionSession) -> None:
         """Forget one that is being closed."""
         self._open.pop(session.key, None)
 
-    def abandoned(self, viewer: ViewerModel) -> list[Session]:
+    def abandoned(self, viewer: ViewerModel) -> list[CorrectionSession]:
         """Return those of which neither the image nor the strokes are in the viewer."""
         return [each for each in self if each.layers.image not in viewer.layers and not each.layers.is_shown]
 
@@ -88,12 +88,12 @@ class Sessions:
                 session.corrections.close()
 
 
-def find_correcting_fault(choices: Choices) -> str:
+def find_correcting_fault(choices: SegmentFormValues) -> str:
     """Return why the image cannot be corrected, empty where it can."""
     faults = find_faults(choices)
     wrong = [faults[field] for field in ("image", "axes") if field in faults]
     if not wrong and choices.axes.find("C") > 0 and choices.layer is not None:
-        wrong = [BETWEEN.format(choices.layer.name, choices.axes.index("C"))]
+        wrong = [_BETWEEN.format(choices.layer.name, choices.axes.index("C"))]
     return wrong[0] if wrong else ""
 
 
@@ -107,40 +107,40 @@ def iter_open(stack: Stack, key: str) -> Generator[Progress, None, Corrections]:
     return open_corrections(stack, key)
 
 
-def closing(session: Session) -> Work:
+def closing(session: CorrectionSession) -> Work:
     """Return the work of closing one."""
     return partial(_iter_close, session)
 
 
-def _iter_close(session: Session) -> Generator[Progress, None, None]:
+def _iter_close(session: CorrectionSession) -> Generator[Progress, None, None]:
     yield Progress(0, 1, "storing the corrections")
     session.corrections.close()
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownImage:
     """The content of an image, what corrections there are of it and how many, or else of what its file held before."""
 
     key: str
-    found: Found | None
-    before: Found | None
-    amount: Summary | None = None
+    found: StoredCorrections | None
+    before: StoredCorrections | None
+    amount: CorrectionSummary | None = None
 
 
-class Identities(QObject):  # type: ignore[misc]
+class ImageHashes(QObject):  # type: ignore[misc]
     """What each image is. `told` says that another one is known now."""
 
     told = Signal()
 
     def __init__(self) -> None:
         super().__init__()
-        self.links = Links()
-        self._known: dict[tuple[str, str], Known] = {}
+        self.links = ConnectionGroup()
+        self._known: dict[tuple[str, str], KnownImage] = {}
         self._faults: dict[str, str] = {}
         self._at_work: set[tuple[str, str]] = set()
         self._followed: set[str] = set()
 
-    def find(self, layer: Image, axes: str) -> Known | None:
+    def find(self, layer: Image, axes: str) -> KnownImage | None:
         """Return what an image with such axes is; None where that is not known yet: `told` comes when it is."""
         place = str(layer.unique_id), axes
         if place in self._known:
@@ -172,10 +172,10 @@ class Identities(QObject):  # type: ignore[misc]
         self._at_work.add(place)
         data = layer.data
 
-        def take(outcome: Outcome) -> None:
+        def take(outcome: WorkOutcome) -> None:
             if outcome.fault:
                 self._faults[place[0]] = outcome.fault
-            elif isinstance(outcome.value, Known) and layer.data is data:
+            elif isinstance(outcome.value, KnownImage) and layer.data is data:
                 self._known[place] = outcome.value
 
         def end() -> None:
@@ -193,26 +193,26 @@ def corrected_stack(layer: Image, axes: str) -> Stack:
     """Return the stack of an image layer, with the file that napari read it from where it says one.
 
     Raises:
-        SkipsegError: as `stack_of`.
+        SkipsegError: as `stack_of_layer`.
     """
-    stack = stack_of(layer, axes)
+    stack = stack_of_layer(layer, axes)
     path = "" if stack.file else opened_from(layer)
     there = bool(path) and is_there(path)
     return replace(stack, file=os.path.abspath(path)) if there else stack  # noqa: PTH100  # as `find_by_file` asks
 
 
-def _iter_look(stack: Stack) -> Generator[Progress, None, Known]:
+def _iter_look(stack: Stack) -> Generator[Progress, None, KnownImage]:
     yield Progress(0, 1, "looking for corrections")
     key = identify(stack)
     found = find_for(key)
     before = find_by_file(stack.file) if stack.file and found is None else None
-    return Known(key, found, before, None if found is None or found.is_open or found.is_empty else _count(found))
+    return KnownImage(key, found, before, None if found is None or found.is_open or found.is_empty else _count(found))
 
 
-def _count(found: Found) -> Summary | None:
+def _count(found: StoredCorrections) -> CorrectionSummary | None:
     """Return how much was corrected, None where that cannot be read: opening it will say why."""
     try:
-        return Tallies(*load_saved(found.folder, found.subject.shape).arrays).summary()
+        return LabelCounts(*load_saved(found.folder, found.subject.shape).arrays).summary()
     except (OSError, SkipsegError):
         return None
 

@@ -9,29 +9,29 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtWidgets import QHBoxLayout, QMenu, QPushButton, QVBoxLayout, QWidget
 
-from napari_skipseg.corrections.saved import Summary
+from napari_skipseg.corrections.saved import CorrectionSummary
 from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.corrections.subject import CorrectionClass
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.prediction import file_name
-from napari_skipseg.widgets.correct.actions import CorrectActions, What, ask_export, ask_import
+from napari_skipseg.widgets.correct.actions import AskedLabels, CorrectActions, ask_export, ask_import
 from napari_skipseg.widgets.correct.classes import ClassList
 from napari_skipseg.widgets.correct.layers import ACTIONS, CorrectionLayers, hint_of
-from napari_skipseg.widgets.correct.recovery import Offers, Reopening, in_words, press
+from napari_skipseg.widgets.correct.recovery import RecoveryPrompt, SessionReopener, describe_session, offer_button
 from napari_skipseg.widgets.correct.sessions import (
-    Identities,
-    Session,
-    Sessions,
+    CorrectionSession,
+    CorrectionSessions,
+    ImageHashes,
     closing,
     corrected_stack,
     find_correcting_fault,
     iter_open,
 )
-from napari_skipseg.widgets.correct.uncertain_regions import PlacesList
+from napari_skipseg.widgets.correct.uncertain_regions import UncertainRegionList
 from napari_skipseg.widgets.forms.engine_line import EngineLine
-from napari_skipseg.widgets.forms.fields import FAULT_COLOR, Links, PlainLabel, set_hint
+from napari_skipseg.widgets.forms.fields import FAULT_COLOR, ConnectionGroup, PlainLabel, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab
-from napari_skipseg.widgets.forms.worker import Outcome, start_work
+from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
 from napari_skipseg.widgets.segment.tab import PRIMARY, SegmentTab
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 HEADING = "QLabel { font-weight: 600; }"
-QUIET = "QLabel { font-size: 8pt; }"
+_QUIET = "QLabel { font-size: 8pt; }"
 NEXT = "QPushButton:enabled { font-weight: 600; }"
 SAVED, SAVING = "✓ saved", "saving…"
 
@@ -50,7 +50,7 @@ class CorrectBody(QWidget):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self.classes, self.places = ClassList(), PlacesList()
+        self.classes, self.places = ClassList(), UncertainRegionList()
         self.buttons = {name: _button(f"{action.text} ({_key(action.key)})") for name, action in ACTIONS.items()}
         for name, button in self.buttons.items():
             button.setToolTip(hint_of(name))
@@ -64,7 +64,7 @@ class CorrectBody(QWidget):  # type: ignore[misc]
         self.amount, self.state = PlainLabel(), PlainLabel()
         self.amount.setWordWrap(True)
         for label in (self.amount, self.state):
-            label.setStyleSheet(QUIET)
+            label.setStyleSheet(_QUIET)
         self._make_menus()
         self._lay_out()
 
@@ -106,20 +106,20 @@ class CorrectBody(QWidget):  # type: ignore[misc]
         for button in (self.import_button, self.export_button, *(self.buttons[name] for name in names)):
             button.setEnabled(not is_paused)
 
-    def show_amount(self, summary: Summary, axes: str) -> None:
+    def show_amount(self, summary: CorrectionSummary, axes: str) -> None:
         """Say how much was corrected."""
         self.classes.show_counts(summary.pixels)
         if not summary.pixels:
             self.amount.setText("Nothing corrected yet: paint over what is wrong, accept what is right.")
             return
         accepted = f" ({summary.reviewed_pixels:,} accepted)" if summary.reviewed_pixels else ""
-        self.amount.setText(in_words(summary, axes) + accepted)
+        self.amount.setText(describe_session(summary, axes) + accepted)
 
     def show_saved(self, is_saved: bool, fault: str) -> None:
         """Say whether all of it is on disk; a fault is said in the tooltip, and by the tab."""
         self.state.setText("not saved" if fault else SAVED if is_saved else SAVING)
         set_hint(self.state, fault or "Every stroke is on disk within a second")
-        self.state.setStyleSheet(QUIET.replace("}", f"background-color: {FAULT_COLOR}; }}") if fault else QUIET)
+        self.state.setStyleSheet(_QUIET.replace("}", f"background-color: {FAULT_COLOR}; }}") if fault else _QUIET)
 
 
 def _button(text: str) -> QPushButton:
@@ -155,7 +155,7 @@ WHAT_FOR = (
 )
 DELETED = "The layer of corrections was deleted. Nothing is lost: press Correct to bring it back."
 OTHER_VOXELS = "The data of '{}' were replaced: the corrections of the earlier data are kept on disk."
-LOOKED_AT = 300
+_LOOKED_AT = 300
 """Milliseconds between two looks at how much there is, and whether it is on disk."""
 
 
@@ -168,13 +168,13 @@ class CorrectTab(JobTab):
     def __init__(self, viewer: ViewerModel, line: EngineLine, segment_tab: SegmentTab) -> None:
         super().__init__(line)
         self._viewer, self.segment_tab = viewer, segment_tab
-        self.sessions, self.identities, self.links = Sessions(), Identities(), Links()
-        self.session: Session | None = None
+        self.sessions, self.identities, self.links = CorrectionSessions(), ImageHashes(), ConnectionGroup()
+        self.session: CorrectionSession | None = None
         self._is_wanted = self._is_opening = False
         self._closing: set[str] = set()
         self._fault_told = ""
         self.actions = CorrectActions(viewer, self)
-        self.reopening = Reopening(viewer, self)
+        self.reopening = SessionReopener(viewer, self)
         self._make_widgets()
         self._connect()
         segment_tab.known_colors = self.colors_of
@@ -182,16 +182,16 @@ class CorrectTab(JobTab):
         self.check()
 
     def _make_widgets(self) -> None:
-        self.offers, self.body = Offers(), CorrectBody()
+        self.offers, self.body = RecoveryPrompt(), CorrectBody()
         self.correct_button = QPushButton("Correct")
         self.correct_button.setStyleSheet(PRIMARY)
         self.correct_button.setMinimumHeight(30)
         self.correct_button.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.what_for = PlainLabel(WHAT_FOR)
         self.what_for.setWordWrap(True)
-        self.what_for.setStyleSheet(QUIET)
+        self.what_for.setStyleSheet(_QUIET)
         self._timer = QTimer(self)
-        self._timer.setInterval(LOOKED_AT)
+        self._timer.setInterval(_LOOKED_AT)
         column = QVBoxLayout(self)
         column.setContentsMargins(10, 10, 10, 10)
         column.setSpacing(8)
@@ -204,8 +204,8 @@ class CorrectTab(JobTab):
         body, actions = self.body, self.actions
         self.correct_button.clicked.connect(self.correct)
         for name, action in actions.by_name().items():
-            body.buttons[name].clicked.connect(partial(press, action))
-        body.add_class.clicked.connect(partial(press, actions.add_class))
+            body.buttons[name].clicked.connect(partial(offer_button, action))
+        body.add_class.clicked.connect(partial(offer_button, actions.add_class))
         body.classes.chosen.connect(self._choose_class)
         body.classes.renamed.connect(actions.rename_class)
         body.classes.recolored.connect(actions.recolor_class)
@@ -272,14 +272,14 @@ class CorrectTab(JobTab):
             self.complain(str(error))
             return
 
-        def take(outcome: Outcome) -> None:
+        def take(outcome: WorkOutcome) -> None:
             if outcome.fault:
                 self.complain(outcome.fault)
                 return
             layers = CorrectionLayers(self._viewer, layer, axes, outcome.value, self.actions.by_name())
             layers.class_chosen.connect(self.body.classes.mark_chosen)
             layers.told.connect(self.complain)
-            session = Session(outcome.value, layers)
+            session = CorrectionSession(outcome.value, layers)
             self.sessions.keep(session)
             self._fault_told = ""
             if layer in self._viewer.layers:
@@ -298,7 +298,7 @@ class CorrectTab(JobTab):
         work = partial(iter_open, stack, key)
         start_work(self, work, "Opening the corrections", lambda _: None, take, end, is_quiet=True)
 
-    def _enter(self, session: Session) -> None:
+    def _enter(self, session: CorrectionSession) -> None:
         session.layers.show()
         self.offers.settle(session.key)
         self._told = ("", "")
@@ -307,7 +307,7 @@ class CorrectTab(JobTab):
         self.color_results(session)
         self.give_keys_back()
 
-    def color_results(self, session: Session) -> None:
+    def color_results(self, session: CorrectionSession) -> None:
         """Show what models make of an image in the colours that its classes have here."""
         image = session.layers.image
         self.segment_tab.results.set_colors(image, self.colors_of(image))
@@ -367,7 +367,7 @@ class CorrectTab(JobTab):
             self._leave(session)
         self.check()
 
-    def _leave(self, session: Session) -> None:
+    def _leave(self, session: CorrectionSession) -> None:
         """Take the layers away and close the corrections, beside the window."""
 
         def end() -> None:
@@ -381,7 +381,7 @@ class CorrectTab(JobTab):
         start_work(self, closing(session), "Storing corrections", lambda _: None, self._hear_fault, end, is_quiet=True)
         self.check()
 
-    def _hear_fault(self, outcome: Outcome) -> None:
+    def _hear_fault(self, outcome: WorkOutcome) -> None:
         if outcome.fault:
             self.fail(outcome.fault)
 
@@ -418,7 +418,7 @@ class CorrectTab(JobTab):
         if self.session is not None and (path := ask_import(self, folder)) is not None:
             self.actions.import_from(path)
 
-    def _ask_export(self, what: What) -> None:
+    def _ask_export(self, what: AskedLabels) -> None:
         if self.session is None:
             return
         name = file_name(self.session.layers.image.name)

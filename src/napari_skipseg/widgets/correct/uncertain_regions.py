@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QListWidget, QListWidgetItem
 
-from napari_skipseg.corrections.places import Place, iter_rank_places
+from napari_skipseg.corrections.places import UncertainRegion, iter_rank_regions
 from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.forms.fields import Links, set_hint
-from napari_skipseg.widgets.layers.placement import Cut, current_position, pixel_of, world_at
-from napari_skipseg.widgets.layers.results import KEY, Shown
+from napari_skipseg.widgets.forms.fields import ConnectionGroup, set_hint
+from napari_skipseg.widgets.layers.placement import CutArray, current_position, pixel_of, world_at
+from napari_skipseg.widgets.layers.results import KEY, ShownResult
 from napari_skipseg.wording import counted
 
 if TYPE_CHECKING:
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from napari.layers import Labels, Layer, Shapes
 
 
-DONE = 0.5
+_DONE = 0.5
 """Share of a place that was painted or accepted from which on there is nothing more to do there."""
 OTHERS = 0.2
 """What the doubt about a class that is not taught counts, beside 1 for one that is."""
-MEANING = "0 = sure everywhere, 1 = undecided everywhere (mean entropy in bits)"
-FILLED = 0.6
+_MEANING = "0 = sure everywhere, 1 = undecided everywhere (mean entropy in bits)"
+_FILLED = 0.6
 """Share of the view that a place fills when one is brought there."""
 
 
-class PlacesList(QListWidget):  # type: ignore[misc]
+class UncertainRegionList(QListWidget):  # type: ignore[misc]
     """Places in the order of their worth. `chosen` is emitted with the one to go to."""
 
     chosen = Signal(object)
@@ -49,21 +49,21 @@ class PlacesList(QListWidget):  # type: ignore[misc]
         self.itemClicked.connect(lambda item: self.chosen.emit(item.data(Qt.ItemDataRole.UserRole)))
         self.hide()
 
-    def show_places(self, places: Sequence[Place], axes: str) -> None:
+    def show_places(self, places: Sequence[UncertainRegion], axes: str) -> None:
         """Show places, the most telling one first."""
         self.clear()
         for place in places:
             item = QListWidgetItem(f"{_where(place, axes)}: {place.reason}")
-            set_hint(item, f"{_where(place, axes)}: {place.reason}\n{MEANING}")
+            set_hint(item, f"{_where(place, axes)}: {place.reason}\n{_MEANING}")
             item.setData(Qt.ItemDataRole.UserRole, place)
             self.addItem(item)
         self.setVisible(bool(places))
 
-    def places(self) -> list[Place]:
+    def places(self) -> list[UncertainRegion]:
         """Return the places that are left."""
         return [self._place(row) for row in range(self.count())]
 
-    def step(self, step: int, is_done: Callable[[Place], bool]) -> None:
+    def step(self, step: int, is_done: Callable[[UncertainRegion], bool]) -> None:
         """Go so many places on, past those where nothing more is to be done: these leave the list."""
         row = self.currentRow()
         if row >= 0 and is_done(self._place(row)):
@@ -79,21 +79,21 @@ class PlacesList(QListWidget):  # type: ignore[misc]
             self.chosen.emit(self._place(row))
         self.setVisible(self.count() > 0)
 
-    def _place(self, row: int) -> Place:
-        place: Place = self.item(row).data(Qt.ItemDataRole.UserRole)
+    def _place(self, row: int) -> UncertainRegion:
+        place: UncertainRegion = self.item(row).data(Qt.ItemDataRole.UserRole)
         return place
 
 
-def _where(place: Place, axes: str) -> str:
+def _where(place: UncertainRegion, axes: str) -> str:
     """Return the middle of a place in voxels, as napari's sliders count them."""
     return ", ".join(f"{axis.lower()} {at}" for axis, at in zip(axes, place.center, strict=True))
 
 
-def is_done(corrections: Corrections, place: Place) -> bool:
+def is_region_done(corrections: Corrections, place: UncertainRegion) -> bool:
     """Return whether half of a place was painted or accepted."""
     box = tuple(slice(start, stop) for start, stop in place.box)
     seen = (np.asarray(corrections.strokes[box]) > 0) | (np.asarray(corrections.reviewed[box]) > 0)
-    return bool(seen.mean() >= DONE)
+    return bool(seen.mean() >= _DONE)
 
 
 def weigh_classes(names: Sequence[str], taught: Container[str]) -> list[float]:
@@ -103,7 +103,7 @@ def weigh_classes(names: Sequence[str], taught: Container[str]) -> list[float]:
     return [1.0 if name in taught else OTHERS for name in names]
 
 
-def describe_search(shown: Shown, taught: Sequence[str], count: int) -> str:
+def describe_search(shown: ShownResult, taught: Sequence[str], count: int) -> str:
     """Return how many places were found, where was looked, and of what the model is unsure there."""
     axes = [(axis, letter) for axis, letter in enumerate(shown.axes) if letter in "TZ" and axis in shown.positions]
     part = ", ".join(f"{letter.lower()} {shown.positions[axis]}" for axis, letter in axes)
@@ -117,9 +117,9 @@ def describe_search(shown: Shown, taught: Sequence[str], count: int) -> str:
     return f"{counted(count, 'place')}. {where}{about}"
 
 
-def iter_find_places(
-    shown: Shown, corrections: Corrections, taught: Container[str] = ()
-) -> Generator[Progress, None, tuple[Place, ...]]:
+def iter_find_uncertain_regions(
+    shown: ShownResult, corrections: Corrections, taught: Container[str] = ()
+) -> Generator[Progress, None, tuple[UncertainRegion, ...]]:
     """Return where the prediction is least sure and nothing was corrected yet, in voxels of the image.
 
     taught: the names of the classes that corrections are made for.
@@ -128,25 +128,25 @@ def iter_find_places(
     starts = [shown.positions.get(axis, 0) for axis, letter in enumerate(shown.axes) if letter != "C"]
     lengths = prediction.probability.shape[-len(starts) :]
     part = {n: slice(start, start + int(length)) for n, (start, length) in enumerate(zip(starts, lengths, strict=True))}
-    places = yield from iter_rank_places(
+    places = yield from iter_rank_regions(
         prediction.probability,
         shown.axes.replace("C", ""),
         prediction.class_names,
-        Cut(corrections.reviewed, part),
+        CutArray(corrections.reviewed, part),
         uncertainty=prediction.uncertainty,
-        strokes=Cut(corrections.strokes, part),
+        strokes=CutArray(corrections.strokes, part),
         weights=weigh_classes(prediction.class_names, taught),
     )
     return tuple(_moved(place, starts) for place in places)
 
 
-def _moved(place: Place, starts: Sequence[int]) -> Place:
+def _moved(place: UncertainRegion, starts: Sequence[int]) -> UncertainRegion:
     center = tuple(at + start for at, start in zip(place.center, starts, strict=True))
     box = tuple((low + start, stop + start) for (low, stop), start in zip(place.box, starts, strict=True))
     return replace(place, center=center, box=box)
 
 
-def go_to(viewer: ViewerModel, layer: Layer, place: Place) -> None:
+def go_to(viewer: ViewerModel, layer: Layer, place: UncertainRegion) -> None:
     """Bring a place of a layer into the middle of the view, as large as it can be seen at a glance."""
     corners = [world_at(viewer, layer, [side[end] for side in place.box]) for end in (0, 1)]
     middle = world_at(viewer, layer, place.center)
@@ -161,19 +161,19 @@ def go_to(viewer: ViewerModel, layer: Layer, place: Place) -> None:
     size = viewer.canvas.size if hasattr(viewer, "canvas") else viewer._canvas_size
     length = max(abs(float(corners[1][axis] - corners[0][axis])) for axis in on_screen[-2:])
     if length > 0:
-        fitting = FILLED * min(size) / length
+        fitting = _FILLED * min(size) / length
         # a zoom at which one sees the place well enough is left as it is
         if not 0.75 * fitting <= camera.zoom <= 1.5 * fitting:
             camera.zoom = fitting
 
 
-NAME = "{} place"
+_NAME = "{} place"
 COLOR = "#ffe14d"
-WIDTH = 2.5
+_WIDTH = 2.5
 """Pixels of the screen, whatever the zoom."""
 
 
-class PlaceMark:
+class RegionHighlight:
     """The frame, where there is one; it goes along with the sliders through the slices that its place has.
 
     place: what it is around, None where nothing is marked.
@@ -183,20 +183,20 @@ class PlaceMark:
         self._viewer = viewer
         self._frame: Shapes | None = None
         self._over: Labels | None = None
-        self._links = Links()
-        self.place: Place | None = None
+        self._links = ConnectionGroup()
+        self.place: UncertainRegion | None = None
 
     def layers(self) -> list[Shapes]:
         """Return the layer that shows the frame, none where nothing is marked."""
         return [self._frame] if self._frame is not None and self._frame in self._viewer.layers else []
 
-    def show(self, over: Labels, image_name: str, place: Place) -> None:
+    def show(self, over: Labels, image_name: str, place: UncertainRegion) -> None:
         """Frame a place, given in voxels of a layer, in place of an earlier one. Another layer may be active then."""
         self.place, self._over = place, over
         if self.layers():
             self._follow_slice()
         else:
-            self._add(over, NAME.format(image_name), corners_of(place, current_position(self._viewer, over)))
+            self._add(over, _NAME.format(image_name), corners_of(place, current_position(self._viewer, over)))
         self._follow_zoom()
 
     def _follow_slice(self, event: Any = None) -> None:
@@ -209,7 +209,7 @@ class PlaceMark:
 
     def _follow_zoom(self, event: Any = None) -> None:
         for frame in self.layers():
-            frame.edge_width = WIDTH * pixel_of(self._viewer, frame)
+            frame.edge_width = _WIDTH * pixel_of(self._viewer, frame)
             frame.refresh()
 
     def _add(self, over: Labels, name: str, corners: NDArray[np.float64]) -> None:
@@ -244,7 +244,7 @@ class PlaceMark:
             self._viewer.layers.remove(frame)
 
 
-def corners_of(place: Place, at: Sequence[int]) -> NDArray[np.float64]:
+def corners_of(place: UncertainRegion, at: Sequence[int]) -> NDArray[np.float64]:
     """Return the corners (4, dimensions) of a place along its last two axes, at the edges of its outermost voxels.
 
     Along the other axes they lie at the voxel `at` which the sliders stand, or at the nearest that the place has.

@@ -11,13 +11,13 @@ from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
 from napari_skipseg.corrections.store import Corrections
-from napari_skipseg.widgets.forms.fields import Links
+from napari_skipseg.widgets.forms.fields import ConnectionGroup
 
 if TYPE_CHECKING:
     from napari.layers import Labels
 
-Kind = Literal["stroke", "acceptance"]
-Box = tuple[slice, ...]
+EditKind = Literal["stroke", "acceptance"]
+EditBox = tuple[slice, ...]
 
 _CODEC: Any = Zstd(level=1)
 
@@ -26,14 +26,14 @@ _CODEC: Any = Zstd(level=1)
 class _Deed:
     """A stroke, which napari knows; or an acceptance: where, and once it is undone what was accepted, packed."""
 
-    box: Box | None = None
+    box: EditBox | None = None
     accepted: bytes = b""
 
 
 STROKE = _Deed()
 
 
-class Deeds:
+class EditHistory:
     """The deeds of one session, the last one at the end. napari's own undo and redo keep to strokes, and are followed.
 
     napari forgets strokes of long ago and tells nobody: a deed that cannot be undone any more is passed over.
@@ -44,7 +44,7 @@ class Deeds:
         self._done: list[_Deed] = []
         self._undone: list[_Deed] = []
         self._strokes: Labels | None = None
-        self._links = Links()
+        self._links = ConnectionGroup()
 
     def follow(self, strokes: Labels) -> None:
         """Hear of what is painted in this layer from now on; strokes in another one cannot be undone any more."""
@@ -63,21 +63,21 @@ class Deeds:
         """Hear of strokes no more."""
         self._links.cut()
 
-    def accept(self, box: Box, accepted: NDArray[np.uint8]) -> None:
+    def accept(self, box: EditBox, accepted: NDArray[np.uint8]) -> None:
         """Accept what is right in a box: `Corrections.review`, which can be undone."""
         self._corrections.review(box, accepted)
         self._done.append(_Deed(box))
         self._undone.clear()
 
-    def undo(self) -> Kind | None:
+    def undo(self) -> EditKind | None:
         """Return what the last deed was, which is undone; None where there is none."""
         while self._done:
-            kind: Kind = "stroke" if self._done[-1] is STROKE else "acceptance"
+            kind: EditKind = "stroke" if self._done[-1] is STROKE else "acceptance"
             if self.undo_stroke() if kind == "stroke" else self.take_back():
                 return kind
         return None
 
-    def redo(self) -> Kind | None:
+    def redo(self) -> EditKind | None:
         """Return what was undone last, which is done again; None where there is nothing."""
         while self._undone:
             deed = self._undone[-1]

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QPushButton, QSizePolicy, QVBoxLayout, QWidget
 
-from napari_skipseg.training.progress import EVEN, Report, ScoreRow
-from napari_skipseg.widgets.forms.fields import WARNING_COLOR, Message, RichLabel, set_hint
+from napari_skipseg.training.progress import EVEN, ComparisonReport, ScoreRow
+from napari_skipseg.widgets.forms.fields import WARNING_COLOR, MessageLine, RichLabel, set_hint
 from napari_skipseg.widgets.layers.placement import visible_box
-from napari_skipseg.widgets.layers.results import Shown, remove_results, results_in, segmented_in, show
+from napari_skipseg.widgets.layers.results import ShownResult, remove_results, results_in, segmented_in, show_result
 from napari_skipseg.wording import percent
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 GOOD_COLOR = "rgba(46, 170, 110, 90)"
 BETTER, WORSE = "#3ecf8e", "#ff8a5c"
-LONGEST_NAME = 24
+_LONGEST_NAME = 24
 """Letters of a model's name on a button."""
-CORRECTIONS = "held-out corrections"
+_CORRECTIONS = "held-out corrections"
 LOWER_IS_BETTER = ("FPR", "FNR")
 MEANINGS = {
     "Dice": "overlap of prediction and corrections: 1 = the same",
@@ -49,7 +49,7 @@ class ReportTable(QWidget):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self.table, self.verdict, self.shares = RichLabel(), Message(), Message()
+        self.table, self.verdict, self.shares = RichLabel(), MessageLine(), MessageLine()
         self.table.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.table.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
         self.table.setWordWrap(True)
@@ -72,7 +72,7 @@ class ReportTable(QWidget):  # type: ignore[misc]
         column.addLayout(buttons)
         self.hide()
 
-    def show_report(self, report: Report, old: str, new: str) -> None:
+    def show_report(self, report: ComparisonReport, old: str, new: str) -> None:
         """Show a report. old, new: the names of the models that it compares."""
         self.verdict.say(report.reason, GOOD_COLOR if report.is_better else WARNING_COLOR)
         self.table.setText(report_html(report, old, new))
@@ -80,7 +80,7 @@ class ReportTable(QWidget):  # type: ignore[misc]
         self.table.setVisible(bool(report.rows))
         self.use_button.setVisible(not report.is_better)
         self.shares.say("")
-        self._classes = tuple(dict.fromkeys(row.class_name for row in report.rows if row.on == CORRECTIONS))
+        self._classes = tuple(dict.fromkeys(row.class_name for row in report.rows if row.on == _CORRECTIONS))
         self.offer_before("", "")
         self.show()
 
@@ -125,10 +125,10 @@ class ReportTable(QWidget):  # type: ignore[misc]
 
 def shortened(name: str) -> str:
     """Return a name that a button has room for."""
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
-def report_html(report: Report, old: str, new: str) -> str:
+def report_html(report: ComparisonReport, old: str, new: str) -> str:
     """Return the scores as a table: which models they are of, a heading for each thing that was scored on, and a row
     for each class and score."""
     models = f"old: <b>{escape(old)}</b>, new: <b>{escape(new)}</b>"
@@ -171,7 +171,9 @@ BEFORE = "before "
 BEFORE_OF = "{} before"
 
 
-def find_before(viewer: ViewerModel, layer: Image | None, offers: Sequence[Shown], model: str) -> Shown | None:
+def find_before(
+    viewer: ViewerModel, layer: Image | None, offers: Sequence[ShownResult], model: str
+) -> ShownResult | None:
     """Return the first of what is shown of an image that is of `model` and reaches into the middle of the view, None
     where none does."""
     if layer is None or layer not in viewer.layers:
@@ -180,11 +182,11 @@ def find_before(viewer: ViewerModel, layer: Image | None, offers: Sequence[Shown
     return next((shown for shown in offers if _model_of(shown) == model and _reaches(shown, middle)), None)
 
 
-def _model_of(shown: Shown) -> str:
+def _model_of(shown: ShownResult) -> str:
     return Path(str(shown.prediction.recipe.get("model", ""))).name
 
 
-def _reaches(shown: Shown, place: Sequence[int]) -> bool:
+def _reaches(shown: ShownResult, place: Sequence[int]) -> bool:
     axes = [axis for axis, letter in enumerate(shown.axes) if letter != "C"]
     lengths = shown.prediction.probability.shape[-len(axes) :]
     starts = [shown.positions.get(axis, 0) for axis in axes]
@@ -206,7 +208,7 @@ class BeforeAfter:
         """Whether there is anything of before to show."""
         return bool(self._before())
 
-    def keep(self, layer: Image, shown: Shown | None, threshold: float) -> str:
+    def keep(self, layer: Image, shown: ShownResult | None, threshold: float) -> str:
         """Keep what is shown of an image as before, in place of an earlier one; return the name of the model that made
         it, "" where there is nothing."""
         self.drop()
@@ -215,7 +217,7 @@ class BeforeAfter:
         self._source = str(layer.unique_id)
         prediction = replace(shown.prediction, attentions=(), uncertainty=None)
         before = replace(shown, prediction=prediction, source=BEFORE_OF.format(self._source), prefix=BEFORE)
-        show(self._viewer, layer, before, threshold)
+        show_result(self._viewer, layer, before, threshold)
         for each in self._before():
             each.visible = False
         return _model_of(shown) or "the old model"

@@ -13,13 +13,13 @@ from qtpy.QtCore import QRectF
 from qtpy.QtWidgets import QGridLayout, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_skipseg.progress import Progress
-from napari_skipseg.training.progress import Learned, Pictured
+from napari_skipseg.training.progress import TrainingProgress, ValidationPicture
 from napari_skipseg.widgets.forms.fields import PlainLabel
 from napari_skipseg.widgets.forms.plots import LINES, Colors, Plot, theme_colors
 from napari_skipseg.widgets.layers.result_looks import CLASS_COLORS
 
 HEIGHT, CURVES_HEIGHT = 128, 104
-LEGEND_ROOM = 0.55
+_LEGEND_ROOM = 0.55
 """Free height above the curves, as a share of theirs."""
 LEAST_SPAN = 0.02
 """Height of the values on show, at the least."""
@@ -56,7 +56,7 @@ class LiveCurves(Plot):
         self._points, self._lines = {}, {}
         self.hide()
 
-    def add(self, learned: Sequence[Learned], is_mine: Callable[[str], bool]) -> None:
+    def add(self, learned: Sequence[TrainingProgress], is_mine: Callable[[str], bool]) -> None:
         """Let the curves whose names are ours go on; steps that were done again replace what was there."""
         for each in learned:
             for name in filter(is_mine, each.values):
@@ -78,7 +78,7 @@ class LiveCurves(Plot):
         span = max(max(heights) - min(heights), LEAST_SPAN)
         last = max(points[-1][0] for points in self._points.values())
         self.setXRange(0, max(steps, last), padding=0.02)
-        self.setYRange(min(heights), min(heights) + (1 + LEGEND_ROOM) * span)
+        self.setYRange(min(heights), min(heights) + (1 + _LEGEND_ROOM) * span)
         self.show()
 
     def curves(self) -> dict[str, list[tuple[int, float]]]:
@@ -91,7 +91,7 @@ class LiveCurves(Plot):
         return "\n".join(f"{name}: {value:.4f} (step {step})" for name, (step, value) in nearest.items())
 
 
-class Tile(pyqtgraph.GraphicsLayoutWidget):  # type: ignore[misc]
+class CurveTile(pyqtgraph.GraphicsLayoutWidget):  # type: ignore[misc]
     """An image with something laid over it."""
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.loss, self.scores = LiveCurves("loss"), LiveCurves("score")
-        self.labelled, self.predicted = Tile(), Tile()
+        self.labelled, self.predicted = CurveTile(), CurveTile()
         self.captions = PlainLabel("labelled, held out"), PlainLabel("the model now")
         self._label_colors, self._probability_colors = label_table(CLASS_COLORS), probability_table(CLASS_COLORS[0])
         self._tiles = QWidget()
@@ -163,15 +163,15 @@ class TrainingPlots(QWidget):  # type: ignore[misc]
 
     def show_progress(self, heard: Sequence[Progress]) -> None:
         """Let the curves go on, and show the newest picture."""
-        learned = [progress for progress in heard if isinstance(progress, Learned)]
-        pictured = [progress for progress in heard if isinstance(progress, Pictured)]
+        learned = [progress for progress in heard if isinstance(progress, TrainingProgress)]
+        pictured = [progress for progress in heard if isinstance(progress, ValidationPicture)]
         if learned:
             self.loss.add(learned, lambda name: "loss" in name)
             self.scores.add(learned, lambda name: "loss" not in name)
         if pictured:
             self._show_picture(pictured[-1])
 
-    def _show_picture(self, picture: Pictured) -> None:
+    def _show_picture(self, picture: ValidationPicture) -> None:
         """Show what the network makes of the tile now."""
         if picture.image is None or picture.probability is None or picture.target is None:
             return

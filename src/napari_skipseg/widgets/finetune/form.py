@@ -24,16 +24,24 @@ from qtpy.QtWidgets import (
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.models.catalog import find_models, user_folder
 from napari_skipseg.models.description import ClassLabel, ModelDescription, can_name
-from napari_skipseg.training.progress import Lesson
-from napari_skipseg.training.settings import AUGMENTATIONS, AUTO, BatchNorm, FinetuneSettings, LossName, Reach, held_out
-from napari_skipseg.widgets.correct.classes import short
+from napari_skipseg.training.progress import TrainingSummary
+from napari_skipseg.training.settings import (
+    AUGMENTATIONS,
+    AUTO,
+    BatchNorm,
+    FinetuneSettings,
+    LossName,
+    Reach,
+    slices_to_hold_out,
+)
+from napari_skipseg.widgets.correct.classes import shorten_name
 from napari_skipseg.widgets.forms.engine_line import EngineLine
 from napari_skipseg.widgets.forms.estimate_line import SettledLine
-from napari_skipseg.widgets.forms.fields import Fold, FreshCombo, PlainLabel, mark
+from napari_skipseg.widgets.forms.fields import Collapsible, FreshCombo, PlainLabel, mark_field
 from napari_skipseg.widgets.segment.form import describe_or_fault
 from napari_skipseg.wording import counted, in_words
 
-REACHES: dict[Reach, tuple[str, str]] = {
+_REACHES: dict[Reach, tuple[str, str]] = {
     "quick": ("Quick", "the last layers learn"),
     "normal": ("Normal", "the decoder learns"),
     "full": ("Full", "all layers learn"),
@@ -43,7 +51,7 @@ REACH_HINTS = {
     "normal": "The whole decoder learns, which takes longer. For a new class, or for corrections on several slices",
     "full": "Every weight learns, which takes longest. For another kind of image, with many corrections",
 }
-HINTS = {
+_HINTS = {
     "steps": "Training steps",
     "minutes": "Minutes after which training stops and keeps the best weights",
     "rate": "Highest learning rate",
@@ -55,11 +63,11 @@ HINTS = {
     "remember": "Do not forget what the model knew: mix in its own sample, and keep its other classes as they were",
     "seed": "A different seed draws different patches, and holds out different places",
 }
-NO_MODEL = "There is no model to start from: train one from scratch below."
+_NO_MODEL = "There is no model to start from: train one from scratch below."
 
 
 @dataclass(frozen=True)
-class FinetuneChoices:
+class FinetuneFormValues:
     """What the form says; model None where there is none or it cannot be read, which `model_fault` then says."""
 
     model: ModelDescription | None
@@ -111,10 +119,10 @@ class FinetuneForm(QWidget):  # type: ignore[misc]
     def __init__(self, sources: QWidget) -> None:
         super().__init__()
         self._suggested = ""
-        self._described: tuple[str, ModelDescription | None, str] = ("", None, NO_MODEL)
+        self._described: tuple[str, ModelDescription | None, str] = ("", None, _NO_MODEL)
         self.model, self.name = FreshCombo(), QLineEdit()
-        self.reaches = {reach: QRadioButton(f"{title}: {what}") for reach, (title, what) in REACHES.items()}
-        self.fold = DetailsFold()
+        self.reaches = {reach: QRadioButton(f"{title}: {what}") for reach, (title, what) in _REACHES.items()}
+        self.fold = FinetuneDetails()
         self.follow_model = True
         self._lay_out(sources)
         self._connect()
@@ -153,7 +161,7 @@ class FinetuneForm(QWidget):  # type: ignore[misc]
         """Offer the models that there are, and choose one, by default the same as before."""
         names = list(find_models())
         self.model.offer([(name, name) for name in names], chosen or self.model.currentData())
-        self._described = describe_or_fault(self.model.currentData(), NO_MODEL)
+        self._described = describe_or_fault(self.model.currentData(), _NO_MODEL)
         self.suggest_name()
 
     def _tell(self) -> None:
@@ -161,7 +169,7 @@ class FinetuneForm(QWidget):  # type: ignore[misc]
 
     def _choose(self) -> None:
         self.follow_model = False
-        self._described = describe_or_fault(self.model.currentData(), NO_MODEL)
+        self._described = describe_or_fault(self.model.currentData(), _NO_MODEL)
         self.suggest_name()
         self.changed.emit()
 
@@ -178,7 +186,7 @@ class FinetuneForm(QWidget):  # type: ignore[misc]
         """Put a fresh name into its field, unless the user has written one that is still free."""
         written = self.name.text()
         if written in ("", self._suggested) or why_not_named(written):
-            self._suggested = fresh_name(str(self.model.currentData() or "model"))
+            self._suggested = new_model_name(str(self.model.currentData() or "model"))
             self.name.setText(self._suggested)
 
     def take(self, settings: FinetuneSettings) -> None:
@@ -200,11 +208,11 @@ class FinetuneForm(QWidget):  # type: ignore[misc]
         fold.augment.setCurrentIndex(fold.augment.findData(augment))
         self.changed.emit()
 
-    def read(self) -> FinetuneChoices:
+    def read(self) -> FinetuneFormValues:
         """Return the choices as they stand."""
         reach = next(reach for reach, button in self.reaches.items() if button.isChecked())
         fold = self.fold
-        return FinetuneChoices(
+        return FinetuneFormValues(
             *self._described[1:],
             self.name.text().strip(),
             reach,
@@ -224,18 +232,18 @@ class FinetuneForm(QWidget):  # type: ignore[misc]
         choices = self.read()
         faults = {"model": choices.model_fault, "name": why_not_named(choices.name), "validate": ""}
         try:
-            if choices.validate != AUTO and not held_out(choices.validate):
+            if choices.validate != AUTO and not slices_to_hold_out(choices.validate):
                 faults["validate"] = "Name slices to hold out, such as 5-9, or auto."
         except SkipsegError as error:
             faults["validate"] = str(error)
         summary = "" if choices.model is None else choices.model.card.summary
-        mark(self.model, faults["model"], summary)
-        mark(self.name, faults["name"], "A new model is written; the one you start from stays as it is")
-        mark(self.fold.validate, faults["validate"], HINTS["validate"])
+        mark_field(self.model, faults["model"], summary)
+        mark_field(self.name, faults["name"], "A new model is written; the one you start from stays as it is")
+        mark_field(self.fold.validate, faults["validate"], _HINTS["validate"])
         return {field: fault for field, fault in faults.items() if fault}
 
 
-class DetailsFold(Fold):
+class FinetuneDetails(Collapsible):
     """What few people change. `edited` says that one of the fields was."""
 
     edited = Signal()
@@ -289,7 +297,7 @@ class DetailsFold(Fold):
             ("Seed", "seed"),
         ):
             field = getattr(self, name)
-            field.setToolTip(HINTS[name])
+            field.setToolTip(_HINTS[name])
             rows.addRow(title, field)
         self.fill(inner)
 
@@ -303,7 +311,7 @@ def why_not_named(name: str) -> str:
     return ""
 
 
-def fresh_name(start: str) -> str:
+def new_model_name(start: str) -> str:
     """Return a name for a model that starts from the one called `start`: NAME-tuned, NAME-tuned-2 and so on."""
     base = re.sub(r"-tuned(-\d+)?$", "", Path(start).name) + "-tuned"
     number = 1
@@ -312,10 +320,10 @@ def fresh_name(start: str) -> str:
     return name
 
 
-LOOKING = "Counting what was corrected, and measuring how long a step takes…"
+_LOOKING = "Counting what was corrected, and measuring how long a step takes…"
 
 
-class LessonLine(SettledLine):
+class TrainingSummaryLine(SettledLine):
     """The lesson in two sentences, more of it in the tooltip; and why there is none, with the cure.
 
     refused: nothing can be learnt from what there is, as far as is known. answered: that may have changed. pace: what
@@ -325,15 +333,15 @@ class LessonLine(SettledLine):
     answered = Signal()
 
     def __init__(self, line: EngineLine) -> None:
-        super().__init__(line, LOOKING, "waits until the corrections are counted")
+        super().__init__(line, _LOOKING, "waits until the corrections are counted")
         self.refused = False
         self.pace, self.estimated = 1.0, 0.0
 
-    def show_answer(self, answer: Lesson) -> None:
+    def show_answer(self, answer: TrainingSummary) -> None:
         """Say what will be learnt from, held out, and how long it takes."""
         self.estimated = answer.seconds or 0.0
         told = replace(answer, seconds=None if answer.seconds is None else answer.seconds * self.pace)
-        self.say(describe_lesson(told), explain_lesson(told))
+        self.say(describe_training_summary(told), explain_training_summary(told))
         self._settle(False)
 
     def show_fault(self, fault: str) -> None:
@@ -347,7 +355,7 @@ class LessonLine(SettledLine):
             self.answered.emit()
 
 
-def describe_lesson(lesson: Lesson) -> str:
+def describe_training_summary(lesson: TrainingSummary) -> str:
     """Return what will be learnt from, held out, and how long it takes, in a few words."""
     trained, held = lesson.places
     among = f"{trained} of {counted(trained + held, 'place')}" if held else counted(trained, "place")
@@ -359,7 +367,7 @@ def describe_lesson(lesson: Lesson) -> str:
     return " ".join([learns + where + kept + takes, *lesson.notes])
 
 
-def explain_lesson(lesson: Lesson) -> str:
+def explain_training_summary(lesson: TrainingSummary) -> str:
     """Return the numbers in full, a line for each class."""
     lines = [
         f"{name}: {counted(count, 'pixel')} to learn from, {lesson.held_out.get(name, 0):,} held out"
@@ -371,5 +379,5 @@ def explain_lesson(lesson: Lesson) -> str:
 def _counted(pixels: Mapping[str, int]) -> str:
     """Return the classes first and the background last: "1.2k membrane and 3k background"."""
     named = sorted(pixels, key=lambda name: name == "background")
-    parts = [f"{short(pixels[name])} {name}" for name in named]
+    parts = [f"{shorten_name(pixels[name])} {name}" for name in named]
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -13,7 +13,7 @@ PHASES: tuple[tuple[tuple[str, ...], float], ...] = (
     (("scoring",), 0.1),
 )
 """How the messages of each phase begin, and which share of the bar it has; their order is that of the work."""
-PARTS = 1000
+_PARTS = 1000
 """Steps of the whole bar."""
 
 
@@ -34,7 +34,7 @@ class OverallProgress:
                 self._reached = max(self._reached, start + share * self._within(progress))
                 break
             start += share
-        return Progress(round(PARTS * self._reached), PARTS, progress.message)
+        return Progress(round(_PARTS * self._reached), _PARTS, progress.message)
 
     def _within(self, progress: Progress) -> float:
         done = progress.fraction if progress.total > 1 else 0.0

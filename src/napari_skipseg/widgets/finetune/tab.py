@@ -16,21 +16,29 @@ from napari_skipseg.errors import SkipsegError
 from napari_skipseg.jobs.messages import Finetune, PlanLesson, Train
 from napari_skipseg.models.catalog import find_models, user_folder
 from napari_skipseg.progress import Progress
-from napari_skipseg.training.progress import Finetuned, Keep, Learned, Lesson, Pictured, Trained, without_losses
+from napari_skipseg.training.progress import (
+    Finetuned,
+    KeepBest,
+    Trained,
+    TrainingProgress,
+    TrainingSummary,
+    ValidationPicture,
+    without_losses,
+)
 from napari_skipseg.training.settings import FinetuneSettings, Reach
 from napari_skipseg.training.taught_scale import SCALE
 from napari_skipseg.training.unfinished import find_unfinished
 from napari_skipseg.widgets.finetune.comparison import BeforeAfter, ReportTable, find_before
-from napari_skipseg.widgets.finetune.form import FinetuneForm, LessonLine
+from napari_skipseg.widgets.finetune.form import FinetuneForm, TrainingSummaryLine
 from napari_skipseg.widgets.finetune.phases import OverallProgress
-from napari_skipseg.widgets.finetune.train_form import ScratchForm, describe_trained
-from napari_skipseg.widgets.finetune.training_images import CorrectingTab, Material, SourceList
+from napari_skipseg.widgets.finetune.train_form import TrainForm, describe_trained
+from napari_skipseg.widgets.finetune.training_images import CorrectionsOfTab, TrainingImages, TrainingSourceList
 from napari_skipseg.widgets.finetune.unfinished_note import UnfinishedNote
 from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
-from napari_skipseg.widgets.forms.fields import WARNING_COLOR, Fold, Links, set_hint
+from napari_skipseg.widgets.forms.fields import WARNING_COLOR, Collapsible, ConnectionGroup, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
 from napari_skipseg.widgets.forms.worker import Work
-from napari_skipseg.widgets.layers.results import Shown
+from napari_skipseg.widgets.layers.results import ShownResult
 from napari_skipseg.widgets.segment.checks import find_faults
 from napari_skipseg.widgets.segment.tab import PRIMARY
 
@@ -41,7 +49,7 @@ if TYPE_CHECKING:
     from napari_skipseg.widgets.finetune.curves import TrainingPlots
     from napari_skipseg.widgets.segment.tab import SegmentTab
 
-LOOKED_AT = 1000
+_LOOKED_AT = 1000
 """Milliseconds between two looks at what was painted meanwhile."""
 KEEP_HINT = "End the training now and keep the best weights so far; they are compared with the old model as usual"
 NOT_YET_HINT = "Available while training steps are taken: before the first one there is nothing to keep"
@@ -59,7 +67,7 @@ class FinetuneTab(JobTab):
         engine: EngineLike,
         line: EngineLine,
         segment_tab: SegmentTab,
-        correct_tab: CorrectingTab,
+        correct_tab: CorrectionsOfTab,
     ) -> None:
         super().__init__(line)
         self._viewer, self._engine = viewer, engine
@@ -73,18 +81,18 @@ class FinetuneTab(JobTab):
         self._is_keeping = self._is_viewing = False
         self._step = ""
         self.plots: TrainingPlots | None = None
-        self.links = Links()
+        self.links = ConnectionGroup()
         self._make_widgets()
         self._lay_out()
         self._connect()
 
     def _make_widgets(self) -> None:
-        self.sources = SourceList()
+        self.sources = TrainingSourceList()
         self.form = FinetuneForm(self.sources)
-        self._material = Material(self.form, self.sources, self._segment_tab, self._correct_tab)
-        self.lesson = LessonLine(self._line)
+        self._material = TrainingImages(self.form, self.sources, self._segment_tab, self._correct_tab)
+        self.lesson = TrainingSummaryLine(self._line)
         self.lesson.answered.connect(self.check)
-        self.scratch, self.scratch_fold = ScratchForm(self._viewer), Fold("Train from scratch")
+        self.scratch, self.scratch_fold = TrainForm(self._viewer), Collapsible("Train from scratch")
         self.scratch_fold.fill(self.scratch)
         self.tune_button, self.keep_button = QPushButton("Fine-tune"), QPushButton("Stop, keep the best")
         self.tune_button.setStyleSheet(PRIMARY)
@@ -94,7 +102,7 @@ class FinetuneTab(JobTab):
         self.report = ReportTable()
         self.unfinished = UnfinishedNote()
         self._looking = QTimer(self)
-        self._looking.setInterval(LOOKED_AT)
+        self._looking.setInterval(_LOOKED_AT)
 
     def _lay_out(self) -> None:
         buttons = QHBoxLayout()
@@ -201,7 +209,7 @@ class FinetuneTab(JobTab):
             return
         open_all = material.opening()
 
-        def work() -> Generator[Progress, Keep | None, Finetuned]:
+        def work() -> Generator[Progress, KeepBest | None, Finetuned]:
             images = yield from open_all()
             return (yield from self._engine.run(Finetune(settings, tuple(images), user_folder(), place.device)))
 
@@ -214,7 +222,7 @@ class FinetuneTab(JobTab):
         finish = partial(self._finish, place.layer, self._parent)
         self._begin(work, f"Fine-tuning {settings.name}", finish, "waits for the fine-tuning", settings.name)
 
-    def _find_before(self, layer: Image | None) -> Shown | None:
+    def _find_before(self, layer: Image | None) -> ShownResult | None:
         """Return what the model that fine-tuning starts from made of the view, None where that is not on show."""
         return find_before(self._viewer, layer, self._segment_tab.results.on_show(layer), self._parent)
 
@@ -223,7 +231,7 @@ class FinetuneTab(JobTab):
         settings, device = self._material.settings("lesson"), self._segment_tab.form.read().device
         open_all = self._material.opening()
 
-        def ask() -> Generator[Progress, None, Lesson]:
+        def ask() -> Generator[Progress, None, TrainingSummary]:
             images = yield from open_all()
             return (yield from self._engine.run(PlanLesson(settings, tuple(images), device)))
 
@@ -260,7 +268,7 @@ class FinetuneTab(JobTab):
         if self.is_running:
             self._is_keeping = True
             self.keep_button.setEnabled(False)
-            self.send(Keep())
+            self.send(KeepBest())
 
     def _finish(self, layer: Image | None, parent: str, done: Finetuned) -> None:
         self._made = done.folder.name
@@ -328,9 +336,9 @@ class FinetuneTab(JobTab):
             for progress in heard:
                 overall = self._overall.of(progress)
             self.progress.show_progress(overall)
-        steps = [progress.message for progress in heard if isinstance(progress, Learned | Pictured)]
+        steps = [progress.message for progress in heard if isinstance(progress, TrainingProgress | ValidationPicture)]
         self._step = steps[-1] if steps else self._step
-        learned = [progress.step for progress in heard if isinstance(progress, Learned)]
+        learned = [progress.step for progress in heard if isinstance(progress, TrainingProgress)]
         self._first_step = self._first_step or (learned[0] if learned else 0)
         # what comes between two steps only repeats the message of the last one
         is_training = self.is_running and heard[-1].message == self._step != ""

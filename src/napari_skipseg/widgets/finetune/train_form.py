@@ -17,26 +17,26 @@ from napari_skipseg.training.settings import TrainSettings
 from napari_skipseg.widgets.finetune.form import why_not_named
 from napari_skipseg.widgets.forms.fields import FolderField, FreshCombo
 from napari_skipseg.widgets.layers.axes import axes_of
-from napari_skipseg.widgets.layers.results import KEY, is_result, stack_of
+from napari_skipseg.widgets.layers.results import KEY, is_result, stack_of_layer
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
 
 
-STEPS = 3000
-ENDINGS = (".tif", ".tiff", ".png", ".mrc", ".zarr", ".jpg", ".jpeg", ".bmp")
+_STEPS = 3000
+_ENDINGS = (".tif", ".tiff", ".png", ".mrc", ".zarr", ".jpg", ".jpeg", ".bmp")
 LAYERS, FOLDERS = "layers", "folders"
 
 
-class Scratch(NamedTuple):
+class TrainFormValues(NamedTuple):
     """Settings, and the stacks that lie in no file by the names that the settings give them."""
 
     settings: TrainSettings
     written: dict[str, Stack]
 
 
-class ScratchForm(QWidget):  # type: ignore[misc]
+class TrainForm(QWidget):  # type: ignore[misc]
     """Images and labels, network, classes, name. `started` says that Train was pressed."""
 
     started = Signal()
@@ -57,7 +57,7 @@ class ScratchForm(QWidget):  # type: ignore[misc]
         self.name.setPlaceholderText("my-model")
         self.steps.setRange(1, 1_000_000)
         self.steps.setSingleStep(500)
-        self.steps.setValue(STEPS)
+        self.steps.setValue(_STEPS)
         self._lay_out()
         self._connect()
         self._offer_skips()
@@ -114,7 +114,7 @@ class ScratchForm(QWidget):  # type: ignore[misc]
         self.skip.offer([(skip, skip) for skip in skips], self.skip.currentData() or preset.spec.skip)
         self.network.setToolTip(preset.title)
 
-    def read(self) -> Scratch:
+    def read(self) -> TrainFormValues:
         """Return what to train.
 
         Raises:
@@ -136,12 +136,12 @@ class ScratchForm(QWidget):  # type: ignore[misc]
             "steps": self.steps.value(),
         }
         if self.kind.currentData() == FOLDERS:
-            pairs = pair_labels(self.image_folder.path(), self.label_folder.path())
+            pairs = pair_label_files(self.image_folder.path(), self.label_folder.path())
             flags["images"], flags["labels"] = zip(*pairs, strict=True)
-            return Scratch(settings_from_flags(None, flags), {})
+            return TrainFormValues(settings_from_flags(None, flags), {})
         return self._read_layers(flags)
 
-    def _read_layers(self, flags: dict[str, Any]) -> Scratch:
+    def _read_layers(self, flags: dict[str, Any]) -> TrainFormValues:
         layer, labels = self.image.currentData(), self.labels.currentData()
         if layer is None or labels is None:
             raise InputError("Training needs an image layer and a labels layer: open both, or choose folders.")
@@ -159,10 +159,10 @@ class ScratchForm(QWidget):  # type: ignore[misc]
             flags[key] = [stack.file or f"{key} {stack.name}"]
             if not stack.file:
                 written[flags[key][0]] = stack
-        return Scratch(settings_from_flags(None, flags), written)
+        return TrainFormValues(settings_from_flags(None, flags), written)
 
 
-def pair_labels(images: Path, labels: Path) -> list[tuple[str, str]]:
+def pair_label_files(images: Path, labels: Path) -> list[tuple[str, str]]:
     """Return images and their labels: two files, or the files of two folders that have the same name before the dot.
 
     Raises:
@@ -191,7 +191,7 @@ def describe_trained(name: str) -> str:
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.name[0] != ".")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in _ENDINGS and path.name[0] != ".")
     return {path.name.split(".")[0]: path for path in files}
 
 
@@ -201,4 +201,4 @@ def _is_ours(layer: Layer) -> bool:
 
 
 def _stack(layer: Layer) -> Stack:
-    return stack_of(layer, axes_of(layer))
+    return stack_of_layer(layer, axes_of(layer))

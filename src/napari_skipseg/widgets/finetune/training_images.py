@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QListWidget, QListWidgetItem
 
-from napari_skipseg.corrections.catalog import Found, find_corrections
+from napari_skipseg.corrections.catalog import StoredCorrections, find_corrections
 from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.corrections.store import Corrections, open_corrections
 from napari_skipseg.corrections.subject import BACKGROUND, FIRST_CLASS, CorrectionClass, Subject
@@ -23,13 +23,13 @@ from napari_skipseg.jobs.messages import CorrectedStack
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.settings import FinetuneSettings
-from napari_skipseg.widgets.correct.classes import is_unnamed, short
+from napari_skipseg.widgets.correct.classes import is_unnamed, shorten_name
 from napari_skipseg.widgets.correct.recovery import day_of
 from napari_skipseg.widgets.finetune.form import FinetuneForm
 from napari_skipseg.widgets.forms.fields import Missing, set_hint
 from napari_skipseg.widgets.layers.axes import axes_of
 from napari_skipseg.widgets.layers.result_looks import choose_colors
-from napari_skipseg.widgets.layers.results import stack_of
+from napari_skipseg.widgets.layers.results import stack_of_layer
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -41,7 +41,7 @@ MOST_ROWS = 4
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingSource:
     """Corrections that can be learnt from.
 
     key: of their image. version: what tells them from themselves with another stroke. open: gives the image with its
@@ -57,15 +57,15 @@ class Source:
     is_present: bool = False
 
 
-def open_source(stack: Stack, corrections: Corrections, is_present: bool) -> Source:
+def open_source(stack: Stack, corrections: Corrections, is_present: bool) -> TrainingSource:
     """Return an image that is open, with its corrections."""
     summary = corrections.summary()
     total = sum(summary.pixels.values())
     where = f" on {summary.slices} slices" if summary.slices > 1 else ""
-    return Source(
+    return TrainingSource(
         corrections.subject.key,
         stack.name,
-        f"{short(total)} pixel{'s' * (total != 1)}{where}",
+        f"{shorten_name(total)} pixel{'s' * (total != 1)}{where}",
         (corrections.version, total),
         corrections.classes,
         lambda: (stack, corrections.snapshot),
@@ -73,7 +73,7 @@ def open_source(stack: Stack, corrections: Corrections, is_present: bool) -> Sou
     )
 
 
-def earlier_sources(but: Container[str]) -> list[Source]:
+def earlier_sources(but: Container[str]) -> list[TrainingSource]:
     """Return the corrections made earlier whose image lies in a file that is still there.
 
     but: the keys of images to leave out.
@@ -82,9 +82,9 @@ def earlier_sources(but: Container[str]) -> list[Source]:
     return [_earlier(one) for one in found if is_there(one.subject.file)]
 
 
-def _earlier(found: Found) -> Source:
+def _earlier(found: StoredCorrections) -> TrainingSource:
     version, day = (found.changed,), day_of(found.changed)
-    return Source(
+    return TrainingSource(
         found.subject.key, found.subject.name, day, version, found.classes, lambda: _open_earlier(found.subject)
     )
 
@@ -116,7 +116,7 @@ def _open_earlier(subject: Subject) -> tuple[Stack, Callable[[Path], Snapshot]]:
 
 
 def iter_open_sources(
-    sources: Sequence[Source], labels: Sequence[ClassLabel], model: ModelDescription, channel: int | None
+    sources: Sequence[TrainingSource], labels: Sequence[ClassLabel], model: ModelDescription, channel: int | None
 ) -> Generator[Progress, None, list[CorrectedStack]]:
     """Return what the engine learns from: the images with their corrections, coded as the classes that are learnt.
 
@@ -143,14 +143,14 @@ def coding_of(classes: Sequence[CorrectionClass], labels: Sequence[ClassLabel]) 
     return {each.value: values.get(each.name, BACKGROUND) for each in classes}
 
 
-class SourceList(QListWidget):  # type: ignore[misc]
+class TrainingSourceList(QListWidget):  # type: ignore[misc]
     """Images with corrections, each with a tick: the present one has it at first, earlier ones have not."""
 
     ticked = Signal()
 
     def __init__(self) -> None:
         super().__init__()
-        self._sources: list[Source] = []
+        self._sources: list[TrainingSource] = []
         self._unticked: set[str] = set()
         self._ticked: set[str] = set()
         self.setFocusPolicy(Qt.FocusPolicy.NoFocus)
@@ -159,7 +159,7 @@ class SourceList(QListWidget):  # type: ignore[misc]
         self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.itemChanged.connect(self._hear)
 
-    def show_sources(self, sources: list[Source]) -> None:
+    def show_sources(self, sources: list[TrainingSource]) -> None:
         """Show these; what the user ticked stays."""
         self._sources = sources
         self.blockSignals(True)
@@ -175,11 +175,11 @@ class SourceList(QListWidget):  # type: ignore[misc]
         row = self.sizeHintForRow(0) if sources else 0
         self.setFixedHeight(row * min(len(sources), MOST_ROWS) + 2 * self.frameWidth() + 4)
 
-    def chosen(self) -> list[Source]:
+    def chosen(self) -> list[TrainingSource]:
         """Return those that are ticked."""
         return [source for source in self._sources if self._is_ticked(source)]
 
-    def _is_ticked(self, source: Source) -> bool:
+    def _is_ticked(self, source: TrainingSource) -> bool:
         return source.key not in self._unticked if source.is_present else source.key in self._ticked
 
     def _hear(self, item: QListWidgetItem) -> None:
@@ -190,13 +190,13 @@ class SourceList(QListWidget):  # type: ignore[misc]
         self.ticked.emit()
 
 
-NOTHING = Missing("Nothing is corrected yet: open the Correct tab, paint over what is wrong, accept what is right.")
+_NOTHING = Missing("Nothing is corrected yet: open the Correct tab, paint over what is wrong, accept what is right.")
 EARLIER = Missing("This image was corrected earlier: press Restore in the Correct tab to learn from that.")
 
 Opening = Callable[[], Generator[Progress, Any, list[CorrectedStack]]]
 
 
-class Corrected(Protocol):
+class CorrectedSource(Protocol):
     """Corrections that are open, and their layers; `widgets.correct.sessions.Session` is one."""
 
     @property
@@ -219,11 +219,11 @@ class Offering(Protocol):
         ...
 
 
-class CorrectingTab(Protocol):
+class CorrectionsOfTab(Protocol):
     """What is asked of the Correct tab."""
 
     @property
-    def sessions(self) -> Iterable[Corrected]:
+    def sessions(self) -> Iterable[CorrectedSource]:
         """All corrections that are open in this window."""
         ...
 
@@ -241,11 +241,11 @@ class CorrectingTab(Protocol):
         ...
 
 
-class Material:
+class TrainingImages:
     """What is chosen to learn from, as the tabs stand."""
 
     def __init__(
-        self, form: FinetuneForm, sources: SourceList, segment_tab: SegmentTab, correct_tab: CorrectingTab
+        self, form: FinetuneForm, sources: TrainingSourceList, segment_tab: SegmentTab, correct_tab: CorrectionsOfTab
     ) -> None:
         self._form, self._sources = form, sources
         self._segment_tab, self._correct_tab = segment_tab, correct_tab
@@ -256,7 +256,7 @@ class Material:
         version = 0 if corrections is None else corrections.version
         return id(corrections), version, self._correct_tab.judged_classes()
 
-    def find_sources(self) -> Iterator[Source]:
+    def find_sources(self) -> Iterator[TrainingSource]:
         """Yield what could be learnt from: the image that is chosen, others that are open, earlier ones."""
         present = self._correct_tab.corrections()
         keys = set()
@@ -296,7 +296,7 @@ class Material:
         """Return why nothing can be learnt, empty where it can; mark the fields that are wrong."""
         faults, sources = self._form.find_faults(), self._sources.chosen()
         if not self._sources.count():
-            return EARLIER if self._correct_tab.offers.restores else NOTHING
+            return EARLIER if self._correct_tab.offers.restores else _NOTHING
         if faults:
             return next(iter(faults.values()))
         if not sources:
@@ -344,7 +344,7 @@ class Material:
         return iter_open
 
 
-def _open(image: Image, axes: str, corrections: Corrections, is_present: bool) -> Iterator[Source]:
+def _open(image: Image, axes: str, corrections: Corrections, is_present: bool) -> Iterator[TrainingSource]:
     """Yield the corrections of an image that is open, where there are some."""
     stack = _stack(image, axes)
     if stack is not None and corrections.summary().pixels:
@@ -353,6 +353,6 @@ def _open(image: Image, axes: str, corrections: Corrections, is_present: bool) -
 
 def _stack(image: Image, axes: str) -> Stack | None:
     try:
-        return stack_of(image, axes)
+        return stack_of_layer(image, axes)
     except SkipsegError:
         return None

@@ -7,7 +7,7 @@ from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
 from napari_skipseg.training.settings import FinetuneSettings
 from napari_skipseg.training.unfinished import Unfinished
-from napari_skipseg.widgets.forms.fields import WARNING_COLOR, Message, set_hint
+from napari_skipseg.widgets.forms.fields import WARNING_COLOR, MessageLine, set_hint
 from napari_skipseg.wording import counted
 
 
@@ -19,7 +19,7 @@ class UnfinishedNote(QWidget):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self._settings: FinetuneSettings | None = None
-        self.note, self.button = Message(), QPushButton("Take its settings")
+        self.note, self.button = MessageLine(), QPushButton("Take its settings")
         set_hint(self.button, "Fill in the form as it was; then Fine-tune goes on from the step that is saved")
         self.button.clicked.connect(self._take)
         column = QVBoxLayout(self)

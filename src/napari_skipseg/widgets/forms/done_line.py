@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_skipseg.inference.prediction import Binary, Focus, Prediction
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.layers.results import Shown
+from napari_skipseg.widgets.layers.results import ShownResult
 from napari_skipseg.wording import counted, in_words, percent
 
 PLANES, SIDE = 32, 512
@@ -19,10 +19,10 @@ PLANES, SIDE = 32, 512
 
 LONG_START = 2.0
 """Seconds from which on the start of the engine is named."""
-KEPT = " The result of the whole image is kept; its layers are hidden."
+WHOLE_IS_KEPT = " The result of the whole image is kept; its layers are hidden."
 
 
-class Done(NamedTuple):
+class DoneRun(NamedTuple):
     """A prediction, and which share of its voxels each class has at a threshold, by name.
 
     of_tissue: voxels that were left out, such as a black frame, do not count.
@@ -35,10 +35,10 @@ class Done(NamedTuple):
 
 def with_shares(
     work: Callable[[], Generator[Progress, Focus | None, Prediction]], threshold: float
-) -> Generator[Progress, Focus | None, Done]:
+) -> Generator[Progress, Focus | None, DoneRun]:
     """Run a segmentation; return what came of it."""
     prediction = yield from work()
-    return Done(prediction, class_shares(prediction, threshold), has_padding(prediction))
+    return DoneRun(prediction, class_shares(prediction, threshold), has_padding(prediction))
 
 
 def has_padding(prediction: Prediction) -> bool:
@@ -74,7 +74,7 @@ def _is_tissue(probability: Any) -> Any:
     return is_set if probability.ndim == 2 else is_set.any(axis=0)
 
 
-def describe_done(what: str, seconds: float, done: Done, threshold: float, started: float = 0.0) -> str:
+def describe_done(what: str, seconds: float, done: DoneRun, threshold: float, started: float = 0.0) -> str:
     """Return the line, such as "6 slices segmented in 12 s: 23 % of the tissue is membrane (above 0.50).".
 
     started: seconds of these in which the engine started.
@@ -85,7 +85,7 @@ def describe_done(what: str, seconds: float, done: Done, threshold: float, start
     return f"{what} segmented in {in_words(seconds)}{start}: {parts} (above {threshold:.2f})."
 
 
-def name_part(shown: Shown, spanned: str) -> str:
+def name_part(shown: ShownResult, spanned: str) -> str:
     """Return what was segmented: "6 slices", "Slice z 3", "The view was". spanned: the axes that go together."""
     if shown.positions:
         place = shown.prefix.strip()

@@ -26,11 +26,11 @@ class EngineLike(Protocol):
         ...
 
 
-LOOK = 0.05
+_LOOK = 0.05
 """Seconds between two looks at whether the engine has stopped its last run."""
 
 
-class Turn:
+class EngineTurn:
     """A place in the line. waiting: what those behind it say while they wait, such as "waits for the fine-tuning"."""
 
     def __init__(self, line: EngineLine, waiting: str) -> None:
@@ -67,26 +67,26 @@ class EngineLine(QObject):  # type: ignore[misc]
     def __init__(self, engine: EngineLike) -> None:
         super().__init__()
         self._engine = engine
-        self._turns: list[Turn] = []
+        self._turns: list[EngineTurn] = []
 
     @property
     def is_empty(self) -> bool:
         """Whether nobody uses the engine or waits for it."""
         return not self._turns and not self._engine.is_busy
 
-    def join(self, waiting: str, is_job: bool = True) -> Turn:
+    def join(self, waiting: str, is_job: bool = True) -> EngineTurn:
         """Return a new turn at the end of the line."""
-        turn = Turn(self, waiting)
+        turn = EngineTurn(self, waiting)
         self._turns.append(turn)
         if is_job:
             self.joined.emit()
         return turn
 
-    def first(self) -> Turn | None:
+    def first(self) -> EngineTurn | None:
         """Return the turn that has the engine, None where nobody has it."""
         return self._turns[0] if self._turns else None
 
-    def drop(self, turn: Turn) -> None:
+    def drop(self, turn: EngineTurn) -> None:
         """Take a turn out of the line; the next one begins."""
         if turn in self._turns:
             self._turns.remove(turn)
@@ -105,7 +105,7 @@ class EngineLine(QObject):  # type: ignore[misc]
         def wait_and_work() -> Generator[Progress, Any, Any]:
             while self._engine.is_busy:
                 yield Progress(0, 1, "stopping the last run")
-                time.sleep(LOOK)
+                time.sleep(_LOOK)
             return (yield from work())
 
         return wait_and_work

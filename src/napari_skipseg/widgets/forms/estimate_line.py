@@ -11,17 +11,17 @@ from qtpy.QtWidgets import QPushButton, QVBoxLayout, QWidget
 
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.forms.engine_line import EngineLine, Turn
-from napari_skipseg.widgets.forms.fields import WARNING_COLOR, Message, set_hint
-from napari_skipseg.widgets.forms.worker import Outcome, start_work
+from napari_skipseg.widgets.forms.engine_line import EngineLine, EngineTurn
+from napari_skipseg.widgets.forms.fields import WARNING_COLOR, MessageLine, set_hint
+from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
 
-SETTLED = 800
+_SETTLED = 800
 """Milliseconds for which the choices stand before they are planned for."""
 MOST_KEPT = 64
 MOST_FINDINGS = 6
 """Sentences about the image that are shown at once."""
-MEASURING = "estimating time and memory… Segment can be pressed already."
-QUIET = "QLabel { font-size: 8pt; }"
+_MEASURING = "estimating time and memory… Segment can be pressed already."
+_QUIET = "QLabel { font-size: 8pt; }"
 
 
 Question = Callable[[], Generator[Progress, Any, Any]]
@@ -44,8 +44,8 @@ class SettledLine(QWidget):  # type: ignore[misc]
         self._key: Hashable = None
         self._work: Question | None = None
         self._worker: Any = None
-        self._turn: Turn | None = None
-        self.summary, self.warning = Message(), Message()
+        self._turn: EngineTurn | None = None
+        self.summary, self.warning = MessageLine(), MessageLine()
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(4)
@@ -53,7 +53,7 @@ class SettledLine(QWidget):  # type: ignore[misc]
         column.addWidget(self.warning)
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
-        self._timer.setInterval(SETTLED)
+        self._timer.setInterval(_SETTLED)
         self._timer.timeout.connect(self._ask)
 
     def follow(self, key: Hashable, work: Question) -> None:
@@ -103,7 +103,7 @@ class SettledLine(QWidget):  # type: ignore[misc]
     def say(self, text: str, hint: str = "", warning: str = "") -> None:
         """Show this in the line and in its tooltip, and this in the warning."""
         self.summary.say(text)
-        self.summary.setStyleSheet(QUIET)
+        self.summary.setStyleSheet(_QUIET)
         set_hint(self.summary, hint)
         self.warning.say(warning, WARNING_COLOR)
 
@@ -130,7 +130,7 @@ class SettledLine(QWidget):  # type: ignore[misc]
         turn.call(partial(self._launch, key, self._line.when_free(work), turn.leave))
 
     def _launch(self, key: Hashable, work: Question, leave: Callable[[], None]) -> None:
-        def take(outcome: Outcome) -> None:
+        def take(outcome: WorkOutcome) -> None:
             if not outcome.fault:
                 self._remember(key, outcome.value)
             if key == self._key and outcome.fault:
@@ -163,8 +163,8 @@ class PlanLine(SettledLine):
     invert_asked = Signal()
 
     def __init__(self, line: EngineLine) -> None:
-        super().__init__(line, MEASURING, "waits until time and memory are estimated")
-        self.findings, self.invert = Message(), QPushButton("Invert")
+        super().__init__(line, _MEASURING, "waits until time and memory are estimated")
+        self.findings, self.invert = MessageLine(), QPushButton("Invert")
         self.invert.setToolTip("Feed the negative of the image to the model, or the image itself again")
         self.invert.clicked.connect(self.invert_asked)
         self.invert.hide()

@@ -24,8 +24,8 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible, QLabeledDoubleSlider
 
 from napari_skipseg.errors import FileError
-from napari_skipseg.foreign_text import unmarked
-from napari_skipseg.widgets.layers.axes import UNITS
+from napari_skipseg.foreign_text import without_bidi_marks
+from napari_skipseg.widgets.layers.axes import LAYER_UNITS
 
 FAULT_COLOR = "rgba(214, 69, 80, 110)"
 WARNING_COLOR = "rgba(224, 165, 40, 90)"
@@ -44,7 +44,7 @@ def color_of(fault: str) -> str:
     return "transparent" if isinstance(fault, Missing) or not fault else FAULT_COLOR
 
 
-def mark(field: QWidget, fault: str, hint: str = "") -> None:
+def mark_field(field: QWidget, fault: str, hint: str = "") -> None:
     """Colour a field that is wrong and put the reason into its tooltip; without a fault, its plain look and `hint`."""
     kind = field.metaObject().className()
     plain = field.property(PLAIN_STYLE) or ""
@@ -57,7 +57,7 @@ def mark(field: QWidget, fault: str, hint: str = "") -> None:
 
 def set_hint(widget: QWidget | QListWidgetItem, hint: str) -> None:
     """Give a tooltip. It may name files, layers and classes, and none of them becomes HTML."""
-    widget.setToolTip(unmarked(hint))
+    widget.setToolTip(without_bidi_marks(hint))
 
 
 class PlainLabel(QLabel):  # type: ignore[misc]
@@ -78,7 +78,7 @@ class RichLabel(QLabel):  # type: ignore[misc]
         self.setText(text)
 
 
-class Message(PlainLabel):
+class MessageLine(PlainLabel):
     """One line under the form: what is wrong, what to look out for, or how it went."""
 
     def __init__(self) -> None:
@@ -217,7 +217,7 @@ class VoxelSizeField(QWidget):  # type: ignore[misc]
         self.numbers = {axis: PlainNumber(f"voxel size along {axis.lower()}") for axis in "ZYX"}
         self.unit = FreshCombo()
         self.unit.setMinimumContentsLength(2)
-        self.unit.offer([(unit, unit) for unit in UNITS], "pixel")
+        self.unit.offer([(unit, unit) for unit in LAYER_UNITS], "pixel")
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(4)
@@ -240,7 +240,7 @@ class VoxelSizeField(QWidget):  # type: ignore[misc]
             number.setValue(size)
             number.blockSignals(False)
         self.numbers["Z"].setEnabled(has_z)
-        offered = UNITS if unit in UNITS else (*UNITS, unit)
+        offered = LAYER_UNITS if unit in LAYER_UNITS else (*LAYER_UNITS, unit)
         self.unit.offer([(name, name) for name in offered], unit)
 
     @property
@@ -252,7 +252,7 @@ class VoxelSizeField(QWidget):  # type: ignore[misc]
     def mark(self, fault: str) -> None:
         """Colour the numbers that are wrong."""
         for number in self.numbers.values():
-            mark(number, fault if number.value() <= 0 else "", number.hint)
+            mark_field(number, fault if number.value() <= 0 else "", number.hint)
 
 
 class AxesField(QLineEdit):  # type: ignore[misc]
@@ -272,7 +272,7 @@ class AxesField(QLineEdit):  # type: ignore[misc]
         self.edited.emit()
 
 
-class Links:
+class ConnectionGroup:
     """Connections to events that outlive a widget, cut when the widget goes."""
 
     def __init__(self) -> None:
@@ -290,16 +290,18 @@ class Links:
         self._ties.clear()
 
 
-FLAT = "QPushButton, QPushButton:checked { text-align: left; border: none; background: transparent; padding: 3px 0px; }"
+_FLAT = (
+    "QPushButton, QPushButton:checked { text-align: left; border: none; background: transparent; padding: 3px 0px; }"
+)
 
 
-class Fold(QCollapsible):  # type: ignore[misc]
+class Collapsible(QCollapsible):  # type: ignore[misc]
     """A title that unfolds what is given to `fill`."""
 
     def __init__(self, title: str) -> None:
         super().__init__(f"▸ {title}", expandedIcon=_no_icon(), collapsedIcon=_no_icon())
         self.layout().setContentsMargins(0, 0, 0, 0)
-        self.toggleButton().setStyleSheet(FLAT)
+        self.toggleButton().setStyleSheet(_FLAT)
         self.toggled.connect(lambda opened: self.setText(f"{'▾' if opened else '▸'} {title}"))
         self.setDuration(0)
 

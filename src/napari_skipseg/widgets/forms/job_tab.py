@@ -12,29 +12,29 @@ from napari.utils.notifications import show_error, show_info
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QPushButton, QWidget
 
-from napari_skipseg.foreign_text import unmarked
-from napari_skipseg.progress import Found, Progress, TimeLeft
-from napari_skipseg.widgets.forms.engine_line import EngineLine, Turn
-from napari_skipseg.widgets.forms.fields import FAULT_COLOR, WARNING_COLOR, Message, color_of
+from napari_skipseg.foreign_text import without_bidi_marks
+from napari_skipseg.progress import ImageFindings, Progress, TimeLeft
+from napari_skipseg.widgets.forms.engine_line import EngineLine, EngineTurn
+from napari_skipseg.widgets.forms.fields import FAULT_COLOR, WARNING_COLOR, MessageLine, color_of
 from napari_skipseg.widgets.forms.progress_bar import JobBar, ProgressLine
-from napari_skipseg.widgets.forms.worker import Outcome, Paced, Work, start_work
+from napari_skipseg.widgets.forms.worker import PacedSignal, Work, WorkOutcome, start_work
 from napari_skipseg.wording import in_words
 
 FITS = 40
 """Letters of the line."""
-LEAST = 12
+_LEAST = 12
 """Letters that say something by themselves."""
-PAUSE = re.compile(r"[.:;,](?=\s|$)|\s\(")
+_PAUSE = re.compile(r"[.:;,](?=\s|$)|\s\(")
 
 
 def pop_up(text: str, head: str = "") -> None:
     """Show something to be known. head: its first line, which says what matters in few letters; "" = its beginning."""
-    show_info(unmarked(f"{head if len(head) <= FITS else head_of(head)}\n{text}" if head else headed(text)))
+    show_info(without_bidi_marks(f"{head if len(head) <= FITS else head_of(head)}\n{text}" if head else headed(text)))
 
 
 def pop_up_fault(text: str) -> None:
     """Show what went wrong."""
-    show_error(unmarked(headed(text)))
+    show_error(without_bidi_marks(headed(text)))
 
 
 def headed(text: str) -> str:
@@ -44,9 +44,9 @@ def headed(text: str) -> str:
 
 def head_of(text: str) -> str:
     """Return the beginning of a text: up to the last pause that fits, never within brackets; else its first words."""
-    for pause in reversed(list(PAUSE.finditer(text, 0, FITS + 2))):
+    for pause in reversed(list(_PAUSE.finditer(text, 0, FITS + 2))):
         head = text[: pause.start()]
-        if LEAST <= len(head) <= FITS and head.count("(") == head.count(")"):
+        if _LEAST <= len(head) <= FITS and head.count("(") == head.count(")"):
             return head
     return text[: FITS - 1].rsplit(" ", 1)[0].rstrip(" .:;,(") + "…"
 
@@ -70,7 +70,7 @@ class JobTab(QWidget):  # type: ignore[misc]
         self._line = line
         self._line.moved.connect(self._tell_awaited)
         self._worker: Any = None
-        self._turn: Turn | None = None
+        self._turn: EngineTurn | None = None
         self._heard = False
         self._told = ("", "")
         self._words, self._phase, self._launched = "", ("", 0.0), 0.0
@@ -78,8 +78,8 @@ class JobTab(QWidget):  # type: ignore[misc]
         self.cancel_button.setMinimumHeight(30)
         self.cancel_button.hide()
         self.cancel_button.clicked.connect(self.cancel)
-        self.progress, self.progress_text, self.message = JobBar(), ProgressLine(), Message()
-        self.pace = Paced(self, self.draw)
+        self.progress, self.progress_text, self.message = JobBar(), ProgressLine(), MessageLine()
+        self.pace = PacedSignal(self, self.draw)
 
     @property
     def is_running(self) -> bool:
@@ -154,7 +154,7 @@ class JobTab(QWidget):  # type: ignore[misc]
         if self._worker is None or not self.cancel_button.isEnabled():
             return
         self._hear_soon(progress)
-        if isinstance(progress, Found):
+        if isinstance(progress, ImageFindings):
             self.show_findings(progress.findings, progress.seems_inverted)
         self._on_progress(progress)
 
@@ -187,7 +187,7 @@ class JobTab(QWidget):  # type: ignore[misc]
         self.progress_text.say(text)
         self.moved.emit()
 
-    def _end(self, outcome: Outcome) -> None:
+    def _end(self, outcome: WorkOutcome) -> None:
         self._is_over = True
         if outcome.fault:
             self.fail(f"{outcome.fault} {self._on_stop()}".strip())

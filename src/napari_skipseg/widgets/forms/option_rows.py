@@ -9,9 +9,9 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QFormLayout, QLineEdit, QSpinBox, QWidget
 
 from napari_skipseg.option_fields import OptionField
-from napari_skipseg.widgets.forms.fields import FreshCombo, mark
+from napari_skipseg.widgets.forms.fields import FreshCombo, mark_field
 
-LARGEST = 99_999
+_LARGEST = 99_999
 """Top of a number in a form whose option has none."""
 
 
@@ -52,7 +52,7 @@ class OptionRows(QWidget):  # type: ignore[misc]
     def mark(self, faults: Mapping[str, str]) -> None:
         """Colour the fields that are wrong, and say what each is for."""
         for name, field in self._fields.items():
-            mark(field, faults.get(name, ""), self._options[name].option.help)
+            mark_field(field, faults.get(name, ""), self._options[name].option.help)
 
     def _emit_edited(self, value: object = None) -> None:
         self.edited.emit()
@@ -71,7 +71,7 @@ def make_field(each: OptionField) -> QWidget:
         return box
     if each.kind is int:
         whole = QSpinBox()
-        whole.setRange(round(option.least or 0), LARGEST if option.most is None else round(option.most))
+        whole.setRange(round(option.least or 0), _LARGEST if option.most is None else round(option.most))
         whole.setSingleStep(round(option.step or 1))
         whole.setKeyboardTracking(False)  # the 1 of a 10 that is being typed is no value yet
         whole.setSpecialValueText(option.unset)
@@ -79,7 +79,7 @@ def make_field(each: OptionField) -> QWidget:
         return whole
     if each.kind is float:
         number, step = QDoubleSpinBox(), option.step or 0.1
-        top = option.most if option.most is not None else LARGEST if option.below is None else option.below - step
+        top = option.most if option.most is not None else _LARGEST if option.below is None else option.below - step
         number.setRange(option.least or 0.0, top)
         number.setSingleStep(step)
         number.setSpecialValueText(option.unset)

@@ -14,19 +14,19 @@ from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QMouseEvent, QWheelEvent
 from qtpy.QtWidgets import QToolTip
 
-from napari_skipseg.foreign_text import unmarked
+from napari_skipseg.foreign_text import without_bidi_marks
 
 if TYPE_CHECKING:
     from napari_skipseg.models.selection import GateSelection
 
-HEIGHT = 162
+_HEIGHT = 162
 BAR, OFF, LINES = "#5aa9ff", "#ff8a5c", ("#5aa9ff", "#ffb347", "#2ee6c5", "#ff7ab6")
 FIRST_BAR_WIDTH = 0.8
 TICK = 0.07
 """How far the mark of a channel that is off goes below the axis."""
 
 
-LEGEND_ROOM = 0.3
+_LEGEND_ROOM = 0.3
 """Free height above the curves, as a share of theirs."""
 
 
@@ -50,7 +50,7 @@ class Plot(pyqtgraph.PlotWidget):  # type: ignore[misc]
 
     def __init__(self, bottom: str, left: str) -> None:
         super().__init__()
-        self.setFixedHeight(HEIGHT)
+        self.setFixedHeight(_HEIGHT)
         self.setMinimumWidth(120)
         self.setMouseTracking(True)
         self.setLabel("bottom", bottom)
@@ -81,7 +81,9 @@ class Plot(pyqtgraph.PlotWidget):  # type: ignore[misc]
         """Tell what is under the mouse."""
         super().mouseMoveEvent(event)
         point = self.plotItem.vb.mapSceneToView(self.mapToScene(event.position().toPoint()))
-        QToolTip.showText(event.globalPosition().toPoint(), unmarked(self.describe(point.x(), point.y())), self)
+        QToolTip.showText(
+            event.globalPosition().toPoint(), without_bidi_marks(self.describe(point.x(), point.y())), self
+        )
 
     def describe(self, x: float, y: float) -> str:
         """Return what is at a place of the plot, empty where nothing is."""
@@ -137,7 +139,7 @@ class ChannelPlot(Plot):
         return f"channel {channel}: {'off, ' if weight <= 0 else ''}weight {weight:.3f}{start}"
 
 
-class UpdateMap(Plot):
+class WeightUpdatePlot(Plot):
     """How far each layer's weights moved in each epoch, as colours on a logarithmic scale; the first layer on top."""
 
     def __init__(self) -> None:
@@ -197,6 +199,6 @@ class CurvesPlot(Plot):
             pen = pyqtgraph.mkPen(LINES[number % len(LINES)], width=1.6)
             self.plotItem.plot(list(steps), list(values), name=escape(name), pen=pen, antialias=True)
         heights = [value for points in curves.values() for _, value in points]
-        room = LEGEND_ROOM * (max(heights) - min(heights))
+        room = _LEGEND_ROOM * (max(heights) - min(heights))
         self.setXRange(min(p[0][0] for p in curves.values()), max(p[-1][0] for p in curves.values()))
         self.setYRange(min(heights), max(heights) + room)

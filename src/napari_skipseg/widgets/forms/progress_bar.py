@@ -8,7 +8,7 @@ from qtpy.QtWidgets import QProgressBar, QSizePolicy, QWidget
 
 from napari_skipseg.progress import Progress
 
-HEIGHT = 8
+_HEIGHT = 8
 STRIPES = QColor(128, 128, 128, 200)
 
 
@@ -22,7 +22,7 @@ class JobBar(QProgressBar):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.setTextVisible(False)
-        self.setFixedHeight(HEIGHT)
+        self.setFixedHeight(_HEIGHT)
         self.is_counting = True
         self.hide()
 
@@ -48,7 +48,7 @@ class JobBar(QProgressBar):  # type: ignore[misc]
 
 
 WRAPPED = int(Qt.TextFlag.TextWordWrap) | int(Qt.AlignmentFlag.AlignTop)
-PADDING = 5
+_PADDING = 5
 TALL = 10**4
 
 
@@ -88,8 +88,8 @@ class ProgressLine(QWidget):  # type: ignore[misc]
 
     def heightForWidth(self, width: int) -> int:  # noqa: N802
         """Return how high the text is in such a width."""
-        room = QRect(0, 0, max(width - 2 * PADDING, 1), TALL)
-        return int(self.fontMetrics().boundingRect(room, WRAPPED, self._text).height()) + 2 * PADDING
+        room = QRect(0, 0, max(width - 2 * _PADDING, 1), TALL)
+        return int(self.fontMetrics().boundingRect(room, WRAPPED, self._text).height()) + 2 * _PADDING
 
     def sizeHint(self) -> QSize:  # noqa: N802
         """Return the size that the layout begins with."""
@@ -97,11 +97,11 @@ class ProgressLine(QWidget):  # type: ignore[misc]
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802
         """Return the size of one line: the height for the width counts."""
-        return QSize(50, self.fontMetrics().height() + 2 * PADDING)
+        return QSize(50, self.fontMetrics().height() + 2 * _PADDING)
 
     def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802
         """Draw the text."""
         painter = QPainter(self)
         painter.setPen(self.palette().windowText().color())
-        painter.drawText(self.rect().adjusted(PADDING, PADDING, -PADDING, -PADDING), WRAPPED, self._text)
+        painter.drawText(self.rect().adjusted(_PADDING, _PADDING, -_PADDING, -_PADDING), WRAPPED, self._text)
         painter.end()

@@ -19,7 +19,7 @@ Work = Callable[[], Generator[Progress, Any, Any]]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class WorkOutcome:
     """How work ended: with a value, or with a fault in one sentence."""
 
     value: Any = None
@@ -44,7 +44,7 @@ class _Listener(QObject):  # type: ignore[misc]
         self,
         owner: QObject,
         on_progress: Callable[[Progress], None],
-        on_outcome: Callable[[Outcome], None],
+        on_outcome: Callable[[WorkOutcome], None],
         on_end: Callable[[], None],
     ) -> None:
         super().__init__(owner)
@@ -54,7 +54,7 @@ class _Listener(QObject):  # type: ignore[misc]
         """Pass on how far the work is."""
         self._on_progress(progress)
 
-    def hear_outcome(self, outcome: Outcome | None) -> None:
+    def hear_outcome(self, outcome: WorkOutcome | None) -> None:
         """Pass on how the work ended."""
         if outcome is not None:
             self._on_outcome(outcome)
@@ -70,7 +70,7 @@ def start_work(
     work: Work,
     description: str,
     on_progress: Callable[[Progress], None],
-    on_outcome: Callable[[Outcome], None],
+    on_outcome: Callable[[WorkOutcome], None],
     on_end: Callable[[], None],
     is_quiet: bool = False,
 ) -> ClosingWorker:
@@ -80,16 +80,18 @@ def start_work(
     called in any case, last. All in the GUI thread, while `owner` lives. is_quiet: shown nowhere, and not asked about.
     """
 
-    def relay() -> Generator[Progress, Any, Outcome]:
+    def relay() -> Generator[Progress, Any, WorkOutcome]:
         try:
             value = yield from work()
         except SkipsegError as error:
-            return Outcome(fault=str(error))
+            return WorkOutcome(fault=str(error))
         except Exception as error:
             # superqt swallows a RuntimeError of a generator, so nothing but an outcome may leave it
             logging.getLogger(__name__).exception("%s failed", description)
-            return Outcome(fault=f"{description} failed ({type(error).__name__}: {first_line(error)}). Try again.")
-        return Outcome(value)
+            return WorkOutcome(
+                fault=f"{description} failed ({type(error).__name__}: {first_line_of(error)}). Try again."
+            )
+        return WorkOutcome(value)
 
     relay.__name__ = relay.__qualname__ = description
     listener = _Listener(owner, on_progress, on_outcome, on_end)
@@ -108,23 +110,23 @@ def start_work(
     return worker
 
 
-def first_line(error: Exception) -> str:
+def first_line_of(error: Exception) -> str:
     """Return the first line of an error's message."""
     return (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
 
 
-PAUSE = 1.0
+_PAUSE = 1.0
 """Seconds between two drawings: of a processor core that is 2 % where the window is drawn without a GPU."""
 
 
-class Paced(QObject):  # type: ignore[misc]
+class PacedSignal(QObject):  # type: ignore[misc]
     """Gathers what it hears, and hands it on together: the first at once, the rest after pauses of `pause` seconds."""
 
     def __init__(self, owner: QObject, hand_on: Callable[[list[Any]], None]) -> None:
         super().__init__(owner)
         self._hand_on = hand_on
         self._heard: list[Any] = []
-        self.pause = PAUSE
+        self.pause = _PAUSE
         self._handed_on = 0.0
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_skipseg.studies.inspection import Inspection, Part
+from napari_skipseg.studies.inspection import InspectedPart, Inspection
 from napari_skipseg.widgets.layers.placement import Placement, current_position, place_at, place_over
 from napari_skipseg.widgets.layers.result_looks import HIDDEN_MAP
 from napari_skipseg.widgets.layers.results import KEY, data_of, is_result
@@ -23,7 +23,7 @@ ROLES_OF = "{} gates"
 
 
 @dataclass(frozen=True)
-class Seen:
+class InspectedImage:
     """An inspection, of an image with such axes; the maps of all gates are wanted or only those of the chosen one."""
 
     inspection: Inspection
@@ -39,7 +39,7 @@ class _Wanted:
     looks: dict[str, Any]
 
 
-def show_gates(viewer: ViewerModel, layer: Image, seen: Seen) -> None:
+def show_gates(viewer: ViewerModel, layer: Image, seen: InspectedImage) -> None:
     """Show an inspection over its image; it takes the place of the image's earlier one."""
     selected = set(viewer.layers.selection)
     first_time = not any(other.ndim > layer.ndim for other in _gate_layers(viewer, layer))
@@ -63,7 +63,7 @@ def show_gates(viewer: ViewerModel, layer: Image, seen: Seen) -> None:
         show_channel(viewer, layer, seen.inspection.clearest)
 
 
-def follow_gates(viewer: ViewerModel, layer: Image, seen: Seen) -> None:
+def follow_gates(viewer: ViewerModel, layer: Image, seen: InspectedImage) -> None:
     """Move the layers of an inspection to where their image lies now."""
     placed = {each.role: each.placement for each in _wanted(layer, seen)}
     for old in _gate_layers(viewer, layer):
@@ -80,7 +80,7 @@ def show_channel(viewer: ViewerModel, layer: Image, channel: int) -> None:
             return
 
 
-def look_at(viewer: ViewerModel, layer: Image) -> tuple[int, ...]:
+def request_gates(viewer: ViewerModel, layer: Image) -> tuple[int, ...]:
     """Return the voxel of `layer` in the middle of the view, at the position of the sliders."""
     point = list(viewer.dims.point)
     displayed = viewer.dims.displayed
@@ -91,7 +91,7 @@ def look_at(viewer: ViewerModel, layer: Image) -> tuple[int, ...]:
     return current_position(eye, layer)
 
 
-def describe_part(part: Part, lengths: Mapping[str, int], seen: str) -> str:
+def describe_part(part: InspectedPart, lengths: Mapping[str, int], seen: str) -> str:
     """Return which part of an image it is, such as "the slice at z = 3"."""
     spans = [(axis, part[axis]) for axis in seen]
     places = [f"{axis.lower()} = {each.start}" for axis, each in part.items() if axis not in seen]
@@ -107,11 +107,11 @@ def _gate_layers(viewer: ViewerModel, layer: Layer) -> list[Layer]:
     return [other for other in viewer.layers if is_result(other) and other.metadata[KEY]["source"] == source]
 
 
-def _metadata(layer: Layer, seen: Seen, role: str) -> dict[str, Any]:
+def _metadata(layer: Layer, seen: InspectedImage, role: str) -> dict[str, Any]:
     return {KEY: {"role": role, "source": ROLES_OF.format(layer.unique_id), "recipe": seen.inspection.recipe}}
 
 
-def _wanted(layer: Image, seen: Seen) -> Iterator[_Wanted]:
+def _wanted(layer: Image, seen: InspectedImage) -> Iterator[_Wanted]:
     """Yield the layers from the bottom of the list up."""
     inspection = seen.inspection
     for attention in reversed(inspection.attentions):
@@ -128,7 +128,7 @@ def _wanted(layer: Image, seen: Seen) -> Iterator[_Wanted]:
         yield _Wanted(f"{inspection.place} {kind}", _over(data, layer, seen), place, looks)
 
 
-def _over(data: Any, layer: Image, seen: Seen) -> Any:
+def _over(data: Any, layer: Image, seen: InspectedImage) -> Any:
     """Return `data`, (…, *axes seen), with all axes of the image: of length 1, but repeated over its channels."""
     lead = (slice(None),) * (data.ndim - len(seen.inspection.axes))
     index = tuple(slice(None) if axis in seen.inspection.axes else None for axis in seen.axes)
@@ -140,7 +140,7 @@ def _over(data: Any, layer: Image, seen: Seen) -> Any:
     return np.broadcast_to(data, shape)
 
 
-def _place(layer: Image, seen: Seen, stride: int) -> Placement:
+def _place(layer: Image, seen: InspectedImage, stride: int) -> Placement:
     inspection = seen.inspection
     strides = tuple(stride if axis in inspection.axes else 1 for axis in seen.axes)
     starts = (inspection.start.get(axis, 0) for axis in seen.axes)

@@ -9,7 +9,7 @@ from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.selection import GateSelection, gate_place
 from napari_skipseg.networks.specs import ATTENDING, SELECTING
 from napari_skipseg.widgets.forms.fields import FreshCombo, PlainLabel, RichLabel
-from napari_skipseg.widgets.forms.plots import ChannelPlot, CurvesPlot, UpdateMap, theme_colors
+from napari_skipseg.widgets.forms.plots import ChannelPlot, CurvesPlot, WeightUpdatePlot, theme_colors
 
 SELECT_HINT = f"Models whose skip is {' or '.join(SELECTING)} select channels."
 
@@ -26,7 +26,7 @@ class ModelPlots(QWidget):  # type: ignore[misc]
     def __init__(self) -> None:
         super().__init__()
         self.gate = FreshCombo()
-        self.channels, self.updates, self.curves = ChannelPlot(), UpdateMap(), CurvesPlot()
+        self.channels, self.updates, self.curves = ChannelPlot(), WeightUpdatePlot(), CurvesPlot()
         self.channels_note, self.updates_note, self.curves_note = (_note() for _ in range(3))
         self.updates_unit = PlainLabel("mean |W_end − W_begin|")
         self._selection: dict[str, GateSelection] = {}
@@ -73,7 +73,7 @@ class ModelPlots(QWidget):  # type: ignore[misc]
         self.channels.setVisible(gate is not None)
         if gate is not None:
             self.channels.show_gate(gate)
-            self.channels_note.setText(in_words(gate))
+            self.channels_note.setText(describe_gate(gate))
         elif place is not None:
             self.channels_note.setText("This gate attends to all its channels and selects none. " + SELECT_HINT)
         elif self._description is not None:
@@ -116,7 +116,7 @@ def why_no_gates(description: ModelDescription) -> str:
     )
 
 
-def in_words(gate: GateSelection) -> str:
+def describe_gate(gate: GateSelection) -> str:
     """Return how many channels are off, and how many were when training began."""
     count = len(gate.weights)
     off = f"{round(gate.fraction_off * count)} of {count} channels are off ({100 * gate.fraction_off:.0f} %, orange)"

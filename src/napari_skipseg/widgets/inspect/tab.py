@@ -17,18 +17,18 @@ from napari_skipseg.models.selection import GateSelection, read_selection
 from napari_skipseg.networks.specs import SELECTING
 from napari_skipseg.studies.inspection import Inspection, choose_part
 from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
-from napari_skipseg.widgets.forms.fields import FreshCombo, Links, PlainLabel, mark, set_hint
+from napari_skipseg.widgets.forms.fields import ConnectionGroup, FreshCombo, PlainLabel, mark_field, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.inspect.gate_layers import (
-    Seen,
+    InspectedImage,
     describe_part,
     follow_gates,
-    look_at,
+    request_gates,
     show_channel,
     show_gates,
 )
-from napari_skipseg.widgets.layers.results import data_of, stack_of
-from napari_skipseg.widgets.segment.checks import Choices, asks_channel, find_faults
+from napari_skipseg.widgets.layers.results import data_of, stack_of_layer
+from napari_skipseg.widgets.segment.checks import SegmentFormValues, asks_channel, find_faults
 from napari_skipseg.widgets.segment.form import NO_MODEL
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from napari_skipseg.widgets.inspect.plots import ModelPlots
     from napari_skipseg.widgets.segment.tab import SegmentTab
 
-SEGMENT_FIELDS = ("image", "axes", "channel")
+_SEGMENT_FIELDS = ("image", "axes", "channel")
 """The fields of the Segment tab that count here too."""
 
 
@@ -51,11 +51,11 @@ class InspectTab(JobTab):
     def __init__(self, viewer: ViewerModel, engine: EngineLike, line: EngineLine, segment_tab: SegmentTab) -> None:
         super().__init__(line)
         self._viewer, self._engine, self._segment_tab = viewer, engine, segment_tab
-        self._seen: dict[str, Seen] = {}
+        self._seen: dict[str, InspectedImage] = {}
         self._description: ModelDescription | None = None
         self._model_fault = ""
         self.plots: ModelPlots | None = None
-        self.links = Links()
+        self.links = ConnectionGroup()
         self._make_widgets()
         self._connect()
 
@@ -125,10 +125,10 @@ class InspectTab(JobTab):
             if description is not None:
                 self.plots.show_model(description, selection)
         self.network.setText("" if description is None else in_a_line(description))
-        mark(self.model, self._model_fault, "" if description is None else description.card.summary)
+        mark_field(self.model, self._model_fault, "" if description is None else description.card.summary)
         self.forget_and_check()
 
-    def _choices(self) -> Choices:
+    def _choices(self) -> SegmentFormValues:
         """Return what the Segment tab says, for the model of this tab."""
         choices = self._segment_tab.form.read()
         return replace(choices, model=self._description, model_fault=self._model_fault)
@@ -141,7 +141,7 @@ class InspectTab(JobTab):
             return self._model_fault
         if self.plots is None or self.plots.gate.currentData() is None:
             return "This model has no gates to show: choose another one."
-        wrong = [faults[field] for field in (*SEGMENT_FIELDS, "model") if field in faults]
+        wrong = [faults[field] for field in (*_SEGMENT_FIELDS, "model") if field in faults]
         if wrong:
             return wrong[0]
         return "The Segment tab is running: wait until it has finished." if self._segment_tab.is_running else ""
@@ -152,12 +152,12 @@ class InspectTab(JobTab):
         layer = choices.layer
         if self.is_running or self._fault() or layer is None or self.plots is None:
             return
-        place = dict(zip(choices.axes, look_at(self._viewer, layer), strict=True))
+        place = dict(zip(choices.axes, request_gates(self._viewer, layer), strict=True))
         lengths = dict(zip(choices.axes, data_of(layer).shape, strict=False))
         part = choose_part(lengths, choices.seen, place)
         channel = choices.channel if asks_channel(choices) else None
         try:
-            stack, folder = stack_of(layer, choices.axes), locate_model(str(self.model.currentData()))
+            stack, folder = stack_of_layer(layer, choices.axes), locate_model(str(self.model.currentData()))
         except SkipsegError as error:
             self.fail(str(error))
             return
@@ -172,7 +172,7 @@ class InspectTab(JobTab):
             return
         there = {str(other.unique_id) for other in self._viewer.layers}
         self._seen = {source: seen for source, seen in self._seen.items() if source in there}
-        seen = self._seen[str(layer.unique_id)] = Seen(inspection, axes, self.all_maps.isChecked())
+        seen = self._seen[str(layer.unique_id)] = InspectedImage(inspection, axes, self.all_maps.isChecked())
         show_gates(self._viewer, layer, seen)
         self.tell(f"Shown: {inspection.place} of {where}. A slider below the image goes through its channels.")
 

@@ -14,7 +14,7 @@ from napari_skipseg.images.units import METRES, find_unit
 if TYPE_CHECKING:
     from napari.layers import Layer
 
-UNITS = ("nm", "µm", "Å", "mm", "pixel")
+LAYER_UNITS = ("nm", "µm", "Å", "mm", "pixel")
 """The units that the panel offers."""
 
 GUESSED_AXES = {2: "YX", 3: "ZYX", 4: "TZYX", 5: "TCZYX"}

@@ -21,15 +21,15 @@ from qtpy.QtWidgets import (
 )
 
 from napari_skipseg.errors import FileError, SkipsegError
-from napari_skipseg.foreign_text import unmarked
+from napari_skipseg.foreign_text import without_bidi_marks
 from napari_skipseg.images.choice import parse_location
 from napari_skipseg.images.files import (
-    ENDINGS,
+    FORMAT_ENDINGS,
     Format,
     holds_labels,
     images_to_read,
     list_images,
-    place_of,
+    location_of_image,
     read_levels,
     read_recipe,
     read_stack,
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 LayerData = tuple[Any, dict[str, Any], str]
 
-IN_MEMORY = 256 * 2**20
+LAYER_IN_MEMORY = 256 * 2**20
 """Bytes up to which a file is read at once; a larger one is read where it is looked at."""
 
 _RGB_TYPES = ("uint8", "uint16", "float32")
@@ -80,7 +80,7 @@ def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
     try:
         return read_layers(path)
     except SkipsegError as error:
-        raise type(error)(unmarked(str(error))) from error
+        raise type(error)(without_bidi_marks(str(error))) from error
 
 
 def _is_known(path: Path) -> bool:
@@ -121,7 +121,7 @@ def read_layers(path: str | Sequence[str]) -> list[LayerData]:
         position = name or (os.path.relpath(place, path) if which is None else f"image {which}")
         levels[0] = replace(levels[0], name=f"{levels[0].name} {name}".strip())
         told = {"opened": levels[0].file, "one_of": path, "position": position, "behind": number > 0}
-        data, looks, kind = _layer_of(levels, told, labels=holds_labels(place), most=IN_MEMORY // len(places))
+        data, looks, kind = _layer_of(levels, told, labels=holds_labels(place), most=LAYER_IN_MEMORY // len(places))
         found.append((data, {**looks, "visible": number == 0}, kind))
     return found
 
@@ -158,7 +158,7 @@ def _layer_of(levels: list[Stack], told: dict[str, Any], labels: bool = False, m
     axes, metadata = stack.space.axes, layer_arguments(stack)
     known = {"notes": stack.notes, "title": stack.title, "slices": stack.slice_names}
     told = {**told, **{name: value for name, value in known.items() if value}}
-    data = finest = _in_reach(stack, IN_MEMORY if most is None else most)
+    data = finest = _in_reach(stack, LAYER_IN_MEMORY if most is None else most)
     if len(levels) > 1 and not isinstance(data, np.ndarray):
         data, metadata["multiscale"] = [finest, *(_lazy(level) for level in levels[1:])], True
     if not labels and "C" not in axes and not isinstance(finest, np.ndarray):
@@ -174,7 +174,7 @@ def _layer_of(levels: list[Stack], told: dict[str, Any], labels: bool = False, m
     return data, {**metadata, "channel_axis": axes.index("C")}, "image"
 
 
-def notes_of(layer: Layer) -> tuple[str, ...]:
+def notes_of_stack(layer: Layer) -> tuple[str, ...]:
     """Return what the reader of an image noted.
 
     napari's own reader opens pictures with *Open Files as Stack* and keeps the first path alone: numbers that are
@@ -213,7 +213,7 @@ def file_of(layer: Layer, data: Any) -> str:
 
 def _stamp(file: str) -> list[tuple[str, int, int]]:
     """Return name, size and time of change of a file, of each slice, or of a zarr's metadata; empty if it is gone."""
-    place = place_of(file)
+    place = location_of_image(file)
     if place.is_dir() and not is_zarr(place):
         try:
             found = slice_files(file)
@@ -328,7 +328,7 @@ class SaveChoices:
 
     def files(self, name: str) -> list[Path]:
         """Return the files that are written for results of such a name, the recipe last."""
-        results = [self.folder / f"{name}_{result}{ENDINGS[self.form]}" for result in self.results]
+        results = [self.folder / f"{name}_{result}{FORMAT_ENDINGS[self.form]}" for result in self.results]
         return [*results, self.folder / f"{name}_{RECIPE_FILE}"]
 
 
@@ -392,18 +392,22 @@ def ask_what_to_save(parent: QWidget, title: str, name: str, results: Sequence[s
     choices = dialog.read()
     there = [file.name for file in choices.files(name) if file.exists()]
     question = f"{', '.join(there)} in this folder will be replaced. Go on?"
-    if there and QMessageBox.question(parent, "Replace results?", unmarked(question)) != QMessageBox.StandardButton.Yes:
+    if (
+        there
+        and QMessageBox.question(parent, "Replace results?", without_bidi_marks(question))
+        != QMessageBox.StandardButton.Yes
+    ):
         return None
     return choices
 
 
-def results_of(prediction: Prediction) -> list[str]:
+def results_to_save(prediction: Prediction) -> list[str]:
     """Return the names of the results that can be written of a prediction."""
     uncertainty = [] if prediction.uncertainty is None else ["uncertainty"]
     return ["probability", "binary", *uncertainty, *(f"attention_{each.level}" for each in prediction.attentions)]
 
 
-def iter_save(
+def iter_save_results(
     prediction: Prediction, choices: SaveChoices, name: str, threshold: float
 ) -> Generator[Progress, None, list[Path]]:
     """Return the files that a prediction was written into, its recipe last.

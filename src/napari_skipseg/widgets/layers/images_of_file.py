@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 ONE_OF = "one_of"
 """The key in `layer.metadata["skipseg"]` of the file that holds several images, of which the layer shows one."""
-BEHIND = "behind"
+_BEHIND = "behind"
 """The key of a layer that is hidden as long as another image of its file is on show."""
 
 
@@ -35,8 +35,8 @@ def show_alone(viewer: ViewerModel, layer: Layer) -> None:
         if image not in images:
             continue
         if images[image] == told["opened"]:
-            if each.metadata[KEY].pop(BEHIND, False) or each is layer:
+            if each.metadata[KEY].pop(_BEHIND, False) or each is layer:
                 each.visible = True
         elif each.visible:
             each.visible = False
-            each.metadata[KEY][BEHIND] = True
+            each.metadata[KEY][_BEHIND] = True

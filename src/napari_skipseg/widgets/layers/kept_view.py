@@ -7,19 +7,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from napari_skipseg.widgets.layers.placement import lengths_of, pixel_of, voxel_at, world_at
+from napari_skipseg.widgets.layers.placement import layer_lengths, pixel_of, voxel_at, world_at
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
 
 
-FILLED = 0.95
+_FILLED = 0.95
 """Share of the canvas that a layer fills when it is framed."""
 
 
 @dataclass(frozen=True)
-class View:
+class CameraView:
     """sliders: the voxel at which they stand. middle: the voxel in the middle of the screen. pixel: voxels along a
     pixel of the screen."""
 
@@ -33,16 +33,16 @@ def camera_of(viewer: ViewerModel) -> Any:
     return getattr(viewer, "scene", viewer).camera
 
 
-def view_of(viewer: ViewerModel, layer: Layer) -> View:
+def view_of(viewer: ViewerModel, layer: Layer) -> CameraView:
     """Return what is looked at of a layer."""
     middle, displayed = list(viewer.dims.point), viewer.dims.displayed
     for axis, place in zip(displayed, camera_of(viewer).center[-len(displayed) :], strict=True):
         middle[axis] = place
     sliders = tuple(map(float, voxel_at(viewer, layer, viewer.dims.point)))
-    return View(sliders, tuple(map(float, voxel_at(viewer, layer, middle))), pixel_of(viewer, layer))
+    return CameraView(sliders, tuple(map(float, voxel_at(viewer, layer, middle))), pixel_of(viewer, layer))
 
 
-def show_view(viewer: ViewerModel, layer: Layer, view: View) -> None:
+def show_view(viewer: ViewerModel, layer: Layer, view: CameraView) -> None:
     """Look at the same voxels of a layer again, as large as before."""
     offset, displayed, camera = viewer.dims.ndim - layer.ndim, viewer.dims.displayed, camera_of(viewer)
     for axis, place in enumerate(world_at(viewer, layer, view.sliders)):
@@ -58,7 +58,7 @@ def show_view(viewer: ViewerModel, layer: Layer, view: View) -> None:
 
 def frame(viewer: ViewerModel, layer: Layer) -> None:
     """Bring all of a layer into view: the sliders to its middle, the camera to where it fits the canvas."""
-    lengths = lengths_of(layer)
+    lengths = layer_lengths(layer)
     low, high = (world_at(viewer, layer, [end * (n - 1) for n in lengths]) for end in (0, 1))
     offset, displayed, camera = viewer.dims.ndim - layer.ndim, viewer.dims.displayed, camera_of(viewer)
     middle = world_at(viewer, layer, [(n - 1) // 2 for n in lengths])
@@ -70,7 +70,7 @@ def frame(viewer: ViewerModel, layer: Layer) -> None:
     camera.center = tuple(center)
     size = viewer.canvas.size if hasattr(viewer, "canvas") else viewer._canvas_size
     sides = [abs(float(high[axis] - low[axis])) for axis in shown[-2:]]
-    camera.zoom = FILLED * min(length / side for length, side in zip(size, sides, strict=True) if side > 0)
+    camera.zoom = _FILLED * min(length / side for length, side in zip(size, sides, strict=True) if side > 0)
 
 
 @contextmanager

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer
 
-from napari_skipseg.inference.prediction import Focus, Opened, Prediction, Written
+from napari_skipseg.inference.prediction import Focus, Prediction, ResultsOpened, TileWritten
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers.placement import current_position, visible_box
 from napari_skipseg.widgets.layers.results import (
     KEY,
-    SOURCE_OF,
-    Shown,
-    follow,
+    RESULT_SOURCE,
+    ShownResult,
+    follow_layer,
     image_of,
     put_in_front,
     remove_results,
     results_in,
     set_colors,
     set_threshold,
-    show,
+    show_result,
     tell_recipe,
 )
 from napari_skipseg.wording import counted
@@ -34,36 +34,38 @@ if TYPE_CHECKING:
     from napari.layers import Image
 
 
-PAUSE = 0.2
+_PAUSE = 0.2
 """Seconds between two drawings of what has come, at the least."""
-SHARE = 0.1
+_SHARE = 0.1
 """Of its time the window spends on such drawings, at the most: large slices and volumes are drawn less often."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """What of an image is segmented, and as what it is shown: axes, positions, source and prefix of `Shown`."""
+class FilledPart:
+    """What of an image is segmented, and as what it is shown: axes, positions, source and prefix of `ShownResult`."""
 
     axes: str
     positions: dict[int, int]
     source: str
     prefix: str = ""
 
-    def show(self, prediction: Prediction, is_whole: bool) -> Shown:
+    def show(self, prediction: Prediction, is_whole: bool) -> ShownResult:
         """Return a prediction of it."""
-        return Shown(prediction, self.axes, self.positions, self.source, self.prefix, is_whole)
+        return ShownResult(prediction, self.axes, self.positions, self.source, self.prefix, is_whole)
 
 
-class Filling(QObject):  # type: ignore[misc]
+class ResultFiller(QObject):  # type: ignore[misc]
     """The layers of one run: they appear when its results open, fill while tiles come, and stay when it is stopped.
 
     shown: what they show, None until then. earlier: a whole result that they show again when the run is stopped.
     """
 
-    def __init__(self, owner: QObject, viewer: ViewerModel, layer: Image, part: Part, earlier: Shown | None) -> None:
+    def __init__(
+        self, owner: QObject, viewer: ViewerModel, layer: Image, part: FilledPart, earlier: ShownResult | None
+    ) -> None:
         super().__init__(owner)
         self.layer, self.part, self.earlier = layer, part, earlier
-        self.shown: Shown | None = None
+        self.shown: ShownResult | None = None
         self._viewer = viewer
         self._tiles = self._voxels = 0
         self._counted = (0, 0)
@@ -72,16 +74,16 @@ class Filling(QObject):  # type: ignore[misc]
         self._timer.timeout.connect(self._draw)
         self._rest_until = 0.0
 
-    def open(self, prediction: Prediction, threshold: float, colors: Mapping[str, str]) -> Shown:
+    def open(self, prediction: Prediction, threshold: float, colors: Mapping[str, str]) -> ShownResult:
         """Show a prediction whose arrays are still empty; return what is shown from now on.
 
         colors: those of classes, by their names, as far as they are known.
         """
         self.shown = self.part.show(prediction, is_whole=False).with_colors(colors)
-        show(self._viewer, self.layer, self.shown, threshold)
+        show_result(self._viewer, self.layer, self.shown, threshold)
         return self.shown
 
-    def hear(self, written: Written) -> None:
+    def hear(self, written: TileWritten) -> None:
         """Draw what has come, soon, where it lies in the slice on screen."""
         self._tiles += 1
         self._voxels += math.prod(stop - start for start, stop in written.region)
@@ -90,7 +92,7 @@ class Filling(QObject):  # type: ignore[misc]
             wait = max(0.0, self._rest_until - time.monotonic())
             self._timer.start(round(1000 * wait))
 
-    def finish(self, prediction: Prediction) -> Shown:
+    def finish(self, prediction: Prediction) -> ShownResult:
         """Show that all of it has come; return what is shown."""
         self._timer.stop()
         colors = () if self.shown is None else self.shown.colors
@@ -98,13 +100,13 @@ class Filling(QObject):  # type: ignore[misc]
         tell_recipe(self._viewer, self.shown)
         return self.shown
 
-    def stop(self, threshold: float) -> tuple[Shown | None, str]:
+    def stop(self, threshold: float) -> tuple[ShownResult | None, str]:
         """Return what is shown after the run was stopped, and what to say of it; empty where nothing was changed."""
         self._timer.stop()
         if self.shown is None:
             return self.earlier, ""
         if self.earlier is not None:
-            show(self._viewer, self.layer, self.earlier, threshold)
+            show_result(self._viewer, self.layer, self.earlier, threshold)
             done = f"{self._how_much()} done; " if self._tiles else ""
             return self.earlier, f"{done}the earlier result is back."
         if not self._tiles:
@@ -126,7 +128,7 @@ class Filling(QObject):  # type: ignore[misc]
         classes = len(self.shown.prediction.class_names) if self.shown is not None else 1
         return f"{100 * self._voxels * classes // max(1, math.prod(shape))} % is"
 
-    def _is_on_screen(self, written: Written) -> bool:
+    def _is_on_screen(self, written: TileWritten) -> bool:
         """Return whether what was written lies in the slice on screen; napari has all of that, in sight or not."""
         if self._viewer.dims.ndisplay > 2:
             return True
@@ -144,7 +146,7 @@ class Filling(QObject):  # type: ignore[misc]
             layer.refresh(thumbnail=False, highlight=False, extent=False)
         # as long again goes by before the pixels are on the screen
         spent = 2 * (time.monotonic() - begun)
-        self._rest_until = begun + max(PAUSE, spent / SHARE)
+        self._rest_until = begun + max(_PAUSE, spent / _SHARE)
 
 
 def _sliders(viewer: ViewerModel, layer: Image) -> list[int]:
@@ -163,7 +165,7 @@ def find_focus(viewer: ViewerModel, layer: Image, axes: str, positions: dict[int
     return Focus(view)
 
 
-def look_first(
+def with_first_view(
     work: Callable[[], Generator[Progress, Focus | None, Any]], focus: Focus
 ) -> Generator[Progress, Focus | None, Any]:
     """Run `work`, and tell it where to look until its results are open, unless it is told something newer."""
@@ -180,7 +182,7 @@ def look_first(
             focus = told or focus
             if not is_open:
                 told = focus
-            is_open = is_open or isinstance(progress, Opened)
+            is_open = is_open or isinstance(progress, ResultsOpened)
     finally:
         steps.close()
 
@@ -190,9 +192,9 @@ class Results:
 
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = viewer
-        self._shown: dict[str, Shown] = {}
+        self._shown: dict[str, ShownResult] = {}
 
-    def keep(self, shown: Shown) -> None:
+    def keep(self, shown: ShownResult) -> None:
         """Keep what is shown now, as the newest, in place of an earlier one of the same source."""
         self._shown.pop(shown.source, None)
         self._shown[shown.source] = shown
@@ -202,30 +204,30 @@ class Results:
         """Forget what is shown no longer."""
         self._shown.pop(source, None)
 
-    def get(self, source: str) -> Shown | None:
+    def get(self, source: str) -> ShownResult | None:
         """Return what is shown under a source, where it is whole and has a layer."""
         shown = self._shown.get(source)
         there = shown is not None and shown.is_whole and results_in(self._viewer, source)
         return shown if there else None
 
-    def find(self, layer: Image | None) -> Shown | None:
+    def find(self, layer: Image | None) -> ShownResult | None:
         """Return the result of an image that is meant: the one whose layer is selected, else the newest.
 
         None where the image was not segmented; a preview is no result.
         """
         if layer is None:
             return None
-        preview = SOURCE_OF.format(layer.unique_id)
+        preview = RESULT_SOURCE.format(layer.unique_id)
         results = [shown for shown in self._all(layer) if shown.source != preview]
         active = self._viewer.layers.selection.active
         selected = None if active is None else active.metadata.get(KEY, {}).get("source")
         return next((shown for shown in results if shown.source == selected), results[-1] if results else None)
 
-    def find_whole(self, layer: Image) -> Shown | None:
+    def find_whole(self, layer: Image) -> ShownResult | None:
         """Return the result of all of an image, where it is whole and has a layer."""
         return self.get(str(layer.unique_id))
 
-    def on_show(self, layer: Image | None) -> tuple[Shown, ...]:
+    def on_show(self, layer: Image | None) -> tuple[ShownResult, ...]:
         """Return what there is of an image and has a layer, the newest first."""
         return tuple(shown for shown in reversed(self._all(layer)) if results_in(self._viewer, shown.source))
 
@@ -249,9 +251,9 @@ class Results:
         """Move what there is of an image to where it lies now."""
         for shown in self._all(layer):
             if layer is not None and len(shown.axes) == layer.ndim:
-                follow(self._viewer, layer, shown)
+                follow_layer(self._viewer, layer, shown)
 
-    def _all(self, layer: Image | None) -> list[Shown]:
+    def _all(self, layer: Image | None) -> list[ShownResult]:
         """Return what there is of an image, the newest last."""
         image = "" if layer is None else str(layer.unique_id)
         return [shown for shown in self._shown.values() if image_of(shown.source) == image]

@@ -92,7 +92,7 @@ def _shear_matrix(layer: Layer) -> NDArray[Any]:
 def current_position(viewer: ViewerModel, layer: Layer) -> tuple[int, ...]:
     """Return the voxel of `layer` at which the viewer's sliders stand."""
     place = np.round(voxel_at(viewer, layer, viewer.dims.point)).astype(int)
-    return tuple(int(p) for p in np.clip(place, 0, lengths_of(layer) - 1))
+    return tuple(int(p) for p in np.clip(place, 0, layer_lengths(layer) - 1))
 
 
 def visible_box(viewer: ViewerModel, layer: Layer) -> tuple[tuple[int, int], ...]:
@@ -102,7 +102,7 @@ def visible_box(viewer: ViewerModel, layer: Layer) -> tuple[tuple[int, int], ...
     view of three dimensions all is in sight.
     """
     shown = [axis - viewer.dims.ndim + layer.ndim for axis in viewer.dims.displayed]
-    last = lengths_of(layer) - 1
+    last = layer_lengths(layer) - 1
     if viewer.dims.ndisplay == 2:
         corners = [voxel_at(viewer, layer, corner) for corner in _view_corners(viewer)]
         low, high = np.floor(np.min(corners, axis=0)), np.ceil(np.max(corners, axis=0))
@@ -159,7 +159,7 @@ def pixel_of(viewer: ViewerModel, layer: Layer) -> float:
     return 1.0 / max(float(camera.zoom) * step, 1e-9)
 
 
-def lengths_of(layer: Layer) -> NDArray[Any]:
+def layer_lengths(layer: Layer) -> NDArray[Any]:
     """Return the lengths of a layer in voxels, of a multiscale one those of the finest level."""
     data = layer.data[0] if getattr(layer, "multiscale", False) else layer.data
     return np.asarray(data.shape[: layer.ndim])
@@ -172,7 +172,7 @@ def _factor(unit: Any, wanted: Any) -> float:
     return float((1 * unit).to(wanted).magnitude)
 
 
-class Cut(LazyArray):
+class CutArray(LazyArray):
     """An array with some axes cut: axis number -> position, or slice of positions. They stay, with length 1 or more."""
 
     def __init__(self, data: ArrayLike, parts: Mapping[int, int | slice]) -> None:
@@ -196,7 +196,7 @@ class Cut(LazyArray):
         return slice(places.start, places.stop if places.stop >= 0 else None, places.step)
 
 
-class Repeated(LazyArray):
+class RepeatedSlices(LazyArray):
     """An array repeated, not copied, along a new axis; what the array becomes, it follows."""
 
     def __init__(self, data: ArrayLike, axis: int, count: int) -> None:

@@ -13,8 +13,8 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import Binary, Prediction
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.layers.axes import is_rgb, origin_of, voxel_size_of
-from napari_skipseg.widgets.layers.files import file_of, notes_of
-from napari_skipseg.widgets.layers.placement import Cut, Placement, Repeated, place_at, place_over
+from napari_skipseg.widgets.layers.files import file_of, notes_of_stack
+from napari_skipseg.widgets.layers.placement import CutArray, Placement, RepeatedSlices, place_at, place_over
 from napari_skipseg.widgets.layers.result_looks import (
     CLASS_COLORS,
     HIDDEN_MAP,
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 KEY = "skipseg"
 """The key in `layer.metadata` under which a result says what it is and which recipe made it."""
 
-ASIDE = "aside"
+_ASIDE = "aside"
 """The key of a result that is hidden as long as another result of the same image is in front: the source of that."""
 SLICE_OF = "{} slice {}"
 """The source of results of a part of an image, made of that of the image and of where the part lies."""
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownResult:
     """A prediction, and of what it is: the image's axes without RGB samples, and where the part begins that it was cut
     to (axis number -> position).
 
@@ -55,7 +55,7 @@ class Shown:
     is_whole: bool = True
     colors: tuple[str, ...] = ()
 
-    def with_colors(self, known: Mapping[str, str]) -> Shown:
+    def with_colors(self, known: Mapping[str, str]) -> ShownResult:
         """Return the same in the colours that are known by the names of classes, and others where none is."""
         return replace(self, colors=choose_colors(self.prediction.class_names, known))
 
@@ -66,7 +66,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Result:
+class ResultLayer:
     """One layer to show: it is found again by its role. name: how it is called at first."""
 
     role: str
@@ -77,7 +77,7 @@ class Result:
     looks: dict[str, Any]
 
 
-def stack_of(layer: Layer, axes: str, positions: dict[int, int] | None = None) -> Stack:
+def stack_of_layer(layer: Layer, axes: str, positions: dict[int, int] | None = None) -> Stack:
     """Return the stack of an image layer with such axes, cut to `positions` (axis number -> position).
 
     It names its file where the layer shows all of that, as it is.
@@ -92,10 +92,10 @@ def stack_of(layer: Layer, axes: str, positions: dict[int, int] | None = None) -
     size, unit = voxel_size_of(layer, axes)
     space = Space(full, size, unit, origin_of(layer, axes))
     if positions:
-        data, space = Cut(data, positions), space.shifted({axes[axis]: place for axis, place in positions.items()})
+        data, space = CutArray(data, positions), space.shifted({axes[axis]: place for axis, place in positions.items()})
     told = layer.metadata.get(KEY, {})
     slice_names = () if positions else tuple(told.get("slices", ()))
-    return Stack(data, space, layer.name, file, notes_of(layer), told.get("title", ""), slice_names)
+    return Stack(data, space, layer.name, file, notes_of_stack(layer), told.get("title", ""), slice_names)
 
 
 def data_of(layer: Layer) -> Any:
@@ -114,7 +114,7 @@ def is_ours(layer: Layer) -> bool:
     return is_result(layer) or "operation" in recipe
 
 
-def show(viewer: ViewerModel, layer: Image, shown: Shown, threshold: float) -> None:
+def show_result(viewer: ViewerModel, layer: Image, shown: ShownResult, threshold: float) -> None:
     """Show a prediction over its image: new layers the first time, the same layers updated from then on."""
     selected = set(viewer.layers.selection)
     wanted = list(_results(layer, shown, threshold))
@@ -139,7 +139,7 @@ def show(viewer: ViewerModel, layer: Image, shown: Shown, threshold: float) -> N
     viewer.layers.selection = {each for each in selected if each in viewer.layers}
 
 
-def set_threshold(viewer: ViewerModel, shown: Shown, threshold: float) -> None:
+def set_threshold(viewer: ViewerModel, shown: ShownResult, threshold: float) -> None:
     """Show the binary layer of a prediction at another threshold; the network does not run."""
     binary = _find(viewer, shown.source, "binary")
     if binary is not None and binary.metadata[KEY]["threshold"] != threshold:
@@ -148,7 +148,7 @@ def set_threshold(viewer: ViewerModel, shown: Shown, threshold: float) -> None:
         binary.metadata[KEY]["threshold"] = threshold
 
 
-def set_colors(viewer: ViewerModel, shown: Shown) -> None:
+def set_colors(viewer: ViewerModel, shown: ShownResult) -> None:
     """Show a prediction in the colours that its classes have."""
     for number, role in enumerate(_probability_roles(shown)):
         layer = _find(viewer, shown.source, role)
@@ -159,7 +159,7 @@ def set_colors(viewer: ViewerModel, shown: Shown) -> None:
         binary.colormap = _class_colors(shown)
 
 
-def follow(viewer: ViewerModel, layer: Image, shown: Shown) -> None:
+def follow_layer(viewer: ViewerModel, layer: Image, shown: ShownResult) -> None:
     """Move the results of an image to where it lies now."""
     for result in _results(layer, shown, 0.5):
         old = _find(viewer, shown.source, result.role)
@@ -167,7 +167,7 @@ def follow(viewer: ViewerModel, layer: Image, shown: Shown) -> None:
             place_at(old, result.placement)
 
 
-def tell_recipe(viewer: ViewerModel, shown: Shown) -> None:
+def tell_recipe(viewer: ViewerModel, shown: ShownResult) -> None:
     """Write into the layers of a prediction, those that are left, which recipe made it; draw them as they are now."""
     for layer in results_in(viewer, shown.source):
         layer.metadata[KEY]["recipe"] = shown.prediction.recipe
@@ -205,28 +205,28 @@ def put_in_front(viewer: ViewerModel, source: str, others: Container[str]) -> No
     for layer in viewer.layers:
         told = layer.metadata.get(KEY, {})
         if told.get("source") == source:
-            if told.pop(ASIDE, None):
+            if told.pop(_ASIDE, None):
                 layer.visible = True
         elif is_result(layer) and told["source"] in others and layer.visible:
             layer.visible = False
-            told[ASIDE] = source
+            told[_ASIDE] = source
 
 
 def bring_results_back(viewer: ViewerModel) -> None:
     """Show the results again that were put aside for others which are no longer there."""
     for layer in viewer.layers:
         told = layer.metadata.get(KEY, {})
-        if (source := told.get(ASIDE)) and not results_in(viewer, source):
-            del told[ASIDE]
+        if (source := told.get(_ASIDE)) and not results_in(viewer, source):
+            del told[_ASIDE]
             layer.visible = True
 
 
-def data_length(shown: Shown, binary: Layer) -> int:
+def data_length(shown: ShownResult, binary: Layer) -> int:
     """Return over how many channels a result is repeated."""
     return int(binary.data.shape[shown.axes.index("C")]) if shown.axes.find("C") > 0 else 1
 
 
-def _results(layer: Image, shown: Shown, threshold: float) -> Iterator[Result]:
+def _results(layer: Image, shown: ShownResult, threshold: float) -> Iterator[ResultLayer]:
     """Yield the results from the bottom of the layer list up."""
     prediction, names = shown.prediction, shown.prediction.class_names
     channels = int(data_of(layer).shape[shown.axes.index("C")]) if "C" in shown.axes else 1
@@ -235,7 +235,7 @@ def _results(layer: Image, shown: Shown, threshold: float) -> Iterator[Result]:
         place = _place(layer, shown, attention.stride, attention.offset)
         looks = {"colormap": "viridis", "contrast_limits": (0, 1), **HIDDEN_MAP}
         role = f"attention {attention.level}"
-        yield Result(role, shown.prefix + role, "image", data, place, looks)
+        yield ResultLayer(role, shown.prefix + role, "image", data, place, looks)
     flat = (1,) * len(shown.axes.replace("C", ""))
     whole = _place(layer, shown, flat, (0,) * len(flat))
     several = len(names) > 1
@@ -244,15 +244,15 @@ def _results(layer: Image, shown: Shown, threshold: float) -> Iterator[Result]:
         for number, name in enumerate(names):
             values = prediction.uncertainty[number] if several else prediction.uncertainty
             role, title = _role_and_name("uncertainty", name, several, shown.prefix)
-            yield Result(role, title, "image", _over_channels(values, shown, channels), whole, looks)
+            yield ResultLayer(role, title, "image", _over_channels(values, shown, channels), whole, looks)
     for number, name in enumerate(names):
         values = prediction.probability[number] if several else prediction.probability
         role, title = _role_and_name("probability", name, several, shown.prefix)
         looks = {**PROBABILITY_LOOKS, "colormap": shown.color(number)}
-        yield Result(role, title, "image", _over_channels(values, shown, channels), whole, looks)
+        yield ResultLayer(role, title, "image", _over_channels(values, shown, channels), whole, looks)
     data = _over_channels(_labels(shown, threshold), shown, channels)
     looks = {"opacity": 0.25, "colormap": _class_colors(shown)}
-    yield Result("binary", shown.prefix + "binary", "labels", data, whole, looks)
+    yield ResultLayer("binary", shown.prefix + "binary", "labels", data, whole, looks)
 
 
 def _role_and_name(kind: str, class_name: str, several: bool, prefix: str) -> tuple[str, str]:
@@ -267,17 +267,17 @@ def _role_and_name(kind: str, class_name: str, several: bool, prefix: str) -> tu
     return f"{kind} {class_name}", f"{class_name} {prefix.strip() if is_short else prefix + kind}"
 
 
-def _probability_roles(shown: Shown) -> list[str]:
+def _probability_roles(shown: ShownResult) -> list[str]:
     names = shown.prediction.class_names
     return [f"probability {name}" for name in names] if len(names) > 1 else ["probability"]
 
 
-def _labels(shown: Shown, threshold: float) -> Binary:
+def _labels(shown: ShownResult, threshold: float) -> Binary:
     """Return the labels of a prediction: unlike those of dask they follow while it fills, as napari keeps no copy."""
     return Binary(shown.prediction.probability, threshold, len(shown.prediction.class_names) > 1)
 
 
-def _place(layer: Image, shown: Shown, stride: tuple[float, ...], offset: tuple[float, ...]) -> Placement:
+def _place(layer: Image, shown: ShownResult, stride: tuple[float, ...], offset: tuple[float, ...]) -> Placement:
     """Return the placement of a result with such stride and offset along the axes without channels."""
     strides, offsets = list(stride), list(offset)
     channel = shown.axes.find("C")
@@ -289,7 +289,7 @@ def _place(layer: Image, shown: Shown, stride: tuple[float, ...], offset: tuple[
     return place_over(layer, tuple(strides), tuple(offsets), dropped=int(channel == 0))
 
 
-def _over_channels(data: Any, shown: Shown, channels: int) -> Any:
+def _over_channels(data: Any, shown: ShownResult, channels: int) -> Any:
     """Return `data` repeated (not copied) along a channel axis that is not the first; napari repeats along that."""
     channel = shown.axes.find("C")
     if channel <= 0:
@@ -297,7 +297,7 @@ def _over_channels(data: Any, shown: Shown, channels: int) -> Any:
     if isinstance(data, np.ndarray):
         shape = (*data.shape[:channel], channels, *data.shape[channel:])
         return np.broadcast_to(np.expand_dims(data, channel), shape)
-    return Repeated(data, channel, channels)
+    return RepeatedSlices(data, channel, channels)
 
 
 def _find(viewer: ViewerModel, source: str, role: str) -> Layer | None:
@@ -305,7 +305,7 @@ def _find(viewer: ViewerModel, source: str, role: str) -> Layer | None:
     return found[0] if found else None
 
 
-def _add(viewer: ViewerModel, layer: Image, result: Result, metadata: dict[str, Any]) -> None:
+def _add(viewer: ViewerModel, layer: Image, result: ResultLayer, metadata: dict[str, Any]) -> None:
     position = layer.metadata.get(KEY, {}).get("position", "")
     name = f"{position}: {result.name}" if position else result.name
     if any(other.name == name for other in viewer.layers):
@@ -317,7 +317,7 @@ def _add(viewer: ViewerModel, layer: Image, result: Result, metadata: dict[str, 
         viewer.add_image(result.data, rgb=False, **arguments)
 
 
-def _class_colors(shown: Shown) -> DirectLabelColormap:
+def _class_colors(shown: ShownResult) -> DirectLabelColormap:
     return label_colors([shown.color(number) for number in range(len(shown.prediction.class_names))])
 
 
@@ -327,16 +327,16 @@ def iter_prepare_colors() -> Generator[Progress, None, None]:
     label_colors(CLASS_COLORS).map(np.zeros(1, np.uint8))
 
 
-def _update(old: Layer, result: Result, metadata: dict[str, Any]) -> None:
+def _update(old: Layer, result: ResultLayer, metadata: dict[str, Any]) -> None:
     old.data = result.data
     place_at(old, result.placement)
-    kept = {ASIDE: old.metadata[KEY][ASIDE]} if ASIDE in old.metadata[KEY] else {}
+    kept = {_ASIDE: old.metadata[KEY][_ASIDE]} if _ASIDE in old.metadata[KEY] else {}
     old.metadata = {**old.metadata, KEY: {**metadata[KEY], **kept}}
     if result.kind == "labels":
         old.editable = False
 
 
-NAMES = "preview "
+LAYER_NAMES = "preview "
 
 
-SOURCE_OF = "{} preview"
+RESULT_SOURCE = "{} preview"

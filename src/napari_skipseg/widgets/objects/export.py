@@ -12,15 +12,15 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QMessageBox, QPushButton, QVBoxLayout, QWidget
 
 from napari_skipseg.errors import InputError
-from napari_skipseg.foreign_text import unmarked
+from napari_skipseg.foreign_text import without_bidi_marks
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import file_name
 from napari_skipseg.inference.saving import check_replaceable
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.forms.fields import FreshCombo, Message, PlainLabel
+from napari_skipseg.widgets.forms.fields import FreshCombo, MessageLine, PlainLabel
 from napari_skipseg.widgets.forms.job_tab import FITS
-from napari_skipseg.widgets.layers.results import stack_of
+from napari_skipseg.widgets.layers.results import stack_of_layer
 from napari_skipseg.widgets.objects.layers import ShownObjects
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from napari_skipseg.scores.matching import MatchingScores
 
 
-MOST = 2**28
+_MOST = 2**28
 """Voxels that are scored at once, at the most: they are in memory several times over."""
-MEANING = (
+_MEANING = (
     "Adapted Rand error and variation of information (VI) say how well voxels are grouped: 0 = as in the truth. VI "
     "split counts what is cut into too many objects, VI merge what is joined. Both leave out voxels that the truth "
     "leaves at 0. Average precision (AP) counts objects that overlap: 1 = all found and none too many, the mean over "
@@ -71,7 +71,7 @@ def iter_score(found: Stack, truth: Stack) -> Generator[Progress, None, ObjectSc
     from napari_skipseg.scores.instances import MASK, MaskError, is_mask, score_instances
     from napari_skipseg.scores.matching import score_matching
 
-    if math.prod(found.shape) > MOST:
+    if math.prod(found.shape) > _MOST:
         raise InputError(
             "So large a volume is not scored at once: crop both, or score it slice by slice with napari-skipseg score."
         )
@@ -93,10 +93,10 @@ class ScoreBox(QWidget):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self.truth, self.button, self.scores = FreshCombo(), QPushButton("Score"), Message()
+        self.truth, self.button, self.scores = FreshCombo(), QPushButton("Score"), MessageLine()
         self.truth.setToolTip("A labels layer of the same voxels that holds the true objects, 0 = none")
         self.button.setToolTip("Compare the objects that were found with the true ones")
-        self.scores.setToolTip(MEANING)
+        self.scores.setToolTip(_MEANING)
         row = QHBoxLayout()
         row.addWidget(PlainLabel("Score against"))
         row.addWidget(self.truth, 1)
@@ -128,7 +128,8 @@ def ask_file(parent: QWidget, name: str) -> Path | None:
     question = _question(file, Path(chosen))
     if (
         question
-        and QMessageBox.question(parent, "Replace objects?", unmarked(question)) != QMessageBox.StandardButton.Yes
+        and QMessageBox.question(parent, "Replace objects?", without_bidi_marks(question))
+        != QMessageBox.StandardButton.Yes
     ):
         return None
     return file
@@ -158,7 +159,7 @@ def table_beside(file: Path) -> Path:
     return file.with_name(f"{name}.csv")
 
 
-def iter_save(shown: ShownObjects, file: Path) -> Generator[Progress, None, list[Path]]:
+def iter_save_objects(shown: ShownObjects, file: Path) -> Generator[Progress, None, list[Path]]:
     """Return the files that labels and measurements were written into.
 
     Raises:
@@ -191,5 +192,5 @@ def in_short(files: Sequence[Path]) -> str:
 def without_channels(shown: ShownObjects) -> Stack:
     """Return the objects as a stack with the axes of space and time."""
     axes = shown.source.axes if shown.source.axes[0] != "C" else shown.source.voxel_axes
-    stack = stack_of(shown.layer, axes)
+    stack = stack_of_layer(shown.layer, axes)
     return stack.channel(0)

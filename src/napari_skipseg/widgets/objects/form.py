@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QSlider, QSpinBo
 from napari_skipseg.objects.options import FARTHEST_SEEDS, THICK, Method, ObjectOptions, ObjectPlanes
 from napari_skipseg.widgets.forms.fields import FreshCombo, KeyedSlider, PlainLabel
 from napari_skipseg.widgets.layers.axes import voxel_size_of
-from napari_skipseg.widgets.objects.sources import Source, is_certain, suggest_method
+from napari_skipseg.widgets.objects.sources import ProbabilitySource, is_certain, suggest_method
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -23,7 +23,7 @@ TENS = 1000
 """A size from which on it is written in whole numbers."""
 DECADE = 30
 """Steps of the slider for ten times the size."""
-MOST = 10**9
+_MOST = 10**9
 """The largest number that can be typed: the same for all fields, so that their sliders are equally long."""
 
 
@@ -41,7 +41,7 @@ class SizeField(QWidget):  # type: ignore[misc]
         self._voxel = (1.0, "")
         self.slider, self.number, self.note = QSlider(Qt.Orientation.Horizontal), QSpinBox(), PlainLabel()
         self.slider.setRange(0, self._steps)
-        self.number.setRange(0, MOST)
+        self.number.setRange(0, _MOST)
         self.number.setKeyboardTracking(False)
         self.number.setStyleSheet("QSpinBox { min-width: 56px; }")
         self.note.setStyleSheet(SIZE_NOTE)
@@ -91,8 +91,8 @@ def size_at(step: int) -> int:
     return round(10 ** (step / DECADE)) if step else 0
 
 
-NOTE = "QLabel { font-size: 8pt; }"
-METHODS: dict[Method, tuple[str, str]] = {
+_NOTE = "QLabel { font-size: 8pt; }"
+_METHODS: dict[Method, tuple[str, str]] = {
     "components": ("Connected components", "Connected voxels are one object."),
     "watershed": ("Watershed", "Touching objects are split where they are narrow."),
     "cells": ("Cells between membranes", "Each cell is a region enclosed by the boundary."),
@@ -118,7 +118,7 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self._source: Source | None = None
+        self._source: ProbabilitySource | None = None
         self._chosen_method = self._chosen_planes = False
         self._make_fields()
         self._lay_out()
@@ -196,7 +196,7 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
         ]
         self.layer.offer(entries if chosen is not None else [(CHOOSE, None), *entries], chosen)
 
-    def show_source(self, source: Source | None) -> None:
+    def show_source(self, source: ProbabilitySource | None) -> None:
         """Fit the fields to what objects are found in."""
         names = () if source is None else source.class_names
         before = self._source
@@ -292,7 +292,7 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
         """Suggest cells where the class is a boundary."""
         suggested = self._suggested(self.class_name.currentData() or "")
         now: Any = self.method.currentData() if self._chosen_method else suggested
-        self.method.offer([(text, method) for method, (text, _) in METHODS.items()], now)
+        self.method.offer([(text, method) for method, (text, _) in _METHODS.items()], now)
         self.method.setToolTip(SUGGESTED if suggested == "cells" else "How objects are separated")
         self._tell()
 
@@ -329,7 +329,7 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
         self._follow_planes()
         options = self.read()
         is_odd = self._suggested(options.class_name) == "cells" and options.method != "cells"
-        self.method_note.setText(SUGGESTED if is_odd else METHODS[options.method][1])
+        self.method_note.setText(SUGGESTED if is_odd else _METHODS[options.method][1])
         is_labels = self._source is not None and self._source.labels
         has_seeds = options.method != "components"
         self._form.setRowVisible(self._threshold_row, not is_labels)
@@ -356,7 +356,7 @@ class ObjectsForm(QWidget):  # type: ignore[misc]
 def _note(text: str) -> PlainLabel:
     note = PlainLabel(text)
     note.setWordWrap(True)
-    note.setStyleSheet(NOTE)
+    note.setStyleSheet(_NOTE)
     return note
 
 

@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.corrections.places import Place
+from napari_skipseg.corrections.places import UncertainRegion
 from napari_skipseg.jobs.workspace import remove_folder
 from napari_skipseg.objects.files import FoundObjects
-from napari_skipseg.objects.table import Table
+from napari_skipseg.objects.table import ObjectTable
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.correct.uncertain_regions import go_to
 from napari_skipseg.widgets.layers.axes import voxel_size_of
 from napari_skipseg.widgets.layers.files import read_layers
-from napari_skipseg.widgets.layers.placement import Repeated, current_position, place_at, place_over
+from napari_skipseg.widgets.layers.placement import RepeatedSlices, current_position, place_at, place_over
 from napari_skipseg.widgets.layers.results import KEY, data_of
-from napari_skipseg.widgets.objects.sources import FOUND, LOOK, Source, unwrapped
+from napari_skipseg.widgets.objects.sources import FOUND, LOOK, ProbabilitySource, without_wrapper
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Labels, Layer
 
-SOURCE_OF = "{} objects"
-ASIDE = "behind the preview"
+OBJECTS_SOURCE = "{} objects"
+_ASIDE = "behind the preview"
 """The key of objects that are hidden as long as those of a preview are on show."""
 LEAST_BOX = 48
 """Sides in voxels of the place that an object is shown in, at the least: a speck does not fill the view."""
@@ -42,9 +42,9 @@ LARGEST_BOX = 2**24
 class ShownObjects:
     """Objects that are on show: of what, in which layer, their measurements, and the voxel size of these."""
 
-    source: Source
+    source: ProbabilitySource
     layer: Labels
-    table: Table
+    table: ObjectTable
     recipe: dict[str, Any]
     voxel_size: tuple[float, float, float]
 
@@ -84,12 +84,12 @@ def iter_load(
     return LoadedObjects(levels, folder, found)
 
 
-def show_objects(viewer: ViewerModel, source: Source, loaded: LoadedObjects) -> ShownObjects:
+def show_objects(viewer: ViewerModel, source: ProbabilitySource, loaded: LoadedObjects) -> ShownObjects:
     """Show objects over their image in place of earlier ones; return what is shown."""
     levels = [_over_channels(level, source) for level in loaded.levels]
     multiscale = len(levels) > 1
     data: Any = levels if multiscale else levels[0]
-    told = {"role": FOUND, "source": SOURCE_OF.format(source.layer.unique_id), "recipe": loaded.found.recipe}
+    told = {"role": FOUND, "source": OBJECTS_SOURCE.format(source.layer.unique_id), "recipe": loaded.found.recipe}
     old = _find(viewer, str(told["source"]), FOUND)
     if old is not None and (multiscale or old.multiscale or old.ndim != levels[0].ndim):
         viewer.layers.remove(old)
@@ -102,9 +102,11 @@ def show_objects(viewer: ViewerModel, source: Source, loaded: LoadedObjects) -> 
     return ShownObjects(source, layer, loaded.found.table, loaded.found.recipe, size)
 
 
-def show_look(viewer: ViewerModel, source: Source, found: NDArray[np.uint32], start: Mapping[int, int]) -> None:
+def show_look(
+    viewer: ViewerModel, source: ProbabilitySource, found: NDArray[np.uint32], start: Mapping[int, int]
+) -> None:
     """Show the objects of a slab of a layer that begins at `start` (axis number -> position)."""
-    told = {"role": LOOK, "source": SOURCE_OF.format(source.layer.unique_id)}
+    told = {"role": LOOK, "source": OBJECTS_SOURCE.format(source.layer.unique_id)}
     others = [layer for layer in viewer.layers if _is(layer, LOOK) and layer.metadata[KEY]["source"] != told["source"]]
     for layer in others:
         viewer.layers.remove(layer)
@@ -116,7 +118,7 @@ def show_look(viewer: ViewerModel, source: Source, found: NDArray[np.uint32], st
     for layer in viewer.layers:
         if _is(layer, FOUND) and layer.visible:
             layer.visible = False
-            layer.metadata[KEY][ASIDE] = True
+            layer.metadata[KEY][_ASIDE] = True
 
 
 def remove_look(viewer: ViewerModel) -> None:
@@ -124,13 +126,13 @@ def remove_look(viewer: ViewerModel) -> None:
     for look in [layer for layer in viewer.layers if _is(layer, LOOK)]:
         viewer.layers.remove(look)
     for layer in viewer.layers:
-        if _is(layer, FOUND) and layer.metadata[KEY].pop(ASIDE, False):
+        if _is(layer, FOUND) and layer.metadata[KEY].pop(_ASIDE, False):
             layer.visible = True
 
 
 def _put(
     viewer: ViewerModel,
-    source: Source,
+    source: ProbabilitySource,
     data: Any,
     start: Mapping[int, int],
     told: dict[str, Any],
@@ -149,16 +151,16 @@ def _put(
         return old
     selected = set(viewer.layers.selection)
     arguments = {"name": name, "opacity": 0.6, "metadata": {KEY: told}, "multiscale": multiscale}
-    layer: Labels = unwrapped(viewer.add_labels(data, **arguments, **place.arguments()))
+    layer: Labels = without_wrapper(viewer.add_labels(data, **arguments, **place.arguments()))
     layer.editable = False
     viewer.layers.selection = {each for each in selected if each in viewer.layers}
     return layer
 
 
-def _over_channels(data: Any, source: Source) -> Any:
+def _over_channels(data: Any, source: ProbabilitySource) -> Any:
     """Return labels repeated, not copied, along a channel axis that is not the first; napari repeats along that."""
     channel = source.axes.find("C")
-    return data if channel <= 0 else Repeated(data, channel, source.length("C"))
+    return data if channel <= 0 else RepeatedSlices(data, channel, source.length("C"))
 
 
 def _is(layer: Layer, role: str) -> bool:
@@ -167,21 +169,21 @@ def _is(layer: Layer, role: str) -> bool:
 
 def _find(viewer: ViewerModel, source: str, role: str) -> Labels | None:
     found = [layer for layer in viewer.layers if _is(layer, role) and layer.metadata[KEY]["source"] == source]
-    return unwrapped(found[0]) if found else None
+    return without_wrapper(found[0]) if found else None
 
 
 def show_object(viewer: ViewerModel, shown: ShownObjects, row: int) -> None:
     """Bring one object into the view: its slice, in the middle, as large as it can be seen; its label is selected."""
     label = int(shown.table.column("label")[row])
     shown.layer.selected_label = label
-    axes, place = shown.source.axes, place_of(shown, row)
+    axes, place = shown.source.axes, position_of_object(shown, row)
     at = current_position(viewer, shown.source.layer)
     center = tuple(place[letter][0] if letter in place else at[axis] for axis, letter in enumerate(axes))
     box = tuple(place[letter][1] if letter in place else (at[axis], at[axis] + 1) for axis, letter in enumerate(axes))
-    go_to(viewer, shown.source.layer, Place(center, box, 0.0, ""))
+    go_to(viewer, shown.source.layer, UncertainRegion(center, box, 0.0, ""))
 
 
-def frame_of(viewer: ViewerModel, shown: ShownObjects, row: int) -> Place:
+def frame_of(viewer: ViewerModel, shown: ShownObjects, row: int) -> UncertainRegion:
     """Return what to frame of an object, in voxels of its layer: all slices that it has, and a margin in each."""
     table, axes = shown.table, shown.source.axes[-shown.layer.ndim :]
     box = [(0, int(length)) for length in data_of(shown.layer).shape]
@@ -191,10 +193,10 @@ def frame_of(viewer: ViewerModel, shown: ShownObjects, row: int) -> Place:
     if "time" in table.names:
         time = int(table.column("time")[row])
         box[axes.index("T")] = time, time + 1
-    return Place(current_position(viewer, shown.layer), tuple(box), 0.0, "")
+    return UncertainRegion(current_position(viewer, shown.layer), tuple(box), 0.0, "")
 
 
-def place_of(shown: ShownObjects, row: int) -> dict[str, tuple[int, tuple[int, int]]]:
+def position_of_object(shown: ShownObjects, row: int) -> dict[str, tuple[int, tuple[int, int]]]:
     """Return where an object lies, in voxels: along each axis the middle, and [start, stop) of what to look at."""
     table, place = shown.table, {}
     if "time" in table.names:

@@ -15,11 +15,11 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.options import Method, ObjectOptions
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.forms.worker import Outcome, start_work
+from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
 from napari_skipseg.widgets.layers.placement import current_position, visible_box
 from napari_skipseg.widgets.layers.results import data_of
 from napari_skipseg.widgets.objects.layers import remove_look, show_look
-from napari_skipseg.widgets.objects.sources import Source, stack_to_search, unwrapped
+from napari_skipseg.widgets.objects.sources import ProbabilitySource, stack_to_search, without_wrapper
 from napari_skipseg.wording import counted
 
 if TYPE_CHECKING:
@@ -34,15 +34,15 @@ MOST = 2**22
 
 
 @dataclass(frozen=True, eq=False)
-class Wish:
+class PreviewRequest:
     """What is to be looked at: the part of a layer (axis number -> positions), its voxels now, and how."""
 
-    source: Source
+    source: ProbabilitySource
     data: Any
     part: dict[int, slice]
     options: ObjectOptions
 
-    def is_same_place(self, other: Wish | None) -> bool:
+    def is_same_place(self, other: PreviewRequest | None) -> bool:
         """Return whether another wish is of the same voxels."""
         return (
             other is not None
@@ -52,7 +52,7 @@ class Wish:
         )
 
 
-def find_slab(viewer: ViewerModel, source: Source, options: ObjectOptions) -> dict[int, slice]:
+def find_slab(viewer: ViewerModel, source: ProbabilitySource, options: ObjectOptions) -> dict[int, slice]:
     """Return what is on screen of a layer, by axis number, with some slices around; at most `MOST` voxels."""
     part, at = {}, current_position(viewer, source.layer)
     for axis, (low, high) in enumerate(visible_box(viewer, source.layer)):
@@ -78,8 +78,8 @@ class ObjectsPreview(QObject):  # type: ignore[misc]
     def __init__(self, owner: QObject, viewer: ViewerModel) -> None:
         super().__init__(owner)
         self._viewer = viewer
-        self._wish: Wish | None = None
-        self._done: Wish | None = None
+        self._wish: PreviewRequest | None = None
+        self._done: PreviewRequest | None = None
         self._search: ObjectSearch | None = None
         self._worker: Any = None
         self._is_on = False
@@ -89,10 +89,12 @@ class ObjectsPreview(QObject):  # type: ignore[misc]
         """Whether objects are being found."""
         return self._worker is not None
 
-    def follow(self, source: Source, options: ObjectOptions) -> None:
+    def follow(self, source: ProbabilitySource, options: ObjectOptions) -> None:
         """Look at what is on screen now, with these options, as soon as the last look is done."""
         self._is_on = True
-        self._wish = Wish(source, unwrapped(data_of(source.layer)), find_slab(self._viewer, source, options), options)
+        self._wish = PreviewRequest(
+            source, without_wrapper(data_of(source.layer)), find_slab(self._viewer, source, options), options
+        )
         self._begin()
 
     def stop(self) -> None:
@@ -111,15 +113,15 @@ class ObjectsPreview(QObject):  # type: ignore[misc]
 
         def work() -> Generator[Progress, None, tuple[ObjectSearch, NDArray[np.uint32]]]:
             yield Progress(0, 1, "finding objects")
-            ready = search or prepare(wish)
+            ready = search or prepare_search(wish)
             return ready, ready.find(wish.options)
 
-        def take(outcome: Outcome) -> None:
+        def take(outcome: WorkOutcome) -> None:
             self._take(wish, outcome)
 
         self._worker = start_work(self, work, "Finding objects", _ignore, take, self._end, is_quiet=True)
 
-    def _take(self, wish: Wish, outcome: Outcome) -> None:
+    def _take(self, wish: PreviewRequest, outcome: WorkOutcome) -> None:
         if not self._is_on or wish.source.layer not in self._viewer.layers:
             return
         if outcome.fault:
@@ -129,14 +131,14 @@ class ObjectsPreview(QObject):  # type: ignore[misc]
         self._search, found = outcome.value
         self._done = wish
         show_look(self._viewer, wish.source, found, {axis: each.start for axis, each in wish.part.items()})
-        self.told.emit(in_words(int(found.max(initial=0)), wish), False)
+        self.told.emit(describe_preview(int(found.max(initial=0)), wish), False)
 
     def _end(self) -> None:
         self._worker = None
         self._begin()
 
 
-def prepare(wish: Wish) -> ObjectSearch:
+def prepare_search(wish: PreviewRequest) -> ObjectSearch:
     """Return a search in the voxels of a wish, which are read.
 
     Raises:
@@ -149,7 +151,7 @@ def prepare(wish: Wish) -> ObjectSearch:
     return ObjectSearch(replace(stack, data=stack.read(index), file=""), wish.source.class_names, wish.source.labels)
 
 
-def in_words(count: int, wish: Wish) -> str:
+def describe_preview(count: int, wish: PreviewRequest) -> str:
     """Return how many objects there are, and in what."""
     depth = next((part for axis, part in wish.part.items() if wish.source.axes[axis] == "Z"), slice(0, 1))
     slices = depth.stop - depth.start

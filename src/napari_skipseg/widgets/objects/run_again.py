@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QPushButton
 from napari_skipseg.errors import InputError, SkipsegError
 from napari_skipseg.images.identity import identify
 from napari_skipseg.inference.prediction import USUAL_DEPTH, Depth
-from napari_skipseg.inference.recipes.lookup import find_places
+from napari_skipseg.inference.recipes.lookup import find_locations
 from napari_skipseg.inference.recipes.recipe import (
     OBJECTS_OPERATION,
     ObjectsRecipe,
@@ -22,18 +22,18 @@ from napari_skipseg.inference.recipes.recipe import (
     objects_recipe_from_dict,
 )
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.widgets.forms.fields import Links
+from napari_skipseg.widgets.forms.fields import ConnectionGroup
 from napari_skipseg.widgets.layers.files import opened_from
 from napari_skipseg.widgets.layers.results import KEY, data_of
-from napari_skipseg.widgets.objects.layers import SOURCE_OF
+from napari_skipseg.widgets.objects.layers import OBJECTS_SOURCE
 from napari_skipseg.widgets.objects.sources import (
-    Source,
+    ProbabilitySource,
     describe_source,
     find_measured,
     find_sources,
-    recipe_of,
+    recipe_of_layer,
     stack_to_search,
-    unwrapped,
+    without_wrapper,
 )
 from napari_skipseg.widgets.segment.run_again import PLACE, open_again
 
@@ -41,19 +41,19 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
 
-HINT = "Find objects again as in the recipe of the selected layer: in the same layer, with the same options"
-NOWHERE = "'{}', in which these objects were found, is not open and lies in no file: open it, and press Find objects."
+_HINT = "Find objects again as in the recipe of the selected layer: in the same layer, with the same options"
+_NOWHERE = "'{}', in which these objects were found, is not open and lies in no file: open it, and press Find objects."
 GONE = "'{}', in which these objects were found, is no longer there: open it from where it is now, and try again."
 
 
 @dataclass(frozen=True, eq=False)
-class Search:
+class RepeatedObjectSearch:
     """A search for objects: in what, how, in which image grey values are measured, and how a result is looked at.
 
     before: the recipe that is repeated, None where there was no such search.
     """
 
-    source: Source
+    source: ProbabilitySource
     options: ObjectOptions
     measured: Layer | None
     depth: Depth = USUAL_DEPTH
@@ -70,13 +70,13 @@ class Search:
         return f"Run again; different from before: {', '.join(others)}." if others else "Run again as before."
 
 
-def find_search(viewer: ViewerModel, layer: Layer) -> Search:
+def find_search(viewer: ViewerModel, layer: Layer) -> RepeatedObjectSearch:
     """Return what the recipe of a layer of objects says; what that needs is opened where it lies in a file.
 
     Raises:
         SkipsegError: the recipe is not valid; the probability is neither open nor in a file.
     """
-    recipe = objects_recipe_from_dict(recipe_of(layer), PLACE)
+    recipe = objects_recipe_from_dict(recipe_of_layer(layer), PLACE)
     told = recipe.inputs[0]
     found = _find_open(viewer, layer, told) or _open(viewer, layer, told)
     options, searched = recipe.objects, found[0]
@@ -88,14 +88,14 @@ def find_search(viewer: ViewerModel, layer: Layer) -> Search:
     if tuple(data_of(searched).shape) == told.shape:
         source = replace(source, axes=told.space.axes, class_names=recipe.class_names, labels=recipe.labels)
     measured = _find_measured(viewer, layer, source, recipe.inputs[1:])
-    return Search(source, options, measured, _depth_of(told), recipe)
+    return RepeatedObjectSearch(source, options, measured, _depth_of(told), recipe)
 
 
 def _find_open(viewer: ViewerModel, layer: Layer, told: RecipeInput) -> list[Layer]:
     """Return the layers that show what a recipe tells of: the one it came of, those of its file, one of its voxels, one
     that is called so."""
     there, source = find_sources(viewer), layer.metadata[KEY].get("source")
-    if mine := [each for each in there if SOURCE_OF.format(each.unique_id) == source]:
+    if mine := [each for each in there if OBJECTS_SOURCE.format(each.unique_id) == source]:
         return mine
     same = [each for each in there if tuple(data_of(each).shape) == told.shape]
     return (
@@ -125,7 +125,7 @@ def _of_file(viewer: ViewerModel, layer: Layer, told: RecipeInput) -> list[Layer
 
 
 def _places(layer: Layer, told: RecipeInput) -> list[Path]:
-    return find_places(told, Path(opened_from(layer) or told.file).parent)
+    return find_locations(told, Path(opened_from(layer) or told.file).parent)
 
 
 def _is_like(layer: Layer, told: RecipeInput) -> bool:
@@ -140,11 +140,13 @@ def _open(viewer: ViewerModel, layer: Layer, told: RecipeInput) -> list[Layer]:
     """
     places = _places(layer, told)
     if not places:
-        raise InputError(GONE.format(told.file) if told.file else NOWHERE.format(told.name))
+        raise InputError(GONE.format(told.file) if told.file else _NOWHERE.format(told.name))
     return open_again(viewer, str(places[0]))
 
 
-def _find_measured(viewer: ViewerModel, layer: Layer, source: Source, images: Sequence[RecipeInput]) -> Layer | None:
+def _find_measured(
+    viewer: ViewerModel, layer: Layer, source: ProbabilitySource, images: Sequence[RecipeInput]
+) -> Layer | None:
     """Return the image whose grey values a recipe had measured, None where it had none or it is here no longer."""
     for told in images:
         there = find_measured(viewer, source)
@@ -156,19 +158,21 @@ def _find_measured(viewer: ViewerModel, layer: Layer, source: Source, images: Se
                 return None
             there = find_measured(viewer, source)
         fitting = [each for each in there if each in of_file] or [each for each in there if _is_like(each, told)]
-        return unwrapped(fitting[0]) if fitting else None
+        return without_wrapper(fitting[0]) if fitting else None
     return None
 
 
 class ObjectsAgainButton(QPushButton):  # type: ignore[misc]
-    """Shown while the selected layer bears a recipe of objects. wanted: a `Search`; failed: what is in the way."""
+    """Shown while the selected layer bears a recipe of objects. wanted: a `RepeatedObjectSearch`; failed: what is in
+    the way.
+    """
 
     wanted = Signal(object)
     failed = Signal(str)
 
-    def __init__(self, viewer: ViewerModel, links: Links) -> None:
+    def __init__(self, viewer: ViewerModel, links: ConnectionGroup) -> None:
         super().__init__("Run again")
-        self.setToolTip(HINT)
+        self.setToolTip(_HINT)
         self._viewer = viewer
         self.clicked.connect(self.run)
         links.tie(viewer.layers.selection.events.active, self.follow)
@@ -177,7 +181,7 @@ class ObjectsAgainButton(QPushButton):  # type: ignore[misc]
     def follow(self, event: Any = None) -> None:
         """Be there where there is a recipe."""
         active = self._viewer.layers.selection.active
-        self.setVisible(active is not None and recipe_of(active).get("operation") == OBJECTS_OPERATION)
+        self.setVisible(active is not None and recipe_of_layer(active).get("operation") == OBJECTS_OPERATION)
 
     def run(self) -> None:
         """Have the same objects found; what is in the way is told in one sentence."""

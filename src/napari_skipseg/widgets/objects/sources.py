@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.prediction import USUAL_DEPTH, Depth, Stored
+from napari_skipseg.inference.prediction import USUAL_DEPTH, Depth, QuantizedArray
 from napari_skipseg.inference.recipes.recipe import OBJECTS_OPERATION
 from napari_skipseg.objects.files import OBJECTS_TYPE
 from napari_skipseg.objects.options import Method, ObjectOptions
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.widgets.layers.axes import axes_of, is_rgb, voxel_size_of
-from napari_skipseg.widgets.layers.results import KEY, data_of, image_of, is_ours, is_result, results_in, stack_of
+from napari_skipseg.widgets.layers.results import KEY, data_of, image_of, is_ours, is_result, results_in, stack_of_layer
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -30,7 +30,7 @@ LOOK = "objects preview"
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class ProbabilitySource:
     """A layer in which objects are found: its axes, the names of its classes, and whether these are labels.
 
     name: of the image that it is of.
@@ -67,7 +67,7 @@ def suggest_method(class_names: Sequence[str], class_name: str = "") -> Method:
     return "cells" if any(name in BOUNDARY_CLASSES for name in asked) else "components"
 
 
-def describe_source(viewer: ViewerModel, layer: Layer) -> Source:
+def describe_source(viewer: ViewerModel, layer: Layer) -> ProbabilitySource:
     """Return what a layer is to a search for objects."""
     from napari.layers import Labels
 
@@ -76,29 +76,29 @@ def describe_source(viewer: ViewerModel, layer: Layer) -> Source:
     names = _class_names(layer, told, axes, labels)
     image = image_of(str(told.get("source", "")))
     origin = next((other for other in viewer.layers if str(other.unique_id) == image), layer)
-    return Source(unwrapped(layer), axes, names, labels, origin.name)
+    return ProbabilitySource(without_wrapper(layer), axes, names, labels, origin.name)
 
 
-def stack_to_search(source: Source, depth: Depth = USUAL_DEPTH) -> Stack:
+def stack_to_search(source: ProbabilitySource, depth: Depth = USUAL_DEPTH) -> Stack:
     """Return the voxels of a source; those of a network's result as its files of such a depth hold them.
 
     So the same objects are found here, in a saved result and by a batch, label by label.
 
     Raises:
-        SkipsegError: as `stack_of`.
+        SkipsegError: as `stack_of_layer`.
     """
-    stack = stack_of(source.layer, source.axes)
+    stack = stack_of_layer(source.layer, source.axes)
     if source.labels or not is_result(source.layer) or stack.data.dtype.kind != "f":
         return stack
-    return replace(stack, data=Stored(stack.data, depth))
+    return replace(stack, data=QuantizedArray(stack.data, depth))
 
 
-def recipe_of(layer: Layer) -> dict[str, Any]:
+def recipe_of_layer(layer: Layer) -> dict[str, Any]:
     """Return the recipe that a layer bears, empty where it bears none."""
     return layer.metadata.get(KEY, {}).get("recipe") or {}
 
 
-def unwrapped(value: Any) -> Any:
+def without_wrapper(value: Any) -> Any:
     """Return what napari hands to plugins in a wrapper, made anew each time, as it is."""
     return getattr(value, "__wrapped__", value)
 
@@ -148,7 +148,7 @@ def _rank(layer: Layer) -> int | None:
 
 def _holds_objects(layer: Layer) -> bool:
     """Return whether a layer shows what was found already and came from a file of ours."""
-    recipe = recipe_of(layer)
+    recipe = recipe_of_layer(layer)
     return recipe.get("operation") == OBJECTS_OPERATION or (
         "operation" in recipe and data_of(layer).dtype == OBJECTS_TYPE
     )
@@ -174,7 +174,7 @@ def result_layer(
     return None
 
 
-def find_measured(viewer: ViewerModel, source: Source) -> list[Layer]:
+def find_measured(viewer: ViewerModel, source: ProbabilitySource) -> list[Layer]:
     """Return the images whose grey values can be measured: of the same voxels, no results, the source's own first."""
     from napari.layers import Image
 
@@ -183,7 +183,7 @@ def find_measured(viewer: ViewerModel, source: Source) -> list[Layer]:
     return sorted((layer for layer in images if _fits(layer, source)), key=lambda each: str(each.unique_id) != origin)
 
 
-def find_truths(viewer: ViewerModel, source: Source) -> list[Layer]:
+def find_truths(viewer: ViewerModel, source: ProbabilitySource) -> list[Layer]:
     """Return the labels that objects can be scored against."""
     from napari.layers import Labels
 
@@ -194,7 +194,7 @@ def find_truths(viewer: ViewerModel, source: Source) -> list[Layer]:
     ]
 
 
-def _fits(layer: Layer, source: Source) -> bool:
+def _fits(layer: Layer, source: ProbabilitySource) -> bool:
     if layer == source.layer:
         return False
     axes = axes_of(layer)

@@ -15,18 +15,18 @@ from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.recipes.recipe import SegmentRequest
 from napari_skipseg.jobs.messages import FindObjects
 from napari_skipseg.progress import Progress
-from napari_skipseg.widgets.correct.uncertain_regions import PlaceMark
+from napari_skipseg.widgets.correct.uncertain_regions import RegionHighlight
 from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
-from napari_skipseg.widgets.forms.fields import FAULT_COLOR, Links, Message, Missing, set_hint
+from napari_skipseg.widgets.forms.fields import FAULT_COLOR, ConnectionGroup, MessageLine, Missing, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
 from napari_skipseg.widgets.forms.worker import start_work
-from napari_skipseg.widgets.layers.results import data_of, stack_of
+from napari_skipseg.widgets.layers.results import data_of, stack_of_layer
 from napari_skipseg.widgets.objects.export import (
     ObjectScores,
     ScoreBox,
     ask_file,
     in_short,
-    iter_save,
+    iter_save_objects,
     iter_score,
     without_channels,
 )
@@ -42,18 +42,18 @@ from napari_skipseg.widgets.objects.layers import (
     show_objects,
 )
 from napari_skipseg.widgets.objects.preview import ObjectsPreview, iter_warm_up
-from napari_skipseg.widgets.objects.run_again import ObjectsAgainButton, Search
+from napari_skipseg.widgets.objects.run_again import ObjectsAgainButton, RepeatedObjectSearch
 from napari_skipseg.widgets.objects.sources import (
-    Source,
+    ProbabilitySource,
     describe_source,
     find_measured,
     find_sources,
     find_truths,
     is_certain,
-    recipe_of,
+    recipe_of_layer,
     result_layer,
     stack_to_search,
-    unwrapped,
+    without_wrapper,
 )
 from napari_skipseg.widgets.objects.table import ObjectsTable
 from napari_skipseg.widgets.segment.tab import PRIMARY
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from napari_skipseg.widgets.segment.tab import SegmentTab
 
 
-SETTLED = 120
+_SETTLED = 120
 """Milliseconds for which the view rests before it is looked at anew."""
 
 
@@ -81,17 +81,17 @@ class ObjectsBody(JobTab):
 
     def _make_widgets(self) -> None:
         self.form, self.look = ObjectsForm(), ObjectsPreview(self, self._viewer)
-        self.preview, self.preview_note = QCheckBox("Preview on screen"), Message()
+        self.preview, self.preview_note = QCheckBox("Preview on screen"), MessageLine()
         self.preview.setToolTip("Find the objects on screen again whenever a slider or the view moves")
         self.find_button, self.save_button = QPushButton("Find objects"), QPushButton("Save…")
         self.find_button.setMinimumHeight(30)
         self.save_button.setToolTip("Write the labels as OME-TIFF or OME-Zarr, and the measurements as CSV beside them")
         self.table, self.score_box = ObjectsTable(), ScoreBox()
-        self.links = Links()
+        self.links = ConnectionGroup()
         self.again_button = ObjectsAgainButton(self._viewer, self.links)
         self._soon = QTimer(self)
         self._soon.setSingleShot(True)
-        self._soon.setInterval(SETTLED)
+        self._soon.setInterval(_SETTLED)
 
     def _lay_out(self) -> None:
         self.find_button.setStyleSheet(PRIMARY)
@@ -120,8 +120,8 @@ class ObjectsOnShow(ObjectsBody):
     def __init__(self, line: EngineLine, viewer: ViewerModel) -> None:
         super().__init__(line, viewer)
         self._shown: dict[str, ShownObjects] = {}
-        self._source: Source | None = None
-        self.mark = PlaceMark(viewer)
+        self._source: ProbabilitySource | None = None
+        self.mark = RegionHighlight(viewer)
         self._marked: ShownObjects | None = None
         self._selected: ShownObjects | None = None
         self._tabled: ShownObjects | None = None
@@ -140,7 +140,7 @@ class ObjectsOnShow(ObjectsBody):
     def _follow_selection(self, event: Any = None) -> None:
         """Show the table of the objects whose layer is selected."""
         active = self._viewer.layers.selection.active
-        chosen = next((shown for shown in self._shown.values() if unwrapped(active) == shown.layer), None)
+        chosen = next((shown for shown in self._shown.values() if without_wrapper(active) == shown.layer), None)
         if chosen is not None and chosen is not self.result():
             self._selected = chosen
             self.show_result()
@@ -161,7 +161,7 @@ class ObjectsOnShow(ObjectsBody):
         if self._tabled is not None and self._tabled is not self.result():
             self.show_result()
 
-    def show_found(self, source: Source, loaded: LoadedObjects, compared: str = "") -> None:
+    def show_found(self, source: ProbabilitySource, loaded: LoadedObjects, compared: str = "") -> None:
         """Show the objects of a source as a layer and a table. compared: with what was found before, a sentence."""
         if source.layer not in self._viewer.layers:
             self.tell(f"'{source.layer.name}' was removed meanwhile: its objects are not shown.")
@@ -230,7 +230,7 @@ class ObjectsOnShow(ObjectsBody):
             named = ", ".join(each.name for each in files)
             pop_up(f"SkipSeg saved {named} in {file.parent}.", in_short(files))
 
-        self.start(partial(iter_save, shown, file), "Saving objects", tell)
+        self.start(partial(iter_save_objects, shown, file), "Saving objects", tell)
 
     def score(self) -> None:
         """Score the objects on show against the chosen truth."""
@@ -238,7 +238,7 @@ class ObjectsOnShow(ObjectsBody):
         if shown is None or truth is None or self.is_running:
             return
         try:
-            found, true = without_channels(shown), stack_of(truth, describe_source(self._viewer, truth).axes)
+            found, true = without_channels(shown), stack_of_layer(truth, describe_source(self._viewer, truth).axes)
         except SkipsegError as error:
             self.fail(str(error))
             return
@@ -249,8 +249,8 @@ class ObjectsOnShow(ObjectsBody):
         self.start(partial(iter_score, found, true), "Scoring objects", tell)
 
 
-NOTHING = Missing("Segment an image first, or choose a layer with a probability or labels.")
-AT_WORK = "The Segment tab is running: wait until it has finished."
+_NOTHING = Missing("Segment an image first, or choose a layer with a probability or labels.")
+_AT_WORK = "The Segment tab is running: wait until it has finished."
 
 
 class ObjectsTab(ObjectsOnShow):
@@ -260,8 +260,8 @@ class ObjectsTab(ObjectsOnShow):
         super().__init__(line, viewer)
         self._engine, self._segment_tab = engine, segment_tab
         self._is_warm = False
-        self._waiting: list[Search] = []
-        self.source_links = Links()
+        self._waiting: list[RepeatedObjectSearch] = []
+        self.source_links = ConnectionGroup()
         self._connect()
 
     def _connect(self) -> None:
@@ -384,7 +384,7 @@ class ObjectsTab(ObjectsOnShow):
     def find(self) -> None:
         """Find the objects of the whole stack; the layer and the table appear when that is done."""
         if self._source is not None:
-            self._find(Search(self._source, self.form.read(), self.form.measured.currentData()))
+            self._find(RepeatedObjectSearch(self._source, self.form.read(), self.form.measured.currentData()))
 
     def find_again(self, request: SegmentRequest) -> None:
         """Find objects in the Segment tab's result as the request of a recipe says, which asks for some."""
@@ -393,9 +393,9 @@ class ObjectsTab(ObjectsOnShow):
         if layer is None or options is None:
             self.fail("The probability is not open any longer: its objects were not found again.")
             return
-        self.search_again(Search(describe_source(self._viewer, layer), options, image, request.depth))
+        self.search_again(RepeatedObjectSearch(describe_source(self._viewer, layer), options, image, request.depth))
 
-    def search_again(self, search: Search) -> None:
+    def search_again(self, search: RepeatedObjectSearch) -> None:
         """Find objects as once before, as soon as nothing else is at work; the form says it too."""
         layer = search.source.layer
         self._waiting = [*(each for each in self._waiting if each.source.layer != layer), search]
@@ -416,17 +416,17 @@ class ObjectsTab(ObjectsOnShow):
             else:
                 self._find(search)
 
-    def _find(self, search: Search) -> None:
+    def _find(self, search: RepeatedObjectSearch) -> None:
         source, measured = search.source, search.measured
         if self.is_running or self._fault():
             return
         try:
             stack = stack_to_search(source, search.depth)
-            image = None if measured is None else stack_of(measured, describe_source(self._viewer, measured).axes)
+            image = None if measured is None else stack_of_layer(measured, describe_source(self._viewer, measured).axes)
         except SkipsegError as error:
             self.fail(str(error))
             return
-        told = recipe_of(source.layer)
+        told = recipe_of_layer(source.layer)
         recipe = {"segmentation": told} if told else {}
         request = FindObjects(
             probability=stack,
@@ -450,10 +450,10 @@ class ObjectsTab(ObjectsOnShow):
         """Return why objects cannot be found, empty where they can."""
         source = self._source
         if source is None:
-            return NOTHING
+            return _NOTHING
         if 0 in data_of(source.layer).shape:
             return f"'{source.layer.name}' is empty: choose another layer."
-        return AT_WORK if self._segment_tab.is_running else ""
+        return _AT_WORK if self._segment_tab.is_running else ""
 
     def _check_seen(self) -> None:
         if self.isVisible():

@@ -10,11 +10,11 @@ from qtpy.QtCore import QAbstractTableModel, QModelIndex, Qt, Signal
 from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView
 
-from napari_skipseg.objects.table import Table
+from napari_skipseg.objects.table import ObjectTable
 
-LOWEST = 190
+_LOWEST = 190
 """Pixels of the table; it takes what the tab has left."""
-PADDING = 36
+_PADDING = 36
 """Pixels beside the name of a column, for the arrow that says how the rows are sorted."""
 SELECTED = "QTableView::item:selected { background-color: #3f66c8; color: white; }"
 """That the row of an object stands out also while one works in the image."""
@@ -30,10 +30,10 @@ class ObjectsModel(QAbstractTableModel):  # type: ignore[misc]
         super().__init__()
         self.show_table(None)
 
-    def show_table(self, table: Table | None) -> None:
+    def show_table(self, table: ObjectTable | None) -> None:
         """Show another table, in its own order."""
         self.beginResetModel()
-        self._table = table if table is not None else Table((), ())
+        self._table = table if table is not None else ObjectTable((), ())
         self._shown = [n for n, name in enumerate(self._table.names) if not name.startswith(NOT_SHOWN)]
         self._put_in_order(np.arange(len(self._table)))
         self.endResetModel()
@@ -108,7 +108,7 @@ class ObjectsTable(QTableView):  # type: ignore[misc]
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
-        self.setMinimumHeight(LOWEST)
+        self.setMinimumHeight(_LOWEST)
         self.setMinimumWidth(120)
         self.setWordWrap(False)
         side = self.verticalHeader()
@@ -120,14 +120,14 @@ class ObjectsTable(QTableView):  # type: ignore[misc]
         self.setSortingEnabled(True)
         self.clicked.connect(self._choose)
 
-    def show_table(self, table: Table | None) -> None:
+    def show_table(self, table: ObjectTable | None) -> None:
         """Show another table, sorted by label."""
         self.rows.show_table(table)
         self.sortByColumn(0, Qt.SortOrder.AscendingOrder)
         text = self.horizontalHeader().fontMetrics()
         for column in range(self.rows.columnCount()):
             name = str(self.rows.headerData(column, Qt.Orientation.Horizontal))
-            self.setColumnWidth(column, text.horizontalAdvance(name) + PADDING)
+            self.setColumnWidth(column, text.horizontalAdvance(name) + _PADDING)
 
     def keyPressEvent(self, event: QKeyEvent) -> None:  # noqa: N802
         """Go to the object that the arrow keys lead to.

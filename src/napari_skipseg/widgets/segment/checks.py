@@ -14,7 +14,7 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.units import METRES
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.scale import scale_of, seen_lengths, trained_voxel_size
+from napari_skipseg.inference.scale import lengths_seen_by_network, network_scale, trained_voxel_size
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.widgets.forms.fields import Missing
 from napari_skipseg.widgets.layers.axes import check_layer_axes, is_rgb
@@ -30,7 +30,7 @@ FAR_OFF = 1.5
 
 
 @dataclass(frozen=True)
-class Choices:
+class SegmentFormValues:
     """What the form says.
 
     model: None where there is none, or it cannot be read; `model_fault` then says why.
@@ -112,7 +112,7 @@ class Rescaling(NamedTuple):
     hint: str
 
 
-def channels(choices: Choices) -> int:
+def channel_names(choices: SegmentFormValues) -> int:
     """Return how many channels the image has."""
     if choices.layer is None:
         return 1
@@ -122,25 +122,25 @@ def channels(choices: Choices) -> int:
     return int(shape[choices.axes.index("C")]) if "C" in choices.axes and len(choices.axes) == len(shape) else 1
 
 
-def asks_channel(choices: Choices) -> bool:
+def asks_channel(choices: SegmentFormValues) -> bool:
     """Return whether one channel has to be chosen."""
     takes = choices.model.spec.in_channels if choices.model is not None else 1
-    return channels(choices) > 1 and takes == 1
+    return channel_names(choices) > 1 and takes == 1
 
 
-def offers_planes(choices: Choices) -> bool:
+def offers_planes(choices: SegmentFormValues) -> bool:
     """Return whether a 2D model could see the image along three axes."""
     return choices.model is not None and choices.model.spec.dimensions == 2 and _depth(choices) > 1
 
 
-def _depth(choices: Choices) -> int:
+def _depth(choices: SegmentFormValues) -> int:
     """Return the length along Z, 1 where there is none."""
     if choices.layer is None or "Z" not in choices.axes or len(choices.axes) != choices.layer.ndim:
         return 1
     return int(data_of(choices.layer).shape[choices.axes.index("Z")])
 
 
-def find_rescaling(choices: Choices) -> Rescaling | None:
+def find_rescaling(choices: SegmentFormValues) -> Rescaling | None:
     """Return what rescaling would do; None where voxel sizes agree within 5 %, or where one of them is not known."""
     factors, model, seen = _scale(choices), choices.model, choices.spanned
     if model is None or all(factor == 1 for factor in factors.values()):
@@ -167,13 +167,13 @@ def _in_words(voxel_size: tuple[float, float, float], unit: str, seen: str) -> s
     return f"{sizes[0] if len(set(sizes)) == 1 else ' × '.join(sizes)} {unit}"
 
 
-def _scale(choices: Choices) -> dict[str, float]:
+def _scale(choices: SegmentFormValues) -> dict[str, float]:
     """Return how many of the model's voxels one of the image is long, by axis; empty where that is not known."""
     stack = _stack(choices)
-    return {} if choices.model is None or stack is None else scale_of(stack, choices.model, choices.spanned)
+    return {} if choices.model is None or stack is None else network_scale(stack, choices.model, choices.spanned)
 
 
-def _stack(choices: Choices) -> Stack | None:
+def _stack(choices: SegmentFormValues) -> Stack | None:
     """Return the image as the form describes it; None where that is no image."""
     layer = choices.layer
     if layer is None:
@@ -185,7 +185,7 @@ def _stack(choices: Choices) -> Stack | None:
         return None
 
 
-def find_faults(choices: Choices) -> dict[str, str]:
+def find_faults(choices: SegmentFormValues) -> dict[str, str]:
     """Return what is wrong: a reason for each field that is, by its name.
 
     The names are "image", "axes", "voxel size", "channel", "model", "rescale", "tile", "planes", "samples" and
@@ -229,8 +229,8 @@ def _axes_fault(layer: Image, axes: str) -> str:
     return ""
 
 
-def _channel_fault(choices: Choices) -> str:
-    count, model = channels(choices), choices.model
+def _channel_fault(choices: SegmentFormValues) -> str:
+    count, model = channel_names(choices), choices.model
     if asks_channel(choices) and choices.channel is None:
         return Missing("Choose the channel to segment.")
     if model is not None and model.spec.in_channels not in (1, count):
@@ -239,7 +239,7 @@ def _channel_fault(choices: Choices) -> str:
     return ""
 
 
-def _fit_fault(choices: Choices) -> str:
+def _fit_fault(choices: SegmentFormValues) -> str:
     model, layer = choices.model, choices.layer
     if model is None or layer is None or model.spec.dimensions == 2:
         return ""
@@ -248,11 +248,11 @@ def _fit_fault(choices: Choices) -> str:
     return ""
 
 
-def _rescale_fault(choices: Choices) -> str:
+def _rescale_fault(choices: SegmentFormValues) -> str:
     return _scale_fault(choices, rescale=True) if choices.rescale and _scale(choices) else ""
 
 
-def _planes_fault(choices: Choices) -> str:
+def _planes_fault(choices: SegmentFormValues) -> str:
     if not choices.in_three_planes or choices.samples:
         return ""
     if choices.average > 1:
@@ -260,13 +260,13 @@ def _planes_fault(choices: Choices) -> str:
     return "" if choices.rescale else _scale_fault(choices, rescale=False)
 
 
-def _scale_fault(choices: Choices, rescale: bool) -> str:
+def _scale_fault(choices: SegmentFormValues, rescale: bool) -> str:
     """Return what keeps the model from seeing the image at such a scale."""
     stack, model = _stack(choices), choices.model
     if stack is None or model is None:
         return ""
     try:
-        seen_lengths(stack, model, choices.spanned, rescale)
+        lengths_seen_by_network(stack, model, choices.spanned, rescale)
     except InputError as error:
         return str(error)
     return ""
@@ -276,7 +276,7 @@ def _tile_fault(tile: int) -> str:
     return "" if tile == 0 or tile >= SMALLEST_TILE else f"A tile needs {SMALLEST_TILE} voxels or more (0 = auto)."
 
 
-def _samples_fault(choices: Choices) -> str:
+def _samples_fault(choices: SegmentFormValues) -> str:
     if choices.samples == 1:
         return "Uncertainty needs 2 samples or more (0 = off)."
     if choices.samples and choices.average > 1:
@@ -290,14 +290,14 @@ def _together(one: str, other: str) -> str:
     return f"{one} and {other} cannot be averaged together: switch one of them off."
 
 
-def _dropout_fault(choices: Choices) -> str:
+def _dropout_fault(choices: SegmentFormValues) -> str:
     model = choices.model
     if not choices.samples or choices.dropout or model is None or model.spec.dropout:
         return ""
     return f"{model.name} was trained without dropout: choose a rate for the samples, such as 0.2."
 
 
-def find_warning(choices: Choices) -> str:
+def find_warning(choices: SegmentFormValues) -> str:
     """Return what may make the result poor though it can be computed, empty where nothing does."""
     model = choices.model
     if model is None or choices.layer is None or model.unit not in METRES:

@@ -17,13 +17,13 @@ from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.option_fields import option_fields
 from napari_skipseg.widgets.forms.fields import (
     AxesField,
-    Fold,
+    Collapsible,
+    ConnectionGroup,
     FreshCombo,
     KeyedSlider,
-    Links,
     VoxelSizeField,
     WrappedLine,
-    mark,
+    mark_field,
 )
 from napari_skipseg.widgets.forms.option_rows import OptionRows
 from napari_skipseg.widgets.layers.axes import axes_of, set_calibration, voxel_size_of
@@ -31,9 +31,9 @@ from napari_skipseg.widgets.layers.images_of_file import show_alone
 from napari_skipseg.widgets.layers.kept_view import slice_again, view_kept
 from napari_skipseg.widgets.layers.results import is_ours
 from napari_skipseg.widgets.segment.checks import (
-    Choices,
+    SegmentFormValues,
     asks_channel,
-    channels,
+    channel_names,
     find_faults,
     find_rescaling,
     image_fault,
@@ -53,7 +53,7 @@ ELSEWHERE = ("device", "threshold", "channel", "rescale", "attention", "seed")
 """Options that have a place of their own in the form, or none."""
 
 
-class OptionsFold(Fold):
+class SegmentOptionsBox(Collapsible):
     """What few people change: a row for each option that has no other place. `edited` says that one was changed."""
 
     edited = Signal()
@@ -76,12 +76,12 @@ class OptionsFold(Fold):
 
 
 NO_MODEL = "There is no model: train one with napari-skipseg train, or copy a model folder into your models."
-NOTE = "QLabel { font-size: 8pt; }"
-HINTS = {
+_NOTE = "QLabel { font-size: 8pt; }"
+_HINTS = {
     "image": "The image layer to segment",
     "channel": "The channel to segment: this model takes one",
 }
-ASKING = (
+_ASKING = (
     "asking the engine, which starts once and needs some seconds for that… Segment and Preview can be pressed already: "
     "they begin as soon as it has started."
 )
@@ -103,8 +103,8 @@ class SegmentForm(QWidget):  # type: ignore[misc]
     def __init__(self, viewer: ViewerModel) -> None:
         super().__init__()
         self._viewer = viewer
-        self.links = Links()
-        self._layer_links, self._name_links = Links(), Links()
+        self.links = ConnectionGroup()
+        self._layer_links, self._name_links = ConnectionGroup(), ConnectionGroup()
         self.may_follow: Callable[[], bool] = lambda: True
         self._layer: Image | None = None
         self._slicing = QTimer(self)  # the viewer hears of a layer's new unit after us, and shows nothing until then
@@ -122,18 +122,18 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.device, self.extent = FreshCombo(), FreshCombo()
         self.axes, self.voxel_size = AxesField(), VoxelSizeField()
         self.difference, self.rescale = WrappedLine(), QCheckBox()
-        self.difference.setStyleSheet(NOTE)
+        self.difference.setStyleSheet(_NOTE)
         self.card = QPushButton("Card")
         self.card.setToolTip("What this model is, what it was trained on, and how well it does")
         self.device_note = WrappedLine()
-        self.device_note.setStyleSheet(NOTE)
-        self.device_note.setText(ASKING)
+        self.device_note.setStyleSheet(_NOTE)
+        self.device_note.setText(_ASKING)
         self.device.offer([("auto", "auto")], "auto")
         self.report = QPushButton("Report")
         self.report.setToolTip("What this machine computes on, why it is not the GPU, and what a bug report needs")
         self.device.setToolTip(DEVICE_HINT)
         self.extent.setToolTip(EXTENT_HINT)
-        self.options = OptionsFold()
+        self.options = SegmentOptionsBox()
         self.threshold = KeyedSlider(1.0, 0.01, 0.5)
         self.threshold.setToolTip("Probability above which a voxel is set in the binary layer; moving it is instant")
 
@@ -191,13 +191,13 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         if self._layer is not None:
             show_alone(self._viewer, self._layer)
 
-    def read(self) -> Choices:
+    def read(self) -> SegmentFormValues:
         """Return the choices as they stand."""
         name = self.model.currentData()
         if name != self._described[0] or name is None:
             self._described = describe_or_fault(name, NO_MODEL)
         unit = self.voxel_size.unit.currentData()
-        return Choices(
+        return SegmentFormValues(
             self._layer,
             self.axes.text(),
             self.voxel_size.voxel_size,
@@ -225,15 +225,15 @@ class SegmentForm(QWidget):  # type: ignore[misc]
             "model": self.model,
         }
         for name, field in fields.items():
-            mark(field, faults.get(name, ""), self._hint(name))
+            mark_field(field, faults.get(name, ""), self._hint(name))
         self.options.rows.mark(faults)
         self.voxel_size.mark(faults.get("voxel size", ""))
         self.card.setEnabled(self._described[1] is not None)
         self.changed.emit()
 
     def _hint(self, name: str) -> str:
-        if name in HINTS:
-            return HINTS[name]
+        if name in _HINTS:
+            return _HINTS[name]
         if name == "axes":
             return "One letter per axis: T time, C channel, Z Y X space"
         if name == "model" and self._described[1] is not None:
@@ -294,16 +294,16 @@ class SegmentForm(QWidget):  # type: ignore[misc]
                 self.placed.emit()
         self.check()
 
-    def _offer_channels(self, choices: Choices) -> None:
+    def _offer_channels(self, choices: SegmentFormValues) -> None:
         asked = asks_channel(choices)
         self._form.setRowVisible(self.channel, asked)
-        count = channels(choices) if asked else 0
+        count = channel_names(choices) if asked else 0
         names = RGB if getattr(choices.layer, "rgb", False) else [str(number) for number in range(count)]
         self.channel.offer(
             [("choose…", None), *((names[number], number) for number in range(count))], self.channel.currentData()
         )
 
-    def _offer_extents(self, choices: Choices) -> None:
+    def _offer_extents(self, choices: SegmentFormValues) -> None:
         cuts = bool(choices.loops) and "axes" not in find_faults(choices)
         self._form.setRowVisible(self.extent, cuts)
         current = "current slice" if choices.spanned == "YX" else "current volume"
@@ -311,12 +311,12 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         chosen = self.extent.currentData() if cuts else "whole"
         self.extent.offer([(whole, "whole"), (current, "current")], chosen)
 
-    def _offer_rescaling(self, choices: Choices, fault: str) -> None:
+    def _offer_rescaling(self, choices: SegmentFormValues, fault: str) -> None:
         rescaling = find_rescaling(choices)
         if rescaling is not None:
             self.difference.setText(rescaling.difference)
             self.rescale.setText(f"Rescale to {rescaling.size} while segmenting")
-            mark(self.rescale, fault, rescaling.hint)
+            mark_field(self.rescale, fault, rescaling.hint)
         for row in (self.difference, self.rescale):
             self._form.setRowVisible(row, rescaling is not None)
 

@@ -21,7 +21,7 @@ from napari_skipseg.models.description import ModelDescription, card_facts
 from napari_skipseg.widgets.forms.fields import RichLabel, set_hint
 
 LINE = QColor("#5aa9ff")
-COLUMNS = 2
+_COLUMNS = 2
 LONGEST_WORD = 40
 
 
@@ -43,7 +43,7 @@ class CardDialog(QDialog):  # type: ignore[misc]
         column.addWidget(self.text)
         grid = QGridLayout()
         for number, curve in enumerate(self.curves):
-            grid.addWidget(curve, number // COLUMNS, number % COLUMNS)
+            grid.addWidget(curve, number // _COLUMNS, number % _COLUMNS)
         column.addLayout(grid)
         column.addStretch(1)
         scroll = QScrollArea()

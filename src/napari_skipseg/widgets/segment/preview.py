@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from napari_skipseg.images.intensity.normalize import GreyStatistics, normalization_from
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.widgets.forms.fields import Links
-from napari_skipseg.widgets.layers.placement import Cut, visible_box
-from napari_skipseg.widgets.layers.results import SOURCE_OF, data_of, remove_results, stack_of
-from napari_skipseg.widgets.segment.checks import Choices
+from napari_skipseg.widgets.forms.fields import ConnectionGroup
+from napari_skipseg.widgets.layers.placement import CutArray, visible_box
+from napari_skipseg.widgets.layers.results import RESULT_SOURCE, data_of, remove_results, stack_of_layer
+from napari_skipseg.widgets.segment.checks import SegmentFormValues
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -30,12 +30,12 @@ Measured from click to pixels on two busy cores, em-membrane: 0.5-0.6 s with 576
 """
 LEAST_SIDES = {2: {"Y": TILES[2], "X": TILES[2]}, 3: {"Z": 64, "Y": TILES[3], "X": TILES[3]}}
 """Of what is segmented, where the image is as long: so all tiles have one shape, for which a warm engine is ready."""
-GRID = 16
+_GRID = 16
 """A part begins on a multiple of it, as tiles of the whole would."""
 
 
 @dataclass(frozen=True)
-class View:
+class PreviewView:
     """What is on screen of an image: its part as a stack, where that begins (axis number -> position), the whole."""
 
     stack: Stack
@@ -44,13 +44,13 @@ class View:
     options: SegmentOptions
 
 
-def cut_to_view(viewer: ViewerModel, choices: Choices) -> View:
+def cut_to_view(viewer: ViewerModel, choices: SegmentFormValues) -> PreviewView:
     """Return what is on screen of the image, with as much around it as makes a tile.
 
     One pass is enough for a look: nothing is averaged, and there is no attention.
 
     Raises:
-        SkipsegError: as `stack_of`.
+        SkipsegError: as `stack_of_layer`.
     """
     layer = choices.layer
     if layer is None or choices.model is None:
@@ -60,10 +60,10 @@ def cut_to_view(viewer: ViewerModel, choices: Choices) -> View:
     parts = find_part(
         visible_box(viewer, layer), data_of(layer).shape, choices.axes, LEAST_SIDES[dimensions], viewer.dims.ndisplay
     )
-    whole = stack_of(layer, choices.axes)
+    whole = stack_of_layer(layer, choices.axes)
     options = replace(choices.options(), attention=False)
     options = replace(options, tile=options.tile or TILES[dimensions])
-    return View(cut_stack(whole, parts), {axis: part.start for axis, part in parts.items()}, whole, options)
+    return PreviewView(cut_stack(whole, parts), {axis: part.start for axis, part in parts.items()}, whole, options)
 
 
 def find_part(
@@ -89,21 +89,21 @@ def _widened(low: int, stop: int, least: int, length: int) -> slice:
     side = min(least, length)
     if stop - low <= side:
         first = min(max(0, (low + stop - side) // 2), length - side)
-        aligned = first // GRID * GRID
+        aligned = first // _GRID * _GRID
         # where rounding down would lose the last voxels in view, the part rather ends with the image
         return slice(aligned, aligned + side) if stop <= aligned + side else slice(first, first + side)
-    return slice(low // GRID * GRID, min(length, -(-stop // GRID) * GRID))
+    return slice(low // _GRID * _GRID, min(length, -(-stop // _GRID) * _GRID))
 
 
 def cut_stack(stack: Stack, parts: dict[int, slice]) -> Stack:
     """Return a part of a stack: axis number -> positions."""
     starts = {stack.space.axes[axis]: part.start for axis, part in parts.items()}
-    return replace(stack, data=Cut(stack.data, parts), space=stack.space.shifted(starts), file="")
+    return replace(stack, data=CutArray(stack.data, parts), space=stack.space.shifted(starts), file="")
 
 
 def remove_preview(viewer: ViewerModel, layer: Image) -> None:
     """Remove the preview of an image."""
-    remove_results(viewer, SOURCE_OF.format(layer.unique_id))
+    remove_results(viewer, RESULT_SOURCE.format(layer.unique_id))
 
 
 class GreyValues:
@@ -114,7 +114,7 @@ class GreyValues:
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, int | None, str, bool], GreyStatistics] = {}
-        self._links = Links()
+        self._links = ConnectionGroup()
 
     def keep(self, layer: Layer, options: SegmentOptions, recipe: dict[str, Any]) -> None:
         """Keep what a run's recipe says of the image."""

@@ -13,26 +13,26 @@ from qtpy.QtWidgets import QComboBox, QPushButton
 from napari_skipseg.errors import InputError, SkipsegError
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.prediction import file_name
-from napari_skipseg.inference.recipes.lookup import find_model
+from napari_skipseg.inference.recipes.lookup import find_model_of_recipe
 from napari_skipseg.inference.recipes.recipe import (
     OBJECTS_OPERATION,
     OPERATION,
     Recipe,
-    chosen_of,
-    differences,
+    choices_of_recipe,
+    recipe_differences,
     recipe_from_dict,
 )
 from napari_skipseg.widgets.forms.job_tab import pop_up
-from napari_skipseg.widgets.forms.worker import first_line
+from napari_skipseg.widgets.forms.worker import first_line_of
 from napari_skipseg.widgets.layers.files import (
     SaveChoices,
     ask_what_to_save,
-    iter_save,
+    iter_save_results,
     open_image,
     opened_from,
-    results_of,
+    results_to_save,
 )
-from napari_skipseg.widgets.layers.results import KEY, SOURCE_OF, Shown, data_of, image_of, is_ours
+from napari_skipseg.widgets.layers.results import KEY, RESULT_SOURCE, ShownResult, data_of, image_of, is_ours
 from napari_skipseg.widgets.segment.form import SegmentForm
 from napari_skipseg.wording import counted
 
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
     from napari_skipseg.widgets.segment.tab import SegmentTab
 
 
-HINT = "Repeat what the recipe of the selected layer describes: the same image, model and settings, or objects"
+_HINT = "Repeat what the recipe of the selected layer describes: the same image, model and settings, or objects"
 OBJECTS_FOLLOW = "The Objects tab finds its objects too."
 PLACE = "The recipe of the selected layer"
 
 
-class Asked(NamedTuple):
+class RepeatRequest(NamedTuple):
     """How to segment: the options, and what is pinned of the choices that a run makes, as in `iter_prepare`."""
 
     options: SegmentOptions
@@ -67,7 +67,7 @@ class AgainButton(QPushButton):  # type: ignore[misc]
 
     def __init__(self, tab: SegmentTab, viewer: ViewerModel) -> None:
         super().__init__("Run again")
-        self.setToolTip(HINT)
+        self.setToolTip(_HINT)
         self._tab, self._viewer = tab, viewer
         self._repeated: Recipe | None = None
         self.clicked.connect(self.run)
@@ -86,13 +86,13 @@ class AgainButton(QPushButton):  # type: ignore[misc]
             return
         try:
             recipe = recipe_from_dict(self._told(), PLACE)
-            model = find_model(recipe)
+            model = find_model_of_recipe(recipe)
             layer = self._find_image(recipe)
         except SkipsegError as error:
             self._tab.fail(str(error))
             return
         fill_form(self._tab.form, recipe, layer, model.name)
-        self._tab.segment_as(Asked(recipe.request.options, self._pinned(recipe)))
+        self._tab.segment_as(RepeatRequest(recipe.request.options, self._pinned(recipe)))
         self._repeated = recipe if self._tab.is_running else None
 
     def _pinned(self, recipe: Recipe) -> dict[str, int | str] | None:
@@ -100,14 +100,14 @@ class AgainButton(QPushButton):  # type: ignore[misc]
         device = self._tab.form.device
         if recipe.device not in [device.itemData(number) for number in range(device.count())]:
             return None
-        return chosen_of(recipe)
+        return choices_of_recipe(recipe)
 
     def _told(self) -> Mapping[str, Any]:
         """Return the recipe of the selected layer, empty where it has none, or is a look ahead."""
         active = self._viewer.layers.selection.active
         told = {} if active is None else active.metadata.get(KEY, {})
         recipe = told.get("recipe") or {}
-        is_preview = str(told.get("source", "")).endswith(SOURCE_OF.format(""))
+        is_preview = str(told.get("source", "")).endswith(RESULT_SOURCE.format(""))
         return recipe if recipe.get("operation") in (OPERATION, OBJECTS_OPERATION) and not is_preview else {}
 
     def _find_image(self, recipe: Recipe) -> Image:
@@ -140,7 +140,7 @@ class AgainButton(QPushButton):  # type: ignore[misc]
         if recipe is None or not succeeded or shown is None:
             return
         try:
-            others = differences(recipe, recipe_from_dict(shown.prediction.recipe))
+            others = recipe_differences(recipe, recipe_from_dict(shown.prediction.recipe))
         except SkipsegError as error:
             self._tab.tell(str(error))
             return
@@ -162,7 +162,7 @@ def open_again(viewer: ViewerModel, file: str) -> list[Layer]:
         return open_image(viewer, file)
     except (OSError, ValueError, RuntimeError, SkipsegError) as error:
         raise InputError(
-            f"'{file}' cannot be opened: open the image from where it is now. ({first_line(error)})"
+            f"'{file}' cannot be opened: open the image from where it is now. ({first_line_of(error)})"
         ) from error
 
 
@@ -224,12 +224,12 @@ class SaveButton(QPushButton):  # type: ignore[misc]
         name, title = name_of(choices.layer, shown), title_of(choices.layer, shown)
         opened = opened_from(choices.layer)
         folder = self._folder or (str(Path(opened).absolute().parent) if opened else "")
-        chosen = ask_what_to_save(self._tab, title, name, results_of(shown.prediction), folder)
+        chosen = ask_what_to_save(self._tab, title, name, results_to_save(shown.prediction), folder)
         if chosen is not None:
             self._folder = str(chosen.folder)
             self.save(chosen, name, choices.threshold, shown)
 
-    def save(self, chosen: SaveChoices, name: str, threshold: float, shown: Shown) -> None:
+    def save(self, chosen: SaveChoices, name: str, threshold: float, shown: ShownResult) -> None:
         """Write the result of an image, beside the window."""
 
         def tell(files: list[Path]) -> None:
@@ -237,15 +237,15 @@ class SaveButton(QPushButton):  # type: ignore[misc]
             self._tab.tell(f"{told} in {chosen.folder}.")
             pop_up(f"SkipSeg saved {', '.join(file.name for file in files)} in {chosen.folder}.", told)
 
-        self._tab.start(partial(iter_save, shown.prediction, chosen, name, threshold), "Saving results", tell)
+        self._tab.start(partial(iter_save_results, shown.prediction, chosen, name, threshold), "Saving results", tell)
 
 
-def name_of(layer: Image, shown: Shown) -> str:
+def name_of(layer: Image, shown: ShownResult) -> str:
     """Return how the files of a result are called: those of a slice bear its number, beside those of the whole."""
     places = [f"{shown.axes[axis].lower()}{place}" for axis, place in shown.positions.items()]
     return "_".join([file_name(layer.name), *places])
 
 
-def title_of(layer: Image, shown: Shown) -> str:
+def title_of(layer: Image, shown: ShownResult) -> str:
     """Return in words of what a result is."""
     return f"'{layer.name}', {shown.prefix.strip()} alone" if shown.prefix else f"'{layer.name}'"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_skipseg.widgets.forms.fields import Links
+from napari_skipseg.widgets.forms.fields import ConnectionGroup
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -22,7 +22,7 @@ class SelectedLayers(QObject):  # type: ignore[misc]
 
     chosen = Signal(object)
 
-    def __init__(self, owner: QObject, viewer: ViewerModel, links: Links) -> None:
+    def __init__(self, owner: QObject, viewer: ViewerModel, links: ConnectionGroup) -> None:
         super().__init__(owner)
         self._viewer = viewer
         self._candidate: Layer | None = None

@@ -13,34 +13,34 @@ from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.estimate import RunPlan
-from napari_skipseg.inference.prediction import Opened, Written
+from napari_skipseg.inference.prediction import ResultsOpened, TileWritten
 from napari_skipseg.jobs.messages import EstimateRun, ListDevices, Segment
 from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.progress import STARTING, Progress
-from napari_skipseg.widgets.forms.done_line import KEPT, Done, describe_done, name_part, with_shares
+from napari_skipseg.widgets.forms.done_line import WHOLE_IS_KEPT, DoneRun, describe_done, name_part, with_shares
 from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
 from napari_skipseg.widgets.forms.estimate_line import PlanLine
-from napari_skipseg.widgets.forms.fields import WARNING_COLOR, Message
+from napari_skipseg.widgets.forms.fields import WARNING_COLOR, MessageLine
 from napari_skipseg.widgets.forms.job_tab import JobTab
-from napari_skipseg.widgets.forms.worker import Outcome, Work, start_work
+from napari_skipseg.widgets.forms.worker import Work, WorkOutcome, start_work
 from napari_skipseg.widgets.layers.images_of_file import show_alone
-from napari_skipseg.widgets.layers.live import Filling, Part, Results, look_first
+from napari_skipseg.widgets.layers.live import FilledPart, ResultFiller, Results, with_first_view
 from napari_skipseg.widgets.layers.placement import current_position
 from napari_skipseg.widgets.layers.results import (
-    NAMES,
+    LAYER_NAMES,
+    RESULT_SOURCE,
     SLICE_OF,
-    SOURCE_OF,
-    Shown,
+    ShownResult,
     bring_results_back,
     data_of,
     iter_prepare_colors,
-    stack_of,
+    stack_of_layer,
 )
-from napari_skipseg.widgets.segment.checks import Choices, find_faults, find_warning
+from napari_skipseg.widgets.segment.checks import SegmentFormValues, find_faults, find_warning
 from napari_skipseg.widgets.segment.form import SegmentForm
 from napari_skipseg.widgets.segment.preview import PREVIEW_HINT, GreyValues, cut_to_view, remove_preview
-from napari_skipseg.widgets.segment.run_again import AgainButton, Asked, SaveButton
+from napari_skipseg.widgets.segment.run_again import AgainButton, RepeatRequest, SaveButton
 from napari_skipseg.widgets.system_report import SystemReportDialog
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ PRIMARY = """
 QPushButton:enabled { background-color: #3f66c8; color: white; font-weight: 600; }
 QPushButton:enabled:hover { background-color: #4f78dc; }
 """
-SETTLED = 150
+_SETTLED = 150
 """Milliseconds for which the view rests before the engine hears of it."""
 
 
@@ -68,11 +68,11 @@ class SegmentTab(JobTab):
     def __init__(self, viewer: ViewerModel, engine: EngineLike, line: EngineLine) -> None:
         super().__init__(line)
         self._viewer, self._engine = viewer, engine
-        self._filling: Filling | None = None
+        self._filling: ResultFiller | None = None
         self.results = Results(viewer)
         self._grey_values = GreyValues()
         self.known_colors: Callable[[Image], Mapping[str, str]] = lambda layer: {}
-        self._heard_of: Choices | None = None
+        self._heard_of: SegmentFormValues | None = None
         self.shares: dict[str, float] = {}
         self._make_widgets()
         self._connect()
@@ -89,11 +89,11 @@ class SegmentTab(JobTab):
         self.segment_button.setMinimumHeight(30)
         self.preview_button.setMinimumHeight(30)
         self.preview_button.setToolTip(PREVIEW_HINT)
-        self.done = Message()
+        self.done = MessageLine()
         self.save_button, self.again_button = SaveButton(self), AgainButton(self, self._viewer)
         self._looking = QTimer(self)
         self._looking.setSingleShot(True)
-        self._looking.setInterval(SETTLED)
+        self._looking.setInterval(_SETTLED)
         self._lay_out()
 
     def _lay_out(self) -> None:
@@ -135,7 +135,7 @@ class SegmentTab(JobTab):
         """Segment what the form says; the layers appear at once and fill."""
         self.segment_as(None)
 
-    def segment_as(self, asked: Asked | None) -> None:
+    def segment_as(self, asked: RepeatRequest | None) -> None:
         """Segment what the form says, with what is `asked` rather than the form's options where that is given."""
         choices = self.form.read()
         layer = choices.layer
@@ -143,16 +143,16 @@ class SegmentTab(JobTab):
             return
         try:
             positions = self._positions(choices)
-            stack = stack_of(layer, choices.axes, positions)
-            whole = stack_of(layer, choices.axes) if positions else None
+            stack = stack_of_layer(layer, choices.axes, positions)
+            whole = stack_of_layer(layer, choices.axes) if positions else None
             model = self.form.model_folder()
         except SkipsegError as error:
             self.fail(str(error))
             return
-        options, pinned = asked or Asked(choices.options())
+        options, pinned = asked or RepeatRequest(choices.options())
         work = partial(self._engine.run, Segment(stack, str(model), options, whole, pinned=pinned))
         part = part_at(layer, choices.axes, positions)
-        self._fill(work, choices, Filling(self, self._viewer, layer, part, self.results.get(part.source)))
+        self._fill(work, choices, ResultFiller(self, self._viewer, layer, part, self.results.get(part.source)))
 
     def preview(self) -> None:
         """Segment what is on screen."""
@@ -167,7 +167,7 @@ class SegmentTab(JobTab):
             return
         self._preview(replace(self.form.read(), model=described), model)
 
-    def _preview(self, choices: Choices, name: str) -> None:
+    def _preview(self, choices: SegmentFormValues, name: str) -> None:
         layer = choices.layer
         if layer is None or not self._may_start(choices):
             return
@@ -178,23 +178,23 @@ class SegmentTab(JobTab):
             return
         known = self._grey_values.find(layer, view.options)
         request = Segment(view.stack, str(model), view.options, view.whole, known, preview=True)
-        part = Part(choices.axes, view.start, SOURCE_OF.format(layer.unique_id), NAMES)
-        self._fill(partial(self._engine.run, request), choices, Filling(self, self._viewer, layer, part, None))
+        part = FilledPart(choices.axes, view.start, RESULT_SOURCE.format(layer.unique_id), LAYER_NAMES)
+        self._fill(partial(self._engine.run, request), choices, ResultFiller(self, self._viewer, layer, part, None))
 
-    def _may_start(self, choices: Choices) -> bool:
+    def _may_start(self, choices: SegmentFormValues) -> bool:
         return not self.is_running and not find_faults(choices) and choices.model is not None
 
-    def _positions(self, choices: Choices) -> dict[int, int]:
+    def _positions(self, choices: SegmentFormValues) -> dict[int, int]:
         """Return where the image is cut, by axis number; empty for all of it."""
         if choices.whole or choices.layer is None:
             return {}
         place = current_position(self._viewer, choices.layer)
         return {axis: place[axis] for axis in choices.loops}
 
-    def _fill(self, work: Work, choices: Choices, filling: Filling) -> None:
+    def _fill(self, work: Work, choices: SegmentFormValues, filling: ResultFiller) -> None:
         layer, source = filling.layer, filling.part.source
         show_alone(self._viewer, layer)
-        is_preview = source == SOURCE_OF.format(layer.unique_id)
+        is_preview = source == RESULT_SOURCE.format(layer.unique_id)
         if self._filling is not None:
             self._filling.deleteLater()
         self._filling = filling
@@ -205,7 +205,7 @@ class SegmentTab(JobTab):
             nonlocal started
             if progress.message == STARTING:
                 started = self.seconds
-            if isinstance(progress, Opened) and progress.prediction is not None:
+            if isinstance(progress, ResultsOpened) and progress.prediction is not None:
                 self.opening.emit()
                 if not is_preview:
                     remove_preview(self._viewer, layer)
@@ -213,16 +213,16 @@ class SegmentTab(JobTab):
                 self.results.keep(filling.open(progress.prediction, threshold, colors))
                 self.results.put_in_front(layer, source)
                 self._grey_values.keep(layer, choices.options(), progress.prediction.recipe)
-            elif isinstance(progress, Written):
+            elif isinstance(progress, TileWritten):
                 filling.hear(progress)
 
-        def finish(done: Done) -> None:
+        def finish(done: DoneRun) -> None:
             shown = filling.finish(done.prediction)
             self.results.keep(shown)
             what = name_part(shown, choices.spanned)
             said = describe_done(what, self.seconds, done, choices.threshold, started=started)
             is_beside = source.startswith(SLICE_OF.format(layer.unique_id, "")) and self.results.find_whole(layer)
-            self.done.say(said + KEPT if is_beside else said)
+            self.done.say(said + WHOLE_IS_KEPT if is_beside else said)
             self.shares = dict(done.shares)
             if layer not in self._viewer.layers:
                 self.tell(f"'{layer.name}' was removed meanwhile; its result stays.")
@@ -236,7 +236,7 @@ class SegmentTab(JobTab):
 
         name = "Previewing" if is_preview else "Segmenting"
         waiting = f"waits for the {'preview' if is_preview else 'segmentation'}"
-        looking = partial(look_first, work, filling.focus())
+        looking = partial(with_first_view, work, filling.focus())
         measured = partial(with_shares, looking, choices.threshold)
         self.done.say("")
         self.start(measured, f"{name} {layer.name}", finish, hear, stop, waiting)
@@ -257,7 +257,7 @@ class SegmentTab(JobTab):
         """Take the negative of the image, or the image itself again, in what is run next."""
         self.form.options.invert.toggle()
 
-    def result(self) -> Shown | None:
+    def result(self) -> ShownResult | None:
         """Return the result of the image in the form, None where it was not segmented."""
         return self.results.find(self.form.read().layer)
 
@@ -297,7 +297,7 @@ class SegmentTab(JobTab):
             self.message.say(find_warning(choices), WARNING_COLOR)
         self._plan(choices, bool(faults))
 
-    def _plan(self, choices: Choices, is_wrong: bool) -> None:
+    def _plan(self, choices: SegmentFormValues, is_wrong: bool) -> None:
         """Say what a run would take, where one could be started."""
         layer, model = choices.layer, choices.model
         if is_wrong or layer is None or model is None or not self.isVisible():
@@ -315,8 +315,8 @@ class SegmentTab(JobTab):
             return
 
         def measure() -> Generator[Progress, None, RunPlan]:
-            whole = stack_of(layer, choices.axes)
-            stack = stack_of(layer, choices.axes, dict.fromkeys(cut, 0)) if cut else whole
+            whole = stack_of_layer(layer, choices.axes)
+            stack = stack_of_layer(layer, choices.axes, dict.fromkeys(cut, 0)) if cut else whole
             return self._engine.run(EstimateRun(stack, model.name, options, whole))
 
         self.plan.follow(key, measure)
@@ -327,7 +327,7 @@ class SegmentTab(JobTab):
         self.report.open()
 
     def _ask_devices(self) -> None:
-        def answer(outcome: Outcome) -> None:
+        def answer(outcome: WorkOutcome) -> None:
             if outcome.fault:
                 self.form.device_note.setText(outcome.fault)
             else:
@@ -341,9 +341,9 @@ class SegmentTab(JobTab):
         turn.call(start)
 
 
-def part_at(layer: Image, axes: str, positions: dict[int, int]) -> Part:
+def part_at(layer: Image, axes: str, positions: dict[int, int]) -> FilledPart:
     """Return all of an image, or the part of it at such positions, whose results have layers of their own."""
     if not positions:
-        return Part(axes, positions, str(layer.unique_id))
+        return FilledPart(axes, positions, str(layer.unique_id))
     where = [f"{axes[axis].lower()} {place}" for axis, place in positions.items()]
-    return Part(axes, positions, SLICE_OF.format(layer.unique_id, " ".join(where)), f"{', '.join(where)} ")
+    return FilledPart(axes, positions, SLICE_OF.format(layer.unique_id, " ".join(where)), f"{', '.join(where)} ")
