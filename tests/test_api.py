@@ -111,8 +111,8 @@ def test_wrong_axes_are_explained(model: Model, shape: tuple[int, ...], axes: st
     [
         ({"threshold": 1.5}, "between 0 and 1"),
         ({"threshold": float("nan")}, "between 0 and 1"),
-        ({"tile": -1}, "impossible"),
-        ({"device": "tpu"}, "no device"),
+        ({"tile": -1}, "0 or more"),
+        ({"device": "tpu"}, "cannot be 'tpu'"),
     ],
 )
 def test_impossible_options_are_explained(model: Model, options: dict[str, Any], message: str) -> None:
@@ -179,7 +179,7 @@ def test_an_option_that_is_misspelt_is_one_sentence(model: Model) -> None:
 )
 def test_a_value_that_fine_tuning_does_not_know_is_one_sentence(model: Model, option: str, value: str) -> None:
     image = RNG.integers(0, 256, (40, 50)).astype(np.uint8)
-    with pytest.raises(SpecError, match=f"There is no {option} '{value}': choose one of"):
+    with pytest.raises(SpecError, match=f"{option.replace('_', ' ')} cannot be '{value}': choose one of"):
         skipseg.finetune(image, np.ones_like(image), "tiny", "new", **{option: value})
 
 

@@ -273,7 +273,7 @@ def test_progress_counts_passes_and_closing_stops_within_one(monkeypatch: pytest
         ({"samples": 4, "average": 4}, "choose one of them"),
         ({"dropout": 0.2}, "ask for some, such as 10"),
         ({"samples": 4, "dropout": 1.0}, "less than 1, not 1.0"),
-        ({"samples": 4, "dropout": -0.1}, "at least 0"),
+        ({"samples": 4, "dropout": -0.1}, "0 or more"),
         ({"samples": 4, "dropout": float("nan")}, "not nan"),
         ({"samples": 4, "dropout": 0.2, "seed": -1}, "seed must be 0 or more"),
     ],

@@ -175,7 +175,7 @@ def test_what_will_be_learnt_is_told_before_the_start_and_follows_what_is_painte
     ready(panel, qtbot)
     assert tab.lesson.summary.text() == (
         "Learns from 1.5k membrane and 2k background pixels in 3 of 4 places on 2 slices; the other one is held out to "
-        "compare old and new. Takes about 13 s."
+        "compare old and new. Takes about 12 s."
     )
     assert "membrane: 1,500 pixels to learn from, 40 held out" in tab.lesson.summary.toolTip()
     assert tab.sources.item(0).text() == "em: 440 pixels"
@@ -358,11 +358,11 @@ def test_the_next_estimate_follows_what_the_last_fine_tuning_took(open_tab, qtbo
     teaching.steps, teaching.pause = 10, 0.3  # 3 s in place of the 12.4 that were estimated
     _, panel, tab = open_tab()
     ready(panel, qtbot)
-    assert "about 13 s" in tab.lesson.summary.text()
+    assert "about 12 s" in tab.lesson.summary.text()
     press(qtbot, tab.tune_button)
     finish(panel, qtbot)
     qtbot.waitUntil(lambda: "Takes about" in tab.lesson.summary.text(), timeout=20_000)
-    assert "about 13 s" not in tab.lesson.summary.text()
+    assert "about 12 s" not in tab.lesson.summary.text()
 
 
 @pytest.mark.parametrize(("old", "new", "arrow"), [(0.8996, 0.9003, ""), (0.9, 0.9004, ""), (0.9, 0.902, "▲")])
