@@ -128,19 +128,21 @@ def find_objects(
     Raises:
         SkipsegError: there is no such class, an option is impossible, or the values are no probabilities.
     """
+    from napari_skipseg.objects.classes import tells_of_padding
     from napari_skipseg.objects.files import read_probability
     from napari_skipseg.objects.find import ObjectSearch
 
-    names, labels = tuple(class_names), False
+    names, labels, has_padding = tuple(class_names), False, False
     if isinstance(probability, Prediction):
         stack = Stack(probability.probability, probability.space)
-        names = names or tuple(probability.class_names)
+        names, has_padding = names or tuple(probability.class_names), tells_of_padding(probability.recipe)
     elif isinstance(probability, str | PathLike):
         read = read_probability(probability, axes or None)
         stack, names, labels = read.stack, names or read.class_names, read.labels
+        has_padding = read.has_padding
     else:
         stack = _stack_of(probability, axes)
-    return ObjectSearch(stack, names, labels).find(_made(ObjectOptions, options))
+    return ObjectSearch(stack, names, labels, has_padding).find(_made(ObjectOptions, options))
 
 
 def run_batch(

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
+import tifffile
 from batch_folders import Gate, results_in, run, settings_for, states, write_image
+from scipy import ndimage
 
 from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.table import FileChanged
+from napari_skipseg.images.files import FORMAT_ENDINGS, Format, read_stack
 from napari_skipseg.objects import blocks, find_in_blocks
 from napari_skipseg.objects.options import ObjectOptions
 
@@ -73,3 +77,23 @@ def test_objects_of_an_image_that_changed_meanwhile_begin_anew(
     undisturbed = run(settings_for(tmp_path / "in", tmp_path / "whole", tiny, objects=ObjectOptions("watershed")))
     assert states(result) == {"a.tif": "done"}
     assert results_in(result.folder) == results_in(undisturbed.folder)
+
+
+@pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
+def test_a_black_frame_and_a_lost_slice_are_no_cells_and_the_row_says_so(
+    form: Format, tmp_path: Path, tiny: Path
+) -> None:
+    random = np.random.default_rng(0)
+    smooth = ndimage.gaussian_filter(random.normal(size=(4, 90, 110)), (0, 4, 4))
+    tissue = (128 + 35 * smooth / smooth.std() + random.normal(0, 8, smooth.shape)).clip(40, 215).astype(np.uint8)
+    values = np.pad(tissue, ((0, 0), (30, 20), (20, 40)))
+    values[2] = 0
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "a.tif", values, photometric="minisblack", metadata={"axes": "ZYX"})
+    cells = ObjectOptions("cells", planes="slices")
+    result = run(settings_for(tmp_path / "in", tmp_path / "out", tiny, objects=cells, form=form))
+    (file,) = result.folder.rglob(f"a_objects{FORMAT_ENDINGS[form]}")
+    found = read_stack(file).data[...]
+    np.testing.assert_array_equal(found > 0, values > 0)
+    (row,) = result.rows
+    assert "no cells" in row.note

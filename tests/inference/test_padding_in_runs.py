@@ -15,14 +15,16 @@ from scipy import ndimage
 
 import napari_skipseg as skipseg
 from napari_skipseg.errors import ImageWarning
+from napari_skipseg.images.files import Format, read_stack
 from napari_skipseg.images.intensity.normalize import measure, measure_greys, normalization_from
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
-from napari_skipseg.inference.prediction import Prediction
+from napari_skipseg.inference.prediction import Depth, Prediction
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model
+from napari_skipseg.objects.files import read_probability
 from napari_skipseg.progress import ImageFindings, run_to_end
 
 Values = NDArray[Any]
@@ -59,7 +61,8 @@ def test_every_tiling_gives_the_same_bytes_and_zero_in_padding(dimensions: int, 
     assert normalization.padding == (0,)
     seen, mask = normalization.prepare(IMAGE[None], across_slices=dimensions == 3)
     np.testing.assert_array_equal(mask, EMPTY)
-    np.testing.assert_array_equal(found.probability, np.where(EMPTY, np.float32(0), seen[0]))
+    tissue_of = np.maximum(seen[0], np.float32(1 / 255))  # so that exactly 0 means padding
+    np.testing.assert_array_equal(found.probability, np.where(EMPTY, np.float32(0), tissue_of))
     inner = tissue(5, 90, 110)
     whole = ~EMPTY[:, 30:-20, 20:-40]
     np.testing.assert_allclose(seen[0, :, 30:-20, 20:-40][whole], normalization.apply(inner)[whole])
@@ -71,7 +74,8 @@ def test_averages_and_their_uncertainty_are_zero_in_padding(options: dict[str, A
     assert found.uncertainty is not None
     assert (found.probability[EMPTY] == 0).all()
     assert (found.uncertainty[EMPTY] == 0).all()
-    assert found.probability[~EMPTY].std() > 0.9
+    assert found.probability[~EMPTY].min() == np.float32(1 / 255)
+    assert found.probability[~EMPTY].std() > 0.5
 
 
 def test_a_rescaled_run_leaves_padding_empty_too() -> None:
@@ -113,6 +117,24 @@ def test_a_slice_with_the_greys_of_its_stack_is_the_slice_of_the_whole() -> None
     one = Stack(IMAGE[3:4], Space("ZYX"))
     work = iter_predict(one, model, SegmentOptions("cpu"), None, identity, measure_greys(whole), preview=True)
     np.testing.assert_array_equal(run_to_end(work).probability[0], through_identity(IMAGE, model).probability[3])
+
+
+def test_a_run_without_padding_keeps_low_probabilities_as_they_are() -> None:
+    inner = tissue(2, 90, 110)
+    found = through_identity(inner, make_model(margin=4))
+    normalization = measure(Stack(inner, Space("ZYX")))
+    np.testing.assert_array_equal(found.probability, normalization.apply(inner))
+    assert found.probability.min() < -1
+
+
+@pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_what_is_stored_is_zero_in_padding_and_nowhere_else(form: Format, dtype: Depth, tmp_path: Path) -> None:
+    target = FolderTarget(tmp_path, "it", dtype, form)
+    work = iter_segment(Stack(IMAGE, Space("ZYX")), make_model(margin=4), SegmentOptions("cpu"), target)
+    files = run_to_end(work)
+    np.testing.assert_array_equal(read_stack(files[0]).data[...] == 0, EMPTY)
+    assert read_probability(files[0]).has_padding
 
 
 def test_what_was_found_is_told_once_and_stays_in_the_recipe(tmp_path: Path) -> None:

@@ -145,3 +145,12 @@ def test_a_search_that_is_given_up_leaves_nothing(engine: Engine, temporary: Pat
     work.close()
     assert run_to_end(engine.run(FindObjects(make_probability(), (), OPTIONS))).count > 0
     assert len(set(temporary.iterdir()) - before) == 1
+
+
+def test_padding_that_the_segmentation_left_out_is_no_cell(engine: Engine) -> None:
+    probability = make_probability()
+    values = np.pad(np.maximum(np.asarray(probability.data), 1 / 255).astype(np.float32), ((0, 0), (9, 5), (7, 7)))
+    recipe = {"segmentation": {"normalization": {"padding": [0]}}}
+    stack, cells = replace(probability, data=values), ObjectOptions("cells")
+    found = run_to_end(engine.run(FindObjects(stack, ("membrane",), cells, recipe=recipe)))
+    np.testing.assert_array_equal(read_stack(found.labels).read((...,)) > 0, values > 0)

@@ -10,7 +10,7 @@ from typing import Any
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.inference.objects_to_folder import ObjectsRequest, describe_found_objects
 from napari_skipseg.jobs.messages import FindObjects
-from napari_skipseg.objects.classes import probability_of_class
+from napari_skipseg.objects.classes import probability_of_class, tells_of_padding
 from napari_skipseg.objects.files import FoundObjects, ProbabilityFile
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.objects.measure import measure_objects
@@ -33,7 +33,9 @@ def with_search(engine: Any, folder: Path) -> Any:
         source = ProbabilityFile(probability, tuple(class_names), labels)
         told = describe_found_objects(ObjectsRequest(source, options, image, "ome-zarr"))
         target = ObjectsTarget(place, "found", "ome-zarr", {**told, **request.recipe})
-        found = yield from iter_find_objects(probability, class_names, options, target, labels)
+        found = yield from iter_find_objects(
+            probability, class_names, options, target, labels, has_padding=tells_of_padding(request.recipe)
+        )
         chosen = probability_of_class(probability, class_names, options, labels)
         axes = "".join(axis for axis in "TZYX" if axis in probability.space.axes)
         table = measure_objects(read_stack(found.file, axes), image, chosen, options.planes)

@@ -530,3 +530,19 @@ def test_the_table_and_save_follow_the_selected_layer_of_objects(open_tab, qtbot
         assert asked[-1] == name
     viewer.layers.remove(first)
     assert tab.table.rows.rowCount() == 1
+
+
+def test_areas_that_a_segmentation_left_out_are_no_cells_on_screen_and_in_the_whole_stack(open_tab, qtbot):
+    viewer, _, tab = open_tab()
+    recipe = viewer.layers["probability"].metadata["skipseg"]["recipe"]
+    recipe["normalization"] = {**recipe.get("normalization", {}), "padding": [0]}
+    tissue = np.asarray(viewer.layers["probability"].data) > 0
+    assert not tissue.all()
+    assert tab.form.read().method == "cells"
+    viewer.reset_view()
+    tab.preview.click()
+    settle(qtbot, tab)
+    np.testing.assert_array_equal(viewer.layers["em objects (preview)"].data > 0, tissue[:1])
+    press_find(qtbot, tab)
+    np.testing.assert_array_equal(np.asarray(viewer.layers["em objects"].data) > 0, tissue)
+    assert "no cells" in tab.message.text()

@@ -39,7 +39,8 @@ from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.images.files import Format, read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import Focus, TileWritten
-from napari_skipseg.objects.files import iter_write_objects
+from napari_skipseg.objects.classes import tells_of_padding
+from napari_skipseg.objects.files import describe_padding, iter_write_objects
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_blocks
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.workplace import BLOCKS_FOLDER, search_folder
@@ -120,7 +121,10 @@ def iter_objects(
     """
     target = _target(probability, name, form)
     with search_folder(target.folder):
-        found = yield from iter_write_objects(read_stack(probability), class_names, options, target, image)
+        has_padding = tells_of_padding(target.recipe)
+        found = yield from iter_write_objects(
+            read_stack(probability), class_names, options, target, image, has_padding=has_padding
+        )
         files = {"objects": found.labels, "objects table": found.table}
         return {result: _moved(file, probability.parent) for result, file in files.items()}
 
@@ -134,7 +138,8 @@ def iter_blocks_of_objects(
         SkipsegError: as `iter_objects`.
     """
     target = _target(probability, name, form)
-    yield from iter_find_blocks(read_stack(probability), class_names, options, target, numbers)
+    has_padding = tells_of_padding(target.recipe)
+    yield from iter_find_blocks(read_stack(probability), class_names, options, target, numbers, has_padding)
 
 
 def _target(probability: Path, name: str, form: Format) -> ObjectsTarget:
@@ -291,7 +296,10 @@ def _iter_segmented(
     image = (stack.shape, stack.space.axes, size)
     record = FileRecord(entry.file, entry.relative, entry.name, "segmented", before, outputs, seconds, *image)
     remarks = remarks_on(stack, engine.model.description, request.options)
-    record = replace(record, findings=_findings_of(target), voxel_size=describe_voxels(stack), remarks=remarks)
+    recipe = _recipe_of(target)
+    if request.objects is not None and (padding := describe_padding(tells_of_padding(recipe), request.objects)):
+        remarks += (padding,)
+    record = replace(record, findings=tuple(recipe["findings"]), voxel_size=describe_voxels(stack), remarks=remarks)
     if request.objects is not None or settings.truth:
         write_file_record(place.record(entry), record, place.path)
     return record
@@ -326,12 +334,12 @@ def _iter_segment(
             focus = yield replace(progress, message=said + progress.message) if said else progress
 
 
-def _findings_of(target: FolderTarget) -> tuple[str, ...]:
-    """Return what the recipe beside the results says was found about the image."""
+def _recipe_of(target: FolderTarget) -> dict[str, Any]:
+    """Return the recipe beside the results."""
     from napari_skipseg.inference.recipes.recipe import RECIPE_FILE
 
-    recipe = json.loads(target.sidecar(RECIPE_FILE).read_bytes())
-    return tuple(recipe["findings"])
+    recipe: dict[str, Any] = json.loads(target.sidecar(RECIPE_FILE).read_bytes())
+    return recipe
 
 
 def _is_outdated(place: RunPlace, entry: BatchInput, before: dict[str, Any] | None) -> bool:

@@ -61,7 +61,7 @@ class _Wanted(NamedTuple):
 
 def _write(wanted: _Wanted, options: ObjectOptions) -> ObjectFiles:
     from napari_skipseg.inference.objects_to_folder import ObjectsRequest, iter_objects_to_folder
-    from napari_skipseg.objects.files import doubt_about, doubt_about_planes, read_probability
+    from napari_skipseg.objects.files import describe_padding, doubt_about, doubt_about_planes, read_probability
     from napari_skipseg.scoring.truth import check_truth_shape, read_image_of
 
     found = read_probability(wanted.probability, *wanted.calibration)
@@ -71,7 +71,8 @@ def _write(wanted: _Wanted, options: ObjectOptions) -> ObjectFiles:
     for kind, told in (("Warning", doubt_about(found)), ("Note", doubt_about_planes(found.stack, options))):
         if told:
             print_line(f"{kind}: {told}", err=True)
-    for note in (*found.stack.notes, *(() if image is None else image.notes)):
+    padding = describe_padding(found.has_padding, options, found.labels)
+    for note in (*found.stack.notes, *((padding,) if padding else ()), *(() if image is None else image.notes)):
         print_line(f"Note: {note}", err=True)
     work = iter_objects_to_folder(ObjectsRequest(found, options, image, wanted.form), wanted.folder)
     return with_progress_bar(work, f"finding objects in {wanted.probability.name}")

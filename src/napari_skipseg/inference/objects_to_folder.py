@@ -84,7 +84,7 @@ def iter_objects_to_folder(asked: ObjectsRequest, folder: Path) -> Generator[Pro
     times.enter("objects")
     with keeping_blocks(target) as keeping:
         continued = keeping.kept is not None and holds_blocks(keeping.kept)
-        found = (source.class_names, asked.options, keeping, asked.image, source.labels)
+        found = (source.class_names, asked.options, keeping, asked.image, source.labels, source.has_padding)
         files = yield from iter_write_objects(source.stack, *found)
     remove_other_forms(target)
     for name, text in ((RECIPE_FILE, dict_to_json(recipe)), (TIMES_FILE, times.to_json(continued))):

@@ -234,9 +234,8 @@ def iter_fill(
 
     def read(unit: TileUnit) -> Pixels:
         tile = read_pixels(run.stack, run.grid, unit, run.normalization)
-        padding = keep_padding(run.grid, unit, tile.padding)
-        if padding is not None:
-            padded[unit.number] = padding
+        if run.normalization.has_padding:
+            padded[unit.number] = keep_padding(run.grid, unit, tile.padding)
         return tile.pixels
 
     def write(unit: TileUnit, output: TileOutput, number: int) -> None:

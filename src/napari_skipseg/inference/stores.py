@@ -33,6 +33,9 @@ from napari_skipseg.models.model import Model
 PROBABILITY, BINARY, UNCERTAINTY = "probability", "binary", "uncertainty"
 ATTENTION = "attention_"
 """How the names of attention maps begin; their level follows."""
+LEAST_OF_TISSUE = np.float32(1 / 255)
+"""Least probability of tissue in a run that leaves padding out: 1 in 8 bits, so that a stored 0 always means padding.
+Cells lie where the probability of membrane is low, so nothing else tells padding from the inside of a cell."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +115,11 @@ def result_pieces(
 ) -> Iterator[ResultPiece]:
     """Yield what `unit`, image `number` of the batch behind `output`, gives to each of the arrays, in their order.
 
-    padding: (*space) of what the unit keeps, where there is surely background: no tissue, and no doubt.
+    padding: (*space) of what the unit keeps, where there is surely background: no tissue, and no doubt. None in a run
+    that leaves no padding out.
     """
-    probability = _emptied(keep_pixels(grid, unit, output.probability[number]), padding)
+    probability = keep_pixels(grid, unit, output.probability[number])
+    probability = probability if padding is None else _emptied(np.maximum(probability, LEAST_OF_TISSUE), padding)
     values: NDArray[Any]
     for result in results:
         if result.name == PROBABILITY:

@@ -259,12 +259,12 @@ def keep_pixels(grid: TileGrid, unit: TileUnit, output: Pixels) -> Pixels:
     return _back(grid, unit, output, 1)
 
 
-def keep_padding(grid: TileGrid, unit: TileUnit, padding: Pixels | None) -> NDArray[np.bool_] | None:
-    """Return where padding is in what the unit keeps (*space), None where there is none."""
+def keep_padding(grid: TileGrid, unit: TileUnit, padding: Pixels | None) -> NDArray[np.bool_]:
+    """Return where padding is in what the unit keeps (*space), a single False if it is nowhere."""
     if padding is None:
-        return None
+        return np.zeros(1, np.bool_)
     kept: NDArray[np.bool_] = keep_pixels(grid, unit, padding)[0] > 0.5
-    return kept if kept.any() else None
+    return kept
 
 
 def keep_map_pixels(grid: TileGrid, unit: TileUnit, attention: Pixels, stride: int) -> Pixels:

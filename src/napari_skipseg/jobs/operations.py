@@ -147,7 +147,7 @@ def _(request: messages.Train, folder: Path, models: WarmModels) -> Operation:
 @iter_perform.register
 def _(request: messages.FindObjects, folder: Path, models: WarmModels) -> Operation:
     from napari_skipseg.inference.objects_to_folder import ObjectsRequest, describe_found_objects
-    from napari_skipseg.objects.classes import probability_of_class
+    from napari_skipseg.objects.classes import probability_of_class, tells_of_padding
     from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
     from napari_skipseg.objects.measure import iter_measure
 
@@ -159,7 +159,8 @@ def _(request: messages.FindObjects, folder: Path, models: WarmModels) -> Operat
         ObjectsRequest(ProbabilityFile(probability, names, is_labels), options, image, "ome-zarr")
     )
     target = ObjectsTarget(folder, OBJECTS_NAME, "ome-zarr", {**recipe, **request.recipe})
-    found = yield from iter_find_objects(probability, names, options, target, is_labels)
+    has_padding = tells_of_padding(request.recipe)
+    found = yield from iter_find_objects(probability, names, options, target, is_labels, has_padding=has_padding)
     chosen = probability_of_class(probability, names, options, is_labels)
     axes = "".join(axis for axis in "TZYX" if axis in probability.space.axes)
     known = None if is_labels else chosen

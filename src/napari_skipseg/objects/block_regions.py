@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from typing import Literal, NamedTuple
 
 import cc3d
@@ -15,7 +16,7 @@ from napari_skipseg.objects.graph import MarkerRules, RegionGraph, empty_edges, 
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.region_graph import contact_strength, region_contacts
 from napari_skipseg.objects.relabel import join_labels
-from napari_skipseg.objects.watershed import WatershedWindow, climb_to_maxima, describe_basins
+from napari_skipseg.objects.watershed import Nodes, WatershedWindow, climb_to_maxima, describe_basins
 
 VoxelSpacing = tuple[float, float, float]
 
@@ -51,10 +52,14 @@ class BlockFaceContacts(NamedTuple):
 
 
 class _Ground(NamedTuple):
-    """Heights and strengths of a block and of what matters around it; the block begins there at `low`."""
+    """Heights and strengths of a block and of what matters around it; the block begins there at `low`.
+
+    padding: where it is, None for nowhere; known one voxel around the block, as far as the image goes.
+    """
 
     height: NDArray[np.float32]
     strength: NDArray[np.uint16]
+    padding: NDArray[np.bool_] | None
     low: tuple[int, int, int]
 
     def at(self, place: tuple[slice, ...]) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
@@ -74,7 +79,7 @@ def find_block_regions(
     spacing: (z, y, x) in voxels of X; 0 along z where slices are looked at one by one.
     """
     if options.method == "components":
-        return _find_components(probability[...], low, window, options)
+        return _find_components(probability, low, window, options)
     wide, begin = _widened(window, low, probability.shape, spacing)
     ground, begin = _look(elevation_map(probability, options, spacing), probability, low, (wide, begin))
     labels, ways = climb_to_maxima(ground.height, np.array(begin), wide)
@@ -89,16 +94,18 @@ def find_block_regions(
 
 
 def _find_components(
-    probability: NDArray[np.float32], low: tuple[int, int, int], window: WatershedWindow, options: ObjectOptions
+    probability: Probability, low: tuple[int, int, int], window: WatershedWindow, options: ObjectOptions
 ) -> tuple[NDArray[np.uint32], BlockRegions]:
-    labels, count = _components(probability[_place(low, window)] > options.threshold, window)
+    values, everything = probability[...], (slice(None), slice(None), slice(None))
+    labels, count = _components(values[_place(low, window)] > options.threshold, window)
+    padding = _padding_of(probability, *everything)
     if options.fill_holes:
-        everything = slice(None)
-        ground = _Ground(probability, contact_strength(probability, everything, everything, everything), low)
+        ground = _Ground(values, contact_strength(probability, *everything), padding, low)
         labels, graph = _with_graph(labels, count, ground, window, options)
         seams = _seams(ground, window)
     else:
         graph, seams = RegionGraph(describe_basins(labels, None, count, window), empty_edges()), {}
+        _mark_edges(graph.nodes, labels, padding, low, window)
     planes = {place: _outermost(labels, place) for place in _open_faces(window)}
     faces = {place: Face(plane, np.zeros(plane.shape, np.int8)) for place, plane in planes.items()}
     return labels, BlockRegions(graph, faces, seams)
@@ -124,7 +131,39 @@ def _look(
     first = _less(begin, [min(1, start) for start in begin])
     z, y, x = (slice(a, b + length + 1) for a, b, length in zip(first, begin, window.shape, strict=True))
     height = height[z, y, x].copy()  # all there was around may go now
-    return _Ground(height, contact_strength(probability, z, y, x), _less(low, first)), _less(begin, first)
+    strength, padding = contact_strength(probability, z, y, x), _padding_of(probability, z, y, x)
+    return _Ground(height, strength, padding, _less(low, first)), _less(begin, first)
+
+
+def _padding_of(probability: Probability, z: slice, y: slice, x: slice) -> NDArray[np.bool_] | None:
+    """Return where padding is in a part of a block, None if the image has none."""
+    if not probability.has_padding:
+        return None
+    planes = range(probability.shape[0])[z]
+    return np.stack([probability[place, y, x] == 0 for place in planes])
+
+
+def _mark_edges(
+    nodes: Nodes,
+    labels: NDArray[np.uint32],
+    padding: NDArray[np.bool_] | None,
+    low: Sequence[int],
+    window: WatershedWindow,
+) -> None:
+    """Note of all nodes with a voxel beside padding that they touch the border: the tissue ends there.
+
+    padding: known around the block, which begins there at `low`.
+    """
+    if padding is None:
+        return
+    beside = np.zeros(window.shape, np.bool_)
+    for axis, step in product(window.spatial, (-1, 1)):
+        there, here = [slice(a, a + length) for a, length in zip(low, window.shape, strict=True)], [slice(None)] * 3
+        begin, end = low[axis] + step, low[axis] + step + window.shape[axis]
+        there[axis] = slice(max(begin, 0), min(end, padding.shape[axis]))
+        here[axis] = slice(there[axis].start - begin, there[axis].stop - begin)
+        beside[tuple(here)] |= padding[tuple(there)]
+    nodes.border[labels[beside & (labels > 0)] - 1] = True
 
 
 def _place(start: tuple[int, int, int], window: WatershedWindow) -> tuple[slice, ...]:
@@ -195,12 +234,16 @@ def _with_graph(
     """Return the labels with those of the background added where its holes matter, and the graph of all."""
     solid = count
     if options.fill_holes and options.method != "cells":
-        background, more = _components(labels == 0, window)
-        labels = np.where(labels == 0, background + np.uint32(solid), labels)
+        empty = labels == 0
+        if ground.padding is not None:
+            empty &= ~ground.padding[_place(ground.low, window)]
+        background, more = _components(empty, window)
+        labels = np.where(empty, background + np.uint32(solid), labels)
         count += more
     values = ground.at(_place(ground.low, window))
     nodes = describe_basins(labels, None if options.method == "components" else values[0], count, window)
     nodes.hollow[solid:] = True
+    _mark_edges(nodes, labels, ground.padding, ground.low, window)
     return labels, RegionGraph(nodes, shift_graph(region_contacts(labels, *values, window), -1))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +23,14 @@ class ClassProbability:
     """One class of an image of probabilities or labels, read as float32 in [0, 1].
 
     channel: its place along C, None where there is no C. value: the label that is the class, where `labels`; 0 = any.
+    has_padding: exactly 0 means padding, which is no object and ends the image as its border does.
     """
 
     stack: Stack
     channel: int | None
     value: int
     labels: bool
+    has_padding: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -87,6 +89,11 @@ class ScaledProbability:
         """The lengths along Z, Y and X."""
         return self.values.shape
 
+    @property
+    def has_padding(self) -> bool:
+        """Whether exactly 0 means padding."""
+        return self.chosen.has_padding
+
     def __getitem__(self, place: Any) -> NDArray[np.float32]:
         """Return a part as probabilities.
 
@@ -96,10 +103,23 @@ class ScaledProbability:
         return self.chosen.scale(self.values[place])
 
 
+def tells_of_padding(recipe: Mapping[str, Any]) -> bool:
+    """Return whether a segmentation left padding out, so that its probability is exactly 0 there and nowhere else.
+
+    recipe: that of the segmentation, as JSON holds it; of a search for objects, the one that it holds.
+    """
+    normalization = (recipe.get("segmentation") or recipe).get("normalization")
+    if not isinstance(normalization, Mapping):
+        return False
+    return bool(normalization.get("padding")) or normalization.get("flat") is not None
+
+
 def probability_of_class(
-    stack: Stack, class_names: Sequence[str], options: ObjectOptions, labels: bool = False
+    stack: Stack, class_names: Sequence[str], options: ObjectOptions, labels: bool = False, has_padding: bool = False
 ) -> ClassProbability:
     """Return the class that `options` name, of an image with its classes along C, or of labels 1, 2, … in their order.
+
+    has_padding: exactly 0 means padding in a probability; labels do not tell it from background.
 
     Raises:
         InputError: there is no such class, or too few names.
@@ -112,7 +132,7 @@ def probability_of_class(
         return ClassProbability(stack, 0 if "C" in stack.space.axes else None, place + 1 if names else 0, True)
     if place >= stack.length("C"):
         raise InputError(f"'{stack.name}' has {stack.length('C')} channels, none for the class '{names[place]}'.")
-    return ClassProbability(stack, place if "C" in stack.space.axes else None, 0, False)
+    return ClassProbability(stack, place if "C" in stack.space.axes else None, 0, False, has_padding)
 
 
 def _place(names: tuple[str, ...], options: ObjectOptions) -> int:

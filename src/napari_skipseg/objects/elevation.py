@@ -32,6 +32,11 @@ class Probability(Protocol):
         """The lengths along Z, Y and X."""
         ...
 
+    @property
+    def has_padding(self) -> bool:
+        """Whether exactly 0 means padding."""
+        ...
+
     def __getitem__(self, place: Any) -> NDArray[np.float32]:
         """Return a part of it."""
         ...
@@ -59,14 +64,17 @@ def mask_threshold(options: ObjectOptions) -> float:
 def elevation_map(
     probability: Probability, options: ObjectOptions, spacing: tuple[float, float, float]
 ) -> NDArray[np.float32]:
-    """Return the height of each voxel: its top is the middle of an object, or of a cell.
+    """Return the height of each voxel: its top is the middle of an object, or of a cell. Padding belongs to no basin.
 
     Shape: (Z, Y, X) -> (Z, Y, X). spacing: (z, y, x) in voxels of X; where slices are apart, z is 0.
     """
     cells, by_distance = options.method == "cells", options.seeds == "distance"
     inside = np.empty(probability.shape, np.bool_)
     for z in range(len(inside)):
-        inside[z] = (probability[z] > options.threshold) != cells
+        values = probability[z]
+        inside[z] = (values > options.threshold) != cells
+        if probability.has_padding:  # its edge is none of an object, as the border of the image is none
+            inside[z] |= values == 0
     height = (
         distance_to_edge(inside, spacing, smoothing_radius(options))
         if by_distance
@@ -77,6 +85,8 @@ def elevation_map(
         if not by_distance:
             plane[:] = -values if cells else values
         np.copyto(plane, -values if cells else NEVER, where=~inside[z])
+        if probability.has_padding:
+            plane[values == 0] = NEVER
     return height
 
 

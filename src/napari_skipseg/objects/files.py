@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.objects.classes import holds_few_values, probability_of_class
+from napari_skipseg.objects.classes import holds_few_values, probability_of_class, tells_of_padding
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.objects.measure import iter_measure
 from napari_skipseg.objects.options import THICK, ObjectOptions
@@ -26,11 +26,15 @@ OBJECTS_TYPE = np.dtype(np.uint32)
 
 
 class ProbabilityFile(NamedTuple):
-    """An image in which objects can be found: its classes' names where it says them, and whether it holds labels."""
+    """An image in which objects can be found: its classes' names where it says them, and whether it holds labels.
+
+    has_padding: it came of a segmentation that left areas without tissue out.
+    """
 
     stack: Stack
     class_names: tuple[str, ...]
     labels: bool
+    has_padding: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ def read_probability(
         )
     names = tuple(str(name) for name in recipe.get("classes", ()))
     labels = holds_labels(path) or (not names and holds_few_values(stack))
-    return ProbabilityFile(stack, names, labels)
+    return ProbabilityFile(stack, names, labels, tells_of_padding(recipe))
 
 
 def doubt_about(found: ProbabilityFile) -> str:
@@ -108,6 +112,18 @@ def doubt_about_planes(stack: Stack, options: ObjectOptions) -> str:
     )
 
 
+def describe_padding(has_padding: bool, options: ObjectOptions, labels: bool = False) -> str:
+    """Return in a sentence what becomes of areas without tissue, "" if there are none or they do not matter."""
+    if not has_padding or options.method != "cells":
+        return ""
+    if not labels:
+        return "Areas without tissue that were left out are no cells."
+    return (
+        "Labels do not tell areas without tissue, which were left out, from cells: find the cells in the probability "
+        "of the same segmentation."
+    )
+
+
 def _is_mask(values: NDArray[Any], largest: int) -> bool:
     low = values[values != 0]
     return bool(not low.size or ((low == low[0]).all() and int(low[0]) in (1, largest)))
@@ -120,6 +136,7 @@ def iter_write_objects(
     target: ObjectsTarget,
     image: Stack | None = None,
     labels: bool = False,
+    has_padding: bool = False,
 ) -> Generator[Progress, None, ObjectFiles]:
     """Yield while objects are found and measured; return `<name>_objects.tif` (or .ome.zarr) and `<name>_objects.csv`.
 
@@ -128,7 +145,7 @@ def iter_write_objects(
     Raises:
         FileError, InputError: as `iter_find_objects` and `iter_measure`.
     """
-    found = yield from iter_find_objects(probability, class_names, options, target, labels)
+    found = yield from iter_find_objects(probability, class_names, options, target, labels, has_padding=has_padding)
     chosen = probability_of_class(probability, class_names, options, labels)
     measured = yield from iter_measure(read_stack(found.file, _axes_of(probability)), image, chosen, options.planes)
     table = target.folder / f"{target.name}_objects.csv"

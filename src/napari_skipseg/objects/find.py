@@ -34,18 +34,20 @@ def find_objects_in_array(
     class_names: Sequence[str] = (),
     options: ObjectOptions | None = None,
     labels: bool = False,
+    has_padding: bool = False,
 ) -> NDArray[np.uint32]:
     """Return the objects in a probability: 0 = none, then 1, 2, … in the order of their first voxels.
 
     Shape: that of `probability` without C. probability: float in [0, 1], or unsigned integers, 0 to the largest of
     their type; booleans are a mask. labels: it holds labels instead, 1, 2, … in the order of `class_names`. space:
-    where it lies; each time is an image of its own. class_names: of the channels.
+    where it lies; each time is an image of its own. class_names: of the channels. has_padding: exactly 0 means areas
+    without tissue, which are no objects; what touches them touches the border.
 
     Raises:
         InputError: there is no such class, or the values are no probabilities.
     """
     stack = Stack(probability, space)
-    return ObjectSearch(stack, tuple(class_names), labels).find(options or ObjectOptions())
+    return ObjectSearch(stack, tuple(class_names), labels, has_padding).find(options or ObjectOptions())
 
 
 @dataclass
@@ -53,17 +55,18 @@ class ObjectSearch:
     """Finds objects in one image in memory, again and again with other options.
 
     What the threshold (and the kind of seeds), the seeds' distance, merging and selection give is kept, each of them
-    until something changes on which it depends.
+    until something changes on which it depends. has_padding: exactly 0 means padding in the probability.
     """
 
     stack: Stack
     class_names: tuple[str, ...] = ()
     labels: bool = False
+    has_padding: bool = False
     _kept: dict[str, tuple[Any, Any]] = field(default_factory=dict, repr=False)
 
     def find(self, options: ObjectOptions) -> NDArray[np.uint32]:
         """Return the objects, as `find_objects_in_array` does."""
-        chosen = probability_of_class(self.stack, self.class_names, options, self.labels)
+        chosen = probability_of_class(self.stack, self.class_names, options, self.labels, self.has_padding)
         time, depth, rows, columns = chosen.shape
         spacing, whole = spacing_of(self.stack, options), (time * depth, rows, columns)
         grounds: tuple[Any, ...] = (
@@ -130,7 +133,7 @@ def _all_parts(
     for time in range(times):
         start = (time * depth, 0, 0)
         window = WatershedWindow(start, (depth, rows, columns), labels.shape, depth, options.planes == "volume")
-        block = chosen.read(time, everything, everything, everything)
+        block = chosen.look_at(time, everything, everything, everything)
         found, parts = find_block_regions(block, (0, 0, 0), window, options, spacing)
         labels[time * depth : (time + 1) * depth] = shift_labels(found, before)
         graphs.append(RegionGraph(parts.graph.nodes, shift_graph(parts.graph.edges, before)))

@@ -74,19 +74,20 @@ def iter_find_objects(
     target: ObjectsTarget,
     labels: bool = False,
     block: tuple[int, int, int] | None = None,
+    has_padding: bool = False,
 ) -> Generator[Progress, None, SearchResult]:
     """Yield block by block; return the file of labels, uint32, axes of TZYX, with voxel size, origin and recipe.
 
     The labels are those of `find_objects`, whatever the block. It appears when it is whole; blocks that are found lie
     in a hidden folder beside it meanwhile, or in the one where they are kept. probability, class_names, options,
-    labels: as for `find_objects`. block: (z, y, x) voxels.
+    labels, has_padding: as for `find_objects`. block: (z, y, x) voxels.
 
     Raises:
         FileError: nothing can be written, or something in the image not be read.
         InputError: there is no such class, or the values are no probabilities.
     """
     with _blocks_folder(target) as folder, giving_back_memory():
-        search = _search(probability, class_names, options, target, folder, labels, block)
+        search = _search(probability, class_names, options, target, folder, labels, block, has_padding)
         firsts, numbers = yield from _iter_numbers(search)
         objects = RelabelledArray(search.found.labels, search.grid, numbers, firsts)
         yield from _iter_write(objects, probability, options, target)
@@ -99,6 +100,7 @@ def iter_find_blocks(
     options: ObjectOptions,
     target: ObjectsTarget,
     numbers: range,
+    has_padding: bool = False,
 ) -> Generator[Progress, None, None]:
     """Yield while blocks of these numbers are found, and kept where `target` says, for `iter_find_objects` to end it.
 
@@ -111,7 +113,7 @@ def iter_find_blocks(
     if target.kept is None:
         raise ValueError("blocks that are found by several processes are to be kept")
     with giving_back_memory():
-        search = _search(probability, class_names, options, target, target.kept)
+        search = _search(probability, class_names, options, target, target.kept, has_padding=has_padding)
         left = set(numbers) - search.found.numbers()
         blocks = [block for block in search.blocks() if block.number in left]
         for done, _ in enumerate(_iter_found(search, blocks), start=len(numbers) - len(blocks) + 1):
@@ -166,10 +168,12 @@ def _search(
     folder: Path,
     labels: bool = False,
     block: tuple[int, int, int] | None = None,
+    has_padding: bool = False,
 ) -> _Search:
-    chosen = probability_of_class(probability, class_names, options, labels)
+    chosen = probability_of_class(probability, class_names, options, labels, has_padding)
     grid = block_grid_of(chosen.shape, options, block)
     place = {"channel": chosen.channel, "value": chosen.value, "voxel size": probability.space.voxel_size}
+    place |= {"padding": 0} if has_padding else {}
     ours = versions().get("napari-skipseg", "")  # other packages may differ between machines that share a search
     made_of = {"recipe": target.recipe, "objects": asdict(options), "class": place, "version": ours}
     return _Search(chosen, options, spacing_of(probability, options), grid, BlockCache(folder, grid, made_of))

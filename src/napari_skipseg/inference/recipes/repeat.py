@@ -39,6 +39,7 @@ from napari_skipseg.inference.saving import check_replaceable
 from napari_skipseg.inference.stores import PROBABILITY
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model, read_model
+from napari_skipseg.objects.classes import tells_of_padding
 from napari_skipseg.objects.files import ProbabilityFile, read_probability
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
@@ -74,15 +75,21 @@ def prepare_objects(recipe: ObjectsRecipe, given: Stack | None, near: Path) -> R
             f"The grey values of '{recipe.inputs[1].name}' are not measured, as that is the image of another "
             "probability: use the command objects with --image for them."
         )
-    source = ProbabilityFile(stack, recipe.class_names, recipe.labels) if is_same else _other(stack, recipe)
+    source = _same(stack, recipe) if is_same else _other(stack, recipe)
     segmentation = recipe.segmentation if is_same else None
     return RepeatedSearch(ObjectsRequest(source, recipe.objects, image, recipe.form, segmentation), tuple(warnings))
+
+
+def _same(stack: Stack, recipe: ObjectsRecipe) -> ProbabilityFile:
+    """Return the recipe's probability; the segmentation that it came of says whether there is padding."""
+    told = recipe.segmentation or (stack.file and read_recipe(stack.file)) or {}
+    return ProbabilityFile(stack, recipe.class_names, recipe.labels, tells_of_padding(told))
 
 
 def _other(stack: Stack, recipe: ObjectsRecipe) -> ProbabilityFile:
     """Return another probability: its classes as its file says them, else the recipe's."""
     told = read_probability(stack.file) if stack.file else ProbabilityFile(stack, (), recipe.labels)
-    return ProbabilityFile(stack, told.class_names or recipe.class_names, told.labels)
+    return ProbabilityFile(stack, told.class_names or recipe.class_names, told.labels, told.has_padding)
 
 
 def iter_repeat_objects(repeat: RepeatedSearch, folder: Path, name: str = "") -> Generator[Progress, None, list[Path]]:
@@ -183,7 +190,9 @@ def _iter_objects(
     image = select_channel(repeat.stack, repeat.model, repeat.recipe.request.options)
     names = repeat.model.description.class_names
     with keeping_blocks(place) as keeping:
-        found = yield from iter_write_objects(read_stack(probability), names, options, keeping, image)
+        found = yield from iter_write_objects(
+            read_stack(probability), names, options, keeping, image, has_padding=tells_of_padding(told)
+        )
     remove_other_forms(place)
     return [found.labels, found.table]
 

@@ -148,7 +148,8 @@ def prepare_search(wish: PreviewRequest) -> ObjectSearch:
 
     stack = stack_to_search(wish.source)
     index = tuple(wish.part.get(axis, slice(None)) for axis in range(len(wish.source.axes)))
-    return ObjectSearch(replace(stack, data=stack.read(index), file=""), wish.source.class_names, wish.source.labels)
+    part, source = replace(stack, data=stack.read(index), file=""), wish.source
+    return ObjectSearch(part, source.class_names, source.labels, source.has_padding)
 
 
 def describe_preview(count: int, wish: PreviewRequest) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import USUAL_DEPTH, Depth, QuantizedArray
 from napari_skipseg.inference.recipes.recipe import OBJECTS_OPERATION
+from napari_skipseg.objects.classes import tells_of_padding
 from napari_skipseg.objects.files import OBJECTS_TYPE
 from napari_skipseg.objects.options import Method, ObjectOptions
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
@@ -41,6 +42,11 @@ class ProbabilitySource:
     class_names: tuple[str, ...]
     labels: bool
     name: str
+
+    @property
+    def has_padding(self) -> bool:
+        """Whether the segmentation that it came of left areas without tissue out."""
+        return tells_of_padding(recipe_of_layer(self.layer))
 
     @property
     def voxel_axes(self) -> str:

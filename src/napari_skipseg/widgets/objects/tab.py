@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QPushButton, QVBoxLayout
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.recipes.recipe import SegmentRequest
 from napari_skipseg.jobs.messages import FindObjects
+from napari_skipseg.objects.files import describe_padding
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.correct.uncertain_regions import RegionHighlight
 from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
@@ -442,7 +443,8 @@ class ObjectsTab(ObjectsOnShow):
             return iter_load(self._engine.run(request), shape)
 
         def show(loaded: LoadedObjects) -> None:
-            self.show_found(source, loaded, search.compare(loaded.found.recipe))
+            padding = describe_padding(source.has_padding, search.options, source.labels)
+            self.show_found(source, loaded, f"{padding} {search.compare(loaded.found.recipe)}".strip())
 
         self.start(work, f"Finding objects in {source.name}", show, waiting="waits for the search for objects")
 
