@@ -191,7 +191,7 @@ def run_until(settings: BatchSettings, seconds: float) -> None:
     """Run the batch in this process, which is killed after so many seconds, or ends well before."""
     torch.set_num_threads(1)
     threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
-    with mock.patch("napari_skipseg.objects.blocks.SIDE", 16):  # so that objects are found in 16 blocks an image
+    with mock.patch("napari_skipseg.objects.blocks.BLOCK_SIDE", 16):  # so that objects are found in 16 blocks an image
         run_to_end(iter_batch(settings))
     os._exit(0)
 

@@ -130,7 +130,7 @@ def _run_until(settings: BatchSettings, seconds: float) -> None:
     threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
     with (
         mock.patch("napari_skipseg.inference.backends.choose.has_openvino", return_value=False),
-        mock.patch("napari_skipseg.objects.blocks.SIDE", 16),  # so that objects are found in several blocks
+        mock.patch("napari_skipseg.objects.blocks.BLOCK_SIDE", 16),  # so that objects are found in several blocks
     ):
         run(settings)
     os._exit(0)

@@ -31,7 +31,7 @@ def settings(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Bat
 def stop_in_objects(settings: BatchSettings, gate: Gate) -> Path:
     """Stop the batch when four of nine blocks are found; return the folder in which they are kept."""
     gate.shut()
-    real, begun = find_in_blocks.find_parts, iter(range(100))
+    real, begun = find_in_blocks.find_block_regions, iter(range(100))
 
     def find_parts(*given: Any) -> Any:
         if next(begun) >= 7:
@@ -55,7 +55,7 @@ def test_objects_go_on_after_the_blocks_that_were_found(
     assert found >= 4
     assert not list(kept.parent.parent.glob("a_objects*"))
     looked: list[object] = []
-    find_parts = find_in_blocks.find_parts
+    find_parts = find_in_blocks.find_block_regions
     with monkeypatch.context() as patched:
         patched.setattr(
             find_in_blocks, "find_block_regions", lambda *given: looked.append(given[2]) or find_parts(*given)

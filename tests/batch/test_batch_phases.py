@@ -21,7 +21,7 @@ from napari_skipseg.objects import find_in_blocks
 from napari_skipseg.objects.options import ObjectOptions
 
 PHASES: dict[str, tuple[Any, str, int]] = {
-    "reading": (run_file, "read_entry", 0),
+    "reading": (run_file, "read_input", 0),
     "computing": (DeviceTurn, "run", 3),
     "writing tiles": (ZarrStore, "write", 3),
     "writing results": (to_folder, "write_tiff", 1),

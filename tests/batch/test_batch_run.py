@@ -304,7 +304,7 @@ def test_a_name_that_is_no_utf8_is_a_name(
 def test_whatever_goes_wrong_with_a_file_is_its_reason(
     three: Path, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
-    real = entry_module.read_entry
+    real = entry_module.read_input
 
     def read(asked: BatchSettings, entry: BatchInput) -> Any:
         if entry.relative == "a.tif":

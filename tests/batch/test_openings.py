@@ -57,7 +57,7 @@ def end_at(settings: BatchSettings, how: str) -> int:
 
 def _run_to_its_end(settings: BatchSettings, how: str) -> None:
     torch.set_num_threads(1)
-    read = entry_module.read_entry
+    read = entry_module.read_input
 
     def open_it(asked: BatchSettings, entry: BatchInput) -> Any:
         if entry.relative == "bad.tif":

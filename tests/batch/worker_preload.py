@@ -78,7 +78,7 @@ choose.has_openvino = lambda: False
 writer.PYRAMID_VOXELS = 2**14  # so that pyramids of tiny images have several parts
 if engine.DeviceTurn.run.__name__ != "slowly":  # Dask may load this twice
     engine.DeviceTurn.run = slowed(engine.DeviceTurn.run)  # type: ignore[method-assign]
-    run_file.read_entry = ending(run_file.read_entry)
+    run_file.read_input = ending(run_file.read_input)
     if HOLDS:
         dask_worker.ProgressReporter.tell = held(dask_worker.ProgressReporter.tell)  # type: ignore[method-assign]
         dask_worker.ProgressReporter.__init__ = with_kind(dask_worker.ProgressReporter.__init__)  # type: ignore[method-assign]

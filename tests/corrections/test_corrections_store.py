@@ -151,13 +151,13 @@ def test_chunks_are_on_disk_before_their_journal_goes(image: Stack, monkeypatch:
 def test_strokes_during_a_checkpoint_are_kept(image: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     corrections = open_corrections(image)
     corrections.strokes[:] = 1
-    real = store.ChunkFiles.write
+    real = store.CorrectionChunkFiles.write
 
     def slowly(self: Any, place: Any, values: Any) -> None:
         time.sleep(0.02)
         real(self, place, values)
 
-    monkeypatch.setattr(store.ChunkFiles, "write", slowly)
+    monkeypatch.setattr(store.CorrectionChunkFiles, "write", slowly)
     work = threading.Thread(target=corrections.checkpoint)
     work.start()
     for number in range(40):
@@ -222,7 +222,7 @@ def test_a_full_disk_at_a_checkpoint_keeps_the_journal(image: Stack, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.ChunkFiles, "write", full)
+        patch.setattr(store.CorrectionChunkFiles, "write", full)
         assert not corrections.checkpoint()
         assert "free some space" in corrections.fault
     kill(corrections)

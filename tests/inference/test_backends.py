@@ -291,7 +291,7 @@ WRITES_FOR_EVER = """
 import sys
 from napari_skipseg.inference.backends import compiled
 while True:
-    compiled.write_entry("same", bytes([int(sys.argv[1])]) * 300_000)
+    compiled.write_compiled("same", bytes([int(sys.argv[1])]) * 300_000)
 """
 
 

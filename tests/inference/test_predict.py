@@ -339,7 +339,7 @@ def test_the_recipe_says_what_was_run() -> None:
     assert recipe["operation"] == "segment"
     told = {"name": "slice 7", "file": "/data/a.tif", "shape": (30, 41), "dtype": "uint8", "sha256": identify(stack)}
     space = {"axes": "YX", "voxel_size": (1.0, 1.0, 1.0), "unit": "nm", "origin": (0.0, 0.0, 0.0)}
-    assert recipe["inputs"] == ({**told, "space": space},)
+    assert recipe["inputs"] == ({**told, "space": space, "title": ""},)
     assert recipe["model"] == "tiny"
     assert recipe["options"]["average"] == 4
     assert (recipe["backend"], recipe["device"]) == ("identity", "cpu")

@@ -515,7 +515,7 @@ def test_any_name_will_do(tmp_path: Path, name: str, form: Any) -> None:
         else:
             files = run_to_end(work)
     kinds = ("probability", "binary", "attention_1")
-    assert [file.name for file in files] == [f"{name}_{kind}{to_folder.ENDINGS[form]}" for kind in kinds]
+    assert [file.name for file in files] == [f"{name}_{kind}{to_folder.FORMAT_ENDINGS[form]}" for kind in kinds]
     sidecars = [target.folder / f"{name}_{kind}.json" for kind in ("recipe", "times")]
     assert sorted(target.folder.iterdir()) == sorted([*files, *sidecars])
 

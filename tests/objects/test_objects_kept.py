@@ -32,7 +32,7 @@ def computed(monkeypatch):
     seen = []
     monkeypatch.setattr(
         find_in_blocks,
-        "find_parts",
+        "find_block_regions",
         lambda values, low, window, *how: seen.append(window.start) or find_block_regions(values, low, window, *how),
     )
     return seen
