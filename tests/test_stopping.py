@@ -16,7 +16,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell job in the b
 from napari_skipseg import stopping
 stopping.INTERRUPTED_AFTER, stopping.ENDED_AFTER = {seconds}
 from napari_skipseg.progress import Progress
-from napari_skipseg.terminal import follow
+from napari_skipseg.terminal import drive_with_progress
 
 def long_call():
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # no handler of Python runs before it ends
@@ -37,7 +37,7 @@ def work():
         raise
 
 try:
-    follow(work(), lambda progress: None)
+    drive_with_progress(work(), lambda progress: None)
 except KeyboardInterrupt:
     sys.exit(stopping.STOPPED)
 """

@@ -42,7 +42,7 @@ def _counts(corrected: tuple[Corrected, ...]) -> dict[str, int]:
     return {"background": int((values == 1).sum()), "membrane": int((values == 2).sum())}
 
 
-def iter_plan_lesson(settings: Any, corrected: tuple[Corrected, ...], device_name: str = "auto") -> Any:
+def iter_plan_finetuning(settings: Any, corrected: tuple[Corrected, ...], device_name: str = "auto") -> Any:
     yield Progress(0, 1, "looking through the corrections")
     counts = _counts(corrected)
     if not counts["membrane"]:
@@ -96,7 +96,7 @@ def iter_finetune(
 
 
 if __name__ == "__main__":
-    for name, members in {"labels": [Corrected], "estimate": [iter_plan_lesson], "run": [iter_finetune]}.items():
+    for name, members in {"labels": [Corrected], "estimate": [iter_plan_finetuning], "run": [iter_finetune]}.items():
         module = ModuleType(f"napari_skipseg.training.finetune.{name}")
         for member in members:
             setattr(module, member.__name__, member)

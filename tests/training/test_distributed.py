@@ -93,13 +93,13 @@ from napari_skipseg.progress import run_to_end
 from napari_skipseg.training import fit
 from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.distributed import joined, started_by_torchrun
-from napari_skipseg.training.progress import Keep
-from napari_skipseg.training.patches import Labelled, TrainingData
-from napari_skipseg.training.settings import settings_from_json
+from napari_skipseg.training.progress import KeepBest
+from napari_skipseg.training.patches import LabelledImage, TrainingData
+from napari_skipseg.training.settings import train_settings_from_json
 
 folder = Path(sys.argv[1])
 processes = started_by_torchrun()
-settings = settings_from_json((folder / "settings.json").read_text())
+settings = train_settings_from_json((folder / "settings.json").read_text())
 generator = np.random.default_rng(0)
 target = (generator.random((2, 48, 48)) < 0.4).astype(np.int16)
 image = generator.normal(size=(1, 2, 48, 48)).astype(np.float32)
@@ -111,7 +111,7 @@ def full(*_):
 
 
 def attempt(name, image, keeps=False):
-    data = TrainingData((Labelled(image, target),), (Labelled(image, target),), Stack(target, Space("ZYX")))
+    data = TrainingData((LabelledImage(image, target),), (LabelledImage(image, target),), Stack(target, Space("ZYX")))
     torch.manual_seed(0)
     work = fit.iter_fit(settings, data, build(settings.spec), folder / name, Compute(torch.device("cpu")), processes)
     try:
@@ -124,7 +124,7 @@ def attempt(name, image, keeps=False):
 def stop_after_a_step(work, keeps):
     try:
         next(work)
-        work.send(Keep() if keeps else None)
+        work.send(KeepBest() if keeps else None)
         while True:
             next(work)
     except StopIteration as stop:

@@ -89,14 +89,14 @@ def test_points_of_curves_and_pictures_come_as_they_are_made(tmp_path):
     told = list(iter_learn(Likeness(steps=5, validate_every=2, shown_every=3), network_of(), tmp_path / "file", CPU))
     kinds = [(type(news).__name__, news.done, news.total) for news in told]
     assert kinds == [
-        ("Learned", 1, 5),
-        ("Learned", 2, 5),
-        ("Pictured", 2, 5),
-        ("Learned", 3, 5),
-        ("Learned", 4, 5),
-        ("Pictured", 4, 5),
-        ("Learned", 5, 5),
-        ("Pictured", 5, 5),
+        ("TrainingProgress", 1, 5),
+        ("TrainingProgress", 2, 5),
+        ("ValidationPicture", 2, 5),
+        ("TrainingProgress", 3, 5),
+        ("TrainingProgress", 4, 5),
+        ("ValidationPicture", 4, 5),
+        ("TrainingProgress", 5, 5),
+        ("ValidationPicture", 5, 5),
     ]
     learned = {news.step: set(news.values) for news in told if isinstance(news, TrainingProgress)}
     held_out = {"held-out loss", "likeness"}
