@@ -90,7 +90,7 @@ from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.networks.build import build
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.training import fit
+from napari_skipseg.training import train
 from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.distributed import joined, started_by_torchrun
 from napari_skipseg.training.progress import KeepBest
@@ -113,7 +113,7 @@ def full(*_):
 def attempt(name, image, keeps=False):
     data = TrainingData((LabelledImage(image, target),), (LabelledImage(image, target),), Stack(target, Space("ZYX")))
     torch.manual_seed(0)
-    work = fit.iter_fit(settings, data, build(settings.spec), folder / name, Compute(torch.device("cpu")), processes)
+    work = train.iter_fit(settings, data, build(settings.spec), folder / name, Compute(torch.device("cpu")), processes)
     try:
         state = stop_after_a_step(work, keeps) if name == "kept" else run_to_end(work)
         said.append(f"{name}: stopped at {state.step}, stale {state.stale}")
