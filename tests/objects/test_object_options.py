@@ -18,8 +18,8 @@ from napari_skipseg.objects.options import ObjectOptions
         ({"planes": "xz"}, "choose one of volume, slices"),
         ({"threshold": 1.5}, "between 0 and 1"),
         ({"merge": -0.1}, "between 0 and 1"),
-        ({"seed_distance": float("nan")}, "0 to 64 voxels"),
-        ({"smallest": -1}, "fewer than 0"),
+        ({"seed_distance": float("nan")}, "between 0 and 64"),
+        ({"smallest": -1}, "0 or more"),
         ({"smallest": 9, "largest": 5}, "exchange the two sizes"),
     ],
 )

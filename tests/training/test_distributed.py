@@ -90,7 +90,7 @@ from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.networks.build import build
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.training import train
+from napari_skipseg.training import fit, train
 from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.distributed import joined, started_by_torchrun
 from napari_skipseg.training.progress import KeepBest

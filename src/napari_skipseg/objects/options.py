@@ -82,9 +82,11 @@ class ObjectOptions:
         ),
     ] = 0.5
     smallest: Annotated[
-        int, Option("Smallest", "Leave out objects with fewer voxels; 0 = no lower limit.", least=0)
+        int, Option("Smallest object", "Leave out objects with fewer voxels; 0 = no lower limit.", least=0)
     ] = 0
-    largest: Annotated[int, Option("Largest", "Leave out objects with more voxels; 0 = no upper limit.", least=0)] = 0
+    largest: Annotated[
+        int, Option("Largest object", "Leave out objects with more voxels; 0 = no upper limit.", least=0)
+    ] = 0
     fill_holes: Annotated[bool, Option("Fill holes", "Background that one object encloses becomes part of it.")] = False
     border: Annotated[
         Border,
