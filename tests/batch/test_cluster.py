@@ -77,18 +77,23 @@ def run_until(settings: BatchSettings, done: int, then: Callable[[], None]) -> B
             left.pop()()
 
 
-def stop_at(settings: BatchSettings, holds: Holds, kind: str, steps: int) -> None:
-    """Run a batch on workers that are held when so many steps of tasks of this kind are done; stop it then."""
-    holds.hold(kind, steps)
-    work, rows = iter_batch(settings), []
-    for event in work:
-        rows.append(getattr(event, "row", None))
-        is_objects = isinstance(event, FileChanged) and "finding objects, part" in event.row.message
-        if isinstance(event, FileChanged) and event.row.done >= steps and is_objects is (kind == "objects"):
-            work.close()
-            holds.release()
-            return
-    raise AssertionError(f"it came to its end: {rows[-9:]}")
+def stop_at(plain: BatchSettings, folder: Path, cluster: Programs, kind: str, steps: int) -> BatchSettings:
+    """Return the settings of a batch on workers that was stopped when so many steps of tasks of this kind were done.
+
+    A run that comes to its end before this process hears of the step is no use: then another one is begun elsewhere.
+    """
+    for attempt in range(5):
+        settings = elsewhere(plain, folder / str(attempt), cluster.address)
+        cluster.holds.hold(kind, steps)
+        work = iter_batch(settings)
+        for event in work:
+            is_objects = isinstance(event, FileChanged) and "finding objects, part" in event.row.message
+            if isinstance(event, FileChanged) and event.row.done >= steps and is_objects is (kind == "objects"):
+                work.close()
+                cluster.holds.release()
+                return settings
+        cluster.holds.release()
+    raise AssertionError("five runs came to their end before they could be stopped")
 
 
 def test_a_scheduler_without_workers_is_told_of(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,16 +176,16 @@ def test_objects_of_a_large_store_are_found_in_blocks_too(
         tmp_path / "in", tmp_path / "one", tiny, form="ome-zarr", tile=272, objects=ObjectOptions(method)
     )
     one = run(plain)
-    there = elsewhere(plain, tmp_path / "many", cluster.address)
-    stop_at(there, cluster.holds, "objects", 2)  # while objects are found
-    kept = tmp_path / "many" / one.folder.name / "large.objects.unfinished" / "blocks"
+    there = stop_at(plain, tmp_path / "many", cluster, "objects", 2)  # while objects are found
+    many = Path(there.output)
+    kept = many / one.folder.name / "large.objects.unfinished" / "blocks"
     found = len(list(kept.glob("*.npz")))
     assert found >= 2
     events = list(iter_batch(there))
     told = {event.row.message for event in events if isinstance(event, FileChanged)}
     assert found == 9 or "finding objects, part 9 of 9, in blocks" in told
     assert not kept.parent.exists()
-    assert results_in(tmp_path / "many" / one.folder.name) == results_in(one.folder)
+    assert results_in(many / one.folder.name) == results_in(one.folder)
 
 
 def test_a_stopped_batch_leaves_nobody_at_work_and_goes_on(
@@ -189,9 +194,8 @@ def test_a_stopped_batch_leaves_nobody_at_work_and_goes_on(
     monkeypatch.setattr(blocks, "LARGE_FILE", 1000)
     write_store(tmp_path / "in" / "large.ome.zarr", 3)
     plain = settings_for(tmp_path / "in", tmp_path / "one", tiny, form="ome-zarr")
-    settings = elsewhere(plain, tmp_path / "many", cluster.address)
-    stop_at(settings, cluster.holds, "block", 3)
-    folder = tmp_path / "many" / run(plain).folder.name
+    settings = stop_at(plain, tmp_path / "many", cluster, "block", 3)
+    folder = Path(settings.output) / run(plain).folder.name
     left = len(list(folder.rglob("0/c/*/*/*")))
     assert left > 0
     assert not (folder / "large_probability.ome.zarr").exists()
