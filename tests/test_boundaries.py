@@ -155,6 +155,13 @@ def test_all_but_the_networks_weights_and_worker_load_without_torch() -> None:
     assert troubles_of_importing(light, without="torch") == {}
 
 
+def test_the_help_of_the_command_line_loads_nothing_heavy() -> None:
+    heavy = ("torch", "scipy", "zarr", "tifffile", "numba", "dask", "napari_skipseg.images.files")
+    code = f"import sys\nfrom napari_skipseg import cli\nprint([name for name in {heavy} if name in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "[]\n"
+
+
 def test_gui_never_loads_torch() -> None:
     if not all(importlib.util.find_spec(name) for name in ("napari", "qtpy")):
         pytest.skip("napari is not installed")

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import ImageWarning, InputError, SpecError
-from napari_skipseg.images.files import Format, read_stack
+from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.formats import Depth, Format
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
-from napari_skipseg.inference.prediction import Depth, Focus, Prediction
+from napari_skipseg.inference.prediction import Focus, Prediction
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.catalog import DEFAULT_MODEL, locate_model, user_folder
 from napari_skipseg.models.description import ClassLabel

@@ -15,7 +15,8 @@ from scipy import ndimage
 from napari_skipseg.batch.run import iter_batch
 from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.table import FileChanged
-from napari_skipseg.images.files import FORMAT_ENDINGS, Format, read_stack
+from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.formats import FORMAT_ENDINGS, Format
 from napari_skipseg.objects import blocks, find_in_blocks
 from napari_skipseg.objects.options import ObjectOptions
 

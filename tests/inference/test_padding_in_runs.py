@@ -15,13 +15,14 @@ from scipy import ndimage
 
 import napari_skipseg as skipseg
 from napari_skipseg.errors import ImageWarning
-from napari_skipseg.images.files import Format, read_stack
+from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.formats import Depth, Format
 from napari_skipseg.images.intensity.normalize import measure, measure_greys, normalization_from
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
-from napari_skipseg.inference.prediction import Depth, Prediction
+from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model
 from napari_skipseg.objects.files import read_probability

@@ -26,7 +26,7 @@ from napari_skipseg.inference import predict, to_folder
 from napari_skipseg.inference.backends import choose
 from napari_skipseg.inference.backends.choose import BackendChoice
 from napari_skipseg.inference.memory import TileChoice
-from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.options import SegmentOptions, SegmentRequest, request_hash
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.recipes import repeat
 from napari_skipseg.inference.recipes.lookup import find_input, find_model_of_recipe, read_recipe_file
@@ -35,14 +35,12 @@ from napari_skipseg.inference.recipes.recipe import (
     CHOSEN_DEVICES,
     Recipe,
     RecipeInput,
-    SegmentRequest,
     describe_input,
     recipe_differences,
     recipe_from_dict,
     recipe_from_json,
     recipe_to_dict,
     recipe_to_json,
-    request_hash,
 )
 from napari_skipseg.inference.recipes.repeat import iter_repeat, pin_backend, prepare_repeat
 from napari_skipseg.inference.saving import save_prediction

@@ -14,7 +14,8 @@ import tifffile
 import zarr
 
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.files import Format, read_recipe, read_stack, write_ome_tiff
+from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
+from napari_skipseg.images.formats import Format
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr

@@ -23,9 +23,8 @@ from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalizat
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.estimate import RunPlan
-from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.options import SegmentOptions, SegmentRequest
 from napari_skipseg.inference.prediction import AttentionMap, Focus, Prediction, ResultsOpened, TileWritten
-from napari_skipseg.inference.recipes.recipe import SegmentRequest
 from napari_skipseg.jobs import messages
 from napari_skipseg.jobs.messages import ArrayReference, CorrectedStack, Envelope, from_line, to_line
 from napari_skipseg.models.description import ClassLabel

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 import napari_skipseg as skipseg
 from napari_skipseg import cli
-from napari_skipseg.images.files import Format, read_stack
+from napari_skipseg.images.files import read_stack
+from napari_skipseg.images.formats import Format
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import Prediction

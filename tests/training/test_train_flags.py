@@ -3,14 +3,18 @@
 import json
 from dataclasses import fields
 
+import numpy as np
 import pytest
+import tifffile
 
 from napari_skipseg.cli.train import TRAIN_FLAGS
 from napari_skipseg.errors import FileError, SpecError
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.networks.presets import PRESETS
 from napari_skipseg.networks.specs import ResidualFCNSpec, UNetSpec
-from napari_skipseg.training.flags import SPEC_FLAGS, settings_from_flags
+from napari_skipseg.training.finetune.labels import read_corrected
+from napari_skipseg.training.flags import SPEC_FLAGS, finetune_from_flags, settings_from_flags
+from napari_skipseg.training.patches import read_data
 from napari_skipseg.training.settings import AUGMENTATIONS, TrainSettings
 
 NEEDED = {"name": "mine", "images": ["a.tif"], "labels": ["b.tif"], "classes": ["membrane=0"]}
@@ -41,6 +45,26 @@ def test_several_classes_give_the_network_a_channel_each_and_one_for_background(
 def test_the_patch_has_the_dimensions_of_the_network():
     assert settings_from_flags(None, NEEDED).patch == (256, 256)
     assert settings_from_flags(None, NEEDED | {"dimensions": 3}).patch == (32, 64, 64)
+
+
+@pytest.mark.parametrize(("axes", "of_labels"), [("XYZ", "XYZ"), ("XYC", "XY"), ("cyx", "YX")])
+def test_named_axes_are_those_of_images_and_without_c_those_of_labels(tmp_path, axes, of_labels):
+    lengths = {"Z": 5, "Y": 24, "X": 20, "C": 3}
+    shape, truth = ([lengths[axis] for axis in named.upper()] for named in (axes, of_labels))
+    values, target = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8), np.indices(truth)[0] % 2
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack", metadata=None)
+    tifffile.imwrite(tmp_path / "b.tif", target.astype(np.uint8), photometric="minisblack", metadata=None)
+    files = {"images": [str(tmp_path / "a.tif")], "labels": [str(tmp_path / "b.tif")], "axes": axes}
+    network = {"in_channels": 3 if "C" in axes.upper() else 1, "widths": "4,8", "patch": "16,16"}
+    [labelled] = read_data(settings_from_flags(None, NEEDED | files | network)).training
+    [corrected] = read_corrected(finetune_from_flags(files | {"model": "tiny", "name": "mine", "classes": []}))
+    depth = lengths["Z"] if "Z" in axes else 1
+    assert labelled.target.shape == (depth, 24, 20)
+    assert labelled.image.shape[1:] == (depth, 24, 20)
+    assert corrected.labels.shape[-2:] == (24, 20)
+    turned = target.transpose([of_labels.index(axis) for axis in "ZYX" if axis in of_labels])
+    assert np.array_equal(np.asarray(labelled.target).squeeze(), 1 - turned)
+    assert np.array_equal(np.asarray(corrected.labels[...]), turned)
 
 
 @pytest.mark.parametrize("text", ["membrane", "=3", "membrane=", "membrane=x", "membrane=--5", "membrane=²"])

@@ -17,9 +17,9 @@ from napari_skipseg.errors import EngineError
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.estimate import RunPlan
-from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.options import SegmentOptions, SegmentRequest
 from napari_skipseg.inference.prediction import AttentionMap, Focus, Prediction, ResultsOpened, TileWritten
-from napari_skipseg.inference.recipes.recipe import Recipe, SegmentRequest, describe_input, recipe_to_dict
+from napari_skipseg.inference.recipes.recipe import Recipe, describe_input, recipe_to_dict
 from napari_skipseg.jobs.messages import EstimateRun, ListDevices, ReportSystem, Request, Segment
 from napari_skipseg.models.catalog import MODELS_VARIABLE, locate_model
 from napari_skipseg.models.description import ModelDescription

@@ -31,8 +31,8 @@ from napari_skipseg.durable import draft_folder, make_folders, put_files, replac
 from napari_skipseg.errors import ModelError, SkipsegError
 from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.inference.memory_share import MemoryShare
+from napari_skipseg.inference.options import SegmentRequest
 from napari_skipseg.inference.prediction import TileWritten
-from napari_skipseg.inference.recipes.recipe import SegmentRequest
 from napari_skipseg.locks import is_held
 from napari_skipseg.models.catalog import find_models, locate_model
 from napari_skipseg.models.folder import DESCRIPTION_FILE, WEIGHTS_FILE, read_description, read_weights

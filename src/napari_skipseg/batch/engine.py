@@ -15,8 +15,7 @@ from napari_skipseg.devices import Device, choose_device
 from napari_skipseg.errors import ModelError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.memory_share import WHOLE_MEMORY, MemoryShare
-from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.recipes.recipe import SegmentRequest
+from napari_skipseg.inference.options import SegmentOptions, SegmentRequest
 from napari_skipseg.models.catalog import locate_model
 
 if TYPE_CHECKING:

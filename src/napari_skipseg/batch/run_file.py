@@ -36,7 +36,8 @@ from napari_skipseg.batch.settings import BatchSettings
 from napari_skipseg.batch.truths import find_truth, score_result
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images.faults import file_errors_as
-from napari_skipseg.images.files import Format, read_recipe, read_stack
+from napari_skipseg.images.files import read_recipe, read_stack
+from napari_skipseg.images.formats import Format
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import Focus, TileWritten
 from napari_skipseg.objects.classes import tells_of_padding

@@ -14,10 +14,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from napari_skipseg.errors import FileError, InputError
-from napari_skipseg.images.files import Format
-from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.prediction import Depth
-from napari_skipseg.inference.recipes.recipe import SegmentRequest, request_hash
+from napari_skipseg.images.formats import Depth, Format
+from napari_skipseg.inference.options import SegmentOptions, SegmentRequest, request_hash
 from napari_skipseg.models.catalog import find_models, locate_model
 from napari_skipseg.models.folder import read_description
 from napari_skipseg.networks.specs import first_fault

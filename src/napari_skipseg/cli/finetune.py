@@ -21,14 +21,13 @@ if TYPE_CHECKING:
     from napari_skipseg.training.progress import Finetuned, TrainingSummary
 
 STEP = re.compile(r"step (\d+)")
-_FLAGS = Flags(FinetuneSettings)
 FINETUNE_FLAGS: dict[str, Any] = {
     "classes": Annotated[
         list[str] | None,
         flag("A class of the labels; repeat. By default the model's, from 2 on.", "--class", metavar="NAME=VALUE"),
     ],
     "augment": Annotated[str | None, flag(f"How patches are varied: {one_of(tuple(AUGMENTATIONS))}.")],
-    **_FLAGS.annotations,
+    **Flags(FinetuneSettings).annotations,
 }
 """The options that become settings; what is not given keeps its default."""
 

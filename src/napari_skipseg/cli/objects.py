@@ -12,7 +12,7 @@ from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.terminal import print_line, print_report, with_progress_bar
 
 if TYPE_CHECKING:
-    from napari_skipseg.images.files import Format
+    from napari_skipseg.images.formats import Format
     from napari_skipseg.objects.files import ObjectFiles
     from napari_skipseg.scores.summary import ScoreSummary
 

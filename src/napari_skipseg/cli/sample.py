@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.terminal import print_line
 
 _NAME = "em-sample"
@@ -21,6 +20,7 @@ def sample(
     seed: Annotated[int, typer.Option(help="Another seed gives another tissue; the same one the same bytes.")] = 0,
 ) -> None:
     """Write the synthetic EM stack that napari's File > Open Sample shows, and its truth, as OME-TIFF."""
+    from napari_skipseg.images.files import write_ome_tiff
     from napari_skipseg.images.synthetic.sample import make_sample
 
     made = make_sample((slices, side, side), seed)

@@ -12,7 +12,6 @@ from napari_skipseg.networks.specs import NETWORK_NAMES, SKIPS, SelectInit
 from napari_skipseg.terminal import drive_with_progress, print_line, with_progress_bar
 from napari_skipseg.training.settings import AUGMENTATIONS, TrainSettings
 
-_FLAGS = Flags(TrainSettings)
 _OWN: dict[str, Any] = {
     "images": Annotated[list[Path] | None, flag("An image; repeat for several.")],
     "labels": Annotated[list[Path] | None, flag("Its labels; as many as images, in the same order.")],
@@ -35,7 +34,7 @@ _OWN: dict[str, Any] = {
     "unit": UnitFlag,
 }
 """What is no plain field of the settings: files, classes, the network, and names of whole sets of values."""
-TRAIN_FLAGS: dict[str, Any] = {**_OWN, **_FLAGS.annotations}
+TRAIN_FLAGS: dict[str, Any] = {**_OWN, **Flags(TrainSettings).annotations}
 
 
 def train(

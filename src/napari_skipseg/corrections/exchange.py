@@ -25,7 +25,8 @@ from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.corrections.subject import HIGHEST, CorrectionClass, Subject
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.faults import file_errors_as
-from napari_skipseg.images.files import Format, read_stack, write_ome_tiff
+from napari_skipseg.images.files import read_stack, write_ome_tiff
+from napari_skipseg.images.formats import Format
 from napari_skipseg.images.stack import Stack
 
 ExportedLabels = Literal["target", "strokes"]

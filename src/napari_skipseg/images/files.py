@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.images.choice import (
@@ -315,7 +315,3 @@ def location_of_image(path: str | os.PathLike[str]) -> Path:
     if place.suffix.lower() in PACKED and place.is_file():
         raise FileError(f"'{text}' is packed: unpack it and give what was inside.")
     return place.parent if place.name in METADATA else place
-
-
-Format = Literal["tiff", "ome-zarr"]
-FORMAT_ENDINGS: dict[Format, str] = {"tiff": ".tif", "ome-zarr": ".ome.zarr"}

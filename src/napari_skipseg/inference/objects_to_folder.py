@@ -12,7 +12,7 @@ from typing import Any
 from napari_skipseg.devices import versions
 from napari_skipseg.durable import refuse_link
 from napari_skipseg.images.faults import file_errors_as
-from napari_skipseg.images.files import FORMAT_ENDINGS, Format
+from napari_skipseg.images.formats import FORMAT_ENDINGS, Format
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.recipes.recipe import (
     RECIPE_FILE,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict
 
 from napari_skipseg.devices import DEVICES
 from napari_skipseg.errors import InputError
+from napari_skipseg.images.formats import Depth, Format
 from napari_skipseg.images.intensity.padding import PaddingRule
+from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.option_fields import Option, check_options
 
 Planes = Literal["xy", "xyz"]
@@ -130,3 +135,28 @@ class SegmentOptions:
         if self.dropout is not None and not self.samples:
             return "A dropout rate acts in Monte Carlo samples only: ask for some, such as 10, or leave it out."
         return ""
+
+
+@dataclass(frozen=True)
+class SegmentRequest:
+    """What is asked for, whatever the input.
+
+    model: its name or its folder; model_sha256: of its weights, which says which one it is. options: as asked, so that
+    a device may be "auto" and a tile 0. depth, form: how results are stored. objects: how objects are found in the
+    probability, None where they are not asked for.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    model: str
+    model_sha256: str
+    options: SegmentOptions = field(default_factory=SegmentOptions)
+    depth: Depth = "uint8"
+    form: Format = "tiff"
+    objects: ObjectOptions | None = None
+
+
+def request_hash(request: SegmentRequest, versions: Mapping[str, str]) -> str:
+    """Return a SHA-256, in hexadecimal, of what is asked for and of the `versions` that answer it."""
+    told = {**asdict(request), "versions": dict(versions)}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -25,10 +25,10 @@ from napari_skipseg.inference.ensemble import Passes, choose_passes, dropout_rat
 from napari_skipseg.inference.guards import SLICES_SEED, iter_measure_for
 from napari_skipseg.inference.memory import TileChoice, choose_tile
 from napari_skipseg.inference.memory_share import WHOLE_MEMORY, MemoryShare
-from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.options import SegmentOptions, SegmentRequest
 from napari_skipseg.inference.pipeline import Pipeline, PipelinePace
 from napari_skipseg.inference.prediction import AttentionMap, Focus, Prediction, ResultsOpened
-from napari_skipseg.inference.recipes.recipe import Recipe, SegmentRequest, describe_input, recipe_to_dict
+from napari_skipseg.inference.recipes.recipe import Recipe, describe_input, recipe_to_dict
 from napari_skipseg.inference.scale import lengths_seen_by_network
 from napari_skipseg.inference.stores import (
     PROBABILITY,

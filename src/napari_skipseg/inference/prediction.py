@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.foreign_text import printable
+from napari_skipseg.images.formats import Depth
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import ArrayLike, LazyArray
 from napari_skipseg.models.description import is_reserved
 from napari_skipseg.progress import Progress
-
-Depth = Literal["uint8", "float32"]
-"""How shares of 1 are stored: as 0-255, or as they are."""
-USUAL_DEPTH: Depth = "uint8"
-"""How they are stored where nothing else is asked for."""
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ import numpy as np
 from napari_skipseg.durable import draft_folder, replace, sync_folder
 from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.images.faults import file_errors_as, replacing
-from napari_skipseg.images.files import FORMAT_ENDINGS, Format, read_recipe, write_ome_tiff
+from napari_skipseg.images.files import read_recipe, write_ome_tiff
+from napari_skipseg.images.formats import FORMAT_ENDINGS, USUAL_DEPTH, Depth, Format
 from napari_skipseg.images.space import AXES, Space
 from napari_skipseg.images.stack import ArrayLike, LazyArray
 from napari_skipseg.images.zarr.layout import OURS, Layout
 from napari_skipseg.images.zarr.metadata import is_node, read_node
-from napari_skipseg.inference.prediction import USUAL_DEPTH, Binary, Depth, Prediction, QuantizedArray
+from napari_skipseg.inference.prediction import Binary, Prediction, QuantizedArray
 from napari_skipseg.inference.recipes.recipe import RECIPE_FILE, dict_to_json
 
 _LONGEST_NAME = 255

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from napari_skipseg.durable import write_durably
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.faults import file_errors_as
+from napari_skipseg.images.formats import Depth
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import LazyArray, Stack
 from napari_skipseg.images.zarr.array import ZarrArray
@@ -26,7 +27,7 @@ from napari_skipseg.images.zarr.metadata import read_node
 from napari_skipseg.images.zarr.writer import OmeZarrWriter, create_ome_zarr
 from napari_skipseg.inference.backends.interface import TileOutput
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.prediction import Depth, labels_of, to_uint8
+from napari_skipseg.inference.prediction import labels_of, to_uint8
 from napari_skipseg.inference.tiling import TileGrid, TileRegion, TileUnit, keep_map_pixels, keep_pixels
 from napari_skipseg.models.model import Model
 

@@ -13,13 +13,14 @@ from napari_skipseg.devices import versions
 from napari_skipseg.durable import write_whole
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.faults import file_errors_as
-from napari_skipseg.images.files import FORMAT_ENDINGS, Format, is_there
+from napari_skipseg.images.files import is_there
+from napari_skipseg.images.formats import FORMAT_ENDINGS, Depth, Format
 from napari_skipseg.images.identity import check_unchanged, fingerprint
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.backends.choose import BackendChoice, BackendMaker, make_backend, require_backend
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import Run, iter_fill, iter_prepare, name_input
-from napari_skipseg.inference.prediction import Depth, Focus
+from napari_skipseg.inference.prediction import Focus
 from napari_skipseg.inference.recipes.recipe import PINNED, RECIPE_FILE, TIMES_FILE, dict_to_json
 from napari_skipseg.inference.run_folder import RunFolder, RunTimes
 from napari_skipseg.inference.saving import SavedArray, check_length, check_replaceable, write_tiff

@@ -17,7 +17,7 @@ import psutil
 
 from napari_skipseg.devices import choose_device, cores, free_memory
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.files import Format
+from napari_skipseg.images.formats import Depth, Format
 from napari_skipseg.images.intensity.normalize import GreyStatistics
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.pyramid import LARGEST_PLANE_SIDE, region_below
@@ -29,7 +29,7 @@ from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.memory import AHEAD, BEHIND
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import Run, iter_prepare
-from napari_skipseg.inference.prediction import Depth, Focus
+from napari_skipseg.inference.prediction import Focus
 from napari_skipseg.inference.saving import SavedArray, scratch_folder, write_tiff
 from napari_skipseg.inference.stores import (
     ArrayStore,

@@ -28,12 +28,13 @@ from napari_skipseg.batch.table import BatchOpened, BatchWaits, FileChanged, Ret
 from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.devices import DeviceReport, SystemReport
 from napari_skipseg.errors import FileError
+from napari_skipseg.images.formats import Depth
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization
 from napari_skipseg.images.npy import find_npy_file
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.estimate import RunPlan
 from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.prediction import Depth, Focus, Prediction, ResultsOpened, TileWritten
+from napari_skipseg.inference.prediction import Focus, Prediction, ResultsOpened, TileWritten
 from napari_skipseg.objects.files import FoundObjects
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import ImageFindings, Progress

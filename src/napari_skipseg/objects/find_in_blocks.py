@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from napari_skipseg.devices import giving_back_memory, versions
 from napari_skipseg.durable import draft_folder
 from napari_skipseg.images.faults import file_errors_as
-from napari_skipseg.images.files import FORMAT_ENDINGS, Format
+from napari_skipseg.images.formats import FORMAT_ENDINGS, Format
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiff.writer import write_ome_tiff
 from napari_skipseg.images.zarr.layout import Layout

@@ -69,9 +69,9 @@ def read_data(settings: TrainSettings) -> TrainingData:
     values: set[int] = set()
     findings: list[str] = []
     for image_path, label_path in zip(settings.images, settings.labels, strict=True):
-        stack = read_stack(image_path, voxel_size=settings.voxel_size, unit=settings.unit)
+        stack = read_stack(image_path, settings.axes or None, settings.voxel_size, settings.unit)
         stacks.append(stack)
-        labels = read_stack(label_path, are_labels=True)
+        labels = read_stack(label_path, settings.label_axes or None, are_labels=True)
         if holds_lossy(label_path):
             _check_lossy(labels)
         labelled, found, told = _read_pair(stack, labels, settings)

@@ -164,6 +164,14 @@ class FitSettings:
     images: tuple[str, ...]
     labels: tuple[str, ...]
     classes: tuple[ClassLabel, ...] = ()
+    axes: Annotated[
+        str,
+        Option(
+            "Axes",
+            "Names of the axes in the order of the files, such as ZYX or XYZ, in place of their own; labels have the "
+            "same without C.",
+        ),
+    ] = ""
     validate: Annotated[
         str,
         Option("Held out", "Slices held out, such as 20-24, numbered along Z over all images in their order."),
@@ -208,6 +216,11 @@ class FitSettings:
         if len(set(names)) != len(names) or len(set(values)) != len(values):
             raise SpecError("Each class needs a name and a label value of its own (NAME=VALUE).")
         check_options(self, SpecError)
+
+    @property
+    def label_axes(self) -> str:
+        """The names of the axes of the label files; "" if the files say them."""
+        return self.axes.upper().replace("C", "")
 
 
 @dataclass(frozen=True)

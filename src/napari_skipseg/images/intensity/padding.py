@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from napari_skipseg.images.intensity.samples import SampleWindow
 
@@ -146,6 +145,8 @@ def in_flat_squares(values: NDArray[Any], flat: float) -> PaddingMask:
 
 def without_speckles(values: NDArray[Any]) -> NDArray[np.float32]:
     """Return `values` (..., Y, X) after a median of 3 x 3 pixels, float32."""
+    from scipy import ndimage  # here: options import this module, and SciPy would be a third of `--help`'s time
+
     finite = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
     smooth: NDArray[np.float32] = ndimage.median_filter(finite, (1,) * (finite.ndim - 2) + (3, 3), mode="nearest")
     return smooth

@@ -6,12 +6,11 @@ in the layers' metadata, in the files' own metadata, and beside them as `<name>_
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from typing import Any, ClassVar
 
@@ -20,13 +19,12 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from napari_skipseg.devices import DEVICES
 from napari_skipseg.errors import FileError, InputError, SkipsegError
-from napari_skipseg.images.files import Format
+from napari_skipseg.images.formats import Format
 from napari_skipseg.images.identity import identify
 from napari_skipseg.images.intensity.normalize import Normalization
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.options import SegmentOptions
-from napari_skipseg.inference.prediction import Depth
+from napari_skipseg.inference.options import SegmentRequest
 from napari_skipseg.networks.specs import first_fault
 from napari_skipseg.objects.options import ObjectOptions
 
@@ -53,25 +51,6 @@ _COMPARED = ("tile", "batch", "backend", "precision", "device")
 _STRICT = ConfigDict(extra="forbid")
 _NO_LETTERS = re.compile("[\ud800-\udfff]")
 """What Python reads bytes of a file's name as that are no UTF-8; JSON can say it, as UTF-8 cannot."""
-
-
-@dataclass(frozen=True)
-class SegmentRequest:
-    """What is asked for, whatever the input.
-
-    model: its name or its folder; model_sha256: of its weights, which says which one it is. options: as asked, so that
-    a device may be "auto" and a tile 0. depth, form: how results are stored. objects: how objects are found in the
-    probability, None where they are not asked for.
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-
-    model: str
-    model_sha256: str
-    options: SegmentOptions = field(default_factory=SegmentOptions)
-    depth: Depth = "uint8"
-    form: Format = "tiff"
-    objects: ObjectOptions | None = None
 
 
 @dataclass(frozen=True)
@@ -152,12 +131,6 @@ def _adapter() -> TypeAdapter[Recipe]:
 def choices_of_recipe(recipe: Recipe) -> dict[str, int | str]:
     """Return what was chosen for a run, as one that repeats it is told; in the viewer and in a shell alike."""
     return {name: getattr(recipe, name) for name in _CHOSEN}
-
-
-def request_hash(request: SegmentRequest, versions: Mapping[str, str]) -> str:
-    """Return a SHA-256, in hexadecimal, of what is asked for and of the `versions` that answer it."""
-    told = {**asdict(request), "versions": dict(versions)}
-    return hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:

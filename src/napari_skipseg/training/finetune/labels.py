@@ -134,8 +134,12 @@ def read_corrected(settings: FinetuneSettings) -> tuple[Corrected, ...]:
     Raises:
         SkipsegError: a file that cannot be read, labels of another shape or voxel size than their image.
     """
-    pairs = zip(settings.images, settings.labels, strict=True)
-    return tuple(pair_with_labels(read_stack(image), read_stack(labels, are_labels=True)) for image, labels in pairs)
+    return tuple(
+        pair_with_labels(
+            read_stack(image, settings.axes or None), read_stack(labels, settings.label_axes or None, are_labels=True)
+        )
+        for image, labels in zip(settings.images, settings.labels, strict=True)
+    )
 
 
 def pair_with_labels(stack: Stack, labels: Stack) -> Corrected:

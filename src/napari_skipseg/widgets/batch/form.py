@@ -21,8 +21,7 @@ from napari_skipseg.batch.place import write_run_text
 from napari_skipseg.batch.settings import BatchSettings, make_settings
 from napari_skipseg.batch.truths import check_truth_folder
 from napari_skipseg.errors import FileError, InputError, SkipsegError
-from napari_skipseg.images.files import Format
-from napari_skipseg.inference.prediction import Depth
+from napari_skipseg.images.formats import Depth, Format
 from napari_skipseg.progress import Progress
 from napari_skipseg.user_folders import data_folder
 from napari_skipseg.widgets.forms.estimate_line import SettledLine

@@ -24,8 +24,6 @@ from napari_skipseg.errors import FileError, SkipsegError
 from napari_skipseg.foreign_text import without_bidi_marks
 from napari_skipseg.images.choice import parse_location
 from napari_skipseg.images.files import (
-    FORMAT_ENDINGS,
-    Format,
     holds_labels,
     images_to_read,
     list_images,
@@ -36,6 +34,7 @@ from napari_skipseg.images.files import (
     slice_files,
     write_ome_tiff,
 )
+from napari_skipseg.images.formats import FORMAT_ENDINGS, USUAL_DEPTH, Depth, Format
 from napari_skipseg.images.mrc import is_mrc
 from napari_skipseg.images.pictures import is_picture
 from napari_skipseg.images.slices import gaps_in, holds_slices, natural_key, slice_names
@@ -43,7 +42,7 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiff.ome_set import is_companion
 from napari_skipseg.images.zarr.metadata import METADATA, is_zarr
-from napari_skipseg.inference.prediction import USUAL_DEPTH, Depth, Prediction
+from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.inference.recipes.recipe import RECIPE_FILE
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.forms.fields import FolderField, FreshCombo, PlainLabel

@@ -11,8 +11,8 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QPushButton
 
 from napari_skipseg.errors import InputError, SkipsegError
+from napari_skipseg.images.formats import USUAL_DEPTH, Depth
 from napari_skipseg.images.identity import identify
-from napari_skipseg.inference.prediction import USUAL_DEPTH, Depth
 from napari_skipseg.inference.recipes.lookup import find_locations
 from napari_skipseg.inference.recipes.recipe import (
     OBJECTS_OPERATION,

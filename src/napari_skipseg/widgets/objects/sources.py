@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_skipseg.images.formats import USUAL_DEPTH, Depth
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.inference.prediction import USUAL_DEPTH, Depth, QuantizedArray
+from napari_skipseg.inference.prediction import QuantizedArray
 from napari_skipseg.inference.recipes.recipe import OBJECTS_OPERATION
 from napari_skipseg.objects.classes import tells_of_padding
 from napari_skipseg.objects.files import OBJECTS_TYPE

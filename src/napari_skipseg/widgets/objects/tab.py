@@ -12,7 +12,7 @@ from qtpy.QtGui import QHideEvent, QShowEvent
 from qtpy.QtWidgets import QCheckBox, QHBoxLayout, QPushButton, QVBoxLayout
 
 from napari_skipseg.errors import SkipsegError
-from napari_skipseg.inference.recipes.recipe import SegmentRequest
+from napari_skipseg.inference.options import SegmentRequest
 from napari_skipseg.jobs.messages import FindObjects
 from napari_skipseg.objects.files import describe_padding
 from napari_skipseg.progress import Progress
