@@ -10,18 +10,14 @@ import tifffile
 from napari_skipseg.errors import FileError, InputError, SkipsegError
 from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
+from napari_skipseg.images.zarr.layout import Layout
+from napari_skipseg.images.zarr.writer import write_ome_zarr
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.scores.instances import MaskError, score_instances
 from napari_skipseg.scores.isbi import score_isbi
 from napari_skipseg.scores.overlap import score_overlap
-from napari_skipseg.scoring.files import (
-    ScoreOptions,
-    find_pairs,
-    iter_score_pairs,
-    pair_files,
-    score_files,
-    score_folders,
-)
+from napari_skipseg.scoring.files import ScoreOptions, find_pairs, iter_score_pairs, score_files, score_folders
+from napari_skipseg.scoring.pairs import pair_files
 
 
 def em(seed, shape=(3, 24, 32)):
@@ -205,6 +201,46 @@ def test_a_name_is_whole_even_where_it_ends_like_ours(tmp_path):
     assert (name, prediction.name) == ("cells_binary.ome.tif", "cells_binary.ome.tif")
 
 
+def test_all_that_a_run_writes_is_paired_with_the_truth_beside_the_image(folders):
+    predictions, truths, _ = folders
+    labels = np.repeat(np.arange(1, 5, dtype=np.uint8), 8).reshape(4, 8)
+    for name, form in (("a", ".tif"), ("b", ".ome.zarr"), ("c", ".ome.zarr")):
+        recipe = {"inputs": [{"file": str(truths / f"{name}.tif")}]}
+        (truths / f"{name}.png").unlink(missing_ok=True)
+        tifffile.imwrite(truths / f"{name}.tif", 200 + labels)  # the image
+        tifffile.imwrite(truths / f"{name}_true_cells.tif", labels)
+        for kind in ("probability", "binary", "objects", "uncertainty", "attention_1"):
+            (predictions / f"{name}_{kind}.tif").unlink(missing_ok=True)
+            if form == ".tif":
+                write_ome_tiff(predictions / f"{name}_{kind}{form}", labels, Space("YX"), description=recipe)
+            else:
+                layout = Layout(labels.shape, Space("YX"), "uint8", description=recipe)
+                write_ome_zarr(predictions / f"{name}_{kind}{form}", labels, layout)
+    for options, kind in (
+        (ScoreOptions(), "probability"),
+        (ScoreOptions("instances"), "objects"),
+        (ScoreOptions(classes={"cell": 1}), "binary"),
+    ):
+        pairs = find_pairs(predictions, truths, options)
+        assert [pair.prediction.name for pair in pairs] == [f"a_{kind}.tif", f"b_{kind}.ome.zarr", f"c_{kind}.ome.zarr"]
+        assert [pair.truth.name for pair in pairs] == [f"{name}_true_cells.tif" for name in "abc"]
+    (summary,) = score_folders(predictions, truths, ScoreOptions("instances"))
+    assert summary.pooled["adapted_rand_error"] == 0
+
+
+@pytest.mark.parametrize(
+    ("truths_of_a", "said"),
+    [(("a_membranes", "a_mitochondria"), "could both be the truth of '.*a_"), (("a_2",), "has no truth")],
+)
+def test_of_other_names_of_truths_only_a_single_word_is_taken(folders, truths_of_a, said):
+    predictions, truths, values = folders
+    for name in truths_of_a:
+        tifffile.imwrite(truths / f"{name}.tif", values["a"][1])
+    (truths / "a.tif").unlink()
+    with pytest.raises(InputError, match=said):
+        find_pairs(predictions, truths, ScoreOptions())
+
+
 def leave_unpaired(kind, predictions, truths):
     if kind == "prediction":
         tifffile.imwrite(predictions / "c.tif", np.zeros((8, 8), np.uint8))
@@ -232,7 +268,7 @@ def leave_unpaired(kind, predictions, truths):
         ("truth", "c.png' has no prediction"),
         ("two predictions", "a.tif and a_probability.tif .* could both be 'a'"),
         ("two truths", "a.png and a.tif"),
-        ("no image", "holds no TIFF or PNG"),
+        ("no image", "holds no TIFF"),
         ("damaged", "b.png' is no PNG"),
         ("other size", "shape"),
         ("colours", "YXC"),

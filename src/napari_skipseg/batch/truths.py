@@ -18,7 +18,7 @@ from napari_skipseg.progress import run_to_end
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.scores.doubts import doubt_truth
 from napari_skipseg.scores.instances import MaskError
-from napari_skipseg.scoring.files import Pair
+from napari_skipseg.scoring.pairs import Pair
 
 if TYPE_CHECKING:
     from napari_skipseg.models.description import ModelDescription

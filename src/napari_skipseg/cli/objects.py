@@ -80,7 +80,8 @@ def _write(wanted: _Wanted, options: ObjectOptions) -> ObjectFiles:
 
 def _scores(labels: Path, truth: Path) -> ScoreSummary | None:
     from napari_skipseg.scores.instances import MaskError
-    from napari_skipseg.scoring.files import Pair, ScoreOptions, iter_score_pairs
+    from napari_skipseg.scoring.files import ScoreOptions, iter_score_pairs
+    from napari_skipseg.scoring.pairs import Pair
 
     try:
         (summary,) = with_progress_bar(

@@ -1,22 +1,17 @@
-"""Scores of files: predictions against their truths, read from TIFF or PNG."""
+"""Scores of files: predictions against their truths."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.errors import FileError, InputError, SkipsegError
-from napari_skipseg.file_names import normalized_name
-from napari_skipseg.images.files import location_of_image, read_recipe
-from napari_skipseg.images.slices import is_pattern, slice_names
-from napari_skipseg.images.zarr.metadata import is_zarr
-from napari_skipseg.inference.saving import plain_name
+from napari_skipseg.errors import InputError
+from napari_skipseg.images.files import read_recipe
 from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.scores.doubts import doubt_truth
@@ -32,6 +27,7 @@ from napari_skipseg.scores.matching import MatchingScores, pool_matching, score_
 from napari_skipseg.scores.overlap import OverlapScores, pool_overlap, score_overlap
 from napari_skipseg.scores.polarity import Foreground, foreground_of
 from napari_skipseg.scores.summary import ScoreSummary
+from napari_skipseg.scoring.pairs import Pair, pair_files
 from napari_skipseg.scoring.truth import note_voxels, read_both
 from napari_skipseg.scoring.values import (
     MOST_LABELS,
@@ -42,119 +38,6 @@ from napari_skipseg.scoring.values import (
     note_empty,
 )
 from napari_skipseg.wording import percent
-
-_ENDINGS = (".tif", ".tiff", ".btf", ".png", ".bmp", ".jpg", ".jpeg")
-_OURS = ("_probability", "_binary")
-"""What `save_prediction` adds to the name of the stack that was segmented."""
-
-
-class Pair(NamedTuple):
-    """A prediction and its truth; `name` tells them from others."""
-
-    name: str
-    prediction: Path
-    truth: Path
-
-
-def pair_files(predictions: Path, truths: Path, prefer: str = "_probability") -> list[Pair]:
-    """Return the pairs that two files or two folders make, in the order of their names.
-
-    A file and a folder with one file per slice are a pair, too. In folders NAME.tif, NAME_probability.tif or
-    NAME_binary.tif belongs to the truth NAME.tif or NAME.png, whichever of its endings each has. Of the last two, which
-    our own runs write together, the one that ends with `prefer` is taken. Names that differ only by capital letters are
-    the same, where no name is exactly so. Attention maps, hidden files and files of
-    other kinds are passed over.
-
-    Raises:
-        FileError: one of them does not exist, or a folder holds no image.
-        InputError: a file and a folder that holds no slices, a file without its partner, or two that could be it.
-    """
-    for path in (predictions, truths):
-        if not location_of_image(path).exists() and not is_pattern(path):
-            raise FileError(f"'{path}' does not exist: check the name.")
-    folders = [path for path in (predictions, truths) if path.is_dir() and not is_zarr(path)]
-    if len(folders) < 2:
-        if folders:
-            _check_slices(folders[0], predictions, truths)
-        return [Pair(truths.name, predictions, truths)]
-    wanted = _images(truths)
-    found = _spelled_as(_images(predictions), wanted)
-    pairs = []
-    for name, files in wanted.items():
-        truth = _the_one(files, name, truths)
-        ours = [file for ending in (prefer, *_OURS) for file in found.get(name + ending, [])]
-        exact = found.get(name, [])
-        if not ours and not exact:
-            raise InputError(f"'{truth}' has no prediction in '{predictions}': it must be called {name}.tif or alike.")
-        first = [file for file in ours if _key(file) == _key(ours[0])]
-        pairs.append(Pair(truth.name, _the_one(exact + list(dict.fromkeys(first)), name, predictions), truth))
-    _check_all_used(found, wanted, truths)
-    return pairs
-
-
-def _check_slices(folder: Path, predictions: Path, truths: Path) -> None:
-    """Raise where a folder that is given beside a file does not hold the slices of one stack."""
-    try:
-        slice_names(folder)
-    except SkipsegError as error:
-        raise InputError(
-            f"'{predictions}' and '{truths}' are a file and a folder: give two files or two folders; a folder beside a "
-            f"file must hold its slices. ({error})"
-        ) from error
-
-
-def _images(folder: Path) -> dict[str, list[Path]]:
-    """Return the image files of a folder by their plain names, sorted."""
-    images: dict[str, list[Path]] = {}
-    try:
-        files = sorted(folder.iterdir())
-    except OSError as error:
-        raise FileError(f"The folder '{folder}' cannot be read ({error.strerror}): check your permission.") from error
-    for file in files:
-        if file.suffix.lower() in _ENDINGS and not file.name.startswith(".") and file.is_file():
-            images.setdefault(_key(file), []).append(file)
-    if not images:
-        raise FileError(f"The folder '{folder}' holds no TIFF or PNG image: check the name.")
-    return images
-
-
-def _key(file: Path) -> str:
-    """Return what a file is called where files are paired."""
-    return normalized_name(plain_name(file.name))
-
-
-def _the_one(files: Sequence[Path], name: str, folder: Path) -> Path:
-    if len(files) > 1:
-        names = " and ".join(file.name for file in files)
-        raise InputError(f"{names} in '{folder}' could both be '{name}': leave one of them there.")
-    return files[0]
-
-
-def _spelled_as(found: dict[str, list[Path]], wanted: dict[str, list[Path]]) -> dict[str, list[Path]]:
-    """Return `found` with the names of `wanted` where they differ only by capital letters, as on other systems."""
-    by_small = {name.casefold(): name for name in wanted}
-    spelled: dict[str, list[Path]] = {}
-    for name, files in found.items():
-        stems = {each.casefold(): each for each in _stems(name)}
-        same = next((small for small in stems if small in by_small), None)
-        renamed = name
-        if same is not None and not _stems(name) & wanted.keys():
-            renamed = by_small[same] + name[len(stems[same]) :]
-        spelled.setdefault(renamed, []).extend(files)
-    return spelled
-
-
-def _stems(name: str) -> set[str]:
-    """Return what the truth of a prediction may be called."""
-    return {name, *(name.removesuffix(ending) for ending in _OURS), re.sub(r"_attention_[0-9]+$", "", name)}
-
-
-def _check_all_used(found: dict[str, list[Path]], wanted: dict[str, list[Path]], truths: Path) -> None:
-    for name, files in found.items():
-        stems = _stems(name)
-        if not stems & wanted.keys():
-            raise InputError(f"'{files[0]}' has no truth in '{truths}': it must be called {min(stems, key=len)}.tif.")
-
 
 LEAST_BOUNDARY = 0.12
 """Share of an image that boundaries between cells cover at least: 0.2 to 0.45 in truths of ssTEM and FIB-SEM."""
@@ -232,9 +115,10 @@ def score_folders(predictions: Path, truths: Path, options: ScoreOptions | None 
 
 
 def find_pairs(predictions: Path, truths: Path, options: ScoreOptions) -> list[Pair]:
-    """Return what `pair_files` does; of our own files the labels where labels are scored, else the probability."""
-    labels = options.classes or options.measure == "instances"
-    return pair_files(predictions, truths, "_binary" if labels else "_probability")
+    """Return what `pair_files` does; of our own results the objects or the labels if these are scored."""
+    if options.measure == "instances":
+        return pair_files(predictions, truths, ("_objects", "_binary"))
+    return pair_files(predictions, truths, ("_binary",) if options.classes else ("_probability",))
 
 
 def iter_score_pairs(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[ScoreSummary]]:
