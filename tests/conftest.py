@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from napari_skipseg import durable
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -14,6 +16,18 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for kind in ("CACHE", "CORRECTIONS"):
             patch.setenv(f"NAPARI_SKIPSEG_{kind}", str(tmp_path_factory.mktemp(kind.lower())))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Files of the tests need not outlive a power cut: a third of a run's time is waiting until they would.
+
+    What is synced, and when, the tests of durability see by their own patches. Child processes do wait.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda number: None)
+        patch.setattr(durable, "_syncfs", lambda: None)
         yield
 
 

@@ -34,14 +34,14 @@ PROCESSES.set_forkserver_preload(["napari_skipseg.api", "napari_skipseg.inferenc
 
 @dataclass(frozen=True)
 class Asked:
-    """A run: of which file, into which folder, as what, with which options; with torch alone where `torch`."""
+    """A run: of which file, into which folder, as what, with which options; on torch, unless `openvino`."""
 
     file: Path
     folder: Path
     form: Any = "tiff"
     depth: Any = "uint8"
     tile: int = 200
-    torch: bool = False
+    openvino: bool = False  # compiling takes longer than these runs
 
     def model(self) -> Model:
         return make_model(widths=(2, 3, 4), classes=("membrane", "vesicle"))
@@ -52,7 +52,7 @@ class Asked:
 
     def run(self) -> list[Path]:
         """Run in this process."""
-        if not self.torch:
+        if self.openvino:
             return run_to_end(self.work())
         with mock.patch("napari_skipseg.inference.backends.choose.has_openvino", return_value=False):
             return run_to_end(self.work())
