@@ -8,7 +8,7 @@ import signal
 
 import numpy as np
 import pytest
-from hand import choose, ramp
+from hand import choose, ramp, settle
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import Qt
 
@@ -245,6 +245,12 @@ def test_images_come_and_go_in_the_list(open_panel):
     first.name = "renamed"
     assert [combo.itemText(number) for number in range(combo.count())] == ["renamed", "b"]
     assert combo.currentText() == "renamed"
+    shapes = viewer.add_shapes([[[0, 0], [4, 4]]])
+    viewer.layers.selection.active = first
+    settle()
+    viewer.layers.selection.active = shapes
+    settle()
+    assert combo.currentText() == "renamed"
     viewer.layers.remove(first)
     assert combo.currentText() == "b"
 
@@ -377,11 +383,10 @@ def test_results_are_saved_as_what_is_chosen(open_panel, qtbot, tmp_path, monkey
     np.testing.assert_allclose(np.asarray(stack.data[...]), ramp(3, 32, 48) / 255, atol=1e-6)
 
 
-def test_nothing_is_saved_without_a_folder_or_a_result(open_panel, qtbot):
+def test_nothing_is_saved_without_a_folder_or_a_result(qapp):
     from napari_skipseg.widgets.layers.files import SaveDialog
 
-    _, panel = open_panel()
-    dialog = SaveDialog(panel, "'em'", ["probability", "binary"], "")
+    dialog = SaveDialog(None, "'em'", ["probability", "binary"], "")
     save = dialog.buttons.button(dialog.buttons.StandardButton.Save)
     assert not save.isEnabled()
     dialog.folder.text.setText("/somewhere")
@@ -391,37 +396,22 @@ def test_nothing_is_saved_without_a_folder_or_a_result(open_panel, qtbot):
     assert not save.isEnabled()
 
 
-def test_the_device_and_why_it_is_no_gpu_are_told(open_panel):
-    _, panel = open_panel()
-    form = panel.segment_tab.form
-    shown = form.device_note.text()
-    assert shown.startswith(
-        "auto: CPU, 2 cores, with OpenVINO (no GPU: this torch was built without CUDA). Segments in"
-    )
-    assert "trains in f32 (this processor has no bf16 of its own)" in shown
-    assert [form.device.itemText(number) for number in range(form.device.count())] == ["auto", "cpu"]
-
-
-def test_the_card_is_a_click_away(open_panel, qtbot):
+def test_the_form_names_the_device_shows_the_card_and_cuts_no_text(open_panel, qtbot):
     viewer, panel = open_panel()
-    viewer.add_image(ramp(8, 8))
-    qtbot.mouseClick(panel.segment_tab.form.card, Qt.MouseButton.LeftButton)
-    dialog = panel.segment_tab.form.card_dialog
+    tab, form = panel.segment_tab, panel.segment_tab.form
+    note = form.device_note.text()
+    assert note.startswith("auto: CPU, 2 cores, with OpenVINO (no GPU: this torch was built without CUDA)")
+    assert "trains in f32 (this processor has no bf16 of its own)" in note
+    assert [form.device.itemText(number) for number in range(form.device.count())] == ["auto", "cpu"]
+    viewer.add_image(ramp(3, 32, 48))
+    qtbot.mouseClick(form.card, Qt.MouseButton.LeftButton)
+    dialog = form.card_dialog
     assert dialog.isVisible()
     assert "made-up &lt;numbers&gt;" in dialog.text.text()
     assert len(dialog.curves) == 2
     dialog.close()
-
-
-def test_no_text_is_cut(open_panel, qtbot):
-    viewer, panel = open_panel()
-    viewer.add_image(ramp(3, 32, 48))
-    tab = panel.segment_tab
-    tab.form.options.expand(animate=False)
-    qtbot.waitUntil(
-        lambda: tab.minimumSizeHint().width() <= tab.width() <= tab.parent().width(),  # once the layout has settled
-        timeout=5_000,
-    )
+    form.options.expand(animate=False)
+    qtbot.waitUntil(lambda: tab.minimumSizeHint().width() <= tab.width() <= tab.parent().width())
 
 
 def test_closing_the_panel_ends_the_engine_in_mid_run(open_panel, qtbot, engine):

@@ -16,10 +16,8 @@ from napari_skipseg.corrections.catalog import StoredCorrections, lock_of
 from napari_skipseg.corrections.saved import (
     ChunkTarget,
     SavedCorrections,
-    Snapshot,
     load_saved,
     write_all_chunks,
-    write_snapshot,
 )
 from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.corrections.subject import HIGHEST, CorrectionClass, Subject
@@ -72,16 +70,6 @@ def export_corrections(
             return write_all_chunks(array, subject, path, description)
         write_ome_tiff(path, array, subject.space, description=description)
         return path
-
-
-def snapshot_found(found: StoredCorrections, folder: Path) -> Snapshot:
-    """Write the training labels of corrections that are not open, as `Corrections.snapshot` does.
-
-    Raises:
-        FileError: they cannot be written, or a window has the corrections open.
-    """
-    with _reading(found) as (saved, subject, _), file_errors_as(folder):
-        return write_snapshot(saved, subject, folder)
 
 
 @contextmanager

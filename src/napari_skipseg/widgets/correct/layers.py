@@ -126,14 +126,14 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
         self.history, self.highlight = EditHistory(corrections), RegionHighlight(viewer)
         self._links, self._image_links = ConnectionGroup(), ConnectionGroup()
         self._links.tie(viewer.layers.events.inserted, self._on_inserted)
-        self.follow(image)
+        self.attach(image)
 
     @property
     def is_shown(self) -> bool:
         """Whether there is a layer to paint in."""
         return self.strokes is not None and self.strokes in self._viewer.layers
 
-    def follow(self, image: Image) -> None:
+    def attach(self, image: Image) -> None:
         """Move with this image from now on."""
         self.image = image
         self._image_links.cut()

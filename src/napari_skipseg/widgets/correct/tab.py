@@ -270,7 +270,7 @@ class CorrectTab(JobTab):
             name = elsewhere.layers.image.name
             self.complain(f"'{layer.name}' has the same voxels as '{name}', which is being corrected: choose that one.")
         elif elsewhere is not None:
-            elsewhere.layers.follow(layer)
+            elsewhere.layers.attach(layer)
             self.check()
             self._enter(elsewhere)
         else:

@@ -183,7 +183,8 @@ class SegmentForm(QWidget):  # type: ignore[misc]
 
     def _on_selected(self, layer: Layer) -> None:
         """Choose an image that the user selected in the layer list, if it can be segmented."""
-        if layer is not self._layer and self.may_follow() and not image_fault(layer):
+        is_offered = self.image.findData(layer) >= 0
+        if is_offered and layer is not self._layer and self.may_follow() and not image_fault(layer):
             choose_value(self.image, layer)
 
     def _choose_and_show(self, index: int = 0) -> None:

@@ -152,7 +152,7 @@ class SegmentTab(JobTab):
 
     def segment(self) -> None:
         """Segment what the form says; the layers appear at once and fill."""
-        self._segment(self.form.read().options())
+        self._segment()
 
     def _segment_again(self, run: RepeatedRun) -> None:
         """Fill the form from a recipe and segment with the recipe's own options, which may have no field in the form.
@@ -164,8 +164,8 @@ class SegmentTab(JobTab):
         pinned = choices_of_recipe(run.recipe) if is_here else None
         self._repeated = run.recipe if self._segment(run.recipe.request.options, pinned) else None
 
-    def _segment(self, options: SegmentOptions, pinned: dict[str, int | str] | None = None) -> bool:
-        """Return whether the run was started. pinned: as in `iter_prepare`."""
+    def _segment(self, options: SegmentOptions | None = None, pinned: dict[str, int | str] | None = None) -> bool:
+        """Return whether the run was started. options: None for those of the form. pinned: as in `iter_prepare`."""
         choices = self.form.read()
         layer = choices.layer
         if layer is None or not self._may_start(choices):
@@ -181,9 +181,10 @@ class SegmentTab(JobTab):
         except SkipsegError as error:
             self.fail(str(error))
             return False
-        work = partial(self._engine.run, Segment(stack, str(model), options, whole, pinned=pinned))
+        request = Segment(stack, str(model), options or choices.options(), whole, pinned=pinned)
         part = part_at(layer, choices.axes, positions)
-        self._fill(work, choices, ResultFiller(self, self._viewer, layer, part, self.results.get(part.source)))
+        filling = ResultFiller(self, self._viewer, layer, part, self.results.get(part.source))
+        self._fill(partial(self._engine.run, request), choices, filling)
         return True
 
     def _describe_repetition(self, succeeded: bool) -> None:
