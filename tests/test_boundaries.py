@@ -209,7 +209,7 @@ def circles(imports: dict[str, set[str]]) -> list[list[str]]:
 
 def test_modules_import_each_other_in_no_circle() -> None:
     """Imports inside functions count too."""
-    graph = grimp.build_graph("napari_skipseg", cache_dir=None, exclude_type_checking_imports=True)
+    graph = grimp.build_graph("napari_skipseg", cache_dir=None)
     found = circles({module: graph.find_modules_directly_imported_by(module) for module in graph.modules})
     assert found == []
 

@@ -89,6 +89,26 @@ def test_a_kill_loses_nothing_that_was_on_disk(image: Stack) -> None:
     last.close()
 
 
+@pytest.mark.parametrize("leave", [kill, Corrections.close])
+def test_the_last_label_is_known_the_next_time(image: Stack, leave: Callable[[Corrections], Any]) -> None:
+    corrections = open_corrections(image)
+    assert corrections.last_label() is None
+    corrections.strokes[2, 100:103, 250:253] = 2
+    corrections.review((slice(0, 1), slice(20, 21), slice(30, 31)), np.ones((1, 1), np.uint8))
+    assert corrections.last_label() == (0, 20, 30)
+    corrections.strokes[1, 4, 300] = 1
+    corrections.strokes[1, 4, 300] = 0
+    leave(corrections)
+    again = open_corrections(image)
+    assert again.last_label() == (0, 20, 30)  # where nothing is left of the last edit, any label will do
+    again.strokes[1, 200:203, 8:11] = 3
+    leave(again)
+    last = open_corrections(image)
+    assert last.last_label() == (1, 201, 9)
+    assert last.strokes[last.last_label()] == 3
+    last.close()
+
+
 def test_a_kill_at_any_step_of_a_checkpoint_loses_nothing(
     image: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,5 +403,5 @@ def test_what_a_killed_process_was_writing_is_removed(image: Stack) -> None:
     half.write_bytes(b"half")
     again = open_corrections(image)
     assert not half.exists()
-    assert again.strokes.places() == {(0, 0, 0)}
+    assert again.strokes.chunk_numbers() == {(0, 0, 0)}
     again.close()

@@ -12,7 +12,7 @@ import tifffile
 
 from napari_skipseg.corrections import exchange
 from napari_skipseg.corrections.catalog import find_corrections
-from napari_skipseg.corrections.exchange import export_corrections, import_labels, snapshot_found
+from napari_skipseg.corrections.exchange import export_corrections, import_labels
 from napari_skipseg.corrections.store import Corrections, open_corrections
 from napari_skipseg.corrections.subject import CorrectionClass
 from napari_skipseg.errors import FileError, InputError
@@ -74,7 +74,7 @@ def test_those_that_are_not_open_are_written_too(corrections: Corrections, tmp_p
     corrections.close()
     export_corrections(found, tmp_path / "labels.tif")
     np.testing.assert_array_equal(read_stack(tmp_path / "labels.tif").data[...], expected)
-    np.testing.assert_array_equal(read_stack(snapshot_found(found, tmp_path / "new").labels).data[...], expected)
+    np.testing.assert_array_equal(read_stack(export_corrections(found, tmp_path / "new.zarr")).data[...], expected)
     assert not find_corrections()[0].is_open
 
 

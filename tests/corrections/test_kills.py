@@ -113,7 +113,7 @@ def test_nothing_older_than_a_second_is_lost(folder: Path) -> None:
     ]  # fmt: skip
     for name, array in zip(SAVED_ARRAYS, found, strict=True):
         files = CorrectionChunkFiles(with_journal.folder / f"{name}.zarr", painter.SHAPE)
-        assert {place[0] for place in files.places()} == set(np.unique(np.nonzero(array)[0]))
+        assert {place[0] for place in files.chunk_numbers()} == set(np.unique(np.nonzero(array)[0]))
 
 
 @pytest.mark.slow

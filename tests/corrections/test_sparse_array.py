@@ -131,7 +131,7 @@ def test_what_is_read_is_a_copy() -> None:
     array[:] = 7
     array[:][0, 0] = 1
     array[[0], [0]][0] = 1
-    array.piece((0, 0))[...] = 1
+    array.read_chunk((0, 0))[...] = 1
     assert array[0, 0] == 7
 
 
@@ -196,7 +196,7 @@ def test_a_chunk_that_is_written_to_while_it_is_stored_stays_dirty() -> None:
     assert array.dirty() == [(0, 0)]
     array[3, 3] = 0
     array.stored((0, 0), array.keep((0, 0)))
-    assert (array.dirty(), array.places(), array.is_empty()) == ([], set(), True)
+    assert (array.dirty(), array.chunk_numbers(), array.is_empty()) == ([], set(), True)
 
 
 def test_every_edit_in_napari_is_heard() -> None:

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from napari_skipseg.devices import ChosenPrecision, Device, DeviceReport, SystemReport
-from napari_skipseg.errors import EngineError
 from napari_skipseg.images.intensity.normalize import GreyStatistics, Normalization
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.estimate import RunPlan
@@ -273,11 +272,6 @@ def engine() -> FakeEngine:
 
 
 @pytest.fixture
-def dead_engine_error() -> Exception:
-    return EngineError("The engine process ended unexpectedly (killed). Press Segment to start a new one.")
-
-
-@pytest.fixture
 def open_panel(make_napari_viewer: Callable, engine: FakeEngine, qtbot) -> Callable:
     """Open a viewer with the panel docked; give (viewer, panel)."""
     from napari_skipseg.widgets.panel import SkipSegPanel
@@ -287,7 +281,7 @@ def open_panel(make_napari_viewer: Callable, engine: FakeEngine, qtbot) -> Calla
         panel = SkipSegPanel(viewer, engine if with_engine is None else with_engine)
         viewer.window.add_dock_widget(panel, name="SkipSeg")
         viewer.window.resize(1280, 800)
-        qtbot.waitUntil(lambda: "asking" not in panel.segment_tab.form.device_note.text(), timeout=60_000)
+        qtbot.waitUntil(lambda: "asking" not in panel.segment_tab.form.device_note.text())
         return viewer, panel
 
     return open_it

@@ -7,12 +7,23 @@ from qtpy.QtCore import QEvent, QPoint, QPointF, Qt
 from qtpy.QtGui import QMouseEvent
 from qtpy.QtOpenGLWidgets import QOpenGLWidget
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication
-
-from napari_skipseg.widgets.panel import wait_for
+from qtpy.QtWidgets import QApplication, QComboBox
 
 LEFT = Qt.MouseButton.LeftButton
 PLAIN = Qt.KeyboardModifier.NoModifier
+
+
+def settle() -> None:
+    """Handle all events that are waiting, and those that they cause, such as a drawing."""
+    for _ in range(3):
+        QApplication.processEvents()
+
+
+def choose(combo: QComboBox, value: object) -> None:
+    """Choose an item by its value, as a user does."""
+    index = [combo.itemData(number) for number in range(combo.count())].index(value)
+    combo.setCurrentIndex(index)
+    combo.activated.emit(index)
 
 
 class Hand:
@@ -35,25 +46,25 @@ class Hand:
         for place in places[1:]:
             self._move(place, LEFT)
         QTest.mouseRelease(self.canvas, LEFT, PLAIN, places[-1])
-        wait_for(lambda: False, 0.05)
+        settle()
 
     def click(self, voxel: tuple[float, float]) -> None:
         self.drag(voxel)
 
     def double_click(self, voxel: tuple[float, float]) -> None:
         QTest.mouseDClick(self.canvas, LEFT, PLAIN, self._at(voxel, self.viewer.layers[0]))
-        wait_for(lambda: False, 0.05)
+        settle()
 
     def _move(self, place: QPoint, button: Qt.MouseButton) -> None:
         where = QPointF(place)
         there = self.canvas.mapToGlobal(where)
         event = QMouseEvent(QEvent.Type.MouseMove, where, there, Qt.MouseButton.NoButton, button, PLAIN)
         QApplication.sendEvent(self.canvas, event)
-        wait_for(lambda: False, 0.02)
+        settle()
 
     def press(self, key: Qt.Key, modifier: Qt.KeyboardModifier = PLAIN) -> None:
         QTest.keyClick(self.canvas, key, modifier)
-        wait_for(lambda: False, 0.02)
+        settle()
 
 
 def ramp(*shape: int) -> np.ndarray:
@@ -64,17 +75,17 @@ def ramp(*shape: int) -> np.ndarray:
 def segment(qtbot, panel) -> None:
     """Press Segment, and wait for the result."""
     qtbot.mouseClick(panel.segment_tab.segment_button, LEFT)
-    qtbot.waitUntil(lambda: not panel.segment_tab.is_running, timeout=60_000)
+    qtbot.waitUntil(lambda: not panel.segment_tab.is_running)
 
 
 def correct(qtbot, panel) -> None:
     """Show the Correct tab, press Correct, and wait for the layers."""
     tab = panel.correct_tab
     panel.tabs.setCurrentWidget(panel.tabs.widget(1))
-    qtbot.waitUntil(tab.correct_button.isEnabled, timeout=10_000)
+    qtbot.waitUntil(tab.correct_button.isEnabled)
     qtbot.mouseClick(tab.correct_button, LEFT)
-    qtbot.waitUntil(lambda: tab.session is not None and tab.session.layers.is_shown, timeout=10_000)
-    wait_for(lambda: False, 0.1)
+    qtbot.waitUntil(lambda: tab.session is not None and tab.session.layers.is_shown)
+    settle()
 
 
 def open_and_correct(open_panel, qtbot, image: np.ndarray, is_segmented: bool = False, **looks):
@@ -91,4 +102,4 @@ def put_away(qtbot, viewer, panel) -> None:
     """Remove all layers, and wait until the corrections are stored and closed."""
     tab = panel.correct_tab
     viewer.layers.clear()
-    qtbot.waitUntil(lambda: tab.session is None and not tab.is_closing, timeout=10_000)
+    qtbot.waitUntil(lambda: tab.session is None and not tab.is_closing)

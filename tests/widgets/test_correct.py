@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from hand import Hand, correct, open_and_correct, put_away, ramp, segment
+from hand import Hand, correct, open_and_correct, put_away, ramp, segment, settle
 from napari.layers import Labels
 from napari.layers._layer_actions import _duplicate_layer
 from qtpy.QtCore import Qt
@@ -15,7 +15,6 @@ from napari_skipseg.corrections.store import open_corrections
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.widgets.correct.layers import ACTIONS
-from napari_skipseg.widgets.panel import wait_for
 
 pytestmark = pytest.mark.gui
 
@@ -80,14 +79,16 @@ def write_into(hand, layer) -> np.ndarray:
     return np.asarray(layer.data).copy()
 
 
-@pytest.mark.parametrize("deed", [paint, fill, polygon, undo, redo, assign, write_into])
-def test_what_is_done_to_the_layer_is_there_when_it_is_opened_again(open_panel, qtbot, deed):
-    viewer, panel, hand = open_and_correct(open_panel, qtbot, ramp(3, 32, 48), scale=(50, 4, 4), units="nm")
-    layer = panel.correct_tab.session.layers.strokes
-    expected = deed(hand, layer)
-    assert expected.any()
-    assert layer.data is panel.correct_tab.corrections().strokes
-    np.testing.assert_array_equal(on_disk(qtbot, viewer, panel), expected)
+def test_each_kind_of_edit_is_there_when_the_image_is_opened_again(open_panel, qtbot):
+    viewer, panel = open_panel()
+    for number, edit in enumerate((paint, fill, polygon, undo, redo, assign, write_into)):
+        viewer.add_image(ramp(3, 32, 48) // 2 + number, name="em", scale=(50, 4, 4), units="nm")
+        correct(qtbot, panel)
+        layer = panel.correct_tab.session.layers.strokes
+        expected = edit(Hand(viewer, panel), layer)
+        assert expected.any(), edit.__name__
+        assert layer.data is panel.correct_tab.corrections().strokes
+        np.testing.assert_array_equal(on_disk(qtbot, viewer, panel), expected, edit.__name__)
 
 
 def test_the_layers_lie_over_the_image_and_are_neither_images_nor_results(open_panel, qtbot):
@@ -111,7 +112,7 @@ def test_the_layers_lie_over_the_image_and_are_neither_images_nor_results(open_p
     before = np.asarray(strokes.data).copy()
     panel.segment_tab.form.threshold.setValue(0.1)
     segment(qtbot, panel)
-    wait_for(lambda: False, 0.1)
+    settle()
     np.testing.assert_array_equal(strokes.data, before)
     assert viewer.layers[-1] is strokes
 
@@ -198,15 +199,15 @@ def test_classes_are_added_named_recoloured_and_kept(open_panel, qtbot):
     assert "Another class is called 'Membrane'" in tab.message.text()
     assert tab.judged_classes() == ()
     hand.drag((10, 10), (10, 40))
-    qtbot.waitUntil(lambda: [each.name for each in tab.judged_classes()] == ["mitochondrion"], timeout=5_000)
+    qtbot.waitUntil(lambda: [each.name for each in tab.judged_classes()] == ["mitochondrion"])
     qtbot.mouseClick(body.classes.rows[2].judged, Qt.MouseButton.LeftButton)
     assert [each.name for each in tab.judged_classes()] == ["membrane", "mitochondrion"]
-    qtbot.waitUntil(lambda: body.state.text() == "✓ saved", timeout=5_000)
+    qtbot.waitUntil(lambda: body.state.text() == "✓ saved")
     put_away(qtbot, viewer, panel)
     viewer.add_image(ramp(32, 48), name="em")
-    qtbot.waitUntil(lambda: tab.offers.restores, timeout=10_000)
+    qtbot.waitUntil(lambda: tab.offers.restores)
     qtbot.mouseClick(tab.offers.of_image.button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: tab.session is not None, timeout=10_000)
+    qtbot.waitUntil(lambda: tab.session is not None)
     assert [each.name for each in tab.corrections().classes] == ["membrane", "mitochondrion"]
     assert [each.color for each in tab.corrections().classes] == colors
     assert colors[1] == "#123456" != colors[0]
@@ -228,10 +229,10 @@ def test_a_new_class_asks_for_its_name_and_goes_by_a_number_until_it_has_one(ope
     tab.corrections().strokes[20:24, 5:40] = 1
     panel.tabs.setCurrentIndex(2)
     fault = "Name the new class 'class 2' first: double-click its name in the Correct tab."
-    qtbot.waitUntil(lambda: panel.finetune_tab.message.text() == fault, timeout=5_000)
+    qtbot.waitUntil(lambda: panel.finetune_tab.message.text() == fault)
     assert not panel.finetune_tab.tune_button.isEnabled()
     tab.actions.rename_class(3, "vesicle")
-    qtbot.waitUntil(lambda: panel.finetune_tab.message.text() != fault, timeout=5_000)
+    qtbot.waitUntil(lambda: panel.finetune_tab.message.text() != fault)
 
 
 def test_colours_and_channels_are_no_axis_of_the_corrections(open_panel, qtbot):

@@ -23,6 +23,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.widgets.correct.accept import count_pixels, rectangle_box
 from napari_skipseg.widgets.correct.uncertain_regions import describe_search, is_region_done, weigh_classes
+from napari_skipseg.widgets.layers.placement import camera_of
 from napari_skipseg.widgets.layers.results import ShownResult
 from napari_skipseg.widgets.panel import wait_for
 
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.gui
 LEFT = Qt.MouseButton.LeftButton
 
 
-def test_an_accepted_slice_holds_the_prediction_at_the_threshold_and_strokes_stay_apart(open_panel, qtbot):
+def test_an_accepted_slice_is_the_prediction_at_the_threshold_in_one_colour_beside_the_strokes(open_panel, qtbot):
     image = ramp(3, 32, 48)
     viewer, panel, hand = open_and_correct(open_panel, qtbot, image, is_segmented=True)
     tab = panel.correct_tab
@@ -48,6 +49,13 @@ def test_an_accepted_slice_holds_the_prediction_at_the_threshold_and_strokes_sta
     np.testing.assert_array_equal(corrections.reviewed, expected)
     np.testing.assert_array_equal(strokes.data, painted)
     assert tab.body.amount.text() == "1,536 pixels on 1 slice (1,536 accepted)"
+    layers = tab.session.layers
+    colors = [tuple(layers.reviewed.get_color(value)) for value in (1, 2, 7)]
+    assert colors[0] == colors[1] == colors[2]
+    assert colors[0] not in [tuple(layers.strokes.get_color(value)) for value in (1, 2)]
+    assert layers.reviewed.opacity < 0.3
+    tab.actions.recolor_class(2, "#123456")
+    assert tuple(layers.reviewed.get_color(2)) == colors[0]
     hand.press(Qt.Key.Key_T)
     assert not np.asarray(corrections.reviewed).any()
     np.testing.assert_array_equal(strokes.data, painted)
@@ -93,19 +101,7 @@ def test_undo_takes_back_what_was_done_last_and_ctrl_z_keeps_to_strokes(open_pan
     assert stands() == (0, 0)
 
 
-def test_what_is_accepted_has_one_colour_of_its_own_through_which_the_result_is_seen(open_panel, qtbot):
-    _, panel, hand = open_and_correct(open_panel, qtbot, ramp(3, 32, 48), is_segmented=True)
-    layers, tab = panel.correct_tab.session.layers, panel.correct_tab
-    hand.press(Qt.Key.Key_A)
-    colors = [tuple(layers.reviewed.get_color(value)) for value in (1, 2, 7)]
-    assert colors[0] == colors[1] == colors[2]
-    assert colors[0] not in [tuple(layers.strokes.get_color(value)) for value in (1, 2)]
-    assert layers.reviewed.opacity < 0.3
-    tab.actions.recolor_class(2, "#123456")
-    assert tuple(layers.reviewed.get_color(2)) == colors[0]
-
-
-def test_a_drawn_box_and_the_view_are_accepted(open_panel, qtbot):
+def test_a_drawn_box_and_the_view_are_accepted_and_a_box_that_slipped_is_not(open_panel, qtbot):
     image = ramp(3, 64, 64)
     viewer, panel, hand = open_and_correct(open_panel, qtbot, image, is_segmented=True)
     tab = panel.correct_tab
@@ -114,7 +110,7 @@ def test_a_drawn_box_and_the_view_are_accepted(open_panel, qtbot):
     hand.press(Qt.Key.Key_D)
     assert viewer.layers.selection.active.mode == "add_rectangle"
     hand.drag((8, 10), (20, 20), (40, 50))
-    qtbot.waitUntil(lambda: list(viewer.layers) == layers, timeout=5_000)
+    qtbot.waitUntil(lambda: list(viewer.layers) == layers)
     assert viewer.layers.selection.active is tab.session.layers.strokes
     at = np.argwhere(np.asarray(reviewed))
     assert (at[:, 0] == 2).all()
@@ -122,25 +118,18 @@ def test_a_drawn_box_and_the_view_are_accepted(open_panel, qtbot):
     hand.press(Qt.Key.Key_T)
     hand.press(Qt.Key.Key_D)
     hand.press(Qt.Key.Key_Escape)
-    qtbot.waitUntil(lambda: list(viewer.layers) == layers, timeout=5_000)
+    qtbot.waitUntil(lambda: list(viewer.layers) == layers)
+    for end, size in (((8, 10), "1 pixel"), ((9, 10), "2 × 1 pixels"), ((9, 40), "2 × 31 pixels")):
+        hand.press(Qt.Key.Key_D)
+        hand.drag((8, 10), end)
+        qtbot.waitUntil(lambda: list(viewer.layers) == layers)
+        assert tab.message.text().startswith(f"The box covers only {size}")
     assert not np.asarray(reviewed).any()
-    camera = getattr(viewer, "scene", viewer).camera
-    camera.zoom *= 4
+    camera_of(viewer).zoom *= 4
     hand.press(Qt.Key.Key_S)
     seen = np.asarray(reviewed)
     assert 0 < np.count_nonzero(seen) < 64 * 64
     assert not seen[:2].any()
-
-
-def test_a_box_that_slipped_is_ignored_and_said(open_panel, qtbot):
-    viewer, panel, hand = open_and_correct(open_panel, qtbot, ramp(3, 64, 64), is_segmented=True)
-    tab, layers = panel.correct_tab, list(viewer.layers)
-    for end, size in (((8, 10), "1 pixel"), ((9, 10), "2 × 1 pixels"), ((9, 40), "2 × 31 pixels")):
-        hand.press(Qt.Key.Key_D)
-        hand.drag((8, 10), end)
-        qtbot.waitUntil(lambda: list(viewer.layers) == layers, timeout=5_000)
-        assert not np.asarray(tab.corrections().reviewed).any()
-        assert tab.message.text().startswith(f"The box covers only {size}")
 
 
 @pytest.mark.parametrize(
@@ -188,21 +177,21 @@ def test_the_next_place_is_where_the_network_wavers_and_done_ones_drop_out(open_
     image[1, 128:, :128] = 64
     viewer, panel, hand = open_and_correct(open_panel, qtbot, image, is_segmented=True, scale=(50, 4, 4))
     tab = panel.correct_tab
-    places = tab.body.places
+    places = tab.body.regions
     hand.press(Qt.Key.Key_N)
-    qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
-    assert [place.center[0] for place in places.places()] == [3, 1]
+    qtbot.waitUntil(lambda: not tab.is_running)
+    assert [place.center[0] for place in places.regions()] == [3, 1]
     assert places.item(0).text().endswith(": unsure (1.00)")
     assert viewer.dims.current_step[0] == 3
-    camera = getattr(viewer, "scene", viewer).camera
+    camera = camera_of(viewer)
     np.testing.assert_allclose(camera.center[-2:], (64 * 4, 192 * 4))
     hand.press(Qt.Key.Key_N)
     assert viewer.dims.current_step[0] == 1
     hand.press(Qt.Key.Key_A)
-    assert is_region_done(tab.corrections(), places.places()[1])
+    assert is_region_done(tab.corrections(), places.regions()[1])
     hand.press(Qt.Key.Key_N)
     assert viewer.dims.current_step[0] == 3
-    assert [place.center[0] for place in places.places()] == [3]
+    assert [place.center[0] for place in places.regions()] == [3]
     hand.press(Qt.Key.Key_A)
     hand.press(Qt.Key.Key_N)
     assert tab.message.text().startswith("Nothing is left to look at")
@@ -214,12 +203,12 @@ def test_what_was_looked_at_is_said_and_no_line_of_the_list_is_cut(open_panel, q
     image[2, :128, 128:] = 128
     _, panel, hand = open_and_correct(open_panel, qtbot, image)
     panel.segment_tab.preview()
-    qtbot.waitUntil(lambda: not panel.segment_tab.is_running, timeout=60_000)
+    qtbot.waitUntil(lambda: not panel.segment_tab.is_running)
     tab = panel.correct_tab
     hand.press(Qt.Key.Key_N)
-    qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
+    qtbot.waitUntil(lambda: not tab.is_running)
     assert "Only z 2 was looked at" in tab.message.text()
-    places = tab.body.places
+    places = tab.body.regions
     room = places.viewport().width()
     for row in range(places.count()):
         assert places.fontMetrics().horizontalAdvance(places.item(row).text()) + 8 <= room
@@ -251,11 +240,11 @@ def test_the_place_is_framed_until_it_is_reviewed_and_the_frame_is_never_painted
         open_panel, qtbot, image, is_segmented=True, scale=(50, 4, 4), translate=(0, 8, 8), units="nm"
     )
     tab = panel.correct_tab
-    strokes, camera = tab.session.layers.strokes, getattr(viewer, "scene", viewer).camera
+    strokes, camera = tab.session.layers.strokes, camera_of(viewer)
     hand.press(Qt.Key.Key_N)
-    qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
+    qtbot.waitUntil(lambda: not tab.is_running)
     frame = viewer.layers["em place"]
-    assert tab.body.places.item(0).text().startswith("z 3, y 64, x 192: ")
+    assert tab.body.regions.item(0).text().startswith("z 3, y 64, x 192: ")
     corners = np.array([frame.data_to_world(corner) for corner in frame.data[0]])
     np.testing.assert_allclose(corners.min(axis=0), (150, 8 - 2, 8 + 512 - 2))
     np.testing.assert_allclose(corners.max(axis=0), (150, 8 + 510, 8 + 1022))
@@ -273,7 +262,7 @@ def test_the_place_is_framed_until_it_is_reviewed_and_the_frame_is_never_painted
     assert viewer.layers["em place"] is frame
     np.testing.assert_allclose(frame.data[0].mean(axis=0), (1, 191.5, 63.5))
     hand.press(Qt.Key.Key_A)
-    qtbot.waitUntil(lambda: "em place" not in viewer.layers, timeout=5_000)
+    qtbot.waitUntil(lambda: "em place" not in viewer.layers)
     assert viewer.layers.selection.active is strokes
     hand.press(Qt.Key.Key_N)
     assert "em place" in viewer.layers
@@ -288,18 +277,24 @@ def test_corrections_are_offered_when_the_image_comes_back(open_panel, qtbot):
     viewer, panel, hand = open_and_correct(open_panel, qtbot, ramp(3, 32, 48))
     tab = panel.correct_tab
     hand.drag((10, 10), (10, 40))
+    viewer.dims.set_current_step(0, 2)
+    hand.drag((25, 4), (25, 6))
     painted = np.asarray(tab.corrections().strokes)
     put_away(qtbot, viewer, panel)
-    viewer.add_image(ramp(3, 32, 48), name="again")
-    qtbot.waitUntil(lambda: tab.offers.restores, timeout=10_000)
+    viewer.add_image(ramp(3, 32, 48), name="again", scale=(50, 4, 4))
+    viewer.dims.set_current_step(0, 0)
+    qtbot.waitUntil(lambda: tab.offers.restores)
     text = tab.offers.of_image.label.text()
     assert text.startswith("You corrected this image on ")
-    assert text.endswith(f": {np.count_nonzero(painted):,} pixels on 1 slice.")
+    assert text.endswith(f": {np.count_nonzero(painted):,} pixels on 2 slices.")
     assert not tab.correct_button.isVisible()
     qtbot.mouseClick(tab.offers.of_image.button, LEFT)
-    qtbot.waitUntil(lambda: tab.session is not None and tab.session.layers.is_shown, timeout=10_000)
+    qtbot.waitUntil(lambda: tab.session is not None and tab.session.layers.is_shown)
     np.testing.assert_array_equal(tab.session.layers.strokes.data, painted)
     assert tab.offers.of_image is None
+    assert viewer.dims.current_step[0] == 2
+    np.testing.assert_allclose(camera_of(viewer).center[-2:], (25 * 4, 6 * 4), atol=6 * 4)
+    assert "The last one is at z 2, " in tab.message.text()
 
 
 def test_other_voxels_in_the_image_part_it_from_its_corrections(open_panel, qtbot):
@@ -307,7 +302,7 @@ def test_other_voxels_in_the_image_part_it_from_its_corrections(open_panel, qtbo
     tab = panel.correct_tab
     hand.drag((10, 10), (10, 40))
     viewer.layers["em"].data = 255 - ramp(32, 48)
-    qtbot.waitUntil(lambda: tab.session is None and not tab.is_closing, timeout=10_000)
+    qtbot.waitUntil(lambda: tab.session is None and not tab.is_closing)
     assert [layer.name for layer in viewer.layers] == ["em"]
     assert tab.message.text() == "The data of 'em' were replaced: the corrections of the earlier data are kept on disk."
     corrections = open_corrections(Stack(ramp(32, 48), Space("YX")))
@@ -321,16 +316,16 @@ def test_the_same_voxels_twice_and_another_window_are_refused(open_panel, qtbot)
     viewer.add_image(ramp(32, 48), name="twin")
     combo.setCurrentIndex(1)
     combo.activated.emit(1)
-    qtbot.waitUntil(tab.correct_button.isEnabled, timeout=10_000)
+    qtbot.waitUntil(tab.correct_button.isEnabled)
     tab.correct()
-    qtbot.waitUntil(lambda: bool(tab.message.text()), timeout=10_000)
+    qtbot.waitUntil(lambda: bool(tab.message.text()))
     assert tab.message.text().startswith("'twin' has the same voxels as 'em'")
     viewer.layers.clear()
     elsewhere = open_corrections(Stack(255 - ramp(32, 48), Space("YX")))
     viewer.add_image(255 - ramp(32, 48), name="em")
-    qtbot.waitUntil(tab.correct_button.isEnabled, timeout=10_000)
+    qtbot.waitUntil(tab.correct_button.isEnabled)
     tab.correct()
-    qtbot.waitUntil(lambda: "is being corrected in another window" in tab.message.text(), timeout=10_000)
+    qtbot.waitUntil(lambda: "is being corrected in another window" in tab.message.text())
     elsewhere.close()
     correct(qtbot, panel)
 
@@ -341,7 +336,7 @@ def test_labels_go_out_to_a_file_and_come_back(open_panel, qtbot, tmp_path):
     hand.drag((10, 10), (10, 40))
     painted = np.asarray(tab.corrections().strokes)
     tab.actions.export_to(file, "target")
-    qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
+    qtbot.waitUntil(lambda: not tab.is_running)
     stack = read_stack(file)
     np.testing.assert_array_equal(np.asarray(stack.data), painted)
     assert (stack.space.voxel_size, stack.space.unit) == ((50.0, 4.0, 4.0), "nm")
@@ -349,12 +344,12 @@ def test_labels_go_out_to_a_file_and_come_back(open_panel, qtbot, tmp_path):
     more[2, 5:9, 5:9] = 4
     write_ome_tiff(file, more, Space("ZYX", (50.0, 4.0, 4.0), "nm"))
     tab.actions.import_from(file)
-    qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
+    qtbot.waitUntil(lambda: not tab.is_running)
     np.testing.assert_array_equal(np.asarray(tab.corrections().strokes), np.maximum(painted, more))
     assert [each.value for each in tab.corrections().classes] == [2, 4]
     write_ome_tiff(file, more[:2], Space("ZYX", (50.0, 4.0, 4.0), "nm"))
     tab.actions.import_from(file)
-    qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
+    qtbot.waitUntil(lambda: not tab.is_running)
     assert "has the shape (2, 32, 48)" in tab.message.text()
     np.testing.assert_array_equal(np.asarray(tab.corrections().strokes), np.maximum(painted, more))
 
@@ -370,7 +365,7 @@ def test_a_file_that_changed_since_says_so_and_keeps_the_earlier_corrections(ope
     put_away(qtbot, viewer, panel)
     write_ome_tiff(file, 255 - ramp(32, 48), Space("YX", (1.0, 4.0, 4.0), "nm"))
     viewer.open(str(file), plugin="napari-skipseg")
-    qtbot.waitUntil(lambda: tab.offers.of_image is not None, timeout=10_000)
+    qtbot.waitUntil(lambda: tab.offers.of_image is not None)
     assert tab.offers.of_image.label.text().startswith("The file of this image has changed since you corrected it on")
     correct(qtbot, panel)
     assert not np.asarray(tab.corrections().strokes).any()
@@ -418,13 +413,15 @@ def test_a_killed_napari_loses_no_stroke_and_the_next_one_brings_it_back(open_pa
     viewer, panel = open_panel()
     tab = panel.correct_tab
     panel.tabs.setCurrentIndex(1)
-    qtbot.waitUntil(lambda: bool(tab.offers.interrupted), timeout=10_000)
+    qtbot.waitUntil(lambda: bool(tab.offers.interrupted))
     offer = next(iter(tab.offers.interrupted.values()))
     assert "napari ended unexpectedly while you corrected 'em'" in offer.label.text()
     qtbot.mouseClick(offer.button, LEFT)
-    qtbot.waitUntil(lambda: tab.session is not None and tab.session.layers.is_shown, timeout=20_000)
+    qtbot.waitUntil(lambda: tab.session is not None and tab.session.layers.is_shown)
     assert np.count_nonzero(tab.corrections().strokes[...]) == painted
     assert not tab.offers.interrupted
     assert list(tab.session.layers.strokes.scale) == [50, 4, 4]
+    y, x = np.array(camera_of(viewer).center[-2:]) / 4
+    assert tab.corrections().strokes[viewer.dims.current_step[0], round(y), round(x)]
     Hand(viewer, panel).drag((25, 10), (25, 40))
     assert np.count_nonzero(tab.corrections().strokes[...]) > painted

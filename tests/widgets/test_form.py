@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hand import choose
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 
 pytestmark = pytest.mark.gui
-
-
-def choose(combo, value: object) -> None:
-    index = combo.findData(value)
-    combo.setCurrentIndex(index)
-    combo.activated.emit(index)
 
 
 def add_volume(viewer, voxel_size=(50, 4, 4), units="nm"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hand import segment
+from hand import choose, segment
 from napari.components import ViewerModel
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
@@ -12,7 +12,8 @@ from searching import with_search
 
 from napari_skipseg.images.space import Space
 from napari_skipseg.widgets.layers.axes import set_calibration
-from napari_skipseg.widgets.layers.kept_view import camera_of, frame, view_kept, view_of
+from napari_skipseg.widgets.layers.kept_view import frame, view_kept, view_of
+from napari_skipseg.widgets.layers.placement import camera_of
 
 pytestmark = pytest.mark.gui
 
@@ -72,21 +73,20 @@ def test_the_image_beside_it_stays_visible_when_the_unit_of_the_viewer_changes()
     assert is_seen(beside)
 
 
-@pytest.mark.parametrize("by_script", [False, True])
-def test_image_and_results_stay_visible_when_the_unit_is_chosen(open_panel, qtbot, by_script):
+def test_image_and_results_stay_visible_when_the_unit_is_chosen(open_panel, qtbot):
     viewer, panel = open_panel()
     layer = constant(viewer, "pixel")
     segment(qtbot, panel)
     viewer.dims.set_current_step(0, 3)
-    if by_script:
-        layer.units = ("nm", "nm", "nm")
-    else:
-        unit = panel.segment_tab.form.voxel_size.unit
-        unit.setCurrentIndex(unit.findText("nm"))
-        unit.activated.emit(unit.currentIndex())
-    qtbot.wait(50)
-    assert is_seen(layer)
-    assert is_seen(viewer.layers["probability"])
+    for change_unit in (
+        lambda: choose(panel.segment_tab.form.voxel_size.unit, "nm"),
+        lambda: setattr(layer, "units", ("pixel", "pixel", "pixel")),
+        lambda: setattr(layer, "units", ("nm", "nm", "nm")),
+    ):
+        change_unit()
+        qtbot.wait(50)
+        assert is_seen(layer)
+        assert is_seen(viewer.layers["probability"])
 
 
 def test_in_a_view_of_three_dimensions_the_middle_stays_too():
@@ -132,13 +132,13 @@ def test_found_objects_do_not_move_the_view_though_the_table_gets_the_focus(open
     segment(qtbot, panel)
     panel.show_tab("Objects")
     tab = panel.objects_tab
-    qtbot.waitUntil(tab.find_button.isEnabled, timeout=10_000)
+    qtbot.waitUntil(tab.find_button.isEnabled)
     for _ in range(2):
         look(viewer, 4, (20.0, 50.0), 12.0)
         before = view_of(viewer, layer)
         tab.table.setFocus()
         qtbot.mouseClick(tab.find_button, Qt.MouseButton.LeftButton)
-        qtbot.waitUntil(lambda: not tab.is_running, timeout=60_000)
+        qtbot.waitUntil(lambda: not tab.is_running)
         tab.table.setFocus()
         same(view_of(viewer, layer), before)
     QTest.keyClick(tab.table, Qt.Key.Key_Down)

@@ -15,7 +15,7 @@ from napari_skipseg.inference.prediction import AttentionMap, Prediction
 from napari_skipseg.widgets.layers.axes import axes_of, origin_of, set_calibration, voxel_size_of
 from napari_skipseg.widgets.layers.placement import current_position, place_over
 from napari_skipseg.widgets.layers.result_looks import CLASS_COLORS
-from napari_skipseg.widgets.layers.results import ShownResult, follow_layer, set_threshold, show_result, stack_of_layer
+from napari_skipseg.widgets.layers.results import ShownResult, move_results, set_threshold, show_result, stack_of_layer
 
 
 def predict(shape: tuple[int, ...], axes: str, stride: tuple[int, ...], names=("membrane",)) -> Prediction:
@@ -173,7 +173,7 @@ def test_results_move_with_their_image():
     shown = shown_of(layer, predict((2, 8, 8), "ZYX", (1, 2, 2)), "ZYX")
     show_result(viewer, layer, shown, 0.5)
     layer.scale, layer.translate = (50, 4, 4), (0, 8, 8)
-    follow_layer(viewer, layer, shown)
+    move_results(viewer, layer, shown)
     assert list(viewer.layers["attention 1"].scale) == [50, 8, 8]
     assert list(viewer.layers["attention 1"].translate) == [0, 10, 10]
 

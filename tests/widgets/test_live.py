@@ -49,7 +49,7 @@ def test_what_comes_is_on_screen_soon_and_the_labels_follow(filling, qtbot):
     probability = made.shown.prediction.probability
     assert viewer.layers["binary"].get_value((1, 2, 2)) == 0
     probability[1, :4] = 0.9
-    made.hear(written(1, 8, (1, 2), (0, 4), (0, 8)))
+    made.on_tile_written(written(1, 8, (1, 2), (0, 4), (0, 8)))
     qtbot.waitUntil(lambda: viewer.layers["binary"].get_value((1, 2, 2)) == 1)
     assert viewer.layers["probability"].get_value((1, 2, 2)) == np.float32(0.9)
     assert viewer.layers["probability"].contrast_limits == [0, 1]
@@ -62,12 +62,12 @@ def test_only_the_slice_on_screen_is_drawn_again_and_not_too_often(filling, qtbo
     drawn = []
     viewer.layers["probability"].events.set_data.connect(lambda event: drawn.append(time.monotonic()))
     for number in range(1, 5):
-        made.hear(written(number, 8, (2, 3), (0, 4), (0, 8)))
+        made.on_tile_written(written(number, 8, (2, 3), (0, 4), (0, 8)))
     qtbot.wait(50)
     assert drawn == []
     until = time.monotonic() + 1.0
     while time.monotonic() < until:
-        made.hear(written(5, 8, (1, 2), (0, 4), (0, 8)))
+        made.on_tile_written(written(5, 8, (1, 2), (0, 4), (0, 8)))
         qtbot.wait(5)
     assert 1 <= len(drawn) <= 6
     assert all(np.diff(drawn) > 0.15)
@@ -77,7 +77,7 @@ def test_a_map_that_is_hidden_is_not_read(filling, qtbot):
     viewer, made = filling
     drawn = []
     viewer.layers["attention 1"].events.set_data.connect(drawn.append)
-    made.hear(written(1, 8, (1, 2), (0, 4), (0, 8)))
+    made.on_tile_written(written(1, 8, (1, 2), (0, 4), (0, 8)))
     qtbot.wait(50)
     assert drawn == []
 
@@ -93,9 +93,9 @@ def test_the_end_writes_the_recipe_and_does_not_bring_removed_layers_back(fillin
 
 def test_a_stopped_run_says_how_much_is_done(filling):
     _, made = filling
-    made.hear(written(1, 8, (1, 2), (0, 4), (0, 8)))
+    made.on_tile_written(written(1, 8, (1, 2), (0, 4), (0, 8)))
     assert made.stop(0.5)[1] == "1 of 8 tiles is done; the rest is empty."
-    made.hear(written(2, 8, (1, 2), (4, 8), (0, 8)))
+    made.on_tile_written(written(2, 8, (1, 2), (4, 8), (0, 8)))
     shown, said = made.stop(0.5)
     assert said == "2 of 8 tiles are done; the rest is empty."
     assert not shown.is_whole
@@ -103,7 +103,7 @@ def test_a_stopped_run_says_how_much_is_done(filling):
 
 def test_where_a_tile_takes_several_passes_the_share_is_told(filling):
     _, made = filling
-    made.hear(written(10, 80, (1, 2), (0, 8), (0, 8)))
+    made.on_tile_written(written(10, 80, (1, 2), (0, 8), (0, 8)))
     assert made.stop(0.5)[1] == "25 % is done; the rest is empty."
 
 
@@ -113,7 +113,7 @@ def test_an_earlier_result_comes_back_into_the_same_layers(filling):
     layers = list(viewer.layers)
     made.earlier = before
     assert made.stop(0.5) == (before, "the earlier result is back.")
-    made.hear(written(1, 8, (1, 2), (0, 4), (0, 8)))
+    made.on_tile_written(written(1, 8, (1, 2), (0, 4), (0, 8)))
     assert made.stop(0.5) == (before, "1 of 8 tiles is done; the earlier result is back.")
     assert list(viewer.layers) == layers
     assert viewer.layers["probability"].data is before.prediction.probability
@@ -157,17 +157,17 @@ def test_layers_appear_at_once_and_the_threshold_moves_while_they_fill(open_pane
     viewer.add_image(image, name="em")
     engine.steps, engine.pause = 16, 0.1
     press(qtbot, panel)
-    qtbot.waitUntil(lambda: len(viewer.layers) == 5, timeout=5_000)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 5)
     tab = panel.segment_tab
     assert tab.is_running
     assert viewer.layers["probability"].data[:, 20:].max() == 0
     binary = viewer.layers["binary"]
     tab.form.threshold.setValue(0.2)
-    qtbot.waitUntil(lambda: binary.get_value((*viewer.dims.point[:1], 3, 3)) == 1, timeout=5_000)
+    qtbot.waitUntil(lambda: binary.get_value((*viewer.dims.point[:1], 3, 3)) == 1)
     assert binary.get_value((*viewer.dims.point[:1], 31, 3)) == 0
     assert tab.is_running
     assert not tab.save_button.isEnabled()
-    qtbot.waitUntil(lambda: not tab.is_running, timeout=20_000)
+    qtbot.waitUntil(lambda: not tab.is_running)
     assert np.asarray(binary.data).all()
     assert viewer.layers["probability"].metadata["skipseg"]["recipe"]["notes"] == ("ended",)
 
@@ -178,19 +178,19 @@ def test_the_engine_hears_where_one_looks_at_the_start_and_when_that_changes(ope
     viewer.dims.set_current_step(0, 3)
     engine.steps, engine.pause = 40, 0.05
     press(qtbot, panel)
-    qtbot.waitUntil(lambda: len(engine.sent) > 0, timeout=5_000)
+    qtbot.waitUntil(lambda: len(engine.sent) > 0)
     assert engine.sent[0].view == {"Z": (3, 3), "Y": (0, 31), "X": (0, 47)}
     for step in (2, 1, 0):
         viewer.dims.set_current_step(0, step)
-    qtbot.waitUntil(lambda: len(engine.sent) > 1, timeout=5_000)
+    qtbot.waitUntil(lambda: len(engine.sent) > 1)
     assert engine.sent[1].view["Z"] == (0, 0)
     camera = getattr(viewer, "scene", viewer).camera
     camera.center, camera.zoom = (0, 8, 8), 100.0
-    qtbot.waitUntil(lambda: len(engine.sent) > 2, timeout=5_000)
+    qtbot.waitUntil(lambda: len(engine.sent) > 2)
     low, high = engine.sent[2].view["Y"]
     assert 0 < low < 8 < high < 31
     panel.segment_tab.cancel()
-    qtbot.waitUntil(lambda: not panel.segment_tab.is_running, timeout=5_000)
+    qtbot.waitUntil(lambda: not panel.segment_tab.is_running)
     assert len(engine.sent) == 3
 
 
@@ -202,7 +202,7 @@ def test_labels_over_channels_follow_too(open_panel, qtbot):
     combo.setCurrentIndex(combo.findData(1))
     combo.activated.emit(combo.currentIndex())
     press(qtbot, panel)
-    qtbot.waitUntil(lambda: not panel.segment_tab.is_running, timeout=20_000)
+    qtbot.waitUntil(lambda: not panel.segment_tab.is_running)
     binary = viewer.layers["binary"]
     assert binary.data.shape == (2, 3, 32, 48)
     viewer.dims.ndisplay = 3

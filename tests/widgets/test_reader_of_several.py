@@ -16,11 +16,11 @@ from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.identity import identify
 from napari_skipseg.widgets.batch.form import BatchFormValues
-from napari_skipseg.widgets.correct.recovery import ask_for_image
 from napari_skipseg.widgets.correct.sessions import corrected_stack
 from napari_skipseg.widgets.layers import files
 from napari_skipseg.widgets.layers.files import get_reader, open_image, opened_from, read_layers
 from napari_skipseg.widgets.layers.results import stack_of_layer
+from napari_skipseg.widgets.segment.form import choose_value
 
 STACK = np.random.default_rng(0).integers(0, 256, (5, 30, 40), np.uint8)
 
@@ -177,11 +177,11 @@ def test_choosing_one_image_of_a_file_shows_it_and_its_results_and_hides_the_oth
     beside = opened.add_image(STACK, name="beside")
     first, second, _ = (layer for layer in opened.open(str(positions), plugin="napari-skipseg"))
     form = panel.segment_tab.form
-    ask_for_image(panel.correct_tab, first)
+    choose_value(panel.segment_tab.form.image, first)
     segment(qtbot, panel)
     assert shown_in(opened) == ["beside", first.name, "Pos0: probability", "Pos0: binary"]
     opened.layers["Pos0: binary"].visible = False
-    ask_for_image(panel.correct_tab, second)
+    choose_value(panel.segment_tab.form.image, second)
     assert shown_in(opened) == ["beside", second.name]
     segment(qtbot, panel)
     assert shown_in(opened) == ["beside", second.name, "Pos1: probability", "Pos1: binary"]
@@ -210,4 +210,4 @@ def test_a_layer_that_napari_selects_is_not_chosen(open_panel, qtbot, engine) ->
     opened.layers.selection.active = second
     qtbot.wait(20)
     assert form.read().layer is first  # a run was begun
-    qtbot.waitUntil(lambda: not panel.segment_tab.is_running, timeout=60_000)
+    qtbot.waitUntil(lambda: not panel.segment_tab.is_running)

@@ -16,7 +16,7 @@ from scipy import ndimage
 import napari_skipseg.models.catalog
 from napari_skipseg.api import segment
 from napari_skipseg.corrections.catalog import find_corrections
-from napari_skipseg.corrections.exchange import snapshot_found
+from napari_skipseg.corrections.exchange import export_corrections
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
@@ -95,7 +95,7 @@ def test_mitochondria_are_painted_learnt_and_found_where_nobody_painted(
         put_away(qtbot, viewer, panel)
     assert read_description(BUILT_IN / "em-membrane").weights_sha256 == parent
     (found,) = find_corrections()
-    np.testing.assert_array_equal(read_stack(snapshot_found(found, tmp_path / "later").labels).data[...], painted)
+    np.testing.assert_array_equal(read_stack(export_corrections(found, tmp_path / "later.zarr")).data[...], painted)
     check_held_out(larva, name)
 
 

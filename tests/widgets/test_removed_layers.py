@@ -42,7 +42,7 @@ def test_layers_that_are_cleared_during_plans_runs_and_comparisons_do_not_end_th
     for time in range(TIMES):
         ready(panel, qtbot)
         press(qtbot, tab.tune_button)
-        qtbot.waitUntil(tab.keep_button.isEnabled, timeout=20_000)
+        qtbot.waitUntil(tab.keep_button.isEnabled)
         press(qtbot, tab.keep_button)
         if time % 2:
             finish(panel, qtbot)

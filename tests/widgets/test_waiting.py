@@ -65,13 +65,13 @@ def test_jobs_wait_in_the_order_of_their_clicks_and_say_at_once_for_what(open_pa
     start(panel.inspect_tab, third, "waits for the look into the model")
     assert panel.objects_tab.progress_text.text() == "waits for the fine-tuning"
     assert panel.objects_tab.cancel_button.isEnabled()
-    qtbot.waitUntil(lambda: began == ["teach"], timeout=5_000)
+    qtbot.waitUntil(lambda: began == ["teach"])
     first.is_open = True
-    qtbot.waitUntil(lambda: began == ["teach", "find"], timeout=5_000)
+    qtbot.waitUntil(lambda: began == ["teach", "find"])
     assert panel.inspect_tab.is_running
-    qtbot.waitUntil(lambda: panel.inspect_tab.progress_text.text() == "waits for the search for objects", timeout=5_000)
+    qtbot.waitUntil(lambda: panel.inspect_tab.progress_text.text() == "waits for the search for objects")
     second.is_open = third.is_open = True
-    qtbot.waitUntil(lambda: not panel.inspect_tab.is_running, timeout=5_000)
+    qtbot.waitUntil(lambda: not panel.inspect_tab.is_running)
     assert began == ["teach", "find", "look"]
 
 
@@ -84,10 +84,10 @@ def test_a_click_that_waits_can_be_taken_back_and_those_behind_it_move_up(open_p
     start(panel.inspect_tab, third, "waits for the look into the model")
     panel.show_tab("Objects")
     qtbot.mouseClick(panel.objects_tab.cancel_button, Qt.MouseButton.LeftButton)
-    qtbot.waitUntil(lambda: not panel.objects_tab.is_running, timeout=5_000)
+    qtbot.waitUntil(lambda: not panel.objects_tab.is_running)
     assert panel.objects_tab.message.text() == "Cancelled. Nothing was changed."
     first.is_open = third.is_open = True
-    qtbot.waitUntil(lambda: not panel.inspect_tab.is_running, timeout=5_000)
+    qtbot.waitUntil(lambda: not panel.inspect_tab.is_running)
     assert began == ["teach", "look"]
 
 
@@ -96,12 +96,12 @@ def test_what_goes_on_in_another_tab_is_said_below_the_one_in_front(open_panel, 
     gate = Gate([], "teach")
     start(panel.finetune_tab, gate, "waits for the fine-tuning")
     panel.show_tab("Correct")
-    qtbot.waitUntil(lambda: panel.elsewhere.text() == "Fine-tune: scoring the old model", timeout=5_000)
+    qtbot.waitUntil(lambda: panel.elsewhere.text() == "Fine-tune: scoring the old model")
     panel.show_tab("Fine-tune")
     assert panel.elsewhere.isHidden()
     panel.show_tab("Correct")
     gate.is_open = True
-    qtbot.waitUntil(panel.elsewhere.isHidden, timeout=5_000)
+    qtbot.waitUntil(panel.elsewhere.isHidden)
 
 
 def test_work_without_steps_says_how_long_it_has_gone_on(open_panel, qtbot, monkeypatch):
@@ -110,9 +110,9 @@ def test_work_without_steps_says_how_long_it_has_gone_on(open_panel, qtbot, monk
     gate = Gate([], "teach")
     start(panel.finetune_tab, gate, "waits for the fine-tuning")
     said = re.compile(r"scoring the old model \(\d s\)")
-    qtbot.waitUntil(lambda: said.fullmatch(panel.finetune_tab.progress_text.text()) is not None, timeout=8_000)
+    qtbot.waitUntil(lambda: said.fullmatch(panel.finetune_tab.progress_text.text()) is not None)
     gate.is_open = True
-    qtbot.waitUntil(lambda: not panel.finetune_tab.is_running, timeout=5_000)
+    qtbot.waitUntil(lambda: not panel.finetune_tab.is_running)
 
 
 def test_a_bar_that_waits_does_not_draw_the_window(open_panel, qtbot):
@@ -123,12 +123,12 @@ def test_a_bar_that_waits_does_not_draw_the_window(open_panel, qtbot):
         tab, gate = getattr(panel, name), Gate([], "teach")
         panel.tabs.setCurrentIndex(number)
         start(tab, gate, "waits for the fine-tuning")
-        qtbot.waitUntil(lambda tab=tab, gate=gate: tab.progress_text.text() == gate.message, timeout=10_000)
+        qtbot.waitUntil(lambda tab=tab, gate=gate: tab.progress_text.text() == gate.message)
         assert tab.progress.isVisible(), name
         assert tab.progress.is_counting == (name == "finetune_tab"), "its bar is that of all phases together"
         paints.wait_for_rest(qtbot)  # the layout settles, what is planned for is answered
         gate.is_open = True
-        qtbot.waitUntil(lambda tab=tab: not tab.is_running, timeout=5_000)
+        qtbot.waitUntil(lambda tab=tab: not tab.is_running)
 
 
 def test_a_bar_with_steps_shows_how_many_and_is_drawn_once_a_second(open_panel, qtbot):
@@ -142,13 +142,13 @@ def test_a_bar_with_steps_shows_how_many_and_is_drawn_once_a_second(open_panel, 
             yield Progress(step, 1000, f"tile {step} of 1000")
 
     tab.start(work, "Working", lambda value: None)
-    qtbot.waitUntil(lambda: tab.progress.value() > 100, timeout=20_000)
+    qtbot.waitUntil(lambda: tab.progress.value() > 100)
     assert (tab.progress.maximum(), tab.progress.is_counting) == (1000, True)
     paints.count, begun = 0, time.monotonic()
     qtbot.wait(2_000)
     assert paints.count <= 2 * (time.monotonic() - begun)
     tab.cancel()
-    qtbot.waitUntil(lambda: not tab.is_running, timeout=10_000)
+    qtbot.waitUntil(lambda: not tab.is_running)
 
 
 @pytest.mark.slow
@@ -168,5 +168,5 @@ def test_the_window_takes_less_than_3_percent_of_a_core_while_a_job_waits(open_p
         qtbot.wait(4_000)
         shares[name] = (time.process_time() - spent) / (time.monotonic() - began) - time_spent_by_the_gate
         gate.is_open = True
-        qtbot.waitUntil(lambda tab=tab: not tab.is_running, timeout=5_000)
+        qtbot.waitUntil(lambda tab=tab: not tab.is_running)
     assert max(shares.values()) < 0.03, shares

@@ -1,4 +1,4 @@
-"""The corrections that there are on this computer."""
+"""The corrections on this computer."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ CORRECTIONS_VARIABLE = "NAPARI_SKIPSEG_CORRECTIONS"
 
 @dataclass(frozen=True)
 class StoredCorrections:
-    """Corrections of one image. changed: when they last were, in seconds since 1970. was_interrupted: the session that
-    made them ended without closing them. is_open: a window has them open now. is_empty: nothing was painted or
-    reviewed.
+    """Corrections of one image.
+
+    changed: time of the last change, in seconds since 1970. was_interrupted: whether the last session ended without
+    closing them. is_open: whether a window has them open now. is_empty: whether nothing was painted or reviewed.
     """
 
     folder: Path
@@ -36,12 +37,12 @@ class StoredCorrections:
 
 
 def corrections_folder() -> Path:
-    """Return where corrections lie: `NAPARI_SKIPSEG_CORRECTIONS`, else the user's data folder."""
+    """Return the folder of all corrections: `NAPARI_SKIPSEG_CORRECTIONS`, else the user's data folder."""
     return data_folder("corrections", CORRECTIONS_VARIABLE)
 
 
 def find_corrections() -> tuple[StoredCorrections, ...]:
-    """Return all corrections, those changed last first; folders that hold none are left out."""
+    """Return all corrections, the last changed first; folders without corrections are skipped."""
     try:
         folders = [Path(entry.path) for entry in os.scandir(corrections_folder()) if entry.is_dir()]
     except OSError:
@@ -51,21 +52,21 @@ def find_corrections() -> tuple[StoredCorrections, ...]:
 
 
 def find_for(key: str) -> StoredCorrections | None:
-    """Return the corrections of the image that `identify` calls `key`, None where there are none."""
+    """Return the corrections of the image with this `identify` key, None if there are none."""
     return _look_into(corrections_folder() / key)
 
 
 def find_by_file(path: str | os.PathLike[str]) -> StoredCorrections | None:
-    """Return the newest corrections that were made of this file, whatever it holds now; None where there are none."""
+    """Return the newest corrections of an image in this file, even if it changed since; None if there are none."""
     place = os.path.abspath(path)  # noqa: PTH100  # as `read_stack` writes it, links and all
     return next((found for found in find_corrections() if found.subject.file == place), None)
 
 
 def remove(found: StoredCorrections) -> None:
-    """Delete corrections, for good.
+    """Delete corrections for good.
 
     Raises:
-        FileError: a window has them open, or they may not be removed.
+        FileError: a window has them open, or the files cannot be removed.
     """
     lock = lock_of(found.folder, found.subject.name)
     with file_errors_as(found.folder):
@@ -90,7 +91,7 @@ def lock_of(folder: Path, name: str) -> FolderLock:
 
 
 def is_left_open(folder: Path) -> bool:
-    """Return whether the last session ended without closing these corrections; nobody must have them open."""
+    """Return whether the last session ended without closing these corrections; they must not be open now."""
     return (folder / LOCK_FILE).exists() or bool(journals(folder))
 
 
@@ -99,7 +100,7 @@ def _look_into(folder: Path) -> StoredCorrections | None:
     if record is None or record.subject.key != folder.name:
         return None
     is_open, changed = is_held(folder), record.changed
-    with contextlib.suppress(OSError):  # a journal that went meanwhile
+    with contextlib.suppress(OSError):  # a journal was removed meanwhile
         changed = max([changed, *(file.stat().st_mtime for file in journals(folder))])
     return StoredCorrections(
         folder,
@@ -118,5 +119,5 @@ def _holds_something(folder: Path, shape: tuple[int, ...]) -> bool:
             return True
     try:
         return any(entry.values.any() for file in journals(folder) for entry in read_journal(file))
-    except OSError:  # a journal that went meanwhile
+    except OSError:  # a journal was removed meanwhile
         return True

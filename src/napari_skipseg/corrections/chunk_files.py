@@ -1,7 +1,7 @@
-"""The chunks of a sparse array as an OME-Zarr 0.5 of one level, each in a file that is whole or not there.
+"""The chunk files of a sparse array: an OME-Zarr 0.5 with one level, whose files are whole or not there.
 
-zarr itself renames a chunk that is not on disk yet: after a power cut the file could be empty. So the files are written
-here, and are what zarr 3 would write: bytes, compressed by zstd with a checksum.
+zarr itself renames a chunk that is not synced yet: after a power cut the file could be empty. Therefore this module
+writes the files itself, exactly as zarr 3 would: bytes, compressed by zstd with a checksum.
 """
 
 from __future__ import annotations
@@ -35,49 +35,49 @@ class CorrectionChunkFiles:
     def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
         self.path, self._shape, self._chunks = path, shape, chunk_shape(shape)
 
-    def create(self, space: Space, told: Mapping[str, Any] | None = None) -> None:
-        """Write the metadata, where they are missing or others; chunks that are there stay.
+    def create(self, space: Space, attributes: Mapping[str, Any] | None = None) -> None:
+        """Write the metadata if they are missing or different; existing chunks stay.
 
-        space: where the array lies. told: attributes of the group besides its OME metadata.
+        space: where the array lies. attributes: of the group, besides its OME metadata.
 
         Raises:
-            OSError: nothing can be written.
+            OSError: the metadata cannot be written.
         """
         make_folders(self.path / ARRAY)
-        group = _group(space, told or {})
+        group = _group_metadata(space, attributes or {})
         for file, node in (
-            (self.path / ARRAY / "zarr.json", _array(self._shape, space.axes)),
+            (self.path / ARRAY / "zarr.json", _array_metadata(self._shape, space.axes)),
             (self.path / "zarr.json", group),
         ):
             content = json.dumps(node, indent=1).encode()
             if not file.is_file() or file.read_bytes() != content:
                 write_durably(file, content)
 
-    def places(self) -> Iterator[ChunkNumber]:
-        """Yield the chunks that have a file."""
+    def chunk_numbers(self) -> Iterator[ChunkNumber]:
+        """Yield the numbers of the chunks that have a file."""
         yield from _walk(self.path / ARRAY / _CHUNKS, len(self._chunks), ())
 
     def is_empty(self) -> bool:
         """Return whether no chunk has a file."""
-        return next(self.places(), None) is None
+        return next(self.chunk_numbers(), None) is None
 
     def remove_partial(self) -> None:
-        """Remove what a killed process left of files that it was writing; nobody must be writing now.
+        """Remove the half-written files of a killed process; no other process may be writing now.
 
         Raises:
-            OSError: one cannot be removed.
+            OSError: a file cannot be removed.
         """
         for file in self.path.rglob(".*"):
             if is_draft(file.name):
                 file.unlink()
 
-    def read(self, place: ChunkNumber) -> NDArray[np.uint8]:
-        """Return a chunk, which has a file.
+    def read(self, number: ChunkNumber) -> NDArray[np.uint8]:
+        """Return a chunk that has a file.
 
         Raises:
-            FileError: it is damaged.
+            FileError: the file is damaged.
         """
-        file = self._file(place)
+        file = self._file(number)
         try:
             values = np.frombuffer(_CODEC.decode(file.read_bytes()), np.uint8).reshape(self._chunks)
         except (OSError, RuntimeError, ValueError) as error:
@@ -87,13 +87,13 @@ class CorrectionChunkFiles:
             ) from error
         return values.copy()
 
-    def write(self, place: ChunkNumber, values: NDArray[np.uint8]) -> None:
-        """Write a chunk; one of zeros has no file. After a power cut it may be as before, until `sync`.
+    def write(self, number: ChunkNumber, values: NDArray[np.uint8]) -> None:
+        """Write a chunk; the file of a chunk of zeros is removed. Only `sync` makes that survive a power cut.
 
         Raises:
-            OSError: it cannot be written; its file is as it was before.
+            OSError: the chunk cannot be written; its file is unchanged.
         """
-        file = self._file(place)
+        file = self._file(number)
         if values.any():
             make_folders(file.parent)
             write_whole(file, _CODEC.encode(np.ascontiguousarray(values)), synced=True)
@@ -101,26 +101,26 @@ class CorrectionChunkFiles:
             file.unlink(missing_ok=True)
 
     def sync(self, places: Iterable[ChunkNumber]) -> None:
-        """Bring to disk which of these chunks have a file.
+        """Sync the folders of these chunks to disk.
 
         Raises:
-            OSError: the disk is at fault.
+            OSError: the disk has a fault.
         """
-        for folder in {self._file(place).parent for place in places}:
+        for folder in {self._file(number).parent for number in places}:
             sync_folder(folder)
 
-    def write_new(self, place: ChunkNumber, values: NDArray[np.uint8]) -> None:
-        """Write a chunk of a store that nobody reads yet, and that is of no use after a power cut.
+    def write_new(self, number: ChunkNumber, values: NDArray[np.uint8]) -> None:
+        """Write a chunk of a new store without a sync; the caller syncs the whole store at the end.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the chunk cannot be written.
         """
-        file = self._file(place)
+        file = self._file(number)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(_CODEC.encode(np.ascontiguousarray(values)))
 
-    def _file(self, place: ChunkNumber) -> Path:
-        return self.path.joinpath(ARRAY, _CHUNKS, *map(str, place))
+    def _file(self, number: ChunkNumber) -> Path:
+        return self.path.joinpath(ARRAY, _CHUNKS, *map(str, number))
 
 
 def _walk(folder: Path, depth: int, above: ChunkNumber) -> Iterator[ChunkNumber]:
@@ -135,7 +135,7 @@ def _walk(folder: Path, depth: int, above: ChunkNumber) -> Iterator[ChunkNumber]
             yield (*above, int(entry.name))
 
 
-def _array(shape: tuple[int, ...], axes: str) -> dict[str, Any]:
+def _array_metadata(shape: tuple[int, ...], axes: str) -> dict[str, Any]:
     return {
         "zarr_format": 3,
         "node_type": "array",
@@ -153,10 +153,14 @@ def _array(shape: tuple[int, ...], axes: str) -> dict[str, Any]:
     }
 
 
-def _group(space: Space, told: Mapping[str, Any]) -> dict[str, Any]:
+def _group_metadata(space: Space, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    axes = [{"name": axis.lower(), "type": "time" if axis == "T" else "space"} for axis in space.axes]
+    for axis in axes:
+        if axis["type"] == "space" and space.unit in ZARR_UNITS:
+            axis["unit"] = ZARR_UNITS[space.unit]
     multiscale = {
         "name": "corrections",
-        "axes": [_axis(axis, space.unit) for axis in space.axes],
+        "axes": axes,
         "datasets": [
             {
                 "path": ARRAY,
@@ -168,9 +172,4 @@ def _group(space: Space, told: Mapping[str, Any]) -> dict[str, Any]:
         ],
     }
     ome = {"version": "0.5", "multiscales": [multiscale], "image-label": {}}
-    return {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome, **told}}
-
-
-def _axis(axis: str, unit: str) -> dict[str, str]:
-    told = {"name": axis.lower(), "type": "time" if axis == "T" else "space"}
-    return told | {"unit": ZARR_UNITS[unit]} if axis in "ZYX" and unit in ZARR_UNITS else told
+    return {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome, **attributes}}

@@ -1,4 +1,4 @@
-"""Corrections out to label files that any program reads, and labels of any program in."""
+"""Export of corrections as label files that any program reads, and import of labels from any program."""
 
 from __future__ import annotations
 
@@ -16,10 +16,8 @@ from napari_skipseg.corrections.catalog import StoredCorrections, lock_of
 from napari_skipseg.corrections.saved import (
     ChunkTarget,
     SavedCorrections,
-    Snapshot,
     load_saved,
     write_all_chunks,
-    write_snapshot,
 )
 from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.corrections.subject import HIGHEST, CorrectionClass, Subject
@@ -35,7 +33,7 @@ EXPORTED_VOXELS = 2**24
 """Voxels of labels that are read at once."""
 
 _SAME_SIZE = 0.01
-"""Relative difference up to which two voxel sizes are one, as programs round them."""
+"""Relative difference up to which two voxel sizes count as the same: programs round them."""
 
 
 class _Readable(NamedTuple):
@@ -45,7 +43,7 @@ class _Readable(NamedTuple):
 
 
 def form_of(path: str | os.PathLike[str]) -> Format:
-    """Return the form of file that an ending asks for: OME-Zarr for .zarr, else TIFF."""
+    """Return the file format that belongs to an ending: OME-Zarr for .zarr, else TIFF."""
     return "ome-zarr" if Path(path).suffix.lower() == ".zarr" else "tiff"
 
 
@@ -55,39 +53,29 @@ def export_corrections(
     form: Format | None = None,
     what: ExportedLabels = "target",
 ) -> Path:
-    """Return the file or folder of labels, written to `path`, in place of an older one.
+    """Write the labels to `path`, replace an older file or folder there, and return the path.
 
-    0 = not looked at, 1 = background, 2 and more = the classes, whose names are in its description. At the image's
-    voxel size; OME-TIFF is written plane by plane, OME-Zarr with only the chunks in which something is.
+    0 = not looked at, 1 = background, 2 and more = the classes; the description has their names. OME-TIFF is written
+    plane by plane, OME-Zarr without empty chunks.
 
-    form: by default what the ending says. what: all that trains ("target"), or only what was painted ("strokes").
+    form: by default that of the ending. what: all training labels ("target"), or only what was painted ("strokes").
 
     Raises:
-        FileError: it cannot be written, something else is there, or a window has the corrections open.
+        FileError: `path` cannot be written or is something else, or a window has the corrections open.
     """
     path = Path(path)
     with _reading(corrections) as (saved, subject, classes), file_errors_as(path):
-        told = {"layer": "labels", "classes": {str(one.value): one.name for one in classes}}
+        description = {"layer": "labels", "classes": {str(one.value): one.name for one in classes}}
         array = ChunkTarget(saved, only_strokes=what == "strokes")
         if (form or form_of(path)) == "ome-zarr":
-            return write_all_chunks(array, subject, path, told)
-        write_ome_tiff(path, array, subject.space, description=told)
+            return write_all_chunks(array, subject, path, description)
+        write_ome_tiff(path, array, subject.space, description=description)
         return path
-
-
-def snapshot_found(found: StoredCorrections, folder: Path) -> Snapshot:
-    """Return what trains, written as `Corrections.snapshot` does, of corrections that are not open.
-
-    Raises:
-        FileError: it cannot be written, or a window has them open.
-    """
-    with _reading(found) as (saved, subject, _), file_errors_as(folder):
-        return write_snapshot(saved, subject, folder)
 
 
 @contextmanager
 def _reading(corrections: Corrections | StoredCorrections) -> Iterator[_Readable]:
-    """Yield what is to be written; those that are not open are locked meanwhile."""
+    """Yield the arrays, the image and the classes; corrections that are not open are locked meanwhile."""
     if isinstance(corrections, Corrections):
         yield _Readable(corrections.saved, corrections.subject, corrections.classes)
         return
@@ -103,13 +91,13 @@ def _reading(corrections: Corrections | StoredCorrections) -> Iterator[_Readable
 
 
 def import_labels(corrections: Corrections, path: str | os.PathLike[str]) -> dict[int, int]:
-    """Return how many pixels of each value were taken over as strokes from a file; where it is 0, what there is stays.
+    """Add the labels in a file to the strokes and return the number of pixels of each value.
 
-    1 = background, 2 and more = the classes. Nothing is taken over where anything is wrong.
+    1 = background, 2 and more = the classes; pixels with 0 keep their stroke. If anything is wrong, nothing changes.
 
     Raises:
         FileError: the file cannot be read.
-        InputError: it has another shape or voxel size than the image, or values that are no labels.
+        InputError: its shape or voxel size differs from the image's, or its values are not labels.
     """
     labels = read_stack(path, are_labels=True)
     _check_place(labels, corrections.subject, Path(path).name)
@@ -150,21 +138,21 @@ def _check_place(labels: Stack, subject: Subject, name: str) -> None:
         for each in (space, labels.space)
     )
     if not np.allclose(own, wanted, rtol=_SAME_SIZE, atol=0):
-        told = " × ".join(f"{length:g}" for length in own)
+        given = " × ".join(f"{length:g}" for length in own)
         image = " × ".join(f"{length:g}" for length in wanted)
         raise InputError(
-            f"'{name}' has voxels of {told} {space.unit}, '{subject.name}' of {image}: give labels of this image, or "
+            f"'{name}' has voxels of {given} {space.unit}, '{subject.name}' of {image}: give labels of this image, or "
             "correct the voxel size in one of the two."
         )
 
 
 def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a shape without its axes of length 1: files leave them out."""
+    """Return a shape without axes of length 1, which files leave out."""
     return tuple(n for n in shape[:-2] if n > 1) + shape[-2:]
 
 
 def _blocks(labels: Stack, shape: tuple[int, ...]) -> Iterator[tuple[tuple[slice, ...], NDArray[Any]]]:
-    """Yield the labels a few rows of a slice at a time, with the part of the array of `shape` that they are for."""
+    """Yield the labels a few rows at a time, each with its box in an array of `shape`."""
     kept = [axis for axis, n in enumerate(shape) if n > 1 or axis >= len(shape) - 2]
     rows = max(1, EXPORTED_VOXELS // shape[-1])
     for place in np.ndindex(*shape[:-2]):

@@ -1,8 +1,8 @@
-"""Every write as it was made, appended to a file within a fraction of a second, and read again after a crash.
+"""The journal: every write is appended to a file within a fraction of a second, and replayed after a crash.
 
-A record is its length, its CRC and what was written where: absolute values, so that reading it twice changes nothing.
-A kill cuts at most the last record short, which is then left out. The files are called journal-NUMBER-ATTEMPT: a new
-number begins where all before is about to go into the chunks, a new attempt after a fault of the disk.
+A record has its length, its CRC, a box and the new values of the box. The values are absolute, so a record can be
+replayed twice. A kill truncates at most the last record, which is then skipped. The files are called
+journal-NUMBER-ATTEMPT: each checkpoint begins a new number, each fault of the disk a new attempt.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from napari_skipseg.durable import sync_folder
 
 PREFIX = "journal-"
 RETRY = 1.0
-"""Seconds after which what the disk refused is written again."""
+"""Seconds until entries that the disk refused are written again."""
 
 GATHER = 0.05
-"""Seconds that are waited for more, so that a brush stroke's many writes come to disk at once."""
+"""Seconds to wait for more entries, so that the many writes of a brush stroke are synced to disk at once."""
 
 _MAGIC = b"SKIPSEG\x01"
 _HEAD = struct.Struct("<II")
 _LARGEST = 2**28
-"""Bytes of a record from which on its length is not believed."""
+"""Bytes of a record; a larger length is taken for damage."""
 
 _CODEC: Any = Zstd(level=1)
 
 
 class JournalEntry(NamedTuple):
-    """One write: to which array, from which corner on, which values. number: of the journal it belongs to."""
+    """One write. number: of the journal file. array: 0 = strokes, 1 = reviewed. corner: of the box of `values`."""
 
     number: int
     array: int
@@ -50,10 +50,10 @@ class JournalEntry(NamedTuple):
 
 
 class Journal:
-    """The journal in `folder`, written by a thread of its own from what `append` gives it.
+    """The journal in `folder`. A thread of its own writes the entries that `append` queues.
 
-    fault: why the disk refuses to take it, as a sentence, "" where all is well. Nothing is dropped meanwhile.
-    on_written: is called by that thread after each time with the bytes of the present number so far.
+    fault: why the disk refuses the entries, as a sentence; "" if it does not. No entry is dropped meanwhile.
+    on_written: called by that thread after each batch with the bytes written under the current number.
     """
 
     def __init__(self, folder: Path, on_written: Callable[[int], None]) -> None:
@@ -63,46 +63,46 @@ class Journal:
         self._attempt, self._bytes = 0, 0
         self._open: tuple[int, BinaryIO] | None = None
         self._waiting: deque[JournalEntry] = deque()
-        self._came, self._kept, self._tries = 0, 0, 0
+        self._queued, self._written, self._tries = 0, 0, 0
         self._closing, self._hurry = False, False
         self._changed, self._writing = threading.Condition(), threading.Lock()
         self._thread = threading.Thread(target=self._run, name="corrections journal", daemon=True)
         self._thread.start()
 
     def append(self, array: int, corner: tuple[int, ...], values: NDArray[np.uint8]) -> None:
-        """Have a write noted; `values` belong to the journal from now on."""
+        """Queue a write; the caller must not change `values` afterwards."""
         with self._changed:
             self._waiting.append(JournalEntry(self._number, array, corner, values))
-            self._came += 1
+            self._queued += 1
             self._changed.notify_all()
 
     def begin_new(self) -> int:
-        """Return the number under which all is noted that comes from now on."""
+        """Begin a new number for later entries and return it."""
         with self._changed:
             self._number += 1
             self._bytes = 0
             return self._number
 
     def remove_before(self, number: int) -> None:
-        """Remove all that was noted under lower numbers: it is in the chunks.
+        """Remove the files of lower numbers, whose entries are in the chunks.
 
         Raises:
             OSError: a file cannot be removed.
         """
         with self._writing:
             if self._open is not None and self._open[0] < number:
-                self._leave()
+                self._close_file()
             for file in journals(self._folder):
                 if _number(file) < number:
                     file.unlink()
             sync_folder(self._folder)
 
     def flush(self, timeout: float) -> bool:
-        """Return whether all that came until now is on disk, at latest after `timeout` seconds or a refusal."""
+        """Wait until all queued entries are on disk; return False after `timeout` seconds or a fault of the disk."""
         end = time.monotonic() + timeout
         with self._changed:
-            wanted, tries = self._came, self._tries
-            while self._kept < wanted:
+            wanted, tries = self._queued, self._tries
+            while self._written < wanted:
                 left = end - time.monotonic()
                 if left <= 0 or (self.fault and self._tries > tries) or not self._thread.is_alive():
                     return False
@@ -112,12 +112,12 @@ class Journal:
             return True
 
     def close(self) -> bool:
-        """Return whether all is on disk; nothing is noted from now on."""
+        """End the thread; return whether all entries are on disk."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
-        return self._kept == self._came
+        return self._written == self._queued
 
     def _run(self) -> None:
         while True:
@@ -135,40 +135,37 @@ class Journal:
                 if not refused:
                     for _ in batch:
                         self._waiting.popleft()
-                    self._kept += len(batch)
+                    self._written += len(batch)
                 self._changed.notify_all()
             if refused and last:
                 break
             if not refused:
                 self._on_written(self._bytes)
-        self._leave()
+        self._close_file()
 
     def _try(self, batch: list[JournalEntry]) -> str:
-        """Return why the entries could not be written, "" where they are on disk."""
+        """Write the entries and return why that failed, "" if it did not."""
         try:
             with self._writing:
-                self._write(batch)
+                for entry in batch:
+                    record = entry_to_bytes(entry)
+                    self._file(entry.number).write(record)
+                    if entry.number == self._number:
+                        self._bytes += len(record)
+                if self._open is not None:
+                    _sync(self._open[1])
         except (OSError, MemoryError) as error:
-            self._leave()  # what is half in it is read up to there, and comes again in the next one
+            # the entries may be half in this file: it is read up to there, and the next file has all of them
+            self._close_file()
             self._attempt += 1
             return damage_of_journal(self._folder, error)
         return ""
-
-    def _write(self, batch: list[JournalEntry]) -> None:
-        for entry in batch:
-            handle = self._file(entry.number)
-            record = entry_to_bytes(entry)
-            handle.write(record)
-            if entry.number == self._number:
-                self._bytes += len(record)
-        if self._open is not None:
-            _sync(self._open[1])
 
     def _file(self, number: int) -> BinaryIO:
         """Return the file of a number, open for writing."""
         if self._open is not None and self._open[0] != number:
             _sync(self._open[1])
-            self._leave()
+            self._close_file()
         if self._open is None:
             path = self._folder / f"{PREFIX}{number:08}-{self._attempt:08}"
             handle = path.open("wb")
@@ -177,7 +174,7 @@ class Journal:
             sync_folder(self._folder)
         return self._open[1]
 
-    def _leave(self) -> None:
+    def _close_file(self) -> None:
         if self._open is not None:
             handle, self._open = self._open[1], None
             with contextlib.suppress(OSError):
@@ -193,7 +190,7 @@ def _sync(handle: BinaryIO) -> None:
 
 
 def damage_of_journal(folder: Path, error: Exception) -> str:
-    """Return the sentence for a fault of the disk while corrections are written."""
+    """Return the message for a disk that does not accept corrections."""
     reason = (error.strerror if isinstance(error, OSError) else "") or str(error) or "there is too little memory"
     return (
         f"The corrections cannot be written to '{folder}' ({reason}): free some space there; they stay in memory, and "
@@ -202,15 +199,15 @@ def damage_of_journal(folder: Path, error: Exception) -> str:
 
 
 def entry_to_bytes(entry: JournalEntry) -> bytes:
-    """Return a record."""
+    """Return an entry as a record of the journal."""
     shape = entry.values.shape
-    told = struct.pack(f"<BB{len(shape)}q{len(shape)}q", entry.array, len(shape), *entry.corner, *shape)
-    payload = told + bytes(_CODEC.encode(np.ascontiguousarray(entry.values)))
+    header = struct.pack(f"<BB{len(shape)}q{len(shape)}q", entry.array, len(shape), *entry.corner, *shape)
+    payload = header + bytes(_CODEC.encode(np.ascontiguousarray(entry.values)))
     return _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
 
 
 def read_journal(file: Path) -> Iterator[JournalEntry]:
-    """Yield the entries of a journal up to its end, or to the first one that is torn."""
+    """Yield the entries of a journal file up to its end or the first truncated record."""
     with file.open("rb") as handle:
         if handle.read(len(_MAGIC)) != _MAGIC:
             return
@@ -219,16 +216,12 @@ def read_journal(file: Path) -> Iterator[JournalEntry]:
             payload = handle.read(length) if length < _LARGEST else b""
             if len(payload) < length or zlib.crc32(payload) != sum_of_it or length < 2:
                 return
-            yield _decode(_number(file), payload)
-
-
-def _decode(number: int, payload: bytes) -> JournalEntry:
-    array, dimensions = payload[:2]
-    body = 2 + 16 * dimensions
-    told = struct.unpack(f"<{2 * dimensions}q", payload[2:body])
-    corner, shape = told[:dimensions], told[dimensions:]
-    values = np.frombuffer(_CODEC.decode(payload[body:]), np.uint8, math.prod(shape)).reshape(shape)
-    return JournalEntry(number, array, corner, values)
+            array, dimensions = payload[:2]
+            body = 2 + 16 * dimensions
+            header = struct.unpack(f"<{2 * dimensions}q", payload[2:body])
+            corner, shape = header[:dimensions], header[dimensions:]
+            values = np.frombuffer(_CODEC.decode(payload[body:]), np.uint8, math.prod(shape)).reshape(shape)
+            yield JournalEntry(_number(file), array, corner, values)
 
 
 def journals(folder: Path) -> list[Path]:

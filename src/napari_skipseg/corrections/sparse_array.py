@@ -1,4 +1,4 @@
-"""An array of bytes that holds only the chunks in which something is, for a stack of any size."""
+"""An array of bytes that stores only the chunks that are not all 0, for a stack of any size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from napari_skipseg.images.stack import complete_index
 
 
 class AxisRanges(NamedTuple):
-    """A basic index: one range per axis with a step above 0, which axes are turned round, which are a single place."""
+    """A basic index: one range per axis with a step above 0.
+
+    turned: which axes are read backwards. single: which axes are indexed by an integer.
+    """
 
     axes: tuple[range, ...]
     turned: tuple[bool, ...]
@@ -23,12 +26,12 @@ class AxisRanges(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of what is asked for, the single places left out."""
+        """Shape of the result: axes indexed by an integer are dropped."""
         return tuple(len(axis) for axis, single in zip(self.axes, self.single, strict=True) if not single)
 
     @property
     def turn(self) -> tuple[slice, ...]:
-        """The index that turns what was read forward into what was asked for, and back."""
+        """The index that reverses the axes that are read backwards."""
         return tuple(slice(None, None, -1 if turned else 1) for turned in self.turned)
 
 
@@ -39,7 +42,7 @@ def is_basic(key: Any) -> bool:
 
 
 def ranges_of(key: Any, shape: tuple[int, ...]) -> AxisRanges:
-    """Return the ranges that a basic index asks for.
+    """Return the ranges of a basic index.
 
     Raises:
         IndexError: it does not fit the shape.
@@ -54,7 +57,7 @@ def ranges_of(key: Any, shape: tuple[int, ...]) -> AxisRanges:
 
 
 def points_of(key: Any, shape: tuple[int, ...]) -> tuple[NDArray[np.intp], ...]:
-    """Return the place along each axis of every point that an index with arrays asks for, in the result's shape.
+    """Return the coordinates along each axis of every point of an index with arrays, in the result's shape.
 
     As numpy: the axes of the arrays come where these stand if they stand side by side, else first.
 
@@ -80,7 +83,7 @@ def points_of(key: Any, shape: tuple[int, ...]) -> tuple[NDArray[np.intp], ...]:
 
 
 def _one_per_axis(key: Any, shape: tuple[int, ...]) -> list[Any]:
-    """Return a slice or an array of places (none negative) for each axis."""
+    """Return a slice or an array of coordinates (none negative) for each axis."""
     whole = key if isinstance(key, tuple) else (key,)
     given = [np.asarray(part) if isinstance(part, list) else part for part in whole]
     widths = [part.ndim if _is_mask(part) else int(part is not Ellipsis) for part in given]
@@ -147,7 +150,7 @@ def fit_to_shape(value: Any, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Return `value` as bytes broadcast to `shape`, as numpy assigns.
 
     Raises:
-        ValueError: it does not fit, or holds what no byte can.
+        ValueError: the value does not fit the shape, or has numbers outside 0 to 255.
     """
     values = np.asarray(value)
     if values.dtype != np.uint8:
@@ -169,7 +172,7 @@ CHUNK_SIDE = 256
 """Length of a chunk along Y and X; along the other axes it is 1."""
 
 DENSE_CHUNK = 2**16
-"""Points are looked up one by one where the box around them has more voxels than this, and than four per point."""
+"""Points are looked up one by one if the box around them has more voxels than this and more than four per point."""
 
 
 class StoredChunk(NamedTuple):
@@ -185,14 +188,14 @@ def chunk_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 class SparseArray:
-    """An array of bytes that reads and writes as numpy does, and holds the chunks that were written to; all else is 0.
+    """An array of bytes that is read and written as a numpy array; chunks that were never written to are 0.
 
-    Reading gives a fresh numpy array, or a scalar. Several threads may use it at once.
+    Reading returns a new numpy array or a scalar. Several threads may use it at once.
 
-    stored: chunks that `load` gives when they are looked at; without `load` all is in memory.
-    memory: bytes beyond which chunks that can be loaded again are let go.
-    on_write: is told of each write that changes something, chunk by chunk and in order: which part, and its values
-    from now on (a copy).
+    stored: chunks that `load` returns when they are first read; without `load` all chunks are in memory.
+    memory: bytes beyond which chunks that can be loaded again are evicted.
+    on_write: called after each write that changes something, chunk by chunk and in order, with the box and a copy of
+    its new values.
     """
 
     dtype = np.dtype(np.uint8)
@@ -238,7 +241,7 @@ class SparseArray:
 
     @property
     def dirty_bytes(self) -> int:
-        """Bytes in memory that are in no file of chunks yet."""
+        """Bytes in memory that are not in a chunk file yet."""
         return len(self._dirty) * math.prod(self.chunks)
 
     def __len__(self) -> int:
@@ -269,97 +272,105 @@ class SparseArray:
                 self._write_points(tuple(places.ravel() for places in points), values.ravel())
 
     def max(self, axis: None = None, out: None = None, **others: Any) -> np.uint8:
-        """Return the highest value, chunk by chunk; that of one axis or into an array is not to be had."""
+        """Return the highest value of the whole array; `axis` and `out` are not supported."""
         if axis is not None or out is not None:
             raise ValueError("only the highest value of the whole array can be asked for")
-        return np.uint8(max((int(chunk.max()) for _, chunk in self.pieces()), default=0))
+        return np.uint8(max((int(chunk.max()) for _, chunk in self.iter_chunks()), default=0))
 
     def copy(self) -> SparseArray:
-        """Return an array of its own with the same values, all in memory; nobody is told of what is written to it."""
+        """Return an array of its own with the same values, all in memory; `on_write` is not copied."""
         alone = SparseArray(self.shape)
         with self.lock:
-            alone._held = {place: chunk.copy() for place, chunk in self.pieces()}
+            alone._held = {chunk_number: chunk.copy() for chunk_number, chunk in self.iter_chunks()}
         alone._dirty, alone._there = dict.fromkeys(alone._held, 0), set(alone._held)
         return alone
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SparseArray:
         return self.copy()
 
-    def places(self) -> set[ChunkNumber]:
-        """Return the chunks that are there; all others are 0."""
+    def chunk_numbers(self) -> set[ChunkNumber]:
+        """Return the numbers of the chunks that are there; all others are 0."""
         with self.lock:
             return set(self._there)
 
-    def pieces(self) -> Iterator[tuple[ChunkNumber, NDArray[np.uint8]]]:
-        """Yield each chunk that is there, in order, as a copy of a full chunk: beyond the array's end it is 0."""
-        for place in sorted(self.places()):
-            yield place, self.piece(place)
+    def iter_chunks(self) -> Iterator[tuple[ChunkNumber, NDArray[np.uint8]]]:
+        """Yield each chunk that is there, in order, as a copy of full size: it is 0 beyond the array's end."""
+        for chunk_number in sorted(self.chunk_numbers()):
+            yield chunk_number, self.read_chunk(chunk_number)
 
-    def piece(self, place: ChunkNumber) -> NDArray[np.uint8]:
-        """Return a copy of one chunk; of zeros where there is none."""
+    def read_chunk(self, chunk_number: ChunkNumber) -> NDArray[np.uint8]:
+        """Return a copy of one chunk; it is all 0 if the chunk is not there."""
         with self.lock:
-            chunk = self._chunk(place)
+            chunk = self._chunk(chunk_number)
             return np.zeros(self.chunks, np.uint8) if chunk is None else chunk.copy()
 
     def is_empty(self) -> bool:
-        """Return whether all is 0; no chunk is loaded for that."""
+        """Return whether all is 0, without loading a chunk."""
         with self.lock:
-            return self._stored <= self._dirty.keys() and not any(self._held[place].any() for place in self._dirty)
+            return self._stored <= self._dirty.keys() and not any(
+                self._held[chunk_number].any() for chunk_number in self._dirty
+            )
 
     def dirty(self) -> list[ChunkNumber]:
         """Return the chunks that are not in their files as they are now."""
         with self.lock:
             return sorted(self._dirty)
 
-    def keep(self, place: ChunkNumber) -> StoredChunk:
-        """Return a copy of one chunk to be stored, and which write was the last to it."""
+    def keep(self, chunk_number: ChunkNumber) -> StoredChunk:
+        """Return a copy of one chunk to be stored, with the number of the last write to it."""
         with self.lock:
-            return StoredChunk(self.piece(place), self._dirty.get(place, 0))
+            return StoredChunk(self.read_chunk(chunk_number), self._dirty.get(chunk_number, 0))
 
-    def stored(self, place: ChunkNumber, kept: StoredChunk) -> None:
-        """Be told that a chunk is in its file now as `keep` gave it; one of zeros has no file."""
+    def stored(self, chunk_number: ChunkNumber, kept: StoredChunk) -> None:
+        """Note that a chunk is in its file as `keep` returned it; a chunk of zeros has no file."""
         with self.lock:
             is_there = bool(kept.values.any())
-            (self._stored.add if is_there else self._stored.discard)(place)
-            if self._dirty.get(place) == kept.stamp:
-                del self._dirty[place]
+            (self._stored.add if is_there else self._stored.discard)(chunk_number)
+            if self._dirty.get(chunk_number) == kept.stamp:
+                del self._dirty[chunk_number]
                 if is_there:
-                    self._clean[place] = None
-                    self._let_go()
+                    self._clean[chunk_number] = None
+                    self._evict()
                 else:
-                    self._held.pop(place, None)
-                    self._there.discard(place)
+                    self._held.pop(chunk_number, None)
+                    self._there.discard(chunk_number)
 
     def _read(self, axes: tuple[range, ...]) -> NDArray[np.uint8]:
         out = np.zeros([len(axis) for axis in axes], np.uint8)
-        for place in self._touched(axes):
-            if (chunk := self._chunk(place)) is not None:
-                there, inside = self._overlap(axes, place)
+        for chunk_number in self._touched(axes):
+            if (chunk := self._chunk(chunk_number)) is not None:
+                there, inside = self._overlap(axes, chunk_number)
                 out[there] = chunk[inside]
         return out
 
     def _write(self, axes: tuple[range, ...], values: NDArray[np.uint8]) -> None:
-        apart = tuple(slice(None if step else 1) for step in values.strides)  # what is broadcast is looked at once
+        apart = tuple(slice(None if step else 1) for step in values.strides)  # broadcast values are looked at once
         something = bool(values[apart].any())
-        for place in self._touched(axes, only_there=not something):
-            there, inside = self._overlap(axes, place)
-            self._put(place, inside, values[there])
+        for chunk_number in self._touched(axes, only_there=not something):
+            there, inside = self._overlap(axes, chunk_number)
+            self._put(chunk_number, inside, values[there])
 
     def _touched(self, axes: tuple[range, ...], only_there: bool = True) -> Iterator[ChunkNumber]:
-        """Yield the chunks in which the ranges have places."""
+        """Yield the numbers of the chunks that the ranges touch."""
         if not all(axes):
             return
         spans = [range(axis[0] // n, axis[-1] // n + 1) for axis, n in zip(axes, self.chunks, strict=True)]
         if only_there and len(self._there) < math.prod(len(span) for span in spans):
-            places = [place for place in self._there if all(n in span for n, span in zip(place, spans, strict=True))]
+            places = [
+                chunk_number
+                for chunk_number in self._there
+                if all(n in span for n, span in zip(chunk_number, spans, strict=True))
+            ]
             yield from places
         else:
-            yield from (place for place in product(*spans) if not only_there or place in self._there)
+            yield from (
+                chunk_number for chunk_number in product(*spans) if not only_there or chunk_number in self._there
+            )
 
-    def _overlap(self, axes: tuple[range, ...], place: ChunkNumber) -> tuple[ArrayBox, ArrayBox]:
+    def _overlap(self, axes: tuple[range, ...], chunk_number: ChunkNumber) -> tuple[ArrayBox, ArrayBox]:
         """Return the part of the ranges that lies in a chunk, and which part of the chunk that is."""
         there, inside = [], []
-        for axis, number, n in zip(axes, place, self.chunks, strict=True):
+        for axis, number, n in zip(axes, chunk_number, self.chunks, strict=True):
             low = max(0, -(-(number * n - axis.start) // axis.step))
             high = min(len(axis), -(-((number + 1) * n - axis.start) // axis.step))
             first = axis.start + low * axis.step - number * n
@@ -367,22 +378,22 @@ class SparseArray:
             inside.append(slice(first, max(first, first + (high - low - 1) * axis.step + 1), axis.step))
         return tuple(there), tuple(inside)
 
-    def _put(self, place: ChunkNumber, inside: ArrayBox, values: NDArray[np.uint8]) -> None:
-        """Write into one chunk, and tell of it where that changes anything."""
-        chunk = self._chunk(place)
+    def _put(self, chunk_number: ChunkNumber, inside: ArrayBox, values: NDArray[np.uint8]) -> None:
+        """Write into one chunk; call `on_write` if that changes anything."""
+        chunk = self._chunk(chunk_number)
         if chunk is None:
             if not values.any():
                 return
-            chunk = self._held[place] = np.zeros(self.chunks, np.uint8)
-            self._there.add(place)
+            chunk = self._held[chunk_number] = np.zeros(self.chunks, np.uint8)
+            self._there.add(chunk_number)
         elif np.array_equal(chunk[inside], values):
             return
         chunk[inside] = values
         self._writes += 1
-        self._clean.pop(place, None)
-        self._dirty[place] = self._writes
+        self._clean.pop(chunk_number, None)
+        self._dirty[chunk_number] = self._writes
         if self.on_write is not None:
-            corner = [number * n for number, n in zip(place, self.chunks, strict=True)]
+            corner = [number * n for number, n in zip(chunk_number, self.chunks, strict=True)]
             box = tuple(slice(low + part.start, low + part.stop) for low, part in zip(corner, inside, strict=True))
             self.on_write(box, chunk[tuple(slice(part.start, part.stop) for part in inside)].copy())
 
@@ -395,8 +406,8 @@ class SparseArray:
             dense = self._read(box.ranges)
             return dense[tuple(places - low for places, low in zip(points, box.corner, strict=True))]
         flat, found = tuple(places.ravel() for places in points), out.reshape(-1)
-        for place, chosen, local in self._groups(flat):
-            if (chunk := self._chunk(place)) is not None:
+        for chunk_number, chosen, local in self._groups(flat):
+            if (chunk := self._chunk(chunk_number)) is not None:
                 found[chosen] = chunk[local]
         return out
 
@@ -409,37 +420,41 @@ class SparseArray:
             dense[tuple(places - low for places, low in zip(points, box.corner, strict=True))] = values
             self._write(box.ranges, dense)
             return
-        for place, chosen, local in self._groups(points):
+        for chunk_number, chosen, local in self._groups(points):
             around = bounds_of(local)
             inside = tuple(slice(axis.start, axis.stop) for axis in around.ranges)
-            new = self.piece(place)[inside]
+            new = self.read_chunk(chunk_number)[inside]
             new[tuple(places - low for places, low in zip(local, around.corner, strict=True))] = values[chosen]
-            self._put(place, inside, new)
+            self._put(chunk_number, inside, new)
 
     def _groups(
         self, points: tuple[NDArray[np.intp], ...]
     ) -> Iterator[tuple[ChunkNumber, NDArray[np.intp], tuple[NDArray[np.intp], ...]]]:
-        """Yield chunk by chunk which of the points lie in it, in their order, and where in it."""
+        """Yield for each chunk which points lie in it, in their order, and their coordinates in the chunk."""
         grid = tuple(-(-length // n) for length, n in zip(self.shape, self.chunks, strict=True))
         number = np.ravel_multi_index(tuple(p // n for p, n in zip(points, self.chunks, strict=True)), grid)
         order = np.argsort(number, kind="stable")
         ends = np.flatnonzero(np.diff(number[order])) + 1
         for chosen in np.split(order, ends):
-            place = tuple(int(n) for n in np.unravel_index(number[chosen[0]], grid))
-            yield place, chosen, tuple(p[chosen] - k * n for p, k, n in zip(points, place, self.chunks, strict=True))
+            chunk_number = tuple(int(n) for n in np.unravel_index(number[chosen[0]], grid))
+            yield (
+                chunk_number,
+                chosen,
+                tuple(p[chosen] - k * n for p, k, n in zip(points, chunk_number, self.chunks, strict=True)),
+            )
 
-    def _chunk(self, place: ChunkNumber) -> NDArray[np.uint8] | None:
-        """Return a chunk itself, loaded where it was not in memory; None where there is none."""
-        if place in self._clean:
-            self._clean[place] = self._clean.pop(place)  # the last one to go
-        chunk = self._held.get(place)
-        if chunk is None and place in self._stored and self._load is not None:
-            chunk = self._held[place] = self._load(place)
-            self._clean[place] = None
-            self._let_go()
+    def _chunk(self, chunk_number: ChunkNumber) -> NDArray[np.uint8] | None:
+        """Return a chunk itself, loaded if it is not in memory; None if there is none."""
+        if chunk_number in self._clean:
+            self._clean[chunk_number] = self._clean.pop(chunk_number)  # moved to the end: it is evicted last
+        chunk = self._held.get(chunk_number)
+        if chunk is None and chunk_number in self._stored and self._load is not None:
+            chunk = self._held[chunk_number] = self._load(chunk_number)
+            self._clean[chunk_number] = None
+            self._evict()
         return chunk
 
-    def _let_go(self) -> None:
+    def _evict(self) -> None:
         while len(self._held) > self._most and len(self._clean) > 1:
             del self._held[oldest := next(iter(self._clean))]
             del self._clean[oldest]

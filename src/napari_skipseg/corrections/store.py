@@ -1,4 +1,4 @@
-"""The corrections of one image, open: two sparse arrays to be painted into, on disk within a second of every write."""
+"""The corrections of one image while they are open: two sparse arrays; each write is on disk within a second."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from napari_skipseg.corrections.catalog import corrections_folder, is_left_open,
 from napari_skipseg.corrections.chunk_files import CorrectionChunkFiles
 from napari_skipseg.corrections.journal import Journal, damage_of_journal, journals
 from napari_skipseg.corrections.saved import (
+    ChunkTarget,
     CorrectionSummary,
     LabelCounts,
     SavedCorrections,
@@ -49,13 +50,13 @@ from napari_skipseg.images.stack import Stack
 __all__ = ["CorrectionSummary", "Corrections", "open_corrections"]
 
 LARGE_LABELS = 32 * 2**20
-"""Bytes of the journal from which on all goes into the chunks, and a new one begins."""
+"""Bytes of the journal at which a checkpoint writes all into the chunks and begins a new journal."""
 
 _MANY = 256 * 2**20
-"""Bytes of chunks in memory that are in no file, from which on the same is done."""
+"""Bytes of unsaved chunks in memory at which a checkpoint begins too."""
 
 REVIEWS = 1000
-"""Reviews that can be taken back."""
+"""Reviews that can be undone."""
 
 _AT_ONCE = 128
 """Chunks that are copied and written together."""
@@ -64,25 +65,25 @@ WRITERS = 8
 """Threads that write them."""
 
 _PAUSE = 10.0
-"""Seconds until a checkpoint that failed is tried again."""
+"""Seconds until a failed checkpoint is tried again."""
 
 _CODEC: Any = Zstd(level=1)
 
 
 class Corrections:
-    """What was painted over an image, and what was found right; one process at a time has them open.
+    """What was painted over an image, and what was accepted; only one process at a time can open it.
 
     Both arrays are bytes with the axes of the image without C: 0 = not looked at, 1 = background, 2 and more = the
-    classes. They may be read and written from any thread; each write is on disk within a second. `open_corrections`
-    gives one.
+    classes. They may be read and written from any thread; each write is on disk within a second. Open them with
+    `open_corrections`.
 
-    strokes: what was painted. reviewed: what was found right, with the values that were seen.
-    was_interrupted: the last session ended without closing it.
+    strokes: what was painted. reviewed: what was accepted, with the values that were on screen.
+    was_interrupted: whether the last session ended without closing them.
     version: grows with every write.
     """
 
     def __init__(self, folder: Path, subject: Subject) -> None:
-        self.folder, self._telling = folder, threading.Lock()
+        self.folder, self._record_lock = folder, threading.Lock()
         self._lock = lock_of(folder, subject.name)
         with contextlib.ExitStack() as leaving:
             with file_errors_as(folder):
@@ -97,11 +98,11 @@ class Corrections:
         self.strokes, self.reviewed = self._saved.arrays
         self._reviews: deque[tuple[ArrayBox, bytes]] = deque(maxlen=REVIEWS)
         self._fault, self._failed_at = "", 0.0
-        self._is_closed, self._is_let_go = False, False
+        self._is_closed = self._is_released = False
         self._checkpointing = threading.Lock()
-        self._journal = Journal(folder, self._look_at_size)
+        self._journal = Journal(folder, self._on_journal_written)
         for number, array in enumerate(self._saved.arrays):
-            array.on_write = partial(self._hear, number)
+            array.on_write = partial(self._on_write, number)
         atexit.register(self.flush)
         if self.strokes.dirty() or self.reviewed.dirty():
             self._checkpoint_soon()
@@ -110,15 +111,16 @@ class Corrections:
         before = read_correction_record(self.folder)
         if before is not None:
             check_same(subject, before)
-            if not subject.file:  # a copy of it in memory: where it once came from stays known
+            if not subject.file:  # a copy in memory: the file that it once came from stays known
                 subject = replace(subject, file=before.subject.file, file_fingerprint=before.subject.file_fingerprint)
         self._record = CorrectionRecord(subject) if before is None else replace(before, subject=subject)
         saved = load_saved(self.folder, subject.shape)
         for files in saved.files:
             files.create(subject.space)
             files.remove_partial()
-        self._tallies = LabelCounts(*saved.arrays)
-        self._tallies.restore(self.folder)
+        self._last_box = saved.last_box or self._record.last_box
+        self._counts = LabelCounts(*saved.arrays)
+        self._counts.restore(self.folder)
         if self._record != before:
             write_correction_record(self.folder, self._record)
         return saved
@@ -135,7 +137,7 @@ class Corrections:
 
     @property
     def fault(self) -> str:
-        """Why the disk does not take what was painted, as a sentence with its cure; "" where all is well."""
+        """Why the disk does not accept what was painted, as a sentence with a cure; "" if it does."""
         return self._journal.fault or self._fault
 
     @property
@@ -144,7 +146,7 @@ class Corrections:
         return self.strokes.is_empty() and self.reviewed.is_empty()
 
     def name_classes(self, classes: tuple[CorrectionClass, ...]) -> None:
-        """Save what the values are called, at once.
+        """Write the names of the values to disk.
 
         Raises:
             InputError: two classes have one value, or one name.
@@ -153,15 +155,15 @@ class Corrections:
         for what in ({one.value for one in classes}, {one.name for one in classes}):
             if len(what) < len(classes):
                 raise InputError("Two classes have the same name or the same value: give each its own.")
-        self._tell(classes=tuple(classes))
+        self._update_record(classes=tuple(classes))
 
     def review(self, box: ArrayBox, accepted: ArrayLike) -> None:
-        """Mark a box as reviewed, with what was found right there: 1 = background, 2 and more = the classes.
+        """Accept values in a box: 1 = background, 2 and more = the classes, 0 = not reviewed.
 
-        accepted: of the box's shape (axes of length 1 may be left out); where it is 0 nothing is reviewed.
+        accepted: has the shape of the box; axes of length 1 may be left out.
 
         Raises:
-            ValueError: the shape is another, or no values of a byte.
+            ValueError: the shape is different, or a value does not fit into a byte.
         """
         with self.strokes.lock:
             before = self.reviewed[box]
@@ -172,7 +174,7 @@ class Corrections:
             self._reviews.append((box, bytes(_CODEC.encode(np.ascontiguousarray(before))) if before.any() else b""))
 
     def take_back_review(self) -> ArrayBox | None:
-        """Return the box of the last review, which is as it was before; None where there is none of this session."""
+        """Undo the last review of this session and return its box, None if there is none."""
         with self.strokes.lock:
             if not self._reviews:
                 return None
@@ -185,17 +187,17 @@ class Corrections:
             return box
 
     def flush(self, timeout: float = 5.0) -> bool:
-        """Return whether all that was written until now is on disk, at latest after `timeout` seconds."""
+        """Wait up to `timeout` seconds until all writes are on disk; return whether they are."""
         return self._journal.flush(timeout)
 
     def checkpoint(self) -> bool:
-        """Return whether all that was written until now is in the chunks, and no longer in the journal.
+        """Write all changed chunks and remove the journal; return whether that succeeded.
 
-        A kill at any moment leaves the old chunk or the new one, and the journal until all are on disk. What is
-        written meanwhile goes to a new journal.
+        A kill at any moment leaves each chunk old or new, and the journal until all chunks are on disk. Later writes
+        go to a new journal.
         """
         with self._checkpointing:
-            if self._is_let_go:
+            if self._is_released:
                 return False
             with self.strokes.lock:
                 number = self._journal.begin_new()
@@ -207,7 +209,7 @@ class Corrections:
                             return False
                     files.sync(places)
                 if self._changed > self._record.changed:
-                    self._tell(changed=self._changed)
+                    self._update_record(changed=self._changed, last_box=self._last_box)
                 self._journal.remove_before(number)
             except (OSError, MemoryError, FileError, RuntimeError) as error:  # the last: Python is ending
                 self._fault, self._failed_at = damage_of_journal(self.folder, error), time.monotonic()
@@ -216,23 +218,24 @@ class Corrections:
             return True
 
     def _store(self, array: SparseArray, files: CorrectionChunkFiles, places: Sequence[ChunkNumber]) -> bool:
-        """Return whether these chunks are in their files; what is in them must be in the journal first."""
-        kept = [array.keep(place) for place in places]
+        """Write chunks into their files; return False if their content is not in the journal, which must come first."""
+        kept = [array.keep(number) for number in places]
         if not self._journal.flush(60.0):
             return False
         with ThreadPoolExecutor(WRITERS, "corrections checkpoint") as writers:  # most of the time goes by waiting
             deque(writers.map(files.write, places, [one.values for one in kept]), maxlen=0)
-        for place, one in zip(places, kept, strict=True):
-            array.stored(place, one)
+        for number, one in zip(places, kept, strict=True):
+            array.stored(number, one)
         return True
 
     def snapshot(self, folder: Path) -> Snapshot:
-        """Return what trains now, written as `folder`: the strokes, and where there are none what was reviewed; and
-        beside it the strokes alone where something was. They are OME-Zarr stores that have only the chunks in which
-        something is; `images.files.read_stack` reads them.
+        """Write the training labels as `folder`, and the strokes alone beside it if anything was reviewed.
+
+        The training labels are the strokes, and the reviewed values where nothing is painted. Both are OME-Zarr
+        stores without their empty chunks; `images.files.read_stack` reads them.
 
         Raises:
-            FileError: it cannot be written.
+            FileError: they cannot be written.
         """
         with file_errors_as(folder):
             return write_snapshot(self._saved, self.subject, Path(folder))
@@ -243,11 +246,30 @@ class Corrections:
         return self._saved
 
     def summary(self) -> CorrectionSummary:
-        """Return how many pixels were corrected: by value, on how many slices, how many of them reviewed."""
-        return self._tallies.summary()
+        """Return how many pixels were corrected: by value, on how many slices, and how many were reviewed."""
+        return self._counts.summary()
+
+    def last_label(self) -> tuple[int, ...] | None:
+        """Return a labelled voxel of the last edit that left a label, else any labelled voxel; None if there is none.
+
+        Raises:
+            FileError: a chunk is damaged.
+        """
+        target = ChunkTarget(self._saved)
+        boxes = [tuple(slice(*side) for side in self._last_box)] if self._last_box else []
+        for number in target.chunk_numbers():
+            sides = zip(number, self.strokes.chunks, strict=True)
+            boxes.append(tuple(slice(n * length, (n + 1) * length) for n, length in sides))
+        for box in boxes:
+            labelled = np.argwhere(target[box])
+            if len(labelled):
+                # the middle one in reading order: unlike the middle of the box it has a label for certain
+                middle = labelled[len(labelled) // 2]
+                return tuple(int(side.start + at) for side, at in zip(box, middle, strict=True))
+        return None
 
     def close(self) -> bool:
-        """Return whether all is on disk; let go of the corrections, whose arrays are no longer to be written to."""
+        """Write all to disk and release the corrections; return whether all is on disk. The arrays are closed then."""
         with self.strokes.lock:
             if self._is_closed:
                 return True
@@ -256,29 +278,31 @@ class Corrections:
                 array.on_write = None
         is_whole = self.checkpoint()
         with self._checkpointing:
-            self._is_let_go = True
+            self._is_released = True
         is_kept = self._journal.close()
         atexit.unregister(self.flush)
         if is_whole:
-            self._tallies.summary()
-            self._tallies.save(self.folder)
+            self._counts.summary()
+            self._counts.save(self.folder)
         self._lock.release()
         return is_kept
 
-    def _tell(self, **changes: Any) -> None:
-        """Write down what is otherwise about the corrections from now on."""
-        with self._telling:
+    def _update_record(self, **changes: Any) -> None:
+        """Change fields of the record, on disk and here."""
+        with self._record_lock:
             record = replace(self._record, **changes)
             write_correction_record(self.folder, record)
             self._record = record
 
-    def _hear(self, number: int, box: ArrayBox, values: NDArray[np.uint8]) -> None:
+    def _on_write(self, number: int, box: ArrayBox, values: NDArray[np.uint8]) -> None:
         self._journal.append(number, tuple(part.start for part in box), values)
-        self._tallies.change(chunk_of_box(box, self.strokes.chunks))
+        self._counts.change(chunk_of_box(box, self.strokes.chunks))
+        if values.any():
+            self._last_box = tuple((side.start, side.stop) for side in box)
         self.version += 1
         self._changed = time.time()
 
-    def _look_at_size(self, written: int) -> None:
+    def _on_journal_written(self, written: int) -> None:
         if written > LARGE_LABELS or self.strokes.dirty_bytes + self.reviewed.dirty_bytes > _MANY:
             self._checkpoint_soon()
 
@@ -289,13 +313,13 @@ class Corrections:
 
 
 def open_corrections(stack: Stack, key: str = "") -> Corrections:
-    """Return the corrections of `stack`, new and empty where there are none.
+    """Return the corrections of `stack`, empty if there are none yet.
 
-    key: what `images.identity.identify(stack)` said, where that is known already.
+    key: the result of `images.identity.identify(stack)`, if it is known already.
 
     Raises:
         FileError: another window has them open, they are damaged, or nothing can be written.
-        InputError: the voxels of the image are no numbers.
+        InputError: the voxels of the image are not numbers.
     """
     key = key or identify(stack)
     return Corrections(corrections_folder() / key, subject_of(stack, key))

@@ -1,4 +1,4 @@
-"""What corrections are of: the image they were painted over, with what is on disk about it."""
+"""The image that was corrected, and the record about it on disk."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CorrectionClass:
     def __post_init__(self) -> None:
         if not self.name.strip() or not FIRST_CLASS <= self.value <= HIGHEST:
             raise InputError(
-                f"'{self.name}' with value {self.value} is no class: give a name, and a value from {FIRST_CLASS} to "
+                f"'{self.name}' with value {self.value} is not a class: give a name, and a value from {FIRST_CLASS} to "
                 f"{HIGHEST} (0 means not looked at, 1 background)."
             )
 
@@ -48,9 +48,8 @@ FILE = "corrections.json"
 class Subject:
     """The image that was corrected.
 
-    key: what `images.identity.identify` says. name: its layer's or file's. file: its path, "" where it was only in
-    memory. file_fingerprint: what that file was when it was corrected. shape, space: those of the corrections, without
-    C.
+    key: the result of `images.identity.identify`. name: of its layer or file. file: its path, "" if it was only in
+    memory. file_fingerprint: of that file when it was corrected. shape, space: of the corrections, without C.
     """
 
     key: str
@@ -63,35 +62,33 @@ class Subject:
 
 @dataclass(frozen=True)
 class CorrectionRecord:
-    """What is on disk about corrections besides their voxels. changed: when they last were, in seconds since 1970."""
+    """What is on disk about corrections besides their voxels.
+
+    changed: when they last changed, in seconds since 1970. last_box: start and stop along each axis of the last write
+    that left labels; empty if that is not known.
+    """
 
     subject: Subject
     classes: tuple[CorrectionClass, ...] = ()
     changed: float = 0.0
+    last_box: tuple[tuple[int, int], ...] = ()
 
 
 _RECORD = TypeAdapter(CorrectionRecord)
 
 
 def subject_of(stack: Stack, key: str) -> Subject:
-    """Return what corrections of `stack` are of. An image whose file is gone has no fingerprint."""
+    """Return the description of `stack` as the subject of corrections; without its file it has no fingerprint."""
     space = stack.space.without("C")
     try:
-        told = fingerprint(stack.file) if stack.file else {}
+        found = fingerprint(stack.file) if stack.file else {}
     except SkipsegError:
-        told = {}
-    return Subject(
-        key,
-        stack.name,
-        stack.file,
-        tuple(stack.length(axis) for axis in space.axes),
-        space,
-        told,
-    )
+        found = {}
+    return Subject(key, stack.name, stack.file, tuple(stack.length(axis) for axis in space.axes), space, found)
 
 
 def read_correction_record(folder: Path) -> CorrectionRecord | None:
-    """Return what the folder says of its corrections, None where it says nothing that can be understood."""
+    """Return the record in a folder of corrections, None if there is none that can be read."""
     try:
         return _RECORD.validate_json((folder / FILE).read_bytes())
     except (OSError, ValidationError, SkipsegError):
@@ -99,7 +96,7 @@ def read_correction_record(folder: Path) -> CorrectionRecord | None:
 
 
 def write_correction_record(folder: Path, record: CorrectionRecord) -> None:
-    """Write that down, in place of what was there.
+    """Write the record, in place of an older one.
 
     Raises:
         FileError: it cannot be written.
@@ -109,10 +106,10 @@ def write_correction_record(folder: Path, record: CorrectionRecord) -> None:
 
 
 def check_same(subject: Subject, record: CorrectionRecord) -> None:
-    """Raise where the corrections on disk are of another shape.
+    """Check that the corrections on disk have the shape of the image.
 
     Raises:
-        FileError: they are.
+        FileError: they have a different shape.
     """
     if record.subject.shape != subject.shape:
         raise FileError(

@@ -1,4 +1,4 @@
-"""The SkipSeg dock: its tabs, and the engine they share."""
+"""The SkipSeg dock with its tabs and their engine, and the demonstration."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ from napari_skipseg.widgets.objects.tab import ObjectsTab
 from napari_skipseg.widgets.segment.tab import SegmentTab
 
 STAYING = 300
-"""Milliseconds between two looks whether a window that was to close is still there."""
+"""Milliseconds between two checks whether a window that was to close is still open."""
 
 
 class SkipSegPanel(QWidget):  # type: ignore[misc]
-    """One dock for all that SkipSeg does. The engine lives and ends with it."""
+    """The dock with all tabs. The engine ends with it."""
 
     def __init__(self, napari_viewer, engine=None) -> None:  # type: ignore[no-untyped-def]
         super().__init__()
         self.engine = Engine() if engine is None else engine
         viewer, engine, line = napari_viewer, self.engine, EngineLine(self.engine)
         self.segment_tab = SegmentTab(viewer, engine, line)
-        self.correct_tab = CorrectTab(viewer, line, self.segment_tab)
+        self.correct_tab = CorrectTab(viewer, line, self.segment_tab.form, self.segment_tab.results)
+        self.segment_tab.known_colors = self.correct_tab.colors_of
         self.finetune_tab = FinetuneTab(viewer, engine, line, self.segment_tab, self.correct_tab)
         self.objects_tab = ObjectsTab(viewer, engine, line, self.segment_tab)
         self.batch_tab = BatchTab(viewer, engine, line, self.segment_tab, self.objects_tab.form.read_for)
@@ -51,18 +52,18 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.tabs.addTab(Scrolled(self.batch_tab), "Batch")
         self.tabs.addTab(Scrolled(self.inspect_tab), "Inspect")
         self.batch_tab.form.wanted.connect(self.show_tab)
-        self.segment_tab.again_button.objects_wanted.connect(self.objects_tab.find_again)
-        self.segment_tab.again_button.search_wanted.connect(self._search_again)
+        self.segment_tab.objects_requested.connect(self.objects_tab.find_again)
+        self.segment_tab.again_button.search_requested.connect(self._search_again)
         self.elsewhere = ProgressLine()
-        self._elsewhere_soon = PacedSignal(self, self._tell_elsewhere)
+        self._elsewhere_soon = PacedSignal(self, self._show_elsewhere)
         for tab in self._job_tabs().values():
             tab.moved.connect(partial(self._elsewhere_soon.hear, None))
-        self.tabs.currentChanged.connect(self._tell_elsewhere)
+        self.tabs.currentChanged.connect(self._show_elsewhere)
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
         column.addWidget(self.tabs)
         column.addWidget(self.elsewhere)
-        # these outlive the window's side of the panel, so that neither events nor the engine do
+        # events of the viewer and the engine would outlive the Qt side of the panel
         ends = (
             self.correct_tab.sessions.close_all,
             self.correct_tab.links.cut,
@@ -78,7 +79,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.destroyed.connect(lambda: [end() for end in ends])
         self._closing = QTimer(self)
         self._closing.setInterval(STAYING)
-        self._closing.timeout.connect(self._look_whether_it_stays)
+        self._closing.timeout.connect(self._on_window_still_open)
         self.finetune_tab.tell_unfinished()
 
     def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
@@ -87,14 +88,14 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.window().installEventFilter(self)  # once more changes nothing
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
-        """Have a training leave its checkpoint where the window closes: napari cancels its workers then."""
+        """Keep the checkpoint of a training if the window closes, as napari then cancels its workers."""
         if event.type() == QEvent.Type.Close and watched is self.window():
             self.engine.leave()
             self._closing.start()
         return bool(super().eventFilter(watched, event))
 
-    def _look_whether_it_stays(self) -> None:
-        """Where the user answered napari's question with no, what is cancelled from now on leaves nothing again."""
+    def _on_window_still_open(self) -> None:
+        """Let cancelled work leave no checkpoint again, if the user answered napari's question with no."""
         if QApplication.activeModalWidget() is None:
             self._closing.stop()
             self.engine.leave(False)
@@ -104,11 +105,11 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         return {self.tabs.tabText(number): self.tabs.widget(number).widget() for number in range(self.tabs.count())}
 
     def _may_follow_selection(self) -> bool:
-        """Return whether another image may be chosen by selecting its layer: not while one is worked on."""
+        """Return whether selecting a layer may choose its image: not while a job runs or corrections are open."""
         return self.correct_tab.session is None and not any(tab.is_running for tab in self._job_tabs().values())
 
-    def _tell_elsewhere(self, *_: object) -> None:
-        """Say what goes on in the tabs that are not in front."""
+    def _show_elsewhere(self, *_: object) -> None:
+        """Show the progress of the tabs that are not in front."""
         front = self.tabs.tabText(self.tabs.currentIndex())
         others = {name: tab for name, tab in self._job_tabs().items() if name != front and tab.is_running}
         self.elsewhere.say("\n".join(f"{name}: {tab.progress_text.text()}" for name, tab in others.items()))
@@ -118,7 +119,7 @@ class SkipSegPanel(QWidget):  # type: ignore[misc]
         self.objects_tab.again_button.run()
 
     def show_tab(self, name: str) -> None:
-        """Bring the tab of that name to the front."""
+        """Bring a tab to the front by its name."""
         names = [self.tabs.tabText(number) for number in range(self.tabs.count())]
         self.tabs.setCurrentIndex(names.index(name))
 
@@ -150,8 +151,8 @@ PATIENCE = 600.0
 def open_demo(headless_folder: Path | None = None) -> list[Path]:
     """Open napari with the sample and segment it with the default model.
 
-    Without a folder it returns, with no files, when the window is closed. With one it waits for the result, saves a
-    screenshot of the whole window and the result files there, closes the window, and returns the files.
+    Without a folder, return no files when the window is closed. With a folder, wait for the result, write a screenshot
+    of the whole window and the result files there, close the window, and return the files.
 
     Raises:
         EngineError: the segmentation failed or took too long; the message says why.
@@ -160,12 +161,17 @@ def open_demo(headless_folder: Path | None = None) -> list[Path]:
     import napari
 
     if headless_folder is not None:
-        _make_folder(headless_folder)
+        try:
+            headless_folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FileError(
+                f"The folder '{headless_folder}' cannot be made ({error.strerror}): choose a different one."
+            ) from error
     viewer = napari.Viewer()
     try:
         viewer.window.resize(*SIZE)
         _, panel = viewer.window.add_plugin_dock_widget("napari-skipseg", "SkipSeg")
-        wait_for(lambda: False, 0.3)  # the window takes its size, so that the image fills it
+        wait_for(lambda: False, 0.3)  # once the window has its size, the image fills it
         viewer.open_sample("napari-skipseg", "em_stack")
         tab = panel.segment_tab
         tab.segment_button.click()
@@ -176,13 +182,6 @@ def open_demo(headless_folder: Path | None = None) -> list[Path]:
     finally:
         if headless_folder is not None:
             viewer.close()
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(f"The folder '{folder}' cannot be made ({error.strerror}): choose another one.") from error
 
 
 def _record(viewer: Any, tab: Any, folder: Path) -> list[Path]:
@@ -201,7 +200,7 @@ def _record(viewer: Any, tab: Any, folder: Path) -> list[Path]:
 
 
 def wait_for(done: Callable[[], bool], seconds: float) -> bool:
-    """Let the window live until `done`, or for so many seconds; return whether it was done."""
+    """Run the event loop until `done`, or for so many seconds; return whether it was done."""
     from qtpy.QtCore import QEventLoop, QTimer
 
     end, loop = time.monotonic() + seconds, QEventLoop()

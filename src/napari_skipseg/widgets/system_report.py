@@ -1,9 +1,8 @@
-"""What this machine is and computes on, as text to be copied into a bug report; the engine is asked for it."""
+"""A dialog with facts about this machine for a bug report; the engine collects them."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from qtpy.QtWidgets import QApplication, QDialog, QDialogButtonBox, QPlainTextEdit, QVBoxLayout, QWidget
 
@@ -16,7 +15,7 @@ _SIZE = (680, 520)
 
 
 class SystemReportDialog(QDialog):  # type: ignore[misc]
-    """The report, asked for when the dialog is made. `text` is plain and can be selected; *Copy* takes all of it."""
+    """The report, requested when the dialog opens. *Copy* takes the whole `text`."""
 
     def __init__(self, parent: QWidget, engine: EngineLike) -> None:
         super().__init__(parent)
@@ -28,24 +27,17 @@ class SystemReportDialog(QDialog):  # type: ignore[misc]
         buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Close)
         self.copy = buttons.addButton("Copy", QDialogButtonBox.ButtonRole.ActionRole)
         self.copy.setEnabled(False)
-        self.copy.clicked.connect(self._copy)
+        self.copy.clicked.connect(lambda: QApplication.clipboard().setText(self.text.toPlainText()))
         buttons.rejected.connect(self.reject)
         column = QVBoxLayout(self)
         column.addWidget(self.text)
         column.addWidget(buttons)
-        self._worker: Any = start_work(
-            self, partial(engine.run, ReportSystem()), "Reporting", lambda _: None, self._show, self._end, is_quiet=True
-        )
+        work = partial(engine.run, ReportSystem())
+        start_work(self, work, "Reporting", lambda _: None, self._show, lambda: None, is_quiet=True)
 
     def _show(self, outcome: WorkOutcome) -> None:
         self.text.setPlainText(outcome.fault or report_text(outcome.value.facts))
         self.copy.setEnabled(not outcome.fault)
-
-    def _end(self) -> None:
-        self._worker = None
-
-    def _copy(self) -> None:
-        QApplication.clipboard().setText(self.text.toPlainText())
 
 
 def report_text(facts: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""What is accepted as right: which part of the image, and what the prediction says there at the present threshold."""
+"""Accepting a prediction: the box of the image, and the prediction there at the present threshold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from napari_skipseg.corrections.subject import BACKGROUND
 from napari_skipseg.errors import InputError
 from napari_skipseg.inference.prediction import Binary
 from napari_skipseg.widgets.forms.fields import ConnectionGroup
-from napari_skipseg.widgets.layers.placement import current_position, pixel_of, visible_box
+from napari_skipseg.widgets.layers.placement import PLACING, current_position, pixel_of, visible_box
 from napari_skipseg.widgets.layers.results import KEY, ShownResult
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ IN_PART = "Only a part of this slice is segmented: press Segment, or accept the 
 _UNFINISHED = "Not all of this is segmented yet: wait until it is, or press Segment again."
 SLIP = "The box covers only {}: drag it over all that is right, from corner to corner."
 _LEAST_SIDE = 3
-"""Pixels of each side of a rectangle; a smaller one is a slip of the mouse."""
+"""Pixels of each side of a rectangle; a smaller one is taken for a slip of the mouse."""
 _MOST = 2**28
-"""Voxels that are accepted at once, at most."""
+"""Limit of the voxels that are accepted at once."""
 
 
 def slice_box(viewer: ViewerModel, layer: Layer) -> AcceptedBox:
@@ -51,7 +51,7 @@ def slice_box(viewer: ViewerModel, layer: Layer) -> AcceptedBox:
 
 
 def view_box(viewer: ViewerModel, layer: Layer) -> AcceptedBox:
-    """Return what is on screen, in voxels of a layer.
+    """Return the part that is on screen, in voxels of a layer.
 
     Raises:
         InputError: the view is not flat.
@@ -66,19 +66,19 @@ def rectangle_box(viewer: ViewerModel, layer: Layer, corners: NDArray[np.float64
     corners: (number, dimensions) in voxels of the layer.
 
     Raises:
-        InputError: the view is not flat, nothing of the layer lies between the corners, or next to nothing.
+        InputError: the view is not flat, or the rectangle is too small or beside the layer.
     """
     whole = slice_box(viewer, layer)
     low, high = np.round(corners.min(axis=0)).astype(int), np.round(corners.max(axis=0)).astype(int)
     box = []
     for side, first, last in zip(whole, low, high, strict=True):
-        is_cut = side.stop - side.start > 1
-        part = slice(max(side.start, int(first)), min(side.stop, int(last) + 1)) if is_cut else side
+        is_on_screen = side.stop - side.start > 1
+        part = slice(max(side.start, int(first)), min(side.stop, int(last) + 1)) if is_on_screen else side
         if part.stop <= part.start:
             raise InputError("The rectangle lies beside the image: draw it over the image.")
         box.append(part)
-    cut = [(part.stop - part.start, side.stop - side.start) for part, side in zip(box, whole, strict=True)]
-    if any(length < min(_LEAST_SIDE, all_of_it) for length, all_of_it in cut):
+    lengths = [(part.stop - part.start, side.stop - side.start) for part, side in zip(box, whole, strict=True)]
+    if any(length < min(_LEAST_SIDE, whole_length) for length, whole_length in lengths):
         raise InputError(SLIP.format(count_pixels(box)))
     return tuple(box)
 
@@ -97,16 +97,16 @@ def _check_flat(viewer: ViewerModel) -> None:
 def read_accepted_mask(
     offers: Sequence[ShownResult], box: AcceptedBox, threshold: float, values: Mapping[str, int], whole: bool
 ) -> tuple[AcceptedBox, NDArray[np.uint8]]:
-    """Return what the first prediction that reaches into `box` says there, coded as corrections, and where that lies.
+    """Return the box in which the first of the predictions overlaps `box`, and its labels there as correction values.
 
-    box: in voxels of the image without channels. values: the value of each class by its name. whole: whether all of
-    the box has to be predicted, rather than a part of it.
+    box: in voxels of the image without channels. values: the value of each class by its name. whole: whether the
+    prediction must cover the whole box.
 
     Raises:
-        InputError: there is no prediction here, or only of a part, or it is not done.
+        InputError: there is no prediction in the box, it covers only a part, or it is not finished.
     """
-    parts = [(shown, _common(box, shown)) for shown in offers]
-    there = [(shown, part) for shown, part in parts if part is not None]
+    overlaps = [(shown, _overlap(box, shown)) for shown in offers]
+    there = [(shown, part) for shown, part in overlaps if part is not None]
     if whole:
         complete = [(shown, part) for shown, part in there if part == box]
         if there and not complete:
@@ -117,16 +117,25 @@ def read_accepted_mask(
     shown, part = there[0]
     if np.prod([side.stop - side.start for side in part], dtype=float) > _MOST:
         raise InputError("This part is too large to accept at once: zoom in, and accept the view (S).")
-    return part, _read(shown, part, threshold, values)
+    starts, names = _starts(shown), shown.prediction.class_names
+    place = tuple(slice(side.start - first, side.stop - first) for side, first in zip(part, starts, strict=True))
+    probability, several = shown.prediction.probability, len(names) > 1
+    if not shown.is_whole:
+        seen = np.asarray(probability[(slice(None), *place) if several else place])
+        # a probability of exactly 0 was not written yet
+        if not (seen.max(axis=0) if several else seen).all():
+            raise InputError(_UNFINISHED)
+    coded = np.array([BACKGROUND, *(values[name] for name in names)], np.uint8)
+    return part, coded[Binary(probability, threshold, several)[place]]
 
 
 def _starts(shown: ShownResult) -> list[int]:
-    """Return where a prediction begins along the axes of the image without channels."""
+    """Return the first voxel of a prediction along the axes of the image without channels."""
     return [shown.positions.get(axis, 0) for axis, letter in enumerate(shown.axes) if letter != "C"]
 
 
-def _common(box: AcceptedBox, shown: ShownResult) -> AcceptedBox | None:
-    """Return the part of a box that is predicted, None where there is none."""
+def _overlap(box: AcceptedBox, shown: ShownResult) -> AcceptedBox | None:
+    """Return the part of a box that a prediction covers, None if there is none."""
     starts = _starts(shown)
     lengths = shown.prediction.probability.shape[-len(starts) :]
     if len(starts) != len(box):
@@ -138,29 +147,15 @@ def _common(box: AcceptedBox, shown: ShownResult) -> AcceptedBox | None:
     return part if all(side.stop > side.start for side in part) else None
 
 
-def _read(shown: ShownResult, part: AcceptedBox, threshold: float, values: Mapping[str, int]) -> NDArray[np.uint8]:
-    starts, names = _starts(shown), shown.prediction.class_names
-    place = tuple(slice(side.start - first, side.stop - first) for side, first in zip(part, starts, strict=True))
-    probability, several = shown.prediction.probability, len(names) > 1
-    if not shown.is_whole:
-        seen = np.asarray(probability[(slice(None), *place) if several else place])
-        # what was not written yet is exactly 0
-        if not (seen.max(axis=0) if several else seen).all():
-            raise InputError(_UNFINISHED)
-    coded = np.array([BACKGROUND, *(values[name] for name in names)], np.uint8)
-    accepted: NDArray[np.uint8] = coded[Binary(probability, threshold, several)[place]]
-    return accepted
-
-
 _NAME = "draw what is right"
 _WIDTH = 2.0
 """Pixels of the screen."""
 
 
 class BoxDrawing(QObject):  # type: ignore[misc]
-    """Ask for one rectangle over a layer; `on_drawn` is called with its corners in voxels of that layer.
+    """Lets the user draw one rectangle over a layer; `on_drawn` is called with its corners in voxels of that layer.
 
-    It ends when the rectangle is there, when Escape is pressed, or when another layer is chosen.
+    The drawing ends after one rectangle, with Escape, or when a different layer becomes active.
     """
 
     def __init__(
@@ -173,7 +168,6 @@ class BoxDrawing(QObject):  # type: ignore[misc]
         super().__init__()
         self._viewer, self._over, self._on_drawn, self._on_end = viewer, over, on_drawn, on_end
         self._links = ConnectionGroup()
-        same = {name: getattr(over, name) for name in ("scale", "translate", "rotate", "shear", "affine", "units")}
         self.shapes: Shapes = viewer.add_shapes(
             ndim=over.ndim,
             name=_NAME,
@@ -181,30 +175,29 @@ class BoxDrawing(QObject):  # type: ignore[misc]
             face_color="#ffffff22",
             edge_width=max(1.0, _WIDTH * pixel_of(viewer, over)),
             metadata={KEY: {"drawing": True}},
-            axis_labels=over.axis_labels,
-            **same,
+            **{name: getattr(over, name) for name in PLACING},
         )
         self.shapes.mode = "add_rectangle"
         self.shapes.bind_key("Escape", lambda layer: self._end_soon(), overwrite=True)
-        self._links.tie(self.shapes.events.data, self._end_soon_where_drawn)
-        self._links.tie(viewer.layers.selection.events.active, self._end_where_left)
-        self._links.tie(viewer.layers.events.removed, self._end_where_left)
+        self._links.tie(self.shapes.events.data, self._on_data)
+        self._links.tie(viewer.layers.selection.events.active, self._on_left)
+        self._links.tie(viewer.layers.events.removed, self._on_left)
         self._is_over = False
 
-    def _end_soon_where_drawn(self, event: Any) -> None:
+    def _on_data(self, event: Any) -> None:
         if getattr(event.action, "value", event.action) == "added":
             self._end_soon()
 
-    def _end_where_left(self, event: Any) -> None:
+    def _on_left(self, event: Any) -> None:
         if self._viewer.layers.selection.active is not self.shapes:
             self._end_soon()
 
     def _end_soon(self) -> None:
-        # napari is still at work on the shape
+        # napari is still working on the shape while it emits this event
         QTimer.singleShot(0, self.end)
 
     def end(self) -> None:
-        """Take the layer away; what was drawn is accepted."""
+        """Remove the layer and pass on the rectangle, if there is one."""
         if self._is_over:
             return
         self._is_over = True

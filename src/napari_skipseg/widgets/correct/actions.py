@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QFileDialog, QWidget
 
 from napari_skipseg.corrections.exchange import export_corrections, import_labels
-from napari_skipseg.corrections.places import UncertainRegion
 from napari_skipseg.corrections.store import Corrections
 from napari_skipseg.corrections.subject import CorrectionClass
+from napari_skipseg.corrections.uncertain_regions import UncertainRegion
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.correct.accept import (
@@ -26,21 +28,30 @@ from napari_skipseg.widgets.correct.accept import (
     slice_box,
     view_box,
 )
-from napari_skipseg.widgets.correct.classes import add_classes, name_values, new_class_name, recolor_class, rename_class
+from napari_skipseg.widgets.correct.classes import (
+    ClassList,
+    add_classes,
+    name_values,
+    new_class_name,
+    recolor_class,
+    rename_class,
+)
 from napari_skipseg.widgets.correct.sessions import CorrectionSession
 from napari_skipseg.widgets.correct.uncertain_regions import (
+    UncertainRegionList,
     describe_search,
     go_to,
     is_region_done,
     iter_find_uncertain_regions,
 )
 from napari_skipseg.widgets.correct.undo import EditKind
+from napari_skipseg.widgets.forms.worker import Work
+from napari_skipseg.widgets.layers.live import Results
+from napari_skipseg.widgets.segment.form import SegmentForm
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Labels
-
-    from napari_skipseg.widgets.correct.tab import CorrectTab
 
 
 AskedLabels = Literal["target", "strokes"]
@@ -49,7 +60,7 @@ KINDS = {"OME-TIFF (*.ome.tif)": ".ome.tif", "OME-Zarr (*.ome.zarr)": ".ome.zarr
 
 
 def ask_export(parent: QWidget, name: str) -> Path | None:
-    """Return the file that the user chooses for corrections; None where nothing is to be written."""
+    """Return the file that the user chooses for corrections, None if the dialog was cancelled."""
     chosen, kind = QFileDialog.getSaveFileName(parent, "Export corrections", f"{name}_labels.ome.tif", ";;".join(KINDS))
     if not chosen:
         return None
@@ -58,7 +69,7 @@ def ask_export(parent: QWidget, name: str) -> Path | None:
 
 
 def ask_import(parent: QWidget, folder: bool) -> Path | None:
-    """Return the labels that the user chooses: a file, or the folder of an OME-Zarr."""
+    """Return the file or OME-Zarr folder that the user chooses, None if the dialog was cancelled."""
     if folder:
         chosen = QFileDialog.getExistingDirectory(parent, "Labels to import (OME-Zarr)")
     else:
@@ -68,10 +79,10 @@ def ask_import(parent: QWidget, folder: bool) -> Path | None:
 
 
 def iter_export(corrections: Corrections, path: Path, what: AskedLabels) -> Generator[Progress, None, Path]:
-    """Return the file that the corrections were written into.
+    """Write the corrections into a file and return it.
 
     Raises:
-        SkipsegError: it cannot be written.
+        SkipsegError: the file cannot be written.
     """
     yield Progress(0, 1, "writing the corrections")
     export_corrections(corrections, path, what=what)
@@ -79,10 +90,10 @@ def iter_export(corrections: Corrections, path: Path, what: AskedLabels) -> Gene
 
 
 def iter_import(corrections: Corrections, path: Path) -> Generator[Progress, None, Path]:
-    """Return the file whose labels the corrections hold now.
+    """Add the labels in a file to the strokes and return the file.
 
     Raises:
-        SkipsegError: it cannot be read, or its labels do not fit; then nothing was changed.
+        SkipsegError: the file cannot be read, or its labels do not fit; then nothing was changed.
     """
     yield Progress(0, 1, "reading the labels")
     import_labels(corrections, path)
@@ -104,14 +115,48 @@ REDONE: dict[EditKind | None, str] = {
 UNSURE_FIRST = "Segment first: the next place is where the prediction is least sure."
 
 
-class CorrectActions:
-    """The actions by their names in `layers.ACTIONS`, and those that have no key. Without a session: nothing."""
+@dataclass(frozen=True)
+class CorrectJob:
+    """Work that takes a while. on_value: called with its result in the window's thread."""
 
-    def __init__(self, viewer: ViewerModel, tab: CorrectTab) -> None:
-        self._viewer, self._tab = viewer, tab
+    work: Work
+    description: str
+    on_value: Callable[[Any], None]
+
+
+class CorrectActions(QObject):  # type: ignore[misc]
+    """The actions by their names in `layers.ACTIONS`, and those that have no key. Without a session they do nothing.
+
+    said, failed: what was done, or why it cannot be done. edited: the corrections changed. classes_changed: their
+    classes changed. job_requested: a `CorrectJob` is to be run.
+    """
+
+    said = Signal(str)
+    failed = Signal(str)
+    edited = Signal()
+    classes_changed = Signal()
+    job_requested = Signal(object)
+
+    def __init__(
+        self,
+        viewer: ViewerModel,
+        form: SegmentForm,
+        results: Results,
+        classes: ClassList,
+        regions: UncertainRegionList,
+    ) -> None:
+        super().__init__(classes)
+        self._viewer, self._form, self._results = viewer, form, results
+        self._classes, self._regions = classes, regions
+        self._session: CorrectionSession | None = None
+        self._is_busy = False
         self._drawing: BoxDrawing | None = None
         self._ranked: tuple[Any, ...] = ()
         self._searched: Any = None
+
+    def update(self, session: CorrectionSession | None, is_busy: bool) -> None:
+        """Act on these corrections from now on. is_busy: whether a job is running."""
+        self._session, self._is_busy = session, is_busy
 
     def by_name(self) -> dict[str, Callable[[], None]]:
         """Return what each key and button does."""
@@ -124,31 +169,37 @@ class CorrectActions:
             "accept view": self.accept_view,
             "accept rectangle": self.draw_rectangle,
             "take back": self.take_back,
-            "next place": partial(self.next_place, 1),
-            "previous place": partial(self.next_place, -1),
+            "next place": partial(self.go_to_next, 1),
+            "previous place": partial(self.go_to_next, -1),
         }
 
     def _step_class(self, step: int) -> None:
-        if (session := self._tab.session) is not None:
-            session.layers.step_class(step)
+        if self._session is not None:
+            self._session.layers.step_class(step)
 
     def undo(self) -> None:
-        """Undo what was done last, be it a stroke or an acceptance."""
-        if (session := self._tab.session) is not None:
-            self._tell_deed(session, UNDONE, session.layers.deeds.undo())
+        """Undo the last edit, a stroke or an acceptance."""
+        if self._session is not None:
+            self._show_edit(self._session, UNDONE[self._session.layers.history.undo()])
 
     def redo(self) -> None:
-        """Redo what was undone last."""
-        if (session := self._tab.session) is not None:
-            self._tell_deed(session, REDONE, session.layers.deeds.redo())
+        """Redo the edit that was undone last."""
+        if self._session is not None:
+            self._show_edit(self._session, REDONE[self._session.layers.history.redo()])
 
-    def _tell_deed(self, session: CorrectionSession, told: dict[EditKind | None, str], deed: EditKind | None) -> None:
+    def take_back(self) -> None:
+        """Undo the last acceptance."""
+        if self._session is not None:
+            is_undone = self._session.layers.history.undo_acceptance()
+            self._show_edit(self._session, UNDONE["acceptance"] if is_undone else NO_ACCEPTANCE)
+
+    def _show_edit(self, session: CorrectionSession, text: str) -> None:
         session.layers.refresh_accepted()
-        self._tab.show_amounts()
-        self._tab.tell(told[deed])
+        self.edited.emit()
+        self.said.emit(text)
 
     def _strokes(self) -> Labels | None:
-        session = self._tab.session
+        session = self._session
         return session.layers.strokes if session is not None and session.layers.is_shown else None
 
     def accept_slice(self) -> None:
@@ -162,179 +213,172 @@ class CorrectActions:
             self._accept(partial(view_box, self._viewer, strokes), whole=False)
 
     def draw_rectangle(self) -> None:
-        """Ask for a rectangle, and accept what lies in it."""
-        strokes, session = self._strokes(), self._tab.session
+        """Have a rectangle drawn, and accept what lies in it."""
+        strokes, session = self._strokes(), self._session
         if strokes is None or session is None:
             return
 
-        def accept(corners: NDArray[np.float64]) -> None:
+        def on_drawn(corners: NDArray[np.float64]) -> None:
             self._accept(partial(rectangle_box, self._viewer, strokes, corners), whole=False)
 
-        def end() -> None:
+        def on_end() -> None:
             self._drawing = None
             session.layers.activate()
-            self._tab.forget_and_check()
+            self.said.emit("")
 
         if self._drawing is None:
-            self._drawing = BoxDrawing(self._viewer, strokes, accept, end)
-            self._tab.tell("Draw a rectangle around what is right, or press Escape to cancel.")
+            self._drawing = BoxDrawing(self._viewer, strokes, on_drawn, on_end)
+            self.said.emit("Draw a rectangle around what is right, or press Escape to cancel.")
 
     def _accept(self, find_box: Callable[[], AcceptedBox], whole: bool) -> None:
-        session = self._tab.session
+        session = self._session
         if session is None:
             return
-        corrections, offers = session.corrections, self._tab.segment_tab.results.on_show(session.layers.image)
-        threshold = float(self._tab.segment_tab.form.threshold.value())
+        corrections, offers = session.corrections, self._results.on_show(session.layers.image)
+        names = [name for shown in offers for name in shown.prediction.class_names]
         try:
-            self._name(session, [name for shown in offers for name in shown.prediction.class_names])
-            values = {
-                name: value_of(corrections.classes, name) for each in offers for name in each.prediction.class_names
-            }
-            box, accepted = read_accepted_mask(offers, find_box(), threshold, values, whole)
-            session.layers.deeds.accept(box, accepted)
+            self._change_classes(session, add_classes(corrections.classes, names))
+            values = {name: value_of(corrections.classes, name) for name in names}
+            box, accepted = read_accepted_mask(offers, find_box(), float(self._form.threshold.value()), values, whole)
+            session.layers.history.accept(box, accepted)
         except SkipsegError as error:
-            self._tab.complain(str(error))
+            self.failed.emit(str(error))
             return
-        session.layers.refresh_accepted()
-        self._tab.show_amounts()
-        told = f"Accepted {count_pixels(box)} (U undoes it)."
-        others = [each.name for each in self._tab.judged_classes() if each.value not in values.values()]
+        text = f"Accepted {count_pixels(box)} (U undoes it)."
+        others = [each.name for each in self._classes.judged() if each.value not in values.values()]
         if others:
             named = " and ".join(others)
-            told += f" Pixels there that you did not paint as {named} are learnt as not {named}. If that is wrong, "
-            told += f"take away the tick at {named} in the list."
-        self._tab.tell(told)
+            text += f" Pixels there that you did not paint as {named} are learnt as not {named}. If that is wrong, "
+            text += f"take away the tick at {named} in the list."
+        self._show_edit(session, text)
 
-    def take_back(self) -> None:
-        """Take back what was accepted last."""
-        if (session := self._tab.session) is not None:
-            taken = session.layers.deeds.take_back()
-            self._tell_deed(session, UNDONE | {None: NO_ACCEPTANCE}, "acceptance" if taken else None)
-
-    def next_place(self, step: int) -> None:
-        """Go to the next place where the model is unsure; look for places where that is not known."""
-        session, places = self._tab.session, self._tab.body.places
-        if session is None or self._tab.is_running:
+    def go_to_next(self, step: int) -> None:
+        """Go to the next place where the model is unsure; first search for such places if they are not known."""
+        session = self._session
+        if session is None or self._is_busy:
             return
         image = session.layers.image
-        results = self._tab.segment_tab.results
-        shown = results.find_whole(image) or next(iter(results.on_show(image)), None)
+        shown = self._results.find_whole(image) or next(iter(self._results.on_show(image)), None)
         if shown is None:
-            self._tab.complain(UNSURE_FIRST)
+            self.failed.emit(UNSURE_FIRST)
             return
-        taught = [each.name for each in self._tab.judged_classes()]
-        told = session.key, shown.is_whole, taught
-        if self._ranked == told and shown.prediction.probability is self._searched:
-            self._go_on(session, step)
+        taught = [each.name for each in self._classes.judged()]
+        key = session.key, shown.is_whole, taught
+        if self._ranked == key and shown.prediction.probability is self._searched:
+            self._step_region(session, step)
             return
 
-        def show(found: tuple[UncertainRegion, ...]) -> None:
-            self._ranked, self._searched = told, shown.prediction.probability
-            places.show_places(found, session.corrections.subject.space.axes)
-            self._go_on(session, 1)
+        def on_found(found: tuple[UncertainRegion, ...]) -> None:
+            self._ranked, self._searched = key, shown.prediction.probability
+            self._regions.show_regions(found, session.corrections.subject.space.axes)
+            self._step_region(session, 1)
             if found:
-                self._tab.tell(describe_search(shown, taught, len(found)))
+                self.said.emit(describe_search(shown, taught, len(found)))
 
         work = partial(iter_find_uncertain_regions, shown, session.corrections, taught)
-        self._tab.start(work, "Looking for places", show)
+        self.job_requested.emit(CorrectJob(work, "Looking for places", on_found))
 
-    def _go_on(self, session: CorrectionSession, step: int) -> None:
-        """Go to another place of the list; those that are done are in it no longer."""
-        places, done = self._tab.body.places, partial(is_region_done, session.corrections)
-        places.step(step, done)
-        if not places.count():
-            session.layers.mark.hide()
-            self._tab.tell(NO_PLACES)
+    def _step_region(self, session: CorrectionSession, step: int) -> None:
+        self._regions.step(step, partial(is_region_done, session.corrections))
+        if not self._regions.count():
+            session.layers.highlight.hide()
+            self.said.emit(NO_PLACES)
 
-    def go_to(self, place: UncertainRegion) -> None:
-        """Bring a place into view."""
-        session = self._tab.session
+    def go_to(self, region: UncertainRegion) -> None:
+        """Bring an uncertain region into view and frame it."""
+        session = self._session
         if session is not None:
-            go_to(self._viewer, session.layers.strokes or session.layers.image, place)
+            go_to(self._viewer, session.layers.strokes or session.layers.image, region)
             if (strokes := self._strokes()) is not None:
-                session.layers.mark.show(strokes, session.layers.image.name, place)
+                session.layers.highlight.show(strokes, session.layers.image.name, region)
             session.layers.activate()
-            self._tab.tell(place.reason[:1].upper() + place.reason[1:] + ".")
+            self.said.emit(region.reason[:1].upper() + region.reason[1:] + ".")
 
-    def settle_place(self) -> None:
-        """Frame the place no longer in which half was painted or accepted, or whose strokes' layer has gone."""
-        session = self._tab.session
-        mark = None if session is None else session.layers.mark
-        if session is None or mark is None or mark.place is None:
+    def update_highlight(self) -> None:
+        """Remove the frame if half of its region was painted or accepted, or if the layer of strokes is gone."""
+        session = self._session
+        region = None if session is None else session.layers.highlight.region
+        if session is None or region is None:
             return
-        if not session.layers.is_shown or is_region_done(session.corrections, mark.place):
-            mark.hide()
+        if not session.layers.is_shown or is_region_done(session.corrections, region):
+            session.layers.highlight.hide()
+
+    def choose_class(self, value: int) -> None:
+        """Paint with a class."""
+        if self._session is not None:
+            self._session.layers.choose_class(value)
 
     def add_class(self) -> None:
-        """Add a class, ready to be named and painted."""
-        if (session := self._tab.session) is not None:
+        """Add a class, and let the user write its name."""
+        if (session := self._session) is not None:
             name = new_class_name(session.corrections.classes)
-            self._change(session, partial(add_classes, names=[name]))
-            value = value_of(session.corrections.classes, name)
-            session.layers.choose_class(value)
-            self._tab.body.classes.rows[value].ask_name()
+            if self._try_classes(session, partial(add_classes, names=[name])):
+                value = value_of(session.corrections.classes, name)
+                session.layers.choose_class(value)
+                self._classes.rows[value].ask_name()
 
     def rename_class(self, value: int, name: str) -> None:
         """Give a class another name."""
-        if (session := self._tab.session) is not None:
-            self._change(session, partial(rename_class, value=value, name=name))
-            self._tab.give_keys_back()
+        if self._session is not None:
+            self._try_classes(self._session, partial(rename_class, value=value, name=name))
 
     def recolor_class(self, value: int, color: str) -> None:
         """Give a class another colour."""
-        if (session := self._tab.session) is not None:
-            self._change(session, partial(recolor_class, value=value, color=color))
+        if self._session is not None:
+            self._try_classes(self._session, partial(recolor_class, value=value, color=color))
 
-    def _name(self, session: CorrectionSession, names: list[str]) -> None:
-        self._change(session, partial(add_classes, names=names), is_strict=True)
+    def name_model_classes(self, session: CorrectionSession) -> None:
+        """Add the classes of the model that is chosen."""
+        model = self._form.read().model
+        self._try_classes(session, partial(add_classes, names=() if model is None else model.class_names))
 
-    def _change(
+    def _try_classes(
         self,
         session: CorrectionSession,
         change: Callable[[tuple[CorrectionClass, ...]], tuple[CorrectionClass, ...]],
-        is_strict: bool = False,
-    ) -> None:
-        """Change the classes, on disk and on screen; what is wrong is said, or raised where `is_strict`."""
+    ) -> bool:
+        """Return whether the classes could be changed; if not, the reason was emitted."""
         try:
-            classes = change(session.corrections.classes)
-            if classes == session.corrections.classes:
-                return
-            session.corrections.name_classes(classes)
+            self._change_classes(session, change(session.corrections.classes))
         except SkipsegError as error:
-            if is_strict:
-                raise
-            self._tab.complain(str(error))
-            return
-        session.layers.color()
-        self._tab.show_classes()
-        self._tab.color_results(session)
+            self.failed.emit(str(error))
+            return False
+        return True
 
-    def name_model_classes(self, session: CorrectionSession) -> None:
-        """Have a class for each of the model that is chosen."""
-        model = self._tab.segment_tab.form.read().model
-        self._change(session, partial(add_classes, names=() if model is None else model.class_names))
+    def _change_classes(self, session: CorrectionSession, classes: tuple[CorrectionClass, ...]) -> None:
+        """Change the classes, on disk and on screen.
+
+        Raises:
+            SkipsegError: they cannot be written.
+        """
+        if classes != session.corrections.classes:
+            session.corrections.name_classes(classes)
+            session.layers.color()
+            self.classes_changed.emit()
 
     def export_to(self, path: Path, what: AskedLabels) -> None:
         """Write the corrections into a file, beside the window."""
-        if (session := self._tab.session) is not None:
+        if (session := self._session) is not None:
             work = partial(iter_export, session.corrections, path, what)
-            self._tab.start(work, "Exporting corrections", lambda file: self._tab.tell(f"Written to {file}."))
+            job = CorrectJob(work, "Exporting corrections", lambda file: self.said.emit(f"Written to {file}."))
+            self.job_requested.emit(job)
 
     def import_from(self, path: Path) -> None:
-        """Take the labels in a file as strokes, beside the window."""
-        session = self._tab.session
+        """Add the labels in a file to the strokes, beside the window."""
+        session = self._session
         if session is None:
             return
 
-        def show(file: Path) -> None:
-            self._change(session, partial(name_values, values=session.corrections.summary().pixels))
+        def on_imported(file: Path) -> None:
+            self._try_classes(session, partial(name_values, values=session.corrections.summary().pixels))
             session.layers.refresh()
-            self._tab.show_amounts()
-            self._tab.tell(f"The labels of {file.name} were imported as strokes.")
+            self.edited.emit()
+            self.said.emit(f"The labels of {file.name} were imported as strokes.")
 
-        self._tab.start(partial(iter_import, session.corrections, path), "Importing labels", show)
+        work = partial(iter_import, session.corrections, path)
+        self.job_requested.emit(CorrectJob(work, "Importing labels", on_imported))
 
 
 def value_of(classes: tuple[CorrectionClass, ...], name: str) -> int:
-    """Return the value of a class by its name, whatever its capitals."""
+    """Return the value of a class by its name, regardless of capitals."""
     return next(each.value for each in classes if each.name.casefold() == name.casefold())

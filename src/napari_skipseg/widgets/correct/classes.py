@@ -1,4 +1,4 @@
-"""The list of classes to paint with: which one is in the brush, its colour and name, how much of it there is."""
+"""The list of classes to paint with: the chosen one, colours, names, and the number of pixels of each."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 BACKGROUND_COLOR = "#ff5a5f"
 UNNAMED_COLOR = "#ffffff"
 ACCEPTED_COLOR = "#3f7bff"
-"""Of all that was accepted, whatever it says there: in the colours of its classes it would hide the result below."""
+"""Colour of all accepted pixels, whatever their class: in the colours of the classes they would hide the result."""
 
 
 def add_classes(classes: Sequence[CorrectionClass], names: Sequence[str]) -> tuple[CorrectionClass, ...]:
-    """Return the classes with one more for each name that is not among them yet, each with a value of its own.
+    """Return the classes with one more for each new name, each with a value of its own.
 
     Raises:
         InputError: there is no value left, or a name is empty.
@@ -56,7 +56,7 @@ def add_classes(classes: Sequence[CorrectionClass], names: Sequence[str]) -> tup
 
 
 def name_values(classes: Sequence[CorrectionClass], values: Iterable[int]) -> tuple[CorrectionClass, ...]:
-    """Return the classes with one more for each value that none has yet, named after it."""
+    """Return the classes with one more for each value that has no class yet."""
     missing = sorted({*values} - {NOT_LOOKED_AT, BACKGROUND, *(each.value for each in classes)})
     grown = list(classes)
     for value in missing:
@@ -66,7 +66,7 @@ def name_values(classes: Sequence[CorrectionClass], values: Iterable[int]) -> tu
 
 
 def rename_class(classes: Sequence[CorrectionClass], value: int, name: str) -> tuple[CorrectionClass, ...]:
-    """Return the classes with another name for one of them.
+    """Return the classes, one of them renamed.
 
     Raises:
         InputError: the name is empty, or another class has it.
@@ -77,12 +77,12 @@ def rename_class(classes: Sequence[CorrectionClass], value: int, name: str) -> t
 
 
 def recolor_class(classes: Sequence[CorrectionClass], value: int, color: str) -> tuple[CorrectionClass, ...]:
-    """Return the classes with another colour for one of them."""
+    """Return the classes, one of them recoloured."""
     return tuple(replace(each, color=color) if each.value == value else each for each in classes)
 
 
 def new_class_name(classes: Sequence[CorrectionClass]) -> str:
-    """Return a name that no class has: "class 2", …."""
+    """Return a name that no class has yet: "class 2", …."""
     names = {each.name.casefold() for each in classes}
     number = len(classes) + 1
     while f"class {number}" in names:
@@ -91,12 +91,12 @@ def new_class_name(classes: Sequence[CorrectionClass]) -> str:
 
 
 def is_unnamed(name: str) -> bool:
-    """Return whether a class is called as `new_class_name` calls one that nobody has named yet."""
+    """Return whether a class still has the name that `new_class_name` gave it."""
     return re.fullmatch(r"class \d+", name.casefold()) is not None
 
 
 def colormap_of(classes: Sequence[CorrectionClass]) -> DirectLabelColormap:
-    """Return the colours of a layer that holds corrections."""
+    """Return the colormap of the layer of strokes."""
     from napari.utils.colormaps import DirectLabelColormap
 
     colors: dict[int | None, str] = {None: UNNAMED_COLOR, NOT_LOOKED_AT: "transparent", BACKGROUND: BACKGROUND_COLOR}
@@ -105,7 +105,7 @@ def colormap_of(classes: Sequence[CorrectionClass]) -> DirectLabelColormap:
 
 
 def accepted_colormap() -> DirectLabelColormap:
-    """Return the colours of a layer that holds what was accepted."""
+    """Return the colormap of the layer of accepted pixels."""
     from napari.utils.colormaps import DirectLabelColormap
 
     return DirectLabelColormap(color_dict={None: ACCEPTED_COLOR, NOT_LOOKED_AT: "transparent"})
@@ -145,8 +145,8 @@ class ClassRow(QFrame):  # type: ignore[misc]
         self.judged.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         set_hint(self.judged, JUDGED_HINT.format(name=name))
         self.judged.clicked.connect(self.ticked)
-        self._rest()
-        self.name.editingFinished.connect(self._rename)
+        self._stop_editing()
+        self.name.editingFinished.connect(self._on_name_edited)
         if not is_fixed:
             set_hint(self.name, f"Paint with {name}; double-click to {'name' if is_unnamed(name) else 'rename'} it")
             self.swatch.setToolTip("Another colour")
@@ -163,7 +163,7 @@ class ClassRow(QFrame):  # type: ignore[misc]
         self.chosen.emit(self.value)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802
-        """Choose the class with a click on its name; let the name be written with two."""
+        """Choose the class at a click on its name; edit the name at a double click."""
         if self.name.isReadOnly() and event.type() == QEvent.Type.MouseButtonPress:
             self.chosen.emit(self.value)
             return True
@@ -173,7 +173,7 @@ class ClassRow(QFrame):  # type: ignore[misc]
         return bool(super().eventFilter(watched, event))
 
     def edit(self) -> None:
-        """Let the name be written."""
+        """Make the name editable."""
         self.name.setReadOnly(False)
         self.name.setStyleSheet(NAME_EDITED)
         self.name.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
@@ -181,21 +181,21 @@ class ClassRow(QFrame):  # type: ignore[misc]
         self.name.selectAll()
 
     def ask_name(self) -> None:
-        """Ask for the name of a class that has none of its own yet."""
+        """Make the name of a new class editable, empty and with a hint."""
         self.edit()
         self.name.clear()
         self.name.setPlaceholderText(ASK)
 
-    def _rest(self) -> None:
+    def _stop_editing(self) -> None:
         self.name.setReadOnly(True)
         self.name.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         self.name.setStyleSheet(NAME_ASKED if is_unnamed(self._name) else _NAME)
         self.name.deselect()
 
-    def _rename(self) -> None:
+    def _on_name_edited(self) -> None:
         if self.name.isReadOnly():
             return
-        self._rest()
+        self._stop_editing()
         wanted = self.name.text().strip() or self._name
         self.name.setText(self._name)
         self.renamed.emit(self.value, wanted)
@@ -209,7 +209,7 @@ class ClassRow(QFrame):  # type: ignore[misc]
 class ClassList(QWidget):  # type: ignore[misc]
     """Background and the classes.
 
-    A class is ticked as soon as there is anything of it, unless the user said otherwise.
+    A class is ticked as soon as it has pixels, unless the user changed its tick.
     """
 
     chosen = Signal(int)
@@ -221,7 +221,7 @@ class ClassList(QWidget):  # type: ignore[misc]
         super().__init__()
         self.rows: dict[int, ClassRow] = {}
         self._classes: tuple[CorrectionClass, ...] = ()
-        self._said: dict[int, bool] = {}
+        self._ticks: dict[int, bool] = {}
         self._column = QVBoxLayout(self)
         self._column.setContentsMargins(0, 0, 0, 0)
         self._column.setSpacing(1)
@@ -251,43 +251,43 @@ class ClassList(QWidget):  # type: ignore[misc]
         row.chosen.connect(self.chosen)
         row.renamed.connect(self.renamed)
         row.recolored.connect(self.recolored)
-        row.ticked.connect(self._say_judged)
-        # one class alone is what the corrections are for
+        row.ticked.connect(self._on_ticked)
+        # a single class needs no tick: the corrections are made for it
         row.judged.setVisible(row.value != BACKGROUND and len(self._classes) > 1)
         row.setStyleSheet(_PLAIN)
 
     def forget(self) -> None:
-        """Show the ticks of other corrections from now on."""
-        self._said = {}
+        """Forget which ticks the user changed."""
+        self._ticks = {}
 
     def mark_chosen(self, value: int) -> None:
-        """Show which class is in the brush."""
+        """Highlight the class that is painted with."""
         for row in self.rows.values():
             row.setStyleSheet(_CHOSEN if row.value == value else _PLAIN)
 
     def show_counts(self, pixels: Mapping[int, int]) -> None:
-        """Show how many pixels there are of each value, and tick what there is."""
+        """Show the number of pixels of each value, and tick the classes that have pixels."""
         for value, row in self.rows.items():
             count = pixels.get(value, 0)
-            row.count.setText(shorten_name(count))
+            row.count.setText(short_count(count))
             row.count.setToolTip(f"{counted(count, 'pixel')} painted or accepted")
-            row.judged.setChecked(self._said.get(value, count > 0))
+            row.judged.setChecked(self._ticks.get(value, count > 0))
 
     def judged(self) -> tuple[CorrectionClass, ...]:
-        """Return the classes that are learnt from the corrections."""
+        """Return the ticked classes, which are learnt from the corrections."""
         if len(self._classes) == 1:
             return self._classes
         return tuple(each for each in self._classes if self.rows[each.value].judged.isChecked())
 
-    def _say_judged(self) -> None:
+    def _on_ticked(self) -> None:
         row = self.sender()
         if isinstance(row, ClassRow):
-            self._said[row.value] = bool(row.judged.isChecked())
+            self._ticks[row.value] = bool(row.judged.isChecked())
             self.judged_changed.emit()
 
 
-def shorten_name(count: int) -> str:
-    """Return a number of pixels in few letters: 950, 12.3k, 4.5M."""
+def short_count(count: int) -> str:
+    """Return a number of pixels in a short form: 950, 12.3k, 4.5M."""
     for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= size:
             return f"{float(f'{count / size:.3g}'):g}{letter}"

@@ -1,4 +1,4 @@
-"""The two layers of corrections: what is painted, and what was accepted; over their image wherever that goes."""
+"""The two layers of corrections, strokes and accepted pixels; they stay over their image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from napari_skipseg.widgets.correct.classes import accepted_colormap, colormap_o
 from napari_skipseg.widgets.correct.uncertain_regions import RegionHighlight
 from napari_skipseg.widgets.correct.undo import EditHistory
 from napari_skipseg.widgets.forms.fields import ConnectionGroup
-from napari_skipseg.widgets.layers.placement import place_at, place_over
+from napari_skipseg.widgets.layers.placement import PLACING, place_at, place_over
 from napari_skipseg.widgets.layers.results import KEY, is_result
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 def copy_into_corrections(corrections: Corrections, data: Any) -> None:
-    """Write `data`, an array of strokes, into the corrections; what is the same is not written again.
+    """Write an array of strokes into the corrections; planes that are equal are not written again.
 
     Raises:
-        InputError: it has another shape or type, or a value that no class has; then nothing was written.
+        InputError: its shape or type is wrong, or no class has one of its values; then nothing was written.
     """
     strokes = corrections.strokes
     shape, kept = tuple(getattr(data, "shape", ())), "Your corrections are as they were"
@@ -75,45 +75,40 @@ ACTIONS = {
     "next place": Action("N", "Next place", "Go to the next place where the model is unsure"),
     "previous place": Action("Shift-N", "◂", "Go back to the previous place"),
 }
-"""None of these keys means anything to napari while a Labels layer is active; its own go on working beside them."""
+"""napari does not use any of these keys while a Labels layer is active; its own keys still work."""
 
 
 def hint_of(name: str) -> str:
-    """Return the tooltip of an action, its key included."""
+    """Return the tooltip of an action with its key."""
     action = ACTIONS[name]
     return f"{action.hint} (key: {action.key})"
 
 
 def bind_keys(layer: Layer, run: Mapping[str, Callable[[], None]]) -> None:
-    """Bind the keys of all actions to `layer`: they work while it is the active one."""
+    """Bind the keys of all actions to `layer`; they work while it is the active layer."""
+
+    def without_layer(action: Callable[[], None]) -> Callable[[Any], None]:
+        # napari passes the layer
+        return lambda layer: action()
+
     for name, action in ACTIONS.items():
-        layer.bind_key(action.key, _call(run[name]), overwrite=True)
-
-
-def _call(action: Callable[[], None]) -> Callable[[Any], None]:
-    """Return a function of the layer, as napari calls it."""
-
-    def call(layer: Any) -> None:
-        action()
-
-    return call
+        layer.bind_key(action.key, without_layer(run[name]), overwrite=True)
 
 
 STROKES, REVIEWED = "{} corrections", "{} accepted"
 ACCEPTED_OPACITY, STROKES_OPACITY = 0.22, 0.7
-PLACING = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
 
 
 class CorrectionLayers(QObject):  # type: ignore[misc]
     """The layers of one image's corrections.
 
-    strokes, reviewed: the layers, whatever they are called by now; None before `show`. deeds: what was done, so that it
-    can be undone. mark: around the place that is looked at. class_chosen: with its value. told: why something was put
-    back.
+    strokes, reviewed: the layers, None before `show`; the user may rename them. history: the undo stack. highlight: the
+    frame around an uncertain region. class_chosen: emitted with the value that is painted with. failed: emitted with
+    the reason why a change of the user was reverted.
     """
 
     class_chosen = Signal(int)
-    told = Signal(str)
+    failed = Signal(str)
 
     def __init__(
         self,
@@ -128,18 +123,18 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
         self.corrections, self._actions = corrections, actions
         self.strokes: Labels | None = None
         self.reviewed: Labels | None = None
-        self.deeds, self.mark = EditHistory(corrections), RegionHighlight(viewer)
+        self.history, self.highlight = EditHistory(corrections), RegionHighlight(viewer)
         self._links, self._image_links = ConnectionGroup(), ConnectionGroup()
-        self._links.tie(viewer.layers.events.inserted, self._rise_soon)
-        self.follow(image)
+        self._links.tie(viewer.layers.events.inserted, self._on_inserted)
+        self.attach(image)
 
     @property
     def is_shown(self) -> bool:
         """Whether there is a layer to paint in."""
         return self.strokes is not None and self.strokes in self._viewer.layers
 
-    def follow(self, image: Image) -> None:
-        """Lie over this image, wherever it goes."""
+    def attach(self, image: Image) -> None:
+        """Move with this image from now on."""
         self.image = image
         self._image_links.cut()
         for name in PLACING:
@@ -147,7 +142,7 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
         self._place()
 
     def show(self) -> None:
-        """Add the layers that are not there, and make the strokes ready to be painted."""
+        """Add the layers that are missing, and prepare the strokes for painting."""
         if self.reviewed is None or self.reviewed not in self._viewer.layers:
             looks = {"opacity": ACCEPTED_OPACITY, "colormap": accepted_colormap()}
             self.reviewed = self._add(REVIEWED, self.corrections.reviewed, looks)
@@ -156,15 +151,15 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
             looks = {"opacity": STROKES_OPACITY, "colormap": colormap_of(self.corrections.classes)}
             strokes = self.strokes = self._add(STROKES, self.corrections.strokes, looks)
             bind_keys(strokes, self._actions)
-            self.deeds.follow(strokes)
-            strokes.events.selected_label.connect(self._keep_to_classes)
-            strokes.events.data.connect(self._take_over)
+            self.history.record(strokes)
+            strokes.events.selected_label.connect(self._on_selected_label)
+            strokes.events.data.connect(self._on_data)
             strokes.brush_size = 8
             strokes.selected_label = FIRST_CLASS
         self.activate()
 
     def activate(self) -> None:
-        """Make the strokes the active layer, with the brush in hand."""
+        """Make the strokes the active layer, in a mode that paints."""
         if self.is_shown and self.strokes is not None:
             self.strokes.visible = True
             self._viewer.layers.selection.active = self.strokes
@@ -189,30 +184,30 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
         if image.ndim != len(self._axes):
             return
         placement = place_over(image, (1.0,) * image.ndim, (0.0,) * image.ndim, self._dropped())
-        for layer in (*self._mine(), *self.mark.layers()):
+        for layer in (*self._mine(), *self.highlight.layers()):
             place_at(layer, placement)
 
     def _mine(self) -> list[Labels]:
         return [layer for layer in (self.reviewed, self.strokes) if layer is not None and layer in self._viewer.layers]
 
     def color(self) -> None:
-        """Show the classes in the colours that they have now."""
+        """Show the classes in their present colours."""
         if self.is_shown and self.strokes is not None:
             self.strokes.colormap = colormap_of(self.corrections.classes)
             self.strokes.selected_label = self.strokes.selected_label
 
     def refresh(self) -> None:
-        """Draw both layers as the corrections stand."""
+        """Draw both layers again."""
         for layer in self._mine():
             layer.refresh(extent=False)
 
     def refresh_accepted(self) -> None:
-        """Draw what is accepted as it stands; the strokes are drawn already."""
+        """Draw the accepted pixels again; napari has drawn the strokes already."""
         if self.reviewed is not None and self.reviewed in self._viewer.layers:
             self.reviewed.refresh(extent=False)
 
     def step_class(self, step: int) -> None:
-        """Paint with the class so many further in the list."""
+        """Paint with the class `step` rows further down."""
         if self.strokes is not None:
             values = self._values()
             here = values.index(self.strokes.selected_label) if self.strokes.selected_label in values else 0
@@ -227,8 +222,8 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
     def _values(self) -> list[int]:
         return [BACKGROUND, *(each.value for each in self.corrections.classes)]
 
-    def _keep_to_classes(self, event: Any) -> None:
-        """Let nothing be painted that no class was named for; 0 rubs out."""
+    def _on_selected_label(self, event: Any) -> None:
+        """Allow only the values of classes, and 0, which erases."""
         strokes = self.strokes
         if strokes is None:
             return
@@ -237,27 +232,27 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
             higher = [value for value in values if value > chosen]
             strokes.selected_label = min(higher, default=max(values))
             if not higher:
-                self.told.emit(f"No class has the value {chosen}: add one with + first.")
+                self.failed.emit(f"No class has the value {chosen}: add one with + first.")
             return
         self.class_chosen.emit(chosen)
 
-    def _take_over(self, event: Any) -> None:
-        """Write an array that was assigned to the layer into the corrections, and have the layer show these again."""
+    def _on_data(self, event: Any) -> None:
+        """Copy an array that was assigned to the layer into the corrections, and show these again."""
         strokes = self.strokes
         if strokes is None or strokes.data is self.corrections.strokes:
             return
         try:
             copy_into_corrections(self.corrections, strokes.data)
         except SkipsegError as error:
-            self.told.emit(str(error))
+            self.failed.emit(str(error))
         strokes.data = self.corrections.strokes
 
-    def _rise_soon(self, event: Any) -> None:
+    def _on_inserted(self, event: Any) -> None:
         if is_result(event.value):
-            QTimer.singleShot(0, self._rise)
+            QTimer.singleShot(0, self._raise_layers)
 
-    def _rise(self) -> None:
-        """Lie above results that came later."""
+    def _raise_layers(self) -> None:
+        """Move above the results that were added later."""
         layers = self._viewer.layers
         for layer in self._mine():
             place = layers.index(layer)
@@ -265,18 +260,14 @@ class CorrectionLayers(QObject):  # type: ignore[misc]
                 layers.move(place, len(layers))
 
     def remove(self) -> None:
-        """Take the layers out of the viewer and let go of its events; the corrections stay as they are."""
+        """Remove the layers and disconnect from the viewer; the corrections stay as they are."""
         self.cut()
-        for layer in (*self.mark.layers(), *self._mine()):
+        for layer in (*self.highlight.layers(), *self._mine()):
             self._viewer.layers.remove(layer)
 
     def cut(self) -> None:
-        """Let go of the viewer's events."""
+        """Disconnect from the viewer's events."""
         self._links.cut()
         self._image_links.cut()
-        self.deeds.cut()
-        self.mark.cut()
-
-    def owns(self, layer: Layer) -> bool:
-        """Return whether a layer is one of these two."""
-        return layer is self.strokes or layer is self.reviewed
+        self.history.cut()
+        self.highlight.cut()

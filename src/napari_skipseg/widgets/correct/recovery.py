@@ -1,4 +1,4 @@
-"""Earlier corrections that are offered: those of the image that is chosen, and those of a napari that broke down."""
+"""Offers of earlier corrections: those of the chosen image, and those of a napari that ended unexpectedly."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import QObject, Qt, Signal
 from qtpy.QtWidgets import QFrame, QHBoxLayout, QPushButton, QToolButton, QVBoxLayout, QWidget
 
 from napari_skipseg.corrections.catalog import StoredCorrections, find_corrections
 from napari_skipseg.corrections.saved import CorrectionSummary
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.progress import Progress
+from napari_skipseg.widgets.correct.sessions import ImageHashes
 from napari_skipseg.widgets.forms.fields import WARNING_COLOR, PlainLabel
 from napari_skipseg.widgets.forms.job_tab import pop_up
 from napari_skipseg.widgets.forms.worker import WorkOutcome, first_line_of, start_work
@@ -26,14 +27,12 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image
 
-    from napari_skipseg.widgets.correct.tab import CorrectTab
-
 
 CALM_COLOR = "rgba(99, 137, 255, 70)"
 
 
 class RecoveryOffer(QFrame):  # type: ignore[misc]
-    """One sentence, a button for what can be done, and a cross that puts it aside."""
+    """One sentence, a button with the action, and a cross that puts the offer aside."""
 
     def __init__(self, text: str, button: str, action: Callable[[], None] | None, color: str = CALM_COLOR) -> None:
         super().__init__()
@@ -50,7 +49,7 @@ class RecoveryOffer(QFrame):  # type: ignore[misc]
         self.cross.clicked.connect(self._put_aside)
         self.button.setVisible(action is not None)
         if action is not None:
-            self.button.clicked.connect(partial(offer_button, action))
+            self.button.clicked.connect(partial(call_action, action))
         column = QVBoxLayout(self)
         column.setContentsMargins(8, 6, 6, 6)
         column.setSpacing(4)
@@ -65,13 +64,13 @@ class RecoveryOffer(QFrame):  # type: ignore[misc]
         self.hide()
 
 
-def offer_button(action: Callable[[], None], checked: bool = False) -> None:
-    """Do what a button is for."""
+def call_action(action: Callable[[], None], checked: bool = False) -> None:
+    """Call an action that takes no argument; Qt passes `checked`."""
     action()
 
 
 class RecoveryPrompt(QWidget):  # type: ignore[misc]
-    """The offers that stand: at most one of the image, and one for each image that a lost napari left open."""
+    """The present offers: at most one of the chosen image, and one for each image of an interrupted session."""
 
     MOST = 3
     changed = Signal()
@@ -87,7 +86,7 @@ class RecoveryPrompt(QWidget):  # type: ignore[misc]
         self.hide()
 
     def offer_for_image(self, key: str, text: str, button: str, action: Callable[[], None] | None) -> None:
-        """Offer something about the image that is chosen, unless it was put aside."""
+        """Offer an action for the chosen image, unless the offer was put aside."""
         if self.of_image is not None and self.of_image.property("key") == (key + text):
             return
         self.withdraw()
@@ -105,13 +104,13 @@ class RecoveryPrompt(QWidget):  # type: ignore[misc]
         return self.of_image is not None and not self.of_image.is_aside and self.of_image.can_act
 
     def withdraw(self) -> None:
-        """Offer nothing about the image."""
+        """Remove the offer of the image."""
         if self.of_image is not None:
             self._drop(self.of_image)
             self.of_image = None
 
     def offer_interrupted(self, found: StoredCorrections, open_it: Callable[[], None]) -> None:
-        """Offer corrections that a napari left behind which did not end as it should."""
+        """Offer the corrections of an interrupted session."""
         if len(self.interrupted) < self.MOST and found.subject.key not in self.interrupted:
             is_file = bool(found.subject.file)
             text = interrupted_text(found) + ("" if is_file else " Open it again to go on.")
@@ -125,7 +124,7 @@ class RecoveryPrompt(QWidget):  # type: ignore[misc]
         self.changed.emit()
 
     def settle(self, key: str) -> None:
-        """Take out what is restored now."""
+        """Remove the offer of corrections that are restored now."""
         if (offer := self.interrupted.pop(key, None)) is not None:
             self._drop(offer)
 
@@ -136,7 +135,7 @@ class RecoveryPrompt(QWidget):  # type: ignore[misc]
 
 
 def restore_text(found: StoredCorrections, amount: CorrectionSummary | None) -> str:
-    """Return what is offered for an image that was corrected earlier."""
+    """Return the text of the offer for an image that was corrected earlier."""
     much = "" if amount is None else f": {describe_session(amount, found.subject.space.axes)}"
     if found.was_interrupted:
         when = day_of(found.changed)
@@ -152,13 +151,13 @@ def describe_session(amount: CorrectionSummary, axes: str) -> str:
 
 
 def interrupted_text(found: StoredCorrections) -> str:
-    """Return what is said of corrections that a napari left behind which did not end as it should."""
+    """Return the text of the offer for an interrupted session."""
     when = day_of(found.changed)
     return f"napari ended unexpectedly while you corrected '{found.subject.name}' ({when}). All strokes are saved."
 
 
 def changed_text(found: StoredCorrections) -> str:
-    """Return what is said of an image whose file held other voxels when it was corrected."""
+    """Return the text about an image that was corrected before its file changed."""
     return (
         f"The file of this image has changed since you corrected it on {day_of(found.changed)}: those corrections are "
         "kept. Export them and import them here if they still fit."
@@ -173,7 +172,7 @@ def day_of(seconds: float) -> str:
 
 
 def lost_text(lost: Sequence[StoredCorrections]) -> str:
-    """Return what is announced of all corrections that a lost napari left behind, the latest first."""
+    """Return the notification about all interrupted sessions; it names the latest."""
     latest = max(lost, key=lambda found: found.changed)
     more = f" and {counted(len(lost) - 1, 'other image')}" if len(lost) > 1 else ""
     return (
@@ -182,85 +181,84 @@ def lost_text(lost: Sequence[StoredCorrections]) -> str:
     )
 
 
-class SessionReopener:
-    """What the Correct tab offers.
+class SessionReopener(QObject):  # type: ignore[misc]
+    """Offers earlier corrections, and opens the file of those that an interrupted napari left behind.
 
-    It opens the file of corrections that were left behind, and goes on with them when one of its layers is known.
+    restore_requested: the user wants the corrections of the image that is chosen.
+    image_opened: the layer of an interrupted session's image, which is open and known now.
+    failed: why a file cannot be opened, or that it holds a different image now.
     """
 
-    def __init__(self, viewer: ViewerModel, tab: CorrectTab) -> None:
-        self._viewer, self._tab = viewer, tab
+    restore_requested = Signal()
+    image_opened = Signal(object)
+    failed = Signal(str)
+
+    def __init__(self, viewer: ViewerModel, identities: ImageHashes, offers: RecoveryPrompt) -> None:
+        super().__init__(offers)
+        self._viewer, self._identities, self._offers = viewer, identities, offers
         self._key = ""
         self._opened: list[Image] = []
 
-    def offer(self, choices: SegmentFormValues, fault: str) -> None:
-        """Offer what there is of the image from earlier, where it can be corrected and is not yet."""
-        tab, layer = self._tab, choices.layer
-        known = None if layer is None or fault else tab.identities.find(layer, choices.axes)
-        if known is None or tab.session is not None:
-            tab.offers.withdraw()
+    def update_offer(self, choices: SegmentFormValues, can_be_corrected: bool, is_open: bool) -> None:
+        """Offer the earlier corrections of the image that is chosen, if there are any and none are open."""
+        layer, offers = choices.layer, self._offers
+        # this is done for open corrections too: it notices that the image got different voxels
+        known = self._identities.find(layer, choices.axes) if layer is not None and can_be_corrected else None
+        if known is None or is_open:
+            offers.withdraw()
         elif known.found is not None and not known.found.is_empty and not known.found.is_open:
-            tab.offers.settle(known.key)
-            tab.offers.offer_for_image(known.key, restore_text(known.found, known.amount), "Restore", tab.correct)
+            offers.settle(known.key)
+            text = restore_text(known.found, known.amount)
+            offers.offer_for_image(known.key, text, "Restore", self.restore_requested.emit)
         elif known.before is not None and not known.before.is_empty:
-            tab.offers.offer_for_image(known.key, changed_text(known.before), "", None)
+            offers.offer_for_image(known.key, changed_text(known.before), "", None)
         else:
-            tab.offers.withdraw()
+            offers.withdraw()
 
     def find_interrupted(self) -> None:
-        """Offer what a napari left behind that did not end as it should, once it is found."""
+        """Search for corrections that an interrupted napari left behind, and offer them."""
 
-        def offer(outcome: WorkOutcome) -> None:
+        def on_outcome(outcome: WorkOutcome) -> None:
             lost: tuple[StoredCorrections, ...] = outcome.value or ()
             for found in lost:
-                self._tab.offers.offer_interrupted(found, partial(self.open, found))
+                self._offers.offer_interrupted(found, partial(self.open, found))
             if lost:
                 pop_up(lost_text(lost))
 
         name = "Looking for corrections"
-        start_work(self._tab, iter_find_interrupted, name, lambda _: None, offer, lambda: None, is_quiet=True)
+        start_work(self, iter_find_interrupted, name, lambda _: None, on_outcome, lambda: None, is_quiet=True)
 
     def open(self, found: StoredCorrections) -> None:
-        """Open the image that was being corrected."""
+        """Open the image of an interrupted session."""
         from napari.layers import Image
 
         name = found.subject.file
         try:
             layers = open_image(self._viewer, name)
         except (OSError, ValueError, RuntimeError, SkipsegError) as error:
-            self._tab.complain(
+            self.failed.emit(
                 f"'{name}' cannot be opened: open the image from where it is now. ({first_line_of(error)})"
             )
             return
         self._key, self._opened = found.subject.key, [layer for layer in layers if isinstance(layer, Image)]
-        self.follow_identity()
+        self.on_image_known()
 
-    def follow_identity(self) -> None:
-        """Go on with the corrections once the layer that they are of is known."""
+    def on_image_known(self) -> None:
+        """Emit the layer of the interrupted session as soon as the content of the opened layers is known."""
         if not self._key:
             return
         there = [layer for layer in self._opened if layer in self._viewer.layers]
-        known = [(layer, self._tab.identities.find(layer, axes_of(layer))) for layer in there]
-        mine = [layer for layer, each in known if each is not None and each.key == self._key]
-        if mine:
+        known = [(layer, self._identities.find(layer, axes_of(layer))) for layer in there]
+        same = [layer for layer, each in known if each is not None and each.key == self._key]
+        if same:
             self._key = ""
-            ask_for_image(self._tab, mine[0])
-            self._tab.correct()
+            self.image_opened.emit(same[0])
         elif all(each is not None for _, each in known):
             self._key = ""
-            self._tab.complain("This file now holds a different image. The corrections are kept, and can be exported.")
-
-
-def ask_for_image(tab: CorrectTab, layer: Image) -> None:
-    """Choose an image in the Segment tab."""
-    combo = tab.segment_tab.form.image
-    for number in range(combo.count()):
-        if combo.itemData(number) is layer:
-            combo.setCurrentIndex(number)
-            combo.activated.emit(number)
+            self.failed.emit("This file now holds a different image. The corrections are kept, and can be exported.")
 
 
 def iter_find_interrupted() -> Generator[Progress, None, tuple[StoredCorrections, ...]]:
-    """Return the corrections that a napari left behind which did not end as it should."""
+    """Return the corrections of interrupted sessions."""
     yield Progress(0, 1, "looking for corrections")
     return tuple(each for each in find_corrections() if each.was_interrupted and not each.is_open and not each.is_empty)

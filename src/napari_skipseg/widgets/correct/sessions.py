@@ -1,4 +1,4 @@
-"""The corrections that are open in this window: one for each image content, closed when the window goes."""
+"""The corrections that are open in this window, one session for each image content, closed with the window."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, QTimer, Signal
 
@@ -21,7 +21,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.correct.layers import CorrectionLayers
 from napari_skipseg.widgets.forms.fields import ConnectionGroup
-from napari_skipseg.widgets.forms.worker import Work, WorkOutcome, start_work
+from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
 from napari_skipseg.widgets.layers.files import opened_from
 from napari_skipseg.widgets.layers.results import stack_of_layer
 from napari_skipseg.widgets.segment.checks import SegmentFormValues, find_faults
@@ -39,19 +39,19 @@ _BETWEEN = (
 
 @dataclass
 class CorrectionSession:
-    """Corrections that are open, and their layers."""
+    """Open corrections and their layers."""
 
     corrections: Corrections
     layers: CorrectionLayers
 
     @property
     def key(self) -> str:
-        """What the image is."""
+        """The key of the image's content."""
         return self.corrections.subject.key
 
 
 class CorrectionSessions:
-    """Those that are open, by what their image is."""
+    """The open sessions, by the key of their image."""
 
     def __init__(self) -> None:
         self._open: dict[str, CorrectionSession] = {}
@@ -60,27 +60,27 @@ class CorrectionSessions:
         yield from self._open.values()
 
     def keep(self, session: CorrectionSession) -> None:
-        """Keep one that was opened."""
+        """Add a session that was opened."""
         self._open[session.key] = session
 
     def find(self, key: str) -> CorrectionSession | None:
-        """Return the one of an image."""
+        """Return the session of an image content, None if there is none."""
         return self._open.get(key)
 
     def find_of(self, image: Image | None) -> CorrectionSession | None:
-        """Return the one whose layers lie over an image layer."""
+        """Return the session whose layers lie over an image layer, None if there is none."""
         return next((session for session in self if session.layers.image is image), None)
 
     def take_out(self, session: CorrectionSession) -> None:
-        """Forget one that is being closed."""
+        """Remove a session that is being closed."""
         self._open.pop(session.key, None)
 
     def abandoned(self, viewer: ViewerModel) -> list[CorrectionSession]:
-        """Return those of which neither the image nor the strokes are in the viewer."""
+        """Return the sessions whose image and strokes were both removed from the viewer."""
         return [each for each in self if each.layers.image not in viewer.layers and not each.layers.is_shown]
 
     def close_all(self) -> None:
-        """Bring all to the disk and close them."""
+        """Write all corrections to disk and close them."""
         for session in list(self):
             session.layers.cut()
             self.take_out(session)
@@ -89,7 +89,7 @@ class CorrectionSessions:
 
 
 def find_correcting_fault(choices: SegmentFormValues) -> str:
-    """Return why the image cannot be corrected, empty where it can."""
+    """Return why the image cannot be corrected, "" if it can."""
     faults = find_faults(choices)
     wrong = [faults[field] for field in ("image", "axes") if field in faults]
     if not wrong and choices.axes.find("C") > 0 and choices.layer is not None:
@@ -98,7 +98,7 @@ def find_correcting_fault(choices: SegmentFormValues) -> str:
 
 
 def iter_open(stack: Stack, key: str) -> Generator[Progress, None, Corrections]:
-    """Return the corrections of an image, opened.
+    """Open the corrections of an image and return them.
 
     Raises:
         SkipsegError: they are open in another window, or cannot be written.
@@ -107,19 +107,19 @@ def iter_open(stack: Stack, key: str) -> Generator[Progress, None, Corrections]:
     return open_corrections(stack, key)
 
 
-def closing(session: CorrectionSession) -> Work:
-    """Return the work of closing one."""
-    return partial(_iter_close, session)
-
-
-def _iter_close(session: CorrectionSession) -> Generator[Progress, None, None]:
+def iter_close(session: CorrectionSession) -> Generator[Progress, None, None]:
+    """Write the corrections into their chunks and close them."""
     yield Progress(0, 1, "storing the corrections")
     session.corrections.close()
 
 
 @dataclass(frozen=True)
 class KnownImage:
-    """The content of an image, what corrections there are of it and how many, or else of what its file held before."""
+    """The key of an image's content, and its corrections.
+
+    found: the corrections of this content. before: if there are none, those of an earlier content of the same file.
+    amount: how much was corrected.
+    """
 
     key: str
     found: StoredCorrections | None
@@ -128,9 +128,9 @@ class KnownImage:
 
 
 class ImageHashes(QObject):  # type: ignore[misc]
-    """What each image is. `told` says that another one is known now."""
+    """What each image is, by a hash of its voxels. known: emitted when one more is known, or cannot be."""
 
-    told = Signal()
+    known = Signal()
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,10 +138,10 @@ class ImageHashes(QObject):  # type: ignore[misc]
         self._known: dict[tuple[str, str], KnownImage] = {}
         self._faults: dict[str, str] = {}
         self._at_work: set[tuple[str, str]] = set()
-        self._followed: set[str] = set()
+        self._watched: set[str] = set()
 
     def find(self, layer: Image, axes: str) -> KnownImage | None:
-        """Return what an image with such axes is; None where that is not known yet: `told` comes when it is."""
+        """Return what is known of an image with such axes; None while that is not known: `known` is emitted then."""
         place = str(layer.unique_id), axes
         if place in self._known:
             return self._known[place]
@@ -150,47 +150,55 @@ class ImageHashes(QObject):  # type: ignore[misc]
         return None
 
     def fault(self, layer: Image | None) -> str:
-        """Return why an image cannot be looked at, empty where nothing is wrong."""
+        """Return why an image cannot be read, "" if it can."""
         return "" if layer is None else self._faults.get(str(layer.unique_id), "")
 
     def forget(self, layer: Image) -> None:
-        """Look anew at an image, or at what there is of it."""
+        """Identify an image again when it is needed next."""
         source = str(layer.unique_id)
         self._faults.pop(source, None)
         self._known = {place: known for place, known in self._known.items() if place[0] != source}
 
     def _ask(self, layer: Image, axes: str, place: tuple[str, str]) -> None:
-        if place[0] not in self._followed:
-            self._followed.add(place[0])
+        if place[0] not in self._watched:
+            self._watched.add(place[0])
             self.links.tie(layer.events.data, lambda event: self._forget_soon(layer))
         try:
             stack = corrected_stack(layer, axes)
         except SkipsegError as error:
             self._faults[place[0]] = str(error)
-            QTimer.singleShot(0, self.told.emit)
+            QTimer.singleShot(0, self.known.emit)
             return
         self._at_work.add(place)
         data = layer.data
 
-        def take(outcome: WorkOutcome) -> None:
+        def on_outcome(outcome: WorkOutcome) -> None:
             if outcome.fault:
                 self._faults[place[0]] = outcome.fault
             elif isinstance(outcome.value, KnownImage) and layer.data is data:
                 self._known[place] = outcome.value
 
-        def end() -> None:
+        def on_end() -> None:
             self._at_work.discard(place)
-            self.told.emit()
+            self.known.emit()
 
-        start_work(self, partial(_iter_look, stack), "Looking for corrections", _ignore, take, end, is_quiet=True)
+        start_work(
+            self,
+            partial(_iter_look, stack),
+            "Looking for corrections",
+            lambda _: None,
+            on_outcome,
+            on_end,
+            is_quiet=True,
+        )
 
     def _forget_soon(self, layer: Image) -> None:
         self.forget(layer)
-        self.told.emit()
+        self.known.emit()
 
 
 def corrected_stack(layer: Image, axes: str) -> Stack:
-    """Return the stack of an image layer, with the file that napari read it from where it says one.
+    """Return the stack of an image layer, with the file that napari read it from if it is known.
 
     Raises:
         SkipsegError: as `stack_of_layer`.
@@ -206,16 +214,8 @@ def _iter_look(stack: Stack) -> Generator[Progress, None, KnownImage]:
     key = identify(stack)
     found = find_for(key)
     before = find_by_file(stack.file) if stack.file and found is None else None
-    return KnownImage(key, found, before, None if found is None or found.is_open or found.is_empty else _count(found))
-
-
-def _count(found: StoredCorrections) -> CorrectionSummary | None:
-    """Return how much was corrected, None where that cannot be read: opening it will say why."""
-    try:
-        return LabelCounts(*load_saved(found.folder, found.subject.shape).arrays).summary()
-    except (OSError, SkipsegError):
-        return None
-
-
-def _ignore(progress: Any) -> None:
-    """Show nothing of it."""
+    amount = None
+    if found is not None and not found.is_open and not found.is_empty:
+        with contextlib.suppress(OSError, SkipsegError):  # opening the corrections will say what is wrong
+            amount = LabelCounts(*load_saved(found.folder, found.subject.shape).arrays).summary()
+    return KnownImage(key, found, before, amount)

@@ -1,4 +1,4 @@
-"""The Correct tab: strokes over an image and what was accepted, on disk at once; and where to look next."""
+"""The Correct tab: strokes over an image and accepted parts, both on disk at once; and where to look next."""
 
 from __future__ import annotations
 
@@ -17,22 +17,25 @@ from napari_skipseg.inference.prediction import file_name
 from napari_skipseg.widgets.correct.actions import AskedLabels, CorrectActions, ask_export, ask_import
 from napari_skipseg.widgets.correct.classes import ClassList
 from napari_skipseg.widgets.correct.layers import ACTIONS, CorrectionLayers, hint_of
-from napari_skipseg.widgets.correct.recovery import RecoveryPrompt, SessionReopener, describe_session, offer_button
+from napari_skipseg.widgets.correct.recovery import RecoveryPrompt, SessionReopener, call_action, describe_session
 from napari_skipseg.widgets.correct.sessions import (
     CorrectionSession,
     CorrectionSessions,
     ImageHashes,
-    closing,
     corrected_stack,
     find_correcting_fault,
+    iter_close,
     iter_open,
 )
-from napari_skipseg.widgets.correct.uncertain_regions import UncertainRegionList
+from napari_skipseg.widgets.correct.uncertain_regions import UncertainRegionList, describe_voxel
 from napari_skipseg.widgets.forms.engine_line import EngineLine
 from napari_skipseg.widgets.forms.fields import FAULT_COLOR, ConnectionGroup, PlainLabel, set_hint
 from napari_skipseg.widgets.forms.job_tab import JobTab
 from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
-from napari_skipseg.widgets.segment.tab import PRIMARY, SegmentTab
+from napari_skipseg.widgets.layers.kept_view import move_camera, move_sliders
+from napari_skipseg.widgets.layers.live import Results
+from napari_skipseg.widgets.segment.form import SegmentForm, choose_value
+from napari_skipseg.widgets.segment.tab import PRIMARY
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -46,12 +49,14 @@ SAVED, SAVING = "✓ saved", "saving…"
 
 
 class CorrectBody(QWidget):  # type: ignore[misc]
-    """The controls of corrections that are open, from the most used down. No button takes the keys from the image."""
+    """The controls of open corrections, the most used ones on top. No button takes the keys from the image."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.classes, self.places = ClassList(), UncertainRegionList()
-        self.buttons = {name: _button(f"{action.text} ({_key(action.key)})") for name, action in ACTIONS.items()}
+        self.classes, self.regions = ClassList(), UncertainRegionList()
+        self.buttons = {
+            name: _button(f"{action.text} ({action.key.replace('Shift-', '⇧')})") for name, action in ACTIONS.items()
+        }
         for name, button in self.buttons.items():
             button.setToolTip(hint_of(name))
         self.buttons["previous place"].setText(ACTIONS["previous place"].text)
@@ -65,10 +70,6 @@ class CorrectBody(QWidget):  # type: ignore[misc]
         self.amount.setWordWrap(True)
         for label in (self.amount, self.state):
             label.setStyleSheet(_QUIET)
-        self._make_menus()
-        self._lay_out()
-
-    def _make_menus(self) -> None:
         imports, exports = QMenu(self), QMenu(self)
         self.import_file = imports.addAction("Labels from a TIFF or MRC file…")
         self.import_zarr = imports.addAction("Labels from an OME-Zarr…")
@@ -78,6 +79,7 @@ class CorrectBody(QWidget):  # type: ignore[misc]
         self.export_button.setMenu(exports)
         self.import_button.setToolTip("Import labels as strokes: 0 = not looked at, 1 = background, 2, … = the classes")
         self.export_button.setToolTip("Write labels: 0 = not looked at, 1 = background, 2, … = the classes")
+        self._lay_out()
 
     def _lay_out(self) -> None:
         column = QVBoxLayout(self)
@@ -92,7 +94,7 @@ class CorrectBody(QWidget):  # type: ignore[misc]
         column.addWidget(by_name["take back"])
         column.addWidget(_heading("Where to look next", "Where the model is least sure, spread over the stack"))
         column.addLayout(_row(by_name["previous place"], by_name["next place"], stretch=1))
-        column.addWidget(self.places)
+        column.addWidget(self.regions)
         line = QHBoxLayout()
         line.addWidget(self.amount, 1)
         line.addWidget(self.state, 0, Qt.AlignmentFlag.AlignTop)
@@ -101,13 +103,13 @@ class CorrectBody(QWidget):  # type: ignore[misc]
         column.addLayout(_row(self.import_button, self.export_button))
 
     def pause(self, is_paused: bool) -> None:
-        """Switch off what takes a while, as long as one such thing is under way; painting goes on."""
+        """Disable the buttons of jobs while a job runs; painting stays possible."""
         names = "next place", "previous place"
         for button in (self.import_button, self.export_button, *(self.buttons[name] for name in names)):
             button.setEnabled(not is_paused)
 
     def show_amount(self, summary: CorrectionSummary, axes: str) -> None:
-        """Say how much was corrected."""
+        """Show how much was corrected."""
         self.classes.show_counts(summary.pixels)
         if not summary.pixels:
             self.amount.setText("Nothing corrected yet: paint over what is wrong, accept what is right.")
@@ -116,7 +118,7 @@ class CorrectBody(QWidget):  # type: ignore[misc]
         self.amount.setText(describe_session(summary, axes) + accepted)
 
     def show_saved(self, is_saved: bool, fault: str) -> None:
-        """Say whether all of it is on disk; a fault is said in the tooltip, and by the tab."""
+        """Show whether all of it is on disk; the tooltip says what is wrong."""
         self.state.setText("not saved" if fault else SAVED if is_saved else SAVING)
         set_hint(self.state, fault or "Every stroke is on disk within a second")
         self.state.setStyleSheet(_QUIET.replace("}", f"background-color: {FAULT_COLOR}; }}") if fault else _QUIET)
@@ -129,10 +131,6 @@ def _button(text: str) -> QPushButton:
     return button
 
 
-def _key(key: str) -> str:
-    return key.replace("Shift-", "⇧")
-
-
 def _heading(text: str, hint: str) -> PlainLabel:
     label = PlainLabel(text)
     label.setStyleSheet(HEADING)
@@ -141,7 +139,7 @@ def _heading(text: str, hint: str) -> PlainLabel:
 
 
 def _row(*widgets: QWidget, stretch: int = -1) -> QHBoxLayout:
-    """Return a row of widgets as wide as each other, or with all the room for one."""
+    """Return a row of equally wide widgets, or with all the room for the one at `stretch`."""
     row = QHBoxLayout()
     row.setSpacing(4)
     for place, widget in enumerate(widgets):
@@ -155,34 +153,34 @@ WHAT_FOR = (
 )
 DELETED = "The layer of corrections was deleted. Nothing is lost: press Correct to bring it back."
 OTHER_VOXELS = "The data of '{}' were replaced: the corrections of the earlier data are kept on disk."
-_LOOKED_AT = 300
-"""Milliseconds between two looks at how much there is, and whether it is on disk."""
+RESTORED = "Your corrections are restored. The last one is at {}."
+_UPDATE_PAUSE = 300
+"""Milliseconds between two updates of how much was corrected, and whether it is on disk."""
 
 
 class CorrectTab(JobTab):
-    """Offers, Correct, the controls of what is being corrected, one line of what is wrong or how it went.
+    """Offers, Correct, the controls of open corrections, one line with the outcome or what is wrong.
 
-    It corrects the image that the Segment tab has chosen. session: its corrections, None where they are not open.
+    It corrects the image that the Segment form has chosen. session: its corrections, None while they are not open.
     """
 
-    def __init__(self, viewer: ViewerModel, line: EngineLine, segment_tab: SegmentTab) -> None:
+    def __init__(self, viewer: ViewerModel, line: EngineLine, form: SegmentForm, results: Results) -> None:
         super().__init__(line)
-        self._viewer, self.segment_tab = viewer, segment_tab
+        self._viewer, self._form, self._results = viewer, form, results
         self.sessions, self.identities, self.links = CorrectionSessions(), ImageHashes(), ConnectionGroup()
         self.session: CorrectionSession | None = None
-        self._is_wanted = self._is_opening = False
+        self._is_opening = self._is_wanted = self._is_restoring = False
         self._closing: set[str] = set()
-        self._fault_told = ""
-        self.actions = CorrectActions(viewer, self)
-        self.reopening = SessionReopener(viewer, self)
-        self._make_widgets()
+        self._fault_said = ""
+        self.offers, self.body = RecoveryPrompt(), CorrectBody()
+        self.actions = CorrectActions(viewer, form, results, self.body.classes, self.body.regions)
+        self.reopening = SessionReopener(viewer, self.identities, self.offers)
+        self._lay_out()
         self._connect()
-        segment_tab.known_colors = self.colors_of
         self.reopening.find_interrupted()
         self.check()
 
-    def _make_widgets(self) -> None:
-        self.offers, self.body = RecoveryPrompt(), CorrectBody()
+    def _lay_out(self) -> None:
         self.correct_button = QPushButton("Correct")
         self.correct_button.setStyleSheet(PRIMARY)
         self.correct_button.setMinimumHeight(30)
@@ -190,8 +188,6 @@ class CorrectTab(JobTab):
         self.what_for = PlainLabel(WHAT_FOR)
         self.what_for.setWordWrap(True)
         self.what_for.setStyleSheet(_QUIET)
-        self._timer = QTimer(self)
-        self._timer.setInterval(_LOOKED_AT)
         column = QVBoxLayout(self)
         column.setContentsMargins(10, 10, 10, 10)
         column.setSpacing(8)
@@ -201,36 +197,47 @@ class CorrectTab(JobTab):
         column.addStretch(1)
 
     def _connect(self) -> None:
-        body, actions = self.body, self.actions
-        self.correct_button.clicked.connect(self.correct)
+        body, actions, reopening = self.body, self.actions, self.reopening
+        self.correct_button.clicked.connect(partial(call_action, self.correct))
         for name, action in actions.by_name().items():
-            body.buttons[name].clicked.connect(partial(offer_button, action))
-        body.add_class.clicked.connect(partial(offer_button, actions.add_class))
-        body.classes.chosen.connect(self._choose_class)
+            body.buttons[name].clicked.connect(partial(call_action, action))
+        body.add_class.clicked.connect(actions.add_class)
+        body.classes.chosen.connect(actions.choose_class)
         body.classes.renamed.connect(actions.rename_class)
+        body.classes.renamed.connect(self.give_keys_back)
         body.classes.recolored.connect(actions.recolor_class)
-        body.places.chosen.connect(actions.go_to)
+        body.regions.chosen.connect(actions.go_to)
         body.import_file.triggered.connect(lambda: self._ask_import(folder=False))
         body.import_zarr.triggered.connect(lambda: self._ask_import(folder=True))
         body.export_target.triggered.connect(lambda: self._ask_export("target"))
         body.export_strokes.triggered.connect(lambda: self._ask_export("strokes"))
-        self.segment_tab.form.changed.connect(self.forget_and_check)
-        self.identities.told.connect(self._follow_identity)
-        self._timer.timeout.connect(self.show_amounts)
+        actions.said.connect(self.tell)
+        actions.failed.connect(self.complain)
+        actions.edited.connect(self.show_amounts)
+        actions.classes_changed.connect(self._on_classes_changed)
+        actions.job_requested.connect(lambda job: self.start(job.work, job.description, job.on_value))
+        reopening.restore_requested.connect(lambda: self.correct(is_restoring=True))
+        reopening.image_opened.connect(self._on_image_opened)
+        reopening.failed.connect(self.complain)
+        self._form.changed.connect(self.forget_and_check)
+        self.identities.known.connect(self._on_image_known)
         self.offers.changed.connect(self.check)
-        self.links.tie(self._viewer.layers.events.removed, self._follow_removal)
+        self.links.tie(self._viewer.layers.events.removed, self._on_layer_removed)
+        self._timer = QTimer(self)
+        self._timer.setInterval(_UPDATE_PAUSE)
+        self._timer.timeout.connect(self.show_amounts)
 
     @property
     def is_closing(self) -> bool:
-        """Whether corrections are being stored that are no longer on show."""
+        """Whether corrections that were left are still being written."""
         return bool(self._closing)
 
     def corrections(self) -> Corrections | None:
-        """Return the corrections of the image that is chosen, None where they are not open."""
+        """Return the corrections of the image that is chosen, None while they are not open."""
         return None if self.session is None else self.session.corrections
 
     def judged_classes(self) -> tuple[CorrectionClass, ...]:
-        """Return the classes that the corrections of the image tell about, whatever else was not looked at."""
+        """Return the classes that the corrections of the image are made for; other classes were not looked at."""
         return () if self.session is None else self.body.classes.judged()
 
     def colors_of(self, image: Image) -> dict[str, str]:
@@ -238,9 +245,12 @@ class CorrectTab(JobTab):
         session = self.sessions.find_of(image)
         return {} if session is None else {each.name.casefold(): each.color for each in session.corrections.classes}
 
-    def correct(self) -> None:
-        """Open the corrections of the image, those there are already too, and make them ready to be painted."""
-        choices = self.segment_tab.form.read()
+    def correct(self, is_restoring: bool = False) -> None:
+        """Open the corrections of the image, new or earlier ones, and make them ready to be painted.
+
+        is_restoring: whether the view then goes to the last correction.
+        """
+        choices = self._form.read()
         layer = choices.layer
         if layer is None or find_correcting_fault(choices) or self._is_opening:
             return
@@ -251,6 +261,7 @@ class CorrectTab(JobTab):
             self.identities.forget(layer)
         known = self.identities.find(layer, choices.axes)
         self._is_wanted = known is None or known.key in self._closing
+        self._is_restoring = is_restoring and self._is_wanted
         if known is None or self._is_wanted:
             self.check()
             return
@@ -259,85 +270,103 @@ class CorrectTab(JobTab):
             name = elsewhere.layers.image.name
             self.complain(f"'{layer.name}' has the same voxels as '{name}', which is being corrected: choose that one.")
         elif elsewhere is not None:
-            elsewhere.layers.follow(layer)
+            elsewhere.layers.attach(layer)
             self.check()
             self._enter(elsewhere)
         else:
-            self._open(layer, choices.axes, known.key)
+            self._open(layer, choices.axes, known.key, is_restoring)
 
-    def _open(self, layer: Image, axes: str, key: str) -> None:
+    def _open(self, layer: Image, axes: str, key: str, is_restoring: bool) -> None:
         try:
             stack = corrected_stack(layer, axes)
         except SkipsegError as error:
             self.complain(str(error))
             return
 
-        def take(outcome: WorkOutcome) -> None:
+        def on_outcome(outcome: WorkOutcome) -> None:
             if outcome.fault:
                 self.complain(outcome.fault)
                 return
             layers = CorrectionLayers(self._viewer, layer, axes, outcome.value, self.actions.by_name())
             layers.class_chosen.connect(self.body.classes.mark_chosen)
-            layers.told.connect(self.complain)
+            layers.failed.connect(self.complain)
             session = CorrectionSession(outcome.value, layers)
             self.sessions.keep(session)
-            self._fault_told = ""
-            if layer in self._viewer.layers:
-                self.check()
-                self.actions.name_model_classes(session)
-                self._enter(session)
-            else:
-                self._follow_removal()
+            self._fault_said = ""
+            if layer not in self._viewer.layers:
+                self._on_layer_removed()
+                return
+            self.check()
+            self.actions.name_model_classes(session)
+            self._enter(session)
+            if is_restoring:
+                self._go_to_last_label(session)
 
-        def end() -> None:
+        def on_end() -> None:
             self._is_opening = False
             self.check()
 
         self._is_opening = True
         self.check()
         work = partial(iter_open, stack, key)
-        start_work(self, work, "Opening the corrections", lambda _: None, take, end, is_quiet=True)
+        start_work(self, work, "Opening the corrections", lambda _: None, on_outcome, on_end, is_quiet=True)
+
+    def _go_to_last_label(self, session: CorrectionSession) -> None:
+        """Move the sliders and the camera to the last correction, at the same zoom."""
+        try:
+            voxel = session.corrections.last_label()
+        except SkipsegError as error:
+            self.complain(str(error))
+            return
+        if voxel is not None and (strokes := session.layers.strokes) is not None:
+            move_sliders(self._viewer, strokes, voxel)
+            move_camera(self._viewer, strokes, voxel)
+            self.tell(RESTORED.format(describe_voxel(voxel, session.corrections.subject.space.axes)))
+
+    def _on_image_opened(self, layer: Image) -> None:
+        choose_value(self._form.image, layer)
+        self.correct(is_restoring=True)
 
     def _enter(self, session: CorrectionSession) -> None:
         session.layers.show()
         self.offers.settle(session.key)
-        self._told = ("", "")
-        self.check()
+        self.forget_and_check()
         self.show_classes()
         self.color_results(session)
         self.give_keys_back()
 
     def color_results(self, session: CorrectionSession) -> None:
-        """Show what models make of an image in the colours that its classes have here."""
+        """Show an image's results in the colours that its classes have here."""
         image = session.layers.image
-        self.segment_tab.results.set_colors(image, self.colors_of(image))
+        self._results.set_colors(image, self.colors_of(image))
 
     def give_keys_back(self) -> None:
-        """Let keys go to the image again, not to a field of the panel."""
+        """Give the keyboard focus to the image again, so that its keys do not go to a field of the panel."""
         canvas = self.window().findChild(QOpenGLWidget)
         if canvas is not None:
             canvas.setFocus()
 
     def check(self) -> None:
-        """Show the controls of what is being corrected, or how to begin; the line below says what is wrong."""
+        """Show the controls of open corrections, or how to begin; the line below says what is wrong."""
         super().check()
-        choices = self.segment_tab.form.read()
+        choices = self._form.read()
         fault = find_correcting_fault(choices)
         session = self.sessions.find_of(choices.layer)
         if session is not self.session:
             if self.session is not None:
-                self.session.layers.mark.hide()
+                self.session.layers.highlight.hide()
             self.session = session
             self.body.classes.forget()
-            self.body.places.show_places((), "")
+            self.body.regions.show_regions((), "")
             self.show_classes()
+        self.actions.update(session, self.is_running)
         is_shown = session is not None and session.layers.is_shown
         self.correct_button.setEnabled(not fault and not self._is_opening and not self._is_wanted)
         set_hint(self.correct_button, fault or WHAT_FOR)
         self.what_for.setVisible(not is_shown)
         self.body.setVisible(is_shown)
         self.body.pause(self.is_running)
-        self.reopening.offer(choices, fault)
+        self.reopening.update_offer(choices, not fault, session is not None)
         self.correct_button.setVisible(not is_shown and not self.offers.restores)
         if session is not None and not is_shown and not self._told[0]:
             self.message.say(DELETED)
@@ -345,53 +374,54 @@ class CorrectTab(JobTab):
             self.explain(fault)
         (self._timer.start if any(self.sessions) else self._timer.stop)()
 
-    def _follow_identity(self) -> None:
-        """Go on with what waited for it, once an image is known; leave corrections that are of other voxels."""
-        choices = self.segment_tab.form.read()
+    def _on_image_known(self) -> None:
+        """Resume what waited for the content of the image; leave corrections that are of different voxels."""
+        choices = self._form.read()
         known = None if choices.layer is None else self.identities.find(choices.layer, choices.axes)
         if self.session is not None and known is not None and known.key != self.session.key:
             name = self.session.layers.image.name
             self._leave(self.session)
             self.tell(OTHER_VOXELS.format(name))
         self.check()
-        self.reopening.follow_identity()
+        self.reopening.on_image_known()
         if self._is_wanted and known is not None:
             self._is_wanted = False
-            self.correct()
+            self.correct(self._is_restoring)
         elif self._is_wanted and (fault := self.identities.fault(choices.layer)):
             self._is_wanted = False
             self.complain(fault)
 
-    def _follow_removal(self, event: Any = None) -> None:
+    def _on_layer_removed(self, event: Any = None) -> None:
         for session in self.sessions.abandoned(self._viewer):
             self._leave(session)
         self.check()
 
     def _leave(self, session: CorrectionSession) -> None:
-        """Take the layers away and close the corrections, beside the window."""
+        """Remove the layers and close the corrections, beside the window."""
 
-        def end() -> None:
+        def on_outcome(outcome: WorkOutcome) -> None:
+            if outcome.fault:
+                self.fail(outcome.fault)
+
+        def on_end() -> None:
             self._closing.discard(session.key)
             self.identities.forget(session.layers.image)
-            self._follow_identity()
+            self._on_image_known()
 
         self.sessions.take_out(session)
         self._closing.add(session.key)
         session.layers.remove()
-        start_work(self, closing(session), "Storing corrections", lambda _: None, self._hear_fault, end, is_quiet=True)
+        work = partial(iter_close, session)
+        start_work(self, work, "Storing corrections", lambda _: None, on_outcome, on_end, is_quiet=True)
         self.check()
 
-    def _hear_fault(self, outcome: WorkOutcome) -> None:
-        if outcome.fault:
-            self.fail(outcome.fault)
-
     def show_amounts(self) -> None:
-        """Say how much was corrected, and whether it is on disk."""
+        """Show how much was corrected, and whether it is on disk."""
         for session in self.sessions:
-            if session.corrections.fault and session.corrections.fault != self._fault_told:
-                self._fault_told = session.corrections.fault
+            if session.corrections.fault and session.corrections.fault != self._fault_said:
+                self._fault_said = session.corrections.fault
                 self.fail(session.corrections.fault)
-        self.actions.settle_place()
+        self.actions.update_highlight()
         if self.session is not None:
             corrections = self.session.corrections
             self.body.show_amount(corrections.summary(), corrections.subject.space.axes)
@@ -407,12 +437,13 @@ class CorrectTab(JobTab):
             self.show_amounts()
 
     def complain(self, fault: str) -> None:
-        """Say what cannot be done, in the line."""
+        """Say in the line what cannot be done."""
         self.tell(fault, FAULT_COLOR)
 
-    def _choose_class(self, value: int) -> None:
+    def _on_classes_changed(self) -> None:
+        self.show_classes()
         if self.session is not None:
-            self.session.layers.choose_class(value)
+            self.color_results(self.session)
 
     def _ask_import(self, folder: bool) -> None:
         if self.session is not None and (path := ask_import(self, folder)) is not None:

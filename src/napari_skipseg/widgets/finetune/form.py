@@ -34,7 +34,7 @@ from napari_skipseg.training.settings import (
     Reach,
     slices_to_hold_out,
 )
-from napari_skipseg.widgets.correct.classes import shorten_name
+from napari_skipseg.widgets.correct.classes import short_count
 from napari_skipseg.widgets.forms.engine_line import EngineLine
 from napari_skipseg.widgets.forms.estimate_line import SettledLine
 from napari_skipseg.widgets.forms.fields import Collapsible, FreshCombo, PlainLabel, mark_field
@@ -379,5 +379,5 @@ def explain_training_summary(lesson: TrainingSummary) -> str:
 def _counted(pixels: Mapping[str, int]) -> str:
     """Return the classes first and the background last: "1.2k membrane and 3k background"."""
     named = sorted(pixels, key=lambda name: name == "background")
-    parts = [f"{shorten_name(pixels[name])} {name}" for name in named]
+    parts = [f"{short_count(pixels[name])} {name}" for name in named]
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -23,7 +23,7 @@ from napari_skipseg.jobs.messages import CorrectedStack
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.settings import FinetuneSettings
-from napari_skipseg.widgets.correct.classes import is_unnamed, shorten_name
+from napari_skipseg.widgets.correct.classes import is_unnamed, short_count
 from napari_skipseg.widgets.correct.recovery import day_of
 from napari_skipseg.widgets.finetune.form import FinetuneForm
 from napari_skipseg.widgets.forms.fields import Missing, set_hint
@@ -65,7 +65,7 @@ def open_source(stack: Stack, corrections: Corrections, is_present: bool) -> Tra
     return TrainingSource(
         corrections.subject.key,
         stack.name,
-        f"{shorten_name(total)} pixel{'s' * (total != 1)}{where}",
+        f"{short_count(total)} pixel{'s' * (total != 1)}{where}",
         (corrections.version, total),
         corrections.classes,
         lambda: (stack, corrections.snapshot),

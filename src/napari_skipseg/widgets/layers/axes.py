@@ -1,4 +1,4 @@
-"""What the axes of a layer are: letters, voxel sizes and units, as napari keeps them and as a stack wants them."""
+"""The axes of a layer: letters, voxel sizes and units, in napari's form and in that of a `Stack`."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _LETTERS = {"t": "T", "c": "C", "ch": "C", "z": "Z", "y": "Y", "x": "X"} | {
 
 
 def axes_of(layer: Layer) -> str:
-    """Return one letter per dimension of the layer, from its axis labels where they say it, else by their number.
+    """Return one letter per dimension of the layer, from its axis labels if they are known words, else by number.
 
-    RGB samples are no dimension of a napari layer and have no letter here.
+    RGB samples are not a dimension of a napari layer and have no letter.
     """
     named = "".join(_LETTERS.get(str(label).strip().lower(), "?") for label in layer.axis_labels)
     if "?" not in named and len(set(named)) == len(named):
@@ -44,23 +44,23 @@ def axes_of(layer: Layer) -> str:
 
 
 def voxel_size_of(layer: Layer, axes: str) -> tuple[tuple[float, float, float], str]:
-    """Return the (z, y, x) voxel size of a layer with such axes, and its unit: "pixel" where none is known.
+    """Return the (z, y, x) voxel size of a layer with such axes, and its unit, "pixel" if it is not known.
 
-    Sizes in other units than that of x are converted to it.
+    All sizes are converted to the unit of x.
     """
     sizes, unit = along_space(np.abs(layer.scale), layer.units, axes, default=1.0)
     return sizes, unit
 
 
 def origin_of(layer: Layer, axes: str) -> tuple[float, float, float]:
-    """Return the (z, y, x) place of the layer's first voxel, in the unit of `voxel_size_of`."""
+    """Return the (z, y, x) position of the layer's first voxel, in the unit of `voxel_size_of`."""
     return along_space(layer.translate, layer.units, axes, default=0.0)[0]
 
 
 def along_space(
     values: Sequence[float], units: Sequence[Any], axes: str, default: float
 ) -> tuple[tuple[float, float, float], str]:
-    """Return the values of z, y and x in the unit of x, `default` where there is no such axis."""
+    """Return the values of z, y and x in the unit of x, `default` for a missing axis."""
     if not {"Y", "X"} <= set(axes):
         return (default, default, default), "pixel"
     names = [find_unit(str(unit)) or "pixel" for unit in units]
@@ -77,7 +77,7 @@ def along_space(
 
 
 def set_calibration(layer: Layer, space: Space) -> None:
-    """Give the layer the axes, voxel size and unit of `space`. Its place, time and channels keep their own.
+    """Give the layer the axes, voxel size and unit of `space`; its position, time and channels do not change.
 
     Raises:
         InputError: the axes do not describe the layer.
@@ -96,7 +96,7 @@ def set_calibration(layer: Layer, space: Space) -> None:
 
 
 def check_layer_axes(layer: Layer, axes: str) -> None:
-    """Raise InputError where `axes` do not describe the dimensions of the layer."""
+    """Raise InputError if `axes` do not describe the dimensions of the layer."""
     if is_rgb(layer) and "C" in axes:
         raise InputError("The colours of an RGB image are its channels: leave C out of the axes.")
     check_axes(axes, layer.ndim)

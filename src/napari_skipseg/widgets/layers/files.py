@@ -1,4 +1,4 @@
-"""Files and the sample for napari: TIFF, OME-Zarr, MRC and slices in with their place, OME-TIFF out, an EM stack."""
+"""Files for napari: readers of TIFF, OME-Zarr, MRC and slices, an OME-TIFF writer, the sample, and Save results."""
 
 from __future__ import annotations
 
@@ -57,15 +57,15 @@ if TYPE_CHECKING:
 LayerData = tuple[Any, dict[str, Any], str]
 
 LAYER_IN_MEMORY = 256 * 2**20
-"""Bytes up to which a file is read at once; a larger one is read where it is looked at."""
+"""Bytes up to which a file is read at once; a larger one is read lazily."""
 
 _RGB_TYPES = ("uint8", "uint16", "float32")
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
-    """Return the reader of TIFF, OME-Zarr, MRC, and folders and lists of slices; None where a path is something else.
+    """Return the reader of TIFF, OME-Zarr, MRC, and folders and lists of slices; None for anything else.
 
-    A single picture (PNG, JPEG, BMP) is left to napari; several of them are a stack.
+    A single picture (PNG, JPEG, BMP) is left to napari; several pictures are a stack.
     """
     if isinstance(path, str):
         return _read_for_napari if _is_known(Path(path)) or holds_slices(Path(path)) else None
@@ -75,10 +75,10 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], lis
 
 
 def _read_for_napari(path: str | Sequence[str]) -> list[LayerData]:
-    """Return the layers in files. napari shows an error in a label that takes a file's name for HTML: it may not."""
     try:
         return read_layers(path)
     except SkipsegError as error:
+        # napari shows an error in a label that would take the name of a file for HTML
         raise type(error)(without_bidi_marks(str(error))) from error
 
 
@@ -89,15 +89,14 @@ def _is_known(path: Path) -> bool:
 def read_layers(path: str | Sequence[str]) -> list[LayerData]:
     """Return the layers in a file, or in a stack of slices, each with scale, translate, units and axis labels.
 
-    A list of files is one stack, in the natural order of their names, and so is a folder with one file per slice: that
-    is how napari asks for a stack. A file of several images gives a layer of each, the first visible; thumbnails,
-    labels and macro images beside a main image are left out. Channels become layers of their own, RGB stays one layer;
-    labels that a file names as such are labels. Of a large OME-Zarr all levels are given, so that napari reads only
-    what the screen shows.
+    A list of files, or a folder with a file for each slice, is one stack in the natural order of the names. A file with
+    several images becomes one layer each, the first one visible; thumbnails, labels and macro images beside a main
+    image are skipped. Channels become separate layers, RGB stays one layer, and files of labels become labels. A large
+    OME-Zarr has all its levels, so that napari reads only what the screen shows.
 
     Raises:
         FileError: a file cannot be read.
-        InputError: its axes or values are not those of an image.
+        InputError: the axes or values are not those of an image.
     """
     if not isinstance(path, str):
         if len(path) > 1:
@@ -108,62 +107,64 @@ def read_layers(path: str | Sequence[str]) -> list[LayerData]:
     places = images_to_read(path)
     if len(places) == 1:
         recipe = read_recipe(path)
-        told: dict[str, Any] = {} if recipe is None else {"recipe": dict(recipe)}
-        data, arguments, kind = _layer_of(read_levels(path), told, labels=holds_labels(path))
+        facts: dict[str, Any] = {} if recipe is None else {"recipe": dict(recipe)}
+        data, arguments, kind = _layer_of(read_levels(path), facts, labels=holds_labels(path))
         return [(data, {**arguments, **looks_of(path, recipe, data, arguments)}, kind)]
     names = {image.number: image.name for image in list_images(path)}
     found = []
     for number, place in enumerate(places):
         levels = read_levels(place)
-        which = parse_location(place).image  # a path in a store is in the name already
+        which = parse_location(place).image  # the name has a path in a store already
         name = "" if which is None else names[which]
         position = name or (os.path.relpath(place, path) if which is None else f"image {which}")
         levels[0] = replace(levels[0], name=f"{levels[0].name} {name}".strip())
-        told = {"opened": levels[0].file, "one_of": path, "position": position, "behind": number > 0}
-        data, looks, kind = _layer_of(levels, told, labels=holds_labels(place), most=LAYER_IN_MEMORY // len(places))
+        facts = {"opened": levels[0].file, "one_of": path, "position": position, "behind": number > 0}
+        data, looks, kind = _layer_of(levels, facts, labels=holds_labels(place), most=LAYER_IN_MEMORY // len(places))
         found.append((data, {**looks, "visible": number == 0}, kind))
     return found
 
 
 def open_image(viewer: ViewerModel, file: str) -> list[Layer]:
-    """Return the layers that show a file, any that we read: also pictures, which napari does not ask this reader for.
+    """Add the layers of a file, in any format that `read_layers` knows, and return them.
 
     Raises:
         FileError: the file cannot be read.
-        InputError: its axes or values are not those of an image.
+        InputError: the axes or values are not those of an image.
     """
     return add_layers(viewer, read_layers(file), file)
 
 
 def add_layers(viewer: ViewerModel, found: Sequence[LayerData], file: str) -> list[Layer]:
-    """Return the layers that show what was read of a file; they say where that lies."""
+    """Add layers that were read from a file and return them; their metadata have its path."""
     layers: list[Layer] = []
     for data, arguments, kind in found:
         metadata = arguments.get("metadata", {})
-        told = {**metadata, "skipseg": {"opened": file, **metadata.get("skipseg", {})}}
-        added = getattr(viewer, f"add_{kind}")(data, **{**arguments, "metadata": told})
+        metadata = {**metadata, "skipseg": {"opened": file, **metadata.get("skipseg", {})}}
+        added = getattr(viewer, f"add_{kind}")(data, **{**arguments, "metadata": metadata})
         layers += added if isinstance(added, list) else [added]
     return layers
 
 
 def opened_from(layer: Layer) -> str:
-    """Return what a layer was opened from, as `read_stack` takes it, whoever read it; "" where it was no file."""
+    """Return the path that a layer was opened from, by any reader, as `read_stack` takes it; "" if there is none."""
     return str(layer.metadata.get("skipseg", {}).get("opened") or layer.source.path or "")
 
 
-def _layer_of(levels: list[Stack], told: dict[str, Any], labels: bool = False, most: int | None = None) -> LayerData:
-    """Return the layer of an image. told: what its metadata say. most: bytes up to which it is read at once."""
+def _layer_of(levels: list[Stack], facts: dict[str, Any], labels: bool = False, most: int | None = None) -> LayerData:
+    """Return the layer of an image. facts: of its metadata. most: bytes up to which it is read at once."""
     stack = levels[0]
     axes, metadata = stack.space.axes, layer_arguments(stack)
     known = {"notes": stack.notes, "title": stack.title, "slices": stack.slice_names}
-    told = {**told, **{name: value for name, value in known.items() if value}}
-    data = finest = _in_reach(stack, LAYER_IN_MEMORY if most is None else most)
+    facts = {**facts, **{name: value for name, value in known.items() if value}}
+    size = math.prod(stack.shape) * np.dtype(stack.data.dtype).itemsize
+    is_small = size <= (LAYER_IN_MEMORY if most is None else most)
+    data = finest = np.asarray(stack.data) if is_small else _lazy(stack)
     if len(levels) > 1 and not isinstance(data, np.ndarray):
         data, metadata["multiscale"] = [finest, *(_lazy(level) for level in levels[1:])], True
     if not labels and "C" not in axes and not isinstance(finest, np.ndarray):
-        told |= {"file": stack.file, "array": finest.name, "stamp": _stamp(stack.file)}
-    if told:
-        metadata["metadata"] = {"skipseg": told}
+        facts |= {"file": stack.file, "array": finest.name, "stamp": _stamp(stack.file)}
+    if facts:
+        metadata["metadata"] = {"skipseg": facts}
     if labels:
         return data, metadata, "labels"
     if "C" not in axes:
@@ -174,13 +175,11 @@ def _layer_of(levels: list[Stack], told: dict[str, Any], labels: bool = False, m
 
 
 def notes_of_stack(layer: Layer) -> tuple[str, ...]:
-    """Return what the reader of an image noted.
-
-    napari's own reader opens pictures with *Open Files as Stack* and keeps the first path alone: numbers that are
-    missing are found if the layer shows all images of that folder.
-    """
+    """Return the notes of an image's reader, such as missing numbers of slices."""
     if "skipseg" in layer.metadata:
         return tuple(layer.metadata["skipseg"].get("notes", ()))
+    # napari's own reader of *Open Files as Stack* keeps only the first path: missing numbers can be found if the layer
+    # has all pictures of its folder
     path = Path(str(layer.source.path or ""))
     if not is_picture(path) or layer.ndim != 3:
         return ()
@@ -193,25 +192,25 @@ def notes_of_stack(layer: Layer) -> tuple[str, ...]:
 
 
 def file_of(layer: Layer, data: Any) -> str:
-    """Return the file whose voxels are `data`, the layer's finest, all and as they are; "" where there is none.
+    """Return the file with exactly the voxels `data`, the finest of the layer; "" if there is none.
 
     Raises:
-        FileError: the file has changed since it was opened, or is gone.
+        FileError: the file was changed or removed since it was opened.
     """
-    told = layer.metadata.get("skipseg", {})
-    file = str(told.get("file", ""))
-    if not file or getattr(data, "name", "") != told.get("array"):
+    facts = layer.metadata.get("skipseg", {})
+    file = str(facts.get("file", ""))
+    if not file or getattr(data, "name", "") != facts.get("array"):
         return ""
     stamp = _stamp(file)
     if not stamp:
         raise FileError(f"'{file}' is no longer there: put it back, or open the image from where it is now.")
-    if stamp != told.get("stamp", stamp):
+    if stamp != facts.get("stamp", stamp):
         raise FileError(f"'{file}' has changed since it was opened: open it again.")
     return file
 
 
 def _stamp(file: str) -> list[tuple[str, int, int]]:
-    """Return name, size and time of change of a file, of each slice, or of a zarr's metadata; empty if it is gone."""
+    """Return name, size and time of a file, of each slice, or of a zarr's metadata; empty if it was removed."""
     place = location_of_image(file)
     if place.is_dir() and not is_zarr(place):
         try:
@@ -235,15 +234,8 @@ def layer_arguments(stack: Stack) -> dict[str, Any]:
     }
 
 
-def _in_reach(stack: Stack, most: int) -> Any:
-    """Return the voxels: in memory where they have at most so many bytes, else as a dask array."""
-    if math.prod(stack.shape) * np.dtype(stack.data.dtype).itemsize <= most:
-        return np.asarray(stack.data)
-    return _lazy(stack)
-
-
 def _lazy(stack: Stack) -> Any:
-    """Return the voxels as a dask array of the file's own chunks, else of planes."""
+    """Return the voxels as a dask array with the chunks of the file, else with a chunk for each plane."""
     from dask import array
 
     chunks = getattr(stack.data, "chunks", None) or tuple(
@@ -312,13 +304,15 @@ TITLES = {
     "binary": "binary: labels at the current threshold",
     "uncertainty": "uncertainty",
 }
+FORMATS = (("OME-TIFF", "tiff"), ("OME-Zarr", "ome-zarr"))
+DEPTHS = (("8-bit", "uint8"), ("float", "float32"))
 FORM_HINT = "OME-TIFF opens nearly everywhere; OME-Zarr suits large volumes"
 DEPTH_HINT = "How probability and attention are stored: as 0-255, or as fractions in four times the space"
 
 
 @dataclass(frozen=True)
 class SaveChoices:
-    """What is written: the results by their names, as what, and into which folder."""
+    """Which results are written, in which format, and into which folder."""
 
     folder: Path
     results: tuple[str, ...]
@@ -326,7 +320,7 @@ class SaveChoices:
     depth: Depth = USUAL_DEPTH
 
     def files(self, name: str) -> list[Path]:
-        """Return the files that are written for results of such a name, the recipe last."""
+        """Return the files that are written, the recipe last. name: the beginning of their names."""
         results = [self.folder / f"{name}_{result}{FORMAT_ENDINGS[self.form]}" for result in self.results]
         return [*results, self.folder / f"{name}_{RECIPE_FILE}"]
 
@@ -348,14 +342,10 @@ class SaveDialog(QDialog):  # type: ignore[misc]
         self.buttons = QDialogButtonBox(QDialogButtonBox.StandardButton.Save | QDialogButtonBox.StandardButton.Cancel)
         self.buttons.accepted.connect(self.accept)
         self.buttons.rejected.connect(self.reject)
-        self._lay_out(title)
         for tick in self.ticks.values():
             tick.setChecked(True)
             tick.toggled.connect(self._check)
         self.folder.text.textChanged.connect(self._check)
-        self._check()
-
-    def _lay_out(self, title: str) -> None:
         column, rows, ticks = QVBoxLayout(self), QFormLayout(), QVBoxLayout()
         column.addWidget(PlainLabel(title))
         for tick in self.ticks.values():
@@ -365,11 +355,12 @@ class SaveDialog(QDialog):  # type: ignore[misc]
         rows.addRow("Values", self.depth)
         rows.addRow("Folder", self.folder)
         column.addLayout(rows)
-        column.addWidget(PlainLabel("A recipe that tells how the results were made is written beside them."))
+        column.addWidget(PlainLabel("A recipe that says how the results were made is written beside them."))
         column.addWidget(self.buttons)
+        self._check()
 
     def _check(self) -> None:
-        """Save is on when something is ticked and a folder is named."""
+        """Enable Save if something is ticked and a folder is given."""
         is_right = any(tick.isChecked() for tick in self.ticks.values()) and bool(self.folder.text.text().strip())
         self.buttons.button(QDialogButtonBox.StandardButton.Save).setEnabled(is_right)
 
@@ -381,9 +372,9 @@ class SaveDialog(QDialog):  # type: ignore[misc]
 
 
 def ask_what_to_save(parent: QWidget, title: str, name: str, results: Sequence[str], folder: str) -> SaveChoices | None:
-    """Return what the user chooses of results of such a name; None where nothing is to be written.
+    """Return the choices of the user, None if the dialog was cancelled.
 
-    title: of which image and part of it they are. folder: where they go unless the user chooses another one.
+    title: the image and its part. name: the beginning of the names of the files. folder: the proposed folder.
     """
     dialog = SaveDialog(parent, title, results, folder)
     if dialog.exec() != QDialog.DialogCode.Accepted:
@@ -401,7 +392,7 @@ def ask_what_to_save(parent: QWidget, title: str, name: str, results: Sequence[s
 
 
 def results_to_save(prediction: Prediction) -> list[str]:
-    """Return the names of the results that can be written of a prediction."""
+    """Return the names of the results of a prediction that can be written."""
     uncertainty = [] if prediction.uncertainty is None else ["uncertainty"]
     return ["probability", "binary", *uncertainty, *(f"attention_{each.level}" for each in prediction.attentions)]
 
@@ -409,10 +400,10 @@ def results_to_save(prediction: Prediction) -> list[str]:
 def iter_save_results(
     prediction: Prediction, choices: SaveChoices, name: str, threshold: float
 ) -> Generator[Progress, None, list[Path]]:
-    """Return the files that a prediction was written into, its recipe last.
+    """Write a prediction and return its files, the recipe last.
 
     Raises:
-        FileError: nothing can be written.
+        FileError: the files cannot be written.
     """
     from napari_skipseg.inference.saving import save_prediction
 
@@ -421,9 +412,3 @@ def iter_save_results(
         prediction, choices.folder, name, threshold, choices.depth, form=choices.form, results=choices.results
     )
     return choices.files(name)
-
-
-FORMATS = (("OME-TIFF", "tiff"), ("OME-Zarr", "ome-zarr"))
-
-
-DEPTHS = (("8-bit", "uint8"), ("float", "float32"))

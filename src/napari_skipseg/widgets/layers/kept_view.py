@@ -1,13 +1,13 @@
-"""What is looked at of an image, in its voxels: so that it stays in view when their size or place changes."""
+"""The view of an image in its voxels, so that it can be kept when the size or place of the voxels changes."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from napari_skipseg.widgets.layers.placement import layer_lengths, pixel_of, voxel_at, world_at
+from napari_skipseg.widgets.layers.placement import camera_of, canvas_size, layer_lengths, pixel_of, voxel_at, world_at
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -20,21 +20,16 @@ _FILLED = 0.95
 
 @dataclass(frozen=True)
 class CameraView:
-    """sliders: the voxel at which they stand. middle: the voxel in the middle of the screen. pixel: voxels along a
-    pixel of the screen."""
+    """The view of a layer. sliders: their voxel. middle: the voxel in the middle of the screen. pixel: its length in
+    voxels."""
 
     sliders: tuple[float, ...]
     middle: tuple[float, ...]
     pixel: float
 
 
-def camera_of(viewer: ViewerModel) -> Any:
-    """Return the camera, wherever this napari has it: 0.9 moved it."""
-    return getattr(viewer, "scene", viewer).camera
-
-
 def view_of(viewer: ViewerModel, layer: Layer) -> CameraView:
-    """Return what is looked at of a layer."""
+    """Return the present view of a layer."""
     middle, displayed = list(viewer.dims.point), viewer.dims.displayed
     for axis, place in zip(displayed, camera_of(viewer).center[-len(displayed) :], strict=True):
         middle[axis] = place
@@ -43,39 +38,44 @@ def view_of(viewer: ViewerModel, layer: Layer) -> CameraView:
 
 
 def show_view(viewer: ViewerModel, layer: Layer, view: CameraView) -> None:
-    """Look at the same voxels of a layer again, as large as before."""
-    offset, displayed, camera = viewer.dims.ndim - layer.ndim, viewer.dims.displayed, camera_of(viewer)
-    for axis, place in enumerate(world_at(viewer, layer, view.sliders)):
+    """Show the same voxels of a layer again, at the same size on screen."""
+    move_sliders(viewer, layer, view.sliders)
+    move_camera(viewer, layer, view.middle)
+    camera_of(viewer).zoom *= pixel_of(viewer, layer) / view.pixel
+
+
+def move_sliders(viewer: ViewerModel, layer: Layer, voxel: Sequence[float]) -> None:
+    """Move the sliders to a voxel of a layer."""
+    offset = viewer.dims.ndim - layer.ndim
+    for axis, place in enumerate(world_at(viewer, layer, voxel)):
         viewer.dims.set_point(axis + offset, float(place))
-    middle = world_at(viewer, layer, view.middle)
-    center = list(camera.center)
+
+
+def move_camera(viewer: ViewerModel, layer: Layer, voxel: Sequence[float]) -> None:
+    """Bring a voxel of a layer into the middle of the screen, at the same zoom."""
+    camera, offset, displayed = camera_of(viewer), viewer.dims.ndim - layer.ndim, viewer.dims.displayed
+    middle, center = world_at(viewer, layer, voxel), list(camera.center)
     for number, axis in enumerate(displayed, start=len(center) - len(displayed)):
         if axis >= offset:
             center[number] = float(middle[axis - offset])
     camera.center = tuple(center)
-    camera.zoom *= pixel_of(viewer, layer) / view.pixel
 
 
 def frame(viewer: ViewerModel, layer: Layer) -> None:
-    """Bring all of a layer into view: the sliders to its middle, the camera to where it fits the canvas."""
+    """Bring a whole layer into view: move the sliders to its middle and fit it to the canvas."""
     lengths = layer_lengths(layer)
+    move_sliders(viewer, layer, [(n - 1) // 2 for n in lengths])
+    move_camera(viewer, layer, [(n - 1) / 2 for n in lengths])
     low, high = (world_at(viewer, layer, [end * (n - 1) for n in lengths]) for end in (0, 1))
-    offset, displayed, camera = viewer.dims.ndim - layer.ndim, viewer.dims.displayed, camera_of(viewer)
-    middle = world_at(viewer, layer, [(n - 1) // 2 for n in lengths])
-    for axis in range(layer.ndim):
-        viewer.dims.set_point(axis + offset, float(middle[axis]))
-    shown = [axis - offset for axis in displayed if axis >= offset]
-    center = list(camera.center)
-    center[len(center) - len(shown) :] = [float(low[axis] + high[axis]) / 2 for axis in shown]
-    camera.center = tuple(center)
-    size = viewer.canvas.size if hasattr(viewer, "canvas") else viewer._canvas_size
-    sides = [abs(float(high[axis] - low[axis])) for axis in shown[-2:]]
-    camera.zoom = _FILLED * min(length / side for length, side in zip(size, sides, strict=True) if side > 0)
+    shown = [axis - viewer.dims.ndim + layer.ndim for axis in viewer.dims.displayed]
+    sides = [abs(float(high[axis] - low[axis])) for axis in shown[-2:] if axis >= 0]
+    size = canvas_size(viewer)[-len(sides) :]
+    camera_of(viewer).zoom = _FILLED * min(n / side for n, side in zip(size, sides, strict=True) if side > 0)
 
 
 @contextmanager
 def view_kept(viewer: ViewerModel, layer: Layer) -> Generator[None, None, None]:
-    """Keep what is looked at of a layer in view, whatever happens meanwhile to its voxels' size and place."""
+    """Keep the view of a layer while the size or place of its voxels changes."""
     view = view_of(viewer, layer)
     yield
     show_view(viewer, layer, view)
@@ -83,11 +83,9 @@ def view_kept(viewer: ViewerModel, layer: Layer) -> Generator[None, None, None]:
 
 
 def slice_again(viewer: ViewerModel) -> None:
-    """Show the voxels at which the sliders stand, after a unit of a layer was changed.
-
-    napari 0.9 slices such a layer at once, with the unit that the viewer had before: from pixel to nm that is a factor
-    of 1e9, so nothing is found and the canvas is black. It does not slice again as long as the sliders stand still.
-    """
+    """Slice all layers again, after a unit of a layer was changed."""
+    # napari 0.9 slices such a layer at once with the viewer's earlier unit: from pixel to nm that is a factor of 1e9,
+    # so nothing is found and the canvas is black; and it does not slice again until a slider moves
     viewer.dims.events.point(value=viewer.dims.point)  # each layer takes the viewer's units, without a slice
     for layer in viewer.layers:
         layer.refresh()

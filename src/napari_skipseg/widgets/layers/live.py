@@ -1,4 +1,4 @@
-"""Result layers that fill while a run goes on, and what of the image is looked at meanwhile."""
+"""Result layers that fill during a run, the part of the image that is on screen meanwhile, and all shown results."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from napari_skipseg.widgets.layers.results import (
     KEY,
     RESULT_SOURCE,
     ShownResult,
-    follow_layer,
     image_of,
+    move_results,
     put_in_front,
     remove_results,
     results_in,
     set_colors,
     set_threshold,
     show_result,
-    tell_recipe,
+    update_recipe,
 )
 from napari_skipseg.wording import counted
 
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 
 _PAUSE = 0.2
-"""Seconds between two drawings of what has come, at the least."""
+"""Shortest time in seconds between two drawings of new tiles."""
 _SHARE = 0.1
-"""Of its time the window spends on such drawings, at the most: large slices and volumes are drawn less often."""
+"""Largest share of the window's time for such drawings: large slices and volumes are drawn less often."""
 
 
 @dataclass(frozen=True)
 class FilledPart:
-    """What of an image is segmented, and as what it is shown: axes, positions, source and prefix of `ShownResult`."""
+    """The part of an image that is segmented; its fields are those of `ShownResult`."""
 
     axes: str
     positions: dict[int, int]
@@ -50,14 +50,14 @@ class FilledPart:
     prefix: str = ""
 
     def show(self, prediction: Prediction, is_whole: bool) -> ShownResult:
-        """Return a prediction of it."""
+        """Return a prediction of this part."""
         return ShownResult(prediction, self.axes, self.positions, self.source, self.prefix, is_whole)
 
 
 class ResultFiller(QObject):  # type: ignore[misc]
-    """The layers of one run: they appear when its results open, fill while tiles come, and stay when it is stopped.
+    """The layers of one run: they appear when its results open, fill with each tile, and stay when it is stopped.
 
-    shown: what they show, None until then. earlier: a whole result that they show again when the run is stopped.
+    shown: the result in the layers, None before. earlier: a whole result that is shown again if the run is stopped.
     """
 
     def __init__(
@@ -75,16 +75,16 @@ class ResultFiller(QObject):  # type: ignore[misc]
         self._rest_until = 0.0
 
     def open(self, prediction: Prediction, threshold: float, colors: Mapping[str, str]) -> ShownResult:
-        """Show a prediction whose arrays are still empty; return what is shown from now on.
+        """Show a prediction whose arrays are still empty and return the shown result.
 
-        colors: those of classes, by their names, as far as they are known.
+        colors: the known colours of classes by name.
         """
         self.shown = self.part.show(prediction, is_whole=False).with_colors(colors)
         show_result(self._viewer, self.layer, self.shown, threshold)
         return self.shown
 
-    def hear(self, written: TileWritten) -> None:
-        """Draw what has come, soon, where it lies in the slice on screen."""
+    def on_tile_written(self, written: TileWritten) -> None:
+        """Draw a tile soon if it lies in the slice on screen."""
         self._tiles += 1
         self._voxels += math.prod(stop - start for start, stop in written.region)
         self._counted = written.done, written.total
@@ -93,15 +93,15 @@ class ResultFiller(QObject):  # type: ignore[misc]
             self._timer.start(round(1000 * wait))
 
     def finish(self, prediction: Prediction) -> ShownResult:
-        """Show that all of it has come; return what is shown."""
+        """Show that the result is complete and return it."""
         self._timer.stop()
         colors = () if self.shown is None else self.shown.colors
         self.shown = replace(self.part.show(prediction, is_whole=True), colors=colors)
-        tell_recipe(self._viewer, self.shown)
+        update_recipe(self._viewer, self.shown)
         return self.shown
 
     def stop(self, threshold: float) -> tuple[ShownResult | None, str]:
-        """Return what is shown after the run was stopped, and what to say of it; empty where nothing was changed."""
+        """Return the result that is shown after a stopped run, and a sentence about it; "" if nothing was changed."""
         self._timer.stop()
         if self.shown is None:
             return self.earlier, ""
@@ -112,15 +112,15 @@ class ResultFiller(QObject):  # type: ignore[misc]
         if not self._tiles:
             remove_results(self._viewer, self.shown.source)
             return None, ""
-        tell_recipe(self._viewer, self.shown)
+        update_recipe(self._viewer, self.shown)
         return self.shown, f"{self._how_much()} done; the rest is empty."
 
     def focus(self) -> Focus:
-        """Return what is looked at, in voxels of the result."""
+        """Return the part on screen, in voxels of the result."""
         return find_focus(self._viewer, self.layer, self.part.axes, self.part.positions)
 
     def _how_much(self) -> str:
-        """Return the share that has come: in tiles, where one takes one step."""
+        """Return the finished share, in tiles if every step is one tile."""
         done, total = self._counted
         if done == self._tiles:
             return f"{done} of {counted(total, 'tile')} {'is' if done == 1 else 'are'}"
@@ -129,14 +129,14 @@ class ResultFiller(QObject):  # type: ignore[misc]
         return f"{100 * self._voxels * classes // max(1, math.prod(shape))} % is"
 
     def _is_on_screen(self, written: TileWritten) -> bool:
-        """Return whether what was written lies in the slice on screen; napari has all of that, in sight or not."""
+        """Return whether a tile lies in the slice on screen; napari draws all of it, also outside the canvas."""
         if self._viewer.dims.ndisplay > 2:
             return True
         at, axes = current_position(self._viewer, self.layer), self.part.axes
-        hidden = set(_sliders(self._viewer, self.layer))
+        on_screen = {axis - self._viewer.dims.ndim + self.layer.ndim for axis in self._viewer.dims.displayed}
         for letter, (start, stop) in zip(axes.replace("C", ""), written.region, strict=True):
             axis = axes.index(letter)
-            if axis in hidden and not start <= at[axis] - self.part.positions.get(axis, 0) < stop:
+            if axis not in on_screen and not start <= at[axis] - self.part.positions.get(axis, 0) < stop:
                 return False
         return True
 
@@ -144,19 +144,13 @@ class ResultFiller(QObject):  # type: ignore[misc]
         begun = time.monotonic()
         for layer in results_in(self._viewer, self.part.source):
             layer.refresh(thumbnail=False, highlight=False, extent=False)
-        # as long again goes by before the pixels are on the screen
+        # it takes as long again until the pixels are on the screen
         spent = 2 * (time.monotonic() - begun)
         self._rest_until = begun + max(_PAUSE, spent / _SHARE)
 
 
-def _sliders(viewer: ViewerModel, layer: Image) -> list[int]:
-    """Return the dimensions of the layer that are not on screen."""
-    shown = {axis - viewer.dims.ndim + layer.ndim for axis in viewer.dims.displayed}
-    return [axis for axis in range(layer.ndim) if axis not in shown]
-
-
 def find_focus(viewer: ViewerModel, layer: Image, axes: str, positions: dict[int, int]) -> Focus:
-    """Return what is looked at of an image with such axes, in voxels of its part that begins at `positions`."""
+    """Return the part of an image on screen, in voxels of its part that begins at `positions`."""
     view = {}
     for axis, (low, high) in enumerate(visible_box(viewer, layer)):
         first = positions.get(axis, 0)
@@ -168,52 +162,52 @@ def find_focus(viewer: ViewerModel, layer: Image, axes: str, positions: dict[int
 def with_first_view(
     work: Callable[[], Generator[Progress, Focus | None, Any]], focus: Focus
 ) -> Generator[Progress, Focus | None, Any]:
-    """Run `work`, and tell it where to look until its results are open, unless it is told something newer."""
+    """Run `work`, and send it `focus` or the newest focus that is sent, until its results are open."""
     steps = work()
-    told: Focus | None = None
+    sent: Focus | None = None
     is_open = False
     try:
         while True:
             try:
-                progress = steps.send(told)
+                progress = steps.send(sent)
             except StopIteration as stop:
                 return stop.value
-            told = yield progress
-            focus = told or focus
+            sent = yield progress
+            focus = sent or focus
             if not is_open:
-                told = focus
+                sent = focus
             is_open = is_open or isinstance(progress, ResultsOpened)
     finally:
         steps.close()
 
 
 class Results:
-    """What is shown of each image, as long as one of its layers is there: of all of it, of single slices, a preview."""
+    """The shown results of each image that still have a layer: of all of it, of single slices, and a preview."""
 
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = viewer
         self._shown: dict[str, ShownResult] = {}
 
     def keep(self, shown: ShownResult) -> None:
-        """Keep what is shown now, as the newest, in place of an earlier one of the same source."""
+        """Add the newest result, in place of an earlier one with the same source."""
         self._shown.pop(shown.source, None)
         self._shown[shown.source] = shown
         self._shown = {source: each for source, each in self._shown.items() if results_in(self._viewer, source)}
 
     def drop(self, source: str) -> None:
-        """Forget what is shown no longer."""
+        """Remove a result."""
         self._shown.pop(source, None)
 
     def get(self, source: str) -> ShownResult | None:
-        """Return what is shown under a source, where it is whole and has a layer."""
+        """Return the result of a source if it is whole and has a layer."""
         shown = self._shown.get(source)
         there = shown is not None and shown.is_whole and results_in(self._viewer, source)
         return shown if there else None
 
     def find(self, layer: Image | None) -> ShownResult | None:
-        """Return the result of an image that is meant: the one whose layer is selected, else the newest.
+        """Return the result of an image whose layer is selected, else the newest; None if there is none.
 
-        None where the image was not segmented; a preview is no result.
+        A preview does not count as a result.
         """
         if layer is None:
             return None
@@ -224,36 +218,36 @@ class Results:
         return next((shown for shown in results if shown.source == selected), results[-1] if results else None)
 
     def find_whole(self, layer: Image) -> ShownResult | None:
-        """Return the result of all of an image, where it is whole and has a layer."""
+        """Return the result of a whole image, if it is complete and has a layer."""
         return self.get(str(layer.unique_id))
 
     def on_show(self, layer: Image | None) -> tuple[ShownResult, ...]:
-        """Return what there is of an image and has a layer, the newest first."""
+        """Return the results of an image that have a layer, the newest first."""
         return tuple(shown for shown in reversed(self._all(layer)) if results_in(self._viewer, shown.source))
 
     def put_in_front(self, layer: Image, source: str) -> None:
-        """Show one of an image's results, and put the others aside."""
+        """Show one of an image's results and hide the others."""
         put_in_front(self._viewer, source, {shown.source for shown in self._all(layer)} - {source})
 
     def set_threshold(self, layer: Image | None, threshold: float) -> None:
-        """Show what there is of an image at another threshold."""
+        """Show the results of an image at a different threshold."""
         for shown in self._all(layer):
             set_threshold(self._viewer, shown, threshold)
 
     def set_colors(self, layer: Image | None, known: Mapping[str, str]) -> None:
-        """Show what there is of an image in the colours that its classes have now, by their names."""
+        """Show the results of an image in the present colours of its classes, by name."""
         for shown in self._all(layer):
             colored = self._shown[shown.source] = shown.with_colors(known)
             if colored.colors != shown.colors:
                 set_colors(self._viewer, colored)
 
-    def follow(self, layer: Image | None) -> None:
-        """Move what there is of an image to where it lies now."""
+    def move(self, layer: Image | None) -> None:
+        """Move the results of an image to its present place."""
         for shown in self._all(layer):
             if layer is not None and len(shown.axes) == layer.ndim:
-                follow_layer(self._viewer, layer, shown)
+                move_results(self._viewer, layer, shown)
 
     def _all(self, layer: Image | None) -> list[ShownResult]:
-        """Return what there is of an image, the newest last."""
+        """Return the results of an image, the newest last."""
         image = "" if layer is None else str(layer.unique_id)
         return [shown for shown in self._shown.values() if image_of(shown.source) == image]

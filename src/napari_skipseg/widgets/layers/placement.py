@@ -1,6 +1,6 @@
-"""Where a result lies: over its image, whatever the image's scale, rotation, shear, affine and units are.
+"""Geometry of layers: placing a result over its image, the part on screen, and arrays cut to such a part.
 
-And what of an image is on screen, and arrays cut to such a part.
+A placement takes scale, translation, rotation, shear, affine and units of the image into account.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from napari_skipseg.images.stack import ArrayLike, LazyArray
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
+
+
+PLACING = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+"""The properties of a layer that place it in the viewer."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,8 @@ class Placement:
 def place_over(layer: Layer, stride: tuple[float, ...], offset: tuple[float, ...], dropped: int = 0) -> Placement:
     """Return the placement of a result whose pixel i has its centre at voxel `i * stride + offset` of `layer`.
 
-    stride, offset: one number per dimension of the layer, its first `dropped` dimensions included; these the result
-    does not have, and napari shows it at all their positions.
+    stride, offset: one number per dimension of the layer. dropped: number of first dimensions that the result does not
+    have; napari shows it at all their positions.
     """
     linear = _linear(layer)
     kept = slice(dropped, None)
@@ -59,7 +63,7 @@ def place_over(layer: Layer, stride: tuple[float, ...], offset: tuple[float, ...
 
 
 def place_at(layer: Layer, placement: Placement) -> None:
-    """Give a layer this placement; what it has already is not set again, as each change reads a slice anew."""
+    """Give a layer this placement; only changed properties are set, as napari reads the slice again at each."""
     now = {
         **{name: getattr(layer, name) for name in placement.arguments()},
         "shear": _shear_matrix(layer),
@@ -72,7 +76,7 @@ def place_at(layer: Layer, placement: Placement) -> None:
 
 
 def _linear(layer: Layer) -> NDArray[Any]:
-    """Return the matrix that takes steps in voxels to steps in the layer's own space, before its affine."""
+    """Return the matrix from steps in voxels to steps in the layer's own space, before its affine."""
     zero = np.asarray(layer.data_to_world(np.zeros(layer.ndim)))
     steps = [np.asarray(layer.data_to_world(unit)) - zero for unit in np.eye(layer.ndim)]
     affine = np.asarray(layer.affine.affine_matrix)[:-1, :-1]
@@ -89,8 +93,19 @@ def _shear_matrix(layer: Layer) -> NDArray[Any]:
     return matrix
 
 
+def camera_of(viewer: ViewerModel) -> Any:
+    """Return the viewer's camera."""
+    return getattr(viewer, "scene", viewer).camera  # napari 0.9 moved it into a scene
+
+
+def canvas_size(viewer: ViewerModel) -> tuple[int, int]:
+    """Return height and width of the canvas in pixels of the screen."""
+    size = viewer.canvas.size if hasattr(viewer, "canvas") else viewer._canvas_size  # napari 0.9 made it public
+    return int(size[0]), int(size[1])
+
+
 def current_position(viewer: ViewerModel, layer: Layer) -> tuple[int, ...]:
-    """Return the voxel of `layer` at which the viewer's sliders stand."""
+    """Return the voxel of `layer` at the viewer's sliders."""
     place = np.round(voxel_at(viewer, layer, viewer.dims.point)).astype(int)
     return tuple(int(p) for p in np.clip(place, 0, layer_lengths(layer) - 1))
 
@@ -98,8 +113,8 @@ def current_position(viewer: ViewerModel, layer: Layer) -> tuple[int, ...]:
 def visible_box(viewer: ViewerModel, layer: Layer) -> tuple[tuple[int, int], ...]:
     """Return the first and the last voxel on screen along each dimension of `layer`.
 
-    They are the same where a slider stands. Along what is out of sight altogether they are the nearest there is; in a
-    view of three dimensions all is in sight.
+    Along a slider both are its position. If the layer is off screen they are its nearest voxels; a 3D view shows all
+    voxels.
     """
     shown = [axis - viewer.dims.ndim + layer.ndim for axis in viewer.dims.displayed]
     last = layer_lengths(layer) - 1
@@ -116,13 +131,9 @@ def visible_box(viewer: ViewerModel, layer: Layer) -> tuple[tuple[int, int], ...
 
 
 def _view_corners(viewer: ViewerModel) -> list[list[float]]:
-    """Return the corners of what the canvas shows, in the viewer's space.
-
-    Counted from the camera: `layer.corner_pixels` of a multiscale image lag behind it.
-    """
-    camera = getattr(viewer, "scene", viewer).camera  # napari 0.9 moved it
-    size = viewer.canvas.size if hasattr(viewer, "canvas") else viewer._canvas_size
-    axes = viewer.dims.displayed
+    """Return the corners of the canvas in the viewer's space."""
+    # taken from the camera, as `layer.corner_pixels` of a multiscale image lags behind it
+    camera, size, axes = camera_of(viewer), canvas_size(viewer), viewer.dims.displayed
     corners = []
     for signs in product((-0.5, 0.5), repeat=2):
         corner = list(viewer.dims.point)
@@ -133,7 +144,7 @@ def _view_corners(viewer: ViewerModel) -> list[list[float]]:
 
 
 def voxel_at(viewer: ViewerModel, layer: Layer, place: Sequence[float]) -> NDArray[Any]:
-    """Return where a point of the viewer's space lies in voxels of `layer`, which may have no voxel there."""
+    """Return a point of the viewer's space in voxels of `layer`, which may lie outside the layer."""
     point = np.asarray(place, float)[-layer.ndim :]
     point = np.concatenate([np.zeros(layer.ndim - len(point)), point])
     shown = getattr(viewer.layers.extent, "units", None)
@@ -143,7 +154,7 @@ def voxel_at(viewer: ViewerModel, layer: Layer, place: Sequence[float]) -> NDArr
 
 
 def world_at(viewer: ViewerModel, layer: Layer, voxel: Sequence[float]) -> NDArray[Any]:
-    """Return where a voxel of `layer` lies in the viewer's space, along the dimensions of the layer."""
+    """Return a voxel of `layer` as a point of the viewer's space, along the dimensions of the layer."""
     point = np.asarray(layer.data_to_world(np.asarray(voxel, float)))
     shown = getattr(viewer.layers.extent, "units", None)
     if shown is not None and len(shown) >= layer.ndim:
@@ -152,11 +163,10 @@ def world_at(viewer: ViewerModel, layer: Layer, voxel: Sequence[float]) -> NDArr
 
 
 def pixel_of(viewer: ViewerModel, layer: Layer) -> float:
-    """Return how many voxels of `layer` a pixel of the screen is, along its last dimension."""
-    camera = getattr(viewer, "scene", viewer).camera
+    """Return the length of a pixel of the screen in voxels of `layer`, along its last dimension."""
     zero, one = [0.0] * layer.ndim, [*([0.0] * (layer.ndim - 1)), 1.0]
     step = float(np.linalg.norm(world_at(viewer, layer, one) - world_at(viewer, layer, zero)))
-    return 1.0 / max(float(camera.zoom) * step, 1e-9)
+    return 1.0 / max(float(camera_of(viewer).zoom) * step, 1e-9)
 
 
 def layer_lengths(layer: Layer) -> NDArray[Any]:
@@ -166,14 +176,14 @@ def layer_lengths(layer: Layer) -> NDArray[Any]:
 
 
 def _factor(unit: Any, wanted: Any) -> float:
-    """Return what a number in `unit` is multiplied by to be in `wanted`: 1 where the two do not convert."""
+    """Return the factor from `unit` to `wanted`, 1 if they cannot be converted."""
     if unit == wanted or not unit.is_compatible_with(wanted):
         return 1.0
     return float((1 * unit).to(wanted).magnitude)
 
 
 class CutArray(LazyArray):
-    """An array with some axes cut: axis number -> position, or slice of positions. They stay, with length 1 or more."""
+    """A lazy view of a part of an array: axis number -> position or slice of positions. No axis is dropped."""
 
     def __init__(self, data: ArrayLike, parts: Mapping[int, int | slice]) -> None:
         self._data = data
@@ -197,7 +207,7 @@ class CutArray(LazyArray):
 
 
 class RepeatedSlices(LazyArray):
-    """An array repeated, not copied, along a new axis; what the array becomes, it follows."""
+    """A lazy view of an array repeated along a new axis, without a copy."""
 
     def __init__(self, data: ArrayLike, axis: int, count: int) -> None:
         self._data, self._axis, self._count = data, axis, count

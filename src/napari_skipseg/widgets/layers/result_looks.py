@@ -1,4 +1,4 @@
-"""How results look: the colours of classes, and the same for those that are opened from their files."""
+"""The appearance of results: colours of classes, for new results and for those opened from files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 CLASS_COLORS = ("#2ee6c5", "#ffb347", "#7aa2ff", "#ff7ab6", "#c5f06b", "#d59bff")
 PROBABILITY_LOOKS: dict[str, Any] = {"contrast_limits": (0, 1), "blending": "additive", "opacity": 0.6}
-"""Beside its colour: a ramp from black, which adds nothing to the image, to the colour of the class."""
+"""Its colormap goes from black, which adds nothing to the image, to the colour of the class."""
 HIDDEN_MAP: dict[str, Any] = {"blending": "translucent", "opacity": 0.75, "visible": False}
-"""How a map looks that one calls up to read it: added to a bright image it would drown."""
+"""A map that the user shows to read its values; additive blending would hide it in a bright image."""
 
 RESULT = re.compile(r"_(attention_\d+|uncertainty|probability|binary|objects)\.(tif|ome\.zarr)$")
 MAP = {name: value for name, value in HIDDEN_MAP.items() if name != "visible"}
@@ -27,11 +27,11 @@ LOOKS: dict[str, dict[str, Any]] = {
     "binary": {"opacity": 0.25},
     "objects": {"opacity": 0.5},
 }
-"""Of results, from the bottom of the layer list up."""
+"""By kind of result, from the bottom of the layer list to the top."""
 
 
 def choose_colors(names: Sequence[str], known: Mapping[str, str]) -> tuple[str, ...]:
-    """Return a colour for each class: the one known by its name in small letters, else the first that is free."""
+    """Return a colour for each class: the known one of its name in small letters, else the first free one."""
     colors: list[str] = []
     for name in names:
         taken = {*known.values(), *colors}
@@ -41,7 +41,7 @@ def choose_colors(names: Sequence[str], known: Mapping[str, str]) -> tuple[str, 
 
 
 def label_colors(colors: Sequence[str]) -> DirectLabelColormap:
-    """Return the colours of labels: nothing for 0, then those of the classes."""
+    """Return the colormap of labels: transparent for 0, then the colours of the classes."""
     from napari.utils.colormaps import DirectLabelColormap
 
     table: dict[int | None, str] = {None: "transparent", 0: "transparent"}
@@ -50,15 +50,15 @@ def label_colors(colors: Sequence[str]) -> DirectLabelColormap:
 
 
 def result_kind(file: str) -> str:
-    """Return which result a file of ours holds, one of `LOOKS`, by its name; "" where it is none."""
+    """Return the kind of result in a file by its name, one of `LOOKS`; "" if it is not a result."""
     found = RESULT.search(Path(file).name)
     return "" if found is None else found.group(1).partition("_")[0]
 
 
 def looks_of(file: str, recipe: Mapping[str, Any] | None, data: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how a layer of a file looks that bears a recipe of ours; empty for any other file.
+    """Return the layer arguments of a result that is opened from a file; empty without a recipe of ours.
 
-    arguments: those that the layer has so far.
+    arguments: the layer arguments so far.
     """
     kind = result_kind(file) if recipe else ""
     if not recipe or not kind:

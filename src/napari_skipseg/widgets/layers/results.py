@@ -30,21 +30,28 @@ if TYPE_CHECKING:
 
 
 KEY = "skipseg"
-"""The key in `layer.metadata` under which a result says what it is and which recipe made it."""
+"""The key in `layer.metadata` of what this plugin knows of a layer."""
 
 _ASIDE = "aside"
-"""The key of a result that is hidden as long as another result of the same image is in front: the source of that."""
+"""The key of a result that is hidden while a different result of the same image is in front: the source of that one."""
+ONE_OF = "one_of"
+"""The key of an image whose file holds several images: that file."""
+_BEHIND = "behind"
+"""The key of a layer that is hidden while a different image of its file is shown."""
+LAYER_NAMES = "preview "
+RESULT_SOURCE = "{} preview"
+"""The source of the preview of an image, made of the source of the image."""
 SLICE_OF = "{} slice {}"
-"""The source of results of a part of an image, made of that of the image and of where the part lies."""
+"""The source of results of a part of an image: that of the image, and the position of the part."""
 
 
 @dataclass(frozen=True)
 class ShownResult:
-    """A prediction, and of what it is: the image's axes without RGB samples, and where the part begins that it was cut
-    to (axis number -> position).
+    """A prediction that is shown in layers.
 
-    source: what its layers are found by, whatever their names. prefix: of those names. is_whole: whether all of it was
-    segmented, rather than stopped. colors: of its classes, in their order; empty = as many of the usual ones.
+    axes: of its image, without RGB samples. positions: where the segmented part begins (axis number -> position).
+    source: the key in the metadata of its layers, which may be renamed. prefix: of the first names of its layers.
+    is_whole: whether it was segmented to the end. colors: of its classes in order; empty = the usual ones.
     """
 
     prediction: Prediction
@@ -56,7 +63,7 @@ class ShownResult:
     colors: tuple[str, ...] = ()
 
     def with_colors(self, known: Mapping[str, str]) -> ShownResult:
-        """Return the same in the colours that are known by the names of classes, and others where none is."""
+        """Return the same with the colours that are known by class name, and free colours for the other classes."""
         return replace(self, colors=choose_colors(self.prediction.class_names, known))
 
     def color(self, number: int) -> str:
@@ -67,7 +74,7 @@ class ShownResult:
 
 @dataclass(frozen=True)
 class ResultLayer:
-    """One layer to show: it is found again by its role. name: how it is called at first."""
+    """One layer to show. role: the key by which it is found again. name: its first name, which the user may change."""
 
     role: str
     name: str
@@ -80,11 +87,11 @@ class ResultLayer:
 def stack_of_layer(layer: Layer, axes: str, positions: dict[int, int] | None = None) -> Stack:
     """Return the stack of an image layer with such axes, cut to `positions` (axis number -> position).
 
-    It names its file where the layer shows all of that, as it is.
+    The stack has a file if the layer shows all of that file, unchanged.
 
     Raises:
         InputError: the axes do not describe the layer, or it is empty.
-        FileError: its file has changed since it was opened, or is gone.
+        FileError: its file was changed or removed since it was opened.
     """
     data = data_of(layer)
     file = "" if positions else file_of(layer, data)
@@ -93,29 +100,29 @@ def stack_of_layer(layer: Layer, axes: str, positions: dict[int, int] | None = N
     space = Space(full, size, unit, origin_of(layer, axes))
     if positions:
         data, space = CutArray(data, positions), space.shifted({axes[axis]: place for axis, place in positions.items()})
-    told = layer.metadata.get(KEY, {})
-    slice_names = () if positions else tuple(told.get("slices", ()))
-    return Stack(data, space, layer.name, file, notes_of_stack(layer), told.get("title", ""), slice_names)
+    metadata = layer.metadata.get(KEY, {})
+    slice_names = () if positions else tuple(metadata.get("slices", ()))
+    return Stack(data, space, layer.name, file, notes_of_stack(layer), metadata.get("title", ""), slice_names)
 
 
 def data_of(layer: Layer) -> Any:
-    """Return the layer's voxels; of a multiscale image the finest."""
+    """Return the layer's voxels, of a multiscale image those of the finest level."""
     return layer.data[0] if getattr(layer, "multiscale", False) else layer.data
 
 
 def is_result(layer: Layer) -> bool:
-    """Return whether the layer shows a result of this plugin."""
+    """Return whether the layer shows a result that was made in this window."""
     return "role" in layer.metadata.get(KEY, {})
 
 
 def is_ours(layer: Layer) -> bool:
-    """Return whether the layer shows a result of this plugin, made here or read from a file."""
+    """Return whether the layer shows a result of this plugin, made in this window or read from a file."""
     recipe = layer.metadata.get(KEY, {}).get("recipe") or {}
     return is_result(layer) or "operation" in recipe
 
 
 def show_result(viewer: ViewerModel, layer: Image, shown: ShownResult, threshold: float) -> None:
-    """Show a prediction over its image: new layers the first time, the same layers updated from then on."""
+    """Show a prediction over its image: in new layers the first time, in the same layers later."""
     selected = set(viewer.layers.selection)
     wanted = list(_results(layer, shown, threshold))
     remove_results(viewer, shown.source, but={result.role for result in wanted})
@@ -149,8 +156,10 @@ def set_threshold(viewer: ViewerModel, shown: ShownResult, threshold: float) -> 
 
 
 def set_colors(viewer: ViewerModel, shown: ShownResult) -> None:
-    """Show a prediction in the colours that its classes have."""
-    for number, role in enumerate(_probability_roles(shown)):
+    """Show a prediction in the colours of its classes."""
+    names = shown.prediction.class_names
+    for number, name in enumerate(names):
+        role, _ = _role_and_name("probability", name, len(names) > 1, shown.prefix)
         layer = _find(viewer, shown.source, role)
         if layer is not None:
             layer.colormap = shown.color(number)
@@ -159,23 +168,23 @@ def set_colors(viewer: ViewerModel, shown: ShownResult) -> None:
         binary.colormap = _class_colors(shown)
 
 
-def follow_layer(viewer: ViewerModel, layer: Image, shown: ShownResult) -> None:
-    """Move the results of an image to where it lies now."""
+def move_results(viewer: ViewerModel, layer: Image, shown: ShownResult) -> None:
+    """Move the results of an image to its present place."""
     for result in _results(layer, shown, 0.5):
         old = _find(viewer, shown.source, result.role)
         if old is not None:
             place_at(old, result.placement)
 
 
-def tell_recipe(viewer: ViewerModel, shown: ShownResult) -> None:
-    """Write into the layers of a prediction, those that are left, which recipe made it; draw them as they are now."""
+def update_recipe(viewer: ViewerModel, shown: ShownResult) -> None:
+    """Write the recipe of a prediction into its layers, and draw these again."""
     for layer in results_in(viewer, shown.source):
         layer.metadata[KEY]["recipe"] = shown.prediction.recipe
         layer.refresh()
 
 
 def remove_results(viewer: ViewerModel, source: str, but: Container[str] = ()) -> None:
-    """Remove the layers of a prediction, other than those whose roles are named."""
+    """Remove the layers of a prediction, except those with one of the roles `but`."""
     for old in results_in(viewer, source):
         if old.metadata[KEY]["role"] not in but:
             viewer.layers.remove(old)
@@ -187,7 +196,7 @@ def results_in(viewer: ViewerModel, source: str) -> list[Layer]:
 
 
 def segmented_in(viewer: ViewerModel, image: str) -> list[Layer]:
-    """Return the layers that show what a model makes of an image now: of all of it, of slices, a preview."""
+    """Return the layers with present results of an image: of all of it, of slices, and a preview."""
     kinds = {"", "preview", "slice"}
     results = [layer for layer in viewer.layers if is_result(layer)]
     sources = [(layer, *layer.metadata[KEY]["source"].split(" ")) for layer in results]
@@ -195,39 +204,63 @@ def segmented_in(viewer: ViewerModel, image: str) -> list[Layer]:
 
 
 def image_of(source: str) -> str:
-    """Return which image a source is of: the unique id of its layer, which all sources begin with."""
+    """Return the image of a source: the unique id of its layer, with which every source begins."""
     return source.partition(" ")[0]
 
 
 def put_in_front(viewer: ViewerModel, source: str, others: Container[str]) -> None:
-    """Show the layers of a prediction that were put aside, and put those of the others aside, so that one is not seen
-    through another."""
+    """Show the layers of a prediction and hide those of the others, so that results do not overlap."""
     for layer in viewer.layers:
-        told = layer.metadata.get(KEY, {})
-        if told.get("source") == source:
-            if told.pop(_ASIDE, None):
+        metadata = layer.metadata.get(KEY, {})
+        if metadata.get("source") == source:
+            if metadata.pop(_ASIDE, None):
                 layer.visible = True
-        elif is_result(layer) and told["source"] in others and layer.visible:
+        elif is_result(layer) and metadata["source"] in others and layer.visible:
             layer.visible = False
-            told[_ASIDE] = source
+            metadata[_ASIDE] = source
 
 
 def bring_results_back(viewer: ViewerModel) -> None:
-    """Show the results again that were put aside for others which are no longer there."""
+    """Show the results again that were hidden behind a result that was removed."""
     for layer in viewer.layers:
-        told = layer.metadata.get(KEY, {})
-        if (source := told.get(_ASIDE)) and not results_in(viewer, source):
-            del told[_ASIDE]
+        metadata = layer.metadata.get(KEY, {})
+        if (source := metadata.get(_ASIDE)) and not results_in(viewer, source):
+            del metadata[_ASIDE]
             layer.visible = True
 
 
+def show_alone(viewer: ViewerModel, layer: Layer) -> None:
+    """Show an image and its results, and hide the other images of its file with theirs.
+
+    What the user hid stays hidden when its image is shown again. Nothing changes if the file has only one image.
+    """
+    metadata = layer.metadata.get(KEY, {})
+    if not metadata.get(ONE_OF):
+        return
+    images = {
+        str(each.unique_id): each.metadata[KEY]["opened"]
+        for each in viewer.layers
+        if each.metadata.get(KEY, {}).get(ONE_OF) == metadata[ONE_OF]
+    }
+    for each in viewer.layers:
+        image = image_of(each.metadata[KEY]["source"]) if is_result(each) else str(each.unique_id)
+        if image not in images:
+            continue
+        if images[image] == metadata["opened"]:
+            if each.metadata[KEY].pop(_BEHIND, False) or each is layer:
+                each.visible = True
+        elif each.visible:
+            each.visible = False
+            each.metadata[KEY][_BEHIND] = True
+
+
 def data_length(shown: ShownResult, binary: Layer) -> int:
-    """Return over how many channels a result is repeated."""
+    """Return the number of channels over which a result is repeated."""
     return int(binary.data.shape[shown.axes.index("C")]) if shown.axes.find("C") > 0 else 1
 
 
 def _results(layer: Image, shown: ShownResult, threshold: float) -> Iterator[ResultLayer]:
-    """Yield the results from the bottom of the layer list up."""
+    """Yield the layers from the bottom of the layer list to the top."""
     prediction, names = shown.prediction, shown.prediction.class_names
     channels = int(data_of(layer).shape[shown.axes.index("C")]) if "C" in shown.axes else 1
     for attention in reversed(prediction.attentions):
@@ -256,10 +289,10 @@ def _results(layer: Image, shown: ShownResult, threshold: float) -> Iterator[Res
 
 
 def _role_and_name(kind: str, class_name: str, several: bool, prefix: str) -> tuple[str, str]:
-    """Return what the layer of a class is found by, and how it is called.
+    """Return the role of the layer of a class, and its first name.
 
-    Of several classes the class comes first, as the list of layers cuts long names in the middle; "preview" or "before"
-    stands in place of the kind.
+    With several classes the name begins with the class, as napari's layer list cuts long names in the middle.
+    "preview" or "before" then replaces the kind.
     """
     if not several:
         return kind, prefix + kind
@@ -267,13 +300,8 @@ def _role_and_name(kind: str, class_name: str, several: bool, prefix: str) -> tu
     return f"{kind} {class_name}", f"{class_name} {prefix.strip() if is_short else prefix + kind}"
 
 
-def _probability_roles(shown: ShownResult) -> list[str]:
-    names = shown.prediction.class_names
-    return [f"probability {name}" for name in names] if len(names) > 1 else ["probability"]
-
-
 def _labels(shown: ShownResult, threshold: float) -> Binary:
-    """Return the labels of a prediction: unlike those of dask they follow while it fills, as napari keeps no copy."""
+    """Return the labels of a prediction as a lazy view; napari would keep copies of a dask array while it fills."""
     return Binary(shown.prediction.probability, threshold, len(shown.prediction.class_names) > 1)
 
 
@@ -290,7 +318,7 @@ def _place(layer: Image, shown: ShownResult, stride: tuple[float, ...], offset: 
 
 
 def _over_channels(data: Any, shown: ShownResult, channels: int) -> Any:
-    """Return `data` repeated (not copied) along a channel axis that is not the first; napari repeats along that."""
+    """Return `data` repeated (not copied) along a channel axis; napari itself repeats it along a first axis."""
     channel = shown.axes.find("C")
     if channel <= 0:
         return data
@@ -322,7 +350,7 @@ def _class_colors(shown: ShownResult) -> DirectLabelColormap:
 
 
 def iter_prepare_colors() -> Generator[Progress, None, None]:
-    """Have napari compile what colours labels, which takes it seconds, before the first result comes."""
+    """Colour one label, so that napari compiles its colouring (seconds) before the first result."""
     yield Progress(0, 1, "preparing the colours")
     label_colors(CLASS_COLORS).map(np.zeros(1, np.uint8))
 
@@ -334,9 +362,3 @@ def _update(old: Layer, result: ResultLayer, metadata: dict[str, Any]) -> None:
     old.metadata = {**old.metadata, KEY: {**metadata[KEY], **kept}}
     if result.kind == "labels":
         old.editable = False
-
-
-LAYER_NAMES = "preview "
-
-
-RESULT_SOURCE = "{} preview"

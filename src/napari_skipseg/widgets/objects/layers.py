@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.corrections.places import UncertainRegion
+from napari_skipseg.corrections.uncertain_regions import UncertainRegion
 from napari_skipseg.jobs.workspace import remove_folder
 from napari_skipseg.objects.files import FoundObjects
 from napari_skipseg.objects.table import ObjectTable

@@ -1,4 +1,4 @@
-"""What is wrong with the choices in the form, field by field, in one sentence each. Cheap: no voxel is read."""
+"""The choices of the Segment form, and what is wrong with them, a sentence for each field. No voxel is read."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 SMALLEST_TILE = 32
 FAR_OFF = 1.5
-"""Ratio of voxel sizes from which on a model is used far from what it was trained for."""
+"""Ratio of voxel sizes at which an image differs too much from what a model was trained on."""
 
 
 @dataclass(frozen=True)
 class SegmentFormValues:
-    """What the form says.
+    """The choices in the form.
 
-    model: None where there is none, or it cannot be read; `model_fault` then says why.
-    voxel_size: (z, y, x) in `unit`. asked: values of the other fields of `SegmentOptions`, by name; planes and rescale
-    count only where the form offers them. whole: the whole stack rather than the current slice.
+    model: None if there is none or it cannot be read; `model_fault` then says why. voxel_size: (z, y, x) in `unit`.
+    asked: values of the other fields of `SegmentOptions`, by name; planes and rescale count only if the form offers
+    them. whole: the whole stack rather than the current slice.
     """
 
     layer: Image | None
@@ -80,7 +80,7 @@ class SegmentFormValues:
 
     @property
     def dropout(self) -> float | None:
-        """The dropout rate of the samples, None for that of the model's training."""
+        """The dropout rate of the samples, None for the rate of the model's training."""
         return self.asked.get("dropout")
 
     @property
@@ -90,22 +90,22 @@ class SegmentFormValues:
 
     @property
     def in_three_planes(self) -> bool:
-        """Whether a 2D model is to see a volume along all three axes."""
+        """Whether a 2D model segments a volume along all three axes."""
         return self.asked.get("planes") == "xyz" and offers_planes(self)
 
     @property
     def spanned(self) -> str:
-        """The axes that are segmented together: those that the model sees at once, or in three planes all of space."""
+        """The axes that are segmented together: those that the model sees at once, or Z, Y and X in three planes."""
         return "ZYX" if self.in_three_planes else self.seen
 
     @property
     def loops(self) -> tuple[int, ...]:
-        """The axes of the layer, by number, along which the model goes step by step."""
+        """The numbers of the layer's axes along which the model is applied repeatedly."""
         return tuple(n for n, axis in enumerate(self.axes) if axis not in self.spanned + "C")
 
 
 class Rescaling(NamedTuple):
-    """How the image's voxels differ from the model's, in a sentence; the size to rescale to; and what that means."""
+    """How the image's voxels differ from the model's, in a sentence; the size to rescale to; and a hint."""
 
     difference: str
     size: str
@@ -123,25 +123,25 @@ def channel_names(choices: SegmentFormValues) -> int:
 
 
 def asks_channel(choices: SegmentFormValues) -> bool:
-    """Return whether one channel has to be chosen."""
+    """Return whether the user must choose a channel."""
     takes = choices.model.spec.in_channels if choices.model is not None else 1
     return channel_names(choices) > 1 and takes == 1
 
 
 def offers_planes(choices: SegmentFormValues) -> bool:
-    """Return whether a 2D model could see the image along three axes."""
+    """Return whether a 2D model can be applied along three axes."""
     return choices.model is not None and choices.model.spec.dimensions == 2 and _depth(choices) > 1
 
 
 def _depth(choices: SegmentFormValues) -> int:
-    """Return the length along Z, 1 where there is none."""
+    """Return the length along Z, 1 if there is no such axis."""
     if choices.layer is None or "Z" not in choices.axes or len(choices.axes) != choices.layer.ndim:
         return 1
     return int(data_of(choices.layer).shape[choices.axes.index("Z")])
 
 
 def find_rescaling(choices: SegmentFormValues) -> Rescaling | None:
-    """Return what rescaling would do; None where voxel sizes agree within 5 %, or where one of them is not known."""
+    """Return what rescaling would do; None if the voxel sizes agree within 5 %, or if one is not known."""
     factors, model, seen = _scale(choices), choices.model, choices.spanned
     if model is None or all(factor == 1 for factor in factors.values()):
         return None
@@ -168,13 +168,13 @@ def _in_words(voxel_size: tuple[float, float, float], unit: str, seen: str) -> s
 
 
 def _scale(choices: SegmentFormValues) -> dict[str, float]:
-    """Return how many of the model's voxels one of the image is long, by axis; empty where that is not known."""
+    """Return the length of the image's voxels in the model's voxels, by axis; empty if it is not known."""
     stack = _stack(choices)
     return {} if choices.model is None or stack is None else network_scale(stack, choices.model, choices.spanned)
 
 
 def _stack(choices: SegmentFormValues) -> Stack | None:
-    """Return the image as the form describes it; None where that is no image."""
+    """Return the image as the form describes it, None if that is not possible."""
     layer = choices.layer
     if layer is None:
         return None
@@ -186,7 +186,7 @@ def _stack(choices: SegmentFormValues) -> Stack | None:
 
 
 def find_faults(choices: SegmentFormValues) -> dict[str, str]:
-    """Return what is wrong: a reason for each field that is, by its name.
+    """Return the reason for each field that is wrong, by the name of the field.
 
     The names are "image", "axes", "voxel size", "channel", "model", "rescale", "tile", "planes", "samples" and
     "dropout".
@@ -194,16 +194,19 @@ def find_faults(choices: SegmentFormValues) -> dict[str, str]:
     found = {
         "image": image_fault(choices.layer),
         "model": choices.model_fault,
-        "rescale": _rescale_fault(choices),
-        "tile": _tile_fault(choices.tile),
+        "rescale": _scale_fault(choices, rescale=True) if choices.rescale and _scale(choices) else "",
+        "tile": f"A tile needs {SMALLEST_TILE} voxels or more (0 = auto)." if 0 < choices.tile < SMALLEST_TILE else "",
         "planes": _planes_fault(choices),
         "samples": _samples_fault(choices),
         "dropout": _dropout_fault(choices),
     }
     if choices.layer is not None:
-        found["axes"] = _axes_fault(choices.layer, choices.axes)
+        try:
+            check_layer_axes(choices.layer, choices.axes)
+        except InputError as error:
+            found["axes"] = str(error)
         found["voxel size"] = "" if min(choices.voxel_size) > 0 else "A voxel size must be more than 0."
-        if not found["axes"]:
+        if "axes" not in found:
             found["channel"] = _channel_fault(choices)
             found["model"] = choices.model_fault or _fit_fault(choices)
     return {name: fault for name, fault in found.items() if fault}
@@ -218,14 +221,6 @@ def image_fault(layer: Image | None) -> str:
         return f"'{layer.name}' is empty: its shape is {tuple(data.shape)}."
     if np.dtype(data.dtype).kind not in "buif":
         return f"'{layer.name}' holds {data.dtype} values: convert it to 8-bit, 16-bit or float grey."
-    return ""
-
-
-def _axes_fault(layer: Image, axes: str) -> str:
-    try:
-        check_layer_axes(layer, axes)
-    except InputError as error:
-        return str(error)
     return ""
 
 
@@ -248,10 +243,6 @@ def _fit_fault(choices: SegmentFormValues) -> str:
     return ""
 
 
-def _rescale_fault(choices: SegmentFormValues) -> str:
-    return _scale_fault(choices, rescale=True) if choices.rescale and _scale(choices) else ""
-
-
 def _planes_fault(choices: SegmentFormValues) -> str:
     if not choices.in_three_planes or choices.samples:
         return ""
@@ -261,7 +252,7 @@ def _planes_fault(choices: SegmentFormValues) -> str:
 
 
 def _scale_fault(choices: SegmentFormValues, rescale: bool) -> str:
-    """Return what keeps the model from seeing the image at such a scale."""
+    """Return why the model cannot see the image at this scale, "" if it can."""
     stack, model = _stack(choices), choices.model
     if stack is None or model is None:
         return ""
@@ -270,10 +261,6 @@ def _scale_fault(choices: SegmentFormValues, rescale: bool) -> str:
     except InputError as error:
         return str(error)
     return ""
-
-
-def _tile_fault(tile: int) -> str:
-    return "" if tile == 0 or tile >= SMALLEST_TILE else f"A tile needs {SMALLEST_TILE} voxels or more (0 = auto)."
 
 
 def _samples_fault(choices: SegmentFormValues) -> str:
@@ -298,7 +285,7 @@ def _dropout_fault(choices: SegmentFormValues) -> str:
 
 
 def find_warning(choices: SegmentFormValues) -> str:
-    """Return what may make the result poor though it can be computed, empty where nothing does."""
+    """Return what may make the result poor although it can be computed, "" if nothing does."""
     model = choices.model
     if model is None or choices.layer is None or model.unit not in METRES:
         return ""

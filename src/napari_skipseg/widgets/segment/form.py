@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QPushButton, QWidget
+from qtpy.QtWidgets import QCheckBox, QComboBox, QFormLayout, QHBoxLayout, QPushButton, QWidget
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.images.space import Space
@@ -27,9 +27,9 @@ from napari_skipseg.widgets.forms.fields import (
 )
 from napari_skipseg.widgets.forms.option_rows import OptionRows
 from napari_skipseg.widgets.layers.axes import axes_of, set_calibration, voxel_size_of
-from napari_skipseg.widgets.layers.images_of_file import show_alone
 from napari_skipseg.widgets.layers.kept_view import slice_again, view_kept
-from napari_skipseg.widgets.layers.results import is_ours
+from napari_skipseg.widgets.layers.placement import PLACING
+from napari_skipseg.widgets.layers.results import data_of, is_ours, show_alone
 from napari_skipseg.widgets.segment.checks import (
     SegmentFormValues,
     asks_channel,
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from napari.layers import Image, Layer
 
     from napari_skipseg.devices import DeviceReport
+    from napari_skipseg.inference.recipes.recipe import Recipe
 
 
 ELSEWHERE = ("device", "threshold", "channel", "rescale", "attention", "seed")
@@ -54,7 +55,7 @@ ELSEWHERE = ("device", "threshold", "channel", "rescale", "attention", "seed")
 
 
 class SegmentOptionsBox(Collapsible):
-    """What few people change: a row for each option that has no other place. `edited` says that one was changed."""
+    """Rarely changed options: a row for each option without a place of its own. edited: the user changed one."""
 
     edited = Signal()
 
@@ -91,9 +92,10 @@ RGB = ("red", "green", "blue", "alpha")
 
 
 class SegmentForm(QWidget):  # type: ignore[misc]
-    """What to segment and how. `read` gives the choices, `changed` says that they may be others now.
+    """What to segment and how.
 
-    may_follow: whether an image that is selected in the layer list becomes the one to segment.
+    changed: the choices may differ now. placed: the image has a new position or scale. may_follow: returns whether an
+    image that the user selects in the layer list is chosen.
     """
 
     changed = Signal()
@@ -107,7 +109,8 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self._layer_links, self._name_links = ConnectionGroup(), ConnectionGroup()
         self.may_follow: Callable[[], bool] = lambda: True
         self._layer: Image | None = None
-        self._slicing = QTimer(self)  # the viewer hears of a layer's new unit after us, and shows nothing until then
+        # the viewer handles a layer's new unit after this form, and shows nothing until it slices again
+        self._slicing = QTimer(self)
         self._slicing.setSingleShot(True)
         self._slicing.timeout.connect(lambda: slice_again(self._viewer))
         self._described: tuple[str, ModelDescription | None, str] = ("", None, "")
@@ -115,7 +118,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self._lay_out()
         self._connect()
         self._offer_models()
-        self._follow_list()
+        self._on_layers_changed()
 
     def _make_fields(self) -> None:
         self.image, self.channel, self.model = FreshCombo(), FreshCombo(), FreshCombo()
@@ -174,25 +177,24 @@ class SegmentForm(QWidget):  # type: ignore[misc]
             signal.connect(self.check)
         layers = self._viewer.layers.events
         for event in (layers.inserted, layers.removed):
-            self.links.tie(event, self._follow_list)
+            self.links.tie(event, self._on_layers_changed)
         self._selected = SelectedLayers(self, self._viewer, self.links)
-        self._selected.chosen.connect(self._follow_selection)
+        self._selected.chosen.connect(self._on_selected)
 
-    def _follow_selection(self, layer: Layer) -> None:
+    def _on_selected(self, layer: Layer) -> None:
         """Choose an image that the user selected in the layer list, if it can be segmented."""
-        number = next((n for n in range(self.image.count()) if self.image.itemData(n) is layer), -1)
-        if number >= 0 and layer is not self._layer and self.may_follow() and not image_fault(layer):
-            self.image.setCurrentIndex(number)
-            self._choose_and_show()
+        is_offered = self.image.findData(layer) >= 0
+        if is_offered and layer is not self._layer and self.may_follow() and not image_fault(layer):
+            choose_value(self.image, layer)
 
     def _choose_and_show(self, index: int = 0) -> None:
-        """Take the image that the user chose, and show it in front of the other images of its file."""
+        """Take the image that the user chose, and hide the other images of its file."""
         self._choose_image()
         if self._layer is not None:
             show_alone(self._viewer, self._layer)
 
     def read(self) -> SegmentFormValues:
-        """Return the choices as they stand."""
+        """Return the present choices."""
         name = self.model.currentData()
         if name != self._described[0] or name is None:
             self._described = describe_or_fault(name, NO_MODEL)
@@ -212,7 +214,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         )
 
     def check(self) -> None:
-        """Bring the fields in line with the choices, mark what is wrong, and say that they changed."""
+        """Adapt the fields to the choices, mark what is wrong, and emit `changed`."""
         self._offer_channels(self.read())
         self.options.offer_planes(offers_planes(self.read()))
         self._offer_extents(self.read())
@@ -240,7 +242,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
             return self._described[1].card.summary
         return ""
 
-    def _follow_list(self, event: Any = None) -> None:
+    def _on_layers_changed(self, event: Any = None) -> None:
         self._name_links.cut()
         for layer in self._viewer.layers:
             self._name_links.tie(layer.events.name, self._offer_images)
@@ -259,7 +261,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
             self._layer_links.cut()
             self._layer = layer
             if layer is not None:
-                for name in ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels"):
+                for name in PLACING:
                     self._layer_links.tie(layer.events[name], self._on_placed)
                 self._layer_links.tie(layer.events.data, self._show_calibration)
         self._show_calibration()
@@ -282,7 +284,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.check()
 
     def _write_calibration(self) -> None:
-        """Write what the fields say to the layer, where it is right."""
+        """Write the axes and voxel size in the fields to the layer, if they are right."""
         choices = self.read()
         faults = find_faults(choices)
         if choices.layer is not None and "axes" not in faults and "voxel size" not in faults:
@@ -324,16 +326,31 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         names = list(find_models())
         self.model.offer([(name, name) for name in names], self.model.currentData())
 
+    def show_recipe(self, recipe: Recipe, layer: Image, model: str) -> None:
+        """Show what a recipe says of an image, in all fields that there are for it."""
+        options = recipe.request.options
+        self.model.opening.emit()
+        choose_value(self.image, layer)
+        choose_value(self.model, model)
+        self.options.rows.show_values(options)
+        choose_value(self.channel, options.channel)
+        choose_value(self.device, options.device)
+        self.rescale.setChecked(options.rescale)
+        self.threshold.setValue(options.threshold)
+        is_whole = not recipe.inputs or recipe.inputs[0].shape == tuple(data_of(layer).shape)
+        choose_value(self.extent, "whole" if is_whole else "current")
+        self.check()
+
     def model_folder(self) -> Path:
         """Return the folder of the chosen model.
 
         Raises:
-            ModelError: it has gone.
+            ModelError: the folder was removed.
         """
         return locate_model(str(self.model.currentData()))
 
     def show_devices(self, report: DeviceReport) -> None:
-        """Offer the devices that there are, and say what auto means."""
+        """Offer the available devices, and say which one auto is."""
         chosen = report.chosen
         self.device.offer([(name, name) for name in ("auto", *report.available)], self.device.currentData())
         extra = ", with OpenVINO" if chosen.name == "cpu" and report.has_openvino else ""
@@ -341,7 +358,7 @@ class SegmentForm(QWidget):  # type: ignore[misc]
         self.device_note.setText(f"auto: {chosen.title}{extra} ({chosen.reason}). {precisions}")
 
     def cut_links(self) -> None:
-        """Let go of the viewer's events."""
+        """Disconnect from the viewer's events."""
         self.links.cut()
         self._layer_links.cut()
         self._name_links.cut()
@@ -354,13 +371,21 @@ class SegmentForm(QWidget):  # type: ignore[misc]
 
 
 def describe_or_fault(name: str | None, missing: str) -> tuple[str, ModelDescription | None, str]:
-    """Return a model's name, its description and what is wrong with it; no name is wrong by being `missing`."""
+    """Return a model's name, its description, and what is wrong with it: `missing` if there is no name."""
     if name is None:
         return "", None, missing
     try:
         return name, describe_model(name), ""
     except SkipsegError as error:
         return name, None, str(error)
+
+
+def choose_value(combo: QComboBox, value: object) -> None:
+    """Choose the item that has `value`, as a user would; nothing changes if there is none."""
+    number = combo.findData(value)
+    if number >= 0:
+        combo.setCurrentIndex(number)
+        combo.activated.emit(number)
 
 
 def _side_by_side(wide: QWidget, narrow: QWidget) -> QWidget:

@@ -1,4 +1,4 @@
-"""A model's card, a click away: what it is, what it was trained on, on which terms, how well it does."""
+"""The card of a model: what it is, what it was trained on, its licence, and its scores."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class CardDialog(QDialog):  # type: ignore[misc]
 
 
 def card_html(description: ModelDescription) -> str:
-    """Return the card as HTML: a heading, the summary, and a table of what is known."""
+    """Return the card as HTML: a heading, the summary, and a table of facts."""
     cells = "".join(
         f"<tr><td style='padding: 3px 14px 3px 0'><b>{name}</b></td><td style='padding: 3px 0'>"
         f"{escape(_breakable(text)).replace(chr(10), '<br>')}</td></tr>"
@@ -70,7 +70,7 @@ def card_html(description: ModelDescription) -> str:
 
 
 def _breakable(text: str) -> str:
-    """Return `text` with places to break in words that are longer than a line of the card."""
+    """Return `text` with its long words shortened, and with break points at slashes."""
     parts = (word[:LONGEST_WORD] + "…" if len(word) > LONGEST_WORD else word for word in text.split(" "))
     return " ".join(parts).replace("/", "/\u200b")
 

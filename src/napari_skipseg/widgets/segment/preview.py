@@ -1,4 +1,4 @@
-"""A look ahead: only what is on screen, in one pass, with the grey values of the whole."""
+"""The preview: only the part on screen, in one pass, normalised like the whole image."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ TILES = {2: 576, 3: 96}
 Measured from click to pixels on two busy cores, em-membrane: 0.5-0.6 s with 576, 0.9-1.2 s with 1024.
 """
 LEAST_SIDES = {2: {"Y": TILES[2], "X": TILES[2]}, 3: {"Z": 64, "Y": TILES[3], "X": TILES[3]}}
-"""Of what is segmented, where the image is as long: so all tiles have one shape, for which a warm engine is ready."""
+"""Least size of the part, if the image is as large: all tiles then have the shape that the engine is warmed up for."""
 _GRID = 16
-"""A part begins on a multiple of it, as tiles of the whole would."""
+"""A part begins on a multiple of this, as the tiles of the whole image do."""
 
 
 @dataclass(frozen=True)
 class PreviewView:
-    """What is on screen of an image: its part as a stack, where that begins (axis number -> position), the whole."""
+    """The part of an image on screen as a stack, its start (axis number -> position), and the whole image."""
 
     stack: Stack
     start: dict[int, int]
@@ -45,9 +45,7 @@ class PreviewView:
 
 
 def cut_to_view(viewer: ViewerModel, choices: SegmentFormValues) -> PreviewView:
-    """Return what is on screen of the image, with as much around it as makes a tile.
-
-    One pass is enough for a look: nothing is averaged, and there is no attention.
+    """Return the part of the image on screen, enlarged to the size of a tile, with options for one quick pass.
 
     Raises:
         SkipsegError: as `stack_of_layer`.
@@ -69,9 +67,9 @@ def cut_to_view(viewer: ViewerModel, choices: SegmentFormValues) -> PreviewView:
 def find_part(
     box: Sequence[tuple[int, int]], shape: Sequence[int], axes: str, least: dict[str, int], ndisplay: int
 ) -> dict[int, slice]:
-    """Return the part of an image to segment for a view of it, by axis number; channels have no say.
+    """Return the part of an image to segment for a view, by axis number without channels.
 
-    box: the first and last voxel on screen along each axis. least: how long the part is at least, along the axes that
+    box: the first and last voxel on screen along each axis. least: the least length of the part along the axes that
     the network sees at once.
     """
     part = {}
@@ -79,7 +77,7 @@ def find_part(
         if axes[axis] in least:
             part[axis] = _widened(low, high + 1, least[axes[axis]], int(shape[axis]))
         elif axes[axis] != "C":
-            # a network that goes slice by slice would need all of a volume for a view in three dimensions
+            # in a 3D view a 2D network would have to segment all slices: take the middle one
             middle = (low + high) // 2
             part[axis] = slice(middle, middle + 1) if ndisplay > 2 else slice(low, high + 1)
     return part
@@ -90,7 +88,7 @@ def _widened(low: int, stop: int, least: int, length: int) -> slice:
     if stop - low <= side:
         first = min(max(0, (low + stop - side) // 2), length - side)
         aligned = first // _GRID * _GRID
-        # where rounding down would lose the last voxels in view, the part rather ends with the image
+        # if rounding down would lose the last voxels in view, keep the start that is not aligned
         return slice(aligned, aligned + side) if stop <= aligned + side else slice(first, first + side)
     return slice(low // _GRID * _GRID, min(length, -(-stop // _GRID) * _GRID))
 
@@ -107,9 +105,9 @@ def remove_preview(viewer: ViewerModel, layer: Image) -> None:
 
 
 class GreyValues:
-    """How the values of images were normalised in earlier runs; forgotten when an image gets other values.
+    """The normalisation of images in earlier runs, forgotten when the data of an image change.
 
-    Those of a rescaled image are not kept: they depend on the scale.
+    That of a rescaled image is not kept, as it depends on the scale.
     """
 
     def __init__(self) -> None:
@@ -117,14 +115,14 @@ class GreyValues:
         self._links = ConnectionGroup()
 
     def keep(self, layer: Layer, options: SegmentOptions, recipe: dict[str, Any]) -> None:
-        """Keep what a run's recipe says of the image."""
+        """Keep the normalisation in a run's recipe."""
         if "normalization" in recipe and not options.rescale:
             greys = GreyStatistics(normalization_from(recipe["normalization"]), tuple(recipe.get("findings", ())))
             self._known[_key(layer, options)] = greys
             self._links.tie(layer.events.data, self._forget)
 
     def find(self, layer: Layer, options: SegmentOptions) -> GreyStatistics | None:
-        """Return how the image was normalised, None where it never was."""
+        """Return the normalisation of the image, None if it is not known."""
         return None if options.rescale else self._known.get(_key(layer, options))
 
     def _forget(self, event: Any) -> None:
@@ -133,5 +131,5 @@ class GreyValues:
 
 
 def _key(layer: Layer, options: SegmentOptions) -> tuple[str, int | None, str, bool]:
-    """Return what grey values depend on."""
+    """Return all that the normalisation depends on."""
     return str(layer.unique_id), options.channel, options.padding, options.invert

@@ -1,4 +1,4 @@
-"""Layers that the user selects in the layer list, told from those that napari selects itself."""
+"""Layers that the user selects in the layer list, as opposed to those that napari selects itself."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer, Signal
@@ -13,7 +14,9 @@ from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout
 
 from napari_skipseg.errors import SkipsegError
 from napari_skipseg.inference.estimate import RunPlan
-from napari_skipseg.inference.prediction import ResultsOpened, TileWritten
+from napari_skipseg.inference.options import SegmentOptions
+from napari_skipseg.inference.prediction import ResultsOpened, TileWritten, file_name
+from napari_skipseg.inference.recipes.recipe import Recipe, choices_of_recipe
 from napari_skipseg.jobs.messages import EstimateRun, ListDevices, Segment
 from napari_skipseg.models.catalog import locate_model
 from napari_skipseg.models.folder import read_description
@@ -22,9 +25,15 @@ from napari_skipseg.widgets.forms.done_line import WHOLE_IS_KEPT, DoneRun, descr
 from napari_skipseg.widgets.forms.engine_line import EngineLike, EngineLine
 from napari_skipseg.widgets.forms.estimate_line import PlanLine
 from napari_skipseg.widgets.forms.fields import WARNING_COLOR, MessageLine
-from napari_skipseg.widgets.forms.job_tab import JobTab
+from napari_skipseg.widgets.forms.job_tab import JobTab, pop_up
 from napari_skipseg.widgets.forms.worker import Work, WorkOutcome, start_work
-from napari_skipseg.widgets.layers.images_of_file import show_alone
+from napari_skipseg.widgets.layers.files import (
+    SaveChoices,
+    ask_what_to_save,
+    iter_save_results,
+    opened_from,
+    results_to_save,
+)
 from napari_skipseg.widgets.layers.live import FilledPart, ResultFiller, Results, with_first_view
 from napari_skipseg.widgets.layers.placement import current_position
 from napari_skipseg.widgets.layers.results import (
@@ -35,13 +44,15 @@ from napari_skipseg.widgets.layers.results import (
     bring_results_back,
     data_of,
     iter_prepare_colors,
+    show_alone,
     stack_of_layer,
 )
 from napari_skipseg.widgets.segment.checks import SegmentFormValues, find_faults, find_warning
 from napari_skipseg.widgets.segment.form import SegmentForm
 from napari_skipseg.widgets.segment.preview import PREVIEW_HINT, GreyValues, cut_to_view, remove_preview
-from napari_skipseg.widgets.segment.run_again import AgainButton, RepeatRequest, SaveButton
+from napari_skipseg.widgets.segment.run_again import AgainButton, RepeatedRun, describe_repetition
 from napari_skipseg.widgets.system_report import SystemReportDialog
+from napari_skipseg.wording import counted
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -52,18 +63,22 @@ QPushButton:enabled { background-color: #3f66c8; color: white; font-weight: 600;
 QPushButton:enabled:hover { background-color: #4f78dc; }
 """
 _SETTLED = 150
-"""Milliseconds for which the view rests before the engine hears of it."""
+"""Milliseconds for which the view must rest before its position is sent to the engine."""
+SAVE_HINT = "Write the result of this image as OME-TIFF or OME-Zarr: the one whose layer is selected, else the newest"
+STOPPED_HINT = "This result was stopped before it was whole: segment again to save it"
 
 
 class SegmentTab(JobTab):
-    """Form, plan, Segment, Preview and Cancel, progress, one line of what is wrong or how it went, Save results.
+    """Form, plan, Segment, Preview and Cancel, progress, one line with the outcome or what is wrong, Save results.
 
-    opening: new results of an image are about to take the place of those on show. known_colors: gives the colours of an
-    image's classes by their names, as far as they are chosen. shares: of the voxels of what was segmented last, by
-    class.
+    opening: emitted just before new results of an image replace those on screen. objects_requested: emitted when a
+    result was repeated whose recipe asks for objects too, with the recipe's request.
+    known_colors: returns the colours that were chosen for an image's classes, by name.
+    shares: the share of the voxels that each class has in the last result.
     """
 
     opening = Signal()
+    objects_requested = Signal(object)
 
     def __init__(self, viewer: ViewerModel, engine: EngineLike, line: EngineLine) -> None:
         super().__init__(line)
@@ -72,16 +87,18 @@ class SegmentTab(JobTab):
         self.results = Results(viewer)
         self._grey_values = GreyValues()
         self.known_colors: Callable[[Image], Mapping[str, str]] = lambda layer: {}
-        self._heard_of: SegmentFormValues | None = None
+        self._last_choices: SegmentFormValues | None = None
+        self._repeated: Recipe | None = None
+        self._save_folder = ""
         self.shares: dict[str, float] = {}
-        self._make_widgets()
+        self._lay_out()
         self._connect()
         self.check()
         self.form.report.clicked.connect(self.show_report)
         self._ask_devices()
         start_work(self, iter_prepare_colors, "Preparing", lambda _: None, lambda _: None, lambda: None, is_quiet=True)
 
-    def _make_widgets(self) -> None:
+    def _lay_out(self) -> None:
         self.form = SegmentForm(self._viewer)
         self.plan = PlanLine(self._line)
         self.segment_button, self.preview_button = QPushButton("Segment"), QPushButton("Preview")
@@ -90,13 +107,10 @@ class SegmentTab(JobTab):
         self.preview_button.setMinimumHeight(30)
         self.preview_button.setToolTip(PREVIEW_HINT)
         self.done = MessageLine()
-        self.save_button, self.again_button = SaveButton(self), AgainButton(self, self._viewer)
-        self._looking = QTimer(self)
-        self._looking.setSingleShot(True)
-        self._looking.setInterval(_SETTLED)
-        self._lay_out()
-
-    def _lay_out(self) -> None:
+        self.save_button, self.again_button = QPushButton("Save results…"), AgainButton(self._viewer)
+        self._view_timer = QTimer(self)
+        self._view_timer.setSingleShot(True)
+        self._view_timer.setInterval(_SETTLED)
         buttons = QHBoxLayout()
         buttons.addWidget(self.segment_button, 2)
         buttons.addWidget(self.preview_button, 1)
@@ -113,18 +127,23 @@ class SegmentTab(JobTab):
         column.addStretch(1)
 
     def _connect(self) -> None:
-        self.form.changed.connect(self._follow_form)
-        self.form.placed.connect(self._follow_image)
-        self.form.threshold_moved.connect(self._move_threshold)
+        self.form.changed.connect(self._on_form_changed)
+        self.form.placed.connect(lambda: self.results.move(self.form.read().layer))
+        self.form.threshold_moved.connect(lambda value: self.results.set_threshold(self.form.read().layer, value))
         self.segment_button.clicked.connect(self.segment)
-        self.plan.invert_asked.connect(self._invert)
+        self.plan.invert_asked.connect(self.form.options.invert.toggle)
         self.preview_button.clicked.connect(self.preview)
-        self._looking.timeout.connect(self._look)
+        self.save_button.clicked.connect(self._ask_what_to_save)
+        self.again_button.requested.connect(self._segment_again)
+        self.again_button.failed.connect(self.fail)
+        self.finished.connect(self._describe_repetition)
+        self._view_timer.timeout.connect(self._send_focus)
         self._line.joined.connect(self.plan.stop)
         dims, camera = self._viewer.dims.events, getattr(self._viewer, "scene", self._viewer).camera.events
         for event in (dims.current_step, dims.ndisplay, dims.order, camera.center, camera.zoom):
-            self.form.links.tie(event, self._look_soon)
-        self.form.links.tie(self._viewer.layers.events.removed, self._bring_back)
+            self.form.links.tie(event, self._on_view_moved)
+        self.form.links.tie(self._viewer.layers.events.removed, lambda event: bring_results_back(self._viewer))
+        self.form.links.tie(self._viewer.layers.selection.events.active, self.again_button.update_visible)
 
     def showEvent(self, event: QShowEvent) -> None:  # noqa: N802
         """Plan for what was chosen meanwhile."""
@@ -133,26 +152,54 @@ class SegmentTab(JobTab):
 
     def segment(self) -> None:
         """Segment what the form says; the layers appear at once and fill."""
-        self.segment_as(None)
+        self._segment()
 
-    def segment_as(self, asked: RepeatRequest | None) -> None:
-        """Segment what the form says, with what is `asked` rather than the form's options where that is given."""
+    def _segment_again(self, run: RepeatedRun) -> None:
+        """Fill the form from a recipe and segment with the recipe's own options, which may have no field in the form.
+
+        The choices that a run makes by itself (such as its tile) are taken from the recipe if its device is here.
+        """
+        self.form.show_recipe(run.recipe, run.layer, run.model)
+        is_here = self.form.device.findData(run.recipe.device) >= 0
+        pinned = choices_of_recipe(run.recipe) if is_here else None
+        self._repeated = run.recipe if self._segment(run.recipe.request.options, pinned) else None
+
+    def _segment(self, options: SegmentOptions | None = None, pinned: dict[str, int | str] | None = None) -> bool:
+        """Return whether the run was started. options: None for those of the form. pinned: as in `iter_prepare`."""
         choices = self.form.read()
         layer = choices.layer
         if layer is None or not self._may_start(choices):
-            return
+            return False
         try:
-            positions = self._positions(choices)
+            positions = {}
+            if not choices.whole:
+                place = current_position(self._viewer, layer)
+                positions = {axis: place[axis] for axis in choices.loops}
             stack = stack_of_layer(layer, choices.axes, positions)
             whole = stack_of_layer(layer, choices.axes) if positions else None
             model = self.form.model_folder()
         except SkipsegError as error:
             self.fail(str(error))
-            return
-        options, pinned = asked or RepeatRequest(choices.options())
-        work = partial(self._engine.run, Segment(stack, str(model), options, whole, pinned=pinned))
+            return False
+        request = Segment(stack, str(model), options or choices.options(), whole, pinned=pinned)
         part = part_at(layer, choices.axes, positions)
-        self._fill(work, choices, ResultFiller(self, self._viewer, layer, part, self.results.get(part.source)))
+        filling = ResultFiller(self, self._viewer, layer, part, self.results.get(part.source))
+        self._fill(partial(self._engine.run, request), choices, filling)
+        return True
+
+    def _describe_repetition(self, succeeded: bool) -> None:
+        """Say how a repeated result differs from the earlier one, and request its objects."""
+        recipe, self._repeated = self._repeated, None
+        shown = self.result()
+        if recipe is None or not succeeded or shown is None:
+            return
+        try:
+            self.tell(describe_repetition(recipe, shown.prediction.recipe))
+        except SkipsegError as error:
+            self.tell(str(error))
+            return
+        if recipe.request.objects is not None:
+            self.objects_requested.emit(recipe.request)
 
     def preview(self) -> None:
         """Segment what is on screen."""
@@ -184,13 +231,6 @@ class SegmentTab(JobTab):
     def _may_start(self, choices: SegmentFormValues) -> bool:
         return not self.is_running and not find_faults(choices) and choices.model is not None
 
-    def _positions(self, choices: SegmentFormValues) -> dict[int, int]:
-        """Return where the image is cut, by axis number; empty for all of it."""
-        if choices.whole or choices.layer is None:
-            return {}
-        place = current_position(self._viewer, choices.layer)
-        return {axis: place[axis] for axis in choices.loops}
-
     def _fill(self, work: Work, choices: SegmentFormValues, filling: ResultFiller) -> None:
         layer, source = filling.layer, filling.part.source
         show_alone(self._viewer, layer)
@@ -201,7 +241,7 @@ class SegmentTab(JobTab):
 
         started = 0.0
 
-        def hear(progress: Progress) -> None:
+        def on_progress(progress: Progress) -> None:
             nonlocal started
             if progress.message == STARTING:
                 started = self.seconds
@@ -214,13 +254,13 @@ class SegmentTab(JobTab):
                 self.results.put_in_front(layer, source)
                 self._grey_values.keep(layer, choices.options(), progress.prediction.recipe)
             elif isinstance(progress, TileWritten):
-                filling.hear(progress)
+                filling.on_tile_written(progress)
 
         def finish(done: DoneRun) -> None:
             shown = filling.finish(done.prediction)
             self.results.keep(shown)
-            what = name_part(shown, choices.spanned)
-            said = describe_done(what, self.seconds, done, choices.threshold, started=started)
+            part = name_part(shown, choices.spanned)
+            said = describe_done(part, self.seconds, done, choices.threshold, started=started)
             is_beside = source.startswith(SLICE_OF.format(layer.unique_id, "")) and self.results.find_whole(layer)
             self.done.say(said + WHOLE_IS_KEPT if is_beside else said)
             self.shares = dict(done.shares)
@@ -236,16 +276,17 @@ class SegmentTab(JobTab):
 
         name = "Previewing" if is_preview else "Segmenting"
         waiting = f"waits for the {'preview' if is_preview else 'segmentation'}"
-        looking = partial(with_first_view, work, filling.focus())
-        measured = partial(with_shares, looking, choices.threshold)
+        work = partial(with_first_view, work, filling.focus())
         self.done.say("")
-        self.start(measured, f"{name} {layer.name}", finish, hear, stop, waiting)
+        self.start(
+            partial(with_shares, work, choices.threshold), f"{name} {layer.name}", finish, on_progress, stop, waiting
+        )
 
-    def _look_soon(self, event: Any = None) -> None:
+    def _on_view_moved(self, event: Any = None) -> None:
         if self.is_running:
-            self._looking.start()
+            self._view_timer.start()
 
-    def _look(self) -> None:
+    def _send_focus(self) -> None:
         if self.is_running and self._filling is not None:
             self.send(self._filling.focus())
 
@@ -253,42 +294,33 @@ class SegmentTab(JobTab):
         """Say what was found about the image, under the plan, and offer to invert its contrast if that seems right."""
         self.plan.show_findings(findings, seems_inverted)
 
-    def _invert(self, checked: bool = False) -> None:
-        """Take the negative of the image, or the image itself again, in what is run next."""
-        self.form.options.invert.toggle()
-
     def result(self) -> ShownResult | None:
-        """Return the result of the image in the form, None where it was not segmented."""
+        """Return the result of the image in the form, None if it was not segmented."""
         return self.results.find(self.form.read().layer)
 
-    def _move_threshold(self, threshold: float) -> None:
-        self.results.set_threshold(self.form.read().layer, threshold)
-
-    def _follow_form(self) -> None:
-        """Say no longer how it went where the choices are others now; new layers alone do not change them."""
-        before, self._heard_of = self._heard_of, self.form.read()
-        if self._heard_of != before:
+    def _on_form_changed(self) -> None:
+        """Remove the outcome of the last run if the choices differ now; new layers alone do not change them."""
+        before, self._last_choices = self._last_choices, self.form.read()
+        if self._last_choices != before:
             self.done.say("")
             self.forget_and_check()
         else:
             self.check()
 
-    def _follow_image(self) -> None:
-        self.results.follow(self.form.read().layer)
-
-    def _bring_back(self, event: Any = None) -> None:
-        bring_results_back(self._viewer)
-
     def check(self) -> None:
-        """Segment is on when all is right and nothing runs; otherwise the line under the form says why."""
+        """Enable Segment if nothing is wrong and nothing runs; otherwise say why in the line under the form."""
         super().check()
         choices, running = self.form.read(), self.is_running
         faults = list(find_faults(choices).values())
         self.segment_button.setEnabled(not faults and not running)
         self.preview_button.setEnabled(not faults and not running)
         self.preview_button.setVisible(not running)
-        self.save_button.follow()
-        self.again_button.follow()
+        result = self.result()
+        is_partial = result is not None and not result.is_whole
+        self.save_button.setEnabled(result is not None and not is_partial and not running)
+        self.save_button.setToolTip(STOPPED_HINT if is_partial and not running else SAVE_HINT)
+        self.again_button.update_visible()
+        self.again_button.setEnabled(not running)
         if self._told[0]:
             self.message.say(*self._told)
         elif faults:
@@ -298,7 +330,7 @@ class SegmentTab(JobTab):
         self._plan(choices, bool(faults))
 
     def _plan(self, choices: SegmentFormValues, is_wrong: bool) -> None:
-        """Say what a run would take, where one could be started."""
+        """Show time, memory and disk of a run, if one could be started."""
         layer, model = choices.layer, choices.model
         if is_wrong or layer is None or model is None or not self.isVisible():
             self.plan.clear()
@@ -320,6 +352,30 @@ class SegmentTab(JobTab):
             return self._engine.run(EstimateRun(stack, model.name, options, whole))
 
         self.plan.follow(key, measure)
+
+    def _ask_what_to_save(self) -> None:
+        choices, shown = self.form.read(), self.result()
+        if shown is None or choices.layer is None:
+            return
+        name, title = result_file_name(choices.layer, shown), f"'{choices.layer.name}'"
+        if shown.prefix:
+            title += f", {shown.prefix.strip()} alone"
+        opened = opened_from(choices.layer)
+        folder = self._save_folder or (str(Path(opened).absolute().parent) if opened else "")
+        chosen = ask_what_to_save(self, title, name, results_to_save(shown.prediction), folder)
+        if chosen is not None:
+            self._save_folder = str(chosen.folder)
+            self.save(chosen, name, choices.threshold, shown)
+
+    def save(self, chosen: SaveChoices, name: str, threshold: float, shown: ShownResult) -> None:
+        """Write a result into files, beside the window."""
+
+        def on_saved(files: list[Path]) -> None:
+            said = f"Saved {counted(len(files), 'file')}"
+            self.tell(f"{said} in {chosen.folder}.")
+            pop_up(f"SkipSeg saved {', '.join(file.name for file in files)} in {chosen.folder}.", said)
+
+        self.start(partial(iter_save_results, shown.prediction, chosen, name, threshold), "Saving results", on_saved)
 
     def show_report(self) -> None:
         """Show what this machine computes on, and what a bug report needs."""
@@ -347,3 +403,9 @@ def part_at(layer: Image, axes: str, positions: dict[int, int]) -> FilledPart:
         return FilledPart(axes, positions, str(layer.unique_id))
     where = [f"{axes[axis].lower()} {place}" for axis, place in positions.items()]
     return FilledPart(axes, positions, SLICE_OF.format(layer.unique_id, " ".join(where)), f"{', '.join(where)} ")
+
+
+def result_file_name(layer: Image, shown: ShownResult) -> str:
+    """Return the beginning of the names of a result's files; those of a single slice have its number."""
+    places = [f"{shown.axes[axis].lower()}{place}" for axis, place in shown.positions.items()]
+    return "_".join([file_name(layer.name), *places])

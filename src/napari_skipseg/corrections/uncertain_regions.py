@@ -1,4 +1,4 @@
-"""Where to look next: the places of which a network is least sure, spread over the stack."""
+"""The search for uncertain regions: where a network is least sure, spread over the stack."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ _DONE = 0.5
 """Share of a block from which on it counts as looked at."""
 
 _LEAST = 1e-3
-"""Score below which there is nothing to look at."""
+"""Score below which a block is not worth a look."""
 
 NEAR = 0.05
-"""Share of the slices within which one that is near a chosen one counts less."""
+"""Share of the slices within which a slice counts less because a chosen one is near."""
 
 
 @dataclass(frozen=True)
 class UncertainRegion:
-    """A block that is worth a look. center, box: in voxels along the axes of the stack without C. score: mean entropy
-    in bits, or mean standard deviation. reason: why, in words.
+    """A block that is worth a look.
+
+    center, box: in voxels along the axes of the stack without C. score: mean entropy in bits, or mean standard
+    deviation. reason: the score in words.
     """
 
     center: tuple[int, ...]
@@ -49,51 +51,50 @@ def iter_rank_regions(
 ) -> Generator[Progress, None, tuple[UncertainRegion, ...]]:
     """Return up to `count` blocks of one slice, those most worth a look first; yield after each slice.
 
-    weights: what the doubt about each class counts, as many as `class_names`; None = all the same.
+    The score of a block is the mean standard deviation of the copies if `uncertainty` is given, else the mean entropy
+    of the probability. Slices near a chosen one count less, and the same block there least. Blocks that are half
+    reviewed or painted are skipped, and so are blocks of which the network is sure.
 
-    The score of a block is the mean standard deviation of the copies where `uncertainty` is given, else the mean
-    entropy of the probability. Slices near a chosen one count less, and there the same spot least. Blocks of which
-    half or more is reviewed or painted are left out, and so are those of which the network is sure.
-
-    probability, uncertainty: (classes, *space) or (*space), read a band at a time; whole numbers stand for 0 to 1.
+    probability, uncertainty: (classes, *space) or (*space), read a band at a time; integers stand for 0 to 1.
     axes: of space, C left out or in front. reviewed, strokes: (*space), not 0 where that was done.
-    side: of a block, in pixels; those of a slice are all about the same size.
+    side: of a block, in pixels; the blocks of a slice have about the same size.
+    weights: of each class, as many as `class_names`; None = all the same.
 
     Raises:
         InputError: the shapes do not fit.
     """
     shape = tuple(int(n) for n in reviewed.shape)
     measured = probability if uncertainty is None else uncertainty
-    _check_shapes((probability, measured), shape, len(axes.replace("C", "")))
+    for array in (probability, measured):
+        if tuple(array.shape)[-len(shape) :] != shape or len(shape) != len(axes.replace("C", "")):
+            raise InputError(f"The result has the shape {tuple(array.shape)}, the image {shape}: segment it again.")
     rows, columns, planes = _parts(shape[-2], side), _parts(shape[-1], side), list(np.ndindex(*shape[:-2]))
-    doubts = _Doubts(measured, len(shape), uncertainty is None)
-    scores = np.zeros((len(planes), len(rows), len(columns), doubts.classes), np.float32)
+    entropies = _ClassEntropies(measured, len(shape), uncertainty is None)
+    scores = np.zeros((len(planes), len(rows), len(columns), entropies.classes), np.float32)
     for done, plane in enumerate(planes):
         for row, (top, bottom) in enumerate(rows):
-            found = doubts.read((*plane, slice(top, bottom), slice(0, shape[-1])))
+            found = entropies.read((*plane, slice(top, bottom), slice(0, shape[-1])))
             for column, (left, right) in enumerate(columns):
-                if not _is_done((*plane, slice(top, bottom), slice(left, right)), reviewed, strokes):
+                block = (*plane, slice(top, bottom), slice(left, right))
+                seen = np.asarray(reviewed[block]) > 0
+                if strokes is not None:
+                    seen |= np.asarray(strokes[block]) > 0
+                if seen.mean() < _DONE:
                     scores[done, row, column] = found[:, :, left:right].mean(axis=(1, 2))
         yield Progress(done + 1, len(planes), "looking for places")
-    told = weights is not None and len(weights) == doubts.classes
-    worth = scores * np.asarray(weights if told else np.ones(doubts.classes), np.float32)
-    places: list[UncertainRegion] = []
+    has_weights = weights is not None and len(weights) == entropies.classes
+    worth = scores * np.asarray(weights if has_weights else np.ones(entropies.classes), np.float32)
+    regions: list[UncertainRegion] = []
     for z, y, x in _choose(worth.sum(axis=-1), count):
-        block = planes[z], rows[y], columns[x]
-        places.append(_describe(scores[z, y, x], block, class_names, uncertainty is None))
-    return tuple(places)
+        sides = planes[z], rows[y], columns[x]
+        regions.append(_describe(scores[z, y, x], sides, class_names, uncertainty is None))
+    return tuple(regions)
 
 
-def _check_shapes(results: Sequence[ArrayLike], shape: tuple[int, ...], dimensions: int) -> None:
-    for array in results:
-        if tuple(array.shape)[-len(shape) :] != shape or len(shape) != dimensions:
-            raise InputError(f"The result has the shape {tuple(array.shape)}, the image {shape}: segment it again.")
+class _ClassEntropies:
+    """The share of each class in the entropy in bits, or in the mean deviation: (classes, rows, columns).
 
-
-class _Doubts:
-    """What each class adds to the entropy in bits, or to the mean deviation: (classes, rows, columns).
-
-    That of the background goes to all of them alike.
+    The share of the background is split evenly over the classes.
     """
 
     def __init__(self, data: ArrayLike, dimensions: int, is_probability: bool) -> None:
@@ -114,13 +115,6 @@ def _bits(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return -values * np.log2(np.clip(values, np.float32(1e-7), 1))
 
 
-def _is_done(block: tuple[int | slice, ...], reviewed: ArrayLike, strokes: ArrayLike | None) -> bool:
-    seen = np.asarray(reviewed[block]) > 0
-    if strokes is not None:
-        seen |= np.asarray(strokes[block]) > 0
-    return bool(seen.mean() >= _DONE)
-
-
 def _parts(length: int, side: int) -> list[tuple[int, int]]:
     """Return the ends of parts of about the same length, of at most `side`."""
     number = math.ceil(length / side)
@@ -128,7 +122,7 @@ def _parts(length: int, side: int) -> list[tuple[int, int]]:
 
 
 def _choose(scores: NDArray[np.float32], count: int) -> list[tuple[int, int, int]]:
-    """Return where the best blocks lie, each after those before it made others around it less worth a look."""
+    """Return the best blocks one by one; each choice lowers the scores of the blocks near it."""
     chosen: list[tuple[int, int, int]] = []
     left = np.where(scores >= _LEAST, scores, 0)
     slices = np.arange(len(scores))
@@ -149,7 +143,7 @@ def _describe(
     class_names: Sequence[str],
     is_entropy: bool,
 ) -> UncertainRegion:
-    """Return a block as a place. scores: of each class."""
+    """Return the description of a block. scores: of each class."""
     plane, rows, columns = block
     box = (*((n, n + 1) for n in plane), rows, columns)
     center = tuple((low + high) // 2 for low, high in box)

@@ -23,15 +23,15 @@ def corrections():
 
 
 @pytest.fixture
-def deeds(corrections):
+def history(corrections):
     return EditHistory(corrections)
 
 
 @pytest.fixture
-def layer(corrections, deeds):
+def layer(corrections, history):
     shown = Labels(corrections.strokes)
     shown.brush_size = 1
-    deeds.follow(shown)
+    history.record(shown)
     return shown
 
 
@@ -40,48 +40,48 @@ def stands(corrections) -> tuple[int, int]:
     return int(np.count_nonzero(corrections.strokes)), int(np.count_nonzero(corrections.reviewed))
 
 
-def test_deeds_are_undone_from_the_last_and_redone_from_the_first(corrections, deeds, layer):
+def test_deeds_are_undone_from_the_last_and_redone_from_the_first(corrections, history, layer):
     layer.paint((1, 1), 2)
-    deeds.accept(BOX, ALL_RIGHT)
+    history.accept(BOX, ALL_RIGHT)
     layer.paint((6, 6), 1)
     assert stands(corrections) == (2, 16)
-    assert [deeds.undo() for _ in range(4)] == ["stroke", "acceptance", "stroke", None]
+    assert [history.undo() for _ in range(4)] == ["stroke", "acceptance", "stroke", None]
     assert stands(corrections) == (0, 0)
-    assert [deeds.redo() for _ in range(4)] == ["stroke", "acceptance", "stroke", None]
+    assert [history.redo() for _ in range(4)] == ["stroke", "acceptance", "stroke", None]
     assert stands(corrections) == (2, 16)
     np.testing.assert_array_equal(corrections.reviewed[BOX], ALL_RIGHT)
 
 
-def test_what_is_done_anew_takes_the_place_of_what_was_undone(corrections, deeds, layer):
-    deeds.accept(BOX, ALL_RIGHT)
-    assert deeds.undo() == "acceptance"
+def test_what_is_done_anew_takes_the_place_of_what_was_undone(corrections, history, layer):
+    history.accept(BOX, ALL_RIGHT)
+    assert history.undo() == "acceptance"
     layer.paint((6, 6), 1)
-    assert deeds.redo() is None
+    assert history.redo() is None
     assert stands(corrections) == (1, 0)
 
 
-def test_an_acceptance_is_taken_back_under_later_strokes_and_comes_again(corrections, deeds, layer):
-    deeds.accept(BOX, ALL_RIGHT)
+def test_an_acceptance_is_taken_back_under_later_strokes_and_comes_again(corrections, history, layer):
+    history.accept(BOX, ALL_RIGHT)
     layer.paint((6, 6), 1)
-    assert deeds.take_back()
-    assert not deeds.take_back()
+    assert history.undo_acceptance()
+    assert not history.undo_acceptance()
     assert stands(corrections) == (1, 0)
-    assert deeds.redo() == "acceptance"
+    assert history.redo() == "acceptance"
     assert stands(corrections) == (1, 16)
 
 
-def test_strokes_of_a_layer_that_has_gone_are_passed_over(corrections, deeds, layer):
-    deeds.accept(BOX, ALL_RIGHT)
+def test_strokes_of_a_layer_that_has_gone_are_passed_over(corrections, history, layer):
+    history.accept(BOX, ALL_RIGHT)
     layer.paint((6, 6), 1)
-    deeds.follow(Labels(corrections.strokes))
-    assert deeds.undo() == "acceptance"
+    history.record(Labels(corrections.strokes))
+    assert history.undo() == "acceptance"
     assert stands(corrections) == (1, 0)
 
 
-def test_a_stroke_that_napari_has_undone_or_forgotten_is_passed_over(corrections, deeds, layer):
-    deeds.accept(BOX, ALL_RIGHT)
+def test_a_stroke_that_napari_has_undone_or_forgotten_is_passed_over(corrections, history, layer):
+    history.accept(BOX, ALL_RIGHT)
     layer.paint((6, 6), 1)
     layer.undo()
-    assert deeds.undo() == "acceptance"
-    assert deeds.undo() is None
+    assert history.undo() == "acceptance"
+    assert history.undo() is None
     assert stands(corrections) == (0, 0)

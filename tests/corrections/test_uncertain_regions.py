@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from napari_skipseg.corrections.places import UncertainRegion, iter_rank_regions
 from napari_skipseg.corrections.sparse_array import SparseArray
+from napari_skipseg.corrections.uncertain_regions import UncertainRegion, iter_rank_regions
 from napari_skipseg.errors import InputError
 from napari_skipseg.progress import Progress, run_to_end
 
