@@ -10,7 +10,7 @@ import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,15 @@ LEAST_SHIFT, LEAST_OF_FEW, FEW = 5.0, 32.0, 3
 """Pixels from which on a slice may be called shifted; where there are at most `FEW` pairs, which tell no jitter."""
 _JITTER = 6.0
 """How many times the stack's usual jitter a shift must be. Largest in undisturbed stacks: 4.5 (ISBI 2012)."""
+_LARGE, _JITTER_OF_LARGE = 36.0, 4.5
+"""The same for a jump of so many pixels from one slice to the next. Largest in undisturbed stacks: 26 pixels, 4.2 times
+the usual step (ISBI 2012)."""
+MOST_TOGETHER = 4
+"""Slices next to each other that may be shifted together, back to where they were."""
+AROUND = 6
+"""How many slices on each side tell where most slices lie."""
+STAYING = 0.5
+"""How much the neighbours of such slices, and these among themselves, may differ, relative to the shift."""
 SURE = 0.25
 """Share of the stack's usual peak that the peak of a slice must reach, for its displacement to count by itself."""
 CLEAR, LOST = 12.0, 0.4
@@ -254,7 +263,8 @@ def _displaced(samples: SliceSamples, full: Numbers) -> Iterator[SliceFault]:
     sure = max(RELIABLE, SURE * float(np.median(peak[pairs])))
     runs = np.split(full, np.flatnonzero(np.diff(full) > 1) + 1)
     apart = np.concatenate([np.zeros(0), *(_distance_from_way(place, run) for run in runs)])
-    limit = LEAST_OF_FEW if is_few else max(LEAST_SHIFT, _JITTER * float(np.median(apart)))
+    jitter = apart[apart <= LEAST_OF_FEW]  # without slices that are shifted in turns, as that is half of a short stack
+    limit = LEAST_OF_FEW if is_few or not len(jitter) else max(LEAST_SHIFT, _JITTER * float(np.median(jitter)))
     steps: list[tuple[int, int, float]] = []
     for run in runs:
         kept, shifted = _without_shifted(place, peak, run, limit=limit, sure=sure)
@@ -262,7 +272,9 @@ def _displaced(samples: SliceSamples, full: Numbers) -> Iterator[SliceFault]:
         lengths = np.linalg.norm(np.diff(place[kept], axis=0), axis=1)
         steps += zip(kept[:-1].tolist(), kept[1:].tolist(), lengths.tolist(), strict=True)
     usual = float(np.median([length for _, _, length in steps])) if steps else 0.0
-    limit = LEAST_OF_FEW if is_few else max(2 * LEAST_SHIFT, _JITTER * usual)
+    limit = (
+        LEAST_OF_FEW if is_few else max(2 * LEAST_SHIFT, min(_JITTER * usual, max(_LARGE, _JITTER_OF_LARGE * usual)))
+    )
     for before, after, length in steps:
         if length > limit and after == before + 1 and peak[before] >= sure:
             jump = _jump(before, length, full)
@@ -285,14 +297,23 @@ def _without_shifted(
 ) -> tuple[Numbers, list[SliceFault]]:
     """Return the slices of a run that lie on the way of the others, and the faults of those that do not.
 
-    The one that is farthest away goes first: next to it others seem far away too.
+    The farthest go first: next to them others seem far away too.
     """
     kept, faults = run, []
     unsure: set[int] = set()
     while len(kept) > 2:
         distance = _distance_from_way(place, kept)
         distance[[number in unsure for number in kept[1:-1].tolist()]] = 0.0
-        at = int(distance.argmax())
+        rank = np.zeros(len(distance))
+        for at in np.flatnonzero(distance > limit).tolist():
+            rank[at] = distance[at] + _distance_from_most(place, kept, at + 1, 1) / 2
+        at = int(rank.argmax())
+        group = _farthest_group(place, peak, kept, limit)
+        if group is not None and group.rank > rank[at]:
+            members = slice(group.first, group.first + group.length)
+            faults += [SliceFault("shifted", int(number), group.away) for number in kept[members]]
+            kept = np.delete(kept, members)
+            continue
         if distance[at] <= limit:
             break
         before, number, after = (int(each) for each in kept[at : at + 3])
@@ -305,6 +326,45 @@ def _without_shifted(
         faults.append(SliceFault("shifted", number, amount))
         kept = np.delete(kept, at + 1)
     return kept, faults
+
+
+def _distance_from_most(place: Values, kept: Numbers, first: int, length: int) -> float:
+    """Return how far slices lie from most of those around: where slices are shifted in turns, it tells which of them
+    are shifted and which lie between."""
+    around = kept[max(0, first - AROUND) : first + length + AROUND]
+    middle = place[kept[first : first + length]].mean(axis=0)
+    return float(np.linalg.norm(middle - np.median(place[around], axis=0)))
+
+
+class _Group(NamedTuple):
+    """Slices next to each other that are shifted together: the place of the first among all, how many, how far."""
+
+    first: int
+    length: int
+    away: float
+    rank: float
+
+
+def _farthest_group(place: Values, peak: Values, kept: Numbers, limit: float) -> _Group | None:
+    """Return the slices next to each other that are shifted together and lie farthest away, None if there are none.
+
+    Each of them lies on the way between its neighbours; but that way leads there and back again.
+    """
+    found = []
+    for length in range(2, min(MOST_TOGETHER, (len(kept) - 1) // 2) + 1):
+        starts = np.arange(1, len(kept) - length)
+        middle = (place[kept[starts - 1]] + place[kept[starts + length]]) / 2
+        away = np.min([np.linalg.norm(place[kept[starts + n]] - middle, axis=1) for n in range(length)], axis=0)
+        for first, distance in zip(starts[away > limit].tolist(), away[away > limit].tolist(), strict=True):
+            numbers = kept[first - 1 : first + length + 1]  # of the group, one before and one behind
+            steps = np.linalg.norm(np.diff(place[numbers], axis=0), axis=1)
+            across = np.linalg.norm(place[numbers[-1]] - place[numbers[0]])
+            is_abrupt = min(steps[0], steps[-1]) > ABRUPT * distance
+            is_together = numbers[-1] - numbers[0] == length + 1 and max(across, steps[1:-1].max()) < STAYING * distance
+            if is_abrupt and is_together and min(peak[numbers[0]], peak[numbers[-1] - 1]) >= AGREEING:
+                rank = distance + _distance_from_most(place, kept, first, length) / 2
+                found.append(_Group(first, length, distance, rank))
+    return max(found, key=lambda group: group.rank, default=None)
 
 
 def _jump(before: int, amount: float, full: Numbers) -> SliceFault:

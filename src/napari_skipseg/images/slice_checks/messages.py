@@ -37,7 +37,9 @@ def _differs_by(fault: SliceFault) -> object:
         return _fraction(fault.amount)
     if fault.kind == "brightness":
         return fault.amount > 0
-    return fault.number if fault.kind in ("shifted", "moved") else None
+    if fault.kind == "shifted":
+        return round(fault.amount), fault.other
+    return fault.number if fault.kind == "moved" else None
 
 
 def _place(fault: SliceFault, sentence: str) -> str:
@@ -62,8 +64,12 @@ def _doubled(group: Sequence[SliceFault], files: Sequence[str]) -> str:
 
 def _shifted(group: Sequence[SliceFault], files: Sequence[str]) -> str:
     fault = group[0]
-    against = "its neighbours" if fault.other is None else f"{_noun(group)} {_number(fault.other, files)}"
-    return f"{_named(group, files)} is shifted by about {fault.amount:.0f} pixels against {against}."
+    neighbours = _verb(group, "its neighbours", "their neighbours")
+    against = neighbours if fault.other is None else f"{_noun(group)} {_number(fault.other, files)}"
+    return (
+        f"{_named(group, files)} {_verb(group, 'is', 'are')} shifted by about {fault.amount:.0f} pixels against "
+        f"{against}."
+    )
 
 
 def _moved(group: Sequence[SliceFault], files: Sequence[str]) -> str:
