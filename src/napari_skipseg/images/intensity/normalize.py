@@ -19,6 +19,7 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.intensity import padding as constant_areas
 from napari_skipseg.images.intensity.outliers import FAR, SAMPLE, GreyBounds, find_bounds
 from napari_skipseg.images.intensity.padding import PaddingMask, PaddingRule, find_mask
+from napari_skipseg.images.intensity.quantiles import percentiles
 from napari_skipseg.images.intensity.samples import SampleWindow, is_empty_in_all_channels, iter_draw, iter_look_further
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.progress import Progress, run_to_end
@@ -96,19 +97,14 @@ class GreyStatistics:
     """How a stack's grey values are normalised, and in sentences what was found about them.
 
     findings: what a user should know, such as what was left out of the statistics. unlike: a sentence if the image
-    is of a kind that the model does not know, else "". may_be_inverted: its negative is of a known kind, so that the
-    network decides.
+    is of a kind that the model does not know, else "". asks_network: whether the network has to look at some patches
+    and their negatives, to tell whether the contrast is inverted.
     """
 
     normalization: Normalization
     findings: tuple[str, ...] = ()
     unlike: str = ""
-    may_be_inverted: bool = False
-
-    @property
-    def asks_network(self) -> bool:
-        """Whether it makes sense to ask the network what it makes of the image, and of its negative."""
-        return not self.unlike or self.may_be_inverted
+    asks_network: bool = True
 
 
 def measure(
@@ -234,7 +230,7 @@ def _without_letters(kept: NDArray[Any], padding: tuple[float | None, ...]) -> N
     """Return the values without those of padding that lie far from all tissue: they stand between letters."""
     if not padding:
         return kept
-    quarter, median, three = np.quantile(kept[:: -(-kept.size // SAMPLE)], (0.25, 0.5, 0.75)).tolist()
+    quarter, median, three = percentiles(kept[:: -(-kept.size // SAMPLE)], (25, 50, 75))
     far = [value for value in padding if value is not None and abs(value - median) > FAR * (three - quarter) / 1.349]
     return kept[~np.isin(kept, far)] if far else kept
 
@@ -330,7 +326,7 @@ def check_not_labels(windows: list[NDArray[Any]], name: str, padding: Sequence[f
     if windows[0].dtype.kind not in "ui":
         return
     examined = windows[:: -(-len(windows) // _EXAMINED_SLICES)]
-    background = _most_common(np.concatenate([window.ravel() for window in examined]))
+    background = _most_common(examined)
     flat = {background}
     while True:
         share = 0.0
@@ -356,11 +352,15 @@ def _count_flat(windows: list[NDArray[Any]], axis: int, without: set[Any]) -> tu
     return same, counted
 
 
-def _most_common(values: NDArray[Any]) -> Any:
+def _most_common(windows: Sequence[NDArray[Any]]) -> Any:
     """Return the value that comes most often, the lowest of several."""
-    if values.dtype.itemsize <= 2 and values.dtype.kind == "u":
-        return values.dtype.type(np.bincount(values).argmax())
-    found, counts = np.unique(values, return_counts=True)
+    dtype = windows[0].dtype
+    if dtype.itemsize <= 2 and dtype.kind == "u":
+        counts = np.zeros(np.iinfo(dtype).max + 1, np.int64)
+        for window in windows:  # one by one: numpy copies what it counts as int64
+            counts += np.bincount(window.ravel(), minlength=len(counts))
+        return dtype.type(counts.argmax())
+    found, counts = np.unique(np.concatenate([window.ravel() for window in windows]), return_counts=True)
     return found[counts.argmax()]
 
 
