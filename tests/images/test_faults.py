@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from scipy import ndimage
 
-from napari_skipseg.images.slice_checks.checks import SliceFault, find_slice_faults
+from napari_skipseg.images.slice_checks.checks import SliceFault, iter_slice_faults
 from napari_skipseg.images.slice_checks.messages import describe_faults, in_list
 from napari_skipseg.images.slice_checks.phase_correlation import PhaseCorrelation
 from napari_skipseg.images.slice_checks.samples import iter_sample_slices
@@ -60,7 +60,7 @@ STACKS = {
 
 
 def found(values, axes=""):
-    return find_slice_faults(Stack(values, Space(axes or "TCZYX"[-values.ndim :]), name="it"))
+    return run_to_end(iter_slice_faults(Stack(values, Space(axes or "TCZYX"[-values.ndim :]), name="it")))
 
 
 def kinds(values, axes=""):
@@ -240,7 +240,7 @@ class Chunked:
 
 def test_of_a_large_volume_little_is_read_a_chunk_of_slices_at_a_time():
     volume = Chunked((64, 8000, 9000))
-    find_slice_faults(Stack(volume, Space("ZYX")))
+    run_to_end(iter_slice_faults(Stack(volume, Space("ZYX"))))
     voxels = [np.prod(part) for part in volume.read]
     assert sum(voxels) < 0.01 * np.prod(volume.shape)
     assert max(voxels) <= 2**24

@@ -110,7 +110,7 @@ def ask_network(backend: Backend, probes: Pixels, margin: int) -> list[Certainty
 
 
 def judge_probes(backend: Backend, probes: Pixels, description: ModelDescription) -> Verdict:
-    """Return what the network makes of the `probes` and their negatives, or of the first alone if it is sure of that."""
+    """Return the verdict of the network on the `probes` and their negatives; the first alone decides if it is clear."""
     image = ask_network(backend, probes[:1], description.margin)
     usual = description.certainty or USUAL_CERTAINTY
     if image[0].possible >= LEAST_FOUND and image[0].ratio >= SURE * usual:

@@ -128,8 +128,8 @@ def iter_measure_greys(
 
     The slices are drawn with `seed`.
 
-    lengths: by axis, of the grid that a network sees, where that is another than the stack's own: its voxels are then
-    what is measured, since those of means of several differ less. padding: "none" takes constant areas for tissue.
+    lengths: by axis, of the grid that a network sees, if it is different from the stack's own. Its voxels are measured
+    then, as means of several voxels vary less. padding: "none" takes constant areas for tissue.
 
     Raises:
         InputError: NaN or infinite values, a constant image, or an image of labels instead of grey values.
@@ -181,24 +181,19 @@ REPLACED = (
 )
 
 
-def _refuse_holes(windows: Sequence[SampleWindow], name: str) -> None:
-    """Raise InputError that says how many values are NaN or infinite in what was looked at, and where the first is."""
-    counts = [int(np.count_nonzero(~np.isfinite(window.values))) for window in windows]
-    first = next(window for window, count in zip(windows, counts, strict=True) if count)
-    where = f", the first in slice {first.ranges['Z'][0]} (counted from 0)" if "Z" in first.ranges else ""
-    number = counted(sum(counts), "NaN or infinite value")
-    raise InputError(f"'{name}' holds {number} in what was looked at{where}: {REPLACED}")
-
-
 def _check_finite(windows: Sequence[SampleWindow], name: str, padding: PaddingRule) -> None:
-    """Raise InputError where there are NaN or infinite values that are no padding: that fills large areas."""
+    """Raise InputError if there are NaN or infinite values that are no padding, which fills large areas."""
     holes = [window.values for window in windows if window.values.dtype.kind == "f"]
     holes = [values for values in holes if not np.isfinite(values).all()]
     may_be_padding = padding == "auto" and _joined(windows).size > 0
     if holes and not (
         may_be_padding and any(constant_areas.in_squares(~np.isfinite(values)).any() for values in holes)
     ):
-        _refuse_holes(windows, name)
+        counts = [int(np.count_nonzero(~np.isfinite(window.values))) for window in windows]
+        first = next(window for window, count in zip(windows, counts, strict=True) if count)
+        where = f", the first in slice {first.ranges['Z'][0]} (counted from 0)" if "Z" in first.ranges else ""
+        number = counted(sum(counts), "NaN or infinite value")
+        raise InputError(f"'{name}' holds {number} in what was looked at{where}: {REPLACED}")
 
 
 def _find_padding(stack: Stack, windows: list[SampleWindow]) -> tuple[float | None, ...]:
@@ -227,7 +222,7 @@ def _kept(windows: Sequence[SampleWindow], masks: Sequence[PaddingMask | None], 
 
 
 def _without_letters(kept: NDArray[Any], padding: tuple[float | None, ...]) -> NDArray[Any]:
-    """Return the values without those of padding that lie far from all tissue: they stand between letters."""
+    """Return the values without those of padding that lie far from all tissue, such as between burnt-in letters."""
     if not padding:
         return kept
     quarter, median, three = percentiles(kept[:: -(-kept.size // SAMPLE)], (25, 50, 75))
@@ -248,21 +243,21 @@ def _describe_padding(
     area = sum(int(np.count_nonzero(mask)) for _, mask in partial if mask is not None)
     total = math.prod(stack.length(axis) for axis in stack.space.axes if axis not in "YX")
     empty = len(windows) - len(partial)
-    told = []
+    sentences = []
     if len(windows) == total and empty:
-        told.append(f"{empty} of {total} slices are empty ({values}) and were left out.")
+        sentences.append(f"{empty} of {total} slices are empty ({values}) and were left out.")
     elif empty or not area:
-        told.append(f"Empty slices ({values}) were left out.")
+        sentences.append(f"Empty slices ({values}) were left out.")
     if area:
         width = _frame_width(partial)
         where = f"{width} pixels of {values} around each slice" if width else f"Areas of {values} without tissue"
         if flat is not None:
             constant = f"Areas of {' and '.join(names)}, and areas" if names else "Areas"
             where = f"{constant} with nothing but noise or shading"
-        if all(all(window.edges) for window in windows):  # parts of large slices do not tell the share of the whole
+        if all(all(window.edges) for window in windows):  # parts of large slices do not give the share of the whole
             where += f" ({in_percent(area / sum(window.values.size for window, _ in partial))} of the image)"
-        told.append(f"{where} were left out.")
-    return told
+        sentences.append(f"{where} were left out.")
+    return sentences
 
 
 def _frame_width(windows: Sequence[tuple[SampleWindow, PaddingMask | None]]) -> int:

@@ -1,4 +1,4 @@
-"""Outliers of the grey values: hot and dead pixels, beads, crystals and charge flashes, told from real bright objects.
+"""Outliers of the grey values: hot and dead pixels, beads, crystals and charge flashes, but not real bright objects.
 
 A value counts as far away if it lies `FAR` robust standard deviations from the median. In EM nothing is so far away
 that is tissue. In fluorescence nuclei are; so what is far away is an outlier only if it is a single pixel or a line, or

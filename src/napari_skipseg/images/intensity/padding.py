@@ -46,7 +46,7 @@ they are may lie between.
 In 21 undisturbed stacks of EM and fluorescence, the smallest range of a square is 0.16-0.55 of the median, without a
 gap."""
 FEWEST_SQUARES, MOST_SQUARES = 100, 4096
-"""Squares that are looked at to find those without structure: of fewer nothing can be said."""
+"""Squares that are looked at to find those without structure: fewer are not judged."""
 _MOST_GAPS = 3
 """Gaps that are looked at, the one with the largest ranges first."""
 CORRELATED_NOISE, MOST_STRUCTURED = 0.35, 0.3
@@ -61,7 +61,7 @@ EDGE, NEAR, FAR = 2, (3, 4), (12, 24)
 """Distances from a constant area, in pixels, at which the image beside it is compared. At 1 a turned image is a mixture
 of padding and tissue."""
 _SAMPLE = 2**16
-"""Values whose median is taken, at the most."""
+"""Most values that quantiles are taken from."""
 RARE = 0.005
 """Share of the pixels on either side that are too rare to decide."""
 STRAY, MOST_STRAY = 8.0, 0.05
@@ -70,7 +70,7 @@ SAMPLES = 64
 """Fewest pixels beside a constant area for such a comparison."""
 ALIKE, CORRELATED = 0.45, 40
 """How much the mean may differ between near and far, in standard deviations of the image; more where the edge is short,
-as `CORRELATED` pixels tell as much as one. Padding: 0-0.44; saturated myelin: 2.1."""
+as `CORRELATED` neighbouring pixels are worth one independent pixel. Padding: 0-0.44; saturated myelin: 2.1."""
 SHARP = 0.8
 """Least distance from the padding value at `EDGE`, relative to that at `FAR`, root mean square. Padding: 0.87-1.19;
 saturated lumen, clipped black and subtracted background: 0.06-0.75."""

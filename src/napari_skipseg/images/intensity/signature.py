@@ -1,8 +1,8 @@
-"""How grey values and structures of an image are distributed, in few numbers: whether another image is of its kind.
+"""The signature of an image: few numbers that show whether two images are of one kind.
 
-A signature does not change with brightness and contrast. It holds the shape of the histogram, and in octaves of size
+It does not change with brightness and contrast. It consists of the shape of the histogram and, in octaves of size,
 the share of the contrast, its asymmetry, how peaked it is, and how much it changes from place to place. The last two
-tell photographs, which have few sharp edges and flat areas, from tissue; the shares tell noise and the scale.
+distinguish photographs, with few sharp edges and flat areas, from tissue; the shares show noise and scale.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from napari_skipseg.images.intensity.quantiles import percentiles
 PATCH = 256
 """Side of the patches that are measured, in pixels; smaller ones are mirrored."""
 LEAST_SIDE = 48
-"""Side below which an image tells too little of its structures."""
+"""Side below which an image shows too little of its structures."""
 PATCHES = 16
 """Patches that are measured of an image."""
 LIVELY = 0.2
-"""Contrast relative to the liveliest patch of an image up to which a patch shows hardly anything."""
+"""A patch of less than this share of the highest contrast of an image shows hardly anything."""
 OCTAVES = 5
 _BLOCK = 32
 """Side of the blocks whose contrast is compared, in pixels of the patch."""
@@ -53,7 +53,7 @@ GROUPS = {
 """Measured on 28 images of EM, 4 of nuclei and 15 photographs, see `benchmarks/guards.py`."""
 SIGNATURE_FEATURES = 23
 ENOUGH, ALLOWANCE = 8.0, 0.65
-"""Patches that tell the kind of an image for sure, and how fast the limit rises where there are fewer.
+"""Patches that are enough to recognise the kind of an image, and how fast the limit rises if there are fewer.
 
 Measured on crops of neural EM, whose full stacks lie at 0.2-0.9: of 3 x 256 x 256 pixels up to 1.13 (one of 96 at
 1.38), of 128 x 128 up to 1.26, of 3 x 64 x 64 up to 1.65."""
@@ -107,15 +107,15 @@ def sign_with_negative(patches: Iterable[NDArray[Any]]) -> tuple[ImageSignature,
 def signature_distance(image: ImageSignature, known: Sequence[ImageSignature]) -> tuple[float, str]:
     """Return how far an image is from the nearest of the `known` ones, and in what most.
 
-    Above `limit_for` its size, which is 1 for all but small images, it is of another kind. Without a known one of as
-    many channels nothing can be said: it is 0.
+    An image farther away than `limit_for` its size (1 for all but small images) is of a different kind. The distance is
+    0 if no known signature has as many channels.
     """
     distances = [_distance(image, each) for each in known if len(each.middle) == len(image.middle)]
     return min(distances, default=(0.0, ""))
 
 
 def limit_for(lengths: Mapping[str, int]) -> float:
-    """Return from which distance on an image of these lengths, by axis, is of another kind: small ones vary more.
+    """Return the distance from which an image of these lengths, by axis, is of a different kind: small ones vary more.
 
     Slices resemble their neighbours: they count as the square root of their number.
     """

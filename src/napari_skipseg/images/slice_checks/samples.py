@@ -21,18 +21,18 @@ WINDOW, SMALL = 512, 128
 MIDDLE = 256
 """Side of the part of a window that fine structure is measured in."""
 _FEWEST = 2**14
-"""Pixels that percentiles are taken of, at least."""
+"""Fewest pixels that percentiles are taken from."""
 LARGE_SLICE = 768
-"""Side from which on a slice is looked at in small windows too."""
+"""Side from which small windows of a slice are looked at too."""
 MOST_SAMPLED_VOXELS = 2**28
-"""Voxels of the large windows of all slices together; of more slices the windows are smaller, down to `SMALL`."""
+"""Most voxels of the large windows of all slices together. If there are more slices, the windows are smaller."""
 BLOCK_VOXELS, BLOCK_SLICES = 2**24, 64
-"""Most that is read at once, where an array is stored in chunks that hold several slices."""
+"""Most voxels and slices that are read at once from chunks of several slices."""
 BOX = 2
 """How many times the area of all windows their bounding box may have to be read instead of them: one read of a
 compressed chunk or page instead of five."""
 DULL = 0.3
-"""Spread of grey values relative to the liveliest window up to which a window shows no object, in the whole stack."""
+"""A window whose spread of grey values is less than this share of the largest one shows no object."""
 
 LOOKING = Progress(0, 1, "looking at the slices")
 
@@ -131,13 +131,13 @@ def _mean_product(one: Picture, other: Picture) -> float:
 
 
 def _middle(picture: Picture) -> Picture:
-    """Return the middle of a picture: what is measured of fine structure needs no more of it."""
+    """Return the middle of a picture: that is enough to measure fine structure."""
     top, left = (max(0, (length - MIDDLE) // 2) for length in picture.shape)
     return picture[top : top + MIDDLE, left : left + MIDDLE]
 
 
 def _choose_windows(stack: Stack, along: str, fixed: Mapping[str, int], most_voxels: int) -> tuple[SliceWindow, ...]:
-    """Return the large window first: in the middle, or where the image is livelier if nothing is there."""
+    """Return the large window first: in the middle, or where there is more to see if the middle shows nothing."""
     height, width = stack.length("Y"), stack.length("X")
     count = stack.length(along)
     side = max(SMALL, min(WINDOW, int(math.sqrt(most_voxels / count))))

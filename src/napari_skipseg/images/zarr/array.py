@@ -38,7 +38,7 @@ class WholeChunkStore(WrapperStore[LocalStore]):  # type: ignore[misc]  # zarr i
     Most codecs find that out by themselves. But Blosc takes no length and reads on behind the end of what it is given,
     whatever lies in memory there; and a file of no bytes, as a power cut leaves it, passes for an empty shard.
 
-    blosc: each file is one Blosc block. forms: how chunks are named that are not where the metadata have them.
+    blosc: each file is one Blosc block. forms: names of chunks that are different from those in the metadata.
     """
 
     def __init__(self, store: LocalStore, blosc: bool = False, forms: tuple[KeyForm, ...] = ()) -> None:
@@ -63,19 +63,16 @@ class WholeChunkStore(WrapperStore[LocalStore]):  # type: ignore[misc]  # zarr i
 
 def open_store(node: Node, forms: tuple[KeyForm, ...] = ()) -> WholeChunkStore:
     """Return the files of the array `node`, not opened yet. forms: other names that its chunks have."""
-    return WholeChunkStore(LocalStore(node.path, read_only=True), _is_blosc(node.array or {}), forms)
+    metadata = node.array or {}
+    codecs = metadata.get("codecs")
+    last = codecs[-1] if isinstance(codecs, list) and codecs else metadata.get("compressor")
+    is_blosc = isinstance(last, dict) and "blosc" in (last.get("name"), last.get("id"))
+    return WholeChunkStore(LocalStore(node.path, read_only=True), is_blosc, forms)
 
 
 def _blosc_length(block: Buffer) -> int:
     start = block[:BLOSC_HEADER].to_bytes()
     return max(BLOSC_HEADER, int.from_bytes(start[-4:], "little"))
-
-
-def _is_blosc(told: dict[str, Any]) -> bool:
-    """Return whether the last thing that is done to a chunk, before it is a file, is Blosc."""
-    codecs = told.get("codecs")
-    last = codecs[-1] if isinstance(codecs, list) and codecs else told.get("compressor")
-    return isinstance(last, dict) and "blosc" in (last.get("name"), last.get("id"))
 
 
 ArrayIndex = tuple[int | slice, ...]
@@ -126,7 +123,7 @@ class ZarrArray(LazyArray):
         return fewer
 
     def written(self) -> Iterator[tuple[slice, ...]]:
-        """Yield the part of every chunk whose file is there, in order; of others all voxels have the fill value.
+        """Yield the part of every chunk that has a file, in order; all other voxels have the fill value.
 
         All of them are yielded where the fill value is not 0.
 
@@ -228,7 +225,8 @@ def _raise(error: OSError) -> None:
 
 def _open(node: Node) -> tuple[ChunkPlaces, Any]:
     check_harmless(node)
-    _check_chunks(node)
+    if any(length == 0 for lengths in _chunk_lengths(node.array) for length in lengths):  # zarr divides by them
+        raise FileError(f"'{node.path}' has chunks without voxels: it is damaged, export it again.")
     with read_errors_as_sentences(node.path, "The metadata of"):
         places = find_chunks(node, len((node.array or {})["shape"]))
         try:
@@ -252,16 +250,6 @@ def _open(node: Node) -> tuple[ChunkPlaces, Any]:
                 "smaller chunks."
             )
     return places, array
-
-
-def _check_chunks(node: Node) -> None:
-    """Refuse chunks without voxels: zarr divides by their lengths.
-
-    Raises:
-        FileError: there are such.
-    """
-    if any(length == 0 for lengths in _chunk_lengths(node.array) for length in lengths):
-        raise FileError(f"'{node.path}' has chunks without voxels: it is damaged, export it again.")
 
 
 def _chunk_lengths(metadata: Any) -> Iterator[list[Any]]:

@@ -86,14 +86,14 @@ class ChunkCache:
 
     def _drop_oldest(self) -> None:
         with self._lock:
-            done = {place: each.result().nbytes for place, each in self._chunks.items() if _is_done(each)}
+            done = {
+                place: each.result().nbytes
+                for place, each in self._chunks.items()
+                if (each.done() and each.exception() is None)
+            }
             total = sum(done.values())
             for place, size in list(done.items())[:-1]:
                 if total <= KEPT_CHUNKS:
                     return
                 total -= size
                 del self._chunks[place]
-
-
-def _is_done(chunk: Future[NDArray[Any]]) -> bool:
-    return chunk.done() and chunk.exception() is None
