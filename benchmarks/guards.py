@@ -20,7 +20,7 @@ from napari_skipseg.devices import choose_device
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.intensity.normalize import measure
 from napari_skipseg.images.intensity.signature import signature_distance
-from napari_skipseg.images.slice_checks.checks import find_slice_faults
+from napari_skipseg.images.slice_checks.checks import iter_slice_faults
 from napari_skipseg.images.slice_checks.messages import describe_faults
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
@@ -112,7 +112,7 @@ def slices():
     print("| stack | slices | alarms |\n|---|---|---|")
     for name, file in STACKS.items():
         values = read(file)
-        faults = find_slice_faults(Stack(values, Space("ZYX")))
+        faults = run_to_end(iter_slice_faults(Stack(values, Space("ZYX"))))
         print(f"| {name} | {len(values)} | {' '.join(describe_faults(faults)) or 0} |", flush=True)
     counts = {}
     for name, file in STACKS.items():
@@ -124,7 +124,7 @@ def slices():
             for kind, how, plane in inserted(values, number):
                 changed = values.copy()
                 changed[number] = like(plane, values.dtype)
-                faults = find_slice_faults(Stack(changed, Space("ZYX")))
+                faults = run_to_end(iter_slice_faults(Stack(changed, Space("ZYX"))))
                 own = {number, 1} if number == 0 and kind in ("doubled", "shifted") else {number}
                 named = [fault for fault in faults if fault.number in own]
                 count = counts.setdefault((kind, how), Counter())
@@ -236,7 +236,7 @@ def times():
         run_to_end(iter_predict(stack, model, options))
         whole = time.perf_counter() - start
         start = time.perf_counter()
-        find_slice_faults(stack)
+        run_to_end(iter_slice_faults(stack))
         faults = time.perf_counter() - start
         start = time.perf_counter()
         run_to_end(iter_measure_for(stack, model.description, options))

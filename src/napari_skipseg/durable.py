@@ -1,4 +1,4 @@
-"""Files that are whole after a kill and after a power cut, and that no link can lead elsewhere.
+"""Files that are whole after a kill and after a power cut, and that are never written through a link.
 
 Every file is written as a draft in the same folder, and renamed when it is whole. A rename alone does not survive a
 power cut: ext4 and xfs may write the new name to disk before the content, and the file is empty afterwards. So a draft
@@ -36,7 +36,7 @@ DRAFT, PART = ".skipseg-", ".part"
 _IS_DRAFT = re.compile(rf"{re.escape(DRAFT)}[0-9a-f]{{8}}{re.escape(PART)}")
 
 OLD_DRAFT = 24 * 3600.0
-"""Seconds after which a draft counts as left behind if its lock says nothing."""
+"""Age in seconds from which a draft counts as left behind if its lock cannot be tested."""
 SEARCHED = 100_000
 """Entries of a folder that are searched for drafts, at most."""
 
@@ -46,7 +46,7 @@ _MANY = 64
 """Files from which on the whole file system is brought to disk instead, where Linux can: 9 against 27 ms for 64."""
 
 RETRIES = 2.0
-"""Seconds for which Windows is asked again to replace a file: indexers and virus scanners hold files for moments."""
+"""Seconds for which replacing a file on Windows is tried: indexers and virus scanners hold files for moments."""
 HELD_ON_WINDOWS = (5, 32, 33, 1224)
 """Windows' codes: access denied, sharing violation, lock violation, and a file that a program has mapped to memory."""
 NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF)
@@ -61,7 +61,7 @@ _searched: set[Path] = set()
 
 @contextlib.contextmanager
 def replacing_durably(path: Path, synced: bool = True, after: Sequence[Path] = ()) -> Iterator[BinaryIO]:
-    """Yield a new file, open for reading and writing, that takes the name `path` at the end, or goes on any fault.
+    """Yield a new file, open for reading and writing, that takes the name `path` at the end, or is removed on a fault.
 
     synced: its content and its name are on disk at the end; else a power cut may leave an empty file. after: files that
     are to be on disk before the name changes, as the new content names them; they are brought there at the same time.
@@ -109,7 +109,7 @@ def write_whole(path: Path, content: bytes | memoryview, synced: bool = False) -
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a draft that takes the name `path` at the end, or goes on any fault."""
+    """Yield a draft that takes the name `path` at the end, or is removed on any fault."""
     draft, handle = _new_draft(path.parent)
     try:
         with handle:
@@ -179,7 +179,7 @@ def make_folders(folder: Path) -> None:
 def replace(source: Path, target: Path) -> Path:
     """Rename `source`, a file or a folder, to `target`; return that. A file that is there is replaced.
 
-    Windows refuses while another program has the file open: it is asked again for `RETRIES` seconds.
+    Windows refuses while another program has the file open: it is tried again for `RETRIES` seconds.
 
     Raises:
         OSError: it cannot be renamed.
@@ -196,7 +196,7 @@ def replace(source: Path, target: Path) -> Path:
 
 
 def is_held_on_windows(error: OSError) -> bool:
-    """Return whether Windows says by `error` that another program, or a layer, holds the file."""
+    """Return whether `error` is that of Windows for a file that another program holds open."""
     return getattr(error, "winerror", None) in HELD_ON_WINDOWS
 
 
@@ -293,7 +293,7 @@ def _remove_if_old(draft: Path) -> None:
         return
     is_folder = stat.S_ISDIR(found.st_mode)
     with contextlib.ExitStack() as holding:
-        has_writer: bool | None = None  # if its lock says nothing
+        has_writer: bool | None = None  # if its lock cannot be tested
         if is_folder:
             has_writer = _has_writer(draft)
         elif stat.S_ISREG(found.st_mode) and sys.platform != "win32":
@@ -384,7 +384,7 @@ def _syncfs() -> Callable[[int], int] | None:
 
 
 def _each(act: Callable[[Item], None], items: Sequence[Item]) -> None:
-    """Do something with each of `items`, several at a time."""
+    """Call `work` with each of `items`, several at a time."""
     if len(items) < 2:
         for item in items:
             act(item)

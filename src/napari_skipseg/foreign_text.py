@@ -1,4 +1,4 @@
-"""Text that came from outside (names of files, of classes, metadata), made safe for the place where it is shown.
+"""Text from outside (names of files and classes, metadata), made safe for the place where it is shown.
 
 A name may hold control characters, which a terminal obeys, and a spreadsheet takes a cell that begins with `=` for a
 formula.

@@ -11,9 +11,6 @@ from zarr.codecs import BloscCodec, BytesCodec, GzipCodec, ZstdCodec
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
-from napari_skipseg.images.zarr.layout import Layout
-from napari_skipseg.images.zarr.reader import is_finished
-from napari_skipseg.images.zarr.writer import create_ome_zarr, write_ome_zarr
 
 OFFSETS, COUNTS, WIDTH = 273, 279, 256
 LACKS = "is cut short or lacks planes: copy it again, with all its companion files"
@@ -248,29 +245,7 @@ def test_a_zarr_3_with_the_other_byte_order_is_read_right(tmp_path, dtype):
     assert np.array_equal(stack.data, values)
 
 
-# --- our own stores --------------------------------------------------------------------------------------------------
-
-
-def test_a_store_of_ours_that_lacks_chunks_is_told_from_a_finished_one(tmp_path):
-    values = random((2, 600, 600))
-    layout = Layout(values.shape, Space("ZYX"), "uint8", chunks=(1, 256, 256))
-    writer = create_ome_zarr(tmp_path / "a.zarr", layout)
-    assert not is_finished(tmp_path / "a.zarr")
-    writer.write((slice(0, 2), slice(0, 600), slice(0, 600)), np.zeros_like(values))
-    assert not is_finished(tmp_path / "a.zarr")  # its pyramid is not there
-    for _ in writer.iter_pyramid():
-        continue
-    assert is_finished(tmp_path / "a.zarr")
-    (tmp_path / "a.zarr" / "0" / "c" / "1" / "0" / "2").rename(
-        tmp_path / "a.zarr" / "0" / "c" / "1" / "0" / ".skipseg-0123abcd.part"
-    )
-    assert not is_finished(tmp_path / "a.zarr")
-    write_ome_zarr(tmp_path / "b.zarr", values, layout)
-    assert is_finished(tmp_path / "b.zarr")
-
-
 def test_a_store_of_others_may_leave_chunks_out(tmp_path):
     array = zarr.create_array(tmp_path / "a.zarr", shape=(4, 64, 64), dtype="u1", chunks=(1, 64, 64), fill_value=9)
     array[1] = 7
-    assert is_finished(tmp_path / "a.zarr")
     assert [int(plane[5, 5]) for plane in read_stack(tmp_path / "a.zarr").data] == [9, 7, 9, 9]

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from scipy import ndimage
 
-from napari_skipseg.images.slice_checks.checks import SliceFault, find_slice_faults
+from napari_skipseg.images.slice_checks.checks import SliceFault, iter_slice_faults
 from napari_skipseg.images.slice_checks.messages import describe_faults, in_list
 from napari_skipseg.images.slice_checks.phase_correlation import PhaseCorrelation
 from napari_skipseg.images.slice_checks.samples import iter_sample_slices
@@ -60,7 +60,7 @@ STACKS = {
 
 
 def found(values, axes=""):
-    return find_slice_faults(Stack(values, Space(axes or "TCZYX"[-values.ndim :]), name="it"))
+    return run_to_end(iter_slice_faults(Stack(values, Space(axes or "TCZYX"[-values.ndim :]), name="it")))
 
 
 def kinds(values, axes=""):
@@ -115,6 +115,22 @@ def test_a_shifted_slice_is_named_with_how_far(stack, way, fill):
     (fault,) = found(with_slice(stack, 6, new))
     assert (fault.kind, fault.number) == ("shifted", 6)
     assert fault.amount == pytest.approx(np.hypot(*way), abs=8)
+
+
+def shifted(values, numbers, way):
+    changed = values.copy()
+    for number in numbers:
+        changed[number] = np.roll(values[number], way, (0, 1))
+    return changed
+
+
+@pytest.mark.parametrize("numbers", [(5, 6), (5, 6, 7), (2, 3, 4, 5), (1, 2), (3, 5), (1, 3, 5, 8, 9)])
+@pytest.mark.parametrize("way", [(36, 0), (24, -32)])
+def test_slices_that_are_shifted_together_or_in_turns_are_named(numbers, way):
+    faults = found(shifted(sections(), numbers, way))
+    assert sorted((fault.kind, fault.number) for fault in faults) == [("shifted", number) for number in numbers]
+    assert all(fault.amount == pytest.approx(np.hypot(*way), abs=8) for fault in faults)
+    assert len(kinds(shifted(sections()[:5], (1, 3), way))) == 2
 
 
 def test_slices_from_a_jump_on_are_named_by_the_first():
@@ -224,7 +240,7 @@ class Chunked:
 
 def test_of_a_large_volume_little_is_read_a_chunk_of_slices_at_a_time():
     volume = Chunked((64, 8000, 9000))
-    find_slice_faults(Stack(volume, Space("ZYX")))
+    run_to_end(iter_slice_faults(Stack(volume, Space("ZYX"))))
     voxels = [np.prod(part) for part in volume.read]
     assert sum(voxels) < 0.01 * np.prod(volume.shape)
     assert max(voxels) <= 2**24
@@ -289,7 +305,7 @@ def test_sentences_of_a_series_name_the_time():
 def test_many_slices_make_a_short_sentence():
     assert in_list([4, 5, 6, 9, 10]) == "4-6, 9 and 10"
     assert in_list(range(0, 60, 2)).endswith("and 18 more")
-    told = describe_faults([SliceFault("shifted", number, 10.0) for number in range(50)])
+    told = describe_faults([SliceFault("shifted", number, 10.0 + number) for number in range(50)])
     assert len(told) == 13
     assert "38 more" in told[-1]
 
@@ -299,6 +315,17 @@ def test_many_slices_make_a_short_sentence():
 def test_undisturbed_real_stacks_give_no_alarm(data_folder, name):
     values = tifffile.imread(data_folder / name)
     assert found(values) == ()
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("way", [(40, 0), (0, 40), (24, -32)])
+@pytest.mark.parametrize(
+    ("numbers", "depth"), [((3,), 25), ((0,), 25), ((5, 6), 25), ((5, 6, 7, 8), 25), ((3, 4, 9), 25), ((1, 3), 5)]
+)
+def test_sections_that_jump_by_themselves_have_larger_shifts_named(data_folder, numbers, depth, way):
+    values = tifffile.imread(data_folder / RAW[0])[:depth]
+    faults = kinds(shifted(values, numbers, way))
+    assert sorted(faults) == [("shifted", number) for number in numbers]
 
 
 @pytest.mark.data

@@ -114,7 +114,7 @@ def test_what_is_missing_or_broken_of_a_set_is_told(tmp_path):
     for content, told in (
         ("<OME", "is no OME-XML"),
         ("<a/>", "is no OME-XML"),
-        (ome("", 1), "tells of no image"),
+        (ome("", 1), "names no image"),
         (text.replace("em.ome.tif", "other.ome.tif"), "needs 'other.ome.tif' beside it, which is missing"),
         (text.replace("<OME", '<!DOCTYPE a [<!ENTITY b "c">]><OME'), "unsafe"),
     ):

@@ -123,7 +123,7 @@ def test_pages_that_an_ome_xml_does_not_name_are_noted(tmp_path):
     tifffile.imwrite(tmp_path / "a.ome.tif", STACK, photometric="minisblack", metadata={"axes": "ZYX"})
     stack, values = read_whole(add_page(tmp_path / "a.ome.tif", THUMBNAIL))
     assert np.array_equal(values, STACK)
-    assert "OME-XML says nothing" in stack.notes[0]
+    assert "not in its OME-XML" in stack.notes[0]
 
 
 def test_a_slide_has_thumbnail_label_and_macro_beside_it_and_its_levels_are_no_images(tmp_path):

@@ -11,7 +11,8 @@ import zarr
 
 from napari_skipseg.errors import FileError
 from napari_skipseg.images.files import read_stack
-from napari_skipseg.images.zarr import chunk_cache, metadata, reader
+from napari_skipseg.images.zarr import array as zarr_array
+from napari_skipseg.images.zarr import metadata, reader
 from napari_skipseg.images.zarr.array import ZarrArray
 from napari_skipseg.images.zarr.metadata import read_node, store_root
 
@@ -210,7 +211,7 @@ def test_threads_that_want_the_same_chunk_decode_it_once(thick, decoded):
 
 
 def test_the_oldest_chunks_go_where_memory_is_short(thick, decoded, monkeypatch):
-    monkeypatch.setattr(chunk_cache, "KEPT_CHUNKS", 3 * 2**20)
+    monkeypatch.setattr(zarr_array, "KEPT_CHUNKS", 3 * 2**20)
     path, _ = thick
     stack = read_stack(path)
     for z in (0, 15, 15, 1):

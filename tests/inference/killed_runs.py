@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import zarr
 from identity import make_model
 
 from napari_skipseg.images.files import read_stack
@@ -167,3 +168,9 @@ MOMENTS: dict[str, Callable[[Callable[[], None]], None]] = {
     "all written": _after(RunFolder, "finish"),
     "moved": _between_moves,
 }
+
+
+def has_all_chunks(store: Path) -> bool:
+    """Return whether every level of an OME-Zarr has a file for each of its chunks."""
+    levels = [zarr.open_array(folder, mode="r") for folder in store.glob("[0-9]*")]
+    return bool(levels) and all(level.nchunks_initialized == level.nchunks for level in levels)

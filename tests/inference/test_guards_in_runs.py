@@ -156,14 +156,16 @@ def examined(values: Values, model: Model) -> ImageExamination:
 @pytest.mark.parametrize("value", [0, 100, 255])
 def test_a_frame_does_not_make_an_image_unlike(border: int, value: int) -> None:
     framed = np.pad(CELLS, ((0, 0), (border, border), (border, border)), constant_values=value)
-    assert examined(framed, signed(make_model(margin=4), CELLS)) == ImageExamination(())
+    found = examined(framed, signed(make_model(margin=4), CELLS))
+    assert (found.findings, found.unlike) == ((), "")
 
 
 @pytest.mark.parametrize("share", [0.0001, 0.001, 0.01])
 def test_hot_pixels_are_no_fault_of_a_slice(share: float) -> None:
     spoilt = CELLS.astype(np.uint16) + 300
     spoilt[np.random.default_rng(4).random(spoilt.shape) < share] = 65535
-    assert examined(spoilt, signed(make_model(margin=4), CELLS)) == ImageExamination(())
+    found = examined(spoilt, signed(make_model(margin=4), CELLS))
+    assert (found.findings, found.unlike) == ((), "")
 
 
 @pytest.mark.parametrize("box", [(6, 128, 128), (1, 160, 160), (3, 64, 64)])
@@ -185,8 +187,8 @@ def test_the_network_decides_on_an_unlike_image_whose_negative_is_nearer() -> No
     model = signed(make_model(margin=4), CELLS)
     large = ndimage.zoom(CELLS[:4, :105, :105], (1, 3, 3), order=1)
     assert examined(large, model).unlike
-    assert examined(255 - large, model).may_be_inverted
-    assert not examined(large, model).may_be_inverted
+    assert examined(255 - large, model).asks_network
+    assert not examined(large, model).asks_network
 
 
 def test_a_preview_and_a_tiny_image_ask_nothing() -> None:

@@ -16,7 +16,7 @@ import pytest
 import tifffile
 import torch
 from identity import Identity, identity, make_model
-from killed_runs import PROCESSES, Asked, kill
+from killed_runs import PROCESSES, Asked, has_all_chunks, kill
 from numpy.typing import NDArray
 
 from napari_skipseg.devices import best_precision
@@ -28,7 +28,6 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import LazyArray, Stack
 from napari_skipseg.images.zarr import chunk_writer
 from napari_skipseg.images.zarr.layout import Layout
-from napari_skipseg.images.zarr.reader import is_finished
 from napari_skipseg.images.zarr.writer import create_ome_zarr, write_ome_zarr
 from napari_skipseg.inference import predict, to_folder
 from napari_skipseg.inference.backends.fallback import FallbackBackend
@@ -301,7 +300,7 @@ def test_what_was_stopped_later_can_be_looked_at_and_goes_on(cells: Path, tmp_pa
     kinds = ("attention_1", "binary", "probability")
     assert sorted(unfinished.glob("*.zarr")) == [unfinished / f"cells_{kind}.ome.zarr" for kind in kinds]
     store = unfinished / "cells_probability.ome.zarr"
-    assert not is_finished(store)
+    assert not has_all_chunks(store)
     assert (read_stack(store).space.voxel_size, read_stack(store).space.unit, read_stack(store).space.origin) == PLACE
     seen = whole(store)
     run_to_end(quickly(read_stack(cells), tmp_path / "stopped"))
@@ -500,7 +499,7 @@ def test_a_foreign_store_that_appears_meanwhile_is_left_alone(cells: Path, tmp_p
     run_to_end(quickly(read_stack(cells), tmp_path, form="ome-zarr", maker=counted))
     assert counted.runs == 0
     assert (tmp_path / "mine" / "notes.txt").read_text() == "of ten years"
-    assert all(is_finished(store) for store in tmp_path.glob("*.ome.zarr"))
+    assert all(has_all_chunks(store) for store in tmp_path.glob("*.ome.zarr"))
 
 
 def test_files_of_others_in_the_folder_of_a_run_are_kept(cells: Path, tmp_path: Path) -> None:
@@ -633,7 +632,7 @@ def test_both_formats_hold_the_same_of_a_time_lapse_with_classes(tmp_path: Path)
         )
         assert read_recipe(tiff) == {**(read_recipe(store) or {}), "form": "tiff"}
         assert holds_labels(tiff) == holds_labels(store) == ("binary" in tiff.name)
-        assert is_finished(store)
+        assert has_all_chunks(store)
         levels = read_levels(store)
         assert levels[0].shape == other.shape
         assert (len(levels) > 1) == (other.shape[-1] > 512)
@@ -659,7 +658,7 @@ def test_a_volume_in_3d_tiles_is_the_same_in_both_formats(tmp_path: Path) -> Non
     )
     for tiff, store in zip(tiffs, stores, strict=True):
         np.testing.assert_array_equal(whole(tiff), whole(store))
-        assert is_finished(store)
+        assert has_all_chunks(store)
 
 
 def test_a_backend_that_fails_in_mid_run_is_told_in_every_file(

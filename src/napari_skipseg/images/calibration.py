@@ -19,13 +19,13 @@ _KEPT = ("pm", "Å", "nm", "µm", "mm")
 """Units that a stack keeps from its file; others become nm, µm or mm, by the size of a pixel."""
 
 _SMALLEST, _LARGEST = Decimal("1e-13"), Decimal("1e4")
-"""Metres between which a voxel's side makes sense; beyond, the number is damage or a placeholder."""
+"""Smallest and largest plausible side of a voxel in metres; beyond, the number is damaged or a placeholder."""
 
 _MOST = 1e9
 """How many times a size without a known unit may be larger or smaller than 1."""
 
 MOST_OBLONG = 1000.0
-"""How many times the sides of a pixel may differ; beyond, one of the two numbers is likely damage."""
+"""Largest ratio of the sides of a pixel; beyond, one of the two numbers is likely damaged."""
 
 THINNEST, THICKEST = 1 / 30, 1000.0
 """Sizes of z, in pixels, from which on a wrong unit is likely: sections of 12 pixels have 12,000 or 1/80 then."""
@@ -36,7 +36,7 @@ GIVE_UNIT = "give the unit (in a shell with --unit, such as nm)"
 
 @dataclass(frozen=True)
 class AxisScale:
-    """What a file says of one axis, as it says it.
+    """The scale of one axis as it stands in a file.
 
     size: the distance between two voxels, None if the file gives none. It may be negative, 0 or NaN.
     unit: of the size, as the file spells it; None if the file names none.
@@ -96,7 +96,7 @@ def calibrate(scales: Mapping[str, AxisScale], axes: str, unit: str | None = Non
     - Sizes that differ so much that a unit is likely wrong are kept, and noted.
     - If x or y is missing, it takes the other's size; if z is missing, it takes y's. No size that is there is replaced.
 
-    Whatever is not taken as the file says it is noted.
+    A note says what was not taken from the file as it is.
 
     axes: of the image, as in `Space`; without Z in it, a missing z is 1.
     unit: in place of what the file names, for its own numbers.
@@ -183,7 +183,7 @@ def _said(axis: _Judged) -> str:
 
 
 def _renamed(x: _Judged, y: _Judged, z: _Judged) -> tuple[_Judged, _Judged, _Judged]:
-    """Return the axes for a unit that the user gives: what has no known unit has that of the others."""
+    """Return the axes for a unit that the user gives: an axis without a known unit takes that of the others."""
     known = next((axis.unit for axis in (x, y, z) if _is_length(axis.unit)), "")
     found = [axis if _is_length(axis.unit) else replace(axis, unit=known) for axis in (x, y, z)]
     return found[0], found[1], found[2]
@@ -198,14 +198,14 @@ def _fill(axis: _Judged, other: _Judged, name: str, others: str, notes: list[str
 
 
 def _start_in(axis: _Judged, unit: str) -> float:
-    """Return where an axis begins in another unit, 0 if that cannot be known."""
+    """Return where an axis begins, in a different unit; 0 if that is not known."""
     if axis.unit == unit:
         return axis.start
     return convert_length(axis.start, axis.unit, unit) if _is_length(axis.unit) and _is_length(unit) else 0.0
 
 
 def _share_units(x: _Judged, y: _Judged, z: _Judged, notes: list[str]) -> tuple[_Judged, _Judged, _Judged]:
-    """Return the axes, those whose unit is not named with the unit of one whose is."""
+    """Return the axes; those without a unit have the unit of an axis that has one."""
     named = next((axis for axis in (x, y, z) if axis.unit and axis.size is not None), None)
     found = []
     for name, axis in (("x", x), ("y", y), ("z", z)):

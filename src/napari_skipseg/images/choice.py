@@ -1,4 +1,4 @@
-"""Which image of a file is meant, where it holds several: the only one, the main one, or the one a user names."""
+"""Which image of a file with several is read: the only one, the main one, or the one that a user names."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Location:
 
 
 def parse_location(text: str | os.PathLike[str]) -> Location:
-    """Return the image that a text names; a path that exists is that path, whatever is in its name."""
+    """Return the image that a text names; a path that exists is taken as it is, even if its name contains `MARK`."""
     text = os.fspath(text)
     if MARK not in text or os.path.lexists(text):
         return Location(Path(text))
@@ -172,7 +172,7 @@ def check_number(path: Path, images: Sequence[ImageInfo], number: int) -> None:
 
 
 def refuse_several(path: Path, images: Sequence[ImageInfo], example: str = "") -> NoReturn:
-    """Raise the error that lists the images of a file and says how to choose one. example: what names one of them.
+    """Raise the error that lists the images of a file and says how to choose one. example: how to name one.
 
     Raises:
         SeveralImagesError: always.

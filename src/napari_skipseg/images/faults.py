@@ -29,7 +29,7 @@ def file_errors_as(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path, synced: bool = True, after: Sequence[Path] = ()) -> Iterator[BinaryIO]:
-    """Yield a new file, open for reading and writing, that takes the name `path` at the end, or goes on any fault.
+    """Yield a new file, open for reading and writing, that takes the name `path` at the end, or is removed on a fault.
 
     synced: it is on disk at the end; else a power cut may leave an empty file. after: files that are on disk before it.
 
@@ -70,7 +70,9 @@ def _write_fault(path: Path, error: OSError) -> str:
         return f"'{path}' may not be written: choose a folder in which you may write."
     if error.errno == errno.EFBIG:
         return f"'{path}' is larger than the file system allows: choose another disk."
-    if error.errno == errno.ENAMETOOLONG or _is_too_long_for_windows(path):
+    if error.errno == errno.ENAMETOOLONG or (
+        sys.platform == "win32" and len(str(path.absolute())) > LONGEST_ON_WINDOWS
+    ):
         return f"The path '{path}' is too long: give the image a shorter name, or choose a folder with a shorter path."
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return f"The folder '{path.parent}' does not exist: create it or choose another."
@@ -79,10 +81,6 @@ def _write_fault(path: Path, error: OSError) -> str:
     if error.errno == errno.ELOOP:
         return f"'{path}' is a link to another place and is not written to: remove the link."
     return f"'{path}' cannot be written ({error.strerror or error}): choose another place."
-
-
-def _is_too_long_for_windows(path: Path) -> bool:
-    return sys.platform == "win32" and len(str(path.absolute())) > LONGEST_ON_WINDOWS
 
 
 @contextmanager

@@ -15,11 +15,11 @@ from napari_skipseg.images.views import TurnedArray
 
 @dataclass(frozen=True)
 class FileImage:
-    """What a file holds and says of one image, in the file's order.
+    """One image of a file and its metadata, in the file's order.
 
     axes: name and length of each axis ("?" has no name).
-    scales: what the file says of each of them.
-    others: what it says of X, Y and Z apart from that, such as the thickness of a single slice.
+    scales: of each of them.
+    others: scales of X, Y and Z that belong to no axis, such as the thickness of a single slice.
     backwards: the axes along which positions decrease; they are turned round, so that voxel sizes are positive.
     open: gives the voxels with the axes that are kept, in the file's order.
     """
@@ -86,7 +86,7 @@ def stack_from_file_image(
 
 
 def _scales_of(image: FileImage, found: FileAxes) -> dict[str, AxisScale]:
-    """Return what the file says of X, Y and Z: a scale belongs to an axis of the file, whatever the user calls it."""
+    """Return the file's scales of X, Y and Z. A scale belongs to an axis of the file, even if the user renames it."""
     scales = dict(image.others)
     if not image.scales:
         return scales

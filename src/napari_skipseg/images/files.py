@@ -1,4 +1,4 @@
-"""Image files: TIFF, OME-Zarr, MRC or a picture in as a `Stack`; which reader a path belongs to."""
+"""Read image files (TIFF, OME-Zarr, MRC, pictures, folders of slices) as a `Stack`, each with its reader."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def read_stack(
     unit: of `voxel_size`; given alone, of the file's own numbers.
     are_labels: the values are numbers of classes or objects, so they are not inverted where white is 0.
     image: its number, from 0, or its name, where the file holds several (`list_images`). Without it, the only one, or
-    the main one beside thumbnails, labels and macro images, of which a note tells.
+    the main one beside thumbnails, labels and macro images, which a note then lists.
 
     Raises:
         FileError: no such file, an address, no image, damaged, cut short, or stored in an unknown way.
@@ -112,7 +112,7 @@ def list_images(path: str | os.PathLike[str]) -> tuple[ImageInfo, ...]:
 def images_to_read(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """Return what to give `read_stack` for each image of equal standing in a file, in order; mostly the path itself.
 
-    Of a file that cannot be read it is the path, too: reading that says what is wrong.
+    For a file that cannot be read it is the path, too: reading it then raises the error.
     """
     try:
         place, location = location_of_image(path), parse_location(path)
@@ -129,7 +129,7 @@ def images_to_read(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def _location_of(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], image: int | None) -> Location:
-    """Return where an image lies, its number, and its slices where those are named."""
+    """Return the location of an image: its path, its number, and its slices if they are named."""
     if not isinstance(path, str | os.PathLike):
         found = location_of_files(path)
         return replace(found, image=image)
@@ -295,7 +295,7 @@ def holds_labels(path: str | os.PathLike[str]) -> bool:
 
 
 def is_there(path: str | os.PathLike[str]) -> bool:
-    """Return whether the file or the folder is there that a path names."""
+    """Return whether a path names a file or a folder that exists."""
     try:
         return location_of_image(path).exists()
     except (SkipsegError, OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Which image this is, by its voxels: the same for the same content, whatever file or layer it comes from."""
+"""The identity of an image by its voxels: equal for equal content, in any file or layer."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def identify(stack: Stack) -> str:
     Raises:
         FileError, InputError: the voxels cannot be read or are no numbers.
     """
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     channel = stack.space.axes.find("C")
-    told.update(f"{stack.shape} {np.dtype(stack.data.dtype).name} {channel}\n".encode())
+    digest.update(f"{stack.shape} {np.dtype(stack.data.dtype).name} {channel}\n".encode())
     for index in _blocks(stack, channel):
         values = stack.read(index)
-        told.update(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes())
-    return told.hexdigest()
+        digest.update(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).tobytes())
+    return digest.hexdigest()
 
 
 def _blocks(stack: Stack, channel: int) -> Iterator[tuple[int | slice, ...]]:
@@ -80,7 +80,7 @@ END = 64 * 2**10
 
 
 def fingerprint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what tells an image on disk from a changed one, as JSON, with the name of `path` and no folder.
+    """Return a fingerprint that changes when an image on disk changes, as JSON, with the name of `path` and no folder.
 
     Of a file: size, time of change, and the SHA-256 of its first and last 64 KiB. What is rewritten in between with
     its time set back is not noticed, nor are the other files of an OME-TIFF that has several.
@@ -115,11 +115,11 @@ def fingerprint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _of_slices(path: str | os.PathLike[str]) -> dict[str, Any]:
     files = slice_files(path)
-    told, total, newest = hashlib.sha256(), 0, 0
+    digest, total, newest = hashlib.sha256(), 0, 0
     for file in files:
         with read_errors_as_sentences(file):
             status = file.stat()
-        told.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
+        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
         total, newest = total + status.st_size, max(newest, status.st_mtime_ns)
     ends = [fingerprint(file)["ends_sha256"] for file in (files[0], files[-1])]
     return {
@@ -127,7 +127,7 @@ def _of_slices(path: str | os.PathLike[str]) -> dict[str, Any]:
         "files": len(files),
         "bytes": total,
         "changed_ns": newest,
-        "files_sha256": told.hexdigest(),
+        "files_sha256": digest.hexdigest(),
         "ends_sha256": ends,
     }
 

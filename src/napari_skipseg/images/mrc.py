@@ -25,13 +25,13 @@ MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 """The kinds of voxels that can be read, by their number in the header."""
 
 IMOD_STAMP, SIGNED = 1146047817, 1
-"""The mark of IMOD's headers, and the flag in them that says that bytes are signed."""
+"""The mark of IMOD's headers, and the flag in them for signed bytes."""
 
 SECTIONS, MOST_LOOKED_AT = 16, 8 * 2**20
 """Sections, and voxels in all, that are looked at where the header does not say whether bytes are signed."""
 
 CLEARLY = 2
-"""How many times as much neighbouring bytes must jump, read as the header says, for it to be wrong."""
+"""The header is wrong if neighbouring bytes, read as it says, differ so many times as much."""
 
 VOLUMES = 401
 """The space group from which on a file is a stack of volumes."""
@@ -107,14 +107,11 @@ def _read_header(path: Path) -> tuple[Header, str]:
     for byte_order in "<>":
         header: Header = np.frombuffer(start, HEADER_DTYPE.newbyteorder(byte_order))[0]
         lengths = [int(header[key]) for key in ("nx", "ny", "nz")]
-        if 0 <= int(header["mode"]) <= 128 and min(lengths) >= 0 and _is_order(header):
+        axes = sorted(int(header[key]) for key in ("mapc", "mapr", "maps"))
+        is_order = axes in ([1, 2, 3], [0, 0, 0])  # old programs leave the axes unnamed
+        if 0 <= int(header["mode"]) <= 128 and min(lengths) >= 0 and is_order:
             return header, byte_order
     raise FileError(f"'{path}' is no MRC file: export the volume as MRC or TIFF.")
-
-
-def _is_order(header: Header) -> bool:
-    """Return whether the header names its axes: each once, or, as old programs do, none."""
-    return sorted(int(header[key]) for key in ("mapc", "mapr", "maps")) in ([1, 2, 3], [0, 0, 0])
 
 
 def _order(header: Header) -> tuple[int, ...]:
@@ -136,7 +133,7 @@ def _stored_type(path: Path, header: Header, byte_order: str) -> tuple[np.dtype[
 
 
 def _type_of_bytes(path: Path, header: Header, byte_order: str) -> tuple[np.dtype[Any], tuple[str, ...]]:
-    """Return whether bytes are signed, and a note if only the values tell.
+    """Return whether bytes are signed, and a note if only the values show it.
 
     MRC2014 says that they are signed; many programs, most of all before 2014, store unsigned ones. IMOD says it by a
     flag; a minimum below 0 or a maximum above 127 tells it; else the values do. They also do if a header gives the

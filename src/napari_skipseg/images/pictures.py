@@ -74,10 +74,14 @@ def read_picture(
         images = list_pictures(path)
         chosen = choose_image(path, images, image)
         frames = images[chosen.number].planes
-        values = _read_frames(path, range(frames)) if frames > 1 else _read_pixels(path, chosen.number)
+        values = (
+            np.stack([_read_pixels(path, frame) for frame in range(frames)])
+            if frames > 1
+            else _read_pixels(path, chosen.number)
+        )
     letters = ("Z" if frames > 1 else "") + "YXC"
-    told = f"'{path.name}' has {frames} frames: they were taken as slices." if frames > 1 else ""
-    notes = tuple(note for note in (told, chosen.note) if note)
+    frames_note = f"'{path.name}' has {frames} frames: they were taken as slices." if frames > 1 else ""
+    notes = tuple(note for note in (frames_note, chosen.note) if note)
     number = chosen.number if image is not None and len(images) > 1 else None
     name = path.stem if number is None else f"{path.stem}_{number}"
     named = list(zip(letters, values.shape, strict=False))
@@ -115,12 +119,6 @@ def _is_smaller(size: tuple[int, int], first: tuple[int, int]) -> bool:
     """Return whether a picture has the proportions of the first one at fewer pixels."""
     (w, h), (width, height) = size, first
     return w < width and abs(h * width / (w * height) - 1) < 0.02
-
-
-def _read_frames(path: Path, numbers: range) -> NDArray[Any]:
-    """Return the frames of a picture one behind the other."""
-    frames = [_read_pixels(path, number) for number in numbers]
-    return np.stack(frames)
 
 
 def picture_header(path: Path) -> tuple[int, int, int, str]:

@@ -74,7 +74,7 @@ def _shares(
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
     """Yield a voxel in [start, stop) for each place and what it gives to it, until all that give something have come.
 
-    What the voxels give is a triangle of sum 1, whose half width is a voxel of the larger kind.
+    The weights are a triangle of sum 1 with the half width of one voxel of the coarser grid.
     """
     reach = max(step, 1.0)
     centres = (places + 0.5) * step - 0.5

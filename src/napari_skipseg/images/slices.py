@@ -1,4 +1,4 @@
-"""A folder with one file per slice, or a list of such files, as one stack: each file is opened when it is looked at."""
+"""A folder or a list of files, one per slice, as one stack: each file is opened when it is needed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ SliceReader = Callable[[Path], Stack]
 
 @dataclass(frozen=True)
 class SliceShape:
-    """What all slices of a stack must have in common, as their headers say it. planes: pages of the file."""
+    """What the headers of all slices of a stack must have in common. planes: pages of the file."""
 
     height: int
     width: int
@@ -76,7 +76,7 @@ class SliceShape:
 
 
 def natural_key(name: str) -> tuple[tuple[str, int], ...]:
-    """Return by what names are ordered as people do: s_2 before s_10, whatever their accents are stored as."""
+    """Return the key by which names are sorted as people do: s_2 before s_10, in any Unicode form."""
     parts = _DIGITS.split(normalized_name(name).casefold())
     return tuple((part, -1) if place % 2 == 0 else ("", int(part)) for place, part in enumerate(parts))
 
@@ -155,7 +155,7 @@ def _check_names(folder: Path, names: Sequence[str]) -> None:
 
 
 def _check_one_number(folder: Path, names: Sequence[str]) -> None:
-    """Refuse names in which no number tells all slices apart: they count two things, such as sections and channels."""
+    """Refuse names in which no number differs for all slices: they count two things, such as sections and channels."""
     columns = _numbers(names)
     rows = list(zip(*columns, strict=True))
     twice = next((row for row, count in Counter(rows).items() if count > 1), None)
@@ -203,11 +203,11 @@ def gaps_in(names: Sequence[str]) -> str:
         return ""
     begins = f"the numbers begin at {numbers[0]} ({names[0]})" if numbers[0] > max(1, usual) else ""
     gaps = [place for place, step in enumerate(steps) if step > usual]
-    told = [_gap(numbers[place] + usual, numbers[place + 1] - usual, names[place : place + 2]) for place in gaps]
-    if not told:
+    sentences = [_gap(numbers[place] + usual, numbers[place + 1] - usual, names[place : place + 2]) for place in gaps]
+    if not sentences:
         return f"T{begins[1:]}: check whether earlier sections are missing." if begins else ""
-    more = [f"and {len(told) - _MOST_GAPS} more gaps"] if len(told) > _MOST_GAPS else []
-    listed = ", ".join([*told[:_MOST_GAPS], *more, *([f"and {begins}"] if begins else [])])
+    more = [f"and {len(sentences) - _MOST_GAPS} more gaps"] if len(sentences) > _MOST_GAPS else []
+    listed = ", ".join([*sentences[:_MOST_GAPS], *more, *([f"and {begins}"] if begins else [])])
     return f"{listed}; the slices that are there were taken one behind the other.".replace("section", "Section", 1)
 
 
@@ -251,13 +251,13 @@ def read_slices(
     stack = stack_from_file_image(found, given)
     if added == "Z" and given.voxel_size is None and "Z" not in scales and stack.space.has_size:
         y = f"{stack.space.size_along('Y'):g} {stack.space.unit}"
-        told = f"The files do not say how far apart their slices lie: {y} was taken, as along y; if that is wrong"
-        stack = replace(stack, notes=(*stack.notes, f"{told}, {GIVE_SIZE}."))
+        note = f"The files do not say how far apart their slices lie: {y} was taken, as along y; if that is wrong"
+        stack = replace(stack, notes=(*stack.notes, f"{note}, {GIVE_SIZE}."))
     return replace(stack, slice_names=tuple(names))
 
 
 def _scales_of(first: Stack) -> dict[str, AxisScale]:
-    """Return what the first slice says of its axes; a z of 1 is what a slice has whose file says nothing of it."""
+    """Return the scales of the first slice. A z of 1 means that its file has none."""
     space = first.space
     if not space.has_size and set(space.voxel_size) == {1.0}:
         return {}
@@ -301,7 +301,7 @@ def _compare_headers(folder: Path, names: Sequence[str], read: SliceReader) -> l
 
 
 def _header(path: Path, read: SliceReader) -> tuple[SliceShape, object]:
-    """Return what a file has in common with the other slices, and what its header says of the size of a voxel."""
+    """Return the shape and type of a slice, and the voxel size in its header."""
     check_regular(path)
     if path.suffix.lower() in pictures.PICTURE_ENDINGS:
         return SliceShape(*pictures.picture_header(path)), None

@@ -115,7 +115,7 @@ class Space:
 
 @dataclass(frozen=True)
 class GivenSpace:
-    """What a user says of an image in place of what its file says; where it is None, the file counts.
+    """Axes, voxel size and unit that a user gives in place of the file's; None keeps what the file says.
 
     axes: letters of `AXES`, one per axis in the file's order. voxel_size: (z, y, x) in `unit`. unit: of `voxel_size`;
     given alone, of the file's own numbers.

@@ -67,7 +67,7 @@ class AxisPlan:
 
 @dataclass(frozen=True)
 class TilePlan(Sequence[Tile]):
-    """All tiles, the last axis fastest; made when they are asked for, so that millions of them take no memory."""
+    """All tiles, the last axis fastest; made on demand, so that millions of them take no memory."""
 
     axes: tuple[AxisPlan, ...]
 
@@ -88,7 +88,7 @@ class TilePlan(Sequence[Tile]):
 
     @property
     def is_rescaled(self) -> bool:
-        """Whether the network's grid is another than the image's."""
+        """Whether the network's grid is different from the image's."""
         return any(axis.seen != axis.length for axis in self.axes)
 
     def __len__(self) -> int:
@@ -128,7 +128,7 @@ def plan_tiles(
     """Return the tiles that cover `shape`, none larger than `largest` (nor smaller than margins and stride need).
 
     chunk: what a tile keeps is made of whole chunks of this length, of shorter ones where `largest` leaves less room.
-    seen: lengths of the network's grid where it is another than the image's; margin, stride and largest count in it.
+    seen: lengths of the network's grid if it is different from the image's; margin, stride and largest count in it.
     shrink: make tiles as short as their number allows; without it every image that takes several has tiles of one size.
 
     Raises:
@@ -148,7 +148,7 @@ def plan_tiles(
 
 @dataclass(frozen=True)
 class _Axis:
-    """What one axis asks of its tiles."""
+    """The needs of one axis: what its tiles must cover."""
 
     length: int
     seen: int

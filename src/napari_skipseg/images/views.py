@@ -64,7 +64,7 @@ class LookupArray(LazyArray):
 
 
 class ClippedArray(LazyArray):
-    """Grey values of which those beyond `low` or `high` are taken as these; None for no limit."""
+    """Grey values, limited to `low` and `high`; None for no limit."""
 
     def __init__(self, data: ArrayLike, low: float | None, high: float | None) -> None:
         self._data, self._low, self._high = data, low, high
@@ -127,7 +127,7 @@ class MappedArray(LazyArray):
 
 
 class RecodedArray(LazyArray):
-    """Labels with other values: each that is named by the one it stands for."""
+    """Labels with other values: each label in a table is replaced by the value that the table gives."""
 
     def __init__(self, labels: ZarrArray, values: Mapping[int, int]) -> None:
         self._labels = labels

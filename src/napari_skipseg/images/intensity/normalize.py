@@ -19,6 +19,7 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.intensity import padding as constant_areas
 from napari_skipseg.images.intensity.outliers import FAR, SAMPLE, GreyBounds, find_bounds
 from napari_skipseg.images.intensity.padding import PaddingMask, PaddingRule, find_mask
+from napari_skipseg.images.intensity.quantiles import percentiles
 from napari_skipseg.images.intensity.samples import SampleWindow, is_empty_in_all_channels, iter_draw, iter_look_further
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.progress import Progress, run_to_end
@@ -96,19 +97,14 @@ class GreyStatistics:
     """How a stack's grey values are normalised, and in sentences what was found about them.
 
     findings: what a user should know, such as what was left out of the statistics. unlike: a sentence if the image
-    is of a kind that the model does not know, else "". may_be_inverted: its negative is of a known kind, so that the
-    network decides.
+    is of a kind that the model does not know, else "". asks_network: whether the network has to look at some patches
+    and their negatives, to tell whether the contrast is inverted.
     """
 
     normalization: Normalization
     findings: tuple[str, ...] = ()
     unlike: str = ""
-    may_be_inverted: bool = False
-
-    @property
-    def asks_network(self) -> bool:
-        """Whether it makes sense to ask the network what it makes of the image, and of its negative."""
-        return not self.unlike or self.may_be_inverted
+    asks_network: bool = True
 
 
 def measure(
@@ -132,8 +128,8 @@ def iter_measure_greys(
 
     The slices are drawn with `seed`.
 
-    lengths: by axis, of the grid that a network sees, where that is another than the stack's own: its voxels are then
-    what is measured, since those of means of several differ less. padding: "none" takes constant areas for tissue.
+    lengths: by axis, of the grid that a network sees, if it is different from the stack's own. Its voxels are measured
+    then, as means of several voxels vary less. padding: "none" takes constant areas for tissue.
 
     Raises:
         InputError: NaN or infinite values, a constant image, or an image of labels instead of grey values.
@@ -185,24 +181,19 @@ REPLACED = (
 )
 
 
-def _refuse_holes(windows: Sequence[SampleWindow], name: str) -> None:
-    """Raise InputError that says how many values are NaN or infinite in what was looked at, and where the first is."""
-    counts = [int(np.count_nonzero(~np.isfinite(window.values))) for window in windows]
-    first = next(window for window, count in zip(windows, counts, strict=True) if count)
-    where = f", the first in slice {first.ranges['Z'][0]} (counted from 0)" if "Z" in first.ranges else ""
-    number = counted(sum(counts), "NaN or infinite value")
-    raise InputError(f"'{name}' holds {number} in what was looked at{where}: {REPLACED}")
-
-
 def _check_finite(windows: Sequence[SampleWindow], name: str, padding: PaddingRule) -> None:
-    """Raise InputError where there are NaN or infinite values that are no padding: that fills large areas."""
+    """Raise InputError if there are NaN or infinite values that are no padding, which fills large areas."""
     holes = [window.values for window in windows if window.values.dtype.kind == "f"]
     holes = [values for values in holes if not np.isfinite(values).all()]
     may_be_padding = padding == "auto" and _joined(windows).size > 0
     if holes and not (
         may_be_padding and any(constant_areas.in_squares(~np.isfinite(values)).any() for values in holes)
     ):
-        _refuse_holes(windows, name)
+        counts = [int(np.count_nonzero(~np.isfinite(window.values))) for window in windows]
+        first = next(window for window, count in zip(windows, counts, strict=True) if count)
+        where = f", the first in slice {first.ranges['Z'][0]} (counted from 0)" if "Z" in first.ranges else ""
+        number = counted(sum(counts), "NaN or infinite value")
+        raise InputError(f"'{name}' holds {number} in what was looked at{where}: {REPLACED}")
 
 
 def _find_padding(stack: Stack, windows: list[SampleWindow]) -> tuple[float | None, ...]:
@@ -231,10 +222,10 @@ def _kept(windows: Sequence[SampleWindow], masks: Sequence[PaddingMask | None], 
 
 
 def _without_letters(kept: NDArray[Any], padding: tuple[float | None, ...]) -> NDArray[Any]:
-    """Return the values without those of padding that lie far from all tissue: they stand between letters."""
+    """Return the values without those of padding that lie far from all tissue, such as between burnt-in letters."""
     if not padding:
         return kept
-    quarter, median, three = np.quantile(kept[:: -(-kept.size // SAMPLE)], (0.25, 0.5, 0.75)).tolist()
+    quarter, median, three = percentiles(kept[:: -(-kept.size // SAMPLE)], (25, 50, 75))
     far = [value for value in padding if value is not None and abs(value - median) > FAR * (three - quarter) / 1.349]
     return kept[~np.isin(kept, far)] if far else kept
 
@@ -252,21 +243,21 @@ def _describe_padding(
     area = sum(int(np.count_nonzero(mask)) for _, mask in partial if mask is not None)
     total = math.prod(stack.length(axis) for axis in stack.space.axes if axis not in "YX")
     empty = len(windows) - len(partial)
-    told = []
+    sentences = []
     if len(windows) == total and empty:
-        told.append(f"{empty} of {total} slices are empty ({values}) and were left out.")
+        sentences.append(f"{empty} of {total} slices are empty ({values}) and were left out.")
     elif empty or not area:
-        told.append(f"Empty slices ({values}) were left out.")
+        sentences.append(f"Empty slices ({values}) were left out.")
     if area:
         width = _frame_width(partial)
         where = f"{width} pixels of {values} around each slice" if width else f"Areas of {values} without tissue"
         if flat is not None:
             constant = f"Areas of {' and '.join(names)}, and areas" if names else "Areas"
             where = f"{constant} with nothing but noise or shading"
-        if all(all(window.edges) for window in windows):  # parts of large slices do not tell the share of the whole
+        if all(all(window.edges) for window in windows):  # parts of large slices do not give the share of the whole
             where += f" ({in_percent(area / sum(window.values.size for window, _ in partial))} of the image)"
-        told.append(f"{where} were left out.")
-    return told
+        sentences.append(f"{where} were left out.")
+    return sentences
 
 
 def _frame_width(windows: Sequence[tuple[SampleWindow, PaddingMask | None]]) -> int:
@@ -330,7 +321,7 @@ def check_not_labels(windows: list[NDArray[Any]], name: str, padding: Sequence[f
     if windows[0].dtype.kind not in "ui":
         return
     examined = windows[:: -(-len(windows) // _EXAMINED_SLICES)]
-    background = _most_common(np.concatenate([window.ravel() for window in examined]))
+    background = _most_common(examined)
     flat = {background}
     while True:
         share = 0.0
@@ -356,11 +347,15 @@ def _count_flat(windows: list[NDArray[Any]], axis: int, without: set[Any]) -> tu
     return same, counted
 
 
-def _most_common(values: NDArray[Any]) -> Any:
+def _most_common(windows: Sequence[NDArray[Any]]) -> Any:
     """Return the value that comes most often, the lowest of several."""
-    if values.dtype.itemsize <= 2 and values.dtype.kind == "u":
-        return values.dtype.type(np.bincount(values).argmax())
-    found, counts = np.unique(values, return_counts=True)
+    dtype = windows[0].dtype
+    if dtype.itemsize <= 2 and dtype.kind == "u":
+        counts = np.zeros(np.iinfo(dtype).max + 1, np.int64)
+        for window in windows:  # one by one: numpy copies what it counts as int64
+            counts += np.bincount(window.ravel(), minlength=len(counts))
+        return dtype.type(counts.argmax())
+    found, counts = np.unique(np.concatenate([window.ravel() for window in windows]), return_counts=True)
     return found[counts.argmax()]
 
 

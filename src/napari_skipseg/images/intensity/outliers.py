@@ -1,4 +1,4 @@
-"""Outliers of the grey values: hot and dead pixels, beads, crystals and charge flashes, told from real bright objects.
+"""Outliers of the grey values: hot and dead pixels, beads, crystals and charge flashes, but not real bright objects.
 
 A value counts as far away if it lies `FAR` robust standard deviations from the median. In EM nothing is so far away
 that is tissue. In fluorescence nuclei are; so what is far away is an outlier only if it is a single pixel or a line, or
@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+
+from napari_skipseg.images.intensity.quantiles import percentiles
 
 FAR = 10.0
 """Robust standard deviations. Largest in the undisturbed EM stacks of the tests: 6.0."""
@@ -73,7 +75,7 @@ def find_bounds(windows: Sequence[NDArray[Any]], tissue: Sequence[OutlierMask | 
     sample = _values(windows, tissue, step)
     if not sample.size:
         return GreyBounds()
-    lowest, quarter, median, three, highest = np.quantile(sample, (0.1, 0.25, 0.5, 0.75, 0.9)).tolist()
+    lowest, quarter, median, three, highest = percentiles(sample, (10, 25, 50, 75, 90))
     deviation = max((three - quarter) / 1.349, (highest - lowest) / 2.563)
     low, high = median - FAR * deviation, median + FAR * deviation
     if not deviation or all(w.min() >= low and w.max() <= high for w in windows):

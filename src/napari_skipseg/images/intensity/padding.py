@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_skipseg.images.intensity.quantiles import percentiles
 from napari_skipseg.images.intensity.samples import SampleWindow
 
 SQUARE_SIDE = 16
@@ -45,7 +46,7 @@ they are may lie between.
 In 21 undisturbed stacks of EM and fluorescence, the smallest range of a square is 0.16-0.55 of the median, without a
 gap."""
 FEWEST_SQUARES, MOST_SQUARES = 100, 4096
-"""Squares that are looked at to find those without structure: of fewer nothing can be said."""
+"""Squares that are looked at to find those without structure: fewer are not judged."""
 _MOST_GAPS = 3
 """Gaps that are looked at, the one with the largest ranges first."""
 CORRELATED_NOISE, MOST_STRUCTURED = 0.35, 0.3
@@ -60,7 +61,7 @@ EDGE, NEAR, FAR = 2, (3, 4), (12, 24)
 """Distances from a constant area, in pixels, at which the image beside it is compared. At 1 a turned image is a mixture
 of padding and tissue."""
 _SAMPLE = 2**16
-"""Values whose median is taken, at the most."""
+"""Most values that quantiles are taken from."""
 RARE = 0.005
 """Share of the pixels on either side that are too rare to decide."""
 STRAY, MOST_STRAY = 8.0, 0.05
@@ -69,7 +70,7 @@ SAMPLES = 64
 """Fewest pixels beside a constant area for such a comparison."""
 ALIKE, CORRELATED = 0.45, 40
 """How much the mean may differ between near and far, in standard deviations of the image; more where the edge is short,
-as `CORRELATED` pixels tell as much as one. Padding: 0-0.44; saturated myelin: 2.1."""
+as `CORRELATED` neighbouring pixels are worth one independent pixel. Padding: 0-0.44; saturated myelin: 2.1."""
 SHARP = 0.8
 """Least distance from the padding value at `EDGE`, relative to that at `FAR`, root mean square. Padding: 0.87-1.19;
 saturated lumen, clipped black and subtracted background: 0.06-0.75."""
@@ -144,12 +145,35 @@ def in_flat_squares(values: NDArray[Any], flat: float) -> PaddingMask:
 
 
 def without_speckles(values: NDArray[Any]) -> NDArray[np.float32]:
-    """Return `values` (..., Y, X) after a median of 3 x 3 pixels, float32."""
-    from scipy import ndimage  # here: options import this module, and SciPy would be a third of `--help`'s time
+    """Return `values` (..., Y, X) after a median of 3 x 3 pixels, float32. Beyond the edges the outermost values count.
 
-    finite = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
-    smooth: NDArray[np.float32] = ndimage.median_filter(finite, (1,) * (finite.ndim - 2) + (3, 3), mode="nearest")
-    return smooth
+    Ten times as fast as scipy's `median_filter`: each three of a column are sorted once for the three pixels that they
+    belong to. The median of nine is that of the highest of the low ones, the median of the middle ones, and the lowest
+    of the high ones.
+    """
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
+    around = [(0, 0)] * (values.ndim - 2) + [(1, 1)] * 2
+    padded = np.pad(values, around, mode="edge")
+    low, middle, high = _sorted_three(*(_cut(padded, start, stop, -2) for start, stop in _THREE))
+    low, middle, high = ([_cut(part, start, stop, -1) for start, stop in _THREE] for part in (low, middle, high))
+    highest_low = np.maximum(np.maximum(low[0], low[1]), low[2])
+    lowest_high = np.minimum(np.minimum(high[0], high[1]), high[2])
+    median: NDArray[Any] = _sorted_three(highest_low, _sorted_three(*middle)[1], lowest_high)[1]
+    return median.astype(np.float32)
+
+
+_THREE = ((0, -2), (1, -1), (2, None))
+"""A pixel's neighbour before, itself and the neighbour behind, in an array with one more pixel at each end."""
+
+
+def _sorted_three(
+    first: NDArray[Any], second: NDArray[Any], third: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return the lowest, the middle and the highest of three arrays, pixel by pixel."""
+    below, above = np.minimum(first, second), np.maximum(first, second)
+    rest = np.minimum(above, third)
+    return np.minimum(below, rest), np.maximum(below, rest), np.maximum(above, third)
 
 
 def in_squares(same: PaddingMask, side: int = SQUARE_SIDE) -> PaddingMask:
@@ -359,7 +383,9 @@ def _compare(seen: _Evidence, values: NDArray[Any], mask: PaddingMask, known: Pa
         return
     if seen.centre is None:
         sample = other[:: -(-other.size // _SAMPLE)]
-        low, quarter, middle, three, high = np.nanquantile(sample, (RARE, 0.25, 0.5, 0.75, 1 - RARE)).tolist()
+        low, quarter, middle, three, high = percentiles(
+            sample[~np.isnan(sample)], (100 * RARE, 25, 50, 75, 100 - 100 * RARE)
+        )
         seen.centre, seen.limits = middle, (2 * (low - middle), 2 * (high - middle))
         reach = STRAY * (three - quarter)
         if reach and np.mean(np.abs(sample - middle) > reach) <= MOST_STRAY:
@@ -433,11 +459,13 @@ def _ranges(values: NDArray[Any], padding: Sequence[float | None], step: int) ->
     square, but hardly all of its quarters.
     """
     squares = _squares(values)[::step]
-    counts = np.isfinite(squares).all((1, 2)) & (squares.max((1, 2)) > squares.min((1, 2)))
+    counts = squares.max((1, 2)) > squares.min((1, 2))
+    if squares.dtype.kind == "f":
+        counts &= np.isfinite(squares).all((1, 2))
     if padding and (mask := find_mask(values[None], padding)) is not None:
         counts &= ~_squares(mask)[::step].any((1, 2))
     smooth = without_speckles(squares[counts]).reshape(-1, 2, SQUARE_SIDE // 2, 2, SQUARE_SIDE // 2)
-    low, high = smooth.min((2, 4)), smooth.max((2, 4))
+    low, high = smooth.min(2).min(3), smooth.max(2).max(3)  # over both axes at once it takes three times as long
     ranges: NDArray[np.float32] = np.stack([high.max((1, 2)) - low.min((1, 2)), (high - low).min((1, 2))])
     return ranges
 

@@ -18,13 +18,13 @@ from napari_skipseg.progress import Progress
 SAMPLED_SLICES = 32
 SAMPLED_SIDE = 1024
 PROBE, PROBES, PROBED_SLICES = 64, 6, 8
-"""Of slices that are larger: side of the windows that constant areas are looked for in, how many of them along Y and X
-each, and in how many slices."""
+"""In larger slices: side of the windows that are searched for constant areas, how many of them along Y and X, and in
+how many slices."""
 MOST_OF_SLICE = 2
-"""Windows of such a slice that are looked at closely, at the most."""
+"""Most windows of such a slice that are looked at closely."""
 SPOT, MOST_SPOTS, MOST_EMPTY = 32, 1024, 16
-"""Side of the window that is looked at in slices that are not sampled, for empty ones; of how many slices at the most;
-and how many of these are read whole to be sure."""
+"""Side of the window in which slices that are not sampled are searched for empty ones, in how many slices at most, and
+how many of these are read whole to be sure."""
 CELL, RUN = 8, 32
 """Side of the squares, and length of the runs along the image's border, that are looked for in the windows."""
 
@@ -78,7 +78,7 @@ class SampleWindow(NamedTuple):
 def iter_draw(
     stack: Stack, seed: int, lengths: Mapping[str, int], prepare: Prepare | None = None
 ) -> Generator[Progress, None, list[SampleWindow]]:
-    """Yield after each; return 2D windows of slices drawn at random, on a grid of other `lengths` along some axes.
+    """Yield after each; return 2D windows of slices drawn at random, on a grid of different `lengths` along some axes.
 
     prepare: called with what was read before it is resampled.
     """
@@ -104,9 +104,9 @@ def iter_draw(
 def read_window(
     stack: Stack, shape: Mapping[str, int], ranges: Mapping[str, tuple[int, int]], prepare: Prepare | None = None
 ) -> NDArray[Any]:
-    """Return the values (2D) in `ranges` of a grid of `shape`, which are the stack's own where that is its grid.
+    """Return the values (2D) in `ranges` of a grid of `shape`, which is the stack's own or a resampled one.
 
-    prepare: as in `draw`.
+    prepare: as in `iter_draw`.
     """
     places = {axis: np.arange(*ranges[axis]) for axis in stack.space.axes}
     step = {axis: stack.length(axis) / shape[axis] for axis in stack.space.axes}
@@ -140,7 +140,7 @@ def iter_look_further(stack: Stack) -> Generator[Progress, None, list[SampleWind
 
 
 def _constant_parts(stack: Stack, place: Mapping[str, int]) -> list[SampleWindow]:
-    """Return some windows of a large slice that have constant areas: probes all over it say where."""
+    """Return some windows of a large slice that have constant areas, which probes all over it found."""
     found: list[SampleWindow] = []
     with suppress(SkipsegError):  # as for slices that may be empty
         for number in np.random.default_rng(0).permutation(PROBES**2).tolist():
@@ -165,14 +165,14 @@ def _around(stack: Stack, side: int, at: tuple[int, int]) -> dict[str, tuple[int
 def _iter_empty_slices(
     stack: Stack, places: Sequence[Mapping[str, int]]
 ) -> Generator[Progress, None, list[SampleWindow]]:
-    """Yield after each; return parts of slices that are constant, some of them: a spot of each says which may be."""
+    """Yield after each slice; return parts of some constant slices. A spot of each slice shows which may be so."""
     found: list[SampleWindow] = []
     whole = {axis: (0, stack.length(axis)) for axis in "YX"}
     spot = {axis: ((length - SPOT) // 2, (length + SPOT) // 2) for axis, (_, length) in whole.items()}
     spot = {axis: (max(0, first), min(last, whole[axis][1])) for axis, (first, last) in spot.items()}
     looked = 0
     for place in places:
-        with suppress(SkipsegError):  # the run tells of a slice that cannot be read, when it has written the others
+        with suppress(SkipsegError):  # the run reports a slice that cannot be read, when it has written the others
             if looked < MOST_EMPTY and _read_window(stack, place, spot).is_constant:
                 looked += 1
                 if (empty := _read_window(stack, place, whole)).is_constant:

@@ -10,14 +10,14 @@ import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.images.slice_checks.samples import DULL, MOST_SAMPLED_VOXELS, SliceSamples, iter_sample_slices
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.progress import Progress, run_to_end
+from napari_skipseg.progress import Progress
 
 SliceFaultKind = Literal[
     "empty", "doubled", "shifted", "moved", "unmatched", "contrast", "brightness", "blurred", "noisy"
@@ -28,47 +28,56 @@ Numbers = NDArray[np.intp]
 EMPTY = 0.02
 """Spread of grey values, relative to the stack's, up to which a slice is empty."""
 FAINT, SMOOTH = 0.25, 0.35
-"""A slice of less than this relative spread whose neighbouring pixels correlate less than `SMOOTH` is only noise.
+"""A slice is only noise if its relative spread and the correlation of its neighbouring pixels are below these.
 
 Measured: tissue in EM and nuclei in fluorescence 0.46-0.99, noise of a camera 0."""
 CONTRAST, CONTRAST_OF_TWO = math.log(2.0), math.log(5.0)
 """Least factor between the contrast of a slice and that of the others; where there is only one other. From one slice to
 the next it changes by up to 1.26 in undisturbed stacks."""
 BRIGHTNESS = 0.32
-"""Least distance between the median grey value of a slice and that of the others, in spreads; undisturbed up to 0.22
-from one slice to the next."""
+"""Least distance between the median grey value of a slice and that of the others, in spreads. From one slice to the
+next it changes by up to 0.22 in undisturbed stacks."""
 STRUCTURE, STRUCTURE_OF_END = math.log(2.0), math.log(2.5)
 """Least factor between the fine structure of a slice, relative to its contrast, and that of both neighbours; of the
 first or last slice and that of all others. Undisturbed: 1.26."""
 NOISIER = 0.6
 """A slice is noisy too if neighbouring pixels correlate less than `SMOOTH`, and less than this share of the usual."""
 DEVIATIONS, CERTAIN = 4.0, math.log(6.0)
-"""Robust standard deviations of the stack's own values that a slice must lie away from the others besides, unless its
-contrast is a sixth, which no stack is used to."""
+"""How many robust standard deviations of the stack a slice must also lie away from the others, unless its contrast is
+a sixth: no undisturbed stack varies as much."""
 ABRUPT = 0.7
-"""Share of the least distance by which a fault must set in from one slice to the next: a gradual change is none."""
+"""Share of the least distance by which a value must change from one slice to the next: a gradual change is no fault."""
 DOUBLED = 0.15
-"""What a slice leaves unexplained of the next one's variance, relative to what is usual in the stack, where the two
-are doubles. In undisturbed stacks it is at least 0.5."""
+"""Two slices are doubles if one leaves less than this of the next one's variance unexplained, relative to what is usual
+in the stack. In undisturbed stacks it is at least 0.5."""
 _SHORT = 16
-"""Pairs of slices up to which what is usual is the median of all others, as a fault is a large part of so few."""
+"""Up to so many pairs, the usual value is the median of all other pairs: a fault is a large part of so few."""
 _SAME = 1e-6
-"""The same where two slices are equal, but for rounding."""
+"""The same for two slices that are equal except for rounding."""
 RELIABLE, AGREEING = 6.0, 4.5
-"""Peak of a phase correlation that noise hardly reaches (30 pairs of noise: 3.6-6.2); least peak where both sides of a
-slice tell the same."""
+"""Peak of a phase correlation that noise hardly reaches (30 pairs of noise: 3.6-6.2); least peak if both sides of a
+slice show the same shift."""
 RETURNING = 1.2
 """How far the neighbours of a shifted slice may lie from each other, relative to its shift."""
 ALIGNED = 0.6
-"""Share of pairs with a reliable displacement from which on a stack counts as aligned."""
+"""Share of pairs with a reliable displacement from which a stack counts as aligned."""
 LEAST_SHIFT, LEAST_OF_FEW, FEW = 5.0, 32.0, 3
-"""Pixels from which on a slice may be called shifted; where there are at most `FEW` pairs, which tell no jitter."""
+"""Least shift of a slice in pixels; the second if there are at most `FEW` pairs, too few to measure the jitter."""
 _JITTER = 6.0
 """How many times the stack's usual jitter a shift must be. Largest in undisturbed stacks: 4.5 (ISBI 2012)."""
+_LARGE, _JITTER_OF_LARGE = 36.0, 4.5
+"""The same for a jump of so many pixels from one slice to the next. Largest in undisturbed stacks: 26 pixels, 4.2 times
+the usual step (ISBI 2012)."""
+MOST_TOGETHER = 4
+"""Slices next to each other that may be shifted together, back to where they were."""
+AROUND = 6
+"""Slices on each side among which it is looked up where most slices lie."""
+STAYING = 0.5
+"""How much the neighbours of such slices, and these among themselves, may differ, relative to the shift."""
 SURE = 0.25
-"""Share of the stack's usual peak that the peak of a slice must reach, for its displacement to count by itself."""
+"""Least share of the stack's usual peak from which the displacement of a slice counts without a second proof."""
 CLEAR, LOST = 12.0, 0.4
-"""Usual peak of a stack from which on a slice is unmatched whose peaks are less than `LOST` times as high."""
+"""In a stack of at least this usual peak, a slice is unmatched if its peaks are less than `LOST` times as high."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +96,6 @@ class SliceFault:
     time: int | None = None
     channel: int | None = None
     frame: bool = False
-
-
-def find_slice_faults(stack: Stack) -> tuple[SliceFault, ...]:
-    """Return what `iter_slice_faults` does."""
-    return run_to_end(iter_slice_faults(stack))
 
 
 def iter_slice_faults(stack: Stack) -> Generator[Progress, None, tuple[SliceFault, ...]]:
@@ -119,8 +123,11 @@ def iter_slice_faults(stack: Stack) -> Generator[Progress, None, tuple[SliceFaul
 
 
 def judge_slices(samples: SliceSamples) -> list[SliceFault]:
-    """Return the faults of a series of slices: the empty ones, then what is odd of the others, each at most once."""
-    usual = _usual_spread(samples.spread)
+    """Return the faults of a series of slices, at most one for each slice: the empty ones first."""
+    lively = np.where(samples.spread > 0, samples.spread, np.nan)
+    has_any = (samples.spread > 0).any(axis=0)
+    usual = np.zeros(samples.spread.shape[1])  # 0 for windows that are constant in all slices
+    usual[has_any] = np.nanmedian(lively[:, has_any], axis=0)
     usable = usual > DULL * usual.max(initial=0.0)
     if not usable.any():
         return [SliceFault("empty", number) for number in range(len(samples.spread))]
@@ -140,21 +147,12 @@ def judge_slices(samples: SliceSamples) -> list[SliceFault]:
     ]
     noisy = [fault.number for fault in found if fault.kind == "noisy"]
     found += _displaced(samples, full[~np.isin(full, noisy)])
-    told: set[int] = set()
+    named: set[int] = set()
     for fault in found:  # a slice of a tenth of the contrast is darker and less noisy too: its first fault is the cause
-        if fault.number not in told:
+        if fault.number not in named:
             faults.append(fault)
-            told.add(fault.number)
+            named.add(fault.number)
     return faults
-
-
-def _usual_spread(spread: Values) -> Values:
-    """Return the median of each window's spreads, over the slices that are not constant there; 0 where all are."""
-    lively = np.where(spread > 0, spread, np.nan)
-    has_any = (spread > 0).any(axis=0)
-    usual = np.zeros(spread.shape[1])
-    usual[has_any] = np.nanmedian(lively[:, has_any], axis=0)
-    return usual
 
 
 def _odd_contrast(relative: Values, full: Numbers) -> Iterator[SliceFault]:
@@ -206,7 +204,7 @@ def _noise(smoothness: Values, full: Numbers) -> Iterator[SliceFault]:
 
 
 def _odd_structure(roughness: Values, full: Numbers) -> Iterator[SliceFault]:
-    """Yield slices that are far smoother or rougher than both neighbours, or at the ends of the stack than all."""
+    """Yield slices that are far smoother or rougher than both neighbours; at the ends of the stack than all others."""
     values = np.median(np.log(np.maximum(roughness[full], 1e-9)), axis=1)
     steps = np.abs(np.diff(values))
     usual = float(np.quantile(steps, 1 / 3))  # a fault changes two steps, most of those of a short stack
@@ -224,7 +222,7 @@ def _odd_structure(roughness: Values, full: Numbers) -> Iterator[SliceFault]:
 
 
 def _doubled(unexplained: Values, full: Numbers) -> Iterator[SliceFault]:
-    """Yield slices that equal the one before, exactly or but for less noise than two recordings would differ by."""
+    """Yield slices that equal the one before, exactly or with less noise than between two recordings."""
     pairs = _pairs(full)
     same = [pair for pair in pairs if unexplained[pair].max() <= _SAME]
     yield from (SliceFault("doubled", pair + 1, other=pair) for pair in same)
@@ -237,8 +235,7 @@ def _doubled(unexplained: Values, full: Numbers) -> Iterator[SliceFault]:
 
 
 def _displaced(samples: SliceSamples, full: Numbers) -> Iterator[SliceFault]:
-    """Yield slices that match neither neighbour, slices and ends that lie elsewhere than their neighbours, and slices
-    from which on all do."""
+    """Yield slices that match neither neighbour, slices that are shifted, and slices from which all others are."""
     pairs, peak = _pairs(full), samples.peak
     if not pairs or np.mean(peak[pairs] >= RELIABLE) < ALIGNED:
         return
@@ -254,7 +251,8 @@ def _displaced(samples: SliceSamples, full: Numbers) -> Iterator[SliceFault]:
     sure = max(RELIABLE, SURE * float(np.median(peak[pairs])))
     runs = np.split(full, np.flatnonzero(np.diff(full) > 1) + 1)
     apart = np.concatenate([np.zeros(0), *(_distance_from_way(place, run) for run in runs)])
-    limit = LEAST_OF_FEW if is_few else max(LEAST_SHIFT, _JITTER * float(np.median(apart)))
+    jitter = apart[apart <= LEAST_OF_FEW]  # without slices that are shifted in turns, as that is half of a short stack
+    limit = LEAST_OF_FEW if is_few or not len(jitter) else max(LEAST_SHIFT, _JITTER * float(np.median(jitter)))
     steps: list[tuple[int, int, float]] = []
     for run in runs:
         kept, shifted = _without_shifted(place, peak, run, limit=limit, sure=sure)
@@ -262,7 +260,9 @@ def _displaced(samples: SliceSamples, full: Numbers) -> Iterator[SliceFault]:
         lengths = np.linalg.norm(np.diff(place[kept], axis=0), axis=1)
         steps += zip(kept[:-1].tolist(), kept[1:].tolist(), lengths.tolist(), strict=True)
     usual = float(np.median([length for _, _, length in steps])) if steps else 0.0
-    limit = LEAST_OF_FEW if is_few else max(2 * LEAST_SHIFT, _JITTER * usual)
+    limit = (
+        LEAST_OF_FEW if is_few else max(2 * LEAST_SHIFT, min(_JITTER * usual, max(_LARGE, _JITTER_OF_LARGE * usual)))
+    )
     for before, after, length in steps:
         if length > limit and after == before + 1 and peak[before] >= sure:
             jump = _jump(before, length, full)
@@ -285,14 +285,23 @@ def _without_shifted(
 ) -> tuple[Numbers, list[SliceFault]]:
     """Return the slices of a run that lie on the way of the others, and the faults of those that do not.
 
-    The one that is farthest away goes first: next to it others seem far away too.
+    The farthest go first: next to them others seem far away too.
     """
     kept, faults = run, []
     unsure: set[int] = set()
     while len(kept) > 2:
         distance = _distance_from_way(place, kept)
         distance[[number in unsure for number in kept[1:-1].tolist()]] = 0.0
-        at = int(distance.argmax())
+        rank = np.zeros(len(distance))
+        for at in np.flatnonzero(distance > limit).tolist():
+            rank[at] = distance[at] + _distance_from_most(place, kept, at + 1, 1) / 2
+        at = int(rank.argmax())
+        group = _farthest_group(place, peak, kept, limit)
+        if group is not None and group.rank > rank[at]:
+            members = slice(group.first, group.first + group.length)
+            faults += [SliceFault("shifted", int(number), group.away) for number in kept[members]]
+            kept = np.delete(kept, members)
+            continue
         if distance[at] <= limit:
             break
         before, number, after = (int(each) for each in kept[at : at + 3])
@@ -307,6 +316,47 @@ def _without_shifted(
     return kept, faults
 
 
+def _distance_from_most(place: Values, kept: Numbers, first: int, length: int) -> float:
+    """Return how far slices lie from most slices around them.
+
+    If every second slice is shifted, the others lie as far from their neighbours, but not from most slices.
+    """
+    around = kept[max(0, first - AROUND) : first + length + AROUND]
+    middle = place[kept[first : first + length]].mean(axis=0)
+    return float(np.linalg.norm(middle - np.median(place[around], axis=0)))
+
+
+class _Group(NamedTuple):
+    """Slices next to each other that are shifted together: the place of the first among all, how many, how far."""
+
+    first: int
+    length: int
+    away: float
+    rank: float
+
+
+def _farthest_group(place: Values, peak: Values, kept: Numbers, limit: float) -> _Group | None:
+    """Return the slices next to each other that are shifted together and lie farthest away, None if there are none.
+
+    Each of them lies on the way between its neighbours; but that way leads there and back again.
+    """
+    found = []
+    for length in range(2, min(MOST_TOGETHER, (len(kept) - 1) // 2) + 1):
+        starts = np.arange(1, len(kept) - length)
+        middle = (place[kept[starts - 1]] + place[kept[starts + length]]) / 2
+        away = np.min([np.linalg.norm(place[kept[starts + n]] - middle, axis=1) for n in range(length)], axis=0)
+        for first, distance in zip(starts[away > limit].tolist(), away[away > limit].tolist(), strict=True):
+            numbers = kept[first - 1 : first + length + 1]  # of the group, one before and one behind
+            steps = np.linalg.norm(np.diff(place[numbers], axis=0), axis=1)
+            across = np.linalg.norm(place[numbers[-1]] - place[numbers[0]])
+            is_abrupt = min(steps[0], steps[-1]) > ABRUPT * distance
+            is_together = numbers[-1] - numbers[0] == length + 1 and max(across, steps[1:-1].max()) < STAYING * distance
+            if is_abrupt and is_together and min(peak[numbers[0]], peak[numbers[-1] - 1]) >= AGREEING:
+                rank = distance + _distance_from_most(place, kept, first, length) / 2
+                found.append(_Group(first, length, distance, rank))
+    return max(found, key=lambda group: group.rank, default=None)
+
+
 def _jump(before: int, amount: float, full: Numbers) -> SliceFault:
     """Return the fault of a displacement between a slice and the next: of an end of the stack, or of all behind."""
     if before + 1 == full[-1]:
@@ -317,7 +367,7 @@ def _jump(before: int, amount: float, full: Numbers) -> SliceFault:
 
 
 def _closes(samples: SliceSamples, before: int, limit: float) -> bool:
-    """Return whether both ways over a third slice say the same of the displacement behind a slice."""
+    """Return whether the displacements over a third slice, before and behind, agree with that behind a slice."""
     ways = [first for first in (before - 1, before) if 0 <= first < len(samples.wide_peak)]
     gaps = (samples.wide_shift[first] - samples.shift[first] - samples.shift[first + 1] for first in ways)
     return all(

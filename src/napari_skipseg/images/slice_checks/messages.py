@@ -18,30 +18,34 @@ FRACTIONS = {1 / 2: "half", 1 / 3: "a third", 1 / 5: "a fifth", 1 / 10: "a tenth
 def describe_faults(faults: Sequence[SliceFault], files: Sequence[str] = ()) -> tuple[str, ...]:
     """Return a sentence for all slices of one kind, time and channel. Slices are counted from 0, as the viewer does.
 
-    files: the names of the files of the slices, if each slice has its own: they stand behind the numbers, as the names
-    may bear other numbers.
+    files: the names of the files, if each slice has its own file: they stand behind the numbers of the slices, as they
+    may contain different numbers.
     """
     groups: dict[tuple[object, ...], list[SliceFault]] = {}
     for fault in faults:
         groups.setdefault((fault.time, fault.channel, fault.kind, _differs_by(fault)), []).append(fault)
-    told = [_place(group[0], _SENTENCES[group[0].kind](group, files)) for group in groups.values()]
-    more = len(told) - MOST_SENTENCES
+    sentences = [_place(group[0], _SENTENCES[group[0].kind](group, files)) for group in groups.values()]
+    more = len(sentences) - MOST_SENTENCES
     return (
-        (*told[:MOST_SENTENCES], f"{more} more kinds of faults were found in its slices.") if more > 0 else tuple(told)
+        (*sentences[:MOST_SENTENCES], f"{more} more kinds of faults were found in its slices.")
+        if more > 0
+        else tuple(sentences)
     )
 
 
 def _differs_by(fault: SliceFault) -> object:
-    """Return what keeps faults of one kind apart, in sentences of their own."""
+    """Return what faults of one kind must have in common to stand in one sentence."""
     if fault.kind == "contrast":
         return _fraction(fault.amount)
     if fault.kind == "brightness":
         return fault.amount > 0
-    return fault.number if fault.kind in ("shifted", "moved") else None
+    if fault.kind == "shifted":
+        return round(fault.amount), fault.other
+    return fault.number if fault.kind == "moved" else None
 
 
 def _place(fault: SliceFault, sentence: str) -> str:
-    """Return a sentence with the time and the channel that it is about in front, if the image has several."""
+    """Return a sentence with time and channel in front of it, if the image has several."""
     where = [f"time {fault.time}"] if fault.time is not None else []
     where += [f"channel {fault.channel}"] if fault.channel is not None else []
     if not where:
@@ -62,8 +66,12 @@ def _doubled(group: Sequence[SliceFault], files: Sequence[str]) -> str:
 
 def _shifted(group: Sequence[SliceFault], files: Sequence[str]) -> str:
     fault = group[0]
-    against = "its neighbours" if fault.other is None else f"{_noun(group)} {_number(fault.other, files)}"
-    return f"{_named(group, files)} is shifted by about {fault.amount:.0f} pixels against {against}."
+    neighbours = _verb(group, "its neighbours", "their neighbours")
+    against = neighbours if fault.other is None else f"{_noun(group)} {_number(fault.other, files)}"
+    return (
+        f"{_named(group, files)} {_verb(group, 'is', 'are')} shifted by about {fault.amount:.0f} pixels against "
+        f"{against}."
+    )
 
 
 def _moved(group: Sequence[SliceFault], files: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ _HIGHEST = 0.12
 """Standard deviation of the Gaussian low pass, in cycles per coarse pixel: serial sections agree in large structures
 only."""
 _LOWEST = 1.5
-"""Wavelengths longer than the picture's side over this are left out: they tell brightness, not place."""
+"""Wavelengths longer than the picture's side over this are left out: they show brightness, not place."""
 
 Spectrum = NDArray[np.complex64]
 
@@ -46,7 +46,7 @@ class PhaseCorrelation:
     def shift(self, moved: Spectrum, still: Spectrum) -> tuple[tuple[float, float], float]:
         """Return how far (y, x) `moved` lies from `still`, in pixels, and the peak in deviations of the surface.
 
-        What the peak is below 5 may be noise. Shifts beyond half a side come out as their complement.
+        A peak below 5 may be noise. Shifts beyond half a side come out as their complement.
         """
         surface = fft.irfft2(moved * np.conj(still) * self._band, s=self._coarse)
         deviation = float(surface.std())

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_skipseg.images.intensity.quantiles import percentiles
 from napari_skipseg.images.slice_checks.phase_correlation import PhaseCorrelation, Spectrum
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.progress import Progress
@@ -20,15 +21,18 @@ WINDOW, SMALL = 512, 128
 MIDDLE = 256
 """Side of the part of a window that fine structure is measured in."""
 _FEWEST = 2**14
-"""Pixels that percentiles are taken of, at least."""
+"""Fewest pixels that percentiles are taken from."""
 LARGE_SLICE = 768
-"""Side from which on a slice is looked at in small windows too."""
+"""Side from which small windows of a slice are looked at too."""
 MOST_SAMPLED_VOXELS = 2**28
-"""Voxels of the large windows of all slices together; of more slices the windows are smaller, down to `SMALL`."""
+"""Most voxels of the large windows of all slices together. If there are more slices, the windows are smaller."""
 BLOCK_VOXELS, BLOCK_SLICES = 2**24, 64
-"""Most that is read at once, where an array is stored in chunks that hold several slices."""
+"""Most voxels and slices that are read at once from chunks of several slices."""
+BOX = 2
+"""How many times the area of all windows their bounding box may have to be read instead of them: one read of a
+compressed chunk or page instead of five."""
 DULL = 0.3
-"""Spread of grey values relative to the liveliest window up to which a window shows no object, in the whole stack."""
+"""A window whose spread of grey values is less than this share of the largest one shows no object."""
 
 LOOKING = Progress(0, 1, "looking at the slices")
 
@@ -104,14 +108,14 @@ def iter_sample_slices(
 def _measure(picture: Picture) -> tuple[float, float, float, float]:
     """Return level, spread, roughness and smoothness of a picture."""
     step = max(1, math.isqrt(picture.size // _FEWEST))
-    low, level, high = np.percentile(picture[::step, ::step], (1, 50, 99))
+    low, level, high = percentiles(picture[::step, ::step], (1, 50, 99))
     part = _middle(picture)
     inner = part[1:-1, 1:-1]
     laplacian = 4 * inner - part[:-2, 1:-1] - part[2:, 1:-1] - part[1:-1, :-2] - part[1:-1, 2:]
     centred = part - part.mean()
     variance = _mean_product(centred, centred)
     smoothness = _mean_product(centred[:, :-1], centred[:, 1:]) / variance if variance > 0 else 0.0
-    return float(level), float(high - low), float(np.abs(laplacian).mean()), smoothness
+    return level, high - low, float(np.abs(laplacian).mean()), smoothness
 
 
 def _unexplained(new: Picture, old: Picture) -> float:
@@ -127,13 +131,13 @@ def _mean_product(one: Picture, other: Picture) -> float:
 
 
 def _middle(picture: Picture) -> Picture:
-    """Return the middle of a picture: what is measured of fine structure needs no more of it."""
+    """Return the middle of a picture: that is enough to measure fine structure."""
     top, left = (max(0, (length - MIDDLE) // 2) for length in picture.shape)
     return picture[top : top + MIDDLE, left : left + MIDDLE]
 
 
 def _choose_windows(stack: Stack, along: str, fixed: Mapping[str, int], most_voxels: int) -> tuple[SliceWindow, ...]:
-    """Return the large window first: in the middle, or where the image is livelier if nothing is there."""
+    """Return the large window first: in the middle, or where there is more to see if the middle shows nothing."""
     height, width = stack.length("Y"), stack.length("X")
     count = stack.length(along)
     side = max(SMALL, min(WINDOW, int(math.sqrt(most_voxels / count))))
@@ -173,12 +177,25 @@ def _pictures(
 def _read_block(
     stack: Stack, along: str, fixed: Mapping[str, int], windows: list[SliceWindow], numbers: range
 ) -> Iterator[tuple[Picture, ...]]:
-    blocks = []
-    for rows, columns in windows:
+    """Yield the windows of the slices of these numbers."""
+
+    def read(rows: slice, columns: slice) -> NDArray[Any]:
         place: dict[str, int | slice] = {**fixed, along: slice(numbers.start, numbers.stop), "Y": rows, "X": columns}
         values = stack.read(tuple(place[axis] for axis in stack.space.axes))
         left = [axis for axis in stack.space.axes if axis in (along, "Y", "X")]
-        blocks.append(values.transpose([left.index(axis) for axis in (along, "Y", "X")]))
+        return values.transpose([left.index(axis) for axis in (along, "Y", "X")])
+
+    top, left = (min(window[axis].start for window in windows) for axis in (0, 1))
+    bottom, right = (max(window[axis].stop for window in windows) for axis in (0, 1))
+    area = sum((rows.stop - rows.start) * (columns.stop - columns.start) for rows, columns in windows)
+    if (bottom - top) * (right - left) <= BOX * area:
+        box = read(slice(top, bottom), slice(left, right))
+        blocks = [
+            box[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+            for rows, columns in windows
+        ]
+    else:
+        blocks = [read(rows, columns) for rows, columns in windows]
     for number in range(len(numbers)):
         yield tuple(_finite(block[number]) for block in blocks)
 

@@ -137,17 +137,19 @@ def cut_sections(
     coarse = max(1, round(16 / spacing[1]))
     for z in range(shape[0]):
         everyone = range(len(neurites))
-        owner, _ = _partition(neurites, everyone, z, warp[:, z, ::coarse, ::coarse], _coarser(spacing, coarse))
+        owner, _ = _partition(
+            neurites,
+            everyone,
+            z,
+            warp[:, z, ::coarse, ::coarse],
+            (spacing[0], spacing[1] * coarse, spacing[2] * coarse),
+        )
         areas = np.bincount(owner[owner >= 0], minlength=len(neurites)) * coarse**2 * spacing[1] * spacing[2]
         seen = [index for index in everyone if areas[index] > _SMALLEST]
         cells[z], excess[z] = _partition(neurites, seen, z, warp[:, z], spacing)
     slopes = [_steepest(excess, axis) / spacing[axis] for axis in range(3)]
     in_plane = np.maximum(np.hypot(slopes[1], slopes[2]), 0.3)
     return Tissue(cells, excess / in_plane, np.minimum(slopes[0] / in_plane, 1.5), warp, neurites, spacing)
-
-
-def _coarser(spacing: SectionSpacing, step: int) -> SectionSpacing:
-    return spacing[0], spacing[1] * step, spacing[2] * step
 
 
 def _elastic_warp(rng: np.random.Generator, shape: tuple[int, int, int], spacing: SectionSpacing) -> FloatArray:

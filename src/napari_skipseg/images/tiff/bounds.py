@@ -1,4 +1,4 @@
-"""How much memory the strips, tiles and metadata of a TIFF may take, asked before they are decoded or built up."""
+"""How much memory strips, tiles and metadata of a TIFF may take, checked before they are decoded or built."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def check_segments(path: Path, page: Any) -> None:
 
 
 def check_inner_sizes(path: Path, page: Any, segments: Iterable[int]) -> None:
-    """Refuse strips or tiles whose own headers claim far more pixels than the page gives them.
+    """Refuse strips or tiles with headers that claim far more pixels than the page gives them.
 
     The decoders of JPEG, PNG and their kind make room for that, and fill it, before anything else is looked at.
 
@@ -96,22 +96,18 @@ def check_metadata(path: Path, file: Any) -> None:
         check_text(path, first.description)
     most = max(FEW_PLANES, file.filehandle.size // BYTES_PER_PLANE)
     if file.is_scn:
-        _check_scn(path, file, most)
+        for element in ElementTree.fromstring(file.scn_metadata).iter():
+            if local_name(element) == "dimension" and any(int(element.get(key, "0")) >= most for key in "czr"):
+                raise too_many_planes(path)
     elif file.is_mmstack:
         _check_mmstack(path, file, most)
     elif file.is_ndtiff:
         _check_ndtiff(path)
 
 
-def _check_scn(path: Path, file: Any, most: int) -> None:
-    for element in ElementTree.fromstring(file.scn_metadata).iter():
-        if local_name(element) == "dimension" and any(int(element.get(key, "0")) >= most for key in "czr"):
-            raise too_many_planes(path)
-
-
 def _check_mmstack(path: Path, file: Any, most: int) -> None:
-    told = file.micromanager_metadata
-    summary, places = told["Summary"], told["IndexMap"]
+    metadata = file.micromanager_metadata
+    summary, places = metadata["Summary"], metadata["IndexMap"]
     keys = ("Channels", "Slices", "Frames", "Positions")
     lengths = [max(int(summary.get(key, 1)), int(places[:, n].max(initial=0)) + 1) for n, key in enumerate(keys)]
     beside = [each for each in path.parent.iterdir() if "_MMStack" in each.name and each.suffix.lower() == ".tif"]

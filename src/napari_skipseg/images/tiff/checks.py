@@ -158,7 +158,7 @@ def _open_file(path: Path, image: int | None, on_failure: ExitStack) -> OpenTiff
 
 
 def _set_of(path: Path, file: Any) -> OmeSet | None:
-    """Return the images that the OME-XML of a file, or of the companion that it names, tells of; None without any."""
+    """Return the images in the OME-XML of a file, or of the companion that it names; None without any."""
     text = file.ome_metadata
     found = None if text is None else parse_set(path, text)
     if found is None or not found.metadata_file:
@@ -180,7 +180,7 @@ def _set_of(path: Path, file: Any) -> OmeSet | None:
 def _known_set(path: Path, text: str) -> OmeSet:
     found = parse_set(path, text)
     if found is None or not found.images:
-        raise FileError(f"'{path}' tells of no image: give the image file, or export it again.")
+        raise FileError(f"'{path}' names no image: give the image file, or export it again.")
     return found
 
 
@@ -216,7 +216,7 @@ def _open_of_set(path: Path, file: Any, found: OmeSet, image: int | None) -> Ope
 
 
 def _open_alone(path: Path, found: OmeSet, chosen: ImageChoice, image: int | None, given: Path) -> OpenTiff:
-    """Return one image of a set, with an OME-XML that tells of nothing else. given: what a user named."""
+    """Return one image of a set, with an OME-XML of this image only. given: what a user named."""
     only = found.images[chosen.number]
     check_claims(path, found, only)
     file = tifffile.TiffFile(path, omexml=found.text_of(only))
@@ -239,12 +239,12 @@ def _names_of(path: Path, image: OmeImage) -> tuple[str, ...]:
 
 
 def _unnamed_pages(path: Path, file: Any, series: Any) -> str:
-    """Return a sentence on pages of which the OME-XML says nothing, "" where there are none."""
+    """Return a sentence on pages that are not in the OME-XML, "" if there are none."""
     used = {page.index for page in series if page is not None and page.parent is file}
     others = [number for number in range(len(file.pages)) if number not in used] if used else []
     count = sum(not page_at(file, number).is_reduced for number in others[:_MOST_LOOKED_AT])
     count += max(0, len(others) - _MOST_LOOKED_AT)
-    return f"'{path.name}' has pages of which its OME-XML says nothing ({count}); they are left out." if count else ""
+    return f"'{path.name}' has pages that are not in its OME-XML ({count}); they are left out." if count else ""
 
 
 def _cut_short(path: Path) -> FileError:
@@ -304,7 +304,7 @@ def is_plain(series: Any) -> bool:
 
 
 def _check_kind(path: Path, series: Any) -> None:
-    """Refuse voxels of a kind that cannot be read, an image without any, and one among whose pages are others."""
+    """Refuse voxels of a kind that cannot be read, an image without voxels, and one with pages of another kind."""
     page = series.keyframe
     if series.dtype is None or page.dtype is None:
         raise FileError(f"'{path}' has pixels of an unknown kind: save it as 8-bit, 16-bit or float grey.")

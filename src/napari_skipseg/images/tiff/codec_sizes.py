@@ -1,4 +1,4 @@
-"""How large a strip or tile says it is in its own header, for codecs that make room for what that claims."""
+"""The size in the header of a strip or tile itself, for codecs that reserve memory for what it claims."""
 
 from __future__ import annotations
 

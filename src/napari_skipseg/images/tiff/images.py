@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +84,12 @@ def _check_whole(path: Path, series: Any) -> None:
     page = series.keyframe
     if series.kind != "shaped" or page.shaped_description is None:
         return
-    told = tifffile.tifffile.shaped_description_metadata(page.shaped_description)
-    counted = math.prod(told["shape"]) // max(1, math.prod(page.shape))
+    description = tifffile.tifffile.shaped_description_metadata(page.shaped_description)
+    counted = math.prod(description["shape"]) // max(1, math.prod(page.shape))
     listed = len(series)
     if series.dataoffset is not None:  # the planes behind the first are not listed, or not counted again
         all_pages = len(page.parent.pages)
-        listed = counted if told.get("truncated") or all_pages == 1 else all_pages
+        listed = counted if description.get("truncated") or all_pages == 1 else all_pages
     if counted > listed:
         raise FileError(
             f"'{path}' says that it has {counted} planes, but lacks some of them: it is cut short; copy it again."
@@ -98,8 +98,8 @@ def _check_whole(path: Path, series: Any) -> None:
 
 def _listed_by_imagej(file: Any) -> Any | None:
     """Return the series of the planes that ImageJ's description counts, None where there are fewer pages."""
-    told = file.imagej_metadata or {}
-    counts = [max(1, int(told.get(key, 1))) for key in ("frames", "slices", "channels")]
+    metadata = file.imagej_metadata or {}
+    counts = [max(1, int(metadata.get(key, 1))) for key in ("frames", "slices", "channels")]
     if math.prod(counts) > len(file.pages):
         return None
     pages = [page_at(file, number) for number in range(math.prod(counts))]
@@ -172,7 +172,7 @@ def _merged(series: Sequence[Any]) -> list[Any]:
 
 
 def _is_of_pages(series: Any) -> bool:
-    """Return whether nothing but the pages says how a series is made: all of a plain TIFF, or a single page."""
+    """Return whether a series has no metadata but its pages: all of a plain TIFF, or a single page."""
     page = series.keyframe
     if page.is_subifd or len(series.levels) > 1:
         return False
@@ -225,12 +225,8 @@ def mark_copies(path: Path, images: list[HeldImage]) -> list[HeldImage]:
     marked = []
     for each in images:
         is_smaller = each in single and each is not largest and is_copy(path, each.series, largest.series)
-        marked.append(HeldImage(_beside(each.info), each.series) if is_smaller else each)
+        marked.append(HeldImage(replace(each.info, is_beside=True), each.series) if is_smaller else each)
     return marked
-
-
-def _beside(info: ImageInfo) -> ImageInfo:
-    return ImageInfo(info.number, info.name, info.axes, info.shape, info.dtype, is_beside=True)
 
 
 def is_copy(path: Path, small: Any, large: Any) -> bool:
@@ -247,7 +243,7 @@ def is_copy(path: Path, small: Any, large: Any) -> bool:
             check_segments(path, page)
             check_inner_sizes(path, page, range(len(page.databytecounts)))
             planes.append(_grey(page.asarray(), page.keyframe.axes))
-        except Exception:  # a damaged page: whoever reads it says so
+        except Exception:  # a damaged page: reading it raises the error
             return True
     return any(_correlation(planes[0], each) >= ALIKE for each in _reduced(planes[1], h, w))
 

@@ -23,7 +23,7 @@ MakerScales = dict[str, AxisScale]
 
 
 def read_maker(file: Any, page: Any) -> MakerScales:
-    """Return what the tags of a maker say of the axes of an open `tifffile.TiffFile`; nothing if there are none.
+    """Return the scales in the maker's tags of an open `tifffile.TiffFile`; nothing if there are none.
 
     FEI / Thermo Fisher (SEM, FIB, Titan), Zeiss (SEM, LSM), Gatan DigitalMicrograph, TVIPS, Olympus (SIS, FluoView),
     MetaMorph (STK, MetaSeries), Micro-Manager, Aperio and Leica (SCN). Where each of them keeps the size is known from

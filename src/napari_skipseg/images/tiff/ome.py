@@ -1,4 +1,4 @@
-"""OME-XML, in both directions: what it says of the axes, and what is written of ours."""
+"""OME-XML: the scales in that of a file, and that of the files that we write."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _local(element: ElementTree.Element) -> str:
 
 
 def read_ome(description: str, size: tuple[int, int]) -> dict[str, AxisScale]:
-    """Return what OME-XML says of the axes X, Y and Z of its first image of `size` (y, x)."""
+    """Return the scales of X, Y and Z in OME-XML, of its first image of `size` (y, x)."""
     try:
         root = ElementTree.fromstring(description)
     except ElementTree.ParseError:
@@ -89,9 +89,15 @@ def ome_xml(
     planes = math.prod(length[axis] for axis in leading)
     ElementTree.SubElement(pixels, "TiffData", {"IFD": "0", "PlaneCount": str(planes)})
     if any(space.origin):
-        ElementTree.SubElement(pixels, "Plane", {"TheZ": "0", "TheT": "0", "TheC": "0", **_positions(space)})
+        positions = {f"Position{axis}": repr(space.origin_along(axis)) for axis in "ZYX"}
+        positions |= {f"Position{axis}Unit": space.unit for axis in "ZYX"}
+        ElementTree.SubElement(pixels, "Plane", {"TheZ": "0", "TheT": "0", "TheC": "0", **positions})
     if recipe is not None:
-        _annotate(root, image, recipe)
+        ElementTree.SubElement(image, "AnnotationRef", {"ID": "Annotation:0"})
+        annotations = ElementTree.SubElement(root, "StructuredAnnotations")
+        entry = ElementTree.SubElement(annotations, "MapAnnotation", {"ID": "Annotation:0", "Namespace": RECIPE})
+        value = ElementTree.SubElement(entry, "Value")
+        ElementTree.SubElement(value, "M", {"K": "recipe"}).text = json.dumps(recipe, sort_keys=True)
     text = ElementTree.tostring(root, "unicode").encode("ascii", "xmlcharrefreplace")
     return b'<?xml version="1.0" encoding="UTF-8"?>' + text
 
@@ -107,19 +113,6 @@ def _physical_sizes(space: Space) -> dict[str, str]:
             (f"PhysicalSize{axis}Unit", space.unit),
         )
     }
-
-
-def _positions(space: Space) -> dict[str, str]:
-    positions = {f"Position{axis}": repr(space.origin_along(axis)) for axis in "ZYX"}
-    return positions | {f"Position{axis}Unit": space.unit for axis in "ZYX"}
-
-
-def _annotate(root: ElementTree.Element, image: ElementTree.Element, recipe: Mapping[str, Any]) -> None:
-    ElementTree.SubElement(image, "AnnotationRef", {"ID": "Annotation:0"})
-    annotations = ElementTree.SubElement(root, "StructuredAnnotations")
-    entry = ElementTree.SubElement(annotations, "MapAnnotation", {"ID": "Annotation:0", "Namespace": RECIPE})
-    value = ElementTree.SubElement(entry, "Value")
-    ElementTree.SubElement(value, "M", {"K": "recipe"}).text = json.dumps(recipe, sort_keys=True)
 
 
 def find_recipe(description: str) -> dict[str, Any] | None:

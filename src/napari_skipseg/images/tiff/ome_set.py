@@ -49,7 +49,7 @@ class OmeImage:
 class OmeSet:
     """All images of an OME-XML.
 
-    metadata_file: the file that tells of the images, where this text does not. is_elsewhere: the text is of that file.
+    metadata_file: the file that describes the images, if this text does not. is_elsewhere: the text is of that file.
     """
 
     root: ElementTree.Element
@@ -95,7 +95,7 @@ def read_companion(path: Path) -> str:
 def check_text(path: Path, text: str | bytes) -> None:
     """Refuse an XML with entities, or with more elements and attributes than can be looked at; keeps none of them.
 
-    A broken text passes: who reads it will say so.
+    A broken text passes: reading it raises the error.
 
     Raises:
         FileError: it is unsafe or too large.
@@ -187,7 +187,7 @@ def _files(path: Path, pixels: ElementTree.Element, own: str | None) -> Iterator
 
 
 def check_claims(path: Path, found: OmeSet, image: OmeImage) -> None:
-    """Refuse an image that claims more planes than its files can have, or whose files are not to be opened.
+    """Refuse an image that claims more planes than its files can have, or has files that must not be opened.
 
     tifffile makes a list of all planes that the lengths claim, and of all that each <TiffData> claims. path: a file of
     the set.
@@ -216,17 +216,17 @@ def check_own_planes(path: Path, found: OmeSet) -> None:
 
 
 def too_many_planes(path: Path) -> FileError:
-    """Return what is said of a file that claims more planes than its size allows."""
+    """Return the error for a file that claims more planes than its size allows."""
     return FileError(f"'{path}' claims more planes than a file of its size can hold: it is damaged, export it again.")
 
 
 def _claimed(element: ElementTree.Element) -> int:
     """Return how many planes an element claims."""
-    told = element.attrib
+    attributes = element.attrib
     if local_name(element) == "Pixels":
-        return math.prod(max(0, int(told.get(f"Size{axis}", "1"))) for axis in "TCZ")
+        return math.prod(max(0, int(attributes.get(f"Size{axis}", "1"))) for axis in "TCZ")
     if local_name(element) == "TiffData":
-        return max(0, int(told.get("PlaneCount", told.get("NumPlanes", "0"))))
+        return max(0, int(attributes.get("PlaneCount", attributes.get("NumPlanes", "0"))))
     return 0
 
 

@@ -24,7 +24,7 @@ TRANSPARENCY = (1, 2)
 """Values of the tag ExtraSamples for the two kinds of alpha."""
 
 _MOST_LOOKED_AT = 32 * 2**20
-"""Voxels that are looked at to tell a mask from an image."""
+"""Voxels that are looked at to recognise a mask."""
 
 _SLICES = 16
 """Slices that are looked at, spread over the stack."""

@@ -32,7 +32,7 @@ def read_tiff(
     image: its number, where the file holds several. Without it, the only one or the main one beside thumbnails, labels
     and macro images.
 
-    RGB samples become C; pages of which the file says nothing become Z, or T where there is a Z
+    RGB samples become C; pages without metadata become Z, or T where there is a Z
     already. Axes in another order than Z, Y, X are turned. If white is 0, grey values are inverted, and a palette of
     greys gives these (see `pixel_values.as_meant`).
     Resolution tags of a plain TIFF count only below 1 µm per pixel: what is coarser (72, 96, 300 dpi) is a print size.

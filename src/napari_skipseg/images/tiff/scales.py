@@ -1,4 +1,4 @@
-"""What a TIFF says of its axes: OME-XML, ImageJ's notes, the tags of a microscope's maker, or resolution tags."""
+"""The scales of the axes of a TIFF: from OME-XML, ImageJ's notes, the tags of a maker, or resolution tags."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TiffScales = dict[str, AxisScale]
 
 
 def read_scales(file: Any, series: Any) -> tuple[TiffScales, tuple[str, ...]]:
-    """Return what an open TIFF says of the axes of a series, and notes on what of it was not taken.
+    """Return the scales of the axes of a series in an open TIFF, and notes on what was not taken.
 
     OME-XML counts first, then ImageJ's notes, then the tags of the maker of a microscope, then resolution tags.
     """
@@ -64,7 +64,7 @@ def read_scales(file: Any, series: Any) -> tuple[TiffScales, tuple[str, ...]]:
 
 
 def _read_without_ome(file: Any, page: Any) -> tuple[TiffScales, tuple[str, ...]]:
-    """Return what ImageJ's notes, the tags of a maker or resolution tags say: the first of them that say something."""
+    """Return the scales of ImageJ's notes, the tags of a maker or resolution tags: the first that there are."""
     resolution = (_per_pixel(page.tags.valueof(283)), _per_pixel(page.tags.valueof(282)))
     if file.is_imagej and file.imagej_metadata is not None:
         return read_imagej(file.imagej_metadata, resolution)
@@ -72,32 +72,34 @@ def _read_without_ome(file: Any, page: Any) -> tuple[TiffScales, tuple[str, ...]
     if scales:
         return scales, ()
     unit = int(page.tags.valueof(296, default=INCH))
-    told = tifffile.tifffile.shaped_description_metadata(page.shaped_description) if page.shaped_description else {}
-    return read_shaped(told, resolution, unit) or read_resolution(resolution, unit)
+    description = (
+        tifffile.tifffile.shaped_description_metadata(page.shaped_description) if page.shaped_description else {}
+    )
+    return read_shaped(description, resolution, unit) or read_resolution(resolution, unit)
 
 
 def read_shaped(
-    told: Mapping[str, Any], resolution: tuple[float | None, float | None], unit: int
+    description: Mapping[str, Any], resolution: tuple[float | None, float | None], unit: int
 ) -> tuple[TiffScales, tuple[str, ...]] | None:
-    """Return what the JSON that tifffile writes says of the axes, None if it says nothing of them.
+    """Return the scales in the JSON that tifffile writes, None if it has none.
 
     It holds what a user hands over as metadata: the words of ImageJ (unit, spacing) or of OME (PhysicalSizeX), also in
     files that are neither.
 
     resolution: pixels per unit along (y, x); unit: the tag ResolutionUnit.
     """
-    sizes = {axis: number_of(told.get(f"PhysicalSize{axis}")) for axis in "XYZ"}
+    sizes = {axis: number_of(description.get(f"PhysicalSize{axis}")) for axis in "XYZ"}
     if any(size is not None for size in sizes.values()):
         return {
-            axis: AxisScale(size, str(told.get(f"PhysicalSize{axis}Unit", "µm"))) for axis, size in sizes.items()
+            axis: AxisScale(size, str(description.get(f"PhysicalSize{axis}Unit", "µm"))) for axis, size in sizes.items()
         }, ()
-    spacing = number_of(told.get("spacing"))
-    if spacing is None and "unit" not in told:
+    spacing = number_of(description.get("spacing"))
+    if spacing is None and "unit" not in description:
         return None
     if unit == NO_UNIT:
-        return read_imagej(told, resolution)
+        return read_imagej(description, resolution)
     scales, notes = read_resolution(resolution, unit)
-    return {**scales, "Z": AxisScale(spacing, str(told.get("zunit") or told.get("unit") or ""))}, notes
+    return {**scales, "Z": AxisScale(spacing, str(description.get("zunit") or description.get("unit") or ""))}, notes
 
 
 def _per_pixel(rational: Any) -> float | None:
@@ -112,7 +114,7 @@ def _per_pixel(rational: Any) -> float | None:
 def read_imagej(
     notes: Mapping[str, Any], resolution: tuple[float | None, float | None]
 ) -> tuple[TiffScales, tuple[str, ...]]:
-    """Return what ImageJ's description says of the axes, and notes on what was not taken.
+    """Return the scales in ImageJ's description, and notes on what was not taken.
 
     ImageJ writes `yunit` and `zunit` if they are different from `unit`, and leaves a spacing of 1 out.
 
@@ -131,21 +133,16 @@ def read_imagej(
     left_out: tuple[str, ...] = ()
     if spacing is None and find_unit(units[2]) in SMALL_UNITS:
         spacing = 1.0
-        if _has_slices(notes):
+        if (number_of(notes.get("slices")) or 0) > 1:
             one = f"1 {find_unit(units[2])}"
             left_out = (f"ImageJ wrote no distance of slices, which means {one}: if that is wrong, {GIVE_SIZE}.",)
     return {"X": _side(per_x, units[0]), "Y": _side(per_y, units[1]), "Z": AxisScale(spacing, units[2])}, left_out
 
 
-def _has_slices(notes: Mapping[str, Any]) -> bool:
-    slices = number_of(notes.get("slices"))
-    return slices is not None and slices > 1
-
-
 def _without_unit(
     spacing: float | None, resolution: tuple[float | None, float | None], of_y: str, of_z: str
 ) -> TiffScales:
-    """Return the numbers that ImageJ wrote without a unit of x: a resolution that printers have says nothing.
+    """Return the numbers that ImageJ wrote without a unit of x: a printer's resolution is no scale.
 
     resolution: pixels per unit along (y, x). of_y, of_z: their units, "" where there is none.
     """
@@ -159,9 +156,9 @@ def _without_unit(
 
 
 def read_resolution(resolution: tuple[float | None, float | None], unit: int) -> tuple[TiffScales, tuple[str, ...]]:
-    """Return what plain resolution tags say of the axes, in nm: nothing if they tell a print size, with a note.
+    """Return the scales of plain resolution tags, in nm; none, with a note, if they are a print size.
 
-    Without a unit they tell the proportions of a pixel, so they say nothing if it is square.
+    Without a unit they give only the proportions of a pixel, which are needed if it is not square.
 
     resolution: pixels per unit along (y, x); unit: the tag ResolutionUnit.
     """

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from itertools import product
 from pathlib import Path
@@ -19,7 +22,6 @@ from zarr.storage import LocalStore, WrapperStore
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.faults import read_errors_as_sentences
 from napari_skipseg.images.stack import LazyArray
-from napari_skipseg.images.zarr.chunk_cache import ChunkCache
 from napari_skipseg.images.zarr.keys import ChunkPlaces, KeyForm, find_chunks
 from napari_skipseg.images.zarr.metadata import METADATA, Node, check_harmless
 
@@ -38,7 +40,7 @@ class WholeChunkStore(WrapperStore[LocalStore]):  # type: ignore[misc]  # zarr i
     Most codecs find that out by themselves. But Blosc takes no length and reads on behind the end of what it is given,
     whatever lies in memory there; and a file of no bytes, as a power cut leaves it, passes for an empty shard.
 
-    blosc: each file is one Blosc block. forms: how chunks are named that are not where the metadata have them.
+    blosc: each file is one Blosc block. forms: names of chunks that are different from those in the metadata.
     """
 
     def __init__(self, store: LocalStore, blosc: bool = False, forms: tuple[KeyForm, ...] = ()) -> None:
@@ -63,19 +65,16 @@ class WholeChunkStore(WrapperStore[LocalStore]):  # type: ignore[misc]  # zarr i
 
 def open_store(node: Node, forms: tuple[KeyForm, ...] = ()) -> WholeChunkStore:
     """Return the files of the array `node`, not opened yet. forms: other names that its chunks have."""
-    return WholeChunkStore(LocalStore(node.path, read_only=True), _is_blosc(node.array or {}), forms)
+    metadata = node.array or {}
+    codecs = metadata.get("codecs")
+    last = codecs[-1] if isinstance(codecs, list) and codecs else metadata.get("compressor")
+    is_blosc = isinstance(last, dict) and "blosc" in (last.get("name"), last.get("id"))
+    return WholeChunkStore(LocalStore(node.path, read_only=True), is_blosc, forms)
 
 
 def _blosc_length(block: Buffer) -> int:
     start = block[:BLOSC_HEADER].to_bytes()
     return max(BLOSC_HEADER, int.from_bytes(start[-4:], "little"))
-
-
-def _is_blosc(told: dict[str, Any]) -> bool:
-    """Return whether the last thing that is done to a chunk, before it is a file, is Blosc."""
-    codecs = told.get("codecs")
-    last = codecs[-1] if isinstance(codecs, list) and codecs else told.get("compressor")
-    return isinstance(last, dict) and "blosc" in (last.get("name"), last.get("id"))
 
 
 ArrayIndex = tuple[int | slice, ...]
@@ -89,6 +88,83 @@ LARGEST_CHUNK = 2 * 2**30
 
 SMALL_CHUNK = 2**20
 """Bytes of a chunk up to which zarr reads it each time, several at once; larger ones are kept."""
+
+
+KEPT_CHUNKS = 256 * 2**20
+"""Bytes of decoded chunks that are kept; the last one always is."""
+
+
+ChunkIndex = tuple[int, ...]
+
+
+class ChunkCache:
+    """Decoded chunks by their place. Threads that want the same chunk at once wait for one of them to decode it."""
+
+    def __init__(self) -> None:
+        self._chunks: OrderedDict[ChunkIndex, Future[NDArray[Any]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(
+        self,
+        chunks: ZarrArray,
+        places: Sequence[ChunkIndex],
+        use: Callable[[ChunkIndex, NDArray[Any]], None],
+        size: int,
+    ) -> None:
+        """Call `use` with each of the chunks at `places`, which have `size` bytes; several are decoded at once.
+
+        Raises:
+            Exception: what decoding raises.
+        """
+        workers = min(len(places), os.cpu_count() or 1, max(1, KEPT_CHUNKS // max(1, size)))
+        if workers <= 1:
+            for place in places:
+                use(place, self._get(chunks, place))
+            return
+        with ThreadPoolExecutor(workers) as pool:
+            for _ in pool.map(lambda place: use(place, self._get(chunks, place)), places):
+                continue
+
+    def _get(self, chunks: ZarrArray, place: ChunkIndex) -> NDArray[Any]:
+        with self._lock:
+            known = self._chunks.get(place)
+            mine: Future[NDArray[Any]] = Future()
+            if known is None:
+                self._chunks[place] = mine
+            else:
+                self._chunks.move_to_end(place)
+        if known is not None:
+            return known.result()
+        try:
+            keep = chunks.is_stored(place)
+            values = chunks.decode(place)
+        except BaseException as error:
+            self._forget(place)
+            mine.set_exception(error)
+            raise
+        mine.set_result(values)
+        if not keep:
+            self._forget(place)
+        self._drop_oldest()
+        return values
+
+    def _forget(self, place: ChunkIndex) -> None:
+        with self._lock:
+            self._chunks.pop(place, None)
+
+    def _drop_oldest(self) -> None:
+        with self._lock:
+            done = {
+                place: each.result().nbytes
+                for place, each in self._chunks.items()
+                if (each.done() and each.exception() is None)
+            }
+            total = sum(done.values())
+            for place, size in list(done.items())[:-1]:
+                if total <= KEPT_CHUNKS:
+                    return
+                total -= size
+                del self._chunks[place]
 
 
 class ZarrArray(LazyArray):
@@ -126,7 +202,7 @@ class ZarrArray(LazyArray):
         return fewer
 
     def written(self) -> Iterator[tuple[slice, ...]]:
-        """Yield the part of every chunk whose file is there, in order; of others all voxels have the fill value.
+        """Yield the part of every chunk that has a file, in order; all other voxels have the fill value.
 
         All of them are yielded where the fill value is not 0.
 
@@ -228,7 +304,8 @@ def _raise(error: OSError) -> None:
 
 def _open(node: Node) -> tuple[ChunkPlaces, Any]:
     check_harmless(node)
-    _check_chunks(node)
+    if any(length == 0 for lengths in _chunk_lengths(node.array) for length in lengths):  # zarr divides by them
+        raise FileError(f"'{node.path}' has chunks without voxels: it is damaged, export it again.")
     with read_errors_as_sentences(node.path, "The metadata of"):
         places = find_chunks(node, len((node.array or {})["shape"]))
         try:
@@ -252,16 +329,6 @@ def _open(node: Node) -> tuple[ChunkPlaces, Any]:
                 "smaller chunks."
             )
     return places, array
-
-
-def _check_chunks(node: Node) -> None:
-    """Refuse chunks without voxels: zarr divides by their lengths.
-
-    Raises:
-        FileError: there are such.
-    """
-    if any(length == 0 for lengths in _chunk_lengths(node.array) for length in lengths):
-        raise FileError(f"'{node.path}' has chunks without voxels: it is damaged, export it again.")
 
 
 def _chunk_lengths(metadata: Any) -> Iterator[list[Any]]:

@@ -34,7 +34,7 @@ WrittenChunk = tuple[int, ...]
 
 
 class ChunkWriter:
-    """The chunks of the array in `folder`, whose metadata are there already. Threads may write different chunks."""
+    """Writes the chunks of the array in `folder`, which has its metadata. Threads may write different chunks."""
 
     def __init__(self, folder: Path, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.folder, self.shape, self.chunks = folder, shape, chunks

@@ -1,4 +1,4 @@
-"""Where the files of a zarr array's chunks lie: as its metadata say, or as they do in fact."""
+"""The names of the files of a zarr array's chunks: as its metadata say, or as they are in fact."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class ChunkPlaces:
 def find_chunks(node: Node, dimensions: int) -> ChunkPlaces:
     """Return how the files of the chunks of an array are named.
 
-    Old programs wrote nested chunks (0/0/0) without a word of it in `.zarray`, for which 0.0.0 is meant then; their
-    image would be taken for one of zeros.
+    Old programs wrote nested chunks (0/0/0) without noting that in `.zarray`, which means 0.0.0 by default; their image
+    would be read as zeros.
 
     Raises:
         FileError: there are files of chunks, but none where the array's metadata or another form would have them.

@@ -1,4 +1,4 @@
-"""What an OME-Zarr 0.5 store is for: its layout as one value, and the metadata that say it."""
+"""The layout of an OME-Zarr 0.5 store as one value, and its metadata."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MANY_CHUNKS = 20_000
 
 @dataclass(frozen=True)
 class Layout:
-    """What a store is for: shape and space (axes in the order TCZYX), kind of values, chunks, and what was run.
+    """The layout of a store: shape and space (axes in the order TCZYX), kind of values, chunks, and what was run.
 
     chunks: one length per axis; what a tile keeps should be whole chunks. Default: planes of about 1 MiB, right for
     results that are made slice by slice; results of 3D tiles should give their own.
@@ -115,8 +115,8 @@ def attributes_of(layout: Layout, name: str) -> dict[str, Any]:
 
 def _axis(axis: str, unit: str) -> dict[str, str]:
     kind = {"T": "time", "C": "channel"}.get(axis, "space")
-    told = {"name": axis.lower(), "type": kind}
-    return told | {"unit": ZARR_UNITS[unit]} if kind == "space" and unit in ZARR_UNITS else told
+    described = {"name": axis.lower(), "type": kind}
+    return described | {"unit": ZARR_UNITS[unit]} if kind == "space" and unit in ZARR_UNITS else described
 
 
 def _dataset(layout: Layout, number: int, level: PyramidLevel) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The folders of a zarr store: what each says of itself, read as JSON before any voxel is, and with suspicion."""
+"""The metadata of the folders of a zarr store, read as JSON and checked before any voxel is read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Node:
 
     @cached_property
     def ome(self) -> dict[str, Any]:
-        """What the group says of OME-Zarr: under "ome" from 0.5 on, else at the top."""
+        """The OME-Zarr metadata of the group: under "ome" from 0.5 on, else at the top."""
         found = self.attributes.get("ome", self.attributes)
         return found if isinstance(found, dict) else {}
 
@@ -57,7 +57,7 @@ def store_root(path: Path) -> Path:
 
 
 def read_node(path: Path) -> Node:
-    """Return what the folder `path` says of itself.
+    """Return the folder `path` with its metadata.
 
     Raises:
         FileError: there is no such folder, it is no part of a zarr store, or its metadata are damaged.
@@ -68,9 +68,9 @@ def read_node(path: Path) -> Node:
         if not is_node(path):
             raise FileError(f"'{path}' is a folder without zarr metadata: give the folder that holds them.")
         if (path / "zarr.json").is_file():
-            told = _read_json(path / "zarr.json")
-            array = told if told.get("node_type") == "array" else None
-            return Node(path, _dictionary(told.get("attributes", {})), array)
+            contents = _read_json(path / "zarr.json")
+            array = contents if contents.get("node_type") == "array" else None
+            return Node(path, _dictionary(contents.get("attributes", {})), array)
         attributes = _read_json(path / ".zattrs") if (path / ".zattrs").is_file() else {}
         return Node(path, attributes, _read_json(path / ".zarray") if (path / ".zarray").is_file() else None)
 
@@ -90,16 +90,18 @@ def _dictionary(value: Any) -> dict[str, Any]:
 
 
 def check_harmless(node: Node) -> None:
-    """Refuse an array whose codecs could run code, or whose values are Python objects.
+    """Refuse an array with codecs that could run code, or with Python objects as values.
 
-    numcodecs' pickle filter runs whatever a chunk says.
+    numcodecs' pickle filter runs any code that a chunk contains.
 
     Raises:
         FileError: it has such codecs or values.
     """
-    told = node.array or {}
-    names = [str(name).lower() for key in ("codecs", "filters", "compressor") for name in _codec_names(told.get(key))]
-    objects = str(told.get("dtype", "")).lstrip("<>|=")[:1] == "O"
+    metadata = node.array or {}
+    names = [
+        str(name).lower() for key in ("codecs", "filters", "compressor") for name in _codec_names(metadata.get(key))
+    ]
+    objects = str(metadata.get("dtype", "")).lstrip("<>|=")[:1] == "O"
     if objects or any("pickle" in name for name in names):
         raise FileError(f"'{node.path}' holds Python objects, which may run code when they are read: save numbers.")
 

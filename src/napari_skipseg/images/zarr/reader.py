@@ -39,7 +39,7 @@ class Level:
     """One resolution.
 
     path: where its array lies. names: one letter for each axis, "?" = unknown; "" if the axes are not named.
-    scales: what is said of each axis; none if nothing is. guessed: its axes by their number, if they are not named.
+    scales: of each axis; empty if there are none. guessed: its axes by their number, if they are not named.
     """
 
     path: Path
@@ -65,7 +65,7 @@ def read_zarr(
         SeveralImagesError: a plate, a well or a collection holds several images.
         InputError: the axes, the voxel size, the unit or the type of the voxels cannot be used.
     """
-    stack = _stack_of(path, find_levels(path)[0], given)
+    stack = replace(stack_from_file_image(_image_of(path, find_levels(path)[0]), given), file=str(path.absolute()))
     return replace(stack, notes=(*stack.notes, *_other_multiscales(path)))
 
 
@@ -97,14 +97,6 @@ def read_zarr_levels(path: Path) -> list[Stack]:
     return [replace(first, file=str(path.absolute())), *others]
 
 
-def _stack_of(
-    path: Path,
-    level: Level,
-    given: GivenSpace = NOTHING_GIVEN,
-) -> Stack:
-    return replace(stack_from_file_image(_image_of(path, level), given), file=str(path.absolute()))
-
-
 def _image_of(path: Path, level: Level) -> FileImage:
     data = ZarrArray(read_node(level.path))
     names, notes = level.names, data.notes
@@ -120,7 +112,9 @@ def _image_of(path: Path, level: Level) -> FileImage:
         raise FileError(f"'{path}' has {len(level.scales)} scales for {data.ndim} dimensions: export it again.")
     backwards = {place for place, scale in enumerate(level.scales) if scale.size is not None and scale.size < 0}
     scales = tuple(
-        _turned_round(scale, length) if place in backwards else scale
+        replace(scale, size=-(size := scale.size or 0.0), start=scale.start + size * (length - 1))
+        if place in backwards  # the last voxel becomes the first
+        else scale
         for place, (scale, length) in enumerate(zip(level.scales, data.shape, strict=False))
     )
 
@@ -129,12 +123,6 @@ def _image_of(path: Path, level: Level) -> FileImage:
 
     named = list(zip(names, data.shape, strict=True))
     return FileImage(path, _name_of(path), named, open_voxels, scales, {}, frozenset(backwards), notes)
-
-
-def _turned_round(scale: AxisScale, length: int) -> AxisScale:
-    """Return the scale of an axis of which the last voxel becomes the first."""
-    size = scale.size or 0.0
-    return replace(scale, size=-size, start=scale.start + size * (length - 1))
 
 
 def _name_of(path: Path) -> str:
@@ -249,23 +237,23 @@ def _fields(plate: Node) -> list[str]:
 
 
 def _info(number: int, name: str, node: Node) -> ImageInfo:
-    """Return what the metadata say of an image: shape and type of its finest level."""
+    """Return shape and type of the finest level of an image, from its metadata."""
     array, names = node.array, ""
     if array is None and node.ome.get("multiscales"):
         multiscale = node.ome["multiscales"][0]
         names, _ = _read_axes(multiscale.get("axes"))
         array = read_node(_inside(node.path, _datasets(node)[0]["path"])).array
-    told = array or {}
-    shape = [int(length) for length in told.get("shape", ())]
+    metadata = array or {}
+    shape = [int(length) for length in metadata.get("shape", ())]
     names = names if len(names) == len(shape) else GUESSED.get(len(shape), "?" * len(shape))
     kept = [(axis, length) for axis, length in zip(names, shape, strict=True) if length != 1 or axis in "YX"]
-    dtype = str(told.get("data_type") or told.get("dtype") or "")
+    dtype = str(metadata.get("data_type") or metadata.get("dtype") or "")
     lengths = tuple(length for _, length in kept)
     return ImageInfo(number, name, "".join(axis for axis, _ in kept), lengths, dtype)
 
 
 def _level_of_array(node: Node) -> Level:
-    """Return the level that an array is of the image around it, else the array by itself."""
+    """Return an array as the level of the image that it belongs to, else alone."""
     place = node.path.absolute()
     for parent in place.parents:
         if not is_node(parent):
@@ -276,24 +264,24 @@ def _level_of_array(node: Node) -> Level:
                 found = [level for level in _levels(around) if level.path.absolute() == place]
                 if found:
                     return found[0]
-    told = node.array or {}
-    names = told.get("dimension_names") or node.attributes.get("_ARRAY_DIMENSIONS") or ()
+    metadata = node.array or {}
+    names = metadata.get("dimension_names") or node.attributes.get("_ARRAY_DIMENSIONS") or ()
     letters = "".join(_letter(name) for name in names)
-    return Level(node.path, "" if "?" in letters else letters, _scales_of_array(node, len(told.get("shape", ()))))
+    return Level(node.path, "" if "?" in letters else letters, _scales_of_array(node, len(metadata.get("shape", ()))))
 
 
 def _scales_of_array(node: Node, dimensions: int) -> tuple[AxisScale, ...]:
-    """Return what the attributes of a plain array say of its axes, as gunpowder and daisy write them, or nothing.
+    """Return the scales in the attributes of a plain array, as gunpowder and daisy write them, or nothing.
 
     resolution or voxel_size, offset and units have one entry for each of the last axes.
     """
-    told = node.attributes
-    sizes, starts = told.get("resolution", told.get("voxel_size")), told.get("offset")
+    attributes = node.attributes
+    sizes, starts = attributes.get("resolution", attributes.get("voxel_size")), attributes.get("offset")
     if not isinstance(sizes, list) or not 1 < len(sizes) <= dimensions:
         return ()
     if not isinstance(starts, list) or len(starts) != len(sizes):
         starts = [0.0] * len(sizes)
-    units = told.get("units", told.get("unit"))
+    units = attributes.get("units", attributes.get("unit"))
     if not isinstance(units, list) or len(units) != len(sizes):
         units = [units if isinstance(units, str) else None] * len(sizes)
     axes = [
@@ -315,7 +303,11 @@ def _levels(node: Node) -> list[Level]:
     levels = []
     for dataset in _datasets(node):
         steps = [*dataset.get("coordinateTransformations", ()), *multiscale.get("coordinateTransformations", ())]
-        unknown = [step["type"] for step in steps if step["type"] != "identity" and step["type"] not in _placing(step)]
+        unknown = [
+            step["type"]
+            for step in steps
+            if step["type"] != "identity" and (step["type"] not in ("scale", "translation") or step["type"] not in step)
+        ]
         if unknown:
             raise FileError(
                 f"'{node.path}' places its voxels by '{unknown[0]}', which cannot be read: give the path of its array, "
@@ -330,14 +322,9 @@ def _datasets(node: Node) -> list[dict[str, Any]]:
     datasets: list[dict[str, Any]] = node.ome["multiscales"][0]["datasets"]
     places = [_inside(node.path, dataset["path"]) for dataset in datasets]
     sizes = [math.prod((read_node(place).array or {}).get("shape", [0])) if is_node(place) else 0 for place in places]
-    if 0 in sizes:  # one is missing: whoever reads it says so
+    if 0 in sizes:  # one is missing: reading it raises the error
         return datasets
     return [datasets[number] for number in sorted(range(len(sizes)), key=lambda number: -sizes[number])]
-
-
-def _placing(step: dict[str, Any]) -> list[str]:
-    """Return the kinds of placing that a transformation gives numbers for."""
-    return [kind for kind in ("scale", "translation") if kind in step]
 
 
 def _version(node: Node) -> str:
@@ -366,17 +353,17 @@ def _read_axes(axes: Sequence[Any] | None) -> tuple[str, tuple[str | None, ...]]
     """Return one letter for each axis, and its unit; "" if there are none. OME-Zarr 0.3 says only names."""
     if axes is None:
         return "", ()
-    told = [axis if isinstance(axis, dict) else {"name": axis} for axis in axes]
-    letters = [_letter(axis.get("name"), axis.get("type")) for axis in told]
-    unnamed = [place for place, axis in enumerate(told) if letters[place] == "?" and axis.get("type") == "space"]
+    entries = [axis if isinstance(axis, dict) else {"name": axis} for axis in axes]
+    letters = [_letter(axis.get("name"), axis.get("type")) for axis in entries]
+    unnamed = [place for place, axis in enumerate(entries) if letters[place] == "?" and axis.get("type") == "space"]
     free = [axis for axis in "ZYX" if axis not in letters]
     for place, letter in zip(reversed(unnamed), reversed(free), strict=False):
         letters[place] = letter
-    return "".join(letters), tuple(None if axis.get("unit") is None else str(axis["unit"]) for axis in told)
+    return "".join(letters), tuple(None if axis.get("unit") is None else str(axis["unit"]) for axis in entries)
 
 
 def _letter(name: Any, kind: str | None = None) -> str:
-    """Return the letter of an axis: by its name, else by its type, "?" where neither tells."""
+    """Return the letter of an axis: by its name, else by its type, else "?"."""
     letter = str(name or "").upper()
     if letter in ("T", "C", "Z", "Y", "X"):
         return letter
@@ -385,7 +372,7 @@ def _letter(name: Any, kind: str | None = None) -> str:
 
 
 def _scales(units: Sequence[str | None], steps: Sequence[dict[str, Any]]) -> tuple[AxisScale, ...]:
-    """Return what transformations, done one after the other, say of each axis; nothing without a scale.
+    """Return the scales of the axes after all transformations; nothing without a scale.
 
     Where they have another number of axes, or no numbers, the sizes are NaN.
     """
@@ -407,10 +394,10 @@ def _scales(units: Sequence[str | None], steps: Sequence[dict[str, Any]]) -> tup
 
 def _numbers_of(step: dict[str, Any], count: int) -> list[float] | None:
     """Return the numbers of a transformation, 1 for each axis of the identity; None if they are not one for each."""
-    told = step.get(step["type"], [1.0] * count)
-    if not isinstance(told, list) or len(told) != count:
+    factors = step.get(step["type"], [1.0] * count)
+    if not isinstance(factors, list) or len(factors) != count:
         return None
-    numbers = [number for number in map(number_of, told) if number is not None]
+    numbers = [number for number in map(number_of, factors) if number is not None]
     return numbers if len(numbers) == count else None
 
 
@@ -470,25 +457,3 @@ def _statuses(folder: str | Path) -> Iterator[os.stat_result]:
             yield from _statuses(entry.path)
         elif entry.name not in METADATA and not entry.name.endswith(_UNFINISHED) and not is_draft(entry.name):
             yield entry.stat()
-
-
-def is_finished(path: Path) -> bool:
-    """Return False where we wrote the OME-Zarr at `path` and it lacks chunks, at any level: its run did not end.
-
-    Of a store of others nothing can be said: a chunk that is not there holds the fill value, as the standard wants.
-    We write every chunk, those of zeros too.
-
-    Raises:
-        FileError: no such folder, no image, or damaged.
-    """
-    if OURS not in find_image(path).attributes:
-        return True
-    return all(_has_all_chunks(level.path) for level in find_levels(path))
-
-
-def _has_all_chunks(folder: Path) -> bool:
-    told = read_node(folder).array or {}
-    with read_errors_as_sentences(folder, "The metadata of"):
-        chunks = told["chunk_grid"]["configuration"]["chunk_shape"]
-        wanted = math.prod(-(-length // chunk) for length, chunk in zip(told["shape"], chunks, strict=True))
-    return bool(check_chunks(folder, wanted).number == wanted)

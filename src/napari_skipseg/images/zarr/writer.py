@@ -165,7 +165,9 @@ def create_ome_zarr(path: str | os.PathLike[str], layout: Layout) -> OmeZarrWrit
             metadata = [path / file.relative_to(store) for file in store.rglob("zarr.json")]
             if path.exists():
                 _check_same(path, store)
-                _remove_drafts(path)
+                for file in path.rglob(".*"):  # what a killed process left of chunks that it was writing
+                    if is_draft(file.name):
+                        file.unlink(missing_ok=True)
             else:
                 replace(store, path)
     writer = OmeZarrWriter(path, layout)
@@ -198,22 +200,12 @@ def _check_same(path: Path, draft: Path) -> None:
         found, content = path / wanted.relative_to(draft), wanted.read_bytes()
         if found.is_file() and not found.stat().st_size:
             write_durably(found, content)
-        if not found.is_file() or not _is_same(found.read_bytes(), content):
+        try:
+            is_same = found.is_file() and json.loads(found.read_bytes()) == json.loads(content)
+        except (ValueError, RecursionError):
+            is_same = False
+        if not is_same:
             raise FileError(f"'{path}' holds something else already: choose another name, or remove it.")
-
-
-def _is_same(found: bytes, wanted: bytes) -> bool:
-    try:
-        return bool(json.loads(found) == json.loads(wanted))
-    except (ValueError, RecursionError):
-        return False
-
-
-def _remove_drafts(path: Path) -> None:
-    """Remove what a killed process left of chunks that it was writing."""
-    for file in path.rglob(".*"):
-        if is_draft(file.name):
-            file.unlink(missing_ok=True)
 
 
 def write_ome_zarr(path: str | os.PathLike[str], array: ArrayLike, layout: Layout) -> None:
