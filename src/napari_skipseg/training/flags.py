@@ -17,8 +17,7 @@ from napari_skipseg.training.settings import (
     AUGMENTATIONS,
     FinetuneSettings,
     TrainSettings,
-    finetune_from_json,
-    train_settings_from_json,
+    settings_from_json,
 )
 
 _PATCHES = {2: [256, 256], 3: [32, 64, 64]}
@@ -60,7 +59,7 @@ def settings_from_flags(file: Path | None, flags: dict[str, Any]) -> TrainSettin
         raise SpecError(f"Training needs {', '.join(missing)}: give them as flags or in a settings file.")
     network.setdefault("out_channels", output_channels(len(values["classes"])))
     values.setdefault("patch", _PATCHES[3 if network.get("dimensions") == 3 else 2])
-    return train_settings_from_json(json.dumps(values))
+    return settings_from_json(TrainSettings, json.dumps(values))
 
 
 def _check_flags(network: dict[str, Any], flags: dict[str, Any]) -> None:
@@ -155,4 +154,4 @@ def finetune_from_flags(flags: dict[str, Any]) -> FinetuneSettings:
         values["patch"] = read_numbers(values["patch"])
     if "augment" in values:
         values["augmentation"] = asdict(choose_settings("augmentation", values.pop("augment"), AUGMENTATIONS))
-    return finetune_from_json(json.dumps(values))
+    return settings_from_json(FinetuneSettings, json.dumps(values))

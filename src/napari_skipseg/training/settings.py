@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -159,6 +161,7 @@ class FitSettings:
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    purpose: ClassVar[str] = "training"
 
     name: str
     images: tuple[str, ...]
@@ -316,27 +319,6 @@ class TrainSettings(FitSettings):
             raise SpecError("One pixel is left of a batch at the network's deepest level: enlarge the patch or batch.")
 
 
-_ADAPTER: TypeAdapter[TrainSettings] = TypeAdapter(TrainSettings)
-
-
-def train_settings_from_json(text: str | bytes) -> TrainSettings:
-    """Return the settings in `text`.
-
-    Raises:
-        SpecError: not JSON, an unknown key, a missing or impossible value.
-    """
-    try:
-        return _ADAPTER.validate_json(text)
-    except ValidationError as error:
-        raise SpecError(f"The training settings are not valid: {first_fault(error)}.") from error
-
-
-def train_settings_to_dict(settings: TrainSettings) -> dict[str, Any]:
-    """Return `settings` as values that JSON can hold."""
-    values: dict[str, Any] = _ADAPTER.dump_python(settings, mode="json")
-    return values
-
-
 def slices_to_hold_out(text: str) -> frozenset[int]:
     """Return the slice numbers in `text`, such as "20-24" or "0,5,10-12"; none for an empty text.
 
@@ -371,6 +353,8 @@ class FinetuneSettings(FitSettings):
     model that is not named here is not judged by these labels: where they say background, it may be there. steps,
     batch, patch, learning_rate: 0, () and None for those of the reach.
     """
+
+    purpose: ClassVar[str] = "fine-tuning"
 
     model: str = ""
     reach: Annotated[
@@ -424,22 +408,36 @@ class FinetuneSettings(FitSettings):
             raise SpecError("Nothing is held out: name slices such as 5-9, or auto for a fifth of the places.")
 
 
-_FINETUNE_ADAPTER: TypeAdapter[FinetuneSettings] = TypeAdapter(FinetuneSettings)
+Settings = TypeVar("Settings", bound=FitSettings)
 
 
-def finetune_from_json(text: str | bytes) -> FinetuneSettings:
-    """Return the settings in `text`.
+@cache
+def _adapter(kind: type[FitSettings]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def settings_from_json(kind: type[Settings], text: str | bytes) -> Settings:
+    """Return the settings of that `kind` in `text`.
 
     Raises:
         SpecError: not JSON, an unknown key, a missing or impossible value.
     """
     try:
-        return _FINETUNE_ADAPTER.validate_json(text)
+        settings: Settings = _adapter(kind).validate_json(text)
     except ValidationError as error:
-        raise SpecError(f"The fine-tuning settings are not valid: {first_fault(error)}.") from error
+        raise SpecError(f"The {kind.purpose} settings are not valid: {first_fault(error)}.") from error
+    return settings
 
 
-def finetune_to_dict(settings: FinetuneSettings) -> dict[str, Any]:
+def settings_to_dict(settings: FitSettings) -> dict[str, Any]:
     """Return `settings` as values that JSON can hold."""
-    values: dict[str, Any] = _FINETUNE_ADAPTER.dump_python(settings, mode="json")
+    values: dict[str, Any] = _adapter(type(settings)).dump_python(settings, mode="json")
     return values
+
+
+def equals_written(settings: FitSettings, written: dict[str, Any]) -> bool:
+    """Return whether `settings` are those that were `written` as values of JSON."""
+    try:
+        return settings_from_json(type(settings), json.dumps(written)) == settings
+    except SpecError:
+        return False

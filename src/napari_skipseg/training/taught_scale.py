@@ -10,7 +10,7 @@ from napari_skipseg.images.resample import SAME
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.units import METRES
 from napari_skipseg.models.description import ModelDescription
-from napari_skipseg.training.finetune.blocks import Split
+from napari_skipseg.training.finetune.blocks import BlockTable
 
 SCALE = "The new model is for voxels of"
 """Begins a note that says what the new model is for, and warns of nothing."""
@@ -30,18 +30,18 @@ class TaughtScale:
         return f"{' × '.join(f'{side:g}' for side in self.voxel_size[-dimensions:])} {self.unit}"
 
 
-def taught_scale(stacks: Sequence[Stack], split: Split, parent: ModelDescription) -> TaughtScale:
+def taught_scale(stacks: Sequence[Stack], table: BlockTable, parent: ModelDescription) -> TaughtScale:
     """Return the voxel size of the image with the most labels, or the parent's if that is nearly the same.
 
     Fine-tuning does not rescale: the network sees the voxels of the corrections as they are. A model that kept the
     parent's voxel size would have later images rescaled away from what it was taught on.
 
-    stacks: the images that the numbers of `split` count.
+    stacks: the images that the table counts.
     """
     dimensions = parent.spec.dimensions
     labels = [0] * len(stacks)
-    for place in (*split.training, *split.held_out):
-        labels[place.image] += sum(place.counts)
+    for block in table.blocks:
+        labels[block.image] += sum(block.counts)
     before = TaughtScale(parent.voxel_size, parent.unit)
     known = [number for number in range(len(stacks)) if labels[number] and stacks[number].space.has_size]
     if not known:

@@ -39,9 +39,10 @@ from napari_skipseg.training.progress import KeepBest, ValidationPicture
 from napari_skipseg.training.seen import with_signature
 from napari_skipseg.training.settings import (
     TrainSettings,
+    equals_written,
+    settings_from_json,
+    settings_to_dict,
     slices_to_hold_out,
-    train_settings_from_json,
-    train_settings_to_dict,
 )
 from napari_skipseg.training.task import TrainingPace, Validation
 
@@ -64,7 +65,8 @@ def iter_train(
             `KeepBest` came before the first step.
     """
     target, scratch = folder / settings.name, folder / f"{settings.name}.training"
-    is_trained = waits_for_scores(target, lambda record: _is_same(record.settings, settings))
+    has_held_out = bool(slices_to_hold_out(settings.validate))
+    is_trained = has_held_out and waits_for_scores(target, lambda record: equals_written(settings, record.settings))
     if not is_trained:
         check_free(settings.name, folder)
     processes.share(settings)  # refused now, not after the images were read
@@ -153,13 +155,6 @@ def keep_model_on_error(target: Path) -> Iterator[None]:
         ) from error
 
 
-def _is_same(written: dict[str, Any], settings: TrainSettings) -> bool:
-    try:
-        return bool(slices_to_hold_out(settings.validate)) and train_settings_from_json(json.dumps(written)) == settings
-    except SpecError:
-        return False
-
-
 def make_scratch(scratch: Path) -> None:
     """Make the folder of the checkpoint.
 
@@ -212,7 +207,7 @@ def describe_training(
         padding=settings.padding,
         card=settings.card if parent is None or data.validation else inherit_scores(settings.card, parent),
         training=TrainingRecord(
-            settings=train_settings_to_dict(settings),
+            settings=settings_to_dict(settings),
             curves={name: thin_curve(curve) for name, curve in state.curves.items()},
             versions=versions(),
             device=compute.device.type,
@@ -264,13 +259,13 @@ class TrainTask:
 
     def record(self) -> dict[str, Any]:
         """Return the settings as a checkpoint keeps them, and the precision that the fit computes in."""
-        return train_settings_to_dict(self.settings) | {PRECISION: self.compute.precision}
+        return settings_to_dict(self.settings) | {PRECISION: self.compute.precision}
 
     def is_same_run(self, written: dict[str, Any]) -> bool:
         """Return whether these settings train the same; what an older version did not know has its default."""
         known = {name: value for name, value in written.items() if name != PRECISION}
         try:
-            found = train_settings_from_json(json.dumps(known))
+            found = settings_from_json(TrainSettings, json.dumps(known))
         except SpecError:
             return False
         return _as_trained(found) == _as_trained(self.settings)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from napari_skipseg.errors import SpecError
-from napari_skipseg.training.settings import FinetuneSettings, finetune_from_json
+from napari_skipseg.training.settings import FinetuneSettings, settings_from_json
 
 FOLDER, CHECKPOINT = ".training", "checkpoint.safetensors"
 _LARGEST_HEADER = 100_000_000
@@ -38,7 +38,9 @@ def _read(file: Path) -> Unfinished | None:
         written = {
             key: value for key, value in fit["settings"].items() if key not in ("learnt_from_sha256", "computed_in")
         }
-        return Unfinished(finetune_from_json(json.dumps(written)), int(fit["step"]), file.stat().st_mtime)
+        return Unfinished(
+            settings_from_json(FinetuneSettings, json.dumps(written)), int(fit["step"]), file.stat().st_mtime
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SpecError):
         return None
 

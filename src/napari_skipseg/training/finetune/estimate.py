@@ -21,18 +21,17 @@ from napari_skipseg.networks.network import Deep, Network
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.compute import Compute, choose_compute
 from napari_skipseg.training.distributed import ONE_PROCESS, Processes
-from napari_skipseg.training.finetune.blocks import LabelledBlock, Split, thinned
-from napari_skipseg.training.finetune.labels import (
-    ClassPlan,
-    Corrected,
-    check_images,
-    iter_find_places,
-    plan_classes,
+from napari_skipseg.training.finetune.blocks import (
+    BlockTable,
+    LabelledBlock,
+    iter_find_blocks,
     summarize_training,
+    thin_blocks,
 )
-from napari_skipseg.training.finetune.patches import RECALLED_EVERY
+from napari_skipseg.training.finetune.crops import MOST_SCORED
+from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, check_images, plan_classes
+from napari_skipseg.training.finetune.patches import REHEARSED_EVERY
 from napari_skipseg.training.finetune.priors import WINDOWS
-from napari_skipseg.training.finetune.regions import MOST_SCORED
 from napari_skipseg.training.finetune.task import (
     GENEROUS,
     HOLDING,
@@ -108,7 +107,7 @@ def _read_note(note: Path) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, split: Split, device_name: str) -> float:
+def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, table: BlockTable, device_name: str) -> float:
     """Return about how many seconds a fine-tuning takes, measured on the device and in the precision that it takes."""
     parent = read_model(locate_model(settings.model))
     network = grow_classes(parent.network, plan.kept, channels=plan.channels)
@@ -116,7 +115,7 @@ def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, split: Split, 
     batch = batch_of(settings, network.spec.dimensions)
     times = _time_batch(network, settings, batch, compute)
     voxels = batch * math.prod(patch_of(settings, network))
-    besides = START + 2 * times.forward * _scored_voxels(split, parent.description.margin) / voxels
+    besides = START + 2 * times.forward * _voxels_of(table.held_out[:MOST_SCORED], parent.description.margin) / voxels
     steps = steps_of(settings, 1.0)
     if settings.minutes and not settings.steps:
         fit = settings.minutes * 60
@@ -124,7 +123,7 @@ def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, split: Split, 
         patches = min(steps * batch, KEPT_FEATURES)
         looks = 1 + _share_asked(settings, plan)
         fit = steps * times.step + patches * (SECONDS_PER_PATCH + looks * times.deep / batch)
-        shown = thinned(split.held_out, VALIDATED[settings.reach], settings.seed)
+        shown = thin_blocks(table.held_out, VALIDATED[settings.reach], settings.seed)
         besides += looks * times.deep * _voxels_of(shown, parent.description.margin) / voxels
     else:
         fit = steps * _seconds_of_step(settings, plan, times, batch)
@@ -135,13 +134,9 @@ def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, split: Split, 
     return besides + (min(fit, settings.minutes * 60) if settings.minutes else fit)
 
 
-def _scored_voxels(split: Split, margin: int) -> int:
-    """Return the voxels of all places held out, with their margins, that both models are scored on."""
-    return _voxels_of(split.held_out[:MOST_SCORED], margin)
-
-
-def _voxels_of(places: Sequence[LabelledBlock], margin: int) -> int:
-    sides = ([stop - start for start, stop in place.box] for place in places)
+def _voxels_of(blocks: Sequence[LabelledBlock], margin: int) -> int:
+    """Return the voxels of all `blocks` with their margins."""
+    sides = ([stop - start for start, stop in block.box] for block in blocks)
     return sum(math.prod(side + 2 * margin if side > 1 else 1 for side in box) for box in sides)
 
 
@@ -156,7 +151,7 @@ def _share_asked(settings: FinetuneSettings, plan: ClassPlan) -> float:
         return 0.0
     if HOLDING[settings.reach] > 0:  # about what nobody painted, which most patches have
         return 1.0
-    return 1 / RECALLED_EVERY if all(plan.judged[: len(plan.kept)]) else 1.0
+    return 1 / REHEARSED_EVERY if all(plan.judged[: len(plan.kept)]) else 1.0
 
 
 class _Times(NamedTuple):
@@ -208,13 +203,11 @@ def iter_plan_finetuning(
     Raises:
         SkipsegError: as `iter_finetune` would say before it begins to train.
     """
-    pass
-
     parent = describe_model(settings.model)
     check_images(corrected, parent)
     plan = plan_classes(settings, parent)
-    split = yield from iter_find_places(settings, corrected, plan, parent.spec.dimensions)
+    table = yield from iter_find_blocks(settings, corrected, plan, parent.spec.dimensions)
     yield Progress(len(corrected), len(corrected), "measuring how long a step takes")
-    scale = taught_scale([each.stack for each in corrected], split, parent)
+    scale = taught_scale([each.stack for each in corrected], table, parent)
     notes = (scale.note,) if scale.note else ()
-    return summarize_training(split, plan, estimate_seconds(settings, plan, split, device_name), notes)
+    return summarize_training(table, plan, estimate_seconds(settings, plan, table, device_name), notes)

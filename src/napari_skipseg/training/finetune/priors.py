@@ -18,7 +18,7 @@ from torch import nn
 from napari_skipseg.networks.network import Network, class_probability
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.compute import Compute
-from napari_skipseg.training.finetune.regions import Material
+from napari_skipseg.training.finetune.crops import CorrectionCrops
 from napari_skipseg.training.finetune.task import FinetuneData
 from napari_skipseg.training.losses import IGNORED
 from napari_skipseg.training.settings import FinetuneSettings
@@ -36,18 +36,18 @@ Shares = NDArray[np.float64]
 
 
 def iter_correct_prior_shift(
-    network: Network, lessons: FinetuneData, material: Material, settings: FinetuneSettings, compute: Compute
+    network: Network, data: FinetuneData, corrections: CorrectionCrops, settings: FinetuneSettings, compute: Compute
 ) -> Generator[Progress, None, None]:
     """Yield while the images are looked at; then shift the outputs of `network` for classes new to it to their share.
 
     Nothing changes where no class is new, or where the labels cover most of what was read.
     """
-    plan = lessons.patches.plan
+    plan = data.patches.plan
     new = tuple(range(len(plan.kept), len(plan.classes)))
-    if not new or labelled_fraction(material) > DENSE_SHARE:
+    if not new or labelled_fraction(corrections) > DENSE_SHARE:
         return
-    learnt = learnt_priors(lessons, new)
-    probability = yield from _iter_sample_probability(network, lessons, material, settings, compute, new)
+    learnt = learnt_priors(data, new)
+    probability = yield from _iter_sample_probability(network, data, corrections, settings, compute, new)
     found = estimate_priors(probability, learnt)
     shift = torch.from_numpy(np.log(found[1:] / learnt[1:]) - np.log(found[0] / learnt[0]))
     head = network.get_submodule(network.head)
@@ -57,15 +57,15 @@ def iter_correct_prior_shift(
         head.bias[-len(new) :] += shift.to(head.bias)
 
 
-def labelled_fraction(material: Material) -> float:
+def labelled_fraction(corrections: CorrectionCrops) -> float:
     """Return which part of the voxels that were read has a label, held out or not."""
-    labelled = sum(int(np.count_nonzero((r.target != IGNORED) | (r.held_out != IGNORED))) for r in material.regions)
-    return labelled / sum(region.target.size for region in material.regions)
+    labelled = sum(int(np.count_nonzero((r.target != IGNORED) | (r.held_out != IGNORED))) for r in corrections.crops)
+    return labelled / sum(crop.target.size for crop in corrections.crops)
 
 
-def learnt_priors(lessons: FinetuneData, new: tuple[int, ...]) -> Shares:
+def learnt_priors(data: FinetuneData, new: tuple[int, ...]) -> Shares:
     """Return the share of all other labels and of each `new` class in the patches that are trained on."""
-    batch = lessons.patches.draw(range(DRAWN))
+    batch = data.patches.draw(range(DRAWN))
     judged = batch.judged[:, list(new)].all(dim=1)
     targets = batch.targets[judged]
     counts = np.array([int((targets == number + 1).sum()) for number in new], np.float64)
@@ -75,19 +75,19 @@ def learnt_priors(lessons: FinetuneData, new: tuple[int, ...]) -> Shares:
 
 def _iter_sample_probability(
     network: Network,
-    lessons: FinetuneData,
-    material: Material,
+    data: FinetuneData,
+    corrections: CorrectionCrops,
     settings: FinetuneSettings,
     compute: Compute,
     new: tuple[int, ...],
 ) -> Generator[Progress, None, Shares]:
     """Return (voxels, 1 + new classes): what the network says of all others and of each new class, over the images."""
     generator = np.random.default_rng(settings.seed)
-    sizes = np.array([region.target.size for region in material.regions], np.float64)
-    patch, told = lessons.patches.patch, []
+    sizes = np.array([crop.target.size for crop in corrections.crops], np.float64)
+    patch, told = data.patches.patch, []
     for done, number in enumerate(generator.choice(len(sizes), WINDOWS, p=sizes / sizes.sum())):
         yield Progress(done, WINDOWS, f"measuring how frequent the new classes are: {done} of {WINDOWS}")
-        image = material.regions[number].image
+        image = corrections.crops[number].image
         first = [int(generator.integers(max(1, n - side + 1))) for n, side in zip(image.shape[1:], patch, strict=True)]
         window = image[(slice(None), *(slice(at, at + side) for at, side in zip(first, patch, strict=True)))]
         missing = [(0, side - n) for n, side in zip(window.shape[1:], patch, strict=True)]

@@ -25,7 +25,8 @@ from napari_skipseg.models.catalog import BUILT_IN
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.folder import read_sample
 from napari_skipseg.training.finetune.labels import ClassPlan
-from napari_skipseg.training.finetune.regions import Material, Spot, TrainingRegion
+from napari_skipseg.training.finetune.blocks import LabelledBlock
+from napari_skipseg.training.finetune.crops import CorrectionCrops
 from napari_skipseg.training.losses import IGNORED
 from napari_skipseg.training.patches import LabelledImage, TrainingData
 
@@ -131,11 +132,13 @@ def sample_of_training(data: TrainingData, classes: int, dimensions: int, seed: 
     return _gathered(pieces, [False] * len(training) + [True] * len(held), np.ones(classes, bool), dimensions)
 
 
-def sample_of_corrections(material: Material, plan: ClassPlan, dimensions: int, seed: int) -> RehearsalSamples:
-    """Return a sample of corrected images, around places that are trained on and around those held out."""
-    most = most_patches(material.regions[0].image.shape[0], dimensions)
-    held = list(_around(material.regions, material.held_out, dimensions, round(_HELD_OUT * most), seed, True))
-    training = list(_around(material.regions, material.training, dimensions, most - len(held), seed, False))
+def sample_of_corrections(
+    corrections: CorrectionCrops, plan: ClassPlan, dimensions: int, seed: int
+) -> RehearsalSamples:
+    """Return a sample of corrected images, around blocks that are trained on and around those held out."""
+    most, table = most_patches(corrections.crops[0].image.shape[0], dimensions), corrections.table
+    held = list(_around(corrections, table.held_out, dimensions, round(_HELD_OUT * most), seed))
+    training = list(_around(corrections, table.training, dimensions, most - len(held), seed))
     marks = [False] * len(training) + [True] * len(held)
     return _gathered([*training, *held], marks, np.array(plan.judged), dimensions)
 
@@ -224,22 +227,22 @@ def _drawn(pieces: list[Piece], most: int, seed: int) -> list[Piece]:
 
 
 def _around(
-    regions: Sequence[TrainingRegion], spots: Sequence[Spot], dimensions: int, most: int, seed: int, held_out: bool
+    corrections: CorrectionCrops, blocks: Sequence[LabelledBlock], dimensions: int, most: int, seed: int
 ) -> Iterator[Piece]:
-    """Yield patches around spots drawn at random, each of which no patch before covered."""
-    patch, covered = _PATCH[dimensions], [np.zeros(region.target.shape, bool) for region in regions]
-    order = np.random.default_rng(seed).permutation(len(spots)).tolist()
-    for number in order:
-        spot = spots[number]
-        region = regions[spot.region]
-        middle = tuple((part.start + part.stop) // 2 for part in spot.box)
-        if most == 0 or covered[spot.region][middle]:
+    """Yield patches around blocks drawn at random, except around those in the middle of which a patch lies already."""
+    patch, covered = _PATCH[dimensions], [np.zeros(crop.target.shape, bool) for crop in corrections.crops]
+    for number in np.random.default_rng(seed).permutation(len(blocks)).tolist():
+        block = blocks[number]
+        crop, inside = corrections.locate(block)
+        middle = tuple((part.start + part.stop) // 2 for part in inside)
+        is_covered = covered[corrections.crop_of[block]]
+        if most == 0 or is_covered[middle]:
             continue
         starts = (
-            max(0, min(place - side // 2, length - side))
-            for place, side, length in zip(middle, patch, region.target.shape, strict=True)
+            max(0, min(at - side // 2, length - side))
+            for at, side, length in zip(middle, patch, crop.target.shape, strict=True)
         )
         part = tuple(slice(start, start + side) for start, side in zip(starts, patch, strict=True))
-        covered[spot.region][part] = True
+        is_covered[part] = True
         most -= 1
-        yield region.image[(slice(None), *part)], (region.held_out if held_out else region.target)[part]
+        yield crop.image[(slice(None), *part)], (crop.held_out if block.is_held_out else crop.target)[part]

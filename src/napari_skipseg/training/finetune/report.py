@@ -18,9 +18,10 @@ from napari_skipseg.scores.isbi import SliceScores, combine_slices, iter_score_s
 from napari_skipseg.scores.overlap import OverlapScores, pool_overlap, score_overlap
 from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.evaluate import TileResult, WholeImages
+from napari_skipseg.training.finetune.blocks import BlockTable
+from napari_skipseg.training.finetune.crops import CorrectionCrops
 from napari_skipseg.training.finetune.labels import ClassPlan
-from napari_skipseg.training.finetune.patches import whole_windows, windows_of
-from napari_skipseg.training.finetune.regions import Material
+from napari_skipseg.training.finetune.patches import iter_held_out_patches, iter_whole_patches
 from napari_skipseg.training.finetune.rehearsal import RehearsalSamples
 from napari_skipseg.training.progress import EVEN, ComparisonReport, ScoreRow
 from napari_skipseg.training.settings import Reach
@@ -132,51 +133,54 @@ class Examination:
         return Examined(_in_order(overlaps, cells), shares)
 
 
-def count_held_out(material: Material, plan: ClassPlan) -> HeldOut:
-    """Return how much is held out: where something was accepted, the places of a class are those with its strokes."""
-    strokes = {kind.label for kind in material.kinds if kind.is_painted}
+def count_held_out(table: BlockTable, plan: ClassPlan) -> HeldOut:
+    """Return how much is held out. If something was accepted, the blocks of a class are those with its strokes."""
+    with_strokes = {counted.number for counted in table.columns if counted.is_painted}
     columns = {
-        plan.names[kind.label - 1]: column
-        for column, kind in enumerate(material.kinds)
-        if kind.label and kind.is_painted == (kind.label in strokes)
+        plan.names[counted.number - 1]: column
+        for column, counted in enumerate(table.columns)
+        if counted.number and counted.is_painted == (counted.number in with_strokes)
     }
-    labels = [column for column, kind in enumerate(material.kinds) if not kind.is_painted]
+    all_labels = [column for column, counted in enumerate(table.columns) if not counted.is_painted]
     weights = []
-    for spot in material.held_out:
-        size = math.prod(part.stop - part.start for part in spot.box)
-        labelled = sum(spot.counts[column] for column in labels)
+    for block in table.held_out:
+        size = math.prod(stop - start for start, stop in block.box)
+        labelled = sum(block.counts[column] for column in all_labels)
         weights.append(max(1, size // SQUARE) if labelled >= LABELLED_ALL_OVER * size else 1)
-    weighted = list(zip(material.held_out, weights, strict=True))
-    shown = {name: sum(bool(spot.counts[column]) for spot in material.held_out) for name, column in columns.items()}
-    heavy = {name: sum(w for spot, w in weighted if spot.counts[column]) for name, column in columns.items()}
+    weighted = list(zip(table.held_out, weights, strict=True))
+    shown = {name: sum(bool(block.counts[column]) for block in table.held_out) for name, column in columns.items()}
+    heavy = {
+        name: sum(weight for block, weight in weighted if block.counts[column]) for name, column in columns.items()
+    }
     is_enough = sum(weights) >= ENOUGH_PLACES and min(heavy.values(), default=0) >= ENOUGH_OF_CLASS
-    return HeldOut(len(material.held_out), shown, is_enough)
+    return HeldOut(len(table.held_out), shown, is_enough)
 
 
 def examine(
-    material: Material, plan: ClassPlan, remembered: RehearsalSamples | None, margin: int, stride: int
+    corrections: CorrectionCrops, plan: ClassPlan, rehearsal: RehearsalSamples | None, margin: int, stride: int
 ) -> Examination:
     """Return what the old and the new model are scored on."""
+    table = corrections.table
     judged = {plan.names[number - 1]: number for number in plan.learnt}
     boundary = {name: number for name, number in judged.items() if name in BOUNDARY_CLASSES}
-    painted = material.painted(material.held_out)
-    strokes = [target for _, target in windows_of(material, painted, margin, stride, only_painted=True)]
+    painted = table.with_strokes(table.held_out)
+    strokes = [patch.target for patch in iter_held_out_patches(corrections, painted, margin, stride, only_painted=True)]
     shown = {int(label) for target in strokes for label in np.unique(target)}
     drawn = {name: number for name, number in judged.items() if number in shown}
-    strokes_of = {id(spot): target for spot, target in zip(painted, strokes, strict=True)}
-    windows = windows_of(material, material.held_out, margin, stride)
+    strokes_of = dict(zip(painted, strokes, strict=True))
     questions = []
-    for spot, (image, target) in zip(material.held_out, windows, strict=True):
+    patches = iter_held_out_patches(corrections, table.held_out, margin, stride)
+    for block, (image, target) in zip(table.held_out, patches, strict=True):
         comparisons = [Comparison(CORRECTIONS, target, judged)]
-        if id(spot) in strokes_of:
-            comparisons.append(Comparison(STROKES, strokes_of[id(spot)], drawn))
+        if block in strokes_of:
+            comparisons.append(Comparison(STROKES, strokes_of[block], drawn))
         questions.append(ScoreQuestion(image, tuple(comparisons)))
     if boundary:
-        for image, target in whole_windows(material, stride):
+        for image, target in iter_whole_patches(corrections, stride):
             questions.append(ScoreQuestion(image, (Comparison(CORRECTIONS, target, boundary, is_whole=True),)))
-    if remembered is not None and len(remembered):
-        questions += _of_sample(remembered, plan)
-    return Examination(tuple(questions), count_held_out(material, plan))
+    if rehearsal is not None and len(rehearsal):
+        questions += _of_sample(rehearsal, plan)
+    return Examination(tuple(questions), count_held_out(table, plan))
 
 
 def _of_sample(sample: RehearsalSamples, plan: ClassPlan) -> list[ScoreQuestion]:

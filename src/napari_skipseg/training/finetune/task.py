@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +24,8 @@ from napari_skipseg.training.settings import (
     STEPS,
     FinetuneSettings,
     Reach,
-    finetune_from_json,
-    finetune_to_dict,
+    equals_written,
+    settings_to_dict,
 )
 from napari_skipseg.training.task import TrainingPace, Validation
 from napari_skipseg.training.train import picture_of
@@ -111,10 +110,7 @@ def is_record_of(written: dict[str, Any], settings: FinetuneSettings, sha256: st
     sha256: of what is learnt from.
     """
     known = {name: value for name, value in written.items() if name not in (LEARNT_FROM, PRECISION)}
-    try:
-        return written.get(LEARNT_FROM) == sha256 and finetune_from_json(json.dumps(known)) == settings
-    except SpecError:
-        return False
+    return written.get(LEARNT_FROM) == sha256 and equals_written(settings, known)
 
 
 class _Prepared(NamedTuple):
@@ -129,9 +125,9 @@ class FinetuneTask:
     """Training of the decoder or of all, on patches drawn afresh for every step."""
 
     def __init__(
-        self, settings: FinetuneSettings, lessons: FinetuneData, steps: int, batch: int, compute: Compute
+        self, settings: FinetuneSettings, data: FinetuneData, steps: int, batch: int, compute: Compute
     ) -> None:
-        self.settings, self.lessons, self.compute, self._batch = settings, lessons, compute, batch
+        self.settings, self.data, self.compute, self._batch = settings, data, compute, batch
         fitted = settings.minutes > 0 and not settings.steps
         rate = settings.learning_rate or RATES[settings.reach]
         self.pace = TrainingPace(
@@ -142,19 +138,19 @@ class FinetuneTask:
             seed=settings.seed,
             minutes=settings.minutes,
         )
-        if lessons.teacher is not None:
-            compute.place(lessons.teacher)
+        if data.teacher is not None:
+            compute.place(data.teacher)
 
     def record(self) -> dict[str, Any]:
         """Return the settings as a checkpoint keeps them, what is learnt from, and the precision of the fit."""
-        return finetune_to_dict(self.settings) | {
-            LEARNT_FROM: self.lessons.sha256,
+        return settings_to_dict(self.settings) | {
+            LEARNT_FROM: self.data.sha256,
             PRECISION: self.compute.precision,
         }
 
     def is_same_run(self, written: dict[str, Any]) -> bool:
         """Return whether a checkpoint with the settings `written` is one of these."""
-        return is_record_of(written, self.settings, self.lessons.sha256)
+        return is_record_of(written, self.settings, self.data.sha256)
 
     def parameters(self, network: Network) -> Sequence[nn.Parameter]:
         """Return the parameters that the reach allows to move."""
@@ -166,7 +162,7 @@ class FinetuneTask:
 
     def loss(self, network: Network, number: int) -> Tensor:
         """Return the loss of part `number` of all batches."""
-        batch = self.lessons.patches.draw(range(number * self._batch, (number + 1) * self._batch))
+        batch = self.data.patches.draw(range(number * self._batch, (number + 1) * self._batch))
         logits = self.compute.logits(network, batch.images)
         return self._loss_of(logits, batch, self._answers(batch), REMEMBERING)
 
@@ -176,8 +172,8 @@ class FinetuneTask:
         value = loss(self.settings.loss, merged, targets, self.settings.class_weight)
         if answers is None:
             return value
-        kept, recalled = self.lessons.patches.plan.kept, batch.recalled.to(self.compute.device)
-        value = value + remembering * distillation_loss(logits, answers, kept, recalled, targets <= 0)
+        kept, distilled = self.data.patches.plan.kept, batch.distilled.to(self.compute.device)
+        value = value + remembering * distillation_loss(logits, answers, kept, distilled, targets <= 0)
         holding = HOLDING[self.settings.reach]
         if holding == 0:
             return value
@@ -187,13 +183,13 @@ class FinetuneTask:
 
     def _answers(self, batch: PatchBatch) -> Tensor | None:
         """Return the old network's probabilities (N, old classes, *space); 0 for patches that need none."""
-        asked = batch.recalled.any(dim=1)
+        asked = batch.distilled.any(dim=1)
         if HOLDING[self.settings.reach] > 0:
             asked = asked | (batch.targets == IGNORED).flatten(1).any(dim=1)
-        if self.lessons.teacher is None or not bool(asked.any()):
+        if self.data.teacher is None or not bool(asked.any()):
             return None
         with torch.no_grad():
-            logits = self.compute.logits(self.lessons.teacher, batch.images[asked])
+            logits = self.compute.logits(self.data.teacher, batch.images[asked])
             found = class_probability(logits)
             if bool(asked.all()):
                 return found
@@ -207,12 +203,12 @@ class FinetuneTask:
         The picture is that of the sample with the most voxels of the last class that the labels judge.
         """
         losses: list[float] = []
-        learnt = self.lessons.patches.plan.learnt
+        learnt = self.data.patches.plan.learnt
         overlap, sizes = torch.zeros(len(learnt)), torch.zeros(len(learnt))
         picture, most = None, -1
-        for number, batch in enumerate(self.lessons.held_out):
+        for number, batch in enumerate(self.data.held_out):
             if number:
-                yield number, len(self.lessons.held_out)
+                yield number, len(self.data.held_out)
             with torch.inference_mode():  # not around the yield: it would hold for the caller too
                 logits = self._held_out_logits(network, number)
                 losses.append(float(self._loss_of(logits, batch, self._held_out_answers(number), 1.0)))
@@ -235,10 +231,10 @@ class FinetuneTask:
         return Validation(sum(losses) / len(losses), {"held-out Dice": dice}, picture)
 
     def _held_out_logits(self, network: Network, number: int) -> Tensor:
-        return self.compute.logits(network, self.lessons.held_out[number].images)
+        return self.compute.logits(network, self.data.held_out[number].images)
 
     def _held_out_answers(self, number: int) -> Tensor | None:
-        return self._answers(self.lessons.held_out[number])
+        return self._answers(self.data.held_out[number])
 
 
 def _preparing(done: int, total: int) -> Progress:
@@ -255,7 +251,7 @@ class QuickTask(FinetuneTask):
         """Yield while the features are computed, which has to be done before the first step."""
         self.compute.place(network).eval()
         self._learnt, self._kept_back = [], []
-        patches, batch, kept_back = self.lessons.patches, self._batch, self.lessons.held_out
+        patches, batch, kept_back = self.data.patches, self._batch, self.data.held_out
         count = max(1, min(self.pace.steps, KEPT_FEATURES // batch))
         for number in range(count):
             yield _preparing(number, count + len(kept_back))
@@ -290,17 +286,17 @@ _SHOWN = "warming up the new classes"
 
 
 def iter_warm_up_head(
-    settings: FinetuneSettings, lessons: FinetuneData, network: Network, compute: Compute, processes: Processes
+    settings: FinetuneSettings, data: FinetuneData, network: Network, compute: Compute, processes: Processes
 ) -> Generator[Progress, None, None]:
     """Yield after each step of a quick fine-tuning of `network`, which goes before a normal or a full one.
 
     The same settings give the same weights, in every process.
     """
     quick = replace(settings, reach="quick", learning_rate=None, patch=(), batch=0, steps=0, minutes=0.0)
-    sides = zip(patch_of(quick, network), lessons.patches.patch, strict=True)
-    patches = replace(lessons.patches, patch=tuple(min(pair) for pair in sides))
+    sides = zip(patch_of(quick, network), data.patches.patch, strict=True)
+    patches = replace(data.patches, patch=tuple(min(pair) for pair in sides))
     steps = STEPS["quick"]
-    task = QuickTask(quick, FinetuneData(patches, (), lessons.teacher), steps, QUICK_BATCH, compute)
+    task = QuickTask(quick, FinetuneData(patches, (), data.teacher), steps, QUICK_BATCH, compute)
     yield from task.iter_prepare(network)
     parameters = list(task.parameters(network))
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.0)
