@@ -21,24 +21,25 @@ from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import ImageFindings, run_to_end
 from napari_skipseg.training.finetune import priors, run, task
+from napari_skipseg.training.finetune.blocks import BlockTable, CountedLabel, LabelledBlock, iter_find_labelled_blocks
+from napari_skipseg.training.finetune.crops import iter_read_crops
 from napari_skipseg.training.finetune.estimate import iter_plan_finetuning
-from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, iter_find_places, plan_classes
-from napari_skipseg.training.finetune.regions import Material, SampleClass, Spot, iter_read_material
+from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, plan_classes
 from napari_skipseg.training.finetune.rehearsal import rehearsal_samples_of
 from napari_skipseg.training.finetune.report import (
     CORRECTIONS,
     OWN_SAMPLE,
     STROKES,
-    Examined,
     HeldOut,
+    MeasuredScores,
+    collect_scoring_data,
     compare,
     count_held_out,
-    examine,
 )
 from napari_skipseg.training.finetune.run import iter_finetune
 from napari_skipseg.training.finetune.task import HOLDING
 from napari_skipseg.training.progress import ComparisonReport, KeepBest, ScoreRow, TrainingProgress, ValidationPicture
-from napari_skipseg.training.settings import AUGMENTATIONS, STEPS, FinetuneSettings, TrainSettings, finetune_from_json
+from napari_skipseg.training.settings import AUGMENTATIONS, STEPS, FinetuneSettings, TrainSettings, settings_from_json
 from napari_skipseg.training.train import iter_train
 
 MITO = (ClassLabel("mitochondrion", 2),)
@@ -131,7 +132,9 @@ def test_the_new_model_says_how_it_came_to_be(result, library):
     record = model.training
     assert (record.parent, record.parent_sha256) == ("membranes", parent.weights_sha256)
     assert parent.weights_sha256 in card_facts(model)["Started from"]
-    assert finetune_from_json(json.dumps(record.settings)) == settings_of(steps=80, learning_rate=4e-3)
+    assert settings_from_json(FinetuneSettings, json.dumps(record.settings)) == settings_of(
+        steps=80, learning_rate=4e-3
+    )
     assert (record.report["is_better"], record.report["is_unsure"]) == (False, True)
     assert set(record.curves) == {"training loss", "held-out loss", "held-out Dice"}
     assert model.card.scores["Dice mitochondrion"] > 0.8
@@ -395,7 +398,7 @@ PLAN = plan_classes(
 def test_a_report_says_in_a_sentence_whether_the_new_model_is_better(found, is_better, reason):
     old = {key: value for first, _ in found for key, value in first.items()}
     new = {key: value for _, second in found for key, value in second.items()}
-    report = compare(old, Examined(new, {}), PLAN, PLENTY)
+    report = compare(old, MeasuredScores(new, {}), PLAN, PLENTY)
     assert isinstance(report, ComparisonReport)
     assert not report.is_unsure
     assert report.is_better is is_better
@@ -412,7 +415,7 @@ def test_a_report_says_in_a_sentence_whether_the_new_model_is_better(found, is_b
 )
 def test_a_high_score_on_few_places_is_not_called_better(held_out, said):
     key = (CORRECTIONS, "mitochondrion", "Dice")
-    report = compare({}, Examined({key: 0.967}, {"membrane": 0.2, "mitochondrion": 0.41}), PLAN, held_out)
+    report = compare({}, MeasuredScores({key: 0.967}, {"membrane": 0.2, "mitochondrion": 0.41}), PLAN, held_out)
     assert (report.is_better, report.is_unsure) == (False, True)
     assert report.reason.startswith(said)
     assert "not enough to tell" in report.reason
@@ -424,7 +427,7 @@ def test_a_high_score_on_few_places_is_not_called_better(held_out, said):
 @pytest.mark.parametrize("new", [0.2, 0.0])
 def test_few_places_are_enough_to_see_that_a_class_is_not_found(new):
     few = HeldOut(2, {"mitochondrion": 2}, False)
-    found = Examined({(CORRECTIONS, "mitochondrion", "Dice"): new}, {})
+    found = MeasuredScores({(CORRECTIONS, "mitochondrion", "Dice"): new}, {})
     report = compare({}, found, PLAN, few, "quick")
     assert (report.is_better, report.is_unsure) == (False, False)
     assert "Normal or Full" in report.reason
@@ -439,7 +442,7 @@ def test_what_is_forgotten_bit_by_bit_is_seen_against_the_first_model():
         found = {key: new, (CORRECTIONS, "membrane", "Dice"): 0.9}
         stored = {"rows": [asdict(row) for row in rows]}
         report = compare(
-            {key: old, (CORRECTIONS, "membrane", "Dice"): 0.5}, Examined(found, {}), PLAN, PLENTY, "quick", stored
+            {key: old, (CORRECTIONS, "membrane", "Dice"): 0.5}, MeasuredScores(found, {}), PLAN, PLENTY, "quick", stored
         )
         rows = report.rows
     assert rows[0].first == 0.98
@@ -449,13 +452,14 @@ def test_what_is_forgotten_bit_by_bit_is_seen_against_the_first_model():
 
 
 def places(*sides_and_counts):
-    """Return material with held-out places: (side, counts of background and class) each."""
-    spots = tuple(Spot(0, (slice(0, side), slice(0, side)), counts) for side, counts in sides_and_counts)
-    return Material((), (), spots, (SampleClass(0, False), SampleClass(1, False)))
+    """Return a table with held-out blocks: (side, counts of background and class) each."""
+    boxes = [((0, 1), (0, side), (0, side)) for side, _ in sides_and_counts]
+    blocks = (LabelledBlock(0, 0, box, counts, True) for box, (_, counts) in zip(boxes, sides_and_counts, strict=True))
+    return BlockTable(tuple(blocks), (CountedLabel(0), CountedLabel(1)))
 
 
 @pytest.mark.parametrize(
-    ("material", "is_enough"),
+    ("table", "is_enough"),
     [
         (places(*[(32, (40, 40))] * 2), False),
         (places(*[(32, (40, 40))] * 19), False),
@@ -465,11 +469,11 @@ def places(*sides_and_counts):
         (places(*[(128, (400, 400))] * 2), False),
     ],
 )
-def test_strokes_in_twenty_places_are_enough_to_tell_or_a_few_that_are_labelled_all_over(material, is_enough):
+def test_strokes_in_twenty_places_are_enough_to_tell_or_a_few_that_are_labelled_all_over(table, is_enough):
     plan = ClassPlan(MITO, (), (True,), {2: 1})
-    found = count_held_out(material, plan)
+    found = count_held_out(table, plan)
     assert found.is_enough is is_enough
-    assert found.places == len(material.held_out)
+    assert found.blocks == len(table.held_out)
 
 
 def test_a_rare_class_learnt_from_as_many_strokes_is_not_found_too_often(tmp_path, monkeypatch):
@@ -561,16 +565,13 @@ def test_each_place_is_predicted_once_for_all_that_it_is_compared_with(monkeypat
     corrected = squares()
     accepted = corrected.labels.copy()
     strokes = np.where(np.arange(corrected.labels.shape[2]) % 2 == 0, corrected.labels, 0).astype(np.uint8)
-    split = run_to_end(
-        iter_find_places(settings_of(), (Corrected(corrected.stack, accepted, "half", strokes),), CLASSES, 2)
-    )
-    material = run_to_end(
-        iter_read_material((Corrected(corrected.stack, accepted, "half", strokes),), split, CLASSES, (64, 64), 0)
-    )
-    examination = examine(material, CLASSES, None, 8, 4)
-    assert len(examination.questions) == len(material.held_out)
-    for question in examination.questions:
-        on_all, on_strokes = (each.target for each in question.comparisons)
+    both = (Corrected(corrected.stack, accepted, "half", strokes),)
+    table = run_to_end(iter_find_labelled_blocks(settings_of(), both, CLASSES, 2))
+    read = run_to_end(iter_read_crops(both, table, CLASSES, (64, 64), 0))
+    scoring = collect_scoring_data(read, CLASSES, None, 8, 4)
+    assert len(scoring.patches) == len(read.table.held_out)
+    for patch in scoring.patches:
+        on_all, on_strokes = (each.target for each in patch.comparisons)
         assert 0 < (on_strokes >= 0).sum() < (on_all >= 0).sum()
 
 

@@ -16,7 +16,7 @@ from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.training.finetune import crops
-from napari_skipseg.training.finetune.blocks import iter_find_blocks
+from napari_skipseg.training.finetune.blocks import iter_find_labelled_blocks
 from napari_skipseg.training.finetune.crops import iter_read_crops
 from napari_skipseg.training.finetune.labels import Corrected, plan_classes
 from napari_skipseg.training.finetune.patches import PatchSampler, iter_held_out_patches, iter_whole_patches
@@ -141,7 +141,7 @@ def test_the_same_patches_are_drawn_for_the_same_seed(case, seed, monkeypatch):
     monkeypatch.setattr(crops, "MOST_SCORED", 12)
     corrected = make()
     plan = plan_classes(settings, parent)
-    found_blocks = run_to_end(iter_find_blocks(settings, corrected, plan, dimensions))
+    found_blocks = run_to_end(iter_find_labelled_blocks(settings, corrected, plan, dimensions))
     read = run_to_end(iter_read_crops(corrected, found_blocks, plan, PATCH[dimensions], seed))
     greys = measure(corrected[0].stack)
 

@@ -28,7 +28,7 @@ from napari_skipseg.training import evaluate, train
 from napari_skipseg.training.evaluate import WholeImages, iter_score_held_out
 from napari_skipseg.training.patches import read_data
 from napari_skipseg.training.progress import KeepBest
-from napari_skipseg.training.settings import Augmentation, TrainSettings, train_settings_from_json
+from napari_skipseg.training.settings import Augmentation, TrainSettings, settings_from_json
 from napari_skipseg.training.train import first_weights, iter_train
 
 SPEC = UNetSpec(widths=(8, 16, 32))
@@ -83,7 +83,7 @@ def test_a_trained_model_says_how_it_came_to_be(trained, files):
     assert description.classes == (ClassLabel("membrane", 0),)
     assert (description.voxel_size, description.unit) == ((50, 4, 4), "nm")
     assert description.card.terms == "synthetic"
-    assert train_settings_from_json(json.dumps(description.training.settings)) == settings_of(files)
+    assert settings_from_json(TrainSettings, json.dumps(description.training.settings)) == settings_of(files)
     assert description.training.versions["torch"]
     assert description.training.parent is None
     assert (description.training.device, description.training.precision) == (

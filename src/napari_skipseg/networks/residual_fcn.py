@@ -15,7 +15,7 @@ from napari_skipseg.networks.specs import ResidualFCNSpec, Stage
 class ResidualFCN(Network):
     """Down 1, the contracting stages, Across, the mirrored expanding stages, Up 5 and the classifier of Table 1.
 
-    Across halves on entry and doubles on exit, so a 512×512 image is 16×16 inside it. The head goes: sum with Down 1,
+    Across halves on entry and doubles on exit, so a 512×512 image is 16×16 inside it. The head: sum with Down 1,
     3×3 convolution, batch norm, ReLU, 1×1 convolution (the authors' order of May 2017, the one that fits Table 1).
     In post-activation order batch norm and ReLU follow the first convolution too, since no block begins with them.
     """
@@ -76,7 +76,7 @@ class ResidualFCN(Network):
         return Deep(features, skips.pop(), attentions)
 
     def finish(self, deep: Deep) -> NetworkOutput:
-        """Return the output by the last decoder level; `deep` stays as it is."""
+        """Return the output of the last decoder level, without changing `deep`."""
         joined = self.joins[-1](self.up[-1](deep.features), deep.skip)
         logits = self.classifier(self.last(joined.features))
         return NetworkOutput(logits, (*joined.attentions, *deep.attentions))

@@ -97,7 +97,7 @@ def thin_blocks(blocks: tuple[LabelledBlock, ...], most: int, seed: int) -> tupl
     return tuple(blocks[number] for number in sorted(list(chosen)[:most]))
 
 
-def iter_find_blocks(
+def iter_find_labelled_blocks(
     settings: FinetuneSettings, corrected: Sequence[Corrected], plan: ClassPlan, dimensions: int
 ) -> Generator[Progress, None, BlockTable]:
     """Yield while labels are read; return the table of labelled blocks, with what is held out of training.

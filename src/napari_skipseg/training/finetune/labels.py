@@ -57,8 +57,8 @@ class ClassPlan:
 def plan_classes(settings: FinetuneSettings, parent: ModelDescription) -> ClassPlan:
     """Return the classes of the model that `settings` make of `parent`.
 
-    If the settings name no classes, the labels judge those of the parent, from value 2 on. If `remember` is off, classes
-    of the parent that the labels do not judge are dropped.
+    If the settings name no classes, the labels judge the parent's, from value 2 on. If `remember` is off, classes of
+    the parent that the labels do not judge are dropped.
     """
     named = settings.classes or tuple(
         ClassLabel(name, value) for value, name in enumerate(parent.class_names, start=FIRST_CLASS)

@@ -1,4 +1,4 @@
-"""Patches of a fine-tuning: around labelled voxels, all classes equally often, and some of what the model knew before."""
+"""Patches of a fine-tuning: around labelled voxels, all classes equally often, and some rehearsal samples."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PatchBatch(NamedTuple):
     """Patches with what is known of them.
 
     images: (N, C, *patch) float32. targets: (N, *patch) int8, -1 = not known. judged: (N, classes) bool, the classes
-    that the targets judge. distilled: (N, classes) bool, the classes for which the old network's answers are the target.
+    that the targets judge. distilled: (N, classes) bool, those for which the old network's answers are the target.
     """
 
     images: Tensor

@@ -1,9 +1,9 @@
-"""New classes as frequent as they are in the image, not as in the strokes: Saerens, Latinne & Decaestecker 2002.
+"""Prior shift: new classes are found as often as they occur, not as often as they were painted (Saerens et al. 2002).
 
-Strokes show each class about as often as background, so that a network that learnt from them takes a rare class for a
-frequent one and finds too much of it. How often each class really is comes out of the image itself: the shares are
-found that agree with what the network, corrected for them, sees there (their algorithm, eq. 2.9-2.11). What they change
-is one number per class, the bias of its output.
+Strokes show each class about as often as background, so a network that learnt from them finds too much of a rare class.
+The algorithm of Saerens, Latinne & Decaestecker (eq. 2.9-2.11) estimates from the image itself how often each class
+occurs: it finds the shares that agree with the network's answers once these are corrected for them. The correction
+changes one number per class, the bias of its output.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from napari_skipseg.training.losses import IGNORED
 from napari_skipseg.training.settings import FinetuneSettings
 
 DENSE_SHARE = 0.5
-"""Where more of the voxels is labelled than this, the labels themselves show how frequent a class is."""
-WINDOWS = 32
+"""If a larger share of the voxels is labelled, the labels themselves show how frequent a class is."""
+PRIOR_PATCHES = 32
 DRAWN = 64
 ROUNDS = 200
 SMALLEST = 1e-4
@@ -38,9 +38,9 @@ Shares = NDArray[np.float64]
 def iter_correct_prior_shift(
     network: Network, data: FinetuneData, corrections: CorrectionCrops, settings: FinetuneSettings, compute: Compute
 ) -> Generator[Progress, None, None]:
-    """Yield while the images are looked at; then shift the outputs of `network` for classes new to it to their share.
+    """Yield while the images are predicted; then shift the outputs of `network` for its new classes to their share.
 
-    Nothing changes where no class is new, or where the labels cover most of what was read.
+    Nothing changes if no class is new, or if the labels cover most of what was read.
     """
     plan = data.patches.plan
     new = tuple(range(len(plan.kept), len(plan.classes)))
@@ -58,8 +58,10 @@ def iter_correct_prior_shift(
 
 
 def labelled_fraction(corrections: CorrectionCrops) -> float:
-    """Return which part of the voxels that were read has a label, held out or not."""
-    labelled = sum(int(np.count_nonzero((r.target != IGNORED) | (r.held_out != IGNORED))) for r in corrections.crops)
+    """Return the share of the voxels that were read that has a label, held out or not."""
+    labelled = sum(
+        int(np.count_nonzero((crop.target != IGNORED) | (crop.held_out != IGNORED))) for crop in corrections.crops
+    )
     return labelled / sum(crop.target.size for crop in corrections.crops)
 
 
@@ -81,21 +83,21 @@ def _iter_sample_probability(
     compute: Compute,
     new: tuple[int, ...],
 ) -> Generator[Progress, None, Shares]:
-    """Return (voxels, 1 + new classes): what the network says of all others and of each new class, over the images."""
+    """Yield after each patch; return the probability of all other classes and of each new one, (voxels, 1 + new)."""
     generator = np.random.default_rng(settings.seed)
     sizes = np.array([crop.target.size for crop in corrections.crops], np.float64)
-    patch, told = data.patches.patch, []
-    for done, number in enumerate(generator.choice(len(sizes), WINDOWS, p=sizes / sizes.sum())):
-        yield Progress(done, WINDOWS, f"measuring how frequent the new classes are: {done} of {WINDOWS}")
+    patch, found = data.patches.patch, []
+    for done, number in enumerate(generator.choice(len(sizes), PRIOR_PATCHES, p=sizes / sizes.sum())):
+        yield Progress(done, PRIOR_PATCHES, f"measuring how frequent the new classes are: {done} of {PRIOR_PATCHES}")
         image = corrections.crops[number].image
         first = [int(generator.integers(max(1, n - side + 1))) for n, side in zip(image.shape[1:], patch, strict=True)]
-        window = image[(slice(None), *(slice(at, at + side) for at, side in zip(first, patch, strict=True)))]
-        missing = [(0, side - n) for n, side in zip(window.shape[1:], patch, strict=True)]
-        whole = torch.from_numpy(np.pad(window, [(0, 0), *missing], mode="symmetric").astype(np.float32))
+        cropped = image[(slice(None), *(slice(at, at + side) for at, side in zip(first, patch, strict=True)))]
+        missing = [(0, side - n) for n, side in zip(cropped.shape[1:], patch, strict=True)]
+        whole = torch.from_numpy(np.pad(cropped, [(0, 0), *missing], mode="symmetric").astype(np.float32))
         with torch.inference_mode():
             probability = class_probability(compute.logits(network, whole[None]))[0]
-        told.append(probability[list(new)].reshape(len(new), -1).cpu().numpy().astype(np.float64))
-    of_new = np.concatenate(told, axis=1)
+        found.append(probability[list(new)].reshape(len(new), -1).cpu().numpy().astype(np.float64))
+    of_new = np.concatenate(found, axis=1)
     return np.concatenate([1 - of_new.sum(axis=0, keepdims=True), of_new]).clip(0, 1).T
 
 

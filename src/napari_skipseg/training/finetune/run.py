@@ -27,7 +27,7 @@ from napari_skipseg.progress import ImageFindings, Progress, Result
 from napari_skipseg.training.checkpoint import CHECKPOINT, FitState, belongs_to
 from napari_skipseg.training.compute import Compute, choose_compute
 from napari_skipseg.training.distributed import ONE_PROCESS, Processes, joined
-from napari_skipseg.training.finetune.blocks import iter_find_blocks, summarize_training, thin_blocks
+from napari_skipseg.training.finetune.blocks import iter_find_labelled_blocks, summarize_training, thin_blocks
 from napari_skipseg.training.finetune.crops import CorrectionCrops, iter_read_crops
 from napari_skipseg.training.finetune.estimate import agree_on_steps
 from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, check_images, plan_classes
@@ -45,7 +45,7 @@ from napari_skipseg.training.finetune.rehearsal import (
     sample_of_corrections,
     sample_to_bytes,
 )
-from napari_skipseg.training.finetune.report import CORRECTIONS, compare, examine
+from napari_skipseg.training.finetune.report import CORRECTIONS, collect_scoring_data, compare
 from napari_skipseg.training.finetune.task import (
     VALIDATED,
     FinetuneData,
@@ -164,7 +164,7 @@ def _iter_prepare(
     processes.part_of(batch_of(settings, description.spec.dimensions))  # refused now, not after the images were read
     check_images(corrected, description)
     plan = plan_classes(settings, description)
-    table = yield from iter_find_blocks(settings, corrected, plan, description.spec.dimensions)
+    table = yield from iter_find_labelled_blocks(settings, corrected, plan, description.spec.dimensions)
     scale = taught_scale([each.stack for each in corrected], table, description)
     if scale.note:
         yield ImageFindings(0, 1, "reading the labels", (scale.note,))
@@ -265,13 +265,13 @@ def _iter_score(
 ) -> Generator[Progress, KeepBest | None, ComparisonReport]:
     """Yield as the old and the new model are scored; write the scores beside the new one, and return the report."""
     parent, settings = setup.parent, setup.settings
-    examination = examine(
+    scoring = collect_scoring_data(
         setup.corrections, setup.plan, setup.rehearsal, parent.description.margin, parent.network.stride
     )
-    old = yield from examination.iter_score(parent, compute, f"scoring {parent.description.name}")
-    new = yield from examination.iter_score(read_model(target), compute, f"scoring {settings.name}")
+    old = yield from scoring.iter_score(parent, compute, f"scoring {parent.description.name}")
+    new = yield from scoring.iter_score(read_model(target), compute, f"scoring {settings.name}")
     stored = parent.description.training.report
-    report = compare(old.scores, new, setup.plan, examination.held_out, settings.reach, stored)
+    report = compare(old.scores, new, setup.plan, scoring.held_out, settings.reach, stored)
     scores = {
         f"{row.score} {row.class_name}": row.new
         for row in report.rows

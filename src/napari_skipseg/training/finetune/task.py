@@ -37,28 +37,28 @@ QUICK_PATCH = {2: (128, 128), 3: (16, 48, 48)}
 BATCH = {2: 4, 3: 2}
 QUICK_BATCH = 8
 REMEMBERING = 5.0
-"""What the old network's answers weigh beside the labels in training; where weights are chosen both weigh the same."""
+"""Weight of the old network's answers beside the labels in training; in a validation both weigh the same."""
 HOLDING = {"quick": 4.0, "normal": 0.0, "full": 0.0}
-"""What they weigh beside the strokes on the pixels that nobody painted, by reach: the last level alone, taught by a few
-strokes over the hardest spots, would give up what was right beside them. Deeper reaches tell such spots apart."""
+"""Their weight on the pixels that nobody painted, by reach. A few strokes over the hardest spots would make the last
+level alone lose what was right beside them; deeper reaches can tell such spots apart."""
 VALIDATIONS = {"quick": 4, "normal": 12, "full": 12}
-"""How often a fit looks at what is held out, by reach."""
+"""Validations of a fit, by reach."""
 VALIDATED = {"quick": 8, "normal": 48, "full": 48}
-"""Held-out places that are looked at while training goes on, by reach; the scores at the end take all."""
+"""Held-out blocks of a validation, by reach; the scores at the end take all."""
 GENEROUS = 3
-"""Where minutes end a fit, it gets so many times the steps that fit into them by our measure, which other programs may
-disturb; and it looks at what is held out so much more often, counted by steps."""
+"""A fit that minutes end gets so many times the steps that were measured to fit into them, because other programs may
+have disturbed the measurement; it validates so much more often, counted by steps."""
 LEARNT_FROM = "learnt_from_sha256"
 KEPT_FEATURES = 96
-"""Patches whose features are computed once, where only the last level is trained."""
+"""Patches whose features are computed once, if only the last level is trained."""
 
 
 @dataclass(frozen=True)
 class FinetuneData:
     """What a fine-tuning works with: where its patches come from, and what is held out.
 
-    held_out: windows of the corrections and of the model's own sample. teacher: the old network, None where nothing is
-    to be remembered. sha256: of all that is learnt from, so that no checkpoint goes on with other corrections.
+    held_out: patches of the corrections and of the rehearsal samples. teacher: the old network, None if nothing is to
+    be remembered. sha256: of all that is learnt from, so that no checkpoint is resumed with different corrections.
     """
 
     patches: PatchSampler
@@ -68,10 +68,10 @@ class FinetuneData:
 
 
 def patch_of(settings: FinetuneSettings, network: Network) -> tuple[int, ...]:
-    """Return the size of a patch: the one named, or that of the reach, in whole strides of the network.
+    """Return the size of a patch, named or that of the reach, in whole strides of the network.
 
     Raises:
-        SpecError: the one named has other dimensions than the network.
+        SpecError: the named size has different dimensions than the network.
     """
     dimensions = network.spec.dimensions
     patch = settings.patch or (QUICK_PATCH if settings.reach == "quick" else _PATCH)[dimensions]
@@ -87,7 +87,7 @@ def batch_of(settings: FinetuneSettings, dimensions: int) -> int:
 
 
 def trained_parts(network: Network, reach: Reach) -> list[nn.Module]:
-    """Return the parts of `network` that the reach lets move."""
+    """Return the parts of `network` that the reach trains."""
     if reach == "full":
         return [network]
     names = network.parts.last if reach == "quick" else network.parts.decoder
@@ -95,7 +95,7 @@ def trained_parts(network: Network, reach: Reach) -> list[nn.Module]:
 
 
 def set_modes(network: Network, settings: FinetuneSettings) -> None:
-    """Put what is trained into training mode, but for frozen batch norms, and all else into evaluation mode."""
+    """Put what is trained, except frozen batch norms, into training mode, and all else into evaluation mode."""
     network.eval()
     for part in trained_parts(network, settings.reach):
         part.train()
@@ -105,7 +105,7 @@ def set_modes(network: Network, settings: FinetuneSettings) -> None:
 
 
 def is_record_of(written: dict[str, Any], settings: FinetuneSettings, sha256: str) -> bool:
-    """Return whether a checkpoint with what is `written` is one of these settings, learning from the same.
+    """Return whether a checkpoint with the `written` record is one of these settings.
 
     sha256: of what is learnt from.
     """
@@ -114,7 +114,7 @@ def is_record_of(written: dict[str, Any], settings: FinetuneSettings, sha256: st
 
 
 class _Prepared(NamedTuple):
-    """A batch with what the network makes of it below its last level, and the old network's answers."""
+    """A batch with its features below the last level of the network, and the old network's answers."""
 
     batch: PatchBatch
     deep: Deep
@@ -122,7 +122,7 @@ class _Prepared(NamedTuple):
 
 
 class FinetuneTask:
-    """Training of the decoder or of all, on patches drawn afresh for every step."""
+    """Training of the decoder or of the whole network, with new patches for every step."""
 
     def __init__(
         self, settings: FinetuneSettings, data: FinetuneData, steps: int, batch: int, compute: Compute
@@ -153,11 +153,11 @@ class FinetuneTask:
         return is_record_of(written, self.settings, self.data.sha256)
 
     def parameters(self, network: Network) -> Sequence[nn.Parameter]:
-        """Return the parameters that the reach allows to move."""
+        """Return the parameters that the reach trains."""
         return [parameter for part in trained_parts(network, self.settings.reach) for parameter in part.parameters()]
 
     def set_modes(self, network: Network) -> None:
-        """Put what is trained into training mode, but for frozen batch norms."""
+        """Put what is trained, except frozen batch norms, into training mode."""
         set_modes(network, self.settings)
 
     def loss(self, network: Network, number: int) -> Tensor:
@@ -198,9 +198,10 @@ class FinetuneTask:
         return answers
 
     def iter_validate(self, network: Network) -> Generator[tuple[int, int], None, Validation | None]:
-        """Yield after each batch held out; return their mean loss, own sample included, and Dice of the taught classes.
+        """Yield after each held-out batch; return their mean loss, that of rehearsal samples included, and Dice.
 
-        The picture is that of the sample with the most voxels of the last class that the labels judge.
+        Dice is the mean over the classes that the labels judge. The picture shows the patch with the most voxels of the
+        last one.
         """
         losses: list[float] = []
         learnt = self.data.patches.plan.learnt
@@ -210,8 +211,8 @@ class FinetuneTask:
             if number:
                 yield number, len(self.data.held_out)
             with torch.inference_mode():  # not around the yield: it would hold for the caller too
-                logits = self._held_out_logits(network, number)
-                losses.append(float(self._loss_of(logits, batch, self._held_out_answers(number), 1.0)))
+                logits, answers = self._predict_held_out(network, number)
+                losses.append(float(self._loss_of(logits, batch, answers, 1.0)))
                 if not bool(batch.judged[:, learnt[-1] - 1].all()):
                     continue
                 probability = class_probability(logits).cpu()
@@ -230,36 +231,32 @@ class FinetuneTask:
         dice = float((overlap / sizes.clamp(min=1)).mean())
         return Validation(sum(losses) / len(losses), {"held-out Dice": dice}, picture)
 
-    def _held_out_logits(self, network: Network, number: int) -> Tensor:
-        return self.compute.logits(network, self.data.held_out[number].images)
-
-    def _held_out_answers(self, number: int) -> Tensor | None:
-        return self._answers(self.data.held_out[number])
-
-
-def _preparing(done: int, total: int) -> Progress:
-    return Progress(done, total, f"preparing patches: {done + 1} of {total}")
+    def _predict_held_out(self, network: Network, number: int) -> tuple[Tensor, Tensor | None]:
+        """Return the logits of held-out batch `number`, and the old network's answers."""
+        batch = self.data.held_out[number]
+        return self.compute.logits(network, batch.images), self._answers(batch)
 
 
 class QuickTask(FinetuneTask):
-    """Training of the last level and its gate, on features that are computed once: what lies below stays as it is."""
+    """Training of the last level and its gate; the features below it do not change and are computed once."""
 
-    _learnt: list[_Prepared]
-    _kept_back: list[_Prepared]
+    _training: list[_Prepared]
+    _held_out: list[_Prepared]
 
     def iter_prepare(self, network: Network) -> Generator[Progress, None, None]:
-        """Yield while the features are computed, which has to be done before the first step."""
+        """Yield while the features are computed; call it before the first step."""
         self.compute.place(network).eval()
-        self._learnt, self._kept_back = [], []
-        patches, batch, kept_back = self.data.patches, self._batch, self.data.held_out
+        self._training, self._held_out = [], []
+        patches, batch, held_out = self.data.patches, self._batch, self.data.held_out
         count = max(1, min(self.pace.steps, KEPT_FEATURES // batch))
-        for number in range(count):
-            yield _preparing(number, count + len(kept_back))
-            drawn = patches.draw(range(number * batch, (number + 1) * batch))
-            self._learnt.append(self._prepare(network, drawn))
-        for number, each in enumerate(kept_back):
-            yield _preparing(count + number, count + len(kept_back))
-            self._kept_back.append(self._prepare(network, each))
+        total = count + len(held_out)
+        for number in range(total):
+            yield Progress(number, total, f"preparing patches: {number + 1} of {total}")
+            if number < count:
+                drawn = patches.draw(range(number * batch, (number + 1) * batch))
+                self._training.append(self._prepare(network, drawn))
+            else:
+                self._held_out.append(self._prepare(network, held_out[number - count]))
 
     def _prepare(self, network: Network, batch: PatchBatch) -> _Prepared:
         with torch.no_grad(), self.compute.autocast():
@@ -267,30 +264,24 @@ class QuickTask(FinetuneTask):
         return _Prepared(batch, deep, self._answers(batch))
 
     def loss(self, network: Network, number: int) -> Tensor:
-        """Return the loss of part `number` of all batches, which come round again and again."""
-        prepared = self._learnt[number % len(self._learnt)]
+        """Return the loss of part `number` of all batches; the prepared ones are used again and again."""
+        prepared = self._training[number % len(self._training)]
         return self._loss_of(self._finish(network, prepared), prepared.batch, prepared.answers, REMEMBERING)
 
     def _finish(self, network: Network, prepared: _Prepared) -> Tensor:
         with self.compute.autocast():
             return network.finish(prepared.deep).logits.float()
 
-    def _held_out_logits(self, network: Network, number: int) -> Tensor:
-        return self._finish(network, self._kept_back[number])
-
-    def _held_out_answers(self, number: int) -> Tensor | None:
-        return self._kept_back[number].answers
-
-
-_SHOWN = "warming up the new classes"
+    def _predict_held_out(self, network: Network, number: int) -> tuple[Tensor, Tensor | None]:
+        return self._finish(network, self._held_out[number]), self._held_out[number].answers
 
 
 def iter_warm_up_head(
     settings: FinetuneSettings, data: FinetuneData, network: Network, compute: Compute, processes: Processes
 ) -> Generator[Progress, None, None]:
-    """Yield after each step of a quick fine-tuning of `network`, which goes before a normal or a full one.
+    """Yield after each step of a quick fine-tuning of `network`, which precedes a normal or a full one.
 
-    The same settings give the same weights, in every process.
+    The same settings give the same weights in every process.
     """
     quick = replace(settings, reach="quick", learning_rate=None, patch=(), batch=0, steps=0, minutes=0.0)
     sides = zip(patch_of(quick, network), data.patches.patch, strict=True)
@@ -309,6 +300,6 @@ def iter_warm_up_head(
         task.loss(network, step).backward()  # type: ignore[no-untyped-call]
         processes.average([parameter.grad for parameter in parameters if parameter.grad is not None])
         optimizer.step()
-        yield Progress(step + 1, steps, f"{_SHOWN}: step {step + 1} of {steps}")
+        yield Progress(step + 1, steps, f"warming up the new classes: step {step + 1} of {steps}")
     network.zero_grad(set_to_none=True)
     network.eval()
