@@ -90,18 +90,23 @@ def resample(image: Tensor, labels: Tensor, grid: Tensor) -> tuple[Tensor, Tenso
 def vary_greys(options: Augmentation, image: Tensor, generator: torch.Generator) -> Tensor:
     """Return `image` (C, *space) blurred, with a different gain and offset, and noisy."""
     if options.blur > 0 and draw(generator, 0, 1) < 0.3:
-        sigma = draw(generator, 0.2, max(0.2, options.blur))
-        radius = math.ceil(3 * sigma)
-        kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
-        kernel = (kernel / kernel.sum()).view(1, 1, -1)
-        for axis in range(1, image.ndim):
-            moved = image.movedim(axis, -1)
-            lines = functional.pad(moved.reshape(-1, 1, moved.shape[-1]), (radius, radius), mode="replicate")
-            image = functional.conv1d(lines, kernel).reshape(moved.shape).movedim(-1, axis)
+        image = blur(image, draw(generator, 0.2, max(0.2, options.blur)))
     gain = math.exp(draw(generator, -1, 1) * math.log1p(options.gain))
     image = image * gain + draw(generator, -options.offset, options.offset)
     if options.noise > 0:
         image = image + torch.randn(image.shape, generator=generator) * draw(generator, 0, options.noise)
+    return image
+
+
+def blur(image: Tensor, sigma: float) -> Tensor:
+    """Return `image` (C, *space) convolved with a Gaussian along each axis of space."""
+    radius = math.ceil(3 * sigma)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).view(1, 1, -1)
+    for axis in range(1, image.ndim):
+        moved = image.movedim(axis, -1)
+        lines = functional.pad(moved.reshape(-1, 1, moved.shape[-1]), (radius, radius), mode="replicate")
+        image = functional.conv1d(lines, kernel).reshape(moved.shape).movedim(-1, axis)
     return image
 
 

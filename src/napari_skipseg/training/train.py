@@ -314,7 +314,7 @@ class TrainTask:
 
 
 def picture_of(image: Tensor, probability: Tensor, target: Tensor, shown: Tensor) -> ValidationPicture:
-    """Return the picture of one sample; of a volume, the slice with most of `shown`, or the middle one if there is none.
+    """Return the picture of one sample; of a volume, the slice with most of `shown`, or else the middle one.
 
     image: (C, *space), of which the first channel is shown. probability: (classes, *space), of which the sum is shown:
     that of any class. target: (*space). shown: (*space) bool.
