@@ -151,8 +151,3 @@ def test_a_protocol_brings_its_rates_and_what_is_given_goes_over_them(protocol, 
     assert (used.learning_rate, used.weight_decay, used.warm_up) == (rate, decay, warm_up)
     used = read(protocol=protocol, learning_rate=0.5, weight_decay=0.0, warm_up=0.0).training_protocol
     assert (used.learning_rate, used.weight_decay, used.warm_up) == (0.5, 0.0, 0.0)
-
-
-def test_settings_of_before_protocols_mean_the_same():
-    used = read(learning_rate=1.5e-3, weight_decay=1e-4, warm_up=0.05)
-    assert used.training_protocol == read().training_protocol

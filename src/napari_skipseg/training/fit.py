@@ -100,16 +100,13 @@ def initialise(network: Network, protocol: Protocol) -> None:
         if protocol.initialiser == "glorot-uniform" or name == last:
             nn.init.xavier_uniform_(module.weight)
         else:
-            nn.init.normal_(module.weight, 0.0, math.sqrt(2 / _fan_in(module)))
+            fan_in = float(module.weight[0].numel())  # type: ignore[index]
+            if isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d):
+                channels = module.weight.shape[0] / module.groups
+                fan_in = channels * math.prod(module.kernel_size) / math.prod(module.stride)
+            nn.init.normal_(module.weight, 0.0, math.sqrt(2 / fan_in))
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def _fan_in(module: nn.Module) -> float:
-    """Return how many products each output pixel of a convolution sums."""
-    if isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d):
-        return module.weight.shape[0] / module.groups * math.prod(module.kernel_size) / math.prod(module.stride)
-    return float(module.weight[0].numel())  # type: ignore[index]
 
 
 SHOWN_EVERY = 10
@@ -185,7 +182,8 @@ def iter_learn(
                     picture = yield from _iter_validate_and_save(run)
                 keeps = isinstance((yield _report(run)), KeepBest)
                 if picture is not None:
-                    keeps = isinstance((yield _complete(run, picture)), KeepBest) or keeps
+                    shown = replace(picture, done=run.place, total=run.pace.steps, message=_describe(run))
+                    keeps = isinstance((yield shown), KeepBest) or keeps
                 if processes.highest(float(keeps or run.keeps)):
                     yield from _iter_end_early(run)
         except GeneratorExit:  # at a yield, between two steps: after any other fault a step may be half done
@@ -338,10 +336,6 @@ def _report(run: _Run) -> TrainingProgress:
     state = run.state
     values = {name: curve[-1][1] for name, curve in state.curves.items() if curve[-1][0] == state.step}
     return TrainingProgress(run.place, run.pace.steps, _describe(run), state.step, values)
-
-
-def _complete(run: _Run, picture: ValidationPicture) -> ValidationPicture:
-    return replace(picture, done=run.place, total=run.pace.steps, message=_describe(run))
 
 
 def _describe(run: _Run) -> str:

@@ -6,7 +6,6 @@ import json
 import math
 import re
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -402,11 +401,9 @@ class FinetuneSettings(FitSettings):
 
 
 Settings = TypeVar("Settings", bound=FitSettings)
-
-
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+_ADAPTERS: dict[type[FitSettings], TypeAdapter[Any]] = {
+    kind: TypeAdapter(kind) for kind in (TrainSettings, FinetuneSettings)
+}
 
 
 def settings_from_json(kind: type[Settings], text: str | bytes) -> Settings:
@@ -416,7 +413,7 @@ def settings_from_json(kind: type[Settings], text: str | bytes) -> Settings:
         SpecError: not JSON, an unknown key, a missing or impossible value.
     """
     try:
-        settings: Settings = _adapter(kind).validate_json(text)
+        settings: Settings = _ADAPTERS[kind].validate_json(text)
     except ValidationError as error:
         raise SpecError(f"The {kind.purpose} settings are not valid: {first_fault(error)}.") from error
     return settings
@@ -424,7 +421,7 @@ def settings_from_json(kind: type[Settings], text: str | bytes) -> Settings:
 
 def settings_to_dict(settings: FitSettings) -> dict[str, Any]:
     """Return `settings` as values that JSON can hold."""
-    values: dict[str, Any] = _adapter(type(settings)).dump_python(settings, mode="json")
+    values: dict[str, Any] = _ADAPTERS[type(settings)].dump_python(settings, mode="json")
     return values
 
 

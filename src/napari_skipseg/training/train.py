@@ -82,8 +82,14 @@ def iter_train(
         yield from _iter_fit_and_write(settings, data, network, target, scratch, compute, processes)
     if processes.is_first:
         if data.validation:
+            names = tuple(label.name for label in settings.classes)
+            scores_on = f"slices {settings.validate}, held out of training but used to choose the weights"
+            if cuts_cells(data.validation, names):
+                scores_on += f"; {CELLS_ARE_CUT}"
             with keep_model_on_error(target):
-                yield from _iter_score(settings, data, target, compute)
+                model = WholeImages(read_model(target), compute.device, "f32")
+                scores = yield from iter_score_held_out(model, data.validation, names, settings.spec.dimensions)
+                write_scores(target, ModelScores(scores, scores_on))
         shutil.rmtree(scratch, ignore_errors=True)
     return target
 
@@ -115,18 +121,6 @@ def _iter_fit_and_write(
     described = with_signature(replace(draft, margin=margin), images, backend, parent, settings.seed)
     sample = sample_of_training(data, len(settings.classes), settings.spec.dimensions, settings.seed)
     write_model(target, described, network, sample_to_bytes(sample))
-
-
-def _iter_score(
-    settings: TrainSettings, data: TrainingData, target: Path, compute: Compute
-) -> Generator[Progress, KeepBest | None, None]:
-    """Yield as the model in `target` is scored on the slices held out; write the scores beside it."""
-    names = tuple(label.name for label in settings.classes)
-    whole = WholeImages(read_model(target), compute.device, "f32")
-    scores = yield from iter_score_held_out(whole, data.validation, names, settings.spec.dimensions)
-    scores_on = f"slices {settings.validate}, held out of training but used to choose the weights"
-    cut = f"; {CELLS_ARE_CUT}" if cuts_cells(data.validation, names) else ""
-    write_scores(target, ModelScores(scores, scores_on + cut))
 
 
 def waits_for_scores(target: Path, is_same_run: Callable[[TrainingRecord], bool]) -> bool:

@@ -114,7 +114,9 @@ def iter_find_labelled_blocks(
     lengths = [each.stack.length("T") * each.stack.length("Z") for each in corrected]
     if chosen and max(chosen) >= sum(lengths):
         raise SpecError(f"Slice {max(chosen)} cannot be held out: the images have slices 0 to {sum(lengths) - 1}.")
-    runs = _number_runs(chosen, sum(lengths))
+    # Each run of neighbouring slices has a number, odd for those held out: no block contains slices of two runs.
+    is_held = np.isin(np.arange(sum(lengths)), list(chosen)).astype(np.int64)
+    runs = np.concatenate([[0], np.cumsum(np.diff(is_held) != 0)]) * 2 + is_held
     values = (BACKGROUND, *plan.values)
     rows = [np.zeros((0, _KEYS + 2 * len(values)), np.int64)]
     for number, each in enumerate(corrected):
@@ -138,12 +140,6 @@ def iter_find_labelled_blocks(
     table = BlockTable(blocks, columns)
     _check_split(table, plan.annotated_names, settings.validate)
     return table
-
-
-def _number_runs(chosen: frozenset[int], length: int) -> NDArray[np.int64]:
-    """Return a number for each slice that changes where held-out ones begin or end, odd for those held out."""
-    held = np.isin(np.arange(length), list(chosen)).astype(np.int64)
-    return np.concatenate([[0], np.cumsum(np.diff(held) != 0)]) * 2 + held
 
 
 def _iter_count(

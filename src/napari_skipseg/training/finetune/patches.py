@@ -59,20 +59,17 @@ class PatchSampler:
 
     def draw(self, numbers: range) -> PatchBatch:
         """Return the patches of these numbers."""
-        drawn = [self._draw(number) for number in numbers]
+        trained = np.flatnonzero(~self.rehearsal.held_out) if self.rehearsal is not None else ()
+        drawn = []
+        for number in numbers:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+            if self.rehearsal is not None and len(trained) and number % REHEARSED_EVERY == 0:
+                chosen = int(trained[int(torch.randint(0, len(trained), (), generator=generator))])
+                drawn.append(self._draw_rehearsal(self.rehearsal, chosen, generator))
+            else:
+                drawn.append((*self._draw_correction(generator), torch.tensor(self.plan.judged)))
         images, targets, judged = (torch.stack(each) for each in zip(*drawn, strict=True))
         return PatchBatch(images, targets, judged, distilled_classes(judged, self.plan, self.remembers))
-
-    def _draw(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return image, target and the classes that the target judges."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        if self.rehearsal is not None and number % REHEARSED_EVERY == 0:
-            trained = np.flatnonzero(~self.rehearsal.held_out)
-            if trained.size:
-                chosen = int(trained[int(torch.randint(0, trained.size, (), generator=generator))])
-                return self._draw_rehearsal(self.rehearsal, chosen, generator)
-        image, target = self._draw_correction(generator)
-        return image, target, torch.tensor(self.plan.judged)
 
     def _draw_correction(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return a patch around a labelled voxel of a class drawn at random."""
@@ -100,7 +97,7 @@ class PatchSampler:
     def _draw_rehearsal(
         self, rehearsal: RehearsalSamples, number: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a part of rehearsal sample `number`."""
+        """Return a part of rehearsal sample `number`: image, target, and the classes that the target judges."""
         image, target = rehearsal.images[number], rehearsal.targets[number]
         judged = np.zeros(len(self.plan.classes), bool)
         if rehearsal.synthetic[number]:
