@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from napari_skipseg.errors import SpecError
 from napari_skipseg.networks.build import build, count_parameters
 from napari_skipseg.networks.specs import DI2INSpec
 
@@ -83,9 +82,3 @@ def test_channel_dropout_ends_every_stage_even_at_rate_0(rate):
     stages = [*network.down, network.bottom, *network.decoder]
     assert [type(stage[-1]) for stage in stages] == [nn.Dropout2d] * 5
     assert {stage[-1].p for stage in stages} == {rate}
-
-
-@pytest.mark.parametrize("widths", [(8,), (8, 1)])
-def test_an_impossible_di2in_is_refused(widths):
-    with pytest.raises(SpecError, match="at least two widths of at least 2 channels"):
-        DI2INSpec(widths=widths)

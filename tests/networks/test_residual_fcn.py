@@ -10,8 +10,6 @@ from torch.nn import functional
 
 from napari_skipseg.networks.blocks import BlockOptions, ResidualBlock
 from napari_skipseg.networks.build import build, count_parameters
-from napari_skipseg.networks.gates import GateOptions
-from napari_skipseg.networks.long_skip import LongSkip
 from napari_skipseg.networks.residual_fcn import _stage
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage
 
@@ -129,15 +127,6 @@ def test_sums_bring_widths_together_by_one_of_two_rules():
     assert widths_of_joins(projection="narrow") == [(128, 128), (64, 64), (32, 32), (32, None), (None, None)]
     assert widths_of_joins(skip="org") == [(None, None)] * 5
     assert widths_of_joins(skip="none") == [(None, None)] * 5
-
-
-def test_long_skips_are_summed_concatenated_or_left_out():
-    up, skip = torch.randn(2, 1, 8, 4, 4)
-    options = GateOptions(2, "ones", norm=True)
-    joined = {name: LongSkip(options, 8, 8, name)(up, skip).features for name in ("sum", "org", "none")}
-    assert torch.equal(joined["sum"], up + skip)
-    assert torch.equal(joined["org"], torch.cat([up, skip], 1))
-    assert torch.equal(joined["none"], up)
 
 
 def test_long_skips_may_differ_per_level():

@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from napari_skipseg.errors import SpecError
 from napari_skipseg.networks.build import build, count_parameters
 from napari_skipseg.networks.network import count_trainable
 from napari_skipseg.networks.specs import VNetSpec
@@ -138,18 +137,3 @@ def test_channel_dropout_ends_every_branch_even_at_rate_0(rate):
     stages = [*network.encoder, *network.decoder]
     assert [type(stage.branch[-1]) for stage in stages] == [nn.Dropout3d] * 5
     assert {stage.branch[-1].p for stage in stages} == {rate}
-
-
-@pytest.mark.parametrize(
-    ("settings", "fault"),
-    [
-        ({"widths": (8,), "convolutions": (1,)}, "at least two widths"),
-        ({"widths": (8, 0), "convolutions": (1, 1)}, "at least 1 channel"),
-        ({"widths": (4, 8)}, "as many convolutions"),
-        ({"widths": (4, 8), "convolutions": (1, 0)}, "at least 1"),
-        ({"kernel": 4}, "odd"),
-    ],
-)
-def test_an_impossible_vnet_is_refused(settings, fault):
-    with pytest.raises(SpecError, match=fault):
-        VNetSpec(**settings)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -505,6 +506,9 @@ def test_dense_labels_show_the_share_themselves(tmp_path, monkeypatch, labelled,
     assert bool(asked) == changes
 
 
+BRIEF = {"reach": "quick", "steps": 2}
+
+
 def stop_at(work, message):
     """Run until a progress says so, and close it there as a signal does."""
     for progress in work:
@@ -515,31 +519,47 @@ def stop_at(work, message):
     work.close()
 
 
-@pytest.mark.parametrize("moment", ["scoring membranes: place 2 of", "scoring new: place 3 of"])
-def test_a_fine_tuning_that_is_stopped_while_scoring_is_a_model_which_the_same_call_only_scores(tmp_path, moment):
-    settings, corrected = settings_of(reach="quick", steps=2), (squares(),)
-    stop_at(iter_finetune(settings, corrected, tmp_path, "cpu"), moment)
-    model = read_model(tmp_path / "new").description
+@pytest.fixture(scope="module")
+def unscored(library, tmp_path_factory):
+    """A folder with a model whose fine-tuning was stopped while the models were scored, and its corrections."""
+    folder, corrected = tmp_path_factory.mktemp("unscored"), squares()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(MODELS_VARIABLE, str(library))
+        stop_at(iter_finetune(settings_of(**BRIEF), (corrected,), folder, "cpu"), "scoring membranes: place 2 of")
+    return folder, corrected
+
+
+@pytest.fixture
+def stopped(unscored, tmp_path):
+    folder, corrected = unscored
+    return shutil.copytree(folder, tmp_path / "stopped"), corrected
+
+
+@pytest.mark.parametrize("moment", ["", "scoring new: place 3 of"])
+def test_a_fine_tuning_that_is_stopped_while_scoring_is_a_model_which_the_same_call_only_scores(stopped, moment):
+    settings, (folder, corrected) = settings_of(**BRIEF), stopped
+    weights = (folder / "new" / "weights.safetensors").stat()
+    if moment:
+        stop_at(iter_finetune(settings, (corrected,), folder, "cpu"), moment)
+    model = read_model(folder / "new").description
     assert (model.card.scores, model.training.report) == ({}, {})
-    weights = (tmp_path / "new" / "weights.safetensors").stat()
     told = []
-    result = run_to_end(iter_finetune(settings, corrected, tmp_path, "cpu"), told.append)
+    result = run_to_end(iter_finetune(settings, (corrected,), folder, "cpu"), told.append)
     assert not any(news.message.startswith("step") for news in told)
-    assert (tmp_path / "new" / "weights.safetensors").stat() == weights
-    assert read_model(tmp_path / "new").description.training.report["reason"] == result.report.reason
-    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    assert (folder / "new" / "weights.safetensors").stat() == weights
+    assert read_model(folder / "new").description.training.report["reason"] == result.report.reason
+    assert [path.name for path in folder.iterdir()] == ["new"]
 
 
-def test_a_model_without_scores_learnt_from_other_corrections_is_not_taken_for_this_one(tmp_path):
-    settings, first = settings_of(reach="quick", steps=2), squares()
-    stop_at(iter_finetune(settings, (first,), tmp_path, "cpu"), "scoring new")
+def test_a_model_without_scores_learnt_from_other_corrections_is_not_taken_for_this_one(stopped):
+    folder, first = stopped
     other = Corrected(first.stack, np.where(first.labels == 2, 1, 2).astype(np.uint8), first.name)
     with pytest.raises(ModelError, match="never overwritten"):
-        run_to_end(iter_finetune(settings, (other,), tmp_path, "cpu", afresh=True))
+        run_to_end(iter_finetune(settings_of(**BRIEF), (other,), folder, "cpu", afresh=True))
 
 
-def test_a_scoring_that_fails_leaves_the_model_and_says_how_it_is_scored(tmp_path, monkeypatch):
-    settings, corrected = settings_of(reach="quick", steps=2), squares()
+def test_a_scoring_that_fails_leaves_the_model_and_says_how_it_is_scored(stopped, monkeypatch):
+    folder, corrected = stopped
 
     def fail(*_):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -547,8 +567,8 @@ def test_a_scoring_that_fails_leaves_the_model_and_says_how_it_is_scored(tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(run, "compare", fail)
         with pytest.raises(ModelError, match=r"is written to .*illegal memory access.*the same command only scores it"):
-            finetuned(tmp_path, settings, corrected)
-    assert finetuned(tmp_path, settings, corrected).report.rows
+            finetuned(folder, settings_of(**BRIEF), corrected)
+    assert finetuned(folder, settings_of(**BRIEF), corrected).report.rows
 
 
 def test_every_phase_says_how_much_of_it_is_done(tmp_path):
