@@ -128,7 +128,7 @@ def test_training_on_from_a_model_starts_with_its_weights_and_names_it(trained, 
 
 def test_training_on_from_another_network_is_refused(trained, files, tmp_path):
     settings = settings_of(files, "tuned", start_from=str(trained), spec=replace(SPEC, skip="st"))
-    with pytest.raises(SpecError, match="has another network than the settings name"):
+    with pytest.raises(SpecError, match="has a different network"):
         run_to_end(iter_train(settings, tmp_path, "cpu"))
     with pytest.raises(ModelError, match="no model called 'nobody'"):
         run_to_end(iter_train(settings_of(files, start_from="nobody"), tmp_path, "cpu"))

@@ -103,7 +103,7 @@ class ModelDescription:
     padding: "auto" = black frames and other constant areas without tissue were left out of the training, and are left
     out when the model is used; "none" = they were part of the training.
     weights_sha256: of `weights.safetensors`. sample_sha256: of `sample.safetensors`, patches of what it was trained on;
-    None where there is no such file. signatures: of the images that it and its parents were trained on. certainty: on
+    None if there is no such file. signatures: of the images that it and its parents were trained on. certainty: on
     them, the share of certain voxels among those that may be of a class (`inference.certainty`); None if not measured.
     """
 

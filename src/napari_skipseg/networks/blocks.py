@@ -1,7 +1,7 @@
 """The residual blocks of Drozdzal et al. 2016 (section 2, figure 1): bottleneck, basic and simple, in two orders.
 
 Pre-activation, the paper's: batch norm, ReLU, convolution, and the shortcut is added. Post-activation, that of the
-first ResNet (He et al. 2015): convolution, batch norm, ReLU; the last batch norm stands before the sum, the last ReLU
+first ResNet (He et al. 2015): convolution, batch norm, ReLU; the last batch norm comes before the sum, the last ReLU
 after it.
 
 The first block of a contracting stage halves the resolution, the last of an expanding one doubles it (nearest

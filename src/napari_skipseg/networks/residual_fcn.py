@@ -58,7 +58,7 @@ class ResidualFCN(Network):
         self.apply(_he_normal)
 
     def deep(self, image: Tensor) -> Deep:
-        """Return what the last decoder level needs of an image whose sides are multiples of `stride`.
+        """Return the input of the last decoder level; the sides of `image` are multiples of `stride`.
 
         That level is the last expanding stage, which doubles, and the head behind it.
         """
@@ -89,7 +89,7 @@ def _outer(options: BlockOptions, in_channels: int, width: int) -> nn.Module:
 
 
 def _stage(options: BlockOptions, stage: Stage, in_channels: int, resizes: tuple[Resize, ...]) -> nn.Sequential:
-    """Return the blocks of a stage: the first halves, the last doubles, where `resizes` says so."""
+    """Return the blocks of a stage: the first halves, the last doubles, if `resizes` says so."""
     blocks: list[ResidualBlock] = []
     for number in range(stage.repetition):
         resize: Resize = "keep"

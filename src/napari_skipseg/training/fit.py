@@ -100,7 +100,7 @@ def initialise(network: Network, protocol: Protocol) -> None:
         if protocol.initialiser == "glorot-uniform" or name == last:
             nn.init.xavier_uniform_(module.weight)
         else:
-            fan_in = float(module.weight[0].numel())  # type: ignore[index]
+            fan_in = float(module.weight[0].numel())
             if isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d):
                 channels = module.weight.shape[0] / module.groups
                 fan_in = channels * math.prod(module.kernel_size) / math.prod(module.stride)
@@ -152,6 +152,20 @@ class _Run:
         by_time = int(self.pace.steps * self.state.seconds / (60 * self.pace.minutes))
         return max(self.state.step, min(self.pace.steps, by_time))
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether all steps are done, or something ended the fit before."""
+        return self.state.ended or self.state.step >= self.pace.steps or 0 < self.pace.patience <= self.state.stale
+
+    @property
+    def message(self) -> str:
+        """The step, with their number unless minutes end the run, and the newest values of the curves."""
+        state, pace = self.state, self.pace
+        step = f"step {state.step}" if pace.minutes else f"step {state.step} of {pace.steps}"
+        if pace.minutes:
+            step += f", {state.seconds / 60:.1f} of {pace.minutes:g} min"
+        return ", ".join([step, *(f"{name} {curve[-1][1]:.3f}" for name, curve in state.curves.items())])
+
 
 def iter_learn(
     task: TrainingTask, network: Network, checkpoint: Path, compute: Compute, processes: Processes = ONE_PROCESS
@@ -174,15 +188,18 @@ def iter_learn(
     try:
         run = _begin(task, network, checkpoint, compute, processes)
         try:
-            while run.state.is_due or not _has_ended(run):
+            while run.state.is_due or not run.has_ended:
                 if not run.state.is_due:
                     _take_step(run)
                 picture = None
                 if run.state.is_due:
                     picture = yield from _iter_validate_and_save(run)
-                keeps = isinstance((yield _report(run)), KeepBest)
+                curves = run.state.curves.items()
+                values = {name: curve[-1][1] for name, curve in curves if curve[-1][0] == run.state.step}
+                progress = TrainingProgress(run.place, run.pace.steps, run.message, run.state.step, values)
+                keeps = isinstance((yield progress), KeepBest)
                 if picture is not None:
-                    shown = replace(picture, done=run.place, total=run.pace.steps, message=_describe(run))
+                    shown = replace(picture, done=run.place, total=run.pace.steps, message=run.message)
                     keeps = isinstance((yield shown), KeepBest) or keeps
                 if processes.highest(float(keeps or run.keeps)):
                     yield from _iter_end_early(run)
@@ -219,10 +236,6 @@ def _begin(task: TrainingTask, network: Network, checkpoint: Path, compute: Comp
     return _Run(
         task, network, checkpoint, optimizer, compute.device, processes, layers, state, began, saved_at, state.step
     )
-
-
-def _has_ended(run: _Run) -> bool:
-    return run.state.ended or run.state.step >= run.pace.steps or 0 < run.pace.patience <= run.state.stale
 
 
 def _take_step(run: _Run) -> None:
@@ -317,7 +330,7 @@ def _iter_validate(run: _Run) -> Generator[Progress, KeepBest | None, Validation
         except StopIteration as stop:
             found: Validation | None = stop.value
             break
-        message = f"{_describe(run)}, looking at what is held out: {done} of {total}"
+        message = f"{run.message}, looking at what is held out: {done} of {total}"
         progress = TrainingProgress(run.place, run.pace.steps, message, state.step)
         run.keeps = isinstance((yield progress), KeepBest) or run.keeps
     if found is None:
@@ -329,20 +342,3 @@ def _iter_validate(run: _Run) -> Generator[Progress, KeepBest | None, Validation
         state.best_loss = found.loss
         state.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in run.network.state_dict().items()}
     return found.picture
-
-
-def _report(run: _Run) -> TrainingProgress:
-    """Return how far the run is, with the points that its curves got at this step, if any."""
-    state = run.state
-    values = {name: curve[-1][1] for name, curve in state.curves.items() if curve[-1][0] == state.step}
-    return TrainingProgress(run.place, run.pace.steps, _describe(run), state.step, values)
-
-
-def _describe(run: _Run) -> str:
-    """Return the step, with their number unless minutes end the run, and the newest values of the curves."""
-    state, pace = run.state, run.pace
-    step = f"step {state.step}" if pace.minutes else f"step {state.step} of {pace.steps}"
-    if pace.minutes:
-        step += f", {state.seconds / 60:.1f} of {pace.minutes:g} min"
-    latest = (f"{name} {curve[-1][1]:.3f}" for name, curve in state.curves.items())
-    return ", ".join([step, *latest])

@@ -122,7 +122,7 @@ def read_numbers(text: str) -> list[int]:
     """Return the numbers of a text such as 256,256 or 256x256.
 
     Raises:
-        SpecError: it holds something else.
+        SpecError: it is no list of numbers.
     """
     try:
         return [int(part) for part in text.replace("x", ",").split(",")]

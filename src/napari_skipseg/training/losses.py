@@ -83,7 +83,7 @@ def dice_loss(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
 
 
 def _entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Return -log of the true class's probability per pixel, (N, *space); anything where the target is no class."""
+    """Return -log of the true class's probability per pixel, (N, *space); anything if the target is no class."""
     if logits.shape[1] == 1:
         return functional.binary_cross_entropy_with_logits(
             logits[:, 0], (target == 1).to(logits.dtype), reduction="none"

@@ -112,7 +112,7 @@ def _other_scales(stacks: Sequence[Stack], largest: Stack, dimensions: int) -> l
 
 
 def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> tuple[LabelledImage, set[int], tuple[str, ...]]:
-    """Return image and target, the values that the labels hold, and what was found about the image."""
+    """Return image and target, the values of the labels, and what was found about the image."""
     if "T" in stack.space.axes:
         raise InputError(f"'{stack.name}' is a time series; train on single stacks.")
     if stack.length("C") != settings.spec.in_channels:

@@ -289,7 +289,7 @@ class TrainTask:
         losses, overlap, sizes, most = [], 0.0, 0.0, -1
         picture: ValidationPicture | None = None
         for number, patch in enumerate(patches):
-            with torch.inference_mode():  # not around the yield: it would hold for the caller too
+            with torch.inference_mode():  # not around the yield: the caller would be in this mode too
                 image, target = (torch.from_numpy(np.ascontiguousarray(each)) for each in (patch.image, patch.target))
                 logits = self.compute.logits(network, image[None])
                 truth = target[None].to(logits.device)

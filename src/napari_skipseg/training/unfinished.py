@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,21 +27,16 @@ def find_unfinished(folder: Path) -> list[Unfinished]:
     """Return the interrupted fine-tunings in a model folder, the newest first; unreadable ones are left out."""
     found = []
     for file in folder.glob(f"*{FOLDER}/{CHECKPOINT}"):
-        if not (folder / file.parent.name.removesuffix(FOLDER)).exists() and (one := _read(file)) is not None:
-            found.append(one)
+        if (folder / file.parent.name.removesuffix(FOLDER)).exists():
+            continue
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, SpecError):
+            with file.open("rb") as opened:  # the header of a safetensors file: 8 bytes of its length, then JSON
+                length = int.from_bytes(opened.read(8), "little")
+                if length > _LARGEST_HEADER:
+                    continue
+                fit = json.loads(json.loads(opened.read(length))["__metadata__"]["fit"])
+            added = ("learnt_from_sha256", "computed_in")  # no settings, but in the same record
+            written = {key: value for key, value in fit["settings"].items() if key not in added}
+            settings = settings_from_json(FinetuneSettings, json.dumps(written))
+            found.append(Unfinished(settings, int(fit["step"]), file.stat().st_mtime))
     return sorted(found, key=lambda each: -each.changed)
-
-
-def _read(file: Path) -> Unfinished | None:
-    try:
-        with file.open("rb") as opened:  # the header of a safetensors file: 8 bytes of its length, then JSON
-            length = int.from_bytes(opened.read(8), "little")
-            if length > _LARGEST_HEADER:
-                return None
-            fit = json.loads(json.loads(opened.read(length))["__metadata__"]["fit"])
-        added = ("learnt_from_sha256", "computed_in")  # no settings, but in the same record
-        written = {key: value for key, value in fit["settings"].items() if key not in added}
-        settings = settings_from_json(FinetuneSettings, json.dumps(written))
-        return Unfinished(settings, int(fit["step"]), file.stat().st_mtime)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SpecError):
-        return None

@@ -56,8 +56,8 @@ class LabelledBlock:
 class BlockTable:
     """All labelled blocks of the images.
 
-    columns: what the `counts` of each block count: the background and the annotated classes; where some labels were
-    accepted, then also the painted ones of those labels that were painted at all.
+    columns: what the `counts` of each block count: the background and the classes that the labels judge; if some labels
+    were accepted, then also the painted ones of those labels that were painted at all.
     """
 
     blocks: tuple[LabelledBlock, ...]

@@ -170,21 +170,24 @@ def _join_blocks(
     for block in blocks:
         key = (block.time, block.box[0][0] if len(patch) == 2 else -1)
         z, y, x = (
-            (max(0, start - more), min(length, stop + more))
-            for (start, stop), more, length in zip(block.box, around, size, strict=True)
+            (max(0, start - margin), min(length, stop + margin))
+            for (start, stop), margin, length in zip(block.box, around, size, strict=True)
         )
         box: Box = (z, y, x)
         parts, inside = groups.setdefault(key, []), [block]
-        while (met := next((number for number, (other, _) in enumerate(parts) if _meet(box, other)), None)) is not None:
-            other, more_blocks = parts.pop(met)
+        while True:
+            met = (
+                number
+                for number, (other, _) in enumerate(parts)
+                if all(a[0] < b[1] and b[0] < a[1] for a, b in zip(box, other, strict=True))
+            )
+            if (number := next(met, None)) is None:
+                break
+            other, more = parts.pop(number)
             z, y, x = ((min(a[0], b[0]), max(a[1], b[1])) for a, b in zip(box, other, strict=True))
-            box, inside = (z, y, x), more_blocks + inside
+            box, inside = (z, y, x), more + inside  # it may meet others now
         parts.append((box, inside))
     return [(time, box, inside) for (time, _), parts in sorted(groups.items()) for box, inside in parts]
-
-
-def _meet(first: Box, second: Box) -> bool:
-    return all(a[0] < b[1] and b[0] < a[1] for a, b in zip(first, second, strict=True))
 
 
 def _within(box: Box, outer: Box) -> tuple[slice, ...]:

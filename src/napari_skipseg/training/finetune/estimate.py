@@ -47,7 +47,7 @@ from napari_skipseg.training.settings import STEPS, FinetuneSettings
 from napari_skipseg.training.taught_scale import taught_scale
 
 FEWEST_STEPS = 10
-BESIDES = 0.15
+OVERHEAD = 0.15
 """Time of patches and validations, as a share of the time of the steps."""
 SECONDS_PER_PATCH = 0.01
 START = 2.0
@@ -110,23 +110,23 @@ def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, table: BlockTa
     batch = batch_of(settings, network.spec.dimensions)
     times = _time_batch(network, settings, batch, compute)
     voxels = batch * math.prod(patch_of(settings, network))
-    besides = START + 2 * times.forward * _voxels_of(table.held_out[:MOST_SCORED], parent.description.margin) / voxels
+    extra = START + 2 * times.forward * _voxels_of(table.held_out[:MOST_SCORED], parent.description.margin) / voxels
     steps = steps_of(settings, 1.0)
     if settings.minutes and not settings.steps:
         fit = settings.minutes * 60
     elif settings.reach == "quick":
         patches = min(steps * batch, KEPT_FEATURES)
-        looks = 1 + _distilled_share(settings, plan)
-        fit = steps * times.step + patches * (SECONDS_PER_PATCH + looks * times.deep / batch)
+        passes = 1 + _distilled_share(settings, plan)
+        fit = steps * times.step + patches * (SECONDS_PER_PATCH + passes * times.deep / batch)
         shown = thin_blocks(table.held_out, VALIDATED[settings.reach], settings.seed)
-        besides += looks * times.deep * _voxels_of(shown, parent.description.margin) / voxels
+        extra += passes * times.deep * _voxels_of(shown, parent.description.margin) / voxels
     else:
         fit = steps * _seconds_of_step(settings, plan, times, batch)
         if len(plan.classes) > len(plan.kept):
-            besides += (STEPS["quick"] + KEPT_FEATURES / batch) * times.forward
+            extra += (STEPS["quick"] + KEPT_FEATURES / batch) * times.forward
     if len(plan.classes) > len(plan.kept):
-        besides += PRIOR_PATCHES * times.forward / batch
-    return besides + (min(fit, settings.minutes * 60) if settings.minutes else fit)
+        extra += PRIOR_PATCHES * times.forward / batch
+    return extra + (min(fit, settings.minutes * 60) if settings.minutes else fit)
 
 
 def _voxels_of(blocks: Sequence[LabelledBlock], margin: int) -> int:
@@ -137,7 +137,7 @@ def _voxels_of(blocks: Sequence[LabelledBlock], margin: int) -> int:
 
 def _seconds_of_step(settings: FinetuneSettings, plan: ClassPlan, times: _Times, batch: int) -> float:
     old = times.deep * _distilled_share(settings, plan)
-    return (times.step + old + batch * SECONDS_PER_PATCH) * (1 + BESIDES)
+    return (times.step + old + batch * SECONDS_PER_PATCH) * (1 + OVERHEAD)
 
 
 def _distilled_share(settings: FinetuneSettings, plan: ClassPlan) -> float:

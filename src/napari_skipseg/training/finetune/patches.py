@@ -124,7 +124,7 @@ _BATCH = 8
 _LARGEST = 1024
 """Longest side of a patch from a slice that is held out as a whole."""
 _SMALLEST_WHOLE = 128
-"""Shortest side in Y and X of a patch in which every voxel is labelled, and whose cells are compared."""
+"""Shortest side in Y and X of a patch whose cells are compared; every voxel of it is labelled."""
 
 
 class HeldOutPatch(NamedTuple):

@@ -160,7 +160,7 @@ def join_samples(old: RehearsalSamples | None, new: RehearsalSamples, seed: int)
 
 
 def most_patches(channels: int, dimensions: int) -> int:
-    """Return how many patches a sample may hold."""
+    """Return how many patches are stored at most."""
     voxels = int(np.prod(_PATCH[dimensions]))
     return MOST_BYTES // (voxels * (2 * channels + 1) + 64)
 

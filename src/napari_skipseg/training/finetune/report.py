@@ -33,7 +33,7 @@ OWN_SAMPLE = "its own sample"
 FORGOTTEN = {"V_rand": 0.02, "Dice": 0.05}
 """The most that a class may lose on the model's own sample, by score."""
 GIVEN_UP = 0.05
-"""Dice that a class may lose on all corrections together where it gained on the strokes."""
+"""Dice that a class may lose on all corrections together while it gains on the strokes."""
 _FOUND = 0.3
 """Least Dice of a new class that counts as found."""
 ENOUGH_BLOCKS = 20
@@ -295,7 +295,7 @@ def _judge(rows: Sequence[ScoreRow], reach: Reach) -> tuple[bool, str]:
 
 
 def _select_decisive(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
-    """Return the rows that decide: Dice of each class, on the strokes where they are scored apart."""
+    """Return the rows that decide: Dice of each class, on the strokes if they are scored apart."""
     painted = {row.class_name: row for row in rows if row.on == STROKES and row.score == "Dice"}
     return [painted.get(row.class_name, row) for row in rows if row.on == CORRECTIONS and row.score == "Dice"]
 

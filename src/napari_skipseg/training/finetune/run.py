@@ -65,7 +65,7 @@ from napari_skipseg.training.train import keep_model_on_error, make_scratch, thi
 
 STEPS_FILE = "steps.txt"
 REHEARSED_HELD_OUT = 4
-"""Held-out rehearsal samples that are looked at while training goes on."""
+"""Held-out rehearsal samples of a validation."""
 
 
 @dataclass(frozen=True)

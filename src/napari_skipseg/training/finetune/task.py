@@ -33,7 +33,7 @@ from napari_skipseg.training.train import picture_of
 _BATCH_NORM = (nn.BatchNorm2d, nn.BatchNorm3d)
 _PATCH = {2: (192, 192), 3: (32, 64, 64)}
 QUICK_PATCH = {2: (128, 128), 3: (16, 48, 48)}
-"""Size of a patch by dimensions, where the settings name none."""
+"""Size of a patch by dimensions, if the settings name none."""
 BATCH = {2: 4, 3: 2}
 QUICK_BATCH = 8
 REMEMBERING = 5.0
@@ -210,7 +210,7 @@ class FinetuneTask:
         for number, batch in enumerate(self.data.held_out):
             if number:
                 yield number, len(self.data.held_out)
-            with torch.inference_mode():  # not around the yield: it would hold for the caller too
+            with torch.inference_mode():  # not around the yield: the caller would be in this mode too
                 logits, answers = self._predict_held_out(network, number)
                 losses.append(float(self._loss_of(logits, batch, answers, 1.0)))
                 if not bool(batch.judged[:, learnt[-1] - 1].all()):
