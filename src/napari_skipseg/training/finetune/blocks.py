@@ -128,7 +128,7 @@ def iter_find_labelled_blocks(
     if not len(bins):
         raise InputError("No voxel is labelled: paint some strokes of each class, and some of the background.")
     counted, painted = np.split(bins[:, _KEYS:].sum(axis=0), 2)
-    _check_counts(counted.tolist(), plan.annotated_names, values)
+    _check_counts(counted.tolist(), plan.judged_names, values)
     # Where all was painted, or nothing of a label, its painted voxels are no column of their own: classes would be
     # drawn twice as often as others.
     again = np.flatnonzero(painted) if np.any(painted < counted) else np.array([], np.intp)
@@ -138,7 +138,7 @@ def iter_find_labelled_blocks(
     numbers = (0, *plan.values.values())
     columns = (*map(CountedLabel, numbers), *(CountedLabel(numbers[column], True) for column in again.tolist()))
     table = BlockTable(blocks, columns)
-    _check_split(table, plan.annotated_names, settings.validate)
+    _check_split(table, plan.judged_names, settings.validate)
     return table
 
 
@@ -304,7 +304,7 @@ def summarize_training(
     table: BlockTable, plan: ClassPlan, seconds: float | None = None, notes: tuple[str, ...] = ()
 ) -> TrainingSummary:
     """Return in numbers what is learnt from the blocks of the table."""
-    names = plan.annotated_names
+    names = plan.judged_names
     pixels, held_out = (
         dict(zip(names, total_counts(blocks, len(names)), strict=True)) for blocks in (table.training, table.held_out)
     )

@@ -33,10 +33,10 @@ from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, check_
 from napari_skipseg.training.finetune.patches import REHEARSED_EVERY
 from napari_skipseg.training.finetune.priors import PRIOR_PATCHES
 from napari_skipseg.training.finetune.task import (
-    GENEROUS,
-    HOLDING,
     KEPT_FEATURES,
-    VALIDATED,
+    STEPS_FACTOR,
+    UNPAINTED_WEIGHTS,
+    VALIDATED_BLOCKS,
     batch_of,
     patch_of,
     set_modes,
@@ -67,7 +67,7 @@ def steps_of(settings: FinetuneSettings, seconds_per_step: float) -> int:
     if settings.steps:
         return settings.steps
     if settings.minutes:
-        return max(FEWEST_STEPS, int(GENEROUS * settings.minutes * 60 / max(1e-3, seconds_per_step)))
+        return max(FEWEST_STEPS, int(STEPS_FACTOR * settings.minutes * 60 / max(1e-3, seconds_per_step)))
     return STEPS[settings.reach]
 
 
@@ -118,7 +118,7 @@ def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, table: BlockTa
         patches = min(steps * batch, KEPT_FEATURES)
         passes = 1 + _distilled_share(settings, plan)
         fit = steps * times.step + patches * (SECONDS_PER_PATCH + passes * times.deep / batch)
-        shown = thin_blocks(table.held_out, VALIDATED[settings.reach], settings.seed)
+        shown = thin_blocks(table.held_out, VALIDATED_BLOCKS[settings.reach], settings.seed)
         extra += passes * times.deep * _voxels_of(shown, parent.description.margin) / voxels
     else:
         fit = steps * _seconds_of_step(settings, plan, times, batch)
@@ -144,7 +144,7 @@ def _distilled_share(settings: FinetuneSettings, plan: ClassPlan) -> float:
     """Return the share of the patches that the old network predicts."""
     if not settings.remember:
         return 0.0
-    if HOLDING[settings.reach] > 0:  # the pixels that nobody painted, which most patches have
+    if UNPAINTED_WEIGHTS[settings.reach] > 0:  # the pixels that nobody painted, which most patches have
         return 1.0
     return 1 / REHEARSED_EVERY if all(plan.judged[: len(plan.kept)]) else 1.0
 

@@ -39,7 +39,7 @@ class ClassPlan:
         return tuple(label.name for label in self.classes)
 
     @property
-    def annotated_names(self) -> tuple[str, ...]:
+    def judged_names(self) -> tuple[str, ...]:
         """ "background", then the names of the classes that the labels judge, in the order of `values`."""
         return ("background", *(self.names[number - 1] for number in self.values.values()))
 

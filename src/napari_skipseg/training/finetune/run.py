@@ -47,7 +47,7 @@ from napari_skipseg.training.finetune.rehearsal import (
 )
 from napari_skipseg.training.finetune.report import CORRECTIONS, collect_scoring_data, compare
 from napari_skipseg.training.finetune.task import (
-    VALIDATED,
+    VALIDATED_BLOCKS,
     FinetuneData,
     FinetuneTask,
     QuickTask,
@@ -246,7 +246,7 @@ def _collect_data(setup: _Setup) -> FinetuneData:
         remembers=settings.remember,
     )
     table = corrections.table
-    blocks = thin_blocks(table.held_out, VALIDATED[settings.reach], settings.seed)
+    blocks = thin_blocks(table.held_out, VALIDATED_BLOCKS[settings.reach], settings.seed)
     margin, stride = setup.parent.description.margin, setup.parent.network.stride
     scored = [
         *iter_held_out_patches(corrections, blocks, margin, stride),

@@ -36,16 +36,16 @@ QUICK_PATCH = {2: (128, 128), 3: (16, 48, 48)}
 """Size of a patch by dimensions, if the settings name none."""
 BATCH = {2: 4, 3: 2}
 QUICK_BATCH = 8
-REMEMBERING = 5.0
+DISTILLATION_WEIGHT = 5.0
 """Weight of the old network's answers beside the labels in training; in a validation both weigh the same."""
-HOLDING = {"quick": 4.0, "normal": 0.0, "full": 0.0}
+UNPAINTED_WEIGHTS = {"quick": 4.0, "normal": 0.0, "full": 0.0}
 """Their weight on the pixels that nobody painted, by reach. A few strokes over the hardest spots would make the last
 level alone lose what was right beside them; deeper reaches can tell such spots apart."""
 VALIDATIONS = {"quick": 4, "normal": 12, "full": 12}
 """Validations of a fit, by reach."""
-VALIDATED = {"quick": 8, "normal": 48, "full": 48}
+VALIDATED_BLOCKS = {"quick": 8, "normal": 48, "full": 48}
 """Held-out blocks of a validation, by reach; the scores at the end take all."""
-GENEROUS = 3
+STEPS_FACTOR = 3
 """A fit that minutes end gets so many times the steps that were measured to fit into them, because other programs may
 have disturbed the measurement; it validates so much more often, counted by steps."""
 LEARNT_FROM = "learnt_from_sha256"
@@ -133,7 +133,7 @@ class FinetuneTask:
         self.pace = TrainingPace(
             steps=steps,
             training_protocol=replace(PROTOCOLS["modern"], learning_rate=rate),
-            validate_every=max(1, -(-steps // (VALIDATIONS[settings.reach] * (GENEROUS if fitted else 1)))),
+            validate_every=max(1, -(-steps // (VALIDATIONS[settings.reach] * (STEPS_FACTOR if fitted else 1)))),
             shown_every=max(1, min(10, steps // 10)),
             seed=settings.seed,
             minutes=settings.minutes,
@@ -164,7 +164,7 @@ class FinetuneTask:
         """Return the loss of part `number` of all batches."""
         batch = self.data.patches.draw(range(number * self._batch, (number + 1) * self._batch))
         logits = self.compute.logits(network, batch.images)
-        return self._loss_of(logits, batch, self._answers(batch), REMEMBERING)
+        return self._loss_of(logits, batch, self._answers(batch), DISTILLATION_WEIGHT)
 
     def _loss_of(self, logits: Tensor, batch: PatchBatch, answers: Tensor | None, remembering: float) -> Tensor:
         targets = batch.targets.to(self.compute.device)
@@ -174,7 +174,7 @@ class FinetuneTask:
             return value
         kept, distilled = self.data.patches.plan.kept, batch.distilled.to(self.compute.device)
         value = value + remembering * distillation_loss(logits, answers, kept, distilled, targets <= 0)
-        holding = HOLDING[self.settings.reach]
+        holding = UNPAINTED_WEIGHTS[self.settings.reach]
         if holding == 0:
             return value
         is_old = torch.arange(batch.judged.shape[1], device=self.compute.device) < len(kept)
@@ -184,7 +184,7 @@ class FinetuneTask:
     def _answers(self, batch: PatchBatch) -> Tensor | None:
         """Return the old network's probabilities (N, old classes, *space); 0 for patches that need none."""
         asked = batch.distilled.any(dim=1)
-        if HOLDING[self.settings.reach] > 0:
+        if UNPAINTED_WEIGHTS[self.settings.reach] > 0:
             asked = asked | (batch.targets == IGNORED).flatten(1).any(dim=1)
         if self.data.teacher is None or not bool(asked.any()):
             return None
@@ -266,7 +266,7 @@ class QuickTask(FinetuneTask):
     def loss(self, network: Network, number: int) -> Tensor:
         """Return the loss of part `number` of all batches; the prepared ones are used again and again."""
         prepared = self._training[number % len(self._training)]
-        return self._loss_of(self._finish(network, prepared), prepared.batch, prepared.answers, REMEMBERING)
+        return self._loss_of(self._finish(network, prepared), prepared.batch, prepared.answers, DISTILLATION_WEIGHT)
 
     def _finish(self, network: Network, prepared: _Prepared) -> Tensor:
         with self.compute.autocast():

@@ -198,12 +198,12 @@ def test_strokes_far_apart_take_the_memory_of_their_surroundings_only():
     assert sum(crop.target.size for crop in read.crops) < 2048**2 / 20
 
 
-def test_the_lesson_is_told_in_numbers():
+def test_what_will_be_learnt_is_summarized_in_numbers():
     table = table_of(dense(2, 128, 256))
-    lesson = summarize_training(table, plan_classes(SETTINGS, PARENT))
-    assert lesson.pixels.keys() == lesson.held_out.keys() == {"background", "mitochondrion"}
-    assert sum(lesson.pixels.values()) + sum(lesson.held_out.values()) == 2 * 128 * 256
-    assert lesson.slices == 2
+    summary = summarize_training(table, plan_classes(SETTINGS, PARENT))
+    assert summary.pixels.keys() == summary.held_out.keys() == {"background", "mitochondrion"}
+    assert sum(summary.pixels.values()) + sum(summary.held_out.values()) == 2 * 128 * 256
+    assert summary.slices == 2
 
 
 @pytest.mark.parametrize(
