@@ -36,7 +36,7 @@ from napari_skipseg.training.distributed import ONE_PROCESS
 from napari_skipseg.training.evaluate import WholeImages, iter_score_held_out
 from napari_skipseg.training.fit import initialise
 from napari_skipseg.training.patches import read_data
-from napari_skipseg.training.settings import TrainSettings, train_settings_from_json
+from napari_skipseg.training.settings import TrainSettings, settings_from_json
 from napari_skipseg.training.train import iter_fit
 
 HELD_OUT = "20-24"
@@ -108,7 +108,7 @@ def settings_of(name: str, row: Row, folder: Path, seed: int, steps: int) -> Tra
         "seed": seed,
         **row.settings,
     }
-    return train_settings_from_json(json.dumps(values))
+    return settings_from_json(TrainSettings, json.dumps(values))
 
 
 def make_network(settings: TrainSettings, row: Row) -> Network:

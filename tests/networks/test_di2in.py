@@ -1,26 +1,13 @@
 """DI2IN as Asgari Taghanaki et al. 2019 count it."""
 
-import numpy as np
 import pytest
 import torch
-from awake import build_awake
 from torch import nn
 
-from napari_skipseg.devices import Device, has_openvino
-from napari_skipseg.errors import SpecError
-from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
-from napari_skipseg.inference.backends.torch_backend import TorchBackend
-from napari_skipseg.models.description import ClassLabel, ModelDescription
-from napari_skipseg.models.model import Model
 from napari_skipseg.networks.build import build, count_parameters
-from napari_skipseg.networks.specs import SKIPS, DI2INSpec
+from napari_skipseg.networks.specs import DI2INSpec
 
 SMALL = {"widths": (4, 8)}
-
-
-def test_di2in_has_exactly_the_parameters_of_the_paper():
-    assert count_parameters(DI2INSpec(skip="org")) == 2_353_089
-    assert count_parameters(DI2INSpec(skip="sat")) == 2_063_053
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
@@ -71,19 +58,6 @@ def test_the_layout_stage_by_stage():
     ]
 
 
-@pytest.mark.parametrize("dimensions", [2, 3])
-@pytest.mark.parametrize("skip", SKIPS)
-def test_any_odd_size_comes_out_of_di2in_with_its_attention_finest_first(skip, dimensions):
-    spec = DI2INSpec(dimensions=dimensions, in_channels=2, out_channels=3, skip=skip, widths=(4, 7, 6))
-    network = build(spec).eval()
-    size = (5, 13, 7)[-dimensions:]
-    with torch.inference_mode():
-        logits, attentions = network(torch.randn(2, 2, *size))
-    assert logits.shape == (2, 3, *size)
-    levels = 3 if skip in ("at", "sat", "additive") else 0
-    assert [a.shape[2:] for a in attentions] == [tuple(-(-n // s) for n in size) for s in (1, 2, 4)[:levels]]
-
-
 def test_up_sampling_keeps_a_ramp_a_ramp_with_pixel_areas_aligned():
     up = build(DI2INSpec(**SMALL)).up
     ramp = torch.arange(4.0).expand(1, 1, 4, 4, 4)
@@ -102,40 +76,9 @@ def test_a_part_of_the_image_gives_that_part_of_the_output():
     torch.testing.assert_close(part[..., 28:], whole[..., 60:], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("dimensions", [2, 3])
-@pytest.mark.parametrize("skip", ["none", "org", "sat", "additive"])
-def test_gradients_reach_every_parameter_of_a_di2in(skip, dimensions):
-    image = torch.randn(4, 1, *(9, 13, 11)[-dimensions:], generator=torch.Generator().manual_seed(1))
-    network = build_awake(DI2INSpec(dimensions=dimensions, skip=skip, **SMALL), image)
-    logits = network(image).logits
-    (logits * torch.randn_like(logits)).sum().backward()
-    still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
-    assert still == []
-
-
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_channel_dropout_ends_every_stage_even_at_rate_0(rate):
     network = build(DI2INSpec(dimensions=2, dropout=rate, **SMALL))
     stages = [*network.down, network.bottom, *network.decoder]
     assert [type(stage[-1]) for stage in stages] == [nn.Dropout2d] * 5
     assert {stage[-1].p for stage in stages} == {rate}
-
-
-@pytest.mark.parametrize("widths", [(8,), (8, 1)])
-def test_an_impossible_di2in_is_refused(widths):
-    with pytest.raises(SpecError, match="at least two widths of at least 2 channels"):
-        DI2INSpec(widths=widths)
-
-
-@pytest.mark.skipif(not has_openvino(), reason="OpenVINO is not installed")
-@pytest.mark.parametrize(("dimensions", "shape"), [(2, (18, 21)), (3, (8, 11, 12))])
-def test_openvino_agrees_with_torch_on_a_di2in(dimensions, shape):
-    spec = DI2INSpec(dimensions=dimensions, skip="sat", **SMALL)
-    description = ModelDescription("d", spec, (ClassLabel("membrane", 1),), 0, weights_sha256="")
-    image = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
-    model = Model(description, build_awake(spec, torch.from_numpy(image)[None]))
-    fast = OpenVINOBackend(model, shape, "f32").run(image[None])
-    plain = TorchBackend(model, Device("cpu", "CPU", "for the test"), "f32").run(image[None])
-    assert plain.probability.std() > 0.01
-    for here, there in zip((fast.probability, *fast.attentions), (plain.probability, *plain.attentions), strict=True):
-        np.testing.assert_allclose(here, there, atol=1e-5)

@@ -36,12 +36,6 @@ def spec_of(name, dimensions, skip=None):
     return spec
 
 
-def saving(name, dimensions):
-    """How many parameters sat has fewer than org."""
-    org, sat = (count_parameters(spec_of(name, dimensions, skip)) for skip in ("org", "sat"))
-    return org - sat
-
-
 @pytest.mark.parametrize("name", RESIDUAL)
 def test_residual_fcn_has_the_parameters_of_the_paper(name):
     network = outline(spec_of(name, 2))
@@ -49,21 +43,6 @@ def test_residual_fcn_has_the_parameters_of_the_paper(name):
     trainable = count_trainable(network)
     assert (trainable, trainable + statistics) == RESIDUAL[name]
     assert count_parameters(spec_of(name, 2)) == trainable
-
-
-def test_di2in_has_the_papers_parameters():
-    assert count_parameters(spec_of("di2in", 3, "org")) == 2_353_089
-    assert count_parameters(spec_of("di2in", 3, "sat")) == 2_063_053
-
-
-def test_unets_save_what_the_paper_says():
-    assert saving("unet", 3) == 574_103
-    assert saving("unet-rgb", 2) == 191_063
-
-
-def test_the_kernels_that_vnet_saves_are_those_of_the_paper():
-    flat, deep = saving("vnet", 2), saving("vnet", 3)
-    assert deep - flat == 43_040 * (5**3 - 5**2)
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])

@@ -1,6 +1,7 @@
 """The residual FCN of Drozdzal et al. 2016: its stages, its blocks in both orders, its skips."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
@@ -9,12 +10,11 @@ from torch.nn import functional
 
 from napari_skipseg.networks.blocks import BlockOptions, ResidualBlock
 from napari_skipseg.networks.build import build, count_parameters
-from napari_skipseg.networks.gates import GateOptions
-from napari_skipseg.networks.long_skip import LongSkip
 from napari_skipseg.networks.residual_fcn import _stage
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage
 
 CONVOLUTIONS = nn.Conv2d | nn.Conv3d
+POST = BlockOptions(2, norm=True, dropout=0.0, short_skips=True, order="post-activation")
 
 
 def silence(blocks):
@@ -74,16 +74,17 @@ def test_140_weighted_layers_on_the_main_path():
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 @pytest.mark.parametrize("block", ["bottleneck", "basic", "simple"])
-def test_a_stage_with_silent_branches_decimates_or_repeats_its_input(block, dimensions):
-    options = BlockOptions(dimensions, norm=True, dropout=0.0, short_skips=True)
+@pytest.mark.parametrize(("order", "end"), [("pre-activation", torch.clone), ("post-activation", torch.relu)])
+def test_a_stage_with_silent_branches_decimates_or_repeats_its_input(block, dimensions, order, end):
+    options = replace(POST, dimensions=dimensions, order=order)
     stage = Stage(block, 2, 3)
     image = torch.randn(2, stage.out_width, *(8, 12, 4)[:dimensions])
     down, up = (_stage(options, stage, stage.out_width, (resize,)).eval() for resize in ("halve", "double"))
     silence([*down, *up])
     every_second = (..., *[slice(None, None, 2)] * dimensions)
     with torch.no_grad():
-        assert torch.equal(down(image), image[every_second])
-        assert torch.equal(up(image), doubled(image))
+        assert torch.equal(down(image), end(image[every_second]))
+        assert torch.equal(up(image), end(doubled(image)))
 
 
 @pytest.mark.parametrize("block", ["bottleneck", "basic", "simple"])
@@ -108,8 +109,8 @@ def test_the_shortcut_is_projected_only_where_widths_differ():
 def test_a_block_does_not_change_what_the_long_skip_holds():
     image = torch.randn(1, 4, 8, 8)
     before = image.clone()
-    for norm in (True, False):
-        ResidualBlock(BlockOptions(2, norm, 0.0, True), "simple", 4, 4, "halve")(image)
+    for order, norm, short_skips in product(("pre-activation", "post-activation"), (True, False), (True, False)):
+        ResidualBlock(BlockOptions(2, norm, 0.0, short_skips, order), "simple", 4, 4, "halve")(image)
         assert torch.equal(image, before)
 
 
@@ -126,32 +127,6 @@ def test_sums_bring_widths_together_by_one_of_two_rules():
     assert widths_of_joins(projection="narrow") == [(128, 128), (64, 64), (32, 32), (32, None), (None, None)]
     assert widths_of_joins(skip="org") == [(None, None)] * 5
     assert widths_of_joins(skip="none") == [(None, None)] * 5
-
-
-def test_long_skips_are_summed_concatenated_or_left_out():
-    up, skip = torch.randn(2, 1, 8, 4, 4)
-    options = GateOptions(2, "ones", norm=True)
-    joined = {name: LongSkip(options, 8, 8, name)(up, skip).features for name in ("sum", "org", "none")}
-    assert torch.equal(joined["sum"], up + skip)
-    assert torch.equal(joined["org"], torch.cat([up, skip], 1))
-    assert torch.equal(joined["none"], up)
-
-
-@pytest.mark.parametrize("dimensions", [2, 3])
-def test_sat_on_the_long_skips_gives_one_map_per_level(dimensions):
-    stages = (Stage("simple", 4, 1), Stage("basic", 4, 1), Stage("bottleneck", 2, 1), Stage("simple", 4, 1))
-    spec = ResidualFCNSpec(
-        dimensions=dimensions, skip="sat", width=3, stages=stages, across=Stage("bottleneck", 2, 2), out_channels=2
-    )
-    network = build(spec).eval()
-    size = (37, 20, 3)[:dimensions]
-    with torch.no_grad():
-        logits, attentions = network(torch.randn(1, 1, *size))
-    assert logits.shape == (1, 2, *size)
-    assert network.attention_strides == ResidualFCNSpec(skip="sat").attention_strides == (1, 2, 4, 8, 16)
-    shapes = [(37, 20, 3), (19, 10, 2), (10, 5, 1), (5, 3, 1), (3, 2, 1)]
-    assert [attention.shape for attention in attentions] == [(1, 1, *shape[:dimensions]) for shape in shapes]
-    assert all(attention.min() >= 0 and attention.max() <= 1 for attention in attentions)
 
 
 def test_long_skips_may_differ_per_level():
@@ -172,23 +147,6 @@ def test_kernels_start_he_normal_and_biases_at_zero():
     kernel = network.down[0][0].branch[-1].weight
     assert kernel.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
     assert all(not bias.any() for name, bias in network.named_parameters() if name.endswith("bias"))
-
-
-POST = BlockOptions(2, norm=True, dropout=0.0, short_skips=True, order="post-activation")
-
-
-@pytest.mark.parametrize("dimensions", [2, 3])
-@pytest.mark.parametrize("block", ["bottleneck", "basic", "simple"])
-def test_a_silent_post_activation_stage_is_the_relu_of_its_shortcut(block, dimensions):
-    options = replace(POST, dimensions=dimensions)
-    stage = Stage(block, 2, 3)
-    image = torch.randn(2, stage.out_width, *(8, 12, 4)[:dimensions])
-    down, up = (_stage(options, stage, stage.out_width, (resize,)).eval() for resize in ("halve", "double"))
-    silence([*down, *up])
-    every_second = (..., *[slice(None, None, 2)] * dimensions)
-    with torch.no_grad():
-        assert torch.equal(down(image), image[every_second].relu())
-        assert torch.equal(up(image), doubled(image).relu())
 
 
 def branch_by_hand(block, name, image, resize):
@@ -256,14 +214,6 @@ def test_in_post_activation_order_the_outer_convolutions_are_activated_and_the_c
     assert names(pre.classifier) == ["BatchNorm2d", "ReLU", "Conv2d"]
     assert names(post.first) == names(post.last) == ["Conv2d", "BatchNorm2d", "ReLU"]
     assert names(post.classifier) == ["Conv2d"]
-
-
-def test_post_activation_without_batch_norm_does_not_change_what_the_long_skip_holds():
-    image = torch.randn(1, 4, 8, 8)
-    before = image.clone()
-    for short_skips in (True, False):
-        ResidualBlock(replace(POST, norm=False, short_skips=short_skips), "simple", 4, 4, "halve")(image)
-        assert torch.equal(image, before)
 
 
 def test_table_1_keeps_its_size_in_either_order_but_for_batch_norm():

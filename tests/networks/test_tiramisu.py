@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from napari_skipseg.errors import SpecError
 from napari_skipseg.networks.build import build, count_parameters
 from napari_skipseg.networks.dense import DenseBlock
 from napari_skipseg.networks.gates import Gate, GateOptions
@@ -148,9 +147,3 @@ def test_kernels_start_he_uniform_and_biases_at_zero():
         assert convolution.weight.abs().max().item() == pytest.approx((6 / fan_in) ** 0.5, rel=0.03)
     biases = [module.bias for module in network.modules() if isinstance(module, CONVOLUTIONS)]
     assert all(not bias.any() for bias in biases)
-
-
-@pytest.mark.parametrize("settings", [{"layers": ()}, {"layers": (4, 0)}, {"growth": 0}, {"bottleneck": -1}])
-def test_an_impossible_tiramisu_is_refused(settings):
-    with pytest.raises(SpecError, match="A Tiramisu"):
-        TiramisuSpec(**settings)

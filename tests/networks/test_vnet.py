@@ -1,20 +1,12 @@
 """V-Net (Milletari et al. 2016) with the skips of Asgari Taghanaki et al. 2019."""
 
-import numpy as np
 import pytest
 import torch
-from awake import build_awake
 from torch import nn
 
-from napari_skipseg.devices import Device, has_openvino
-from napari_skipseg.errors import SpecError
-from napari_skipseg.inference.backends.openvino_backend import OpenVINOBackend
-from napari_skipseg.inference.backends.torch_backend import TorchBackend
-from napari_skipseg.models.description import ClassLabel, ModelDescription
-from napari_skipseg.models.model import Model
 from napari_skipseg.networks.build import build, count_parameters
 from napari_skipseg.networks.network import count_trainable
-from napari_skipseg.networks.specs import SKIPS, VNetSpec
+from napari_skipseg.networks.specs import VNetSpec
 from napari_skipseg.networks.vnet import Repeat
 
 SMALL = {"widths": (2, 4, 8), "convolutions": (1, 2, 2), "kernel": 3}
@@ -55,18 +47,6 @@ def test_the_paper_s_layout_stage_by_stage():
     ]
     assert [len(stage) for stage in kernels] == [1, 2, 3, 3, 3, 3, 3, 2, 1]
     assert {kernel for stage in kernels for kernel in stage} == {(5, 5, 5)}
-
-
-@pytest.mark.parametrize("dimensions", [2, 3])
-@pytest.mark.parametrize("skip", SKIPS)
-def test_any_odd_size_comes_out_with_its_attention_finest_first(skip, dimensions):
-    network = build(VNetSpec(dimensions=dimensions, in_channels=3, out_channels=2, skip=skip, **SMALL)).eval()
-    size = (5, 13, 7)[-dimensions:]
-    with torch.inference_mode():
-        logits, attentions = network(torch.randn(2, 3, *size))
-    assert logits.shape == (2, 2, *size)
-    levels = 2 if skip in ("at", "sat", "additive") else 0
-    assert [a.shape[2:] for a in attentions] == [tuple(-(-n // s) for n in size) for s in (1, 2)[:levels]]
 
 
 def test_the_first_stage_adds_the_image_repeated_to_its_width():
@@ -151,49 +131,9 @@ def test_the_paper_s_widths_have_these_counts():
     assert counts == [13_282_225, 12_251_197, 65_182_193, 59_847_165]
 
 
-@pytest.mark.parametrize("dimensions", [2, 3])
-@pytest.mark.parametrize("skip", ["none", "org", "sat", "additive"])
-def test_gradients_reach_every_parameter_of_a_vnet(skip, dimensions):
-    image = torch.randn(4, 1, *(9, 13, 11)[-dimensions:], generator=torch.Generator().manual_seed(1))
-    network = build_awake(VNetSpec(dimensions=dimensions, skip=skip, **SMALL), image)
-    logits = network(image).logits
-    (logits * torch.randn_like(logits)).sum().backward()
-    still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
-    assert still == []
-
-
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_channel_dropout_ends_every_branch_even_at_rate_0(rate):
     network = build(VNetSpec(dimensions=3, dropout=rate, **SMALL))
     stages = [*network.encoder, *network.decoder]
     assert [type(stage.branch[-1]) for stage in stages] == [nn.Dropout3d] * 5
     assert {stage.branch[-1].p for stage in stages} == {rate}
-
-
-@pytest.mark.parametrize(
-    ("settings", "fault"),
-    [
-        ({"widths": (8,), "convolutions": (1,)}, "at least two widths"),
-        ({"widths": (8, 0), "convolutions": (1, 1)}, "at least 1 channel"),
-        ({"widths": (4, 8)}, "as many convolutions"),
-        ({"widths": (4, 8), "convolutions": (1, 0)}, "at least 1"),
-        ({"kernel": 4}, "odd"),
-    ],
-)
-def test_an_impossible_vnet_is_refused(settings, fault):
-    with pytest.raises(SpecError, match=fault):
-        VNetSpec(**settings)
-
-
-@pytest.mark.skipif(not has_openvino(), reason="OpenVINO is not installed")
-@pytest.mark.parametrize(("dimensions", "shape"), [(2, (18, 21)), (3, (8, 11, 8))])
-def test_openvino_agrees_with_torch_on_a_vnet(dimensions, shape):
-    spec = VNetSpec(dimensions=dimensions, in_channels=3, skip="sat", **SMALL)
-    description = ModelDescription("v", spec, (ClassLabel("membrane", 1),), 0, weights_sha256="")
-    image = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
-    model = Model(description, build_awake(spec, torch.from_numpy(image)[None]))
-    fast = OpenVINOBackend(model, shape, "f32").run(image[None])
-    plain = TorchBackend(model, Device("cpu", "CPU", "for the test"), "f32").run(image[None])
-    assert plain.probability.std() > 0.01
-    for here, there in zip((fast.probability, *fast.attentions), (plain.probability, *plain.attentions), strict=True):
-        np.testing.assert_allclose(here, there, atol=1e-5)

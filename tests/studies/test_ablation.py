@@ -30,7 +30,7 @@ from napari_skipseg.studies.ablation import (
     plan_ablation,
 )
 from napari_skipseg.studies.curves import CurvePanel, draw_curves
-from napari_skipseg.training.settings import TrainSettings, train_settings_to_dict
+from napari_skipseg.training.settings import TrainSettings, settings_to_dict
 
 SPEC = ResidualFCNSpec(width=4, stages=(Stage("simple", 4, 1),), across=Stage("simple", 4, 2))
 NAMES = ["small-long-short", "small-short", "small-long"]
@@ -265,7 +265,7 @@ def test_other_settings_do_not_mix_with_what_is_there(done, settings):
 
 def test_the_command_trains_all_four_and_its_models_have_update_maps(settings, tmp_path):
     file, out = tmp_path / "settings.json", tmp_path / "out"
-    file.write_text(json.dumps(train_settings_to_dict(settings)))
+    file.write_text(json.dumps(settings_to_dict(settings)))
     flags = ["--steps", "2", "--epoch", "1", "--seed", "3", "--device", "cpu", "--all", "--json"]
     ended = CliRunner().invoke(app, ["study", "ablation", str(file), str(out), *flags], catch_exceptions=False)
     assert ended.exit_code == 0

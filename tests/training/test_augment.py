@@ -8,8 +8,16 @@ import torch
 from scipy import ndimage
 from scipy.interpolate import BSpline
 
-from napari_skipseg.training import augment, patches
-from napari_skipseg.training.augment import draw_matrix, draw_warp, resample, sampling_grid, spline_basis, vary_greys
+from napari_skipseg.training import patches
+from napari_skipseg.training.augment import (
+    blur,
+    draw_matrix,
+    draw_warp,
+    resample,
+    sampling_grid,
+    spline_basis,
+    vary_greys,
+)
 from napari_skipseg.training.patches import LabelledImage, draw_sample
 from napari_skipseg.training.settings import AUGMENTATIONS, Augmentation
 
@@ -304,10 +312,10 @@ def test_noise_grows_up_to_its_bound():
 @pytest.mark.parametrize("shape", [(1, 9, 11), (2, 5, 9, 11)])
 def test_blur_keeps_flat_images_and_spreads_a_point_as_a_gaussian(shape):
     flat = torch.full(shape, 3.0)
-    assert torch.allclose(augment._blur(flat, 1.0), flat, atol=1e-5)
+    assert torch.allclose(blur(flat, 1.0), flat, atol=1e-5)
     point = torch.zeros(1, 21, 21)
     point[0, 10, 10] = 1
-    blurred = augment._blur(point, 1.5)[0]
+    blurred = blur(point, 1.5)[0]
     assert float(blurred.sum()) == pytest.approx(1, abs=1e-4)
     assert float(blurred[10, 13] / blurred[10, 10]) == pytest.approx(math.exp(-0.5 * (3 / 1.5) ** 2), rel=1e-3)
     assert torch.allclose(blurred, blurred.T, atol=1e-7)

@@ -20,7 +20,7 @@ from napari_skipseg.models.model import read_model
 from napari_skipseg.networks.specs import ResidualFCNSpec, Stage
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.training.distributed import ONE_PROCESS, Processes, joined, own_device, started_by_torchrun
-from napari_skipseg.training.settings import TrainSettings, train_settings_to_dict
+from napari_skipseg.training.settings import TrainSettings, settings_to_dict
 from napari_skipseg.training.train import iter_train
 
 SPEC = ResidualFCNSpec(norm=False, width=4, stages=(Stage("simple", 4, 1),), across=Stage("simple", 4, 2))
@@ -63,7 +63,7 @@ def pair(tmp_path_factory):
 
 def test_two_processes_train_the_weights_of_one_and_one_of_them_speaks(pair, tmp_path):
     settings = replace(settings_of(accumulate=2), **pair)
-    (tmp_path / "settings.json").write_text(json.dumps(train_settings_to_dict(settings)))
+    (tmp_path / "settings.json").write_text(json.dumps(settings_to_dict(settings)))
     command = ("train", tmp_path / "settings.json", "--out", tmp_path / "two", "--device", "cpu")
     ended = torchrun("-m", "napari_skipseg.cli", *command)
     assert ended.returncode == 0, ended.stderr
@@ -95,11 +95,11 @@ from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.distributed import joined, started_by_torchrun
 from napari_skipseg.training.progress import KeepBest
 from napari_skipseg.training.patches import LabelledImage, TrainingData
-from napari_skipseg.training.settings import train_settings_from_json
+from napari_skipseg.training.settings import TrainSettings, settings_from_json
 
 folder = Path(sys.argv[1])
 processes = started_by_torchrun()
-settings = train_settings_from_json((folder / "settings.json").read_text())
+settings = settings_from_json(TrainSettings, (folder / "settings.json").read_text())
 generator = np.random.default_rng(0)
 target = (generator.random((2, 48, 48)) < 0.4).astype(np.int16)
 image = generator.normal(size=(1, 2, 48, 48)).astype(np.float32)
@@ -147,7 +147,7 @@ with joined(processes, torch.device("cpu")):
 @pytest.mark.slow
 def test_a_failure_and_the_end_reach_all_processes(tmp_path):
     settings = settings_of(steps=20, patience=2)
-    (tmp_path / "settings.json").write_text(json.dumps(train_settings_to_dict(settings)))
+    (tmp_path / "settings.json").write_text(json.dumps(settings_to_dict(settings)))
     (tmp_path / "program.py").write_text(FAULTS)
     ended = torchrun(tmp_path / "program.py", tmp_path)
     assert ended.returncode == 0, ended.stderr

@@ -2,43 +2,47 @@
 
 import hashlib
 import json
+import shutil
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 
-from napari_skipseg.api import segment
 from napari_skipseg.errors import InputError, ModelError, SpecError
 from napari_skipseg.images.files import write_ome_tiff
+from napari_skipseg.images.intensity.normalize import measure
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_sample
 from napari_skipseg.models.catalog import MODELS_VARIABLE
-from napari_skipseg.models.description import ClassLabel, card_facts
+from napari_skipseg.models.description import ClassLabel, ModelDescription, card_facts
 from napari_skipseg.models.folder import SAMPLE_FILE
-from napari_skipseg.models.model import read_model
+from napari_skipseg.models.model import read_model, write_model
+from napari_skipseg.networks.build import build
+from napari_skipseg.networks.network import class_probability
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import ImageFindings, run_to_end
 from napari_skipseg.training.finetune import priors, run, task
+from napari_skipseg.training.finetune.blocks import BlockTable, CountedLabel, LabelledBlock, iter_find_labelled_blocks
+from napari_skipseg.training.finetune.crops import iter_read_crops
 from napari_skipseg.training.finetune.estimate import iter_plan_finetuning
-from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, iter_find_places, plan_classes
-from napari_skipseg.training.finetune.regions import Material, SampleClass, Spot, iter_read_material
+from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, plan_classes
 from napari_skipseg.training.finetune.rehearsal import rehearsal_samples_of
 from napari_skipseg.training.finetune.report import (
     CORRECTIONS,
     OWN_SAMPLE,
     STROKES,
-    Examined,
     HeldOut,
+    MeasuredScores,
+    collect_scoring_data,
     compare,
     count_held_out,
-    examine,
 )
 from napari_skipseg.training.finetune.run import iter_finetune
-from napari_skipseg.training.finetune.task import HOLDING
+from napari_skipseg.training.finetune.task import UNPAINTED_WEIGHTS
 from napari_skipseg.training.progress import ComparisonReport, KeepBest, ScoreRow, TrainingProgress, ValidationPicture
-from napari_skipseg.training.settings import AUGMENTATIONS, STEPS, FinetuneSettings, TrainSettings, finetune_from_json
+from napari_skipseg.training.settings import AUGMENTATIONS, STEPS, FinetuneSettings, TrainSettings, settings_from_json
 from napari_skipseg.training.train import iter_train
 
 MITO = (ClassLabel("mitochondrion", 2),)
@@ -96,6 +100,13 @@ def finetuned(folder, settings, *corrected):
     return run_to_end(iter_finetune(settings, corrected or (squares(),), folder, "cpu"))
 
 
+def predict(folder, stack):
+    """Return the probabilities (Z, classes, Y, X) that a model finds in a stack."""
+    image = torch.from_numpy(measure(stack).apply(stack.read((slice(None),) * 3)))[:, None]
+    with torch.inference_mode():
+        return class_probability(read_model(folder).network(image).logits).numpy()
+
+
 def scores(report, on, class_name):
     return {row.score: (row.old, row.new) for row in report.rows if (row.on, row.class_name) == (on, class_name)}
 
@@ -131,7 +142,9 @@ def test_the_new_model_says_how_it_came_to_be(result, library):
     record = model.training
     assert (record.parent, record.parent_sha256) == ("membranes", parent.weights_sha256)
     assert parent.weights_sha256 in card_facts(model)["Started from"]
-    assert finetune_from_json(json.dumps(record.settings)) == settings_of(steps=80, learning_rate=4e-3)
+    assert settings_from_json(FinetuneSettings, json.dumps(record.settings)) == settings_of(
+        steps=80, learning_rate=4e-3
+    )
     assert (record.report["is_better"], record.report["is_unsure"]) == (False, True)
     assert set(record.curves) == {"training loss", "held-out loss", "held-out Dice"}
     assert model.card.scores["Dice mitochondrion"] > 0.8
@@ -204,19 +217,19 @@ def test_quick_leaves_what_nobody_painted_as_it_was(library, tmp_path, monkeypat
     labels[1, 40:44, 10:80] = 2
     corrected = Corrected(sample.stack, labels, "lines")
     probability = {}
-    for name, weight in (("held", HOLDING["quick"]), ("loose", 0.0)):
-        monkeypatch.setitem(HOLDING, "quick", weight)
+    for name, weight in (("held", UNPAINTED_WEIGHTS["quick"]), ("loose", 0.0)):
+        monkeypatch.setitem(UNPAINTED_WEIGHTS, "quick", weight)
         settings = settings_of(name, reach="quick", classes=(), remember=True)
         made = finetuned(tmp_path, settings, corrected)
-        probability[name] = segment(sample.stack, str(made.folder)).probability
-    before = segment(sample.stack, "membranes").probability
+        probability[name] = predict(made.folder, sample.stack)[:, 0]
+    before = predict(library / "membranes", sample.stack)[:, 0]
     moved = {name: np.abs(each - before)[labels == 0].mean() for name, each in probability.items()}
     assert moved["held"] < 0.8 * moved["loose"]
 
 
 def test_strokes_are_scored_apart_from_what_was_accepted(library, tmp_path):
     sample = make_sample((4, 160, 160), seed=5)
-    found = segment(sample.stack, "membranes").probability > 0.5
+    found = predict(library / "membranes", sample.stack)[:, 0] > 0.5
     strokes = np.where(found != sample.membrane, sample.membrane + np.uint8(1), 0).astype(np.uint8)
     strokes[:2] = 0
     labels = np.where(strokes > 0, strokes, 0)
@@ -239,14 +252,9 @@ def test_membranes_of_whole_slices_are_scored_by_v_rand(library, tmp_path):
 
 def test_a_volume_is_fine_tuned_in_3d(tmp_path, monkeypatch):
     sample = make_isotropic_sample((24, 64, 64))
-    image, labels = tmp_path / "image.tif", tmp_path / "labels.tif"
-    write_ome_tiff(image, sample.stack.data, Space("ZYX", (8, 8, 8), "nm"))
-    write_ome_tiff(labels, sample.membrane, Space("ZYX", (8, 8, 8), "nm"))
     spec = UNetSpec(dimensions=3, widths=(4, 8))
-    training = TrainSettings(
-        "membranes", (str(image),), (str(labels),), (ClassLabel("membrane", 1),), spec=spec, patch=(16, 32, 32), steps=2
-    )
-    run_to_end(iter_train(training, tmp_path / "models", "cpu"))
+    parent = ModelDescription("membranes", spec, (ClassLabel("membrane", 1),), 8, "", (8.0, 8.0, 8.0), "nm")
+    write_model(tmp_path / "models" / "membranes", parent, build(spec))
     monkeypatch.setenv(MODELS_VARIABLE, str(tmp_path / "models"))
     corrected = Corrected(sample.stack, sample.mitochondria + np.uint8(1), "sample")
     result = finetuned(tmp_path, settings_of(steps=2, patch=(16, 32, 32)), corrected)
@@ -344,11 +352,11 @@ def test_what_cannot_be_learnt_from_leaves_nothing_behind(tmp_path):
 
 
 @pytest.mark.parametrize("reach", ["quick", "normal"])
-def test_the_lesson_tells_numbers_and_time_before_it_starts(reach):
-    lesson = run_to_end(iter_plan_finetuning(settings_of(reach=reach), (squares(),), "cpu"))
-    assert lesson.pixels["mitochondrion"] > lesson.held_out["mitochondrion"] > 0
-    assert lesson.slices == 2
-    assert 0 < lesson.seconds < 600
+def test_the_summary_tells_numbers_and_time_before_it_starts(reach):
+    summary = run_to_end(iter_plan_finetuning(settings_of(reach=reach), (squares(),), "cpu"))
+    assert summary.pixels["mitochondrion"] > summary.held_out["mitochondrion"] > 0
+    assert summary.slices == 2
+    assert 0 < summary.seconds < 600
     timed = run_to_end(iter_plan_finetuning(settings_of(reach=reach, steps=0, minutes=2), (squares(),), "cpu"))
     assert 120 < timed.seconds < 150
 
@@ -395,7 +403,7 @@ PLAN = plan_classes(
 def test_a_report_says_in_a_sentence_whether_the_new_model_is_better(found, is_better, reason):
     old = {key: value for first, _ in found for key, value in first.items()}
     new = {key: value for _, second in found for key, value in second.items()}
-    report = compare(old, Examined(new, {}), PLAN, PLENTY)
+    report = compare(old, MeasuredScores(new, {}), PLAN, PLENTY)
     assert isinstance(report, ComparisonReport)
     assert not report.is_unsure
     assert report.is_better is is_better
@@ -412,7 +420,7 @@ def test_a_report_says_in_a_sentence_whether_the_new_model_is_better(found, is_b
 )
 def test_a_high_score_on_few_places_is_not_called_better(held_out, said):
     key = (CORRECTIONS, "mitochondrion", "Dice")
-    report = compare({}, Examined({key: 0.967}, {"membrane": 0.2, "mitochondrion": 0.41}), PLAN, held_out)
+    report = compare({}, MeasuredScores({key: 0.967}, {"membrane": 0.2, "mitochondrion": 0.41}), PLAN, held_out)
     assert (report.is_better, report.is_unsure) == (False, True)
     assert report.reason.startswith(said)
     assert "not enough to tell" in report.reason
@@ -424,7 +432,7 @@ def test_a_high_score_on_few_places_is_not_called_better(held_out, said):
 @pytest.mark.parametrize("new", [0.2, 0.0])
 def test_few_places_are_enough_to_see_that_a_class_is_not_found(new):
     few = HeldOut(2, {"mitochondrion": 2}, False)
-    found = Examined({(CORRECTIONS, "mitochondrion", "Dice"): new}, {})
+    found = MeasuredScores({(CORRECTIONS, "mitochondrion", "Dice"): new}, {})
     report = compare({}, found, PLAN, few, "quick")
     assert (report.is_better, report.is_unsure) == (False, False)
     assert "Normal or Full" in report.reason
@@ -439,7 +447,7 @@ def test_what_is_forgotten_bit_by_bit_is_seen_against_the_first_model():
         found = {key: new, (CORRECTIONS, "membrane", "Dice"): 0.9}
         stored = {"rows": [asdict(row) for row in rows]}
         report = compare(
-            {key: old, (CORRECTIONS, "membrane", "Dice"): 0.5}, Examined(found, {}), PLAN, PLENTY, "quick", stored
+            {key: old, (CORRECTIONS, "membrane", "Dice"): 0.5}, MeasuredScores(found, {}), PLAN, PLENTY, "quick", stored
         )
         rows = report.rows
     assert rows[0].first == 0.98
@@ -449,13 +457,14 @@ def test_what_is_forgotten_bit_by_bit_is_seen_against_the_first_model():
 
 
 def places(*sides_and_counts):
-    """Return material with held-out places: (side, counts of background and class) each."""
-    spots = tuple(Spot(0, (slice(0, side), slice(0, side)), counts) for side, counts in sides_and_counts)
-    return Material((), (), spots, (SampleClass(0, False), SampleClass(1, False)))
+    """Return a table with held-out blocks: (side, counts of background and class) each."""
+    boxes = [((0, 1), (0, side), (0, side)) for side, _ in sides_and_counts]
+    blocks = (LabelledBlock(0, 0, box, counts, True) for box, (_, counts) in zip(boxes, sides_and_counts, strict=True))
+    return BlockTable(tuple(blocks), (CountedLabel(0), CountedLabel(1)))
 
 
 @pytest.mark.parametrize(
-    ("material", "is_enough"),
+    ("table", "is_enough"),
     [
         (places(*[(32, (40, 40))] * 2), False),
         (places(*[(32, (40, 40))] * 19), False),
@@ -465,11 +474,11 @@ def places(*sides_and_counts):
         (places(*[(128, (400, 400))] * 2), False),
     ],
 )
-def test_strokes_in_twenty_places_are_enough_to_tell_or_a_few_that_are_labelled_all_over(material, is_enough):
+def test_strokes_in_twenty_places_are_enough_to_tell_or_a_few_that_are_labelled_all_over(table, is_enough):
     plan = ClassPlan(MITO, (), (True,), {2: 1})
-    found = count_held_out(material, plan)
+    found = count_held_out(table, plan)
     assert found.is_enough is is_enough
-    assert found.places == len(material.held_out)
+    assert found.blocks == len(table.held_out)
 
 
 def test_a_rare_class_learnt_from_as_many_strokes_is_not_found_too_often(tmp_path, monkeypatch):
@@ -486,7 +495,7 @@ def test_a_rare_class_learnt_from_as_many_strokes_is_not_found_too_often(tmp_pat
     for name, dense_from in (("matched", priors.DENSE_SHARE), ("unmatched", 0.0)):
         monkeypatch.setattr(priors, "DENSE_SHARE", dense_from)
         made = finetuned(tmp_path, settings_of(name, reach="quick", steps=40), corrected)
-        found[name] = float((segment(corrected.stack, str(made.folder)).probability[1] > 0.5).mean())
+        found[name] = float((predict(made.folder, corrected.stack)[:, 1] > 0.5).mean())
     assert found["matched"] < found["unmatched"]
 
 
@@ -501,6 +510,9 @@ def test_dense_labels_show_the_share_themselves(tmp_path, monkeypatch, labelled,
     assert bool(asked) == changes
 
 
+BRIEF = {"reach": "quick", "steps": 2}
+
+
 def stop_at(work, message):
     """Run until a progress says so, and close it there as a signal does."""
     for progress in work:
@@ -511,31 +523,47 @@ def stop_at(work, message):
     work.close()
 
 
-@pytest.mark.parametrize("moment", ["scoring membranes: place 2 of", "scoring new: place 3 of"])
-def test_a_fine_tuning_that_is_stopped_while_scoring_is_a_model_which_the_same_call_only_scores(tmp_path, moment):
-    settings, corrected = settings_of(reach="quick", steps=2), (squares(),)
-    stop_at(iter_finetune(settings, corrected, tmp_path, "cpu"), moment)
-    model = read_model(tmp_path / "new").description
+@pytest.fixture(scope="module")
+def unscored(library, tmp_path_factory):
+    """A folder with a model whose fine-tuning was stopped while the models were scored, and its corrections."""
+    folder, corrected = tmp_path_factory.mktemp("unscored"), squares()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(MODELS_VARIABLE, str(library))
+        stop_at(iter_finetune(settings_of(**BRIEF), (corrected,), folder, "cpu"), "scoring membranes: place 2 of")
+    return folder, corrected
+
+
+@pytest.fixture
+def stopped(unscored, tmp_path):
+    folder, corrected = unscored
+    return shutil.copytree(folder, tmp_path / "stopped"), corrected
+
+
+@pytest.mark.parametrize("moment", ["", "scoring new: place 3 of"])
+def test_a_fine_tuning_that_is_stopped_while_scoring_is_a_model_which_the_same_call_only_scores(stopped, moment):
+    settings, (folder, corrected) = settings_of(**BRIEF), stopped
+    written = (folder / "new" / "weights.safetensors").stat().st_mtime_ns
+    if moment:
+        stop_at(iter_finetune(settings, (corrected,), folder, "cpu"), moment)
+    model = read_model(folder / "new").description
     assert (model.card.scores, model.training.report) == ({}, {})
-    weights = (tmp_path / "new" / "weights.safetensors").stat()
     told = []
-    result = run_to_end(iter_finetune(settings, corrected, tmp_path, "cpu"), told.append)
+    result = run_to_end(iter_finetune(settings, (corrected,), folder, "cpu"), told.append)
     assert not any(news.message.startswith("step") for news in told)
-    assert (tmp_path / "new" / "weights.safetensors").stat() == weights
-    assert read_model(tmp_path / "new").description.training.report["reason"] == result.report.reason
-    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    assert (folder / "new" / "weights.safetensors").stat().st_mtime_ns == written
+    assert read_model(folder / "new").description.training.report["reason"] == result.report.reason
+    assert [path.name for path in folder.iterdir()] == ["new"]
 
 
-def test_a_model_without_scores_learnt_from_other_corrections_is_not_taken_for_this_one(tmp_path):
-    settings, first = settings_of(reach="quick", steps=2), squares()
-    stop_at(iter_finetune(settings, (first,), tmp_path, "cpu"), "scoring new")
+def test_a_model_without_scores_learnt_from_other_corrections_is_not_taken_for_this_one(stopped):
+    folder, first = stopped
     other = Corrected(first.stack, np.where(first.labels == 2, 1, 2).astype(np.uint8), first.name)
     with pytest.raises(ModelError, match="never overwritten"):
-        run_to_end(iter_finetune(settings, (other,), tmp_path, "cpu", afresh=True))
+        run_to_end(iter_finetune(settings_of(**BRIEF), (other,), folder, "cpu", afresh=True))
 
 
-def test_a_scoring_that_fails_leaves_the_model_and_says_how_it_is_scored(tmp_path, monkeypatch):
-    settings, corrected = settings_of(reach="quick", steps=2), squares()
+def test_a_scoring_that_fails_leaves_the_model_and_says_how_it_is_scored(stopped, monkeypatch):
+    folder, corrected = stopped
 
     def fail(*_):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -543,8 +571,8 @@ def test_a_scoring_that_fails_leaves_the_model_and_says_how_it_is_scored(tmp_pat
     with monkeypatch.context() as patch:
         patch.setattr(run, "compare", fail)
         with pytest.raises(ModelError, match=r"is written to .*illegal memory access.*the same command only scores it"):
-            finetuned(tmp_path, settings, corrected)
-    assert finetuned(tmp_path, settings, corrected).report.rows
+            finetuned(folder, settings_of(**BRIEF), corrected)
+    assert finetuned(folder, settings_of(**BRIEF), corrected).report.rows
 
 
 def test_every_phase_says_how_much_of_it_is_done(tmp_path):
@@ -561,16 +589,13 @@ def test_each_place_is_predicted_once_for_all_that_it_is_compared_with(monkeypat
     corrected = squares()
     accepted = corrected.labels.copy()
     strokes = np.where(np.arange(corrected.labels.shape[2]) % 2 == 0, corrected.labels, 0).astype(np.uint8)
-    split = run_to_end(
-        iter_find_places(settings_of(), (Corrected(corrected.stack, accepted, "half", strokes),), CLASSES, 2)
-    )
-    material = run_to_end(
-        iter_read_material((Corrected(corrected.stack, accepted, "half", strokes),), split, CLASSES, (64, 64), 0)
-    )
-    examination = examine(material, CLASSES, None, 8, 4)
-    assert len(examination.questions) == len(material.held_out)
-    for question in examination.questions:
-        on_all, on_strokes = (each.target for each in question.comparisons)
+    both = (Corrected(corrected.stack, accepted, "half", strokes),)
+    table = run_to_end(iter_find_labelled_blocks(settings_of(), both, CLASSES, 2))
+    read = run_to_end(iter_read_crops(both, table, CLASSES, (64, 64), 0))
+    scoring = collect_scoring_data(read, CLASSES, None, 8, 4)
+    assert len(scoring.patches) == len(read.table.held_out)
+    for patch in scoring.patches:
+        on_all, on_strokes = (each.target for each in patch.comparisons)
         assert 0 < (on_strokes >= 0).sum() < (on_all >= 0).sum()
 
 
@@ -591,12 +616,12 @@ def test_a_model_taught_at_another_voxel_size_is_for_that_size_and_says_so(libra
     )
     settings = settings_of(reach="quick", steps=2)
     found = []
-    lesson = run_to_end(iter_plan_finetuning(settings, (coarse,), "cpu"))
+    summary = run_to_end(iter_plan_finetuning(settings, (coarse,), "cpu"))
     result = run_to_end(
         iter_finetune(settings, (coarse,), tmp_path, "cpu"),
         lambda news: found.extend(news.findings if isinstance(news, ImageFindings) else ()),
     )
     model = read_model(result.folder).description
     assert (model.voxel_size, model.unit) == ((50, 5, 5), "nm")
-    for told in (found, lesson.notes, [model.card.data]):
+    for told in (found, summary.notes, [model.card.data]):
         assert any("5 × 5 nm" in each and "membranes is for 4 × 4 nm" in each for each in told)

@@ -18,8 +18,9 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import ImageFindings, run_to_end
-from napari_skipseg.training.finetune.labels import Corrected, iter_find_places, plan_classes
-from napari_skipseg.training.finetune.regions import Material, iter_read_material
+from napari_skipseg.training.finetune.blocks import iter_find_labelled_blocks
+from napari_skipseg.training.finetune.crops import CorrectionCrops, iter_read_crops
+from napari_skipseg.training.finetune.labels import Corrected, plan_classes
 from napari_skipseg.training.losses import IGNORED
 from napari_skipseg.training.patches import read_data
 from napari_skipseg.training.settings import FinetuneSettings, TrainSettings
@@ -68,16 +69,16 @@ def test_a_training_can_keep_constant_areas(tmp_path: Path) -> None:
     assert data.findings == ()
 
 
-def material_of(
+def read_labelled(
     image: NDArray[Any], labels: NDArray[Any], parent: ModelDescription = PARENT
-) -> tuple[Material, list[str]]:
+) -> tuple[CorrectionCrops, list[str]]:
     """What is learnt from an image with labels, and what was said of it."""
     corrected = (Corrected(Stack(image, Space("ZYX"), name="cells"), labels, "cells"),)
     plan = plan_classes(SETTINGS, parent)
-    split = run_to_end(iter_find_places(SETTINGS, corrected, plan, parent.spec.dimensions))
+    table = run_to_end(iter_find_labelled_blocks(SETTINGS, corrected, plan, parent.spec.dimensions))
     told: list[str] = []
     patch = (16, 64, 64)[-parent.spec.dimensions :]
-    work = iter_read_material(corrected, split, plan, patch, 0)
+    work = iter_read_crops(corrected, table, plan, patch, 0)
     found = run_to_end(work, lambda each: told.extend(each.findings if isinstance(each, ImageFindings) else ()))
     return found, told
 
@@ -87,12 +88,12 @@ def test_background_painted_on_padding_is_not_learnt(dimensions: int) -> None:
     labels = np.ones(FRAMED.shape, np.uint8)
     labels[:, 80:90, 50:150] = 2
     parent = replace(PARENT, spec=UNetSpec(dimensions=dimensions, widths=(4, 8)))
-    material, told = material_of(FRAMED, labels, parent)
-    assert material.padding == "auto"
+    found, told = read_labelled(FRAMED, labels, parent)
+    assert found.padding == "auto"
     assert any("left out" in each for each in told)
-    labelled = sum(int((np.maximum(each.target, each.held_out) >= 0).sum()) for each in material.regions)
+    labelled = sum(int((np.maximum(each.target, each.held_out) >= 0).sum()) for each in found.crops)
     assert labelled == INNER.size
-    deviation = np.concatenate([each.image[0][each.target >= 0].ravel() for each in material.regions]).astype(float)
+    deviation = np.concatenate([each.image[0][each.target >= 0].ravel() for each in found.crops]).astype(float)
     assert abs(deviation.std() - 1) < 0.1
 
 
@@ -100,12 +101,12 @@ def test_a_class_painted_on_constant_areas_makes_them_tissue() -> None:
     labels = np.zeros(FRAMED.shape, np.uint8)
     labels[:, 10:30, 20:180] = 2
     labels[:, 80:100, 60:140] = 1
-    material, told = material_of(FRAMED, labels)
-    assert material.padding == "none"
+    found, told = read_labelled(FRAMED, labels)
+    assert found.padding == "none"
     assert any("painted" in each for each in told)
-    both = sum(int((np.maximum(each.target, each.held_out) > 0).sum()) for each in material.regions)
+    both = sum(int((np.maximum(each.target, each.held_out) > 0).sum()) for each in found.crops)
     assert both == (labels == 2).sum()
-    lumen = np.concatenate([each.image[0][each.target > 0].ravel() for each in material.regions]).astype(float)
+    lumen = np.concatenate([each.image[0][each.target > 0].ravel() for each in found.crops]).astype(float)
     np.testing.assert_allclose(
         lumen, measure(Stack(FRAMED, Space("ZYX")), padding="none").apply(np.zeros(1))[0], atol=1e-2
     )
@@ -115,7 +116,7 @@ def test_a_stroke_that_slips_over_the_edge_changes_nothing() -> None:
     labels = np.zeros(FRAMED.shape, np.uint8)
     labels[:, BORDER - 2 : BORDER + 18, 60:140] = 2
     labels[:, 100:120, 60:140] = 1
-    material, _ = material_of(FRAMED, labels)
-    assert material.padding == "auto"
-    learnt = sum(int((np.maximum(each.target, each.held_out) > 0).sum()) for each in material.regions)
+    found, _ = read_labelled(FRAMED, labels)
+    assert found.padding == "auto"
+    learnt = sum(int((np.maximum(each.target, each.held_out) > 0).sum()) for each in found.crops)
     assert learnt == (labels[~IN_FRAME] == 2).sum()

@@ -8,7 +8,7 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.scale import network_scale
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.networks.specs import UNetSpec
-from napari_skipseg.training.finetune.blocks import LabelledBlock, Split
+from napari_skipseg.training.finetune.blocks import BlockTable, LabelledBlock
 from napari_skipseg.training.taught_scale import TaughtScale, is_same_scale, taught_scale
 
 BOX = ((0, 1), (0, 32), (0, 32))
@@ -23,10 +23,9 @@ def stack_of(voxel_size, unit="nm", axes="ZYX", name="image"):
     return Stack(np.zeros((4,) * len(axes), np.uint8), Space(axes, voxel_size, unit), name=name)
 
 
-def split_of(*labelled):
-    """Return places with so many labelled voxels in each image."""
-    places = tuple(LabelledBlock(number, 0, BOX, (count, 0)) for number, count in enumerate(labelled) if count)
-    return Split(places[:1], places[1:])
+def table_of(*labelled):
+    """Return a table with a block of so many labelled voxels in each image."""
+    return BlockTable(tuple(LabelledBlock(n, 0, BOX, (count, 0)) for n, count in enumerate(labelled) if count), ())
 
 
 @pytest.mark.parametrize(
@@ -42,7 +41,7 @@ def split_of(*labelled):
 )
 def test_the_new_model_is_for_the_voxels_that_it_was_taught_on(voxel_size, unit, wanted):
     stack = stack_of(voxel_size, unit)
-    found = taught_scale([stack], split_of(100), parent_of())
+    found = taught_scale([stack], table_of(100), parent_of())
     assert (found.voxel_size, found.unit) == wanted
     described = parent_of(voxel_size=found.voxel_size, unit=found.unit)
     assert set(network_scale(stack, described, "YX").values()) == {1.0}  # Segment does not recommend to rescale
@@ -52,34 +51,34 @@ def test_the_new_model_is_for_the_voxels_that_it_was_taught_on(voxel_size, unit,
 
 
 def test_a_volume_is_compared_along_z_too():
-    found = taught_scale([stack_of((40, 4, 4))], split_of(9), parent_of(3, (4.0, 4.0, 4.0)))
+    found = taught_scale([stack_of((40, 4, 4))], table_of(9), parent_of(3, (4.0, 4.0, 4.0)))
     assert found.voxel_size == (40, 4, 4)
     assert "40 × 4 × 4 nm" in found.note
 
 
 def test_a_single_slice_keeps_the_depth_of_the_old_models_voxels():
-    found = taught_scale([stack_of((1, 0.005, 0.005), "µm", "YX")], split_of(9), parent_of())
+    found = taught_scale([stack_of((1, 0.005, 0.005), "µm", "YX")], table_of(9), parent_of())
     assert found.voxel_size == pytest.approx((0.05, 0.005, 0.005))
 
 
 def test_images_of_unknown_voxel_size_leave_that_of_the_old_model():
-    found = taught_scale([stack_of((1, 1, 1), "pixel")], split_of(9), parent_of())
+    found = taught_scale([stack_of((1, 1, 1), "pixel")], table_of(9), parent_of())
     assert (found.voxel_size, found.unit) == ((50, 4, 4), "nm")
     assert "is not known" in found.note
-    assert taught_scale([stack_of((1, 1, 1), "pixel")], split_of(9), parent_of(unit="pixel")).note == ""
+    assert taught_scale([stack_of((1, 1, 1), "pixel")], table_of(9), parent_of(unit="pixel")).note == ""
 
 
 def test_an_old_model_of_unknown_voxel_size_gets_that_of_the_images():
-    found = taught_scale([stack_of((50, 5, 5))], split_of(9), parent_of(voxel_size=(1, 1, 1), unit="pixel"))
+    found = taught_scale([stack_of((50, 5, 5))], table_of(9), parent_of(voxel_size=(1, 1, 1), unit="pixel"))
     assert (found.voxel_size, found.unit) == ((50, 5, 5), "nm")
 
 
 def test_of_images_of_several_sizes_that_with_the_most_labels_counts_and_the_others_are_named():
     stacks = [stack_of((50, 4, 4), name="few"), stack_of((50, 8, 8), name="many"), stack_of((1, 1, 1), "pixel")]
-    found = taught_scale(stacks, split_of(10, 500, 900), parent_of())
+    found = taught_scale(stacks, table_of(10, 500, 900), parent_of())
     assert found.voxel_size == (50, 8, 8)
     assert "few" in found.note
-    unlabelled = taught_scale(stacks[:2], split_of(0, 500), parent_of())
+    unlabelled = taught_scale(stacks[:2], table_of(0, 500), parent_of())
     assert "few" not in unlabelled.note
 
 

@@ -5,7 +5,7 @@ from torch import nn
 
 from napari_skipseg.models.description import ClassLabel
 from napari_skipseg.training.checkpoint import FitState, write_checkpoint
-from napari_skipseg.training.settings import FinetuneSettings, finetune_to_dict
+from napari_skipseg.training.settings import FinetuneSettings, settings_to_dict
 from napari_skipseg.training.unfinished import find_unfinished
 
 SETTINGS = FinetuneSettings("n", ("a",), ("b",), (ClassLabel("x", 2),), model="m", reach="normal", seed=3)
@@ -15,7 +15,7 @@ def write(folder, name):
     folder = folder / f"{name}.training"
     folder.mkdir()
     network = nn.Linear(2, 2)
-    record = finetune_to_dict(SETTINGS) | {"learnt_from_sha256": "ab", "computed_in": "f32"}
+    record = settings_to_dict(SETTINGS) | {"learnt_from_sha256": "ab", "computed_in": "f32"}
     optimizer = torch.optim.AdamW(network.parameters())
     write_checkpoint(folder / "checkpoint.safetensors", record, FitState(step=12), network, optimizer)
 

@@ -17,23 +17,24 @@ MODELS_VARIABLE = "NAPARI_SKIPSEG_MODELS"
 
 
 def user_folder() -> Path:
-    """Return where the user's own models lie: `NAPARI_SKIPSEG_MODELS`, else the user's data folder."""
+    """Return the folder of the user's own models: `NAPARI_SKIPSEG_MODELS`, else one in the user's data folder."""
     return data_folder("models", MODELS_VARIABLE)
 
 
 def find_models() -> dict[str, Path]:
-    """Return the folder of every model by name: the default first, then built-in ones, then the user's own."""
+    """Return the folder of every model by name: first the default, then built-in ones, then the user's own."""
     found: dict[str, Path] = {}
     for place in (BUILT_IN, user_folder()):
         if place.is_dir():
-            folders = sorted(folder for folder in place.iterdir() if _is_model(folder))
-            for folder in folders:
-                found.setdefault(folder.name, folder)
+            for folder in sorted(place.iterdir()):
+                # The name of a model that is being written begins with a dot.
+                if not folder.name.startswith(".") and (folder / DESCRIPTION_FILE).is_file():
+                    found.setdefault(folder.name, folder)
     return dict(sorted(found.items(), key=lambda item: item[0] != DEFAULT_MODEL))
 
 
 def check_free(name: str, folder: Path) -> None:
-    """Raise where a new model in `folder` cannot be called `name`, because one is, there or among the built-in ones.
+    """Refuse the name of a new model in `folder` if a model there or a built-in one has it.
 
     Raises:
         ModelError: it is taken.
@@ -42,11 +43,6 @@ def check_free(name: str, folder: Path) -> None:
     if taken is not None:
         what = f"'{taken / name}' already exists" if taken == folder else f"'{name}' is a built-in model"
         raise ModelError(f"{what}; a model is never overwritten: choose another name.")
-
-
-def _is_model(folder: Path) -> bool:
-    """Return whether `folder` holds a finished model; one that is being written has a name with a dot in front."""
-    return not folder.name.startswith(".") and (folder / DESCRIPTION_FILE).is_file()
 
 
 def locate_model(name: str) -> Path:
@@ -68,5 +64,5 @@ def locate_model(name: str) -> Path:
 
 
 def describe_model(name: str) -> ModelDescription:
-    """Return the description of the model called `name` (or lying at that path)."""
+    """Return the description of the model called `name`, which may also be a path."""
     return read_description(locate_model(name))

@@ -1,4 +1,4 @@
-"""What a model says of itself: everything in `model.json`, loadable without torch."""
+"""The description of a model: everything in `model.json`. Loads without torch."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Card:
 
 @dataclass(frozen=True)
 class ModelScores:
-    """How a finished model does on what was held out. It is measured after the model is written, in a file of its own.
+    """How good a finished model is on what was held out; measured after the model is written, in a file of its own.
 
     scores, scores_on: as in `Card`. report: as in `TrainingRecord`.
     """
@@ -71,11 +71,11 @@ class TrainingRecord:
     """How a model came to be: settings as given, and its curves as (step, value) pairs.
 
     updates: mean |W_end - W_begin| of each convolution, one value per epoch, from the first layer to the last; empty
-    where no epoch was named. select_start: the weights of each select step when training began, by its module's name.
+    if no epoch was named. select_start: the weights of each select step when training began, by its module's name.
     device, precision: what the training computed on ("cpu", "cuda", "mps") and in ("f32", "bf16"); "" in models that
     were trained before this was recorded. parent, parent_sha256: the model it started from, and the SHA-256 of its
-    weights. report: how it compares with the parent (a `Report` of the training), where it was fine-tuned.
-    learnt_from_sha256: of the corrections that it was fine-tuned on.
+    weights. report: the comparison with the parent (a `ComparisonReport`) of a fine-tuned model. learnt_from_sha256:
+    of the corrections that it was fine-tuned on.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -95,15 +95,15 @@ class TrainingRecord:
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """All of a model but its weights.
+    """All of a model except its weights.
 
-    margin: image pixels at a tile's border that the network's zero padding may have touched (read, then thrown away).
+    margin: image pixels at a tile's border that the network's zero padding may have changed (read, then thrown away).
     voxel_size: (z, y, x) of the training data in `unit`; z means nothing to a 2D network.
     normalization: how grey values become network input; "stack" = zero mean, unit deviation over the stack.
     padding: "auto" = black frames and other constant areas without tissue were left out of the training, and are left
-    out when the model is used; "none" = it was taught what they are.
+    out when the model is used; "none" = they were part of the training.
     weights_sha256: of `weights.safetensors`. sample_sha256: of `sample.safetensors`, patches of what it was trained on;
-    None where there is no such file. signatures: of the images that it and its parents were trained on. certainty: on
+    None if there is no such file. signatures: of the images that it and its parents were trained on. certainty: on
     them, the share of certain voxels among those that may be of a class (`inference.certainty`); None if not measured.
     """
 
@@ -143,7 +143,7 @@ class ModelDescription:
 
 
 def can_name(name: str) -> bool:
-    """Return whether `name` can be a model's: a folder may have it on every system; it is no path and not hidden."""
+    """Return whether `name` can be a model's: the name of a folder on every system, no path, and not hidden."""
     size = len(name.encode("utf-8", "surrogatepass"))
     if not 0 < size <= _LONGEST_NAME or name.startswith((".", " ")) or name.endswith((".", " ")):
         return False
@@ -156,7 +156,7 @@ def is_reserved(name: str) -> bool:
 
 
 def output_channels(classes: int) -> int:
-    """Return the output channels of a network of so many classes: one for one class, else one more for background."""
+    """Return the output channels of a network: one for one class, else one for each class and one for background."""
     return 1 if classes == 1 else classes + 1
 
 
@@ -203,14 +203,15 @@ def scores_to_json(scores: ModelScores) -> str:
 
 
 def with_scores(description: ModelDescription, found: ModelScores) -> ModelDescription:
-    """Return `description` with the scores and the report that were found later."""
+    """Return `description` with the scores and the report that were measured later."""
     card = replace(description.card, scores=found.scores, scores_on=found.scores_on)
     return replace(description, card=card, training=replace(description.training, report=found.report))
 
 
 def card_facts(description: ModelDescription) -> dict[str, str]:
-    """Return what a user must know of a model besides name and summary, by heading; what is not known is left out."""
-    spec, card = description.spec, description.card
+    """Return what a user must know of a model besides name and summary, by heading; without what is not known."""
+    spec, card, training = description.spec, description.card, description.training
+    parent_weights = f" (SHA-256 {training.parent_sha256})" if training.parent_sha256 else ""
     sizes = " × ".join(f"{size:g}" for size in description.voxel_size[-spec.dimensions :])
     channels = f"{spec.in_channels} channel{'s' * (spec.in_channels > 1)}"
     facts = {
@@ -224,16 +225,11 @@ def card_facts(description: ModelDescription) -> dict[str, str]:
         "Scores": ", ".join(f"{name} {value:.4f}" for name, value in card.scores.items()),
         "Scores on": card.scores_on,
         "Commands": "\n".join(card.commands),
-        "Started from": _parent_in_words(description.training),
+        "Started from": f"{training.parent or ''}{parent_weights}",
         "Margin": f"{description.margin} pixels",
         "SHA-256": description.weights_sha256,
     }
     return {heading: text for heading, text in facts.items() if text}
-
-
-def _parent_in_words(training: TrainingRecord) -> str:
-    weights = f" (SHA-256 {training.parent_sha256})" if training.parent_sha256 else ""
-    return f"{training.parent or ''}{weights}"
 
 
 def card_as_text(description: ModelDescription) -> str:

@@ -12,7 +12,6 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import BinaryIO
 
 from napari_skipseg.devices import free_memory
 from napari_skipseg.durable import write_durably
@@ -93,12 +92,12 @@ def write_scores(folder: Path, scores: ModelScores) -> None:
 
 
 def read_weights(folder: Path, description: ModelDescription, most: int | None = None) -> bytes:
-    """Return the content of the weights file, after its SHA-256 was found to be the description's.
+    """Return the content of the weights file, if its SHA-256 is that of the description.
 
-    most: bytes that it may have; None = what the memory holds.
+    most: bytes that it may have; None for as many as there is memory.
 
     Raises:
-        ModelError: the file is missing, is not the one that the description names, or is larger.
+        ModelError: the file is missing, larger, or not the one that the description names.
     """
     file = folder / WEIGHTS_FILE
     return _read_checked(
@@ -116,10 +115,10 @@ def shapes_in(content: bytes, description: ModelDescription) -> dict[str, tuple[
     try:
         if length > min(LARGEST_HEADER, len(content) - 8):
             raise ValueError("the header is longer than the file")
-        told = json.loads(content[8 : 8 + length])
-        told.pop("__metadata__", None)
+        header = json.loads(content[8 : 8 + length])
+        header.pop("__metadata__", None)
         shapes, spans = {}, []
-        for name, tensor in told.items():
+        for name, tensor in header.items():
             shape, (begin, end) = tuple(map(int, tensor["shape"])), map(int, tensor["data_offsets"])
             if min(shape, default=0) < 0 or math.prod(shape) * SIZES[tensor["dtype"]] != end - begin:
                 raise ValueError(f"{name} has other bytes than its shape")
@@ -134,10 +133,10 @@ def shapes_in(content: bytes, description: ModelDescription) -> dict[str, tuple[
 
 
 def read_sample(folder: Path, description: ModelDescription) -> bytes:
-    """Return the content of the file with the model's own sample, checked likewise.
+    """Return the content of the file with the rehearsal samples of a model, checked in the same way.
 
     Raises:
-        ModelError: the model has none, the file is missing or is not the one that the description names.
+        ModelError: the model has none, or the file is missing or not the one that the description names.
     """
     return _read_checked(folder / SAMPLE_FILE, description, description.sample_sha256 or "", "sample", LARGEST_SAMPLE)
 
@@ -146,7 +145,9 @@ def _read_checked(file: Path, description: ModelDescription, sha256: str, what: 
     try:
         content = _read_up_to(file, most)
     except OSError as error:
-        raise _no_file(file, description) from error
+        raise ModelError(
+            f"Model '{description.name}' has no readable {file.name} in '{file.parent}': copy the whole folder again."
+        ) from error
     if content is None:
         raise ModelError(
             f"{file.name} of model '{description.name}' has more than {most / 2**30:.1f} GiB, which cannot be read "
@@ -162,29 +163,18 @@ def _read_checked(file: Path, description: ModelDescription, sha256: str, what: 
 
 
 def unfit_weights(description: ModelDescription) -> ModelError:
-    """Return what to say of weights that are not those of the network."""
+    """Return the error of weights that do not fit the network."""
     return ModelError(
         f"The weights of model '{description.name}' are damaged, or do not fit the network its {DESCRIPTION_FILE} "
         "describes: copy the whole folder again."
     )
 
 
-def _no_file(file: Path, description: ModelDescription) -> ModelError:
-    return ModelError(
-        f"Model '{description.name}' has no readable {file.name} in '{file.parent}': copy the whole folder again."
-    )
-
-
 def _read_up_to(file: Path, most: int) -> bytes | None:
     """Return the content of a file; None, without reading it, if it has more than `most` bytes."""
-    with _open_regular(file) as handle:
+    if not file.is_file():  # opening a pipe would wait for ever, and a device may have no end
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+    with file.open("rb") as handle:
         if os.fstat(handle.fileno()).st_size > most:
             return None
         return handle.read()
-
-
-def _open_regular(file: Path) -> BinaryIO:
-    """Return an open file. A pipe would be waited for, and a device may have no end."""
-    if not file.is_file():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
-    return file.open("rb")

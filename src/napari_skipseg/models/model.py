@@ -45,29 +45,12 @@ def read_model(folder: Path) -> Model:
     """Return the model in `folder`.
 
     Raises:
-        ModelError: the folder is no model, its hash is wrong, or its weights do not fit its network.
+        ModelError: the folder is no model, its hash is wrong, its weights do not fit its network, or the memory does
+            not suffice.
     """
     description = read_description(folder)
-    content = _read_fitting(folder, description)
-    network = build(description.spec)
-    try:
-        tensors = load(content)
-        widened = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-        network.load_state_dict(widened)
-    except (SafetensorError, RuntimeError) as error:
-        raise unfit_weights(description) from error
-    return Model(description, network.eval())
-
-
-def _read_fitting(folder: Path, description: ModelDescription) -> bytes:
-    """Return the content of the weights file, which holds the weights of the network and nothing else.
-
-    Neither it nor the network is made before their sizes are known to be possible: a folder of a stranger may describe
-    a network that no memory holds.
-
-    Raises:
-        ModelError: the weights are not those of the network, or the memory does not suffice for them.
-    """
+    # A stranger's folder may describe a network that no memory holds: sizes are checked before anything of that size
+    # is read or made.
     wanted = {name: tuple(tensor.shape) for name, tensor in outline(description.spec).state_dict().items()}
     count = sum(math.prod(shape) for shape in wanted.values())
     if (needed := NEEDED * count) > free_memory("cpu"):
@@ -78,7 +61,14 @@ def _read_fitting(folder: Path, description: ModelDescription) -> bytes:
     content = read_weights(folder, description, LARGEST_HEADER + max(SIZES.values()) * count)
     if shapes_in(content, description) != wanted:
         raise unfit_weights(description)
-    return content
+    network = build(description.spec)
+    try:
+        tensors = load(content)
+        widened = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+        network.load_state_dict(widened)
+    except (SafetensorError, RuntimeError) as error:
+        raise unfit_weights(description) from error
+    return Model(description, network.eval())
 
 
 def write_model(folder: Path, description: ModelDescription, network: Network, sample: bytes | None = None) -> Model:
@@ -104,7 +94,7 @@ def write_model(folder: Path, description: ModelDescription, network: Network, s
 
 
 def as_stored(network: Network) -> Network:
-    """Return `network` with its weights rounded as `write_model` stores them, so that scores are those of the file."""
+    """Return `network` with its weights rounded as `write_model` stores them: its scores are those of the file."""
     state = network.state_dict()
     network.load_state_dict({name: _stored(name, tensor).to(tensor.dtype) for name, tensor in state.items()})
     return network

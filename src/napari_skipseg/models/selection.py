@@ -15,10 +15,10 @@ from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.folder import DESCRIPTION_FILE, read_description, read_weights
 
 SELECT = ".select"
-"""What follows a gate's name in the name of its select step."""
+"""Ending of the name of a gate's select step."""
 
 LONG_SKIPS = ("gates", "joins")
-"""What networks call the list of their long skips."""
+"""Names of the lists of long skips in networks."""
 DEEPEST_FIRST = ("joins", "up")
 """Lists of modules that begin with the deepest level: those of the expanding path, in the order in which it runs."""
 
@@ -30,7 +30,7 @@ class GateSelection:
     """The select weights of one gate.
 
     name: of the gate's module, such as "gates.0". place: where it is, in words. weights: (C,) as stored when training
-    ended. start: (C,) when it began; empty where that was not recorded.
+    ended. start: (C,) when it began; empty if that was not recorded.
     """
 
     name: str
@@ -50,7 +50,7 @@ class GateSelection:
 
     @property
     def fraction_off_at_start(self) -> float | None:
-        """The same when training began; None where that was not recorded."""
+        """The same when training began; None if that was not recorded."""
         return float((self.start <= 0).mean()) if self.start.size else None
 
 
@@ -90,13 +90,13 @@ def gate_place(name: str, description: ModelDescription) -> str:
 
 
 def gate_order(name: str, description: ModelDescription) -> tuple[bool, int, str]:
-    """Return by what gates are sorted: long skips come first, and the finest level first."""
+    """Return the key to sort gates by: long skips first, and of them the finest level first."""
     group, level = _place(name, description)
     return group not in LONG_SKIPS, level or description.spec.levels + 1, group
 
 
 def _place(name: str, description: ModelDescription) -> tuple[str, int]:
-    """Return the list of modules that a gate is in and its level, 1 being the finest; 0 where it is in none."""
+    """Return the list of modules that a gate is in and its level, 1 being the finest; 0 if it is in none."""
     group, *rest = name.split(".")
     if not rest or not rest[0].isdecimal():
         return group, 0

@@ -1,11 +1,11 @@
 """The residual blocks of Drozdzal et al. 2016 (section 2, figure 1): bottleneck, basic and simple, in two orders.
 
 Pre-activation, the paper's: batch norm, ReLU, convolution, and the shortcut is added. Post-activation, that of the
-first ResNet (He et al. 2015): convolution, batch norm, ReLU; the last batch norm stands before the sum, the last ReLU
+first ResNet (He et al. 2015): convolution, batch norm, ReLU; the last batch norm comes before the sum, the last ReLU
 after it.
 
 The first block of a contracting stage halves the resolution, the last of an expanding one doubles it (nearest
-neighbour). The shortcut is the input, decimated or repeated, with a 1×1 convolution only where the channel counts
+neighbour). The shortcut is the input, decimated or repeated, with a 1×1 convolution only if the channel counts
 differ.
 """
 
@@ -25,7 +25,7 @@ Resize = Literal["keep", "halve", "double"]
 
 @dataclass(frozen=True)
 class BlockOptions:
-    """What all blocks of a network share."""
+    """The options that all blocks of a network share."""
 
     dimensions: int
     norm: bool
@@ -35,12 +35,12 @@ class BlockOptions:
 
     @property
     def activates_first(self) -> bool:
-        """Whether batch norm and ReLU come before a convolution (pre-activation), not behind it."""
+        """Whether batch norm and ReLU come before a convolution (pre-activation), not after it."""
         return self.order == "pre-activation"
 
 
 def activate(options: BlockOptions, channels: int) -> list[nn.Module]:
-    """Return the layers between two convolutions: batch norm (where asked) and ReLU."""
+    """Return the layers between two convolutions: batch norm (if wanted) and ReLU."""
     return [*_norm(options, channels), nn.ReLU(inplace=options.norm)]
 
 
@@ -49,12 +49,12 @@ def _norm(options: BlockOptions, channels: int) -> list[nn.Module]:
 
 
 def _enter(options: BlockOptions, channels: int) -> list[nn.Module]:
-    """Return what stands before the first convolution of a branch."""
+    """Return the layers before the first convolution of a branch."""
     return activate(options, channels) if options.activates_first else []
 
 
 def _leave(options: BlockOptions, channels: int) -> list[nn.Module]:
-    """Return what stands right behind the last convolution of a branch."""
+    """Return the layers right after the last convolution of a branch."""
     return [] if options.activates_first else _norm(options, channels)
 
 
@@ -93,7 +93,7 @@ def basic(options: BlockOptions, in_channels: int, width: int, resize: Resize) -
 
 
 def simple(options: BlockOptions, in_channels: int, width: int, resize: Resize) -> list[nn.Module]:
-    """Return one 3×3 convolution after a max-pool (halving), with dropout and doubling behind it."""
+    """Return one 3×3 convolution after a max-pool (halving), then dropout and doubling."""
     layers = LAYERS[options.dimensions]
     return [
         *_enter(options, in_channels),
@@ -113,7 +113,7 @@ BRANCHES: dict[BlockName, Callable[[BlockOptions, int, int, Resize], list[nn.Mod
 
 
 class ResidualBlock(nn.Module):
-    """A residual branch and, with short skips, the shortcut it is added to; in post-activation order a ReLU of that.
+    """A residual branch, with short skips added to a shortcut; in post-activation order a ReLU follows.
 
     Shape: (N, in_channels, *space) -> (N, 4·width (bottleneck) or width, *space, halved or doubled).
     """

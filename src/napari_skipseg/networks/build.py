@@ -19,7 +19,7 @@ from napari_skipseg.networks.vnet import VNet
 
 
 def build(spec: NetworkSpec) -> Network:
-    """Return the network that `spec` describes, freshly initialised from torch's random state."""
+    """Return the network that `spec` describes, initialised from torch's random state."""
     match spec:
         case UNetSpec():
             return UNet(spec)

@@ -13,9 +13,9 @@ from napari_skipseg.networks.layers import LAYERS
 
 @dataclass(frozen=True)
 class DenseOptions:
-    """What all dense layers of a network share.
+    """The options that all dense layers of a network share.
 
-    growth: channels that a layer adds. bottleneck: 0, or how many times the growth DenseNet's 1-wide convolution gives.
+    growth: channels that a layer adds. bottleneck: 0, or the width of DenseNet's 1-wide convolution in growths.
     """
 
     dimensions: int
@@ -25,7 +25,7 @@ class DenseOptions:
 
 
 class DenseLayer(nn.Sequential):
-    """Batch norm, ReLU, 3-wide convolution, dropout; with a bottleneck behind batch norm, ReLU, 1-wide convolution.
+    """Batch norm, ReLU, 3-wide convolution, dropout; with a bottleneck after batch norm, ReLU, 1-wide convolution.
 
     Jégou et al. 2017, table 1; the bottleneck is that of DenseNet-B (Huang et al. 2017, section 3).
 
@@ -49,13 +49,13 @@ class DenseLayer(nn.Sequential):
 
 
 class DenseBlock(nn.Module):
-    """The new features of all its layers, each of which sees the block's input and what the layers before it added.
+    """Layers that each take the block's input and the new features of all layers before it.
 
-    The input itself is not in what comes out: the caller concatenates it where the paper does.
+    It returns the new features of all layers without the input: the caller concatenates that where the paper does.
 
-    A `gate` lies on the longest skip inside the block, from its input to its last layer: that layer sees what passes
-    the gate in place of the input, the others see the input itself. So figure 4 of the SAT paper is read here; its text
-    says "the long skip connections inside of each dense block" and no more. A block of one layer has no such skip, and
+    A `gate` is on the longest skip inside the block, from its input to its last layer: that layer takes the output of
+    the gate instead of the input, the others take the input itself. This is how we read figure 4 of the SAT paper; its
+    text only says "the long skip connections inside of each dense block". A block of one layer has no such skip, and
     no gate.
 
     Shape: (N, in_channels, *space) -> (N, out_channels, *space), out_channels being layers · growth.

@@ -34,8 +34,8 @@ class DI2IN(Network):
     layout that the SAT paper's parameter counts give (its text does not describe it).
 
     Up-sampling has no parameters and aligns pixel areas, not corners (`align_corners=False`): the other kind stretches
-    by the size of its input, so that a tile would differ from the whole image. Channel dropout, of which the paper says
-    nothing, ends every stage: behind the strided convolution, the bottom and the expanding convolution.
+    by the size of its input, so that a tile would differ from the whole image. Channel dropout, which the paper does
+    not mention, ends every stage: after the strided convolution, the bottom and the expanding convolution.
     """
 
     def __init__(self, spec: DI2INSpec) -> None:
@@ -66,7 +66,7 @@ class DI2IN(Network):
         self.head = "classifier"
 
     def deep(self, image: Tensor) -> Deep:
-        """Return what the last decoder level needs of an image whose sides are multiples of `stride`."""
+        """Return the input of the last decoder level; the sides of `image` are multiples of `stride`."""
         features = image
         skips = []
         for encode, down in zip(self.encoder, self.down, strict=True):
@@ -81,7 +81,7 @@ class DI2IN(Network):
         return Deep(features, skips.pop(), attentions)
 
     def finish(self, deep: Deep) -> NetworkOutput:
-        """Return the output by the last decoder level; `deep` stays as it is."""
+        """Return the output of the last decoder level, without changing `deep`."""
         joined = self.gates[0](self.up(deep.features), deep.skip)
         logits = self.classifier(self.decoder[0](joined.features))
         return NetworkOutput(logits, (*joined.attentions, *deep.attentions))

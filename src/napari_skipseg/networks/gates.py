@@ -1,4 +1,4 @@
-"""Gates: what passes on along a connection in place of its features (Asgari Taghanaki et al. 2019, section 2, eq. 1-4).
+"""Gates: what a connection passes on instead of its features (Asgari Taghanaki et al. 2019, section 2, eq. 1-4).
 
 Select, attend and their special cases st, at and sat; the additive gate of Attention U-Net (Oktay et al. 2018); and the
 plain baseline of the single map, a 1×1 convolution.
@@ -20,7 +20,7 @@ from napari_skipseg.networks.specs import ATTENDING, MAPPING, SELECTING, SelectI
 
 @dataclass(frozen=True)
 class GateOptions:
-    """What all gates of a network share."""
+    """The options that all gates of a network share."""
 
     dimensions: int
     init: SelectInit
@@ -46,11 +46,11 @@ def truncated_relu(weights: Tensor) -> Tensor:
 
 
 class Select(nn.Module):
-    """One learned weight per channel, the same for every image and place: off, on or in between (SAT, eq. 1-2).
+    """One learned weight per channel, the same for every image and pixel: off, on or in between (SAT, eq. 1-2).
 
     `init` = `glorot` (the paper's initialiser for a weight of shape (C,): uniform in ±sqrt(3 / sqrt(C)), so that half
-    of the channels start off with zero gradient), `ones`, or `uniform01` (all channels start alive). The paper's
-    optimiser has no weight decay; ours spares these weights.
+    of the channels start off with zero gradient), `ones`, or `uniform01` (all channels start with a gradient). The
+    paper's optimiser has no weight decay; ours does not decay these weights.
 
     Shape: (N, C, *space) -> (N, C, *space).
     """
@@ -73,7 +73,7 @@ class Select(nn.Module):
 
 
 class Reduce(nn.Module):
-    """A 1×1 convolution of all channels to one (or `maps`): the honest baseline of one attention map.
+    """A 1×1 convolution of all channels to one (or `maps`): the plain baseline of one attention map.
 
     Batch norm on the map (`norm`) adds two parameters per map: the paper's U-Net counts need it in the attend step.
 
@@ -104,7 +104,7 @@ class Attend(Reduce):
 
 
 class AdditiveAttend(nn.Module):
-    """σ(ψ(ReLU(W_x x + W_g g))): what the features x and the expanding path's signal g attend to (Oktay et al. 2018).
+    """σ(ψ(ReLU(W_x x + W_g g))): attention of features x to the expanding path's signal g (Oktay et al. 2018).
 
     g is the up-sampled expanding path, of the same resolution as x; the inner width is half of x's. Batch norm (`norm`)
     follows each convolution.
@@ -131,7 +131,7 @@ class AdditiveAttend(nn.Module):
 
 
 class Gate(nn.Module):
-    """What a connection passes on in place of its features.
+    """The gate of a connection: it passes on something else instead of the features.
 
     `org` and `sum` pass the features, `st` selects among them, `at` passes one attention map, `sat` one of the selected
     ones, `reduce` one plain map, `additive` the features times a map. With C channels st has C parameters, at and
@@ -155,7 +155,7 @@ class Gate(nn.Module):
             self.attend = AdditiveAttend(options, channels, signal_channels)
 
     def cross(self, skip: Tensor, signal: Tensor | None = None) -> Crossed:
-        """Return what crosses the connection."""
+        """Return what passes the connection."""
         if self.skip == "additive":
             attention: Tensor = self.attend(skip, signal)
             return Crossed(skip * attention, (attention,))
@@ -163,7 +163,7 @@ class Gate(nn.Module):
         return Crossed(crossed, crossed.chunk(self.out_channels, dim=1) if self.skip in ATTENDING else ())
 
     def fold(self) -> None:
-        """Turn select, attend's convolution and its batch norm into one 1×1 convolution, for inference alone."""
+        """Turn select, attend's convolution and its batch norm into one 1×1 convolution, for inference only."""
         if not isinstance(self.attend, Reduce) or self.training:
             return
         attend = self.attend

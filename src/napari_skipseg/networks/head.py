@@ -1,4 +1,4 @@
-"""Other classes for a trained network: the last convolution gets other outputs, all the rest stays."""
+"""Change the classes of a trained network: its last convolution gets new outputs, all other layers stay."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 from napari_skipseg.networks.network import Network
 
 FIRST_PROBABILITY = 0.01
-"""Probability of a new class before it is trained, of what was background; elsewhere it is less."""
+"""Probability of a new class before it is trained, in pure background; in old classes it is less."""
 
 
 def grow_classes(network: Network, kept: Sequence[int], *, channels: int) -> Network:
     """Return a copy of `network` with `channels` outputs: its classes `kept`, then new ones.
 
     kept: numbers of old classes from 0, in their new order. channels: 1 for one class, else one more than classes, the
-    first one background. Where all classes are kept and none is new, no probability changes. A new class starts at 1 %
-    of the background's probability, so that the old classes' probabilities all but stay. With no class kept, the last
-    convolution starts afresh, from torch's random state. The copy has the mode, device and precision of `network`.
+    first one background. If all classes are kept and none is new, no probability changes. A new class starts at 1 % of
+    the background's probability, so that the old classes' probabilities hardly change. If no class is kept, the last
+    convolution is initialised from torch's random state. The copy has the mode, device and precision of `network`.
 
     Raises:
-        ValueError: a class in `kept` that there is not, one twice, or more of them than there will be.
+        ValueError: `kept` has an unknown class, one twice, or more classes than the new network.
     """
     classes, old_classes = _classes(channels), _classes(network.spec.out_channels)
     if len(set(kept)) != len(kept) or len(kept) > classes or not all(0 <= number < old_classes for number in kept):
@@ -49,7 +49,7 @@ def _classes(channels: int) -> int:
 
 
 def _shift(added: int) -> float:
-    """Return the logit of a new class over the background's: each of `added` ones takes `FIRST_PROBABILITY` of it."""
+    """Return the logit of a new class over the background's: each of `added` ones gets `FIRST_PROBABILITY` of it."""
     return math.log(FIRST_PROBABILITY / max(FIRST_PROBABILITY, 1 - FIRST_PROBABILITY * added))
 
 

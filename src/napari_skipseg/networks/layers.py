@@ -1,4 +1,4 @@
-"""The layers of a dimension: write a network once, take its layers from `LAYERS[dimensions]`."""
+"""Torch layers by dimension: a network is written once for 2D and 3D, with layers from `LAYERS[dimensions]`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Layers:
-    """The torch layers, and their words, that differ between 2D and 3D."""
+    """The torch layers and names that differ between 2D and 3D."""
 
     convolution: type[nn.Conv2d] | type[nn.Conv3d]
     up_convolution: type[nn.ConvTranspose2d] | type[nn.ConvTranspose3d]
@@ -17,7 +17,7 @@ class Layers:
     max_pool: type[nn.MaxPool2d] | type[nn.MaxPool3d]
     dropout: type[nn.Dropout2d] | type[nn.Dropout3d]
     linear: str
-    """What torch calls linear interpolation."""
+    """Torch's name of linear interpolation."""
 
 
 LAYERS = {

@@ -1,4 +1,4 @@
-"""A long skip connection: a gate, and how what passes it joins the expanding path."""
+"""A long skip connection: a gate, and how its output joins the expanding path."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from napari_skipseg.networks.specs import Skip
 
 
 class LongSkip(Gate):
-    """How features of the contracting path join the expanding one: summed, or concatenated behind a gate, or not.
+    """Joins features of the contracting path to the expanding one: by a sum, by concatenation after a gate, or not.
 
-    Where widths differ a sum needs 1×1 convolutions. Drozdzal et al. 2016 do not say which; their code has had two
-    rules: the expanding path is brought to the skip's width and the skip stays as it is, or (January 2017) both are
-    brought to a narrower width (`narrow_to`).
+    If widths differ, a sum needs 1×1 convolutions. Drozdzal et al. 2016 do not say which; their code had two rules: the
+    expanding path is projected to the skip's width and the skip is unchanged, or (January 2017) both are projected to a
+    narrower width (`narrow_to`).
 
     Shape: (N, up_channels, *space), (N, channels, *space) -> features (N, joined_channels, *space).
     """
@@ -35,7 +35,7 @@ class LongSkip(Gate):
             self.project_skip = convolution(channels, summed, 1)
 
     def forward(self, up: Tensor, skip: Tensor) -> Crossed:
-        """Return what the next expanding stage takes, and the attention maps of the gate."""
+        """Return the input of the next expanding stage, and the attention maps of the gate."""
         if self.skip == "none":
             return Crossed(up, ())
         if self.skip == "sum":

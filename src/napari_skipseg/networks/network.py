@@ -1,4 +1,4 @@
-"""What every network is and returns."""
+"""The base class of all networks, and what it returns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from napari_skipseg.networks.specs import NetworkSpec
 
 
 class NetworkOutput(NamedTuple):
-    """What a network returns.
+    """The output of a network.
 
     logits: (N, out_channels, *space), before sigmoid (one channel) or softmax (several).
     attentions: one (N, 1, *space / stride) map in [0, 1] per map of an attending long skip, finest level first.
@@ -22,10 +22,10 @@ class NetworkOutput(NamedTuple):
 
 
 class Deep(NamedTuple):
-    """All that the last decoder level needs of an image: what lies below it, computed once, can be kept.
+    """The input of the last decoder level, which can be computed once and kept while that level is trained.
 
-    features: (N, C, *space / 2), what the last up-step takes. skip: (N, C', *space), what crosses the finest long skip.
-    attentions: the maps of the levels below, finest first. Each tensor can be indexed by N.
+    features: (N, C, *space / 2), to be up-sampled. skip: (N, C', *space), of the finest long skip. attentions: the maps
+    of the levels below, finest first. Each tensor can be indexed by N.
     """
 
     features: Tensor
@@ -33,7 +33,7 @@ class Deep(NamedTuple):
     attentions: tuple[Tensor, ...] = ()
 
     def of(self, samples: Tensor | slice) -> Deep:
-        """Return that of some samples: an index, or a slice, along N."""
+        """Return the part of some samples: an index, or a slice, along N."""
         return Deep(self.features[samples], self.skip[samples], tuple(map_[samples] for map_ in self.attentions))
 
 
@@ -45,9 +45,9 @@ class Parts(NamedTuple):
 
 
 class Network(nn.Module):
-    """A network of any size of input: pads by reflection to a multiple of its stride, and crops what it returns.
+    """A network for inputs of any size: it pads by reflection to a multiple of its stride, and crops its output.
 
-    It runs in two parts, `deep` and `finish`, so that the last decoder level can be trained on what lies below it.
+    It runs in two parts, `deep` and `finish`, so that the last decoder level can be trained alone on kept features.
 
     Shape: (N, in_channels, *space) -> logits (N, out_channels, *space) and the attention maps of its gates.
     """
@@ -88,16 +88,16 @@ class Network(nn.Module):
         return self.finish(self.deep(image))
 
     def deep(self, image: Tensor) -> Deep:
-        """Return what the last decoder level needs of an image whose sides are multiples of `stride`."""
-        raise TypeError(f"{type(self).__name__} does not say how it begins")
+        """Return the input of the last decoder level; the sides of `image` are multiples of `stride`."""
+        raise TypeError(f"{type(self).__name__} has no `deep`")
 
     def finish(self, deep: Deep) -> NetworkOutput:
-        """Return the output by the last decoder level; `deep` stays as it is."""
-        raise TypeError(f"{type(self).__name__} does not say how it ends")
+        """Return the output of the last decoder level, without changing `deep`."""
+        raise TypeError(f"{type(self).__name__} has no `finish`")
 
 
 def _reflected(length: int, extra: int, device: torch.device) -> Tensor:
-    """Return the positions 0 … length - 1 and `extra` more, mirrored at the ends as often as it takes."""
+    """Return the positions 0 … length - 1 and `extra` more, mirrored at the ends as often as necessary."""
     period = max(1, 2 * (length - 1))
     folded = torch.arange(length + extra, device=device) % period
     return torch.minimum(folded, period - folded)
@@ -109,7 +109,7 @@ def _crop(tensor: Tensor, size: torch.Size, stride: int) -> Tensor:
 
 
 def class_probability(logits: Tensor) -> Tensor:
-    """Return the probability of each class but the background: (N, C, *space) -> (N, classes, *space)."""
+    """Return the probability of each class except the background: (N, C, *space) -> (N, classes, *space)."""
     if logits.shape[1] == 1:
         return torch.sigmoid(logits)
     return torch.softmax(logits, dim=1)[:, 1:]

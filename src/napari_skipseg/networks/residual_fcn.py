@@ -15,7 +15,7 @@ from napari_skipseg.networks.specs import ResidualFCNSpec, Stage
 class ResidualFCN(Network):
     """Down 1, the contracting stages, Across, the mirrored expanding stages, Up 5 and the classifier of Table 1.
 
-    Across halves on entry and doubles on exit, so a 512×512 image is 16×16 inside it. The head goes: sum with Down 1,
+    Across halves on entry and doubles on exit, so a 512×512 image is 16×16 inside it. The head: sum with Down 1,
     3×3 convolution, batch norm, ReLU, 1×1 convolution (the authors' order of May 2017, the one that fits Table 1).
     In post-activation order batch norm and ReLU follow the first convolution too, since no block begins with them.
     """
@@ -58,7 +58,7 @@ class ResidualFCN(Network):
         self.apply(_he_normal)
 
     def deep(self, image: Tensor) -> Deep:
-        """Return what the last decoder level needs of an image whose sides are multiples of `stride`.
+        """Return the input of the last decoder level; the sides of `image` are multiples of `stride`.
 
         That level is the last expanding stage, which doubles, and the head behind it.
         """
@@ -76,7 +76,7 @@ class ResidualFCN(Network):
         return Deep(features, skips.pop(), attentions)
 
     def finish(self, deep: Deep) -> NetworkOutput:
-        """Return the output by the last decoder level; `deep` stays as it is."""
+        """Return the output of the last decoder level, without changing `deep`."""
         joined = self.joins[-1](self.up[-1](deep.features), deep.skip)
         logits = self.classifier(self.last(joined.features))
         return NetworkOutput(logits, (*joined.attentions, *deep.attentions))
@@ -89,7 +89,7 @@ def _outer(options: BlockOptions, in_channels: int, width: int) -> nn.Module:
 
 
 def _stage(options: BlockOptions, stage: Stage, in_channels: int, resizes: tuple[Resize, ...]) -> nn.Sequential:
-    """Return the blocks of a stage: the first halves, the last doubles, where `resizes` says so."""
+    """Return the blocks of a stage: the first halves, the last doubles, if `resizes` says so."""
     blocks: list[ResidualBlock] = []
     for number in range(stage.repetition):
         resize: Resize = "keep"

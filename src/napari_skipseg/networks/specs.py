@@ -11,32 +11,32 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from napari_skipseg.errors import SpecError
 
 Skip = Literal["none", "sum", "org", "st", "at", "sat", "additive", "reduce"]
-"""What crosses a long skip connection: nothing; its features, summed; its features, concatenated (`org`); selected
+"""What passes a long skip connection: nothing; its features, summed; its features, concatenated (`org`); selected
 features (`st`); one attention map of all features (`at`); one attention map of the selected features (`sat`); the
-features times an attention map that the expanding path asks for (`additive`, Attention U-Net); a 1×1 convolution to
+features times an attention map that the expanding path controls (`additive`, Attention U-Net); a 1×1 convolution to
 one channel, the plain baseline of the attention map (`reduce`)."""
 
 SKIPS: tuple[Skip, ...] = ("none", "sum", "org", "st", "at", "sat", "additive", "reduce")
 SELECTING: tuple[Skip, ...] = ("st", "sat")
 MAPPING: tuple[Skip, ...] = ("at", "sat", "reduce")
-"""Skips that pass maps in place of features."""
+"""Skips that pass maps instead of features."""
 ATTENDING: tuple[Skip, ...] = ("at", "sat", "additive")
 """Skips that make an attention map."""
 SelectInit = Literal["glorot", "ones", "uniform01"]
 
 MOST_CHANNELS = 4096
-"""Channels of an image, of classes and of any layer that a specification may name."""
+"""Most channels of an image, of classes and of a layer that a specification may name."""
 MOST_LEVELS = 12
-"""Long skips: the deepest level of so many has a 4096th of the image's resolution."""
+"""Most long skips: the deepest level of so many has 1/4096 of the image's resolution."""
 MOST_LAYERS = 256
-"""Convolutions, blocks or layers on the way down. A model may come from anywhere, and each layer takes time to make."""
+"""Most convolutions, blocks or layers of the contracting path. Models of strangers may not take minutes to make."""
 
 
 def refuse_unknown_names(settings: object) -> None:
-    """Compare the fields of `settings` that have named choices with these; pydantic does so for parsed JSON alone.
+    """Check the fields of `settings` that have named choices; pydantic does so for parsed JSON only.
 
     Raises:
-        SpecError: a field has another value.
+        SpecError: a field has none of its choices.
     """
     for name, hint in get_type_hints(type(settings)).items():
         if get_origin(hint) is Literal and getattr(settings, name) not in get_args(hint):
@@ -49,24 +49,24 @@ def _unknown(name: str, value: object, choices: tuple[object, ...]) -> SpecError
 
 
 def check_at_most(most: int, **settings: int) -> None:
-    """Compare settings, by name, with the most that is allowed.
+    """Check that no setting is above the most that is allowed.
 
     Raises:
         SpecError: one is larger.
     """
     for name, value in settings.items():
         if value > most:
-            told = f"{value}" if value < 10**12 else "larger than 10^12"
-            raise SpecError(f"{name.replace('_', ' ')} is {told}, and at most {most} is allowed: choose less.")
+            shown = f"{value}" if value < 10**12 else "larger than 10^12"
+            raise SpecError(f"{name.replace('_', ' ')} is {shown}, and at most {most} is allowed: choose less.")
 
 
 @dataclass(frozen=True)
 class SkipSpec(ABC):
-    """The part that all specifications share.
+    """The options that all specifications share.
 
-    skip: what crosses every long skip. level_skips: the same per level, finest first, where levels differ; then `skip`
-    counts for none of them. select_init, gate_norm, gate_maps: of the gates (see `networks.gates`); gate_maps > 1 lets
-    that many maps cross where the paper has one. dropout: rate.
+    skip: of every level. level_skips: one skip for each level, finest first, if levels differ; then `skip` is not used.
+    select_init, gate_norm, gate_maps: of the gates (see `networks.gates`); with gate_maps > 1 so many maps pass instead
+    of the paper's one. dropout: rate.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -83,7 +83,9 @@ class SkipSpec(ABC):
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if isinstance(value, list):  # as good as a tuple to write, but JSON gives tuples back
+            if isinstance(
+                value, list
+            ):  # a list may be given, but JSON is read as tuples: equal specs must compare equal
                 object.__setattr__(self, name, tuple(value))
         refuse_unknown_names(self)
         check_at_most(MOST_LEVELS, number_of_levels=self.levels)
@@ -113,11 +115,11 @@ class SkipSpec(ABC):
     @property
     @abstractmethod
     def levels(self) -> int:
-        """Number of long skips; each level but the finest has half the resolution of the one above."""
+        """Number of long skips; each level has half the resolution of the finer one above it."""
 
     @property
     def skips(self) -> tuple[Skip, ...]:
-        """What crosses each long skip, finest level first."""
+        """The kind of each long skip, finest level first."""
         return self.level_skips or (self.skip,) * self.levels
 
     @property
@@ -177,9 +179,9 @@ class ResidualFCNSpec(SkipSpec):
     """The residual FCN of Drozdzal et al. 2016; the defaults are its Table 1 (11,451,745 trainable parameters).
 
     short_skips: the shortcut of every block. width: channels of the first and last convolution. stages: the
-    contracting path, mirrored by the expanding one. projection: which side of a summed long skip is brought to the
-    other's width. norm: batch norm. block_order: `pre-activation` as in the paper, or `post-activation` as in the
-    first ResNet (He et al. 2015): convolution, batch norm, ReLU, the last ReLU behind the sum.
+    contracting path, mirrored by the expanding one. projection: how the sides of a summed long skip get one width.
+    norm: batch norm. block_order: `pre-activation` as in the paper, or `post-activation` as in the first ResNet (He et
+    al. 2015): convolution, batch norm, ReLU, the last ReLU after the sum.
     """
 
     network: Literal["residual-fcn"] = "residual-fcn"
@@ -209,7 +211,7 @@ class ResidualFCNSpec(SkipSpec):
 
 
 MOST_BOTTLENECK = 64
-"""How many times the growth a layer's first convolution may have."""
+"""Largest factor of the growth for a layer's first convolution."""
 
 
 @dataclass(frozen=True)
@@ -218,9 +220,9 @@ class TiramisuSpec(SkipSpec):
 
     width: channels of the first convolution. growth: channels that each layer of a dense block adds. layers: per dense
     block of the contracting path, mirrored by the expanding one. bottom_layers: of the block between them. dense_gates:
-    a gate inside each dense block as well (SAT, figure 4), from its input to its last layer, where the level's skip is
-    st, at, sat or reduce (the bottom block follows the deepest level). bottleneck: 0 for the paper's layer (batch norm,
-    ReLU, 3-wide convolution), else DenseNet's: a 1-wide convolution to that many times the growth comes first.
+    a gate inside each dense block as well (SAT, figure 4), from its input to its last layer, if the level's skip is st,
+    at, sat or reduce (the bottom block has the skip of the deepest level). bottleneck: 0 for the paper's layer (batch
+    norm, ReLU, 3-wide convolution), else DenseNet's: a 1-wide convolution to that many times the growth comes first.
     """
 
     network: Literal["tiramisu"] = "tiramisu"
@@ -275,7 +277,7 @@ class DI2INSpec(SkipSpec):
 
 
 MOST_KERNEL = 31
-"""Side of a convolution's kernel."""
+"""Largest side of a convolution's kernel."""
 
 
 @dataclass(frozen=True)

@@ -38,11 +38,11 @@ class Tiramisu(Network):
 
     On the contracting path a block's output is its input and its new features: that is the long skip. A transition up,
     a 3-wide transposed convolution, takes the new features of the block below and not its input; the last block is
-    followed by its input as well. So the authors' own code has it. The first convolution has no batch norm of its own.
+    followed by its input as well. The authors' code does the same. The first convolution has no batch norm of its own.
 
-    Where a level's skip is gated, so are its dense blocks inside (`DenseBlock`); the bottom block follows the deepest
-    level. The saving of 20.7 % in the SAT paper (17.1 % of `org`) cannot be checked, its layout not being known: here
-    FC-DenseNet103 in 2D saves 29.0 % of `org`, and 25.1 % by the gates of the long skips alone. `NetworkOutput` has the
+    If a level's skip is gated, its dense blocks have gates inside too (`DenseBlock`); the bottom block does as the
+    deepest level. The saving of 20.7 % in the SAT paper (17.1 % of `org`) cannot be checked: its layout is not known.
+    Here FC-DenseNet103 in 2D saves 29.0 % of `org`, 25.1 % with gates on the long skips alone. `NetworkOutput` has the
     attention maps of the long skips only.
     """
 
@@ -82,7 +82,7 @@ class Tiramisu(Network):
         self.apply(_he_uniform)
 
     def deep(self, image: Tensor) -> Deep:
-        """Return what the last decoder level needs of an image whose sides are multiples of `stride`."""
+        """Return the input of the last decoder level; the sides of `image` are multiples of `stride`."""
         features = self.first(image)
         skips = []
         for block, transition in zip(self.down, self.transitions_down, strict=True):
@@ -97,7 +97,7 @@ class Tiramisu(Network):
         return Deep(new, skips.pop(), attentions)
 
     def finish(self, deep: Deep) -> NetworkOutput:
-        """Return the output by the last decoder level; `deep` stays as it is."""
+        """Return the output of the last decoder level, without changing `deep`."""
         joined = self.joins[-1](self.transitions_up[-1](deep.features), deep.skip)
         new = self.up[-1](joined.features)
         logits = self.classifier(torch.cat([joined.features, new], dim=1))

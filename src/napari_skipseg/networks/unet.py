@@ -61,7 +61,7 @@ class UNet(Network):
         self.head = "classifier"
 
     def deep(self, image: Tensor) -> Deep:
-        """Return what the last decoder level needs of an image whose sides are multiples of `stride`."""
+        """Return the input of the last decoder level; the sides of `image` are multiples of `stride`."""
         features = self.encoder[0](image)
         skips = []
         for encode in self.encoder[1:]:
@@ -75,7 +75,7 @@ class UNet(Network):
         return Deep(features, skips.pop(), attentions)
 
     def finish(self, deep: Deep) -> NetworkOutput:
-        """Return the output by the last decoder level; `deep` stays as it is."""
+        """Return the output of the last decoder level, without changing `deep`."""
         joined = self.gates[0](self.up[0](deep.features), deep.skip)
         logits = self.classifier(self.decoder[0](joined.features))
         return NetworkOutput(logits, (*joined.attentions, *deep.attentions))

@@ -12,7 +12,7 @@ from napari_skipseg.networks.specs import VNetSpec
 
 
 class Repeat(nn.Module):
-    """The input's channels again and again up to `channels`; of more channels than that, the first ones.
+    """The input's channels repeated up to `channels`; if it has more, the first ones.
 
     Shape: (N, in_channels, *space) -> (N, channels, *space).
     """
@@ -28,9 +28,9 @@ class Repeat(nn.Module):
 
 
 class ResidualStage(nn.Module):
-    """Convolutions with batch norm and PReLUs between, whose result is summed with the stage's input; then a PReLU.
+    """Convolutions with batch norm and PReLUs between; their output is added to the stage's input, then a PReLU.
 
-    residual: what brings the input to the sum, of `channels` channels. Channel dropout ends the branch, before the sum.
+    residual: makes of the input `channels` channels for the sum. Channel dropout ends the branch, before the sum.
 
     Shape: (N, in_channels, *space) -> (N, channels, *space).
     """
@@ -63,9 +63,9 @@ class VNet(Network):
     expanding stage of a level has width 2C, what `org` joins, so that the k-wide part of org - sat is
     Σ (C - 1)·2C·k^d: 43,040·k^d with the paper's widths.
 
-    Where the papers are silent we chose. The sum needs 2C channels, but a skip of one map joins C + 1, and a summed one
-    or none C: there, and only there, the residual passes a 1×1 convolution to 2C (with bias, no batch norm). Batch norm
-    follows every other convolution, transposed ones too, but the classifier. PReLUs are the original's, with a slope
+    The papers leave open what follows. The sum needs 2C channels, but a skip of one map joins C + 1, a summed one C.
+    Then, and only then, the residual passes a 1×1 convolution to 2C (with bias, without batch norm). Batch norm follows
+    every other convolution, transposed ones too, except the classifier. PReLUs are the original's, with a slope
     per channel; the last one of a stage comes after the sum.
     """
 
@@ -102,7 +102,7 @@ class VNet(Network):
         self.head = "classifier"
 
     def deep(self, image: Tensor) -> Deep:
-        """Return what the last decoder level needs of an image whose sides are multiples of `stride`."""
+        """Return the input of the last decoder level; the sides of `image` are multiples of `stride`."""
         features = self.encoder[0](image)
         skips = []
         for down, encode in zip(self.down, self.encoder[1:], strict=True):
@@ -116,14 +116,14 @@ class VNet(Network):
         return Deep(features, skips.pop(), attentions)
 
     def finish(self, deep: Deep) -> NetworkOutput:
-        """Return the output by the last decoder level; `deep` stays as it is."""
+        """Return the output of the last decoder level, without changing `deep`."""
         joined = self.gates[0](self.up[0](deep.features), deep.skip)
         logits = self.classifier(self.decoder[0](joined.features))
         return NetworkOutput(logits, (*joined.attentions, *deep.attentions))
 
 
 def _expanding_stage(spec: VNetSpec, joined_channels: int, channels: int, convolutions: int) -> ResidualStage:
-    """Return the stage that follows a long skip: its residual is what was joined, repaired where widths differ."""
+    """Return the stage that follows a long skip: its residual is what was joined, projected if widths differ."""
     residual: nn.Module = nn.Identity()
     if joined_channels != channels:
         residual = LAYERS[spec.dimensions].convolution(joined_channels, channels, 1)

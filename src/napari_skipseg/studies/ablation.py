@@ -33,9 +33,9 @@ from napari_skipseg.training.checkpoint import CHECKPOINT
 from napari_skipseg.training.patches import read_data
 from napari_skipseg.training.settings import (
     TrainSettings,
+    settings_from_json,
+    settings_to_dict,
     slices_to_hold_out,
-    train_settings_from_json,
-    train_settings_to_dict,
 )
 from napari_skipseg.training.train import iter_train
 
@@ -146,13 +146,13 @@ def _keep_settings(settings: TrainSettings, folder: Path) -> None:
     kept = folder / SETTINGS
     if kept.exists():
         try:
-            same = train_settings_from_json(kept.read_bytes()) == settings
+            same = settings_from_json(TrainSettings, kept.read_bytes()) == settings
         except (OSError, SkipsegError):
             same = False
         if not same:
             raise SpecError(f"'{folder}' holds an ablation with other settings: choose another folder, or delete it.")
         return
-    text = json.dumps(train_settings_to_dict(settings), indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(settings_to_dict(settings), indent=1, ensure_ascii=False) + "\n"
     with scratch_folder(folder) as scratch:
         draft = scratch / SETTINGS
         write_text(draft, text)

@@ -1,12 +1,7 @@
 """Augmentation in 2D and 3D: one spatial transform for image and labels together, then grey values.
 
 The warp is that of Drozdzal et al. 2016 and Ronneberger et al. 2015: a coarse grid of random displacements,
-interpolated by cubic B-splines, with its outermost control points fixed.
-
-MONAI's transforms do not do this: `Rand2DElastic` spaces its control points by pixels, fixes none of them, and
-upsamples their positions by cubic convolution, which goes through the control points and overshoots between them where
-a B-spline smooths; `Rand3DElastic` smooths uniform noise of each voxel by a Gaussian instead; and both draw from a
-state that they carry along, where a sample here is a function of seed and number.
+interpolated by cubic B-splines, with its outermost control points fixed. MONAI has none like it (decision 0002).
 """
 
 from __future__ import annotations
@@ -21,16 +16,16 @@ from napari_skipseg.training.settings import Augmentation
 
 
 def draw(generator: torch.Generator, low: float, high: float) -> float:
-    """Return a number drawn evenly from [low, high)."""
+    """Return a number drawn uniformly from [low, high)."""
     return low + (high - low) * float(torch.rand((), generator=generator))
 
 
 def draw_matrix(options: Augmentation, dimensions: int, generator: torch.Generator) -> Tensor:
     """Return a (dimensions, dimensions) matrix: flips, axis swaps, then rotation, scale and shear in Y-X.
 
-    The shear leans the X axis by an angle and keeps areas: [[1, tan s], [0, 1]]. Keras, with which Drozdzal et al.
-    trained, has [[1, -sin s], [0, cos s]]: the same lean the other way, and X scaled by cos s besides (to 0.92 at their
-    0.41 radians). Scale is an option of its own here, so the shear has none.
+    The shear tilts the X axis by an angle and keeps areas: [[1, tan s], [0, 1]]. Drozdzal et al. trained with Keras,
+    which has [[1, -sin s], [0, cos s]]: it tilts the other way, and also scales X by cos s (to 0.92 at their 0.41
+    radians). Here scale is an option of its own.
     """
     angle = math.radians(draw(generator, -options.rotation, options.rotation))
     zoom = math.exp(draw(generator, -1, 1) * math.log1p(options.scale))
@@ -47,10 +42,10 @@ def draw_matrix(options: Augmentation, dimensions: int, generator: torch.Generat
 
 
 def spline_basis(length: int, spans: int) -> Tensor:
-    """Return the (length, spans + 3) weights of uniform cubic B-splines at `length` even places over `spans` spans."""
-    place = torch.linspace(0, spans, length)
+    """Return the (length, spans + 3) weights of uniform cubic B-splines at `length` equidistant points."""
+    points = torch.linspace(0, spans, length)
     knots = torch.arange(-1, spans + 2).float()
-    distance = (place[:, None] - knots[None]).abs()
+    distance = (points[:, None] - knots[None]).abs()
     near = 2 / 3 - distance**2 + distance**3 / 2
     far = (2 - distance).clamp(min=0) ** 3 / 6
     return torch.where(distance < 1, near, far)
@@ -72,10 +67,10 @@ def draw_warp(options: Augmentation, shape: tuple[int, ...], generator: torch.Ge
 def sampling_grid(options: Augmentation, shape: tuple[int, ...], centre: Tensor, generator: torch.Generator) -> Tensor:
     """Return where each voxel of a patch of `shape` around `centre` comes from: (*shape, dimensions), in voxels."""
     axes = [torch.arange(length) - (length - 1) / 2 for length in shape]
-    place = torch.stack(torch.meshgrid(*axes, indexing="ij"))  # (dimensions, *shape)
-    place = place + draw_warp(options, shape, generator)
-    turned: Tensor = torch.tensordot(draw_matrix(options, len(shape), generator), place, dims=1)
-    return turned.movedim(0, -1) + centre
+    points = torch.stack(torch.meshgrid(*axes, indexing="ij"))  # (dimensions, *shape)
+    points = points + draw_warp(options, shape, generator)
+    moved: Tensor = torch.tensordot(draw_matrix(options, len(shape), generator), points, dims=1)
+    return moved.movedim(0, -1) + centre
 
 
 def resample(image: Tensor, labels: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,9 +88,9 @@ def resample(image: Tensor, labels: Tensor, grid: Tensor) -> tuple[Tensor, Tenso
 
 
 def vary_greys(options: Augmentation, image: Tensor, generator: torch.Generator) -> Tensor:
-    """Return `image` (C, *space) blurred, with other gain and offset, and noisy."""
+    """Return `image` (C, *space) blurred, with a different gain and offset, and noisy."""
     if options.blur > 0 and draw(generator, 0, 1) < 0.3:
-        image = _blur(image, draw(generator, 0.2, max(0.2, options.blur)))
+        image = blur(image, draw(generator, 0.2, max(0.2, options.blur)))
     gain = math.exp(draw(generator, -1, 1) * math.log1p(options.gain))
     image = image * gain + draw(generator, -options.offset, options.offset)
     if options.noise > 0:
@@ -103,78 +98,55 @@ def vary_greys(options: Augmentation, image: Tensor, generator: torch.Generator)
     return image
 
 
-def _blur(image: Tensor, sigma: float) -> Tensor:
+def blur(image: Tensor, sigma: float) -> Tensor:
+    """Return `image` (C, *space) convolved with a Gaussian along each axis of space."""
     radius = math.ceil(3 * sigma)
     kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
     kernel = (kernel / kernel.sum()).view(1, 1, -1)
     for axis in range(1, image.ndim):
         moved = image.movedim(axis, -1)
-        lines = moved.reshape(-1, 1, moved.shape[-1])
-        padded = functional.pad(lines, (radius, radius), mode="replicate")
-        image = functional.conv1d(padded, kernel).reshape(moved.shape).movedim(-1, axis)
+        lines = functional.pad(moved.reshape(-1, 1, moved.shape[-1]), (radius, radius), mode="replicate")
+        image = functional.conv1d(lines, kernel).reshape(moved.shape).movedim(-1, axis)
     return image
 
 
 FAINTEST, FAINT = 0.1, 0.5
-"""Between these shares of its contrast a faint section keeps one."""
+"""Least and largest share of its contrast that a faint section keeps."""
 
 
 def spoil_sections(options: Augmentation, image: Tensor, generator: torch.Generator) -> Tensor:
-    """Return `image` with single sections displaced, faint or missing; labels are none of its business.
+    """Return `image` with single sections displaced, faint or missing; the labels stay as they are.
 
-    Each section of the sample (each place along its first axis of space) has each fault with the probability that
-    `options` give. Displaced: moved by whole voxels in Y and X, mirrored at the border. Faint: its values fall towards
+    Each section of the sample (each index along its first axis of space) has each fault with the probability that
+    `options` give. Displaced: moved by whole voxels in Y and X, mirrored at the border. Faint: its values move towards
     their mean, to 0.1-0.5 of their contrast. Missing: constant, at the sample's darkest value or at its mean. A fault
     of probability 0 draws no number.
 
-    A 2D sample is one section and can only be faint: missing, it would teach nothing; displaced, something wrong.
+    A 2D sample is one section, which is only made faint: missing, it would teach nothing; displaced, something wrong.
 
     Shape: (C, Z, Y, X) or (C, Y, X), unchanged.
     """
     deep = image.ndim == 4
     spoiled = image.clone() if deep else image[:, None].clone()
+    sections = spoiled.shape[1]
     chances = (options.shifted if deep else 0.0, options.low_contrast, options.missing if deep else 0.0)
-    shifted, faint, missing = (_struck(chance, spoiled.shape[1], generator) for chance in chances)
+    shifted, faint, missing = (
+        torch.nonzero(torch.rand(sections, generator=generator) < chance).flatten().tolist() if chance else []
+        for chance in chances
+    )
     for z in shifted:
-        spoiled[:, z] = _displaced(spoiled[:, z], options.shift, generator)
+        offsets = (torch.rand(2, generator=generator) * 2 - 1) * options.shift
+        for axis, offset in zip((1, 2), offsets.round().long().tolist(), strict=True):
+            section = spoiled[:, z]
+            length = section.shape[axis]
+            index = torch.remainder(torch.arange(length) - offset, 2 * length)
+            spoiled[:, z] = section.index_select(axis, torch.minimum(index, 2 * length - 1 - index))
     for z in faint:
-        spoiled[:, z] = _faded(spoiled[:, z], generator)
+        share = FAINTEST + (FAINT - FAINTEST) * float(torch.rand((), generator=generator))
+        mean = spoiled[:, z].mean(dim=(1, 2), keepdim=True)
+        spoiled[:, z] = mean + share * (spoiled[:, z] - mean)
     for z in missing:
-        spoiled[:, z] = _fill_value(image, generator)
+        is_dark = float(torch.rand((), generator=generator)) < 0.5
+        values = image.flatten(1).amin(dim=1) if is_dark else image.flatten(1).mean(dim=1)
+        spoiled[:, z] = values[:, None, None]
     return spoiled if deep else spoiled[:, 0]
-
-
-def _struck(chance: float, sections: int, generator: torch.Generator) -> list[int]:
-    """Return the numbers of the sections that a fault of probability `chance` befalls."""
-    if chance == 0:
-        return []
-    numbers: list[int] = torch.nonzero(torch.rand(sections, generator=generator) < chance).flatten().tolist()
-    return numbers
-
-
-def _displaced(section: Tensor, most: float, generator: torch.Generator) -> Tensor:
-    """Return `section` (C, Y, X) moved by up to `most` voxels either way along Y and along X."""
-    offsets = (torch.rand(2, generator=generator) * 2 - 1) * most
-    for axis, offset in zip((1, 2), offsets.round().long().tolist(), strict=True):
-        section = section.index_select(axis, _mirrored(section.shape[axis], offset))
-    return section
-
-
-def _mirrored(length: int, offset: int) -> Tensor:
-    """Return which of `length` places each place sees when moved by `offset`; beyond the border those mirrored."""
-    places = torch.remainder(torch.arange(length) - offset, 2 * length)
-    return torch.minimum(places, 2 * length - 1 - places)
-
-
-def _faded(section: Tensor, generator: torch.Generator) -> Tensor:
-    """Return `section` (C, Y, X) with a share of its contrast, about the mean of each channel."""
-    share = FAINTEST + (FAINT - FAINTEST) * float(torch.rand((), generator=generator))
-    mean = section.mean(dim=(1, 2), keepdim=True)
-    return mean + share * (section - mean)
-
-
-def _fill_value(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Return (C, 1, 1) values of a missing section: the darkest of each channel of `image`, or its mean."""
-    dark = float(torch.rand((), generator=generator)) < 0.5
-    values = image.flatten(1).amin(dim=1) if dark else image.flatten(1).mean(dim=1)
-    return values[:, None, None]

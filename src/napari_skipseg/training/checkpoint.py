@@ -1,4 +1,4 @@
-"""A training run on disk at one moment: tensors and numbers in one safetensors file, replaced whole."""
+"""Checkpoints: tensors and numbers of a training in one safetensors file, which is replaced as a whole."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ CHECKPOINT = "checkpoint.safetensors"
 """Name of the file in the folder of an unfinished training."""
 Curves = dict[str, list[tuple[int, float]]]
 NUMBERS = ("step", "curves", "recent", "best_loss", "stale", "updates", "select_start", "ended", "is_due")
-"""Fields of `FitState` that are kept as JSON and that a resumed fit ends with as one in one go does."""
+"""Fields of `FitState` that are stored as JSON and end with the same values if a fit is resumed."""
 PRECISION = "computed_in"
-"""Under which the settings in a checkpoint say in which precision the fit computes."""
+"""Key of the precision that the fit computes in, beside the settings in a checkpoint."""
 _TIMES = ("seconds",)
-"""The same for those that differ from run to run; the other fields are tensors."""
+"""Fields stored as JSON that differ from run to run; all other fields are tensors."""
 
 
 @dataclass
 class FitState:
-    """Where a fit stands: steps done, curves, and the best weights seen on the held-out slices.
+    """The state of a fit: steps done, curves, and the weights with the lowest held-out loss.
 
     recent: training losses since the last point of their curve. stale: validations since a lower held-out loss.
-    updates, select_start: as in `TrainingRecord`. epoch_begin: the kernels when this epoch began. ended: whether it was
-    told to keep the best and end, or ran out of time. is_due: whether this step is still to be validated: a fit may be
-    stopped in the middle of that. seconds: what it took so far.
+    updates, select_start: as in `TrainingRecord`. epoch_begin: the kernels when this epoch began. ended: whether a
+    `KeepBest` or the time limit ended it. is_due: whether this step is still to be validated, as a fit may be stopped
+    in the middle of a validation. seconds: its time so far.
     """
 
     step: int = 0
@@ -51,7 +51,7 @@ class FitState:
     seconds: float = 0.0
 
     def record(self, curve: str, value: float) -> None:
-        """Add `value` to `curve` at the present step."""
+        """Add `value` to `curve` at the current step."""
         self.curves.setdefault(curve, []).append((self.step, value))
 
     def record_recent(self) -> None:
@@ -63,9 +63,9 @@ class FitState:
 def write_checkpoint(
     file: Path, settings: dict[str, Any], state: FitState, network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Write everything that an exact resume needs; the file of before stays until the new one is whole.
+    """Write all that an exact resume needs; the old file stays until the new one is complete.
 
-    settings: what tells this run from others, as values that JSON can hold.
+    settings: the record that identifies this run, as values that JSON can hold.
 
     Raises:
         FileError: the disk is full or the folder cannot be written.
@@ -84,7 +84,7 @@ def write_checkpoint(
 
 
 def precision_in(file: Path) -> str:
-    """Return the precision that the checkpoint in `file` was computed in; "" where there is no such checkpoint."""
+    """Return the precision that the checkpoint in `file` was computed in; "" if there is no such checkpoint."""
     try:
         with safe_open(file, framework="pt") as opened:
             return str(json.loads((opened.metadata() or {})["fit"])["settings"].get(PRECISION, ""))
@@ -93,9 +93,9 @@ def precision_in(file: Path) -> str:
 
 
 def belongs_to(file: Path, is_same_run: Callable[[dict[str, Any]], bool]) -> bool:
-    """Return whether `file` is a checkpoint that this run can go on from.
+    """Return whether `file` is a checkpoint that this run can resume from.
 
-    is_same_run: whether settings that were written are those of this run.
+    is_same_run: whether a written record is that of this run.
     """
     try:
         with safe_open(file, framework="pt") as opened:
@@ -107,9 +107,9 @@ def belongs_to(file: Path, is_same_run: Callable[[dict[str, Any]], bool]) -> boo
 def read_checkpoint(
     file: Path, is_same_run: Callable[[dict[str, Any]], bool], network: nn.Module, optimizer: torch.optim.Optimizer
 ) -> FitState:
-    """Return the state in `file` after loading it into `network` and `optimizer`; a new state where there is none.
+    """Return the state in `file` after loading it into `network` and `optimizer`; a new state if there is no file.
 
-    is_same_run: whether settings that were written are those of this run.
+    is_same_run: whether a written record is that of this run.
 
     Raises:
         SpecError: the checkpoint belongs to other settings, or is damaged.

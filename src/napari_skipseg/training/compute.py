@@ -1,4 +1,4 @@
-"""Where a training computes and in which precision: chosen before it begins, and tried with a step of its network."""
+"""The device and precision of a training: chosen before it begins, and tried with a step of its network."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ class Compute:
 def choose_compute(
     network: Network, asked: Precision, device_name: str, checkpoint: Path | None, processes: Processes
 ) -> Compute:
-    """Return where and in which precision `network` is trained.
+    """Return the device and precision in which `network` is trained.
 
     "auto" takes a GPU only if a step of this network succeeds on it: a GPU may lack a layer (3D ones on MPS) or the
-    memory to begin at all. A training that is resumed keeps the precision of its checkpoint, whatever is fast here.
+    memory for a single step. A resumed training keeps the precision of its checkpoint.
 
     Raises:
-        DeviceError: the device that is named cannot train this network, or not in the precision that is asked for.
+        DeviceError: the named device cannot train this network, or not in the precision that is asked for.
     """
     device = choose_device(device_name)
     compute = _compute_on(device, own_device(device, processes), asked, checkpoint)
@@ -101,6 +101,6 @@ def _why_no_step(network: Network, compute: Compute) -> str:
         spec = network.spec
         images = torch.zeros(2, spec.in_channels, *(2 * network.stride,) * spec.dimensions)
         compute.logits(trial, images).square().mean().backward()  # type: ignore[no-untyped-call]
-    except Exception as error:  # torch says in several classes that a device cannot do it
+    except Exception as error:  # torch has several classes of errors for what a device cannot do
         return first_line(error)
     return ""

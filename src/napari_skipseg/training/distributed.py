@@ -1,9 +1,9 @@
-"""One training in several processes, as `torchrun` starts them: each takes its share of every batch.
+"""One training in several processes, which `torchrun` starts: each takes its share of every batch.
 
 Each process has the whole network and draws its own samples; the gradients are averaged before each step, in one
-message, so all processes hold the same weights throughout. What a loss or a layer takes over a batch it takes over the
-share of one process: the statistics of batch norm (the first process's are kept), Dice, the balance of classes, the
-pixels that count.
+message, so all processes have the same weights at all times. What a loss or a layer measures over a batch it measures
+over the share of one process: statistics of batch norm (the first process's are kept), Dice, the balance of classes,
+the pixels that count.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from napari_skipseg.errors import DeviceError, EngineError, SpecError
 from napari_skipseg.training.settings import TrainSettings
 
 _PATIENCE = timedelta(hours=1)
-"""How long a process waits for the others: the first one validates while they do."""
+"""How long a process waits for the others, such as for the first one while that validates."""
 SET_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Which process of how many this is; the first one validates, writes and reports."""
+    """The number of this process and of all processes; the first one validates, writes and reports."""
 
     rank: int = 0
     count: int = 1
@@ -37,7 +37,7 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that speaks for all."""
+        """Whether this process validates, writes and reports for all."""
         return self.rank == 0
 
     def share(self, settings: TrainSettings) -> TrainSettings:
@@ -63,7 +63,7 @@ class Processes:
         return batch // parts
 
     def average(self, tensors: list[Tensor]) -> None:
-        """Put in place of each tensor its mean over all processes."""
+        """Replace each tensor by its mean over all processes."""
         if self.count == 1:
             return
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
@@ -85,7 +85,7 @@ class Processes:
 
     @contextmanager
     def failing_together(self) -> Generator[None, None, None]:
-        """Do what is within; where that fails in one process it fails in all, so that none waits for ever.
+        """Make what is within fail in all processes if it fails in one, so that none waits for ever.
 
         Raises:
             EngineError: it failed in another process, whose own message says why.
@@ -106,7 +106,7 @@ ONE_PROCESS = Processes()
 
 
 def started_by_torchrun() -> Processes:
-    """Return which process this is of those that torchrun started; the only one where it started none."""
+    """Return the number of this process among those that torchrun started; `ONE_PROCESS` if it started none."""
     if not all(os.environ.get(name) for name in SET_BY_TORCHRUN) or int(os.environ["WORLD_SIZE"]) < 2:
         return ONE_PROCESS
     rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -114,7 +114,7 @@ def started_by_torchrun() -> Processes:
 
 
 def own_device(device: Device, processes: Processes) -> torch.device:
-    """Return the torch device of this process: on CUDA each has a GPU of its own.
+    """Return the torch device of this process; on CUDA each process has its own GPU.
 
     Raises:
         DeviceError: there are fewer GPUs than processes on this machine.
@@ -131,7 +131,7 @@ def own_device(device: Device, processes: Processes) -> torch.device:
 
 @contextmanager
 def joined(processes: Processes, device: torch.device) -> Generator[None, None, None]:
-    """Connect all processes for what is within, by NCCL between GPUs, by gloo otherwise; nothing to do for one."""
+    """Connect all processes for what is within, by NCCL between GPUs, else by gloo; do nothing for one process."""
     if processes.count == 1:
         yield
         return

@@ -27,7 +27,7 @@ from napari_skipseg.training.patches import LabelledImage
 
 
 class TileResult(NamedTuple):
-    """What a tile gives of an image. keep: where it lies. probability: (classes, *keep). done, total: tiles."""
+    """The result of a tile. keep: where it lies in the image. probability: (classes, *keep). done, total: tiles."""
 
     keep: tuple[slice, ...]
     probability: Pixels
@@ -38,8 +38,8 @@ class TileResult(NamedTuple):
 class WholeImages:
     """A model that runs over images of any size with the memory of a tile, in torch and one precision.
 
-    Tiles are as large as the free memory of the device allows. If memory is short nevertheless, they are halved; if the
-    device fails, the CPU goes on.
+    Tiles are as large as the free memory of the device allows. If memory is still too small, they are halved; if the
+    device fails, the CPU takes over.
     """
 
     def __init__(self, model: Model, device: torch.device, precision: str) -> None:
@@ -68,21 +68,12 @@ class WholeImages:
         shape = image.shape[1:]
         plan = self._plan(shape)
         for number, tile in enumerate(plan):
-            places = [
-                reflected(length, start, size) for length, start, size in zip(shape, tile.start, tile.size, strict=True)
-            ]
-            pixels = image[np.ix_(np.arange(len(image)), *places)]
+            sides = zip(shape, tile.start, tile.size, strict=True)
+            index = [reflected(length, start, size) for length, start, size in sides]
+            pixels = image[np.ix_(np.arange(len(image)), *index)]
             output = self._backend.run(np.ascontiguousarray(pixels[None], np.float32))
             kept = output.probability[0][(slice(None), *tile.keep_in_read)]
             yield TileResult(tile.keep, kept, number + 1, len(plan))
-
-    def iter_whole(self, image: NDArray[np.floating]) -> Generator[TileResult, None, Pixels]:
-        """Yield as `iter_tiles`; return the probabilities (classes, *space) of the whole image."""
-        whole = np.empty((len(self._model.description.classes), *image.shape[1:]), np.float32)
-        for result in self.iter_tiles(image):
-            whole[(slice(None), *result.keep)] = result.probability
-            yield result
-        return whole
 
 
 def _make(device: Device, precision: str, model: Model, shape: tuple[int, ...]) -> Backend:
@@ -90,8 +81,8 @@ def _make(device: Device, precision: str, model: Model, shape: tuple[int, ...]) 
 
 
 LARGEST_SCORED = 4096
-"""Longest side of what V_rand and V_info are taken on, in the middle of a slice. They flood it as a whole, which takes
-about 40 bytes a pixel: 0.7 GB at this size."""
+"""Longest side of what V_rand and V_info are measured on, in the middle of a slice. They flood it as a whole, which
+takes about 40 bytes per pixel: 0.7 GB at this size."""
 CELLS_ARE_CUT = f"V_rand and V_info on the middle {LARGEST_SCORED} × {LARGEST_SCORED} pixels of each slice"
 
 
@@ -100,30 +91,43 @@ def iter_score_held_out(
 ) -> Generator[Progress, None, dict[str, float]]:
     """Yield after each tile and each slice; return Dice at 0.5 of every class, and V_rand and V_info.
 
-    The latter two where the first class parts cells. The network runs over whole slices (2D) or whole runs of slices
-    (3D), tile by tile, in a single pass, without averaging and without post-processing. Dice is pooled over all pixels
+    V_rand and V_info only if the first class separates cells. The network runs over whole slices (2D) or whole runs of
+    slices (3D), tile by tile, in a single pass, without averaging and post-processing. Dice is pooled over all pixels
     that count; V_rand and V_info are means over all slices. Runs may differ in size.
     """
     overlaps: dict[str, list[OverlapScores]] = {name: [] for name in class_names}
     slices: list[SliceScores | None] = []
-    parts_cells = class_names[0] in BOUNDARY_CLASSES
-    pieces = [piece for run in runs for piece in _pieces(run, dimensions)]
+    has_cells = class_names[0] in BOUNDARY_CLASSES
+    pieces = list(runs)  # what the network sees at once: a run of slices, in 2D each slice
+    if dimensions == 2:
+        pieces = [
+            LabelledImage(run.image[:, z : z + 1], run.target[z : z + 1])
+            for run in runs
+            for z in range(len(run.target))
+        ]
     total = sum(network.count_tiles(piece.target.shape[-dimensions:]) for piece in pieces)
-    total += sum(len(piece.target) for piece in pieces) if parts_cells else 0
+    total += sum(len(piece.target) for piece in pieces) if has_cells else 0
     done = 0
     for number, piece in enumerate(pieces):
         at = f"scoring what is held out, {number + 1} of {len(pieces)}"
-        cell = np.empty(piece.target.shape, np.float32) if parts_cells else None
+        cell = np.empty(piece.target.shape, np.float32) if has_cells else None
         image = piece.image if dimensions == 3 else piece.image[:, 0]
         for result in network.iter_tiles(image):
-            _add_overlaps(overlaps, result, piece.target[_in_piece(result.keep)])
+            target = piece.target[_in_piece(result.keep)]
+            if (target >= 0).any():
+                for label, found in enumerate(overlaps.values(), start=1):
+                    found.append(score_overlap(result.probability[label - 1] > 0.5, target == label, target >= 0))
             if cell is not None:
                 cell[_in_piece(result.keep)] = 1 - result.probability[0]
             done += 1
             yield Progress(done, total, f"{at}: tile {result.done} of {result.total}")
         if cell is not None:
             for z, target in enumerate(piece.target):
-                slices += _score_slice(cell[z], target)
+                middle = tuple(
+                    slice(start := max(0, (length - LARGEST_SCORED) // 2), start + min(length, LARGEST_SCORED))
+                    for length in target.shape
+                )
+                slices += run_to_end(iter_score_slices(cell[z][middle], (target[middle] != 1).astype(np.uint8)))
                 done += 1
                 yield Progress(done, total, f"{at}: V_rand of slice {z + 1} of {len(piece.target)}")
     scores = {f"Dice {name}": round(pool_overlap(found).dice, 5) for name, found in overlaps.items() if found}
@@ -133,34 +137,11 @@ def iter_score_held_out(
     return scores
 
 
-def separates_cells(runs: tuple[LabelledImage, ...], class_names: tuple[str, ...]) -> bool:
-    """Return whether V_rand is taken on a part of some slice only."""
+def cuts_cells(runs: tuple[LabelledImage, ...], class_names: tuple[str, ...]) -> bool:
+    """Return whether V_rand is measured, but of some slice only on a part."""
     return class_names[0] in BOUNDARY_CLASSES and any(max(run.target.shape[1:]) > LARGEST_SCORED for run in runs)
-
-
-def _pieces(run: LabelledImage, dimensions: int) -> list[LabelledImage]:
-    """Return what a network sees at once: a run of slices in 3D, each of its slices in 2D."""
-    if dimensions == 3:
-        return [run]
-    return [LabelledImage(run.image[:, z : z + 1], run.target[z : z + 1]) for z in range(len(run.target))]
 
 
 def _in_piece(keep: tuple[slice, ...]) -> tuple[slice | int, ...]:
     """Return where a tile lies in an array (Z, Y, X); a tile of a slice has no Z."""
     return keep if len(keep) == 3 else (0, *keep)
-
-
-def _add_overlaps(overlaps: dict[str, list[OverlapScores]], result: TileResult, target: NDArray[np.int16]) -> None:
-    counted = target >= 0
-    if not counted.any():
-        return
-    for label, found in enumerate(overlaps.values(), start=1):
-        found.append(score_overlap(result.probability[label - 1] > 0.5, target == label, counted))
-
-
-def _score_slice(cell: NDArray[np.float32], target: NDArray[np.int16]) -> list[SliceScores | None]:
-    middle = tuple(
-        slice(start := max(0, (length - LARGEST_SCORED) // 2), start + min(length, LARGEST_SCORED))
-        for length in target.shape
-    )
-    return run_to_end(iter_score_slices(cell[middle], (target[middle] != 1).astype(np.uint8)))

@@ -1,4 +1,4 @@
-"""The fit: step after step, from a network and a task to trained weights. It knows no file format and no window."""
+"""The training loop: from a network and a task to trained weights. It knows no file format and no viewer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from napari_skipseg.training.updates import (
 
 
 class ScheduledOptimizer(Contract):
-    """Settings that say how and how long to train."""
+    """Settings with the protocol and the length of a training."""
 
     @property
     def training_protocol(self) -> Protocol:
@@ -40,15 +40,15 @@ class ScheduledOptimizer(Contract):
 
     @property
     def steps(self) -> int:
-        """How many steps."""
+        """Number of steps."""
 
 
 def make_optimizer(settings: ScheduledOptimizer, network: nn.Module) -> torch.optim.Optimizer:
     """Return the protocol's optimiser of what requires a gradient, with weight decay on convolution kernels only.
 
-    Not on biases, batch norm or select weights. Adadelta and RMSprop take the decay as L2 in the gradient, AdamW apart
-    from it. Torch's RMSprop adds epsilon outside the root, g / (sqrt(v) + ε); with ε = 1e-8 that differs from inside
-    the root only where gradients all but vanish.
+    Biases, batch norm and select weights do not decay. Adadelta and RMSprop add the decay to the gradient (L2), AdamW
+    does not. Torch's RMSprop adds epsilon outside the root, g / (sqrt(v) + ε); with ε = 1e-8 that differs from inside
+    the root only if gradients nearly vanish.
     """
     protocol = settings.training_protocol
     plain = {id(module.weight) for module in network.modules() if isinstance(module, Select)}
@@ -100,32 +100,29 @@ def initialise(network: Network, protocol: Protocol) -> None:
         if protocol.initialiser == "glorot-uniform" or name == last:
             nn.init.xavier_uniform_(module.weight)
         else:
-            nn.init.normal_(module.weight, 0.0, math.sqrt(2 / _fan_in(module)))
+            fan_in = float(module.weight[0].numel())
+            if isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d):
+                channels = module.weight.shape[0] / module.groups
+                fan_in = channels * math.prod(module.kernel_size) / math.prod(module.stride)
+            nn.init.normal_(module.weight, 0.0, math.sqrt(2 / fan_in))
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
 
-def _fan_in(module: nn.Module) -> float:
-    """Return how many products each output pixel of a convolution sums."""
-    if isinstance(module, nn.ConvTranspose2d | nn.ConvTranspose3d):
-        return module.weight.shape[0] / module.groups * math.prod(module.kernel_size) / math.prod(module.stride)
-    return float(module.weight[0].numel())  # type: ignore[index]
-
-
 SHOWN_EVERY = 10
 SAVED_EVERY = 60.0
-"""Seconds between checkpoints: what a kill costs at most."""
+"""Seconds between checkpoints: the most that a kill costs."""
 LONG_STEP = 5.0
-"""Seconds of a step from which on each one is saved: a signal may end the process in the middle of the next one."""
+"""After longer steps a checkpoint is written each time: a signal may end the process in the middle of the next one."""
 
 
 @dataclass
 class _Run:
-    """A fit under way: what stays the same from step to step, `state`, and what was done when.
+    """A running fit: what is the same in all steps, its `state`, and the steps and times of the last checkpoint.
 
-    layers: the convolutions whose updates are recorded, in order of depth; none where no epoch is named. began: when
-    this call would have, had it been one with those it goes on from. saved, validated: the steps of the last time.
-    keeps: whether a `KeepBest` was sent back in the middle of a validation.
+    layers: the convolutions whose updates are recorded, in order of depth; none if no epoch is named. began: the time
+    when the fit began, without the breaks before it was resumed. saved, validated: the last steps that were. keeps:
+    whether a `KeepBest` was sent back in the middle of a validation.
     """
 
     task: TrainingTask
@@ -144,16 +141,30 @@ class _Run:
 
     @property
     def pace(self) -> TrainingPace:
-        """How the fit goes on."""
+        """The length and rates of the fit."""
         return self.task.pace
 
     @property
     def place(self) -> int:
-        """How far the fit is, in steps; where it has a time limit, by time where that is further."""
+        """How far the fit is, in steps; with a time limit, by time if that is further."""
         if not self.pace.minutes:
             return self.state.step
         by_time = int(self.pace.steps * self.state.seconds / (60 * self.pace.minutes))
         return max(self.state.step, min(self.pace.steps, by_time))
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all steps are done, or something ended the fit before."""
+        return self.state.ended or self.state.step >= self.pace.steps or 0 < self.pace.patience <= self.state.stale
+
+    @property
+    def message(self) -> str:
+        """The step, with their number unless minutes end the run, and the newest values of the curves."""
+        state, pace = self.state, self.pace
+        step = f"step {state.step}" if pace.minutes else f"step {state.step} of {pace.steps}"
+        if pace.minutes:
+            step += f", {state.seconds / 60:.1f} of {pace.minutes:g} min"
+        return ", ".join([step, *(f"{name} {curve[-1][1]:.3f}" for name, curve in state.curves.items())])
 
 
 def iter_learn(
@@ -161,31 +172,35 @@ def iter_learn(
 ) -> Generator[Progress, KeepBest | None, FitState]:
     """Yield after each step; return the end state, with `network` at its best weights, in eval mode.
 
-    The progress is a `TrainingProgress`, with values where curves go on; after a validation a `ValidationPicture`
-    follows. A `KeepBest` sent back ends the fit there: the weights of that moment are validated, and the best kept.
+    The progress is a `TrainingProgress`, with values when curves get new points; a `ValidationPicture` follows each
+    validation. A `KeepBest` sent back ends the fit: its current weights are validated, and the best are kept.
 
     The same task and network give the same weights, bit for bit on a CPU with as many threads, unless time or a
-    `KeepBest` ends them. Killed at any moment, the same call goes on from `checkpoint` and ends with those weights.
-    Closing the generator writes a checkpoint first. Of several `processes` each calls this at the same time; the
-    first one validates, writes, and ends with the best weights.
+    `KeepBest` ends them. After a kill at any moment, the same call resumes from `checkpoint` and ends with those
+    weights. Closing the generator writes a checkpoint first. Each of several `processes` calls this at the same time;
+    the first one validates, writes, and ends with the best weights.
 
     Raises:
-        SpecError: the checkpoint is of another run or damaged, or the loss is not finite.
+        SpecError: the checkpoint is of a different run or damaged, or the loss is not finite.
         FileError: the checkpoint cannot be written.
     """
     asked = {parameter: parameter.requires_grad for parameter in network.parameters()}
     try:
         run = _begin(task, network, checkpoint, compute, processes)
         try:
-            while run.state.is_due or not _has_ended(run):
+            while run.state.is_due or not run.has_ended:
                 if not run.state.is_due:
                     _take_step(run)
                 picture = None
                 if run.state.is_due:
                     picture = yield from _iter_validate_and_save(run)
-                keeps = isinstance((yield _news(run)), KeepBest)
+                curves = run.state.curves.items()
+                values = {name: curve[-1][1] for name, curve in curves if curve[-1][0] == run.state.step}
+                progress = TrainingProgress(run.place, run.pace.steps, run.message, run.state.step, values)
+                keeps = isinstance((yield progress), KeepBest)
                 if picture is not None:
-                    keeps = isinstance((yield _placed(run, picture)), KeepBest) or keeps
+                    shown = replace(picture, done=run.place, total=run.pace.steps, message=run.message)
+                    keeps = isinstance((yield shown), KeepBest) or keeps
                 if processes.highest(float(keeps or run.keeps)):
                     yield from _iter_end_early(run)
         except GeneratorExit:  # at a yield, between two steps: after any other fault a step may be half done
@@ -202,7 +217,7 @@ def iter_learn(
 
 
 def _begin(task: TrainingTask, network: Network, checkpoint: Path, compute: Compute, processes: Processes) -> _Run:
-    """Return the run at its first step, or where its checkpoint left it; only what is trained asks for gradients."""
+    """Return the run at its first step or at that of its checkpoint; only trained parameters require gradients."""
     compute.place(network)
     trained = set(task.parameters(network))
     for parameter in network.parameters():
@@ -223,12 +238,8 @@ def _begin(task: TrainingTask, network: Network, checkpoint: Path, compute: Comp
     )
 
 
-def _has_ended(run: _Run) -> bool:
-    return run.state.ended or run.state.step >= run.pace.steps or 0 < run.pace.patience <= run.state.stale
-
-
 def _take_step(run: _Run) -> None:
-    """Take the next step, record what it did, and save, each where its time has come."""
+    """Take the next step; record it and write a checkpoint if it is time to."""
     pace, state, before = run.pace, run.state, run.state.seconds
     if pace.epoch and state.step % pace.epoch == 0:
         state.epoch_begin = kernels(run.network, run.layers)
@@ -260,7 +271,7 @@ def _take_step(run: _Run) -> None:
 
 
 def _gather_gradients(run: _Run) -> Tensor:
-    """Return the loss of this process's share of the batch, part after part, and leave its gradients."""
+    """Return the loss of this process's share of the batch, and set its gradients."""
     pace, step, processes = run.pace, run.state.step, run.processes
     # Dropout: seeded by the step, so that a resumed run repeats the same masks.
     torch.manual_seed(pace.seed * 1_000_003 + step + (processes.rank << 40))
@@ -276,7 +287,7 @@ def _gather_gradients(run: _Run) -> Tensor:
 
 
 def _iter_end_early(run: _Run) -> Generator[Progress, KeepBest | None, None]:
-    """Validate what there is, so that the best can be kept, and remember that the run has ended."""
+    """Validate the current weights, so that the best can be kept, and store that the run has ended."""
     run.state.ended = True
     if run.state.recent:
         run.state.record_recent()
@@ -295,7 +306,7 @@ def _save(run: _Run) -> None:
 
 
 def _iter_validate_and_save(run: _Run) -> Generator[Progress, KeepBest | None, ValidationPicture | None]:
-    """Validate and write the checkpoint, in the first process; let all know whether the loss still falls."""
+    """Validate and write the checkpoint in the first process; tell all processes whether the loss still falls."""
     picture = None
     with run.processes.failing_together():
         if run.processes.is_first:
@@ -309,7 +320,7 @@ def _iter_validate_and_save(run: _Run) -> Generator[Progress, KeepBest | None, V
 
 
 def _iter_validate(run: _Run) -> Generator[Progress, KeepBest | None, ValidationPicture | None]:
-    """Score the network on what is held out, and keep its weights where they are the best."""
+    """Score the network on what is held out, and keep its weights if they are the best."""
     state = run.state
     run.network.eval()
     work = run.task.iter_validate(run.network)
@@ -319,9 +330,9 @@ def _iter_validate(run: _Run) -> Generator[Progress, KeepBest | None, Validation
         except StopIteration as stop:
             found: Validation | None = stop.value
             break
-        message = f"{_in_words(run)}, looking at what is held out: {done} of {total}"
-        news = TrainingProgress(run.place, run.pace.steps, message, state.step)
-        run.keeps = isinstance((yield news), KeepBest) or run.keeps
+        message = f"{run.message}, looking at what is held out: {done} of {total}"
+        progress = TrainingProgress(run.place, run.pace.steps, message, state.step)
+        run.keeps = isinstance((yield progress), KeepBest) or run.keeps
     if found is None:
         return None
     for curve, value in {"held-out loss": found.loss, **found.values}.items():
@@ -331,24 +342,3 @@ def _iter_validate(run: _Run) -> Generator[Progress, KeepBest | None, Validation
         state.best_loss = found.loss
         state.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in run.network.state_dict().items()}
     return found.picture
-
-
-def _news(run: _Run) -> TrainingProgress:
-    """Return how far the run is, with the points that its curves got at this step, if any."""
-    state = run.state
-    values = {name: curve[-1][1] for name, curve in state.curves.items() if curve[-1][0] == state.step}
-    return TrainingProgress(run.place, run.pace.steps, _in_words(run), state.step, values)
-
-
-def _placed(run: _Run, picture: ValidationPicture) -> ValidationPicture:
-    return replace(picture, done=run.place, total=run.pace.steps, message=_in_words(run))
-
-
-def _in_words(run: _Run) -> str:
-    """Return the step, of how many where time does not end the run, and the newest values of the curves."""
-    state, pace = run.state, run.pace
-    step = f"step {state.step}" if pace.minutes else f"step {state.step} of {pace.steps}"
-    if pace.minutes:
-        step += f", {state.seconds / 60:.1f} of {pace.minutes:g} min"
-    latest = (f"{name} {curve[-1][1]:.3f}" for name, curve in state.curves.items())
-    return ", ".join([step, *latest])

@@ -17,8 +17,7 @@ from napari_skipseg.training.settings import (
     AUGMENTATIONS,
     FinetuneSettings,
     TrainSettings,
-    finetune_from_json,
-    train_settings_from_json,
+    settings_from_json,
 )
 
 _PATCHES = {2: [256, 256], 3: [32, 64, 64]}
@@ -28,28 +27,37 @@ STAGED = {
     "residual-fcn": "give the width, stages and across of a residual FCN",
     "tiramisu": "give the width, growth and layers of a Tiramisu",
 }
-"""Networks that have no list of widths, and what they have in its place."""
+"""Networks that have no list of widths, and what to give instead."""
 REQUIRED = {"name": "--name", "images": "--images", "labels": "--labels", "classes": "--class"}
 
 
 def settings_from_flags(file: Path | None, flags: dict[str, Any]) -> TrainSettings:
-    """Return the settings in `file`, with every flag in its place that is not None and that settings know.
+    """Return the settings in `file`; flags that are not None and that settings know replace its values.
 
-    A preset goes in place of the file's network, and the flags of the network over it.
+    A preset replaces the file's network, and flags of the network replace values of both.
 
     Raises:
         FileError: the file cannot be read.
         SpecError: it or a flag is not valid, or something needed was not given.
     """
     values = _read(file)
-    given = {key: _READERS.get(key, _same)(flag) for key, flag in flags.items() if flag not in (None, [])}
+    given = {
+        key: _READERS[key](flag) if key in _READERS else flag for key, flag in flags.items() if flag not in (None, [])
+    }
     known = {field.name for field in fields(TrainSettings)}
     values |= {key: flag for key, flag in given.items() if key in known}
     spec = {key: flag for key, flag in given.items() if key in SPEC_FLAGS}
     if "augment" in given:
         values["augmentation"] = asdict(choose_settings("augmentation", given["augment"], AUGMENTATIONS))
     if "preset" in given:
-        values["spec"] = _preset(given["preset"], spec.get("network"))
+        name, presets = given["preset"], {preset.name: preset.spec for preset in PRESETS}
+        preset = spec_to_dict(choose_settings("preset", name, presets))
+        if spec.get("network") not in (None, preset["network"]):
+            raise SpecError(
+                f"Preset '{name}' is a {preset['network']}, not a {spec['network']}: leave out --network or --preset."
+            )
+        del preset["out_channels"]  # they follow from the classes
+        values["spec"] = preset
     network = values.setdefault("spec", {"network": "unet"})
     if not isinstance(network, dict):
         raise SpecError(f"The settings '{file}' must give the spec as one JSON object.")
@@ -60,11 +68,11 @@ def settings_from_flags(file: Path | None, flags: dict[str, Any]) -> TrainSettin
         raise SpecError(f"Training needs {', '.join(missing)}: give them as flags or in a settings file.")
     network.setdefault("out_channels", output_channels(len(values["classes"])))
     values.setdefault("patch", _PATCHES[3 if network.get("dimensions") == 3 else 2])
-    return train_settings_from_json(json.dumps(values))
+    return settings_from_json(TrainSettings, json.dumps(values))
 
 
 def _check_flags(network: dict[str, Any], flags: dict[str, Any]) -> None:
-    """Refuse flags that mean nothing to the network."""
+    """Refuse flags that the network does not have."""
     name = network.get("network", "unet")
     if "widths" in flags and name in STAGED:
         raise SpecError(f"--widths is for {', '.join(WIDE)}: {STAGED[name]} in a settings file, under spec.")
@@ -98,19 +106,11 @@ def choose_settings(what: str, name: str, choices: dict[str, Any]) -> Any:
     return choices[name]
 
 
-def _preset(name: str, network: str | None) -> dict[str, Any]:
-    """Return the network of a preset; its output channels follow from the classes."""
-    values = spec_to_dict(choose_settings("preset", name, {preset.name: preset.spec for preset in PRESETS}))
-    if network not in (None, values["network"]):
-        raise SpecError(f"Preset '{name}' is a {values['network']}, not a {network}: leave out --network or --preset.")
-    return {key: value for key, value in values.items() if key != "out_channels"}
-
-
 def read_class(text: str) -> dict[str, Any]:
-    """Return the class that NAME=VALUE names.
+    """Return the class in a text NAME=VALUE.
 
     Raises:
-        SpecError: it names none.
+        SpecError: the text has another form.
     """
     name, _, value = text.rpartition("=")
     if not name or not re.fullmatch("-?[0-9]+", value):
@@ -122,16 +122,12 @@ def read_numbers(text: str) -> list[int]:
     """Return the numbers of a text such as 256,256 or 256x256.
 
     Raises:
-        SpecError: it holds something else.
+        SpecError: it is no list of numbers.
     """
     try:
         return [int(part) for part in text.replace("x", ",").split(",")]
     except ValueError as error:
         raise SpecError(f"'{text}' is no list of numbers: write it like 256,256.") from error
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
@@ -144,7 +140,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
 
 
 def finetune_from_flags(flags: dict[str, Any]) -> FinetuneSettings:
-    """Return the settings of `flags` that are not None: classes as NAME=VALUE, a patch as 256,256.
+    """Return the settings of those `flags` that are not None; classes are NAME=VALUE, a patch is 256,256.
 
     Raises:
         SpecError: a flag is not valid.
@@ -155,4 +151,4 @@ def finetune_from_flags(flags: dict[str, Any]) -> FinetuneSettings:
         values["patch"] = read_numbers(values["patch"])
     if "augment" in values:
         values["augmentation"] = asdict(choose_settings("augmentation", values.pop("augment"), AUGMENTATIONS))
-    return finetune_from_json(json.dumps(values))
+    return settings_from_json(FinetuneSettings, json.dumps(values))

@@ -1,4 +1,4 @@
-"""Losses over logits and targets; pixels whose target is `IGNORED` do not count."""
+"""Losses over logits and targets; pixels with the target `IGNORED` do not count."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def loss(name: LossName, logits: Tensor, target: Tensor, class_weight: float = 1
 
     Shape: logits (N, C, *space), target (N, *space) with 0 = background, 1… = classes, -1 = not counted. With one
     channel the network's output is the logit of class 1, with several it goes through a softmax over the channels.
-    Pixels of a class count `class_weight` times in the cross-entropies. Where no pixel counts, the loss is finite and
-    its gradient 0.
+    Pixels of a class count `class_weight` times in the cross-entropies. If no pixel counts, the loss is finite and its
+    gradient 0.
     """
     counted = target != IGNORED
     total = logits.new_zeros(())
@@ -56,7 +56,7 @@ def focal_loss(logits: Tensor, target: Tensor, counted: Tensor, class_weight: fl
 
 
 def balanced_cross_entropy(logits: Tensor, target: Tensor, counted: Tensor, class_weight: float = 1.0) -> Tensor:
-    """Return the cross-entropy in which all classes there, background included, weigh the same over the whole batch.
+    """Return the cross-entropy in which all classes of the batch, background included, have the same weight.
 
     The mean over classes of the mean over their pixels: for two classes that of HED (Xie & Tu 2015, eq. 2), here
     divided by the number of pixels. A class counts `class_weight` times as much as the background.
@@ -83,7 +83,7 @@ def dice_loss(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
 
 
 def _entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Return -log of the true class's probability per pixel, (N, *space); anything where the target is no class."""
+    """Return -log of the true class's probability per pixel, (N, *space); anything if the target is no class."""
     if logits.shape[1] == 1:
         return functional.binary_cross_entropy_with_logits(
             logits[:, 0], (target == 1).to(logits.dtype), reduction="none"
@@ -99,50 +99,50 @@ def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
     return (values * weights).sum() / weights.sum().clamp(min=SMALLEST_WEIGHT)
 
 
-_NOWHERE = -1e4
-"""Logit of a class that is nowhere: its probability is 0 in float32, and its gradient too."""
+_EXCLUDED = -1e4
+"""Logit of a class that is excluded: its probability and its gradient are 0 in float32."""
 
 OLD_CLASS_WEIGHT = 4.0
-"""How much more a pixel counts in which the old network is sure of a class to remember."""
+"""Weight of a pixel in which the old network is sure of a class to remember; that of background is 1."""
 
 
 def merge_unknown(logits: Tensor, known: Tensor) -> Tensor:
-    """Return logits in which the probability of every class that is not `known` has gone to the background.
+    """Return logits in which the probability of every class that is not `known` is added to the background.
 
-    Shape: logits (N, classes + 1, *space), known (N, classes) bool. Logits of one channel, with no background of their
-    own, come back as they are: there is no class to tell apart.
+    Shape: logits (N, classes + 1, *space), known (N, classes) bool. Logits of one channel have
+    no channel of background and are returned unchanged.
     """
     if logits.shape[1] == 1 or bool(known.all()):
         return logits
-    shown = known.view(*known.shape, *[1] * (logits.ndim - 2))
+    is_known = known.view(*known.shape, *[1] * (logits.ndim - 2))
     classes = logits[:, 1:]
-    away = classes.masked_fill(shown, _NOWHERE)
-    background = torch.logsumexp(torch.cat([logits[:, :1], away], dim=1), dim=1, keepdim=True)
-    return torch.cat([background, classes.masked_fill(~shown, _NOWHERE)], dim=1)
+    unknown = classes.masked_fill(is_known, _EXCLUDED)
+    background = torch.logsumexp(torch.cat([logits[:, :1], unknown], dim=1), dim=1, keepdim=True)
+    return torch.cat([background, classes.masked_fill(~is_known, _EXCLUDED)], dim=1)
 
 
 def distillation_loss(
     logits: Tensor, old_probability: Tensor, kept: Sequence[int], remembered: Tensor, counted: Tensor
 ) -> Tensor:
-    """Return the cross-entropy between what the old network says of the classes to remember and what the new one says.
+    """Return the cross-entropy between the old and the new network's answers about the classes to remember.
 
-    The mean over the pixels that are `counted`, those of old classes 4 times, so that no gap comes into a membrane; all
-    other classes count as background in both.
+    The mean over the pixels that are `counted`; those of old classes count 4 times, so that membranes get no gaps. All
+    other classes are background in both.
 
     Shape: logits (N, C, *space) of the new network, whose first classes are those `kept` of the old one.
     old_probability (N, old classes, *space), in [0, 1]. remembered (N, new classes) bool. counted (N, *space) bool.
     """
     both = with_background(logits)
     merged = functional.log_softmax(merge_unknown(both, remembered), dim=1)
-    shown = remembered[:, : len(kept)].view(-1, len(kept), *[1] * (logits.ndim - 2))
-    old = old_probability[:, list(kept)] * shown
+    is_remembered = remembered[:, : len(kept)].view(-1, len(kept), *[1] * (logits.ndim - 2))
+    old = old_probability[:, list(kept)] * is_remembered
     background = (1 - old.sum(dim=1, keepdim=True)).clamp(min=0)
-    told = (merged[:, 1 : len(kept) + 1] * old).sum(dim=1) + merged[:, 0] * background[:, 0]
+    agreement = (merged[:, 1 : len(kept) + 1] * old).sum(dim=1) + merged[:, 0] * background[:, 0]
     counts = counted & remembered.any(dim=1).view(-1, *[1] * (counted.ndim - 1))
     weights = counts * (1 + (OLD_CLASS_WEIGHT - 1) * old.sum(dim=1))
-    return -(told * weights).sum() / weights.sum().clamp(min=SMALLEST_WEIGHT)
+    return -(agreement * weights).sum() / weights.sum().clamp(min=SMALLEST_WEIGHT)
 
 
 def with_background(logits: Tensor) -> Tensor:
-    """Return logits with a channel of the background: of one channel z, (0, z), which says the same."""
+    """Return logits with a channel of background; for one channel z that is (0, z), the same probability."""
     return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits

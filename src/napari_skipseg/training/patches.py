@@ -24,11 +24,11 @@ from napari_skipseg.training.settings import Augmentation, TrainSettings, slices
 from napari_skipseg.training.taught_scale import TaughtScale, is_same_scale
 
 READ_AROUND = 1.6
-"""A patch is read with surroundings of this factor, so that a turned patch finds real pixels at its corners."""
+"""A patch is read with surroundings of this factor, so that a rotated patch has real pixels at its corners."""
 
 _MOST_NAMED = 8
 FEW_LABELS = 16
-"""Labels in a JPEG of up to so many values are taken as they are; compression that changed labels leaves more."""
+"""Most values of intact labels in a JPEG: compression blurs the edges of labels into many more."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What is trained on and what is held out, with the stack that the voxel size comes from: the largest one.
+    """What is trained on and what is held out.
 
-    findings: what was found about the images, one sentence each.
+    stack: the largest one, which gives the voxel size. findings: about the images, one sentence each.
     """
 
     training: tuple[LabelledImage, ...]
@@ -72,11 +72,13 @@ def read_data(settings: TrainSettings) -> TrainingData:
         stack = read_stack(image_path, settings.axes or None, settings.voxel_size, settings.unit)
         stacks.append(stack)
         labels = read_stack(label_path, settings.label_axes or None, are_labels=True)
-        if holds_lossy(label_path):
-            _check_lossy(labels)
-        labelled, found, told = _read_pair(stack, labels, settings)
+        if holds_lossy(label_path) and len(np.unique(labels.read((slice(None),) * len(labels.shape)))) > FEW_LABELS:
+            raise InputError(
+                f"The labels '{labels.name}' are a JPEG, which has changed their values: save them as PNG."
+            )
+        labelled, found, notes = _read_pair(stack, labels, settings)
         values |= found
-        findings += [f"{stack.name}: {finding}" for finding in (*stack.notes, *told)]
+        findings += [f"{stack.name}: {finding}" for finding in (*stack.notes, *notes)]
         depth = labelled.target.shape[0]
         is_held_out = [number + z in chosen for z in range(depth)]
         training += _runs(labelled, [not held for held in is_held_out])
@@ -93,7 +95,7 @@ def read_data(settings: TrainSettings) -> TrainingData:
 
 
 def _other_scales(stacks: Sequence[Stack], largest: Stack, dimensions: int) -> list[str]:
-    """Return a sentence if some image has another voxel size than the largest one, which the model takes."""
+    """Return a sentence if the voxel size of some image differs from that of the largest one, which the model takes."""
     scale = TaughtScale(largest.space.voxel_size, largest.space.unit)
     others = [
         stack.name
@@ -109,14 +111,8 @@ def _other_scales(stacks: Sequence[Stack], largest: Stack, dimensions: int) -> l
     ]
 
 
-def _check_lossy(labels: Stack) -> None:
-    """Raise InputError where the compression of a JPEG has blurred the edges of its labels into other values."""
-    if len(np.unique(labels.read((slice(None),) * len(labels.shape)))) > FEW_LABELS:
-        raise InputError(f"The labels '{labels.name}' are a JPEG, which has changed their values: save them as PNG.")
-
-
 def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> tuple[LabelledImage, set[int], tuple[str, ...]]:
-    """Return image and target, the values that the labels hold, and what was found about the image."""
+    """Return image and target, the values of the labels, and what was found about the image."""
     if "T" in stack.space.axes:
         raise InputError(f"'{stack.name}' is a time series; train on single stacks.")
     if stack.length("C") != settings.spec.in_channels:
@@ -127,7 +123,7 @@ def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> tuple[La
     space = tuple(stack.length(axis) for axis in "ZYX")
     truth = tuple(labels.length(axis) for axis in "ZYX")
     if truth != space and labels.shape == stack.shape and set(stack.space.axes) <= set("ZYX"):
-        labels, truth = replace(labels, space=stack.space), space  # a stack saved without a word of its axes
+        labels, truth = replace(labels, space=stack.space), space  # a stack that was saved without axes
     if labels.space.axes == "YXC":
         raise InputError(f"The labels '{labels.name}' do not fit: they have colours; save them as grey, value = label.")
     if space != truth or labels.length("C") * labels.length("T") != 1:
@@ -148,9 +144,12 @@ def _read_pair(stack: Stack, labels: Stack, settings: TrainSettings) -> tuple[La
         target[values == settings.ignore] = IGNORED
     greys = measure_greys(stack, settings.seed, padding=settings.padding)
     across_slices = settings.spec.dimensions == 3
-    image, padding = greys.normalization.prepare(_channels_first(stack), across_slices)
+    pixels = stack.read((slice(None),) * len(stack.shape))
+    pixels = np.moveaxis(pixels, stack.space.axes.index("C"), 0) if "C" in stack.space.axes else pixels[None]
+    pixels = np.ascontiguousarray(pixels if "Z" in stack.space.axes else pixels[:, None])  # (C, Z, Y, X)
+    image, padding = greys.normalization.prepare(pixels, across_slices)
     if padding is not None:
-        target[padding] = IGNORED  # a model is never asked about it, and labels there are padding themselves
+        target[padding] = IGNORED  # no model ever predicts padding, and labels there are padding themselves
     return LabelledImage(image, target), {int(value) for value in np.unique(values)}, greys.findings
 
 
@@ -165,15 +164,8 @@ def _widen(target: NDArray[np.int16], settings: TrainSettings) -> NDArray[np.int
     return grown
 
 
-def _channels_first(stack: Stack) -> NDArray[Any]:
-    """Return the grey values (C, Z, Y, X)."""
-    values = stack.read((slice(None),) * len(stack.shape))
-    values = np.moveaxis(values, stack.space.axes.index("C"), 0) if "C" in stack.space.axes else values[None]
-    return np.ascontiguousarray(values if "Z" in stack.space.axes else values[:, None])
-
-
 def _runs(labelled: LabelledImage, wanted: list[bool]) -> list[LabelledImage]:
-    """Return the stretches of neighbouring slices that are wanted."""
+    """Return the runs of neighbouring slices that are wanted."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], wanted, [False]]).astype(np.int8)))
     return [
         LabelledImage(labelled.image[:, start:stop], labelled.target[start:stop])
@@ -213,7 +205,9 @@ def draw_sample(
     for length, side in zip(target.shape, patch, strict=True):
         free = length - side
         first = int(torch.rand((), generator=generator) * (free + 1)) if free > 0 else free // 2
-        middle.append(first + side / 2)  # on whole voxels: a patch that is not turned or warped is not blurred either
+        middle.append(
+            first + side / 2
+        )  # on whole voxels, so that a patch that is not rotated or warped is not blurred either
     return cut_sample(image, target, tuple(middle), patch, options, generator)
 
 
@@ -225,16 +219,16 @@ def cut_sample(
     options: Augmentation,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Return the patch around `middle`, varied: image (C, *patch) float32 and target (*patch).
+    """Return the augmented patch around `middle`: image (C, *patch) float32 and target (*patch).
 
     image: (C, *space), floats of any precision. target: (*space).
     """
     read, centre = [], []
-    for length, side, place in zip(target.shape, patch, middle, strict=True):
+    for length, side, at in zip(target.shape, patch, middle, strict=True):
         reach = READ_AROUND * side / 2
-        start, stop = max(0, int(place - reach)), min(length, int(place + reach) + 1)
+        start, stop = max(0, int(at - reach)), min(length, int(at + reach) + 1)
         read.append(slice(start, stop))
-        centre.append(place - 0.5 - start)
+        centre.append(at - 0.5 - start)
     pixels = torch.from_numpy(np.ascontiguousarray(image[(slice(None), *read)])).float()
     labels = torch.from_numpy(np.ascontiguousarray(target[tuple(read)]))
     grid = sampling_grid(options, patch, torch.tensor(centre), generator)

@@ -1,4 +1,4 @@
-"""What a training tells while it runs and when it ends, and what it can be told. Loads without torch."""
+"""Messages of a training: its progress, its results, and the command to end it early. Loads without torch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from napari_skipseg.progress import Progress
 
 @dataclass(frozen=True)
 class KeepBest:
-    """A command to a training, sent back through its `yield`: stop here, and keep the best weights so far."""
+    """The command to end a training and keep the best weights so far, sent back through its `yield`."""
 
 
 @dataclass(frozen=True)
 class TrainingProgress(Progress):
-    """The curves of a training went on: their newest values at `step`, by name such as "held-out Dice"."""
+    """A step of a training, with the new points of its curves at `step`, by name such as "held-out Dice"."""
 
     step: int = 0
     values: dict[str, float] = field(default_factory=dict)
@@ -28,10 +28,10 @@ class TrainingProgress(Progress):
 
 @dataclass(frozen=True)
 class ValidationPicture(Progress):
-    """What the network makes of one held-out tile now.
+    """The network's current answer about one held-out patch.
 
     image: (Y, X) float32 in standard units. probability: (Y, X) float32 of the class that is learnt. target: (Y, X)
-    int16 as in `Labelled`. All three None where nothing is held out.
+    int16 as in `LabelledImage`. All three are None if nothing is held out.
     """
 
     image: NDArray[np.float32] | None = None
@@ -40,15 +40,15 @@ class ValidationPicture(Progress):
 
 
 EVEN = 0.0005
-"""Scores that differ by less look the same in a table, and count as such."""
+"""Scores that differ by less look the same in a table, and count as equal."""
 
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One score of the old and the new model, old None where that model does not know the class.
+    """One score of the old and the new model; old is None if that model does not know the class.
 
-    on: what was scored: "held-out corrections", of those the "held-out strokes" alone where others were a model's
-    answers that somebody accepted, or "its own sample". score: "Dice", "FPR", "FNR" or "V_rand". first: on its own
+    on: what was scored: "held-out corrections", of those the "held-out strokes" alone if others were accepted, or
+    "its own sample". score: "Dice", "FPR", "FNR" or "V_rand". first: on its own
     sample, the score of the first model of a line of fine-tuned ones, as it was stored then; else None.
     """
 
@@ -95,11 +95,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What a fine-tuning will learn from, told before it starts.
+    """What a fine-tuning will learn from, reported before it starts.
 
     pixels: labelled ones by class name, "background" included, to train on; held_out: those kept for scores. places:
-    blocks with labels to train on and held out. slices: slices with labels. seconds: how long it will take, about;
-    None where that is not known yet. facts: more of it for the record. notes: sentences that a user should read first.
+    blocks with labels to train on and held out. slices: slices with labels. seconds: about how long it will take;
+    None if that is not known yet. facts: more of it for the record. notes: sentences that a user should read first.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -114,5 +114,5 @@ class TrainingSummary:
 
 
 def without_losses(message: str) -> str:
-    """Return what a training says of a step without its losses, which leaves room for the time left."""
+    """Return the message of a training step without its losses, so that there is room for the time left."""
     return ", ".join(part for part in message.split(", ") if " loss " not in part)

@@ -1,4 +1,4 @@
-"""What a model saw in its training, in few numbers: so that it can be told later that an image is of another kind."""
+"""What a model saw in its training, in a few numbers, from which unlike images are recognised later."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from napari_skipseg.inference.guards import LEAST_PROBED, PROBE, PROBES
 from napari_skipseg.models.description import ModelDescription
 
 MOST_SIGNATURES = 8
-"""Signatures of a model's own images and of its parents' that are kept; the latest, if there are more."""
+"""Signatures that are kept, of a model's own images and of its parents'; of more the latest."""
 
 Images = Sequence[NDArray[Any]]
 """Images (C, *space) in standard units, of 2 or 3 dimensions in space."""
@@ -27,36 +27,31 @@ def with_signature(
 ) -> ModelDescription:
     """Return the description with what was measured on the `images` that the model was trained on.
 
-    backend: runs the new network. parent: the model that it started from. What a parent was trained on stays known; if
-    that was never measured, nothing is said, as images of that kind would seem strange.
+    backend: runs the new network. parent: the model that it started from. The signatures of a parent are kept; if it
+    has none, the new model gets none, as the parent's own images would seem unlike.
     """
     generator = np.random.default_rng(seed)
     own = sign_image(_patches(images, (PATCH, PATCH), PATCHES, LEAST_SIDE, generator))
     known = () if parent is None else parent.signatures
     signatures = known if own is None or (parent is not None and not known) else (*known, own)
-    certainty = _certainty(description, images, backend, generator)
+    size = PROBE[description.spec.dimensions]
+    patches = [patch[None] for patch in _patches(images, size, PROBES, LEAST_PROBED, generator)]
+    found = [each for patch in patches for each in ask_network(backend, patch, description.margin)]
+    # None if the network finds hardly anything in its training images: the ratio of few pixels says little.
+    is_certain = bool(found) and join_certainties(found).possible >= LEAST_FOUND
+    certainty = round(join_certainties(found).ratio, 3) if is_certain else None
     before = None if parent is None else parent.certainty
     lowest = min((each for each in (certainty, before) if each is not None), default=None)
     return replace(description, signatures=signatures[-MOST_SIGNATURES:], certainty=lowest)
 
 
-def _certainty(
-    description: ModelDescription, images: Images, backend: Backend, generator: np.random.Generator
-) -> float | None:
-    """Return how sure the network is of what it finds in its training images; None if it finds hardly anything."""
-    size = PROBE[description.spec.dimensions]
-    patches = [patch[None] for patch in _patches(images, size, PROBES, LEAST_PROBED, generator)]
-    found = [each for patch in patches for each in ask_network(backend, patch, description.margin)]
-    if not found or join_certainties(found).possible < LEAST_FOUND:
-        return None
-    return round(join_certainties(found).ratio, 3)
-
-
 def _patches(
     images: Images, size: tuple[int, ...], count: int, least: int, generator: np.random.Generator
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield patches (C, *size) drawn at random, smaller ones where an image is; along further axes they are one thick
-    and lack these. least: the shortest Y and X."""
+    """Yield random patches (C, *size), smaller ones of smaller images. `images` of more axes than `size` are sliced.
+
+    least: the shortest Y and X of an image.
+    """
     usable = [image for image in images if min(image.shape[-2:]) >= least]
     if not usable:
         return
@@ -65,10 +60,10 @@ def _patches(
         image = usable[number]
         index: list[int | slice] = [slice(None)]
         for axis, length in enumerate(image.shape[1:]):
-            place = axis - (image.ndim - 1 - len(size))
-            if place < 0:
+            side = axis - (image.ndim - 1 - len(size))
+            if side < 0:
                 index.append(int(generator.integers(length)))
                 continue
-            start = int(generator.integers(0, max(1, length - size[place] + 1)))
-            index.append(slice(start, min(start + size[place], length)))
+            start = int(generator.integers(0, max(1, length - size[side] + 1)))
+            index.append(slice(start, min(start + size[side], length)))
         yield np.ascontiguousarray(image[tuple(index)], np.float32)

@@ -1,11 +1,12 @@
-"""What a training run needs to know: one frozen value, from which command line and JSON derive. Loads without torch."""
+"""The settings of a training: one frozen value, from which command line and JSON derive. Loads without torch."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -25,8 +26,8 @@ ScheduleName = Literal["cosine", "constant"]
 class Protocol:
     """One way of training: optimiser, rate, decay, first weights.
 
-    decay: share of past squares in the optimiser's running means (ρ of Adadelta and RMSprop; AdamW has its own two).
-    epsilon: what keeps the optimiser's division finite. weight_decay: on convolution kernels only, as torch counts it.
+    decay: share of past squares in the running means of the optimiser (ρ of Adadelta and RMSprop, second β of AdamW).
+    epsilon: keeps the optimiser's division finite. weight_decay: on convolution kernels only, as torch counts it.
     initialiser: of all convolutions, biases 0; "own" leaves each network's. schedule: "cosine" falls to 0 after the
     rise, "constant" stays. warm_up: share of the steps over which the rate rises from 0.
     """
@@ -93,7 +94,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How a sample is varied: geometry for image and labels together, then grey values, then faults of sections.
+    """How samples are augmented: geometry of image and labels together, then grey values, then faults of sections.
 
     rotation: degrees to either side, in the Y-X plane. scale: factor to either side of 1. shear: radians, likewise.
     warp_sigma: voxels, of the displacements of a cubic B-spline of `warp_grid` spans per axis, its outermost control
@@ -101,7 +102,7 @@ class Augmentation:
     gain, offset, noise: in standard deviations of the stack. blur: largest Gaussian sigma in pixels.
     swap_axes: exchange the axes of space (cubic voxels only).
     missing, shifted, low_contrast: the probability of that fault for each section of a sample; a 2D sample is one
-    section, which only low_contrast changes. shift: voxels in Y and in X by which a shifted section lies off at most.
+    section, which only low_contrast changes. shift: voxels in Y and X by which a section is shifted at most.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -142,7 +143,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         rotation=25, scale=0, shear=0.41, warp_grid=3, warp_sigma=10, gain=0, offset=0, noise=0, blur=0
     ),
 }
-"""Augmentations by name: ours, nothing at all, and that of Drozdzal et al. 2016 (what the authors' code does to EM)."""
+"""Augmentations by name: ours, none, and that of Drozdzal et al. 2016 (as in the authors' code for EM)."""
 
 
 LossName = Literal["bce", "dice", "bce+dice", "focal", "focal+dice", "balanced", "balanced+dice"]
@@ -151,7 +152,7 @@ Precision = Literal["auto", "bf16", "f32"]
 
 @dataclass(frozen=True)
 class FitSettings:
-    """What training and fine-tuning share; each option says beside its field what it is.
+    """The settings that training and fine-tuning share; an `Option` says of its field what it is.
 
     name: of the new model. images, labels: files, one label file per image. classes: names, and the label values that
     stand for them. class_weight: above 1, gaps in membranes close. precision: auto is what the device computes fastest
@@ -159,6 +160,7 @@ class FitSettings:
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    purpose: ClassVar[str] = "training"
 
     name: str
     images: tuple[str, ...]
@@ -228,8 +230,8 @@ class TrainSettings(FitSettings):
     """A whole training run.
 
     classes: label values that stand for none of them are background. patch: (z, y, x) or (y, x) of a sample.
-    protocol: optimiser, rates and first weights by name; a learning_rate, weight_decay or warm_up given here goes in
-    place of the protocol's.
+    protocol: optimiser, rates and first weights by name; a learning_rate, weight_decay or warm_up given here replaces
+    the protocol's.
     """
 
     validate: Annotated[
@@ -289,65 +291,37 @@ class TrainSettings(FitSettings):
             given = ", ".join(map(str, self.patch))
             dimensions = self.spec.dimensions
             raise SpecError(f"A {dimensions}D network needs a patch of {dimensions} lengths >= 8, not {given}.")
-        self._check_protocol()
-        self._check_network()
-        if not slices_to_hold_out(self.validate) and self.patience:
-            raise SpecError("Patience needs slices held out to watch: name some with validate, such as 20-24.")
-
-    @property
-    def training_protocol(self) -> Protocol:
-        """The protocol, with what these settings give in place of its own."""
-        named = PROTOCOLS[self.protocol]
-        given = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "warm_up")}
-        return replace(named, **{name: value for name, value in given.items() if value is not None})
-
-    def _check_protocol(self) -> None:
-        protocol = self.training_protocol
+        protocol, parts = self.training_protocol, self.accumulate
         if self.validate_every < 1:
             raise SpecError("validate_every must be 1 or more.")
         if not 0 <= protocol.weight_decay < math.inf or not 0 <= protocol.warm_up <= 1:
             raise SpecError("weight_decay may not be negative, and warm_up is a share from 0 to 1.")
         if self.epoch > self.steps:
             raise SpecError(f"An epoch of {self.epoch} steps never ends in {self.steps}: shorten it, or train more.")
-        if self.batch % self.accumulate:
+        if self.batch % parts:
             raise SpecError(
-                f"A batch of {self.batch} cannot be taken in {self.accumulate} equal parts: choose an accumulate that "
-                "divides the batch."
+                f"A batch of {self.batch} cannot be taken in {parts} equal parts: choose an accumulate that divides "
+                "the batch."
             )
-
-    def _check_network(self) -> None:
-        """Refuse a network of other classes, and patches that leave its deepest level one pixel: no spread to norm."""
-        channels = output_channels(len(self.classes))
+        channels, stride = output_channels(len(values)), self.spec.stride
         if self.spec.out_channels != channels:
             raise SpecError(
-                f"{len(self.classes)} classes need a network of {channels} output channels: set out_channels to that."
+                f"{len(values)} classes need a network of {channels} output channels: set out_channels to that."
             )
-        stride = self.spec.stride
         if min(self.patch) < stride:
             raise SpecError(f"This network halves down to 1/{stride}: every length of the patch must be >= {stride}.")
-        if self.batch // self.accumulate * math.prod(-(-length // stride) for length in self.patch) < 2:
+        if self.batch // parts * math.prod(-(-length // stride) for length in self.patch) < 2:
+            # Batch norm cannot measure the spread of a single pixel.
             raise SpecError("One pixel is left of a batch at the network's deepest level: enlarge the patch or batch.")
+        if not slices_to_hold_out(self.validate) and self.patience:
+            raise SpecError("Patience needs slices held out to watch: name some with validate, such as 20-24.")
 
-
-_ADAPTER: TypeAdapter[TrainSettings] = TypeAdapter(TrainSettings)
-
-
-def train_settings_from_json(text: str | bytes) -> TrainSettings:
-    """Return the settings in `text`.
-
-    Raises:
-        SpecError: not JSON, an unknown key, a missing or impossible value.
-    """
-    try:
-        return _ADAPTER.validate_json(text)
-    except ValidationError as error:
-        raise SpecError(f"The training settings are not valid: {first_fault(error)}.") from error
-
-
-def train_settings_to_dict(settings: TrainSettings) -> dict[str, Any]:
-    """Return `settings` as values that JSON can hold."""
-    values: dict[str, Any] = _ADAPTER.dump_python(settings, mode="json")
-    return values
+    @property
+    def training_protocol(self) -> Protocol:
+        """The protocol, with the values that these settings replace."""
+        named = PROTOCOLS[self.protocol]
+        given = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "warm_up")}
+        return replace(named, **{name: value for name, value in given.items() if value is not None})
 
 
 def slices_to_hold_out(text: str) -> frozenset[int]:
@@ -369,9 +343,9 @@ def slices_to_hold_out(text: str) -> frozenset[int]:
 Reach = Literal["quick", "normal", "full"]
 BatchNorm = Literal["frozen", "updated"]
 STEPS: dict[str, int] = {"quick": 40, "normal": 300, "full": 600}
-"""Steps by reach, where the settings name none."""
+"""Steps by reach, if the settings name none."""
 RATES: dict[str, float] = {"quick": 6e-3, "normal": 6e-4, "full": 6e-4}
-"""Highest learning rates by reach, where the settings name none."""
+"""Highest learning rates by reach, if the settings name none."""
 AUTO = "auto"
 
 
@@ -380,10 +354,12 @@ class FinetuneSettings(FitSettings):
     """A whole fine-tuning.
 
     model: the one to start from, by name or folder. labels: 0 = not looked at, 1 = background, 2… = classes.
-    classes: empty: the model's own, from 2 on. A class that the model does not know gets a new output. A class of the
-    model that is not named here is not judged by these labels: where they say background, it may be there. steps,
-    batch, patch, learning_rate: 0, () and None for those of the reach.
+    classes: empty for the model's own, from 2 on. A class that the model does not know gets a new output. Of a class
+    of the model that is not named here, the labels say nothing: their background may contain it. steps, batch, patch,
+    learning_rate: 0, () and None for those of the reach.
     """
+
+    purpose: ClassVar[str] = "fine-tuning"
 
     model: str = ""
     reach: Annotated[
@@ -437,22 +413,34 @@ class FinetuneSettings(FitSettings):
             raise SpecError("Nothing is held out: name slices such as 5-9, or auto for a fifth of the places.")
 
 
-_FINETUNE_ADAPTER: TypeAdapter[FinetuneSettings] = TypeAdapter(FinetuneSettings)
+Settings = TypeVar("Settings", bound=FitSettings)
+_ADAPTERS: dict[type[FitSettings], TypeAdapter[Any]] = {
+    kind: TypeAdapter(kind) for kind in (TrainSettings, FinetuneSettings)
+}
 
 
-def finetune_from_json(text: str | bytes) -> FinetuneSettings:
-    """Return the settings in `text`.
+def settings_from_json(kind: type[Settings], text: str | bytes) -> Settings:
+    """Return the settings of that `kind` in `text`.
 
     Raises:
         SpecError: not JSON, an unknown key, a missing or impossible value.
     """
     try:
-        return _FINETUNE_ADAPTER.validate_json(text)
+        settings: Settings = _ADAPTERS[kind].validate_json(text)
     except ValidationError as error:
-        raise SpecError(f"The fine-tuning settings are not valid: {first_fault(error)}.") from error
+        raise SpecError(f"The {kind.purpose} settings are not valid: {first_fault(error)}.") from error
+    return settings
 
 
-def finetune_to_dict(settings: FinetuneSettings) -> dict[str, Any]:
+def settings_to_dict(settings: FitSettings) -> dict[str, Any]:
     """Return `settings` as values that JSON can hold."""
-    values: dict[str, Any] = _FINETUNE_ADAPTER.dump_python(settings, mode="json")
+    values: dict[str, Any] = _ADAPTERS[type(settings)].dump_python(settings, mode="json")
     return values
+
+
+def equals_written(settings: FitSettings, written: dict[str, Any]) -> bool:
+    """Return whether `settings` are those that were `written` as values of JSON."""
+    try:
+        return settings_from_json(type(settings), json.dumps(written)) == settings
+    except SpecError:
+        return False

@@ -1,4 +1,4 @@
-"""What a fit learns, and how fast: the contract between the loop in `fit` and each kind of training."""
+"""The contract between the training loop in `fit` and each kind of training: its pace and its task."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from napari_skipseg.training.settings import Protocol
 
 @dataclass(frozen=True)
 class TrainingPace:
-    """How a fit goes on, whatever it learns; the words are those of `TrainSettings`.
+    """The length and rates of a fit; the names are those of `TrainSettings`.
 
     shown_every: steps over which a point of the training loss is the mean; 0 = 10. minutes: after which it ends and
-    keeps the best; 0 = never. The learning rate then falls with time, where that goes
-    faster than the steps, so that a fit that runs out of time ends at a low rate too.
+    keeps the best; 0 = never. The learning rate then falls with time if that runs faster than the steps, so that a fit
+    that runs out of time ends at a low rate too.
     """
 
     steps: int
@@ -36,10 +36,10 @@ class TrainingPace:
 
 @dataclass(frozen=True)
 class Validation:
-    """How a network does on what is held out.
+    """How good a network is on what is held out.
 
-    loss: the lowest one names the best weights. values: for more curves, such as "held-out Dice". picture: one held-out
-    tile, whose progress the loop fills in.
+    loss: the weights with the lowest one are the best. values: for more curves, such as "held-out Dice". picture: one
+    held-out patch, whose progress the loop fills in.
     """
 
     loss: float
@@ -48,20 +48,20 @@ class Validation:
 
 
 class TrainingTask(Contract):
-    """One kind of training, as the loop sees it."""
+    """One kind of training, as the loop uses it."""
 
     @property
     def pace(self) -> TrainingPace:
-        """How the fit goes on."""
+        """The length and rates of the fit."""
 
     def record(self) -> dict[str, Any]:
-        """Return the settings as a checkpoint keeps them, values that JSON can hold."""
+        """Return the record of this run for its checkpoints, as values that JSON can hold."""
 
     def is_same_run(self, written: dict[str, Any]) -> bool:
-        """Return whether a checkpoint with the settings `written` is one of this task."""
+        """Return whether a checkpoint with the record `written` is one of this task."""
 
     def parameters(self, network: Network) -> Sequence[nn.Parameter]:
-        """Return what is trained; all else stays as it is."""
+        """Return the parameters to train; the others do not change."""
 
     def set_modes(self, network: Network) -> None:
         """Put each module into training or evaluation mode, before each step."""
@@ -73,8 +73,8 @@ class TrainingTask(Contract):
         """
 
     def iter_validate(self, network: Network) -> Generator[tuple[int, int], None, Validation | None]:
-        """Yield (parts that are done, parts in all) between the parts of what is held out.
+        """Yield (parts that are done, all parts) between the parts of what is held out.
 
-        Return how the network, in evaluation mode, does on all of it; None where nothing is held out. Of several
+        Return how good the network, in evaluation mode, is on all of it; None if nothing is held out. Of several
         processes only the first one validates. Torch's random state may not matter.
         """

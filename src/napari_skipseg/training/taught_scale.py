@@ -1,4 +1,4 @@
-"""The voxel size that a fine-tuned model is for: that of the images it was taught on. Loads without torch."""
+"""The voxel size that a fine-tuned model is for: that of the images of its corrections. Loads without torch."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from napari_skipseg.images.resample import SAME
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.units import METRES
 from napari_skipseg.models.description import ModelDescription
-from napari_skipseg.training.finetune.blocks import Split
+from napari_skipseg.training.finetune.blocks import BlockTable
 
 SCALE = "The new model is for voxels of"
-"""Begins a note that says what the new model is for, and warns of nothing."""
+"""Beginning of a note that says what the new model is for; it is no warning."""
 VoxelSize = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class TaughtScale:
-    """The voxel size (z, y, x) of a fine-tuned model in `unit`; note: what a user should know of it, "" if nothing."""
+    """The voxel size (z, y, x) of a fine-tuned model in `unit`. note: what a user should know of it, "" if nothing."""
 
     voxel_size: VoxelSize
     unit: str
     note: str = ""
 
     def in_words(self, dimensions: int) -> str:
-        """Return the voxel size as text, along the axes that a network of so many dimensions sees."""
+        """Return the voxel size as text, along the axes of a network of so many dimensions."""
         return f"{' × '.join(f'{side:g}' for side in self.voxel_size[-dimensions:])} {self.unit}"
 
 
-def taught_scale(stacks: Sequence[Stack], split: Split, parent: ModelDescription) -> TaughtScale:
+def taught_scale(stacks: Sequence[Stack], table: BlockTable, parent: ModelDescription) -> TaughtScale:
     """Return the voxel size of the image with the most labels, or the parent's if that is nearly the same.
 
-    Fine-tuning does not rescale: the network sees the voxels of the corrections as they are. A model that kept the
-    parent's voxel size would have later images rescaled away from what it was taught on.
+    Fine-tuning does not rescale: the network sees the voxels of the corrections as they are. If a model kept the
+    parent's voxel size, later images would be rescaled to a size that it was not taught on.
 
-    stacks: the images that the numbers of `split` count.
+    stacks: the images that the table counts.
     """
     dimensions = parent.spec.dimensions
     labels = [0] * len(stacks)
-    for place in (*split.training, *split.held_out):
-        labels[place.image] += sum(place.counts)
+    for block in table.blocks:
+        labels[block.image] += sum(block.counts)
     before = TaughtScale(parent.voxel_size, parent.unit)
     known = [number for number in range(len(stacks)) if labels[number] and stacks[number].space.has_size]
     if not known:
@@ -52,7 +52,10 @@ def taught_scale(stacks: Sequence[Stack], split: Split, parent: ModelDescription
     if parent.unit in METRES and is_same_scale(stack, before, dimensions):
         scale, note = before, ""
     else:
-        scale = TaughtScale(_with_depth(stack, parent), stack.space.unit)
+        z, y, x = stack.space.voxel_size
+        if "Z" not in stack.space.axes and parent.unit in METRES:  # a slice says nothing of its thickness
+            z = parent.voxel_size[0] * METRES[parent.unit] / METRES[stack.space.unit]
+        scale = TaughtScale((z, y, x), stack.space.unit)
         note = (
             f"{SCALE} {scale.in_words(dimensions)}, on which it is taught; {parent.name} is for "
             f"{before.in_words(dimensions)}."
@@ -65,16 +68,8 @@ def taught_scale(stacks: Sequence[Stack], split: Split, parent: ModelDescription
 
 
 def is_same_scale(stack: Stack, scale: TaughtScale, dimensions: int) -> bool:
-    """Return whether the stack's voxels count as that size, along the axes that a network sees and the stack has."""
+    """Return whether the stack's voxels have nearly that size, along the axes that both network and stack have."""
     factor = METRES[stack.space.unit] / METRES[scale.unit]
     axes = [axis for axis in "ZYX"[-dimensions:] if axis in stack.space.axes]
     pairs = dict(zip("ZYX", zip(stack.space.voxel_size, scale.voxel_size, strict=True), strict=True))
     return all(abs(math.log(pairs[axis][0] * factor / pairs[axis][1])) <= SAME for axis in axes)
-
-
-def _with_depth(stack: Stack, parent: ModelDescription) -> VoxelSize:
-    """Return the stack's voxel size; along Z that of the parent if the stack has no such axis."""
-    z, y, x = stack.space.voxel_size
-    if "Z" not in stack.space.axes and parent.unit in METRES:
-        z = parent.voxel_size[0] * METRES[parent.unit] / METRES[stack.space.unit]
-    return z, y, x

@@ -30,7 +30,7 @@ from napari_skipseg.progress import ImageFindings, Progress
 from napari_skipseg.training.checkpoint import CHECKPOINT, PRECISION, FitState
 from napari_skipseg.training.compute import Compute, choose_compute
 from napari_skipseg.training.distributed import ONE_PROCESS, Processes, joined
-from napari_skipseg.training.evaluate import CELLS_ARE_CUT, WholeImages, iter_score_held_out, separates_cells
+from napari_skipseg.training.evaluate import CELLS_ARE_CUT, WholeImages, cuts_cells, iter_score_held_out
 from napari_skipseg.training.finetune.rehearsal import sample_of_training, sample_to_bytes
 from napari_skipseg.training.fit import initialise, iter_learn
 from napari_skipseg.training.losses import loss
@@ -39,9 +39,10 @@ from napari_skipseg.training.progress import KeepBest, ValidationPicture
 from napari_skipseg.training.seen import with_signature
 from napari_skipseg.training.settings import (
     TrainSettings,
+    equals_written,
+    settings_from_json,
+    settings_to_dict,
     slices_to_hold_out,
-    train_settings_from_json,
-    train_settings_to_dict,
 )
 from napari_skipseg.training.task import TrainingPace, Validation
 
@@ -51,20 +52,21 @@ CURVE_POINTS = 100
 def iter_train(
     settings: TrainSettings, folder: Path, device_name: str = "auto", processes: Processes = ONE_PROCESS
 ) -> Generator[Progress, KeepBest | None, Path]:
-    """Yield as training goes on; return the new model's folder, `folder` / name.
+    """Yield while training runs; return the new model's folder, `folder` / name.
 
-    Where curves go on the progress is a `TrainingProgress`; after each validation a `ValidationPicture` follows. A
-    `KeepBest` sent back ends the training there, and the best weights become the model. A checkpoint lies in `folder`
-    / name.training until the model is scored: the same call resumes from it. The model is written as soon as the
-    training ends; if it is not scored then, the same call only scores it. Of several `processes` each calls this; the
-    first one writes and scores.
+    The progress is a `TrainingProgress` when curves get new points, and a `ValidationPicture` after each validation.
+    Send a `KeepBest` back to end the training with the best weights so far. A checkpoint lies in `folder` /
+    name.training until the model is scored: the same call resumes from it. The model is written as soon as the training
+    ends; if it is not scored then, the same call only scores it. Each of several `processes` calls this; the first one
+    writes and scores.
 
     Raises:
         SkipsegError: bad settings, unreadable or unfit images, a model of that name is already there, a full disk; or a
             `KeepBest` came before the first step.
     """
     target, scratch = folder / settings.name, folder / f"{settings.name}.training"
-    is_trained = waits_for_scores(target, lambda record: _is_same(record.settings, settings))
+    has_held_out = bool(slices_to_hold_out(settings.validate))
+    is_trained = has_held_out and waits_for_scores(target, lambda record: equals_written(settings, record.settings))
     if not is_trained:
         check_free(settings.name, folder)
     processes.share(settings)  # refused now, not after the images were read
@@ -80,8 +82,14 @@ def iter_train(
         yield from _iter_fit_and_write(settings, data, network, target, scratch, compute, processes)
     if processes.is_first:
         if data.validation:
+            names = tuple(label.name for label in settings.classes)
+            scores_on = f"slices {settings.validate}, held out of training but used to choose the weights"
+            if cuts_cells(data.validation, names):
+                scores_on += f"; {CELLS_ARE_CUT}"
             with keep_model_on_error(target):
-                yield from _iter_score(settings, data, target, compute)
+                model = WholeImages(read_model(target), compute.device, "f32")
+                scores = yield from iter_score_held_out(model, data.validation, names, settings.spec.dimensions)
+                write_scores(target, ModelScores(scores, scores_on))
         shutil.rmtree(scratch, ignore_errors=True)
     return target
 
@@ -115,20 +123,8 @@ def _iter_fit_and_write(
     write_model(target, described, network, sample_to_bytes(sample))
 
 
-def _iter_score(
-    settings: TrainSettings, data: TrainingData, target: Path, compute: Compute
-) -> Generator[Progress, KeepBest | None, None]:
-    """Yield as the model in `target` is scored on the slices held out; write the scores beside it."""
-    names = tuple(label.name for label in settings.classes)
-    whole = WholeImages(read_model(target), compute.device, "f32")
-    scores = yield from iter_score_held_out(whole, data.validation, names, settings.spec.dimensions)
-    scores_on = f"slices {settings.validate}, held out of training but used to choose the weights"
-    cut = f"; {CELLS_ARE_CUT}" if separates_cells(data.validation, names) else ""
-    write_scores(target, ModelScores(scores, scores_on + cut))
-
-
 def waits_for_scores(target: Path, is_same_run: Callable[[TrainingRecord], bool]) -> bool:
-    """Return whether `target` is a model of this run that was written and is not scored yet."""
+    """Return whether `target` is a model of this run that is written and not scored yet."""
     if not target.is_dir() or is_scored(target):
         return False
     try:
@@ -139,7 +135,7 @@ def waits_for_scores(target: Path, is_same_run: Callable[[TrainingRecord], bool]
 
 @contextlib.contextmanager
 def keep_model_on_error(target: Path) -> Iterator[None]:
-    """Say, where the scoring within fails, that the model is there and how it is scored.
+    """Turn an error of the scoring within into one that says that the model is there, and how to score it.
 
     Raises:
         ModelError: with the reason.
@@ -151,13 +147,6 @@ def keep_model_on_error(target: Path) -> Iterator[None]:
             f"The model is written to '{target}', but it could not be scored ({first_line(error)}): the same command "
             "only scores it."
         ) from error
-
-
-def _is_same(written: dict[str, Any], settings: TrainSettings) -> bool:
-    try:
-        return bool(slices_to_hold_out(settings.validate)) and train_settings_from_json(json.dumps(written)) == settings
-    except SpecError:
-        return False
 
 
 def make_scratch(scratch: Path) -> None:
@@ -173,11 +162,11 @@ def make_scratch(scratch: Path) -> None:
 
 
 def first_weights(settings: TrainSettings) -> Network:
-    """Return the network of `settings`, seeded afresh or with the weights of the model it starts from.
+    """Return the network of `settings`, newly initialised or with the weights of the model it starts from.
 
     Raises:
         ModelError: there is no such model.
-        SpecError: it has another network.
+        SpecError: it has a different network.
     """
     torch.manual_seed(settings.seed)
     if settings.start_from is None:
@@ -187,7 +176,7 @@ def first_weights(settings: TrainSettings) -> Network:
     parent = read_model(locate_model(settings.start_from))
     if parent.description.spec != settings.spec:
         raise SpecError(
-            f"Model '{settings.start_from}' has another network than the settings name; start from a model with the "
+            f"Model '{settings.start_from}' has a different network than the settings; start from a model with the "
             "same one, or leave start_from out."
         )
     return parent.network
@@ -198,7 +187,7 @@ def describe_training(
 ) -> ModelDescription:
     """Return the description of a fitted network, without its margin and its scores.
 
-    If no slice was held out, it names the scores of its parent, the model it started from, as such.
+    If no slice was held out, it states the scores of its parent, named as the parent's.
     """
     parent = None if settings.start_from is None else describe_model(settings.start_from)
     return ModelDescription(
@@ -212,7 +201,7 @@ def describe_training(
         padding=settings.padding,
         card=settings.card if parent is None or data.validation else inherit_scores(settings.card, parent),
         training=TrainingRecord(
-            settings=train_settings_to_dict(settings),
+            settings=settings_to_dict(settings),
             curves={name: thin_curve(curve) for name, curve in state.curves.items()},
             versions=versions(),
             device=compute.device.type,
@@ -225,7 +214,7 @@ def describe_training(
 
 
 def inherit_scores(card: Card, parent: ModelDescription) -> Card:
-    """Return `card` with the scores of the model that the training started from, named as its."""
+    """Return `card` with the scores of the model that the training started from, named as that model's."""
     if card.scores or not parent.card.scores:
         return card
     scores_on = f"{parent.card.scores_on}, by {parent.name}, from which this one went on with all slices"
@@ -241,11 +230,11 @@ def thin_curve(curve: list[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
 
 VALIDATION_SIDE = 512
 VALIDATION_VOXELS = 2**21
-"""Of a block in 3D: a U-Net of 32 channels takes some 0.7 GB for it in f32."""
+"""Most voxels of a block in 3D: a U-Net of 32 channels takes some 0.7 GB for so many in f32."""
 
 
 class TrainTask:
-    """What `TrainSettings` ask for on `data`: random patches, the whole network, validation on the slices held out."""
+    """The training of `TrainSettings` on `data`: random patches, the whole network, validation on held-out slices."""
 
     def __init__(
         self, settings: TrainSettings, data: TrainingData, compute: Compute, processes: Processes = ONE_PROCESS
@@ -263,14 +252,14 @@ class TrainTask:
         )
 
     def record(self) -> dict[str, Any]:
-        """Return the settings as a checkpoint keeps them, and the precision that the fit computes in."""
-        return train_settings_to_dict(self.settings) | {PRECISION: self.compute.precision}
+        """Return the settings for checkpoints, with the precision that the fit computes in."""
+        return settings_to_dict(self.settings) | {PRECISION: self.compute.precision}
 
     def is_same_run(self, written: dict[str, Any]) -> bool:
-        """Return whether these settings train the same; what an older version did not know has its default."""
+        """Return whether the `written` settings train the same as these; missing ones have their defaults."""
         known = {name: value for name, value in written.items() if name != PRECISION}
         try:
-            found = train_settings_from_json(json.dumps(known))
+            found = settings_from_json(TrainSettings, json.dumps(known))
         except SpecError:
             return False
         return _as_trained(found) == _as_trained(self.settings)
@@ -290,18 +279,18 @@ class TrainTask:
         return loss(self.settings.loss, logits, targets.to(logits.device), self.settings.class_weight)
 
     def iter_validate(self, network: Network) -> Generator[tuple[int, int], None, Validation | None]:
-        """Yield after each window held out; return their mean loss, Dice of all classes together, and a picture.
+        """Yield after each held-out patch; return their mean loss, Dice of all classes together, and a picture.
 
-        The picture is that of the window with the most voxels of a class.
+        The picture shows the patch with the most voxels of a class.
         """
-        windows = _validation_windows(self.data.validation, self.settings.spec.dimensions)
-        if not windows:
+        patches = _validation_patches(self.data.validation, self.settings.spec.dimensions)
+        if not patches:
             return None
         losses, overlap, sizes, most = [], 0.0, 0.0, -1
         picture: ValidationPicture | None = None
-        for number, window in enumerate(windows):
-            with torch.inference_mode():  # not around the yield: it would hold for the caller too
-                image, target = (torch.from_numpy(np.ascontiguousarray(each)) for each in (window.image, window.target))
+        for number, patch in enumerate(patches):
+            with torch.inference_mode():  # not around the yield: the caller would be in this mode too
+                image, target = (torch.from_numpy(np.ascontiguousarray(each)) for each in (patch.image, patch.target))
                 logits = self.compute.logits(network, image[None])
                 truth = target[None].to(logits.device)
                 losses.append(float(loss(self.settings.loss, logits, truth, self.settings.class_weight)))
@@ -312,28 +301,28 @@ class TrainTask:
                 found = int((target > 0).sum())
                 if found > most:
                     most, picture = found, picture_of(image, probability[0], target, target > 0)
-            if number + 1 < len(windows):
-                yield number + 1, len(windows)
+            if number + 1 < len(patches):
+                yield number + 1, len(patches)
         dice = 2 * overlap / max(1.0, sizes)
         return Validation(sum(losses) / len(losses), {"held-out Dice": dice}, picture)
 
 
 def picture_of(image: Tensor, probability: Tensor, target: Tensor, shown: Tensor) -> ValidationPicture:
-    """Return the picture of one sample; of a volume the slice in which most is `shown`, the middle one if nothing is.
+    """Return the picture of one sample; of a volume, the slice with most of `shown`, or else the middle one.
 
     image: (C, *space), of which the first channel is shown. probability: (classes, *space), of which the sum is shown:
     that of any class. target: (*space). shown: (*space) bool.
     """
-    place: tuple[int, ...] = ()
+    section: tuple[int, ...] = ()
     if target.ndim == 3:
         counts = shown.sum(dim=(1, 2))
-        place = (int(counts.argmax()) if bool(counts.any()) else len(counts) // 2,)
+        section = (int(counts.argmax()) if bool(counts.any()) else len(counts) // 2,)
     return ValidationPicture(
         0,
         0,
-        image=image[(0, *place)].float().cpu().numpy().copy(),
-        probability=probability.sum(dim=0)[place].float().cpu().numpy().copy(),
-        target=target[place].to(torch.int16).cpu().numpy().copy(),
+        image=image[(0, *section)].float().cpu().numpy().copy(),
+        probability=probability.sum(dim=0)[section].float().cpu().numpy().copy(),
+        target=target[section].to(torch.int16).cpu().numpy().copy(),
     )
 
 
@@ -342,13 +331,13 @@ def _as_trained(settings: TrainSettings) -> TrainSettings:
     return replace(settings, learning_rate=used.learning_rate, weight_decay=used.weight_decay, warm_up=used.warm_up)
 
 
-def _validation_windows(runs: tuple[LabelledImage, ...], dimensions: int) -> list[LabelledImage]:
+def _validation_patches(runs: tuple[LabelledImage, ...], dimensions: int) -> list[LabelledImage]:
     """Return the middle (at most 512 a side) of each slice held out; in 3D of each run of slices, in blocks.
 
-    A window is (C, *space) and (*space). Blocks have no margin, as training patches have none, and at most
-    `VALIDATION_VOXELS`: so a run of any number of slices takes the memory of a block.
+    A patch is (C, *space) and (*space). Blocks have no margin, as training patches have none, and at most
+    `VALIDATION_VOXELS`, so that a run of any number of slices takes the memory of a block.
     """
-    windows = []
+    patches = []
     for run in runs:
         middle = tuple(
             slice(start := max(0, (length - VALIDATION_SIDE) // 2), start + min(length, VALIDATION_SIDE))
@@ -356,10 +345,10 @@ def _validation_windows(runs: tuple[LabelledImage, ...], dimensions: int) -> lis
         )
         image, target = run.image[(slice(None), slice(None), *middle)], run.target[(slice(None), *middle)]
         if dimensions == 2:
-            windows += [LabelledImage(image[:, z], target[z]) for z in range(len(target))]
+            patches += [LabelledImage(image[:, z], target[z]) for z in range(len(target))]
         else:
-            windows += [LabelledImage(image[(slice(None), *block)], target[block]) for block in _blocks(target.shape)]
-    return windows
+            patches += [LabelledImage(image[(slice(None), *block)], target[block]) for block in _blocks(target.shape)]
+    return patches
 
 
 def _blocks(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
@@ -382,6 +371,6 @@ def iter_fit(
     compute: Compute,
     processes: Processes = ONE_PROCESS,
 ) -> Generator[Progress, KeepBest | None, FitState]:
-    """Fit the whole network to `data` as `settings` say: `iter_learn` of that task."""
+    """Fit the whole network to `data` with `settings`: run `iter_learn` with that task."""
     task = TrainTask(settings, data, compute, processes)
     return (yield from iter_learn(task, network, checkpoint, compute, processes))

@@ -1,14 +1,14 @@
-"""Fine-tunings that were interrupted: found by the checkpoints that lie in the model folder. Loads without torch."""
+"""Interrupted fine-tunings: found by their checkpoints in the model folder. Loads without torch."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from napari_skipseg.errors import SpecError
-from napari_skipseg.training.settings import FinetuneSettings, finetune_from_json
+from napari_skipseg.training.settings import FinetuneSettings, settings_from_json
 
 FOLDER, CHECKPOINT = ".training", "checkpoint.safetensors"
 _LARGEST_HEADER = 100_000_000
@@ -24,30 +24,19 @@ class Unfinished:
 
 
 def find_unfinished(folder: Path) -> list[Unfinished]:
-    """Return the interrupted fine-tunings in a model folder, the newest first; what cannot be read is left out."""
+    """Return the interrupted fine-tunings in a model folder, the newest first; unreadable ones are left out."""
     found = []
     for file in folder.glob(f"*{FOLDER}/{CHECKPOINT}"):
-        if not (folder / file.parent.name.removesuffix(FOLDER)).exists() and (one := _read(file)) is not None:
-            found.append(one)
+        if (folder / file.parent.name.removesuffix(FOLDER)).exists():
+            continue
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, SpecError):
+            with file.open("rb") as opened:  # the header of a safetensors file: 8 bytes of its length, then JSON
+                length = int.from_bytes(opened.read(8), "little")
+                if length > _LARGEST_HEADER:
+                    continue
+                fit = json.loads(json.loads(opened.read(length))["__metadata__"]["fit"])
+            added = ("learnt_from_sha256", "computed_in")  # no settings, but in the same record
+            written = {key: value for key, value in fit["settings"].items() if key not in added}
+            settings = settings_from_json(FinetuneSettings, json.dumps(written))
+            found.append(Unfinished(settings, int(fit["step"]), file.stat().st_mtime))
     return sorted(found, key=lambda each: -each.changed)
-
-
-def _read(file: Path) -> Unfinished | None:
-    try:
-        fit = json.loads(_header(file)["__metadata__"]["fit"])
-        written = {
-            key: value for key, value in fit["settings"].items() if key not in ("learnt_from_sha256", "computed_in")
-        }
-        return Unfinished(finetune_from_json(json.dumps(written)), int(fit["step"]), file.stat().st_mtime)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SpecError):
-        return None
-
-
-def _header(file: Path) -> dict[str, Any]:
-    """Return the header of a safetensors file: 8 bytes of its length, then JSON."""
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        if length > _LARGEST_HEADER:
-            raise ValueError("no safetensors file")
-        header: dict[str, Any] = json.loads(opened.read(length))
-    return header

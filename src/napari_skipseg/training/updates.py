@@ -1,4 +1,4 @@
-"""What a training records of its network: how far each convolution moved in an epoch, and the first select weights.
+"""What a training records of its network: how much each convolution changed in an epoch, and its select weights.
 
 The weight-update map is that of Drozdzal et al. 2016, Figure 4: layer × epoch, the mean |W_end - W_begin| of every
 convolution. It is the net change over an epoch, not the sum of its steps.
@@ -20,7 +20,7 @@ CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 def convolutions_in_depth_order(network: Network) -> tuple[str, ...]:
     """Return the names of all convolutions from input to output, in the order in which they run.
 
-    One pass over a tiny image tells, in eval mode: batch norm, random state and gradients stay as they are.
+    It takes one pass over a tiny image in eval mode, which changes no batch norm, random state or gradient.
     """
     names: list[str] = []
     hooks = [

@@ -1,4 +1,4 @@
-"""How long a fine-tuning takes on this machine, measured on a step or two."""
+"""How long a fine-tuning takes on this machine: an estimate from one or two measured steps."""
 
 from __future__ import annotations
 
@@ -21,23 +21,22 @@ from napari_skipseg.networks.network import Deep, Network
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.compute import Compute, choose_compute
 from napari_skipseg.training.distributed import ONE_PROCESS, Processes
-from napari_skipseg.training.finetune.blocks import LabelledBlock, Split, thinned
-from napari_skipseg.training.finetune.labels import (
-    ClassPlan,
-    Corrected,
-    check_images,
-    iter_find_places,
-    plan_classes,
+from napari_skipseg.training.finetune.blocks import (
+    BlockTable,
+    LabelledBlock,
+    iter_find_labelled_blocks,
     summarize_training,
+    thin_blocks,
 )
-from napari_skipseg.training.finetune.patches import RECALLED_EVERY
-from napari_skipseg.training.finetune.priors import WINDOWS
-from napari_skipseg.training.finetune.regions import MOST_SCORED
+from napari_skipseg.training.finetune.crops import MOST_SCORED
+from napari_skipseg.training.finetune.labels import ClassPlan, Corrected, check_images, plan_classes
+from napari_skipseg.training.finetune.patches import REHEARSED_EVERY
+from napari_skipseg.training.finetune.priors import PRIOR_PATCHES
 from napari_skipseg.training.finetune.task import (
-    GENEROUS,
-    HOLDING,
     KEPT_FEATURES,
-    VALIDATED,
+    STEPS_FACTOR,
+    UNPAINTED_WEIGHTS,
+    VALIDATED_BLOCKS,
     batch_of,
     patch_of,
     set_modes,
@@ -48,27 +47,27 @@ from napari_skipseg.training.settings import STEPS, FinetuneSettings
 from napari_skipseg.training.taught_scale import taught_scale
 
 FEWEST_STEPS = 10
-BESIDES = 0.15
-"""What patches and validations take besides the steps, as a share of them."""
+OVERHEAD = 0.15
+"""Time of patches and validations, as a share of the time of the steps."""
 SECONDS_PER_PATCH = 0.01
 START = 2.0
 """Seconds to read the images, to measure the margin and to write the model."""
 
 
 def time_of(work: Callable[[], object]) -> float:
-    """Return the seconds that `work` takes, once it was done before: a first time takes longer."""
-    work()
+    """Return the seconds that `work` takes when it is done for the second time."""
+    work()  # the first time loads kernels and takes longer
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def steps_of(settings: FinetuneSettings, seconds_per_step: float) -> int:
-    """Return how many steps: those named, those that fit into the minutes named, or those of the reach."""
+    """Return the steps that are named, that fit into the minutes, or that the reach has."""
     if settings.steps:
         return settings.steps
     if settings.minutes:
-        return max(FEWEST_STEPS, int(GENEROUS * settings.minutes * 60 / max(1e-3, seconds_per_step)))
+        return max(FEWEST_STEPS, int(STEPS_FACTOR * settings.minutes * 60 / max(1e-3, seconds_per_step)))
     return STEPS[settings.reach]
 
 
@@ -80,17 +79,17 @@ def agree_on_steps(
     note: Path,
     processes: Processes,
 ) -> int:
-    """Return the steps of a fine-tuning that is about to begin; those fitted to its minutes are kept in `note`.
+    """Return the steps of a fine-tuning that is about to begin: the same in all processes, and if it is resumed.
 
-    The same number in all processes, and again when it is resumed.
+    note: a file that keeps the number if it was measured to fit into minutes.
 
     Raises:
         FileError: the note cannot be written.
     """
     if settings.steps or not settings.minutes:
         return steps_of(settings, 1.0)
-    known = int(processes.highest(_read_note(note)))
-    if known:
+    text = note.read_text(encoding="utf-8") if note.exists() else ""
+    if known := int(processes.highest(int(text) if text.isdecimal() else 0)):
         return known
     batch = processes.part_of(batch_of(settings, network.spec.dimensions))
     times = _time_batch(network, settings, batch, compute)
@@ -103,65 +102,55 @@ def agree_on_steps(
     return steps
 
 
-def _read_note(note: Path) -> int:
-    text = note.read_text(encoding="utf-8") if note.exists() else ""
-    return int(text) if text.isdecimal() else 0
-
-
-def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, split: Split, device_name: str) -> float:
-    """Return about how many seconds a fine-tuning takes, measured on the device and in the precision that it takes."""
+def estimate_seconds(settings: FinetuneSettings, plan: ClassPlan, table: BlockTable, device_name: str) -> float:
+    """Return about how many seconds a fine-tuning takes, measured on its device and in its precision."""
     parent = read_model(locate_model(settings.model))
     network = grow_classes(parent.network, plan.kept, channels=plan.channels)
     compute = choose_compute(network, settings.precision, device_name, None, ONE_PROCESS)
     batch = batch_of(settings, network.spec.dimensions)
     times = _time_batch(network, settings, batch, compute)
     voxels = batch * math.prod(patch_of(settings, network))
-    besides = START + 2 * times.forward * _scored_voxels(split, parent.description.margin) / voxels
+    extra = START + 2 * times.forward * _voxels_of(table.held_out[:MOST_SCORED], parent.description.margin) / voxels
     steps = steps_of(settings, 1.0)
     if settings.minutes and not settings.steps:
         fit = settings.minutes * 60
     elif settings.reach == "quick":
         patches = min(steps * batch, KEPT_FEATURES)
-        looks = 1 + _share_asked(settings, plan)
-        fit = steps * times.step + patches * (SECONDS_PER_PATCH + looks * times.deep / batch)
-        shown = thinned(split.held_out, VALIDATED[settings.reach], settings.seed)
-        besides += looks * times.deep * _voxels_of(shown, parent.description.margin) / voxels
+        passes = 1 + _distilled_share(settings, plan)
+        fit = steps * times.step + patches * (SECONDS_PER_PATCH + passes * times.deep / batch)
+        shown = thin_blocks(table.held_out, VALIDATED_BLOCKS[settings.reach], settings.seed)
+        extra += passes * times.deep * _voxels_of(shown, parent.description.margin) / voxels
     else:
         fit = steps * _seconds_of_step(settings, plan, times, batch)
         if len(plan.classes) > len(plan.kept):
-            besides += (STEPS["quick"] + KEPT_FEATURES / batch) * times.forward
+            extra += (STEPS["quick"] + KEPT_FEATURES / batch) * times.forward
     if len(plan.classes) > len(plan.kept):
-        besides += WINDOWS * times.forward / batch
-    return besides + (min(fit, settings.minutes * 60) if settings.minutes else fit)
+        extra += PRIOR_PATCHES * times.forward / batch
+    return extra + (min(fit, settings.minutes * 60) if settings.minutes else fit)
 
 
-def _scored_voxels(split: Split, margin: int) -> int:
-    """Return the voxels of all places held out, with their margins, that both models are scored on."""
-    return _voxels_of(split.held_out[:MOST_SCORED], margin)
-
-
-def _voxels_of(places: Sequence[LabelledBlock], margin: int) -> int:
-    sides = ([stop - start for start, stop in place.box] for place in places)
+def _voxels_of(blocks: Sequence[LabelledBlock], margin: int) -> int:
+    """Return the voxels of all `blocks` with their margins."""
+    sides = ([stop - start for start, stop in block.box] for block in blocks)
     return sum(math.prod(side + 2 * margin if side > 1 else 1 for side in box) for box in sides)
 
 
 def _seconds_of_step(settings: FinetuneSettings, plan: ClassPlan, times: _Times, batch: int) -> float:
-    asked = times.deep * _share_asked(settings, plan)
-    return (times.step + asked + batch * SECONDS_PER_PATCH) * (1 + BESIDES)
+    old = times.deep * _distilled_share(settings, plan)
+    return (times.step + old + batch * SECONDS_PER_PATCH) * (1 + OVERHEAD)
 
 
-def _share_asked(settings: FinetuneSettings, plan: ClassPlan) -> float:
-    """Return which share of the patches the old network is asked about."""
+def _distilled_share(settings: FinetuneSettings, plan: ClassPlan) -> float:
+    """Return the share of the patches that the old network predicts."""
     if not settings.remember:
         return 0.0
-    if HOLDING[settings.reach] > 0:  # about what nobody painted, which most patches have
+    if UNPAINTED_WEIGHTS[settings.reach] > 0:  # the pixels that nobody painted, which most patches have
         return 1.0
-    return 1 / RECALLED_EVERY if all(plan.judged[: len(plan.kept)]) else 1.0
+    return 1 / REHEARSED_EVERY if all(plan.judged[: len(plan.kept)]) else 1.0
 
 
 class _Times(NamedTuple):
-    """Seconds for a batch. step: of training. deep: of all below the last level, where nothing is learnt. forward: of
-    the whole network, where nothing is learnt."""
+    """Seconds for a batch: a training step, all below the last level, and the whole network, the latter two forward."""
 
     step: float
     deep: float
@@ -169,7 +158,7 @@ class _Times(NamedTuple):
 
 
 def _time_batch(network: Network, settings: FinetuneSettings, batch: int, compute: Compute) -> _Times:
-    """Return what a batch takes."""
+    """Measure the times of a batch on a copy of `network`."""
     network = compute.place(copy.deepcopy(network))
     set_modes(network, settings)
     trained = {parameter for part in trained_parts(network, settings.reach) for parameter in part.parameters()}
@@ -177,7 +166,7 @@ def _time_batch(network: Network, settings: FinetuneSettings, batch: int, comput
         parameter.requires_grad_(parameter in trained)
     images = torch.zeros(batch, network.spec.in_channels, *patch_of(settings, network))
 
-    def look() -> Deep:
+    def compute_features() -> Deep:
         with torch.no_grad(), compute.autocast():
             return network.deep(compute.upload(images))
 
@@ -185,7 +174,7 @@ def _time_batch(network: Network, settings: FinetuneSettings, batch: int, comput
         with torch.no_grad():
             return compute.logits(network, images)
 
-    deep = look()
+    deep = compute_features()
     optimizer = torch.optim.AdamW([parameter for parameter in network.parameters() if parameter.requires_grad])
 
     def learn() -> None:
@@ -197,7 +186,7 @@ def _time_batch(network: Network, settings: FinetuneSettings, batch: int, comput
         logits.square().mean().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    return _Times(time_of(learn), time_of(look), time_of(forward))
+    return _Times(time_of(learn), time_of(compute_features), time_of(forward))
 
 
 def iter_plan_finetuning(
@@ -208,13 +197,11 @@ def iter_plan_finetuning(
     Raises:
         SkipsegError: as `iter_finetune` would say before it begins to train.
     """
-    pass
-
     parent = describe_model(settings.model)
     check_images(corrected, parent)
     plan = plan_classes(settings, parent)
-    split = yield from iter_find_places(settings, corrected, plan, parent.spec.dimensions)
+    table = yield from iter_find_labelled_blocks(settings, corrected, plan, parent.spec.dimensions)
     yield Progress(len(corrected), len(corrected), "measuring how long a step takes")
-    scale = taught_scale([each.stack for each in corrected], split, parent)
+    scale = taught_scale([each.stack for each in corrected], table, parent)
     notes = (scale.note,) if scale.note else ()
-    return summarize_training(split, plan, estimate_seconds(settings, plan, split, device_name), notes)
+    return summarize_training(table, plan, estimate_seconds(settings, plan, table, device_name), notes)

@@ -1,9 +1,10 @@
-"""Patches of a fine-tuning: around labelled voxels, all classes as often, and some of what the model knew before."""
+"""Patches of a fine-tuning: around labelled voxels, all classes equally often, and some rehearsal samples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple
 
@@ -13,211 +14,214 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_skipseg.training.augment import draw
+from napari_skipseg.training.finetune.blocks import LabelledBlock
+from napari_skipseg.training.finetune.crops import CorrectionCrops, Crop
 from napari_skipseg.training.finetune.labels import ClassPlan
-from napari_skipseg.training.finetune.regions import Material, SampleClass, Spot, TrainingRegion
 from napari_skipseg.training.finetune.rehearsal import RehearsalSamples
 from napari_skipseg.training.losses import IGNORED
 from napari_skipseg.training.patches import cut_sample
 from napari_skipseg.training.settings import Augmentation
 
-RECALLED_EVERY = 4
-"""One patch of so many is from the old model's own sample."""
+REHEARSED_EVERY = 4
+"""One patch of so many is a rehearsal sample."""
 _JITTER = 0.25
-"""A patch lies around a labelled voxel, off its middle by up to so much of its side."""
+"""A patch lies around a labelled voxel, off its middle by up to this share of its side."""
 
 
 class PatchBatch(NamedTuple):
     """Patches with what is known of them.
 
     images: (N, C, *patch) float32. targets: (N, *patch) int8, -1 = not known. judged: (N, classes) bool, the classes
-    that the targets judge. recalled: (N, classes) bool, those for which the old network's answers are the target.
+    that the targets judge. distilled: (N, classes) bool, those for which the old network's answers are the target.
     """
 
     images: Tensor
     targets: Tensor
     judged: Tensor
-    recalled: Tensor
+    distilled: Tensor
 
 
 @dataclass(frozen=True)
 class PatchSampler:
-    """Where patches are drawn from, each a function of seed and number alone."""
+    """Draws patches, each a function of seed and number alone. rehearsal: None for corrections alone."""
 
-    material: Material
+    corrections: CorrectionCrops
     plan: ClassPlan
-    remembered: RehearsalSamples | None
+    rehearsal: RehearsalSamples | None
     patch: tuple[int, ...]
     augmentation: Augmentation
     seed: int
     remembers: bool
 
+    @cached_property
+    def _counts(self) -> Tensor:
+        return torch.tensor([block.counts for block in self.corrections.table.training], dtype=torch.float32)
+
     def draw(self, numbers: range) -> PatchBatch:
         """Return the patches of these numbers."""
-        drawn = [self._draw(number) for number in numbers]
-        images, targets, judged, recalled = zip(*drawn, strict=True)
-        return PatchBatch(torch.stack(images), torch.stack(targets), torch.stack(judged), torch.stack(recalled))
+        trained = np.flatnonzero(~self.rehearsal.held_out) if self.rehearsal is not None else ()
+        drawn = []
+        for number in numbers:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+            if self.rehearsal is not None and len(trained) and number % REHEARSED_EVERY == 0:
+                chosen = int(trained[int(torch.randint(0, len(trained), (), generator=generator))])
+                drawn.append(self._draw_rehearsal(self.rehearsal, chosen, generator))
+            else:
+                drawn.append((*self._draw_correction(generator), torch.tensor(self.plan.judged)))
+        images, targets, judged = (torch.stack(each) for each in zip(*drawn, strict=True))
+        return PatchBatch(images, targets, judged, distilled_classes(judged, self.plan, self.remembers))
 
-    def _draw(self, number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
-        rest = None if self.remembered is None else np.flatnonzero(~self.remembered.held_out)
-        if self.remembered is not None and rest is not None and rest.size and number % RECALLED_EVERY == 0:
-            chosen = int(rest[int(torch.randint(0, rest.size, (), generator=generator))])
-            return self._recall(self.remembered, chosen, generator)
-        image, target = self._correction(generator)
-        judged = torch.tensor(self.plan.judged)
-        return image, target, judged, self._recalled(judged)
-
-    def _correction(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _draw_correction(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return a patch around a labelled voxel of a class drawn at random."""
-        counts = torch.tensor([spot.counts for spot in self.material.training], dtype=torch.float32)
-        there = torch.nonzero(counts.sum(dim=0)).flatten()
-        column = int(there[int(torch.randint(0, len(there), (), generator=generator))])
-        spot = self.material.training[int(torch.multinomial(counts[:, column].sqrt(), 1, generator=generator))]
-        region = self.material.regions[spot.region]
-        places = labelled_places(region, spot, self.material.kinds[column])
-        place = places[int(torch.randint(0, len(places), (), generator=generator))].tolist()
+        table = self.corrections.table
+        occurring = torch.nonzero(self._counts.sum(dim=0)).flatten()
+        column = int(occurring[int(torch.randint(0, len(occurring), (), generator=generator))])
+        weights = self._counts[:, column].sqrt()
+        block = table.training[int(torch.multinomial(weights, 1, generator=generator))]
+        crop, inside = self.corrections.locate(block)
+        counted = table.columns[column]
+        is_counted = crop.target[inside] == counted.number
+        if counted.is_painted:
+            is_counted &= ~crop.accepted[inside]
+        voxels = np.argwhere(is_counted) + np.array([part.start for part in inside])
+        if not len(voxels):  # as in a block of which a part is held out or padding: its middle
+            voxels = np.array([[(part.start + part.stop) // 2 for part in inside]])
+        voxel = voxels[int(torch.randint(0, len(voxels), (), generator=generator))].tolist()
         middle = []
-        for length, side, at in zip(region.target.shape, self.patch, place, strict=True):
+        for length, side, at in zip(crop.target.shape, self.patch, voxel, strict=True):
             off = round(draw(generator, -_JITTER, _JITTER) * side)
             first = min(max(0, at + off - side // 2), max(0, length - side)) if length >= side else (length - side) // 2
             middle.append(first + side / 2)
-        return cut_sample(region.image, region.target, tuple(middle), self.patch, self.augmentation, generator)
+        return cut_sample(crop.image, crop.target, tuple(middle), self.patch, self.augmentation, generator)
 
-    def _recall(
-        self, remembered: RehearsalSamples, number: int, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return a part of a remembered patch."""
-        image, target = remembered.images[number], remembered.targets[number]
+    def _draw_rehearsal(
+        self, rehearsal: RehearsalSamples, number: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a part of rehearsal sample `number`: image, target, and the classes that the target judges."""
+        image, target = rehearsal.images[number], rehearsal.targets[number]
         judged = np.zeros(len(self.plan.classes), bool)
-        if remembered.synthetic[number]:
+        if rehearsal.synthetic[number]:
             target = np.full_like(target, IGNORED)
         else:
-            judged[: len(self.plan.kept)] = remembered.judged[number][list(self.plan.kept)]
+            judged[: len(self.plan.kept)] = rehearsal.judged[number][list(self.plan.kept)]
         middle = []
         for length, side in zip(target.shape, self.patch, strict=True):
             free = length - side
             first = int(torch.randint(0, free + 1, (), generator=generator)) if free > 0 else free // 2
             middle.append(first + side / 2)
         drawn = cut_sample(image, target, tuple(middle), self.patch, self.augmentation, generator)
-        known = torch.from_numpy(judged)
-        return *drawn, known, self._recalled(known)
-
-    def _recalled(self, judged: Tensor) -> Tensor:
-        """Return which classes the old network is asked for: those it knows and the targets do not judge."""
-        old = torch.arange(len(judged)) < (len(self.plan.kept) if self.remembers else 0)
-        return old & ~judged
+        return *drawn, torch.from_numpy(judged)
 
 
-def labelled_places(region: TrainingRegion, spot: Spot, kind: SampleClass) -> NDArray[np.intp]:
-    """Return the places (number, dimensions) of the voxels of `spot` that are of that kind, at least one.
-
-    Where none is left, as in a place whose labels are partly held out, the middle of the spot.
-    """
-    there = region.target[spot.box] == kind.label
-    if kind.is_painted:
-        there &= ~region.accepted[spot.box]
-    found: NDArray[np.intp] = np.argwhere(there) + np.array([part.start for part in spot.box])
-    if len(found):
-        return found
-    return np.array([[(part.start + part.stop) // 2 for part in spot.box]])
+def distilled_classes(judged: Tensor, plan: ClassPlan, remembers: bool) -> Tensor:
+    """Return for which classes the old network is asked: those that it knows and the targets do not judge."""
+    is_old = torch.arange(judged.shape[-1]) < (len(plan.kept) if remembers else 0)
+    return is_old & ~judged
 
 
-_AT_ONCE = 8
-"""Windows of one batch."""
+_BATCH = 8
+"""Held-out patches that are predicted at once."""
 _LARGEST = 1024
-"""Longest side of a window of its own where a whole slice is held out."""
-_WHOLE = 128
-"""Shortest side of a window in which every voxel is labelled that membranes are scored on."""
-
-ScoringWindow = tuple[NDArray[np.float32], NDArray[np.int8]]
-"""An image (C, *space) in standard units, and the target (*space) of what is held out there."""
+"""Longest side of a patch from a slice that is held out as a whole."""
+_SMALLEST_WHOLE = 128
+"""Shortest side in Y and X of a patch whose cells are compared; every voxel of it is labelled."""
 
 
-def windows_of(
-    material: Material, spots: Sequence[Spot], margin: int, stride: int, only_painted: bool = False
-) -> Iterator[ScoringWindow]:
-    """Yield a window for each of the held-out `spots`, with a margin around it; only the spot's own labels count.
+class HeldOutPatch(NamedTuple):
+    """An image (C, *space) float32 in standard units, and the target (*space) of what is held out there."""
 
-    only_painted: of those only the ones that were painted rather than accepted.
+    image: NDArray[np.float32]
+    target: NDArray[np.int8]
+
+
+def iter_held_out_patches(
+    corrections: CorrectionCrops,
+    blocks: Sequence[LabelledBlock],
+    margin: int,
+    stride: int,
+    only_painted: bool = False,
+) -> Iterator[HeldOutPatch]:
+    """Yield a patch for each of the held-out `blocks`, with a margin around it; only the block's own labels count.
+
+    only_painted: of those only the ones that were painted, not accepted.
     """
-    for spot in spots:
-        region = material.regions[spot.region]
-        around = [margin if part.stop - part.start > 1 else 0 for part in spot.box]
-        yield _window(region, spot.box, around, stride, only_painted)
+    for block in blocks:
+        crop, inside = corrections.locate(block)
+        around = [margin if part.stop - part.start > 1 else 0 for part in inside]
+        yield _cut_held_out(crop, inside, around, stride, only_painted)
 
 
-def _window(
-    region: TrainingRegion, box: tuple[slice, ...], around: Sequence[int], stride: int, only_painted: bool = False
-) -> ScoringWindow:
-    target = np.full_like(region.held_out, IGNORED)
-    target[box] = region.held_out[box]
+def _cut_held_out(
+    crop: Crop, inside: tuple[slice, ...], around: Sequence[int], stride: int, only_painted: bool = False
+) -> HeldOutPatch:
+    """Return the patch of whole strides that contains `inside` and what is `around` it."""
+    target = np.full_like(crop.held_out, IGNORED)
+    target[inside] = crop.held_out[inside]
     if only_painted:
-        target[region.accepted] = IGNORED
+        target[crop.accepted] = IGNORED
     parts, missing = [], []
-    for part, more, length in zip(box, around, target.shape, strict=True):
+    for part, more, length in zip(inside, around, target.shape, strict=True):
         side = -(-(part.stop - part.start + 2 * more) // stride) * stride
         start = max(0, min((part.start - more) // stride * stride, length - side))
         parts.append(slice(start, start + side))
         missing.append((0, max(0, side - (length - start))))
-    image = np.pad(region.image[(slice(None), *parts)], [(0, 0), *missing], mode="symmetric").astype(np.float32)
-    return image, np.pad(target[tuple(parts)], missing, mode="constant", constant_values=IGNORED)
+    image = np.pad(crop.image[(slice(None), *parts)], [(0, 0), *missing], mode="symmetric").astype(np.float32)
+    return HeldOutPatch(image, np.pad(target[tuple(parts)], missing, mode="constant", constant_values=IGNORED))
 
 
-def whole_windows(material: Material, stride: int) -> Iterator[ScoringWindow]:
-    """Yield windows in which every voxel is held out and labelled, 128 a side at least, from one region at a time.
+def iter_whole_patches(corrections: CorrectionCrops, stride: int) -> Iterator[HeldOutPatch]:
+    """Yield patches in which every voxel is held out and labelled, from one crop at a time.
 
-    The part that all held-out spots of a region span where it is such a window, else each spot that is.
+    They are at least 128 a side: the part that all held-out blocks of a crop span if it is such a patch, else each
+    block that is one.
     """
-    for number, region in enumerate(material.regions):
-        spots = [spot for spot in material.held_out if spot.region == number]
-        for box in _whole_boxes(region, spots):
-            yield _window(region, box, [0] * len(box), stride)
 
+    def is_whole(crop: Crop, part: tuple[slice, ...]) -> bool:
+        values = crop.held_out[part]
+        return min(values.shape[-2:]) >= _SMALLEST_WHOLE and bool((values != IGNORED).all())
 
-def _whole_boxes(region: TrainingRegion, spots: Sequence[Spot]) -> Iterator[tuple[slice, ...]]:
-    if not spots:
-        return
-    ranges = zip(*(spot.box for spot in spots), strict=True)
-    span = tuple(slice(min(p.start for p in parts), max(p.stop for p in parts)) for parts in ranges)
-    middle = tuple(
-        slice(start := part.start + max(0, part.stop - part.start - _LARGEST) // 2, min(part.stop, start + _LARGEST))
-        for part in span
-    )
-    boxes = [middle] if _is_whole(region, middle) else [spot.box for spot in spots]
-    yield from (box for box in boxes if _is_whole(region, box))
-
-
-def _is_whole(region: TrainingRegion, box: tuple[slice, ...]) -> bool:
-    inside = region.held_out[box]
-    return min(inside.shape[-2:]) >= _WHOLE and bool((inside != IGNORED).all())
-
-
-def as_batches(windows: Sequence[ScoringWindow], plan: ClassPlan, remembers: bool) -> Iterator[PatchBatch]:
-    """Yield windows of the corrections as batches of equal shape."""
-    judged = torch.tensor(plan.judged)
-    old = torch.arange(len(judged)) < (len(plan.kept) if remembers else 0)
-    for _, group in groupby(sorted(windows, key=lambda window: window[1].shape), key=lambda window: window[1].shape):
-        alike = list(group)
-        for first in range(0, len(alike), _AT_ONCE):
-            some = alike[first : first + _AT_ONCE]
-            images = torch.from_numpy(np.stack([image for image, _ in some]))
-            targets = torch.from_numpy(np.stack([target for _, target in some]))
-            known = judged.expand(len(some), -1)
-            yield PatchBatch(images, targets, known, (old & ~judged).expand(len(some), -1))
-
-
-def recalled_batches(remembered: RehearsalSamples, plan: ClassPlan, most: int) -> Iterator[PatchBatch]:
-    """Yield the held-out patches of a model's own sample, at most `most`, as batches."""
-    numbers = np.flatnonzero(remembered.held_out)[:most]
-    for first in range(0, len(numbers), _AT_ONCE):
-        some = remembered.of(numbers[first : first + _AT_ONCE])
-        judged = np.zeros((len(some), len(plan.classes)), bool)
-        judged[:, : len(plan.kept)] = some.judged[:, list(plan.kept)] & ~some.synthetic[:, None]
-        recalled = ~judged & (np.arange(len(plan.classes)) < len(plan.kept))
-        targets = np.where(some.synthetic.reshape(-1, *[1] * (some.targets.ndim - 1)), np.int8(IGNORED), some.targets)
-        yield PatchBatch(
-            torch.from_numpy(some.images.astype(np.float32)),
-            torch.from_numpy(targets),
-            torch.from_numpy(judged),
-            torch.from_numpy(recalled),
+    for number, crop in enumerate(corrections.crops):
+        blocks = [block for block in corrections.table.held_out if corrections.crop_of[block] == number]
+        if not blocks:
+            continue
+        parts = [crop.slices_of(block) for block in blocks]
+        span = [(min(p.start for p in sides), max(p.stop for p in sides)) for sides in zip(*parts, strict=True)]
+        middle = tuple(
+            slice(first := start + max(0, stop - start - _LARGEST) // 2, min(stop, first + _LARGEST))
+            for start, stop in span
         )
+        for part in [middle] if is_whole(crop, middle) else parts:
+            if is_whole(crop, part):
+                yield _cut_held_out(crop, part, [0] * len(part), stride)
+
+
+def iter_batches(patches: Sequence[HeldOutPatch], plan: ClassPlan, remembers: bool) -> Iterator[PatchBatch]:
+    """Yield held-out patches of the corrections as batches of equal shape."""
+
+    def shape(patch: HeldOutPatch) -> tuple[int, ...]:
+        return patch.target.shape
+
+    for _, group in groupby(sorted(patches, key=shape), key=shape):
+        alike = list(group)
+        for first in range(0, len(alike), _BATCH):
+            some = alike[first : first + _BATCH]
+            judged = torch.tensor(plan.judged).expand(len(some), -1)
+            yield PatchBatch(
+                torch.from_numpy(np.stack([patch.image for patch in some])),
+                torch.from_numpy(np.stack([patch.target for patch in some])),
+                judged,
+                distilled_classes(judged, plan, remembers),
+            )
+
+
+def iter_rehearsal_batches(rehearsal: RehearsalSamples, plan: ClassPlan, most: int) -> Iterator[PatchBatch]:
+    """Yield the held-out rehearsal samples, at most `most`, as batches."""
+    numbers = np.flatnonzero(rehearsal.held_out)[:most]
+    for first in range(0, len(numbers), _BATCH):
+        some = rehearsal.of(numbers[first : first + _BATCH])
+        known = np.zeros((len(some), len(plan.classes)), bool)
+        known[:, : len(plan.kept)] = some.judged[:, list(plan.kept)] & ~some.synthetic[:, None]
+        targets = np.where(some.synthetic.reshape(-1, *[1] * (some.targets.ndim - 1)), np.int8(IGNORED), some.targets)
+        judged = torch.from_numpy(known)
+        images = torch.from_numpy(some.images.astype(np.float32))
+        yield PatchBatch(images, torch.from_numpy(targets), judged, distilled_classes(judged, plan, True))

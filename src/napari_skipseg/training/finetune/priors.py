@@ -1,9 +1,9 @@
-"""New classes as frequent as they are in the image, not as in the strokes: Saerens, Latinne & Decaestecker 2002.
+"""Prior shift: new classes are found as often as they occur, not as often as they were painted (Saerens et al. 2002).
 
-Strokes show each class about as often as background, so that a network that learnt from them takes a rare class for a
-frequent one and finds too much of it. How often each class really is comes out of the image itself: the shares are
-found that agree with what the network, corrected for them, sees there (their algorithm, eq. 2.9-2.11). What they change
-is one number per class, the bias of its output.
+Strokes show each class about as often as background, so a network that learnt from them finds too much of a rare class.
+The algorithm of Saerens, Latinne & Decaestecker (eq. 2.9-2.11) estimates from the image itself how often each class
+occurs: it finds the shares that agree with the network's answers once these are corrected for them. The correction
+changes one number per class, the bias of its output.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import nn
 from napari_skipseg.networks.network import Network, class_probability
 from napari_skipseg.progress import Progress
 from napari_skipseg.training.compute import Compute
-from napari_skipseg.training.finetune.regions import Material
+from napari_skipseg.training.finetune.crops import CorrectionCrops
 from napari_skipseg.training.finetune.task import FinetuneData
 from napari_skipseg.training.losses import IGNORED
 from napari_skipseg.training.settings import FinetuneSettings
 
 DENSE_SHARE = 0.5
-"""Where more of the voxels is labelled than this, the labels themselves show how frequent a class is."""
-WINDOWS = 32
+"""If a larger share of the voxels is labelled, the labels themselves show how frequent a class is."""
+PRIOR_PATCHES = 32
 DRAWN = 64
 ROUNDS = 200
 SMALLEST = 1e-4
@@ -36,18 +36,18 @@ Shares = NDArray[np.float64]
 
 
 def iter_correct_prior_shift(
-    network: Network, lessons: FinetuneData, material: Material, settings: FinetuneSettings, compute: Compute
+    network: Network, data: FinetuneData, corrections: CorrectionCrops, settings: FinetuneSettings, compute: Compute
 ) -> Generator[Progress, None, None]:
-    """Yield while the images are looked at; then shift the outputs of `network` for classes new to it to their share.
+    """Yield while the images are predicted; then shift the outputs of `network` for its new classes to their share.
 
-    Nothing changes where no class is new, or where the labels cover most of what was read.
+    Nothing changes if no class is new, or if the labels cover most of what was read.
     """
-    plan = lessons.patches.plan
+    plan = data.patches.plan
     new = tuple(range(len(plan.kept), len(plan.classes)))
-    if not new or labelled_fraction(material) > DENSE_SHARE:
+    if not new or labelled_fraction(corrections) > DENSE_SHARE:
         return
-    learnt = learnt_priors(lessons, new)
-    probability = yield from _iter_sample_probability(network, lessons, material, settings, compute, new)
+    learnt = learnt_priors(data, new)
+    probability = yield from _iter_sample_probability(network, data, corrections, settings, compute, new)
     found = estimate_priors(probability, learnt)
     shift = torch.from_numpy(np.log(found[1:] / learnt[1:]) - np.log(found[0] / learnt[0]))
     head = network.get_submodule(network.head)
@@ -57,15 +57,17 @@ def iter_correct_prior_shift(
         head.bias[-len(new) :] += shift.to(head.bias)
 
 
-def labelled_fraction(material: Material) -> float:
-    """Return which part of the voxels that were read has a label, held out or not."""
-    labelled = sum(int(np.count_nonzero((r.target != IGNORED) | (r.held_out != IGNORED))) for r in material.regions)
-    return labelled / sum(region.target.size for region in material.regions)
+def labelled_fraction(corrections: CorrectionCrops) -> float:
+    """Return the share of the voxels that were read that has a label, held out or not."""
+    labelled = sum(
+        int(np.count_nonzero((crop.target != IGNORED) | (crop.held_out != IGNORED))) for crop in corrections.crops
+    )
+    return labelled / sum(crop.target.size for crop in corrections.crops)
 
 
-def learnt_priors(lessons: FinetuneData, new: tuple[int, ...]) -> Shares:
+def learnt_priors(data: FinetuneData, new: tuple[int, ...]) -> Shares:
     """Return the share of all other labels and of each `new` class in the patches that are trained on."""
-    batch = lessons.patches.draw(range(DRAWN))
+    batch = data.patches.draw(range(DRAWN))
     judged = batch.judged[:, list(new)].all(dim=1)
     targets = batch.targets[judged]
     counts = np.array([int((targets == number + 1).sum()) for number in new], np.float64)
@@ -75,27 +77,27 @@ def learnt_priors(lessons: FinetuneData, new: tuple[int, ...]) -> Shares:
 
 def _iter_sample_probability(
     network: Network,
-    lessons: FinetuneData,
-    material: Material,
+    data: FinetuneData,
+    corrections: CorrectionCrops,
     settings: FinetuneSettings,
     compute: Compute,
     new: tuple[int, ...],
 ) -> Generator[Progress, None, Shares]:
-    """Return (voxels, 1 + new classes): what the network says of all others and of each new class, over the images."""
+    """Yield after each patch; return the probability of all other classes and of each new one, (voxels, 1 + new)."""
     generator = np.random.default_rng(settings.seed)
-    sizes = np.array([region.target.size for region in material.regions], np.float64)
-    patch, told = lessons.patches.patch, []
-    for done, number in enumerate(generator.choice(len(sizes), WINDOWS, p=sizes / sizes.sum())):
-        yield Progress(done, WINDOWS, f"measuring how frequent the new classes are: {done} of {WINDOWS}")
-        image = material.regions[number].image
+    sizes = np.array([crop.target.size for crop in corrections.crops], np.float64)
+    patch, found = data.patches.patch, []
+    for done, number in enumerate(generator.choice(len(sizes), PRIOR_PATCHES, p=sizes / sizes.sum())):
+        yield Progress(done, PRIOR_PATCHES, f"measuring how frequent the new classes are: {done} of {PRIOR_PATCHES}")
+        image = corrections.crops[number].image
         first = [int(generator.integers(max(1, n - side + 1))) for n, side in zip(image.shape[1:], patch, strict=True)]
-        window = image[(slice(None), *(slice(at, at + side) for at, side in zip(first, patch, strict=True)))]
-        missing = [(0, side - n) for n, side in zip(window.shape[1:], patch, strict=True)]
-        whole = torch.from_numpy(np.pad(window, [(0, 0), *missing], mode="symmetric").astype(np.float32))
+        cropped = image[(slice(None), *(slice(at, at + side) for at, side in zip(first, patch, strict=True)))]
+        missing = [(0, side - n) for n, side in zip(cropped.shape[1:], patch, strict=True)]
+        whole = torch.from_numpy(np.pad(cropped, [(0, 0), *missing], mode="symmetric").astype(np.float32))
         with torch.inference_mode():
             probability = class_probability(compute.logits(network, whole[None]))[0]
-        told.append(probability[list(new)].reshape(len(new), -1).cpu().numpy().astype(np.float64))
-    of_new = np.concatenate(told, axis=1)
+        found.append(probability[list(new)].reshape(len(new), -1).cpu().numpy().astype(np.float64))
+    of_new = np.concatenate(found, axis=1)
     return np.concatenate([1 - of_new.sum(axis=0, keepdims=True), of_new]).clip(0, 1).T
 
 

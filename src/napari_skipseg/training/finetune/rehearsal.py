@@ -1,6 +1,6 @@
-"""A model's own sample: a few patches of what it was trained on, kept with it so that it is not forgotten later.
+"""Rehearsal samples: a few training patches stored with a model, so that a fine-tuned model does not forget them.
 
-The built-in models, whose data may not be passed on, have synthetic patches in its place, made when they are needed.
+The data of the built-in models may not be passed on: they have synthetic patches instead, made when they are needed.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from napari_skipseg.images.synthetic.sample import make_isotropic_sample, make_s
 from napari_skipseg.models.catalog import BUILT_IN
 from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.folder import read_sample
+from napari_skipseg.training.finetune.blocks import LabelledBlock
+from napari_skipseg.training.finetune.crops import CorrectionCrops
 from napari_skipseg.training.finetune.labels import ClassPlan
-from napari_skipseg.training.finetune.regions import Material, Spot, TrainingRegion
 from napari_skipseg.training.losses import IGNORED
 from napari_skipseg.training.patches import LabelledImage, TrainingData
 
 _PATCH = {2: (256, 256), 3: (32, 64, 64)}
-"""Size of a remembered patch by dimensions."""
+"""Size of a patch by dimensions."""
 MOST_BYTES = 10_000_000
 _HELD_OUT = 0.2
 SYNTHETIC = {"membrane": (make_sample, (8, 256, 256)), "boundary": (make_isotropic_sample, (64, 128, 128))}
-"""What stands in for the data of a built-in model, by its first class, and how much of it."""
+"""What replaces the data of a built-in model, by its first class, and how much of it."""
 
 Piece = tuple[NDArray[Any], NDArray[Any]]
 """An image (C, *space) in standard units and its target (*space)."""
@@ -42,11 +43,11 @@ Piece = tuple[NDArray[Any], NDArray[Any]]
 
 @dataclass(frozen=True)
 class RehearsalSamples:
-    """Patches with what is known of them.
+    """Training patches with what is known of them.
 
     images: (N, C, *patch) float16 in standard units. targets: (N, *patch) int8, -1 = not known, 0 = background, 1… =
-    the model's classes. judged: (N, classes) bool, which classes the target judges. held_out: (N,) bool, kept for
-    scores. synthetic: (N,) bool; of those the network's own answers are learnt, and the target is for scores only.
+    the model's classes. judged: (N, classes) bool, the classes that the target judges. held_out: (N,) bool, kept for
+    scores. synthetic: (N,) bool, of which the network's own answers are learnt; their target is for scores only.
     """
 
     images: NDArray[np.float16]
@@ -64,7 +65,7 @@ class RehearsalSamples:
 
 
 def rehearsal_samples_of(folder: Path, description: ModelDescription) -> RehearsalSamples | None:
-    """Return the own sample of the model in `folder`, synthetic for a built-in one; None where there is none.
+    """Return the samples of the model in `folder`, synthetic for a built-in one; None if there are none.
 
     Raises:
         ModelError: the sample is missing or damaged.
@@ -85,13 +86,13 @@ def _synthesise(name: str, dimensions: int, classes: int) -> RehearsalSamples:
     image = measure(stack).apply(stack.read((slice(None),) * 3))[None]
     pieces = list(_tiles(image, membrane.astype(np.int8), dimensions))
     judged = np.arange(classes) == 0
-    return _gathered(pieces, [number % 4 == 3 for number in range(len(pieces))], judged, dimensions, synthetic=True)
+    return _stack(pieces, [number % 4 == 3 for number in range(len(pieces))], judged, dimensions, synthetic=True)
 
 
-def sample_to_bytes(remembered: RehearsalSamples) -> bytes:
-    """Return the content of a sample file, the same bytes for the same sample."""
+def sample_to_bytes(samples: RehearsalSamples) -> bytes:
+    """Return the content of a sample file, the same bytes for the same samples."""
     content: bytes = save(
-        {field.name: torch.from_numpy(getattr(remembered, field.name)) for field in fields(RehearsalSamples)}
+        {field.name: torch.from_numpy(getattr(samples, field.name)) for field in fields(RehearsalSamples)}
     )
     return content
 
@@ -100,48 +101,50 @@ def sample_from_bytes(content: bytes, description: ModelDescription) -> Rehearsa
     """Return the sample in `content`.
 
     Raises:
-        ModelError: it is damaged, or not one of this model's.
+        ModelError: it is damaged, or does not fit this model.
     """
     try:
         tensors = {name: tensor.numpy() for name, tensor in load(content).items()}
-        remembered = RehearsalSamples(**tensors)
+        samples = RehearsalSamples(**tensors)
     except (SafetensorError, TypeError) as error:
         raise ModelError(
             f"The sample of model '{description.name}' is damaged: copy the whole folder again."
         ) from error
-    spec, number = description.spec, len(remembered.images)
+    spec, number = description.spec, len(samples.images)
     fits = (
-        remembered.images.ndim == spec.dimensions + 2
-        and remembered.images.shape[1] == spec.in_channels
-        and remembered.targets.shape == (number, *remembered.images.shape[2:])
-        and remembered.judged.shape == (number, len(description.classes))
-        and remembered.held_out.shape == remembered.synthetic.shape == (number,)
+        samples.images.ndim == spec.dimensions + 2
+        and samples.images.shape[1] == spec.in_channels
+        and samples.targets.shape == (number, *samples.images.shape[2:])
+        and samples.judged.shape == (number, len(description.classes))
+        and samples.held_out.shape == samples.synthetic.shape == (number,)
     )
     if not fits:
         raise ModelError(f"The sample of model '{description.name}' does not fit it: copy the whole folder again.")
-    return remembered
+    return samples
 
 
 def sample_of_training(data: TrainingData, classes: int, dimensions: int, seed: int) -> RehearsalSamples:
-    """Return a sample of labelled slices: what was held out of training is held out in it too."""
+    """Return samples of labelled slices; what was held out of training is held out in them too."""
     most = most_patches(data.training[0].image.shape[0], dimensions)
-    held = _drawn(_tiles_of(data.validation, dimensions), round(_HELD_OUT * most), seed)
-    training = _drawn(_tiles_of(data.training, dimensions), most - len(held), seed)
+    held = _draw(_tiles_of(data.validation, dimensions), round(_HELD_OUT * most), seed)
+    training = _draw(_tiles_of(data.training, dimensions), most - len(held), seed)
     pieces = [*training, *held]
-    return _gathered(pieces, [False] * len(training) + [True] * len(held), np.ones(classes, bool), dimensions)
+    return _stack(pieces, [False] * len(training) + [True] * len(held), np.ones(classes, bool), dimensions)
 
 
-def sample_of_corrections(material: Material, plan: ClassPlan, dimensions: int, seed: int) -> RehearsalSamples:
-    """Return a sample of corrected images, around places that are trained on and around those held out."""
-    most = most_patches(material.regions[0].image.shape[0], dimensions)
-    held = list(_around(material.regions, material.held_out, dimensions, round(_HELD_OUT * most), seed, True))
-    training = list(_around(material.regions, material.training, dimensions, most - len(held), seed, False))
+def sample_of_corrections(
+    corrections: CorrectionCrops, plan: ClassPlan, dimensions: int, seed: int
+) -> RehearsalSamples:
+    """Return samples of corrected images, around blocks that are trained on and around those held out."""
+    most, table = most_patches(corrections.crops[0].image.shape[0], dimensions), corrections.table
+    held = list(_around(corrections, table.held_out, dimensions, round(_HELD_OUT * most), seed))
+    training = list(_around(corrections, table.training, dimensions, most - len(held), seed))
     marks = [False] * len(training) + [True] * len(held)
-    return _gathered([*training, *held], marks, np.array(plan.judged), dimensions)
+    return _stack([*training, *held], marks, np.array(plan.judged), dimensions)
 
 
 def join_samples(old: RehearsalSamples | None, new: RehearsalSamples, seed: int) -> RehearsalSamples:
-    """Return the sample of a new model: half of it the old model's, as far as there is so much, half what is new."""
+    """Return the samples of a new model: half of them the old model's, if it has so many, half of them new."""
     if old is None:
         return new
     dimensions = new.images.ndim - 2
@@ -150,19 +153,19 @@ def join_samples(old: RehearsalSamples | None, new: RehearsalSamples, seed: int)
     wider = RehearsalSamples(
         old.images, old.targets, np.pad(old.judged, ((0, 0), (0, added))), old.held_out, old.synthetic
     )
-    first = _some(wider, max(most // 2, most - len(new)), seed)
-    second = _some(new, most - len(first), seed)
+    first = _choose(wider, max(most // 2, most - len(new)), seed)
+    second = _choose(new, most - len(first), seed)
     pairs = ((getattr(first, field.name), getattr(second, field.name)) for field in fields(RehearsalSamples))
     return RehearsalSamples(*(np.concatenate(pair) for pair in pairs))
 
 
 def most_patches(channels: int, dimensions: int) -> int:
-    """Return how many patches a sample may hold."""
+    """Return how many patches are stored at most."""
     voxels = int(np.prod(_PATCH[dimensions]))
     return MOST_BYTES // (voxels * (2 * channels + 1) + 64)
 
 
-def _some(sample: RehearsalSamples, most: int, seed: int) -> RehearsalSamples:
+def _choose(sample: RehearsalSamples, most: int, seed: int) -> RehearsalSamples:
     """Return at most `most` patches of `sample`, held-out ones as often as in the whole."""
     if len(sample) <= most:
         return sample
@@ -172,26 +175,21 @@ def _some(sample: RehearsalSamples, most: int, seed: int) -> RehearsalSamples:
     return sample.of(np.sort(np.concatenate([held[:kept], rest[: most - kept]])))
 
 
-def _gathered(
+def _stack(
     pieces: Sequence[Piece], held_out: list[bool], judged: NDArray[np.bool_], dimensions: int, synthetic: bool = False
 ) -> RehearsalSamples:
     count, patch = len(pieces), _PATCH[dimensions]
-    whole = [_filled(image, target, patch) for image, target in pieces]
+    images, targets = [], []
+    for image, target in pieces:  # one that is smaller than a patch is mirrored, and nothing is known of what is added
+        missing = [(0, side - length) for side, length in zip(patch, target.shape, strict=True)]
+        images.append(np.pad(image, [(0, 0), *missing], mode="symmetric"))
+        targets.append(np.pad(target, missing, mode="constant", constant_values=IGNORED))
     return RehearsalSamples(
-        np.stack([image for image, _ in whole]).astype(np.float16),
-        np.stack([target for _, target in whole]).astype(np.int8),
+        np.stack(images).astype(np.float16),
+        np.stack(targets).astype(np.int8),
         np.tile(judged, (count, 1)),
         np.array(held_out, bool),
         np.full(count, synthetic),
-    )
-
-
-def _filled(image: NDArray[Any], target: NDArray[Any], patch: tuple[int, ...]) -> Piece:
-    """Return a piece mirrored at its far ends where it is smaller than a patch; nothing is known of what is added."""
-    missing = [(0, side - length) for side, length in zip(patch, target.shape, strict=True)]
-    return (
-        np.pad(image, [(0, 0), *missing], mode="symmetric"),
-        np.pad(target, missing, mode="constant", constant_values=IGNORED),
     )
 
 
@@ -218,28 +216,28 @@ def _cut(image: NDArray[Any], target: NDArray[Any], patch: tuple[int, ...]) -> I
         yield image[(slice(None), *part)], target[part]
 
 
-def _drawn(pieces: list[Piece], most: int, seed: int) -> list[Piece]:
+def _draw(pieces: list[Piece], most: int, seed: int) -> list[Piece]:
     order = np.random.default_rng(seed).permutation(len(pieces))[:most]
     return [pieces[number] for number in sorted(order.tolist())]
 
 
 def _around(
-    regions: Sequence[TrainingRegion], spots: Sequence[Spot], dimensions: int, most: int, seed: int, held_out: bool
+    corrections: CorrectionCrops, blocks: Sequence[LabelledBlock], dimensions: int, most: int, seed: int
 ) -> Iterator[Piece]:
-    """Yield patches around spots drawn at random, each of which no patch before covered."""
-    patch, covered = _PATCH[dimensions], [np.zeros(region.target.shape, bool) for region in regions]
-    order = np.random.default_rng(seed).permutation(len(spots)).tolist()
-    for number in order:
-        spot = spots[number]
-        region = regions[spot.region]
-        middle = tuple((part.start + part.stop) // 2 for part in spot.box)
-        if most == 0 or covered[spot.region][middle]:
+    """Yield patches around blocks drawn at random, except around those in the middle of which a patch lies already."""
+    patch, covered = _PATCH[dimensions], [np.zeros(crop.target.shape, bool) for crop in corrections.crops]
+    for number in np.random.default_rng(seed).permutation(len(blocks)).tolist():
+        block = blocks[number]
+        crop, inside = corrections.locate(block)
+        middle = tuple((part.start + part.stop) // 2 for part in inside)
+        is_covered = covered[corrections.crop_of[block]]
+        if most == 0 or is_covered[middle]:
             continue
         starts = (
-            max(0, min(place - side // 2, length - side))
-            for place, side, length in zip(middle, patch, region.target.shape, strict=True)
+            max(0, min(at - side // 2, length - side))
+            for at, side, length in zip(middle, patch, crop.target.shape, strict=True)
         )
         part = tuple(slice(start, start + side) for start, side in zip(starts, patch, strict=True))
-        covered[spot.region][part] = True
+        is_covered[part] = True
         most -= 1
-        yield region.image[(slice(None), *part)], (region.held_out if held_out else region.target)[part]
+        yield crop.image[(slice(None), *part)], (crop.held_out if block.is_held_out else crop.target)[part]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
@@ -25,8 +24,8 @@ from napari_skipseg.training.settings import (
     STEPS,
     FinetuneSettings,
     Reach,
-    finetune_from_json,
-    finetune_to_dict,
+    equals_written,
+    settings_to_dict,
 )
 from napari_skipseg.training.task import TrainingPace, Validation
 from napari_skipseg.training.train import picture_of
@@ -34,32 +33,32 @@ from napari_skipseg.training.train import picture_of
 _BATCH_NORM = (nn.BatchNorm2d, nn.BatchNorm3d)
 _PATCH = {2: (192, 192), 3: (32, 64, 64)}
 QUICK_PATCH = {2: (128, 128), 3: (16, 48, 48)}
-"""Size of a patch by dimensions, where the settings name none."""
+"""Size of a patch by dimensions, if the settings name none."""
 BATCH = {2: 4, 3: 2}
 QUICK_BATCH = 8
-REMEMBERING = 5.0
-"""What the old network's answers weigh beside the labels in training; where weights are chosen both weigh the same."""
-HOLDING = {"quick": 4.0, "normal": 0.0, "full": 0.0}
-"""What they weigh beside the strokes on the pixels that nobody painted, by reach: the last level alone, taught by a few
-strokes over the hardest spots, would give up what was right beside them. Deeper reaches tell such spots apart."""
+DISTILLATION_WEIGHT = 5.0
+"""Weight of the old network's answers beside the labels in training; in a validation both weigh the same."""
+UNPAINTED_WEIGHTS = {"quick": 4.0, "normal": 0.0, "full": 0.0}
+"""Their weight on the pixels that nobody painted, by reach. A few strokes over the hardest spots would make the last
+level alone lose what was right beside them; deeper reaches can tell such spots apart."""
 VALIDATIONS = {"quick": 4, "normal": 12, "full": 12}
-"""How often a fit looks at what is held out, by reach."""
-VALIDATED = {"quick": 8, "normal": 48, "full": 48}
-"""Held-out places that are looked at while training goes on, by reach; the scores at the end take all."""
-GENEROUS = 3
-"""Where minutes end a fit, it gets so many times the steps that fit into them by our measure, which other programs may
-disturb; and it looks at what is held out so much more often, counted by steps."""
+"""Validations of a fit, by reach."""
+VALIDATED_BLOCKS = {"quick": 8, "normal": 48, "full": 48}
+"""Held-out blocks of a validation, by reach; the scores at the end take all."""
+STEPS_FACTOR = 3
+"""A fit that minutes end gets so many times the steps that were measured to fit into them, because other programs may
+have disturbed the measurement; it validates so much more often, counted by steps."""
 LEARNT_FROM = "learnt_from_sha256"
 KEPT_FEATURES = 96
-"""Patches whose features are computed once, where only the last level is trained."""
+"""Patches whose features are computed once, if only the last level is trained."""
 
 
 @dataclass(frozen=True)
 class FinetuneData:
     """What a fine-tuning works with: where its patches come from, and what is held out.
 
-    held_out: windows of the corrections and of the model's own sample. teacher: the old network, None where nothing is
-    to be remembered. sha256: of all that is learnt from, so that no checkpoint goes on with other corrections.
+    held_out: patches of the corrections and of the rehearsal samples. teacher: the old network, None if nothing is to
+    be remembered. sha256: of all that is learnt from, so that no checkpoint is resumed with different corrections.
     """
 
     patches: PatchSampler
@@ -69,10 +68,10 @@ class FinetuneData:
 
 
 def patch_of(settings: FinetuneSettings, network: Network) -> tuple[int, ...]:
-    """Return the size of a patch: the one named, or that of the reach, in whole strides of the network.
+    """Return the size of a patch, named or that of the reach, in whole strides of the network.
 
     Raises:
-        SpecError: the one named has other dimensions than the network.
+        SpecError: the named size has different dimensions than the network.
     """
     dimensions = network.spec.dimensions
     patch = settings.patch or (QUICK_PATCH if settings.reach == "quick" else _PATCH)[dimensions]
@@ -88,7 +87,7 @@ def batch_of(settings: FinetuneSettings, dimensions: int) -> int:
 
 
 def trained_parts(network: Network, reach: Reach) -> list[nn.Module]:
-    """Return the parts of `network` that the reach lets move."""
+    """Return the parts of `network` that the reach trains."""
     if reach == "full":
         return [network]
     names = network.parts.last if reach == "quick" else network.parts.decoder
@@ -96,7 +95,7 @@ def trained_parts(network: Network, reach: Reach) -> list[nn.Module]:
 
 
 def set_modes(network: Network, settings: FinetuneSettings) -> None:
-    """Put what is trained into training mode, but for frozen batch norms, and all else into evaluation mode."""
+    """Put what is trained, except frozen batch norms, into training mode, and all else into evaluation mode."""
     network.eval()
     for part in trained_parts(network, settings.reach):
         part.train()
@@ -106,19 +105,16 @@ def set_modes(network: Network, settings: FinetuneSettings) -> None:
 
 
 def is_record_of(written: dict[str, Any], settings: FinetuneSettings, sha256: str) -> bool:
-    """Return whether a checkpoint with what is `written` is one of these settings, learning from the same.
+    """Return whether a checkpoint with the `written` record is one of these settings.
 
     sha256: of what is learnt from.
     """
     known = {name: value for name, value in written.items() if name not in (LEARNT_FROM, PRECISION)}
-    try:
-        return written.get(LEARNT_FROM) == sha256 and finetune_from_json(json.dumps(known)) == settings
-    except SpecError:
-        return False
+    return written.get(LEARNT_FROM) == sha256 and equals_written(settings, known)
 
 
 class _Prepared(NamedTuple):
-    """A batch with what the network makes of it below its last level, and the old network's answers."""
+    """A batch with its features below the last level of the network, and the old network's answers."""
 
     batch: PatchBatch
     deep: Deep
@@ -126,49 +122,49 @@ class _Prepared(NamedTuple):
 
 
 class FinetuneTask:
-    """Training of the decoder or of all, on patches drawn afresh for every step."""
+    """Training of the decoder or of the whole network, with new patches for every step."""
 
     def __init__(
-        self, settings: FinetuneSettings, lessons: FinetuneData, steps: int, batch: int, compute: Compute
+        self, settings: FinetuneSettings, data: FinetuneData, steps: int, batch: int, compute: Compute
     ) -> None:
-        self.settings, self.lessons, self.compute, self._batch = settings, lessons, compute, batch
+        self.settings, self.data, self.compute, self._batch = settings, data, compute, batch
         fitted = settings.minutes > 0 and not settings.steps
         rate = settings.learning_rate or RATES[settings.reach]
         self.pace = TrainingPace(
             steps=steps,
             training_protocol=replace(PROTOCOLS["modern"], learning_rate=rate),
-            validate_every=max(1, -(-steps // (VALIDATIONS[settings.reach] * (GENEROUS if fitted else 1)))),
+            validate_every=max(1, -(-steps // (VALIDATIONS[settings.reach] * (STEPS_FACTOR if fitted else 1)))),
             shown_every=max(1, min(10, steps // 10)),
             seed=settings.seed,
             minutes=settings.minutes,
         )
-        if lessons.teacher is not None:
-            compute.place(lessons.teacher)
+        if data.teacher is not None:
+            compute.place(data.teacher)
 
     def record(self) -> dict[str, Any]:
         """Return the settings as a checkpoint keeps them, what is learnt from, and the precision of the fit."""
-        return finetune_to_dict(self.settings) | {
-            LEARNT_FROM: self.lessons.sha256,
+        return settings_to_dict(self.settings) | {
+            LEARNT_FROM: self.data.sha256,
             PRECISION: self.compute.precision,
         }
 
     def is_same_run(self, written: dict[str, Any]) -> bool:
         """Return whether a checkpoint with the settings `written` is one of these."""
-        return is_record_of(written, self.settings, self.lessons.sha256)
+        return is_record_of(written, self.settings, self.data.sha256)
 
     def parameters(self, network: Network) -> Sequence[nn.Parameter]:
-        """Return the parameters that the reach allows to move."""
+        """Return the parameters that the reach trains."""
         return [parameter for part in trained_parts(network, self.settings.reach) for parameter in part.parameters()]
 
     def set_modes(self, network: Network) -> None:
-        """Put what is trained into training mode, but for frozen batch norms."""
+        """Put what is trained, except frozen batch norms, into training mode."""
         set_modes(network, self.settings)
 
     def loss(self, network: Network, number: int) -> Tensor:
         """Return the loss of part `number` of all batches."""
-        batch = self.lessons.patches.draw(range(number * self._batch, (number + 1) * self._batch))
+        batch = self.data.patches.draw(range(number * self._batch, (number + 1) * self._batch))
         logits = self.compute.logits(network, batch.images)
-        return self._loss_of(logits, batch, self._answers(batch), REMEMBERING)
+        return self._loss_of(logits, batch, self._answers(batch), DISTILLATION_WEIGHT)
 
     def _loss_of(self, logits: Tensor, batch: PatchBatch, answers: Tensor | None, remembering: float) -> Tensor:
         targets = batch.targets.to(self.compute.device)
@@ -176,9 +172,9 @@ class FinetuneTask:
         value = loss(self.settings.loss, merged, targets, self.settings.class_weight)
         if answers is None:
             return value
-        kept, recalled = self.lessons.patches.plan.kept, batch.recalled.to(self.compute.device)
-        value = value + remembering * distillation_loss(logits, answers, kept, recalled, targets <= 0)
-        holding = HOLDING[self.settings.reach]
+        kept, distilled = self.data.patches.plan.kept, batch.distilled.to(self.compute.device)
+        value = value + remembering * distillation_loss(logits, answers, kept, distilled, targets <= 0)
+        holding = UNPAINTED_WEIGHTS[self.settings.reach]
         if holding == 0:
             return value
         is_old = torch.arange(batch.judged.shape[1], device=self.compute.device) < len(kept)
@@ -187,13 +183,13 @@ class FinetuneTask:
 
     def _answers(self, batch: PatchBatch) -> Tensor | None:
         """Return the old network's probabilities (N, old classes, *space); 0 for patches that need none."""
-        asked = batch.recalled.any(dim=1)
-        if HOLDING[self.settings.reach] > 0:
+        asked = batch.distilled.any(dim=1)
+        if UNPAINTED_WEIGHTS[self.settings.reach] > 0:
             asked = asked | (batch.targets == IGNORED).flatten(1).any(dim=1)
-        if self.lessons.teacher is None or not bool(asked.any()):
+        if self.data.teacher is None or not bool(asked.any()):
             return None
         with torch.no_grad():
-            logits = self.compute.logits(self.lessons.teacher, batch.images[asked])
+            logits = self.compute.logits(self.data.teacher, batch.images[asked])
             found = class_probability(logits)
             if bool(asked.all()):
                 return found
@@ -202,20 +198,21 @@ class FinetuneTask:
         return answers
 
     def iter_validate(self, network: Network) -> Generator[tuple[int, int], None, Validation | None]:
-        """Yield after each batch held out; return their mean loss, own sample included, and Dice of the taught classes.
+        """Yield after each held-out batch; return their mean loss, that of rehearsal samples included, and Dice.
 
-        The picture is that of the sample with the most voxels of the last class that the labels judge.
+        Dice is the mean over the classes that the labels judge. The picture shows the patch with the most voxels of the
+        last one.
         """
         losses: list[float] = []
-        learnt = self.lessons.patches.plan.learnt
+        learnt = self.data.patches.plan.learnt
         overlap, sizes = torch.zeros(len(learnt)), torch.zeros(len(learnt))
         picture, most = None, -1
-        for number, batch in enumerate(self.lessons.held_out):
+        for number, batch in enumerate(self.data.held_out):
             if number:
-                yield number, len(self.lessons.held_out)
-            with torch.inference_mode():  # not around the yield: it would hold for the caller too
-                logits = self._held_out_logits(network, number)
-                losses.append(float(self._loss_of(logits, batch, self._held_out_answers(number), 1.0)))
+                yield number, len(self.data.held_out)
+            with torch.inference_mode():  # not around the yield: the caller would be in this mode too
+                logits, answers = self._predict_held_out(network, number)
+                losses.append(float(self._loss_of(logits, batch, answers, 1.0)))
                 if not bool(batch.judged[:, learnt[-1] - 1].all()):
                     continue
                 probability = class_probability(logits).cpu()
@@ -234,36 +231,32 @@ class FinetuneTask:
         dice = float((overlap / sizes.clamp(min=1)).mean())
         return Validation(sum(losses) / len(losses), {"held-out Dice": dice}, picture)
 
-    def _held_out_logits(self, network: Network, number: int) -> Tensor:
-        return self.compute.logits(network, self.lessons.held_out[number].images)
-
-    def _held_out_answers(self, number: int) -> Tensor | None:
-        return self._answers(self.lessons.held_out[number])
-
-
-def _preparing(done: int, total: int) -> Progress:
-    return Progress(done, total, f"preparing patches: {done + 1} of {total}")
+    def _predict_held_out(self, network: Network, number: int) -> tuple[Tensor, Tensor | None]:
+        """Return the logits of held-out batch `number`, and the old network's answers."""
+        batch = self.data.held_out[number]
+        return self.compute.logits(network, batch.images), self._answers(batch)
 
 
 class QuickTask(FinetuneTask):
-    """Training of the last level and its gate, on features that are computed once: what lies below stays as it is."""
+    """Training of the last level and its gate; the features below it do not change and are computed once."""
 
-    _learnt: list[_Prepared]
-    _kept_back: list[_Prepared]
+    _training: list[_Prepared]
+    _held_out: list[_Prepared]
 
     def iter_prepare(self, network: Network) -> Generator[Progress, None, None]:
-        """Yield while the features are computed, which has to be done before the first step."""
+        """Yield while the features are computed; call it before the first step."""
         self.compute.place(network).eval()
-        self._learnt, self._kept_back = [], []
-        patches, batch, kept_back = self.lessons.patches, self._batch, self.lessons.held_out
+        self._training, self._held_out = [], []
+        patches, batch, held_out = self.data.patches, self._batch, self.data.held_out
         count = max(1, min(self.pace.steps, KEPT_FEATURES // batch))
-        for number in range(count):
-            yield _preparing(number, count + len(kept_back))
-            drawn = patches.draw(range(number * batch, (number + 1) * batch))
-            self._learnt.append(self._prepare(network, drawn))
-        for number, each in enumerate(kept_back):
-            yield _preparing(count + number, count + len(kept_back))
-            self._kept_back.append(self._prepare(network, each))
+        total = count + len(held_out)
+        for number in range(total):
+            yield Progress(number, total, f"preparing patches: {number + 1} of {total}")
+            if number < count:
+                drawn = patches.draw(range(number * batch, (number + 1) * batch))
+                self._training.append(self._prepare(network, drawn))
+            else:
+                self._held_out.append(self._prepare(network, held_out[number - count]))
 
     def _prepare(self, network: Network, batch: PatchBatch) -> _Prepared:
         with torch.no_grad(), self.compute.autocast():
@@ -271,36 +264,30 @@ class QuickTask(FinetuneTask):
         return _Prepared(batch, deep, self._answers(batch))
 
     def loss(self, network: Network, number: int) -> Tensor:
-        """Return the loss of part `number` of all batches, which come round again and again."""
-        prepared = self._learnt[number % len(self._learnt)]
-        return self._loss_of(self._finish(network, prepared), prepared.batch, prepared.answers, REMEMBERING)
+        """Return the loss of part `number` of all batches; the prepared ones are used again and again."""
+        prepared = self._training[number % len(self._training)]
+        return self._loss_of(self._finish(network, prepared), prepared.batch, prepared.answers, DISTILLATION_WEIGHT)
 
     def _finish(self, network: Network, prepared: _Prepared) -> Tensor:
         with self.compute.autocast():
             return network.finish(prepared.deep).logits.float()
 
-    def _held_out_logits(self, network: Network, number: int) -> Tensor:
-        return self._finish(network, self._kept_back[number])
-
-    def _held_out_answers(self, number: int) -> Tensor | None:
-        return self._kept_back[number].answers
-
-
-_SHOWN = "warming up the new classes"
+    def _predict_held_out(self, network: Network, number: int) -> tuple[Tensor, Tensor | None]:
+        return self._finish(network, self._held_out[number]), self._held_out[number].answers
 
 
 def iter_warm_up_head(
-    settings: FinetuneSettings, lessons: FinetuneData, network: Network, compute: Compute, processes: Processes
+    settings: FinetuneSettings, data: FinetuneData, network: Network, compute: Compute, processes: Processes
 ) -> Generator[Progress, None, None]:
-    """Yield after each step of a quick fine-tuning of `network`, which goes before a normal or a full one.
+    """Yield after each step of a quick fine-tuning of `network`, which precedes a normal or a full one.
 
-    The same settings give the same weights, in every process.
+    The same settings give the same weights in every process.
     """
     quick = replace(settings, reach="quick", learning_rate=None, patch=(), batch=0, steps=0, minutes=0.0)
-    sides = zip(patch_of(quick, network), lessons.patches.patch, strict=True)
-    patches = replace(lessons.patches, patch=tuple(min(pair) for pair in sides))
+    sides = zip(patch_of(quick, network), data.patches.patch, strict=True)
+    patches = replace(data.patches, patch=tuple(min(pair) for pair in sides))
     steps = STEPS["quick"]
-    task = QuickTask(quick, FinetuneData(patches, (), lessons.teacher), steps, QUICK_BATCH, compute)
+    task = QuickTask(quick, FinetuneData(patches, (), data.teacher), steps, QUICK_BATCH, compute)
     yield from task.iter_prepare(network)
     parameters = list(task.parameters(network))
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.0)
@@ -313,6 +300,6 @@ def iter_warm_up_head(
         task.loss(network, step).backward()  # type: ignore[no-untyped-call]
         processes.average([parameter.grad for parameter in parameters if parameter.grad is not None])
         optimizer.step()
-        yield Progress(step + 1, steps, f"{_SHOWN}: step {step + 1} of {steps}")
+        yield Progress(step + 1, steps, f"warming up the new classes: step {step + 1} of {steps}")
     network.zero_grad(set_to_none=True)
     network.eval()

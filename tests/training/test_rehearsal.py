@@ -16,9 +16,10 @@ from napari_skipseg.models.folder import SAMPLE_FILE
 from napari_skipseg.models.model import write_model
 from napari_skipseg.networks.build import build
 from napari_skipseg.networks.specs import UNetSpec
+from napari_skipseg.training.finetune.blocks import BlockTable, CountedLabel, LabelledBlock
+from napari_skipseg.training.finetune.crops import CorrectionCrops, Crop
 from napari_skipseg.training.finetune.labels import plan_classes
 from napari_skipseg.training.finetune.patches import PatchSampler
-from napari_skipseg.training.finetune.regions import Material, SampleClass, Spot, TrainingRegion
 from napari_skipseg.training.finetune.rehearsal import (
     MOST_BYTES,
     RehearsalSamples,
@@ -52,21 +53,17 @@ def sample_of(depth, side, held_out=1):
     return sample_of_training(data, 1, 2, 0)
 
 
-def material(target):
+def corrections_of(target):
     image = RNG.normal(size=(1, *target.shape)).astype(np.float16)
     held = np.full_like(target, -1)
     held[:128], target[:128] = target[:128], -1
-    spots = [
-        Spot(0, (slice(y, y + 128), slice(x, x + 128)), (100, 100))
-        for y in range(0, 512, 128)
-        for x in range(0, 512, 128)
-    ]
-    return Material(
-        (TrainingRegion(image, target, held, np.zeros(target.shape, bool)),),
-        tuple(spots[4:]),
-        tuple(spots[:4]),
-        (SampleClass(0, False), SampleClass(2, False)),
+    corners = [(y, x) for y in range(0, 512, 128) for x in range(0, 512, 128)]
+    blocks = tuple(
+        LabelledBlock(0, 0, ((0, 1), (y, y + 128), (x, x + 128)), (100, 100), is_held_out=y == 0) for y, x in corners
     )
+    crop = Crop(0, 0, ((0, 1), (0, 512), (0, 512)), image, target, held, np.zeros(target.shape, bool))
+    table = BlockTable(blocks, (CountedLabel(0), CountedLabel(2)))
+    return CorrectionCrops((crop,), table, dict.fromkeys(blocks, 0))
 
 
 def test_a_sample_fits_into_ten_megabytes_and_comes_back_from_its_bytes():
@@ -89,7 +86,7 @@ def test_images_smaller_than_a_patch_are_mirrored_and_nothing_is_known_of_what_i
 
 def test_corrections_are_sampled_with_the_classes_that_they_judge():
     target = RNG.choice(np.array([-1, 0, 2], np.int8), (512, 512))
-    sample = sample_of_corrections(material(target), PLAN, 2, 0)
+    sample = sample_of_corrections(corrections_of(target), PLAN, 2, 0)
     assert 2 <= sample.held_out.sum() <= 4
     assert sample.judged.tolist() == [[False, True]] * len(sample)
     assert all((patch >= 0).any() for patch in sample.targets)
@@ -99,7 +96,7 @@ def test_corrections_are_sampled_with_the_classes_that_they_judge():
 def test_the_new_sample_holds_old_and_new_patches():
     old, new = (
         sample_of(8, 520, held_out=2),
-        sample_of_corrections(material(np.zeros((512, 512), np.int8)), PLAN, 2, 0),
+        sample_of_corrections(corrections_of(np.zeros((512, 512), np.int8)), PLAN, 2, 0),
     )
     joint = join_samples(old, new, 0)
     assert len(joint) == len(old)
@@ -142,7 +139,7 @@ def test_a_built_in_model_has_synthetic_patches_and_one_of_the_user_without_a_sa
 
 def patches_of(sample, remembers=True):
     target = np.where(RNG.random((512, 512)) < 0.01, 2, 0).astype(np.int8)
-    return PatchSampler(material(target), PLAN, sample, (64, 64), AUGMENTATIONS["none"], 0, remembers)
+    return PatchSampler(corrections_of(target), PLAN, sample, (64, 64), AUGMENTATIONS["none"], 0, remembers)
 
 
 def test_some_patches_are_remembered_ones_and_the_rest_lie_around_corrections():
@@ -150,7 +147,7 @@ def test_some_patches_are_remembered_ones_and_the_rest_lie_around_corrections():
     own = batch.judged[:, 0]
     assert own.sum() == 10
     assert torch.equal(batch.judged[:, 1], ~own)
-    assert torch.equal(batch.recalled, torch.stack([~own, torch.zeros(40, dtype=torch.bool)], 1))
+    assert torch.equal(batch.distilled, torch.stack([~own, torch.zeros(40, dtype=torch.bool)], 1))
     assert (batch.targets[~own] == 2).flatten(1).any(dim=1).float().mean() > 0.5
     assert not (batch.targets[own] == 2).any()
 
@@ -160,18 +157,18 @@ def test_of_synthetic_patches_only_the_old_networks_answers_are_learnt():
     batch = patches_of(replace(sample, synthetic=np.ones(len(sample), bool))).draw(range(4))
     assert (batch.targets[0] == -1).all()
     assert batch.judged[0].tolist() == [False, False]
-    assert batch.recalled[0].tolist() == [True, False]
+    assert batch.distilled[0].tolist() == [True, False]
 
 
 def test_without_remembering_nothing_is_recalled():
     batch = patches_of(None, remembers=False).draw(range(8))
-    assert not batch.recalled.any()
+    assert not batch.distilled.any()
     assert batch.judged[:, 1].all()
 
 
 def test_a_patch_is_a_function_of_seed_and_number():
     first, again = patches_of(None), patches_of(None)
-    again = replace(again, material=first.material)
+    again = replace(again, corrections=first.corrections)
     assert torch.equal(first.draw(range(3)).images[2], again.draw(range(2, 3)).images[0])
 
 

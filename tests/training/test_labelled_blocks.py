@@ -13,18 +13,16 @@ from napari_skipseg.images.stack import Stack
 from napari_skipseg.models.description import ClassLabel, ModelDescription
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
-from napari_skipseg.training.finetune.blocks import total
+from napari_skipseg.training.finetune.blocks import iter_find_labelled_blocks, summarize_training, total_counts
+from napari_skipseg.training.finetune.crops import iter_read_crops
 from napari_skipseg.training.finetune.labels import (
     Corrected,
     check_images,
-    iter_find_places,
     pair_with_labels,
     plan_classes,
     read_corrected,
-    summarize_training,
 )
-from napari_skipseg.training.finetune.patches import windows_of
-from napari_skipseg.training.finetune.regions import iter_read_material
+from napari_skipseg.training.finetune.patches import iter_held_out_patches
 from napari_skipseg.training.settings import FinetuneSettings
 
 PARENT = ModelDescription("old", UNetSpec(widths=(4, 8)), (ClassLabel("membrane", 0),), 4, "")
@@ -37,11 +35,11 @@ def image_of(*shape, axes=None):
     return Stack(RNG.integers(0, 255, shape).astype(np.uint8), Space(axes or "TZYX"[-len(shape) :]), name="cells")
 
 
-def places_of(labels, settings=SETTINGS, stack=None, parent=PARENT):
+def table_of(labels, settings=SETTINGS, stack=None, parent=PARENT):
     stack = stack or image_of(*labels.shape)
     plan = plan_classes(settings, parent)
     corrected = (Corrected(stack, labels, "cells"),)
-    return run_to_end(iter_find_places(settings, corrected, plan, parent.spec.dimensions))
+    return run_to_end(iter_find_labelled_blocks(settings, corrected, plan, parent.spec.dimensions))
 
 
 def dense(*shape):
@@ -52,46 +50,46 @@ def dense(*shape):
 
 def test_a_fifth_of_the_places_is_held_out_and_every_voxel_is_counted_once():
     labels = dense(5, 256, 256)
-    split = places_of(labels)
-    assert (len(split.training), len(split.held_out)) == (16, 4)
-    counts = np.array(total(split.training, 2)) + np.array(total(split.held_out, 2))
+    table = table_of(labels)
+    assert (len(table.training), len(table.held_out)) == (16, 4)
+    counts = np.array(total_counts(table.training, 2)) + np.array(total_counts(table.held_out, 2))
     assert counts.tolist() == [(labels == 1).sum(), (labels == 2).sum()]
-    assert not set(split.training) & set(split.held_out)
-    assert places_of(labels) == split
-    assert places_of(labels, replace(SETTINGS, seed=1)) != split
+    assert not set(table.training) & set(table.held_out)
+    assert table_of(labels) == table
+    assert table_of(labels, replace(SETTINGS, seed=1)) != table
 
 
 def test_every_class_in_two_places_is_held_out_and_trained_on():
     labels = np.zeros((1, 512, 512), np.uint8)
     labels[0, ::40, ::40] = 1
     labels[0, 10, 10] = labels[0, 500, 500] = 2
-    split = places_of(labels)
-    assert total(split.training, 2)[1] == total(split.held_out, 2)[1] == 1
+    table = table_of(labels)
+    assert total_counts(table.training, 2)[1] == total_counts(table.held_out, 2)[1] == 1
 
 
 def test_strokes_in_one_corner_are_parted_into_smaller_places():
     labels = np.zeros((1, 512, 512), np.uint8)
     for column in range(0, 128, 32):
         labels[0, 10, column : column + 8], labels[0, 80, column : column + 8] = 1, 2
-    split = places_of(labels)
-    assert {place.box[1][1] - place.box[1][0] for place in (*split.training, *split.held_out)} == {32}
-    assert all(total(split.held_out, 2))
+    table = table_of(labels)
+    assert {block.box[1][1] - block.box[1][0] for block in table.blocks} == {32}
+    assert all(total_counts(table.held_out, 2))
 
 
 def test_slices_are_held_out_by_number_over_all_images():
     labels = dense(4, 128, 128)
     settings = replace(SETTINGS, validate="1,6-7", images=("a", "b"), labels=("c", "d"))
     corrected = tuple(Corrected(image_of(4, 128, 128), labels, name) for name in "ab")
-    split = run_to_end(iter_find_places(settings, corrected, plan_classes(settings, PARENT), 2))
-    assert sorted((place.image, place.box[0][0]) for place in split.held_out) == [(0, 1), (1, 2), (1, 3)]
-    assert len(split.training) == 5
+    table = run_to_end(iter_find_labelled_blocks(settings, corrected, plan_classes(settings, PARENT), 2))
+    assert sorted((block.image, block.box[0][0]) for block in table.held_out) == [(0, 1), (1, 2), (1, 3)]
+    assert len(table.training) == 5
 
 
 def test_in_a_volume_held_out_slices_do_not_share_a_place_with_others():
     parent = replace(PARENT, spec=UNetSpec(dimensions=3, widths=(4, 8)))
-    split = places_of(dense(20, 32, 32), replace(SETTINGS, validate="5-9"), parent=parent)
-    assert [place.box[0] for place in split.held_out] == [(5, 10)]
-    assert [place.box[0] for place in split.training] == [(0, 5), (10, 20)]
+    table = table_of(dense(20, 32, 32), replace(SETTINGS, validate="5-9"), parent=parent)
+    assert [block.box[0] for block in table.held_out] == [(5, 10)]
+    assert [block.box[0] for block in table.training] == [(0, 5), (10, 20)]
 
 
 def test_of_a_sparse_zarr_only_chunks_that_are_there_are_read(tmp_path, monkeypatch):
@@ -107,9 +105,9 @@ def test_of_a_sparse_zarr_only_chunks_that_are_there_are_read(tmp_path, monkeypa
     original = type(labels)._read
     monkeypatch.setattr(type(labels), "_read", lambda self, index: read.append(index) or original(self, index))
     stack = Stack(np.broadcast_to(np.uint8(7), labels.shape), Space("ZYX"))
-    split = places_of(labels, stack=stack)
+    table = table_of(labels, stack=stack)
     assert len(read) == 4
-    counts = np.array(total(split.training, 2)) + np.array(total(split.held_out, 2))
+    counts = np.array(total_counts(table.training, 2)) + np.array(total_counts(table.held_out, 2))
     assert counts.tolist() == [400, 32]
 
 
@@ -120,12 +118,12 @@ def test_time_and_channels_find_their_labels():
     parent = replace(PARENT, spec=UNetSpec(widths=(4, 8), in_channels=3))
     plan = plan_classes(SETTINGS, parent)
     corrected = (Corrected(stack, labels, "cells"),)
-    split = run_to_end(iter_find_places(SETTINGS, corrected, plan, 2))
-    assert {(place.time, place.box[0]) for place in (*split.training, *split.held_out)} == {(0, (1, 2)), (1, (2, 3))}
-    material = run_to_end(iter_read_material(corrected, split, plan, (32, 32), 0))
+    table = run_to_end(iter_find_labelled_blocks(SETTINGS, corrected, plan, 2))
+    assert {(block.time, block.box[0]) for block in table.blocks} == {(0, (1, 2)), (1, (2, 3))}
+    read = run_to_end(iter_read_crops(corrected, table, plan, (32, 32), 0))
     grey = stack.data[0, :, 1].astype(float)
-    region = next(r for r in material.regions if np.corrcoef(r.image[0].ravel(), grey[0].ravel())[0, 1] > 0.99)
-    assert region.image.shape == (3, 128, 128)
+    crop = next(r for r in read.crops if np.corrcoef(r.image[0].ravel(), grey[0].ravel())[0, 1] > 0.99)
+    assert crop.image.shape == (3, 128, 128)
 
 
 def test_what_is_held_out_is_no_target():
@@ -133,12 +131,12 @@ def test_what_is_held_out_is_no_target():
     labels[:, 100:110] = 0
     corrected = (Corrected(image_of(1, 256, 256), labels, "cells"),)
     plan = plan_classes(SETTINGS, PARENT)
-    split = run_to_end(iter_find_places(SETTINGS, corrected, plan, 2))
-    (region,) = run_to_end(iter_read_material(corrected, split, plan, (64, 64), 0)).regions
-    assert not ((region.target >= 0) & (region.held_out >= 0)).any()
-    both = np.maximum(region.target, region.held_out)
+    table = run_to_end(iter_find_labelled_blocks(SETTINGS, corrected, plan, 2))
+    (crop,) = run_to_end(iter_read_crops(corrected, table, plan, (64, 64), 0)).crops
+    assert not ((crop.target >= 0) & (crop.held_out >= 0)).any()
+    both = np.maximum(crop.target, crop.held_out)
     assert np.array_equal(both, np.select([labels[0] == 0, labels[0] == 1], [-1, 0], 2))  # membrane is class 1
-    assert sum(place.counts[1] for place in split.held_out) == (region.held_out == 2).sum()
+    assert sum(block.counts[1] for block in table.held_out) == (crop.held_out == 2).sum()
 
 
 def with_strokes():
@@ -153,59 +151,59 @@ def test_painted_voxels_are_counted_apart_from_accepted_ones():
     labels, strokes = with_strokes()
     corrected = (Corrected(image_of(2, 256, 256), labels, "cells", strokes),)
     plan = plan_classes(SETTINGS, PARENT)
-    split = run_to_end(iter_find_places(SETTINGS, corrected, plan, 2))
-    assert split.painted == (0, 1)
-    counts = np.array(total(split.training, 4)) + np.array(total(split.held_out, 4))
+    table = run_to_end(iter_find_labelled_blocks(SETTINGS, corrected, plan, 2))
+    assert [counted for counted in table.columns if counted.is_painted] == [(0, True), (2, True)]
+    counts = np.array(total_counts(table.training, 4)) + np.array(total_counts(table.held_out, 4))
     assert counts.tolist() == [(labels == 1).sum(), (labels == 2).sum(), 20, 20]
-    assert total(split.training, 4)[3] == total(split.held_out, 4)[3] == 10
-    material = run_to_end(iter_read_material(corrected, split, plan, (64, 64), 0))
-    assert [kind.is_painted for kind in material.kinds] == [False, False, True, True]
-    accepted = sum(region.accepted.sum() for region in material.regions)
+    assert total_counts(table.training, 4)[3] == total_counts(table.held_out, 4)[3] == 10
+    read = run_to_end(iter_read_crops(corrected, table, plan, (64, 64), 0))
+    assert [counted.is_painted for counted in read.table.columns] == [False, False, True, True]
+    accepted = sum(crop.accepted.sum() for crop in read.crops)
     assert accepted == ((labels > 0) & (strokes == 0)).sum()
-    (spot,) = material.painted(material.held_out)
-    (window,) = windows_of(material, (spot,), 0, 16, only_painted=True)
-    assert (window[1] == 2).sum() == 10
-    assert (window[1] >= 0).sum() == sum(spot.counts[2:])
+    (block,) = read.table.with_strokes(read.table.held_out)
+    (patch,) = iter_held_out_patches(read, (block,), 0, 16, only_painted=True)
+    assert (patch.target == 2).sum() == 10
+    assert (patch.target >= 0).sum() == sum(block.counts[2:])
 
 
 def test_where_all_was_painted_nothing_is_counted_apart():
     labels, _ = with_strokes()
     corrected = (Corrected(image_of(2, 256, 256), labels, "cells", labels),)
     plan = plan_classes(SETTINGS, PARENT)
-    split = run_to_end(iter_find_places(SETTINGS, corrected, plan, 2))
-    assert split == replace(places_of(labels), painted=())
-    material = run_to_end(iter_read_material(corrected, split, plan, (64, 64), 0))
-    assert material.painted(material.held_out) == ()
+    table = run_to_end(iter_find_labelled_blocks(SETTINGS, corrected, plan, 2))
+    assert table == table_of(labels)
+    read = run_to_end(iter_read_crops(corrected, table, plan, (64, 64), 0))
+    assert read.table.with_strokes(read.table.held_out) == ()
 
 
 def test_a_class_that_was_only_accepted_is_not_counted_apart():
     labels, strokes = with_strokes()
     strokes[strokes == 2] = 0
     corrected = (Corrected(image_of(2, 256, 256), labels, "cells", strokes),)
-    split = run_to_end(iter_find_places(SETTINGS, corrected, plan_classes(SETTINGS, PARENT), 2))
-    assert split.painted == (0,)
-    assert {len(place.counts) for place in (*split.training, *split.held_out)} == {3}
+    table = run_to_end(iter_find_labelled_blocks(SETTINGS, corrected, plan_classes(SETTINGS, PARENT), 2))
+    assert [counted for counted in table.columns if counted.is_painted] == [(0, True)]
+    assert {len(block.counts) for block in table.blocks} == {3}
 
 
 def test_strokes_far_apart_take_the_memory_of_their_surroundings_only():
-    labels = np.zeros((1, 4096, 4096), np.uint8)
-    for corner in (0, 2000, 4000):
+    labels = np.zeros((1, 2048, 2048), np.uint8)
+    for corner in (0, 1000, 2000):
         labels[0, corner : corner + 40, corner : corner + 40] = 1
         labels[0, corner, corner : corner + 40] = 2
-    corrected = (Corrected(image_of(1, 4096, 4096), labels, "cells"),)
+    corrected = (Corrected(image_of(1, 2048, 2048), labels, "cells"),)
     plan = plan_classes(SETTINGS, PARENT)
-    split = run_to_end(iter_find_places(SETTINGS, corrected, plan, 2))
-    material = run_to_end(iter_read_material(corrected, split, plan, (64, 64), 0))
-    assert len(material.regions) == 3
-    assert sum(region.target.size for region in material.regions) < 4096**2 / 50
+    table = run_to_end(iter_find_labelled_blocks(SETTINGS, corrected, plan, 2))
+    read = run_to_end(iter_read_crops(corrected, table, plan, (64, 64), 0))
+    assert len(read.crops) == 3
+    assert sum(crop.target.size for crop in read.crops) < 2048**2 / 20
 
 
-def test_the_lesson_is_told_in_numbers():
-    split = places_of(dense(2, 128, 256))
-    lesson = summarize_training(split, plan_classes(SETTINGS, PARENT))
-    assert lesson.pixels.keys() == lesson.held_out.keys() == {"background", "mitochondrion"}
-    assert sum(lesson.pixels.values()) + sum(lesson.held_out.values()) == 2 * 128 * 256
-    assert lesson.slices == 2
+def test_what_will_be_learnt_is_summarized_in_numbers():
+    table = table_of(dense(2, 128, 256))
+    summary = summarize_training(table, plan_classes(SETTINGS, PARENT))
+    assert summary.pixels.keys() == summary.held_out.keys() == {"background", "mitochondrion"}
+    assert sum(summary.pixels.values()) + sum(summary.held_out.values()) == 2 * 128 * 256
+    assert summary.slices == 2
 
 
 @pytest.mark.parametrize(
@@ -224,15 +222,15 @@ def test_the_lesson_is_told_in_numbers():
 )
 def test_labels_that_teach_nothing_are_refused_with_the_cure(labels, fault):
     with pytest.raises(InputError, match=fault):
-        places_of(labels)
+        table_of(labels)
 
 
 def test_labels_in_one_place_are_refused():
     labels = np.zeros((1, 256, 256), np.uint8)
     labels[0, ::32, ::32] = 1
     labels[0, 40:44, 40:44] = 2
-    with pytest.raises(InputError, match="All voxels labelled mitochondrion lie in one place, so none can be held out"):
-        places_of(labels)
+    with pytest.raises(InputError, match="mitochondrion lie in one place"):
+        table_of(labels)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +245,7 @@ def test_slices_that_cannot_be_held_out_are_refused(validate, error, fault):
     labels = dense(3, 64, 64)
     labels[2] = 1
     with pytest.raises(error, match=fault):
-        places_of(labels, replace(SETTINGS, validate=validate))
+        table_of(labels, replace(SETTINGS, validate=validate))
 
 
 def test_labels_of_another_shape_or_kind_are_refused():
