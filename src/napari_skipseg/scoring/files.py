@@ -17,6 +17,8 @@ from napari_skipseg.images.files import location_of_image, read_recipe
 from napari_skipseg.images.slices import is_pattern, slice_names
 from napari_skipseg.images.zarr.metadata import is_zarr
 from napari_skipseg.inference.saving import plain_name
+from napari_skipseg.objects.classes import tells_of_padding
+from napari_skipseg.objects.files import read_tissue
 from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.scores.doubts import doubt_truth
@@ -260,9 +262,9 @@ def _iter_overlap(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Pro
     scores: dict[str, dict[str, OverlapScores]] = {name: {} for name in options.classes or ("",)}
     notes: list[str] = []
     for done, pair in enumerate(pairs, start=1):
-        predicted, true, note = _read_pair(pair)
+        predicted, true, outside, note = _read_pair(pair)
         notes += note
-        counted = np.ones(true.shape, bool) if options.ignore is None else true != options.ignore
+        counted = ~outside if options.ignore is None else ~outside & (true != options.ignore)
         if options.ignore != 0:
             notes += note_empty(true, pair.truth.name, "" if options.classes else "--class NAME=VALUE ")
         boundary = "membrane" if options.membrane else boundary_of(pair.prediction)
@@ -272,7 +274,7 @@ def _iter_overlap(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Pro
             true, note = marked_truth(true, pair.truth.name)
             notes += note
             if boundary:
-                true, note = _membranes_of(true, pair, options)
+                true, note = _membranes_of(true, outside, pair, options)
                 notes += note
             mask, note = _foreground(predicted, pair, options)
             notes += note
@@ -311,7 +313,7 @@ def _iter_isbi(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progre
     slices: list[SliceScores | None] = []
     constants: list[SliceScores | None] = []
     for done, pair in enumerate(pairs, start=1):
-        predicted, true, note = _read_pair(pair)
+        predicted, true, outside, note = _read_pair(pair)
         notes += note
         if len(pairs) == 1 and not true.any():
             raise InputError(
@@ -320,15 +322,18 @@ def _iter_isbi(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progre
             )
         true, note = marked_truth(true, pair.truth.name)
         notes += note
-        membranes, note = _membranes_of(true, pair, options)
-        true = membranes == 0
+        membranes, note = _membranes_of(true, outside, pair, options)
+        true = (membranes == 0) & ~outside
         notes += note
         probability, note = as_probability(predicted, pair.prediction.name)
         notes += note
         is_membrane = options.membrane or bool(boundary_of(pair.prediction))
-        notes += _doubt_polarity(probability, pair, is_membrane)
+        notes += _doubt_polarity(probability, outside, pair, is_membrane)
         cell = membrane_to_cell(probability) if is_membrane else probability
-        notes.append(_doubt_cells(cell, true, pair.truth.name))
+        # A frame is no cell: it would join all cells at the edge of the tissue.
+        cell = np.where(outside, cell.dtype.type(0), cell)
+        membrane_overlap = score_overlap(cell <= DECIDED, ~true, ~outside)
+        notes.append(doubt_truth(pair.truth.name, "membrane", True, asdict(membrane_overlap)))
         slices += run_to_end(iter_score_slices(cell, true))
         constants += run_to_end(iter_score_slices(np.ones(true.shape, bool), true))
         file = pair.name if len(pairs) > 1 or true.ndim == 2 else ""
@@ -353,17 +358,14 @@ def _iter_isbi(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progre
     return [ScoreSummary(pooled, images, notes=tuple(dict.fromkeys(filter(None, notes))))]
 
 
-def _doubt_cells(cell: NDArray[Any], true: NDArray[np.bool_], name: str) -> str:
-    """Return why a truth of cells may be another's, judged by the voxels of its membranes."""
-    return doubt_truth(name, "membrane", True, asdict(score_overlap(cell <= 0.5, ~true)))
-
-
-def _membranes_of(true: NDArray[Any], pair: Pair, options: ScoreOptions) -> tuple[NDArray[np.bool_], list[str]]:
-    """Return where a truth has membranes, and what a user should know of how that was decided."""
+def _membranes_of(
+    true: NDArray[Any], outside: NDArray[np.bool_], pair: Pair, options: ScoreOptions
+) -> tuple[NDArray[np.bool_], list[str]]:
+    """Return where a truth has membranes, and notes on how that was decided."""
     name = pair.truth.name
     if options.foreground != "auto" or not true.any():
         return (true > 0 if options.foreground == "membranes" else true == 0), []
-    judged = foreground_of(true)
+    judged = foreground_of(true, outside)
     if judged == "cells":
         labels = np.unique(true)
         few = 2 < len(labels) <= MOST_LABELS
@@ -383,9 +385,11 @@ def _membranes_of(true: NDArray[Any], pair: Pair, options: ScoreOptions) -> tupl
     return (true > 0 if assumed == "membranes" else true == 0), [note]
 
 
-def _doubt_polarity(probability: NDArray[Any], pair: Pair, is_membrane: bool) -> list[str]:
-    """Return a note if a prediction of others looks like cells where membranes were said, or the other way round."""
-    judged = None if boundary_of(pair.prediction) else foreground_of(probability > DECIDED)
+def _doubt_polarity(
+    probability: NDArray[Any], outside: NDArray[np.bool_], pair: Pair, is_membrane: bool
+) -> list[str]:
+    """Return a note if a foreign prediction looks like cells but should show membranes, or the other way round."""
+    judged = None if boundary_of(pair.prediction) else foreground_of(probability > DECIDED, outside)
     if judged is None or (judged == "membranes") == is_membrane:
         return []
     part, cure = ("thick", "leave out") if is_membrane else ("thin", "add")
@@ -417,7 +421,7 @@ def _iter_instances(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[P
     notes: list[str] = []
     masks = 0
     for done, pair in enumerate(pairs, start=1):
-        predicted, true, note = _read_pair(pair)
+        predicted, true, _, note = _read_pair(pair)
         notes += note
         masks += is_mask(true)
         if true.any():
@@ -478,13 +482,35 @@ def _predicted_labels(path: Path, predicted: NDArray[Any], classes: Mapping[str,
     return {name: ours.get(name, value) for name, value in classes.items()}
 
 
-def _read_pair(pair: Pair) -> tuple[NDArray[Any], NDArray[Any], list[str]]:
-    """Return a prediction, its truth, and notes."""
+class _Images(NamedTuple):
+    """A prediction and its truth. outside: areas without tissue that were left out, if the truth marks nothing there."""
+
+    predicted: NDArray[Any]
+    true: NDArray[Any]
+    outside: NDArray[np.bool_]
+    notes: list[str]
+
+
+def _read_pair(pair: Pair) -> _Images:
     found, labels = read_both(pair.prediction, pair.truth)
     everything = (slice(None),) * len(found.shape)
     predicted, true = found.read(everything), labels.read(everything)
     check_labels(true, str(pair.truth))
-    return predicted, true, note_voxels(found, labels)
+    notes, outside, recipe = note_voxels(found, labels), np.zeros(true.shape, np.bool_), _recipe(pair.prediction)
+    if not tells_of_padding(recipe) or "objects" in recipe:
+        return _Images(predicted, true, outside, notes)
+    is_labels = recipe.get("layer") == "labels"
+    tissue = read_tissue(pair.prediction, found, recipe) if is_labels else found
+    if tissue is not None:
+        outside = (tissue.read(everything) == 0) & (true == 0)
+        if outside.any():
+            notes.append(f"Areas without tissue that were left out of '{pair.prediction.name}' do not count.")
+    elif boundary_of(pair.prediction):
+        notes.append(
+            f"'{pair.prediction.name}' does not show which areas without tissue were left out, so these count as "
+            "cells: score the probability of the same segmentation."
+        )
+    return _Images(predicted, true, outside, notes)
 
 
 def boundary_of(prediction: Path) -> str:
@@ -494,5 +520,4 @@ def boundary_of(prediction: Path) -> str:
 
 
 def _recipe(path: Path) -> dict[str, Any]:
-    """Return the recipe of a file of ours, empty for any other."""
     return read_recipe(path) or {}
