@@ -1,4 +1,4 @@
-"""Which of the two values of a truth marks cells and which marks the membranes between them."""
+"""Which of the two values of a truth marks cells, and which the membranes between them."""
 
 from __future__ import annotations
 

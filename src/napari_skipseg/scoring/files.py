@@ -168,18 +168,18 @@ Measure = Literal["overlap", "isbi", "instances"]
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What is measured, and how files are read.
+    """Which scores are computed, and how the files are read.
 
-    measure: "overlap" (Dice and its kin), "isbi" (V_rand, V_info) or "instances" (adapted Rand, variation of
-        information, average precision).
-    membrane: the prediction is that of membrane (files of ours say so themselves), so its complement is scored with
-        "isbi", and the membranes of the truth are the foreground of "overlap".
-    foreground: what is above 0 in the truth of a membrane: "cells" or "membranes". "auto" judges by thickness
-        (`scores.polarity`), takes "cells" where that is not clear, and says so if the truth shows membranes.
+    measure: "overlap" (Dice, IoU, …), "isbi" (V_rand, V_info) or "instances" (adapted Rand, variation of information,
+        average precision).
+    membrane: the prediction is a probability of membrane (in files of ours the recipe says so). Then "isbi" scores its
+        complement, and the membranes of the truth are the foreground of "overlap".
+    foreground: what is above 0 in the truth of a membrane, "cells" or "membranes". "auto" judges by thickness
+        (`scores.polarity`); if that is not clear, a note says what was assumed.
     threshold: probability above which a pixel counts as predicted, for "overlap".
-    classes: names and label values of classes whose overlap is measured one by one, in images of labels. The values
-        are the truth's; so are the prediction's, unless it is a file of ours that names the class.
-    ignore: label value of the truth where nothing counts, such as 0 in labels of corrections; None = all of it counts.
+    classes: names and label values of classes that are scored one by one, in images of labels. The values are the
+        truth's, and the prediction's too, unless that is a file of ours with the names of its classes.
+    ignore: label value of the truth where nothing counts, such as 0 in labels of corrections; None = all counts.
 
     Raises:
         InputError: options that exclude each other.
@@ -234,22 +234,22 @@ def score_folders(predictions: Path, truths: Path, options: ScoreOptions | None 
 
 
 def find_pairs(predictions: Path, truths: Path, options: ScoreOptions) -> list[Pair]:
-    """Return what `pair_files` does; of our own files the labels where labels are scored, else the probability."""
+    """Return the pairs of `pair_files`; of our own files the labels if labels are scored, else the probability."""
     labels = options.classes or options.measure == "instances"
     return pair_files(predictions, truths, "_binary" if labels else "_probability")
 
 
 def iter_score_pairs(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[ScoreSummary]]:
-    """Yield after each pair; return the scores: one summary, or one for each of the classes that were named.
+    """Yield after each pair; return the scores: one summary, or one for each class in `options.classes`.
 
-    An image is a slice where there is one pair, a file where there are several; with "isbi" it is always a slice, and
-    all slices of all files share their best threshold. Images without any true cell or object are left out with
-    "isbi" and "instances". The pooled instances of a stack are those of the volume. Where its shape is the other's, a
-    file that names other axes than Z, Y and X takes those of its partner.
+    An image is a slice if there is one pair, a file if there are several; with "isbi" it is always a slice, and all
+    slices of all files share the best threshold. "isbi" and "instances" leave out images without any true cell or
+    object. The pooled instances of a stack are those of the volume.
 
-    Predictions of integers are probabilities scaled by their type's maximum; but images of 0 and 1 are masks, and for
-    the overlap images of values up to 31 are labels, above 0 = foreground. Truths: above 0 = foreground; in a truth of
-    membranes, as `options.foreground` says. What was decided about them is in the notes of the summaries.
+    Predictions of integers are probabilities scaled by the maximum of their type, but images of 0 and 1 are masks, and
+    for the overlap images of values up to 31 are labels, above 0 = foreground. Truths: above 0 = foreground; in a truth
+    of membranes, as `options.foreground`. Areas without tissue that a segmentation of ours left out do not count,
+    unless the truth marks something there. The notes of the summaries say what was decided.
 
     Raises:
         SkipsegError: a file that cannot be read, shapes that differ, values that are no probabilities or labels, truths
@@ -269,15 +269,19 @@ def _iter_overlap(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Pro
             notes += note_empty(true, pair.truth.name, "" if options.classes else "--class NAME=VALUE ")
         boundary = "membrane" if options.membrane else boundary_of(pair.prediction)
         if options.classes:
-            masks = _class_masks(pair, predicted, true, options)
+            values = _predicted_labels(pair.prediction, predicted, options.classes)
+            masks = {name: (predicted == values[name], true == value) for name, value in options.classes.items()}
         else:
             true, note = marked_truth(true, pair.truth.name)
             notes += note
             if boundary:
                 true, note = _membranes_of(true, outside, pair, options)
                 notes += note
-            mask, note = _foreground(predicted, pair, options)
-            notes += note
+            mask = predicted > 0  # labels; a probability has a threshold
+            if largest_label(predicted) is None:
+                probability, note = as_probability(predicted, pair.prediction.name)
+                notes += note
+                mask = probability > options.threshold
             masks = {"": (mask, true > 0)}
         for class_name, (mask, true_mask) in masks.items():
             of_file = []
@@ -385,9 +389,7 @@ def _membranes_of(
     return (true > 0 if assumed == "membranes" else true == 0), [note]
 
 
-def _doubt_polarity(
-    probability: NDArray[Any], outside: NDArray[np.bool_], pair: Pair, is_membrane: bool
-) -> list[str]:
+def _doubt_polarity(probability: NDArray[Any], outside: NDArray[np.bool_], pair: Pair, is_membrane: bool) -> list[str]:
     """Return a note if a foreign prediction looks like cells but should show membranes, or the other way round."""
     judged = None if boundary_of(pair.prediction) else foreground_of(probability > DECIDED, outside)
     if judged is None or (judged == "membranes") == is_membrane:
@@ -400,7 +402,7 @@ def _doubt_polarity(
 
 
 def _check_beats(scores: IsbiScores, constant: IsbiScores, pairs: Sequence[Pair]) -> None:
-    """Raise InputError where an image that is one cell everywhere reaches the scores: they say nothing."""
+    """Raise InputError if an image that is one cell everywhere reaches the same scores: they are meaningless."""
     for name, found, trivial in (
         ("V_rand", scores.v_rand, constant.v_rand),
         ("V_info", scores.v_info, constant.v_info),
@@ -456,24 +458,8 @@ def _places(name: str, shape: tuple[int, ...], by_slice: bool) -> Iterator[tuple
         yield name, ...
 
 
-def _class_masks(
-    pair: Pair, predicted: NDArray[Any], true: NDArray[Any], options: ScoreOptions
-) -> dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-    """Return a predicted and a true mask for each class."""
-    values = _predicted_labels(pair.prediction, predicted, options.classes)
-    return {name: (predicted == values[name], true == value) for name, value in options.classes.items()}
-
-
-def _foreground(predicted: NDArray[Any], pair: Pair, options: ScoreOptions) -> tuple[NDArray[np.bool_], list[str]]:
-    """Return where something is predicted, and notes: above 0 in labels, above the threshold in probabilities."""
-    if largest_label(predicted) is not None:
-        return predicted > 0, []
-    probability, notes = as_probability(predicted, pair.prediction.name)
-    return probability > options.threshold, notes
-
-
 def _predicted_labels(path: Path, predicted: NDArray[Any], classes: Mapping[str, int]) -> dict[str, int]:
-    """Return the label value of each class in a prediction: a file of ours numbers its classes from 1."""
+    """Return the label value of each class in a prediction; a file of ours numbers its classes from 1."""
     recipe = _recipe(path)
     check_labels(predicted, str(path), "The prediction")
     if predicted.dtype.kind not in "bui" or (recipe and recipe.get("layer") != "labels"):
@@ -483,7 +469,7 @@ def _predicted_labels(path: Path, predicted: NDArray[Any], classes: Mapping[str,
 
 
 class _Images(NamedTuple):
-    """A prediction and its truth. outside: areas without tissue that were left out, if the truth marks nothing there."""
+    """A prediction and its truth. outside: areas without tissue that were left out, where the truth marks nothing."""
 
     predicted: NDArray[Any]
     true: NDArray[Any]
@@ -514,7 +500,7 @@ def _read_pair(pair: Pair) -> _Images:
 
 
 def boundary_of(prediction: Path) -> str:
-    """Return the boundary class whose probability a file of ours holds, such as membrane; empty for any other file."""
+    """Return the boundary class of a file of ours, such as membrane; "" for any other file."""
     names = _recipe(prediction).get("classes", [])
     return str(names[0]) if names and names[0] in BOUNDARY_CLASSES else ""
 
