@@ -263,10 +263,12 @@ class Meter(Protocol):
     """Bytes that were allocated since it was started: now, and at the peak so far."""
 
     @property
-    def live(self) -> int: ...
+    def live(self) -> int:
+        """Bytes now."""
 
     @property
-    def peak(self) -> int: ...
+    def peak(self) -> int:
+        """Bytes at the peak."""
 
 
 class CudaMeter:
@@ -284,7 +286,7 @@ class CudaMeter:
 
     @property
     def peak(self) -> int:
-        """Bytes at the most."""
+        """Bytes at the peak."""
         return torch.cuda.max_memory_allocated() - self._before
 
 
