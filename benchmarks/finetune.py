@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 from strokes import correct_place, paint_share, paint_strokes
 
 import napari_skipseg as skipseg
-from napari_skipseg.corrections.uncertain_regions import iter_rank_regions
 from napari_skipseg.corrections.saved import Snapshot
 from napari_skipseg.corrections.sparse_array import SparseArray
+from napari_skipseg.corrections.uncertain_regions import iter_rank_regions
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_sample

@@ -37,6 +37,7 @@ import napari_skipseg as skipseg
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import create_ome_zarr
+from napari_skipseg.objects.classes import ClassImage
 from napari_skipseg.objects.find import ObjectSearch
 from napari_skipseg.objects.options import Method
 
@@ -114,9 +115,9 @@ def measure_live() -> None:
         values = blobs((depth, 512, 512), 1)
         for method in get_args(Method):
             options = skipseg.ObjectOptions(method)
-            search = ObjectSearch(skipseg.Stack(values, Space("ZYX")))
+            search = ObjectSearch(ClassImage(skipseg.Stack(values, Space("ZYX"))))
             search.find(options)
-            search = ObjectSearch(skipseg.Stack(values, Space("ZYX")))
+            search = ObjectSearch(ClassImage(skipseg.Stack(values, Space("ZYX"))))
             seconds = []
             for moved in ({}, {"threshold": 0.45}, {"seed_distance": 5.0}, {"merge": 0.4}, {"smallest": 50}):
                 options = replace(options, **moved)

@@ -13,6 +13,7 @@ from .inference.saving import save_prediction
 from .models.catalog import find_models
 from .networks.build import build
 from .networks.specs import DI2INSpec, ResidualFCNSpec, TiramisuSpec, UNetSpec, VNetSpec
+from .objects.classes import ClassImage
 from .objects.find_in_blocks import iter_find_objects
 from .objects.measure import measure_objects
 from .objects.options import ObjectOptions
@@ -28,6 +29,7 @@ from .training.train import iter_train
 
 __all__ = [
     "BatchSettings",
+    "ClassImage",
     "Corrected",
     "DI2INSpec",
     "FinetuneSettings",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from os import PathLike
 from pathlib import Path
@@ -129,21 +129,19 @@ def find_objects(
     Raises:
         SkipsegError: there is no such class, an option is impossible, or the values are no probabilities.
     """
-    from napari_skipseg.objects.classes import tells_of_padding
+    from napari_skipseg.objects.classes import ClassImage, tells_of_padding
     from napari_skipseg.objects.files import read_probability
     from napari_skipseg.objects.find import ObjectSearch
 
-    names, labels, has_padding = tuple(class_names), False, False
     if isinstance(probability, Prediction):
         stack = Stack(probability.probability, probability.space)
-        names, has_padding = names or tuple(probability.class_names), tells_of_padding(probability.recipe)
+        image = ClassImage(stack, tuple(probability.class_names), False, tells_of_padding(probability.recipe))
     elif isinstance(probability, str | PathLike):
-        read = read_probability(probability, axes or None)
-        stack, names, labels = read.stack, names or read.class_names, read.labels
-        has_padding = read.has_padding
+        image = read_probability(probability, axes or None)
     else:
-        stack = _stack_of(probability, axes)
-    return ObjectSearch(stack, names, labels, has_padding).find(_made(ObjectOptions, options))
+        image = ClassImage(_stack_of(probability, axes))
+    image = replace(image, class_names=tuple(class_names)) if class_names else image
+    return ObjectSearch(image).find(_made(ObjectOptions, options))
 
 
 def run_batch(

@@ -12,6 +12,8 @@ from napari_skipseg.images.files import write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
+from napari_skipseg.inference.prediction import Prediction
+from napari_skipseg.inference.saving import save_prediction
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.scores.instances import MaskError, score_instances
 from napari_skipseg.scores.isbi import score_isbi
@@ -500,3 +502,33 @@ def test_names_that_differ_by_capital_letters_are_pairs_unless_one_is_exact(tmp_
     if len(list(predictions.iterdir())) == 3:
         with pytest.raises(InputError, match=r"has no truth|could both be"):
             pair_files(predictions, truths)
+
+
+@pytest.mark.parametrize("measure", ["overlap", "isbi"])
+@pytest.mark.parametrize("result", ["probability", "binary"])
+@pytest.mark.parametrize("value", [0, 255])
+def test_a_frame_without_tissue_changes_no_score(tmp_path, measure, result, value):
+    cell, truth = em(1)
+    truth = truth if value else 255 - truth  # above 0 in cells, or on membranes; 0 in the frame either way
+    membrane = np.clip(1 - cell / np.float32(255), 1 / 255, 1)
+    recipe = {"classes": ["membrane"], "normalization": {"padding": [0]}}
+    found = []
+    for name, frame in (("plain", 0), ("framed", 40)):
+        around = ((0, 0), (frame, frame), (frame, frame))
+        prediction = Prediction(np.pad(membrane, around), Space("ZYX"), ("membrane",), recipe=recipe)
+        save_prediction(prediction, tmp_path / name, "em", dtype="float32")
+        tifffile.imwrite(tmp_path / f"{name}.tif", np.pad(truth, around), photometric="minisblack")
+        (summary,) = score_pair(tmp_path / name / f"em_{result}.tif", tmp_path / f"{name}.tif", ScoreOptions(measure))
+        found.append(summary.pooled)
+        assert any("do not count" in note for note in summary.notes) == bool(frame)
+    assert found[0] == found[1]
+
+
+def test_labels_alone_do_not_show_a_frame_and_a_note_says_so(tmp_path):
+    cell, truth = em(1)
+    recipe = {"classes": ["membrane"], "normalization": {"padding": [0]}}
+    save_prediction(Prediction(1 - cell / np.float32(255), Space("ZYX"), ("membrane",), recipe=recipe), tmp_path, "em")
+    (tmp_path / "em_probability.tif").unlink()
+    tifffile.imwrite(tmp_path / "truth.tif", truth, photometric="minisblack")
+    (summary,) = score_pair(tmp_path / "em_binary.tif", tmp_path / "truth.tif")
+    assert any("score the probability" in note for note in summary.notes)

@@ -23,7 +23,7 @@ from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.prediction import QuantizedArray
 from napari_skipseg.jobs.client import Engine
 from napari_skipseg.jobs.messages import FindObjects, ListDevices, Segment
-from napari_skipseg.objects.classes import probability_of_class
+from napari_skipseg.objects.classes import ClassImage, probability_of_class
 from napari_skipseg.objects.find import find_objects_in_array
 from napari_skipseg.objects.measure import measure_objects
 from napari_skipseg.objects.options import ObjectOptions
@@ -55,9 +55,8 @@ def test_objects_are_those_found_in_memory_with_their_measurements_and_a_recipe(
         (100.0, 0.0, 8.0),
     )
     assert found.count == expected.max() == len(found.table)
-    table = measure_objects(
-        replace(probability, data=expected), image, probability_of_class(probability, ("membrane",), OPTIONS)
-    )
+    chosen = probability_of_class(ClassImage(probability, ("membrane",)), OPTIONS)
+    table = measure_objects(replace(probability, data=expected), image, chosen)
     assert found.table.names == table.names
     for mine, theirs in zip(found.table.columns, table.columns, strict=True):
         np.testing.assert_array_equal(mine, theirs)

@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import replace
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ OPTIONS = {
     },
     **{
         f"{small.network}-{dimensions}d-{skip}-3-maps": replace(small, dimensions=dimensions, skip=skip, gate_maps=3)
-        for small, dimensions, skip in zip(SMALL, (2, 3, 2, 3, 2), ("sat", "at", "reduce", "sat", "at"), strict=True)
+        for small, dimensions, skip in zip(SMALL, cycle((2, 3)), cycle(("sat", "at", "reduce")), strict=False)
     },
     **{
         f"{small.network}-2d-classes": replace(

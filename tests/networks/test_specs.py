@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from typing import get_args
 
 import pytest
 
@@ -9,17 +10,14 @@ from napari_skipseg.errors import SpecError
 from napari_skipseg.networks.specs import (
     NETWORK_NAMES,
     SKIPS,
-    DI2INSpec,
-    ResidualFCNSpec,
+    NetworkSpec,
     Stage,
-    TiramisuSpec,
     UNetSpec,
-    VNetSpec,
     spec_from_dict,
     spec_to_dict,
 )
 
-CLASSES = dict(zip(NETWORK_NAMES, (UNetSpec, ResidualFCNSpec, VNetSpec, TiramisuSpec, DI2INSpec), strict=True))
+CLASSES = {spec.network: spec for spec in get_args(NetworkSpec)}
 IMPOSSIBLE = [
     *((network, {"dimensions": 4}, "dimensions is 4: choose 2 or 3") for network in NETWORK_NAMES),
     *((network, {"in_channels": 0}, "at least one input") for network in NETWORK_NAMES),

@@ -7,6 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from napari_skipseg.images.space import Space
+from napari_skipseg.images.stack import Stack
+from napari_skipseg.objects.classes import ClassImage
 from napari_skipseg.progress import Progress, run_to_end
 
 
@@ -42,3 +45,10 @@ def same_partition(one: NDArray[Any], other: NDArray[Any]) -> bool:
 def finished(work: Generator[Progress, None, Any]) -> Any:
     """What a generator returns."""
     return run_to_end(work)
+
+
+def image_of(
+    values: NDArray[Any], size: tuple[float, float, float] = (1.0, 1.0, 1.0), padded: bool = False
+) -> ClassImage:
+    """A probability of one class in nm. padded: exactly 0 means padding."""
+    return ClassImage(Stack(values, Space("TZYX"[-values.ndim :], size, "nm"), name="x"), has_padding=padded)

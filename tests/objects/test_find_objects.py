@@ -10,8 +10,7 @@ from scipy import ndimage
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.models import description
-from napari_skipseg.objects.classes import probability_of_class
+from napari_skipseg.objects.classes import ClassImage, probability_of_class
 from napari_skipseg.objects.elevation import distance_to_edge
 from napari_skipseg.objects.find import ObjectSearch, find_objects_in_array
 from napari_skipseg.objects.options import ObjectOptions
@@ -152,10 +151,10 @@ def test_times_have_objects_of_their_own_and_axes_stay():
 @pytest.mark.parametrize("method", ["components", "watershed", "cells"])
 def test_a_changed_option_gives_what_a_new_search_gives(method):
     stack = Stack(bumpy((6, 40, 40)), Space("ZYX", (2.0, 1.0, 1.0)))
-    search, options = ObjectSearch(stack), ObjectOptions(method, seed_distance=3)
+    search, options = ObjectSearch(ClassImage(stack)), ObjectOptions(method, seed_distance=3)
     for change in ({}, {"seed_distance": 9.0}, {"merge": 0.8}, {"smallest": 40}, {"threshold": 0.6}, {"merge": 0.1}):
         options = replace(options, **change)
-        assert np.array_equal(search.find(options), ObjectSearch(stack).find(options)), change
+        assert np.array_equal(search.find(options), ObjectSearch(ClassImage(stack)).find(options)), change
 
 
 def test_nothing_found_is_no_object():
@@ -175,10 +174,8 @@ def test_values_that_are_no_probabilities_are_refused():
         find_objects_in_array(np.full((4, 4), np.nan), Space("YX"))
 
 
-def test_what_parts_cells_is_said_in_one_place():
-    assert not hasattr(description, "BOUNDARY_CLASSES")
-    values = np.stack([np.zeros((8, 9)), cells((8, 9))]).astype(np.float32)
-    for name in BOUNDARY_CLASSES:
-        chosen = probability_of_class(Stack(values, Space("CYX")), ("vesicle", name), ObjectOptions("cells"))
-        assert chosen.channel == 1
-    assert probability_of_class(Stack(values, Space("CYX")), ("vesicle", "soma"), ObjectOptions("cells")).channel == 0
+def test_cells_are_found_between_the_first_class_that_is_a_boundary():
+    stack = Stack(np.zeros((2, 8, 9), np.float32), Space("CYX"))
+    for name, channel in [*((name, 1) for name in BOUNDARY_CLASSES), ("soma", 0)]:
+        image = ClassImage(stack, ("vesicle", name))
+        assert probability_of_class(image, ObjectOptions("cells")).channel == channel

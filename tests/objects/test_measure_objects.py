@@ -13,7 +13,7 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import write_ome_zarr
-from napari_skipseg.objects.classes import probability_of_class
+from napari_skipseg.objects.classes import ClassImage, probability_of_class
 from napari_skipseg.objects.find import find_objects_in_array
 from napari_skipseg.objects.measure import iter_measure, measure_objects
 from napari_skipseg.objects.options import ObjectOptions
@@ -34,7 +34,7 @@ def volume():
 
 def test_a_volume_is_measured_as_scikit_image_does():
     labels, grey, probability = volume()
-    table = measure_objects(labels, grey, probability_of_class(probability, (), ObjectOptions()))
+    table = measure_objects(labels, grey, probability_of_class(ClassImage(probability), ObjectOptions()))
     regions = regionprops(labels.data, grey.data, spacing=SIZE)
     assert len(table) == len(regions) > 20
     for row, region in enumerate(regions):

@@ -2,11 +2,12 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tifffile
-from made import bumpy, finished
+from made import bumpy, finished, image_of
 
 from napari_skipseg.errors import FileError, InputError
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
@@ -14,11 +15,12 @@ from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects import blocks, merge_blocks
 from napari_skipseg.objects.blocks import block_grid_of, plan_blocks
+from napari_skipseg.objects.classes import ClassImage
 from napari_skipseg.objects.files import iter_write_objects, read_probability
 from napari_skipseg.objects.find import find_objects_in_array
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
-from napari_skipseg.objects.graph import join_parts
 from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.objects.region_graph import join_parts
 
 SHAPE, SIZE = (11, 33, 29), (2.5, 1.0, 1.0)
 
@@ -41,8 +43,8 @@ def test_any_block_gives_what_the_whole_gives(method, seeds, block, tmp_path):
             method, seeds=seeds, planes=planes, fill_holes=holes, seed_distance=4, merge=0.55, smallest=3
         )
         whole = find_objects_in_array(values.astype(np.float32), Space("ZYX", SIZE), (), options)
-        stack = Stack(values.astype(np.float32), Space("ZYX", SIZE, "nm"))
-        found = finished(iter_find_objects(stack, (), options, ObjectsTarget(tmp_path, str(number)), block=block))
+        image = image_of(values.astype(np.float32), SIZE)
+        found = finished(iter_find_objects(image, options, ObjectsTarget(tmp_path, str(number)), block))
         assert found.count == whole.max() > 1
         assert np.array_equal(read_stack(found.file).data[...], whole)
 
@@ -54,20 +56,16 @@ def test_parts_that_are_joined_while_blocks_come_give_the_same(method, tmp_path,
     monkeypatch.setattr(merge_blocks, "join_parts", lambda *given: joined.append(given) or join_parts(*given))
     values = np.round(bumpy(SHAPE, 4) * 40) / np.float32(40)
     options = ObjectOptions(method, fill_holes=True, seed_distance=4, merge=0.55)
-    stack = Stack(values, Space("ZYX", SIZE, "nm"))
-    found = finished(iter_find_objects(stack, (), options, ObjectsTarget(tmp_path, "x"), block=(4, 9, 8)))
+    found = finished(iter_find_objects(image_of(values, SIZE), options, ObjectsTarget(tmp_path, "x"), (4, 9, 8)))
     assert len(joined) > 3
-    assert np.array_equal(
-        read_stack(found.file).data[...], find_objects_in_array(values, Space("ZYX", SIZE), (), options)
-    )
+    whole = find_objects_in_array(values, Space("ZYX", SIZE), (), options)
+    assert np.array_equal(read_stack(found.file).data[...], whole)
 
 
 def test_what_is_wrong_in_a_later_block_is_told_and_leaves_nothing(tmp_path):
     values = bumpy((9, 20, 24))
     values[7] = 3
-    work = iter_find_objects(
-        Stack(values, Space("ZYX")), (), ObjectOptions("cells"), ObjectsTarget(tmp_path, "x"), block=(2, 9, 9)
-    )
+    work = iter_find_objects(image_of(values), ObjectOptions("cells"), ObjectsTarget(tmp_path, "x"), (2, 9, 9))
     with pytest.raises(InputError, match="probabilities lie between 0 and 1"):
         finished(work)
     assert list(tmp_path.iterdir()) == []
@@ -79,35 +77,32 @@ def test_files_hold_place_recipe_and_times(form, tmp_path):
     stack = Stack(values, Space("TZYX", (30.0, 4.0, 4.0), "nm", (60.0, 8.0, 0.0)))
     options = ObjectOptions("watershed", seed_distance=3)
     target = ObjectsTarget(tmp_path / "new", "cell", form, {"operation": "objects", "seed": 3})
-    found = finished(iter_find_objects(stack, (), options, target, block=(2, 16, 10)))
+    found = finished(iter_find_objects(ClassImage(stack), options, target, (2, 16, 10)))
     read = read_stack(found.file)
-    assert (read.space.axes, read.space.voxel_size, read.space.unit, read.space.origin) == (
-        "TZYX",
-        stack.space.voxel_size,
-        "nm",
-        stack.space.origin,
-    )
+    assert read.space == stack.space
     assert read.data.dtype == np.uint32
-    assert np.array_equal(
-        read.data[...], find_objects_in_array(values, Space("TZYX", stack.space.voxel_size), (), options)
-    )
+    assert np.array_equal(read.data[...], find_objects_in_array(values, stack.space, (), options))
     recipe = read_recipe(found.file)
     assert (recipe["seed"], recipe["objects"]["method"]) == (3, "watershed")
     assert holds_labels(found.file)
     assert [place.name for place in found.file.parent.iterdir()] == [found.file.name]
 
 
+def test_the_labels_of_a_position_have_its_name(tmp_path):
+    image = image_of(bumpy((5, 20, 24)))
+    image = replace(image, stack=replace(image.stack, title="Pos1"))
+    found = finished(iter_find_objects(image, ObjectOptions(), ObjectsTarget(tmp_path, "positions_1")))
+    assert read_stack(found.file).title == "Pos1"
+
+
 def test_the_same_search_writes_the_same_bytes(tmp_path):
-    stack = Stack(bumpy((5, 20, 24)), Space("ZYX"))
     for name in ("a", "b"):
-        finished(iter_find_objects(stack, (), ObjectOptions(), ObjectsTarget(tmp_path / name, "x")))
+        finished(iter_find_objects(image_of(bumpy((5, 20, 24))), ObjectOptions(), ObjectsTarget(tmp_path / name, "x")))
     assert (tmp_path / "a" / "x_objects.tif").read_bytes() == (tmp_path / "b" / "x_objects.tif").read_bytes()
 
 
 def test_what_is_stopped_leaves_nothing(tmp_path):
-    work = iter_find_objects(
-        Stack(bumpy((5, 20, 24)), Space("ZYX")), (), ObjectOptions(), ObjectsTarget(tmp_path, "x"), block=(2, 9, 9)
-    )
+    work = iter_find_objects(image_of(bumpy((5, 20, 24))), ObjectOptions(), ObjectsTarget(tmp_path, "x"), (2, 9, 9))
     next(work)
     work.close()
     assert list(tmp_path.iterdir()) == []
@@ -116,11 +111,7 @@ def test_what_is_stopped_leaves_nothing(tmp_path):
 def test_a_folder_that_is_a_file_is_told(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(FileError, match="out"):
-        finished(
-            iter_find_objects(
-                Stack(bumpy((5, 9, 9)), Space("ZYX")), (), ObjectOptions(), ObjectsTarget(tmp_path / "out", "x")
-            )
-        )
+        finished(iter_find_objects(image_of(bumpy((5, 9, 9))), ObjectOptions(), ObjectsTarget(tmp_path / "out", "x")))
 
 
 def test_blocks_cover_the_image_once_and_read_what_they_depend_on(monkeypatch):
@@ -139,9 +130,9 @@ def test_blocks_cover_the_image_once_and_read_what_they_depend_on(monkeypatch):
 
 
 def test_labels_and_their_measurements_come_together(tmp_path):
-    stack = Stack(bumpy((5, 20, 24)), Space("ZYX", (2.0, 1.0, 1.0), "nm"))
+    image = image_of(bumpy((5, 20, 24)), (2.0, 1.0, 1.0))
     grey = Stack(np.random.default_rng(0).integers(0, 255, (5, 20, 24)).astype(np.uint8), Space("ZYX"))
-    files = finished(iter_write_objects(stack, (), ObjectOptions(), ObjectsTarget(tmp_path, "x"), grey))
+    files = finished(iter_write_objects(image, ObjectOptions(), ObjectsTarget(tmp_path, "x"), grey))
     head, *rows = files.table.read_text(encoding="utf-8").splitlines()
     assert len(rows) == files.count
     assert {"volume (nm³)", "intensity mean", "mean probability"} <= set(head.split(","))

@@ -4,12 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from made import bumpy, finished
+from made import bumpy, finished, image_of
 
 from napari_skipseg.devices import versions
 from napari_skipseg.errors import FileError
-from napari_skipseg.images.space import Space
-from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects import find_in_blocks
 from napari_skipseg.objects.block_regions import find_block_regions
 from napari_skipseg.objects.blocks import block_grid_of
@@ -23,7 +21,7 @@ OPTIONS = ObjectOptions("cells", seed_distance=4, merge=0.55, fill_holes=True)
 
 @pytest.fixture
 def volume():
-    return Stack(np.round(bumpy(SHAPE, 3) * 40) / np.float32(40), Space("ZYX", (2.5, 1.0, 1.0), "nm"), name="x")
+    return image_of(np.round(bumpy(SHAPE, 3) * 40) / np.float32(40), (2.5, 1.0, 1.0))
 
 
 @pytest.fixture
@@ -40,7 +38,7 @@ def computed(monkeypatch):
 
 @pytest.fixture
 def undisturbed(volume, tmp_path):
-    return finished(iter_find_objects(volume, (), OPTIONS, ObjectsTarget(tmp_path / "whole", "x"), block=BLOCK))
+    return finished(iter_find_objects(volume, OPTIONS, ObjectsTarget(tmp_path / "whole", "x"), BLOCK))
 
 
 def stopped_after(count, work):
@@ -55,16 +53,16 @@ def stopped_after(count, work):
 @pytest.mark.parametrize("method", ["components", "watershed", "cells"])
 def test_a_search_that_was_stopped_goes_on_with_what_it_found(method, volume, tmp_path, computed):
     options = dataclasses.replace(OPTIONS, method=method)
-    plain = finished(iter_find_objects(volume, (), options, ObjectsTarget(tmp_path / "whole", "x"), block=BLOCK))
+    plain = finished(iter_find_objects(volume, options, ObjectsTarget(tmp_path / "whole", "x"), BLOCK))
     assert len(computed) == BLOCKS
     computed.clear()
     target = ObjectsTarget(tmp_path / "out", "x", kept=tmp_path / "kept")
-    done = stopped_after(7, iter_find_objects(volume, (), options, target, block=BLOCK))
+    done = stopped_after(7, iter_find_objects(volume, options, target, BLOCK))
     assert not target.file.exists()
     before = len(computed)
     assert done <= before < BLOCKS
     told = []
-    found = finished(told_by(iter_find_objects(volume, (), options, target, block=BLOCK), told))
+    found = finished(told_by(iter_find_objects(volume, options, target, BLOCK), told))
     assert len(computed) == len(set(computed)) == BLOCKS
     assert found.count == plain.count > 1
     assert found.file.read_bytes() == plain.file.read_bytes()
@@ -86,7 +84,7 @@ def told_by(work, told):
 
 def test_a_damaged_block_is_found_anew(volume, tmp_path, computed, undisturbed):
     target = ObjectsTarget(tmp_path / "out", "x", kept=tmp_path / "kept")
-    finished(iter_find_objects(volume, (), OPTIONS, target, block=BLOCK))
+    finished(iter_find_objects(volume, OPTIONS, target, BLOCK))
     computed.clear()
     files = sorted((tmp_path / "kept").glob("*.npz"))
     assert len(files) == BLOCKS
@@ -96,7 +94,7 @@ def test_a_damaged_block_is_found_anew(volume, tmp_path, computed, undisturbed):
     content[len(content) // 3] ^= 255
     files[2].write_bytes(content)
     files[3].unlink()
-    found = finished(iter_find_objects(volume, (), OPTIONS, target, block=BLOCK))
+    found = finished(iter_find_objects(volume, OPTIONS, target, BLOCK))
     assert 3 <= len(computed) <= 4  # a bit in a header of the archive may say nothing that is looked at
     assert found.file.read_bytes() == undisturbed.file.read_bytes()
 
@@ -104,20 +102,20 @@ def test_a_damaged_block_is_found_anew(volume, tmp_path, computed, undisturbed):
 @pytest.mark.parametrize("change", ["options", "recipe", "voxels", "version", "half made"])
 def test_blocks_of_another_search_are_not_gone_on_with(change, volume, tmp_path, computed, monkeypatch):
     target = ObjectsTarget(tmp_path / "out", "x", kept=tmp_path / "kept", recipe={"inputs": 1})
-    stopped_after(4, iter_find_objects(volume, (), OPTIONS, target, block=BLOCK))
+    stopped_after(4, iter_find_objects(volume, OPTIONS, target, BLOCK))
     computed.clear()
     options = dataclasses.replace(OPTIONS, merge=0.3) if change == "options" else OPTIONS
     target = dataclasses.replace(target, recipe={"inputs": 2}) if change == "recipe" else target
     if change == "voxels":
-        volume = dataclasses.replace(volume, space=dataclasses.replace(volume.space, voxel_size=(5.0, 1.0, 1.0)))
+        volume = image_of(volume.stack.data, (5.0, 1.0, 1.0))
     if change == "version":
         monkeypatch.setattr(find_in_blocks, "versions", lambda: {"napari-skipseg": "another"})
     if change == "half made":
         (tmp_path / "kept" / "made_of.json").unlink()
-    found = finished(iter_find_objects(volume, (), options, target, block=BLOCK))
+    found = finished(iter_find_objects(volume, options, target, BLOCK))
     assert len(computed) == BLOCKS
     plain = dataclasses.replace(target, folder=tmp_path / "whole", kept=None)
-    again = finished(iter_find_objects(volume, (), options, plain, block=BLOCK))
+    again = finished(iter_find_objects(volume, options, plain, BLOCK))
     assert found.file.read_bytes() == again.file.read_bytes()
 
 
@@ -126,20 +124,20 @@ def test_blocks_may_be_found_by_others(volume, tmp_path, computed, monkeypatch):
         find_in_blocks, "block_grid_of", lambda shape, options, _=None: block_grid_of(shape, options, BLOCK)
     )
     target = ObjectsTarget(tmp_path / "out", "x", kept=tmp_path / "kept")
-    stopped_after(0, iter_find_objects(volume, (), OPTIONS, target))
+    stopped_after(0, iter_find_objects(volume, OPTIONS, target))
     without_napari = {name: version for name, version in versions().items() if name != "napari"}
     monkeypatch.setattr(find_in_blocks, "versions", lambda: without_napari)
     for numbers in (range(12, 18), range(6), range(6, 12)):
-        last = list(iter_find_blocks(volume, (), OPTIONS, target, numbers))[-1]
+        last = list(iter_find_blocks(volume, OPTIONS, target, numbers))[-1]
         assert last.done == last.total == 6
     assert len(computed) == len(set(computed)) == BLOCKS
-    assert list(iter_find_blocks(volume, (), OPTIONS, target, range(6))) == []
-    found = finished(iter_find_objects(volume, (), OPTIONS, target))
+    assert list(iter_find_blocks(volume, OPTIONS, target, range(6))) == []
+    found = finished(iter_find_objects(volume, OPTIONS, target))
     plain = dataclasses.replace(target, folder=tmp_path / "whole", kept=None)
     assert len(computed) == BLOCKS
-    assert found.file.read_bytes() == finished(iter_find_objects(volume, (), OPTIONS, plain)).file.read_bytes()
+    assert found.file.read_bytes() == finished(iter_find_objects(volume, OPTIONS, plain)).file.read_bytes()
     with pytest.raises(ValueError, match="kept"):
-        next(iter_find_blocks(volume, (), OPTIONS, plain, range(6)))
+        next(iter_find_blocks(volume, OPTIONS, plain, range(6)))
 
 
 def test_a_full_disk_is_told_and_what_is_found_stays(volume, tmp_path, computed, monkeypatch):
@@ -153,11 +151,11 @@ def test_a_full_disk_is_told_and_what_is_found_stays(volume, tmp_path, computed,
 
     monkeypatch.setattr(np.lib.format, "write_array", full)
     with pytest.raises(FileError, match="There is no space left to write"):
-        finished(iter_find_objects(volume, (), OPTIONS, target, block=BLOCK))
+        finished(iter_find_objects(volume, OPTIONS, target, BLOCK))
     monkeypatch.undo()
     kept = {int(file.stem) for file in (tmp_path / "kept").glob("*.npz")}
     assert len(kept) >= 5
     assert not list((tmp_path / "kept").glob("*.part"))
     done = []
-    finished(told_by(iter_find_objects(volume, (), OPTIONS, target, block=BLOCK), done))
+    finished(told_by(iter_find_objects(volume, OPTIONS, target, BLOCK), done))
     assert done[0].done == len(kept)

@@ -21,6 +21,7 @@ import sys
 from pathlib import Path
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.objects import find_in_blocks
+from napari_skipseg.objects.classes import ClassImage
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.progress import run_to_end
@@ -28,7 +29,8 @@ from napari_skipseg.progress import run_to_end
 find_in_blocks.blocks_at_once = lambda: 2
 folder = Path(sys.argv[1])
 target = ObjectsTarget(folder, "found", "ome-zarr")
-found = run_to_end(iter_find_objects(read_stack(folder / "volume.ome.zarr"), (), ObjectOptions(sys.argv[2]), target))
+image = ClassImage(read_stack(folder / "volume.ome.zarr"))
+found = run_to_end(iter_find_objects(image, ObjectOptions(sys.argv[2]), target))
 status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
 print(found.count, int(status["VmHWM"].split()[0]) // 1024)
 """

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from made import bumpy, finished
+from made import bumpy, finished, image_of
 from numpy.typing import NDArray
 
 import napari_skipseg as skipseg
@@ -18,7 +19,6 @@ from napari_skipseg import cli
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.formats import Format
 from napari_skipseg.images.space import Space
-from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import Prediction
 from napari_skipseg.inference.recipes.recipe import OBJECTS_OPERATION
 from napari_skipseg.inference.saving import save_prediction
@@ -98,9 +98,7 @@ def test_blocks_give_what_the_whole_gives(method: Any, seeds: Any, kind: str, tm
         options = ObjectOptions(method, seeds=seeds, **how)
         whole = find_objects_in_array(values, Space("ZYX", SIZE), (), options, has_padding=True)
         target = ObjectsTarget(tmp_path, str(number))
-        work = iter_find_objects(
-            Stack(values, Space("ZYX", SIZE, "nm")), (), options, target, block=(4, 14, 15), has_padding=True
-        )
+        work = iter_find_objects(image_of(values, SIZE, padded=True), options, target, (4, 14, 15))
         found = read_stack(finished(work).file).data[...]
         np.testing.assert_array_equal(found, whole)
         assert not found[mask].any()
@@ -181,10 +179,31 @@ def test_the_command_and_python_leave_the_frame_out_and_the_command_says_so(
     np.testing.assert_array_equal(found, read_stack(tmp_path / "again" / "em_objects.tif").data[...])
 
 
-def test_labels_cannot_tell_padding_from_cells_and_the_command_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
+def test_labels_show_padding_through_the_probability_beside_them(
+    form: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = framed(tissue((3, 40, 44)))
+    prediction = Prediction(values, Space("ZYX"), ("membrane",), recipe=PADDED)
+    files = {file.name.split(".")[0]: file for file in save_prediction(prediction, tmp_path, "em", form=form)}
+    run_objects(monkeypatch, files["em_binary"], tmp_path / "out", "--method", "cells")
+    assert "are no cells" in capsys.readouterr().err
+    found = read_stack(tmp_path / "out" / "em_objects.tif").data[...]
+    np.testing.assert_array_equal(found > 0, values > 0)
+    assert "probability" not in (tmp_path / "out" / "em_objects.csv").read_text(encoding="utf-8-sig")
+    skipseg.run_recipe(tmp_path / "out" / "em_objects_recipe.json", tmp_path / "again")
+    np.testing.assert_array_equal(found, read_stack(tmp_path / "again" / "em_objects.tif").data[...])
+
+
+@pytest.mark.parametrize("change", ["gone", "another run"])
+def test_labels_without_their_probability_do_not_show_padding_and_the_command_says_so(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prediction = Prediction(framed(tissue((3, 40, 44))), Space("ZYX"), ("membrane",), recipe=PADDED)
     save_prediction(prediction, tmp_path, "em")
+    (tmp_path / "em_probability.tif").unlink()
+    if change == "another run":
+        other = replace(prediction, recipe={**PADDED, "model_sha256": "of another model"})
+        save_prediction(other, tmp_path, "em", results={"probability"})
     run_objects(monkeypatch, tmp_path / "em_binary.tif", tmp_path / "out", "--method", "cells")
-    assert "find the cells in the probability" in capsys.readouterr().err
+    assert "find the cells in the probability" in " ".join(capsys.readouterr().err.split())

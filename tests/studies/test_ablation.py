@@ -29,7 +29,7 @@ from napari_skipseg.studies.ablation import (
     iter_ablation,
     plan_ablation,
 )
-from napari_skipseg.studies.curves import CurvePanel, draw_curves
+from napari_skipseg.studies.pictures import CurvePanel, draw_curves
 from napari_skipseg.training.settings import TrainSettings, settings_to_dict
 
 SPEC = ResidualFCNSpec(width=4, stages=(Stage("simple", 4, 1),), across=Stage("simple", 4, 2))

@@ -16,8 +16,14 @@ from napari_skipseg.networks.build import build, count_parameters
 from napari_skipseg.networks.specs import UNetSpec
 from napari_skipseg.progress import run_to_end
 from napari_skipseg.studies import costs
-from napari_skipseg.studies.costs import CostSettings, cost_panels, cost_summary, iter_costs
-from napari_skipseg.studies.memory import measure_inference, measure_training
+from napari_skipseg.studies.costs import (
+    CostSettings,
+    cost_panels,
+    cost_summary,
+    iter_costs,
+    measure_inference,
+    measure_training,
+)
 
 KIB = 1024
 SMALL = CostSettings(("unet",), ("org", "sat"), (2,), {2: (16, 16)})

@@ -10,8 +10,8 @@ from typing import Any
 from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.inference.objects_to_folder import ObjectsRequest, describe_found_objects
 from napari_skipseg.jobs.messages import FindObjects
-from napari_skipseg.objects.classes import probability_of_class, tells_of_padding
-from napari_skipseg.objects.files import FoundObjects, ProbabilityFile
+from napari_skipseg.objects.classes import ClassImage, probability_of_class, tells_of_padding
+from napari_skipseg.objects.files import FoundObjects
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.objects.measure import measure_objects
 from napari_skipseg.progress import Progress
@@ -30,13 +30,11 @@ def with_search(engine: Any, folder: Path) -> Any:
             yield Progress(step, engine.steps, f"block {step}")
             if engine.fault is not None:
                 raise engine.fault
-        source = ProbabilityFile(probability, tuple(class_names), labels)
+        source = ClassImage(probability, tuple(class_names), labels, tells_of_padding(request.recipe))
         told = describe_found_objects(ObjectsRequest(source, options, image, "ome-zarr"))
         target = ObjectsTarget(place, "found", "ome-zarr", {**told, **request.recipe})
-        found = yield from iter_find_objects(
-            probability, class_names, options, target, labels, has_padding=tells_of_padding(request.recipe)
-        )
-        chosen = probability_of_class(probability, class_names, options, labels)
+        found = yield from iter_find_objects(source, options, target)
+        chosen = probability_of_class(source, options)
         axes = "".join(axis for axis in "TZYX" if axis in probability.space.axes)
         table = measure_objects(read_stack(found.file, axes), image, chosen, options.planes)
         return FoundObjects(found.file, found.count, table, read_recipe(found.file) or {})

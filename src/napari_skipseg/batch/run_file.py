@@ -40,11 +40,11 @@ from napari_skipseg.images.files import read_recipe, read_stack
 from napari_skipseg.images.formats import Format
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.inference.prediction import Focus, TileWritten
-from napari_skipseg.objects.classes import tells_of_padding
+from napari_skipseg.objects.block_cache import BLOCKS_FOLDER, search_folder
+from napari_skipseg.objects.classes import ClassImage, tells_of_padding
 from napari_skipseg.objects.files import describe_padding, iter_write_objects
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_blocks
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.workplace import BLOCKS_FOLDER, search_folder
 from napari_skipseg.progress import Progress
 
 if TYPE_CHECKING:
@@ -122,10 +122,7 @@ def iter_objects(
     """
     target = _target(probability, name, form)
     with search_folder(target.folder):
-        has_padding = tells_of_padding(target.recipe)
-        found = yield from iter_write_objects(
-            read_stack(probability), class_names, options, target, image, has_padding=has_padding
-        )
+        found = yield from iter_write_objects(_source(probability, class_names, target), options, target, image)
         files = {"objects": found.labels, "objects table": found.table}
         return {result: _moved(file, probability.parent) for result, file in files.items()}
 
@@ -139,8 +136,11 @@ def iter_blocks_of_objects(
         SkipsegError: as `iter_objects`.
     """
     target = _target(probability, name, form)
-    has_padding = tells_of_padding(target.recipe)
-    yield from iter_find_blocks(read_stack(probability), class_names, options, target, numbers, has_padding)
+    yield from iter_find_blocks(_source(probability, class_names, target), options, target, numbers)
+
+
+def _source(probability: Path, class_names: Sequence[str], target: ObjectsTarget) -> ClassImage:
+    return ClassImage(read_stack(probability), tuple(class_names), False, tells_of_padding(target.recipe))
 
 
 def _target(probability: Path, name: str, form: Format) -> ObjectsTarget:

@@ -71,7 +71,7 @@ def _write(wanted: _Wanted, options: ObjectOptions) -> ObjectFiles:
     for kind, told in (("Warning", doubt_about(found)), ("Note", doubt_about_planes(found.stack, options))):
         if told:
             print_line(f"{kind}: {told}", err=True)
-    padding = describe_padding(found.has_padding, options, found.labels)
+    padding = describe_padding(found.has_padding, options, found.labels and found.tissue is None)
     for note in (*found.stack.notes, *((padding,) if padding else ()), *(() if image is None else image.notes)):
         print_line(f"Note: {note}", err=True)
     work = iter_objects_to_folder(ObjectsRequest(found, options, image, wanted.form), wanted.folder)

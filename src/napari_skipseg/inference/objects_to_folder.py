@@ -25,11 +25,11 @@ from napari_skipseg.inference.recipes.recipe import (
 from napari_skipseg.inference.run_folder import ENDING, RunTimes
 from napari_skipseg.inference.saving import check_length, check_replaceable, write_text
 from napari_skipseg.locks import FolderLock
-from napari_skipseg.objects.block_cache import holds_blocks
-from napari_skipseg.objects.files import ObjectFiles, ProbabilityFile, iter_write_objects
+from napari_skipseg.objects.block_cache import holds_blocks, search_folder
+from napari_skipseg.objects.classes import ClassImage
+from napari_skipseg.objects.files import ObjectFiles, iter_write_objects
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.workplace import search_folder
 from napari_skipseg.progress import Progress
 
 _FOUND_IN = ("_probability", "_binary")
@@ -41,7 +41,7 @@ class ObjectsRequest:
     came of, where that is known and lies nowhere else. name: what the results are called, "" = as the image is that the
     probability is of."""
 
-    source: ProbabilityFile
+    source: ClassImage
     options: ObjectOptions
     image: Stack | None = None
     form: Format = "tiff"
@@ -84,8 +84,7 @@ def iter_objects_to_folder(asked: ObjectsRequest, folder: Path) -> Generator[Pro
     times.enter("objects")
     with keeping_blocks(target) as keeping:
         continued = keeping.kept is not None and holds_blocks(keeping.kept)
-        found = (source.class_names, asked.options, keeping, asked.image, source.labels, source.has_padding)
-        files = yield from iter_write_objects(source.stack, *found)
+        files = yield from iter_write_objects(source, asked.options, keeping, asked.image)
     remove_other_forms(target)
     for name, text in ((RECIPE_FILE, dict_to_json(recipe)), (TIMES_FILE, times.to_json(continued))):
         write_text(sidecars[name], text)

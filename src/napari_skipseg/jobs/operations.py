@@ -29,7 +29,8 @@ from napari_skipseg.inference.prediction import QuantizedArray
 from napari_skipseg.jobs import messages
 from napari_skipseg.jobs.messages import ArrayReference, CorrectedStack
 from napari_skipseg.models.folder import read_description
-from napari_skipseg.objects.files import FoundObjects, ProbabilityFile
+from napari_skipseg.objects.classes import ClassImage
+from napari_skipseg.objects.files import FoundObjects
 from napari_skipseg.progress import Progress
 from napari_skipseg.studies.inspection import iter_inspect
 from napari_skipseg.training.progress import Trained
@@ -151,19 +152,16 @@ def _(request: messages.FindObjects, folder: Path, models: WarmModels) -> Operat
     from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
     from napari_skipseg.objects.measure import iter_measure
 
-    names, options, is_labels = request.class_names, request.options, request.is_labels
+    options = request.options
     probability = replace(request.probability, data=open_voxels(request.probability.data))
     image = None if request.image is None else replace(request.image, data=open_voxels(request.image.data))
     yield Progress(0, 1, "reading the image")
-    recipe = describe_found_objects(
-        ObjectsRequest(ProbabilityFile(probability, names, is_labels), options, image, "ome-zarr")
-    )
+    source = ClassImage(probability, request.class_names, request.is_labels, tells_of_padding(request.recipe))
+    recipe = describe_found_objects(ObjectsRequest(source, options, image, "ome-zarr"))
     target = ObjectsTarget(folder, OBJECTS_NAME, "ome-zarr", {**recipe, **request.recipe})
-    has_padding = tells_of_padding(request.recipe)
-    found = yield from iter_find_objects(probability, names, options, target, is_labels, has_padding=has_padding)
-    chosen = probability_of_class(probability, names, options, is_labels)
+    found = yield from iter_find_objects(source, options, target)
     axes = "".join(axis for axis in "TZYX" if axis in probability.space.axes)
-    known = None if is_labels else chosen
+    known = None if source.labels else probability_of_class(source, options)
     table = yield from iter_measure(read_stack(found.file, axes), image, known, options.planes)
     return FoundObjects(found.file, found.count, table, read_recipe(found.file) or {})
 

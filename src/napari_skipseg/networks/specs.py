@@ -360,7 +360,7 @@ __all__ = [
 ]
 
 NetworkSpec = UNetSpec | ResidualFCNSpec | VNetSpec | TiramisuSpec | DI2INSpec
-NETWORK_NAMES = ("unet", "residual-fcn", "vnet", "tiramisu", "di2in")
+NETWORK_NAMES: tuple[str, ...] = tuple(spec.network for spec in get_args(NetworkSpec))
 _ADAPTER: TypeAdapter[NetworkSpec] = TypeAdapter(Annotated[NetworkSpec, Field(discriminator="network")])
 
 

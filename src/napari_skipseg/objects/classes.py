@@ -1,8 +1,8 @@
-"""The class whose objects are found, and its probability as numbers from 0 to 1 whatever a file holds."""
+"""The class whose objects are found, and its probability as numbers from 0 to 1 whatever a file stores."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,40 @@ from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 
 _MOST_LABELS = 31
-"""Whole numbers of an image up to this are labels, where its file does not say what they are."""
+"""An image of integers up to this is taken for labels if its file does not say what it holds."""
+
+_NOT_PADDING = np.float32(1 / 255)
+"""The probability of tissue that is not of the class, in labels beside which padding is known: 0 means padding."""
+
+
+@dataclass(frozen=True)
+class ClassImage:
+    """An image in which objects can be found: probabilities, their classes along C, or labels 1, 2, … of classes.
+
+    class_names: in the order of C, or of the labels; empty if they are not known.
+    has_padding: the segmentation left areas without tissue out, so a probability is exactly 0 there and nowhere else.
+    tissue: of labels, a probability of the same run, which is 0 in the padding; labels alone do not show it.
+    """
+
+    stack: Stack
+    class_names: tuple[str, ...] = ()
+    labels: bool = False
+    has_padding: bool = False
+    tissue: Stack | None = None
+
+
+def read_block(stack: Stack, *, time: int, channel: int, z: slice, y: slice, x: slice) -> NDArray[Any]:
+    """Return the voxels of a block of any image, shape (Z, Y, X)."""
+    places: dict[str, int | slice] = {"T": time, "C": channel, "Z": z, "Y": y, "X": x}
+    values = stack.read(tuple(places[axis] for axis in stack.space.axes))
+    return values if "Z" in stack.space.axes else values[None]
 
 
 @dataclass(frozen=True)
 class ClassProbability:
-    """One class of an image of probabilities or labels, read as float32 in [0, 1].
+    """One class of an image, read as float32 in [0, 1].
 
-    channel: its place along C, None where there is no C. value: the label that is the class, where `labels`; 0 = any.
+    channel: its place along C, None if there is no C. value: the label that is the class, of labels; 0 = any label.
     has_padding: exactly 0 means padding, which is no object and ends the image as its border does.
     """
 
@@ -31,6 +57,7 @@ class ClassProbability:
     value: int
     labels: bool
     has_padding: bool = False
+    tissue: Stack | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -38,25 +65,17 @@ class ClassProbability:
         t, z, y, x = (self.stack.length(axis) for axis in "TZYX")
         return t, z, y, x
 
-    def read(self, time: int, z: slice, y: slice, x: slice) -> NDArray[np.float32]:
-        """Return a block, shape (Z, Y, X).
-
-        Raises:
-            InputError: values that are no probabilities.
-        """
-        return self.look_at(time, z, y, x)[...]
-
     def look_at(self, time: int, z: slice, y: slice, x: slice) -> ScaledProbability:
-        """Return a block to look at, shape (Z, Y, X): a quarter of the memory where it is stored in 8 bits."""
-        places: dict[str, int | slice] = {"T": time, "C": self.channel or 0, "Z": z, "Y": y, "X": x}
-        values = self.stack.read(tuple(places[axis] for axis in self.stack.space.axes))
-        return ScaledProbability(values if "Z" in self.stack.space.axes else values[None], self)
+        """Return a block as a lazy view, shape (Z, Y, X): a quarter of the memory if 8 bits are stored."""
+        values = read_block(self.stack, time=time, channel=self.channel or 0, z=z, y=y, x=x)
+        tissue = None if self.tissue is None else read_block(self.tissue, time=time, channel=0, z=z, y=y, x=x)
+        return ScaledProbability(values, self, tissue)
 
     def scale(self, values: NDArray[Any]) -> NDArray[np.float32]:
         """Return stored values as probabilities.
 
         Raises:
-            InputError: values that are no probabilities.
+            InputError: the values are no probabilities.
         """
         if self.labels or values.dtype.kind == "b":
             mask: NDArray[np.bool_] = values == self.value if self.value and values.dtype.kind != "b" else values != 0
@@ -70,7 +89,7 @@ class ClassProbability:
                 f"'{self.stack.name}' holds {values.dtype} values: give a probability, or say that it holds labels."
             )
         low, high = float(values.min(initial=0)), float(values.max(initial=0))
-        if not (low >= 0 and high <= 1):
+        if not (low >= 0 and high <= 1):  # NaN fails both
             raise InputError(
                 f"'{self.stack.name}' has values from {low:g} to {high:g}: probabilities lie between 0 and 1."
             )
@@ -79,10 +98,11 @@ class ClassProbability:
 
 @dataclass(frozen=True)
 class ScaledProbability:
-    """A block as it is stored, scaled where it is looked at."""
+    """A block as it is stored, scaled when a part of it is read. tissue: 0 in the padding of labels."""
 
     values: NDArray[Any]
     chosen: ClassProbability
+    tissue: NDArray[Any] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -98,15 +118,18 @@ class ScaledProbability:
         """Return a part as probabilities.
 
         Raises:
-            InputError: values that are no probabilities.
+            InputError: the values are no probabilities.
         """
-        return self.chosen.scale(self.values[place])
+        scaled = self.chosen.scale(self.values[place])
+        if self.tissue is not None:
+            scaled = np.where(self.tissue[place] == 0, np.float32(0), np.maximum(scaled, _NOT_PADDING))
+        return scaled
 
 
 def tells_of_padding(recipe: Mapping[str, Any]) -> bool:
     """Return whether a segmentation left padding out, so that its probability is exactly 0 there and nowhere else.
 
-    recipe: that of the segmentation, as JSON holds it; of a search for objects, the one that it holds.
+    recipe: of the segmentation, or of a search for objects in its result, as JSON.
     """
     normalization = (recipe.get("segmentation") or recipe).get("normalization")
     if not isinstance(normalization, Mapping):
@@ -114,40 +137,34 @@ def tells_of_padding(recipe: Mapping[str, Any]) -> bool:
     return bool(normalization.get("padding")) or normalization.get("flat") is not None
 
 
-def probability_of_class(
-    stack: Stack, class_names: Sequence[str], options: ObjectOptions, labels: bool = False, has_padding: bool = False
-) -> ClassProbability:
-    """Return the class that `options` name, of an image with its classes along C, or of labels 1, 2, … in their order.
-
-    has_padding: exactly 0 means padding in a probability; labels do not tell it from background.
+def probability_of_class(image: ClassImage, options: ObjectOptions) -> ClassProbability:
+    """Return the class that `options` name: by default the only or first one, for cells the first boundary.
 
     Raises:
-        InputError: there is no such class, or too few names.
+        InputError: there is no such class, or the image has too few channels.
     """
-    names = tuple(class_names)
-    if not labels and names and "C" not in stack.space.axes and len(names) > 1:
+    stack, names = image.stack, image.class_names
+    has_channels = "C" in stack.space.axes
+    if not image.labels and not has_channels:
         names = names[:1]
-    place = _place(names, options)
-    if labels:
-        return ClassProbability(stack, 0 if "C" in stack.space.axes else None, place + 1 if names else 0, True)
-    if place >= stack.length("C"):
-        raise InputError(f"'{stack.name}' has {stack.length('C')} channels, none for the class '{names[place]}'.")
-    return ClassProbability(stack, place if "C" in stack.space.axes else None, 0, False, has_padding)
-
-
-def _place(names: tuple[str, ...], options: ObjectOptions) -> int:
+    place = 0
     if options.class_name:
         if options.class_name not in names:
             known = f"its classes are {', '.join(names)}" if names else "its classes have no names"
             raise InputError(f"There is no class '{options.class_name}': {known}.")
-        return names.index(options.class_name)
-    if options.method == "cells":
-        return next((names.index(name) for name in BOUNDARY_CLASSES if name in names), 0)
-    return 0
+        place = names.index(options.class_name)
+    elif options.method == "cells":
+        place = next((names.index(name) for name in BOUNDARY_CLASSES if name in names), 0)
+    if image.labels:
+        value, has_padding = (place + 1 if names else 0), image.tissue is not None
+        return ClassProbability(stack, 0 if has_channels else None, value, True, has_padding, image.tissue)
+    if place >= stack.length("C"):
+        raise InputError(f"'{stack.name}' has {stack.length('C')} channels, none for the class '{names[place]}'.")
+    return ClassProbability(stack, place if has_channels else None, 0, False, image.has_padding)
 
 
 def holds_few_values(stack: Stack) -> bool:
-    """Return whether an image of whole numbers holds labels, not a probability: none above 31, or only 0 and another.
+    """Return whether an image of integers holds labels, not a probability: none above 31, or only 0 and another.
 
     The largest number of a type is no label: as a probability it is 1.
     """

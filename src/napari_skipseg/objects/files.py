@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from napari_skipseg.errors import InputError
+from napari_skipseg.errors import InputError, SkipsegError
 from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.objects.classes import holds_few_values, probability_of_class, tells_of_padding
+from napari_skipseg.objects.classes import ClassImage, holds_few_values, probability_of_class, tells_of_padding
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.objects.measure import iter_measure
 from napari_skipseg.objects.options import THICK, ObjectOptions
@@ -25,21 +24,9 @@ OBJECTS_TYPE = np.dtype(np.uint32)
 """What objects are written as; images of classes have fewer bits."""
 
 
-class ProbabilityFile(NamedTuple):
-    """An image in which objects can be found: its classes' names where it says them, and whether it holds labels.
-
-    has_padding: it came of a segmentation that left areas without tissue out.
-    """
-
-    stack: Stack
-    class_names: tuple[str, ...]
-    labels: bool
-    has_padding: bool = False
-
-
 @dataclass(frozen=True)
 class ObjectFiles:
-    """What was written: the image of labels, the table of measurements; and how many objects there are."""
+    """The two files that were written, and how many objects there are."""
 
     labels: Path
     table: Path
@@ -61,14 +48,14 @@ def read_probability(
     axes: str | None = None,
     voxel_size: tuple[float, float, float] | None = None,
     unit: str | None = None,
-) -> ProbabilityFile:
-    """Return a probability, a binary image or labels of classes, read only where they are looked at.
+) -> ClassImage:
+    """Return a probability, a binary image or labels of classes; voxels are read when they are looked at.
 
-    A file of ours says which it is. Of others, whole numbers up to 31 throughout are labels.
+    A file of ours says which of them it is. Any other image of integers up to 31 is taken for labels.
 
     Raises:
         FileError: as `images.files.read_stack`.
-        InputError: so too; it holds objects that were found already.
+        InputError: so too; or the file holds objects that were found before.
     """
     stack = read_stack(path, axes, voxel_size, unit)
     recipe = read_recipe(path) or {}
@@ -79,30 +66,49 @@ def read_probability(
         )
     names = tuple(str(name) for name in recipe.get("classes", ()))
     labels = holds_labels(path) or (not names and holds_few_values(stack))
-    return ProbabilityFile(stack, names, labels, tells_of_padding(recipe))
+    return ClassImage(stack, names, labels, tells_of_padding(recipe), read_tissue(path, stack, recipe))
 
 
-def doubt_about(found: ProbabilityFile) -> str:
-    """Return in a sentence what a file without a recipe of ours is taken for, where that may be wrong; else "".
+def read_tissue(path: str | PathLike[str], labels: Stack, recipe: Mapping[str, Any]) -> Stack | None:
+    """Return the probability beside labels of ours, which is 0 exactly in the padding that the run left out.
 
-    What is sure: values of 0 and 1, or of 0 and the largest of their type, and fractions.
+    None if `path` holds no labels, the run left nothing out, or there is no probability of the same run.
+    """
+    head, mark, tail = fspath(path).rpartition("_binary")
+    if not mark or recipe.get("layer") != "labels" or not tells_of_padding(recipe):
+        return None
+    beside = f"{head}_probability{tail}"
+    try:
+        if {**(read_recipe(beside) or {}), "layer": "labels"} != recipe:
+            return None
+        tissue = read_stack(beside).channel(0)  # each class is 0 in the padding, and no class anywhere else
+    except SkipsegError:
+        return None
+    return tissue if (tissue.shape, tissue.axes) == (labels.shape, labels.axes) else None
+
+
+def doubt_about(found: ClassImage) -> str:
+    """Return in a sentence what a file without a recipe of ours is taken for, if that may be wrong; else "".
+
+    Values of 0 and 1, or of 0 and the largest of their type, and fractions leave no doubt.
     """
     stack = found.stack
     if stack.data.dtype.kind == "f" or (stack.file and read_recipe(stack.file) is not None):
         return ""
     largest = 1 if stack.data.dtype.kind == "b" else int(np.iinfo(stack.data.dtype).max)
-    if all(_is_mask(stack.read(place), largest) for place in stack.slices("YX")):
+    marks = (values[values != 0] for values in map(stack.read, stack.slices("YX")))
+    if all(not of.size or ((of == of[0]).all() and int(of[0]) in (1, largest)) for of in marks):
         return ""
     if found.labels:
-        return f"'{stack.name}' says not what it holds, and is read as labels of classes: all above 0 is one class."
+        return f"'{stack.name}' does not say what it holds. It is read as labels of classes: all above 0 is one class."
     return (
-        f"'{stack.name}' says not what it holds, and is read as probability × {largest}: where it is a raw image, "
+        f"'{stack.name}' does not say what it holds. It is read as probability × {largest}: if it is a raw image, "
         "segment it first."
     )
 
 
 def doubt_about_planes(stack: Stack, options: ObjectOptions) -> str:
-    """Return in a sentence that objects are asked for in a volume whose slices are thick, where they are; else ""."""
+    """Return in a sentence that cells of each slice may be better, if cells are asked for in thick slices; else ""."""
     z, _, x = stack.space.voxel_size
     if options.method != "cells" or options.planes == "slices" or "Z" not in stack.space.axes or z < THICK * x:
         return ""
@@ -113,45 +119,34 @@ def doubt_about_planes(stack: Stack, options: ObjectOptions) -> str:
 
 
 def describe_padding(has_padding: bool, options: ObjectOptions, labels: bool = False) -> str:
-    """Return in a sentence what becomes of areas without tissue, "" if there are none or they do not matter."""
+    """Return in a sentence how areas without tissue are treated, "" if there are none or they do not matter.
+
+    labels: objects are found in labels that do not show where these areas are.
+    """
     if not has_padding or options.method != "cells":
         return ""
     if not labels:
         return "Areas without tissue that were left out are no cells."
     return (
-        "Labels do not tell areas without tissue, which were left out, from cells: find the cells in the probability "
-        "of the same segmentation."
+        "Labels do not show which areas without tissue were left out, so these count as cells: find the cells in the "
+        "probability of the same segmentation."
     )
 
 
-def _is_mask(values: NDArray[Any], largest: int) -> bool:
-    low = values[values != 0]
-    return bool(not low.size or ((low == low[0]).all() and int(low[0]) in (1, largest)))
-
-
 def iter_write_objects(
-    probability: Stack,
-    class_names: Sequence[str],
-    options: ObjectOptions,
-    target: ObjectsTarget,
-    image: Stack | None = None,
-    labels: bool = False,
-    has_padding: bool = False,
+    image: ClassImage, options: ObjectOptions, target: ObjectsTarget, grey: Stack | None = None
 ) -> Generator[Progress, None, ObjectFiles]:
     """Yield while objects are found and measured; return `<name>_objects.tif` (or .ome.zarr) and `<name>_objects.csv`.
 
-    image: grey values to measure. The rest as `iter_find_objects`. Memory holds a block, and the table.
+    grey: values to measure. Memory holds a few blocks, and the table.
 
     Raises:
         FileError, InputError: as `iter_find_objects` and `iter_measure`.
     """
-    found = yield from iter_find_objects(probability, class_names, options, target, labels, has_padding=has_padding)
-    chosen = probability_of_class(probability, class_names, options, labels)
-    measured = yield from iter_measure(read_stack(found.file, _axes_of(probability)), image, chosen, options.planes)
+    found = yield from iter_find_objects(image, options, target)
+    axes = "".join(axis for axis in "TZYX" if axis in image.stack.space.axes)
+    chosen = None if image.labels else probability_of_class(image, options)
+    measured = yield from iter_measure(read_stack(found.file, axes), grey, chosen, options.planes)
     table = target.folder / f"{target.name}_objects.csv"
     measured.write_csv(table)
     return ObjectFiles(found.file, table, found.count)
-
-
-def _axes_of(stack: Stack) -> str:
-    return "".join(axis for axis in "TZYX" if axis in stack.space.axes)

@@ -1,4 +1,4 @@
-"""Objects of an image of any size: block by block, in the memory of a block, the same as of the whole at once."""
+"""Objects of an image of any size, block by block, in the memory of a few blocks; the same as of the whole at once."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from napari_skipseg.devices import giving_back_memory, versions
 from napari_skipseg.durable import draft_folder
 from napari_skipseg.images.faults import file_errors_as
@@ -23,12 +20,20 @@ from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import iter_write_ome_zarr
 from napari_skipseg.objects.block_cache import BlockCache
 from napari_skipseg.objects.block_regions import BlockRegions, VoxelSpacing, find_block_regions
-from napari_skipseg.objects.blocks import CHUNK, BlockGrid, ObjectBlock, block_grid_of, blocks_at_once, plan_blocks
-from napari_skipseg.objects.classes import ClassProbability, ScaledProbability, probability_of_class
+from napari_skipseg.objects.blocks import (
+    CHUNK,
+    BlockGrid,
+    ObjectBlock,
+    RelabelledArray,
+    WithoutAxes,
+    block_grid_of,
+    blocks_at_once,
+    plan_blocks,
+)
+from napari_skipseg.objects.classes import ClassImage, ClassProbability, ScaledProbability, probability_of_class
 from napari_skipseg.objects.find import spacing_of
 from napari_skipseg.objects.merge_blocks import RegionGraphMerger
 from napari_skipseg.objects.options import ObjectOptions
-from napari_skipseg.objects.relabelled import RelabelledArray, WithoutAxes
 from napari_skipseg.progress import Progress
 
 FINDING = "finding objects"
@@ -36,10 +41,10 @@ FINDING = "finding objects"
 
 @dataclass(frozen=True)
 class ObjectsTarget:
-    """Where objects go: `<name>_objects.tif` or `.ome.zarr` in `folder`; recipe: what is stored with them.
+    """Where objects are written: `<name>_objects.tif` or `.ome.zarr` in `folder`; recipe: stored with them.
 
-    kept: a folder for blocks that are found, which stays, so that a search that is stopped or killed is gone on with;
-    what it goes on with has the same recipe. None = nothing stays.
+    kept: a folder for found blocks, which stays, so that a search that was stopped or killed is resumed if its recipe
+    is the same. None = nothing stays.
     """
 
     folder: Path
@@ -56,53 +61,53 @@ class ObjectsTarget:
 
 @dataclass(frozen=True)
 class BlockSearch(Progress):
-    """How many blocks of an image are found, be it before, or by others."""
+    """How many blocks of an image are found, those of an earlier run or of other processes included."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The file that holds the labels, and how many objects there are, numbered from 1."""
+    """The file of the labels, and how many objects there are, numbered from 1."""
 
     file: Path
     count: int
 
 
 def iter_find_objects(
-    probability: Stack,
-    class_names: Sequence[str],
-    options: ObjectOptions,
-    target: ObjectsTarget,
-    labels: bool = False,
-    block: tuple[int, int, int] | None = None,
-    has_padding: bool = False,
+    image: ClassImage, options: ObjectOptions, target: ObjectsTarget, block: tuple[int, int, int] | None = None
 ) -> Generator[Progress, None, SearchResult]:
     """Yield block by block; return the file of labels, uint32, axes of TZYX, with voxel size, origin and recipe.
 
-    The labels are those of `find_objects`, whatever the block. It appears when it is whole; blocks that are found lie
-    in a hidden folder beside it meanwhile, or in the one where they are kept. probability, class_names, options,
-    labels, has_padding: as for `find_objects`. block: (z, y, x) voxels.
+    The labels are those of `ObjectSearch`, whatever the block, (z, y, x) voxels. The file appears when it is whole.
+    Until then found blocks lie in a hidden folder beside it, or in `target.kept`.
 
     Raises:
-        FileError: nothing can be written, or something in the image not be read.
+        FileError: nothing can be written, or a part of the image cannot be read.
         InputError: there is no such class, or the values are no probabilities.
     """
-    with _blocks_folder(target) as folder, giving_back_memory():
-        search = _search(probability, class_names, options, target, folder, labels, block, has_padding)
-        firsts, numbers = yield from _iter_numbers(search)
-        objects = RelabelledArray(search.found.labels, search.grid, numbers, firsts)
-        yield from _iter_write(objects, probability, options, target)
+    with contextlib.ExitStack() as leaving, giving_back_memory():
+        with file_errors_as(target.folder):
+            target.folder.mkdir(parents=True, exist_ok=True)
+            folder = target.kept or leaving.enter_context(draft_folder(target.folder)) / "found"
+        search = _search_of(image, options, target, folder, block)
+        merger = RegionGraphMerger(options, search.spacing, image.stack.name)
+        blocks, known = list(search.blocks()), search.cache.numbers()
+        done = len(known)
+        yield BlockSearch(done, len(blocks), FINDING)
+        for each, regions in _iter_regions(search, blocks, known, merger):
+            merger.add(regions, each.window)
+            del regions
+            done += each.number not in known
+            yield BlockSearch(done, len(blocks), FINDING)
+        numbers = merger.settle(blocks[0].window.whole)
+        objects = RelabelledArray(search.cache.labels, search.grid, numbers, merger.firsts)
+        yield from _iter_write(objects, image.stack, options, target)
     return SearchResult(target.file, int(numbers.max(initial=0)))
 
 
 def iter_find_blocks(
-    probability: Stack,
-    class_names: Sequence[str],
-    options: ObjectOptions,
-    target: ObjectsTarget,
-    numbers: range,
-    has_padding: bool = False,
+    image: ClassImage, options: ObjectOptions, target: ObjectsTarget, numbers: range
 ) -> Generator[Progress, None, None]:
-    """Yield while blocks of these numbers are found, and kept where `target` says, for `iter_find_objects` to end it.
+    """Yield while blocks of these numbers are found and stored in `target.kept`, for `iter_find_objects` to finish.
 
     Several processes may find blocks of one image, each its own.
 
@@ -111,125 +116,92 @@ def iter_find_blocks(
         ValueError: the target keeps nothing.
     """
     if target.kept is None:
-        raise ValueError("blocks that are found by several processes are to be kept")
+        raise ValueError("a target of several processes has a folder `kept`")
     with giving_back_memory():
-        search = _search(probability, class_names, options, target, target.kept, has_padding=has_padding)
-        left = set(numbers) - search.found.numbers()
+        search = _search_of(image, options, target, target.kept)
+        left = set(numbers) - search.cache.numbers()
         blocks = [block for block in search.blocks() if block.number in left]
-        for done, _ in enumerate(_iter_found(search, blocks), start=len(numbers) - len(blocks) + 1):
+        for done, _ in enumerate(_iter_regions(search, blocks), start=len(numbers) - len(blocks) + 1):
             yield Progress(done, len(numbers), FINDING)
 
 
-@contextlib.contextmanager
-def _blocks_folder(target: ObjectsTarget) -> Iterator[Path]:
-    """Yield a folder for what is found: one that stays, or a hidden one beside the target, gone at the end."""
-    with file_errors_as(target.folder):
-        target.folder.mkdir(parents=True, exist_ok=True)
-    if target.kept is not None:
-        yield target.kept
-        return
-    with contextlib.ExitStack() as leaving:
-        with file_errors_as(target.folder):
-            folder = leaving.enter_context(draft_folder(target.folder))
-        yield folder / "found"
-
-
 class _Search(NamedTuple):
-    """What is looked for, in which blocks, and where those lie that are found."""
+    """The class that is looked for, in which blocks, and where found blocks are stored."""
 
     chosen: ClassProbability
     options: ObjectOptions
     spacing: VoxelSpacing
     grid: BlockGrid
-    found: BlockCache
+    cache: BlockCache
 
     def blocks(self) -> Iterator[ObjectBlock]:
         return plan_blocks(self.grid, self.options, self.spacing)
 
     def find(self, block: ObjectBlock, values: ScaledProbability) -> BlockRegions:
-        """Return the parts of a block, kept for another time."""
-        labels, parts = find_block_regions(values, block.low, block.window, self.options, self.spacing)
-        self.found.write(block, labels, parts)
-        return parts
+        """Return the regions of a block, and store them."""
+        labels, regions = find_block_regions(values, block.low, block.window, self.options, self.spacing)
+        self.cache.write(block, labels, regions)
+        return regions
 
-    def recall(self, block: ObjectBlock) -> BlockRegions:
-        """Return the parts of a block that was found before; where they are damaged, they are found anew."""
-        return self.found.read(block) or self.find(block, self.look_at(block))
+    def restore(self, block: ObjectBlock) -> BlockRegions:
+        """Return the regions of a block that was found before; find it again if its files are damaged."""
+        return self.cache.read(block) or self.find(block, self.look_at(block))
 
     def look_at(self, block: ObjectBlock) -> ScaledProbability:
         return self.chosen.look_at(block.time, *block.read)
 
 
-def _search(
-    probability: Stack,
-    class_names: Sequence[str],
+def _search_of(
+    image: ClassImage,
     options: ObjectOptions,
     target: ObjectsTarget,
     folder: Path,
-    labels: bool = False,
     block: tuple[int, int, int] | None = None,
-    has_padding: bool = False,
 ) -> _Search:
-    chosen = probability_of_class(probability, class_names, options, labels, has_padding)
+    chosen = probability_of_class(image, options)
     grid = block_grid_of(chosen.shape, options, block)
-    place = {"channel": chosen.channel, "value": chosen.value, "voxel size": probability.space.voxel_size}
-    place |= {"padding": 0} if has_padding else {}
+    place = {"channel": chosen.channel, "value": chosen.value, "voxel size": image.stack.space.voxel_size}
+    place |= {"padding": 0} if chosen.has_padding else {}
     ours = versions().get("napari-skipseg", "")  # other packages may differ between machines that share a search
     made_of = {"recipe": target.recipe, "objects": asdict(options), "class": place, "version": ours}
-    return _Search(chosen, options, spacing_of(probability, options), grid, BlockCache(folder, grid, made_of))
+    return _Search(chosen, options, spacing_of(image.stack, options), grid, BlockCache(folder, grid, made_of))
 
 
-def _iter_numbers(search: _Search) -> Generator[Progress, None, tuple[list[int], NDArray[np.uint32]]]:
-    """Yield while parts are found; return where the labels of each block begin among those of all, and in the end how
-    many there are; and the number of the object that each belongs to."""
-    gathered = RegionGraphMerger(search.options, search.spacing, search.chosen.stack.name)
-    blocks = list(search.blocks())
-    known = search.found.numbers()
-    done = len(known)
-    yield BlockSearch(done, len(blocks), FINDING)
-    for block, parts in _iter_found(search, blocks, known, gathered):
-        gathered.add(parts, block.window)
-        del parts
-        done += block.number not in known
-        yield BlockSearch(done, len(blocks), FINDING)
-    return gathered.firsts, gathered.settle(blocks[0].window.whole)
-
-
-def _iter_found(
+def _iter_regions(
     search: _Search,
     blocks: Sequence[ObjectBlock],
     known: Collection[int] = (),
-    gathered: RegionGraphMerger | None = None,
+    merger: RegionGraphMerger | None = None,
 ) -> Generator[tuple[ObjectBlock, BlockRegions], None, None]:
-    """Yield each block and its parts, in order; meanwhile others are computed, and the next is read.
+    """Yield each block and its regions, in order, while the next ones are computed, and one is read.
 
-    known: numbers of those that were found before. What is gathered is joined when no block is under way, so that both
-    never need their memory at once.
+    known: numbers of the blocks that were found before.
     """
     waiting: deque[tuple[ObjectBlock, Future[BlockRegions]]] = deque()
     at_once = blocks_at_once()
     pool = ThreadPoolExecutor(at_once)
+
+    def first() -> tuple[ObjectBlock, BlockRegions]:
+        block, regions = waiting.popleft()
+        return block, regions.result()
+
     try:
         for block in blocks:
-            if gathered is not None and gathered.is_due:
+            if merger is not None and merger.is_due:
+                # Joining waits until no block is computed: the two never need their memory at once.
                 while waiting:
-                    yield _first_of(waiting)
-                gathered.join()
+                    yield first()
+                merger.join()
             if block.number in known:
-                waiting.append((block, pool.submit(search.recall, block)))
+                waiting.append((block, pool.submit(search.restore, block)))
             else:
                 waiting.append((block, pool.submit(search.find, block, search.look_at(block))))
             if len(waiting) > at_once:
-                yield _first_of(waiting)
+                yield first()
         while waiting:
-            yield _first_of(waiting)
+            yield first()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _first_of(waiting: deque[tuple[ObjectBlock, Future[BlockRegions]]]) -> tuple[ObjectBlock, BlockRegions]:
-    block, parts = waiting.popleft()
-    return block, parts.result()
 
 
 def _iter_write(
@@ -245,5 +217,5 @@ def _iter_write(
         yield from iter_write_ome_zarr(target.file, array, layout)
         return
     yield Progress(0, 1, f"writing {target.file.name}")
-    write_ome_tiff(target.file, array, space, description=recipe)
+    write_ome_tiff(target.file, array, space, description=recipe, title=stack.title)
     yield Progress(1, 1, f"writing {target.file.name}")

@@ -1,11 +1,11 @@
-"""Objects measured: size, outline, place, axes and grey values, in physical units, block by block.
+"""Measurements of objects, block by block: size, outline, place, axes and grey values, in physical units.
 
 The numbers are those of scikit-image's `regionprops`; the surface of a volume is that of its marching-cubes mesh.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from napari_skipseg.errors import InputError
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.classes import ClassProbability
 from napari_skipseg.objects.options import ObjectPlanes
-from napari_skipseg.objects.slabs import AROUND, LARGEST_SLAB, Slab, SlabPiece, SlabSource, iter_read_slabs, plan_slabs
+from napari_skipseg.objects.slabs import AROUND, LARGEST_SLAB, SlabPiece, SlabSource, iter_read_slabs, plan_slabs
 from napari_skipseg.objects.table import ObjectTable
 from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.scores.table import compiled
@@ -40,7 +40,7 @@ class PlaceSums(NamedTuple):
 
     def grown(self, labels: int) -> PlaceSums:
         """Return the sums with room for labels up to `labels`."""
-        return self if labels < len(self.voxels) else PlaceSums(*map(_joined, self, make_place_sums(labels)))
+        return self if labels < len(self.voxels) else PlaceSums(*map(_overwritten, make_place_sums(labels), self))
 
 
 class ValueSums(NamedTuple):
@@ -53,11 +53,11 @@ class ValueSums(NamedTuple):
 
     def grown(self, labels: int) -> ValueSums:
         """Return the sums with room for labels up to `labels`."""
-        return self if labels < len(self.total) else ValueSums(*map(_joined, self, make_value_sums(labels)))
+        return self if labels < len(self.total) else ValueSums(*map(_overwritten, make_value_sums(labels), self))
 
 
 def make_place_sums(labels: int) -> PlaceSums:
-    """Return sums over nothing for labels up to `labels`."""
+    """Return empty sums for labels up to `labels`."""
     room = labels + 1
     return PlaceSums(
         np.zeros(room, np.int64),
@@ -70,17 +70,13 @@ def make_place_sums(labels: int) -> PlaceSums:
 
 
 def make_value_sums(labels: int) -> ValueSums:
-    """Return sums over nothing for labels up to `labels`."""
+    """Return empty sums for labels up to `labels`."""
     room = labels + 1
     return ValueSums(np.zeros(room), np.zeros(room), np.full(room, np.inf), np.full(room, -np.inf))
 
 
-def grow_box(sums: NDArray[np.float64], labels: int) -> NDArray[np.float64]:
-    """Return sums with room for labels up to `labels`."""
-    return sums if labels < len(sums) else _joined(sums, np.zeros(labels + 1))
-
-
-def _joined(old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+def _overwritten(new: NDArray[Any], old: NDArray[Any]) -> NDArray[Any]:
+    """Return `new` with its beginning replaced by `old`."""
     new[: len(old)] = old
     return new
 
@@ -128,7 +124,7 @@ def _squares(last: int) -> int:
 
 @compiled
 def add_values(labels: NDArray[np.uint32], values: NDArray[Any], sums: ValueSums) -> None:
-    """Add the values of a block's voxels, one after the other, in the order of memory."""
+    """Add the values of a block's voxels in the order of memory."""
     flat, given = labels.reshape(-1), values.reshape(-1)
     place = 0
     while place < flat.size:
@@ -157,13 +153,9 @@ def cube_areas(spacing: tuple[float, float, float]) -> NDArray[np.float64]:
     return areas
 
 
-def add_surface(labels: NDArray[np.uint32], areas: NDArray[np.float64], surface: NDArray[np.float64]) -> None:
-    """Add the surface in all cubes of 8 voxels of `labels` to that of each label, at its number in `surface`."""
-    _add_surface(labels, areas, surface)
-
-
 @compiled
-def _add_surface(labels: NDArray[np.uint32], areas: NDArray[np.float64], surface: NDArray[np.float64]) -> None:
+def add_surface(labels: NDArray[np.uint32], areas: NDArray[np.float64], surface: NDArray[np.float64]) -> None:
+    """Add the surface in all cubes of 8 voxels of `labels` to `surface`, at each label's number."""
     depth, rows, columns = labels.shape
     corners = np.empty(8, np.uint32)
     for z in range(depth - 1):
@@ -187,17 +179,17 @@ def _add_surface(labels: NDArray[np.uint32], areas: NDArray[np.float64], surface
                         surface[label] += areas[filling]
 
 
-def add_perimeter(labels: NDArray[np.uint32], perimeter: NDArray[np.float64]) -> None:
-    """Add the perimeter, in pixels, in each slice to that of each label; two pixels around the slice do not count."""
-    weights = np.zeros(50)
-    weights[[5, 7, 15, 17, 25, 27]] = 1
-    weights[[21, 33]] = np.sqrt(2)
-    weights[[13, 23]] = (1 + np.sqrt(2)) / 2
-    _add_perimeter(labels, weights, perimeter)
+_PERIMETERS = np.zeros(50)
+"""Length of the outline at a pixel of an edge: at 1, + 2 for each neighbour of that edge by a side, + 10 by a corner
+(Benkrid and Crookes 2000, as scikit-image)."""
+_PERIMETERS[[5, 7, 15, 17, 25, 27]] = 1
+_PERIMETERS[[21, 33]] = np.sqrt(2)
+_PERIMETERS[[13, 23]] = (1 + np.sqrt(2)) / 2
 
 
 @compiled
-def _add_perimeter(labels: NDArray[np.uint32], weights: NDArray[np.float64], perimeter: NDArray[np.float64]) -> None:
+def add_perimeter(labels: NDArray[np.uint32], weights: NDArray[np.float64], perimeter: NDArray[np.float64]) -> None:
+    """Add the perimeter in each slice, in pixels, at each label's number; 2 pixels around the slice do not count."""
     depth, rows, columns = labels.shape
     edge = np.zeros((rows, columns), np.bool_)
     for z in range(depth):
@@ -242,50 +234,36 @@ def iter_measure(
     planes: ObjectPlanes = "volume",
     largest: int = LARGEST_SLAB,
 ) -> Generator[Progress, None, ObjectTable]:
-    """Yield slab by slab; return one row for each label above 0: an object, however its voxels lie.
+    """Yield slab by slab; return one row for each label above 0, also if its voxels are not connected.
 
     In a volume: volume, surface, three axes; of slices ("slices", or an image without Z): area, perimeter (where
-    voxels are square), two axes. Positions are those of the centre, the image's origin considered; bounding boxes are
-    in voxels, the end not included. image: grey values to measure, channel by channel. probability: of which the mean
-    is told. largest: voxels that a slab may have, of which two are in memory.
+    voxels are square), two axes. Positions are those of the centre, from the image's origin; bounding boxes are in
+    voxels, the end not included. image: grey values to measure, channel by channel. probability: its mean is measured.
+    largest: voxels of a slab; two slabs are in memory.
 
     Raises:
         InputError: labels that are no whole numbers, or an image of another shape.
     """
     if labels.data.dtype.kind not in "bui":
         raise InputError(f"'{labels.name}' holds {labels.data.dtype} values: objects are whole numbers, 0 = none.")
-    sources = list(_sources(labels, image, probability))
+    sources: list[SlabSource] = []
+    if image is not None:
+        _check_fits(labels, image)
+        channels = range(image.length("C"))
+        names = ["intensity"] if len(channels) == 1 else [f"channel {channel} intensity" for channel in channels]
+        sources += [SlabSource(name, image, channel) for name, channel in zip(names, channels, strict=True)]
+    if probability is not None:
+        _check_fits(labels, probability.stack)
+        sources.append(SlabSource("probability", probability, 0))
     flat = planes == "slices" or labels.length("Z") == 1
     sums = _Sums(make_place_sums(0), [make_value_sums(0) for _ in sources], np.zeros(1))
     slabs = plan_slabs(labels, largest)
     for done, slab in enumerate(iter_read_slabs(labels, sources, slabs), start=1):
         for piece in slab.pieces():
-            sums = _added(piece, labels, sums, flat)
+            sums = sums.grown(int(piece.around.max(initial=0)))
+            sums.add(piece, labels, flat)
         yield Progress(done, len(slabs), "measuring")
     return _table(labels, sums, [source.name for source in sources], flat)
-
-
-def _added(piece: SlabPiece, labels: Stack, sums: _Sums, flat: bool) -> _Sums:
-    """Return the sums with those of a piece."""
-    time, z, y = piece.slab
-    inside = np.ascontiguousarray(piece.around[1:, AROUND:-AROUND, AROUND:-AROUND])
-    sums = sums.grown(int(inside.max(initial=0)))
-    add_places(inside, np.array([z.start, y.start, 0]), time, sums.places)
-    for given, known in zip(piece.values, sums.values, strict=True):
-        add_values(inside, given, known)
-    if flat:
-        add_perimeter(piece.around[1:], sums.outline)
-    else:
-        _add_surface_of(piece.around, piece.slab, labels, sums.outline)
-    return sums
-
-
-def _add_surface_of(around: NDArray[np.uint32], slab: Slab, labels: Stack, surface: NDArray[np.float64]) -> None:
-    """Add the cubes that begin before a voxel of the slab; where the image ends, those behind it too."""
-    last_z, last_y = slab.z.stop == labels.length("Z"), slab.y.stop == labels.length("Y")
-    deep = np.pad(around, ((0, 1), (0, 0), (0, 0))) if last_z else around
-    cubes = deep[:, 1 : deep.shape[1] - (1 if last_y else AROUND), 1:-1]
-    add_surface(cubes, cube_areas(labels.space.voxel_size), surface)
 
 
 class _Sums(NamedTuple):
@@ -299,19 +277,25 @@ class _Sums(NamedTuple):
         """Return the sums with room for a label."""
         if label < len(self.outline):
             return self
-        room = max(label, 2 * len(self.outline))
-        return _Sums(self.places.grown(room), [each.grown(room) for each in self.values], grow_box(self.outline, room))
+        room = max(label, 2 * len(self.outline))  # doubled, so that it seldom grows
+        outline = _overwritten(np.zeros(room + 1), self.outline)
+        return _Sums(self.places.grown(room), [each.grown(room) for each in self.values], outline)
 
-
-def _sources(labels: Stack, image: Stack | None, probability: ClassProbability | None) -> Iterator[SlabSource]:
-    if image is not None:
-        _check_fits(labels, image)
-        channels = image.length("C")
-        for channel in range(channels):
-            yield SlabSource("intensity" if channels == 1 else f"channel {channel} intensity", image, channel)
-    if probability is not None:
-        _check_fits(labels, probability.stack)
-        yield SlabSource("probability", probability, 0)
+    def add(self, piece: SlabPiece, labels: Stack, flat: bool) -> None:
+        """Add a piece of a slab. flat: outlines are perimeters in the plane, else surfaces."""
+        (time, z, y), around = piece.slab, piece.around
+        inside = np.ascontiguousarray(around[1:, AROUND:-AROUND, AROUND:-AROUND])
+        add_places(inside, np.array([z.start, y.start, 0]), time, self.places)
+        for given, known in zip(piece.values, self.values, strict=True):
+            add_values(inside, given, known)
+        if flat:
+            add_perimeter(around[1:], _PERIMETERS, self.outline)
+            return
+        # The cubes that begin before a voxel of the slab; at the end of the image those behind it too.
+        last_z, last_y = z.stop == labels.length("Z"), y.stop == labels.length("Y")
+        deep = np.pad(around, ((0, 1), (0, 0), (0, 0))) if last_z else around
+        cubes = deep[:, 1 : deep.shape[1] - (1 if last_y else AROUND), 1:-1]
+        add_surface(cubes, cube_areas(labels.space.voxel_size), self.outline)
 
 
 def _check_fits(labels: Stack, image: Stack) -> None:
@@ -346,7 +330,14 @@ def _table(labels: Stack, sums: _Sums, sources: list[str], flat: bool) -> Object
             columns[f"bounding box {name} end"] = places.most[:, axis] + 1
     columns |= _axes(places, sides, unit, flat)
     for name, values in zip(sources, sums.values, strict=True):
-        columns |= _values(name, ValueSums(*(column[found] for column in values)), places.voxels)
+        total, squares, least, most = (column[found] for column in values)
+        mean = total / places.voxels
+        if name == "probability":
+            columns["mean probability"] = mean
+            continue
+        columns[f"{name} mean"] = mean
+        columns[f"{name} sd"] = np.sqrt(np.clip(squares / places.voxels - mean**2, 0, None))
+        columns |= {f"{name} min": least, f"{name} max": most}
     return ObjectTable(tuple(columns), tuple(columns.values()))
 
 
@@ -366,11 +357,3 @@ def _axes(
     lengths = np.sqrt(4 * (len(kept) + 2) * spread)[:, ::-1]
     names = ("major axis", "minor axis") if flat else ("major axis", "middle axis", "minor axis")
     return {f"{name} ({unit})": lengths[:, place] for place, name in enumerate(names)}
-
-
-def _values(name: str, values: ValueSums, voxels: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    mean = values.total / voxels
-    if name == "probability":
-        return {"mean probability": mean}
-    deviation = np.sqrt(np.clip(values.squares / voxels - mean**2, 0, None))
-    return {f"{name} mean": mean, f"{name} sd": deviation, f"{name} min": values.least, f"{name} max": values.most}

@@ -1,4 +1,4 @@
-"""How objects are to be found in a probability: one frozen value. Forms, flags and recipes derive from it."""
+"""The options of a search for objects. Forms, flags and recipes derive from its fields."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ Border = Literal["keep", "remove"]
 ObjectPlanes = Literal["volume", "slices"]
 
 THICK = 4.0
-"""Slices that are so many times as thick as their pixels are wide have cells that are better found slice by slice."""
+"""From this ratio of thickness to pixel width on, cells are better found slice by slice."""
 
 FARTHEST_SEEDS = 64.0
-"""The largest distance between seeds, in voxels of X: it must fit into what blocks of a large volume share."""
+"""The largest distance between seeds, in voxels of X: it must fit into the overlap of blocks."""
 
 
 @dataclass(frozen=True)
 class ObjectOptions:
-    """Options of a search for objects; each says beside its field what it is.
+    """Options of a search for objects.
 
-    class_name: "" = the only or first class, for cells the boundary's. smallest, largest: 0 = no limit.
+    class_name: "" = the only or first class; for cells, the first boundary class. smallest, largest: 0 = no limit.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")

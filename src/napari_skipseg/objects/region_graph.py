@@ -1,177 +1,254 @@
-"""Where labels of a block, or of two blocks side by side, touch: one row for each pair, in one pass over the voxels."""
+"""The graph of regions, and how its nodes are joined into objects: noise, close markers, cells behind weak boundaries.
+
+The objects do not depend on the blocks that the graph comes from: nodes and edges are additive, nodes are sorted by
+their first voxels, and ties are broken by places in the image.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from napari_skipseg.objects.elevation import Probability
-from napari_skipseg.objects.watershed import FULL, Edges, WatershedWindow
+from napari_skipseg.objects.elevation import NEVER
+from napari_skipseg.objects.options import ObjectOptions
+from napari_skipseg.objects.watershed import FULL, Edges, Nodes
 from napari_skipseg.scores.table import compiled
 
-_EMPTY = -1
+Groups = NDArray[np.int64]
+Rows = TypeVar("Rows", Nodes, Edges)
 
 
-def contact_strength(probability: Probability, z: slice, y: slice, x: slice) -> NDArray[np.uint16]:
-    """Return how strong a boundary is at each voxel of a part of a block: 65535 = probability 1."""
-    planes, rows, columns = (range(length)[part] for length, part in zip(probability.shape, (z, y, x), strict=True))
-    strength = np.empty((len(planes), len(rows), len(columns)), np.uint16)
-    for plane, place in zip(strength, planes, strict=True):
-        plane[:] = probability[place, y, x].astype(np.float64) * FULL + 0.5
-    return strength
+class RegionGraph(NamedTuple):
+    """Nodes, and edges between them; an edge's `one` and `other` are places in the nodes."""
+
+    nodes: Nodes
+    edges: Edges
+
+    def joined(self, groups: Groups) -> tuple[RegionGraph, Groups]:
+        """Return the graph whose nodes are groups of these, in the order of their first voxels, and each node's place.
+
+        groups: a number for each node, the same for nodes of one group.
+        """
+        _, numbers = np.unique(groups, return_inverse=True)
+        firsts = np.full(numbers.max(initial=-1) + 1, np.iinfo(np.int64).max)
+        np.minimum.at(firsts, numbers, self.nodes.first)
+        ranks = np.empty(len(firsts), np.int64)
+        ranks[np.argsort(firsts, kind="stable")] = np.arange(len(firsts))
+        places: Groups = ranks[numbers]
+        return RegionGraph(_join_nodes(self.nodes, places), _join_edges(self.edges, places)), places
 
 
-def region_contacts(
-    labels: NDArray[np.uint32],
-    height: NDArray[np.float32],
-    strength: NDArray[np.uint16],
-    window: WatershedWindow,
-    across: int = -1,
-) -> Edges:
-    """Return the pairs of different labels above 0 that touch by their faces.
+class MarkerRules(NamedTuple):
+    """When two maxima count as one marker: see `join_maxima`."""
 
-    All arrays have the window's shape. strength: as `contact_strength`. across: the one axis along which contacts
-    count, of a window of length 2 along it; all axes where it is -1.
+    level: float
+    tolerance: float
+    distance: float
+
+
+def join_parts(graph: RegionGraph, pairs: NDArray[np.int64]) -> tuple[RegionGraph, Groups]:
+    """Return the graph with the nodes of each pair, an array (n, 2), joined, and each node's place in it."""
+    count = len(graph.nodes.size)
+    links = coo_array((np.ones(len(pairs), np.bool_), (pairs[:, 0], pairs[:, 1])), (count, count))
+    return graph.joined(connected_components(links, directed=False)[1].astype(np.int64))
+
+
+def join_maxima(
+    graph: RegionGraph,
+    rules: MarkerRules,
+    spacing: tuple[float, float, float],
+    whole: tuple[int, int, int],
+    is_open: NDArray[np.bool_] | None = None,
+) -> tuple[RegionGraph, Groups]:
+    """Return the graph with nodes joined whose maxima count as one, and each node's place in it.
+
+    Passes are visited from the highest down. Of the two maxima beside a pass, the lower one joins the higher one if it
+    lies below `rules.level`; or if it rises no more than `rules.tolerance` above the pass; or if the pass is inside and
+    the two are closer than `rules.distance`, in voxels of X. is_open: nodes whose edges are not all known yet; whatever
+    depends on them is not joined.
     """
-    starts, whole = np.array(window.start), np.array(window.whole)
-    table, used = _tabulate(labels, height, strength, starts, whole, window.linked, across)
-    order = np.argsort(table.keys[:used])
-    keys, saddle, where = table.keys[order], table.saddle[order], table.where[order]
-    return Edges(keys >> 32, keys & 0xFFFFFFFF, saddle, where, table.strength[order], table.contacts[order])
+    nodes, edges = graph
+    order = np.lexsort((edges.where, -edges.saddle))
+    order = order[edges.saddle[order] > NEVER]
+    known = np.ones(len(nodes.size), np.bool_) if is_open is None else ~is_open
+    tops = np.empty((0, 3))
+    if len(nodes.top):  # unravel_index refuses an empty list
+        tops = np.stack(np.unravel_index(nodes.top, whole), axis=1) * np.array(spacing)
+    parent = np.arange(len(nodes.size))
+    _join_maxima(order, edges, nodes.peak, nodes.top, tops, known, rules, parent)
+    return graph.joined(parent)
 
 
-class _Table(NamedTuple):
-    """Pairs of labels as keys, and the columns of `Edges`, one row each.
+@compiled
+def _join_maxima(
+    order: NDArray[np.int64],
+    edges: Edges,
+    peak: NDArray[np.float32],
+    top: NDArray[np.int64],
+    tops: NDArray[np.float64],
+    known: NDArray[np.bool_],
+    rules: MarkerRules,
+    parent: NDArray[np.int64],
+) -> None:
+    limit = rules.distance * rules.distance
+    for edge in order:
+        low, high = edges.one[edge], edges.other[edge]
+        while parent[low] != low:
+            parent[low] = parent[parent[low]]
+            low = parent[low]
+        while parent[high] != high:
+            parent[high] = parent[parent[high]]
+            high = parent[high]
+        if low == high:
+            continue
+        if peak[low] > peak[high] or (peak[low] == peak[high] and top[low] > top[high]):
+            low, high = high, low
+        if not known[low]:
+            known[high] = False
+            continue
+        saddle = edges.saddle[edge]
+        apart = ((tops[low] - tops[high]) ** 2).sum()
+        close = saddle >= rules.level and apart < limit
+        if close or peak[low] < rules.level or peak[low] - saddle <= rules.tolerance:
+            parent[low] = high
+    for node in range(parent.size):
+        root = node
+        while parent[root] != root:
+            root = parent[root]
+        parent[node] = root
 
-    rows: a hash table, its length a power of 2: the row of a key, or -1.
+
+def join_weak(graph: RegionGraph, below: float) -> tuple[RegionGraph, Groups]:
+    """Return the graph with neighbours joined, the weakest boundary first, and each node's place in it.
+
+    A boundary's strength is the mean probability over all its contacts; joined boundaries have the mean over all of
+    theirs. It ends when no boundary is weaker than `below`.
     """
-
-    rows: NDArray[np.int32]
-    keys: NDArray[np.int64]
-    saddle: NDArray[np.float32]
-    where: NDArray[np.int64]
-    strength: NDArray[np.int64]
-    contacts: NDArray[np.int64]
-
-
-class _Contacts(NamedTuple):
-    """The contacts of one slice, before they are added up; the columns of `_Table`, one entry each."""
-
-    keys: NDArray[np.int64]
-    saddle: NDArray[np.float32]
-    where: NDArray[np.int64]
-    strength: NDArray[np.int64]
+    places = np.arange(len(graph.nodes.size))
+    while True:
+        edges = graph.edges
+        strength = edges.strength / edges.contacts / FULL
+        weak = np.flatnonzero(strength < below)
+        if not weak.size:
+            return graph, places
+        # Joining all pairs of mutual weakest neighbours in a round gives the same as joining one pair at a time: a mean
+        # never falls below both of its parts (Murtagh 1983).
+        best = _weakest(edges.one[weak], edges.other[weak], strength[weak], len(graph.nodes.size))
+        graph, step = graph.joined(best)
+        places = step[places]
 
 
 @compiled
-def _tabulate(
-    labels: NDArray[np.uint32],
-    height: NDArray[np.float32],
-    strength: NDArray[np.uint16],
-    start: NDArray[np.int64],
-    whole: NDArray[np.int64],
-    linked: bool,
-    across: int,
-) -> tuple[_Table, int]:
-    table, used = _make(1024), 0
-    depth, rows, columns = labels.shape
-    room = 3 * rows * columns
-    found = _Contacts(
-        np.empty(room, np.int64), np.empty(room, np.float32), np.empty(room, np.int64), np.empty(room, np.int64)
-    )
-    for z in range(depth):
-        first = ((start[0] + z) * whole[1] + start[1]) * whole[2] + start[2]
-        count = 0
-        for axis in range(3):
-            if (across < 0 or axis == across) and (linked or axis > 0) and (axis > 0 or z + 1 < depth):
-                count = _list(labels, height, strength, z, axis, first, whole[2], found, count)
-        done = 0
-        while done < count:
-            done, used = _add(table, found, done, count, used)
-            if done < count:
-                table = _grown(table)
-    return table, used
+def _weakest(
+    one: NDArray[np.int64], other: NDArray[np.int64], strength: NDArray[np.float64], count: int
+) -> NDArray[np.int64]:
+    """Return a group for each node: two nodes that are each other's weakest neighbours have the same."""
+    best = np.full(count, -1)
+    for edge in range(one.size):
+        for node in (one[edge], other[edge]):
+            if best[node] < 0 or strength[edge] < strength[best[node]]:
+                best[node] = edge
+    groups = np.arange(count)
+    for edge in range(one.size):
+        if best[one[edge]] == edge and best[other[edge]] == edge:
+            groups[other[edge]] = one[edge]
+    return groups
 
 
-@compiled
-def _list(
-    labels: NDArray[np.uint32],
-    height: NDArray[np.float32],
-    strength: NDArray[np.uint16],
-    z: int,
-    axis: int,
-    first: int,
-    stride: int,
-    found: _Contacts,
-    count: int,
-) -> int:
-    """List the contacts of a slice along one axis behind `count` others; return how many there are then."""
-    keys, saddles, places, walls = found
-    down, right, deep = int(axis == 1), int(axis == 2), int(axis == 0)
-    for y in range(labels.shape[1] - down):
-        for x in range(labels.shape[2] - right):
-            one, other = labels[z, y, x], labels[z + deep, y + down, x + right]
-            if one != other and one > 0 and other > 0:
-                keys[count] = (np.int64(min(one, other)) << 32) | np.int64(max(one, other))
-                saddles[count] = min(height[z, y, x], height[z + deep, y + down, x + right])
-                places[count] = (first + y * stride + x) * 3 + axis
-                walls[count] = max(strength[z, y, x], strength[z + deep, y + down, x + right])
-                count += 1
-    return count
+def combine_graphs(graphs: list[RegionGraph]) -> RegionGraph:
+    """Return one graph of several, whose edges name places in the nodes of all graphs one after the other."""
+    return RegionGraph(join_edges([graph.nodes for graph in graphs]), join_edges([graph.edges for graph in graphs]))
 
 
-@compiled
-def _add(table: _Table, found: _Contacts, done: int, count: int, used: int) -> tuple[int, int]:
-    """Add contacts from `done` on while there is room; return how many are done then, and how many pairs there are."""
-    rows, keys, saddle, where, strength, contacts = table
-    while done < count and used < keys.size:
-        key = found.keys[done]
-        slot = _slot(rows, keys, key)
-        row = rows[slot]
-        new = row == _EMPTY
-        if new:
-            row = used
-            rows[slot], keys[row], strength[row], contacts[row] = row, key, 0, 0
-            used += 1
-        height, place = found.saddle[done], found.where[done]
-        if new or height > saddle[row] or (height == saddle[row] and place < where[row]):
-            saddle[row], where[row] = height, place
-        strength[row] += found.strength[done]
-        contacts[row] += 1
-        done += 1
-    return done, used
+def shift_graph(edges: Edges, before: int) -> Edges:
+    """Return edges with `before` added to the places of their nodes."""
+    return edges._replace(one=edges.one + before, other=edges.other + before)
 
 
-@compiled
-def _make(room: int) -> _Table:
-    return _Table(
-        np.full(2 * room, _EMPTY, np.int32),
-        np.empty(room, np.int64),
-        np.empty(room, np.float32),
-        np.empty(room, np.int64),
-        np.empty(room, np.int64),
-        np.empty(room, np.int64),
-    )
+def join_edges(parts: list[Rows]) -> Rows:
+    """Return the rows of nodes, or of edges, one after the other."""
+    return type(parts[0])(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
-@compiled
-def _grown(full: _Table) -> _Table:
-    used = full.keys.size
-    table = _make(2 * used)
-    table.keys[:used], table.saddle[:used], table.where[:used] = full.keys, full.saddle, full.where
-    table.strength[:used], table.contacts[:used] = full.strength, full.contacts
-    for row in range(used):
-        table.rows[_slot(table.rows, table.keys, table.keys[row])] = row
-    return table
+def empty_graph() -> RegionGraph:
+    """Return a graph of nothing."""
+    whole, heights, marks = np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.bool_)
+    return RegionGraph(Nodes(whole, whole, marks, heights, whole, marks), empty_edges())
 
 
-@compiled
-def _slot(rows: NDArray[np.int32], keys: NDArray[np.int64], key: Any) -> int:
-    """Return where in a hash table with room for more the row of a key is, or is to be."""
-    mask = rows.size - 1
-    slot = ((key ^ (key >> 29)) * 0x9E3779B97F4A7C1 >> 20) & mask
-    while rows[slot] != _EMPTY and keys[rows[slot]] != key:
-        slot = (slot + 1) & mask
-    return int(slot)
+def empty_edges() -> Edges:
+    """Return no edges."""
+    whole = np.empty(0, np.int64)
+    return Edges(whole, whole, np.empty(0, np.float32), whole, whole, whole)
+
+
+def _join_nodes(nodes: Nodes, places: Groups) -> Nodes:
+    count = int(places.max(initial=-1)) + 1
+    size = np.zeros(count, np.int64)
+    np.add.at(size, places, nodes.size)
+    first = np.full(count, np.iinfo(np.int64).max)
+    np.minimum.at(first, places, nodes.first)
+    border, hollow = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+    border[places[nodes.border]] = True
+    hollow[places[nodes.hollow]] = True
+    peak = np.full(count, NEVER)
+    np.maximum.at(peak, places, nodes.peak)
+    top = np.zeros(count, np.int64)
+    highest = nodes.peak == peak[places]
+    np.maximum.at(top, places[highest], nodes.top[highest])
+    return Nodes(size, first, border, peak, top, hollow)
+
+
+def _join_edges(edges: Edges, places: Groups) -> Edges:
+    """Return the edges between groups, sorted by their ends; those inside a group are dropped."""
+    one, other = places[edges.one], places[edges.other]
+    kept = np.flatnonzero(one != other)
+    one, other = one[kept], other[kept]
+    key = np.minimum(one, other) << 32
+    key |= np.maximum(one, other)
+    del one, other  # a large volume has millions of edges
+    order = np.lexsort((edges.where[kept], -edges.saddle[kept], key))  # of each pair the highest pass first
+    rows, key = kept[order], key[order]
+    del kept, order
+    begins = np.flatnonzero(np.diff(key, prepend=-1))
+    if not len(begins):
+        return empty_edges()
+    key, tops = key[begins], rows[begins]
+    strength = np.add.reduceat(edges.strength[rows], begins)
+    contacts = np.add.reduceat(edges.contacts[rows], begins, dtype=np.int64)
+    return Edges(key >> 32, key & 0xFFFFFFFF, edges.saddle[tops], edges.where[tops], strength, contacts)
+
+
+def number_objects(graph: RegionGraph, options: ObjectOptions) -> NDArray[np.uint32]:
+    """Return the number of each node's object, 1, 2, … in the order of their first voxels; 0 = no object.
+
+    With `options.fill_holes`, background that touches one object only and no border of the image belongs to that
+    object, and counts for its size.
+    """
+    nodes, edges = graph
+    owner = np.where(nodes.hollow, -1, np.arange(len(nodes.size)))
+    if options.fill_holes:
+        least = np.full(len(owner), np.iinfo(np.int64).max)
+        most = np.full(len(owner), -1)
+        for hole, solid in ((edges.one, edges.other), (edges.other, edges.one)):
+            rows = nodes.hollow[hole] & ~nodes.hollow[solid]
+            np.minimum.at(least, hole[rows], solid[rows])
+            np.maximum.at(most, hole[rows], solid[rows])
+        holes = nodes.hollow & ~nodes.border & (most >= 0) & (least == most)
+        owner[holes] = most[holes]
+    owned = owner >= 0
+    size = np.zeros(len(owner), np.int64)
+    np.add.at(size, owner[owned], nodes.size[owned])
+    kept = ~nodes.hollow & (size >= options.smallest)
+    if options.largest:
+        kept &= size <= options.largest
+    if options.border == "remove":
+        kept &= ~nodes.border
+    numbers = np.zeros(len(owner), np.uint32)
+    chosen = np.flatnonzero(kept)
+    numbers[chosen[np.argsort(nodes.first[chosen], kind="stable")]] = np.arange(1, len(chosen) + 1)
+    return np.where(owned, numbers[owner], np.uint32(0)).astype(np.uint32)

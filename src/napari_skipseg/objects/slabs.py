@@ -1,4 +1,4 @@
-"""A label image and the values to measure, in slabs that are read once: while one is measured, the next is read."""
+"""A label image and the values to measure, in slabs that are read once; the next is read while one is measured."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.stack import Stack
-from napari_skipseg.objects.classes import ClassProbability, ScaledProbability
+from napari_skipseg.objects.classes import ClassProbability, ScaledProbability, read_block
 
 AROUND = 2
-"""Pixels around a slab that outlines in a plane depend on; in a volume it is one voxel before."""
+"""Pixels around a slab that outlines in a plane depend on; the surface in a volume depends on one slice before it."""
 
 LARGEST_SLAB = 2**25
 """Voxels of a slab."""
 
 PIECE = 2**22
-"""Voxels that are measured at once: what of them is converted is small."""
-
+"""Voxels that are measured at once, so that converted values take little memory."""
 
 _PLAIN = tuple(map(np.dtype, (np.uint8, np.uint16, np.float32, np.float64)))
-"""Types of values that are measured as they are; others (of another byte order, too) become float64."""
+"""Types of values that are measured as they are; others, also of another byte order, become float64."""
 
 
 class Slab(NamedTuple):
@@ -46,12 +45,12 @@ class SlabSource(NamedTuple):
         """Return the values of a slab, shape (Z, Y, X)."""
         if isinstance(self.data, ClassProbability):
             return self.data.look_at(slab.time, slab.z, slab.y, slice(None))
-        return _read(self.data, slab.time, self.channel, slab.z, slab.y)
+        return read_block(self.data, time=slab.time, channel=self.channel, z=slab.z, y=slab.y, x=slice(None))
 
 
 class SlabReader(NamedTuple):
-    """A slab as it was read. around: its labels, with one slice before them and `AROUND` pixels around them in their
-    planes, 0 where the image ends. values: of all sources."""
+    """A slab that was read. around: its labels, with one slice before them and `AROUND` pixels around them in their
+    planes, 0 outside of the image. values: of all sources."""
 
     slab: Slab
     around: NDArray[np.uint32]
@@ -65,28 +64,31 @@ class SlabReader(NamedTuple):
         for start in range(0, z.stop - z.start, slices):
             stop = min(start + slices, z.stop - z.start)
             piece = Slab(time, slice(z.start + start, z.start + stop), y)
-            yield SlabPiece(piece, self.around[start : stop + 1], [_plain(each[start:stop]) for each in self.values])
+            parts = [each[start:stop] for each in self.values]
+            kinds = [part.dtype if part.dtype in _PLAIN else np.float64 for part in parts]
+            plain = [np.ascontiguousarray(part, kind) for part, kind in zip(parts, kinds, strict=True)]
+            yield SlabPiece(piece, self.around[start : stop + 1], plain)
 
 
 class SlabPiece(NamedTuple):
-    """A part of a slab, as `SlabReader`; its values are of one of `_PLAIN` types."""
+    """A part of a slab, as `SlabReader`; its values have one of the `_PLAIN` types."""
 
     slab: Slab
     around: NDArray[np.uint32]
     values: list[NDArray[Any]]
 
 
-def _plain(values: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(values, values.dtype if values.dtype in _PLAIN else np.float64)
-
-
 def plan_slabs(labels: Stack, largest: int) -> list[Slab]:
-    """Return slabs that cover an image, those of the same rows one behind the other.
+    """Return slabs that cover an image, those of the same rows one after another.
 
-    They are whole chunks, where the labels are stored in chunks, and else whole planes, where these are not too large.
+    They are whole chunks if the labels are stored in chunks, or whole planes if these are not too large.
     """
     times, depth, rows, columns = (labels.length(axis) for axis in "TZYX")
-    deep, high = _chunk(labels)
+    chunks = getattr(labels.data, "chunks", None)
+    deep = high = 1
+    if isinstance(chunks, tuple) and all(isinstance(length, int) for length in chunks):  # Dask's are tuples of tuples
+        lengths = dict(zip(labels.space.axes, chunks, strict=True))
+        deep, high = lengths.get("Z", 1), lengths.get("Y", 1)
     if deep * high * columns > largest:
         deep = high = 1
     height = rows if deep * rows * columns <= largest else max(1, largest // (deep * columns) // high) * high
@@ -99,26 +101,24 @@ def plan_slabs(labels: Stack, largest: int) -> list[Slab]:
     ]
 
 
-def _chunk(stack: Stack) -> tuple[int, int]:
-    """Return the lengths of a chunk along Z and Y, 1 where none are known."""
-    chunks = getattr(stack.data, "chunks", None)
-    if not isinstance(chunks, tuple) or not all(isinstance(length, int) for length in chunks):
-        return 1, 1
-    lengths = dict(zip(stack.space.axes, chunks, strict=True))
-    return lengths.get("Z", 1), lengths.get("Y", 1)
-
-
 def iter_read_slabs(labels: Stack, sources: Sequence[SlabSource], slabs: Sequence[Slab]) -> Iterator[SlabReader]:
     """Yield all slabs, in their order.
 
     Raises:
-        InputError: labels that are no such numbers, or values that are no probabilities.
+        InputError: labels out of range, or values that are no probabilities.
     """
     last: tuple[Slab, NDArray[np.uint32]] | None = None
 
     def read(slab: Slab) -> SlabReader:
         nonlocal last
-        around = _read_around(labels, slab)
+        above, below = min(AROUND, slab.y.start), min(AROUND, labels.length("Y") - slab.y.stop)
+        rows = slice(slab.y.start - above, slab.y.stop + below)
+        values = read_block(labels, time=slab.time, channel=0, z=slab.z, y=rows, x=slice(None))
+        if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.uint32).max):
+            raise InputError(f"'{labels.name}' holds numbers that are no labels: they must be 0 to 4,294,967,295.")
+        depth, height, width = slab.z.stop - slab.z.start, slab.y.stop - slab.y.start, values.shape[2]
+        around = np.zeros((1 + depth, height + 2 * AROUND, width + 2 * AROUND), np.uint32)
+        around[1:, AROUND - above : AROUND + height + below, AROUND:-AROUND] = values
         if last is not None and (slab.time, slab.y, slab.z.start) == (last[0].time, last[0].y, last[0].z.stop):
             around[0] = last[1]
         last = slab, around[-1].copy()
@@ -132,23 +132,3 @@ def iter_read_slabs(labels: Stack, sources: Sequence[SlabSource], slabs: Sequenc
                 yield ready.result()
         if waiting is not None:
             yield waiting.result()
-
-
-def _read_around(labels: Stack, slab: Slab) -> NDArray[np.uint32]:
-    """Return the labels of a slab with what is around them in their planes; nothing is before them yet."""
-    above, below = min(AROUND, slab.y.start), min(AROUND, labels.length("Y") - slab.y.stop)
-    rows = slice(slab.y.start - above, slab.y.stop + below)
-    values = _read(labels, slab.time, 0, slab.z, rows)
-    if values.size and (int(values.min()) < 0 or int(values.max()) > np.iinfo(np.uint32).max):
-        raise InputError(f"'{labels.name}' holds numbers that are no labels: they must be 0 to 4,294,967,295.")
-    depth, height, width = slab.z.stop - slab.z.start, slab.y.stop - slab.y.start, values.shape[2]
-    around = np.zeros((1 + depth, height + 2 * AROUND, width + 2 * AROUND), np.uint32)
-    around[1:, AROUND - above : AROUND + height + below, AROUND:-AROUND] = values
-    return around
-
-
-def _read(stack: Stack, time: int, channel: int, z: slice, y: slice) -> NDArray[Any]:
-    """Return voxels as (Z, Y, X)."""
-    places: dict[str, int | slice] = {"T": time, "C": channel, "Z": z, "Y": y, "X": slice(None)}
-    values = stack.read(tuple(places[axis] for axis in stack.space.axes))
-    return values if "Z" in stack.space.axes else values[None]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from napari_skipseg.csv_files import write_csv
 
 _SHOWN = 20
-"""Names of columns that a table shows of itself."""
+"""Names of columns in the `repr` of a table."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,7 +40,7 @@ class ObjectTable:
         return self.columns[self.names.index(name)]
 
     def as_features(self) -> dict[str, NDArray[Any]]:
-        """Return the columns by name, led by a row for label 0, the background: what a labels layer takes."""
+        """Return the columns by name, with a first row for label 0, as the features of a labels layer."""
         features = {}
         for name, column in zip(self.names, self.columns, strict=True):
             empty = np.zeros(1, column.dtype) if column.dtype.kind in "iu" else np.full(1, np.nan, column.dtype)
@@ -53,10 +53,8 @@ class ObjectTable:
         Raises:
             FileError: it cannot be written.
         """
-        write_csv(Path(path), self.names, zip(*(_texts(column) for column in self.columns), strict=True))
-
-
-def _texts(column: NDArray[Any]) -> list[str]:
-    if column.dtype.kind == "f":
-        return ["" if np.isnan(value) else f"{value:.7g}" for value in column.tolist()]
-    return [str(value) for value in column.tolist()]
+        texts = (
+            ["" if value != value else f"{value:.7g}" if isinstance(value, float) else str(value) for value in column]
+            for column in map(np.ndarray.tolist, self.columns)
+        )
+        write_csv(Path(path), self.names, zip(*texts, strict=True))

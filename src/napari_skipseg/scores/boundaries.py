@@ -1,7 +1,7 @@
-"""Which classes part cells, by their names."""
+"""Names of classes that separate cells."""
 
 from __future__ import annotations
 
 BOUNDARY_CLASSES = ("membrane", "boundary", "wall", "border")
-"""Names of classes that part cells. The ISBI scores take the probability of cell, one minus theirs; cells are found
-between the first of them that a probability has."""
+"""The ISBI scores take the probability of cell, which is one minus theirs. Cells are found between the first of these
+classes that a probability has."""

@@ -1,4 +1,4 @@
-"""Whether a truth can be that of a prediction: told by how they overlap, for a note to the user."""
+"""Notes to the user if a truth may not belong to a prediction, judged by how they overlap."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from napari_skipseg.wording import percent
 AT_CHANCE = 0.2
 """Agreement beyond chance (Cohen's kappa) below which a truth is doubted: "slight" (Landis and Koch 1977)."""
 MOST_BOUNDARY = 0.6
-"""Share of an image that boundaries between cells do not cover: 0.2 to 0.45 in truths of ssTEM and FIB-SEM."""
+"""Share of an image above which a truth of boundaries is doubted: it is 0.2 to 0.45 in truths of ssTEM and FIB-SEM."""
 _UNLIKE = 3.0
-"""Ratio of the shares of truth and prediction from which on they are unlike."""
+"""Ratio from which on the shares of truth and prediction are unlike."""
 POOR = 0.4
 """Agreement beyond chance up to which a truth with an unlike share is doubted: "fair" (Landis and Koch 1977)."""
 
 
 def doubt_truth(truth: str, class_name: str, is_boundary: bool, counts: Mapping[str, Any]) -> str:
-    """Return why a truth may be that of another class or image, "" where nothing speaks for that.
+    """Return why a truth may be that of another class or image, "" if nothing suggests it.
 
     class_name: what is scored, "" for the foreground. counts: of pixels, as in `OverlapScores`.
     """

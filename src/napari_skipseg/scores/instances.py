@@ -1,7 +1,7 @@
-"""How well labelled instances match true ones: adapted Rand error and variation of information, by scikit-image.
+"""Adapted Rand error and variation of information of labelled instances, by scikit-image.
 
-Both compare the label images as they are: no thinning, no thresholds, and predicted label 0 is one segment like any
-other. Pixels that the truth leaves unlabelled (0) do not count. `napari_skipseg.scores.isbi` differs in all of these.
+Both compare the label images as they are: no thinning, no thresholds, and the predicted label 0 is a segment like any
+other. Pixels where the truth is 0 do not count. `napari_skipseg.scores.isbi` differs in all of these.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from skimage.metrics import contingency_table, variation_of_information
 from napari_skipseg.errors import InputError
 
 MASK = "The truth is a mask of one label: give instances, each with a number of its own, for the objects' scores."
-"""Why objects are not scored against a mask."""
 
 
 class MaskError(InputError):
-    """The truth tells no object from another."""
+    """The truth does not distinguish objects."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +99,13 @@ def score_instances(prediction: ArrayLike, truth: ArrayLike) -> InstanceScores:
 
 
 def is_mask(truth: NDArray[Any]) -> bool:
-    """Return whether one single label occurs in `truth` besides 0: it says where objects are, and not which."""
+    """Return whether `truth` has one label besides 0: it says where objects are, but not which."""
     labelled = truth[truth != 0]
     return bool(labelled.size and (labelled == labelled[0]).all())
 
 
 def pool_instances(scores: Sequence[InstanceScores]) -> InstanceScores:
-    """Return the scores of all images laid side by side, no segment of one being a segment of another.
+    """Return the scores of all images side by side; no segment belongs to two images.
 
     Pairs are added; the conditional entropies are means weighted by pixels, which is then exact.
     """

@@ -1,13 +1,13 @@
 """The scores of the ISBI 2012 EM challenge: foreground-restricted V_rand and V_info after border thinning.
 
 Polarity: everything here takes the probability of **cell** (1 = inside a cell, 0 = membrane), as the
-challenge does; `membrane_to_cell` turns the output of a membrane network round. The truth is a mask of
+challenge does; `membrane_to_cell` inverts the output of a membrane network. The truth is a mask of
 cells: 0 = membrane.
 
 The procedure is that of Fiji's code (Trainable Segmentation; Arganda-Carreras et al. 2015). For each
 threshold t and each slice: the pixels with P > t seed a flooding that leaves borders one pixel thin (`thin`),
 and the segments are compared with the 4-connected components of the truth. The scores are averaged over the
-slices; then the best t counts, one for the whole stack, V_rand and V_info each its own. So t is chosen on the
+slices; then the best t for the whole stack counts, one for V_rand and one for V_info. So t is chosen on the
 scored slices themselves: optimistic, by definition.
 
 P > t is decided in double precision on the values as given. Java widens Fiji's 32-bit images likewise, so
@@ -28,11 +28,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.progress import Progress, run_to_end
-from napari_skipseg.scores.flood import OUTSIDE, SEED, UNSEEN, flood_slice, pad_transposed
-from napari_skipseg.scores.table import Agreement, group_pixels, label_components, tabulate
+from napari_skipseg.scores.table import Agreement, compiled, group_pixels, label_components, tabulate
 
 THRESHOLDS: tuple[float, ...] = tuple(accumulate([0.0] + [0.1] * 10))
-"""0, 0.1, …, 1 as Fiji's loop adds them up: the last is 0.9999999999999999, so P = 1 is above every one."""
+"""0, 0.1, …, 1 as Fiji's loop adds them up: the last is 0.9999999999999999, so P = 1 is above all of them."""
+
+
+DAM, UNSEEN, QUEUED, SEED, OUTSIDE = 0, -1, -2, -3, -4
+"""States of a pixel while its slice is flooded; segments are 1, 2, …"""
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class SliceScores(NamedTuple):
 def score_isbi(cell_probability: ArrayLike, truth: ArrayLike) -> IsbiScores:
     """Return V_rand and V_info of a stack or a single slice.
 
-    cell_probability: (Y, X) or (Z, Y, X), in [0, 1]. A mask will do: it scores the same at every threshold.
+    cell_probability: (Y, X) or (Z, Y, X), in [0, 1], or a mask, which scores the same at every threshold.
     truth: the same shape; above 0 inside cells, 0 on membranes; a 4-connected component of a slice is a cell.
 
     Raises:
@@ -95,8 +98,8 @@ def iter_score_slices(
 ) -> Generator[Progress, None, list[SliceScores | None]]:
     """Yield after each slice; return their scores at every threshold, None for a slice without any true cell.
 
-    Arguments and errors are those of `score_isbi`; a truth without any cell is no error here. `combine_slices`
-    makes of one such list, or of several joined, the scores of a stack.
+    Arguments and errors are those of `score_isbi`, but a truth without any cell is no error. `combine_slices` computes
+    the scores of a stack from one such list, or from several joined.
     """
     probability = _checked_probability(cell_probability)
     cells = _checked_truth(truth, probability.shape)
@@ -141,7 +144,7 @@ def combine_slices(scores: Sequence[SliceScores | None]) -> IsbiScores:
 
 
 def thin(cell: ArrayLike, threshold: float = 0.0) -> NDArray[np.int32]:
-    """Return the segments grown from `cell` > `threshold` until only dams one pixel thin (0) part them.
+    """Return the segments grown from `cell` > `threshold` until only dams (0), one pixel thin, separate them.
 
     The flooding of Vincent and Soille on a two-level image, 4-connected, ties as in Fiji. A slice without any
     pixel above `threshold` is one segment.
@@ -256,3 +259,56 @@ def _mean(slices: list[tuple[Agreement, ...]]) -> list[Agreement]:
 def _best(means: list[Agreement]) -> int:
     """Return the place of the highest score, the lowest of several."""
     return max(range(len(means)), key=lambda place: means[place].score)
+
+
+def pad_transposed(mask: NDArray[np.bool_], inside: int, outside: int) -> NDArray[np.int32]:
+    """Return (X + 2, Y + 2) states, transposed, as Fiji's scan has x in the outer loop: its order decides ties."""
+    height, width = mask.shape
+    state = np.full((width + 2, height + 2), OUTSIDE, np.int32)
+    state[1:-1, 1:-1] = np.where(mask.T, np.int32(inside), np.int32(outside))
+    return state
+
+
+def flood_slice(state: NDArray[np.int32], column: int) -> int:
+    """Turn SEED and UNSEEN pixels of a padded slice into segments and dams; return the number of segments."""
+    seeds = label_components(state, column, SEED, 0)
+    _flood(state, column)
+    return label_components(state, column, UNSEEN, seeds)  # border that no cell touches
+
+
+@compiled
+def _flood(state: NDArray[np.int32], column: int) -> None:
+    """Grow all segments together through UNSEEN pixels; where two meet a DAM stays (order: W, N, E, S)."""
+    neighbours = (-column, -1, column, 1)
+    queue = np.empty(state.size, np.int32)
+    end = 0
+    for pixel in range(state.size):
+        if state[pixel] == UNSEEN:
+            for step in neighbours:
+                if state[pixel + step] > 0:
+                    state[pixel] = QUEUED
+                    queue[end] = pixel
+                    end += 1
+                    break
+    touched = False
+    place = 0
+    while place < end:
+        pixel = queue[place]
+        place += 1
+        for step in neighbours:
+            label = state[pixel + step]
+            here = state[pixel]
+            if label > 0:
+                if here == QUEUED or (here == DAM and touched):
+                    state[pixel] = label
+                elif here > 0 and here != label:
+                    state[pixel] = DAM
+                    touched = False
+            elif label == DAM:
+                if here == QUEUED:
+                    state[pixel] = DAM
+                    touched = True
+            elif label == UNSEEN:
+                state[pixel + step] = QUEUED
+                queue[end] = pixel + step
+                end += 1

@@ -1,6 +1,6 @@
-"""How many objects are found: average precision over thresholds of overlap, as the field defines it.
+"""How many objects are found: average precision over thresholds of overlap.
 
-A predicted and a true object match where their intersection over union reaches a threshold, each with one at most
+A predicted and a true object match if their intersection over union reaches a threshold, each with one at most
 (Caicedo et al. 2019, Nat. Methods 16:1247). Label 0 is background in both images, and counts in no object.
 """
 
@@ -63,10 +63,10 @@ def score_matching(
 ) -> MatchingScores:
     """Return how the objects of `prediction` match those of `truth`, label images of one shape and any number of axes.
 
-    thresholds: in (0, 1]; an overlap that reaches one counts. As many pairs as possible are made.
+    thresholds: in (0, 1]; an overlap equal to a threshold counts. As many pairs as possible are matched.
 
     Raises:
-        InputError: shapes that differ, values that are no integers, a threshold that is no share.
+        InputError: shapes that differ, values that are no integers, a threshold out of range.
     """
     predicted, true = as_labels(prediction, "prediction"), as_labels(truth, "truth")
     if predicted.shape != true.shape:
@@ -95,7 +95,7 @@ def pool_matching(scores: Sequence[MatchingScores]) -> MatchingScores:
 def _overlaps(
     predicted: NDArray[np.integer], true: NDArray[np.integer]
 ) -> tuple[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]], int, int]:
-    """Return the pairs of objects that overlap with their intersection over union, and how many objects there are."""
+    """Return the pairs of objects that overlap, with their intersection over union, and how many objects there are."""
     ours, our_sizes = _numbered(predicted)
     theirs, their_sizes = _numbered(true)
     both = (ours > 0) & (theirs > 0)

@@ -1,4 +1,4 @@
-"""How far two masks overlap: Dice, IoU, precision, recall and the rates of false pixels."""
+"""Overlap of two masks: Dice, IoU, precision, recall and the rates of false pixels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from napari_skipseg.errors import InputError
 class OverlapScores:
     """Scores of a predicted mask against a true one, each in [0, 1], and the pixel counts behind them.
 
-    A ratio over no pixels at all says that nothing went wrong: 1 for dice, iou, precision and recall, 0 for
+    A ratio over no pixels means that nothing is wrong: 1 for dice, iou, precision and recall, 0 for
     the two rates. So two empty masks score 1; an empty prediction of something has precision 1, recall 0 and
     dice 0.
 
@@ -38,7 +38,7 @@ class OverlapScores:
     def from_counts(
         cls, *, true_positives: int, false_positives: int, false_negatives: int, true_negatives: int
     ) -> OverlapScores:
-        """Return the scores for pixel counts, such as sums over the tiles of a stack."""
+        """Return the scores of pixel counts, such as sums over the tiles of a stack."""
         hits, false_alarms, misses = true_positives, false_positives, false_negatives
         return cls(
             dice=_ratio(2 * hits, 2 * hits + false_alarms + misses, over_nothing=1.0),

@@ -13,9 +13,9 @@ class ScoreSummary:
     """Scores by name: those of all images pooled, and those of each image.
 
     pooled: from the pixels, slices or pairs of all images together. Large images weigh more than in the mean.
-    images: the scores of each image by the image's name.
-    class_name: the class they belong to, empty where no classes were named.
-    notes: what was decided about the files and a user should know, one sentence each.
+    images: the scores of each image by its name.
+    class_name: the class that was scored, empty if no classes were named.
+    notes: decisions about the files that a user should know, one sentence each.
 
     Scores are floats; integers are counts and have no mean.
     """
@@ -34,7 +34,7 @@ class ScoreSummary:
     def deviation(self) -> dict[str, float | None]:
         """The standard deviation of each score over the images (SAT, Table 1), None for a single image.
 
-        That of a sample, n - 1 in the denominator; the paper does not say which one it reports.
+        Of a sample, with n - 1 in the denominator; the paper does not say which one it reports.
         """
         return {name: statistics.stdev(values) if len(values) > 1 else None for name, values in self._columns().items()}
 

@@ -1,4 +1,4 @@
-"""The contingency table of a true and a proposed segmentation, and the two ISBI-2012 scores read off it.
+"""The contingency table of a true and a proposed segmentation, and the two ISBI-2012 scores that follow from it.
 
 Definitions: Arganda-Carreras et al. 2015, Front. Neuroanat. 9:142, with the conventions of Fiji's code: only
 pixels inside a true segment count, a proposed pixel of label 0 is a segment of its own, and a pair may be a
@@ -22,7 +22,7 @@ Integers = NDArray[np.int32] | NDArray[np.int64]
 
 
 def compiled(function: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
-    """Return `function` compiled on its first call; kept on disk where the machine has a place for it."""
+    """Return `function` compiled on its first call, and cached on disk if a folder can be written to."""
     try:
         fast: Callable[Parameters, Returned] = njit(cache=True, nogil=True)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written to
@@ -42,7 +42,7 @@ class Agreement(NamedTuple):
 class Contingency:
     """Counts of the pixels inside true segments.
 
-    joint: pixels in true segment i and proposed segment j, the pairs (i, j) that occur, in no special order.
+    joint: pixels in true segment i and proposed segment j, for the pairs (i, j) that occur, in any order.
     of_truth: pixels per true segment, singletons included.
     of_proposal: pixels per proposed segment, inside the truth; may hold zeros.
     singletons: pixels without a proposed segment, each a segment of its own.
@@ -68,7 +68,7 @@ class Contingency:
     def information(self) -> Agreement:
         """Return V_info = 2·I/(H_T + H_S), split = I/H_S and merge = I/H_T, natural logarithms.
 
-        All three are 1 where truth and proposal are both one segment, 0 where only one of them is.
+        All three are 1 if truth and proposal are both one segment, 0 if only one of them is.
         """
         pixels = self.pixels
         truth = _entropy(self.of_truth, 0, pixels)
@@ -77,7 +77,7 @@ class Contingency:
             same = float(truth == proposal)
             return Agreement(same, same, same)
         shared = truth + proposal - _entropy(self.joint, self.singletons, pixels)
-        shared = min(max(shared, 0.0), truth, proposal)  # which rounding may leave by a last digit
+        shared = min(max(shared, 0.0), truth, proposal)  # rounding may exceed the bounds by a last digit
         return Agreement(2 * shared / (truth + proposal), shared / proposal, shared / truth)
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.files import read_recipe
+from napari_skipseg.objects.classes import tells_of_padding
+from napari_skipseg.objects.files import read_tissue
 from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.scores.boundaries import BOUNDARY_CLASSES
 from napari_skipseg.scores.doubts import doubt_truth
@@ -49,18 +51,18 @@ Measure = Literal["overlap", "isbi", "instances"]
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What is measured, and how files are read.
+    """Which scores are computed, and how the files are read.
 
-    measure: "overlap" (Dice and its kin), "isbi" (V_rand, V_info) or "instances" (adapted Rand, variation of
-        information, average precision).
-    membrane: the prediction is that of membrane (files of ours say so themselves), so its complement is scored with
-        "isbi", and the membranes of the truth are the foreground of "overlap".
-    foreground: what is above 0 in the truth of a membrane: "cells" or "membranes". "auto" judges by thickness
-        (`scores.polarity`), takes "cells" where that is not clear, and says so if the truth shows membranes.
+    measure: "overlap" (Dice, IoU, …), "isbi" (V_rand, V_info) or "instances" (adapted Rand, variation of information,
+        average precision).
+    membrane: the prediction is a probability of membrane (in files of ours the recipe says so). Then "isbi" scores its
+        complement, and the membranes of the truth are the foreground of "overlap".
+    foreground: what is above 0 in the truth of a membrane, "cells" or "membranes". "auto" judges by thickness
+        (`scores.polarity`); if that is not clear, a note says what was assumed.
     threshold: probability above which a pixel counts as predicted, for "overlap".
-    classes: names and label values of classes whose overlap is measured one by one, in images of labels. The values
-        are the truth's; so are the prediction's, unless it is a file of ours that names the class.
-    ignore: label value of the truth where nothing counts, such as 0 in labels of corrections; None = all of it counts.
+    classes: names and label values of classes that are scored one by one, in images of labels. The values are the
+        truth's, and the prediction's too, unless that is a file of ours with the names of its classes.
+    ignore: label value of the truth where nothing counts, such as 0 in labels of corrections; None = all counts.
 
     Raises:
         InputError: options that exclude each other.
@@ -122,16 +124,16 @@ def find_pairs(predictions: Path, truths: Path, options: ScoreOptions) -> list[P
 
 
 def iter_score_pairs(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progress, None, list[ScoreSummary]]:
-    """Yield after each pair; return the scores: one summary, or one for each of the classes that were named.
+    """Yield after each pair; return the scores: one summary, or one for each class in `options.classes`.
 
-    An image is a slice where there is one pair, a file where there are several; with "isbi" it is always a slice, and
-    all slices of all files share their best threshold. Images without any true cell or object are left out with
-    "isbi" and "instances". The pooled instances of a stack are those of the volume. Where its shape is the other's, a
-    file that names other axes than Z, Y and X takes those of its partner.
+    An image is a slice if there is one pair, a file if there are several; with "isbi" it is always a slice, and all
+    slices of all files share the best threshold. "isbi" and "instances" leave out images without any true cell or
+    object. The pooled instances of a stack are those of the volume.
 
-    Predictions of integers are probabilities scaled by their type's maximum; but images of 0 and 1 are masks, and for
-    the overlap images of values up to 31 are labels, above 0 = foreground. Truths: above 0 = foreground; in a truth of
-    membranes, as `options.foreground` says. What was decided about them is in the notes of the summaries.
+    Predictions of integers are probabilities scaled by the maximum of their type, but images of 0 and 1 are masks, and
+    for the overlap images of values up to 31 are labels, above 0 = foreground. Truths: above 0 = foreground; in a truth
+    of membranes, as `options.foreground`. Areas without tissue that a segmentation of ours left out do not count,
+    unless the truth marks something there. The notes of the summaries say what was decided.
 
     Raises:
         SkipsegError: a file that cannot be read, shapes that differ, values that are no probabilities or labels, truths
@@ -144,22 +146,26 @@ def _iter_overlap(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Pro
     scores: dict[str, dict[str, OverlapScores]] = {name: {} for name in options.classes or ("",)}
     notes: list[str] = []
     for done, pair in enumerate(pairs, start=1):
-        predicted, true, note = _read_pair(pair)
+        predicted, true, outside, note = _read_pair(pair)
         notes += note
-        counted = np.ones(true.shape, bool) if options.ignore is None else true != options.ignore
+        counted = ~outside if options.ignore is None else ~outside & (true != options.ignore)
         if options.ignore != 0:
             notes += note_empty(true, pair.truth.name, "" if options.classes else "--class NAME=VALUE ")
         boundary = "membrane" if options.membrane else boundary_of(pair.prediction)
         if options.classes:
-            masks = _class_masks(pair, predicted, true, options)
+            values = _predicted_labels(pair.prediction, predicted, options.classes)
+            masks = {name: (predicted == values[name], true == value) for name, value in options.classes.items()}
         else:
             true, note = marked_truth(true, pair.truth.name)
             notes += note
             if boundary:
-                true, note = _membranes_of(true, pair, options)
+                true, note = _membranes_of(true, outside, pair, options)
                 notes += note
-            mask, note = _foreground(predicted, pair, options)
-            notes += note
+            mask = predicted > 0  # labels; a probability has a threshold
+            if largest_label(predicted) is None:
+                probability, note = as_probability(predicted, pair.prediction.name)
+                notes += note
+                mask = probability > options.threshold
             masks = {"": (mask, true > 0)}
         for class_name, (mask, true_mask) in masks.items():
             of_file = []
@@ -195,7 +201,7 @@ def _iter_isbi(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progre
     slices: list[SliceScores | None] = []
     constants: list[SliceScores | None] = []
     for done, pair in enumerate(pairs, start=1):
-        predicted, true, note = _read_pair(pair)
+        predicted, true, outside, note = _read_pair(pair)
         notes += note
         if len(pairs) == 1 and not true.any():
             raise InputError(
@@ -204,15 +210,18 @@ def _iter_isbi(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progre
             )
         true, note = marked_truth(true, pair.truth.name)
         notes += note
-        membranes, note = _membranes_of(true, pair, options)
-        true = membranes == 0
+        membranes, note = _membranes_of(true, outside, pair, options)
+        true = (membranes == 0) & ~outside
         notes += note
         probability, note = as_probability(predicted, pair.prediction.name)
         notes += note
         is_membrane = options.membrane or bool(boundary_of(pair.prediction))
-        notes += _doubt_polarity(probability, pair, is_membrane)
+        notes += _doubt_polarity(probability, outside, pair, is_membrane)
         cell = membrane_to_cell(probability) if is_membrane else probability
-        notes.append(_doubt_cells(cell, true, pair.truth.name))
+        # A frame is no cell: it would join all cells at the edge of the tissue.
+        cell = np.where(outside, cell.dtype.type(0), cell)
+        membrane_overlap = score_overlap(cell <= DECIDED, ~true, ~outside)
+        notes.append(doubt_truth(pair.truth.name, "membrane", True, asdict(membrane_overlap)))
         slices += run_to_end(iter_score_slices(cell, true))
         constants += run_to_end(iter_score_slices(np.ones(true.shape, bool), true))
         file = pair.name if len(pairs) > 1 or true.ndim == 2 else ""
@@ -237,17 +246,14 @@ def _iter_isbi(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[Progre
     return [ScoreSummary(pooled, images, notes=tuple(dict.fromkeys(filter(None, notes))))]
 
 
-def _doubt_cells(cell: NDArray[Any], true: NDArray[np.bool_], name: str) -> str:
-    """Return why a truth of cells may be another's, judged by the voxels of its membranes."""
-    return doubt_truth(name, "membrane", True, asdict(score_overlap(cell <= 0.5, ~true)))
-
-
-def _membranes_of(true: NDArray[Any], pair: Pair, options: ScoreOptions) -> tuple[NDArray[np.bool_], list[str]]:
-    """Return where a truth has membranes, and what a user should know of how that was decided."""
+def _membranes_of(
+    true: NDArray[Any], outside: NDArray[np.bool_], pair: Pair, options: ScoreOptions
+) -> tuple[NDArray[np.bool_], list[str]]:
+    """Return where a truth has membranes, and notes on how that was decided."""
     name = pair.truth.name
     if options.foreground != "auto" or not true.any():
         return (true > 0 if options.foreground == "membranes" else true == 0), []
-    judged = foreground_of(true)
+    judged = foreground_of(true, outside)
     if judged == "cells":
         labels = np.unique(true)
         few = 2 < len(labels) <= MOST_LABELS
@@ -267,9 +273,9 @@ def _membranes_of(true: NDArray[Any], pair: Pair, options: ScoreOptions) -> tupl
     return (true > 0 if assumed == "membranes" else true == 0), [note]
 
 
-def _doubt_polarity(probability: NDArray[Any], pair: Pair, is_membrane: bool) -> list[str]:
-    """Return a note if a prediction of others looks like cells where membranes were said, or the other way round."""
-    judged = None if boundary_of(pair.prediction) else foreground_of(probability > DECIDED)
+def _doubt_polarity(probability: NDArray[Any], outside: NDArray[np.bool_], pair: Pair, is_membrane: bool) -> list[str]:
+    """Return a note if a foreign prediction looks like cells but should show membranes, or the other way round."""
+    judged = None if boundary_of(pair.prediction) else foreground_of(probability > DECIDED, outside)
     if judged is None or (judged == "membranes") == is_membrane:
         return []
     part, cure = ("thick", "leave out") if is_membrane else ("thin", "add")
@@ -280,7 +286,7 @@ def _doubt_polarity(probability: NDArray[Any], pair: Pair, is_membrane: bool) ->
 
 
 def _check_beats(scores: IsbiScores, constant: IsbiScores, pairs: Sequence[Pair]) -> None:
-    """Raise InputError where an image that is one cell everywhere reaches the scores: they say nothing."""
+    """Raise InputError if an image that is one cell everywhere reaches the same scores: they are meaningless."""
     for name, found, trivial in (
         ("V_rand", scores.v_rand, constant.v_rand),
         ("V_info", scores.v_info, constant.v_info),
@@ -301,7 +307,7 @@ def _iter_instances(pairs: Sequence[Pair], options: ScoreOptions) -> Generator[P
     notes: list[str] = []
     masks = 0
     for done, pair in enumerate(pairs, start=1):
-        predicted, true, note = _read_pair(pair)
+        predicted, true, _, note = _read_pair(pair)
         notes += note
         masks += is_mask(true)
         if true.any():
@@ -336,24 +342,8 @@ def _places(name: str, shape: tuple[int, ...], by_slice: bool) -> Iterator[tuple
         yield name, ...
 
 
-def _class_masks(
-    pair: Pair, predicted: NDArray[Any], true: NDArray[Any], options: ScoreOptions
-) -> dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-    """Return a predicted and a true mask for each class."""
-    values = _predicted_labels(pair.prediction, predicted, options.classes)
-    return {name: (predicted == values[name], true == value) for name, value in options.classes.items()}
-
-
-def _foreground(predicted: NDArray[Any], pair: Pair, options: ScoreOptions) -> tuple[NDArray[np.bool_], list[str]]:
-    """Return where something is predicted, and notes: above 0 in labels, above the threshold in probabilities."""
-    if largest_label(predicted) is not None:
-        return predicted > 0, []
-    probability, notes = as_probability(predicted, pair.prediction.name)
-    return probability > options.threshold, notes
-
-
 def _predicted_labels(path: Path, predicted: NDArray[Any], classes: Mapping[str, int]) -> dict[str, int]:
-    """Return the label value of each class in a prediction: a file of ours numbers its classes from 1."""
+    """Return the label value of each class in a prediction; a file of ours numbers its classes from 1."""
     recipe = _recipe(path)
     check_labels(predicted, str(path), "The prediction")
     if predicted.dtype.kind not in "bui" or (recipe and recipe.get("layer") != "labels"):
@@ -362,21 +352,42 @@ def _predicted_labels(path: Path, predicted: NDArray[Any], classes: Mapping[str,
     return {name: ours.get(name, value) for name, value in classes.items()}
 
 
-def _read_pair(pair: Pair) -> tuple[NDArray[Any], NDArray[Any], list[str]]:
-    """Return a prediction, its truth, and notes."""
+class _Images(NamedTuple):
+    """A prediction and its truth. outside: areas without tissue that were left out, where the truth marks nothing."""
+
+    predicted: NDArray[Any]
+    true: NDArray[Any]
+    outside: NDArray[np.bool_]
+    notes: list[str]
+
+
+def _read_pair(pair: Pair) -> _Images:
     found, labels = read_both(pair.prediction, pair.truth)
     everything = (slice(None),) * len(found.shape)
     predicted, true = found.read(everything), labels.read(everything)
     check_labels(true, str(pair.truth))
-    return predicted, true, note_voxels(found, labels)
+    notes, outside, recipe = note_voxels(found, labels), np.zeros(true.shape, np.bool_), _recipe(pair.prediction)
+    if not tells_of_padding(recipe) or "objects" in recipe:
+        return _Images(predicted, true, outside, notes)
+    is_labels = recipe.get("layer") == "labels"
+    tissue = read_tissue(pair.prediction, found, recipe) if is_labels else found
+    if tissue is not None:
+        outside = (tissue.read(everything) == 0) & (true == 0)
+        if outside.any():
+            notes.append(f"Areas without tissue that were left out of '{pair.prediction.name}' do not count.")
+    elif boundary_of(pair.prediction):
+        notes.append(
+            f"'{pair.prediction.name}' does not show which areas without tissue were left out, so these count as "
+            "cells: score the probability of the same segmentation."
+        )
+    return _Images(predicted, true, outside, notes)
 
 
 def boundary_of(prediction: Path) -> str:
-    """Return the boundary class whose probability a file of ours holds, such as membrane; empty for any other file."""
+    """Return the boundary class of a file of ours, such as membrane; "" for any other file."""
     names = _recipe(prediction).get("classes", [])
     return str(names[0]) if names and names[0] in BOUNDARY_CLASSES else ""
 
 
 def _recipe(path: Path) -> dict[str, Any]:
-    """Return the recipe of a file of ours, empty for any other."""
     return read_recipe(path) or {}

@@ -1,4 +1,4 @@
-"""Whether a prediction and its truth, two files, are of the same voxels: told by what they say of themselves."""
+"""Checks that two files, a prediction and its truth, have the same voxels, by their axes, shapes and voxel sizes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.stack import Stack
 
 _SAME_SIZE = 0.01
-"""Share by which voxel sizes may differ that were rounded."""
+"""Relative difference of voxel sizes that is taken for rounding."""
 
 
 def read_both(prediction: Path, truth: Path) -> tuple[Stack, Stack]:
-    """Return two images whose axes are of space and whose shapes are equal; nothing of them is read yet.
+    """Return two images with axes of ZYX and equal shapes, of which no voxel is read yet.
 
-    Of equal shape, one that names other axes than Z, Y and X takes those of the other: a stack of 3 or 4 slices that
-    was saved without a word of them passes for one of colours.
+    If the shapes are equal, an image with other axes than Z, Y and X takes those of the other one: a stack of 3 or 4
+    slices without axes in its file is read as colours.
 
     Raises:
         SkipsegError: one of them cannot be read, has other axes or another shape.
@@ -29,7 +29,7 @@ def read_both(prediction: Path, truth: Path) -> tuple[Stack, Stack]:
 
 
 def note_voxels(found: Stack, true: Stack) -> list[str]:
-    """Return a note if a prediction and its truth say that their voxels have different sizes."""
+    """Return a note if a prediction and its truth have different voxel sizes."""
     mine, other = found.space, true.space
     if not (mine.has_size and other.has_size):
         return []
@@ -48,7 +48,7 @@ def note_voxels(found: Stack, true: Stack) -> list[str]:
 
 
 def check_truth_shape(image: Stack, truth: Path) -> None:
-    """Raise where a file cannot be the truth of what is found in `image`, whatever its channels.
+    """Raise if a file cannot be the truth of objects in `image`, of any channel.
 
     Raises:
         SkipsegError: it cannot be read, has other axes or another shape.
@@ -59,7 +59,7 @@ def check_truth_shape(image: Stack, truth: Path) -> None:
 
 
 class _Shape:
-    """What is left of an image without its channels, of which nothing is read."""
+    """The shape of an image without its channels; no voxel is read."""
 
     def __init__(self, image: Stack) -> None:
         lengths = zip(image.space.axes, image.shape, strict=True)
@@ -71,7 +71,7 @@ class _Shape:
 
 
 def read_image_of(probability: Stack, image: Path) -> Stack:
-    """Return the image that a probability is of; of its shape and with axes not of space, it has the probability's.
+    """Return the image of a probability; if it has the same shape but other axes than ZYX, with the probability's axes.
 
     Raises:
         SkipsegError: it cannot be read.

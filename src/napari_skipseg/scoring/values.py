@@ -1,4 +1,4 @@
-"""What the numbers in a prediction and in a truth stand for: masks, labels or probabilities."""
+"""The meaning of the numbers in a prediction and in a truth: masks, labels or probabilities."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from napari_skipseg.scores.isbi import probability_from_image
 from napari_skipseg.wording import counted
 
 MOST_LABELS = 31
-"""Integer images whose largest value is at most this hold labels; others hold probabilities scaled by their type."""
+"""Integer images up to this value hold labels; others hold probabilities scaled by their type."""
 
 
 def marked_truth(true: NDArray[Any], name: str) -> tuple[NDArray[Any], list[str]]:
-    """Return a truth that is 0 where nothing is marked, and notes: of two values without a 0, the larger marks.
+    """Return a truth that is 0 where nothing is marked, and notes; of two values without a 0, the larger one marks.
 
     Raises:
         InputError: it holds NaN.
@@ -33,10 +33,7 @@ def marked_truth(true: NDArray[Any], name: str) -> tuple[NDArray[Any], list[str]
 
 
 def note_empty(true: NDArray[Any], name: str, classes: str) -> list[str]:
-    """Return what a user should know of a truth that is 0 in all of it, or in some of its slices.
-
-    classes: the flag that is needed besides --ignore.
-    """
+    """Return a note if a truth is 0 everywhere, or in some of its slices. classes: the flag needed with --ignore."""
     slices = true.reshape(-1, *true.shape[-2:])
     empty = [number for number, values in enumerate(slices) if not values.any()]
     if not empty:
@@ -52,10 +49,10 @@ def note_empty(true: NDArray[Any], name: str, classes: str) -> list[str]:
 
 
 def as_probability(values: NDArray[Any], name: str) -> tuple[NDArray[Any], list[str]]:
-    """Return the probability in [0, 1] that a prediction stands for, and notes.
+    """Return a prediction as a probability in [0, 1], and notes.
 
-    Two values of which one is 0 are a mask. Integers are scaled by the maximum of their type; those of more than 8 bits
-    that stay within 8 bits were 8-bit images, so 255 is their maximum.
+    Two values, one of them 0, are a mask. Integers are scaled by the maximum of their type; if they have more than 8
+    bits but no value above 255, they were 8-bit images, so 255 is their maximum.
 
     Raises:
         InputError: NaN, fractions outside [0, 1], negative integers, or no numbers.
@@ -82,7 +79,7 @@ def largest_label(values: NDArray[Any]) -> int | None:
 
 
 def check_labels(values: NDArray[Any], name: str, what: str = "The truth") -> None:
-    """Raise InputError where an image holds grey values: labels are few, or flat areas of equal value."""
+    """Raise InputError if an image holds grey values: labels are few, or flat areas of equal value."""
     if len(np.unique(values)) <= MOST_LABELS:
         return
     places = values.reshape(-1, *values.shape[-2:])
@@ -94,7 +91,7 @@ def check_labels(values: NDArray[Any], name: str, what: str = "The truth") -> No
 
 
 def doubt_overlap(counts: Mapping[str, Any]) -> str:
-    """Return why the overlap of all images together says nothing, "" where it does.
+    """Return why the overlap of all images together is meaningless, "" if it is not.
 
     counts: of pixels, and the Dice, as in `OverlapScores`.
 

@@ -1,7 +1,7 @@
-"""Short and long skips taken away: the same training with both, with either, and with neither.
+"""Ablation of short and long skips: the same training with both, with either, and with neither.
 
-Drozdzal et al. 2016, section 3.2, figure 3 and table 3: how much of what the residual FCN learns is owed to its long
-skips, and how much to the shortcut of every block.
+Drozdzal et al. 2016, section 3.2, figure 3 and table 3: how much the residual FCN owes to its long skips, and how much
+to the shortcut in each block.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from napari_skipseg.models.folder import is_scored, read_description
 from napari_skipseg.networks.build import count_parameters
 from napari_skipseg.networks.specs import ResidualFCNSpec
 from napari_skipseg.progress import Progress
-from napari_skipseg.studies.curves import Curve, CurvePanel, draw_curves
-from napari_skipseg.studies.pictures import write_figure
+from napari_skipseg.studies.pictures import CurvePanel, draw_curves, write_figure
 from napari_skipseg.studies.results import StudyRow, move_into, write_table
 from napari_skipseg.training.checkpoint import CHECKPOINT
 from napari_skipseg.training.patches import read_data
@@ -59,16 +58,16 @@ VARIANTS = (
 )
 """The three of figure 3, in its order."""
 NEITHER = Variant("plain", "no skips", {"short_skips": False, **NO_LONG})
-"""The fourth, of which the paper says only that it could not be trained."""
+"""The fourth; the paper says only that it could not be trained."""
 
 
 @dataclass(frozen=True)
 class AblationRow:
-    """What became of one variant (table 3); None where it was not trained, or something is not known.
+    """The result of one variant (table 3); None if it was not trained, or the value is not known.
 
-    best_held_out_loss: the lowest, at `step`. training_loss: at the same step, the mean of the last steps before it.
+    best_held_out_loss: the lowest, at `step`. training_loss: at the same step, the mean of the steps just before it.
     held_out_dice, v_rand, v_info: of the weights kept, on whole slices, as on the model's card; of several classes the
-    mean Dice. seconds: of the training with its scoring, where it ran without a break. state: "trained", or why not.
+    mean Dice. seconds: of the training with its scoring, if it was not interrupted. state: "trained", or why not.
     """
 
     variant: str
@@ -84,9 +83,9 @@ class AblationRow:
 
 
 def plan_ablation(settings: TrainSettings, variants: Sequence[Variant] = VARIANTS) -> tuple[TrainSettings, ...]:
-    """Return the settings of each variant, called after it; else they are the same.
+    """Return the settings of each variant, which differ in the name and in the skips of the network only.
 
-    What the skip connections do with the features is what `settings` say, a sum where they say nothing.
+    The long skips are those of `settings`, or sums if these have none.
 
     Raises:
         SpecError: another network than the residual FCN, no slices held out, or a model to start from.
@@ -112,16 +111,16 @@ def plan_ablation(settings: TrainSettings, variants: Sequence[Variant] = VARIANT
 def iter_ablation(
     settings: TrainSettings, folder: Path, device_name: str = "auto", variants: Sequence[Variant] = VARIANTS
 ) -> Generator[Progress, None, tuple[AblationRow, ...]]:
-    """Yield as the variants are trained, one after the other; return a row for each.
+    """Yield as the variants are trained, one after another; return a row for each.
 
-    In `folder` lie the models, ablation.csv and ablation.png, the latter two written anew after each variant, and the
-    settings. The same call resumes: what is trained is kept, and a training that was stopped goes on from its
-    checkpoint to the very same weights. What goes wrong in one training, such as a loss that is not finite, is its
-    row's state, and the others go on.
+    `folder` gets the models, the settings, and ablation.csv and ablation.png, which are written again after each
+    variant. The same call resumes: trained models are kept, and a training that was stopped continues from its
+    checkpoint to the same weights. If one training fails, say with a loss that is not finite, its row's state says so
+    and the others continue.
 
     Raises:
         SkipsegError: bad settings, unreadable or unfit images, no such device, a full disk, or `folder` holds an
-            ablation with other settings.
+            ablation with different settings.
     """
     plan = plan_ablation(settings, variants)
     device = choose_device(device_name)
@@ -129,7 +128,7 @@ def iter_ablation(
     yield Progress(0, total, f"reading the images; training on {device.title}")
     models = folder / MODELS
     if not all(is_scored(models / own.name) for own in plan):
-        read_data(settings)  # what is wrong with the images is said now, and once
+        read_data(settings)  # a fault of the images is reported now, and once
     _keep_settings(settings, folder)
     known = _known_seconds(folder)
     rows: list[AblationRow] = []
@@ -142,7 +141,7 @@ def iter_ablation(
 
 
 def _keep_settings(settings: TrainSettings, folder: Path) -> None:
-    """Write `settings` to `folder`, or raise where an ablation with other ones is in it."""
+    """Write `settings` to `folder`; raise if it holds an ablation with different ones."""
     kept = folder / SETTINGS
     if kept.exists():
         try:
@@ -150,7 +149,9 @@ def _keep_settings(settings: TrainSettings, folder: Path) -> None:
         except (OSError, SkipsegError):
             same = False
         if not same:
-            raise SpecError(f"'{folder}' holds an ablation with other settings: choose another folder, or delete it.")
+            raise SpecError(
+                f"'{folder}' holds an ablation with other settings: choose another folder, or delete this one."
+            )
         return
     text = json.dumps(settings_to_dict(settings), indent=1, ensure_ascii=False) + "\n"
     with scratch_folder(folder) as scratch:
@@ -162,14 +163,14 @@ def _keep_settings(settings: TrainSettings, folder: Path) -> None:
 def _iter_variant(
     row: AblationRow, settings: TrainSettings, models: Path, device_name: str, at: Progress
 ) -> Generator[Progress, None, AblationRow]:
-    """Yield as a variant is trained, from `at` on; return its row, at once where its model is already there."""
+    """Yield as a variant is trained, from `at` on; return its row, at once if its model exists."""
     target = models / settings.name
     begun = (models / f"{settings.name}.training" / CHECKPOINT).exists()
     try:
         if not is_scored(target):
             took = yield from _timed(iter_train(settings, models, device_name), at, settings.steps)
             row = replace(row, seconds=None if begun else round(took, 2))
-        return _fill(row, read_description(target))
+        return _with_scores(row, read_description(target))
     except (FileError, DeviceError):
         raise
     except (SkipsegError, MemoryError, RuntimeError) as error:  # torch's out of memory is a RuntimeError
@@ -180,9 +181,9 @@ def _iter_variant(
 
 
 def _timed(work: Generator[Progress, None, Path], at: Progress, steps: int) -> Generator[Progress, None, float]:
-    """Yield what `work` does, counted from `at` on; return the seconds it took, without those spent at a yield.
+    """Yield the progress of `work`, counted from `at` on; return its seconds, without those spent at a yield.
 
-    steps: of this training. Its other phases, such as scoring, count something else: they do not move the bar.
+    steps: of this training. Its other phases, such as scoring, count something else, so they do not move the bar.
     """
     seconds, reached = 0.0, 0
     with closing(work):
@@ -208,14 +209,17 @@ def _known_seconds(folder: Path) -> dict[str, float]:
         return {}
 
 
-def _fill(row: AblationRow, description: ModelDescription) -> AblationRow:
+def _with_scores(row: AblationRow, description: ModelDescription) -> AblationRow:
     curves, scores = description.training.curves, description.card.scores
-    step, best = _lowest(curves["held-out loss"])
+    step, best = min(curves["held-out loss"], key=lambda point: point[1])
+    training = curves["training loss"]
+    # Its points lie at other steps: the first one at or behind `step` is the mean that includes it.
+    at_step = next((value for reached, value in training if reached >= step), training[-1][1])
     dice = [scores[f"Dice {name}"] for name in description.class_names if f"Dice {name}" in scores]
     return replace(
         row,
         best_held_out_loss=best,
-        training_loss=_at(curves["training loss"], step),
+        training_loss=at_step,
         step=step,
         held_out_dice=round(float(np.mean(dice)), 5) if dice else None,
         v_rand=scores.get("V_rand"),
@@ -224,7 +228,7 @@ def _fill(row: AblationRow, description: ModelDescription) -> AblationRow:
 
 
 def ablation_summary(rows: Sequence[AblationRow]) -> list[StudyRow]:
-    """Return the rows as a terminal shows them, narrow enough for one; why one failed only where one did."""
+    """Return the rows for a terminal, narrow enough for one; with a state only if a variant failed."""
     failed = any(row.state != TRAINED for row in rows)
     return [
         {
@@ -246,19 +250,10 @@ def _short(value: float | None) -> str | None:
     return None if value is None else f"{value:.4f}"
 
 
-def _lowest(curve: Curve) -> tuple[int, float]:
-    return min(curve, key=lambda point: point[1])
-
-
-def _at(curve: Curve, step: int) -> float:
-    """Return the curve's value at the point that `step` counts to: the first one at or behind it."""
-    return next((value for reached, value in curve if reached >= step), curve[-1][1])
-
-
 def _write(
     rows: Sequence[AblationRow], variants: Sequence[Variant], plan: Sequence[TrainSettings], folder: Path
 ) -> None:
-    """Write table and picture of the variants that are done."""
+    """Write table and picture of the variants so far."""
     panels = []
     for row, variant, own in zip(rows, variants, plan, strict=False):
         trained = row.state == TRAINED

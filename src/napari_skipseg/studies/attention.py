@@ -1,4 +1,4 @@
-"""Attention: what the gates of several models look at in one image, side by side (SAT, section 3, figures 6 and 7)."""
+"""Attention maps of several models on one image, side by side (SAT, section 3, figures 6 and 7)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from napari_skipseg.studies.views import StudyView, read_truth, read_view
 
 
 def predict_view(view: StudyView, model: Model) -> Prediction:
-    """Return the probability of what is on view, with the attention maps of every gate.
+    """Return the probability of the view, with the attention maps of all gates.
 
-    First come those of the long skips, which a segmentation gives too and numbers alike, finest first; then those of
-    gates inside dense blocks. The network runs in float32, on the CPU and in one piece.
+    First come those of the long skips, finest first, numbered as in a segmentation; then those of gates inside dense
+    blocks. The network runs in float32, on the CPU and in one piece.
     """
     output, gates = run_with_gates(model, view.pixels)
     names = model.description.class_names
@@ -71,10 +71,10 @@ def iter_attention(
 ) -> Generator[Progress, None, StudyResult]:
     """Yield after each model; return a row per map and the files in `folder`.
 
-    attention.png has one row per model: the image, every gate's map, the prediction and the truth. Beside it lie, for
-    each model, probability, binary and the maps as OME-TIFF at their true place, so that they open over the image. A 2D
-    model takes slice `number` (by default the middle one), a 3D model the volume around it, of which the picture
-    shows that slice.
+    attention.png has one row per model: the image, the map of each gate, the prediction and the truth. Probability,
+    binary image and maps of each model are OME-TIFF files with their position, so that they open over the image. A 2D
+    model takes slice `number` (by default the middle one), a 3D model the volume around it; the picture shows the
+    slice.
 
     Raises:
         SkipsegError: a model has no attention maps or is named twice, the image does not fit one, there is no such
@@ -100,7 +100,7 @@ def iter_attention(
 
 
 def check_attend(models: Sequence[Model]) -> None:
-    """Raise where there is nothing to compare: no model, one named twice, or one without attention maps."""
+    """Raise if there is no model, a model is named twice, or a model has no attention maps."""
     if not models:
         raise InputError("There is no model to look at: name one with --model, several to compare them.")
     for name, times in Counter(model.description.name for model in models).items():
@@ -115,7 +115,7 @@ def check_attend(models: Sequence[Model]) -> None:
 
 
 def attention_rows(prediction: Prediction) -> list[StudyRow]:
-    """Return one row per attention map: which gate's, its stride, and its mean, least and greatest value."""
+    """Return one row per attention map: its gate, its stride, and its mean, lowest and highest value."""
     return [
         {
             "model": prediction.recipe["model"],

@@ -1,4 +1,4 @@
-"""Channels turned off: what the select step of every gate lets through (SAT, section 3, figure 5)."""
+"""Channels turned off by the select step of each gate (SAT, section 3, figure 5)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from napari_skipseg.studies.views import StudyView, read_view
 
 
 def selection_rows(gates: Sequence[GateSelection]) -> list[StudyRow]:
-    """Return one row per gate: its channels, the percentage that is off at start and at end, and its weights."""
+    """Return one row per gate: its channels, the percentage that is off at start and end, and its weights."""
     return [
         {
             "gate": gate.name,
@@ -38,7 +38,7 @@ def selection_rows(gates: Sequence[GateSelection]) -> list[StudyRow]:
 
 
 def weight_rows(gates: Sequence[GateSelection]) -> list[StudyRow]:
-    """Return one row per channel: its gate, and its select weight at start (None where not recorded) and end."""
+    """Return one row per channel: its gate, and its select weight at start (None if not recorded) and end."""
     return [
         {
             "gate": gate.name,
@@ -59,10 +59,10 @@ def _percent(fraction: float | None) -> float | None:
 def iter_channels(
     model_folder: Path, folder: Path, stack: Stack | None = None, number: int | None = None, channel: int | None = None
 ) -> Generator[Progress, None, StudyResult]:
-    """Yield as the study goes on; return its table and the files in `folder`: channels.csv and .png, weights.csv.
+    """Yield between the steps; return the table and the files in `folder`: channels.csv, channels.png, weights.csv.
 
-    With a `stack` there is features.png too: a few channels of slice `number` (the middle one) before and after the
-    select step of every gate.
+    With a `stack` also features.png: a few channels of slice `number` (by default the middle one) before and after the
+    select step of each gate.
 
     Raises:
         SkipsegError: the model has no select step, there is no such slice, or the folder cannot be written.
@@ -89,7 +89,7 @@ def iter_channels(
 
 
 def _plane(gate: GateFeatures, view: StudyView) -> GateFeatures:
-    """Return the features in the plane on view alone, (C, Y, X)."""
+    """Return the features in the plane that is shown, (C, Y, X)."""
     if gate.before.ndim == 3:
         return gate
     depth = min(view.shown // gate.stride, gate.before.shape[1] - 1)

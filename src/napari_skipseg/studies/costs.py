@@ -1,23 +1,29 @@
-"""Parameters, memory and time of every network with every skip, measured (SAT, table 3)."""
+"""Parameters, peak memory and time of networks with each kind of skip, measured (SAT, table 3)."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from napari_skipseg.csv_files import read_csv
 from napari_skipseg.devices import Device, choose_device
 from napari_skipseg.errors import SkipsegError, SpecError
+from napari_skipseg.inference.memory import StorageMeter
 from napari_skipseg.inference.saving import scratch_folder
 from napari_skipseg.networks.build import build, count_parameters
+from napari_skipseg.networks.gates import fold_gates
+from napari_skipseg.networks.network import Network
 from napari_skipseg.networks.presets import PRESETS
 from napari_skipseg.networks.specs import SKIPS, NetworkSpec
 from napari_skipseg.progress import Progress
-from napari_skipseg.studies.memory import measure_inference, measure_training
 from napari_skipseg.studies.pictures import BarGroups, draw_bars, write_figure
 from napari_skipseg.studies.results import StudyResult, StudyRow, move_into, write_table
 
@@ -29,9 +35,9 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True)
 class CostSettings:
-    """What is measured: every preset of `networks` in all `dimensions` with all `skips`, one image of `sizes` each.
+    """What is measured: each preset of `networks` in all `dimensions` with all `skips`, on an image of `sizes`.
 
-    training: a training step as well as a segmentation.
+    training: measure a training step too.
     """
 
     networks: tuple[str, ...] = DEFAULT_NETWORKS
@@ -59,11 +65,11 @@ class CostSettings:
 
 @dataclass(frozen=True)
 class CostRow:
-    """The costs of one network; None where nothing was measured.
+    """The costs of one network; None if not measured.
 
     saving_percent: of trainable parameters, against the same network with `org`. forward_mib, forward_seconds: of a
-    segmentation. kept_mib: what a training step keeps for its way back; training_mib: its peak. state: "measured", or
-    why not.
+    segmentation. kept_mib: activations that a training step keeps for its backward pass; training_mib: its peak.
+    state: "measured", or why not.
     """
 
     network: str
@@ -84,9 +90,9 @@ class CostRow:
 def iter_costs(settings: CostSettings, folder: Path) -> Generator[Progress, None, StudyResult]:
     """Yield before each network; return the rows and the files in `folder`: costs.csv and costs.png.
 
-    The table is written anew after each row, so that nothing measured is lost; rows that an earlier, stopped run with
-    the same settings and device has left in it are taken over. What goes wrong with one network, such as too little
-    memory, is its row's state, and the others go on.
+    The table is written after each row, so that nothing measured is lost; rows of an earlier run with the same settings
+    and device are reused. If one network fails, say for too little memory, its row's state says so and the others
+    continue.
 
     Raises:
         SkipsegError: there is no such device, or the folder cannot be written.
@@ -152,22 +158,19 @@ def _size_name(settings: CostSettings, dimensions: int) -> str:
 
 
 def _earlier(table: Path, settings: CostSettings, device: Device) -> Iterable[CostRow]:
-    """Return the rows of an earlier run that need not be measured again: of the same size, device and parameters."""
+    """Return the rows of an earlier run that have the same size, device and parameters."""
     for text in read_csv(table):
         row = _parse(text)
         if row is None or row.state != MEASURED or row.device != device.title or row.dimensions not in settings.sizes:
             continue
         if row.size != _size_name(settings, row.dimensions) or (settings.training and row.kept_mib is None):
             continue
-        if row.trainable_parameters == _count(row):
+        try:
+            parameters = count_parameters(_spec(row.network, row.dimensions, row.skip))
+        except (SpecError, StopIteration):  # a network or skip that there is no more
+            continue
+        if row.trainable_parameters == parameters:
             yield row if settings.training else replace(row, kept_mib=None, training_mib=None, training_seconds=None)
-
-
-def _count(row: CostRow) -> int | None:
-    try:
-        return count_parameters(_spec(row.network, row.dimensions, row.skip))
-    except (SpecError, StopIteration):
-        return None
 
 
 def _parse(text: dict[str, str]) -> CostRow | None:
@@ -181,7 +184,7 @@ def _parse(text: dict[str, str]) -> CostRow | None:
 
 
 def cost_summary(rows: list[StudyRow]) -> list[StudyRow]:
-    """Return the rows as a terminal of 80 columns shows them: only what was measured, rounded."""
+    """Return the rows for a terminal of 80 columns: only measured columns, rounded."""
     measured = {key: heading for key, heading in HEADINGS.items() if any(row[key] is not None for row in rows)}
     failed = any(row["state"] != MEASURED for row in rows)
     return [
@@ -210,20 +213,20 @@ HEADINGS = {
     "training_mib": "step",
     "training_seconds": "step s",
 }
-"""What a terminal calls the costs: MiB and seconds of a forward pass, MiB kept, MiB and seconds of a training step."""
+"""Headings in a terminal: MiB and seconds of a forward pass, MiB kept, MiB and seconds of a training step."""
 
 MEASURES = {
     "trainable_parameters": ("trainable parameters", "{:,.0f}"),
     "forward_mib": ("peak memory of a forward pass", "{:,.1f} MiB"),
     "forward_seconds": ("time of a forward pass", "{:.2f} s"),
-    "kept_mib": ("memory kept for the way back", "{:,.1f} MiB"),
+    "kept_mib": ("memory kept for the backward pass", "{:,.1f} MiB"),
     "training_mib": ("peak memory of a training step", "{:,.1f} MiB"),
     "training_seconds": ("time of a training step", "{:.2f} s"),
 }
 
 
 def cost_panels(rows: list[CostRow]) -> list[BarGroups]:
-    """Return one panel of bars per measure and dimension: in % of `org` where it was measured, else as they are."""
+    """Return one panel of bars per measure and dimension, in % of `org` if that was measured."""
     panels = []
     for key, (title, form) in MEASURES.items():
         if all(getattr(row, key) is None for row in rows):
@@ -250,3 +253,123 @@ def _panel(rows: list[CostRow], key: str, title: str, form: str) -> BarGroups:
 
 def _share(value: float | None, whole: float | None) -> float | None:
     return None if value is None or not whole else 100 * value / whole
+
+
+_TIMES = 3
+"""How often a pass is timed; the median is reported."""
+
+
+class Meter(Protocol):
+    """Bytes that were allocated since it was started: now, and at the peak so far."""
+
+    @property
+    def live(self) -> int:
+        """Bytes now."""
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the peak."""
+
+
+class CudaMeter:
+    """CUDA's own counts, which include the work space of kernels."""
+
+    def __init__(self) -> None:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        self._before = torch.cuda.memory_allocated()
+
+    @property
+    def live(self) -> int:
+        """Bytes now."""
+        return torch.cuda.memory_allocated() - self._before
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the peak."""
+        return torch.cuda.max_memory_allocated() - self._before
+
+
+@contextmanager
+def metered(device: torch.device) -> Iterator[Meter]:
+    """Yield a meter of what is allocated on `device` inside the block."""
+    if device.type == "cuda":
+        yield CudaMeter()
+        return
+    with StorageMeter() as meter:
+        yield meter
+
+
+@dataclass(frozen=True)
+class InferenceCost:
+    """One pass without gradients: bytes of activations at their peak, and seconds."""
+
+    peak: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """One pass forward and backward: bytes kept for the backward pass, bytes at the peak, and seconds.
+
+    The peak includes the gradients of the parameters; weights and the optimiser's state are in neither.
+    """
+
+    kept: int
+    peak: int
+    seconds: float
+
+
+def measure_inference(network: Network, image: Tensor) -> InferenceCost:
+    """Return the cost of segmenting `image` (N, C, *space), which lies on the network's device.
+
+    The gates of the network are folded, as in inference, so it cannot be trained afterwards.
+    """
+    fold_gates(network.eval())
+
+    def run() -> None:
+        with torch.no_grad():
+            network(image)
+
+    run()  # kernels are chosen on the first pass
+    with metered(image.device) as meter:
+        run()
+        peak = meter.peak
+    return InferenceCost(peak, _seconds(run, image.device))
+
+
+def measure_training(network: Network, image: Tensor) -> TrainingCost:
+    """Return the cost of a training step on `image` (N, C, *space), without the optimiser's; the loss is the mean."""
+    network.train()
+
+    def run(after_forward: Callable[[], None] = lambda: None) -> None:
+        network.zero_grad(set_to_none=True)
+        output = network(image)
+        after_forward()
+        output.logits.mean().backward()
+
+    run()
+    network.zero_grad(set_to_none=True)
+    kept: list[int] = []
+    with metered(image.device) as meter:
+        run(lambda: kept.append(meter.live))
+        peak = meter.peak
+    return TrainingCost(kept[0], peak, _seconds(run, image.device))
+
+
+def _seconds(run: Callable[[], None], device: torch.device) -> float:
+    def once() -> float:
+        _wait(device)
+        start = time.perf_counter()
+        run()
+        _wait(device)
+        return time.perf_counter() - start
+
+    return median(once() for _ in range(_TIMES))
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    elif device.type == "mps":
+        torch.mps.synchronize()

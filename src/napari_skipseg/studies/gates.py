@@ -1,8 +1,8 @@
-"""What the gates of a network let through, feature by feature."""
+"""Features before and after the gates of a network, recorded during one pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,11 +20,11 @@ from napari_skipseg.networks.specs import ATTENDING, MAPPING, SELECTING
 
 @dataclass(frozen=True, eq=False)
 class GateFeatures:
-    """What entered one gate, and what it made of it.
+    """The features at one gate.
 
     name: of the gate's module. place: where it is, in words. stride: image pixels per pixel. before: the features that
-    enter, (C, *space / stride). weights: by what each channel is multiplied, (C,) in [0, 1]; ones where the gate does
-    not select. attentions: its maps in [0, 1], each (*space / stride).
+    enter, (C, *space / stride). weights: the factor of each channel, (C,) in [0, 1]; ones if the gate does not select.
+    attentions: its maps in [0, 1], each (*space / stride).
     """
 
     name: str
@@ -41,8 +41,8 @@ class GateFeatures:
 
 
 class GateRun(NamedTuple):
-    """The network's own output for one image, and what every gate saw and made: long skips, then dense blocks,
-    each finest first."""
+    """The output of the network for one image, and the features of each gate: long skips, then dense blocks, each
+    finest first."""
 
     output: TileOutput
     gates: tuple[GateFeatures, ...]
@@ -51,10 +51,11 @@ class GateRun(NamedTuple):
 def run_with_gates(model: Model, image: Pixels) -> GateRun:
     """Return output and gates for `image`, (C, *space) in standard units, in float32 on the CPU, nothing folded.
 
-    Gates of long skips and those inside dense blocks are given; a long skip that is summed, concatenated as it is
-    or absent is none.
+    Gates are those of long skips and inside dense blocks; a plain sum or concatenation is no gate.
     """
-    gates = {name: module for name, module in model.network.named_modules() if _is_gate(module)}
+    kinds = (*SELECTING, *MAPPING, *ATTENDING)
+    modules = model.network.named_modules()
+    gates = {name: module for name, module in modules if isinstance(module, Gate) and module.skip in kinds}
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     with _watching(gates, seen), torch.inference_mode():
         result = model.network(torch.from_numpy(image)[None])
@@ -66,21 +67,15 @@ def run_with_gates(model: Model, image: Pixels) -> GateRun:
 
 
 def gate_features(model: Model, image: Pixels) -> tuple[GateFeatures, ...]:
-    """Return what every gate of `model` saw and made of `image`: `run_with_gates` without the output."""
+    """Return the features of each gate, as `run_with_gates`."""
     return run_with_gates(model, image).gates
 
 
-def _is_gate(module: nn.Module) -> bool:
-    return isinstance(module, Gate) and module.skip in (*SELECTING, *MAPPING, *ATTENDING)
-
-
 @contextmanager
-def _watching(gates: dict[str, nn.Module], seen: dict[str, tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """Keep in `seen` what enters every gate and what leaves it.
-
-    A gate is crossed by a call of `cross`, on which no hook fires, so its steps are watched: `attend` is always called,
-    `select` by all but the additive gate.
-    """
+def _watching(gates: Mapping[str, nn.Module], seen: dict[str, tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Record in `seen` the input and the output of each gate."""
+    # A gate is called through `cross`, which runs no hooks, so the hooks are on its steps: `attend` is always called,
+    # `select` by all but the additive gate.
     entered: dict[str, Tensor] = {}
     handles = []
     for name, gate in gates.items():

@@ -1,6 +1,6 @@
-"""What the gates of a model make of one part of an image: which part, how it is run, what comes back.
+"""Inspection of the gates of a model in one part of an image: the choice of the part, the run, and its result.
 
-Loads without torch; only `iter_inspect`, which the engine process calls, needs it.
+This loads without torch; only `iter_inspect`, which the engine process calls, needs it.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from napari_skipseg.models.model import Model
 
 MOST_INSPECTED_VOXELS = 2**22
-"""How many voxels are looked at at once, 2048² or 161³: the features of every gate are in memory together."""
+"""Voxels of a part, 2048² or 161³: the features of all gates are in memory together."""
 _GRID = 32
-"""A block begins on a multiple of this, so that the grids of its features are those of the whole image."""
+"""A part begins on a multiple of this, so that the grids of its features are those of the whole image."""
 BRIGHT = 99.5
 """Percentile of the features that is shown as white."""
 
 InspectedPart = Mapping[str, slice]
-"""A part of a stack: which positions, by axis letter."""
+"""A part of a stack: a slice for each axis letter."""
 
 
 @dataclass(frozen=True, eq=False)
 class GateMap:
-    """One attention map in [0, 1], (*space / stride): of which gate, and its number among the maps of that gate."""
+    """One attention map in [0, 1], (*space / stride), with its gate and its number among the maps of that gate."""
 
     place: str
     number: int
@@ -46,12 +46,11 @@ class GateMap:
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What one gate saw and let through in a part of an image, and the attention maps of all gates.
+    """The features at one gate in a part of an image, and the attention maps of all gates.
 
     place: of the gate, such as "long skip 1". axes: those that the model sees at once, "YX" or "ZYX". before, after:
-    the features on both sides of its select step, (C, *space / stride). limits: the values to show as
-    black and white. clearest: the channel that varies most behind the gate. start: the first voxel of the part, by
-    axis letter.
+    the features on both sides of its select step, (C, *space / stride). limits: the values to show as black and white.
+    clearest: the channel that varies most behind the gate. start: the first voxel of the part, by axis letter.
     """
 
     place: str
@@ -67,11 +66,13 @@ class Inspection:
 
 
 def choose_part(lengths: Mapping[str, int], seen: str, centre: Mapping[str, int]) -> dict[str, slice]:
-    """Return the part to look at, by axis letter: all along the axes in `seen` where that is at most
-    `MOST_INSPECTED_VOXELS`, else the largest block around `centre`; one position along the others. Channels have no
-    say.
+    """Return the part to inspect, by axis letter: the whole length of the axes in `seen` if that is at most
+    `MOST_INSPECTED_VOXELS`, else the largest block around `centre`; one position along the other axes but C.
     """
-    sides = _sides({axis: lengths[axis] for axis in seen})
+    longest = -(-max(lengths[axis] for axis in seen) // _GRID) * _GRID
+    while math.prod(min(longest, lengths[axis]) for axis in seen) > MOST_INSPECTED_VOXELS:
+        longest -= _GRID
+    sides = {axis: min(longest, lengths[axis]) for axis in seen}
     part = {}
     for axis in lengths:
         if axis == "C":
@@ -84,15 +85,8 @@ def choose_part(lengths: Mapping[str, int], seen: str, centre: Mapping[str, int]
     return part
 
 
-def _sides(lengths: Mapping[str, int]) -> dict[str, int]:
-    longest = -(-max(lengths.values()) // _GRID) * _GRID
-    while math.prod(min(longest, length) for length in lengths.values()) > MOST_INSPECTED_VOXELS:
-        longest -= _GRID
-    return {axis: min(longest, length) for axis, length in lengths.items()}
-
-
 def cut_part(stack: Stack, part: InspectedPart, seen: str) -> Stack:
-    """Return `part` of `stack` in memory, with its channels first, where it has some, and the axes in `seen`.
+    """Return `part` of `stack` in memory, with its channels first, if it has any, and the axes in `seen`.
 
     Raises:
         InputError: the values are no numbers.
@@ -108,7 +102,7 @@ def cut_part(stack: Stack, part: InspectedPart, seen: str) -> Stack:
 def iter_inspect(
     stack: Stack, model: Model, *, gate: str, normalization: Normalization, start: Mapping[str, int], folder: Path
 ) -> Generator[Progress, None, Inspection]:
-    """Yield between the steps; return what the gates make of a part of an image, in memory-mapped files in `folder`.
+    """Yield between the steps; return the features of the gates in a part of an image, memory-mapped from `folder`.
 
     The network runs in float32, in one piece. stack: the part as `cut_part` gives it. start: where in the image it
     begins, by axis letter.
@@ -159,7 +153,7 @@ def iter_inspect(
 
 
 def _to_file(values: NDArray[np.float32], file: Path) -> NDArray[np.float32]:
-    """Return an array memory-mapped, after it was written to `file`: so the viewer can show it from there."""
+    """Write an array to `file` and return it memory-mapped, so that the viewer can open the file."""
     np.save(file, values)
     mapped: NDArray[np.float32] = np.load(file, mmap_mode="r")
     return mapped

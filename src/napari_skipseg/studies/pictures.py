@@ -1,12 +1,13 @@
-"""The studies' pictures, drawn without a screen and without pyplot, so that threads do not share a state. No torch."""
+"""The pictures of the studies, drawn without torch, without a screen, and without pyplot, whose state threads share."""
 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,9 +22,18 @@ if TYPE_CHECKING:
 
 ATTENTION_COLOURS = "turbo"
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#222255")
-"""Colours of bars and lines, told apart by the colour-blind too (Paul Tol's)."""
+"""Colours of bars and lines that the colour-blind can distinguish (Paul Tol)."""
+Curve = tuple[tuple[int, float], ...]
+"""Points of (step, value)."""
+CURVE_COLOURS = {"training loss": COLOURS[0], "held-out loss": COLOURS[1], "held-out Dice": COLOURS[2]}
+REASON_WIDTH = 36
+"""Letters in a line of the reason why a training failed."""
+FEW_POINTS = 20
+CUT_AT = 2
+"""The axis of losses is at most this many times as long as the training loss needs: the held-out loss of a network that
+trains badly may be a hundred times as high."""
 SHOWN_CHANNELS = 8
-"""How many channels of a gate a picture of features shows."""
+"""Channels of a gate in a picture of features."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +52,7 @@ class AttentionRow:
 
 @dataclass(frozen=True)
 class BarGroups:
-    """One panel of grouped bars: for each group (below the axis) one bar per series; None where nothing is known."""
+    """One panel of grouped bars: for each group (below the axis) one bar per series; None if not known."""
 
     title: str
     groups: tuple[str, ...]
@@ -74,7 +84,7 @@ def write_figure(figure: Figure, path: Path) -> Path:
 
 
 def draw_channels(gates: Sequence[GateSelection]) -> Figure:
-    """Return the select weights of every gate as bars, between 0 (off) and 1, and how many are off (SAT, figure 5)."""
+    """Return the select weights of each gate as bars, between 0 (off) and 1, and how many are off (SAT, figure 5)."""
     columns = 1 if len(gates) < 5 else 2
     rows = math.ceil(len(gates) / columns)
     figure = new_figure(9 * columns, 1.9 * rows + 0.4)
@@ -107,7 +117,7 @@ def _evenly(numbers: NDArray[Any], count: int) -> NDArray[Any]:
 
 
 def draw_features(gates: Sequence[GateFeatures]) -> Figure:
-    """Return a few channels of every gate before (upper row) and after (lower row) the select step (SAT, figure 5).
+    """Return a few channels of each gate before (upper row) and after (lower row) the select step (SAT, figure 5).
 
     gates: features of one plane, (C, Y, X). A channel is shown on the same grey scale in both rows.
     """
@@ -140,7 +150,7 @@ def enlarge(values: NDArray[Any], stride: int, shape: tuple[int, ...]) -> NDArra
 
 
 def draw_attention(rows: Sequence[AttentionRow]) -> Figure:
-    """Return one row per model: the image, the attention map of every gate, the prediction, the truth (SAT, figure 6).
+    """Return one row per model: image, attention map of each gate, prediction, truth (SAT, figure 6).
 
     All maps share one colour scale from 0 to 1.
     """
@@ -199,3 +209,56 @@ def _show_bars(axis: Any, panel: BarGroups) -> None:
     axis.set_xticks(range(len(panel.groups)), panel.groups, fontsize=9)
     axis.margins(y=0.42)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+class CurvePanel(NamedTuple):
+    """One training of the picture.
+
+    curves: by name, as in `TrainingRecord`; empty if it was not trained, and `state` says why. step: of the weights
+    that were kept.
+    """
+
+    title: str
+    curves: dict[str, Curve]
+    step: int | None
+    state: str
+
+
+def draw_curves(panels: Sequence[CurvePanel]) -> Figure:
+    """Return one column per variant, all with the same axes: training and held-out loss, below the held-out Dice
+    (figure 3). A dotted line marks the weights that were kept."""
+    figure = new_figure(3.4 * len(panels) + 0.6, 5.6)
+    axes = figure.subplots(2, len(panels), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 2))
+    for column, panel in zip(axes.T, panels, strict=True):
+        column[0].set_title(panel.title, fontsize=10)
+        for axis, names in zip(column, (("training loss", "held-out loss"), ("held-out Dice",)), strict=True):
+            for name in names:
+                _show_curve(axis, name, panel)
+            axis.spines[["top", "right"]].set_visible(False)
+            if panel.step is not None:
+                axis.axvline(panel.step, color="0.5", linewidth=0.8, linestyle=":")
+        if not panel.curves:
+            reason = textwrap.fill(panel.state, REASON_WIDTH)
+            column[0].text(0.5, 0.5, reason, transform=column[0].transAxes, ha="center", va="center", fontsize=8)
+        column[1].set_xlabel("step")
+    training, both = _losses(panels, "training loss"), _losses(panels, "training loss", "held-out loss")
+    bottom = min(0.0, *both) * 1.05  # Dice is a loss below 0
+    top, most = bottom + CUT_AT * (max(training) - bottom), max(both) + 0.05 * (max(both) - bottom)
+    axes[0, 0].set_ylabel("loss" if most <= top else "loss (what is higher is cut off)")
+    axes[1, 0].set_ylabel("held-out Dice")
+    axes[0, 0].set_ylim(bottom, min(top, most) if max(both) > bottom else None)
+    axes[1, 0].set_ylim(0, 1)
+    handles = {text: handle for axis in axes[0] for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(handles.values()), list(handles), loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def _show_curve(axis: Any, name: str, panel: CurvePanel) -> None:
+    points = panel.curves.get(name, ())
+    if points:
+        marker = "o" if len(points) < FEW_POINTS else None  # a line of one point is not seen
+        axis.plot(*zip(*points, strict=True), color=CURVE_COLOURS[name], label=name, linewidth=1.4, marker=marker, ms=3)
+
+
+def _losses(panels: Sequence[CurvePanel], *names: str) -> list[float]:
+    return [value for panel in panels for name in names for _, value in panel.curves.get(name, ())] or [0.0]

@@ -1,4 +1,4 @@
-"""What a study leaves behind: rows of a table and files, which appear together when the last one is whole."""
+"""The results of a study: rows of a table, and files that appear together when the last one is complete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from napari_skipseg.durable import replace, sync, sync_folder
 from napari_skipseg.errors import FileError
 
 StudyRow = dict[str, Any]
-"""One row of a table: values by column; None where there is none."""
+"""One row of a table: values by column; None = an empty cell."""
 
 
 class StudyResult(NamedTuple):
@@ -22,9 +22,7 @@ class StudyResult(NamedTuple):
 
 
 def write_table(path: Path, rows: Sequence[StudyRow]) -> Path:
-    """Return `path`, written as a CSV with the columns of the first row; None becomes an empty cell.
-
-    The file takes its name when it is whole.
+    """Write a CSV with the columns of the first row, and return `path`. The file appears when it is complete.
 
     Raises:
         FileError: it cannot be written.
@@ -34,7 +32,7 @@ def write_table(path: Path, rows: Sequence[StudyRow]) -> Path:
 
 
 def move_into(drafts: Iterable[Path], folder: Path) -> list[Path]:
-    """Return finished files under their names in `folder`, where they replace older ones.
+    """Move finished files to `folder`, where they replace older ones; return their new paths.
 
     Raises:
         FileError: one cannot be moved.

@@ -26,12 +26,12 @@ THIRDS = ("input_third", "centre_third", "output_third")
 UPDATE_COLOURS = "viridis"
 PANELS_PER_ROW = 4
 SHOWN_DECADES = 3
-"""The colour scale ends at most this many powers of ten below the largest update: what moves less shows as still."""
+"""The colour scale ends at most this many powers of ten below the largest update; all below has one colour."""
 
 
 @dataclass(frozen=True, eq=False)
 class WeightUpdateMap:
-    """What one training recorded of its weights.
+    """The weight updates of one training.
 
     name: the model's. layers: its convolutions from input to output. values: mean |W_end - W_begin| of each in each
     epoch, (layers, epochs).
@@ -49,7 +49,7 @@ class WeightUpdateMap:
 
     @property
     def shares(self) -> NDArray[np.float64]:
-        """Share of the summed updates in the input, centre and output third, (3, epochs); nan where nothing moved."""
+        """Share of the summed updates in the input, centre and output third, (3, epochs); nan if nothing moved."""
         parts = np.split(self.values, self.edges)
         sums = np.stack([part.sum(axis=0) for part in parts])
         total = sums.sum(axis=0)
@@ -78,8 +78,8 @@ def iter_updates(
 ) -> Generator[Progress, None, StudyResult]:
     """Yield after each model; return the shares of the thirds and the files in `folder`.
 
-    NAME_updates.csv holds each model's map, updates.png all of them side by side, in one colour scale or each in its
-    `own_scale`. The rows say, for the first and the last epoch, which share of all updates went to the third of the
+    NAME_updates.csv holds the map of each model, updates.png all of them side by side, in one colour scale or each in
+    its `own_scale`. The rows give, for the first and the last epoch, the share of all updates in the third of the
     convolutions at the input, at the centre (the deepest) and at the output.
 
     Raises:

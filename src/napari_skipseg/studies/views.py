@@ -1,4 +1,4 @@
-"""What a study looks at: one slice for a 2D model, the whole volume around it for a 3D one, as the model sees it."""
+"""The view of a study: one slice for a 2D model, the volume around it for a 3D model, in standard units."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from napari_skipseg.models.description import ModelDescription
 from napari_skipseg.models.model import Model
 
 MOST_VIEWED_VOXELS = 2**22
-"""How many voxels a study takes at once, 2048² or 161³: features of every gate stay in memory."""
+"""Voxels of a view, 2048² or 161³: the features of all gates are in memory together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +25,8 @@ class StudyView:
     """A part of a stack as a model sees it.
 
     pixels: (C, *space) in standard units. part: the same grey values as a stack of "YX" or "ZYX" at its true place,
-    its channels first where there are several. number: which slice of the whole, from 0. shown: which z of `part` that
-    is, 0 in 2D. normalization: of the whole stack.
+    its channels first if there are several. number: the slice of the whole stack, from 0. shown: its z in `part`, 0 in
+    2D. normalization: of the whole stack.
     """
 
     pixels: NDArray[np.float32]
@@ -41,7 +41,7 @@ class StudyView:
 
     @property
     def picture(self) -> NDArray[np.float32]:
-        """The image to show, (Y, X), or (Y, X, 3) in [0, 1] where there are three channels."""
+        """The image to show, (Y, X), or (Y, X, 3) in [0, 1] if there are three channels."""
         plane = self.plane(self.pixels)
         if len(plane) != 3:
             grey: NDArray[np.float32] = plane[0]
@@ -81,7 +81,7 @@ def read_view(stack: Stack, model: Model, number: int | None = None, channel: in
 
 
 def find_plane(stack: Stack, number: int | None) -> tuple[int, tuple[int | slice, ...]]:
-    """Return the number and index of a slice, of the middle one where `number` is None.
+    """Return the number and index of a slice; of the middle one if `number` is None.
 
     Raises:
         InputError: there is no such slice.

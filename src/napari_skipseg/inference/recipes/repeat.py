@@ -39,8 +39,8 @@ from napari_skipseg.inference.saving import check_replaceable
 from napari_skipseg.inference.stores import PROBABILITY
 from napari_skipseg.inference.to_folder import FolderTarget, iter_segment
 from napari_skipseg.models.model import Model, read_model
-from napari_skipseg.objects.classes import tells_of_padding
-from napari_skipseg.objects.files import ProbabilityFile, read_probability
+from napari_skipseg.objects.classes import ClassImage, tells_of_padding
+from napari_skipseg.objects.files import read_probability, read_tissue
 from napari_skipseg.objects.options import ObjectOptions
 from napari_skipseg.progress import Progress
 
@@ -80,16 +80,17 @@ def prepare_objects(recipe: ObjectsRecipe, given: Stack | None, near: Path) -> R
     return RepeatedSearch(ObjectsRequest(source, recipe.objects, image, recipe.form, segmentation), tuple(warnings))
 
 
-def _same(stack: Stack, recipe: ObjectsRecipe) -> ProbabilityFile:
+def _same(stack: Stack, recipe: ObjectsRecipe) -> ClassImage:
     """Return the recipe's probability; the segmentation that it came of says whether there is padding."""
     told = recipe.segmentation or (stack.file and read_recipe(stack.file)) or {}
-    return ProbabilityFile(stack, recipe.class_names, recipe.labels, tells_of_padding(told))
+    tissue = read_tissue(stack.file, stack, told) if recipe.labels and stack.file else None
+    return ClassImage(stack, recipe.class_names, recipe.labels, tells_of_padding(told), tissue)
 
 
-def _other(stack: Stack, recipe: ObjectsRecipe) -> ProbabilityFile:
+def _other(stack: Stack, recipe: ObjectsRecipe) -> ClassImage:
     """Return another probability: its classes as its file says them, else the recipe's."""
-    told = read_probability(stack.file) if stack.file else ProbabilityFile(stack, (), recipe.labels)
-    return ProbabilityFile(stack, told.class_names or recipe.class_names, told.labels, told.has_padding)
+    told = read_probability(stack.file) if stack.file else ClassImage(stack, (), recipe.labels)
+    return replace(told, stack=stack, class_names=told.class_names or recipe.class_names)
 
 
 def iter_repeat_objects(repeat: RepeatedSearch, folder: Path, name: str = "") -> Generator[Progress, None, list[Path]]:
@@ -189,10 +190,9 @@ def _iter_objects(
     check_other_forms(place)
     image = select_channel(repeat.stack, repeat.model, repeat.recipe.request.options)
     names = repeat.model.description.class_names
+    source = ClassImage(read_stack(probability), names, False, tells_of_padding(told))
     with keeping_blocks(place) as keeping:
-        found = yield from iter_write_objects(
-            read_stack(probability), names, options, keeping, image, has_padding=tells_of_padding(told)
-        )
+        found = yield from iter_write_objects(source, options, keeping, image)
     remove_other_forms(place)
     return [found.labels, found.table]
 

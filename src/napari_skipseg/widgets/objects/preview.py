@@ -13,6 +13,7 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
+from napari_skipseg.objects.classes import ClassImage
 from napari_skipseg.objects.options import Method, ObjectOptions
 from napari_skipseg.progress import Progress
 from napari_skipseg.widgets.forms.worker import WorkOutcome, start_work
@@ -149,7 +150,7 @@ def prepare_search(wish: PreviewRequest) -> ObjectSearch:
     stack = stack_to_search(wish.source)
     index = tuple(wish.part.get(axis, slice(None)) for axis in range(len(wish.source.axes)))
     part, source = replace(stack, data=stack.read(index), file=""), wish.source
-    return ObjectSearch(part, source.class_names, source.labels, source.has_padding)
+    return ObjectSearch(ClassImage(part, source.class_names, source.labels, source.has_padding))
 
 
 def describe_preview(count: int, wish: PreviewRequest) -> str:
@@ -170,7 +171,7 @@ def iter_warm_up() -> Generator[Progress, None, None]:
     label_colormap().map(np.zeros(1, np.uint32))
     ramp = np.linspace(0, 1, 4 * 12 * 12, dtype=np.float32).reshape(4, 12, 12)
     for method in get_args(Method):
-        ObjectSearch(Stack(ramp, Space("ZYX"))).find(ObjectOptions(method, fill_holes=True))
+        ObjectSearch(ClassImage(Stack(ramp, Space("ZYX")))).find(ObjectOptions(method, fill_holes=True))
         yield Progress(0, 1, "preparing the search for objects")
 
 
