@@ -14,7 +14,6 @@ from napari_skipseg.devices import giving_back_memory, versions
 from napari_skipseg.durable import draft_folder
 from napari_skipseg.images.faults import file_errors_as
 from napari_skipseg.images.formats import FORMAT_ENDINGS, Format
-from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.tiff.writer import write_ome_tiff
 from napari_skipseg.images.zarr.layout import Layout
 from napari_skipseg.images.zarr.writer import iter_write_ome_zarr
@@ -100,7 +99,17 @@ def iter_find_objects(
             yield BlockSearch(done, len(blocks), FINDING)
         numbers = merger.settle(blocks[0].window.whole)
         objects = RelabelledArray(search.cache.labels, search.grid, numbers, merger.firsts)
-        yield from _iter_write(objects, image.stack, options, target)
+        axes = "".join(axis for axis in "TZYX" if axis in image.stack.space.axes)
+        array, space = WithoutAxes(objects, axes), image.stack.space.with_axes(axes)
+        recipe = {**target.recipe, "layer": "labels", "objects": asdict(options)}
+        if target.form == "ome-zarr":
+            chunks = tuple({"T": 1, **dict(zip("ZYX", CHUNK, strict=True))}[axis] for axis in axes)
+            layout = Layout(array.shape, space, "uint32", chunks=chunks, kind="labels", description=recipe)
+            yield from iter_write_ome_zarr(target.file, array, layout)
+        else:
+            yield Progress(0, 1, f"writing {target.file.name}")
+            write_ome_tiff(target.file, array, space, description=recipe, title=image.stack.title)
+            yield Progress(1, 1, f"writing {target.file.name}")
     return SearchResult(target.file, int(numbers.max(initial=0)))
 
 
@@ -202,20 +211,3 @@ def _iter_regions(
             yield first()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _iter_write(
-    objects: RelabelledArray, stack: Stack, options: ObjectOptions, target: ObjectsTarget
-) -> Generator[Progress, None, None]:
-    axes = "".join(axis for axis in "TZYX" if axis in stack.space.axes)
-    array = WithoutAxes(objects, axes)
-    recipe = {**target.recipe, "layer": "labels", "objects": asdict(options)}
-    space = stack.space.with_axes(axes)
-    if target.form == "ome-zarr":
-        chunks = tuple({"T": 1, **dict(zip("ZYX", CHUNK, strict=True))}[axis] for axis in axes)
-        layout = Layout(array.shape, space, "uint32", chunks=chunks, kind="labels", description=recipe)
-        yield from iter_write_ome_zarr(target.file, array, layout)
-        return
-    yield Progress(0, 1, f"writing {target.file.name}")
-    write_ome_tiff(target.file, array, space, description=recipe, title=stack.title)
-    yield Progress(1, 1, f"writing {target.file.name}")

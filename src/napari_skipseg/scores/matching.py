@@ -75,14 +75,22 @@ def score_matching(
         )
     if not thresholds or not all(0 < threshold <= 1 for threshold in thresholds):
         raise InputError("Overlaps to match at lie between 0 and 1, and there must be one: give some such as 0.5.")
-    overlaps, predicted_count, true_count = _overlaps(predicted, true)
-    hits = tuple(_matches(overlaps, threshold, (predicted_count, true_count)) for threshold in thresholds)
-    return MatchingScores(
-        tuple(thresholds),
-        hits,
-        tuple(predicted_count - hit for hit in hits),
-        tuple(true_count - hit for hit in hits),
-    )
+    ours, our_sizes = _numbered(predicted)
+    theirs, their_sizes = _numbered(true)
+    both = (ours > 0) & (theirs > 0)
+    pairs, counts = np.unique(ours[both] * np.int64(len(their_sizes)) + theirs[both], return_counts=True)
+    one, other = np.divmod(pairs, len(their_sizes))
+    overlap = counts / (our_sizes[one] + their_sizes[other] - counts)
+    shape = len(our_sizes) - 1, len(their_sizes) - 1  # label 0 is no object
+    hits = []
+    for threshold in thresholds:
+        enough = overlap >= threshold
+        places = one[enough] - 1, other[enough] - 1
+        links = coo_array((np.ones(len(places[0]), np.bool_), places), shape).tocsr()
+        # maximum_bipartite_matching refuses an empty matrix
+        hits.append(int((maximum_bipartite_matching(links) >= 0).sum()) if min(shape) else 0)
+    false, missed = (tuple(count - hit for hit in hits) for count in shape)
+    return MatchingScores(tuple(thresholds), tuple(hits), false, missed)
 
 
 def pool_matching(scores: Sequence[MatchingScores]) -> MatchingScores:
@@ -90,19 +98,6 @@ def pool_matching(scores: Sequence[MatchingScores]) -> MatchingScores:
     columns = zip(*((each.true_positives, each.false_positives, each.false_negatives) for each in scores), strict=True)
     hits, false, missed = (tuple(map(sum, zip(*column, strict=True))) for column in columns)
     return MatchingScores(scores[0].thresholds, hits, false, missed)
-
-
-def _overlaps(
-    predicted: NDArray[np.integer], true: NDArray[np.integer]
-) -> tuple[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]], int, int]:
-    """Return the pairs of objects that overlap, with their intersection over union, and how many objects there are."""
-    ours, our_sizes = _numbered(predicted)
-    theirs, their_sizes = _numbered(true)
-    both = (ours > 0) & (theirs > 0)
-    pairs, counts = np.unique(ours[both] * np.int64(len(their_sizes)) + theirs[both], return_counts=True)
-    one, other = np.divmod(pairs, len(their_sizes))
-    union = our_sizes[one] + their_sizes[other] - counts
-    return (one - 1, other - 1, counts / union), len(our_sizes) - 1, len(their_sizes) - 1
 
 
 def _numbered(labels: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -113,14 +108,3 @@ def _numbered(labels: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[n
     ranks[values == 0] = 0
     numbers = ranks[numbers]
     return numbers, np.bincount(numbers, minlength=int(ranks.max(initial=0)) + 1)
-
-
-def _matches(
-    overlaps: tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]],
-    threshold: float,
-    shape: tuple[int, int],
-) -> int:
-    one, other, overlap = overlaps
-    enough = overlap >= threshold
-    links = coo_array((np.ones(int(enough.sum()), np.bool_), (one[enough], other[enough])), shape).tocsr()
-    return int((maximum_bipartite_matching(links) >= 0).sum()) if min(shape) else 0

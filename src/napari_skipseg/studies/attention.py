@@ -35,29 +35,26 @@ def predict_view(view: StudyView, model: Model) -> Prediction:
     several = len(names) > 1
     maps = [(gate.stride, attention) for gate in gates for attention in gate.attentions]
     seen = view.part.space.spatial_axes
-    return Prediction(
-        output.probability if several else output.probability[0],
-        view.part.space.with_axes(("C" if several else "") + seen),
-        names,
-        tuple(AttentionMap(level, (s,) * len(seen), data) for level, (s, data) in enumerate(maps, start=1)),
-        _recipe(view, model, [gate.place for gate in gates for _ in gate.attentions]),
-    )
-
-
-def _recipe(view: StudyView, model: Model, places: list[str]) -> dict[str, Any]:
-    return {
+    recipe = {
         "operation": "study attention",
         "input": {"name": view.part.name, "shape": view.part.shape, "axes": view.part.space.axes, "slice": view.number},
         "model": model.description.name,
         "classes": model.description.class_names,
         "model_sha256": model.description.weights_sha256,
-        "gates": places,
+        "gates": [gate.place for gate in gates for _ in gate.attentions],
         "normalization": asdict(view.normalization),
         "backend": "torch",
         "precision": "f32",
         "device": "cpu",
         "versions": versions(),
     }
+    return Prediction(
+        output.probability if several else output.probability[0],
+        view.part.space.with_axes(("C" if several else "") + seen),
+        names,
+        tuple(AttentionMap(level, (s,) * len(seen), data) for level, (s, data) in enumerate(maps, start=1)),
+        recipe,
+    )
 
 
 def iter_attention(

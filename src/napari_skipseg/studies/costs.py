@@ -193,17 +193,14 @@ def cost_summary(rows: list[StudyRow]) -> list[StudyRow]:
             "skip": row["skip"],
             "parameters": row["trainable_parameters"],
             "saving": "" if row["saving_percent"] is None else f"{row['saving_percent']:.2f}",
-            **{heading: _rounded(key, row[key]) for key, heading in measured.items()},
+            **{
+                heading: "" if row[key] is None else f"{row[key]:.2f}" if key.endswith("seconds") else f"{row[key]:.1f}"
+                for key, heading in measured.items()
+            },
             **({"state": row["state"]} if failed else {}),
         }
         for row in rows
     ]
-
-
-def _rounded(key: str, value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.2f}" if key.endswith("seconds") else f"{value:.1f}"
 
 
 HEADINGS = {
@@ -246,13 +243,10 @@ def _panel(rows: list[CostRow], key: str, title: str, form: str) -> BarGroups:
         found = [values.get((group, skip)) for group in groups]
         whole = [values.get((group, "org")) for group in groups]
         notes[skip] = tuple("failed" if value is None else form.format(value) for value in found)
-        series[skip] = tuple(_share(f, w) if relative else f for f, w in zip(found, whole, strict=True))
+        shares = (100 * f / w if f is not None and w else None for f, w in zip(found, whole, strict=True))
+        series[skip] = tuple(shares if relative else found)
     unit = ", % of org" if relative else ""
     return BarGroups(f"{rows[0].dimensions}D ({rows[0].size}): {title}{unit}", groups, series, notes)
-
-
-def _share(value: float | None, whole: float | None) -> float | None:
-    return None if value is None or not whole else 100 * value / whole
 
 
 _TIMES = 3

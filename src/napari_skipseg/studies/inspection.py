@@ -110,6 +110,7 @@ def iter_inspect(
     Raises:
         SkipsegError: the image does not fit the model, it has no such gate, the disk is full.
     """
+    from napari_skipseg.devices import versions
     from napari_skipseg.inference.predict import check_fits, select_channel
     from napari_skipseg.studies.gates import gate_features
 
@@ -137,6 +138,18 @@ def iter_inspect(
         raise FileError(
             f"The features cannot be written to {folder} ({error.strerror or error}): free some space there."
         ) from error
+    recipe = {
+        "operation": "inspect",
+        "input": {"name": stack.name, "start": dict(start)},
+        "model": model.description.name,
+        "model_sha256": model.description.weights_sha256,
+        "gate": gate,
+        "normalization": asdict(normalization),
+        "backend": "torch",
+        "precision": "f32",
+        "device": "cpu",
+        "versions": versions(),
+    }
     low, high = float(before.min()), float(np.percentile(before, BRIGHT))
     return Inspection(
         place=gate,
@@ -148,7 +161,7 @@ def iter_inspect(
         clearest=int(after.reshape(len(after), -1).std(axis=1).argmax()),
         attentions=tuple(maps),
         start=dict(start),
-        recipe=_recipe(stack.name, model, gate, normalization, start),
+        recipe=recipe,
     )
 
 
@@ -157,22 +170,3 @@ def _to_file(values: NDArray[np.float32], file: Path) -> NDArray[np.float32]:
     np.save(file, values)
     mapped: NDArray[np.float32] = np.load(file, mmap_mode="r")
     return mapped
-
-
-def _recipe(
-    name: str, model: Model, gate: str, normalization: Normalization, start: Mapping[str, int]
-) -> dict[str, Any]:
-    from napari_skipseg.devices import versions
-
-    return {
-        "operation": "inspect",
-        "input": {"name": name, "start": dict(start)},
-        "model": model.description.name,
-        "model_sha256": model.description.weights_sha256,
-        "gate": gate,
-        "normalization": asdict(normalization),
-        "backend": "torch",
-        "precision": "f32",
-        "device": "cpu",
-        "versions": versions(),
-    }

@@ -107,12 +107,10 @@ def choose_channels(weights: NDArray[np.float32], count: int = SHOWN_CHANNELS) -
     on, off = np.flatnonzero(weights > 0), np.flatnonzero(weights <= 0)
     wanted_off = min(len(off), max(count // 2, count - len(on)))
     wanted_on = min(len(on), count - wanted_off)
-    return [int(channel) for some, wanted in ((on, wanted_on), (off, wanted_off)) for channel in _evenly(some, wanted)]
-
-
-def _evenly(numbers: NDArray[Any], count: int) -> NDArray[Any]:
-    places = (np.arange(count) + 0.5) * len(numbers) / max(count, 1)
-    chosen: NDArray[Any] = numbers[places.astype(int)]
+    chosen: list[int] = []
+    for channels, wanted in ((on, wanted_on), (off, wanted_off)):
+        places = (np.arange(wanted) + 0.5) * len(channels) / max(wanted, 1)
+        chosen += channels[places.astype(int)].tolist()
     return chosen
 
 

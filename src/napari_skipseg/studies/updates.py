@@ -118,14 +118,13 @@ def share_rows(found: WeightUpdateMap) -> list[StudyRow]:
             "layers": len(found.layers),
             "epoch": epoch,
             "mean_update": float(f"{found.values[:, epoch - 1].mean():.5g}"),
-            **{name: _share(share[epoch - 1]) for name, share in zip(THIRDS, found.shares, strict=True)},
+            **{
+                name: None if math.isnan(share) else round(float(share), 4)
+                for name, share in zip(THIRDS, found.shares[:, epoch - 1], strict=True)
+            },
         }
         for epoch in dict.fromkeys((1, epochs))
     ]
-
-
-def _share(value: float) -> float | None:
-    return None if math.isnan(value) else round(float(value), 4)
 
 
 def draw_updates(maps: Sequence[WeightUpdateMap], own_scale: bool = False) -> Figure:
@@ -171,12 +170,9 @@ def _show_map(axis: Any, found: WeightUpdateMap, scale: LogNorm) -> None:
     axis.imshow(found.values, aspect="auto", cmap=UPDATE_COLOURS, norm=scale, extent=box)
     for edge in found.edges:
         axis.axhline(edge + 0.5, color="white", linewidth=0.8, linestyle=(0, (4, 4)))
-    start, end = (_percent(found.shares[1, epoch]) for epoch in (0, -1))
+    centre = found.shares[1, [0, -1]].tolist()
+    start, end = ("none" if math.isnan(share) else f"{share:.0%}" for share in centre)
     axis.set_title(f"{found.name}\ncentre third: {start} of updates, then {end}", fontsize=9)
     axis.set_xlabel("epoch")
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.yaxis.get_major_locator().set_params(integer=True)
-
-
-def _percent(share: float) -> str:
-    return "none" if math.isnan(share) else f"{share:.0%}"
