@@ -10,6 +10,8 @@ from scipy import ndimage
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.objects.classes import ClassImage
+from napari_skipseg.objects.find import find_objects_in_array
+from napari_skipseg.objects.options import Method, ObjectOptions
 from napari_skipseg.progress import Progress, run_to_end
 
 
@@ -45,6 +47,12 @@ def same_partition(one: NDArray[Any], other: NDArray[Any]) -> bool:
 def finished(work: Generator[Progress, None, Any]) -> Any:
     """What a generator returns."""
     return run_to_end(work)
+
+
+def find(values: Any, method: Method = "components", axes: str = "", **options: Any) -> NDArray[np.uint32]:
+    """The objects in an array; its axes are the last ones of TZYX, and its voxels cubes."""
+    space = Space(axes or "TZYX"[-np.ndim(values) :])
+    return find_objects_in_array(values, space, options=ObjectOptions(method, **options))
 
 
 def image_of(

@@ -81,7 +81,7 @@ class BlockCache:
             FileError: nothing can be written.
         """
         nodes, edges = regions.graph
-        groups = {"nodes": nodes, "edges": edges}
+        groups: dict[str, Any] = {"nodes": nodes, "edges": edges}
         groups |= {f"face {axis} {end}": face for (axis, end), face in regions.faces.items()}
         groups |= {f"contacts {axis}": contacts for axis, contacts in regions.contacts.items()}
         with file_errors_as(self._folder):
