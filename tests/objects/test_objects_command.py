@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import json
-import signal
 import subprocess
 import sys
 from unittest import mock
@@ -14,28 +13,12 @@ import tifffile
 from made import bumpy, cells
 
 import napari_skipseg as skipseg
-from napari_skipseg import cli
 from napari_skipseg.images.files import read_recipe, read_stack, write_ome_tiff
 from napari_skipseg.images.space import Space
 from napari_skipseg.objects import blocks, find_in_blocks
 from napari_skipseg.objects.block_regions import find_block_regions
 from napari_skipseg.scores.instances import score_instances
 from napari_skipseg.scores.matching import score_matching
-
-
-@pytest.fixture
-def objects(monkeypatch, capsys):
-    """Run `objects` in this process; return its exit code and what it said."""
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["napari-skipseg", "objects", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        shown = capsys.readouterr()
-        return int(ended.value.code or 0), shown.out, shown.err
-
-    return run
 
 
 @pytest.fixture

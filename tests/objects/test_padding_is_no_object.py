@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ from made import bumpy, finished, image_of
 from numpy.typing import NDArray
 
 import napari_skipseg as skipseg
-from napari_skipseg import cli
 from napari_skipseg.images.files import read_stack
 from napari_skipseg.images.formats import Format
 from napari_skipseg.images.space import Space
@@ -151,25 +148,16 @@ def test_the_recipe_says_whether_padding_was_left_out(recipe: dict[str, Any], ex
     assert tells_of_padding(recipe) is expected
 
 
-def run_objects(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["napari-skipseg", "objects", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert not ended.value.code
-
-
 @pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_the_command_and_python_leave_the_frame_out_and_the_command_says_so(
-    form: Format, dtype: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    form: Format, dtype: Any, tmp_path: Path, objects: Any
 ) -> None:
     values = framed(tissue((3, 40, 44)))
     prediction = Prediction(values, Space("ZYX", SIZE, "nm"), ("membrane",), recipe=PADDED)
     saved = save_prediction(prediction, tmp_path, "em", dtype=dtype, form=form)
     probability = next(file for file in saved if "probability" in file.name)
-    run_objects(monkeypatch, probability, tmp_path / "out", "--method", "cells")
-    assert "without tissue" in capsys.readouterr().err
+    assert "without tissue" in objects(probability, tmp_path / "out", "--method", "cells").err
     found = read_stack(tmp_path / "out" / "em_objects.tif").data[...]
     np.testing.assert_array_equal(found > 0, values > 0)
     np.testing.assert_array_equal(found, skipseg.find_objects(probability, method="cells"))
@@ -180,14 +168,11 @@ def test_the_command_and_python_leave_the_frame_out_and_the_command_says_so(
 
 
 @pytest.mark.parametrize("form", ["tiff", "ome-zarr"])
-def test_labels_show_padding_through_the_probability_beside_them(
-    form: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_labels_show_padding_through_the_probability_beside_them(form: Format, tmp_path: Path, objects: Any) -> None:
     values = framed(tissue((3, 40, 44)))
     prediction = Prediction(values, Space("ZYX"), ("membrane",), recipe=PADDED)
     files = {file.name.split(".")[0]: file for file in save_prediction(prediction, tmp_path, "em", form=form)}
-    run_objects(monkeypatch, files["em_binary"], tmp_path / "out", "--method", "cells")
-    assert "are no cells" in capsys.readouterr().err
+    assert "are no cells" in objects(files["em_binary"], tmp_path / "out", "--method", "cells").err
     found = read_stack(tmp_path / "out" / "em_objects.tif").data[...]
     np.testing.assert_array_equal(found > 0, values > 0)
     assert "probability" not in (tmp_path / "out" / "em_objects.csv").read_text(encoding="utf-8-sig")
@@ -197,7 +182,7 @@ def test_labels_show_padding_through_the_probability_beside_them(
 
 @pytest.mark.parametrize("change", ["gone", "another run"])
 def test_labels_without_their_probability_do_not_show_padding_and_the_command_says_so(
-    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    change: str, tmp_path: Path, objects: Any
 ) -> None:
     prediction = Prediction(framed(tissue((3, 40, 44))), Space("ZYX"), ("membrane",), recipe=PADDED)
     save_prediction(prediction, tmp_path, "em")
@@ -205,5 +190,7 @@ def test_labels_without_their_probability_do_not_show_padding_and_the_command_sa
     if change == "another run":
         other = replace(prediction, recipe={**PADDED, "model_sha256": "of another model"})
         save_prediction(other, tmp_path, "em", results={"probability"})
-    run_objects(monkeypatch, tmp_path / "em_binary.tif", tmp_path / "out", "--method", "cells")
-    assert "find the cells in the probability" in " ".join(capsys.readouterr().err.split())
+    assert (
+        "find the cells in the probability"
+        in objects(tmp_path / "em_binary.tif", tmp_path / "out", "--method", "cells").err
+    )
