@@ -1,4 +1,4 @@
-"""Segment a file of any size into OME-Zarr, in the memory of a tile; stopped or killed, run it again and it goes on.
+"""Segment a file of any size into OME-Zarr, in the memory of a tile; after a stop or a kill, run it again to resume.
 
     python examples/segment_a_large_file.py [FOLDER]
 
