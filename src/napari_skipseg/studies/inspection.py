@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_skipseg.devices import versions
 from napari_skipseg.errors import FileError, ModelError
 from napari_skipseg.images.intensity.normalize import Normalization
 from napari_skipseg.images.stack import Stack
@@ -110,7 +111,6 @@ def iter_inspect(
     Raises:
         SkipsegError: the image does not fit the model, it has no such gate, the disk is full.
     """
-    from napari_skipseg.devices import versions
     from napari_skipseg.inference.predict import check_fits, select_channel
     from napari_skipseg.studies.gates import gate_features
 
@@ -126,18 +126,13 @@ def iter_inspect(
         there = ", ".join(each.place for each in gates) or "none"
         raise ModelError(f"{model.description.name} has no gate at {gate}: choose another one (gates: {there}).")
     yield Progress(0, 1, "writing the features")
-    try:
-        maps = [
-            GateMap(each.place, number, each.stride, _to_file(attention, folder / f"{each.place}_{number}.npy"))
-            for each in gates
-            for number, attention in enumerate(each.attentions, start=1)
-        ]
-        before = _to_file(chosen[0].before, folder / "before.npy")
-        after = _to_file(chosen[0].after, folder / "after.npy")
-    except OSError as error:
-        raise FileError(
-            f"The features cannot be written to {folder} ({error.strerror or error}): free some space there."
-        ) from error
+    maps = [
+        GateMap(each.place, number, each.stride, _to_file(attention, folder / f"{each.place}_{number}.npy"))
+        for each in gates
+        for number, attention in enumerate(each.attentions, start=1)
+    ]
+    before = _to_file(chosen[0].before, folder / "before.npy")
+    after = _to_file(chosen[0].after, folder / "after.npy")
     recipe = {
         "operation": "inspect",
         "input": {"name": stack.name, "start": dict(start)},
@@ -167,6 +162,11 @@ def iter_inspect(
 
 def _to_file(values: NDArray[np.float32], file: Path) -> NDArray[np.float32]:
     """Write an array to `file` and return it memory-mapped, so that the viewer can open the file."""
-    np.save(file, values)
-    mapped: NDArray[np.float32] = np.load(file, mmap_mode="r")
+    try:
+        np.save(file, values)
+        mapped: NDArray[np.float32] = np.load(file, mmap_mode="r")
+    except OSError as error:
+        raise FileError(
+            f"The features cannot be written to {file.parent} ({error.strerror or error}): free some space there."
+        ) from error
     return mapped
