@@ -239,10 +239,12 @@ def test_blocks_of_objects_are_on_disk_before_they_count_and_damaged_ones_are_fo
 ) -> None:
     from napari_skipseg.images.stack import Stack
     from napari_skipseg.objects.block_cache import BlockCache, _region_of
+    from napari_skipseg.objects.classes import ClassImage
     from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 
     z, y, x = np.mgrid[:20, :60, :60]
-    stack = Stack((((z // 7 + y // 9 + x // 11) % 2) * 255).astype(np.uint8), Space("ZYX"), name="blobs")
+    values = (((z // 7 + y // 9 + x // 11) % 2) * 255).astype(np.uint8)
+    image = ClassImage(Stack(values, Space("ZYX"), name="blobs"), ("a",))
     options = ObjectOptions()
     target = ObjectsTarget(tmp_path, "blobs", "tiff", {}, kept=tmp_path / "kept")
     disk = Disk(monkeypatch)
@@ -255,12 +257,12 @@ def test_blocks_of_objects_are_on_disk_before_they_count_and_damaged_ones_are_fo
         seen.append(disk.has(next((tmp_path / "kept").glob(f"{block.number}.npz"))))
 
     monkeypatch.setattr(BlockCache, "write", writing)
-    first = run_to_end(iter_find_objects(stack, ("a",), options, target, block=(16, 32, 32)))
+    first = run_to_end(iter_find_objects(image, options, target, (16, 32, 32)))
     assert len(seen) > 4
     assert all(seen)
     expected = first.file.read_bytes()
     for file in (sorted(tmp_path.rglob("kept/labels/c/*/*/*/*"))[0], sorted((tmp_path / "kept").glob("*.npz"))[1]):
         file.write_bytes(damage(file.read_bytes()))
-    again = run_to_end(iter_find_objects(stack, ("a",), options, target, block=(16, 32, 32)))
+    again = run_to_end(iter_find_objects(image, options, target, (16, 32, 32)))
     assert again.count == first.count > 0
     assert again.file.read_bytes() == expected

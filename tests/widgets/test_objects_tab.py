@@ -21,6 +21,7 @@ from napari_skipseg.images.files import holds_labels, read_recipe, read_stack
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.jobs.operations import FoundObjects
+from napari_skipseg.objects.classes import ClassImage
 from napari_skipseg.objects.find import find_objects_in_array
 from napari_skipseg.objects.find_in_blocks import ObjectsTarget, iter_find_objects
 from napari_skipseg.objects.measure import measure_objects
@@ -444,10 +445,11 @@ def test_objects_too_large_for_memory_stay_in_their_folder_and_repeat_over_chann
     values = np.stack([blobs() / np.float32(255)] * 2, axis=1)
     viewer.add_image(values, name="p", axis_labels=("z", "c", "y", "x"), scale=(50, 1, 4, 4))
     source = describe_source(viewer, viewer.layers[0])
-    stack = Stack(blobs() / np.float32(255), Space("ZYX", SIZE))
+    image = ClassImage(Stack(blobs() / np.float32(255), Space("ZYX", SIZE)))
+    target = ObjectsTarget(tmp_path, "found", "ome-zarr")
 
     def find():
-        found = yield from iter_find_objects(stack, (), ObjectOptions(), ObjectsTarget(tmp_path, "found", "ome-zarr"))
+        found = yield from iter_find_objects(image, ObjectOptions(), target)
         return FoundObjects(found.file, found.count, measure_objects(read_stack(found.file, "ZYX")), {})
 
     loaded = run_to_end(iter_load(find(), SHAPE))
