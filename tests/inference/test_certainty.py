@@ -2,8 +2,15 @@
 
 import numpy as np
 import pytest
+from identity import make_model
 
-from napari_skipseg.inference.certainty import Certainty, certainty_of, join_certainties, judge_contrast
+from napari_skipseg.inference.certainty import (
+    Certainty,
+    certainty_of,
+    describe_verdict,
+    join_certainties,
+    judge_contrast,
+)
 
 CLEAR, FAINT, NOTHING = Certainty(0.4, 0.2), Certainty(0.2, 0.02), Certainty(0.001, 0.0005)
 
@@ -43,6 +50,20 @@ def test_a_network_is_unsure_compared_with_its_training():
     assert judge_contrast([FAINT] * 4, [FAINT] * 4, 0.5) == "unsure"
     assert judge_contrast([FAINT] * 4, [FAINT] * 4, 0.15) == ""
     assert judge_contrast([FAINT] * 4, [FAINT] * 4, None) == ""
+
+
+def test_an_unsure_network_that_is_surer_of_the_negative_doubts_the_contrast():
+    upright, negative = Certainty(0.45, 0.11), Certainty(0.25, 0.1)
+    assert judge_contrast([upright] * 4, [negative] * 4, 0.5) == "perhaps inverted"
+    assert judge_contrast([negative] * 4, [upright] * 4, 0.5) == ""
+    assert judge_contrast([upright] * 4, [Certainty(0.45, 0.12)] * 4, 0.5) == "unsure"
+
+
+@pytest.mark.parametrize("verdict", ["inverted", "perhaps inverted"])
+def test_both_doubts_of_the_contrast_name_the_flag(verdict):
+    description = make_model().description
+    assert "--invert" in describe_verdict(verdict, description, inverted=False)
+    assert "without inverting" in describe_verdict(verdict, description, inverted=True)
 
 
 def test_where_hardly_anything_is_found_nothing_is_said():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_stacks import make_stack
 
+from napari_skipseg.devices import SystemReport
 from napari_skipseg.errors import EngineError, FileError, InputError, OutOfMemoryError, SkipsegError
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.jobs.child import EngineEndedError
@@ -74,8 +75,14 @@ def test_a_process_that_ended_or_is_not_understood_is_ended(fault: EngineError) 
 
 
 def test_an_answer_leaves_the_engine_warm() -> None:
-    child, error = ask(Envelope(JOB, Cancelled()))
+    child, error = ask(Envelope(JOB, SystemReport({"torch": "2"})))
     assert (child.has_ended, error) == (False, None)
+
+
+def test_an_engine_that_was_stopped_from_outside_is_replaced() -> None:
+    child, error = ask(Envelope(JOB, Cancelled()))
+    assert child.has_ended
+    assert isinstance(error, EngineEndedError)
 
 
 @pytest.mark.parametrize(

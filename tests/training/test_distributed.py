@@ -87,6 +87,7 @@ import sys
 from pathlib import Path
 import numpy as np, torch
 from napari_skipseg.errors import SkipsegError
+from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.networks.build import build
 from napari_skipseg.progress import run_to_end

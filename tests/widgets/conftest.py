@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
@@ -114,6 +115,7 @@ class FakeEngine:
         self.seems_inverted = False
         self.memory_free = 2**33
         self.steps, self.pause, self.plan_pause = 4, 0.0, 0.0
+        self.held_at, self.release = 0, threading.Event()  # the step before which it waits for the test
         self.fault: Exception | None = None
         self.report_fault: Exception | None = None
         self.is_busy = self.closed = self.cancelled = self.plan_cancelled = False
@@ -148,6 +150,8 @@ class FakeEngine:
             self._look((yield ResultsOpened(0, 1, "the first tile", empty)))
             for step in range(1, self.steps + 1):
                 time.sleep(self.pause)
+                if step == self.held_at:
+                    self.release.wait(60)
                 region = _fill(empty, full, step, self.steps)
                 self._look((yield TileWritten(step, self.steps, f"tile {step} of {self.steps}", region)))
                 if self.fault is not None and step == 2:

@@ -155,7 +155,7 @@ def test_layers_appear_at_once_and_the_threshold_moves_while_they_fill(open_pane
     viewer, panel = open_panel()
     image = np.full((3, 32, 48), 100, np.uint8)
     viewer.add_image(image, name="em")
-    engine.steps, engine.pause = 16, 0.1
+    engine.steps, engine.held_at = 16, 9
     press(qtbot, panel)
     qtbot.waitUntil(lambda: len(viewer.layers) == 5)
     tab = panel.segment_tab
@@ -167,6 +167,7 @@ def test_layers_appear_at_once_and_the_threshold_moves_while_they_fill(open_pane
     assert binary.get_value((*viewer.dims.point[:1], 31, 3)) == 0
     assert tab.is_running
     assert not tab.save_button.isEnabled()
+    engine.release.set()
     qtbot.waitUntil(lambda: not tab.is_running)
     assert np.asarray(binary.data).all()
     assert viewer.layers["probability"].metadata["skipseg"]["recipe"]["notes"] == ("ended",)

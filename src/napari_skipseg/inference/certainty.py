@@ -35,6 +35,9 @@ AS_SURE = 0.6
 UNSURE = 0.55
 """Share of its certainty in training up to which a network is unsure of an image. Measured: tissue at its scale 0.75-1,
 at 2.5 times its voxel size 0.85, at 5 and 6 times 0.1-0.45."""
+CLEARER = 1.25
+"""How many times the certainty in an image a network must have in its negative, for the contrast to be doubted where it
+is unsure of the image. Measured on inverted crops that it is unsure of: larva 1.6, medulla and neuropil 1.3."""
 USUAL_CERTAINTY = 0.45
 """Certainty of a model for which none was measured. The built-in models: 0.42-0.49."""
 SURE = 0.75
@@ -45,7 +48,7 @@ at its scale 0.6-1.1. Four patches and their negatives cost as much as a fifth o
 LEAST_FOUND = 0.01
 """Share of voxels that may be of a class, below which nothing can be said: a seldom class is not in every patch."""
 
-Verdict = Literal["", "inverted", "unsure"]
+Verdict = Literal["", "inverted", "perhaps inverted", "unsure"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,9 @@ def join_certainties(patches: Sequence[Certainty]) -> Certainty:
 
 
 def judge_contrast(image: Sequence[Certainty], negative: Sequence[Certainty], trained: float | None) -> Verdict:
-    """Return whether the contrast seems inverted, or the network is unsure of the image; "" for neither.
+    """Return whether the contrast seems inverted or the network is unsure of the image; "" for neither.
+
+    "perhaps inverted": it is unsure of the image, and surer of the negative, but not by as much as `INVERTED` asks.
 
     image, negative: of the same patches. trained: the certainty in training, None if it was not measured.
     """
@@ -94,7 +99,10 @@ def judge_contrast(image: Sequence[Certainty], negative: Sequence[Certainty], tr
     gain = min(float(np.median(gains)), turned.amount / max(upright.amount, 1e-6)) if gains else 0.0
     if gain >= INVERTED and turned.ratio >= AS_SURE * usual:
         return "inverted"
-    return "unsure" if trained is not None and upright.ratio < UNSURE * trained else ""
+    if trained is None or upright.ratio >= UNSURE * trained:
+        return ""
+    clearer = turned.ratio >= max(AS_SURE * usual, CLEARER * upright.ratio)
+    return "perhaps inverted" if clearer and gain >= 1 else "unsure"
 
 
 def ask_network(backend: Backend, probes: Pixels, margin: int) -> list[Certainty]:
@@ -123,12 +131,17 @@ def judge_probes(backend: Backend, probes: Pixels, description: ModelDescription
 def describe_verdict(verdict: Verdict, description: ModelDescription, inverted: bool) -> str:
     """Return a verdict as a sentence, "" for none. inverted: whether the network saw the negative already."""
     name = description.name
+    if inverted and verdict in ("inverted", "perhaps inverted"):
+        return f"{name} is surer of the image as it is than of its negative: segment without inverting (--invert)."
     if verdict == "inverted":
-        if inverted:
-            return f"{name} is surer of the image as it is than of its negative: segment without inverting (--invert)."
         return (
             f"Dark and light seem to be the other way round than in the images that {name} was trained on: invert the "
             "contrast (in a shell with --invert)."
+        )
+    if verdict == "perhaps inverted":
+        return (
+            f"{name} is unsure of nearly all that it finds in this image, and surer of its negative: check whether dark "
+            "and light are the other way round (in a shell with --invert), then the voxel size and the model."
         )
     if verdict == "unsure":
         return (

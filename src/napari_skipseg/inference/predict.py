@@ -189,7 +189,7 @@ def _iter_found(
         focus = yield Progress(0, 1, "looking at some patches")
         verdict = prober.judge(greys.normalization, ready, probes)
         said = describe_verdict(verdict, prober.model.description, inverted)
-    is_inverted = verdict == "inverted"
+    is_inverted = verdict in ("inverted", "perhaps inverted")
     doubts = [said if is_inverted or not greys.unlike else greys.unlike]
     findings = (*greys.findings, *filter(None, doubts))
     if findings:

@@ -24,6 +24,7 @@ from napari_skipseg.jobs.child import ENGINE_WAKE, Child, EngineEndedError, Sess
 from napari_skipseg.jobs.messages import (
     NO_JOB,
     Call,
+    Cancelled,
     Envelope,
     Failed,
     Finetune,
@@ -169,6 +170,9 @@ class Engine:
                     shown = value
                 elif value is None or isinstance(value, Ready):
                     shown = Progress(shown.done, shown.total, shown.message)
+                elif isinstance(value, Cancelled):  # nobody here asked for it: the process got a signal to end
+                    child.end()
+                    raise EngineEndedError("The engine was stopped: try again.")
                 else:
                     return value
                 command = yield shown
