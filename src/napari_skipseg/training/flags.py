@@ -41,14 +41,10 @@ def settings_from_flags(file: Path | None, flags: dict[str, Any]) -> TrainSettin
         SpecError: it or a flag is not valid, or something needed was not given.
     """
     values = _read(file)
-    given = {
-        key: _READERS[key](flag) if key in _READERS else flag for key, flag in flags.items() if flag not in (None, [])
-    }
+    given = _read_flags(flags)
     known = {field.name for field in fields(TrainSettings)}
     values |= {key: flag for key, flag in given.items() if key in known}
     spec = {key: flag for key, flag in given.items() if key in SPEC_FLAGS}
-    if "augment" in given:
-        values["augmentation"] = asdict(choose_settings("augmentation", given["augment"], AUGMENTATIONS))
     if "preset" in given:
         name, presets = given["preset"], {preset.name: preset.spec for preset in PRESETS}
         preset = spec_to_dict(choose_settings("preset", name, presets))
@@ -145,10 +141,14 @@ def finetune_from_flags(flags: dict[str, Any]) -> FinetuneSettings:
     Raises:
         SpecError: a flag is not valid.
     """
-    values = {name: flag for name, flag in flags.items() if flag is not None}
-    values["classes"] = [read_class(text) for text in values.get("classes", [])]
-    if "patch" in values:
-        values["patch"] = read_numbers(values["patch"])
-    if "augment" in values:
-        values["augmentation"] = asdict(choose_settings("augmentation", values.pop("augment"), AUGMENTATIONS))
-    return settings_from_json(FinetuneSettings, json.dumps(values))
+    return settings_from_json(FinetuneSettings, json.dumps(_read_flags(flags)))
+
+
+def _read_flags(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags that are given, as values of settings."""
+    given = {
+        key: _READERS[key](flag) if key in _READERS else flag for key, flag in flags.items() if flag not in (None, [])
+    }
+    if "augment" in given:
+        given["augmentation"] = asdict(choose_settings("augmentation", given.pop("augment"), AUGMENTATIONS))
+    return given
