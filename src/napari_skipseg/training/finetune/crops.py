@@ -104,7 +104,7 @@ def iter_read_crops(
     read = yield from _iter_read(corrected, table, plan, patch, seed, greys, counts)
     labelled, on_padding = counts[:, 1:]
     if (on_padding > ON_PADDING * labelled).any():
-        note = "A class is painted on constant areas: they were taken for tissue after all, and the new model does so."
+        note = "A class is painted on constant areas, so they are taken for tissue here and by the new model."
         yield ImageFindings(0, len(corrected), "", (note,))
         return (yield from iter_read_crops(corrected, table, plan, patch, seed, "none"))
     if not read.table.training:

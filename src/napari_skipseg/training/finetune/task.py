@@ -164,24 +164,25 @@ class FinetuneTask:
         """Return the loss of part `number` of all batches."""
         batch = self.data.patches.draw(range(number * self._batch, (number + 1) * self._batch))
         logits = self.compute.logits(network, batch.images)
-        return self._loss_of(logits, batch, self._answers(batch), DISTILLATION_WEIGHT)
+        return self._total_loss(logits, batch, self._ask_teacher(batch), DISTILLATION_WEIGHT)
 
-    def _loss_of(self, logits: Tensor, batch: PatchBatch, answers: Tensor | None, remembering: float) -> Tensor:
+    def _total_loss(self, logits: Tensor, batch: PatchBatch, answers: Tensor | None, weight: float) -> Tensor:
+        """Return the loss on the labels, and `weight` times that of forgetting the old network's answers."""
         targets = batch.targets.to(self.compute.device)
         merged = merge_unknown(logits, batch.judged.to(self.compute.device))
         value = loss(self.settings.loss, merged, targets, self.settings.class_weight)
         if answers is None:
             return value
         kept, distilled = self.data.patches.plan.kept, batch.distilled.to(self.compute.device)
-        value = value + remembering * distillation_loss(logits, answers, kept, distilled, targets <= 0)
-        holding = UNPAINTED_WEIGHTS[self.settings.reach]
-        if holding == 0:
+        value = value + weight * distillation_loss(logits, answers, kept, distilled, targets <= 0)
+        unpainted_weight = UNPAINTED_WEIGHTS[self.settings.reach]
+        if unpainted_weight == 0:
             return value
         is_old = torch.arange(batch.judged.shape[1], device=self.compute.device) < len(kept)
-        held = batch.judged.to(self.compute.device) & is_old
-        return value + holding * distillation_loss(logits, answers, kept, held, targets == IGNORED)
+        painted = batch.judged.to(self.compute.device) & is_old
+        return value + unpainted_weight * distillation_loss(logits, answers, kept, painted, targets == IGNORED)
 
-    def _answers(self, batch: PatchBatch) -> Tensor | None:
+    def _ask_teacher(self, batch: PatchBatch) -> Tensor | None:
         """Return the old network's probabilities (N, old classes, *space); 0 for patches that need none."""
         asked = batch.distilled.any(dim=1)
         if UNPAINTED_WEIGHTS[self.settings.reach] > 0:
@@ -212,7 +213,7 @@ class FinetuneTask:
                 yield number, len(self.data.held_out)
             with torch.inference_mode():  # not around the yield: the caller would be in this mode too
                 logits, answers = self._predict_held_out(network, number)
-                losses.append(float(self._loss_of(logits, batch, answers, 1.0)))
+                losses.append(float(self._total_loss(logits, batch, answers, 1.0)))
                 if not bool(batch.judged[:, learnt[-1] - 1].all()):
                     continue
                 probability = class_probability(logits).cpu()
@@ -234,7 +235,7 @@ class FinetuneTask:
     def _predict_held_out(self, network: Network, number: int) -> tuple[Tensor, Tensor | None]:
         """Return the logits of held-out batch `number`, and the old network's answers."""
         batch = self.data.held_out[number]
-        return self.compute.logits(network, batch.images), self._answers(batch)
+        return self.compute.logits(network, batch.images), self._ask_teacher(batch)
 
 
 class QuickTask(FinetuneTask):
@@ -261,12 +262,12 @@ class QuickTask(FinetuneTask):
     def _prepare(self, network: Network, batch: PatchBatch) -> _Prepared:
         with torch.no_grad(), self.compute.autocast():
             deep = network.deep(self.compute.upload(batch.images))
-        return _Prepared(batch, deep, self._answers(batch))
+        return _Prepared(batch, deep, self._ask_teacher(batch))
 
     def loss(self, network: Network, number: int) -> Tensor:
         """Return the loss of part `number` of all batches; the prepared ones are used again and again."""
         prepared = self._training[number % len(self._training)]
-        return self._loss_of(self._finish(network, prepared), prepared.batch, prepared.answers, DISTILLATION_WEIGHT)
+        return self._total_loss(self._finish(network, prepared), prepared.batch, prepared.answers, DISTILLATION_WEIGHT)
 
     def _finish(self, network: Network, prepared: _Prepared) -> Tensor:
         with self.compute.autocast():
