@@ -136,6 +136,7 @@ def _voxels_of(blocks: Sequence[LabelledBlock], margin: int) -> int:
 
 
 def _seconds_of_step(settings: FinetuneSettings, plan: ClassPlan, times: _Times, batch: int) -> float:
+    """Return the seconds of a step with its patches, the old network's answers and its part of the validations."""
     old = times.deep * _distilled_share(settings, plan)
     return (times.step + old + batch * SECONDS_PER_PATCH) * (1 + OVERHEAD)
 

@@ -21,7 +21,6 @@ from napari_skipseg.training.compute import Compute
 from napari_skipseg.training.finetune.crops import CorrectionCrops
 from napari_skipseg.training.finetune.task import FinetuneData
 from napari_skipseg.training.losses import IGNORED
-from napari_skipseg.training.settings import FinetuneSettings
 
 DENSE_SHARE = 0.5
 """If a larger share of the voxels is labelled, the labels themselves show how frequent a class is."""
@@ -35,19 +34,17 @@ _SETTLED = 1e-6
 Shares = NDArray[np.float64]
 
 
-def iter_correct_prior_shift(
-    network: Network, data: FinetuneData, corrections: CorrectionCrops, settings: FinetuneSettings, compute: Compute
-) -> Generator[Progress, None, None]:
+def iter_correct_prior_shift(network: Network, data: FinetuneData, compute: Compute) -> Generator[Progress, None, None]:
     """Yield while the images are predicted; then shift the outputs of `network` for its new classes to their share.
 
     Nothing changes if no class is new, or if the labels cover most of what was read.
     """
     plan = data.patches.plan
     new = tuple(range(len(plan.kept), len(plan.classes)))
-    if not new or labelled_fraction(corrections) > DENSE_SHARE:
+    if not new or labelled_fraction(data.patches.corrections) > DENSE_SHARE:
         return
     learnt = learnt_priors(data, new)
-    probability = yield from _iter_sample_probability(network, data, corrections, settings, compute, new)
+    probability = yield from _iter_sample_probability(network, data, compute, new)
     found = estimate_priors(probability, learnt)
     shift = torch.from_numpy(np.log(found[1:] / learnt[1:]) - np.log(found[0] / learnt[0]))
     head = network.get_submodule(network.head)
@@ -76,20 +73,15 @@ def learnt_priors(data: FinetuneData, new: tuple[int, ...]) -> Shares:
 
 
 def _iter_sample_probability(
-    network: Network,
-    data: FinetuneData,
-    corrections: CorrectionCrops,
-    settings: FinetuneSettings,
-    compute: Compute,
-    new: tuple[int, ...],
+    network: Network, data: FinetuneData, compute: Compute, new: tuple[int, ...]
 ) -> Generator[Progress, None, Shares]:
     """Yield after each patch; return the probability of all other classes and of each new one, (voxels, 1 + new)."""
-    generator = np.random.default_rng(settings.seed)
-    sizes = np.array([crop.target.size for crop in corrections.crops], np.float64)
-    patch, found = data.patches.patch, []
+    generator = np.random.default_rng(data.patches.seed)
+    crops, patch, found = data.patches.corrections.crops, data.patches.patch, []
+    sizes = np.array([crop.target.size for crop in crops], np.float64)
     for done, number in enumerate(generator.choice(len(sizes), PRIOR_PATCHES, p=sizes / sizes.sum())):
         yield Progress(done, PRIOR_PATCHES, f"measuring how frequent the new classes are: {done} of {PRIOR_PATCHES}")
-        image = corrections.crops[number].image
+        image = crops[number].image
         first = [int(generator.integers(max(1, n - side + 1))) for n, side in zip(image.shape[1:], patch, strict=True)]
         cropped = image[(slice(None), *(slice(at, at + side) for at, side in zip(first, patch, strict=True)))]
         missing = [(0, side - n) for n, side in zip(cropped.shape[1:], patch, strict=True)]

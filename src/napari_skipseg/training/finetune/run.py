@@ -194,7 +194,7 @@ def _iter_fit_and_write(
     state = yield from iter_learn(task, network, scratch / CHECKPOINT, compute, setup.processes)
     if not setup.processes.is_first:
         return
-    yield from iter_correct_prior_shift(network, data, corrections, settings, compute)
+    yield from iter_correct_prior_shift(network, data, compute)
     network = as_stored(network).to("cpu")
     description = _describe(setup, network, state, compute)
     backend = TorchBackend(Model(description, network), Device("cpu", cpu_title(), ""), "f32")
