@@ -6,7 +6,7 @@ The data of the built-in models may not be passed on: they have synthetic patche
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -150,9 +150,7 @@ def join_samples(old: RehearsalSamples | None, new: RehearsalSamples, seed: int)
     dimensions = new.images.ndim - 2
     most = most_patches(new.images.shape[1], dimensions)
     added = new.judged.shape[1] - old.judged.shape[1]
-    wider = RehearsalSamples(
-        old.images, old.targets, np.pad(old.judged, ((0, 0), (0, added))), old.held_out, old.synthetic
-    )
+    wider = replace(old, judged=np.pad(old.judged, ((0, 0), (0, added))))
     first = _choose(wider, max(most // 2, most - len(new)), seed)
     second = _choose(new, most - len(first), seed)
     pairs = ((getattr(first, field.name), getattr(second, field.name)) for field in fields(RehearsalSamples))
