@@ -266,8 +266,9 @@ def _take_step(run: _Run) -> None:
         state.record_recent()
     state.is_due = is_last or state.step % pace.validate_every == 0
     is_long = state.seconds - before > LONG_STEP or time.monotonic() - run.saved_at > SAVED_EVERY
-    if is_long and run.processes.is_first and not state.is_due:  # after a validation it is saved in any case
-        _save(run)
+    with run.processes.failing_together():  # a full disk ends the training in all processes
+        if is_long and run.processes.is_first and not state.is_due:  # after a validation it is saved in any case
+            _save(run)
 
 
 def _gather_gradients(run: _Run) -> Tensor:
