@@ -155,11 +155,11 @@ def without_speckles(values: NDArray[Any]) -> NDArray[np.float32]:
         values = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
     around = [(0, 0)] * (values.ndim - 2) + [(1, 1)] * 2
     padded = np.pad(values, around, mode="edge")
-    low, middle, high = _sorted_three(*(_cut(padded, start, stop, -2) for start, stop in _THREE))
-    low, middle, high = ([_cut(part, start, stop, -1) for start, stop in _THREE] for part in (low, middle, high))
+    columns = _sorted_three(*(_cut(padded, start, stop, -2) for start, stop in _THREE))
+    low, middle, high = ([_cut(part, start, stop, -1) for start, stop in _THREE] for part in columns)
     highest_low = np.maximum(np.maximum(low[0], low[1]), low[2])
     lowest_high = np.minimum(np.minimum(high[0], high[1]), high[2])
-    median: NDArray[Any] = _sorted_three(highest_low, _sorted_three(*middle)[1], lowest_high)[1]
+    median = _sorted_three(highest_low, _sorted_three(*middle)[1], lowest_high)[1]
     return median.astype(np.float32)
 
 

@@ -35,7 +35,8 @@ def _values_of_ranks(values: NDArray[Any], ranks: NDArray[np.intp]) -> NDArray[A
     """Return which values would stand at `ranks` if all were sorted. Only the bins that hold them are sorted."""
     lowest, highest = float(values.min()), float(values.max())
     if values.size < _MANY or not 0 < highest - lowest < np.inf:
-        return np.sort(values, axis=None)[ranks]
+        ordered: NDArray[Any] = np.sort(values, axis=None)
+        return ordered[ranks]
     away = values.ravel() - (np.float32(lowest) if values.dtype == np.float32 else lowest)
     bins = (away * ((_BINS - 1) / (highest - lowest))).astype(np.uint16)
     counts = np.bincount(bins, minlength=_BINS)
@@ -44,4 +45,5 @@ def _values_of_ranks(values: NDArray[Any], ranks: NDArray[np.intp]) -> NDArray[A
     is_wanted = np.zeros(_BINS, bool)
     is_wanted[wanted] = True
     skipped = np.cumsum(np.where(is_wanted, 0, counts))
-    return np.sort(values.ravel()[is_wanted[bins]])[ranks - skipped[wanted]]
+    found: NDArray[Any] = np.sort(values.ravel()[is_wanted[bins]])[ranks - skipped[wanted]]
+    return found

@@ -296,7 +296,7 @@ def _without_shifted(
         for at in np.flatnonzero(distance > limit).tolist():
             rank[at] = distance[at] + _distance_from_most(place, kept, at + 1, 1) / 2
         at = int(rank.argmax())
-        group = _farthest_group(place, peak, kept, limit)
+        group = _farthest_group(place, peak, kept, limit=limit, sure=sure)
         if group is not None and group.rank > rank[at]:
             members = slice(group.first, group.first + group.length)
             faults += [SliceFault("shifted", int(number), group.away) for number in kept[members]]
@@ -335,7 +335,7 @@ class _Group(NamedTuple):
     rank: float
 
 
-def _farthest_group(place: Values, peak: Values, kept: Numbers, limit: float) -> _Group | None:
+def _farthest_group(place: Values, peak: Values, kept: Numbers, *, limit: float, sure: float) -> _Group | None:
     """Return the slices next to each other that are shifted together and lie farthest away, None if there are none.
 
     Each of them lies on the way between its neighbours; but that way leads there and back again.
@@ -351,7 +351,7 @@ def _farthest_group(place: Values, peak: Values, kept: Numbers, limit: float) ->
             across = np.linalg.norm(place[numbers[-1]] - place[numbers[0]])
             is_abrupt = min(steps[0], steps[-1]) > ABRUPT * distance
             is_together = numbers[-1] - numbers[0] == length + 1 and max(across, steps[1:-1].max()) < STAYING * distance
-            if is_abrupt and is_together and min(peak[numbers[0]], peak[numbers[-1] - 1]) >= AGREEING:
+            if is_abrupt and is_together and peak[numbers[:-1]].min() >= sure:
                 rank = distance + _distance_from_most(place, kept, first, length) / 2
                 found.append(_Group(first, length, distance, rank))
     return max(found, key=lambda group: group.rank, default=None)

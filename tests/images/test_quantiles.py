@@ -1,0 +1,33 @@
+"""Percentiles are those of numpy, for values of all types and numbers."""
+
+import numpy as np
+import pytest
+
+from napari_skipseg.images.intensity.quantiles import percentiles
+
+SHARES = (0, 0.5, 1, 25, 50, 75, 99.5, 100)
+
+
+def values(kind, count):
+    generator = np.random.default_rng(count)
+    return {
+        "normal": generator.normal(100, 20, count),
+        "few values": generator.integers(0, 5, count) * 10.0,
+        "long tail": generator.exponential(2, count) ** 3,
+        "constant": np.full(count, 7.0),
+    }[kind].clip(0, 255)
+
+
+@pytest.mark.parametrize("kind", ["normal", "few values", "long tail", "constant"])
+@pytest.mark.parametrize("count", [1, 2, 7, 300, 5000, 70_000])
+@pytest.mark.parametrize("dtype", ["u1", "u2", "i2", "i4", "f4", "f8", ">f4", ">u2"])
+def test_percentiles_are_those_of_numpy(kind, count, dtype):
+    of_type = values(kind, count).astype(dtype)
+    wanted = np.percentile(of_type.astype(np.float64), SHARES)
+    assert percentiles(of_type, SHARES) == pytest.approx(wanted, rel=1e-7, abs=1e-9)
+    assert percentiles(of_type.reshape(1, -1)[:, ::-1], SHARES) == pytest.approx(wanted, rel=1e-7, abs=1e-9)
+
+
+def test_signed_numbers_of_the_whole_range_do_not_overflow():
+    of_type = np.arange(-(2**15), 2**15).astype(np.int16)
+    assert percentiles(of_type, SHARES) == pytest.approx(np.percentile(of_type.astype(float), SHARES))
