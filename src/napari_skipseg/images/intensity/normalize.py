@@ -28,15 +28,15 @@ from napari_skipseg.wording import counted
 BLENDED = 2
 """Pixels beside padding that are left out too: a turned image is a mixture there."""
 _EXAMINED_SLICES = 8
-"""How many of the sampled slices are examined for looking like labels."""
+"""How many of the sampled slices are checked for labels."""
 _FLAT = 0.8
-"""Share of pixels like their neighbours from which on an image of whole numbers is taken for labels.
+"""An image of whole numbers with at least this share of pixels equal to their neighbours is taken for labels.
 
 Only pixels that differ from the most common value count. Measured: labels of nuclei, neurites and mitochondria
 0.87-0.98, raw EM and fluorescence below 0.06, EM cut down to 4 grey levels 0.71, EM enlarged
 fourfold by repeating pixels 0.76."""
 _FEWEST = 0.05
-"""Least share of an image with padding that must be neither padding nor of the most common value, to be no labels."""
+"""Labels have at least this share of pixels besides padding and the most common value."""
 
 
 @dataclass(frozen=True)
