@@ -20,7 +20,12 @@ from napari_skipseg.images.intensity import padding as constant_areas
 from napari_skipseg.images.intensity.outliers import FAR, SAMPLE, GreyBounds, find_bounds
 from napari_skipseg.images.intensity.padding import PaddingMask, PaddingRule, find_mask
 from napari_skipseg.images.intensity.quantiles import percentiles
-from napari_skipseg.images.intensity.samples import SampleWindow, is_empty_in_all_channels, iter_draw, iter_look_further
+from napari_skipseg.images.intensity.samples import (
+    SampleWindow,
+    is_empty_in_all_channels,
+    iter_draw_windows,
+    iter_search_constant_areas,
+)
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.wording import counted
@@ -134,14 +139,14 @@ def iter_measure_greys(
     Raises:
         InputError: NaN or infinite values, a constant image, or an image of labels instead of grey values.
     """
-    windows = yield from iter_draw(stack, seed, {})
+    windows = yield from iter_draw_windows(stack, seed, {})
     values = _joined(windows)
     _check_finite(windows, stack.name, padding)
     check_values(values, stack.name)
     found: tuple[float | None, ...] = ()
     flat: float | None = None
     if padding == "auto":
-        further = yield from iter_look_further(stack)
+        further = yield from iter_search_constant_areas(stack)
         found = _find_padding(stack, [*windows, *further])
         flat = constant_areas.find_flat(windows, found) if stack.length("C") == 1 else None
     check_not_labels([window.values for window in windows], stack.name, found)
@@ -157,7 +162,9 @@ def iter_measure_greys(
         limits = (float(kept.min()), float(kept.max()))
     if lengths and any(stack.length(axis) != length for axis, length in lengths.items()):
         prepare = partial(_without_rest, axes=stack.space.axes, limits=limits, padding=found, flat=flat)
-        drawn = yield from iter_draw(stack, seed, lengths, prepare if is_padded or bounds != GreyBounds() else None)
+        drawn = yield from iter_draw_windows(
+            stack, seed, lengths, prepare if is_padded or bounds != GreyBounds() else None
+        )
         kept = _joined(drawn)
     if is_padded or bounds != GreyBounds() or kept is not values:
         check_values(kept, stack.name)
