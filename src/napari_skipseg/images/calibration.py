@@ -242,8 +242,8 @@ def _note_odd(axis: _UsableScale, x: _UsableScale, name: str, least: float, most
     """Note a size that is less than `least` or at least `most` times that of x."""
     if axis.size is not None and not least <= (ratio := _ratio(axis, x)) < most:
         notes.append(
-            f"The file gives {_size_in_words(axis)} as the size of {name}, which is {ratio:.3g} times that of x ({_size_in_words(x)}): "
-            f"if that is wrong, {GIVE_SIZE}."
+            f"The file gives {_size_in_words(axis)} as the size of {name}, which is {ratio:.3g} times that of x "
+            f"({_size_in_words(x)}): if that is wrong, {GIVE_SIZE}."
         )
 
 
