@@ -18,7 +18,6 @@ from napari_skipseg.images.intensity.padding import (
     fill_padding,
     find_mask,
     in_squares,
-    without_speckles,
 )
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
@@ -380,11 +379,3 @@ def test_a_slice_of_little_contrast_is_tissue(share: float) -> None:
     for dtype in (np.float32, np.uint16):
         values = (image * 10).astype(dtype)
         assert measure(stack_of(values)) == Normalization(values.mean(dtype=float), values.std(dtype=float))
-
-
-@pytest.mark.parametrize("shape", [(5, 16, 16), (3, 40), (1, 1), (2, 3, 7, 2)])
-@pytest.mark.parametrize("dtype", ["u1", "i2", "f4"])
-def test_speckles_go_as_in_a_median_of_nine_pixels(shape, dtype):
-    values = np.random.default_rng(0).integers(0, 50, shape).astype(dtype)
-    wanted = ndimage.median_filter(values, (1,) * (len(shape) - 2) + (3, 3), mode="nearest")
-    assert np.array_equal(without_speckles(values), wanted)

@@ -1,9 +1,10 @@
-"""Percentiles are those of numpy, for values of all types and numbers."""
+"""Percentiles are those of numpy and medians of 3 x 3 pixels those of scipy, for values of all types."""
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from napari_skipseg.images.intensity.quantiles import percentiles
+from napari_skipseg.images.intensity.quantiles import percentiles, without_speckles
 
 SHARES = (0, 0.5, 1, 25, 50, 75, 99.5, 100)
 
@@ -31,3 +32,11 @@ def test_percentiles_are_those_of_numpy(kind, count, dtype):
 def test_signed_numbers_of_the_whole_range_do_not_overflow():
     of_type = np.arange(-(2**15), 2**15).astype(np.int16)
     assert percentiles(of_type, SHARES) == pytest.approx(np.percentile(of_type.astype(float), SHARES))
+
+
+@pytest.mark.parametrize("shape", [(5, 16, 16), (3, 40), (1, 1), (2, 3, 7, 2)])
+@pytest.mark.parametrize("dtype", ["u1", "i2", "f4"])
+def test_speckles_go_as_in_a_median_of_nine_pixels(shape, dtype):
+    values = np.random.default_rng(0).integers(0, 50, shape).astype(dtype)
+    wanted = ndimage.median_filter(values, (1,) * (len(shape) - 2) + (3, 3), mode="nearest")
+    assert np.array_equal(without_speckles(values), wanted)

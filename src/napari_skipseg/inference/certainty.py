@@ -37,7 +37,7 @@ UNSURE = 0.55
 at 2.5 times its voxel size 0.85, at 5 and 6 times 0.1-0.45."""
 USUAL_CERTAINTY = 0.45
 """Certainty of a model for which none was measured. The built-in models: 0.42-0.49."""
-SURE = 0.85
+SURE_OF_PATCH = 0.85
 """Share of its certainty in training from which one patch is enough: the network knows such images as they are.
 
 Measured on 60 images and their negatives: first patches of images that were called inverted or unsure 0-0.74, of tissue
@@ -113,7 +113,7 @@ def judge_probes(backend: Backend, probes: Pixels, description: ModelDescription
     """Return the verdict of the network on the `probes` and their negatives; the first alone decides if it is clear."""
     image = ask_network(backend, probes[:1], description.margin)
     usual = description.certainty or USUAL_CERTAINTY
-    if image[0].possible >= LEAST_FOUND and image[0].ratio >= SURE * usual:
+    if image[0].possible >= LEAST_FOUND and image[0].ratio >= SURE_OF_PATCH * usual:
         return ""
     image += ask_network(backend, probes[1:], description.margin)
     negative = ask_network(backend, -probes, description.margin)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_skipseg.images.intensity.quantiles import percentiles
+from napari_skipseg.images.intensity.quantiles import percentiles, without_speckles
 from napari_skipseg.images.intensity.samples import SampleWindow
 
 SQUARE_SIDE = 16
@@ -141,38 +141,6 @@ def in_flat_squares(values: NDArray[Any], flat: float) -> PaddingMask:
     for axis in (-2, -1):
         inside = _cut(_sliding(inside, SQUARE_SIDE, axis, np.logical_or), SQUARE_SIDE // 4, -(SQUARE_SIDE // 4), axis)
     return inside
-
-
-def without_speckles(values: NDArray[Any]) -> NDArray[np.float32]:
-    """Return `values` (..., Y, X) after a median of 3 x 3 pixels, float32. Beyond the edges the outermost values count.
-
-    Ten times as fast as scipy's `median_filter`: each three of a column are sorted once for the three pixels that they
-    belong to. The median of nine is that of the highest of the low ones, the median of the middle ones, and the lowest
-    of the high ones.
-    """
-    if values.dtype.kind == "f":
-        values = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
-    around = [(0, 0)] * (values.ndim - 2) + [(1, 1)] * 2
-    padded = np.pad(values, around, mode="edge")
-    columns = _sorted_three(*(_cut(padded, start, stop, -2) for start, stop in _THREE))
-    low, middle, high = ([_cut(part, start, stop, -1) for start, stop in _THREE] for part in columns)
-    highest_low = np.maximum(np.maximum(low[0], low[1]), low[2])
-    lowest_high = np.minimum(np.minimum(high[0], high[1]), high[2])
-    median = _sorted_three(highest_low, _sorted_three(*middle)[1], lowest_high)[1]
-    return median.astype(np.float32)
-
-
-_THREE = ((0, -2), (1, -1), (2, None))
-"""A pixel's neighbour before, itself and the neighbour behind, in an array with one more pixel at each end."""
-
-
-def _sorted_three(
-    first: NDArray[Any], second: NDArray[Any], third: NDArray[Any]
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return the lowest, the middle and the highest of three arrays, pixel by pixel."""
-    below, above = np.minimum(first, second), np.maximum(first, second)
-    rest = np.minimum(above, third)
-    return np.minimum(below, rest), np.maximum(below, rest), np.maximum(above, third)
 
 
 def in_squares(same: PaddingMask, side: int = SQUARE_SIDE) -> PaddingMask:
