@@ -11,7 +11,14 @@ from scipy import ndimage
 
 from napari_skipseg.errors import InputError
 from napari_skipseg.images.intensity.normalize import Normalization, measure, measure_greys
-from napari_skipseg.images.intensity.padding import REACH, REACH_Z, SQUARE_SIDE, fill_padding, find_mask, in_squares
+from napari_skipseg.images.intensity.padding import (
+    REACH,
+    REACH_Z,
+    SQUARE_SIDE,
+    fill_padding,
+    find_mask,
+    in_squares,
+)
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 

@@ -1,15 +1,19 @@
 """Whether a network finds more in an image or in its negative, and whether it is sure of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from identity import make_model
 
+from napari_skipseg.inference.backends.interface import TileOutput
 from napari_skipseg.inference.certainty import (
     Certainty,
     certainty_of,
     describe_verdict,
     join_certainties,
     judge_contrast,
+    judge_probes,
 )
 
 CLEAR, FAINT, NOTHING = Certainty(0.4, 0.2), Certainty(0.2, 0.02), Certainty(0.001, 0.0005)
@@ -68,3 +72,23 @@ def test_both_doubts_of_the_contrast_name_the_flag(verdict):
 
 def test_where_hardly_anything_is_found_nothing_is_said():
     assert judge_contrast([NOTHING] * 4, [NOTHING] * 4, 0.5) == ""
+
+
+class Recorded:
+    """Finds what is above 0 in a patch, for sure, and notes each patch."""
+
+    def __init__(self):
+        self.patches = []
+
+    def run(self, images):
+        self.patches.append(images)
+        return TileOutput((images > 0.5) * 0.97, ())
+
+
+@pytest.mark.parametrize(("sign", "runs", "verdict"), [(1, 1, ""), (-1, 8, "inverted")])
+def test_one_patch_is_enough_if_the_network_is_sure_of_it(sign, runs, verdict):
+    backend = Recorded()
+    probes = np.where(np.arange(4 * 64 * 64).reshape(4, 1, 64, 64) % 3, np.float32(0), np.float32(sign))
+    description = replace(make_model(margin=4).description, certainty=0.5)
+    assert judge_probes(backend, probes, description) == verdict
+    assert len(backend.patches) == runs

@@ -24,8 +24,16 @@ from napari_skipseg.images.intensity.normalize import measure
 from napari_skipseg.images.space import Space
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.images.synthetic.sample import make_sample
+from napari_skipseg.inference import guards
 from napari_skipseg.inference.backends.interface import TileOutput
-from napari_skipseg.inference.guards import ImageExamination, iter_examine_image, probe_grid, read_probes, sign_stack
+from napari_skipseg.inference.guards import (
+    ImageExamination,
+    iter_examine_image,
+    iter_measure_for,
+    probe_grid,
+    read_probes,
+    sign_stack,
+)
 from napari_skipseg.inference.options import SegmentOptions
 from napari_skipseg.inference.predict import iter_predict
 from napari_skipseg.inference.prediction import Prediction
@@ -189,6 +197,34 @@ def test_the_network_decides_on_an_unlike_image_whose_negative_is_nearer() -> No
     assert examined(large, model).unlike
     assert examined(255 - large, model).asks_network
     assert not examined(large, model).asks_network
+
+
+def test_the_network_is_not_asked_about_an_image_as_in_its_training() -> None:
+    model = signed(make_model(margin=4), CELLS)
+    assert not examined(CELLS, model).asks_network
+    assert examined(255 - CELLS, model).asks_network
+    assert examined(CELLS, make_model(margin=4)).asks_network  # nothing is known of its training
+
+
+class Counted:
+    """An array that counts how often it is read."""
+
+    def __init__(self, values: Values) -> None:
+        self.values, self.shape, self.dtype, self.reads = values, values.shape, values.dtype, 0
+
+    def __getitem__(self, key: Any) -> Values:
+        self.reads += 1
+        return self.values[key]
+
+
+def test_a_small_stack_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = Counted(CELLS)
+    model = signed(make_model(margin=4), CELLS)
+    greys = run_to_end(iter_measure_for(Stack(data, Space("ZYX")), model.description, SegmentOptions("cpu")))
+    assert data.reads == 1
+    monkeypatch.setattr(guards, "READ_ONCE", CELLS.nbytes - 1)
+    assert run_to_end(iter_measure_for(Stack(data, Space("ZYX")), model.description, SegmentOptions("cpu"))) == greys
+    assert data.reads > 10
 
 
 def test_a_preview_and_a_tiny_image_ask_nothing() -> None:

@@ -74,8 +74,8 @@ def number_of(value: Any) -> float | None:
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """One axis after its size and unit were judged. size: positive, None if unknown. unit: "" unnamed, "?" unknown."""
+class _UsableScale:
+    """One axis after its size and unit were checked. size: positive, None if unknown. unit: "" unnamed, "?" unknown."""
 
     size: float | None
     unit: str
@@ -102,22 +102,24 @@ def calibrate(scales: Mapping[str, AxisScale], axes: str, unit: str | None = Non
     unit: in place of what the file names, for its own numbers.
     """
     notes: list[str] = []
-    x, y = (_judge(letter, scales.get(letter, AxisScale()), notes) for letter in "XY")
-    z = _judge("Z", scales.get("Z", AxisScale()), notes if "Z" in axes else [])
+    x, y = (_usable_scale(letter, scales.get(letter, AxisScale()), notes) for letter in "XY")
+    z = _usable_scale("Z", scales.get("Z", AxisScale()), notes if "Z" in axes else [])
     if unit is not None:
-        x, y, z = _renamed(x, y, z)
+        x, y, z = _with_known_unit(x, y, z)
     unknown = Space(axes, unit=unit or "pixel")
     if not (x.usable and y.usable):
         return Calibration(unknown, (*notes, f"So the voxel size is not known: {GIVE_SIZE}."))
     if x.size is None and y.size is None:
         if z.size is not None and "Z" in axes:
-            notes.append(f"The file gives the size of z ({_said(z)}) but not of x and y: {GIVE_SIZE}.")
+            notes.append(f"The file gives the size of z ({_size_in_words(z)}) but not of x and y: {GIVE_SIZE}.")
         return Calibration(unknown, tuple(notes))
     x, y = _fill(x, y, "x", "y", notes), _fill(y, x, "y", "x", notes)
     if unit is None:
         x, y, z = _share_units(x, y, z, notes)
     if not _are_alike(y, x):
-        notes.append(f"The sizes of y ({_said(y)}) and x ({_said(x)}) cannot be compared: {GIVE_SIZE}.")
+        notes.append(
+            f"The sizes of y ({_size_in_words(y)}) and x ({_size_in_words(x)}) cannot be compared: {GIVE_SIZE}."
+        )
         return Calibration(unknown, tuple(notes))
     z = _fill_z(z, x, y, axes, notes)
     _note_odd(y, x, "y", 1 / MOST_OBLONG, MOST_OBLONG, notes)
@@ -137,33 +139,33 @@ def calibrate(scales: Mapping[str, AxisScale], axes: str, unit: str | None = Non
     return Calibration(found, tuple(notes))
 
 
-def _judge(letter: str, scale: AxisScale, notes: list[str]) -> _Judged:
-    """Return what is usable of one axis; note what is not."""
+def _usable_scale(letter: str, scale: AxisScale, notes: list[str]) -> _UsableScale:
+    """Return the usable part of the scale of an axis; add a note on the rest."""
     spelled = str(scale.unit or "").strip()
     unit = (spelled_unit(spelled) or "?") if spelled else ""
     unit, spelled = ("", spelled) if unit == "pixel" else (unit, unit if _is_length(unit) else spelled)
     start = scale.start if math.isfinite(scale.start) else 0.0
     if scale.start_unit is not None:
         own = spelled_unit(scale.start_unit) or "?"
-        start = _start_in(_Judged(None, "" if own == "pixel" else own, start), unit)
+        start = _start_in(_UsableScale(None, "" if own == "pixel" else own, start), unit)
     if scale.size is None:
-        return _Judged(None, unit, start, spelled)
+        return _UsableScale(None, unit, start, spelled)
     size = abs(float(scale.size))
     if math.isnan(size):
         notes.append(f"What the file gives as the size of {letter.lower()} is no number, which makes no sense.")
-        return _Judged(None, unit, start, spelled, usable=False)
+        return _UsableScale(None, unit, start, spelled, usable=False)
     if not _makes_sense(size, unit):
         notes.append(
             f"The file gives {scale.size:g} {spelled}".rstrip() + f" as the size of {letter.lower()}, which makes no "
             "sense."
         )
-        return _Judged(None, unit, start, spelled, usable=False)
+        return _UsableScale(None, unit, start, spelled, usable=False)
     if scale.size < 0:
         notes.append(
             f"The file gives {scale.size:g} {spelled}".rstrip() + f" as the size of {letter.lower()}: its absolute "
             "value was taken."
         )
-    return _Judged(size, unit, start, spelled)
+    return _UsableScale(size, unit, start, spelled)
 
 
 def _makes_sense(size: float, unit: str) -> bool:
@@ -178,33 +180,37 @@ def _is_length(unit: str) -> bool:
     return unit in EXACT_METRES
 
 
-def _said(axis: _Judged) -> str:
+def _size_in_words(axis: _UsableScale) -> str:
     return f"{axis.size:g} {axis.spelled}".rstrip()
 
 
-def _renamed(x: _Judged, y: _Judged, z: _Judged) -> tuple[_Judged, _Judged, _Judged]:
+def _with_known_unit(
+    x: _UsableScale, y: _UsableScale, z: _UsableScale
+) -> tuple[_UsableScale, _UsableScale, _UsableScale]:
     """Return the axes for a unit that the user gives: an axis without a known unit takes that of the others."""
     known = next((axis.unit for axis in (x, y, z) if _is_length(axis.unit)), "")
     found = [axis if _is_length(axis.unit) else replace(axis, unit=known) for axis in (x, y, z)]
     return found[0], found[1], found[2]
 
 
-def _fill(axis: _Judged, other: _Judged, name: str, others: str, notes: list[str]) -> _Judged:
+def _fill(axis: _UsableScale, other: _UsableScale, name: str, others: str, notes: list[str]) -> _UsableScale:
     """Return an axis with the size of the `other` if it has none: pixels are square then."""
     if axis.size is not None:
         return axis
-    notes.append(f"The file does not give the size of {name}; that of {others} was taken ({_said(other)}).")
+    notes.append(f"The file does not give the size of {name}; that of {others} was taken ({_size_in_words(other)}).")
     return replace(other, start=_start_in(axis, other.unit))
 
 
-def _start_in(axis: _Judged, unit: str) -> float:
+def _start_in(axis: _UsableScale, unit: str) -> float:
     """Return where an axis begins, in a different unit; 0 if that is not known."""
     if axis.unit == unit:
         return axis.start
     return convert_length(axis.start, axis.unit, unit) if _is_length(axis.unit) and _is_length(unit) else 0.0
 
 
-def _share_units(x: _Judged, y: _Judged, z: _Judged, notes: list[str]) -> tuple[_Judged, _Judged, _Judged]:
+def _share_units(
+    x: _UsableScale, y: _UsableScale, z: _UsableScale, notes: list[str]
+) -> tuple[_UsableScale, _UsableScale, _UsableScale]:
     """Return the axes; those without a unit have the unit of an axis that has one."""
     named = next((axis for axis in (x, y, z) if axis.unit and axis.size is not None), None)
     found = []
@@ -212,34 +218,36 @@ def _share_units(x: _Judged, y: _Judged, z: _Judged, notes: list[str]) -> tuple[
         if named is None or axis.size is None or axis.spelled:
             found.append(axis)
             continue
-        notes.append(f"The file names no unit for the size of {name} ({_said(axis)}): {named.spelled} was taken.")
+        notes.append(
+            f"The file names no unit for the size of {name} ({_size_in_words(axis)}): {named.spelled} was taken."
+        )
         found.append(replace(axis, unit=named.unit, spelled=named.spelled))
     return found[0], found[1], found[2]
 
 
-def _are_alike(axis: _Judged, x: _Judged) -> bool:
+def _are_alike(axis: _UsableScale, x: _UsableScale) -> bool:
     """Return whether the sizes of two axes can be compared."""
     if _is_length(axis.unit) and _is_length(x.unit):
         return True
     return axis.unit == x.unit and (x.unit != "?" or axis.spelled == x.spelled)
 
 
-def _ratio(axis: _Judged, x: _Judged) -> float:
+def _ratio(axis: _UsableScale, x: _UsableScale) -> float:
     """Return the size of an axis in sizes of x; both are known, and alike."""
     size, of_x = axis.size or 0.0, x.size or 1.0
     return (convert_length(size, axis.unit, x.unit) if _is_length(x.unit) else size) / of_x
 
 
-def _note_odd(axis: _Judged, x: _Judged, name: str, least: float, most: float, notes: list[str]) -> None:
+def _note_odd(axis: _UsableScale, x: _UsableScale, name: str, least: float, most: float, notes: list[str]) -> None:
     """Note a size that is less than `least` or at least `most` times that of x."""
     if axis.size is not None and not least <= (ratio := _ratio(axis, x)) < most:
         notes.append(
-            f"The file gives {_said(axis)} as the size of {name}, which is {ratio:.3g} times that of x ({_said(x)}): "
-            f"if that is wrong, {GIVE_SIZE}."
+            f"The file gives {_size_in_words(axis)} as the size of {name}, which is {ratio:.3g} times that of x "
+            f"({_size_in_words(x)}): if that is wrong, {GIVE_SIZE}."
         )
 
 
-def _fill_z(z: _Judged, x: _Judged, y: _Judged, axes: str, notes: list[str]) -> _Judged:
+def _fill_z(z: _UsableScale, x: _UsableScale, y: _UsableScale, axes: str, notes: list[str]) -> _UsableScale:
     """Return z with the size of y if its own is not known; 1 if the image has no z."""
     if z.size is not None and _are_alike(z, x):
         return z
@@ -247,12 +255,12 @@ def _fill_z(z: _Judged, x: _Judged, y: _Judged, axes: str, notes: list[str]) -> 
         return replace(x, size=None, start=_start_in(z, x.unit))
     reason = "The size of z is not known"
     if z.size is not None:
-        reason = f"The size of z ({_said(z)}) cannot be compared with that of x ({_said(x)})"
-    notes.append(f"{reason}; that of y was taken ({_said(y)}): {GIVE_SIZE}.")
+        reason = f"The size of z ({_size_in_words(z)}) cannot be compared with that of x ({_size_in_words(x)})"
+    notes.append(f"{reason}; that of y was taken ({_size_in_words(y)}): {GIVE_SIZE}.")
     return replace(y, start=_start_in(z, y.unit))
 
 
-def _small_unit(x: _Judged) -> str:
+def _small_unit(x: _UsableScale) -> str:
     """Return the unit of the result: that of x, or one of microscopy if that is too large."""
     if not _is_length(x.unit) or x.unit in _KEPT:
         return x.unit
@@ -260,7 +268,7 @@ def _small_unit(x: _Judged) -> str:
     return "nm" if metres < METRES["µm"] else "µm" if metres < METRES["mm"] else "mm"
 
 
-def _in_one_unit(axes: str, x: _Judged, y: _Judged, z: _Judged, unit: str) -> Space:
+def _in_one_unit(axes: str, x: _UsableScale, y: _UsableScale, z: _UsableScale, unit: str) -> Space:
     """Return all sizes and starts in `unit`; in pixels if it is no length: x has 1 if its unit has an unknown name."""
     placed = (z, y, x)
     if _is_length(unit):

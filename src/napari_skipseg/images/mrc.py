@@ -28,13 +28,13 @@ IMOD_STAMP, SIGNED = 1146047817, 1
 """The mark of IMOD's headers, and the flag in them for signed bytes."""
 
 SECTIONS, MOST_LOOKED_AT = 16, 8 * 2**20
-"""Sections, and voxels in all, that are looked at where the header does not say whether bytes are signed."""
+"""Sections, and voxels in all, that show whether bytes are signed if the header does not."""
 
 CLEARLY = 2
 """The header is wrong if neighbouring bytes, read as it says, differ so many times as much."""
 
 VOLUMES = 401
-"""The space group from which on a file is a stack of volumes."""
+"""Files of this space group and above are stacks of volumes."""
 
 Header = NDArray[Any]
 
@@ -171,7 +171,7 @@ def _sample(data: MappedArray) -> NDArray[np.uint8]:
 
 
 def _look_unsigned(values: NDArray[np.uint8]) -> bool:
-    """Return whether bytes are smoother when they count from 0 to 255: read in the wrong way, greys jump.
+    """Return whether an image of bytes is smoother if they are unsigned: read in the wrong way, greys jump.
 
     Unsigned greys around 128 would jump between 127 and -128 as signed ones, signed greys around 0 between 0 and 255 as
     unsigned ones. A mask of 0 and 255 is unsigned, though 0 and -1 would be smoother.
@@ -194,7 +194,7 @@ def _jumps(values: NDArray[np.uint8]) -> tuple[int, int]:
 
 
 def _read_scales(header: Header) -> tuple[dict[str, AxisScale], tuple[str, ...]]:
-    """Return what the header says of the axes, in Å, and a note if it says no voxel size."""
+    """Return the scales of the axes in Å, and a note if the header has no voxel size."""
     sizes = {}
     for axis in "zyx":
         cell, count = float(header["cella"][axis]), int(header[f"m{axis}"])

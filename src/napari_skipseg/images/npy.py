@@ -1,4 +1,4 @@
-"""Arrays in .npy files: a stack is written slice by slice, and an array that lies in such a file is recognised."""
+"""Write a stack slice by slice to a .npy file, and find the .npy file that an array is a map of."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from napari_skipseg.images.stack import ArrayLike, Stack
 from napari_skipseg.progress import Progress
 
 LARGEST_PART = 2**28
-"""Bytes that are copied at once, where a single slice is not larger."""
+"""Most bytes that are copied at once, unless a single slice is larger."""
 
 
 def iter_write_npy(stack: Stack, file: Path) -> Generator[Progress, None, None]:
@@ -73,7 +73,7 @@ def _read(stack: Stack, part: tuple[int | slice, ...], dtype: np.dtype[Any]) -> 
 
 
 def find_npy_file(values: ArrayLike) -> tuple[str, int | None]:
-    """Return the .npy file that an array is, or which part of its first axis; ("", None) where it is neither."""
+    """Return the .npy file that an array maps, and the part of its first axis if it maps only that; else ("", None)."""
     if not isinstance(values, np.memmap) or not values.flags.c_contiguous or not str(values.filename).endswith(".npy"):
         return "", None
     whole = values if isinstance(values.base, mmap.mmap) else values.base

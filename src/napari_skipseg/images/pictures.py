@@ -21,7 +21,7 @@ from napari_skipseg.images.space import NOTHING_GIVEN, GivenSpace
 from napari_skipseg.images.stack import Stack
 
 LOSSY = (".jpg", ".jpeg")
-"""Endings of pictures whose values are near what was saved, not what was saved."""
+"""Endings of lossy pictures: their values are only near those that were saved."""
 
 PICTURE_ENDINGS = (".png", ".bmp", *LOSSY)
 """Endings of the files that are read as pictures."""
@@ -30,10 +30,10 @@ GREY_OR_COLOUR = ("1", "L", "I;16", "RGB")
 """Pillow's names of the pixels that are taken as they are: bits, 8-bit grey, 16-bit grey, colour."""
 
 MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)
-"""Pixels of all frames of a picture from which on it is refused: they are read whole."""
+"""Most pixels of all frames of a picture, as it is read whole."""
 
 MOST_FRAMES = 10_000
-"""Frames of a picture from which on it is refused."""
+"""Most frames of a picture."""
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 

@@ -1,4 +1,4 @@
-"""Resampling between the image's grid and the network's: linear, and averaging where it goes to larger voxels.
+"""Resampling between the image's grid and the network's: linear to smaller voxels, averaging to larger ones.
 
 Both grids cover the same stretch: voxel i of n stands for [i, i + 1) / n of it. What a voxel becomes depends on its
 place in the whole alone, so that parts resampled one by one fit together without a seam.
@@ -72,7 +72,7 @@ def resample_axis(
 def _shares(
     step: float, places: NDArray[np.intp], start: int, stop: int
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
-    """Yield a voxel in [start, stop) for each place and what it gives to it, until all that give something have come.
+    """Yield, until all weights are covered, one voxel in [start, stop) for each place and its weight there.
 
     The weights are a triangle of sum 1 with the half width of one voxel of the coarser grid.
     """

@@ -40,10 +40,10 @@ CLEARER = 1.25
 is unsure of the image. Measured on inverted crops that it is unsure of: larva 1.6, medulla and neuropil 1.3."""
 USUAL_CERTAINTY = 0.45
 """Certainty of a model for which none was measured. The built-in models: 0.42-0.49."""
-SURE = 0.75
-"""Share of its certainty in training from which on one patch is enough: the network knows such images as they are.
+SURE_OF_PATCH = 0.85
+"""Share of its certainty in training from which one patch is enough: the network knows such images as they are.
 
-Measured on 60 images and their negatives: first patches of those that were called inverted or unsure 0-0.66, of tissue
+Measured on 60 images and their negatives: first patches of images that were called inverted or unsure 0-0.74, of tissue
 at its scale 0.6-1.1. Four patches and their negatives cost as much as a fifth of an image of 1536 x 1536."""
 LEAST_FOUND = 0.01
 """Share of voxels that may be of a class, below which nothing can be said: a seldom class is not in every patch."""
@@ -121,7 +121,7 @@ def judge_probes(backend: Backend, probes: Pixels, description: ModelDescription
     """Return the verdict of the network on the `probes` and their negatives; the first alone decides if it is clear."""
     image = ask_network(backend, probes[:1], description.margin)
     usual = description.certainty or USUAL_CERTAINTY
-    if image[0].possible >= LEAST_FOUND and image[0].ratio >= SURE * usual:
+    if image[0].possible >= LEAST_FOUND and image[0].ratio >= SURE_OF_PATCH * usual:
         return ""
     image += ask_network(backend, probes[1:], description.margin)
     negative = ask_network(backend, -probes, description.margin)
@@ -140,8 +140,8 @@ def describe_verdict(verdict: Verdict, description: ModelDescription, inverted: 
         )
     if verdict == "perhaps inverted":
         return (
-            f"{name} is unsure of nearly all that it finds in this image, and surer of its negative: check whether dark "
-            "and light are the other way round (in a shell with --invert), then the voxel size and the model."
+            f"{name} is unsure of nearly all that it finds in this image, and surer of its negative: check whether "
+            "dark and light are the other way round (in a shell with --invert), then the voxel size and the model."
         )
     if verdict == "unsure":
         return (

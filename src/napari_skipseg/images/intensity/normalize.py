@@ -20,7 +20,12 @@ from napari_skipseg.images.intensity import padding as constant_areas
 from napari_skipseg.images.intensity.outliers import FAR, SAMPLE, GreyBounds, find_bounds
 from napari_skipseg.images.intensity.padding import PaddingMask, PaddingRule, find_mask
 from napari_skipseg.images.intensity.quantiles import percentiles
-from napari_skipseg.images.intensity.samples import SampleWindow, is_empty_in_all_channels, iter_draw, iter_look_further
+from napari_skipseg.images.intensity.samples import (
+    SampleWindow,
+    is_empty_in_all_channels,
+    iter_draw_windows,
+    iter_search_constant_areas,
+)
 from napari_skipseg.images.stack import Stack
 from napari_skipseg.progress import Progress, run_to_end
 from napari_skipseg.wording import counted
@@ -28,15 +33,15 @@ from napari_skipseg.wording import counted
 BLENDED = 2
 """Pixels beside padding that are left out too: a turned image is a mixture there."""
 _EXAMINED_SLICES = 8
-"""How many of the sampled slices are examined for looking like labels."""
+"""How many of the sampled slices are checked for labels."""
 _FLAT = 0.8
-"""Share of pixels like their neighbours from which on an image of whole numbers is taken for labels.
+"""An image of whole numbers with at least this share of pixels equal to their neighbours is taken for labels.
 
 Only pixels that differ from the most common value count. Measured: labels of nuclei, neurites and mitochondria
 0.87-0.98, raw EM and fluorescence below 0.06, EM cut down to 4 grey levels 0.71, EM enlarged
 fourfold by repeating pixels 0.76."""
 _FEWEST = 0.05
-"""Least share of an image with padding that must be neither padding nor of the most common value, to be no labels."""
+"""Labels have at least this share of pixels besides padding and the most common value."""
 
 
 @dataclass(frozen=True)
@@ -134,14 +139,14 @@ def iter_measure_greys(
     Raises:
         InputError: NaN or infinite values, a constant image, or an image of labels instead of grey values.
     """
-    windows = yield from iter_draw(stack, seed, {})
+    windows = yield from iter_draw_windows(stack, seed, {})
     values = _joined(windows)
     _check_finite(windows, stack.name, padding)
     check_values(values, stack.name)
     found: tuple[float | None, ...] = ()
     flat: float | None = None
     if padding == "auto":
-        further = yield from iter_look_further(stack)
+        further = yield from iter_search_constant_areas(stack)
         found = _find_padding(stack, [*windows, *further])
         flat = constant_areas.find_flat(windows, found) if stack.length("C") == 1 else None
     check_not_labels([window.values for window in windows], stack.name, found)
@@ -157,7 +162,9 @@ def iter_measure_greys(
         limits = (float(kept.min()), float(kept.max()))
     if lengths and any(stack.length(axis) != length for axis, length in lengths.items()):
         prepare = partial(_without_rest, axes=stack.space.axes, limits=limits, padding=found, flat=flat)
-        drawn = yield from iter_draw(stack, seed, lengths, prepare if is_padded or bounds != GreyBounds() else None)
+        drawn = yield from iter_draw_windows(
+            stack, seed, lengths, prepare if is_padded or bounds != GreyBounds() else None
+        )
         kept = _joined(drawn)
     if is_padded or bounds != GreyBounds() or kept is not values:
         check_values(kept, stack.name)

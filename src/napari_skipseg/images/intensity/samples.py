@@ -75,7 +75,7 @@ class SampleWindow(NamedTuple):
                 yield from runs[(runs == runs[:, :1]).all(1), 0].tolist()
 
 
-def iter_draw(
+def iter_draw_windows(
     stack: Stack, seed: int, lengths: Mapping[str, int], prepare: Prepare | None = None
 ) -> Generator[Progress, None, list[SampleWindow]]:
     """Yield after each; return 2D windows of slices drawn at random, on a grid of different `lengths` along some axes.
@@ -106,7 +106,7 @@ def read_window(
 ) -> NDArray[Any]:
     """Return the values (2D) in `ranges` of a grid of `shape`, which is the stack's own or a resampled one.
 
-    prepare: as in `iter_draw`.
+    prepare: as in `iter_draw_windows`.
     """
     places = {axis: np.arange(*ranges[axis]) for axis in stack.space.axes}
     step = {axis: stack.length(axis) / shape[axis] for axis in stack.space.axes}
@@ -122,7 +122,7 @@ def read_window(
     return values.reshape([len(places[axis]) for axis in stack.space.axes if axis in "YX"])
 
 
-def iter_look_further(stack: Stack) -> Generator[Progress, None, list[SampleWindow]]:
+def iter_search_constant_areas(stack: Stack) -> Generator[Progress, None, list[SampleWindow]]:
     """Yield now and then; return more windows in which there are constant areas: in large slices, and empty slices.
 
     They show which values are padding, and are not measured.

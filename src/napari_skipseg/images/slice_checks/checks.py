@@ -70,9 +70,9 @@ _LARGE, _JITTER_OF_LARGE = 36.0, 4.5
 the usual step (ISBI 2012)."""
 MOST_TOGETHER = 4
 """Slices next to each other that may be shifted together, back to where they were."""
-AROUND = 6
+_AROUND = 6
 """Slices on each side among which it is looked up where most slices lie."""
-STAYING = 0.5
+_STAYING = 0.5
 """How much the neighbours of such slices, and these among themselves, may differ, relative to the shift."""
 SURE = 0.25
 """Least share of the stack's usual peak from which the displacement of a slice counts without a second proof."""
@@ -296,7 +296,7 @@ def _without_shifted(
         for at in np.flatnonzero(distance > limit).tolist():
             rank[at] = distance[at] + _distance_from_most(place, kept, at + 1, 1) / 2
         at = int(rank.argmax())
-        group = _farthest_group(place, peak, kept, limit)
+        group = _farthest_group(place, peak, kept, limit=limit, sure=sure)
         if group is not None and group.rank > rank[at]:
             members = slice(group.first, group.first + group.length)
             faults += [SliceFault("shifted", int(number), group.away) for number in kept[members]]
@@ -321,7 +321,7 @@ def _distance_from_most(place: Values, kept: Numbers, first: int, length: int) -
 
     If every second slice is shifted, the others lie as far from their neighbours, but not from most slices.
     """
-    around = kept[max(0, first - AROUND) : first + length + AROUND]
+    around = kept[max(0, first - _AROUND) : first + length + _AROUND]
     middle = place[kept[first : first + length]].mean(axis=0)
     return float(np.linalg.norm(middle - np.median(place[around], axis=0)))
 
@@ -335,7 +335,7 @@ class _Group(NamedTuple):
     rank: float
 
 
-def _farthest_group(place: Values, peak: Values, kept: Numbers, limit: float) -> _Group | None:
+def _farthest_group(place: Values, peak: Values, kept: Numbers, *, limit: float, sure: float) -> _Group | None:
     """Return the slices next to each other that are shifted together and lie farthest away, None if there are none.
 
     Each of them lies on the way between its neighbours; but that way leads there and back again.
@@ -350,8 +350,10 @@ def _farthest_group(place: Values, peak: Values, kept: Numbers, limit: float) ->
             steps = np.linalg.norm(np.diff(place[numbers], axis=0), axis=1)
             across = np.linalg.norm(place[numbers[-1]] - place[numbers[0]])
             is_abrupt = min(steps[0], steps[-1]) > ABRUPT * distance
-            is_together = numbers[-1] - numbers[0] == length + 1 and max(across, steps[1:-1].max()) < STAYING * distance
-            if is_abrupt and is_together and min(peak[numbers[0]], peak[numbers[-1] - 1]) >= AGREEING:
+            is_together = (
+                numbers[-1] - numbers[0] == length + 1 and max(across, steps[1:-1].max()) < _STAYING * distance
+            )
+            if is_abrupt and is_together and peak[numbers[:-1]].min() >= sure:
                 rank = distance + _distance_from_most(place, kept, first, length) / 2
                 found.append(_Group(first, length, distance, rank))
     return max(found, key=lambda group: group.rank, default=None)

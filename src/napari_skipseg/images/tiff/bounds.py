@@ -24,26 +24,26 @@ from napari_skipseg.images.tiff.ome_set import (
 )
 
 LARGEST_SEGMENT = 2 * 2**30
-"""Bytes of one decoded strip or tile that are never exceeded."""
+"""Most bytes of one decoded strip or tile, on any computer."""
 
 FREE_SHARE = 0.25
 """The share of the free memory that one decoded strip or tile may take."""
 
 USUAL_SEGMENT = 256 * 2**20
-"""Bytes of a decoded strip or tile up to which any compression is believed."""
+"""Up to so many bytes of a decoded strip or tile, any compression ratio is accepted."""
 
 ROOM, FEW_PIXELS = 4, 2**20
-"""A strip or tile may claim so many times the pixels that the page gives it, and so many besides."""
+"""A strip or tile may claim so many times the pixels that the page gives it, plus so many."""
 
 USUAL_EXPANSION = 500
 """Larger ones are refused beyond this many times their compressed data: only an image of one value gets there."""
 
 
 def check_segments(path: Path, page: Any) -> None:
-    """Refuse a page of which one strip or tile would take too much memory when it is decoded.
+    """Refuse a page with a strip or tile that would take too much memory when it is decoded.
 
     Raises:
-        FileError: it would.
+        FileError: there is one.
     """
     key = page.keyframe
     if key.compression == 1 and page.is_final:
@@ -63,10 +63,10 @@ def check_segments(path: Path, page: Any) -> None:
 def check_inner_sizes(path: Path, page: Any, segments: Iterable[int]) -> None:
     """Refuse strips or tiles with headers that claim far more pixels than the page gives them.
 
-    The decoders of JPEG, PNG and their kind make room for that, and fill it, before anything else is looked at.
+    The decoders of JPEG, PNG and similar codecs reserve and fill that memory before they check anything.
 
     Raises:
-        FileError: there is such a one.
+        FileError: there is one.
     """
     key = page.keyframe
     if not has_inner_size(key.compression):
@@ -86,7 +86,7 @@ def check_metadata(path: Path, file: Any) -> None:
     """Refuse metadata of special kinds of TIFF that would make tifffile build huge lists, or open files elsewhere.
 
     Raises:
-        FileError: there are such.
+        FileError: the file has such metadata.
     """
     first = file.pages.first
     text = first.tags.get(270)

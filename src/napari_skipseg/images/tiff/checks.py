@@ -1,4 +1,4 @@
-"""Opening a TIFF with suspicion: what it claims is checked before anything is read."""
+"""Open a TIFF safely: what it claims is checked before anything is read."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from napari_skipseg.images.tiff.ome_set import (
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 SHORT_CIRCLE = 100
-"""Pages among which tifffile itself notices that their chain runs in a circle."""
+"""tifffile itself notices a circle in the chain of pages if it has fewer pages than this."""
 
 WHOLE_PAGE = 64 * 2**20
-"""Pages of up to so many bytes are decoded whole; of larger ones only the strips or tiles looked at."""
+"""Pages of up to so many bytes are decoded whole; of larger ones only the strips or tiles that are needed."""
 
 EXPANSION = 10_000
 """A page larger than this many times its compressed data (and than `WHOLE_PAGE`) is refused.
@@ -54,7 +54,7 @@ SEPARATE = 2
 
 
 class OpenTiff(NamedTuple):
-    """An open TIFF, and the series of the image that is meant: checked, but not read.
+    """An open TIFF and the series of the chosen image: checked, but not read.
 
     file: the `tifffile.TiffFile`; its series are of no use. number: of the image, where a user named one of several.
     images: all of the file. notes: what is left out. files: names of those in which the image lies, where they are
@@ -252,7 +252,7 @@ def _cut_short(path: Path) -> FileError:
 
 
 def _check_chain(path: Path, file: Any) -> None:
-    """Refuse a broken chain of pages, and one that runs in a long circle, which tifffile would follow for ever."""
+    """Refuse a broken chain of pages, and a long circle of pages, which tifffile would follow for ever."""
     if file.is_ndpi:
         return
     tiff, handle = file.tiff, file.filehandle
@@ -319,7 +319,7 @@ def _check_kind(path: Path, series: Any) -> None:
 
 
 def _check_order(path: Path, series: Any) -> None:
-    """Refuse a stack in the middle of which a few pages are of another size or kind: without them slices would move."""
+    """Refuse a stack with a few pages of another size or kind in its middle: without them slices would move."""
     if series.kind != "generic":
         return
     numbers = [part.index for part in series if part is not None and len(part.treeindex) == 1]

@@ -13,7 +13,7 @@ HEAD = 2**16
 """Bytes of a strip or tile in which its header is looked for."""
 
 _FRAMES = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF, 0xF7}
-"""Markers of JPEG and JPEG-LS behind which height and width stand."""
+"""Markers of JPEG and JPEG-LS that are followed by height and width."""
 
 _RATIOS = {1: (1, 1), 2: (12, 10), 3: (4, 3), 4: (3, 2), 5: (16, 9), 6: (5, 4), 7: (2, 1)}
 """Width to height of a JPEG XL that gives its height alone."""
@@ -155,5 +155,5 @@ _READERS: dict[int, Callable[[bytes], Any]] = {
 
 
 def has_inner_size(compression: int) -> bool:
-    """Return whether a codec makes room for what the header inside a strip or tile claims."""
+    """Return whether a codec reserves the memory that the header inside a strip or tile claims."""
     return compression in _READERS

@@ -1,4 +1,4 @@
-"""The images in a TIFF that is no OME-TIFF: series of pages, where pages of one size and type are one stack."""
+"""The images in a TIFF that is no OME-TIFF: pages of one size and type are one stack."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from napari_skipseg.images.set_files import printable_name
 from napari_skipseg.images.tiff.bounds import check_inner_sizes, check_segments
 
 MOST_COMPARED = 64 * 2**20
-"""Pixels of a plane up to which it is compared with a smaller one that may be a copy of it."""
+"""Most pixels of a plane that is compared with smaller ones, which may be copies of it."""
 
 ALIKE = 0.8
-"""Correlation from which on a smaller plane is a copy of a larger one.
+"""Least correlation of a larger plane and a smaller copy of it.
 
 Of 26 EM images at 1/2 to 1/8, averaged, interpolated or subsampled copies have 0.9 and more, the next section of the
 same stack at most 0.65, other images at most 0.13."""
@@ -80,7 +80,7 @@ def series_of(file: Any) -> list[Any]:
 
 
 def _check_whole(path: Path, series: Any) -> None:
-    """Refuse a series of fewer pages than its description counts: tifffile would give the first page alone."""
+    """Refuse a series with fewer pages than its description says: tifffile would give the first page alone."""
     page = series.keyframe
     if series.kind != "shaped" or page.shaped_description is None:
         return
@@ -149,7 +149,7 @@ def _with_pages_behind(file: Any, first: Any) -> list[Any]:
 
 
 def _with_unlike_levels(path: Path, series: Sequence[Any]) -> list[Any]:
-    """Return the series, and as series of their own the levels that are not marked and are no copies."""
+    """Return the series, and the levels that are neither marked nor copies as series of their own."""
     found = []
     for each in series:
         found.append(each)
@@ -217,7 +217,7 @@ def _is_beside(series: Any, all_series: Sequence[Any]) -> bool:
 
 
 def mark_copies(path: Path, images: list[HeldImage]) -> list[HeldImage]:
-    """Return the images, those single planes marked as beside that are smaller copies of the largest single plane."""
+    """Return the images. Single planes that are smaller copies of the largest single plane are marked as beside it."""
     single = [each for each in images if each.info.planes == 1 and not each.info.is_beside]
     if len(images) == 1 or len(single) < 2 or len(single) != sum(not each.info.is_beside for each in images):
         return images
@@ -230,7 +230,7 @@ def mark_copies(path: Path, images: list[HeldImage]) -> list[HeldImage]:
 
 
 def is_copy(path: Path, small: Any, large: Any) -> bool:
-    """Return whether the middle plane of a series shows the same as that of a larger one, at fewer pixels."""
+    """Return whether the middle plane of a series is a smaller copy of that of a larger series."""
     (h, w), (height, width) = ((each.keyframe.imagelength, each.keyframe.imagewidth) for each in (small, large))
     if h * w >= height * width or abs(h * width / (w * height) - 1) > max(SAME_RATIO, 1 / min(h, w)):
         return False

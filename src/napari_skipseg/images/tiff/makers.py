@@ -38,7 +38,7 @@ def read_maker(file: Any, page: Any) -> MakerScales:
 
 
 def _in_metres(x: Any, y: Any, z: Any = None) -> MakerScales:
-    """Return sizes in metres as nm or µm, with the 10 digits that are no rounding of the arithmetic."""
+    """Return sizes in metres as nm or µm, rounded to 10 digits: further ones are rounding errors."""
     found = {}
     for axis, value in (("X", x), ("Y", y), ("Z", z)):
         size = number_of(value)

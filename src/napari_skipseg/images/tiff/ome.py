@@ -16,7 +16,7 @@ from napari_skipseg.images.space import Space
 
 NAMESPACE = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 RECIPE = "napari-skipseg/recipe"
-"""The namespace of the annotation that holds what was run."""
+"""The namespace of the annotation with the recipe."""
 
 PIXEL_TYPES = {"bool": "bit", "float32": "float", "float64": "double"} | {
     f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32)

@@ -1,4 +1,4 @@
-"""The images of an OME-XML, in a TIFF or a companion file: bounded and checked before tifffile makes pages of them."""
+"""The images of an OME-XML, in a TIFF or a companion file, checked before tifffile makes pages of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMPANION = ".ome"
 """The ending of an OME-XML in a file of its own, such as em.companion.ome."""
 
 LARGEST_TEXT = 256 * 2**20
-"""Bytes of OME-XML from which on it is refused."""
+"""Largest OME-XML that is read, in bytes."""
 
 _PARTS = 300_000
 """Elements and attributes of an OME-XML, together, that are always allowed: opening it takes 1 s and 170 MB."""
@@ -31,7 +31,7 @@ BYTES_PER_PLANE = 64
 """A plane of a TIFF takes more than so many bytes: those of its list of tags. So a file's size bounds its planes."""
 
 FEW_PLANES = 1000
-"""Planes that any file may claim: a list of them costs nothing."""
+"""Planes that any file may claim, as a list of so few costs nothing."""
 
 _TYPES = {"bit": "bool", "float": "float32", "double": "float64", "complex": "complex64"}
 
@@ -231,7 +231,7 @@ def _claimed(element: ElementTree.Element) -> int:
 
 
 def _steps(element: ElementTree.Element) -> float:
-    """Return into how many steps an annotation divides an axis: tifffile makes an array of them."""
+    """Return the number of steps in which an annotation divides an axis: tifffile makes an array of them."""
     if not local_name(element).startswith("ModuloAlong") or "Start" not in element.attrib:
         return 0.0
     start, end, step = (float(element.get(key, "1")) for key in ("Start", "End", "Step"))

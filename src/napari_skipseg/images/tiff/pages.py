@@ -1,4 +1,4 @@
-"""The pages of a TIFF as one array, read where they are looked at."""
+"""The pages of a TIFF as one lazy array."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from napari_skipseg.images.tiff.checks import WHOLE_PAGE, is_plain
 from napari_skipseg.images.views import MappedArray
 
 _KEPT = 2 * WHOLE_PAGE
-"""Bytes of decoded pages, strips and tiles that are kept: neighbouring parts need the same ones."""
+"""Most bytes of decoded pages, strips and tiles in the cache: neighbouring parts need the same ones."""
 
 PageIndex = tuple[int | slice, ...]
 
 
 def lazy_array(path: Path, file: Any, series: Any, shape: tuple[int, ...]) -> ArrayLike:
-    """Return the voxels of `series` as an array of `shape` in native byte order, read where it is looked at.
+    """Return the voxels of `series` as a lazy array of `shape` in native byte order.
 
     A memory map where the file holds plain numbers, otherwise pages decoded on demand (the file stays open).
 
@@ -49,7 +49,7 @@ def lazy_array(path: Path, file: Any, series: Any, shape: tuple[int, ...]) -> Ar
 
 
 class TiffArray(LazyArray):
-    """The pages of a TIFF series as one array, decoded where they are looked at."""
+    """The pages of a TIFF series as one array; only what is asked for is decoded."""
 
     def __init__(self, path: Path, file: Any, series: Any, shape: tuple[int, ...]) -> None:
         self.shape, self.dtype = shape, np.dtype(series.dtype)

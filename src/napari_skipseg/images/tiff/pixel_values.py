@@ -1,4 +1,4 @@
-"""What the numbers in a TIFF stand for: grey values where 0 is white, palettes, colour spaces, transparency."""
+"""The meaning of the numbers in a TIFF: grey values with 0 as white, palettes, colour spaces, transparency."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SLICES = 16
 def with_zero_as_black(
     data: ArrayLike, file: Any, series: Any, palette: NDArray[Any] | None, are_labels: bool
 ) -> tuple[ArrayLike, tuple[str, ...]]:
-    """Return the values of a TIFF as they are meant, and notes on how they are not those that are stored.
+    """Return the values of a TIFF as they are meant, and notes if they are different from the stored ones.
 
     A palette of greys gives these greys, as it does in a PNG; of a palette of colours the stored numbers are taken.
     Where white is 0, values become top - value, with the largest value of the file's bits as `top`, as Pillow does.
@@ -84,7 +84,7 @@ def read_palette(page: Any) -> NDArray[Any] | None:
 
 
 def _by_palette(data: ArrayLike, palette: NDArray[Any]) -> tuple[ArrayLike, tuple[str, ...]]:
-    """Return the greys of a palette of greys; else, and where they are in step with the numbers, what is stored."""
+    """Return the greys of a palette of greys; the stored numbers for other palettes and if they rise with the greys."""
     if palette.ndim != 2 or data.dtype.kind != "u":
         return data, ()
     if (palette != palette[:1]).any():
@@ -102,7 +102,7 @@ def _by_palette(data: ArrayLike, palette: NDArray[Any]) -> tuple[ArrayLike, tupl
 
 
 def note_samples(page: Any) -> tuple[str, ...]:
-    """Return sentences on samples that are neither grey nor RGB, and on rows or columns that run another way."""
+    """Return sentences on samples that are neither grey nor RGB, and on rows or columns in another direction."""
     photometric, notes = int(page.photometric), []
     colours = OTHER_COLOURS.get(photometric, "")
     if photometric == YCBCR and tifffile.COMPRESSION(page.compression).name in LOSSLESS:

@@ -15,10 +15,10 @@ from napari_skipseg.images.tiff.ome import read_ome
 from napari_skipseg.images.units import find_unit
 
 PRINT_SIZE = 1e-6
-"""Metres per pixel from which on a resolution in inches or centimetres is taken for a print size.
+"""A resolution in inches or centimetres of at least so many metres per pixel is taken for a print size.
 
 72, 96, 300 and 1200 dpi say how large a program would print the image; 1 µm is 25,400 dpi, finer than any
-printer or scanner, so what is finer still was written by a microscope."""
+printer or scanner, so a finer resolution is that of a microscope."""
 
 PRINTERS = (72, 75, 96, 100, 120, 144, 150, 180, 200, 240, 300, 360, 400, 600, 720, 1200, 1440, 2400, 4800)
 """Dots per inch that printers, screens and scanners have.
@@ -26,7 +26,7 @@ PRINTERS = (72, 75, 96, 100, 120, 144, 150, 180, 200, 240, 300, 360, 400, 600, 7
 ImageJ gives its images the unit inch or cm if they came from a program that wrote these."""
 
 SMALL_UNITS = ("pm", "Å", "nm", "µm")
-"""Units of which 1 may be the distance of slices; ImageJ leaves out a spacing of 1, that of no calibration too."""
+"""Units in which slices may be 1 apart. ImageJ omits a spacing of 1, and also that of an uncalibrated stack."""
 
 INCHES = ("in", "inch", "inches")
 NO_UNIT, INCH = 1, 2

@@ -1,4 +1,4 @@
-"""OME-TIFF out: plane by plane, or tile by tile where a plane is large; nothing half-written."""
+"""Write OME-TIFF plane by plane, or a large plane tile by tile; a file appears only when it is whole."""
 
 from __future__ import annotations
 

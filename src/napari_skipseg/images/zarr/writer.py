@@ -1,4 +1,4 @@
-"""OME-Zarr 0.5 out: the whole store with its metadata first, then chunk by chunk, then the pyramid; resumable.
+"""Write OME-Zarr 0.5: first all metadata, then the chunks, then the pyramid; a run can be resumed.
 
 Chunks are plain zarr 3 chunks, one file each, compressed by zstd at its quickest level with its checksum: every zarr 3
 reader has it, and a flipped bit is found. There is no sharding: a shard has one writer, so a tile would have to keep
@@ -31,7 +31,7 @@ from napari_skipseg.images.zarr.pyramid import PyramidRegion, average, most_comm
 from napari_skipseg.progress import Progress, run_to_end
 
 PYRAMID_VOXELS = 2**22
-"""Voxels of a level that are written at once; up to 8 times as many of the finer one are read for them."""
+"""Voxels of a level that are written at once; for them up to 8 times as many of the finer level are read."""
 
 
 class OmeZarrWriter:
@@ -70,13 +70,13 @@ class OmeZarrWriter:
             self._unsynced += files
 
     def take_unsynced(self) -> list[Path]:
-        """Return the files that were written and that nobody took yet: a power cut may empty them until `sync`."""
+        """Return the files written since the last call: until they are synced, a power cut may empty them."""
         with self._noting:
             taken, self._unsynced = self._unsynced, []
         return taken
 
     def sync(self) -> None:
-        """Bring to disk what was written and what nobody took.
+        """Bring to disk the written files that `take_unsynced` has not returned.
 
         Raises:
             FileError: the disk is at fault.
@@ -123,11 +123,11 @@ class OmeZarrWriter:
             yield Progress(done, len(parts), f"pyramid, level {number}")
 
     def parts(self, level: int) -> list[PyramidRegion]:
-        """Return what of a coarser level is made at once: whole chunks, so that processes may share them out."""
+        """Return the parts of a coarser level that are made at once: whole chunks, which processes can share."""
         return list(regions(self.layout.levels[level].shape, self.arrays[level].chunks, PYRAMID_VOXELS))
 
     def write_coarser(self, number: int, region: PyramidRegion) -> None:
-        """Write one of the `parts` of a level from the next finer one, which is whole there; leave it if it is there.
+        """Write one of the `parts` of a level from the next finer level, unless it is there already.
 
         Raises:
             FileError: the disk is full or closed to us, or a chunk of the finer level is damaged.
